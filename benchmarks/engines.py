@@ -1,4 +1,6 @@
-"""Compare the decoder with `generate` and with vLLM's beam search, constrained and not.
+"""Compare the decoder with `generate` and with vLLM's beam search, constrained and not. vLLM's own
+constraint is a grammar of all SIDs (`structured_outputs`), which its beam search applies to the
+tokens that the engine reports.
 
     make test-engines   # makes the environment
     OMP_NUM_THREADS=1 .venv-engines/bin/python benchmarks/engines.py -o WORK [--dtypes float32]
@@ -34,6 +36,7 @@ SIDES = {
     "vllm": "vLLM, unconstrained",
     "vllm-constrained": "vLLM, constrained",
     "vllm-recommend": "vLLM, by `engine_model`",
+    "vllm-structured": "vLLM, structured outputs",
 }
 FASTEST = "level"
 
@@ -119,6 +122,23 @@ class Model:
         """An engine without it."""
         return self._engine(max_logprobs=2 * self.widest, generation_config="vllm")
 
+    @cached_property
+    def structured(self) -> Any:
+        """An engine without it that compiles grammars."""
+        return self._engine(
+            max_logprobs=2 * self.widest,
+            generation_config="vllm",
+            structured_outputs_config={"backend": "xgrammar"},
+        )
+
+    @cached_property
+    def grammar(self) -> str:
+        """The SIDs of the catalog as alternatives of a grammar."""
+        from vllm.v1.structured_output.utils import choice_as_grammar
+
+        space = _space()
+        return choice_as_grammar([space.spell(codes) for codes in self.codes.tolist()])
+
     def _engine(self, **arguments: Any) -> Any:
         from vllm import LLM
 
@@ -142,6 +162,7 @@ class Model:
             "vllm": lambda prompts, width: self._vllm(self.unconstrained, prompts, width),
             "vllm-constrained": lambda prompts, width: self._vllm(self.constrained, prompts, width),
             "vllm-recommend": self._search,
+            "vllm-structured": self._structured,
         }[name]
 
     def _tree(self, prompts: list[list[int]], width: int, normalize: str) -> Sids:
@@ -153,16 +174,32 @@ class Model:
         codes = np.asarray(ids, dtype=np.int64) - self.tokens.level_starts
         return [[tuple(sid) for sid in rows] for rows in codes.tolist()]
 
-    def _vllm(self, llm: Any, prompts: list[list[int]], width: int) -> Sids:
-        from vllm.sampling_params import BeamSearchParams
+    def _vllm(
+        self, llm: Any, prompts: list[list[int]], width: int, grammar: str | None = None
+    ) -> Sids:
+        from vllm.sampling_params import BeamSearchParams, StructuredOutputsParams
 
-        params = BeamSearchParams(beam_width=width, max_tokens=len(LEVELS), ignore_eos=True)
+        params = BeamSearchParams(
+            beam_width=width,
+            max_tokens=len(LEVELS),
+            ignore_eos=True,
+            structured_outputs=grammar and StructuredOutputsParams(grammar=grammar),
+        )
         outputs = llm.beam_search([{"prompt_token_ids": prompt} for prompt in prompts], params)
         starts = self.tokens.level_starts
         return [
-            [tuple((beam.tokens[-len(LEVELS) :] - starts).tolist()) for beam in output.sequences]
-            for output in outputs
+            [
+                tuple((beam.tokens[-len(LEVELS) :] - starts).tolist())
+                for beam in output.sequences
+                if len(beam.tokens) == len(prompt) + len(LEVELS)
+            ]
+            for prompt, output in zip(prompts, outputs, strict=True)
         ]
+
+    def _structured(self, prompts: list[list[int]], width: int) -> Sids:
+        """A beam ends where none of its most probable tokens is allowed: () for each missing."""
+        found = self._vllm(self.structured, prompts, width, self.grammar)
+        return [[*sids, *[()] * (width - len(sids))] for sids in found]
 
     def _search(self, prompts: list[list[int]], width: int) -> Sids:
         from sidtool.integrations.vllm.engine import engine_model
@@ -184,7 +221,7 @@ class Model:
         return [list(map(tuple, self.trie.leaf_codes(each).tolist())) for each in leaves]
 
     def illegal_share(self, sids: Sids) -> float:
-        """The share of answers that are no SID of the catalog."""
+        """The share of answers that are no SID of the catalog, or missing."""
         flat = [sid for of_prompt in sids for sid in of_prompt]
         return sum(sid not in self.valid for sid in flat) / len(flat)
 

@@ -1,6 +1,7 @@
 """Imports: opening bundles loads neither torch nor transformers."""
 
 import ast
+import functools
 import importlib
 import importlib.metadata
 import inspect
@@ -90,6 +91,53 @@ def test_every_exported_function_takes_paths_as_text() -> None:
 PACKAGE = Path(__file__).resolve().parents[1] / "sidtool"
 SEPARATE = ("base", "cli")
 """Houses of which each module is a door, or that nothing imports."""
+
+
+LONGEST_CHAIN = 20
+"""Modules that import one another in a row, from a command down to `base`."""
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def module_imports() -> dict[str, set[str]]:
+    """The modules that each module imports, also in functions: behind a door those with the
+    names that it gives."""
+    paths = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+    behind = {
+        (module_name(stub), alias.name): f"{module_name(stub)}.{node.module}"
+        for stub in PACKAGE.rglob("__init__.pyi")
+        for node in ast.walk(ast.parse(stub.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    imports = {}
+    for name, path in paths.items():
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        named = [
+            behind.get((node.module, alias.name), node.module)
+            if f"{node.module}.{alias.name}" not in paths
+            else f"{node.module}.{alias.name}"
+            for node in nodes
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        ]
+        imports[name] = {module for module in named if module in paths} - {name}
+    return imports
+
+
+def test_the_longest_chain_of_imports_is_short() -> None:
+    """What is shared lies below those who share it: otherwise the chain grows with every use."""
+    imports = module_imports()
+
+    @functools.cache
+    def chain(module: str) -> tuple[str, ...]:
+        return (module, *max(map(chain, sorted(imports[module])), key=len, default=()))
+
+    longest = max(map(chain, sorted(imports)), key=len)
+    assert len(longest) <= LONGEST_CHAIN, " -> ".join(longest)
 
 
 def doors() -> dict[str, set[str]]:

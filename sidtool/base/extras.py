@@ -1,6 +1,7 @@
 """Optional packages: the extra of sidtool that installs each, and the error when one is missing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -76,3 +77,25 @@ def data_frame(rows: Sequence[Sequence[object]], columns: Sequence[str]) -> Any:
 def _missing(package: str, extra: str | None) -> MissingPackageError:
     command = f"pip install 'sidtool[{extra}]'" if extra else f"pip install {package}"
     return MissingPackageError(f"{package} is not installed: {command}")
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Refuse every request of the Hugging Face libraries, telemetry included, in this block."""
+    with hub_settings(HF_HUB_OFFLINE=True, HF_HUB_DISABLE_TELEMETRY=True):
+        yield
+
+
+@contextmanager
+def hub_settings(**values: bool) -> Iterator[None]:
+    # the libraries read these constants at each request, the environment only when imported
+    from huggingface_hub import constants
+
+    before = {name: getattr(constants, name) for name in values}
+    for name, value in values.items():
+        setattr(constants, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(constants, name, value)

@@ -31,6 +31,14 @@ def arrow_threads(threads: int) -> Iterator[None]:
         pa.set_cpu_count(before)
 
 
+def arrow_thread_count() -> int:
+    """How many threads Arrow uses: what runs without a number of its own takes as many."""
+    import pyarrow as pa
+
+    count: int = pa.cpu_count()
+    return count
+
+
 def release_arrow_memory() -> None:
     """Give memory that Arrow used, and keeps for later, back to the system."""
     import pyarrow as pa
@@ -65,3 +73,22 @@ def in_threads(function: Callable[[T], R], values: Iterable[T], threads: int) ->
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+
+
+def run_in_threads(steps: Iterable[Callable[[], object]], threads: int) -> None:
+    """Run steps that do not need each other. Raises what the first of them raises that fails."""
+    for _ in in_threads(lambda step: step(), steps, threads):
+        pass
+
+
+@contextmanager
+def meanwhile(step: Callable[[], object], threads: int) -> Iterator[None]:
+    """Run a step in a thread of its own while the block runs; with one thread, after the block."""
+    if threads == 1:
+        yield
+        step()
+        return
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(step)
+        yield
+        pending.result()

@@ -21,7 +21,8 @@ from sidtool.evaluation import (
 )
 from sidtool.examples import TaskCatalogOptions
 from sidtool.integrations.ray import WorkerOptions
-from sidtool.model import MemoryOptions, ModelOptions
+from sidtool.memory import MemoryOptions
+from sidtool.model import ModelOptions
 
 if TYPE_CHECKING:
     from sidtool.model import LoadedModel
@@ -89,7 +90,7 @@ def evaluate(
 
     thresholds = compared.values()
     ranker = None
-    if workers.engine == "ray":
+    if workers.on_cluster:
         from sidtool.integrations.ray import ClusterRanker
 
         source = inference.model_source(model, use, memory)

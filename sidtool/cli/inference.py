@@ -4,7 +4,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from sidtool.cli.terminal.console import note
-from sidtool.model import MemoryOptions, ModelOptions
+from sidtool.memory import MemoryOptions
+from sidtool.model import ModelOptions
 
 if TYPE_CHECKING:
     from sidtool.integrations.ray import ModelSource

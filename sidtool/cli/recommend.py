@@ -14,7 +14,8 @@ from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import note, say, say_json, say_table, standard_input, warn
 from sidtool.cli.terminal.pace import progress
 from sidtool.integrations.ray import RunOptions, WorkerOptions
-from sidtool.model import MemoryOptions, ModelOptions
+from sidtool.memory import MemoryOptions
+from sidtool.model import ModelOptions
 from sidtool.recommendation import ItemOptions, RecommendOptions
 from sidtool.recommendation.search import seen_reason
 
@@ -159,7 +160,7 @@ def recommend(
     choices = replace(choices, fields=source.shared_fields())
     if output.candidates is not None and choices.allow is not None:
         raise UsageError("--candidates is an allow list already", hint="leave out --allow")
-    if workers.engine == "ray":
+    if workers.on_cluster:
         run = RunOptions(**asdict(workers), resume=output.resume, force=force)
         model_source = inference.model_source(model, use, memory)
         return _recommend_by_workers(model_source, source.file, output, choices, run)

@@ -11,6 +11,7 @@ from sidtool.base.documents import read_document
 from sidtool.base.errors import DataError, UsageError
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import is_verbose, next_step, note, say, say_json, warn
+from sidtool.integrations.ray import EngineOptions
 from sidtool.recommendation import ItemOptions, RecommendOptions
 from sidtool.recommendation.serve import Listening, ServiceOptions
 
@@ -28,7 +29,7 @@ def serve(
     items: ItemOptions,
     service: ServiceOptions,
     listening: Listening,
-    engine: options.Engine = "local",
+    engine: EngineOptions,
     token_file: Annotated[
         Path | None,
         typer.Option(
@@ -65,7 +66,7 @@ def serve(
         note(f"serving {model}; {url}/openapi.json describes the endpoints, Ctrl-C or SIGTERM ends")
         next_step(example_call(url, token_file, has_token=token is not None))
 
-    run = serve_on_ray if engine == "ray" else serve_model
+    run = serve_on_ray if engine.on_cluster else serve_model
     run(served, listening, verbose=is_verbose(), started=say_started)
 
 

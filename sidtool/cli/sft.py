@@ -37,7 +37,7 @@ def make_sft(
     from sidtool.examples import make_sft as write_sft
 
     writer = None
-    if workers.engine == "ray":
+    if workers.on_cluster:
         from sidtool.integrations.ray import ClusterExamples, RunOptions
 
         inputs = SftInputs(bundle, items, split, sft, catalog, model, weights)

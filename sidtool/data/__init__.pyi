@@ -1,3 +1,4 @@
+from .coded import Texts as Texts
 from .columns import CatalogColumns as CatalogColumns
 from .columns import EventColumns as EventColumns
 from .columns import EventNames as EventNames

@@ -105,20 +105,22 @@ class ArrowCodes:
         """(distinct,) by code"""
 
     def add(self, column: Any) -> NDArray[np.int32]:
-        """(n,) the codes of an array of n values, none of them null; a new value gets the next
-        code."""
+        """(n,) the codes of an array of n values, which may be coded; a new value gets the next
+        code, a missing one -1."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        coded = column.dictionary_encode()
-        distinct = coded.dictionary
-        earlier_codes = pc.index_in(distinct, value_set=self.values)
-        is_new = pc.is_null(earlier_codes)
-        codes = pc.fill_null(earlier_codes, 0).to_numpy().copy()
-        new = distinct.filter(is_new)
-        codes[is_new.to_numpy(zero_copy_only=False)] = len(self.values) + np.arange(len(new))
-        self.values = pa.concat_arrays([self.values, new])
-        return codes[coded.indices.to_numpy()]
+        if not len(column):
+            return np.zeros(0, dtype=np.int32)
+        if pa.types.is_dictionary(column.type):
+            code_of = np.append(self.add(column.dictionary), np.int32(-1))
+            return code_of[pc.fill_null(column.indices, -1).to_numpy()]
+        # one table of hashes for both: the values that are known keep their codes
+        coded = pa.chunked_array([self.values, column]).dictionary_encode()
+        last = coded.chunk(coded.num_chunks - 1)
+        self.values = last.dictionary
+        codes: NDArray[np.int32] = pc.fill_null(last.indices, -1).to_numpy()
+        return codes
 
 
 def object_array(values: Iterable[Any]) -> NDArray[np.object_]:

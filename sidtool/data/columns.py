@@ -95,6 +95,9 @@ class EventColumns(JsonRecord):
             del value["time_format"]
         return value
 
+    def __str__(self) -> str:
+        return ", ".join(filter(None, (self.user, self.item, self.order)))
+
 
 @dataclass(frozen=True)
 class EventNames:

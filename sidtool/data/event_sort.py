@@ -63,12 +63,12 @@ def sort_events(runs: Iterable[Any], spill: Spill | None, threads: int = 1) -> A
 
     Raises DataError if the disk is full, UsageError if the budget is too small for the events of
     one user."""
-    by_user = map(_by_user, runs)
     if spill is None:
-        parts = list(_sorted_ranges(list(by_user), None, threads))
+        by_user = list(in_threads(_by_user, runs, threads))
+        parts = list(_sorted_ranges(by_user, None, threads))
         return {name: np.concatenate([part.pop(name) for part in parts]) for name in [*parts[0]]}
     try:
-        stored = _in_file(by_user, spill.folder / "runs.arrow")
+        stored = _in_file(map(_by_user, runs), spill.folder / "runs.arrow")
         return _joined_in_files(_sorted_ranges(stored, spill.budget, threads), spill.folder)
     except OSError as error:
         raise DataError(f"{spill.folder} cannot be written: {error.strerror or error}") from error

@@ -1,3 +1,4 @@
+from .baselines import item_knn_metrics as item_knn_metrics
 from .bootstrap import Difference as Difference
 from .bootstrap import Interval as Interval
 from .bootstrap import paired_differences as paired_differences
@@ -13,6 +14,7 @@ from .lists.list_metrics import list_metric_names as list_metric_names
 from .memory_tuning import plan_tune_memory as plan_tune_memory
 from .memory_tuning import tune_memory as tune_memory
 from .metrics import KINDS as KINDS
+from .metrics import Metrics as Metrics
 from .metrics import check_names as check_names
 from .metrics import check_thresholds as check_thresholds
 from .metrics import coverage as coverage
@@ -30,9 +32,9 @@ from .ranking import example_queries as example_queries
 from .ranking import first_items as first_items
 from .ranking import item_ranks as item_ranks
 from .ranking import rank_examples as rank_examples
+from .ranking import sample_examples as sample_examples
 from .results import Averages as Averages
 from .results import Evaluation as Evaluation
-from .results import Metrics as Metrics
 from .results import Sample as Sample
 from .results import StoredEvaluation as StoredEvaluation
 from .similarity_tuning import TuneSimilarityOptions as TuneSimilarityOptions
@@ -47,7 +49,5 @@ from .validation import HIGH as HIGH
 from .validation import LOW as LOW
 from .validation import OF_ITEM_KNN as OF_ITEM_KNN
 from .validation import Validator as Validator
-from .validation import item_knn_metrics as item_knn_metrics
-from .validation import sample_examples as sample_examples
 from .verdicts import EvaluationVerdict as EvaluationVerdict
 from .verdicts import verdict as verdict

@@ -12,8 +12,14 @@ from numpy.typing import NDArray
 
 from sidtool.base.threads import in_threads
 from sidtool.data.split import Example, ItemSequences, UserSequence, packed_sequences, ranges
-from sidtool.evaluation.metrics import COVERED, find_targets, metric_names, metric_values
-from sidtool.evaluation.ranking import ITEM_KNN, POPULARITY, IndexedExamples, SystemValues
+from sidtool.evaluation.metrics import COVERED, Metrics, find_targets, metric_names, metric_values
+from sidtool.evaluation.ranking import (
+    ITEM_KNN,
+    POPULARITY,
+    IndexedExamples,
+    SystemValues,
+    sample_examples,
+)
 from sidtool.memory import (
     KnnSettings,
     Shards,
@@ -227,3 +233,37 @@ def _filled(best: NDArray[np.int64], seen: ItemSequences, items: int, k: int) ->
         free, popular = np.nonzero(is_free & (places < k))
         ranked[start + free, places[free, popular]] = popular
     return PopularityRanks(ranked)
+
+
+MOST_EVENTS = 2_000_000
+"""Of more events, item-kNN would take minutes."""
+
+
+def item_knn_metrics(
+    examples: Sequence[Example],
+    bundle: Bundle,
+    *,
+    users: int,
+    k: int,
+    seed: int,
+    exclude_seen: bool,
+) -> Metrics:
+    """HR@K and NDCG@K of item-kNN on the users that a `Validator` draws, from the histories of all
+    users before their first validation event; nothing for more than MOST_EVENTS.
+
+    These are the training events of a split that holds out the last events of each user."""
+    histories = {example.user: example.history for example in reversed(examples)}
+    if sum(map(len, histories.values())) > MOST_EVENTS:
+        return {}
+    events = [
+        UserSequence(user, items, tuple(range(len(items)))) for user, items in histories.items()
+    ]
+    indexed = IndexedExamples.of(
+        bundle, sample_examples(examples, users, seed), exclude_seen=exclude_seen
+    )
+    values = baseline_values(indexed, events, [k], k=k)[ITEM_KNN]
+    return {
+        name: float(mean)
+        for name, mean in zip(values.names, values.values.mean(axis=0), strict=True)
+        if not name.startswith("mrr")
+    }

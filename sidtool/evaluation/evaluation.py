@@ -54,7 +54,7 @@ from sidtool.evaluation.results import (
     examples_digest,
     group_averages,
     positions_in,
-    sample_examples,
+    sampled_users,
     system_differences,
     titles_of,
 )
@@ -280,7 +280,7 @@ def evaluation_of(
     first_items = {"model": model.first_items}
     first_items |= {name: system.first_items for name, system in systems.items()}
     n_items = len(examples.bundle.active)
-    samples = sample_examples(examples, first_items, options.samples)
+    samples = sampled_users(examples, first_items, options.samples)
     slices = {
         name: Slice(**vars(by_group.get(name, NO_EXAMPLES)), events=of_target)
         for name, of_target in (SLICES.items() if events else ())

@@ -151,3 +151,7 @@ def effective_items(first_items: NDArray[np.int64]) -> float:
         return 0.0
     shares = counts / counts.sum()
     return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+Metrics = dict[str, float]
+"""Metric name -> mean."""

@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import DataError
 from sidtool.base.progress import Progress
 from sidtool.data import NO_FIELDS, Fields
 from sidtool.data.split import Example
@@ -282,3 +283,16 @@ class SystemValues:
     def columns(self, names: Sequence[str]) -> NDArray[np.float64]:
         """(n, names): the values of these metrics."""
         return self.values[:, [self.names.index(name) for name in names]]
+
+
+def sample_examples(examples: Sequence[Example], users: int, seed: int) -> Sequence[Example]:
+    """A seeded sample of the examples in their order; `users` is its size, 0 takes all.
+
+    Raises DataError without examples."""
+    if not examples:
+        raise DataError("the validation file has no users")
+    if not users or users >= len(examples):
+        return examples
+    rng = np.random.default_rng(seed)
+    chosen = np.sort(rng.choice(len(examples), users, replace=False))
+    return [examples[index] for index in chosen.tolist()]

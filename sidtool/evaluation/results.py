@@ -13,15 +13,13 @@ from sidtool.base.records import JsonRecord
 from sidtool.data.split import Example, evenly_spaced
 from sidtool.evaluation.bootstrap import Difference, Groups, Interval, intervals, paired_differences
 from sidtool.evaluation.metrics import (
+    Metrics,
     averages,
 )
 from sidtool.evaluation.ranking import IndexedExamples, SystemValues
 from sidtool.model.contract import matching_rows
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows, SidPositions
-
-Metrics = dict[str, float]
-"""Metric name -> mean."""
 
 MODEL_ALONE = "model alone"
 """A model with a memory, without it."""
@@ -116,7 +114,7 @@ class Sample(JsonRecord):
     """By system: the first items, best first."""
 
 
-def sample_examples(
+def sampled_users(
     examples: IndexedExamples, first_items: Mapping[str, SidPositions], count: int
 ) -> tuple[Sample, ...]:
     """`count` examples, evenly spread over all.

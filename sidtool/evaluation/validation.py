@@ -8,12 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import DataError
-from sidtool.data.split import Example, UserSequence
-from sidtool.evaluation.baselines import baseline_values
-from sidtool.evaluation.metrics import find_targets, metric_values
-from sidtool.evaluation.ranking import ITEM_KNN, IndexedExamples, example_queries
-from sidtool.evaluation.results import Metrics
+from sidtool.data.split import Example
+from sidtool.evaluation.metrics import Metrics, find_targets, metric_values
+from sidtool.evaluation.ranking import IndexedExamples, example_queries, sample_examples
 from sidtool.model.prompt import HistoryPrompt, SidTokens, UserTokens
 from sidtool.recommendation import QuerySession
 from sidtool.recommendation.search import LeafFilter, Normalize
@@ -22,55 +19,10 @@ from sidtool.tokenizer.sid import ItemRows, Leaves
 
 LOSS_USERS = 256
 """Users whose target's loss is measured, of those that are validated on."""
-MOST_EVENTS = 2_000_000
-"""Of more events, item-kNN would take minutes."""
 TO_95_PERCENT = 1.96
 """Standard errors from a mean to the ends of its 95% interval."""
 LOW, HIGH, OF_ITEM_KNN = "_low", "_high", "_item_knn"
 """What follows the name of a metric in the names of the figures beside it."""
-
-
-def sample_examples(examples: Sequence[Example], users: int, seed: int) -> Sequence[Example]:
-    """A seeded sample of the examples in their order; `users` is its size, 0 takes all.
-
-    Raises DataError without examples."""
-    if not examples:
-        raise DataError("the validation file has no users")
-    if not users or users >= len(examples):
-        return examples
-    rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.choice(len(examples), users, replace=False))
-    return [examples[index] for index in chosen.tolist()]
-
-
-def item_knn_metrics(
-    examples: Sequence[Example],
-    bundle: Bundle,
-    *,
-    users: int,
-    k: int,
-    seed: int,
-    exclude_seen: bool,
-) -> Metrics:
-    """HR@K and NDCG@K of item-kNN on the users that a `Validator` draws, from the histories of all
-    users before their first validation event; nothing for more than MOST_EVENTS.
-
-    These are the training events of a split that holds out the last events of each user."""
-    histories = {example.user: example.history for example in reversed(examples)}
-    if sum(map(len, histories.values())) > MOST_EVENTS:
-        return {}
-    events = [
-        UserSequence(user, items, tuple(range(len(items)))) for user, items in histories.items()
-    ]
-    indexed = IndexedExamples.of(
-        bundle, sample_examples(examples, users, seed), exclude_seen=exclude_seen
-    )
-    values = baseline_values(indexed, events, [k], k=k)[ITEM_KNN]
-    return {
-        name: float(mean)
-        for name, mean in zip(values.names, values.values.mean(axis=0), strict=True)
-        if not name.startswith("mrr")
-    }
 
 
 class Validator:

@@ -1,5 +1,6 @@
 from .event_weights import EventWeights as EventWeights
 from .event_weights import WeightOptions as WeightOptions
+from .example_file import Share as Share
 from .example_file import TokenizedExample as TokenizedExample
 from .example_file import TokenizedExamples as TokenizedExamples
 from .example_file import encode_example as encode_example

@@ -4,7 +4,6 @@ their texts."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.data import Texts
 from sidtool.data.split import (
     PackedExamples,
     PackedSequences,
@@ -70,7 +70,7 @@ class TrainEvents:
         """The rows of the items that users have, ascending"""
         self.longest = int(self._train.items.lengths.max(initial=0))
         """The events of the user who has most"""
-        self.user_ids = self._train.users.names
+        self.user_ids = self._train.store.users
         """The ids of users by code"""
 
     def __len__(self) -> int:
@@ -101,8 +101,6 @@ class TrainEvents:
             yield self._train.take(slice(users.start + start, users.start + stop))
 
 
-ADDED = 1 << 16
-"""Texts that are objects at once."""
 Numbers = NDArray[np.int64]
 BlockCopies = Callable[[int], Numbers]
 """The number of copies of each of the next n examples."""
@@ -132,18 +130,28 @@ class LineTexts:
         """Add texts -> the number of the first one; the others follow."""
         import pyarrow as pa
 
-        first = self._n_texts
-        stream = iter(texts)
-        while block := list(islice(stream, ADDED)):  # those of ten million users are no list
-            self._arrays.append(pa.array(block, pa.large_string()))
-            self._n_texts += len(block)
-        return first
+        return self._add(pa.array(texts, pa.large_string()))
 
-    def add_by_row(self, texts: Iterable[str], rows: Numbers) -> Numbers:
-        """Add the texts of ascending rows -> the number of each row's text."""
-        numbers = np.zeros(rows.max(initial=-1) + 1, dtype=np.int64)
-        numbers[rows] = self.add(texts) + np.arange(len(rows))
-        return numbers
+    def add_escaped(self, texts: Texts, before: str = "", after: str = "") -> int:
+        """Add texts as they stand within a JSON string, between two others, as `add`."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        in_json = texts.arrow
+        data = np.frombuffer(in_json.buffers()[2] or b"", dtype=np.uint8)
+        if ((data < ord(" ")) | (data == ord('"')) | (data == ord("\\"))).any():
+            in_json = pa.array(escaped(texts), pa.large_string())
+        in_json = in_json.cast(pa.large_string())
+        if before or after:
+            parts = [pa.scalar(text, pa.large_string()) for text in (before, after, "")]
+            in_json = pc.binary_join_element_wise(parts[0], in_json, parts[1], parts[2])
+        return self._add(in_json)
+
+    def _add(self, texts: Any) -> int:
+        first = self._n_texts
+        self._arrays.append(texts)
+        self._n_texts += len(texts)
+        return first
 
     def joined(self, numbers: Numbers) -> Any:
         """The bytes of texts, one after the other, as a buffer."""
@@ -188,26 +196,27 @@ def write_validation(path: Path, examples: PackedExamples) -> None:
     if examples.store.has_fields or (examples.targets.lengths > 1).any():
         write_examples(path, examples)
         return
-    texts = LineTexts()
-    users = texts.add(f'{{"user": {encode_basestring(user)}' for user in examples.store.users)
-    items = list(map(encode_basestring, examples.names))
-    first_items = texts.add([f', "history": [{item}' for item in items])
-    next_items = texts.add([f", {item}" for item in items])
-    targets = texts.add([f'], "item": {item}' for item in items])
-    no_history = texts.add([', "history": ['])
+    texts, names = LineTexts(), examples.names
+    head = texts.add(['{"user": "', '", "history": ['])
+    opening = head + 1
+    users = texts.add_escaped(examples.store.users)
+    first_items = texts.add_escaped(names, '"', '"')
+    next_items = texts.add_escaped(names, ', "', '"')
+    targets = texts.add_escaped(names, '], "item": "', '"')
     distinct, position_of = np.unique(examples.positions, return_inverse=True)
     positions = texts.add([f', "position": {position}}}\n' for position in distinct.tolist()])
     with path.open("wb") as stream:
         for start, stop in ranges(examples.histories.lengths, BLOCK):
             part = examples.take(slice(start, stop))
             sizes = part.histories.lengths
+            one_each = np.ones_like(sizes)
             history = part.histories.joined + np.int64(next_items)
-            is_empty = sizes == 0
-            oldest = (np.cumsum(sizes) - sizes)[~is_empty]
+            oldest = (np.cumsum(sizes) - sizes)[sizes > 0]
             history[oldest] += first_items - next_items
             parts = [
+                line_part(one_each * head),
                 line_part(part.user_codes + np.int64(users)),
-                LinePart(is_empty, np.full(int(is_empty.sum()), no_history)),
+                line_part(one_each * opening),
                 LinePart(sizes, history),
                 line_part(part.items + np.int64(targets)),
                 line_part(position_of[start:stop] + positions),
@@ -249,6 +258,14 @@ class CatalogSpans:
             LinePart(2 * sizes, numbers),
             LinePart(has_end, ends[has_end]),
         ]
+
+
+def by_row(first: int, rows: Numbers) -> Numbers:
+    """The numbers of the texts of ascending rows, the first of which has a number: those of other
+    rows are 0."""
+    numbers = np.zeros(rows.max(initial=-1) + 1, dtype=np.int64)
+    numbers[rows] = first + np.arange(len(rows))
+    return numbers
 
 
 def escaped(texts: Iterable[str]) -> Iterator[str]:

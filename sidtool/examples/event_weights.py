@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.options import check_options, option
-from sidtool.base.records import JsonRecord
 from sidtool.data import need_feedback_of_numbers
 from sidtool.data.split import Event, Split, target_marks
-from sidtool.examples.task import TrainingExample
+from sidtool.examples.lineage import WeightRecord
+from sidtool.examples.task import LARGEST_WEIGHT, TrainingExample
 from sidtool.examples.tasks import LIST_TASK, named_task
 
-LARGEST_WEIGHT = float(np.finfo(np.float32).max)
 EXPONENTIAL = re.compile(r"exp\(\s*(?P<field>.+?)\s*/\s*(?P<temperature>[^/]+?)\s*\)")
 
 
@@ -63,22 +62,6 @@ class WeightOptions:
             return values
         with np.errstate(over="ignore"):
             return np.exp(values / self.temperature)
-
-
-@dataclass(frozen=True)
-class WeightRecord(JsonRecord):
-    """What the lineage records of weights, over all training events."""
-
-    expression: str
-    clip: float | None
-    smallest: float
-    mean: float
-    largest: float
-    clipped: int
-    """Training events whose weight was lowered."""
-    effective_events: float
-    """(sum of weights)^2 / sum of squares: the number of events of equal weight whose mean varies
-    as much (L. Kish, 1965)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
 from sidtool.base.records import is_number
 from sidtool.data.tables import json_lines
-from sidtool.examples.event_weights import LARGEST_WEIGHT
-from sidtool.examples.task import TrainingExample
+from sidtool.examples.task import LARGEST_WEIGHT, TrainingExample
 from sidtool.examples.tasks import find_task
 from sidtool.model.prompt import (
     PromptEncoder,
@@ -33,6 +33,17 @@ from sidtool.tokenizer.sid import SidSpace
 
 FORMS = (("text",), ("prompt", "completion"))
 """The texts that an example has."""
+CHUNKS = 64
+"""Chunks of a file that a share of its examples has, from its beginning to its end: tasks follow
+one another in a file."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The share of one of several processes in the examples of a file."""
+
+    rank: int
+    processes: int
 
 
 def example_json(
@@ -75,13 +86,38 @@ def prompt_and_completion(
     )
 
 
-def read_training_examples(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a file, one per line. Raises DataError if the file cannot be read, or
-    with the line number if a line is no training example."""
-    for number, example in json_lines(path):
+def read_training_examples(path: Path, share: Share | None = None) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file, one per line; with a share, those of its chunks, and nothing else
+    is read.
+
+    Raises DataError if the file cannot be read, or with the number of the line, in a share of its
+    first byte, if a line is no training example."""
+    for number, example in json_lines(path) if share is None else _share_lines(path, share):
         if problem := _problem(example):
             raise DataError(f"{path}:{number} {problem}")
         yield example
+
+
+def _share_lines(path: Path, share: Share) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of the lines that begin in the chunks of a share, with their first bytes."""
+    n_chunks = share.processes * CHUNKS
+    with path.open("rb") as stream:
+        size = stream.seek(0, 2)
+        for chunk in range(share.rank, n_chunks, share.processes):
+            first, stop = size * chunk // n_chunks, size * (chunk + 1) // n_chunks
+            stream.seek(max(first - 1, 0))
+            if first:
+                stream.readline()  # the end of a line that began before
+            while (start := stream.tell()) < stop:
+                line = stream.readline()
+                try:
+                    value = parse_json(line) if line.strip() else {}
+                except ValueError as error:
+                    raise DataError(f"{path}, byte {start}: {error}") from error
+                if not isinstance(value, dict):
+                    raise DataError(f"{path}, byte {start}: the line is no JSON object")
+                if value:
+                    yield start, value
 
 
 def _problem(example: Mapping[str, Any]) -> str:
@@ -202,11 +238,13 @@ class TokenizedExamples:
         codes_only: bool,
         after_prompts: bool = False,
         user_tokens: UserTokens | None = None,
+        share: Share | None = None,
     ) -> "TokenizedExamples":
         """Tokenize a file of training examples; examples without a target of a weight above 0 are
         left out, and, with `after_prompts`, item sequences of a single item, which nothing
         precedes. With `user_tokens`, the examples of a user's history begin with the user's token;
-        those of queries do not, since a search has no user.
+        those of queries do not, since a search has no user. With a `share`, only its examples are
+        read.
 
         Raises DataError, with the line, for a malformed example, and if no example has a target."""
         ids = array("i")
@@ -214,11 +252,12 @@ class TokenizedExamples:
         weights = array("f")
         offsets = [0]
         is_sequence = bytearray()
-        for number, example in enumerate(read_training_examples(path), start=1):
+        for number, example in enumerate(read_training_examples(path, share), start=1):
             try:
                 encoded = encode_example(example, encoder, tokens, codes_only=codes_only)
             except DataError as error:
-                raise DataError(f"{path}:{number}: {error}") from error
+                of_share = "" if share is None else f" of process {share.rank}"
+                raise DataError(f"{path}:{number}{of_share}: {error}") from error
             # the codes of a history of one item may have nothing before them
             if not (encoded.targets & (encoded.weights > 0)).any():
                 continue

@@ -1,9 +1,10 @@
 """make-sft: opens what training examples are made from, and writes them with the validation users
 and their lineage."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from sidtool.base.options import options_from
 from sidtool.base.output import locked, partial_path, publish, refuse_existing, remove
 from sidtool.base.output_name import JSON_LINES, check_suffix
 from sidtool.base.progress import Progress
-from sidtool.base.threads import thread_count
+from sidtool.base.threads import arrow_threads, in_threads, meanwhile, thread_count
 from sidtool.data import GeneralOptions, Items, Query
 from sidtool.data.split import Split, open_split
 from sidtool.examples.event_weights import EventWeights, WeightOptions
@@ -50,10 +51,9 @@ class SftInputs:
     queries: Sequence[Query] = ()
     tokenizer: Any | None = None
 
-    def open(self, progress: Progress | None = None) -> SftJob:
+    def open(self, progress: Progress | None = None, threads: int = 1) -> SftJob:
         """Read what is not read yet, and check that it fits. Raises as `make_sft`."""
-        options, tokenizer, split = self.options, self.tokenizer, self.split
-        bundle = self.bundle
+        options, tokenizer, bundle = self.options, self.tokenizer, self.bundle
         if not isinstance(bundle, Bundle):
             bundle = open_source(str(bundle))
         prompt, field_tokens = None, NO_FIELD_TOKENS
@@ -67,12 +67,11 @@ class SftInputs:
             prompt = contract.history_prompt if is_adopted else None
             if prompt is not None and prompt.task in options.templates:
                 prompt = None
-        items, queries, columns = self._catalog(bundle)
+        reads: list[Callable[[Bundle], Any]] = [self._catalog, self._split]
+        catalog, split = in_threads(lambda read: read(bundle), reads, threads)
+        items, queries, columns = catalog
         if options.columns is None:
             options = replace(options, columns=columns)
-        if not isinstance(split, Split):
-            event_columns = bundle.manifest.made_from.event_columns
-            split = open_split(split, recorded=event_columns)
         check_bundle_split(bundle, "the split of the training examples", split.reference)
         maker = ExampleMaker(
             bundle, items, options, tokenizer, queries, split.fields, prompt, field_tokens
@@ -81,7 +80,12 @@ class SftInputs:
         general = None
         if self.general is not None:
             general = GeneralExamples.read(self.general, maker)
-        return SftJob(bundle, items, split, options, maker, weights, general, progress)
+        return SftJob(bundle, items, split, options, maker, weights, general, progress, threads)
+
+    def _split(self, bundle: Bundle) -> Split:
+        if isinstance(self.split, Split):
+            return self.split
+        return open_split(self.split, recorded=bundle.manifest.made_from.event_columns)
 
     def _catalog(self, bundle: Bundle) -> tuple[Items, Sequence[Query], tuple[str, ...] | None]:
         """The catalog, the queries, and the columns that running text shows, None for all."""
@@ -171,9 +175,11 @@ def make_sft(
         with writer.opened(out, progress) as job:
             job.check_ids()
             return _written(job, out, force)
-    job = replace(inputs.open(progress), threads=thread_count(threads))
-    job.check_ids()
-    return job.lineage(job.write(None), {}) if dry_run else _written(job, out, force)
+    n_threads = thread_count(threads)
+    with arrow_threads(n_threads):
+        job = inputs.open(progress, n_threads)
+        job.check_ids()
+        return job.lineage(job.write(None), {}) if dry_run else _written(job, out, force)
 
 
 def _written(job: SftJob, out: Path, force: bool) -> Lineage:
@@ -188,12 +194,15 @@ def _written(job: SftJob, out: Path, force: bool) -> Lineage:
         remove(stage)
         stage.mkdir()
         try:
-            tasks = job.write(stage / out.name)
-            job.write_valid(stage / side["valid"].name)
+            write_valid = partial(job.write_valid, stage / side["valid"].name)
+            with meanwhile(write_valid, job.threads):
+                tasks = job.write(stage / out.name)
             if job.general is not None:
                 with (stage / side["general"].name).open("wb") as stream:
                     job.write_examples(stream, job.general.held_out)
-            digests = {path.name: file_digest(path) for path in sorted(stage.iterdir())}
+            paths = sorted(stage.iterdir())
+            in_order = in_threads(file_digest, paths, job.threads)
+            digests = {path.name: digest for path, digest in zip(paths, in_order, strict=True)}
             lineage = job.lineage(tasks, digests)
             write_lineage(lineage, stage / side["meta"].name)
             side["meta"].unlink(missing_ok=True)  # from here on an old output is no longer whole

@@ -18,7 +18,6 @@ from sidtool.data.split import (
     SplitReference,
 )
 from sidtool.data.tables import require_regular
-from sidtool.examples.event_weights import WeightRecord
 from sidtool.model.prompt import (
     FieldValues,
     Format,
@@ -32,6 +31,22 @@ from sidtool.tokenizer.bundle import Bundle, Identity
 
 LINEAGE_FORMAT = 1
 """The newest lineage format that this version reads and the one that it writes."""
+
+
+@dataclass(frozen=True)
+class WeightRecord(JsonRecord):
+    """What the lineage records of weights, over all training events."""
+
+    expression: str
+    clip: float | None
+    smallest: float
+    mean: float
+    largest: float
+    clipped: int
+    """Training events whose weight was lowered."""
+    effective_events: float
+    """(sum of weights)^2 / sum of squares: the number of events of equal weight whose mean varies
+    as much (L. Kish, 1965)."""
 
 
 @dataclass(frozen=True)
@@ -175,8 +190,9 @@ def write_lineage(lineage: Lineage, path: Path) -> None:
     path.write_text(sealed_text(lineage.to_json()), encoding="utf-8")
 
 
-def read_lineage(train: Path) -> Lineage:
-    """The lineage of a file of training examples, checked against the file.
+def read_lineage(train: Path, *, checks_file: bool = True) -> Lineage:
+    """The lineage of a file of training examples, checked against the file; without `checks_file`
+    the file is not read.
 
     Raises DataError if there is none, it has a newer format or is malformed, or the examples
     changed since, RefusedError if it records held-out events in them."""
@@ -212,7 +228,7 @@ def read_lineage(train: Path) -> Lineage:
         )
     require_regular(train)
     recorded = lineage.files[train.name]
-    actual = file_digest(train)
+    actual = file_digest(train) if checks_file else recorded
     if recorded != actual:
         raise DataError(
             f"{train} has digest {actual[:12]}, its lineage says {recorded[:12]}",

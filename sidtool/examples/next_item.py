@@ -19,6 +19,7 @@ from sidtool.examples.blocks import (
     MakeBlock,
     Numbers,
     TrainEvents,
+    by_row,
     escaped,
     line_by_line,
     line_part,
@@ -72,7 +73,7 @@ class EventLines:
     def __init__(self, context: ExampleContext, events: TrainEvents) -> None:
         self._context = context
         self._texts = LineTexts()
-        self._users = self._texts.add(escaped(events.user_ids))
+        self._users = self._texts.add_escaped(events.user_ids)
         self._head = self._texts.add([f'{{"task": "{context.name}", "user": "'])
         self._end = self._texts.add(["}\n"])
         frames, space = context.frames, context.bundle.space
@@ -108,7 +109,7 @@ class EventLines:
     def _sids(self, rows: Numbers, *, begin_token: bool = True) -> ShownItems:
         """SIDs; without the begin token as answers, since the prompt ends with it."""
         texts, n_tokens = self._context.sid_texts(rows, begin_token=begin_token)
-        numbers = self._texts.add_by_row(escaped(texts), rows)
+        numbers = by_row(self._texts.add_escaped(texts), rows)
         none = np.zeros_like(numbers)
         tokens = none if self._context.encoder is None else none + n_tokens
         return ShownItems(numbers, numbers, tokens, none)
@@ -117,10 +118,11 @@ class EventLines:
         """A column of the catalog."""
         texts = [self._context.texts.text(column, row) for row in rows.tolist()]
         in_json = list(escaped(texts))
-        numbers = next_numbers = self._texts.add_by_row(in_json, rows)
+        numbers = next_numbers = by_row(self._texts.add(in_json), rows)
         if self._separator:
             [separator] = escaped([self._separator])
-            next_numbers = self._texts.add_by_row([separator + text for text in in_json], rows)
+            separated = self._texts.add([separator + text for text in in_json])
+            next_numbers = by_row(separated, rows)
         tokens, characters = np.zeros_like(numbers), np.zeros_like(numbers)
         tokens[rows] = [self._n_tokens([catalog(text)]) for text in texts]
         characters[rows] = [len(text) for text in texts]

@@ -18,6 +18,7 @@ from sidtool.examples.blocks import (
     MakeBlock,
     Numbers,
     TrainEvents,
+    by_row,
     escaped,
     line_by_line,
     line_part,
@@ -95,9 +96,9 @@ class _SequenceLines:
         [text] = escaped([before.text])
         self._texts = LineTexts()
         sid_texts, n_tokens = context.sid_texts(events.used_rows)
-        self._items = self._texts.add_by_row(escaped(sid_texts), events.used_rows)
+        self._items = by_row(self._texts.add_escaped(sid_texts), events.used_rows)
         self._tokens_of_item = 0 if context.encoder is None else n_tokens
-        self._users = self._texts.add(escaped(events.user_ids))
+        self._users = self._texts.add_escaped(events.user_ids)
         self._head = self._texts.add([f'{{"task": "{context.name}", "user": "'])
         self._opening = self._texts.add([f'", "text": "{text}', f'", "prompt": "{text}'])
         self._completion = self._texts.add(['", "completion": "'])

@@ -93,7 +93,7 @@ class SftJob:
         """Raise RefusedError if the bundle lacks the items of too many training events, or the
         catalog too many items of the bundle; warn of fewer."""
         allow_unknown = self.options.allow_unknown
-        ids = self.bundle.items.ids
+        ids = list(self.bundle.items.ids)
         active_ids = [ids[row] for row in self.bundle.active.tolist()]
         in_catalog = set(self.items.ids)
         missing = [item for item in active_ids if item not in in_catalog]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.data import NO_FIELDS, Fields, FieldTypes, Items, Query
+from sidtool.data import NO_FIELDS, Fields, FieldTypes, Items, Query, Texts
 from sidtool.data.split import Event, ListTargets, Split
 from sidtool.examples.blocks import BlockCopies, MakeBlock, TrainEvents
 from sidtool.examples.histories import Histories
@@ -30,6 +30,9 @@ from sidtool.model.prompt import (
     template,
 )
 from sidtool.tokenizer.bundle import Bundle
+
+LARGEST_WEIGHT = float(np.finfo(np.float32).max)
+
 
 Per = Literal["user", "event", "item", "query", "document"]
 """What has an example: the history of a user, a training event (or a window of a split by given
@@ -161,8 +164,9 @@ class ItemTexts:
         self._columns_shown = [name for name in items.fields if columns is None or name in columns]
         # The catalog may lack items of the bundle, and have others.
         catalog_index = {item_id: index for index, item_id in enumerate(items.ids)}
-        self._catalog_index = [catalog_index.get(item_id) for item_id in bundle.items.ids]
-        self.hidden = [item_id in hide_text_of for item_id in bundle.items.ids]
+        ids = list(bundle.items.ids)
+        self._catalog_index = list(map(catalog_index.get, ids))
+        self.hidden = [item_id in hide_text_of for item_id in ids]
 
     def text(self, column: str, index: int) -> str:
         """The title or a column of an item, shortened; "" if it has none or its text is hidden."""
@@ -225,17 +229,19 @@ class ExampleContext:
         """The SID of an item."""
         return sids(self.bundle.space, self.bundle.items.codes[index : index + 1])
 
-    def sid_texts(
-        self, rows: NDArray[np.int64], *, begin_token: bool = True
-    ) -> tuple[list[str], int]:
+    def sid_texts(self, rows: NDArray[np.int64], *, begin_token: bool = True) -> tuple[Texts, int]:
         """The SIDs of items as text, and their length in tokens; as answers without the begin
         token, with which the prompt ends."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
         space = self.bundle.space
         indexes = sid_token_indexes(space, self.bundle.items.codes[rows])
         if space.has_begin_end_tokens and not begin_token:
             indexes = indexes[:, 1:]
-        texts = ["".join([space.tokens[index] for index in sid]) for sid in indexes.tolist()]
-        return texts, indexes.shape[1]
+        tokens = pa.array(space.tokens, pa.string())
+        columns = [tokens.take(pa.array(column)) for column in indexes.T]
+        return Texts(pc.binary_join_element_wise(*columns, "")), indexes.shape[1]
 
     def text(self, index: int) -> str:
         """The column of an item that the task shows, or else its title; "" if it has none."""

@@ -273,7 +273,7 @@ class ExampleMaker:
                     f"{self._options.max_length}",
                     hint="lower --history-length or raise --max-length",
                 )
-        unknown = sorted(self._options.hide_text_of - set(self._bundle.items.ids))
+        unknown = sorted(self._options.hide_text_of - self._histories.item_index.keys())
         if unknown:
             raise UsageError(
                 f"{len(unknown)} items whose text is to be hidden are not in the bundle, such as "

@@ -28,6 +28,7 @@ from .index import DEFAULT_MEMORY_WEIGHT as DEFAULT_MEMORY_WEIGHT
 from .index import DEFAULT_NEW_ITEM_FACTOR as DEFAULT_NEW_ITEM_FACTOR
 from .index import HISTORY as HISTORY
 from .index import MemoryIndex as MemoryIndex
+from .index import MemoryOptions as MemoryOptions
 from .index import Mixture as Mixture
 from .index import WeightedMemory as WeightedMemory
 from .manifest import CONTENT_WEIGHT as CONTENT_WEIGHT

@@ -11,7 +11,8 @@ from sidtool.base.records import JsonRecord
 
 FEATURES = ("log mass", "log peak", "log history length", "log last item events", "coverage")
 """Of the scores of one request: their sum, and the share of the largest; of its history: the number
-of items, the training events of the last one, and the share of items that have neighbors."""
+of items, the training events of the last one, and the share of items that have neighbors. A new
+one is appended, as stored gates read the first ones."""
 
 LIMIT = 1e6
 """Size of the numbers of a gate, so that no weight overflows."""
@@ -29,7 +30,7 @@ def standardize(
 
 @dataclass(frozen=True)
 class Gate(JsonRecord):
-    """A logistic regression on the standardized FEATURES.
+    """A logistic regression on the first of the standardized FEATURES, as many as it has numbers.
 
     Raises UsageError unless it has one number per feature, of at most LIMIT, with scales of at
     least 1 / LIMIT."""
@@ -41,9 +42,12 @@ class Gate(JsonRecord):
 
     def __post_init__(self) -> None:
         for name in ("means", "scales", "coefficients"):
-            values = getattr(self, name)
-            if len(values) != len(FEATURES):
-                raise UsageError(f"a gate has {len(FEATURES)} {name}, not {len(values)}")
+            n_values = len(getattr(self, name))
+            if not 0 < n_values <= len(FEATURES) or n_values != len(self.means):
+                raise UsageError(
+                    f"a gate of {len(self.means)} of the {len(FEATURES)} features has {n_values} "
+                    f"{name}"
+                )
         for value in (*self.means, *self.scales, *self.coefficients, self.intercept):
             if not abs(value) <= LIMIT:
                 raise UsageError(f"a number of a gate is at most {LIMIT:g} in size, not {value}")
@@ -53,7 +57,8 @@ class Gate(JsonRecord):
     def weights(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """(n,) weights of the memory, from 0 to 1, for (n, FEATURES) requests."""
         logits = (
-            standardize(features, self.means, self.scales) @ np.array(self.coefficients)
+            standardize(features[:, : len(self.means)], self.means, self.scales)
+            @ np.array(self.coefficients)
             + self.intercept
         )
         # the clip keeps exp finite, and the weight inside of 0 and 1

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError
+from sidtool.base.options import option
 from sidtool.memory.distribution import NO_ITEMS, ItemDistribution, Prior, log_sum
 from sidtool.memory.gate import FEATURES, Gate, check_mixture
 from sidtool.memory.memory import Memory
@@ -203,6 +204,22 @@ DEFAULT_MEMORY_POWER = 2.0
 DEFAULT_NEW_ITEM_FACTOR = 0.8
 """Of items without training events, where there was nothing to choose it on: on Beauty, new targets
 keep most of their recall, and others lose little (docs/memory.md)."""
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """Which memory to use with a model, in place of what its contract says."""
+
+    location: str | None = option(None, flag="--memory")
+    """A memory of build-memory, or URL/NAME@VERSION, in place of the model's own, for example
+    tonight's."""
+    weight: float | None = option(None, minimum=0, maximum=1, flag="--memory-weight")
+    """Share of the memory in the mixture, 0 to 1; 0 leaves the memory out."""
+    power: float | None = option(None, above=0, maximum=20, flag="--memory-power")
+    """Power to which the memory's scores are raised before they are normalized."""
+    rerank: bool = option(True)
+    """Order the first items again by the model's re-ranker, if it has one. With --memory-weight or
+    --memory-power it is left out: it was fitted to another mixture."""
 
 
 @dataclass(frozen=True, eq=False)

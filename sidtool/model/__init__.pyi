@@ -11,7 +11,6 @@ from .extend import check_extension as check_extension
 from .extend import extend_model as extend_model
 from .extend import locate_base as locate_base
 from .load import LoadedModel as LoadedModel
-from .load import MemoryOptions as MemoryOptions
 from .load import ModelOptions as ModelOptions
 from .load import check_model_folder as check_model_folder
 from .load import fit_prompt as fit_prompt

@@ -26,6 +26,7 @@ from sidtool.memory import (
     DEFAULT_MEMORY_WEIGHT,
     DEFAULT_NEW_ITEM_FACTOR,
     Memory,
+    MemoryOptions,
     WeightedMemory,
 )
 from sidtool.model.adapter import load_weights
@@ -38,7 +39,7 @@ from sidtool.model.contract.folder import (
     read_contract,
     with_bases,
 )
-from sidtool.model.contract.stored import push_model, verify_model
+from sidtool.model.contract.push import push_model, verify_model
 from sidtool.model.pretrained import (
     Checkpoint,
     Dtype,
@@ -61,22 +62,6 @@ from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows
 
 Prompt = TypeVar("Prompt", HistoryPrompt | None, LabelPrompt, TextPrompt | None)
-
-
-@dataclass(frozen=True)
-class MemoryOptions:
-    """Which memory to use with a model, in place of what its contract says."""
-
-    location: str | None = option(None, flag="--memory")
-    """A memory of build-memory, or URL/NAME@VERSION, in place of the model's own, for example
-    tonight's."""
-    weight: float | None = option(None, minimum=0, maximum=1, flag="--memory-weight")
-    """Share of the memory in the mixture, 0 to 1; 0 leaves the memory out."""
-    power: float | None = option(None, above=0, maximum=20, flag="--memory-power")
-    """Power to which the memory's scores are raised before they are normalized."""
-    rerank: bool = option(True)
-    """Order the first items again by the model's re-ranker, if it has one. With --memory-weight or
-    --memory-power it is left out: it was fitted to another mixture."""
 
 
 def choose_memory(
@@ -188,6 +173,7 @@ class LoadedModel:
         commit_message: str = "Push with sidtool",
         license: str | None = None,
         tag: str | None = None,
+        dataset: str | None = None,
         sign: str | Path | None = None,
     ) -> HubCommit:
         """Write the files that it was loaded from, with a card, to a repository of the Hugging Face
@@ -209,7 +195,7 @@ class LoadedModel:
                 f"{self.folder} has another model than the one that was loaded"
             )
         signer = None if sign is None else Signer.of(sign)
-        how = HubPush(revision, token, private, commit_message, tag, signer)
+        how = HubPush(revision, token, private, commit_message, tag, dataset, signer)
         return push_model(self.folder, repo_id, license, how)
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from sidtool.base.errors import DataError, SidtoolError, SidtoolWarning, UsageError
+from sidtool.base.errors import DataError, SidtoolError, SidtoolWarning
 from sidtool.base.extras import data_frame
 from sidtool.base.options import options_from
 from sidtool.base.output import refuse_existing
@@ -23,6 +23,8 @@ from sidtool.recommendation.requests import (
     Outcome,
     Recommendation,
     Request,
+    RequestLike,
+    as_request,
 )
 from sidtool.recommendation.result_file import result_file, run_fingerprint
 from sidtool.recommendation.windows import WINDOW, LiveRequests, in_windows, reporting
@@ -30,7 +32,7 @@ from sidtool.recommendation.windows import WINDOW, LiveRequests, in_windows, rep
 
 def recommend(
     model: LoadedModel | str | Path,
-    requests: Iterable[Request],
+    requests: Iterable[RequestLike] | RequestLike,
     options: RecommendOptions | None = None,
     *,
     candidates: Sequence[str] | None = None,
@@ -39,7 +41,9 @@ def recommend(
 ) -> "Recommendations":
     """Recommend k items for each request, in order, as the requests are read. The options may also
     be given as keywords; `.to_pandas()` of the result is a table of all items. Answers to a list
-    of requests are kept, have a length and may be read again; those to an iterator are not.
+    of requests are kept, have a length and may be read again; those to an iterator are not. A
+    request may also be a history, a list of item ids, or what `Request.from_json` takes; one
+    request is a list of one.
 
     k items are returned whenever the filters leave k; `missing` of a recommendation is the number
     that it lacks. If `candidates` are given, each of them is scored exactly instead of a beam
@@ -50,12 +54,11 @@ def recommend(
     no items.
     `progress` is called with a total of 0 if `requests` has no length.
 
-    Raises UsageError at once for a keyword that is no option, for keywords beside `options`, and
-    for one request in place of several. As the answers are read, raises DataError if the allow or
-    deny list names no item of the bundle, if a candidate is unknown, or if the model's scores are
-    NaN; and, after the answers to the requests before it, for a request that the model was not
-    trained for or that `options.strict` refuses, and UsageError for what is no Request, which in a
-    list is raised at once.
+    Raises UsageError at once for a keyword that is no option, and for keywords beside `options`. As
+    the answers are read, raises DataError if the allow or deny list names no item of the bundle, if
+    a candidate is unknown, or if the model's scores are NaN; and, after the answers to the requests
+    before it, for a request that the model was not trained for or that `options.strict` refuses, or
+    what is no request.
 
     Examples:
         >>> requests = [sidtool.Request(user="u1", history=("b001", "b002"))]
@@ -64,10 +67,9 @@ def recommend(
         ('u1', 3)
     """
     options = options_from(RecommendOptions, options, given)
-    if isinstance(requests, Request):
-        raise UsageError("the requests are a list: sidtool.recommend(model, [request])")
-    if isinstance(requests, Sequence):
-        check_requests(requests)
+    is_history = isinstance(requests, list | tuple) and {*map(type, requests)} == {str}
+    if is_history or isinstance(requests, Request | Mapping):
+        requests = [requests]  # type: ignore[list-item]
     answers = answer_each(
         model, requests, options, candidates=candidates, stop=True, progress=progress
     )
@@ -161,19 +163,9 @@ class Recommendations(Iterator[Recommendation]):
         return data_frame(rows, columns)
 
 
-def check_requests(requests: Sequence[object]) -> None:
-    """Raise UsageError for the first of several requests that is none."""
-    for request in requests:
-        if not isinstance(request, Request | BadRequest):
-            raise UsageError(
-                f"a request is a sidtool.Request, not {type(request).__name__}: "
-                "sidtool.Request(history=[...])"
-            )
-
-
 def answer_each(
     model: LoadedModel | str | Path,
-    requests: Iterable[Request | BadRequest],
+    requests: Iterable[RequestLike | BadRequest],
     options: RecommendOptions | None = None,
     *,
     candidates: Sequence[str] | None = None,
@@ -189,9 +181,8 @@ def answer_each(
     if isinstance(requests, LiveRequests):
         windows = reporting(requests.windows(WINDOW), total, progress)
     else:
-        windows = in_windows(requests, WINDOW, total, progress)
+        windows = in_windows(map(as_request, requests), WINDOW, total, progress)
     for window in windows:
-        check_requests(window)
         for answer in run.answer(window):
             if isinstance(answer, BadRequest):
                 if stop:

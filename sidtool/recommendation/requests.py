@@ -5,7 +5,7 @@ answer."""
 
 import json
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
@@ -98,6 +98,19 @@ class BadRequest:
         """The user and the line, if there are any, and the error."""
         value = {"user": self.user, "line": self.line, "error": str(self.error)}
         return {key: part for key, part in value.items() if part is not None}
+
+
+RequestLike = Request | Sequence[str] | Mapping[str, Any]
+"""A request, a history of item ids, or the JSON object of a request."""
+
+
+def as_request(value: RequestLike | BadRequest) -> Request | BadRequest:
+    """The request that a value stands for. Raises DataError if it stands for none."""
+    if isinstance(value, Request | BadRequest):
+        return value
+    if isinstance(value, Mapping):
+        return Request.from_json(value)
+    return Request.from_json({"history": value})
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,4 @@
 from .kinds import ROOTS as ROOTS
-from .kinds import Kind as Kind
-from .kinds import broken_parts as broken_parts
 from .kinds import kind_of as kind_of
 from .kinds import read_manifest as read_manifest
 from .publish import plan_pull as plan_pull
@@ -10,6 +8,7 @@ from .publish import pull as pull
 from .publish import push as push
 from .publish import tag as tag
 from .records import POINTER as POINTER
+from .records import Kind as Kind
 from .records import VersionRecord as VersionRecord
 from .records import list_versions as list_versions
 from .records import read_pointer as read_pointer
@@ -23,6 +22,7 @@ from .references import open_parent as open_parent
 from .references import open_source as open_source
 from .references import resolve as resolve
 from .references import split_reference as split_reference
+from .source import broken_parts as broken_parts
 from .source import check_source as check_source
 from .transfer import published as published
 from .version_log import log as log

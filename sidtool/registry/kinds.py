@@ -5,11 +5,10 @@ root documents of bundle and memory inside have those of their objects."""
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
 
 from sidtool.base.output_name import BUNDLE, FOLDER, MEMORY, OutputKind
 from sidtool.base.storage import Storage, is_zip
-from sidtool.memory import MemoryManifest, is_memory, memory_card, verify_memory
+from sidtool.memory import MemoryManifest, is_memory, memory_card
 from sidtool.model.contract import (
     BUNDLE_COPY,
     CONTRACT,
@@ -17,8 +16,8 @@ from sidtool.model.contract import (
     model_card,
     parse_stored_model,
     read_stored_model,
-    verify_model,
 )
+from sidtool.registry.records import Kind
 from sidtool.tokenizer.bundle import (
     ROOT,
     Bundle,
@@ -26,17 +25,13 @@ from sidtool.tokenizer.bundle import (
     bundle_card,
     parse_root,
     read_root,
-    verify,
 )
 
-Kind = Literal["bundle", "memory", "model"]
 AnyManifest = Manifest | MemoryManifest | StoredModel
 """The record of an artifact: its digest, and the SHA-256 of each object besides the root."""
 
 ROOTS: Mapping[Kind, str] = {"bundle": ROOT, "memory": ROOT, "model": CONTRACT}
 """The root document of a kind: written last, it makes an artifact complete."""
-FOLDERS: Mapping[Kind, str] = {"bundle": "bundle.zarr", "memory": "memory.zarr", "model": "model"}
-"""The folder of the objects in that of a version."""
 OUTPUTS: Mapping[Kind, OutputKind] = {"bundle": BUNDLE, "memory": MEMORY, "model": FOLDER}
 
 
@@ -63,13 +58,6 @@ def parse_manifest(location: str, root: bytes, kind: Kind) -> AnyManifest:
         return parse_stored_model(location, root)
     value = parse_root(location, root, kind)
     return MemoryManifest.from_json(value) if kind == "memory" else Manifest.from_json(value)
-
-
-def broken_parts(location: str) -> list[tuple[str, str]]:
-    """Everything that is wrong with a stored artifact: (object, reason); empty if it is intact."""
-    if is_model(location):
-        return verify_model(location)
-    return verify_memory(location) if is_memory(location) else verify(location)
 
 
 def published_card(

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import (
@@ -26,7 +26,13 @@ from sidtool.base.errors import (
 )
 from sidtool.base.records import VERSION, Digest, JsonRecord, Rule, VersionNumber
 from sidtool.base.storage import Snapshot, Storage
-from sidtool.registry.kinds import FOLDERS, Kind
+
+Kind = Literal["bundle", "memory", "model"]
+
+
+FOLDERS: Mapping[Kind, str] = {"bundle": "bundle.zarr", "memory": "memory.zarr", "model": "model"}
+"""The folder of the objects in that of a version."""
+
 
 FORMAT = 1
 """The registry layout that this version writes, and the newest that it reads."""

@@ -29,11 +29,11 @@ from sidtool.base.signatures import (
     published_signers,
 )
 from sidtool.base.storage import Storage
-from sidtool.memory import Memory
-from sidtool.model import MemoryOptions
+from sidtool.memory import Memory, MemoryOptions
 from sidtool.model.contract import BUNDLE_COPY, CONTRACT, model_folder
-from sidtool.registry.kinds import FOLDERS, ROOTS, AnyManifest, kind_of, read_manifest
+from sidtool.registry.kinds import ROOTS, AnyManifest, kind_of, read_manifest
 from sidtool.registry.records import (
+    FOLDERS,
     LATEST,
     MAX_DOCUMENT,
     POINTER,

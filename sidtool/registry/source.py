@@ -5,16 +5,11 @@ from dataclasses import dataclass
 from sidtool.base.checkpoint import HubCommit, HubPush
 from sidtool.base.errors import IntegrityError, RefusedError, UsageError
 from sidtool.base.storage import Storage
-from sidtool.memory import Memory
-from sidtool.model.contract import StoredModel, check_license, push_model
-from sidtool.registry.kinds import (
-    AnyManifest,
-    broken_parts,
-    kind_of,
-    read_manifest,
-)
+from sidtool.memory import Memory, is_memory, verify_memory
+from sidtool.model.contract import StoredModel, check_license, push_model, verify_model
+from sidtool.registry.kinds import AnyManifest, is_model, kind_of, read_manifest
 from sidtool.registry.references import check_published, locate
-from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle import Bundle, verify
 
 
 @dataclass(frozen=True)
@@ -68,3 +63,10 @@ def push_to_hub(source: Source, url: str, how: HubPush) -> HubCommit:
             hint="sidtool pull it, and push the copy",
         )
     return push_model(storage.local_path, url, source.license, how)
+
+
+def broken_parts(location: str) -> list[tuple[str, str]]:
+    """Everything that is wrong with a stored artifact: (object, reason); empty if it is intact."""
+    if is_model(location):
+        return verify_model(location)
+    return verify_memory(location) if is_memory(location) else verify(location)

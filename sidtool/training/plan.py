@@ -2,6 +2,7 @@
 configuration of its trainer: from the settings, the machine and what sidtool decides."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from sidtool.training.loop.machine import check_fsdp, is_set, stored_dtype, supp
 from sidtool.training.loss.item_fields import BARE_SIDS, ItemFields
 from sidtool.training.settings import DEFAULTS, TrainOptions
 from sidtool.training.settings_file import TRAINING, typed_fields
-from sidtool.training.training_run import (
+from sidtool.training.settled_run import (
     Run,
     TrainingRun,
     sliding_windows,
@@ -48,7 +49,9 @@ def plan_training(
     """The run of a call of `train`, with everything checked that needs no weights; writes nothing.
     `before` is the run that will write the model. Raises as `train`."""
     trust = trust_remote_code
-    lineage = read_lineage(examples)
+    # one process reads the file for all
+    checks_file = not options.divide_examples or os.environ.get("RANK", "0") == "0"
+    lineage = read_lineage(examples, checks_file=checks_file)
     exclude_seen = excludes_seen(options.eval_exclude_seen, lineage.split.targets_repeat)
     options = replace(options, eval_exclude_seen=exclude_seen)
     if before is None:

@@ -7,7 +7,7 @@ import pytest
 import sidtool
 from sidtool.base.errors import UsageError
 from sidtool.base.options import options_from
-from sidtool.data.split.files import SplitOptions
+from sidtool.data.split.make import SplitOptions
 from sidtool.examples.sft_options import SftOptions
 from sidtool.recipes import FitOptions
 from sidtool.recommendation.serve import serve_options

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidtool.data.split.files import SplitOptions, make_split, split_events
+from sidtool.data.split.files import split_events
+from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.split import Split
 
 NEW = {"n1", "n2"}

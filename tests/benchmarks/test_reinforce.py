@@ -12,7 +12,7 @@ def test_rarity_is_a_weight_of_the_events(tmp_path: Path, header: str) -> None:
 
     from sidtool.data.columns import EventNames
     from sidtool.data.fields.field_columns import FieldName, FieldOptions
-    from sidtool.data.split.files import SplitOptions, make_split
+    from sidtool.data.split.make import SplitOptions, make_split
     from sidtool.examples.event_weights import EventWeights, WeightOptions
 
     rng = np.random.default_rng(0)

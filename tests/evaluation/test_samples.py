@@ -8,7 +8,7 @@ from sidtool.data.split.values import Example, UserSequence
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.ranking import IndexedExamples, first_items
-from sidtool.evaluation.results import HISTORY, StoredEvaluation, positions_in, sample_examples
+from sidtool.evaluation.results import HISTORY, StoredEvaluation, positions_in, sampled_users
 from tests.evaluation.shop import evaluate_rankings, random_leaves, shop, visits
 from tests.loaded import loaded_model
 
@@ -55,7 +55,7 @@ def test_long_histories_are_cut_and_unknown_items_stay() -> None:
         [Example("u", history, "gone", 21), Example("v", ("gone",), "i1", 1)],
         exclude_seen=False,
     )
-    short, other = sample_examples(indexed, {"model": np.array([[0, -1], [-1, -1]])}, 20)
+    short, other = sampled_users(indexed, {"model": np.array([[0, -1], [-1, -1]])}, 20)
     assert (short.earlier, short.history, short.target) == (1, history[1:], "gone")
     assert short.recommended == {"model": (bundle.items.ids[bundle.active[0]],)}
     assert (other.history, other.recommended) == (("gone",), {"model": ()})

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from sidtool.data.split.values import Example
-from sidtool.evaluation import validation
-from sidtool.evaluation.baselines import baseline_values
-from sidtool.evaluation.ranking import IndexedExamples
-from sidtool.evaluation.validation import Validator, item_knn_metrics
+from sidtool.evaluation import baselines, validation
+from sidtool.evaluation.baselines import baseline_values, item_knn_metrics
+from sidtool.evaluation.ranking import IndexedExamples, sample_examples
+from sidtool.evaluation.validation import Validator
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.search.results import Normalize
@@ -114,11 +114,11 @@ def test_item_knn_is_that_of_an_evaluation_on_the_same_users(
     catalog = shop(shared=False)
     sample = {"users": 12, "k": 10, "seed": 3, "exclude_seen": True}
     measured = item_knn_metrics(examples, catalog, **sample)
-    drawn = validation.sample_examples(examples, 12, 3)
+    drawn = sample_examples(examples, 12, 3)
     indexed = IndexedExamples.of(catalog, drawn, exclude_seen=True)
     expected = baseline_values(indexed, events, [10], k=10)["item-knn"]
     means = dict(zip(expected.names, expected.values.mean(axis=0), strict=True))
     assert set(measured) == {"hr@10", "ndcg@10"}
     assert measured == {name: pytest.approx(means[name]) for name in measured}
-    monkeypatch.setattr(validation, "MOST_EVENTS", 10)
+    monkeypatch.setattr(baselines, "MOST_EVENTS", 10)
     assert item_knn_metrics(examples, catalog, **sample) == {}

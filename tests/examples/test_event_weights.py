@@ -10,7 +10,7 @@ import pytest
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.items import Items
-from sidtool.data.split.files import SplitOptions, make_split
+from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.split import Split
 from sidtool.examples.event_weights import EventWeights, WeightOptions
 from sidtool.examples.example_file import prompt_and_completion, read_training_examples

@@ -13,7 +13,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.items import Items
-from sidtool.data.split.files import SplitOptions, make_split
+from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.split import Split
 from sidtool.examples.example_file import example_json, prompt_and_completion
 from sidtool.examples.prompts import templates_for

@@ -9,8 +9,8 @@ import pytest
 from sidtool.base.errors import UsageError
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.items import Items
-from sidtool.data.split.files import SplitOptions, make_split
 from sidtool.data.split.list_targets import ListTargets
+from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.record import SessionRule
 from sidtool.data.split.split import Split
 from sidtool.examples.event_weights import EventWeights, WeightOptions

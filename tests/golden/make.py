@@ -10,7 +10,8 @@ import numpy as np
 
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.items import Items, make_items
-from sidtool.data.split.files import SplitOptions, make_split, write_split
+from sidtool.data.split.files import write_split
+from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.record import Cuts, SessionRule, SplitReference
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import UserSequence

@@ -85,6 +85,14 @@ def test_the_largest_gates_give_weights_inside_of_0_and_1(size: float) -> None:
     assert ((weights > 0) & (weights < 1)).all()
 
 
+def test_a_gate_of_fewer_features_reads_the_first_ones() -> None:
+    """So a feature can be appended, and gates that were stored before stay what they are."""
+    features = np.random.default_rng(4).normal(size=(3, len(FEATURES)))
+    first = {"means": (1.0,) * 4, "scales": (2.0,) * 4, "coefficients": (0.3, 1.0, 0.2, -1.0)}
+    older, without_last = gate(**first), gate(coefficients=(*first["coefficients"], 0.0))
+    np.testing.assert_allclose(older.weights(features), without_last.weights(features))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -100,5 +108,5 @@ def test_the_largest_gates_give_weights_inside_of_0_and_1(size: float) -> None:
     ],
 )
 def test_malformed_gates_are_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=r"of a gate|a gate has"):
+    with pytest.raises(UsageError, match="a gate "):
         gate(**changes)

@@ -459,17 +459,20 @@ def test_a_wrong_keyword_is_refused_at_once(
 TABLE = ("request", "user", "rank", "item_id", "title", "sid", "score")
 
 
-@pytest.mark.parametrize("other", [["b1"], {"history": ["b1"]}, "b1"])
-def test_what_is_no_request_is_refused(shop: LoadedModel, other: Any) -> None:
-    with pytest.raises(UsageError, match=r"a request is a sidtool.Request, not (list|dict|str): "):
-        recommend(shop, [other])
-    with pytest.raises(UsageError, match=r"a request is a sidtool.Request"):
-        next(recommend(shop, iter([other])))
+@pytest.mark.parametrize(("other", "message"), [(7, "list of item ids"), ({"n": 3}, "has the key")])
+def test_what_is_no_request_is_refused(shop: LoadedModel, other: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        next(recommend(shop, [other]))
 
 
-def test_one_request_is_no_list_of_requests(shop: LoadedModel) -> None:
-    with pytest.raises(UsageError, match=r"the requests are a list"):
-        recommend(shop, Request("u"))  # type: ignore[arg-type]
+def test_a_history_or_a_mapping_is_a_request(shop: LoadedModel) -> None:
+    ids = ids_of(shop)[:2]
+    expected = recommend(shop, [Request(history=tuple(ids))], k=3)[0].items
+    spelled = [ids, tuple(ids), {"history": ids}, Request(history=tuple(ids))]
+    for each in spelled:
+        assert [answer.items for answer in recommend(shop, each, k=3)] == [expected]
+    assert [answer.items for answer in recommend(shop, spelled, k=3)] == [expected] * 4
+    assert [answer.items for answer in recommend(shop, iter(spelled), k=3)] == [expected] * 4
 
 
 def test_answers_as_a_table_of_pandas(shop: LoadedModel) -> None:

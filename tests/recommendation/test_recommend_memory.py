@@ -11,10 +11,10 @@ import torch
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.memory.gate import Gate
-from sidtool.memory.index import MemoryIndex, WeightedMemory
+from sidtool.memory.index import MemoryIndex, MemoryOptions, WeightedMemory
 from sidtool.memory.memory import Memory
 from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
-from sidtool.model.load import LoadedModel, MemoryOptions, choose_memory
+from sidtool.model.load import LoadedModel, choose_memory
 from sidtool.model.prompt.prompts import TextPrompt
 from sidtool.recommendation import recommendations as module
 from sidtool.recommendation.recommend_options import RecommendOptions

@@ -30,10 +30,11 @@ from sidtool.model.contract.output import write_contract
 from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.load import load_model_folder
 from sidtool.registry import pull, push, transfer
-from sidtool.registry.kinds import StoredModel, broken_parts, read_manifest
+from sidtool.registry.kinds import StoredModel, read_manifest
 from sidtool.registry.publish import plan_push
 from sidtool.registry.records import list_records
 from sidtool.registry.references import find_version, open_bundle, resolve
+from sidtool.registry.source import broken_parts
 from sidtool.registry.version_log import log
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import renamed

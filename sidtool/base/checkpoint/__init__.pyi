@@ -32,7 +32,6 @@ from .hub import folder_or_url as folder_or_url
 from .hub import hub_url as hub_url
 from .hub import is_hub_repository as is_hub_repository
 from .hub import is_hub_url as is_hub_url
-from .hub import offline as offline
 from .hub import only_folder as only_folder
 from .hub import required_signers as required_signers
 from .hub import upload as upload

@@ -23,8 +23,8 @@ from sidtool.base.checkpoint.files import (
     read_json,
     read_object,
 )
-from sidtool.base.checkpoint.hub import offline
 from sidtool.base.errors import DataError, RefusedError, SidtoolError, first_line
+from sidtool.base.extras import offline
 
 REGISTRATIONS = 3
 """How often a layer may register a stored weight: without memory, loaded, and tied."""

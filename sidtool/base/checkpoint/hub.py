@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sidtool.base.artifact import MARKERS
 from sidtool.base.errors import DataError, RefusedError, UsageError, first_line
-from sidtool.base.extras import require
+from sidtool.base.extras import hub_settings, offline, require
 from sidtool.base.signatures import MAX_SIGNATURE, SIGNATURE, Signer, Signers, published_signers
 
 HUB_PREFIX = "hf://"
@@ -54,6 +54,8 @@ class HubPush:
     commit_message: str = "Push with sidtool"
     tag: str | None = None
     """moves to the commit"""
+    dataset: str | None = None
+    """that the artifact was made from, for the card"""
     signer: Signer | None = None
 
 
@@ -199,7 +201,7 @@ def upload(
 
     repository, branch = _parse(url, how.revision)
     api = HfApi(token=how.token)
-    settings = _hub_settings(HF_HUB_DISABLE_TELEMETRY=True)
+    settings = hub_settings(HF_HUB_DISABLE_TELEMETRY=True)
     with _data_errors(url, "cannot be pushed to"), settings, _quietly():
         api.create_repo(repository, private=how.private, exist_ok=True)
         if branch is not None:
@@ -231,28 +233,6 @@ def upload(
             api.create_tag(repository, tag=how.tag, revision=commit.oid)
     url = f"{HUB_PREFIX}{repository}@{commit.oid}"
     return HubCommit(url, str(commit.oid), commit.oid != info.sha, len(files))
-
-
-@contextmanager
-def offline() -> Iterator[None]:
-    """Refuse every request of the Hugging Face libraries, telemetry included, in this block."""
-    with _hub_settings(HF_HUB_OFFLINE=True, HF_HUB_DISABLE_TELEMETRY=True):
-        yield
-
-
-@contextmanager
-def _hub_settings(**values: bool) -> Iterator[None]:
-    # the libraries read these constants at each request, the environment only when imported
-    from huggingface_hub import constants
-
-    before = {name: getattr(constants, name) for name in values}
-    for name, value in values.items():
-        setattr(constants, name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(constants, name, value)
 
 
 @contextmanager
@@ -309,7 +289,7 @@ def _snapshot(
     local = access.local_files_only or bool(constants.HF_HUB_OFFLINE)
     problem = "is not in the hub's cache" if local else "cannot be downloaded from the hub"
     # without telemetry, the hub's client also asks for no registry of agents
-    requests = offline() if local else _hub_settings(HF_HUB_DISABLE_TELEMETRY=True)
+    requests = offline() if local else hub_settings(HF_HUB_DISABLE_TELEMETRY=True)
     hint = None if local else _WITHOUT_THE_HUB
     with requests, _quietly(), _data_errors(url, problem, hint):
         folder = snapshot_download(

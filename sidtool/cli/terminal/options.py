@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -61,14 +61,6 @@ Config = Annotated[
     Path | None,
     typer.Option(
         "--config", help="YAML file of this command's options.", callback=read_config, is_eager=True
-    ),
-]
-Engine = Annotated[
-    Literal["local", "ray"],
-    typer.Option(
-        help="Where the work is done: in this process, or by workers of the Ray cluster of "
-        "RAY_ADDRESS, of this machine if it is not set.",
-        rich_help_panel="Workers",
     ),
 ]
 Threads = Annotated[

@@ -15,7 +15,6 @@ from .examples import read_examples as read_examples
 from .examples import write_examples as write_examples
 from .files import MANIFEST as MANIFEST
 from .files import TRAIN_FILE as TRAIN_FILE
-from .files import SplitOptions as SplitOptions
 from .files import is_split_folder as is_split_folder
 from .files import open_split as open_split
 from .files import read_manifest as read_manifest
@@ -29,6 +28,7 @@ from .list_targets import MAX_LENGTH as MAX_LENGTH
 from .list_targets import ListTargets as ListTargets
 from .list_targets import TargetList as TargetList
 from .list_targets import target_lists as target_lists
+from .make import SplitOptions as SplitOptions
 from .packed import BUCKETS as BUCKETS
 from .packed import PackedExamples as PackedExamples
 from .packed import PackedSequences as PackedSequences

@@ -6,7 +6,8 @@ number of workers can compute that of all."""
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import cached_property
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.records import Digest, JsonRecord
+from sidtool.base.threads import arrow_thread_count, in_threads
 from sidtool.data.coded import Texts
 from sidtool.data.split.packed import (
     BUCKETS,
@@ -32,21 +34,25 @@ RUN_EVENTS = 1 << 20
 """Events whose texts are in memory at once, about."""
 
 
-def train_digest(train: PackedSequences, split_format: int) -> str:
-    """SHA-256 (hex) over training events, by the rules of a format of the split. The order of users
-    has no effect."""
-    events = _UserEvents.of_sequences(train)
-    if split_format >= COLUMN_FORMAT:
-        return _joined(events.bucket_digests())
-    return digest_strings(*events.sorted_texts())
+@dataclass(frozen=True)
+class PartDigests:
+    """The digests of the two sides of a split; the order of users has no effect on them."""
 
+    train: str
+    """SHA-256 (hex) over the training events"""
+    held_out: str
+    """SHA-256 (hex) over the targets of validation and of test"""
 
-def held_out_digest(valid: PackedExamples, test: PackedExamples, split_format: int) -> str:
-    """SHA-256 (hex) over the targets of validation and of test. Their order has no effect."""
-    parts = [_UserEvents.of_targets(part) for part in (valid, test)]
-    if split_format >= COLUMN_FORMAT:
-        return _pair(_joined(part.bucket_digests()) for part in parts)
-    return digest_strings(*chain.from_iterable(part.sorted_texts() for part in parts))
+    @classmethod
+    def of(
+        cls, train: PackedSequences, valid: PackedExamples, test: PackedExamples, split_format: int
+    ) -> "PartDigests":
+        """The digests of a split by the rules of a format."""
+        if split_format >= COLUMN_FORMAT:
+            digests = BucketDigests.of(train, valid, test)
+            return cls(digests.train_digest, digests.held_out_digest)
+        texts = [part.sorted_texts() for part in _UserEvents.of_parts(train, valid, test)]
+        return cls(digest_strings(*texts[0]), digest_strings(*texts[1], *texts[2]))
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,30 @@ class BucketDigests(JsonRecord):
 
     @classmethod
     def of(
-        cls, train: PackedSequences, valid: PackedExamples, test: PackedExamples, buckets: range
+        cls,
+        train: PackedSequences,
+        valid: PackedExamples,
+        test: PackedExamples,
+        buckets: range = range(BUCKETS),
     ) -> "BucketDigests":
-        """The digests of some buckets of a split."""
-        events = [_UserEvents.of_sequences(train)]
-        events += [_UserEvents.of_targets(part) for part in (valid, test)]
-        return cls(*(tuple(part.bucket_digests(buckets)) for part in events))
+        """The digests of all buckets of a split, or of some. Arrow's number of threads share
+        them."""
+        store = train.store
+        parts = _UserEvents.of_parts(train, valid, test)
+        order, starts = store.user_order
+        counts = np.zeros(len(order), dtype=np.int64)
+        for part in parts:
+            counts[part.users] += part.lengths
+        bounds = starts[buckets.start : buckets.stop + 1]
+        n_events = np.diff(np.concatenate([[0], np.cumsum(counts[order])])[bounds])
+
+        def digests(run: tuple[int, int]) -> list[list[str]]:
+            ends = bounds[run[0] : run[1] + 1]
+            return _run_digests(parts, order[ends[0] : ends[-1]], ends - ends[0])
+
+        # so many buckets at once that the texts of their events are no large part of the memory
+        runs = in_threads(digests, ranges(n_events, RUN_EVENTS), arrow_thread_count())
+        return cls(*(tuple(chain.from_iterable(part)) for part in zip(*runs, strict=True)))
 
     @classmethod
     def joined(cls, ranges: Sequence["BucketDigests"]) -> "BucketDigests":
@@ -75,12 +99,12 @@ class BucketDigests(JsonRecord):
 
     @property
     def train_digest(self) -> str:
-        """As the function `train_digest`, if these are all buckets."""
+        """As `PartDigests.train`, if these are all buckets."""
         return _joined(self.train)
 
     @property
     def held_out_digest(self) -> str:
-        """As the function `held_out_digest`, if these are all buckets."""
+        """As `PartDigests.held_out`, if these are all buckets."""
         return _pair((_joined(self.valid), _joined(self.test)))
 
 
@@ -115,6 +139,13 @@ class _UserEvents:
     """None: 0, 1, 2 ... of every user"""
 
     @classmethod
+    def of_parts(
+        cls, train: PackedSequences, valid: PackedExamples, test: PackedExamples
+    ) -> list["_UserEvents"]:
+        """Those of training, validation and test."""
+        return [cls.of_sequences(train), cls.of_targets(valid), cls.of_targets(test)]
+
+    @classmethod
     def of_sequences(cls, train: PackedSequences) -> "_UserEvents":
         starts, lengths = train.items.starts, train.items.lengths
         if train.positions is None:
@@ -135,44 +166,32 @@ class _UserEvents:
         starts = np.cumsum(lengths) - lengths
         return cls(part.store, users, starts, lengths, items[order], positions[order])
 
-    def bucket_digests(self, numbers: range = range(BUCKETS)) -> list[str]:
-        """The digests (hex) of all buckets, or of some."""
-        order, starts = self.store.user_order
-        row_of = np.full(len(order), -1, dtype=np.int32)
-        row_of[self.users] = np.arange(len(self.users))
-        rows = row_of[order]
-        # (BUCKETS + 1,): where the rows of each bucket start
-        bounds = np.concatenate([[0], np.cumsum(rows >= 0)])[starts]
-        rows = rows[rows >= 0]
-        n_events = np.diff(np.concatenate([[0], np.cumsum(self.lengths[rows])])[bounds])
+    @cached_property
+    def row_of(self) -> NDArray[np.integer[Any]]:
+        """(users of the store,): the index of each user above, -1 for one who is not there."""
+        codes = np.arange(len(self.store.users), dtype=np.int32)
+        if np.array_equal(self.users, codes):
+            return codes
+        row_of = np.full_like(codes, -1)
+        row_of[self.users] = codes[: len(self.users)]
+        return row_of
 
-        # so many buckets at once that the texts of their events are no large part of the memory
-        digests: list[str] = []
-        for first, last in ranges(n_events[numbers.start : numbers.stop], RUN_EVENTS):
-            ends = bounds[numbers.start + first : numbers.start + last + 1]
-            digests += self._bucket_digests(rows[ends[0] : ends[-1]], ends)
-        return digests
-
-    def _bucket_digests(self, rows: NDArray[np.int32], bounds: NDArray[np.int64]) -> list[str]:
-        """The digests of consecutive buckets, which have these rows; `bounds` are their ends."""
+    def digests(
+        self, rows: NDArray[np.integer[Any]], bounds: NDArray[np.int64], states: Iterable[Any]
+    ) -> list[str]:
+        """The digests of consecutive buckets, which have these rows, with the (buckets + 1,) bounds
+        of those of each; `states` are hashes of their users."""
         events, places = self._events(rows)
-        users = _Utf8.of(self.store.users, self.users[rows])
         items = _Utf8.of(self.store.names, self.items[events])
         lengths = self.lengths[rows].astype("<u4")
         positions = places.astype("<u4")
-        row_bounds = (bounds - bounds[0]).tolist()
-        event_bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[
-            row_bounds
-        ].tolist()
+        event_bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[bounds]
         digests = []
-        for bucket in range(len(row_bounds) - 1):
-            of_users = slice(*row_bounds[bucket : bucket + 2])
-            of_events = slice(*event_bounds[bucket : bucket + 2])
-            state = hashlib.sha256()
-            users.update(state, of_users)
-            state.update(lengths[of_users].data)
-            items.update(state, of_events)
-            state.update(positions[of_events].data)
+        spans = zip(pairwise(bounds.tolist()), pairwise(event_bounds.tolist()), states, strict=True)
+        for of_users, of_events, state in spans:
+            state.update(lengths[slice(*of_users)].data)
+            items.update(state, *of_events)
+            state.update(positions[slice(*of_events)].data)
             digests.append(state.hexdigest())
         return digests
 
@@ -202,12 +221,34 @@ def _names(names: Texts, codes: NDArray[np.integer[Any]]) -> Iterator[str]:
     return chain.from_iterable(names[codes[start : start + BLOCK]].tolist() for start in blocks)
 
 
+def _run_digests(
+    parts: Sequence[_UserEvents], users: NDArray[np.int64], bounds: NDArray[np.int64]
+) -> list[list[str]]:
+    """For each part, the digests of consecutive buckets, which have these users, with the (buckets
+    + 1,) bounds of those of each."""
+    store = parts[0].store
+    states = _Utf8.of(store.users, users).states(bounds)
+    digests = []
+    for part in parts:
+        rows = part.row_of[users]
+        is_there = rows >= 0
+        if is_there.all():  # parts that have the same users begin with the same bytes
+            digests.append(part.digests(rows, bounds, [state.copy() for state in states]))
+            continue
+        own_bounds = np.concatenate([[0], np.cumsum(is_there)])[bounds]
+        own_states = _Utf8.of(store.users, users[is_there]).states(own_bounds)
+        digests.append(part.digests(rows[is_there], own_bounds, own_states))
+    return digests
+
+
 @dataclass(frozen=True, eq=False)
 class _Utf8:
     """Texts in UTF-8, one behind the other."""
 
-    offsets: NDArray[np.int64]
+    offsets: NDArray[np.int32]
     """(texts + 1,)"""
+    sizes: NDArray[np.uint32]
+    """(texts,)"""
     data: memoryview
 
     @classmethod
@@ -215,14 +256,21 @@ class _Utf8:
         """Some of the texts."""
         import pyarrow as pa
 
-        taken = texts.arrow.take(pa.array(codes)).cast(pa.large_string())
-        _, offsets, data = taken.buffers()
-        numbers = np.frombuffer(offsets, dtype=np.int64)[: len(taken) + 1]
-        return cls(numbers, memoryview(data or b""))
+        taken = texts.arrow.take(pa.array(codes))
+        _, buffer, data = taken.buffers()
+        offsets = np.frombuffer(buffer, dtype=np.int32)[: len(taken) + 1]
+        return cls(offsets, np.diff(offsets).astype("<u4"), memoryview(data or b""))
 
-    def update(self, state: Any, part: slice) -> None:
+    def update(self, state: Any, start: int, stop: int) -> None:
         """Hash the number of some texts, their lengths in bytes, and their bytes."""
-        offsets = self.offsets[part.start : part.stop + 1]
-        state.update((part.stop - part.start).to_bytes(8, "little"))
-        state.update(np.diff(offsets).astype("<u4").data)
-        state.update(self.data[offsets[0] : offsets[-1]])
+        state.update((stop - start).to_bytes(8, "little"))
+        state.update(self.sizes[start:stop].data)
+        state.update(self.data[self.offsets[start] : self.offsets[stop]])
+
+    def states(self, bounds: NDArray[np.int64]) -> list[Any]:
+        """A hash of each range of the texts."""
+        states = []
+        for start, stop in pairwise(bounds.tolist()):
+            states.append(hashlib.sha256())
+            self.update(states[-1], start, stop)
+        return states

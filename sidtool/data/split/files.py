@@ -10,9 +10,9 @@ windows.jsonl   training windows, as valid.jsonl (protocol `given` only)
 
 docs/format.md has their fields and sessions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,175 +20,37 @@ from sidtool.base.artifact import describe
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import check_seal, parse_json, sealed_text
 from sidtool.base.errors import DataError, IntegrityError, UsageError
-from sidtool.base.options import check_options, group, option, options_from
+from sidtool.base.options import options_from
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.threads import (
+    arrow_thread_count,
     arrow_threads,
-    in_threads,
     release_arrow_memory,
+    run_in_threads,
     thread_count,
 )
-from sidtool.data.columns import EventColumns, EventNames
+from sidtool.data.columns import EventColumns
 from sidtool.data.event_sort import Spill, spill_beside
-from sidtool.data.fields.field_columns import FieldOptions, read_fields
-from sidtool.data.interactions import read_interactions
 from sidtool.data.split.consistency import check_parts
 from sidtool.data.split.digests import COLUMN_FORMAT
 from sidtool.data.split.examples import read_events, read_examples
 from sidtool.data.split.extension import extended
 from sidtool.data.split.logs import PARTS
+from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.packing import PackedParts, pack_parts
-from sidtool.data.split.protocols import (
-    given,
-    last_session,
-    leave_one_out,
-    refuse_empty,
-    temporal,
-)
 from sidtool.data.split.read_parts import read_logs, read_windows
-from sidtool.data.split.record import SPLIT_FORMAT, Cuts, Protocol, SessionRule, SplitManifest
-from sidtool.data.split.sessions import read_sessions
+from sidtool.data.split.record import SPLIT_FORMAT, SplitManifest
 from sidtool.data.split.split import Split, SplitOrigin
 from sidtool.data.split.write_parts import file_name, folder_name, write_logs, write_windows
 from sidtool.data.tables.locate import parquet_files
 from sidtool.data.tables.opening import PARQUET
-from sidtool.data.times import parse_time
 
 MANIFEST = "split.json"
 WINDOWS = "windows"
 """The name of the training windows in formats 1 to 3."""
 TRAIN_FILE = file_name("train")
 """The training events in format 4: a row per user."""
-
-
-@dataclass(frozen=True)
-class SplitOptions:
-    """How events are split. Raises UsageError for options that do not belong to the protocol."""
-
-    protocol: Protocol = option("leave-one-out")
-    """leave-one-out: each user's last event is test, the one before validation. last-session: the
-    same with whole sessions. temporal: two moments divide all events. given: the files are already
-    split."""
-    valid: Path | None = option(None, panel="Options")
-    """Validation windows (given)."""
-    test: Path | None = option(None)
-    """Test windows (given)."""
-    valid_from: str | float | None = option(None)
-    """Time or date where validation starts (temporal). Default: after 80% of the events."""
-    test_from: str | float | None = option(None)
-    """Time or date where test starts (temporal). Default: after 90% of the events."""
-    columns: EventNames = group(EventNames)
-    """Columns of the events; not of windows, whose columns have fixed names."""
-    fields: FieldOptions = group(FieldOptions)
-    """Further columns of the events, a table of users, and what counts as a target."""
-    extends: tuple[Path, ...] = option((), metavar="SPLIT")
-    """Earlier split of the same data. Its bundles and models stay usable with the new split, if
-    nothing that is held out was trained on. Repeatable."""
-    sessions: SessionRule | None = group(None)
-    """What a session is; required by last-session, recorded under leave-one-out and temporal."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
-        self._refuse_options_of("given", "--valid", self.valid, "--test", self.test)
-        self._refuse_options_of(
-            "temporal", "--valid-from", self.valid_from, "--test-from", self.test_from
-        )
-        named = self.columns.flags
-        if self.protocol == "given" and named:
-            raise UsageError(
-                f"{named[0]} does not apply to windows, whose columns have fixed names"
-            )
-        if self.protocol == "given" and self.fields.any:
-            raise UsageError("windows have no fields: split the events to record some")
-        if self.protocol == "given" and self.sessions is not None:
-            raise UsageError("windows have no sessions: split the events to record some")
-        if self.protocol == "last-session" and self.sessions is None:
-            raise UsageError(
-                "--protocol last-session requires --session-gap or --session-column",
-                hint="like --session-gap 30m",
-            )
-
-    def _refuse_options_of(
-        self, protocol: Protocol, first: str, one: object, second: str, other: object
-    ) -> None:
-        """Refuse a pair of options without its protocol, and one option of the pair alone."""
-        if self.protocol != protocol and (one is not None or other is not None):
-            raise UsageError(
-                f"{first} and {second} require --protocol {protocol}, not {self.protocol}"
-            )
-        if (one is None) != (other is None):
-            raise UsageError(f"{first} and {second} must be given together")
-        if self.protocol == protocol == "given" and one is None:
-            raise UsageError(f"--protocol given requires {first} and {second}")
-
-    @property
-    def further_columns(self) -> list[str]:
-        """The columns of events that are read apart from ids and order."""
-        names = [name.name for name in self.fields.event_fields]
-        names += self.sessions.columns if self.sessions else ()
-        return list(dict.fromkeys(names))
-
-    @property
-    def cuts(self) -> Cuts | None:
-        """The cuts as numbers, None if none are given. Raises UsageError."""
-        if self.valid_from is None or self.test_from is None:
-            return None
-        try:
-            return Cuts(parse_time(str(self.valid_from)), parse_time(str(self.test_from)))
-        except (ValueError, OverflowError) as error:
-            raise UsageError(f"a cut is a number or an ISO date: {error}") from error
-
-
-def make_split(
-    events: Path,
-    options: SplitOptions | None = None,
-    *,
-    recorded: EventColumns | None = None,
-    spill: Spill | None = None,
-    threads: int = 1,
-) -> Split:
-    """Split a file of events; under `given`, `events` holds the training windows. `recorded` are
-    the columns of an earlier split of such events. With `spill`, events are sorted within a memory
-    budget and lie in files. The split is the same for any number of threads.
-
-    Raises UsageError, DataError as the readers and the protocols do."""
-    options = options or SplitOptions()
-    split = protocol_split(events, options, recorded=recorded, spill=spill, threads=threads)
-    refuse_empty(split.protocol, split.counts)
-    return split
-
-
-def protocol_split(
-    events: Path,
-    options: SplitOptions,
-    *,
-    recorded: EventColumns | None = None,
-    spill: Spill | None = None,
-    threads: int = 1,
-) -> Split:
-    """As `make_split`, but a part may be empty: the events may be those of some users."""
-    if options.valid is not None and options.test is not None:
-        return given(events, options.valid, options.test)
-    cuts = options.cuts  # parsed before the events are read
-    rule = options.sessions
-    further = options.further_columns
-    interactions = read_interactions(
-        events,
-        options.columns,
-        recorded=recorded,
-        further=further,
-        spill=spill,
-        threads=threads,
-    )
-    release_arrow_memory()
-    table = read_fields(events, interactions, options.fields) if options.fields.any else None
-    sessions = read_sessions(events, interactions, rule) if rule else None
-    if options.protocol == "temporal":
-        return temporal(interactions, cuts, table, sessions)
-    if options.protocol == "last-session" and sessions is not None:
-        return last_session(interactions, sessions, table)
-    return leave_one_out(interactions, table, sessions)
 
 
 def split_events(
@@ -256,13 +118,12 @@ def write_split(split: Split, out: Path, *, force: bool = False, threads: int = 
 
         def write() -> None:
             if logs is not None:
-                write_logs(folder, split, logs)
+                write_logs(folder, split, logs, threads)
             elif split.windows is not None:
                 write_windows(folder, (split.windows, split.valid, split.test))
 
         # the digests of the values are computed meanwhile
-        steps: list[Callable[[], object]] = [write, lambda: split.reference]
-        list(in_threads(lambda step: step(), steps, threads))
+        run_in_threads([write, lambda: split.reference], threads)
         digests = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
         manifest = split.manifest(digests)
         (folder / MANIFEST).write_text(sealed_text(manifest.to_json()), encoding="utf-8")
@@ -356,12 +217,19 @@ def read_split(folder: Path, only: str | None = None) -> Split:
             None if only is None else manifest.reference,
         ),
     )
-    if only is None:
-        _check_manifest(folder, split, manifest)
-    try:
-        check_parts(split, is_whole=only is None)
-    except IntegrityError as error:
-        raise IntegrityError(f"{folder}: {error}", hint="make the split again") from error
+
+    def check() -> None:
+        try:
+            check_parts(split, is_whole=only is None)
+        except IntegrityError as error:
+            raise IntegrityError(f"{folder}: {error}", hint="make the split again") from error
+
+    if only is not None:
+        check()
+        return split
+    # the digests of the values are computed meanwhile
+    steps = [lambda: _check_manifest(folder, split, manifest), check]
+    run_in_threads(steps, arrow_thread_count())
     return split
 
 

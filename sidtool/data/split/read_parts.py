@@ -185,24 +185,10 @@ def _coded(columns: Sequence[_Column]) -> tuple[Any, list[list[NDArray[np.int32]
     """The distinct values of several columns as an arrow array, and the codes of each column's
     chunks; that of a missing value is -1."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    codes: ArrowCodes | None = None
-    parts: list[list[NDArray[np.int32]]] = []
-    for column in columns:
-        parts.append([])
-        for chunk in column.chunks:
-            is_coded = pa.types.is_dictionary(chunk.type)
-            codes = codes or ArrowCodes(chunk.type.value_type if is_coded else chunk.type)
-            if not is_coded and not chunk.null_count:
-                parts[-1].append(codes.add(chunk))
-                continue
-            coded = chunk if is_coded else chunk.dictionary_encode()
-            # the last code is that of a missing value
-            code_of = np.append(codes.add(coded.dictionary), np.int32(-1))
-            indexes = pc.fill_null(coded.indices, len(code_of) - 1).to_numpy()
-            parts[-1].append(code_of[indexes])
-    assert codes is not None  # a file has a row group
+    kind = columns[0].chunks[0].type  # a file has a row group
+    codes = ArrowCodes(kind.value_type if pa.types.is_dictionary(kind) else kind)
+    parts = [[codes.add(chunk) for chunk in column.chunks] for column in columns]
     return codes.values, parts
 
 
@@ -337,7 +323,12 @@ def _count_from_zero(chunks: Sequence[Any], lengths: NDArray[np.int32]) -> bool:
         n_before += len(chunk)
         stop = int(np.searchsorted(ends, n_before, side="right"))
         sizes = lengths[row:stop]
-        if not np.array_equal(chunk.to_numpy(), consecutive(np.zeros_like(sizes), sizes)):
+        values = chunk.to_numpy()
+        firsts = np.cumsum(sizes, dtype=np.int64) - sizes
+        rises = np.diff(values) == 1
+        rises[firsts[1:] - 1] = True
+        is_whole = sizes.sum() == len(values)
+        if not is_whole or values[firsts].any() or not rises.all():
             return False
         row = stop
     return row == len(lengths)

@@ -11,12 +11,7 @@ from numpy.typing import NDArray
 
 from sidtool.data.columns import EventColumns
 from sidtool.data.fields.fields import FieldTypes
-from sidtool.data.split.digests import (
-    COLUMN_FORMAT,
-    held_out_digest,
-    split_digest,
-    train_digest,
-)
+from sidtool.data.split.digests import COLUMN_FORMAT, PartDigests, split_digest
 from sidtool.data.split.packed import PackedExamples, PackedSequences
 from sidtool.data.split.packing import pack_parts
 from sidtool.data.split.record import (
@@ -142,14 +137,14 @@ class Split:
         return int(self.held_out.are_held_out(users, items, positions).sum())
 
     @cached_property
+    def digests(self) -> PartDigests:
+        """The digests of the training events, and of the targets of validation and test."""
+        return PartDigests.of(self.train, self.valid, self.test, self.origin.format)
+
+    @property
     def train_digest(self) -> str:
         """SHA-256 over the training events. The order of users has no effect."""
-        return train_digest(self.train, self.origin.format)
-
-    @cached_property
-    def held_out_digest(self) -> str:
-        """SHA-256 over the targets of validation and of test. Their order has no effect."""
-        return held_out_digest(self.valid, self.test, self.origin.format)
+        return self.digests.train
 
     @cached_property
     def reference(self) -> SplitReference:
@@ -157,7 +152,7 @@ class Split:
         origin = self.origin
         if origin.whole is not None:
             return origin.whole
-        digest = split_digest(self.train_digest, self.held_out_digest)
+        digest = split_digest(self.digests.train, self.digests.held_out)
         return SplitReference(
             self.protocol,
             digest,
@@ -198,8 +193,8 @@ class Split:
         return SplitManifest(
             protocol=self.protocol,
             digest=self.reference.digest,
-            train_digest=self.train_digest,
-            held_out_digest=self.held_out_digest,
+            train_digest=self.digests.train,
+            held_out_digest=self.digests.held_out,
             events_digest=self.origin.events_digest,
             counts=self.counts,
             cuts=self.origin.cuts,

@@ -29,7 +29,7 @@ from sidtool.data.interactions import (
 )
 from sidtool.data.split.consistency import check_parts
 from sidtool.data.split.digests import BucketDigests, split_digest
-from sidtool.data.split.files import SplitOptions, protocol_split
+from sidtool.data.split.make import SplitOptions, protocol_split
 from sidtool.data.split.packed import BUCKETS, user_buckets
 from sidtool.data.split.protocols import refuse_empty
 from sidtool.data.split.record import SPLIT_FORMAT, SplitCounts, SplitManifest
@@ -108,7 +108,9 @@ def group_rows(plan: PartPlan, columns: EventColumns, source: Path, out: Path) -
 
     file_columns = plan.columns_of(source)
     if file_columns != columns:
-        raise DataError(f"{source} has events in {file_columns}, another file in {columns}")
+        raise DataError(
+            f"{source} has its events in the columns {file_columns}, another file in {columns}"
+        )
     names = [columns.user, columns.item, *([columns.order] if columns.order else ()), *plan.further]
     names = list(dict.fromkeys(names))
     batches = column_batches(source, names, ids=[columns.user, columns.item])

@@ -11,6 +11,7 @@ Under `given`, a row is a window: user, history, item, position.
 Writers do not write atomically: use them within `output.new_dir`."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.threads import run_in_threads
 from sidtool.data.coded import Coded, Texts
 from sidtool.data.fields.fields import FieldType, Value
 from sidtool.data.split.logs import PARTS, UserLogs
@@ -40,12 +42,13 @@ def folder_name(number: int) -> str:
     return f"part-{number:04d}"
 
 
-def write_logs(folder: Path, split: Split, logs: UserLogs) -> None:
+def write_logs(folder: Path, split: Split, logs: UserLogs, threads: int = 1) -> None:
     """The three files of a split whose events are ordered. One without rows has a group without
     rows, which names the columns."""
     lengths = (logs.n_train, logs.n_valid, logs.totals - logs.n_train - logs.n_valid)
     firsts = (np.zeros_like(logs.n_train), logs.n_train, logs.n_train + logs.n_valid)
-    for part, name in enumerate(PARTS):
+
+    def write(part: int) -> None:
         users = np.flatnonzero(lengths[part])
         of_part = _targets(split, part)
         groups = list(ranges(lengths[part][users], GROUP_EVENTS)) or [(0, 0)]
@@ -53,7 +56,9 @@ def write_logs(folder: Path, split: Split, logs: UserLogs) -> None:
             _table(logs, users[start:stop], firsts[part], lengths[part], of_part)
             for start, stop in groups
         )
-        write_tables(folder / file_name(name), tables, distinct=("user",))
+        write_tables(folder / file_name(PARTS[part]), tables, distinct=("user",))
+
+    run_in_threads([partial(write, part) for part in range(len(PARTS))], threads)
 
 
 def _table(

@@ -84,7 +84,7 @@ def row_groups(path: Path) -> Iterator[Any]:
     opened, _ = _open_bounded(path, None)
     with opened:
         for number in range(opened.num_row_groups):
-            yield opened.read_row_group(number, use_threads=False)
+            yield opened.read_row_group(number)
 
 
 def open_dataset(path: Path) -> Any:

@@ -7,33 +7,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.base.progress import Progress
 from sidtool.evaluation.tasks.answer_scores import SharedPrompt, answer_probabilities
 from sidtool.evaluation.tasks.questions import Question
-from sidtool.evaluation.tasks.text_answers import text_answer_metrics
 from sidtool.model import LoadedModel
-from sidtool.model.prompt import MOST_LABELS, are_numbers, catalog, prompt_encoder, sorted_labels
+from sidtool.model.prompt import are_numbers, catalog, prompt_encoder, sorted_labels
 
 SMALLEST = 1e-15
 """The smallest probability of which a log loss is taken."""
 
 
 def label_metrics(
-    loaded: LoadedModel, questions: Sequence[Question], progress: Progress | None
+    loaded: LoadedModel, questions: Sequence[Question]
 ) -> tuple[tuple[str, ...], NDArray[np.float64], dict[str, float], dict[str, float]]:
     """Metric names, (n, metrics) values of accuracy and log loss, the AUC if there is one, and
     what is reached without looking at a question: by the shares of the labels.
 
-    Of more than MOST_LABELS different answers the metrics are those of texts. Raises DataError if
-    all answers are the same, since every model would be perfect."""
+    Raises DataError if all answers are the same, since every model would be perfect."""
     labels = sorted_labels(question.text for question in questions)
     if len(labels) == 1:
         raise DataError(
             f"all {len(questions)} questions have the answer {labels[0]!r}: no model can be wrong",
             hint="a split with --target holds out targets only: evaluate on one without it",
         )
-    if len(labels) > MOST_LABELS:
-        return (*text_answer_metrics(loaded, questions, progress), {})
     probabilities = label_probabilities(loaded, questions, labels)
     answers = np.array([labels.index(question.text) for question in questions])
     correct = probabilities.argmax(axis=1) == answers

@@ -29,6 +29,7 @@ from sidtool.evaluation.tasks.sid_answers import sid_answer_metrics
 from sidtool.examples import named_task
 from sidtool.model import LoadedModel, load_model_folder
 from sidtool.model.contract import check_model_split, event_columns
+from sidtool.model.prompt import MOST_LABELS
 from sidtool.recommendation.search import BeamOptions
 
 
@@ -136,9 +137,10 @@ def evaluate_questions(
     """Query a model with every question: by beam search for SIDs, greedily for texts.
 
     `also_correct` are further questions, not evaluated, whose answers are correct for the questions
-    of their group too. With `are_labels`, answers are labels, whose probabilities are measured
-    if they are few (`label_metrics`). Raises DataError without questions, or if some are answered
-    by a SID and others by a text, UsageError for a `search.normalize` where no answer is a SID."""
+    of their group too. With `are_labels`, answers are labels, whose probabilities are measured if
+    there are at most MOST_LABELS (`label_metrics`). Raises DataError without questions, or if some
+    are answered by a SID and others by a text, UsageError for a `search.normalize` where no answer
+    is a SID."""
     if not questions:
         raise DataError(f"there are no questions of task {task}")
     kinds = {question.ends_in_sid or ("text", bool(question.prompt)) for question in questions}
@@ -162,10 +164,10 @@ def evaluate_questions(
         names, values, chance = sid_answer_metrics(
             loaded, questions, also_correct, search.num_beams, settings["normalize"], progress
         )
-    elif are_labels:
+    elif are_labels and len({question.text for question in questions}) <= MOST_LABELS:
         from sidtool.evaluation.tasks.label_answers import label_metrics
 
-        names, values, of_all, chance = label_metrics(loaded, questions, progress)
+        names, values, of_all, chance = label_metrics(loaded, questions)
     else:
         from sidtool.evaluation.tasks.text_answers import text_answer_metrics
 

@@ -11,5 +11,6 @@ from .training_examples import ClusterExamples as ClusterExamples
 from .vectors import ItemColumns as ItemColumns
 from .vectors import embed_folder as embed_folder
 from .vectors import encode_folder as encode_folder
+from .workers import EngineOptions as EngineOptions
 from .workers import ResumableWorkers as ResumableWorkers
 from .workers import WorkerOptions as WorkerOptions

@@ -5,10 +5,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sidtool.memory import Memory
+from sidtool.memory import Memory, MemoryOptions
 from sidtool.model import (
     LoadedModel,
-    MemoryOptions,
     ModelOptions,
     check_model_folder,
     load_model_folder,

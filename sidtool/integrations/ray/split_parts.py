@@ -56,7 +56,7 @@ class PartOptions(RunOptions):
     @property
     def is_divided(self) -> bool:
         """Whether users are divided into parts."""
-        return self.parts is not None or self.engine == "ray"
+        return self.parts is not None or self.on_cluster
 
 
 @dataclass(frozen=True)

@@ -30,22 +30,36 @@ travel to the workers, so they hold settings and no models."""
 
 
 @dataclass(frozen=True)
-class WorkerOptions:
-    """Where work is done. Raises MissingPackageError without Ray if it is the engine, UsageError
-    for fewer than one worker, or for workers without Ray."""
+class EngineOptions:
+    """Where work is done. Raises MissingPackageError without Ray if it is the engine."""
 
     engine: Engine = option("local", panel="Workers")
     """Where the work is done: in this process, or by workers of the Ray cluster of RAY_ADDRESS, of
     this machine if it is not set."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.on_cluster:
+            require("ray")
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether workers of a cluster do the work."""
+        return self.engine == "ray"
+
+
+@dataclass(frozen=True)
+class WorkerOptions(EngineOptions):
+    """By how many workers work is done. Raises UsageError for fewer than one, or for workers
+    without Ray."""
+
     workers: int | None = option(None, minimum=1, panel="Workers")
     """Number of workers. Default: one per GPU of the cluster, else one per CPU."""
 
     def __post_init__(self) -> None:
-        if self.engine == "local" and self.workers is not None:
+        if not self.on_cluster and self.workers is not None:
             raise UsageError("--workers requires --engine ray")
-        check_options(self)
-        if self.engine == "ray":
-            require("ray")
+        super().__post_init__()
 
 
 @dataclass(frozen=True)
@@ -70,7 +84,7 @@ def run_job(
     Raises what the job raises, and DataError if a worker dies more than RESTARTS times."""
     if not shards:
         return
-    if options.engine == "local":
+    if not options.on_cluster:
         work = job()
         for index, shard in enumerate(shards):
             yield index, work(shard)

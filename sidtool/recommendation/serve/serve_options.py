@@ -13,7 +13,8 @@ from sidtool.base.options import (
     options_from,
     parse_bytes,
 )
-from sidtool.model import MemoryOptions, ModelOptions
+from sidtool.memory import MemoryOptions
+from sidtool.model import ModelOptions
 from sidtool.recommendation.recommend_options import RecommendOptions
 
 CPU_BATCH_TOKENS = 1 << 12
@@ -139,3 +140,13 @@ def serve_options(
     if isinstance(options, str):
         return options_from(ServeOptions, None, {"model": options, **others}), listening
     return options_from(ServeOptions, options, others), listening
+
+
+@dataclass(frozen=True)
+class Version:
+    """What is at the locations of a service: the SHA-256 (hex) of each root document, which leads
+    to those of all other objects. Empty for what is not there, or cannot change."""
+
+    model: str
+    bundle: str = ""
+    memory: str = ""

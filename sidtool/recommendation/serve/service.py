@@ -13,11 +13,11 @@ from sidtool.base.errors import DataError, RefusedError, SidtoolError
 from sidtool.base.visible import visible
 from sidtool.data import Vectors
 from sidtool.recommendation.requests import Request
-from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delivery, Waiting
+from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delivery, Served, Waiting
 from sidtool.recommendation.serve.bodies import Call
 from sidtool.recommendation.serve.metrics import Metrics
-from sidtool.recommendation.serve.serve_options import ServeOptions
-from sidtool.recommendation.serve.served import Served, Sources, Version
+from sidtool.recommendation.serve.serve_options import ServeOptions, Version
+from sidtool.recommendation.serve.sources import Sources
 from sidtool.tokenizer import Encoding, decode, encode, open_encoder
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.encoder import TextEncoder

@@ -45,8 +45,8 @@ def serve(
     require("serve")
     from sidtool.recommendation.serve.log import log_to_stderr
     from sidtool.recommendation.serve.process import bound_socket, run_process, serve_with_workers
-    from sidtool.recommendation.serve.served import Sources
     from sidtool.recommendation.serve.service import Service
+    from sidtool.recommendation.serve.sources import Sources
 
     options, listening = serve_options(options, listening, given)
     with (

@@ -34,6 +34,7 @@ from sidtool.model import (
 from sidtool.model.contract import Selection
 from sidtool.recommendation.search import PartialHead, full_blocks
 from sidtool.training.loop.checkpoints import check_weights
+from sidtool.training.loop.divided import DividedExamples
 from sidtool.training.loop.machine import check_active, class_forward, float32_attention
 from sidtool.training.loop.optimizer import MuonAdamW
 from sidtool.training.loop.watched import ShardedTrainer
@@ -49,7 +50,7 @@ from sidtool.training.loss.batches import (
 from sidtool.training.loss.loss import Loss, Teachers
 from sidtool.training.loss.probes import narrows_exactly, packs_exactly
 
-Examples = TokenizedExamples | AugmentedExamples
+Examples = TokenizedExamples | AugmentedExamples | DividedExamples
 
 Collator = Callable[[Sequence[TokenizedExample]], dict[str, torch.Tensor]]
 
@@ -129,6 +130,11 @@ class SidTrainer(ShardedTrainer):
             fused=True,
         )
         return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if isinstance(self.train_dataset, DividedExamples):
+            return self.train_dataset.order(self.args.seed)
+        return super()._get_train_sampler(train_dataset)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """A step of the parent class, with faster attention for bfloat16 on a CPU."""

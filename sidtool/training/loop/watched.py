@@ -18,12 +18,11 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import ExportableState
 
 from sidtool.base.errors import DataError
-from sidtool.base.progress import Progress
+from sidtool.base.progress import Log, Progress
 from sidtool.model import Lora, TokenEmbeddings, gathered, is_sharded, part_like, whole
 from sidtool.model.contract import Selection
 from sidtool.training.loop.checkpoints import Totals, check_number, check_weights
 from sidtool.training.loop.machine import peak_cuda_gib, resident_gib
-from sidtool.training.training_run import Log
 
 
 class WatchedTrainer(Trainer):
@@ -50,12 +49,24 @@ class WatchedTrainer(Trainer):
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         self.continue_counts(checkpoint)
         self._load_from_checkpoint(str(checkpoint))
+        self._continue_stop()
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            self._load_best_model()
+
+    def _load_callback_state(self) -> None:
+        # transformers would make a new StopCallback, without what this call gave it
+        stored = self.state.stateful_callbacks.pop(StopCallback.__name__, None)
+        super()._load_callback_state()
+        if stored is not None:
+            self.state.stateful_callbacks[StopCallback.__name__] = stored
+        self._continue_stop()
+
+    def _continue_stop(self) -> None:
+        """Stop where the earlier calls of the run would have."""
         stored = self.state.stateful_callbacks.get(StopCallback.__name__, {"attributes": {}})
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, StopCallback):
                 callback.step = stored["attributes"].get("step", callback.step)
-        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
-            self._load_best_model()
 
     def continue_counts(self, checkpoint: Path) -> None:
         """Count from what a checkpoint has; the first process has the sums of all."""

@@ -2,6 +2,7 @@
 it is worse on any slice of targets by training frequency."""
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,6 +13,7 @@ import torch
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from transformers import TrainerControl
+from trl import GRPOTrainer
 
 from sidtool.data.split import Example, UserSequence
 from sidtool.evaluation import (
@@ -32,7 +34,6 @@ from sidtool.recommendation import Query, QuerySession, RankedQueries
 from sidtool.tokenizer.sid import Leaves
 from sidtool.training.loop.checkpoints import check_weights
 from sidtool.training.loop.machine import class_forward
-from sidtool.training.reinforcement.objective import GroupObjective
 from sidtool.training.reinforcement.settings import LIST_METRICS, RlOptions
 
 MIN_USERS = 10
@@ -167,11 +168,13 @@ class Judge:
         return {key: each for key, each in by_slice.items() if each.high < 0}
 
 
-class JudgedTrainer(GroupObjective):
+class JudgedTrainer(GRPOTrainer):
     """A trainer that validates by recommending, and does not select what is worse on a slice."""
 
     judge: Judge
     refuses_worse_slices: bool
+    recent: defaultdict[str, list[float]]
+    """what was recorded since the last validation"""
     _start: Measurement | None = None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:

@@ -27,7 +27,6 @@ from sidtool.training.reinforcement.judge import ListValues, Measurement
 from sidtool.training.reinforcement.objective import preference_loss
 from sidtool.training.reinforcement.pairs import (
     ListPair,
-    ListRewardFunction,
     PairMaker,
     load_pairs,
     save_pairs,
@@ -35,7 +34,12 @@ from sidtool.training.reinforcement.pairs import (
     write_lists,
 )
 from sidtool.training.reinforcement.rewards.hits import list_recall
-from sidtool.training.reinforcement.rewards.reward import ListGroups, Matrix, RewardContext
+from sidtool.training.reinforcement.rewards.reward import (
+    GroupReward,
+    Groups,
+    Matrix,
+    RewardContext,
+)
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.reinforcement.trainer import GroupTrainer
 
@@ -104,7 +108,7 @@ class ListTrainer(GroupTrainer):
         once = {name: tensor[::2] for name, tensor in inputs.items()}
         n_lists = 3 if self.options.sft_weight else 2
         with self.accelerator.autocast():
-            log_probs = self.maker.policy.list_log_probs(
+            log_probs = self.policy.list_log_probs(
                 model,
                 once["prompt_ids"].repeat_interleave(n_lists, dim=0),
                 once["prompt_mask"].repeat_interleave(n_lists, dim=0),
@@ -169,7 +173,7 @@ class ListValidation:
     """the items of each user's held-out session, as bundle rows"""
     fields: tuple[Fields, ...]
     """what is known before each session"""
-    reward: ListRewardFunction
+    reward: GroupReward
     length: int
     num_beams: int
 
@@ -178,7 +182,7 @@ class ListValidation:
         cls,
         session: QuerySession,
         examples: Sequence[Example],
-        reward: ListRewardFunction,
+        reward: GroupReward,
         length: int,
         options: RlOptions,
     ) -> Self:
@@ -223,6 +227,6 @@ class ListValidation:
             lists[process :: len(shares), 0] = share
         # the weights of held-out items are not known: each counts alike
         values = [np.ones(len(rows)) for rows in self.targets]
-        groups = ListGroups(self.histories, lists, self.targets, values, self.fields)
+        groups = Groups(self.histories, lists, self.targets, self.fields, values)
         recall = list_recall(groups, RewardContext(self.session.bundle))
         return np.concatenate([recall, self.reward(groups)], axis=1)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 
-from sidtool.training.reinforcement.groups import GroupMaker
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.settings import RlOptions
 
@@ -22,7 +21,7 @@ class GroupObjective(GRPOTrainer):
     groups."""
 
     options: RlOptions
-    maker: GroupMaker
+    policy: Policy
     reference_policy: Policy | None
     """of the frozen start, `ref_model`"""
     recent: defaultdict[str, list[float]]
@@ -41,7 +40,7 @@ class GroupObjective(GRPOTrainer):
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
         """(rows, levels) log-probabilities and entropies of the codes, under the policy; rows are
         whole groups. In a step, the targets of the groups are scored with them."""
-        policy = self.reference_policy if model is self.ref_model else self.maker.policy
+        policy = self.reference_policy if model is self.ref_model else self.policy
         assert policy is not None
         inputs = self._loss_inputs
         targets = None if inputs is None else inputs.get("target_codes")

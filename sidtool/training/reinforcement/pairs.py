@@ -2,7 +2,7 @@
 stored in checkpoints. Made again beside other examples, they would differ in the last bits, and a
 resumed run in its weights."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from sidtool.recommendation import Query, QuerySession
 from sidtool.training.reinforcement.examples import ListExamples
-from sidtool.training.reinforcement.groups import NO_SPREAD
 from sidtool.training.reinforcement.policy import Policy, pad_left
-from sidtool.training.reinforcement.rewards.reward import ListGroups, Matrix
+from sidtool.training.reinforcement.rewards.reward import NO_SPREAD, GroupReward, Groups, Matrix
 from sidtool.training.reinforcement.settings import RlOptions
-
-ListRewardFunction = Callable[[ListGroups], Matrix]
-"""Lists -> (n, G) rewards."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +70,7 @@ class PairMaker:
     session: QuerySession
     """of lists"""
     examples: ListExamples
-    reward: ListRewardFunction
+    reward: GroupReward
     length: int
     """items per list"""
     options: RlOptions
@@ -95,16 +91,17 @@ class PairMaker:
             n_lists=n_lists,
         )
         values = examples.list_values
-        groups = ListGroups(
+        targets = [examples.list_targets[number] for number in numbers]
+        groups = Groups(
             [examples.history(number) for number in numbers],
             lists,
-            [examples.list_targets[number] for number in numbers],
-            None if values is None else [values[number] for number in numbers],
+            targets,
             list(map(examples.fields_before, numbers)),
+            None if values is None else [values[number] for number in numbers],
         )
         # a place without a list is neither the best nor the worst
         rewards = np.where((lists >= 0).any(axis=-1), self.reward(groups), np.nan)
-        chosen = self._chosen(lists, rewards, groups.targets)  # (n, 3, m) rows
+        chosen = self._chosen(lists, rewards, targets)  # (n, 3, m) rows
         codes = self.session.bundle.items.codes[np.maximum(chosen, 0)].astype(np.int64)
         code_tensor = torch.from_numpy(codes)  # (n, 3, m, L)
         valid = torch.from_numpy(chosen >= 0)

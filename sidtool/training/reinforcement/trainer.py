@@ -7,6 +7,8 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,38 +20,79 @@ from trl import GRPOConfig
 from trl.trainer.utils import RepeatSampler, split_tensor_dict
 
 from sidtool.model import LoadedModel
-from sidtool.model.contract import write_contract
-from sidtool.tokenizer.sid import Leaves
+from sidtool.model.contract import Selection
+from sidtool.recommendation import QuerySession
+from sidtool.tokenizer.bundle import Trie
+from sidtool.tokenizer.sid import ItemRows, Leaves, SidPositions
 from sidtool.training.loop.machine import class_forward
 from sidtool.training.loop.watched import WatchedTrainer
-from sidtool.training.reinforcement.groups import (
-    GroupMaker,
-    Rollouts,
-    first_items,
-    lacks_signal,
-)
+from sidtool.training.reinforcement.examples import RlExamples
 from sidtool.training.reinforcement.judge import Judge, JudgedTrainer
-from sidtool.training.reinforcement.plan import RlRun
+from sidtool.training.reinforcement.objective import GroupObjective
 from sidtool.training.reinforcement.policy import Policy
-from sidtool.training.reinforcement.rewards.reward import Groups
-
-RewardFunction = Callable[[Groups], NDArray[np.float64]]
-"""Groups -> (n, G) rewards."""
+from sidtool.training.reinforcement.rewards.reward import GroupReward, Groups, lacks_signal
+from sidtool.training.reinforcement.settings import RlOptions
 
 
-class GroupTrainer(WatchedTrainer, JudgedTrainer):
+@dataclass(frozen=True, eq=False)
+class Rollouts:
+    """n groups of G leaves of the trie, in each the one that the policy prefers first."""
+
+    prompts: list[list[int]]
+    """n prompts as token ids"""
+    leaves: Leaves
+    """(n, G): an arbitrary leaf where not `valid`"""
+    valid: NDArray[np.bool_]
+    """(n, G): False behind the last item of a group, where fewer than G could be recommended"""
+
+
+@dataclass(frozen=True, eq=False)
+class GroupMaker:
+    """Makes groups for examples by their number."""
+
+    session: QuerySession
+    policy: Policy
+    examples: RlExamples
+    size: int
+    """G, the items of a group"""
+
+    def target_leaves(self, numbers: NDArray[np.int64]) -> Leaves:
+        """(n,): the leaf of each example's target."""
+        trie = self.session.trie
+        return trie.leaves(trie.positions_of(ItemRows(self.examples.targets[numbers])))
+
+    def make(self, model: Any, numbers: NDArray[np.int64]) -> Rollouts:
+        """The groups of examples, under a model that holds no gradient meanwhile."""
+        queries = [self.examples.query(self.session, number) for number in numbers.tolist()]
+        leaves = np.full((len(queries), self.size), -1, dtype=np.int64)
+        results = self.session.search(model, queries, k=self.size, num_beams=self.size)
+        for row, result in zip(leaves, results, strict=True):
+            row[: len(result.leaves)] = result.leaves
+        prompts = [list(query.prompt) for query in queries]
+        return Rollouts(prompts, Leaves(np.maximum(leaves, 0)), leaves >= 0)
+
+
+def first_items(trie: Trie, leaves: Leaves) -> ItemRows:
+    """(...) leaves -> the bundle's row of the first item of each."""
+    positions = leaves if trie.leaf_start is None else trie.leaf_start[leaves].astype(np.int64)
+    return trie.item_rows(SidPositions(positions))
+
+
+class GroupTrainer(WatchedTrainer, JudgedTrainer, GroupObjective):
     """Trains a policy on groups of items.
 
-    `reference` is the frozen start with its policy, if the objective needs one."""
+    `write_contract` writes contract and bundle into a model folder. `reference` is the frozen start
+    with its policy, if the objective needs one."""
 
     def __init__(
         self,
-        run: RlRun,
+        options: RlOptions,
         loaded: LoadedModel,
         args: GRPOConfig,
         *,
+        write_contract: Callable[[Path, Selection | None], object],
         maker: GroupMaker,
-        reward: RewardFunction,
+        reward: GroupReward,
         reference: tuple[Any, Policy] | None,
         judge: Judge,
         refuses_worse_slices: bool,
@@ -79,14 +122,12 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         self.train_dataset = ExampleNumbers(len(maker.examples))
         self.remove_callback(PrinterCallback)
         self.maker = maker
-        self.options = run.options
+        self.policy = maker.policy
+        self.options = options
         self._reward = reward
         self.judge = judge
         self.refuses_worse_slices = refuses_worse_slices
-        contract = run.new_contract()
-        self.write_contract = lambda folder, best: write_contract(
-            folder, contract.with_best(best), run.bundle
-        )
+        self.write_contract = write_contract
         self.reference_policy = None
         if reference is not None:
             self.ref_model, self.reference_policy = reference

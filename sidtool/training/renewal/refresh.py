@@ -14,7 +14,7 @@ from sidtool.base.extras import require
 from sidtool.base.options import options_from
 from sidtool.base.output import locked, refuse_existing, remove
 from sidtool.base.output_name import FOLDER
-from sidtool.base.progress import Progress
+from sidtool.base.progress import Log, Progress
 from sidtool.data import Items, make_items
 from sidtool.data.split import Split, open_split
 from sidtool.evaluation import TuneMemoryOptions, tune_memory
@@ -50,8 +50,7 @@ from sidtool.training.renewal.last_training import (
     shows_text,
     training_settings,
 )
-from sidtool.training.run import TrainingSummary, train
-from sidtool.training.training_run import Log
+from sidtool.training.training import TrainingSummary, train
 
 
 @dataclass(frozen=True)

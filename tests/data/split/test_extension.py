@@ -12,14 +12,8 @@ from sidtool.base.errors import CompatibilityError, SidtoolWarning
 from sidtool.data.columns import EventNames
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.split.extension import extended
-from sidtool.data.split.files import (
-    SplitOptions,
-    make_split,
-    open_split,
-    read_split,
-    split_events,
-    write_split,
-)
+from sidtool.data.split.files import open_split, read_split, split_events, write_split
+from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import Example, UserSequence
 from tests.data.split.lines import write_lines

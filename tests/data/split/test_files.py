@@ -13,14 +13,8 @@ import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.data.columns import EventColumns, EventNames
-from sidtool.data.split.files import (
-    SplitOptions,
-    make_split,
-    open_split,
-    read_split,
-    split_events,
-    write_split,
-)
+from sidtool.data.split.files import open_split, read_split, split_events, write_split
+from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.record import Cuts, SplitManifest, SplitReference, check_split
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import UserSequence

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError, IntegrityError
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.fields.fields import NO_FIELDS, Fields, FieldTypes
-from sidtool.data.split.files import SplitOptions, make_split, read_split, split_events
+from sidtool.data.split.files import read_split, split_events
+from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.packing import pack_parts
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import Example, FurtherTarget, UserSequence

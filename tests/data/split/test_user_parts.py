@@ -11,7 +11,8 @@ import pytest
 from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.data.columns import EventNames
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
-from sidtool.data.split.files import SplitOptions, make_split, read_manifest, read_split
+from sidtool.data.split.files import read_manifest, read_split
+from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.record import SessionRule, SplitManifest
 from sidtool.data.split.user_parts import PartPlan
 from sidtool.integrations.ray.split_parts import PartOptions, split_in_parts
@@ -175,3 +176,16 @@ def test_damaged_parts_are_refused(tmp_path: Path) -> None:
     reseal(folder / "split.json", {"files": {f"../{name}": sha for name, sha in files.items()}})
     with pytest.raises(IntegrityError, match="lists the files"):
         read_manifest(folder)
+
+
+def test_files_of_different_columns_are_named(tmp_path: Path) -> None:
+    events = write_events(tmp_path / "events")
+    last = events / "2.parquet"
+    table = pq.read_table(last)
+    names = ["ts" if name == "timestamp" else name for name in table.column_names]
+    pq.write_table(table.rename_columns(names), last)
+    message = (
+        "2.parquet has its events in the columns user_id, item_id, ts, another file in user_id"
+    )
+    with pytest.raises(DataError, match=message):
+        divide(events, tmp_path / "split", SplitOptions())

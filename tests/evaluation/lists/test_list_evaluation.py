@@ -9,7 +9,7 @@ import pytest
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
-from sidtool.data.split.files import SplitOptions, make_split
+from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.record import SessionRule
 from sidtool.data.split.split import Split
 from sidtool.evaluation.lists.list_evaluation import (

@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from sidtool.base.errors import DataError
 from sidtool.evaluation.tasks.label_answers import concordance, label_metrics, label_probabilities
 from sidtool.evaluation.tasks.questions import Question
+from sidtool.evaluation.tasks.task_evaluation import evaluate_questions
 from sidtool.model.prompt.prompts import sorted_labels
 from sidtool.model.prompt.segments import catalog, prompt_encoder, template
 from tests.bundles import small_bundle
@@ -70,7 +71,7 @@ def test_metrics_follow_from_the_probabilities() -> None:
     questions = [question(n, label) for n, label in enumerate(["10", "9", "10", "2.5"])]
     labels = sorted_labels(each.text for each in questions)
     assert labels == ("2.5", "9", "10")
-    names, values, ranked, chance = label_metrics(MODEL, questions, None)
+    names, values, ranked, chance = label_metrics(MODEL, questions)
     probabilities = label_probabilities(MODEL, questions, labels)
     answers = np.array([2, 1, 2, 0])
     assert names == ("accuracy", "log_loss")
@@ -84,17 +85,18 @@ def test_metrics_follow_from_the_probabilities() -> None:
 
 def test_labels_without_an_order_have_no_auc() -> None:
     three = [question(n, label) for n, label in enumerate(["view", "cart", "buy"])]
-    assert label_metrics(MODEL, three, None)[2] == {}
-    assert set(label_metrics(MODEL, three[:2], None)[2]) == {"auc"}
+    assert label_metrics(MODEL, three)[2] == {}
+    assert set(label_metrics(MODEL, three[:2])[2]) == {"auc"}
 
 
 def test_a_single_label_measures_nothing() -> None:
     same = [question(n, "yes") for n in range(3)]
     with pytest.raises(DataError, match="all 3 questions have the answer 'yes'"):
-        label_metrics(MODEL, same, None)
+        label_metrics(MODEL, same)
 
 
 def test_many_labels_are_texts() -> None:
     many = [question(n, f"label {n}") for n in range(21)]
-    names, _, of_all, chance = label_metrics(MODEL, many, None)
-    assert (names, set(of_all), chance) == (("exact_match", "token_f1"), {"perplexity"}, {})
+    measured = evaluate_questions(MODEL, "predict-rating", many, are_labels=True)
+    assert set(measured.metrics) == {"exact_match", "token_f1", "perplexity"}
+    assert measured.chance == {}

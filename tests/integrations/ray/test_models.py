@@ -6,7 +6,7 @@ from sidtool.data.split.split import Split
 from sidtool.data.split.values import UserSequence
 from sidtool.integrations.ray.models import ModelSource
 from sidtool.memory.build import build_memory
-from sidtool.model.load import MemoryOptions
+from sidtool.memory.index import MemoryOptions
 from tests.recommendation.serve.disk import catalog_bundle, save_model
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.split import user_parts
-from sidtool.data.split.files import SplitOptions
+from sidtool.data.split.make import SplitOptions
 from sidtool.integrations.ray import split_parts
 from sidtool.integrations.ray.split_parts import PartOptions, split_in_parts
 from tests.cli.road import tree

@@ -13,13 +13,8 @@ from sidtool.base.progress import Progress
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.general_text import GeneralOptions
 from sidtool.data.items import Items
-from sidtool.data.split.files import (
-    SplitOptions,
-    make_split,
-    read_split,
-    stored_manifest,
-    write_split,
-)
+from sidtool.data.split.files import read_split, stored_manifest, write_split
+from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.split import Split
 from sidtool.examples import examples_run
 from sidtool.examples.blocks import EventBlock

@@ -16,11 +16,10 @@ from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 from sidtool.recommendation.search import beam
-from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delivery, Waiting
+from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delivery, Served, Waiting
 from sidtool.recommendation.serve.bodies import Choices
 from sidtool.recommendation.serve.metrics import Metrics
-from sidtool.recommendation.serve.serve_options import ServeLimits
-from sidtool.recommendation.serve.served import Served, Version
+from sidtool.recommendation.serve.serve_options import ServeLimits, Version
 from tests.recommendation.serve.conftest import OPTIONS
 from tests.waiting import DEADLOCK
 

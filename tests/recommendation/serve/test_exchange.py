@@ -13,15 +13,17 @@ from sidtool.base.errors import RefusedError
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import UserSequence
 from sidtool.memory.build import build_memory
-from sidtool.model.load import LoadedModel, MemoryOptions, load_model_folder
+from sidtool.memory.index import MemoryOptions
+from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
 from sidtool.recommendation.serve.app import make_app
-from sidtool.recommendation.serve.serve_options import ServeOptions
-from sidtool.recommendation.serve.served import Served, Sources, Version
+from sidtool.recommendation.serve.batcher import Served
+from sidtool.recommendation.serve.serve_options import ServeOptions, Version
 from sidtool.recommendation.serve.service import Service
+from sidtool.recommendation.serve.sources import Sources
 from sidtool.registry import push
 from sidtool.registry.publish import tag
 from sidtool.registry.references import open_bundle

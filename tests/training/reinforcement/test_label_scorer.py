@@ -15,7 +15,6 @@ from sidtool.training.reinforcement.rewards.kinds import parse_rewards
 from sidtool.training.reinforcement.rewards.label import LabelScores, positive_labels
 from sidtool.training.reinforcement.rewards.reward import (
     Groups,
-    ListGroups,
     RewardContext,
     reward_sum,
 )
@@ -114,7 +113,7 @@ def test_rewards_of_items_and_of_lists_read_the_scores() -> None:
     groups = Groups(HISTORIES, items, np.array([5, 11]))
     np.testing.assert_allclose(reward_sum(parse_rewards("label=2"), groups, context), 2 * scores)
     lists = np.array([[[5, 9, -1], [-1, -1, -1]], [[11, 30, 2], [30, 11, -1]]])
-    of_lists = ListGroups(HISTORIES, lists, [np.array([5]), np.array([11])])
+    of_lists = Groups(HISTORIES, lists, [np.array([5]), np.array([11])])
     found = reward_sum(parse_rewards("label", lists=True), of_lists, context)
     expected = [[scores[0, :2].mean(), 0.0], [scores[1].mean(), scores[1, :2].mean()]]
     np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -15,7 +15,7 @@ from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.training.reinforcement import list_trainer
 from sidtool.training.reinforcement.plan import _policy_prompt, plan_rl
-from sidtool.training.reinforcement.run import RlSummary, rl
+from sidtool.training.reinforcement.reinforcement import RlSummary, rl
 from sidtool.training.reinforcement.settings import RlOptions
 from tests.training.runs import Stopped, same, weights
 
@@ -181,14 +181,14 @@ def test_pairs_are_the_best_and_the_worst_list(
     from sidtool.training.reinforcement.examples import read_list_examples
     from sidtool.training.reinforcement.pairs import PairMaker, load_pairs, save_pairs
     from sidtool.training.reinforcement.policy import Policy
-    from sidtool.training.reinforcement.rewards.reward import ListGroups
+    from sidtool.training.reinforcement.rewards.reward import Groups
 
     loaded = load_model_folder(list_model)
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     found = read_list_examples(made_lists, encoder, loaded.tokens, loaded.bundle)
-    seen: list[ListGroups] = []
+    seen: list[Groups] = []
 
-    def reward(groups: ListGroups) -> Any:
+    def reward(groups: Groups) -> Any:
         seen.append(groups)
         return groups.items[..., 0].astype(np.float64)  # of the first item's row
 

@@ -9,7 +9,7 @@ import pytest
 
 from sidtool.base.errors import UsageError
 from sidtool.training.reinforcement.rewards.kinds import parse_rewards
-from sidtool.training.reinforcement.rewards.reward import ListGroups, RewardContext, reward_sum
+from sidtool.training.reinforcement.rewards.reward import Groups, RewardContext, reward_sum
 from tests.bundles import small_bundle
 
 A, B, C, D = range(4)
@@ -17,11 +17,11 @@ A, B, C, D = range(4)
 
 def rewards_of(text: str, lists: Any, targets: Any, values: Any = None, **scores: Any) -> Any:
     """The rewards of the lists of one prompt."""
-    groups = ListGroups(
+    groups = Groups(
         [np.array([7])],
         np.array([lists]),
         [np.array(targets)],
-        None if values is None else [np.array(values)],
+        values=None if values is None else [np.array(values)],
     )
     shared = RewardContext(small_bundle(8), scores)
     return reward_sum(parse_rewards(text, lists=True), groups, shared)[0].tolist()

@@ -7,12 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.training.reinforcement.rewards.reward import (
-    Groups,
-    ListGroups,
-    Matrix,
-    RewardContext,
-)
+from sidtool.training.reinforcement.rewards.reward import Groups, Matrix, RewardContext
 
 # ---- items ----
 
@@ -35,7 +30,7 @@ def rank(groups: Groups, context: RewardContext) -> Matrix:
 def _hits(groups: Groups, context: RewardContext) -> NDArray[np.bool_]:
     """(n, G): whether an item has the target's SID. A policy cannot tell such items apart."""
     codes = context.bundle.items.codes
-    has_codes = (codes[groups.items] == codes[groups.targets][:, None]).all(axis=-1)
+    has_codes = (codes[groups.items] == codes[np.asarray(groups.targets)][:, None]).all(axis=-1)
     hits: NDArray[np.bool_] = has_codes & (groups.items >= 0)
     return hits
 
@@ -43,12 +38,12 @@ def _hits(groups: Groups, context: RewardContext) -> NDArray[np.bool_]:
 # ---- lists ----
 
 
-def list_recall(groups: ListGroups, _: RewardContext) -> Matrix:
+def list_recall(groups: Groups, _: RewardContext) -> Matrix:
     """The share of the targets that the list has."""
     return _gained_share(groups, None)
 
 
-def list_value(groups: ListGroups, _: RewardContext) -> Matrix:
+def list_value(groups: Groups, _: RewardContext) -> Matrix:
     """The share of the targets' weights that the list has."""
     if groups.values is None:
         raise UsageError(
@@ -57,7 +52,7 @@ def list_value(groups: ListGroups, _: RewardContext) -> Matrix:
     return _gained_share(groups, groups.values)
 
 
-def list_ndcg(groups: ListGroups, _: RewardContext) -> Matrix:
+def list_ndcg(groups: Groups, _: RewardContext) -> Matrix:
     """The discounted gain of the targets in the list, by their weights if they have any, relative
     to that of the best list of its length."""
     values = groups.values
@@ -71,7 +66,7 @@ def list_ndcg(groups: ListGroups, _: RewardContext) -> Matrix:
     return gained
 
 
-def _gained_share(groups: ListGroups, values: Sequence[NDArray[np.float64]] | None) -> Matrix:
+def _gained_share(groups: Groups, values: Sequence[NDArray[np.float64]] | None) -> Matrix:
     """(n, G): the sum of the weights of the targets in a list, relative to that of all targets."""
     totals = [
         float(len(targets) if values is None else values[row].sum())
@@ -81,7 +76,7 @@ def _gained_share(groups: ListGroups, values: Sequence[NDArray[np.float64]] | No
     return share
 
 
-def _gains(groups: ListGroups, values: Sequence[NDArray[np.float64]] | None) -> Any:
+def _gains(groups: Groups, values: Sequence[NDArray[np.float64]] | None) -> Any:
     """(n, G, m): the weight of each item as a target, 0 if it is none."""
     gains = np.zeros(groups.items.shape)
     for row, (lists, targets) in enumerate(zip(groups.items, groups.targets, strict=True)):

@@ -4,6 +4,7 @@
 import importlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from sidtool.tokenizer.sid import ItemRows
 from sidtool.training.reinforcement.rewards import hits
 from sidtool.training.reinforcement.rewards.label import POSITIVE, open_labels
 from sidtool.training.reinforcement.rewards.reward import (
+    Answer,
     Groups,
-    ListGroups,
     Matrix,
     Reward,
     RewardContext,
@@ -28,6 +29,9 @@ from sidtool.training.reinforcement.rewards.reward import (
     RunFacts,
     Scores,
 )
+
+BOTH: tuple[Answer, ...] = ("item", "list")
+"""Answers that rewards with an input, and functions of the user, judge."""
 
 
 def function_reward(name: str, known: Iterable[str]) -> Reward:
@@ -38,21 +42,7 @@ def function_reward(name: str, known: Iterable[str]) -> Reward:
     Raises UsageError for a name that is none and not `known`, and if it cannot be imported."""
     function = _find_function(name, known)
 
-    def of_items(groups: Groups, context: RewardContext) -> Matrix:
-        ids = context.bundle.items.ids
-        answers = [_named(ids, rows) for rows in groups.items]
-        targets = _named(ids, groups.targets)
-        return _call(name, function, "item", groups, answers, targets, context)
-
-    def of_lists(groups: ListGroups, context: RewardContext) -> Matrix:
-        ids = context.bundle.items.ids
-        answers = [
-            [_named(ids, rows) for rows in lists if (rows >= 0).any()] for lists in groups.items
-        ]
-        targets = [_named(ids, rows) for rows in groups.targets]
-        return _call(name, function, "list", groups, answers, targets, context)
-
-    return Reward(of_items, of_lists)
+    return Reward(partial(_call, name, function), BOTH)
 
 
 def _find_function(name: str, known: Iterable[str]) -> Callable[..., Any]:
@@ -79,19 +69,25 @@ def _named(ids: StringArray, rows: NDArray[np.int64]) -> list[str]:
 
 
 def _call(
-    name: str,
-    function: Callable[..., Any],
-    kind: str,
-    groups: Groups | ListGroups,
-    answers: Sequence[Sequence[Any]],
-    targets: Sequence[Any],
-    context: RewardContext,
+    name: str, function: Callable[..., Any], groups: Groups, context: RewardContext
 ) -> Matrix:
-    """(n, G) rewards of the answers to each of n prompts, 0 where there is none; `kind` is what an
-    answer is.
+    """(n, G) rewards of the answers to each of n prompts, 0 where there is none.
 
     Raises DataError if the function raises, or does not return a finite number for each answer."""
-    prompts = [_named(context.bundle.items.ids, history) for history in groups.histories]
+    ids = context.bundle.items.ids
+    prompts = [_named(ids, history) for history in groups.histories]
+    answers: list[list[Any]]
+    targets: list[Any]
+    if groups.has_lists:
+        kind = "list"
+        targets = [_named(ids, rows) for rows in groups.targets]
+        answers = [
+            [_named(ids, rows) for rows in lists if (rows >= 0).any()] for lists in groups.items
+        ]
+    else:
+        kind = "item"
+        targets = _named(ids, np.asarray(groups.targets))
+        answers = [_named(ids, rows) for rows in groups.items]
     is_item = (groups.items >= 0).reshape(*groups.items.shape[:2], -1)
     places: NDArray[np.bool_] = np.any(is_item, axis=-1)  # (n, G)
     try:
@@ -165,11 +161,11 @@ def memory_scores(memory: Memory, bundle: Bundle) -> Scores:
 REWARDS: dict[str, Reward] = {
     "exact": Reward(hits.exact),
     "rank": Reward(hits.rank),
-    "recall": Reward(of_lists=hits.list_recall),
-    "ndcg": Reward(of_lists=hits.list_ndcg),
-    "value": Reward(of_lists=hits.list_value, needs_weights=True),
-    "collaborative": Reward(open_input=open_memory),
-    "label": Reward(open_input=open_labels, settings=(POSITIVE,)),
+    "recall": Reward(hits.list_recall, ("list",)),
+    "ndcg": Reward(hits.list_ndcg, ("list",)),
+    "value": Reward(hits.list_value, ("list",), needs_weights=True),
+    "collaborative": Reward(answers=BOTH, open_input=open_memory),
+    "label": Reward(answers=BOTH, open_input=open_labels, settings=(POSITIVE,)),
 }
 
 
@@ -179,7 +175,8 @@ def parse_rewards(text: str, *, lists: bool = False) -> tuple[RewardTerm, ...]:
 
     Raises UsageError for an unknown or repeated name, a weight that is not a number other than 0,
     and a function that cannot be imported."""
-    known = {name: kind for name, kind in REWARDS.items() if kind.applies_to(lists=lists)}
+    answer = "list" if lists else "item"
+    known = {name: kind for name, kind in REWARDS.items() if answer in kind.answers}
     terms: dict[str, RewardTerm] = {}
     for part in text.split(","):
         name, equals, number = (piece.strip() for piece in part.partition("="))

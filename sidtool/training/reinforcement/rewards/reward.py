@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,33 +25,25 @@ Scores = Callable[[Sequence[NDArray[np.int64]], Sequence[Fields] | None, NDArray
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """n groups of G items, each the items that a policy recommends for one prompt; items are rows
-    of the bundle."""
+    """G answers of a policy, items or lists, to each of n prompts; items are rows of the bundle."""
 
     histories: Sequence[NDArray[np.int64]]
     """n histories of known items, oldest first; empty where a prompt has none"""
     items: NDArray[np.int64]
-    """(n, G): each group from the item that the policy prefers; -1 is an answer that is no item"""
-    targets: NDArray[np.int64]
-    """(n,): the item of each training example"""
+    """(n, G) from the item that the policy prefers, -1 where an answer is no item; of lists
+    (n, G, m), -1 behind the last item"""
+    targets: NDArray[np.int64] | Sequence[NDArray[np.int64]]
+    """(n,) the item of each training example; of lists n arrays of the items that really
+    followed"""
     fields: Sequence[Fields] | None = None
     """n fields, known before the next item of each history, if a reward reads them"""
-
-
-@dataclass(frozen=True, eq=False)
-class ListGroups:
-    """G lists for each of n prompts; items are rows of the bundle."""
-
-    histories: Sequence[NDArray[np.int64]]
-    """n histories, oldest item first"""
-    items: NDArray[np.int64]
-    """(n, G, m): -1 behind the last item of a list"""
-    targets: Sequence[NDArray[np.int64]]
-    """n lists of the items that really followed"""
     values: Sequence[NDArray[np.float64]] | None = None
-    """the weight of each target, if the examples have weights"""
-    fields: Sequence[Fields] | None = None
-    """as in `Groups`"""
+    """of lists the weight of each target, if the examples have weights"""
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether answers are lists."""
+        return self.items.ndim == 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,29 +85,26 @@ class RewardInput:
     """a prompt that may show fields of the split"""
 
 
-AnyGroups = TypeVar("AnyGroups", Groups, ListGroups)
-RewardFunction = Callable[[AnyGroups, RewardContext], Matrix]
+GroupReward = Callable[[Groups], Matrix]
+"""Groups -> (n, G) rewards."""
+RewardFunction = Callable[[Groups, RewardContext], Matrix]
+Answer = Literal["item", "list"]
 
 
 @dataclass(frozen=True)
 class Reward:
-    """One kind of reward: functions of the answers, or an input that gives scores to items. With
+    """One kind of reward: a function of the answers, or an input that gives scores to items. With
     an input, the reward of a list is the mean of its items' scores."""
 
-    of_items: RewardFunction[Groups] | None = None
-    of_lists: RewardFunction[ListGroups] | None = None
+    function: RewardFunction | None = None
+    answers: tuple[Answer, ...] = ("item",)
+    """what can have this reward"""
     open_input: Callable[[str, RunFacts], RewardInput] | None = None
     """checks the input at a path; raises SidtoolError if it does not fit the run"""
     settings: tuple[str, ...] = ()
     """settings of RlOptions that the reward needs, and no other reward uses"""
     needs_weights: bool = False
     """of the training examples"""
-
-    def applies_to(self, *, lists: bool) -> bool:
-        """Whether lists, or items, can have this reward."""
-        return (
-            self.open_input is not None or (self.of_lists if lists else self.of_items) is not None
-        )
 
 
 @dataclass(frozen=True)
@@ -127,9 +116,7 @@ class RewardTerm:
     kind: Reward
 
 
-def reward_sum(
-    terms: Sequence[RewardTerm], groups: Groups | ListGroups, context: RewardContext
-) -> Matrix:
+def reward_sum(terms: Sequence[RewardTerm], groups: Groups, context: RewardContext) -> Matrix:
     """The weighted sum of the rewards of every answer; there is at least one term.
 
     Raises DataError if a function of the user raises, returns another shape, or NaN or infinity."""
@@ -137,18 +124,28 @@ def reward_sum(
     return total
 
 
-def _reward(term: RewardTerm, groups: Groups | ListGroups, context: RewardContext) -> Matrix:
+def _reward(term: RewardTerm, groups: Groups, context: RewardContext) -> Matrix:
     """One reward of every answer."""
-    is_of_items = isinstance(groups, Groups)
-    if term.kind.open_input is None:
-        function: Any = term.kind.of_items if is_of_items else term.kind.of_lists
-        rewards: Matrix = function(groups, context)
-        return rewards
+    if term.kind.function is not None:
+        return term.kind.function(groups, context)
     rows = groups.items.reshape(len(groups.items), -1)  # (n, G or G * m)
     flat = context.scores[term.name](groups.histories, groups.fields, rows)
     scores: Matrix = flat.reshape(groups.items.shape)
-    if is_of_items:
+    if not groups.has_lists:
         return scores
     n_items = (groups.items >= 0).sum(axis=-1)  # (n, G)
     means: Matrix = scores.sum(axis=-1) / np.maximum(n_items, 1)
     return means
+
+
+NO_SPREAD = 1e-8
+"""Rewards of a group that differ by less give no signal."""
+
+
+def lacks_signal(rewards: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(n,): whether all valid items of a group have the same of (n, G) rewards, so that none is
+    better."""
+    highest = np.where(valid, rewards, -np.inf).max(axis=1)
+    lowest = np.where(valid, rewards, np.inf).min(axis=1)
+    flat: NDArray[np.bool_] = ~(highest - lowest > NO_SPREAD)
+    return flat

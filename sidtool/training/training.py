@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.checkpoint import offline
 from sidtool.base.errors import UsageError
-from sidtool.base.extras import require
+from sidtool.base.extras import offline, require
 from sidtool.base.options import settings_from
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.base.progress import Progress
+from sidtool.base.progress import Log, Progress
 from sidtool.examples import validation_users
 from sidtool.model.contract import Forgetting, TrainParams, read_contract
 from sidtool.tokenizer.bundle import Bundle
@@ -24,7 +23,7 @@ from sidtool.training.execution import Finished, ForgettingCheck, train_and_publ
 from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.plan import plan_training, run_config
 from sidtool.training.settings import StageSettings, TrainOptions
-from sidtool.training.training_run import Log, TrainingRun
+from sidtool.training.settled_run import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def train(
             raise UsageError("max_minutes is for one process: several would stop at other steps")
 
         def build() -> Any:
-            from sidtool.training.setup import build_trainer
+            from sidtool.training.trainer_setup import build_trainer
 
             seconds = None if max_minutes is None else 60 * max_minutes
             return build_trainer(run, arguments, progress, log, forgetting, seconds)
@@ -258,7 +257,7 @@ def check_stages(planned: Sequence[PlannedStage]) -> None:
     """Read what the stages will read, except weights, as they will read it. Raises as `train`
     does before its first step, and for every example."""
     from sidtool.model import load_without_weights
-    from sidtool.training.setup import check_inputs
+    from sidtool.training.trainer_setup import check_inputs
 
     # all stages have the tokenizer and the configuration of the first one's model
     first = planned[0].run

@@ -8,16 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.checkpoint import offline
 from sidtool.base.errors import RefusedError, UsageError
+from sidtool.base.extras import offline
 from sidtool.base.options import settings_from
-from sidtool.base.progress import Progress
+from sidtool.base.progress import Log, Progress
 from sidtool.training.execution import train_and_publish
 from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.plan import made_config
 from sidtool.training.reinforcement.plan import RlRun, plan_rl
 from sidtool.training.reinforcement.settings import RlOptions
-from sidtool.training.training_run import Log
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def run_rl(
     if notify:
         notify(run.inheritance())
     with quiet(), offline():
-        from sidtool.training.reinforcement.setup import build_trainer
+        from sidtool.training.reinforcement.trainer_setup import build_trainer
 
         arguments = grpo_config(run)
 

@@ -4,13 +4,15 @@ and callbacks."""
 import copy
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import UsageError
-from sidtool.base.progress import Progress
+from sidtool.base.progress import Log, Progress
 from sidtool.data.split import read_examples
 from sidtool.evaluation import sample_examples
 from sidtool.model import LoadedModel, load_model_folder
+from sidtool.model.contract import Selection, write_contract
 from sidtool.model.prompt import prompt_encoder
 from sidtool.recommendation import QuerySession
 from sidtool.training.loop.watched import ProgressCallback
@@ -22,15 +24,13 @@ from sidtool.training.reinforcement.examples import (
     read_list_examples,
     read_rl_examples,
 )
-from sidtool.training.reinforcement.groups import GroupMaker
 from sidtool.training.reinforcement.judge import Judge
 from sidtool.training.reinforcement.list_trainer import ListTrainer, ListValidation
 from sidtool.training.reinforcement.pairs import PairMaker
 from sidtool.training.reinforcement.plan import RlRun
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import RewardContext, reward_sum
-from sidtool.training.reinforcement.trainer import GroupTrainer
-from sidtool.training.training_run import Log
+from sidtool.training.reinforcement.trainer import GroupMaker, GroupTrainer
 
 
 def build_trainer(
@@ -78,10 +78,16 @@ def build_trainer(
         pairs = PairMaker(lists, examples, reward, length, run.options)
         validation = ListValidation.of(lists, users, reward, length, run.options)
         build = partial(ListTrainer, pairs=pairs, validation=validation)
+    contract = run.new_contract()
+
+    def write(folder: Path, best: Selection | None) -> None:
+        write_contract(folder, contract.with_best(best), run.bundle)
+
     trainer: GroupTrainer = build(
-        run,
+        run.options,
         loaded,
         arguments,
+        write_contract=write,
         maker=maker,
         reward=reward,
         reference=reference,

@@ -9,10 +9,10 @@ from torch import nn
 from transformers import EarlyStoppingCallback
 
 from sidtool.base.errors import UsageError
-from sidtool.base.progress import Progress
+from sidtool.base.progress import Log, Progress
 from sidtool.data.split import read_examples
 from sidtool.evaluation import Validator, item_knn_metrics
-from sidtool.examples import TokenizedExamples
+from sidtool.examples import Share, TokenizedExamples
 from sidtool.model import (
     LoadedModel,
     Lora,
@@ -26,6 +26,7 @@ from sidtool.model import (
 from sidtool.model.contract import Selection, write_contract
 from sidtool.model.prompt import prompt_encoder
 from sidtool.training.execution import ForgettingCheck
+from sidtool.training.loop.divided import DividedExamples
 from sidtool.training.loop.machine import wants_fsdp
 from sidtool.training.loop.trainer import (
     CausalTrainer,
@@ -41,7 +42,7 @@ from sidtool.training.loss.augment import (
 )
 from sidtool.training.loss.loss import Loss, load_teachers
 from sidtool.training.plan import weight_dtype
-from sidtool.training.training_run import Log, TrainingRun
+from sidtool.training.settled_run import TrainingRun
 
 
 def check_inputs(run: TrainingRun, loaded: LoadedModel) -> None:
@@ -77,7 +78,10 @@ def build_trainer(
         trust_remote_code=run.trust_remote_code,
         contract=run.contract,
     )
-    examples = _varied_examples(run, loaded)
+    share = None
+    if run.options.divide_examples and arguments.world_size > 1:
+        share = Share(arguments.process_index, arguments.world_size)
+    examples = _varied_examples(run, loaded, share)
     validator = _validator(run, loaded)
     set_dropout(loaded.model, run.options.dropout)
     if wants_fsdp(arguments):
@@ -118,7 +122,7 @@ def build_trainer(
     trainer: SidTrainer = trainer_class(
         model=loaded.model,
         args=arguments,
-        examples=examples,
+        examples=examples if share is None else _divided(examples, share, arguments),
         tokenizer=loaded.tokenizer,
         loss=loss,
         validator=validator,
@@ -133,6 +137,14 @@ def build_trainer(
     if check is not None:
         check.measure_before(trainer)
     return trainer
+
+
+def _divided(examples: Any, share: Share, arguments: Any) -> DividedExamples:
+    """The share of this process, which the processes number together."""
+    from accelerate.utils import gather_object
+
+    sizes = gather_object([len(examples)])
+    return DividedExamples(examples, share.rank, sizes, arguments.train_batch_size)
 
 
 def _added_parts(
@@ -173,7 +185,7 @@ def set_dropout(model: nn.Module, rate: float | None) -> None:
 
 
 def _varied_examples(
-    run: TrainingRun, loaded: LoadedModel
+    run: TrainingRun, loaded: LoadedModel, share: Share | None = None
 ) -> TokenizedExamples | AugmentedExamples:
     """The examples as they vary from epoch to epoch, if they do."""
     tokens, options = loaded.tokens, run.options
@@ -184,6 +196,7 @@ def _varied_examples(
         codes_only=run.softmax_over != "vocabulary",
         after_prompts=run.sliding_windows != "none",
         user_tokens=run.contract.users,
+        share=share,
     )
     longest = int(examples.lengths.max())
     # make-sft does not count the user's token

@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,8 +39,6 @@ MACHINE_FIGURES = ("seconds", "memory_gib", "gpu_memory_gib")
 """What MACHINE_FILE has: the time in training, the resident memory, and the peak memory on the
 GPU."""
 
-Log = Callable[[dict[str, float]], None]
-"""Called with each log line and each validation."""
 SlidingWindows = Literal["none", "drawn", "all"]
 
 
@@ -147,6 +145,8 @@ class TrainingRun(Run):
         for name in ("fsdp", "fsdp_config"):
             settings.pop(name, None)
         step = batch_size * batches * processes
+        if self.options.divide_examples:
+            settings["processes"] = processes
         return {**self.fingerprint, "settings": settings, "examples of a step": step}
 
     @cached_property

@@ -1,0 +1,152 @@
+"""Makes a split from files of events, by options."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidtool.base.errors import UsageError
+from sidtool.base.options import check_options, group, option
+from sidtool.base.threads import release_arrow_memory
+from sidtool.data.columns import EventColumns, EventNames
+from sidtool.data.event_sort import Spill
+from sidtool.data.fields.field_columns import FieldOptions, read_fields
+from sidtool.data.interactions import read_interactions
+from sidtool.data.split.protocols import (
+    given,
+    last_session,
+    leave_one_out,
+    refuse_empty,
+    temporal,
+)
+from sidtool.data.split.record import Cuts, Protocol, SessionRule
+from sidtool.data.split.sessions import read_sessions
+from sidtool.data.split.split import Split
+from sidtool.data.times import parse_time
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """How events are split. Raises UsageError for options that do not belong to the protocol."""
+
+    protocol: Protocol = option("leave-one-out")
+    """leave-one-out: each user's last event is test, the one before validation. last-session: the
+    same with whole sessions. temporal: two moments divide all events. given: the files are already
+    split."""
+    valid: Path | None = option(None, panel="Options")
+    """Validation windows (given)."""
+    test: Path | None = option(None)
+    """Test windows (given)."""
+    valid_from: str | float | None = option(None)
+    """Time or date where validation starts (temporal). Default: after 80% of the events."""
+    test_from: str | float | None = option(None)
+    """Time or date where test starts (temporal). Default: after 90% of the events."""
+    columns: EventNames = group(EventNames)
+    """Columns of the events; not of windows, whose columns have fixed names."""
+    fields: FieldOptions = group(FieldOptions)
+    """Further columns of the events, a table of users, and what counts as a target."""
+    extends: tuple[Path, ...] = option((), metavar="SPLIT")
+    """Earlier split of the same data. Its bundles and models stay usable with the new split, if
+    nothing that is held out was trained on. Repeatable."""
+    sessions: SessionRule | None = group(None)
+    """What a session is; required by last-session, recorded under leave-one-out and temporal."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        self._refuse_options_of("given", "--valid", self.valid, "--test", self.test)
+        self._refuse_options_of(
+            "temporal", "--valid-from", self.valid_from, "--test-from", self.test_from
+        )
+        named = self.columns.flags
+        if self.protocol == "given" and named:
+            raise UsageError(
+                f"{named[0]} does not apply to windows, whose columns have fixed names"
+            )
+        if self.protocol == "given" and self.fields.any:
+            raise UsageError("windows have no fields: split the events to record some")
+        if self.protocol == "given" and self.sessions is not None:
+            raise UsageError("windows have no sessions: split the events to record some")
+        if self.protocol == "last-session" and self.sessions is None:
+            raise UsageError(
+                "--protocol last-session requires --session-gap or --session-column",
+                hint="like --session-gap 30m",
+            )
+
+    def _refuse_options_of(
+        self, protocol: Protocol, first: str, one: object, second: str, other: object
+    ) -> None:
+        """Refuse a pair of options without its protocol, and one option of the pair alone."""
+        if self.protocol != protocol and (one is not None or other is not None):
+            raise UsageError(
+                f"{first} and {second} require --protocol {protocol}, not {self.protocol}"
+            )
+        if (one is None) != (other is None):
+            raise UsageError(f"{first} and {second} must be given together")
+        if self.protocol == protocol == "given" and one is None:
+            raise UsageError(f"--protocol given requires {first} and {second}")
+
+    @property
+    def further_columns(self) -> list[str]:
+        """The columns of events that are read apart from ids and order."""
+        names = [name.name for name in self.fields.event_fields]
+        names += self.sessions.columns if self.sessions else ()
+        return list(dict.fromkeys(names))
+
+    @property
+    def cuts(self) -> Cuts | None:
+        """The cuts as numbers, None if none are given. Raises UsageError."""
+        if self.valid_from is None or self.test_from is None:
+            return None
+        try:
+            return Cuts(parse_time(str(self.valid_from)), parse_time(str(self.test_from)))
+        except (ValueError, OverflowError) as error:
+            raise UsageError(f"a cut is a number or an ISO date: {error}") from error
+
+
+def make_split(
+    events: Path,
+    options: SplitOptions | None = None,
+    *,
+    recorded: EventColumns | None = None,
+    spill: Spill | None = None,
+    threads: int = 1,
+) -> Split:
+    """Split a file of events; under `given`, `events` holds the training windows. `recorded` are
+    the columns of an earlier split of such events. With `spill`, events are sorted within a memory
+    budget and lie in files. The split is the same for any number of threads.
+
+    Raises UsageError, DataError as the readers and the protocols do."""
+    options = options or SplitOptions()
+    split = protocol_split(events, options, recorded=recorded, spill=spill, threads=threads)
+    refuse_empty(split.protocol, split.counts)
+    return split
+
+
+def protocol_split(
+    events: Path,
+    options: SplitOptions,
+    *,
+    recorded: EventColumns | None = None,
+    spill: Spill | None = None,
+    threads: int = 1,
+) -> Split:
+    """As `make_split`, but a part may be empty: the events may be those of some users."""
+    if options.valid is not None and options.test is not None:
+        return given(events, options.valid, options.test)
+    cuts = options.cuts  # parsed before the events are read
+    rule = options.sessions
+    further = options.further_columns
+    interactions = read_interactions(
+        events,
+        options.columns,
+        recorded=recorded,
+        further=further,
+        spill=spill,
+        threads=threads,
+    )
+    release_arrow_memory()
+    table = read_fields(events, interactions, options.fields) if options.fields.any else None
+    sessions = read_sessions(events, interactions, rule) if rule else None
+    if options.protocol == "temporal":
+        return temporal(interactions, cuts, table, sessions)
+    if options.protocol == "last-session" and sessions is not None:
+        return last_session(interactions, sessions, table)
+    return leave_one_out(interactions, table, sessions)

@@ -1,0 +1,132 @@
+"""Where a service finds its model, bundle and memory, and which versions of them are there now."""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidtool.base.checkpoint import MAX_JSON, is_hub_url
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.storage import Storage
+from sidtool.model import LoadedModel, check_model_folder, load_model_folder, with_bundle
+from sidtool.recommendation.serve.serve_options import ServeOptions, Version
+from sidtool.registry import (
+    ROOTS,
+    Kind,
+    VersionRecord,
+    locate,
+    located,
+    open_bundle,
+    pull,
+    split_reference,
+)
+from sidtool.tokenizer.bundle import MAX_ROOT_BYTES, Bundle
+
+_LIMITS: Mapping[Kind, int] = {
+    "model": MAX_JSON,
+    "bundle": MAX_ROOT_BYTES,
+    "memory": MAX_ROOT_BYTES,
+}
+"""Bytes of the largest root document of each kind."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The locations of a service, and the folder for copies of published models."""
+
+    options: ServeOptions
+    copies: Path
+
+    def version(self) -> Version:
+        """What is at the locations now; reads the root documents only.
+
+        Raises DataError if one of them cannot be read or is of another kind."""
+        options = self.options
+        memory = options.memory.location
+        return Version(
+            "" if is_hub_url(options.model) else _root_digest(options.model, "model"),
+            "" if options.bundle is None else _root_digest(options.bundle, "bundle"),
+            "" if memory is None else _root_digest(str(memory), "memory"),
+        )
+
+    def check_unchanged(self, version: Version) -> None:
+        """Raise DataError unless this version is still there after it was read: a writer that came
+        between would give it the digests of another. Raises as `version`."""
+        if self.version() != version:
+            raise DataError(
+                "the model, bundle or memory was replaced while it was read", hint="start it again"
+            )
+
+    def check(self) -> None:
+        """Check that everything is there, and that model and bundle fit together; reads no
+        weights. Raises as `version` and `load`."""
+        self.version()
+        check_model_folder(self._model_folder(), self._bundle())
+
+    def load(self) -> LoadedModel:
+        """Load everything. Raises what `load_model_folder` and `open_bundle` raise."""
+        options = self.options
+        return load_model_folder(
+            self._model_folder(),
+            bundle=self._bundle(),
+            device=options.device,
+            dtype=options.dtype,
+            trust_remote_code=options.trust_remote_code,
+            memory=located(options.memory),
+        )
+
+    def reload(self, loaded: LoadedModel, old: Version, new: Version) -> LoadedModel:
+        """What is there now, with the network of `loaded` if only bundle or memory changed, after
+        the checks of `load`. Raises as `load`."""
+        if new.model != old.model:
+            return self.load()
+        return with_bundle(
+            loaded, self._model_folder(), self._bundle(), located(self.options.memory)
+        )
+
+    def _bundle(self) -> Bundle | None:
+        return None if self.options.bundle is None else open_bundle(self.options.bundle)
+
+    def _model_folder(self) -> str | Path:
+        """The folder or `hf://` location of the model; a published one of a remote registry is
+        copied."""
+        model = self.options.model
+        if is_hub_url(model):
+            return model
+        location, record = _located(model, "model")
+        if record is None or "://" not in location:
+            return Path(location)
+        copy = self.copies / record.root
+        if not copy.exists():
+            # the version, since the tag may have moved
+            pull(f"{split_reference(model)[0]}@{record.version}", copy)
+        return copy
+
+    def remove_copies(self, version: Version) -> None:
+        """Remove the copies of models that are not this version: what they have is in memory."""
+        if self.copies.is_dir():
+            for path in self.copies.iterdir():
+                if path.name != version.model:
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def _root_digest(reference: str, kind: Kind) -> str:
+    """SHA-256 (hex) of the root document of what a reference or location names."""
+    location, record = _located(reference, kind)
+    if record is not None:
+        return record.root
+    root = Storage(location).read(ROOTS[kind], limit=_LIMITS[kind])
+    if root is None:
+        hints = {"model": "sidtool serve MODEL, the folder of extend-model, train or rl"}
+        raise DataError(f"there is no {kind} at {location}", hint=hints.get(kind))
+    return hashlib.sha256(root).hexdigest()
+
+
+def _located(reference: str, kind: Kind) -> tuple[str, VersionRecord | None]:
+    """The location of a model, bundle or memory. Raises DataError if it is published as another
+    kind."""
+    location, record = locate(reference)
+    if record is not None and record.kind != kind:
+        raise UsageError(f"{reference} is a {record.kind}, not a {kind}")
+    return location, record
