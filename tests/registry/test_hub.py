@@ -300,6 +300,16 @@ def test_a_registry_on_the_hub_stays_one(server: FakeHub, tmp_path: Path) -> Non
         small_bundle().push_to_hub("org/old")
 
 
+def test_a_path_that_may_be_a_repository_is_told_so() -> None:
+    for opened in (sidtool.open_bundle, sidtool.load_model_folder):
+        with pytest.raises(DataError) as caught:
+            opened("org/shop")
+        assert caught.value.hint == "a repository of the hub is named hf://org/shop"
+    with pytest.raises(DataError) as caught:
+        sidtool.open_bundle("./org")
+    assert "is a .zarr folder" in str(caught.value.hint)
+
+
 def test_names_that_are_no_repository_are_refused(server: FakeHub) -> None:
     for name in ("org/..", "", "a/b/c"):
         with pytest.raises(UsageError, match="is not a hub model"):
