@@ -182,7 +182,7 @@ def graphs(device: torch.device, scale: Scale) -> dict[str, Any]:
 
 def training(device: torch.device, scale: Scale, model: str, stage: Stage) -> dict[str, Any]:
     """Tokens per second, and peak memory beside its estimate."""
-    from sidtool.training.run import train
+    from sidtool.training.training import train
 
     if model not in MODELS:
         raise SystemExit(f"there is no model {model}, only {', '.join(MODELS)}")

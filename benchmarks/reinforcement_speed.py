@@ -33,12 +33,12 @@ from sidtool.tokenizer.sid import Leaves
 from sidtool.training.loop.machine import class_forward, quiet
 from sidtool.training.reinforcement.plan import plan_rl
 from sidtool.training.reinforcement.policy import pad_left
-from sidtool.training.reinforcement.run import grpo_config
+from sidtool.training.reinforcement.reinforcement import grpo_config
 from sidtool.training.reinforcement.settings import RlOptions
-from sidtool.training.reinforcement.setup import build_trainer
 from sidtool.training.reinforcement.trainer import GroupTrainer
-from sidtool.training.run import train
+from sidtool.training.reinforcement.trainer_setup import build_trainer
 from sidtool.training.settings import TrainOptions
+from sidtool.training.training import train
 
 WARM_UP = 2
 """Steps that do not count."""

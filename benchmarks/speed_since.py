@@ -131,8 +131,8 @@ def training(folder: Path, steps: int) -> Work:
     """Trains on whole histories, from the same start every time."""
     from training_speed import CASES, WARM_UP, prepare
 
-    from sidtool.training.run import train
     from sidtool.training.settings import TrainOptions
+    from sidtool.training.training import train
 
     case = CASES["sid-only"]
     model, examples = prepare(case, folder, steps)

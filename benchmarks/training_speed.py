@@ -39,8 +39,8 @@ from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.loop import trainer as trainer_module
 from sidtool.training.loss.batches import IGNORED, PackedCollator
-from sidtool.training.run import train
 from sidtool.training.settings import SoftmaxOver, TrainOptions
+from sidtool.training.training import train
 
 ITEMS = 2_000
 WARM_UP = 5

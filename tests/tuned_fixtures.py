@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
+from sidtool.training.training import train
 
 
 @pytest.fixture(scope="session")

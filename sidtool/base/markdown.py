@@ -81,3 +81,14 @@ def front_matter(
     if measured is not None:
         values["model-index"] = measured
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).rstrip()
+
+
+def with_dataset(card: str, dataset: str | None) -> str:
+    """A card whose metadata names the data set that the artifact was made from, if it is known."""
+    if dataset is None:
+        return card
+    import yaml
+
+    _, front, body = card.split("---\n", 2)
+    values = yaml.safe_load(front) | {"datasets": [one_line(dataset)]}
+    return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}---\n{body}"

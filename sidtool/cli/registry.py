@@ -72,6 +72,10 @@ def push(
         str | None,
         typer.Option(help="License, for the card. Default: the model's, or unknown."),
     ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(metavar="ORG/NAME", help="Data set that it was made from, for the card."),
+    ] = None,
     sign: Annotated[
         str | None,
         typer.Option(
@@ -112,7 +116,13 @@ def push(
         )
     with progress("push") as report:
         pushed = publish(
-            artifact, target, tag=tag, license=license, sign=sign, progress=report.get("push")
+            artifact,
+            target,
+            tag=tag,
+            license=license,
+            dataset=dataset,
+            sign=sign,
+            progress=report.get("push"),
         )
     name = target.partition("@")[0] if on_hub else target
     version = f"{name}@{pushed.version}"

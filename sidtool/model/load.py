@@ -173,6 +173,7 @@ class LoadedModel:
         commit_message: str = "Push with sidtool",
         license: str | None = None,
         tag: str | None = None,
+        dataset: str | None = None,
         sign: str | Path | None = None,
     ) -> HubCommit:
         """Write the files that it was loaded from, with a card, to a repository of the Hugging Face
@@ -194,7 +195,7 @@ class LoadedModel:
                 f"{self.folder} has another model than the one that was loaded"
             )
         signer = None if sign is None else Signer.of(sign)
-        how = HubPush(revision, token, private, commit_message, tag, signer)
+        how = HubPush(revision, token, private, commit_message, tag, dataset, signer)
         return push_model(self.folder, repo_id, license, how)
 
     def __repr__(self) -> str:

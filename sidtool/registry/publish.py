@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sidtool.base.checkpoint import HubPush
 from sidtool.base.errors import IntegrityError, RefusedError, UsageError
+from sidtool.base.markdown import with_dataset
 from sidtool.base.output import new_dir, refuse_existing, whole_file
 from sidtool.base.output_name import check_parents
 from sidtool.base.progress import Progress
@@ -104,6 +105,7 @@ def push(
     *,
     tag: str | None = None,
     license: str | None = None,
+    dataset: str | None = None,
     sign: str | None = None,
     progress: Progress | None = None,
 ) -> Pushed:
@@ -111,10 +113,11 @@ def push(
     the files of the hub repository `hf://ORG/NAME`.
 
     A version that is published already is not written again; the pointer and the tag are set in any
-    case. `sign` is a file with a private key in PEM, which signs the version, or "keyless", if
-    Sigstore is to sign for an identity. Raises as `plan_push` and `Signer.of` do, RefusedError if
-    the registry requires a signature, IntegrityError if an object does not arrive as it was sent,
-    DataError if the store fails.
+    case. `dataset` names the data that it was made from, for the card. `sign` is a file with a
+    private key in PEM, which signs the version, or "keyless", if Sigstore is to sign for an
+    identity. Raises as `plan_push` and `Signer.of` do, RefusedError if the registry requires a
+    signature, IntegrityError if an object does not arrive as it was sent, DataError if the store
+    fails.
 
     Examples:
         >>> pushed = sidtool.push("shop.zarr", "registry/shop", tag="prod", license="CC-BY-4.0")
@@ -124,7 +127,7 @@ def push(
     signer = None if sign is None else Signer.of(sign)
     if is_flat_repository(target):
         checked = check_source(source, license)
-        commit = push_to_hub(checked, target, HubPush(tag=tag, signer=signer))
+        commit = push_to_hub(checked, target, HubPush(tag=tag, dataset=dataset, signer=signer))
         return Pushed(
             url=commit.url,
             version=commit.id,
@@ -140,7 +143,7 @@ def push(
         record, new = plan.record, False
         published = records.read_record(registry, record.version)
         if published is None:
-            sent += _send_version(plan, signer, progress)
+            sent += _send_version(plan, dataset, signer, progress)
             published, new = records.publish_record(registry, record)
         if published.digest == record.digest:
             break
@@ -315,7 +318,9 @@ def _registry_at(target: str) -> Storage:
     return registry
 
 
-def _send_version(plan: PushPlan, signer: Signer | None, progress: Progress | None) -> int:
+def _send_version(
+    plan: PushPlan, dataset: str | None, signer: Signer | None, progress: Progress | None
+) -> int:
     """Send everything of a version except its record: objects, card, and the root document last;
     and sign it. The objects that were sent. Raises RefusedError if the registry requires a
     signature, and there is no signer."""
@@ -331,7 +336,7 @@ def _send_version(plan: PushPlan, signer: Signer | None, progress: Progress | No
     name = plan.registry.full_url if local is None else local.name
     reference = f"{name}@{plan.record.version}"
     card = published_card(source.location, manifest, reference, plan.source.license)
-    plan.registry.folder(plan.record.folder).put({CARD: card.encode()})
+    plan.registry.folder(plan.record.folder).put({CARD: with_dataset(card, dataset).encode()})
     # the root document marks the group as complete, so it must not appear before the other objects
     upload_root(source, target, plan.record)
     if signer is not None:

@@ -1,6 +1,6 @@
 from .reinforcement.plan import plan_rl as plan_rl
-from .reinforcement.run import rl as rl
-from .reinforcement.run import run_rl as run_rl
+from .reinforcement.reinforcement import rl as rl
+from .reinforcement.reinforcement import run_rl as run_rl
 from .reinforcement.settings import RL_DEFAULTS as RL_DEFAULTS
 from .reinforcement.settings import RL_SETTINGS as RL_SETTINGS
 from .reinforcement.settings import ObjectiveOptions as ObjectiveOptions
@@ -11,11 +11,6 @@ from .renewal.refresh import RefreshPlan as RefreshPlan
 from .renewal.refresh import plan_refresh as plan_refresh
 from .renewal.refresh import refresh as refresh
 from .renewal.refresh import run_refresh as run_refresh
-from .run import check_stages as check_stages
-from .run import plan_stages as plan_stages
-from .run import run_stages as run_stages
-from .run import train as train
-from .run import train_stages as train_stages
 from .settings import DEFAULTS as DEFAULTS
 from .settings import MACHINE_DEFAULTS as MACHINE_DEFAULTS
 from .settings import StageOptions as StageOptions
@@ -26,6 +21,11 @@ from .settings_file import Vocabulary as Vocabulary
 from .settings_file import read_settings as read_settings
 from .settings_file import read_stages as read_stages
 from .settings_file import type_name as type_name
-from .training_run import HISTORY_FILE as HISTORY_FILE
-from .training_run import MACHINE_FIGURES as MACHINE_FIGURES
-from .training_run import MACHINE_FILE as MACHINE_FILE
+from .settled_run import HISTORY_FILE as HISTORY_FILE
+from .settled_run import MACHINE_FIGURES as MACHINE_FIGURES
+from .settled_run import MACHINE_FILE as MACHINE_FILE
+from .training import check_stages as check_stages
+from .training import plan_stages as plan_stages
+from .training import run_stages as run_stages
+from .training import train as train
+from .training import train_stages as train_stages

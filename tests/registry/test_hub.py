@@ -180,13 +180,14 @@ def test_the_card_is_read_by_the_hub(server: FakeHub, model: Path) -> None:
     ids = [f"i{n}" for n in range(40)]
     vectors = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
     bundle = Bundle.from_vectors(ids, vectors, name="shop", sizes=(4, 4, 4))
-    commit = bundle.push_to_hub("org/shop", license="mit")
-    pushed = push(str(model), "hf://org/model")
+    commit = bundle.push_to_hub("org/shop", license="mit", dataset="org/sales")
+    pushed = push(str(model), "hf://org/model", dataset="org/sales")
     for name, sha in (("org/shop", commit.id), ("org/model", pushed.version)):
         card = ModelCard.load(server.files(name, sha) / "README.md")
         assert card.data.library_name == "sidtool"
         assert "semantic-ids" in card.data.tags
         assert card.data.license in ("mit", "cc-by-4.0")
+        assert card.data.datasets == ["org/sales"]
         results = card.data.eval_results
         assert results
         assert all(isinstance(result.metric_value, int | float) for result in results)

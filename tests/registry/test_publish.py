@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sidtool.base.errors import (
     CompatibilityError,
@@ -40,6 +41,7 @@ from sidtool.registry.version_log import published_names
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.zarr_group import ROOT, spell_root
 from tests.bundles import small_bundle
+from tests.cli.road import done
 from tests.registry.conftest import in_every_store
 from tests.s3 import BUCKET, Wire
 from tests.waiting import Start, run_concurrently
@@ -546,3 +548,13 @@ def test_the_card_contains_license_and_parents(shop: str, tmp_path: Path) -> Non
     assert text.partition("---\n\n")[2].splitlines()[0] == "# a \\| b c 1.1"
     assert text.index("| 1.1 |") < text.index("| 1.0 |")
     assert "1 retired" in text
+
+
+def test_the_card_of_a_version_names_its_data_set(tmp_path: Path) -> None:
+    small_bundle().save(tmp_path / "shop.zarr")
+    done("push", tmp_path / "shop.zarr", tmp_path / "shop", "--dataset", "org/sales")
+    (card,) = (tmp_path / "shop").glob("versions/*/README.md")
+    text = card.read_text()
+    front, body = text.split("---\n", 2)[1:]
+    assert yaml.safe_load(front)["datasets"] == ["org/sales"]
+    assert body.strip()

@@ -12,8 +12,8 @@ from sidtool.model.load import load_model_folder
 from sidtool.training.loop.checkpoints import last_checkpoint
 from sidtool.training.loop.trainer import SidTrainer
 from sidtool.training.loop.watched import ProgressCallback
-from sidtool.training.run import train
 from sidtool.training.settings import Stage, TrainOptions
+from sidtool.training.training import train
 
 Make = Callable[..., Path]
 FIELDS = {

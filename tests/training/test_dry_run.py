@@ -11,8 +11,8 @@ from sidtool.base.digests import file_digest
 from sidtool.base.documents import SEAL
 from sidtool.base.errors import DataError, SidtoolError
 from sidtool.model.contract.folder import read_contract
-from sidtool.training.run import check_stages, plan_stages, train, train_stages
 from sidtool.training.settings import StageSettings, TrainOptions
+from sidtool.training.training import check_stages, plan_stages, train, train_stages
 
 FIRST, LAST = 0, -1
 SID = "<|sid_begin|><s_a_0><s_b_0><s_c_0><|sid_end|>"

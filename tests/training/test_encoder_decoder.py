@@ -12,8 +12,8 @@ from sidtool.model.contract.folder import read_contract
 from sidtool.model.copies import merge
 from sidtool.model.load import load_model_folder
 from sidtool.training.loop import trainer
-from sidtool.training.run import TrainingSummary, plan_stages, train
 from sidtool.training.settings import StageSettings, TrainOptions
+from sidtool.training.training import TrainingSummary, plan_stages, train
 from tests.models import ENCODER_DECODERS
 from tests.training.runs import Stopped, weights
 

@@ -21,7 +21,7 @@ from sidtool.base.errors import UsageError
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.push import verify_model
 from sidtool.training.loop.machine import check_active, check_fsdp, wants_fsdp
-from sidtool.training.training_run import HISTORY_FILE
+from sidtool.training.settled_run import HISTORY_FILE
 from tests.doc_blocks import ROOT
 
 Make = Callable[..., Path]
@@ -38,7 +38,7 @@ from tests.fsdp_on_cpu import allow_fsdp_on_cpu
 
 allow_fsdp_on_cpu()
 from sidtool.training.loop.watched import ProgressCallback
-from sidtool.training.run import train
+from sidtool.training.training import train
 from sidtool.training.settings import TrainOptions
 
 

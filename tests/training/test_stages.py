@@ -28,8 +28,8 @@ from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.loop.checkpoints import last_checkpoint
-from sidtool.training.run import TrainingSummary, plan_stages, train, train_stages
 from sidtool.training.settings import StageSettings, TrainOptions
+from sidtool.training.training import TrainingSummary, plan_stages, train, train_stages
 from tests.models import tiny_model, tiny_tokenizer
 from tests.training.runs import Stopped, valid_of, weights
 from tests.training_fixtures import make_split
@@ -413,7 +413,7 @@ def test_frozen_weights_in_bfloat16_train_beside_new_ones_in_float32(
     tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU, validated as they are trained."""
-    monkeypatch.setattr("sidtool.training.setup.weight_dtype", lambda *_: "bfloat16")
+    monkeypatch.setattr("sidtool.training.trainer_setup.weight_dtype", lambda *_: "bfloat16")
     made, fields = examples(sequence=1.0), {**FAST, "num_train_epochs": 1, "bf16": True}
     out = tmp_path / "lora"
     low = lora()

@@ -23,8 +23,8 @@ from sidtool.model.load import load_model_folder
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.loss.loss import Teachers, load_teachers
 from sidtool.training.plan import plan_training
-from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
+from sidtool.training.training import TrainingSummary, train
 from tests.bundles import small_bundle
 from tests.models import tiny_model, tiny_tokenizer, unsigned
 from tests.training.runs import Stopped

@@ -26,13 +26,13 @@ from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.examples import read_rl_examples
 from sidtool.training.reinforcement.list_trainer import ListValidation
 from sidtool.training.reinforcement.policy import Policy
+from sidtool.training.reinforcement.reinforcement import rl
 from sidtool.training.reinforcement.rewards.hits import list_recall
 from sidtool.training.reinforcement.rewards.reward import RewardContext
-from sidtool.training.reinforcement.run import rl
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.reinforcement.trainer import GroupMaker
-from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
+from sidtool.training.training import train
 
 Make = Callable[..., Path]
 FAST = {"num_train_epochs": 1, "per_device_train_batch_size": 64, "learning_rate": 3e-3}

@@ -54,6 +54,8 @@ class HubPush:
     commit_message: str = "Push with sidtool"
     tag: str | None = None
     """moves to the commit"""
+    dataset: str | None = None
+    """that the artifact was made from, for the card"""
     signer: Signer | None = None
 
 

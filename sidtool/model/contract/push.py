@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sidtool.base.checkpoint import HubCommit, HubPush, hub_url, upload
 from sidtool.base.errors import IntegrityError, RefusedError
+from sidtool.base.markdown import with_dataset
 from sidtool.base.signatures import SIGNATURE
 from sidtool.base.storage import Storage
 from sidtool.memory import verify_memory
@@ -59,7 +60,7 @@ def push_model(folder: Path, repo_id: str, license: str | None, how: HubPush) ->
     files: dict[str, Path | bytes] = {name: folder / name for name in [*model.objects, CONTRACT]}
     contract = replace(model.contract, license=license or model.contract.license)
     card = model_card(contract, Bundle.open(folder / BUNDLE_COPY), reference=url)
-    files[MODEL_CARD] = card.encode()
+    files[MODEL_CARD] = with_dataset(card, how.dataset).encode()
     if how.signer is not None:
         signed = {
             REPOSITORY: model.signed_objects,

@@ -36,6 +36,7 @@ from sidtool.base.markdown import (
     model_index,
     shell_word,
     table,
+    with_dataset,
 )
 from sidtool.base.signatures import SIGNATURE, Signer
 from sidtool.base.storage import Storage
@@ -138,15 +139,17 @@ class OnHub(ABC):
         commit_message: str = "Push with sidtool",
         license: str | None = None,
         tag: str | None = None,
+        dataset: str | None = None,
         sign: str | Path | None = None,
     ) -> HubCommit:
         """Write it with a card to a repository of the Hugging Face hub, in one commit. It is a
         folder, `bundle.zarr` or `memory.zarr`, and replaces what is in it; `tag` moves to the
-        commit. `sign` is a file with a private key in PEM, or "keyless". Raises RefusedError if the
-        repository has another kind of artifact, DataError if the hub refuses, and as
+        commit. `dataset` names the data that it was made from, for the card, and `sign` is a file
+        with a private key in PEM, or "keyless". Raises RefusedError if the repository has another
+        kind of artifact, DataError if the hub refuses, and as
         `Signer.of`."""
         signer = None if sign is None else Signer.of(sign)
-        how = HubPush(revision, token, private, commit_message, tag, signer)
+        how = HubPush(revision, token, private, commit_message, tag, dataset, signer)
         return self.upload_to(hub_url(repo_id), license, how)
 
     def upload_to(self, url: str, license: str | None, how: HubPush) -> HubCommit:
@@ -159,7 +162,7 @@ class OnHub(ABC):
                 for path in folder.rglob("*")
                 if path.is_file()
             }
-            files[CARD] = self.card(url, license).encode()
+            files[CARD] = with_dataset(self.card(url, license), how.dataset).encode()
             signature = f"{folder.name}{SIGNATURE}"
             if how.signer is not None:
                 digests = signed_objects(folder, self.kind)

@@ -44,7 +44,7 @@ from sidtool.training.reinforcement.settings import (
     RlOptions,
 )
 from sidtool.training.settings_file import typed_fields
-from sidtool.training.training_run import Run, changed_fields, json_digest, json_values
+from sidtool.training.settled_run import Run, changed_fields, json_digest, json_values
 
 if TYPE_CHECKING:
     from sidtool.training.reinforcement.rewards.reward import RewardInput, RewardTerm

@@ -50,7 +50,7 @@ from sidtool.training.renewal.last_training import (
     shows_text,
     training_settings,
 )
-from sidtool.training.run import TrainingSummary, train
+from sidtool.training.training import TrainingSummary, train
 
 
 @dataclass(frozen=True)

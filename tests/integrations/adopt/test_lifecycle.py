@@ -31,8 +31,8 @@ from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.make.add import NO_ITEMS, add_items
-from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
+from sidtool.training.training import train
 from tests.integrations.adopt import foreign
 from tests.integrations.adopt.foreign import Foreign
 from tests.models import tiny_model, tiny_tokenizer

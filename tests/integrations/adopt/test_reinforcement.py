@@ -16,10 +16,10 @@ from sidtool.integrations.adopt.known_prompts import AdoptOptions
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.load import load_model_folder
 from sidtool.training.reinforcement.policy import GroupScores, Policy
-from sidtool.training.reinforcement.run import rl
+from sidtool.training.reinforcement.reinforcement import rl
 from sidtool.training.reinforcement.settings import RlOptions
-from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
+from sidtool.training.training import train
 from tests.integrations.adopt import foreign
 from tests.integrations.adopt.foreign import Foreign
 from tests.integrations.adopt.test_lifecycle import SHORT, split_of

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
+from sidtool.training.training import train
 from tests.tuned_fixtures import made, tuned
 
 __all__ = ["made", "tuned"]

@@ -26,9 +26,9 @@ from sidtool.training.reinforcement.examples import (
     read_list_examples,
     read_rl_examples,
 )
-from sidtool.training.reinforcement.run import rl
+from sidtool.training.reinforcement.reinforcement import rl
 from sidtool.training.reinforcement.settings import RlOptions
-from sidtool.training.run import train
+from sidtool.training.training import train
 from tests.models import tiny_tokenizer
 from tests.training_fixtures import rated_split
 

@@ -17,6 +17,7 @@ from sidtool.memory.build import build_memory
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.plan import plan_rl
+from sidtool.training.reinforcement.reinforcement import rl
 from sidtool.training.reinforcement.rewards.kinds import REWARDS
 from sidtool.training.reinforcement.rewards.reward import (
     Groups,
@@ -26,9 +27,8 @@ from sidtool.training.reinforcement.rewards.reward import (
     RunFacts,
     reward_sum,
 )
-from sidtool.training.reinforcement.run import rl
 from sidtool.training.reinforcement.settings import RlOptions
-from tests.training.reinforcement.test_run import FAST
+from tests.training.reinforcement.test_reinforcement import FAST
 from tests.training_fixtures import make_split
 
 STEPS = {"max_steps": 12, "eval_steps": 4, "save_steps": 4, "num_generations": 8, "beta": 0.0}

@@ -22,10 +22,10 @@ from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.frames import Templates
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.plan import plan_rl
+from sidtool.training.reinforcement.reinforcement import RlSummary, rl
 from sidtool.training.reinforcement.rewards import label
-from sidtool.training.reinforcement.run import RlSummary, rl
 from sidtool.training.reinforcement.settings import RlOptions
-from sidtool.training.run import train
+from sidtool.training.training import train
 from tests.models import tiny_tokenizer
 from tests.training_fixtures import split_with_fields
 

@@ -15,7 +15,7 @@ from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.training.reinforcement import list_trainer
 from sidtool.training.reinforcement.plan import _policy_prompt, plan_rl
-from sidtool.training.reinforcement.run import RlSummary, rl
+from sidtool.training.reinforcement.reinforcement import RlSummary, rl
 from sidtool.training.reinforcement.settings import RlOptions
 from tests.training.runs import Stopped, same, weights
 

@@ -36,8 +36,8 @@ from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.renewal import refresh as refresh_module
 from sidtool.training.renewal.last_training import RefreshOptions, training_settings
 from sidtool.training.renewal.refresh import plan_refresh, refresh
-from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
+from sidtool.training.training import train
 from tests.bundles import small_bundle
 from tests.memory.rerankers import random_reranker
 from tests.model.contract.cases import TRAINED

@@ -22,10 +22,10 @@ from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.model.load import load_model_folder
 from sidtool.training.reinforcement.plan import plan_rl
-from sidtool.training.reinforcement.run import RlSummary, rl
+from sidtool.training.reinforcement.reinforcement import RlSummary, rl
 from sidtool.training.reinforcement.settings import RlOptions
-from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
+from sidtool.training.training import train
 from tests.training.runs import Stopped, same, weights
 
 FAST: dict[str, Any] = {
@@ -298,7 +298,7 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from tests.training.reinforcement.test_run import run
+from tests.training.reinforcement.test_reinforcement import run
 start, made, out = map(Path, sys.argv[1:4])
 size = sys.argv[4]
 fields = {"per_device_train_batch_size": int(size), "max_steps": 8, "learning_rate": 1e-3}

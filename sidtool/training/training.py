@@ -23,7 +23,7 @@ from sidtool.training.execution import Finished, ForgettingCheck, train_and_publ
 from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.plan import plan_training, run_config
 from sidtool.training.settings import StageSettings, TrainOptions
-from sidtool.training.training_run import TrainingRun
+from sidtool.training.settled_run import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def train(
             raise UsageError("max_minutes is for one process: several would stop at other steps")
 
         def build() -> Any:
-            from sidtool.training.setup import build_trainer
+            from sidtool.training.trainer_setup import build_trainer
 
             seconds = None if max_minutes is None else 60 * max_minutes
             return build_trainer(run, arguments, progress, log, forgetting, seconds)
@@ -257,7 +257,7 @@ def check_stages(planned: Sequence[PlannedStage]) -> None:
     """Read what the stages will read, except weights, as they will read it. Raises as `train`
     does before its first step, and for every example."""
     from sidtool.model import load_without_weights
-    from sidtool.training.setup import check_inputs
+    from sidtool.training.trainer_setup import check_inputs
 
     # all stages have the tokenizer and the configuration of the first one's model
     first = planned[0].run

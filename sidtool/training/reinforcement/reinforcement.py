@@ -136,7 +136,7 @@ def run_rl(
     if notify:
         notify(run.inheritance())
     with quiet(), offline():
-        from sidtool.training.reinforcement.setup import build_trainer
+        from sidtool.training.reinforcement.trainer_setup import build_trainer
 
         arguments = grpo_config(run)
 

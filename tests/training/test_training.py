@@ -29,9 +29,9 @@ from sidtool.training.loop.checkpoints import TOTALS_FILE, last_checkpoint
 from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.loss.loss import Loss
 from sidtool.training.loss.probes import narrows_exactly, packs_exactly
-from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
-from sidtool.training.training_run import HISTORY_FILE, MACHINE_FILE
+from sidtool.training.settled_run import HISTORY_FILE, MACHINE_FILE
+from sidtool.training.training import TrainingSummary, train
 from tests.models import ARCHITECTURES, tiny_model
 from tests.pairs import all_pairs
 from tests.sealed import reseal
@@ -366,7 +366,7 @@ def test_examples_of_another_bundle_are_refused_before_weights_load(
 ) -> None:
     import shutil
 
-    from sidtool.training import setup as module
+    from sidtool.training import trainer_setup as module
 
     shutil.copytree(examples(sequence=1.0).parent, tmp_path / "examples")
     made = tmp_path / "examples" / "train.jsonl"
@@ -659,7 +659,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from sidtool.training.settings import TrainOptions
-from sidtool.training.run import train
+from sidtool.training.training import train
 base, examples, out = map(Path, sys.argv[1:4])
 every = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
 batch_size = int(sys.argv[4])

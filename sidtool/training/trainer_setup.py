@@ -42,7 +42,7 @@ from sidtool.training.loss.augment import (
 )
 from sidtool.training.loss.loss import Loss, load_teachers
 from sidtool.training.plan import weight_dtype
-from sidtool.training.training_run import TrainingRun
+from sidtool.training.settled_run import TrainingRun
 
 
 def check_inputs(run: TrainingRun, loaded: LoadedModel) -> None:
