@@ -2,9 +2,10 @@
 
     python benchmarks/cluster_plan.py [--events 10000000000] [--items 1000000000] [-o RESULT.json]
 
-The rates are those of results/cluster.json. Memory is taken to be a constant, plus bytes for each
-event of a part, plus bytes for each item, fitted to the three sizes (non-negative least squares:
-three equations). CPU seconds and shuffled bytes are those between the two largest sizes, per event.
+The rates are those of results/cluster.json, between its two largest sizes: CPU seconds and shuffled
+bytes per event. Parts and items grow together there, so memory is given twice: as if all of its
+growth were that of the events of a part, and as if all were that of the items. A worker of `split`
+holds no items.
 The time of the workers is simulated: a worker takes the next part as soon as it is free, parts
 differ in size as hashed users do, and a node that dies repeats the parts of its workers. All else
 is arithmetic. Nothing here was measured at these sizes."""
@@ -21,7 +22,6 @@ from typing import Any
 import numpy as np
 from data_path import item_count
 from environment import command_line
-from scipy.optimize import nnls
 from table import markdown
 
 from sidtool.integrations.ray.shards import part_count
@@ -61,22 +61,12 @@ class StepPlan:
     command_minutes: float
     """CPU of the command, which one process does"""
     shuffled_tb: float
-    worker_gib: float
-    """Memory of a worker"""
-    worker_gib_of_items: float
-    """The part of it that grows with the items"""
+    worker_gib_by_parts: float
+    """Memory of a worker, if it grows with the events of a part"""
+    worker_gib_by_items: float | None
+    """The same, if it grows with the items; None where a worker holds none"""
     command_gib: float
-    """Memory of the command"""
-
-
-def fitted(runs: Sequence[Mapping[str, Any]], peaks: Sequence[float]) -> tuple[float, float, float]:
-    """(constant, bytes per event of a part, bytes per item) of peaks of memory."""
-    rows = [
-        [1.0, run["events"] / part_count(run["events"]) / 1e6, item_count(run["events"]) / 1e6]
-        for run in runs
-    ]
-    constant, per_event, per_item = nnls(np.array(rows), np.array(peaks))[0].tolist()
-    return constant, per_event / 1e6, per_item / 1e6
+    """Memory of the command, if it grows with the items"""
 
 
 def worker_seconds(seconds: float, parts: int, users: float, nodes: Nodes, seed: int = 0) -> float:
@@ -113,9 +103,17 @@ def plan_step(
         )
         return float(other - one) / more
 
+    def per_unit(peaks: Sequence[float], sizes: Sequence[float]) -> float:
+        return max(0.0, peaks[1] - peaks[0]) / (sizes[1] - sizes[0])
+
     parts = part_count(int(events))
-    constant, of_event, of_item = fitted(runs, [run["worker_peak"] for run in runs])
-    of_command = fitted(runs, [run["command"]["peak"] for run in runs])
+    part_events = [run["events"] / part_count(run["events"]) for run in (before, last)]
+    run_items = [item_count(run["events"]) for run in (before, last)]
+    worker = [run["worker_peak"] for run in (before, last)]
+    command = [run["command"]["peak"] for run in (before, last)]
+    by_parts = worker[1] + per_unit(worker, part_events) * (events / parts - part_events[1])
+    by_items = worker[1] + per_unit(worker, run_items) * (items - run_items[1])
+    of_command = command[1] + per_unit(command, run_items) * (items - run_items[1])
     seconds = per_event("worker_cpu_seconds") * events
     shuffled = per_event("shuffled") * events
     n_nodes = nodes.workers / nodes.per_node
@@ -126,18 +124,21 @@ def plan_step(
         network_minutes=2 * shuffled / (n_nodes * nodes.network * 1e9) / 60,
         command_minutes=per_event("cpu_seconds") * events / 60,
         shuffled_tb=shuffled / 1e12,
-        worker_gib=(constant + of_event * events / parts + of_item * items) / GIB,
-        worker_gib_of_items=of_item * items / GIB,
-        command_gib=(of_command[0] + of_command[1] * events / parts + of_command[2] * items) / GIB,
+        worker_gib_by_parts=by_parts / GIB,
+        worker_gib_by_items=None if step == "split" else by_items / GIB,
+        command_gib=of_command / GIB,
     )
 
 
 def breaks_first(plans: Sequence[StepPlan], nodes: Nodes) -> list[str]:
     """What does not fit, the most excessive first."""
-    needs = [(plan.worker_gib, f"{plan.step}: memory of a worker") for plan in plans]
+    needs = [
+        (plan.worker_gib_by_items or plan.worker_gib_by_parts, f"{plan.step}: memory of a worker")
+        for plan in plans
+    ]
     needs += [(plan.command_gib, f"{plan.step}: memory of the command") for plan in plans]
     return [
-        f"{name}, {need:,.0f} GiB of {nodes.memory:,.0f}"
+        f"{name}, up to {need:,.0f} GiB of {nodes.memory:,.0f}"
         for need, name in sorted(needs, reverse=True)
         if need > nodes.memory
     ]
@@ -167,10 +168,10 @@ def main() -> None:
         for step, runs in by_step.items()
     ]
     names = list(asdict(plans[0]))
-    rows = [
-        [plan.step, *(f"{value:,.1f}" for value in list(asdict(plan).values())[1:])]
-        for plan in plans
-    ]
+    rows = []
+    for plan in plans:
+        step, *values = asdict(plan).values()
+        rows.append([step, *("" if value is None else f"{value:,.1f}" for value in values)])
     print(markdown([name.replace("_", " ") for name in names], rows))
     broken = breaks_first(plans, nodes)
     for line in broken:

@@ -10,7 +10,7 @@ import pytest
 
 def run_of(events: int) -> dict[str, Any]:
     """A run that takes 1 ms and 20 bytes per event. A worker has 100 MB, 500 bytes per event of a
-    part and 1,000 per item."""
+    part and none per item."""
     from data_path import item_count
 
     from sidtool.integrations.ray.shards import part_count
@@ -26,7 +26,7 @@ def run_of(events: int) -> dict[str, Any]:
             "shuffled": 20 * events,
         },
         "worker_cpu_seconds": 2 + events * 1e-3,
-        "worker_peak": 100e6 + 500 * events / part_count(events) + 1000 * items,
+        "worker_peak": 100e6 + 500 * events / part_count(events),
     }
 
 
@@ -46,13 +46,13 @@ def test_a_plan_continues_what_was_measured(
     # 1,024 parts of two rounds, and nearly equal users
     assert plan["worker_minutes"] == pytest.approx(1e7 / 512 / 60, rel=0.01)
     assert plan["network_minutes"] == pytest.approx(2 * 2e11 / (64 * 1.25e9) / 60)
-    assert plan["worker_gib_of_items"] == pytest.approx(1e12 / 2**30, rel=1e-6)
-    worker = 100e6 + 500 * 1e10 / 1024 + 1e12
-    assert plan["worker_gib"] == pytest.approx(worker / 2**30, rel=1e-6)
+    worker = 100e6 + 500 * 1e10 / 1024
+    assert plan["worker_gib_by_parts"] == pytest.approx(worker / 2**30, rel=1e-6)
+    assert plan["worker_gib_by_items"] is None  # a worker of split holds none
     assert plan["command_gib"] == pytest.approx((50e6 + 2e11) / 2**30, rel=1e-6)
     printed = capsys.readouterr().out
-    assert "does not fit: split: memory of a worker, 936 GiB of 16" in printed
-    assert printed.index("memory of a worker") < printed.index("memory of the command")
+    assert "does not fit: split: memory of the command, up to 186 GiB of 16" in printed
+    assert "does not fit: split: memory of a worker" not in printed
 
 
 def test_nodes_that_die_delay_a_step() -> None:
