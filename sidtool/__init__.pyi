@@ -23,11 +23,11 @@ from .evaluation import TaskEvaluationOptions as TaskEvaluationOptions
 from .evaluation import TuneMemoryOptions as TuneMemoryOptions
 from .evaluation import TuneSimilarityOptions as TuneSimilarityOptions
 from .evaluation import evaluate as evaluate
-from .evaluation import evaluate_lists as evaluate_lists
-from .evaluation import evaluate_task as evaluate_task
 from .evaluation import tune_memory as tune_memory
 from .evaluation import tune_similarity as tune_similarity
 from .evaluation import verdict as verdict
+from .evaluation.lists import evaluate_lists as evaluate_lists
+from .evaluation.tasks import evaluate_task as evaluate_task
 from .examples import SftInputs as SftInputs
 from .examples import SftOptions as SftOptions
 from .examples import WeightOptions as WeightOptions
@@ -92,12 +92,12 @@ from .tokenizer.bundle import Bundle as Bundle
 from .tokenizer.bundle import verify as verify
 from .tokenizer.encoder import Encoder as Encoder
 from .tokenizer.sid import SidSpace as SidSpace
-from .training import RlOptions as RlOptions
 from .training import StageSettings as StageSettings
 from .training import TrainOptions as TrainOptions
-from .training import refresh as refresh
-from .training import rl as rl
 from .training import train as train
 from .training import train_stages as train_stages
+from .training.reinforcement import RlOptions as RlOptions
+from .training.reinforcement import rl as rl
+from .training.renewal import refresh as refresh
 
 __version__: str

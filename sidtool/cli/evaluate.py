@@ -123,8 +123,9 @@ def evaluate_lists(
 ) -> None:
     """Evaluate lists on whole held-out sessions, beside the first items of the model's ranking:
     recall and NDCG of the session, order, diversity, novelty, repeats and legality."""
-    from sidtool.evaluation import LISTS, check_names, check_thresholds, list_metric_names
-    from sidtool.evaluation import evaluate_lists as evaluate_split
+    from sidtool.evaluation import check_names, check_thresholds
+    from sidtool.evaluation.lists import LISTS, list_metric_names
+    from sidtool.evaluation.lists import evaluate_lists as evaluate_split
 
     thresholds = compared.values()
     check_names(thresholds, list_metric_names(settings.length))
@@ -164,7 +165,7 @@ def evaluate_task(
     """Evaluate one task of make-sft: exact and prefix accuracy and retrieval if its answer is a
     SID; accuracy, log loss and AUC if it is a label; else exact match, token F1 and perplexity."""
     from sidtool.evaluation import check_thresholds
-    from sidtool.evaluation import evaluate_task as evaluate_questions
+    from sidtool.evaluation.tasks import evaluate_task as evaluate_questions
 
     thresholds = limits.values()
     settings = TaskEvaluationOptions(task=task, catalog=catalog, **vars(questions))

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sidtool.cli.terminal.console import note, say, say_json, say_table
 
 if TYPE_CHECKING:
-    from sidtool.evaluation import Averages, Evaluation, ListEvaluation, Mean, TaskEvaluation
+    from sidtool.evaluation import Averages, Evaluation
+    from sidtool.evaluation.lists import ListEvaluation, Mean
+    from sidtool.evaluation.tasks import TaskEvaluation
 
 HIT_RATE = "hr@10"
 NDCG = "ndcg@10"

@@ -16,15 +16,8 @@ from sidtool.base.options import meanings
 from sidtool.base.records import JsonRecord
 from sidtool.model import DEFAULT_PRESET, Preset, preset_fields
 from sidtool.tokenizer import METHODS, FusionOptions
-from sidtool.training import (
-    DEFAULTS,
-    MACHINE_DEFAULTS,
-    RL_DEFAULTS,
-    RL_SETTINGS,
-    TRAINING,
-    Vocabulary,
-    type_name,
-)
+from sidtool.training import DEFAULTS, MACHINE_DEFAULTS, TRAINING, Vocabulary, type_name
+from sidtool.training.reinforcement import RL_DEFAULTS, RL_SETTINGS
 
 Configurable = Literal["build-codebook", "init-model", "train", "rl"]
 """The commands with `--set`."""

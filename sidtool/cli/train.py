@@ -19,10 +19,12 @@ from sidtool.cli.terminal.pace import progress
 from sidtool.cli.terminal.training_log import notify, say_summaries, watch
 from sidtool.data import CatalogNames
 from sidtool.model import DEFAULT_PRESET, Preset
-from sidtool.training import ObjectiveOptions, RefreshOptions, StageOptions
+from sidtool.training import StageOptions
+from sidtool.training.reinforcement import ObjectiveOptions
+from sidtool.training.renewal import RefreshOptions
 
 if TYPE_CHECKING:
-    from sidtool.training import RefreshPlan
+    from sidtool.training.renewal import RefreshPlan
 
 
 def train(
@@ -156,7 +158,7 @@ def refresh(
     The codes of a retrained codebook are aligned with the model's, its embedding rows are carried
     over, and the tasks of its last training stage are trained for a share of its epochs."""
     from sidtool.examples import TaskCatalogOptions
-    from sidtool.training import plan_refresh, run_refresh
+    from sidtool.training.renewal import plan_refresh, run_refresh
 
     plan = plan_refresh(
         model,
@@ -186,7 +188,7 @@ def refresh(
 
 def _say_refresh_plan(plan: "RefreshPlan", model: str, *, json: bool) -> None:
     """What a refresh would do with the bundle, and how long it would train on which tasks."""
-    from sidtool.training import training_settings
+    from sidtool.training.renewal import training_settings
 
     verdict, out = plan.verdict, plan.out
     text = f"would bring {model} to the bundle at {out}: {verdict.message or 'the same bundle'}"
@@ -253,7 +255,8 @@ def rl(
     Keeps the checkpoint that recommends best on the validation set, and refuses one that is worse
     than the start on a slice of targets. A killed run leaves OUT.partial, and the same command
     resumes it."""
-    from sidtool.training import RL_SETTINGS, plan_rl, read_settings, run_rl
+    from sidtool.training import read_settings
+    from sidtool.training.reinforcement import RL_SETTINGS, plan_rl, run_rl
 
     pairs = [*(set_ or ()), *(f"{name}={value}" for name, value in objective.items())]
     rl_options, fields = read_settings(RL_SETTINGS, config, pairs)

@@ -114,7 +114,9 @@ class ArrowCodes:
             return np.zeros(0, dtype=np.int32)
         if pa.types.is_dictionary(column.type):
             code_of = np.append(self.add(column.dictionary), np.int32(-1))
-            return code_of[pc.fill_null(column.indices, -1).to_numpy()]
+            indexes = pc.fill_null(column.indices, -1).to_numpy()
+            is_first = np.array_equal(code_of[:-1], np.arange(len(code_of) - 1))
+            return indexes if is_first else code_of[indexes]
         # one table of hashes for both: the values that are known keep their codes
         coded = pa.chunked_array([self.values, column]).dictionary_encode()
         last = coded.chunk(coded.num_chunks - 1)

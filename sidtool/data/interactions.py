@@ -165,7 +165,8 @@ class EventCoder:
         self._codes: dict[str, ArrowCodes] = {}
         self.units: Counter[float] = Counter()
         """How many times are in which unit."""
-        self._first_order: tuple[int, str] | None = None
+        self.first_order: tuple[int, str] | None = None
+        """A row, and what it has."""
 
     def runs(
         self, path: Path, batches: Iterable[Mapping[str, Column]], run_events: int = RUN_EVENTS
@@ -187,7 +188,7 @@ class EventCoder:
 
         def code(name: str) -> dict[str, NDArray[Any]]:
             if name == ORDER:
-                numbers, rest = self._order(path, trimmed(cells[name]), first)
+                numbers, rest = self.order(path, cells[name], first)
                 return {ORDER: numbers, REST: rest}
             is_id = name in (USER, ITEM)
             column = filled_ids(path, name, cells[name], first) if is_id else trimmed(cells[name])
@@ -204,13 +205,16 @@ class EventCoder:
     def _code(self, name: str, column: Column) -> NDArray[np.int32]:
         return self._codes.setdefault(name, ArrowCodes()).add(column.combine_chunks())
 
-    def _order(
-        self, path: Path, texts: Column, row: int
+    def order(
+        self, path: Path, cells: Column, row: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The numbers of orders, the first of which is in a row, and the digits that they leave
+        out. Raises DataError for one that is none, or of another kind than earlier ones."""
+        texts = trimmed(cells)
         numbers, rest = read_order(path, texts, row)
         first = (row, texts[0].as_py())
-        self._first_order = self._first_order or first
-        check_same_kind(path, self._first_order, first)
+        self.first_order = self.first_order or first
+        check_same_kind(path, self.first_order, first)
         self.units += count_units(texts, numbers)
         return numbers, rest
 

@@ -3,6 +3,7 @@
 Zarr fills in what is not stored, allocates what the metadata claims, and knows a codec that runs
 code (pickle). So the claims of an array are compared with the stored bytes before it is read."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,14 +69,14 @@ def _checked(path: Path, array: Any, sizes: dict[str, int]) -> Any:
     grid = array.shards or array.chunks
     if min((*array.shape, *grid), default=0) < 1:
         raise DataError(f"{path}: {prefix or 'the array'} has no rows")
-    n_chunks = _product(-(-size // step) for size, step in zip(array.shape, grid, strict=True))
+    n_chunks = math.prod(-(-size // step) for size, step in zip(array.shape, grid, strict=True))
     if len(chunks) < n_chunks:
         raise DataError(
             f"{path}: {n_chunks - len(chunks)} of {n_chunks} chunks of {prefix or 'the array'} are "
             "not stored",
             hint="an array of zeros has to be written with write_empty_chunks",
         )
-    claimed = np.dtype(array.dtype).itemsize * max(_product(array.shape), _product(grid))
+    claimed = np.dtype(array.dtype).itemsize * max(math.prod(array.shape), math.prod(grid))
     if claimed > _allowed(sum(chunks.values())):
         raise DataError(
             f"{path}: {prefix or 'the array'} claims {claimed} bytes, {sum(chunks.values())} are "
@@ -86,13 +87,6 @@ def _checked(path: Path, array: Any, sizes: dict[str, int]) -> Any:
 
 def _allowed(stored: int) -> int:
     return FREE_BYTES + MAX_EXPANSION * stored
-
-
-def _product(numbers: Any) -> int:
-    product = 1
-    for number in numbers:
-        product *= int(number)  # of Python, which does not overflow
-    return product
 
 
 def _codec_names(value: Any) -> Iterator[str]:

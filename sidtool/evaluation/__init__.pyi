@@ -6,11 +6,6 @@ from .evaluation import evaluate as evaluate
 from .groups import SLICES as SLICES
 from .groups import example_groups as example_groups
 from .held_out import OTHER_MODEL as OTHER_MODEL
-from .lists.list_evaluation import LISTS as LISTS
-from .lists.list_evaluation import ListEvaluation as ListEvaluation
-from .lists.list_evaluation import Mean as Mean
-from .lists.list_evaluation import evaluate_lists as evaluate_lists
-from .lists.list_metrics import list_metric_names as list_metric_names
 from .memory_tuning import plan_tune_memory as plan_tune_memory
 from .memory_tuning import tune_memory as tune_memory
 from .metrics import KINDS as KINDS
@@ -39,12 +34,6 @@ from .results import Sample as Sample
 from .results import StoredEvaluation as StoredEvaluation
 from .similarity_tuning import TuneSimilarityOptions as TuneSimilarityOptions
 from .similarity_tuning import tune_similarity as tune_similarity
-from .tasks.answer_scores import SharedPrompt as SharedPrompt
-from .tasks.answer_scores import answer_losses as answer_losses
-from .tasks.answer_scores import answer_probabilities as answer_probabilities
-from .tasks.answer_scores import perplexity as perplexity
-from .tasks.task_evaluation import TaskEvaluation as TaskEvaluation
-from .tasks.task_evaluation import evaluate_task as evaluate_task
 from .validation import HIGH as HIGH
 from .validation import LOW as LOW
 from .validation import OF_ITEM_KNN as OF_ITEM_KNN

@@ -15,7 +15,6 @@ from .content import ItemContent as ItemContent
 from .content import content_gain as content_gain
 from .content import content_similarity as content_similarity
 from .distribution import LOG_ZERO as LOG_ZERO
-from .distribution import NO_ITEMS as NO_ITEMS
 from .distribution import NO_PRIOR as NO_PRIOR
 from .distribution import ItemDistribution as ItemDistribution
 from .distribution import Prior as Prior

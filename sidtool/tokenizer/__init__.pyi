@@ -21,7 +21,6 @@ from .make.compare import compare_bundles as compare_bundles
 from .make.compare import describe as describe
 from .make.diff import Diff as Diff
 from .make.diff import diff as diff
-from .make.encode import Decoded as Decoded
 from .make.encode import Encoding as Encoding
 from .make.encode import check_item_vectors as check_item_vectors
 from .make.encode import decode as decode

@@ -1,16 +1,3 @@
-from .reinforcement.plan import plan_rl as plan_rl
-from .reinforcement.reinforcement import rl as rl
-from .reinforcement.reinforcement import run_rl as run_rl
-from .reinforcement.settings import RL_DEFAULTS as RL_DEFAULTS
-from .reinforcement.settings import RL_SETTINGS as RL_SETTINGS
-from .reinforcement.settings import ObjectiveOptions as ObjectiveOptions
-from .reinforcement.settings import RlOptions as RlOptions
-from .renewal.last_training import RefreshOptions as RefreshOptions
-from .renewal.last_training import training_settings as training_settings
-from .renewal.refresh import RefreshPlan as RefreshPlan
-from .renewal.refresh import plan_refresh as plan_refresh
-from .renewal.refresh import refresh as refresh
-from .renewal.refresh import run_refresh as run_refresh
 from .settings import DEFAULTS as DEFAULTS
 from .settings import MACHINE_DEFAULTS as MACHINE_DEFAULTS
 from .settings import StageOptions as StageOptions

@@ -165,7 +165,7 @@ class ForgettingCheck:
         self.result = Forgetting(len(self.texts), self.before, self._perplexity(trainer))
 
     def _perplexity(self, trainer: Any) -> float:
-        from sidtool.evaluation import answer_losses, perplexity
+        from sidtool.evaluation.tasks import answer_losses, perplexity
         from sidtool.model.prompt import prompt_encoder
 
         encoder = prompt_encoder(trainer.processing_class, self.tokens)

@@ -1,5 +1,6 @@
 """Builds the trainer of a run: model, tokenized examples, loss, teachers, validation, callbacks."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -100,24 +101,9 @@ def build_trainer(
         teachers = load_teachers(
             run.teacher_dirs, loaded, loss.columns, trust_remote_code=run.trust_remote_code
         )
-    callbacks: list[Any] = [ProgressCallback(progress, log)]
-    if isinstance(examples, AugmentedExamples):
-        callbacks.append(AugmentationCallback(examples))
-    if run.valid and options.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(options.early_stopping_patience))
     stop = StopCallback(options.stop_step, max_seconds)
-    callbacks.append(stop)
-    contract = run.new_contract()
-
-    def write(folder: Path, best: Selection | None) -> None:
-        forgetting = None if check is None else check.result
-        made = contract
-        if stop.step != options.stop_step:
-            made = replace(run, options=replace(options, stop_step=stop.step)).new_contract()
-        write_contract(folder, made.with_best(best, forgetting), run.bundle)
-
     trainer_class: Any = EncoderDecoderTrainer
-    if contract.kind == "causal":
+    if run.contract.kind == "causal":
         trainer_class = partial(CausalTrainer, batching=options.batching)
     trainer: SidTrainer = trainer_class(
         model=loaded.model,
@@ -126,8 +112,8 @@ def build_trainer(
         tokenizer=loaded.tokenizer,
         loss=loss,
         validator=validator,
-        write_contract=write,
-        callbacks=callbacks,
+        write_contract=_contract_writer(run, stop, check),
+        callbacks=[ProgressCallback(progress, log), *_stopping(run, examples), stop],
         lora=lora,
         token_embeddings=embeddings,
         muon=options.optimizer == "muon",
@@ -137,6 +123,36 @@ def build_trainer(
     if check is not None:
         check.measure_before(trainer)
     return trainer
+
+
+def _stopping(run: TrainingRun, examples: Any) -> list[Any]:
+    """The callbacks of settings that change examples with the epochs, or end a training early."""
+    callbacks: list[Any] = []
+    if isinstance(examples, AugmentedExamples):
+        callbacks.append(AugmentationCallback(examples))
+    patience = run.options.early_stopping_patience
+    if run.valid and patience is not None:
+        callbacks.append(EarlyStoppingCallback(patience))
+    return callbacks
+
+
+def _contract_writer(
+    run: TrainingRun, stop: StopCallback, check: ForgettingCheck | None
+) -> Callable[[Path, Selection | None], object]:
+    """Writes the contract of a run into a model folder, with the step at which it was stopped and
+    what it forgot."""
+
+    planned = run.new_contract()
+
+    def write(folder: Path, best: Selection | None) -> None:
+        contract = planned
+        if stop.step != run.options.stop_step:
+            options = replace(run.options, stop_step=stop.step)
+            contract = replace(run, options=options).new_contract()
+        forgetting = None if check is None else check.result
+        write_contract(folder, contract.with_best(best, forgetting), run.bundle)
+
+    return write
 
 
 def _divided(examples: Any, share: Share, arguments: Any) -> DividedExamples:

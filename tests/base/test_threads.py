@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sidtool.base.threads import in_threads, thread_count
+from sidtool.base.threads import in_threads, meanwhile, run_in_threads, thread_count
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -35,3 +35,22 @@ def test_an_error_of_a_thread_is_raised(threads: int) -> None:
 def test_there_is_a_thread_for_each_core() -> None:
     assert thread_count(5) == 5
     assert thread_count() >= 1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_steps_are_run_and_the_first_failure_is_raised(threads: int) -> None:
+    done: list[str] = []
+    run_in_threads([lambda: done.append("one"), lambda: done.append("two")], threads)
+    assert sorted(done) == ["one", "two"]
+    with pytest.raises(ZeroDivisionError):
+        run_in_threads([lambda: done.append("three"), lambda: 1 // 0, lambda: int("x")], threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_step_beside_a_block_is_done_and_its_failure_raised(threads: int) -> None:
+    done: list[str] = []
+    with meanwhile(lambda: done.append("step"), threads):
+        done.append("block")
+    assert sorted(done) == ["block", "step"]
+    with pytest.raises(ZeroDivisionError), meanwhile(lambda: 1 // 0, threads):
+        pass

@@ -22,12 +22,11 @@ from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.prompt.assemble import history_prompt_ids
 from sidtool.model.prompt.frames import Templates, read_template_file
 from sidtool.model.prompt.segments import PromptEncoder
-from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.requests import Request
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.loaded import loaded_model
-from tests.models import tiny_tokenizer
+from tests.model.prompt.cases import extended_tokenizer
 
 AROUND = "{user.age} {user.city}:{history}on {context.device}, after {gap}"
 BESIDE = "{event.rating}{sid}{gap} {ago};"
@@ -88,13 +87,6 @@ def served(
     return history_prompt_ids(maker.prompts.history, *model, codes, titles, request.fields)
 
 
-def extended_tokenizer(bundle: Bundle) -> tuple[Any, SidTokens]:
-    tokenizer = tiny_tokenizer(chat=True)
-    tokens = SidTokens(bundle.space, len(tokenizer))
-    tokenizer.add_tokens(list(bundle.space.tokens))
-    return tokenizer, tokens
-
-
 PIECES = ("<s_a_1>", "<|sid_begin|>", "<|im_start|>", "<eos>", "{gap}", " ", "tv", "caf\u00e9", "4")
 
 
@@ -116,7 +108,7 @@ def random_split(seed: int, folder: Path) -> Split:
 def test_a_served_prompt_equals_the_training_prompt(
     tmp_path: Path, bundle: Bundle, catalog: Items, task: str, format_: Any, max_length: int
 ) -> None:
-    tokenizer, tokens = extended_tokenizer(bundle)
+    tokenizer, tokens = extended_tokenizer(bundle.space)
     encoder = PromptEncoder(tokenizer, tokens)
     templates = {task: TEMPLATES[task]}
     options = SftOptions({task: 1.0}, format_, max_length, 3, templates=templates)
@@ -150,7 +142,7 @@ def test_a_sequence_contains_every_served_prompt(
     tmp_path: Path, bundle: Bundle, catalog: Items, templates: Templates, history_length: int
 ) -> None:
     split = random_split(history_length, tmp_path)
-    tokenizer, tokens = extended_tokenizer(bundle)
+    tokenizer, tokens = extended_tokenizer(bundle.space)
     options = SftOptions(
         {"sequence": 1.0}, "plain", 9000, history_length, templates={"sequence": templates}
     )

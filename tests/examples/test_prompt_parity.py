@@ -13,19 +13,11 @@ from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.prompt.assemble import history_prompt_ids, text_prompt_ids
 from sidtool.model.prompt.frames import Format
 from sidtool.model.prompt.segments import PromptEncoder
-from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.examples.cases import QUERIES
-from tests.models import tiny_tokenizer
+from tests.model.prompt.cases import extended_tokenizer
 
 FORMATS = ("plain", "chat")
-
-
-def extended_tokenizer(bundle: Bundle) -> tuple[Any, SidTokens]:
-    tokenizer = tiny_tokenizer(chat=True)
-    tokens = SidTokens(bundle.space, len(tokenizer))
-    tokenizer.add_tokens(list(bundle.space.tokens))
-    return tokenizer, tokens
 
 
 def served_prompts(
@@ -51,7 +43,7 @@ def served_prompts(
 def test_history_prompts_are_the_same(
     bundle: Bundle, catalog: Items, split: Split, task: str, max_length: int, format_: Format
 ) -> None:
-    tokenizer, tokens = extended_tokenizer(bundle)
+    tokenizer, tokens = extended_tokenizer(bundle.space)
     options = SftOptions({task: 1.0}, format=format_, history_length=4, max_length=max_length)
     maker = ExampleMaker(bundle, catalog, options, tokenizer)
     encoder = PromptEncoder(tokenizer, tokens)
@@ -63,7 +55,7 @@ def test_history_prompts_are_the_same(
 def test_a_sequence_example_starts_with_every_served_prompt(
     bundle: Bundle, catalog: Items, split: Split, format_: Format
 ) -> None:
-    tokenizer, tokens = extended_tokenizer(bundle)
+    tokenizer, tokens = extended_tokenizer(bundle.space)
     maker = ExampleMaker(bundle, catalog, SftOptions(format=format_, history_length=20), tokenizer)
     encoder = PromptEncoder(tokenizer, tokens)
     trained = {
@@ -80,7 +72,7 @@ def test_a_sequence_example_starts_with_every_served_prompt(
 def test_text_prompts_are_the_same(
     bundle: Bundle, catalog: Items, split: Split, task: str, format_: Format
 ) -> None:
-    tokenizer, tokens = extended_tokenizer(bundle)
+    tokenizer, tokens = extended_tokenizer(bundle.space)
     options = SftOptions({task: 3.0, "sid-to-title": 1.0}, format=format_)
     maker = ExampleMaker(bundle, catalog, options, tokenizer, QUERIES)
     prompt = maker.prompts.text

@@ -179,7 +179,7 @@ def test_a_model_may_be_one_folder_of_a_repository(
 def test_the_card_is_read_by_the_hub(server: FakeHub, model: Path) -> None:
     ids = [f"i{n}" for n in range(40)]
     vectors = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
-    bundle = Bundle.from_vectors(ids, vectors, name="shop", sizes=(4, 4, 4))
+    bundle = Bundle.from_vectors(ids, vectors, name="shop", levels=(4, 4, 4))
     commit = bundle.push_to_hub("org/shop", license="mit", dataset="org/sales")
     pushed = push(str(model), "hf://org/model", dataset="org/sales")
     for name, sha in (("org/shop", commit.id), ("org/model", pushed.version)):
@@ -298,6 +298,16 @@ def test_a_registry_on_the_hub_stays_one(server: FakeHub, tmp_path: Path) -> Non
     assert open_bundle("hf://org/old@prod").digest == small_bundle().digest
     with pytest.raises(RefusedError, match="is a registry of bundles"):
         small_bundle().push_to_hub("org/old")
+
+
+def test_a_path_that_may_be_a_repository_is_told_so() -> None:
+    for opened in (sidtool.open_bundle, sidtool.load_model_folder):
+        with pytest.raises(DataError) as caught:
+            opened("org/shop")
+        assert caught.value.hint == "a repository of the hub is named hf://org/shop"
+    with pytest.raises(DataError) as caught:
+        sidtool.open_bundle("./org")
+    assert "is a .zarr folder" in str(caught.value.hint)
 
 
 def test_names_that_are_no_repository_are_refused(server: FakeHub) -> None:

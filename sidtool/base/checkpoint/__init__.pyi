@@ -29,6 +29,7 @@ from .hub import download as download
 from .hub import download_model as download_model
 from .hub import fetch_roots as fetch_roots
 from .hub import folder_or_url as folder_or_url
+from .hub import hub_hint as hub_hint
 from .hub import hub_url as hub_url
 from .hub import is_hub_repository as is_hub_repository
 from .hub import is_hub_url as is_hub_url

@@ -80,6 +80,14 @@ def is_hub_url(model: str) -> bool:
     return model.startswith(HUB_PREFIX)
 
 
+def hub_hint(location: str) -> str | None:
+    """What to write instead of a path that nothing is at, if it may name a repository."""
+    is_path = location.endswith((".zarr", ".zip")) or location[:1] in "./~"
+    if is_path or "://" in location or not is_hub_repository(HUB_PREFIX + location):
+        return None
+    return f"a repository of the hub is named {HUB_PREFIX}{location}"
+
+
 def is_hub_repository(url: str) -> bool:
     """Whether a URL names a whole repository, `hf://ORG/NAME` or `hf://ORG/NAME@REVISION`, and no
     folder of one, which may be a registry."""

@@ -21,7 +21,6 @@ from .files import read_manifest as read_manifest
 from .files import read_split as read_split
 from .files import split_events as split_events
 from .files import stored_manifest as stored_manifest
-from .histories import History as History
 from .histories import user_histories as user_histories
 from .list_targets import LENGTH as LENGTH
 from .list_targets import MAX_LENGTH as MAX_LENGTH

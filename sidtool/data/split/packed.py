@@ -96,7 +96,8 @@ def ranges(sizes: NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:
 
 def user_buckets(ids: Texts) -> NDArray[np.int16]:
     """(n,): the bucket of each of n users."""
-    hashes = map(zlib.crc32, map(str.encode, ids))
+    utf8: Any = Texts(ids.arrow.cast("binary"))
+    hashes = map(zlib.crc32, utf8)
     return (np.fromiter(hashes, np.uint32, len(ids)) % BUCKETS).astype(np.int16)
 
 

@@ -1,6 +1,6 @@
 """Reads the parts of a split from the Parquet files that `write_parts` wrote."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import IntegrityError
 from sidtool.base.threads import release_arrow_memory
-from sidtool.data.coded import ArrowCodes, Coded, Texts, object_array
+from sidtool.data.coded import Coded, Texts, object_array
 from sidtool.data.fields.fields import FieldTypes, Value
 from sidtool.data.split.logs import PARTS
 from sidtool.data.split.packed import (
@@ -22,39 +22,19 @@ from sidtool.data.split.packed import (
     consecutive,
 )
 from sidtool.data.split.packing import PackedParts, parts_of_windows
+from sidtool.data.split.part_columns import (
+    NUMBER,
+    PartColumn,
+    PartFile,
+    coded_columns,
+    joined_files,
+    read_part,
+)
 from sidtool.data.split.record import SplitManifest
 from sidtool.data.split.sessions import are_divisions
 from sidtool.data.split.write_parts import ARROW_TYPES, file_name
-from sidtool.data.tables import row_groups
 
-NUMBER = "a number"
-"""The type of a column of int64 or of double."""
 WINDOW_COLUMNS = {"user": "string", "history": "list string", "item": "string", "position": "int32"}
-
-
-@dataclass(frozen=True, eq=False)
-class _Column:
-    """A column of one file: n values, or the members of n lists."""
-
-    chunks: Sequence[Any]
-    """Arrow arrays, without dictionaries but for texts"""
-    lengths: NDArray[np.int32]
-    """(n,) of the lists; those of a column of values are 1"""
-
-    @classmethod
-    def joined(cls, columns: Sequence["_Column"]) -> "_Column":
-        """The values of several files, of which some have none."""
-        chunks = [chunk for column in columns for chunk in column.chunks]
-        lengths = np.concatenate([column.lengths for column in columns])
-        return cls([chunk for chunk in chunks if len(chunk)] or chunks[:1], lengths)
-
-    @property
-    def numbers(self) -> NDArray[Any]:
-        """The values as numbers."""
-        return np.concatenate([chunk.to_numpy() for chunk in self.chunks])
-
-
-File = dict[str, _Column]
 
 
 def read_logs(folders: Sequence[Path], manifest: SplitManifest) -> PackedParts:
@@ -65,14 +45,16 @@ def read_logs(folders: Sequence[Path], manifest: SplitManifest) -> PackedParts:
     types = manifest.fields or FieldTypes()
     paths = [folders[0] / file_name(part) for part in PARTS]
     files = [
-        _joined([_read(folder / path.name, _kinds(path.stem, manifest)) for folder in folders])
+        joined_files(
+            [read_part(folder / path.name, _kinds(path.stem, manifest)) for folder in folders]
+        )
         for path in paths
     ]
     users, row_users = _coded_users([file.pop("user") for file in files])
     release_arrow_memory()  # of the columns of users, and below of those of positions and items
     log = _Log.of(paths, files, len(users), row_users)
     release_arrow_memory()
-    names, items = _coded([file.pop("items") for file in files])
+    names, items = coded_columns([file.pop("items") for file in files])
     store_items = log.joined(items)
     del items
     release_arrow_memory()
@@ -100,9 +82,9 @@ def read_logs(folders: Sequence[Path], manifest: SplitManifest) -> PackedParts:
 
 def read_windows(folder: Path) -> PackedParts:
     """The parts of a split by `given`. Raises IntegrityError as `read_logs` does."""
-    files = [_read(folder / file_name(part), WINDOW_COLUMNS) for part in PARTS]
+    files = [read_part(folder / file_name(part), WINDOW_COLUMNS) for part in PARTS]
     users, row_users = _coded_users([file["user"] for file in files])
-    names, items = _coded([file[name] for file in files for name in ("history", "item")])
+    names, items = coded_columns([file[name] for file in files for name in ("history", "item")])
     columns = [np.concatenate(chunks) for chunks in items]
     store = EventStore(users, Texts(names), np.concatenate(columns))
     parts = []
@@ -133,66 +115,7 @@ def _kinds(part: str, manifest: SplitManifest) -> dict[str, str]:
     return kinds | ({"history": "int32"} if manifest.protocol == "last-session" else {})
 
 
-def _read(path: Path, kinds: Mapping[str, str]) -> File:
-    """The columns of a file. Raises IntegrityError unless it has these, of these types, without
-    missing values but in fields."""
-    groups = list(row_groups(path))
-    if not groups or set(groups[0].column_names) != set(kinds):
-        columns = groups[0].column_names if groups else "no rows"
-        raise IntegrityError(f"{path} has {columns}, not the columns {list(kinds)}")
-    file = {}
-    for name, kind in kinds.items():
-        chunks = [chunk for group in groups for chunk in group[name].chunks]
-        file[name] = _column(f"{path}: {name}", kind, chunks)
-    for name, column in file.items():
-        is_of_events = name in ("positions", "times") or name.startswith("event_")
-        if is_of_events and not np.array_equal(column.lengths, file["items"].lengths):
-            raise IntegrityError(f"{path}: {name} and items differ in length")
-    return file
-
-
-def _joined(files: Sequence[File]) -> File:
-    """The columns of files, one behind the other."""
-    if len(files) == 1:
-        return files[0]
-    return {name: _Column.joined([file[name] for file in files]) for name in files[0]}
-
-
-def _column(label: str, kind: str, chunks: Sequence[Any]) -> _Column:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    lengths = np.zeros(0, dtype=np.int32)
-    if kind.startswith("list "):
-        if not all(pa.types.is_list(chunk.type) and not chunk.null_count for chunk in chunks):
-            raise IntegrityError(f"{label} has a row without a list")
-        lengths = np.concatenate([pc.list_value_length(chunk).to_numpy() for chunk in chunks])
-        chunks = [chunk.flatten() for chunk in chunks]
-        kind = kind.removeprefix("list ")
-    actual = chunks[0].type
-    if pa.types.is_dictionary(actual):
-        actual = actual.value_type
-    is_number = actual in (pa.int64(), pa.float64())
-    if not (is_number if kind == NUMBER else actual == pa.type_for_alias(kind)):
-        raise IntegrityError(f"{label} is of type {actual}, not {kind}")
-    is_field = label.rpartition(": ")[2].startswith(("event_", "user_"))
-    if not is_field and any(chunk.null_count for chunk in chunks):
-        raise IntegrityError(f"{label} lacks a value")
-    return _Column(chunks, lengths)
-
-
-def _coded(columns: Sequence[_Column]) -> tuple[Any, list[list[NDArray[np.int32]]]]:
-    """The distinct values of several columns as an arrow array, and the codes of each column's
-    chunks; that of a missing value is -1."""
-    import pyarrow as pa
-
-    kind = columns[0].chunks[0].type  # a file has a row group
-    codes = ArrowCodes(kind.value_type if pa.types.is_dictionary(kind) else kind)
-    parts = [[codes.add(chunk) for chunk in column.chunks] for column in columns]
-    return codes.values, parts
-
-
-def _coded_users(columns: Sequence[_Column]) -> tuple[Texts, list[NDArray[np.int32]]]:
+def _coded_users(columns: Sequence[PartColumn]) -> tuple[Texts, list[NDArray[np.int32]]]:
     """The users of several columns, and their codes in each."""
     import pyarrow as pa
 
@@ -200,7 +123,7 @@ def _coded_users(columns: Sequence[_Column]) -> tuple[Texts, list[NDArray[np.int
     # files of users who all have three events or more have the same users
     others = [not text.equals(texts[0]) for text in texts]
     distinct = [column for column, is_other in zip(columns, others, strict=True) if is_other]
-    values, parts = _coded([columns[0], *distinct])
+    values, parts = coded_columns([columns[0], *distinct])
     first, *rest = map(np.concatenate, parts)
     return Texts(values), [rest.pop(0) if is_other else first for is_other in others]
 
@@ -216,12 +139,12 @@ def _values(names: Any, codes: NDArray[np.int32]) -> Coded[Value | None]:
 
 def _user_values(
     name: str,
-    columns: Sequence[_Column],
+    columns: Sequence[PartColumn],
     row_users: Sequence[NDArray[np.int32]],
     users: Texts,
 ) -> Coded[Value | None]:
     """The value of each user. Raises IntegrityError if two rows of a user differ."""
-    names, parts = _coded(columns)
+    names, parts = coded_columns(columns)
     codes, of_rows = np.concatenate([*chain.from_iterable(parts)]), np.concatenate(row_users)
     of_users = np.zeros(len(users), dtype=np.int32)
     of_users[of_rows] = codes
@@ -253,7 +176,7 @@ class _Log:
     def of(
         cls,
         paths: Sequence[Path],
-        files: Sequence[File],
+        files: Sequence[PartFile],
         n_users: int,
         row_users: Sequence[NDArray[np.int32]],
     ) -> "_Log":
@@ -309,9 +232,9 @@ class _Log:
             values[places] = np.concatenate(arrays)
         return values
 
-    def coded(self, columns: Sequence[_Column]) -> Coded[Value | None]:
+    def coded(self, columns: Sequence[PartColumn]) -> Coded[Value | None]:
         """(events,): the values of a field of events."""
-        names, parts = _coded(columns)
+        names, parts = coded_columns(columns)
         return _values(names, self.joined(parts))
 
 
@@ -334,14 +257,14 @@ def _count_from_zero(chunks: Sequence[Any], lengths: NDArray[np.int32]) -> bool:
     return row == len(lengths)
 
 
-def _sessions(path: Path, file: File, n_events: NDArray[np.int32]) -> Ragged:
+def _sessions(path: Path, file: PartFile, n_events: NDArray[np.int32]) -> Ragged:
     sessions = Ragged.of_lengths(file["sessions"].numbers, file["sessions"].lengths)
     if not are_divisions(sessions, n_events):
         raise IntegrityError(f"{path}: the sessions of a user do not divide the events")
     return sessions
 
 
-def _examples(path: Path, file: File, store: EventStore, log: _Log) -> PackedExamples:
+def _examples(path: Path, file: PartFile, store: EventStore, log: _Log) -> PackedExamples:
     """The examples of a part. Raises IntegrityError for a target that is no event of its row, and
     for a history that lacks an event."""
     part = PARTS.index(path.stem)

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from sidtool.data.event_sort import ORDER, USER
 from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.interactions import (
     ITEM,
+    EventCoder,
     filled_ids,
     runs_of_cells,
     with_iso_times,
@@ -35,7 +35,7 @@ from sidtool.data.split.protocols import refuse_empty
 from sidtool.data.split.record import SPLIT_FORMAT, SplitCounts, SplitManifest
 from sidtool.data.split.write_parts import folder_name, write_logs
 from sidtool.data.tables.tables import column_batches, column_names
-from sidtool.data.times import check_one_unit, check_same_kind, count_units, read_order, trimmed
+from sidtool.data.times import check_one_unit, check_same_kind
 
 GROUPED_ROWS = 1 << 19
 """Rows of a file that are grouped together: a batch of each part is of so many rows."""
@@ -114,7 +114,7 @@ def group_rows(plan: PartPlan, columns: EventColumns, source: Path, out: Path) -
     names = [columns.user, columns.item, *([columns.order] if columns.order else ()), *plan.further]
     names = list(dict.fromkeys(names))
     batches = column_batches(source, names, ids=[columns.user, columns.item])
-    checks = _OrderChecks(source, columns)
+    coder = EventCoder()
     counts = np.zeros(plan.parts, dtype=np.int64)
     schema = pa.schema([(name, pa.string()) for name in names])
     options = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -123,39 +123,19 @@ def group_rows(plan: PartPlan, columns: EventColumns, source: Path, out: Path) -
             first = int(counts.sum())
             for content, name in ((USER, columns.user), (ITEM, columns.item)):
                 filled_ids(source, content, run[name], first)
-            checks.add(run, first)
+            if columns.order is not None:
+                cells = {ORDER: run[columns.order]}
+                if columns.time_format is not None:
+                    [cells] = with_iso_times([cells], columns.time_format)
+                coder.order(source, cells[ORDER], first)
             order, sizes = _by_part(run[columns.user], plan.parts)
             [rows] = run.take(order).combine_chunks().to_batches() or [None]
             for start, size in zip(np.cumsum(sizes) - sizes, sizes, strict=True):
                 file.write_batch(rows.slice(start, size))
             counts += sizes
-    in_units = {str(unit): count for unit, count in checks.units.items()}
-    return GroupedRows(tuple(counts.tolist()), in_units, checks.first)
-
-
-class _OrderChecks:
-    """What the orders of a file have in common."""
-
-    def __init__(self, source: Path, columns: EventColumns) -> None:
-        self._source = source
-        self._columns = columns
-        self.units: Counter[float] = Counter()
-        self.first: str | None = None
-
-    def add(self, run: Any, first_row: int) -> None:
-        """Check the orders of a run. Raises DataError."""
-        columns = self._columns
-        if columns.order is None:
-            return
-        cells = run[columns.order]
-        if columns.time_format is not None:
-            cells = next(with_iso_times([{ORDER: cells}], columns.time_format))[ORDER]
-        texts = trimmed(cells)
-        numbers, _ = read_order(self._source, texts, first_row)
-        first = texts[0].as_py()
-        self.first = first if self.first is None else self.first
-        check_same_kind(self._source, (0, self.first), (first_row, first))
-        self.units += count_units(texts, numbers)
+    in_units = {str(unit): count for unit, count in coder.units.items()}
+    first_order = None if coder.first_order is None else coder.first_order[1]
+    return GroupedRows(tuple(counts.tolist()), in_units, first_order)
 
 
 def gather_rows(grouped: Sequence[Path], part: int, parts: int, out: Path) -> None:

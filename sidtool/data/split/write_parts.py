@@ -164,6 +164,7 @@ def write_tables(path: Path, tables: Iterable[Any], distinct: Sequence[str] = ()
         first.schema,
         compression="zstd",
         store_schema=False,
+        write_statistics=False,  # users are in no order by which a reader could skip some
         dictionary_pagesize_limit=1 << 30,
         use_dictionary=[leaf for leaf in leaves if leaf not in (*numbers, *distinct)],
         column_encoding=numbers,

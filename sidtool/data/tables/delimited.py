@@ -9,13 +9,16 @@ import csv
 from codecs import BOM_UTF8
 from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
+from sidtool.base.threads import arrow_thread_count, in_threads
 from sidtool.data.coded import Column
 from sidtool.data.tables.opening import BLOCK_BYTES, open_file, refuse_repeated
 
@@ -130,31 +133,43 @@ def _quotes(path: Path, delimiter: str) -> Literal["none", "usual", "unusual"]:
     is_border = np.zeros(256, dtype=np.bool_)
     is_border[[ord(delimiter), ord("\n"), ord("\r"), QUOTE]] = True
     n_quotes = size = 0
-    last = b"\n"
-    with open_file(path, skip_mark=False) as stream:
-        while block := stream.read(SCAN_BYTES):
-            size += len(block)
-            if size == len(block):
-                block = block.removeprefix(BOM_UTF8)
-            if b'"' in block or last == b'"':
-                # the last byte of the previous block is the neighbor of the first one of this
-                values = np.frombuffer(last + block, dtype=np.uint8)
-                places = np.flatnonzero(values == QUOTE)
-                n_quotes -= last == b'"'  # it is among `places` again
-                is_open = n_quotes % 2
-                opening = places[is_open::2]
-                before = values[opening[opening > 0] - 1]
-                closing_quotes = places[1 - is_open :: 2]
-                after = values[closing_quotes[closing_quotes + 1 < len(values)] + 1]
-                if not (is_border[before].all() and is_border[after].all()):
-                    return "unusual"
-                n_quotes += len(places)
-            last = block[-1:]
-            if n_quotes % 2 and last == b"\r" and size % BLOCK_BYTES == 0:
-                return "unusual"  # pyarrow drops a line feed at the start of its next block
-    if n_quotes % 2:
+    splits_line = False
+
+    def quoted_blocks() -> Iterator[tuple[bytes, int]]:
+        """The blocks with quotes, each behind the last byte before it, and whether a quote is open
+        there."""
+        nonlocal n_quotes, size, splits_line
+        last = b"\n"
+        with open_file(path, skip_mark=False) as stream:
+            while block := stream.read(SCAN_BYTES):
+                size += len(block)
+                if size == len(block):
+                    block = block.removeprefix(BOM_UTF8)
+                n_in_block = block.count(b'"')
+                if n_in_block or last == b'"':
+                    yield last + block, (n_quotes - (last == b'"')) % 2
+                n_quotes += n_in_block
+                last = block[-1:]
+                # pyarrow drops a line feed at the start of its next block
+                splits_line |= n_quotes % 2 == 1 and last == b"\r" and size % BLOCK_BYTES == 0
+
+    is_usual = partial(_are_usual, is_border)
+    blocks = in_threads(is_usual, quoted_blocks(), arrow_thread_count())
+    if not all(blocks) or splits_line or n_quotes % 2:
         return "unusual"
     return "usual" if n_quotes else "none"
+
+
+def _are_usual(is_border: NDArray[np.bool_], block: tuple[bytes, int]) -> bool:
+    """Whether the quotes of bytes stand where they may; the first byte is only a neighbor of the
+    second one, unless it is a quote that lacked its own."""
+    values, is_open = np.frombuffer(block[0], dtype=np.uint8), block[1]
+    places = np.flatnonzero(values == QUOTE)
+    opening = places[is_open::2]
+    before = values[opening[opening > 0] - 1]
+    closing_quotes = places[1 - is_open :: 2]
+    after = values[closing_quotes[closing_quotes + 1 < len(values)] + 1]
+    return bool(is_border[before].all() and is_border[after].all())
 
 
 def _read_strictly(

@@ -1,6 +1,5 @@
 from .convert import FORMATS as FORMATS
 from .convert import CatalogFile as CatalogFile
-from .convert import Exported as Exported
 from .convert import System as System
 from .convert import check_export_options as check_export_options
 from .convert import export_map as export_map

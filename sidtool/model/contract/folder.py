@@ -19,6 +19,7 @@ from sidtool.base.checkpoint import (
     download,
     download_model,
     fetch_roots,
+    hub_hint,
     is_hub_url,
     only_folder,
     read_object,
@@ -87,7 +88,7 @@ def read_contract(folder: Path) -> Contract:
     path = folder / CONTRACT
     kind = describe(folder)
     if kind is None and not folder.is_dir():
-        raise DataError(f"there is no model folder at {folder}")
+        raise DataError(f"there is no model folder at {folder}", hint=hub_hint(str(folder)))
     if not path.is_file():
         embedded = read_embedded(folder)
         if embedded is not None:

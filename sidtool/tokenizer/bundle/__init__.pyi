@@ -11,7 +11,6 @@ from .identity import Identity as Identity
 from .item_map import ItemMap as ItemMap
 from .item_map import StringArray as StringArray
 from .manifest import AlignChange as AlignChange
-from .manifest import ItemsChange as ItemsChange
 from .manifest import Manifest as Manifest
 from .manifest import Version as Version
 from .manifest import check_names as check_names

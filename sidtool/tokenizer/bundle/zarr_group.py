@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 from numpy.typing import NDArray
 
 from sidtool.base.artifact import describe
+from sidtool.base.checkpoint import hub_hint
 from sidtool.base.documents import canonical, parse_json
 from sidtool.base.errors import DataError, IntegrityError
 from sidtool.base.output import new_file, remove
@@ -49,6 +50,7 @@ def read_root(storage: Storage, kind: Kind) -> Mapping[str, Any]:
         raise DataError(f"{storage.location} is {other}, not a {kind}", hint=hint)
     if storage.exists():
         raise IntegrityError(f"{storage.location} has no {ROOT}: an unfinished or damaged {kind}")
+    hint = hub_hint(storage.location) or hint
     raise DataError(f"no {kind} at {storage.location}", hint=hint)
 
 

@@ -1,2 +1,5 @@
-"""Preference alignment on lists: pairs of lists that a model wrote, the better and the worse by a
-reward, and their log-probabilities with a gradient."""
+"""Training by rewards of what a model recommends, and preference alignment on lists."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

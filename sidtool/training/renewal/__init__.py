@@ -1,1 +1,5 @@
 """A trained model, brought to a newer bundle and newer events."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -18,6 +18,7 @@ from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.record import Cuts, SplitManifest, SplitReference, check_split
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import UserSequence
+from tests.data.split.cases import write_windows
 from tests.data.split.lines import of_lines, write_lines
 from tests.data.tables.files import write_table
 from tests.pairs import all_pairs
@@ -35,18 +36,8 @@ def events(folder: Path, lines: list[tuple[str, str, int]], name: str = "events.
 
 
 def windows(folder: Path) -> tuple[Path, SplitOptions]:
-    rows: dict[str, list[dict[str, str]]] = {"train": [], "valid": [], "test": []}
-    for user in range(9):
-        items = [item for owner, item, _ in LINES if owner == f"u{user}"]
-        for place in range(1, len(items)):
-            part = {len(items) - 1: "test", len(items) - 2: "valid"}.get(place, "train")
-            row = {"user_id": f"u{user}", "history_item_id": str(items[:place])}
-            rows[part].append(row | {"item_id": items[place]})
-    for part, table in rows.items():
-        columns = {name: [row[name] for row in table] for name in table[0]}
-        write_table(folder / f"{part}.csv", columns)
-    options = SplitOptions("given", valid=folder / "valid.csv", test=folder / "test.csv")
-    return folder / "train.csv", options
+    train, valid, test = write_windows(folder, LINES)
+    return train, SplitOptions("given", valid=valid, test=test)
 
 
 def splits(folder: Path) -> list[Split]:

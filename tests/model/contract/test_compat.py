@@ -89,10 +89,12 @@ def test_a_newcomer_that_shares_a_sid_reuses_none() -> None:
 
 
 def test_an_aligned_codebook_is_fine_and_names_what_moved() -> None:
-    aligned = made(IDS, swapped(), seed=1, compatible_with=(OLD.identity.codebook,), name="aligned")
+    codes = swapped()
+    codes[2] = CODES[20]  # a SID that no item had
+    aligned = made(IDS, codes, seed=1, compatible_with=(OLD.identity.codebook,), name="aligned")
     verdict = judge(OLD, aligned)
-    assert (verdict.kind, verdict.reassigned_share) == ("aligned", pytest.approx(0.1))
-    assert "10.0% of the 20 common items" in verdict.message
+    assert (verdict.kind, verdict.reassigned_share) == ("aligned", pytest.approx(0.15))
+    assert "15.0% of the 20 common items" in verdict.message
 
 
 @pytest.mark.parametrize("seed", [1, None])

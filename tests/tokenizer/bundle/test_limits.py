@@ -59,20 +59,17 @@ def stored_bytes(made: Draft) -> int:
     return sum(map(len, made.stored().values()))
 
 
-def test_a_long_template_over_many_codes_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("more", "message"), [(4000, "has 4013 bytes, not 1 to 64"), (51, "codebook/level")]
+)
+def test_many_codes_cost_nothing_before_they_are_spelled(
+    tmp_path: Path, more: int, message: str
+) -> None:
     made = draft()
-    made.manifest["space"] |= {"sizes": [65536] * 4, "template": "{level}{code}" + "x" * 4000}
+    made.manifest["space"] |= {"sizes": [65536] * 4, "template": "{level}{code}" + "x" * more}
     made.identify()
     path = made.write(tmp_path / "shop.zarr")
-    assert "has 4013 bytes, not 1 to 64" in refused(path, stored_bytes(made))
-
-
-def test_many_codes_cost_nothing_before_they_are_spelled(tmp_path: Path) -> None:
-    made = draft()
-    made.manifest["space"] |= {"sizes": [65536] * 4, "template": "{level}{code}" + "x" * 51}
-    made.identify()
-    path = made.write(tmp_path / "shop.zarr")
-    assert "codebook/level" in refused(path, stored_bytes(made))
+    assert message in refused(path, stored_bytes(made))
 
 
 def claimed(made: Draft, items: int, **changes: Any) -> Draft:

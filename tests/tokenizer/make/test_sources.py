@@ -17,7 +17,7 @@ from sidtool.tokenizer.make.add import add_items
 from sidtool.tokenizer.make.build import build, build_codebook
 from sidtool.tokenizer.make.build_options import BuildOptions
 from sidtool.tokenizer.quantize.fusion import FusionOptions
-from tests.data.tables.files import write_table
+from tests.data.split.cases import write_windows
 from tests.tokenizer.quantize.material import mixture
 
 N = 60
@@ -38,28 +38,11 @@ def split_of(
     folder: Path, events: list[tuple[str, str, int]], protocol: str = "leave-one-out"
 ) -> Split:
     if protocol == "given":
-        return windowed(folder, events)
+        return given(*write_windows(folder, events))
     path = folder / "events.csv"
     path.write_text("user_id,item_id,timestamp\n" + "".join(f"{u},{i},{t}\n" for u, i, t in events))
     read = read_interactions(path)
     return leave_one_out(read) if protocol == "leave-one-out" else temporal(read, Cuts(4, 5))
-
-
-def windowed(folder: Path, events: list[tuple[str, str, int]]) -> Split:
-    """The same events as files of windows: the last event of each user is the test target, the one
-    before it the validation target."""
-    rows: dict[str, list[dict[str, str]]] = {"train": [], "valid": [], "test": []}
-    for user in dict.fromkeys(user for user, _, _ in events):
-        items = [item for owner, item, _ in events if owner == user]
-        for at in range(1, len(items)):
-            part = {len(items) - 1: "test", len(items) - 2: "valid"}.get(at, "train")
-            rows[part].append(
-                {"user_id": user, "history_item_id": str(items[:at]), "item_id": items[at]}
-            )
-    for part, table in rows.items():
-        columns = {name: [row[name] for row in table] for name in table[0]}
-        write_table(folder / f"{part}.csv", columns)
-    return given(*(folder / f"{part}.csv" for part in rows))
 
 
 def built(

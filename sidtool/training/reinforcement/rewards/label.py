@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError, DataError, UsageError
 from sidtool.data import NO_FIELDS, Condition, Fields, Value
-from sidtool.evaluation import SharedPrompt, answer_probabilities
+from sidtool.evaluation.tasks import SharedPrompt, answer_probabilities
 from sidtool.model import LoadedModel, check_model_folder, fit_prompt, load_model_folder
 from sidtool.model.contract import Contract, ModelReference, check_model_split, model_folder
 from sidtool.model.prompt import (
