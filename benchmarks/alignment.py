@@ -175,10 +175,7 @@ class Curve:
 
     def evaluate(self, model: Path, out: Path, *options: object) -> dict[str, Any]:
         """The metrics of a model; the users are spread evenly over the split."""
-        command = ("evaluate", model, self.recipe.split(), "--samples", 0)
-        seen = self.recipe.seen_options()
-        self.recipe.steps.run(out, *command, *seen, *options, "--json", saves_stdout=True)
-        return json.loads(out.read_text(encoding="utf-8"))
+        return self.recipe.evaluated(model, out, "--samples", 0, *options)
 
     def search(self) -> str:
         """The setting with the best validation after the first point."""

@@ -95,7 +95,7 @@ class Comparison:
 
     def memory(self, encoder: str) -> dict[str, float]:
         """N@10 of a memory alone without content, and with it at the best weight."""
-        bundle = Bundle.from_vectors(self.items.ids, self.vectors(encoder), sizes=(64, 64, 64))
+        bundle = Bundle.from_vectors(self.items.ids, self.vectors(encoder), levels=(64, 64, 64))
         rows = self.rows(bundle.items.ids)
         content = ItemContent.of(bundle, self.vectors(encoder)[rows])
         options = TuneSimilarityOptions(

@@ -167,15 +167,12 @@ class FeedbackRun(VariantRun):
         """Popularity and item-kNN on each group."""
         model = self.model(PLAIN, self.recipe.run.seeds[0])
         on = self.recipe.run.on
-        options = ["--on", on, *self.recipe.seen_options(), "--json"]
         measured = {}
         for group in self.groups:
             name = f"metrics-{on}" if group == ALL else f"metrics-{on}-positive"
             chosen = [] if group == ALL else ["--target", group]
             metrics = model.with_name(f"{name}.json")
-            command = ("evaluate", model, self.split_folder, *options, *chosen)
-            self.recipe.steps.run(metrics, *command, saves_stdout=True)
-            evaluation: dict[str, Any] = json.loads(metrics.read_text(encoding="utf-8"))
+            evaluation = self.recipe.evaluated(model, metrics, "--on", on, *chosen)
             measured[group] = {name: dict(of) for name, of in evaluation["baselines"].items()}
         return measured
 

@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -42,22 +42,11 @@ REFRESHED = "model, memory of the first 90%"
 RETRAINED = "model trained on the first 90%, with its memory"
 
 
-@dataclass
-class TimedRecipe(Recipe):
-    """A recipe whose split has two cuts in time."""
-
-    cuts: tuple[float, float] = (0.0, 0.0)
-    """where validation and test start"""
-
-    def split(self) -> Path:
-        """The split that every later step uses."""
-        split = self.work / "split"
-        valid_from, test_from = map(repr, self.cuts)
-        options: list[object] = ["--protocol", "temporal"]
-        options += ["--valid-from", valid_from, "--test-from", test_from]
-        if self.extends is not None:
-            options += ["--extends", self.extends]
-        return self.steps.run(split, "split", self.dataset.interactions, "-o", split, *options)
+def temporal(dataset: Dataset, shares: tuple[float, float]) -> tuple[object, ...]:
+    """The options of a split at the moments after these shares of all events."""
+    valid_from, test_from = map(repr, cuts_of(dataset, shares))
+    cuts = ("--valid-from", valid_from, "--test-from", test_from)
+    return ("--protocol", "temporal", *cuts)
 
 
 def cuts_of(dataset: Dataset, shares: tuple[float, float]) -> tuple[float, float]:
@@ -73,10 +62,9 @@ def run_seed(dataset: Dataset, args: argparse.Namespace, seed: int) -> dict[str,
     run = RecipeRun(
         recipe=args.recipe, seeds=(seed,), encoder=args.encoder, embeddings=args.embeddings
     )
-    earlier = TimedRecipe(dataset, run, work / "earlier", cuts=cuts_of(dataset, EARLIER))
-    later = TimedRecipe(
-        dataset, run, work / "later", extends=earlier.split(), cuts=cuts_of(dataset, LATER)
-    )
+    earlier = Recipe(dataset, run, work / "earlier", protocol=temporal(dataset, EARLIER))
+    cuts = temporal(dataset, LATER)
+    later = Recipe(dataset, run, work / "later", extends=earlier.split(), protocol=cuts)
     bundle = earlier.bundle()
     model = earlier.with_memory(earlier.train(bundle, seed), bundle)
     retrained = later.with_memory(later.train(bundle, seed), bundle)

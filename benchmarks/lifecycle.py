@@ -101,15 +101,13 @@ def run_adding(whole: Recipe, seed: int) -> Growth:
 def with_later_memory(whole: Recipe, part: Recipe, model: Path, child: Path) -> Path:
     """The model with the later bundle and a memory of all items of the data set."""
     rebound = part.work / "grown" / "model"
-    memory = part.work / "grown" / "memory.zarr"
-    out = part.work / "grown" / "model+memory"
-    steps = part.steps
-    split = part.split()
-    content = whole.content_options(child)
+    memory, out = rebound.with_name("memory.zarr"), rebound.with_name("model+memory")
+    steps, commands, split = part.steps, part.commands, part.split()
     seen = part.seen_options()
     steps.run(rebound, "rebind", model, child, "-o", rebound)
-    steps.run(memory, "build-memory", split, child, "-o", memory, "--tune", *content, *seen)
-    return steps.run(out, "tune-memory", rebound, split, memory, "-o", out, *seen)
+    options = ("--tune", *whole.content_options(child), *seen)
+    steps.do(commands.memory(split, child, memory, *options))
+    return steps.do(commands.tuning(rebound, split, memory, out, *seen))
 
 
 def run(dataset: Dataset, args: argparse.Namespace) -> dict[str, Any]:

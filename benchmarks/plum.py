@@ -12,7 +12,6 @@ and after is in the table. Each seed is evaluated on the same users of `--on`; d
 paired bootstraps. Steps that are done are not run again."""
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,36 +58,23 @@ class PlumRun:
     """Users that are evaluated."""
     settings: Sequence[str]
 
-    @property
-    def split(self) -> Path:
-        """With times, ratings and a table of users."""
-        split = self.recipe.work / "split"
+    def __post_init__(self) -> None:
+        # with times, ratings and a table of users
         options = (*self.recipe.dataset.split_options(), "--times", *self.fields)
-        interactions = self.recipe.dataset.interactions
-        return self.recipe.steps.run(split, "split", interactions, "-o", split, *options)
-
-    @property
-    def bundle(self) -> Path:
-        """Built with co-occurrence in the training events."""
-        bundle = self.recipe.work / "bundle.zarr"
-        options = [*self.recipe.text_options(), "--config", self.recipe.config("codebook")]
-        options += self.recipe.vectors()
-        items = ("build-codebook", self.recipe.dataset.items, "-o", bundle)
-        return self.recipe.steps.run(bundle, *items, *options, "--interactions", self.split)
+        self.recipe.protocol = options
 
     @property
     def start(self) -> Path:
         """The language model with the bundle's tokens."""
         start = self.recipe.work / "base+sid"
-        command = ("extend-model", self.base, self.bundle, "-o", start)
-        return self.recipe.steps.run(start, *command)
+        step = self.recipe.commands.tokens(self.base, self.recipe.bundle(), start, 0)
+        return self.recipe.steps.do(step)
 
     def examples(self, name: str, *options: object) -> Path:
         """The training examples of a stage."""
+        inputs = (self.recipe.bundle(), self.recipe.split(), self.start)
         out = self.recipe.work / name / "train.jsonl"
-        inputs = (self.bundle, self.recipe.dataset.items, self.split, "-o", out)
-        command = ("make-sft", *inputs, "--model", self.start, "--config", self.recipe.config(name))
-        return self.recipe.steps.run(out, *command, *options)
+        return self.recipe.steps.do(self.recipe.commands.examples(name, *inputs, out, *options))
 
     def stage(self, start: Path, examples: Path, name: str, seed: int, tokens: int) -> Path:
         """A model that was trained for one stage, with the settings that the recipe's stages
@@ -109,17 +95,13 @@ class PlumRun:
         general = () if self.general is None else ("--general", self.general)
         shown = [part for name in self.columns for part in ("--field", name)]
         pretraining = self.examples("cpt", *general, *shown, "--max-tokens", self.tokens)
-        template = f"sequence={self.template}"
-        fine_tuning = self.examples("sft", "--template", template)
+        fine_tuning = self.examples("sft", "--template", ("sequence=", self.template))
         pretrained = self.stage(self.start, pretraining, "pretrained", seed, self.tokens)
         model = self.stage(pretrained, fine_tuning, "model", seed, self.tokens)
         plain = self.stage(self.start, fine_tuning, "plain", seed, 2 * self.tokens)
         measured = model.with_name(f"metrics-{self.recipe.run.on}.json")
-        options = ("--on", self.recipe.run.on, "--limit", self.limit, "--against", plain, "--json")
-        config = ("--config", self.recipe.config("evaluate"), *self.recipe.seen_options())
-        command = ("evaluate", model, self.split, *config)
-        self.recipe.steps.run(measured, *command, *options, saves_stdout=True)
-        evaluation: dict[str, Any] = json.loads(measured.read_text(encoding="utf-8"))
+        options = ("--on", self.recipe.run.on, "--limit", self.limit, "--against", plain)
+        evaluation = self.recipe.evaluated(model, measured, *options)
         forgetting = forgetting_of(pretrained)
         return {
             "seed": seed,

@@ -76,15 +76,13 @@ class Codebooks:
     def bundle(self, name: str, method: str, signal: str) -> Bundle:
         """A codebook of a method, by titles alone or with co-occurrence."""
         path = self.work / f"{name}.zarr"
-        options: list[object] = [*self.recipe.text_options(), "--embeddings", self.vectors]
-        options += ["--config", self.recipe.config("codebook")]
+        options: list[object] = ["--embeddings", self.vectors]
         options += ["--method", METHODS[method]["method"]]
         if "balanced" in METHODS[method]:
             options.append("--balanced" if METHODS[method]["balanced"] else "--no-balanced")
         if signal == TOGETHER:
             options += ["--interactions", self.recipe.split()]
-        command = ["build-codebook", self.dataset.items, "-o", path, *options]
-        self.recipe.steps.run(path, *command)
+        self.recipe.steps.do(self.recipe.commands.codebook(path, *options))
         return Bundle.open(str(path))
 
     def measure(self, bundle: Bundle) -> dict[str, float]:

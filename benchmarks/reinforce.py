@@ -19,7 +19,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
@@ -143,11 +143,8 @@ class Comparison:
         settings = {"learning_rate": rate, "seed": seed, **ALGORITHMS[variant]}
         settings["exclude_seen"] = self.recipe.dataset.exclude_seen
         pairs = [f"{name}={_yaml_text(value)}" for name, value in settings.items()]
-        options: list[object] = []
-        if self.recipe.config("reinforce").exists():
-            options += ["--config", self.recipe.config("reinforce")]
-        for pair in (*pairs, *self.rl_settings):
-            options += ["--set", pair]
+        options = list(self.recipe.commands.recipe.options("reinforce"))
+        options += [word for pair in (*pairs, *self.rl_settings) for word in ("--set", pair)]
         if variant == HACKED:
             options += ["--reward-input", f"collaborative={self._memory()}"]
         examples = self.recipe.training_examples(self.bundle)
@@ -192,10 +189,9 @@ class Comparison:
     def _fit(
         self, folder: Path, start: Path, examples: Path, settings: Sequence[str], *options: object
     ) -> Cell:
-        parts: list[object] = ["--config", self.recipe.config("train"), *options]
-        for pair in settings:
-            parts += ["--set", pair]
-        return self._run(folder, "train", start, examples, *parts)
+        changed = [word for pair in settings for word in ("--set", pair)]
+        config = self.recipe.commands.recipe.options("train")
+        return self._run(folder, "train", start, examples, *config, *options, *changed)
 
     def _run(
         self, folder: Path, command: str, start: Path, examples: Path, *options: object
@@ -213,25 +209,23 @@ class Comparison:
 
     def _memory(self) -> Path:
         memory = self.recipe.work / "memory.zarr"
-        command = ("build-memory", self.recipe.split(), self.bundle, "-o", memory)
-        return self.recipe.steps.run(memory, *command)
+        step = self.recipe.commands.memory(self.recipe.split(), self.bundle, memory)
+        return self.recipe.steps.do(step)
 
     def _weighted_examples(self) -> Path:
-        interactions = self.recipe.dataset.interactions
-        weight = self.weight
+        recipe, work = self.recipe, self.recipe.work
+        interactions, weight = recipe.dataset.interactions, self.weight
         if weight is None:
-            interactions = write_rarity(interactions, self.split, self.recipe.work / "rarity.csv")
+            interactions = write_rarity(interactions, self.split, work / "rarity.csv")
             weight = f"exp({RARITY}/2)"
-        split = self.recipe.work / "split-weighted"
+        inputs = replace(recipe.commands.inputs, events=interactions)
         columns = ("--feedback", WeightOptions(weight).field)
-        command = ("split", interactions, "-o", split, *self.recipe.dataset.split_options())
-        self.recipe.steps.run(split, *command, *columns)
-        examples = self.recipe.work / "sft-weighted" / "train.jsonl"
-        inputs = (self.bundle, self.recipe.dataset.items, split)
-        model = self.recipe.initial_model(self.bundle, 0)
-        options = ("--model", model, "--config", self.recipe.config("sft"))
-        command = ("make-sft", *inputs, "-o", examples, *options, "--weight", weight)
-        return self.recipe.steps.run(examples, *command)
+        options = (*recipe.dataset.split_options(), *columns)
+        weighted = replace(recipe.commands, inputs=inputs)
+        split = recipe.steps.do(weighted.split(work / "split-weighted", *options))
+        made = (self.bundle, split, recipe.initial_model(self.bundle, 0))
+        examples = work / "sft-weighted" / "train.jsonl"
+        return recipe.steps.do(weighted.examples("sft", *made, examples, "--weight", weight))
 
     def budget_epochs(self) -> float:
         """Epochs of supervised training that take as long as the algorithms do on average.

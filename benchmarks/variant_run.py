@@ -33,18 +33,13 @@ class VariantRun(ABC):
     def example_options(self, variant: str) -> Iterable[object]:
         """The options of a variant's training examples, behind the model and the recipe's."""
 
-    @cached_property
-    def split_folder(self) -> Path:
-        """The split of all variants."""
-        split = self.recipe.work / "split"
-        options = self.split_options()
-        interactions = self.recipe.dataset.interactions
-        return self.recipe.steps.run(split, "split", interactions, "-o", split, *options)
+    def __post_init__(self) -> None:
+        self.recipe.protocol = tuple(self.split_options())
 
     @cached_property
     def split(self) -> Split:
-        """The same, read."""
-        return open_split(self.split_folder)
+        """The split of all variants."""
+        return open_split(self.recipe.split())
 
     @property
     def part(self) -> Sequence[Example]:
@@ -54,11 +49,7 @@ class VariantRun(ABC):
     @cached_property
     def bundle(self) -> Path:
         """The bundle of all variants, built with co-occurrence in the training events."""
-        bundle = self.recipe.work / "bundle.zarr"
-        options = [*self.recipe.text_options(), "--config", self.recipe.config("codebook")]
-        options += [*self.recipe.vectors(), "--interactions", self.split_folder]
-        items = self.recipe.dataset.items
-        return self.recipe.steps.run(bundle, "build-codebook", items, "-o", bundle, *options)
+        return self.recipe.bundle()
 
     def initial_model(self, seed: int) -> Path:
         """The model that every variant of a seed starts from."""
@@ -70,20 +61,16 @@ class VariantRun(ABC):
 
     def examples(self, variant: str) -> Path:
         """The training examples of a variant."""
-        model = self.initial_model(0)
-        options: list[object] = ["--model", model, "--config", self.recipe.config("sft")]
-        options += self.example_options(variant)
-        examples = self.folder(variant) / "sft" / "train.jsonl"
-        inputs = (self.bundle, self.recipe.dataset.items, self.split_folder)
-        return self.recipe.steps.run(examples, "make-sft", *inputs, "-o", examples, *options)
+        options = self.example_options(variant)
+        folder = self.folder(variant) / "sft"
+        return self.recipe.make_examples(self.bundle, self.initial_model(0), folder, *options)
 
     def model(self, variant: str, seed: int) -> Path:
         """The trained model of a variant and a seed."""
-        examples = self.examples(variant)
         model = self.folder(variant) / f"seed-{seed}" / "model"
-        start = self.initial_model(seed)
-        options = ("--config", self.recipe.config("train"), "--set", f"seed={seed}")
-        return self.recipe.steps.run(model, "train", start, examples, "-o", model, *options)
+        inputs = (self.initial_model(seed), self.examples(variant), model)
+        step = self.recipe.commands.training("train", *inputs, {"seed": seed})
+        return self.recipe.steps.do(step)
 
 
 def variant_parser(

@@ -96,9 +96,13 @@ class Building:
         """Raise UsageError for options that do not go with workers."""
         if workers.engine == "local":
             return
-        for flag, value in (("--tune", self.tune), ("--memory", self.memory is not None)):
-            if value:
-                raise UsageError(f"{flag} is for one process: leave out --engine")
+        if self.tune:
+            raise UsageError(
+                "--tune is for one process, which holds all pairs: leave out --engine",
+                hint="--tune on events of some users, then give its settings as options",
+            )
+        if self.memory is not None:
+            raise UsageError("--memory is for one process: leave out --engine")
 
 
 def build_memory(

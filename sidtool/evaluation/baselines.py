@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from sidtool.base.threads import in_threads
 from sidtool.data.split import Example, ItemSequences, UserSequence, packed_sequences, ranges
 from sidtool.evaluation.metrics import COVERED, Metrics, find_targets, metric_names, metric_values
-from sidtool.evaluation.ranking import ITEM_KNN, IndexedExamples, SystemValues, sample_examples
+from sidtool.evaluation.ranking import (
+    ITEM_KNN,
+    POPULARITY,
+    IndexedExamples,
+    SystemValues,
+    sample_examples,
+)
 from sidtool.memory import (
     KnnSettings,
     Shards,
@@ -130,7 +136,7 @@ def rank_baselines(
     histories = [catalog.index_of(example.history) for example in examples]
     similarity = item_similarity(catalog.sequences, len(catalog), UNTUNED, shards, threads)
     return {
-        "popularity": popularity(histories, len(catalog), k, exclude_seen=exclude_seen),
+        POPULARITY: popularity(histories, len(catalog), k, exclude_seen=exclude_seen),
         ITEM_KNN: item_knn(
             similarity, histories, k, settings=UNTUNED, exclude_seen=exclude_seen, threads=threads
         ),

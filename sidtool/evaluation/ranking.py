@@ -257,6 +257,7 @@ def _eligible_per_leaf(examples: IndexedExamples, leaves: Leaves) -> NDArray[np.
     return sizes
 
 
+POPULARITY = "popularity"
 ITEM_KNN = "item-knn"
 """The baseline that a verdict is about."""
 

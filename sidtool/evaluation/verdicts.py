@@ -10,7 +10,7 @@ from typing import Literal
 from sidtool.base.records import JsonRecord
 from sidtool.evaluation.bootstrap import Difference
 from sidtool.evaluation.held_out import OTHER_MODEL
-from sidtool.evaluation.ranking import ITEM_KNN
+from sidtool.evaluation.ranking import ITEM_KNN, POPULARITY
 from sidtool.evaluation.results import MEMORY_ALONE, MIXTURE, MODEL_ALONE, StoredEvaluation
 
 Standing = Literal["ahead", "level", "behind", "unknown"]
@@ -39,13 +39,16 @@ class EvaluationVerdict(JsonRecord):
     """What to try next."""
 
     def __str__(self) -> str:
-        answer, first, *others = self.sentences
-        return "; ".join([f"{answer}. {first[0].upper()}{first[1:]}", *others])
+        answer, *reasons = self.sentences
+        text = "; ".join(reasons)
+        return f"{answer}. {text[:1].upper()}{text[1:]}"
+
+    __repr__ = __str__
 
     def next_step(self, evaluation: StoredEvaluation, model: str) -> str:
         """What a command ends with: recommendations for a real history, if the answer is yes or
         unknown; else the advice."""
-        if self.standing not in ("ahead", "unknown"):
+        if self.sentences[0].startswith("No"):
             return self.advice
         history = evaluation.samples[0].history[-3:] if evaluation.samples else ("ITEM", "ITEM")
         command = ("sidtool", "recommend", model, "--history", ",".join(history), "-k", "10")
@@ -58,6 +61,8 @@ def verdict(evaluation: StoredEvaluation) -> EvaluationVerdict:
     Without item-kNN the standing is "unknown", and the first sentence has the metric alone."""
     compared = _Compared(evaluation, deciding_metric(evaluation))
     sentences = [compared.answer(), compared.with_item_knn()]
+    if compared.standing(POPULARITY) in ("level", "behind"):
+        sentences.append(f"the model is {compared.place(POPULARITY, 'popular items')}")
     if compared.standing(MEMORY_ALONE) != "unknown":
         sentences.append(f"model with memory {compared.place(MEMORY_ALONE, 'the memory alone')}")
     if compared.standing(MIXTURE) != "unknown":
@@ -108,6 +113,8 @@ class _Compared:
     def answer(self) -> str:
         """Whether to use the model, in a few words."""
         as_good = self.standing(MEMORY_ALONE) in ("level", "behind")
+        if self.standing(ITEM_KNN) == "ahead" and self.standing(POPULARITY) in ("level", "behind"):
+            return "No: it is not measurably better than popular items"
         return {
             "ahead": "Yes: use it" + (", though its memory alone is as good" if as_good else ""),
             "level": "No: it is not measurably better than item-kNN",
@@ -167,9 +174,11 @@ def _advice(compared: _Compared) -> str:
         return "add a memory: build-memory, then tune-memory"
     if share_of_new_targets(compared.evaluation) >= MANY_NEW and not memory.get("content"):
         return "give the memory content for new items: build-memory --items CATALOG"
+    if compared.standing(POPULARITY) in ("level", "behind"):
+        return "train longer (fit --minutes), or show popular items: they are hard to beat here"
     if over_memory == "behind" or over_memory == "level":
         return "train longer, or serve the memory alone: the model adds nothing measurable to it"
-    if standing != "ahead":
+    if compared.answer().startswith("No"):
         return (
             "train longer (fit --minutes); where validation has stopped improving, look for "
             "overfitting, too few events or collapsed levels: docs/choosing.md"

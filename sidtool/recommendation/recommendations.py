@@ -4,7 +4,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from sidtool.base.errors import DataError, SidtoolError, SidtoolWarning
 from sidtool.base.extras import data_frame
@@ -54,11 +54,11 @@ def recommend(
     no items.
     `progress` is called with a total of 0 if `requests` has no length.
 
-    Raises UsageError at once for a keyword that is no option, and for keywords beside `options`.
-    As the answers are read, raises DataError if the allow or
-    deny list names no item of the bundle, if a candidate is unknown, or if the model's scores are
-    NaN; and, after the answers to the requests before it, for a request that the model was not
-    trained for or that `options.strict` refuses, or what is no request.
+    Raises UsageError at once for a keyword that is no option, and for keywords beside `options`. As
+    the answers are read, raises DataError if the allow or deny list names no item of the bundle, if
+    a candidate is unknown, or if the model's scores are NaN; and, after the answers to the requests
+    before it, for a request that the model was not trained for or that `options.strict` refuses, or
+    what is no request.
 
     Examples:
         >>> requests = [sidtool.Request(user="u1", history=("b001", "b002"))]
@@ -97,8 +97,14 @@ class Recommendations(Iterator[Recommendation]):
             raise TypeError("the requests have no length: pass a list of them")
         return self._n_requests
 
-    def __getitem__(self, place: int) -> Recommendation:
-        """The answer to the request at a place; makes those before it."""
+    @overload
+    def __getitem__(self, place: int) -> Recommendation: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Recommendation]: ...
+    def __getitem__(self, place: int | slice) -> Recommendation | list[Recommendation]:
+        """The answer to the request at a place, or those of a slice; makes those before it."""
+        if isinstance(place, slice):
+            return [self[each] for each in range(len(self))[place]]
         place = range(len(self))[place]
         while len(self._kept) <= place:
             if self._failed is not None:

@@ -2,10 +2,12 @@
 that answer it now, or the test that has them."""
 
 import importlib
+import inspect
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import sidtool
@@ -161,6 +163,11 @@ def test_the_first_pages_need_no_choice_of_model_or_levels() -> None:
 
 
 def test_functions_take_options_as_keywords_named_as_the_flags(road: Road) -> None:
+    ids = [f"i{number}" for number in range(30)]
+    vectors = np.random.default_rng(0).normal(size=(30, 8)).astype(np.float32)
+    bundle = sidtool.Bundle.from_vectors(ids, vectors, levels="4x4x4")
+    assert bundle.space.sizes == (4, 4, 4)
+    assert "interactions" in inspect.signature(sidtool.build_codebook).parameters
     request = sidtool.Request(history=["b001", "b002"])
     (answer,) = sidtool.recommend(str(road.tuned), [request], k=3)
     assert len(answer.items) == 3

@@ -41,8 +41,10 @@ def test_every_block_shows_what_the_page_says(
     for code, expected in BLOCKS:
         shown.append(run_cell(code, names))
         assert expected in ("", shown[-1]), code
-    assert len(BLOCKS) == 13
+    assert len(BLOCKS) == 14
     assert "anna" in shown[4]
-    assert "item-kNN" in shown[6]
-    assert all(name in shown[7] for name in ("model", "item-knn", "popularity"))
+    assert shown[6].splitlines()[0] == "<2 recommendations>"
+    assert "<3 items for anna: " in shown[6]
+    assert "item-kNN" in shown[7]
+    assert all(name in shown[8] for name in ("model", "item-knn", "popularity"))
     assert Path("tuned.html").stat().st_size > 10_000

@@ -106,6 +106,19 @@ def test_a_model_that_adds_nothing_to_its_memory_is_advised_against() -> None:
     assert "serve the memory alone" in answer.advice
 
 
+def test_a_model_that_popular_items_beat_is_not_for_use() -> None:
+    differences = {"item-knn": gain(0.01, 0.007, 0.015), "popularity": gain(-0.01, -0.03, 0.01)}
+    evaluation = evaluated(differences=differences)
+    answer = verdict(evaluation)
+    assert answer.standing == "ahead"
+    assert answer.sentences[0] == "No: it is not measurably better than popular items"
+    assert answer.sentences[2].startswith("the model is level with popular items (95% interval")
+    assert answer.next_step(evaluation, "model") == answer.advice
+    assert answer.advice.startswith("train longer (fit --minutes), or show popular items")
+    differences["popularity"] = gain(0.01, 0.005, 0.02)
+    assert str(verdict(evaluated(differences=differences))).startswith("Yes: use it. The model is")
+
+
 def test_what_limits_the_figures_is_said() -> None:
     differences = {"item-knn": gain(0.01, 0.007, 0.015), "other model": gain(-0.01, -0.02, -0.002)}
     evaluation = evaluated(differences=differences, new=150, missing=15, users=60, tied=0.34)

@@ -52,7 +52,7 @@ def test_the_page_has_one_short_block_per_kind() -> None:
 def test_a_quantizer_makes_a_bundle(added: dict[str, Any], tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(45, 8)).astype(np.float32)
     ids = [f"i{row}" for row in range(45)]
-    bundle = Bundle.from_vectors(ids, vectors, sizes=(8, 8), method="random", seed=3)
+    bundle = Bundle.from_vectors(ids, vectors, levels=(8, 8), method="random", seed=3)
     assert len(set(bundle.sids().values())) == 45
     assert np.isin(bundle.codebook.levels[0], vectors).all()
     bundle.save(tmp_path / "random.zarr")

@@ -17,6 +17,7 @@ import sidtool.recipes.steps
 from sidtool.base.errors import RefusedError, UsageError
 from sidtool.recipes import FitOptions, Fitted, Ran, StepError, fit, plan_fit, shell_script
 from tests.recipes.conftest import Finished, Shop
+from tests.sealed import reseal
 
 STEPS = (
     *("check", "split", "build-codebook", "init-model", "extend-model", "make-sft"),
@@ -110,6 +111,38 @@ def test_each_step_is_announced_with_the_time_left(
     assert steps[0].startswith("step 1 of 11: check; at most 10.0 min left")
     assert steps[-1].startswith("step 11 of 11: report; about ")
     assert fitted.warnings == ("of check", "of train")
+
+
+def test_a_training_that_was_stopped_is_repeated_by_the_script(
+    finished: Finished, shop: Shop, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    class Slow(Replay):
+        """A training that stops at its seventh step."""
+
+        def __call__(self, arguments: list[str], stdout: TextIO) -> Ran:
+            ran = super().__call__(arguments, stdout)
+            contract = out / "model" / "sid.json"
+            if arguments[0] == "train" and contract.exists():
+                limits.append(arguments[arguments.index("--max-minutes") + 1])
+                stages = json.loads(contract.read_text())["stages"]
+                stages[-1]["params"]["options"]["stop_step"] = 7
+                reseal(contract, {"stages": stages})
+            return ran
+
+    limits: list[str] = []
+    for _ in range(2):  # the second call continues the first
+        slow = Slow(finished, out)
+        fitted = fit(shop.items, shop.events, out, shop.options, run_command=slow)
+        script = (out / "run.sh").read_text()
+        assert "--set stop_step=7 -o" in script
+        assert "--max-minutes" not in script
+        assert fitted.choices.stop_step == 7
+        assert any("was stopped at step 7" in text for text in fitted.warnings)
+    assert slow.commands == []
+    (limit,) = limits
+    assert 5 < float(limit) < 12  # of ten minutes
 
 
 def test_a_road_that_is_killed_anywhere_ends_with_the_same(

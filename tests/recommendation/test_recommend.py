@@ -504,8 +504,12 @@ def test_answers_to_a_list_are_kept_and_shown_by_titles(shop: LoadedModel) -> No
     shown = repr(found).splitlines()
     assert shown[:2] == ["<4 recommendations>", f"  {first!r}"]
     assert shown[3:] == [f"  {found[2]!r}", "  ..."]
-    assert repr(first) == f"<6 items for u0: {', '.join(first.titles[:5])}, ...>"
-    nameless = replace(first, user=None, items=first.items[:1], titles=("",))
+    assert (
+        repr(first)
+        == f"<6 items for u0 (1 unknown in the history): {' | '.join(first.titles[:5])} | ...>"
+    )
+    assert found[1:3] == answers[1:3]
+    nameless = replace(first, user=None, unknown=0, items=first.items[:1], titles=("",))
     assert repr(nameless) == f"<1 items: {first.items[0]}>"
 
 

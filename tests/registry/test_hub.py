@@ -179,7 +179,7 @@ def test_a_model_may_be_one_folder_of_a_repository(
 def test_the_card_is_read_by_the_hub(server: FakeHub, model: Path) -> None:
     ids = [f"i{n}" for n in range(40)]
     vectors = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
-    bundle = Bundle.from_vectors(ids, vectors, name="shop", sizes=(4, 4, 4))
+    bundle = Bundle.from_vectors(ids, vectors, name="shop", levels=(4, 4, 4))
     commit = bundle.push_to_hub("org/shop", license="mit", dataset="org/sales")
     pushed = push(str(model), "hf://org/model", dataset="org/sales")
     for name, sha in (("org/shop", commit.id), ("org/model", pushed.version)):

@@ -47,7 +47,7 @@ BUNDLE = Bundle.from_vectors(
     IDS,
     np.random.default_rng(0).normal(size=(30, 8)).astype(np.float32),
     titles=[f"film {row}" for row in range(30)],
-    sizes=(4, 4, 4),
+    levels=(4, 4, 4),
     seed=0,
 )
 CONTENT = ItemContent.of(BUNDLE)

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sidtool.base.digests import digest_strings
-from sidtool.base.errors import UsageError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import locked, remove
 from sidtool.base.progress import Progress
 from sidtool.base.work_folder import open_work_folder
@@ -129,8 +129,11 @@ class ClusterJob(SftJob):
 
 
 def _join(files: Sequence[Path], path: Path) -> None:
+    """Write files one behind the other. Raises DataError for one that is lost."""
     with path.open("wb") as stream:
         for file in files:
+            if not file.exists():
+                raise DataError(f"{file} is lost", hint=RESTART)
             with file.open("rb") as part:
                 shutil.copyfileobj(part, stream, 1 << 20)
 

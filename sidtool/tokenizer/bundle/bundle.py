@@ -1,6 +1,6 @@
 """The bundle: SID space, item map, codebook and manifest as one immutable value."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageError
+from sidtool.base.extras import data_frame
 from sidtool.base.output import new_dir
 from sidtool.base.output_name import BUNDLE, check_suffix
 from sidtool.base.storage import Storage, is_zip
@@ -57,6 +58,15 @@ class Bundle(StoredBundle, OnHub):
     def __bool__(self) -> bool:
         """A bundle is a value, also one without items."""
         return True
+
+    def __contains__(self, item_id: object) -> bool:
+        """Whether there is an active item with this id."""
+        row = int(self.items.rows([text_id(item_id)])[0])
+        return row >= 0 and not self.items.retired[row]
+
+    def __iter__(self) -> Iterator[str]:
+        """The ids of the active items, in the order of SIDs."""
+        return (self.items.ids[row] for row in self.active.tolist())
 
     def __repr__(self) -> str:
         """Name, items, levels and the start of the digest; reads no array."""
@@ -128,7 +138,7 @@ class Bundle(StoredBundle, OnHub):
         *,
         titles: Sequence[str] | None = None,
         name: str = "bundle",
-        sizes: Sequence[int] | None = None,
+        levels: str | Sequence[int] | None = None,
         method: str = "rq-kmeans",
         collisions: Policy = "reassign",
         spelling: Spelling = "openonerec",
@@ -137,18 +147,22 @@ class Bundle(StoredBundle, OnHub):
     ) -> "Bundle":
         """Fit a codebook to the (n, dim) float32 vectors of n items, and give each item a SID.
 
-        `sizes` are the codes per level (default: by `Levels.for_items`); `method_options` are those
-        of the method, like `balanced`. `save` writes the bundle. `sidtool.build_codebook` also
-        embeds texts, uses co-occurrence and resumes. Raises DataError for ids or vectors that do
-        not fit, UsageError for a method, option, size, collision policy or spelling that does not
-        exist."""
+        `levels` are the codes per level, like "256x256x256" or (256, 256, 256) (default: by
+        `Levels.for_items`); `method_options` are those of the method, like `balanced`. `save`
+        writes the bundle. `sidtool.build_codebook` also embeds texts, uses co-occurrence and
+        resumes.
+        Raises DataError for ids or vectors that do not fit, UsageError for a method, option, size,
+        collision policy or spelling that does not exist."""
         from sidtool.tokenizer.codes.make import make_codes
         from sidtool.tokenizer.quantize import fit
 
         check_ids(ids)
         check_policy(collisions)
-        if sizes is None:
-            sizes = Levels.for_items(len(ids)).sizes
+        if "sizes" in method_options:
+            raise UsageError("there is no option sizes", hint='levels="256x256x256"')
+        if levels is None:
+            levels = Levels.for_items(len(ids)).sizes
+        sizes = Levels.from_text(levels).sizes if isinstance(levels, str) else levels
         SidSpace.of_spelling(sizes, spelling)
         if titles is not None and len(titles) != len(ids):
             raise DataError(f"{len(titles)} titles for {len(ids)} items")
@@ -291,6 +305,13 @@ class Bundle(StoredBundle, OnHub):
         titles = None if self.items.titles is None else list(map(self.items.title, rows))
         ids = [self.items.ids[row] for row in rows]
         return code_table(self.space, ids, self.items.codes[self.active], titles)
+
+    def to_pandas(self) -> Any:
+        """The same as a `pandas.DataFrame`. Raises MissingPackageError if pandas is not
+        installed."""
+        table = self.to_arrow()
+        rows = list(zip(*table.to_pydict().values(), strict=True))
+        return data_frame(rows, table.column_names)
 
     def encode(self, vectors: Vectors) -> Codes:
         """(n, dim) vectors -> (n, codebook levels) codes, before collisions are resolved. Raises

@@ -132,6 +132,10 @@ class ItemMap:
     titles: StringArray | None = None
     stored_index: IdIndex | None = None
 
+    def __repr__(self) -> str:
+        """The number of items and the levels; no array."""
+        return f"<ItemMap of {len(self):,} items, {self.space.spelled_sizes}>"
+
     @classmethod
     def of(
         cls,

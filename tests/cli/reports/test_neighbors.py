@@ -13,7 +13,7 @@ def test_kept_neighbors_are_near_both_ways(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     ids = [f"i{n}" for n in range(50)]
     vectors = rng.normal(size=(50, 4)).astype(np.float32)
-    bundle = Bundle.from_vectors(ids, vectors, sizes=(4, 4, 8))
+    bundle = Bundle.from_vectors(ids, vectors, levels=(4, 4, 8))
     np.save(tmp_path / "v.npy", vectors)
     (tmp_path / "v.ids.txt").write_text("\n".join(ids))
     table, _, *details = neighbor_blocks(bundle, tmp_path / "v.npy", "")

@@ -171,10 +171,9 @@ def test_kills_change_no_byte(
     (tmp_path / "one").mkdir()
     done(*command(step, shop, tmp_path / "one"))
     expected = values(tmp_path / "one")
-    resume = [] if step == "make-sft" else ["--resume"]
     while True:
         nodes.complete()
-        process = start(nodes, *command(step, shop, out), *resume)
+        process = start(nodes, *command(step, shop, out), "--resume")
         is_last = kills.total() >= KILLS
         while kills.total() < KILLS and not ended_within(process, draw.random() * LONGEST_PAUSE):
             kills.update(kill_something(nodes, process, draw))

@@ -171,6 +171,11 @@ def test_a_run_continues_with_finished_parts(
     resumed = RunOptions(resume=True)
     with pytest.raises(UsageError, match="different options"):
         make(others, out, ClusterExamples(others, resumed))
+    (done, *_) = (tmp_path / "train.jsonl.parts.partial").glob("part-*")
+    (done / "sequence").rename(tmp_path / "lost")
+    with pytest.raises(DataError, match="sequence is lost"):
+        make(inputs, out, ClusterExamples(inputs, resumed))
+    (tmp_path / "lost").rename(done / "sequence")
     make(inputs, out, ClusterExamples(inputs, resumed))
     make(inputs, tmp_path / "one.jsonl")
     assert out.read_bytes() == (tmp_path / "one.jsonl").read_bytes()

@@ -155,7 +155,7 @@ def test_following_the_hints_ends_in_a_codebook(n, distinct):
     policy = "reassign"
     for _ in range(3):
         try:
-            made = Bundle.from_vectors(ids, vectors, sizes=sizes, collisions=policy)
+            made = Bundle.from_vectors(ids, vectors, levels=sizes, collisions=policy)
         except SidtoolError as error:
             hint = error.shell_hint or ""
             if "policy append" in hint:

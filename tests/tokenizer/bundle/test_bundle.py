@@ -282,6 +282,18 @@ def test_title_of_an_item(tmp_path: Path) -> None:
             look_up(1)  # type: ignore[operator]
 
 
+def test_a_bundle_is_a_collection_of_its_active_items() -> None:
+    pytest.importorskip("pandas")
+    bundle = small_bundle(40)
+    gone = bundle.items.ids[3]
+    bundle.items.retired[3] = True
+    assert gone not in bundle
+    assert bundle.items.ids[4] in bundle
+    assert "none" not in bundle
+    assert list(bundle) == list(bundle.sids()) == bundle.to_pandas()["item_id"].tolist()
+    assert repr(bundle.items) == f"<ItemMap of 40 items, {bundle.space.spelled_sizes}>"
+
+
 @pytest.mark.parametrize("duplicates", [False, True])
 def test_similar_items_are_the_nearest_by_prefix(duplicates: bool) -> None:
     bundle = small_bundle(60, duplicates=duplicates)

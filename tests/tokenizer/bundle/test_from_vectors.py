@@ -26,7 +26,7 @@ def vectors(seed: int = 0) -> Vectors:
 
 
 def test_the_codes_are_those_of_the_command(tmp_path: Path) -> None:
-    bundle = Bundle.from_vectors(IDS, vectors(), titles=TITLES, sizes=SIZES, seed=3, name="shop")
+    bundle = Bundle.from_vectors(IDS, vectors(), titles=TITLES, levels=SIZES, seed=3, name="shop")
     items = make_items(tuple(IDS), tuple(TITLES), tuple(TITLES), fields={}, template="{title}")
     options = BuildOptions(sizes=SIZES, seed=3)
     built = build_codebook(items, tmp_path / "shop.zarr", options, embeddings=vectors())
@@ -41,7 +41,7 @@ def test_the_codes_are_those_of_the_command(tmp_path: Path) -> None:
 
 def test_a_level_is_appended() -> None:
     doubled = np.repeat(vectors()[:30], 2, axis=0)
-    bundle = Bundle.from_vectors(IDS, doubled, sizes=(4, 8), collisions="append")
+    bundle = Bundle.from_vectors(IDS, doubled, levels=(4, 8), collisions="append")
     assert bundle.space.levels == 3
     assert bundle.manifest.collisions.capacity == bundle.space.sizes[-1]
     assert len(set(bundle.sids().values())) == 60
@@ -56,7 +56,7 @@ def test_a_level_is_appended() -> None:
         ({"vectors": np.zeros(60)}, DataError, "array"),
         ({"method": "x"}, UsageError, "no method 'x'"),
         ({"depth": 3}, UsageError, "no option 'depth'"),
-        ({"sizes": (64,)}, DataError, "distinct"),
+        ({"levels": (64,)}, DataError, "distinct"),
         ({"collisions": "drop"}, UsageError, "no collision policy 'drop'"),
         ({"spelling": "x"}, UsageError, "no spelling 'x'"),
         ({"ids": ["\ud800", *IDS[1:]]}, DataError, r"'\\ud800' has a lone surrogate"),
@@ -66,7 +66,7 @@ def test_a_level_is_appended() -> None:
 def test_what_does_not_fit_is_named(
     changed: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    arguments: dict[str, Any] = {"ids": IDS, "vectors": vectors(), "sizes": SIZES}
+    arguments: dict[str, Any] = {"ids": IDS, "vectors": vectors(), "levels": SIZES}
     with pytest.raises(error, match=message):
         Bundle.from_vectors(**(arguments | changed))
 
@@ -99,7 +99,7 @@ def test_a_table_has_the_active_items() -> None:
     assert [bundle.space.spell(codes) for codes in columns["codes"]] == columns["sid"]
     rows = bundle.items.rows(columns["item_id"]).tolist()
     assert columns["title"] == [bundle.items.title(row) for row in rows]
-    assert "title" not in Bundle.from_vectors(IDS, vectors(), sizes=SIZES).to_arrow().column_names
+    assert "title" not in Bundle.from_vectors(IDS, vectors(), levels=SIZES).to_arrow().column_names
 
 
 def test_sids_are_decoded_together() -> None:
