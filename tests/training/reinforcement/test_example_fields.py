@@ -25,7 +25,7 @@ def test_fields_are_those_before_the_event(
     bundle: Bundle, catalog: Items, tmp_path: Path, task: str
 ) -> None:
     split = random_split(3, tmp_path)
-    tokenizer, tokens = extended_tokenizer(bundle)
+    tokenizer, tokens = extended_tokenizer(bundle.space)
     lists = ListTargets(length=2) if task == "list" else None
     options = SftOptions({task: 1.0}, history_length=2, max_length=400, lists=lists)
     out = tmp_path / "train.jsonl"
@@ -50,7 +50,7 @@ def test_fields_are_those_before_the_event(
 def test_another_split_is_refused(bundle: Bundle, catalog: Items, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     split = random_split(3, tmp_path)
-    tokenizer, tokens = extended_tokenizer(bundle)
+    tokenizer, tokens = extended_tokenizer(bundle.space)
     out = tmp_path / "train.jsonl"
     make_sft(bundle, catalog, split, out, SftOptions({"sequence": 1.0}), tokenizer=tokenizer)
     encoder = PromptEncoder(tokenizer, tokens)
