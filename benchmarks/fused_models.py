@@ -78,28 +78,30 @@ def metrics_of(scores: Scores, examples: Sequence[Example]) -> NDArray[np.float6
     return metric_values(find_targets(ItemRows(ranked), ItemRows(targets)), KS)
 
 
+def short_name(model: Path) -> str:
+    """The end of a path, by which a results file names a model."""
+    return "/".join(model.parts[-3:])
+
+
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """The metrics of each model, of all fused, and the differences from the first."""
     split = open_split(args.split)
     part = split.valid if args.on == "valid" else split.test
     examples = evenly_spaced(part, args.users)
     systems = [item_scores(model, examples, exclude_seen=not args.seen) for model in args.models]
-    values = {
-        str(model): metrics_of(scores, examples)
-        for model, scores in zip(args.models, systems, strict=True)
-    }
-    values["fused"] = metrics_of(fused(systems), examples)
+    values = [metrics_of(scores, examples) for scores in systems]
+    fused_values = metrics_of(fused(systems), examples)
     users = [example.user for example in examples]
-    first = values[str(args.models[0])]
+    gains = paired_differences(NAMES, fused_values, values[0], users)["all"]
     return {
+        "on": args.on,
         "n": len(examples),
-        "metrics": {name: averages(NAMES, each) for name, each in values.items()},
-        "gain over the first": {
-            name: asdict(difference)
-            for name, difference in paired_differences(NAMES, values["fused"], first, users)[
-                "all"
-            ].items()
-        },
+        "models": [
+            {"model": short_name(model), "metrics": averages(NAMES, each)}
+            for model, each in zip(args.models, values, strict=True)
+        ],
+        "fused": {"metrics": averages(NAMES, fused_values)},
+        "gain over the first": {name: asdict(gain) for name, gain in gains.items()},
         "command": command_line("fused_models.py", sys.argv[1:]),
         **environment(),
     }
@@ -119,9 +121,10 @@ def main() -> None:
     args = parser.parse_args()
     result = measure(args)
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    systems = [*result["models"], {"model": "fused", **result["fused"]}]
     rows = [
-        [name, *(f"{values[metric]:.4f}" for metric in ("hr@10", "ndcg@10"))]
-        for name, values in result["metrics"].items()
+        [system["model"], *(f"{system['metrics'][name]:.4f}" for name in ("hr@10", "ndcg@10"))]
+        for system in systems
     ]
     print(markdown(["model", "R@10", "N@10"], rows))
     print(result["gain over the first"]["ndcg@10"])
