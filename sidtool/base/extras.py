@@ -88,6 +88,7 @@ def offline() -> Iterator[None]:
 
 @contextmanager
 def hub_settings(**values: bool) -> Iterator[None]:
+    """Set constants of huggingface_hub in this block."""
     # the libraries read these constants at each request, the environment only when imported
     from huggingface_hub import constants
 

@@ -294,5 +294,5 @@ def sample_examples(examples: Sequence[Example], users: int, seed: int) -> Seque
     if not users or users >= len(examples):
         return examples
     rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.choice(len(examples), users, replace=False))
-    return [examples[index] for index in chosen.tolist()]
+    drawn = np.sort(rng.choice(len(examples), users, replace=False))
+    return [examples[index] for index in drawn.tolist()]

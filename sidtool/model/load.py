@@ -181,9 +181,10 @@ class LoadedModel:
 
         Raises UsageError if it has another bundle or memory than its folder, CompatibilityError or
         IntegrityError if the folder has another model now, or is damaged."""
-        memory, own = self.memory, self.contract.memory
-        digests = (None if memory is None else memory.memory.digest, own and own.digest)
-        if self.folder is None or self.verdict.kind != "same" or digests[0] != digests[1]:
+        loaded_digest = None if self.memory is None else self.memory.memory.digest
+        recorded = self.contract.memory
+        has_other_memory = loaded_digest != (recorded and recorded.digest)
+        if self.folder is None or self.verdict.kind != "same" or has_other_memory:
             raise UsageError(
                 "the model has another bundle or memory than its folder",
                 hint="rebind or tune-memory writes a folder with it",
@@ -195,8 +196,8 @@ class LoadedModel:
                 f"{self.folder} has another model than the one that was loaded"
             )
         signer = None if sign is None else Signer.of(sign)
-        how = HubPush(revision, token, private, commit_message, tag, dataset, signer)
-        return push_model(self.folder, repo_id, license, how)
+        push = HubPush(revision, token, private, commit_message, tag, dataset, signer)
+        return push_model(self.folder, repo_id, license, push)
 
     def __repr__(self) -> str:
         """Base model, network, number of weights, and the bundle; reads no array."""

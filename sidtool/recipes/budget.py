@@ -173,8 +173,8 @@ class Budget:
         if done not in (TRAINING, TUNING):
             return choices
         if done not in self.record:
-            chosen = self._chosen(choices, model, has_tuned=done == TUNING, spent=spent)
-            self.record[done] = chosen.to_json()
+            later_choices = self._chosen(choices, model, has_tuned=done == TUNING, spent=spent)
+            self.record[done] = later_choices.to_json()
             write_whole(self.file, json.dumps(self.record, indent=1) + "\n")
         return Choices.from_json(self.record[done])
 

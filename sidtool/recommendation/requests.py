@@ -154,10 +154,10 @@ class Recommendation:
     def __repr__(self) -> str:
         """The user and the first titles, or ids where there are none."""
         names = [title or item for title, item in zip(self.titles, self.items, strict=True)]
-        shown = " | ".join(names[:SHOWN]) + (" | ..." if len(names) > SHOWN else "")
+        first_names = " | ".join(names[:SHOWN]) + (" | ..." if len(names) > SHOWN else "")
         user = "" if self.user is None else f" for {self.user}"
         unknown = f" ({self.unknown} unknown in the history)" if self.unknown else ""
-        return f"<{len(names)} items{user}{unknown}: {shown}>"
+        return f"<{len(names)} items{user}{unknown}: {first_names}>"
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name."""

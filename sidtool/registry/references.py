@@ -288,17 +288,17 @@ def _verify(
     registry: Storage, record: VersionRecord, signature: bytes | None, signers: list[Signers]
 ) -> None:
     digests = {record_name(record.version): _digest(record)}
-    for each in signers:
-        each.verify(f"version {record.version} of {registry.location}", digests, signature)
+    for signer in signers:
+        signer.verify(f"version {record.version} of {registry.location}", digests, signature)
 
 
 def read_signature(registry: Storage, record: VersionRecord, manifest: AnyManifest) -> bytes | None:
     """The signature of the objects of a version, None if there is none. Raises IntegrityError
     unless it is as it must be."""
     signature = _read(registry, record.group + SIGNATURE, MAX_SIGNATURE)
-    for each in required_signers(registry):
+    for signer in required_signers(registry):
         digests = signed_objects(manifest, record.root)
-        each.verify(f"version {record.version} of {registry.location}", digests, signature)
+        signer.verify(f"version {record.version} of {registry.location}", digests, signature)
     return signature
 
 

@@ -49,20 +49,20 @@ def check_source(source: str, license: str | None) -> Source:
     return Source(Storage(location), manifest, license)
 
 
-def push_to_hub(source: Source, url: str, how: HubPush) -> HubCommit:
+def push_to_hub(source: Source, url: str, push: HubPush) -> HubCommit:
     """Write a checked artifact with its card to `hf://ORG/NAME`, in one commit. Raises as
     `Bundle.push_to_hub`, UsageError for a model that is not on this machine."""
     storage = source.storage
     kind = kind_of(source.manifest)
     if kind != "model":
         opened = (Bundle if kind == "bundle" else Memory).open_verified(storage.location)
-        return opened.upload_to(url, source.license, how)
+        return opened.upload_to(url, source.license, push)
     if storage.local_path is None:
         raise UsageError(
             f"{storage.location} is not a folder of this machine",
             hint="sidtool pull it, and push the copy",
         )
-    return push_model(storage.local_path, url, source.license, how)
+    return push_model(storage.local_path, url, source.license, push)
 
 
 def broken_parts(location: str) -> list[tuple[str, str]]:

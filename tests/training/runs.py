@@ -1,5 +1,9 @@
 """What tests of whole runs share: their weights, and how they are stopped."""
 
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,3 +27,18 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def valid_of(examples: Path) -> Path:
     """The validation users beside training examples."""
     return examples.with_name("valid.jsonl")
+
+
+def kill_at(
+    checkpoints: Sequence[str], command: Sequence[str], out: Path, environment: Mapping[str, str]
+) -> None:
+    """Run a training that writes the folder `out` once for each checkpoint, and kill it as soon as
+    the checkpoint is there."""
+    for checkpoint in checkpoints:
+        process = subprocess.Popen(command, env=environment)
+        written = out.with_name(f"{out.name}.partial") / checkpoint
+        while process.poll() is None and not written.exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not out.exists()

@@ -3,7 +3,6 @@ resumes exactly."""
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -35,7 +34,7 @@ from sidtool.training.training import TrainingSummary, train
 from tests.models import ARCHITECTURES, tiny_model
 from tests.pairs import all_pairs
 from tests.sealed import reseal
-from tests.training.runs import Stopped, same, valid_of, weights
+from tests.training.runs import Stopped, kill_at, same, valid_of, weights
 
 Make = Callable[..., Path]
 FAST = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
@@ -683,13 +682,7 @@ def test_a_killed_run_leaves_no_output_and_the_same_command_finishes_it(
         return [sys.executable, "-c", SCRIPT, *paths, "16", "{}"]
 
     subprocess.run(command("whole"), check=True, env=ENVIRONMENT)
-    for checkpoint in ("checkpoint-4", "checkpoint-12"):
-        process = subprocess.Popen(command("killed"), env=ENVIRONMENT)
-        while process.poll() is None and not (tmp_path / "killed.partial" / checkpoint).exists():
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not (tmp_path / "killed").exists()
+    kill_at(("checkpoint-4", "checkpoint-12"), command("killed"), tmp_path / "killed", ENVIRONMENT)
     subprocess.run(command("killed"), check=True, env=ENVIRONMENT)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
 

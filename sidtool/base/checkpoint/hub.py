@@ -187,15 +187,15 @@ def verify_copy(
     for path in (copy.with_name(f"{copy.name}{SIGNATURE}"), copy / f"{name}{SIGNATURE}"):
         if path.is_file() and path.stat().st_size <= MAX_SIGNATURE:
             signature = path.read_bytes()
-    for each in signers:
-        each.verify(f"{name} in {copy}", digests, signature)
+    for signer in signers:
+        signer.verify(f"{name} in {copy}", digests, signature)
 
 
 def upload(
     url: str,
     files: Mapping[str, Path | bytes],
     replaced: Sequence[str],
-    how: HubPush = DEFAULT_PUSH,
+    push: HubPush = DEFAULT_PUSH,
 ) -> HubCommit:
     """Write the files of an artifact to a repository, `hf://ORG/NAME` or `hf://ORG/NAME@BRANCH`, in
     one commit, so that they appear at once.
@@ -207,11 +207,11 @@ def upload(
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import RevisionNotFoundError
 
-    repository, branch = _parse(url, how.revision)
-    api = HfApi(token=how.token)
-    settings = hub_settings(HF_HUB_DISABLE_TELEMETRY=True)
-    with _data_errors(url, "cannot be pushed to"), settings, _quietly():
-        api.create_repo(repository, private=how.private, exist_ok=True)
+    repository, branch = _parse(url, push.revision)
+    api = HfApi(token=push.token)
+    no_telemetry = hub_settings(HF_HUB_DISABLE_TELEMETRY=True)
+    with _data_errors(url, "cannot be pushed to"), no_telemetry, _quietly():
+        api.create_repo(repository, private=push.private, exist_ok=True)
         if branch is not None:
             api.create_branch(repository, branch=branch, exist_ok=True)
         info = api.model_info(repository, revision=branch)
@@ -231,14 +231,14 @@ def upload(
         commit = api.create_commit(
             repository,
             [*added, *removed],
-            commit_message=how.commit_message,
+            commit_message=push.commit_message,
             revision=branch,
             parent_commit=info.sha,
         )
-        if how.tag is not None:
+        if push.tag is not None:
             with suppress(RevisionNotFoundError):  # the hub moves no tag
-                api.delete_tag(repository, tag=how.tag)
-            api.create_tag(repository, tag=how.tag, revision=commit.oid)
+                api.delete_tag(repository, tag=push.tag)
+            api.create_tag(repository, tag=push.tag, revision=commit.oid)
     url = f"{HUB_PREFIX}{repository}@{commit.oid}"
     return HubCommit(url, str(commit.oid), commit.oid != info.sha, len(files))
 

@@ -128,11 +128,12 @@ def _by_trees(
     starts = [prompt.start for prompt in prompts]
     check_positions(decoder.model, max(map(len, starts)) + n_tokens, n_appended)
     for batch, tree in decoder.trees(starts, capacity):
-        chosen = [prompts[index] for index in batch]
-        longest = max(len(prompt.ends) for prompt in chosen)
+        batch_prompts = [prompts[index] for index in batch]
+        longest = max(len(prompt.ends) for prompt in batch_prompts)
         # (batch, k, tokens): the last end again where there are fewer
         padded = [
-            [*prompt.ends, *[prompt.ends[-1]] * (longest - len(prompt.ends))] for prompt in chosen
+            [*prompt.ends, *[prompt.ends[-1]] * (longest - len(prompt.ends))]
+            for prompt in batch_prompts
         ]
         ends = torch.tensor(padded, device=decoder.model.device)
         tree.prefill()
@@ -142,7 +143,7 @@ def _by_trees(
             tree.rewind()
         probabilities = _softmax(torch.cat(scores, dim=1))  # (batch, k, answers)
         for row, index in enumerate(batch):
-            yield index, probabilities[row, : len(chosen[row].ends)]
+            yield index, probabilities[row, : len(batch_prompts[row].ends)]
 
 
 def _score_ends(

@@ -45,7 +45,7 @@ def verify_model(location: str) -> list[tuple[str, str]]:
     return broken
 
 
-def push_model(folder: Path, repo_id: str, license: str | None, how: HubPush) -> HubCommit:
+def push_model(folder: Path, repo_id: str, license: str | None, push: HubPush) -> HubCommit:
     """Write the files of a verified model folder with its card to a repository of the Hugging Face
     hub, in one commit. Raises RefusedError if that has another kind of artifact, or if the model
     needs a base; DataError if the hub refuses."""
@@ -60,8 +60,8 @@ def push_model(folder: Path, repo_id: str, license: str | None, how: HubPush) ->
     files: dict[str, Path | bytes] = {name: folder / name for name in [*model.objects, CONTRACT]}
     contract = replace(model.contract, license=license or model.contract.license)
     card = model_card(contract, Bundle.open(folder / BUNDLE_COPY), reference=url)
-    files[MODEL_CARD] = with_dataset(card, how.dataset).encode()
-    if how.signer is not None:
+    files[MODEL_CARD] = with_dataset(card, push.dataset).encode()
+    if push.signer is not None:
         signed = {
             REPOSITORY: model.signed_objects,
             BUNDLE_COPY: signed_objects(folder / BUNDLE_COPY, "bundle"),
@@ -69,8 +69,8 @@ def push_model(folder: Path, repo_id: str, license: str | None, how: HubPush) ->
         if model.contract.memory is not None:
             signed[MEMORY_COPY] = signed_objects(folder / MEMORY_COPY, "memory")
         for name, digests in signed.items():
-            files[f"{name}{SIGNATURE}"] = how.signer.sign(name, digests)
+            files[f"{name}{SIGNATURE}"] = push.signer.sign(name, digests)
     parts = [BUNDLE_COPY, MEMORY_COPY]
     signatures = [f"{name}{SIGNATURE}" for name in (REPOSITORY, *parts)]
     weights = ["*.safetensors", "*.safetensors.index.json"]
-    return upload(url, files, [*parts, *signatures, *weights], how)
+    return upload(url, files, [*parts, *signatures, *weights], push)

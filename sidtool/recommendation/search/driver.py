@@ -91,8 +91,8 @@ class Decoder:
         """The indexes of the prompts of each batch, and trees that grow on them, up to so many
         tokens each; empty prompts are left out."""
         for batch in batches([len(prompt) for prompt in prompts], capacity, token_budget):
-            chosen = [prompts[index] for index in batch]
-            yield batch, TokenTree(self.model, chosen, capacity=capacity, head=self.head)
+            batch_prompts = [prompts[index] for index in batch]
+            yield batch, TokenTree(self.model, batch_prompts, capacity=capacity, head=self.head)
 
     def grow(
         self,

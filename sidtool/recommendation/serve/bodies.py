@@ -28,12 +28,12 @@ class Choices:
     def options(self, defaults: RecommendOptions) -> RecommendOptions:
         """The service's options with those of the call. Raises UsageError for a value out of
         range."""
-        chosen = dict(self.given)
-        if "list" in chosen:
-            chosen |= {"k": chosen["list"], "list": True}
+        values = dict(self.given)
+        if "list" in values:
+            values |= {"k": values["list"], "list": True}
         if self.candidates is not None:
-            chosen = {"k": max(1, len(self.candidates)), **chosen, "list": False}
-        return replace(defaults, **chosen)
+            values = {"k": max(1, len(self.candidates)), **values, "list": False}
+        return replace(defaults, **values)
 
 
 KINDS: Mapping[str, type] = {

@@ -149,10 +149,10 @@ class OnHub(ABC):
         kind of artifact, DataError if the hub refuses, and as
         `Signer.of`."""
         signer = None if sign is None else Signer.of(sign)
-        how = HubPush(revision, token, private, commit_message, tag, dataset, signer)
-        return self.upload_to(hub_url(repo_id), license, how)
+        push = HubPush(revision, token, private, commit_message, tag, dataset, signer)
+        return self.upload_to(hub_url(repo_id), license, push)
 
-    def upload_to(self, url: str, license: str | None, how: HubPush) -> HubCommit:
+    def upload_to(self, url: str, license: str | None, push: HubPush) -> HubCommit:
         """As `push_to_hub`, to the URL of a repository."""
         with TemporaryDirectory() as work:
             folder = Path(work) / f"{self.kind}.zarr"
@@ -162,12 +162,12 @@ class OnHub(ABC):
                 for path in folder.rglob("*")
                 if path.is_file()
             }
-            files[CARD] = with_dataset(self.card(url, license), how.dataset).encode()
+            files[CARD] = with_dataset(self.card(url, license), push.dataset).encode()
             signature = f"{folder.name}{SIGNATURE}"
-            if how.signer is not None:
+            if push.signer is not None:
                 digests = signed_objects(folder, self.kind)
-                files[signature] = how.signer.sign(folder.name, digests)
-            return upload(url, files, [folder.name, signature], how)
+                files[signature] = push.signer.sign(folder.name, digests)
+            return upload(url, files, [folder.name, signature], push)
 
 
 def bundle_card(manifest: Manifest, reference: str, license: str | None) -> str:

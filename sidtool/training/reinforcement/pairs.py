@@ -101,10 +101,10 @@ class PairMaker:
         )
         # a place without a list is neither the best nor the worst
         rewards = np.where((lists >= 0).any(axis=-1), self.reward(groups), np.nan)
-        chosen = self._chosen(lists, rewards, targets)  # (n, 3, m) rows
-        codes = self.session.bundle.items.codes[np.maximum(chosen, 0)].astype(np.int64)
+        rows = self._chosen(lists, rewards, targets)  # (n, 3, m) rows
+        codes = self.session.bundle.items.codes[np.maximum(rows, 0)].astype(np.int64)
         code_tensor = torch.from_numpy(codes)  # (n, 3, m, L)
-        valid = torch.from_numpy(chosen >= 0)
+        valid = torch.from_numpy(rows >= 0)
         prompts = [torch.tensor(query.prompt) for query in queries]
         ids, mask = pad_left(prompts)
         inputs = (
@@ -138,15 +138,15 @@ class PairMaker:
     ) -> NDArray[np.int64]:
         """(n, 3, m) rows: the best list, the worst one and the targets. A prompt without any list
         has its targets in place of both."""
-        chosen = np.full((len(lists), 3, self.length), -1, dtype=np.int64)
+        rows = np.full((len(lists), 3, self.length), -1, dtype=np.int64)
         for row, of_prompt in enumerate(rewards):
             following = targets[row][: self.length]
-            chosen[row, :, : len(following)] = following
+            rows[row, :, : len(following)] = following
             if not np.isnan(of_prompt).all():
-                chosen[row, 0] = lists[row, np.nanargmax(of_prompt)]
+                rows[row, 0] = lists[row, np.nanargmax(of_prompt)]
                 # of equally bad lists, the one that the model finds likeliest
-                chosen[row, 1] = lists[row, np.nanargmin(of_prompt)]
-        return chosen
+                rows[row, 1] = lists[row, np.nanargmin(of_prompt)]
+        return rows
 
 
 def stack_pairs(pairs: Sequence[ListPair], rows: int) -> dict[str, torch.Tensor]:

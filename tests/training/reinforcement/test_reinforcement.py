@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +24,7 @@ from sidtool.training.reinforcement.reinforcement import RlSummary, rl
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.settings import TrainOptions
 from sidtool.training.training import train
-from tests.training.runs import Stopped, same, weights
+from tests.training.runs import Stopped, kill_at, same, weights
 
 FAST: dict[str, Any] = {
     "num_generations": 4,
@@ -314,13 +312,7 @@ def test_sigkill_and_resume_give_the_same_weights(tmp_path: Path, tuned: Path, m
         return [sys.executable, "-c", PROGRAM, *paths, "16"]
 
     subprocess.run(command("whole"), check=True, env=ENVIRONMENT)
-    for checkpoint in ("checkpoint-2", "checkpoint-6"):
-        process = subprocess.Popen(command("killed"), env=ENVIRONMENT)
-        while process.poll() is None and not (tmp_path / "killed.partial" / checkpoint).exists():
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not (tmp_path / "killed").exists()
+    kill_at(("checkpoint-2", "checkpoint-6"), command("killed"), tmp_path / "killed", ENVIRONMENT)
     subprocess.run(command("killed"), check=True, env=ENVIRONMENT)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
 

@@ -34,22 +34,22 @@ BOTH: tuple[Answer, ...] = ("item", "list")
 """Answers that rewards with an input, and functions of the user, judge."""
 
 
-def function_reward(name: str, known: Iterable[str]) -> Reward:
+def function_reward(name: str, names: Iterable[str]) -> Reward:
     """The reward of MODULE:FUNCTION, of an importable module or a file MODULE.py in the current
     folder: `function(prompts, items, targets, context)` with item ids, where a prompt has G items
     and a target, or G lists and a list of targets.
 
     Raises UsageError for a name that is none and not `known`, and if it cannot be imported."""
-    function = _find_function(name, known)
+    function = _find_function(name, names)
 
     return Reward(partial(_call, name, function), BOTH)
 
 
-def _find_function(name: str, known: Iterable[str]) -> Callable[..., Any]:
+def _find_function(name: str, names: Iterable[str]) -> Callable[..., Any]:
     module, colon, function_name = name.partition(":")
     if not (module and colon and function_name):
         raise UsageError(
-            f"no reward {name!r}", hint=f"choose from {', '.join(known)}, or MODULE:FUNCTION"
+            f"no reward {name!r}", hint=f"choose from {', '.join(names)}, or MODULE:FUNCTION"
         )
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
@@ -176,7 +176,7 @@ def parse_rewards(text: str, *, lists: bool = False) -> tuple[RewardTerm, ...]:
     Raises UsageError for an unknown or repeated name, a weight that is not a number other than 0,
     and a function that cannot be imported."""
     answer = "list" if lists else "item"
-    known = {name: kind for name, kind in REWARDS.items() if answer in kind.answers}
+    kinds = {name: kind for name, kind in REWARDS.items() if answer in kind.answers}
     terms: dict[str, RewardTerm] = {}
     for part in text.split(","):
         name, equals, number = (piece.strip() for piece in part.partition("="))
@@ -190,5 +190,5 @@ def parse_rewards(text: str, *, lists: bool = False) -> tuple[RewardTerm, ...]:
             )
         if name in terms:
             raise UsageError(f"reward {name} is given twice")
-        terms[name] = RewardTerm(name, weight, known.get(name) or function_reward(name, known))
+        terms[name] = RewardTerm(name, weight, kinds.get(name) or function_reward(name, kinds))
     return tuple(terms.values())
