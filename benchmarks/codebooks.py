@@ -305,11 +305,7 @@ def balanced(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         for name, work in sides.items():
             measured = in_a_process(work, n, arguments.patience)
             if measured is None:
-                yield {
-                    "what": name,
-                    "rows": n,
-                    "stopped after CPU seconds": arguments.patience,
-                }
+                yield {"what": name, "rows": n, "stopped after CPU seconds": arguments.patience}
                 waited = False
                 continue
             left, clock, processor = measured
@@ -460,8 +456,7 @@ def write_vectors(work: Path, n: int, dim: int = 384) -> None:
         )
     with path.open("wb") as stream:
         np.lib.format.write_array_header_1_0(
-            stream,
-            {"descr": "<f4", "fortran_order": False, "shape": (n, dim)},
+            stream, {"descr": "<f4", "fortran_order": False, "shape": (n, dim)}
         )
         rng = np.random.default_rng(0)
         centers, weights = (
@@ -541,10 +536,7 @@ def main() -> None:
     sizes = [10_000, 12_500, 15_000, 20_000, 30_000, 50_000, 100_000]
     parser.add_argument("--balanced-rows", type=int, nargs="+", default=sizes, metavar="N")
     parser.add_argument(
-        "--patience",
-        type=int,
-        default=600,
-        help="CPU seconds that one balanced k-means may take",
+        "--patience", type=int, default=600, help="CPU seconds that one balanced k-means may take"
     )
     parser.add_argument("--items", type=int, default=10_000_000)
     parser.add_argument("--memory", type=int, default=4, metavar="GIB")

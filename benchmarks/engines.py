@@ -207,13 +207,7 @@ class Model:
         search = engine_model(self.constrained).beam_search
         assert search is not None
         results = search(
-            None,
-            prompts,
-            self.trie,
-            self.tokens,
-            num_beams=width,
-            k=width,
-            normalize="vocabulary",
+            None, prompts, self.trie, self.tokens, num_beams=width, k=width, normalize="vocabulary"
         )
         return self._sids([result.leaves for result in results])
 

@@ -13,12 +13,7 @@ from table import METRICS, markdown
 
 from sidtool.data.interactions import read_interactions
 from sidtool.data.split.protocols import leave_one_out
-from sidtool.evaluation.baselines import (
-    UNTUNED,
-    Catalog,
-    item_knn,
-    popularity,
-)
+from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn, popularity
 from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.similarity import item_similarity

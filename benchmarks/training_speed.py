@@ -210,18 +210,8 @@ def measure(case: Case, steps: int) -> dict[str, float]:
             "bf16": case.bf16,
         }
         out = Path(folder) / "tuned"
-        train(
-            model,
-            examples,
-            out,
-            options=options,
-            sft_fields=fields,
-            progress=after_step,
-        )
-    medians = {
-        "sidtool": median(sidtool_seconds[WARM_UP:]),
-        "bare": median(bare_seconds[WARM_UP:]),
-    }
+        train(model, examples, out, options=options, sft_fields=fields, progress=after_step)
+    medians = {"sidtool": median(sidtool_seconds[WARM_UP:]), "bare": median(bare_seconds[WARM_UP:])}
     tokens_per_step = sum(tokens[WARM_UP:]) / (steps - WARM_UP)
     result: dict[str, float] = {"ratio": medians["sidtool"] / medians["bare"]}
     for name, seconds in medians.items():

@@ -91,9 +91,7 @@ def templates(name: str) -> str:
 
 def page() -> str:
     """The whole page."""
-    head = HEAD.format(
-        text_tasks=", ".join(f"`{name}`" for name in TEXT_PROMPT_TASKS),
-    )
+    head = HEAD.format(text_tasks=", ".join(f"`{name}`" for name in TEXT_PROMPT_TASKS))
     table = "\n".join(line(name, task) for name, task in TASKS.items())
     sections = "\n".join(templates(name) for name in TASKS)
     return f"{head}{table}\n{TEMPLATES}{sections}"

@@ -63,8 +63,7 @@ class Signer:
         _reach_sigstore("sign")
         token = cache(_identity_token)  # of minutes, so it is asked for late, and once
         return cls(
-            "the identity",
-            lambda: signing.Config().use_sigstore_signer(identity_token=token()),
+            "the identity", lambda: signing.Config().use_sigstore_signer(identity_token=token())
         )
 
     def sign(self, name: str, digests: Mapping[str, str]) -> bytes:
@@ -113,9 +112,7 @@ def _decrypted(key: Path, text: str) -> Iterator[Path]:
 
     private_key = serialization.load_pem_private_key(text.encode(), password.encode())
     plain = private_key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     reader, writer = os.pipe()  # so that no decrypted key is on a disk
     try:

@@ -161,8 +161,7 @@ def encode(
     run: RunOptions,
     inputs: EncodeInputs,
     texts: Annotated[
-        list[str] | None,
-        typer.Argument(help="Texts. Default: the lines of standard input."),
+        list[str] | None, typer.Argument(help="Texts. Default: the lines of standard input.")
     ] = None,
     json: options.Json = False,
 ) -> None:
@@ -235,10 +234,7 @@ def _say_parts(verb: str, report: "RunReport", out: Path, *, json: bool, dry_run
     place = as_url(out)
     if dry_run:
         say_plan(
-            f"would {verb} {report.rows} items to {place}",
-            json=json,
-            items=report.rows,
-            out=place,
+            f"would {verb} {report.rows} items to {place}", json=json, items=report.rows, out=place
         )
     elif json:
         files = {part.name: part.digest for part in report.parts}

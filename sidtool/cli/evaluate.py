@@ -132,11 +132,7 @@ def evaluate_lists(
     loaded = inference.load_model(model, use, memory)
     with progress("evaluate") as reports:
         measured = evaluate_split(
-            loaded,
-            split,
-            settings,
-            against=compared.load(use),
-            progress=reports.get("evaluate"),
+            loaded, split, settings, against=compared.load(use), progress=reports.get("evaluate")
         )
     say_lists(measured, json=json)
     means = next(iter(measured.systems.values()))

@@ -13,10 +13,7 @@ from sidtool.cli.groups import with_flags
 from sidtool.cli.terminal.console import Commands
 
 PANELS: dict[str, dict[str, str]] = {
-    "Start here": {
-        "fit.fit": "items.csv events.csv -o shop",
-        "fit.example": "movielens -o data",
-    },
+    "Start here": {"fit.fit": "items.csv events.csv -o shop", "fit.example": "movielens -o data"},
     "Data": {
         "data.prepare": "ml-1m --from movielens --k-core 5 -o data",
         "data.check": "items.csv events.csv --fix cleaned",

@@ -263,10 +263,7 @@ def _files(out: Path, building: Building) -> Iterator["Shards | None"]:
 
 
 def _build_tuned(
-    split: "Split",
-    bundle: "Bundle",
-    content: "ItemContent | None",
-    search: TuneSimilarityOptions,
+    split: "Split", bundle: "Bundle", content: "ItemContent | None", search: TuneSimilarityOptions
 ) -> "Memory":
     """A memory with the settings that are best on validation users; prints them."""
     from sidtool.evaluation import tune_similarity
@@ -286,10 +283,7 @@ def _build_tuned(
 
 
 def _content(
-    bundle: "Bundle",
-    vectors: "Vectors | None",
-    weight: float | None,
-    previous: "Memory | None",
+    bundle: "Bundle", vectors: "Vectors | None", weight: float | None, previous: "Memory | None"
 ) -> "ItemContent | None":
     """The content of a bundle's items; None if it is not used. Without vectors it is that of an
     earlier memory, which a weight changes."""

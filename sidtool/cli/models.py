@@ -32,10 +32,7 @@ class ModelDesign:
     bundle: str | None = option(None)
     """Bundle of this catalog, which records its columns and its text."""
     settings: tuple[str, ...] = option(
-        (),
-        flag="--set",
-        panel="Options",
-        completes=lambda: complete_setting("init-model")(""),
+        (), flag="--set", panel="Options", completes=lambda: complete_setting("init-model")("")
     )
     """Field of the model's configuration, key=value."""
     seed: int = option(0, minimum=0)

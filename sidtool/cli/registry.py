@@ -69,8 +69,7 @@ def push(
     ],
     tag: Annotated[str | None, typer.Option(help="A tag to point at this version.")] = None,
     license: Annotated[
-        str | None,
-        typer.Option(help="License, for the card. Default: the model's, or unknown."),
+        str | None, typer.Option(help="License, for the card. Default: the model's, or unknown.")
     ] = None,
     dataset: Annotated[
         str | None,
@@ -137,11 +136,7 @@ def push(
     return next_step("sidtool pull {version} -o DIR", version=f"{target}@{tag or pushed.version}")
 
 
-def pull(
-    reference: Reference,
-    out: options.Out,
-    how: options.Writing = options.Writing(),
-) -> None:
+def pull(reference: Reference, out: options.Out, how: options.Writing = options.Writing()) -> None:
     """Copy a published bundle, memory or model to disk, byte for byte, and verify it."""
     from sidtool.registry import plan_pull, published
     from sidtool.registry import pull as fetch

@@ -177,11 +177,7 @@ def refresh(
     with progress("train") as report:
         steps_of, log = watch()
         summary = run_refresh(
-            plan,
-            force=how.force,
-            progress=steps_of(report.get("train")),
-            log=log,
-            notify=notify,
+            plan, force=how.force, progress=steps_of(report.get("train")), log=log, notify=notify
         )
     return say_summaries([summary.to_json()], out, split=split or "SPLIT", json=how.json)
 

@@ -186,8 +186,7 @@ def need_column(
     name = choose_column(path, available, named, conventional, content, hint, recorded=recorded)
     if name is None:
         raise UsageError(
-            f"{path} has no column that looks like the {content}: {', '.join(available)}",
-            hint=hint,
+            f"{path} has no column that looks like the {content}: {', '.join(available)}", hint=hint
         )
     return name
 

@@ -124,11 +124,7 @@ def _cell(name: str) -> str:
 
 
 def _runs(
-    path: Path,
-    columns: EventColumns,
-    further: Sequence[str],
-    coder: "EventCoder",
-    run_events: int,
+    path: Path, columns: EventColumns, further: Sequence[str], coder: "EventCoder", run_events: int
 ) -> Iterator[Any]:
     """The runs of a table, which has events, and times of one unit."""
     names = {USER: columns.user, ITEM: columns.item, **{_cell(name): name for name in further}}

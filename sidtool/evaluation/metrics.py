@@ -105,9 +105,7 @@ def find_targets(
 
 
 def averages(
-    names: Sequence[str],
-    values: NDArray[np.float64],
-    weights: NDArray[np.float64] | None = None,
+    names: Sequence[str], values: NDArray[np.float64], weights: NDArray[np.float64] | None = None
 ) -> dict[str, float]:
     """The mean of each column of (n, metrics) values by name, weighted by (n,) `weights` if they
     are given; 0 where there are no rows."""

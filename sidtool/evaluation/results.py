@@ -12,10 +12,7 @@ from sidtool.base.extras import data_frame
 from sidtool.base.records import JsonRecord
 from sidtool.data.split import Example, evenly_spaced
 from sidtool.evaluation.bootstrap import Difference, Groups, Interval, intervals, paired_differences
-from sidtool.evaluation.metrics import (
-    Metrics,
-    averages,
-)
+from sidtool.evaluation.metrics import Metrics, averages
 from sidtool.evaluation.ranking import IndexedExamples, SystemValues
 from sidtool.model.contract import matching_rows
 from sidtool.tokenizer.bundle import Bundle
@@ -81,12 +78,7 @@ def group_averages(
 
 
 def system_differences(
-    one: SystemValues,
-    other: SystemValues,
-    users: Sequence[str],
-    groups: Groups,
-    *,
-    seed: int,
+    one: SystemValues, other: SystemValues, users: Sequence[str], groups: Groups, *, seed: int
 ) -> dict[str, dict[str, Difference]]:
     """Group -> metric -> by how much one system is better than another, for the metrics of both, as
     `paired_differences`."""

@@ -158,16 +158,7 @@ def make_sft(
     if not dry_run:
         _refuse_outputs(out, force)
     inputs = SftInputs(
-        bundle,
-        items,
-        split,
-        options,
-        catalog_options,
-        model,
-        weights,
-        general,
-        queries,
-        tokenizer,
+        bundle, items, split, options, catalog_options, model, weights, general, queries, tokenizer
     )
     if writer is not None and general is not None:
         raise UsageError("--general is mixed in by one process: leave out --engine")

@@ -12,11 +12,7 @@ from sidtool.base.documents import check_seal, parse_json, sealed_text
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError
 from sidtool.base.records import JsonRecord
 from sidtool.data import GeneralRecord
-from sidtool.data.split import (
-    ListTargets,
-    Split,
-    SplitReference,
-)
+from sidtool.data.split import ListTargets, Split, SplitReference
 from sidtool.data.tables import require_regular
 from sidtool.model.prompt import (
     FieldValues,

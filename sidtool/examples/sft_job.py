@@ -129,11 +129,7 @@ class SftJob:
         write_validation(path, self.split.valid)
 
     def write_task(
-        self,
-        stream: BinaryIO | None,
-        task: str,
-        units: range | None = None,
-        first_number: int = 0,
+        self, stream: BinaryIO | None, task: str, units: range | None = None, first_number: int = 0
     ) -> ExampleCounts:
         """Write the examples of a task, of all users or some (`units`), if there is a stream. Those
         of the users before have `first_number` examples (`ExampleMaker.count_before`)."""

@@ -103,9 +103,7 @@ class MemoryIndex:
         return replace(raised, log_probs=raised.log_probs - log_sum(raised.log_probs))
 
     def features(
-        self,
-        histories: Sequence[ItemRows],
-        distributions: Sequence[ItemDistribution],
+        self, histories: Sequence[ItemRows], distributions: Sequence[ItemDistribution]
     ) -> NDArray[np.float64]:
         """(n, FEATURES) what a gate reads of n histories of bundle rows and their distributions;
         zeros for one without items."""

@@ -49,14 +49,7 @@ FARTHEST_FEATURE = 5.0
 """Standard deviations beyond which features count the same."""
 RERANKED = 100
 """Items of a list that are ordered again, the first ones."""
-SHAPES = (
-    (N_FEATURES, HIDDEN),
-    (HIDDEN,),
-    (HIDDEN, HIDDEN),
-    (HIDDEN,),
-    (HIDDEN,),
-    (N_FEATURES,),
-)
+SHAPES = ((N_FEATURES, HIDDEN), (HIDDEN,), (HIDDEN, HIDDEN), (HIDDEN,), (HIDDEN,), (N_FEATURES,))
 """Of one network's arrays, as `Network` has them."""
 PARAMETERS = sum(int(np.prod(shape)) for shape in SHAPES)
 MAX_NETWORKS = 16

@@ -17,11 +17,7 @@ from sidtool.base.checkpoint import (
 )
 from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.model.contract.contract import Contract
-from sidtool.model.pretrained import (
-    Dtype,
-    load_model,
-    locate,
-)
+from sidtool.model.pretrained import Dtype, load_model, locate
 from sidtool.model.structure import is_encoder_decoder
 
 # PEFT's names of the files and of their parameters

@@ -20,12 +20,7 @@ Preset = Literal[
 DEFAULT_PRESET: Preset = "neox-tiny"
 """The best of the small ones (benchmarks/ablation.md)."""
 
-_SHARED = {
-    "tie_word_embeddings": True,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+_SHARED = {"tie_word_embeddings": True, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 # Small catalogs need dropout on embeddings and residuals. Dropout on attention weights stays off:
 # it would disable the fused kernel, at 2.5 times the cost. "gelu_pytorch_tanh" is the function of
 # GPT-2's "gelu_new" in one pass over memory instead of eight.

@@ -127,10 +127,7 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
         if checkpoint.gguf and stored:
             _check_gguf(checkpoint.folder / checkpoint.gguf, stored)
         return AutoTokenizer.from_pretrained(
-            checkpoint.folder,
-            trust_remote_code=trust_remote_code,
-            local_files_only=True,
-            **kwargs,
+            checkpoint.folder, trust_remote_code=trust_remote_code, local_files_only=True, **kwargs
         )
 
 

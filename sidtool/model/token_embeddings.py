@@ -150,22 +150,12 @@ class Lora:
     embedding rows of `ids` with them; `seed` initializes their A matrices."""
 
     def __init__(
-        self,
-        model: Any,
-        base: Path,
-        ids: range,
-        *,
-        r: int,
-        alpha: float,
-        seed: int,
+        self, model: Any, base: Path, ids: range, *, r: int, alpha: float, seed: int
     ) -> None:
         from peft import LoraConfig, get_peft_model
 
         self._config = LoraConfig(
-            r=r,
-            lora_alpha=alpha,
-            target_modules="all-linear",
-            task_type=peft_task(model),
+            r=r, lora_alpha=alpha, target_modules="all-linear", task_type=peft_task(model)
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)

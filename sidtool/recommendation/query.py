@@ -302,13 +302,7 @@ class QuerySession:
         return RankedQueries(self.trie.leaves(positions), levels, positions, mixture)
 
     def search_lists(
-        self,
-        model: Any,
-        queries: Sequence[Query],
-        *,
-        length: int,
-        num_beams: int,
-        n_lists: int = 1,
+        self, model: Any, queries: Sequence[Query], *, length: int, num_beams: int, n_lists: int = 1
     ) -> list[list[ItemList]]:
         """Up to `n_lists` lists of each query, distinct as sequences of SIDs: of `length` items, or
         all that its filter leaves.

@@ -15,13 +15,7 @@ from sidtool.model import LoadedModel, load_model_folder
 from sidtool.model.contract import targets_repeat
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.requests import (
-    Answer,
-    BadRequest,
-    Explanation,
-    Recommendation,
-    Request,
-)
+from sidtool.recommendation.requests import Answer, BadRequest, Explanation, Recommendation, Request
 from sidtool.recommendation.search.filters import on_both
 from sidtool.recommendation.search.mixture import RankedItems
 from sidtool.recommendation.search.results import EMPTY_LIST, ItemList
@@ -115,10 +109,7 @@ class Recommender:
         if options.list:
             # candidates are what a list may contain: their scores depend on the items before them
             lists = self.session.search_lists(
-                self.model,
-                queries,
-                length=options.k,
-                num_beams=options.num_beams,
+                self.model, queries, length=options.k, num_beams=options.num_beams
             )
             return [best[0] if best else EMPTY_LIST for best in lists]
         if self.candidates is not None:

@@ -11,12 +11,7 @@ from itertools import islice
 from typing import IO, TypeVar, cast
 
 from sidtool.base.progress import Progress
-from sidtool.recommendation.requests import (
-    LINE_LIMIT,
-    BadRequest,
-    Request,
-    read_request_stream,
-)
+from sidtool.recommendation.requests import LINE_LIMIT, BadRequest, Request, read_request_stream
 
 WINDOW = 512
 """Queries that are read ahead, so that prompts of similar length run together in bounded memory."""

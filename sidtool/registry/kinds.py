@@ -18,14 +18,7 @@ from sidtool.model.contract import (
     read_stored_model,
 )
 from sidtool.registry.records import Kind
-from sidtool.tokenizer.bundle import (
-    ROOT,
-    Bundle,
-    Manifest,
-    bundle_card,
-    parse_root,
-    read_root,
-)
+from sidtool.tokenizer.bundle import ROOT, Bundle, Manifest, bundle_card, parse_root, read_root
 
 AnyManifest = Manifest | MemoryManifest | StoredModel
 """The record of an artifact: its digest, and the SHA-256 of each object besides the root."""

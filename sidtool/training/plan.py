@@ -26,11 +26,7 @@ from sidtool.training.loop.machine import check_fsdp, is_set, stored_dtype, supp
 from sidtool.training.loss.item_fields import BARE_SIDS, ItemFields
 from sidtool.training.settings import DEFAULTS, TrainOptions
 from sidtool.training.settings_file import TRAINING, typed_fields
-from sidtool.training.settled_run import (
-    Run,
-    TrainingRun,
-    sliding_windows,
-)
+from sidtool.training.settled_run import Run, TrainingRun, sliding_windows
 
 
 def plan_training(

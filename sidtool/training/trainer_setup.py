@@ -29,11 +29,7 @@ from sidtool.model.prompt import prompt_encoder
 from sidtool.training.execution import ForgettingCheck
 from sidtool.training.loop.divided import DividedExamples
 from sidtool.training.loop.machine import wants_fsdp
-from sidtool.training.loop.trainer import (
-    CausalTrainer,
-    EncoderDecoderTrainer,
-    SidTrainer,
-)
+from sidtool.training.loop.trainer import CausalTrainer, EncoderDecoderTrainer, SidTrainer
 from sidtool.training.loop.watched import ProgressCallback, StopCallback
 from sidtool.training.loss.augment import (
     Augmentation,

@@ -264,10 +264,7 @@ def check_stages(planned: Sequence[PlannedStage]) -> None:
     with quiet(), offline():
         for run in (stage.run for stage in planned):
             loaded = load_without_weights(
-                first.model_dir,
-                first.contract,
-                run.bundle,
-                trust_remote_code=run.trust_remote_code,
+                first.model_dir, first.contract, run.bundle, trust_remote_code=run.trust_remote_code
             )
             run_config(run)  # raises for settings that do not fit together
             check_inputs(run, loaded)

@@ -84,14 +84,7 @@ def test_an_encoder_and_interactions_are_combined(
 ) -> None:
     out = tmp_path / "text.zarr"
     command = ("build-codebook", road.items, "-o", out, "--levels", "4x4x8", "--encoder", encoder)
-    done(
-        *command,
-        "--no-balanced",
-        "--interactions",
-        road.events,
-        "--set",
-        "collaborative_dim=4",
-    )
+    done(*command, "--no-balanced", "--interactions", road.events, "--set", "collaborative_dim=4")
     assert len(done("encode", out, "a red lamp", "--json").lines) == 1
     assert Bundle.open(out).codebook.width == 20
 

@@ -122,12 +122,7 @@ def _facts(bundle: Bundle, figures: BundleFigures) -> dict[str, object]:
 
 
 def _bundle_sections(
-    bundle: Bundle,
-    figures: BundleFigures,
-    values: Values | None,
-    field: str,
-    of: str,
-    seed: int,
+    bundle: Bundle, figures: BundleFigures, values: Values | None, field: str, of: str, seed: int
 ) -> Iterator[Section]:
     codes = bundle.items.codes[bundle.active]
     yield Section(f"Levels{of}", tuple(_levels(bundle, codes, figures, of)))

@@ -19,12 +19,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from sidtool.base.errors import (
-    EXIT_INTERRUPTED,
-    SidtoolError,
-    SidtoolWarning,
-    UsageError,
-)
+from sidtool.base.errors import EXIT_INTERRUPTED, SidtoolError, SidtoolWarning, UsageError
 from sidtool.base.extras import missing_package
 from sidtool.base.visible import STEERING, visible
 

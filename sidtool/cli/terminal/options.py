@@ -18,8 +18,7 @@ Out = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")]
 Json = Annotated[
-    bool,
-    typer.Option("--json", help="Print one JSON object (JSON Lines for many results)."),
+    bool, typer.Option("--json", help="Print one JSON object (JSON Lines for many results).")
 ]
 
 
@@ -64,8 +63,7 @@ Config = Annotated[
     ),
 ]
 Threads = Annotated[
-    int | None,
-    typer.Option(min=1, help="Threads; default: one per core. The output is the same."),
+    int | None, typer.Option(min=1, help="Threads; default: one per core. The output is the same.")
 ]
 Bundle = Annotated[
     str,
@@ -78,8 +76,7 @@ Bundle = Annotated[
 Artifact = Annotated[
     str,
     typer.Argument(
-        metavar="ARTIFACT",
-        help="A bundle, memory or model: a path, a URL or URL/NAME@VERSION.",
+        metavar="ARTIFACT", help="A bundle, memory or model: a path, a URL or URL/NAME@VERSION."
     ),
 ]
 Model = Annotated[

@@ -23,12 +23,7 @@ OLD_KEYS = {"user": "reviewerID", "item": "asin", "order": "unixReviewTime", "ra
 KEYS: dict[Year, dict[str, str]] = {
     "2014": OLD_KEYS,
     "2018": OLD_KEYS,
-    "2023": {
-        "user": "user_id",
-        "item": "parent_asin",
-        "order": "timestamp",
-        "rating": "rating",
-    },
+    "2023": {"user": "user_id", "item": "parent_asin", "order": "timestamp", "rating": "rating"},
 }
 """Keys of a review."""
 RATING_COLUMNS: dict[Year, tuple[str, ...] | None] = {

@@ -145,10 +145,7 @@ def item_sequences(split: Split, ids: Sequence[str]) -> ItemSequences:
 
 
 def count_pairs(
-    sequences: Sequence[NDArray[np.integer[Any]]],
-    n_items: int,
-    decay: float,
-    window: int = WINDOW,
+    sequences: Sequence[NDArray[np.integer[Any]]], n_items: int, decay: float, window: int = WINDOW
 ) -> Any:
     """(n_items, n_items) CSR int64: the weights of all pairs of different items in users'
     sequences, in units of UNIT; the row is the earlier item, the column the later one.

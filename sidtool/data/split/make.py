@@ -10,13 +10,7 @@ from sidtool.data.columns import EventColumns, EventNames
 from sidtool.data.event_sort import Spill
 from sidtool.data.fields.field_columns import FieldOptions, read_fields
 from sidtool.data.interactions import read_interactions
-from sidtool.data.split.protocols import (
-    given,
-    last_session,
-    leave_one_out,
-    refuse_empty,
-    temporal,
-)
+from sidtool.data.split.protocols import given, last_session, leave_one_out, refuse_empty, temporal
 from sidtool.data.split.record import Cuts, Protocol, SessionRule
 from sidtool.data.split.sessions import read_sessions
 from sidtool.data.split.split import Split
@@ -135,12 +129,7 @@ def protocol_split(
     rule = options.sessions
     further = options.further_columns
     interactions = read_interactions(
-        events,
-        options.columns,
-        recorded=recorded,
-        further=further,
-        spill=spill,
-        threads=threads,
+        events, options.columns, recorded=recorded, further=further, spill=spill, threads=threads
     )
     release_arrow_memory()
     table = read_fields(events, interactions, options.fields) if options.fields.any else None

@@ -9,14 +9,7 @@ import numpy as np
 
 from sidtool.base.errors import IntegrityError
 from sidtool.data.coded import Coded, Texts, object_array
-from sidtool.data.fields.fields import (
-    TARGET,
-    TARGET_VALUES,
-    Fields,
-    FieldTypes,
-    Value,
-    Values,
-)
+from sidtool.data.fields.fields import TARGET, TARGET_VALUES, Fields, FieldTypes, Value, Values
 from sidtool.data.split.packed import (
     EventStore,
     PackedExamples,

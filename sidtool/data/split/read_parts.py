@@ -138,10 +138,7 @@ def _values(names: Any, codes: NDArray[np.int32]) -> Coded[Value | None]:
 
 
 def _user_values(
-    name: str,
-    columns: Sequence[PartColumn],
-    row_users: Sequence[NDArray[np.int32]],
-    users: Texts,
+    name: str, columns: Sequence[PartColumn], row_users: Sequence[NDArray[np.int32]], users: Texts
 ) -> Coded[Value | None]:
     """The value of each user. Raises IntegrityError if two rows of a user differ."""
     names, parts = coded_columns(columns)

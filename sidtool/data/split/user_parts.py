@@ -20,13 +20,7 @@ from sidtool.data.coded import Column, Texts
 from sidtool.data.columns import EventColumns, EventNames, choose_column, choose_event_columns
 from sidtool.data.event_sort import ORDER, USER
 from sidtool.data.fields.fields import FieldTypes
-from sidtool.data.interactions import (
-    ITEM,
-    EventCoder,
-    filled_ids,
-    runs_of_cells,
-    with_iso_times,
-)
+from sidtool.data.interactions import ITEM, EventCoder, filled_ids, runs_of_cells, with_iso_times
 from sidtool.data.split.consistency import check_parts
 from sidtool.data.split.digests import BucketDigests, split_digest
 from sidtool.data.split.make import SplitOptions, protocol_split

@@ -94,11 +94,7 @@ def delimited_batches(
 
 
 def _fast_batches(
-    path: Path,
-    kind: str,
-    places: dict[str, int],
-    has_quotes: bool,
-    available: Sequence[str] | None,
+    path: Path, kind: str, places: dict[str, int], has_quotes: bool, available: Sequence[str] | None
 ) -> Iterator[dict[str, Column]]:
     """Read by pyarrow, block by block. Raises ArrowInvalid."""
     import pyarrow as pa

@@ -182,10 +182,7 @@ def evaluate_list_makers(
     if options.baselines:
         catalog = Catalog.of_bundle(bundle, events)
         ranked = rank_baselines(
-            catalog,
-            sessions.examples,
-            k=options.length,
-            exclude_seen=bool(options.exclude_seen),
+            catalog, sessions.examples, k=options.length, exclude_seen=bool(options.exclude_seen)
         )
         rows = bundle.items.rows(catalog.ids)
         for system, of_system in ranked.items():

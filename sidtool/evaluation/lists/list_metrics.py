@@ -9,13 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.split import (
-    Example,
-    FurtherTarget,
-    ItemSequences,
-    UserSequence,
-    packed_sequences,
-)
+from sidtool.data.split import Example, FurtherTarget, ItemSequences, UserSequence, packed_sequences
 from sidtool.memory import count_events
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows

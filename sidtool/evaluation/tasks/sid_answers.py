@@ -81,9 +81,7 @@ def sid_answer_metrics(
 
 
 def _chance(
-    names: Sequence[str],
-    correct: Sequence[Set[SidCodes]],
-    leaf_of: Mapping[SidCodes, int],
+    names: Sequence[str], correct: Sequence[Set[SidCodes]], leaf_of: Mapping[SidCodes, int]
 ) -> dict[str, float]:
     """The expected accuracy of an answer drawn uniformly from the catalog's SIDs."""
     sids_below = Counter(prefix for codes in leaf_of for prefix in prefixes(codes))

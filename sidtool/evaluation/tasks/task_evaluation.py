@@ -19,12 +19,7 @@ from sidtool.data.tables import json_lines, suffix
 from sidtool.evaluation.bootstrap import RESAMPLES, intervals
 from sidtool.evaluation.metrics import averages
 from sidtool.evaluation.options import TaskEvaluationOptions
-from sidtool.evaluation.tasks.questions import (
-    Question,
-    Questions,
-    make_questions,
-    read_questions,
-)
+from sidtool.evaluation.tasks.questions import Question, Questions, make_questions, read_questions
 from sidtool.evaluation.tasks.sid_answers import sid_answer_metrics
 from sidtool.examples import named_task
 from sidtool.model import LoadedModel, load_model_folder

@@ -181,13 +181,7 @@ def import_map(
     refuse_existing(out, force, BUNDLE)
     name = out.name.removesuffix(".zip").removesuffix(".zarr")
     bundle = read_map(
-        Path(source),
-        name=name,
-        items=items,
-        info=info,
-        sizes=sizes,
-        keys=keys,
-        codebook=codebook,
+        Path(source), name=name, items=items, info=info, sizes=sizes, keys=keys, codebook=codebook
     )
     bundle.save(out, force=force)
     return Bundle.open(out)

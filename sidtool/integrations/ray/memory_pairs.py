@@ -67,11 +67,7 @@ class ClusterPairs:
     @classmethod
     @contextmanager
     def opened(
-        cls,
-        split: Path,
-        bundle: str,
-        out: Path,
-        run: RunOptions,
+        cls, split: Path, bundle: str, out: Path, run: RunOptions
     ) -> Iterator["ClusterPairs"]:
         """With a work folder beside the output, which holds the counts until the block ends well.
 

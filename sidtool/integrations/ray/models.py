@@ -6,12 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sidtool.memory import Memory, MemoryOptions
-from sidtool.model import (
-    LoadedModel,
-    ModelOptions,
-    check_model_folder,
-    load_model_folder,
-)
+from sidtool.model import LoadedModel, ModelOptions, check_model_folder, load_model_folder
 from sidtool.registry import located, open_bundle, resolve
 
 

@@ -16,13 +16,7 @@ from sidtool.integrations.ray.output import (
     refuse_existing_folder,
     refuse_inputs,
 )
-from sidtool.integrations.ray.shards import (
-    ROWS,
-    Shard,
-    file_versions,
-    list_shards,
-    parquet_urls,
-)
+from sidtool.integrations.ray.shards import ROWS, Shard, file_versions, list_shards, parquet_urls
 from sidtool.integrations.ray.workers import Job, WorkerOptions, run_job
 
 LINEAGE_FORMAT = 1
@@ -102,10 +96,7 @@ def run_over_folder(
 
 
 def make_parts(
-    job: Job[Any, PartReport],
-    shards: Sequence[Numbered],
-    folder: PartFolder,
-    options: RunOptions,
+    job: Job[Any, PartReport], shards: Sequence[Numbered], folder: PartFolder, options: RunOptions
 ) -> list[PartReport]:
     """Make the part of every shard that has none -> the reports in the order of the shards."""
     reports = [folder.report(shard.number) for shard in shards]

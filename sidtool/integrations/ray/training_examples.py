@@ -19,13 +19,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import locked, remove
 from sidtool.base.progress import Progress
 from sidtool.base.work_folder import open_work_folder
-from sidtool.data.split import (
-    TRAIN_FILE,
-    Split,
-    is_split_folder,
-    read_split,
-    stored_manifest,
-)
+from sidtool.data.split import TRAIN_FILE, Split, is_split_folder, read_split, stored_manifest
 from sidtool.examples import (
     EventTotals,
     EventWeights,

@@ -22,13 +22,7 @@ from sidtool.integrations.ray.shards import Shard
 from sidtool.registry import locate, open_bundle, open_source
 from sidtool.tokenizer import open_encoder, recorded_encoder
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.encoder import (
-    LEXICAL,
-    Encoder,
-    check_model,
-    encoder_digests,
-    load_encoder,
-)
+from sidtool.tokenizer.encoder import LEXICAL, Encoder, check_model, encoder_digests, load_encoder
 
 SHARD_ROWS = 2048
 """Items of a shard: minutes of a small encoder on a CPU. Within a shard texts are embedded longest

@@ -99,10 +99,5 @@ def engine_model(llm: Any) -> LoadedModel:
     network = EngineNetwork(model_config.hf_config, str(model_config.dtype))
     search = VllmSearch(llm, constraint, vllm_config.model_config.max_logprobs // 2)
     return LoadedModel(
-        network,
-        tokenizer,
-        contract,
-        constraint.bundle,
-        constraint.verdict,
-        beam_search=search,
+        network, tokenizer, contract, constraint.bundle, constraint.verdict, beam_search=search
     )

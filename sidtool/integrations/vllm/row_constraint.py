@@ -53,10 +53,7 @@ class RowConstraint:
         return self.contract.space.levels
 
     def apply(
-        self,
-        logits: torch.Tensor,
-        tails: torch.Tensor,
-        filters: Sequence[LeafFilter | None],
+        self, logits: torch.Tensor, tails: torch.Tensor, filters: Sequence[LeafFilter | None]
     ) -> torch.Tensor:
         """(rows, vocabulary) float32 logits, the (rows, levels) int64 token ids that each row ends
         with and one filter per row -> (rows, vocabulary) log-probabilities.

@@ -29,12 +29,7 @@ from sidtool.base.checkpoint import (
     weight_digests,
 )
 from sidtool.base.digests import cached_digest
-from sidtool.base.errors import (
-    CompatibilityError,
-    DataError,
-    IntegrityError,
-    UsageError,
-)
+from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT, MEMORY_COPY, Contract
 from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.contract.stored import REPOSITORY, located, parse_contract, read_stored_model

@@ -175,11 +175,7 @@ def history_prompt_ids(
 
 
 def label_prompt_ids(
-    prompt: LabelPrompt,
-    tokenizer: Any,
-    tokens: SidTokens,
-    items: Codes,
-    fields: Fields = NO_FIELDS,
+    prompt: LabelPrompt, tokenizer: Any, tokens: SidTokens, items: Codes, fields: Fields = NO_FIELDS
 ) -> list[int]:
     """Token ids of the prompt that asks for the label of the last one of these items, as in its
     training examples.

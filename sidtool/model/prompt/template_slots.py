@@ -127,11 +127,7 @@ def frame_segments(
 
 
 def item_segments(
-    form: str,
-    shown: Segment,
-    fields: Fields,
-    place: int,
-    tokens: FieldTokenLookup = NO_TOKENS,
+    form: str, shown: Segment, fields: Fields, place: int, tokens: FieldTokenLookup = NO_TOKENS
 ) -> list[Segment]:
     """An item, shown as `shown`, in a form with slots; `place` counts the events of `fields` from
     the end, so the last one is -1. Raises as `frame_segments`."""

@@ -13,11 +13,7 @@ import torch
 
 from sidtool.model.prompt import SidTokens
 from sidtool.recommendation.search.columns import token_columns
-from sidtool.recommendation.search.device_trie import (
-    FilterArrays,
-    TrieArrays,
-    trie_arrays,
-)
+from sidtool.recommendation.search.device_trie import FilterArrays, TrieArrays, trie_arrays
 from sidtool.recommendation.search.driver import (
     TOKEN_BUDGET,
     Children,

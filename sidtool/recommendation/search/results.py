@@ -83,11 +83,7 @@ class ItemList:
 
     @classmethod
     def of(
-        cls,
-        leaves: Leaves,
-        scores: NDArray[np.float32],
-        trie: Trie,
-        leaf_filter: LeafFilter | None,
+        cls, leaves: Leaves, scores: NDArray[np.float32], trie: Trie, leaf_filter: LeafFilter | None
     ) -> "ItemList":
         """Items for (n,) leaves: a leaf that is there for the i-th time stands for the i-th of its
         items that pass the filter."""

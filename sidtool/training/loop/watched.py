@@ -136,12 +136,7 @@ class WatchedTrainer(Trainer):
         seen = self.accelerator.reduce(self.n_seen).tolist()
         logged_loss, logged_step = self._logged
         return Totals(
-            loss.item(),
-            tuple(seen),
-            self.seconds,
-            logged_loss,
-            logged_step,
-            self.args.world_size,
+            loss.item(), tuple(seen), self.seconds, logged_loss, logged_step, self.args.world_size
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -18,12 +18,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import NO_FIELDS, Fields
 from sidtool.data.split import Split, UserSequence
-from sidtool.examples import (
-    LIST_TASK,
-    Lineage,
-    encode_example,
-    read_training_examples,
-)
+from sidtool.examples import LIST_TASK, Lineage, encode_example, read_training_examples
 from sidtool.model.prompt import PromptEncoder, SidTokens
 from sidtool.recommendation import Query, QuerySession
 from sidtool.tokenizer.bundle import Bundle

@@ -145,11 +145,7 @@ class Judge:
         the recall of lists over all users."""
         users = [example.user for example in self.examples.examples]
         differences = paired_differences(
-            metric_names([self.k]),
-            current.values,
-            start.values,
-            users,
-            self.groups,
+            metric_names([self.k]), current.values, start.values, users, self.groups
         )
         numbers = {name: np.flatnonzero(group) for name, group in self.groups.items()}
         n_users = {name: len({users[n] for n in of_group}) for name, of_group in numbers.items()}
@@ -160,10 +156,7 @@ class Judge:
         }
         if start.lists is not None and current.lists is not None:
             by_slice["list_recall", "all"] = paired_differences(
-                LIST_METRICS,
-                current.lists.values,
-                start.lists.values,
-                current.lists.users,
+                LIST_METRICS, current.lists.values, start.lists.values, current.lists.users
             )["all"]["list_recall"]
         return {key: each for key, each in by_slice.items() if each.high < 0}
 

@@ -34,12 +34,7 @@ from sidtool.training.reinforcement.pairs import (
     write_lists,
 )
 from sidtool.training.reinforcement.rewards.hits import list_recall
-from sidtool.training.reinforcement.rewards.reward import (
-    GroupReward,
-    Groups,
-    Matrix,
-    RewardContext,
-)
+from sidtool.training.reinforcement.rewards.reward import GroupReward, Groups, Matrix, RewardContext
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.reinforcement.trainer import GroupTrainer
 

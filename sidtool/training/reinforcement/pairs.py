@@ -49,11 +49,7 @@ def write_lists(
     """(n, n_lists, length) bundle rows of the lists that a model writes for each query, -1 where
     there is no item."""
     found = session.search_lists(
-        model,
-        queries,
-        length=length,
-        num_beams=num_beams,
-        n_lists=n_lists,
+        model, queries, length=length, num_beams=num_beams, n_lists=n_lists
     )
     lists = np.full((len(queries), n_lists, length), -1, dtype=np.int64)
     for row, candidates in enumerate(found):
@@ -83,12 +79,7 @@ class PairMaker:
         queries = [examples.query(self.session, number) for number in numbers]
         n_lists = self.options.candidate_lists
         lists = write_lists(
-            self.session,
-            model,
-            queries,
-            length=self.length,
-            num_beams=n_lists,
-            n_lists=n_lists,
+            self.session, model, queries, length=self.length, num_beams=n_lists, n_lists=n_lists
         )
         values = examples.list_values
         targets = [examples.list_targets[number] for number in numbers]

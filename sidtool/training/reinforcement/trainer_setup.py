@@ -34,11 +34,7 @@ from sidtool.training.reinforcement.trainer import GroupMaker, GroupTrainer
 
 
 def build_trainer(
-    run: RlRun,
-    arguments: Any,
-    allow_worse_slices: bool,
-    progress: Progress | None,
-    log: Log | None,
+    run: RlRun, arguments: Any, allow_worse_slices: bool, progress: Progress | None, log: Log | None
 ) -> GroupTrainer:
     """Load the model of a run and everything that trains it; `arguments` is its GRPOConfig.
 

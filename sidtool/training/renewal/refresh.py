@@ -19,12 +19,7 @@ from sidtool.data import Items, make_items
 from sidtool.data.split import Split, open_split
 from sidtool.evaluation import TuneMemoryOptions, tune_memory
 from sidtool.examples import TaskCatalogOptions, make_sft, read_catalog, side_files
-from sidtool.memory import (
-    Memory,
-    check_vectors,
-    needs_vectors,
-    rebuild_memory,
-)
+from sidtool.memory import Memory, check_vectors, needs_vectors, rebuild_memory
 from sidtool.model import bind_memory, carry_model, check_model_folder
 from sidtool.model.contract import (
     MEMORY_COPY,

@@ -67,11 +67,7 @@ def test_a_codebook_with_a_fusion_is_the_codebook_of_fused_vectors(method: str) 
     sources = [mixture(2, 300, 9), mixture(3, 300, 4)]
     joined, events = np.concatenate(sources, axis=1), np.arange(300) % 4
     fusion, arrays, fused = add_collaborative(
-        fuse_sources(sources, (2, 1)),
-        joined,
-        collaborative_of(joined, events),
-        events,
-        0.5,
+        fuse_sources(sources, (2, 1)), joined, collaborative_of(joined, events), events, 0.5
     )
     inner = fit(fused, (16, 8), method=method, normalize=method == "pq", **QUICK.get(method, {}))
     outer = inner.with_fusion(fusion, arrays)

@@ -13,11 +13,7 @@ from sidtool.model.prompt.prompts import LabelPrompt
 from sidtool.model.prompt.segments import Segment, catalog, prompt_encoder, sids, template
 from sidtool.training.reinforcement.rewards.kinds import parse_rewards
 from sidtool.training.reinforcement.rewards.label import LabelScores, positive_labels
-from sidtool.training.reinforcement.rewards.reward import (
-    Groups,
-    RewardContext,
-    reward_sum,
-)
+from sidtool.training.reinforcement.rewards.reward import Groups, RewardContext, reward_sum
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 

@@ -78,10 +78,7 @@ def run(
 
 @pytest.mark.parametrize(
     "algorithm",
-    [
-        "ecpo",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("grpo", "gspo")),
-    ],
+    ["ecpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("grpo", "gspo"))],
 )
 def test_every_algorithm_writes_a_complete_model(
     tmp_path: Path, tuned: Path, made: Path, algorithm: str

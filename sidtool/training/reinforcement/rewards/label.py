@@ -24,11 +24,7 @@ from sidtool.model.prompt import (
     prompt_encoder,
     template,
 )
-from sidtool.training.reinforcement.rewards.reward import (
-    Matrix,
-    RewardInput,
-    RunFacts,
-)
+from sidtool.training.reinforcement.rewards.reward import Matrix, RewardInput, RunFacts
 
 POSITIVE = "positive_label"
 """The setting that says which labels are positive."""
@@ -52,11 +48,7 @@ def open_labels(path: str, facts: RunFacts) -> RewardInput:
         return LabelScores.of(loaded, prompt, is_positive)
 
     return RewardInput(
-        load,
-        lambda: ModelReference.of(folder).to_json(),
-        name,
-        contract=contract,
-        prompt=prompt,
+        load, lambda: ModelReference.of(folder).to_json(), name, contract=contract, prompt=prompt
     )
 
 
