@@ -2,12 +2,12 @@
 
     python benchmarks/memory_scale.py [--sizes 20000x200000@64MiB,100000x1000000@256MiB]
 
-Each size, ITEMSxEVENTS@BUDGET, runs in its own process: random users with 10 events each on items of
-Zipf-like popularity. The peak is that of the process's own memory (RssAnon; pages of mapped files
-are the system's cache), less what the split and the bundle take before the build. Sizes of
-up to `--in-memory` events are built without a budget, too, and the digests are compared. Beside each build
-of one thread stand the CPU seconds without writing, which contain the digests of the split, and
-those in which scipy counts the same pairs in the same process."""
+Each size, ITEMSxEVENTS@BUDGET, runs in its own process: random users with 10 events each on items
+of Zipf-like popularity. The peak is that of the process's own memory (RssAnon: pages of mapped
+files are the cache), less what the split and the bundle take before the build. Sizes of up to
+`--in-memory` events are built without a budget, too, and the digests are compared. Beside each
+build of one thread stand the CPU seconds without writing, which contain the digests of the split,
+and those in which scipy counts the same pairs in the same process."""
 
 import argparse
 import json
@@ -31,6 +31,7 @@ HISTORY = 10
 ROWS = 1_000_000
 """Events that are drawn at once."""
 LEVELS = (256, 256, 256)
+SIZES = "20000x200000@64MiB,100000x1000000@256MiB"
 
 
 def parse_sizes(text: str) -> list[tuple[int, int, int]]:
@@ -188,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sizes", type=parse_sizes, default="20000x200000@64MiB,100000x1000000@256MiB")
+    parser.add_argument("--sizes", type=parse_sizes, default=SIZES)
     parser.add_argument("--in-memory", type=int, default=0, metavar="EVENTS")
     parser.add_argument("--json", type=Path, help="write the results to this file")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
