@@ -13,13 +13,7 @@ import pytest
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.base.storage.storage import Storage
 from sidtool.registry import pull, push, tag
-from sidtool.registry.records import (
-    MAX_VERSIONS,
-    list_versions,
-    read_pointer,
-    read_record,
-    version_key,
-)
+from sidtool.registry.records import MAX_VERSIONS, list_versions, read_pointer, read_record
 from sidtool.registry.references import open_bundle
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.hub import bundle_card
@@ -128,30 +122,6 @@ def test_a_document_is_a_small_regular_file(
     make(shop / name)
     with pytest.raises(IntegrityError, match=r"is not a regular file|the limit is 1048576"):
         open_bundle(str(shop))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "１.０",
-        "١.٠",
-        "1.0\n",
-        " 1.0",
-        "01.0",
-        "1.00",
-        "1",
-        "1.0.0",
-        "+1.0",
-        "1_0.0",
-        "1." + "9" * 5000,
-    ],
-    ids=lambda text: ascii(text)[:12],
-)
-def test_a_version_has_one_spelling(text: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is not a version"):
-        version_key(text)
-    registry = Storage(tmp_path / "shop")
-    assert read_record(registry, text) is None
 
 
 def test_a_registry_has_a_limited_number_of_versions(monkeypatch: pytest.MonkeyPatch) -> None:

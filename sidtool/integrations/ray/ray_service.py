@@ -91,7 +91,6 @@ def serve_on_ray(
     n_threads = threads_per_worker(listening.workers)
     with log_to_stderr(verbose=verbose), ray_cluster(listening.workers) as cluster:
         try:
-            _refuse_other_applications()
             n_cpus = int(cluster.cluster_resources().get("CPU", 0))
             if n_cpus < listening.workers:
                 log.warning(
@@ -106,18 +105,6 @@ def serve_on_ray(
             if is_shared:
                 _remove_elsewhere(cluster, folder)
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _refuse_other_applications() -> None:
-    from ray import serve
-
-    status = serve.status()
-    if status.proxies or status.applications:
-        names = ", ".join(status.applications) or "no application"
-        raise DataError(
-            f"Ray Serve runs on the cluster already, with its own address and {names}",
-            hint="`serve shutdown` ends it; a cluster serves one model",
-        )
 
 
 class _HealthCheck:
@@ -189,6 +176,13 @@ def _serve(
 
     from sidtool.recommendation.serve import DRAIN_SECONDS, KEEP_ALIVE_SECONDS
 
+    status = serve.status()
+    if status.proxies or status.applications:
+        names = ", ".join(status.applications) or "no application"
+        raise DataError(
+            f"Ray Serve runs on the cluster already, with its own address and {names}",
+            hint="`serve shutdown` ends it; a cluster serves one model",
+        )
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     http = {
         "host": listening.host,

@@ -17,14 +17,7 @@ from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import remove
 from sidtool.base.progress import Progress
-from sidtool.data.split import (
-    TRAIN_FILE,
-    Split,
-    SplitManifest,
-    is_split_folder,
-    read_split,
-    stored_manifest,
-)
+from sidtool.data.split import TRAIN_FILE, Split, is_split_folder, read_split, stored_manifest
 from sidtool.examples import (
     EventTotals,
     EventWeights,
@@ -58,11 +51,6 @@ class TaskShard:
     """Some users of the whole split, or windows; as `SftJob.write_task`"""
     first_numbers: tuple[int, ...] = (0,)
     """Of each task, as `SftJob.write_task`"""
-
-    @property
-    def is_part(self) -> bool:
-        """Whether the users are those of a folder."""
-        return bool(self.folder) and named_task(self.tasks[0]).of_users
 
 
 @dataclass(frozen=True)
@@ -154,10 +142,19 @@ class ClusterExamples:
         Raises UsageError if the interrupted run that is to be resumed had other inputs."""
         inputs = self.inputs
         run = replace(self.run, progress=self.run.progress or progress)
-        manifest = _manifest_of_parts(inputs.split)
-        folders = [] if manifest is None else manifest.folders
-        job = _opener(inputs)("" if self._needs_all or not folders else folders[0])
-        made_from = self._made_from(job, {} if manifest is None else manifest.files)
+        folders: list[str] = []
+        files: Mapping[str, str] = {}
+        if not isinstance(inputs.split, Split) and is_split_folder(Path(inputs.split)):
+            manifest = stored_manifest(Path(inputs.split))
+            if manifest.parts > 1:
+                folders, files = manifest.folders, manifest.files
+        # whether the lineage follows from the events of all users
+        needs_all = inputs.weights is not None or any(
+            named_task(task).predicts_feedback or named_task(task).needs_queries
+            for task in inputs.options.tasks
+        )
+        job = _opener(inputs)("" if needs_all or not folders else folders[0])
+        made_from = self._made_from(job, files)
         with work_parts(out.with_name(f"{out.name}.parts"), made_from, resume=run.resume) as folder:
             if folders:
                 shards = list(self._folder_shards(job, folders, folder, run))
@@ -177,13 +174,6 @@ class ClusterExamples:
                 reports=reports,
             )
             remove(Path(folder.url))
-
-    @property
-    def _needs_all(self) -> bool:
-        """Whether the lineage follows from the events of all users."""
-        tasks = map(named_task, self.inputs.options.tasks)
-        by_tasks = any(task.predicts_feedback or task.needs_queries for task in tasks)
-        return by_tasks or self.inputs.weights is not None
 
     def _made_from(self, job: SftJob, files: Mapping[str, str]) -> dict[str, Any]:
         """What determines the examples, as JSON values; `files` are those of a split in parts."""
@@ -258,14 +248,6 @@ def _user_shards(job: SftJob, users: int) -> Iterator[TaskShard]:
             yield TaskShard((task,), units=units, first_numbers=(first_number,))
 
 
-def _manifest_of_parts(split: Split | str | Path) -> SplitManifest | None:
-    """The manifest of a split in parts; None for others."""
-    if isinstance(split, Split) or not is_split_folder(Path(split)):
-        return None
-    manifest = stored_manifest(Path(split))
-    return manifest if manifest.parts > 1 else None
-
-
 def _opener(inputs: SftInputs) -> Callable[[str], SftJob]:
     """Opens the job for the users in a folder of the split, or for all ("")."""
     opened: dict[str, SftJob] = {}
@@ -324,7 +306,7 @@ def _write_shard(job: SftJob, shard: TaskShard, folder: Path) -> PartReport:
         with (folder / task).open("wb") as stream:
             counts[task] = job.write_task(stream, task, shard.units, first_number)
     facts: dict[str, Any] = {"tasks": {task: asdict(made) for task, made in counts.items()}}
-    if shard.is_part:
+    if shard.folder and named_task(shard.tasks[0]).of_users:
         facts["totals"] = asdict(job.totals)
         job.write_valid(folder / VALID)
     return PartReport(folder.name, sum(made.examples for made in counts.values()), facts=facts)

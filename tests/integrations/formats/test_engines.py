@@ -119,14 +119,6 @@ def test_vllm_gr_generates_the_sid_of_every_item(
     assert len(json.loads((tmp_path / "catalog.json").read_text())) == len(expected)
 
 
-def test_the_catalog_of_vllm_gr_is_spelled_as_openonerec_spells_it(tmp_path: Path) -> None:
-    bundle = numbered_bundle(1, (9, 8, 7))
-    a, b, c = bundle.items.codes[0].tolist()
-    export_map(bundle, tmp_path / "catalog.json", "vllm-gr")
-    tokens = ["<|sid_begin|>", f"<s_a_{a}>", f"<s_b_{b}>", f"<s_c_{c}>", "<|sid_end|>"]
-    assert json.loads((tmp_path / "catalog.json").read_text()) == [tokens]
-
-
 def read_sid_gr(path: Path, vocab_size: int) -> dict[str, tuple[int, ...]]:
     """As sid-gr-inference's SemanticItemCatalog reads a file: item -> path, both unique."""
     paths: dict[str, tuple[int, ...]] = {}

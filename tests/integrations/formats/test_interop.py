@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, RefusedError, SidtoolError, UsageError
 from sidtool.data.items import Items, make_items
-from sidtool.integrations.formats.convert import CatalogFile, System, export_map, import_map
+from sidtool.integrations.formats.convert import CatalogFile, export_map, import_map
 from sidtool.integrations.formats.engines import infers_layout, sid_option
 from sidtool.integrations.formats.export import Export
 from sidtool.integrations.formats.minionerec import read_minionerec, write_minionerec
@@ -56,17 +56,6 @@ def sids(bundle: Bundle) -> dict[str, tuple[int, ...]]:
     return {
         bundle.items.ids[int(row)]: tuple(bundle.items.codes[row].tolist()) for row in bundle.active
     }
-
-
-@needs_data
-@pytest.mark.parametrize("name", ["rqvae_native", "rkmeans_native"])
-def test_the_beauty_indexes_are_reproduced(tmp_path: Path, name: str) -> None:
-    path = DATA / "beauty" / f"{name}.index.json"
-    bundle = read_minionerec(path, name=name)
-    assert (len(bundle.items), bundle.space.sizes) == (12101, (256,) * 4)
-    exported = export_map(bundle, tmp_path / "out", "minionerec")
-    assert exported.files == (tmp_path / "out" / "index.json",)
-    assert (tmp_path / "out" / "index.json").read_bytes() == path.read_bytes()
 
 
 @needs_data
@@ -308,23 +297,6 @@ def test_retired_items_are_not_written(tmp_path: Path) -> None:
     assert {each["pid"] for group in flash.values() for each in group} == left
 
 
-@pytest.mark.parametrize(
-    ("to", "name"),
-    [
-        ("minionerec", "map"),
-        ("openonerec", "map.parquet"),
-        ("flashrec", "map.json"),
-        ("xllm", "map.bin"),
-    ],
-)
-def test_a_bundle_of_retired_items_is_not_exported(tmp_path: Path, to: System, name: str) -> None:
-    bundle = retire(small_bundle(2), "i0", "i1")
-    tokens = block_tokens(bundle, 5) if to == "xllm" else None
-    with pytest.raises(UsageError, match="has no items to export: all 2 are retired"):
-        export_map(bundle, tmp_path / name, to, tokens=tokens)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_openonerec_is_reproduced(tmp_path: Path) -> None:
     table = pa.table({"pid": [3, 20, 100], "sid": [[5, 0, 8191], [1, 2, 3], [1, 2, 3]]})
     pq.write_table(table, tmp_path / "map.parquet")
@@ -400,34 +372,12 @@ def test_flashrec_infers_three_levels_of_openonerec_only(tmp_path: Path) -> None
 # The functions behind import and export
 
 
-def test_import_and_export_are_inverse(tmp_path: Path) -> None:
-    path, info = written(tmp_path / "map")
-    bundle = import_map(path, tmp_path / "map.zarr", info=info)
-    assert sids(bundle) == {"0": (5, 0), "1": (2, 3), "10": (2, 1)}
-    exported = export_map(bundle, tmp_path / "out", "minionerec")
-    assert exported.files == (tmp_path / "out" / "index.json", tmp_path / "out" / "info.txt")
-    assert exported.files[0].read_bytes() == path.read_bytes()
-    assert exported.files[1].read_bytes() == info.read_bytes()
-
-
 def test_columns_of_the_catalog_are_chosen(tmp_path: Path) -> None:
     path, _ = written(tmp_path)
     (tmp_path / "items.csv").write_text("sku,label,other\n0,Lamp,x\n1,Soap,x\n10,Mug,x\n")
     items = CatalogFile(tmp_path / "items.csv", id_column="sku", title_column="label")
     bundle = import_map(path, tmp_path / "map.zarr", items=items)
     assert bundle.items.title(bundle.items.row("10")) == "Mug"
-
-
-def test_flashrec_gets_an_option_that_it_cannot_infer(tmp_path: Path) -> None:
-    bundle = small_bundle()
-    tokens = block_tokens(bundle, 5)
-    inferred = export_map(bundle, tmp_path / "a.json", "flashrec", tokens=tokens)
-    assert (inferred.flashrec_sid, inferred.flashrec_needs_model) == (None, False)
-    four_levels = small_bundle(sizes=(2, 3, 4, 5))
-    assert export_map(four_levels, tmp_path / "b.json", "flashrec").flashrec_needs_model
-    tokens = block_tokens(four_levels, 5)
-    exported = export_map(four_levels, tmp_path / "c.json", "flashrec", tokens=tokens)
-    assert exported.flashrec_sid == "5:20/2,3,4,5,2"
 
 
 def test_options_of_another_system_are_refused(tmp_path: Path) -> None:

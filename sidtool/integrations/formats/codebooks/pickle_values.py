@@ -85,7 +85,15 @@ class _Reader:
             if isinstance(target, list):
                 target.extend(values)
         elif name in ("SETITEM", "SETITEMS"):
-            self._set(list(self._take(2)) if name == "SETITEM" else self._above_mark())
+            flat = list(self._take(2)) if name == "SETITEM" else self._above_mark()
+            target = self.stack[-1]
+            items = target.items if isinstance(target, Call) else target
+            if not isinstance(items, dict) or len(flat) % 2:
+                raise ValueError("its pickle sets items of what is no mapping")
+            for key, value in zip(flat[::2], flat[1::2], strict=True):
+                # the hash of nested tuples can take forever
+                if isinstance(key, str | int | float):
+                    items[key] = value
         elif name == "BUILD":
             (state,) = self._take(1)
             target = self.stack[-1]
@@ -148,13 +156,3 @@ class _Reader:
         values = self.stack
         self.stack = self._outer.pop()
         return values
-
-    def _set(self, flat: list[Any]) -> None:
-        target = self.stack[-1]
-        items = target.items if isinstance(target, Call) else target
-        if not isinstance(items, dict) or len(flat) % 2:
-            raise ValueError("its pickle sets items of what is no mapping")
-        for key, value in zip(flat[::2], flat[1::2], strict=True):
-            # the hash of nested tuples can take forever
-            if isinstance(key, str | int | float):
-                items[key] = value
