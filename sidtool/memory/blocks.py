@@ -17,9 +17,6 @@ from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.rows import SparseRows, rows_in_files
 from sidtool.memory.similarity import count_events, similar_block
 
-LATER, NEIGHBORS = "later", "neighbors"
-"""The two matrices of a block's file."""
-
 
 @dataclass(frozen=True)
 class ItemBlocks:
@@ -96,12 +93,17 @@ class ItemBlocks:
             counted.append(sum_pairs(of_parts, *shape))
         later, earlier = counted
         similar = similar_block(later, earlier, events[first:stop], events, settings, content)
-        neighbors = SparseRows.of(similar, np.float32)
-        arrays = {}
-        for name, rows in ((LATER, SparseRows.of(later, np.int64)), (NEIGHBORS, neighbors)):
-            arrays |= {f"{name}_{part}": array for part, array in vars(rows).items()}
+        pairs, neighbors = SparseRows.of(later, np.int64), SparseRows.of(similar, np.float32)
         with out.open("wb") as stream:
-            np.savez(stream, **arrays)
+            np.savez(
+                stream,
+                later_offset=pairs.offsets,
+                later_item=pairs.items,
+                later_weight=pairs.weights,
+                neighbors_offset=neighbors.offsets,
+                neighbors_item=neighbors.items,
+                neighbors_weight=neighbors.weights,
+            )
         return len(neighbors.items)
 
 
@@ -112,11 +114,11 @@ def join_blocks(paths: Sequence[Path], folder: Path) -> tuple[SparseRows, Sparse
     def rows_of(name: str) -> Iterator[SparseRows]:
         for path in paths:
             with np.load(path, allow_pickle=False) as stored:
-                parts = SparseRows.__dataclass_fields__
+                parts = ("offset", "item", "weight")
                 yield SparseRows(*(stored[f"{name}_{part}"] for part in parts))
 
-    later = rows_in_files(LATER, rows_of(LATER), np.int64, folder)
-    return later, rows_in_files(NEIGHBORS, rows_of(NEIGHBORS), np.float32, folder)
+    later = rows_in_files("later", rows_of("later"), np.int64, folder)
+    return later, rows_in_files("neighbors", rows_of("neighbors"), np.float32, folder)
 
 
 def _batches(parts: Sequence[Path], number: int) -> Iterator[tuple[NDArray[Any], ...]]:

@@ -93,11 +93,11 @@ def build_memory(
             used = "the split of the memory"
             check_split("the tuned earlier memory", before.split, used, split.reference)
     ids = list(bundle.items.ids)
+    n_threads = thread_count(threads)
     if counter is None:
         assert isinstance(split, Split)
-        threads = thread_count(threads)
         sequences = item_sequences(split, ids)
-        pairs = CountedPairs.count(sequences, len(ids), settings.distance, shards, threads)
+        pairs = CountedPairs.count(sequences, len(ids), settings.distance, shards, n_threads)
         events = count_events(sequences, len(ids))
     else:
         events = counter.count(ids, settings.distance)
@@ -107,7 +107,7 @@ def build_memory(
     if counter is None:
         later = pairs.later
         neighbors = similar_items(
-            pairs, events, settings, by_content, shards=shards, threads=threads
+            pairs, events, settings, by_content, shards=shards, threads=n_threads
         )
     else:
         later, neighbors = counter.similar(events, settings, by_content)
