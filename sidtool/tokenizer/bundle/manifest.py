@@ -29,7 +29,7 @@ _LEVEL = re.compile("codebook/level_[^/]*/zarr.json")
 
 @dataclass(frozen=True)
 class Identity(JsonRecord):
-    """SHA-256 (hex) of the three parts of a bundle, which `layout.identify` computes."""
+    """SHA-256 (hex) of the three parts of a bundle."""
 
     space: Digest
     codebook: Digest
