@@ -131,10 +131,8 @@ def with_codebook(
             stacklevel=3,
         )
     policy: Policy = bundle.manifest.collisions.policy
-    capacity = None
     if space.levels > len(codebook.levels):
         policy = "append"
-        capacity = space.sizes[-1]
     elif codebook.params.normalize_residuals:
         # free SIDs are searched by distances to sums of centroids, which such residuals have not
         policy = "allow"
@@ -145,7 +143,6 @@ def with_codebook(
         codebook,
         policy,
         name=bundle.manifest.name,
-        capacity=capacity,
         recipe=recipe,
         source=made_from,
         libraries=bundle.manifest.libraries,

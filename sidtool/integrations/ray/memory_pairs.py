@@ -19,16 +19,7 @@ from sidtool.data.split import SplitManifest, is_split_folder, read_split, store
 from sidtool.integrations.ray.output import PartFolder, PartReport, work_parts
 from sidtool.integrations.ray.run import RunOptions, Work, make_parts
 from sidtool.integrations.ray.shards import part_count
-from sidtool.memory import (
-    BlockFiles,
-    ItemBlocks,
-    KnnSettings,
-    SparseRows,
-    block_rows,
-    count_part,
-    sum_events,
-    write_block,
-)
+from sidtool.memory import ItemBlocks, KnnSettings, SparseRows, join_blocks
 from sidtool.registry import open_source
 
 
@@ -80,7 +71,7 @@ class ClusterPairs:
         job = partial(_open_counting, self.split, self.bundle, distance, self.blocks)
         reports = make_parts(job, folders, folder, self.run)
         self.parts = [Path(folder.url) / report.name for report in reports]
-        return sum_events(self.parts, len(ids))
+        return self.blocks.sum_events(self.parts)
 
     def similar(
         self, events: NDArray[np.int64], settings: KnnSettings, content: Any
@@ -98,8 +89,7 @@ class ClusterPairs:
         ]
         job = partial(_open_blocks, self.parts, self.blocks, settings, events_file)
         reports = make_parts(job, of_blocks, folder, self.run)
-        files = BlockFiles([Path(folder.url) / report.name for report in reports])
-        return files.join(Path(folder.url))
+        return join_blocks([Path(folder.url) / report.name for report in reports], Path(folder.url))
 
 
 def _open_counting(
@@ -110,8 +100,8 @@ def _open_counting(
 
     def count(number: int, folder: str | None, place: Path) -> PartReport:
         name = f"{number:07d}.arrow"
-        users = read_split(split, folder)
-        return PartReport(name, count_part(users, ids, distance, blocks, place / name))
+        pairs = blocks.count_part(read_split(split, folder), ids, distance, place / name)
+        return PartReport(name, pairs)
 
     return count
 
@@ -124,8 +114,7 @@ def _open_blocks(
 
     def add(number: int, content: Any, place: Path) -> PartReport:
         name = f"{number:07d}.npz"
-        later, neighbors = block_rows(parts, blocks, number, events, settings, content)
-        write_block(place / name, later, neighbors)
-        return PartReport(name, len(neighbors))
+        rows = blocks.write_block(parts, number, events, settings, content, place / name)
+        return PartReport(name, rows)
 
     return add
