@@ -127,7 +127,11 @@ def _common_kind(paths: Sequence[str | Path]) -> Kind:
     """The kind of all artifacts. Raises UsageError if they differ, or without any."""
     if not paths:
         raise UsageError("there is nothing to report on")
-    kinds = [_kind(path) for path in paths]
+    named: dict[str | None, Kind] = {
+        "a model with a SID vocabulary": "training output",
+        "a file": "evaluation",
+    }
+    kinds = [named.get(describe(path), "bundle") for path in paths]
     for path, kind in zip(paths, kinds, strict=True):
         if kind != kinds[0]:
             raise UsageError(
@@ -135,13 +139,6 @@ def _common_kind(paths: Sequence[str | Path]) -> Kind:
                 hint="a page compares artifacts of one kind",
             )
     return kinds[0]
-
-
-def _kind(path: str | Path) -> Kind:
-    description = describe(path)
-    if description == "a model with a SID vocabulary":
-        return "training output"
-    return "evaluation" if description == "a file" else "bundle"
 
 
 def _names(paths: Sequence[str | Path]) -> dict[str, str | Path]:
