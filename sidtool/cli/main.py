@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from sidtool.cli.command import Command, with_shared
+from sidtool.cli.command import SHARED, Command
 from sidtool.cli.groups import with_flags
 from sidtool.cli.terminal.console import Commands
 
@@ -102,7 +102,7 @@ def make_app(*names: str) -> typer.Typer:
             rich_help_panel=panel,
             epilog=f"Example: sidtool {name} {escape(words)}",
         )
-        register(with_shared(with_flags(command)))
+        register(with_flags(command, SHARED))
     return app
 
 

@@ -4,7 +4,9 @@ and keys of settings. Paths are completed by the shell, choices by Typer."""
 from collections.abc import Callable
 from pathlib import Path
 
+from sidtool import examples, registry
 from sidtool.base.errors import SidtoolError
+from sidtool.base.storage import Storage
 
 
 def complete_reference(incomplete: str) -> list[str]:
@@ -13,14 +15,11 @@ def complete_reference(incomplete: str) -> list[str]:
     base = incomplete.partition("@")[0]
     if not base or "://" in base:
         return []
-    from sidtool.base.storage import Storage
-    from sidtool.registry import POINTER, list_versions, read_pointer
-
     try:
-        if not (Path(base) / POINTER).is_file():
+        if not (Path(base) / registry.POINTER).is_file():
             return []
-        registry = Storage(base)
-        names = [*read_pointer(registry).tags, *list_versions(registry)]
+        folder = Storage(base)
+        names = [*registry.read_pointer(folder).tags, *registry.list_versions(folder)]
     except (SidtoolError, OSError, ValueError):
         return []
     # bash takes "@" as the end of a word, so that the references are offered before it is typed
@@ -30,9 +29,7 @@ def complete_reference(incomplete: str) -> list[str]:
 
 def complete_task(incomplete: str) -> list[str]:
     """Names of the tasks of make-sft."""
-    from sidtool.examples import TASKS
-
-    return [name for name in TASKS if name.startswith(incomplete) and "FIELD" not in name]
+    return [name for name in examples.TASKS if name.startswith(incomplete) and "FIELD" not in name]
 
 
 def complete_setting(command: str) -> Callable[[str], list[str]]:
