@@ -2,20 +2,21 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from sidtool import model as models
+from sidtool import registry, tokenizer
 from sidtool.base.errors import EXIT_REFUSED, UsageError
 from sidtool.base.options import read_ids
+from sidtool.base.output import refuse_existing
+from sidtool.base.output_name import BUNDLE
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
 from sidtool.data import CatalogNames, TextNames
-
-if TYPE_CHECKING:
-    from sidtool.model import Outlook
-    from sidtool.tokenizer import Diff
+from sidtool.tokenizer.bundle import AlignChange
 
 MAX_LISTED = 5
 """Items that a table lists."""
@@ -42,12 +43,6 @@ def add_items(
     how: options.Writing = options.Writing(),
 ) -> None:
     """Add items to a bundle and retire others; published SIDs never move."""
-    from sidtool.base.output import refuse_existing
-    from sidtool.base.output_name import BUNDLE
-    from sidtool.registry import open_source
-    from sidtool.tokenizer import add_items as add
-    from sidtool.tokenizer import planned_change, read_new_items
-
     if items is None and remove is None:
         raise UsageError("give ITEMS to add, --remove FILE, or both")
     if embeddings and encoder is not None:
@@ -55,12 +50,11 @@ def add_items(
     if items is None and (embeddings or encoder or columns != CatalogNames()):
         raise UsageError("options for vectors, encoder and columns need ITEMS")
     refuse_existing(out, how.force, BUNDLE)
-    opened = open_source(bundle)
-    names = TextNames(**asdict(columns))
-    catalog = read_new_items(opened, items, names)
+    opened = registry.open_source(bundle)
+    catalog = tokenizer.read_new_items(opened, items, TextNames(**asdict(columns)))
     retired = () if remove is None else read_ids(remove)
     if how.dry_run:
-        change = planned_change(
+        change = tokenizer.planned_change(
             opened,
             catalog,
             embeddings=embeddings or (),
@@ -79,7 +73,7 @@ def add_items(
             retired=change.retired,
         )
     with progress("embed") as stages:
-        grown = add(
+        grown = tokenizer.add_items(
             opened,
             catalog,
             embeddings=embeddings or (),
@@ -111,14 +105,10 @@ def diff(
 ) -> None:
     """Show what differs between two bundles, and whether models of the old one work with the
     new."""
-    from sidtool.model import outlook
-    from sidtool.registry import open_bundle
-    from sidtool.tokenizer import diff as compare
-
-    before = open_bundle(old)
-    after = open_bundle(new)
-    differences = compare(before, after)
-    verdict = outlook(before, after)
+    before = registry.open_bundle(old)
+    after = registry.open_bundle(new)
+    differences = tokenizer.diff(before, after)
+    verdict = models.outlook(before, after)
     if json:
         say_json(differences.to_json() | {"verdict": asdict(verdict)})
     else:
@@ -136,14 +126,8 @@ def align(
     how: options.Writing = options.Writing(),
 ) -> None:
     """Rename the codes of a retrained codebook so that most items keep their old codes."""
-    from sidtool.base.output import refuse_existing
-    from sidtool.base.output_name import BUNDLE
-    from sidtool.registry import open_source
-    from sidtool.tokenizer import align as rename
-    from sidtool.tokenizer.bundle import AlignChange
-
     refuse_existing(out, how.force, BUNDLE)
-    aligned = rename(open_source(new), open_source(to))
+    aligned = tokenizer.align(registry.open_source(new), registry.open_source(to))
     change = aligned.manifest.change
     assert isinstance(change, AlignChange)
     counts = {name: getattr(change, name) for name in ("common", "before", "after")}
@@ -180,13 +164,9 @@ def rebind(
 ) -> None:
     """Copy a model folder with a newer bundle, after the compatibility check of recommend
     --bundle."""
-    from sidtool.model import check_rebind
-    from sidtool.model import rebind as bind
-    from sidtool.registry import open_source
-
-    opened = open_source(newer)
-    check = check_rebind if how.dry_run else bind
-    verdict = check(model, opened, out, force=how.force)
+    opened = registry.open_source(newer)
+    bind = models.check_rebind if how.dry_run else models.rebind
+    verdict = bind(model, opened, out, force=how.force)
     value = {"model": str(out), "bundle": opened.identity.digest} | asdict(verdict)
     message = verdict.message or "the same bundle as before"
     if how.dry_run:
@@ -195,7 +175,7 @@ def rebind(
     return next_step("sidtool recommend {out} --history ...", out=out)
 
 
-def _say_diff(differences: "Diff", verdict: "Outlook") -> None:
+def _say_diff(differences: "tokenizer.Diff", verdict: "models.Outlook") -> None:
     rows: list[tuple[str, int, str]] = [("kept their SID", differences.kept, "")]
     for name in ("added", "retired", "gone", "restored", "retitled"):
         ids = getattr(differences, name)
