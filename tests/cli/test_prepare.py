@@ -23,14 +23,6 @@ def test_prepared_data_can_be_split_and_checked(road: Road, tmp_path: Path) -> N
     assert tree(data) == before
 
 
-def test_an_empty_folder_has_no_events(tmp_path: Path) -> None:
-    (tmp_path / "raw").mkdir()
-    words = ("prepare", tmp_path / "raw", "-o", tmp_path / "data", "--from", "movielens")
-    assert "has no file of events of movielens" in refused(1, *words)
-    write_table(tmp_path / "raw/x.csv", {"a": ["b"]})
-    assert "does not exist" in refused(1, "prepare", tmp_path / "no", "-o", tmp_path / "data")
-
-
 def test_rows_of_the_catalog_that_are_left_out_are_counted(tmp_path: Path) -> None:
     items = {"item_id": ["a", "", "b", "a", "a", "c"], "title": list("ABCDEF")}
     events = {"user_id": ["u"] * 3, "item_id": ["a", "b", "a"], "timestamp": ["1", "2", "3"]}
