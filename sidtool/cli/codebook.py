@@ -12,7 +12,6 @@ from sidtool.base.options import assignments, option, parse_bytes
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import BUNDLE
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.completion import complete_setting
 from sidtool.cli.terminal.console import next_step, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
 from sidtool.data import TextNames
@@ -52,7 +51,7 @@ class QuantizerSettings:
         flag="--set",
         metavar="KEY=VALUE",
         panel="Quantizer",
-        completes=lambda: complete_setting("build-codebook")(""),
+        completes=lambda: options.complete_setting("build-codebook")(""),
     )
     """Option of the method or of the fusion of vectors."""
 

@@ -51,7 +51,13 @@ class Command(TyperCommand):
         for parameter in parameters:
             # the names of variables do not fit into the table; `sidtool --help` has their rule
             parameter.show_envvar = False
-            parameter.envvar = self._variable_of(parameter)
+            # by the long flag; click goes by the name that it has in Python
+            flag = next((name for name in parameter.opts if name.startswith("--")), None)
+            if flag is None or self.name is None:
+                parameter.envvar = None
+            else:
+                variable = f"SIDTOOL_{self.name}_{flag[2:]}"
+                parameter.envvar = variable.replace("-", "_").upper()
             if parameter.param_type_name == "argument":
                 parameter.metavar = parameter.metavar or parameter.name.upper()
             elif not parameter.rich_help_panel:
@@ -62,14 +68,6 @@ class Command(TyperCommand):
                 order.index(parameter.rich_help_panel) if parameter.rich_help_panel in order else -1
             )
         )
-
-    def _variable_of(self, parameter: Any) -> str | None:
-        """The environment variable of an option, by its long flag; click goes by the name that it
-        has in Python."""
-        flag = next((name for name in parameter.opts if name.startswith("--")), None)
-        if flag is None or self.name is None:
-            return None
-        return f"SIDTOOL_{self.name}_{flag[2:]}".replace("-", "_").upper()
 
     def describe(self) -> None:
         """Give options of groups their help."""

@@ -11,7 +11,6 @@ from sidtool.base.options import numbers, option, parse_bytes
 from sidtool.cli import inference
 from sidtool.cli.evaluation_tables import say_evaluation, say_lists, say_task
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.completion import complete_task
 from sidtool.cli.terminal.console import next_step
 from sidtool.cli.terminal.pace import progress
 from sidtool.evaluation import (
@@ -137,7 +136,9 @@ def evaluate_lists(
 
 def evaluate_task(
     model: options.Model,
-    task: Annotated[str, typer.Argument(help="Task of make-sft.", autocompletion=complete_task)],
+    task: Annotated[
+        str, typer.Argument(help="Task of make-sft.", autocompletion=options.complete_task)
+    ],
     questions: QuestionOptions,
     limits: Thresholds,
     catalog: TaskCatalogOptions,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sidtool.cli.terminal.console import note, say, say_json, say_table
 from sidtool.evaluation import OTHER_MODEL, Averages, Evaluation, verdict
-from sidtool.evaluation.lists import ListEvaluation, Mean
+from sidtool.evaluation.lists import ListEvaluation
 from sidtool.evaluation.tasks import TaskEvaluation
 
 HIT_RATE = "hr@10"
@@ -182,10 +182,12 @@ def say_lists(evaluation: ListEvaluation, *, json: bool) -> None:
     title = f"lists of {evaluation.length} items, {evaluation.n} held-out {sessions}"
     for start in range(0, len(names), SYSTEMS):
         systems = names[start : start + SYSTEMS]
-        rows = [
-            [metric, *(_mean(evaluation.systems[system].get(metric)) for system in systems)]
-            for metric in evaluation.names
-        ]
+        rows = []
+        for metric in evaluation.names:
+            # a mean with the half width of its interval, - where it is defined for no list
+            means = [evaluation.systems[system].get(metric) for system in systems]
+            cells = [f"{m.mean:.4f} ±{(m.high - m.low) / 2:.4f}" if m else "-" for m in means]
+            rows.append([metric, *cells])
         rows.append(["coverage", *(f"{evaluation.coverage[system]:.1%}" for system in systems)])
         if start:
             tell("")
@@ -201,10 +203,3 @@ def say_lists(evaluation: ListEvaluation, *, json: bool) -> None:
         tell("")
         title = f"the gain of {names[0]}, paired by user"
         say_table(["over", "", "gain", "95% interval", "p"], rows, title=title, aside=json)
-
-
-def _mean(mean: Mean | None) -> str:
-    """A mean with the half width of its interval; - where it is defined for no list."""
-    if mean is None:
-        return "-"
-    return f"{mean.mean:.4f} ±{(mean.high - mean.low) / 2:.4f}"

@@ -13,7 +13,6 @@ from sidtool.base.options import assignments, option
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.completion import complete_setting
 from sidtool.cli.terminal.console import next_step, say, say_json, warn
 from sidtool.data import TextNames
 from sidtool.integrations import adopt as adopting
@@ -32,7 +31,10 @@ class ModelDesign:
     bundle: str | None = option(None)
     """Bundle of this catalog, which records its columns and its text."""
     settings: tuple[str, ...] = option(
-        (), flag="--set", panel="Options", completes=lambda: complete_setting("init-model")("")
+        (),
+        flag="--set",
+        panel="Options",
+        completes=lambda: options.complete_setting("init-model")(""),
     )
     """Field of the model's configuration, key=value."""
     seed: int = option(0, minimum=0)
@@ -147,7 +149,21 @@ def adopt(
     run = adopting.check_adoption if how.dry_run else adopting.adopt
     adoption = run(model, source, out, origin, trust_remote_code=trust_remote_code, force=how.force)
     if not how.json:
-        _say_adoption(adoption)
+        tokens = adoption.tokens
+        layout = "a table" if tokens.table else "one block"
+        prompt = adoption.prompt
+        say(
+            f"SID tokens: {tokens.number}, ids {tokens.start} to {tokens.stop - 1}, {layout}; "
+            f"{adoption.codes_without_token} codes have no token",
+            "items that cannot be recommended for lack of a token: "
+            f"{adoption.items_without_token} of {adoption.items}",
+            f"embedding rows: {adoption.embedding_rows}, {adoption.padding_rows} of them padding; "
+            f"{adoption.equal_rows} SID tokens share a row with another",
+            f"prompt of {', '.join(prompt.history)}: {prompt.text!r}",
+            f"its {len(prompt.ids)} tokens: {' '.join(prompt.tokens)}",
+        )
+        for warning in adoption.warnings:
+            warn(warning)
     if how.dry_run:
         return how.plan(
             f"would copy {model} to {out} with the {adoption.items} items of {source}",
@@ -160,24 +176,6 @@ def adopt(
     )
     history = ",".join(adoption.prompt.history)
     return next_step("sidtool recommend {out} --history {history} -k 10", out=out, history=history)
-
-
-def _say_adoption(adoption: "adopting.Adoption") -> None:
-    tokens = adoption.tokens
-    layout = "a table" if tokens.table else "one block"
-    prompt = adoption.prompt
-    say(
-        f"SID tokens: {tokens.number}, ids {tokens.start} to {tokens.stop - 1}, {layout}; "
-        f"{adoption.codes_without_token} codes have no token",
-        f"items that cannot be recommended for lack of a token: {adoption.items_without_token} of "
-        f"{adoption.items}",
-        f"embedding rows: {adoption.embedding_rows}, {adoption.padding_rows} of them padding; "
-        f"{adoption.equal_rows} SID tokens share a row with another",
-        f"prompt of {', '.join(prompt.history)}: {prompt.text!r}",
-        f"its {len(prompt.ids)} tokens: {' '.join(prompt.tokens)}",
-    )
-    for warning in adoption.warnings:
-        warn(warning)
 
 
 def merge(

@@ -9,7 +9,6 @@ import typer
 from sidtool import registry as registries
 from sidtool.base.extras import require
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.completion import complete_reference
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_plan, say_table
 from sidtool.cli.terminal.pace import progress
 
@@ -18,7 +17,7 @@ Reference = Annotated[
     typer.Argument(
         metavar="URL/NAME[@VERSION|@TAG]",
         help="A published bundle, memory or model; by default the latest version.",
-        autocompletion=complete_reference,
+        autocompletion=options.complete_reference,
     ),
 ]
 
@@ -160,7 +159,7 @@ def tag(
         typer.Argument(
             metavar="URL/NAME@VERSION",
             help="A published version.",
-            autocompletion=complete_reference,
+            autocompletion=options.complete_reference,
         ),
     ],
     name: Annotated[

@@ -15,7 +15,6 @@ from sidtool.base.options import option
 from sidtool.cli.groups import Given
 from sidtool.cli.setting_list import Configurable, list_settings
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.completion import complete_setting
 from sidtool.cli.terminal.console import say, say_json, say_plan, say_table
 from sidtool.cli.terminal.pace import progress
 from sidtool.cli.terminal.training_log import notify, say_summaries, watch
@@ -42,7 +41,7 @@ def train(
         list[str] | None,
         typer.Option(
             "--set",
-            autocompletion=complete_setting("train"),
+            autocompletion=options.complete_setting("train"),
             help="Training setting, key=value; `sidtool settings train` lists them.",
         ),
     ] = None,
@@ -197,7 +196,7 @@ class RlInputs:
     """What rl takes beside the examples and the objective."""
 
     pairs: tuple[str, ...] = option(
-        (), flag="--set", panel="Training", completes=lambda: complete_setting("rl")("")
+        (), flag="--set", panel="Training", completes=lambda: options.complete_setting("rl")("")
     )
     """Setting, key=value; `sidtool settings rl` lists them."""
     reward_input: tuple[str, ...] = option((), metavar="REWARD=PATH")

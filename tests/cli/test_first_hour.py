@@ -1,5 +1,5 @@
 """What a stranger's first hour stumbled over and no other test has: paths that are gone, choices on
-the first pages, and the words of Python."""
+the first pages, the words of Python, and what a notebook shows of a value."""
 
 import inspect
 import re
@@ -53,3 +53,31 @@ def test_hints_speak_the_words_of_python(road: Road) -> None:
     assert "force=True" in caught.value.hint
     assert "--force" not in caught.value.hint
     assert "--force" in str(caught.value.shell_hint)
+
+
+LONGEST = 250
+
+
+def test_values_that_grow_with_the_data_are_one_short_line(road: Road) -> None:
+    bundle = sidtool.open_bundle(road.bundle)
+    split = sidtool.open_split(road.split)
+    other = sidtool.open_bundle(road.folder / "other.zarr")
+    values: dict[str, object] = {
+        f"<Bundle '{bundle.manifest.name}': 60 items": bundle,
+        "<60 items, the first is 'b000': text '{title}'": sidtool.read_items(road.items),
+        "<Split by leave-one-out: 40 users": split,
+        "<PackedSequences: 40>": split.train,
+        "<PackedExamples: 40>": split.test,
+        "<Memory of 60 items, ": sidtool.build_memory(split, bundle),
+        "<Diff: ": sidtool.diff(bundle, other),
+        "<LoadedModel of ": sidtool.load_model_folder(road.tuned),
+        "<Evaluation of 5 examples, ndcg@10: model ": sidtool.evaluate(
+            road.tuned, road.split, limit=5
+        ),
+    }
+    for start, value in values.items():
+        shown = repr(value)
+        assert shown.startswith(start), shown
+        assert shown.endswith(">")
+        assert len(shown) < LONGEST, shown
+        assert "\n" not in shown

@@ -1,19 +1,56 @@
-"""Options that several commands share, so that each has one name and one help text, and the file
-of `--config`: defaults of a command's options."""
+"""Options that several commands share, so that each has one name and one help text; the file of
+`--config`, which has defaults of a command's options; and completions that need no model and no
+network. Paths are completed by the shell, choices by Typer."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from sidtool import examples, registry
 from sidtool.base.documents import parse_yaml, read_document
-from sidtool.base.errors import UsageError
+from sidtool.base.errors import SidtoolError, UsageError
 from sidtool.base.options import option
-from sidtool.cli.terminal.completion import complete_reference
+from sidtool.base.storage import Storage
 from sidtool.cli.terminal.console import say, say_json, say_plan
+
+
+def complete_reference(incomplete: str) -> list[str]:
+    """References to the versions and tags of a local registry, for "FOLDER/NAME" and what follows
+    "@"; nothing for other words, so that the shell completes paths."""
+    base = incomplete.partition("@")[0]
+    if not base or "://" in base:
+        return []
+    try:
+        if not (Path(base) / registry.POINTER).is_file():
+            return []
+        folder = Storage(base)
+        names = [*registry.read_pointer(folder).tags, *registry.list_versions(folder)]
+    except (SidtoolError, OSError, ValueError):
+        return []
+    # bash takes "@" as the end of a word, so that the references are offered before it is typed
+    references = [f"{base}@{name}" for name in names]
+    return [reference for reference in references if reference.startswith(incomplete)]
+
+
+def complete_task(incomplete: str) -> list[str]:
+    """Names of the tasks of make-sft."""
+    return [name for name in examples.TASKS if name.startswith(incomplete) and "FIELD" not in name]
+
+
+def complete_setting(command: str) -> Callable[[str], list[str]]:
+    """The completion of `key=` for the `--set` of a command; the keys that need no library."""
+
+    def complete(incomplete: str) -> list[str]:
+        from sidtool.cli.setting_list import setting_keys
+
+        return [f"{key}=" for key in setting_keys(command) if key.startswith(incomplete)]
+
+    return complete
+
 
 Out = Annotated[
     Path, typer.Option("-o", "--out", help="Output path; an existing one needs --force.")

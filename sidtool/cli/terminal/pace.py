@@ -65,24 +65,20 @@ def progress(*stages: str) -> Iterator[Mapping[str, Progress]]:
     if is_quiet():
         yield {}
     elif sys.stderr.isatty():
-        with _bars() as bars:
+        from rich import progress as rich_progress
+
+        columns = (
+            rich_progress.TextColumn("{task.description}", markup=False),
+            rich_progress.BarColumn(),
+            rich_progress.MofNCompleteColumn(),
+            rich_progress.TimeRemainingColumn(),
+            rich_progress.TextColumn("{task.fields[figures]}", markup=False),
+        )
+        console = Console(stderr=True)
+        with rich_progress.Progress(*columns, console=console, transient=True) as bars:
             yield {stage: _reporter(stage, bars, reported) for stage in stages}
     else:
         yield {stage: _reporter(stage, None, reported) for stage in stages}
-
-
-def _bars() -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}", markup=False),
-    )
-    return Bars(*columns, console=Console(stderr=True), transient=True)
 
 
 def _reporter(stage: str, bars: Any, reported: dict[str, float]) -> Progress:
