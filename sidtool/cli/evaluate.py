@@ -1,4 +1,4 @@
-"""The commands evaluate, evaluate-lists and evaluate-task."""
+"""The commands evaluate, evaluate-lists, evaluate-task and report."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +10,10 @@ from sidtool import evaluation
 from sidtool.base.options import numbers, option, parse_bytes
 from sidtool.cli import inference
 from sidtool.cli.evaluation_tables import say_evaluation, say_lists, say_task
+from sidtool.cli.reports.report import ReportOptions
+from sidtool.cli.reports.report import report as write_report
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.console import next_step
+from sidtool.cli.terminal.console import next_step, say
 from sidtool.cli.terminal.pace import progress
 from sidtool.evaluation import (
     EvaluationOptions,
@@ -161,3 +163,24 @@ def evaluate_task(
         answers = tasks.evaluate_task(loaded, source, settings, progress=reports.get("evaluate"))
     say_task(answers, json=json)
     evaluation.check_thresholds(answers.metrics, thresholds)
+
+
+def report(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="WHAT...",
+            help="A bundle, a model folder of train or rl, or the JSON of `evaluate --json`; "
+            "several of one kind are compared, bundles each with the one before (and a published "
+            "one with the version that it was made from).",
+        ),
+    ],
+    out: options.Out,
+    shown: ReportOptions,
+    force: options.Force = False,
+) -> None:
+    """Write an HTML page that shows a bundle, a training or an evaluation.
+
+    The page is one file without scripts that opens from disk and loads nothing."""
+    write_report(what, out, shown, force=force)
+    say(f"{out}: {out.stat().st_size / 1e6:.2f} MB")

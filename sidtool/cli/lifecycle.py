@@ -112,7 +112,22 @@ def diff(
     if json:
         say_json(differences.to_json() | {"verdict": asdict(verdict)})
     else:
-        _say_diff(differences, verdict)
+        rows: list[tuple[str, int, str]] = [("kept their SID", differences.kept, "")]
+        for name in ("added", "retired", "gone", "restored", "retitled"):
+            ids = getattr(differences, name)
+            rows.append((name, len(ids), ", ".join(ids[:MAX_LISTED])))
+        for depth in sorted({move.depth for move in differences.moved}):
+            moved = [move.item for move in differences.moved if move.depth == depth]
+            rows.append((f"moved at level {depth}", len(moved), ", ".join(moved[:MAX_LISTED])))
+        say_table(["items", "", "first"], rows)
+        if any(differences.drift):
+            drift = ["-" if value is None else value for value in differences.drift]
+            say_table(["level", "codebook drift"], list(enumerate(drift, 1)))
+        if differences.manifest:
+            changed = [(key, old, new) for key, (old, new) in differences.manifest.items()]
+            say_table(["manifest", "old", "new"], changed)
+        reason = f" ({verdict.message})" if verdict.message else ""
+        say(f"models of the old bundle: {verdict.kind}{reason}")
     if exit_code and not differences.same:
         raise typer.Exit(EXIT_REFUSED)
 
@@ -173,22 +188,3 @@ def rebind(
         return how.plan(f"would copy {model} with {newer} to {out}: {message}", **value)
     how.say(value, f"{out}: {message}")
     return next_step("sidtool recommend {out} --history ...", out=out)
-
-
-def _say_diff(differences: "tokenizer.Diff", verdict: "models.Outlook") -> None:
-    rows: list[tuple[str, int, str]] = [("kept their SID", differences.kept, "")]
-    for name in ("added", "retired", "gone", "restored", "retitled"):
-        ids = getattr(differences, name)
-        rows.append((name, len(ids), ", ".join(ids[:MAX_LISTED])))
-    for depth in sorted({move.depth for move in differences.moved}):
-        moved = [move.item for move in differences.moved if move.depth == depth]
-        rows.append((f"moved at level {depth}", len(moved), ", ".join(moved[:MAX_LISTED])))
-    say_table(["items", "", "first"], rows)
-    if any(differences.drift):
-        drift = ["-" if value is None else value for value in differences.drift]
-        say_table(["level", "codebook drift"], list(enumerate(drift, 1)))
-    if differences.manifest:
-        changed = [(key, old, new) for key, (old, new) in differences.manifest.items()]
-        say_table(["manifest", "old", "new"], changed)
-    reason = f" ({verdict.message})" if verdict.message else ""
-    say(f"models of the old bundle: {verdict.kind}{reason}")

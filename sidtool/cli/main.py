@@ -53,7 +53,7 @@ PANELS: dict[str, dict[str, str]] = {
         "evaluate.evaluate": "tuned split --fail-under ndcg@10=0.03",
         "evaluate.evaluate_lists": "lists split --length 5",
         "evaluate.evaluate_task": "tuned title-to-sid --items items.csv",
-        "report.report": "shop.zarr -o page.html",
+        "evaluate.report": "shop.zarr -o page.html",
     },
     "Life cycle": {
         "lifecycle.add_items": "shop.zarr new.csv --remove gone.txt -o shop-2.zarr",

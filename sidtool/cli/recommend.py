@@ -90,11 +90,6 @@ class RequestSource:
             raise UsageError("--events requires one of --user, --users and --all-users")
 
     @property
-    def is_one(self) -> bool:
-        """Whether the command line names the requests: the error of one is that of the command."""
-        return self.file is None and self.users is None and not self.all_users
-
-    @property
     def items(self) -> tuple[str, ...]:
         """The items of --history."""
         return tuple(filter(None, (self.history or "").split(",")))
@@ -164,11 +159,13 @@ def recommend(
     loaded = inference.load_model(model, use, memory)
     _check_shown(choices.fields, loaded, is_list=choices.list)
     requests = source.requests(loaded)
+    # named by the command line: the error of one is that of the command
+    is_one = source.file is None and source.users is None and not source.all_users
     outcome = Outcome()
     with progress("recommend") as reports:
         shared: dict[str, Any] = {
             "candidates": output.candidates,
-            "stop": choices.strict or source.is_one,
+            "stop": choices.strict or is_one,
             "progress": reports.get("recommend"),
         }
         if output.out is None:

@@ -15,7 +15,7 @@ from sidtool.base.options import option
 from sidtool.cli.groups import Given
 from sidtool.cli.setting_list import Configurable, list_settings
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.console import say, say_json, say_plan, say_table
+from sidtool.cli.terminal.console import say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
 from sidtool.cli.terminal.training_log import notify, say_summaries, watch
 from sidtool.data import CatalogNames
@@ -165,30 +165,25 @@ def refresh(
         force=how.force,
     )
     if how.dry_run:
-        return _say_refresh_plan(plan, model, json=how.json)
+        message = plan.verdict.message or "the same bundle"
+        text = f"would bring {model} to the bundle at {plan.out}: {message}"
+        values: dict[str, Any] = {"model": str(plan.out), "bundle": plan.verdict.kind}
+        values["reassigned_share"] = plan.verdict.reassigned_share
+        if plan.last is not None and plan.split is not None:
+            train_options, sft_fields = renewal.training_settings(plan.last, plan.options)
+            tasks = ", ".join(plan.last.task_weights)
+            text += f"\nwould train {tasks} on split {plan.split.reference}, {sft_fields}"
+            values["tasks"] = dict(plan.last.task_weights)
+            values["split"] = plan.split.reference.digest
+            values["options"] = asdict(train_options)
+            values["settings"] = dict(sft_fields)
+        return how.plan(text, **values)
     with progress("train") as report:
         steps_of, log = watch()
         summary = renewal.run_refresh(
             plan, force=how.force, progress=steps_of(report.get("train")), log=log, notify=notify
         )
     return say_summaries([summary.to_json()], out, split=split or "SPLIT", json=how.json)
-
-
-def _say_refresh_plan(plan: "renewal.RefreshPlan", model: str, *, json: bool) -> None:
-    """What a refresh would do with the bundle, and how long it would train on which tasks."""
-    verdict, out = plan.verdict, plan.out
-    text = f"would bring {model} to the bundle at {out}: {verdict.message or 'the same bundle'}"
-    values: dict[str, Any] = {"model": str(out), "bundle": verdict.kind}
-    values["reassigned_share"] = verdict.reassigned_share
-    if plan.last is not None and plan.split is not None:
-        train_options, sft_fields = renewal.training_settings(plan.last, plan.options)
-        tasks = ", ".join(plan.last.task_weights)
-        text += f"\nwould train {tasks} on split {plan.split.reference}, {sft_fields}"
-        values["tasks"] = dict(plan.last.task_weights)
-        values["split"] = plan.split.reference.digest
-        values["options"] = asdict(train_options)
-        values["settings"] = dict(sft_fields)
-    say_plan(text, json=json, **values)
 
 
 @dataclass(frozen=True)
