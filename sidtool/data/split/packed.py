@@ -124,10 +124,7 @@ class EventStore:
     def user_order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The codes of users by bucket, which is the CRC-32 of the id, then by id, and (BUCKETS +
         1,) where each bucket starts."""
-        import pyarrow.compute as pc
-
-        buckets = user_buckets(self.users)
-        by_id = pc.sort_indices(self.users.arrow).to_numpy()
+        buckets, by_id = user_buckets(self.users), self.users.order
         order = by_id[np.argsort(buckets[by_id], kind="stable")]
         return order, np.searchsorted(buckets[order], np.arange(BUCKETS + 1))
 
