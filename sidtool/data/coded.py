@@ -68,11 +68,11 @@ class Texts(Sequence[str]):
         return objects
 
     @cached_property
-    def order(self) -> NDArray[np.uint64]:
+    def order(self) -> NDArray[np.int64]:
         """(n,) the indexes of the texts by code points."""
         import pyarrow.compute as pc
 
-        order: NDArray[np.uint64] = pc.sort_indices(self.arrow).to_numpy()
+        order: NDArray[np.int64] = pc.sort_indices(self.arrow).to_numpy().view(np.int64)
         return order
 
     @cached_property

@@ -12,7 +12,8 @@ import numpy as np
 
 from sidtool.base.errors import DataError
 from sidtool.base.options import check_options, option, options_from
-from sidtool.data.split import Split, evenly_spaced, item_sequences
+from sidtool.data.split import Split, evenly_spaced
+from sidtool.data.split.pairs import item_sequences
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.ranking import IndexedExamples, rank_index
 from sidtool.memory import (

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sidtool.base.errors import DataError
-from sidtool.data.split import consecutive
+from sidtool.base.ranges import consecutive
 from sidtool.examples.blocks import (
     BlockCopies,
     EventBlock,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.split import UNIT
+from sidtool.data.split.pairs import UNIT
 from sidtool.memory import (
     HISTORY,
     N_FEATURES,

@@ -14,17 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.digests import digest_strings
+from sidtool.base.ranges import consecutive, ranges
 from sidtool.base.records import Digest, JsonRecord
 from sidtool.base.threads import arrow_thread_count, in_threads
 from sidtool.data.coded import Coded, Texts
-from sidtool.data.split.packed import (
-    BUCKETS,
-    EventStore,
-    PackedExamples,
-    PackedSequences,
-    consecutive,
-    ranges,
-)
+from sidtool.data.split.packed import BUCKETS, EventStore, PackedExamples, PackedSequences
 
 COLUMN_FORMAT = 4
 """The first format of a split whose digests are made of buckets."""
@@ -104,8 +98,8 @@ class BucketDigests(JsonRecord):
     @classmethod
     def joined(cls, ranges: Sequence["BucketDigests"]) -> "BucketDigests":
         """Those of all buckets, given as consecutive ranges."""
-        parts = zip(*((of_range.train, of_range.valid, of_range.test) for of_range in ranges), strict=True)
-        return cls(*(tuple(chain.from_iterable(part)) for part in parts))
+        columns = [(of_range.train, of_range.valid, of_range.test) for of_range in ranges]
+        return cls(*(tuple(chain.from_iterable(part)) for part in zip(*columns, strict=True)))
 
     @property
     def train_digest(self) -> str:

@@ -10,17 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import IntegrityError
+from sidtool.base.ranges import consecutive
 from sidtool.base.threads import release_arrow_memory
 from sidtool.data.coded import Coded, Texts, object_array
 from sidtool.data.fields.fields import FieldTypes, Value
 from sidtool.data.split.logs import PARTS
-from sidtool.data.split.packed import (
-    EventStore,
-    PackedExamples,
-    PackedSequences,
-    Ragged,
-    consecutive,
-)
+from sidtool.data.split.packed import EventStore, PackedExamples, PackedSequences, Ragged
 from sidtool.data.split.packing import PackedParts, parts_of_windows
 from sidtool.data.split.record import SplitManifest
 from sidtool.data.split.sessions import are_divisions

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.ranges import ranges
 from sidtool.base.threads import run_in_threads
 from sidtool.data.coded import Coded, Texts
 from sidtool.data.fields.fields import FieldType, Value
 from sidtool.data.split.logs import PARTS, UserLogs
-from sidtool.data.split.packed import PackedExamples, Ragged, ranges
+from sidtool.data.split.packed import PackedExamples, Ragged
 from sidtool.data.split.split import Split
 
 GROUP_EVENTS = 1 << 22
@@ -129,22 +130,17 @@ def _targets(split: Split, part: int) -> Callable[[NDArray[np.int64]], dict[str,
 
 def write_windows(folder: Path, windows: Sequence[PackedExamples]) -> None:
     """The three files of a split by `given`."""
-    for part, examples in zip(PARTS, windows, strict=True):
-        write_tables(folder / file_name(part), [_window_table(examples)])
-
-
-def _window_table(windows: PackedExamples) -> Any:
     import pyarrow as pa
 
-    columns = {
-        "user": windows.store.users.arrow.take(pa.array(windows.user_codes)),
-        "history": _lists(
-            _coded_texts(windows.names, windows.histories.joined), windows.histories.lengths
-        ),
-        "item": windows.names.arrow.take(pa.array(windows.items)),
-        "position": pa.array(windows.positions, pa.int32()),
-    }
-    return pa.table(columns)
+    for part, examples in zip(PARTS, windows, strict=True):
+        names, histories = examples.names, examples.histories
+        columns = {
+            "user": examples.store.users.arrow.take(pa.array(examples.user_codes)),
+            "history": _lists(_coded_texts(names, histories.joined), histories.lengths),
+            "item": names.arrow.take(pa.array(examples.items)),
+            "position": pa.array(examples.positions, pa.int32()),
+        }
+        write_tables(folder / file_name(part), [pa.table(columns)])
 
 
 def write_tables(path: Path, tables: Iterable[Any], distinct: Sequence[str] = ()) -> None:

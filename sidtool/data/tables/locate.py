@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cache
 from glob import has_magic
 from pathlib import Path
-from typing import Any
 
 from sidtool.base.errors import DataError, SidtoolError, UsageError
 from sidtool.data.tables.opening import PARQUET, one_line
@@ -85,8 +84,15 @@ def _copied(url: str) -> TableFiles:
     folder = Path(_copies().name) / str(len(list(Path(_copies().name).iterdir())))
     folder.mkdir()
     try:
-        remote = _remote_files(filesystem, root)
-        common = root if filesystem.isdir(root) else root.rpartition("/")[0]
+        is_folder = filesystem.isdir(root)
+        common = root if is_folder else root.rpartition("/")[0]
+        if has_magic(root):
+            remote = sorted(filesystem.glob(root))
+        elif is_folder:
+            names = filesystem.find(root)
+            remote = sorted(name for name in names if name.lower().endswith(PARQUET))
+        else:
+            remote = [root] if filesystem.exists(root) else []
         for name in remote:
             target = folder / _below(name, common)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -97,15 +103,6 @@ def _copied(url: str) -> TableFiles:
         raise DataError(f"{url} does not exist, or holds no Parquet files")
     files = tuple(folder / _below(name, common) for name in remote)
     return TableFiles(files, filesystem.unstrip_protocol(common), str(folder))
-
-
-def _remote_files(filesystem: Any, root: str) -> list[str]:
-    """The files of a pattern, of a folder (Parquet alone), or the file."""
-    if has_magic(root):
-        return sorted(filesystem.glob(root))
-    if filesystem.isdir(root):
-        return sorted(name for name in filesystem.find(root) if name.lower().endswith(PARQUET))
-    return [root] if filesystem.exists(root) else []
 
 
 def _below(name: str, folder: str) -> str:

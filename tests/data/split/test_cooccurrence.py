@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, RefusedError
-from sidtool.data.split import cooccurrence
-from sidtool.data.split.cooccurrence import (
+from sidtool.data.split.pairs import cooccurrence
+from sidtool.data.split.pairs.cooccurrence import (
     count_blocks,
     count_cooccurrence,
     count_pairs,
     item_sequences,
+    pair_weights,
     sum_pairs,
-    weigh_pairs,
 )
 from sidtool.data.split.split import Split, SplitOrigin
 from sidtool.data.split.values import Example, UserSequence
@@ -56,7 +56,8 @@ def test_counting_agrees_with_loops() -> None:
                 if left != right:
                     expected[left, right] += 0.8**gap
                     expected[right, left] += 0.8**gap
-    np.testing.assert_allclose(weigh_pairs(sequences, 9, 0.8, 4).toarray(), expected)
+    pairs = count_pairs(sequences, 9, 0.8, 4)
+    np.testing.assert_allclose(pair_weights(pairs, pairs.T).toarray(), expected)
 
 
 @given(
