@@ -16,8 +16,13 @@ from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
 from sidtool.data.columns import ID_COLUMNS, choose_column, need_column
 from sidtool.data.tables.json_tables import is_id
-from sidtool.data.tables.locate import parquet_files
-from sidtool.data.tables.opening import library_errors, open_file, read_errors, require_regular
+from sidtool.data.tables.opening import (
+    library_errors,
+    open_file,
+    parquet_files,
+    read_errors,
+    require_regular,
+)
 from sidtool.data.tables.parquet import open_dataset, parquet_column_names
 from sidtool.data.tables.tables import read_columns
 from sidtool.data.vectors import Stored, Vectors, VectorSource, require_matrix, rows_within

@@ -18,8 +18,7 @@ from sidtool.base.errors import RefusedError, SidtoolWarning
 from sidtool.base.records import JsonRecord
 from sidtool.data.columns import CatalogColumns, EventColumns, EventNames
 from sidtool.data.items import CatalogNames
-from sidtool.data.prepare.guess import guess_flags
-from sidtool.data.prepare.tables import CatalogTable, EventTable, read_tables
+from sidtool.data.prepare.tables import CatalogTable, EventTable, guess_flags, read_tables
 from sidtool.data.times import Moments, parse_moments, time_format_hint
 from sidtool.data.unknown_ids import UnknownIds, guess_spelling
 

@@ -35,8 +35,7 @@ from sidtool.data.split.read_parts import read_logs, read_windows
 from sidtool.data.split.record import SPLIT_FORMAT, SplitManifest
 from sidtool.data.split.split import Split, SplitOrigin
 from sidtool.data.split.write_parts import file_name, folder_name, write_logs, write_windows
-from sidtool.data.tables.locate import parquet_files
-from sidtool.data.tables.opening import PARQUET
+from sidtool.data.tables.opening import PARQUET, parquet_files
 
 MANIFEST = "split.json"
 WINDOWS = "windows"

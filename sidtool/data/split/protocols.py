@@ -9,7 +9,7 @@ With a condition of what is a target (`--target`), other events stay in historie
 holds out the last two targets of a user, and what lies between them or behind them is in no
 training event."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -60,9 +60,8 @@ def leave_one_out(
     left_out = int((stops[evaluated] - test - 1).sum())
     users = np.arange(len(starts))
     train = logs.sequences(users, trained)
-    parts = (train, logs.examples(evaluated, valid), logs.examples(evaluated, test))
-    split = Split("leave-one-out", *parts, None, logs.origin(None, left_out))
-    return _counted(split, interactions)
+    valid_part, test_part = (logs.examples(evaluated, events) for events in (valid, test))
+    return logs.split("leave-one-out", train, valid_part, test_part, left_out)
 
 
 def last_session(
@@ -93,9 +92,7 @@ def last_session(
     valid_part, test_part = (
         logs.session_examples(evaluated, sessions, part) for part in (valid, test)
     )
-    origin = logs.origin(None, left_out)
-    split = Split("last-session", train, valid_part, test_part, None, origin)
-    return _counted(split, interactions)
+    return logs.split("last-session", train, valid_part, test_part, left_out)
 
 
 def temporal(
@@ -138,8 +135,8 @@ def temporal(
         logs.examples(user_of[chosen], logs.targets[chosen])
         for chosen in (is_held_out & ~is_test, is_held_out & is_test)
     )
-    origin = logs.origin(cuts, len(starts) - len(trained))
-    return _counted(Split("temporal", train, valid, test, None, origin), interactions)
+    left_out = len(starts) - len(trained)
+    return logs.split("temporal", train, valid, test, left_out, cuts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,14 +200,31 @@ class _UserLogs:
             self.targets - starts[self.interactions.users.codes[self.targets]],
         )
 
-    def origin(self, cuts: Cuts | None, left_out: int) -> SplitOrigin:
-        """Where the split comes from."""
-        fields = None if self.table is None else self.table.types
-        sessions = None if self.session_table is None else self.session_table.rule
+    def split(
+        self,
+        protocol: Protocol,
+        train: PackedSequences,
+        valid: PackedExamples,
+        test: PackedExamples,
+        left_out: int,
+        cuts: Cuts | None = None,
+    ) -> Split:
+        """The split of these parts, with the numbers of repeated targets and of tied ones."""
         events = self.interactions
-        return SplitOrigin(
-            events.digest, events.columns, cuts, left_out, fields=fields, sessions=sessions
+        users, moments = events.users.codes, events.order
+        is_tied = np.zeros(len(users), dtype=np.bool_)
+        is_tied[1:] = (users[1:] == users[:-1]) & (moments[1:] == moments[:-1])
+        origin = SplitOrigin(
+            events.digest,
+            events.columns,
+            cuts,
+            left_out,
+            valid.repeated_targets + test.repeated_targets,
+            sum(int(is_tied[part.targets.joined].sum()) for part in (valid, test)),
+            fields=None if self.table is None else self.table.types,
+            sessions=None if self.session_table is None else self.session_table.rule,
         )
+        return Split(protocol, train, valid, test, None, origin)
 
 
 def given(train: Path, valid: Path, test: Path) -> Split:
@@ -235,11 +249,15 @@ def given(train: Path, valid: Path, test: Path) -> Split:
         columns.append([window.user for window in part])
         columns.append([window.item for window in part])
         columns.append(["\t".join(window.history) for window in part])
-    origin = SplitOrigin(digest_strings(*columns), left_out=len(parts[0]) - len(windows))
     packed = pack_parts((), valid_examples, test_examples, windows)
     assert packed.windows is not None
     joined = parts_of_windows(packed.windows, packed.valid, packed.test)
-    return _counted(Split("given", joined.train, joined.valid, joined.test, joined.windows, origin))
+    origin = SplitOrigin(
+        digest_strings(*columns),
+        left_out=len(parts[0]) - len(windows),
+        repeated_targets=joined.valid.repeated_targets + joined.test.repeated_targets,
+    )
+    return Split("given", joined.train, joined.valid, joined.test, joined.windows, origin)
 
 
 def refuse_empty(protocol: Protocol, counts: SplitCounts) -> None:
@@ -250,16 +268,3 @@ def refuse_empty(protocol: Protocol, counts: SplitCounts) -> None:
             f"and {counts.test} test examples: no part may be empty",
             hint="try another protocol, or other cuts",
         )
-
-
-def _counted(split: Split, interactions: Interactions | None = None) -> Split:
-    """The split with the numbers of repeated targets and, of events with times, of tied ones."""
-    repeated = split.valid.repeated_targets + split.test.repeated_targets
-    tied = None
-    if interactions is not None:
-        users, moments = interactions.users.codes, interactions.order
-        is_tied = np.zeros(len(users), dtype=np.bool_)
-        is_tied[1:] = (users[1:] == users[:-1]) & (moments[1:] == moments[:-1])
-        tied = sum(int(is_tied[part.targets.joined].sum()) for part in (split.valid, split.test))
-    origin = replace(split.origin, repeated_targets=repeated, tied_targets=tied)
-    return replace(split, origin=origin)

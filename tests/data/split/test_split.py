@@ -177,22 +177,6 @@ def test_a_split_with_an_empty_part_is_refused() -> None:
         refuse_empty(of_short_users.protocol, of_short_users.counts)
 
 
-@given_case(histories)
-def test_every_held_out_event_is_counted_and_repeats_are_distinct(
-    events: list[tuple[str, str, int]],
-) -> None:
-    read = interactions(events)
-    assume(any(len(items) > 2 for items in of_users(read).values()))
-    split = leave_one_out(read)
-    assert count_leaks(split, [*trained(split), *asked(split), *asked(split)]) == 2 * len(
-        asked(split)
-    )
-    moved = [
-        (user, item, at + 100) for user, item, at in asked(split)
-    ]  # the same items, bought again
-    assert count_leaks(split, moved) == 0
-
-
 def window_events(window: Example) -> list[Event]:
     """Every event of an example: its history and its target."""
     first = window.position - len(window.history)
