@@ -7,7 +7,7 @@ from typing import Any
 from sidtool.integrations.adopt.prompts import WorkedPrompt
 from sidtool.model import Checkpoint
 from sidtool.model.contract import Contract
-from sidtool.model.prompt import NO_TOKEN, SidTokens
+from sidtool.model.vocabulary import NO_TOKEN, SidTokens
 from sidtool.tokenizer.bundle import Bundle
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")

@@ -22,8 +22,9 @@ from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.integrations.vllm.row_constraint import RowConstraint
 from sidtool.integrations.vllm.search import VllmSearch
 from sidtool.integrations.vllm.settings import EngineSettings
-from sidtool.model import Checkpoint, LoadedModel, check_token_ids, load_tokenizer
+from sidtool.model import Checkpoint, LoadedModel, load_tokenizer
 from sidtool.model.contract import model_folder
+from sidtool.model.vocabulary import check_token_ids
 from sidtool.recommendation.search import Normalize
 
 PROCESSOR = "sidtool.integrations.vllm.processor:SidConstraint"

@@ -13,7 +13,7 @@ from sidtool.base.errors import UsageError
 from sidtool.integrations.vllm.row_constraint import RowConstraint
 from sidtool.integrations.vllm.settings import RequestSettings
 from sidtool.memory import Prior
-from sidtool.model.prompt import SidTokens
+from sidtool.model.vocabulary import SidTokens
 from sidtool.recommendation.search import (
     EMPTY_RESULT,
     BeamResult,
