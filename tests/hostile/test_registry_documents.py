@@ -18,14 +18,7 @@ from hypothesis import strategies as st
 
 from sidtool.base.storage.storage import Storage
 from sidtool.registry import push
-from sidtool.registry.records import (
-    POINTER,
-    check_tag,
-    list_records,
-    read_pointer,
-    read_record,
-    version_key,
-)
+from sidtool.registry.records import POINTER, check_tag, list_records, read_pointer, read_record
 from sidtool.registry.references import open_bundle, resolve, split_reference
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.zarr_group import ROOT, spell_root
@@ -110,18 +103,6 @@ def test_other_names_beside_the_records_are_ignored(names: list[str]) -> None:
 
 
 # Names
-
-
-@cases(200)
-@given(texts)
-def test_versions_and_tags_have_one_spelling(text: str) -> None:
-    key = call(version_key, text)
-    if key is not None:
-        assert "{}.{}".format(*key) == text
-    if call(lambda: check_tag(text) or text) is not None:
-        assert re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]{0,127}", text)
-        assert text != "latest"
-        assert key is None
 
 
 @cases(200)
