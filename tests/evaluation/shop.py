@@ -6,17 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.data.split.split import Split
-from sidtool.data.split.values import Example, UserSequence
+from sidtool.data.split import Example, Split, UserSequence
+from sidtool.evaluation import Evaluation, EvaluationOptions, IndexedExamples
 from sidtool.evaluation.evaluation import evaluation_of
-from sidtool.evaluation.options import EvaluationOptions
-from sidtool.evaluation.ranking import IndexedExamples, Ranking
-from sidtool.evaluation.results import Evaluation
-from sidtool.memory.build import build_memory
-from sidtool.memory.content import ItemContent
-from sidtool.memory.memory import Memory
-from sidtool.model.load import LoadedModel
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.evaluation.ranking import Ranking
+from sidtool.memory import ItemContent, Memory, build_memory
+from sidtool.model import LoadedModel
+from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 

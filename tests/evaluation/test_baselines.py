@@ -8,13 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.data.interactions import read_interactions
+from sidtool.data.split import UserSequence
 from sidtool.data.split.protocols import leave_one_out
-from sidtool.data.split.values import UserSequence
-from sidtool.evaluation import baselines
+from sidtool.evaluation import baselines, metric_names, metric_values
 from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn, popularity
-from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
-from sidtool.memory.manifest import KnnSettings
-from sidtool.memory.similarity import item_similarity
+from sidtool.evaluation.metrics import find_targets
+from sidtool.memory import KnnSettings, item_similarity
 from tests.shared_data import DATA
 
 BEAUTY = DATA / "beauty"

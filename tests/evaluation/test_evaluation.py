@@ -8,19 +8,23 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError, ThresholdError, UsageError
-from sidtool.data.split.values import Example, UserSequence
+from sidtool.data.split import Example, UserSequence
+from sidtool.evaluation import (
+    Evaluation,
+    EvaluationOptions,
+    IndexedExamples,
+    check_thresholds,
+    metric_names,
+)
 from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.evaluation import evaluate_examples
-from sidtool.evaluation.metrics import KS, check_thresholds, metric_names
-from sidtool.evaluation.options import EvaluationOptions
-from sidtool.evaluation.ranking import IndexedExamples
-from sidtool.evaluation.results import Evaluation, system_differences
-from sidtool.memory.index import WeightedMemory
-from sidtool.memory.manifest import KnnSettings
-from sidtool.recommendation.query import QuerySession
-from sidtool.recommendation.search.results import Normalize
+from sidtool.evaluation.metrics import KS
+from sidtool.evaluation.results import system_differences
+from sidtool.memory import KnnSettings, WeightedMemory
+from sidtool.recommendation import QuerySession
+from sidtool.recommendation.search import Normalize
 from sidtool.recommendation.search.score import score_sids
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle import Bundle
 from tests.evaluation.shop import (
     evaluate_rankings,
     memory_of,

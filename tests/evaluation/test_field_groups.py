@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.fields.fields import Fields, FieldTypes
-from sidtool.data.split.values import Example
+from sidtool.data import Fields, FieldTypes
+from sidtool.data.split import Example
+from sidtool.evaluation import StoredEvaluation
 from sidtool.evaluation.groups import field_groups, fulfilling, target_weights
 from sidtool.evaluation.metrics import averages
-from sidtool.evaluation.results import StoredEvaluation
 from tests.bundles import small_bundle
 from tests.evaluation.shop import evaluate_rankings
 

@@ -5,13 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sidtool.evaluation import EvaluationOptions, TuneMemoryOptions
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.memory_tuning import candidates_of
 from sidtool.evaluation.mixture_candidates import Candidates, K, gains
 from sidtool.evaluation.mixture_choice import SmoothNdcg, choose_gate, fit_gate, grid_ranks
-from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
-from sidtool.memory.distribution import ItemDistribution
-from sidtool.memory.index import WeightedMemory
+from sidtool.memory import ItemDistribution, WeightedMemory
 from tests.evaluation.shop import memory_of, trie_model, visits
 
 USERS = 400

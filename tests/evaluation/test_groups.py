@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.data.split.values import Example, UserSequence
-from sidtool.evaluation.groups import SLICES, example_groups
+from sidtool.data.split import Example, UserSequence
+from sidtool.evaluation import SLICES, example_groups
 from sidtool.evaluation.metrics import averages
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError
+from sidtool.evaluation import EvaluationOptions
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.held_out import check_same_catalog
-from sidtool.evaluation.options import EvaluationOptions
 from tests.evaluation.shop import shop, visits
 from tests.loaded import loaded_model
 

@@ -13,16 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import UsageError
-from sidtool.evaluation.metrics import (
-    TargetRanks,
-    averages,
-    check_names,
-    coverage,
-    effective_items,
-    find_targets,
-    metric_names,
-    metric_values,
-)
+from sidtool.evaluation import check_names, coverage, metric_names, metric_values
+from sidtool.evaluation.metrics import TargetRanks, averages, effective_items, find_targets
 
 
 def values_at(before: int, group: int, ks: tuple[int, ...]) -> dict[str, float]:

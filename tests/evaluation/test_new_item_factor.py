@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sidtool.data.split.values import UserSequence
+from sidtool.data.split import UserSequence
+from sidtool.evaluation import EvaluationOptions, TuneMemoryOptions
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.memory_tuning import candidates_of
 from sidtool.evaluation.mixture_candidates import Candidates, K, gains
 from sidtool.evaluation.mixture_choice import FACTORS, LOSS, MixtureChoice, choose_for_new_items
-from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
-from sidtool.memory.content import ItemContent
-from sidtool.memory.distribution import ItemDistribution
-from sidtool.memory.index import DEFAULT_NEW_ITEM_FACTOR, WeightedMemory
+from sidtool.memory import DEFAULT_NEW_ITEM_FACTOR, ItemContent, ItemDistribution, WeightedMemory
 from sidtool.memory.manifest import ContentSettings
 from tests.evaluation.shop import memory_of, trie_model, visits
 

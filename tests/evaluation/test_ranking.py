@@ -5,19 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sidtool.data.split.values import Example
-from sidtool.evaluation.ranking import (
-    IndexedExamples,
-    Ranking,
-    first_items,
-    item_ranks,
-    rank_examples,
-)
-from sidtool.recommendation import query
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import recommend
-from sidtool.recommendation.requests import Request
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.data.split import Example
+from sidtool.evaluation import IndexedExamples, first_items, item_ranks, rank_examples
+from sidtool.evaluation.ranking import Ranking
+from sidtool.recommendation import RecommendOptions, Request, query, recommend
+from sidtool.tokenizer.bundle import Bundle
 from tests.evaluation.shop import random_leaves, shop, visits
 from tests.loaded import loaded_model
 

@@ -7,18 +7,23 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.data.split.split import Split
+from sidtool.data.split import Split
+from sidtool.evaluation import EvaluationOptions, IndexedExamples, TuneMemoryOptions
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.memory_tuning import candidates_of, choose_binding
 from sidtool.evaluation.mixture_candidates import K, gains
 from sidtool.evaluation.mixture_choice import MixtureChoice
-from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
-from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.evaluation.reranker_fit import Fit, RankedUsers, fit_reranker
-from sidtool.memory.build import build_memory
-from sidtool.memory.index import MemoryIndex, WeightedMemory
-from sidtool.memory.reranker import N_FEATURES, RERANK_FEATURES, TRAINING_EVENTS, Reranker
-from sidtool.recommendation.rerank import FeatureIndex
+from sidtool.memory import (
+    N_FEATURES,
+    RERANK_FEATURES,
+    TRAINING_EVENTS,
+    MemoryIndex,
+    Reranker,
+    WeightedMemory,
+    build_memory,
+)
+from sidtool.recommendation import FeatureIndex
 from tests.evaluation.shop import memory_of, trie_model, visits
 from tests.memory.cases import small_memory
 

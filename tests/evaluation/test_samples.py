@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 
-from sidtool.data.split.values import Example, UserSequence
-from sidtool.evaluation.ranking import IndexedExamples, first_items
-from sidtool.evaluation.results import HISTORY, StoredEvaluation, positions_in, sampled_users
+from sidtool.data.split import Example, UserSequence
+from sidtool.evaluation import IndexedExamples, StoredEvaluation, first_items
+from sidtool.evaluation.results import HISTORY, positions_in, sampled_users
 from tests.evaluation.shop import evaluate_rankings, random_leaves, shop, visits
 
 

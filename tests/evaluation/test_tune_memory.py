@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sidtool.evaluation import EvaluationOptions, TuneMemoryOptions
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.memory_tuning import candidates_of
 from sidtool.evaluation.mixture_choice import POWERS, WEIGHTS, Grid, grid_ranks
-from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
-from sidtool.memory.index import WeightedMemory
+from sidtool.memory import WeightedMemory
 from tests.evaluation.shop import memory_of, trie_model, visits
 
 

@@ -6,18 +6,11 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError, RefusedError, UsageError
-from sidtool.data.split.split import Split
-from sidtool.data.split.values import Example
-from sidtool.evaluation.memory_tuning import (
-    GRID,
-    TuneSimilarityOptions,
-    _trials,
-    coordinate_search,
-    tune_similarity,
-)
-from sidtool.memory.build import DEFAULT, build_memory
-from sidtool.memory.content import ItemContent
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.data.split import Example, Split
+from sidtool.evaluation import TuneSimilarityOptions, tune_similarity
+from sidtool.evaluation.memory_tuning import GRID, _trials, coordinate_search
+from sidtool.memory import DEFAULT, ItemContent, build_memory
+from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.memory.cases import random_histories, split_of
 

@@ -5,15 +5,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sidtool.data.split.values import Example
-from sidtool.evaluation import baselines, validation
-from sidtool.evaluation.baselines import baseline_values, item_knn_metrics
-from sidtool.evaluation.ranking import IndexedExamples, sample_examples
-from sidtool.evaluation.validation import Validator
-from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.data.split import Example
+from sidtool.evaluation import (
+    IndexedExamples,
+    Validator,
+    baselines,
+    item_knn_metrics,
+    sample_examples,
+    validation,
+)
+from sidtool.evaluation.baselines import baseline_values
+from sidtool.model.prompt import HistoryPrompt, SidTokens
 from sidtool.recommendation.search.score import score_sids
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.evaluation.shop import shop, visits
 from tests.models import tiny_model, tiny_tokenizer

@@ -4,12 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from sidtool.evaluation.bootstrap import Difference
+from sidtool.evaluation import (
+    Averages,
+    Difference,
+    EvaluationOptions,
+    Sample,
+    StoredEvaluation,
+    verdict,
+)
 from sidtool.evaluation.evaluation import evaluate_examples
-from sidtool.evaluation.options import EvaluationOptions
-from sidtool.evaluation.results import NO_EXAMPLES, Averages, Sample, Slice, StoredEvaluation
-from sidtool.evaluation.verdicts import deciding_metric, verdict
-from sidtool.memory.index import WeightedMemory
+from sidtool.evaluation.results import NO_EXAMPLES, Slice
+from sidtool.evaluation.verdicts import deciding_metric
+from sidtool.memory import WeightedMemory
 from tests.evaluation.shop import memory_of, trie_model, visits
 
 METRIC = "ndcg@10"

@@ -15,16 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from sidtool.base.errors import DataError, IntegrityError, RefusedError
-from sidtool.base.storage.storage import Storage
-from sidtool.data.vectors import Vectors
-from sidtool.registry import pull, push, tag
-from sidtool.registry.records import list_records, read_pointer, version_key
-from sidtool.registry.references import open_bundle
+from sidtool.base.storage import Storage
+from sidtool.data import Vectors
+from sidtool.registry import open_bundle, pull, push, read_pointer, tag
+from sidtool.registry.records import list_records, version_key
+from sidtool.tokenizer import BuildOptions, add_items, align, build_codebook
 from sidtool.tokenizer.bundle import Bundle, verify
-from sidtool.tokenizer.make.add import add_items, unknown
-from sidtool.tokenizer.make.align import align
-from sidtool.tokenizer.make.build import build_codebook
-from sidtool.tokenizer.make.build_options import BuildOptions
+from sidtool.tokenizer.make.add import unknown
 from tests.hostile.crash import dies_at
 from tests.hostile.harness import cases, count
 from tests.test_format import identity_of, read_bundle

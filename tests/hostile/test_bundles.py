@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.tokenizer import decode
 from sidtool.tokenizer.bundle import Bundle, verify
-from sidtool.tokenizer.make.encode import decode
 from tests.bundles import small_bundle
 from tests.hostile.documents import changed
 from tests.hostile.harness import call, cases

@@ -8,9 +8,8 @@ from random import Random
 
 import pytest
 
-from sidtool.data.split.files import MANIFEST
-from sidtool.model.contract.contract import CONTRACT
-from sidtool.model.contract.folder import read_contract
+from sidtool.data.split import MANIFEST
+from sidtool.model.contract import CONTRACT, read_contract
 from tests.cli.road import done, run
 from tests.hostile.writing_commands import (
     Writing,

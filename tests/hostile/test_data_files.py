@@ -18,14 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.documents import parse_yaml
-from sidtool.data.items import read_items
-from sidtool.data.queries import read_queries
-from sidtool.data.split.files import open_split, write_split
-from sidtool.data.split.split import Split
+from sidtool.data import read_items, read_queries, read_vectors
+from sidtool.data.split import Split, open_split
+from sidtool.data.split.files import write_split
 from sidtool.data.split.windows import read_windows
 from sidtool.data.tables.parquet import PART_BYTES
 from sidtool.data.tables.tables import column_batches, read_columns
-from sidtool.data.vector_files import read_vectors
 from sidtool.integrations.formats.minionerec import read_minionerec
 from sidtool.integrations.formats.openonerec import read_openonerec
 from tests.data.split.lines import of_lines, write_lines

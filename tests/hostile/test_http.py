@@ -9,11 +9,9 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.model.load import LoadedModel
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.requests import Recommendation, Request
-from sidtool.recommendation.serve.app import make_app
-from sidtool.recommendation.serve.serve_options import ServeOptions
+from sidtool.model import LoadedModel
+from sidtool.recommendation import Recommendation, RecommendOptions, Request
+from sidtool.recommendation.serve import ServeOptions, make_app
 from tests.bundles import small_bundle
 from tests.hostile.harness import CARELESS, cases, count, is_printable
 from tests.hostile.test_requests import N_ITEMS, VALUES, check_answer, lines

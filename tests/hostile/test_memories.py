@@ -9,11 +9,15 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.memory.build import build_memory
-from sidtool.memory.content import ItemContent
-from sidtool.memory.index import MemoryIndex
-from sidtool.memory.manifest import MemoryManifest
-from sidtool.memory.memory import Memory, _broken_derived, _digest, _layout, verify_memory
+from sidtool.memory import (
+    ItemContent,
+    Memory,
+    MemoryIndex,
+    MemoryManifest,
+    build_memory,
+    verify_memory,
+)
+from sidtool.memory.memory import _broken_derived, _digest, _layout
 from tests.bundles import small_bundle
 from tests.hostile.documents import changed
 from tests.hostile.harness import call, cases

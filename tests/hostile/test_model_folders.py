@@ -14,14 +14,12 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from sidtool.base.checkpoint.files import check_folder, read_header
-from sidtool.base.checkpoint.guard import check_encoder
+from sidtool.base.checkpoint import check_encoder, check_folder
+from sidtool.base.checkpoint.files import read_header
+from sidtool.model import LoadedModel, extend_model, load_model_folder
 from sidtool.model.adapter import read_lora_config
-from sidtool.model.contract.contract import Contract
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.extend import extend_model
-from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.contract import Contract, read_contract
+from sidtool.model.prompt import SidTokens
 from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import small_bundle
 from tests.encoders import tiny_encoder

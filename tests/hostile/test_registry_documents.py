@@ -16,12 +16,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sidtool.base.storage.storage import Storage
-from sidtool.registry import push
-from sidtool.registry.records import POINTER, check_tag, list_records, read_pointer, read_record
-from sidtool.registry.references import open_bundle, resolve, split_reference
-from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.bundle.zarr_group import ROOT, spell_root
+from sidtool.base.storage import Storage
+from sidtool.registry import POINTER, open_bundle, push, read_pointer, resolve, split_reference
+from sidtool.registry.records import check_tag, list_records, read_record
+from sidtool.tokenizer.bundle import ROOT, Bundle
+from sidtool.tokenizer.bundle.zarr_group import spell_root
 from tests.bundles import small_bundle
 from tests.cli.road import tree
 from tests.hostile.documents import damaged_json, texts

@@ -11,17 +11,16 @@ from hypothesis import strategies as st
 
 from sidtool.base.options import read_ids
 from sidtool.cli import inference
-from sidtool.model.load import LoadedModel
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import answer_each
-from sidtool.recommendation.requests import (
+from sidtool.model import LoadedModel
+from sidtool.recommendation import (
     BadRequest,
     Outcome,
     Recommendation,
+    RecommendOptions,
     Request,
-    parse_request,
-    read_request_stream,
+    answer_each,
 )
+from sidtool.recommendation.requests import parse_request, read_request_stream
 from tests.bundles import small_bundle
 from tests.hostile.harness import call, cases, classify, is_printable, run
 from tests.loaded import loaded_model

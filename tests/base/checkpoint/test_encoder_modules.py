@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sidtool.base.checkpoint.guard import check_encoder
+from sidtool.base.checkpoint import check_encoder
 from sidtool.base.errors import RefusedError, SidtoolError
-from sidtool.tokenizer.encoder.settings import Encoder
+from sidtool.tokenizer.encoder import Encoder
 from tests.encoders import embed, tiny_encoder
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from sidtool.base.checkpoint.files import check_folder, read_header, settings_digests
+from sidtool.base.checkpoint import check_folder, settings_digests
+from sidtool.base.checkpoint.files import read_header
 from sidtool.base.errors import DataError, RefusedError, SidtoolError
 
 

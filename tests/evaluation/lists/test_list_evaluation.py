@@ -7,24 +7,22 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.data.fields.field_columns import FieldName, FieldOptions
-from sidtool.data.split.make import SplitOptions, make_split
-from sidtool.data.split.record import SessionRule
-from sidtool.data.split.split import Split
-from sidtool.evaluation.bootstrap import intervals, paired_differences
+from sidtool.data import FieldName, FieldOptions
+from sidtool.data.split import SessionRule, Split, SplitOptions
+from sidtool.data.split.make import make_split
+from sidtool.evaluation import ListEvaluationOptions, paired_differences
+from sidtool.evaluation.bootstrap import intervals
+from sidtool.evaluation.lists import evaluate_lists
 from sidtool.evaluation.lists.list_evaluation import (
     TOP_ITEMS,
     ListMaker,
     differences,
     evaluate_list_makers,
-    evaluate_lists,
     list_maker,
     means,
 )
 from sidtool.evaluation.lists.list_metrics import HeldOutSessions, item_facts
-from sidtool.evaluation.options import ListEvaluationOptions
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.requests import Request
+from sidtool.recommendation import RecommendOptions, Request
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 

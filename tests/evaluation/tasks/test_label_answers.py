@@ -11,8 +11,7 @@ from sidtool.base.errors import DataError
 from sidtool.evaluation.tasks.questions import Question
 from sidtool.evaluation.tasks.task_evaluation import evaluate_questions
 from sidtool.evaluation.tasks.text_answers import concordance, label_metrics, label_probabilities
-from sidtool.model.prompt.prompts import sorted_labels
-from sidtool.model.prompt.segments import catalog, prompt_encoder, template
+from sidtool.model.prompt import catalog, prompt_encoder, sorted_labels, template
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 

@@ -11,19 +11,10 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.evaluation.tasks.questions import Question
 from sidtool.evaluation.tasks.task_evaluation import evaluate_questions
 from sidtool.evaluation.tasks.text_answers import exact_match, normalized, token_f1
-from sidtool.model.load import LoadedModel
-from sidtool.model.prompt.segments import (
-    Segment,
-    begin,
-    catalog,
-    end,
-    prompt_encoder,
-    sids,
-    template,
-)
-from sidtool.recommendation.search.results import Normalize
+from sidtool.model import LoadedModel
+from sidtool.model.prompt import Segment, begin, catalog, end, prompt_encoder, sids, template
+from sidtool.recommendation.search import BeamOptions, Normalize
 from sidtool.recommendation.search.score import score_sids
-from sidtool.recommendation.search.search_options import BeamOptions
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 from tests.models import EOS
