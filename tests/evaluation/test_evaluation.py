@@ -74,11 +74,11 @@ def test_every_group_has_the_metrics_of_every_system() -> None:
     names, systems = set(metric_names(KS)), {"popularity", "item-knn"}
     assert value["n"] == value["counts"]["users"] == 30
     assert set(value["sid_level"]) == names
+    for name, (low, high) in value["confidence_interval"].items():
+        assert low <= value["metrics"][name] <= high
     for part in (value, value["macro"], *(part for part in value["slices"].values() if part["n"])):
         assert set(part["metrics"]) == set(part["confidence_interval"]) == names
         assert set(part["baselines"]) == set(part["differences"]) == systems
-        for name, (low, high) in part["confidence_interval"].items():
-            assert low <= part["metrics"][name] <= high
         for system, metrics in part["baselines"].items():
             assert set(metrics) == set(part["differences"][system]) == names
             mean = part["differences"][system]["ndcg@10"]["mean"]

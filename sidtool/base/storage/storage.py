@@ -133,6 +133,7 @@ class Storage:
         located = [self._locate(*each) for each in ranges]
         # stores refuse empty ranges
         requests = [each for each in located if each[1] is None or each[1] != each[2]]
+        responses: list[Any]
         with self._store_errors("read", passed=(SidtoolError, *_MISSING)):
             if self._is_local or not requests:
                 responses = [read_range(*request) for request in requests]

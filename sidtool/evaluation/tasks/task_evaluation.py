@@ -88,8 +88,9 @@ def evaluate_task(
         has_examples = any("task" in value for _, value in islice(json_lines(source), 1))
     if options.on != "test" and (has_examples or source is None or not per_user):
         raise UsageError(f"--on {options.on} has no effect without a split")
+    others: Sequence[Question] = []
     if source is not None and has_examples:
-        sampled, others = read_questions(loaded, source, options), []
+        sampled = read_questions(loaded, source, options)
     elif source is None and not per_user:
         sampled, others = make_questions(loaded, (), options, FieldTypes())
     elif source is None or not per_user:
