@@ -41,6 +41,7 @@ from sidtool.evaluation.reranker_fit import choose_reranker
 from sidtool.memory import (
     DEFAULT,
     CountedPairs,
+    FeatureIndex,
     ItemContent,
     KnnSettings,
     Memory,
@@ -53,7 +54,7 @@ from sidtool.memory import (
 )
 from sidtool.model import LoadedModel, bind_memory, check_model_folder, load_model_folder
 from sidtool.model.contract import MemoryBinding, check_bundle_split, check_model_split
-from sidtool.recommendation import WINDOW, FeatureIndex, QuerySession, in_windows
+from sidtool.recommendation import WINDOW, QuerySession, in_windows
 from sidtool.recommendation.search import RankedItems, SeenOptions, check_normalize
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows

@@ -18,12 +18,12 @@ from sidtool.memory import (
     N_FEATURES,
     RERANK_FEATURES,
     TRAINING_EVENTS,
+    FeatureIndex,
     MemoryIndex,
     Reranker,
     WeightedMemory,
     build_memory,
 )
-from sidtool.recommendation import FeatureIndex
 from tests.evaluation.shop import memory_of, trie_model, visits
 from tests.memory.cases import small_memory
 
@@ -31,7 +31,7 @@ torch.set_num_threads(1)
 MANIFEST = small_memory().manifest
 USERS = 500
 WIDTH = 12
-HINT = RERANK_FEATURES.index("largest cosine")
+HINT = [feature.name for feature in RERANK_FEATURES].index("largest cosine")
 
 
 def users(seed: int, *, hint: float, rare_loses: bool = False, width: int = WIDTH) -> RankedUsers:

@@ -17,7 +17,8 @@ from sidtool.memory import (
     build_memory,
     verify_memory,
 )
-from sidtool.memory.memory import _broken_derived, _digest, _layout
+from sidtool.memory.build import broken_derived
+from sidtool.memory.memory import _digest, _layout
 from tests.bundles import small_bundle
 from tests.hostile.documents import changed
 from tests.hostile.harness import call, cases
@@ -73,7 +74,7 @@ def read(memory: Memory) -> bool:
             return False  # refused by the storage
     for name in ("ids", "events", *ROWS):
         getattr(memory, name)
-    return not _broken_derived(memory)
+    return not broken_derived(memory)
 
 
 @cases(300)
