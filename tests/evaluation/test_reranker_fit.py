@@ -16,7 +16,6 @@ from sidtool.evaluation.mixture_choice import MixtureChoice
 from sidtool.evaluation.reranker_fit import Fit, RankedUsers, fit_reranker
 from sidtool.memory import (
     N_FEATURES,
-    RERANK_FEATURES,
     TRAINING_EVENTS,
     FeatureIndex,
     MemoryIndex,
@@ -24,6 +23,7 @@ from sidtool.memory import (
     WeightedMemory,
     build_memory,
 )
+from sidtool.memory.features import RERANK_FEATURES
 from tests.evaluation.shop import memory_of, trie_model, visits
 from tests.memory.cases import small_memory
 
