@@ -11,8 +11,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from sidtool.integrations.vllm.row_constraint import RowConstraint
-from sidtool.integrations.vllm.settings import RequestSettings
+from sidtool.integrations.vllm.row_constraint import RequestSettings, RowConstraint
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.output import write_contract
 from sidtool.model.contract.stage_record import ExtendParams, StageRecord
