@@ -15,7 +15,8 @@ from sidtool.evaluation import (
     validation,
 )
 from sidtool.evaluation.baselines import baseline_values
-from sidtool.model.prompt import HistoryPrompt, SidTokens
+from sidtool.model.prompt import HistoryPrompt
+from sidtool.model.vocabulary import SidTokens
 from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle

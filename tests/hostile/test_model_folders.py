@@ -17,9 +17,9 @@ from safetensors.numpy import save_file
 from sidtool.base.checkpoint import check_encoder, check_folder
 from sidtool.base.checkpoint.files import read_header
 from sidtool.model import LoadedModel, extend_model, load_model_folder
-from sidtool.model.adapter import read_lora_config
 from sidtool.model.contract import Contract, read_contract
-from sidtool.model.prompt import SidTokens
+from sidtool.model.network.adapter import read_lora_config
+from sidtool.model.vocabulary import SidTokens
 from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import small_bundle
 from tests.encoders import tiny_encoder

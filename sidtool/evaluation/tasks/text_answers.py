@@ -21,7 +21,8 @@ from sidtool.evaluation.tasks.answer_scores import (
     perplexity,
 )
 from sidtool.evaluation.tasks.questions import Question
-from sidtool.model import LoadedModel, decoder_start_id, is_encoder_decoder, max_positions
+from sidtool.model import LoadedModel
+from sidtool.model.network import decoder_start_id, is_encoder_decoder, max_positions
 from sidtool.model.prompt import are_numbers, catalog, prompt_encoder, sorted_labels
 from sidtool.recommendation.search import batches, evaluation_mode, padded
 
