@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sidtool import model, registry, tokenizer
+from sidtool import registry, tokenizer
 from sidtool.base.errors import EXIT_REFUSED, RefusedError, UsageError
 from sidtool.base.options import option
 from sidtool.cli.codebook import say_report
@@ -257,7 +257,7 @@ def _say_model(folder: str, *, json: bool) -> None:
     """What the contract of a model records."""
     contract = contracts.read_contract(Path(folder))
     copy = contracts.open_bundle_copy(Path(folder), contract)
-    bundle = model.usable_items(copy, contract.tokens)
+    bundle = contracts.usable_items(copy, contract.tokens)
     if json:
         return say_json(contract.to_json())
     stages = " > ".join(record.stage for record in contract.stages)

@@ -180,8 +180,7 @@ def rebind(
     """Copy a model folder with a newer bundle, after the compatibility check of recommend
     --bundle."""
     opened = registry.open_source(newer)
-    bind = models.check_rebind if how.dry_run else models.rebind
-    verdict = bind(model, opened, out, force=how.force)
+    verdict = models.rebind(model, opened, out, dry_run=how.dry_run, force=how.force)
     value = {"model": str(out), "bundle": opened.identity.digest} | asdict(verdict)
     message = verdict.message or "the same bundle as before"
     if how.dry_run:

@@ -187,15 +187,14 @@ def merge(
     how: options.Writing = options.Writing(),
 ) -> None:
     """Merge LoRA adapters into their base model."""
+    base = models.merge(model, out, dtype=dtype, dry_run=how.dry_run, force=how.force)
     if how.dry_run:
-        base = models.check_merge(model, out, force=how.force)
         return how.plan(
             f"would merge the adapters of {model} into {base.path} at {out}",
             model=str(out),
             base=base.path,
             dtype=dtype,
         )
-    base = models.merge(model, out, dtype=dtype, force=how.force)
     how.say(
         {"model": str(out), "base": base.path, "dtype": dtype},
         f"{out}: adapters of {model} merged into {base.path}, {dtype}",
