@@ -22,7 +22,6 @@ from sidtool.model.load import load_model_folder
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
-from sidtool.recommendation.search.constraint import SidLogitsProcessor
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.integrations.adopt import foreign
 from tests.integrations.adopt.foreign import Foreign
@@ -127,22 +126,6 @@ def test_the_report_counts_rows_codes_and_settings(tmp_path: Path) -> None:
     assert report["padding_rows"] == report["embedding_rows"] - len(loaded)
     (warning,) = report["warnings"]
     assert "do_sample=True, top_k=20:" in warning
-
-
-def test_a_constraint_of_the_folder_keeps_generate_valid(adopted: Make) -> None:
-    model, folder = adopted("minionerec")
-    loaded = load_model_folder(folder)
-    ids = model.tokenizer(model.prompt(["3"]), return_tensors="pt")["input_ids"]
-    out = loaded.model.generate(
-        ids,
-        max_new_tokens=3,
-        do_sample=True,
-        logits_processor=[SidLogitsProcessor.from_pretrained(folder)],
-        num_return_sequences=5,
-    )
-    texts = model.tokenizer.batch_decode(out[:, ids.shape[1] :])
-    valid = {"".join(sid) for sid in model.sids.values()}
-    assert {text.replace(" ", "") for text in texts} <= valid
 
 
 def test_items_without_a_token_are_never_recommended(tmp_path: Path) -> None:
