@@ -25,8 +25,7 @@ from sidtool.data.split.split import Split
 from sidtool.data.split.values import UserSequence
 from sidtool.memory.build import build_memory
 from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.contract.output import write_contract
+from sidtool.model.contract.folder import read_contract, write_contract
 from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.load import load_model_folder
 from sidtool.registry import pull, push, transfer

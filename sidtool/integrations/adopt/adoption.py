@@ -19,20 +19,18 @@ from sidtool.base.output_name import FOLDER
 from sidtool.integrations.adopt.known_prompts import AdoptOptions
 from sidtool.integrations.adopt.prompts import WorkedPrompt, adopted_prompt, worked_prompt
 from sidtool.integrations.formats.convert import map_suffixes, read_map
-from sidtool.model import (
-    Checkpoint,
-    check_embedding_rows,
-    file_digests,
-    load_model,
-    load_tokenizer,
-    locate_base,
-    model_kind,
+from sidtool.model import Checkpoint, load_model, load_tokenizer, locate_base
+from sidtool.model.contract import (
+    AdoptParams,
+    Contract,
+    StageRecord,
+    check_license,
     usable_items,
-    vocabulary_weights,
-    weight_digests,
+    write_contract,
 )
-from sidtool.model.contract import AdoptParams, Contract, StageRecord, check_license, write_contract
-from sidtool.model.prompt import METASPACE, NO_TOKEN, SidTokens
+from sidtool.model.network import check_embedding_rows, model_kind, vocabulary_weights
+from sidtool.model.prompt import METASPACE
+from sidtool.model.vocabulary import NO_TOKEN, SidTokens
 from sidtool.registry import open_source
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import LETTERS, MAX_CODES, SidSpace
@@ -194,8 +192,8 @@ def check_adoption(
         token_table=tokens.table,
         base_model=str(model),
         base_revision=checkpoint.revision,
-        base_weights=weight_digests(checkpoint),
-        base_files=file_digests(checkpoint),
+        base_weights=checkpoint.weight_digests(),
+        base_files=checkpoint.file_digests(),
         kind=kind,
         stages=(StageRecord("adopt", params),),
         history_prompt=prompt,

@@ -10,17 +10,16 @@ import numpy as np
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data import FieldTypes
 from sidtool.integrations.adopt.known_prompts import AdoptOptions, PromptPreset, preset_for
-from sidtool.model import ModelKind
+from sidtool.model.network import ModelKind
 from sidtool.model.prompt import (
     HISTORY_SLOT,
     HistoryPrompt,
-    SidTokens,
+    Templates,
     begin_text,
-    check_templates,
     end_text,
     history_prompt_ids,
-    read_template_file,
 )
+from sidtool.model.vocabulary import SidTokens
 from sidtool.tokenizer.bundle import Bundle
 
 TASK = "next-item"
@@ -93,7 +92,7 @@ def adopted_prompt(tokenizer: Any, kind: ModelKind, options: AdoptOptions) -> Hi
 
 def _from_file(path: Path, kind: ModelKind) -> tuple[PromptPreset, str]:
     """The prompt of a template file, and the form of its items."""
-    templates = read_template_file(path)
+    templates = Templates.read(path)
     if len(templates.prompts) != 1:
         raise UsageError(
             f"{path} has {len(templates.prompts)} prompts, a model is adopted with one",
@@ -105,7 +104,7 @@ def _from_file(path: Path, kind: ModelKind) -> tuple[PromptPreset, str]:
     history_as = "title" if "{title}" in item else "sid"
     if item:
         templates = replace(templates, items=(item,))
-    check_templates(TASK, history_as, templates, FieldTypes())  # type: ignore[arg-type]
+    templates.check(TASK, history_as, FieldTypes())  # type: ignore[arg-type]
     system_prompt = PromptPreset(
         kind, templates.prompts[0], HISTORY_LENGTH, MAX_LENGTH, templates.separator
     )

@@ -31,9 +31,9 @@ from sidtool.integrations.vllm.row_constraint import (
     RowConstraint,
 )
 from sidtool.memory import Prior
-from sidtool.model import Checkpoint, LoadedModel, check_token_ids, load_tokenizer
+from sidtool.model import Checkpoint, LoadedModel, load_tokenizer
 from sidtool.model.contract import model_folder
-from sidtool.model.prompt import SidTokens
+from sidtool.model.vocabulary import SidTokens, check_token_ids
 from sidtool.recommendation.search import (
     EMPTY_RESULT,
     BeamResult,

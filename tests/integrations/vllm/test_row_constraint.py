@@ -18,9 +18,8 @@ from sidtool.integrations.vllm.row_constraint import (
     RowConstraint,
     check_engine_model,
 )
-from sidtool.model.contract.compat import Verdict
-from sidtool.model.load import usable_items
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.contract.compat import Verdict, usable_items
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.recommendation.search.results import Normalize
 from tests.bundles import small_bundle
 from tests.integrations.vllm.cases import Layout
