@@ -55,14 +55,6 @@ def test_flashrec_gets_the_option_that_it_cannot_infer(road: Road, tmp_path: Pat
     assert "tokens differ" in refused(3, *command, "--model", road.model)
 
 
-def test_engines_get_the_token_ids_of_a_model(road: Road, tmp_path: Path) -> None:
-    engine = ("export", road.bundle, "--model", road.model, "--to")
-    named = refused(1, *engine, "xllm", "-o", tmp_path / "vocab.bin")
-    assert "ids that are numbers, not 'b0" in named
-    assert "ends with .npz" in refused(2, *engine, "xllm", "-o", tmp_path / "vocab.npz")
-    assert not (tmp_path / "vocab.bin").exists()
-
-
 def test_a_codebook_is_imported_with_its_map(road: Road, tmp_path: Path) -> None:
     done(*build_command(road, tmp_path / "plain.zarr", "--no-balanced"))
     own_codebook(tmp_path / "plain.zarr", tmp_path / "codebooks.npz")
