@@ -53,13 +53,6 @@ def test_the_table_is_on_stdout_or_with_json_on_stderr(evaluated: Ran, road: Roa
     assert float(shown[1]) == pytest.approx(evaluated.json["metrics"]["ndcg@10"], abs=5e-3)
 
 
-def test_details_are_tables_of_at_most_80_columns(road: Road) -> None:
-    table = done("evaluate", road.tuned, road.split, "--details", "--against", road.tuned).out
-    assert max(map(len, table.splitlines())) <= 80
-    for words in ("mean over items", "level 3", "coverage", "effective items", "gain"):
-        assert words in table
-
-
 def test_a_survival_may_be_a_threshold(evaluated: Ran, road: Road) -> None:
     survival = evaluated.json["metrics"]["survival@2"]
     ask = ("evaluate", road.tuned, road.split)

@@ -93,12 +93,3 @@ def test_compare_measures_bundles_and_vectors(road: Road, index: Path, tmp_path:
     table = done(*command, road.events).out
     for words in ("residual variance", "perplexity", "neighbors", "by chance", "collide before"):
         assert words in table
-
-
-def test_compare_needs_item_ids_of_vectors(road: Road, tmp_path: Path) -> None:
-    np.save(tmp_path / "bare.npy", np.zeros((N_ITEMS, 8), dtype=np.float32))
-    command = ("compare", road.bundle, "--embeddings", tmp_path / "bare.npy")
-    assert "has no item ids" in refused(1, *command)
-    assert "--by-row" in refused(1, *command, "--items", road.items)
-    assert "needs the catalog" in refused(2, *command, "--by-row")
-    done(*command, "--items", road.items, "--by-row")

@@ -7,7 +7,6 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from sidtool.data.items import read_items
@@ -72,29 +71,6 @@ def test_settings_are_chosen_on_validation_users(road: Road, tmp_path: Path) -> 
     assert Memory.open(tmp_path / "changed.zarr").manifest.tuned_on is None
     for wrong in (("--tune", *earlier), ("--dry-run", "--recency", 5, "--neighbors", 0)):
         refused(2, "build-memory", road.split, road.bundle, "-o", tmp_path / "x", *wrong)
-
-
-def test_the_content_of_vectors(road: Road, tmp_path: Path) -> None:
-    bundle = Bundle.open(road.bundle)
-    ids = list(bundle.items.ids)
-    vectors = np.random.default_rng(0).normal(size=(len(ids), bundle.require_codebook().dim))
-    np.save(tmp_path / "v.npy", vectors.astype(np.float32))
-    write_lines(tmp_path / "v.ids.txt", ids)
-    build(road, tmp_path / "m.zarr", "--embeddings", tmp_path / "v.npy")
-    # another weight changes the weight alone
-    earlier = ("--earlier", tmp_path / "m.zarr")
-    build(road, tmp_path / "half.zarr", *earlier, "--content-weight", 0.5)
-    half = Memory.open(tmp_path / "half.zarr").manifest.content
-    assert half is not None
-    assert (half.source, half.weight) == ("vectors", 0.5)
-    content = Memory.open(tmp_path / "m.zarr").manifest.content
-    expected = hashlib.sha256(vectors.astype(np.float32).tobytes()).hexdigest()
-    assert content is not None
-    assert (content.source, content.weight, content.vectors) == ("vectors", 0.8, expected)
-    write_lines(tmp_path / "v.ids.txt", ["other", *ids[1:]])
-    again = ("build-memory", road.split, road.bundle, "-o", tmp_path / "x", "--embeddings")
-    assert ids[0] in refused(1, *again, tmp_path / "v.npy")
-    assert not (tmp_path / "x").exists()
 
 
 def test_the_content_of_texts(road: Road, encoder: Path, tmp_path: Path) -> None:
