@@ -19,7 +19,7 @@ from sidtool.data.split.files import read_split, split_events, write_split
 from sidtool.data.split.histories import user_histories
 from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.record import SessionRule, parse_duration
-from sidtool.data.split.split import Split, count_leaks
+from sidtool.data.split.split import Split
 from tests.data.split.lines import write_lines
 
 START = 880_000_000
@@ -106,7 +106,7 @@ def check_no_leak(split: Split, events: list[Any]) -> None:
         for sequence in split.train
         for item, position in zip(sequence.items, sequence.positions, strict=True)
     ]
-    assert count_leaks(split, train) == 0
+    assert split.held_out.count(train) == 0
     assert len(split.held_out) == sum(len(e.items) for e in (*split.valid, *split.test))
     for sequence in split.train:
         of_user = sorted((e for e in events if e[0] == sequence.user), key=lambda e: e[2])
