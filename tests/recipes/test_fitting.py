@@ -15,7 +15,8 @@ import pytest
 import sidtool
 import sidtool.recipes.steps
 from sidtool.base.errors import RefusedError, UsageError
-from sidtool.recipes import FitOptions, Fitted, Ran, StepError, fit, plan_fit, shell_script
+from sidtool.recipes import FitOptions, Ran, StepError, fit, plan_fit, shell_script
+from sidtool.recipes.fitting import Fitted
 from tests.recipes.conftest import Finished, Shop
 from tests.sealed import reseal
 

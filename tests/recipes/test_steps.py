@@ -6,7 +6,8 @@ from typing import TextIO
 
 import pytest
 
-from sidtool.recipes import Ran, StepError, Steps, run_process
+from sidtool.recipes import Ran, StepError, Steps
+from sidtool.recipes.steps import run_process
 
 
 @pytest.fixture
