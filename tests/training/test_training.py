@@ -27,7 +27,7 @@ from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.loop.checkpoints import TOTALS_FILE, last_checkpoint
 from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.loss.loss import Loss
-from sidtool.training.loss.probes import narrows_exactly, packs_exactly
+from sidtool.training.loss.loss import narrows_exactly, packs_exactly
 from sidtool.training.settings import TrainOptions
 from sidtool.training.settled_run import HISTORY_FILE, MACHINE_FILE
 from sidtool.training.training import TrainingSummary, train

@@ -27,7 +27,7 @@ from sidtool.training.reinforcement.examples import read_rl_examples
 from sidtool.training.reinforcement.list_trainer import ListValidation
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.reinforcement import rl
-from sidtool.training.reinforcement.rewards.hits import list_recall
+from sidtool.training.reinforcement.rewards.kinds import list_recall
 from sidtool.training.reinforcement.rewards.reward import RewardContext
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.reinforcement.trainer import GroupMaker

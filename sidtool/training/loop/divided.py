@@ -18,16 +18,16 @@ class DividedExamples(Sequence[TokenizedExample]):
     def __init__(self, share: Any, rank: int, sizes: Sequence[int], batch_size: int) -> None:
         self._share = share
         self._rank = rank
-        self._processes = len(sizes)
+        self.processes = len(sizes)
         self.batch_size = batch_size
         self.per_process = -(-max(sizes) // batch_size) * batch_size
         """whole batches, so that no batch has examples of two processes"""
 
     def __len__(self) -> int:
-        return self.per_process * self._processes
+        return self.per_process * self.processes
 
     def __getitem__(self, number: Any) -> Any:
-        place, rank = divmod(number, self._processes)
+        place, rank = divmod(number, self.processes)
         if rank != self._rank:
             raise UsageError(
                 f"process {self._rank} is asked for an example of process {rank}",
@@ -35,19 +35,14 @@ class DividedExamples(Sequence[TokenizedExample]):
             )
         return self._share[place % len(self._share)]
 
-    def order(self, seed: int) -> "DividedOrder":
-        """The order of an epoch."""
-        return DividedOrder(self.per_process, self._processes, self.batch_size, seed)
-
 
 class DividedOrder(Sampler[int]):
-    """A batch of the first process, one of the second and so on, which is how accelerate deals
-    batches out. Every process has an order of its own, which follows from seed and epoch."""
+    """The order of an epoch: a batch of the first process, one of the second and so on, which is
+    how accelerate deals batches out. Every process has an order of its own, which follows from seed
+    and epoch."""
 
-    def __init__(self, per_process: int, processes: int, batch_size: int, seed: int) -> None:
-        self._per_process = per_process
-        self._processes = processes
-        self._batch_size = batch_size
+    def __init__(self, examples: DividedExamples, seed: int) -> None:
+        self._examples = examples
         self._seed = seed
         self._epoch = 0
 
@@ -56,18 +51,14 @@ class DividedOrder(Sampler[int]):
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return self._per_process * self._processes
+        return len(self._examples)
 
     def __iter__(self) -> Iterator[int]:
-        # (processes, examples of each)
-        places = np.stack(
-            [
-                np.random.default_rng([self._seed, self._epoch, rank]).permutation(
-                    self._per_process
-                )
-                for rank in range(self._processes)
-            ]
-        )
-        numbers = places * self._processes + np.arange(self._processes)[:, None]
-        batches = numbers.reshape(self._processes, -1, self._batch_size)
-        yield from batches.transpose(1, 0, 2).reshape(-1).tolist()
+        batches = []
+        processes = self._examples.processes
+        for rank in range(processes):
+            rng = np.random.default_rng([self._seed, self._epoch, rank])
+            places = rng.permutation(self._examples.per_process)
+            batches.append((places * processes + rank).reshape(-1, self._examples.batch_size))
+        # (batches of each, processes, batch size)
+        yield from np.stack(batches, axis=1).reshape(-1).tolist()

@@ -43,7 +43,21 @@ class PackedCollator:
     def __call__(self, batch: Sequence[TokenizedExample]) -> dict[str, torch.Tensor]:
         """Examples -> input_ids, labels and position_ids (lines, longest) int64, and weights
         (lines, longest) float32, 0 at tokens that are no targets."""
-        tensors, positions = _lay_out(_first_fit(batch), self.pad)
+        # lines no longer than the longest example, by first fit decreasing
+        ordered = sorted(batch, key=lambda example: -len(example.ids))
+        width = len(ordered[0].ids)
+        lines: list[list[TokenizedExample]] = []
+        room: list[int] = []
+        for example in ordered:
+            length = len(example.ids)
+            fitting = (number for number, free in enumerate(room) if free >= length)
+            line = next(fitting, len(lines))
+            if line == len(lines):
+                lines.append([])
+                room.append(width)
+            lines[line].append(example)
+            room[line] -= length
+        tensors, positions = _lay_out(lines, self.pad)
         return tensors | {"position_ids": positions}
 
 
@@ -61,14 +75,19 @@ class EncoderDecoderCollator:
         """Examples -> input_ids and attention_mask (examples, longest prompt), decoder_input_ids
         (examples, longest answer), labels (examples, longest answer + 1) int64, and weights of that
         shape float32. The first label belongs to the start token, which is no target."""
-        splits = [int(example.targets.argmax()) for example in batch]
-        prompts = [
-            TokenizedExample(example.ids[:split], example.targets[:split], example.weights[:split])
-            for example, split in zip(batch, splits, strict=True)
-        ]
-        answers = [
-            self._answer(example, split) for example, split in zip(batch, splits, strict=True)
-        ]
+        prompts, answers = [], []
+        for ids, targets, weights, _ in batch:
+            split = int(targets.argmax())
+            prompts.append(TokenizedExample(ids[:split], targets[:split], weights[:split]))
+            # the start token, then the tokens up to the last target
+            answer = slice(split, len(ids) - int(targets[::-1].argmax()))
+            answers.append(
+                TokenizedExample(
+                    np.insert(ids[answer], 0, self.start),
+                    np.insert(targets[answer], 0, False),
+                    np.insert(weights[answer], 0, 0),
+                )
+            )
         encoder = PaddedCollator(self.pad)(prompts)
         decoder, _ = _lay_out([[answer] for answer in answers], self.pad)
         # nothing is predicted from the last token
@@ -79,17 +98,6 @@ class EncoderDecoderCollator:
             "decoder_input_ids": decoder_input_ids,
             **decoder,
         }
-
-    def _answer(self, example: TokenizedExample, split: int) -> TokenizedExample:
-        """What the decoder reads and predicts: the start token, then the tokens from `split` to the
-        last target."""
-        ids, targets, weights, _ = example
-        answer = slice(split, len(ids) - int(targets[::-1].argmax()))
-        return TokenizedExample(
-            np.insert(ids[answer], 0, self.start),
-            np.insert(targets[answer], 0, False),
-            np.insert(weights[answer], 0, 0),
-        )
 
 
 def parts_by_length(
@@ -106,24 +114,6 @@ def parts_by_length(
             part[name] = part[name][:, :longest]
         parts.append(part)
     return parts
-
-
-def _first_fit(batch: Sequence[TokenizedExample]) -> list[list[TokenizedExample]]:
-    """Put examples into lines no longer than the longest example, by first fit decreasing."""
-    ordered = sorted(batch, key=lambda example: -len(example.ids))
-    width = len(ordered[0].ids)
-    lines: list[list[TokenizedExample]] = []
-    room: list[int] = []
-    for example in ordered:
-        length = len(example.ids)
-        fitting = (number for number, free in enumerate(room) if free >= length)
-        line = next(fitting, len(lines))
-        if line == len(lines):
-            lines.append([])
-            room.append(width)
-        lines[line].append(example)
-        room[line] -= length
-    return lines
 
 
 def _lay_out(
