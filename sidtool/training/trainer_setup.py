@@ -28,7 +28,6 @@ from sidtool.model import (
 from sidtool.model.contract import Selection, write_contract
 from sidtool.model.prompt import prompt_encoder
 from sidtool.training.execution import ForgettingCheck
-from sidtool.training.loop.divided import DividedExamples
 from sidtool.training.loop.machine import wants_fsdp
 from sidtool.training.loop.trainer import CausalTrainer, EncoderDecoderTrainer, SidTrainer
 from sidtool.training.loop.watched import ProgressCallback, StopCallback
@@ -38,6 +37,7 @@ from sidtool.training.loss.augment import (
     AugmentedExamples,
     PrefixExamples,
 )
+from sidtool.training.loss.batches import DividedExamples
 from sidtool.training.loss.loss import Loss, load_teachers
 from sidtool.training.plan import weight_dtype
 from sidtool.training.settled_run import TrainingRun, sliding_windows
@@ -67,7 +67,7 @@ def build_trainer(
 
     Raises UsageError if settings do not fit the model or the examples, CompatibilityError if model
     and teachers do not belong together, DataError if examples are malformed."""
-    softmax_over = run.softmax_over
+    options, softmax_over = run.options, run.softmax_over
     loaded = load_model_folder(
         run.model_dir,
         bundle=run.bundle,
@@ -77,22 +77,14 @@ def build_trainer(
         contract=run.contract,
     )
     share = None
-    if run.options.divide_examples and arguments.world_size > 1:
+    if options.divide_examples and arguments.world_size > 1:
         share = Share(arguments.process_index, arguments.world_size)
     examples = _varied_examples(run, loaded, share)
     validator = _validator(run, loaded)
-    set_dropout(loaded.model, run.options.dropout)
+    set_dropout(loaded.model, options.dropout)
     if wants_fsdp(arguments):
         share_embedding_layers(loaded.model)
-    options = run.options
-    lora = embeddings = None
-    added_ids = loaded.contract.added_ids
-    if options.stage == "lora":
-        r, alpha = options.lora_r, options.lora_alpha
-        lora = Lora(loaded.model, run.model_dir, added_ids, r=r, alpha=alpha, seed=run.seed)
-    elif options.stage == "embeddings":
-        loaded.model.requires_grad_(False)
-        embeddings = TokenEmbeddings(loaded.model, added_ids)
+    lora, embeddings = _added_parts(run, loaded)
     loss = Loss(
         softmax_over,
         loaded.tokens,
@@ -100,11 +92,9 @@ def build_trainer(
         arguments.label_smoothing_factor,
         options.distill_weight,
     )
-    teachers = None
-    if run.teacher_dirs:
-        teachers = load_teachers(
-            run.teacher_dirs, loaded, loss.columns, trust_remote_code=run.trust_remote_code
-        )
+    teachers = load_teachers(
+        run.teacher_dirs, loaded, loss.columns(), trust_remote_code=run.trust_remote_code
+    )
     stop = StopCallback(options.stop_step, max_seconds)
     callbacks: list[Any] = [ProgressCallback(progress, log)]
     if isinstance(examples, AugmentedExamples):
@@ -155,6 +145,20 @@ def _contract_writer(
         write_contract(folder, contract.with_best(best, forgetting), run.bundle)
 
     return write
+
+
+def _added_parts(
+    run: TrainingRun, loaded: LoadedModel
+) -> tuple[Lora | None, TokenEmbeddings | None]:
+    """Adapters, or the embedding rows that are trained alone, added to a model."""
+    options, ids = run.options, loaded.contract.added_ids
+    if options.stage == "full":
+        return None, None
+    if options.stage == "lora":
+        r, alpha = options.lora_r, options.lora_alpha
+        return Lora(loaded.model, run.model_dir, ids, r=r, alpha=alpha, seed=run.seed), None
+    loaded.model.requires_grad_(False)
+    return None, TokenEmbeddings(loaded.model, ids)
 
 
 def set_dropout(model: nn.Module, rate: float | None) -> None:

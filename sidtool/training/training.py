@@ -19,7 +19,7 @@ from sidtool.base.progress import Log, Progress
 from sidtool.examples import validation_users
 from sidtool.model.contract import TrainParams, read_contract
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.training.execution import ForgettingCheck, train_and_publish
+from sidtool.training.execution import Finished, ForgettingCheck, train_and_publish
 from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.plan import plan_training, run_config
 from sidtool.training.settings import StageSettings, TrainOptions
@@ -150,6 +150,12 @@ def train(
 
         check = None if forgetting is None else forgetting.measure
         finished = train_and_publish(run, arguments, build, force=force, check=check)
+    return _summary(run, finished, forgetting)
+
+
+def _summary(
+    run: TrainingRun, finished: Finished, forgetting: ForgettingCheck | None
+) -> TrainingSummary:
     trainer, totals = finished.trainer, finished.totals
     tokens, targets = totals.seen
     trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]

@@ -20,37 +20,17 @@ from tests.waiting import DEADLOCK
 KILLS = 20
 
 
-def start(arguments: tuple[object, ...]) -> subprocess.Popen[bytes]:
-    """Start the command in a new process group."""
+def run(arguments: tuple[object, ...], limit: float = DEADLOCK) -> float | None:
+    """Run a command in a new process group. Returns its seconds, or None if it took longer than the
+    limit and was killed."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("SIDTOOL_")}
     env |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     line = [sys.executable, "-m", "sidtool", *map(str, arguments)]
-    return subprocess.Popen(
-        line,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-
-
-def finish(arguments: tuple[object, ...]) -> float:
-    """Run a command that must exit with 0; returns its seconds."""
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     begun = time.monotonic()
-    process = start(arguments)
-    message, _ = process.communicate(timeout=DEADLOCK)
-    assert process.returncode == 0, message.decode()
-    return time.monotonic() - begun
-
-
-def kill(arguments: tuple[object, ...], after: float) -> float | None:
-    """Kill a command after this many seconds. Returns None, or the seconds it took if it ended
-    before."""
-    begun = time.monotonic()
-    process = start(arguments)
+    process = subprocess.Popen(line, env=env, start_new_session=True, **pipes)
     try:
-        message, _ = process.communicate(timeout=after)
+        message, _ = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -88,15 +68,16 @@ def test_fit_that_is_killed_at_random_moments_ends_with_the_same(
     words = ("fit", shop.items, shop.events, "--recipe", shop.recipe, "--minutes", 600)
     words = (*words, "--encoder", shop.encoder, "-o")
     whole, out = tmp_path / "whole", tmp_path / "out"
-    lasts = finish((*words, whole))
+    lasts = run((*words, whole))
+    assert lasts is not None
     draw = Random(0)
     killed = 0
     while killed < KILLS:
         # each run continues the one before, so the moments lie all over the road
-        if kill((*words, out), draw.uniform(0, lasts / 4)) is None:
+        if run((*words, out), draw.uniform(0, lasts / 4)) is None:
             killed += 1
         else:
             shutil.rmtree(out)  # it had ended: another road is killed
-    finish((*words, out))
+    assert run((*words, out)) is not None
     assert result(out) == result(whole)
     assert {path.name for path in out.iterdir()} == {path.name for path in whole.iterdir()}

@@ -215,7 +215,7 @@ def test_loss_and_gradient_equal_a_direct_computation(
         tiny_model(kind, vocab_size=83, seed=seed)
         for kind, seed in ((architecture, 1), ("llama", 2))
     ]
-    teachers = Teachers(taught_by, loss_of.columns) if distill else None
+    teachers = Teachers(taught_by, loss_of.columns()) if distill else None
     losses, gradients = [], []
     for batching in ("packed", "padded"):
         model = tiny_model(architecture, vocab_size=83)

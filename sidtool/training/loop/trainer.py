@@ -34,13 +34,14 @@ from sidtool.model import (
 from sidtool.model.contract import Selection
 from sidtool.recommendation.search import PartialHead, full_blocks
 from sidtool.training.loop.checkpoints import check_weights
-from sidtool.training.loop.divided import DividedExamples, DividedOrder
 from sidtool.training.loop.machine import check_active, class_forward, float32_attention
 from sidtool.training.loop.optimizer import MuonAdamW
 from sidtool.training.loop.watched import ShardedTrainer
 from sidtool.training.loss.augment import AugmentedExamples
 from sidtool.training.loss.batches import (
     IGNORED,
+    DividedExamples,
+    DividedOrder,
     EncoderDecoderCollator,
     PackedCollator,
     PaddedCollator,
@@ -109,7 +110,7 @@ class SidTrainer(ShardedTrainer):
         column_logits = self.token_embeddings.logits if self.token_embeddings else None
         self._head = PartialHead(self.model, column_logits).install()
         check_active(args, self.accelerator)
-        self.narrow = narrows_exactly(self.model, self._head, loss.columns)
+        self.narrow = narrows_exactly(self.model, self._head, loss.columns())
         # tokens without padding, targets
         self.n_seen = torch.zeros(2, dtype=torch.int64, device=args.device)
 

@@ -51,19 +51,15 @@ class Loss:
     """weight of the cross-entropy with the teachers' mean distribution, against that of the target
     (Hinton et al., arXiv:1503.02531, at temperature 1)"""
 
-    @property
-    def columns(self) -> Columns | None:
+    def columns(self, device: Any = "cpu") -> Columns | None:
         """The token ids whose logits are needed; None for all."""
-        return self._columns("cpu")
-
-    def _columns(self, device: Any) -> Columns | None:
         return None if self.over == "vocabulary" else token_columns(self.tokens, device).all_codes
 
     def parts(self, targets: torch.Tensor) -> list[Part]:
         """Split (n,) target ids by the columns that they need: one part, or one for each level."""
         if self.over in ("vocabulary", "sid"):
             every_target = torch.arange(len(targets), device=targets.device)
-            return [(every_target, self._columns(targets.device))]
+            return [(every_target, self.columns(targets.device))]
         parts: list[Part] = []
         for level in token_columns(self.tokens, targets.device).levels:
             in_level = contained_in(level.columns, targets)

@@ -24,7 +24,6 @@ from sidtool.model import bind_memory, carry_model, check_model_folder
 from sidtool.model.contract import (
     MEMORY_COPY,
     Contract,
-    MemoryBinding,
     TrainParams,
     Verdict,
     check_bundle,
@@ -198,26 +197,19 @@ def run_refresh(
                 notify=say,
             )
             if memory is not None and plan.contract.memory is not None:
-                _bind(trained, memory, plan.contract.memory, plan.split, out, force=force)
+                before = plan.contract.memory
+                if before.reranker is not None and plan.split.valid:
+                    # it was fitted to the earlier model: all is chosen again
+                    choice = TuneMemoryOptions(exclude_seen=before.reranker.exclude_seen)
+                    tune_memory(trained, plan.split, memory, out, choice, force=force)
+                else:
+                    binding = replace(before, digest=memory.digest, reranker=None)
+                    bind_memory(trained, memory, binding, out, force=force)
                 training = replace(training, model=str(out))  # it was trained in a folder beside
                 remove(trained.parent)
         finally:
             remove(work)
     return RefreshSummary(str(out), verdict, training)
-
-
-def _bind(
-    trained: Path, memory: Memory, before: MemoryBinding, split: Split, out: Path, *, force: bool
-) -> None:
-    """Write a copy of a trained model with its renewed memory, weighted as before; if there was a
-    re-ranker, which was fitted to the earlier model, all is chosen on the validation users
-    again."""
-    if before.reranker is not None and split.valid:
-        options = TuneMemoryOptions(exclude_seen=before.reranker.exclude_seen)
-        tune_memory(trained, split, memory, out, options, force=force)
-        return
-    binding = replace(before, digest=memory.digest, reranker=None)
-    bind_memory(trained, memory, binding, out, force=force)
 
 
 def _carry(plan: RefreshPlan, out: Path, *, force: bool) -> Verdict:

@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.examples.example_file import CHUNKS, Share, read_training_examples
-from sidtool.training.loop.divided import DividedExamples, DividedOrder
+from sidtool.training.loss.batches import DividedExamples, DividedOrder
 from tests.training.runs import weights
 
 Make = Callable[..., Path]
