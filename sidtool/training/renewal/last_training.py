@@ -117,15 +117,6 @@ def last_sft_options(contract: Contract, last: TrainParams, seed: int) -> SftOpt
     return options
 
 
-def shows_text(last: TrainParams) -> str | None:
-    """A task of the model's last stage that shows text of items, None without one."""
-    for name in last.task_weights:
-        task = named_task(name)
-        if task.history_source != "sid" or not task.writes_sids:
-            return name
-    return None
-
-
 def last_weights(last: TrainParams) -> WeightOptions | None:
     """The weights of the training examples of the model's last stage, None without any."""
     if last.weights is None or last.sft is None:

@@ -18,7 +18,7 @@ from sidtool.base.progress import Log, Progress
 from sidtool.data import Items, make_items
 from sidtool.data.split import Split, open_split
 from sidtool.evaluation import TuneMemoryOptions, tune_memory
-from sidtool.examples import TaskCatalogOptions, make_sft, read_catalog, side_files
+from sidtool.examples import TaskCatalogOptions, make_sft, named_task, read_catalog, side_files
 from sidtool.memory import Memory, check_vectors, needs_vectors, rebuild_memory
 from sidtool.model import bind_memory, carry_model, check_model_folder
 from sidtool.model.contract import (
@@ -41,7 +41,6 @@ from sidtool.training.renewal.last_training import (
     last_training,
     last_weights,
     refuse_other_template,
-    shows_text,
     training_settings,
 )
 from sidtool.training.training import TrainingSummary, train
@@ -314,8 +313,10 @@ def plan_refresh(
     check_model_split(contract, bundle, "the split", split.reference, model=f"model {model_dir}")
     last = last_training(contract, model_dir)
     check_fields(last, split.fields)
-    if items is None and (task := shows_text(last)) is not None:
-        raise UsageError(f"task {task} shows text of items", hint="--items CATALOG")
+    for name in last.task_weights if items is None else ():
+        task = named_task(name)
+        if task.history_source != "sid" or not task.writes_sids:
+            raise UsageError(f"task {name} shows text of items", hint="--items CATALOG")
     if contract.memory is not None:
         memory = Memory.open(model_dir / MEMORY_COPY)
         catalog = _embedded_catalog(memory, plan)

@@ -144,22 +144,6 @@ def test_lists_are_rewarded_by_the_model_of_labels(
     assert np.unique(scores).size > 4
 
 
-@pytest.mark.slow
-def test_items_are_rewarded_by_the_model_of_labels(
-    tmp_path: Path,
-    list_model: Path,
-    rated: Path,
-    reward_model: Path,
-    made_from_rated: Callable[[str], Path],
-) -> None:
-    made = made_from_rated("sequence")
-    logs: list[dict[str, float]] = []
-    settings = {"reward_inputs": {"label": reward_model}, "split": rated, **SHORT, **LABEL}
-    short_rl(list_model, made, tmp_path / "out", log=logs.append, **settings)
-    measured = next(entry for entry in reversed(logs) if "eval_reward" in entry)
-    assert 0 < measured["eval_reward"] < 1
-
-
 def test_what_does_not_fit_is_refused(
     tmp_path: Path,
     list_model: Path,
