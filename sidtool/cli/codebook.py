@@ -15,7 +15,8 @@ from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_setting
 from sidtool.cli.terminal.console import next_step, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
-from sidtool.tokenizer import BuildOptions, CatalogOptions, FusionOptions
+from sidtool.data import TextNames
+from sidtool.tokenizer import BuildOptions, FusionOptions
 from sidtool.tokenizer.encoder import Encoder
 from sidtool.tokenizer.sid import LETTERS
 
@@ -76,7 +77,7 @@ def build_codebook(
         ),
     ],
     out: options.Out,
-    catalog: CatalogOptions,
+    catalog: TextNames,
     build: BuildOptions,
     encoder: Encoder | None,
     inputs: VectorInputs,

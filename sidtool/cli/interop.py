@@ -12,15 +12,10 @@ from sidtool.base.output_name import BUNDLE
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json
 from sidtool.integrations.formats import CatalogFile, CodebookFile, Keys, System
-from sidtool.tokenizer.sid import Levels
+from sidtool.tokenizer.sid import read_sizes
 
 if TYPE_CHECKING:
     from sidtool.tokenizer.bundle import Bundle
-
-
-def read_sizes(text: str) -> tuple[int, ...]:
-    """The sizes of levels: "256x256" -> (256, 256). Raises UsageError."""
-    return Levels.from_text(text).sizes
 
 
 @dataclass(frozen=True)

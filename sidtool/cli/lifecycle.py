@@ -11,8 +11,7 @@ from sidtool.base.options import read_ids
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
-from sidtool.data import CatalogNames
-from sidtool.tokenizer import CatalogOptions
+from sidtool.data import CatalogNames, TextNames
 
 if TYPE_CHECKING:
     from sidtool.model import Outlook
@@ -57,7 +56,7 @@ def add_items(
         raise UsageError("options for vectors, encoder and columns need ITEMS")
     refuse_existing(out, how.force, BUNDLE)
     opened = open_source(bundle)
-    names = CatalogOptions(**asdict(columns))
+    names = TextNames(**asdict(columns))
     catalog = read_new_items(opened, items, names)
     retired = () if remove is None else read_ids(remove)
     if how.dry_run:

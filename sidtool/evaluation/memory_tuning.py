@@ -22,10 +22,10 @@ from sidtool.evaluation.mixture_choice import choose_for_new_items
 from sidtool.evaluation.options import TuneMemoryOptions
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
 from sidtool.evaluation.reranker_fit import choose_reranker
-from sidtool.memory import Memory, MemoryIndex, Reranker, WeightedMemory
+from sidtool.memory import FeatureIndex, Memory, MemoryIndex, Reranker, WeightedMemory
 from sidtool.model import LoadedModel, bind_memory, check_model_folder, load_model_folder
 from sidtool.model.contract import MemoryBinding, check_model_split
-from sidtool.recommendation import WINDOW, FeatureIndex, QuerySession, in_windows
+from sidtool.recommendation import WINDOW, QuerySession, in_windows
 from sidtool.recommendation.search import RankedItems, check_normalize
 
 

@@ -24,12 +24,12 @@ from sidtool.memory import (
     N_FEATURES,
     RERANKED,
     TRAINING_EVENTS,
+    FeatureIndex,
     MemoryManifest,
     Network,
     Reranker,
     standardized_features,
 )
-from sidtool.recommendation import FeatureIndex
 
 RERANK_USERS = 100
 """Users with their target among the items that each half has at least."""

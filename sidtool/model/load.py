@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from sidtool.base.checkpoint import HubAccess, HubCommit, HubPush, folder_or_url
+from sidtool.base.checkpoint import HubAccess, HubCommit, HubPush, Pushable, folder_or_url
 from sidtool.base.errors import (
     CompatibilityError,
     DataError,
@@ -20,7 +20,6 @@ from sidtool.base.errors import (
 )
 from sidtool.base.extras import require
 from sidtool.base.options import option
-from sidtool.base.signatures import Signer
 from sidtool.memory import (
     DEFAULT_MEMORY_POWER,
     DEFAULT_MEMORY_WEIGHT,
@@ -117,7 +116,7 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
-class LoadedModel:
+class LoadedModel(Pushable):
     """A model with everything that inference needs."""
 
     model: Any
@@ -163,24 +162,8 @@ class LoadedModel:
             folder, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        private: bool | None = None,
-        commit_message: str = "Push with sidtool",
-        license: str | None = None,
-        tag: str | None = None,
-        dataset: str | None = None,
-        sign: str | Path | None = None,
-    ) -> HubCommit:
-        """Write the files that it was loaded from, with a card, to a repository of the Hugging Face
-        hub, in one commit. As `Bundle.push_to_hub`.
-
-        Raises UsageError if it has another bundle or memory than its folder, CompatibilityError or
-        IntegrityError if the folder has another model now, or is damaged."""
+    def upload_to(self, url: str, license: str | None, push: HubPush) -> HubCommit:
+        """As `push_to_hub`, to the URL of a repository."""
         loaded_digest = None if self.memory is None else self.memory.memory.digest
         recorded = self.contract.memory
         has_other_memory = loaded_digest != (recorded and recorded.digest)
@@ -195,9 +178,7 @@ class LoadedModel:
             raise CompatibilityError(
                 f"{self.folder} has another model than the one that was loaded"
             )
-        signer = None if sign is None else Signer.of(sign)
-        push = HubPush(revision, token, private, commit_message, tag, dataset, signer)
-        return push_model(self.folder, repo_id, license, push)
+        return push_model(self.folder, url, license, push)
 
     def __repr__(self) -> str:
         """Base model, network, number of weights, and the bundle; reads no array."""

@@ -16,9 +16,10 @@ from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
 from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.evaluation.reranker_fit import Fit, RankedUsers, fit_reranker
 from sidtool.memory.build import build_memory
+from sidtool.memory.feature_index import FeatureIndex
+from sidtool.memory.features import N_FEATURES, RERANK_FEATURES, TRAINING_EVENTS
 from sidtool.memory.index import MemoryIndex, WeightedMemory
-from sidtool.memory.reranker import N_FEATURES, RERANK_FEATURES, TRAINING_EVENTS, Reranker
-from sidtool.recommendation.rerank import FeatureIndex
+from sidtool.memory.reranker import Reranker
 from tests.evaluation.shop import visits
 from tests.evaluation.test_tune_memory import trie_model
 from tests.memory.cases import small_memory
@@ -27,7 +28,7 @@ torch.set_num_threads(1)
 MANIFEST = small_memory().manifest
 USERS = 500
 WIDTH = 12
-HINT = RERANK_FEATURES.index("largest cosine")
+HINT = [feature.name for feature in RERANK_FEATURES].index("largest cosine")
 
 
 def users(seed: int, *, hint: float, rare_loses: bool = False, width: int = WIDTH) -> RankedUsers:

@@ -19,9 +19,10 @@ from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
 from sidtool.integrations.ray.split_parts import PartOptions, split_in_parts
 from sidtool.memory.build import build_memory
+from sidtool.memory.features import N_FEATURES
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
-from sidtool.memory.reranker import N_FEATURES, SHAPES, Network, Reranker
+from sidtool.memory.reranker import SHAPES, Network, Reranker
 from sidtool.model.contract.contract import CONTRACT, Contract, MemoryBinding
 from sidtool.model.contract.stage_record import (
     AdoptParams,

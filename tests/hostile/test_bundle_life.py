@@ -26,8 +26,7 @@ from sidtool.registry.references import open_bundle
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.make.add import add_items, unknown
 from sidtool.tokenizer.make.align import align
-from sidtool.tokenizer.make.build import build_codebook
-from sidtool.tokenizer.make.build_options import BuildOptions
+from sidtool.tokenizer.make.build import BuildOptions, build_codebook
 from tests.hostile.harness import cases, count
 from tests.test_format import identity_of, read_bundle
 from tests.tokenizer.make.test_add import listed

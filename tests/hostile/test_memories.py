@@ -9,11 +9,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.memory.build import build_memory
+from sidtool.memory.build import broken_derived, build_memory, verify_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.index import MemoryIndex
 from sidtool.memory.manifest import MemoryManifest
-from sidtool.memory.memory import Memory, _broken_derived, _digest, _layout, verify_memory
+from sidtool.memory.memory import Memory, _digest, _layout
 from tests.bundles import small_bundle
 from tests.hostile.harness import call, cases
 from tests.hostile.test_bundles import mutated, numbers
@@ -68,7 +68,7 @@ def read(memory: Memory) -> bool:
             return False  # refused by the storage
     for name in ("ids", "events", *ROWS):
         getattr(memory, name)
-    return not _broken_derived(memory)
+    return not broken_derived(memory)
 
 
 @cases(300)

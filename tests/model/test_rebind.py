@@ -10,8 +10,7 @@ import pytest
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning, UsageError
 from sidtool.data.items import make_items
-from sidtool.memory.build import build_memory
-from sidtool.memory.memory import verify_memory
+from sidtool.memory.build import build_memory, verify_memory
 from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
 from sidtool.model.copies import bind_memory, check_rebind, outlook, rebind
 from sidtool.model.load import check_model_folder, load_model_folder

@@ -121,7 +121,7 @@ def use_bundle() -> None:
 def use_memory() -> None:
     """Read a memory as the commands do."""
     memory = Memory.open_verified(LOCATION)
-    memory.content_similarity()
+    _ = memory.content
     memory.card("shop@1.0", "MIT")
     if memory.manifest.bundle == BUNDLE.identity:
         index = MemoryIndex.of(memory, BUNDLE)

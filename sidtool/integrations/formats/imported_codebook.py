@@ -134,7 +134,6 @@ def with_codebook(
         codebook,
         fitted.manifest.collisions.policy,
         name=bundle.manifest.name,
-        capacity=fitted.manifest.collisions.capacity,
         recipe=recipe,
         source=made_from,
         libraries=bundle.manifest.libraries,
@@ -173,15 +172,12 @@ def _fitted(
     titles = None if items.titles is None else list(items.titles)
     fitted = ItemMap.of(space, list(items.ids), codes, titles)
     policy: Policy = bundle.manifest.collisions.policy
-    capacity = None
     if len(own_sizes) > n_levels:
         policy = "append"
-        capacity = own_sizes[-1]
     elif codebook.params.normalize_residuals:
         # free SIDs are searched by distances to sums of centroids, which such residuals have not
         policy = "allow"
-    name = bundle.manifest.name
-    return Bundle.of(fitted, None, policy, name=name, capacity=capacity), codebook
+    return Bundle.of(fitted, None, policy, name=bundle.manifest.name), codebook
 
 
 def _from_one(codebook: Codebook) -> Codebook:

@@ -20,16 +20,7 @@ from sidtool.data.split import SplitManifest, is_split_folder, read_split, store
 from sidtool.integrations.ray.output import RESTART, PartFolder, PartReport
 from sidtool.integrations.ray.run import RunOptions, make_parts
 from sidtool.integrations.ray.shards import part_count
-from sidtool.memory import (
-    BlockFiles,
-    ItemBlocks,
-    KnnSettings,
-    SparseRows,
-    block_rows,
-    count_part,
-    sum_events,
-    write_block,
-)
+from sidtool.memory import ItemBlocks, KnnSettings, SparseRows, join_blocks
 from sidtool.registry import open_source
 
 
@@ -48,7 +39,7 @@ class PairBlock:
 
     number: int
     content: Any
-    """As `block_rows`"""
+    """As `ItemBlocks.write_block`"""
 
 
 @dataclass
@@ -102,7 +93,7 @@ class ClusterPairs:
         job = partial(_open_counting, self.split, self.bundle, distance, self.blocks, counts)
         reports = make_parts(job, shards, counts, self.run)
         self.parts = [Path(counts.url) / report.name for report in reports]
-        return sum_events(self.parts, len(ids))
+        return self.blocks.sum_events(self.parts)
 
     def similar(
         self, events: NDArray[np.int64], settings: KnnSettings, content: Any
@@ -120,8 +111,7 @@ class ClusterPairs:
         ]
         job = partial(_open_blocks, self.parts, self.blocks, settings, folder)
         reports = make_parts(job, shards, folder, self.run)
-        files = BlockFiles([Path(folder.url) / report.name for report in reports])
-        return files.join(Path(folder.url))
+        return join_blocks([Path(folder.url) / report.name for report in reports], Path(folder.url))
 
 
 def _open_counting(
@@ -134,7 +124,7 @@ def _open_counting(
         name = f"{part.number:07d}.arrow"
         with TemporaryDirectory(prefix="sidtool-") as place:
             path = Path(place) / name
-            pairs = count_part(read_split(split, part.folder), ids, distance, blocks, path)
+            pairs = blocks.count_part(read_split(split, part.folder), ids, distance, path)
             folder.put_file(name, path)
         return folder.record(part.number, PartReport(name, pairs, "", {}))
 
@@ -149,10 +139,10 @@ def _open_blocks(
 
     def add(block: PairBlock) -> PartReport:
         name = f"{block.number:07d}.npz"
-        rows = block_rows(parts, blocks, block.number, events, settings, block.content)
         with TemporaryDirectory(prefix="sidtool-") as place:
-            write_block(Path(place) / name, *rows)
-            folder.put_file(name, Path(place) / name)
-        return folder.record(block.number, PartReport(name, len(rows[1]), "", {}))
+            path = Path(place) / name
+            rows = blocks.write_block(parts, block.number, events, settings, block.content, path)
+            folder.put_file(name, path)
+        return folder.record(block.number, PartReport(name, rows, "", {}))
 
     return add

@@ -12,8 +12,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.data.items import make_items
 from sidtool.data.vectors import Vectors
 from sidtool.tokenizer.bundle import Bundle, verify
-from sidtool.tokenizer.make.build import build_codebook
-from sidtool.tokenizer.make.build_options import BuildOptions
+from sidtool.tokenizer.make.build import BuildOptions, build_codebook
 from tests.bundles import small_bundle
 
 IDS = [f"i{n}" for n in range(60)]

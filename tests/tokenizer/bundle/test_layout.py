@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from sidtool.tokenizer.bundle.identity import Identity
 from sidtool.tokenizer.bundle.layout import identify
+from sidtool.tokenizer.bundle.manifest import Identity
 from tests.bundles import small_bundle
 
 BUNDLE = small_bundle(8)

@@ -284,7 +284,7 @@ def test_a_newer_format_is_refused_before_its_keys_are_read(tmp_path: Path) -> N
 
 def test_what_readers_refuse_is_not_written(tmp_path: Path) -> None:
     bundle = small_bundle(items=5)
-    for wrong in ({"version": "one"}, {"compatible_with": ("abc",)}, {"capacity": 6}):
+    for wrong in ({"version": "one"}, {"compatible_with": ("abc",)}):
         bad = Bundle.of(bundle.items, bundle.codebook, "reassign", name="bad", **wrong)
         with pytest.raises(UsageError, match="bundle 'bad' cannot be written"):
             bad.save(tmp_path / "bad.zarr")

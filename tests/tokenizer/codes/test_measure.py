@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from sidtool.tokenizer.assign.assign import assign
 from sidtool.tokenizer.codes import measure
+from sidtool.tokenizer.codes.assign import assign
 from sidtool.tokenizer.codes.report import CodebookReport, LevelUse
 from sidtool.tokenizer.quantize import fit
 from tests.tokenizer.quantize.material import codebook_of, mixture, vectors_of

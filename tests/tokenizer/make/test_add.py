@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.data.items import Items, make_items
 from sidtool.data.vectors import Vectors
-from sidtool.tokenizer.assign.assign import assign
-from sidtool.tokenizer.assign.policy import Policy
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import ItemsChange
+from sidtool.tokenizer.codes.assign import assign
+from sidtool.tokenizer.codes.report import Policy
 from sidtool.tokenizer.make.add import add_items, item_change, unknown
 from sidtool.tokenizer.make.encode import embed_texts
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
@@ -65,14 +65,7 @@ def built(policy: Policy = "reassign", n: int = 8) -> Bundle:
     items = ItemMap.of(
         SidSpace(assigned.level_sizes), ids, assigned.codes, [f"film {item}" for item in ids]
     )
-    return Bundle.of(
-        items,
-        book,
-        policy,
-        name="shop",
-        capacity=assigned.level_sizes[-1] if policy == "append" else None,
-        recipe={"encoder": {"vectors": "given"}},
-    )
+    return Bundle.of(items, book, policy, name="shop", recipe={"encoder": {"vectors": "given"}})
 
 
 def grown(bundle: Bundle, ids: Sequence[str], title: str = "film") -> Bundle:

@@ -7,8 +7,7 @@ import pytest
 
 from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.data.items import make_items
-from sidtool.tokenizer.make.build import build
-from sidtool.tokenizer.make.build_options import BuildOptions
+from sidtool.tokenizer.make.build import BuildOptions, build
 
 
 def bundle_of(alike: int, others: int):

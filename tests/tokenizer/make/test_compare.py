@@ -19,8 +19,7 @@ from sidtool.tokenizer.codes.measure import (
     prefix_alignment,
     prefix_spread,
 )
-from sidtool.tokenizer.make.build import build
-from sidtool.tokenizer.make.build_options import BuildOptions
+from sidtool.tokenizer.make.build import BuildOptions, build
 from sidtool.tokenizer.make.compare import (
     Behavior,
     Evidence,

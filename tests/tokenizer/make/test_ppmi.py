@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sidtool.tokenizer.make.build import factors, ppmi
+from sidtool.tokenizer.quantize.fusion import factors, ppmi
 
 
 def test_ppmi_equals_values_computed_by_hand() -> None:

@@ -14,8 +14,7 @@ from sidtool.data.split.record import Cuts
 from sidtool.data.split.split import Split
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.make.add import add_items
-from sidtool.tokenizer.make.build import build, build_codebook
-from sidtool.tokenizer.make.build_options import BuildOptions
+from sidtool.tokenizer.make.build import BuildOptions, build, build_codebook
 from sidtool.tokenizer.quantize.fusion import FusionOptions
 from tests.data.split.cases import write_windows
 from tests.tokenizer.quantize.material import mixture

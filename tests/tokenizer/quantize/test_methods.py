@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sidtool.base.errors import UsageError
-from sidtool.tokenizer.assign.assign import assign
+from sidtool.tokenizer.codes.assign import assign
 from sidtool.tokenizer.codes.measure import level_use, residual_variance
 from sidtool.tokenizer.quantize import METHODS, fit
 from tests.tokenizer.quantize.material import QUICK, mixture, slow_codes, vectors_of

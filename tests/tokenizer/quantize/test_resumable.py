@@ -5,7 +5,7 @@ import pytest
 
 from sidtool.data.vector_files import open_vectors
 from sidtool.data.vectors import VectorSource
-from sidtool.tokenizer.assign.assign import assign
+from sidtool.tokenizer.codes.assign import assign
 from sidtool.tokenizer.codes.make import encode_all, fit_once
 from sidtool.tokenizer.codes.measure import codebook_report
 from sidtool.tokenizer.quantize import fit

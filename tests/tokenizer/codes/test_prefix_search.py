@@ -7,7 +7,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.tokenizer.assign.overflow import CANDIDATES, FreeSids, PrefixSearch
+from sidtool.tokenizer.codes.overflow import CANDIDATES, FreeSids, PrefixSearch
+from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import Keys, Levels
 
 LEVELS = Levels((2, 3, 2))
@@ -25,7 +26,7 @@ def keys_of(levels: Levels, codes: list[tuple[int, ...]]) -> Keys:
 def test_free_sids_are_counted_as_in_a_set(
     taken: list[tuple[int, ...]], more: list[tuple[int, ...]]
 ) -> None:
-    free = FreeSids(LEVELS, keys_of(LEVELS, taken))
+    free = FreeSids(LEVELS, keys_of(LEVELS, taken), first_code=0)
     added = sorted(set(more) - set(taken))
     by_prefix = [sid[:-1] for sid in added]
     distinct = sorted(set(by_prefix))
@@ -50,11 +51,13 @@ def test_the_nearest_prefixes_equal_an_exhaustive_search(
     seed: int, full: set[tuple[int, int]]
 ) -> None:
     rng = np.random.default_rng(seed)
-    centroids = [rng.normal(size=(size, 4)).astype(np.float32) for size in LEVELS.sizes]
+    centroids = tuple(rng.normal(size=(size, 4)).astype(np.float32) for size in LEVELS.sizes)
     vectors = rng.normal(size=(3, 4)).astype(np.float32)
     # no first code is excluded, so the beam contains both
     full_keys = [np.zeros(0, dtype=np.uint64), keys_of(PREFIXES, sorted(full))]
-    prefixes, distances = PrefixSearch(centroids, LEVELS.key_bits).nearest(vectors, full_keys)
+    prefixes, distances = PrefixSearch(Codebook("rq-kmeans", centroids, {})).nearest(
+        vectors, full_keys
+    )
     assert prefixes.shape == distances.shape == (3, CANDIDATES)
     candidates = [prefix for prefix in ALL_PREFIXES if prefix not in full]
     sums = np.array([centroids[0][one] + centroids[1][two] for one, two in candidates])

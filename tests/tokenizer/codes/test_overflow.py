@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import RefusedError
 from sidtool.data.vectors import Vectors
-from sidtool.tokenizer.assign import overflow
-from sidtool.tokenizer.assign.overflow import place_new_items, place_overflow
+from sidtool.tokenizer.codes import overflow
+from sidtool.tokenizer.codes.overflow import place_new_items, place_overflow
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import Codes
 from tests.tokenizer.quantize.material import codebook_of, vectors_of
@@ -146,14 +146,6 @@ def test_new_items_that_lose_their_nearest_sid_follow_the_overflow_rule(seed, be
     in_use = np.concatenate([taken, codes[settled]])
     expected = slow_overflow(codebook.transform(vectors[~settled]), codebook, in_use)
     assert list(map(tuple, codes[~settled].tolist())) == expected
-
-
-def test_new_items_that_do_not_fit_are_refused():
-    codebook = codebook_of(0, (3, 4, 2), 4)
-    taken = every((3, 4, 2))[:23]
-    assert place_new_items(vectors_of(0, 1, 4), codebook, taken).tolist() == [[2, 3, 1]]
-    with pytest.raises(RefusedError, match="23 of 24 semantic IDs are taken, and 2 items need one"):
-        place_new_items(vectors_of(0, 2, 4), codebook, taken)
 
 
 @settings(deadline=None)

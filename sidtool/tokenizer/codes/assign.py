@@ -5,6 +5,7 @@ colliding group (LC-Rec, LETTER, MiniOneRec) is not offered: it gives equal rows
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -12,14 +13,8 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
 from sidtool.data import Vectors, VectorSource
-from sidtool.tokenizer.assign.overflow import place_overflow, ranks
-from sidtool.tokenizer.assign.policy import (
-    Assigned,
-    CollisionCounts,
-    Policy,
-    check_policy,
-    equal_rows,
-)
+from sidtool.tokenizer.codes.overflow import place_overflow, ranks
+from sidtool.tokenizer.codes.report import Assigned, CollisionCounts, Policy, equal_rows
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import MAX_CODES, Codes, Levels
 
@@ -47,9 +42,8 @@ def assign(
     the last level under the same prefix, at the least total squared distance. If a prefix has more
     items than codes, the rest go to the nearest prefix with free codes (`place_overflow`).
     `append`: one more level distinguishes the items of a group, in the order of their ids. `allow`:
-    nothing changes. Raises UsageError for another policy, if `reassign` has collisions to resolve
-    and would use more than 90% of all SIDs, or if `append` needs too large a level."""
-    check_policy(policy)
+    nothing changes. Raises UsageError if `reassign` has collisions to resolve and would use more
+    than 90% of all SIDs, or if `append` needs too large a level."""
     sizes = codebook.sizes
     if policy == "reassign":
         codes = _reassign(raw, VectorSource.of(vectors), codebook, ids)
@@ -84,12 +78,13 @@ def _append(
 
 def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequence[str]) -> Codes:
     codes = raw.copy()
-    crowded = _CrowdedPrefixes.of(raw)
+    crowded = _CrowdedPrefixes.of(raw, ids)
     if len(crowded.bounds):
         require_capacity(len(raw), Levels(codebook.sizes))
     overflow: list[int] = []
     for groups in crowded.batches(source.limit):
-        rows = crowded.colliding(groups, ids)
+        first, stop = crowded.firsts[[groups.start, groups.stop]]
+        rows = crowded.shared[first:stop]
         residuals = codebook.transform(source.take(rows)) - codebook.decode(raw[rows, :-1])
         chosen = _choose_last_codes(crowded, groups, rows, residuals, codebook.levels[-1])
         codes[rows, -1] = np.maximum(chosen, 0)
@@ -126,7 +121,7 @@ class _CrowdedPrefixes:
     """The prefixes under which items collide: one group of items per prefix.
 
     `order` (n,) are rows sorted by raw codes. Group g occupies `bounds[g]` (g, 2) in `order`, and
-    its colliding rows are `shared[firsts[g] : firsts[g + 1]]`."""
+    its colliding rows, sorted by id, are `shared[firsts[g] : firsts[g + 1]]`."""
 
     order: Rows
     bounds: NDArray[np.intp]
@@ -136,7 +131,7 @@ class _CrowdedPrefixes:
     """(n,): the last raw code of each row."""
 
     @classmethod
-    def of(cls, raw: Codes) -> "_CrowdedPrefixes":
+    def of(cls, raw: Codes, ids: Sequence[str]) -> "_CrowdedPrefixes":
         order, runs = equal_rows(raw)
         colliding = np.flatnonzero(np.repeat(runs, runs) > 1)  # positions in `order`
         prefixes = raw[order, :-1]
@@ -145,14 +140,12 @@ class _CrowdedPrefixes:
         # the prefix of each colliding position, and where each prefix first occurs
         prefix = np.searchsorted(starts, colliding, side="right") - 1
         firsts = np.flatnonzero(np.diff(prefix, prepend=-1))
-        bounds = np.stack([starts, np.append(starts[1:], len(raw))], axis=1)
-        return cls(
-            order,
-            bounds[prefix[firsts]],
-            order[colliding],
-            np.append(firsts, len(colliding)),
-            raw[:, -1],
-        )
+        bounds = np.stack([starts, np.append(starts[1:], len(raw))], axis=1)[prefix[firsts]]
+        firsts = np.append(firsts, len(colliding))
+        shared = order[colliding]
+        for first, stop in pairwise(firsts.tolist()):
+            shared[first:stop] = sorted(shared[first:stop].tolist(), key=lambda row: ids[row])
+        return cls(order, bounds, shared, firsts, raw[:, -1])
 
     def batches(self, limit: int) -> Iterator[range]:
         """Runs of groups with at most `limit` colliding rows together (but at least one group)."""
@@ -163,23 +156,6 @@ class _CrowdedPrefixes:
             stop = max(stop, start + 1)
             yield range(start, stop)
             start = stop
-
-    def colliding(self, groups: range, ids: Sequence[str]) -> Rows:
-        """The rows of these groups that share their codes, group by group, each sorted by id."""
-        rows: list[int] = []
-        for group in groups:
-            shared = self.shared[self.firsts[group] : self.firsts[group + 1]].tolist()
-            rows += sorted(shared, key=lambda row: ids[row])
-        return np.array(rows, dtype=np.intp)
-
-    def starts(self, groups: range) -> NDArray[np.intp]:
-        """(g + 1,): where each group starts in `colliding`, and the end."""
-        return self.firsts[groups.start : groups.stop + 1] - self.firsts[groups.start]
-
-    def counts(self, group: int, size: int) -> NDArray[np.intp]:
-        """(size,): how many rows of a group have each last code."""
-        first, stop = self.bounds[group]
-        return np.bincount(self.last_codes[self.order[first:stop]], minlength=size)
 
     def in_use(self, groups: NDArray[np.intp], size: int) -> NDArray[np.bool_]:
         """(g, size) bool: which last codes the rows of each group have."""
@@ -197,7 +173,7 @@ def _choose_last_codes(
     """(m,) last codes for the m colliding rows of some groups; -1 if the prefix has none left."""
     chosen = np.empty(len(rows), dtype=np.int64)
     nearest = crowded.last_codes[rows]
-    starts = crowded.starts(groups)
+    starts = crowded.firsts[groups.start : groups.stop + 1] - crowded.firsts[groups.start]
     sizes = np.diff(starts)
     pairs = np.flatnonzero(sizes == 2)
     n_batches = max(1, -(-len(pairs) // PAIRS))  # rounded up
@@ -209,7 +185,9 @@ def _choose_last_codes(
         chosen[both] = assign_pairs(nearest[both[:, 0]], residuals[both], centroids, in_use)
     for group in np.flatnonzero(sizes > 2).tolist():
         span = slice(starts[group], starts[group + 1])
-        counts = crowded.counts(group + groups.start, len(centroids))
+        first, stop = crowded.bounds[group + groups.start]
+        members = crowded.order[first:stop]
+        counts = np.bincount(crowded.last_codes[members], minlength=len(centroids))
         chosen[span] = assign_group(nearest[span], residuals[span], centroids, counts)
     return chosen
 

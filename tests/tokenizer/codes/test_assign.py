@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import SidtoolError, UsageError
-from sidtool.tokenizer.assign.assign import assign, assign_group, assign_pairs
-from sidtool.tokenizer.assign.policy import Assigned, CollisionCounts
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.codes.assign import assign, assign_group, assign_pairs
+from sidtool.tokenizer.codes.report import Assigned, CollisionCounts
 from sidtool.tokenizer.quantize.codebook import Codebook
-from sidtool.tokenizer.sid import Levels
+from sidtool.tokenizer.sid import Levels, read_sizes
 from tests.tokenizer.quantize.material import codebook_of, vectors_of
 
 cases = st.fixed_dictionaries(
@@ -163,7 +163,7 @@ def test_following_the_hints_ends_in_a_codebook(n, distinct):
             elif found := re.search("levels of at most ([0-9]+) codes", hint):
                 sizes = (int(found[1]),) * 2
             else:
-                sizes = Levels.from_text(hint.split()[1]).sizes
+                sizes = read_sizes(hint.split()[1])
     assert len(np.unique(made.items.codes, axis=0)) == n
 
 
@@ -181,11 +181,6 @@ def test_append_numbers_a_group_by_id_and_reserves_codes(case):
     for sid in np.unique(raw, axis=0):
         rows = sorted(np.flatnonzero((raw == sid).all(axis=1)), key=lambda row: ids[row])
         assert assigned.codes[rows, -1].tolist() == list(range(len(rows)))
-
-
-def test_an_unknown_policy_is_refused():
-    with pytest.raises(UsageError, match="no collision policy 'drop'"):
-        settle(codebook_of(0, (2, 2), 3), vectors_of(0, 2, 3), ["a", "b"], "drop")
 
 
 def test_allow_changes_nothing_and_counts():

@@ -29,9 +29,8 @@ Table = NDArray[np.float64]
 class FreeSids:
     """The number of free SIDs under each prefix."""
 
-    def __init__(self, levels: Levels, taken: Keys, first_code: int = 0) -> None:
-        """`taken` are the sorted keys of the SIDs in use; codes below `first_code` are never
-        given."""
+    def __init__(self, levels: Levels, taken: Keys, first_code: int) -> None:
+        """`taken` are the keys of the SIDs in use; codes below `first_code` are never given."""
         self._bits = levels.key_bits
         self._sizes = tuple(size - first_code for size in levels.sizes)
         # sorted; a prefix that is not listed has no SID in use
@@ -73,15 +72,11 @@ class PrefixSearch:
     level, plus twice the products of all pairs of centroids. The products are equal for all rows
     below one node of the beam, so they are computed once per node."""
 
-    def __init__(
-        self, centroids: Sequence[Vectors], bits: Sequence[int], first_code: int = 0
-    ) -> None:
-        """`centroids` of all levels, of which the last is not searched; `bits` of their codes, of
-        which those below `first_code` are never given."""
-        self._first_code = first_code
-        self._levels = [level.astype(np.float64) for level in centroids[:-1]]
-        self._bits = bits
-        self.batch = max(1, ENTRIES // (BEAM * max(map(len, centroids))))
+    def __init__(self, codebook: Codebook) -> None:
+        self._first_code = codebook.params.first_code
+        self._levels = [level.astype(np.float64) for level in codebook.levels[:-1]]
+        self._bits = Levels(codebook.sizes).key_bits
+        self.batch = max(1, ENTRIES // (BEAM * max(codebook.sizes)))
         """Rows to search at once."""
 
     def nearest(
@@ -152,10 +147,8 @@ def place_new_items(vectors: Vectors, codebook: Codebook, taken: Codes) -> Codes
 
     An item whose nearest SID is free gets it (the first of several such items). All others are
     placed together by `place_overflow`, so one batch may get other codes than the same items in
-    several batches. `taken` are the SIDs in use, each once. Raises RefusedError if there are fewer
-    free SIDs than items."""
+    several batches. `taken` are the SIDs in use, each once. Errors as in `place_overflow`."""
     levels = Levels(codebook.sizes)
-    require_free(codebook, taken, len(vectors))
     codes = codebook.encode(vectors)
     keys = levels.pack(codes)
     _, first_of_each = np.unique(keys, return_index=True)
@@ -176,30 +169,11 @@ def place_overflow(latent: Vectors, codebook: Codebook, taken: Codes) -> Codes:
     levels = Levels(codebook.sizes)
     require_free(codebook, taken, len(latent))
     keys = np.sort(levels.pack(taken))
-    first_code = codebook.params.first_code
-    search = PrefixSearch(codebook.levels, levels.key_bits, first_code)
-    free = FreeSids(levels, keys, first_code)
-    prefixes, distances = _choose_prefixes(latent, search, free)
-    return _choose_last_codes(latent, codebook, keys, prefixes, distances)
-
-
-def require_free(codebook: Codebook, taken: Codes, count: int) -> None:
-    """Raise RefusedError if fewer than `count` SIDs are free besides those in `taken`."""
-    capacity = prod(size - codebook.params.first_code for size in codebook.sizes)
-    if len(taken) + count > capacity:
-        raise RefusedError(
-            f"{len(taken)} of {capacity} semantic IDs are taken, and {count} items need one",
-            hint="build a codebook with more levels",
-        )
-
-
-def _choose_prefixes(
-    latent: Vectors, search: PrefixSearch, free: FreeSids
-) -> tuple[Keys, NDArray[np.float32]]:
-    """(n,) prefixes, none with more rows than free SIDs, and the squared distances to them."""
+    free = FreeSids(levels, keys, codebook.params.first_code)
+    candidates = _Candidates(latent, PrefixSearch(codebook), free)
+    # prefixes, none with more rows than free SIDs, and the squared distances to them
     prefixes = np.zeros(len(latent), dtype=np.uint64)
     distances = np.zeros(len(latent), dtype=np.float32)
-    candidates = _Candidates(latent, search, free)
     waiting = np.arange(len(latent))
     while len(waiting):
         nearest, costs = candidates.nearest(waiting)
@@ -212,7 +186,17 @@ def _choose_prefixes(
         prefixes[waiting[winners]] = nearest[winners]
         distances[waiting[winners]] = costs[winners]
         waiting = np.delete(waiting, winners)
-    return prefixes, distances
+    return _choose_last_codes(latent, codebook, keys, prefixes, distances)
+
+
+def require_free(codebook: Codebook, taken: Codes, count: int) -> None:
+    """Raise RefusedError if fewer than `count` SIDs are free besides those in `taken`."""
+    capacity = prod(size - codebook.params.first_code for size in codebook.sizes)
+    if len(taken) + count > capacity:
+        raise RefusedError(
+            f"{len(taken)} of {capacity} semantic IDs are taken, and {count} items need one",
+            hint="build a codebook with more levels",
+        )
 
 
 class _Candidates:
@@ -231,9 +215,9 @@ class _Candidates:
         """The nearest prefix with free SIDs of each row, and the squared distance to it."""
         unresolved = rows
         while len(unresolved):
-            at_end = np.isinf(self._distances[unresolved, self._next[unresolved]])
-            if at_end.any():
-                self._search_again(unresolved[at_end])
+            exhausted = np.isinf(self._distances[unresolved, self._next[unresolved]])
+            if exhausted.any():
+                self._search_again(unresolved[exhausted])
             prefixes = self._prefixes[unresolved, self._next[unresolved]]
             unresolved = unresolved[self._free.count(prefixes) == 0]
             self._next[unresolved] += 1
@@ -270,7 +254,14 @@ def _choose_last_codes(
         residuals = latent[rows].astype(np.float64) - codebook.decode(codes[rows, :-1])
         # squared distances without |residual|^2, which is equal for all codes: (rows, K)
         costs = np.square(last).sum(axis=1) - 2 * residuals @ last.T
-        in_use = _last_codes_in_use(taken, groups[span], levels)
+        # (g, K): which last codes occur under each prefix in the sorted keys
+        bits = levels.key_bits[-1]
+        smallest = groups[span] << np.uint64(bits)
+        first_key = np.searchsorted(taken, smallest)
+        n_keys = np.searchsorted(taken, smallest + low_bits(bits), side="right") - first_key
+        keys = taken[np.repeat(first_key, n_keys) + ranks(n_keys)]
+        in_use = np.zeros((len(size), len(last)), dtype=np.bool_)
+        in_use[np.repeat(np.arange(len(size)), n_keys), keys & low_bits(bits)] = True
         in_use[:, : codebook.params.first_code] = True
         codes[rows, -1] = _nearest_free(costs, size, in_use)
     return codes
@@ -291,16 +282,3 @@ def _nearest_free(
         chosen[rows] = free_costs.argmin(axis=1)
         in_use[group[rows], chosen[rows]] = True
     return chosen
-
-
-def _last_codes_in_use(taken: Keys, prefixes: Keys, levels: Levels) -> NDArray[np.bool_]:
-    """(g, K) bool: which last codes occur under each prefix in the sorted keys `taken`."""
-    bits = levels.key_bits[-1]
-    smallest = prefixes << np.uint64(bits)
-    first = np.searchsorted(taken, smallest)
-    stop = np.searchsorted(taken, smallest + low_bits(bits), side="right")
-    counts = stop - first
-    keys = taken[np.repeat(first, counts) + ranks(counts)]
-    in_use = np.zeros((len(prefixes), levels.sizes[-1]), dtype=np.bool_)
-    in_use[np.repeat(np.arange(len(prefixes)), counts), keys & low_bits(bits)] = True
-    return in_use
