@@ -226,22 +226,18 @@ def test_loss_and_gradient_equal_a_direct_computation(
         loss.backward()
         losses.append(loss.detach())
         gradients.append(model.get_input_embeddings().weight.grad.clone())
-        trainer.narrow = (
-            False  # as for a model whose head cannot be narrowed: the same loss, from all logits
-        )
+        # as for a model whose head cannot be narrowed: the same loss, from all logits
+        trainer.narrow = False
         full = trainer.compute_loss(model, trainer.data_collator([examples[i] for i in range(4)]))
         torch.testing.assert_close(full.detach(), loss.detach(), atol=1e-5, rtol=1e-5)
-    model = tiny_model(
-        architecture, vocab_size=83
-    )  # the oracle: one row at a time, one target at a time
+    # the oracle: one row at a time, one target at a time
+    model = tiny_model(architecture, vocab_size=83)
     total = torch.zeros(())
     for row in range(4):
         row_ids, marked, row_weights, *_ = examples[row]
-        asked = torch.tensor(row_ids[None].astype("int64"))
-        logits = model(input_ids=asked, use_cache=False).logits[0]
-        answers = [
-            teacher(input_ids=asked, use_cache=False).logits[0].detach() for teacher in taught_by
-        ]
+        inputs = {"input_ids": torch.tensor(row_ids[None].astype("int64")), "use_cache": False}
+        logits = model(**inputs).logits[0]
+        of_teachers = [teacher(**inputs).logits[0].detach() for teacher in taught_by]
         for place in np.flatnonzero(marked).tolist():
             token = int(row_ids[place])
             level = int(np.searchsorted(levels, token, side="right")) - 1
@@ -257,9 +253,8 @@ def test_loss_and_gradient_equal_a_direct_computation(
             logp = torch.log_softmax(logits[place - 1, rivals], dim=0)
             target = torch.full_like(logp, smoothing / len(rivals))
             target[rivals.tolist().index(token)] += 1 - smoothing
-            soft = sum(torch.softmax(answer[place - 1, rivals], dim=0) for answer in answers) / len(
-                answers
-            )
+            taught = [torch.softmax(each[place - 1, rivals], dim=0) for each in of_teachers]
+            soft = sum(taught) / len(taught)
             cross_entropy = -((1 - distill) * target + distill * soft) @ logp
             total = total + float(row_weights[place]) * cross_entropy
     total = total / float(weights[targets].sum())

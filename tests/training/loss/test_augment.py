@@ -56,17 +56,14 @@ def is_part(part: list[tuple[int, ...]], whole: list[tuple[int, ...]]) -> bool:
 
 def decoded(ids: list[int], tokens: SidTokens) -> list[tuple[int, ...]]:
     """The SIDs that the ids spell; fails if they are not whole SIDs in sequence."""
-    edge = [[tokens.begin], [tokens.end]] if tokens.begin is not None else [[], []]
-    size, items = tokens.space.levels + 2 * len(edge[0]), []
-    for at in range(0, len(ids), size):
-        item = (
-            np.array(ids[at + len(edge[0]) : at + len(edge[0]) + tokens.space.levels])
-            - tokens.level_starts
-        )
-        assert ids[at : at + size] == [*edge[0], *(item + tokens.level_starts).tolist(), *edge[1]]
-        assert ((item >= 0) & (item < tokens.space.sizes)).all()
-        items.append(tuple(item.tolist()))
-    return items
+    edge = int(tokens.space.has_begin_end_tokens)
+    rows = np.array(ids).reshape(-1, tokens.space.levels + 2 * edge)
+    if edge:
+        assert (rows[:, 0] == tokens.begin).all()
+        assert (rows[:, -1] == tokens.end).all()
+    items = rows[:, edge : edge + tokens.space.levels] - tokens.level_starts
+    assert ((items >= 0) & (items < tokens.space.sizes)).all()
+    return list(map(tuple, items.tolist()))
 
 
 @given(st.sampled_from([MARKED, BARE]), histories, st.integers(0, 8), chances, st.integers(0, 99))
@@ -86,9 +83,8 @@ def test_a_shortened_history_has_whole_items_in_order(
         assert kept == items[-2:]
     assert not targets[0]
     size = tokens.space.levels + 2 * space.has_begin_end_tokens
-    of_items = targets.reshape(-1, size).sum(
-        axis=1
-    )  # what comes before the first target gives context, and is none
+    # what comes before the first target gives context, and is none
+    of_items = targets.reshape(-1, size).sum(axis=1)
     first = int(np.flatnonzero(of_items)[0]) if of_items.any() else 0
     assert (of_items[first + 1 :] == tokens.space.levels).all()
     assert before[1].sum() - targets.sum() <= tokens.space.levels * (len(items) - len(kept)) + 1
@@ -233,9 +229,8 @@ def test_probabilities_are_respected() -> None:
     dropped = [
         8 - len(ids) // 3 for epoch in range(50) for ids in shown(0, epoch, Augmentation(0.3))
     ]
-    assert np.mean(dropped) == pytest.approx(
-        7 * 0.3, abs=0.1
-    )  # 2,000 rows: five deviations are .14
+    # 2,000 rows: five deviations are .14
+    assert np.mean(dropped) == pytest.approx(7 * 0.3, abs=0.1)
     turned = [
         ids != raw.tolist()
         for epoch in range(50)
