@@ -11,7 +11,7 @@ from sidtool.evaluation.baselines import baseline_values, item_knn_metrics
 from sidtool.evaluation.ranking import IndexedExamples, sample_examples
 from sidtool.evaluation.validation import Validator
 from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.recommendation.search.results import Normalize
 from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle.bundle import Bundle

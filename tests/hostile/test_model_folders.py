@@ -16,12 +16,12 @@ from safetensors.numpy import save_file
 
 from sidtool.base.checkpoint.files import check_folder, read_header
 from sidtool.base.checkpoint.guard import check_encoder
-from sidtool.model.adapter import read_lora_config
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.network.adapter import read_lora_config
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import small_bundle
 from tests.encoders import tiny_encoder

@@ -23,7 +23,7 @@ from sidtool.examples.example_file import TokenizedExamples
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import TrainParams
 from sidtool.model.load import load_model_folder
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request

@@ -22,7 +22,8 @@ from sidtool.examples import (
     read_training_examples,
     side_files,
 )
-from sidtool.model import LoadedModel, max_positions
+from sidtool.model import LoadedModel
+from sidtool.model.network import max_positions
 from sidtool.model.prompt import Format, Segment
 
 GroupKey = tuple[object, ...]

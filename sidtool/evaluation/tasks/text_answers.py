@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from sidtool.base.progress import Progress
 from sidtool.evaluation.tasks.answer_scores import answer_losses, perplexity
 from sidtool.evaluation.tasks.questions import Question
-from sidtool.model import LoadedModel, decoder_start_id, is_encoder_decoder, max_positions
+from sidtool.model import LoadedModel
+from sidtool.model.network import decoder_start_id, is_encoder_decoder, max_positions
 from sidtool.model.prompt import prompt_encoder
 from sidtool.recommendation.search import batches, evaluation_mode, padded
 
