@@ -8,7 +8,7 @@ from sidtool.model.network.token_embeddings import TokenEmbeddings
 from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.recommendation.search.partial_head import PartialHead
 from sidtool.tokenizer.sid import SidSpace
-from sidtool.training.loss.loss import narrows_exactly, packs_exactly
+from sidtool.training.loss.probes import narrows_exactly, packs_exactly
 from tests.models import ARCHITECTURES, tiny_model
 
 TOKENS = SidTokens(SidSpace((8, 6, 7)), 60)  # ids 60..82 of 90: rows before and after the block

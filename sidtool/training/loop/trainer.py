@@ -48,7 +48,8 @@ from sidtool.training.loss.batches import (
     Targets,
     parts_by_length,
 )
-from sidtool.training.loss.loss import Loss, Teachers, narrows_exactly, packs_exactly
+from sidtool.training.loss.loss import Loss, Teachers
+from sidtool.training.loss.probes import narrows_exactly, packs_exactly
 
 
 class SidTrainer(ShardedTrainer):

@@ -2,8 +2,7 @@
 models whose distributions a model learns beside its targets. And checks on a few tokens that the
 shortcuts of training are exact for a model."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from sidtool.recommendation.search import (
 )
 from sidtool.tokenizer.bundle import Bundle, Trie
 from sidtool.training.loss.batches import Targets
+from sidtool.training.loss.probes import narrows_exactly, packs_exactly
 from sidtool.training.settings import SoftmaxOver
 
 Blocks = Sequence[torch.Tensor]
@@ -244,67 +244,3 @@ def load_teachers(
             )
         models.append(teacher.model)
     return Teachers(models, columns)
-
-
-def narrows_exactly(model: Any, head: PartialHead, columns: Columns | None) -> bool:
-    """Whether the logits of a model's installed partial head equal its full ones.
-
-    They do unless something after the head mixes positions or tokens, or the head is not called as
-    a module."""
-    device = next(model.parameters()).device
-    ids = torch.arange(8, device=device).reshape(2, 4) % model.config.get_text_config().vocab_size
-    parts = [(torch.tensor(positions, device=device), columns) for positions in ([1, 2, 6], [5])]
-
-    inputs = {"input_ids": ids}
-    if is_encoder_decoder(model):
-        inputs["decoder_input_ids"] = ids
-
-    def run() -> torch.Tensor:
-        logits: torch.Tensor = model(**inputs, use_cache=False).logits
-        return logits
-
-    with _probing(model) as low_precision:
-        expected = full_blocks(run(), parts)
-        try:
-            blocks = head.blocks(run, parts)
-        except RuntimeError:
-            # logits of another size: the head was not called, or something follows it
-            return False
-    tolerance = 5e-2 if low_precision else 1e-3
-    return all(
-        block.shape == full.shape and _close(block, full, tolerance)
-        for block, full in zip(blocks, expected, strict=True)
-    )
-
-
-def packs_exactly(model: Any) -> bool:
-    """Whether training examples that are packed into one line do not attend to each other."""
-    device = next(model.parameters()).device
-    if getattr(model.config, "_attn_implementation", None) != "sdpa":
-        return False
-    ids = torch.arange(12, device=device) % model.config.get_text_config().vocab_size
-    positions = torch.arange(6, device=device).repeat(2)
-    with _probing(model) as low_precision:
-        separate = model(input_ids=ids.reshape(2, 6), use_cache=False).logits.reshape(12, -1)
-        line = model(input_ids=ids[None], position_ids=positions[None], use_cache=False)
-    return _close(separate, line.logits[0], 5e-2 if low_precision else 1e-2)
-
-
-@contextmanager
-def _probing(model: Any) -> Iterator[bool]:
-    """Run the model in eval mode, without gradients, in the precision that it trains in.
-
-    Yields whether that is a low one: weights of mixed precision only run under autocast."""
-    low_precision = any(weight.dtype is torch.bfloat16 for weight in model.parameters())
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=low_precision):
-            yield low_precision
-    finally:
-        model.train(was_training)
-
-
-def _close(values: torch.Tensor, expected: torch.Tensor, tolerance: float) -> bool:
-    return torch.allclose(values.float(), expected.float(), atol=tolerance, rtol=tolerance)

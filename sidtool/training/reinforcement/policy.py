@@ -33,7 +33,7 @@ from sidtool.recommendation.search import (
     trie_arrays,
 )
 from sidtool.tokenizer.bundle import Trie
-from sidtool.training.loss.loss import narrows_exactly
+from sidtool.training.loss.probes import narrows_exactly
 
 
 class GroupScores(NamedTuple):
