@@ -27,6 +27,8 @@ from sidtool.base.storage.storage import Storage
 from sidtool.registry.publish import push
 from sidtool.tokenizer.bundle import Bundle, verify, zarr_group
 from sidtool.tokenizer.bundle.item_map import ItemMap, StringArray
+from sidtool.tokenizer.bundle.layout import identify
+from sidtool.tokenizer.bundle.manifest import Identity
 from tests.bundles import small_bundle
 
 
@@ -271,3 +273,22 @@ def test_a_manifest_that_names_an_object_outside_of_the_bundle_is_refused(
     with pytest.raises(IntegrityError, match="outside of the bundle"):
         push(str(folder), str(tmp_path / "registry" / "shop"))
     assert not (tmp_path / "registry").exists()
+
+
+BUNDLE = small_bundle(8)
+PLACE = {"model": "org/a", "revision": "1", "trust_remote_code": False, "probes": [0.5]}
+
+
+def identity(**changed: Any) -> Identity:
+    encoder = {"weights": {"model.safetensors": "ab"}, "prompt": "x", **PLACE, **changed}
+    return identify(BUNDLE.space, BUNDLE.items, None, {"encoder": encoder}, "allow")
+
+
+@pytest.mark.parametrize("key", PLACE)
+def test_the_place_of_the_weights_changes_nothing(key: str) -> None:
+    assert identity(**{key: "other"}) == identity()
+
+
+def test_weights_and_prompt_change_the_codebook() -> None:
+    assert identity(weights={}) != identity()
+    assert identity(prompt="y") != identity()
