@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageError
+from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.codes.measure import prefix_similarity
@@ -80,11 +80,6 @@ def test_an_existing_output_is_replaced_only_with_force(tmp_path: Path) -> None:
         assert Bundle.open(tmp_path / name).identity == first.identity
         second.save(tmp_path / name, force=True)
         assert Bundle.open(tmp_path / name).identity == second.identity
-
-
-def test_a_map_without_a_codebook_cannot_encode() -> None:
-    with pytest.raises(RefusedError, match="without a codebook"):
-        small_bundle(codebook=False).encode(np.zeros((1, 8), dtype=np.float32))
 
 
 @settings(max_examples=40)

@@ -244,6 +244,10 @@ def test_what_readers_refuse_is_not_written(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="bundle 'bad' cannot be written"):
             bad.save(tmp_path / "bad.zarr")
         assert list(tmp_path.iterdir()) == []
+    unknown: Any = "drop"
+    other = Bundle.of(bundle.items, bundle.codebook, unknown, name="other")
+    with pytest.raises(UsageError, match=r"'other' cannot be written: .* policy is 'drop'"):
+        other.save(tmp_path / "other.zarr")
 
 
 def test_parameters_keep_what_they_do_not_know() -> None:

@@ -39,11 +39,7 @@ def test_the_bundle_that_the_others_change_is_valid(tmp_path: Path) -> None:
 
 def strings(name: str, first: bytes, second: bytes = b"i1") -> Callable[[Draft], None]:
     """Change two of the ids or titles."""
-
-    def change(made: Draft) -> None:
-        made.set_strings(name, [first, second, b"i2", b"i3", b"i4", b"i5"])
-
-    return change
+    return lambda made: made.set_strings(name, [first, second, b"i2", b"i3", b"i4", b"i5"])
 
 
 def values(name: str, index: object, value: object) -> Callable[[Draft], None]:
@@ -57,11 +53,7 @@ def values(name: str, index: object, value: object) -> Callable[[Draft], None]:
 
 def retyped(name: str, dtype: str) -> Callable[[Draft], None]:
     """Store an array as another type."""
-
-    def change(made: Draft) -> None:
-        made.arrays[name] = made.arrays[name].astype(dtype)
-
-    return change
+    return lambda made: made.arrays.update({name: made.arrays[name].astype(dtype)})
 
 
 def dropped(*names: str) -> Callable[[Draft], None]:

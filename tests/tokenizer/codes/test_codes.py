@@ -81,14 +81,6 @@ def test_neighbor_preservation_equals_its_definition():
     assert len(neighbors.jaccard) == 3
 
 
-def test_random_codes_preserve_neighbors_by_chance_only():
-    n, k = 400, 20
-    codes = np.zeros((n, 2), dtype=np.uint16)
-    neighbors = measure.neighbor_preservation(vectors_of(0, n, 8), codes, None).jaccard
-    hits = k * k / (n - 1)
-    assert neighbors == pytest.approx((hits / (2 * k - hits),) * 2, rel=0.35)
-
-
 def test_large_inputs_are_sampled(monkeypatch):
     monkeypatch.setattr(measure, "POOL", 50)
     monkeypatch.setattr(measure, "QUERIES", 10)
