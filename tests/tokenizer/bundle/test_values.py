@@ -1,5 +1,5 @@
-"""Arrays that break a rule of docs/format.md are found by verify, however they are signed, and no
-reader ends with anything but an IntegrityError."""
+"""Arrays that break a rule of docs/format.md are found by verify, however they are signed.
+tests/hostile shows that no reader ends with anything but an error of one line."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,7 +10,6 @@ import pytest
 
 from sidtool.base.errors import SidtoolError
 from sidtool.tokenizer.bundle import Bundle, verify
-from sidtool.tokenizer.make.encode import decode
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from tests.bundles import small_bundle
 from tests.tokenizer.bundle.drafts import Draft
@@ -190,7 +189,7 @@ def test_a_broken_rule_is_found_though_every_digest_is_right(tmp_path: Path, cha
     for step in (made.reindex, made.identify):
         with suppress(KeyError, ValueError, IndexError):  # values without an index or identity
             step()
-    found_and_never_traced(made.write(tmp_path / "shop.zarr"))
+    found(made.write(tmp_path / "shop.zarr"))
 
 
 @pytest.mark.parametrize("change", INDEX_CHANGES)
@@ -200,27 +199,13 @@ def test_an_index_that_disagrees_is_found(tmp_path: Path, change: str, items: in
     INDEX_CHANGES[change](made)
     if change == "a row beyond the items":
         made.arrays["index/id_row"][:] = items
-    found_and_never_traced(made.write(tmp_path / "shop.zarr"))
+    found(made.write(tmp_path / "shop.zarr"))
 
 
-def found_and_never_traced(path: Path) -> None:
+def found(path: Path) -> None:
     broken = verify(path)
     assert broken
     assert all("\n" not in reason for _, reason in broken)
-    uses: list[Callable[[Bundle], object]] = [
-        lambda bundle: bundle.trie(),
-        lambda bundle: [bundle.items.title(row) for row in range(len(bundle.items))],
-        lambda bundle: list(bundle.items.ids),
-        lambda bundle: bundle.items.rows(["i0", "i3", "no"]),
-        lambda bundle: bundle.sid("i3"),
-        lambda bundle: decode(bundle, "<s_a_1><s_b_1><s_c_1> <s_a_3>"),
-        lambda bundle: bundle.encode(np.ones((2, 3), dtype=np.float32)),
-        lambda bundle: bundle.codebook and bundle.codebook.reconstruct(np.zeros((1, 3), np.uint16)),
-        lambda bundle: bundle.save(path.with_name("copy.zarr"), force=True),
-    ]
-    for use in uses:
-        with suppress(SidtoolError):
-            use(Bundle.open(path))
 
 
 @pytest.mark.parametrize("rows", [1, 3])
