@@ -43,8 +43,6 @@ class Catalog:
     """The items that may be recommended, most popular first: by training events, ties by id."""
 
     ids: tuple[str, ...]
-    events: NDArray[np.int64]
-    """(items,): training events of each."""
     index: Mapping[str, int]
     sequences: ItemSequences
     """The training events of each user by popularity rank, without other items."""
@@ -60,7 +58,6 @@ class Catalog:
         ranked = tuple(ids[row] for row in order)
         return cls(
             ids=ranked,
-            events=np.array([counts[row] for row in order], dtype=np.int64),
             index={item: rank for rank, item in enumerate(ranked)},
             sequences=ItemSequences(rank_of[sequences.items], sequences.offsets),
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidtool.memory.memory import verify_memory
+from sidtool.memory.build import verify_memory
 from sidtool.registry.references import open_bundle
 from tests.cli.reports.html_page import parsed
 from tests.cli.road import Road, catalog, done, write_lines

@@ -13,9 +13,10 @@ from sidtool.data.split.record import Cuts, SessionRule, SplitReference
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import UserSequence
 from sidtool.memory.build import build_memory
+from sidtool.memory.features import N_FEATURES
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
-from sidtool.memory.reranker import N_FEATURES, SHAPES, Network, Reranker
+from sidtool.memory.reranker import SHAPES, Network, Reranker
 from sidtool.model.contract.contract import Contract, MemoryBinding
 from sidtool.model.contract.stage_record import (
     AdoptParams,
@@ -25,7 +26,7 @@ from sidtool.model.contract.stage_record import (
     TrainParams,
 )
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.bundle import Bundle
 from tests.data.split.lines import of_lines
 

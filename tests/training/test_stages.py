@@ -16,8 +16,7 @@ from sidtool.data.items import Items
 from sidtool.data.split.split import Split
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
-from sidtool.memory.build import build_memory
-from sidtool.memory.memory import verify_memory
+from sidtool.memory.build import build_memory, verify_memory
 from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.copies import bind_memory, merge

@@ -49,11 +49,3 @@ def test_events_at_a_url(tmp_path: Path) -> None:
     events = write_events(tmp_path / "events")
     expected = divide(events, tmp_path / "one")
     assert divide(f"file://{events}", tmp_path / "two") == expected
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_of_two")
-def test_two_workers_write_the_same_bytes(tmp_path: Path) -> None:
-    events = write_events(tmp_path / "events")
-    expected = divide(events, tmp_path / "one")
-    assert divide(events, tmp_path / "two", engine="ray", workers=2) == expected
