@@ -1,5 +1,5 @@
-"""What is chosen of a memory on validation users, against evaluations: weight and power by a grid, a
-gate, and how far new items are let in."""
+"""What is chosen of a memory on validation users, against evaluations: weight, power, gate, and how
+far new items are let in."""
 
 from dataclasses import replace
 
