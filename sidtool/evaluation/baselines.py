@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.ranges import ranges
 from sidtool.base.threads import in_threads
-from sidtool.data.split import Example, ItemSequences, UserSequence, packed_sequences, ranges
+from sidtool.data.split import Example, UserSequence
+from sidtool.data.split.pairs import ItemSequences, packed_sequences
 from sidtool.evaluation.metrics import COVERED, Metrics, find_targets, metric_names, metric_values
 from sidtool.evaluation.ranking import (
     ITEM_KNN,

@@ -24,14 +24,8 @@ from sidtool.base.options import check_options, option, options_from
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
-from sidtool.data.split import (
-    Example,
-    Split,
-    SplitReference,
-    check_split,
-    evenly_spaced,
-    item_sequences,
-)
+from sidtool.data.split import Example, Split, SplitReference, check_split, evenly_spaced
+from sidtool.data.split.pairs import item_sequences
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.mixture_candidates import Candidates
 from sidtool.evaluation.mixture_choice import choose_for_new_items

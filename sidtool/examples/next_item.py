@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sidtool.base.ranges import consecutive
 from sidtool.data import NO_FIELDS
-from sidtool.data.split import consecutive
 from sidtool.examples.blocks import (
     BlockCopies,
     CatalogSpans,

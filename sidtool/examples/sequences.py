@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from sidtool.base.errors import DataError
+from sidtool.base.ranges import consecutive
 from sidtool.data import NO_FIELDS
-from sidtool.data.split import consecutive, target_lists
+from sidtool.data.split import target_lists
 from sidtool.examples.blocks import (
     BlockCopies,
     EventBlock,

@@ -13,17 +13,13 @@ from sidtool.base.documents import sealed_text
 from sidtool.base.errors import DataError
 from sidtool.base.options import option, options_from
 from sidtool.data import EventColumns
-from sidtool.data.split import (
-    BUCKETS,
-    MANIFEST,
+from sidtool.data.split import BUCKETS, MANIFEST, SplitManifest, SplitOptions, folder_name
+from sidtool.data.split.parts import (
     GroupedRows,
     PartPlan,
-    SplitManifest,
-    SplitOptions,
     SplitPart,
     check_orders,
     empty_part,
-    folder_name,
     gather_rows,
     group_rows,
     joined_manifest,
