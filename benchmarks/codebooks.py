@@ -102,7 +102,7 @@ def codes_by_torch(latent: Any, levels: Any) -> Any:
 def check_method(vectors: Any, method: Method, options: dict[str, Any]) -> None:
     """The same seed gives the same codebook, and more equal items than a level has codes still get
     different SIDs."""
-    from sidtool.tokenizer.assign.assign import assign
+    from sidtool.tokenizer.codes.assign import assign
     from sidtool.tokenizer.quantize import fit
 
     short: dict[str, Any] = {"epochs": 2} if "epochs" in METHODS[method].options else {}
@@ -122,8 +122,7 @@ def methods(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Every method with its defaults on Beauty, checked, and the two imported indexes."""
     from sidtool.data.items import read_items
     from sidtool.integrations.formats.minionerec import read_minionerec
-    from sidtool.tokenizer.make.build import build
-    from sidtool.tokenizer.make.build_options import BuildOptions
+    from sidtool.tokenizer.make.build import BuildOptions, build
     from sidtool.tokenizer.make.compare import Evidence, describe
 
     data = arguments.data
@@ -385,8 +384,7 @@ def scale(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from sidtool.data.items import read_items
     from sidtool.data.vector_files import open_vectors
     from sidtool.tokenizer.bundle import Bundle, verify
-    from sidtool.tokenizer.make.build import build_codebook
-    from sidtool.tokenizer.make.build_options import BuildOptions
+    from sidtool.tokenizer.make.build import BuildOptions, build_codebook
 
     n, work = 20_000 if arguments.quick else arguments.items, arguments.work
     work.mkdir(parents=True, exist_ok=True)
@@ -486,7 +484,7 @@ def write_vectors(work: Path, n: int, dim: int = 384) -> None:
 
 def crowded(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A catalog so dense that the prefix of most items is full."""
-    from sidtool.tokenizer.assign.assign import assign
+    from sidtool.tokenizer.codes.assign import assign
     from sidtool.tokenizer.codes.measure import residual_variance
     from sidtool.tokenizer.quantize import fit
 

@@ -38,9 +38,9 @@ from sidtool.evaluation.ranking import (
     rank_index,
 )
 from sidtool.evaluation.reranker_fit import choose_reranker
-from sidtool.memory import Memory, MemoryIndex, Reranker, WeightedMemory
+from sidtool.memory import FeatureIndex, Memory, MemoryIndex, Reranker, WeightedMemory
 from sidtool.model import LoadedModel, load_model_folder
-from sidtool.recommendation import WINDOW, FeatureIndex, QuerySession, in_windows
+from sidtool.recommendation import WINDOW, QuerySession, in_windows
 from sidtool.recommendation.rerank import Reranking
 from sidtool.recommendation.search import RankedItems
 from sidtool.registry.references import open_memory

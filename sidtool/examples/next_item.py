@@ -1,14 +1,14 @@
 """The tasks of training events: the next item of a history, and the feedback of its last one."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
+from sidtool.base.ranges import consecutive
 from sidtool.data import NO_FIELDS
-from sidtool.data.split import consecutive
 from sidtool.examples.blocks import (
     BlockCopies,
     CatalogSpans,
@@ -39,32 +39,6 @@ class ShownItems(NamedTuple):
     """(rows,)"""
     characters: Numbers
     """(rows,) of catalog text, 0 for a SID"""
-
-
-class Answers(NamedTuple):
-    """The events of a block that are answers."""
-
-    events: Numbers
-    """(answers,) indexes within the block"""
-    numbers: Numbers
-    """(answers,) the number of each among all events with a history"""
-
-
-@dataclass(frozen=True)
-class ShownEvents:
-    """Examples by their events, as indexes within a block."""
-
-    starts: Numbers
-    """(examples,) the first event of the history"""
-    targets: Numbers
-    """(examples,) the event of the answer, right behind the last one of the history"""
-    frames: Numbers
-    """(examples,) the number of the frame"""
-
-    @property
-    def sizes(self) -> Numbers:
-        """(examples,) events of each history."""
-        return self.targets - self.starts
 
 
 class EventLines:
@@ -131,23 +105,26 @@ class EventLines:
     def _n_tokens(self, segments: Sequence[Segment]) -> int:
         return 0 if self._context.encoder is None else self._context.encoder.length(segments)
 
-    def answers(self, events: EventBlock, first_number: int) -> Answers:
-        """The answers of a block, the first of whose events with a history has a number."""
+    def answers(self, events: EventBlock) -> tuple[Numbers, Numbers]:
+        """The events of a block that are answers: (answers,) their indexes, and the number of each
+        among the block's events with a history."""
         first_events = np.repeat(events.starts[:-1], events.sizes)
         targets = np.flatnonzero(first_events < np.arange(len(first_events)))
-        numbers = first_number + np.arange(len(targets))
+        numbers = np.arange(len(targets))
         if self._context.task.writes_sid:
-            return Answers(targets, numbers)
+            return targets, numbers
         has_text = self._answers.characters[events.rows[targets]] > 0
-        return Answers(targets[has_text], numbers[has_text])
+        return targets[has_text], numbers[has_text]
 
-    def block(self, events: EventBlock, answers: Answers, n_copies: Numbers) -> ExampleBlock:
-        """The examples of a block, with (answers,) copies of each."""
+    def block(
+        self, events: EventBlock, answers: Numbers, numbers: Numbers, n_copies: Numbers
+    ) -> ExampleBlock:
+        """The examples of a block, with (answers,) numbers and copies."""
         first_events = np.repeat(events.starts[:-1], events.sizes)
         turns = consecutive(np.zeros_like(n_copies), n_copies)
-        targets = np.repeat(answers.events, n_copies)
+        targets = np.repeat(answers, n_copies)
         if not self._context.same_frame:
-            turns += np.repeat(answers.numbers, n_copies)
+            turns += np.repeat(numbers, n_copies)
         frames = turns % len(self._context.frames)
         # the tokens of the items before each event
         before = np.cumsum(self._items.tokens[events.rows] + self._separator_tokens)
@@ -160,39 +137,44 @@ class EventLines:
         if (starts >= targets).any():
             raise self._context.too_long()
         lengths = fixed + before[targets] - before[starts] - self._separator_tokens
-        shown = ShownEvents(starts, targets, frames)
-        lines = self._texts.joined(line_by_line(self._parts(events, shown)))
+        parts = self._parts(events, starts, targets, frames)
+        lines = self._texts.joined(line_by_line(parts))
         return ExampleBlock(lines, lengths, events.count_held_out(starts, targets + 1))
 
-    def _parts(self, events: EventBlock, shown: ShownEvents) -> list[LinePart]:
-        """What the lines consist of."""
-        one_each = np.ones_like(shown.targets)
-        items = events.rows[consecutive(shown.starts, shown.sizes)]
+    def _parts(
+        self, events: EventBlock, starts: Numbers, targets: Numbers, frames: Numbers
+    ) -> list[LinePart]:
+        """What the lines consist of, by (examples,) the first event of each history, the event of
+        the answer, right behind the last one of the history, and the number of the frame."""
+        one_each = np.ones_like(targets)
+        sizes = targets - starts
+        indexes = consecutive(starts, sizes)
+        items = events.rows[indexes]
         item_texts = self._items.next_numbers[items]
-        oldest = np.cumsum(shown.sizes) - shown.sizes
+        oldest = np.cumsum(sizes) - sizes
         item_texts[oldest] = self._items.numbers[items[oldest]]
-        users = np.repeat(events.users, events.sizes)[shown.targets]
-        answers = events.rows[shown.targets]
+        users = np.repeat(events.users, events.sizes)[targets]
+        answers = events.rows[targets]
         # the spans of titles in prompts
         characters = self._items.characters[events.rows]
         before = np.concatenate([[0], np.cumsum(characters + len(self._separator))])
-        first = self._before_characters[shown.frames] - before[shown.starts]
-        indexes = consecutive(shown.starts, shown.sizes)
+        first = self._before_characters[frames] - before[starts]
         has_title = characters[indexes] > 0
-        owners = np.repeat(np.arange(len(first)), shown.sizes)[has_title]
-        indexes = indexes[has_title]
-        starts = first[owners] + before[indexes]
+        owners = np.repeat(np.arange(len(first)), sizes)[has_title]
+        titles = indexes[has_title]
+        title_starts = first[owners] + before[titles]
+        title_stops = title_starts + characters[titles]
         n_titles = np.bincount(owners, minlength=len(first))
-        stops = starts + characters[indexes]
-        spans = self._spans.parts(n_titles, starts, stops, self._answers.characters[answers])
+        answer_characters = self._answers.characters[answers]
+        spans = self._spans.parts(n_titles, title_starts, title_stops, answer_characters)
         return [
             line_part(self._head * one_each),
             line_part(self._users + users),
-            line_part(self._before + shown.frames),
-            LinePart(shown.sizes, item_texts),
-            line_part(self._after + shown.frames),
+            line_part(self._before + frames),
+            LinePart(sizes, item_texts),
+            line_part(self._after + frames),
             line_part(self._answers.numbers[answers]),
-            line_part(self._close + shown.frames),
+            line_part(self._close + frames),
             *spans,
             line_part(self._end * one_each),
         ]
@@ -230,9 +212,9 @@ def event_blocks(
     lines = EventLines(context, events)
     first_number = context.first_number
     for block in events.blocks(users, context.history_length + 1):
-        answers = lines.answers(block, first_number)
-        n_copies = copies(len(answers.events))
-        yield partial(lines.block, block, answers, n_copies)
+        answers, numbers = lines.answers(block)
+        n_copies = copies(len(answers))
+        yield partial(lines.block, block, answers, first_number + numbers, n_copies)
         first_number += int(np.maximum(block.sizes - 1, 0).sum())
 
 

@@ -1,7 +1,8 @@
-"""Builds a memory of a split's training events."""
+"""Builds a memory of a split's training events, and verifies a stored one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,12 +12,13 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.options import options_from
 from sidtool.base.threads import thread_count
 from sidtool.data import Vectors
-from sidtool.data.split import WINDOW, Split, SplitManifest, check_split, item_sequences
-from sidtool.memory.content import ItemContent, content_similarity
+from sidtool.data.split import Split, SplitManifest, check_split
+from sidtool.data.split.pairs import WINDOW, item_sequences
+from sidtool.memory.content import ItemContent
 from sidtool.memory.manifest import KnnSettings, MemoryManifest
-from sidtool.memory.memory import Memory
+from sidtool.memory.memory import Memory, broken_values
 from sidtool.memory.rows import Shards, SparseRows
-from sidtool.memory.similarity import CountedPairs, count_events, similar_items
+from sidtool.memory.similarity import CountedPairs, content_similarity, count_events, similar_items
 from sidtool.tokenizer.bundle import Bundle, library_versions, now
 
 DEFAULT = KnnSettings(reverse=0.3, normalization=0.3, neighbors=100)
@@ -32,6 +34,10 @@ def check_memory_split(bundle: Bundle, split: Split | SplitManifest) -> None:
     check_split(codebook, made_from, "the split of the memory", split.reference)
 
 
+ROUNDING = 1e-6
+"""Relative difference of two equal similarities."""
+
+
 class PairCounter(Protocol):
     """Counts the training events of a split, and what follows from the counts."""
 
@@ -43,29 +49,6 @@ class PairCounter(Protocol):
         self, events: NDArray[np.int64], settings: KnnSettings, content: Any
     ) -> tuple[SparseRows, SparseRows]:
         """The counted pairs of each item with later ones, and `similar_items`."""
-
-
-@dataclass
-class _OneProcess:
-    """Counts in this process."""
-
-    split: Split
-    shards: Shards | None
-    threads: int
-
-    def count(self, ids: Sequence[str], distance: float) -> NDArray[np.int64]:
-        sequences = item_sequences(self.split, ids)
-        self._pairs = CountedPairs.count(sequences, len(ids), distance, self.shards, self.threads)
-        return count_events(sequences, len(ids))
-
-    def similar(
-        self, events: NDArray[np.int64], settings: KnnSettings, content: Any
-    ) -> tuple[SparseRows, SparseRows]:
-        pairs = self._pairs
-        neighbors = similar_items(
-            pairs, events, settings, content, shards=self.shards, threads=self.threads
-        )
-        return pairs.later, neighbors
 
 
 def build_memory(
@@ -111,14 +94,24 @@ def build_memory(
             used = "the split of the memory"
             check_split("the tuned earlier memory", before.split, used, split.reference)
     ids = list(bundle.items.ids)
+    n_threads = thread_count(threads)
     if counter is None:
         assert isinstance(split, Split)
-        counter = _OneProcess(split, shards, thread_count(threads))
-    events = counter.count(ids, settings.distance)
+        sequences = item_sequences(split, ids)
+        pairs = CountedPairs.count(sequences, len(ids), settings.distance, shards, n_threads)
+        events = count_events(sequences, len(ids))
+    else:
+        events = counter.count(ids, settings.distance)
     by_content = None
     if content is not None:
         by_content = content_similarity(content.nearest, content.settings.weight, events)
-    later, neighbors = counter.similar(events, settings, by_content)
+    if counter is None:
+        later = pairs.later
+        neighbors = similar_items(
+            pairs, events, settings, by_content, shards=shards, threads=n_threads
+        )
+    else:
+        later, neighbors = counter.similar(events, settings, by_content)
     if not len(later.items):
         raise DataError(
             f"no two of the {len(ids)} items co-occur in the training events of split "
@@ -198,3 +191,38 @@ def content_of(memory: Memory, bundle: Bundle, vectors: Vectors | None = None) -
     check_vectors(memory.manifest, bundle, are_given=vectors is not None)
     assert vectors is not None
     return ItemContent.of(bundle, vectors, settings.weight)
+
+
+def verify_memory(location: str | Path) -> list[tuple[str, str]]:
+    """Everything that is wrong with a stored memory: (object, reason); empty if it is intact.
+
+    Raises DataError if there is no memory."""
+    return broken_values(location) or broken_derived(Memory.open(location))
+
+
+def broken_derived(memory: Memory) -> list[tuple[str, str]]:
+    """What contradicts other values of a memory whose arrays are each intact."""
+    broken = []
+    if len(set(memory.ids)) < len(memory.ids):
+        broken.append(("items/id", "an id is repeated"))
+    pairs = memory.pairs
+    rows = pairs.rows
+    if (pairs.items == rows).any():
+        return [*broken, ("pairs/item", "an item has a pair with itself")]
+    if memory.content is not None and (memory.content.items <= memory.content.rows).any():
+        return [*broken, ("content/item", "an item does not come after that of its row")]
+    if (memory.events[rows] == 0).any() or (memory.events[pairs.items] == 0).any():
+        return [*broken, ("items/events", "an item of a pair has no events")]
+    settings = memory.manifest.settings
+    content = None
+    if memory.content is not None and memory.manifest.content is not None:
+        weight = memory.manifest.content.weight
+        content = content_similarity(memory.content.to_scipy(), weight, memory.events)
+    expected = similar_items(CountedPairs.of(pairs), memory.events, settings, content)
+    stored = memory.neighbors
+    same_items = np.array_equal(expected.offsets, stored.offsets)
+    same_items = same_items and np.array_equal(expected.items, stored.items)
+    # powers differ by a last digit between machines
+    if not same_items or not np.allclose(expected.weights, stored.weights, rtol=ROUNDING, atol=0):
+        return [*broken, ("neighbors", "are not the similarities that pairs and events imply")]
+    return broken

@@ -125,10 +125,6 @@ def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
     return np.argpartition(values, -count, axis=1)[:, -count:]
 
 
-NEW_ITEM_GAIN = 0.5
-"""How much larger similarity by content is for an item without events, as a share."""
-
-
 @dataclass(frozen=True, eq=False)
 class ItemContent:
     """Which of a bundle's n items are similar by content."""
@@ -163,22 +159,3 @@ class ItemContent:
     def weighted(self, weight: float) -> "ItemContent":
         """The same content with another weight."""
         return replace(self, settings=replace(self.settings, weight=weight))
-
-
-def content_similarity(nearest: Any, weight: float, events: NDArray[np.int64]) -> Any:
-    """(n, n) scipy CSR float64, above the diagonal: similarity by content of n items with so many
-    training events, of which `nearest` has the powers of the cosines.
-
-    It is larger where one of the two has few events: content is all that leads to an item without
-    any."""
-    from scipy import sparse
-
-    fewer = np.minimum(np.repeat(events, np.diff(nearest.indptr)), events[nearest.indices])
-    values = weight * nearest.data.astype(np.float64) * content_gain(fewer)
-    return sparse.csr_matrix((values, nearest.indices, nearest.indptr), shape=nearest.shape)
-
-
-def content_gain(fewer: NDArray[np.int64]) -> NDArray[np.float64]:
-    """By which similarity by content is multiplied, for pairs of items of which the one with fewer
-    training events has so many."""
-    return np.asarray(1 + NEW_ITEM_GAIN / (1 + fewer))

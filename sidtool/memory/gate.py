@@ -1,18 +1,57 @@
 """The gate: how much a request trusts the memory, by features that are known before the search."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
 from sidtool.base.records import JsonRecord
+from sidtool.memory.distribution import ItemDistribution
 
-FEATURES = ("log mass", "log peak", "log history length", "log last item events", "coverage")
-"""Of the scores of one request: their sum, and the share of the largest; of its history: the number
-of items, the training events of the last one, and the share of items that have neighbors. A new
-one is appended, as stored gates read the first ones."""
+
+@dataclass(frozen=True, eq=False)
+class GateInput:
+    """What is known of a request before its search."""
+
+    distribution: ItemDistribution
+    """the memory's, with at least one item"""
+    events: NDArray[np.int64]
+    """(n,) training events of the items of the history"""
+    neighbors: NDArray[np.int64]
+    """(n,) how many neighbors each of them has"""
+
+
+class GateFeature(NamedTuple):
+    """A number of a request."""
+
+    name: str
+    value: Callable[[GateInput], float]
+    meaning: str
+
+
+FEATURES = (
+    GateFeature("log mass", lambda given: given.distribution.log_mass, "sum of all scores"),
+    GateFeature(
+        "log peak", lambda given: given.distribution.log_peak, "share of the largest score in it"
+    ),
+    GateFeature(
+        "log history length", lambda given: float(np.log1p(len(given.events))), "number of items"
+    ),
+    GateFeature(
+        "log last item events",
+        lambda given: float(np.log1p(given.events[-1])),
+        "training events of the last item",
+    ),
+    GateFeature(
+        "coverage",
+        lambda given: np.count_nonzero(given.neighbors) / len(given.neighbors),
+        "share of the items that have neighbors",
+    ),
+)
+"""A new one is appended, as stored gates read the first ones."""
 
 LIMIT = 1e6
 """Size of the numbers of a gate, so that no weight overflows."""

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError
 from sidtool.base.options import option
-from sidtool.memory.distribution import NO_ITEMS, ItemDistribution, Prior, log_sum
-from sidtool.memory.gate import FEATURES, Gate, check_mixture
+from sidtool.memory.distribution import NO_ITEMS, ItemDistribution, Prior
+from sidtool.memory.gate import FEATURES, Gate, GateInput, check_mixture
 from sidtool.memory.memory import Memory
 from sidtool.memory.reranker import Reranker
-from sidtool.memory.rows import SparseRows
+from sidtool.memory.rows import SparseRows, row_entries
 from sidtool.memory.similarity import age_weights, largest
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows, SidPositions
@@ -75,32 +75,39 @@ class MemoryIndex:
         memory_rows = np.full(len(bundle.items), -1, dtype=np.int64)
         memory_rows[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
         is_new = np.append(events, 0)[memory_rows[bundle.active]] == 0
-        moved = _moved(neighbors, bundle.trie().positions_of(rows))
-        return cls(moved, recency, memory_rows, events, len(bundle.active), is_new)
+        positions = bundle.trie().positions_of(rows)
+        if not np.array_equal(positions, np.arange(len(positions))):
+            items = positions[neighbors.items]
+            present = items >= 0
+            n_before = np.concatenate([[0], np.cumsum(present)])
+            columns = items[present].astype(np.uint32)
+            weights = neighbors.weights[present]
+            neighbors = SparseRows(n_before[neighbors.offsets], columns, weights)
+        return cls(neighbors, recency, memory_rows, events, len(bundle.active), is_new)
 
     def distributions(self, histories: Sequence[ItemRows], power: float) -> list[ItemDistribution]:
         """The distribution for each history of bundle rows (-1: unknown), oldest first: scores as
         those of item-kNN, raised to `power`, those of new items times `new_item_factor`, and
         normalized. It is empty if no item of the history has an active neighbor, or none that the
         factor leaves."""
-        return [self._distribution(history, power) for history in histories]
-
-    def _distribution(self, history: ItemRows, power: float) -> ItemDistribution:
-        positions, values, _ = self._entries(history)
-        if not len(positions):
-            return NO_ITEMS
-        items, scores = _sum_by_key(positions, values, self.n_active)
-        log_mass = float(np.log(scores.sum()))
-        best = largest(scores, ITEMS)
-        logs = np.log(scores[best])
-        log_best = float(logs.max())
-        # relative to the best item, so that a high power does not underflow
-        raised = ItemDistribution(
-            SidPositions(items[best]), power * (logs - log_best), log_mass, log_best - log_mass
-        )
-        if self.new_item_factor < 1:
-            return raised.with_factor(self.is_new[raised.positions], self.new_item_factor)
-        return replace(raised, log_probs=raised.log_probs - log_sum(raised.log_probs))
+        distributions = []
+        for history in histories:
+            positions, values, _ = self._entries(history)
+            if not len(positions):
+                distributions.append(NO_ITEMS)
+                continue
+            items, scores = _sum_by_key(positions, values, self.n_active)
+            log_mass = float(np.log(scores.sum()))
+            best = largest(scores, ITEMS)
+            logs = np.log(scores[best])
+            log_best = float(logs.max())
+            # relative to the best item, so that a high power does not underflow
+            raised = ItemDistribution(
+                SidPositions(items[best]), power * (logs - log_best), log_mass, log_best - log_mass
+            )
+            is_new = self.is_new[raised.positions]
+            distributions.append(raised.with_factor(is_new, self.new_item_factor))
+        return distributions
 
     def features(
         self, histories: Sequence[ItemRows], distributions: Sequence[ItemDistribution]
@@ -108,21 +115,13 @@ class MemoryIndex:
         """(n, FEATURES) what a gate reads of n histories of bundle rows and their distributions;
         zeros for one without items."""
         features = np.zeros((len(histories), len(FEATURES)))
-        offsets = self.neighbors.offsets
-        for row, distribution in enumerate(distributions):
-            if not len(distribution):
-                continue
-            rows = histories[row][histories[row] >= 0]
-            stored = self.memory_rows[rows]
-            stored = stored[stored >= 0]
-            covered = np.count_nonzero(offsets[stored + 1] > offsets[stored])
-            features[row] = (
-                distribution.log_mass,
-                distribution.log_peak,
-                np.log1p(len(rows)),
-                np.log1p(self.item_events(ItemRows(rows[-1:]))[0]),
-                covered / len(rows),
-            )
+        n_neighbors = np.append(np.diff(self.neighbors.offsets), 0)
+        for row, (history, distribution) in enumerate(zip(histories, distributions, strict=True)):
+            if len(distribution):
+                rows = ItemRows(history[history >= 0])
+                neighbors = n_neighbors[self.memory_rows[rows]]
+                given = GateInput(distribution, self.item_events(rows), neighbors)
+                features[row] = [feature.value(given) for feature in FEATURES]
         return features
 
     def item_events(self, rows: ItemRows) -> NDArray[np.int64]:
@@ -153,30 +152,13 @@ class MemoryIndex:
         """(e,) each: every neighbor of every item of a history, by its position, its weighted
         similarity, and the index of the item among those that are read."""
         items = history[history >= 0][-HISTORY:]
-        rows = self.memory_rows[items]
-        starts = self.neighbors.offsets[rows]
-        sizes = np.where(rows < 0, 0, self.neighbors.offsets[rows + 1] - starts)
-        # the entries of event i are starts[i] ... starts[i] + sizes[i]
-        ends = sizes.cumsum()
-        events = np.arange(len(rows)).repeat(sizes)
-        entries = np.arange(len(events)) + (starts - (ends - sizes))[events]
+        events, entries = row_entries(self.neighbors.offsets, self.memory_rows[items])
         positions = self.neighbors.items[entries]
         values = self.neighbors.weights[entries] * age_weights([len(items)], self.recency)[events]
         present = values > 0  # a weight of an old item may be too small
         if present.all():
             return positions, values, events
         return positions[present], values[present], events[present]
-
-
-def _moved(matrix: SparseRows, positions: SidPositions) -> SparseRows:
-    """The matrix with (n,) new column numbers, without the columns whose number is -1."""
-    if np.array_equal(positions, np.arange(len(positions))):
-        return matrix
-    items = positions[matrix.items]
-    present = items >= 0
-    before = np.concatenate([[0], np.cumsum(present)])
-    columns = items[present].astype(np.uint32)
-    return SparseRows(before[matrix.offsets], columns, matrix.weights[present])
 
 
 def _sum_by_key(

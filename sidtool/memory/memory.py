@@ -22,10 +22,8 @@ from sidtool.base.markdown import front_matter, key_value_table, literal, shell_
 from sidtool.base.output import new_dir
 from sidtool.base.output_name import MEMORY, check_suffix
 from sidtool.base.storage import Storage, is_zip
-from sidtool.memory.content import content_similarity
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.rows import SparseRows
-from sidtool.memory.similarity import CountedPairs, similar_items
 from sidtool.tokenizer.bundle import (
     ROOT,
     Bundle,
@@ -39,9 +37,6 @@ from sidtool.tokenizer.bundle import (
     read_root,
     write_group,
 )
-
-ROUNDING = 1e-6
-"""Relative difference of two equal similarities."""
 
 
 class Memory(OnHub):
@@ -77,7 +72,7 @@ class Memory(OnHub):
         other files may be there.
 
         Raises IntegrityError if it is damaged."""
-        for name, reason in _broken(location, alone=alone):
+        for name, reason in broken_values(location, alone=alone):
             raise IntegrityError(f"{location}: {name}: {reason}", hint="build the memory again")
         return cls.open(location)
 
@@ -115,7 +110,7 @@ class Memory(OnHub):
         """The ids of the n items, in the order of the bundle's rows."""
         data = self.arrays["items/id_bytes"]
         offsets = self.arrays["items/id_offset"]
-        return StringArray.stored("items/id", data, offsets, may_be_empty=False)
+        return StringArray.stored("items/id", data, offsets)
 
     @cached_property
     def events(self) -> NDArray[np.int64]:
@@ -140,13 +135,6 @@ class Memory(OnHub):
     def content(self) -> SparseRows | None:
         """Powers of cosines above the diagonal, float32; None if content was not compared."""
         return None if self.manifest.content is None else self._rows("content")
-
-    def content_similarity(self) -> Any:
-        """(n, n) scipy CSR float64, above the diagonal: similarity by content; None without any."""
-        if self.content is None or self.manifest.content is None:
-            return None
-        weight = self.manifest.content.weight
-        return content_similarity(self.content.to_scipy(), weight, self.events)
 
     def _rows(self, name: str) -> SparseRows:
         parts = (self.arrays[f"{name}/{part}"] for part in ("offset", "item", "weight"))
@@ -208,14 +196,8 @@ def is_memory(location: str | Path) -> bool:
     return True
 
 
-def verify_memory(location: str | Path) -> list[tuple[str, str]]:
-    """Everything that is wrong with a stored memory: (object, reason); empty if it is intact.
-
-    Raises DataError if there is no memory."""
-    return _broken(location) or _broken_derived(Memory.open(location))
-
-
-def _broken(location: str | Path, *, alone: bool = True) -> list[tuple[str, str]]:
+def broken_values(location: str | Path, *, alone: bool = True) -> list[tuple[str, str]]:
+    """What is wrong with the objects and arrays of a stored memory: (object, reason)."""
     try:
         memory = Memory.open(location)
         broken = broken_objects(Storage(location), memory.manifest, alone=alone)
@@ -230,31 +212,6 @@ def _broken(location: str | Path, *, alone: bool = True) -> list[tuple[str, str]
         reason = f"values have digest {digest[:12]}…, the manifest says {memory.digest[:12]}…"
         return [("values", reason)]
     return []
-
-
-def _broken_derived(memory: Memory) -> list[tuple[str, str]]:
-    """What contradicts other values of a memory whose arrays are each intact."""
-    broken = []
-    if len(set(memory.ids)) < len(memory.ids):
-        broken.append(("items/id", "an id is repeated"))
-    pairs = memory.pairs
-    rows = pairs.rows
-    if (pairs.items == rows).any():
-        return [*broken, ("pairs/item", "an item has a pair with itself")]
-    if memory.content is not None and (memory.content.items <= memory.content.rows).any():
-        return [*broken, ("content/item", "an item does not come after that of its row")]
-    if (memory.events[rows] == 0).any() or (memory.events[pairs.items] == 0).any():
-        return [*broken, ("items/events", "an item of a pair has no events")]
-    settings = memory.manifest.settings
-    content = memory.content_similarity()
-    expected = similar_items(CountedPairs.of(pairs), memory.events, settings, content)
-    stored = memory.neighbors
-    same_items = np.array_equal(expected.offsets, stored.offsets)
-    same_items = same_items and np.array_equal(expected.items, stored.items)
-    # powers differ by a last digit between machines
-    if not same_items or not np.allclose(expected.weights, stored.weights, rtol=ROUNDING, atol=0):
-        return [*broken, ("neighbors", "are not the similarities that pairs and events imply")]
-    return broken
 
 
 def _digest(manifest: MemoryManifest, arrays: Mapping[str, NDArray[Any]]) -> str:

@@ -14,35 +14,10 @@ from numpy.typing import NDArray
 from sidtool.base.documents import canonical
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.records import JsonRecord, Rule
+from sidtool.memory.features import N_FEATURES, RERANK_FEATURES, TRAINING_EVENTS
 from sidtool.memory.gate import LIMIT
 from sidtool.memory.manifest import ContentSettings, KnnSettings, MemoryManifest
 
-RERANK_FEATURES = (
-    "log p_model",
-    "log p_memory",
-    "log mixture",
-    "in memory",
-    "log rank by model",
-    "log rank by memory",
-    "log event score",
-    "log content score",
-    "event score, share of best",
-    "content score, share of best",
-    "followed the last item",
-    "preceded the last item",
-    "training events",
-    "cosine with last item",
-    "largest cosine",
-    "mean cosine",
-    "history length",
-    "events of last item",
-    "history length x log p_model",
-    "history length x log p_memory",
-    "events of last item x log p_model",
-    "events of last item x log p_memory",
-)
-"""Of an item for a request; docs/ranking.md defines each."""
-N_FEATURES = len(RERANK_FEATURES)
 HIDDEN = 48
 """Units of each of the two hidden layers."""
 FARTHEST_FEATURE = 5.0
@@ -54,7 +29,6 @@ SHAPES = ((N_FEATURES, HIDDEN), (HIDDEN,), (HIDDEN, HIDDEN), (HIDDEN,), (HIDDEN,
 PARAMETERS = sum(int(np.prod(shape)) for shape in SHAPES)
 MAX_NETWORKS = 16
 MAX_BONUS = 10.0
-TRAINING_EVENTS = RERANK_FEATURES.index("training events")
 
 
 class Network(NamedTuple):
@@ -233,6 +207,19 @@ class Reranker(JsonRecord):
             without[:, feature] = 0
             columns.append(scores - self.scores(without))
         return np.stack(columns, axis=1)
+
+    def raised_by(self, inputs: NDArray[np.float32], most: int) -> list[dict[str, float]]:
+        """The names of the features that contribute most to the score of each of n items, at most
+        so many, by how much they raise it; largest first."""
+        names = [feature.name for feature in RERANK_FEATURES]
+        return [
+            {
+                name: value
+                for value, name in sorted(zip(values, names, strict=True), reverse=True)[:most]
+                if value > 0
+            }
+            for values in self.contributions(inputs).tolist()
+        ]
 
 
 def standardized_features(

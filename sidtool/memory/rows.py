@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import folder_beside
-from sidtool.data.split import ranges
+from sidtool.base.ranges import ranges
 
 ITEM = 64
 """Bytes at the peak for each item, whatever the number of pairs."""
@@ -65,11 +65,8 @@ class SparseRows:
         """(len(rows), n) scipy CSR matrix: some rows, copied."""
         from scipy import sparse
 
-        starts = self.offsets[rows]
-        lengths = self.offsets[rows + 1] - starts
-        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
-        # the place of each entry among all
-        places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+        numbers, places = row_entries(self.offsets, rows)
+        offsets = np.searchsorted(numbers, np.arange(len(rows) + 1))
         entries = (self.weights[places], self.items[places].astype(np.int64), offsets)
         return sparse.csr_matrix(entries, shape=(len(rows), len(self)))
 
@@ -88,6 +85,19 @@ class SparseRows:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+
+def row_entries(
+    offsets: NDArray[np.integer[Any]], rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(e,) each: the entries of some rows of a sparse matrix, none of row -1: the index of each
+    one's row among these, and its place among all entries."""
+    starts = offsets[rows]
+    sizes = np.where(rows < 0, 0, offsets[rows + 1] - starts)
+    ends = sizes.cumsum()
+    numbers = np.arange(len(rows)).repeat(sizes)
+    # the entries of row i are starts[i] ... starts[i] + sizes[i]
+    return numbers, np.arange(len(numbers)) + (starts - (ends - sizes))[numbers]
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.ranges import ranges
 from sidtool.base.threads import in_threads
-from sidtool.data.split import (
+from sidtool.data.split.pairs import (
     BLOCK_PAIRS,
     ItemSequences,
     count_blocks,
     pair_weights,
-    ranges,
     sum_pairs,
 )
 from sidtool.memory.manifest import KnnSettings
@@ -247,3 +247,26 @@ def _nearest(similarity: Any, neighbors: int) -> Any:
     near = np.delete(near, ties[from_end <= n_near[tie_rows] - neighbors])
     nearest = (values[near], similarity.indices[near], np.searchsorted(near, offsets))
     return sparse.csr_matrix(nearest, shape=similarity.shape)
+
+
+NEW_ITEM_GAIN = 0.5
+"""How much larger similarity by content is for an item without events, as a share."""
+
+
+def content_similarity(nearest: Any, weight: float, events: NDArray[np.int64]) -> Any:
+    """(n, n) scipy CSR float64, above the diagonal: similarity by content of n items with so many
+    training events, of which `nearest` has the powers of the cosines.
+
+    It is larger where one of the two has few events: content is all that leads to an item without
+    any."""
+    from scipy import sparse
+
+    fewer = np.minimum(np.repeat(events, np.diff(nearest.indptr)), events[nearest.indices])
+    values = weight * nearest.data.astype(np.float64) * content_gain(fewer)
+    return sparse.csr_matrix((values, nearest.indices, nearest.indptr), shape=nearest.shape)
+
+
+def content_gain(fewer: NDArray[np.int64]) -> NDArray[np.float64]:
+    """By which similarity by content is multiplied, for pairs of items of which the one with fewer
+    training events has so many."""
+    return np.asarray(1 + NEW_ITEM_GAIN / (1 + fewer))

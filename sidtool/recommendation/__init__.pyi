@@ -15,7 +15,6 @@ from .requests import Recommendation as Recommendation
 from .requests import Request as Request
 from .requests import read_parquet_requests as read_parquet_requests
 from .requests import read_request_file as read_request_file
-from .rerank import FeatureIndex as FeatureIndex
 from .result_file import write_result_table as write_result_table
 from .search.results import RankedQueries as RankedQueries
 from .windows import WINDOW as WINDOW

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.errors import DataError, SidtoolError, SidtoolWarning, UsageError
-from sidtool.memory import RERANK_FEATURES
 from sidtool.model import LoadedModel, load_model_folder
 from sidtool.model.contract import targets_repeat
 from sidtool.recommendation.query import Query, QuerySession
@@ -125,10 +124,8 @@ class Recommender:
         sources = self.session.mixture.index.sources(history, result.positions)
         raised_by: list[dict[str, float]] = [{} for _ in sources]
         if self.session.reranking is not None and result.features is not None:
-            of_items = self.session.reranking.reranker.contributions(result.features).tolist()
-            for place, values in enumerate(of_items):
-                raising = sorted(zip(values, RERANK_FEATURES, strict=True), reverse=True)[:3]
-                raised_by[place] = {name: value for value, name in raising if value > 0}
+            ordered = self.session.reranking.reranker.raised_by(result.features, most=3)
+            raised_by[: len(ordered)] = ordered
         return tuple(
             Explanation(share, {ids[row]: part for row, part in list(parts.items())[:3]}, raised)
             for share, parts, raised in zip(

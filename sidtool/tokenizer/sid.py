@@ -68,13 +68,6 @@ class Levels:
             )
 
     @staticmethod
-    def from_text(text: str) -> "Levels":
-        """Levels as users write them: "256x256x256" -> Levels((256, 256, 256))."""
-        if not re.fullmatch(r"[0-9]+(x[0-9]+)*", text):
-            raise UsageError(f"level sizes are written like 256x256x256, not {text!r}")
-        return Levels(tuple(int(part) for part in text.split("x")))
-
-    @staticmethod
     def for_items(n_items: int) -> "Levels":
         """Three levels for a catalog without other sizes: the first has the power of two from half
         as many codes as items, 32 to 1,024, the others half of it, at least 32. Where that is fewer
@@ -149,6 +142,13 @@ class Levels:
         largest = [int(codes[:, level].max()) for level in range(self.levels)]
         if any(code >= size for code, size in zip(largest, self.sizes, strict=True)):
             raise UsageError(f"codes reach {largest}, but the levels are {self.spelled_sizes}")
+
+
+def read_sizes(text: str) -> tuple[int, ...]:
+    """The sizes of levels as users write them: "256x256" -> (256, 256). Raises UsageError."""
+    if not re.fullmatch(r"[0-9]+(x[0-9]+)*", text):
+        raise UsageError(f"level sizes are written like 256x256x256, not {text!r}")
+    return Levels(tuple(int(part) for part in text.split("x"))).sizes
 
 
 @dataclass(frozen=True)
@@ -243,8 +243,8 @@ class SidSpace(Levels, JsonRecord):
         return f"{self.begin}{text}{self.end}" if is_wrapped else text
 
     def parse(self, text: str) -> tuple[int, ...]:
-        """The codes of a text that is one SID, with or without begin and end tokens. Raises
-        UsageError if the text is not one complete SID."""
+        """The codes of one SID, with or without begin and end tokens. Raises UsageError if the text
+        is not one complete SID."""
         codes = self.parse_prefix(text)
         if len(codes) != self.levels:
             raise self._not_a_sid(text)

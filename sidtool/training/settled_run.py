@@ -15,8 +15,7 @@ from sidtool.base.digests import file_digest
 from sidtool.base.errors import UsageError
 from sidtool.base.output import partial_path
 from sidtool.data.split import SplitReference
-from sidtool.examples import LIST_TASK, Lineage, answers_with_sids
-from sidtool.model import ModelKind
+from sidtool.examples import Lineage, find_task
 from sidtool.model.contract import (
     Contract,
     ModelNormalize,
@@ -25,6 +24,7 @@ from sidtool.model.contract import (
     StageRecord,
     TrainParams,
 )
+from sidtool.model.network import ModelKind
 from sidtool.model.prompt import HistoryPrompt
 from sidtool.recommendation.search import seen_reason
 from sidtool.tokenizer.bundle import Bundle
@@ -121,6 +121,8 @@ class TrainingRun(Run):
     """The settled inputs of one call of `train`."""
 
     options: TrainOptions
+    sft_fields: Mapping[str, Any]
+    """fields of SFTConfig as they were given"""
     teacher_dirs: tuple[Path, ...]
     item_fields: ItemFields
     """the field tokens beside the items of sequences"""
@@ -160,7 +162,8 @@ class TrainingRun(Run):
 
         Raises UsageError for a choice that needs SIDs as answers with other examples."""
         chosen = self.options.softmax_over
-        sid_only = all(answers_with_sids(task) for task in self.lineage.tasks)
+        tasks = map(find_task, self.lineage.tasks)
+        sid_only = all(task is not None and task.writes_sids for task in tasks)
         if chosen == "auto":
             return "sid" if sid_only else "vocabulary"
         if chosen != "vocabulary" and not sid_only:
@@ -169,11 +172,6 @@ class TrainingRun(Run):
                 hint="softmax_over=vocabulary",
             )
         return chosen
-
-    @property
-    def sliding_windows(self) -> SlidingWindows:
-        """How item sequences become examples, with `auto` resolved."""
-        return sliding_windows(self.options, self.contract.kind)
 
     @property
     def normalize(self) -> ModelNormalize:
@@ -186,7 +184,8 @@ class TrainingRun(Run):
         stands in for it where there is no other."""
         made = self.lineage.history_prompt
         earlier = self.contract.history_prompt
-        if made is not None and made.task == LIST_TASK and earlier is not None:
+        task = None if made is None else find_task(made.task)
+        if task is not None and task.writes_list and earlier is not None:
             return earlier
         return made or earlier
 
@@ -228,6 +227,24 @@ class TrainingRun(Run):
             label_prompts=tuple({prompt.task: prompt for prompt in labels}.values()),
             text_prompt=lineage.text_prompt or contract.text_prompt,
             normalize=self.normalize,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What is read and written, and the settings as they were given, as JSON values."""
+        return {
+            "model": str(self.out),
+            "starts_from": str(self.model_dir),
+            "examples": str(self.examples),
+            "valid": None if self.valid is None else str(self.valid),
+            "options": dataclasses.asdict(self.options),
+            "settings": dict(self.sft_fields),
+        }
+
+    def __str__(self) -> str:
+        fields = dict(self.sft_fields) or "sidtool's defaults"
+        return (
+            f"{self.model_dir} on {self.examples} with {self.options} and {fields}; "
+            f"output {self.out}"
         )
 
     def inheritance(self) -> str:

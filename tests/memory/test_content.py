@@ -10,12 +10,13 @@ from scipy import sparse
 
 from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.data.items import make_items
-from sidtool.memory.build import build_memory
-from sidtool.memory.content import ItemContent, content_similarity
+from sidtool.memory.build import build_memory, verify_memory
+from sidtool.memory.content import ItemContent
 from sidtool.memory.index import MemoryIndex
 from sidtool.memory.manifest import KnnSettings
-from sidtool.memory.memory import Memory, verify_memory
+from sidtool.memory.memory import Memory
 from sidtool.memory.memory import _digest as memory_digest
+from sidtool.memory.similarity import content_similarity
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.make.add import add_items
 from sidtool.tokenizer.quantize.mlp import unit

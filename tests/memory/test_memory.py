@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
+from sidtool.memory.build import verify_memory
 from sidtool.memory.manifest import KnnSettings
-from sidtool.memory.memory import Memory, verify_memory
+from sidtool.memory.memory import Memory
 from sidtool.memory.rows import SparseRows
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import StringArray

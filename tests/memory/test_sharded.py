@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.split import cooccurrence, count_blocks
-from sidtool.memory.build import build_memory
+from sidtool.data.split.pairs import cooccurrence, count_blocks
+from sidtool.memory.build import build_memory, verify_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.manifest import KnnSettings
-from sidtool.memory.memory import verify_memory
 from sidtool.memory.rows import ITEM, Shards, shards_beside
 from sidtool.memory.similarity import BLOCK_ENTRY, GROUP_ENTRY
 from tests.bundles import small_bundle

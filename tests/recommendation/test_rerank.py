@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.memory.content import ItemContent, content_similarity
+from sidtool.memory.content import ItemContent
 from sidtool.memory.distribution import Prior
+from sidtool.memory.feature_index import FeatureIndex
 from sidtool.memory.index import MemoryIndex
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
 from sidtool.memory.rows import SparseRows
-from sidtool.memory.similarity import CountedPairs, count_events, similar_items
+from sidtool.memory.similarity import CountedPairs, content_similarity, count_events, similar_items
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Recommendation, Request
-from sidtool.recommendation.rerank import FeatureIndex, Reranking
+from sidtool.recommendation.rerank import Reranking
 from sidtool.recommendation.search.mixture import RankedItems, mix
 from sidtool.tokenizer.sid import ItemRows, SidPositions
 from tests.bundles import small_bundle

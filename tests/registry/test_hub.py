@@ -22,7 +22,7 @@ from sidtool.base.errors import (
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
 from sidtool.registry import open_bundle, open_memory, push
-from sidtool.registry.source import broken_parts
+from sidtool.registry.transfer import broken_parts
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.cli.road import done, refused, tree
@@ -123,16 +123,6 @@ def test_a_repository_may_be_the_bundle_itself(server: FakeHub, tmp_path: Path) 
     assert open_bundle("hf://org/flat").digest == bundle.digest
     with pytest.raises(RefusedError, match=r"is a Zarr group: it has zarr\.json"):
         bundle.push_to_hub("org/flat")
-
-
-def test_a_damaged_object_is_not_loaded(server: FakeHub) -> None:
-    commit = small_bundle().push_to_hub("org/shop")
-    path = server.files("org/shop", commit.id) / "bundle.zarr/items/sid/c/0/0"
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(bytes(data))
-    with pytest.raises(IntegrityError, match="items/sid/c/0/0"):
-        Bundle.from_pretrained("org/shop")
 
 
 def test_a_pushed_memory_is_loaded_by_name(server: FakeHub) -> None:

@@ -23,7 +23,7 @@ from sidtool.model.contract.compat import event_columns
 from sidtool.model.contract.contract import CONTRACT
 from sidtool.model.contract.folder import open_bundle_copy, read_contract
 from sidtool.registry.kinds import published_card, read_manifest
-from sidtool.registry.source import broken_parts
+from sidtool.registry.transfer import broken_parts
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.hub import bundle_card
 from sidtool.tokenizer.bundle.zarr_group import spell_root
@@ -121,7 +121,7 @@ def use_bundle() -> None:
 def use_memory() -> None:
     """Read a memory as the commands do."""
     memory = Memory.open_verified(LOCATION)
-    memory.content_similarity()
+    _ = memory.content
     memory.card("shop@1.0", "MIT")
     if memory.manifest.bundle == BUNDLE.identity:
         index = MemoryIndex.of(memory, BUNDLE)

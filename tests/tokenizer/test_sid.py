@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import UsageError
-from sidtool.tokenizer.sid import SPELLINGS, Levels, SidSpace
+from sidtool.tokenizer.sid import SPELLINGS, Levels, SidSpace, read_sizes
 
 sizes = st.lists(st.integers(1, 300), min_size=1, max_size=5).map(tuple)
 
@@ -118,9 +118,9 @@ def test_text_that_is_no_sid_is_not_parsed(text: str) -> None:
 
 
 def test_level_sizes_are_parsed() -> None:
-    assert Levels.from_text("512x128") == Levels((512, 128))
+    assert read_sizes("512x128") == (512, 128)
     with pytest.raises(UsageError):
-        Levels.from_text("512,128")
+        read_sizes("512,128")
 
 
 @pytest.mark.parametrize(

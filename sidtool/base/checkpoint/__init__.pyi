@@ -24,6 +24,7 @@ from .hub import HUB_PREFIX as HUB_PREFIX
 from .hub import HubAccess as HubAccess
 from .hub import HubCommit as HubCommit
 from .hub import HubPush as HubPush
+from .hub import Pushable as Pushable
 from .hub import cached as cached
 from .hub import download as download
 from .hub import download_model as download_model

@@ -4,6 +4,7 @@ tag or commit, `hf://ORG/NAME@REVISION`."""
 import logging
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -71,8 +72,43 @@ class HubCommit:
     n_files: int
 
 
+class Pushable(ABC):
+    """What can be written to a repository of the Hugging Face hub, in the conventions of its
+    library."""
+
+    @abstractmethod
+    def upload_to(self, url: str, license: str | None, push: HubPush) -> HubCommit:
+        """Write it to the URL of a repository."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        private: bool | None = None,
+        commit_message: str = "Push with sidtool",
+        license: str | None = None,
+        tag: str | None = None,
+        dataset: str | None = None,
+        sign: str | Path | None = None,
+    ) -> HubCommit:
+        """Write it with a card to a repository of the Hugging Face hub, in one commit. A bundle or
+        memory is a folder, `bundle.zarr` or `memory.zarr`, and replaces what is in it; of a model,
+        the files that it was loaded from are written. `tag` moves to the commit. `dataset` names
+        the data that it was made from, for the card, and `sign` is a file with a private key in
+        PEM, or "keyless".
+
+        Raises RefusedError if the repository has another kind of artifact, DataError if the hub
+        refuses, and as `Signer.of`; for a model UsageError if it has another bundle or memory than
+        its folder, CompatibilityError or IntegrityError if the folder has another model now, or is
+        damaged."""
+        signer = None if sign is None else Signer.of(sign)
+        push = HubPush(revision, token, private, commit_message, tag, dataset, signer)
+        return self.upload_to(hub_url(repo_id), license, push)
+
+
 DEFAULT_ACCESS = HubAccess()
-DEFAULT_PUSH = HubPush()
 
 
 def is_hub_url(model: str) -> bool:
@@ -192,10 +228,7 @@ def verify_copy(
 
 
 def upload(
-    url: str,
-    files: Mapping[str, Path | bytes],
-    replaced: Sequence[str],
-    push: HubPush = DEFAULT_PUSH,
+    url: str, files: Mapping[str, Path | bytes], replaced: Sequence[str], push: HubPush
 ) -> HubCommit:
     """Write the files of an artifact to a repository, `hf://ORG/NAME` or `hf://ORG/NAME@BRANCH`, in
     one commit, so that they appear at once.

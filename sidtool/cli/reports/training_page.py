@@ -20,7 +20,7 @@ from sidtool.cli.reports.blocks import (
     thinned,
 )
 from sidtool.evaluation import HIGH, LOW, OF_ITEM_KNN
-from sidtool.model.contract import Contract, RlParams, TrainParams, read_contract
+from sidtool.model.contract import Contract, RlParams, Selection, TrainParams, read_contract
 from sidtool.tokenizer.bundle import flat_record
 from sidtool.training import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE
 
@@ -38,6 +38,8 @@ UNITS = ("step", "epoch")
 
 Entry = Mapping[str, float]
 """A log line or a validation: figure -> value; always with "step"."""
+Histories = Mapping[str, tuple[Entry, ...]]
+"""The entries of runs by their names."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,23 @@ class Training:
     """Empty if the folder has none."""
     machine: tuple[Entry, ...]
     """Time and memory by step; empty if the folder has none."""
+
+    @property
+    def best(self) -> Selection | None:
+        """The validation that selected the weights; None without one."""
+        return getattr(self.contract.params, "best", None)
+
+    @property
+    def selected(self) -> str:
+        """The figure that selected the weights, "" without validation."""
+        return "" if self.best is None else f"{VALIDATION}{self.best.metric}"
+
+    def last(self, figure: str) -> float | int | None:
+        """The last value of a figure in the history."""
+        values = [entry[figure] for entry in self.history if figure in entry]
+        if not values:
+            return None
+        return int(values[-1]) if values[-1].is_integer() else values[-1]
 
 
 def read_training(folder: Path) -> Training:
@@ -83,11 +102,12 @@ def _entries(path: Path) -> tuple[Entry, ...]:
 def training_page(trainings: Mapping[str, Training]) -> Page:
     """The page of trainings by name."""
     facts = {name: _facts(training) for name, training in trainings.items()}
-    sections = [Section("Validation", tuple(_validations(trainings)))]
-    others = tuple(_curves({name: training.history for name, training in trainings.items()}))
-    if others:
-        sections.append(Section("Training curves", others))
+    histories = {name: training.history for name, training in trainings.items()}
+    curves = tuple(_curves(histories))
     machine = tuple(_curves({name: training.machine for name, training in trainings.items()}))
+    sections = [Section("Validation", tuple(_validations(trainings, histories)))]
+    if curves:
+        sections.append(Section("Training curves", curves))
     if machine:
         explanation = Text("Of the first process: seconds in training, and its memory in GiB.")
         sections.append(Section("Time and memory", (explanation, *machine)))
@@ -104,83 +124,66 @@ def training_page(trainings: Mapping[str, Training]) -> Page:
 
 def _facts(training: Training) -> dict[str, object]:
     contract = training.contract
-    params = contract.params
-    best = params.best if isinstance(params, TrainParams | RlParams) else None
+    best = training.best
     validation = best and f"{best.metric} {best.value:.4f} at step {best.step}"
     return {
         "stage": contract.stages[-1].stage,
         "base model": contract.base_model,
         "bundle": contract.identity.digest[:12],
         "codes per level": contract.space.spelled_sizes,
-        "steps": _last(training, "step"),
-        "epochs": _last(training, "epoch"),
-        "tokens": _last(training, "tokens"),
+        "steps": training.last("step"),
+        "epochs": training.last("epoch"),
+        "tokens": training.last("tokens"),
         "seconds": training.machine[-1].get("seconds") if training.machine else None,
         "best validation": validation,
     }
 
 
-def _last(training: Training, figure: str) -> float | int | None:
-    values = [entry[figure] for entry in training.history if figure in entry]
-    if not values:
-        return None
-    return int(values[-1]) if values[-1].is_integer() else values[-1]
+def _figures(histories: Histories) -> Iterator[str]:
+    """The figures of histories, in the order in which they first occur."""
+    entries = (entry for history in histories.values() for entry in history)
+    yield from dict.fromkeys(key for entry in entries for key in entry)
 
 
-def _curves(histories: Mapping[str, tuple[Entry, ...]]) -> Iterator[LineChart]:
-    """One chart for each figure of histories by name, with a line for each; validations have charts
-    of their own."""
-    entries = [entry for history in histories.values() for entry in history]
-    keys = (key for entry in entries for key in entry)
-    figures = dict.fromkeys(
-        key for key in keys if key not in UNITS and not key.startswith(VALIDATION)
-    )
+def _curves(histories: Histories) -> Iterator[LineChart]:
+    """One chart for each figure, with a line for each history; validations have charts of their
+    own."""
+    figures = [
+        figure
+        for figure in _figures(histories)
+        if figure not in UNITS and not figure.startswith(VALIDATION)
+    ]
     for figure in sorted(figures, key=lambda key: FIRST.index(key) if key in FIRST else len(FIRST)):
-        series = []
-        for name, history in histories.items():
-            points = tuple((entry["step"], entry[figure]) for entry in history if figure in entry)
-            if points:
-                series.append(Series(name, thinned(points, POINTS)))
-        zero = figure in MACHINE_FIGURES
-        yield LineChart(f"{figure} by step", "step", figure, tuple(series), zero=zero)
+        yield _chart(figure, histories, zero=figure in MACHINE_FIGURES)
 
 
-def _validations(trainings: Mapping[str, Training]) -> Iterator[Block]:
+def _validations(trainings: Mapping[str, Training], histories: Histories) -> Iterator[Block]:
     """What validation says of each run, and a chart per figure, the one that selected first."""
-    selected = dict.fromkeys(filter(None, map(_selected, trainings.values())))
+    selected = {training.selected for training in trainings.values()}
     for name, training in trainings.items():
         if not training.history:
             yield Text(f"{name} has no {HISTORY_FILE}: nothing is known of its course.")
-        answers = course(training.history, _selected(training))
+        answers = course(training.history, training.selected)
         if answers:
             yield Listing(f"Validation of {name}", answers)
-    keys = dict.fromkeys(
-        key for training in trainings.values() for entry in training.history for key in entry
-    )
     figures = [
-        key
-        for key in keys
-        if key.startswith(VALIDATION) and not key.endswith((LOW, HIGH, OF_ITEM_KNN))
+        figure
+        for figure in _figures(histories)
+        if figure.startswith(VALIDATION) and not figure.endswith((LOW, HIGH, OF_ITEM_KNN))
     ]
     if not figures:
         yield Text("No validation is recorded.")
     for figure in sorted(figures, key=lambda key: key not in selected):
-        yield _validation_chart(figure, trainings)
+        yield _chart(figure, histories, zero=figure != LOSS)
 
 
-def _selected(training: Training) -> str:
-    """The figure that selected the weights, "" without validation."""
-    params = training.contract.params
-    best = params.best if isinstance(params, TrainParams | RlParams) else None
-    return "" if best is None else f"{VALIDATION}{best.metric}"
-
-
-def _validation_chart(figure: str, trainings: Mapping[str, Training]) -> LineChart:
-    """The course of a figure in each run, with its intervals, and item-kNN on the same users."""
+def _chart(figure: str, histories: Histories, *, zero: bool) -> LineChart:
+    """The course of a figure in each history; of a validation with its intervals, and item-kNN on
+    the same users."""
     lines = []
-    item_knn: dict[tuple[float, ...], Series] = {}
-    for name, training in trainings.items():
-        entries = [entry for entry in training.history if figure in entry]
+    item_knn: dict[float, Series] = {}
+    for name, history in histories.items():
+        entries = [entry for entry in history if figure in entry]
         if not entries:
             continue
         points = tuple((entry["step"], entry[figure]) for entry in entries)
@@ -190,18 +193,15 @@ def _validation_chart(figure: str, trainings: Mapping[str, Training]) -> LineCha
             if figure + LOW in entry
         )
         has_ends = len(ends) == len(points) <= POINTS
-        series = Series(name, thinned(points, POINTS), intervals=ends if has_ends else ())
-        lines.append(series)
+        lines.append(Series(name, thinned(points, POINTS), intervals=ends if has_ends else ()))
         beside = [
             (x["step"], x[figure + OF_ITEM_KNN]) for x in entries if figure + OF_ITEM_KNN in x
         ]
         if beside:
-            values = tuple(value for _, value in beside)
-            item_knn.setdefault(values[:1], Series("item-kNN", (beside[0], beside[-1])))
-    label = figure.removeprefix(VALIDATION)
-    label = "validation loss" if label == "loss" else label
+            item_knn.setdefault(beside[0][1], Series("item-kNN", (beside[0], beside[-1])))
+    label = "validation loss" if figure == LOSS else figure.removeprefix(VALIDATION)
     drawn = (*lines, *item_knn.values())
-    return LineChart(f"{label} by step", "step", label, drawn, zero=figure != LOSS)
+    return LineChart(f"{label} by step", "step", label, drawn, zero=zero)
 
 
 def course(history: Sequence[Entry], figure: str) -> tuple[str, ...]:

@@ -18,8 +18,7 @@ from sidtool.base.errors import RefusedError, SidtoolWarning
 from sidtool.base.records import JsonRecord
 from sidtool.data.columns import CatalogColumns, EventColumns, EventNames
 from sidtool.data.items import CatalogNames
-from sidtool.data.prepare.guess import guess_flags
-from sidtool.data.prepare.tables import CatalogTable, EventTable, read_tables
+from sidtool.data.prepare.tables import CatalogTable, EventTable, guess_flags, read_tables
 from sidtool.data.times import Moments, parse_moments, time_format_hint
 from sidtool.data.unknown_ids import UnknownIds, guess_spelling
 
@@ -190,7 +189,12 @@ def report(
     problems = list(_item_problems(catalog))
     unknown = None
     if events is not None:
-        unknown = unknown_ids(events.items, catalog.ids)
+        known = set(catalog.ids)
+        unknown_items = [item for item in events.items if item and item not in known]
+        if unknown_items:
+            guess = guess_spelling(catalog.ids, unknown_items, "the catalog", "events")
+            problem_text = "events are of items that the catalog lacks"
+            unknown = UnknownIds(len(unknown_items), len(events.items), problem_text, guess)
         is_stopped = unknown is not None and unknown.is_refused and not allow_unknown
         for problem in _event_problems(events, catalog):
             if problem.kind == "unknown_item":
@@ -207,24 +211,16 @@ def report(
     )
 
 
-def unknown_ids(items: Sequence[str], catalog_ids: Sequence[str]) -> UnknownIds | None:
-    """Events of items that the catalog lacks, None if there are none."""
-    known = set(catalog_ids)
-    unknown = [item for item in items if item and item not in known]
-    if not unknown:
-        return None
-    guess = guess_spelling(catalog_ids, unknown, "the catalog", "events")
-    problem = "events are of items that the catalog lacks"
-    return UnknownIds(len(unknown), len(items), problem, guess)
-
-
 def _item_problems(catalog: CatalogTable) -> Iterator[Problem]:
     ids = catalog.ids
     if not ids:
         yield Problem("no_items", "items", 1, (", ".join(catalog.names),), True)
     yield _of_rows("empty_item_id", "items", [row for row, item in enumerate(ids) if not item], ids)
     yield _of_rows("duplicate_item_id", "items", repeated_rows(ids), ids)
-    yield _spelling_problem(spellings(ids))
+    groups = spellings(ids)
+    respelled = tuple(" and ".join(map(repr, group)) for group in groups[:MAX_EXAMPLES])
+    n_respelled = sum(len(group) - 1 for group in groups)
+    yield Problem("item_id_spelling", "items", n_respelled, respelled, False)
     if catalog.columns.title is None:
         yield Problem("no_titles", "items", 1, (", ".join(catalog.names),), True)
     else:
@@ -283,12 +279,6 @@ def _of_rows(
         for row in list(rows[:MAX_EXAMPLES])
     ]
     return Problem(kind, table, len(rows), tuple(examples), kind in STOPS and len(rows) > 0)
-
-
-def _spelling_problem(groups: Sequence[tuple[str, ...]]) -> Problem:
-    examples = [" and ".join(map(repr, group)) for group in groups[:MAX_EXAMPLES]]
-    count = sum(len(group) - 1 for group in groups)
-    return Problem("item_id_spelling", "items", count, tuple(examples), False)
 
 
 def repeated_rows(values: Iterable[Any]) -> list[int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
 from sidtool.data.fields.fields import FieldTypes, need_feedback_of_numbers
-from sidtool.data.split.values import Event, UserSequence, spans
+from sidtool.data.split.values import Event, UserSequence
 
 LENGTH = 10
 """The largest number of items in a list, unless it is given."""
@@ -55,21 +55,22 @@ def target_lists(
     sessions. The history of a session's first list ends where the session begins, as when a session
     is held out. Events for which `counts` is false are in no list; an item that comes again within
     one is in it once. The first event is in no list, since it has no history."""
+
+    def event_of(index: int) -> Event:
+        return sequence.user, sequence.items[index], sequence.positions[index]
+
     marked = set(sequence.target_indexes)
-    for session in spans(sequence.sessions or (0,), len(sequence.items)):
+    starts = sequence.sessions or (0,)
+    for session_start, stop in zip(starts, (*starts[1:], len(sequence.items)), strict=True):
         targets = [
             index
-            for index in session
-            if index > 0 and index in marked and (counts is None or counts(_event(sequence, index)))
+            for index in range(session_start, stop)
+            if index > 0 and index in marked and (counts is None or counts(event_of(index)))
         ]
         for first in range(0, len(targets), options.stride or options.length):
             chosen = targets[first : first + options.length]
-            start = max(session.start, 1) if first == 0 else chosen[0]
+            start = max(session_start, 1) if first == 0 else chosen[0]
             yield TargetList(start, tuple(_ordered(sequence, chosen, options.order)))
-
-
-def _event(sequence: UserSequence, index: int) -> Event:
-    return sequence.user, sequence.items[index], sequence.positions[index]
 
 
 def _ordered(sequence: UserSequence, targets: Sequence[int], order: str | None) -> list[int]:
@@ -79,9 +80,10 @@ def _ordered(sequence: UserSequence, targets: Sequence[int], order: str | None) 
     if order is None:
         return distinct
     values = sequence.fields.event[order]
+
+    def descending(index: int) -> float:
+        value = values[index]
+        return -value if isinstance(value, int | float) else float("inf")
+
     # a stable sort keeps the order of the events where values are equal; missing ones come last
-    return sorted(distinct, key=lambda index: _descending(values[index]))
-
-
-def _descending(value: object) -> float:
-    return -value if isinstance(value, int | float) else float("inf")
+    return sorted(distinct, key=descending)

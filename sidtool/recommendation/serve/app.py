@@ -1,94 +1,47 @@
-"""The HTTP endpoints: each reads a body, asks the service, and spells the answer. Around all of
-them `Guard` admits calls that have the token, counts them, and ends those that fail."""
+"""The HTTP endpoints: each reads a body, asks the service, and spells the answer.
 
-import asyncio
-import hmac
-import json
+OpenAPI describes them to people and generators of clients; bodies are read by the parser of
+`recommend`, so a description is no second parser."""
+
 import logging
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from sidtool.base.errors import MissingPackageError, SidtoolError, UsageError
-from sidtool.base.visible import visible
+from sidtool.base.options import meanings
+from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import BadRequest
-from sidtool.recommendation.serve import schema
 from sidtool.recommendation.serve.batcher import Busy
-from sidtool.recommendation.serve.bodies import read_call, read_texts, read_vectors
-from sidtool.recommendation.serve.log import frames
-from sidtool.recommendation.serve.serve_options import ServeLimits, ServeOptions
+from sidtool.recommendation.serve.bodies import KINDS, read_call, read_texts, read_vectors
+from sidtool.recommendation.serve.guard import Guard, json_reply, read_body, refusal
+from sidtool.recommendation.serve.serve_options import ServeOptions
 from sidtool.recommendation.serve.service import Service
 
+VERSION = "1"
+"""Of the HTTP interface: the number in the paths."""
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FAILED = "the request failed, and the log of the service says where"
-OPEN_PATHS = ("/healthz", "/readyz")
-"""Paths that need no token."""
 
 log = logging.getLogger(__name__)
 
 
-def make_app(
-    options: ServeOptions,
-    service: Service | None = None,
-    *,
-    on_start: Callable[[], object] | None = None,
-) -> FastAPI:
-    """The application of one process. Without a `service` that is open already, its lifespan
-    loads the model; it starts the model's thread, and at its end answers what waits. `on_start`
-    is called when calls can be answered.
-
-    A model that cannot be loaded is one line in the log, and ends the start."""
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        try:
-            # of a worker, whose folder for temporary files is removed by its supervisor
-            app.state.service = service or Service.open(options, Path(mkdtemp()))
-        except SidtoolError as error:
-            log.error("%s", error)
-            raise
-        app.state.service.start()
-        if on_start is not None:
-            on_start()
-        yield
-        await app.state.service.stop()
-
-    app = FastAPI(
-        title="sidtool",
-        summary="Recommendations by semantic IDs",
-        version=schema.VERSION,
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,  # a redirection names the host that the client names
-    )
-    app.add_middleware(Guard, token=options.token)
-    for kind in (HTTPException, SidtoolError, Busy, TimeoutError):
-        app.add_exception_handler(kind, _refuse)
-    app.post("/v1/recommend", **schema.RECOMMEND)(recommend)
-    app.post("/v1/score", **schema.SCORE)(score)
-    app.post("/v1/encode", **schema.ENCODE)(encode)
-    app.post("/v1/decode", **schema.DECODE)(decode)
-    app.get("/healthz", summary=schema.HEALTH)(healthz)
-    app.get("/readyz", summary=schema.READY)(readyz)
-    app.get("/metrics", summary=schema.METRICS)(metrics)
-    return app
-
-
 async def recommend(request: Request) -> Response:
-    """Answer one request or several by beam search."""
+    """A body is a request as a line of `sidtool recommend --file`, with options beside; or
+    {"requests": [...]} with options for all. The answer to one is the line that `recommend --json`
+    prints, the answer to several {"answers": [...]} in their order, in which a request that cannot
+    be answered has "error"."""
     return await _answer(request, scores=False)
 
 
 async def score(request: Request) -> Response:
-    """Answer one request or several by exact scores of candidates."""
+    """As /v1/recommend, without a beam search: every item of `candidates` is scored, and no other
+    is returned. `k` is the number of candidates unless it is given."""
     return await _answer(request, scores=True)
 
 
@@ -115,7 +68,8 @@ async def _answer(request: Request, *, scores: bool) -> Response:
 
 
 async def encode(request: Request) -> Response:
-    """The SIDs of texts or vectors."""
+    """The body is {"texts": [...]}, which are embedded by the encoder that the bundle records, or
+    {"vectors": [[...]]}. Each answer has the SID and the items with that SID."""
     service: Service = request.app.state.service
     deadline = service.deadline()
     inputs = read_vectors(await read_body(request, service.options.limits, deadline))
@@ -123,7 +77,8 @@ async def encode(request: Request) -> Response:
 
 
 async def decode(request: Request) -> Response:
-    """The items of SIDs in texts."""
+    """The body is {"texts": [...]}. For each text, every SID in it with its status (item, retired,
+    unknown, malformed) and items."""
     service: Service = request.app.state.service
     deadline = service.deadline()
     texts = read_texts(await read_body(request, service.options.limits, deadline))
@@ -167,96 +122,186 @@ async def _refuse(_: Request, error: Exception) -> Response:
     return refusal(status, str(error), hint=error.hint)
 
 
-class Guard:
-    """ASGI middleware around all endpoints."""
+_IDS = {"type": "array", "items": {"type": "string"}}
+_NUMBERS = {"type": "array", "items": {"type": "number"}}
+_REQUEST: Mapping[str, Any] = {
+    "user": {"type": ["string", "integer"], "description": "returned with the answer"},
+    "history": {**_IDS, "description": "item ids, oldest first"},
+    "text": {"type": "string", "description": "a text to find items for, in place of a history"},
+    "allow": {**_IDS, "description": "recommend no others"},
+    "deny": {**_IDS, "description": "never recommend these"},
+    "fields": {"type": "object", "description": "what the model's prompt shows besides items"},
+}
+_MEANINGS = {**meanings(RecommendOptions), "list": "The length of a list, in place of k."}
+_OPTIONS: Mapping[str, Any] = {
+    name: {"type": "integer", "minimum": 1, "description": _MEANINGS[name]}
+    if kind is int
+    else {"type": "boolean", "description": _MEANINGS[name]}
+    for name, kind in KINDS.items()
+}
+_REFUSALS = {
+    400: "a value out of range, or a body that ends early",
+    401: "the bearer token is missing or wrong",
+    408: "the body did not arrive in time",
+    413: "the body is too long",
+    422: "the body is no request, or the model cannot answer it",
+    429: "too many requests wait; Retry-After says for how many seconds",
+    503: "no answer within the time limit, or the service is ending",
+}
 
-    def __init__(self, app: Any, token: str | None) -> None:
-        self._app = app
-        self._expected = None if token is None else f"Bearer {token}".encode()
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Handle one call, or pass on what is none."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        start = time.monotonic()
-        status = 0
+def _object(properties: Mapping[str, Any], *required: str) -> dict[str, Any]:
+    value: dict[str, Any] = {"type": "object", "properties": dict(properties)}
+    return {**value, "required": list(required)} if required else value
 
-        async def send_counted(message: Any) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
 
+def _content(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": dict(schema)}}
+
+
+_ERROR = _content(_object({"error": {"type": "string"}, "hint": {"type": "string"}}, "error"))
+
+
+def _calls(options: Mapping[str, Any], *required: str) -> dict[str, Any]:
+    """One request, or several with common options."""
+    one = _object({**_REQUEST, **options}, *required)
+    many = {"requests": {"type": "array", "items": _object(_REQUEST)}, **options}
+    return {"oneOf": [one, _object(many, "requests", *required)]}
+
+
+_COUNTS = ("unknown", "unknown_allowed", "unknown_denied", "missing")
+_ANSWER = _object(
+    {
+        "user": {"type": ["string", "null"]},
+        "items": {**_IDS, "description": "best first; `missing` is how many they are fewer than k"},
+        "scores": _NUMBERS,
+        "sids": _IDS,
+        "titles": _IDS,
+        **{key: {"type": "integer"} for key in _COUNTS},
+    }
+)
+_ANSWERS = {"oneOf": [_ANSWER, _object({"answers": {"type": "array", "items": _ANSWER}})]}
+
+
+class Route(NamedTuple):
+    """An endpoint: what answers it, and how OpenAPI describes it, with its docstring."""
+
+    path: str
+    handler: Callable[[Request], Awaitable[Response]]
+    summary: str
+    body: Mapping[str, Any] | None = None
+    """The JSON schema of the body that is sent; None for a path that is only read."""
+    answer: Mapping[str, Any] = {}
+    """The JSON schema of the answer."""
+    is_open: bool = False
+    """Whether it needs no token."""
+
+
+ROUTES = (
+    Route(
+        "/v1/recommend",
+        recommend,
+        "Recommend items for one or several requests",
+        _calls(_OPTIONS),
+        _ANSWERS,
+    ),
+    Route(
+        "/v1/score",
+        score,
+        "Score candidates exactly",
+        _calls(
+            {**_OPTIONS, "candidates": {**_IDS, "description": "items that are scored exactly"}},
+            "candidates",
+        ),
+        _ANSWERS,
+    ),
+    Route(
+        "/v1/encode",
+        encode,
+        "Encode texts or vectors to semantic IDs",
+        {
+            "oneOf": [
+                _object({"texts": _IDS}, "texts"),
+                _object({"vectors": {"type": "array", "items": _NUMBERS}}, "vectors"),
+            ]
+        },
+        _object({"encodings": {"type": "array", "items": {"type": "object"}}}),
+    ),
+    Route(
+        "/v1/decode",
+        decode,
+        "Find the items of semantic IDs in texts",
+        _object({"texts": _IDS}, "texts"),
+        _object({"decoded": {"type": "array", "items": {"type": "array"}}}),
+    ),
+    Route(
+        "/healthz",
+        healthz,
+        "Whether the process can answer: 503 if the model's thread has ended",
+        is_open=True,
+    ),
+    Route(
+        "/readyz",
+        readyz,
+        "Whether the service takes calls, and which model, bundle and memory it serves",
+        is_open=True,
+    ),
+    Route("/metrics", metrics, "Numbers for Prometheus"),
+)
+"""In the order of the page of OpenAPI."""
+
+
+def make_app(
+    options: ServeOptions,
+    service: Service | None = None,
+    *,
+    on_start: Callable[[], object] | None = None,
+) -> FastAPI:
+    """The application of one process. Without a `service` that is open already, its lifespan
+    loads the model; it starts the model's thread, and at its end answers what waits. `on_start`
+    is called when calls can be answered.
+
+    A model that cannot be loaded is one line in the log, and ends the start."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
-            if self._admits(scope):
-                await self._app(scope, receive, send_counted)
-            else:
-                challenge = {"www-authenticate": "Bearer"}
-                answer = refusal(401, "the bearer token is missing or wrong", headers=challenge)
-                await answer(scope, receive, send_counted)
-        except Exception as error:
-            # the message may quote the body, so it is neither logged nor sent
-            log.error("a call failed with %s", frames(error))
-            if not status:
-                answer = refusal(500, "the call failed, and the log of the service says where")
-                await answer(scope, receive, send_counted)
-        finally:
-            # a client may try any number of other paths
-            known = {route.path for route in scope["app"].routes}
-            path = scope["path"] if scope["path"] in known else "other"
-            seconds = time.monotonic() - start
-            service: Service = scope["app"].state.service
-            service.metrics.calls.labels(path, status).inc()
-            service.metrics.call_seconds.labels(path).observe(seconds)
-            log.debug("%s %s %s %.1f ms", scope["method"], path, status, 1000 * seconds)
+            # of a worker, whose folder for temporary files is removed by its supervisor
+            app.state.service = service or Service.open(options, Path(mkdtemp()))
+        except SidtoolError as error:
+            log.error("%s", error)
+            raise
+        app.state.service.start()
+        if on_start is not None:
+            on_start()
+        yield
+        await app.state.service.stop()
 
-    def _admits(self, scope: Any) -> bool:
-        if self._expected is None or scope["path"] in OPEN_PATHS:
-            return True
-        tokens = [value for name, value in scope["headers"] if name == b"authorization"]
-        return len(tokens) == 1 and hmac.compare_digest(tokens[0], self._expected)
-
-
-async def read_body(request: Request, limits: ServeLimits, deadline: float) -> bytes:
-    """The body of a call, which arrives until `deadline`, a time of the loop. Raises HTTPException
-    413 if it is too long, 408 if it does not arrive in time, 400 if it ends early."""
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > limits.max_body:
-        raise _too_long(limits)
-    body = bytearray()
-    try:
-        async with asyncio.timeout_at(deadline):
-            async for piece in request.stream():
-                body += piece
-                if len(body) > limits.max_body:
-                    raise _too_long(limits)
-    except TimeoutError:
-        detail = f"the body did not arrive within {limits.seconds:g} seconds"
-        raise HTTPException(408, detail, {"connection": "close"}) from None
-    except ClientDisconnect:
-        raise HTTPException(400, "the connection was closed within the body") from None
-    return bytes(body)
-
-
-def _too_long(limits: ServeLimits) -> HTTPException:
-    detail = f"the body has more than {limits.max_body} bytes"
-    return HTTPException(413, detail, {"connection": "close"})
-
-
-def json_reply(
-    value: Any, headers: Mapping[str, str] | None = None, *, status: int = 200
-) -> Response:
-    """A JSON value, exactly as the commands print it."""
-    content = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    return Response(content, status, dict(headers or {}), media_type="application/json")
-
-
-def refusal(
-    status: int, message: str, *, hint: str | None = None, headers: Mapping[str, str] | None = None
-) -> Response:
-    """An error of one line, and what to do next."""
-    value = {"error": visible(message)}
-    if hint:
-        value["hint"] = visible(hint)
-    return json_reply(value, headers, status=status)
+    app = FastAPI(
+        title="sidtool",
+        summary="Recommendations by semantic IDs",
+        version=VERSION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # a redirection names the host that the client names
+    )
+    open_paths = [route.path for route in ROUTES if route.is_open]
+    app.add_middleware(Guard, token=options.token, open_paths=open_paths)
+    for kind in (HTTPException, SidtoolError, Busy, TimeoutError):
+        app.add_exception_handler(kind, _refuse)
+    refusals = {
+        status: {"description": text, "content": _ERROR} for status, text in _REFUSALS.items()
+    }
+    for route in ROUTES:
+        if route.body is None:
+            app.get(route.path, summary=route.summary)(route.handler)
+            continue
+        app.post(
+            route.path,
+            summary=route.summary,
+            description=" ".join((route.handler.__doc__ or "").split()),
+            openapi_extra={"requestBody": {"required": True, "content": _content(route.body)}},
+            responses={200: {"content": _content(route.answer)}, **refusals},
+        )(route.handler)
+    return app

@@ -6,6 +6,7 @@ read whole are checked against the digests of the manifest."""
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -30,6 +31,9 @@ _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "ui
 DTYPES = ("bool", *_INTEGERS, "float16", "float32", "float64")
 """Types of arrays, by their names in Zarr."""
 GROUP = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
+
+_UNSAFE = re.compile(r"[\\:\x00]")
+"""Characters of Windows paths and drives, and the end of a C string."""
 
 RowRange = tuple[int, int]
 """First and last row (exclusive)."""
@@ -291,3 +295,17 @@ def _unreadable(name: str, reason: str) -> IntegrityError:
     return IntegrityError(
         f"{name} cannot be read: {reason}", hint="sidtool verify lists every broken object"
     )
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise IntegrityError for an object name that could lead outside of the bundle, ValueError for
+    one that no folder can hold beside the others."""
+    folders = set()
+    for name in names:
+        steps = name.split("/")
+        if _UNSAFE.search(name) or not {"", ".", ".."}.isdisjoint(steps):
+            raise IntegrityError(f"the manifest names an object outside of the bundle: {name!r}")
+        folders |= {"/".join(steps[:depth]) for depth in range(1, len(steps))}
+    both = folders.intersection(names)
+    if both:
+        raise ValueError(f"{min(both)!r} is an object and a folder of objects")

@@ -14,15 +14,14 @@ from sidtool.base.output import new_dir
 from sidtool.base.output_name import BUNDLE, check_suffix
 from sidtool.base.storage import Storage, is_zip
 from sidtool.data import Vectors, VectorSource
-from sidtool.tokenizer.assign.policy import Policy, check_policy
 from sidtool.tokenizer.bundle.arrays import StoredArrays
 from sidtool.tokenizer.bundle.hub import OnHub, bundle_card
-from sidtool.tokenizer.bundle.identity import Identity
 from sidtool.tokenizer.bundle.item_map import ItemMap, check_ids, text_id
 from sidtool.tokenizer.bundle.layout import all_arrays, bundle_layout, identify
 from sidtool.tokenizer.bundle.manifest import (
     BuildChange,
     Collisions,
+    Identity,
     Manifest,
     Provenance,
     library_versions,
@@ -31,9 +30,10 @@ from sidtool.tokenizer.bundle.manifest import (
 from sidtool.tokenizer.bundle.stored import StoredBundle, broken_parts
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.bundle.zarr_group import ROOT, new_zip, read_root, write_group
+from sidtool.tokenizer.codes.report import Policy, check_policy
 from sidtool.tokenizer.encoder.lexical import LexicalEncoder
 from sidtool.tokenizer.quantize.codebook import Codebook
-from sidtool.tokenizer.sid import Codes, ItemRows, Levels, SidSpace, Spelling
+from sidtool.tokenizer.sid import Codes, ItemRows, Levels, SidSpace, Spelling, read_sizes
 
 
 class Bundle(StoredBundle, OnHub):
@@ -107,13 +107,11 @@ class Bundle(StoredBundle, OnHub):
         policy: Policy,
         *,
         name: str,
-        capacity: int | None = None,
         lexical: LexicalEncoder | None = None,
         **provenance: Unpack[Provenance],
     ) -> "Bundle":
-        """A bundle in memory. `capacity` is the size of the level that the policy `append` added,
-        `lexical` the encoder that the recipe names so. The recipe is completed with the codebook's
-        method and parameters."""
+        """A bundle in memory. `lexical` is the encoder that the recipe names so. The recipe is
+        completed with the codebook's method and parameters."""
         recipe = provenance.get("recipe")
         if codebook is not None:
             quantizer = {"method": codebook.method, "parameters": codebook.params.to_json()}
@@ -124,7 +122,7 @@ class Bundle(StoredBundle, OnHub):
             space=items.space,
             identity=identify(items.space, items, codebook, recipe, policy),
             items=len(items),
-            collisions=Collisions(policy, capacity),
+            collisions=Collisions(policy, items.space.sizes[-1] if policy == "append" else None),
             format=1 if codebook is None else codebook.min_format,
             **fields,
         )
@@ -162,7 +160,7 @@ class Bundle(StoredBundle, OnHub):
             raise UsageError("there is no option sizes", hint='levels="256x256x256"')
         if levels is None:
             levels = Levels.for_items(len(ids)).sizes
-        sizes = Levels.from_text(levels).sizes if isinstance(levels, str) else levels
+        sizes = read_sizes(levels) if isinstance(levels, str) else levels
         SidSpace.of_spelling(sizes, spelling)
         if titles is not None and len(titles) != len(ids):
             raise DataError(f"{len(titles)} titles for {len(ids)} items")
@@ -170,16 +168,17 @@ class Bundle(StoredBundle, OnHub):
         def fit_codebook() -> Codebook:
             return fit(vectors, sizes, method=method, seed=seed, **method_options)
 
-        made = make_codes(VectorSource.of(vectors), ids, fit_codebook, collisions, seed=seed)
-        space = SidSpace.of_spelling(made.assigned.level_sizes, spelling)
+        codebook, assigned, report = make_codes(
+            VectorSource.of(vectors), ids, fit_codebook, collisions, seed=seed
+        )
+        space = SidSpace.of_spelling(assigned.level_sizes, spelling)
         return cls.of(
-            ItemMap.of(space, ids, made.assigned.codes, titles),
-            made.codebook,
+            ItemMap.of(space, ids, assigned.codes, titles),
+            codebook,
             collisions,
             name=name,
-            capacity=made.capacity,
-            recipe={"encoder": {"vectors": "given", "dim": made.codebook.dim}},
-            report=made.report.to_json(),
+            recipe={"encoder": {"vectors": "given", "dim": codebook.dim}},
+            report=report.to_json(),
             libraries=library_versions("numpy", "zarr", "scipy"),
             created=now(),
         )

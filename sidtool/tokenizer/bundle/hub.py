@@ -3,7 +3,7 @@ card, in the repository itself or in one folder of it."""
 
 import hashlib
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files
@@ -19,10 +19,10 @@ from sidtool.base.checkpoint import (
     HubAccess,
     HubCommit,
     HubPush,
+    Pushable,
     download,
     fetch_roots,
     folder_or_url,
-    hub_url,
     is_hub_repository,
     only_folder,
     required_signers,
@@ -38,7 +38,7 @@ from sidtool.base.markdown import (
     table,
     with_dataset,
 )
-from sidtool.base.signatures import SIGNATURE, Signer
+from sidtool.base.signatures import SIGNATURE
 from sidtool.base.storage import Storage
 from sidtool.tokenizer.bundle.manifest import Manifest, flat_record
 from sidtool.tokenizer.bundle.zarr_group import ROOT, Kind, read_root
@@ -81,15 +81,10 @@ def signed_objects(folder: Path, kind: Kind) -> dict[str, str]:
     return {**objects, ROOT: hashlib.sha256((folder / ROOT).read_bytes()).hexdigest()}
 
 
-class OnHub(ABC):
+class OnHub(Pushable):
     """A bundle or memory that the Hugging Face hub may have, by the conventions of its library."""
 
     kind: ClassVar[Kind]
-
-    @classmethod
-    @abstractmethod
-    def open(cls, location: str | Path) -> Self:
-        """Open a stored one; reads the manifest only."""
 
     @classmethod
     @abstractmethod
@@ -129,31 +124,8 @@ class OnHub(ABC):
         # a repository may have a card, pictures and other files beside them
         return cls.open_verified(folder, alone=False)
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        private: bool | None = None,
-        commit_message: str = "Push with sidtool",
-        license: str | None = None,
-        tag: str | None = None,
-        dataset: str | None = None,
-        sign: str | Path | None = None,
-    ) -> HubCommit:
-        """Write it with a card to a repository of the Hugging Face hub, in one commit. It is a
-        folder, `bundle.zarr` or `memory.zarr`, and replaces what is in it; `tag` moves to the
-        commit. `dataset` names the data that it was made from, for the card, and `sign` is a file
-        with a private key in PEM, or "keyless". Raises RefusedError if the repository has another
-        kind of artifact, DataError if the hub refuses, and as
-        `Signer.of`."""
-        signer = None if sign is None else Signer.of(sign)
-        push = HubPush(revision, token, private, commit_message, tag, dataset, signer)
-        return self.upload_to(hub_url(repo_id), license, push)
-
     def upload_to(self, url: str, license: str | None, push: HubPush) -> HubCommit:
-        """As `push_to_hub`, to the URL of a repository."""
+        """As `Pushable.push_to_hub`, to the URL of a repository."""
         with TemporaryDirectory() as work:
             folder = Path(work) / f"{self.kind}.zarr"
             self.save(folder)

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from sidtool.base.digests import hash_array
 from sidtool.base.documents import canonical
 from sidtool.tokenizer.bundle.arrays import Expected
-from sidtool.tokenizer.bundle.identity import Identity
 from sidtool.tokenizer.bundle.item_map import BLOCK, ItemMap
-from sidtool.tokenizer.bundle.manifest import Manifest
+from sidtool.tokenizer.bundle.manifest import Identity, Manifest
 from sidtool.tokenizer.encoder.lexical import LexicalEncoder
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import SidSpace

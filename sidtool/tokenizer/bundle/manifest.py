@@ -2,19 +2,19 @@
 version."""
 
 import datetime
+import hashlib
 import importlib.metadata
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self, TypedDict
 
 from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
-from sidtool.base.records import Count, Digest, JsonRecord, ReadAs, Rule, VersionNumber
+from sidtool.base.records import Count, Digest, JsonRecord, ReadAs, Rule, VersionNumber, flat
 from sidtool.data import CatalogColumns, EventColumns
 from sidtool.data.split import SplitReference
-from sidtool.tokenizer.assign.policy import Policy
-from sidtool.tokenizer.bundle.identity import Identity
-from sidtool.tokenizer.codes.report import CodebookReport
+from sidtool.tokenizer.bundle.arrays import check_names
+from sidtool.tokenizer.codes.report import CodebookReport, Policy
 from sidtool.tokenizer.encoder.settings import EncoderRecipe
 from sidtool.tokenizer.quantize.codebook import QuantizerParams
 from sidtool.tokenizer.sid import SidSpace
@@ -25,8 +25,39 @@ MAX_ITEMS = 1 << 32
 """Rows of the index are 32-bit numbers."""
 
 _LEVEL = re.compile("codebook/level_[^/]*/zarr.json")
-_UNSAFE = re.compile(r"[\\:\x00]")
-"""Characters of Windows paths and drives, and the end of a C string."""
+
+
+@dataclass(frozen=True)
+class Identity(JsonRecord):
+    """SHA-256 (hex) of the three parts of a bundle."""
+
+    space: Digest
+    codebook: Digest
+    items: Digest
+
+    @property
+    def digest(self) -> str:
+        """One SHA-256 over the three."""
+        return hashlib.sha256(f"{self.space}:{self.codebook}:{self.items}".encode()).hexdigest()
+
+    def to_json(self) -> dict[str, str]:
+        """The JSON object that is stored."""
+        return super().to_json() | {"digest": self.digest}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The identity that `to_json` wrote. Raises TypeError for a missing or malformed key,
+        ValueError if the digest is not that of the three parts."""
+        identity = super().from_json(value)
+        if value.get("digest") != identity.digest:
+            raise ValueError(f"digest is not {identity.digest[:12]}…, that of the three parts")
+        return identity
+
+    @classmethod
+    def from_parts(cls, value: Mapping[str, Any]) -> Self:
+        """The identity of a JSON object with the three parts alone. Raises TypeError for a missing
+        or malformed key."""
+        return super().from_json(value)
 
 
 @dataclass(frozen=True)
@@ -304,29 +335,11 @@ class Manifest(JsonRecord):
                     )
 
 
-def check_names(names: Iterable[str]) -> None:
-    """Raise IntegrityError for an object name that could lead outside of the bundle, ValueError for
-    one that no folder can hold beside the others."""
-    folders = set()
-    for name in names:
-        steps = name.split("/")
-        if _UNSAFE.search(name) or not {"", ".", ".."}.isdisjoint(steps):
-            raise IntegrityError(f"the manifest names an object outside of the bundle: {name!r}")
-        folders |= {"/".join(steps[:depth]) for depth in range(1, len(steps))}
-    both = folders.intersection(names)
-    if both:
-        raise ValueError(f"{min(both)!r} is an object and a folder of objects")
-
-
-def flat_record(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_record(value: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a nested record by dotted key, without the vectors of an encoder's probes."""
-    flat: dict[str, Any] = {}
-    for key, member in value.items():
-        if isinstance(member, Mapping):
-            flat |= flat_record(member, f"{prefix}{key}.")
-        elif key != "probes":
-            flat[prefix + key] = member
-    return flat
+    return {
+        key: member for key, member in flat(value).items() if key.rpartition(".")[2] != "probes"
+    }
 
 
 def now() -> str:

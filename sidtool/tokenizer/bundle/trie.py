@@ -53,16 +53,41 @@ class Trie:
         n_nodes = np.zeros(len(sizes), dtype=np.int64)
         for _, _, starts in _chunks(codes):
             n_nodes += [np.count_nonzero(flags) for flags in starts]
-        columns, pointers = _fill(codes, sizes, n_nodes)
-        leaf_start = pointers.pop() if len(pointers) == len(sizes) else None
+        # the narrowest types that torch can index: it lacks most of uint16
+        types = [
+            np.uint8 if size <= 1 << 8 else np.int16 if size <= 1 << 15 else np.int32
+            for size in sizes
+        ]
+        columns = tuple(np.empty(n, dtype=kind) for kind, n in zip(types, n_nodes, strict=True))
+        # where the children of each node start; those of the last level are items, unless every
+        # SID has one: leaves and items then coincide
+        is_shared = n_nodes[-1] < len(codes)
+        starting = n_nodes if is_shared else n_nodes[:-1]
+        pointers = [np.empty(n + 1, dtype=np.int32) for n in starting]
+        done = np.zeros(len(sizes), dtype=np.int64)  # nodes that are written, per level
+        for first, chunk, starts in _chunks(codes):
+            for level, is_new in enumerate(starts):
+                start = done[level]
+                stop = start + np.count_nonzero(is_new)
+                columns[level][start:stop] = chunk[:, level][is_new]
+                if level + 1 < len(sizes):
+                    # the first child of a new node is the next new node one level below
+                    child_ids = np.cumsum(starts[level + 1], dtype=np.int32) - 1
+                    pointers[level][start:stop] = child_ids[is_new] + np.int32(done[level + 1])
+                elif is_shared:
+                    pointers[level][start:stop] = first + np.flatnonzero(is_new)
+                done[level] = stop
+        for array, end in zip(pointers, [*n_nodes[1:], len(codes)], strict=False):
+            array[-1] = end
+        leaf_start = pointers.pop() if is_shared else None
         children = (np.array([0, n_nodes[0]], dtype=np.int32), *pointers)
         # the largest number of children, by chunks to save memory
         fan_out = tuple(
             max(
-                int(np.diff(starts[first : first + CHUNK + 1]).max())
-                for first in range(0, len(starts) - 1, CHUNK)
+                int(np.diff(first_children[first : first + CHUNK + 1]).max())
+                for first in range(0, len(first_children) - 1, CHUNK)
             )
-            for starts in children
+            for first_children in children
         )
         return cls(sizes, columns, children, fan_out, leaf_start, rows, len(codes))
 
@@ -134,9 +159,7 @@ class Trie:
     def positions(self, rows: ItemRows) -> SidPositions:
         """The positions in SID order of those of the bundle's rows that are in the trie: sorted,
         without repeats."""
-        distinct = np.sort(rows[rows >= 0])
-        distinct = distinct[np.diff(distinct, prepend=-1) > 0]
-        positions = self.positions_of(ItemRows(distinct))
+        positions = self.positions_of(ItemRows(np.unique(rows[rows >= 0])))
         return SidPositions(positions[positions >= 0])
 
     def positions_of(self, rows: ItemRows) -> SidPositions:
@@ -174,33 +197,3 @@ def _chunks(codes: Codes) -> Iterator[tuple[int, Codes, Starts]]:
             starts.append(is_new)
         yield first, chunk, starts
         last_row = chunk[-1:]
-
-
-def _fill(
-    codes: Codes, sizes: tuple[int, ...], n_nodes: NDArray[np.int64]
-) -> tuple[tuple[NDArray[np.generic], ...], list[NDArray[np.int32]]]:
-    """The codes of each level, and per level where each node's children start; those of the last
-    level are items (omitted if every SID has one)."""
-    # the narrowest types that torch can index: it lacks most of uint16
-    types = [
-        np.uint8 if size <= 1 << 8 else np.int16 if size <= 1 << 15 else np.int32 for size in sizes
-    ]
-    columns = tuple(np.empty(n, dtype=kind) for kind, n in zip(types, n_nodes, strict=True))
-    shared = n_nodes[-1] < len(codes)  # if every SID has one item, leaves and items coincide
-    pointers = [np.empty(n + 1, dtype=np.int32) for n in (n_nodes if shared else n_nodes[:-1])]
-    done = np.zeros(len(sizes), dtype=np.int64)  # nodes that are written, per level
-    for first, chunk, starts in _chunks(codes):
-        for level, is_new in enumerate(starts):
-            start = done[level]
-            stop = start + np.count_nonzero(is_new)
-            columns[level][start:stop] = chunk[:, level][is_new]
-            if level + 1 < len(sizes):
-                # the first child of a new node is the next new node one level below
-                child_ids = np.cumsum(starts[level + 1], dtype=np.int32) - 1
-                pointers[level][start:stop] = child_ids[is_new] + np.int32(done[level + 1])
-            elif shared:
-                pointers[level][start:stop] = first + np.flatnonzero(is_new)
-            done[level] = stop
-    for array, end in zip(pointers, [*n_nodes[1:], len(codes)], strict=False):
-        array[-1] = end
-    return columns, pointers

@@ -10,7 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +20,11 @@ from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.base.output import cache_array, cached_array, whole_file
 from sidtool.base.progress import Progress
 from sidtool.data import VectorSource
-from sidtool.tokenizer.assign.assign import assign
-from sidtool.tokenizer.assign.policy import Assigned, Policy
+from sidtool.tokenizer.codes.assign import assign
 from sidtool.tokenizer.codes.measure import codebook_report
-from sidtool.tokenizer.codes.report import CodebookReport
+from sidtool.tokenizer.codes.report import Assigned, CodebookReport, Policy
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.sid import LETTERS, Codes, SidSpace
-
-
-@dataclass(frozen=True)
-class ItemCodes:
-    """The final codes of n items, and how they were made."""
-
-    codebook: Codebook
-    assigned: Assigned
-    report: CodebookReport
-    capacity: int | None
-    """The size of the level that the policy `append` added."""
 
 
 def make_codes(
@@ -48,8 +36,9 @@ def make_codes(
     seed: int = 0,
     work: Path | None = None,
     progress: Progress | None = None,
-) -> ItemCodes:
-    """The codes of items by their (n, dim) vectors and the codebook that `fit_codebook` returns.
+) -> tuple[Codebook, Assigned, CodebookReport]:
+    """The codebook that `fit_codebook` returns, the codes of items by their (n, dim) vectors, and a
+    report.
 
     Finished codes are stored in the folder `work`. `progress` is called with the encoded vectors
     and their number; the seed draws the items that are measured. Warns of a level whose codes are
@@ -73,8 +62,7 @@ def make_codes(
                 SidtoolWarning,
                 stacklevel=3,
             )
-    capacity = assigned.level_sizes[-1] if policy == "append" else None
-    return ItemCodes(codebook, assigned, replace(report, seconds=seconds), capacity)
+    return codebook, assigned, replace(report, seconds=seconds)
 
 
 @contextmanager
@@ -94,8 +82,12 @@ def fit_once(
         return make()
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     path = folder / f"codebook-{digest[:16]}.npz"
-    codebook = _load(path)
-    if codebook is None:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        header = json.loads(str(arrays.pop("header")))
+        levels = tuple(arrays.pop(f"level_{level}") for level in range(header["levels"]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # missing or damaged
         codebook = make()
         folder.mkdir(parents=True, exist_ok=True)
         params = codebook.params.to_json()
@@ -103,8 +95,10 @@ def fit_once(
         arrays = {f"level_{level}": centroids for level, centroids in enumerate(codebook.levels)}
         arrays |= {f"encoder_{name}": array for name, array in codebook.encoder.items()}
         with whole_file(path) as partial, partial.open("wb") as stream:
-            np.savez(stream, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
-    return codebook
+            np.savez(stream, header=np.array(json.dumps(header)), **arrays)
+        return codebook
+    encoder = {name.removeprefix("encoder_"): array for name, array in arrays.items()}
+    return Codebook(header["method"], levels, encoder, QuantizerParams.from_json(header["params"]))
 
 
 def encode_all(
@@ -140,20 +134,6 @@ def encode_all(
         if progress is not None:
             progress(done, len(source))
     return codes
-
-
-def _load(path: Path) -> Codebook | None:
-    """A stored codebook; None if the file is missing or damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = dict(stored)
-        header = json.loads(str(arrays.pop("header")))
-        levels = tuple(arrays.pop(f"level_{level}") for level in range(header["levels"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-    encoder = {name.removeprefix("encoder_"): array for name, array in arrays.items()}
-    params = QuantizerParams.from_json(header["params"])
-    return Codebook(header["method"], levels, encoder, params)
 
 
 def code_table(

@@ -9,8 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.data import Vectors, VectorSource
-from sidtool.tokenizer.assign.policy import Assigned
-from sidtool.tokenizer.codes.report import CodebookReport, CollisionReport, LevelUse, Neighbors
+from sidtool.tokenizer.codes.report import (
+    Assigned,
+    CodebookReport,
+    CollisionReport,
+    LevelUse,
+    Neighbors,
+)
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.quantize.mlp import unit
 from sidtool.tokenizer.sid import Codes, Levels

@@ -1,10 +1,73 @@
-"""The codebook report: what is measured when a codebook is built, as typed records."""
+"""Collision policies, the final codes, and the codebook report: what is measured when a codebook is
+built, as typed records."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import UsageError
 from sidtool.base.records import JsonRecord
-from sidtool.tokenizer.assign.policy import CollisionCounts
+from sidtool.tokenizer.sid import Codes
+
+Policy = Literal["reassign", "append", "allow"]
+"""What happens to items with the same codes: all but one are reassigned, a level is appended, or
+they share a SID."""
+
+
+def check_policy(policy: str) -> None:
+    """Raise UsageError unless there is a policy of this name."""
+    if policy not in get_args(Policy):
+        raise UsageError(
+            f"there is no collision policy {policy!r}",
+            hint=f"choose from {', '.join(get_args(Policy))}",
+        )
+
+
+@dataclass(frozen=True)
+class CollisionCounts(JsonRecord):
+    """How many items share their SID with another, in how many groups, and the largest group (1 if
+    there is no collision)."""
+
+    items: int
+    groups: int
+    largest: int
+
+    @classmethod
+    def of(cls, codes: Codes) -> "CollisionCounts":
+        """Count the collisions in (n, levels) codes."""
+        _, sizes = equal_rows(codes)
+        shared = sizes[sizes > 1]
+        return cls(int(shared.sum()), len(shared), int(sizes.max(initial=0)))
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """Final codes, in the order of the items.
+
+    `codes` is (n, levels) uint16, with one more level than the raw codes under `append`;
+    `level_sizes` are its level sizes; `reassigned` is (n,) bool: items whose final code is not
+    their nearest one."""
+
+    codes: Codes
+    level_sizes: tuple[int, ...]
+    reassigned: NDArray[np.bool_]
+    before: CollisionCounts
+    after: CollisionCounts
+
+
+def equal_rows(codes: Codes) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Row indices sorted by codes, and the lengths of the runs of equal codes in that order."""
+    order = np.lexsort(codes.T[::-1]) if codes.shape[1] else np.arange(len(codes))
+    if not len(codes):
+        return order, np.zeros(0, dtype=np.intp)
+    ordered = codes[order]
+    changes = (ordered[1:] != ordered[:-1]).any(axis=1)
+    bounds = np.flatnonzero(np.concatenate([[True], changes, [True]]))
+    return order, np.diff(bounds)
+
 
 COLLAPSED = 8
 """A level is collapsed if its perplexity is this many times below the possible: 3 bits are lost."""

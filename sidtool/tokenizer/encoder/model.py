@@ -318,13 +318,6 @@ def load_encoder(encoder: Encoder) -> LoadedEncoder:
     return LoadedEncoder(model, settings, record)
 
 
-def encoder_for(texts: Sequence[str], encoder: Encoder) -> TextEncoder:
-    """The encoder of a catalog's texts: loaded, or fitted to them if it is `lexical`. Raises as
-    `load_encoder`."""
-    check_location(encoder)
-    return LexicalEncoder.fit(texts) if encoder.model == LEXICAL else load_encoder(encoder)
-
-
 def encoder_digests(encoder: Encoder) -> dict[str, dict[str, str]]:
     """SHA-256 of each file of an encoder, as its record has them; the weights are not loaded. A
     model of the hub is downloaded. Raises as `load_encoder`."""

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.base.progress import Progress
 from sidtool.data import Items, Vectors
-from sidtool.tokenizer.assign.overflow import place_new_items, require_free
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import ItemsChange
+from sidtool.tokenizer.codes.overflow import place_new_items, require_free
 from sidtool.tokenizer.make.encode import (
     NO_ITEMS,
     check_texts,
@@ -163,7 +163,6 @@ def add_items(
         bundle.codebook,
         bundle.manifest.collisions.policy,
         name=bundle.manifest.name,
-        capacity=bundle.manifest.collisions.capacity,
         lexical=bundle.lexical,
         **bundle.manifest.next_version(change),
     )

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import RefusedError
 from sidtool.data import Vectors
-from sidtool.tokenizer.assign.assign import squared_distances
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import AlignChange
+from sidtool.tokenizer.codes.assign import squared_distances
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import Codes
 
@@ -97,7 +97,6 @@ def align(new: Bundle, old: Bundle) -> Bundle:
         replace(codebook, levels=levels),
         new.manifest.collisions.policy,
         name=old.manifest.name,
-        capacity=new.manifest.collisions.capacity,
         lexical=new.lexical,
         **provenance,
     )

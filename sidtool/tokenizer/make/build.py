@@ -4,7 +4,7 @@ An interrupted build leaves `OUT.partial` with finished vectors and codes, and t
 resumes from there."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,43 +12,87 @@ import numpy as np
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError, UsageError
-from sidtool.base.options import options_from
+from sidtool.base.options import check_options, option, options_from
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.output_name import BUNDLE
 from sidtool.base.progress import Progress
-from sidtool.data import Items, Vectors, VectorSource, open_vectors
-from sidtool.data.split import Cooccurrence, Split, count_cooccurrence, open_split
-from sidtool.tokenizer.assign.assign import require_capacity
+from sidtool.data import Items, TextNames, Vectors, VectorSource, open_vectors, read_items
+from sidtool.data.split import Split, open_split
+from sidtool.data.split.pairs import Cooccurrence, count_cooccurrence
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import library_versions, now
+from sidtool.tokenizer.codes.assign import require_capacity
 from sidtool.tokenizer.codes.make import fit_once, make_codes
-from sidtool.tokenizer.encoder.lexical import LexicalEncoder
-from sidtool.tokenizer.encoder.model import check_location, encoder_for
+from sidtool.tokenizer.codes.report import Policy
+from sidtool.tokenizer.encoder.lexical import LEXICAL, LexicalEncoder
+from sidtool.tokenizer.encoder.model import check_location, load_encoder
 from sidtool.tokenizer.encoder.settings import Encoder
-from sidtool.tokenizer.make.build_options import BuildOptions, CatalogOptions, read_catalog
-from sidtool.tokenizer.quantize import fit
+from sidtool.tokenizer.quantize import Method, check_method, fit
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.quantize.fusion import (
     Fusion,
+    FusionOptions,
     add_collaborative,
-    fix_signs,
+    factors,
     fuse,
     fuse_sources,
+    ppmi,
     source_shares,
 )
 from sidtool.tokenizer.quantize.mlp import Arrays
-from sidtool.tokenizer.sid import Levels
+from sidtool.tokenizer.sid import Levels, SidSpace, Spelling, read_sizes
 
 EVENT_DISTANCE = 5
 """Two events of a user co-occur if they are at most this far apart."""
 DECAY = 0.85
 """Factor on the weight of a pair for each event between the two."""
-MIN_EIGENVALUE = 1e-6
-"""Eigenvalues below this share of the largest are rounding errors."""
 
 Source = Vectors | VectorSource | str | Path
 """Vectors of the items: an array in their order, or a file (.npy with ids, Parquet or Zarr)."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How vectors become SIDs, and how SIDs are spelled.
+
+    Raises UsageError for a method without one of its options, a collision policy that does not
+    exist and a vocabulary that cannot be spelled."""
+
+    sizes: tuple[int, ...] | None = option(
+        None, reads=read_sizes, flag="--levels", panel="Quantizer"
+    )
+    """Codes per level, like 256x256x256. Default: by the number of items, 1024x512x512 for 1,025 to
+    2.6 million."""
+    method: Method = option("rq-kmeans", panel="Quantizer")
+    """Quantization method."""
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the method, like `balanced`."""
+    collisions: Policy = option("reassign")
+    """Items with the same SID: reassign all but one, append a level, or allow them."""
+    spelling: Spelling = option("openonerec", panel="Output")
+    """Token spelling."""
+    begin_end_tokens: bool = option(True)
+    """Wrap a SID in begin and end tokens, if the spelling has them."""
+    fusion: FusionOptions = field(default_factory=FusionOptions)
+    weights: tuple[float, ...] = ()
+    """One per source of vectors, in proportion; all equal if none are given."""
+    seed: int = option(0, minimum=0)
+    """Seed of all random numbers."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        check_method(self.method, dict(self.method_options))
+        if self.sizes is not None:
+            self.space(self.sizes)
+
+    def sizes_for(self, n_items: int) -> tuple[int, ...]:
+        """The sizes for so many items: those that were given, or by `Levels.for_items`."""
+        return Levels.for_items(n_items).sizes if self.sizes is None else self.sizes
+
+    def space(self, sizes: tuple[int, ...]) -> SidSpace:
+        """The SID vocabulary of these sizes (an appended collision level included, if any)."""
+        return SidSpace.of_spelling(sizes, self.spelling, begin_end_tokens=self.begin_end_tokens)
 
 
 def build_codebook(
@@ -56,7 +100,7 @@ def build_codebook(
     out: str | Path,
     options: BuildOptions | None = None,
     *,
-    catalog: CatalogOptions | None = None,
+    catalog: TextNames | None = None,
     encoder: Encoder | str | None = None,
     embeddings: Source | Sequence[Source] = (),
     interactions: Split | str | Path | None = None,
@@ -90,22 +134,20 @@ def build_codebook(
         embeddings = [embeddings]
     if isinstance(encoder, str):
         encoder = Encoder(encoder)
-    _check_inputs(encoder, embeddings)
     options = options_from(BuildOptions, options, given)
     progress = progress or {}
-    if isinstance(items, str | Path):
-        items = read_catalog(Path(items), catalog)
-    split = interactions
-    if isinstance(split, str | Path):
-        split = open_split(split)
-    sources = _open_sources(embeddings, items.ids, memory, by_row)
+    items, sources, split = _opened(
+        items, catalog, encoder, embeddings, interactions, memory, by_row
+    )
     options = replace(options, sizes=options.sizes_for(len(items)))
     with locked(out) as work:
         refuse_existing(out, force)
         made_by: Mapping[str, Any]
         lexical = None
         if encoder is not None:
-            text_encoder = encoder_for(items.texts, encoder)
+            if encoder.model == LEXICAL:
+                lexical = LexicalEncoder.fit(items.texts)
+            text_encoder = lexical or load_encoder(encoder)
             sources = [
                 text_encoder.vectors(
                     items.texts,
@@ -115,7 +157,6 @@ def build_codebook(
                 )
             ]
             made_by = text_encoder.record
-            lexical = text_encoder if isinstance(text_encoder, LexicalEncoder) else None
         else:
             made_by = {"vectors": "given", "dim": sum(source.shape[1] for source in sources)}
         bundle = build(
@@ -141,7 +182,7 @@ def plan_build(
     items: Items | str | Path,
     options: BuildOptions,
     *,
-    catalog: CatalogOptions | None = None,
+    catalog: TextNames | None = None,
     encoder: Encoder | None = None,
     embeddings: Sequence[Source] = (),
     interactions: Path | None = None,
@@ -151,12 +192,7 @@ def plan_build(
     """The catalog of a build. Raises what `build_codebook` would raise for these arguments before
     it reads or makes vectors; and its UsageError for more items than SIDs, of which some always
     collide."""
-    _check_inputs(encoder, embeddings)
-    if not isinstance(items, Items):
-        items = read_catalog(Path(items), catalog)
-    if interactions is not None:
-        open_split(interactions)
-    _open_sources(embeddings, items.ids, memory, by_row)
+    items, _, _ = _opened(items, catalog, encoder, embeddings, interactions, memory, by_row)
     if embeddings:
         source_shares(len(embeddings), options.weights)
     levels = Levels(options.sizes_for(len(items)))
@@ -165,26 +201,35 @@ def plan_build(
     return items
 
 
-def _check_inputs(encoder: Encoder | None, embeddings: Sequence[Any]) -> None:
-    """Raise UsageError unless there is an encoder or embeddings, but not both; MissingPackageError
-    or DataError if the encoder's packages or its folder are missing."""
+def _opened(
+    items: Items | str | Path,
+    catalog: TextNames | None,
+    encoder: Encoder | None,
+    embeddings: Sequence[Source],
+    interactions: Split | str | Path | None,
+    memory: int | None,
+    by_row: bool,
+) -> tuple[Items, list[Vectors | VectorSource], Split | None]:
+    """The catalog, the sources of vectors and the split of a build. Raises UsageError unless there
+    is an encoder or embeddings, but not both; MissingPackageError or DataError if the encoder's
+    packages or its folder are missing."""
     if (encoder is None) == (not embeddings):
         raise UsageError(
             "give either --encoder or --embeddings", hint="--encoder lexical needs no model"
         )
     if encoder is not None:
         check_location(encoder)
-
-
-def _open_sources(
-    embeddings: Sequence[Source], ids: Sequence[str], memory: int | None, by_row: bool
-) -> list[Vectors | VectorSource]:
-    return [
-        open_vectors(Path(source), ids, memory=memory, by_row=by_row)
+    if not isinstance(items, Items):
+        items = read_items(items, **asdict(catalog or TextNames()))
+    if isinstance(interactions, str | Path):
+        interactions = open_split(interactions)
+    sources = [
+        open_vectors(Path(source), items.ids, memory=memory, by_row=by_row)
         if isinstance(source, str | Path)
         else source
         for source in embeddings
     ]
+    return items, sources, interactions
 
 
 def build(
@@ -233,7 +278,7 @@ def build(
         "version": library_versions(),
         **recipe,
     }
-    made = make_codes(
+    codebook, assigned, report = make_codes(
         vectors,
         items.ids,
         lambda: fit_once(fit_codebook, determined_by, work),
@@ -242,24 +287,22 @@ def build(
         work=work,
         progress=progress.get("encode"),
     )
-    codebook = made.codebook
     if fusion is not None:
         codebook = codebook.with_fusion(fusion, fusion_arrays)
     # versions of libraries are recorded outside the identity
     recorded = {key: value for key, value in encoder.items() if key != "libraries"}
     if items.columns is not None:
         made_from["columns"] = items.columns.to_json()
-    space = options.space(made.assigned.level_sizes)
+    space = options.space(assigned.level_sizes)
     return Bundle.of(
-        ItemMap.of(space, items.ids, made.assigned.codes, items.titles),
+        ItemMap.of(space, items.ids, assigned.codes, items.titles),
         codebook,
         options.collisions,
         name=name,
-        capacity=made.capacity,
         lexical=lexical,
         recipe={"encoder": recorded, "text_template": items.text_template, **recipe},
         source={"catalog": items.digest, "items": len(items), **made_from},
-        report=made.report.to_json(),
+        report=report.to_json(),
         libraries=library_versions("numpy", "zarr", "scipy", *encoder.get("libraries", {})),
         created=now(),
     )
@@ -297,37 +340,3 @@ def _fused(
         options.fusion.collaborative_weight,
     )
     return VectorSource.of(fused), fusion, arrays
-
-
-def ppmi(counts: Any) -> Any:
-    """(n, n) CSR of symmetric weights -> CSR of max(0, log(N_ij N / (N_i N_j))), without zeros."""
-    from scipy import sparse
-
-    sums = np.asarray(counts.sum(axis=1)).ravel()
-    pairs = counts.tocoo()
-    expected = sums[pairs.row] * sums[pairs.col]  # times the total: N_i N_j
-    values = np.log(pairs.data * sums.sum() / expected)
-    positive = values > 0
-    coordinates = (pairs.row[positive], pairs.col[positive])
-    return sparse.csr_matrix((values[positive], coordinates), shape=counts.shape)
-
-
-def factors(matrix: Any, dims: int, seed: int) -> Vectors:
-    """(n, n) symmetric CSR -> (n, dims) float32 whose inner products approximate it best. They are
-    eigenvectors times the roots of the largest eigenvalues. Rows without entries are zero; so are
-    columns beyond the positive eigenvalues. The largest entry of each column is positive, so the
-    same seed gives the same signs."""
-    from scipy.sparse.linalg import eigsh
-
-    result = np.zeros((matrix.shape[0], dims), dtype=np.float32)
-    rows = np.flatnonzero(np.diff(matrix.indptr))
-    filled = matrix[rows][:, rows]  # without the empty rows and columns
-    if len(rows) <= max(2 * dims, 3):  # Lanczos needs fewer values than rows
-        values, vectors = np.linalg.eigh(filled.toarray())
-    else:
-        start = np.random.default_rng(seed).standard_normal(len(rows))
-        values, vectors = eigsh(filled, k=dims, which="LA", v0=start)
-    order = np.argsort(-values, kind="stable")[:dims]
-    order = order[values[order] > MIN_EIGENVALUE * values.max(initial=0)]
-    result[rows, : len(order)] = fix_signs(vectors[:, order]) * np.sqrt(values[order])
-    return result

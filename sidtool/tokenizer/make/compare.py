@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import JsonRecord
 from sidtool.data import Items, Vectors, read_vectors
-from sidtool.data.split import UserSequence, open_split, packed_sequences
-from sidtool.tokenizer.assign.policy import CollisionCounts
+from sidtool.data.split import UserSequence, open_split
+from sidtool.data.split.pairs import packed_sequences
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.codes.measure import (
     level_use,
@@ -23,7 +23,7 @@ from sidtool.tokenizer.codes.measure import (
     prefix_spread,
     residual_variance,
 )
-from sidtool.tokenizer.codes.report import LevelUse
+from sidtool.tokenizer.codes.report import CollisionCounts, LevelUse
 from sidtool.tokenizer.sid import Codes
 
 Figures = Sequence[float | None]

@@ -2,7 +2,7 @@
 in a text -> items."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,12 +11,11 @@ import numpy as np
 from sidtool.base.checkpoint import cached, is_hub_url
 from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.base.progress import Progress
-from sidtool.data import Items, Vectors, VectorSource, open_vectors
+from sidtool.data import Items, TextNames, Vectors, VectorSource, open_vectors, read_items
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.encoder.lexical import LEXICAL
 from sidtool.tokenizer.encoder.model import TextEncoder, check_location, load_encoder
 from sidtool.tokenizer.encoder.settings import Encoder
-from sidtool.tokenizer.make.build_options import CatalogOptions, read_catalog
 
 NO_ITEMS = Items((), (), (), {}, "", "")
 
@@ -152,16 +151,14 @@ def _check_not_empty(texts: Sequence[str]) -> None:
         raise DataError("an empty text has no semantic ID")
 
 
-def read_new_items(
-    bundle: Bundle, path: Path | None, catalog: CatalogOptions | None = None
-) -> Items:
+def read_new_items(bundle: Bundle, path: Path | None, catalog: TextNames | None = None) -> Items:
     """Read a catalog with the columns and the text template that a bundle records; no items without
     a path."""
     if path is None:
         return NO_ITEMS
     template = bundle.manifest.made_by.text_template
-    options = replace(catalog or CatalogOptions(), text_template=template)
-    return read_catalog(path, options, recorded=bundle.manifest.made_from.columns)
+    names = replace(catalog or TextNames(), text_template=template)
+    return read_items(path, **asdict(names), recorded=bundle.manifest.made_from.columns)
 
 
 def check_item_vectors(

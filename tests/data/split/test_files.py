@@ -15,7 +15,7 @@ from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, U
 from sidtool.data.columns import EventColumns, EventNames
 from sidtool.data.split.files import open_split, read_split, split_events, write_split
 from sidtool.data.split.make import SplitOptions, make_split
-from sidtool.data.split.record import Cuts, SplitManifest, SplitReference, check_split
+from sidtool.data.split.record import Cuts, SessionRule, SplitManifest, SplitReference, check_split
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import UserSequence
 from tests.data.split.cases import write_windows
@@ -171,6 +171,11 @@ def test_an_output_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Mo
             {"protocol": "given", "valid": X, "test": X, "columns": EventNames(item="asin")},
             "--item-column does not apply",
         ),
+        (
+            {"protocol": "given", "valid": X, "test": X, "sessions": SessionRule(gap=5)},
+            "windows have no sessions",
+        ),
+        ({"protocol": "last-session"}, "requires --session-gap or --session-column"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(
@@ -406,14 +411,6 @@ def test_a_temporal_split_without_some_first_events_is_read_back(tmp_path: Path)
     assert split.origin.left_out == 1
     write_split(split, tmp_path / "split")
     assert read_split(tmp_path / "split") == split
-
-
-def test_windows_that_disagree_are_refused(tmp_path: Path) -> None:
-    train, options = windows(tmp_path)
-    with train.open("a") as stream:
-        stream.write("x,a,b\nx,c,d\n")
-    with pytest.raises(DataError, match="the windows of user 'x' are not of one sequence"):
-        make_split(train, options)
 
 
 @pytest.mark.parametrize("memory", [None, 4_000_000])

@@ -14,6 +14,7 @@ from sidtool.integrations.ray import memory_pairs
 from sidtool.integrations.ray.memory_pairs import ClusterPairs
 from sidtool.integrations.ray.run import RunOptions
 from sidtool.integrations.ray.split_parts import PartOptions, split_in_parts
+from sidtool.memory.blocks import ItemBlocks
 from sidtool.memory.build import DEFAULT, build_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.memory import Memory
@@ -84,21 +85,21 @@ def test_a_run_continues_with_what_is_counted(
     shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "m.zarr"
-    write = memory_pairs.write_block
+    write = ItemBlocks.write_block
     calls = []
 
-    def fail_at_the_third(*arguments: Any) -> None:
+    def fail_at_the_third(*arguments: Any) -> int:
         calls.append(1)
         if len(calls) == 3:
             raise DataError("the disk is full")
-        write(*arguments)
+        return write(*arguments)
 
-    monkeypatch.setattr(memory_pairs, "write_block", fail_at_the_third)
+    monkeypatch.setattr(ItemBlocks, "write_block", fail_at_the_third)
     with pytest.raises(DataError, match="the disk is full"):
         count(shop, out)
     assert not out.exists()
-    monkeypatch.setattr(memory_pairs, "write_block", write)
-    monkeypatch.setattr(memory_pairs, "count_part", None)  # all are counted
+    monkeypatch.setattr(ItemBlocks, "write_block", write)
+    monkeypatch.setattr(ItemBlocks, "count_part", None)  # all are counted
     resumed = count(shop, out, RunOptions(resume=True))
     one = build_memory(open_split(shop / "split"), Bundle.open(shop / "shop.zarr"))
     assert same(resumed, one)
@@ -118,10 +119,3 @@ def test_what_cannot_be_counted_is_refused(shop: Path, tmp_path: Path) -> None:
         ClusterPairs.opened(shop / "split", str(tmp_path / "strangers.zarr"), out, LOCAL) as other,
     ):
         build_memory(manifest, strangers, counter=other)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_of_two")
-def test_two_workers_count_the_same(shop: Path, tmp_path: Path) -> None:
-    one = build_memory(open_split(shop / "split"), Bundle.open(shop / "shop.zarr"))
-    assert same(count(shop, tmp_path / "m.zarr", RunOptions("ray", 2)), one)

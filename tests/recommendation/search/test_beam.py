@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.driver import batches, decoding_method
 from sidtool.tokenizer.bundle.trie import Trie

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, LogitsProcessorList
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.model.structure import decoder_start_id
+from sidtool.model.network.structure import decoder_start_id
 from sidtool.recommendation.search import driver
 from sidtool.recommendation.search.architectures import TreePositions
 from sidtool.recommendation.search.beam import beam_search

@@ -12,8 +12,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.data.items import make_items
 from sidtool.data.vectors import Vectors
 from sidtool.tokenizer.bundle import Bundle, verify
-from sidtool.tokenizer.make.build import build_codebook
-from sidtool.tokenizer.make.build_options import BuildOptions
+from sidtool.tokenizer.make.build import BuildOptions, build_codebook
 from tests.bundles import small_bundle
 
 IDS = [f"i{n}" for n in range(60)]
@@ -69,15 +68,6 @@ def test_what_does_not_fit_is_named(
     arguments: dict[str, Any] = {"ids": IDS, "vectors": vectors(), "levels": SIZES}
     with pytest.raises(error, match=message):
         Bundle.from_vectors(**(arguments | changed))
-
-
-def test_a_bundle_with_an_unknown_policy_is_not_written(tmp_path: Path) -> None:
-    bundle = small_bundle()
-    unknown: Any = "drop"
-    other = Bundle.of(bundle.items, bundle.codebook, unknown, name="other")
-    with pytest.raises(UsageError, match=r"'other' cannot be written: .* policy is 'drop'"):
-        other.save(tmp_path / "other.zarr")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_id_that_no_bundle_can_hold_is_not_in_one(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from sidtool.tokenizer.encoder import model as models
 from sidtool.tokenizer.encoder.lexical import LexicalEncoder, normalized
 from sidtool.tokenizer.encoder.model import check_location, encoder_folder, load_encoder
 from sidtool.tokenizer.encoder.settings import Encoder
-from sidtool.tokenizer.make.build import build
-from sidtool.tokenizer.make.build_options import BuildOptions
+from sidtool.tokenizer.make.build import BuildOptions, build
 from sidtool.tokenizer.make.encode import recorded_encoder
 
 COLORS = ("red", "blue", "green", "amber", "violet")

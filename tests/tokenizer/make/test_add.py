@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.data.items import Items, make_items
 from sidtool.data.vectors import Vectors
-from sidtool.tokenizer.assign.assign import assign
-from sidtool.tokenizer.assign.policy import Policy
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import ItemsChange
+from sidtool.tokenizer.codes.assign import assign
+from sidtool.tokenizer.codes.report import Policy
 from sidtool.tokenizer.make.add import add_items, item_change, unknown
 from sidtool.tokenizer.make.encode import embed_texts
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
@@ -31,14 +31,9 @@ NAMES = [f"n{row}" for row in range(12)]
 def vector(item: str) -> Vectors:
     """The vector of an item, the same in every call. A third of the items share theirs with others,
     so that they collide."""
-    seed = (
-        sum(item.encode()) % 7 if hash_third(item) else int.from_bytes(item.encode(), "big") % 2**32
-    )
+    total = sum(item.encode())
+    seed = total % 7 if total % 3 == 0 else int.from_bytes(item.encode(), "big") % 2**32
     return np.random.default_rng(seed).normal(size=DIM).astype(np.float32)
-
-
-def hash_third(item: str) -> bool:
-    return sum(item.encode()) % 3 == 0
 
 
 def listed(ids: Sequence[str], title: str = "film") -> Items:
@@ -65,14 +60,7 @@ def built(policy: Policy = "reassign", n: int = 8) -> Bundle:
     items = ItemMap.of(
         SidSpace(assigned.level_sizes), ids, assigned.codes, [f"film {item}" for item in ids]
     )
-    return Bundle.of(
-        items,
-        book,
-        policy,
-        name="shop",
-        capacity=assigned.level_sizes[-1] if policy == "append" else None,
-        recipe={"encoder": {"vectors": "given"}},
-    )
+    return Bundle.of(items, book, policy, name="shop", recipe={"encoder": {"vectors": "given"}})
 
 
 def grown(bundle: Bundle, ids: Sequence[str], title: str = "film") -> Bundle:

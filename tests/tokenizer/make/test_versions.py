@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import RefusedError
 from sidtool.data.vectors import Vectors
-from sidtool.tokenizer.assign.assign import assign
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import AlignChange, BuildChange, ItemsChange, Manifest
+from sidtool.tokenizer.codes.assign import assign
 from sidtool.tokenizer.make.align import align
 from sidtool.tokenizer.make.diff import diff
 from sidtool.tokenizer.quantize import fit

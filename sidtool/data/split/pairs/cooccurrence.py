@@ -1,0 +1,250 @@
+"""Counts of the items that co-occur in users' training events.
+
+Memory grows with the pairs that occur, not with the square of the number of items."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import DataError, RefusedError
+from sidtool.base.ranges import ranges
+from sidtool.base.threads import in_threads
+from sidtool.data.split.packed import PackedSequences
+from sidtool.data.split.packing import pack_parts
+from sidtool.data.split.record import Protocol
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import UserSequence
+
+WINDOW = 50
+"""Events of a user that lie further apart do not co-occur: the cost stays linear in the events."""
+UNIT = 2.0**-40
+"""Weights of pairs are counted in this unit, as integers."""
+LARGEST = 2**63 - 1
+"""The largest weight of a pair in that unit, of an int64."""
+BLOCK_PAIRS = 1 << 23
+"""Pairs of events that are counted together."""
+BLOCK_EVENTS = 1 << 22
+"""Training events that are read together."""
+
+
+@dataclass(frozen=True)
+class CooccurrenceRecord:
+    """What a bundle's recipe records. It depends on the training events alone, so that no held-out
+    event can change the bundle's identity."""
+
+    protocol: Protocol
+    train_events: int
+    train_digest: str
+    """As `Split.train_digest`."""
+    window: int
+    decay: float
+
+
+@dataclass(frozen=True)
+class Cooccurrence:
+    """Co-occurrence of n items, in the order of a catalog."""
+
+    counts: Any
+    """(n, n) scipy CSR float64, symmetric, with an empty diagonal: the weight of each pair."""
+    events: NDArray[np.int64]
+    """(n,): training events of each item."""
+    record: CooccurrenceRecord
+
+
+def count_cooccurrence(
+    split: Split, ids: Sequence[str], *, window: int, decay: float
+) -> Cooccurrence:
+    """Count the pairs of items `ids` within `window` training events of a user, as `count_pairs`.
+
+    Training events of other items are left out first. Raises RefusedError if a held-out event is
+    among the training events, DataError if no two of the items co-occur."""
+    sequences = item_sequences(split, ids)
+    n_events = split.train.n_events
+    pairs = count_pairs(sequences, len(ids), decay, window)
+    counts = pair_weights(pairs, pairs.T.tocsr())
+    if not counts.nnz:
+        raise DataError(
+            f"no two of the {len(ids)} items co-occur in {n_events} training events",
+            hint="do the item ids of --interactions match the catalog's?",
+        )
+    events = np.bincount(sequences.items, minlength=len(ids))
+    record = CooccurrenceRecord(split.protocol, n_events, split.train_digest, window, decay)
+    return Cooccurrence(counts, events, record)
+
+
+class ItemSequences(Sequence[NDArray[np.integer[Any]]]):
+    """The items of n users as numbers, in one array."""
+
+    def __init__(self, items: NDArray[np.integer[Any]], offsets: NDArray[np.int64]) -> None:
+        self.items = items
+        """(events,) of all users, one user after the other"""
+        self.offsets = offsets
+        """(n + 1,): where each user's items start in `items`"""
+
+    @classmethod
+    def of(cls, sequences: Sequence[NDArray[np.integer[Any]]]) -> "ItemSequences":
+        """Join sequences of numbers."""
+        if isinstance(sequences, ItemSequences):
+            return sequences
+        items = np.concatenate([np.zeros(0, dtype=np.int64), *sequences])
+        return cls(items, _offsets([len(sequence) for sequence in sequences]))
+
+    @classmethod
+    def of_ids(cls, users: PackedSequences, ids: Sequence[str]) -> "ItemSequences":
+        """The events of each user as indexes into `ids`; events of other items are left out."""
+        number_of = {item: number for number, item in enumerate(ids)}
+        numbers = np.array([number_of.get(name, -1) for name in users.names], dtype=np.int32)
+        item_parts = [np.zeros(0, dtype=np.int32)]
+        lengths = [np.zeros(0, dtype=np.int64)]
+        for start, stop in ranges(users.items.lengths, BLOCK_EVENTS):
+            lists = users.items.take(slice(start, stop))
+            items = numbers[lists.joined]
+            is_known = items >= 0
+            item_parts.append(items[is_known])
+            lengths.append(np.diff(_offsets(is_known)[_offsets(lists.lengths)]))
+        return cls(np.concatenate(item_parts), _offsets(np.concatenate(lengths)))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(n,)"""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(len(self))
+            offsets = self.offsets[start : max(start, stop) + 1]
+            return ItemSequences(self.items[offsets[0] : offsets[-1]], offsets - offsets[0])
+        place = range(len(self))[index]
+        return self.items[self.offsets[place] : self.offsets[place + 1]]
+
+
+def _offsets(lengths: Any) -> NDArray[np.int64]:
+    """(n + 1,): where each of n sequences starts, and where the last one ends."""
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
+
+
+def packed_sequences(users: Sequence[UserSequence]) -> PackedSequences:
+    """Training events as arrays."""
+    return users if isinstance(users, PackedSequences) else pack_parts(users, (), ()).train
+
+
+def item_sequences(split: Split, ids: Sequence[str]) -> ItemSequences:
+    """The training events of each user as indexes into `ids`; events of other items are left out.
+
+    Raises RefusedError if a held-out event is among the training events."""
+    if split.leaked_events:
+        raise RefusedError(
+            f"{split.leaked_events} held-out events are among the training events, not 0"
+        )
+    return ItemSequences.of_ids(split.train, ids)
+
+
+def count_pairs(
+    sequences: Sequence[NDArray[np.integer[Any]]], n_items: int, decay: float, window: int = WINDOW
+) -> Any:
+    """(n_items, n_items) CSR int64: the weights of all pairs of different items in users'
+    sequences, in units of UNIT; the row is the earlier item, the column the later one.
+
+    Two events of a user that are `gap` positions apart (1: adjacent, at most `window`) add
+    `decay ** (gap - 1)` to the weight of their items. Sums of integers are exact: neither the order
+    of users nor the order of updates changes them. Raises DataError for one above LARGEST."""
+    return sum_pairs(list(count_blocks(sequences, n_items, decay, window)), n_items, n_items)
+
+
+def count_blocks(
+    sequences: Sequence[NDArray[np.integer[Any]]],
+    n_items: int,
+    decay: float,
+    window: int = WINDOW,
+    limit: int = BLOCK_PAIRS,
+    threads: int = 1,
+) -> Iterator[Any]:
+    """Matrices as `count_pairs` whose sum is that of all pairs: each counts about `limit` pairs of
+    events, whose sums cannot overflow."""
+
+    def count(block: tuple[NDArray[np.integer[Any]], NDArray[np.int64], int]) -> Any:
+        return _count_block(*block, n_items, decay)
+
+    blocks = _event_blocks(sequences, window, limit)
+    return (counts for counts in in_threads(count, blocks, threads) if counts.nnz)
+
+
+def _event_blocks(
+    sequences: Sequence[NDArray[np.integer[Any]]], window: int, limit: int
+) -> Iterator[tuple[NDArray[np.integer[Any]], NDArray[np.int64], int]]:
+    """Consecutive events with about `limit` pairs with later ones: items, the number of later
+    events of each that are within the window, and the place of the first one among the items."""
+    joined = ItemSequences.of(sequences)
+    for first_user, last_user in ranges(joined.lengths, BLOCK_EVENTS):
+        users = joined[first_user:last_user]
+        ends = np.repeat(users.offsets[1:], users.lengths)
+        # (events,): later events of the user within the window
+        n_later = np.minimum(ends - np.arange(1, len(ends) + 1), window)
+        most = int(LARGEST * UNIT) - int(n_later.max(initial=0))  # a range may be one event larger
+        for start, stop in ranges(n_later, min(limit, most)):
+            yield users.items, n_later[start:stop], start
+
+
+def _count_block(
+    items: NDArray[np.integer[Any]],
+    n_later: NDArray[np.int64],
+    first: int,
+    n_items: int,
+    decay: float,
+) -> Any:
+    """As `count_pairs`, of the pairs whose earlier event is one of some consecutive events."""
+    from scipy import sparse
+
+    gaps = range(1, int(n_later.max(initial=0)) + 1)
+    units = [round(decay ** (gap - 1) / UNIT) for gap in gaps]
+    earlier = np.flatnonzero(n_later)
+    rows, columns, weights = [], [], []
+    for gap, unit in zip(gaps, units, strict=True):
+        if not unit:
+            break  # pairs further apart weigh too little
+        earlier = earlier[n_later[earlier] >= gap]
+        row = items[first + earlier]
+        column = items[first + earlier + gap]
+        differs = row != column
+        rows.append(row[differs])
+        columns.append(column[differs])
+        weights.append(np.full(len(rows[-1]), unit, dtype=np.int64))
+    shape = (n_items, n_items)
+    if not rows:
+        return sparse.csr_matrix(shape, dtype=np.int64)
+    coordinates = (np.concatenate(rows), np.concatenate(columns))
+    return sparse.csr_matrix((np.concatenate(weights), coordinates), shape=shape)
+
+
+def sum_pairs(parts: Sequence[Any], n_rows: int, n_items: int) -> Any:
+    """(n_rows, n_items) CSR int64: the sum of matrices of counted pairs, two by two. Raises
+    DataError for a weight above LARGEST."""
+    from scipy import sparse
+
+    if not parts:
+        return sparse.csr_matrix((n_rows, n_items), dtype=np.int64)
+    while len(parts) > 1:
+        sums = [one + other for one, other in zip(parts[::2], parts[1::2], strict=False)]
+        # two numbers from 0 to LARGEST wrap to a negative one
+        if any(total.data.min(initial=0) < 0 for total in sums):
+            largest = f"{LARGEST * UNIT:,.0f}"
+            raise DataError(
+                f"two items co-occur too often: the weight of a pair is below {largest}",
+                hint="count a sample of the users, or give distant events a smaller weight",
+            )
+        parts = [*sums, *parts[2 * len(sums) :]]
+    return parts[0]
+
+
+def pair_weights(later: Any, earlier: Any, reverse: float = 1.0) -> Any:
+    """Counted pairs as a CSR matrix of float64 weights: those of each item with later items, plus
+    `reverse` times those with earlier ones, which the transpose has. With 1 it is symmetric."""
+    both = later * UNIT + reverse * (earlier * UNIT)
+    both.eliminate_zeros()  # with reverse 0
+    return both

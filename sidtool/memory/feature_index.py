@@ -1,0 +1,157 @@
+"""Makes the features of the re-ranker, of the pairs of items that a memory counted and compared."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.data.split.pairs import UNIT
+from sidtool.memory.features import LOG_FLOOR, N_FEATURES, RERANK_FEATURES, ListedItems
+from sidtool.memory.index import HISTORY, MemoryIndex
+from sidtool.memory.manifest import KnnSettings
+from sidtool.memory.memory import Memory
+from sidtool.memory.rows import row_entries
+from sidtool.memory.similarity import age_weights, content_gain
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import ItemRows, SidPositions
+
+COMPARED = 20
+"""Items of a history that are compared by content, the last ones."""
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureIndex:
+    """What a memory knows of pairs of items, beyond the neighbors that its distribution has."""
+
+    pairs: Any
+    """(n, n) scipy CSR complex64: how often the column follows the row, and, as imaginary part, how
+    often it precedes it"""
+    cosines: Any
+    """(n, n) scipy CSR float32, symmetric: cosine ** POWER of items that are near by content"""
+    content_weight: float
+    settings: KnnSettings
+    events: NDArray[np.int64]
+    """(n,) training events"""
+    memory_rows: NDArray[np.int64]
+    """(bundle items,): the memory's row of each, -1 if it has none"""
+    candidate_rows: NDArray[np.int64]
+    """(n_active,): the same by position in SID order"""
+
+    @classmethod
+    def of(cls, memory: Memory, index: MemoryIndex, bundle: Bundle) -> "FeatureIndex":
+        """Of a memory and its index in a bundle."""
+        from scipy import sparse
+
+        later = memory.pairs.to_scipy().astype(np.complex64) * UNIT
+        content = memory.content
+        above = sparse.csr_matrix(later.shape, dtype=np.float32)
+        if content is not None:
+            above = content.to_scipy()
+        settings = memory.manifest.content
+        positions = SidPositions(np.arange(index.n_active))
+        return cls(
+            (later + 1j * later.T).tocsr(),
+            (above + above.T).tocsr(),
+            0.0 if settings is None else settings.weight,
+            memory.manifest.settings,
+            memory.events,
+            index.memory_rows,
+            index.memory_rows[bundle.trie().item_rows(positions)],
+        )
+
+    def features(
+        self,
+        histories: Sequence[ItemRows],
+        positions: NDArray[np.int64],
+        model: NDArray[np.float64],
+        memory: NDArray[np.float64],
+        mixed: NDArray[np.float64],
+    ) -> NDArray[np.float32]:
+        """(n, c, N_FEATURES) of the (n, c) items of n requests, by position in SID order, in the
+        order of the mixture, -1 where there are fewer; the others are the logs of the items'
+        probabilities by model, memory and mixture. Undefined where there is no item."""
+        present = positions >= 0
+        rows = np.where(present, self.candidate_rows[positions], -1)
+        in_memory = np.isfinite(memory) & present
+        items = ListedItems(
+            rows,
+            np.where(rows < 0, 0, self.events[rows]),
+            np.maximum(model, LOG_FLOOR),
+            np.maximum(memory, LOG_FLOOR),
+            np.maximum(mixed, LOG_FLOOR),
+            in_memory,
+            _ranks(model, present),
+            np.minimum(_ranks(memory, present), in_memory.sum(axis=1)[:, None]),
+            np.zeros((len(histories), 1)),
+            np.zeros((len(histories), 1)),
+        )
+        slots = np.full(len(self.events), -1, dtype=np.int64)
+        for request, history in enumerate(histories):
+            read = self.memory_rows[history[history >= 0]]
+            items.log_length[request] = np.log1p(len(read))
+            if len(read):
+                last_events = self.events[read[-1]] if read[-1] >= 0 else 0
+                items.log_last_events[request] = np.log1p(last_events)
+                self._compare(items, request, read[-HISTORY:], slots)
+        features = np.empty((*positions.shape, N_FEATURES), dtype=np.float32)
+        for number, feature in enumerate(RERANK_FEATURES):
+            features[..., number] = feature.values(items)
+        return features
+
+    def _compare(
+        self, items: ListedItems, request: int, history: NDArray[np.int64], slots: NDArray[np.int64]
+    ) -> None:
+        """Fill in what follows from the pairs of a request's items with those of its history, which
+        has the memory's rows, -1 for items that it lacks. `slots` has -1 for every row, before and
+        after."""
+        rows = items.rows[request]
+        n = len(rows)
+        known = np.flatnonzero(rows >= 0)
+        slots[rows[known]] = known
+        ages = age_weights([len(history)], self.settings.recency)
+        last = len(history) - 1
+        # (m,) each: the event, the candidate and the value of each pair that is there
+        event, candidate, counts = _matches(self.pairs, history, slots)
+        after, before = counts.real.astype(np.float64), counts.imag
+        own_events, other_events = self.events[history[event]], self.events[rows[candidate]]
+        products = (own_events * other_events.astype(np.float64)) ** self.settings.normalization
+        weights = after + self.settings.reverse * before
+        similarities = weights / (products + self.settings.shrinkage)
+        items.event_scores[request] = np.bincount(candidate, similarities * ages[event], n)
+        of_last = event == last
+        items.followed[request, candidate[of_last]] = after[of_last]
+        items.preceded[request, candidate[of_last]] = before[of_last]
+        event, candidate, powers = _matches(self.cosines, history, slots)
+        fewer = np.minimum(self.events[history[event]], self.events[rows[candidate]])
+        similarities = self.content_weight * powers * content_gain(fewer)
+        items.content_scores[request] = np.bincount(candidate, similarities * ages[event], n)
+        is_compared = event > last - COMPARED
+        event, candidate = event[is_compared], candidate[is_compared]
+        cosines = np.sqrt(powers[is_compared])  # POWER is 2
+        of_last = event == last
+        items.last_cosine[request, candidate[of_last]] = cosines[of_last]
+        np.maximum.at(items.largest_cosine[request], candidate, cosines)
+        sums = np.bincount(candidate, cosines * ages[event], n)
+        items.mean_cosine[request] = sums / ages[-COMPARED:].sum()
+        slots[rows[known]] = -1
+
+
+def _matches(
+    matrix: Any, history: NDArray[np.int64], slots: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
+    """(m,) each: the entries of the rows of a history's items in columns that have a slot: the
+    index of the item in the history, the slot, and the value."""
+    events, entries = row_entries(matrix.indptr, history)
+    columns = slots[matrix.indices[entries]]
+    matches = np.flatnonzero(columns >= 0)
+    return events[matches], columns[matches], matrix.data[entries[matches]]
+
+
+def _ranks(scores: NDArray[np.float64], present: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(n, c) ranks from 0 within each row, of equal ones the first in the row first."""
+    order = np.argsort(np.where(present, -scores, np.inf), axis=1, kind="stable")
+    ranks = np.empty_like(order)
+    np.put_along_axis(ranks, order, np.arange(scores.shape[1])[None], axis=1)
+    return ranks

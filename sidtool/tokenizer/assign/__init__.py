@@ -1,1 +1,0 @@
-"""Items with the same codes: policies, assignment of free codes, the overflow rule."""

@@ -1,0 +1,237 @@
+"""Assignment of final codes to items with the same raw codes.
+
+The result does not depend on the order of the items: ties go by item id. Sinkhorn re-encoding of a
+colliding group (LC-Rec, LETTER, MiniOneRec) is not offered: it gives equal rows one code again."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import UsageError
+from sidtool.data import Vectors, VectorSource
+from sidtool.tokenizer.codes.overflow import place_overflow
+from sidtool.tokenizer.codes.report import Assigned, CollisionCounts, Policy, equal_rows
+from sidtool.tokenizer.quantize.codebook import Codebook
+from sidtool.tokenizer.sid import MAX_CODES, Codes, Levels
+
+MAX_FILLED = 0.9
+"""Largest share of all SIDs that `reassign` uses: beyond it, most items move far."""
+PAIRS = 2048
+"""Prefixes with one colliding pair that are resolved at once."""
+HEADROOM = 4
+"""An appended level holds this many times the largest group, for later items."""
+
+
+def assign(
+    raw: Codes,
+    vectors: Vectors | VectorSource,
+    codebook: Codebook,
+    ids: Sequence[str],
+    policy: Policy,
+) -> Assigned:
+    """Resolve the collisions in (n, levels) raw codes of (n, dim) embeddings.
+
+    `reassign`: in each colliding group one item keeps its code, and the others take free codes of
+    the last level under the same prefix, at the least total squared distance. If a prefix has more
+    items than codes, the rest go to the nearest prefix with free codes (`place_overflow`).
+    `append`: one more level distinguishes the items of a group, in the order of their ids. `allow`:
+    nothing changes. Raises UsageError if `reassign` has collisions to resolve and would use more
+    than 90% of all SIDs, or if `append` needs too large a level."""
+    sizes = codebook.sizes
+    if policy == "reassign":
+        codes = _reassign(raw, VectorSource.of(vectors), codebook, ids)
+    elif policy == "append":
+        codes, sizes = _append(raw, sizes, ids)
+    else:
+        codes = raw
+    reassigned = (codes[:, : raw.shape[1]] != raw).any(axis=1)
+    return Assigned(codes, sizes, reassigned, CollisionCounts.of(raw), CollisionCounts.of(codes))
+
+
+def _append(
+    raw: Codes, sizes: tuple[int, ...], ids: Sequence[str]
+) -> tuple[Codes, tuple[int, ...]]:
+    order, runs = equal_rows(raw)
+    largest = int(runs.max(initial=1))
+    capacity = 1 << (HEADROOM * largest - 1).bit_length()  # the next power of two
+    if capacity > MAX_CODES:
+        raise UsageError(
+            f"{largest} items share one SID, and an appended level with room for later items needs "
+            f"{capacity} codes, more than {MAX_CODES}",
+            hint="remove duplicate items, or use more or larger levels",
+        )
+    rank = np.zeros(len(raw), dtype=np.uint16)
+    starts = np.cumsum(runs) - runs
+    shared = runs > 1
+    for start, size in zip(starts[shared], runs[shared], strict=True):
+        rows = sorted(order[start : start + size], key=lambda row: ids[row])
+        rank[rows] = np.arange(size)
+    return np.column_stack([raw, rank]), (*sizes, capacity)
+
+
+def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequence[str]) -> Codes:
+    codes = raw.copy()
+    order, runs = equal_rows(raw)
+    colliding = np.flatnonzero(np.repeat(runs, runs) > 1)  # positions in `order`
+    if not len(colliding):
+        return codes
+    require_capacity(len(raw), Levels(codebook.sizes))
+    # a group has the items of one prefix, if some of them collide: those that do, sorted by id, are
+    # shared[firsts[g] : firsts[g + 1]], all of them order[bounds[p] : bounds[p + 1]], p = groups[g]
+    prefixes = raw[order, :-1]
+    changes = (prefixes[1:] != prefixes[:-1]).any(axis=1)
+    bounds = np.flatnonzero(np.concatenate([[True], changes, [True]]))
+    prefix = np.searchsorted(bounds, colliding, side="right") - 1
+    firsts = np.flatnonzero(np.diff(prefix, prepend=-1))
+    groups = prefix[firsts]
+    firsts = np.append(firsts, len(colliding))
+    shared = order[colliding]
+    for first, stop in pairwise(firsts.tolist()):
+        shared[first:stop] = sorted(shared[first:stop].tolist(), key=lambda row: ids[row])
+    chosen = np.empty(len(shared), dtype=np.int64)
+    start = 0
+    while start < len(groups):
+        # groups whose colliding items' vectors may be held at once, at least one
+        stop = int(np.searchsorted(firsts, firsts[start] + source.limit, side="right")) - 1
+        stop = max(stop, start + 1)
+        span = slice(firsts[start], firsts[stop])
+        rows = shared[span]
+        residuals = codebook.transform(source.take(rows)) - codebook.decode(raw[rows, :-1])
+        members = [order[bounds[p] : bounds[p + 1]] for p in groups[start:stop].tolist()]
+        last_codes = [raw[of_group, -1] for of_group in members]
+        sizes = np.diff(firsts[start : stop + 1])
+        chosen[span] = _choose_last_codes(
+            raw[rows, -1], residuals, sizes, last_codes, codebook.levels[-1]
+        )
+        start = stop
+    codes[shared, -1] = np.maximum(chosen, 0)
+    overflow = sorted(shared[chosen < 0].tolist(), key=lambda row: ids[row])
+    if overflow:
+        settled = np.ones(len(codes), dtype=np.bool_)
+        settled[overflow] = False
+        latent = codebook.transform(source.take(np.array(overflow)))
+        codes[overflow] = place_overflow(latent, codebook, codes[settled])
+    return codes
+
+
+def require_capacity(items: int, levels: Levels) -> None:
+    """Raise UsageError if `reassign` would use more than 90% of all SIDs for colliding items."""
+    if items <= MAX_FILLED * levels.capacity:
+        return
+    sizes = levels.sizes
+    largest = max(sizes)  # there are as many distinct vectors, perhaps no more
+    hint = "the collision policy append gives equal items different semantic IDs"
+    if largest > 1:
+        while items > MAX_FILLED * prod(sizes):
+            sizes = (*sizes, largest)
+        hint = f"levels {'x'.join(map(str, sizes))} have room"
+    raise UsageError(
+        f"{items} items would fill {items / levels.capacity:.0%} of the {levels.capacity} semantic "
+        f"IDs of {levels.spelled_sizes}, more than {MAX_FILLED:.0%}",
+        hint=hint,
+    )
+
+
+def _choose_last_codes(
+    nearest: NDArray[np.uint16],
+    residuals: Vectors,
+    sizes: NDArray[np.intp],
+    last_codes: Sequence[NDArray[np.uint16]],
+    centroids: Vectors,
+) -> NDArray[np.int64]:
+    """(m,) last codes for the m colliding items of some groups, by their `nearest` ones and their
+    residuals; -1 if the prefix has none left. `sizes` are the groups' numbers of colliding items,
+    `last_codes` the nearest ones of all their items."""
+    chosen = np.empty(len(nearest), dtype=np.int64)
+    starts = np.cumsum(sizes) - sizes
+
+    def counts(group: int) -> NDArray[np.intp]:
+        return np.bincount(last_codes[group], minlength=len(centroids))
+
+    pairs = np.flatnonzero(sizes == 2)
+    n_batches = max(1, -(-len(pairs) // PAIRS))  # rounded up
+    for batch in np.array_split(pairs, n_batches):
+        if not len(batch):
+            continue
+        both = starts[batch][:, None] + np.arange(2)  # (pairs, 2)
+        in_use = np.stack([counts(group) > 0 for group in batch.tolist()])
+        chosen[both] = assign_pairs(nearest[both[:, 0]], residuals[both], centroids, in_use)
+    for group in np.flatnonzero(sizes > 2).tolist():
+        span = slice(starts[group], starts[group] + sizes[group])
+        chosen[span] = assign_group(nearest[span], residuals[span], centroids, counts(group))
+    return chosen
+
+
+def assign_pairs(
+    nearest: NDArray[np.uint16], residuals: Vectors, centroids: Vectors, in_use: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """What `assign_group` gives for prefixes with one colliding pair, for g prefixes at once.
+
+    `nearest` (g,) is the code of both items, `residuals` (g, 2, width) are in the order of their
+    ids, `in_use` (g, K) says which codes of the prefix are taken. Returns (g, 2) codes: one item
+    stays and the other moves to its nearest free code, whichever has the least total distance; -1
+    if no code is free."""
+    groups = np.arange(len(nearest))
+    distances = squared_distances(residuals.reshape(2 * len(nearest), -1), centroids)
+    costs = np.maximum(distances, 0).reshape(len(nearest), 2, -1)  # (g, 2, K)
+    stay = costs[groups, :, nearest]  # (g, 2)
+    # both rows of a pair see the same codes as taken
+    costs[np.broadcast_to(in_use[:, None], costs.shape)] = np.inf
+    target = costs.argmin(axis=2)
+    move = costs.min(axis=2)
+    is_full = np.isinf(move[:, 0])
+    move[is_full] = 0
+    is_equal = (residuals[:, 0] == residuals[:, 1]).all(axis=1)
+    second_moves = stay[:, 0] + move[:, 1] <= stay[:, 1] + move[:, 0]
+    mover = np.where(is_equal | second_moves, 1, 0)
+    chosen = np.repeat(nearest.astype(np.int64)[:, None], 2, axis=1)
+    chosen[groups, mover] = np.where(is_full, -1, target[groups, mover])
+    return chosen
+
+
+def assign_group(
+    nearest: NDArray[np.uint16], residuals: Vectors, centroids: Vectors, counts: NDArray[np.intp]
+) -> NDArray[np.int64]:
+    """(m,) last codes for the m colliding items of one prefix; -1 if the prefix has none left.
+
+    `nearest` (m,) are their raw codes and `residuals` (m, width) what the prefix leaves of them,
+    both sorted by id; `counts` (K,) says how many items of the prefix have each raw code. One item
+    per raw code keeps it, which makes the fewest moves; which one, and where the others go, is the
+    assignment of least total squared distance."""
+    from scipy.optimize import linear_sum_assignment
+
+    columns = np.flatnonzero((counts == 0) | (counts > 1))
+    keeps = nearest[:, None] == columns
+    distances = np.maximum(squared_distances(residuals, centroids[columns]), 0)
+    # in a unit so small that m distances and m rewards add up exactly, below 2**53
+    bits = 52 - 2 * (len(distances) + 1).bit_length()
+    largest = max(float(distances.max()), np.finfo(np.float64).tiny)
+    costs = np.rint(distances * (2.0**bits / largest))
+    reward = costs.max() * (len(nearest) + 1) + 1  # keeping a code outweighs all distances
+    costs -= np.where(keeps, reward, 0)
+    costs[~keeps & (counts[columns] > 1)] = np.inf  # the code of another colliding pair
+    rows, positions = linear_sum_assignment(costs)
+    chosen = np.full(len(nearest), -1, dtype=np.int64)
+    chosen[rows] = columns[positions]
+    # duplicates are interchangeable for the solver: the cheaper codes go to the lower ids
+    duplicates: dict[tuple[int, bytes], list[int]] = {}
+    for row, (code, residual) in enumerate(zip(nearest.tolist(), residuals, strict=True)):
+        duplicates.setdefault((code, residual.tobytes()), []).append(row)
+    for equal in duplicates.values():
+        if len(equal) == 1:
+            continue
+        cost_of = dict(zip(columns.tolist(), costs[equal[0]].tolist(), strict=True))
+        by_cost = [(cost_of.get(code, np.inf), code) for code in chosen[equal].tolist()]
+        chosen[equal] = [code for _, code in sorted(by_cost)]
+    return chosen
+
+
+def squared_distances(rows: Vectors, centroids: Vectors) -> NDArray[np.float64]:
+    """(m, width), (K, width) -> (m, K) float64; rounding may leave values just below 0."""
+    left = rows.astype(np.float64)
+    right = centroids.astype(np.float64)
+    lengths = np.square(left).sum(axis=1)[:, None] + np.square(right).sum(axis=1)
+    return lengths - 2 * left @ right.T

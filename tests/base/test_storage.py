@@ -1,0 +1,98 @@
+"""Storage: only an unchanged object is replaced; equal objects give equal zips, in which each
+object is one byte range."""
+
+import io
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import fsspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidtool.base.storage.conditional import take_snapshot, write_if_unchanged
+from sidtool.base.storage.storage import Storage
+from sidtool.base.storage.zips import write_zip, zip_directory
+
+
+@pytest.fixture(params=["file", "memory"])
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[fsspec.AbstractFileSystem, str]:
+    """A file system and the path of an object that does not exist in it."""
+    folder = str(tmp_path) if request.param == "file" else f"/{uuid4()}"
+    return fsspec.filesystem(request.param), f"{folder}/refs.json"
+
+
+def test_a_new_object_is_written_once(target: tuple[fsspec.AbstractFileSystem, str]) -> None:
+    filesystem, path = target
+    assert take_snapshot(filesystem, path) is None
+    assert write_if_unchanged(filesystem, path, None, b"one")
+    assert not write_if_unchanged(filesystem, path, None, b"two")
+    assert filesystem.cat_file(path) == b"one"
+
+
+def test_a_changed_object_is_not_replaced(target: tuple[fsspec.AbstractFileSystem, str]) -> None:
+    filesystem, path = target
+    assert write_if_unchanged(filesystem, path, None, b"one")
+    before = take_snapshot(filesystem, path)
+    assert before is not None
+    assert before.data == b"one"
+    assert write_if_unchanged(filesystem, path, before, b"two")
+    assert not write_if_unchanged(filesystem, path, before, b"three")
+    assert filesystem.cat_file(path) == b"two"
+
+
+def test_a_removed_object_is_not_written(target: tuple[fsspec.AbstractFileSystem, str]) -> None:
+    filesystem, path = target
+    assert write_if_unchanged(filesystem, path, None, b"one")
+    before = take_snapshot(filesystem, path)
+    filesystem.rm(path)
+    assert not write_if_unchanged(filesystem, path, before, b"two")
+    assert not filesystem.exists(path)
+
+
+def test_a_store_in_memory_is_not_written_while_it_is_listed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = Storage(f"memory://{uuid4()}")
+    store.put({"one": b"1"})
+    writer = threading.Thread(target=lambda: store.put({"two": b"2"}))
+    find = type(store._filesystem).find
+
+    def find_during_a_write(*arguments: Any, **options: Any) -> Any:
+        writer.start()
+        writer.join(0.1)
+        assert writer.is_alive()
+        return find(*arguments, **options)
+
+    monkeypatch.setattr(type(store._filesystem), "find", find_during_a_write)
+    assert list(store.listing()) == ["one"]
+    writer.join()
+    assert store.read("two") == b"2"
+
+
+names = st.text("ab/é", min_size=1, max_size=6).filter(lambda name: "//" not in name)
+
+
+@given(st.dictionaries(names, st.binary(max_size=50), min_size=1), st.data())
+def test_the_directory_locates_every_object(objects: dict[str, bytes], data: st.DataObject) -> None:
+    last = data.draw(st.sampled_from(sorted(objects)))
+    packed = []
+    for _ in range(2):
+        stream = io.BytesIO()
+        write_zip(stream, sorted(objects.items()), last=last)
+        packed.append(stream.getvalue())
+    assert packed[0] == packed[1]
+    spans = zip_directory(io.BytesIO(packed[0]))
+    assert {name: packed[0][start:stop] for name, (start, stop) in spans.items()} == objects
+    assert list(spans)[-1] == last
+
+
+def test_a_compressed_zip_is_refused() -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", b"0" * 1000)
+    with pytest.raises(ValueError, match="layout"):
+        zip_directory(stream)
