@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 from decoder_cases import medians
 from environment import command_line, environment
@@ -65,7 +66,7 @@ def main() -> None:
     examples = evenly_spaced(open_split(args.split).test, args.requests)
     indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=True)
     queries = list(example_queries(reranked, indexed))
-    batches = {}
+    batches: dict[str, Any] = {}
     for batch in BATCHES:
         sides = [side(session, loaded, queries, batch) for session in (alone, mixture, reranked)]
         rounds = args.rounds * args.requests // batch
