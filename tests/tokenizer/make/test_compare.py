@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
-from sidtool.data.items import make_items
 from sidtool.data.vectors import Vectors
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
@@ -19,7 +18,6 @@ from sidtool.tokenizer.codes.measure import (
     prefix_alignment,
     prefix_spread,
 )
-from sidtool.tokenizer.make.build import BuildOptions, build
 from sidtool.tokenizer.make.compare import (
     Behavior,
     Evidence,
@@ -43,15 +41,8 @@ def vectors() -> Vectors:
 
 def built() -> Bundle:
     """A bundle of items "i00", "i01" ..."""
-    ids = tuple(f"i{row:02d}" for row in range(N))
-    items = make_items(ids, ids, ids, fields={}, template="{title}")
-    return build(
-        items,
-        [vectors()],
-        BuildOptions(sizes=(4, 4, 8)),
-        name="built",
-        encoder={"vectors": "given"},
-    )
+    ids = [f"i{row:02d}" for row in range(N)]
+    return Bundle.from_vectors(ids, vectors(), levels=(4, 4, 8), name="built")
 
 
 def test_without_vectors_the_report_of_the_build_is_used() -> None:
@@ -159,16 +150,6 @@ def test_purity_equals_its_definition(rows: list[tuple[int, int, str]]) -> None:
     for depth, share in enumerate(figures):
         expected = by_hand([tuple(row[:depth]) for row in codes.tolist()], labels)
         assert share == (None if expected is None else pytest.approx(expected))
-
-
-def test_random_codes_are_as_pure_as_chance() -> None:
-    rng = np.random.default_rng(0)
-    codes = rng.integers(0, 50, size=(4000, 1)).astype(np.uint16)
-    chance, share = prefix_purity(
-        codes, (50,), rng.choice(["red", "blue", "green"], size=4000).tolist()
-    )
-    assert chance == pytest.approx(1 / 3, abs=0.01)
-    assert share == pytest.approx(chance, abs=0.02)
 
 
 def test_labels_and_steps_fill_the_columns() -> None:

@@ -1,12 +1,12 @@
-"""Bundles built with co-occurrence: held-out events have no effect, and new items are encoded by
-their text."""
+"""Options of a build and its warning about collapsed levels; bundles built with co-occurrence:
+held-out events have no effect, and new items are encoded by their text."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import Items, make_items
 from sidtool.data.split.protocols import given, leave_one_out, temporal
@@ -188,3 +188,26 @@ def test_several_sources_are_fused_and_all_required(tmp_path: Path) -> None:
         build_codebook(
             listed(IDS), tmp_path / "x.zarr", options, embeddings=[sources[0], sources[1][1:]]
         )
+
+
+def test_a_level_with_nearly_all_items_in_one_code_is_a_warning():
+    spread = 5 * np.random.default_rng(0).standard_normal((15, 8))
+    vectors = np.concatenate([np.zeros((190, 8)), spread]).astype(np.float32)
+    ids = [f"i{row:03}" for row in range(len(vectors))]
+    with pytest.warns(
+        SidtoolWarning, match="level a is collapsed: its 16 codes have a perplexity of 2;"
+    ):
+        Bundle.from_vectors(ids, vectors, levels=(16,), collisions="allow")
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"collisions": "drop"}, "collisions must be one of reassign, append, allow, not 'drop'"),
+        ({"spelling": "x"}, "spelling must be one of openonerec, minionerec, not 'x'"),
+        ({"method": "x"}, "method must be one of rq-kmeans, "),
+    ],
+)
+def test_a_choice_that_does_not_exist_is_refused(choice, message):
+    with pytest.raises(UsageError, match=message):
+        BuildOptions(**choice)
