@@ -69,12 +69,6 @@ def test_new_items_are_reached_from_old_ones(vectors: np.ndarray | None) -> None
         assert len(from_new)
 
 
-def test_without_content_new_items_have_no_neighbors() -> None:
-    memory = build_memory(SPLIT, GROWN)
-    assert memory.manifest.content is None
-    assert memory.neighbors.to_scipy().toarray()[NEW_ROWS].sum() == 0
-
-
 def test_similarity_by_content_is_added_to_that_of_the_events() -> None:
     content = ItemContent.of(GROWN, VECTORS, 0.7)
     how = KnnSettings(neighbors=None)
@@ -93,14 +87,6 @@ def test_neighbors_follow_from_what_is_stored(tmp_path: Path, neighbors: int | N
     )
     memory.save(tmp_path / "m.zarr")
     assert verify_memory(tmp_path / "m.zarr") == []
-
-
-@pytest.mark.parametrize("neighbors", [1, 4])
-def test_rows_are_bounded(neighbors: int) -> None:
-    memory = build_memory(
-        SPLIT, GROWN, KnnSettings(neighbors=neighbors), content=ItemContent.of(GROWN, VECTORS)
-    )
-    assert np.diff(memory.neighbors.offsets).max() == neighbors
 
 
 def test_the_content_is_recorded_and_covered_by_the_digest(tmp_path: Path) -> None:
@@ -167,9 +153,3 @@ def test_a_bundle_without_codebook_is_refused() -> None:
     bundle = Bundle.of(items, None, "reassign", name="map")
     with pytest.raises(RefusedError, match="without a codebook"):
         ItemContent.of(bundle)
-
-
-@pytest.mark.parametrize("shrinkage", [1e60, 1e300])
-def test_similarities_that_vanish_are_left_out(tmp_path: Path, shrinkage: float) -> None:
-    build_memory(SPLIT, BUNDLE, KnnSettings(shrinkage=shrinkage)).save(tmp_path / "m.zarr")
-    assert not len(Memory.open_verified(tmp_path / "m.zarr").neighbors.items)

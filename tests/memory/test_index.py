@@ -102,19 +102,6 @@ def test_items_without_events_are_new() -> None:
     assert len(new_rows) == 10
 
 
-def test_sums_do_not_depend_on_how_they_are_made(monkeypatch: Any) -> None:
-    index = MemoryIndex.of(MEMORY, BUNDLE)
-    rng = np.random.default_rng(0)
-    arrays = [rng.integers(0, 40, size=9) for _ in range(20)]
-    results = []
-    for dense in (0, 1000):
-        monkeypatch.setattr(module, "DENSE", dense)
-        results.append(index.distributions(arrays, 2.0))
-    for one, other in zip(*results, strict=True):
-        np.testing.assert_array_equal(one.positions, other.positions)
-        np.testing.assert_array_equal(one.log_probs, other.log_probs)
-
-
 def test_only_the_best_items_and_the_last_events_are_used(monkeypatch: Any) -> None:
     index = MemoryIndex.of(MEMORY, BUNDLE)
     history = np.arange(0, 12)

@@ -66,7 +66,12 @@ class TokenTree:
         positions = torch.arange(shared, self._longest, device=self._device).unsqueeze(0)
         rows = torch.arange(len(ids), device=self._device)
         last = self._lengths - shared - 1
-        base = _last_mlp_at(self._base, rows, last) if longest > 1 else self._base
+        base = self._base
+        mlps = [module for name, module in base.named_modules() if name.rpartition(".")[2] == "mlp"]
+        if longest > 1 and mlps:
+            # of the last layer's result nothing but each prompt's end is used, which spares about
+            # three quarters of it
+            base = swap_module(base, mlps[-1], _OnlyAt(mlps[-1], rows, last))
         return self._forward(ids, positions, None, base)[rows, last].unsqueeze(1)
 
     def step(self, ids: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
@@ -133,7 +138,7 @@ class TokenTree:
             return_dict=True,
             **{self._cache_name: self._cache},
         )
-        self._head.attach(output)
+        self._head.given.output = output
         return output.last_hidden_state
 
 
@@ -154,17 +159,6 @@ class _OnlyAt(nn.Module):
         out = result.new_zeros(*hidden.shape[:-1], result.shape[-1])
         out[self.rows, self.positions] = result.squeeze(1)
         return out
-
-
-def _last_mlp_at(base: Any, rows: torch.Tensor, positions: torch.Tensor) -> Any:
-    """The base model with its last feed-forward layer run at each prompt's end only.
-
-    Nothing else of its result is used, which spares about three quarters of a layer. A model that
-    calls no module `mlp` is returned as it is."""
-    layers = [module for name, module in base.named_modules() if name.rpartition(".")[2] == "mlp"]
-    if not layers:
-        return base
-    return swap_module(base, layers[-1], _OnlyAt(layers[-1], rows, positions))
 
 
 class _PreallocatedLayer(DynamicLayer):
