@@ -126,18 +126,6 @@ def test_a_history_without_neighbors_is_answered_by_the_model_alone() -> None:
     np.testing.assert_allclose(result.scores, expected.scores, atol=1e-6)
 
 
-def test_texts_are_answered_by_the_model_alone() -> None:
-    loaded = shop()
-    text_prompt = TextPrompt("query-to-sid", "Wanted: {item}\nItem:", 100)
-    loaded = replace(loaded, contract=replace(loaded.contract, text_prompt=text_prompt))
-    request = Request(text="a lamp", history=HISTORY)
-    expected = answer(loaded, request)
-    (result, _) = recommend(
-        mixed(loaded, 0.9), [request, Request(history=HISTORY)], RecommendOptions(num_beams=60)
-    )
-    assert result.items == expected.items
-
-
 def test_explanations_name_the_history_that_the_memory_spoke_from() -> None:
     loaded = mixed(shop(), 0.5)
     result = answer(loaded, Request(history=HISTORY), k=60, explain=True)

@@ -193,21 +193,23 @@ def test_trees_that_are_too_large_are_refused() -> None:
         search_lists(model, [[9]], trie, tokens, length=2, num_beams=5000)
 
 
-def test_a_model_without_positions_for_the_list_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("architecture", "prompt_length", "length", "message"),
+    [
+        ("gpt2", 10, 1, "a prompt with its answer has 17 tokens"),
+        ("bart", 16, 3, "an answer has 18 tokens, the model has 16 positions"),
+    ],
+)
+def test_a_model_without_positions_for_the_list_is_refused(
+    architecture: str, prompt_length: int, length: int, message: str
+) -> None:
     trie, tokens, _ = _case()
-    model = tiny_model("gpt2", vocab_size=vocabulary(tokens), max_position_embeddings=16)
-    prompts = [[9] * 10]
-    search_lists(model, prompts, trie, tokens, length=1, num_beams=2)
-    with pytest.raises(DataError, match="a prompt with its answer has 17 tokens"):
-        search_lists(model, prompts, trie, tokens, length=2, num_beams=2)
-
-
-def test_a_decoder_without_positions_for_the_list_is_refused() -> None:
-    trie, tokens, _ = _case()
-    model = tiny_encoder_decoder("bart", vocab_size=vocabulary(tokens), max_position_embeddings=16)
-    search_lists(model, [[9] * 16], trie, tokens, length=3, num_beams=2)
-    with pytest.raises(DataError, match="an answer has 18 tokens, the model has 16 positions"):
-        search_lists(model, [[9] * 16], trie, tokens, length=4, num_beams=2)
+    make_model = tiny_encoder_decoder if architecture == "bart" else tiny_model
+    model = make_model(architecture, vocab_size=vocabulary(tokens), max_position_embeddings=16)
+    prompts = [[9] * prompt_length]
+    search_lists(model, prompts, trie, tokens, length=length, num_beams=2)
+    with pytest.raises(DataError, match=message):
+        search_lists(model, prompts, trie, tokens, length=length + 1, num_beams=2)
 
 
 def test_a_model_whose_attention_cannot_be_steered_is_refused(monkeypatch: Any) -> None:

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.base.errors import UsageError
 from sidtool.memory.distribution import NO_PRIOR, ItemDistribution, Prior
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.filters import LeafFilter
@@ -188,23 +187,6 @@ def test_mixtures_do_not_depend_on_the_batch() -> None:
     for one, other in zip(together, apart, strict=True):
         assert one.leaves.tolist() == other.leaves.tolist()
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
-
-
-@pytest.mark.parametrize("normalize", ["level", "vocabulary"])
-def test_scores_that_are_no_distribution_over_items_are_refused(normalize: Any) -> None:
-    trie, tokens = make((6, 6, 6), 100)
-    prior = Prior(ItemDistribution(np.array([3]), np.zeros(1)), 0.5)
-    with pytest.raises(UsageError, match=f"normalized over the trie, not the {normalize}"):
-        beam_search(
-            model_of("llama", tokens),
-            [[9]],
-            trie,
-            tokens,
-            num_beams=3,
-            k=3,
-            normalize=normalize,
-            priors=[prior],
-        )
 
 
 def test_the_share_of_the_memory_is_reported() -> None:
