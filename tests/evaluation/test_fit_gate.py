@@ -12,7 +12,7 @@ from sidtool.evaluation.mixture_candidates import Candidates, K, gains
 from sidtool.evaluation.mixture_choice import SmoothNdcg, choose_gate, fit_gate, grid_ranks
 from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
 from sidtool.memory.build import build_memory
-from sidtool.memory.distribution import ItemDistribution
+from sidtool.memory.gate import ItemDistribution
 from sidtool.memory.index import WeightedMemory
 from tests.evaluation.shop import visits
 from tests.evaluation.test_tune_memory import trie_model

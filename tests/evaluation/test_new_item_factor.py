@@ -15,7 +15,7 @@ from sidtool.evaluation.mixture_choice import FACTORS, LOSS, MixtureChoice, choo
 from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent
-from sidtool.memory.distribution import ItemDistribution
+from sidtool.memory.gate import ItemDistribution
 from sidtool.memory.index import DEFAULT_NEW_ITEM_FACTOR, WeightedMemory
 from sidtool.memory.manifest import ContentSettings
 from tests.evaluation.shop import visits

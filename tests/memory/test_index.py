@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sidtool.memory import index as module
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent
-from sidtool.memory.distribution import ItemDistribution
+from sidtool.memory.gate import ItemDistribution
 from sidtool.memory.index import MemoryIndex
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory

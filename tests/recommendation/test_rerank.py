@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from sidtool.memory.content import ItemContent
-from sidtool.memory.distribution import Prior
 from sidtool.memory.feature_index import FeatureIndex
+from sidtool.memory.gate import Prior
 from sidtool.memory.index import MemoryIndex
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.memory.distribution import NO_PRIOR, ItemDistribution, Prior
+from sidtool.memory.gate import NO_PRIOR, ItemDistribution, Prior
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.mixture import mix, rank_items
