@@ -85,27 +85,22 @@ def test_items_that_never_co_occur_are_refused() -> None:
         build_memory(split_of([["i1"], ["x", "y"]]), BUNDLE)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("distance", 0.0),
-        ("distance", 1.5),
-        ("distance", float("nan")),
-        ("recency", -1.0),
-        ("recency", float("inf")),
-        ("reverse", -0.1),
-        ("reverse", 1.1),
-        ("normalization", -0.1),
-        ("normalization", float("nan")),
-        ("shrinkage", -0.1),
-        ("shrinkage", float("nan")),
-        ("shrinkage", float("inf")),
-        ("neighbors", 0),
-    ],
-)
-def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
-    with pytest.raises(UsageError, match=name):
-        replace(KnnSettings(), **{name: value})
+NAN, INFINITY = float("nan"), float("inf")
+OUT_OF_RANGE = {
+    "distance": (0.0, 1.5, NAN),
+    "recency": (-1.0, INFINITY),
+    "reverse": (-0.1, 1.1),
+    "normalization": (-0.1, NAN),
+    "shrinkage": (-0.1, NAN, INFINITY),
+    "neighbors": (0,),
+}
+
+
+@pytest.mark.parametrize("name", OUT_OF_RANGE)
+def test_settings_out_of_range_are_refused(name: str) -> None:
+    for value in OUT_OF_RANGE[name]:
+        with pytest.raises(UsageError, match=name):
+            replace(KnnSettings(), **{name: value})
 
 
 def test_a_later_version_of_the_bundle_is_accepted_and_another_bundle_is_not() -> None:

@@ -94,14 +94,6 @@ def test_the_scores_of_new_items_have_a_factor(
             assert (result.log_mass, result.log_peak) == (whole.log_mass, whole.log_peak)
 
 
-def test_items_without_events_are_new() -> None:
-    index = MemoryIndex.of(WITH_NEW_ITEMS, BUNDLE)
-    new_rows = BUNDLE.active[index.is_new].tolist()
-    active = BUNDLE.active.tolist()
-    assert new_rows == [row for row in active if WITH_NEW_ITEMS.events[row] == 0]
-    assert len(new_rows) == 10
-
-
 def test_only_the_best_items_and_the_last_events_are_used(monkeypatch: Any) -> None:
     index = MemoryIndex.of(MEMORY, BUNDLE)
     history = np.arange(0, 12)

@@ -368,17 +368,6 @@ def test_a_file_of_recommendations_is_resumed(
     assert [line["items"] for line in resumed] == [json.loads(line)["items"] for line in lines]
 
 
-def test_scores_do_not_depend_on_the_filter(any_shop: LoadedModel) -> None:
-    ids = ids_of(any_shop)
-    history = tuple(ids[:3])
-    (unfiltered,) = answers_to(any_shop, [Request(history=history)], k=60, num_beams=60)
-    request = Request(history=history, deny=tuple(ids[::2]))
-    (filtered,) = answers_to(any_shop, [request], k=60, num_beams=60)
-    scores = dict(zip(unfiltered.items, unfiltered.scores, strict=True))
-    expected = [scores[item] for item in filtered.items]
-    np.testing.assert_allclose(filtered.scores, expected, atol=1e-4)
-
-
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "bart"])
 def test_a_prompt_fits_into_the_positions_of_the_model(architecture: str) -> None:
     shop = loaded_model(small_bundle(60), architecture)

@@ -86,17 +86,8 @@ def test_a_wide_beam_equals_brute_force(
         denied = rng.permutation(trie.n_items)[: items // 3]
         filters = [LeafFilter.of(trie, each, denied) for each in (allowed, None, allowed)]
         filters = filters[: len(prompts)]
-    results = beam_search(
-        model,
-        prompts,
-        trie,
-        tokens,
-        num_beams=trie.n_leaves,
-        k=k,
-        normalize="trie",
-        filters=filters,
-        priors=priors,
-    )
+    how: dict[str, Any] = {"num_beams": trie.n_leaves, "k": k, "normalize": "trie"}
+    results = beam_search(model, prompts, trie, tokens, filters=filters, priors=priors, **how)
     codes = trie.leaf_codes(np.arange(trie.n_leaves))
     for ids, result, prior, leaf_filter in zip(prompts, results, priors, filters, strict=True):
         ranked = rank_items(result, trie, leaf_filter, prior, k)
@@ -122,17 +113,10 @@ def test_weight_1_gives_the_ranking_of_the_memory(num_beams: int, repeats: bool)
     for _ in range(20):
         memory = distribution(rng, trie.n_items)
         best = memory.positions[np.lexsort((memory.positions, -memory.log_probs))]
-        (result,) = beam_search(
-            model,
-            [prompt(rng, 5)],
-            trie,
-            tokens,
-            num_beams=num_beams,
-            k=num_beams,
-            normalize="trie",
-            priors=[Prior(memory, 1.0)],
-        )
-        ranked = rank_items(result, trie, None, Prior(memory, 1.0), num_beams)
+        prior = Prior(memory, 1.0)
+        how = {"num_beams": num_beams, "k": num_beams, "normalize": "trie", "priors": [prior]}
+        (result,) = beam_search(model, [prompt(rng, 5)], trie, tokens, **how)
+        ranked = rank_items(result, trie, None, prior, num_beams)
         assert ranked.positions.tolist() == best[:num_beams].tolist()
         np.testing.assert_array_equal(ranked.scores, np.sort(memory.log_probs)[::-1][:num_beams])
         np.testing.assert_allclose(ranked.memory_shares, 1)
@@ -142,18 +126,11 @@ def test_weight_1_fills_up_with_the_model() -> None:
     trie, tokens = make((6, 6, 6), 60)
     model = model_of("llama", tokens)
     memory = ItemDistribution(np.array([7, 31]), np.log([0.25, 0.75]))
-    (alone,) = beam_search(model, [[9, 8]], trie, tokens, num_beams=60, k=60, normalize="trie")
-    (result,) = beam_search(
-        model,
-        [[9, 8]],
-        trie,
-        tokens,
-        num_beams=60,
-        k=12,
-        normalize="trie",
-        priors=[Prior(memory, 1.0)],
-    )
-    ranked = rank_items(result, trie, None, Prior(memory, 1.0), 12)
+    prior = Prior(memory, 1.0)
+    how: dict[str, Any] = {"num_beams": 60, "k": 60, "normalize": "trie"}
+    (alone,) = beam_search(model, [[9, 8]], trie, tokens, **how)
+    (result,) = beam_search(model, [[9, 8]], trie, tokens, priors=[prior], **how)
+    ranked = rank_items(result, trie, None, prior, 12)
     others = [leaf for leaf in alone.leaves.tolist() if leaf not in (7, 31)]
     assert ranked.positions.tolist() == [31, 7, *others[:10]]
 

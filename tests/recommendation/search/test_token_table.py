@@ -109,19 +109,6 @@ def test_items_and_scores_equal_those_of_generate(
 
 
 @TABLES
-@pytest.mark.parametrize("normalize", ["level", "trie"])
-def test_scores_are_those_of_the_same_model_with_a_block(tokens: SidTokens, normalize: Any) -> None:
-    original, model = moved("llama", tokens)
-    for one, other in zip(
-        beam_search(original, PROMPTS, TRIE, BLOCK, num_beams=20, k=20, normalize=normalize),
-        beam_search(model, PROMPTS, TRIE, tokens, num_beams=20, k=20, normalize=normalize),
-        strict=True,
-    ):
-        assert one.leaves.tolist() == other.leaves.tolist()
-        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
-
-
-@TABLES
 @pytest.mark.parametrize(("architecture", "normalize"), [("llama", "trie"), ("t5", "level")])
 def test_a_policy_is_that_of_the_same_model_with_a_block(
     tokens: SidTokens, architecture: str, normalize: Any
