@@ -106,10 +106,10 @@ class MemoryIndex:
             if self.n_active <= DENSE * len(positions):
                 sums = np.bincount(positions, values, minlength=self.n_active)
                 items = np.flatnonzero(sums)
-                scores = sums[items]
+                scores = sums[items].astype(np.float64, copy=False)
             else:
                 items, places = np.unique(positions.astype(np.int64), return_inverse=True)
-                scores = np.bincount(places, values)
+                scores = np.bincount(places, values).astype(np.float64, copy=False)
             log_mass = float(np.log(scores.sum()))
             best = largest(scores, ITEMS)
             logs = np.log(scores[best])

@@ -3,7 +3,7 @@ over."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,9 +131,11 @@ class RankedQueries:
         )
 
 
-def padded_lists(rows: Sequence[NDArray[np.int64]], k: int) -> NDArray[np.int64]:
-    """(n, k): the rows, filled up with -1."""
-    table = np.full((len(rows), k), -1, dtype=np.int64)
+def padded_lists(
+    rows: Sequence[NDArray[Any]], width: int, fill: float = -1, dtype: Any = np.int64
+) -> NDArray[Any]:
+    """(n, width): the first values of the rows, filled up."""
+    table = np.full((len(rows), width), fill, dtype=dtype)
     for row, values in zip(table, rows, strict=True):
-        row[: len(values)] = values
+        row[: len(values)] = values[:width]
     return table

@@ -9,10 +9,10 @@ import logging
 import threading
 import time
 from bisect import insort
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from itertools import islice
 from math import ceil
 from typing import Any, Self
@@ -50,7 +50,6 @@ class Served:
     defaults: RecommendOptions
     base: Recommender
     """What answers requests without options of their own."""
-    _recommenders: OrderedDict[Choices, Recommender] = field(default_factory=OrderedDict)
 
     @classmethod
     def of(cls, loaded: LoadedModel, version: Version, defaults: RecommendOptions) -> Self:
@@ -72,26 +71,23 @@ class Served:
         """Whether seen items are recommended by default, and why."""
         return seen_reason(self.defaults.exclude_seen, targets_repeat(self.loaded.contract))
 
-    def recommender(self, choices: Choices) -> Recommender:
-        """What answers requests with these options; the model's thread is the only caller.
+    @cached_property
+    def recommender(self) -> Callable[[Choices], Recommender]:
+        """What answers requests with some options; the model's thread is the only caller.
 
         Raises UsageError for options that the model does not support, DataError for candidates
         that the bundle lacks."""
-        if choices in self._recommenders:
-            self._recommenders.move_to_end(choices)
-            return self._recommenders[choices]
-        options = choices.options(self.defaults)
-        if options.list:
-            made = Recommender.of(self.loaded, options, None)  # lists have a prompt of their own
-        elif choices.candidates is None:
-            made = self.base.with_options(options)
-        else:
-            session = self.base.session
-            made = Recommender.of(self.loaded, options, choices.candidates, session)
-        self._recommenders[choices] = made
-        while len(self._recommenders) > MAX_RECOMMENDERS:
-            self._recommenders.popitem(last=False)
-        return made
+
+        @lru_cache(MAX_RECOMMENDERS)
+        def make(choices: Choices) -> Recommender:
+            options = choices.options(self.defaults)
+            if options.list:
+                return Recommender.of(self.loaded, options, None)  # lists have their own prompt
+            if choices.candidates is None:
+                return self.base.with_options(options)
+            return Recommender.of(self.loaded, options, choices.candidates, self.base.session)
+
+        return make
 
     def tree_tokens(self, choices: Choices) -> int:
         """Tokens of what grows behind the prompt of a request with these options."""

@@ -23,11 +23,6 @@ more each than 24 (`benchmarks/serve.py queue`), and what comes meanwhile waits 
 GPU_BATCH_TOKENS = 1 << 14
 
 
-def from_milliseconds(value: float) -> float:
-    """Seconds."""
-    return value / 1000
-
-
 @dataclass(frozen=True)
 class ServeLimits:
     """What a service accepts and how it batches. Raises UsageError for a value out of range."""
@@ -38,7 +33,7 @@ class ServeLimits:
     batch_seconds: float = option(
         0.002,
         minimum=0,
-        reads=from_milliseconds,
+        reads=lambda milliseconds: milliseconds / 1000,
         default_text=2.0,
         flag="--batch-wait",
         metavar="MS",
