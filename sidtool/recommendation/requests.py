@@ -100,6 +100,16 @@ class BadRequest:
         return {key: part for key, part in value.items() if part is not None}
 
 
+def request_or_bad(value: Any, number: int, where: str) -> Request | BadRequest:
+    """The request of a JSON value, or why it is none."""
+    try:
+        if not isinstance(value, dict):
+            raise DataError("not a JSON object")
+        return Request.from_json(value, number)
+    except DataError as error:
+        return BadRequest(DataError(f"{where}: {error}"), number)
+
+
 RequestLike = Request | Sequence[str] | Mapping[str, Any]
 """A request, a history of item ids, or the JSON object of a request."""
 
@@ -218,11 +228,7 @@ def read_parquet_requests(
                 else cell
                 for key, cell in row.items()
             }
-            try:
-                yield Request.from_json(value, number)
-            except DataError as error:
-                where = f"row {number} of {name or path}"
-                yield BadRequest(DataError(f"{where}: {error}"), number)
+            yield request_or_bad(value, number, f"row {number} of {name or path}")
 
 
 def read_request_stream(stream: IO[bytes]) -> Iterator[Request | BadRequest]:

@@ -339,33 +339,16 @@ def test_a_model_without_a_history_prompt_is_refused(shop: LoadedModel) -> None:
         answers_to(with_prompts(shop), [Request()])
 
 
-def fail(*_: object) -> None:
-    raise OSError("stopped")
-
-
-def test_a_file_of_recommendations_is_resumed(
-    shop: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_has_the_lines_of_the_recommendations(shop: LoadedModel, tmp_path: Path) -> None:
+    """tests/recommendation/test_result_file.py resumes one."""
     requests = [Request(str(n), (f"i{n}",)) for n in range(5)]
     out = tmp_path / "out.jsonl"
     recommend_to_file(shop, requests, out)
-    lines = out.read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [
-        json.loads(json.dumps(answer.to_json())) for answer in recommend(shop, requests)
-    ]
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    expected = [answer.to_json() for answer in recommend(shop, requests)]
+    assert lines == json.loads(json.dumps(expected))
     with pytest.raises(UsageError, match="exists already"):
         recommend_to_file(shop, requests, out)
-    out.unlink()
-    with monkeypatch.context() as patched:
-        patched.setattr("sidtool.recommendation.result_file.publish", fail)
-        with pytest.raises(OSError):
-            recommend_to_file(shop, requests, out)
-    results = tmp_path / "out.jsonl.partial" / "results.jsonl"
-    results.write_text(f"{lines[0]}\n{lines[1]}\n{lines[2][:9]}")
-    recommend_to_file(shop, requests, out, resume=True)
-    resumed = [json.loads(line) for line in out.read_text().splitlines()]
-    assert resumed[:2] == [json.loads(line) for line in lines[:2]]
-    assert [line["items"] for line in resumed] == [json.loads(line)["items"] for line in lines]
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "bart"])

@@ -8,7 +8,6 @@ batches is seen by whole requests only."""
 import logging
 import threading
 import time
-from bisect import insort
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -277,40 +276,31 @@ class Batcher:
         batch: list[tuple[Waiting, Prepared]] = []
         wrong: Delivery = []
         with self._changed:
-            if not self._waiting:
-                return batch, wrong
-            choices = self._waiting[0].choices
+            oldest = self._waiting[:1]
+            similar = [each for each in self._waiting if each.choices == oldest[0].choices]
+        taken = set()
         budget = self._limits.tokens_of_batch(served.device)
         longest = 0
-        while (waiting := self._take(choices)) is not None:
-            if waiting.future.cancelled():
-                continue
-            prepared: Prepared | BadRequest | None
-            try:
-                prepared = served.recommender(choices).prepare(waiting.request)
-            except Exception as error:
-                prepared = _failure(error, waiting)
-            if not isinstance(prepared, Prepared):
-                wrong.append((waiting, Answered(prepared, served)))
-                continue
-            longest = max(longest, len(prepared.query.prompt))
-            tokens = longest + served.tree_tokens(choices)
-            if batch and (len(batch) + 1) * tokens > budget:
-                with self._changed:
-                    insort(self._waiting, waiting, key=lambda each: each.arrived)
-                break
-            batch.append((waiting, prepared))
-        return batch, wrong
-
-    def _take(self, choices: Choices) -> Waiting | None:
-        """The oldest request with these options, which waits no longer."""
+        for waiting in similar:
+            prepared: Prepared | BadRequest | None = None
+            if not waiting.future.cancelled():
+                try:
+                    prepared = served.recommender(waiting.choices).prepare(waiting.request)
+                except Exception as error:
+                    prepared = _failure(error, waiting)
+                if isinstance(prepared, Prepared):
+                    longest = max(longest, len(prepared.query.prompt))
+                    tokens = longest + served.tree_tokens(waiting.choices)
+                    if batch and (len(batch) + 1) * tokens > budget:
+                        break
+                    batch.append((waiting, prepared))
+                else:
+                    wrong.append((waiting, Answered(prepared, served)))
+            taken.add(waiting)
         with self._changed:
-            for place, waiting in enumerate(self._waiting):
-                if waiting.choices == choices:
-                    del self._waiting[place]
-                    self._metrics.waiting.set(len(self._waiting))
-                    return waiting
-        return None
+            self._waiting = [each for each in self._waiting if each not in taken]
+            self._metrics.waiting.set(len(self._waiting))
+        return batch, wrong
 
     def _answer(self, served: Served, batch: Sequence[tuple[Waiting, Prepared]]) -> Delivery:
         """The answers to a batch. An error of a batch is looked for request by request, so that it

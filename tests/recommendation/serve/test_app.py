@@ -75,20 +75,6 @@ def test_many_requests_are_answered_in_order(client: TestClient, shop: LoadedMod
     assert client.post("/v1/recommend", json={"requests": []}).json() == {"answers": []}
 
 
-@pytest.mark.parametrize(
-    "options", [{"k": 3}, {"k": 12, "num_beams": 30}, {"exclude_seen": True, "k": 60}]
-)
-def test_options_of_a_call_replace_those_of_the_service(
-    client: TestClient, shop: LoadedModel, options: dict[str, Any]
-) -> None:
-    chosen = replace(OPTIONS.recommend, **options)
-    (expected,) = recommend(shop, [Request(history=("i1", "i7"))], chosen)
-    answer = client.post("/v1/recommend", json={"history": ["i1", "i7"], **options})
-    check_equal(answer.json(), as_json(expected))
-    many = client.post("/v1/recommend", json={"requests": [{"history": ["i1", "i7"]}], **options})
-    check_equal(many.json()["answers"][0], as_json(expected))
-
-
 def test_candidates_are_scored_exactly(client: TestClient, shop: LoadedModel) -> None:
     candidates = ["i9", "i2", "i30", "i2"]
     request = Request(history=("i1",), deny=("i30",))
