@@ -16,8 +16,7 @@ from sidtool.recommendation.query import Query, QuerySession
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Answer, BadRequest, Explanation, Recommendation, Request
 from sidtool.recommendation.search.filters import on_both
-from sidtool.recommendation.search.mixture import RankedItems
-from sidtool.recommendation.search.results import EMPTY_LIST, ItemList
+from sidtool.recommendation.search.results import EMPTY_LIST, ItemList, RankedItems
 from sidtool.tokenizer.sid import ItemRows, SidPositions
 
 

@@ -22,7 +22,7 @@ from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Recommendation, Request
 from sidtool.recommendation.rerank import Reranking
-from sidtool.recommendation.search.mixture import RankedItems, mix
+from sidtool.recommendation.search.results import RankedItems, mix
 from sidtool.tokenizer.sid import ItemRows, SidPositions
 from tests.bundles import small_bundle
 from tests.memory.cases import small_memory

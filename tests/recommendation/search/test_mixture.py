@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sidtool.memory.gate import NO_PRIOR, ItemDistribution, Prior
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.mixture import mix, rank_items
+from sidtool.recommendation.search.results import mix, rank_items
 from tests.recommendation.search.cases import (
     SOME_ARCHITECTURES,
     make,
