@@ -28,6 +28,10 @@ from sidtool.recommendation.serve.log import frames
 from sidtool.recommendation.serve.metrics import Metrics
 from sidtool.recommendation.serve.serve_options import ServeLimits, Version
 
+CPU_BATCH_TOKENS = 1 << 12
+"""On a CPU the values of a wider batch leave its caches: 80 requests of 200 tokens cost a sixth
+more each than 24 (`benchmarks/serve.py queue`), and what comes meanwhile waits for the batch."""
+GPU_BATCH_TOKENS = 1 << 14
 MAX_RETRY_SECONDS = 60
 _SMOOTHING = 0.2
 """Weight of the latest batch in the mean time per request."""
@@ -279,7 +283,8 @@ class Batcher:
             oldest = self._waiting[:1]
             similar = [each for each in self._waiting if each.choices == oldest[0].choices]
         taken = set()
-        budget = self._limits.tokens_of_batch(served.device)
+        by_device = CPU_BATCH_TOKENS if served.device == "cpu" else GPU_BATCH_TOKENS
+        budget = self._limits.batch_tokens or by_device
         longest = 0
         for waiting in similar:
             prepared: Prepared | BadRequest | None = None
