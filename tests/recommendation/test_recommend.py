@@ -24,8 +24,6 @@ from sidtool.recommendation.search.driver import tree_tokens
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model, with_prompts
 
-torch.set_num_threads(1)
-
 
 def shop_model(*, duplicates: bool = False, retired: tuple[int, ...] = ()) -> LoadedModel:
     bundle = small_bundle(60, duplicates=duplicates)

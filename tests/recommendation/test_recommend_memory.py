@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.memory.gate import Gate
@@ -24,7 +23,6 @@ from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 from tests.memory.cases import small_memory
 
-torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:.*in the histories")
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from sidtool.memory.content import ItemContent
 from sidtool.memory.feature_index import FeatureIndex
@@ -29,7 +28,6 @@ from tests.memory.cases import small_memory
 from tests.memory.rerankers import random_reranker
 from tests.recommendation.test_recommend_memory import mixed, shop
 
-torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:.*in the histories")
 
 

@@ -24,8 +24,6 @@ from tests.recommendation.search.cases import (
     vocabulary,
 )
 
-torch.set_num_threads(1)
-
 
 @pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)

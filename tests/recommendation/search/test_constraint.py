@@ -26,8 +26,6 @@ from tests.recommendation.search.cases import (
     vocabulary,
 )
 
-torch.set_num_threads(1)
-
 SIZES = (4, 3, 5)
 
 

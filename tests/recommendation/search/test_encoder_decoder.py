@@ -24,8 +24,6 @@ from tests.recommendation.search.cases import (
     vocabulary,
 )
 
-torch.set_num_threads(1)
-
 PROMPTS = [[9, 8, 7], [20, 21, 22, 23, 24, 25], [30]]
 
 

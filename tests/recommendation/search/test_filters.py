@@ -16,8 +16,6 @@ from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_model
 from tests.recommendation.search.cases import TEXT, catalog, make, vocabulary
 
-torch.set_num_threads(1)
-
 rows_of_bundle = st.lists(st.integers(-1, 80), max_size=60).map(
     lambda rows: np.array(rows, dtype=np.int64)
 )

@@ -21,8 +21,6 @@ from tests.models import tiny_encoder_decoder, tiny_model
 from tests.recommendation.search.cases import TEXT, catalog, model_of, prompt, vocabulary
 from tests.recommendation.search.oracle import Codes, ListModel, eligible_counts
 
-torch.set_num_threads(1)
-
 SIZES = (3, 4, 3)
 
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,8 +18,6 @@ from tests.recommendation.search.cases import (
     path_scores,
     prompt,
 )
-
-torch.set_num_threads(1)
 
 
 def distribution(rng: np.random.Generator, items: int, share: float = 0.5) -> ItemDistribution:

@@ -31,8 +31,6 @@ from tests.recommendation.search.cases import (
     prompt,
 )
 
-torch.set_num_threads(1)
-
 SIZES = (5, 12, 4)
 SPACE = SidSpace(SIZES)
 BLOCK = SidTokens(SPACE, TEXT)
