@@ -51,7 +51,7 @@ def prompts_of(n: int, text: int = TEXT) -> list[list[int]]:
 
 def trie_and_tokens(codes: Any, text: int = TEXT) -> tuple[Any, Any]:
     """The trie of a catalog and its token ids."""
-    from sidtool.model.prompt.tokens import SidTokens
+    from sidtool.model.vocabulary.tokens import SidTokens
     from sidtool.tokenizer.bundle.trie import Trie
     from sidtool.tokenizer.sid import SidSpace
 

@@ -77,7 +77,7 @@ class Model:
     """A model folder with its contract and bundle, and what runs on it."""
 
     def __init__(self, work: Path, scale: Scale, dtype: str, widest: int) -> None:
-        from sidtool.model.prompt.tokens import SidTokens
+        from sidtool.model.vocabulary.tokens import SidTokens
 
         self.scale = scale
         self.dtype = dtype
@@ -233,9 +233,9 @@ def write_model(folder: Path, scale: Scale, codes: Any) -> None:
 
     from sidtool.base.output import new_dir
     from sidtool.model.contract.contract import Contract
-    from sidtool.model.contract.output import write_contract
+    from sidtool.model.contract.folder import write_contract
     from sidtool.model.contract.stage_record import ExtendParams, StageRecord
-    from sidtool.model.structure import add_sid_tokens
+    from sidtool.model.vocabulary.tokenizer import add_sid_tokens
     from sidtool.tokenizer.bundle.bundle import Bundle
     from sidtool.tokenizer.bundle.item_map import ItemMap
 

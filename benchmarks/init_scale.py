@@ -24,7 +24,7 @@ from wheels import ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
 from sidtool.data.split.files import open_split
 from sidtool.model.extend import ExtendOptions, Init, write_embeddings
 from sidtool.model.pretrained import load_model, load_tokenizer, locate
-from sidtool.model.structure import add_sid_tokens
+from sidtool.model.vocabulary.tokenizer import add_sid_tokens
 from sidtool.recipes import StepError, Steps
 from sidtool.tokenizer.bundle.bundle import Bundle
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sidtool.data.split.record import SplitReference
-from sidtool.model.contract.output import write_contract
+from sidtool.model.contract.folder import write_contract
 from sidtool.model.contract.stage_record import StageRecord, TrainParams
 from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.presets import init_model

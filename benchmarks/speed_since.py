@@ -107,7 +107,7 @@ def rendering() -> Work:
     from sidtool.model.presets import MIN_VOCABULARY, train_tokenizer
     from sidtool.model.prompt.assemble import history_prompt_ids
     from sidtool.model.prompt.prompts import HistoryPrompt
-    from sidtool.model.prompt.tokens import SidTokens
+    from sidtool.model.vocabulary.tokens import SidTokens
     from sidtool.tokenizer.sid import SidSpace
 
     space = SidSpace((256, 256, 256))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sidtool.examples.task import Task
 from sidtool.examples.tasks import TASKS, TEXT_PROMPT_TASKS
-from sidtool.model.prompt.frames import read_templates
+from sidtool.model.prompt.frames import Templates
 
 PAGE = Path(__file__).with_name("tasks.md")
 HEAD = """# Training tasks
@@ -67,9 +67,9 @@ def line(name: str, task: Task) -> str:
         needs = f"column `{task.column}`"
     elif task.shows_title:
         needs = "titles"
-    if name == "sequence":
+    if task.is_sequence:
         cells = ("user", "", "SIDs of the history")
-    elif task.target == "list":
+    elif task.writes_list:
         cells = ("list", shown(task.source, task), SHOWN[task.target])
     elif task.is_running_text:
         cells = (task.per, "", "running text of SIDs and titles")
@@ -81,7 +81,7 @@ def line(name: str, task: Task) -> str:
 
 def templates(name: str) -> str:
     """The templates of a task, as a list."""
-    found = read_templates(name.lower())
+    found = Templates.of_task(name.lower())
     lines = [f"* `{prompt}`".replace("\n", "⏎") for prompt in found.prompts]
     if found.items:
         items = [f"`{item}`".replace("\n", "⏎") for item in found.items]

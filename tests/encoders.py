@@ -6,8 +6,7 @@ from typing import Any
 
 from sidtool.base.progress import Progress
 from sidtool.data import Vectors
-from sidtool.tokenizer.encoder.model import load_encoder
-from sidtool.tokenizer.encoder.settings import Encoder
+from sidtool.tokenizer.encoder import Encoder, load_encoder
 
 
 def embed(

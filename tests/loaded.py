@@ -3,11 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
-from sidtool.model.contract.compat import Verdict
-from sidtool.model.contract.contract import Contract
-from sidtool.model.load import LoadedModel
-from sidtool.model.prompt.prompts import HistoryPrompt, TextPrompt
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.model import LoadedModel
+from sidtool.model.contract import Contract, Verdict
+from sidtool.model.prompt import HistoryPrompt, TextPrompt
+from sidtool.tokenizer.bundle import Bundle
 from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model, tiny_tokenizer
 
 HISTORY_PROMPT = HistoryPrompt("next-item", "The history: {history}\nNext:", 5, 200)

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from sidtool.base.documents import SEAL
-from sidtool.model.structure import vocabulary_layers
+from sidtool.model.network.structure import vocabulary_layers
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "gpt_neox")
 ENCODER_DECODERS = ("t5", "mt5", "umt5", "bart")

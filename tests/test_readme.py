@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.road import done
-from tests.doc_blocks import ENCODER, commands
+from tests.doc_blocks import ENCODER, blocks, commands
 from tests.encoders import tiny_encoder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,10 +37,6 @@ WORDS = [
 ]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-
-
 def write_shop(folder: Path) -> None:
     draw = random.Random(0)
     ids = [f"B{number:02d}" for number in range(1, 61)]
@@ -57,7 +53,7 @@ def write_shop(folder: Path) -> None:
 
 def commands_and_lines() -> list[tuple[str, list[str]]]:
     """README's commands, each with the output lines shown below it."""
-    (road,) = [block for block in blocks("console") if block.startswith("$ ")]
+    (road,) = [block for block in blocks(README, "console") if block.startswith("$ ")]
     steps = []
     for step in road.replace("\\\n", " ").split("$ ")[1:]:
         command, *lines = step.rstrip("\n").split("\n")
@@ -104,7 +100,7 @@ def test_the_commands_print_what_the_readme_shows(shop: tuple[Path, list[str]]) 
 
 
 def test_the_python_block_prints_what_the_readme_shows(shop: tuple[Path, list[str]]) -> None:
-    (program,) = blocks("python")
+    (program,) = blocks(README, "python")
     assert len(program.strip().splitlines()) <= 12
     done = subprocess.run(
         [sys.executable, "-c", program + "\nimport sys; assert 'torch' not in sys.modules"],

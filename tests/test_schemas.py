@@ -16,12 +16,14 @@ import pytest
 
 from docs.build_schema import FOLDER, files
 from sidtool.base.errors import SidtoolError
-from sidtool.data.split.record import SplitManifest
-from sidtool.examples.lineage import LINEAGE_FORMAT, Lineage
-from sidtool.memory.manifest import MemoryManifest
-from sidtool.model.contract.contract import Contract
-from sidtool.registry.records import Pointer, VersionRecord
-from sidtool.tokenizer.bundle.manifest import Manifest
+from sidtool.data.split import SplitManifest
+from sidtool.examples import Lineage
+from sidtool.examples.lineage import LINEAGE_FORMAT
+from sidtool.memory import MemoryManifest
+from sidtool.model.contract import Contract
+from sidtool.registry import VersionRecord
+from sidtool.registry.records import Pointer
+from sidtool.tokenizer.bundle import Manifest
 
 GOLDEN = Path(__file__).with_name("golden")
 DIGEST = "ab" * 32

@@ -9,14 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.data.fields.fields import Fields, FieldTypes
-from sidtool.data.items import Items
-from sidtool.data.split.split import Split
-from sidtool.data.split.values import Example, UserSequence
-from sidtool.examples.examples_run import make_sft
-from sidtool.examples.sft_options import SftOptions
-from sidtool.model.extend import extend_model
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.data import Fields, FieldTypes, Items
+from sidtool.data.split import Example, Split, UserSequence
+from sidtool.examples import SftOptions, make_sft
+from sidtool.model import extend_model
+from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.examples.cases import QUERIES
 from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model, tiny_tokenizer

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.training.settings import TrainOptions
-from sidtool.training.training import train
+from sidtool.training import TrainOptions, train
 
 
 @pytest.fixture(scope="session")

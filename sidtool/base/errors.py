@@ -44,15 +44,13 @@ class SidtoolError(Exception):
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.shell_hint = hint
-        self.hint = None if hint is None else _in_python(hint)
-        if self.hint is not None:
+        self.hint: str | None = None
+        if hint is not None:
+            parts = re.split(r"(?<=[,;]) ", hint)
+            self.hint = " ".join(
+                part if _COMMAND.search(part) else _FLAG.sub(_keyword, part) for part in parts
+            )
             self.add_note(self.hint)
-
-
-def _in_python(hint: str) -> str:
-    """A hint with keywords in place of flags. What names a command stays as it is."""
-    parts = re.split(r"(?<=[,;]) ", hint)
-    return " ".join(part if _COMMAND.search(part) else _FLAG.sub(_keyword, part) for part in parts)
 
 
 def _keyword(flag: re.Match[str]) -> str:

@@ -10,7 +10,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -54,6 +54,14 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
+def _aside_path(path: Path) -> Path:
+    return path.with_name(path.name + ".replaced")
+
+
+def _removed_path(path: Path) -> Path:
+    return path.with_name(path.name + ".removed")
+
+
 def refuse_existing(path: Path, force: bool, kind: OutputKind | None = None) -> None:
     """Raise UsageError if the output exists without `force`, cannot be one, or has the name of
     another kind. Restores first what a killed run moved aside."""
@@ -81,40 +89,36 @@ def locked(path: Path) -> Iterator[Path]:
             yield partial_path(path)
 
 
-@contextmanager
-def new_file(path: Path, *, force: bool = False) -> Iterator[Path]:
+def new_file(path: Path, *, force: bool = False) -> AbstractContextManager[Path]:
     """A path to write a file at; it becomes `path` if the block succeeds, and is removed if not."""
-    refuse_existing(path, force)
-    with locked(path) as partial:
-        refuse_existing(path, force)  # another process may have made it until the lock was held
-        remove(partial)
-        try:
-            yield partial
-            refuse_existing(path, force)
-            publish(partial, path)
-        finally:
-            remove(partial)
+    return _new_output(path, force, is_folder=False, resume=False)
 
 
-@contextmanager
-def new_dir(path: Path, *, force: bool = False, resume: bool = False) -> Iterator[Path]:
+def new_dir(
+    path: Path, *, force: bool = False, resume: bool = False
+) -> AbstractContextManager[Path]:
     """A folder to write into; it becomes `path` if the block succeeds, and is removed if not. With
     `resume`, the folder has the content of an earlier unfinished run, and is kept if the block
     fails."""
+    return _new_output(path, force, is_folder=True, resume=resume)
+
+
+@contextmanager
+def _new_output(path: Path, force: bool, *, is_folder: bool, resume: bool) -> Iterator[Path]:
     refuse_existing(path, force)
     with locked(path) as partial:
         refuse_existing(path, force)  # another process may have made it until the lock was held
         if not resume:
             remove(partial)
-        partial.mkdir(exist_ok=True)
+        if is_folder:
+            partial.mkdir(exist_ok=True)
         try:
             yield partial
             refuse_existing(path, force)
             publish(partial, path)
-        except BaseException:
+        finally:
             if not resume:
                 remove(partial)
-            raise
 
 
 def publish(new: Path, path: Path) -> None:
@@ -183,10 +187,6 @@ def remove(path: Path) -> None:
         _delete(path)
 
 
-def _aside_path(path: Path) -> Path:
-    return path.with_name(path.name + ".replaced")
-
-
 def _recover(path: Path) -> None:
     """Complete what a killed run left: restore the output that it moved aside and did not replace,
     and remove what it was about to remove, and a link in place of unfinished work, which may lead
@@ -206,10 +206,6 @@ def _recover(path: Path) -> None:
     _delete(_removed_path(partial))
     if partial.is_symlink():
         partial.unlink()
-
-
-def _removed_path(path: Path) -> Path:
-    return path.with_name(path.name + ".removed")
 
 
 def _delete(path: Path) -> None:

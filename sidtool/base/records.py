@@ -192,6 +192,17 @@ def _mismatch(key: str, expected: str, value: Any) -> TypeError:
     return TypeError(f"{key} is {shortened(value)}, not {expected}")
 
 
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    members: dict[str, Any] = {}
+    for key, member in value.items():
+        if isinstance(member, Mapping):
+            members |= flat(member, f"{prefix}{key}.")
+        else:
+            members[f"{prefix}{key}"] = member
+    return members
+
+
 def shortened(value: Any) -> str:
     """A JSON value for a message of one line."""
     text = repr(value)

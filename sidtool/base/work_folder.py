@@ -8,7 +8,7 @@ from typing import Any
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import remove, write_whole
-from sidtool.base.records import shortened
+from sidtool.base.records import flat, shortened
 
 RUN_FILE = "run.json"
 MAX_LISTED = 5
@@ -25,13 +25,13 @@ def open_work_folder(
     path = work / RUN_FILE
     if path.exists():
         try:
-            old = _flat(dict(parse_json(path.read_bytes())))
+            old = flat(dict(parse_json(path.read_bytes())))
         except (OSError, ValueError, TypeError) as error:
             if not force:
                 reason = " ".join(str(error).split())
                 raise DataError(f"{path} is damaged: {reason}", hint=restart) from error
             old = {RUN_FILE: "damaged"}
-        new = _flat(fingerprint)
+        new = flat(fingerprint)
         different = [
             f"{key}: {shortened(old.get(key))}, not {shortened(new.get(key))}"
             for key in sorted({*old, *new})
@@ -50,14 +50,3 @@ def open_work_folder(
     remove(work)
     work.mkdir(parents=True)
     write_whole(path, json.dumps(fingerprint, indent=1) + "\n")
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, member in value.items():
-        if isinstance(member, Mapping):
-            flat |= _flat(member, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = member
-    return flat

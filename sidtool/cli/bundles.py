@@ -280,8 +280,13 @@ def decode(
 
 def _say_model(folder: str, *, json: bool) -> None:
     """What the contract of a model records."""
-    from sidtool.model import usable_items
-    from sidtool.model.contract import open_bundle_copy, read_contract, summary, validations
+    from sidtool.model.contract import (
+        open_bundle_copy,
+        read_contract,
+        summary,
+        usable_items,
+        validations,
+    )
 
     contract = read_contract(Path(folder))
     bundle = usable_items(open_bundle_copy(Path(folder), contract), contract.tokens)

@@ -180,13 +180,11 @@ def rebind(
 ) -> None:
     """Copy a model folder with a newer bundle, after the compatibility check of recommend
     --bundle."""
-    from sidtool.model import check_rebind
     from sidtool.model import rebind as bind
     from sidtool.registry import open_source
 
     opened = open_source(newer)
-    check = check_rebind if how.dry_run else bind
-    verdict = check(model, opened, out, force=how.force)
+    verdict = bind(model, opened, out, dry_run=how.dry_run, force=how.force)
     value = {"model": str(out), "bundle": opened.identity.digest} | asdict(verdict)
     message = verdict.message or "the same bundle as before"
     if how.dry_run:

@@ -206,18 +206,16 @@ def merge(
     how: options.Writing = options.Writing(),
 ) -> None:
     """Merge LoRA adapters into their base model."""
-    from sidtool.model import check_merge
     from sidtool.model import merge as merge_adapters
 
+    base = merge_adapters(model, out, dtype=dtype, dry_run=how.dry_run, force=how.force)
     if how.dry_run:
-        base = check_merge(model, out, force=how.force)
         return how.plan(
             f"would merge the adapters of {model} into {base.path} at {out}",
             model=str(out),
             base=base.path,
             dtype=dtype,
         )
-    base = merge_adapters(model, out, dtype=dtype, force=how.force)
     how.say(
         {"model": str(out), "base": base.path, "dtype": dtype},
         f"{out}: adapters of {model} merged into {base.path}, {dtype}",

@@ -68,13 +68,28 @@ class Texts(Sequence[str]):
         return objects
 
     @cached_property
-    def ranks(self) -> NDArray[np.int64]:
-        """(n,) the rank of each text by code points; the texts differ."""
+    def order(self) -> NDArray[np.int64]:
+        """(n,) the indexes of the texts by code points."""
         import pyarrow.compute as pc
 
+        order: NDArray[np.int64] = pc.sort_indices(self.arrow).to_numpy().view(np.int64)
+        return order
+
+    @cached_property
+    def ranks(self) -> NDArray[np.int64]:
+        """(n,) the rank of each text by code points; the texts differ."""
         ranks = np.empty(len(self), dtype=np.int64)
-        ranks[pc.sort_indices(self.arrow).to_numpy()] = np.arange(len(self))
+        ranks[self.order] = np.arange(len(self))
         return ranks
+
+    @property
+    def are_distinct(self) -> bool:
+        """Whether no text occurs twice."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        ordered = self.arrow.take(pa.array(self.order))
+        return not pc.any(pc.equal(ordered[1:], ordered[:-1])).as_py()
 
     def __len__(self) -> int:
         return len(self.arrow)
@@ -105,18 +120,13 @@ class ArrowCodes:
         """(distinct,) by code"""
 
     def add(self, column: Any) -> NDArray[np.int32]:
-        """(n,) the codes of an array of n values, which may be coded; a new value gets the next
-        code, a missing one -1."""
+        """(n,) the codes of an array of n values; a new value gets the next code, a missing one
+        -1."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
         if not len(column):
             return np.zeros(0, dtype=np.int32)
-        if pa.types.is_dictionary(column.type):
-            code_of = np.append(self.add(column.dictionary), np.int32(-1))
-            indexes = pc.fill_null(column.indices, -1).to_numpy()
-            is_first = np.array_equal(code_of[:-1], np.arange(len(code_of) - 1))
-            return indexes if is_first else code_of[indexes]
         # one table of hashes for both: the values that are known keep their codes
         coded = pa.chunked_array([self.values, column]).dictionary_encode()
         last = coded.chunk(coded.num_chunks - 1)

@@ -7,6 +7,7 @@ in files. The values are the same for any budget: equal events stay in the order
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -63,12 +64,22 @@ def sort_events(runs: Iterable[Any], spill: Spill | None, threads: int = 1) -> A
 
     Raises DataError if the disk is full, UsageError if the budget is too small for the events of
     one user."""
+    import pyarrow as pa
+
     if spill is None:
-        by_user = list(in_threads(_by_user, runs, threads))
-        parts = list(_sorted_ranges(by_user, None, threads))
+        in_memory = list(in_threads(_by_user, runs, threads))
+        parts = list(_sorted_ranges(in_memory, None, threads))
         return {name: np.concatenate([part.pop(name) for part in parts]) for name in [*parts[0]]}
     try:
-        stored = _in_file(map(_by_user, runs), spill.folder / "runs.arrow")
+        file = spill.folder / "runs.arrow"
+        by_user = map(_by_user, runs)
+        first = next(by_user)
+        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, first.schema) as writer:
+            for run in chain([first], by_user):
+                writer.write_batch(run)
+        reader = pa.ipc.open_file(pa.memory_map(str(file)))
+        file.unlink()  # its bytes are there until the last run is gone
+        stored = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         return _joined_in_files(_sorted_ranges(stored, spill.budget, threads), spill.folder)
     except OSError as error:
         raise DataError(f"{spill.folder} cannot be written: {error.strerror or error}") from error
@@ -78,20 +89,6 @@ def _by_user(run: Any) -> Any:
     import pyarrow.compute as pc
 
     return run.take(pc.sort_indices(run[USER]))  # stable: events of a user stay in their order
-
-
-def _in_file(runs: Iterator[Any], file: Path) -> list[Any]:
-    """The runs, mapped from a file that is gone with them."""
-    import pyarrow as pa
-
-    first = next(runs)
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, first.schema) as writer:
-        writer.write_batch(first)
-        for run in runs:
-            writer.write_batch(run)
-    reader = pa.ipc.open_file(pa.memory_map(str(file)))
-    file.unlink()
-    return [reader.get_batch(number) for number in range(reader.num_record_batches)]
 
 
 def _sorted_ranges(runs: Sequence[Any], budget: int | None, threads: int) -> Iterator[Arrays]:

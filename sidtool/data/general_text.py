@@ -4,6 +4,7 @@ of what it was pretrained on, with a held-out part that measures how much it for
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from sidtool.base.errors import DataError
@@ -97,32 +98,20 @@ def _digest(text: str) -> str:
 def _documents(path: Path) -> Iterator[str]:
     """The texts that are not blank, without the white space around them."""
     require_regular(path)
-    if path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
-        texts = _json_texts(path)
-    else:
-        texts = _paragraphs(path)
-    yield from filter(None, (text.strip() for text in texts))
-
-
-def _json_texts(path: Path) -> Iterator[str]:
+    if path.suffix.lower() not in (".jsonl", ".ndjson", ".json"):
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read general text {path} as UTF-8: {error}") from error
+        for is_blank, paragraph in groupby(lines, lambda line: not line.strip()):
+            if not is_blank:
+                yield "\n".join(paragraph).strip()
+        return
     for number, row in json_lines(path):
         text = row.get("text")
         if not isinstance(text, str):
             raise DataError(
                 f"{path}, line {number}: general text has the key text, not {sorted(row)}"
             )
-        yield text
-
-
-def _paragraphs(path: Path) -> Iterator[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read general text {path} as UTF-8: {error}") from error
-    paragraph: list[str] = []
-    for line in [*lines, ""]:
-        if line.strip():
-            paragraph.append(line)
-        else:
-            yield "\n".join(paragraph)
-            paragraph = []
+        if text.strip():
+            yield text.strip()

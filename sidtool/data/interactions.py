@@ -188,7 +188,8 @@ class EventCoder:
                 return {ORDER: numbers, REST: rest}
             is_id = name in (USER, ITEM)
             column = filled_ids(path, name, cells[name], first) if is_id else trimmed(cells[name])
-            return {name: self._code(name, column)}
+            codes = self._codes.setdefault(name, ArrowCodes())
+            return {name: codes.add(column.combine_chunks())}
 
         for columns in in_threads(code, cells.column_names, self._threads):
             run |= columns
@@ -197,9 +198,6 @@ class EventCoder:
     def texts(self, name: str) -> Texts:
         """What the codes of a column mean, as far as events were coded."""
         return Texts(self._codes[name].values)
-
-    def _code(self, name: str, column: Column) -> NDArray[np.int32]:
-        return self._codes.setdefault(name, ArrowCodes()).add(column.combine_chunks())
 
     def order(
         self, path: Path, cells: Column, row: int

@@ -112,7 +112,15 @@ def read_items(
     plain = {name: tuple(map(plain_text, table[name].to_pylist())) for name in {*text_columns}}
     titles = plain[title_name] if title_name else ("",) * len(ids)
     columns_of_text = {name: plain[source] for name, source in sources.items()}
-    texts = _render_all(template, columns_of_text, len(ids)) if template else list(ids)
+    if not template:
+        texts = list(ids)
+    elif template == DEFAULT_TEMPLATE:  # the usual case, without parsing the template per item
+        texts = list(columns_of_text["title"])
+    else:
+        texts = [
+            render(template, {name: column[row] for name, column in columns_of_text.items()})
+            for row in range(len(ids))
+        ]
     empty = [row for row, text in enumerate(texts) if not text]
     if empty:
         warnings.warn(
@@ -251,15 +259,6 @@ def _source(path: Path, available: Sequence[str], title_name: str | None, name: 
         )
         raise UsageError(f"{path} has no column {name!r}", hint=hint)
     return name
-
-
-def _render_all(template: str, columns: Mapping[str, Sequence[str]], n: int) -> list[str]:
-    if template == DEFAULT_TEMPLATE:  # the usual case, without parsing the template per item
-        return list(columns["title"])
-    return [
-        render(template, {name: column[row] for name, column in columns.items()})
-        for row in range(n)
-    ]
 
 
 def _check_ids(path: Path, ids: tuple[str, ...]) -> None:

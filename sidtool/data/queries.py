@@ -34,10 +34,22 @@ def read_queries(path: Path) -> tuple[Query, ...]:
     and optionally user. Raises DataError, with the line or row, for a malformed query, and if there
     are none."""
     rows = json_lines(path) if suffix(path) in JSON_LINES else _table_rows(path)
-    queries = tuple(_read(path, rows))
+    queries = []
+    for number, row in rows:
+        item, text, user = row.get("item"), row.get("text"), row.get("user")
+        if not is_id(item) or not isinstance(text, str) or not text.strip():
+            raise DataError(
+                f"{path}, line {number}: a query has the keys item and text, and optionally user, "
+                f"not {sorted(row)}"
+            )
+        if user is not None and not is_id(user):
+            raise DataError(f"{path}, line {number}: the user is {user!r}, not an id")
+        queries.append(
+            Query(str(item), " ".join(text.split()), None if user is None else str(user))
+        )
     if not queries:
         raise DataError(f"{path} holds no queries")
-    return queries
+    return tuple(queries)
 
 
 def compose_queries(items: Items, template: str) -> tuple[Query, ...]:
@@ -66,18 +78,3 @@ def _table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     columns = [table[name].to_pylist() for name in names]
     for number, cells in enumerate(zip(*columns, strict=True), start=1):
         yield number, {name: cell for name, cell in zip(names, cells, strict=True) if cell}
-
-
-def _read(path: Path, rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[Query]:
-    for number, row in rows:
-        item = row.get("item")
-        text = row.get("text")
-        user = row.get("user")
-        if not is_id(item) or not isinstance(text, str) or not text.strip():
-            raise DataError(
-                f"{path}, line {number}: a query has the keys item and text, and optionally user, "
-                f"not {sorted(row)}"
-            )
-        if user is not None and not is_id(user):
-            raise DataError(f"{path}, line {number}: the user is {user!r}, not an id")
-        yield Query(str(item), " ".join(text.split()), None if user is None else str(user))

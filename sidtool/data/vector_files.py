@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from os import SEEK_CUR
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -15,8 +16,13 @@ from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
 from sidtool.data.columns import ID_COLUMNS, choose_column, need_column
 from sidtool.data.tables.json_tables import is_id
-from sidtool.data.tables.locate import parquet_files
-from sidtool.data.tables.opening import library_errors, open_file, read_errors, require_regular
+from sidtool.data.tables.opening import (
+    library_errors,
+    open_file,
+    parquet_files,
+    read_errors,
+    require_regular,
+)
 from sidtool.data.tables.parquet import open_dataset, parquet_column_names
 from sidtool.data.tables.tables import read_columns
 from sidtool.data.vectors import Stored, Vectors, VectorSource, require_matrix, rows_within
@@ -79,21 +85,16 @@ def open_vectors(
     stored = _Guarded(path, stored)
     limit = rows_within(stored, memory)
     if ids is not None and stored_ids is None and not by_row:
-        raise _no_ids(path, has_option=by_row is not None)
+        hint = "write the ids of its rows to a file NAME.ids.txt beside it, one per line"
+        if by_row is not None:
+            hint += ", or --by-row if row i is that of item i of the catalog"
+        raise DataError(f"{path} has no item ids", hint=hint)
     stored_rows = _stored_rows(path, stored, stored_ids, ids)
-    stamp = json.dumps([_stamp(path), digest_strings(stored_ids or []), digest_strings(ids or [])])
+    files = sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]
+    stats = [(str(file.resolve()), file.stat()) for file in files]
+    versions = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    stamp = json.dumps([versions, digest_strings(stored_ids or []), digest_strings(ids or [])])
     return VectorSource(stored, limit, str(path), stored_rows, ids, chunk, stamp)
-
-
-def _no_ids(path: Path, *, has_option: bool) -> DataError:
-    lists = "write the ids of its rows to a file NAME.ids.txt beside it, one per line"
-    option = ", or --by-row if row i is that of item i of the catalog"
-    return DataError(f"{path} has no item ids", hint=lists + option * has_option)
-
-
-def _stamp(path: Path) -> list[tuple[str, int, int]]:
-    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-    return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 def _stored_rows(
@@ -186,29 +187,21 @@ def _open_npy(path: Path) -> tuple[Stored, list[str] | None, int]:
     lines = path.with_suffix(".ids.txt")
     listed = path.with_suffix(".ids.json")
     if lines.exists():
-        return stored, _id_lines(lines), 0
+        # a line ends at a line feed and nothing else
+        with read_errors(lines), open_file(lines) as stream:
+            text = stream.read().decode("utf-8")
+        cells = text.removesuffix("\n").split("\n") if text else []
+        ids = [cell.removesuffix("\r") for cell in cells]
+        if "" in ids:
+            raise DataError(f"{lines}, line {ids.index('') + 1}: the item id is empty")
+        return stored, ids, 0
     if listed.exists():
-        return stored, _id_list(listed), 0
+        with read_errors(listed):
+            members = parse_json(listed.read_bytes())
+        if not isinstance(members, list) or not all(map(is_id, members)):
+            raise DataError(f"{listed} is no list of ids")
+        return stored, [str(member) for member in members], 0
     return stored, None, 0
-
-
-def _id_lines(path: Path) -> list[str]:
-    """The ids of a text file: the text of each line, which ends at a line feed and nothing else."""
-    with read_errors(path), open_file(path) as stream:
-        text = stream.read().decode("utf-8")
-    lines = text.removesuffix("\n").split("\n") if text else []
-    ids = [line.removesuffix("\r") for line in lines]
-    if "" in ids:
-        raise DataError(f"{path}, line {ids.index('') + 1}: the item id is empty")
-    return ids
-
-
-def _id_list(path: Path) -> list[str]:
-    with read_errors(path):
-        ids = parse_json(path.read_bytes())
-    if not isinstance(ids, list) or not all(map(is_id, ids)):
-        raise DataError(f"{path} is no list of ids")
-    return [str(item) for item in ids]
 
 
 class _ParquetColumn:
@@ -236,12 +229,11 @@ class _ParquetColumn:
             )
             self._groups += [(opened, group, size) for group, size in enumerate(sizes)]
         self._next = 0
-        self._rest = self._forward(0)
-        first = next(self._rest, np.zeros((0, 0), dtype=np.float32))
-        self.shape = (sum(size for *_, size in self._groups), first.shape[1])
+        first = next(self._forward(0), np.zeros((0, 0), dtype=np.float32))
+        self._dim = first.shape[1]
+        self.shape = (sum(size for *_, size in self._groups), self._dim)
         self.dtype = first.dtype
         self._rest = self._forward(0)
-        self._dim = first.shape[1]
 
     def __getitem__(self, key: slice) -> NDArray[Any]:
         if key.start != self._next:
@@ -250,7 +242,7 @@ class _ParquetColumn:
         parts = []
         while missing and (part := next(self._rest, None)) is not None:
             if len(part) > missing:
-                self._rest = _before(part[missing:], self._rest)
+                self._rest = chain([part[missing:]], self._rest)
             parts.append(part[:missing])
             missing -= len(parts[-1])
         self._next = key.stop
@@ -277,11 +269,6 @@ class _ParquetColumn:
             raise DataError(f"{self._path}: vectors have different lengths: {spelled}")
         flat: NDArray[Any] = pc.list_flatten(column).to_numpy(zero_copy_only=False)
         return flat.reshape(-1, lengths[0])  # (n * dim,) -> (n, dim)
-
-
-def _before(part: NDArray[Any], rest: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    yield part
-    yield from rest
 
 
 def _open_parquet(path: Path) -> tuple[Stored, list[str] | None, int]:

@@ -6,8 +6,10 @@ from .evaluation import evaluate as evaluate
 from .groups import SLICES as SLICES
 from .groups import example_groups as example_groups
 from .held_out import OTHER_MODEL as OTHER_MODEL
+from .memory_tuning import TuneSimilarityOptions as TuneSimilarityOptions
 from .memory_tuning import plan_tune_memory as plan_tune_memory
 from .memory_tuning import tune_memory as tune_memory
+from .memory_tuning import tune_similarity as tune_similarity
 from .metrics import KINDS as KINDS
 from .metrics import Metrics as Metrics
 from .metrics import check_names as check_names
@@ -32,8 +34,6 @@ from .results import Averages as Averages
 from .results import Evaluation as Evaluation
 from .results import Sample as Sample
 from .results import StoredEvaluation as StoredEvaluation
-from .similarity_tuning import TuneSimilarityOptions as TuneSimilarityOptions
-from .similarity_tuning import tune_similarity as tune_similarity
 from .validation import HIGH as HIGH
 from .validation import LOW as LOW
 from .validation import OF_ITEM_KNN as OF_ITEM_KNN

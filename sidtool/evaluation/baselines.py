@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.ranges import ranges
 from sidtool.base.threads import in_threads
-from sidtool.data.split import Example, ItemSequences, UserSequence, packed_sequences, ranges
+from sidtool.data.split import Example, UserSequence
+from sidtool.data.split.pairs import ItemSequences, packed_sequences
 from sidtool.evaluation.metrics import COVERED, Metrics, find_targets, metric_names, metric_values
 from sidtool.evaluation.ranking import (
     ITEM_KNN,
@@ -43,8 +45,6 @@ class Catalog:
     """The items that may be recommended, most popular first: by training events, ties by id."""
 
     ids: tuple[str, ...]
-    events: NDArray[np.int64]
-    """(items,): training events of each."""
     index: Mapping[str, int]
     sequences: ItemSequences
     """The training events of each user by popularity rank, without other items."""
@@ -60,7 +60,6 @@ class Catalog:
         ranked = tuple(ids[row] for row in order)
         return cls(
             ids=ranked,
-            events=np.array([counts[row] for row in order], dtype=np.int64),
             index={item: rank for rank, item in enumerate(ranked)},
             sequences=ItemSequences(rank_of[sequences.items], sequences.offsets),
         )

@@ -47,14 +47,13 @@ def intervals(
     groups: Groups | None = None,
     *,
     seed: int = 0,
-    resamples: int = RESAMPLES,
 ) -> dict[str, dict[str, Interval]]:
     """Group -> metric -> the 95% interval of its weighted mean.
 
     `values` is (n, metrics) float64: the metrics of n examples in the order of `names`; `users` has
     the user of each example. Without `groups` there is one, "all"."""
     groups = groups or everyone(len(values))
-    means = _resampled_means(values, users, list(groups.values()), seed, resamples)
+    means = _resampled_means(values, users, list(groups.values()), seed)
     low, high = _ends(means).tolist()  # (groups, metrics) each
     ends = [zip(*bounds, strict=True) for bounds in zip(low, high, strict=True)]
     return {
@@ -71,7 +70,6 @@ def paired_differences(
     groups: Groups | None = None,
     *,
     seed: int = 0,
-    resamples: int = RESAMPLES,
 ) -> dict[str, dict[str, Difference]]:
     """Group -> metric -> by how much one system is better than another on the same examples.
 
@@ -80,7 +78,7 @@ def paired_differences(
     Otherwise as `intervals`."""
     groups = groups or everyone(len(values))
     differences = values - other_values
-    means = _resampled_means(differences, users, list(groups.values()), seed, resamples)
+    means = _resampled_means(differences, users, list(groups.values()), seed)
     low, high = _ends(means)  # (groups, metrics) each
     n_not_positive = (means <= 0).sum(axis=0)
     n_not_negative = (means >= 0).sum(axis=0)
@@ -108,9 +106,8 @@ def _resampled_means(
     users: Sequence[str],
     groups: Sequence[NDArray[np.float64]],
     seed: int,
-    resamples: int,
 ) -> NDArray[np.float64]:
-    """(resamples, groups, metrics) weighted means, each over as many users as there are, drawn with
+    """(RESAMPLES, groups, metrics) weighted means, each over as many users as there are, drawn with
     replacement; NaN where a resample has nobody of a group."""
     _, user_of = np.unique(np.asarray(users, dtype=np.str_), return_inverse=True)
     totals = []
@@ -124,11 +121,11 @@ def _resampled_means(
         totals.append((members, sums))
     n_users = int(user_of.max()) + 1
     rng = np.random.default_rng(seed)
-    chunk = min(max(1, CHUNK // n_users), resamples)
+    chunk = min(max(1, CHUNK // n_users), RESAMPLES)
     times_drawn = np.empty((chunk, n_users))
     means = []
-    for start in range(0, resamples, chunk):
-        drawn = rng.integers(n_users, size=(min(chunk, resamples - start), n_users))
+    for start in range(0, RESAMPLES, chunk):
+        drawn = rng.integers(n_users, size=(min(chunk, RESAMPLES - start), n_users))
         times_drawn = times_drawn[: len(drawn)]
         for row, users_of_row in enumerate(drawn):
             times_drawn[row] = np.bincount(users_of_row, minlength=n_users)

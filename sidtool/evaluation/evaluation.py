@@ -1,6 +1,8 @@
 """Evaluation of a model's recommendations: metrics beside popularity and item-kNN on the same
 examples, with confidence intervals. docs/metrics.md defines every number."""
 
+import hashlib
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,7 +53,6 @@ from sidtool.evaluation.results import (
     NO_EXAMPLES,
     Evaluation,
     Slice,
-    examples_digest,
     group_averages,
     positions_in,
     sampled_users,
@@ -316,9 +317,12 @@ def _settings(
     examples: IndexedExamples, options: EvaluationOptions, *, has_baselines: bool
 ) -> dict[str, Any]:
     """What the numbers of an evaluation depend on, apart from the model."""
+    digest = hashlib.sha256()
+    for example in examples.examples:
+        digest.update(json.dumps([example.user, example.position, example.item]).encode())
     settings: dict[str, Any] = {
         "ks": list(options.ks),
-        "examples": examples_digest(examples.examples),
+        "examples": digest.hexdigest(),
         "exclude_seen": examples.exclude_seen,
         "seed": options.seed,
         "resamples": RESAMPLES,

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import Condition, FieldTypes, Value, Values, need_field
-from sidtool.data.split import Example, ItemSequences, UserSequence, packed_sequences
+from sidtool.data.split import Example, UserSequence
+from sidtool.data.split.pairs import ItemSequences, packed_sequences
 from sidtool.evaluation.bootstrap import everyone
 from sidtool.memory import count_events
 

@@ -90,7 +90,7 @@ class TaskEvaluationOptions(QuestionOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if named_task(self.task).target == "list":
+        if named_task(self.task).writes_list:
             raise UsageError(
                 "lists are no questions with one answer", hint="sidtool evaluate-lists MODEL SPLIT"
             )

@@ -84,13 +84,10 @@ class IndexedExamples:
         """(n,) int64: the leaf of each target's SID, -1 where it cannot be recommended."""
         return self.bundle.trie().leaves(self.target_positions)
 
-    def seen(self, example: int) -> ItemRows:
-        """The items that may not be recommended for an example."""
-        return self.histories[example] if self.exclude_seen else ItemRows(self.targets[:0])
-
     def denied_positions(self, example: int) -> SidPositions:
         """Positions in SID order of the items that may not be recommended for an example."""
-        return self.bundle.trie().positions(self.seen(example))
+        seen = self.histories[example] if self.exclude_seen else ItemRows(self.targets[:0])
+        return self.bundle.trie().positions(seen)
 
 
 def rank_examples(
@@ -188,7 +185,7 @@ class Ranking:
         """The ranking of (n, k) leaves."""
         return cls(
             item_ranks(examples, leaves),
-            sid_ranks(examples, leaves),
+            find_targets(leaves, examples.target_leaves),
             first_items(examples, leaves, COVERED),
             np.zeros((len(leaves), 0), dtype=np.bool_),
         )
@@ -220,12 +217,14 @@ def _first_of_each(leaves: Leaves) -> NDArray[np.int64]:
 def item_ranks(examples: IndexedExamples, leaves: Leaves) -> TargetRanks:
     """The targets' ranks among items, from (n, k) ranked leaves: items that share a SID share a
     rank."""
-    return find_targets(leaves, examples.target_leaves, _eligible_per_leaf(examples, leaves))
-
-
-def sid_ranks(examples: IndexedExamples, leaves: Leaves) -> TargetRanks:
-    """The ranks of the targets' SIDs among SIDs: any item of a shared SID counts as correct."""
-    return find_targets(leaves, examples.target_leaves)
+    trie = examples.bundle.trie()
+    sizes = trie.items_per_leaf(leaves)  # (n, k)
+    if trie.leaf_start is not None and examples.exclude_seen:
+        for row, ranked in enumerate(leaves):
+            denied_leaves = trie.leaves(examples.denied_positions(row))
+            # (k, denied) matches: each takes one item away from its leaf
+            sizes[row] -= (ranked[:, None] == denied_leaves).sum(axis=1)
+    return find_targets(leaves, examples.target_leaves, sizes)
 
 
 def first_items(examples: IndexedExamples, leaves: Leaves, count: int) -> SidPositions:
@@ -243,18 +242,6 @@ def first_items(examples: IndexedExamples, leaves: Leaves, count: int) -> SidPos
         eligible = positions[~np.isin(positions, denied)][:count]
         items[row, : len(eligible)] = eligible
     return SidPositions(items)
-
-
-def _eligible_per_leaf(examples: IndexedExamples, leaves: Leaves) -> NDArray[np.int64]:
-    """(n, k) int64: the number of items of each leaf that may be recommended."""
-    trie = examples.bundle.trie()
-    sizes = trie.items_per_leaf(leaves)
-    if trie.leaf_start is not None and examples.exclude_seen:
-        for row, ranked in enumerate(leaves):
-            denied_leaves = trie.leaves(examples.denied_positions(row))
-            # (k, denied) matches: each takes one item away from its leaf
-            sizes[row] -= (ranked[:, None] == denied_leaves).sum(axis=1)
-    return sizes
 
 
 POPULARITY = "popularity"

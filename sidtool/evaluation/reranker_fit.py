@@ -1,4 +1,5 @@
-"""Fits a re-ranker to validation users, and decides whether it is used.
+"""Fits a re-ranker to validation users by a smooth NDCG and a listwise cross-entropy, and decides
+whether it is used.
 
 It is fitted to lists without new items: fitted to new targets too, it finds more of them, and for
 that loses more users whose target has training events than the same number of new ones is worth.
@@ -18,8 +19,8 @@ from sidtool.evaluation.bootstrap import paired_differences
 from sidtool.evaluation.mixture_candidates import Candidates, K, gains
 from sidtool.evaluation.mixture_choice import MixtureChoice
 from sidtool.evaluation.ranking import IndexedExamples
-from sidtool.evaluation.reranker_network import fit_network
 from sidtool.memory import (
+    HIDDEN,
     LIMIT,
     N_FEATURES,
     RERANKED,
@@ -43,18 +44,20 @@ METRIC = "ndcg@10"
 FEATURE_BLOCK = 1024
 """Users whose features are made at a time."""
 
-
-def _twice(events: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.where(events <= 5, 2.0, 1.0)
-
-
-def _by_logarithm(events: NDArray[np.int64]) -> NDArray[np.float64]:
-    return 1 / np.log2(2.0 + events)
+BATCH_USERS = 128
+EPOCHS = 12
+LEARNING_RATE = 2e-3
+WEIGHT_DECAY = 1e-3
+DROPOUT = 0.1
+TEMPERATURE = 0.5
+"""Of the smooth ranks, in units of log-probability."""
+NDCG_WEIGHT = 3.0
+ENTROPY_WEIGHT = 0.3
 
 
 RARITY_WEIGHTS: dict[str, Callable[[NDArray[np.int64]], NDArray[np.float64]]] = {
-    "twice": _twice,
-    "logarithm": _by_logarithm,
+    "twice": lambda events: np.where(events <= 5, 2.0, 1.0),
+    "logarithm": lambda events: 1 / np.log2(2.0 + events),
 }
 """How much a user counts in the loss, by the training events of the target."""
 
@@ -211,59 +214,136 @@ def fit_reranker(
     if any((half & fitted_to.is_informative).sum() < RERANK_USERS for half in halves):
         return None, {}
     before = served.ranks(0.0)
+    events = served.target_events
+    rare_and_new = [(events >= 1) & (events <= 5), events == 0]
     bonuses = BONUSES if served.is_new.any() else BONUSES[:1]
-    best: _Judged | None = None
-    highest = -1.0
+    best: tuple[str, float, float, NDArray[np.int64]] | None = None
+    best_ndcg = highest = -1.0
     for rarity in RARITY_WEIGHTS:
         added = np.zeros(served.mixed.shape, dtype=np.float32)
         for half in halves:
             added += Fit.of(fitted_to, ~half, rarity, seeds[:1]).added(served, half)
         for scale, bonus in product(SCALES, bonuses):
             after = served.ranks(added * np.float32(scale) + np.float32(bonus) * served.is_new)
-            judged = _Judged(float(gains(after).mean()), rarity, scale, bonus, after)
-            highest = max(highest, judged.ndcg)
-            if (best is None or judged.ndcg > best.ndcg) and _keeps_groups(before, judged, served):
-                best = judged
+            ndcg = float(gains(after).mean())
+            highest = max(highest, ndcg)
+            # of these targets no fewer are among the first K than before
+            groups = [*rare_and_new, events >= 1] if bonus else rare_and_new
+            keeps = all((after[users] < K).sum() >= (before[users] < K).sum() for users in groups)
+            if keeps and ndcg > best_ndcg:
+                best_ndcg = ndcg
+                best = (rarity, scale, bonus, after)
     record = {"ndcg@10 mixture, judged": float(gains(before).mean())}
     if best is None:
         return None, {**record, "ndcg@10 re-ranked, judged": highest}
-    record["ndcg@10 re-ranked, judged"] = best.ndcg
-    columns = gains(best.ranks)[:, None], gains(before)[:, None]
+    record["ndcg@10 re-ranked, judged"] = best_ndcg
+    rarity, scale, bonus, after = best
+    columns = gains(after)[:, None], gains(before)[:, None]
     difference = paired_differences([METRIC], *columns, served.users)["all"][METRIC]
     record |= {"ndcg@10 gain, low": difference.low, "ndcg@10 gain, high": difference.high}
     if difference.low <= 0:
         return None, record
     everyone = np.ones(len(before), dtype=np.bool_)
-    fit = Fit.of(fitted_to, everyone, best.rarity, seeds)
+    fit = Fit.of(fitted_to, everyone, rarity, seeds)
     reranker = Reranker.of(
         fit.means,
         fit.scales,
         fit.networks,
         manifest,
-        scale=best.scale,
+        scale=scale,
         exclude_seen=exclude_seen,
-        new_item_bonus=best.bonus,
+        new_item_bonus=bonus,
     )
     return reranker, record
 
 
-@dataclass(frozen=True, eq=False)
-class _Judged:
-    """What users would get whom the networks were not fitted to."""
+def fit_network(
+    inputs: NDArray[np.float32],
+    mixed: NDArray[np.float64],
+    targets: NDArray[np.int64],
+    importance: NDArray[np.float64],
+    *,
+    seed: int,
+) -> Network:
+    """A network for (m, c, N_FEATURES) standardized features, (m, c) logs of mixed probabilities,
+    minus infinity where there is no item, the (m,) columns of the targets, and how much each user
+    counts. Unfitted, it scores every item 0."""
+    import torch
+    from torch import nn
 
-    ndcg: float
-    rarity: str
-    scale: float
-    bonus: float
-    ranks: NDArray[np.int64]
-    """(n,) of the targets"""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = _module()
+        users = len(inputs)
+        steps = EPOCHS * -(-users // BATCH_USERS)
+        optimizer = torch.optim.AdamW(
+            module.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=LEARNING_RATE, total_steps=steps
+        )
+        tensors = (
+            torch.from_numpy(inputs),
+            torch.from_numpy(mixed.astype(np.float32)),
+            torch.from_numpy(targets),
+            torch.from_numpy(importance.astype(np.float32)),
+        )
+        module.train()
+        for _ in range(EPOCHS):
+            for rows in torch.randperm(users).split(BATCH_USERS):
+                x, log_mixed, target, weight = (tensor[rows] for tensor in tensors)
+                added = module["linear"](x) + module["deep"](x)  # (b, c, 1)
+                loss = (weight * _losses(log_mixed + added[..., 0], target)).mean()
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+    first, second, output = (layer for layer in module["deep"] if isinstance(layer, nn.Linear))
+    arrays = (
+        first.weight.T,
+        first.bias,
+        second.weight.T,
+        second.bias,
+        output.weight[0],
+        module["linear"].weight[0],
+    )
+    return Network(*(array.detach().numpy().copy() for array in arrays))
 
 
-def _keeps_groups(before: NDArray[np.int64], judged: _Judged, served: RankedUsers) -> bool:
-    """Whether no fewer rare targets, and no fewer without training events, are among the first K
-    than before; with a bonus of new items no fewer of all with training events either."""
-    events = served.target_events
-    groups = [(events >= 1) & (events <= 5), events == 0]
-    if judged.bonus:
-        groups.append(events >= 1)
-    return all((judged.ranks[users] < K).sum() >= (before[users] < K).sum() for users in groups)
+def _module() -> Any:
+    """The layers of a `Network`, of which the last ones are zero. All items of a user lose the same
+    units to dropout: a third of the time of fitting would go to drawing other ones for each."""
+    import torch
+    from torch import nn
+
+    class ListDropout(nn.Dropout):
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            units = hidden.new_ones(len(hidden), 1, hidden.shape[-1])  # (b, 1, units)
+            return hidden * super().forward(units)
+
+    deep = nn.Sequential(
+        nn.Linear(N_FEATURES, HIDDEN),
+        nn.GELU(approximate="tanh"),
+        ListDropout(DROPOUT),
+        nn.Linear(HIDDEN, HIDDEN),
+        nn.GELU(approximate="tanh"),
+        ListDropout(DROPOUT),
+        nn.Linear(HIDDEN, 1, bias=False),
+    )
+    linear = nn.Linear(N_FEATURES, 1, bias=False)
+    nn.init.zeros_(deep[-1].weight)
+    nn.init.zeros_(linear.weight)
+    return nn.ModuleDict({"deep": deep, "linear": linear})
+
+
+def _losses(scores: Any, targets: Any) -> Any:
+    """(b,) losses of (b, c) scores: 1 less a smooth NDCG (ApproxNDCG, Qin et al., 2010), and the
+    listwise cross-entropy."""
+    import torch
+
+    of_target = scores.gather(1, targets[:, None])  # (b, 1)
+    # minus infinity adds 0; the target itself adds a half
+    ranks = 0.5 + torch.sigmoid((scores - of_target) / TEMPERATURE).sum(dim=1)
+    ndcg = 1 / torch.log2(1 + ranks)
+    entropy = torch.logsumexp(scores, dim=1) - of_target[:, 0]
+    return NDCG_WEIGHT * (1 - ndcg) + ENTROPY_WEIGHT * entropy

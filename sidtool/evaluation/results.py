@@ -1,7 +1,5 @@
 """The evaluation of a model as a value. docs/metrics.md defines every number."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -10,7 +8,7 @@ import numpy as np
 
 from sidtool.base.extras import data_frame
 from sidtool.base.records import JsonRecord
-from sidtool.data.split import Example, evenly_spaced
+from sidtool.data.split import evenly_spaced
 from sidtool.evaluation.bootstrap import Difference, Groups, Interval, intervals, paired_differences
 from sidtool.evaluation.metrics import Metrics, averages
 from sidtool.evaluation.ranking import IndexedExamples, SystemValues
@@ -233,11 +231,3 @@ class Evaluation(StoredEvaluation):
         for name in ("users", "groups", "values"):
             del value[name]
         return value
-
-
-def examples_digest(examples: Sequence[Example]) -> str:
-    """SHA-256 (hex) of the users, positions and targets of examples, in their order."""
-    state = hashlib.sha256()
-    for example in examples:
-        state.update(json.dumps([example.user, example.position, example.item]).encode())
-    return state.hexdigest()

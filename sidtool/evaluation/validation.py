@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from sidtool.data.split import Example
 from sidtool.evaluation.metrics import Metrics, find_targets, metric_values
 from sidtool.evaluation.ranking import IndexedExamples, example_queries, sample_examples
-from sidtool.model.prompt import HistoryPrompt, SidTokens, UserTokens
+from sidtool.model.prompt import HistoryPrompt
+from sidtool.model.vocabulary import SidTokens, UserTokens
 from sidtool.recommendation import QuerySession
 from sidtool.recommendation.search import LeafFilter, Normalize
 from sidtool.tokenizer.bundle import Bundle

@@ -63,12 +63,10 @@ def verdict(evaluation: StoredEvaluation) -> EvaluationVerdict:
     sentences = [compared.answer(), compared.with_item_knn()]
     if compared.standing(POPULARITY) in ("level", "behind"):
         sentences.append(f"the model is {compared.place(POPULARITY, 'popular items')}")
-    if compared.standing(MEMORY_ALONE) != "unknown":
-        sentences.append(f"model with memory {compared.place(MEMORY_ALONE, 'the memory alone')}")
-    if compared.standing(MIXTURE) != "unknown":
-        sentences.append(f"re-ranked {compared.place(MIXTURE, 'the mixture')}")
-    if compared.standing(OTHER_MODEL) != "unknown":
-        sentences.append(f"model {compared.place(OTHER_MODEL, f'the {OTHER_MODEL}')}")
+    subjects = {MEMORY_ALONE: "model with memory", MIXTURE: "re-ranked", OTHER_MODEL: "model"}
+    for system, subject in subjects.items():
+        if compared.standing(system) != "unknown":
+            sentences.append(f"{subject} {compared.place(system, f'the {system}')}")
     if compared.standing(ITEM_KNN) != "unknown":
         sentences.append("item-kNN is not tuned")
     sentences += _limits(evaluation)
@@ -195,9 +193,9 @@ def _standing(difference: Difference) -> Standing:
 def _place(difference: Difference, base: float, other: str = "", figures: str = "") -> str:
     """Where a model stands beside a system of the mean `base`, named `other` unless it was just
     before; with more `figures` before the interval."""
-    spell = _signed if base == 0 else _percent
+    form = "+.4f" if base == 0 else "+z.0%"
     # no metric is below 0, so nothing is behind by more than all of it
-    ends = [spell(max(-1.0, end / (base or 1))) for end in (difference.low, difference.high)]
+    low, high = (max(-1.0, end / (base or 1)) for end in (difference.low, difference.high))
     size = _number(abs(difference.mean)) if base == 0 else _share(abs(difference.mean) / base)
     place, between = {
         "ahead": (f"{size} ahead", " of "),
@@ -207,7 +205,7 @@ def _place(difference: Difference, base: float, other: str = "", figures: str = 
     }[_standing(difference)]
     if other:
         place += between + other
-    interval = f"95% interval {ends[0]} to {ends[1]}"
+    interval = f"95% interval {low:{form}} to {high:{form}}"
     return f"{place} ({figures}, {interval})" if figures else f"{place} ({interval})"
 
 
@@ -216,13 +214,5 @@ def _number(value: float) -> str:
     return f"{value:.4f}".removeprefix("0")
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.4f}"
-
-
 def _share(value: float) -> str:
     return f"{value:.0%}" if value >= 0.02 else f"{value:.1%}"
-
-
-def _percent(value: float) -> str:
-    return f"{value:+z.0%}"

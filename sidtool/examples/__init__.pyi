@@ -27,7 +27,6 @@ from .sft_options import TaskCatalogOptions as TaskCatalogOptions
 from .sft_options import read_catalog as read_catalog
 from .tasks import LIST_TASK as LIST_TASK
 from .tasks import TASKS as TASKS
-from .tasks import answers_with_sids as answers_with_sids
 from .tasks import find_task as find_task
 from .tasks import named_task as named_task
 from .tasks import tokens_of_mix as tokens_of_mix

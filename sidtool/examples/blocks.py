@@ -11,15 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.ranges import consecutive, ranges
 from sidtool.data import Texts
-from sidtool.data.split import (
-    PackedExamples,
-    PackedSequences,
-    Split,
-    consecutive,
-    ranges,
-    write_examples,
-)
+from sidtool.data.split import PackedExamples, PackedSequences, Split, write_examples
 
 BLOCK = 1 << 18
 """Items that are shown in a block, unless those of a single user are more."""

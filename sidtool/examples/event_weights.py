@@ -18,7 +18,7 @@ from sidtool.data import need_feedback_of_numbers
 from sidtool.data.split import Event, Split, target_marks
 from sidtool.examples.lineage import WeightRecord
 from sidtool.examples.task import LARGEST_WEIGHT, TrainingExample
-from sidtool.examples.tasks import LIST_TASK, named_task
+from sidtool.examples.tasks import named_task
 
 EXPONENTIAL = re.compile(r"exp\(\s*(?P<field>.+?)\s*/\s*(?P<temperature>[^/]+?)\s*\)")
 
@@ -56,13 +56,6 @@ class WeightOptions:
         except ValueError:
             return np.nan
 
-    def unclipped(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(n,) weights of (n,) values; infinity where an exponential is too large."""
-        if self.temperature is None:
-            return values
-        with np.errstate(over="ignore"):
-            return np.exp(values / self.temperature)
-
 
 @dataclass(frozen=True, eq=False)
 class EventWeights:
@@ -97,7 +90,10 @@ class EventWeights:
         column = train.store.fields[options.field]
         distinct = [np.nan if value is None else float(value) for value in column.names.tolist()]
         values = np.array(distinct, dtype=np.float64)[column.codes[train.items.places]]
-        unclipped = options.unclipped(values)
+        unclipped = values
+        if options.temperature is not None:
+            with np.errstate(over="ignore"):  # infinity is a weight that is too large
+                unclipped = np.exp(values / options.temperature)
         weights = np.minimum(unclipped, options.clip or np.inf)
         _check_weights(options, values, weights, is_target)
         n_clipped = int(np.count_nonzero(is_target & (weights < unclipped)))
@@ -120,14 +116,17 @@ class EventWeights:
         """The weight of each item of a sequence or a list, or that of the event whose item an
         example is about; None for other examples, such as those of the catalog, and for those whose
         answer is feedback: bad feedback is as much of an answer as good one."""
-        if named_task(example.task).predicts_feedback:
+        task = named_task(example.task)
+        if task.predicts_feedback:
             return None
-        has_weights = self.record is not None  # else only a sequence shows events of weight 0
-        if example.task == "sequence" or (example.task == LIST_TASK and has_weights):
+        if task.is_sequence:
             return [self._of_event(event) for event in example.events]
-        if self.record is not None and example.events and example.item is not None:
-            return self._of_event(example.events[-1])
-        return None
+        if self.record is None:  # then only a sequence shows events of weight 0
+            return None
+        if task.writes_list:
+            return [self._of_event(event) for event in example.events]
+        is_of_event = example.events and example.item is not None
+        return self._of_event(example.events[-1]) if is_of_event else None
 
     def counts(self, event: Event) -> bool:
         """Whether a training event is a target of a weight above 0."""

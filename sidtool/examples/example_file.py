@@ -20,15 +20,8 @@ from sidtool.base.records import is_number
 from sidtool.data.tables import json_lines
 from sidtool.examples.task import LARGEST_WEIGHT, TrainingExample
 from sidtool.examples.tasks import find_task
-from sidtool.model.prompt import (
-    PromptEncoder,
-    Segment,
-    SidTokens,
-    Span,
-    UserTokens,
-    segments_to_text,
-    text_to_segments,
-)
+from sidtool.model.prompt import PromptEncoder, Segment, Span, segments_to_text, text_to_segments
+from sidtool.model.vocabulary import SidTokens, UserTokens
 from sidtool.tokenizer.sid import SidSpace
 
 FORMS = (("text",), ("prompt", "completion"))
@@ -184,7 +177,8 @@ def encode_example(
     ids = np.array(prompt_ids + encoder.ids(completion), dtype=np.int32)
     targets = np.arange(len(ids)) >= max(1, len(prompt_ids))
     # begin and end tokens, which follow from the position, and closing text are no targets then
-    is_sequence = example.get("task") == "sequence"
+    task = find_task(str(example.get("task")))
+    is_sequence = task is not None and task.is_sequence
     if codes_only or is_sequence:
         targets &= tokens.is_code(ids)
     weight = example.get("weight", 1.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sidtool.base.digests import file_digest
+from sidtool.base.documents import sealed_text
 from sidtool.base.errors import UsageError
 from sidtool.base.options import options_from
 from sidtool.base.output import locked, partial_path, publish, refuse_existing, remove
@@ -18,12 +19,15 @@ from sidtool.base.threads import arrow_threads, in_threads, meanwhile, thread_co
 from sidtool.data import GeneralOptions, Items, Query
 from sidtool.data.split import Split, open_split
 from sidtool.examples.event_weights import EventWeights, WeightOptions
-from sidtool.examples.lineage import Lineage, side_files, write_lineage
+from sidtool.examples.lineage import Lineage, side_files
 from sidtool.examples.sft_job import GeneralExamples, SftJob
 from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions, read_catalog
-from sidtool.examples.training_examples import NO_FIELD_TOKENS, ExampleMaker
+from sidtool.examples.tasks import named_task
+from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model import Checkpoint, check_model_folder, load_tokenizer
 from sidtool.model.contract import check_bundle_split, model_folder
+from sidtool.model.prompt import HistoryPrompt
+from sidtool.model.vocabulary import FieldValues
 from sidtool.registry import open_source
 from sidtool.tokenizer.bundle import Bundle
 
@@ -56,7 +60,8 @@ class SftInputs:
         options, tokenizer, bundle = self.options, self.tokenizer, self.bundle
         if not isinstance(bundle, Bundle):
             bundle = open_source(str(bundle))
-        prompt, field_tokens = None, NO_FIELD_TOKENS
+        prompt: HistoryPrompt | None = None
+        field_tokens: FieldValues = {}
         if self.model is not None:
             folder = model_folder(self.model)
             contract, _, _ = check_model_folder(folder, bundle)
@@ -64,12 +69,11 @@ class SftInputs:
             field_tokens = contract.field_tokens
             # the prompt that a model was adopted with, unless there are templates of its task
             is_adopted = any(record.stage == "adopt" for record in contract.stages)
-            prompt = contract.history_prompt if is_adopted else None
-            if prompt is not None and prompt.task in options.templates:
-                prompt = None
+            made_with = contract.history_prompt
+            if is_adopted and made_with is not None and made_with.task not in options.templates:
+                prompt = made_with
         reads: list[Callable[[Bundle], Any]] = [self._catalog, self._split]
-        catalog, split = in_threads(lambda read: read(bundle), reads, threads)
-        items, queries, columns = catalog
+        (items, queries, columns), split = in_threads(lambda read: read(bundle), reads, threads)
         if options.columns is None:
             options = replace(options, columns=columns)
         check_bundle_split(bundle, "the split of the training examples", split.reference)
@@ -77,9 +81,7 @@ class SftInputs:
             bundle, items, options, tokenizer, queries, split.fields, prompt, field_tokens
         )
         weights = EventWeights.read(self.weights, split)
-        general = None
-        if self.general is not None:
-            general = GeneralExamples.read(self.general, maker)
+        general = None if self.general is None else GeneralExamples.read(self.general, maker)
         return SftJob(bundle, items, split, options, maker, weights, general, progress, threads)
 
     def _split(self, bundle: Bundle) -> Split:
@@ -98,10 +100,16 @@ class SftInputs:
         options = self.catalog_options or TaskCatalogOptions()
         if self.queries and options.has_queries:
             raise UsageError("queries are given twice, as a value and by the catalog options")
-        tasks = self.options.tasks
-        options.check_uses(tasks)
+        tasks = [named_task(name) for name in self.options.tasks]
+        if options.has_queries and not any(task.needs_queries for task in tasks):
+            raise UsageError("queries are for a task about them", hint="--task query-to-sid=1")
+        if options.fields and not any(task.shows_columns for task in tasks):
+            raise UsageError(
+                f"columns ({', '.join(options.fields)}) are shown by the task item-text only",
+                hint="--task item-text=1, or a task of a column, as sid-to-COLUMN",
+            )
         recorded = bundle.manifest.made_from.columns
-        items, queries = read_catalog(Path(self.items), tasks, options, recorded)
+        items, queries = read_catalog(Path(self.items), self.options.tasks, options, recorded)
         return items, self.queries or queries, options.fields
 
 
@@ -195,7 +203,8 @@ def _written(job: SftJob, out: Path, force: bool) -> Lineage:
             in_order = in_threads(file_digest, paths, job.threads)
             digests = {path.name: digest for path, digest in zip(paths, in_order, strict=True)}
             lineage = job.lineage(tasks, digests)
-            write_lineage(lineage, stage / side["meta"].name)
+            text = sealed_text(lineage.to_json())
+            (stage / side["meta"].name).write_text(text, encoding="utf-8")
             side["meta"].unlink(missing_ok=True)  # from here on an old output is no longer whole
             if not (stage / side["general"].name).exists():
                 side["general"].unlink(missing_ok=True)

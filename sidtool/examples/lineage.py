@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from sidtool.base.digests import file_digest
-from sidtool.base.documents import check_seal, parse_json, sealed_text
+from sidtool.base.documents import check_seal, parse_json
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError
 from sidtool.base.records import JsonRecord
 from sidtool.data import GeneralRecord
 from sidtool.data.split import ListTargets, Split, SplitReference
 from sidtool.data.tables import require_regular
 from sidtool.model.prompt import (
-    FieldValues,
     Format,
     HistoryPrompt,
     LabelPrompt,
@@ -23,6 +22,7 @@ from sidtool.model.prompt import (
     Templates,
     TextPrompt,
 )
+from sidtool.model.vocabulary import FieldValues
 from sidtool.tokenizer.bundle import Bundle, Identity
 
 LINEAGE_FORMAT = 1
@@ -179,11 +179,6 @@ def side_files(train: Path) -> dict[str, Path]:
             stem = train.stem.replace("train", part)
         paths[part] = train.with_name(stem + train.suffix)
     return paths
-
-
-def write_lineage(lineage: Lineage, path: Path) -> None:
-    """Write a lineage as JSON."""
-    path.write_text(sealed_text(lineage.to_json()), encoding="utf-8")
 
 
 def read_lineage(train: Path, *, checks_file: bool = True) -> Lineage:

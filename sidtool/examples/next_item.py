@@ -1,14 +1,14 @@
 """The tasks of training events: the next item of a history, and the feedback of its last one."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
+from sidtool.base.ranges import consecutive
 from sidtool.data import NO_FIELDS
-from sidtool.data.split import consecutive
 from sidtool.examples.blocks import (
     BlockCopies,
     CatalogSpans,
@@ -48,23 +48,6 @@ class Answers(NamedTuple):
     """(answers,) indexes within the block"""
     numbers: Numbers
     """(answers,) the number of each among all events with a history"""
-
-
-@dataclass(frozen=True)
-class ShownEvents:
-    """Examples by their events, as indexes within a block."""
-
-    starts: Numbers
-    """(examples,) the first event of the history"""
-    targets: Numbers
-    """(examples,) the event of the answer, right behind the last one of the history"""
-    frames: Numbers
-    """(examples,) the number of the frame"""
-
-    @property
-    def sizes(self) -> Numbers:
-        """(examples,) events of each history."""
-        return self.targets - self.starts
 
 
 class EventLines:
@@ -160,39 +143,44 @@ class EventLines:
         if (starts >= targets).any():
             raise self._context.too_long()
         lengths = fixed + before[targets] - before[starts] - self._separator_tokens
-        shown = ShownEvents(starts, targets, frames)
-        lines = self._texts.joined(line_by_line(self._parts(events, shown)))
+        parts = self._parts(events, starts, targets, frames)
+        lines = self._texts.joined(line_by_line(parts))
         return ExampleBlock(lines, lengths, events.count_held_out(starts, targets + 1))
 
-    def _parts(self, events: EventBlock, shown: ShownEvents) -> list[LinePart]:
-        """What the lines consist of."""
-        one_each = np.ones_like(shown.targets)
-        items = events.rows[consecutive(shown.starts, shown.sizes)]
+    def _parts(
+        self, events: EventBlock, starts: Numbers, targets: Numbers, frames: Numbers
+    ) -> list[LinePart]:
+        """What the lines consist of, by (examples,) the first event of each history, the event of
+        the answer, right behind the last one of the history, and the number of the frame."""
+        one_each = np.ones_like(targets)
+        sizes = targets - starts
+        indexes = consecutive(starts, sizes)
+        items = events.rows[indexes]
         item_texts = self._items.next_numbers[items]
-        oldest = np.cumsum(shown.sizes) - shown.sizes
+        oldest = np.cumsum(sizes) - sizes
         item_texts[oldest] = self._items.numbers[items[oldest]]
-        users = np.repeat(events.users, events.sizes)[shown.targets]
-        answers = events.rows[shown.targets]
+        users = np.repeat(events.users, events.sizes)[targets]
+        answers = events.rows[targets]
         # the spans of titles in prompts
         characters = self._items.characters[events.rows]
         before = np.concatenate([[0], np.cumsum(characters + len(self._separator))])
-        first = self._before_characters[shown.frames] - before[shown.starts]
-        indexes = consecutive(shown.starts, shown.sizes)
+        first = self._before_characters[frames] - before[starts]
         has_title = characters[indexes] > 0
-        owners = np.repeat(np.arange(len(first)), shown.sizes)[has_title]
-        indexes = indexes[has_title]
-        starts = first[owners] + before[indexes]
+        owners = np.repeat(np.arange(len(first)), sizes)[has_title]
+        titles = indexes[has_title]
+        title_starts = first[owners] + before[titles]
+        title_stops = title_starts + characters[titles]
         n_titles = np.bincount(owners, minlength=len(first))
-        stops = starts + characters[indexes]
-        spans = self._spans.parts(n_titles, starts, stops, self._answers.characters[answers])
+        answer_characters = self._answers.characters[answers]
+        spans = self._spans.parts(n_titles, title_starts, title_stops, answer_characters)
         return [
             line_part(self._head * one_each),
             line_part(self._users + users),
-            line_part(self._before + shown.frames),
-            LinePart(shown.sizes, item_texts),
-            line_part(self._after + shown.frames),
+            line_part(self._before + frames),
+            LinePart(sizes, item_texts),
+            line_part(self._after + frames),
             line_part(self._answers.numbers[answers]),
-            line_part(self._close + shown.frames),
+            line_part(self._close + frames),
             *spans,
             line_part(self._end * one_each),
         ]

@@ -10,11 +10,9 @@ import numpy as np
 
 from sidtool.base.errors import UsageError
 from sidtool.data import TARGET, FieldTypes, need_field
-from sidtool.data.split import ListTargets, Split
+from sidtool.data.split import Split
 from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.task import Task
 from sidtool.examples.tasks import (
-    LIST_TASK,
     TEXT_PROMPT_TASKS,
     history_prompt_task,
     history_source,
@@ -25,9 +23,6 @@ from sidtool.model.prompt import (
     ITEM_SLOT,
     MOST_LABELS,
     SPLIT_HINT,
-    TIMES,
-    FieldValues,
-    Format,
     HistoryPrompt,
     LabelPrompt,
     ListPrompt,
@@ -36,19 +31,15 @@ from sidtool.model.prompt import (
     Segment,
     Templates,
     TextPrompt,
-    begin_text,
     catalog,
-    chat_frame,
-    check_templates,
-    end_text,
+    make_frame,
     parse,
-    plain_frame,
-    read_templates,
     slots,
     sorted_labels,
     template,
     value_text,
 )
+from sidtool.model.vocabulary import TIMES, FieldValues
 from sidtool.tokenizer.sid import SidSpace
 
 LENGTH_SLOT = "{length}"
@@ -66,7 +57,8 @@ def frames_of_mix(
     field_tokens: FieldValues,
     trained_prompt: HistoryPrompt | None = None,
 ) -> Frames:
-    """The frames of every task in a mix.
+    """The frames of every task in a mix, one per template, of which a trained model recommends with
+    the first.
 
     With the prompt of a trained model, its task has the frame that the model was trained on; the
     frame of the task's own templates says what closes a completion. `field_tokens` are the values
@@ -74,13 +66,24 @@ def frames_of_mix(
     not or the model has no tokens for, and if the tokenizer has no usable chat template."""
     format = options.example_format(tokenizer)
     frames: Frames = {}
-    for task in options.tasks:
-        chosen = options.templates.get(task)
-        if task == LIST_TASK and (lists := options.list_targets) is not None:
-            chosen = _replaced(chosen or read_templates(task), {LENGTH_SLOT: str(lists.length)})
-        templates = templates_for(task, chosen, types)
-        of_task = prompt_frames(task, tokenizer, format, templates)
-        frames[task] = tuple(with_field_tokens(frame, field_tokens) for frame in of_task)
+    for name in options.tasks:
+        chosen = options.templates.get(name)
+        task = named_task(name)
+        if task.writes_list and (lists := options.list_targets) is not None:
+            chosen = chosen or Templates.of_task(task.templates)
+            chosen = _replaced(chosen, {LENGTH_SLOT: str(lists.length)})
+        templates = templates_for(name, chosen, types)
+        # whole histories and running text, which have no prompt, are always plain
+        form = "text" if task.is_sequence or task.is_running_text else format
+        of_task = []
+        for number, prompt in enumerate(templates.prompts):
+            prompt = prompt.replace("{field}", task.column.replace("_", " "))
+            before, _, after = prompt.partition(HISTORY_SLOT if task.of_users else ITEM_SLOT)
+            frame = make_frame(before, after, tokenizer, form, templates.separator)
+            close = "" if task.is_sequence else frame.close
+            frame = replace(frame, item=templates.item(number), close=close)
+            of_task.append(with_field_tokens(frame, field_tokens))
+        frames[name] = tuple(of_task)
     if trained_prompt is not None and trained_prompt.task in frames:
         check_prompt(trained_prompt, types)
         close = frames[trained_prompt.task][0].close
@@ -98,7 +101,7 @@ def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Tem
     task = named_task(name)
     if chosen is not None:
         _check_chosen(name, chosen)
-    templates = chosen or read_templates(task.templates)
+    templates = chosen or Templates.of_task(task.templates)
     has_separator = chosen is not None and bool(templates.separator)
     if has_separator and not templates.items and history_source(name) == "sid":
         # a history that is SIDs alone has no room for a separator
@@ -120,7 +123,7 @@ def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Tem
         values["{fields}"] = _all_fields(name, types)
     templates = _replaced(templates, values)
     shown_feedback = task.feedback if task.writes_sids else ""
-    check_templates(name, history_source(name), templates, types, shown_feedback)
+    templates.check(name, history_source(name), types, shown_feedback, is_sequence=task.is_sequence)
     shown = [slot for prompt in templates.prompts for slot in slots(prompt)]
     if task.predicts_feedback and any(slot.part == "gap" for slot in shown):
         raise UsageError(
@@ -130,42 +133,14 @@ def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Tem
     return templates
 
 
-def prompt_frames(
-    name: str, tokenizer: Any | None, format: Format, templates: Templates | None = None
-) -> tuple[PromptFrame, ...]:
-    """The frames of a task, one per template; a trained model recommends with the first.
-
-    A plain prompt starts with the begin token if the tokenizer adds one, and its completion ends
-    with the end token. Whole histories and running text, which have no prompt, are always plain.
-    `templates` take the place of those of the task.
-    Raises UsageError if the tokenizer has no usable chat template."""
-    task = named_task(name)
-    templates = templates or read_templates(task.templates)
-    separator = templates.separator
-    slot = HISTORY_SLOT if task.of_users else ITEM_SLOT
-    frames: list[PromptFrame] = []
-    for number, prompt in enumerate(templates.prompts):
-        prompt = prompt.replace("{field}", task.column.replace("_", " "))
-        before, _, after = prompt.partition(slot)
-        if name == "sequence":
-            frame = PromptFrame(begin_text(tokenizer) + before, "", "", separator)
-        elif task.is_running_text:
-            begin, end = begin_text(tokenizer), end_text(tokenizer)
-            frame = PromptFrame(begin + before, after, end, separator)
-        elif format == "chat":
-            frame = chat_frame(before, after, separator, tokenizer)
-        else:
-            frame = plain_frame(before, after, separator, tokenizer)
-        frames.append(replace(frame, item=templates.item(number)))
-    return tuple(frames)
-
-
 def check_prompt(prompt: HistoryPrompt, types: FieldTypes) -> None:
     """Raise UsageError unless a split has the fields that a prompt shows."""
     items = (prompt.item,) if prompt.item else ()
     templates = Templates((prompt.template,), prompt.separator, items)
-    shown_feedback = named_task(prompt.task).feedback
-    check_templates(prompt.task, prompt.history_as, templates, types, shown_feedback)
+    task = named_task(prompt.task)
+    templates.check(
+        prompt.task, prompt.history_as, types, task.feedback, is_sequence=task.is_sequence
+    )
 
 
 def with_field_tokens(frame: PromptFrame, field_tokens: FieldValues) -> PromptFrame:
@@ -182,13 +157,14 @@ def with_field_tokens(frame: PromptFrame, field_tokens: FieldValues) -> PromptFr
 
 def _check_chosen(name: str, templates: Templates) -> None:
     """Raise UsageError for what would stay in the text of every example, or never get there."""
-    if name == "sequence" and len(templates.prompts) > 1:
+    task = named_task(name)
+    if task.is_sequence and len(templates.prompts) > 1:
         raise UsageError(
-            f"{len(templates.prompts)} prompts of task sequence, which shows each history once",
+            f"{len(templates.prompts)} prompts of task {name}, which shows each history once",
             hint="give one, or use the task next-item",
         )
     replaced = {HISTORY_SLOT, "{field}", "{event}", "{feedback}", "{fields}"}
-    if name == LIST_TASK:
+    if task.writes_list:
         replaced.add(LENGTH_SLOT)
     for text in (*templates.prompts, templates.separator, *templates.items):
         literal = "\n".join(piece for piece in parse(text) if isinstance(piece, str))
@@ -248,28 +224,25 @@ class ServedPrompts:
         return {name: weight for name, weight in tasks.items() if name not in self.without}
 
     @property
-    def _list_targets(self) -> ListTargets | None:
-        return None if LIST_TASK in self.without else self.options.list_targets
-
-    @property
     def history(self) -> HistoryPrompt | None:
         """The prompt that asks for an item after a history, or None without such a task."""
         task = history_prompt_task(self._tasks)
         if task is None:
             return None
-        targets = self._list_targets
+        lists = self.options.list_targets
         # the first item of a list: the prompt is cut as it was in training
-        n_sids = targets.length if targets is not None and task == LIST_TASK else 1
+        n_sids = lists.length if lists is not None and named_task(task).writes_list else 1
         return self._after_history(HistoryPrompt, task, self._answer_length(task, n_sids))
 
     @property
     def list(self) -> ListPrompt | None:
         """The prompt that asks for a list of items, or None without such a task."""
-        targets = self._list_targets
-        if targets is None:
+        task = next((name for name in self._tasks if named_task(name).writes_list), None)
+        lists = self.options.list_targets
+        if task is None or lists is None:
             return None
-        n_answer = self._answer_length(LIST_TASK, targets.length)
-        return self._after_history(ListPrompt, LIST_TASK, n_answer, list_length=targets.length)
+        n_answer = self._answer_length(task, lists.length)
+        return self._after_history(ListPrompt, task, n_answer, list_length=lists.length)
 
     def labels(self, split: Split) -> tuple[LabelPrompt, ...]:
         """The prompts that ask for feedback, of each task whose answers in the training events are
@@ -277,7 +250,12 @@ class ServedPrompts:
         prompts = []
         for name in self._tasks:
             task = named_task(name)
-            labels = _labels(task, split) if task.predicts_feedback else ()
+            if not task.predicts_feedback:
+                continue
+            column = split.train.store.fields[task.feedback]
+            used = np.unique(column.codes[split.train.items.places])
+            values = (value for value in column.names[used].tolist() if value is not None)
+            labels = sorted_labels(map(value_text, values))
             if 2 <= len(labels) <= MOST_LABELS:
                 close = self.frames[name][0].close
                 answers = [[catalog(label), template(close)] for label in labels]
@@ -340,10 +318,3 @@ class ServedPrompts:
 
     def _length(self, segments: Sequence[Segment]) -> int:
         return 0 if self.encoder is None else self.encoder.length(segments)
-
-
-def _labels(task: Task, split: Split) -> tuple[str, ...]:
-    """The different feedbacks of the training events that a task predicts."""
-    column = split.train.store.fields[task.feedback]
-    values = column.names[np.unique(column.codes[split.train.items.places])].tolist()
-    return sorted_labels(value_text(value) for value in values if value is not None)

@@ -1,6 +1,8 @@
-"""The task of whole histories, every item of which is a target."""
+"""The tasks of whole histories: sequences, every item of which is a target, and lists of next
+items."""
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -8,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from sidtool.base.errors import DataError
-from sidtool.data.split import consecutive
+from sidtool.base.ranges import consecutive
+from sidtool.data import NO_FIELDS
+from sidtool.data.split import target_lists
 from sidtool.examples.blocks import (
     BlockCopies,
     EventBlock,
@@ -23,9 +27,8 @@ from sidtool.examples.blocks import (
     line_by_line,
     line_part,
 )
-from sidtool.examples.histories import HistorySlice
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
-from sidtool.model.prompt import Segment, frame_segments, joined, template
+from sidtool.model.prompt import Segment, frame_segments, joined, sids, template
 
 
 class Windows(NamedTuple):
@@ -43,14 +46,30 @@ class Windows(NamedTuple):
 
 
 def sequence_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:
-    """Whole histories as SIDs, in overlapping windows: every item is a target once."""
+    """Whole histories as SIDs, in overlapping windows: every item is a target once. A prompt ends
+    with a SID, as it does when serving, so that the text behind it is tokenized as a whole. Raises
+    DataError if a window does not fit."""
+    frame = replace(context.frames[0], item=context.frames[0].item or "{sid}")
     for sequence in context.split.train:
         history = context.histories.of_user(sequence)
         windows = sequence_windows(np.array([len(history)]), context.history_length)
         for start, target, stop in np.stack(windows[1:], axis=1).tolist():
             window = history.cut(start, stop)
+            fields = window.fields.until(stop)
+            before = frame_segments(frame.before, fields, frame.tokens)
+            shown = context.history(window.indexes, frame, fields).newest(len(window))
+            segments = joined([*before, *shown])
+            ends = [place for place, segment in enumerate(segments, 1) if segment.kind == "sid"]
+            segments = segments[: ends[-1]]  # nothing is learned from what follows the last item
+            if context.encoder and context.encoder.length(segments) > context.max_length:
+                raise DataError(
+                    f"a sequence of {len(window)} items with fields does not fit "
+                    f"{context.max_length} tokens",
+                    hint="lower --history-length or raise --max-length",
+                )
             n_context = target - start  # items that are targets of an earlier window
-            prompt, completion = _sides(context, window, n_context)
+            cut = ends[n_context - 1] if n_context else 0
+            prompt, completion = tuple(segments[:cut]), tuple(segments[cut:])
             for _ in range(copies()):
                 yield TrainingExample(context.name, prompt, completion, window.events)
 
@@ -125,24 +144,40 @@ class _SequenceLines:
         return ExampleBlock(lines, lengths, events.count_held_out(starts, stops))
 
 
-def _sides(
-    context: ExampleContext, window: HistorySlice, n_context: int
-) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
-    """Prompt and completion of a window whose first `n_context` items are no targets. The prompt
-    ends with a SID, as it does when serving, so that the text behind it is tokenized as a whole.
-    Raises DataError if the window does not fit."""
-    frame = replace(context.frames[0], item=context.frames[0].item or "{sid}")
-    fields = window.fields.until(window.first + len(window))
-    content = context.history(window.indexes, frame, fields)
-    before = frame_segments(frame.before, fields, frame.tokens)
-    segments = joined([*before, *content.newest(len(content))])
-    ends = [place for place, segment in enumerate(segments, 1) if segment.kind == "sid"]
-    segments = segments[: ends[-1]]  # nothing is learned from what follows the last item
-    if context.encoder is not None and context.encoder.length(segments) > context.max_length:
-        raise DataError(
-            f"a sequence of {len(window)} items with fields does not fit {context.max_length} "
-            "tokens",
-            hint="lower --history-length or raise --max-length",
-        )
-    cut = ends[n_context - 1] if n_context else 0
-    return tuple(segments[:cut]), tuple(segments[cut:])
+def list_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:
+    """The lists of each user's training events (`target_lists`), of the items that the bundle
+    has."""
+    assert context.lists is not None
+    item_index = context.histories.item_index
+    for sequence in context.split.train:
+        history = context.histories.of_user(sequence)
+        in_bundle = [index for index, item in enumerate(sequence.items) if item in item_index]
+        for target_list in target_lists(sequence, context.lists, context.counts):
+            start = bisect_left(in_bundle, target_list.start)
+            places = [(bisect_left(in_bundle, index), index) for index in target_list.targets]
+            targets = [place for place, index in places if in_bundle[place : place + 1] == [index]]
+            if not start or not targets:
+                continue
+            before = history.cut(max(0, start - context.history_length), start)
+            # the fields of the history, and the context of the list's first event
+            known = history.fields.before(min(targets), tuple(context.types.context))
+            rows = [history.indexes[place] for place in targets]
+            target_events = [history.cut(place, place + 1).events[0] for place in targets]
+            for copy in range(copies()):
+                frame = context.frame(copy)
+                close = template(frame.close)
+                fields = known.until(start) if frame.has_slots else NO_FIELDS
+                content = context.history(before.indexes, frame, fields)
+                # a prompt is cut as when serving, where the length of the list is not known before
+                longest = (_sids(context, rows[:1] * context.lists.length), close)
+                prompt, n_items = context.prompted(frame, content, longest, fields)
+                events = (*before.newest(n_items).events, *target_events)
+                completion = (_sids(context, rows), close)
+                yield TrainingExample(context.name, prompt, completion, events)
+
+
+def _sids(context: ExampleContext, indexes: Sequence[int]) -> Segment:
+    """The SIDs of items, without the begin token of the first one, with which the prompt ends."""
+    space = context.bundle.space
+    whole = sids(space, context.bundle.items.codes[list(indexes)])
+    return Segment("sid", sid_tokens=whole.sid_tokens[int(space.has_begin_end_tokens) :])

@@ -22,12 +22,12 @@ from sidtool.data import (
 )
 from sidtool.data.split import LENGTH, ListTargets
 from sidtool.examples.tasks import LIST_TASK, TASKS, check_weights, history_source, named_task
-from sidtool.model.prompt import Format, Templates, read_template_file
+from sidtool.model.prompt import Format, Templates
 
 
 def _read_templates(pairs: list[str]) -> dict[str, Templates]:
     files = assignments(pairs, option="--template")
-    return {task: read_template_file(Path(str(path))) for task, path in files.items()}
+    return {task: Templates.read(Path(str(path))) for task, path in files.items()}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class SftOptions(UnknownOptions):
                     f"templates of task {task!r}, which is not in the mix", hint=f"--task {task}=1"
                 )
             history_source(task)
-        if self.lists is not None and LIST_TASK not in self.tasks:
+        if self.lists is not None and self.list_targets is None:
             raise UsageError(
                 f"options of lists without the task {LIST_TASK}", hint=f"--task {LIST_TASK}=1"
             )
@@ -87,16 +87,16 @@ class SftOptions(UnknownOptions):
     @property
     def list_targets(self) -> ListTargets | None:
         """The lists that are made, None without the task."""
-        if LIST_TASK not in self.tasks:
-            return None
-        return self.lists or ListTargets(LENGTH)
+        has_lists = any(named_task(task).writes_list for task in self.tasks)
+        return (self.lists or ListTargets(LENGTH)) if has_lists else None
 
     def example_format(self, tokenizer: Any | None) -> Format:
         """`format`, where auto is decided by the tokenizer."""
         if self.format != "auto":
             return self.format
         has_template = getattr(tokenizer, "chat_template", None) is not None
-        return "chat" if has_template and set(self.tasks) != {"sequence"} else "plain"
+        has_prompts = not all(named_task(task).is_sequence for task in self.tasks)
+        return "chat" if has_template and has_prompts else "plain"
 
 
 @dataclass(frozen=True)
@@ -119,17 +119,6 @@ class TaskCatalogOptions(CatalogNames):
     def __post_init__(self) -> None:
         if self.queries is not None and self.query_text is not None:
             raise UsageError("give either --queries or --query-text, not both")
-
-    def check_uses(self, tasks: Iterable[str]) -> None:
-        """Raise UsageError for queries or columns that none of these tasks shows."""
-        tasks = list(tasks)
-        if self.has_queries and not any(named_task(task).needs_queries for task in tasks):
-            raise UsageError("queries are for a task about them", hint="--task query-to-sid=1")
-        if self.fields and "item-text" not in tasks:
-            raise UsageError(
-                f"columns ({', '.join(self.fields)}) are shown by the task item-text only",
-                hint="--task item-text=1, or a task of a column, as sid-to-COLUMN",
-            )
 
 
 def read_catalog(

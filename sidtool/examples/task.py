@@ -25,10 +25,10 @@ from sidtool.model.prompt import (
     end,
     history_items,
     item_text,
-    sid_token_indexes,
     sids,
     template,
 )
+from sidtool.model.vocabulary import sid_token_indexes
 from sidtool.tokenizer.bundle import Bundle
 
 LARGEST_WEIGHT = float(np.finfo(np.float32).max)
@@ -117,6 +117,21 @@ class Task:
     def shows_title(self) -> bool:
         """Whether examples show titles of items."""
         return self.source == "title" or self.target in ("title", "text")
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether every item of a whole history is a target."""
+        return self.per == "user" and self.target == "sid"
+
+    @property
+    def writes_list(self) -> bool:
+        """Whether the answer is the SIDs of a list."""
+        return self.target == "list"
+
+    @property
+    def shows_columns(self) -> bool:
+        """Whether running text shows the chosen columns of the catalog."""
+        return self.per == "item" and self.is_running_text
 
     @property
     def writes_sid(self) -> bool:

@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.examples.items import item_examples, query_examples
-from sidtool.examples.lists import list_examples
-from sidtool.examples.next_item import event_blocks, event_examples, feedback_examples
-from sidtool.examples.running_text import (
+from sidtool.examples.items import (
     document_examples,
     history_text_examples,
+    item_examples,
     item_text_examples,
+    query_examples,
 )
-from sidtool.examples.sequences import sequence_blocks, sequence_examples
+from sidtool.examples.next_item import event_blocks, event_examples, feedback_examples
+from sidtool.examples.sequences import list_examples, sequence_blocks, sequence_examples
 from sidtool.examples.task import MakeBlocks, MakeExamples, Task
 
 TASKS: Mapping[str, Task] = {
@@ -105,12 +105,6 @@ def named_task(name: str) -> Task:
     if task is None:
         raise UsageError(f"unknown task {name!r}", hint=f"tasks are {', '.join(TASKS)}")
     return task
-
-
-def answers_with_sids(name: str) -> bool:
-    """Whether every answer of a task is one SID or several; False for an unknown task."""
-    task = find_task(name)
-    return task is not None and task.writes_sids
 
 
 def history_source(name: str) -> Literal["sid", "title"]:

@@ -23,7 +23,6 @@ from sidtool.examples.task import Copies, ExampleContext, ItemTexts, TrainingExa
 from sidtool.examples.tasks import (
     BLOCKS,
     GENERAL_TASK,
-    LIST_TASK,
     WeightedCopies,
     copies_within,
     history_prompt_task,
@@ -31,20 +30,9 @@ from sidtool.examples.tasks import (
     task_rng,
     token_budgets,
 )
-from sidtool.model.prompt import (
-    FieldValues,
-    HistoryPrompt,
-    PromptEncoder,
-    PromptFrame,
-    Segment,
-    SidTokens,
-    begin_text,
-    end_text,
-    template,
-)
+from sidtool.model.prompt import HistoryPrompt, PromptEncoder, Segment, make_frame, template
+from sidtool.model.vocabulary import FieldValues, SidTokens
 from sidtool.tokenizer.bundle import Bundle
-
-NO_FIELD_TOKENS: FieldValues = {}
 
 
 class ExampleMaker:
@@ -70,7 +58,7 @@ class ExampleMaker:
         queries: Sequence[Query] = (),
         fields: FieldTypes | None = None,
         trained_prompt: HistoryPrompt | None = None,
-        field_tokens: FieldValues = NO_FIELD_TOKENS,
+        field_tokens: FieldValues | None = None,
     ) -> None:
         self._types = fields or FieldTypes()
         self._options = options
@@ -83,7 +71,7 @@ class ExampleMaker:
         self._encoder: PromptEncoder | None = None
         if tokenizer is not None:
             self._encoder = PromptEncoder(tokenizer, SidTokens(bundle.space, len(tokenizer)))
-        frames = frames_of_mix(options, tokenizer, self._types, field_tokens, trained_prompt)
+        frames = frames_of_mix(options, tokenizer, self._types, field_tokens or {}, trained_prompt)
         self.prompts = ServedPrompts(options, frames, bundle.space, self._encoder)
         self._texts = ItemTexts(bundle, items, options.hide_text_of, options.columns)
         self._histories = Histories(bundle, options.history_length)
@@ -171,7 +159,7 @@ class ExampleMaker:
         UsageError without a tokenizer."""
         if self._tokenizer is None:
             raise UsageError("general text needs a tokenizer", hint="--model MODEL")
-        frame = PromptFrame(begin_text(self._tokenizer), "", end_text(self._tokenizer))
+        frame = make_frame("", "", self._tokenizer, "text")
         context = self._context(GENERAL_TASK, Split.of("given", ()))
         context = replace(context, frames=(frame,), documents=documents)
         return list(context.task.make(context, lambda: 1))
@@ -226,13 +214,13 @@ class ExampleMaker:
     ) -> ExampleContext:
         """What the examples of a task are made with."""
         task = named_task(name)
-        served = (history_prompt_task(self._options.tasks), LIST_TASK)
+        is_served = task.predicts_feedback or task.writes_list
+        is_served |= name == history_prompt_task(self._options.tasks)
         return ExampleContext(
             name=name,
             task=task,
             frames=self.prompts.frames.get(name, ()),
-            # a trained model asks for them by the first frame
-            same_frame=task.predicts_feedback or name in served,
+            same_frame=is_served,  # a trained model asks for them by the first frame
             bundle=self._bundle,
             split=split,
             texts=self._texts,
@@ -260,19 +248,19 @@ class ExampleMaker:
                 raise UsageError(
                     f"task {name} needs SIDs of two levels or more, these have {levels}"
                 )
-        if self._options.max_tokens and self._encoder is None:
-            raise UsageError("a token budget needs a tokenizer", hint="--model MODEL")
-        space = self._bundle.space
-        n_items = self._options.history_length + 1
-        n_tokens = n_items * (space.levels + 2 * space.has_begin_end_tokens)
-        if "sequence" in self._options.tasks:
-            n_tokens += self.length([template(self.prompts.frames["sequence"][0].before)]) or 0
+            if not task.is_sequence:
+                continue
+            n_items = self._options.history_length + 1
+            n_tokens = n_items * (levels + 2 * self._bundle.space.has_begin_end_tokens)
+            n_tokens += self.length([template(self.prompts.frames[name][0].before)]) or 0
             if n_tokens > self._options.max_length:
                 raise UsageError(
                     f"{n_items} items take {n_tokens} tokens, an example has at most "
                     f"{self._options.max_length}",
                     hint="lower --history-length or raise --max-length",
                 )
+        if self._options.max_tokens and self._encoder is None:
+            raise UsageError("a token budget needs a tokenizer", hint="--model MODEL")
         unknown = sorted(self._options.hide_text_of - self._histories.item_index.keys())
         if unknown:
             raise UsageError(

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.split import Split, count_pairs, item_sequences, sum_pairs
+from sidtool.data.split import Split
+from sidtool.data.split.pairs import count_pairs, item_sequences, sum_pairs
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.rows import SparseRows, rows_in_files
 from sidtool.memory.similarity import count_events, similar_block

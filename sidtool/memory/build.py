@@ -12,7 +12,8 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.options import options_from
 from sidtool.base.threads import thread_count
 from sidtool.data import Vectors
-from sidtool.data.split import WINDOW, Split, SplitManifest, check_split, item_sequences
+from sidtool.data.split import Split, SplitManifest, check_split
+from sidtool.data.split.pairs import WINDOW, item_sequences
 from sidtool.memory.content import ItemContent
 from sidtool.memory.manifest import KnnSettings, MemoryManifest
 from sidtool.memory.memory import Memory, broken_values

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.split import UNIT
+from sidtool.data.split.pairs import UNIT
 from sidtool.memory.features import LOG_FLOOR, N_FEATURES, RERANK_FEATURES, ListedItems
 from sidtool.memory.index import HISTORY, MemoryIndex
 from sidtool.memory.manifest import KnnSettings

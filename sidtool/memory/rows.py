@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import folder_beside
-from sidtool.data.split import ranges
+from sidtool.base.ranges import ranges
 
 ITEM = 64
 """Bytes at the peak for each item, whatever the number of pairs."""

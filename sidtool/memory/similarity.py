@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.ranges import ranges
 from sidtool.base.threads import in_threads
-from sidtool.data.split import (
+from sidtool.data.split.pairs import (
     BLOCK_PAIRS,
     ItemSequences,
     count_blocks,
     pair_weights,
-    ranges,
     sum_pairs,
 )
 from sidtool.memory.manifest import KnnSettings

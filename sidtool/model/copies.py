@@ -19,12 +19,13 @@ from sidtool.memory import Memory, MemoryIndex
 from sidtool.model.contract.compat import Verdict, check_bundle
 from sidtool.model.contract.contract import CONTRACT, MEMORY_COPY, Contract, MemoryBinding
 from sidtool.model.contract.folder import (
-    embedded_contract,
+    copy_model,
     model_folder,
     read_contract,
     read_embedded,
+    refuse_base_as_output,
+    write_contract,
 )
-from sidtool.model.contract.output import copy_model, refuse_base_as_output, write_contract
 from sidtool.model.contract.stage_record import (
     MergeParams,
     ModelReference,
@@ -34,9 +35,9 @@ from sidtool.model.contract.stage_record import (
 )
 from sidtool.model.extend import EmbeddingStatistics, initial_embeddings
 from sidtool.model.load import check_model_folder, load_model_folder
+from sidtool.model.network.structure import vocabulary_weights
 from sidtool.model.pretrained import Dtype, save_pretrained
-from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens
-from sidtool.model.structure import vocabulary_weights
+from sidtool.model.vocabulary.tokens import NO_TOKEN, SidTokens
 from sidtool.tokenizer import check_alignable, common_codes
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import Codes, SidSpace
@@ -63,13 +64,22 @@ def outlook(old: Bundle, new: Bundle) -> Outlook:
     return Outlook("works", verdict.message)
 
 
-def rebind(folder: str | Path, bundle: Bundle, out: str | Path, *, force: bool = False) -> Verdict:
-    """Write a copy of the model in `folder` with `bundle` inside; returns the verdict on it.
+def rebind(
+    folder: str | Path,
+    bundle: Bundle,
+    out: str | Path,
+    *,
+    dry_run: bool = False,
+    force: bool = False,
+) -> Verdict:
+    """Write a copy of the model in `folder` with `bundle` inside; returns the verdict on it. A dry
+    run reads no weights and writes nothing.
 
-    Weights and tokenizer are copied unchanged; the contract records the replacement as a stage. For
-    a model that another program saved, contract and bundle are restored (`restore`). Raises
-    CompatibilityError or IntegrityError unless model and bundle belong together, DataError if
-    weights are not finite, UsageError if `out` exists without `force`; an aligned bundle is a
+    Weights and tokenizer are copied unchanged; the contract records the replacement as a stage. A
+    model that another program saved gets its contract and the bundle that it was made for back; its
+    memory is not restored, whose weight was tuned for other weights. Raises CompatibilityError or
+    IntegrityError unless model and bundle belong together, DataError if weights are not finite or a
+    tokenizer is missing, UsageError if `out` exists without `force`; an aligned bundle is a
     SidtoolWarning.
 
     Examples:
@@ -78,71 +88,45 @@ def rebind(folder: str | Path, bundle: Bundle, out: str | Path, *, force: bool =
         'refreshed'
     """
     out = Path(out)
-    folder = model_folder(folder)
-    if lacks_contract(folder):
-        return restore(folder, bundle, out, force=force)
-    contract, bundle, verdict = _check_pair(folder, bundle, out)
-    check_finite_files(folder)
-    params = RebindParams(contract.identity.digest, verdict.kind, verdict.reassigned_share)
-    rebound = contract.with_stage(
-        StageRecord("rebind", params), identity=bundle.identity, memory=contract.memory
-    )
     refuse_existing(out, force, FOLDER)
+    require("models")
+    folder = model_folder(folder)
+    embedded = None if (folder / CONTRACT).exists() else read_embedded(folder)
+    if embedded is not None:
+        restored, verdict = _restored(folder, embedded, bundle)
+        if not dry_run:
+            with new_dir(out, force=force) as target:
+                skip = shutil.ignore_patterns("checkpoint-*")  # training of the other program
+                shutil.copytree(folder, target, dirs_exist_ok=True, ignore=skip)
+                write_contract(target, restored, bundle)
+                load_model_folder(target, device="cpu", dtype="float32")
+        return verdict
+    contract, bundle, verdict = check_model_folder(folder, bundle)
+    if contract.memory is not None:  # can the bundle have it?
+        MemoryIndex.of(Memory.open_verified(folder / MEMORY_COPY), bundle)
+    refuse_base_as_output(out, contract)
+    if dry_run:
+        return verdict
+    check_finite_files(folder)
+    rebound = _rebound(contract, bundle, verdict, memory=contract.memory)
     with new_dir(out, force=force) as target:
         copy_model(folder, contract, target)
         write_contract(target, rebound, bundle)
     return verdict
 
 
-def check_rebind(folder: str | Path, bundle: Bundle, out: Path, *, force: bool = False) -> Verdict:
-    """The verdict that `rebind` returns; reads no weights and writes nothing. Raises as `rebind`
-    does before it copies."""
-    refuse_existing(out, force, FOLDER)
-    require("models")
-    folder = model_folder(folder)
-    if lacks_contract(folder):
-        _, verdict = check_restore(folder, bundle)
-        return verdict
-    return _check_pair(folder, bundle, out)[2]
+def _rebound(
+    contract: Contract, bundle: Bundle, verdict: Verdict, memory: MemoryBinding | None = None
+) -> Contract:
+    """The contract of a model with another bundle inside."""
+    params = RebindParams(contract.identity.digest, verdict.kind, verdict.reassigned_share)
+    record = StageRecord("rebind", params)
+    return contract.with_stage(record, identity=bundle.identity, memory=memory)
 
 
-def _check_pair(folder: Path, bundle: Bundle, out: Path) -> tuple[Contract, Bundle, Verdict]:
-    """As `check_model_folder`, for a copy at `out`. Raises CompatibilityError, too, unless the
-    memory of the model, if it has one, can be used with the bundle."""
-    contract, bundle, verdict = check_model_folder(folder, bundle)
-    if contract.memory is not None:
-        MemoryIndex.of(Memory.open_verified(folder / MEMORY_COPY), bundle)
-    refuse_base_as_output(out, contract)
-    return contract, bundle, verdict
-
-
-def lacks_contract(folder: Path) -> bool:
-    """Whether a model has a contract in its configuration only. Raises DataError if that is
-    damaged."""
-    return not (folder / CONTRACT).exists() and embedded_contract(folder) is not None
-
-
-def restore(folder: Path, bundle: Bundle, out: Path, *, force: bool = False) -> Verdict:
-    """Write a copy of the model in `folder` with its contract and the bundle that it was made for.
-
-    Its memory is not restored: the weight was tuned for other weights. Raises DataError if there is
-    no tokenizer, CompatibilityError for another bundle, or if tokenizer or weights have lost the
-    SID tokens, else as `load_model_folder`."""
-    refuse_existing(out, force, FOLDER)
-    restored, verdict = check_restore(folder, bundle)
-    with new_dir(out, force=force) as target:
-        skip = shutil.ignore_patterns("checkpoint-*")  # the training state of the other program
-        shutil.copytree(folder, target, dirs_exist_ok=True, ignore=skip)
-        write_contract(target, restored, bundle)
-        load_model_folder(target, device="cpu", dtype="float32")
-    return verdict
-
-
-def check_restore(folder: Path, bundle: Bundle) -> tuple[Contract, Verdict]:
-    """The contract to restore, and what is said of it; writes nothing. Raises as `restore` does
-    before it copies."""
-    contract = read_embedded(folder)
-    assert contract is not None  # as `lacks_contract` says
+def _restored(folder: Path, contract: Contract, bundle: Bundle) -> tuple[Contract, Verdict]:
+    """The contract to restore, and what is said of it. Raises DataError if there is no tokenizer,
+    CompatibilityError for another bundle."""
     if bundle.identity != contract.identity:
         raise CompatibilityError(
             f"the model in {folder} was made for bundle {contract.identity.digest[:12]}, this is "
@@ -154,19 +138,23 @@ def check_restore(folder: Path, bundle: Bundle) -> tuple[Contract, Verdict]:
             raise DataError(f"{folder} has no {name}", hint="tokenizer.save_pretrained writes it")
     weights = weight_digests(folder)
     stored = {name: digest for name, digest in contract.files.items() if name in weights}
-    changed = stored != weights
-    restored = contract.with_stage(StageRecord("restore", RestoreParams(changed)))
-    if changed:
+    message = "contract and bundle restored; the weights are those that sidtool wrote"
+    if stored != weights:
         message = "contract and bundle restored; what another program trained it on is not recorded"
-    else:
-        message = "contract and bundle restored; the weights are those that sidtool wrote"
+    restored = contract.with_stage(StageRecord("restore", RestoreParams(stored != weights)))
     return restored, Verdict("same", message)
 
 
 def merge(
-    folder: str | Path, out: str | Path, *, dtype: Dtype = "float32", force: bool = False
+    folder: str | Path,
+    out: str | Path,
+    *,
+    dtype: Dtype = "float32",
+    dry_run: bool = False,
+    force: bool = False,
 ) -> ModelReference:
-    """Write the adapter model in `folder` as a model that needs no base; returns that base.
+    """Write the adapter model in `folder` as a model that needs no base; returns that base. A dry
+    run loads and writes nothing.
 
     Raises UsageError if `folder` has no adapters or `out` exists without `force`,
     MissingPackageError without the packages of models, else as `load_model_folder`.
@@ -179,9 +167,15 @@ def merge(
         >>> sidtool.load_model_folder("merged").contract.stages[-1].stage
         'merge'
     """
-    folder = model_folder(folder)
     out = Path(out)
-    base = check_merge(folder, out, force=force)
+    refuse_existing(out, force, FOLDER)
+    folder = model_folder(folder)
+    base = read_contract(folder).base_folder
+    if base is None:
+        raise UsageError(f"{folder} has no adapters to merge: it is a whole model")
+    require("models")
+    if dry_run:
+        return base
     loaded = load_model_folder(folder, device="cpu", dtype=dtype)
     record = StageRecord("merge", MergeParams(base))
     # merging changes nothing that the model computes, so its memory stays
@@ -192,17 +186,6 @@ def merge(
         if loaded.memory is not None:
             loaded.memory.memory.save(target / MEMORY_COPY)
         write_contract(target, contract, loaded.bundle)
-    return base
-
-
-def check_merge(folder: str | Path, out: Path, *, force: bool = False) -> ModelReference:
-    """The base of the adapters in `folder`; raises what `merge` refuses before it loads them."""
-    refuse_existing(out, force, FOLDER)
-    folder = model_folder(folder)
-    base = read_contract(folder).base_folder
-    if base is None:
-        raise UsageError(f"{folder} has no adapters to merge: it is a whole model")
-    require("models")
     return base
 
 
@@ -260,11 +243,9 @@ def carry_model(
     verdict = check_bundle(loaded.bundle, bundle)
     if verdict.kind == "aligned":
         _carry_embeddings(loaded.model, loaded.tokens, loaded.bundle, bundle, seed)
-    params = RebindParams(loaded.contract.identity.digest, verdict.kind, verdict.reassigned_share)
-    carried = loaded.contract.with_stage(StageRecord("rebind", params), identity=bundle.identity)
     with new_dir(Path(out), force=force) as target:
         save_pretrained(target, loaded.model, loaded.tokenizer)
-        write_contract(target, carried, bundle)
+        write_contract(target, _rebound(loaded.contract, bundle, verdict), bundle)
     return verdict
 
 
@@ -276,8 +257,6 @@ def _carry_embeddings(
 
     old_codes, new_codes = common_codes(old, new)
     learned = ~tokens.lacking(old_codes)
-    old_codes = old_codes[learned]
-    new_codes = new_codes[learned]
     used = np.flatnonzero(tokens.token_ids != NO_TOKEN)
     ids = tokens.token_ids[used]
     for weight in vocabulary_weights(model):
@@ -287,7 +266,7 @@ def _carry_embeddings(
         rows[used] = trained
         # the existing rows are those of SIDs, whose lengths the new ones take as they are
         initial = initial_embeddings(new.space, new.codebook, "codebook", statistics, seed, scale=1)
-        carried = carried_rows(rows, initial, old_codes, new_codes, new.space)
+        carried = carried_rows(rows, initial, old_codes[learned], new_codes[learned], new.space)
         with torch.no_grad():
             weight[ids] = torch.from_numpy(carried[used])
 

@@ -19,39 +19,32 @@ from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.model.contract.card import check_license
 from sidtool.model.contract.contract import CONTRACT, Contract
-from sidtool.model.contract.folder import embedded_contract
-from sidtool.model.contract.output import write_contract
+from sidtool.model.contract.folder import embedded_contract, write_contract
 from sidtool.model.contract.stage_record import ExtendParams, StageRecord
+from sidtool.model.network.structure import (
+    check_embedding_rows,
+    decoder_start_id,
+    grow_vocabulary,
+    is_encoder_decoder,
+    model_kind,
+    vocabulary_weights,
+)
 from sidtool.model.pretrained import (
     Checkpoint,
     Dtype,
-    file_digests,
     load_model,
     load_tokenizer,
     locate,
     save_pretrained,
-    weight_digests,
 )
 from sidtool.model.prompt.template_slots import parse_field_tokens
-from sidtool.model.prompt.tokens import (
+from sidtool.model.vocabulary.tokenizer import add_block, add_sid_tokens, check_token_ids
+from sidtool.model.vocabulary.tokens import (
     MAX_USER_TOKENS,
     FieldTokens,
     FieldValues,
     SidTokens,
     UserTokens,
-)
-from sidtool.model.structure import (
-    add_block,
-    add_sid_tokens,
-    check_block,
-    check_embedding_rows,
-    check_token_ids,
-    decoder_start_id,
-    grow_vocabulary,
-    is_encoder_decoder,
-    logits_bias,
-    model_kind,
-    vocabulary_weights,
 )
 from sidtool.tokenizer import Codebook
 from sidtool.tokenizer.bundle import Bundle
@@ -127,21 +120,16 @@ def initial_embeddings(
     offsets = _unit(noise) * existing.distance  # (tokens, width)
     for start, centroids in zip(space.offsets.tolist(), codebook.levels, strict=False):
         level = slice(start, start + len(centroids))
-        offsets[level] = _level_offsets(centroids @ projection, noise[level], existing)
+        projected = centroids @ projection
+        points = projected - projected.mean(axis=0)  # (codes, width)
+        lengths = np.linalg.norm(points, axis=1)  # (codes,)
+        # the order of lengths stays; their mean and deviation become those of existing rows
+        standardized = (lengths - lengths.mean()) / max(float(lengths.std()), 1e-12)
+        target = existing.distance + existing.distance_deviation * standardized
+        target = np.clip(target, 0.5 * existing.distance, 2 * existing.distance)
+        directions = _unit(_unit(points) + TIE_NOISE * _unit(noise[level]))
+        offsets[level] = directions * target[:, None].astype(np.float32)
     return existing.mean + np.float32(scale) * offsets
-
-
-def _level_offsets(points: Matrix, noise: Matrix, existing: EmbeddingStatistics) -> Matrix:
-    """One level's offsets from the mean row: directions of the centered points, lengths like those
-    of existing rows."""
-    points = points - points.mean(axis=0)  # (codes, width)
-    lengths = np.linalg.norm(points, axis=1)  # (codes,)
-    # the order of lengths stays; their mean and deviation become those of existing rows
-    standardized = (lengths - lengths.mean()) / max(float(lengths.std()), 1e-12)
-    target = existing.distance + existing.distance_deviation * standardized
-    target = np.clip(target, 0.5 * existing.distance, 2 * existing.distance)
-    directions = _unit(_unit(points) + TIE_NOISE * _unit(noise))
-    return directions * target[:, None].astype(np.float32)
 
 
 def _unit(rows: Matrix) -> Matrix:
@@ -216,7 +204,7 @@ def extend_model(
     tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
     tokens = add_sid_tokens(tokenizer, bundle.space)
     users = UserTokens(tokens.stop, options.user_tokens)
-    fields = FieldTokens(users.stop, options.field_tokens)
+    fields = FieldTokens.of(users.stop, options.field_tokens)
     add_block(tokenizer, users, "--user-tokens")
     add_block(tokenizer, fields, "--field-token")
     network = load_model(checkpoint, dtype=options.dtype, trust_remote_code=trust_remote_code)
@@ -229,8 +217,8 @@ def extend_model(
         token_start=tokens.start,
         base_model=model,
         base_revision=checkpoint.revision,
-        base_weights=weight_digests(checkpoint),
-        base_files=file_digests(checkpoint),
+        base_weights=checkpoint.weight_digests(),
+        base_files=checkpoint.file_digests(),
         kind=model_kind(network.config),
         user_tokens=options.user_tokens,
         field_tokens=options.field_tokens,
@@ -241,9 +229,7 @@ def extend_model(
         save_pretrained(folder, network, tokenizer)
         # a tokenizer may number its tokens differently once it is saved and loaded
         reloaded = load_tokenizer(Checkpoint(folder), trust_remote_code=trust_remote_code)
-        check_token_ids(reloaded, tokens)
-        check_block(reloaded, contract.users)
-        check_block(reloaded, contract.fields)
+        check_token_ids(reloaded, *contract.vocabularies)
         return write_contract(folder, contract, bundle)
 
 
@@ -251,7 +237,7 @@ def check_extension(
     bundle: Bundle, out: Path, options: ExtendOptions, *, force: bool = False
 ) -> None:
     """Raise what `extend_model` refuses before it looks for the model."""
-    FieldTokens(0, options.field_tokens)  # raises UsageError
+    FieldTokens.of(0, options.field_tokens)  # raises UsageError
     if options.init == "codebook" and bundle.codebook is None:
         raise UsageError(
             f"bundle {bundle.manifest.name!r} has no codebook to initialize embedding rows from",
@@ -318,7 +304,9 @@ def write_embeddings(
             noise = rng.standard_normal(shape, dtype=np.float32)
             rows = statistics.mean + statistics.deviation * noise
             weight[more_rows] = torch.from_numpy(rows).to(weight.dtype)
-        bias = logits_bias(network)
+        # of the head, or BART's own buffer, (..., rows)
+        bias = getattr(network.get_output_embeddings(), "bias", None)
+        bias = getattr(network, "final_logits_bias", None) if bias is None else bias
         if bias is not None:
             bias[..., tokens.start : stop] = bias[..., :n_existing].mean()
 

@@ -7,12 +7,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
-from sidtool.base.checkpoint import HubAccess, HubCommit, HubPush, Pushable, folder_or_url
+from sidtool.base.checkpoint import (
+    HubAccess,
+    HubCommit,
+    HubPush,
+    Pushable,
+    check_finite,
+    folder_or_url,
+)
 from sidtool.base.errors import (
     CompatibilityError,
-    DataError,
     IntegrityError,
     SidtoolError,
     SidtoolWarning,
@@ -28,8 +34,7 @@ from sidtool.memory import (
     MemoryOptions,
     WeightedMemory,
 )
-from sidtool.model.adapter import load_weights
-from sidtool.model.contract.compat import Verdict, check_bundle
+from sidtool.model.contract.compat import Verdict, check_bundle, usable_items
 from sidtool.model.contract.contract import MEMORY_COPY, Contract, MemoryBinding
 from sidtool.model.contract.folder import (
     check_files,
@@ -39,28 +44,20 @@ from sidtool.model.contract.folder import (
     with_bases,
 )
 from sidtool.model.contract.push import push_model, verify_model
+from sidtool.model.network.adapter import merge_adapter
+from sidtool.model.network.structure import check_embedding_rows, model_kind
 from sidtool.model.pretrained import (
     Checkpoint,
     Dtype,
     check_device,
     load_config,
+    load_model,
     load_tokenizer,
     locate,
 )
-from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, TextPrompt
-from sidtool.model.prompt.tokens import SidTokens
-from sidtool.model.structure import (
-    check_block,
-    check_embedding_rows,
-    check_token_ids,
-    is_encoder_decoder,
-    max_positions,
-    model_kind,
-)
+from sidtool.model.vocabulary.tokenizer import check_token_ids
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.sid import ItemRows
-
-Prompt = TypeVar("Prompt", HistoryPrompt | None, LabelPrompt, TextPrompt | None)
 
 
 def choose_memory(
@@ -180,6 +177,19 @@ class LoadedModel(Pushable):
             )
         return push_model(self.folder, url, license, push)
 
+    def with_bundle(
+        self, folder: str | Path, bundle: Bundle | None, memory: MemoryOptions | None
+    ) -> "LoadedModel":
+        """The model with another bundle and memory, or those in its folder, after the checks of
+        `load_model_folder`; no weight is read. Raises as it does, CompatibilityError if the folder
+        has another model now."""
+        folder = model_folder(folder)
+        contract, bundle, verdict = check_model_folder(folder, bundle)
+        if contract != self.contract:
+            raise CompatibilityError(f"{folder} has another model than the one that was loaded")
+        weighted = choose_memory(folder, contract.memory, bundle, memory or MemoryOptions())
+        return replace(self, bundle=bundle, verdict=verdict, memory=weighted)
+
     def __repr__(self) -> str:
         """Base model, network, number of weights, and the bundle; reads no array."""
         count = getattr(self.model, "num_parameters", None)
@@ -212,27 +222,6 @@ def check_model_folder(
         warnings.warn(verdict.message, SidtoolWarning, stacklevel=2)
     check_files(folder, contract)
     return contract, usable_items(bundle or copy, contract.tokens), verdict
-
-
-def usable_items(bundle: Bundle, tokens: SidTokens) -> Bundle:
-    """The bundle without the active items that a model has no tokens for, which it can never
-    recommend; that there are some is a SidtoolWarning.
-
-    Raises CompatibilityError if no item is left."""
-    if tokens.table is None:
-        return bundle
-    lacking = bundle.active[tokens.lacking(bundle.items.codes[bundle.active])]
-    if not len(lacking):
-        return bundle
-    if len(lacking) == len(bundle.active):
-        raise CompatibilityError("the model has no tokens for any item of the bundle")
-    warnings.warn(
-        f"{len(lacking)} of {len(bundle.active)} items have a code without a token in the model, "
-        f"so they are not recommended; the first is {bundle.items.ids[int(lacking[0])]!r}",
-        SidtoolWarning,
-        stacklevel=3,
-    )
-    return bundle.without(ItemRows(lacking))
 
 
 def load_model_folder(
@@ -316,39 +305,28 @@ def load_without_weights(
 
 def _load_tokenizer(folder: Path, contract: Contract, trust_remote_code: bool) -> Any:
     tokenizer = load_tokenizer(Checkpoint(folder), trust_remote_code=trust_remote_code)
-    check_token_ids(tokenizer, contract.tokens)
-    check_block(tokenizer, contract.users)
-    check_block(tokenizer, contract.fields)
+    check_token_ids(tokenizer, *contract.vocabularies)
     return tokenizer
 
 
-def with_bundle(
-    loaded: LoadedModel,
-    folder: str | Path,
-    bundle: Bundle | None = None,
-    memory: MemoryOptions | None = None,
-) -> LoadedModel:
-    """A loaded model with another bundle and memory, or those in its folder, after the checks of
-    `load_model_folder`; no weight is read. Raises as it does, CompatibilityError if the folder has
-    another model now."""
-    folder = model_folder(folder)
-    contract, bundle, verdict = check_model_folder(folder, bundle)
-    if contract != loaded.contract:
-        raise CompatibilityError(f"{folder} has another model than the one that was loaded")
-    weighted = choose_memory(folder, contract.memory, bundle, memory or MemoryOptions())
-    return replace(loaded, bundle=bundle, verdict=verdict, memory=weighted)
+def load_weights(
+    bases: list[tuple[Path, Contract]], *, dtype: Dtype, trust_remote_code: bool = False
+) -> Any:
+    """The last model of `with_bases`, as `load_model` returns it, with the weights that its
+    contract records; adapters are merged in float32. Raises as `load_model` and
+    `merge_adapter`."""
+    (whole, whole_contract), *adapters = bases
+    model = load_model(
+        locate(str(whole), trust_remote_code=trust_remote_code),
+        dtype="float32" if adapters else dtype,
+        trust_remote_code=trust_remote_code,
+        digests=whole_contract.files,
+    )
+    for folder, contract in adapters:
+        model = merge_adapter(model, folder, contract.added_ids, contract.files)
+    if adapters:
+        import torch
 
-
-def fit_prompt(prompt: Prompt, model: Any, n_answer: int) -> Prompt:
-    """A prompt that leaves a model room for an answer, of which it feeds `n_answer` tokens back: a
-    contract may allow more than the model has positions. Raises DataError if there is no room.
-
-    An encoder has positions of its own, which only the prompt takes."""
-    room = max_positions(model)
-    if prompt is None or room is None:
-        return prompt
-    if not is_encoder_decoder(model):
-        room -= n_answer
-    if room < 1:
-        raise DataError(f"the model has no position before an answer of task {prompt.task}")
-    return replace(prompt, max_length=min(room, prompt.max_length))
+        model = model.to(dtype=getattr(torch, dtype)).eval()
+        check_finite(model, adapters[-1][0])
+    return model

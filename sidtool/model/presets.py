@@ -10,8 +10,8 @@ from sidtool.base.errors import UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
+from sidtool.model.network.structure import model_kind
 from sidtool.model.pretrained import save_pretrained
-from sidtool.model.structure import model_kind
 
 Preset = Literal[
     "gpt2-tiny", "gpt2-mini", "neox-tiny", "qwen3-tiny", "llama-tiny", "t5-tiny", "t5-tiger"

@@ -28,11 +28,11 @@ from sidtool.base.checkpoint import (
     private_weights,
     read_gguf_size,
     settings_digests,
+    weight_digests,
 )
-from sidtool.base.checkpoint import weight_digests as folder_weight_digests
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
-from sidtool.model.structure import model_kind
+from sidtool.model.network.structure import model_kind
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 PURPOSE = "as a language model"
@@ -49,6 +49,17 @@ class Checkpoint:
     """name of the GGUF file in the folder, if the weights are in one"""
     revision: str | None = None
     """commit on the hub, if it comes from there"""
+
+    def weight_digests(self) -> dict[str, str]:
+        """SHA-256 (hex) of each weight file, by name."""
+        if self.gguf:
+            return {self.gguf: file_digest(self.folder / self.gguf)}
+        return weight_digests(self.folder)
+
+    def file_digests(self) -> dict[str, str]:
+        """SHA-256 (hex) of each other file that is read: configuration, tokenizer, chat
+        template."""
+        return {} if self.gguf else settings_digests(self.folder)
 
 
 def locate(
@@ -149,18 +160,6 @@ def save_pretrained(folder: Path, model: Any, tokenizer: Any) -> None:
     with _quiet():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def weight_digests(checkpoint: Checkpoint) -> dict[str, str]:
-    """SHA-256 (hex) of each weight file, by name."""
-    if checkpoint.gguf:
-        return {checkpoint.gguf: file_digest(checkpoint.folder / checkpoint.gguf)}
-    return folder_weight_digests(checkpoint.folder)
-
-
-def file_digests(checkpoint: Checkpoint) -> dict[str, str]:
-    """SHA-256 (hex) of each other file that is read: configuration, tokenizer, chat template."""
-    return {} if checkpoint.gguf else settings_digests(checkpoint.folder)
 
 
 def check_device(name: str | None) -> None:

@@ -15,15 +15,15 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
 from sidtool.data import NO_FIELDS, Fields
 from sidtool.memory import NO_PRIOR, RERANKED, Mixture, Prior
-from sidtool.model import LoadedModel, fit_prompt
+from sidtool.model import LoadedModel
 from sidtool.model.prompt import (
     HistoryPrompt,
-    SidTokens,
     TextPrompt,
-    UserTokens,
+    fit_prompt,
     history_prompt_ids,
     text_prompt_ids,
 )
+from sidtool.model.vocabulary import SidTokens, UserTokens
 from sidtool.recommendation.rerank import Reranking
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.results import (

@@ -22,7 +22,7 @@ from .references import open_parent as open_parent
 from .references import open_source as open_source
 from .references import resolve as resolve
 from .references import split_reference as split_reference
-from .source import broken_parts as broken_parts
-from .source import check_source as check_source
+from .transfer import broken_parts as broken_parts
+from .transfer import check_source as check_source
 from .transfer import published as published
 from .version_log import log as log

@@ -26,7 +26,7 @@ from sidtool.registry.kinds import (
     published_card,
     read_manifest,
 )
-from sidtool.registry.records import CARD, POINTER, UNKNOWN_LICENSE, Pointer, VersionRecord
+from sidtool.registry.records import CARD, POINTER, UNKNOWN_LICENSE, VersionRecord
 from sidtool.registry.references import (
     POLICY,
     find_version,
@@ -37,8 +37,15 @@ from sidtool.registry.references import (
     sign_version,
     split_reference,
 )
-from sidtool.registry.source import Source, broken_parts, check_source, push_to_hub
-from sidtool.registry.transfer import download, upload, upload_root
+from sidtool.registry.transfer import (
+    Source,
+    broken_parts,
+    check_source,
+    download,
+    push_to_hub,
+    upload,
+    upload_root,
+)
 from sidtool.tokenizer.bundle import ROOT, Manifest, new_zip
 
 
@@ -232,11 +239,9 @@ def tag(reference: str, name: str) -> VersionRecord:
     if split_reference(reference)[1] is None:
         raise UsageError(f"{reference} names no version", hint="sidtool tag URL/NAME@VERSION TAG")
     registry, record = find_version(reference)
-
-    def with_tag(pointer: Pointer) -> Pointer:
-        return replace(pointer, tags={**pointer.tags, name: record.version})
-
-    records.update_pointer(registry, with_tag)
+    records.update_pointer(
+        registry, lambda pointer: replace(pointer, tags={**pointer.tags, name: record.version})
+    )
     return record
 
 

@@ -1,4 +1,5 @@
-"""Copying the objects of an artifact to and from a registry, with a check at both ends.
+"""What is published, a bundle, memory or model that was checked, and how its objects are copied to
+and from a registry, with a check at both ends.
 
 An interrupted copy can be repeated: objects that arrived are not copied again."""
 
@@ -10,21 +11,90 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.checkpoint import MAX_JSON
+from sidtool.base.checkpoint import MAX_JSON, HubCommit, HubPush
 from sidtool.base.digests import file_digest
-from sidtool.base.errors import DataError, IntegrityError
+from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageError
 from sidtool.base.progress import Progress
 from sidtool.base.storage import Storage, is_zip
-from sidtool.registry.kinds import ROOTS, AnyManifest, parse_manifest
+from sidtool.memory import Memory, is_memory, verify_memory
+from sidtool.model.contract import StoredModel, check_license, push_model, verify_model
+from sidtool.registry.kinds import (
+    ROOTS,
+    AnyManifest,
+    is_model,
+    kind_of,
+    parse_manifest,
+    read_manifest,
+)
 from sidtool.registry.records import VersionRecord
-from sidtool.registry.references import check_published
-from sidtool.tokenizer.bundle import MAX_ROOT_BYTES
+from sidtool.registry.references import check_published, locate
+from sidtool.tokenizer.bundle import MAX_ROOT_BYTES, Bundle, verify
 
 BATCH = 16
 """Objects that are copied at once: the client's concurrency, and a bound on memory."""
 
 BATCH_BYTES = 64 << 20
 """Bytes that are copied at once; a larger object goes in pieces."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An intact artifact, and the license under which it is published, if it is known."""
+
+    storage: Storage
+    manifest: AnyManifest
+    license: str | None
+
+    @property
+    def n_objects(self) -> int:
+        """Objects of the artifact, the root document included."""
+        return len(self.manifest.objects) + 1
+
+
+def check_source(source: str, license: str | None) -> Source:
+    """Check a bundle, memory or model (a path, URL or reference). The license is by default that of
+    the model's contract. Raises IntegrityError if it is damaged, RefusedError if a model needs a
+    base."""
+    check_license(license or "")
+    location, record = locate(source)
+    manifest = read_manifest(location)
+    check_published(location, manifest, record)
+    for name, reason in broken_parts(location):
+        raise IntegrityError(
+            f"{location}: {name}: {reason}", hint="sidtool verify lists every broken object"
+        )
+    if isinstance(manifest, StoredModel):
+        base = manifest.contract.base_folder
+        if base is not None:  # a folder of this machine
+            raise RefusedError(
+                f"{location} has adapters, and needs the model {base.path}",
+                hint=f"sidtool merge {location} -o MERGED writes a model that needs no base",
+            )
+        license = license or manifest.contract.license
+    return Source(Storage(location), manifest, license)
+
+
+def push_to_hub(source: Source, url: str, push: HubPush) -> HubCommit:
+    """Write a checked artifact with its card to `hf://ORG/NAME`, in one commit. Raises as
+    `Bundle.push_to_hub`, UsageError for a model that is not on this machine."""
+    storage = source.storage
+    kind = kind_of(source.manifest)
+    if kind != "model":
+        opened = (Bundle if kind == "bundle" else Memory).open_verified(storage.location)
+        return opened.upload_to(url, source.license, push)
+    if storage.local_path is None:
+        raise UsageError(
+            f"{storage.location} is not a folder of this machine",
+            hint="sidtool pull it, and push the copy",
+        )
+    return push_model(storage.local_path, url, source.license, push)
+
+
+def broken_parts(location: str) -> list[tuple[str, str]]:
+    """Everything that is wrong with a stored artifact: (object, reason); empty if it is intact."""
+    if is_model(location):
+        return verify_model(location)
+    return verify_memory(location) if is_memory(location) else verify(location)
 
 
 @dataclass(frozen=True)
@@ -129,7 +199,15 @@ def download(
     Raises IntegrityError if the root document or an object differs from what was published,
     DataError if the disk has no room for it."""
     root, manifest, sizes = published(source, record)
-    complete = _remove_incomplete(folder, manifest.objects)
+    complete = set()
+    for name in Storage(folder).names():
+        if file_digest(folder / name) == manifest.objects.get(name):
+            complete.add(name)
+        else:
+            (folder / name).unlink()
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before it
+        if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+            path.rmdir()
     missing = {name: size for name, size in sizes.items() if name not in complete}
     size, free = sum(missing.values()), shutil.disk_usage(folder).free
     if size > free:
@@ -228,18 +306,3 @@ def _not_arrived(target: Storage, name: str) -> IntegrityError:
     return IntegrityError(
         f"{target.location}: {name} did not arrive as it was sent", hint="push again"
     )
-
-
-def _remove_incomplete(folder: Path, digests: Mapping[str, str]) -> set[str]:
-    """Remove files that are not objects of the artifact, and folders without any; the names of the
-    complete ones."""
-    complete = set()
-    for name in Storage(folder).names():
-        if file_digest(folder / name) == digests.get(name):
-            complete.add(name)
-        else:
-            (folder / name).unlink()
-    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before it
-        if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
-            path.rmdir()
-    return complete

@@ -20,7 +20,8 @@ from sidtool.examples import (
     read_training_examples,
 )
 from sidtool.model.contract import Forgetting
-from sidtool.model.prompt import Segment, SidTokens
+from sidtool.model.prompt import Segment
+from sidtool.model.vocabulary import SidTokens
 from sidtool.training.loop.checkpoints import (
     Totals,
     check_weights,

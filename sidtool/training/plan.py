@@ -11,7 +11,7 @@ from typing import Any
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data.split import check_split
 from sidtool.examples import Lineage, check_same_bundle, find_task, read_lineage
-from sidtool.model import Dtype, ModelKind, check_model_folder
+from sidtool.model import Dtype, check_model_folder
 from sidtool.model.contract import (
     Contract,
     check_model_split,
@@ -20,6 +20,7 @@ from sidtool.model.contract import (
     read_contract,
     refuse_base_as_output,
 )
+from sidtool.model.network import ModelKind
 from sidtool.recommendation.search import excludes_seen
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.loop.machine import check_fsdp, is_set, stored_dtype, supports_bf16
@@ -116,7 +117,8 @@ def _check_kind(kind: ModelKind, options: TrainOptions, lineage: Lineage) -> Non
     """Raise UsageError if the model has an encoder, and the settings or the examples leave it no
     prompt to read, or if the tokens of prefixes would have to be known."""
     windows = sliding_windows(options, kind)
-    has_sequences = "sequence" in lineage.tasks
+    tasks = {name: task for name in lineage.tasks if (task := find_task(name)) is not None}
+    has_sequences = any(task.is_sequence for task in tasks.values())
     if options.token_budget is not None and has_sequences and windows != "none":
         raise UsageError(
             f"token_budget counts tokens of whole sequences, and sliding_windows={windows} trains "
@@ -130,9 +132,8 @@ def _check_kind(kind: ModelKind, options: TrainOptions, lineage: Lineage) -> Non
             "examples cannot be packed for an encoder-decoder, which reads one prompt per line",
             hint="leave batching out",
         )
-    for name in lineage.tasks:
-        task = find_task(name)
-        if task is not None and task.is_running_text:
+    for name, task in tasks.items():
+        if task.is_running_text:
             raise UsageError(
                 f"task {name} is running text, which has no prompt that an encoder could read",
                 hint="make training examples without it",

@@ -15,8 +15,7 @@ from sidtool.base.digests import file_digest
 from sidtool.base.errors import UsageError
 from sidtool.base.output import partial_path
 from sidtool.data.split import SplitReference
-from sidtool.examples import LIST_TASK, Lineage, answers_with_sids
-from sidtool.model import ModelKind
+from sidtool.examples import Lineage, find_task
 from sidtool.model.contract import (
     Contract,
     ModelNormalize,
@@ -25,6 +24,7 @@ from sidtool.model.contract import (
     StageRecord,
     TrainParams,
 )
+from sidtool.model.network import ModelKind
 from sidtool.model.prompt import HistoryPrompt
 from sidtool.recommendation.search import seen_reason
 from sidtool.tokenizer.bundle import Bundle
@@ -160,7 +160,8 @@ class TrainingRun(Run):
 
         Raises UsageError for a choice that needs SIDs as answers with other examples."""
         chosen = self.options.softmax_over
-        sid_only = all(answers_with_sids(task) for task in self.lineage.tasks)
+        tasks = map(find_task, self.lineage.tasks)
+        sid_only = all(task is not None and task.writes_sids for task in tasks)
         if chosen == "auto":
             return "sid" if sid_only else "vocabulary"
         if chosen != "vocabulary" and not sid_only:
@@ -186,7 +187,8 @@ class TrainingRun(Run):
         stands in for it where there is no other."""
         made = self.lineage.history_prompt
         earlier = self.contract.history_prompt
-        if made is not None and made.task == LIST_TASK and earlier is not None:
+        task = None if made is None else find_task(made.task)
+        if task is not None and task.writes_list and earlier is not None:
             return earlier
         return made or earlier
 

@@ -14,18 +14,16 @@ from sidtool.base.progress import Log, Progress
 from sidtool.data.split import read_examples
 from sidtool.evaluation import Validator, item_knn_metrics
 from sidtool.examples import Share, TokenizedExamples
-from sidtool.model import (
-    LoadedModel,
+from sidtool.model import LoadedModel, load_model_folder
+from sidtool.model.contract import Selection, write_contract
+from sidtool.model.network import (
     Lora,
     TokenEmbeddings,
     check_positions,
-    fit_prompt,
-    load_model_folder,
     max_positions,
     share_embedding_layers,
 )
-from sidtool.model.contract import Selection, write_contract
-from sidtool.model.prompt import prompt_encoder
+from sidtool.model.prompt import fit_prompt, prompt_encoder
 from sidtool.training.execution import ForgettingCheck
 from sidtool.training.loop.divided import DividedExamples
 from sidtool.training.loop.machine import wants_fsdp

@@ -6,11 +6,11 @@ import pytest
 
 from sidtool.base.artifact import MARKERS, describe
 from sidtool.base.errors import DataError
-from sidtool.data.split.files import MANIFEST, open_split
-from sidtool.examples.lineage import side_files
-from sidtool.model.contract.contract import CONTRACT
-from sidtool.registry.records import POINTER
-from sidtool.tokenizer.bundle.zarr_group import ROOT
+from sidtool.data.split import MANIFEST, open_split
+from sidtool.examples import side_files
+from sidtool.model.contract import CONTRACT
+from sidtool.registry import POINTER
+from sidtool.tokenizer.bundle import ROOT
 from tests.cli.road import refused
 
 

@@ -7,8 +7,8 @@ import pytest
 import sidtool
 from sidtool.base.errors import UsageError
 from sidtool.base.options import options_from
-from sidtool.data.split.make import SplitOptions
-from sidtool.examples.sft_options import SftOptions
+from sidtool.data.split import SplitOptions
+from sidtool.examples import SftOptions
 from sidtool.recipes import FitOptions
 from sidtool.recommendation.serve import serve_options
 from sidtool.tokenizer import BuildOptions

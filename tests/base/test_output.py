@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,16 +87,14 @@ def test_a_run_killed_between_the_two_moves_is_completed(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://bucket/shop.zarr", "memory://shop.zarr", "file:///shop.zarr"]
+    ("name", "message"),
+    [
+        *((f"{protocol}//shop.zarr", "is a URL") for protocol in ("s3:", "memory:", "file:/")),
+        *((name, "names no file") for name in ("..", "../..", "")),
+    ],
 )
-def test_an_output_at_a_url_is_refused(url: str) -> None:
-    with pytest.raises(UsageError, match="is a URL"):
-        refuse_existing(Path(url), force=True)
-
-
-@pytest.mark.parametrize("name", ["..", "../..", ""])
-def test_an_output_without_a_name_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="names no file"):
+def test_an_output_without_a_name_is_refused(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         refuse_existing(Path(name), force=True)
 
 
@@ -273,7 +270,7 @@ def test_unfinished_work_that_is_half_removed_is_not_resumed(
     assert names(tmp_path) == ["model"]
 
 
-@pytest.mark.parametrize("old", ["file", "folder", "link", "none"])
+@pytest.mark.parametrize("old", ["file", "folder", "link", "broken link", "none"])
 @pytest.mark.parametrize("new", ["file", "folder"])
 def test_any_output_replaces_any_older_one(tmp_path: Path, old: str, new: str) -> None:
     out = tmp_path / "out"
@@ -284,8 +281,8 @@ def test_any_output_replaces_any_older_one(tmp_path: Path, old: str, new: str) -
     elif old == "folder":
         out.mkdir()
         (out / "a").write_text("old")
-    elif old == "link":
-        out.symlink_to(target)
+    elif old.endswith("link"):
+        out.symlink_to(target if old == "link" else tmp_path / "nowhere")
     if old != "none":
         with pytest.raises(UsageError, match="exists already"):
             refuse_existing(out, force=False)
@@ -296,12 +293,6 @@ def test_any_output_replaces_any_older_one(tmp_path: Path, old: str, new: str) -
     assert names(tmp_path) == ["out", "target"]
     assert not out.is_symlink()
     assert names(target) == []
-
-
-def test_a_link_that_leads_nowhere_exists(tmp_path: Path) -> None:
-    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="exists already"), new_dir(tmp_path / "out"):
-        pass
 
 
 def test_state_is_written_whole_or_not_at_all(
@@ -372,40 +363,27 @@ def test_a_file_that_cannot_be_written_whole_is_one_line(tmp_path: Path, save: o
     assert (names(tmp_path), (out / "a").read_text()) == (["model"], "old")
 
 
+FULL = "no space left on device"
 ERRORS = {
-    "a write": OSError(errno.ENOSPC, "No space left on device"),
-    "a quota": OSError(errno.EDQUOT, "Disk quota exceeded"),
-    "a broken disk": OSError(errno.EIO, "Input/output error"),
-    "a library in Rust": RuntimeError("Error while serializing: No space left (os error 28)"),
-    "a copied tree": shutil.Error([("in/a", "out/a", "[Errno 28] No space left on device")]),
-    "an input of a copied tree": shutil.Error([("in/a", "out/a", "[Errno 13] Permission denied")]),
-    "an input": FileNotFoundError(errno.ENOENT, "No such file", "items.jsonl"),
-    "an input that is locked": PermissionError(errno.EACCES, "Permission denied", "/etc/shadow"),
-    "a bug": TypeError("unsupported"),
+    "a write": (OSError(errno.ENOSPC, "No space left on device"), FULL),
+    "a quota": (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk quota exceeded"),
+    "a broken disk": (OSError(errno.EIO, "Input/output error"), "input/output error"),
+    "a library in Rust": (RuntimeError("while serializing: No space left (os error 28)"), FULL),
+    "a copied tree": (shutil.Error([("in/a", "out/a", "[Errno 28] No space left")]), FULL),
+    "an input of a copied tree": (shutil.Error([("in/a", "out/a", "[Errno 13] Denied")]), None),
+    "an input": (FileNotFoundError(errno.ENOENT, "No such file", "items.jsonl"), None),
+    "a locked input": (PermissionError(errno.EACCES, "Permission denied", "/etc/shadow"), None),
+    "a bug": (TypeError("unsupported"), None),
 }
 
 
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        ("a write", "no space left on device"),
-        ("a quota", "disk quota exceeded"),
-        ("a broken disk", "input/output error"),
-        ("a library in Rust", "no space left on device"),
-        ("a copied tree", "no space left on device"),
-        ("an input of a copied tree", None),
-        ("an input", None),
-        ("an input that is locked", None),
-        ("a bug", None),
-    ],
-)
-def test_errors_of_the_disk_name_the_output(
-    tmp_path: Path, error: str, message: str | None
-) -> None:
+@pytest.mark.parametrize("kind", ERRORS)
+def test_errors_of_the_disk_name_the_output(tmp_path: Path, kind: str) -> None:
+    error, message = ERRORS[kind]
     with pytest.raises(Exception) as raised, new_file(tmp_path / "out"):
-        raise ERRORS[error]
+        raise error
     if message is None:
-        assert raised.value is ERRORS[error]
+        assert raised.value is error
     else:
         assert isinstance(raised.value, DataError)
         assert str(raised.value) == f"{tmp_path / 'out'} cannot be written: {message}"
@@ -419,16 +397,6 @@ def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
             DataError, match=r"file/out cannot be written: (file exists|not a directory)"
         ),
         new_dir(tmp_path / "file" / "out"),
-    ):
-        pass
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
-def test_a_folder_without_permission_is_one_line(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with (
-        pytest.raises(DataError, match="cannot be written: permission denied"),
-        new_dir(tmp_path / "out"),
     ):
         pass
 
@@ -451,11 +419,3 @@ def test_a_failed_move_keeps_the_old_folder(
     with pytest.raises(OSError):
         publish(new, out)
     assert names(tmp_path) == ["new", "out"]
-
-
-def test_a_traceback_shows_the_hint_as_a_keyword(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("")
-    with pytest.raises(UsageError) as caught:
-        refuse_existing(tmp_path / "out", force=False)
-    assert caught.value.shell_hint == "--force replaces it"
-    assert traceback.format_exception_only(caught.value)[-1] == "force=True replaces it\n"

@@ -11,8 +11,7 @@ import pytest
 
 from sidtool.cli.main import app
 from sidtool.data.split.files import open_split
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.contract.output import write_contract
+from sidtool.model.contract.folder import read_contract, write_contract
 from sidtool.registry.references import open_bundle
 from tests.cli.road import Road, done, refused, tree, write_lines
 from tests.hostile.writing_commands import light_commands, light_inputs, writing_command_names

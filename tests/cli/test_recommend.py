@@ -12,8 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from sidtool.base.options import read_ids
 from sidtool.base.visible import visible
-from sidtool.model.contract.folder import open_bundle_copy, read_contract
-from sidtool.model.contract.output import write_contract
+from sidtool.model.contract.folder import open_bundle_copy, read_contract, write_contract
 from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import N_ITEMS, N_USERS, Road, done, refused, run, write_lines
 

@@ -54,15 +54,6 @@ def test_every_conventional_name_is_recognized_in_any_case(tiers: columns.Tiers)
         assert choose_column(PATH, ("other", spelled), None, tiers, "it") == spelled
 
 
-def test_common_names_of_shops_are_recognized() -> None:
-    catalog = ("sku", "name", "long_desc", "brand", "price")
-    assert choose_column(PATH, catalog, None, columns.ID_COLUMNS, "item id") == "sku"
-    assert choose_column(PATH, catalog, None, columns.TITLE_COLUMNS, "title") == "name"
-    orders = ("customer", "sku", "bought_at")
-    assert choose_column(PATH, orders, None, columns.USER_COLUMNS, "user id") == "customer"
-    assert choose_column(PATH, orders, None, columns.ORDER_COLUMNS, "order") == "bought_at"
-
-
 def test_items_know_their_columns(tmp_path: Path) -> None:
     table = {"code": ["a", "b"], "label": ["A", "B"], "title": ["x", "y"]}
     path = write_table(tmp_path / "x.csv", table)

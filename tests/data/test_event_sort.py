@@ -12,7 +12,6 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.data.columns import EventNames
 from sidtool.data.event_sort import EVENT_BYTES, Spill, spill_beside
 from sidtool.data.interactions import Interactions, read_interactions
-from sidtool.data.tables.tables import column_batches, read_columns
 from tests.data.tables.files import Table, write_table
 
 ORDERS = {
@@ -88,29 +87,6 @@ def test_partitions_and_several_files(tmp_path: Path, monkeypatch: pytest.Monkey
         assert isinstance(spilled.order, np.memmap)
         assert not list(spill.folder.glob("part-*"))
     assert {path.name for path in tmp_path.iterdir()} == {"events"}
-
-
-def test_batches_of_a_delimited_file_are_its_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sidtool.data.tables.delimited.BLOCK_BYTES", 64)
-    table = table_of(3, 50, "number")
-    path = write_table(tmp_path / "x.csv", table)
-    batches = list(column_batches(path, list(table)))
-    assert len(batches) > 5
-    for name, column in read_columns(path, list(table)).items():
-        assert [cell for batch in batches for cell in batch[name].to_pylist()] == column.to_pylist()
-
-
-def test_the_strict_parser_goes_on_where_the_fast_one_stops(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sidtool.data.tables.delimited.BLOCK_BYTES", 64)
-    path = write_table(tmp_path / "x.csv", table_of(3, 50, "number"))
-    with path.open("a") as stream:
-        stream.write("too,few\n")
-    with pytest.raises(DataError, match=r"line 52: 2 cells, the header has 4"):
-        list(column_batches(path, ["user_id"]))
 
 
 @pytest.mark.parametrize(

@@ -190,13 +190,6 @@ def test_events_without_an_order_are_refused_unless_the_rows_are_meant(tmp_path:
         EventNames(order="when", order_by="row")
 
 
-def test_rows_can_be_meant_beside_a_column_of_time(tmp_path: Path) -> None:
-    table = {"user": ["u", "u"], "item": ["a", "b"], "time": ["2", "1"]}
-    path = write_table(tmp_path / "x.csv", table)
-    assert read_interactions(path).items.tolist() == ["b", "a"]
-    assert read_interactions(path, EventNames(order_by="row")).items.tolist() == ["a", "b"]
-
-
 def test_recorded_columns_come_before_guesses_and_after_names(tmp_path: Path) -> None:
     table = {"who": ["a", "b"], "user": ["u", "v"], "item": ["i", "j"], "time": ["1", "2"]}
     path = write_table(tmp_path / "x.csv", table)

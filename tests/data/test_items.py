@@ -104,12 +104,9 @@ def test_duplicate_ids_are_named_with_both_rows(tmp_path: Path) -> None:
         read_items(write_table(tmp_path / "x.csv", table))
 
 
-def test_an_empty_id_is_refused(tmp_path: Path) -> None:
+def test_an_empty_id_and_no_items_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="row 2: the item id is empty"):
         read_items(write_table(tmp_path / "x.csv", {"id": ["a", ""], "title": ["x", "y"]}))
-
-
-def test_no_items_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("id,title\n")
     with pytest.raises(DataError, match="no items"):
         read_items(tmp_path / "x.csv")

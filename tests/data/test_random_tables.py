@@ -11,7 +11,6 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
@@ -174,17 +173,6 @@ def test_a_hundred_thousand_random_tables(
 
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=5)
-
-
-@settings(max_examples=50, deadline=None)
-@given(rows=st.lists(st.tuples(TEXTS, TEXTS, st.floats(-1e9, 1e9), TEXTS), max_size=8))
-def test_ids_of_any_text_are_read(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, float, str]]
-) -> None:
-    stream = io.StringIO(newline="")
-    csv.writer(stream).writerows([NAMES, *rows])
-    path = tmp_path_factory.mktemp("texts") / "events.csv"
-    check_table(stream.getvalue().encode(), path, None)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -13,8 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zarr
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.vector_files import open_vectors, read_vectors
@@ -59,21 +57,6 @@ def test_vectors_are_returned_in_the_requested_order(tmp_path: Path, name: str) 
     assert vectors.dtype == np.float32
     np.testing.assert_array_equal(vectors, STORED[[2, 3, 1]])
     np.testing.assert_array_equal(read_vectors(path), STORED)
-
-
-@settings(max_examples=20)
-@given(
-    st.permutations(range(6)), st.permutations(range(6)), st.sampled_from(["x.npy", "x.parquet"])
-)
-def test_any_order_gives_each_item_its_vector(
-    tmp_path: Path, stored: list[int], asked: list[int], name: str
-) -> None:
-    path = store(
-        tmp_path / name,
-        np.array([[n, -n] for n in stored], dtype=np.float32),
-        [str(n) for n in stored],
-    )
-    assert read_vectors(path, [str(n) for n in asked])[:, 0].tolist() == asked
 
 
 def test_matrices_without_ids_are_read_by_row_only_if_that_is_meant(tmp_path: Path) -> None:

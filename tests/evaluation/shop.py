@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from sidtool.data.split.values import Example, UserSequence
+from sidtool.data.split import Example, Split, UserSequence
+from sidtool.evaluation import Evaluation, EvaluationOptions, IndexedExamples
 from sidtool.evaluation.evaluation import evaluation_of
-from sidtool.evaluation.options import EvaluationOptions
-from sidtool.evaluation.ranking import IndexedExamples, Ranking
-from sidtool.evaluation.results import Evaluation
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.evaluation.ranking import Ranking
+from sidtool.memory import ItemContent, Memory, build_memory
+from sidtool.model import LoadedModel
+from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
+from tests.loaded import loaded_model
 
 
 def shop(*, shared: bool, retired: Sequence[str] = (), items: int = 40) -> Bundle:
@@ -50,11 +53,26 @@ def random_leaves(bundle: Bundle, n: int, k: int, seed: int = 0) -> np.ndarray:
 
 
 def evaluate_rankings(
-    examples: IndexedExamples,
+    bundle: Bundle,
+    examples: Sequence[Example],
     leaves: np.ndarray,
     events: Sequence[UserSequence] | None,
-    options: EvaluationOptions | None = None,
+    **options: Any,
 ) -> Evaluation:
     """The evaluation of (n, k) ranked leaves, best first; -1 where there are no more."""
-    options = options or EvaluationOptions(exclude_seen=examples.exclude_seen)
-    return evaluation_of(examples, Ranking.of_sids(examples, leaves), {}, events, options)
+    made = EvaluationOptions(**options)
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=bool(made.exclude_seen))
+    return evaluation_of(indexed, Ranking.of_sids(indexed, leaves), {}, events, made)
+
+
+def trie_model(*, shared: bool) -> LoadedModel:
+    """A model of the shop whose scores are normalized over the trie, as a memory needs them."""
+    loaded = loaded_model(shop(shared=shared))
+    return replace(loaded, contract=replace(loaded.contract, normalize="trie"))
+
+
+def memory_of(
+    events: Sequence[UserSequence], bundle: Bundle, content: ItemContent | None = None
+) -> Memory:
+    """The memory of training events."""
+    return build_memory(Split("leave-one-out", tuple(events), (), ()), bundle, content=content)

@@ -8,22 +8,31 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError, ThresholdError, UsageError
-from sidtool.data.split.split import Split
-from sidtool.data.split.values import Example, UserSequence
+from sidtool.data.split import Example, UserSequence
+from sidtool.evaluation import (
+    Evaluation,
+    EvaluationOptions,
+    IndexedExamples,
+    check_thresholds,
+    metric_names,
+)
 from sidtool.evaluation.baselines import UNTUNED
-from sidtool.evaluation.evaluation import evaluate, evaluate_examples
-from sidtool.evaluation.metrics import KS, check_thresholds, metric_names
-from sidtool.evaluation.options import EvaluationOptions
-from sidtool.evaluation.ranking import IndexedExamples
-from sidtool.evaluation.results import Evaluation, system_differences
-from sidtool.memory.build import build_memory
-from sidtool.memory.index import WeightedMemory
-from sidtool.memory.manifest import KnnSettings
-from sidtool.recommendation.query import QuerySession
-from sidtool.recommendation.search.results import Normalize
+from sidtool.evaluation.evaluation import evaluate_examples
+from sidtool.evaluation.metrics import KS
+from sidtool.evaluation.results import system_differences
+from sidtool.memory import KnnSettings, WeightedMemory
+from sidtool.recommendation import QuerySession
+from sidtool.recommendation.search import Normalize
 from sidtool.recommendation.search.score import score_sids
-from sidtool.tokenizer.bundle.bundle import Bundle
-from tests.evaluation.shop import evaluate_rankings, random_leaves, shop, visits
+from sidtool.tokenizer.bundle import Bundle
+from tests.evaluation.shop import (
+    evaluate_rankings,
+    memory_of,
+    random_leaves,
+    shop,
+    trie_model,
+    visits,
+)
 from tests.loaded import loaded_model
 
 K = 50
@@ -38,33 +47,18 @@ def oracle_leaves(bundle: Bundle, examples: list[Example]) -> np.ndarray:
     )
 
 
-def random_evaluation(seed: int = 0, **more: Any) -> tuple[Bundle, Evaluation]:
+def random_evaluation(seed: int = 0) -> Evaluation:
     bundle = shop(shared=True)
     events, examples = visits()
-    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
-    return bundle, evaluate_rankings(
-        indexed, random_leaves(bundle, len(examples), K, seed), events, EvaluationOptions(**more)
-    )
-
-
-def test_a_perfect_model_scores_1_everywhere() -> None:
-    bundle = shop(shared=False)
-    events, examples = visits()
-    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
-    result = evaluate_rankings(indexed, oracle_leaves(bundle, examples), events)
-    assert set(result.metrics.values()) == set(result.sid_level.values()) == {1.0}
-    assert set(result.confidence_interval.values()) == {(1.0, 1.0)}
-    differences = [
-        result.differences["popularity"][name] for name in ("hr@10", "ndcg@10", "mrr@50")
-    ]
-    assert all(difference.low > 0 and difference.p_value < 0.01 for difference in differences)
+    leaves = random_leaves(bundle, len(examples), K, seed)
+    return evaluate_rankings(bundle, examples, leaves, events)
 
 
 def test_a_correct_sid_with_several_items_is_a_fraction_of_a_hit() -> None:
     bundle = shop(shared=True)
     events, examples = visits()
     indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
-    result = evaluate_rankings(indexed, oracle_leaves(bundle, examples), events)
+    result = evaluate_rankings(bundle, examples, oracle_leaves(bundle, examples), events)
     size = dict(
         zip(*np.unique(bundle.trie().leaves(np.arange(40)), return_counts=True), strict=True)
     )
@@ -74,43 +68,26 @@ def test_a_correct_sid_with_several_items_is_a_fraction_of_a_hit() -> None:
     assert expected < 0.9
 
 
-def test_the_json_has_its_keys() -> None:
-    _, result = random_evaluation()
+def test_every_group_has_the_metrics_of_every_system() -> None:
+    result = random_evaluation()
     value = json.loads(json.dumps(result.to_json(), allow_nan=False))
-    names = set(metric_names(KS))
-    assert "hr@50" in names
-    assert (
-        set(value["metrics"])
-        == set(value["sid_level"])
-        == set(value["confidence_interval"])
-        == names
-    )
-    assert set(value["baselines"]) == {"popularity", "item-knn"}
-    assert all(set(metrics) == names for metrics in value["baselines"].values())
+    names, systems = set(metric_names(KS)), {"popularity", "item-knn"}
     assert value["n"] == value["counts"]["users"] == 30
-    assert all(
-        low <= value["metrics"][name] <= high
-        for name, (low, high) in value["confidence_interval"].items()
-    )
-    assert set(value["differences"]["item-knn"]["hr@10"]) == {"mean", "low", "high", "p_value"}
-    for name, metrics in value["baselines"].items():
-        mean = value["differences"][name]["ndcg@10"]["mean"]
-        assert mean == pytest.approx(value["metrics"]["ndcg@10"] - metrics["ndcg@10"])
-    systems = {"model", "popularity", "item-knn"}
-    assert set(value["coverage"]) == set(value["effective_items"]) == systems
-    assert not {"users", "groups", "values"} & set(value)
-    groups = [value["macro"], *(part for part in value["slices"].values() if part["n"])]
-    for part in groups:
+    assert set(value["sid_level"]) == names
+    for name, (low, high) in value["confidence_interval"].items():
+        assert low <= value["metrics"][name] <= high
+    for part in (value, value["macro"], *(part for part in value["slices"].values() if part["n"])):
         assert set(part["metrics"]) == set(part["confidence_interval"]) == names
-        assert set(part["baselines"]) == set(part["differences"]) == {"popularity", "item-knn"}
-        assert set(part["differences"]["item-knn"]) == names
-    assert KnnSettings(**value["settings"]["item-knn"]) == UNTUNED
-
-
-def test_popularity_recommends_the_same_ten_to_every_user() -> None:
-    _, result = random_evaluation()
-    assert result.coverage["popularity"] == 10 / 40
+        assert set(part["baselines"]) == set(part["differences"]) == systems
+        for system, metrics in part["baselines"].items():
+            assert set(metrics) == set(part["differences"][system]) == names
+            mean = part["differences"][system]["ndcg@10"]["mean"]
+            assert mean == pytest.approx(part["metrics"]["ndcg@10"] - metrics["ndcg@10"])
+    assert set(value["coverage"]) == set(value["effective_items"]) == {"model", *systems}
     assert result.coverage["model"] > 0.9
+    assert result.coverage["popularity"] == 10 / 40  # the same ten for every user
+    assert not {"users", "groups", "values"} & set(value)
+    assert KnnSettings(**value["settings"]["item-knn"]) == UNTUNED
 
 
 def test_the_baselines_count_training_events_only() -> None:
@@ -119,10 +96,8 @@ def test_the_baselines_count_training_events_only() -> None:
     examples = [
         Example(f"u{n}", ("i1", "i5"), "i9", 2) for n in range(4)
     ]  # i9 would be the most popular
-    indexed = IndexedExamples.of(bundle, examples, exclude_seen=True)
-    result = evaluate_rankings(
-        indexed, random_leaves(bundle, 4, K), events, EvaluationOptions(ks=(1, 3))
-    )
+    leaves = random_leaves(bundle, 4, K)
+    result = evaluate_rankings(bundle, examples, leaves, events, ks=(1, 3), exclude_seen=True)
     assert result.baselines["popularity"]["hr@3"] == result.baselines["item-knn"]["hr@3"] == 0
 
 
@@ -132,20 +107,15 @@ def test_slices_split_by_training_events() -> None:
     examples = [
         Example(f"u{n}", ("i4",), item, 1) for n, item in enumerate(["i1", "i2", "i3", "i1"])
     ]
-    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
     leaves = oracle_leaves(bundle, examples)
     leaves[2] = -1  # the cold one is missed
-    slices = evaluate_rankings(indexed, leaves, events).slices
+    slices = evaluate_rankings(bundle, examples, leaves, events).slices
     counts = {name: part.n for name, part in slices.items()}
     assert counts == {"cold": 1, "rare": 1, "occasional": 2, "frequent": 0, "popular": 0, "warm": 3}
     assert slices["popular"].metrics == slices["popular"].confidence_interval == {}
     assert slices["warm"].confidence_interval["hr@1"] == (1.0, 1.0)
-    assert {name: part.metrics["hr@1"] for name, part in slices.items() if part.n} == {
-        "cold": 0,
-        "rare": 1,
-        "occasional": 1,
-        "warm": 1,
-    }
+    hits = {name: part.metrics["hr@1"] for name, part in slices.items() if part.n}
+    assert hits == {"cold": 0, "rare": 1, "occasional": 1, "warm": 1}
     assert slices["warm"].baselines["popularity"]["hr@1"] == pytest.approx(2 / 3)
 
 
@@ -153,10 +123,9 @@ def test_the_macro_mean_is_the_mean_over_items() -> None:
     bundle = shop(shared=False)
     targets = ["i1", "i1", "i1", "i2"]
     examples = [Example(f"u{n}", ("i4",), item, 1) for n, item in enumerate(targets)]
-    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
     leaves = oracle_leaves(bundle, examples)
     leaves[:2] = -1  # i1 is missed twice of three times, i2 never
-    result = evaluate_rankings(indexed, leaves, None)
+    result = evaluate_rankings(bundle, examples, leaves, None)
     assert result.metrics["hr@1"] == pytest.approx(1 / 2)
     assert result.macro.metrics["hr@1"] == pytest.approx((1 / 3 + 1) / 2)
     assert (result.n, result.macro.n) == (4, 2)
@@ -170,8 +139,7 @@ def test_targets_that_the_bundle_lacks_are_misses_and_counted() -> None:
         Example("b", ("ghost",), "i1", 1),
         Example("c", ("i2",), "ghost", 1),
     ]
-    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
-    result = evaluate_rankings(indexed, oracle_leaves(bundle, examples), events)
+    result = evaluate_rankings(bundle, examples, oracle_leaves(bundle, examples), events)
     assert result.n == 3
     assert result.metrics["hr@1"] == pytest.approx(1 / 3)
     assert result.baselines["popularity"]["hr@50"] == pytest.approx(1 / 3)
@@ -179,31 +147,18 @@ def test_targets_that_the_bundle_lacks_are_misses_and_counted() -> None:
     assert result.counts["empty_histories"] == 1
 
 
-def test_exclude_seen_applies_to_every_system() -> None:
-    bundle = shop(shared=False)
-    events = [UserSequence("u", ("i1", "i2"), (0, 1))] * 3
-    examples = [Example("u", ("i1", "i2"), "i1", 2)]
-    for exclude_seen, hit in ((False, 1.0), (True, 0.0)):
-        indexed = IndexedExamples.of(bundle, examples, exclude_seen=exclude_seen)
-        result = evaluate_rankings(indexed, oracle_leaves(bundle, examples), events)
-        means = [result.metrics, *result.baselines.values()]
-        assert [metrics["hr@50"] for metrics in means] == [hit] * 3
-        assert result.counts["targets_seen"] == (not hit)
-
-
 def test_without_events_there_are_no_baselines() -> None:
     bundle = shop(shared=False)
-    _, examples = visits()
-    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
+    events, examples = visits()
     leaves = random_leaves(bundle, len(examples), K)
-    assert evaluate_rankings(indexed, leaves, None).to_json()["baselines"] == {}
-    result = evaluate_rankings(indexed, leaves, visits()[0], EvaluationOptions(baselines=False))
+    assert evaluate_rankings(bundle, examples, leaves, None).to_json()["baselines"] == {}
+    result = evaluate_rankings(bundle, examples, leaves, events, baselines=False)
     assert result.baselines == {}
     assert result.slices["warm"].n > 0
 
 
 def test_metrics_below_a_threshold_are_refused() -> None:
-    _, result = random_evaluation()
+    result = random_evaluation()
     check_thresholds(result.metrics, {"hr@50": result.metrics["hr@50"], "ndcg@10": 0.0})
     with pytest.raises(ThresholdError, match=r"ndcg@10 is 0\.\d{4}, below the threshold 0\.99"):
         check_thresholds(result.metrics, {"hr@50": 0.0, "ndcg@10": 0.99})
@@ -214,8 +169,7 @@ def test_metrics_below_a_threshold_are_refused() -> None:
 
 
 def test_two_evaluations_of_the_same_examples_are_compared() -> None:
-    _, one = random_evaluation(seed=0)
-    _, other = random_evaluation(seed=1)
+    one, other = random_evaluation(seed=0), random_evaluation(seed=1)
     by_group = system_differences(one.values, other.values, one.users, one.groups, seed=0)
     difference = by_group["all"]["ndcg@10"]
     assert difference.mean == pytest.approx(one.metrics["ndcg@10"] - other.metrics["ndcg@10"])
@@ -243,6 +197,7 @@ def test_a_model_that_ranks_all_items_hits_every_possible_target(exclude_seen: b
     possible = sum(not (exclude_seen and example.item in example.history) for example in examples)
     means = [result.metrics, result.sid_level, *result.baselines.values()]
     assert [metrics["hr@40"] for metrics in means] == pytest.approx([possible / 15] * 4)
+    assert result.counts["targets_seen"] == 15 - possible
     survival = [result.metrics[f"survival@{level}"] for level in (1, 2, 3)]
     assert survival == pytest.approx([possible / 15] * 3)
     assert 0 < result.metrics["ndcg@40"] < 1
@@ -264,16 +219,9 @@ def test_survival_ends_at_the_hits_of_a_narrow_beam() -> None:
         assert "survival@1" not in part.differences["popularity"]
 
 
-def test_invalid_options_are_refused() -> None:
-    bundle = shop(shared=False)
-    events, _ = visits(users=2)
+def test_no_examples_are_refused() -> None:
     with pytest.raises(DataError, match="no examples"):
-        evaluate_examples(loaded_model(bundle), [], events)
-    for number in ({"limit": 0}, {"num_beams": 0}):
-        with pytest.raises(UsageError, match="at least 1"):
-            EvaluationOptions(**number)
-    with pytest.raises(UsageError, match="cut-offs"):
-        EvaluationOptions(ks=(10, 5))
+        evaluate_examples(loaded_model(shop(shared=False)), [], None)
 
 
 @pytest.mark.parametrize("normalize", ["level", "trie", "vocabulary", None])
@@ -285,8 +233,8 @@ def test_scores_are_normalized_as_requested(normalize: Normalize | None) -> None
     loaded = loaded_model(bundle)
     options = EvaluationOptions(num_beams=K, normalize=normalize)
     result = evaluate_examples(loaded, examples, events, options, against=loaded)
-    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
     session = QuerySession.of(loaded)
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
     prompts = [session.from_history(history) for history in indexed.histories]
     in_sid_order = bundle.items.codes[bundle.active]
     expected = {}
@@ -294,7 +242,7 @@ def test_scores_are_normalized_as_requested(normalize: Normalize | None) -> None
         how: dict[str, Any] = {"normalize": over, "trie": bundle.trie()}
         scores = score_sids(loaded.model, prompts, in_sid_order, loaded.tokens, **how)
         leaves = np.argsort(-scores, axis=1, kind="stable")
-        expected[over] = evaluate_rankings(indexed, leaves, events, options).metrics
+        expected[over] = evaluate_rankings(bundle, examples, leaves, events).metrics
     own = {name: value for name, value in result.metrics.items() if "survival" not in name}
     assert own == pytest.approx(expected[normalize or "level"])
     gain = result.differences["other model"]["ndcg@10"].mean
@@ -305,12 +253,9 @@ def test_scores_are_normalized_as_requested(normalize: Normalize | None) -> None
 
 
 def test_the_progress_counts_every_pass() -> None:
-    bundle = shop(shared=False)
     events, examples = visits()
-    loaded = loaded_model(bundle)
-    memory = WeightedMemory(build_memory(Split("leave-one-out", tuple(events), (), ()), bundle))
-    trie = replace(loaded.contract, normalize="trie")
-    mixed = replace(loaded, memory=memory, contract=trie)
+    loaded = trie_model(shared=False)
+    mixed = replace(loaded, memory=WeightedMemory(memory_of(events, loaded.bundle)))
     reports: list[tuple[int, int]] = []
     options = EvaluationOptions(ks=(5,), num_beams=10)
     evaluate_examples(
@@ -327,11 +272,9 @@ def test_the_progress_counts_every_pass() -> None:
 
 
 def test_a_memory_needs_scores_over_the_trie() -> None:
-    bundle = shop(shared=False)
     events, examples = visits()
-    loaded = loaded_model(bundle)
-    memory = WeightedMemory(build_memory(Split("leave-one-out", tuple(events), (), ()), bundle))
-    loaded = replace(loaded, memory=memory)
+    loaded = loaded_model(shop(shared=False))
+    loaded = replace(loaded, memory=WeightedMemory(memory_of(events, loaded.bundle)))
     options = EvaluationOptions(ks=(5,), num_beams=10, normalize="trie")
     of_trie = replace(loaded, contract=replace(loaded.contract, normalize="trie"))
     result = evaluate_examples(loaded, examples, events, options)
@@ -346,8 +289,7 @@ def test_a_model_with_a_memory_is_compared_with_both_of_its_parts() -> None:
     events, examples = visits()
     alone = loaded_model(bundle)
     alone = replace(alone, contract=replace(alone.contract, normalize="trie"))
-    split = Split("leave-one-out", tuple(events), (), ())
-    memory = build_memory(split, bundle)
+    memory = memory_of(events, bundle)
     loaded = replace(alone, memory=WeightedMemory(memory, 0.4, 2.0))
     options = EvaluationOptions(ks=(5, 10), exclude_seen=True, num_beams=20)
     result = evaluate_examples(loaded, examples, events, options)
@@ -373,13 +315,8 @@ def test_a_model_with_a_memory_is_compared_with_both_of_its_parts() -> None:
     assert evaluate_examples(nothing, examples, events, options).to_json() == expected.to_json()
 
 
-def test_a_keyword_that_is_no_option_is_refused_before_anything_is_read() -> None:
-    with pytest.raises(UsageError, match="there is no option n, known are num_beams, normalize, "):
-        evaluate("no-model", "no-split", n=5)
-
-
 def test_an_evaluation_is_a_table_and_a_line() -> None:
-    _, result = random_evaluation()
+    result = random_evaluation()
     table = result.to_pandas()
     assert list(table) == ["system", "group", "n", "metric", "value", "low", "high"]
     rare = table[(table.group == "rare") & (table.metric == "ndcg@10")].set_index("system")

@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.fields.fields import Fields, FieldTypes
-from sidtool.data.split.values import Example
+from sidtool.data import Fields, FieldTypes
+from sidtool.data.split import Example
+from sidtool.evaluation import StoredEvaluation
 from sidtool.evaluation.groups import field_groups, fulfilling, target_weights
 from sidtool.evaluation.metrics import averages
-from sidtool.evaluation.options import EvaluationOptions
-from sidtool.evaluation.ranking import IndexedExamples
-from sidtool.evaluation.results import StoredEvaluation
 from tests.bundles import small_bundle
 from tests.evaluation.shop import evaluate_rankings
 
@@ -73,10 +71,9 @@ def test_groups_and_weights_enter_an_evaluation() -> None:
     some = examples(
         [(int(rng.integers(3)), "tv", [None, 0, 1, 5][rng.integers(4)]) for _ in range(60)]
     )
-    indexed = IndexedExamples.of(bundle, some, exclude_seen=False)
     leaves = np.stack([rng.permutation(bundle.trie().n_leaves)[:20] for _ in some])
-    options = EvaluationOptions(ks=(5, 10), by=("user.age",), weight="rating", seed=3)
-    evaluation = evaluate_rankings(indexed, leaves, None, options)
+    options = {"ks": (5, 10), "by": ("user.age",), "weight": "rating", "seed": 3}
+    evaluation = evaluate_rankings(bundle, some, leaves, None, **options)
     names = evaluation.values.names
     for age, group in evaluation.by["user.age"].items():
         inside = np.array([str(example.fields.user["age"]) == age for example in some])

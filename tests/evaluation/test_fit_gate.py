@@ -5,17 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sidtool.data.split.split import Split
+from sidtool.evaluation import EvaluationOptions, TuneMemoryOptions
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.memory_tuning import candidates_of
 from sidtool.evaluation.mixture_candidates import Candidates, K, gains
 from sidtool.evaluation.mixture_choice import SmoothNdcg, choose_gate, fit_gate, grid_ranks
-from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
-from sidtool.memory.build import build_memory
-from sidtool.memory.gate import ItemDistribution
-from sidtool.memory.index import WeightedMemory
-from tests.evaluation.shop import visits
-from tests.evaluation.test_tune_memory import trie_model
+from sidtool.memory import ItemDistribution, WeightedMemory
+from tests.evaluation.shop import memory_of, trie_model, visits
 
 USERS = 400
 WIDTH = 20
@@ -105,7 +101,7 @@ def test_a_half_of_few_users_judges_no_gate(count: int) -> None:
 def test_the_ranks_of_a_gate_are_those_of_an_evaluation(shared: bool) -> None:
     loaded = trie_model(shared=shared)
     events, examples = visits(users=40)
-    memory = build_memory(Split("leave-one-out", tuple(events), (), ()), loaded.bundle)
+    memory = memory_of(events, loaded.bundle)
     options = TuneMemoryOptions(num_beams=40)
     candidates = candidates_of(loaded, memory, examples, options, None)
     raised = candidates.raised(1.5)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError
+from sidtool.evaluation import EvaluationOptions
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.held_out import check_same_catalog
-from sidtool.evaluation.options import EvaluationOptions
 from tests.evaluation.shop import shop, visits
 from tests.loaded import loaded_model
 
@@ -32,25 +32,20 @@ def test_a_model_of_another_bundle_is_one_more_system() -> None:
     other = loaded_model(shop(shared=True))
     result = evaluate_examples(loaded_model(bundle), examples, events, options, against=other)
     alone = evaluate_examples(other, examples, events, options)
-    for part, expected in ((result, alone), (result.macro, alone.macro)):
-        assert part.baselines["other model"] == expected.metrics
+    for part, other_part in ((result, alone), (result.slices["rare"], alone.slices["rare"])):
+        assert part.baselines["other model"] == other_part.metrics
         difference = part.differences["other model"]["ndcg@10"]
-        gain = part.metrics["ndcg@10"] - expected.metrics["ndcg@10"]
+        gain = part.metrics["ndcg@10"] - other_part.metrics["ndcg@10"]
         assert difference.mean == pytest.approx(gain)
         assert difference.low <= gain <= difference.high
-    rare = result.slices["rare"]
-    assert rare.baselines["other model"] == alone.slices["rare"].metrics
+    for sample, expected in zip(result.samples, alone.samples, strict=True):
+        assert sample.recommended["other model"] == expected.recommended["model"]
     assert result.coverage["other model"] == alone.coverage["model"]
     digest = other.bundle.identity.digest
     assert result.settings["against"] == {"bundle": digest, "normalize": "level"}
+    fewer = loaded_model(shop(shared=False, retired=["i3"]))
     with pytest.raises(CompatibilityError, match="different catalogs"):
-        evaluate_examples(
-            loaded_model(bundle),
-            examples,
-            events,
-            options,
-            against=loaded_model(shop(shared=False, retired=["i3"])),
-        )
+        evaluate_examples(loaded_model(bundle), examples, events, options, against=fewer)
 
 
 def test_items_that_a_model_has_no_tokens_for_are_not_in_its_catalog() -> None:

@@ -1,9 +1,11 @@
-"""Metrics against fractions computed by hand, and against every order of the items of a shared
-SID."""
+"""Metrics against every order of the items of a shared SID, values computed by hand, and the
+example of docs/metrics.md."""
 
-from fractions import Fraction
+import re
 from itertools import permutations
 from math import log2
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,51 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import UsageError
-from sidtool.evaluation.metrics import (
-    TargetRanks,
-    averages,
-    check_names,
-    find_targets,
-    metric_names,
-    metric_values,
-)
+from sidtool.evaluation import check_names, coverage, metric_names, metric_values
+from sidtool.evaluation.metrics import TargetRanks, averages, effective_items, find_targets
 
 
 def values_at(before: int, group: int, ks: tuple[int, ...]) -> dict[str, float]:
     ranks = TargetRanks(np.array([before]), np.array([group]))
     return averages(metric_names(ks), metric_values(ranks, ks))
-
-
-# before, group, k -> hit rate and MRR, worked out on paper
-BY_HAND = [
-    (0, 1, 1, Fraction(1), Fraction(1)),
-    (2, 1, 3, Fraction(1), Fraction(1, 3)),
-    (3, 1, 3, Fraction(0), Fraction(0)),
-    (0, 3, 1, Fraction(1, 3), Fraction(1, 3)),  # first of three with probability 1/3
-    (1, 3, 3, Fraction(2, 3), Fraction(5, 18)),  # ranks 2, 3, 4: (1/2 + 1/3) / 3
-    (4, 4, 5, Fraction(1, 4), Fraction(1, 20)),  # ranks 5 .. 8: 1/5 / 4
-    (4, 4, 10, Fraction(1), Fraction(533, 3360)),  # (1/5 + 1/6 + 1/7 + 1/8) / 4
-    (
-        9,
-        110,
-        10,
-        Fraction(1, 110),
-        Fraction(1, 1100),
-    ),  # the largest group of a published MiniOneRec index
-    (10, 2, 10, Fraction(0), Fraction(0)),
-]
-
-
-@pytest.mark.parametrize(("before", "group", "k", "hr", "mrr"), BY_HAND)
-def test_metrics_equal_values_computed_by_hand(
-    before: int, group: int, k: int, hr: Fraction, mrr: Fraction
-) -> None:
-    assert hr == Fraction(
-        min(max(k - before, 0), group), group
-    )  # the published formula says the same
-    result = values_at(before, group, (k,))
-    assert result[f"hr@{k}"] == pytest.approx(float(hr), abs=1e-15)
-    assert result[f"mrr@{k}"] == pytest.approx(float(mrr), abs=1e-15)
 
 
 @given(before=st.integers(0, 6), group=st.integers(1, 5), k=st.integers(1, 9))
@@ -98,10 +62,8 @@ def test_find_targets_counts_the_items_before(data: st.DataObject) -> None:
 
 
 def test_an_empty_ranking_has_no_hit() -> None:
-    assert find_targets(np.zeros((2, 0), dtype=np.int64), np.array([1, 2])).group_size.tolist() == [
-        0,
-        0,
-    ]
+    ranks = find_targets(np.zeros((2, 0), dtype=np.int64), np.array([1, 2]))
+    assert ranks.group_size.tolist() == [0, 0]
 
 
 def test_metric_names_are_parsed_and_unknown_ones_refused() -> None:
@@ -116,3 +78,32 @@ def test_metric_names_are_parsed_and_unknown_ones_refused() -> None:
 
 def test_averages_of_nothing_are_zero() -> None:
     assert averages(("a", "b"), np.zeros((0, 2))) == {"a": 0.0, "b": 0.0}
+
+
+def test_coverage_is_the_share_of_items_that_anyone_sees() -> None:
+    assert coverage(np.array([[0, 1], [1, -1], [1, 2]]), 6) == 0.5
+    assert coverage(np.full((2, 2), -1), 6) == 0
+
+
+def test_effective_items_of_equal_and_unequal_shares() -> None:
+    assert effective_items(np.array([[0, 1], [2, 3]])) == pytest.approx(4)
+    assert effective_items(np.array([[7, 7], [7, -1]])) == pytest.approx(1)
+    # shares 3/4 and 1/4: exp(3/4 log(4/3) + 1/4 log 4) = 4 / 3**(3/4)
+    assert effective_items(np.array([[0, 0], [0, 1]])) == pytest.approx(4 / 3**0.75)
+    assert effective_items(np.full((2, 2), -1)) == 0
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+CHECKED = re.compile(r"^(?P<expression>\S.*\))  # (?P<value>[\d.]+)", flags=re.MULTILINE)
+"""An expression on a line of its own, and the value in the comment behind it."""
+
+
+def test_the_example_has_the_values_of_its_comments() -> None:
+    block = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL))
+    names: dict[str, Any] = {}
+    exec(block, names)
+    checked = list(CHECKED.finditer(block))
+    assert len(checked) == 6
+    for line in checked:
+        value = eval(line["expression"], names)
+        assert value == pytest.approx(float(line["value"])), line["expression"]

@@ -6,20 +6,15 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sidtool.data.split.split import Split
-from sidtool.data.split.values import UserSequence
+from sidtool.data.split import UserSequence
+from sidtool.evaluation import EvaluationOptions, TuneMemoryOptions
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.memory_tuning import candidates_of
 from sidtool.evaluation.mixture_candidates import Candidates, K, gains
 from sidtool.evaluation.mixture_choice import FACTORS, LOSS, MixtureChoice, choose_for_new_items
-from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
-from sidtool.memory.build import build_memory
-from sidtool.memory.content import ItemContent
-from sidtool.memory.gate import ItemDistribution
-from sidtool.memory.index import DEFAULT_NEW_ITEM_FACTOR, WeightedMemory
+from sidtool.memory import DEFAULT_NEW_ITEM_FACTOR, ItemContent, ItemDistribution, WeightedMemory
 from sidtool.memory.manifest import ContentSettings
-from tests.evaluation.shop import visits
-from tests.evaluation.test_tune_memory import trie_model
+from tests.evaluation.shop import memory_of, trie_model, visits
 
 USERS = 600
 ITEMS = 40
@@ -128,7 +123,7 @@ def test_ranks_with_a_factor_are_those_of_an_evaluation(shared: bool, factor: fl
     )
     cosines = np.triu(np.random.default_rng(0).random((40, 40)), k=1).astype(np.float32)
     content = ItemContent(sparse.csr_matrix(cosines), ContentSettings("codes"))
-    memory = build_memory(Split("leave-one-out", few, (), ()), loaded.bundle, content=content)
+    memory = memory_of(few, loaded.bundle, content)
     assert (memory.events == 0).any()
     options = TuneMemoryOptions(num_beams=40)
     candidates = candidates_of(loaded, memory, examples, options, None).with_factor(factor)

@@ -7,21 +7,24 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.data.split.split import Split
+from sidtool.data.split import Split
+from sidtool.evaluation import EvaluationOptions, IndexedExamples, TuneMemoryOptions
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.memory_tuning import candidates_of, choose_binding
 from sidtool.evaluation.mixture_candidates import K, gains
 from sidtool.evaluation.mixture_choice import MixtureChoice
-from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
-from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.evaluation.reranker_fit import Fit, RankedUsers, fit_reranker
-from sidtool.memory.build import build_memory
-from sidtool.memory.feature_index import FeatureIndex
-from sidtool.memory.features import N_FEATURES, RERANK_FEATURES, TRAINING_EVENTS
-from sidtool.memory.index import MemoryIndex, WeightedMemory
-from sidtool.memory.reranker import Reranker
-from tests.evaluation.shop import visits
-from tests.evaluation.test_tune_memory import trie_model
+from sidtool.memory import (
+    N_FEATURES,
+    TRAINING_EVENTS,
+    FeatureIndex,
+    MemoryIndex,
+    Reranker,
+    WeightedMemory,
+    build_memory,
+)
+from sidtool.memory.features import RERANK_FEATURES
+from tests.evaluation.shop import memory_of, trie_model, visits
 from tests.memory.cases import small_memory
 
 torch.set_num_threads(1)
@@ -128,7 +131,7 @@ def test_lists_without_new_items_have_the_others_in_their_order() -> None:
     events, examples = visits(users=60)
     without = {"i7", "i8", "i9"}
     old = [replace(each, items=tuple(i for i in each.items if i not in without)) for each in events]
-    memory = build_memory(Split("leave-one-out", tuple(old), (), ()), loaded.bundle)
+    memory = memory_of(old, loaded.bundle)
     candidates = candidates_of(loaded, memory, examples, TuneMemoryOptions(num_beams=40))
     index = FeatureIndex.of(memory, MemoryIndex.of(memory, loaded.bundle), loaded.bundle)
     indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=False)
@@ -163,7 +166,7 @@ def test_lists_of_other_lengths_and_users_without_memory_keep_their_place() -> N
 def test_evaluation_measures_what_was_fitted(shared: bool, exclude_seen: bool) -> None:
     loaded = trie_model(shared=shared)
     events, examples = visits(users=120)
-    memory = build_memory(Split("leave-one-out", tuple(events), (), ()), loaded.bundle)
+    memory = memory_of(events, loaded.bundle)
     options = TuneMemoryOptions(num_beams=40, exclude_seen=exclude_seen)
     candidates = candidates_of(loaded, memory, examples, options)
     choice = MixtureChoice(0.3, 2.0, None, {})

@@ -4,13 +4,10 @@ import json
 
 import numpy as np
 
-from sidtool.data.split.values import Example, UserSequence
-from sidtool.evaluation.evaluation import evaluate_examples
-from sidtool.evaluation.options import EvaluationOptions
-from sidtool.evaluation.ranking import IndexedExamples, first_items
-from sidtool.evaluation.results import HISTORY, StoredEvaluation, positions_in, sampled_users
+from sidtool.data.split import Example, UserSequence
+from sidtool.evaluation import IndexedExamples, StoredEvaluation, first_items
+from sidtool.evaluation.results import HISTORY, positions_in, sampled_users
 from tests.evaluation.shop import evaluate_rankings, random_leaves, shop, visits
-from tests.loaded import loaded_model
 
 
 def test_samples_are_spread_and_end_with_the_first_items() -> None:
@@ -18,7 +15,7 @@ def test_samples_are_spread_and_end_with_the_first_items() -> None:
     events, examples = visits()
     indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
     leaves = random_leaves(bundle, len(examples), 50)
-    result = evaluate_rankings(indexed, leaves, events, EvaluationOptions(samples=7))
+    result = evaluate_rankings(bundle, examples, leaves, events, samples=7)
     assert [sample.user for sample in result.samples] == [f"u{30 * n // 7}" for n in range(7)]
     ids = [bundle.items.ids[row] for row in bundle.active.tolist()]
     expected = first_items(indexed, leaves, 10)
@@ -37,8 +34,8 @@ def test_the_baselines_recommend_items_of_the_catalog() -> None:
     bundle = shop(shared=False)
     events = [UserSequence("u", ("i1", "i2", "i2"), (0, 1, 2))]
     examples = [Example("u", ("i1",), "i9", 3)]
-    indexed = IndexedExamples.of(bundle, examples, exclude_seen=True)
-    result = evaluate_rankings(indexed, random_leaves(bundle, 1, 50), events)
+    leaves = random_leaves(bundle, 1, 50)
+    result = evaluate_rankings(bundle, examples, leaves, events, exclude_seen=True)
     (sample,) = result.samples
     # the one item that was seen is left out; items without events rank by id
     assert sample.recommended["popularity"][:3] == ("i2", "i0", "i10")
@@ -71,14 +68,3 @@ def test_positions_of_another_bundle_are_those_of_the_same_items() -> None:
         for bundle, of in ((one, positions[0]), (other, in_other[0]))
     ]
     assert ids[0] == ids[1]
-
-
-def test_another_model_is_shown_by_the_items_of_the_first() -> None:
-    bundle = shop(shared=False)
-    _, examples = visits(users=4)
-    options = EvaluationOptions(ks=(5, 10), num_beams=10)
-    other = loaded_model(shop(shared=True))
-    result = evaluate_examples(loaded_model(bundle), examples, None, options, against=other)
-    alone = evaluate_examples(other, examples, None, options)
-    for sample, expected in zip(result.samples, alone.samples, strict=True):
-        assert sample.recommended["other model"] == expected.recommended["model"]

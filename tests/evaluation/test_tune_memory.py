@@ -5,29 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sidtool.base.errors import UsageError
-from sidtool.data.split.split import Split
+from sidtool.evaluation import EvaluationOptions, TuneMemoryOptions
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.memory_tuning import candidates_of
 from sidtool.evaluation.mixture_choice import POWERS, WEIGHTS, Grid, grid_ranks
-from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
-from sidtool.memory.build import build_memory
-from sidtool.memory.index import WeightedMemory
-from sidtool.model.load import LoadedModel
-from tests.evaluation.shop import shop, visits
-from tests.loaded import loaded_model
-
-
-def trie_model(*, shared: bool) -> LoadedModel:
-    loaded = loaded_model(shop(shared=shared))
-    return replace(loaded, contract=replace(loaded.contract, normalize="trie"))
+from sidtool.memory import WeightedMemory
+from tests.evaluation.shop import memory_of, trie_model, visits
 
 
 @pytest.mark.parametrize(("shared", "exclude_seen"), [(False, False), (True, True)])
 def test_the_grid_has_the_metric_of_each_mixture(shared: bool, exclude_seen: bool) -> None:
     loaded = trie_model(shared=shared)
     events, examples = visits(users=40)
-    memory = build_memory(Split("leave-one-out", tuple(events), (), ()), loaded.bundle)
+    memory = memory_of(events, loaded.bundle)
     options = TuneMemoryOptions(num_beams=40, exclude_seen=exclude_seen)
     candidates = candidates_of(loaded, memory, examples, options)
     everyone = np.ones(candidates.users, dtype=np.bool_)
@@ -54,8 +44,3 @@ def test_of_equal_values_the_smallest_weight_is_chosen() -> None:
         "ndcg@10 memory": 0.0,
         "ndcg@10 mixture": 0.2,
     }
-
-
-def test_no_users_are_refused() -> None:
-    with pytest.raises(UsageError, match="users must be at least 1"):
-        TuneMemoryOptions(users=0)

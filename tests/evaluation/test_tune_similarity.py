@@ -6,17 +6,11 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError, RefusedError, UsageError
-from sidtool.data.split.split import Split
-from sidtool.data.split.values import Example
-from sidtool.evaluation.similarity_tuning import (
-    GRID,
-    TuneSimilarityOptions,
-    _trials,
-    tune_similarity,
-)
-from sidtool.memory.build import DEFAULT, build_memory
-from sidtool.memory.content import ItemContent
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.data.split import Example, Split
+from sidtool.evaluation import TuneSimilarityOptions, tune_similarity
+from sidtool.evaluation.memory_tuning import GRID, _trials, coordinate_search
+from sidtool.memory import DEFAULT, ItemContent, build_memory
+from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.memory.cases import random_histories, split_of
 
@@ -151,3 +145,29 @@ def test_the_grid_contains_the_defaults() -> None:
     for name, value in DEFAULT.to_json().items():
         if name != "neighbors":
             assert value in GRID[name]
+
+
+STEPS = {"x": (0, 1, 2, 3), "y": (0, 1, 2, 3)}
+
+
+def test_a_second_round_sees_what_the_first_chose() -> None:
+    steps: list[tuple[int, int]] = []
+    best, quality = coordinate_search(
+        {"x": 0, "y": 0, "z": 7},
+        STEPS,
+        lambda values: -2 * abs(values["y"] - 3) - abs(values["x"] - values["y"]),
+        lambda *step: steps.append(step),
+    )
+    assert (best, quality) == ({"x": 3, "y": 3, "z": 7}, 0)
+    assert steps == [(step, 16) for step in range(1, 17)]
+
+
+def test_settings_are_tried_once_and_ties_keep_the_earlier() -> None:
+    tried: list[tuple[int, ...]] = []
+
+    def constant(values: dict[str, int]) -> float:
+        tried.append(tuple(values.values()))
+        return 1.0
+
+    assert coordinate_search({"x": 1, "y": 2}, STEPS, constant) == ({"x": 1, "y": 2}, 1.0)
+    assert len(tried) == len(set(tried)) == 7

@@ -5,16 +5,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sidtool.data.split.values import Example
-from sidtool.evaluation import baselines, validation
-from sidtool.evaluation.baselines import baseline_values, item_knn_metrics
-from sidtool.evaluation.ranking import IndexedExamples, sample_examples
-from sidtool.evaluation.validation import Validator
-from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.model.prompt.tokens import SidTokens
-from sidtool.recommendation.search.results import Normalize
+from sidtool.data.split import Example
+from sidtool.evaluation import (
+    IndexedExamples,
+    Validator,
+    baselines,
+    item_knn_metrics,
+    sample_examples,
+    validation,
+)
+from sidtool.evaluation.baselines import baseline_values
+from sidtool.model.prompt import HistoryPrompt
+from sidtool.model.vocabulary import SidTokens
 from sidtool.recommendation.search.score import score_sids
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.evaluation.shop import shop, visits
 from tests.models import tiny_model, tiny_tokenizer
@@ -57,25 +61,6 @@ def test_seen_items_are_excluded_on_request(bundle: Bundle) -> None:
     hidden, _ = validator(bundle, [*again, *fresh], exclude_seen=True)
     assert hidden.sums(model)[[0, 4]].tolist() == [8, 16]
     assert hidden.sums(model, 0, 2) + hidden.sums(model, 1, 2) == pytest.approx(hidden.sums(model))
-
-
-def test_scores_are_normalized_as_requested(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from sidtool.recommendation.search import beam
-
-    examples = [Example(f"u{number}", ("i20", f"i{number}"), "i30", 2) for number in range(8)]
-    ranked: dict[Normalize, list[Any]] = {}
-    search = beam.beam_search
-    for normalize in ("level", "trie"):
-        result = ranked.setdefault(normalize, [])
-        monkeypatch.setattr(
-            beam, "beam_search", lambda *a, f=result, **k: f.extend(search(*a, **k)) or f
-        )
-        made, model = validator(bundle, examples, k=5, normalize=normalize)
-        made.sums(model)
-    for level, trie in zip(ranked["level"], ranked["trie"], strict=True):
-        assert np.exp(level.scores).sum() < np.exp(trie.scores).sum() <= 1
 
 
 def test_the_loss_is_that_of_the_targets_sid(

@@ -4,16 +4,19 @@ from dataclasses import replace
 
 import pytest
 
-from sidtool.data.split.split import Split
-from sidtool.evaluation.bootstrap import Difference
+from sidtool.evaluation import (
+    Averages,
+    Difference,
+    EvaluationOptions,
+    Sample,
+    StoredEvaluation,
+    verdict,
+)
 from sidtool.evaluation.evaluation import evaluate_examples
-from sidtool.evaluation.options import EvaluationOptions
-from sidtool.evaluation.results import NO_EXAMPLES, Averages, Sample, Slice, StoredEvaluation
-from sidtool.evaluation.verdicts import deciding_metric, verdict
-from sidtool.memory.build import build_memory
-from sidtool.memory.index import WeightedMemory
-from tests.evaluation.shop import shop, visits
-from tests.loaded import loaded_model
+from sidtool.evaluation.results import NO_EXAMPLES, Slice
+from sidtool.evaluation.verdicts import deciding_metric
+from sidtool.memory import WeightedMemory
+from tests.evaluation.shop import memory_of, trie_model, visits
 
 METRIC = "ndcg@10"
 
@@ -177,12 +180,9 @@ def test_the_metric_is_ndcg_nearest_to_ten(names: tuple[str, ...], expected: str
 
 
 def test_an_evaluation_has_the_intervals_that_the_verdict_needs() -> None:
-    bundle = shop(shared=False)
     events, examples = visits()
-    loaded = loaded_model(bundle)
-    loaded = replace(loaded, contract=replace(loaded.contract, normalize="trie"))
-    memory = build_memory(Split("leave-one-out", tuple(events), (), ()), bundle)
-    mixed = replace(loaded, memory=WeightedMemory(memory, 0.4, 2.0))
+    loaded = trie_model(shared=False)
+    mixed = replace(loaded, memory=WeightedMemory(memory_of(events, loaded.bundle), 0.4, 2.0))
     evaluation = evaluate_examples(mixed, examples, events, EvaluationOptions(), against=loaded)
     from_item_knn = evaluation.differences_from_item_knn
     assert set(from_item_knn) == {"other model", "model alone", "memory alone", "popularity"}

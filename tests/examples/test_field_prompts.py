@@ -20,7 +20,7 @@ from sidtool.examples.prompts import templates_for
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.prompt.assemble import history_prompt_ids
-from sidtool.model.prompt.frames import Templates, read_template_file
+from sidtool.model.prompt.frames import Templates
 from sidtool.model.prompt.segments import PromptEncoder
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.requests import Request
@@ -264,11 +264,11 @@ def test_malformed_template_files_are_refused(tmp_path: Path, text: str, message
     path = tmp_path / "t.json"
     path.write_text(text)
     with pytest.raises(DataError, match=message):
-        read_template_file(path)
+        Templates.read(path)
     with pytest.raises(DataError, match="cannot read templates"):
-        read_template_file(tmp_path / "none.json")
+        Templates.read(tmp_path / "none.json")
     path.write_text('{"prompts": ["{history}"], "items": ["{sid}"], "separator": " "}')
-    assert read_template_file(path) == Templates(("{history}",), " ", ("{sid}",))
+    assert Templates.read(path) == Templates(("{history}",), " ", ("{sid}",))
 
 
 def test_items_that_the_bundle_lacks_take_their_fields_along(

@@ -23,7 +23,7 @@ from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.prompt.assemble import history_prompt_ids
 from sidtool.model.prompt.frames import Format, Templates
 from sidtool.model.prompt.segments import PromptEncoder
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.models import tiny_tokenizer

@@ -23,7 +23,7 @@ from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.prompt.frames import Format
 from sidtool.model.prompt.item_text import item_text
 from sidtool.model.prompt.segments import Segment, catalog, prompt_encoder
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import SidSpace

@@ -3,13 +3,16 @@
 import runpy
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sidtool.base.errors import UsageError
-from sidtool.examples.prompts import prompt_frames
+from sidtool.data import FieldTypes
+from sidtool.examples.prompts import frames_of_mix
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.tasks import history_prompt_task, named_task
+from sidtool.model.prompt import PromptFrame
 from tests.examples.cases import ALL_TASKS, RATING_TASKS
 from tests.models import tiny_tokenizer
 
@@ -37,14 +40,17 @@ def test_the_history_prompt_follows_the_weights() -> None:
 
 
 def test_chat_frames_need_a_template_that_renders_both_messages() -> None:
-    with pytest.raises(UsageError, match="chat template"):
-        prompt_frames("next-item", tiny_tokenizer(), "chat")
+    def frames(tokenizer: Any) -> tuple[PromptFrame, ...]:
+        options = SftOptions({"next-item": 1}, "chat")
+        return frames_of_mix(options, tokenizer, FieldTypes(), {})["next-item"]
+
     tokenizer = tiny_tokenizer()
+    with pytest.raises(UsageError, match="chat template"):
+        frames(tokenizer)
     tokenizer.chat_template = "{{ messages[0]['content'] }}"
     with pytest.raises(UsageError, match="once each"):
-        prompt_frames("next-item", tokenizer, "chat")
-    frames = prompt_frames("next-item", tiny_tokenizer(chat=True), "chat")
-    assert frames[0].before.startswith("<|im_start|>user\n")
+        frames(tokenizer)
+    assert frames(tiny_tokenizer(chat=True))[0].before.startswith("<|im_start|>user\n")
 
 
 @pytest.mark.parametrize(

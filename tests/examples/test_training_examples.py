@@ -22,7 +22,7 @@ from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import named_task
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.prompt.segments import PromptEncoder, segments_to_text
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.examples.cases import ALL_TASKS, QUERIES

@@ -122,6 +122,20 @@ def make_forked(make: Callable[[Path], None], folder: Path) -> None:
             importlib.import_module(name)
 
 
+def dies_at(at: int, folder: Path, work: Callable[[], object]) -> bool:
+    """Call a function in a forked process that dies at its event number `at` in a folder, from 1;
+    whether it died, and did not finish before."""
+    child = os.fork()
+    if child == 0:
+        try:
+            Faults(folder, "kill", at).install()
+            work()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) == KILLED
+
+
 def start_forked(
     arguments: tuple[object, ...], folder: Path, fault: Fault = "none", at: int = 0
 ) -> Forked:
@@ -168,7 +182,9 @@ def _stop_clocks() -> None:
 class Faults:
     """Counts events below a folder and lets one of them, or all from it on, fail."""
 
-    def __init__(self, folder: Path, fault: Fault, at: int, paused: int, resume: int) -> None:
+    def __init__(
+        self, folder: Path, fault: Fault, at: int, paused: int = -1, resume: int = -1
+    ) -> None:
         self.folder = str(folder)
         self.fault = fault
         self.at = at

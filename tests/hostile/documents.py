@@ -1,7 +1,8 @@
 """Damaged JSON documents, as an attacker or a broken disk makes them from a valid one."""
 
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from hypothesis import strategies as st
@@ -39,6 +40,13 @@ texts = st.one_of(
             "é",
             "e\u0301",
             "\ufeff1.0",
+            "../outside",
+            "w.bin",
+            "model.safetensors",
+            "evil.Evil",
+            "org/name",
+            "torch.hub.load",
+            "sentence_transformers.models.Router",
         )
     ),
     st.text(max_size=20),
@@ -50,8 +58,8 @@ scalars = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-3, 3),
-    st.sampled_from((2**31, 2**63, 2**64, -(2**63) - 1, 10**400)),
-    st.floats(),
+    st.sampled_from((7, 255, 2**16, 10**9, 2**31, 2**40, 2**63, 2**64, -(2**63) - 1, 10**400)),
+    st.floats(allow_nan=False, allow_infinity=False),
     texts,
 )
 values = st.recursive(
@@ -62,34 +70,53 @@ values = st.recursive(
 """JSON values of any type."""
 
 
+BY_VALUE = ("replace", "replace", "remove", "add", "repeat", "other")
+BY_BYTES = ("flip", "cut", "insert", "twice", "encoding", "deep", "digits", "surrogate", "tail")
+
+
+def changed(value: Any, choose: Callable[[Any], Any], kind: str | None = None) -> Any:
+    """A JSON value with one member, at any depth, replaced, removed, added or repeated, or another
+    value; `choose` draws from a strategy."""
+    kind = kind or choose(st.sampled_from(BY_VALUE))
+    value = copy.deepcopy(value)
+    containers = list(_containers(value))
+    if kind == "other" or not containers:
+        return choose(values)
+    container = choose(st.sampled_from(containers))
+    keys = list(container) if isinstance(container, dict) else list(range(len(container)))
+    key = choose(st.sampled_from(keys)) if keys else None
+    if kind == "remove" and keys:
+        del container[key]
+    elif kind == "replace" and keys:
+        container[key] = choose(values)
+    else:
+        member = container[key] if kind == "repeat" and keys else choose(values)
+        if isinstance(container, dict):
+            container[choose(texts)] = member
+        else:
+            container.append(member)
+    return value
+
+
+def _containers(value: Any) -> Iterator[Any]:
+    """The objects and lists of a value."""
+    if isinstance(value, dict | list):
+        yield value
+        for member in value.values() if isinstance(value, dict) else value:
+            yield from _containers(member)
+
+
 @st.composite
-def damaged_json(draw: st.DrawFn, document: Mapping[str, Any]) -> bytes:
-    """The bytes of a document in which one thing is wrong."""
-    kind = draw(st.sampled_from((*_BY_VALUE, *_BY_BYTES)))
-    changed = dict(document)
-    key = draw(st.sampled_from(sorted(document)))
-    if kind == "value":
-        changed[key] = draw(values)
-    elif kind == "member" and isinstance(changed[key], Mapping):
-        changed[key] = {**changed[key], draw(texts): draw(values)}
-    elif kind == "missing":
-        del changed[key]
-    elif kind == "other":
-        return _spell(draw(values))
-    data = _spell(changed)
-    return _damaged_bytes(draw, kind, data, key) if kind in _BY_BYTES else data
-
-
-_BY_VALUE = ("value", "member", "missing", "other")
-_BY_BYTES = ("flip", "cut", "insert", "repeat", "encoding", "deep", "digits", "surrogate", "tail")
-
-
-def _damaged_bytes(draw: st.DrawFn, kind: str, data: bytes, key: str) -> bytes:
+def damaged_json(draw: st.DrawFn, document: Any) -> bytes:
+    """The bytes of an object, or a list with one, in which one thing is wrong."""
+    kind = draw(st.sampled_from((*BY_VALUE, *BY_BYTES)))
+    if kind in BY_VALUE:
+        return _spell(changed(document, draw, kind))
+    data = _spell(document)
     place = draw(st.integers(0, len(data) - 1))
     if kind == "flip":
-        return (
-            data[:place] + bytes([data[place] ^ 1 << draw(st.integers(0, 7))]) + data[place + 1 :]
-        )
+        flipped = bytes([data[place] ^ 1 << draw(st.integers(0, 7))])
+        return data[:place] + flipped + data[place + 1 :]
     if kind == "cut":
         return data[:place]
     if kind == "insert":
@@ -99,21 +126,18 @@ def _damaged_bytes(draw: st.DrawFn, kind: str, data: bytes, key: str) -> bytes:
     if kind == "encoding":
         name = draw(st.sampled_from(("utf-8-sig", "utf-16", "utf-32", "utf-7")))
         return data.decode().encode(name)
-    return _with_member(data, key, _MEMBERS[kind](draw))
+    # one of the keys is written a second time, in front of the others
+    before, _, members = data.partition(b"{")
+    key = draw(st.sampled_from(sorted(document[0] if before else document)))
+    return before + b"{" + json.dumps(key).encode() + b": " + _MEMBERS[kind](draw) + b"," + members
 
 
 _MEMBERS = {
-    "repeat": lambda draw: _spell(draw(values)),
+    "twice": lambda draw: _spell(draw(values)),
     "deep": lambda draw: draw(st.sampled_from((b"[", b'{"a":'))) * NESTED,
     "digits": lambda draw: draw(st.sampled_from((b"9" * 5000, b"1e999", b"-Infinity", b"NaN"))),
     "surrogate": lambda draw: b'"a\\ud800b"',
 }
-"""The value of a key that is written a second time, in front of the others."""
-
-
-def _with_member(data: bytes, key: str, value: bytes) -> bytes:
-    """An object with one more member, whose key may be a repeated one."""
-    return b"{" + json.dumps(key).encode() + b": " + value + b"," + data.lstrip()[1:]
 
 
 def _spell(value: Any) -> bytes:

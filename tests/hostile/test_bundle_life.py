@@ -2,14 +2,11 @@
 and damage. After every step no published SID has moved or is used again, nothing is half visible,
 the identity follows the values, the lineage is a chain, and latest is the highest version."""
 
-import os
 import shutil
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,15 +15,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from sidtool.base.errors import DataError, IntegrityError, RefusedError
-from sidtool.base.storage.storage import Storage
-from sidtool.data.vectors import Vectors
-from sidtool.registry import pull, push, tag
-from sidtool.registry.records import list_records, read_pointer, version_key
-from sidtool.registry.references import open_bundle
+from sidtool.base.storage import Storage
+from sidtool.data import Vectors
+from sidtool.registry import open_bundle, pull, push, read_pointer, tag
+from sidtool.registry.records import list_records, version_key
+from sidtool.tokenizer import BuildOptions, add_items, align, build_codebook
 from sidtool.tokenizer.bundle import Bundle, verify
-from sidtool.tokenizer.make.add import add_items, unknown
-from sidtool.tokenizer.make.align import align
-from sidtool.tokenizer.make.build import BuildOptions, build_codebook
+from sidtool.tokenizer.make.add import unknown
+from tests.hostile.crash import dies_at
 from tests.hostile.harness import cases, count
 from tests.test_format import identity_of, read_bundle
 from tests.tokenizer.make.test_add import listed
@@ -34,13 +30,10 @@ from tests.tokenizer.make.test_add import listed
 IDS = [f"item{n}" for n in range(14)]
 SIZES = (3, 3, 3)
 TAGS = ("prod", "blue")
-WRITING = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.link"}
-"""Audit events of changes to a file system, besides `open`."""
-CRASHED = 77
 
 some_ids = st.lists(st.sampled_from(IDS), min_size=1, max_size=4, unique=True)
-moments = st.integers(0, 60)
-"""Changes to the file system before a crash."""
+moments = st.integers(1, 100)
+"""Events of the file system until a crash."""
 
 
 def vectors_of(ids: Sequence[str], seed: int = 0) -> Vectors:
@@ -57,38 +50,6 @@ def sids_of(bundle: Bundle) -> dict[str, tuple[int, ...]]:
     """The codes of each item, retired ones included."""
     items = bundle.items
     return dict(zip(items.ids, map(tuple, items.codes.tolist()), strict=True))
-
-
-def crashed(work: Callable[[], object], moment: int) -> bool:
-    """Run a function in a child process that dies before its change number `moment` to the file
-    system; whether it died, and did not finish before."""
-    child = os.fork()
-    if child == 0:
-        _die_at(moment)
-        try:
-            work()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status) == CRASHED
-
-
-def _die_at(moment: int) -> None:
-    changes = 0
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal changes
-        if event == "open":
-            flags = arguments[2] if len(arguments) > 2 else 0
-            if not isinstance(flags, int) or not flags & (os.O_WRONLY | os.O_RDWR):
-                return
-        elif event not in WRITING:
-            return
-        if changes == moment:
-            os._exit(CRASHED)
-        changes += 1
-
-    sys.addaudithook(hook)
 
 
 class BundleLife(RuleBasedStateMachine):
@@ -212,7 +173,7 @@ class BundleLife(RuleBasedStateMachine):
 
     @rule(moment=moments)
     def crash_of_a_push(self, moment: int) -> None:
-        died = crashed(lambda: push(str(self.path), str(self.shop)), moment)
+        died = dies_at(moment, self.folder, lambda: push(str(self.path), str(self.shop)))
         for record in list_records(Storage(self.shop)) if self.shop.exists() else []:
             assert verify(self.shop / record.group) == [], "half a version is visible"
         self.publish(after_crash=True)  # the same push goes on, whether or not it died
@@ -221,7 +182,7 @@ class BundleLife(RuleBasedStateMachine):
     @rule(moment=moments)
     def crash_of_a_save(self, moment: int) -> None:
         path = self.new_path()
-        died = crashed(lambda: self.bundle.save(path), moment)
+        died = dies_at(moment, self.folder, lambda: self.bundle.save(path))
         if path.exists():
             assert verify(path) == [], "half a bundle is visible"
         self.bundle.save(path, force=True)
@@ -233,7 +194,7 @@ class BundleLife(RuleBasedStateMachine):
         if not self.published:
             return
         path = self.new_path()
-        died = crashed(lambda: pull(str(self.shop), path), moment)
+        died = dies_at(moment, self.folder, lambda: pull(str(self.shop), path))
         if path.exists():
             assert verify(path) == [], "half a bundle is visible"
         pull(str(self.shop), path, force=True)

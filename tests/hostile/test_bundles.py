@@ -9,9 +9,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.tokenizer import decode
 from sidtool.tokenizer.bundle import Bundle, verify
-from sidtool.tokenizer.make.encode import decode
 from tests.bundles import small_bundle
+from tests.hostile.documents import changed
 from tests.hostile.harness import call, cases
 from tests.tokenizer.bundle.drafts import ROOT, Draft, metadata_of, root_document, zipped
 
@@ -22,18 +23,6 @@ ZIP = "memory://hostile/shop.zarr.zip"
 ENCODER = {"model": "x", "dim": 2, "probes": [{"text": "x", "vector": [0.5]}], "weights": {"w": A}}
 LINEAGE = {"version": "1.0", "digest": A, "name": "old", "created": "", "change": {"kind": "items"}}
 
-integers = st.sampled_from(
-    [-1, 0, 1, 2, 6, 7, 255, 65536, 1 << 31, 1 << 32, 1 << 40, 1 << 63, 10**30]
-)
-texts = st.sampled_from(
-    ["", "a", "zarr.json", "../x", "1.0", "１.０", A, "\x00", "\x1b[2J", "[/b]", "é"]
-)
-scalars = st.none() | st.booleans() | integers | st.sampled_from([-0.5, 1e300]) | texts | st.text()
-values = st.recursive(
-    scalars,
-    lambda members: st.lists(members, max_size=4) | st.dictionaries(texts, members, max_size=3),
-    max_leaves=6,
-)
 numbers = st.integers(0, 1 << 16)
 
 
@@ -54,32 +43,13 @@ def draft(codebook: bool, items: int) -> Draft:
 BASES = tuple(draft(codebook, items) for codebook in (True, False) for items in (0, 1, 6, 40))
 
 
-def mutated(value: Any, choose: Callable[[Any], Any]) -> Any:
-    """A JSON value with one member, at any depth, replaced, removed, repeated or added."""
-    if isinstance(value, dict | list) and value and choose(numbers) % 5:
-        keys = sorted(value) if isinstance(value, dict) else range(len(value))
-        key = keys[choose(numbers) % len(keys)]
-        copy = value.copy()
-        step = choose(numbers) % 8
-        if step == 0:
-            del copy[key]
-        elif step == 1 and isinstance(copy, list):
-            copy.append(copy[key])
-        elif step == 1:
-            copy[choose(texts)] = copy[key]
-        else:
-            copy[key] = mutated(value[key], choose)
-        return copy
-    return choose(values)
-
-
 def change_manifest(made: Draft, choose: Callable[[Any], Any]) -> None:
-    made.manifest = mutated(made.manifest, choose)
+    made.manifest = changed(made.manifest, choose)
 
 
 def change_metadata(made: Draft, choose: Callable[[Any], Any]) -> None:
     name = a_name(made, choose)
-    made.metadata[name] = mutated(metadata_of(made.arrays[name]), choose)
+    made.metadata[name] = changed(metadata_of(made.arrays[name]), choose)
 
 
 def change_values(made: Draft, choose: Callable[[Any], Any]) -> None:
@@ -247,7 +217,7 @@ def test_a_byte_that_was_changed_in_a_zip_is_found(data: st.DataObject) -> None:
 def test_a_changed_root_document_is_refused_or_says_the_same(data: st.DataObject) -> None:
     made = BASES[data.draw(numbers) % len(BASES)]
     value = json.loads(made.stored()[ROOT])
-    new = mutated(value, data.draw)
+    new = changed(value, data.draw)
     text = json.dumps(new, indent=data.draw(st.sampled_from([None, 1])), sort_keys=True)
     STORE.store.clear()
     objects = made.parts() | {ROOT: text.encode("utf-8", "surrogatepass")}

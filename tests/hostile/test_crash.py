@@ -1,19 +1,24 @@
 """Commands that die or find a full disk at any event of the file system leave the old output or the
-new one, and the same command then gives the result of an undisturbed run."""
+new one, and the same command then gives the result of an undisturbed run. Of two writers of one
+place one wins, and the other one says why it did not.
+
+The first writer pauses at an event of the file system, the second one then runs to its end, and the
+first one goes on. So every moment at which they can meet is tried, not a random one."""
 
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 from sidtool.base.storage.conditional import LOCK
 from tests.cli.road import tree
-from tests.hostile.crash import KILLED, Ended, Fault, run_forked
+from tests.hostile.crash import KILLED, Ended, Fault, run_forked, start_forked
 from tests.hostile.harness import NEW_SEEDS, TOTAL_CASES, count
 from tests.hostile.writing_commands import (
     Writing,
@@ -28,12 +33,17 @@ UNFINISHED = re.compile(r"\.partial|\.replaced")
 NO_INPUTS = Path("inputs")
 LIGHT = sorted(light_commands(NO_INPUTS))
 HEAVY = sorted(heavy_commands(NO_INPUTS))
+WRITERS = [name for name in LIGHT if light_commands(NO_INPUTS)[name].older]
+"""Those that do not write to a registry."""
 MODEL_COMMANDS = {name.partition(" ")[0] for name in HEAVY}
 QUICK = ("add-items", "make-sft", "push")
 """Commands that `make test` tries: of a bundle, of files, and of a registry."""
 SAMPLE = {"kill": 2, "full": 1, "read-only": 1}
 """Events of a command that `make test` and `make test-slow` try. A million hostile cases try all
 events, and fifty of a command that loads a model."""
+MOMENTS = 12
+"""Events of the first writer at which a million hostile cases let the second one run; `make test`
+tries two."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +92,10 @@ def place(writing: Writing, inputs: Path, folder: Path, *, old: bool) -> Place:
     return Place(writing, work, older, new.before, after, events)
 
 
-def visible(folder: Path) -> dict[str, bytes]:
+def visible(files: dict[str, bytes]) -> dict[str, bytes]:
     """The files of outputs, without those of unfinished work."""
-    return {
-        name: data
-        for name, data in tree(folder).items()
-        if not UNFINISHED.search(name) and not name.endswith(LOCK)
-    }
+    hidden = {name for name in files if UNFINISHED.search(name) or name.endswith(LOCK)}
+    return {name: data for name, data in files.items() if name not in hidden}
 
 
 def points(fault: Fault, place: Place, seed: str) -> Iterator[int]:
@@ -108,12 +115,12 @@ def points(fault: Fault, place: Place, seed: str) -> Iterator[int]:
 def check_between(place: Place, *, moved: bool) -> None:
     """What a reader sees after a fault: the old output, the new one, or none if the old one was
     being replaced."""
-    seen = visible(place.folder)
-    if seen in (place.before, place.after):
+    seen, before = visible(tree(place.folder)), visible(place.before)
+    if seen in (before, visible(place.after)):
         return
     assert moved, sorted(seen)
     if not place.writing.older:  # a registry: objects may be there that no record names
-        assert visible_of(place.before).items() <= seen.items()
+        assert before.items() <= seen.items()
     elif place.writing.out == "train.jsonl":  # the lineage completes the examples
         assert not any(name.endswith(".meta.json") for name in seen)
     else:
@@ -163,21 +170,21 @@ def check_full_disk(place: Place, fault: Fault, seed: str) -> None:
 
 def check_result(place: Place, at: int) -> None:
     """The folder is as an undisturbed run leaves it."""
-    seen = visible(place.folder) if not place.writing.older else tree(place.folder)
-    expected = visible_of(place.after) if not place.writing.older else place.after
+    seen, expected = tree(place.folder), place.after
+    if not place.writing.older:
+        seen, expected = visible(seen), visible(expected)
     assert sorted(seen) == sorted(expected), at
     assert [name for name in seen if seen[name] != expected[name]] == [], at
 
 
-def visible_of(files: dict[str, bytes]) -> dict[str, bytes]:
-    """The same of files that were read before."""
-    return {name: data for name, data in files.items() if not name.endswith(LOCK)}
+def slow_beside_quick(commands: Iterable[str]) -> list[Any]:
+    """Parameters of a test, of which `make test` tries those of QUICK."""
+    return [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in commands
+    ]
 
 
-@pytest.mark.parametrize(
-    "command",
-    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in LIGHT],
-)
+@pytest.mark.parametrize("command", slow_beside_quick(LIGHT))
 def test_a_fault_at_an_event_leaves_the_old_output_or_the_new(
     inputs: Path, tmp_path: Path, command: str
 ) -> None:
@@ -207,3 +214,73 @@ def check(writing: Writing, inputs: Path, folder: Path, seed: str) -> None:
 def test_every_command_that_writes_is_tested() -> None:
     names = {name.partition(" ")[0] for name in (*LIGHT, *HEAVY)}  # without the variants
     assert names == writing_command_names()
+
+
+def outcome(writing: Writing, folder: Path) -> tuple[Ended, dict[str, bytes]]:
+    """How an undisturbed command ends, and what it writes."""
+    folder.mkdir()
+    ended = run_forked(writing.line(folder), folder)
+    assert ended.code == 0, ended.err
+    return ended, tree(folder)
+
+
+def check_pair(first: Writing, folder: Path, seed: str) -> None:
+    """Let the command that makes the older output run at moments of the other one."""
+    second = replace(first, command=first.older)
+    ended, first_result = outcome(first, folder / "first")
+    _, second_result = outcome(second, folder / "second")
+    draw = Random(seed)
+    moments = max(2, MOMENTS * TOTAL_CASES // 1_000_000)
+    for number in range(moments):
+        begin, end = (part * ended.events // moments for part in (number, number + 1))
+        at = draw.randint(begin + 1, max(begin + 1, end))
+        force = ("--force",) if number % 2 else ()
+        work = folder / "work"
+        work.mkdir()
+        check_meeting(first, second, work, at, force, (first_result, second_result))
+        shutil.rmtree(work)
+
+
+def check_meeting(
+    first: Writing,
+    second: Writing,
+    work: Path,
+    at: int,
+    force: tuple[str, ...],
+    results: tuple[dict[str, bytes], dict[str, bytes]],
+) -> None:
+    """Let both write to a folder, the second one while the first one pauses."""
+    process = start_forked(first.line(work, *force), work, "pause", at)
+    process.wait_for_pause()
+    second_ended = run_forked(second.line(work, *force), work)
+    first_ended = process.wait()
+    codes = (first_ended.code, second_ended.code)
+    assert set(codes) <= {0, 2}, (at, first_ended, second_ended)
+    assert 0 in codes, (at, first_ended, second_ended)
+    if second_ended.code:
+        holder = f"is being written by process {process.pid} on "
+        # between taking the lock and describing itself, the first process is "another process"
+        reasons = (holder, "is being written by another process", "exists already")
+        assert any(reason in second_ended.error for reason in reasons), second_ended
+    if first_ended.code:
+        assert "exists already" in first_ended.error
+    seen = tree(work)
+    # with --force, the second one may come before the first one takes the lock, or after it
+    winners = [result for result, code in zip(results, codes, strict=True) if code == 0]
+    last = next((result for result in winners if result.items() <= seen.items()), None)
+    assert last is not None, (at, codes, sorted(seen))
+    other = results[1] if last is results[0] else results[0]
+    others = {name: data for name, data in seen.items() if name not in last}
+    assert others.items() <= (other.items() if 2 not in codes else set()), (at, codes)
+    count(refused=2 in codes)
+
+
+@pytest.mark.parametrize("name", slow_beside_quick(WRITERS))
+def test_one_of_two_writers_wins_whole(inputs: Path, tmp_path: Path, name: str) -> None:
+    check_pair(light_commands(inputs)[name], tmp_path, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HEAVY)
+def test_one_of_two_writers_of_models_wins_whole(models: Path, tmp_path: Path, name: str) -> None:
+    check_pair(heavy_commands(models)[name], tmp_path, name)

@@ -6,8 +6,6 @@ import hashlib
 import io
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +18,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.documents import parse_yaml
-from sidtool.data.interactions import read_interactions
-from sidtool.data.items import read_items
-from sidtool.data.queries import read_queries
-from sidtool.data.split.files import open_split, write_split
-from sidtool.data.split.split import Split
+from sidtool.data import read_items, read_queries, read_vectors
+from sidtool.data.split import Split, open_split
+from sidtool.data.split.files import write_split
 from sidtool.data.split.windows import read_windows
 from sidtool.data.tables.parquet import PART_BYTES
 from sidtool.data.tables.tables import column_batches, read_columns
-from sidtool.data.vector_files import read_vectors
 from sidtool.integrations.formats.minionerec import read_minionerec
 from sidtool.integrations.formats.openonerec import read_openonerec
 from tests.data.split.lines import of_lines, write_lines
 from tests.data.split.test_files import resigned, splits
-from tests.hostile.harness import call, cases, classify, count, run
+from tests.hostile.harness import call, cases, count
 from tests.hostile.limits import check_seconds, limited
 
 # Damage
@@ -155,57 +150,6 @@ def test_json_tables(
 
 # Values
 
-ID_VALUES = ["a", "a ", "", 1, 0, -7, 1.0, 1.5, True, None, [1], {"a": 1}, "é", "\ud800", "\x00"]
-
-
-@cases(80)
-@given(values=st.lists(st.sampled_from(ID_VALUES), min_size=1, max_size=3))
-def test_ids_of_any_type(tmp_path: Path, values: list[object]) -> None:
-    path = tmp_path / "x.jsonl"
-    path.write_text(
-        "".join(json.dumps({"item_id": value, "title": "t"}) + "\n" for value in values)
-    )
-    items = call(read_items, path)
-    is_id = [type(value) in (int, str) and value not in ("", "\ud800") for value in values]
-    texts = [str(value) for value in values]
-    if all(is_id) and len(set(texts)) == len(texts):
-        assert items is not None
-        assert list(items.ids) == texts
-    else:
-        assert items is None
-
-
-PARQUET_TYPES = [
-    *(pa.string(), pa.large_string(), pa.binary(), pa.int8(), pa.uint64(), pa.float32()),
-    *(pa.float64(), pa.bool_(), pa.timestamp("ns"), pa.date32(), pa.list_(pa.int8()), pa.null()),
-    *(pa.decimal128(20, 2), pa.struct({"a": pa.int8()}), pa.duration("s"), pa.binary(1)),
-]
-
-
-@cases(40)
-@given(kind=st.sampled_from(PARQUET_TYPES), data=st.data())
-def test_parquet_columns_of_any_type(
-    tmp_path: Path, kind: pa.DataType, data: st.DataObject
-) -> None:
-    numbers = data.draw(st.lists(st.integers(0, 100), min_size=1, max_size=3, unique=True))
-    texts = pa.array([chr(65 + number) for number in numbers])
-    try:
-        column = (texts if pa.types.is_binary(kind) else pa.array(numbers)).cast(kind)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
-        column = pa.array([None] * len(numbers), kind)
-    path = tmp_path / "x.parquet"
-    times = data.draw(st.sampled_from([column, pa.array(numbers)]))
-    users = pa.array(["u"] * len(numbers))
-    pq.write_table(pa.table({"user_id": users, "item_id": column, "timestamp": times}), path)
-    read = call(read_interactions, path)
-    is_id_type = pa.types.is_integer(kind) or kind in (pa.string(), pa.large_string(), pa.binary())
-    if read is not None:
-        assert is_id_type or kind == pa.binary(1)
-        if times is not column:
-            in_order = sorted(range(len(numbers)), key=numbers.__getitem__)
-            spelled = column.cast(pa.string()).to_pylist()
-            assert read.items.tolist() == [spelled[row] for row in in_order]
-
 
 def coded(text: str, rows: int) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(
@@ -274,55 +218,6 @@ def varint(number: int, length: int = 0) -> bytes:
         number >>= 7
     digits[-1] &= 127
     return bytes(digits)
-
-
-NUMBERS = st.integers(-(10**20), 10**20).map(str) | st.decimals(
-    -(10**12), 10**12, allow_nan=False, allow_infinity=False, places=9
-).map("{:f}".format)
-DATES = st.datetimes(datetime(1900, 1, 1), datetime(2300, 1, 1)).map(datetime.isoformat)
-NO_TIMES = st.sampled_from(
-    ["", "soon", "nan", "inf", "1_0", "2021-13-01", "\u0663", "0x1", "1e999"]
-)
-
-
-@cases(60)
-@given(
-    times=st.lists(NUMBERS, min_size=2, max_size=5)
-    | st.lists(DATES, min_size=2, max_size=5)
-    | st.lists(NUMBERS | DATES | NO_TIMES, min_size=2, max_size=5)
-)
-def test_times_are_ordered_exactly_or_refused(tmp_path: Path, times: list[str]) -> None:
-    rows = [("user_id", "item_id", "timestamp")]
-    rows += [("u", f"i{row}", text) for row, text in enumerate(times)]
-    path = tmp_path / "x.csv"
-    path.write_bytes(text_table(".csv", rows))
-    read = call(read_interactions, path)
-    moments = [moment(text) for text in times]
-    kinds = {"-" in text[1:] for text in times}
-    units = {unit(text) for text in times} - {None}
-    if None in moments or len(kinds) > 1 or len(units) > 1:
-        assert read is None
-        return
-    assert read is not None
-    in_order = sorted(range(len(times)), key=lambda row: moments[row] or Decimal(0))
-    assert read.items.tolist() == [f"i{row}" for row in in_order]
-
-
-def unit(text: str) -> int | None:
-    """The number of digits that a number of the size of a time since 1970 has in its unit, None for
-    other numbers and texts."""
-    if moment(text) is None or "-" in text[1:]:
-        return None
-    return next((n for n in (8, 11, 14, 17) if 10**n <= abs(float(text)) < 10 ** (n + 2)), None)
-
-
-def moment(text: str) -> Decimal | None:
-    """The exact moment of a text that a strategy above made, None for NO_TIMES."""
-    if "-" in text[1:] and text[5:7] != "13":
-        span = datetime.fromisoformat(text).replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)
-        return Decimal(span.days * 86400 + span.seconds) + Decimal(span.microseconds) / 10**6
-    is_number = text.isascii() and text.replace("-", "", 1).replace(".", "", 1).isdigit()
-    return Decimal(text) if is_number else None
 
 
 # Vectors
@@ -457,20 +352,28 @@ def test_split_folders(
         assert (read.train, read.valid, read.test) == (split.train, split.valid, split.test)
 
 
-LINES = {
+def parquet_map() -> bytes:
+    """A map of items as OpenOneRec stores one."""
+    stream = io.BytesIO()
+    pq.write_table(pa.table({"pid": [3, 20], "sid": [[5, 0], [1, 2]]}), stream)
+    return stream.getvalue()
+
+
+CONTENTS = {
     "queries": b'{"item": "i3", "text": "a film"}\n{"item": 3, "text": "x", "user": "u"}\n',
     "windows": b'{"user_id": "u", "history_item_id": "[\'a\', \'b\']", "item_id": "c"}\n',
     "index": b'{"0": ["<a_5>", "<b_0>"], "1": ["<a_2>", "<b_3>"], "10": ["<a_2>", "<b_1>"]}',
+    "map": parquet_map(),
 }
 
 
-@cases(150)
-@given(kind=st.sampled_from(list(LINES)), changes=edits)
-def test_queries_windows_and_indexes(
+@cases(190)
+@given(kind=st.sampled_from(list(CONTENTS)), changes=edits)
+def test_queries_windows_and_maps(
     tmp_path: Path, kind: str, changes: list[tuple[str, float, bytes, int]]
 ) -> None:
-    content = damaged(LINES[kind], changes)
-    path = tmp_path / "x.jsonl"
+    content = damaged(CONTENTS[kind], changes)
+    path = tmp_path / ("x.parquet" if kind == "map" else "x.jsonl")
     path.write_bytes(content)
     if kind == "queries":
         queries = call(read_queries, path, input_bytes=len(content)) or ()
@@ -479,25 +382,10 @@ def test_queries_windows_and_indexes(
         windows = call(read_windows, path, input_bytes=len(content)) or ()
         texts = [text for each in windows for text in (each.user, each.item, *each.history)]
     else:
-        bundle = call(read_minionerec, path, name="x", input_bytes=len(content))
+        read = read_openonerec if kind == "map" else read_minionerec
+        bundle = call(read, path, name="x", input_bytes=len(content))
         texts = list(bundle.items.ids) if bundle is not None else []
     assert all(text.encode() for text in texts)
-
-
-@pytest.fixture(scope="module")
-def parquet_map(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    path = tmp_path_factory.mktemp("map") / "x.parquet"
-    pq.write_table(pa.table({"pid": [3, 20], "sid": [[5, 0], [1, 2]]}), path)
-    return path.read_bytes()
-
-
-@cases(40)
-@given(changes=edits)
-def test_parquet_maps(
-    tmp_path: Path, parquet_map: bytes, changes: list[tuple[str, float, bytes, int]]
-) -> None:
-    (tmp_path / "x.parquet").write_bytes(damaged(parquet_map, changes))
-    call(read_openonerec, tmp_path / "x.parquet", name="x", input_bytes=len(parquet_map))
 
 
 # Options files and commands
@@ -522,23 +410,3 @@ def test_yaml(text: str) -> None:
     assert "\n" not in message
     assert message != "no message"
     count(refused=bool(message))
-
-
-@cases(10)
-@given(changes=edits)
-def test_the_command_split(tmp_path: Path, changes: list[tuple[str, float, bytes, int]]) -> None:
-    rows = [("user_id", "item_id", "timestamp")]
-    rows += [
-        (f"u{user}", f"i{(user + step) % 5}", str(step)) for user in range(4) for step in range(4)
-    ]
-    content = damaged(text_table(".csv", rows), changes)
-    path = tmp_path / "x.csv"
-    path.write_bytes(content)
-    outcome = run("split", path, "-o", tmp_path / "out", "--force")
-    classify(outcome, input_bytes=len(content))
-    if not outcome.refused:
-        split = open_split(tmp_path / "out")
-        events = split.counts.train_events + split.counts.valid + split.counts.test
-        expected = expected_columns(content, ".csv")
-        assert expected is not None
-        assert events == len(expected) - 1

@@ -9,14 +9,12 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.model.load import LoadedModel
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.requests import Recommendation, Request
-from sidtool.recommendation.serve.app import make_app
-from sidtool.recommendation.serve.serve_options import ServeOptions
+from sidtool.model import LoadedModel
+from sidtool.recommendation import Recommendation, RecommendOptions, Request
+from sidtool.recommendation.serve import ServeOptions, make_app
 from tests.bundles import small_bundle
 from tests.hostile.harness import CARELESS, cases, count, is_printable
-from tests.hostile.test_requests import N_ITEMS, TEXTS, VALUES, check_answer, lines
+from tests.hostile.test_requests import N_ITEMS, VALUES, check_answer, lines
 from tests.loaded import loaded_model
 from tests.recommendation.serve.conftest import open_service
 
@@ -69,34 +67,7 @@ def test_a_body_is_answered_as_its_line_or_refused(
         assert line.startswith(b"\xef\xbb\xbf")
         return
     assert value["user"] == request.user
-    check_answer(request, as_recommendation(value), OPTIONS, None)
-
-
-@cases(40, most=2000)
-@given(many=st.lists(lines(), max_size=5))
-def test_each_of_many_is_answered_in_its_place(
-    client: TestClient, many: list[tuple[bytes, Request | None]]
-) -> None:
-    # only what is JSON can be part of a body
-    parts = [(line.strip(), request) for line, request in many if request is not None]
-    body = b'{"requests": [' + b",".join(line for line, _ in parts) + b"]}"
-    answer = client.post("/v1/recommend", content=body)
-    assert answer.status_code == 200, answer.text
-    count(refused=False)
-    answers = json.loads(answer.content)["answers"]
-    assert len(answers) == len(parts)
-    for number, (value, (_, request)) in enumerate(zip(answers, parts, strict=True), start=1):
-        assert request is not None
-        if "error" in value:
-            assert request.text is not None
-            assert value["line"] == number
-        else:
-            assert value["user"] == request.user
-            check_answer(request, as_recommendation(value), OPTIONS, None)
-
-
-def as_recommendation(value: dict[str, Any]) -> Recommendation:
-    return Recommendation(**value)
+    check_answer(request, Recommendation(**value), OPTIONS, None)
 
 
 BODIES = st.one_of(
@@ -121,13 +92,3 @@ def test_any_bytes_are_answered_or_refused(client: TestClient, endpoint: str, bo
         json.loads(answer.content)
     else:
         refusal(answer)
-
-
-@cases(30, most=1000)
-@given(path=TEXTS, method=st.sampled_from(("GET", "POST", "PUT", "HEAD", "OPTIONS")))
-def test_any_path_is_answered_or_refused(client: TestClient, path: str, method: str) -> None:
-    from urllib.parse import quote
-
-    answer = client.request(method, "/" + quote(path))
-    assert answer.status_code in (200, 404, 405, 307), answer
-    count(refused=answer.status_code != 200)

@@ -9,14 +9,20 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.memory.build import broken_derived, build_memory, verify_memory
-from sidtool.memory.content import ItemContent
-from sidtool.memory.index import MemoryIndex
-from sidtool.memory.manifest import MemoryManifest
-from sidtool.memory.memory import Memory, _digest, _layout
+from sidtool.memory import (
+    ItemContent,
+    Memory,
+    MemoryIndex,
+    MemoryManifest,
+    build_memory,
+    verify_memory,
+)
+from sidtool.memory.build import broken_derived
+from sidtool.memory.memory import _digest, _layout
 from tests.bundles import small_bundle
+from tests.hostile.documents import changed
 from tests.hostile.harness import call, cases
-from tests.hostile.test_bundles import mutated, numbers
+from tests.hostile.test_bundles import numbers
 from tests.memory.cases import random_histories, small_memory, split_of
 
 BUNDLE = small_bundle()
@@ -107,10 +113,10 @@ def agrees(one: Any, other: Any) -> bool:
 @given(data=st.data())
 def test_a_changed_manifest_is_refused_or_read_as_it_is(data: Any) -> None:
     stored = MEMORIES[data.draw(numbers) % 2].manifest.to_json()
-    changed = mutated(stored, data.draw)
-    manifest = call(MemoryManifest.from_json, changed)
+    mutated = changed(stored, data.draw)
+    manifest = call(MemoryManifest.from_json, mutated)
     if manifest is not None:
-        assert agrees(manifest.to_json(), changed)
+        assert agrees(manifest.to_json(), mutated)
         assert MemoryManifest.from_json(manifest.to_json()) == manifest
 
 

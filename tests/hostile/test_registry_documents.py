@@ -16,19 +16,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sidtool.base.storage.storage import Storage
-from sidtool.registry import push
-from sidtool.registry.records import (
-    POINTER,
-    check_tag,
-    list_records,
-    read_pointer,
-    read_record,
-    version_key,
-)
-from sidtool.registry.references import open_bundle, resolve, split_reference
-from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.bundle.zarr_group import ROOT, spell_root
+from sidtool.base.storage import Storage
+from sidtool.registry import POINTER, open_bundle, push, read_pointer, resolve, split_reference
+from sidtool.registry.records import check_tag, list_records, read_record
+from sidtool.tokenizer.bundle import ROOT, Bundle
+from sidtool.tokenizer.bundle.zarr_group import spell_root
 from tests.bundles import small_bundle
 from tests.cli.road import tree
 from tests.hostile.documents import damaged_json, texts
@@ -110,18 +102,6 @@ def test_other_names_beside_the_records_are_ignored(names: list[str]) -> None:
 
 
 # Names
-
-
-@cases(200)
-@given(texts)
-def test_versions_and_tags_have_one_spelling(text: str) -> None:
-    key = call(version_key, text)
-    if key is not None:
-        assert "{}.{}".format(*key) == text
-    if call(lambda: check_tag(text) or text) is not None:
-        assert re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]{0,127}", text)
-        assert text != "latest"
-        assert key is None
 
 
 @cases(200)

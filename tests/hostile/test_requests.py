@@ -3,7 +3,6 @@
 import io
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,17 +11,16 @@ from hypothesis import strategies as st
 
 from sidtool.base.options import read_ids
 from sidtool.cli import inference
-from sidtool.model.load import LoadedModel
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import answer_each
-from sidtool.recommendation.requests import (
+from sidtool.model import LoadedModel
+from sidtool.recommendation import (
     BadRequest,
     Outcome,
     Recommendation,
+    RecommendOptions,
     Request,
-    parse_request,
-    read_request_stream,
+    answer_each,
 )
+from sidtool.recommendation.requests import parse_request, read_request_stream
 from tests.bundles import small_bundle
 from tests.hostile.harness import call, cases, classify, is_printable, run
 from tests.loaded import loaded_model
@@ -302,26 +300,12 @@ def test_a_command_answers_every_line(
                 assert value["error"]
 
 
-@cases(25, most=3000)
-@given(history=TEXTS, query=TEXTS, k=st.integers(-(10**30), 10**30), text=st.booleans())
-def test_a_command_line_is_answered_or_refused(
-    served: None, history: str, query: str, k: int, text: bool
-) -> None:
-    request = f"--query={query}" if text else f"--history={history}"
-    outcome = classify(run("recommend", "model", request, f"-k{k}", "--json"))
-    assert outcome.refused == (text or k < 1)
-    assert bool(outcome.out) != outcome.refused
-    if outcome.out:
-        (line,) = outcome.out.splitlines()
-        assert len(json.loads(line)["items"]) == min(k, N_ITEMS)
-
-
 @cases(200)
 @given(content=st.one_of(st.binary(max_size=40), TEXTS.map(str.encode)), parts=IDS)
 def test_a_list_of_ids_has_them_as_they_stand(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, parts: list[str]
 ) -> None:
-    path = list_path(tmp_path_factory)
+    path = tmp_path_factory.getbasetemp() / "hostile-ids.txt"
     path.write_bytes(content + b"\n" + "\r\n".join(parts).encode())
     ids = call(read_ids, path)
     try:
@@ -333,7 +317,3 @@ def test_a_list_of_ids_has_them_as_they_stand(
         lines_ = text.removeprefix("\ufeff").split("\n")
         lines_ = [line.removesuffix("\r") for line in lines_]
         assert ids == tuple(filter(None, lines_))
-
-
-def list_path(factory: pytest.TempPathFactory) -> Path:
-    return factory.getbasetemp() / "hostile-ids.txt"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.split import cooccurrence, count_blocks
+from sidtool.data.split.pairs import cooccurrence, count_blocks
 from sidtool.memory.build import build_memory, verify_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.manifest import KnnSettings

@@ -15,15 +15,15 @@ from sidtool.model.contract.folder import read_contract
 from sidtool.model.copies import carry_model
 from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.model.presets import init_model
-from sidtool.model.pretrained import Checkpoint, load_model
-from sidtool.model.prompt.segments import catalog, prompt_encoder, sids, template
-from sidtool.model.structure import (
+from sidtool.model.network.structure import (
     check_positions,
     embedding_layers,
     freeze_unread_embeddings,
     vocabulary_weights,
 )
+from sidtool.model.presets import init_model
+from sidtool.model.pretrained import Checkpoint, load_model
+from sidtool.model.prompt.segments import catalog, prompt_encoder, sids, template
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
 from tests.models import ENCODER_DECODERS, SENTENCES, tiny_encoder_decoder, tiny_tokenizer, unsigned

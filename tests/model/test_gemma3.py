@@ -10,7 +10,7 @@ import torch
 
 from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.model.token_embeddings import TokenEmbeddings
+from sidtool.model.network.token_embeddings import TokenEmbeddings
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.driver import decoding_method
 from sidtool.tokenizer.bundle.bundle import Bundle

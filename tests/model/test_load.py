@@ -12,8 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, SidtoolWarning
 from sidtool.model import load
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.contract.output import write_contract
+from sidtool.model.contract.folder import read_contract, write_contract
 from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.load import check_model_folder, load_model_folder
 from sidtool.tokenizer.bundle.bundle import Bundle

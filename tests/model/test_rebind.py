@@ -12,7 +12,7 @@ from sidtool.base.errors import CompatibilityError, SidtoolWarning, UsageError
 from sidtool.data.items import make_items
 from sidtool.memory.build import build_memory, verify_memory
 from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
-from sidtool.model.copies import bind_memory, check_rebind, outlook, rebind
+from sidtool.model.copies import bind_memory, outlook, rebind
 from sidtool.model.load import check_model_folder, load_model_folder
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
@@ -139,9 +139,9 @@ def test_a_memory_must_fit_the_bundle(model: Path, bundle: Bundle, tmp_path: Pat
     )
     rebind(tmp_path / "mixed", grown(child, ["new2"]), tmp_path / "newer")
     assert verify_memory(tmp_path / "newer" / MEMORY_COPY) == []
-    for run in (check_rebind, rebind):
+    for dry_run in (True, False):
         with pytest.raises(CompatibilityError, match="memory"):
-            run(tmp_path / "mixed", bundle, tmp_path / "older")
+            rebind(tmp_path / "mixed", bundle, tmp_path / "older", dry_run=dry_run)
     assert not (tmp_path / "older").exists()
 
 

@@ -12,8 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError
 from sidtool.model.contract.contract import MemoryBinding
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.contract.output import write_contract
+from sidtool.model.contract.folder import read_contract, write_contract
 from sidtool.model.contract.stage_record import ExtendParams, RestoreParams, StageRecord
 from sidtool.model.copies import rebind
 from sidtool.model.extend import extend_model

@@ -11,8 +11,15 @@ from torch import distributed, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
-from sidtool.model.sharded import gathered, is_sharded, local_part, part_like, whole, whole_model
-from sidtool.model.token_embeddings import TokenEmbeddings
+from sidtool.model.network.sharded import (
+    gathered,
+    is_sharded,
+    local_part,
+    part_like,
+    whole,
+    whole_model,
+)
+from sidtool.model.network.token_embeddings import TokenEmbeddings
 from sidtool.recommendation.search.partial_head import PartialHead
 from tests.models import tiny_model
 

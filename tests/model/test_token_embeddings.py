@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from sidtool.base.errors import UsageError
-from sidtool.model.prompt.tokens import SidTokens
-from sidtool.model.token_embeddings import TokenEmbeddings
+from sidtool.model.network.token_embeddings import TokenEmbeddings
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.recommendation.search.partial_head import PartialHead
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.loss.probes import narrows_exactly, packs_exactly

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.model.prompt.tokens import SidTokens
-from sidtool.model.structure import add_sid_tokens, check_embedding_rows, check_token_ids
+from sidtool.model.network.structure import check_embedding_rows
+from sidtool.model.vocabulary.tokenizer import add_sid_tokens, check_token_ids
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.sid import SPELLINGS, SidSpace
 from tests.models import tiny_model, tiny_tokenizer
 

@@ -12,14 +12,8 @@ import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.base.storage.storage import Storage
-from sidtool.registry import pull, push, tag, transfer
-from sidtool.registry.records import (
-    MAX_VERSIONS,
-    list_versions,
-    read_pointer,
-    read_record,
-    version_key,
-)
+from sidtool.registry import pull, push, tag
+from sidtool.registry.records import MAX_VERSIONS, list_versions, read_pointer, read_record
 from sidtool.registry.references import open_bundle
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.hub import bundle_card
@@ -72,6 +66,10 @@ def test_a_malformed_record_is_refused(document: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "document",
     [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b'{"latest": null, "latest": "1.0"}',
         {"latest": 1.0},
         {"latest": "latest"},
         {"latest": "1"},
@@ -87,28 +85,7 @@ def test_a_malformed_record_is_refused(document: Any, tmp_path: Path) -> None:
 )
 def test_a_malformed_pointer_is_refused(document: Any, tmp_path: Path) -> None:
     registry = Storage(tmp_path / "shop")
-    registry.put({"refs.json": json.dumps(document).encode()})
-    with pytest.raises(IntegrityError, match=r"refs\.json is damaged: "):
-        read_pointer(registry)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"{",
-        b"\xff",
-        b"[" * 100_000,
-        b'{"a":' * 100_000,
-        b'{"latest": ' + b"9" * 5000 + b"}",
-        b'{"latest": null, "latest": "1.0"}',
-        b'{"tags": {"\\ud800": "1.0"}}',
-        b'{"latest": NaN}',
-    ],
-    ids=lambda data: data[:20].decode("latin1"),
-)
-def test_a_pointer_that_is_no_strict_json_is_refused(data: bytes, tmp_path: Path) -> None:
-    registry = Storage(tmp_path / "shop")
+    data = document if isinstance(document, bytes) else json.dumps(document).encode()
     registry.put({"refs.json": data})
     with pytest.raises(IntegrityError, match=r"refs\.json is damaged: "):
         read_pointer(registry)
@@ -145,30 +122,6 @@ def test_a_document_is_a_small_regular_file(
     make(shop / name)
     with pytest.raises(IntegrityError, match=r"is not a regular file|the limit is 1048576"):
         open_bundle(str(shop))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "１.０",
-        "١.٠",
-        "1.0\n",
-        " 1.0",
-        "01.0",
-        "1.00",
-        "1",
-        "1.0.0",
-        "+1.0",
-        "1_0.0",
-        "1." + "9" * 5000,
-    ],
-    ids=lambda text: ascii(text)[:12],
-)
-def test_a_version_has_one_spelling(text: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is not a version"):
-        version_key(text)
-    registry = Storage(tmp_path / "shop")
-    assert read_record(registry, text) is None
 
 
 def test_a_registry_has_a_limited_number_of_versions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,26 +161,10 @@ def test_a_record_of_another_bundle_is_refused(
     assert not (tmp_path / "mirror").exists()
 
 
-def test_a_pull_stops_at_the_first_wrong_object(shop: Path, tmp_path: Path) -> None:
-    (damaged,) = shop.rglob("items/sid/c/0/0")
-    damaged.write_bytes(damaged.read_bytes() + b"x")
-    with pytest.raises(IntegrityError, match="items/sid/c/0/0 differs from the published one"):
-        pull(str(shop), tmp_path / "out.zarr")
-    assert not list(tmp_path.glob("out.zarr*/items/sid/c/0/0"))
-
-
 def test_a_pull_needs_room_on_the_disk(shop: Path, tmp_path: Path) -> None:
     _make_sparse(next(shop.rglob("items/sid/c/0/0")))
     with pytest.raises(DataError, match=r"the bundle has \d+ bytes, but .* has room for \d+"):
         pull(str(shop), tmp_path / "out.zarr")
-
-
-def test_a_large_object_is_pulled_in_pieces(
-    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(transfer, "BATCH_BYTES", 7)
-    pull(str(shop), tmp_path / "out.zarr")
-    assert open_bundle(tmp_path / "out.zarr").identity == small_bundle().identity
 
 
 @pytest.mark.parametrize("name", [".lock", "refs.json.partial"])

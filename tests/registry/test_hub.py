@@ -22,7 +22,7 @@ from sidtool.base.errors import (
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
 from sidtool.registry import open_bundle, open_memory, push
-from sidtool.registry.source import broken_parts
+from sidtool.registry.transfer import broken_parts
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.cli.road import done, refused, tree

@@ -12,7 +12,7 @@ from sidtool.memory.index import MemoryOptions
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
 from sidtool.model.load import choose_memory
-from sidtool.registry import log, open_memory, publish, pull, push, tag
+from sidtool.registry import open_memory, publish, pull, push, tag
 from sidtool.registry.publish import Pushed
 from sidtool.registry.references import located, open_bundle, resolve
 from sidtool.tokenizer.bundle import Bundle
@@ -75,17 +75,6 @@ def test_a_reference_takes_the_place_of_a_path(
     assert chosen.memory.digest == Memory.open(memories[0]).digest
     with pytest.raises(DataError, match="is a memory, not a bundle"):
         open_bundle(nightly)
-
-
-def test_the_log_lists_the_published_memories(nightly: str, memories: list[str]) -> None:
-    assert [each.version.version for each in log(memories[0]).versions] == ["-"]
-    for memory in memories[:2]:
-        push(memory, nightly)
-    history = log(nightly)
-    assert [each.published for each in history.versions] == [("1.1", "latest"), ("1.0",)]
-    newest = history.versions[0].version
-    assert newest.digest == Memory.open(memories[1]).digest
-    assert "training events of split" in str(newest.change)
 
 
 def test_a_folder_of_versions_holds_one_kind(

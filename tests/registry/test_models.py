@@ -25,8 +25,7 @@ from sidtool.data.split.split import Split
 from sidtool.data.split.values import UserSequence
 from sidtool.memory.build import build_memory
 from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.contract.output import write_contract
+from sidtool.model.contract.folder import read_contract, write_contract
 from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.load import load_model_folder
 from sidtool.registry import pull, push, transfer
@@ -34,11 +33,11 @@ from sidtool.registry.kinds import StoredModel, read_manifest
 from sidtool.registry.publish import plan_push
 from sidtool.registry.records import list_records
 from sidtool.registry.references import find_version, open_bundle, resolve
-from sidtool.registry.source import broken_parts
+from sidtool.registry.transfer import broken_parts
 from sidtool.registry.version_log import log
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import renamed
-from tests.cli.road import done, refused, tree
+from tests.cli.road import done, refused, run, tree
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
 from tests.model.contract.cases import TRAINED, trained_model
 from tests.models import tiny_model, tiny_tokenizer
@@ -202,14 +201,6 @@ def test_a_model_that_was_changed_is_not_pushed(name: str, model: Path, tmp_path
     assert re.search(message, "".join(f"{where}: {why}" for where, why in broken_parts(str(model))))
 
 
-def test_a_changed_file_in_the_store_is_not_pulled(model: Path, tmp_path: Path) -> None:
-    push(str(model), str(tmp_path / "shop"))
-    flip("model.safetensors")(Path(resolve(str(tmp_path / "shop"))))
-    with pytest.raises(IntegrityError, match=r"model\.safetensors differs from the published one"):
-        pull(str(tmp_path / "shop"), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def rewrite(model: Path, **values: object) -> None:
     reseal(model / "sid.json", values)
 
@@ -299,13 +290,7 @@ def test_the_commands_take_models(model: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "out/model.npy", np.zeros(3))
     done("verify", tmp_path / "out")
     flip("model.safetensors")(tmp_path / "out")
-    assert "model.safetensors" in done_with(3, "verify", tmp_path / "out")
+    damaged = run("verify", tmp_path / "out")
+    assert damaged.code == 3
+    assert "model.safetensors" in damaged.err
     assert "sid.json" not in refused(2, "push", model, f"{shop}@prod")
-
-
-def done_with(code: int, *words: object) -> str:
-    from tests.cli.road import run
-
-    ran = run(*words)
-    assert ran.code == code, ran.err
-    return ran.err

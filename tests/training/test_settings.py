@@ -12,7 +12,7 @@ import pytest
 
 from sidtool.base.errors import DataError, MissingPackageError, UsageError
 from sidtool.cli.setting_list import list_settings
-from sidtool.model.structure import ModelKind
+from sidtool.model.network.structure import ModelKind
 from sidtool.training.plan import made_config, run_config
 from sidtool.training.settings import DECIDED, DEFAULTS, StageSettings, TrainOptions
 from sidtool.training.settings_file import TRAINING, read_stages, typed_fields

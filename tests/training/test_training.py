@@ -21,7 +21,7 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import TrainParams
 from sidtool.model.load import load_model_folder
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.recommendation.search.partial_head import PartialHead
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.loop.checkpoints import TOTALS_FILE, last_checkpoint

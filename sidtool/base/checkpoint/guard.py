@@ -25,6 +25,7 @@ from sidtool.base.checkpoint.files import (
 )
 from sidtool.base.errors import DataError, RefusedError, SidtoolError, first_line
 from sidtool.base.extras import offline
+from sidtool.base.records import is_number, shortened
 
 REGISTRATIONS = 3
 """How often a layer may register a stored weight: without memory, loaded, and tied."""
@@ -89,7 +90,9 @@ def check_settings(path: Path, settings: Mapping[str, Any], stored: StoredWeight
         elif "label" in key:
             limit = MAX_LABELS
         if abs(value) > limit:
-            raise DataError(f"{path} has {key} = {value:.6g}, the limit for its weights is {limit}")
+            # a whole number of JSON may be beyond the numbers that have an exponent
+            size = f"{value:.6g}" if is_number(value) else shortened(value)
+            raise DataError(f"{path} has {key} = {size}, the limit for its weights is {limit}")
 
 
 def _walk(value: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -109,7 +109,6 @@ class Pushable(ABC):
 
 
 DEFAULT_ACCESS = HubAccess()
-DEFAULT_PUSH = HubPush()
 
 
 def is_hub_url(model: str) -> bool:
@@ -229,10 +228,7 @@ def verify_copy(
 
 
 def upload(
-    url: str,
-    files: Mapping[str, Path | bytes],
-    replaced: Sequence[str],
-    push: HubPush = DEFAULT_PUSH,
+    url: str, files: Mapping[str, Path | bytes], replaced: Sequence[str], push: HubPush
 ) -> HubCommit:
     """Write the files of an artifact to a repository, `hf://ORG/NAME` or `hf://ORG/NAME@BRANCH`, in
     one commit, so that they appear at once.

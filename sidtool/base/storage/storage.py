@@ -133,10 +133,20 @@ class Storage:
         located = [self._locate(*each) for each in ranges]
         # stores refuse empty ranges
         requests = [each for each in located if each[1] is None or each[1] != each[2]]
+        responses: list[Any]
         with self._store_errors("read", passed=(SidtoolError, *_MISSING)):
-            responses = iter(self._fetch(requests))
+            if self._is_local or not requests:
+                responses = [read_range(*request) for request in requests]
+            else:
+                paths, starts, stops = (list(column) for column in zip(*requests, strict=True))
+                # cat_ranges, because `cat` reads a path as a pattern
+                responses = self._filesystem.cat_ranges(paths, starts, stops)
+            for response in responses:
+                if isinstance(response, Exception):
+                    raise response
+        parts = map(bytes, responses)
         return [
-            b"" if start is not None and start == stop else next(responses)
+            b"" if start is not None and start == stop else next(parts)
             for _, start, stop in located
         ]
 
@@ -200,17 +210,6 @@ class Storage:
             raise FileNotFoundError(name)
         first, end = self._zip_spans[name]
         return self._root, first + (start or 0), end if stop is None else min(first + stop, end)
-
-    def _fetch(self, requests: Sequence[Range]) -> list[bytes]:
-        if self._is_local or not requests:
-            return [read_range(*request) for request in requests]
-        paths, starts, stops = (list(column) for column in zip(*requests, strict=True))
-        # cat_ranges, because `cat` reads a path as a pattern
-        responses = self._filesystem.cat_ranges(paths, starts, stops)
-        for response in responses:
-            if isinstance(response, Exception):
-                raise response
-        return [bytes(response) for response in responses]
 
     @cached_property
     def _zip_spans(self) -> dict[str, Span]:

@@ -137,7 +137,10 @@ def read_fields(path: Path, events: Interactions, options: FieldOptions) -> Fiel
 
     Raises UsageError for a missing column, one of ids or an unfit condition, DataError for mixed
     types, a value that is not of its type, an order that is no time, or a user with two rows."""
-    _refuse_ids(events, options)
+    for name in options.event_fields:
+        if name.name in (events.columns.user, events.columns.item):
+            # as context, the item would be its own prompt
+            raise UsageError(f"column {name.name!r} has the ids of the events, it is no field")
     types: dict[str, FieldType] = {}
     columns: dict[str, Coded[Value | None]] = {}
     for name in options.event_fields:
@@ -162,15 +165,6 @@ def read_fields(path: Path, events: Interactions, options: FieldOptions) -> Fiel
     )
     times = event_seconds(path, events, "--times") if options.times else None
     return FieldTable(table_types, columns, times, users, is_target)
-
-
-def _refuse_ids(events: Interactions, options: FieldOptions) -> None:
-    """Raise UsageError for a column of ids as a field: as context, the item would be its own
-    prompt."""
-    ids = (events.columns.user, events.columns.item)
-    for name in options.event_fields:
-        if name.name in ids:
-            raise UsageError(f"column {name.name!r} has the ids of the events, it is no field")
 
 
 def typed_values(
@@ -265,13 +259,11 @@ def _read_users(
             SidtoolWarning,
             stacklevel=2,
         )
-    return types, {name: _values_of_rows(values, rows) for name, values in columns.items()}
-
-
-def _values_of_rows(values: Coded[Value | None], rows: NDArray[np.int64]) -> Coded[Value | None]:
-    """(n,) values by their rows, None for row -1."""
-    names = object_array([*values.names, None])
-    return Coded(names, np.where(rows < 0, len(values.names), values.codes[rows]))
+    for field_name, values in columns.items():
+        names_or_none = object_array([*values.names, None])
+        codes = np.where(rows < 0, len(values.names), values.codes[rows])
+        columns[field_name] = Coded(names_or_none, codes)
+    return types, columns
 
 
 def _rows_by_id(path: Path, ids: Sequence[str]) -> dict[str, int]:

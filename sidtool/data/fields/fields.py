@@ -140,7 +140,13 @@ class Fields:
         time = parts.get("time")
         return cls(
             _values(parts.get("user"), "user"),
-            {name: _column(values, f"event.{name}", n_events) for name, values in event.items()},
+            {
+                name: tuple(
+                    _scalar(cell, f"event.{name}")
+                    for cell in _list(values, f"event.{name}", n_events)
+                )
+                for name, values in event.items()
+            },
             _values(parts.get("context"), "context"),
             None if times is None else tuple(map(_time, _list(times, "times", n_events))),
             None if time is None else _time(time),
@@ -171,10 +177,6 @@ def _values(value: Any, part: str) -> Values:
     return {
         name: _scalar(member, f"{part}.{name}") for name, member in _object(value, part).items()
     }
-
-
-def _column(values: Any, part: str, n_events: int) -> tuple[Value | None, ...]:
-    return tuple(_scalar(value, part) for value in _list(values, part, n_events))
 
 
 def _scalar(value: Any, part: str) -> Value | None:

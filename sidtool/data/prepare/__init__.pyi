@@ -4,9 +4,9 @@ from .check import check as check
 from .check import report as report
 from .cleaning import Cleaned as Cleaned
 from .cleaning import clean as clean
-from .filters import FilterOptions as FilterOptions
 from .preparation import PrepareOptions as PrepareOptions
 from .preparation import prepare as prepare
+from .raw import FilterOptions as FilterOptions
 from .tables import CatalogTable as CatalogTable
 from .tables import EventTable as EventTable
 from .tables import read_catalog_table as read_catalog_table

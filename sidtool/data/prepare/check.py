@@ -18,8 +18,7 @@ from sidtool.base.errors import RefusedError, SidtoolWarning
 from sidtool.base.records import JsonRecord
 from sidtool.data.columns import CatalogColumns, EventColumns, EventNames
 from sidtool.data.items import CatalogNames
-from sidtool.data.prepare.guess import guess_flags
-from sidtool.data.prepare.tables import CatalogTable, EventTable, read_tables
+from sidtool.data.prepare.tables import CatalogTable, EventTable, guess_flags, read_tables
 from sidtool.data.times import Moments, parse_moments, time_format_hint
 from sidtool.data.unknown_ids import UnknownIds, guess_spelling
 
@@ -224,7 +223,10 @@ def _item_problems(catalog: CatalogTable) -> Iterator[Problem]:
         yield Problem("no_items", "items", 1, (", ".join(catalog.names),), True)
     yield _of_rows("empty_item_id", "items", [row for row, item in enumerate(ids) if not item], ids)
     yield _of_rows("duplicate_item_id", "items", repeated_rows(ids), ids)
-    yield _spelling_problem(spellings(ids))
+    groups = spellings(ids)
+    respelled = tuple(" and ".join(map(repr, group)) for group in groups[:MAX_EXAMPLES])
+    n_respelled = sum(len(group) - 1 for group in groups)
+    yield Problem("item_id_spelling", "items", n_respelled, respelled, False)
     if catalog.columns.title is None:
         yield Problem("no_titles", "items", 1, (", ".join(catalog.names),), True)
     else:
@@ -283,12 +285,6 @@ def _of_rows(
         for row in list(rows[:MAX_EXAMPLES])
     ]
     return Problem(kind, table, len(rows), tuple(examples), kind in STOPS and len(rows) > 0)
-
-
-def _spelling_problem(groups: Sequence[tuple[str, ...]]) -> Problem:
-    examples = [" and ".join(map(repr, group)) for group in groups[:MAX_EXAMPLES]]
-    count = sum(len(group) - 1 for group in groups)
-    return Problem("item_id_spelling", "items", count, tuple(examples), False)
 
 
 def repeated_rows(values: Iterable[Any]) -> list[int]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sidtool.base.errors import RefusedError, UsageError
 from sidtool.base.output import new_dir
@@ -22,7 +21,7 @@ from sidtool.data.prepare.check import (
     unusable_events,
 )
 from sidtool.data.prepare.tables import CatalogTable, Cells, EventTable
-from sidtool.data.times import Moments, parse_moments, time_format_hint
+from sidtool.data.times import parse_moments, time_format_hint
 from sidtool.data.unknown_ids import known_spellings
 
 ITEM_COLUMNS = CatalogColumns("item_id", "title")
@@ -156,7 +155,11 @@ def clean_events(
         repeated = repeated_rows([(users[row], items[row], times[row]) for row in rows])
         dropped["duplicate_event"] = len(repeated)
         rows = np.delete(rows, repeated)
-    rows = _by_user_and_time(rows, users, moments)
+    # by user, in the order of the file, then by time; events at one time stay in that order, too
+    seconds = moments.seconds / ratios
+    first_seen = {user: place for place, user in enumerate(dict.fromkeys(users))}
+    place_of_user = np.array([first_seen[users[row]] for row in rows], dtype=np.int64)
+    rows = rows[np.lexsort((seconds[rows], place_of_user))]
     respelled = sum(
         (users[row], items[row]) != (events.users[row], events.items[row]) for row in rows.tolist()
     )
@@ -172,17 +175,6 @@ def clean_events(
     names = {columns.user: "user_id", columns.item: "item_id", order_column: "timestamp"}
     table = _take(_renamed(events.path, cells, names), rows.tolist())
     return EventTable(events.path, EVENT_COLUMNS, table), _positive(dropped), respelled, converted
-
-
-def _by_user_and_time(
-    rows: NDArray[np.intp], users: Sequence[str], moments: Moments
-) -> NDArray[np.intp]:
-    """The rows of each user by time, the users in the order of the file; events at one time stay in
-    that order, too."""
-    seconds = moments.seconds / moments.ratios
-    first_seen = {user: place for place, user in enumerate(dict.fromkeys(users))}
-    place_of_user = np.array([first_seen[users[row]] for row in rows], dtype=np.int64)
-    return rows[np.lexsort((seconds[rows], place_of_user))]  # a stable sort
 
 
 def _divided(cell: str, ratio: int) -> str:

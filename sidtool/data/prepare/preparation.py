@@ -20,8 +20,15 @@ from sidtool.data.columns import EventNames
 from sidtool.data.items import CatalogNames
 from sidtool.data.prepare import amazon, movielens
 from sidtool.data.prepare.cleaning import EVENTS_FILE, ITEMS_FILE
-from sidtool.data.prepare.filters import FilterOptions, Step, filter_events
-from sidtool.data.prepare.raw import Cells, RawEvents, collect, table_batches
+from sidtool.data.prepare.raw import (
+    Cells,
+    FilterOptions,
+    RawEvents,
+    Step,
+    collect,
+    filter_events,
+    table_batches,
+)
 from sidtool.data.prepare.tables import read_events, read_items
 
 Source = Literal[

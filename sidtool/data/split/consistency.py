@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import IntegrityError
+from sidtool.base.ranges import consecutive
 from sidtool.data.fields.fields import TARGET, TARGET_VALUES
 from sidtool.data.split.logs import UserLogs, user_logs
-from sidtool.data.split.packed import PackedExamples, PackedSequences, consecutive
+from sidtool.data.split.packed import PackedExamples, PackedSequences
 from sidtool.data.split.packing import parts_of_windows
 from sidtool.data.split.split import MIN_LENGTH, Split
 
@@ -31,7 +32,6 @@ def check_parts(split: Split, *, is_whole: bool = True) -> UserLogs | None:
     _check_targets(split, logs)
     if split.protocol != "temporal":
         _check_examples_of_users(split)
-        _check_left_out(split)
     return logs
 
 
@@ -76,12 +76,13 @@ def _check_positions(split: Split) -> None:
 def _check_targets(split: Split, logs: UserLogs) -> None:
     """Check that targets follow training events, validation before test, and that histories end
     where they should."""
+    # a held-out session may begin with an event that is no target
+    has_gaps = split.protocol == "last-session" and bool(split.fields.target)
     for name, part in (("valid", split.valid), ("test", split.test)):
         first = part.positions
         ends = part.histories.lengths
-        # a history may end before its target only where events are no targets
-        is_early = ends > first if _has_gaps(split) else ends != first
-        _refuse(name, part, is_early, "a history that does not end at its targets")
+        is_apart = ends > first if has_gaps else ends != first
+        _refuse(name, part, is_apart, "a history that does not end at its targets")
         before = logs.n_train[part.user_codes]
         if name == "test":
             before = before + logs.n_valid[part.user_codes]
@@ -92,11 +93,6 @@ def _check_targets(split: Split, logs: UserLogs) -> None:
             _refuse(name, part, ends == 0, "a target without a history")
     if not split.fields.target:
         _check_all_are_targets(split, logs)
-
-
-def _has_gaps(split: Split) -> bool:
-    """Whether a held-out session may begin with an event that is no target."""
-    return split.protocol == "last-session" and bool(split.fields.target)
 
 
 def _check_all_are_targets(split: Split, logs: UserLogs) -> None:
@@ -126,7 +122,8 @@ def _refuse(name: str, part: PackedExamples, is_wrong: NDArray[np.bool_], what: 
 
 
 def _check_examples_of_users(split: Split) -> None:
-    """Check that a user has one validation and one test example, or none."""
+    """Check that a user has one validation and one test example, or none and too few targets, or
+    sessions, for them."""
     n_users = len(split.valid.store.users)
     n_valid, n_test = (
         np.bincount(part.user_codes, minlength=n_users) for part in (split.valid, split.test)
@@ -136,16 +133,12 @@ def _check_examples_of_users(split: Split) -> None:
         raise IntegrityError(f"valid has two examples of user {user!r}")
     if not np.array_equal(n_valid, n_test):
         raise IntegrityError("valid and test do not have one example of each user")
-
-
-def _check_left_out(split: Split) -> None:
-    """Check that a user without examples has too few targets, or sessions, for them."""
-    train = split.train
-    counts = _countable(train, by_session=split.protocol == "last-session")
-    has_none = ~np.isin(train.user_codes, split.valid.user_codes)
+    train, by_session = split.train, split.protocol == "last-session"
+    counts = _countable(train, by_session)
+    has_none = n_valid[train.user_codes] == 0
     wrong = np.flatnonzero(has_none & (counts >= MIN_LENGTH))
     if len(wrong):
-        what = "sessions" if split.protocol == "last-session" else "targets"
+        what = "sessions" if by_session else "targets"
         raise IntegrityError(
             f"user {train.users[wrong[0]]!r} has {counts[wrong[0]]} {what} and no example"
         )

@@ -4,7 +4,7 @@ Users fall into buckets by a hash of their id. The digest of a bucket needs no o
 number of workers can compute that of all."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, pairwise
@@ -14,22 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.digests import digest_strings
+from sidtool.base.ranges import consecutive, ranges
 from sidtool.base.records import Digest, JsonRecord
 from sidtool.base.threads import arrow_thread_count, in_threads
-from sidtool.data.coded import Texts
-from sidtool.data.split.packed import (
-    BUCKETS,
-    EventStore,
-    PackedExamples,
-    PackedSequences,
-    consecutive,
-    ranges,
-)
+from sidtool.data.coded import Coded, Texts
+from sidtool.data.split.packed import BUCKETS, EventStore, PackedExamples, PackedSequences
 
 COLUMN_FORMAT = 4
 """The first format of a split whose digests are made of buckets."""
-BLOCK = 1 << 16
-"""Events whose texts are made at once."""
 RUN_EVENTS = 1 << 20
 """Events whose texts are in memory at once, about."""
 
@@ -83,8 +75,21 @@ class BucketDigests(JsonRecord):
         n_events = np.diff(np.concatenate([[0], np.cumsum(counts[order])])[bounds])
 
         def digests(run: tuple[int, int]) -> list[list[str]]:
+            """Those of consecutive buckets, for each part."""
             ends = bounds[run[0] : run[1] + 1]
-            return _run_digests(parts, order[ends[0] : ends[-1]], ends - ends[0])
+            users, ends = order[ends[0] : ends[-1]], ends - ends[0]
+            states = _Utf8.of(store.users, users).states(ends)
+            of_run = []
+            for part in parts:
+                rows = part.row_of[users]
+                is_there = rows >= 0
+                if is_there.all():  # parts that have the same users begin with the same bytes
+                    of_run.append(part.digests(rows, ends, [state.copy() for state in states]))
+                    continue
+                own_ends = np.concatenate([[0], np.cumsum(is_there)])[ends]
+                own_states = _Utf8.of(store.users, users[is_there]).states(own_ends)
+                of_run.append(part.digests(rows[is_there], own_ends, own_states))
+            return of_run
 
         # so many buckets at once that the texts of their events are no large part of the memory
         runs = in_threads(digests, ranges(n_events, RUN_EVENTS), arrow_thread_count())
@@ -93,9 +98,8 @@ class BucketDigests(JsonRecord):
     @classmethod
     def joined(cls, ranges: Sequence["BucketDigests"]) -> "BucketDigests":
         """Those of all buckets, given as consecutive ranges."""
-        parts = [[each.train for each in ranges], [each.valid for each in ranges]]
-        parts.append([each.test for each in ranges])
-        return cls(*(tuple(chain.from_iterable(part)) for part in parts))
+        columns = [(of_range.train, of_range.valid, of_range.test) for of_range in ranges]
+        return cls(*(tuple(chain.from_iterable(part)) for part in zip(*columns, strict=True)))
 
     @property
     def train_digest(self) -> str:
@@ -195,17 +199,14 @@ class _UserEvents:
             digests.append(state.hexdigest())
         return digests
 
-    def sorted_texts(self) -> list[Iterator[str]]:
+    def sorted_texts(self) -> list[Iterable[str]]:
         """The columns of the digests of formats 1 to 3: users, items and positions as texts, sorted
         by user."""
         rows = np.argsort(self.store.users.ranks[self.users])
         events, positions = self._events(rows)
-        users = np.repeat(self.users[rows], self.lengths[rows])
-        return [
-            _names(self.store.users, users),
-            _names(self.store.names, self.items[events]),
-            map(str, positions.tolist()),
-        ]
+        users = Coded[str](self.store.users, np.repeat(self.users[rows], self.lengths[rows]))
+        items = Coded[str](self.store.names, self.items[events])
+        return [users, items, map(str, positions.tolist())]
 
     def _events(self, rows: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """The events of some users as indexes, and their positions."""
@@ -214,31 +215,6 @@ class _UserEvents:
         if self.positions is None:
             return events, consecutive(np.zeros_like(lengths), lengths)
         return events, self.positions[events]
-
-
-def _names(names: Texts, codes: NDArray[np.integer[Any]]) -> Iterator[str]:
-    blocks = range(0, len(codes), BLOCK)
-    return chain.from_iterable(names[codes[start : start + BLOCK]].tolist() for start in blocks)
-
-
-def _run_digests(
-    parts: Sequence[_UserEvents], users: NDArray[np.int64], bounds: NDArray[np.int64]
-) -> list[list[str]]:
-    """For each part, the digests of consecutive buckets, which have these users, with the (buckets
-    + 1,) bounds of those of each."""
-    store = parts[0].store
-    states = _Utf8.of(store.users, users).states(bounds)
-    digests = []
-    for part in parts:
-        rows = part.row_of[users]
-        is_there = rows >= 0
-        if is_there.all():  # parts that have the same users begin with the same bytes
-            digests.append(part.digests(rows, bounds, [state.copy() for state in states]))
-            continue
-        own_bounds = np.concatenate([[0], np.cumsum(is_there)])[bounds]
-        own_states = _Utf8.of(store.users, users[is_there]).states(own_bounds)
-        digests.append(part.digests(rows[is_there], own_bounds, own_states))
-    return digests
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,11 @@ def extended(split: Split, earlier: Split) -> Split:
     """
     reference = earlier.reference
     cuts = reference.comparable_cuts(split.reference)
-    if cuts is None or not cuts[0].is_before(cuts[1]):
+    # where neither cut is later, what was before it then is before it now
+    is_later = cuts is not None and (
+        cuts[0].valid_from <= cuts[1].valid_from and cuts[0].test_from <= cuts[1].test_from
+    )
+    if not is_later:
         _check_seen(split, earlier)
     # where `earlier` lacks events of a split before it, `split` may hold out one of them
     before = () if earlier.origin.drops_events else reference.extends
@@ -45,7 +49,9 @@ def extended(split: Split, earlier: Split) -> Split:
 def _check_seen(split: Split, earlier: Split) -> None:
     targets = _EventRows.of([split.valid, split.test])
     seen_before = _EventRows.of([earlier.train, earlier.valid], split)
-    repeated = targets.users[targets.among(seen_before)]
+    codes = _EventRows.concatenated([targets, seen_before]).codes
+    n_targets = len(targets.users)
+    repeated = targets.users[np.isin(codes[:n_targets], codes[n_targets:])]
     users = split.valid.store.users[np.unique(repeated)].tolist()
     in_order = split.windows is None and earlier.windows is None
     in_order &= split.reference.order == earlier.reference.order
@@ -230,11 +236,6 @@ class _EventRows:
             np.concatenate([part.items for part in parts]),
             np.concatenate([part.times for part in parts]),
         )
-
-    def among(self, others: "_EventRows") -> NDArray[np.bool_]:
-        """(n,): which events the others have too."""
-        codes = _EventRows.concatenated([self, others]).codes
-        return np.isin(codes[: len(self.users)], codes[len(self.users) :])
 
     def users_that_lack(self, others: "_EventRows") -> NDArray[np.int64]:
         """The users of events that occur here more often than among the others."""

@@ -1,14 +1,6 @@
 """The split folder: train, valid and test as Parquet files (`write_parts`), and the manifest
-`split.json`, which is written last.
-
-Formats 1 to 3 are read too. They have JSON Lines in place of Parquet:
-
-train.jsonl     {"user": "u1", "items": ["i1", "i2"], "positions": [0, 1]}
-valid.jsonl     {"user": "u1", "history": ["i1", "i2"], "item": "i3", "position": 2}
-test.jsonl      {"user": "u1", "history": ["i1", "i2", "i3"], "item": "i4", "position": 3}
-windows.jsonl   training windows, as valid.jsonl (protocol `given` only)
-
-docs/format.md has their fields and sessions."""
+`split.json`, which is written last. Formats 1 to 3 are read too: they have JSON Lines (`examples`)
+in place of Parquet, and under `given` a fourth file of the training windows."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -43,8 +35,7 @@ from sidtool.data.split.read_parts import read_logs, read_windows
 from sidtool.data.split.record import SPLIT_FORMAT, SplitManifest
 from sidtool.data.split.split import Split, SplitOrigin
 from sidtool.data.split.write_parts import file_name, folder_name, write_logs, write_windows
-from sidtool.data.tables.locate import parquet_files
-from sidtool.data.tables.opening import PARQUET
+from sidtool.data.tables.opening import PARQUET, parquet_files
 
 MANIFEST = "split.json"
 WINDOWS = "windows"
@@ -88,24 +79,18 @@ def split_events(
     n_threads = thread_count(threads)
     budget = nullcontext() if memory is None else spill_beside(out, memory)
     with budget as spill, arrow_threads(n_threads):
-        split = _split_of(Path(events), options, spill, n_threads)
+        earlier = []
+        for number, path in enumerate(options.extends):
+            # the files of one split's events are not those of another's
+            aside = spill and Spill(spill.subfolder(f"earlier-{number}"), spill.budget)
+            earlier.append(open_split(path, spill=aside))
+        recorded = earlier[0].origin.columns if earlier else None
+        split = make_split(Path(events), options, recorded=recorded, spill=spill, threads=n_threads)
+        for earlier_split in earlier:
+            split = extended(split, earlier_split)
         if dry_run:
             return split.manifest({})
         return write_split(split, out, force=force, threads=n_threads)
-
-
-def _split_of(events: Path, options: SplitOptions, spill: Spill | None, threads: int) -> Split:
-    """The split of events, checked against those that it extends."""
-    earlier = []
-    for number, path in enumerate(options.extends):
-        # the files of one split's events are not those of another's
-        aside = None if spill is None else Spill(spill.subfolder(f"earlier-{number}"), spill.budget)
-        earlier.append(open_split(path, spill=aside))
-    recorded = earlier[0].origin.columns if earlier else None
-    split = make_split(events, options, recorded=recorded, spill=spill, threads=threads)
-    for each in earlier:
-        split = extended(split, each)
-    return split
 
 
 def write_split(split: Split, out: Path, *, force: bool = False, threads: int = 1) -> SplitManifest:
@@ -136,12 +121,19 @@ def read_manifest(folder: Path, only: str | None = None) -> SplitManifest:
 
     Raises DataError if the folder holds no split, IntegrityError if a file is missing or changed,
     CompatibilityError for a newer format."""
-    path = folder / MANIFEST
     manifest = stored_manifest(folder)
-    expected = set(file_names(manifest))
+    if manifest.format >= COLUMN_FORMAT:
+        prefixes = [""]
+        if manifest.parts > 1:
+            ranges = {folder_name(number) for number in range(manifest.parts)}
+            prefixes = [f"{folder}/" for folder in manifest.folders if folder in ranges]
+        expected = {f"{prefix}{file_name(part)}" for prefix in prefixes for part in PARTS}
+    else:
+        parts = [*PARTS, WINDOWS] if manifest.protocol == "given" else PARTS
+        expected = {f"{part}.jsonl" for part in parts}
     if manifest.files.keys() != expected:
         raise IntegrityError(
-            f"{path} lists the files {sorted(manifest.files)}, a split of protocol "
+            f"{folder / MANIFEST} lists the files {sorted(manifest.files)}, a split of protocol "
             f"{manifest.protocol} has {sorted(expected)}"
         )
     for name, recorded in manifest.files.items():
@@ -173,18 +165,6 @@ def stored_manifest(folder: Path) -> SplitManifest:
     except ValueError as error:
         raise IntegrityError(f"{path} is damaged: {error}") from error
     return manifest
-
-
-def file_names(manifest: SplitManifest) -> list[str]:
-    """The files of a split."""
-    if manifest.format >= COLUMN_FORMAT:
-        folders = [""]
-        if manifest.parts > 1:
-            ranges = {f"{folder_name(number)}/" for number in range(manifest.parts)}
-            folders = [f"{folder}/" for folder in manifest.folders if f"{folder}/" in ranges]
-        return [f"{folder}{file_name(part)}" for folder in folders for part in PARTS]
-    parts = [*PARTS, *([WINDOWS] if manifest.protocol == "given" else [])]
-    return [f"{part}.jsonl" for part in parts]
 
 
 def read_split(folder: Path, only: str | None = None) -> Split:

@@ -55,21 +55,21 @@ def target_lists(
     sessions. The history of a session's first list ends where the session begins, as when a session
     is held out. Events for which `counts` is false are in no list; an item that comes again within
     one is in it once. The first event is in no list, since it has no history."""
+
+    def event_of(index: int) -> Event:
+        return sequence.user, sequence.items[index], sequence.positions[index]
+
     marked = set(sequence.target_indexes)
     for session in spans(sequence.sessions or (0,), len(sequence.items)):
         targets = [
             index
             for index in session
-            if index > 0 and index in marked and (counts is None or counts(_event(sequence, index)))
+            if index > 0 and index in marked and (counts is None or counts(event_of(index)))
         ]
         for first in range(0, len(targets), options.stride or options.length):
             chosen = targets[first : first + options.length]
             start = max(session.start, 1) if first == 0 else chosen[0]
             yield TargetList(start, tuple(_ordered(sequence, chosen, options.order)))
-
-
-def _event(sequence: UserSequence, index: int) -> Event:
-    return sequence.user, sequence.items[index], sequence.positions[index]
 
 
 def _ordered(sequence: UserSequence, targets: Sequence[int], order: str | None) -> list[int]:
@@ -79,9 +79,10 @@ def _ordered(sequence: UserSequence, targets: Sequence[int], order: str | None) 
     if order is None:
         return distinct
     values = sequence.fields.event[order]
+
+    def descending(index: int) -> float:
+        value = values[index]
+        return -value if isinstance(value, int | float) else float("inf")
+
     # a stable sort keeps the order of the events where values are equal; missing ones come last
-    return sorted(distinct, key=lambda index: _descending(values[index]))
-
-
-def _descending(value: object) -> float:
-    return -value if isinstance(value, int | float) else float("inf")
+    return sorted(distinct, key=descending)

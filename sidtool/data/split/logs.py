@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import IntegrityError
-from sidtool.data.split.packed import EventStore, Ragged, consecutive
+from sidtool.base.ranges import consecutive
+from sidtool.data.split.packed import EventStore, Ragged
 from sidtool.data.split.split import Split
 
 PARTS = ("train", "valid", "test")

@@ -13,6 +13,7 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.ranges import consecutive, ranges
 from sidtool.data.coded import Coded, Texts
 from sidtool.data.fields.fields import NO_FIELDS, Fields, FieldTypes, Value, Values
 from sidtool.data.split.values import Example, FurtherTarget, UserSequence
@@ -79,21 +80,6 @@ class Ragged:
         return column[self.places]
 
 
-def consecutive(starts: Indexes, lengths: NDArray[Any]) -> Indexes:
-    """start, start + 1 ... of each start, so many as its length."""
-    if (lengths == 1).all():
-        return starts
-    ends = np.cumsum(lengths, dtype=np.int64)
-    return np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
-
-
-def ranges(sizes: NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:
-    """Consecutive ranges whose sizes add up to at most the limit, or to that plus one size."""
-    numbers = np.cumsum(sizes) // limit
-    starts = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist()
-    return zip(starts, [*starts[1:], len(sizes)], strict=False)  # none without sizes
-
-
 def user_buckets(ids: Texts) -> NDArray[np.int16]:
     """(n,): the bucket of each of n users."""
     utf8: Any = Texts(ids.arrow.cast("binary"))
@@ -124,10 +110,7 @@ class EventStore:
     def user_order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The codes of users by bucket, which is the CRC-32 of the id, then by id, and (BUCKETS +
         1,) where each bucket starts."""
-        import pyarrow.compute as pc
-
-        buckets = user_buckets(self.users)
-        by_id = pc.sort_indices(self.users.arrow).to_numpy()
+        buckets, by_id = user_buckets(self.users), self.users.order
         order = by_id[np.argsort(buckets[by_id], kind="stable")]
         return order, np.searchsorted(buckets[order], np.arange(BUCKETS + 1))
 
@@ -314,37 +297,21 @@ class PackedExamples(_Packed[Example]):
     def _value(self, index: int) -> Example:
         store = self.store
         history = tuple(self.names[self.histories[index]].tolist())
+        places = range(int(self.targets.starts[index]), int(self.targets.stops[index]))
         first, *rest = (
-            (int(self.targets.values[place]), int(self.positions_of[place]))
-            for place in range(int(self.targets.starts[index]), int(self.targets.stops[index]))
+            FurtherTarget(
+                self.names[store.items[event]],
+                int(self.positions_of[place]),
+                store.at(event, store.types.feedback),
+                store.at(event, store.types.context),
+                store.time(event),
+            )
+            for place, event in zip(places, self.targets[index].tolist(), strict=True)
         )
-        return Example(
-            self.users[index],
-            history,
-            self.names[store.items[first[0]]],
-            first[1],
-            self._fields(index, first[0]),
-            store.at(first[0], store.types.feedback),
-            tuple(self._further_target(event, position) for event, position in rest),
-        )
-
-    def _fields(self, index: int, target: int) -> Fields:
-        """The fields of the history, and what is known before the target."""
-        store = self.store
-        if not store.has_fields:
-            return NO_FIELDS
-        start, stop = int(self.histories.starts[index]), int(self.histories.stops[index])
-        fields = store.of_events(int(self.user_codes[index]), slice(start, stop))
-        return replace(
-            fields, context=store.at(target, store.types.context), time=store.time(target)
-        )
-
-    def _further_target(self, event: int, position: int) -> FurtherTarget:
-        store = self.store
-        return FurtherTarget(
-            self.names[store.items[event]],
-            position,
-            store.at(event, store.types.feedback),
-            store.at(event, store.types.context),
-            store.time(event),
-        )
+        fields = NO_FIELDS
+        if store.has_fields:
+            start, stop = int(self.histories.starts[index]), int(self.histories.stops[index])
+            fields = store.of_events(int(self.user_codes[index]), slice(start, stop))
+            fields = replace(fields, context=first.context, time=first.time)
+        user, further = self.users[index], tuple(rest)
+        return Example(user, history, first.item, first.position, fields, first.feedback, further)

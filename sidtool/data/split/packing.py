@@ -1,22 +1,18 @@
 """Packs sequences and examples, given as objects, into columns."""
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from sidtool.base.errors import IntegrityError
+from sidtool.base.ranges import consecutive
 from sidtool.data.coded import Coded, Texts, object_array
 from sidtool.data.fields.fields import TARGET, TARGET_VALUES, Fields, FieldTypes, Value, Values
-from sidtool.data.split.packed import (
-    EventStore,
-    PackedExamples,
-    PackedSequences,
-    Ragged,
-    consecutive,
-)
+from sidtool.data.split.packed import EventStore, PackedExamples, PackedSequences, Ragged
 from sidtool.data.split.values import Example, UserSequence
 
 
@@ -41,13 +37,30 @@ def pack_parts(
 
     Raises IntegrityError for a line with other fields, and for a user with two values of one."""
     packer = _Packer(types or FieldTypes())
-    sequences = packer.sequences(train)
-    parts = [packer.examples(part) for part in (valid, test, windows or ())]
+    train_rows = packer.sequences(train)
+    rows_of_parts = [packer.examples(part) for part in (valid, test, windows or ())]
     store = packer.store()
-    packed = [rows.examples(store) for rows in parts]
-    return PackedParts(
-        sequences.sequences(store), packed[0], packed[1], None if windows is None else packed[2]
+    items = train_rows.lists(store)
+    is_counted = all(
+        numbers == tuple(range(length))
+        for numbers, length in zip(train_rows.positions, items.lengths.tolist(), strict=True)
     )
+    sequences = PackedSequences(
+        store,
+        np.array(train_rows.users, dtype=np.int32),
+        items,
+        None if is_counted else _ragged(train_rows.positions),
+        _ragged(train_rows.sessions) if any(train_rows.sessions) else None,
+    )
+    parts = []
+    for rows in rows_of_parts:
+        histories, positions = rows.lists(store), _ragged(rows.positions)
+        # the targets of an example lie behind its history
+        events = consecutive(histories.stops, positions.lengths)
+        targets = Ragged(events, positions.starts, positions.stops)
+        users = np.array(rows.users, dtype=np.int32)
+        parts.append(PackedExamples(store, users, histories, targets, positions.values))
+    return PackedParts(sequences, parts[0], parts[1], None if windows is None else parts[2])
 
 
 def parts_of_windows(
@@ -82,65 +95,32 @@ def parts_of_windows(
     return PackedParts(train, *held_out)
 
 
-class _Lists:
-    """Lists of numbers that are appended."""
-
-    def __init__(self) -> None:
-        self._values = array("i")
-        self._lengths = array("i")
-
-    def append(self, numbers: Iterable[int]) -> None:
-        before = len(self._values)
-        self._values.extend(numbers)
-        self._lengths.append(len(self._values) - before)
-
-    def finish(self) -> Ragged:
-        return Ragged.of_lengths(numbers_of(self._values), numbers_of(self._lengths))
-
-
-def numbers_of(values: "array[int]") -> Any:
-    """(n,) int32, without a copy."""
-    return np.frombuffer(values, dtype=np.int32)
-
-
 @dataclass
 class _Rows:
-    """Sequences or examples: a user and a list of events of the store each, and positions: those of
+    """Sequences or examples: of each the user, a list of events of the store, and the positions of
     the list, or of the targets behind it."""
 
-    users: "array[int]" = field(default_factory=lambda: array("i"))
-    starts: "array[int]" = field(default_factory=lambda: array("q"))
-    stops: "array[int]" = field(default_factory=lambda: array("q"))
-    positions: _Lists = field(default_factory=_Lists)
-    sessions: _Lists = field(default_factory=_Lists)
-    is_counted: bool = True
-    has_sessions: bool = False
+    users: list[int] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    stops: list[int] = field(default_factory=list)
+    positions: list[Sequence[int]] = field(default_factory=list)
+    sessions: list[Sequence[int]] = field(default_factory=list)
 
     def lists(self, store: EventStore) -> Ragged:
         """The lists, as items of the store."""
-        bounds = (np.frombuffer(ends, dtype=np.int64) for ends in (self.starts, self.stops))
+        bounds = (np.array(ends, dtype=np.int64) for ends in (self.starts, self.stops))
         return Ragged(store.items, *bounds)
 
-    def sequences(self, store: EventStore) -> PackedSequences:
-        """The sequences, with what some of them have beside items."""
-        return PackedSequences(
-            store,
-            numbers_of(self.users),
-            self.lists(store),
-            None if self.is_counted else self.positions.finish(),
-            self.sessions.finish() if self.has_sessions else None,
-        )
 
-    def examples(self, store: EventStore) -> PackedExamples:
-        """The examples; the targets of each lie behind its history in the store."""
-        histories = self.lists(store)
-        positions = self.positions.finish()
-        events = consecutive(histories.stops, positions.lengths)
-        targets = Ragged(events, positions.starts, positions.stops)
-        return PackedExamples(store, numbers_of(self.users), histories, targets, positions.values)
+def _ragged(lists: Sequence[Sequence[int]]) -> Ragged:
+    """Lists of numbers, one behind the other."""
+    numbers = np.fromiter(chain.from_iterable(lists), dtype=np.int32)
+    return Ragged.of_lengths(numbers, np.array([len(each) for each in lists], dtype=np.int64))
 
 
 class _Packer:
+    """Appends events to the columns of one store, by codes of first appearance."""
+
     def __init__(self, types: FieldTypes) -> None:
         self._types = types
         self._users: dict[str, int] = {}
@@ -157,9 +137,7 @@ class _Packer:
         for sequence in sequences:
             self._begin(rows, sequence.user, sequence.items, sequence.fields)
             rows.positions.append(sequence.positions)
-            rows.is_counted &= sequence.positions == tuple(range(len(sequence.items)))
             rows.sessions.append(sequence.sessions)
-            rows.has_sessions |= bool(sequence.sessions)
         return rows
 
     def examples(self, examples: Iterable[Example]) -> _Rows:
@@ -172,30 +150,28 @@ class _Packer:
                 times = None if target.time is None else (target.time,)
                 event = {name: (value,) for name, value in values.items()}
                 self._append(example.user, (target.item,), Fields({}, event, times=times))
-            rows.positions.append(target.position for target in example.targets)
+            rows.positions.append([target.position for target in example.targets])
         return rows
 
     def store(self) -> EventStore:
+        types = self._types
         columns = {
             name: Coded[Value | None](
-                object_array(value for _, value in code_of), numbers_of(codes)
+                object_array(value for _, value in code_of), np.array(codes, dtype=np.int32)
             )
             for name, (code_of, codes) in self._columns.items()
         }
-        types = self._types
         user_fields = {
-            name: Coded[Value | None].of(
-                self._user_fields[code][name] for code in self._user_fields
-            )
+            name: Coded[Value | None].of(values[name] for values in self._user_fields.values())
             for name in types.user
         }
         return EventStore(
             Texts(self._users),
             Texts(self._items),
-            numbers_of(self._events),
+            np.array(self._events, dtype=np.int32),
             types,
             columns,
-            np.frombuffer(self._times) if types.times else None,
+            np.array(self._times) if types.times else None,
             user_fields,
         )
 
@@ -212,16 +188,15 @@ class _Packer:
 
     def _append(self, user: str, items: Iterable[str], fields: Fields) -> None:
         self._events.extend(self._items.setdefault(item, len(self._items)) for item in items)
-        if fields.event.keys() != self._columns.keys():
+        has_times = fields.times is not None
+        if fields.event.keys() != self._columns.keys() or has_times != self._types.times:
             raise _other_fields(user)
         for name, values in fields.event.items():
             code_of, codes = self._columns[name]
             # 5 and 5.0 are equal, and stay what they are
             codes.extend(code_of.setdefault((type(value), value), len(code_of)) for value in values)
-        if (fields.times is not None) != self._types.times:
-            raise _other_fields(user)
         self._times.extend(fields.times or ())
-        if fields.times is not None and len(self._times) != len(self._events):
+        if has_times and len(self._times) != len(self._events):
             raise _other_fields(user)
 
 

@@ -9,8 +9,7 @@ With a condition of what is a target (`--target`), other events stay in historie
 holds out the last two targets of a user, and what lies between them or behind them is in no
 training event."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from sidtool.data.split.record import Cuts, Protocol, SplitCounts
 from sidtool.data.split.sessions import SessionTable
 from sidtool.data.split.split import MIN_LENGTH, Split, SplitOrigin
 from sidtool.data.split.values import Example
-from sidtool.data.split.windows import Window, join_windows, read_windows
+from sidtool.data.split.windows import join_windows, read_windows
 
 TRAIN_SHARE = 0.8
 """Under temporal without cuts: share of the events before the first cut."""
@@ -61,9 +60,8 @@ def leave_one_out(
     left_out = int((stops[evaluated] - test - 1).sum())
     users = np.arange(len(starts))
     train = logs.sequences(users, trained)
-    parts = (train, logs.examples(evaluated, valid), logs.examples(evaluated, test))
-    split = Split("leave-one-out", *parts, None, logs.origin(None, left_out))
-    return _counted(split, interactions)
+    valid_part, test_part = (logs.examples(evaluated, events) for events in (valid, test))
+    return logs.split("leave-one-out", train, valid_part, test_part, left_out)
 
 
 def last_session(
@@ -94,9 +92,7 @@ def last_session(
     valid_part, test_part = (
         logs.session_examples(evaluated, sessions, part) for part in (valid, test)
     )
-    origin = logs.origin(None, left_out)
-    split = Split("last-session", train, valid_part, test_part, None, origin)
-    return _counted(split, interactions)
+    return logs.split("last-session", train, valid_part, test_part, left_out)
 
 
 def temporal(
@@ -112,7 +108,12 @@ def temporal(
     user before its target; `table` and `sessions` are as in `leave_one_out`. A target without a
     history is in no part, and is counted (`SplitCounts.left_out`). Raises UsageError if validation
     would start after test."""
-    cuts = cuts or _default_cuts(interactions)
+    if cuts is None:
+        moments = np.sort(interactions.order)
+        # rounded before the floor, or 0.8 + 0.1 of ten events would be 8.999...
+        first_valid = int(round(TRAIN_SHARE * len(moments), 6))
+        first_test = int(round((TRAIN_SHARE + VALID_SHARE) * len(moments), 6))
+        cuts = Cuts(float(moments[first_valid]), float(moments[first_test]))
     if cuts.valid_from > cuts.test_from:
         raise UsageError(
             f"validation starts at {cuts.valid_from}, after test, which starts at {cuts.test_from}"
@@ -120,20 +121,22 @@ def temporal(
     logs = _UserLogs(interactions, table, sessions)
     starts = interactions.starts
     # the order of a user's events ascends, so those before a cut are the first ones
-    first_valid = starts + _count_before(interactions, cuts.valid_from)
-    first_test = starts + _count_before(interactions, cuts.test_from)
-    trained = np.flatnonzero(first_valid > starts)
-    train = logs.sequences(trained, first_valid[trained])
+    valid_start, test_start = (
+        starts + np.add.reduceat(interactions.order < cut, starts, dtype=np.int64)
+        for cut in (cuts.valid_from, cuts.test_from)
+    )
+    trained = np.flatnonzero(valid_start > starts)
+    train = logs.sequences(trained, valid_start[trained])
     user_of = interactions.users.codes[logs.targets]
     # the first event of a user is no example, which needs a history
-    is_held_out = logs.targets >= np.maximum(first_valid, starts + 1)[user_of]
-    is_test = logs.targets >= first_test[user_of]
+    is_held_out = logs.targets >= np.maximum(valid_start, starts + 1)[user_of]
+    is_test = logs.targets >= test_start[user_of]
     valid, test = (
         logs.examples(user_of[chosen], logs.targets[chosen])
         for chosen in (is_held_out & ~is_test, is_held_out & is_test)
     )
-    origin = logs.origin(cuts, len(starts) - len(trained))
-    return _counted(Split("temporal", train, valid, test, None, origin), interactions)
+    left_out = len(starts) - len(trained)
+    return logs.split("temporal", train, valid, test, left_out, cuts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,14 +200,31 @@ class _UserLogs:
             self.targets - starts[self.interactions.users.codes[self.targets]],
         )
 
-    def origin(self, cuts: Cuts | None, left_out: int) -> SplitOrigin:
-        """Where the split comes from."""
-        fields = None if self.table is None else self.table.types
-        sessions = None if self.session_table is None else self.session_table.rule
+    def split(
+        self,
+        protocol: Protocol,
+        train: PackedSequences,
+        valid: PackedExamples,
+        test: PackedExamples,
+        left_out: int,
+        cuts: Cuts | None = None,
+    ) -> Split:
+        """The split of these parts, with the numbers of repeated targets and of tied ones."""
         events = self.interactions
-        return SplitOrigin(
-            events.digest, events.columns, cuts, left_out, fields=fields, sessions=sessions
+        users, moments = events.users.codes, events.order
+        is_tied = np.zeros(len(users), dtype=np.bool_)
+        is_tied[1:] = (users[1:] == users[:-1]) & (moments[1:] == moments[:-1])
+        origin = SplitOrigin(
+            events.digest,
+            events.columns,
+            cuts,
+            left_out,
+            valid.repeated_targets + test.repeated_targets,
+            sum(int(is_tied[part.targets.joined].sum()) for part in (valid, test)),
+            fields=None if self.table is None else self.table.types,
+            sessions=None if self.session_table is None else self.session_table.rule,
         )
+        return Split(protocol, train, valid, test, None, origin)
 
 
 def given(train: Path, valid: Path, test: Path) -> Split:
@@ -224,11 +244,20 @@ def given(train: Path, valid: Path, test: Path) -> Split:
         ]
         for part in parts
     )
-    origin = SplitOrigin(_windows_digest(parts), left_out=len(parts[0]) - len(windows))
+    columns: list[list[str]] = []
+    for part in parts:
+        columns.append([window.user for window in part])
+        columns.append([window.item for window in part])
+        columns.append(["\t".join(window.history) for window in part])
     packed = pack_parts((), valid_examples, test_examples, windows)
     assert packed.windows is not None
     joined = parts_of_windows(packed.windows, packed.valid, packed.test)
-    return _counted(Split("given", joined.train, joined.valid, joined.test, joined.windows, origin))
+    origin = SplitOrigin(
+        digest_strings(*columns),
+        left_out=len(parts[0]) - len(windows),
+        repeated_targets=joined.valid.repeated_targets + joined.test.repeated_targets,
+    )
+    return Split("given", joined.train, joined.valid, joined.test, joined.windows, origin)
 
 
 def refuse_empty(protocol: Protocol, counts: SplitCounts) -> None:
@@ -239,40 +268,3 @@ def refuse_empty(protocol: Protocol, counts: SplitCounts) -> None:
             f"and {counts.test} test examples: no part may be empty",
             hint="try another protocol, or other cuts",
         )
-
-
-def _counted(split: Split, interactions: Interactions | None = None) -> Split:
-    """The split with the numbers of repeated targets and, of events with times, of tied ones."""
-    repeated = split.valid.repeated_targets + split.test.repeated_targets
-    tied = None
-    if interactions is not None:
-        users, moments = interactions.users.codes, interactions.order
-        is_tied = np.zeros(len(users), dtype=np.bool_)
-        is_tied[1:] = (users[1:] == users[:-1]) & (moments[1:] == moments[:-1])
-        tied = sum(int(is_tied[part.targets.joined].sum()) for part in (split.valid, split.test))
-    origin = replace(split.origin, repeated_targets=repeated, tied_targets=tied)
-    return replace(split, origin=origin)
-
-
-def _count_before(interactions: Interactions, cut: float) -> NDArray[np.int64]:
-    """(users,): how many of each user's events come before a moment."""
-    is_before = interactions.order < cut
-    return np.add.reduceat(is_before, interactions.starts, dtype=np.int64)
-
-
-def _default_cuts(interactions: Interactions) -> Cuts:
-    moments = np.sort(interactions.order)
-    n = len(moments)
-    # rounded before the floor, or 0.8 + 0.1 of ten events would be 8.999...
-    first_valid = int(round(TRAIN_SHARE * n, 6))
-    first_test = int(round((TRAIN_SHARE + VALID_SHARE) * n, 6))
-    return Cuts(float(moments[first_valid]), float(moments[first_test]))
-
-
-def _windows_digest(parts: Sequence[tuple[Window, ...]]) -> str:
-    columns: list[list[str]] = []
-    for part in parts:
-        columns.append([window.user for window in part])
-        columns.append([window.item for window in part])
-        columns.append(["\t".join(window.history) for window in part])
-    return digest_strings(*columns)

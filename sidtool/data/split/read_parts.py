@@ -1,6 +1,6 @@
 """Reads the parts of a split from the Parquet files that `write_parts` wrote."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -10,31 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import IntegrityError
+from sidtool.base.ranges import consecutive
 from sidtool.base.threads import release_arrow_memory
 from sidtool.data.coded import Coded, Texts, object_array
 from sidtool.data.fields.fields import FieldTypes, Value
 from sidtool.data.split.logs import PARTS
-from sidtool.data.split.packed import (
-    EventStore,
-    PackedExamples,
-    PackedSequences,
-    Ragged,
-    consecutive,
-)
+from sidtool.data.split.packed import EventStore, PackedExamples, PackedSequences, Ragged
 from sidtool.data.split.packing import PackedParts, parts_of_windows
-from sidtool.data.split.part_columns import (
-    NUMBER,
-    PartColumn,
-    PartFile,
-    coded_columns,
-    joined_files,
-    read_part,
-)
 from sidtool.data.split.record import SplitManifest
 from sidtool.data.split.sessions import are_divisions
 from sidtool.data.split.write_parts import ARROW_TYPES, file_name
+from sidtool.data.tables import row_groups
 
 WINDOW_COLUMNS = {"user": "string", "history": "list string", "item": "string", "position": "int32"}
+NUMBER = "a number"
+"""The type of a column of int64 or of double."""
 
 
 def read_logs(folders: Sequence[Path], manifest: SplitManifest) -> PackedParts:
@@ -45,16 +35,14 @@ def read_logs(folders: Sequence[Path], manifest: SplitManifest) -> PackedParts:
     types = manifest.fields or FieldTypes()
     paths = [folders[0] / file_name(part) for part in PARTS]
     files = [
-        joined_files(
-            [read_part(folder / path.name, _kinds(path.stem, manifest)) for folder in folders]
-        )
+        _read_part([folder / path.name for folder in folders], _kinds(path.stem, manifest))
         for path in paths
     ]
     users, row_users = _coded_users([file.pop("user") for file in files])
     release_arrow_memory()  # of the columns of users, and below of those of positions and items
     log = _Log.of(paths, files, len(users), row_users)
     release_arrow_memory()
-    names, items = coded_columns([file.pop("items") for file in files])
+    names, items = _coded_columns([file.pop("items") for file in files])
     store_items = log.joined(items)
     del items
     release_arrow_memory()
@@ -69,22 +57,22 @@ def read_logs(folders: Sequence[Path], manifest: SplitManifest) -> PackedParts:
     store = EventStore(users, Texts(names), store_items, types, event_fields, times, user_fields)
     lengths = log.row_lengths[0]
     starts = log.starts[row_users[0]]
-    train = PackedSequences(
-        store,
-        row_users[0],
-        Ragged(store.items, starts, starts + lengths),
-        None,
-        None if manifest.sessions is None else _sessions(paths[0], files[0], lengths),
-    )
+    sessions = None
+    if manifest.sessions is not None:
+        sessions = Ragged.of_lengths(files[0]["sessions"].numbers, files[0]["sessions"].lengths)
+        if not are_divisions(sessions, lengths):
+            raise IntegrityError(f"{paths[0]}: the sessions of a user do not divide the events")
+    items_of_users = Ragged(store.items, starts, starts + lengths)
+    train = PackedSequences(store, row_users[0], items_of_users, None, sessions)
     valid, test = (_examples(paths[at], files[at], store, log) for at in (1, 2))
     return PackedParts(train, valid, test, None)
 
 
 def read_windows(folder: Path) -> PackedParts:
     """The parts of a split by `given`. Raises IntegrityError as `read_logs` does."""
-    files = [read_part(folder / file_name(part), WINDOW_COLUMNS) for part in PARTS]
+    files = [_read_part([folder / file_name(part)], WINDOW_COLUMNS) for part in PARTS]
     users, row_users = _coded_users([file["user"] for file in files])
-    names, items = coded_columns([file[name] for file in files for name in ("history", "item")])
+    names, items = _coded_columns([file[name] for file in files for name in ("history", "item")])
     columns = [np.concatenate(chunks) for chunks in items]
     store = EventStore(users, Texts(names), np.concatenate(columns))
     parts = []
@@ -115,6 +103,98 @@ def _kinds(part: str, manifest: SplitManifest) -> dict[str, str]:
     return kinds | ({"history": "int32"} if manifest.protocol == "last-session" else {})
 
 
+@dataclass(frozen=True, eq=False)
+class PartColumn:
+    """A column of a part: n values, or the members of n lists."""
+
+    chunks: Sequence[Any]
+    """Arrow arrays, without dictionaries but for texts"""
+    lengths: NDArray[np.int32]
+    """(n,) of the lists; those of a column of values are 1"""
+
+    @property
+    def numbers(self) -> NDArray[Any]:
+        """The values as numbers."""
+        return np.concatenate([chunk.to_numpy() for chunk in self.chunks])
+
+
+PartFile = dict[str, PartColumn]
+
+
+def _read_part(paths: Sequence[Path], kinds: Mapping[str, str]) -> PartFile:
+    """The columns of files, one behind the other. Raises IntegrityError unless each file has these,
+    of these types, without missing values but in fields."""
+    chunks: dict[str, list[Any]] = {name: [] for name in kinds}
+    lengths: dict[str, list[NDArray[np.int32]]] = {name: [] for name in kinds}
+    for path in paths:
+        groups = list(row_groups(path))
+        if not groups or set(groups[0].column_names) != set(kinds):
+            columns = groups[0].column_names if groups else "no rows"
+            raise IntegrityError(f"{path} has {columns}, not the columns {list(kinds)}")
+        for name, kind in kinds.items():
+            stored = [chunk for group in groups for chunk in group[name].chunks]
+            column = _column(f"{path}: {name}", kind, stored)
+            chunks[name] += column.chunks
+            lengths[name].append(column.lengths)
+        for name in kinds:
+            is_of_events = name in ("positions", "times") or name.startswith("event_")
+            if is_of_events and not np.array_equal(lengths[name][-1], lengths["items"][-1]):
+                raise IntegrityError(f"{path}: {name} and items differ in length")
+    return {
+        name: PartColumn(
+            [chunk for chunk in chunks[name] if len(chunk)] or chunks[name][:1],
+            np.concatenate(lengths[name]),
+        )
+        for name in kinds
+    }
+
+
+def _column(label: str, kind: str, chunks: Sequence[Any]) -> PartColumn:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lengths = np.zeros(0, dtype=np.int32)
+    if kind.startswith("list "):
+        if not all(pa.types.is_list(chunk.type) and not chunk.null_count for chunk in chunks):
+            raise IntegrityError(f"{label} has a row without a list")
+        lengths = np.concatenate([pc.list_value_length(chunk).to_numpy() for chunk in chunks])
+        chunks = [chunk.flatten() for chunk in chunks]
+        kind = kind.removeprefix("list ")
+    actual = chunks[0].type
+    if pa.types.is_dictionary(actual):
+        actual = actual.value_type
+    is_number = actual in (pa.int64(), pa.float64())
+    if not (is_number if kind == NUMBER else actual == pa.type_for_alias(kind)):
+        raise IntegrityError(f"{label} is of type {actual}, not {kind}")
+    is_field = label.rpartition(": ")[2].startswith(("event_", "user_"))
+    if not is_field and any(chunk.null_count for chunk in chunks):
+        raise IntegrityError(f"{label} lacks a value")
+    return PartColumn(chunks, lengths)
+
+
+def _coded_columns(columns: Sequence[PartColumn]) -> tuple[Any, list[list[NDArray[np.int32]]]]:
+    """The distinct values of several columns as an arrow array, and the codes of each column's
+    chunks; that of a missing value is -1."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    chunks = [chunk for column in columns for chunk in column.chunks]
+    is_coded = [pa.types.is_dictionary(chunk.type) for chunk in chunks]
+    if any(is_coded):  # then the distinct values of each chunk are hashed, not all of them
+        dictionaries = (
+            chunk if has_dictionary else chunk.dictionary_encode()
+            for chunk, has_dictionary in zip(chunks, is_coded, strict=True)
+        )
+        coded = pa.chunked_array(dictionaries).unify_dictionaries()
+    else:
+        coded = pa.chunked_array(chunks).dictionary_encode()
+    codes = (pc.fill_null(chunk.indices, -1).to_numpy() for chunk in coded.chunks if len(chunk))
+    nothing = np.zeros(0, dtype=np.int32)
+    parts = [[next(codes) for chunk in column.chunks if len(chunk)] for column in columns]
+    values = coded.chunk(0).dictionary if coded.num_chunks else pa.array([], chunks[0].type)
+    return values, [part or [nothing] for part in parts]
+
+
 def _coded_users(columns: Sequence[PartColumn]) -> tuple[Texts, list[NDArray[np.int32]]]:
     """The users of several columns, and their codes in each."""
     import pyarrow as pa
@@ -122,8 +202,12 @@ def _coded_users(columns: Sequence[PartColumn]) -> tuple[Texts, list[NDArray[np.
     texts = [pa.chunked_array(column.chunks) for column in columns]
     # files of users who all have three events or more have the same users
     others = [not text.equals(texts[0]) for text in texts]
+    if not any(others) and pa.types.is_string(texts[0].type):
+        users = Texts(texts[0].combine_chunks())
+        if users.are_distinct:  # by their order, which digests need; a table of hashes takes longer
+            return users, [np.arange(len(users), dtype=np.int32)] * len(columns)
     distinct = [column for column, is_other in zip(columns, others, strict=True) if is_other]
-    values, parts = coded_columns([columns[0], *distinct])
+    values, parts = _coded_columns([columns[0], *distinct])
     first, *rest = map(np.concatenate, parts)
     return Texts(values), [rest.pop(0) if is_other else first for is_other in others]
 
@@ -141,7 +225,7 @@ def _user_values(
     name: str, columns: Sequence[PartColumn], row_users: Sequence[NDArray[np.int32]], users: Texts
 ) -> Coded[Value | None]:
     """The value of each user. Raises IntegrityError if two rows of a user differ."""
-    names, parts = coded_columns(columns)
+    names, parts = _coded_columns(columns)
     codes, of_rows = np.concatenate([*chain.from_iterable(parts)]), np.concatenate(row_users)
     of_users = np.zeros(len(users), dtype=np.int32)
     of_users[of_rows] = codes
@@ -178,7 +262,7 @@ class _Log:
         row_users: Sequence[NDArray[np.int32]],
     ) -> "_Log":
         """Raises IntegrityError for a user with two rows in a file, a row without events, positions
-        that do not ascend for a user, and training events without 0, 1, 2 ..."""
+        that do not ascend for a user, and those of training if they are not 0, 1, 2 ..."""
         totals = np.zeros(n_users, dtype=np.int64)
         whole = np.zeros(n_users, dtype=np.int64)
         last = np.full(n_users, -1)
@@ -189,25 +273,27 @@ class _Log:
                 raise IntegrityError(f"{path} has two rows of a user")
             if not counts.all():
                 raise IntegrityError(f"{path} has a row without events")
+            positions = file["positions"].numbers
+            firsts = np.cumsum(counts, dtype=np.int64) - counts
+            steps = np.diff(positions, prepend=-1)
             if path is paths[0]:
-                # what was read is not kept beside the log
-                if not _count_from_zero(file.pop("positions").chunks, counts):
+                del file["positions"]  # they follow from the counts
+                is_right = steps == 1
+                is_right[firsts] = positions[firsts] == 0
+                if not is_right.all():
                     raise IntegrityError(
                         f"{path}: the training positions of a user are not 0, 1, 2 ..."
                     )
-                last[users] = counts - 1
                 whole[users] = counts
             else:
-                positions = file["positions"].numbers
-                firsts = np.cumsum(counts, dtype=np.int64) - counts
-                ascends = np.diff(positions, prepend=-1) > 0
+                ascends = steps > 0
                 ascends[firsts] = positions[firsts] > last[users]
                 if not ascends.all():
                     raise IntegrityError(f"{path}: the positions of a user do not ascend")
-                last[users] = positions[firsts + counts - 1]
                 rows = np.repeat(np.arange(len(users)), counts)
                 is_whole = positions == consecutive(totals[users], counts)
                 whole[users] += np.bincount(rows[is_whole], minlength=len(users))
+            last[users] = positions[firsts + counts - 1]
             before.append(totals[users])
             totals[users] += counts
         starts = np.cumsum(totals) - totals
@@ -231,34 +317,8 @@ class _Log:
 
     def coded(self, columns: Sequence[PartColumn]) -> Coded[Value | None]:
         """(events,): the values of a field of events."""
-        names, parts = coded_columns(columns)
+        names, parts = _coded_columns(columns)
         return _values(names, self.joined(parts))
-
-
-def _count_from_zero(chunks: Sequence[Any], lengths: NDArray[np.int32]) -> bool:
-    """Whether the values of every list are 0, 1, 2 ...; a list lies in one chunk."""
-    ends = np.cumsum(lengths, dtype=np.int64)
-    row, n_before = 0, 0
-    for chunk in chunks:
-        n_before += len(chunk)
-        stop = int(np.searchsorted(ends, n_before, side="right"))
-        sizes = lengths[row:stop]
-        values = chunk.to_numpy()
-        firsts = np.cumsum(sizes, dtype=np.int64) - sizes
-        rises = np.diff(values) == 1
-        rises[firsts[1:] - 1] = True
-        is_whole = sizes.sum() == len(values)
-        if not is_whole or values[firsts].any() or not rises.all():
-            return False
-        row = stop
-    return row == len(lengths)
-
-
-def _sessions(path: Path, file: PartFile, n_events: NDArray[np.int32]) -> Ragged:
-    sessions = Ragged.of_lengths(file["sessions"].numbers, file["sessions"].lengths)
-    if not are_divisions(sessions, n_events):
-        raise IntegrityError(f"{path}: the sessions of a user do not divide the events")
-    return sessions
 
 
 def _examples(path: Path, file: PartFile, store: EventStore, log: _Log) -> PackedExamples:

@@ -77,11 +77,6 @@ class Cuts(JsonRecord):
     valid_from: float
     test_from: float
 
-    def is_before(self, other: "Cuts") -> bool:
-        """Whether neither cut is later than that of `other`: what is before a cut here is before it
-        there."""
-        return self.valid_from <= other.valid_from and self.test_from <= other.test_from
-
 
 @dataclass(frozen=True)
 class SplitReference(JsonRecord):

@@ -1,6 +1,6 @@
 """Splits of user events into training, validation and test, as values; `protocols` makes them."""
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -216,7 +216,7 @@ def evenly_spaced(examples: Sequence[T], count: int | None) -> Sequence[T]:
     return tuple(examples[step * len(examples) // count] for step in range(count))
 
 
-class HeldOutEvents(Container[Event]):
+class HeldOutEvents:
     """A set of held-out events that takes 12 bytes for each."""
 
     def __init__(self, parts: Sequence[PackedExamples]) -> None:
@@ -233,9 +233,6 @@ class HeldOutEvents(Container[Event]):
 
     def __len__(self) -> int:
         return len(self._keys)
-
-    def __contains__(self, event: object) -> bool:
-        return isinstance(event, tuple) and self.count([event]) == 1
 
     def are_held_out(
         self, users: NDArray[Any], items: NDArray[Any], positions: NDArray[Any]

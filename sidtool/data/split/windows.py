@@ -44,23 +44,21 @@ def read_windows(path: Path) -> tuple[Window, ...]:
     )
     item = need_column(path, available, None, ID_COLUMNS, "item id", "name it item_id")
     table = read_columns(path, [user, history, item], ids=[user, item])
-    cells = zip(*(table[name].to_pylist() for name in (user, history, item)), strict=True)
-    windows = tuple(_window(path, row, *row_cells) for row, row_cells in enumerate(cells, 1))
+    users, histories, items = (table[name].to_pylist() for name in (user, history, item))
+    windows = []
+    for row, (user_id, cell, item_id) in enumerate(zip(users, histories, items, strict=True), 1):
+        if not user_id or not item_id:
+            raise DataError(f"{path}, row {row}: the {'item' if user_id else 'user'} id is empty")
+        text = (cell or "").strip()
+        members = parse_list(text) if text.startswith("[") else text.split()
+        if members is None or not all(map(is_id, members)):
+            raise DataError(
+                f"{path}, row {row}: the history {text[:40]!r} is not a list of item ids"
+            )
+        windows.append(Window(user_id, tuple(map(str, members)), item_id))
     if not windows:
         raise DataError(f"{path} holds no rows")
-    return windows
-
-
-def _window(
-    path: Path, row: int, user: str | None, history: str | None, item: str | None
-) -> Window:
-    if not user or not item:
-        raise DataError(f"{path}, row {row}: the {'item' if user else 'user'} id is empty")
-    text = (history or "").strip()
-    members = parse_list(text) if text.startswith("[") else text.split()
-    if members is None or not all(map(is_id, members)):
-        raise DataError(f"{path}, row {row}: the history {text[:40]!r} is not a list of item ids")
-    return Window(user, tuple(str(member) for member in members), item)
+    return tuple(windows)
 
 
 def join_windows(

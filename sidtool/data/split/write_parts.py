@@ -10,7 +10,7 @@ Under `given`, a row is a window: user, history, item, position.
 
 Writers do not write atomically: use them within `output.new_dir`."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.ranges import ranges
 from sidtool.base.threads import run_in_threads
 from sidtool.data.coded import Coded, Texts
 from sidtool.data.fields.fields import FieldType, Value
 from sidtool.data.split.logs import PARTS, UserLogs
-from sidtool.data.split.packed import PackedExamples, Ragged, ranges
+from sidtool.data.split.packed import PackedExamples, Ragged
 from sidtool.data.split.split import Split
 
 GROUP_EVENTS = 1 << 22
@@ -50,10 +51,10 @@ def write_logs(folder: Path, split: Split, logs: UserLogs, threads: int = 1) -> 
 
     def write(part: int) -> None:
         users = np.flatnonzero(lengths[part])
-        of_part = _targets(split, part)
+        own_columns = _own_columns(split, part)
         groups = list(ranges(lengths[part][users], GROUP_EVENTS)) or [(0, 0)]
         tables = (
-            _table(logs, users[start:stop], firsts[part], lengths[part], of_part)
+            _table(logs, users[start:stop], firsts[part], lengths[part], own_columns)
             for start, stop in groups
         )
         write_tables(folder / file_name(PARTS[part]), tables, distinct=("user",))
@@ -66,10 +67,10 @@ def _table(
     users: NDArray[np.int64],
     firsts: NDArray[np.int64],
     lengths: NDArray[np.int64],
-    of_part: Callable[[NDArray[np.int64]], dict[str, Any]],
+    own_columns: Mapping[str, Ragged | NDArray[np.int32]],
 ) -> Any:
     """The rows of some users, who have (k,) events from the (k,) first numbers on, for each of the
-    k users of the logs; `of_part` makes the columns that the part alone has."""
+    k users of the logs; `own_columns` are those that the part alone has, by user, too."""
     import pyarrow as pa
 
     store, counts = logs.store, lengths[users]
@@ -78,8 +79,13 @@ def _table(
         "user": store.users.arrow.take(pa.array(users)),
         "items": _lists(_coded_texts(store.names, store.items[places]), counts),
         "positions": _lists(positions, counts, pa.int32()),
-        **of_part(users),
     }
+    for name, column in own_columns.items():
+        if isinstance(column, Ragged):
+            lists = column.take(users)
+            columns[name] = _lists(lists.joined, lists.lengths, pa.int32())
+        else:
+            columns[name] = pa.array(column[users])
     if store.times is not None:
         columns["times"] = _lists(store.times[places], counts)
     for name, kind in store.types.event.items():
@@ -91,60 +97,41 @@ def _table(
     return pa.table(columns)
 
 
-def _targets(split: Split, part: int) -> Callable[[NDArray[np.int64]], dict[str, Any]]:
-    """Makes the columns that say, for some users, what of the events is a target, or where a
-    session starts."""
-    import pyarrow as pa
-
+def _own_columns(split: Split, part: int) -> dict[str, Ragged | NDArray[np.int32]]:
+    """The columns that a part alone has, by user code: where sessions start, or what of the events
+    is a target, and under last-session the length of the history."""
     train, n_users = split.train, len(split.train.store.users)
     if part == 0:
-        sessions = train.sessions
-        if sessions is None:
-            return lambda _: {}
         row_of = np.zeros(n_users, dtype=np.int64)
         row_of[train.user_codes] = np.arange(len(train))
-
-        def starts(users: NDArray[np.int64]) -> dict[str, Any]:
-            lists = sessions.take(row_of[users])
-            return {"sessions": _lists(lists.joined, lists.lengths, pa.int32())}
-
-        return starts
+        return {} if train.sessions is None else {"sessions": train.sessions.take(row_of)}
     examples = split.valid if part == 1 else split.test
     positions, target_users = examples.event_positions, examples.event_users
     by_user = np.lexsort((positions, target_users))
     counts = np.bincount(target_users, minlength=n_users)
-    all_targets = Ragged.of_lengths(positions[by_user], counts)
-    history = np.zeros(n_users, dtype=np.int32)
-    history[examples.user_codes] = examples.histories.lengths
-
-    def targets(users: NDArray[np.int64]) -> dict[str, Any]:
-        lists = all_targets.take(users)
-        columns = {"targets": _lists(lists.joined, lists.lengths, pa.int32())}
-        if split.protocol == "last-session":
-            columns["history"] = pa.array(history[users])
-        return columns
-
-    return targets
+    columns: dict[str, Ragged | NDArray[np.int32]] = {
+        "targets": Ragged.of_lengths(positions[by_user], counts)
+    }
+    if split.protocol == "last-session":
+        history = np.zeros(n_users, dtype=np.int32)
+        history[examples.user_codes] = examples.histories.lengths
+        columns["history"] = history
+    return columns
 
 
 def write_windows(folder: Path, windows: Sequence[PackedExamples]) -> None:
     """The three files of a split by `given`."""
-    for part, examples in zip(PARTS, windows, strict=True):
-        write_tables(folder / file_name(part), [_window_table(examples)])
-
-
-def _window_table(windows: PackedExamples) -> Any:
     import pyarrow as pa
 
-    columns = {
-        "user": windows.store.users.arrow.take(pa.array(windows.user_codes)),
-        "history": _lists(
-            _coded_texts(windows.names, windows.histories.joined), windows.histories.lengths
-        ),
-        "item": windows.names.arrow.take(pa.array(windows.items)),
-        "position": pa.array(windows.positions, pa.int32()),
-    }
-    return pa.table(columns)
+    for part, examples in zip(PARTS, windows, strict=True):
+        names, histories = examples.names, examples.histories
+        columns = {
+            "user": examples.store.users.arrow.take(pa.array(examples.user_codes)),
+            "history": _lists(_coded_texts(names, histories.joined), histories.lengths),
+            "item": names.arrow.take(pa.array(examples.items)),
+            "position": pa.array(examples.positions, pa.int32()),
+        }
+        write_tables(folder / file_name(part), [pa.table(columns)])
 
 
 def write_tables(path: Path, tables: Iterable[Any], distinct: Sequence[str] = ()) -> None:

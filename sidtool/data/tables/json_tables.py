@@ -53,6 +53,7 @@ def json_batches(
 
     if not _is_json(path):
         try:
+            # fast, if every value of these columns is a string
             yield _read_json_strings(path, names)
             return
         except (pa.ArrowInvalid, UnicodeDecodeError):
@@ -130,7 +131,6 @@ def _plain(value: Any) -> Any:
 
 
 def _read_json_strings(path: Path, names: Sequence[str]) -> dict[str, Column]:
-    """Fast, for files in which every value of these columns is a string."""
     import pyarrow as pa
     from pyarrow import json as arrow_json
 
@@ -161,8 +161,19 @@ def _parse_row(text: bytes) -> Any:
 def _json_lines(path: Path, parse: Callable[[bytes], Any]) -> Iterator[tuple[int, dict[str, Any]]]:
     with open_file(path) as stream:
         for number, line in enumerate(stream, 1):
-            if line.strip():
-                yield number, _json_object(path, number, line, parse)
+            if not line.strip():
+                continue
+            try:
+                row = parse(line)
+            except json.JSONDecodeError as error:
+                reason = f"not JSON ({error.msg} at column {error.colno})"
+                raise DataError(f"{path}, line {number}: {reason}") from error
+            except ValueError as error:
+                reason = str(error) if str(error) == "not UTF-8" else f"not JSON ({error})"
+                raise DataError(f"{path}, line {number}: {reason}") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, line {number}: not a JSON object")
+            yield number, row
 
 
 def _is_json_lines(path: Path) -> bool:
@@ -201,22 +212,6 @@ def _json_document(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _is_keyed(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(row, dict) for row in value.values())
-
-
-def _json_object(
-    path: Path, number: int, line: bytes, parse: Callable[[bytes], Any]
-) -> dict[str, Any]:
-    try:
-        row = parse(line)
-    except json.JSONDecodeError as error:
-        reason = f"{error.msg} at column {error.colno}"
-        raise DataError(f"{path}, line {number}: not JSON ({reason})") from error
-    except ValueError as error:
-        reason = str(error) if str(error) == "not UTF-8" else f"not JSON ({error})"
-        raise DataError(f"{path}, line {number}: {reason}") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{path}, line {number}: not a JSON object")
-    return row
 
 
 TOKEN = re.compile(

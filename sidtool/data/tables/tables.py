@@ -25,8 +25,7 @@ from sidtool.base.errors import DataError
 from sidtool.data.coded import Column
 from sidtool.data.tables.delimited import DELIMITERS, delimited_batches, header
 from sidtool.data.tables.json_tables import JSON, json_batches, json_column_names
-from sidtool.data.tables.locate import table_files
-from sidtool.data.tables.opening import PARQUET, read_errors
+from sidtool.data.tables.opening import PARQUET, read_errors, table_files
 from sidtool.data.tables.parquet import parquet_batches, parquet_column_names
 
 MAX_COLUMNS = 1 << 14

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.split import Example, FurtherTarget, ItemSequences, UserSequence, packed_sequences
+from sidtool.data.split import Example, FurtherTarget, UserSequence
+from sidtool.data.split.pairs import ItemSequences, packed_sequences
 from sidtool.memory import count_events
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.model import check_positions, decoder_start_id, is_encoder_decoder
+from sidtool.model.network import check_positions, decoder_start_id, is_encoder_decoder
 from sidtool.recommendation.search import (
     Decoder,
     DecodingHead,

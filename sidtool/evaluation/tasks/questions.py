@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import FieldTypes, Query, make_items, read_queries
@@ -22,7 +22,8 @@ from sidtool.examples import (
     read_training_examples,
     side_files,
 )
-from sidtool.model import LoadedModel, max_positions
+from sidtool.model import LoadedModel
+from sidtool.model.network import max_positions
 from sidtool.model.prompt import Format, Segment
 
 GroupKey = tuple[object, ...]
@@ -55,13 +56,6 @@ class Question:
         return tuple(segment for segment in self.answer if segment.kind != "catalog")
 
 
-class Questions(NamedTuple):
-    """The questions to evaluate, and others whose answers are correct for their groups too."""
-
-    questions: list[Question]
-    also_correct: list[Question]
-
-
 def read_questions(
     loaded: LoadedModel, path: Path, options: TaskEvaluationOptions
 ) -> list[Question]:
@@ -91,9 +85,10 @@ def make_questions(
     examples: Sequence[Example],
     options: TaskEvaluationOptions,
     types: FieldTypes,
-) -> Questions:
+) -> tuple[list[Question], list[Question]]:
     """The questions of a task, made as its training examples are: each user's whole history with
-    its last item, or every item or query."""
+    its last item, or every item or query; and others, which are not evaluated, but whose answers
+    are correct for their groups too."""
     maker, history_length = _example_maker(loaded, options, types)
     in_bundle = [example for example in examples if maker.has_item(example.item)]
     problem = "users are left out, for the bundle lacks their item"
@@ -120,7 +115,7 @@ def make_questions(
             f"there are no questions of task {options.task}",
             hint="are the ids of --only-items those of the bundle?",
         )
-    return Questions(questions, also_correct)
+    return questions, also_correct
 
 
 def _example_maker(

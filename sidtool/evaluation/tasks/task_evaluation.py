@@ -1,35 +1,43 @@
-"""Evaluation of one task: the questions to a model, and how many of its answers are correct.
+"""Evaluation of one task: the questions to a model, and how many of its answers are correct. Of
+those that are SIDs, accuracy by prefix and retrieval of the item.
 
 docs/metrics.md defines every number."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.options import options_from
 from sidtool.base.progress import Progress
+from sidtool.base.records import JsonRecord
 from sidtool.data import FieldTypes
 from sidtool.data.split import open_split
 from sidtool.data.tables import json_lines, suffix
 from sidtool.evaluation.bootstrap import RESAMPLES, intervals
-from sidtool.evaluation.metrics import averages
+from sidtool.evaluation.metrics import KS, averages, find_targets, metric_names, metric_values
 from sidtool.evaluation.options import TaskEvaluationOptions
-from sidtool.evaluation.tasks.questions import Question, Questions, make_questions, read_questions
-from sidtool.evaluation.tasks.sid_answers import sid_answer_metrics
+from sidtool.evaluation.tasks.questions import GroupKey, Question, make_questions, read_questions
 from sidtool.examples import named_task
 from sidtool.model import LoadedModel, load_model_folder
 from sidtool.model.contract import check_model_split, event_columns
-from sidtool.model.prompt import MOST_LABELS
-from sidtool.recommendation.search import BeamOptions
+from sidtool.model.prompt import MOST_LABELS, Segment, prompt_encoder
+from sidtool.recommendation import Query, QuerySession
+from sidtool.recommendation.search import BeamOptions, Normalize
+from sidtool.tokenizer.sid import Leaves, SidSpace
+
+SidCodes = tuple[int, ...]
+"""The codes of one SID, or of a prefix of it."""
 
 
 @dataclass(frozen=True)
-class TaskEvaluation:
+class TaskEvaluation(JsonRecord):
     """The metrics of one task over n questions."""
 
     task: str
@@ -42,10 +50,6 @@ class TaskEvaluation:
     """Accuracy of a SID drawn from the catalog at random, or what the shares of labels reach; empty
     where the answer is a text."""
     settings: dict[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object of the fields."""
-        return asdict(self)
 
 
 def evaluate_task(
@@ -84,10 +88,11 @@ def evaluate_task(
         has_examples = any("task" in value for _, value in islice(json_lines(source), 1))
     if options.on != "test" and (has_examples or source is None or not per_user):
         raise UsageError(f"--on {options.on} has no effect without a split")
+    others: Sequence[Question] = []
     if source is not None and has_examples:
-        questions = Questions(read_questions(loaded, source, options), [])
+        sampled = read_questions(loaded, source, options)
     elif source is None and not per_user:
-        questions = make_questions(loaded, (), options, FieldTypes())
+        sampled, others = make_questions(loaded, (), options, FieldTypes())
     elif source is None or not per_user:
         needed = "needs a split" if per_user else "is about items or queries and takes no split"
         raise UsageError(f"task {task} {needed}", hint="or give a file of training examples")
@@ -98,8 +103,7 @@ def evaluate_task(
         split = open_split(source, recorded=columns)
         check_model_split(loaded.contract, loaded.bundle, str(source), split.reference)
         examples = split.test if options.on == "test" else split.valid
-        questions = make_questions(loaded, examples, options, split.fields)
-    sampled, others = questions
+        sampled, others = make_questions(loaded, examples, options, split.fields)
     if options.limit is not None and options.limit < len(sampled):
         # at random, in their order; the answers of the others stay correct for their groups
         rng = np.random.default_rng(options.seed)
@@ -159,14 +163,13 @@ def evaluate_questions(
         names, values, chance = sid_answer_metrics(
             loaded, questions, also_correct, search.num_beams, settings["normalize"], progress
         )
-    elif are_labels and len({question.text for question in questions}) <= MOST_LABELS:
-        from sidtool.evaluation.tasks.label_answers import label_metrics
-
-        names, values, of_all, chance = label_metrics(loaded, questions)
     else:
-        from sidtool.evaluation.tasks.text_answers import text_answer_metrics
+        from sidtool.evaluation.tasks.text_answers import label_metrics, text_answer_metrics
 
-        names, values, of_all = text_answer_metrics(loaded, questions, progress)
+        if are_labels and len({question.text for question in questions}) <= MOST_LABELS:
+            names, values, of_all, chance = label_metrics(loaded, questions)
+        else:
+            names, values, of_all = text_answer_metrics(loaded, questions, progress)
     # the bootstrap draws single questions
     units = [str(number) for number in range(len(values))]
     return TaskEvaluation(
@@ -177,3 +180,116 @@ def evaluate_questions(
         chance=chance,
         settings=settings,
     )
+
+
+def sid_answer_metrics(
+    loaded: LoadedModel,
+    questions: Sequence[Question],
+    also_correct: Sequence[Question],
+    num_beams: int,
+    normalize: Normalize,
+    progress: Progress | None,
+) -> tuple[tuple[str, ...], NDArray[np.float64], dict[str, float]]:
+    """Metric names, their (n, metrics) values, and the accuracy of a SID drawn from the catalog at
+    random. `also_correct`: as in `evaluate_questions`."""
+    space = loaded.tokens.space
+    trie = loaded.bundle.trie()
+    ks = tuple(k for k in KS if k <= num_beams)
+    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
+    split = [split_last_sid(space, question) for question in questions]
+    answers = [codes for _, codes in split]
+    ranked = (
+        QuerySession.of(loaded, normalize)
+        .rank(
+            loaded.model,
+            [Query(encoder.ids(prompt)) for prompt, _ in split],
+            k=max(ks),
+            num_beams=num_beams,
+            total=len(questions),
+            progress=progress,
+        )
+        .leaves
+    )
+    # of each question every prefix, the whole SID included, of a correct answer
+    by_group: dict[GroupKey, set[SidCodes]] = defaultdict(set)
+    others = [split_last_sid(space, question)[1] for question in also_correct]
+    for question, codes in zip([*questions, *also_correct], [*answers, *others], strict=True):
+        if question.group is not None:
+            by_group[question.group].update(prefixes(codes))
+    correct = [
+        set(prefixes(codes)) if question.group is None else by_group[question.group]
+        for question, codes in zip(questions, answers, strict=True)
+    ]
+    first_answers = trie.leaf_codes(Leaves(ranked[:, 0])).tolist()
+    # (n, levels): 1 where the prefix of the first answer is one of a correct answer
+    accuracy = np.array(
+        [
+            [float(prefix in of_question) for prefix in prefixes(codes)]
+            for codes, of_question in zip(first_answers, correct, strict=True)
+        ]
+    )
+    accuracy[ranked[:, 0] < 0] = 0  # an empty prompt has no answer
+    accuracy_names = (*(f"prefix@{level}" for level in range(1, space.levels)), "exact")
+
+    # retrieval ranks items: items that share a SID share its rank
+    all_codes = trie.leaf_codes(Leaves(np.arange(trie.n_leaves))).tolist()
+    leaf_of = {tuple(codes): leaf for leaf, codes in enumerate(all_codes)}
+    targets = Leaves(np.array([leaf_of.get(codes, -1) for codes in answers], dtype=np.int64))
+    sizes = trie.items_per_leaf(ranked)
+    retrieval = metric_values(find_targets(ranked, targets, sizes), ks)
+    names = (*accuracy_names, *metric_names(ks))
+    values = np.concatenate([accuracy, retrieval], axis=1)
+    return names, values, _chance(accuracy_names, correct, leaf_of)
+
+
+def _chance(
+    names: Sequence[str], correct: Sequence[Set[SidCodes]], leaf_of: Mapping[SidCodes, int]
+) -> dict[str, float]:
+    """The expected accuracy of an answer drawn uniformly from the catalog's SIDs."""
+    sids_below = Counter(prefix for codes in leaf_of for prefix in prefixes(codes))
+    sums = np.zeros(len(names))
+    for correct_prefixes in correct:
+        for prefix in correct_prefixes:
+            sums[len(prefix) - 1] += sids_below[prefix]
+    means = sums / (len(leaf_of) * len(correct))
+    return dict(zip(names, means.tolist(), strict=True))
+
+
+def split_last_sid(space: SidSpace, question: Question) -> tuple[list[Segment], SidCodes]:
+    """The segments before the codes of the last SID, and these codes. Of a whole history that is
+    its last item.
+
+    Raises DataError if there is no complete SID of the space."""
+    segments = [*question.prompt, *question.answer]
+    with_codes = [
+        index
+        for index, segment in enumerate(segments)
+        if any(token < space.n_codes for token in segment.sid_tokens)
+    ]
+    if not with_codes:
+        raise DataError(
+            "a question has no SID of the model's bundle",
+            hint="make the training examples with this bundle",
+        )
+    last = with_codes[-1]
+    tokens = segments[last].sid_tokens
+    # begin and end tokens have indexes from n_codes on: the SID stops behind the last code
+    stop = max(count for count, token in enumerate(tokens, 1) if token < space.n_codes)
+    start = max(0, stop - space.levels)
+    code_tokens = np.array(tokens[start:stop], dtype=np.int64)
+    codes = code_tokens - space.offsets[: len(code_tokens)]
+    complete = len(codes) == space.levels
+    if not complete or (codes < 0).any() or (codes >= space.sizes).any():
+        raise DataError(
+            "a question ends in an incomplete SID, or one that the model's bundle cannot have",
+            hint="make the training examples with this bundle",
+        )
+    before = segments[:last]
+    if start > 0:
+        before.append(Segment("sid", sid_tokens=tokens[:start]))
+    return before, tuple(codes.tolist())
+
+
+def prefixes(codes: Sequence[int]) -> list[SidCodes]:
+    """Every prefix of a SID, from one code to the whole."""
+    return [tuple(codes[:level]) for level in range(1, len(codes) + 1)]

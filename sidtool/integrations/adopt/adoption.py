@@ -4,7 +4,8 @@ model of sidtool. Its weights are copied, not changed."""
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections import Counter
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,98 @@ from sidtool.base.options import options_from
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.integrations.adopt.known_prompts import AdoptOptions
-from sidtool.integrations.adopt.prompts import adopted_prompt, worked_prompt
-from sidtool.integrations.adopt.report import Adoption, equal_rows, sampling_settings
+from sidtool.integrations.adopt.prompts import WorkedPrompt, adopted_prompt, worked_prompt
 from sidtool.integrations.formats.convert import map_suffixes, read_map
-from sidtool.model import (
-    Checkpoint,
-    check_embedding_rows,
-    file_digests,
-    load_model,
-    load_tokenizer,
-    locate_base,
-    model_kind,
+from sidtool.model import Checkpoint, load_model, load_tokenizer, locate_base
+from sidtool.model.contract import (
+    AdoptParams,
+    Contract,
+    StageRecord,
+    check_license,
     usable_items,
-    vocabulary_weights,
-    weight_digests,
+    write_contract,
 )
-from sidtool.model.contract import AdoptParams, Contract, StageRecord, check_license, write_contract
-from sidtool.model.prompt import METASPACE, NO_TOKEN, SidTokens
+from sidtool.model.network import check_embedding_rows, model_kind, vocabulary_weights
+from sidtool.model.prompt import METASPACE
+from sidtool.model.vocabulary import NO_TOKEN, SidTokens
 from sidtool.registry import open_source
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import LETTERS, MAX_CODES, SidSpace
+
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """What is known of a model before anything is written."""
+
+    checkpoint: Checkpoint
+    """the model's files"""
+    contract: Contract
+    bundle: Bundle
+    prompt: WorkedPrompt
+    codes_without_token: int
+    items_without_token: int
+    """active items that can never be recommended, as one of their codes has no token"""
+    items: int
+    """active items"""
+    embedding_rows: int
+    padding_rows: int
+    """rows behind the last token of the tokenizer"""
+    equal_rows: int
+    """SID tokens whose embedding row another SID token has, too: they were never trained"""
+    sampling: tuple[str, ...]
+    """settings of its generation_config.json that prune valid SIDs in other programs"""
+
+    @property
+    def tokens(self) -> SidTokens:
+        """The ids of the SID tokens."""
+        return self.contract.tokens
+
+    @property
+    def warnings(self) -> list[str]:
+        """What may make the model recommend worse than it does in the system that made it."""
+        messages = []
+        if self.items_without_token:
+            messages.append(
+                f"{self.items_without_token} of {self.items} items have a code without a token and "
+                "are never recommended"
+            )
+        if self.equal_rows:
+            messages.append(
+                f"{self.equal_rows} SID tokens have the embedding row of another one: they were "
+                "never trained"
+            )
+        if not self.prompt.as_text:
+            messages.append(
+                "the tokenizer reads the text of the prompt as other tokens: it puts spaces where "
+                "texts meet SIDs"
+            )
+        if self.sampling:
+            messages.append(
+                f"generation_config.json has {', '.join(self.sampling)}: `recommend` ignores them, "
+                "`generate` may lose valid SIDs by them"
+            )
+        return messages
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures of the checks, and the prompt."""
+        tokens = self.tokens
+        return {
+            "bundle": self.contract.identity.digest,
+            "items": self.items,
+            "items_without_token": self.items_without_token,
+            "tokens": tokens.number,
+            "token_start": tokens.start,
+            "token_stop": tokens.stop,
+            "layout": "block" if tokens.table is None else "table",
+            "codes_without_token": self.codes_without_token,
+            "embedding_rows": self.embedding_rows,
+            "padding_rows": self.padding_rows,
+            "equal_rows": self.equal_rows,
+            "prompt": asdict(self.prompt),
+            "warnings": self.warnings,
+        }
 
 
 def adopt(
@@ -67,8 +140,16 @@ def adopt(
     adoption = check_adoption(
         model, source, out, options, trust_remote_code=trust_remote_code, force=force
     )
+    source_folder = adoption.checkpoint.folder
+    names = set(model_digests(source_folder))
+    if any(name.endswith(".safetensors") for name in names):
+        names = {name for name in names if not name.endswith(".bin")}
+    names |= {path.name for path in source_folder.glob("LICENSE*") if path.is_file()}
     with new_dir(out, force=force) as folder:
-        _copy(adoption.checkpoint, folder)
+        for name in sorted(names):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source_folder / name, target)
         write_contract(folder, adoption.contract, adoption.bundle)
     return adoption
 
@@ -98,7 +179,10 @@ def check_adoption(
     check_embedding_rows(network, tokens.stop)
     kind = model_kind(network.config)
     prompt = adopted_prompt(tokenizer, kind, options)
-    usable, items_without_token = _usable(bundle, tokens)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SidtoolWarning)  # the report has the number
+        usable = usable_items(bundle, tokens)
+    items_without_token = len(bundle.active) - len(usable.active)
     codes_without_token = len(tokens.token_ids) - tokens.number
     params = AdoptParams(options.preset, codes_without_token, items_without_token)
     contract = Contract(
@@ -108,8 +192,8 @@ def check_adoption(
         token_table=tokens.table,
         base_model=str(model),
         base_revision=checkpoint.revision,
-        base_weights=weight_digests(checkpoint),
-        base_files=file_digests(checkpoint),
+        base_weights=checkpoint.weight_digests(),
+        base_files=checkpoint.file_digests(),
         kind=kind,
         stages=(StageRecord("adopt", params),),
         history_prompt=prompt,
@@ -126,8 +210,8 @@ def check_adoption(
         items=len(bundle.active),
         embedding_rows=n_rows,
         padding_rows=max(0, n_rows - max(len(tokenizer), tokens.stop)),
-        equal_rows=equal_rows(network, tokens),
-        sampling=sampling_settings(network),
+        equal_rows=_equal_rows(network, tokens),
+        sampling=_sampling_settings(network),
     )
 
 
@@ -142,27 +226,6 @@ def _open_map(source: str | Path, tokenizer: Any) -> Bundle:
     if sizes == imported.space.sizes:
         return imported
     return read_map(path, name=path.stem, sizes=sizes)
-
-
-def _usable(bundle: Bundle, tokens: SidTokens) -> tuple[Bundle, int]:
-    """The bundle without the items that the model has no tokens for, and their number."""
-    with warnings.catch_warnings():
-        # the report has the number
-        warnings.simplefilter("ignore", SidtoolWarning)
-        usable = usable_items(bundle, tokens)
-    return usable, len(bundle.active) - len(usable.active)
-
-
-def _copy(checkpoint: Checkpoint, folder: Path) -> None:
-    """Copy the files of a model that libraries read, and its license, byte for byte."""
-    names = set(model_digests(checkpoint.folder))
-    if any(name.endswith(".safetensors") for name in names):
-        names = {name for name in names if not name.endswith(".bin")}
-    names |= {path.name for path in checkpoint.folder.glob("LICENSE*") if path.is_file()}
-    for name in sorted(names):
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(checkpoint.folder / name, target)
 
 
 def find_tokens(tokenizer: Any, space: SidSpace) -> SidTokens:
@@ -184,28 +247,26 @@ def find_tokens(tokenizer: Any, space: SidSpace) -> SidTokens:
                 f"the tokenizer has tokens of SIDs like {space.example}, but not {token}",
                 hint="use a map without begin and end tokens: an index.json has none",
             )
-    present = [(token, token_id) for token, token_id in zip(space.tokens, ids, strict=True)]
-    _check_one_token(tokenizer, {token: n for token, n in present if n != NO_TOKEN})
-    try:
-        return SidTokens.of_ids(space, ids)
-    except ValueError as error:
-        raise CompatibilityError(f"the tokenizer cannot spell SIDs: {error}") from error
-
-
-def _check_one_token(tokenizer: Any, ids: Mapping[str, int]) -> None:
-    """Raise CompatibilityError unless each text is read as one token."""
-    texts = list(ids)
-    read = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    for text, text_ids in zip(texts, read, strict=True):
+    present = {
+        token: token_id
+        for token, token_id in zip(space.tokens, ids, strict=True)
+        if token_id != NO_TOKEN
+    }
+    read = tokenizer(list(present), add_special_tokens=False)["input_ids"]
+    for (text, token_id), text_ids in zip(present.items(), read, strict=True):
         names = tokenizer.convert_ids_to_tokens(text_ids)
         # some tokenizers put a space before every text
         if names[:1] == [METASPACE]:
             text_ids = text_ids[1:]
-        if list(text_ids) != [ids[text]]:
+        if list(text_ids) != [token_id]:
             raise CompatibilityError(
                 f"the tokenizer reads {text} as {len(text_ids)} tokens ({', '.join(names)[:80]}), "
-                f"not as id {ids[text]}"
+                f"not as id {token_id}"
             )
+    try:
+        return SidTokens.of_ids(space, ids)
+    except ValueError as error:
+        raise CompatibilityError(f"the tokenizer cannot spell SIDs: {error}") from error
 
 
 def level_sizes(tokenizer: Any, bundle: Bundle) -> tuple[int, ...]:
@@ -214,10 +275,17 @@ def level_sizes(tokenizer: Any, bundle: Bundle) -> tuple[int, ...]:
 
     A level whose codes 0 to n - 1 all have tokens, and no other, has n codes; another one the next
     power of two, as an imported map has."""
-    largest_used = bundle.items.codes.max(axis=0).tolist()
-    spelled = _codes_with_tokens(tokenizer, bundle.space)
+    space = bundle.space
+    pattern = re.escape(space.template).replace(r"\{level\}", "(?P<level>[a-z])")
+    pattern = pattern.replace(r"\{code\}", "(?P<code>0|[1-9][0-9]{0,4})")
+    spelled: list[set[int]] = [set() for _ in space.sizes]
+    for text in tokenizer.get_added_vocab():
+        match = re.fullmatch(pattern, text)
+        level = LETTERS.index(match["level"]) if match else space.levels
+        if match and level < space.levels and int(match["code"]) < MAX_CODES:
+            spelled[level].add(int(match["code"]))
     sizes = []
-    for used, codes in zip(largest_used, spelled, strict=True):
+    for used, codes in zip(bundle.items.codes.max(axis=0).tolist(), spelled, strict=True):
         largest = max(codes, default=0)
         is_dense = len(codes) == largest + 1
         if is_dense and used <= largest:
@@ -227,14 +295,22 @@ def level_sizes(tokenizer: Any, bundle: Bundle) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _codes_with_tokens(tokenizer: Any, space: SidSpace) -> list[set[int]]:
-    """For each level the codes that the tokenizer has a token for, whatever the level's size."""
-    pattern = re.escape(space.template).replace(r"\{level\}", "(?P<level>[a-z])")
-    pattern = pattern.replace(r"\{code\}", "(?P<code>0|[1-9][0-9]{0,4})")
-    codes: list[set[int]] = [set() for _ in space.sizes]
-    for text in tokenizer.get_added_vocab():
-        match = re.fullmatch(pattern, text)
-        level = LETTERS.index(match["level"]) if match else space.levels
-        if match and level < space.levels and int(match["code"]) < MAX_CODES:
-            codes[level].add(int(match["code"]))
-    return codes
+def _equal_rows(network: Any, tokens: SidTokens) -> int:
+    """The number of SID tokens that share their embedding row with another one."""
+    ids = tokens.token_ids[tokens.token_ids != NO_TOKEN]
+    rows = network.get_input_embeddings().weight[ids].detach().float().numpy()
+    counts = Counter(row.tobytes() for row in rows)
+    return sum(count for count in counts.values() if count > 1)
+
+
+def _sampling_settings(network: Any) -> tuple[str, ...]:
+    """What of the model's generation settings removes or reweights tokens, as "top_k=20"."""
+    settings = network.generation_config
+    if settings is None:
+        return ()
+    neutral = {"temperature": 1.0, "top_p": 1.0, "repetition_penalty": 1.0, "typical_p": 1.0}
+    values = {"do_sample": getattr(settings, "do_sample", False) or None}
+    for name in _SAMPLING:
+        value = getattr(settings, name, None)
+        values[name] = None if value == neutral.get(name) else value
+    return tuple(f"{name}={value}" for name, value in values.items() if value is not None)

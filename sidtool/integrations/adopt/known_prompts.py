@@ -12,7 +12,7 @@ from typing import Literal
 
 from sidtool.base.errors import UsageError
 from sidtool.base.options import check_options, option
-from sidtool.model import ModelKind
+from sidtool.model.network import ModelKind
 from sidtool.model.prompt import Format
 
 Preset = Literal["openonerec", "minionerec", "lc-rec", "letter"]

@@ -9,18 +9,17 @@ import numpy as np
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data import FieldTypes
-from sidtool.integrations.adopt.known_prompts import AdoptOptions, Preset, PromptPreset, preset_for
-from sidtool.model import ModelKind
+from sidtool.integrations.adopt.known_prompts import AdoptOptions, PromptPreset, preset_for
+from sidtool.model.network import ModelKind
 from sidtool.model.prompt import (
     HISTORY_SLOT,
     HistoryPrompt,
-    SidTokens,
+    Templates,
     begin_text,
-    check_templates,
     end_text,
     history_prompt_ids,
-    read_template_file,
 )
+from sidtool.model.vocabulary import SidTokens
 from sidtool.tokenizer.bundle import Bundle
 
 TASK = "next-item"
@@ -56,7 +55,14 @@ def adopted_prompt(tokenizer: Any, kind: ModelKind, options: AdoptOptions) -> Hi
         raise UsageError("give either --preset or --template FILE")
     if options.preset is not None:
         system_prompt = preset_for(options.preset, kind)
-        _check_markup(tokenizer, system_prompt, options.preset)
+        for text in system_prompt.markup:
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            if len(ids) != 1:
+                raise CompatibilityError(
+                    f"{text} is one token in the prompt of {options.preset}, and {len(ids)} tokens "
+                    "of this tokenizer",
+                    hint="--template FILE gives the model's own prompt",
+                )
         item = "{sid}" if system_prompt.separator else ""
     elif options.template_file is not None:
         system_prompt, item = _from_file(Path(options.template_file), kind)
@@ -68,9 +74,13 @@ def adopted_prompt(tokenizer: Any, kind: ModelKind, options: AdoptOptions) -> Hi
     before = begin_text(tokenizer)
     if system_prompt.begin and not before:
         before = tokenizer.bos_token or ""
+    end = tokenizer.eos_token_id
+    # some tokenizers put the end token behind every text, as T5's does
+    is_appended = end is not None and tokenizer("a")["input_ids"][-1] == end
+    after = end_text(tokenizer) if is_appended else ""
     return HistoryPrompt(
         task=TASK,
-        template=before + system_prompt.template + _appended(tokenizer),
+        template=before + system_prompt.template + after,
         history_length=options.history_length or system_prompt.history_length,
         max_length=options.max_length or system_prompt.max_length,
         format=system_prompt.format,
@@ -82,7 +92,7 @@ def adopted_prompt(tokenizer: Any, kind: ModelKind, options: AdoptOptions) -> Hi
 
 def _from_file(path: Path, kind: ModelKind) -> tuple[PromptPreset, str]:
     """The prompt of a template file, and the form of its items."""
-    templates = read_template_file(path)
+    templates = Templates.read(path)
     if len(templates.prompts) != 1:
         raise UsageError(
             f"{path} has {len(templates.prompts)} prompts, a model is adopted with one",
@@ -94,28 +104,11 @@ def _from_file(path: Path, kind: ModelKind) -> tuple[PromptPreset, str]:
     history_as = "title" if "{title}" in item else "sid"
     if item:
         templates = replace(templates, items=(item,))
-    check_templates(TASK, history_as, templates, FieldTypes())  # type: ignore[arg-type]
+    templates.check(TASK, history_as, FieldTypes())  # type: ignore[arg-type]
     system_prompt = PromptPreset(
         kind, templates.prompts[0], HISTORY_LENGTH, MAX_LENGTH, templates.separator
     )
     return system_prompt, item
-
-
-def _appended(tokenizer: Any) -> str:
-    """The text of the end token if the tokenizer puts one behind every text, as T5's does."""
-    end = tokenizer.eos_token_id
-    return end_text(tokenizer) if end is not None and tokenizer("a")["input_ids"][-1] == end else ""
-
-
-def _check_markup(tokenizer: Any, system_prompt: PromptPreset, preset: Preset) -> None:
-    for text in system_prompt.markup:
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1:
-            raise CompatibilityError(
-                f"{text} is one token in the prompt of {preset}, and {len(ids)} tokens of this "
-                "tokenizer",
-                hint="--template FILE gives the model's own prompt",
-            )
 
 
 def worked_prompt(
@@ -128,7 +121,13 @@ def worked_prompt(
     if prompt.history_as == "title":
         titles = [bundle.items.title(int(row)) for row in rows]
     ids = history_prompt_ids(prompt, tokenizer, tokens, codes, titles)
-    text = prompt.template.replace(HISTORY_SLOT, _history_text(prompt, bundle, rows.tolist()))
+    # the same prompt as text, as the other system writes it
+    names = titles or [bundle.space.spell(sid, begin_end_tokens=True) for sid in codes]
+    form = prompt.item or "{sid}"
+    history = prompt.separator.join(
+        form.replace(f"{{{prompt.history_as}}}", name) for name in names
+    )
+    text = prompt.template.replace(HISTORY_SLOT, history)
     if bundle.space.begin is not None:
         text += bundle.space.begin
     return WorkedPrompt(
@@ -138,15 +137,3 @@ def worked_prompt(
         tuple(bundle.items.ids[row] for row in rows.tolist()),
         np.array_equal(tokenizer(text, add_special_tokens=False)["input_ids"], ids),
     )
-
-
-def _history_text(prompt: HistoryPrompt, bundle: Bundle, rows: Sequence[int]) -> str:
-    """The items of a history, as the other system writes them."""
-    if prompt.history_as == "title":
-        names = [bundle.items.title(row) for row in rows]
-    else:
-        sids = bundle.items.codes[rows]
-        names = [bundle.space.spell(sid, begin_end_tokens=True) for sid in sids]
-    form = prompt.item or "{sid}"
-    texts = [form.replace(f"{{{prompt.history_as}}}", text) for text in names]
-    return prompt.separator.join(texts)

@@ -6,7 +6,7 @@ from .convert import export_map as export_map
 from .convert import import_map as import_map
 from .convert import plan_export as plan_export
 from .convert import read_map as read_map
+from .export import Keys as Keys
+from .export import model_tokens as model_tokens
 from .imported_codebook import CodebookFile as CodebookFile
 from .imported_codebook import encoded_share as encoded_share
-from .minionerec import Keys as Keys
-from .token_ids import model_tokens as model_tokens

@@ -20,20 +20,21 @@ from sidtool.base.output_name import (
     check_suffix,
 )
 from sidtool.data import CatalogNames, Items, read_items
-from sidtool.integrations.formats.flashrec import infers_layout, sid_option, write_flashrec
+from sidtool.integrations.formats.engines import (
+    write_flashrec,
+    write_sid_gr,
+    write_vllm_gr,
+    write_xllm,
+)
+from sidtool.integrations.formats.export import Export, Exported, Keys, ModelTokens
 from sidtool.integrations.formats.grid import read_grid
 from sidtool.integrations.formats.imported_codebook import CodebookFile, with_codebook
 from sidtool.integrations.formats.minionerec import (
-    Keys,
     minionerec_entries,
     read_minionerec,
     write_minionerec,
 )
 from sidtool.integrations.formats.openonerec import read_openonerec, write_openonerec
-from sidtool.integrations.formats.sid_gr import write_sid_gr
-from sidtool.integrations.formats.token_ids import ModelTokens
-from sidtool.integrations.formats.vllm_gr import write_vllm_gr
-from sidtool.integrations.formats.xllm import write_xllm
 from sidtool.tokenizer.bundle import Bundle
 
 System = Literal["minionerec", "openonerec", "vllm-gr", "sid-gr", "flashrec", "xllm"]
@@ -63,27 +64,6 @@ class CatalogFile(CatalogNames):
 
 
 @dataclass(frozen=True)
-class Exported:
-    """The files of an export, and FlashRec's `--sid` option."""
-
-    files: tuple[Path, ...]
-    flashrec_sid: str | None = None
-    """None if FlashRec infers the token layout, or if `flashrec_needs_model`"""
-    flashrec_needs_model: bool = False
-    """FlashRec needs `--sid`, which depends on the model's token ids"""
-
-
-@dataclass(frozen=True)
-class Export:
-    """What an export is written with."""
-
-    items: Items | None = None
-    keys: Keys = "id"
-    tokens: ModelTokens | None = None
-    force: bool = False
-
-
-@dataclass(frozen=True)
 class Format:
     """The map of another system: how its file is read, how one is written, or both."""
 
@@ -100,50 +80,14 @@ class Format:
     """Whether a model's token ids are written, with --model."""
 
 
-def _minionerec(bundle: Bundle, out: Path, export: Export) -> Exported:
-    files = write_minionerec(bundle, out, items=export.items, keys=export.keys, force=export.force)
-    return Exported(tuple(files))
-
-
-def _openonerec(bundle: Bundle, out: Path, export: Export) -> Exported:
-    write_openonerec(bundle, out, force=export.force)
-    return Exported((out,))
-
-
-def _vllm_gr(bundle: Bundle, out: Path, export: Export) -> Exported:
-    write_vllm_gr(bundle, out, force=export.force)
-    return Exported((out,))
-
-
-def _sid_gr(bundle: Bundle, out: Path, export: Export) -> Exported:
-    assert export.tokens is not None  # tokens="must"
-    write_sid_gr(bundle, out, export.tokens, force=export.force)
-    return Exported((out,))
-
-
-def _flashrec(bundle: Bundle, out: Path, export: Export) -> Exported:
-    is_inferred = infers_layout(bundle.space)
-    sid = None if export.tokens is None else sid_option(bundle.space, export.tokens)
-    write_flashrec(bundle, out, force=export.force)
-    if is_inferred:
-        return Exported((out,))
-    return Exported((out,), flashrec_sid=sid, flashrec_needs_model=sid is None)
-
-
-def _xllm(bundle: Bundle, out: Path, export: Export) -> Exported:
-    assert export.tokens is not None  # tokens="must"
-    write_xllm(bundle, out, export.tokens, force=export.force)
-    return Exported((out,))
-
-
 FORMATS: dict[str, Format] = {
-    "minionerec": Format(read_minionerec, ".json", _minionerec, FOLDER, has_catalog=True),
-    "openonerec": Format(read_openonerec, ".parquet", _openonerec, PARQUET_FILE),
+    "minionerec": Format(read_minionerec, ".json", write_minionerec, FOLDER, has_catalog=True),
+    "openonerec": Format(read_openonerec, ".parquet", write_openonerec, PARQUET_FILE),
     "grid": Format(read_grid, ".pt"),
-    "vllm-gr": Format(write=_vllm_gr, output=JSON_FILE),
-    "sid-gr": Format(write=_sid_gr, output=JSON_LINES, tokens="must"),
-    "flashrec": Format(write=_flashrec, output=JSON_FILE, tokens="may"),
-    "xllm": Format(write=_xllm, output=BINARY_FILE, tokens="must"),
+    "vllm-gr": Format(write=write_vllm_gr, output=JSON_FILE),
+    "sid-gr": Format(write=write_sid_gr, output=JSON_LINES, tokens="must"),
+    "flashrec": Format(write=write_flashrec, output=JSON_FILE, tokens="may"),
+    "xllm": Format(write=write_xllm, output=BINARY_FILE, tokens="must"),
 }
 """The maps of other systems by name. A new one is a file with its reader or writer, and a line."""
 
@@ -235,8 +179,8 @@ def export_map(
     `out` is a folder for minionerec, a .parquet, .json, .jsonl or .bin file for the others. `items`
     and `keys` apply to minionerec. `tokens`, the token ids of a model (`model_tokens`), apply to
     flashrec, which may need them for its --sid option, and to sid-gr and xllm, which require them.
-    Raises
-    UsageError for options that do not apply, a bundle without active items or an existing output.
+    Raises UsageError for options that do not apply, a bundle without active items or an existing
+    output.
 
     Examples:
         >>> bundle = sidtool.open_bundle("shop.zarr")

@@ -6,7 +6,6 @@ items whose other codes are equal: 0 for an item that is alone, otherwise 1, 2, 
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError
@@ -25,7 +24,18 @@ def read_grid(
 
     Raises DataError if the file has no such tensor or another number of items, UsageError if the
     sizes do not fit the codes."""
-    codes = _read_codes(path)
+    file = TorchFile(path)
+    with library_errors(path, "a map"):
+        tensor = StoredTensor.of(file.value)
+        if tensor is None:
+            raise ValueError("it has no tensor of codes, but another value")
+        by_level = file.arrays({"its tensor": tensor})["its tensor"]
+        shape = by_level.shape
+        if by_level.ndim != 2 or by_level.dtype.kind not in "iu" or not by_level.size:
+            raise ValueError(f"its tensor has the shape {shape} and the type {by_level.dtype}")
+        if len(by_level) > len(LETTERS):
+            raise ValueError(f"its tensor has {len(by_level)} levels: it must be (levels, items)")
+    codes = np.ascontiguousarray(by_level.T, dtype=np.int64)
     if items is not None and len(items) != len(codes):
         raise DataError(f"{path} has {len(codes)} items, the catalog {len(items)}")
     ids = [str(number) for number in range(len(codes))] if items is None else list(items.ids)
@@ -33,18 +43,3 @@ def read_grid(
     titles = None if items is None else list(items.titles)
     source = {"system": "grid", "map": file_digest(path)}
     return map_bundle(space, ids, codes, titles, name=name, source=source, catalog=items)
-
-
-def _read_codes(path: Path) -> NDArray[np.int64]:
-    """(items, levels) codes."""
-    file = TorchFile(path)
-    with library_errors(path, "a map"):
-        tensor = StoredTensor.of(file.value)
-        if tensor is None:
-            raise ValueError("it has no tensor of codes, but another value")
-        codes = file.arrays({"its tensor": tensor})["its tensor"]
-        if codes.ndim != 2 or codes.dtype.kind not in "iu" or not codes.size:
-            raise ValueError(f"its tensor has the shape {codes.shape} and the type {codes.dtype}")
-        if len(codes) > len(LETTERS):
-            raise ValueError(f"its tensor has {len(codes)} levels: it must be (levels, items)")
-    return np.ascontiguousarray(codes.T, dtype=np.int64)

@@ -25,12 +25,13 @@ from sidtool.base.errors import (
 )
 from sidtool.base.options import check_options, group, option
 from sidtool.base.records import JsonRecord
-from sidtool.data import Vectors, read_vectors
+from sidtool.data import read_vectors
 from sidtool.integrations.formats.codebooks.layouts import ForeignCodebook, read_codebook
 from sidtool.integrations.formats.maps import sorted_active_rows
 from sidtool.tokenizer import Codebook, Policy
 from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.tokenizer.encoder import Encoder, load_encoder
+from sidtool.tokenizer.sid import SidSpace
 
 LEAST_SHARE = 0.5
 """Least share of items whose SID the codebook must give back, by default."""
@@ -110,14 +111,14 @@ def with_codebook(
             f"the encoder of {path} is not known, so no new item could be encoded",
             hint="--encoder MODEL, with its --pooling and --prompt; or --embeddings FILE",
         )
-    fitted, codebook = _fitted(bundle, path, foreign, sizes)
+    space, codebook = _fitted(bundle, path, foreign, sizes)
     made_from = {
         **bundle.manifest.source,
         "codebook": file_digest(path),
         "codebook_layout": foreign.layout,
     }
     if source.embeddings is not None:
-        made_from[RECORD] = _measure(fitted, codebook, source, catalog_ids).to_json()
+        made_from[RECORD] = _measure(bundle, codebook, source, catalog_ids).to_json()
     recipe = {
         "encoder": _encoder_record(encoder, codebook, path),
         "text_template": source.text_template,
@@ -129,10 +130,18 @@ def with_codebook(
             SidtoolWarning,
             stacklevel=3,
         )
+    policy: Policy = bundle.manifest.collisions.policy
+    if space.levels > len(codebook.levels):
+        policy = "append"
+    elif codebook.params.normalize_residuals:
+        # free SIDs are searched by distances to sums of centroids, which such residuals have not
+        policy = "allow"
+    items = bundle.items
+    titles = None if items.titles is None else list(items.titles)
     return Bundle.of(
-        fitted.items,
+        ItemMap.of(space, list(items.ids), items.codes, titles),
         codebook,
-        fitted.manifest.collisions.policy,
+        policy,
         name=bundle.manifest.name,
         recipe=recipe,
         source=made_from,
@@ -143,18 +152,22 @@ def with_codebook(
 
 def _fitted(
     bundle: Bundle, path: Path, foreign: ForeignCodebook, sizes: tuple[int, ...] | None
-) -> tuple[Bundle, Codebook]:
-    """The map with the level sizes of the codebook, and the codebook with the numbers of the map's
-    codes. A level beyond those of the codebook is an appended one."""
+) -> tuple[SidSpace, Codebook]:
+    """The space of the map with the level sizes of the codebook, and the codebook with the numbers
+    of the map's codes. A level beyond those of the codebook is an appended one."""
     codes = bundle.items.codes
-    n_levels = len(foreign.codebook.levels)
+    codebook = foreign.codebook
+    n_levels = len(codebook.levels)
     if bundle.space.levels not in (n_levels, n_levels + 1):
         raise CompatibilityError(
             f"the map's semantic IDs have {bundle.space.levels} levels, the codebook {path} has "
             f"{n_levels}"
         )
-    counts_from_one = foreign.may_count_from_one and int(codes[:, :n_levels].min()) > 0
-    codebook = _from_one(foreign.codebook) if counts_from_one else foreign.codebook
+    if foreign.may_count_from_one and int(codes[:, :n_levels].min()) > 0:
+        placeholder = np.zeros((1, codebook.width), dtype=np.float32)  # code 0 of each level
+        levels = tuple(np.concatenate([placeholder, level]) for level in codebook.levels)
+        params = replace(codebook.params, first_code=1)
+        codebook = replace(codebook, levels=levels, params=params)
     own_sizes = (*codebook.sizes, *bundle.space.sizes[n_levels:])
     if sizes is not None and sizes != own_sizes:
         raise UsageError(
@@ -167,33 +180,23 @@ def _fitted(
             f"the map's largest codes are {largest}, the codebook {path} has "
             f"{'x'.join(map(str, codebook.sizes))} codes"
         )
-    space = replace(bundle.space, sizes=own_sizes)
-    items = bundle.items
-    titles = None if items.titles is None else list(items.titles)
-    fitted = ItemMap.of(space, list(items.ids), codes, titles)
-    policy: Policy = bundle.manifest.collisions.policy
-    if len(own_sizes) > n_levels:
-        policy = "append"
-    elif codebook.params.normalize_residuals:
-        # free SIDs are searched by distances to sums of centroids, which such residuals have not
-        policy = "allow"
-    return Bundle.of(fitted, None, policy, name=bundle.manifest.name), codebook
-
-
-def _from_one(codebook: Codebook) -> Codebook:
-    """The codebook with a placeholder as code 0 of each level."""
-    levels = tuple(
-        np.concatenate([np.zeros((1, codebook.width), dtype=np.float32), level])
-        for level in codebook.levels
-    )
-    return replace(codebook, levels=levels, params=replace(codebook.params, first_code=1))
+    return replace(bundle.space, sizes=own_sizes), codebook
 
 
 def _measure(
     bundle: Bundle, codebook: Codebook, source: CodebookFile, catalog_ids: Sequence[str] | None
 ) -> Encoded:
     """Compare the map with what the codebook gives. Raises ThresholdError if too few are equal."""
-    vectors = _vectors(bundle, source, catalog_ids)
+    assert source.embeddings is not None
+    ids = list(catalog_ids) if catalog_ids is not None else sorted_active_rows(bundle)[0]
+    of_catalog = read_vectors(Path(source.embeddings), ids, by_row=source.by_row)
+    place = {item: at for at, item in enumerate(ids)}
+    missing = [item for item in bundle.items.ids if item not in place]
+    if missing:
+        raise DataError(
+            f"the catalog lacks {len(missing)} items of the map, the first is {missing[0]!r}"
+        )
+    vectors = of_catalog[[place[item] for item in bundle.items.ids]]  # (n, dim)
     if vectors.shape[1] != codebook.dim:
         raise CompatibilityError(
             f"{source.embeddings} has vectors of {vectors.shape[1]} dimensions, the codebook "
@@ -211,20 +214,6 @@ def _measure(
             "--fail-under 0 imports it all the same",
         )
     return encoded
-
-
-def _vectors(bundle: Bundle, source: CodebookFile, catalog_ids: Sequence[str] | None) -> Vectors:
-    """(n, dim) vectors of the items, in the order of their rows."""
-    assert source.embeddings is not None
-    ids = list(catalog_ids) if catalog_ids is not None else sorted_active_rows(bundle)[0]
-    vectors = read_vectors(Path(source.embeddings), ids, by_row=source.by_row)
-    place = {item: at for at, item in enumerate(ids)}
-    missing = [item for item in bundle.items.ids if item not in place]
-    if missing:
-        raise DataError(
-            f"the catalog lacks {len(missing)} items of the map, the first is {missing[0]!r}"
-        )
-    return vectors[[place[item] for item in bundle.items.ids]]
 
 
 def _encoder_record(encoder: Encoder | None, codebook: Codebook, path: Path) -> dict[str, Any]:

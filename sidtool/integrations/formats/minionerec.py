@@ -8,9 +8,7 @@ written as in the bundle. Retired items are not written.
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +19,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import new_dir
 from sidtool.data import Items
 from sidtool.data.tables import open_file, read_errors
+from sidtool.integrations.formats.export import Export, Exported, Keys
 from sidtool.integrations.formats.maps import (
     NUMBER,
     level_sizes,
@@ -36,8 +35,6 @@ INDEX = "index.json"
 INFO = "info.txt"
 BETWEEN_CELLS = re.compile(r"[\t\r\n]+")
 """What ends a cell or a line of `info.txt`."""
-
-Keys = Literal["id", "line"]
 
 
 def read_minionerec(
@@ -58,7 +55,17 @@ def read_minionerec(
     template, codes = parse_tokens(path, index)
     space = SidSpace(level_sizes(codes, sizes), template, None, None)
     index_keys = tuple(index)
-    ids = index_keys if keys == "id" else _ids_at_lines(path, index_keys, items)
+    ids = index_keys
+    if keys == "line":
+        if items is None:
+            raise _no_catalog()
+        for key in index_keys:
+            if not (NUMBER.fullmatch(key) and int(key) < len(items)):
+                raise DataError(
+                    f"{path}: key {key!r} is not a line number of a catalog of {len(items)} items "
+                    "(from 0)"
+                )
+        ids = tuple(items.ids[int(key)] for key in index_keys)
     titles = None
     if info is not None:
         titles = _titles_from_info(info, index)
@@ -69,33 +76,26 @@ def read_minionerec(
     return map_bundle(space, ids, codes, titles, name=name, source=source, catalog=items)
 
 
-def write_minionerec(
-    bundle: Bundle,
-    folder: Path,
-    *,
-    items: Items | None = None,
-    keys: Keys = "id",
-    force: bool = False,
-) -> list[Path]:
-    """Write `index.json`, and `info.txt` if the bundle or `items` has titles; returns the files.
+def write_minionerec(bundle: Bundle, folder: Path, export: Export) -> Exported:
+    """Write `index.json`, and `info.txt` if the bundle or the catalog has titles.
 
-    Entries are in the order of `items`, or else of the ids (by number if all are numbers). Raises
-    as `minionerec_entries`.
+    Entries are in the order of the catalog, or else of the ids (by number if all are numbers).
+    Raises as `minionerec_entries`.
     """
-    rows, index_keys, titles = minionerec_entries(bundle, items, keys)
+    rows, index_keys, titles = minionerec_entries(bundle, export.items, export.keys)
     codes = bundle.items.codes[rows].tolist()
     tokens = [[bundle.space.token(level, code) for level, code in enumerate(sid)] for sid in codes]
-    with new_dir(folder, force=force) as work:
+    with new_dir(folder, force=export.force) as work:
         index = json.dumps(dict(zip(index_keys, tokens, strict=True)))
         (work / INDEX).write_text(index, encoding="utf-8")
         if titles is None:
-            return [folder / INDEX]
+            return Exported((folder / INDEX,))
         lines = [
-            f"{''.join(sid)}\t{_one_cell(title)}\t{key}\n"
+            f"{''.join(sid)}\t{BETWEEN_CELLS.sub(' ', title)}\t{key}\n"
             for sid, title, key in zip(tokens, titles, index_keys, strict=True)
         ]
         (work / INFO).write_bytes("".join(lines).encode("utf-8"))
-    return [folder / INDEX, folder / INFO]
+    return Exported((folder / INDEX, folder / INFO))
 
 
 def _parse_index(path: Path) -> dict[str, list[str]]:
@@ -120,18 +120,6 @@ def _parse_index(path: Path) -> dict[str, list[str]]:
     if not n_levels:
         raise DataError(f"{path}: item {next(iter(index))!r} has no tokens")
     return index
-
-
-def _ids_at_lines(path: Path, keys: Sequence[str], items: Items | None) -> tuple[str, ...]:
-    if items is None:
-        raise _no_catalog()
-    for key in keys:
-        if not (NUMBER.fullmatch(key) and int(key) < len(items)):
-            raise DataError(
-                f"{path}: key {key!r} is not a line number of a catalog of {len(items)} items "
-                "(from 0)"
-            )
-    return tuple(items.ids[int(key)] for key in keys)
 
 
 def _titles_from_info(path: Path, index: dict[str, list[str]]) -> list[str]:
@@ -167,53 +155,38 @@ def minionerec_entries(
 
     Raises UsageError if keys are line numbers and `items` is missing, DataError if `items` lacks an
     item or `info.txt` cannot hold an id."""
-    rows, index_keys, titles = _entries(bundle, items, keys)
-    if titles is not None:
-        _check_cells(index_keys)
-    return rows, index_keys, titles
-
-
-def _entries(
-    bundle: Bundle, items: Items | None, keys: Keys
-) -> tuple[NDArray[np.int64], list[str], list[str] | None]:
-    """Rows of the bundle, keys and titles, in the order of the output."""
     ids, rows = sorted_active_rows(bundle)
+    index_keys = ids
     titles = None
     if bundle.items.titles is not None:
         titles = [bundle.items.title(int(row)) for row in rows]
-    if items is None:
+    if items is not None:
+        lines = {item: line for line, item in enumerate(items.ids)}
+        missing = [item for item in ids if item not in lines]
+        if missing:
+            raise DataError(
+                f"the catalog lacks {len(missing)} of {len(ids)} items of the bundle (first: "
+                f"{missing[0]!r})"
+            )
+        item_lines = [lines[item] for item in ids]
         if keys == "line":
-            raise _no_catalog()
-        return rows, ids, titles
-    lines = {item: line for line, item in enumerate(items.ids)}
-    missing = [item for item in ids if item not in lines]
-    if missing:
-        raise DataError(
-            f"the catalog lacks {len(missing)} of {len(ids)} items of the bundle (first: "
-            f"{missing[0]!r})"
-        )
-    item_lines = [lines[item] for item in ids]
-    # the bundle's titles take precedence over the catalog's
-    titles = titles or [items.titles[line] for line in item_lines]
-    index_keys = ids if keys == "id" else [str(line) for line in item_lines]
-    order = np.argsort(item_lines).tolist()
-    return rows[order], [index_keys[i] for i in order], [titles[i] for i in order]
-
-
-def _no_catalog() -> UsageError:
-    return UsageError("keys are line numbers, but there is no catalog", hint="--items ITEMS")
-
-
-def _check_cells(keys: Sequence[str]) -> None:
-    """Raise DataError for a key that a line of `info.txt` cannot hold."""
-    broken = next((key for key in keys if BETWEEN_CELLS.search(key)), None)
-    if broken is not None:
+            index_keys = [str(line) for line in item_lines]
+        # the bundle's titles take precedence over the catalog's
+        titles = titles or [items.titles[line] for line in item_lines]
+        order = np.argsort(item_lines).tolist()
+        rows = rows[order]
+        index_keys = [index_keys[i] for i in order]
+        titles = [titles[i] for i in order]
+    elif keys == "line":
+        raise _no_catalog()
+    broken = next((key for key in index_keys if BETWEEN_CELLS.search(key)), None)
+    if titles is not None and broken is not None:
         raise DataError(
             f"the id {broken[:60]!r} has a tab or a line end, which separate the cells of {INFO}",
             hint="--keys line --items ITEMS writes line numbers of the catalog in place of ids",
         )
+    return rows, index_keys, titles
 
 
-def _one_cell(title: str) -> str:
-    """A title without tabs and line ends."""
-    return BETWEEN_CELLS.sub(" ", title)
+def _no_catalog() -> UsageError:
+    return UsageError("keys are line numbers, but there is no catalog", hint="--items ITEMS")

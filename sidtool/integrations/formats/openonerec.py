@@ -17,6 +17,7 @@ from sidtool.base.errors import DataError
 from sidtool.base.output import new_file
 from sidtool.data import Items
 from sidtool.data.tables import id_strings, parquet_column_names, read_errors, whole_tables
+from sidtool.integrations.formats.export import Export, Exported
 from sidtool.integrations.formats.maps import (
     are_numbers,
     level_sizes,
@@ -37,30 +38,6 @@ def read_openonerec(
     Raises DataError if a column is missing, a SID is malformed or an item is repeated or not in
     `items`, UsageError if the sizes do not fit the codes.
     """
-    table = _read_table(path)
-    ids = id_strings(path, "pid", table["pid"]).to_pylist()
-    codes = _codes(path, ids, table["sid"])
-    space = SidSpace(level_sizes(codes, sizes), **SPELLINGS["openonerec"])  # type: ignore[arg-type]
-    titles = None if items is None else titles_from_catalog(path, ids, items)
-    source = {"system": "openonerec", "map": file_digest(path)}
-    return map_bundle(space, ids, codes, titles, name=name, source=source, catalog=items)
-
-
-def write_openonerec(bundle: Bundle, path: Path, *, force: bool = False) -> None:
-    """Write the active items as `pid` and `sid` (lists of codes), sorted by id."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    ids, rows = sorted_active_rows(bundle)
-    codes = bundle.items.codes[rows]
-    offsets = np.arange(len(ids) + 1, dtype=np.int32) * codes.shape[1]
-    sids = pa.ListArray.from_arrays(offsets, codes.ravel().astype("i8"))
-    pids = [int(item) for item in ids] if are_numbers(ids) else ids
-    with new_file(path, force=force) as target:
-        pq.write_table(pa.table({"pid": pids, "sid": sids}), target)
-
-
-def _read_table(path: Path) -> Any:
     import pyarrow as pa
 
     with read_errors(path):
@@ -75,7 +52,27 @@ def _read_table(path: Path) -> Any:
         )
     if table["pid"].null_count or table["sid"].null_count:
         raise DataError(f"{path}: a pid or sid is empty")
-    return table
+    ids = id_strings(path, "pid", table["pid"]).to_pylist()
+    codes = _codes(path, ids, table["sid"])
+    space = SidSpace(level_sizes(codes, sizes), **SPELLINGS["openonerec"])  # type: ignore[arg-type]
+    titles = None if items is None else titles_from_catalog(path, ids, items)
+    source = {"system": "openonerec", "map": file_digest(path)}
+    return map_bundle(space, ids, codes, titles, name=name, source=source, catalog=items)
+
+
+def write_openonerec(bundle: Bundle, path: Path, export: Export) -> Exported:
+    """Write the active items as `pid` and `sid` (lists of codes), sorted by id."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ids, rows = sorted_active_rows(bundle)
+    codes = bundle.items.codes[rows]
+    offsets = np.arange(len(ids) + 1, dtype=np.int32) * codes.shape[1]
+    sids = pa.ListArray.from_arrays(offsets, codes.ravel().astype("i8"))
+    pids = [int(item) for item in ids] if are_numbers(ids) else ids
+    with new_file(path, force=export.force) as target:
+        pq.write_table(pa.table({"pid": pids, "sid": sids}), target)
+    return Exported((path,))
 
 
 def _codes(path: Path, ids: list[str], column: Any) -> NDArray[np.int64]:

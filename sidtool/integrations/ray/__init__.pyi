@@ -1,7 +1,7 @@
 from .memory_pairs import ClusterPairs as ClusterPairs
-from .models import ModelSource as ModelSource
-from .rankings import ClusterRanker as ClusterRanker
 from .ray_service import serve_on_ray as serve_on_ray
+from .recommendations import ClusterRanker as ClusterRanker
+from .recommendations import ModelSource as ModelSource
 from .recommendations import recommend_folder as recommend_folder
 from .run import RunOptions as RunOptions
 from .run import RunReport as RunReport

@@ -4,7 +4,6 @@ A part is written under a name of its own and moved into place, so it is whole o
 that is made twice replaces itself. The folder is named `OUT.partial` until all parts are there and
 the lineage is written; an interrupted run is resumed from its parts."""
 
-import hashlib
 import json
 import uuid
 from collections.abc import Iterator, Mapping
@@ -29,10 +28,11 @@ class PartReport:
     """What became of a shard."""
 
     name: str
+    """Of its part, a file or a folder of files"""
     rows: int
-    digest: str
-    """SHA-256 of the part's bytes"""
-    counts: Mapping[str, int]
+    digest: str = ""
+    """SHA-256 of the part's bytes, if a lineage lists it"""
+    counts: Mapping[str, int] = field(default_factory=dict)
     """Whatever the work counts"""
     note: str = ""
     """What the user should know of it"""
@@ -61,34 +61,17 @@ class PartFolder:
             report = PartReport(**json.loads(filesystem.cat_file(path)))
             return report if filesystem.exists(f"{root}/{report.name}") else None
 
-    def write(
-        self,
-        number: int,
-        data: bytes,
-        rows: int,
-        counts: Mapping[str, int] | None = None,
-        note: str = "",
-    ) -> PartReport:
-        """Write the part of a shard, then its report, each whole or not at all. Raises
-        DataError."""
-        name = part_name(number)
-        report = PartReport(name, rows, hashlib.sha256(data).hexdigest(), dict(counts or {}), note)
-        self._put(name, data)
-        return self.record(number, report)
-
-    def record(self, number: int, report: PartReport) -> PartReport:
-        """Write the report of a shard whose part is there."""
+    def add(self, number: int, report: PartReport, place: Path) -> None:
+        """Copy the part of a shard from a local folder, then write its report, each file whole or
+        not at all. Raises DataError."""
+        part = place / report.name
+        paths = [part]
+        if part.is_dir():
+            self.subfolder(report.name)
+            paths = sorted(part.iterdir())
+        for path in paths:
+            self._put(path.relative_to(place).as_posix(), path)
         self._put(f".{part_name(number)}.json", json.dumps(asdict(report)).encode())
-        return report
-
-    def put_file(self, name: str, path: Path) -> None:
-        """Copy a local file into the folder, whole or not at all. Raises DataError."""
-        filesystem, root = open_store(self.url)
-        unfinished = f"{root}/.{uuid.uuid4().hex}"
-        with _write_errors(self.url):
-            filesystem.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
-            filesystem.put_file(str(path), unfinished)
-            filesystem.mv(unfinished, f"{root}/{name}")
 
     def subfolder(self, name: str) -> "PartFolder":
         """A folder in the folder; one whose name begins with a dot is gone at the end."""
@@ -96,13 +79,6 @@ class PartFolder:
         with _write_errors(self.url):
             filesystem.makedirs(f"{root}/{name}", exist_ok=True)
         return PartFolder(f"{self.url}/{name}")
-
-    def _put(self, name: str, data: bytes) -> None:
-        filesystem, root = open_store(self.url)
-        unfinished = f"{root}/.{uuid.uuid4().hex}"
-        with _write_errors(self.url):
-            filesystem.pipe_file(unfinished, data)
-            filesystem.mv(unfinished, f"{root}/{name}")
 
     def finish(self, text: str, name: str = LINEAGE) -> None:
         """Remove the reports and what killed workers left, and write the lineage, or what a folder
@@ -114,6 +90,16 @@ class PartFolder:
                 if file.startswith(".") or file == RUN_FILE:
                     filesystem.rm(path, recursive=True)
         self._put(name, text.encode())
+
+    def _put(self, name: str, content: bytes | Path) -> None:
+        filesystem, root = open_store(self.url)
+        unfinished = f"{root}/.{uuid.uuid4().hex}"
+        with _write_errors(self.url):
+            if isinstance(content, Path):
+                filesystem.put_file(str(content), unfinished)
+            else:
+                filesystem.pipe_file(unfinished, content)
+            filesystem.mv(unfinished, f"{root}/{name}")
 
 
 @contextmanager
@@ -138,19 +124,17 @@ def refuse_existing_folder(out: str, *, force: bool) -> None:
             raise _exists_already(out)
 
 
-def refuse_inputs(out: str, *inputs: str) -> None:
-    """Raise UsageError for an input that making the output would remove."""
+def refuse_input(out: str, location: str) -> None:
+    """Raise UsageError if making the output would remove an input."""
     filesystem, root = open_store(out)
+    store, path = open_store(location)
+    steps = _steps(store, path)
     removed = [_steps(filesystem, place) for place in (root, f"{root}.partial")]
-    for location in inputs:
-        store, path = open_store(location)
-        steps = _steps(store, path)
-        if type(store) is type(filesystem) and any(
-            steps[: len(folder)] == folder for folder in removed
-        ):
-            raise UsageError(
-                f"{out} is the input {location}, or contains it", hint="write to another path"
-            )
+    is_removed = any(steps[: len(folder)] == folder for folder in removed)
+    if is_removed and type(store) is type(filesystem):
+        raise UsageError(
+            f"{out} is the input {location}, or contains it", hint="write to another path"
+        )
 
 
 def _steps(filesystem: Any, path: str) -> tuple[str, ...]:
@@ -187,6 +171,20 @@ def _is_half_moved(filesystem: Any, root: str) -> bool:
 
 
 @contextmanager
+def work_parts(
+    path: Path, fingerprint: Mapping[str, Any], *, resume: bool, force: bool = False
+) -> Iterator[PartFolder]:
+    """The folder beside `path` with the parts of a run, while its lock is held: those of an earlier
+    run with `resume`, which must have the same `fingerprint` (UsageError)."""
+    with locked(path) as work:
+        refuse_existing(path, force)  # another process may have made it until the lock was held
+        if not resume:
+            remove(work)
+        open_work_folder(work, fingerprint, restart=RESTART)
+        yield PartFolder(str(work.absolute()))
+
+
+@contextmanager
 def part_folder(
     out: str, fingerprint: Mapping[str, Any], *, resume: bool, force: bool
 ) -> Iterator[PartFolder]:
@@ -195,24 +193,15 @@ def part_folder(
     Raises UsageError if `out` exists, without `force`, or if the interrupted run that is to be
     resumed had another `fingerprint`."""
     filesystem, root = open_store(out)
-    if is_local(filesystem):
-        yield from _local(Path(root), fingerprint, resume=resume, force=force)
-    else:
+    if not is_local(filesystem):
         yield from _remote(out.rstrip("/"), fingerprint, resume=resume, force=force)
-
-
-def _local(
-    path: Path, fingerprint: Mapping[str, Any], *, resume: bool, force: bool
-) -> Iterator[PartFolder]:
+        return
+    path = Path(root)
     refuse_existing(path, force)
-    with locked(path) as work:
+    with work_parts(path, fingerprint, resume=resume, force=force) as folder:
+        yield folder
         refuse_existing(path, force)
-        if not resume:
-            remove(work)
-        open_work_folder(work, fingerprint, restart=RESTART)
-        yield PartFolder(str(work.absolute()))
-        refuse_existing(path, force)
-        publish(work, path)
+        publish(Path(folder.url), path)
 
 
 def _remote(

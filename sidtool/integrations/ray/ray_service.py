@@ -5,6 +5,7 @@ Batches, limits, tokens, exchanges, health and metrics are those of the applicat
 among the replicas, and Ray replaces those that end."""
 
 import logging
+import os
 import re
 import shutil
 import signal
@@ -13,14 +14,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from sidtool.base.errors import DataError, MissingPackageError, SidtoolError, UsageError
 from sidtool.base.extras import require
 from sidtool.data.tables import one_line
-from sidtool.integrations.ray.workers import RESTARTS, actor_resources, has_cluster, ray_cluster
+from sidtool.integrations.ray.workers import RESTARTS, actor_resources, ray_cluster
 from sidtool.recommendation.serve import Listening, ServeOptions, serve_options
 
 NAME = "sidtool"
@@ -37,74 +37,6 @@ REMOVE_SECONDS = 10.0
 """How long to wait for other machines to remove what replicas left."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Replica:
-    """What every replica is given."""
-
-    options: ServeOptions
-    folder: str
-    """For files of the replicas of a machine; does not exist yet."""
-    verbose: bool
-    n_threads: int | None
-
-    def open_app(self) -> Any:
-        """The application of the process in which it is called, which becomes a worker. Raises as
-        `Service.open`."""
-        from sidtool.recommendation.serve import Service, become_worker, make_app, start_log
-
-        Path(self.folder).mkdir(mode=0o700, exist_ok=True)
-        Path(_metrics(self.folder)).mkdir(exist_ok=True)
-        become_worker(self.folder, self.n_threads)
-        start_log(verbose=self.verbose)
-        # opened here, since Ray does not report why a lifespan ends
-        service = Service.open(self.options, Path(tempfile.mkdtemp()))
-        return make_app(self.options, service)
-
-    def deployment(self, ray: Any, n_replicas: int) -> Any:
-        """The application of Ray Serve."""
-        from ray import serve
-
-        from sidtool.recommendation.serve import DRAIN_SECONDS, FOLDER_VARIABLE, SPARE_CONNECTIONS
-
-        def build() -> Any:  # Ray takes a function only, and calls it in the replica
-            return self.open_app()
-
-        limits = self.options.limits
-        deployment = serve.deployment(
-            serve.ingress(build)(_HealthCheck),
-            name=NAME,
-            num_replicas=n_replicas,
-            # prometheus_client reads the variable when it is imported
-            ray_actor_options={
-                **actor_resources(ray, n_replicas),
-                "runtime_env": {"env_vars": {FOLDER_VARIABLE: _metrics(self.folder)}},
-            },
-            # the application refuses what is too much, and batches what it has
-            max_ongoing_requests=limits.max_waiting + SPARE_CONNECTIONS,
-            max_queued_requests=limits.max_waiting,
-            graceful_shutdown_wait_loop_s=DRAIN_LOOP_SECONDS,
-            graceful_shutdown_timeout_s=limits.seconds + DRAIN_SECONDS,
-            max_constructor_retry_count=RESTARTS,
-            logging_config=LOGGING,
-        )
-        return deployment.bind()
-
-
-class _HealthCheck:
-    """The class of a replica, to which Ray Serve adds the application."""
-
-    app: Any
-
-    def check_health(self) -> None:
-        """Called by Ray, which replaces a replica that raises."""
-        if not self.app.state.service.is_alive:
-            raise RuntimeError("the thread of the model has ended")
-
-
-def _metrics(folder: str) -> str:
-    return str(Path(folder) / "metrics")
 
 
 def serve_on_ray(
@@ -132,58 +64,117 @@ def serve_on_ray(
     """
     require("serve")
     require("ray")
-    from sidtool.recommendation.serve import Sources, log_to_stderr, threads_per_worker
+    from sidtool.recommendation.serve import (
+        Sources,
+        bound_socket,
+        log_to_stderr,
+        threads_per_worker,
+    )
 
     options, listening = serve_options(options, listening, given)
     with tempfile.TemporaryDirectory(prefix="sidtool-serve-") as copies:
         Sources(options, Path(copies)).check()
-    _require_ray_serve()
-    is_shared = has_cluster()
-    port = _port(listening, is_shared=is_shared)
+    try:
+        import ray
+        import ray.serve
+    except ImportError as error:  # Ray may be there without the packages of Ray Serve
+        message = "ray[serve] is not installed: pip install 'sidtool[ray]'"
+        raise MissingPackageError(message) from error
+    port = listening.port
+    is_shared = "RAY_ADDRESS" in os.environ or ray.is_initialized()
+    if not is_shared:
+        with bound_socket(listening) as listener:  # finds a free port for 0
+            port = int(listener.getsockname()[1])
+    elif not port:  # other machines have other free ones
+        raise UsageError("--port 0 is for one machine: a cluster needs a port")
     folder = Path(tempfile.gettempdir()) / f"sidtool-serve-{uuid.uuid4().hex}"
-    replica = Replica(options, str(folder), verbose, threads_per_worker(listening.workers))
-    with log_to_stderr(verbose=verbose), ray_cluster(listening.workers) as ray:
+    n_threads = threads_per_worker(listening.workers)
+    with log_to_stderr(verbose=verbose), ray_cluster(listening.workers) as cluster:
         try:
-            _serve(ray, replica, listening, port, started)
+            n_cpus = int(cluster.cluster_resources().get("CPU", 0))
+            if n_cpus < listening.workers:
+                log.warning(
+                    "%d replicas wait for a CPU each: the cluster has %d", listening.workers, n_cpus
+                )
+            resources = actor_resources(cluster, listening.workers)
+            application = _application(
+                options, str(folder), resources, listening.workers, n_threads, verbose=verbose
+            )
+            _serve(application, options.limits.seconds, listening, port, started)
         finally:
             if is_shared:
-                _remove_elsewhere(ray, folder)
+                _remove_elsewhere(cluster, folder)
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _require_ray_serve() -> None:
-    """Raise MissingPackageError if Ray is installed without the packages of Ray Serve."""
-    try:
-        import ray.serve  # noqa: F401
-    except ImportError as error:
-        message = "ray[serve] is not installed: pip install 'sidtool[ray]'"
-        raise MissingPackageError(message) from error
+class _HealthCheck:
+    """The class of a replica, to which Ray Serve adds the application."""
+
+    app: Any
+
+    def check_health(self) -> None:
+        """Called by Ray, which replaces a replica that raises."""
+        if not self.app.state.service.is_alive:
+            raise RuntimeError("the thread of the model has ended")
 
 
-def _port(listening: Listening, *, is_shared: bool) -> int:
-    """The port of the proxies; a free one for 0. Raises DataError if it cannot be used, UsageError
-    for 0 on a cluster, whose machines have other free ones."""
-    from sidtool.recommendation.serve import bound_socket
+def _application(
+    options: ServeOptions,
+    folder: str,
+    resources: dict[str, float],
+    n_replicas: int,
+    n_threads: int | None,
+    *,
+    verbose: bool,
+) -> Any:
+    """The application of Ray Serve. `folder` is for files of the replicas of a machine, and does
+    not exist yet; `resources` are those of a replica."""
+    from ray import serve
 
-    if not is_shared:
-        with bound_socket(listening) as listener:
-            return int(listener.getsockname()[1])
-    if not listening.port:
-        raise UsageError("--port 0 is for one machine: a cluster needs a port")
-    return listening.port
+    from sidtool.recommendation.serve import DRAIN_SECONDS, FOLDER_VARIABLE, SPARE_CONNECTIONS
+
+    metrics = str(Path(folder) / "metrics")
+
+    def build() -> Any:  # Ray calls it in the replica
+        from sidtool.recommendation.serve import Service, become_worker, make_app, start_log
+
+        Path(folder).mkdir(mode=0o700, exist_ok=True)
+        Path(metrics).mkdir(exist_ok=True)
+        become_worker(folder, n_threads)
+        start_log(verbose=verbose)
+        # opened here, since Ray does not report why a lifespan ends
+        service = Service.open(options, Path(tempfile.mkdtemp()))
+        return make_app(options, service)
+
+    limits = options.limits
+    deployment = serve.deployment(
+        serve.ingress(build)(_HealthCheck),
+        name=NAME,
+        num_replicas=n_replicas,
+        # prometheus_client reads the variable when it is imported
+        ray_actor_options={**resources, "runtime_env": {"env_vars": {FOLDER_VARIABLE: metrics}}},
+        # the application refuses what is too much, and batches what it has
+        max_ongoing_requests=limits.max_waiting + SPARE_CONNECTIONS,
+        max_queued_requests=limits.max_waiting,
+        graceful_shutdown_wait_loop_s=DRAIN_LOOP_SECONDS,
+        graceful_shutdown_timeout_s=limits.seconds + DRAIN_SECONDS,
+        max_constructor_retry_count=RESTARTS,
+        logging_config=LOGGING,
+    )
+    return deployment.bind()
 
 
 def _serve(
-    ray: Any,
-    replica: Replica,
+    application: Any,
+    seconds: float,
     listening: Listening,
     port: int,
     started: Callable[[str], None] | None,
 ) -> None:
-    """Deploy, wait for SIGTERM or SIGINT, drain."""
+    """Deploy, wait for SIGTERM or SIGINT, drain. Calls take `seconds` at most."""
     from ray import serve
 
-    from sidtool.recommendation.serve import DRAIN_SECONDS
+    from sidtool.recommendation.serve import DRAIN_SECONDS, KEEP_ALIVE_SECONDS
 
     status = serve.status()
     if status.proxies or status.applications:
@@ -192,54 +183,32 @@ def _serve(
             f"Ray Serve runs on the cluster already, with its own address and {names}",
             hint="`serve shutdown` ends it; a cluster serves one model",
         )
-    n_cpus = int(ray.cluster_resources().get("CPU", 0))
-    if n_cpus < listening.workers:
-        log.warning(
-            "%d replicas wait for a CPU each: the cluster has %d", listening.workers, n_cpus
-        )
-    # seconds of Ray's own, beyond those in which a replica refuses: of the body and of the answer
-    seconds = replica.options.limits.seconds
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    http = {
+        "host": listening.host,
+        "port": port,
+        # seconds of Ray's own, beyond those in which a replica refuses: of the body and the answer
+        "request_timeout_s": 2 * seconds + DRAIN_SECONDS,
+        "keep_alive_timeout_s": KEEP_ALIVE_SECONDS,
+    }
     with _Ending() as ending:
         try:
-            _start_proxies(listening.host, port, 2 * seconds + DRAIN_SECONDS)
-            _deploy(replica.deployment(ray, listening.workers))
+            try:
+                serve.start(http_options=http, logging_config=LOGGING)
+            except Exception as error:  # Ray raises bare ones
+                raise DataError(f"Ray Serve does not start: {one_line(error)}") from error
+            try:
+                serve.run(application, name=NAME, route_prefix="/")
+            except Exception as error:
+                ours = re.search(r"sidtool\.base\.errors\.\w+: (.+)", str(error))
+                reason = one_line(error) if ours is None else ours[1]
+                raise SidtoolError(f"no replica can start: {reason}") from error
             ending.is_immediate = False
             if started is not None:
                 started(listening.url(port))
             _wait(ending)
         finally:
             _drain(seconds + DRAIN_SECONDS)
-
-
-def _start_proxies(host: str, port: int, seconds: float) -> None:
-    from ray import serve
-
-    from sidtool.recommendation.serve import KEEP_ALIVE_SECONDS
-
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    http = {
-        "host": host,
-        "port": port,
-        "request_timeout_s": seconds,
-        "keep_alive_timeout_s": KEEP_ALIVE_SECONDS,
-    }
-    try:
-        serve.start(http_options=http, logging_config=LOGGING)
-    except Exception as error:  # Ray raises bare ones
-        raise DataError(f"Ray Serve does not start: {one_line(error)}") from error
-
-
-def _deploy(application: Any) -> None:
-    """Start the replicas, and wait until they answer. Raises SidtoolError with the reason of one
-    that cannot start."""
-    from ray import serve
-
-    try:
-        serve.run(application, name=NAME, route_prefix="/")
-    except Exception as error:
-        ours = re.search(r"sidtool\.base\.errors\.\w+: (.+)", str(error))
-        reason = one_line(error) if ours is None else ours[1]
-        raise SidtoolError(f"no replica can start: {reason}") from error
 
 
 class _Terminated(BaseException):

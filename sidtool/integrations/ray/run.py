@@ -1,11 +1,13 @@
-"""A run: the shards of a folder become the parts of another, with one lineage."""
+"""A run: shards become the parts of a folder, those of a folder of Parquet with one lineage."""
 
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
 from sidtool.base.options import option
 from sidtool.base.progress import Progress
@@ -14,20 +16,17 @@ from sidtool.integrations.ray.output import (
     PartReport,
     part_folder,
     refuse_existing_folder,
-    refuse_inputs,
+    refuse_input,
 )
 from sidtool.integrations.ray.shards import ROWS, Shard, file_versions, list_shards, parquet_urls
-from sidtool.integrations.ray.workers import Job, WorkerOptions, run_job
+from sidtool.integrations.ray.workers import WorkerOptions, run_job
 
 LINEAGE_FORMAT = 1
 
+AnyShard = TypeVar("AnyShard")
 
-class Numbered(Protocol):
-    """A shard, of whatever."""
-
-    @property
-    def number(self) -> int:
-        """Its number, which names its part."""
+Work = Callable[[int, AnyShard, Path], PartReport]
+"""Makes the part of a shard, given with its number, in an empty local folder."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class RunReport:
 
 
 def run_over_folder(
-    open_work: Callable[[PartFolder], Callable[[Shard], PartReport]],
+    open_work: Callable[[], Work[Shard]],
     source: str,
     out: str,
     made_from: Mapping[str, Any],
@@ -68,12 +67,11 @@ def run_over_folder(
     shard_rows: int = ROWS,
 ) -> RunReport:
     """Make a part of every shard of a folder of Parquet, and write `made_from` and the parts'
-    digests as the lineage. Each worker calls `open_work` once, with the output's folder, for the
-    work on one shard.
+    digests as the lineage. Each worker calls `open_work` once.
 
     Raises what the work raises, UsageError if the output exists or would replace the source,
     DataError if the source holds no rows."""
-    refuse_inputs(out, source)
+    refuse_input(out, source)
     versions = file_versions(parquet_urls(source))
     shards = list_shards(source, shard_rows)
     rows = sum(shard.rows for shard in shards)
@@ -83,36 +81,49 @@ def run_over_folder(
         refuse_existing_folder(out, force=options.force)
         return RunReport(rows, {}, ())
     with part_folder(out, fingerprint, resume=options.resume, force=options.force) as folder:
-        parts = make_parts(partial(open_work, folder), shards, folder, options)
-        report = report_of(parts)
+        parts = make_parts(open_work, shards, folder, options)
+        counts = Counter[str]()
+        for part in parts:
+            counts.update(part.counts)
         lineage = {
             "format": LINEAGE_FORMAT,
             **inputs,
-            "counts": report.counts,
+            "counts": counts,
             "files": {part.name: part.digest for part in parts},
         }
         folder.finish(json.dumps(lineage, indent=1, ensure_ascii=False) + "\n")
-    return report
+    return RunReport(sum(part.rows for part in parts), dict(counts), tuple(parts))
 
 
 def make_parts(
-    job: Job[Any, PartReport], shards: Sequence[Numbered], folder: PartFolder, options: RunOptions
+    open_work: Callable[[], Work[AnyShard]],
+    shards: Sequence[AnyShard],
+    folder: PartFolder,
+    options: RunOptions,
 ) -> list[PartReport]:
     """Make the part of every shard that has none -> the reports in the order of the shards."""
-    reports = [folder.report(shard.number) for shard in shards]
-    missing = [index for index, report in enumerate(reports) if report is None]
-    done = len(shards) - len(missing)
-    for place, report in run_job(job, [shards[index] for index in missing], options):
-        reports[missing[place]] = report
-        done += 1
+    reports = [folder.report(number) for number in range(len(shards))]
+    missing = [(number, shards[number]) for number, report in enumerate(reports) if report is None]
+    n_done = len(shards) - len(missing)
+    for index, report in run_job(partial(_open_adding, open_work, folder), missing, options):
+        reports[missing[index][0]] = report
+        n_done += 1
         if options.progress is not None:
-            options.progress(done, len(shards))
+            options.progress(n_done, len(shards))
     return [report for report in reports if report is not None]
 
 
-def report_of(parts: list[PartReport]) -> RunReport:
-    """The sums of reports."""
-    counts: Counter[str] = Counter()
-    for part in parts:
-        counts.update(part.counts)
-    return RunReport(sum(part.rows for part in parts), dict(counts), tuple(parts))
+def _open_adding(
+    open_work: Callable[[], Work[AnyShard]], folder: PartFolder
+) -> Callable[[tuple[int, AnyShard]], PartReport]:
+    """What a worker does with a shard and its number: make the part, add it to the folder."""
+    work = open_work()
+
+    def add(numbered: tuple[int, AnyShard]) -> PartReport:
+        number, shard = numbered
+        with TemporaryDirectory(prefix="sidtool-") as place:
+            report = work(number, shard, Path(place))
+            folder.add(number, report, Path(place))
+        return report
+
+    return add

@@ -4,6 +4,7 @@ Shards depend on the files alone, never on the number of workers: what is made o
 same wherever and whenever it is made."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from glob import has_magic
@@ -48,7 +49,6 @@ class Piece:
 class Shard:
     """Consecutive rows of a folder, which may be in several files."""
 
-    number: int
     first: int
     """The number of its first row in the folder"""
     pieces: tuple[Piece, ...]
@@ -64,7 +64,7 @@ class Shard:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        path = folder / f"shard-{self.number}.parquet"
+        path = folder / f"rows-{self.first}.parquet"
         tables = [pa.Table.from_batches(_batches(piece)) for piece in self.pieces]
         pq.write_table(pa.concat_tables(tables), path)
         return path
@@ -91,10 +91,9 @@ def list_shards(source: str, rows: int = ROWS) -> list[Shard]:
     total = sum(size for _, size in sizes)
     if not total:
         raise DataError(f"{source} holds no rows")
-    starts = range(0, total, rows)
     return [
-        Shard(number, first, _pieces(sizes, first, min(first + rows, total)))
-        for number, first in enumerate(starts)
+        Shard(first, _pieces(sizes, first, min(first + rows, total)))
+        for first in range(0, total, rows)
     ]
 
 
@@ -198,40 +197,35 @@ def _batches(piece: Piece) -> Iterator[Any]:
     """The rows of a piece; only the row groups that have some are read."""
     import pyarrow.parquet as pq
 
-    path, keep = local_file(piece.url)
-    with library_errors(Path(piece.url)):
+    with local_file(piece.url) as path, library_errors(Path(piece.url)):
         open_dataset(path)  # checks the file
         stop = 0
         with pq.ParquetFile(path) as opened:
             for group in range(opened.num_row_groups):
                 start = stop
                 stop += opened.metadata.row_group(group).num_rows
-                if start < piece.stop and piece.first < stop:
-                    yield from _group_rows(opened, group, piece.first - start, piece.stop - start)
-    del keep
-    if stop < piece.stop:
-        raise DataError(f"{piece.url} has {stop} rows, not {piece.stop}: it changed")
+                if start >= piece.stop or stop <= piece.first:
+                    continue
+                for batch in opened.iter_batches(ROWS, row_groups=[group]):
+                    first = max(0, piece.first - start)
+                    end = min(len(batch), piece.stop - start)
+                    start += len(batch)
+                    if first < end:
+                        yield batch.slice(first, end - first)
+        if stop < piece.stop:
+            raise DataError(f"{piece.url} has {stop} rows, not {piece.stop}: it changed")
 
 
-def _group_rows(opened: Any, group: int, first: int, stop: int) -> Iterator[Any]:
-    """The rows of a row group from `first` to `stop`, which may be outside of it."""
-    start = 0
-    for batch in opened.iter_batches(ROWS, row_groups=[group]):
-        first_in_batch = max(0, first - start)
-        stop_in_batch = min(len(batch), stop - start)
-        start += len(batch)
-        if first_in_batch < stop_in_batch:
-            yield batch.slice(first_in_batch, stop_in_batch - first_in_batch)
-
-
-def local_file(url: str) -> tuple[Path, object]:
-    """A file itself, or a copy of a remote one, which lasts as long as the second value."""
+@contextmanager
+def local_file(url: str) -> Iterator[Path]:
+    """A file itself, or a copy of a remote one, which lasts as long as the block."""
     filesystem, path = open_store(url)
     if is_local(filesystem):
-        return Path(path), None
+        yield Path(path)
+        return
     with library_errors(Path(url)):
         folder = _copied(url, filesystem.ukey(path))
-    return Path(folder.name) / url.rpartition("/")[2], folder
+    yield Path(folder.name) / url.rpartition("/")[2]
 
 
 @lru_cache(maxsize=2)

@@ -1,11 +1,10 @@
 """A split in parts, made by several processes: first the rows of each file are grouped by the parts
 of their users, then the rows of each part are split."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,24 +13,20 @@ from sidtool.base.documents import sealed_text
 from sidtool.base.errors import DataError
 from sidtool.base.options import option, options_from
 from sidtool.data import EventColumns
-from sidtool.data.split import (
-    BUCKETS,
-    MANIFEST,
+from sidtool.data.split import BUCKETS, MANIFEST, SplitManifest, SplitOptions, folder_name
+from sidtool.data.split.parts import (
     GroupedRows,
     PartPlan,
-    SplitManifest,
-    SplitOptions,
     SplitPart,
     check_orders,
     empty_part,
-    folder_name,
     gather_rows,
     group_rows,
     joined_manifest,
     split_part,
 )
 from sidtool.integrations.ray.output import PartFolder, PartReport, part_folder
-from sidtool.integrations.ray.run import RunOptions, make_parts
+from sidtool.integrations.ray.run import RunOptions, Work, make_parts
 from sidtool.integrations.ray.shards import (
     count_events,
     file_versions,
@@ -57,14 +52,6 @@ class PartOptions(RunOptions):
     def is_divided(self) -> bool:
         """Whether users are divided into parts."""
         return self.parts is not None or self.on_cluster
-
-
-@dataclass(frozen=True)
-class EventFile:
-    """A file of events."""
-
-    number: int
-    url: str
 
 
 @dataclass(frozen=True)
@@ -104,25 +91,24 @@ def split_in_parts(
     n_parts = run.parts or part_count(count_events(urls))
     plan = PartPlan(options_from(SplitOptions, options, given), n_parts)
     versions = file_versions(urls)
-    path, kept = local_file(urls[0])
-    columns = plan.columns_of(path)
-    del kept
+    with local_file(urls[0]) as path:
+        columns = plan.columns_of(path)
     fingerprint = {
         "command": "split",
+        "layout": 2,  # reports are numbered by the parts that have events
         "source": events,
         "source_files": versions,
         "options": repr(plan.options),
         "parts": plan.parts,
     }
     with part_folder(str(out), fingerprint, resume=run.resume, force=run.force) as folder:
-        shards = _grouped(plan, columns, events, urls, folder, run)
-        job = partial(_open_split, plan, columns, events, folder)
-        reports = make_parts(job, shards, folder, run)
+        user_parts = _grouped(plan, columns, events, urls, folder, run)
+        reports = make_parts(partial(_open_split, plan, columns, events), user_parts, folder, run)
         made = {
-            shard.number: SplitPart.from_json(report.facts)
-            for shard, report in zip(shards, reports, strict=True)
+            part.number: SplitPart.from_json(report.facts)
+            for part, report in zip(user_parts, reports, strict=True)
         }
-        parts = [made.get(part) or empty_part(plan, part) for part in range(plan.parts)]
+        parts = [made.get(number) or empty_part(plan, number) for number in range(plan.parts)]
         manifest = joined_manifest(plan, columns, parts)
         folder.finish(sealed_text(manifest.to_json()), MANIFEST)
     return manifest
@@ -138,8 +124,7 @@ def _grouped(
 ) -> list[UserPart]:
     """Group the rows of each file -> the parts that have some. Raises DataError without any."""
     grouped = folder.subfolder(GROUPED)
-    files = [EventFile(number, url) for number, url in enumerate(urls)]
-    reports = make_parts(partial(_open_grouping, plan, columns, grouped), files, grouped, run)
+    reports = make_parts(partial(_open_grouping, plan, columns), urls, grouped, run)
     rows = [GroupedRows.from_json(report.facts) for report in reports]
     check_orders(source, list(zip(urls, rows, strict=True)))
     paths = tuple(Path(grouped.url) / report.name for report in reports)
@@ -149,40 +134,27 @@ def _grouped(
     return [UserPart(part, total, paths) for part, total in enumerate(totals) if total]
 
 
-def _open_grouping(
-    plan: PartPlan, columns: EventColumns, folder: PartFolder
-) -> Callable[[EventFile], PartReport]:
-    def group(file: EventFile) -> PartReport:
-        path, kept = local_file(file.url)
-        name = f"{file.number:07d}.arrow"
-        with TemporaryDirectory(prefix="sidtool-") as place:
-            grouped = group_rows(plan, columns, path, Path(place) / name)
-            folder.put_file(name, Path(place) / name)
-        del kept
-        report = PartReport(name, sum(grouped.counts), "", {}, "", grouped.to_json())
-        return folder.record(file.number, report)
+def _open_grouping(plan: PartPlan, columns: EventColumns) -> Work[str]:
+    def group(number: int, url: str, place: Path) -> PartReport:
+        name = f"{number:07d}.arrow"
+        with local_file(url) as path:
+            grouped = group_rows(plan, columns, path, place / name)
+        return PartReport(name, sum(grouped.counts), facts=grouped.to_json())
 
     return group
 
 
-def _open_split(
-    plan: PartPlan, columns: EventColumns, source: str, folder: PartFolder
-) -> Callable[[UserPart], PartReport]:
-    def split(part: UserPart) -> PartReport:
-        name = folder_name(part.number)
-        with TemporaryDirectory(prefix="sidtool-") as place:
-            rows = Path(place) / "rows.parquet"
-            gather_rows(part.files, part.number, plan.parts, rows)
-            files = Path(place) / name
-            files.mkdir()
-            try:
-                made = split_part(plan, columns, part.number, rows, files)
-            except DataError as error:
-                of_part = f"part {part.number} of {plan.parts} of {source}"
-                raise DataError(str(error).replace(str(rows), of_part), hint=error.hint) from error
-            for file in made.files:
-                folder.put_file(f"{name}/{file}", files / file)
-        report = PartReport(name, part.rows, made.digests.train_digest, {}, "", made.to_json())
-        return folder.record(part.number, report)
+def _open_split(plan: PartPlan, columns: EventColumns, source: str) -> Work[UserPart]:
+    def split(_: int, part: UserPart, place: Path) -> PartReport:
+        rows = place / "rows.parquet"
+        gather_rows(part.files, part.number, plan.parts, rows)
+        files = place / folder_name(part.number)
+        files.mkdir()
+        try:
+            made = split_part(plan, columns, part.number, rows, files)
+        except DataError as error:
+            of_part = f"part {part.number} of {plan.parts} of {source}"
+            raise DataError(str(error).replace(str(rows), of_part), hint=error.hint) from error
+        return PartReport(files.name, part.rows, facts=made.to_json())
 
     return split

@@ -11,14 +11,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError, UsageError
-from sidtool.base.output import locked, remove
+from sidtool.base.output import remove
 from sidtool.base.progress import Progress
-from sidtool.base.work_folder import open_work_folder
 from sidtool.data.split import TRAIN_FILE, Split, is_split_folder, read_split, stored_manifest
 from sidtool.examples import (
     EventTotals,
@@ -30,8 +28,8 @@ from sidtool.examples import (
     named_task,
     task_counts,
 )
-from sidtool.integrations.ray.output import RESTART, PartFolder, PartReport
-from sidtool.integrations.ray.run import RunOptions, make_parts
+from sidtool.integrations.ray.output import RESTART, PartFolder, PartReport, part_name, work_parts
+from sidtool.integrations.ray.run import RunOptions, Work, make_parts
 from sidtool.integrations.ray.shards import file_versions, row_count, table_urls
 from sidtool.model.contract import model_folder, read_contract
 
@@ -45,28 +43,14 @@ VALID = "valid.jsonl"
 class TaskShard:
     """The examples of tasks for some users; all of a task that is not of users."""
 
-    number: int
     tasks: tuple[str, ...]
     folder: str = ""
     """The folder of a split in parts that has the users, all of whom are meant; "" for the whole
     split"""
-    first: int = 0
-    stop: int = 1
+    units: range | None = None
+    """Some users of the whole split, or windows; as `SftJob.write_task`"""
     first_numbers: tuple[int, ...] = (0,)
     """Of each task, as `SftJob.write_task`"""
-
-    @property
-    def is_part(self) -> bool:
-        """Whether the users are those of a folder."""
-        return bool(self.folder) and named_task(self.tasks[0]).of_users
-
-
-@dataclass(frozen=True)
-class NumberedFolder:
-    """A folder of a split in parts."""
-
-    number: int
-    folder: str
 
 
 @dataclass(frozen=True)
@@ -75,13 +59,12 @@ class ClusterJob(SftJob):
 
     folder: Path = Path()
     """A folder for each shard, with files named by tasks"""
-    shards: Sequence[TaskShard] = ()
     reports: Sequence[PartReport] = ()
 
     @cached_property
     def totals(self) -> EventTotals:
         """As the parent class; of the parts of a split, their sums."""
-        parts = [EventTotals(**report.facts["totals"]) for _, report in self._parts]
+        parts = [EventTotals(**report.facts["totals"]) for report in self._parts]
         if not parts:
             return super().totals
         unknown = dict.fromkeys(item for part in parts for item in part.unknown_items)
@@ -93,20 +76,18 @@ class ClusterJob(SftJob):
         )
 
     @property
-    def _parts(self) -> list[tuple[TaskShard, PartReport]]:
-        """The shards that are parts of the split."""
-        shards = zip(self.shards, self.reports, strict=True)
-        return [(shard, report) for shard, report in shards if shard.is_part]
+    def _parts(self) -> list[PartReport]:
+        """The reports of shards that are parts of the split."""
+        return [report for report in self.reports if "totals" in report.facts]
 
     def write(self, path: Path | None) -> dict[str, TaskCounts]:
         """Join the examples that workers wrote -> their counts by task. Raises as the parent
         class."""
-        counts: dict[str, ExampleCounts] = {}
+        counts = {task: ExampleCounts() for task in self.options.tasks}
         files = []
-        for task in self.options.tasks:
-            counts[task] = ExampleCounts()
-            for shard, report in zip(self.shards, self.reports, strict=True):
-                if task in shard.tasks:
+        for task in counts:
+            for report in self.reports:
+                if task in report.facts["tasks"]:
                     counts[task] += ExampleCounts(**report.facts["tasks"][task])
                     files.append(self.folder / report.name / task)
         if path is not None:
@@ -117,7 +98,7 @@ class ClusterJob(SftJob):
         """As the parent class, from what workers wrote of a split in parts."""
         parts = self._parts
         if parts:
-            _join([self.folder / report.name / VALID for _, report in parts], path)
+            _join([self.folder / report.name / VALID for report in parts], path)
         else:
             super().write_valid(path)
 
@@ -161,19 +142,25 @@ class ClusterExamples:
         Raises UsageError if the interrupted run that is to be resumed had other inputs."""
         inputs = self.inputs
         run = replace(self.run, progress=self.run.progress or progress)
-        folders = _folders(inputs.split)
-        job = _job_of(inputs, "" if self._needs_all or not folders else folders[0], None)
-        with locked(out.with_name(f"{out.name}.parts")) as work:
-            if not run.resume:
-                remove(work)
-            open_work_folder(work, self._made_from(job), restart=RESTART)
-            folder = PartFolder(str(work.absolute()))
-            shards = list(
-                self._folder_shards(job, folders, folder, run)
-                if folders
-                else task_shards(job, self.users)
-            )
-            reports = make_parts(partial(_open_inputs, inputs, folder), shards, folder, run)
+        folders: list[str] = []
+        files: Mapping[str, str] = {}
+        if not isinstance(inputs.split, Split) and is_split_folder(Path(inputs.split)):
+            manifest = stored_manifest(Path(inputs.split))
+            if manifest.parts > 1:
+                folders, files = manifest.folders, manifest.files
+        # whether the lineage follows from the events of all users
+        needs_all = inputs.weights is not None or any(
+            named_task(task).predicts_feedback or named_task(task).needs_queries
+            for task in inputs.options.tasks
+        )
+        job = _opener(inputs)("" if needs_all or not folders else folders[0])
+        made_from = self._made_from(job, files)
+        with work_parts(out.with_name(f"{out.name}.parts"), made_from, resume=run.resume) as folder:
+            if folders:
+                shards = list(self._folder_shards(job, folders, folder, run))
+            else:
+                shards = list(_user_shards(job, self.users))
+            reports = make_parts(partial(_open_inputs, inputs), shards, folder, run)
             yield ClusterJob(
                 bundle=job.bundle,
                 items=job.items,
@@ -183,25 +170,14 @@ class ClusterExamples:
                 weights=job.weights,
                 general=None,
                 progress=progress,
-                folder=work,
-                shards=shards,
+                folder=Path(folder.url),
                 reports=reports,
             )
-            remove(work)
+            remove(Path(folder.url))
 
-    @property
-    def _needs_all(self) -> bool:
-        """Whether the lineage follows from the events of all users."""
-        tasks = map(named_task, self.inputs.options.tasks)
-        by_tasks = any(task.predicts_feedback or task.needs_queries for task in tasks)
-        return by_tasks or self.inputs.weights is not None
-
-    def _made_from(self, job: SftJob) -> dict[str, Any]:
-        """What determines the examples, as JSON values."""
+    def _made_from(self, job: SftJob, files: Mapping[str, str]) -> dict[str, Any]:
+        """What determines the examples, as JSON values; `files` are those of a split in parts."""
         inputs = self.inputs
-        files: Mapping[str, str] = {}
-        if _folders(inputs.split):
-            files = stored_manifest(Path(str(inputs.split))).files
         queries = None if inputs.catalog_options is None else inputs.catalog_options.queries
         contract = None if inputs.model is None else read_contract(model_folder(inputs.model))
         return {
@@ -225,26 +201,24 @@ class ClusterExamples:
         """The shards of a split in parts: each task that is not of users, then each part."""
         inputs = self.inputs
         tasks = tuple(task for task in job.options.tasks if named_task(task).of_users)
-        others = [task for task in job.options.tasks if task not in tasks]
-        for number, task in enumerate(others):
-            place = "" if named_task(task).needs_queries else folders[0]
-            yield TaskShard(number, (task,), place)
+        for task in job.options.tasks:
+            if task not in tasks:
+                yield TaskShard((task,), "" if named_task(task).needs_queries else folders[0])
+        if not tasks:
+            return
         # how many examples a part has is known without its events, but for few tasks
         by_events = [task for task in tasks if job.maker.counts_events(task, job.split)]
         of_events: list[Mapping[str, int]] = [{}] * len(folders)
         if by_events:
-            numbers = folder.subfolder("numbers")
-            numbered = [NumberedFolder(number, name) for number, name in enumerate(folders)]
-            count = partial(_open_counting, inputs, tuple(by_events), numbers)
-            of_events = [report.counts for report in make_parts(count, numbered, numbers, run)]
+            count = partial(_open_counting, inputs, by_events)
+            numbers = make_parts(count, folders, folder.subfolder("numbers"), run)
+            of_events = [report.counts for report in numbers]
         before = dict.fromkeys(tasks, 0)
-        for number, (name, events) in enumerate(zip(folders, of_events, strict=True), len(others)):
-            if tasks:
-                first_numbers = tuple(before.values())
-                yield TaskShard(number, tasks, name, first_numbers=first_numbers)
-            users = row_count(f"{inputs.split}/{name}/{TRAIN_FILE}")
+        for name, events in zip(folders, of_events, strict=True):
+            yield TaskShard(tasks, name, first_numbers=tuple(before.values()))
+            n_users = row_count(f"{inputs.split}/{name}/{TRAIN_FILE}")
             for task in tasks:
-                per_user = users if named_task(task).of_whole_histories else 0
+                per_user = n_users if named_task(task).of_whole_histories else 0
                 before[task] += events.get(task, per_user)
 
 
@@ -259,96 +233,80 @@ def _settings(record: Any) -> str:
     return json.dumps(asdict(record), default=plain, sort_keys=True)
 
 
-def task_shards(job: SftJob, users: int) -> Iterator[TaskShard]:
-    """The shards of a job, task by task, in the order of a single process."""
-    number = 0
+def _user_shards(job: SftJob, users: int) -> Iterator[TaskShard]:
+    """The shards of a split that is not in parts, task by task, in the order of a single
+    process."""
     for task in job.options.tasks:
         if not named_task(task).of_users:
-            yield TaskShard(number, (task,))
-            number += 1
+            yield TaskShard((task,))
             continue
-        n_units = _units(task, job.split)
+        by_user = job.split.windows is None or named_task(task).of_whole_histories
+        n_units = len(job.split.train if by_user else job.split.windows or ())
         for first in range(0, n_units, users):
             first_number = job.maker.count_before(task, job.split, first)
-            stop = min(first + users, n_units)
-            yield TaskShard(number, (task,), "", first, stop, (first_number,))
-            number += 1
+            units = range(first, min(first + users, n_units))
+            yield TaskShard((task,), units=units, first_numbers=(first_number,))
 
 
-def _units(task: str, split: Split) -> int:
-    """What a task of users is divided by: windows, if its examples are made of such, or users."""
-    by_user = split.windows is None or named_task(task).of_whole_histories
-    return len(split.train if by_user else split.windows or ())
+def _opener(inputs: SftInputs) -> Callable[[str], SftJob]:
+    """Opens the job for the users in a folder of the split, or for all ("")."""
+    opened: dict[str, SftJob] = {}
+
+    def open_job(folder: str) -> SftJob:
+        if folder in opened:
+            return opened[folder]
+        before = next(iter(opened.values()), None)
+        opened.clear()  # one part is in memory at a time
+        if not folder:
+            job = inputs.open()
+        else:
+            split = read_split(Path(str(inputs.split)), folder)
+            if before is None:
+                job = replace(inputs, split=split).open()
+            else:
+                weights = EventWeights.read(inputs.weights, split)
+                job = replace(before, split=split, weights=weights)
+        opened[folder] = job
+        return job
+
+    return open_job
 
 
-def _folders(split: Split | str | Path) -> list[str]:
-    """The folders of a split in parts; none for others."""
-    if isinstance(split, Split) or not is_split_folder(Path(split)):
-        return []
-    manifest = stored_manifest(Path(split))
-    return list(manifest.folders) if manifest.parts > 1 else []
+def _open_counting(inputs: SftInputs, tasks: Sequence[str]) -> Work[str]:
+    """Read bundle and catalog, to count the examples of the users in folders."""
+    open_job = _opener(inputs)
 
-
-def _open_counting(
-    inputs: SftInputs, tasks: tuple[str, ...], numbers: PartFolder
-) -> Callable[[NumberedFolder], PartReport]:
-    """Read bundle and catalog, to count the examples of parts."""
-    opened: list[SftJob] = []
-
-    def count(part: NumberedFolder) -> PartReport:
-        job = _job_of(inputs, part.folder, opened.pop() if opened else None)
-        opened.append(job)
+    def count(number: int, folder: str, place: Path) -> PartReport:
+        job = open_job(folder)
         users = len(job.split.train)
+        name = part_name(number)
+        (place / name).touch()
         counts = {task: job.maker.count_before(task, job.split, users) for task in tasks}
-        return numbers.write(part.number, b"", 0, counts)
+        return PartReport(name, users, counts=counts)
 
     return count
 
 
-def _open_inputs(inputs: SftInputs, folder: PartFolder) -> Callable[[TaskShard], PartReport]:
+def _open_inputs(inputs: SftInputs) -> Work[TaskShard]:
     """Read bundle and catalog, to make the examples of shards, and the split as far as a shard
     needs it."""
-    opened: dict[str, SftJob] = {}
+    open_job = _opener(inputs)
 
-    def write(shard: TaskShard) -> PartReport:
-        if shard.folder not in opened:
-            job = next(iter(opened.values()), None)
-            opened.clear()  # one part is in memory at a time
-            opened[shard.folder] = _job_of(inputs, shard.folder, job)
-        return _write_shard(opened[shard.folder], shard, folder)
+    def write(number: int, shard: TaskShard, place: Path) -> PartReport:
+        return _write_shard(open_job(shard.folder), shard, place / f"part-{number:07d}")
 
     return write
 
 
-def _job_of(inputs: SftInputs, folder: str, job: SftJob | None) -> SftJob:
-    """The job for the users in a folder of the split, or for all, by one that has the rest."""
-    if not folder:
-        return inputs.open()
-    assert isinstance(inputs.split, str | Path)
-    split = read_split(Path(inputs.split), folder)
-    if job is None:
-        return replace(inputs, split=split).open()
-    return replace(job, split=split, weights=EventWeights.read(inputs.weights, split))
-
-
-def _write_shard(job: SftJob, shard: TaskShard, folder: PartFolder) -> PartReport:
+def _write_shard(job: SftJob, shard: TaskShard, folder: Path) -> PartReport:
     """Write a file for each task of a shard, and the validation users of a part."""
-    name = f"part-{shard.number:07d}"
-    facts: dict[str, Any] = {"tasks": {}}
-    with TemporaryDirectory(prefix="sidtool-") as place:
-        for task, first_number in zip(shard.tasks, shard.first_numbers, strict=True):
-            units = None
-            if named_task(task).of_users:
-                stop = _units(task, job.split) if shard.is_part else shard.stop
-                units = range(shard.first, stop)
-            path = Path(place) / task
-            with path.open("wb") as stream:
-                counts = job.write_task(stream, task, units, first_number)
-            facts["tasks"][task] = asdict(counts)
-            folder.put_file(f"{name}/{task}", path)
-        if shard.is_part:
-            facts["totals"] = asdict(job.totals)
-            job.write_valid(Path(place) / VALID)
-            folder.put_file(f"{name}/{VALID}", Path(place) / VALID)
-    n_examples = sum(counts["examples"] for counts in facts["tasks"].values())
-    return folder.record(shard.number, PartReport(name, n_examples, "", {}, "", facts))
+    folder.mkdir()
+    counts: dict[str, ExampleCounts] = {}
+    for task, first_number in zip(shard.tasks, shard.first_numbers, strict=True):
+        with (folder / task).open("wb") as stream:
+            counts[task] = job.write_task(stream, task, shard.units, first_number)
+    facts: dict[str, Any] = {"tasks": {task: asdict(made) for task, made in counts.items()}}
+    if shard.folder and named_task(shard.tasks[0]).of_users:
+        facts["totals"] = asdict(job.totals)
+        job.write_valid(folder / VALID)
+    return PartReport(folder.name, sum(made.examples for made in counts.values()), facts=facts)

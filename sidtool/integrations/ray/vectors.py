@@ -1,23 +1,22 @@
 """Vectors and SIDs of the items of a folder."""
 
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from sidtool.data import Items, TextNames, Vectors, read_items
+from sidtool.base.digests import file_digest
+from sidtool.data import Items, TextNames, read_items
 from sidtool.integrations.ray.output import (
-    PartFolder,
     PartReport,
+    part_name,
     refuse_existing_folder,
-    refuse_inputs,
+    refuse_input,
 )
-from sidtool.integrations.ray.run import RunOptions, RunReport, run_over_folder
+from sidtool.integrations.ray.run import RunOptions, RunReport, Work, run_over_folder
 from sidtool.integrations.ray.shards import Shard
 from sidtool.registry import locate, open_bundle, open_source
 from sidtool.tokenizer import open_encoder, recorded_encoder
@@ -33,56 +32,15 @@ first, so the last bits of a vector depend on it."""
 class ItemColumns(TextNames):
     """Columns of a catalog; None: guessed, the text is the title."""
 
-    def read(self, shard: Shard, bundle: Bundle | None = None) -> Items:
-        """The items of a shard; errors as `read_items`."""
-        recorded = None if bundle is None else bundle.manifest.made_from.columns
-        with TemporaryDirectory() as name:
-            return read_items(
-                shard.fetch(Path(name)),
-                id_column=self.id_column,
-                title_column=self.title_column,
-                text_template=self.text_template,
-                recorded=recorded,
-            )
-
-
-def _open_embedding(
-    encoder: Encoder, columns: ItemColumns, folder: PartFolder
-) -> Callable[[Shard], PartReport]:
-    """Load an encoder, to embed the items of shards."""
-    loaded = load_encoder(encoder)
-
-    def embed(shard: Shard) -> PartReport:
-        items = columns.read(shard)
-        table = {"item_id": list(items.ids), "vector": _lists(loaded.vectors(items.texts))}
-        return folder.write(shard.number, _parquet(table), len(items))
-
-    return embed
-
-
-def _open_encoding(
-    bundle: str,
-    model: str | None,
-    trust_remote_code: bool,
-    columns: ItemColumns,
-    folder: PartFolder,
-) -> Callable[[Shard], PartReport]:
-    """Open a bundle, and load its encoder, which must be that of the recipe, to encode the items of
-    shards."""
-    opened = open_bundle(bundle)
-    loaded = open_encoder(opened, model=model, trust_remote_code=trust_remote_code)
-
-    def encode(shard: Shard) -> PartReport:
-        items = columns.read(shard, opened)
-        codes = opened.encode(loaded.vectors(items.texts))
-        table = {
-            "item_id": list(items.ids),
-            "sid": [opened.space.spell(row) for row in codes.tolist()],
-            "codes": [row.tolist() for row in codes],
-        }
-        return folder.write(shard.number, _parquet(table), len(items))
-
-    return encode
+    def read(self, path: Path, bundle: Bundle | None = None) -> Items:
+        """The items of a shard's file; errors as `read_items`."""
+        return read_items(
+            path,
+            id_column=self.id_column,
+            title_column=self.title_column,
+            text_template=self.text_template,
+            recorded=None if bundle is None else bundle.manifest.made_from.columns,
+        )
 
 
 def embed_folder(
@@ -142,7 +100,7 @@ def encode_folder(
         give embeddings
     """
     opened = open_source(bundle)
-    refuse_inputs(out, locate(bundle)[0])
+    refuse_input(out, locate(bundle)[0])
     columns = columns or ItemColumns()
     if columns.text_template is None:
         columns = replace(columns, text_template=opened.manifest.made_by.text_template)
@@ -158,6 +116,47 @@ def encode_folder(
     return run_over_folder(work, items, out, made_from, run, shard_rows=shard_rows)
 
 
+def _open_embedding(encoder: Encoder, columns: ItemColumns) -> Work[Shard]:
+    """Load an encoder, to embed the items of shards."""
+    import pyarrow as pa
+
+    loaded = load_encoder(encoder)
+
+    def embed(number: int, shard: Shard, place: Path) -> PartReport:
+        items = columns.read(shard.fetch(place))
+        vectors = np.ascontiguousarray(loaded.vectors(items.texts))
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+        return _write_part(place, number, {"item_id": list(items.ids), "vector": lists})
+
+    return embed
+
+
+def _open_encoding(
+    bundle: str, model: str | None, trust_remote_code: bool, columns: ItemColumns
+) -> Work[Shard]:
+    """Open a bundle, and load its encoder, which must be that of the recipe, to encode the items of
+    shards."""
+    opened = open_bundle(bundle)
+    loaded = open_encoder(opened, model=model, trust_remote_code=trust_remote_code)
+
+    def encode(number: int, shard: Shard, place: Path) -> PartReport:
+        items = columns.read(shard.fetch(place), opened)
+        codes = opened.encode(loaded.vectors(items.texts)).tolist()
+        sids = [opened.space.spell(row) for row in codes]
+        return _write_part(place, number, {"item_id": list(items.ids), "sid": sids, "codes": codes})
+
+    return encode
+
+
+def _write_part(place: Path, number: int, columns: Mapping[str, Any]) -> PartReport:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = place / part_name(number)
+    pq.write_table(pa.table(dict(columns)), path)
+    return PartReport(path.name, len(columns["item_id"]), file_digest(path))
+
+
 def _digests(encoder: Encoder, out: str, run: RunOptions) -> dict[str, dict[str, str]]:
     """The digests of an encoder's files; none for one in a bundle, whose identity has them, and for
     a dry run, which makes nothing of them."""
@@ -169,20 +168,3 @@ def _digests(encoder: Encoder, out: str, run: RunOptions) -> dict[str, dict[str,
 
 def _settings(record: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(record).items() if value is not None}
-
-
-def _lists(vectors: Vectors) -> Any:
-    """(n, dim) vectors as an Arrow array of n lists."""
-    import pyarrow as pa
-
-    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-
-
-def _parquet(columns: Mapping[str, Sequence[Any]]) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    stream = io.BytesIO()
-    pq.write_table(pa.table(dict(columns)), stream)
-    return stream.getvalue()

@@ -111,7 +111,19 @@ def _run_actors(
         while running:
             (ready, *_), _ = ray.wait(list(running), num_returns=1)
             worker, index = running.pop(ready)
-            yield index, _result(ray, ready)
+            try:
+                result = ray.get(ready)
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, SidtoolError):
+                    raise error.cause from error
+                raise
+            except ray.exceptions.RayActorError as error:
+                raise DataError(
+                    f"a worker died {RESTARTS + 1} times",
+                    hint="fewer --workers have more memory each; --resume keeps the parts that are "
+                    "done",
+                ) from error
+            yield index, result
             following = next(waiting, None)
             if following is None:
                 ray.kill(worker)  # one that lost its node may wait for its processor
@@ -129,20 +141,6 @@ def actor_resources(ray: Any, n_actors: int) -> dict[str, float]:
     return {"num_cpus": 1, "num_gpus": min(1, n_gpus / n_actors)}
 
 
-def _result(ray: Any, reference: Any) -> Any:
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, SidtoolError):
-            raise error.cause from error
-        raise
-    except ray.exceptions.RayActorError as error:
-        raise DataError(
-            f"a worker died {RESTARTS + 1} times",
-            hint="fewer --workers have more memory each; --resume keeps the parts that are done",
-        ) from error
-
-
 class _Actor:
     """A worker."""
 
@@ -158,13 +156,6 @@ class _Actor:
         return self._work(shard)
 
 
-def has_cluster() -> bool:
-    """Whether `ray_cluster` connects to a cluster that is there, and starts none."""
-    import ray
-
-    return "RAY_ADDRESS" in os.environ or ray.is_initialized()
-
-
 @contextmanager
 def ray_cluster(workers: int | None = None) -> Iterator[Any]:
     """The module ray, connected to the cluster that the process is connected to, else to that of
@@ -178,16 +169,7 @@ def ray_cluster(workers: int | None = None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    _connect(ray, workers)
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _connect(ray: Any, workers: int | None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    address = os.environ.get("RAY_ADDRESS", "this machine")
     attempts = 1
     if "RAY_ADDRESS" not in os.environ:
         options |= {"include_dashboard": False, "num_cpus": workers}
@@ -195,10 +177,14 @@ def _connect(ray: Any, workers: int | None) -> None:
     for attempt in range(1, attempts + 1):
         try:
             ray.init(**options)
+            break
         except Exception as error:  # Ray raises bare ones
             ray.shutdown()
             if attempt == attempts:
+                address = os.environ.get("RAY_ADDRESS", "this machine")
                 message = f"there is no Ray cluster at {address}: {one_line(error)}"
                 raise DataError(message) from error
-        else:
-            return
+    try:
+        yield ray
+    finally:
+        ray.shutdown()

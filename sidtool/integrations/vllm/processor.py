@@ -11,8 +11,12 @@ import torch
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from sidtool.base.errors import UsageError
-from sidtool.integrations.vllm.row_constraint import NO_TOKEN, RowConstraint
-from sidtool.integrations.vllm.settings import EngineSettings, RequestSettings
+from sidtool.integrations.vllm.row_constraint import (
+    NO_TOKEN,
+    EngineSettings,
+    RequestSettings,
+    RowConstraint,
+)
 from sidtool.recommendation.search import LeafFilter
 
 _bases: tuple[Any, ...] = (LogitsProcessor,)
@@ -92,7 +96,9 @@ class SidConstraint(*_bases):  # type: ignore[misc]
         requests = [self._requests[places[row]] for row in rows]
         filters = [request.leaf_filter for request in requests]
         if context is None:
-            tails = self._written_tails(requests).to(logits.device)
+            tail = self._constraint.tail
+            written = [tail(request.prompt_tail, request.output) for request in requests]
+            tails = torch.tensor(written).to(logits.device)  # (requests, levels) int64
         else:
             tails = self._stored_tails(context, rows)
         if len(rows) == len(logits):
@@ -111,13 +117,9 @@ class SidConstraint(*_bases):  # type: ignore[misc]
             self._requests[place] = _Request(leaf_filter, prompt_tail, output)
         return settings.constrained
 
-    def _written_tails(self, requests: Sequence[_Request]) -> torch.Tensor:
-        """(requests, levels) int64: the tokens that requests end with."""
-        tail = self._constraint.tail
-        return torch.tensor([tail(request.prompt_tail, request.output) for request in requests])
-
     def _stored_tails(self, context: Any, rows: Sequence[int]) -> torch.Tensor:
-        """The same from the second runner's history, (slots, length) on the device."""
+        """(rows, levels) int64: the last tokens of requests, from the second runner's history,
+        (slots, length) on the device."""
         device = context.pos.device
         back = torch.arange(self._constraint.levels - 1, -1, -1, device=device)
         positions = context.pos[rows].unsqueeze(1) - back  # (rows, levels)

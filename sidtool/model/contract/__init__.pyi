@@ -11,6 +11,7 @@ from .compat import event_columns as event_columns
 from .compat import further_splits as further_splits
 from .compat import matching_rows as matching_rows
 from .compat import targets_repeat as targets_repeat
+from .compat import usable_items as usable_items
 from .contract import BUNDLE_COPY as BUNDLE_COPY
 from .contract import CONTRACT as CONTRACT
 from .contract import MEMORY_COPY as MEMORY_COPY
@@ -20,8 +21,8 @@ from .contract import ModelNormalize as ModelNormalize
 from .folder import model_folder as model_folder
 from .folder import open_bundle_copy as open_bundle_copy
 from .folder import read_contract as read_contract
-from .output import refuse_base_as_output as refuse_base_as_output
-from .output import write_contract as write_contract
+from .folder import refuse_base_as_output as refuse_base_as_output
+from .folder import write_contract as write_contract
 from .push import push_model as push_model
 from .push import verify_model as verify_model
 from .stage_record import AdoptParams as AdoptParams

@@ -21,9 +21,9 @@ from sidtool.base.markdown import (
 )
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.stage_record import RlParams, StageParams, TrainParams
+from sidtool.model.network.structure import ModelKind
 from sidtool.model.prompt.frames import HISTORY_SLOT
 from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.model.structure import ModelKind
 from sidtool.tokenizer.bundle import Bundle, flat_record
 
 MODEL_CARD = "README.md"

@@ -11,6 +11,7 @@ The first row that applies is the verdict:
 
 A bundle with another codebook and no item in common changes no SID, but is refused too."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -18,12 +19,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import CompatibilityError
+from sidtool.base.errors import CompatibilityError, SidtoolWarning
 from sidtool.data import EventColumns
 from sidtool.data.split import SplitReference, check_split
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.stage_record import RlParams, TrainParams
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.sid import ItemRows
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,27 @@ def compare(old: ItemMap, new: ItemMap) -> Overlap:
     )
 
 
+def usable_items(bundle: Bundle, tokens: SidTokens) -> Bundle:
+    """The bundle without the active items that a model has no tokens for, which it can never
+    recommend; that there are some is a SidtoolWarning.
+
+    Raises CompatibilityError if no item is left."""
+    if tokens.table is None:
+        return bundle
+    lacking = bundle.active[tokens.lacking(bundle.items.codes[bundle.active])]
+    if not len(lacking):
+        return bundle
+    if len(lacking) == len(bundle.active):
+        raise CompatibilityError("the model has no tokens for any item of the bundle")
+    warnings.warn(
+        f"{len(lacking)} of {len(bundle.active)} items have a code without a token in the model, "
+        f"so they are not recommended; the first is {bundle.items.ids[int(lacking[0])]!r}",
+        SidtoolWarning,
+        stacklevel=3,
+    )
+    return bundle.without(ItemRows(lacking))
+
+
 def matching_rows(old: ItemMap, new: ItemMap) -> NDArray[np.int64]:
     """(n_old,) int64: the row of each item of `old` in `new`, -1 if it is not there.
 
@@ -127,33 +151,22 @@ def matching_rows(old: ItemMap, new: ItemMap) -> NDArray[np.int64]:
     rows = new.index.rows[positions].astype(np.int64)
     rows[new.index.hashes[positions] != hashes] = -1
     candidates = np.flatnonzero(rows >= 0)
-    equal = _equal_ids(old, candidates, new, rows[candidates])
+    old_starts = old.ids.offsets[candidates]
+    new_starts = new.ids.offsets[rows[candidates]]
+    lengths = old.ids.offsets[candidates + 1] - old_starts
+    equal = lengths == new.ids.offsets[rows[candidates] + 1] - new_starts
+    if equal.any():
+        # gather the bytes of all ids of equal length at once; `firsts` is where each id begins
+        lengths = lengths[equal]
+        firsts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        places = np.arange(int(lengths.sum())) - np.repeat(firsts, lengths)
+        old_bytes = old.ids.data[np.repeat(old_starts[equal], lengths) + places]
+        new_bytes = new.ids.data[np.repeat(new_starts[equal], lengths) + places]
+        equal[equal] = np.logical_and.reduceat(old_bytes == new_bytes, firsts)
     # two ids with one hash are rare: look these up by text
     collisions = candidates[~equal]
     rows[collisions] = new.rows([old.ids[int(row)] for row in collisions])
     return rows
-
-
-def _equal_ids(
-    old: ItemMap, old_rows: NDArray[np.int64], new: ItemMap, new_rows: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """(n,) bool: whether the ids at these rows are equal byte for byte."""
-    old_starts = old.ids.offsets[old_rows]
-    new_starts = new.ids.offsets[new_rows]
-    lengths = old.ids.offsets[old_rows + 1] - old_starts
-    equal: NDArray[np.bool_] = lengths == new.ids.offsets[new_rows + 1] - new_starts
-    if not equal.any():
-        return equal
-    old_starts = old_starts[equal]
-    new_starts = new_starts[equal]
-    lengths = lengths[equal]
-    # gather the bytes of all ids of equal length at once; `firsts` is where each id begins
-    firsts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    offsets = np.arange(int(lengths.sum())) - np.repeat(firsts, lengths)
-    old_bytes = old.ids.data[np.repeat(old_starts, lengths) + offsets]
-    new_bytes = new.ids.data[np.repeat(new_starts, lengths) + offsets]
-    equal[np.flatnonzero(equal)] = np.logical_and.reduceat(old_bytes == new_bytes, firsts)
-    return equal
 
 
 def splits_of(contract: Contract) -> Iterator[SplitReference]:

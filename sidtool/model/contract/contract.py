@@ -20,17 +20,18 @@ from sidtool.model.contract.stage_record import (
     StageRecord,
     TrainParams,
 )
+from sidtool.model.network.structure import ModelKind
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
-from sidtool.model.prompt.tokens import (
+from sidtool.model.vocabulary.tokens import (
     MAX_USER_TOKENS,
     NO_TOKEN,
     FieldTokens,
     FieldValues,
     SidTokens,
+    TokenBlock,
     TokenTable,
     UserTokens,
 )
-from sidtool.model.structure import ModelKind
 from sidtool.tokenizer.bundle import Identity, check_names
 from sidtool.tokenizer.sid import SidSpace
 
@@ -148,7 +149,13 @@ class Contract(JsonRecord):
     def fields(self) -> FieldTokens | None:
         """The tokens that stand for values of fields; None without them."""
         start = self.tokens.stop + self.user_tokens
-        return FieldTokens(start, self.field_tokens) if self.field_tokens else None
+        return FieldTokens.of(start, self.field_tokens) if self.field_tokens else None
+
+    @property
+    def vocabularies(self) -> list[SidTokens | TokenBlock]:
+        """The blocks of added tokens that there are, in the order of their ids."""
+        blocks = (self.tokens, self.users, self.fields)
+        return [block for block in blocks if block is not None]
 
     @property
     def added_ids(self) -> range:
@@ -166,8 +173,7 @@ class Contract(JsonRecord):
     @property
     def ids_stop(self) -> int:
         """One past the highest id of the SID tokens and those of users and fields."""
-        blocks = (self.tokens, self.users, self.fields)
-        return max(block.stop for block in blocks if block is not None)
+        return self.vocabularies[-1].stop
 
     @property
     def params(self) -> StageParams | None:
@@ -280,7 +286,7 @@ class Contract(JsonRecord):
                 f"SID tokens from id {self.token_start} end before id {self.tokens.stop}, but the "
                 f"model's token_stop in its contract says {token_stop!r}"
             )
-        FieldTokens(0, self.field_tokens)  # raises UsageError
+        FieldTokens.of(0, self.field_tokens)  # raises UsageError
         if not self.stages:
             raise ValueError("it has no stage")
         check_names(self.files)

@@ -1,6 +1,7 @@
 from .assemble import SidItems as SidItems
 from .assemble import TextItems as TextItems
 from .assemble import assemble_prompt as assemble_prompt
+from .assemble import fit_prompt as fit_prompt
 from .assemble import history_items as history_items
 from .assemble import history_prompt_ids as history_prompt_ids
 from .assemble import label_prompt_ids as label_prompt_ids
@@ -12,12 +13,8 @@ from .frames import Format as Format
 from .frames import PromptFrame as PromptFrame
 from .frames import Templates as Templates
 from .frames import begin_text as begin_text
-from .frames import chat_frame as chat_frame
-from .frames import check_templates as check_templates
 from .frames import end_text as end_text
-from .frames import plain_frame as plain_frame
-from .frames import read_template_file as read_template_file
-from .frames import read_templates as read_templates
+from .frames import make_frame as make_frame
 from .item_text import item_text as item_text
 from .prompts import MOST_LABELS as MOST_LABELS
 from .prompts import HistoryPrompt as HistoryPrompt
@@ -44,10 +41,3 @@ from .template_slots import joined as joined
 from .template_slots import parse as parse
 from .template_slots import slots as slots
 from .template_slots import value_text as value_text
-from .tokens import NO_TOKEN as NO_TOKEN
-from .tokens import TIMES as TIMES
-from .tokens import FieldTokens as FieldTokens
-from .tokens import FieldValues as FieldValues
-from .tokens import SidTokens as SidTokens
-from .tokens import UserTokens as UserTokens
-from .tokens import sid_token_indexes as sid_token_indexes

@@ -2,11 +2,12 @@
 what order the segments follow each other."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import NO_FIELDS, Fields
+from sidtool.model.network.structure import is_encoder_decoder, max_positions
 from sidtool.model.prompt.frames import PromptFrame
 from sidtool.model.prompt.item_text import item_text
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, TextPrompt
@@ -19,14 +20,11 @@ from sidtool.model.prompt.segments import (
     sids,
     template,
 )
-from sidtool.model.prompt.template_slots import (
-    frame_segments,
-    item_segments,
-    joined,
-    next_item_segments,
-)
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.prompt.template_slots import frame_segments, item_segments, joined
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.sid import Codes, SidSpace
+
+Prompt = TypeVar("Prompt", HistoryPrompt | None, LabelPrompt, TextPrompt | None)
 
 
 @dataclass(frozen=True)
@@ -147,6 +145,21 @@ def assemble_prompt(
         n_items -= 1
 
 
+def fit_prompt(prompt: Prompt, model: Any, n_answer: int) -> Prompt:
+    """A prompt that leaves a model room for an answer, of which it feeds `n_answer` tokens back: a
+    contract may allow more than the model has positions. Raises DataError if there is no room.
+
+    An encoder has positions of its own, which only the prompt takes."""
+    room = max_positions(model)
+    if prompt is None or room is None:
+        return prompt
+    if not is_encoder_decoder(model):
+        room -= n_answer
+    if room < 1:
+        raise DataError(f"the model has no position before an answer of task {prompt.task}")
+    return replace(prompt, max_length=min(room, prompt.max_length))
+
+
 def history_prompt_ids(
     prompt: HistoryPrompt,
     tokenizer: Any,
@@ -166,7 +179,7 @@ def history_prompt_ids(
     ending = [begin(tokens.space)]
     if prompt.is_sequence and prompt.item:
         separator = [template(prompt.separator)] if len(items) else []
-        opening = next_item_segments(prompt.opening, fields, prompt.frame.tokens)
+        opening = frame_segments(prompt.opening, fields, prompt.frame.tokens)
         ending = [*separator, *opening, *ending]
     segments, _ = assemble_prompt(
         prompt.frame, items, ending, fields=fields, encoder=encoder, max_tokens=prompt.max_length

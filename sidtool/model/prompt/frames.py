@@ -23,7 +23,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import JsonRecord
 from sidtool.data import FieldTypes
 from sidtool.model.prompt.template_slots import Slot, opening, slots
-from sidtool.model.prompt.tokens import FieldTokenLookup, FieldValues
+from sidtool.model.vocabulary.tokens import FieldTokenLookup, FieldValues
 
 Format = Literal["plain", "chat"]
 """Plain text, or the chat markup of the tokenizer."""
@@ -80,98 +80,89 @@ class Templates(JsonRecord):
     separator: str
     items: tuple[str, ...] = ()
 
+    @classmethod
+    @cache
+    def of_task(cls, name: str) -> "Templates":
+        """The templates of a file in the folder `templates`."""
+        path = files("sidtool.model.prompt") / "templates" / f"{name}.json"
+        return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
+
+    @classmethod
+    def read(cls, path: Path) -> "Templates":
+        """The templates of a JSON file {"prompts": [...], "separator": "", "items": [...]}, where
+        `separator` and `items` may be missing. Raises DataError if it is no such file."""
+        try:
+            value = parse_json(read_document(path))
+        except OSError as error:
+            raise DataError(f"cannot read templates {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise DataError(f"{path} is not valid JSON: {error}") from error
+        if not isinstance(value, dict) or not value.keys() <= {"prompts", "separator", "items"}:
+            raise DataError(f"{path} is no JSON object of prompts, separator and items")
+        try:
+            templates = cls.from_json({"separator": "", **value})
+        except TypeError as error:
+            raise DataError(f"{path}: {error}") from error
+        if not templates.prompts:
+            raise DataError(f"{path} has no prompts")
+        if templates.items and len(templates.items) != len(templates.prompts):
+            raise DataError(
+                f"{path} has {len(templates.items)} items for {len(templates.prompts)} prompts"
+            )
+        return templates
+
     def item(self, number: int) -> str:
         """The form of an item in a prompt, "" for the item alone."""
         return self.items[number] if self.items else ""
 
-
-@cache
-def read_templates(name: str) -> Templates:
-    """The templates of a file in the folder `templates`."""
-    path = files("sidtool.model.prompt") / "templates" / f"{name}.json"
-    return Templates.from_json(json.loads(path.read_text(encoding="utf-8")))
-
-
-def read_template_file(path: Path) -> Templates:
-    """The templates of a JSON file {"prompts": [...], "separator": "", "items": [...]}, where
-    `separator` and `items` may be missing. Raises DataError if it is no such file."""
-    try:
-        value = parse_json(read_document(path))
-    except OSError as error:
-        raise DataError(f"cannot read templates {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict) or not value.keys() <= {"prompts", "separator", "items"}:
-        raise DataError(f"{path} is no JSON object of prompts, separator and items")
-    try:
-        templates = Templates.from_json({"separator": "", **value})
-    except TypeError as error:
-        raise DataError(f"{path}: {error}") from error
-    if not templates.prompts:
-        raise DataError(f"{path} has no prompts")
-    if templates.items and len(templates.items) != len(templates.prompts):
-        raise DataError(
-            f"{path} has {len(templates.items)} items for {len(templates.prompts)} prompts"
-        )
-    return templates
-
-
-def check_templates(
-    task: str,
-    history_as: Literal["sid", "title"],
-    templates: Templates,
-    types: FieldTypes,
-    shown_feedback: str = "",
-) -> None:
-    """Raise UsageError unless the templates fit a task and a split with these fields: every slot is
-    known before the target of an example, but `shown_feedback`, which a prompt may show."""
-    for number, prompt in enumerate(templates.prompts):
-        if prompt.count(HISTORY_SLOT) != 1:
-            raise UsageError(f"template {prompt!r:.80} must contain {HISTORY_SLOT} exactly once")
-        for slot in slots(prompt):
-            _check_frame_slot(slot, types, shown_feedback)
-        form = templates.item(number)
-        history_slot = Slot(history_as)
-        if form and [slot for slot in slots(form) if slot.part in ("sid", "title")] != [
-            history_slot
-        ]:
-            raise UsageError(
-                f"item {form!r:.80} of task {task} must contain {history_slot} exactly once"
-            )
-        for slot in slots(form):
-            _check_item_slot(slot, types)
-        if task == "sequence":
-            _check_sequence(prompt, form, types)
+    def check(
+        self,
+        task: str,
+        history_as: Literal["sid", "title"],
+        types: FieldTypes,
+        shown_feedback: str = "",
+        *,
+        is_sequence: bool = False,
+    ) -> None:
+        """Raise UsageError unless these fit a task and a split with these fields: every slot is
+        known before the target of an example, but `shown_feedback`, which a prompt may show."""
+        for number, prompt in enumerate(self.prompts):
+            if prompt.count(HISTORY_SLOT) != 1:
+                raise UsageError(
+                    f"template {prompt!r:.80} must contain {HISTORY_SLOT} exactly once"
+                )
+            for slot in slots(prompt):
+                if slot.part == "feedback" and slot.field != shown_feedback:
+                    raise UsageError(
+                        f"{slot} is known only after the event that is to be predicted",
+                        hint=f"the task next-item-by-{slot.field} shows it",
+                    )
+                if slot.part not in ("user", "context", "feedback", "gap"):
+                    raise UsageError(f"{slot} belongs into the form of an item, not into a prompt")
+                _check_recorded(slot, types)
+            form = self.item(number)
+            item_slots = [slot for slot in slots(form) if slot.part in ("sid", "title")]
+            if form and item_slots != [Slot(history_as)]:
+                raise UsageError(
+                    f"item {form!r:.80} of task {task} must contain {Slot(history_as)} exactly once"
+                )
+            for slot in slots(form):
+                if slot.part in ("user", "context", "feedback"):
+                    raise UsageError(
+                        f"{slot} belongs into a prompt, not into the form of an item",
+                        hint=f"{{event.{slot.field}}} is that of an item's own event",
+                    )
+                _check_recorded(slot, types)
+            if is_sequence:
+                _check_sequence(prompt, form, types)
 
 
-def _check_frame_slot(slot: Slot, types: FieldTypes, shown_feedback: str) -> None:
-    if slot.part == "feedback" and slot.field != shown_feedback:
+def _check_recorded(slot: Slot, types: FieldTypes) -> None:
+    recorded: Mapping[str, str] = getattr(types, slot.part) if slot.field else {}
+    if slot.field and slot.field not in recorded:
         raise UsageError(
-            f"{slot} is known only after the event that is to be predicted",
-            hint=f"the task next-item-by-{slot.field} shows it",
-        )
-    if slot.part not in ("user", "context", "feedback", "gap"):
-        raise UsageError(f"{slot} belongs into the form of an item, not into a prompt")
-    recorded = {"user": types.user, "context": types.context, "feedback": types.feedback}
-    _check_recorded(slot, recorded, types)
-
-
-def _check_item_slot(slot: Slot, types: FieldTypes) -> None:
-    if slot.part in ("user", "context", "feedback"):
-        raise UsageError(
-            f"{slot} belongs into a prompt, not into the form of an item",
-            hint=f"{{event.{slot.field}}} is that of an item's own event",
-        )
-    _check_recorded(slot, {"event": types.event}, types)
-
-
-def _check_recorded(
-    slot: Slot, recorded: Mapping[str, Mapping[str, str]], types: FieldTypes
-) -> None:
-    if slot.field and slot.field not in recorded[slot.part]:
-        names = ", ".join(recorded[slot.part]) or "none"
-        raise UsageError(
-            f"{slot} is no field of the split, whose {slot.part} fields are: {names}",
+            f"{slot} is no field of the split, whose {slot.part} fields are: "
+            f"{', '.join(recorded) or 'none'}",
             hint=SPLIT_HINT,
         )
     if slot.part in ("gap", "ago") and not types.times:
@@ -198,23 +189,29 @@ def _check_sequence(prompt: str, form: str, types: FieldTypes) -> None:
             )
 
 
-def plain_frame(before: str, after: str, separator: str, tokenizer: Any | None) -> PromptFrame:
-    """A frame of plain text: the completion follows on a new line and ends with the end token."""
-    before = begin_text(tokenizer) + before
-    return PromptFrame(before, after + "\n", end_text(tokenizer), separator)
-
-
 # Private-use characters as sentinels: no chat template trims or escapes them.
 _CONTENT = "\ue000"
 _COMPLETION = "\ue001"
 
 
-def chat_frame(before: str, after: str, separator: str, tokenizer: Any | None) -> PromptFrame:
-    """A frame of chat markup: the chat template is rendered once with sentinels in place of content
-    and completion, so that only literal text remains.
+def make_frame(
+    before: str,
+    after: str,
+    tokenizer: Any | None,
+    form: Format | Literal["text"] = "plain",
+    separator: str = "",
+) -> PromptFrame:
+    """The frame of a prompt, or of running `text`, all of which is completion. Plain text starts
+    with the begin token if the tokenizer puts one before every text, and the completion ends with
+    the end token; the chat template is rendered once with sentinels in place of content and
+    completion, so that only literal text remains.
 
     Raises UsageError if the tokenizer has no chat template, or one that does not render both texts
     exactly once, DataError for one that fails."""
+    if form != "chat":
+        line_break = "\n" if form == "plain" else ""  # before the completion
+        before, after = begin_text(tokenizer) + before, after + line_break
+        return PromptFrame(before, after, end_text(tokenizer), separator)
     if not getattr(tokenizer, "chat_template", None):
         raise UsageError(
             "the chat format needs a tokenizer with a chat template", hint="--format plain"

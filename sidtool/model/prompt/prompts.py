@@ -13,7 +13,7 @@ from sidtool.data import NUMBER, Fields
 from sidtool.data.split import MAX_LENGTH
 from sidtool.model.prompt.frames import HISTORY_SLOT, ITEM_SLOT, Format, PromptFrame
 from sidtool.model.prompt.template_slots import Slot, opening, slots
-from sidtool.model.prompt.tokens import FieldValues
+from sidtool.model.vocabulary.tokens import FieldValues
 
 MOST_LABELS = 20
 """More different texts are no labels."""

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 from sidtool.base.checkpoint import loading
 from sidtool.base.errors import DataError, UsageError, first_line
-from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens, sid_token_indexes
+from sidtool.model.vocabulary.tokens import NO_TOKEN, SidTokens, sid_token_indexes
 from sidtool.tokenizer.sid import Codes, SidSpace
 
 Span = tuple[int, int]

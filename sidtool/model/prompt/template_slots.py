@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data import Fields, Value, Values
+from sidtool.data import Fields, Value
 from sidtool.model.prompt.item_text import item_text
 from sidtool.model.prompt.segments import Segment, catalog, template
-from sidtool.model.prompt.tokens import TIMES, FieldTokenLookup, FieldValues, value_of_token
+from sidtool.model.vocabulary.tokens import TIMES, FieldTokenLookup, FieldValues, value_of_token
 
 SLOT = re.compile(
     r"\{(?:(?:(user|context|feedback|event)\.([^{}]+?)|(gap|ago))(:token)?|(sid|title))\}"
@@ -112,16 +112,20 @@ def parse_field_tokens(texts: list[str]) -> FieldValues:
 def frame_segments(
     text: str, fields: Fields, tokens: FieldTokenLookup = NO_TOKENS
 ) -> list[Segment]:
-    """The text around a history, with the fields in its slots. Raises DataError for a field that
-    there is not; a missing value is fine."""
+    """The text around a history, or before the next item of a sequence, with the fields in its
+    slots. Raises DataError for a field that there is not; a missing value is fine."""
 
     def value(slot: Slot) -> Value | None:
-        if slot.part == "gap":
+        if not slot.field:  # the time since the last event
             if fields.times is None or fields.time is None:
                 raise _lacks(slot)
-            return _last_gap(fields)
+            return span(fields.time - fields.times[-1]) if fields.times else None
+        if slot.part == "event":  # what stands before the next item is its context
+            slot = Slot("context", slot.field)
         parts = {"user": fields.user, "context": fields.context, "feedback": fields.feedback}
-        return _known(slot, parts[slot.part])
+        if slot.field not in parts[slot.part]:
+            raise _lacks(slot)
+        return parts[slot.part][slot.field]
 
     return _filled(text, value, tokens)
 
@@ -149,22 +153,6 @@ def item_segments(
     return _filled(form, value, tokens, shown)
 
 
-def next_item_segments(
-    opening: str, fields: Fields, tokens: FieldTokenLookup = NO_TOKENS
-) -> list[Segment]:
-    """What stands before the SID of the next item in a sequence: its context, as that of an event.
-    Raises as `frame_segments`."""
-
-    def value(slot: Slot) -> Value | None:
-        if slot.part == "event":
-            return _known(Slot("context", slot.field), fields.context)
-        if fields.time is None:
-            raise _lacks(slot)
-        return _last_gap(fields)
-
-    return _filled(opening, value, tokens)
-
-
 def opening(form: str) -> str:
     """What stands before the item in its form."""
     return re.split(r"\{(?:sid|title)\}", form)[0]
@@ -184,12 +172,6 @@ def joined(segments: Sequence[Segment]) -> list[Segment]:
     return result
 
 
-def _known(slot: Slot, values: Values) -> Value | None:
-    if slot.field not in values:
-        raise _lacks(slot)
-    return values[slot.field]
-
-
 def _lacks(slot: Slot) -> DataError:
     example = {
         "user": f'{{"user": {{"{slot.field}": ...}}}}',
@@ -200,13 +182,6 @@ def _lacks(slot: Slot) -> DataError:
     return DataError(
         f"the model's prompt shows {slot}, which the request lacks",
         hint=f'"fields": {example}, where null stands for an unknown value',
-    )
-
-
-def _last_gap(fields: Fields) -> str | None:
-    """The time since the last event, in words; None without one."""
-    return (
-        span(fields.time - fields.times[-1]) if fields.times and fields.time is not None else None
     )
 
 

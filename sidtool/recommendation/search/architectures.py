@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
-from sidtool.model import decoder_start_id
+from sidtool.model.network import decoder_start_id
 
 
 def attention_windows(config: Any) -> list[int | None]:

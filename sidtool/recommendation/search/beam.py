@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from sidtool.memory import NO_PRIOR, Prior
-from sidtool.model.prompt import SidTokens
+from sidtool.model.vocabulary import SidTokens
 from sidtool.recommendation.search.columns import token_columns
 from sidtool.recommendation.search.device_trie import FilterArrays, TrieArrays, trie_arrays
 from sidtool.recommendation.search.driver import (

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sidtool.model.prompt import NO_TOKEN, SidTokens
+from sidtool.model.vocabulary import NO_TOKEN, SidTokens
 
 Columns: TypeAlias = tuple[int, int] | torch.Tensor
 """First and stop of a range of token ids, or ascending ids (n,) int64."""

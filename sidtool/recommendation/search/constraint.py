@@ -12,7 +12,7 @@ from transformers import LogitsProcessor
 
 from sidtool.base.errors import DataError
 from sidtool.model import check_model_folder
-from sidtool.model.prompt import SidTokens
+from sidtool.model.vocabulary import SidTokens
 from sidtool.recommendation.search.columns import part_of, token_columns
 from sidtool.recommendation.search.device_trie import (
     FilterArrays,

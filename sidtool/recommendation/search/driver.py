@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from sidtool.base.errors import SidtoolError, UsageError, first_line
-from sidtool.model import check_positions, decoder_start_id, is_encoder_decoder
+from sidtool.model.network import check_positions, decoder_start_id, is_encoder_decoder
 from sidtool.recommendation.search.architectures import attention_windows
 from sidtool.recommendation.search.columns import TokenColumns
 from sidtool.recommendation.search.device_trie import TrieArrays, normalize_over_children

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from sidtool.model import is_encoder_decoder
+from sidtool.model.network import is_encoder_decoder
 from sidtool.recommendation.search.columns import Columns, part_of
 from sidtool.recommendation.search.kernels import product
 from sidtool.recommendation.search.results import Normalize

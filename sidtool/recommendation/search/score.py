@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sidtool.model.prompt import SidTokens
+from sidtool.model.vocabulary import SidTokens
 from sidtool.recommendation.search.columns import TokenColumns, token_columns
 from sidtool.recommendation.search.device_trie import TrieArrays, trie_arrays
 from sidtool.recommendation.search.driver import TOKEN_BUDGET, Decoder, evaluation_mode

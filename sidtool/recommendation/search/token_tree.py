@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicLayer
 
-from sidtool.model import is_encoder_decoder
+from sidtool.model.network import is_encoder_decoder
 from sidtool.recommendation.search.architectures import (
     EncodedPrompts,
     attention_windows,

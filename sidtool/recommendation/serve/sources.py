@@ -9,7 +9,7 @@ from pathlib import Path
 from sidtool.base.checkpoint import MAX_JSON, is_hub_url
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.storage import Storage
-from sidtool.model import LoadedModel, check_model_folder, load_model_folder, with_bundle
+from sidtool.model import LoadedModel, check_model_folder, load_model_folder
 from sidtool.recommendation.serve.serve_options import ServeOptions, Version
 from sidtool.registry import (
     ROOTS,
@@ -81,9 +81,8 @@ class Sources:
         the checks of `load`. Raises as `load`."""
         if new.model != old.model:
             return self.load()
-        return with_bundle(
-            loaded, self._model_folder(), self._bundle(), located(self.options.memory)
-        )
+        memory = located(self.options.memory)
+        return loaded.with_bundle(self._model_folder(), self._bundle(), memory)
 
     def _bundle(self) -> Bundle | None:
         return None if self.options.bundle is None else open_bundle(self.options.bundle)

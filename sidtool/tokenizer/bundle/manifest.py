@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self, TypedDict
 
 from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
-from sidtool.base.records import Count, Digest, JsonRecord, ReadAs, Rule, VersionNumber
+from sidtool.base.records import Count, Digest, JsonRecord, ReadAs, Rule, VersionNumber, flat
 from sidtool.data import CatalogColumns, EventColumns
 from sidtool.data.split import SplitReference
 from sidtool.tokenizer.bundle.arrays import check_names
@@ -335,15 +335,11 @@ class Manifest(JsonRecord):
                     )
 
 
-def flat_record(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_record(value: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a nested record by dotted key, without the vectors of an encoder's probes."""
-    flat: dict[str, Any] = {}
-    for key, member in value.items():
-        if isinstance(member, Mapping):
-            flat |= flat_record(member, f"{prefix}{key}.")
-        elif key != "probes":
-            flat[prefix + key] = member
-    return flat
+    return {
+        key: member for key, member in flat(value).items() if key.rpartition(".")[2] != "probes"
+    }
 
 
 def now() -> str:

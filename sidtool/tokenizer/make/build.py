@@ -17,7 +17,8 @@ from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.output_name import BUNDLE
 from sidtool.base.progress import Progress
 from sidtool.data import Items, TextNames, Vectors, VectorSource, open_vectors, read_items
-from sidtool.data.split import Cooccurrence, Split, count_cooccurrence, open_split
+from sidtool.data.split import Split, open_split
+from sidtool.data.split.pairs import Cooccurrence, count_cooccurrence
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import library_versions, now

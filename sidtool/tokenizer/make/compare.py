@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import JsonRecord
 from sidtool.data import Items, Vectors, read_vectors
-from sidtool.data.split import UserSequence, open_split, packed_sequences
+from sidtool.data.split import UserSequence, open_split
+from sidtool.data.split.pairs import packed_sequences
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.codes.measure import (
     level_use,

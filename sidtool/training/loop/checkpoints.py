@@ -110,7 +110,7 @@ def check_weights(trainer: Any) -> None:
     """Raise SidtoolError if a weight of a trainer's model is NaN or infinite, in any process."""
     from torch import distributed
 
-    from sidtool.model import is_sharded, local_part
+    from sidtool.model.network import is_sharded, local_part
 
     parts = ((name, local_part(weight)) for name, weight in trainer.model.named_parameters())
     names = non_finite(parts)

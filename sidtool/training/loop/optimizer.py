@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from sidtool.base.errors import UsageError
-from sidtool.model import part_like, vocabulary_weights, whole
+from sidtool.model.network import part_like, vocabulary_weights, whole
 
 
 class MuonAdamW(Optimizer):

@@ -23,7 +23,8 @@ from trl import SFTTrainer
 from sidtool.base.errors import UsageError
 from sidtool.evaluation import Validator
 from sidtool.examples import TokenizedExample, TokenizedExamples
-from sidtool.model import (
+from sidtool.model.contract import Selection
+from sidtool.model.network import (
     Lora,
     TokenEmbeddings,
     decoder_start_id,
@@ -31,7 +32,6 @@ from sidtool.model import (
     is_sharded,
     whole_model,
 )
-from sidtool.model.contract import Selection
 from sidtool.recommendation.search import PartialHead, full_blocks
 from sidtool.training.loop.checkpoints import check_weights
 from sidtool.training.loop.divided import DividedExamples

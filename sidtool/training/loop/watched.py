@@ -19,8 +19,8 @@ from transformers.trainer_callback import ExportableState
 
 from sidtool.base.errors import DataError
 from sidtool.base.progress import Log, Progress
-from sidtool.model import Lora, TokenEmbeddings, gathered, is_sharded, part_like, whole
 from sidtool.model.contract import Selection
+from sidtool.model.network import Lora, TokenEmbeddings, gathered, is_sharded, part_like, whole
 from sidtool.training.loop.checkpoints import Totals, check_number, check_weights
 from sidtool.training.loop.machine import peak_cuda_gib, resident_gib
 

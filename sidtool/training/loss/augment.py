@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 from sidtool.examples import TokenizedExample, TokenizedExamples
-from sidtool.model.prompt import SidTokens
+from sidtool.model.vocabulary import SidTokens
 from sidtool.training.loss.item_fields import BARE_SIDS, ItemFields
 
 

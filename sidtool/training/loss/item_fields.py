@@ -10,7 +10,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.model.prompt import FieldTokens, HistoryPrompt, Slot, parse
+from sidtool.model.prompt import HistoryPrompt, Slot, parse
+from sidtool.model.vocabulary import FieldTokens
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.model import LoadedModel, check_model_folder, is_encoder_decoder, load_model_folder
+from sidtool.model import LoadedModel, check_model_folder, load_model_folder
 from sidtool.model.contract import Contract, read_contract
-from sidtool.model.prompt import SidTokens
+from sidtool.model.network import is_encoder_decoder
+from sidtool.model.vocabulary import SidTokens
 from sidtool.recommendation.search import (
     Columns,
     Part,

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sidtool.model import is_encoder_decoder
+from sidtool.model.network import is_encoder_decoder
 from sidtool.recommendation.search import Columns, PartialHead, full_blocks
 
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import NO_FIELDS, Fields
 from sidtool.data.split import Split, UserSequence
-from sidtool.examples import LIST_TASK, Lineage, encode_example, read_training_examples
-from sidtool.model.prompt import PromptEncoder, SidTokens
+from sidtool.examples import Lineage, encode_example, find_task, read_training_examples
+from sidtool.model.prompt import PromptEncoder
+from sidtool.model.vocabulary import SidTokens
 from sidtool.recommendation import Query, QuerySession
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows
@@ -276,7 +277,8 @@ def read_list_examples(
     left_out = 0
     is_weighted = False
     for example in read_training_examples(path):
-        if example["task"] != LIST_TASK:
+        task = find_task(example["task"])
+        if task is None or not task.writes_list:
             continue
         ids, is_target, weights = _codes_of(example, encoder, tokens)
         rows, first_active = find_items(ids, tokens, bundle, path)

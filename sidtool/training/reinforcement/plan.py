@@ -237,7 +237,7 @@ def _check_examples(
             )
     if not is_of_lists:
         history_task(lineage, examples)
-    elif LIST_TASK not in lineage.tasks:
+    elif lineage.list_prompt is None:
         raise UsageError(
             f"algorithm=ipa needs examples of task {LIST_TASK}, {examples} has "
             f"{', '.join(lineage.tasks)}",

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
-from sidtool.model import decoder_start_id, is_encoder_decoder
-from sidtool.model.prompt import SidTokens
+from sidtool.model.network import decoder_start_id, is_encoder_decoder
+from sidtool.model.vocabulary import SidTokens
 from sidtool.recommendation.search import (
     Normalize,
     Part,

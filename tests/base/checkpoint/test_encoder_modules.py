@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sidtool.base.checkpoint.guard import check_encoder
+from sidtool.base.checkpoint import check_encoder
 from sidtool.base.errors import RefusedError, SidtoolError
-from sidtool.tokenizer.encoder.settings import Encoder
+from sidtool.tokenizer.encoder import Encoder
 from tests.encoders import embed, tiny_encoder
 
 
@@ -42,10 +42,6 @@ def evil_module(folder: Path) -> Path:
     for place in (folder, folder.parent):
         (place / "evil_module.py").write_text(code)
     return mark
-
-
-def test_an_ordinary_encoder_passes(folder: Path) -> None:
-    assert check_encoder(folder).tensors > 10
 
 
 @pytest.mark.parametrize(
@@ -117,39 +113,6 @@ def test_an_adapter_of_an_unknown_base_is_refused(folder: Path) -> None:
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "org/name"}')
     with pytest.raises(RefusedError, match="adapter"):
         check_encoder(folder)
-
-
-@pytest.mark.parametrize(
-    "modules",
-    ["", "null", "{}", "[]", "[[]]", '[{"type": 1, "path": "", "name": ""}]', "[" * 100_000],
-)
-def test_malformed_modules_are_one_line(modules: str, folder: Path, tmp_path: Path) -> None:
-    (folder / "modules.json").write_text(modules)
-    with pytest.raises(SidtoolError, match=r"modules\.json"):
-        embed(["a"], Encoder(str(folder)), cache=tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("file", "values"),
-    [
-        ("config.json", {"num_hidden_layers": 10**9}),
-        ("config.json", {"hidden_size": 10**9}),
-        ("config.json", {"vocab_size": 10**9}),
-        ("config.json", {"max_position_embeddings": 10**10}),
-        ("config.json", {"num_labels": 10**9}),
-        ("config.json", {"hidden_size": "wide"}),
-        ("config.json", {"model_type": 7}),
-        ("1_Pooling/config.json", {"embedding_dimension": "wide", "pooling_mode": "best"}),
-    ],
-)
-def test_sizes_are_bounded_by_the_weights(
-    file: str, values: dict[str, Any], folder: Path, tmp_path: Path
-) -> None:
-    change(folder / file, **values)
-    with pytest.raises(SidtoolError) as caught:
-        embed(["a"], Encoder(str(folder)), cache=tmp_path)
-    assert "\n" not in str(caught.value)
-    assert str(folder) in str(caught.value)
 
 
 def test_a_module_without_files_needs_no_folder(folder: Path, tmp_path: Path) -> None:

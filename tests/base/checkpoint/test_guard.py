@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sidtool.base.checkpoint import hub
-from sidtool.base.checkpoint.guard import loading
+from sidtool.base.checkpoint import hub, loading
 from sidtool.base.errors import DataError, RefusedError, SidtoolError, SidtoolWarning, UsageError
-from sidtool.model.pretrained import load_model, load_tokenizer, locate
+from sidtool.model import load_model, load_tokenizer
+from sidtool.model.pretrained import locate
 from tests.models import tiny_model, tiny_tokenizer
 
 
@@ -82,6 +82,7 @@ def test_a_malformed_hub_url_is_a_usage_error(url: str) -> None:
     [
         {"n_layer": 10**9},
         {"n_embd": 10**9},
+        {"n_embd": 10**400},
         {"n_embd": 1 << 20, "n_head": 1},
         {"n_positions": 10**9},
         {"n_inner": 10**9},

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sidtool.base.checkpoint.weights import read_weights
+from sidtool.base.checkpoint import read_weights
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, IntegrityError
 

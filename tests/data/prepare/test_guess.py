@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sidtool.data.prepare.guess import guess_flags
+from sidtool.data.prepare.tables import guess_flags
 
 
 def test_the_user_is_the_column_with_the_most_values_in_shuffled_events(tmp_path: Path) -> None:

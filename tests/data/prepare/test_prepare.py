@@ -16,10 +16,9 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.data.columns import EventNames
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import read_items
-from sidtool.data.prepare.filters import FilterOptions, core, filter_events
 from sidtool.data.prepare.movielens import GENRES
 from sidtool.data.prepare.preparation import PrepareOptions, prepare
-from sidtool.data.prepare.raw import collect
+from sidtool.data.prepare.raw import FilterOptions, collect, core, filter_events
 from tests.data.tables.files import write_table
 
 EVENTS = [("u", "a", 10, 5.0), ("u", "b", 11, 3.0), ("v", "a", 9, 4.0), ("v", "c", 12, 1.0)]
@@ -392,14 +391,3 @@ def test_items_without_an_id_are_left_out(tmp_path: Path) -> None:
     assert prepared.items == 2
     written = pq.read_table(tmp_path / "data/items.parquet")["item_id"].to_pylist()
     assert written == ["a", "b"]
-
-
-def test_a_table_may_be_in_several_files(tmp_path: Path) -> None:
-    for part, item in enumerate("ab"):
-        rows = {"user": ["u"], "item": [item], "time": [str(part)]}
-        write_table(tmp_path / f"part-{part}.csv", rows)
-        (tmp_path / "events").mkdir(exist_ok=True)
-        pq.write_table(pa.table(rows), tmp_path / "events" / f"part-{part}.parquet")
-    sources = (tmp_path / "part-*.csv", tmp_path / "events", (tmp_path / "events").as_uri())
-    for number, source in enumerate(sources):
-        assert prepare(source, tmp_path / str(number)).steps[0].events == 2

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, RefusedError
-from sidtool.data.split import cooccurrence
-from sidtool.data.split.cooccurrence import (
+from sidtool.data.split.pairs import cooccurrence
+from sidtool.data.split.pairs.cooccurrence import (
     count_blocks,
     count_cooccurrence,
     count_pairs,
     item_sequences,
+    pair_weights,
     sum_pairs,
-    weigh_pairs,
 )
 from sidtool.data.split.split import Split, SplitOrigin
 from sidtool.data.split.values import Example, UserSequence
@@ -56,7 +56,8 @@ def test_counting_agrees_with_loops() -> None:
                 if left != right:
                     expected[left, right] += 0.8**gap
                     expected[right, left] += 0.8**gap
-    np.testing.assert_allclose(weigh_pairs(sequences, 9, 0.8, 4).toarray(), expected)
+    pairs = count_pairs(sequences, 9, 0.8, 4)
+    np.testing.assert_allclose(pair_weights(pairs, pairs.T).toarray(), expected)
 
 
 @given(
@@ -96,20 +97,17 @@ def test_events_of_unknown_items_are_not_counted() -> None:
 
 
 def test_the_record_is_that_of_the_training_part() -> None:
-    one, other = (
-        split_of("ab", "ba"),
-        split_of("ab", "ba", held_out=(Example("u0", ("a", "b"), "c", 2),)),
-    )
-    other = dataclasses.replace(other, origin=SplitOrigin("another file"))
-    assert (
-        count_cooccurrence(one, "abc", window=1, decay=1.0).record
-        == count_cooccurrence(other, "abc", window=1, decay=1.0).record
-    )
-    changed = count_cooccurrence(split_of("ab", "ca"), "abc", window=1, decay=1.0).record
-    assert (
-        changed.train_digest
-        != count_cooccurrence(one, "abc", window=1, decay=1.0).record.train_digest
-    )
+    other = split_of("ab", "ba", held_out=(Example("u0", ("a", "b"), "c", 2),))
+    records = [
+        count_cooccurrence(split, "abc", window=1, decay=1.0).record
+        for split in (
+            split_of("ab", "ba"),
+            dataclasses.replace(other, origin=SplitOrigin("another file")),
+            split_of("ab", "ca"),
+        )
+    ]
+    assert records[0] == records[1]
+    assert records[2].train_digest != records[0].train_digest
 
 
 def test_a_held_out_event_among_the_training_ones_is_refused() -> None:

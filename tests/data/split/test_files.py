@@ -408,14 +408,6 @@ def test_a_temporal_split_without_some_first_events_is_read_back(tmp_path: Path)
     assert read_split(tmp_path / "split") == split
 
 
-def test_windows_that_disagree_are_refused(tmp_path: Path) -> None:
-    train, options = windows(tmp_path)
-    with train.open("a") as stream:
-        stream.write("x,a,b\nx,c,d\n")
-    with pytest.raises(DataError, match="the windows of user 'x' are not of one sequence"):
-        make_split(train, options)
-
-
 @pytest.mark.parametrize("memory", [None, 4_000_000])
 def test_any_number_of_threads_writes_the_same_folder(
     tmp_path: Path, memory: int | None, monkeypatch: pytest.MonkeyPatch

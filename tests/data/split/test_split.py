@@ -26,14 +26,11 @@ event = st.tuples(st.sampled_from("uvwxy"), st.sampled_from("abcd"), st.integers
 histories = st.lists(event, min_size=1, max_size=40)
 
 
-def test_missing_and_coded_values_have_codes() -> None:
+def test_missing_values_have_codes() -> None:
     codes = ArrowCodes()
-    texts = pa.array(["b", None, "a", "b"]).dictionary_encode()
-    assert codes.add(texts).tolist() == [0, -1, 1, 0]
+    assert codes.add(pa.array(["b", None, "a", "b"])).tolist() == [0, -1, 1, 0]
     assert codes.add(pa.array(["c", None, "a"])).tolist() == [2, -1, 1]
-    assert codes.add(texts).tolist() == [0, -1, 1, 0]
-    assert codes.add(pa.array(["d", "c"]).dictionary_encode()).tolist() == [3, 2]
-    assert codes.values.to_pylist() == ["b", "a", "c", "d"]
+    assert codes.values.to_pylist() == ["b", "a", "c"]
 
 
 def coded(values: Sequence[str]) -> Coded[str]:
@@ -178,22 +175,6 @@ def test_a_split_with_an_empty_part_is_refused() -> None:
     of_short_users = leave_one_out(interactions([("u", "a", 0), ("v", "b", 0)]))
     with pytest.raises(DataError, match="0 valid"):
         refuse_empty(of_short_users.protocol, of_short_users.counts)
-
-
-@given_case(histories)
-def test_every_held_out_event_is_counted_and_repeats_are_distinct(
-    events: list[tuple[str, str, int]],
-) -> None:
-    read = interactions(events)
-    assume(any(len(items) > 2 for items in of_users(read).values()))
-    split = leave_one_out(read)
-    assert count_leaks(split, [*trained(split), *asked(split), *asked(split)]) == 2 * len(
-        asked(split)
-    )
-    moved = [
-        (user, item, at + 100) for user, item, at in asked(split)
-    ]  # the same items, bought again
-    assert count_leaks(split, moved) == 0
 
 
 def window_events(window: Example) -> list[Event]:

@@ -2,27 +2,27 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sidtool.base.errors import DataError, UsageError
-from sidtool.data.fields.field_columns import FieldName, FieldOptions
-from sidtool.data.split.make import SplitOptions, make_split
-from sidtool.data.split.record import SessionRule
-from sidtool.data.split.split import Split
+from sidtool.base.errors import DataError
+from sidtool.data import FieldName, FieldOptions
+from sidtool.data.split import SessionRule, Split, SplitOptions
+from sidtool.data.split.make import make_split
+from sidtool.evaluation import ListEvaluationOptions, paired_differences
+from sidtool.evaluation.bootstrap import intervals
+from sidtool.evaluation.lists import evaluate_lists
 from sidtool.evaluation.lists.list_evaluation import (
     TOP_ITEMS,
     ListMaker,
+    differences,
     evaluate_list_makers,
-    evaluate_lists,
     list_maker,
+    means,
 )
 from sidtool.evaluation.lists.list_metrics import HeldOutSessions, item_facts
-from sidtool.evaluation.options import ListEvaluationOptions
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.requests import Request
+from sidtool.recommendation import RecommendOptions, Request
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 
@@ -145,9 +145,48 @@ def test_vectors_are_those_of_the_codebook(split: Split) -> None:
     assert item_facts(small_bundle(40, codebook=False), split.train).directions is None
 
 
-def test_options_and_examples_are_checked(split: Split, tmp_path: Path) -> None:
-    for wrong in ({"length": 0}, {"num_beams": 0}, {"limit": 0}):
-        with pytest.raises(UsageError, match=r"at least 1|from 1"):
-            ListEvaluationOptions(**wrong)
+def test_no_examples_are_refused(split: Split) -> None:
     with pytest.raises(DataError, match="no examples"):
         evaluate_list_makers(small_bundle(40), {}, (), split.train, ListEvaluationOptions())
+
+
+RNG = np.random.default_rng(4)
+USERS = [f"u{n % 30}" for n in range(40)]
+NAMES = ("recall", "tau", "length")
+
+
+def with_gaps(share: float) -> np.ndarray:
+    values = RNG.normal(size=(40, 3))
+    values[RNG.random(40) < share, 1] = np.nan
+    return values
+
+
+def test_a_mean_is_over_the_examples_that_have_a_value() -> None:
+    values = with_gaps(0.5)
+    result = means(NAMES, values, USERS, seed=3)
+    assert list(result) == list(NAMES)
+    defined = np.isfinite(values[:, 1])
+    assert result["tau"].n == defined.sum() < 40
+    assert result["tau"].mean == pytest.approx(np.nanmean(values[:, 1]))
+    ends = intervals(("tau",), values[defined, 1:2], np.array(USERS)[defined], seed=3)
+    spread = ends["all"]["tau"][1] - ends["all"]["tau"][0]
+    assert result["tau"].high - result["tau"].low == pytest.approx(spread, rel=0.2)
+    whole = intervals(("recall", "length"), values[:, [0, 2]], USERS, seed=3)["all"]
+    assert (result["recall"].low, result["recall"].high) == whole["recall"]
+
+
+def test_a_metric_without_a_value_has_no_mean() -> None:
+    values = with_gaps(1.0)
+    assert set(means(NAMES, values, USERS, seed=0)) == {"recall", "length"}
+
+
+def test_a_difference_is_over_the_examples_that_both_have() -> None:
+    one, other = with_gaps(0.3), with_gaps(0.3)
+    result = differences(NAMES, one, other, USERS, seed=1)
+    both = np.isfinite(one[:, 1] - other[:, 1])
+    assert result["tau"].mean == pytest.approx((one - other)[both, 1].mean())
+    chosen = [0, 2]
+    whole = paired_differences(
+        ("recall", "length"), one[:, chosen], other[:, chosen], USERS, seed=1
+    )["all"]
+    assert result["recall"] == whole["recall"]

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.data.split.values import UserSequence
+from sidtool.data.split import UserSequence
+from sidtool.evaluation.lists import list_metric_names
 from sidtool.evaluation.lists.list_metrics import (
     ItemFacts,
     ListTruth,
     item_facts,
     kendall_tau,
-    list_metric_names,
     list_values,
 )
 from tests.bundles import small_bundle

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sidtool.base.errors import DataError
+from sidtool.evaluation.tasks import SharedPrompt, answer_losses, answer_probabilities
 from sidtool.evaluation.tasks import answer_scores as module
-from sidtool.evaluation.tasks.answer_scores import SharedPrompt, answer_losses, answer_probabilities
 from tests.models import tiny_encoder_decoder, tiny_model
 
 RNG = np.random.default_rng(0)

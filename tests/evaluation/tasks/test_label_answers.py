@@ -8,11 +8,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from sidtool.base.errors import DataError
-from sidtool.evaluation.tasks.label_answers import concordance, label_metrics, label_probabilities
 from sidtool.evaluation.tasks.questions import Question
 from sidtool.evaluation.tasks.task_evaluation import evaluate_questions
-from sidtool.model.prompt.prompts import sorted_labels
-from sidtool.model.prompt.segments import catalog, prompt_encoder, template
+from sidtool.evaluation.tasks.text_answers import concordance, label_metrics, label_probabilities
+from sidtool.model.prompt import catalog, prompt_encoder, sorted_labels, template
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 

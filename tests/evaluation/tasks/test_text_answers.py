@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from sidtool.base.errors import UsageError
-from sidtool.evaluation.tasks.answer_scores import answer_losses
+from sidtool.evaluation.tasks import answer_losses
 from sidtool.evaluation.tasks.questions import Question
 from sidtool.evaluation.tasks.text_answers import _write, text_answer_metrics
-from sidtool.model.prompt.segments import catalog, prompt_encoder, template
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.prompt import catalog, prompt_encoder, template
+from sidtool.model.vocabulary import SidTokens
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import PAD, tiny_encoder_decoder, tiny_model, tiny_tokenizer
 

@@ -16,7 +16,7 @@ from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, U
 from sidtool.integrations.adopt.adoption import adopt, check_adoption
 from sidtool.integrations.adopt.known_prompts import AdoptOptions
 from sidtool.integrations.formats.convert import import_map
-from sidtool.integrations.formats.token_ids import model_tokens
+from sidtool.integrations.formats.export import model_tokens
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.load import load_model_folder
 from sidtool.recommendation.recommend_options import RecommendOptions
@@ -176,10 +176,11 @@ def test_a_bundle_is_adopted_as_its_map(tmp_path: Path, adopted: Make) -> None:
 
 def test_engines_get_the_ids_of_the_table(adopted: Make) -> None:
     model, folder = adopted("minionerec")
-    exported = model_tokens(folder, Bundle.open(folder / "sid.zarr"))
+    bundle = Bundle.open(folder / "sid.zarr")
+    exported = model_tokens(folder, bundle)
     assert exported.block_start is None
-    codes = Bundle.open(folder / "sid.zarr").items.codes[:3]
-    named = [model.tokenizer.convert_ids_to_tokens(row) for row in exported.ids(codes).tolist()]
+    ids = exported.ids(bundle, np.arange(3)).tolist()
+    named = [model.tokenizer.convert_ids_to_tokens(row) for row in ids]
     spelled = {tuple(sid) for sid in model.sids.values()}
     assert {tuple(sid) for sid in named} <= spelled
 

@@ -1,4 +1,5 @@
-"""Adopted models go on like any other: they train, take adapters and newer bundles, evaluate."""
+"""Adopted models go on like any other: they train, take adapters and newer bundles, evaluate, and
+are reinforced by log-probabilities of the tokens that the other system's tokenizer has."""
 
 import csv
 import itertools
@@ -31,6 +32,9 @@ from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.make.add import NO_ITEMS, add_items
+from sidtool.training.reinforcement.policy import GroupScores, Policy
+from sidtool.training.reinforcement.reinforcement import rl
+from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.settings import TrainOptions
 from sidtool.training.training import train
 from tests.integrations.adopt import foreign
@@ -190,3 +194,105 @@ def test_the_files_of_minionerec_evaluate_through_an_adopted_model(tmp_path: Pat
     with parts["test"].open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
             assert copy.sid(row["item_id"]) == row["item_sid"]
+
+
+GRPO_FIELDS: dict[str, Any] = {
+    "num_generations": 4,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 1e-2,
+    "warmup_steps": 0,
+    "logging_steps": 1,
+    "max_steps": 3,
+    "eval_strategy": "steps",
+    "eval_steps": 3,
+    "save_strategy": "steps",
+    "save_steps": 3,
+}
+
+
+class Oracle:
+    """Scores SIDs one by one, by ordinary forward passes over the whole vocabulary. A code competes
+    with the tokens of its level, or with those that continue its prefix in the map."""
+
+    def __init__(self, system: Foreign, normalize: str) -> None:
+        self.normalize = normalize
+        vocabulary = system.tokenizer.get_vocab()
+        self.paths = {
+            tuple(vocabulary[token] for token in sid): sid for sid in system.sids.values()
+        }
+        self.of_level = [
+            sorted(
+                token_id for text, token_id in vocabulary.items() if text.startswith(f"<{level}_")
+            )
+            for level in "abc"
+        ]
+
+    def log_probs(self, model: Any, prompt: list[int], path: list[int]) -> list[float]:
+        """Of each token of a path of token ids behind a prompt."""
+        assert tuple(path) in self.paths
+        logits = model(torch.tensor([prompt + path])).logits[0].double()
+        scores = []
+        for level, token_id in enumerate(path):
+            competing = self.of_level[level]
+            if self.normalize == "trie":
+                before = tuple(path[:level])
+                competing = sorted({each[level] for each in self.paths if each[:level] == before})
+            at = logits[len(prompt) + level - 1]
+            scores.append(float(at[token_id] - at[competing].logsumexp(0)))
+        return scores
+
+
+@pytest.mark.parametrize("normalize", ["level", pytest.param("trie", marks=pytest.mark.slow)])
+def test_log_probabilities_are_those_over_the_table(
+    shops: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, normalize: str
+) -> None:
+    system, start, examples = shops("minionerec")
+    if normalize == "trie":
+        options = TrainOptions(softmax_over="trie")
+        train(start, examples, tmp_path / "tuned", options=options, sft_fields=SHORT)
+        start = tmp_path / "tuned"
+    oracle = Oracle(system, normalize)
+    table = read_contract(start).token_table
+    assert table is not None
+    assert -1 in table.ids  # of codes that are not used
+    scored = 0
+    plain = Policy.scores
+
+    def checked(
+        policy: Policy, model: Any, prompts: torch.Tensor, mask: torch.Tensor, codes: torch.Tensor
+    ) -> GroupScores:
+        """The scores, compared with those of the oracle under the weights of the moment."""
+        nonlocal scored
+        scores = plain(policy, model, prompts, mask, codes)
+        for row, (ids, is_token) in enumerate(zip(prompts, mask, strict=True)):
+            prompt = ids[is_token.bool()].tolist()
+            for column, sid in enumerate(codes[row].tolist()):
+                path = [table.codes[level][code] for level, code in enumerate(sid)]
+                with torch.no_grad():
+                    expected = oracle.log_probs(policy.network, prompt, path)
+                actual = scores.log_probs[row, column].detach()
+                np.testing.assert_allclose(actual, expected, atol=2e-3)
+                scored += 1
+        return scores
+
+    monkeypatch.setattr(Policy, "scores", checked)
+    logs: list[dict[str, float]] = []
+    summary = rl(
+        start,
+        examples,
+        tmp_path / "reinforced",
+        options=RlOptions(eval_users=4, eval_num_beams=8),
+        grpo_fields=GRPO_FIELDS,
+        allow_worse_slices=True,
+        log=logs.append,
+    )
+    assert (summary.steps, summary.groups) == (3, 6)
+    assert scored >= 3 * 8
+    assert all(entry["grad_norm"] > 0 for entry in logs if "grad_norm" in entry)
+    loaded = load_model_folder(tmp_path / "reinforced")
+    assert loaded.contract.token_table == table
+    assert loaded.contract.stages[-1].stage == "rl"
+    before = load_model_folder(start).model.get_input_embeddings().weight
+    after = loaded.model.get_input_embeddings().weight
+    used = [token_id for token_id in table.ids if token_id >= 0]
+    assert (before != after)[used].any()

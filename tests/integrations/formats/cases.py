@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sidtool.integrations.formats.token_ids import ModelTokens
+from sidtool.integrations.formats.export import ModelTokens
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import SidSpace

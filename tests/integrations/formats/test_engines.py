@@ -11,12 +11,9 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
-from sidtool.integrations.formats.convert import export_map
-from sidtool.integrations.formats.flashrec import sid_option, write_flashrec
-from sidtool.integrations.formats.sid_gr import write_sid_gr
-from sidtool.integrations.formats.token_ids import ModelTokens
-from sidtool.integrations.formats.vllm_gr import write_vllm_gr
-from sidtool.integrations.formats.xllm import write_xllm
+from sidtool.integrations.formats.convert import FORMATS, System, export_map
+from sidtool.integrations.formats.engines import sid_option
+from sidtool.integrations.formats.export import ModelTokens
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.integrations.formats.cases import block_tokens, numbered_bundle, sorted_tokens
@@ -60,10 +57,10 @@ def test_xllm_reads_every_item_with_its_tokens(tmp_path: Path, duplicates: bool)
 def test_xllm_needs_three_levels_and_ids_that_are_numbers(tmp_path: Path) -> None:
     four = numbered_bundle(5, (4, 4, 4, 4))
     with pytest.raises(UsageError, match="of 3 levels, and these have 4"):
-        write_xllm(four, tmp_path / "x.bin", block_tokens(four, 0))
+        export_map(four, tmp_path / "x.bin", "xllm", tokens=block_tokens(four, 0))
     named = small_bundle()
     with pytest.raises(DataError, match="ids that are numbers, not 'i"):
-        write_xllm(named, tmp_path / "x.bin", block_tokens(named, 0))
+        export_map(named, tmp_path / "x.bin", "xllm", tokens=block_tokens(named, 0))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -73,14 +70,14 @@ def test_items_without_a_token_are_left_out_and_counted(tmp_path: Path) -> None:
     codes = bundle.items.codes
     lost = int(((codes[:, 1] == 3) | (codes[:, 2] == 0)).sum())
     with pytest.warns(SidtoolWarning, match=f"^{lost} of 200 items are left out"):
-        write_xllm(bundle, tmp_path / "vocab.bin", tokens)
+        export_map(bundle, tmp_path / "vocab.bin", "xllm", tokens=tokens)
     expected = {item: ids for item, ids in expected_tokens(bundle, tokens).items() if min(ids) >= 0}
     records = read_xllm(tmp_path / "vocab.bin")
     assert 0 < len(records) == 200 - lost
     assert {str(item): triple for item, triple in records} == expected
     nothing = ModelTokens(tuple(np.full(size, -1) for size in (9, 8, 12)), None, 10)
     with pytest.raises(DataError, match="no tokens for the SIDs of all 200 items"):
-        write_xllm(bundle, tmp_path / "none.bin", nothing)
+        export_map(bundle, tmp_path / "none.bin", "xllm", tokens=nothing)
 
 
 class VllmGrCatalog:
@@ -122,14 +119,6 @@ def test_vllm_gr_generates_the_sid_of_every_item(
     assert len(json.loads((tmp_path / "catalog.json").read_text())) == len(expected)
 
 
-def test_the_catalog_of_vllm_gr_is_spelled_as_openonerec_spells_it(tmp_path: Path) -> None:
-    bundle = numbered_bundle(1, (9, 8, 7))
-    a, b, c = bundle.items.codes[0].tolist()
-    write_vllm_gr(bundle, tmp_path / "catalog.json")
-    tokens = ["<|sid_begin|>", f"<s_a_{a}>", f"<s_b_{b}>", f"<s_c_{c}>", "<|sid_end|>"]
-    assert json.loads((tmp_path / "catalog.json").read_text()) == [tokens]
-
-
 def read_sid_gr(path: Path, vocab_size: int) -> dict[str, tuple[int, ...]]:
     """As sid-gr-inference's SemanticItemCatalog reads a file: item -> path, both unique."""
     paths: dict[str, tuple[int, ...]] = {}
@@ -152,7 +141,7 @@ def test_sid_gr_reads_every_item_with_its_tokens(tmp_path: Path) -> None:
     assert read == expected_tokens(bundle, tokens)
     shared = numbered_bundle(200, (9, 8, 7), duplicates=True)
     with pytest.raises(UsageError, match="one item for each SID, and"):
-        write_sid_gr(shared, tmp_path / "no.jsonl", block_tokens(shared, 0))
+        export_map(shared, tmp_path / "no.jsonl", "sid-gr", tokens=block_tokens(shared, 0))
     assert not (tmp_path / "no.jsonl").exists()
 
 
@@ -179,7 +168,7 @@ def test_flashrec_infers_the_tokens_of_every_item(tmp_path: Path, duplicates: bo
     bundle = numbered_bundle(200, (9, 8, 7), duplicates=duplicates)
     start = 500
     added = {text: start + number for number, text in enumerate(bundle.space.tokens)}
-    write_flashrec(bundle, tmp_path / "sids.json")
+    export_map(bundle, tmp_path / "sids.json", "flashrec")
     read = read_flashrec(tmp_path / "sids.json", added)
     expected: dict[tuple[int, ...], list[dict[str, str]]] = {}
     for item, ids in expected_tokens(bundle, block_tokens(bundle, start)).items():
@@ -189,7 +178,7 @@ def test_flashrec_infers_the_tokens_of_every_item(tmp_path: Path, duplicates: bo
 
 def test_the_catalog_of_flashrec_is_the_text_of_one_dump(tmp_path: Path) -> None:
     bundle = small_bundle(30, (2, 3, 4), duplicates=True)
-    write_flashrec(bundle, tmp_path / "sids.json")
+    export_map(bundle, tmp_path / "sids.json", "flashrec")
     text = (tmp_path / "sids.json").read_text(encoding="utf-8")
     again = json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
     assert text == again
@@ -202,25 +191,21 @@ def test_flashrec_refuses_ids_that_are_no_block() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("system", ["xllm", "flashrec", "vllm-gr", "sid-gr"])
+@pytest.mark.parametrize(
+    ("system", "suffix"),
+    [("xllm", "bin"), ("flashrec", "json"), ("vllm-gr", "json"), ("sid-gr", "jsonl")],
+)
 def test_the_memory_of_an_export_does_not_grow_with_the_catalog(
-    tmp_path: Path, system: str
+    tmp_path: Path, system: System, suffix: str
 ) -> None:
     peaks = []
     for items in (40_000, 160_000):
         bundle = numbered_bundle(items)
-        tokens = block_tokens(bundle, 100)
+        tokens = block_tokens(bundle, 100) if FORMATS[system].tokens == "must" else None
         assert len(bundle.active) == len(bundle.items.ids) == items
         tracemalloc.start()
         try:
-            if system == "xllm":
-                write_xllm(bundle, tmp_path / f"{items}.bin", tokens)
-            elif system == "sid-gr":
-                write_sid_gr(bundle, tmp_path / f"{items}.jsonl", tokens)
-            elif system == "vllm-gr":
-                write_vllm_gr(bundle, tmp_path / f"{items}.json")
-            else:
-                write_flashrec(bundle, tmp_path / f"{items}.json")
+            export_map(bundle, tmp_path / f"{items}.{suffix}", system, tokens=tokens)
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, RefusedError, SidtoolError, UsageError
 from sidtool.data.items import Items, make_items
-from sidtool.integrations.formats.convert import CatalogFile, System, export_map, import_map
-from sidtool.integrations.formats.flashrec import infers_layout, sid_option, write_flashrec
+from sidtool.integrations.formats.convert import CatalogFile, export_map, import_map
+from sidtool.integrations.formats.engines import infers_layout, sid_option
+from sidtool.integrations.formats.export import Export
 from sidtool.integrations.formats.minionerec import read_minionerec, write_minionerec
-from sidtool.integrations.formats.openonerec import read_openonerec, write_openonerec
+from sidtool.integrations.formats.openonerec import read_openonerec
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import LETTERS, SidSpace
@@ -58,22 +59,12 @@ def sids(bundle: Bundle) -> dict[str, tuple[int, ...]]:
 
 
 @needs_data
-@pytest.mark.parametrize("name", ["rqvae_native", "rkmeans_native"])
-def test_the_beauty_indexes_are_reproduced(tmp_path: Path, name: str) -> None:
-    path = DATA / "beauty" / f"{name}.index.json"
-    bundle = read_minionerec(path, name=name)
-    assert (len(bundle.items), bundle.space.sizes) == (12101, (256,) * 4)
-    assert write_minionerec(bundle, tmp_path / "out") == [tmp_path / "out" / "index.json"]
-    assert (tmp_path / "out" / "index.json").read_bytes() == path.read_bytes()
-
-
-@needs_data
 def test_the_industrial_files_are_reproduced(tmp_path: Path) -> None:
     folder = DATA / "minionerec-industrial"
     bundle = read_minionerec(folder / "index.json", name="industrial", info=folder / "info.txt")
     bundle.save(tmp_path / "x.zarr")
     assert verify(tmp_path / "x.zarr") == []
-    write_minionerec(Bundle.open(tmp_path / "x.zarr"), tmp_path / "out")
+    export_map(Bundle.open(tmp_path / "x.zarr"), tmp_path / "out", "minionerec")
     for name in ("index.json", "info.txt"):
         assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes()
     assert bundle.manifest.collisions.policy == "allow"  # 3,686 items on 3,670 SIDs
@@ -111,7 +102,7 @@ def test_any_index_is_reproduced(
     assert bundle.manifest.collisions.policy == (
         "reassign" if len(set(rows)) == len(rows) else "allow"
     )
-    write_minionerec(bundle, folder / "out")
+    export_map(bundle, folder / "out", "minionerec")
     assert (folder / "out" / "index.json").read_bytes() == path.read_bytes()
 
 
@@ -144,14 +135,14 @@ def test_keys_may_be_lines_of_a_catalog(tmp_path: Path) -> None:
     bundle = read_minionerec(path, name="map", items=items, keys="line")
     assert sids(bundle) == {"x": (0,), "c": (1,), "b": (1,)}
     assert bundle.items.title(bundle.items.row("c")) == "title of c"
-    write_minionerec(bundle, tmp_path / "out", items=items, keys="line")
+    write_minionerec(bundle, tmp_path / "out", Export(items=items, keys="line"))
     assert json.loads((tmp_path / "out" / "index.json").read_text()) == json.loads(path.read_text())
     assert list(json.loads((tmp_path / "out" / "index.json").read_text())) == ["0", "1", "2"]
-    write_minionerec(bundle, tmp_path / "ids", items=items)
+    write_minionerec(bundle, tmp_path / "ids", Export(items=items))
     assert list(json.loads((tmp_path / "ids" / "index.json").read_text())) == ["x", "b", "c"]
     for call in (
         lambda: read_minionerec(path, name="map", keys="line"),
-        lambda: write_minionerec(bundle, tmp_path / "no", keys="line"),
+        lambda: write_minionerec(bundle, tmp_path / "no", Export(keys="line")),
     ):
         with pytest.raises(UsageError, match="keys are line numbers, but there is no catalog"):
             call()
@@ -162,7 +153,7 @@ def test_keys_may_be_lines_of_a_catalog(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match="the catalog lacks 2 of 3 items of the bundle \\(first: 'b'\\)"
     ):
-        write_minionerec(bundle, tmp_path / "no", items=catalog("x"))
+        write_minionerec(bundle, tmp_path / "no", Export(items=catalog("x")))
 
 
 @pytest.mark.parametrize(
@@ -244,11 +235,16 @@ def test_a_key_that_is_no_line_number_is_refused(tmp_path: Path, key: str) -> No
         (pa.array([1, 2]), pa.array([[2**64 - 1], [1]], pa.list_(pa.uint64())), "a level holds"),
         (pa.array([1, 2]), [[-1], [1]], "a level holds"),
         (pa.array([1, 2]), [[0] * 5000] * 2, "level"),
-        (pa.array([1, 1]), [[1], [2]], "1"),
         (pa.array([1, 2]), [[1], None], "empty"),
+        (pa.array([1, 2]), [[1], [2, 3]], "1 and 2 codes"),
+        (pa.array([1, 2]), [[1], [None]], "all need the same number"),
+        (pa.array([1, 1]), [[1], [2]], "repeated"),
+        (pa.array([1, 2]), [1.5, 2.5], "not lists of codes"),
+        (pa.array([1, 2]), ["<s_a_1>", "<s_b_1>"], "not a token of level 'a'"),
+        (pa.array([1, 2]), ["<s_a_1>", "lamp"], "spelled like"),
     ],
 )
-def test_a_parquet_map_of_other_types_is_refused(
+def test_a_malformed_parquet_map_is_refused(
     tmp_path: Path, pids: pa.Array, sids: object, message: str
 ) -> None:
     pq.write_table(pa.table({"pid": pids, "sid": sids}), tmp_path / "map.parquet")
@@ -257,10 +253,16 @@ def test_a_parquet_map_of_other_types_is_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_a_parquet_map_without_its_columns_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"pid": [1, 2], "code": [[1], [2]]}), tmp_path / "map.parquet")
+    with pytest.raises(DataError, match="columns pid and sid"):
+        read_openonerec(tmp_path / "map.parquet", name="map")
+
+
 def test_titles_cannot_break_the_lines_of_info(tmp_path: Path) -> None:
     bundle = small_bundle(2)
     broken = ItemMap.of(bundle.space, ["0", "1"], bundle.items.codes, ["a\tb\nc", "d"])
-    write_minionerec(Bundle.of(broken, None, "reassign", name="x"), tmp_path / "out")
+    export_map(Bundle.of(broken, None, "reassign", name="x"), tmp_path / "out", "minionerec")
     lines = (tmp_path / "out" / "info.txt").read_text().splitlines()
     assert [line.split("\t")[1:] for line in lines] == [["a b c", "0"], ["d", "1"]]
 
@@ -274,42 +276,25 @@ def test_an_id_that_breaks_the_lines_of_info_is_refused(tmp_path: Path, item: st
         return Bundle.of(items, None, "reassign", name="x")
 
     with pytest.raises(DataError, match=r"the id 'a.* has a tab or a line end") as caught:
-        write_minionerec(with_titles("A", "C"), tmp_path / "out")
+        export_map(with_titles("A", "C"), tmp_path / "out", "minionerec")
     assert not (tmp_path / "out").exists()
     assert "--keys line" in (caught.value.shell_hint or "")
-    lines = {"items": catalog(item, "c"), "keys": "line"}
-    write_minionerec(with_titles("A", "C"), tmp_path / "lines", **lines)
+    lines = Export(items=catalog(item, "c"), keys="line")
+    write_minionerec(with_titles("A", "C"), tmp_path / "lines", lines)
     # an index alone may have any id
-    assert len(write_minionerec(with_titles("", ""), tmp_path / "index")) == 1
+    assert len(export_map(with_titles("", ""), tmp_path / "index", "minionerec").files) == 1
 
 
 def test_retired_items_are_not_written(tmp_path: Path) -> None:
     bundle = retire(small_bundle(30), "i3", "i7")
-    write_minionerec(bundle, tmp_path / "mini")
-    write_openonerec(bundle, tmp_path / "open.parquet")
-    write_flashrec(bundle, tmp_path / "flash.json")
+    export_map(bundle, tmp_path / "mini", "minionerec")
+    export_map(bundle, tmp_path / "open.parquet", "openonerec")
+    export_map(bundle, tmp_path / "flash.json", "flashrec")
     left = {f"i{n}" for n in range(30)} - {"i3", "i7"}
     assert set(json.loads((tmp_path / "mini" / "index.json").read_text())) == left
     assert set(pq.read_table(tmp_path / "open.parquet")["pid"].to_pylist()) == left
     flash = json.loads((tmp_path / "flash.json").read_text())
     assert {each["pid"] for group in flash.values() for each in group} == left
-
-
-@pytest.mark.parametrize(
-    ("to", "name"),
-    [
-        ("minionerec", "map"),
-        ("openonerec", "map.parquet"),
-        ("flashrec", "map.json"),
-        ("xllm", "map.bin"),
-    ],
-)
-def test_a_bundle_of_retired_items_is_not_exported(tmp_path: Path, to: System, name: str) -> None:
-    bundle = retire(small_bundle(2), "i0", "i1")
-    tokens = block_tokens(bundle, 5) if to == "xllm" else None
-    with pytest.raises(UsageError, match="has no items to export: all 2 are retired"):
-        export_map(bundle, tmp_path / name, to, tokens=tokens)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_openonerec_is_reproduced(tmp_path: Path) -> None:
@@ -320,7 +305,7 @@ def test_openonerec_is_reproduced(tmp_path: Path) -> None:
     assert bundle.space.tokens[-2:] == ("<|sid_begin|>", "<|sid_end|>")
     assert bundle.sid("3") == "<s_a_5><s_b_0><s_c_8191>"
     assert bundle.items.title(bundle.items.row("3")) == "title of 3"
-    write_openonerec(bundle, tmp_path / "again.parquet")
+    export_map(bundle, tmp_path / "again.parquet", "openonerec")
     assert pq.read_table(tmp_path / "again.parquet").equals(table)
 
 
@@ -349,32 +334,10 @@ def test_openonerec_may_spell_the_sids(tmp_path: Path) -> None:
     assert sids(read_openonerec(tmp_path / "map.parquet", name="map")) == {"x": (5, 0), "y": (1, 2)}
 
 
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"pid": [1, 2], "code": [[1], [2]]}, "columns pid and sid"),
-        ({"pid": [1, 2], "sid": [[1], [2, 3]]}, "1 and 2 codes"),
-        ({"pid": [1, 2], "sid": [[1], None]}, "empty"),
-        ({"pid": [1, 2], "sid": [[1], [None]]}, "all need the same number"),
-        ({"pid": [1, 2], "sid": [[1], [-2]]}, "a level holds"),
-        ({"pid": [1, 1], "sid": [[1], [2]]}, "repeated"),
-        ({"pid": [1, 2], "sid": [1.5, 2.5]}, "not lists of codes"),
-        ({"pid": [1, 2], "sid": ["<s_a_1>", "<s_b_1>"]}, "not a token of level 'a'"),
-        ({"pid": [1, 2], "sid": ["<s_a_1>", "lamp"]}, "spelled like"),
-    ],
-)
-def test_a_malformed_parquet_map_is_refused(
-    tmp_path: Path, columns: dict[str, list[object]], message: str
-) -> None:
-    pq.write_table(pa.table(columns), tmp_path / "map.parquet")
-    with pytest.raises(DataError, match=message):
-        read_openonerec(tmp_path / "map.parquet", name="map")
-
-
 @pytest.mark.parametrize("sizes", [(4, 5, 6), (3, 4), (2, 3, 4, 5)])
 def test_flashrec_reads_the_same_tokens(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     bundle, start = small_bundle(10, sizes, duplicates=True), 1000
-    write_flashrec(bundle, tmp_path / "sids.json")
+    export_map(bundle, tmp_path / "sids.json", "flashrec")
     block, spelled_sizes = sid_option(bundle.space, block_tokens(bundle, start)).split("/")
     first, last = map(int, block.split(":"))
     widths = list(map(int, spelled_sizes.split(",")))
@@ -403,20 +366,10 @@ def test_flashrec_infers_three_levels_of_openonerec_only(tmp_path: Path) -> None
     assert not infers_layout(SidSpace((4, 5, 6, 7)))
     assert not infers_layout(SidSpace((4, 5, 6), template="<{level}_{code}>"))
     with pytest.raises(UsageError, match="needs a begin and an end token"):
-        write_flashrec(small_bundle(begin_end_tokens=False), tmp_path / "sids.json")
+        export_map(small_bundle(begin_end_tokens=False), tmp_path / "sids.json", "flashrec")
 
 
 # The functions behind import and export
-
-
-def test_import_and_export_are_inverse(tmp_path: Path) -> None:
-    path, info = written(tmp_path / "map")
-    bundle = import_map(path, tmp_path / "map.zarr", info=info)
-    assert sids(bundle) == {"0": (5, 0), "1": (2, 3), "10": (2, 1)}
-    exported = export_map(bundle, tmp_path / "out", "minionerec")
-    assert exported.files == (tmp_path / "out" / "index.json", tmp_path / "out" / "info.txt")
-    assert exported.files[0].read_bytes() == path.read_bytes()
-    assert exported.files[1].read_bytes() == info.read_bytes()
 
 
 def test_columns_of_the_catalog_are_chosen(tmp_path: Path) -> None:
@@ -425,18 +378,6 @@ def test_columns_of_the_catalog_are_chosen(tmp_path: Path) -> None:
     items = CatalogFile(tmp_path / "items.csv", id_column="sku", title_column="label")
     bundle = import_map(path, tmp_path / "map.zarr", items=items)
     assert bundle.items.title(bundle.items.row("10")) == "Mug"
-
-
-def test_flashrec_gets_an_option_that_it_cannot_infer(tmp_path: Path) -> None:
-    bundle = small_bundle()
-    tokens = block_tokens(bundle, 5)
-    inferred = export_map(bundle, tmp_path / "a.json", "flashrec", tokens=tokens)
-    assert (inferred.flashrec_sid, inferred.flashrec_needs_model) == (None, False)
-    four_levels = small_bundle(sizes=(2, 3, 4, 5))
-    assert export_map(four_levels, tmp_path / "b.json", "flashrec").flashrec_needs_model
-    tokens = block_tokens(four_levels, 5)
-    exported = export_map(four_levels, tmp_path / "c.json", "flashrec", tokens=tokens)
-    assert exported.flashrec_sid == "5:20/2,3,4,5,2"
 
 
 def test_options_of_another_system_are_refused(tmp_path: Path) -> None:

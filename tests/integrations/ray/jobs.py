@@ -2,17 +2,16 @@
 
 import os
 import signal
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError
-from sidtool.integrations.ray.output import PartFolder, PartReport, part_name
-from sidtool.integrations.ray.run import RunOptions, RunReport, run_over_folder
+from sidtool.integrations.ray.output import PartReport, part_name
+from sidtool.integrations.ray.run import RunOptions, RunReport, Work, run_over_folder
 from sidtool.integrations.ray.shards import Shard
 
 
@@ -34,26 +33,23 @@ def read_numbers(folder: Path) -> list[int]:
     ]
 
 
-def open_doubling(
-    folder: PartFolder, killed: int = -1, marker: str = "", bad: int = -1
-) -> Callable[[Shard], PartReport]:
-    """Doubles numbers; raises DataError for a bad one, and the first worker that gets the shard
-    `killed` is killed after it has written its part, if there is a marker file to leave."""
+def open_doubling(killed_in: str = "", bad: int = -1) -> Work[Shard]:
+    """Doubles numbers; raises DataError for a bad one, and the first worker that gets the third
+    shard is killed, if there is an unfinished output in which it leaves a part."""
 
-    def work(shard: Shard) -> PartReport:
-        with TemporaryDirectory() as name:
-            numbers = pq.read_table(shard.fetch(Path(name)))["n"].to_pylist()
+    def work(number: int, shard: Shard, place: Path) -> PartReport:
+        numbers = pq.read_table(shard.fetch(place))["n"].to_pylist()
         if bad in numbers:
             raise DataError(f"{bad} is bad", hint="leave it out")
-        stream = pa.BufferOutputStream()
-        pq.write_table(pa.table({"n": [2 * n for n in numbers]}), stream)
-        data = stream.getvalue().to_pybytes()
-        if shard.number == killed and not Path(marker).exists():
-            Path(marker).touch()
-            # as a worker that dies while it writes: the part is there, its report is not
-            folder._put(part_name(shard.number), data[:10])
-            os.kill(os.getpid(), signal.SIGKILL)
-        return folder.write(shard.number, data, len(numbers), {"sum": sum(numbers)})
+        part = place / part_name(number)
+        pq.write_table(pa.table({"n": [2 * n for n in numbers]}), part)
+        if number == 2 and killed_in:
+            left = Path(killed_in) / part.name
+            if not left.exists():
+                # as a worker that dies while it writes: the part is there, its report is not
+                left.write_bytes(part.read_bytes()[:10])
+                os.kill(os.getpid(), signal.SIGKILL)
+        return PartReport(part.name, len(numbers), file_digest(part), {"sum": sum(numbers)})
 
     return work
 

@@ -119,10 +119,3 @@ def test_what_cannot_be_counted_is_refused(shop: Path, tmp_path: Path) -> None:
         ClusterPairs.opened(shop / "split", str(tmp_path / "strangers.zarr"), out, LOCAL) as other,
     ):
         build_memory(manifest, strangers, counter=other)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_of_two")
-def test_two_workers_count_the_same(shop: Path, tmp_path: Path) -> None:
-    one = build_memory(open_split(shop / "split"), Bundle.open(shop / "shop.zarr"))
-    assert same(count(shop, tmp_path / "m.zarr", RunOptions("ray", 2)), one)

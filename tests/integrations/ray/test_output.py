@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.integrations.ray.output import refuse_inputs
+from sidtool.integrations.ray.output import refuse_input
 from sidtool.integrations.ray.run import RunOptions
 from tests.integrations.ray.jobs import double, read_numbers, write_numbers
 from tests.s3 import BUCKET
@@ -159,4 +159,4 @@ def test_an_input_folder_is_never_replaced(numbers: Path, tmp_path: Path) -> Non
 
 def test_other_places_than_the_input_are_outputs() -> None:
     for out in ("memory://bucket/input", "memory://bucket/in/out", "s3://bucket/in", "bucket/in"):
-        refuse_inputs(out, "memory://bucket/in")
+        refuse_input(out, "memory://bucket/in")

@@ -111,24 +111,6 @@ def test_an_interrupted_run_is_resumed_from_its_parts(tmp_path: Path) -> None:
     assert _files(tmp_path / "out") == _files(tmp_path / "again")
 
 
-def test_a_store_is_read_and_written(tmp_path: Path) -> None:
-    write_numbers(tmp_path / "in")
-    memory = fsspec.filesystem("memory")
-    memory.put(str(tmp_path / "in"), "/bucket/in", recursive=True)
-    double("memory://bucket/in", "memory://bucket/out", RunOptions())
-    double(tmp_path / "in", tmp_path / "out", RunOptions())
-    stored = {path.rpartition("/")[2]: memory.cat_file(path) for path in memory.find("/bucket/out")}
-    local = _files(tmp_path / "out")
-    assert stored.keys() == local.keys()
-    parts = [name for name in local if name.startswith("part-")]
-    assert [stored[name] for name in parts] == [local[name] for name in parts]
-    assert not memory.exists("/bucket/out.partial")
-    with pytest.raises(UsageError, match="exists already"):
-        double("memory://bucket/in", "memory://bucket/out", RunOptions())
-    double("memory://bucket/in", "memory://bucket/out", RunOptions(force=True))
-    memory.rm("/bucket", recursive=True)
-
-
 def test_a_remote_file_is_copied_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     write_numbers(tmp_path / "in", (40,))
     memory = fsspec.filesystem("memory")

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.split import user_parts
 from sidtool.data.split.make import SplitOptions
+from sidtool.data.split.parts import user_parts
 from sidtool.integrations.ray import split_parts
 from sidtool.integrations.ray.split_parts import PartOptions, split_in_parts
 from tests.cli.road import tree
@@ -49,11 +49,3 @@ def test_events_at_a_url(tmp_path: Path) -> None:
     events = write_events(tmp_path / "events")
     expected = divide(events, tmp_path / "one")
     assert divide(f"file://{events}", tmp_path / "two") == expected
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_of_two")
-def test_two_workers_write_the_same_bytes(tmp_path: Path) -> None:
-    events = write_events(tmp_path / "events")
-    expected = divide(events, tmp_path / "one")
-    assert divide(events, tmp_path / "two", engine="ray", workers=2) == expected

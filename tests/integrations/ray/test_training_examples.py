@@ -99,18 +99,6 @@ def test_all_tasks(tmp_path: Path, bundle: Bundle, catalog: Items, split: Split)
     check_same(inputs_of(tmp_path, bundle, catalog, split, tasks=weights), tmp_path)
 
 
-def test_progress_is_that_of_the_parts(
-    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
-) -> None:
-    inputs = inputs_of(tmp_path, bundle, catalog, split, tasks={"sequence": 1.0})
-    n_parts = -(-len(split.train) // 7)
-    steps: list[tuple[int, int]] = []
-    writer = ClusterExamples(inputs, RunOptions(), users=7)
-    make(inputs, tmp_path / "train.jsonl", writer, lambda *step: steps.append(step))
-    assert n_parts > 1
-    assert steps == [(part, n_parts) for part in range(1, n_parts + 1)]
-
-
 def test_a_worker_reads_one_part_of_a_split_in_parts(
     tmp_path: Path, bundle: Bundle, catalog: Items, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,12 +11,11 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from sidtool.integrations.vllm.row_constraint import RowConstraint
-from sidtool.integrations.vllm.settings import RequestSettings
+from sidtool.integrations.vllm.row_constraint import RequestSettings, RowConstraint
 from sidtool.model.contract.contract import Contract
-from sidtool.model.contract.output import write_contract
+from sidtool.model.contract.folder import write_contract
 from sidtool.model.contract.stage_record import ExtendParams, StageRecord
-from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens
+from sidtool.model.vocabulary.tokens import NO_TOKEN, SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.loaded import HISTORY_PROMPT
 from tests.models import tiny_model, tiny_tokenizer

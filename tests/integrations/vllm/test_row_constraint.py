@@ -1,4 +1,5 @@
-"""Rows of a batch at any place of a SID, against a dictionary of prefixes."""
+"""Rows of a batch at any place of a SID, against a dictionary of prefixes, and the extra arguments
+of a request."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,12 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.base.errors import CompatibilityError, SidtoolWarning
-from sidtool.integrations.vllm.row_constraint import NO_TOKEN, RowConstraint, check_engine_model
-from sidtool.integrations.vllm.settings import RequestSettings
-from sidtool.model.contract.compat import Verdict
-from sidtool.model.load import usable_items
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.base.errors import CompatibilityError, SidtoolWarning, UsageError
+from sidtool.integrations.vllm.row_constraint import (
+    NO_TOKEN,
+    RequestSettings,
+    RowConstraint,
+    check_engine_model,
+)
+from sidtool.model.contract.compat import Verdict, usable_items
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.recommendation.search.results import Normalize
 from tests.bundles import small_bundle
 from tests.integrations.vllm.cases import Layout
@@ -156,3 +160,34 @@ def test_models_that_an_engine_cannot_serve_are_refused() -> None:
     adapters: Any = replace(contract, base_folder="elsewhere")
     with pytest.raises(CompatibilityError, match="adapters over another model"):
         check_engine_model("m", adapters)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        RequestSettings(),
+        RequestSettings(constrained=False),
+        RequestSettings(allow=(), deny=("a", "b")),
+        RequestSettings(allow=("c",)),
+    ],
+)
+def test_settings_survive_the_way_to_the_engine(settings: RequestSettings) -> None:
+    assert RequestSettings.of(settings.to_extra_args()) == settings
+
+
+def test_other_arguments_are_left_to_others() -> None:
+    assert RequestSettings.of({"kv_transfer": 1}) == RequestSettings.of(None) == RequestSettings()
+
+
+@pytest.mark.parametrize(
+    ("extra_args", "message"),
+    [
+        ({"sid_denied": ["a"]}, "no extra argument 'sid_denied', only sid_constraint"),
+        ({"sid_constraint": "no"}, "sid_constraint is true or false, not 'no'"),
+        ({"sid_deny": "a"}, "sid_deny is a list of item ids, not 'a'"),
+        ({"sid_allow": [1]}, "sid_allow is a list of item ids"),
+    ],
+)
+def test_a_misspelt_argument_is_refused(extra_args: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        RequestSettings.of(extra_args)

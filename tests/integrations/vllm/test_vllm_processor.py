@@ -10,7 +10,7 @@ import torch
 
 from sidtool.base.errors import UsageError
 from sidtool.integrations.vllm.engine import PROCESSOR, engine_arguments
-from sidtool.integrations.vllm.settings import RequestSettings
+from sidtool.integrations.vllm.row_constraint import RequestSettings
 from tests.bundles import small_bundle
 from tests.integrations.vllm.cases import (
     BatchUpdate,

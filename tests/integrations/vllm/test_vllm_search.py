@@ -8,11 +8,10 @@ import torch
 
 from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.integrations.vllm.engine import engine_arguments, engine_model
-from sidtool.integrations.vllm.row_constraint import RowConstraint
-from sidtool.integrations.vllm.settings import EngineSettings
+from sidtool.integrations.vllm.row_constraint import EngineSettings, RowConstraint
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import recommend, recommend_to_file
+from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
@@ -73,13 +72,6 @@ def test_a_beam_wider_than_the_catalog_returns_the_catalog(folder: Path, own: Lo
     engine = engine_model(engine_of(folder, own, beams=60))
     (answer,) = recommend(engine, [Request()], RecommendOptions(k=60, num_beams=60))
     assert set(answer.items) == set(bundle.items.ids)
-
-
-def test_results_are_written_to_a_file(folder: Path, own: LoadedModel, tmp_path: Path) -> None:
-    engine = engine_model(engine_of(folder, own))
-    out = tmp_path / "answers.jsonl"
-    recommend_to_file(engine, [Request("a", ("i1",))], out, RecommendOptions(k=3, num_beams=4))
-    assert len(out.read_text().splitlines()) == 1
 
 
 def test_what_an_engine_cannot_do_is_said(folder: Path, own: LoadedModel) -> None:

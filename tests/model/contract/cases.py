@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sidtool.data.split.record import Cuts, SplitReference
-from sidtool.model.contract.output import write_contract
+from sidtool.model.contract.folder import write_contract
 from sidtool.model.contract.stage_record import ModelReference, Selection, StageRecord, TrainParams
 from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.prompt.prompts import HistoryPrompt

@@ -14,8 +14,7 @@ import yaml
 
 from sidtool.model.contract.card import model_card
 from sidtool.model.contract.contract import Contract, MemoryBinding
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.contract.output import write_contract
+from sidtool.model.contract.folder import read_contract, write_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.recommendation.recommend_options import RecommendOptions

@@ -11,8 +11,7 @@ import pytest
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.data.split.record import Cuts, SplitReference
 from sidtool.model.contract.contract import Contract, MemoryBinding
-from sidtool.model.contract.folder import open_bundle_copy, read_contract
-from sidtool.model.contract.output import write_contract
+from sidtool.model.contract.folder import open_bundle_copy, read_contract, write_contract
 from sidtool.model.contract.stage_record import (
     ExtendParams,
     MergeParams,
@@ -22,7 +21,7 @@ from sidtool.model.contract.stage_record import (
     TrainParams,
 )
 from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.bundle import Bundle, verify
 from tests.model.cases import distinct_codes, make_bundle, make_codebook
 from tests.model.conftest import shop

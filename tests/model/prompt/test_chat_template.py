@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.model.prompt.frames import chat_frame, render
+from sidtool.model.prompt.frames import make_frame, render
 from tests.models import tiny_tokenizer
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -59,4 +59,4 @@ def test_a_template_is_limited(template: str, monkeypatch: pytest.MonkeyPatch) -
 def test_an_ordinary_template_is_rendered() -> None:
     tokenizer = tiny_tokenizer(chat=True)
     assert render(tokenizer, MESSAGES) == "<|im_start|>user\nhello<|im_end|>\n"
-    assert chat_frame("a", "b", "", tokenizer).before == "<|im_start|>user\na"
+    assert make_frame("a", "b", tokenizer, "chat").before == "<|im_start|>user\na"

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from sidtool.model.prompt.segments import catalog, prompt_encoder, template
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace
 from tests.model.prompt.cases import (
     SPACE,

@@ -29,8 +29,8 @@ from sidtool.model.prompt.template_slots import (
     parse_field_tokens,
     value_text,
 )
-from sidtool.model.prompt.tokens import FieldTokenLookup, FieldTokens, SidTokens
-from sidtool.model.structure import add_block
+from sidtool.model.vocabulary.tokenizer import add_block
+from sidtool.model.vocabulary.tokens import FieldTokenLookup, FieldTokens, SidTokens
 from tests.model.prompt.cases import SPACE, catalog_texts
 from tests.models import tiny_tokenizer
 
@@ -52,7 +52,7 @@ def with_tokens() -> tuple[Any, SidTokens, FieldTokens]:
     tokenizer = tiny_tokenizer(chat=True)
     start = len(tokenizer)
     tokenizer.add_tokens(list(SPACE.tokens), special_tokens=False)
-    fields = FieldTokens(len(tokenizer), VALUES)
+    fields = FieldTokens.of(len(tokenizer), VALUES)
     add_block(tokenizer, fields, "--field-token")
     return tokenizer, SidTokens(SPACE, start), fields
 
@@ -64,8 +64,8 @@ def test_every_value_has_its_token_and_all_others_share_one() -> None:
     assert {lookup.text("user.age", value) for value in ("", "unknown", "5")} == {"<field_2>"}
     assert lookup.text("event.rating", "5") == "<field_4>"
     assert lookup.text("gap", "days") == "<field_8>"
-    assert FieldTokens(100, VALUES).stop == 109
-    assert FieldTokens(100, VALUES).texts[-1] == "<field_8>"
+    assert FieldTokens.of(100, VALUES).stop == 109
+    assert FieldTokens.of(100, VALUES).texts[-1] == "<field_8>"
 
 
 values = st.none() | catalog_texts | st.sampled_from(["18", 18, 5.0, "<field_0>", "<field_7>"])
@@ -164,7 +164,7 @@ def test_fields_and_their_values_are_given_as_texts() -> None:
 )
 def test_impossible_tokens_are_refused(bad: dict[str, tuple[str, ...]]) -> None:
     with pytest.raises(UsageError):
-        FieldTokens(0, bad)
+        FieldTokens.of(0, bad)
 
 
 def test_a_template_shows_only_tokens_that_the_model_has() -> None:

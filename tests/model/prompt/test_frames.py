@@ -3,7 +3,7 @@
 import pytest
 
 from sidtool.base.errors import UsageError
-from sidtool.model.prompt.frames import begin_text, chat_frame, end_text, plain_frame
+from sidtool.model.prompt.frames import begin_text, end_text, make_frame
 from tests.models import tiny_tokenizer
 
 
@@ -19,10 +19,10 @@ class BeginningTokenizer:
 
 
 def test_a_plain_frame_begins_and_ends_with_the_tokens_of_the_tokenizer() -> None:
-    frame = plain_frame("The history: ", ".", ", ", BeginningTokenizer())
+    frame = make_frame("The history: ", ".", BeginningTokenizer(), separator=", ")
     assert frame.template("{history}") == "<bos>The history: {history}.\n"
     assert (frame.close, frame.separator) == ("", ", ")
-    assert plain_frame("a", "b", "", tiny_tokenizer()).close == "<eos>"
+    assert make_frame("a", "b", tiny_tokenizer()).close == "<eos>"
 
 
 def test_without_a_tokenizer_there_are_no_begin_and_end_texts() -> None:
@@ -31,10 +31,10 @@ def test_without_a_tokenizer_there_are_no_begin_and_end_texts() -> None:
 
 
 def test_a_chat_frame_contains_the_markup_around_content_and_completion() -> None:
-    frame = chat_frame("The history: ", ".", ", ", tiny_tokenizer(chat=True))
+    frame = make_frame("The history: ", ".", tiny_tokenizer(chat=True), "chat")
     assert frame.template("{history}") == (
         "<|im_start|>user\nThe history: {history}.<|im_end|>\n<|im_start|>assistant\n"
     )
     assert frame.close == "<|im_end|>"
     with pytest.raises(UsageError, match="chat template"):
-        chat_frame("a", "b", "", tiny_tokenizer())
+        make_frame("a", "b", tiny_tokenizer(), "chat")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
 from sidtool.model.prompt.segments import PromptEncoder, sids
-from sidtool.model.prompt.tokens import SidTokens, TokenTable
+from sidtool.model.vocabulary.tokens import SidTokens, TokenTable
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_tokenizer
 

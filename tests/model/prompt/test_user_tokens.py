@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import CompatibilityError
 from sidtool.model.prompt.segments import PromptEncoder, catalog
-from sidtool.model.prompt.tokens import UserTokens
-from sidtool.model.structure import add_block, add_sid_tokens
+from sidtool.model.vocabulary.tokenizer import add_block, add_sid_tokens
+from sidtool.model.vocabulary.tokens import UserTokens
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_tokenizer
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import LogitsProcessorList
 
 from sidtool.base.errors import DataError
-from sidtool.model.structure import decoder_start_id
+from sidtool.model.network.structure import decoder_start_id
 from sidtool.recommendation.search.constraint import SidLogitsProcessor
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.results import Normalize

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.recommendation.search import driver
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.list_search import search_lists

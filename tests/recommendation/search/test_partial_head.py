@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, TrainableTokensConfig, get_peft_model
 
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.driver import decoding_method
 from tests.models import tiny_encoder_decoder, tiny_model

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.model.prompt.tokens import SidTokens
-from sidtool.model.structure import vocabulary_weights
+from sidtool.model.network.structure import vocabulary_weights
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.columns import token_columns
 from sidtool.recommendation.search.constraint import SidLogitsProcessor

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.contract.output import write_contract
+from sidtool.model.contract.folder import read_contract, write_contract
 from sidtool.tokenizer.bundle import Bundle
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
 from tests.model.contract.cases import trained_model

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sidtool.examples.example_file import TokenizedExample, TokenizedExamples, encode_example
 from sidtool.model.prompt.segments import PromptEncoder
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.loss.augment import Augmentation, AugmentedExamples, item_spans
 from sidtool.training.loss.item_fields import ItemFields

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError
 from sidtool.examples.example_file import TokenizedExample, TokenizedExamples, encode_example
 from sidtool.model.prompt.segments import PromptEncoder
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.loss.batches import (
     IGNORED,

@@ -9,7 +9,7 @@ from sidtool.base.errors import DataError
 from sidtool.data.split.split import Split
 from sidtool.examples.lineage import read_lineage
 from sidtool.model.prompt.segments import prompt_encoder
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.examples import RlExamples, history_task, read_rl_examples
 from tests.bundles import small_bundle

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from sidtool.base.digests import file_digest
+from sidtool.base.documents import sealed_text
 from sidtool.base.errors import DataError, RefusedError, UsageError
-from sidtool.examples.lineage import read_lineage, side_files, write_lineage
+from sidtool.examples.lineage import read_lineage, side_files
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.model.load import load_model_folder
@@ -168,7 +169,8 @@ def test_events_that_cannot_be_recommended_are_counted(
     example["text"] += "".join(sid_of_first[:2])  # its last event is its first item again
     repeating.write_text("\n".join([json.dumps(example), *others]))
     files = {**read_lineage(made).files, "train.jsonl": file_digest(repeating)}
-    write_lineage(replace(read_lineage(made), files=files), side_files(repeating)["meta"])
+    lineage = replace(read_lineage(made), files=files)
+    side_files(repeating)["meta"].write_text(sealed_text(lineage.to_json()))
     fields = {"max_steps": 1}
     unseen = run(tuned, repeating, tmp_path / "unseen", fields=fields, exclude_seen=True)
     assert unseen.left_out == 1

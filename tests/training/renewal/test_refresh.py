@@ -25,8 +25,7 @@ from sidtool.memory.build import build_memory, verify_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.manifest import KnnSettings
 from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.contract.output import write_contract
+from sidtool.model.contract.folder import read_contract, write_contract
 from sidtool.model.contract.stage_record import ModelReference, StageRecord, TrainParams
 from sidtool.model.copies import bind_memory
 from sidtool.model.load import load_model_folder

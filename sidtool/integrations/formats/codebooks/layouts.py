@@ -12,7 +12,6 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,25 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.data import Vectors, npy_header
-from sidtool.data.tables import library_errors, require_regular
-from sidtool.integrations.formats.codebooks.networks import (
-    batch_norm_scale,
-    module_parts,
-    network_arrays,
-    network_names,
-)
+from sidtool.data import Vectors
+from sidtool.data.tables import library_errors
 from sidtool.integrations.formats.codebooks.torch_file import (
     StoredTensor,
     TorchFile,
     items_of,
     tensors_of,
 )
-from sidtool.integrations.formats.codebooks.zip_entries import (
-    expanding_entries,
-    open_zip,
-    read_exactly,
-)
+from sidtool.integrations.formats.codebooks.zip_entries import read_npz
 from sidtool.tokenizer import Codebook, QuantizerParams
 from sidtool.tokenizer.sid import LETTERS, MAX_CODES
 
@@ -53,6 +42,9 @@ _RQVAE = "rq.vq_layers.{}.embedding.weight"
 _NPZ = "codebook_{}"
 _GRID = "quantization_layer_list.{}.centroids"
 _GRID_NORM = "normalization_layer.0"
+_EPSILON = 1e-5
+"""What BatchNorm1d adds to a variance."""
+_BATCH_NORM = ("running_mean", "running_var", "weight", "bias")
 
 OPENONEREC_ENCODER = "hf://Qwen/Qwen3-Embedding-8B"
 OPENONEREC_DIM = 4096
@@ -81,7 +73,16 @@ def read_codebook(path: Path) -> ForeignCodebook:
             f"{path}: no known codebook has the suffix {path.suffix!r}",
             hint=f"known suffixes are {', '.join(SUFFIXES)}",
         )
-    foreign = _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
+    if path.suffix == ".npz":
+        arrays = read_npz(path)
+        names = _level_names(path, arrays, _NPZ)
+        if not names:
+            raise _unknown(path, list(arrays))
+        with library_errors(path, "a codebook"):
+            of_npz = Codebook("rq-kmeans", _levels(arrays, names), {}, QuantizerParams())
+        foreign = ForeignCodebook("rq-kmeans", of_npz, may_count_from_one=True)
+    else:
+        foreign = _read_torch(path)
     with library_errors(path, "a codebook"):
         if len(foreign.codebook.levels) > len(LETTERS):
             raise ValueError(f"it has {len(foreign.codebook.levels)} levels")
@@ -90,17 +91,6 @@ def read_codebook(path: Path) -> ForeignCodebook:
                 raise ValueError(f"level {number} has {len(level)} codes, not 1 to {MAX_CODES - 1}")
         foreign.codebook.check()
     return foreign
-
-
-def _read_npz(path: Path) -> ForeignCodebook:
-    arrays = read_npz(path)
-    names = _level_names(path, arrays, _NPZ)
-    if not names:
-        raise _unknown(path, list(arrays))
-    with library_errors(path, "a codebook"):
-        levels = _levels(arrays, names)
-        codebook = Codebook("rq-kmeans", levels, {}, QuantizerParams())
-    return ForeignCodebook("rq-kmeans", codebook, may_count_from_one=True)
 
 
 def _read_torch(path: Path) -> ForeignCodebook:
@@ -133,15 +123,15 @@ def _rqvae(
     file: TorchFile, tensors: Mapping[str, StoredTensor], names: list[str]
 ) -> ForeignCodebook:
     """The RQ-VAE of LC-Rec, which LETTER and MiniOneRec share."""
-    adds_input = bool(network_names(tensors, "encoder.mlp.mlp_layers"))
+    adds_input = bool(_network_names(tensors, "encoder.mlp.mlp_layers"))
     encoder = "encoder.mlp.mlp_layers" if adds_input else "encoder.mlp_layers"
     # the decoder of RQ-K-means+ does not add its input, so its values are those of the centroids
-    decoder = [] if adds_input else network_names(tensors, "decoder.mlp_layers")
-    tensor_names = [*names, *network_names(tensors, encoder), *decoder]
+    decoder = [] if adds_input else _network_names(tensors, "decoder.mlp_layers")
+    tensor_names = [*names, *_network_names(tensors, encoder), *decoder]
     numbers = file.arrays({name: tensors[name] for name in tensor_names})
-    networks = network_arrays(numbers, encoder, "in")
+    networks = _network_arrays(numbers, encoder, "in")
     if decoder:
-        networks |= network_arrays(numbers, "decoder.mlp_layers", "out")
+        networks |= _network_arrays(numbers, "decoder.mlp_layers", "out")
     dim = len(networks["in_0_weight"])
     params = QuantizerParams(dim=dim, skip=adds_input)
     layout: Layout = "rq-kmeans+" if adds_input else "rq-vae"
@@ -155,35 +145,31 @@ def _grid(
     """GRID's residual quantization. Its BatchNorm1d, if it has one, is followed by a scaling to
     length 1, as in its configuration."""
     has_norm = f"{_GRID_NORM}.running_mean" in tensors
-    encoder = network_names(tensors, "encoder.model")
-    decoder = network_names(tensors, "decoder.model")
-    norm = network_names(tensors, "normalization_layer")
+    encoder = _network_names(tensors, "encoder.model")
+    decoder = _network_names(tensors, "decoder.model")
+    norm = _network_names(tensors, "normalization_layer")
     numbers = file.arrays({name: tensors[name] for name in (*names, *encoder, *decoder, *norm)})
     networks: dict[str, NDArray[np.float32]] = {}
     if encoder:
-        networks |= network_arrays(numbers, "encoder.model", "in")
+        networks |= _network_arrays(numbers, "encoder.model", "in")
     if decoder:
-        networks |= network_arrays(numbers, "decoder.model", "out")
+        networks |= _network_arrays(numbers, "decoder.model", "out")
     if has_norm:
-        factor, shift = batch_norm_scale(_GRID_NORM, module_parts(numbers, _GRID_NORM))
+        factor, shift = _batch_norm_scale(_GRID_NORM, _module_parts(numbers, _GRID_NORM))
         networks |= {"scale": factor.astype(np.float32), "shift": shift.astype(np.float32)}
     levels = _levels(numbers, names)
+    # Lightning stores the settings; the default of this one is true
+    settings = dict(items_of(dict(items_of(file.value)).get("hyper_parameters")))
+    normalize_residuals = settings.get("normalize_residuals", True)
+    if not isinstance(normalize_residuals, bool):
+        raise ValueError("its normalize_residuals is neither true nor false")
     params = QuantizerParams(
         dim=len(networks["in_0_weight"]) if encoder else levels[0].shape[1],
         normalize=has_norm,
-        normalize_residuals=_normalizes_residuals(file.value),
+        normalize_residuals=normalize_residuals,
     )
     method = "rq-vae" if encoder else "rq-kmeans"
     return ForeignCodebook("grid", Codebook(method, levels, networks, params))
-
-
-def _normalizes_residuals(checkpoint: Any) -> bool:
-    """GRID's setting, which Lightning stores; its default is true."""
-    settings = dict(items_of(dict(items_of(checkpoint)).get("hyper_parameters")))
-    value = settings.get("normalize_residuals", True)
-    if not isinstance(value, bool):
-        raise ValueError("its normalize_residuals is neither true nor false")
-    return value
 
 
 def _level_names(path: Path, names: Mapping[str, Any], template: str) -> list[str]:
@@ -218,29 +204,77 @@ def _unknown(path: Path, names: list[str]) -> DataError:
     )
 
 
-NUMBERS = "fiu"
+def _network_names(tensors: Mapping[str, StoredTensor], prefix: str) -> list[str]:
+    """The names `PREFIX.N.PART` of the tensors of a `torch.nn.Sequential`."""
+    pattern = re.compile(rf"{re.escape(prefix)}\.[0-9]{{1,4}}\.[a-z_]+")
+    # the count of batches is recorded, and plays no part
+    return [
+        name
+        for name in tensors
+        if pattern.fullmatch(name) and not name.endswith("num_batches_tracked")
+    ]
 
 
-def read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of numbers by name. Raises DataError if the file is damaged, or has an array of
-    another type or of another size than its bytes."""
-    require_regular(path)
-    with library_errors(path, "an .npz"), path.open("rb") as stream:
-        archive = open_zip(stream)
-        entries = expanding_entries(archive, path.stat().st_size)
-        arrays = {}
-        for name, entry in entries.items():
-            with archive.open(entry) as member:
-                shape, order, dtype = npy_header(member)  # type: ignore[arg-type]
-                claimed = member.tell() + dtype.itemsize * prod(shape)
-                if dtype.kind not in NUMBERS or min(shape, default=0) < 0:
-                    raise ValueError(f"{name} has the shape {shape} and the type {dtype}")
-                if claimed != entry.file_size:
-                    raise ValueError(
-                        f"{name} claims {claimed} bytes of shape {shape}, it has {entry.file_size}"
-                    )
-                flat = np.empty(prod(shape), dtype=dtype)
-                read_exactly(member, flat)
-                member.read(1)  # zipfile compares the checksum at the end of an entry
-            arrays[name.removesuffix(".npy")] = flat.reshape(shape, order=order)
-        return arrays
+def _network_arrays(
+    numbers: Mapping[str, NDArray[Any]], prefix: str, network: str
+) -> dict[str, NDArray[np.float32]]:
+    """The arrays of the network `network`: linear layers, with max(x, 0) between them.
+
+    A BatchNorm1d is folded into the linear layer before it, as it computes after training. Raises
+    ValueError for a module of another kind, or if shapes do not fit."""
+    layers: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
+    modules = _module_parts(numbers, prefix)
+    for number in sorted({int(name.partition(".")[0]) for name in modules}):
+        module = f"{prefix}.{number}"
+        parts = _module_parts(numbers, module)
+        if "running_mean" in parts:
+            if not layers:
+                raise ValueError(f"{module} normalizes before the first linear layer")
+            weight, bias = layers.pop()
+            factor, shift = _batch_norm_scale(module, parts)
+            if factor.shape != bias.shape:
+                raise ValueError(
+                    f"{module} has width {factor.shape}, the layer before it {bias.shape}"
+                )
+            layers.append((weight * factor, bias * factor + shift))
+            continue
+        if "weight" not in parts or parts["weight"].ndim != 2 or not {*parts} <= {"weight", "bias"}:
+            raise ValueError(f"{module} is no linear layer: it has {', '.join(sorted(parts))}")
+        weight = parts["weight"]
+        bias = parts.get("bias", np.zeros(len(weight)))
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(f"{module} has weights {weight.shape} and a bias {bias.shape}")
+        layers.append((weight.T.astype(np.float64), bias.astype(np.float64)))  # (from, to)
+    if not layers:
+        raise ValueError(f"it has no linear layer {prefix}.N.weight")
+    arrays = {}
+    for layer, (weight, bias) in enumerate(layers):
+        arrays[f"{network}_{layer}_weight"] = np.ascontiguousarray(weight, dtype=np.float32)
+        arrays[f"{network}_{layer}_bias"] = bias.astype(np.float32)
+    return arrays
+
+
+def _module_parts(numbers: Mapping[str, NDArray[Any]], module: str) -> dict[str, NDArray[Any]]:
+    """The tensors of one module, by the last part of their names."""
+    prefix = f"{module}."
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in numbers.items()
+        if name.startswith(prefix)
+    }
+
+
+def _batch_norm_scale(
+    module: str, parts: Mapping[str, NDArray[Any]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The factor and the shift, (width,) each, by which a BatchNorm1d computes after training.
+
+    Raises ValueError if a part is missing or has another shape."""
+    missing = [part for part in _BATCH_NORM if part not in parts]
+    if missing or len({parts[part].shape for part in _BATCH_NORM}) != 1:
+        raise ValueError(f"{module} is no BatchNorm1d: its parts are {', '.join(sorted(parts))}")
+    mean, variance, weight, bias = (parts[part].astype(np.float64) for part in _BATCH_NORM)
+    if mean.ndim != 1 or not (variance >= 0).all():
+        raise ValueError(f"{module} has variances below 0, or that are no numbers")
+    factor = weight / np.sqrt(variance + _EPSILON)
+    return factor, bias - mean * factor

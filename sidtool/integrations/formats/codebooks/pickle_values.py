@@ -6,7 +6,6 @@ what. No name is looked up and no module is imported, so a hostile pickle can on
 """
 
 import pickletools
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,20 +13,11 @@ MAX_BYTES = 1 << 18
 """The pickle of a checkpoint with its optimizer has some 50,000 bytes; tensors are stored apart."""
 ORDERED_DICT = "collections.OrderedDict"
 
-_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_EMPTY: dict[str, Callable[[], Any]] = {
-    "EMPTY_DICT": dict,
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
-    # a list, because nothing that a pickle makes is hashed
-    "EMPTY_SET": list,
-}
 _LITERALS = (
     *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "SHORT_BINSTRING", "BINSTRING"),
 )
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 @dataclass(frozen=True)
@@ -86,18 +76,73 @@ class _Reader:
         """One operation. Raises ValueError for an unknown one, IndexError if values are missing."""
         if name in ("PROTO", "FRAME"):
             return
-        if name in _LITERALS:
-            self.stack.append(argument)
-        elif name in _CONSTANTS:
-            self.stack.append(_CONSTANTS[name])
-        elif name in _EMPTY:
-            self.stack.append(_EMPTY[name]())
-        elif name in _TUPLES:
-            self.stack.append(self._take(_TUPLES[name]))
-        elif name in _OPERATIONS:
-            _OPERATIONS[name](self, argument)
+        if name == "MARK":
+            self._outer.append(self.stack)
+            self.stack = []
+        elif name in ("APPEND", "APPENDS", "ADDITEMS"):
+            values = list(self._take(1)) if name == "APPEND" else self._above_mark()
+            target = self.stack[-1]
+            if isinstance(target, list):
+                target.extend(values)
+        elif name in ("SETITEM", "SETITEMS"):
+            flat = list(self._take(2)) if name == "SETITEM" else self._above_mark()
+            target = self.stack[-1]
+            items = target.items if isinstance(target, Call) else target
+            if not isinstance(items, dict) or len(flat) % 2:
+                raise ValueError("its pickle sets items of what is no mapping")
+            for key, value in zip(flat[::2], flat[1::2], strict=True):
+                # the hash of nested tuples can take forever
+                if isinstance(key, str | int | float):
+                    items[key] = value
+        elif name == "BUILD":
+            (state,) = self._take(1)
+            target = self.stack[-1]
+            if isinstance(target, Call):
+                target.state = state
+        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            self._memo[len(self._memo) if argument is None else argument] = self.stack[-1]
         else:
-            raise ValueError(f"its pickle has the operation {name}, which PyTorch does not write")
+            value = self._value(name, argument)  # changes the stack
+            self.stack.append(value)
+
+    def _value(self, name: str, argument: Any) -> Any:
+        """The value that an operation puts on the stack."""
+        if name in _LITERALS:
+            return argument
+        match name:
+            case "NONE":
+                return None
+            case "NEWTRUE" | "NEWFALSE":
+                return name == "NEWTRUE"
+            case "EMPTY_DICT":
+                return {}
+            case "EMPTY_LIST" | "EMPTY_SET":  # nothing that a pickle makes is hashed
+                return []
+            case "EMPTY_TUPLE":
+                return ()
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                return self._take(int(name[-1]))
+            case "TUPLE":
+                return tuple(self._above_mark())
+            case "BINGET" | "LONG_BINGET":
+                if argument not in self._memo:
+                    raise IndexError
+                return self._memo[argument]
+            case "GLOBAL":
+                return Name(argument.replace(" ", ".", 1))
+            case "STACK_GLOBAL":
+                module, of_module = self._take(2)
+                return Name(f"{module}.{of_module}")
+            case "BINPERSID":
+                return Stored(*self._take(1))
+            case "REDUCE" | "NEWOBJ":
+                what, args = self._take(2)
+                is_mapping = isinstance(what, Name) and what.name == ORDERED_DICT and args == ()
+                return {} if is_mapping else Call(what, args)
+            case "NEWOBJ_EX":
+                what, args, _ = self._take(3)
+                return Call(what, args)
+        raise ValueError(f"its pickle has the operation {name}, which PyTorch does not write")
 
     def _take(self, count: int) -> tuple[Any, ...]:
         """The last values of the stack."""
@@ -107,99 +152,7 @@ class _Reader:
         del self.stack[-count:]
         return values
 
-    def mark(self, _: Any) -> None:
-        self._outer.append(self.stack)
-        self.stack = []
-
     def _above_mark(self) -> list[Any]:
         values = self.stack
         self.stack = self._outer.pop()
         return values
-
-    def end_tuple(self, _: Any) -> None:
-        values = tuple(self._above_mark())  # changes the stack
-        self.stack.append(values)
-
-    def memoize(self, index: int | None) -> None:
-        self._memo[len(self._memo) if index is None else index] = self.stack[-1]
-
-    def recall(self, index: int) -> None:
-        if index not in self._memo:
-            raise IndexError
-        self.stack.append(self._memo[index])
-
-    def push_name(self, argument: str) -> None:
-        self.stack.append(Name(argument.replace(" ", ".", 1)))
-
-    def push_stacked_name(self, _: Any) -> None:
-        module, name = self._take(2)
-        self.stack.append(Name(f"{module}.{name}"))
-
-    def push_stored(self, _: Any) -> None:
-        (identifier,) = self._take(1)
-        self.stack.append(Stored(identifier))
-
-    def call(self, _: Any) -> None:
-        what, args = self._take(2)
-        is_mapping = isinstance(what, Name) and what.name == ORDERED_DICT and args == ()
-        self.stack.append({} if is_mapping else Call(what, args))
-
-    def call_with_names(self, _: Any) -> None:
-        what, args, _ = self._take(3)
-        self.stack.append(Call(what, args))
-
-    def build(self, _: Any) -> None:
-        (state,) = self._take(1)
-        target = self.stack[-1]
-        if isinstance(target, Call):
-            target.state = state
-
-    def append(self, _: Any) -> None:
-        self._extend(list(self._take(1)))
-
-    def extend(self, _: Any) -> None:
-        self._extend(self._above_mark())
-
-    def _extend(self, values: list[Any]) -> None:
-        target = self.stack[-1]
-        if isinstance(target, list):
-            target.extend(values)
-
-    def set_item(self, _: Any) -> None:
-        self._set(list(self._take(2)))
-
-    def set_items(self, _: Any) -> None:
-        self._set(self._above_mark())
-
-    def _set(self, flat: list[Any]) -> None:
-        target = self.stack[-1]
-        items = target.items if isinstance(target, Call) else target
-        if not isinstance(items, dict) or len(flat) % 2:
-            raise ValueError("its pickle sets items of what is no mapping")
-        for key, value in zip(flat[::2], flat[1::2], strict=True):
-            # the hash of nested tuples can take forever
-            if isinstance(key, str | int | float):
-                items[key] = value
-
-
-_OPERATIONS: dict[str, Callable[[_Reader, Any], None]] = {
-    "MARK": _Reader.mark,
-    "TUPLE": _Reader.end_tuple,
-    "BINPUT": _Reader.memoize,
-    "LONG_BINPUT": _Reader.memoize,
-    "MEMOIZE": _Reader.memoize,
-    "BINGET": _Reader.recall,
-    "LONG_BINGET": _Reader.recall,
-    "GLOBAL": _Reader.push_name,
-    "STACK_GLOBAL": _Reader.push_stacked_name,
-    "BINPERSID": _Reader.push_stored,
-    "REDUCE": _Reader.call,
-    "NEWOBJ": _Reader.call,
-    "NEWOBJ_EX": _Reader.call_with_names,
-    "BUILD": _Reader.build,
-    "APPEND": _Reader.append,
-    "APPENDS": _Reader.extend,
-    "ADDITEMS": _Reader.extend,
-    "SETITEM": _Reader.set_item,
-    "SETITEMS": _Reader.set_items,
-}

@@ -24,11 +24,7 @@ from sidtool.integrations.formats.codebooks.pickle_values import (
     Stored,
     read_pickle,
 )
-from sidtool.integrations.formats.codebooks.zip_entries import (
-    open_zip,
-    read_exactly,
-    stored_entries,
-)
+from sidtool.integrations.formats.codebooks.zip_entries import open_zip, read_exactly, zip_entries
 
 BFLOAT16 = "torch.BFloat16Storage"
 STORAGES = {
@@ -110,7 +106,15 @@ class TorchFile:
         require_regular(path)
         with library_errors(path, "a file of torch.save"), path.open("rb") as stream:
             archive = open_zip(stream)
-            self._entries = stored_entries(archive, path.stat().st_size)
+            self._entries = zip_entries(archive, path.stat().st_size)
+            for name, entry in self._entries.items():
+                if (
+                    entry.compress_type != zipfile.ZIP_STORED
+                    or entry.file_size != entry.compress_size
+                ):
+                    raise ValueError(
+                        f"its entry {name[:60]!r} is compressed, which torch.save never does"
+                    )
             self._root = _root(path, self._entries)
             if self._read_small(archive, "byteorder", b"little") != b"little":
                 raise ValueError("its numbers are not little-endian")

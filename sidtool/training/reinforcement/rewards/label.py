@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from sidtool.base.errors import CompatibilityError, DataError, UsageError
 from sidtool.data import NO_FIELDS, Condition, Fields, Value
 from sidtool.evaluation.tasks import SharedPrompt, answer_probabilities
-from sidtool.model import LoadedModel, check_model_folder, fit_prompt, load_model_folder
+from sidtool.model import LoadedModel, check_model_folder, load_model_folder
 from sidtool.model.contract import Contract, ModelReference, check_model_split, model_folder
 from sidtool.model.prompt import (
     LabelPrompt,
     are_numbers,
     catalog,
+    fit_prompt,
     label_prompt_ids,
     prompt_encoder,
     template,

@@ -86,27 +86,28 @@ def test_rq_kmeans_plus(tmp_path: Path) -> None:
     check(tmp_path / "plus.pth", model.codes(rows()), **facts)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("dtype", "order"), [("float32", "F"), ("float64", "C")])
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_rq_kmeans(tmp_path: Path, save: Any, dtype: str) -> None:
+def test_rq_kmeans(tmp_path: Path, save: Any, dtype: str, order: Any) -> None:
     model = ResKmeans(DIM)
-    levels = [level.numpy().astype(dtype) for level in model.state_dict().values()]
+    levels = [level.numpy().astype(dtype, order) for level in model.state_dict().values()]
     save(tmp_path / "codebooks.npz", **{f"codebook_{n}": level for n, level in enumerate(levels)})
     facts = {"layout": "rq-kmeans", "may_count_from_one": True}
     check(tmp_path / "codebooks.npz", model.codes(rows()), **facts)
 
 
-def test_an_npz_may_be_in_fortran_order(tmp_path: Path) -> None:
-    model = ResKmeans(DIM)
-    levels = [np.asfortranarray(level.numpy()) for level in model.state_dict().values()]
-    np.savez(tmp_path / "codebooks.npz", **{f"codebook_{n}": x for n, x in enumerate(levels)})
-    check(tmp_path / "codebooks.npz", model.codes(rows()))
-
-
-@pytest.mark.parametrize("normalize", [True, False])
-@pytest.mark.parametrize("is_vae", [True, False])
-def test_grid(tmp_path: Path, is_vae: bool, normalize: bool) -> None:
-    model = trained(Grid(DIM, is_vae=is_vae, normalize=normalize), DIM)
+@pytest.mark.parametrize(
+    ("is_vae", "bias", "normalize"),
+    [
+        (True, True, True),
+        (True, True, False),
+        (True, False, False),
+        (False, True, True),
+        (False, True, False),
+    ],
+)
+def test_grid(tmp_path: Path, is_vae: bool, bias: bool, normalize: bool) -> None:
+    model = trained(Grid(DIM, is_vae=is_vae, normalize=normalize, bias=bias), DIM)
     save_grid(model, tmp_path / "grid.ckpt")
     check(tmp_path / "grid.ckpt", model.codes(rows()), layout="grid")
 
@@ -118,12 +119,6 @@ def test_grid_normalizes_residuals_unless_its_settings_say_otherwise(tmp_path: P
     save_grid(model, tmp_path / "odd.ckpt", settings={"normalize_residuals": "yes"})
     with pytest.raises(DataError, match=r"normalize_residuals is neither true nor false"):
         read_codebook(tmp_path / "odd.ckpt")
-
-
-def test_layers_of_grid_may_have_no_bias(tmp_path: Path) -> None:
-    model = trained(Grid(DIM, is_vae=True, normalize=False, bias=False), DIM)
-    save_grid(model, tmp_path / "grid.ckpt")
-    check(tmp_path / "grid.ckpt", model.codes(rows()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, RefusedError
+from sidtool.base.ranges import ranges
 from sidtool.base.threads import in_threads
-from sidtool.data.split.packed import PackedSequences, ranges
+from sidtool.data.split.packed import PackedSequences
 from sidtool.data.split.packing import pack_parts
 from sidtool.data.split.record import Protocol
 from sidtool.data.split.split import Split
@@ -56,14 +57,14 @@ class Cooccurrence:
 def count_cooccurrence(
     split: Split, ids: Sequence[str], *, window: int, decay: float
 ) -> Cooccurrence:
-    """Count the pairs of items `ids` within `window` training events of a user, with weights as in
-    `weigh_pairs`.
+    """Count the pairs of items `ids` within `window` training events of a user, as `count_pairs`.
 
     Training events of other items are left out first. Raises RefusedError if a held-out event is
     among the training events, DataError if no two of the items co-occur."""
     sequences = item_sequences(split, ids)
     n_events = split.train.n_events
-    counts = weigh_pairs(sequences, len(ids), decay, window)
+    pairs = count_pairs(sequences, len(ids), decay, window)
+    counts = pair_weights(pairs, pairs.T.tocsr())
     if not counts.nnz:
         raise DataError(
             f"no two of the {len(ids)} items co-occur in {n_events} training events",
@@ -239,15 +240,6 @@ def sum_pairs(parts: Sequence[Any], n_rows: int, n_items: int) -> Any:
             )
         parts = [*sums, *parts[2 * len(sums) :]]
     return parts[0]
-
-
-def weigh_pairs(
-    sequences: Sequence[NDArray[np.integer[Any]]], n_items: int, decay: float, window: int = WINDOW
-) -> Any:
-    """(n_items, n_items) CSR float64: the symmetric weights of the pairs that `count_pairs`
-    counts."""
-    pairs = count_pairs(sequences, n_items, decay, window)
-    return pair_weights(pairs, pairs.T.tocsr())
 
 
 def pair_weights(later: Any, earlier: Any, reverse: float = 1.0) -> Any:

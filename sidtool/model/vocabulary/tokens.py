@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,18 +143,21 @@ class SidTokens:
         return self.space.offsets + self.start
 
     @property
+    def texts(self) -> Sequence[str]:
+        """The tokens, in the order of `token_ids`."""
+        return self.space.tokens
+
+    @property
     def begin(self) -> int | None:
         """Id of the begin token, or None."""
-        if not self.space.has_begin_end_tokens:
-            return None
-        return int(self.token_ids[self.space.n_codes])
+        has_begin = self.space.has_begin_end_tokens
+        return int(self.token_ids[self.space.n_codes]) if has_begin else None
 
     @property
     def end(self) -> int | None:
         """Id of the end token, or None."""
-        if not self.space.has_begin_end_tokens:
-            return None
-        return int(self.token_ids[self.space.n_codes + 1])
+        has_end = self.space.has_begin_end_tokens
+        return int(self.token_ids[self.space.n_codes + 1]) if has_end else None
 
     def ids(self, codes: Codes, *, begin_end_tokens: bool = True) -> NDArray[np.int64]:
         """(n, levels) codes -> (n, levels [+ 2]) int64 token ids, as in `sid_token_indexes`; -1 for
@@ -194,10 +197,7 @@ class SidTokens:
 
     def is_sid_token(self, ids: NDArray[Any]) -> NDArray[np.bool_]:
         """(...) token ids -> (...) bool: which are codes, begin or end tokens."""
-        if self.table is not None:
-            return self._indexes(ids) >= 0
-        inside: NDArray[np.bool_] = (ids >= self.start) & (ids < self.stop)
-        return inside
+        return self._indexes(ids) >= 0
 
     def _indexes(self, ids: NDArray[Any]) -> NDArray[np.int64]:
         """(...) token ids -> (...) int64 indexes into `space.tokens`, -1 for other tokens."""
@@ -228,21 +228,44 @@ FieldValues = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class FieldTokens:
-    """A block of token ids from `start` on: for each field one token per value, in order, and one
-    for every other value.
+class TokenBlock:
+    """A block of `number` token ids from `start` on, whose tokens are spelled by kind and
+    number."""
+
+    KIND: ClassVar[str]
+    start: int
+    number: int
+
+    @property
+    def stop(self) -> int:
+        """One past the last id of the block."""
+        return self.start + self.number
+
+    @property
+    def token_ids(self) -> NDArray[np.int64]:
+        """(tokens,) int64: the ids."""
+        return np.arange(self.start, self.stop)
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The tokens in the order of their ids."""
+        return [f"<{self.KIND}_{index}>" for index in range(self.number)]
+
+
+@dataclass(frozen=True)
+class FieldTokens(TokenBlock):
+    """For each field one token per value, in order, and one for every other value.
 
     A value is looked up and never spelled, so whatever it is, it becomes a token of its own field.
-    The texts of the tokens have numbers in place of names and values.
+    The texts of the tokens have numbers in place of names and values."""
 
-    Raises UsageError for a field that no slot has, a repeated value, and more than
-    MAX_FIELD_TOKENS."""
+    KIND = "field"
 
-    start: int
-    values: FieldValues
-
-    def __post_init__(self) -> None:
-        for name, values in self.values.items():
+    @classmethod
+    def of(cls, start: int, fields: FieldValues) -> Self:
+        """The tokens of values. Raises UsageError for a field that no slot has, a repeated value,
+        and more than MAX_FIELD_TOKENS."""
+        for name, values in fields.items():
             if not _NAME.fullmatch(name):
                 raise UsageError(
                     f"{name!r} is no field that can have tokens",
@@ -252,25 +275,12 @@ class FieldTokens:
                 raise UsageError(
                     f"the values of {name} that have tokens are different texts, not {values}"
                 )
-        if self.number > MAX_FIELD_TOKENS:
+        number = sum(len(values) + 1 for values in fields.values())
+        if number > MAX_FIELD_TOKENS:
             raise UsageError(
-                f"fields have {self.number} tokens, at most {MAX_FIELD_TOKENS} are possible"
+                f"fields have {number} tokens, at most {MAX_FIELD_TOKENS} are possible"
             )
-
-    @property
-    def number(self) -> int:
-        """The number of tokens."""
-        return sum(len(values) + 1 for values in self.values.values())
-
-    @property
-    def stop(self) -> int:
-        """One past the last id of the block."""
-        return self.start + self.number
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The tokens in the order of their ids."""
-        return tuple(f"<field_{index}>" for index in range(self.number))
+        return cls(start, number)
 
 
 def value_of_token(text: str) -> str:
@@ -300,21 +310,10 @@ class FieldTokenLookup:
 
 
 @dataclass(frozen=True)
-class UserTokens:
-    """A block of `number` token ids from `start` on, each of which many users may share."""
+class UserTokens(TokenBlock):
+    """Tokens each of which many users may share."""
 
-    start: int
-    number: int
-
-    @property
-    def stop(self) -> int:
-        """One past the last id of the block."""
-        return self.start + self.number
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The tokens in the order of their ids."""
-        return tuple(f"<user_{index}>" for index in range(self.number))
+    KIND = "user"
 
     def id(self, user: str) -> int:
         """The token id of a user: the first eight bytes of SHA-256 of the user's id in UTF-8, as a

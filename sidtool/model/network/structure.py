@@ -1,19 +1,11 @@
-"""What a model is made of: its kind, its positions, the layers with one row per token, and the SID
-vocabulary in its tokenizer.
+"""What a model is made of: its kind, its positions, and the layers with one row per token.
 
 A causal model has one embedding layer. An encoder-decoder has up to three (shared, encoder and
-decoder), which hold one weight or several; its output head is tied to them or not.
-
-SID tokens are added tokens that are not special, so `decode(..., skip_special_tokens=True)` keeps
-them. They are not normalized and strip no space beside them, so text and tokens convert without
-loss, and a prompt has the same tokens with and without its answer. A space right before a SID would
-therefore be a token (`Ġ`), so templates put none there."""
+decoder), which hold one weight or several; its output head is tied to them or not."""
 
 from typing import Any, Literal
 
 from sidtool.base.errors import CompatibilityError, DataError
-from sidtool.model.prompt.tokens import NO_TOKEN, FieldTokens, SidTokens, UserTokens
-from sidtool.tokenizer.sid import SidSpace
 
 ModelKind = Literal["causal", "encoder-decoder"]
 
@@ -92,13 +84,6 @@ def share_embedding_layers(model: Any) -> None:
             part.set_input_embeddings(shared)
 
 
-def logits_bias(model: Any) -> Any | None:
-    """What is added to the logits, (..., rows): the bias of the head, or BART's own buffer; None if
-    there is neither."""
-    bias = getattr(model.get_output_embeddings(), "bias", None)
-    return bias if bias is not None else getattr(model, "final_logits_bias", None)
-
-
 def grow_vocabulary(model: Any, n_rows: int) -> None:
     """Give the layers `n_rows` rows, in place; new ones are random.
 
@@ -149,77 +134,6 @@ def check_positions(model: Any, n_prompt: int, n_answer: int) -> None:
     for name, length in lengths.items():
         if length > limit:
             raise DataError(f"{name} has {length} tokens, the model has {limit} positions")
-
-
-def add_sid_tokens(tokenizer: Any, space: SidSpace) -> SidTokens:
-    """Add all tokens of a space to a tokenizer, in place, and return their ids.
-
-    Raises CompatibilityError if the tokenizer has one of them already or does not number them
-    consecutively after its other tokens."""
-    from transformers import AddedToken
-
-    vocabulary = tokenizer.get_vocab()
-    present = [token for token in space.tokens if token in vocabulary]
-    if present:
-        raise CompatibilityError(
-            f"the tokenizer already has {len(present)} of the {len(space.tokens)} SID tokens: "
-            f"{present[0]} has id {vocabulary[present[0]]}",
-            hint="extend a model without them, or build the bundle with another token template",
-        )
-    added = [AddedToken(token, normalized=False, special=False) for token in space.tokens]
-    tokenizer.add_tokens(added)
-    tokens = SidTokens(space, int(tokenizer.convert_tokens_to_ids(space.tokens[0])))
-    check_token_ids(tokenizer, tokens)
-    last_token, last_id = max(vocabulary.items(), key=lambda pair: pair[1])
-    if last_id >= tokens.start:
-        raise CompatibilityError(
-            f"{last_token!r} has id {last_id}, but SID tokens start at id {tokens.start}"
-        )
-    return tokens
-
-
-def add_block(tokenizer: Any, block: UserTokens | FieldTokens, option: str) -> None:
-    """Add tokens that stand for users or for values of fields, in place.
-
-    They are special: no text of a catalog contains them, and decoding drops them. Raises
-    CompatibilityError if the tokenizer has one of them already, which names the option."""
-    from transformers import AddedToken
-
-    vocabulary = tokenizer.get_vocab()
-    for text in block.texts:
-        if text in vocabulary:
-            raise CompatibilityError(
-                f"the tokenizer already has the token {text}, with id {vocabulary[text]}",
-                hint=f"extend a model without it, or leave {option} out",
-            )
-    added = [AddedToken(text, normalized=False, special=True) for text in block.texts]
-    tokenizer.add_tokens(added, special_tokens=True)
-    check_block(tokenizer, block)
-
-
-def check_block(tokenizer: Any, block: UserTokens | FieldTokens | None) -> None:
-    """Raise CompatibilityError unless the tokenizer gives every token of a block its id."""
-    if block is None:
-        return
-    added = tokenizer.get_added_vocab()
-    for expected, text in enumerate(block.texts, start=block.start):
-        if added.get(text) != expected:
-            raise CompatibilityError(
-                f"the tokenizer gives {text} the id {added.get(text)}, not {expected}"
-            )
-
-
-def check_token_ids(tokenizer: Any, tokens: SidTokens) -> None:
-    """Raise CompatibilityError unless the tokenizer gives every SID token the id that `tokens`
-    computes."""
-    added = tokenizer.get_added_vocab()
-    for expected, token in zip(tokens.token_ids.tolist(), tokens.space.tokens, strict=True):
-        if expected != NO_TOKEN and added.get(token) != expected:
-            raise CompatibilityError(
-                f"the tokenizer gives {token} the id {added.get(token)}, its contract says "
-                f"{expected}",
-                hint="a model saved without its tokenizer loses the added tokens",
-            )
 
 
 def check_embedding_rows(model: Any, stop: int) -> None:

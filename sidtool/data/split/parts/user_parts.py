@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import Digest, JsonRecord
-from sidtool.data.coded import Column, Texts
+from sidtool.data.coded import Texts
 from sidtool.data.columns import EventColumns, EventNames, choose_column, choose_event_columns
 from sidtool.data.event_sort import ORDER, USER
 from sidtool.data.fields.fields import FieldTypes
@@ -62,15 +61,10 @@ class PartPlan:
             if is_used:
                 raise UsageError(f"a split in parts cannot use {words}")
 
-    @property
-    def further(self) -> list[str]:
-        """The columns of events that are read apart from ids and order."""
-        return self.options.further_columns
-
     def columns_of(self, path: Path) -> EventColumns:
         """The columns of a file of events; errors as in `read_interactions`."""
         available = column_names(path)
-        for name in self.further:
+        for name in self.options.further_columns:
             choose_column(path, available, name, (), "events")
         return choose_event_columns(path, available, self.options.columns)
 
@@ -105,8 +99,8 @@ def group_rows(plan: PartPlan, columns: EventColumns, source: Path, out: Path) -
         raise DataError(
             f"{source} has its events in the columns {file_columns}, another file in {columns}"
         )
-    names = [columns.user, columns.item, *([columns.order] if columns.order else ()), *plan.further]
-    names = list(dict.fromkeys(names))
+    used = (columns.user, columns.item, columns.order, *plan.options.further_columns)
+    names = list(dict.fromkeys(filter(None, used)))
     batches = column_batches(source, names, ids=[columns.user, columns.item])
     coder = EventCoder()
     counts = np.zeros(plan.parts, dtype=np.int64)
@@ -122,7 +116,12 @@ def group_rows(plan: PartPlan, columns: EventColumns, source: Path, out: Path) -
                 if columns.time_format is not None:
                     [cells] = with_iso_times([cells], columns.time_format)
                 coder.order(source, cells[ORDER], first)
-            order, sizes = _by_part(run[columns.user], plan.parts)
+            coded = run[columns.user].combine_chunks().dictionary_encode()
+            part_of_user = user_buckets(Texts(coded.dictionary)).astype(np.int64)
+            part_of = (part_of_user * plan.parts // BUCKETS)[coded.indices.to_numpy()]
+            sizes = np.bincount(part_of, minlength=plan.parts)
+            # the rows of a part stay in order
+            order = np.argsort(part_of.astype(np.int16), kind="stable")
             [rows] = run.take(order).combine_chunks().to_batches() or [None]
             for start, size in zip(np.cumsum(sizes) - sizes, sizes, strict=True):
                 file.write_batch(rows.slice(start, size))
@@ -145,16 +144,6 @@ def gather_rows(grouped: Sequence[Path], part: int, parts: int, out: Path) -> No
     # reading texts as codes, which few of them repeat, would take most of the time
     table = pa.Table.from_batches(batches).combine_chunks()
     pq.write_table(table, out, compression="none", use_dictionary=False)
-
-
-def _by_part(users: Column, parts: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(n,): rows by the part of their user, those of a part in order; (parts,): how many each
-    has."""
-    coded = users.combine_chunks().dictionary_encode()
-    part_of_user = user_buckets(Texts(coded.dictionary)).astype(np.int64) * parts // BUCKETS
-    part_of = part_of_user[coded.indices.to_numpy()]
-    sizes = np.bincount(part_of, minlength=parts)
-    return np.argsort(part_of.astype(np.int16), kind="stable"), sizes
 
 
 def check_orders(source: str, files: Sequence[tuple[str, GroupedRows]]) -> None:

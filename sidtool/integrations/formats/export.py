@@ -1,19 +1,22 @@
-"""The token ids of a bundle's codes in one model, for engines that know tokens and not codes."""
+"""What an export is written with, and what it wrote; the token ids of a bundle's codes in a model,
+for engines that know tokens and not codes."""
 
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.checkpoint import CONFIG, MAX_TOKEN_ID, read_object
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning
+from sidtool.data import Items
 from sidtool.model import check_model_folder
 from sidtool.model.contract import model_folder
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.sid import Codes
+
+Keys = Literal["id", "line"]
 
 
 @dataclass(frozen=True)
@@ -39,19 +42,19 @@ class ModelTokens:
         is_block = np.array_equal(ids, np.arange(start, start + len(ids)))
         return start if is_block and start >= 0 else None
 
-    def ids(self, codes: Codes) -> NDArray[np.int64]:
-        """(n, levels) codes -> (n, levels) token ids."""
+    def ids(self, bundle: Bundle, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The token ids (n, levels) of items, given by their rows (n,)."""
+        codes = bundle.items.codes[rows]
         columns = [ids[codes[:, level]] for level, ids in enumerate(self.levels)]
         return np.stack(columns, axis=1)
 
-    def rows_with_tokens(self, codes: Codes, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of `rows` (n,) of which every code has a token; a SidtoolWarning counts the others.
-
-        `codes` is (items, levels). Raises DataError if no row is left.
-        """
+    def rows_with_tokens(self, bundle: Bundle) -> NDArray[np.int64]:
+        """The rows (n,) of the active items of which every code has a token; a SidtoolWarning
+        counts the others. Raises DataError if no row is left."""
+        rows = bundle.active
         has_tokens = np.ones(len(rows), dtype=np.bool_)
         for level, ids in enumerate(self.levels):
-            has_tokens &= ids[codes[rows, level]] >= 0
+            has_tokens &= ids[bundle.items.codes[rows, level]] >= 0
         missing = int(np.count_nonzero(~has_tokens))
         if missing == len(rows):
             raise DataError(f"the model has no tokens for the SIDs of all {missing} items")
@@ -63,6 +66,27 @@ class ModelTokens:
                 stacklevel=3,
             )
         return rows[has_tokens]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export is written with."""
+
+    items: Items | None = None
+    keys: Keys = "id"
+    tokens: ModelTokens | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The files of an export, and FlashRec's `--sid` option."""
+
+    files: tuple[Path, ...]
+    flashrec_sid: str | None = None
+    """None if FlashRec infers the token layout, or if `flashrec_needs_model`"""
+    flashrec_needs_model: bool = False
+    """FlashRec needs `--sid`, which depends on the model's token ids"""
 
 
 def model_tokens(model: str | Path, bundle: Bundle) -> ModelTokens:
@@ -80,31 +104,28 @@ def model_tokens(model: str | Path, bundle: Bundle) -> ModelTokens:
     folder = model_folder(model)
     contract, _, _ = check_model_folder(folder, bundle)
     tokens = contract.tokens
-    levels = tuple(tokens.level_ids)
-    begin_end = None
-    if tokens.begin is not None and tokens.end is not None:
-        begin_end = (tokens.begin, tokens.end)
-    rows = _scored_tokens(folder)
-    largest = max(int(ids.max()) for ids in levels)
-    if largest >= rows:
-        raise CompatibilityError(f"{folder} scores {rows} tokens, but has the SID token {largest}")
-    return ModelTokens(levels, begin_end, rows)
-
-
-def _scored_tokens(folder: Path) -> int:
-    """The size of the vocabulary in a model's configuration."""
-    path = folder / CONFIG
-    if not path.is_file():
+    config = folder / CONFIG
+    if not config.is_file():
         raise DataError(
             f"{folder} has no {CONFIG}: engines serve whole models, not adapters",
             hint=f"sidtool merge {folder} -o NEW",
         )
-    settings: dict[str, Any] = read_object(path)
+    settings: dict[str, Any] = read_object(config)
     nested = settings.get("text_config")
-    for part in (settings, nested if isinstance(nested, dict) else {}):
-        size = part.get("vocab_size")
-        if type(size) is int and 0 < size <= MAX_TOKEN_ID:
-            return size
-    raise DataError(
-        f"{path} does not say how many tokens the model has: no vocab_size up to {MAX_TOKEN_ID}"
-    )
+    sizes = [part.get("vocab_size") for part in (settings, nested) if isinstance(part, dict)]
+    usable = [size for size in sizes if type(size) is int and 0 < size <= MAX_TOKEN_ID]
+    if not usable:
+        raise DataError(
+            f"{config} does not say how many tokens the model has: no vocab_size up to "
+            f"{MAX_TOKEN_ID}"
+        )
+    levels = tuple(tokens.level_ids)
+    largest = max(int(ids.max()) for ids in levels)
+    if largest >= usable[0]:
+        raise CompatibilityError(
+            f"{folder} scores {usable[0]} tokens, but has the SID token {largest}"
+        )
+    begin_end = None
+    if tokens.begin is not None and tokens.end is not None:
+        begin_end = (tokens.begin, tokens.end)
+    return ModelTokens(levels, begin_end, usable[0])

@@ -22,9 +22,9 @@ from torch.nn.functional import embedding, linear
 
 from sidtool.base.checkpoint import ADAPTER
 from sidtool.base.errors import UsageError
-from sidtool.model.adapter import PREFIX, TOKEN_ADAPTER, peft_task
-from sidtool.model.sharded import part_like
-from sidtool.model.structure import embedding_layers
+from sidtool.model.network.adapter import PREFIX, TOKEN_ADAPTER, peft_task
+from sidtool.model.network.sharded import part_like
+from sidtool.model.network.structure import embedding_layers
 
 PARAMETER = "sid_rows"
 """Name of the parameter in its layer."""

@@ -1,8 +1,7 @@
-"""Loads the weights of a model folder. The adapters of a folder (PEFT's format) are merged into its
-base."""
+"""The adapters of a model folder in PEFT's format, which are merged into its base."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,7 @@ from sidtool.base.checkpoint import (
     read_weights,
 )
 from sidtool.base.errors import CompatibilityError, DataError
-from sidtool.model.contract.contract import Contract
-from sidtool.model.pretrained import Dtype, load_model, locate
-from sidtool.model.structure import is_encoder_decoder
+from sidtool.model.network.structure import is_encoder_decoder
 
 # PEFT's names of the files and of their parameters
 ADAPTER_CONFIG = "adapter_config.json"
@@ -41,38 +38,9 @@ _NOT_READ = (
 )
 
 
-def load_weights(
-    bases: list[tuple[Path, Contract]],
-    *,
-    dtype: Dtype | None = None,
-    trust_remote_code: bool = False,
-) -> Any:
-    """The last model of `with_bases`, as `load_model` returns it, with the weights that its
-    contract records; adapters are merged in float32.
-
-    Raises DataError for damaged adapters, IntegrityError for other weights than the recorded
-    ones."""
-    (whole, whole_contract), *adapters = bases
-    model = load_model(
-        locate(str(whole), trust_remote_code=trust_remote_code),
-        dtype="float32" if adapters else dtype,
-        trust_remote_code=trust_remote_code,
-        digests=whole_contract.files,
-    )
-    if not adapters:
-        return model
-    import torch
-
-    for adapter, adapter_contract in adapters:
-        model = _merge_adapter(model, adapter, adapter_contract)
-        check_finite(model, adapter)
-    model = model.to(dtype=getattr(torch, dtype or "float32")).eval()
-    check_finite(model, bases[-1][0])
-    return model
-
-
-def _merge_adapter(model: Any, folder: Path, contract: Contract) -> Any:
-    """The model with the adapters of a folder merged into its weights.
+def merge_adapter(model: Any, folder: Path, added_ids: range, digests: Mapping[str, str]) -> Any:
+    """The float32 model with the adapters of a folder merged into its weights. Raises DataError for
+    damaged adapters, IntegrityError unless their file is that of `digests`, SHA-256 (hex) by name.
 
     PEFT's own loader is not used: it asks the hub for files that are missing in the folder."""
     from peft import get_peft_model, set_peft_model_state_dict
@@ -81,11 +49,11 @@ def _merge_adapter(model: Any, folder: Path, contract: Contract) -> Any:
     path = folder / ADAPTER
     if not path.is_file():
         raise DataError(f"{folder} has no {ADAPTER}")
-    config = read_lora_config(folder, contract.added_ids, peft_task(model))
+    config = read_lora_config(folder, added_ids, peft_task(model))
     # base weights are missing, too, and the rows of a head that is tied to the embeddings
     rows = {f"{PREFIX}{name}{TOKEN_ADAPTER}" for name in config.trainable_token_indices}
     with _stating_tied_head(model), loading(folder, "as an adapter of its base", stored):
-        state = read_weights(path, contract.files.get(ADAPTER))
+        state = read_weights(path, digests.get(ADAPTER))
         missing = rows - state.keys()
         adapted = get_peft_model(model, config)
         result = set_peft_model_state_dict(adapted, state)
@@ -94,7 +62,9 @@ def _merge_adapter(model: Any, folder: Path, contract: Contract) -> Any:
         if names:
             raise DataError(f"{path} {problem} weights: {', '.join(sorted(names)[:3])}")
     with _stating_tied_head(model):
-        return adapted.merge_and_unload()
+        merged = adapted.merge_and_unload()
+    check_finite(merged, folder)
+    return merged
 
 
 @contextmanager

@@ -1,0 +1,22 @@
+"""Ranges of consecutive numbers, for arrays whose parts lie behind one another."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def consecutive(starts: NDArray[np.int64], lengths: NDArray[Any]) -> NDArray[np.int64]:
+    """start, start + 1 ... of each start, so many as its length."""
+    if (lengths == 1).all():
+        return starts
+    ends = np.cumsum(lengths, dtype=np.int64)
+    return np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
+
+
+def ranges(sizes: NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:
+    """Consecutive ranges whose sizes add up to at most the limit, or to that plus one size."""
+    numbers = np.cumsum(sizes) // limit
+    starts = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist()
+    return zip(starts, [*starts[1:], len(sizes)], strict=False)  # none without sizes

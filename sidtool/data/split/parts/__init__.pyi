@@ -1,0 +1,9 @@
+from .user_parts import GroupedRows as GroupedRows
+from .user_parts import PartPlan as PartPlan
+from .user_parts import SplitPart as SplitPart
+from .user_parts import check_orders as check_orders
+from .user_parts import empty_part as empty_part
+from .user_parts import gather_rows as gather_rows
+from .user_parts import group_rows as group_rows
+from .user_parts import joined_manifest as joined_manifest
+from .user_parts import split_part as split_part
