@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 HOSTILE_CASES ?= 1000000
-FIXED_CASES := 7300
+FIXED_CASES := 7100
 
 ENGINES := .venv-engines
 

@@ -2,14 +2,15 @@
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from sidtool import registry, tokenizer
 from sidtool.base.errors import EXIT_REFUSED, RefusedError, UsageError
 from sidtool.base.options import option
 from sidtool.cli.codebook import say_report
-from sidtool.cli.compare import ProbeInputs
+from sidtool.cli.compare import ProbeInputs, say_changes, say_figures
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import (
     next_step,
@@ -22,13 +23,13 @@ from sidtool.cli.terminal.console import (
     warn,
 )
 from sidtool.cli.terminal.pace import progress
+from sidtool.data import tables
+from sidtool.integrations import ray
 from sidtool.integrations.formats import CatalogFile
 from sidtool.integrations.ray import ItemColumns, RunOptions
+from sidtool.model import contract as contracts
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.encoder import Encoder
-
-if TYPE_CHECKING:
-    from sidtool.integrations.ray import RunReport
-    from sidtool.tokenizer.bundle import Bundle
 
 
 def inspect(
@@ -45,27 +46,30 @@ def inspect(
 ) -> None:
     """Show the contents of a bundle or model, how its SIDs agree with events, labels or an earlier
     bundle, or what the items under a SID prefix have in common."""
-    from sidtool.model.contract import BUNDLE_COPY, CONTRACT
-    from sidtool.registry import open_bundle
-    from sidtool.tokenizer import explain
-
-    is_model = (Path(bundle) / CONTRACT).is_file()
+    is_model = (Path(bundle) / contracts.CONTRACT).is_file()
     is_probed = probe != ProbeInputs() or catalog is not None
     if is_probed and prefix is not None:
         raise UsageError("--prefix shows items, and no figures of --split, --field or --against")
     if is_model and prefix is None and not is_probed:
         return _say_model(bundle, json=json)
-    opened = open_bundle(f"{bundle}/{BUNDLE_COPY}" if is_model else bundle)
+    opened = registry.open_bundle(f"{bundle}/{contracts.BUNDLE_COPY}" if is_model else bundle)
     if prefix is None:
-        figures = probe.figures(opened, catalog)
+        measured, changes = probe.measure(opened, catalog)
         if json:
-            return say_json(opened.manifest.to_json() | figures.to_json())
+            values = opened.manifest.to_json()
+            if measured is not None:
+                values["figures"] = measured.to_json()
+            if changes is not None:
+                values |= {"same_prefix": changes.same_prefix, "drift": changes.drift}
+            return say_json(values)
         say_table(["", ""], _manifest_rows(opened))
         report = opened.manifest.codebook_report
         if report is not None:
             say_report(report)
-        return figures.say(bundle)
-    group = explain(opened, prefix, examples=examples)
+        if measured is not None:
+            say_figures([bundle], [measured], use=measured.purity_by_chance is not None)
+        return say_changes(changes) if changes is not None else None
+    group = tokenizer.explain(opened, prefix, examples=examples)
     if json:
         return say_json(asdict(group))
     say(f"{group.prefix}: {group.items} items")
@@ -90,12 +94,10 @@ def verify(
 ) -> None:
     """Check every stored byte of a bundle, a memory or a model against its digests (exit 3 if one
     differs)."""
-    from sidtool.registry import broken_parts, check_signed, read_manifest, resolve
-
     if signed_by is not None:
-        check_signed(artifact, signed_by)
-    location = resolve(artifact)
-    broken = broken_parts(location)
+        registry.check_signed(artifact, signed_by)
+    location = registry.resolve(artifact)
+    broken = registry.broken_parts(location)
     if json:
         objects = [{"object": name, "reason": reason} for name, reason in broken]
         say_json({"ok": not broken, "broken": objects})
@@ -104,7 +106,7 @@ def verify(
     if broken:
         raise typer.Exit(EXIT_REFUSED)
     if not json:
-        manifest = read_manifest(location)
+        manifest = registry.read_manifest(location)
         say(
             f"{artifact}: {manifest.items} items, {len(manifest.objects) + 1} objects, "
             f"{manifest.digest}"
@@ -127,16 +129,14 @@ def embed(
     """Embed the texts of items, as a folder of Parquet files for build-codebook --embeddings.
 
     The files are the same for any engine and number of workers."""
-    from sidtool.data.tables import as_url
-    from sidtool.integrations.ray import embed_folder
-
+    vectors = tables.as_url(out)
     with progress("embed") as reports:
         run = replace(run, progress=reports.get("embed"))
-        report = embed_folder(catalog, as_url(out), encoder, columns, run=run)
-    _say_parts("embed", report, out, json=json, dry_run=run.dry_run)
+        report = ray.embed_folder(catalog, vectors, encoder, columns, run=run)
+    _say_parts("embed", report, vectors, json=json, dry_run=run.dry_run)
     if not run.dry_run:
         command = "sidtool build-codebook {catalog} --embeddings {vectors} -o BUNDLE.zarr"
-        next_step(command, catalog=catalog, vectors=as_url(out))
+        next_step(command, catalog=catalog, vectors=vectors)
 
 
 @dataclass(frozen=True)
@@ -170,23 +170,31 @@ def encode(
 
     If the bundle has an appended collision level, the SID lacks its last code and all items whose
     SID starts with it are listed."""
-    from sidtool.registry import open_bundle
-    from sidtool.tokenizer import encode
-
     if inputs.embeddings and (texts or inputs.encoder is not None):
         raise UsageError("--embeddings replace texts and --encoder", hint="give one of the two")
     if inputs.catalog is not None:
         if texts or inputs.embeddings or inputs.out is None:
             raise UsageError("--items takes the place of texts, and needs -o FOLDER")
-        return _encode_catalog(bundle, inputs.catalog, inputs.out, inputs, columns, run, json=json)
+        place = tables.as_url(inputs.out)
+        with progress("encode") as reports:
+            report = ray.encode_folder(
+                bundle,
+                inputs.catalog,
+                place,
+                columns,
+                model=inputs.encoder,
+                trust_remote_code=inputs.trust_remote_code,
+                run=replace(run, progress=reports.get("encode")),
+            )
+        return _say_parts("encode", report, place, json=json, dry_run=run.dry_run)
     # a dry run of texts is a run, which writes nothing
     is_of_items = columns != ItemColumns() or replace(run, dry_run=False) != RunOptions()
     if inputs.out is not None or is_of_items:
         raise UsageError("-o and the options of a catalog or its workers require --items")
     if not inputs.embeddings and not texts:
         texts = [line.rstrip("\n") for line in standard_input()]
-    encodings = encode(
-        open_bundle(bundle),
+    encodings = tokenizer.encode(
+        registry.open_bundle(bundle),
         texts or [],
         embeddings=inputs.embeddings,
         model=inputs.encoder,
@@ -200,38 +208,8 @@ def encode(
     return None
 
 
-def _encode_catalog(
-    bundle: str,
-    catalog: str,
-    out: Path,
-    inputs: EncodeInputs,
-    columns: ItemColumns,
-    run: RunOptions,
-    *,
-    json: bool,
-) -> None:
-    """Write the SIDs of a folder of items."""
-    from sidtool.data.tables import as_url
-    from sidtool.integrations.ray import encode_folder
-
-    with progress("encode") as reports:
-        report = encode_folder(
-            bundle,
-            catalog,
-            as_url(out),
-            columns,
-            model=inputs.encoder,
-            trust_remote_code=inputs.trust_remote_code,
-            run=replace(run, progress=reports.get("encode")),
-        )
-    _say_parts("encode", report, out, json=json, dry_run=run.dry_run)
-
-
-def _say_parts(verb: str, report: "RunReport", out: Path, *, json: bool, dry_run: bool) -> None:
+def _say_parts(verb: str, report: ray.RunReport, place: str, *, json: bool, dry_run: bool) -> None:
     """Print what a run over a folder wrote, or would write."""
-    from sidtool.data.tables import as_url
-
-    place = as_url(out)
     if dry_run:
         say_plan(
             f"would {verb} {report.rows} items to {place}", json=json, items=report.rows, out=place
@@ -255,13 +233,10 @@ def decode(
     json: options.Json = False,
 ) -> None:
     """Print the items of the SIDs in a text, and report unknown, retired and malformed SIDs."""
-    from sidtool.registry import open_bundle
-    from sidtool.tokenizer import decode as look_up
-
-    opened = open_bundle(bundle)
+    opened = registry.open_bundle(bundle)
     failed = 0
     for text in texts or (line.rstrip("\n") for line in standard_input()):
-        sids = look_up(opened, text)
+        sids = tokenizer.decode(opened, text)
         failed += sum(sid.status != "item" for sid in sids)
         if not sids:
             failed += 1
@@ -280,16 +255,9 @@ def decode(
 
 def _say_model(folder: str, *, json: bool) -> None:
     """What the contract of a model records."""
-    from sidtool.model.contract import (
-        open_bundle_copy,
-        read_contract,
-        summary,
-        usable_items,
-        validations,
-    )
-
-    contract = read_contract(Path(folder))
-    bundle = usable_items(open_bundle_copy(Path(folder), contract), contract.tokens)
+    contract = contracts.read_contract(Path(folder))
+    copy = contracts.open_bundle_copy(Path(folder), contract)
+    bundle = contracts.usable_items(copy, contract.tokens)
     if json:
         return say_json(contract.to_json())
     stages = " > ".join(record.stage for record in contract.stages)
@@ -297,22 +265,30 @@ def _say_model(folder: str, *, json: bool) -> None:
     prompts += contract.label_prompts
     tasks = list(dict.fromkeys(prompt.task for prompt in prompts if prompt is not None))
     named = [("stages", stages), ("tasks", ", ".join(tasks) or "none")]
-    say_table(["", ""], [*summary(contract, bundle).items(), *named])
-    rows = [(*row[:2], _spelled_metric(row[2]), row[3]) for row in validations(contract)]
+    say_table(["", ""], [*contracts.summary(contract, bundle).items(), *named])
+    rows = []
+    for stage, metric, value, step in contracts.validations(contract):
+        # by its own size: a count of users in the same column would round a metric to zero
+        is_metric = isinstance(value, float) and abs(value) < 10
+        rows.append((stage, metric, f"{value:.4f}" if is_metric else f"{value:g}", step))
     return say_table(["stage", "metric", "value", "step"], rows) if rows else None
 
 
-def _spelled_metric(value: object) -> str:
-    """A metric by its own size: a count of users in the same column would round it to zero."""
-    return f"{value:.4f}" if isinstance(value, float) and abs(value) < 10 else f"{value:g}"
-
-
-def _manifest_rows(bundle: "Bundle") -> list[tuple[str, object]]:
+def _manifest_rows(bundle: Bundle) -> list[tuple[str, object]]:
     manifest = bundle.manifest
     space = manifest.space
     recipe = manifest.recipe or {}
     encoder = recipe.get("encoder", {})
     method = bundle.codebook.method if bundle.codebook else "none: a map without a codebook"
+    cooccurrence = "none"
+    collaborative = recipe.get("collaborative")
+    if collaborative is not None and bundle.codebook is not None:
+        n_events, protocol = collaborative["train_events"], collaborative["protocol"]
+        cooccurrence = f"{n_events} training events, {protocol}"
+        fusion = bundle.codebook.params.fusion
+        if fusion is not None and fusion.collaborative is not None:
+            part = fusion.collaborative
+            cooccurrence += f", fused into {part.warm_items} items with weight {part.weight:g}"
     return [
         ("name", f"{manifest.name} {manifest.version} (format {manifest.format})"),
         ("digest", manifest.identity.digest),
@@ -322,19 +298,7 @@ def _manifest_rows(bundle: "Bundle") -> list[tuple[str, object]]:
         ("collisions", manifest.collisions.policy),
         ("quantizer", method),
         ("encoder", encoder.get("model") or encoder.get("vectors", "none")),
-        ("co-occurrence", _cooccurrence(bundle)),
+        ("co-occurrence", cooccurrence),
         ("text", recipe.get("text_template", "none")),
         ("created", manifest.created),
     ]
-
-
-def _cooccurrence(bundle: "Bundle") -> str:
-    record = (bundle.manifest.recipe or {}).get("collaborative")
-    if record is None or bundle.codebook is None:
-        return "none"
-    fusion = bundle.codebook.params.fusion
-    parts = [f"{record['train_events']} training events", record["protocol"]]
-    if fusion is not None and fusion.collaborative is not None:
-        part = fusion.collaborative
-        parts.append(f"fused into {part.warm_items} items with weight {part.weight:g}")
-    return ", ".join(parts)

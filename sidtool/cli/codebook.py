@@ -1,27 +1,23 @@
 """The command build-codebook, and the table of a codebook report."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from sidtool import tokenizer
 from sidtool.base.errors import UsageError
 from sidtool.base.options import assignments, option, parse_bytes
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import BUNDLE
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.completion import complete_setting
 from sidtool.cli.terminal.console import next_step, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
 from sidtool.data import TextNames
-from sidtool.tokenizer import BuildOptions, FusionOptions
+from sidtool.tokenizer import BuildOptions, CodebookReport, FusionOptions
 from sidtool.tokenizer.encoder import Encoder
 from sidtool.tokenizer.sid import LETTERS
-
-if TYPE_CHECKING:
-    from sidtool.tokenizer import CodebookReport
 
 
 @dataclass(frozen=True)
@@ -55,18 +51,27 @@ class QuantizerSettings:
         flag="--set",
         metavar="KEY=VALUE",
         panel="Quantizer",
-        completes=lambda: complete_setting("build-codebook")(""),
+        completes=lambda: options.complete_setting("build-codebook")(""),
     )
     """Option of the method or of the fusion of vectors."""
 
-    def values(self) -> dict[str, Any]:
-        """Those that are given, by name. Raises UsageError for a pair of another form."""
+    def apply(self, build: BuildOptions, *, has_events: bool) -> BuildOptions:
+        """The options with these of the method and of the fusion.
+
+        Raises UsageError for a pair of another form, and for an option of the fusion without
+        events, where it has no effect."""
         settings = assignments(list(self.pairs))
         if self.balanced is not None:
             settings["balanced"] = self.balanced
         if self.normalize:
             settings["normalize"] = True
-        return settings
+        names = {entry.name for entry in fields(FusionOptions)}
+        fusion = {name: value for name, value in settings.items() if name in names}
+        method_options = {name: value for name, value in settings.items() if name not in names}
+        build = replace(build, method_options=method_options, fusion=FusionOptions(**fusion))
+        if not has_events and fusion:
+            raise UsageError(f"option {min(fusion)} needs --interactions")
+        return build
 
 
 def build_codebook(
@@ -85,12 +90,9 @@ def build_codebook(
     how: options.Writing = options.Writing(),
 ) -> None:
     """Build a codebook and the item-SID map of a catalog, as one bundle."""
-    from sidtool.tokenizer import build_codebook, plan_build
-
     sources = [_parse_source(text) for text in inputs.embeddings]
-    weighted = replace(build, weights=tuple(weight for _, weight in sources))
-    has_events = inputs.interactions is not None
-    build = _with_settings(weighted, settings.values(), has_events=has_events)
+    build = replace(build, weights=tuple(weight for _, weight in sources))
+    build = settings.apply(build, has_events=inputs.interactions is not None)
     data: dict[str, Any] = {
         "catalog": catalog,
         "encoder": encoder,
@@ -101,7 +103,7 @@ def build_codebook(
     }
     if how.dry_run:
         refuse_existing(out, how.force, BUNDLE)
-        read = plan_build(items, build, **data)
+        read = tokenizer.plan_build(items, build, **data)
         sizes = build.sizes_for(len(read))
         return how.plan(
             f"would build {'x'.join(map(str, sizes))} for {len(read)} items at {out}\n"
@@ -112,7 +114,9 @@ def build_codebook(
             options=asdict(replace(build, sizes=sizes)),
         )
     with progress("embed", "quantize", "encode") as stages:
-        bundle = build_codebook(items, out, build, force=how.force, progress=stages, **data)
+        bundle = tokenizer.build_codebook(
+            items, out, build, force=how.force, progress=stages, **data
+        )
     if build.sizes is None and not how.json:
         say(f"levels: {bundle.space.spelled_sizes}, by the number of items ({len(bundle):,})")
     manifest = bundle.manifest
@@ -136,23 +140,7 @@ def _parse_source(text: str) -> tuple[Path, float]:
         return Path(text), 1.0
 
 
-def _with_settings(
-    options: BuildOptions, settings: Mapping[str, Any], *, has_events: bool
-) -> BuildOptions:
-    """The options with one list of `settings` for the method and the fusion.
-
-    Raises UsageError for a setting that has no effect without interactions.
-    """
-    names = {entry.name for entry in fields(FusionOptions)}
-    fusion = {name: value for name, value in settings.items() if name in names}
-    method_options = {name: value for name, value in settings.items() if name not in names}
-    options = replace(options, method_options=method_options, fusion=FusionOptions(**fusion))
-    if not has_events and fusion:
-        raise UsageError(f"option {min(fusion)} needs --interactions")
-    return options
-
-
-def say_report(report: "CodebookReport") -> None:
+def say_report(report: CodebookReport) -> None:
     """Print a codebook report as a table and two lines."""
     columns = ["level", "codes", "utilization", "entropy", "perplexity", "gini"]
     columns += ["residual variance", "neighbors"]

@@ -1,11 +1,10 @@
 """What every command has beside its own options: a help in panels, -q, -v and --config, and a check
 that its output replaces no input."""
 
-import functools
 import glob
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from sidtool.base.artifact import describe
 from sidtool.base.errors import EXIT_INTERRUPTED, SidtoolError, UsageError
 from sidtool.cli.groups import flag_meanings
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.console import detail, joined_lines, note, one_line_errors, set_verbosity
+from sidtool.cli.terminal.console import detail, joined_lines, note, set_verbosity
 
 PANELS: Mapping[str, tuple[str, ...]] = {
     "Data": (
@@ -52,7 +51,13 @@ class Command(TyperCommand):
         for parameter in parameters:
             # the names of variables do not fit into the table; `sidtool --help` has their rule
             parameter.show_envvar = False
-            parameter.envvar = self._variable_of(parameter)
+            # by the long flag; click goes by the name that it has in Python
+            flag = next((name for name in parameter.opts if name.startswith("--")), None)
+            if flag is None or self.name is None:
+                parameter.envvar = None
+            else:
+                variable = f"SIDTOOL_{self.name}_{flag[2:]}"
+                parameter.envvar = variable.replace("-", "_").upper()
             if parameter.param_type_name == "argument":
                 parameter.metavar = parameter.metavar or parameter.name.upper()
             elif not parameter.rich_help_panel:
@@ -63,14 +68,6 @@ class Command(TyperCommand):
                 order.index(parameter.rich_help_panel) if parameter.rich_help_panel in order else -1
             )
         )
-
-    def _variable_of(self, parameter: Any) -> str | None:
-        """The environment variable of an option, by its long flag; click goes by the name that it
-        has in Python."""
-        flag = next((name for name in parameter.opts if name.startswith("--")), None)
-        if flag is None or self.name is None:
-            return None
-        return f"SIDTOOL_{self.name}_{flag[2:]}".replace("-", "_").upper()
 
     def describe(self) -> None:
         """Give options of groups their help."""
@@ -98,16 +95,17 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
-        out = ctx.params.get("out")
-        if out is not None and ctx.params.get("force"):
-            with one_line_errors():
-                inputs = [value for name, value in ctx.params.items() if name != "out"]
-                check_inputs_survive(self.name, Path(out), inputs)
+        given = ctx.params
+        set_verbosity(quiet=given.get("quiet", False), verbose=given.get("verbose", False))
+        out = given.get("out")
+        if out is not None and given.get("force"):
+            inputs = [value for name, value in given.items() if name != "out"]
+            check_inputs_survive(self.name, Path(out), inputs)
         start = time.monotonic()
         try:
             result = super().invoke(ctx)
         except KeyboardInterrupt:
-            note(f"interrupted{_resumption(out, by_option='resume' in ctx.params)}")
+            note(f"interrupted{_resumption(out, by_option='resume' in given)}")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         detail(f"{ctx.info_name} took {time.monotonic() - start:.1f} s")
         return result
@@ -128,35 +126,17 @@ def _resumption(out: Any, *, by_option: bool) -> str:
     return f": {works[0]} has the unfinished work; {command} continues it" if works else ""
 
 
-def with_shared(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The function of a command with the options -q, -v and --config, which it does not see; a
-    command may have its own --config."""
-    parameters = inspect.signature(command).parameters
-    kind = inspect.Parameter.KEYWORD_ONLY
-    common = (
-        inspect.Parameter("config", kind, default=None, annotation=options.Config),
-        inspect.Parameter("quiet", kind, default=False, annotation=options.Quiet),
-        inspect.Parameter("verbose", kind, default=False, annotation=options.Verbose),
+SHARED = tuple(
+    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    for name, default, annotation in (
+        ("config", None, options.Config),
+        ("quiet", False, options.Quiet),
+        ("verbose", False, options.Verbose),
     )
-    added = {each.name: each for each in common if each.name not in parameters}
-
-    @functools.wraps(command)
-    def run(*, quiet: bool = False, verbose: bool = False, **values: Any) -> Any:
-        set_verbosity(quiet=quiet, verbose=verbose)
-        return command(**{name: value for name, value in values.items() if name not in added})
-
-    signature = inspect.Signature([*parameters.values(), *added.values()])
-    run.__signature__ = signature  # type: ignore[attr-defined]
-    run.__annotations__ = {
-        **command.__annotations__,
-        **{name: parameter.annotation for name, parameter in added.items()},
-    }
-    return run
-
+)
+"""The options of every command, which it does not see; a command may have its own --config."""
 
 _HINT = "write to another path"
-
-
 _WRITES = {
     **dict.fromkeys(("build-codebook", "import", "add-items", "align"), "a bundle"),
     "build-memory": "a memory",

@@ -1,22 +1,21 @@
 """The command compare: figures of several bundles of one catalog."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from sidtool import registry, tokenizer
 from sidtool.base.errors import UsageError
 from sidtool.base.options import option
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import say, say_json, say_table
 from sidtool.integrations.formats import CatalogFile
+from sidtool.tokenizer import BundleFigures, Diff
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import LETTERS
-
-if TYPE_CHECKING:
-    from sidtool.tokenizer import BundleFigures, Diff
-    from sidtool.tokenizer.bundle import Bundle
 
 USE_COLUMNS = {
     "size": "codes",
@@ -52,12 +51,11 @@ class ProbeInputs:
     against: str | None = option(None, metavar="BUNDLE")
     """Earlier bundle: show which prefixes stayed, and how far centroids moved."""
 
-    def figures(self, bundle: "Bundle", catalog: CatalogFile | None) -> "ProbeFigures":
-        """The figures of a bundle. Raises UsageError for a catalog without a column, or the other
-        way round."""
-        from sidtool.registry import open_bundle
-        from sidtool.tokenizer import compare_bundles, diff
-
+    def measure(
+        self, bundle: Bundle, catalog: CatalogFile | None
+    ) -> tuple[BundleFigures | None, Diff | None]:
+        """The figures of a bundle, and what changed since the earlier one; None for what was not
+        asked for. Raises UsageError for a catalog without a column, or the other way round."""
         if (catalog is None) != (self.field is None):
             raise UsageError("--items and --field belong together", hint="give both or neither")
         measured = None
@@ -65,51 +63,12 @@ class ProbeInputs:
             items = None
             if catalog is not None and self.field is not None:
                 items = catalog.read(fields=[self.field], bundle=bundle)
-            (measured,) = compare_bundles(
+            (measured,) = tokenizer.compare_bundles(
                 [bundle], items=items, field=self.field, interactions=self.split
             )
-        changes = None if self.against is None else diff(open_bundle(self.against), bundle)
-        return ProbeFigures(measured, changes)
-
-
-@dataclass(frozen=True)
-class ProbeFigures:
-    """What was measured of a bundle; None: nothing was asked for."""
-
-    measured: "BundleFigures | None"
-    changes: "Diff | None"
-
-    def to_json(self) -> dict[str, Any]:
-        """The keys that `inspect --json` adds to those of the manifest."""
-        values: dict[str, Any] = {}
-        if self.measured is not None:
-            values["figures"] = self.measured.to_json()
-        if self.changes is not None:
-            values["same_prefix"] = self.changes.same_prefix
-            values["drift"] = self.changes.drift
-        return values
-
-    def say(self, bundle: str) -> None:
-        """Print the figures as tables."""
-        if self.measured is not None:
-            say("")
-            if self.measured.purity_by_chance is not None:
-                _say_use([bundle], [self.measured])
-            _say_events([bundle], [self.measured])
-        if self.changes is not None:
-            say("")
-            drift = dict(enumerate(self.changes.drift))
-            rows = [
-                (letter, same, _cell(drift.get(level)))
-                for level, (letter, same) in enumerate(
-                    zip(LETTERS, self.changes.same_prefix, strict=False)
-                )
-            ]
-            say_table(["level", "same prefix", "drift"], rows)
-            say(
-                "same prefix: share of the items of both bundles; drift: mean distance of a "
-                "centroid from the earlier one of its code, in units of their RMS norm"
-            )
+        if self.against is None:
+            return measured, None
+        return measured, tokenizer.diff(registry.open_bundle(self.against), bundle)
 
 
 def compare(
@@ -135,9 +94,6 @@ def compare(
     json: options.Json = False,
 ) -> None:
     """Compare bundles of one catalog."""
-    from sidtool.registry import open_bundle
-    from sidtool.tokenizer import compare_bundles
-
     if field is not None and catalog is None:
         raise UsageError("--field requires --items")
     if catalog is not None and field is None and embeddings is None:
@@ -145,8 +101,8 @@ def compare(
     if by_row and embeddings is None:
         raise UsageError("--by-row requires --embeddings")
     fields = [field] if field is not None else []
-    opened = [open_bundle(bundle) for bundle in bundles]
-    figures = compare_bundles(
+    opened = [registry.open_bundle(bundle) for bundle in bundles]
+    figures = tokenizer.compare_bundles(
         opened,
         embeddings=embeddings,
         items=catalog.read(fields=fields, bundle=opened[0]) if catalog is not None else None,
@@ -160,12 +116,7 @@ def compare(
             {"bundle": bundle, **measured.to_json()}
             for bundle, measured in zip(bundles, figures, strict=True)
         ]
-        say_json({"items": figures[0].items, "bundles": values})
-    else:
-        _say_comparison(bundles, figures)
-
-
-def _say_comparison(bundles: list[str], figures: "list[BundleFigures]") -> None:
+        return say_json({"items": figures[0].items, "bundles": values})
     rows = []
     for bundle, measured in zip(bundles, figures, strict=True):
         cells = (
@@ -179,23 +130,21 @@ def _say_comparison(bundles: list[str], figures: "list[BundleFigures]") -> None:
         rows.append((bundle, measured.method or "none", sizes, measured.items, *map(_cell, cells)))
     columns = ["collide before", "after", "reassigned", "residual variance", "seconds"]
     say_table(["bundle", "method", "levels", "items", *columns], rows)
+    return say_figures(bundles, figures, use=True)
+
+
+def say_figures(bundles: list[str], figures: Sequence[BundleFigures], *, use: bool) -> None:
+    """Print how bundles use the codes of their levels, if `use`, and what training events say about
+    the levels, if they were measured."""
     say("")
-    _say_use(bundles, figures)
-    _say_events(bundles, figures)
-
-
-def _say_use(bundles: list[str], figures: "list[BundleFigures]") -> None:
-    _say_levels(bundles, figures, USE_COLUMNS)
-    chance = figures[0].purity_by_chance
-    say(
-        "neighbors: Jaccard@20 of embedding and SID-prefix neighbors, down to that level",
-        "purity: probability that another item with that prefix has the same label"
-        + (f" (by chance {chance:.4f})" if chance is not None else ""),
-    )
-
-
-def _say_events(bundles: list[str], figures: "list[BundleFigures]") -> None:
-    """Print what training events say about the levels, if they were measured."""
+    if use:
+        _say_levels(bundles, figures, USE_COLUMNS)
+        chance = figures[0].purity_by_chance
+        say(
+            "neighbors: Jaccard@20 of embedding and SID-prefix neighbors, down to that level",
+            "purity: probability that another item with that prefix has the same label"
+            + (f" (by chance {chance:.4f})" if chance is not None else ""),
+        )
     if figures[0].levels[0].mutual_information is None:
         return
     say("")
@@ -211,7 +160,7 @@ def _say_events(bundles: list[str], figures: "list[BundleFigures]") -> None:
 
 
 def _say_levels(
-    bundles: list[str], figures: "list[BundleFigures]", columns: Mapping[str, str]
+    bundles: list[str], figures: Sequence[BundleFigures], columns: Mapping[str, str]
 ) -> None:
     rows = []
     for bundle, measured in zip(bundles, figures, strict=True):
@@ -219,6 +168,19 @@ def _say_levels(
             values = level.to_json()
             rows.append((bundle, letter, *(_cell(values[name]) for name in columns)))
     say_table(["bundle", "level", *columns.values()], rows)
+
+
+def say_changes(changes: Diff) -> None:
+    """Print which prefixes stayed, and how far centroids moved."""
+    say("")
+    drift = dict(enumerate(changes.drift))
+    levels = enumerate(zip(LETTERS, changes.same_prefix, strict=False))
+    rows = [(letter, same, _cell(drift.get(level))) for level, (letter, same) in levels]
+    say_table(["level", "same prefix", "drift"], rows)
+    say(
+        "same prefix: share of the items of both bundles; drift: mean distance of a centroid from "
+        "the earlier one of its code, in units of their RMS norm"
+    )
 
 
 def _cell(value: float | None) -> float | str:

@@ -1,27 +1,27 @@
 """The commands for raw data: check, prepare, split."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from sidtool.base.errors import UsageError
 from sidtool.base.options import parse_bytes
+from sidtool.base.output import refuse_existing
+from sidtool.base.output_name import FOLDER
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
-from sidtool.data import CatalogNames, EventNames, UnknownOptions
-from sidtool.data.prepare import PrepareOptions
+from sidtool.data import CatalogNames, EventNames, UnknownOptions, tables
+from sidtool.data import prepare as preparing
+from sidtool.data import split as splitting
+from sidtool.data.prepare import MEANINGS, Cleaned, PrepareOptions, Report
 from sidtool.data.split import Protocol, SplitManifest, SplitOptions
+from sidtool.integrations import ray
 from sidtool.integrations.ray import PartOptions
 from sidtool.recommendation.search import seen_reason
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from sidtool.data import FieldTypes
-    from sidtool.data.prepare import Cleaned, Report
 
 
 def check(
@@ -49,26 +49,25 @@ def check(
 ) -> None:
     """Report every problem of a catalog and its events, and exit with 3 if one would stop a
     build."""
-    from sidtool.base.output import refuse_existing
-    from sidtool.base.output_name import FOLDER
-    from sidtool.data.prepare import clean, read_tables, report
-
     if events is None and names.flags:
         raise UsageError(f"{names.flags[0]} requires EVENTS")
     if out is not None:
         refuse_existing(out, force, FOLDER)
-    catalog, table = read_tables(items, events, columns, names)
-    before = report(catalog, table, allow_unknown=checks.allow_unknown)
+    catalog, table = preparing.read_tables(items, events, columns, names)
+    before = preparing.report(catalog, table, allow_unknown=checks.allow_unknown)
     if out is None:
-        _say_report(before, json=json)
+        if json:
+            say_json(before.to_json())
+        else:
+            _say_report(before)
         cleaning = "--fix OUT writes cleaned copies"
         hint = before.mending_hint(items, events, table, cleaning)
         return before.refuse_stops(hint, allow_unknown=checks.allow_unknown)
-    cleaned = clean(catalog, table, out, force=force)
+    cleaned = preparing.clean(catalog, table, out, force=force)
     if json:
         say_json({"before": before.to_json(), **cleaned.to_json()})
     else:
-        _say_report(before, json=False)
+        _say_report(before)
         _say_cleaned(cleaned, out)
     cleaned.left.refuse_stops("cleaning cannot mend this", allow_unknown=checks.allow_unknown)
     if events is None:
@@ -89,9 +88,7 @@ def prepare(
     how: options.Writing = options.Writing(),
 ) -> None:
     """Write items.parquet and events.parquet from a public data set or any table of events."""
-    from sidtool.data.prepare import prepare as prepare_data
-
-    prepared = prepare_data(source, out, source_options, dry_run=how.dry_run, force=how.force)
+    prepared = preparing.prepare(source, out, source_options, dry_run=how.dry_run, force=how.force)
     if how.json:
         say_json(prepared.to_json())
     else:
@@ -104,9 +101,7 @@ def prepare(
     return next_step("sidtool split {out}/events.parquet -o SPLIT", out=out)
 
 
-def _say_report(report: "Report", *, json: bool) -> None:
-    if json:
-        return say_json(report.to_json())
+def _say_report(report: Report) -> None:
     title = report.item_columns.title or "none"
     lines = [f"{report.items} items: id {report.item_columns.id!r}, title {title!r}"]
     if report.event_columns is not None:
@@ -117,24 +112,17 @@ def _say_report(report: "Report", *, json: bool) -> None:
             f"{columns.item!r}, {order}"
         )
     say(*lines)
-    rows = [
-        (
-            problem.count,
-            problem.table,
-            problem.meaning,
-            "stops" if problem.stops else "",
-            problem.examples[0],
-        )
-        for problem in report.problems
-    ]
+    rows = []
+    for problem in report.problems:
+        stops = "stops" if problem.stops else ""
+        rows.append((problem.count, problem.table, problem.meaning, stops, problem.examples[0]))
     if rows:
         say_table(["", "in", "problem", "a build", "first"], rows)
     else:
         say("no problems")
-    return None
 
 
-def _say_cleaned(cleaned: "Cleaned", out: Path) -> None:
+def _say_cleaned(cleaned: Cleaned, out: Path) -> None:
     _say_left_out({**cleaned.dropped_items, **cleaned.dropped_events})
     if cleaned.respelled_items or cleaned.respelled_events:
         say(
@@ -150,9 +138,7 @@ def _say_cleaned(cleaned: "Cleaned", out: Path) -> None:
         note(str(problem), label="left:", style="yellow")
 
 
-def _say_left_out(counts: "Mapping[str, int]") -> None:
-    from sidtool.data.prepare import MEANINGS
-
+def _say_left_out(counts: Mapping[str, int]) -> None:
     for reason, count in counts.items():
         say(f"left out: {count} {MEANINGS[reason]}")  # type: ignore[index]
 
@@ -191,16 +177,18 @@ def split(
     how: options.Writing = options.Writing(),
 ) -> None:
     """Split user events into training, validation and test, for all later commands."""
-    from sidtool.data.split import split_events
-
     if run.is_divided:
         if memory is not None:
             raise UsageError("--memory is for one process without --parts: more parts take less")
-        manifest = _split_in_parts(events, out, rules, run)
+        if run.dry_run:
+            raise UsageError("--dry-run counts in one process: leave out --engine and --parts")
+        with progress("split") as reports:
+            run = replace(run, progress=reports.get("split"))
+            manifest = ray.split_in_parts(tables.as_url(events), out, rules, run=run)
     elif run.resume:
         raise UsageError("--resume requires --parts: without parts, a split starts again")
     else:
-        manifest = split_events(
+        manifest = splitting.split_events(
             events, out, rules, memory=memory, threads=threads, dry_run=how.dry_run, force=how.force
         )
     if how.json:
@@ -211,19 +199,6 @@ def split(
         return note(f"nothing written to {out}")
     command = "sidtool build-codebook ITEMS -o BUNDLE.zarr --interactions {out} --encoder ENCODER"
     return next_step(command, out=out)
-
-
-def _split_in_parts(
-    events: Path, out: Path, rules: SplitOptions, run: PartOptions
-) -> SplitManifest:
-    from sidtool.data.tables import as_url
-    from sidtool.integrations.ray import split_in_parts
-
-    if run.dry_run:
-        raise UsageError("--dry-run counts in one process: leave out --engine and --parts")
-    with progress("split") as reports:
-        run = replace(run, progress=reports.get("split"))
-        return split_in_parts(as_url(events), out, rules, run=run)
 
 
 def _say_manifest(manifest: SplitManifest) -> None:
@@ -245,17 +220,11 @@ def _say_manifest(manifest: SplitManifest) -> None:
     if manifest.sessions is not None:
         rows.append(("sessions", str(manifest.sessions)))
     if manifest.fields is not None:
-        rows += _field_rows(manifest.fields)
+        for part in ("feedback", "context", "user"):
+            types = getattr(manifest.fields, part)
+            if types:
+                rows.append((part, ", ".join(f"{name}:{kind}" for name, kind in types.items())))
+        if manifest.fields.target:
+            rows.append(("targets", " and ".join(manifest.fields.target)))
     say_table(["part", manifest.protocol], rows)
     say(f"digest {manifest.digest}")
-
-
-def _field_rows(fields: "FieldTypes") -> list[tuple[str, str]]:
-    rows = []
-    parts = {"feedback": fields.feedback, "context": fields.context, "user": fields.user}
-    for part, types in parts.items():
-        if types:
-            rows.append((part, ", ".join(f"{name}:{kind}" for name, kind in types.items())))
-    if fields.target:
-        rows.append(("targets", " and ".join(fields.target)))
-    return rows

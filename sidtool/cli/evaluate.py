@@ -1,31 +1,33 @@
-"""The commands evaluate, evaluate-lists and evaluate-task."""
+"""The commands evaluate, evaluate-lists, evaluate-task and report."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from sidtool import evaluation
 from sidtool.base.options import numbers, option, parse_bytes
 from sidtool.cli import inference
 from sidtool.cli.evaluation_tables import say_evaluation, say_lists, say_task
+from sidtool.cli.reports.report import ReportOptions
+from sidtool.cli.reports.report import report as write_report
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.completion import complete_task
-from sidtool.cli.terminal.console import next_step
+from sidtool.cli.terminal.console import next_step, say
 from sidtool.cli.terminal.pace import progress
 from sidtool.evaluation import (
     EvaluationOptions,
     ListEvaluationOptions,
     QuestionOptions,
     TaskEvaluationOptions,
+    lists,
+    tasks,
 )
 from sidtool.examples import TaskCatalogOptions
+from sidtool.integrations import ray
 from sidtool.integrations.ray import WorkerOptions
 from sidtool.memory import MemoryOptions
-from sidtool.model import ModelOptions
-
-if TYPE_CHECKING:
-    from sidtool.model import LoadedModel
+from sidtool.model import LoadedModel, ModelOptions
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Comparison(Thresholds):
     """Another model of the same items, or the same model without --normalize: print by how much
     MODEL is better, with paired intervals, over all examples and in each slice."""
 
-    def load(self, use: ModelOptions) -> "LoadedModel | None":
+    def load(self, use: ModelOptions) -> LoadedModel | None:
         """The other model, on the same device."""
         if self.against is None:
             return None
@@ -85,20 +87,16 @@ def evaluate(
     """Evaluate recommendations on held-out users over the full catalog, beside popularity and
     item-kNN; of a model with a memory also the model alone, the memory alone and,
     with a re-ranker, the mixture."""
-    from sidtool.evaluation import check_names, check_thresholds, model_metric_names, verdict
-    from sidtool.evaluation import evaluate as evaluate_split
-
     thresholds = compared.values()
     ranker = None
     if workers.on_cluster:
-        from sidtool.integrations.ray import ClusterRanker
-
         source = inference.model_source(model, use, memory)
-        ranker = ClusterRanker(source, workers.engine, workers.workers)
+        ranker = ray.ClusterRanker(source, workers.engine, workers.workers)
     loaded = inference.load_model(model, use, memory)
-    check_names(thresholds, model_metric_names(loaded.bundle.space.levels))
+    names = evaluation.model_metric_names(loaded.bundle.space.levels)
+    evaluation.check_names(thresholds, names)
     with progress("evaluate") as reports:
-        evaluation = evaluate_split(
+        measured = evaluation.evaluate(
             loaded,
             split,
             settings,
@@ -107,9 +105,9 @@ def evaluate(
             ranker=ranker,
             progress=reports.get("evaluate"),
         )
-    say_evaluation(evaluation, details=details, json=json)
-    check_thresholds(evaluation.metrics, thresholds)
-    next_step(verdict(evaluation).next_step(evaluation, str(model)))
+    say_evaluation(measured, details=details, json=json)
+    evaluation.check_thresholds(measured.metrics, thresholds)
+    next_step(evaluation.verdict(measured).next_step(measured, str(model)))
 
 
 def evaluate_lists(
@@ -123,28 +121,26 @@ def evaluate_lists(
 ) -> None:
     """Evaluate lists on whole held-out sessions, beside the first items of the model's ranking:
     recall and NDCG of the session, order, diversity, novelty, repeats and legality."""
-    from sidtool.evaluation import check_names, check_thresholds
-    from sidtool.evaluation.lists import LISTS, list_metric_names
-    from sidtool.evaluation.lists import evaluate_lists as evaluate_split
-
     thresholds = compared.values()
-    check_names(thresholds, list_metric_names(settings.length))
+    evaluation.check_names(thresholds, lists.list_metric_names(settings.length))
     loaded = inference.load_model(model, use, memory)
     with progress("evaluate") as reports:
-        measured = evaluate_split(
+        measured = lists.evaluate_lists(
             loaded, split, settings, against=compared.load(use), progress=reports.get("evaluate")
         )
     say_lists(measured, json=json)
     means = next(iter(measured.systems.values()))
-    check_thresholds({name: mean.mean for name, mean in means.items()}, thresholds)
-    option = "--list" if LISTS in measured.systems else "-k"
+    evaluation.check_thresholds({name: mean.mean for name, mean in means.items()}, thresholds)
+    option = "--list" if lists.LISTS in measured.systems else "-k"
     command = f"sidtool recommend {{model}} --history ITEM,ITEM {option} {settings.length}"
     next_step(command, model=model)
 
 
 def evaluate_task(
     model: options.Model,
-    task: Annotated[str, typer.Argument(help="Task of make-sft.", autocompletion=complete_task)],
+    task: Annotated[
+        str, typer.Argument(help="Task of make-sft.", autocompletion=options.complete_task)
+    ],
     questions: QuestionOptions,
     limits: Thresholds,
     catalog: TaskCatalogOptions,
@@ -160,13 +156,31 @@ def evaluate_task(
 ) -> None:
     """Evaluate one task of make-sft: exact and prefix accuracy and retrieval if its answer is a
     SID; accuracy, log loss and AUC if it is a label; else exact match, token F1 and perplexity."""
-    from sidtool.evaluation import check_thresholds
-    from sidtool.evaluation.tasks import evaluate_task as evaluate_questions
-
     thresholds = limits.values()
     settings = TaskEvaluationOptions(task=task, catalog=catalog, **vars(questions))
     loaded = inference.load_model(model, use)
     with progress("evaluate") as reports:
-        answers = evaluate_questions(loaded, source, settings, progress=reports.get("evaluate"))
+        answers = tasks.evaluate_task(loaded, source, settings, progress=reports.get("evaluate"))
     say_task(answers, json=json)
-    check_thresholds(answers.metrics, thresholds)
+    evaluation.check_thresholds(answers.metrics, thresholds)
+
+
+def report(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="WHAT...",
+            help="A bundle, a model folder of train or rl, or the JSON of `evaluate --json`; "
+            "several of one kind are compared, bundles each with the one before (and a published "
+            "one with the version that it was made from).",
+        ),
+    ],
+    out: options.Out,
+    shown: ReportOptions,
+    force: options.Force = False,
+) -> None:
+    """Write an HTML page that shows a bundle, a training or an evaluation.
+
+    The page is one file without scripts that opens from disk and loads nothing."""
+    write_report(what, out, shown, force=force)
+    say(f"{out}: {out.stat().st_size / 1e6:.2f} MB")

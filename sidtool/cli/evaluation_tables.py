@@ -3,14 +3,12 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from sidtool.cli.terminal.console import note, say, say_json, say_table
-
-if TYPE_CHECKING:
-    from sidtool.evaluation import Averages, Evaluation
-    from sidtool.evaluation.lists import ListEvaluation, Mean
-    from sidtool.evaluation.tasks import TaskEvaluation
+from sidtool.evaluation import OTHER_MODEL, Averages, Evaluation, verdict
+from sidtool.evaluation.lists import ListEvaluation
+from sidtool.evaluation.tasks import TaskEvaluation
 
 HIT_RATE = "hr@10"
 NDCG = "ndcg@10"
@@ -21,44 +19,19 @@ SYSTEMS = 3
 """Systems beside one another in a table of lists."""
 
 
-def say_evaluation(evaluation: "Evaluation", *, details: bool, json: bool) -> None:
+def say_evaluation(evaluation: Evaluation, *, details: bool, json: bool) -> None:
     """The verdict of an evaluation and its tables; with `json` on stderr, beside the JSON on
     stdout."""
-    from sidtool.evaluation import OTHER_MODEL, verdict
-
     answer = verdict(evaluation)
     if json:
         say_json(evaluation.to_json() | {"verdict": answer.to_json()})
+    tell = note if json else say
     for text in (str(answer), f"to try: {answer.advice}"):
         for line in wrap(text, WIDTH):
-            _say_line(line, aside=json)
-    _say_line("", aside=json)
-    _say_metrics(evaluation, aside=json)
-    further = [_averages(groups, f"by {name}") for name, groups in evaluation.by.items()]
-    if evaluation.weighted is not None:
-        title = f"weighted by {evaluation.settings['weight']} of the target"
-        further.append(_averages({"all": evaluation.weighted}, title))
-    if details:
-        further += _detail_tables(evaluation)
-    if OTHER_MODEL in evaluation.differences:
-        further.append(_differences(evaluation, OTHER_MODEL))
-    for table in further:
-        _say_line("", aside=json)
-        say_table(table.columns, table.rows, title=table.title, aside=json)
-
-
-class _Table(NamedTuple):
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[object]]
-
-
-def _say_metrics(evaluation: "Evaluation", *, aside: bool) -> None:
-    """Every metric of every system but the other model."""
-    from sidtool.evaluation import OTHER_MODEL
-
-    systems = dict(evaluation.baselines)
-    systems.pop(OTHER_MODEL, None)
+            tell(line)
+    tell("")
+    # every metric of every system but the other model
+    systems = {name: each for name, each in evaluation.baselines.items() if name != OTHER_MODEL}
     rows = []
     for name in evaluation.sid_level:
         if not name.endswith("@3"):
@@ -69,17 +42,29 @@ def _say_metrics(evaluation: "Evaluation", *, aside: bool) -> None:
     n_missing = evaluation.counts["targets_not_recommendable"]
     if n_missing:
         title += f"; {n_missing} targets cannot be recommended"
-    say_table(["", "model", "95% interval", *systems], rows, title=title, aside=aside)
-    _say_seen(evaluation.settings, aside=aside)
+    say_table(["", "model", "95% interval", *systems], rows, title=title, aside=json)
+    if "seen" in evaluation.settings:
+        tell(str(evaluation.settings["seen"]))
+    further = [_averages(groups, f"by {name}") for name, groups in evaluation.by.items()]
+    if evaluation.weighted is not None:
+        title = f"weighted by {evaluation.settings['weight']} of the target"
+        further.append(_averages({"all": evaluation.weighted}, title))
+    if details:
+        further += _detail_tables(evaluation)
+    if OTHER_MODEL in evaluation.differences:
+        further.append(_differences(evaluation))
+    for table in further:
+        tell("")
+        say_table(table.columns, table.rows, title=table.title, aside=json)
 
 
-def _say_seen(settings: Mapping[str, object], *, aside: bool) -> None:
-    """Whether seen items are recommended, and why."""
-    if "seen" in settings:
-        _say_line(str(settings["seen"]), aside=aside)
+class _Table(NamedTuple):
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
 
 
-def _detail_tables(evaluation: "Evaluation") -> Iterator[_Table]:
+def _detail_tables(evaluation: Evaluation) -> Iterator[_Table]:
     """Groups of examples, prefixes in the beam after each level, how many items each system
     recommends, and metrics where any item of a shared SID counts, if they differ at all."""
     groups = _groups(evaluation)
@@ -112,7 +97,7 @@ def _detail_tables(evaluation: "Evaluation") -> Iterator[_Table]:
         yield _Table(title, ["", "item level", "SID level"], rows)
 
 
-def _averages(groups: Mapping[str, "Averages"], title: str) -> _Table:
+def _averages(groups: Mapping[str, Averages], title: str) -> _Table:
     """The model's metrics in groups of examples by their labels."""
     rows = [
         [label, averages.n, *_with_interval(averages, HIT_RATE), *_with_interval(averages, NDCG)]
@@ -121,18 +106,18 @@ def _averages(groups: Mapping[str, "Averages"], title: str) -> _Table:
     return _Table(title, ["", "n", HIT_RATE, "95% interval", NDCG, "95% interval"], rows)
 
 
-def _differences(evaluation: "Evaluation", system: str) -> _Table:
-    """The model less another system in every group of examples."""
+def _differences(evaluation: Evaluation) -> _Table:
+    """The model less the other model in every group of examples."""
     rows: list[list[object]] = []
     for label, averages in _groups(evaluation).items():
         for name in (HIT_RATE, NDCG):
-            gain = averages.differences[system][name]
+            gain = averages.differences[OTHER_MODEL][name]
             decimals = _decimals((gain.low, gain.high), averages.n)
-            values = (averages.metrics[name], averages.baselines[system][name])
+            values = (averages.metrics[name], averages.baselines[OTHER_MODEL][name])
             figures = [_figure(value, decimals) for value in values]
             rows.append([label, name, *figures, *_gain(gain, decimals)])
     columns = ["", "", "model", "other", "gain", "95% interval", "p"]
-    return _Table(f"the gain of the model over the {system}, paired by user", columns, rows)
+    return _Table(f"the gain of the model over the {OTHER_MODEL}, paired by user", columns, rows)
 
 
 def _gain(gain: Any, decimals: int = max(DECIMALS)) -> tuple[str, str, str]:
@@ -141,12 +126,7 @@ def _gain(gain: Any, decimals: int = max(DECIMALS)) -> tuple[str, str, str]:
     return f"{gain.mean:+z.{decimals}f}", interval, f"{gain.p_value:.3f}"
 
 
-def _say_line(line: str, *, aside: bool) -> None:
-    """A line on stdout, or on stderr when stdout has JSON."""
-    (note if aside else say)(line)
-
-
-def _groups(evaluation: "Evaluation") -> Mapping[str, "Averages"]:
+def _groups(evaluation: Evaluation) -> Mapping[str, Averages]:
     """The groups that have examples, by a label that says what they are."""
     groups: dict[str, Averages] = {"all": evaluation, "mean over items": evaluation.macro}
     for name, averages in evaluation.slices.items():
@@ -170,7 +150,7 @@ def _figure(value: float, decimals: int) -> str:
     return f"{value:.{decimals}f}"
 
 
-def _with_interval(averages: "Averages | TaskEvaluation", name: str) -> tuple[str, str]:
+def _with_interval(averages: Averages | TaskEvaluation, name: str) -> tuple[str, str]:
     """A metric and its interval, with the decimals that matter."""
     ends = averages.confidence_interval[name]
     decimals = _decimals(ends, averages.n)
@@ -178,7 +158,7 @@ def _with_interval(averages: "Averages | TaskEvaluation", name: str) -> tuple[st
     return _figure(averages.metrics[name], decimals), interval
 
 
-def say_task(evaluation: "TaskEvaluation", *, json: bool) -> None:
+def say_task(evaluation: TaskEvaluation, *, json: bool) -> None:
     """The table of a task's metrics; with `json` on stderr, beside the JSON on stdout."""
     if json:
         say_json(evaluation.to_json())
@@ -192,37 +172,34 @@ def say_task(evaluation: "TaskEvaluation", *, json: bool) -> None:
     say_table(["", "model", "chance", "95% interval"], rows, title=title, aside=json)
 
 
-def say_lists(evaluation: "ListEvaluation", *, json: bool) -> None:
+def say_lists(evaluation: ListEvaluation, *, json: bool) -> None:
     """The tables of an evaluation of lists; with `json` on stderr, beside the JSON on stdout."""
     if json:
         say_json(evaluation.to_json())
+    tell = note if json else say
     names = list(evaluation.systems)
     sessions = "session" if evaluation.n == 1 else "sessions"
     title = f"lists of {evaluation.length} items, {evaluation.n} held-out {sessions}"
     for start in range(0, len(names), SYSTEMS):
         systems = names[start : start + SYSTEMS]
-        rows = [
-            [metric, *(_mean(evaluation.systems[system].get(metric)) for system in systems)]
-            for metric in evaluation.names
-        ]
+        rows = []
+        for metric in evaluation.names:
+            # a mean with the half width of its interval, - where it is defined for no list
+            means = [evaluation.systems[system].get(metric) for system in systems]
+            cells = [f"{m.mean:.4f} ±{(m.high - m.low) / 2:.4f}" if m else "-" for m in means]
+            rows.append([metric, *cells])
         rows.append(["coverage", *(f"{evaluation.coverage[system]:.1%}" for system in systems)])
         if start:
-            _say_line("", aside=json)
+            tell("")
         say_table(["", *systems], rows, title=title, aside=json)
-    _say_seen(evaluation.settings, aside=json)
+    if "seen" in evaluation.settings:
+        tell(str(evaluation.settings["seen"]))
     rows = []
     for system, by_metric in evaluation.differences.items():
         for metric in (*evaluation.names[:2], "diversity"):
             if metric in by_metric:
                 rows.append([system, metric, *_gain(by_metric[metric])])
     if rows:
-        _say_line("", aside=json)
+        tell("")
         title = f"the gain of {names[0]}, paired by user"
         say_table(["over", "", "gain", "95% interval", "p"], rows, title=title, aside=json)
-
-
-def _mean(mean: "Mean | None") -> str:
-    """A mean with the half width of its interval; - where it is defined for no list."""
-    if mean is None:
-        return "-"
-    return f"{mean.mean:.4f} ±{(mean.high - mean.low) / 2:.4f}"

@@ -8,6 +8,7 @@ from typing import Annotated, TextIO
 
 import typer
 
+from sidtool import recipes
 from sidtool.base.errors import EXIT_INTERRUPTED
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import as_step, is_verbose, next_step, note, say, say_json, warn
@@ -36,17 +37,14 @@ def fit(
     The steps are check, split, build-codebook, init-model, extend-model, make-sft, build-memory,
     train, tune-memory, evaluate and report; OUT/run.sh has them afterwards. A killed call continues
     when it is called again; a changed file or option repeats what depends on it."""
-    from sidtool.recipes import fit as fit_files
-    from sidtool.recipes import plan_fit, shell_script
-
     if dry_run:
-        steps = plan_fit(items, events, out, fitting)
+        steps = recipes.plan_fit(items, events, out, fitting)
         if json:
             return say_json({"dry_run": True, "steps": [step.arguments for step in steps]})
         title = f"sidtool fit {items} {events}, if there is time for all epochs"
-        return say(*shell_script(steps, title).splitlines())
+        return say(*recipes.shell_script(steps, title).splitlines())
     try:
-        fitted = fit_files(items, events, out, fitting, run_command=run_here, notify=note)
+        fitted = recipes.fit(items, events, out, fitting, run_command=run_here, notify=note)
     except StepError as error:
         if error.exit_code == EXIT_INTERRUPTED:
             raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -79,9 +77,7 @@ def example(
     force: options.Force = False,
 ) -> None:
     """Write the items and events of a public data set as two CSV files, to try sidtool on."""
-    from sidtool.recipes import write_example
-
-    written = write_example(name, out, force=force)
+    written = recipes.write_example(name, out, force=force)
     say(f"{written.items}: {written.n_items} items", f"{written.events}: {written.n_events} events")
     note(written.license)
     command = "sidtool fit {items} {events} -o FOLDER"

@@ -4,7 +4,7 @@ and the command is called with the dataclass. Its body names no flag twice."""
 import functools
 import inspect
 import keyword
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -97,7 +97,9 @@ class Flag:
             spelling,
             metavar=self.option.metavar,
             rich_help_panel=self.option.panel,
-            autocompletion=None if names is None else _completion(names),
+            autocompletion=None
+            if names is None
+            else lambda incomplete: [name for name in names() if name.startswith(incomplete)],
         )
         return inspect.Parameter(
             self.name,
@@ -122,9 +124,12 @@ class Flag:
         return value
 
 
-def with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The function of a command with the flags of its groups in place of them. A group `X | None`
-    is None unless one of its flags is given."""
+def with_flags(
+    command: Callable[..., Any], shared: Iterable[inspect.Parameter] = ()
+) -> Callable[..., Any]:
+    """The function of a command with the flags of its groups in place of them, and with `shared`
+    parameters, which it does not see. A group `X | None` is None unless one of its flags is
+    given."""
     hints = get_type_hints(command, include_extras=True)
     groups = {name: _group(kind) for name, kind in hints.items() if _group(kind) is not None}
     parameters: dict[str, inspect.Parameter] = {}
@@ -135,6 +140,8 @@ def with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
         else:
             kind = inspect.Parameter.KEYWORD_ONLY
             parameters[name] = parameter.replace(annotation=hints[name], kind=kind)
+    for parameter in shared:
+        parameters.setdefault(parameter.name, parameter)
 
     @functools.wraps(command)
     def run(**values: Any) -> Any:
@@ -208,7 +215,3 @@ def _group(hint: Any) -> Any:
 def _kind(group: Any) -> Any:
     """The dataclass of a group."""
     return type(group.defaults) if isinstance(group, Given) else required(group)
-
-
-def _completion(names: Callable[[], Any]) -> Callable[[str], list[str]]:
-    return lambda incomplete: [name for name in names() if name.startswith(incomplete)]

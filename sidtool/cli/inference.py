@@ -1,20 +1,16 @@
 """What the commands that run a model share: loading it."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from sidtool.cli.terminal.console import note
+from sidtool.integrations import ray
 from sidtool.memory import MemoryOptions
-from sidtool.model import ModelOptions
-
-if TYPE_CHECKING:
-    from sidtool.integrations.ray import ModelSource
-    from sidtool.model import LoadedModel
+from sidtool.model import LoadedModel, ModelOptions
 
 
 def load_model(
     model: str, use: ModelOptions, memory: MemoryOptions = MemoryOptions()
-) -> "LoadedModel":
+) -> LoadedModel:
     """Load a model; print a notice if another bundle is compatible but not the same."""
     loaded = model_source(model, use, memory).load()
     # an aligned bundle has raised a warning already
@@ -23,10 +19,6 @@ def load_model(
     return loaded
 
 
-def model_source(
-    model: str, use: ModelOptions, memory: MemoryOptions = MemoryOptions()
-) -> "ModelSource":
+def model_source(model: str, use: ModelOptions, memory: MemoryOptions) -> "ray.ModelSource":
     """The model as this process or workers load it."""
-    from sidtool.integrations.ray import ModelSource
-
-    return ModelSource(model, memory, **asdict(use))
+    return ray.ModelSource(model, memory, **asdict(use))

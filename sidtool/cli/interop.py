@@ -2,20 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from sidtool import registry
 from sidtool.base.options import option
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import BUNDLE
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json
+from sidtool.integrations import formats
 from sidtool.integrations.formats import CatalogFile, CodebookFile, Keys, System
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import read_sizes
-
-if TYPE_CHECKING:
-    from sidtool.tokenizer.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,8 @@ def import_(
     how: options.Writing = options.Writing(),
 ) -> None:
     """Import another system's map as a bundle, with its codebook if there is one."""
-    from sidtool.integrations.formats import read_map
-
     refuse_existing(out, how.force, BUNDLE)
-    bundle = read_map(
+    bundle = formats.read_map(
         source,
         name=out.name.removesuffix(".zip").removesuffix(".zarr"),
         items=catalog,
@@ -69,29 +67,27 @@ def import_(
             policy=bundle.manifest.collisions.policy,
         )
     bundle.save(out, force=how.force)
-    _say_imported(bundle, out, how.json)
+    _say_imported(bundle, out, json=how.json)
     start = "codebook" if bundle.codebook is not None else "mean"
     return next_step(
         "sidtool extend-model MODEL {out} -o MODEL+sid --init {start}", out=out, start=start
     )
 
 
-def _say_imported(bundle: "Bundle", out: Path, json: bool) -> None:
-    from sidtool.integrations.formats import encoded_share
-
+def _say_imported(bundle: Bundle, out: Path, *, json: bool) -> None:
     manifest = bundle.manifest
-    encoded = encoded_share(bundle)
+    policy = manifest.collisions.policy
+    encoded = formats.encoded_share(bundle)
     if json:
         figures = {
             "bundle": str(out),
             "digest": bundle.identity.digest,
             "items": manifest.items,
-            "policy": manifest.collisions.policy,
+            "policy": policy,
             "codebook": manifest.source.get("codebook_layout"),
             "encoded": None if encoded is None else {**encoded.to_json(), "share": encoded.share},
         }
         return say_json(figures)
-    policy = manifest.collisions.policy
     sharing = "some items share a SID" if policy == "allow" else "every item has its own SID"
     book = "no codebook"
     if bundle.codebook is not None:
@@ -138,25 +134,18 @@ def export(
     how: options.Writing = options.Writing(),
 ) -> None:
     """Export a bundle's map for another system or an engine; retired items are omitted."""
-    from sidtool.integrations.formats import (
-        FORMATS,
-        check_export_options,
-        export_map,
-        model_tokens,
-        plan_export,
-    )
-    from sidtool.registry import open_source
-
     to, keys = target.to, target.keys
-    check_export_options(to, items=catalog, keys=keys, has_model=target.model is not None)
-    opened = open_source(bundle)
-    tokens = None if target.model is None else model_tokens(target.model, opened)
+    formats.check_export_options(to, items=catalog, keys=keys, has_model=target.model is not None)
+    opened = registry.open_source(bundle)
+    tokens = None if target.model is None else formats.model_tokens(target.model, opened)
     if how.dry_run:
-        refuse_existing(out, how.force, FORMATS[to].output)
-        n_items = plan_export(opened, to, items=catalog, keys=keys)
+        refuse_existing(out, how.force, formats.FORMATS[to].output)
+        n_items = formats.plan_export(opened, to, items=catalog, keys=keys)
         text = f"would export {n_items} items of {bundle} for {to} to {out}"
         return how.plan(text, out=str(out), system=to, items=n_items)
-    exported = export_map(opened, out, to, items=catalog, keys=keys, tokens=tokens, force=how.force)
+    exported = formats.export_map(
+        opened, out, to, items=catalog, keys=keys, tokens=tokens, force=how.force
+    )
     if how.json:
         files = [str(file) for file in exported.files]
         return say_json({"system": to, "files": files, "flashrec_sid": exported.flashrec_sid})

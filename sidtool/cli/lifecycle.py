@@ -2,20 +2,21 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from sidtool import model as models
+from sidtool import registry, tokenizer
 from sidtool.base.errors import EXIT_REFUSED, UsageError
 from sidtool.base.options import read_ids
+from sidtool.base.output import refuse_existing
+from sidtool.base.output_name import BUNDLE
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
 from sidtool.data import CatalogNames, TextNames
-
-if TYPE_CHECKING:
-    from sidtool.model import Outlook
-    from sidtool.tokenizer import Diff
+from sidtool.tokenizer.bundle import AlignChange
 
 MAX_LISTED = 5
 """Items that a table lists."""
@@ -42,12 +43,6 @@ def add_items(
     how: options.Writing = options.Writing(),
 ) -> None:
     """Add items to a bundle and retire others; published SIDs never move."""
-    from sidtool.base.output import refuse_existing
-    from sidtool.base.output_name import BUNDLE
-    from sidtool.registry import open_source
-    from sidtool.tokenizer import add_items as add
-    from sidtool.tokenizer import planned_change, read_new_items
-
     if items is None and remove is None:
         raise UsageError("give ITEMS to add, --remove FILE, or both")
     if embeddings and encoder is not None:
@@ -55,12 +50,11 @@ def add_items(
     if items is None and (embeddings or encoder or columns != CatalogNames()):
         raise UsageError("options for vectors, encoder and columns need ITEMS")
     refuse_existing(out, how.force, BUNDLE)
-    opened = open_source(bundle)
-    names = TextNames(**asdict(columns))
-    catalog = read_new_items(opened, items, names)
+    opened = registry.open_source(bundle)
+    catalog = tokenizer.read_new_items(opened, items, TextNames(**asdict(columns)))
     retired = () if remove is None else read_ids(remove)
     if how.dry_run:
-        change = planned_change(
+        change = tokenizer.planned_change(
             opened,
             catalog,
             embeddings=embeddings or (),
@@ -79,7 +73,7 @@ def add_items(
             retired=change.retired,
         )
     with progress("embed") as stages:
-        grown = add(
+        grown = tokenizer.add_items(
             opened,
             catalog,
             embeddings=embeddings or (),
@@ -111,18 +105,29 @@ def diff(
 ) -> None:
     """Show what differs between two bundles, and whether models of the old one work with the
     new."""
-    from sidtool.model import outlook
-    from sidtool.registry import open_bundle
-    from sidtool.tokenizer import diff as compare
-
-    before = open_bundle(old)
-    after = open_bundle(new)
-    differences = compare(before, after)
-    verdict = outlook(before, after)
+    before = registry.open_bundle(old)
+    after = registry.open_bundle(new)
+    differences = tokenizer.diff(before, after)
+    verdict = models.outlook(before, after)
     if json:
         say_json(differences.to_json() | {"verdict": asdict(verdict)})
     else:
-        _say_diff(differences, verdict)
+        rows: list[tuple[str, int, str]] = [("kept their SID", differences.kept, "")]
+        for name in ("added", "retired", "gone", "restored", "retitled"):
+            ids = getattr(differences, name)
+            rows.append((name, len(ids), ", ".join(ids[:MAX_LISTED])))
+        for depth in sorted({move.depth for move in differences.moved}):
+            moved = [move.item for move in differences.moved if move.depth == depth]
+            rows.append((f"moved at level {depth}", len(moved), ", ".join(moved[:MAX_LISTED])))
+        say_table(["items", "", "first"], rows)
+        if any(differences.drift):
+            drift = ["-" if value is None else value for value in differences.drift]
+            say_table(["level", "codebook drift"], list(enumerate(drift, 1)))
+        if differences.manifest:
+            changed = [(key, old, new) for key, (old, new) in differences.manifest.items()]
+            say_table(["manifest", "old", "new"], changed)
+        reason = f" ({verdict.message})" if verdict.message else ""
+        say(f"models of the old bundle: {verdict.kind}{reason}")
     if exit_code and not differences.same:
         raise typer.Exit(EXIT_REFUSED)
 
@@ -136,14 +141,8 @@ def align(
     how: options.Writing = options.Writing(),
 ) -> None:
     """Rename the codes of a retrained codebook so that most items keep their old codes."""
-    from sidtool.base.output import refuse_existing
-    from sidtool.base.output_name import BUNDLE
-    from sidtool.registry import open_source
-    from sidtool.tokenizer import align as rename
-    from sidtool.tokenizer.bundle import AlignChange
-
     refuse_existing(out, how.force, BUNDLE)
-    aligned = rename(open_source(new), open_source(to))
+    aligned = tokenizer.align(registry.open_source(new), registry.open_source(to))
     change = aligned.manifest.change
     assert isinstance(change, AlignChange)
     counts = {name: getattr(change, name) for name in ("common", "before", "after")}
@@ -180,33 +179,11 @@ def rebind(
 ) -> None:
     """Copy a model folder with a newer bundle, after the compatibility check of recommend
     --bundle."""
-    from sidtool.model import rebind as bind
-    from sidtool.registry import open_source
-
-    opened = open_source(newer)
-    verdict = bind(model, opened, out, dry_run=how.dry_run, force=how.force)
+    opened = registry.open_source(newer)
+    verdict = models.rebind(model, opened, out, dry_run=how.dry_run, force=how.force)
     value = {"model": str(out), "bundle": opened.identity.digest} | asdict(verdict)
     message = verdict.message or "the same bundle as before"
     if how.dry_run:
         return how.plan(f"would copy {model} with {newer} to {out}: {message}", **value)
     how.say(value, f"{out}: {message}")
     return next_step("sidtool recommend {out} --history ...", out=out)
-
-
-def _say_diff(differences: "Diff", verdict: "Outlook") -> None:
-    rows: list[tuple[str, int, str]] = [("kept their SID", differences.kept, "")]
-    for name in ("added", "retired", "gone", "restored", "retitled"):
-        ids = getattr(differences, name)
-        rows.append((name, len(ids), ", ".join(ids[:MAX_LISTED])))
-    for depth in sorted({move.depth for move in differences.moved}):
-        moved = [move.item for move in differences.moved if move.depth == depth]
-        rows.append((f"moved at level {depth}", len(moved), ", ".join(moved[:MAX_LISTED])))
-    say_table(["items", "", "first"], rows)
-    if any(differences.drift):
-        drift = ["-" if value is None else value for value in differences.drift]
-        say_table(["level", "codebook drift"], list(enumerate(drift, 1)))
-    if differences.manifest:
-        changed = [(key, old, new) for key, (old, new) in differences.manifest.items()]
-        say_table(["manifest", "old", "new"], changed)
-    reason = f" ({verdict.message})" if verdict.message else ""
-    say(f"models of the old bundle: {verdict.kind}{reason}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from sidtool.cli.command import Command, with_shared
+from sidtool.cli.command import SHARED, Command
 from sidtool.cli.groups import with_flags
 from sidtool.cli.terminal.console import Commands
 
@@ -53,7 +53,7 @@ PANELS: dict[str, dict[str, str]] = {
         "evaluate.evaluate": "tuned split --fail-under ndcg@10=0.03",
         "evaluate.evaluate_lists": "lists split --length 5",
         "evaluate.evaluate_task": "tuned title-to-sid --items items.csv",
-        "report.report": "shop.zarr -o page.html",
+        "evaluate.report": "shop.zarr -o page.html",
     },
     "Life cycle": {
         "lifecycle.add_items": "shop.zarr new.csv --remove gone.txt -o shop-2.zarr",
@@ -102,7 +102,7 @@ def make_app(*names: str) -> typer.Typer:
             rich_help_panel=panel,
             epilog=f"Example: sidtool {name} {escape(words)}",
         )
-        register(with_shared(with_flags(command)))
+        register(with_flags(command, SHARED))
     return app
 
 

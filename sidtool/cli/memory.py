@@ -1,30 +1,30 @@
 """Commands for memories: build-memory, tune-memory."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from sidtool import evaluation, registry, tokenizer
+from sidtool import memory as memories
 from sidtool.base.errors import UsageError
 from sidtool.base.options import check_options, option, parse_bytes
+from sidtool.base.output import refuse_existing
+from sidtool.base.output_name import MEMORY
 from sidtool.cli.groups import Given
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
+from sidtool.data import Vectors
+from sidtool.data import split as splits
 from sidtool.evaluation import TuneMemoryOptions, TuneSimilarityOptions
+from sidtool.integrations import ray
 from sidtool.integrations.ray import ResumableWorkers
 from sidtool.memory import DEFAULT
 from sidtool.recommendation.search import seen_reason
-
-if TYPE_CHECKING:
-    from sidtool.data import Vectors
-    from sidtool.data.split import Split, SplitManifest
-    from sidtool.integrations.ray import ClusterPairs
-    from sidtool.memory import ItemContent, Memory, Shards
-    from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,18 @@ class VectorInputs:
         if self.encoder is not None and self.items is None:
             raise UsageError("--encoder requires --items")
 
-    def check(self, bundle: "Bundle") -> None:
+    def check(self, bundle: Bundle) -> None:
         """Raise what `read` would raise before it reads or makes vectors."""
-        from sidtool.tokenizer import check_item_vectors
+        tokenizer.check_item_vectors(
+            bundle, self.items, embeddings=self.embeddings, model=self.encoder
+        )
 
-        check_item_vectors(bundle, self.items, embeddings=self.embeddings, model=self.encoder)
-
-    def read(self, bundle: "Bundle") -> "Vectors | None":
+    def read(self, bundle: Bundle) -> Vectors | None:
         """The vectors of the items, of files or by their texts; None without a source."""
-        from sidtool.tokenizer import item_vectors
-
         if not self.embeddings and self.items is None:
             return None
         with progress("embed") as reports:
-            return item_vectors(
+            return tokenizer.item_vectors(
                 bundle,
                 self.items,
                 embeddings=self.embeddings,
@@ -117,32 +115,33 @@ def build_memory(
     how: options.Writing = options.Writing(),
 ) -> None:
     """Build a memory: which items co-occur in the training events of a split."""
-    from sidtool.base.output import refuse_existing
-    from sidtool.base.output_name import MEMORY
-    from sidtool.data.split import Split, open_split
-    from sidtool.memory import build_memory, check_memory_split
-    from sidtool.registry import open_memory, open_source
-
     refuse_existing(out, how.force, MEMORY)
     building.check_workers(workers)
     if not building.tune and search != TuneSimilarityOptions():
         raise UsageError("--users and --exclude-seen require --tune")
-    previous = None if building.earlier is None else open_memory(building.earlier)
-    counting = _counting(split, bundle, out, workers)
-    with counting as counter, _files(out, building) as files:
-        events = open_split(split) if counter is None else counter.manifest
-        opened = open_source(bundle)
-        check_memory_split(opened, events)
+    previous = None if building.earlier is None else registry.open_memory(building.earlier)
+    with ExitStack() as works:
+        counter = files = None
+        if workers.engine != "local":
+            report = works.enter_context(progress("build-memory")).get("build-memory")
+            run = ray.RunOptions("ray", workers.workers, resume=workers.resume, progress=report)
+            opening = ray.ClusterPairs.opened(split, bundle, out, run)
+            counter = works.enter_context(opening)
+        if building.memory is not None:
+            files = works.enter_context(memories.shards_beside(out, building.memory))
+        events = splits.open_split(split) if counter is None else counter.manifest
+        opened = registry.open_source(bundle)
+        memories.check_memory_split(opened, events)
         if how.dry_run:
             source.check(opened)
             return _say_plan(events, opened, out, given, how)
         weight = building.content_weight
         content = _content(opened, source.read(opened), weight, previous)
-        if building.tune and isinstance(events, Split):
+        if building.tune and isinstance(events, splits.Split):
             fixed = given if weight is None else {**given, "content_weight": weight}
             built = _build_tuned(events, opened, content, replace(search, fixed=fixed))
         else:
-            built = build_memory(
+            built = memories.build_memory(
                 events,
                 opened,
                 earlier=previous,
@@ -174,15 +173,10 @@ def tune_memory(
 ) -> None:
     """Choose the weight and power of a memory on validation users, fit a re-ranker to them, and
     bind them to a copy of a model."""
-    from sidtool.data.split import open_split
-    from sidtool.evaluation import plan_tune_memory
-    from sidtool.evaluation import tune_memory as tune
-    from sidtool.registry import open_memory
-
-    opened = open_memory(memory)
-    events = open_split(split)
+    opened = registry.open_memory(memory)
+    events = splits.open_split(split)
     if how.dry_run:
-        examples = plan_tune_memory(model, events, opened, out, tuning, force=how.force)
+        examples = evaluation.plan_tune_memory(model, events, opened, out, tuning, force=how.force)
         return how.plan(
             f"would bind memory {opened.digest[:12]} to a copy of {model} at {out}, with the "
             f"weight and power that are best on {len(examples)} validation examples",
@@ -193,7 +187,9 @@ def tune_memory(
         )
     with progress("tune-memory") as reports:
         report = reports.get("tune-memory")
-        binding = tune(model, events, opened, out, tuning, force=how.force, progress=report)
+        binding = evaluation.tune_memory(
+            model, events, opened, out, tuning, force=how.force, progress=report
+        )
     seen = seen_reason(tuning.exclude_seen, events.reference.targets_repeat)
     reranker = binding.reranker
     if how.json:
@@ -211,8 +207,8 @@ def tune_memory(
 
 
 def _say_plan(
-    split: "Split | SplitManifest",
-    bundle: "Bundle",
+    split: "splits.Split | splits.SplitManifest",
+    bundle: Bundle,
     out: Path,
     given: dict[str, Any],
     how: options.Writing,
@@ -233,44 +229,16 @@ def _say_plan(
     )
 
 
-@contextmanager
-def _counting(
-    split: Path, bundle: str, out: Path, workers: ResumableWorkers
-) -> Iterator["ClusterPairs | None"]:
-    """What counts pairs by workers; None in this process."""
-    if workers.engine == "local":
-        yield None
-        return
-    from sidtool.integrations.ray import ClusterPairs, RunOptions
-
-    with progress("build-memory") as reports:
-        report = reports.get("build-memory")
-        run = RunOptions("ray", workers.workers, resume=workers.resume, progress=report)
-        with ClusterPairs.opened(split, bundle, out, run) as counter:
-            yield counter
-
-
-@contextmanager
-def _files(out: Path, building: Building) -> Iterator["Shards | None"]:
-    """Files for pairs within a memory budget; None without one."""
-    if building.memory is None:
-        yield None
-        return
-    from sidtool.memory import shards_beside
-
-    with shards_beside(out, building.memory) as files:
-        yield files
-
-
 def _build_tuned(
-    split: "Split", bundle: "Bundle", content: "ItemContent | None", search: TuneSimilarityOptions
-) -> "Memory":
+    split: "splits.Split",
+    bundle: Bundle,
+    content: "memories.ItemContent | None",
+    search: TuneSimilarityOptions,
+) -> "memories.Memory":
     """A memory with the settings that are best on validation users; prints them."""
-    from sidtool.evaluation import tune_similarity
-    from sidtool.memory import build_memory
-
     with progress("tune") as reports:
-        tuned = tune_similarity(split, bundle, content, search, progress=reports.get("tune"))
+        report = reports.get("tune")
+        tuned = evaluation.tune_similarity(split, bundle, content, search, progress=report)
     weight = 0 if tuned.content is None else tuned.content.settings.weight
     settings = {**tuned.settings.to_json(), "content_weight": weight}
     values = ", ".join(f"{name} {value}" for name, value in settings.items())
@@ -279,24 +247,27 @@ def _build_tuned(
         f"{values}: NDCG@10 {tuned.ndcg:.4f} on {tuned.users} validation examples, with the "
         f"defaults {tuned.start_ndcg:.4f}; {seen}"
     )
-    return build_memory(split, bundle, tuned.settings, content=tuned.content, tuned_on=tuned.users)
+    return memories.build_memory(
+        split, bundle, tuned.settings, content=tuned.content, tuned_on=tuned.users
+    )
 
 
 def _content(
-    bundle: "Bundle", vectors: "Vectors | None", weight: float | None, previous: "Memory | None"
-) -> "ItemContent | None":
+    bundle: Bundle,
+    vectors: Vectors | None,
+    weight: float | None,
+    previous: "memories.Memory | None",
+) -> "memories.ItemContent | None":
     """The content of a bundle's items; None if it is not used. Without vectors it is that of an
     earlier memory, which a weight changes."""
-    from sidtool.memory import CONTENT_WEIGHT, ItemContent, content_of
-
     if weight == 0:
         return None
     recorded = None if previous is None else previous.manifest.content
     if vectors is None and previous is not None and recorded is not None:
-        content = content_of(previous, bundle)
+        content = memories.content_of(previous, bundle)
         return content if weight is None or content is None else content.weighted(weight)
     if vectors is None and weight is None:
         return None
     if weight is None:
-        weight = CONTENT_WEIGHT if recorded is None else recorded.weight
-    return ItemContent.of(bundle, vectors, weight)
+        weight = memories.CONTENT_WEIGHT if recorded is None else recorded.weight
+    return memories.ItemContent.of(bundle, vectors, weight)

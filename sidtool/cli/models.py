@@ -2,23 +2,22 @@
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from sidtool import data, registry
+from sidtool import model as models
+from sidtool.base.checkpoint import is_hub_url
 from sidtool.base.options import assignments, option
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.completion import complete_setting
 from sidtool.cli.terminal.console import next_step, say, say_json, warn
 from sidtool.data import TextNames
+from sidtool.integrations import adopt as adopting
 from sidtool.integrations.adopt import AdoptOptions
 from sidtool.model import DEFAULT_PRESET, Dtype, ExtendOptions, Preset
-
-if TYPE_CHECKING:
-    from sidtool.data import Items
-    from sidtool.integrations.adopt import Adoption
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,10 @@ class ModelDesign:
     bundle: str | None = option(None)
     """Bundle of this catalog, which records its columns and its text."""
     settings: tuple[str, ...] = option(
-        (), flag="--set", panel="Options", completes=lambda: complete_setting("init-model")("")
+        (),
+        flag="--set",
+        panel="Options",
+        completes=lambda: options.complete_setting("init-model")(""),
     )
     """Field of the model's configuration, key=value."""
     seed: int = option(0, minimum=0)
@@ -47,9 +49,13 @@ def init_model(
     how: options.Writing = options.Writing(),
 ) -> None:
     """Create an untrained model and its tokenizer, for training from scratch."""
-    from sidtool.model import init_model, model_shape
-
-    catalog = _read_catalog(items, design.bundle, columns)
+    recorded = None
+    if design.bundle is not None:
+        manifest = registry.open_bundle(design.bundle).manifest
+        template = columns.text_template or manifest.made_by.text_template
+        columns = replace(columns, text_template=template)
+        recorded = manifest.made_from.columns
+    catalog = data.read_items(items, **asdict(columns), recorded=recorded)
     overrides = assignments(list(design.settings))
     if how.dry_run:
         refuse_existing(out, how.force, FOLDER)
@@ -57,9 +63,9 @@ def init_model(
             f"would create {design.preset} with at most {design.vocab_size} text tokens at {out}",
             model=str(out),
             vocab_size=design.vocab_size,
-            configuration=model_shape(design.preset, overrides),
+            configuration=models.model_shape(design.preset, overrides),
         )
-    parameters = init_model(
+    parameters = models.init_model(
         catalog.texts,
         out,
         preset=design.preset,
@@ -73,19 +79,6 @@ def init_model(
         f"{out}: {design.preset}, {parameters:,} parameters",
     )
     return next_step("sidtool extend-model {out} BUNDLE -o {out}+sid", out=out)
-
-
-def _read_catalog(items: Path, bundle: str | None, columns: TextNames) -> "Items":
-    """The catalog, with the columns and the text template that a bundle records."""
-    from sidtool.data import read_items
-    from sidtool.registry import open_bundle
-
-    if bundle is None:
-        return read_items(items, **asdict(columns))
-    manifest = open_bundle(bundle).manifest
-    template = columns.text_template or manifest.made_by.text_template
-    names = asdict(replace(columns, text_template=template))
-    return read_items(items, **names, recorded=manifest.made_from.columns)
 
 
 def extend_model(
@@ -102,16 +95,11 @@ def extend_model(
     how: options.Writing = options.Writing(),
 ) -> None:
     """Add a bundle's SID tokens to a language model."""
-    from sidtool.base.checkpoint import is_hub_url
-    from sidtool.model import check_extension, locate_base
-    from sidtool.model import extend_model as extend
-    from sidtool.registry import open_source
-
-    opened = open_source(bundle)
+    opened = registry.open_source(bundle)
     if how.dry_run:
-        check_extension(opened, out, extension, force=how.force)
+        models.check_extension(opened, out, extension, force=how.force)
         if not is_hub_url(model):
-            locate_base(model, trust_remote_code=trust_remote_code)
+            models.locate_base(model, trust_remote_code=trust_remote_code)
         n_tokens = len(opened.space.tokens)
         return how.plan(
             f"would add {n_tokens} tokens of {bundle} to {model} at {out}",
@@ -123,7 +111,7 @@ def extend_model(
             field_tokens=extension.field_tokens,
             init=extension.init,
         )
-    contract = extend(
+    contract = models.extend_model(
         model, opened, out, extension, trust_remote_code=trust_remote_code, force=how.force
     )
     tokens = contract.tokens
@@ -158,13 +146,24 @@ def adopt(
     """Take over a model that another system trained, with its map of items.
 
     Checks that each SID token is one token with an embedding row, and shows a prompt."""
-    from sidtool.integrations.adopt import adopt as adopt_model
-    from sidtool.integrations.adopt import check_adoption
-
-    run = check_adoption if how.dry_run else adopt_model
+    run = adopting.check_adoption if how.dry_run else adopting.adopt
     adoption = run(model, source, out, origin, trust_remote_code=trust_remote_code, force=how.force)
     if not how.json:
-        _say_adoption(adoption)
+        tokens = adoption.tokens
+        layout = "a table" if tokens.table else "one block"
+        prompt = adoption.prompt
+        say(
+            f"SID tokens: {tokens.number}, ids {tokens.start} to {tokens.stop - 1}, {layout}; "
+            f"{adoption.codes_without_token} codes have no token",
+            "items that cannot be recommended for lack of a token: "
+            f"{adoption.items_without_token} of {adoption.items}",
+            f"embedding rows: {adoption.embedding_rows}, {adoption.padding_rows} of them padding; "
+            f"{adoption.equal_rows} SID tokens share a row with another",
+            f"prompt of {', '.join(prompt.history)}: {prompt.text!r}",
+            f"its {len(prompt.ids)} tokens: {' '.join(prompt.tokens)}",
+        )
+        for warning in adoption.warnings:
+            warn(warning)
     if how.dry_run:
         return how.plan(
             f"would copy {model} to {out} with the {adoption.items} items of {source}",
@@ -179,24 +178,6 @@ def adopt(
     return next_step("sidtool recommend {out} --history {history} -k 10", out=out, history=history)
 
 
-def _say_adoption(adoption: "Adoption") -> None:
-    tokens = adoption.tokens
-    layout = "a table" if tokens.table else "one block"
-    prompt = adoption.prompt
-    say(
-        f"SID tokens: {tokens.number}, ids {tokens.start} to {tokens.stop - 1}, {layout}; "
-        f"{adoption.codes_without_token} codes have no token",
-        f"items that cannot be recommended for lack of a token: {adoption.items_without_token} of "
-        f"{adoption.items}",
-        f"embedding rows: {adoption.embedding_rows}, {adoption.padding_rows} of them padding; "
-        f"{adoption.equal_rows} SID tokens share a row with another",
-        f"prompt of {', '.join(prompt.history)}: {prompt.text!r}",
-        f"its {len(prompt.ids)} tokens: {' '.join(prompt.tokens)}",
-    )
-    for warning in adoption.warnings:
-        warn(warning)
-
-
 def merge(
     model: options.Model,
     out: options.Out,
@@ -206,9 +187,7 @@ def merge(
     how: options.Writing = options.Writing(),
 ) -> None:
     """Merge LoRA adapters into their base model."""
-    from sidtool.model import merge as merge_adapters
-
-    base = merge_adapters(model, out, dtype=dtype, dry_run=how.dry_run, force=how.force)
+    base = models.merge(model, out, dtype=dtype, dry_run=how.dry_run, force=how.force)
     if how.dry_run:
         return how.plan(
             f"would merge the adapters of {model} into {base.path} at {out}",

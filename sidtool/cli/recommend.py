@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sidtool import recommendation
+from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.options import option, read_ids
 from sidtool.base.output import refuse_existing
@@ -13,18 +15,22 @@ from sidtool.cli import inference
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import note, say, say_json, say_table, standard_input, warn
 from sidtool.cli.terminal.pace import progress
+from sidtool.data import NO_FIELDS, Fields, tables
+from sidtool.integrations import ray
 from sidtool.integrations.ray import RunOptions, WorkerOptions
 from sidtool.memory import MemoryOptions
-from sidtool.model import ModelOptions
-from sidtool.recommendation import ItemOptions, RecommendOptions
+from sidtool.model import LoadedModel, ModelOptions
+from sidtool.model import contract as contracts
+from sidtool.recommendation import (
+    BadRequest,
+    ItemOptions,
+    Outcome,
+    Recommendation,
+    RecommendOptions,
+    Request,
+)
 from sidtool.recommendation.search import seen_reason
-
-if TYPE_CHECKING:
-    from sidtool.data import Fields
-    from sidtool.integrations.ray import ModelSource
-    from sidtool.model import LoadedModel
-    from sidtool.recommendation import BadRequest, Outcome, Recommendation, Request
-    from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -84,20 +90,12 @@ class RequestSource:
             raise UsageError("--events requires one of --user, --users and --all-users")
 
     @property
-    def is_one(self) -> bool:
-        """Whether the command line names the requests: the error of one is that of the command."""
-        return self.file is None and self.users is None and not self.all_users
-
-    @property
     def items(self) -> tuple[str, ...]:
         """The items of --history."""
         return tuple(filter(None, (self.history or "").split(",")))
 
-    def shared_fields(self) -> "Fields":
+    def shared_fields(self) -> Fields:
         """The fields of --fields. Raises UsageError."""
-        from sidtool.base.documents import parse_json
-        from sidtool.data import NO_FIELDS, Fields
-
         if self.fields is None:
             return NO_FIELDS
         try:
@@ -113,24 +111,16 @@ class RequestSource:
             )
         return fields
 
-    def requests(self, loaded: "LoadedModel") -> "Iterable[Request | BadRequest]":
+    def requests(self, loaded: LoadedModel) -> Iterable[Request | BadRequest]:
         """The requests; those of --events have the columns that the model was made from."""
-        from sidtool.model.contract import event_columns
-        from sidtool.recommendation import (
-            Request,
-            arriving_requests,
-            read_request_file,
-            user_requests,
-        )
-
         if self.events is not None:
             users = self.users if self.users is not None else self.user or None
-            columns = event_columns(loaded.contract, loaded.bundle)
-            return user_requests(self.events, users, recorded=columns)
+            columns = contracts.event_columns(loaded.contract, loaded.bundle)
+            return recommendation.user_requests(self.events, users, recorded=columns)
         if self.file == "-":
-            return arriving_requests(standard_input().buffer)
+            return recommendation.arriving_requests(standard_input().buffer)
         if self.file is not None:
-            return read_request_file(Path(self.file))
+            return recommendation.read_request_file(Path(self.file))
         if self.query is not None:
             return iter([Request(text=self.query)])
         _check_history(self.items, loaded.bundle)
@@ -153,43 +143,47 @@ def recommend(
     A request of --file that cannot be answered gets {"line", "error"} in its place among the JSON
     Lines, the others are answered, and the exit code is 1. `missing` of an answer is the number of
     items fewer than k."""
-    from sidtool.model.contract import targets_repeat
-    from sidtool.recommendation import Outcome, answer_each, recommend_to_file
-
-    choices = _with_list(choices, output.list_length)
+    if output.list_length is not None:
+        if choices.k != ItemOptions.k:
+            raise UsageError("--list is the number of items: leave out -k")
+        choices = replace(choices, k=output.list_length, list=True)
     choices = replace(choices, fields=source.shared_fields())
     if output.candidates is not None and choices.allow is not None:
         raise UsageError("--candidates is an allow list already", hint="leave out --allow")
     if workers.on_cluster:
         run = RunOptions(**asdict(workers), resume=output.resume, force=force)
-        model_source = inference.model_source(model, use, memory)
-        return _recommend_by_workers(model_source, source.file, output, choices, run)
+        served = inference.model_source(model, use, memory)
+        return _recommend_by_workers(served, source.file, output, choices, run)
     if output.out is not None:
         refuse_existing(output.out, force, RESULTS)
     loaded = inference.load_model(model, use, memory)
     _check_shown(choices.fields, loaded, is_list=choices.list)
     requests = source.requests(loaded)
+    # named by the command line: the error of one is that of the command
+    is_one = source.file is None and source.users is None and not source.all_users
     outcome = Outcome()
     with progress("recommend") as reports:
         shared: dict[str, Any] = {
             "candidates": output.candidates,
-            "stop": choices.strict or source.is_one,
+            "stop": choices.strict or is_one,
             "progress": reports.get("recommend"),
         }
         if output.out is None:
-            for answer in outcome.count(answer_each(loaded, requests, choices, **shared)):
+            answers = recommendation.answer_each(loaded, requests, choices, **shared)
+            for answer in outcome.count(answers):
                 _say_answer(answer, loaded.bundle, json=json)
         else:
             target, resume = output.out, output.resume
-            outcome = recommend_to_file(
+            outcome = recommendation.recommend_to_file(
                 loaded, requests, target, choices, resume=resume, force=force, **shared
             )
     _report(outcome, choices.k)
     if output.candidates is None or choices.exclude_seen is not None:
-        note(seen_reason(choices.exclude_seen, targets_repeat(loaded.contract)))
+        repeat = contracts.targets_repeat(loaded.contract)
+        note(seen_reason(choices.exclude_seen, repeat))
 
 
-def _check_shown(fields: "Fields", loaded: "LoadedModel", *, is_list: bool) -> None:
+def _check_shown(fields: Fields, loaded: LoadedModel, *, is_list: bool) -> None:
     """Warn of fields of --fields that the model's prompt does not show; raise UsageError if it
     shows none of them."""
     contract = loaded.contract
@@ -205,7 +199,7 @@ def _check_shown(fields: "Fields", loaded: "LoadedModel", *, is_list: bool) -> N
     warn(f"{message}: it shows {listed}")
 
 
-def _field_names(fields: "Fields") -> Iterator[str]:
+def _field_names(fields: Fields) -> Iterator[str]:
     """The fields by their names in a prompt, like user.age."""
     for part, values in fields.to_json().items():
         if isinstance(values, Mapping):
@@ -214,7 +208,7 @@ def _field_names(fields: "Fields") -> Iterator[str]:
             yield part
 
 
-def _check_history(items: Sequence[str], bundle: "Bundle") -> None:
+def _check_history(items: Sequence[str], bundle: Bundle) -> None:
     """Raise DataError if the bundle has no item of a history that has some: the answer would be
     that of a user without events."""
     if not items or (bundle.items.rows(items) >= 0).any():
@@ -229,35 +223,23 @@ def _check_history(items: Sequence[str], bundle: "Bundle") -> None:
     )
 
 
-def _with_list(choices: RecommendOptions, length: int | None) -> RecommendOptions:
-    """The options with the length of a list, if it is given. Raises UsageError for -k beside it."""
-    if length is None:
-        return choices
-    if choices.k != ItemOptions.k:
-        raise UsageError("--list is the number of items: leave out -k")
-    return replace(choices, k=length, list=True)
-
-
 def _recommend_by_workers(
-    model: "ModelSource",
+    model: "ray.ModelSource",
     file: str | None,
     output: Output,
     choices: RecommendOptions,
     run: RunOptions,
 ) -> None:
     """Answer a folder of requests. Raises UsageError unless requests and answers are folders."""
-    from sidtool.data.tables import as_url
-    from sidtool.integrations.ray import recommend_folder
-
     if file in (None, "-") or output.out is None:
         raise UsageError("--engine ray needs --file FOLDER of Parquet requests, and -o FOLDER")
     if choices.list:
         raise UsageError("--list is for one process: leave out --engine")
     with progress("recommend") as reports:
-        outcome = recommend_folder(
+        outcome = ray.recommend_folder(
             model,
             str(file),
-            as_url(str(output.out)),
+            tables.as_url(str(output.out)),
             choices,
             candidates=output.candidates,
             stop=choices.strict,
@@ -266,7 +248,7 @@ def _recommend_by_workers(
     _report(outcome, choices.k)
 
 
-def _report(outcome: "Outcome", k: int) -> None:
+def _report(outcome: Outcome, k: int) -> None:
     """Warn of answers with fewer than k items; fail if a request has none."""
     if outcome.short:
         warn(
@@ -276,9 +258,7 @@ def _report(outcome: "Outcome", k: int) -> None:
     outcome.raise_bad()
 
 
-def _say_answer(answer: "Recommendation | BadRequest", bundle: "Bundle", *, json: bool) -> None:
-    from sidtool.recommendation import BadRequest
-
+def _say_answer(answer: Recommendation | BadRequest, bundle: Bundle, *, json: bool) -> None:
     if json:
         return say_json(answer.to_json())
     if isinstance(answer, BadRequest):

@@ -2,29 +2,26 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from sidtool import registry as registries
 from sidtool.base.extras import require
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.completion import complete_reference
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_plan, say_table
 from sidtool.cli.terminal.pace import progress
-
-if TYPE_CHECKING:
-    from sidtool.registry import Kind
 
 Reference = Annotated[
     str,
     typer.Argument(
         metavar="URL/NAME[@VERSION|@TAG]",
         help="A published bundle, memory or model; by default the latest version.",
-        autocompletion=complete_reference,
+        autocompletion=options.complete_reference,
     ),
 ]
 
-NEXT_STEPS: Mapping["Kind", str] = {
+NEXT_STEPS: Mapping["registries.Kind", str] = {
     "bundle": "sidtool inspect {out}",
     "memory": "sidtool verify {out}",
     "model": "sidtool recommend {out} --history ITEM,ITEM -k 10",
@@ -35,24 +32,20 @@ NEXT_STEPS: Mapping["Kind", str] = {
 def log(artifact: options.Artifact, json: options.Json = False) -> None:
     """List the versions of a bundle, memory or model, what each changed, and the tags of a
     published one."""
-    from sidtool.registry import log as read_log
-
-    history = read_log(artifact)
+    history = registries.log(artifact)
     if json:
         for entry in history.versions:
-            published = {} if not history.in_registry else {"published": list(entry.published)}
-            say_json(entry.version.to_json() | published)
+            names = {"published": list(entry.published)} if history.in_registry else {}
+            say_json(entry.version.to_json() | names)
         return
     columns = ["version", "created", "name", "digest", "change"]
+    columns += ["published as"] if history.in_registry else []
     rows = []
     for entry in history.versions:
         version = entry.version
         row = [version.version, version.created or "-", version.name, version.digest[:12]]
-        rows.append([*row, str(version.change)])
-    if history.in_registry:
-        columns.append("published as")
-        for row, entry in zip(rows, history.versions, strict=True):
-            row.append(", ".join(entry.published) or "-")
+        published = [", ".join(entry.published) or "-"] if history.in_registry else []
+        rows.append([*row, str(version.change), *published])
     say_table(columns, rows)
     if history.other_versions:
         note(f"other published versions, not in this lineage: {', '.join(history.other_versions)}")
@@ -87,14 +80,11 @@ def push(
 ) -> None:
     """Publish a bundle, memory or model as an immutable version, or as the files of a hub
     repository; an interrupted push leaves nothing visible."""
-    from sidtool.registry import check_source, is_flat_repository, plan_push
-    from sidtool.registry import push as publish
-
     if sign is not None:
         require("sign")
-    on_hub = is_flat_repository(target)
+    on_hub = registries.is_flat_repository(target)
     if dry_run and on_hub:
-        checked = check_source(artifact, license)
+        checked = registries.check_source(artifact, license)
         return say_plan(
             f"would push {checked.n_objects} objects to {target}",
             json=json,
@@ -103,7 +93,7 @@ def push(
             objects=checked.n_objects,
         )
     if dry_run:
-        plan = plan_push(artifact, target, tag=tag, license=license)
+        plan = registries.plan_push(artifact, target, tag=tag, license=license)
         return say_plan(
             f"would push {plan.source.n_objects} objects as version {plan.record.version} "
             f"of {target}",
@@ -114,7 +104,7 @@ def push(
             objects=plan.source.n_objects,
         )
     with progress("push") as report:
-        pushed = publish(
+        pushed = registries.push(
             artifact,
             target,
             tag=tag,
@@ -138,12 +128,9 @@ def push(
 
 def pull(reference: Reference, out: options.Out, how: options.Writing = options.Writing()) -> None:
     """Copy a published bundle, memory or model to disk, byte for byte, and verify it."""
-    from sidtool.registry import plan_pull, published
-    from sidtool.registry import pull as fetch
-
     if how.dry_run:
-        registry, record = plan_pull(reference, out, force=how.force)
-        _, _, sizes = published(registry.folder(record.group), record)
+        registry, record = registries.plan_pull(reference, out, force=how.force)
+        _, _, sizes = registries.published(registry.folder(record.group), record)
         size = sum(sizes.values())
         return how.plan(
             f"would pull {record.kind} {reference}, version {record.version}, {len(sizes) + 1} "
@@ -157,7 +144,7 @@ def pull(reference: Reference, out: options.Out, how: options.Writing = options.
             bytes=size,
         )
     with progress("pull") as report:
-        record = fetch(reference, out, force=how.force, progress=report.get("pull"))
+        record = registries.pull(reference, out, force=how.force, progress=report.get("pull"))
     if how.json:
         fields = {"version": record.version, "digest": record.digest, "license": record.license}
         say_json({record.kind: str(out), **fields})
@@ -172,7 +159,7 @@ def tag(
         typer.Argument(
             metavar="URL/NAME@VERSION",
             help="A published version.",
-            autocompletion=complete_reference,
+            autocompletion=options.complete_reference,
         ),
     ],
     name: Annotated[
@@ -181,13 +168,10 @@ def tag(
     json: options.Json = False,
 ) -> None:
     """Point a tag at a published version."""
-    from sidtool.registry import split_reference
-    from sidtool.registry import tag as point
-
-    record = point(reference, name)
+    record = registries.tag(reference, name)
     if json:
         return say_json({"tag": name, "version": record.version, "digest": record.digest})
-    say(f"{split_reference(reference)[0]}@{name} is now version {record.version}")
+    say(f"{registries.split_reference(reference)[0]}@{name} is now version {record.version}")
     return None
 
 
@@ -208,9 +192,7 @@ def policy(
     json: options.Json = False,
 ) -> None:
     """Show or set who must have signed the versions of a registry; others are refused (exit 3)."""
-    from sidtool.registry import policy as set_policy
-
-    signers = set_policy(registry, signed_by, allow_unsigned=allow_unsigned)
+    signers = registries.policy(registry, signed_by, allow_unsigned=allow_unsigned)
     if json:
         return say_json({"registry": registry, "signed_by": signers})
     if signers is None:

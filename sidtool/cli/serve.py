@@ -9,10 +9,13 @@ import typer
 
 from sidtool.base.documents import read_document
 from sidtool.base.errors import DataError, UsageError
+from sidtool.base.extras import require
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import is_verbose, next_step, note, say, say_json, warn
+from sidtool.integrations import ray
 from sidtool.integrations.ray import EngineOptions
 from sidtool.recommendation import ItemOptions, RecommendOptions
+from sidtool.recommendation import serve as serving
 from sidtool.recommendation.serve import Listening, ServiceOptions
 
 TOKEN_VARIABLE = "SIDTOOL_TOKEN"
@@ -45,18 +48,12 @@ def serve(
     If a tag moves, or the model, bundle or memory at its location changes, the service checks the
     new version and switches to it without losing a request; a version that does not fit is refused.
     On SIGTERM it answers what it has received and exits. Prints the URL."""
-    from sidtool.base.extras import require
-
     require("serve")
-    from sidtool.integrations.ray import serve_on_ray
-    from sidtool.recommendation.serve import ServeOptions
-    from sidtool.recommendation.serve import serve as serve_model
-
     token = _token(token_file)
     if token is None and listening.host not in ("127.0.0.1", "::1", "localhost"):
         warn(f"{listening.host} can be reached from other machines, and calls need no token")
     answered = RecommendOptions(**vars(items))
-    served = ServeOptions(model, answered, token, **vars(service))
+    served = serving.ServeOptions(model, answered, token, **vars(service))
 
     def say_started(url: str) -> None:
         if json:
@@ -66,7 +63,7 @@ def serve(
         note(f"serving {model}; {url}/openapi.json describes the endpoints, Ctrl-C or SIGTERM ends")
         next_step(example_call(url, token_file, has_token=token is not None))
 
-    run = serve_on_ray if engine.on_cluster else serve_model
+    run = ray.serve_on_ray if engine.on_cluster else serving.serve
     run(served, listening, verbose=is_verbose(), started=say_started)
 
 

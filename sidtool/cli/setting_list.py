@@ -116,21 +116,17 @@ def _model_settings(preset: Preset) -> Iterator[Setting]:
     fields = preset_fields(preset)
     model_type = fields["model_type"]
     config = AutoConfig.for_model(model_type)
-    for name, kind, meaning in _documented_arguments(type(config)):
+    # the arguments in a docstring of transformers: name, type and meaning
+    documented = r"^    (\w+) \(`([^`]+)`[^\n]*\):\n((?:        .*\n?|\s*\n)+)"
+    text = inspect.cleandoc(type(config).__doc__ or "")
+    for name, kind, meaning in re.findall(documented, text, flags=re.MULTILINE):
         # both follow from the tokenizer
         if name != "vocab_size" and not name.endswith("_token_id"):
             default = getattr(config, name, None)
             value = fields.get(name, default)
             differs = None if value == default else default
-            yield Setting(name, kind, value, meaning, f"{model_type} configuration", differs)
-
-
-def _documented_arguments(kind: type) -> Iterator[tuple[str, str, str]]:
-    """Name, type and meaning of the arguments in a docstring of transformers."""
-    text = inspect.cleandoc(kind.__doc__ or "")
-    entry = r"^    (\w+) \(`([^`]+)`[^\n]*\):\n((?:        .*\n?|\s*\n)+)"
-    for name, annotation, description in re.findall(entry, text, flags=re.MULTILINE):
-        yield name, annotation, first_sentence(description)
+            group = f"{model_type} configuration"
+            yield Setting(name, kind, value, first_sentence(meaning), group, differs)
 
 
 def _training_settings(vocabulary: Vocabulary, defaults: Mapping[str, Any]) -> Iterator[Setting]:
@@ -143,7 +139,10 @@ def _training_settings(vocabulary: Vocabulary, defaults: Mapping[str, Any]) -> I
             continue
         if vocabulary.refusal(field.name) is not None:
             continue
-        library_default = _field_default(field)
+        if field.default_factory is not dataclasses.MISSING:
+            library_default = field.default_factory()
+        else:
+            library_default = getattr(field.default, "value", field.default)  # of an enumeration
         default = defaults.get(field.name, library_default)
         if field.name in MACHINE_DEFAULTS:
             default = AUTO
@@ -155,13 +154,6 @@ def _training_settings(vocabulary: Vocabulary, defaults: Mapping[str, Any]) -> I
             vocabulary.config,
             None if default == library_default else library_default,
         )
-
-
-def _field_default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    value = field.default
-    return getattr(value, "value", value)  # of an enumeration
 
 
 def _spell_type(annotation: Any) -> str:

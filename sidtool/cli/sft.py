@@ -1,19 +1,18 @@
 """The make-sft command."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from sidtool import examples
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table, warn
 from sidtool.cli.terminal.pace import progress
 from sidtool.data import GeneralOptions
 from sidtool.examples import SftInputs, SftOptions, TaskCatalogOptions, WeightOptions
+from sidtool.integrations import ray
 from sidtool.integrations.ray import ResumableWorkers
-
-if TYPE_CHECKING:
-    from sidtool.examples import Lineage
 
 
 def make_sft(
@@ -34,17 +33,13 @@ def make_sft(
     how: options.Writing = options.Writing(),
 ) -> None:
     """Write training examples, validation users and their lineage."""
-    from sidtool.examples import make_sft as write_sft
-
     writer = None
     if workers.on_cluster:
-        from sidtool.integrations.ray import ClusterExamples, RunOptions
-
         inputs = SftInputs(bundle, items, split, sft, catalog, model, weights)
-        run = RunOptions("ray", workers.workers, resume=workers.resume)
-        writer = ClusterExamples(inputs, run)
+        run = ray.RunOptions("ray", workers.workers, resume=workers.resume)
+        writer = ray.ClusterExamples(inputs, run)
     with progress("examples") as report:
-        lineage = write_sft(
+        lineage = examples.make_sft(
             bundle,
             items,
             split,
@@ -64,25 +59,18 @@ def make_sft(
         say_json(lineage.to_json())
     else:
         _say_lineage(lineage)
-    if model is None:
-        _warn_of_open_answers(lineage)
+    texts = [task for task in lineage.tasks if not examples.named_task(task).writes_sids]
+    if model is None and texts:
+        warn(
+            f"the text of {', '.join(texts)} has no end, which only a tokenizer has: a model never "
+            "learns to stop (--model)"
+        )
     if how.dry_run:
         return note(f"nothing written to {out}")
     return next_step("sidtool train {model} {out} -o tuned", model=model or "MODEL+sid", out=out)
 
 
-def _warn_of_open_answers(lineage: "Lineage") -> None:
-    from sidtool.examples import named_task
-
-    texts = [name for name in lineage.tasks if not named_task(name).writes_sids]
-    if texts:
-        warn(
-            f"the text of {', '.join(texts)} has no end, which only a tokenizer has: a model never "
-            "learns to stop (--model)"
-        )
-
-
-def _say_lineage(lineage: "Lineage") -> None:
+def _say_lineage(lineage: "examples.Lineage") -> None:
     rows = []
     for task, counts in lineage.tasks.items():
         weight = lineage.task_weights.get(task, "-")
@@ -100,9 +88,11 @@ def _say_lineage(lineage: "Lineage") -> None:
             f"{weights.mean:.3g}, {weights.clipped} clipped; {weights.effective_events:.0f} "
             "effective events"
         )
-    line = f"split {lineage.split}: {lineage.valid} validation examples"
-    line += f"; {lineage.leaked_events} held-out events in training examples"
-    line += f", {lineage.dropped_events} events of unknown items left out"
+    line = (
+        f"split {lineage.split}: {lineage.valid} validation examples; {lineage.leaked_events} "
+        f"held-out events in training examples, {lineage.dropped_events} events of unknown items "
+        "left out"
+    )
     if lineage.dropped_queries:
         line += f", {lineage.dropped_queries} queries left out"
     if lineage.hidden_items:

@@ -1,30 +1,29 @@
 """The commands that train: train, refresh, rl."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from sidtool import training
 from sidtool.base.errors import UsageError
+from sidtool.base.options import option
 from sidtool.cli.groups import Given
-from sidtool.cli.setting_list import Configurable
+from sidtool.cli.setting_list import Configurable, list_settings
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.completion import complete_setting
-from sidtool.cli.terminal.console import say, say_json, say_plan, say_table
+from sidtool.cli.terminal.console import say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
 from sidtool.cli.terminal.training_log import notify, say_summaries, watch
 from sidtool.data import CatalogNames
+from sidtool.examples import TaskCatalogOptions
 from sidtool.model import DEFAULT_PRESET, Preset
-from sidtool.training import StageOptions
+from sidtool.training import StageOptions, reinforcement, renewal
 from sidtool.training.reinforcement import ObjectiveOptions
 from sidtool.training.renewal import RefreshOptions
-
-if TYPE_CHECKING:
-    from sidtool.training.renewal import RefreshPlan
 
 
 def train(
@@ -42,7 +41,7 @@ def train(
         list[str] | None,
         typer.Option(
             "--set",
-            autocompletion=complete_setting("train"),
+            autocompletion=options.complete_setting("train"),
             help="Training setting, key=value; `sidtool settings train` lists them.",
         ),
     ] = None,
@@ -69,10 +68,8 @@ def train(
     A killed run leaves OUT.partial, and the same command resumes it. If the configuration lists
     stages, each trains the output of the one before; intermediate outputs stay beside the last one,
     as OUT-1-embeddings."""
-    from sidtool.training import check_stages, plan_stages, read_stages, run_stages
-
-    stages = read_stages(config, set_ or (), chosen.get("stage"))
-    planned = plan_stages(
+    stages = training.read_stages(config, set_ or (), chosen.get("stage"))
+    planned = training.plan_stages(
         model,
         examples,
         out,
@@ -82,13 +79,13 @@ def train(
         trust_remote_code=trust_remote_code,
     )
     if how.dry_run:
-        check_stages(planned)
+        training.check_stages(planned)
         lines = [f"would train {stage}" for stage in planned]
         return how.plan("\n".join(lines), stages=[stage.to_json() for stage in planned])
     labels = [f"{number} {each.options.stage}" for number, each in enumerate(stages, start=1)]
     with progress(*labels) as report:
         steps_of, log = watch()
-        summaries = run_stages(
+        summaries = training.run_stages(
             planned,
             force=how.force,
             max_minutes=max_minutes,
@@ -109,8 +106,6 @@ def settings(
     json: options.Json = False,
 ) -> None:
     """List every setting that a command takes by --set key=value: type, default and meaning."""
-    from sidtool.cli.setting_list import list_settings
-
     for group, settings in groupby(list_settings(command, preset=preset), attrgetter("group")):
         if json:
             for setting in settings:
@@ -157,10 +152,7 @@ def refresh(
 
     The codes of a retrained codebook are aligned with the model's, its embedding rows are carried
     over, and the tasks of its last training stage are trained for a share of its epochs."""
-    from sidtool.examples import TaskCatalogOptions
-    from sidtool.training.renewal import plan_refresh, run_refresh
-
-    plan = plan_refresh(
+    plan = renewal.plan_refresh(
         model,
         bundle,
         out,
@@ -173,32 +165,44 @@ def refresh(
         force=how.force,
     )
     if how.dry_run:
-        return _say_refresh_plan(plan, model, json=how.json)
+        message = plan.verdict.message or "the same bundle"
+        text = f"would bring {model} to the bundle at {plan.out}: {message}"
+        values: dict[str, Any] = {"model": str(plan.out), "bundle": plan.verdict.kind}
+        values["reassigned_share"] = plan.verdict.reassigned_share
+        if plan.last is not None and plan.split is not None:
+            train_options, sft_fields = renewal.training_settings(plan.last, plan.options)
+            tasks = ", ".join(plan.last.task_weights)
+            text += f"\nwould train {tasks} on split {plan.split.reference}, {sft_fields}"
+            values["tasks"] = dict(plan.last.task_weights)
+            values["split"] = plan.split.reference.digest
+            values["options"] = asdict(train_options)
+            values["settings"] = dict(sft_fields)
+        return how.plan(text, **values)
     with progress("train") as report:
         steps_of, log = watch()
-        summary = run_refresh(
+        summary = renewal.run_refresh(
             plan, force=how.force, progress=steps_of(report.get("train")), log=log, notify=notify
         )
     return say_summaries([summary.to_json()], out, split=split or "SPLIT", json=how.json)
 
 
-def _say_refresh_plan(plan: "RefreshPlan", model: str, *, json: bool) -> None:
-    """What a refresh would do with the bundle, and how long it would train on which tasks."""
-    from sidtool.training.renewal import training_settings
+@dataclass(frozen=True)
+class RlInputs:
+    """What rl takes beside the examples and the objective."""
 
-    verdict, out = plan.verdict, plan.out
-    text = f"would bring {model} to the bundle at {out}: {verdict.message or 'the same bundle'}"
-    values: dict[str, Any] = {"model": str(out), "bundle": verdict.kind}
-    values["reassigned_share"] = verdict.reassigned_share
-    if plan.last is not None and plan.split is not None:
-        train_options, sft_fields = training_settings(plan.last, plan.options)
-        tasks = ", ".join(plan.last.task_weights)
-        text += f"\nwould train {tasks} on split {plan.split.reference}, {sft_fields}"
-        values["tasks"] = dict(plan.last.task_weights)
-        values["split"] = plan.split.reference.digest
-        values["options"] = asdict(train_options)
-        values["settings"] = dict(sft_fields)
-    say_plan(text, json=json, **values)
+    pairs: tuple[str, ...] = option(
+        (), flag="--set", panel="Training", completes=lambda: options.complete_setting("rl")("")
+    )
+    """Setting, key=value; `sidtool settings rl` lists them."""
+    reward_input: tuple[str, ...] = option((), metavar="REWARD=PATH")
+    """What a reward scores items by: the memory of `collaborative`, the model of `label`, one that
+    train made on predict-FIELD."""
+    split: Path | None = option(None)
+    """Split of the examples, if the prompt of MODEL or of a reward shows fields."""
+    allow_worse_slices: bool = option(False)
+    """Accept a model that is worse than the start on rare or on frequent targets."""
+    trust_remote_code: bool = option(False)
+    """Run a model's own code and load pickled weights."""
 
 
 def rl(
@@ -214,36 +218,7 @@ def rl(
     out: options.Out,
     objective: Annotated[Mapping[str, str], Given(ObjectiveOptions())],
     config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            autocompletion=complete_setting("rl"),
-            help="Setting, key=value; `sidtool settings rl` lists them.",
-        ),
-    ] = None,
-    reward_input: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="REWARD=PATH",
-            help="What a reward scores items by: the memory of `collaborative`, the model of "
-            "`label`, one that train made on predict-FIELD.",
-        ),
-    ] = None,
-    split: Annotated[
-        Path | None,
-        typer.Option(
-            help="Split of the examples, if the prompt of MODEL or of a reward shows fields."
-        ),
-    ] = None,
-    allow_worse_slices: Annotated[
-        bool,
-        typer.Option(
-            "--allow-worse-slices",
-            help="Accept a model that is worse than the start on rare or on frequent targets.",
-        ),
-    ] = False,
-    trust_remote_code: options.Trust = False,
+    inputs: RlInputs = RlInputs(),
     how: options.Writing = options.Writing(),
 ) -> None:
     """Train a trained model further by rewards of its own recommendations.
@@ -251,29 +226,26 @@ def rl(
     Keeps the checkpoint that recommends best on the validation set, and refuses one that is worse
     than the start on a slice of targets. A killed run leaves OUT.partial, and the same command
     resumes it."""
-    from sidtool.training import read_settings
-    from sidtool.training.reinforcement import RL_SETTINGS, plan_rl, run_rl
-
-    pairs = [*(set_ or ()), *(f"{name}={value}" for name, value in objective.items())]
-    rl_options, fields = read_settings(RL_SETTINGS, config, pairs)
-    run = plan_rl(
+    pairs = [*inputs.pairs, *(f"{name}={value}" for name, value in objective.items())]
+    rl_options, fields = training.read_settings(reinforcement.RL_SETTINGS, config, pairs)
+    run = reinforcement.plan_rl(
         model,
         examples,
         out,
         rl_options,
         fields,
-        reward_inputs=_parse_inputs(reward_input or ()),
-        split=split,
-        trust_remote_code=trust_remote_code,
+        reward_inputs=_parse_inputs(inputs.reward_input),
+        split=inputs.split,
+        trust_remote_code=inputs.trust_remote_code,
         force=how.force,
     )
     if how.dry_run:
         return how.plan(f"would train: {run.inheritance()}", **run.to_json())
     with progress("train") as report:
         steps_of, log = watch()
-        summary = run_rl(
+        summary = reinforcement.run_rl(
             run,
-            allow_worse_slices=allow_worse_slices,
+            allow_worse_slices=inputs.allow_worse_slices,
             force=how.force,
             progress=steps_of(report.get("train")),
             log=log,

@@ -41,15 +41,6 @@ class ShownItems(NamedTuple):
     """(rows,) of catalog text, 0 for a SID"""
 
 
-class Answers(NamedTuple):
-    """The events of a block that are answers."""
-
-    events: Numbers
-    """(answers,) indexes within the block"""
-    numbers: Numbers
-    """(answers,) the number of each among all events with a history"""
-
-
 class EventLines:
     """Makes the lines of a task."""
 
@@ -114,23 +105,26 @@ class EventLines:
     def _n_tokens(self, segments: Sequence[Segment]) -> int:
         return 0 if self._context.encoder is None else self._context.encoder.length(segments)
 
-    def answers(self, events: EventBlock, first_number: int) -> Answers:
-        """The answers of a block, the first of whose events with a history has a number."""
+    def answers(self, events: EventBlock) -> tuple[Numbers, Numbers]:
+        """The events of a block that are answers: (answers,) their indexes, and the number of each
+        among the block's events with a history."""
         first_events = np.repeat(events.starts[:-1], events.sizes)
         targets = np.flatnonzero(first_events < np.arange(len(first_events)))
-        numbers = first_number + np.arange(len(targets))
+        numbers = np.arange(len(targets))
         if self._context.task.writes_sid:
-            return Answers(targets, numbers)
+            return targets, numbers
         has_text = self._answers.characters[events.rows[targets]] > 0
-        return Answers(targets[has_text], numbers[has_text])
+        return targets[has_text], numbers[has_text]
 
-    def block(self, events: EventBlock, answers: Answers, n_copies: Numbers) -> ExampleBlock:
-        """The examples of a block, with (answers,) copies of each."""
+    def block(
+        self, events: EventBlock, answers: Numbers, numbers: Numbers, n_copies: Numbers
+    ) -> ExampleBlock:
+        """The examples of a block, with (answers,) numbers and copies."""
         first_events = np.repeat(events.starts[:-1], events.sizes)
         turns = consecutive(np.zeros_like(n_copies), n_copies)
-        targets = np.repeat(answers.events, n_copies)
+        targets = np.repeat(answers, n_copies)
         if not self._context.same_frame:
-            turns += np.repeat(answers.numbers, n_copies)
+            turns += np.repeat(numbers, n_copies)
         frames = turns % len(self._context.frames)
         # the tokens of the items before each event
         before = np.cumsum(self._items.tokens[events.rows] + self._separator_tokens)
@@ -218,9 +212,9 @@ def event_blocks(
     lines = EventLines(context, events)
     first_number = context.first_number
     for block in events.blocks(users, context.history_length + 1):
-        answers = lines.answers(block, first_number)
-        n_copies = copies(len(answers.events))
-        yield partial(lines.block, block, answers, n_copies)
+        answers, numbers = lines.answers(block)
+        n_copies = copies(len(answers))
+        yield partial(lines.block, block, answers, first_number + numbers, n_copies)
         first_number += int(np.maximum(block.sizes - 1, 0).sum())
 
 

@@ -3,7 +3,7 @@
 import json
 import warnings
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -119,9 +119,15 @@ class SftJob:
                 if self.progress is not None:
                     self.progress(done, n_tasks)
             if self.general is not None:
+                # drawn at random, all equally often, until they have their share of the tokens
+                train = self.general.train
+                lengths = [self.maker.length(example.segments) or 0 for example in train]
                 other_tokens = sum(of_task.tokens for of_task in counts.values())
-                general = self._mixed(self.general, other_tokens)
-                counts[GENERAL_TASK] = self.write_examples(stream, general)
+                budget = self.general.options.budget(other_tokens)
+                copies = copies_within(lengths, budget, task_rng(GENERAL_TASK, self.options.seed))
+                pairs = zip(train, copies, strict=True)
+                mixed = (example for example, n_copies in pairs for _ in range(n_copies))
+                counts[GENERAL_TASK] = self.write_examples(stream, mixed)
         return task_counts(counts)
 
     def write_valid(self, path: Path) -> None:
@@ -149,13 +155,9 @@ class SftJob:
                 return written
         if units is not None:
             split = self.maker.part(task, split, units)
-        examples = self.maker.task_examples(task, split, self.counts, first_number)
+        counts = None if self.weights is None else self.weights.counts
+        examples = self.maker.task_examples(task, split, counts, first_number)
         return self.write_examples(stream, examples)
-
-    @property
-    def counts(self) -> Callable[[Event], bool] | None:
-        """Which events may be in a list; None for all."""
-        return None if self.weights is None else self.weights.counts
 
     def write_examples(
         self, stream: BinaryIO | None, examples: Iterable[TrainingExample]
@@ -174,15 +176,6 @@ class SftJob:
 
         leaked = count_leaks(self.split, events())
         return ExampleCounts(len(lengths), sum(lengths), max(lengths, default=0), leaked)
-
-    def _mixed(self, general: GeneralExamples, other_tokens: int) -> Iterator[TrainingExample]:
-        """Examples of general text drawn at random, all equally often, whose tokens have the given
-        share beside the tokens of the other examples."""
-        lengths = [self.maker.length(example.segments) or 0 for example in general.train]
-        budget = general.options.budget(other_tokens)
-        copies = copies_within(lengths, budget, task_rng(GENERAL_TASK, self.options.seed))
-        for example, n_copies in zip(general.train, copies, strict=True):
-            yield from [example] * n_copies
 
     def lineage(self, tasks: Mapping[str, TaskCounts], files: Mapping[str, str]) -> Lineage:
         """The lineage of the examples that were written. Raises DataError if there are none; a

@@ -19,7 +19,7 @@ from sidtool.examples.histories import Histories
 from sidtool.examples.items import training_queries
 from sidtool.examples.prompts import ServedPrompts, frames_of_mix
 from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.task import Copies, ExampleContext, ItemTexts, TrainingExample
+from sidtool.examples.task import ExampleContext, ItemTexts, TrainingExample
 from sidtool.examples.tasks import (
     BLOCKS,
     GENERAL_TASK,
@@ -128,9 +128,20 @@ class ExampleMaker:
         # every task has its own generator, so adding a task leaves the others' examples unchanged
         rng = task_rng(task, options.seed)
         make = partial(named_task(task).make, self._context(task, split, counts, first_number))
-        if task in budgets:
-            return self._within_budget(make, budgets[task], rng)
-        return make(WeightedCopies(options.tasks[task], rng))
+        if task not in budgets:
+            yield from make(WeightedCopies(options.tasks[task], rng))
+            return
+        # all equally often within the budget: a first pass measures one copy of each example, a
+        # second one makes the copies
+        lengths = array("l", [self.length(example.segments) or 0 for example in make(lambda: 1)])
+        copies = iter(copies_within(lengths, budgets[task], rng))
+        spent = 0
+        for example in make(lambda: next(copies, 0)):
+            length = self.length(example.segments) or 0
+            # a copy has another template than was measured, which may be longer
+            if spent + length <= budgets[task]:
+                spent += length
+                yield example
 
     def task_blocks(
         self, task: str, split: Split, events: TrainEvents, users: range, first_number: int = 0
@@ -184,26 +195,6 @@ class ExampleMaker:
             per_part = [sum(1 for _ in self._histories.with_target(part)) for part in parts]
             self._counted = split, np.cumsum([0, *per_part])
         return int(self._counted[1][users])
-
-    def _within_budget(
-        self,
-        make: Callable[[Copies], Iterator[TrainingExample]],
-        budget: int,
-        rng: np.random.Generator,
-    ) -> Iterator[TrainingExample]:
-        """Examples drawn at random, all equally often, that fit into a budget of tokens."""
-        # a first pass measures one copy of each example, a second one makes the copies
-        lengths = array("l")
-        for example in make(lambda: 1):
-            lengths.append(self.length(example.segments) or 0)
-        copies = iter(copies_within(lengths, budget, rng))
-        spent = 0
-        for example in make(lambda: next(copies, 0)):
-            length = self.length(example.segments) or 0
-            # A copy has another template than was measured, which may be longer.
-            if spent + length <= budget:
-                spent += length
-                yield example
 
     def _context(
         self,

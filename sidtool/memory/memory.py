@@ -110,7 +110,7 @@ class Memory(OnHub):
         """The ids of the n items, in the order of the bundle's rows."""
         data = self.arrays["items/id_bytes"]
         offsets = self.arrays["items/id_offset"]
-        return StringArray.stored("items/id", data, offsets, may_be_empty=False)
+        return StringArray.stored("items/id", data, offsets)
 
     @cached_property
     def events(self) -> NDArray[np.int64]:

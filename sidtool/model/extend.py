@@ -19,7 +19,7 @@ from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.model.contract.card import check_license
 from sidtool.model.contract.contract import CONTRACT, Contract
-from sidtool.model.contract.folder import embedded_contract, write_contract
+from sidtool.model.contract.folder import read_embedded, write_contract
 from sidtool.model.contract.stage_record import ExtendParams, StageRecord
 from sidtool.model.network.structure import (
     check_embedding_rows,
@@ -253,15 +253,12 @@ def locate_base(
 ) -> Checkpoint:
     """Find a model, as `locate` does. Raises CompatibilityError if it has a SID vocabulary."""
     checkpoint = locate(model, revision=revision, trust_remote_code=trust_remote_code)
-    for name, has_contract in (
-        (CONTRACT, (checkpoint.folder / CONTRACT).exists()),
-        (CONFIG, embedded_contract(checkpoint.folder) is not None),
-    ):
-        if has_contract:
-            raise CompatibilityError(
-                f"{model} has a SID vocabulary already ({name})",
-                hint="extend the base model that it was made from",
-            )
+    has_contract = (checkpoint.folder / CONTRACT).exists()
+    if has_contract or read_embedded(checkpoint.folder) is not None:
+        raise CompatibilityError(
+            f"{model} has a SID vocabulary already ({CONTRACT if has_contract else CONFIG})",
+            hint="extend the base model that it was made from",
+        )
     return checkpoint
 
 

@@ -134,10 +134,12 @@ def choose_within(
     affordable = int(VALIDATION_SHARE * training / max(validation, 1e-9))
     eval_users = min(work.eval_users, max(MIN_USERS, affordable))
     stepping = max(training - validation * eval_users, 0.05 * training)
-    affordable_epochs = stepping / (speed.step * work.steps_per_epoch)
+    epochs = min(work.epochs, stepping / (speed.step * work.steps_per_epoch))
+    # two digits, which a command line shows
+    digits = 0 if epochs >= 10 else 1 - math.floor(math.log10(epochs))
     return replace(
         choices,
-        epochs=_round_down(min(work.epochs, affordable_epochs)),
+        epochs=math.floor(epochs * 10**digits) / 10**digits,
         eval_users=None if eval_users == work.eval_users else eval_users,
         tuning_users=_part(work.valid, share),
         test_users=_part(work.test, share),
@@ -173,24 +175,22 @@ class Budget:
         if done not in (TRAINING, TUNING):
             return choices
         if done not in self.record:
-            later_choices = self._chosen(choices, model, has_tuned=done == TUNING, spent=spent)
+            work = self.work
+            has_tuned = done == TUNING
+            user = self.speed.user * slowness(model, choices, work, self.speed)
+            cost = user * _user_costs(work, 0 if has_tuned else work.valid, work.test)
+            share = min(1.0, MARGIN * max(0.0, self.total - spent) / max(cost, 1e-9))
+            params = read_contract(model).params
+            assert isinstance(params, TrainParams)
+            later_choices = replace(
+                choices,
+                tuning_users=choices.tuning_users if has_tuned else _part(work.valid, share),
+                test_users=_part(work.test, share),
+                stop_step=params.options.get("stop_step"),
+            )
             self.record[done] = later_choices.to_json()
             write_whole(self.file, json.dumps(self.record, indent=1) + "\n")
         return Choices.from_json(self.record[done])
-
-    def _chosen(self, choices: Choices, model: Path, *, has_tuned: bool, spent: float) -> Choices:
-        work = self.work
-        user = self.speed.user * slowness(model, choices, work, self.speed)
-        cost = user * _user_costs(work, 0 if has_tuned else work.valid, work.test)
-        share = min(1.0, MARGIN * max(0.0, self.total - spent) / max(cost, 1e-9))
-        params = read_contract(model).params
-        assert isinstance(params, TrainParams)
-        return replace(
-            choices,
-            tuning_users=choices.tuning_users if has_tuned else _part(work.valid, share),
-            test_users=_part(work.test, share),
-            stop_step=params.options.get("stop_step"),
-        )
 
 
 def slowness(model: Path, choices: Choices, work: Work, speed: Speed) -> float:
@@ -223,11 +223,3 @@ def _user_costs(work: Work, tuning_users: int, test_users: int) -> float:
     """The time of the weight of the memory and of the evaluation, in that of a validation user."""
     tuning = TUNING_COST * tuning_users if work.has_memory else 0.0
     return tuning + EVALUATION_COST * test_users
-
-
-def _round_down(epochs: float) -> float:
-    """Two digits, which a command line shows."""
-    if epochs >= 10:
-        return float(math.floor(epochs))
-    digits = 1 - math.floor(math.log10(epochs))
-    return math.floor(epochs * 10**digits) / 10**digits

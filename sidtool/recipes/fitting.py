@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,8 +33,8 @@ from sidtool.recipes.budget import (
     work_of,
 )
 from sidtool.recipes.plan import Plan, check_step
-from sidtool.recipes.profile import Choices, DataProfile, Inputs, choose, measure
-from sidtool.recipes.recipe import Recipe
+from sidtool.recipes.profile import Choices, DataProfile, choose, measure
+from sidtool.recipes.recipe import Inputs, Recipe
 from sidtool.recipes.steps import RECORDS, RunCommand, Step, Steps, shell_script
 
 SCRIPT = "run.sh"
@@ -98,30 +98,26 @@ class _Road:
     minutes: float
     notify: Callable[[str], None]
     clock: Callable[[], float]
-    done: list[Step] = field(default_factory=list)
+    started: float
+    """When the call began, by the clock."""
+    done: int = 0
     total: int = 0
     expected_end: float | None = None
     """Seconds from the start, when all is expected to be done; None until the speed is known."""
-    started: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.started = self.clock()
 
     @property
     def spent(self) -> float:
         """Seconds, also of the steps of earlier runs."""
         return max(self.steps.seconds(), self.clock() - self.started)
 
-    def do(self, step: Step) -> Path:
+    def do(self, step: Step) -> None:
         """Run a step unless it is done, and say which one it is."""
-        self.done.append(step)
+        self.done += 1
         end = self.minutes * 60 if self.expected_end is None else self.expected_end
         at_most = "at most" if self.expected_end is None else "about"
         left = max(0.0, end - self.spent) / 60
-        self.notify(
-            f"step {len(self.done)} of {self.total}: {step.name}; {at_most} {left:.1f} min left"
-        )
-        return self.steps.do(step)
+        self.notify(f"step {self.done} of {self.total}: {step.name}; {at_most} {left:.1f} min left")
+        self.steps.do(step)
 
 
 def fit(
@@ -151,14 +147,12 @@ def fit(
         'ahead'
     """
     options = options_from(FitOptions, options, given)
-    _require_extras()
-    out = Path(out)
-    raw = _inputs(items, events, options)
+    raw, out = _inputs(items, events, options), Path(out)
     # what a build would refuse is refused before anything is written, unless it is cleaned first
     profile = None if options.fix else _measured(raw)
     with _own_folder(out):
         steps = Steps(out, run_command, replaces=True, clock=clock)
-        road = _Road(steps, options.minutes, notify, clock)
+        road = _Road(steps, options.minutes, notify, clock, clock())
         first = check_step(raw, out, fixes=options.fix)
         inputs = raw.cleaned(first.output) if options.fix else raw
         road.total = 1 + len(_plan(options, inputs, profile, out).steps())
@@ -169,7 +163,17 @@ def fit(
         for step in plan.before_training():
             road.do(step)
         plan, budget = _within_budget(plan, road)
-        plan = _train_and_evaluate(plan, budget, road)
+        for name in [step.name for step in plan.from_training()]:
+            # what was chosen behind the step before changes the later ones
+            (step,) = (step for step in plan.from_training() if step.name == name)
+            if budget is not None and name == TRAINING:
+                limit = budget.training_minutes(plan.choices, road.spent)
+                step = replace(step, unrecorded=("--max-minutes", f"{limit:.3f}"))
+            road.do(step)
+            if budget is not None:
+                model = plan.folder / "model"
+                choices = budget.choose_again(plan.choices, model, name, road.spent)
+                plan = replace(plan, choices=choices)
         script = out / SCRIPT
         write_whole(script, shell_script([first, *plan.steps()], f"sidtool fit {items} {events}"))
         evaluation = parse_json(plan.metrics.read_bytes())
@@ -195,9 +199,7 @@ def plan_fit(
     """The steps that `fit` would run if there were time for all epochs; runs nothing. Raises as
     `fit`."""
     options = options or FitOptions()
-    _require_extras()
-    out = Path(out)
-    raw = _inputs(items, events, options)
+    raw, out = _inputs(items, events, options), Path(out)
     first = check_step(raw, out, fixes=options.fix)
     if not options.fix:
         return [first, *_plan(options, raw, _measured(raw), out).steps()]
@@ -208,20 +210,12 @@ def plan_fit(
     return [first, *_plan(options, raw.cleaned(first.output), profile, out).steps()]
 
 
-def _require_extras() -> None:
-    """Raise MissingPackageError at once for what a later step needs."""
+def _inputs(items: str | Path, events: str | Path, options: FitOptions) -> Inputs:
+    # what a later step needs is missing at once
     require("train")
     require("report")
-
-
-def _inputs(items: str | Path, events: str | Path, options: FitOptions) -> Inputs:
-    return Inputs(
-        Path(items),
-        Path(events),
-        options.columns,
-        options.names,
-        allow_unknown=options.checks.allow_unknown,
-    )
+    allow_unknown = options.checks.allow_unknown
+    return Inputs(Path(items), Path(events), options.columns, options.names, allow_unknown)
 
 
 @contextmanager
@@ -281,21 +275,6 @@ def _remarks(plan: Plan, profile: DataProfile, budget: Budget | None) -> Iterato
             f"every event counts, whatever its {profile.rating}: docs/fit.md says how a recipe "
             "leaves low ones out"
         )
-
-
-def _train_and_evaluate(plan: Plan, budget: Budget | None, road: _Road) -> Plan:
-    """Run the training and the steps behind it; returns the plan with what was chosen between."""
-    for name in [step.name for step in plan.from_training()]:
-        (step,) = (step for step in plan.from_training() if step.name == name)
-        if budget is not None and name == TRAINING:
-            limit = budget.training_minutes(plan.choices, road.spent)
-            step = replace(step, unrecorded=("--max-minutes", f"{limit:.3f}"))
-        road.do(step)
-        if budget is not None:
-            model, spent = plan.folder / "model", road.spent
-            choices = budget.choose_again(plan.choices, model, name, spent)
-            plan = replace(plan, choices=choices)
-    return plan
 
 
 def _within_budget(plan: Plan, road: _Road) -> tuple[Plan, Budget | None]:

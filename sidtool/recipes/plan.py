@@ -1,13 +1,12 @@
 """The steps of the road from two files to an evaluation, as sidtool's command lines."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sidtool.base.errors import UsageError
-from sidtool.recipes.commands import Commands, flag, given_flags, step
-from sidtool.recipes.profile import Choices, Inputs
-from sidtool.recipes.recipe import Recipe
+from sidtool.recipes.profile import Choices
+from sidtool.recipes.recipe import Commands, Inputs, Recipe, flag, given_flags, step
 from sidtool.recipes.steps import Step
 
 
@@ -18,12 +17,12 @@ class Plan:
     recipe: Recipe
     inputs: Inputs
     folder: Path
-    encoder: str = "lexical"
+    encoder: str
     """Encoder of the items' texts, as `build-codebook` takes it."""
-    seed: int = 0
-    base: str | None = None
+    seed: int
+    base: str | None
     """The language model that a recipe without one of its own is for."""
-    choices: Choices = field(default_factory=Choices)
+    choices: Choices
 
     @property
     def split(self) -> Path:
@@ -51,15 +50,11 @@ class Plan:
         return self.folder / "memory.zarr"
 
     @property
-    def trained(self) -> Path:
-        """The trained model alone."""
-        return self.folder / ("aligned" if self.recipe.has("rl") else "model")
-
-    @property
     def model(self) -> Path:
         """The model that is evaluated."""
-        has_memory = self.recipe.has("memory")
-        return self.folder / "model+memory" if has_memory else self.trained
+        if self.recipe.has("memory"):
+            return self.folder / "model+memory"
+        return self.folder / ("aligned" if self.recipe.has("rl") else "model")
 
     @property
     def metrics(self) -> Path:
@@ -80,88 +75,81 @@ class Plan:
         return [*self.before_training(), *self.from_training()]
 
     @property
-    def commands(self) -> Commands:
-        """The commands of the recipe on this data."""
+    def _commands(self) -> Commands:
         return Commands(self.recipe, self.inputs, self.choices.text_template)
 
     def before_training(self) -> Iterator[Step]:
-        """The steps up to the training, and the memory, which needs no model."""
-        commands = self.commands
-        yield commands.split(self.split, *self.recipe.options("split"))
+        """The steps up to the training, and the memory, which needs no model. Raises UsageError if
+        the recipe is for a language model and none was named."""
+        recipe, commands = self.recipe, self._commands
+        yield commands.split(self.split, *recipe.options("split"))
+        has_cooccurrence = recipe.settings("recipe").get("cooccurrence", True)
         yield commands.codebook(
             self.bundle,
             *("--encoder", _path_or_word(self.encoder)),
-            *flag("--interactions", self.split if self.recipe.has_cooccurrence else None),
+            *flag("--interactions", self.split if has_cooccurrence else None),
         )
-        yield from self._untrained_model()
-        history = flag("--history-length", self.choices.history)
-        yield self._examples("examples", "sft", *history)
-        if self.recipe.has("cpt"):
-            columns = [word for name in self.choices.text_columns for word in ("--field", name)]
-            yield self._examples("examples of running text", "cpt", *columns)
-        if self.recipe.has("labels"):
-            yield self._examples("examples of labels", "labels")
-        if self.recipe.has("memory"):
-            options = ("--items", self.inputs.items, *self.recipe.options("memory"))
-            yield commands.memory(self.split, self.bundle, self.memory, *options)
-        if self.recipe.has("pretrain"):
-            pretrained = self.folder / "pretrained"
-            yield self._training("continued pre-training", "pretrain", "cpt", pretrained)
-
-    def from_training(self) -> Iterator[Step]:
-        """The training and the steps that need its model."""
-        commands = self.commands
-        yield self.training(self.folder / "model", {})
-        if self.recipe.has("reward"):
-            yield self._training("reward model", "reward", "labels", self.folder / "reward")
-        if self.recipe.has("rl"):
-            yield step("rewards", self.trained, *self._rl())
-        if self.recipe.has("memory"):
-            users = flag("--users", self.choices.tuning_users)
-            yield commands.tuning(self.trained, self.split, self.memory, self.model, *users)
-        limit = flag("--limit", self.choices.test_users)
-        allowed = _switch("--allow-unknown", self.inputs.allow_unknown)
-        yield commands.evaluation(self.model, self.split, self.metrics, *limit, *allowed)
-        if self.recipe.has("lists"):
-            command = ("evaluate-lists", self.model, self.split, *self.recipe.options("lists"))
-            command = (*command, *limit, "--json")
-            yield Step("evaluation of lists", command, self.folder / "lists.json", True)
-        yield step("report", self.page, "report", self.metrics)
-
-    def _untrained_model(self) -> Iterator[Step]:
-        """The steps that make the model that is trained. Raises UsageError if the recipe is for a
-        language model and none was named."""
         base: object = self.folder / "base"
-        if self.recipe.has("model"):
+        if recipe.has("model"):
             setting = flag("--set", self.choices.model_setting)
             options = ("--bundle", self.bundle, *setting)
-            yield self.commands.untrained(self.folder / "base", self.seed, *options)
+            yield commands.untrained(self.folder / "base", self.seed, *options)
         elif self.base is None:
             raise UsageError(
-                f"recipe {self.recipe.name} needs a language model",
+                f"recipe {recipe.name} needs a language model",
                 hint="--model hf://ORG/NAME, or a folder",
             )
         else:
             base = _path_or_word(self.base)
-        yield self.commands.tokens(base, self.bundle, self.initial, self.seed)
+        yield commands.tokens(base, self.bundle, self.initial, self.seed)
+        history = flag("--history-length", self.choices.history)
+        yield self._examples("examples", "sft", *history)
+        if recipe.has("cpt"):
+            columns = [word for name in self.choices.text_columns for word in ("--field", name)]
+            yield self._examples("examples of running text", "cpt", *columns)
+        if recipe.has("labels"):
+            yield self._examples("examples of labels", "labels")
+        if recipe.has("memory"):
+            options = ("--items", self.inputs.items, *recipe.options("memory"))
+            yield commands.memory(self.split, self.bundle, self.memory, *options)
+        if recipe.has("pretrain"):
+            yield self._training("continued pre-training", "pretrain", "cpt", "pretrained")
+
+    def from_training(self) -> Iterator[Step]:
+        """The training and the steps that need its model."""
+        recipe, commands = self.recipe, self._commands
+        yield self.training(self.folder / "model", {})
+        reward = self.folder / "reward"
+        if recipe.has("reward"):
+            yield self._training("reward model", "reward", "labels", "reward")
+        trained = self.folder / ("aligned" if recipe.has("rl") else "model")
+        if recipe.has("rl"):
+            command = ("rl", self.folder / "model", self.examples, *recipe.options("rl"))
+            command = (*command, "--set", f"seed={self.seed}")
+            if recipe.has("reward"):
+                command = (*command, "--reward-input", ("label=", reward), "--split", self.split)
+            yield step("rewards", trained, *command)
+        if recipe.has("memory"):
+            users = flag("--users", self.choices.tuning_users)
+            yield commands.tuning(trained, self.split, self.memory, self.model, *users)
+        limit = flag("--limit", self.choices.test_users)
+        allowed = _switch("--allow-unknown", self.inputs.allow_unknown)
+        yield commands.evaluation(self.model, self.split, self.metrics, *limit, *allowed)
+        if recipe.has("lists"):
+            command = ("evaluate-lists", self.model, self.split, *recipe.options("lists"))
+            command = (*command, *limit, "--json")
+            yield Step("evaluation of lists", command, self.folder / "lists.json", True)
+        yield step("report", self.page, "report", self.metrics)
 
     def _examples(self, name: str, part: str, *options: object) -> Step:
         allowed = _switch("--allow-unknown", self.inputs.allow_unknown)
         made = (self.bundle, self.split, self.initial, self.examples_of(part))
-        return replace(self.commands.examples(part, *made, *allowed, *options), name=name)
+        return replace(self._commands.examples(part, *made, *allowed, *options), name=name)
 
-    def _training(self, name: str, part: str, examples: str, out: Path) -> Step:
+    def _training(self, name: str, part: str, examples: str, out: str) -> Step:
         """A training beside that of the model."""
-        inputs = (self.initial, self.examples_of(examples), out)
-        return replace(self.commands.training(part, *inputs, {"seed": self.seed}), name=name)
-
-    def _rl(self) -> tuple[object, ...]:
-        command = ("rl", self.folder / "model", self.examples, *self.recipe.options("rl"))
-        command = (*command, "--set", f"seed={self.seed}")
-        if not self.recipe.has("reward"):
-            return command
-        reward = ("label=", self.folder / "reward")
-        return (*command, "--reward-input", reward, "--split", self.split)
+        inputs = (self.initial, self.examples_of(examples), self.folder / out)
+        return replace(self._commands.training(part, *inputs, {"seed": self.seed}), name=name)
 
     def training(self, out: Path, settings: Mapping[str, object]) -> Step:
         """The training of the model; `settings` replace the chosen ones."""
@@ -173,7 +161,7 @@ class Plan:
             "stop_step": self.choices.stop_step,
         }
         values = chosen | dict(settings)
-        return self.commands.training("train", start, self.examples, out, values)
+        return self._commands.training("train", start, self.examples, out, values)
 
 
 def check_step(inputs: Inputs, folder: Path, *, fixes: bool) -> Step:

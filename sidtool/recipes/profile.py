@@ -3,13 +3,11 @@ what a recipe leaves open, within what a budget allows."""
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sidtool.base.records import JsonRecord
-from sidtool.data import CatalogNames, EventNames
 from sidtool.data.prepare import CatalogTable, EventTable, Report
 from sidtool.recipes.recipe import Recipe
 from sidtool.training import DEFAULTS
@@ -24,22 +22,6 @@ MIN_TEXT_SHARE = 0.5
 RATINGS = ("rating", "ratings", "score", "stars", "feedback")
 """Ends of the names of columns that have ratings."""
 MOST_RATINGS = 101
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The files of a data set, and what they are read with."""
-
-    items: Path
-    events: Path
-    columns: CatalogNames = field(default_factory=CatalogNames)
-    names: EventNames = field(default_factory=EventNames)
-    allow_unknown: bool = False
-
-    def cleaned(self, folder: Path) -> "Inputs":
-        """The files that `check --fix` writes, whose columns have names that are guessed."""
-        items, events = folder / "items.parquet", folder / "events.parquet"
-        return Inputs(items, events, allow_unknown=self.allow_unknown)
 
 
 @dataclass(frozen=True)
@@ -59,32 +41,27 @@ class DataProfile(JsonRecord):
 
 def measure(catalog: CatalogTable, table: EventTable, checked: Report) -> DataProfile:
     """The profile of a catalog and its events, whose problems were reported."""
+    text_columns = [
+        name
+        for name, cells in catalog.cells.items()
+        if name not in (catalog.columns.id, catalog.columns.title)
+        and not set(name) & set("{}!:[].")  # a template reads these characters
+        and _is_text(cells[:TEXT_SAMPLE])
+    ]
+    rating_columns = (
+        name
+        for name, cells in table.cells.items()
+        if "".join(char for char in name.lower() if char.isalpha()).endswith(RATINGS)
+        and 2 <= len(set(cells)) <= MOST_RATINGS
+    )
     return DataProfile(
         items=checked.items,
         events=checked.events or 0,
         users=checked.users or 0,
-        text_columns=tuple(_text_columns(catalog))[:TEXT_COLUMNS],
+        text_columns=tuple(text_columns[:TEXT_COLUMNS]),
         longest=max(Counter(table.users).values(), default=0),
-        rating=_rating_column(table),
+        rating=next(rating_columns, None),
     )
-
-
-def _rating_column(table: EventTable) -> str | None:
-    """The first column with the name of a rating whose cells have two to MOST_RATINGS values."""
-    for name, cells in table.cells.items():
-        plain = "".join(char for char in name.lower() if char.isalpha())
-        if plain.endswith(RATINGS) and 2 <= len(set(cells)) <= MOST_RATINGS:
-            return name
-    return None
-
-
-def _text_columns(catalog: CatalogTable) -> Iterator[str]:
-    """The columns with text in the order of the file, without id and title."""
-    for name, cells in catalog.cells.items():
-        is_named = name not in (catalog.columns.id, catalog.columns.title)
-        # a template reads these characters
-        if is_named and not set(name) & set("{}!:[].") and _is_text(cells[:TEXT_SAMPLE]):
-            yield name
 
 
 def _is_text(cells: Sequence[str]) -> bool:
@@ -139,35 +116,29 @@ class Choices(JsonRecord):
     """The step at which the training was stopped, because it took too long; None: at its end."""
 
 
-def text_template(profile: DataProfile) -> str | None:
-    """Title and the columns of text; None for the title alone."""
-    if not profile.text_columns:
-        return None
-    return ". ".join(f"{{{name}}}" for name in ("title", *profile.text_columns))
-
-
 def choose(profile: DataProfile, recipe: Recipe, minutes: float) -> Choices:
     """What follows from the data and the time alone."""
-    has_template = "text_template" in recipe.settings("codebook")
+    template = None
+    if profile.text_columns and "text_template" not in recipe.settings("codebook"):
+        template = ". ".join(f"{{{name}}}" for name in ("title", *profile.text_columns))
     epochs = enough_epochs(profile, recipe.settings("train"))
+    model = recipe.settings("model")
+    is_narrow = model.get("preset") == "neox-tiny" and "set" not in model
+    is_wide = (
+        is_narrow
+        and epochs is not None
+        and profile.events >= WIDE_EVENTS
+        and 60 * minutes * EVENTS_PER_SECOND >= epochs * profile.events
+    )
     most = recipe.settings("sft").get("history_length")
     return Choices(
-        text_template=None if has_template else text_template(profile),
+        text_template=template,
         text_columns=profile.text_columns,
-        model_setting=_wide(profile, recipe, epochs, minutes),
+        model_setting=WIDE if is_wide else None,
         # the last event is held out
         history=None if most is None or profile.longest > most else max(1, profile.longest - 1),
         epochs=epochs,
     )
-
-
-def _wide(profile: DataProfile, recipe: Recipe, epochs: float | None, minutes: float) -> str | None:
-    """The setting of a wider model, if there are the events for it and the time for its epochs."""
-    model = recipe.settings("model")
-    is_narrow = model.get("preset") == "neox-tiny" and "set" not in model
-    if not is_narrow or epochs is None or profile.events < WIDE_EVENTS:
-        return None
-    return WIDE if 60 * minutes * EVENTS_PER_SECOND >= epochs * profile.events else None
 
 
 def enough_epochs(profile: DataProfile, settings: Mapping[str, Any]) -> float | None:

@@ -1,19 +1,21 @@
 """A recipe is a folder of YAML files, each the `--config` of one command: a step is part of the
-road if its file is there. Recipes of the package are folders beside this module."""
+road if its file is there. Recipes of the package are folders beside this module. The commands of a
+recipe on one data set are steps: `Plan` puts them in order for `fit`; others name their own inputs,
+outputs and further options."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sidtool.base.documents import parse_yaml, read_document
 from sidtool.base.errors import UsageError
+from sidtool.base.options import options_of
+from sidtool.data import CatalogNames, EventNames
+from sidtool.recipes.steps import Step
 
 RECIPES = Path(__file__).parent / "configs"
 """The recipes of the package, a folder each."""
-"""The recipes of the package, a folder each."""
-REQUIRED = ("codebook", "sft", "train")
-"""The files that every recipe has."""
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -37,7 +39,7 @@ class Recipe:
                 f"no recipe {name!r}: use {', '.join(recipe_names())} or a folder of YAML files"
             )
         recipe = cls(folder)
-        for part in REQUIRED:
+        for part in ("codebook", "sft", "train"):
             if not recipe.has(part):
                 raise UsageError(f"recipe {folder} has no {part}.yaml")
         return recipe
@@ -59,11 +61,6 @@ class Recipe:
         """`--config FILE`, if there is such a file."""
         return ("--config", self.config(part)) if self.has(part) else ()
 
-    @property
-    def has_cooccurrence(self) -> bool:
-        """Whether co-occurrence shapes the codebook; `recipe.yaml` may say no."""
-        return bool(self.settings("recipe").get("cooccurrence", True))
-
     def settings(self, part: str) -> Mapping[str, Any]:
         """What a file says, nothing if it is missing. Raises UsageError if it cannot be read."""
         if not self.has(part):
@@ -73,3 +70,116 @@ class Recipe:
             return dict(parse_yaml(read_document(path).decode("utf-8-sig")) or {})
         except (OSError, ValueError, TypeError) as error:
             raise UsageError(f"{path} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files of a data set, and what they are read with."""
+
+    items: Path
+    events: Path
+    columns: CatalogNames = field(default_factory=CatalogNames)
+    names: EventNames = field(default_factory=EventNames)
+    allow_unknown: bool = False
+
+    def cleaned(self, folder: Path) -> "Inputs":
+        """The files that `check --fix` writes, whose columns have names that are guessed."""
+        items, events = folder / "items.parquet", folder / "events.parquet"
+        return Inputs(items, events, allow_unknown=self.allow_unknown)
+
+
+@dataclass(frozen=True)
+class Commands:
+    """The commands of a recipe. Each has what the recipe's file for it says, and then the further
+    `options` that it is given."""
+
+    recipe: Recipe
+    inputs: Inputs
+    text_template: str | None = None
+    """Text of an item; None: as the recipe says, or the title."""
+
+    def split(self, out: Path, *options: object) -> Step:
+        """The split of the events."""
+        names = given_flags(self.inputs.names)
+        return step("split", out, "split", self.inputs.events, *names, *options)
+
+    def codebook(self, out: Path, *options: object) -> Step:
+        """The bundle of the catalog."""
+        command = ("build-codebook", self.inputs.items, *given_flags(self.inputs.columns))
+        template = flag("--text-template", self.text_template)
+        return step(
+            "codebook", out, *command, *self.recipe.options("codebook"), *template, *options
+        )
+
+    def untrained(self, out: Path, seed: int, *options: object) -> Step:
+        """A model with random weights."""
+        command = ("init-model", self.inputs.items, "--seed", seed)
+        return step("model", out, *command, *self.recipe.options("model"), *options)
+
+    def tokens(self, base: object, bundle: Path, out: Path, seed: int, *options: object) -> Step:
+        """A model with tokens for SIDs."""
+        command = ("extend-model", base, bundle, "--seed", seed)
+        return step("tokens", out, *command, *self.recipe.options("extend"), *options)
+
+    def examples(
+        self, part: str, bundle: Path, split: Path, model: Path, out: Path, *options: object
+    ) -> Step:
+        """The training examples that a file of the recipe says: sft, cpt or labels."""
+        command = ("make-sft", bundle, self.inputs.items, split, "--model", model)
+        template = self.recipe.folder / f"{part}.template.json"
+        templates = ("--template", ("sequence=", template)) if template.is_file() else ()
+        return step("examples", out, *command, *self.recipe.options(part), *templates, *options)
+
+    def training(
+        self,
+        part: str,
+        start: Path,
+        examples: Path,
+        out: Path,
+        settings: Mapping[str, object],
+        *options: object,
+    ) -> Step:
+        """A training by a file of the recipe: train, pretrain or reward. `settings` that are not
+        None replace those of the file."""
+        words: list[str] = []
+        for name, value in settings.items():
+            if value is not None:
+                spelled = f"{value:g}" if isinstance(value, float) else str(value)
+                words += ["--set", f"{name}={spelled}"]
+        command = ("train", start, examples, *self.recipe.options(part), *words)
+        return step("training", out, *command, *options)
+
+    def memory(self, split: Path, bundle: Path, out: Path, *options: object) -> Step:
+        """The memory of the training events."""
+        return step("memory", out, "build-memory", split, bundle, *options)
+
+    def tuning(self, model: Path, split: Path, memory: Path, out: Path, *options: object) -> Step:
+        """A copy of the model with a memory, whose weight is chosen on validation users."""
+        command = ("tune-memory", model, split, memory)
+        return step("weight of the memory", out, *command, *options)
+
+    def evaluation(self, model: Path, split: Path, out: Path, *options: object) -> Step:
+        """The evaluation of a model as JSON."""
+        command = ("evaluate", model, split, *self.recipe.options("evaluate"), *options, "--json")
+        return Step("evaluation", command, out, saves_stdout=True)
+
+
+def step(name: str, output: Path, *command: object) -> Step:
+    """A step whose command replaces its output."""
+    return Step(name, (*command, "-o", output, "--force"), output)
+
+
+def flag(name: str, value: object) -> tuple[object, ...]:
+    """A flag and its value, nothing for None."""
+    return () if value is None else (name, value)
+
+
+def given_flags(options: Any) -> tuple[str, ...]:
+    """The flags of the options of a dataclass that are not their defaults, and their values."""
+    words: list[str] = []
+    for entry, declared in options_of(type(options)):
+        value = getattr(options, entry.name)
+        if value != entry.default:
+            name = declared.flag or f"--{entry.name.replace('_', '-')}"
+            words += [name, str(value)]
+    return tuple(words)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -108,7 +109,12 @@ class Steps:
         file = self.folder / RECORDS / f"{output.relative_to(self.folder)}.json"
         made = self.fingerprint(step)
         record = dict(parse_json(file.read_bytes())) if file.exists() else {}
-        if output.exists() and not self._is_of(output, record, made):
+        is_current = record.get("made") == made
+        if is_current and "output" in record:
+            is_current = record["output"] == content_digest(output)
+        elif self.replaces:  # killed behind the command, whose warnings are lost
+            is_current = False
+        if output.exists() and not is_current:
             if not self.replaces:
                 raise StepError(_difference(step.output, record.get("made"), made))
             remove(output)
@@ -147,14 +153,14 @@ class Steps:
         _write_record(file, record)
         started = self.clock()
         run_command = self.run_command or run_process
+        partial = output.with_name(f"{output.name}.partial")
+        # what other steps print goes to stderr: only the result of all belongs on stdout
+        saved = (
+            partial.open("w", encoding="utf-8") if step.saves_stdout else nullcontext(sys.stderr)
+        )
         try:
-            if step.saves_stdout:
-                partial = output.with_name(f"{output.name}.partial")
-                with partial.open("w", encoding="utf-8") as stream:
-                    ran = run_command([*step.arguments, *step.unrecorded], stream)
-            else:
-                # what a step prints goes to stderr: only the result of all belongs on stdout
-                ran = run_command([*step.arguments, *step.unrecorded], sys.stderr)
+            with saved as stream:
+                ran = run_command([*step.arguments, *step.unrecorded], stream)
             record["warnings"] = list(ran.warnings)
         finally:
             record["seconds"] = [*record["seconds"], round(self.clock() - started, 1)]
@@ -183,14 +189,6 @@ class Steps:
             digest = self._digests.get(path) or content_digest(path)
             parts.append({"path": name, "digest": digest})
         return parts
-
-    def _is_of(self, output: Path, record: Mapping[str, Any], made: list[Any]) -> bool:
-        """Whether an output is what its record says: made by this, and not changed since."""
-        if record.get("made") != made:
-            return False
-        if "output" not in record:  # killed behind the command, whose warnings are lost
-            return not self.replaces
-        return bool(record["output"] == content_digest(output))
 
 
 def content_digest(path: Path) -> str:

@@ -103,7 +103,8 @@ def train_and_publish(
         trainer.write_model(final)
         if is_first:
             write_history(trainer.state.log_history, final)
-            keep_logs(run.work, final)
+            if (run.work / LOGS_FOLDER).is_dir():
+                shutil.move(run.work / LOGS_FOLDER, final / LOGS_FOLDER)
             refuse_existing(run.out, force)
             publish(final, run.out)
             remove(run.work)
@@ -129,12 +130,6 @@ def write_history(entries: Iterable[Mapping[str, Any]], folder: Path) -> None:
         (folder / name).write_text("".join(f"{line}\n" for line in of_file), encoding="utf-8")
 
 
-def keep_logs(work: Path, folder: Path) -> None:
-    """Move the files of TensorBoard from the work folder into the output."""
-    if (work / LOGS_FOLDER).is_dir():
-        shutil.move(work / LOGS_FOLDER, folder / LOGS_FOLDER)
-
-
 @dataclass
 class ForgettingCheck:
     """Measures a model before and after its training."""
@@ -144,7 +139,7 @@ class ForgettingCheck:
     tokens: SidTokens
     before: float | None = field(default=None, init=False)
     result: Forgetting | None = field(default=None, init=False)
-    """None until `measure_after`"""
+    """None until both are measured"""
 
     @classmethod
     def read(cls, examples: Path, lineage: Lineage, tokens: SidTokens) -> "ForgettingCheck | None":
@@ -156,20 +151,17 @@ class ForgettingCheck:
         rows = read_training_examples(path)
         return cls([prompt_and_completion(row, tokens.space)[1] for row in rows], tokens)
 
-    def measure_before(self, trainer: Any) -> None:
-        """Measure the model that a trainer starts from."""
-        self.before = self._perplexity(trainer)
-
-    def measure_after(self, trainer: Any) -> None:
-        """Measure the model that a trainer has trained."""
-        assert self.before is not None
-        self.result = Forgetting(len(self.texts), self.before, self._perplexity(trainer))
-
-    def _perplexity(self, trainer: Any) -> float:
+    def measure(self, trainer: Any) -> None:
+        """Measure the model of a trainer: first the one that it starts from, then the one that it
+        has trained."""
         from sidtool.evaluation.tasks import answer_losses, perplexity
         from sidtool.model.prompt import prompt_encoder
 
         encoder = prompt_encoder(trainer.processing_class, self.tokens)
         ids = [encoder.ids(text) for text in self.texts]
         with trainer.evaluated_model() as model:
-            return perplexity(*answer_losses(model, [[]] * len(ids), ids))
+            measured = perplexity(*answer_losses(model, [[]] * len(ids), ids))
+        if self.before is None:
+            self.before = measured
+        else:
+            self.result = Forgetting(len(self.texts), self.before, measured)

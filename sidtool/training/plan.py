@@ -87,6 +87,7 @@ def plan_training(
         valid=valid,
         options=options,
         config_fields=complete_fields(options, typed_fields(TRAINING, sft_fields), lineage),
+        sft_fields=sft_fields,
         lineage=lineage,
         contract=contract,
         bundle=bundle,

@@ -121,6 +121,8 @@ class TrainingRun(Run):
     """The settled inputs of one call of `train`."""
 
     options: TrainOptions
+    sft_fields: Mapping[str, Any]
+    """fields of SFTConfig as they were given"""
     teacher_dirs: tuple[Path, ...]
     item_fields: ItemFields
     """the field tokens beside the items of sequences"""
@@ -170,11 +172,6 @@ class TrainingRun(Run):
                 hint="softmax_over=vocabulary",
             )
         return chosen
-
-    @property
-    def sliding_windows(self) -> SlidingWindows:
-        """How item sequences become examples, with `auto` resolved."""
-        return sliding_windows(self.options, self.contract.kind)
 
     @property
     def normalize(self) -> ModelNormalize:
@@ -230,6 +227,24 @@ class TrainingRun(Run):
             label_prompts=tuple({prompt.task: prompt for prompt in labels}.values()),
             text_prompt=lineage.text_prompt or contract.text_prompt,
             normalize=self.normalize,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What is read and written, and the settings as they were given, as JSON values."""
+        return {
+            "model": str(self.out),
+            "starts_from": str(self.model_dir),
+            "examples": str(self.examples),
+            "valid": None if self.valid is None else str(self.valid),
+            "options": dataclasses.asdict(self.options),
+            "settings": dict(self.sft_fields),
+        }
+
+    def __str__(self) -> str:
+        fields = dict(self.sft_fields) or "sidtool's defaults"
+        return (
+            f"{self.model_dir} on {self.examples} with {self.options} and {fields}; "
+            f"output {self.out}"
         )
 
     def inheritance(self) -> str:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import gather_object
 from torch import nn
 from transformers import EarlyStoppingCallback
 
@@ -25,7 +26,6 @@ from sidtool.model.network import (
 )
 from sidtool.model.prompt import fit_prompt, prompt_encoder
 from sidtool.training.execution import ForgettingCheck
-from sidtool.training.loop.divided import DividedExamples
 from sidtool.training.loop.machine import wants_fsdp
 from sidtool.training.loop.trainer import CausalTrainer, EncoderDecoderTrainer, SidTrainer
 from sidtool.training.loop.watched import ProgressCallback, StopCallback
@@ -35,9 +35,10 @@ from sidtool.training.loss.augment import (
     AugmentedExamples,
     PrefixExamples,
 )
+from sidtool.training.loss.batches import DividedExamples
 from sidtool.training.loss.loss import Loss, load_teachers
 from sidtool.training.plan import weight_dtype
-from sidtool.training.settled_run import TrainingRun
+from sidtool.training.settled_run import TrainingRun, sliding_windows
 
 
 def check_inputs(run: TrainingRun, loaded: LoadedModel) -> None:
@@ -64,7 +65,7 @@ def build_trainer(
 
     Raises UsageError if settings do not fit the model or the examples, CompatibilityError if model
     and teachers do not belong together, DataError if examples are malformed."""
-    softmax_over = run.softmax_over
+    options, softmax_over = run.options, run.softmax_over
     loaded = load_model_folder(
         run.model_dir,
         bundle=run.bundle,
@@ -74,14 +75,13 @@ def build_trainer(
         contract=run.contract,
     )
     share = None
-    if run.options.divide_examples and arguments.world_size > 1:
+    if options.divide_examples and arguments.world_size > 1:
         share = Share(arguments.process_index, arguments.world_size)
     examples = _varied_examples(run, loaded, share)
     validator = _validator(run, loaded)
-    set_dropout(loaded.model, run.options.dropout)
+    set_dropout(loaded.model, options.dropout)
     if wants_fsdp(arguments):
         share_embedding_layers(loaded.model)
-    options = run.options
     lora, embeddings = _added_parts(run, loaded)
     loss = Loss(
         softmax_over,
@@ -90,24 +90,31 @@ def build_trainer(
         arguments.label_smoothing_factor,
         options.distill_weight,
     )
-    teachers = None
-    if run.teacher_dirs:
-        teachers = load_teachers(
-            run.teacher_dirs, loaded, loss.columns, trust_remote_code=run.trust_remote_code
-        )
+    teachers = load_teachers(
+        run.teacher_dirs, loaded, loss.columns(), trust_remote_code=run.trust_remote_code
+    )
     stop = StopCallback(options.stop_step, max_seconds)
+    callbacks: list[Any] = [ProgressCallback(progress, log)]
+    if isinstance(examples, AugmentedExamples):
+        callbacks.append(AugmentationCallback(examples))
+    if run.valid and options.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(options.early_stopping_patience))
+    all_examples: Any = examples
+    if share is not None:
+        sizes = gather_object([len(examples)])  # of the shares, which are numbered together
+        all_examples = DividedExamples(examples, share.rank, sizes, arguments.train_batch_size)
     trainer_class: Any = EncoderDecoderTrainer
     if run.contract.kind == "causal":
         trainer_class = partial(CausalTrainer, batching=options.batching)
     trainer: SidTrainer = trainer_class(
         model=loaded.model,
         args=arguments,
-        examples=examples if share is None else _divided(examples, share, arguments),
+        examples=all_examples,
         tokenizer=loaded.tokenizer,
         loss=loss,
         validator=validator,
         write_contract=_contract_writer(run, stop, check),
-        callbacks=[ProgressCallback(progress, log), *_stopping(run, examples), stop],
+        callbacks=[*callbacks, stop],
         lora=lora,
         token_embeddings=embeddings,
         muon=options.optimizer == "muon",
@@ -115,19 +122,8 @@ def build_trainer(
     )
     stop.trainer = trainer
     if check is not None:
-        check.measure_before(trainer)
+        check.measure(trainer)
     return trainer
-
-
-def _stopping(run: TrainingRun, examples: Any) -> list[Any]:
-    """The callbacks of settings that change examples with the epochs, or end a training early."""
-    callbacks: list[Any] = []
-    if isinstance(examples, AugmentedExamples):
-        callbacks.append(AugmentationCallback(examples))
-    patience = run.options.early_stopping_patience
-    if run.valid and patience is not None:
-        callbacks.append(EarlyStoppingCallback(patience))
-    return callbacks
 
 
 def _contract_writer(
@@ -149,22 +145,13 @@ def _contract_writer(
     return write
 
 
-def _divided(examples: Any, share: Share, arguments: Any) -> DividedExamples:
-    """The share of this process, which the processes number together."""
-    from accelerate.utils import gather_object
-
-    sizes = gather_object([len(examples)])
-    return DividedExamples(examples, share.rank, sizes, arguments.train_batch_size)
-
-
 def _added_parts(
     run: TrainingRun, loaded: LoadedModel
 ) -> tuple[Lora | None, TokenEmbeddings | None]:
     """Adapters, or the embedding rows that are trained alone, added to a model."""
-    options = run.options
+    options, ids = run.options, loaded.contract.added_ids
     if options.stage == "full":
         return None, None
-    ids = loaded.contract.added_ids
     if options.stage == "lora":
         r, alpha = options.lora_r, options.lora_alpha
         return Lora(loaded.model, run.model_dir, ids, r=r, alpha=alpha, seed=run.seed), None
@@ -199,12 +186,13 @@ def _varied_examples(
 ) -> TokenizedExamples | AugmentedExamples:
     """The examples as they vary from epoch to epoch, if they do."""
     tokens, options = loaded.tokens, run.options
+    windows = sliding_windows(options, run.contract.kind)
     examples = TokenizedExamples.read(
         run.examples,
         prompt_encoder(loaded.tokenizer, tokens),
         tokens,
         codes_only=run.softmax_over != "vocabulary",
-        after_prompts=run.sliding_windows != "none",
+        after_prompts=windows != "none",
         user_tokens=run.contract.users,
         share=share,
     )
@@ -222,8 +210,8 @@ def _varied_examples(
     augmentation = Augmentation(
         options.item_dropout, options.reverse_prob, options.shuffle_span, run.item_fields
     )
-    if run.sliding_windows != "none":
-        prefixes = PrefixExamples(examples, tokens, every=run.sliding_windows == "all")
+    if windows != "none":
+        prefixes = PrefixExamples(examples, tokens, every=windows == "all")
         return AugmentedExamples(prefixes, augmentation, tokens, run.seed)
     if not augmentation.is_active:
         return examples

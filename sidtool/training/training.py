@@ -17,7 +17,7 @@ from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Log, Progress
 from sidtool.examples import validation_users
-from sidtool.model.contract import Forgetting, TrainParams, read_contract
+from sidtool.model.contract import TrainParams, read_contract
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.execution import Finished, ForgettingCheck, train_and_publish
 from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
@@ -148,17 +148,18 @@ def train(
             seconds = None if max_minutes is None else 60 * max_minutes
             return build_trainer(run, arguments, progress, log, forgetting, seconds)
 
-        check = None if forgetting is None else forgetting.measure_after
+        check = None if forgetting is None else forgetting.measure
         finished = train_and_publish(run, arguments, build, force=force, check=check)
-    return _summary(run, finished, None if forgetting is None else forgetting.result)
+    return _summary(run, finished, forgetting)
 
 
 def _summary(
-    run: TrainingRun, finished: Finished, forgetting: Forgetting | None
+    run: TrainingRun, finished: Finished, forgetting: ForgettingCheck | None
 ) -> TrainingSummary:
     trainer, totals = finished.trainer, finished.totals
     tokens, targets = totals.seen
     trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+    measured = None if forgetting is None else forgetting.result
     return TrainingSummary(
         stage=run.options.stage,
         model=str(run.out),
@@ -177,37 +178,9 @@ def _summary(
         resumed_from=finished.checkpoint.name if finished.checkpoint else None,
         packed=trainer.packed,
         softmax_over=run.softmax_over,
-        perplexity_before=None if forgetting is None else forgetting.before,
-        perplexity_after=None if forgetting is None else forgetting.after,
+        perplexity_before=None if measured is None else measured.before,
+        perplexity_after=None if measured is None else measured.after,
     )
-
-
-@dataclass(frozen=True)
-class PlannedStage:
-    """One stage with its input and its output."""
-
-    run: TrainingRun
-    sft_fields: Mapping[str, Any]
-    """fields of SFTConfig as they were given"""
-
-    def to_json(self) -> dict[str, Any]:
-        """The plan as JSON values."""
-        run = self.run
-        return {
-            "model": str(run.out),
-            "starts_from": str(run.model_dir),
-            "examples": str(run.examples),
-            "valid": None if run.valid is None else str(run.valid),
-            "options": asdict(run.options),
-            "settings": dict(self.sft_fields),
-        }
-
-    def __str__(self) -> str:
-        fields = dict(self.sft_fields) or "sidtool's defaults"
-        return (
-            f"{self.run.model_dir} on {self.run.examples} with {self.run.options} and {fields}; "
-            f"output {self.run.out}"
-        )
 
 
 def plan_stages(
@@ -219,7 +192,7 @@ def plan_stages(
     teachers: Sequence[str | Path] = (),
     force: bool = False,
     trust_remote_code: bool = False,
-) -> list[PlannedStage]:
+) -> list[TrainingRun]:
     """The stages of `train_stages` in order, each with everything checked that needs no weights.
 
     A stage is validated on the users beside its examples, if it or an earlier stage trains on a
@@ -229,11 +202,10 @@ def plan_stages(
     out = Path(out)
     refuse_existing(out, force, FOLDER)
     require("train")
-    planned: list[PlannedStage] = []
+    planned: list[TrainingRun] = []
     has_prompt = False
     for number, settings in enumerate(stages, start=1):
         is_last = number == len(stages)
-        before = planned[-1].run if planned else None
         run = plan_training(
             model_dir,
             settings.examples or Path(examples),
@@ -242,27 +214,27 @@ def plan_stages(
             settings.sft_fields,
             teachers=teachers,
             trust_remote_code=trust_remote_code,
-            before=before,
+            before=planned[-1] if planned else None,
         )
         has_prompt = has_prompt or run.history_prompt is not None
         if has_prompt:
             run = replace(run, valid=validation_users(run.examples, run.lineage))
         with quiet(), offline():
             run_config(run)  # raises for settings that do not fit together
-        planned.append(PlannedStage(run, settings.sft_fields))
+        planned.append(run)
     return planned
 
 
-def check_stages(planned: Sequence[PlannedStage]) -> None:
+def check_stages(planned: Sequence[TrainingRun]) -> None:
     """Read what the stages will read, except weights, as they will read it. Raises as `train`
     does before its first step, and for every example."""
     from sidtool.model import load_without_weights
     from sidtool.training.trainer_setup import check_inputs
 
     # all stages have the tokenizer and the configuration of the first one's model
-    first = planned[0].run
+    first = planned[0]
     with quiet(), offline():
-        for run in (stage.run for stage in planned):
+        for run in planned:
             loaded = load_without_weights(
                 first.model_dir, first.contract, run.bundle, trust_remote_code=run.trust_remote_code
             )
@@ -301,7 +273,7 @@ def train_stages(
 
 
 def run_stages(
-    planned: Sequence[PlannedStage],
+    planned: Sequence[TrainingRun],
     *,
     force: bool = False,
     max_minutes: float | None = None,
@@ -314,14 +286,13 @@ def run_stages(
     if max_minutes is not None and len(planned) > 1:
         raise UsageError("max_minutes is for one stage: the configuration lists several")
     summaries = []
-    for number, stage in enumerate(planned, start=1):
-        run = stage.run
+    for number, run in enumerate(planned, start=1):
         summary = train(
             run.model_dir,
             run.examples,
             run.out,
             options=run.options,
-            sft_fields=stage.sft_fields,
+            sft_fields=run.sft_fields,
             valid=run.valid,
             teachers=run.teacher_dirs,
             force=force,

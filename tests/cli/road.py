@@ -24,12 +24,8 @@ KINDS, COLORS = ("lamp", "soap", "novel", "kettle"), ("red", "blue", "green")
 TINY = ("--preset", "gpt2-tiny", "--set", "n_layer=1", "--set", "n_embd=16", "--set", "n_head=2")
 """The smallest shape of `init-model`."""
 TRAINING = (
-    "--set",
-    "num_train_epochs=1",
-    "--set",
-    "per_device_train_batch_size=16",
-    "--set",
-    "eval_users=8",
+    *("--set", "num_train_epochs=1", "--set", "per_device_train_batch_size=16"),
+    *("--set", "eval_users=8"),
 )
 
 

@@ -2,27 +2,18 @@
 
 import shutil
 from pathlib import Path
-from random import Random
 
 import numpy as np
-import pytest
 
 from sidtool.tokenizer.bundle import Bundle
-from tests.cli.road import N_ITEMS, Road, build_command, done, refused, run, tree, write_lines
+from tests.cli.road import N_ITEMS, Road, build_command, done, refused, run
 
 
 def test_the_report_is_printed_and_the_next_command_named(road: Road) -> None:
     said = road.said["build-codebook"]
     assert said.last == f"next: sidtool extend-model MODEL {road.bundle} -o MODEL+sid"
-    for word in (
-        "perplexity",
-        "residual variance",
-        "neighbors",
-        "Jaccard@20",
-        "after",
-        "items reassigned",
-    ):
-        assert word in said.out
+    for words in ("perplexity", "residual variance", "Jaccard@20", "items reassigned"):
+        assert words in said.out
 
 
 def test_json_is_one_object_and_the_same_command_gives_the_same_bundle(
@@ -41,21 +32,6 @@ def test_json_is_one_object_and_the_same_command_gives_the_same_bundle(
     assert not (tmp_path / "again.zarr.partial").exists()
 
 
-def test_a_zip_is_the_same_bundle(road: Road) -> None:
-    assert Bundle.open(road.zipped).identity == Bundle.open(road.bundle).identity
-    for command in (
-        ("inspect",),
-        ("decode", "<s_a_1><s_b_1><s_c_1>"),
-        ("encode", "--embeddings", road.vectors),
-    ):
-        name, *rest = command
-        outputs = []
-        for bundle in (road.bundle, road.zipped):
-            value = done(name, bundle, *rest, "--json").out
-            outputs.append(None if name == "inspect" else value)
-        assert outputs[0] == outputs[1]
-
-
 def test_a_dry_run_writes_nothing(road: Road, tmp_path: Path) -> None:
     ran = done(*build_command(road, tmp_path / "new.zarr", "--dry-run"))
     assert (ran.out, list(tmp_path.iterdir())) == ("", [])
@@ -65,59 +41,14 @@ def test_a_dry_run_writes_nothing(road: Road, tmp_path: Path) -> None:
     assert plan["options"]["sizes"] == [4, 4, 8]
 
 
-def test_an_existing_output_is_refused_and_replaced_by_force(road: Road, tmp_path: Path) -> None:
-    out = tmp_path / "shop.zarr"
-    shutil.copytree(road.other, out)
-    before = tree(out)
-    assert f"{out} exists already\nhint: --force replaces it" in refused(
-        2, *build_command(road, out)
-    )
-    assert tree(tmp_path) == {f"shop.zarr/{name}": content for name, content in before.items()}
-    done(*build_command(road, out, "--force"))
-    assert Bundle.open(out).identity == Bundle.open(road.bundle).identity
-    assert [path.name for path in tmp_path.iterdir()] == ["shop.zarr"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (['{"item_id": "a", "title": "A"}', '{"item_id": "a", "title": "B"}'], "'a'"),
-        (['{"item_id": "a", "title"'], "items.jsonl"),
-        ([], "items.jsonl"),
-    ],
-)
-def test_a_bad_catalog_is_exit_1(
-    road: Road, tmp_path: Path, content: list[str], message: str
-) -> None:
-    items = write_lines(tmp_path / "items.jsonl", content)
-    command = ("build-codebook", items, "-o", tmp_path / "x.zarr", "--embeddings", road.vectors)
-    assert message in refused(1, *command)
-
-
-def test_vectors_that_are_not_finite_are_exit_1(road: Road, tmp_path: Path) -> None:
-    vectors = np.load(road.vectors)
-    vectors[3, 1] = np.nan
-    np.save(tmp_path / "v.npy", vectors)
-    shutil.copy(road.vectors.with_suffix(".ids.txt"), tmp_path / "v.ids.txt")
-    assert "not finite" in refused(
-        1, *build_command(road, tmp_path / "x.zarr", "--embeddings", tmp_path / "v.npy")
-    )
-
-
 # inspect
 
 
 def test_inspect_shows_the_manifest(road: Road) -> None:
     shown = done("inspect", road.bundle).out
-    for word in (
-        "shop 1.0",
-        "4x4x8",
-        "reassign",
-        "rq-kmeans",
-        Bundle.open(road.bundle).identity.digest,
-        "perplexity",
-    ):
-        assert word in shown
+    digest = Bundle.open(road.bundle).identity.digest
+    for words in ("shop 1.0", "4x4x8", "reassign", "rq-kmeans", digest, "perplexity"):
+        assert words in shown
     manifest = done("inspect", road.bundle, "--json").json
     assert manifest["items"] == N_ITEMS
     assert manifest == Bundle.open(road.bundle).manifest.to_json()
@@ -150,39 +81,17 @@ def test_inspect_compares_prefixes_with_events_labels_and_an_earlier_bundle(
     assert "lift" in done("inspect", road.tuned, "--split", road.split).out
 
 
-def test_inspect_refuses_figures_that_it_would_not_show(road: Road) -> None:
-    command = ("inspect", road.bundle)
-    assert "belong together" in refused(2, *command, "--field", "title")
-    assert "belong together" in refused(2, *command, "--items", road.items)
-    prefix = ("--prefix", "<s_a_1>", "--split", road.split)
-    assert "--prefix shows items" in refused(2, *command, *prefix)
-
-
 def test_inspect_lists_what_the_items_of_a_code_have_in_common(road: Road) -> None:
     bundle = Bundle.open(road.bundle)
-    counted = 0
-    for code in range(4):
-        group = done(
-            "inspect", road.bundle, "--prefix", f"<s_a_{code}>", "--examples", 3, "--json"
-        ).json
-        row_ids = np.flatnonzero(bundle.items.codes[:, 0] == code)
-        assert group["items"] == len(row_ids)
-        assert len(group["examples"]) == min(3, len(row_ids))
-        titles = [bundle.items.title(int(row)) for row in row_ids]
-        for term in group["terms"]:
-            assert term["share"] == pytest.approx(
-                sum(term["word"] in title.split() for title in titles) / len(titles)
-            )
-        counted += group["items"]
-    assert counted == N_ITEMS
-    fewer_than_none = run("inspect", road.bundle, "--prefix", "<s_a_1>", "--examples", -3)
+    prefix = ("inspect", road.bundle, "--prefix", "<s_a_1>")
+    group = done(*prefix, "--examples", 3, "--json").json
+    n_items = int((bundle.items.codes[:, 0] == 1).sum())
+    assert (group["items"], len(group["examples"])) == (n_items, min(3, n_items))
+    shown = done(*prefix).out
+    assert all(f"{term['word']} ({term['share']:.0%}, overall" in shown for term in group["terms"])
+    fewer_than_none = run(*prefix, "--examples", -3)
     assert (fewer_than_none.code, fewer_than_none.out) == (2, "")
     assert "greater than or equal to 0" in fewer_than_none.err
-    table = done("inspect", road.bundle, "--prefix", "<s_a_1>").out
-    assert "in common:" in table
-    assert "is not a semantic ID of 4x4x8" in refused(
-        2, "inspect", road.bundle, "--prefix", "<s_q_1>"
-    )
 
 
 # verify
@@ -194,38 +103,16 @@ def test_verify_accepts_an_intact_bundle(road: Road) -> None:
         assert Bundle.open(bundle).identity.digest in done("verify", bundle).out
 
 
-def test_one_flipped_byte_in_any_file_is_exit_3_and_named(road: Road, tmp_path: Path) -> None:
-    bundle, draw = tmp_path / "shop.zarr", Random(0)
+def test_a_flipped_byte_is_exit_3_and_its_object_is_named(road: Road, tmp_path: Path) -> None:
+    bundle = tmp_path / "shop.zarr"
     shutil.copytree(road.bundle, bundle)
-    for path in sorted(path for path in bundle.rglob("*") if path.is_file()):
-        whole = path.read_bytes()
-        if not whole:
-            continue
-        broken = bytearray(whole)
-        broken[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
-        path.write_bytes(broken)
-        name = path.relative_to(bundle).as_posix()
-        ran = run("verify", bundle)
-        assert ran.code == 3, name
-        assert name in ran.err, ran.err
-        message = run("verify", bundle, "--json")
-        assert (
-            (message.code, message.json["ok"]) == (3, False)
-            if name != "zarr.json"
-            else message.code == 3
-        )
-        path.write_bytes(whole)
-    assert done("verify", bundle).code == 0
-
-
-def test_a_flipped_byte_in_a_zip_is_exit_3(road: Road, tmp_path: Path) -> None:
-    whole, path = road.zipped.read_bytes(), tmp_path / "shop.zarr.zip"
-    at = whole.index(b"PK\x03\x04") + 200
-    for place in (at, len(whole) // 3, len(whole) // 2):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
-        ran = run("verify", path)
-        assert ran.code == 3, (place, ran.err)
-        assert "Traceback" not in ran.err
+    path = max(bundle.rglob("c/**/*"), key=lambda path: path.is_file())
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+    ran = run("verify", bundle, "--json")
+    assert (ran.code, ran.json["ok"]) == (3, False)
+    name = path.relative_to(bundle).as_posix()
+    assert name in {broken["object"] for broken in ran.json["broken"]}
+    assert f"broken: {name}" in run("verify", bundle).err
 
 
 # encode and decode
@@ -253,11 +140,6 @@ def test_decode_reports_unknown_and_malformed_sids(road: Road) -> None:
     text = f"{good} {unknown} <s_a_1> <s_a_9><s_b_0><s_c_0>"
     ran = done("decode", road.bundle, text, "--json")
     assert [piece["status"] for piece in ran.lines[:3]] == ["item", "unknown", "malformed"]
-    assert all(piece["status"] == "malformed" for piece in ran.lines[3:])
-    padded = good.replace("<s_a_", "<s_a_0")  # no token of the model's
-    assert [piece["status"] for piece in done("decode", road.bundle, padded, "--json").lines] == [
-        "malformed"
-    ]
     for bad in (unknown, "<s_a_1>", "nothing here"):
         done("decode", road.bundle, f"{bad}")
         strict = run("decode", road.bundle, bad, "--strict")
@@ -266,39 +148,6 @@ def test_decode_reports_unknown_and_malformed_sids(road: Road) -> None:
     for quiet in ((), ("-q",)):
         ran = run("decode", road.bundle, "nothing here", *quiet)
         assert "warning: no semantic ID in 'nothing here'" in ran.err
-
-
-def test_encode_gives_the_nearest_code_of_each_vector(road: Road) -> None:
-    rows = done("encode", road.bundle, "--embeddings", road.vectors, "--json").lines
-    bundle = Bundle.open(road.bundle)
-    codes = bundle.encode(np.load(road.vectors))
-    assert [row["codes"] for row in rows] == codes.tolist()
-    ids = road.vectors.with_suffix(".ids.txt").read_text().split()
-    at = {
-        tuple(row): item
-        for row, item in zip(bundle.items.codes.tolist(), list(bundle.items.ids), strict=True)
-    }
-    assert [row["items"] for row in rows] == [
-        [at[tuple(code)]] if tuple(code) in at else [] for code in codes.tolist()
-    ]
-    unmoved = sum(row["items"] == [item] for row, item in zip(rows, ids, strict=True))
-    assert unmoved == N_ITEMS - bundle.manifest.report["reassigned"]
-
-
-def test_encode_lists_the_items_that_share_a_prefix(road: Road, tmp_path: Path) -> None:
-    out = tmp_path / "appended.zarr"
-    done(*build_command(road, out, "--collisions", "append"))
-    bundle = Bundle.open(out)
-    rows = done("encode", out, "--embeddings", road.vectors, "--json").lines
-    ids = road.vectors.with_suffix(".ids.txt").read_text().split()
-    assert all(item in row["items"] for row, item in zip(rows, ids, strict=True))
-    for row in rows:
-        assert {bundle.sid(item).startswith(row["sid"]) for item in row["items"]} == {True}
-    assert max(len(row["items"]) for row in rows) > 1
-    for more in (("a text",), ("--encoder", "nowhere")):
-        assert "--embeddings replace texts" in refused(
-            2, "encode", out, *more, "--embeddings", road.vectors
-        )
 
 
 def test_encode_of_text_needs_the_encoder_of_the_recipe(
@@ -313,17 +162,12 @@ def test_encode_of_text_needs_the_encoder_of_the_recipe(
     here = done("encode", out, *titles, "--json").lines
     assert [row["text"] for row in here] == titles
     hits = sum(row["items"] == [bundle.items.ids[at]] for at, row in enumerate(here))
-    assert (
-        hits >= N_ITEMS - bundle.manifest.report["reassigned"] - 1
-    )  # one may lie on the border of two codes
+    # one may lie on the border of two codes
+    assert hits >= N_ITEMS - bundle.manifest.report["reassigned"] - 1
     shutil.rmtree(moved)
     assert "moved" in refused(1, "encode", out, "a lamp")
-    assert (
-        done(
-            "encode", out, "--encoder", encoder, "--json", text="".join(f"{t}\n" for t in titles)
-        ).lines
-        == here
-    )
+    piped = "".join(f"{title}\n" for title in titles)
+    assert done("encode", out, "--encoder", encoder, "--json", text=piped).lines == here
 
 
 def test_a_lexical_encoder_is_stored_and_encodes_later(road: Road, tmp_path: Path) -> None:
@@ -344,17 +188,6 @@ def test_a_lexical_encoder_is_stored_and_encodes_later(road: Road, tmp_path: Pat
     done(*(each if each is not grown else out for each in memory))
     moved = refused(3, "encode", out, "a lamp", "--encoder", road.items)
     assert "was built with the encoder lexical, not with" in moved
-    assert "lexical has no pooling" in refused(
-        2,
-        "build-codebook",
-        road.items,
-        "-o",
-        tmp_path / "b.zarr",
-        "--encoder",
-        "lexical",
-        "--pooling",
-        "cls",
-    )
 
 
 def test_embed_names_what_fits_a_lexical_encoder(road: Road, tmp_path: Path) -> None:

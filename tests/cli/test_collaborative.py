@@ -1,7 +1,6 @@
 """build-codebook with interactions and with several sources of vectors, and encoding with such
 bundles."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from sidtool.tokenizer.bundle import Bundle
-from tests.cli.road import N_ITEMS, Road, build_command, done, protocol_split, refused, write_lines
+from tests.cli.road import N_ITEMS, Road, build_command, done
 
 
 @pytest.fixture(scope="module")
@@ -25,18 +24,8 @@ def image(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def social(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("social") / "shop.zarr"
-    done(
-        *build_command(
-            road,
-            out,
-            "--interactions",
-            road.events,
-            "--set",
-            "collaborative_dim=6",
-            "--set",
-            "collaborative_weight=0.4",
-        )
-    )
+    fusion = ("--set", "collaborative_dim=6", "--set", "collaborative_weight=0.4")
+    done(*build_command(road, out, "--interactions", road.events, *fusion))
     return out
 
 
@@ -47,23 +36,6 @@ def test_inspect_describes_the_co_occurrence_source(road: Road, social: Path) ->
     assert "fused into" not in done("inspect", road.bundle).out
     done("verify", social)
     assert Bundle.open(social).identity != Bundle.open(road.bundle).identity
-
-
-def test_new_vectors_are_encoded_and_added_through_the_fusion(
-    road: Road, social: Path, tmp_path: Path
-) -> None:
-    rows = done("encode", social, "--embeddings", road.vectors, "--json").lines
-    assert [row["codes"] for row in rows] == Bundle.open(social).encode(
-        np.load(road.vectors)
-    ).tolist()
-    new = write_lines(tmp_path / "new.jsonl", [{"item_id": "n0", "title": "red lamp"}])
-    np.save(tmp_path / "new.npy", np.load(road.vectors)[:1])
-    grown = tmp_path / "grown.zarr"
-    add = ("add-items", social, new, "-o", grown, "--embeddings", tmp_path / "new.npy")
-    assert "has no item ids" in refused(1, *add)
-    done(*add, "--by-row")
-    assert len(Bundle.open(grown).items) == N_ITEMS + 1
-    assert done("diff", social, grown, "--json").json["kept"] == N_ITEMS
 
 
 def test_encoding_needs_numpy_alone(road: Road, social: Path) -> None:
@@ -103,37 +75,3 @@ def test_a_file_of_options_does_what_flags_do(
     done("build-codebook", road.items, "-o", tmp_path / "two.zarr", "--config", config)
     sources = Bundle.open(tmp_path / "two.zarr").codebook.params.fusion.sources
     assert [source.weight for source in sources] == [0.75, 0.25]
-
-
-def test_two_sources_are_weighted_and_both_required(
-    road: Road, image: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "two.zarr"
-    done(*build_command(road, out, "--embeddings", f"{image}=0.5"))
-    sources = Bundle.open(out).codebook.params.fusion.sources
-    assert [(source.dim, round(source.weight, 4)) for source in sources] == [
-        (8, 0.6667),
-        (3, 0.3333),
-    ]
-    both = done("encode", out, "--embeddings", road.vectors, "--embeddings", image, "--json").lines
-    joined = np.concatenate([np.load(road.vectors), np.load(image)], axis=1)
-    assert [row["codes"] for row in both] == Bundle.open(out).encode(joined).tolist()
-    message = refused(2, "encode", out, "--embeddings", road.vectors)
-    assert "have 8 dimensions, bundle 'two' was built from 8 and 3" in message
-
-
-@pytest.mark.parametrize("protocol", ["temporal", "given"])
-def test_the_recipe_records_the_split(road: Road, tmp_path: Path, protocol: str) -> None:
-    split = protocol_split(road, tmp_path, protocol)
-    out = tmp_path / "shop.zarr"
-    done(*build_command(road, out, "--interactions", split, "--set", "collaborative_dim=4"))
-    done("verify", out)
-    manifest = json.loads((split / "split.json").read_text())
-    bundle = Bundle.open(out)
-    assert bundle.manifest.recipe["collaborative"]["protocol"] == protocol
-    assert bundle.manifest.recipe["collaborative"]["train_digest"] == manifest["train_digest"]
-    assert (
-        bundle.manifest.recipe["collaborative"]["train_events"]
-        == manifest["counts"]["train_events"]
-    )
-    assert bundle.manifest.source["split"]["digest"] == manifest["digest"]

@@ -49,11 +49,6 @@ def test_flags_override_the_environment_which_overrides_the_file(
     assert Bundle.open(tmp_path / "b.zarr").space.sizes == sizes
 
 
-def test_defaults_apply_without_a_file(road: Road, tmp_path: Path) -> None:
-    ran = done(*built(road, tmp_path / "b.zarr"), "--dry-run")
-    assert "would build 32x32x32 for 60 items" in ran.err
-
-
 def test_a_file_may_name_options_with_either_dash_and_hold_flags(
     road: Road, tmp_path: Path
 ) -> None:
@@ -82,12 +77,6 @@ def test_options_that_repeat_are_lists_or_mappings_in_a_file(road: Road, tmp_pat
     config.write_text("task: [next-item=1]\nformat: plain\n")
     lineage = done(*command, "--config", config, "--dry-run").json
     assert (lineage["task_weights"], lineage["example_format"]) == ({"next-item": 1.0}, "plain")
-    config.write_text("format: prose\n")
-    ran = run(*command, "--config", config)
-    assert (ran.code, ran.out) == (2, "")
-    assert "plain" in ran.err
-    config.write_bytes(b"format: \xff\n")
-    assert "cannot be read" in refused(2, *command, "--config", config)
 
 
 def test_a_file_names_options_as_the_flags_do(road: Road, tmp_path: Path) -> None:
@@ -128,13 +117,6 @@ def test_an_unknown_option_in_a_file_is_exit_2(
     assert not (tmp_path / "b.zarr").exists()
 
 
-def test_a_byte_order_mark_is_no_part_of_a_key(road: Road, tmp_path: Path) -> None:
-    config = tmp_path / "c.yaml"
-    config.write_bytes(b"\xef\xbb\xbflevels: 4x4x7\n")
-    ran = done(*built(road, tmp_path / "b.zarr"), "--dry-run", "--config", config)
-    assert "4x4x7" in ran.err
-
-
 def test_a_missing_options_file_is_an_error(road: Road, tmp_path: Path) -> None:
     assert "none.yaml" in refused(
         2, *built(road, tmp_path / "b.zarr"), "--config", tmp_path / "none.yaml"
@@ -146,18 +128,6 @@ def test_the_environment_applies_to_every_command(road: Road) -> None:
     assert len(done(*ask, env={"SIDTOOL_RECOMMEND_K": "3"}).json["items"]) == 3
     assert len(done(*ask, "-k", 4, env={"SIDTOOL_RECOMMEND_K": "3"}).json["items"]) == 4
     assert len(done(*ask, env={"SIDTOOL_EVALUATE_K": "3"}).json["items"]) == 10
-
-
-def test_a_variable_is_named_as_its_flag(road: Road, tmp_path: Path) -> None:
-    command = ("init-model", road.items, "-o", tmp_path / "m", "--preset", "gpt2-tiny")
-    done(*command, env={"SIDTOOL_INIT_MODEL_SET": "n_layer=1 n_embd=16 n_head=2"})
-    assert (tmp_path / "m/model.safetensors").read_bytes() == (
-        road.base / "model.safetensors"
-    ).read_bytes()
-    training = ("train", road.model, road.examples, "-o", tmp_path / "t")
-    assert "learnin_rate" in refused(2, *training, env={"SIDTOOL_TRAIN_SET": "learnin_rate=1"})
-    ran = run("evaluate", road.tuned, road.split, env={"SIDTOOL_EVALUATE_FAIL_UNDER": "hr@50=2"})
-    assert (ran.code, "hr@50" in ran.last) == (3, True)
 
 
 def test_a_variable_of_the_name_version_does_not_stop_a_command(road: Road) -> None:
@@ -194,14 +164,6 @@ def test_every_option_has_a_variable_of_its_long_flag() -> None:
             if flags and parameter.name != "help":
                 expected = f"SIDTOOL_{name}_{flags[0][2:]}".replace("-", "_").upper()
                 assert parameter.envvar == expected
-
-
-def test_a_variable_sets_an_option_that_has_another_name_in_python(
-    road: Road, tmp_path: Path
-) -> None:
-    ran = run("check", road.items, env={"SIDTOOL_CHECK_FIX": str(tmp_path / "fixed")})
-    assert ran.code == 0
-    assert (tmp_path / "fixed").is_dir()
 
 
 def test_ids_in_a_file_are_texts(road: Road, tmp_path: Path) -> None:
@@ -257,18 +219,6 @@ def test_an_interrupted_command_that_resumes_by_an_option_names_it(
     assert (ran.code, ran.err) == (130, f"interrupted: {unfinished}\n")
 
 
-def test_a_full_disk_is_one_line(
-    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("sidtool.tokenizer.make.build.publish", full)
-    message = refused(1, *built(road, tmp_path / "b.zarr"), "--levels", "4x4x8")
-    assert "b.zarr cannot be written: no space left" in message
-    assert not (tmp_path / "b.zarr").exists()
-
-
 def test_the_module_is_the_command() -> None:
     line = [sys.executable, "-m", "sidtool"]
     shown = subprocess.run([*line, "--version"], capture_output=True, text=True, check=True)
@@ -277,10 +227,3 @@ def test_the_module_is_the_command() -> None:
         subprocess.run([*line, "verify", "none.zarr"], capture_output=True, check=False).returncode
         == 1
     )
-
-
-@pytest.mark.parametrize("option", ["--config", "--remove"])
-def test_small_inputs_without_end_are_refused(road: Road, tmp_path: Path, option: str) -> None:
-    command = ("add-items", road.bundle, road.items, "-o", tmp_path / "b.zarr")
-    code = 2 if option == "--config" else 1
-    assert "it has more than" in refused(code, *command, option, "/dev/zero")

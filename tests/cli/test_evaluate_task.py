@@ -117,22 +117,9 @@ LAST_LEVEL = {"exact", "prefix@1", "prefix@2"}
 def test_every_task_is_measured(road: Road, spoken: Path, tmp_path: Path, task: str) -> None:
     kind = named_task(task)
     of = (road.split,) if kind.of_users else ()
-    ask = [
-        "evaluate-task",
-        spoken,
-        task,
-        *of,
-        "--items",
-        road.items,
-        "--limit",
-        5,
-        "--num-beams",
-        3,
-        "--json",
-    ]
-    if kind.needs_queries:
-        ask += ["--query-text", "looking for {title}"]
-    ran = done(*ask)
+    query = ("--query-text", "looking for {title}") if kind.needs_queries else ()
+    few = ("--limit", 5, "--num-beams", 3, "--json")
+    ran = done("evaluate-task", spoken, task, *of, "--items", road.items, *few, *query)
     value = ran.json
     assert (value["task"], value["n"]) == (task, 5)
     if kind.writes_sid:
@@ -149,30 +136,11 @@ def test_every_task_is_measured(road: Road, spoken: Path, tmp_path: Path, task: 
 
 def test_training_examples_and_items_give_the_same_questions(road: Road, spoken: Path) -> None:
     examples = road.folder / "spoken-train.jsonl"
-    from_rows = done(
-        "evaluate-task", spoken, "title-to-sid", examples, "--num-beams", 5, "--json"
-    ).json
-    from_items = done(
-        "evaluate-task", spoken, "title-to-sid", "--items", road.items, "--num-beams", 5, "--json"
-    ).json
-    assert from_rows == from_items
-    from_titles = done("evaluate-task", spoken, "title-to-sid", "--num-beams", 5, "--json").json
-    assert from_titles == from_items
-    assert from_items["n"] == N_ITEMS
-
-
-def test_training_examples_of_another_bundle_are_refused(
-    road: Road, spoken: Path, tmp_path: Path
-) -> None:
-    examples = tmp_path / "examples.jsonl"
-    for answer in ("no SID at all", "<s_a_0>", "<s_a_99><s_b_0><s_c_0>"):
-        examples.write_text(
-            json.dumps({"task": "title-to-sid", "prompt": "a title", "completion": answer}) + "\n"
-        )
-        assert "the model's bundle" in refused(1, "evaluate-task", spoken, "title-to-sid", examples)
-    other = tmp_path / "train.jsonl"
-    done("make-sft", road.other, road.items, road.events, "-o", other, "--task", "title-to-sid=1")
-    assert "codebook digest" in refused(3, "evaluate-task", spoken, "title-to-sid", other)
+    ask = ("evaluate-task", spoken, "title-to-sid")
+    sources = ((examples,), ("--items", road.items), ())
+    answers = [done(*ask, *source, "--num-beams", 5, "--json").json for source in sources]
+    assert answers[0] == answers[1] == answers[2]
+    assert answers[0]["n"] == N_ITEMS
 
 
 def test_users_whose_item_the_bundle_lacks_are_left_out(road: Road, tmp_path: Path) -> None:
@@ -197,50 +165,7 @@ def test_questions_are_restricted_to_listed_items(road: Road, spoken: Path, tmp_
     assert value["n"] == 3
     # a description is that of every fourth item: whichever of them is found is right
     assert value["chance"]["exact"] == pytest.approx(0.25)
-    assert "exact is" in refused_after_figures(*ask, "--fail-under", "exact=1.5")
+    failed = run(*ask, "--fail-under", "exact=1.5")
+    assert (failed.code, "exact is" in failed.last) == (3, True)
     below = write_lines(tmp_path / "gone", ["zzz"])
     assert "there are no questions" in refused(1, *ask, "--only-items", below)
-
-
-@pytest.mark.slow
-def test_a_mix_of_title_tasks_hides_the_listed_titles(road: Road, tmp_path: Path) -> None:
-    """A mix without a task that recommends is trained without validation, also in stages."""
-    held, examples = write_lines(tmp_path / "held", ["b003", "b004"]), tmp_path / "train.jsonl"
-    made = ("make-sft", road.bundle, road.items, road.events, "-o", examples, "--model", road.model)
-    mix = ("--task", "title-to-sid=2", "--task", "sid-to-title=2", "--hide-text-of", held)
-    said = done(*made, *mix)
-    assert "text of 2 items hidden" in said.out
-    lineage = json.loads((tmp_path / "train.jsonl.meta.json").read_text())
-    assert (lineage["hidden_items"], lineage["history_prompt"]) == (2, None)
-    assert lineage["tasks"]["title-to-sid"]["examples"] == 2 * (N_ITEMS - 2)
-    titles = [json.loads(line)["title"] for line in road.items.read_text().splitlines()]
-    text = examples.read_text()
-    assert [
-        title for title in titles if title + "\\n" not in text and f'"{title}<' not in text
-    ] == titles[3:5]
-    (tmp_path / "stages.yaml").write_text(
-        "num_train_epochs: 1\nstages: [{stage: embeddings}, {stage: full}]\n"
-    )
-    ran = done(
-        "train",
-        road.model,
-        examples,
-        "-o",
-        tmp_path / "out",
-        "--config",
-        tmp_path / "stages.yaml",
-        "--json",
-    )
-    assert [stage["metric"] for stage in ran.json["stages"]] == [None, None]
-    ask = ("evaluate-task", tmp_path / "out", "title-to-sid", "--num-beams", 2, "--json")
-    assert done(*ask, "--only-items", held).json["n"] == 2
-    wrong = write_lines(tmp_path / "wrong", ["zzz"])
-    assert "not in the bundle, such as 'zzz'" in refused(
-        2, *made, "--force", "--hide-text-of", wrong
-    )
-
-
-def refused_after_figures(*arguments: object) -> str:
-    ran = run(*arguments)
-    assert ran.code == 3
-    return ran.last

@@ -1,4 +1,5 @@
-"""Installations into fresh environments, from a clone and from the wheel."""
+"""A base install, also in fresh environments, from a clone and from the wheel: every command works
+or names in one line the extra that it needs."""
 
 import shutil
 import subprocess
@@ -62,3 +63,9 @@ def test_a_base_install_runs_every_command_or_names_its_extra(
         ROOT / "tests", tmp_path / "path" / "tests", ignore=shutil.ignore_patterns("__pycache__")
     )
     check_base_install(str(python), base_inputs, tmp_path / "out", tmp_path / "path")
+
+
+def test_every_command_works_or_names_the_extra_that_it_needs(
+    base_inputs: Path, tmp_path: Path
+) -> None:
+    check_base_install(sys.executable, base_inputs, tmp_path / "out", ROOT)

@@ -1,5 +1,6 @@
 """The commands add-items, diff, align, log and rebind."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -55,50 +56,14 @@ def test_add_items_changes_no_sid(road: Road, child: Path) -> None:
     assert Bundle.open(child).items.title(Bundle.open(child).items.row("n3")) == "red lamp n3"
 
 
-def test_batches_and_containers_give_equal_bundles(road: Road, tmp_path: Path) -> None:
-    items, vectors = newcomers(tmp_path)
-    message = done(
-        "add-items",
-        road.bundle,
-        items,
-        "-o",
-        tmp_path / "all.zarr.zip",
-        "--embeddings",
-        vectors,
-        "--json",
-    )
-    at = road.bundle
-    for step, line in enumerate(items.read_text().splitlines()):
-        one = write_lines(tmp_path / "one.jsonl", [line])
-        out = tmp_path / f"step{step}.zarr"
-        done("add-items", at, one, "-o", out, "--embeddings", vectors)
-        at = out
-    assert (
-        message.json["digest"]
-        == Bundle.open(at).identity.digest
-        == Bundle.open(tmp_path / "all.zarr.zip").identity.digest
-    )
-    assert (message.json["version"], message.json["added"]) == ("1.1", 6)
-    assert Bundle.open(at).manifest.version == "1.6"
-
-
 def test_adding_the_whole_catalog_adds_only_new_items(
     road: Road, encoder: Path, tmp_path: Path
 ) -> None:
     """Texts are made with the template and encoder of the bundle, for new items only."""
     first = tmp_path / "text.zarr"
     template = ("--text-template", "{title}. {description}")
-    done(
-        "build-codebook",
-        road.items,
-        "-o",
-        first,
-        "--levels",
-        "4x4x8",
-        "--encoder",
-        encoder,
-        *template,
-    )
+    build = ("build-codebook", road.items, "--levels", "4x4x8", "--encoder", encoder)
+    done(*build, "-o", first, *template)
     lines = road.items.read_text().splitlines()
     catalog = write_lines(
         tmp_path / "items.jsonl", [*lines, '{"item_id": "n0", "title": "oar", "description": "d"}']
@@ -128,66 +93,17 @@ def test_items_are_removed_without_an_encoder(road: Road, tmp_path: Path) -> Non
     assert message == f"{tmp_path / 'child.zarr'}: shop 1.1, 2 retired\n"
 
 
-def test_a_dry_run_refuses_what_the_command_refuses(road: Road, tmp_path: Path) -> None:
-    items, vectors = newcomers(tmp_path)
-    command = ("add-items", road.bundle, "-o", tmp_path / "child.zarr")
-    nobody = write_lines(tmp_path / "nobody.txt", ["b001", "zz"])
-    added = write_lines(tmp_path / "added.txt", ["n0"])
-    with_vectors = (items, "--embeddings", vectors)
-    for code, words, message in (
-        (1, ("--remove", nobody), "1 ids to remove are not in the bundle, the first is 'zz'"),
-        (2, (*with_vectors, "--remove", added), "'n0' is both added and removed"),
-        (1, (items, "--embeddings", tmp_path / "no.npy"), "no.npy does not exist"),
-        (1, (items, "--embeddings", road.vectors), "no vector for 6 of 6 items"),
-        (2, (*with_vectors, "--embeddings", vectors), "8 and 8 dimensions"),
-    ):
-        for more in ((), ("--dry-run",)):
-            assert message in refused(code, *command, *words, *more)
-    # vectors are checked if no item is new, too
-    known = ("add-items", road.bundle, road.items, "-o", tmp_path / "known.zarr", "--embeddings")
-    for code, words, message in (
-        (1, (tmp_path / "no.npy",), "no.npy does not exist"),
-        (1, (vectors,), f"no vector for {N_ITEMS} of {N_ITEMS} items"),
-        (2, (road.vectors, "--embeddings", road.vectors), "8 and 8 dimensions"),
-    ):
-        for more in ((), ("--dry-run",)):
-            assert message in refused(code, *known, *words, *more)
-    done(*known, road.vectors)
-    gone = write_lines(tmp_path / "gone.txt", ["b001", "b001"])
-    done(*command, "--remove", gone)
-    again = write_lines(tmp_path / "again.txt", ["b001", "b002", "b002"])
-    removal = ("--remove", again, "-o", tmp_path / "next.zarr")
-    plan = done("add-items", tmp_path / "child.zarr", *removal, "--dry-run", "--json").json
-    assert plan["retired"] == 1
-
-
-def test_invalid_additions_are_one_line(road: Road, child: Path, tmp_path: Path) -> None:
-    items, vectors = newcomers(tmp_path)
-    nobody = write_lines(tmp_path / "nobody.txt", ["zz"])
-    command, out = ("add-items", road.bundle), ("-o", tmp_path / "x.zarr")
-    assert "hint: give --embeddings" in refused(3, *command, items, *out)
-    assert "exists already" in refused(2, *command, items, "-o", child, "--embeddings", vectors)
-    assert "'zz'" in refused(1, *command, *out, "--remove", nobody)
-    assert "no vector" in refused(1, *command, items, *out, "--embeddings", road.vectors)
-    assert not (tmp_path / "x.zarr").exists()
-
-
 # diff and log
 
 
 def test_diff_reports_changes_and_their_consequence(road: Road, child: Path) -> None:
     result = done("diff", road.bundle, child, "--json").json
-    assert result["added"] == sorted(
-        result["added"], key=sids(child).get
-    )  # in the order of the SIDs
     assert set(result["added"]) == {f"n{row}" for row in range(6)}
     assert set(result["retired"]) == {"b001", "b002"}
-    assert (result["moved"], result["gone"], result["kept"]) == ([], [], N_ITEMS)
     assert (result["drift"], result["verdict"]["kind"]) == ([0.0, 0.0, 0.0], "works")
-    assert result["manifest"] == {"version": ["1.0", "1.1"]}
     table = done("diff", road.bundle, child).out
     assert "models of the old bundle: works (the catalog changed" in table
-    assert "6" in table
+    assert re.search(r"^added +6 ", table, re.MULTILINE)
     back = done("diff", child, road.bundle, "--json").json
     assert (set(back["restored"]), set(back["gone"])) == (
         {"b001", "b002"},
@@ -196,20 +112,9 @@ def test_diff_reports_changes_and_their_consequence(road: Road, child: Path) -> 
 
 
 def test_diff_of_two_builds_suggests_align(road: Road) -> None:
-    result = done("diff", road.bundle, road.other, "--json").json
-    assert result["verdict"]["kind"] == "works after align"
-    before, after = sids(road.bundle), sids(road.other)
-    assert {move["item"] for move in result["moved"]} == {
-        item for item in before if before[item] != after[item]
-    }
-    for move in result["moved"]:
-        assert (move["old"], move["new"]) == (before[move["item"]], after[move["item"]])
-        assert [
-            a != b for a, b in zip(move["old"].split(">"), move["new"].split(">"), strict=True)
-        ].index(True) == (move["depth"] - 1)
-    assert all(drift > 0 for drift in result["drift"])
     table = done("diff", road.bundle, road.other).out
     assert "moved at level 1" in table
+    assert "codebook drift" in table
     assert "works after align" in table
 
 
@@ -277,12 +182,3 @@ def test_a_tuned_model_is_bound_to_the_child(road: Road, child: Path, tmp_path: 
     scores = dict(zip(before["items"], before["scores"], strict=True))
     for item, score in zip(bound["items"], bound["scores"], strict=True):
         assert item not in scores or score == pytest.approx(scores[item], abs=1e-4)
-
-
-def test_bundles_that_cannot_be_aligned_are_one_line(
-    road: Road, child: Path, tmp_path: Path
-) -> None:
-    out = ("-o", tmp_path / "x.zarr")
-    assert "nothing to align" in refused(3, "align", child, "--to", road.bundle, *out)
-    assert "exists already" in refused(2, "align", road.other, "--to", road.bundle, "-o", child)
-    assert not (tmp_path / "x.zarr").exists()

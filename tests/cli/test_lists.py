@@ -92,6 +92,19 @@ def test_lists_are_evaluated_on_sessions(folder: Path, tmp_path: Path) -> None:
     assert "not a metric" in refused(2, *evaluate, "--fail-under", "recall@5=0.1")
 
 
+def test_a_list_is_printed_in_its_order_with_its_score(folder: Path) -> None:
+    asked = ("--history", "b001,b002", "--list", 4, "--num-beams", 3, "--exclude-seen")
+    command = ("recommend", folder / "tuned", *asked)
+    answer = done(*command, "--json").json
+    assert len(set(answer["items"])) == 4
+    assert not {"b001", "b002"} & set(answer["items"])
+    assert answer["list_score"] == pytest.approx(sum(answer["scores"]))
+    table = done(*command).out
+    assert "list, log-probability" in table
+    places = [table.index(f" {item} ") for item in answer["items"]]
+    assert places == sorted(places)
+
+
 def test_a_model_of_items_is_evaluated_by_its_ranking(road: Road) -> None:
     words = ("evaluate-lists", road.tuned, road.split, "--length", 3, "--limit", 4, "--json")
     evaluation = done(*words).json

@@ -1,17 +1,13 @@
-"""The commands init-model and extend-model."""
+"""The commands init-model, extend-model and adopt."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
-import torch
 from safetensors.numpy import load_file
 
 from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import TINY, Road, done, refused
-from tests.models import tiny_model, tiny_tokenizer
 
 
 def test_next_steps_carry_the_users_paths(road: Road) -> None:
@@ -19,10 +15,8 @@ def test_next_steps_carry_the_users_paths(road: Road) -> None:
         road.said["init-model"].last
         == f"next: sidtool extend-model {road.base} BUNDLE -o {road.base}+sid"
     )
-    expected = (
-        f"next: sidtool make-sft {road.bundle} ITEMS SPLIT -o sft/train.jsonl --model {road.model}"
-    )
-    assert road.said["extend-model"].last == expected
+    make = f"sidtool make-sft {road.bundle} ITEMS SPLIT -o sft/train.jsonl --model {road.model}"
+    assert road.said["extend-model"].last == f"next: {make}"
 
 
 def test_init_model_makes_a_model_of_the_given_shape(road: Road, tmp_path: Path) -> None:
@@ -58,32 +52,10 @@ def test_extend_model_reports_what_it_added(road: Road, tmp_path: Path) -> None:
     bundle = Bundle.open(road.bundle)
     assert said["bundle"] == bundle.identity.digest
     assert said["token_stop"] - said["token_start"] == len(bundle.space.tokens) == 4 + 4 + 8 + 2
-    contract, other = (
-        json.loads((folder / "sid.json").read_text()) for folder in (tmp_path / "m", road.model)
-    )
-    # the zip is another build of the same bundle
-    for value in (contract, other):
-        assert value["files"].pop("sid.zarr/zarr.json")
-        assert value["files"].pop("config.json")
-        assert value.pop("sha256")
-    assert contract == other
-    assert Bundle.open(tmp_path / "m/sid.zarr").identity == bundle.identity
     one, other = (
         load_file(folder / "model.safetensors") for folder in (tmp_path / "m", road.model)
     )
     assert all(np.array_equal(one[name], other[name]) for name in one)
-
-
-@pytest.mark.parametrize("init", ["codebook", "mean", "random"])
-def test_new_embedding_rows_differ_for_every_initialization(
-    road: Road, tmp_path: Path, init: str
-) -> None:
-    said = done(
-        "extend-model", road.base, road.bundle, "-o", tmp_path / "m", "--init", init, "--json"
-    ).json
-    rows = load_file(tmp_path / "m/model.safetensors")["transformer.wte.weight"]
-    new = rows[said["token_start"] : said["token_stop"]]
-    assert len(np.unique(new, axis=0)) == len(new)
 
 
 def test_inspect_shows_what_a_model_records(road: Road) -> None:
@@ -104,38 +76,31 @@ def test_inspect_shows_what_a_model_records(road: Road) -> None:
     assert prefix == done("inspect", road.bundle, "--prefix", "<s_a_0>").out
 
 
-def test_dry_runs_write_nothing(road: Road, tmp_path: Path) -> None:
-    for command in (("init-model", road.items), ("extend-model", road.base, road.bundle)):
-        ran = done(*command, "-o", tmp_path / "m", "--dry-run")
-        assert (ran.out, list(tmp_path.iterdir())) == ("", [])
-        assert str(tmp_path / "m") in ran.err
-    for command in (
-        ("init-model", road.items, "--preset", "nope"),
-        ("init-model", road.items, "--set", "heads=3"),
-        ("extend-model", road.base, road.bundle, "--init", "nope"),
-    ):
-        refused(2, *command, "-o", tmp_path / "m", "--dry-run")
-    refused(2, "init-model", road.items, "-o", road.model, "--dry-run")
-
-
-def test_a_chat_model_is_extended(road: Road, tmp_path: Path) -> None:
-    tokenizer = tiny_tokenizer(chat=True)
-    tokenizer.save_pretrained(tmp_path / "chat")
-    tiny_model("qwen3", vocab_size=len(tokenizer) + 37).save_pretrained(
-        tmp_path / "chat"
-    )  # padded rows, as Qwen has
-    said = done("extend-model", tmp_path / "chat", road.bundle, "-o", tmp_path / "m", "--json").json
-    assert said["token_start"] == len(tokenizer)
-
-
-def test_pickled_weights_are_refused(road: Road, tmp_path: Path) -> None:
-    shutil.copytree(road.base, tmp_path / "base")
-    weights = load_file(tmp_path / "base/model.safetensors")
-    torch.save(
-        {name: torch.from_numpy(array) for name, array in weights.items()},
-        tmp_path / "base/pytorch_model.bin",
+def test_a_foreign_model_is_adopted_and_recommends(road: Road, tmp_path: Path) -> None:
+    command = ("adopt", road.foreign, road.foreign_map, "--preset", "minionerec")
+    ran = done(*command, "-o", tmp_path / "adopted")
+    lines = ran.out.splitlines()
+    assert lines[0].startswith("SID tokens: 16, ids ")
+    assert "0 codes have no token" in lines[0]
+    assert lines[1].endswith(": 0 of 60")
+    assert "Below is an instruction" in lines[3]
+    assert (
+        lines[-1]
+        == f"{tmp_path / 'adopted'}: {road.foreign} with the 60 items of {road.foreign_map}"
     )
-    (tmp_path / "base/model.safetensors").unlink()
-    command = ("extend-model", tmp_path / "base", road.bundle, "-o", tmp_path / "m")
-    assert "--trust-remote-code" in refused(3, *command)
-    done(*command, "--trust-remote-code")
+    words = ran.last.removeprefix("next: sidtool ").split()
+    assert len(done(*words).out.splitlines()) >= 10
+
+
+def test_the_figures_are_one_json_object(road: Road, tmp_path: Path) -> None:
+    template = tmp_path / "own.json"
+    template.write_text(json.dumps({"prompts": ["Bought: {history}\nNext: "], "separator": "; "}))
+    out = tmp_path / "adopted"
+    command = ("adopt", road.foreign, road.bundle, "--template", template, "-o", out, "--json")
+    plan = done(*command, "--dry-run").json
+    assert not out.exists()
+    said = done(*command).json
+    assert plan == {"dry_run": True, **said}
+    assert (said["items"], said["items_without_token"], said["layout"]) == (60, 0, "block")
+    assert said["prompt"]["text"].startswith("Bought: <|sid_begin|><s_a_")
+    assert said["prompt"]["as_text"]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.cli.messy import messy_shop
-from tests.cli.road import TINY, TRAINING, done, refused, run, tree
+from tests.cli.road import TINY, TRAINING, done, refused, run
 from tests.data.tables.files import write_table
 
 
@@ -81,12 +81,3 @@ def test_check_without_an_order_needs_the_rows_to_be_meant(tmp_path: Path) -> No
     done("check", items, events, *fix)
     split = ("split", tmp_path / "out/events.parquet", "-o", tmp_path / "split")
     assert "1 examples" in done(*split).out  # the order of the rows is now a column
-
-
-def test_a_fix_replaces_nothing_without_force(tmp_path: Path) -> None:
-    catalog, orders = messy_shop(tmp_path)
-    done("check", catalog, orders, "--fix", tmp_path / "clean")
-    before = tree(tmp_path / "clean")
-    assert "exists already" in refused(2, "check", catalog, orders, "--fix", tmp_path / "clean")
-    done("check", catalog, orders, "--fix", tmp_path / "clean", "--force")
-    assert tree(tmp_path / "clean") == before

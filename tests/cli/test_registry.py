@@ -15,17 +15,10 @@ def shop(road: Road, tmp_path: Path) -> Path:
     """A registry with two versions: the shop's bundle, and a tagged one with one item removed."""
     gone = write_lines(tmp_path / "gone.txt", ["b001"])
     done("add-items", road.bundle, "--remove", gone, "-o", tmp_path / "second.zarr")
-    done("push", road.bundle, tmp_path / "published" / "shop")
-    done(
-        "push",
-        tmp_path / "second.zarr",
-        tmp_path / "published" / "shop",
-        "--tag",
-        "prod",
-        "--license",
-        "MIT",
-    )
-    return tmp_path / "published" / "shop"
+    shop = tmp_path / "published" / "shop"
+    done("push", road.bundle, shop)
+    done("push", tmp_path / "second.zarr", shop, "--tag", "prod", "--license", "MIT")
+    return shop
 
 
 def test_push_reports_the_objects_sent(road: Road, tmp_path: Path) -> None:
@@ -37,10 +30,8 @@ def test_push_reports_the_objects_sent(road: Road, tmp_path: Path) -> None:
     ran = done("push", road.bundle, shop)
     assert ran.out == f"{shop}@1.0: pushed {objects} objects, {digest}\n"
     assert ran.last == f"next: sidtool pull {shop}@1.0 -o DIR"
-    assert (
-        done("push", road.bundle, shop).out
-        == f"{shop}@1.0: already published, nothing was sent, {digest}\n"
-    )
+    again = f"{shop}@1.0: already published, nothing was sent, {digest}\n"
+    assert done("push", road.bundle, shop).out == again
     assert done("push", road.bundle, shop, "--json").json["new"] is False
     assert "hint: published versions never change" in refused(3, "push", road.other, shop)
     assert "names a version" in refused(2, "push", road.bundle, f"{shop}@1.0")
@@ -50,12 +41,8 @@ def test_pull_restores_the_bundle(road: Road, shop: Path, tmp_path: Path) -> Non
     out = tmp_path / "out.zarr"
     pulled = done("pull", f"{shop}@1.0", "-o", out, "--json").json
     assert tree(out) == tree(road.bundle)
-    assert pulled == {
-        "bundle": str(out),
-        "version": "1.0",
-        "digest": pulled["digest"],
-        "license": "unknown",
-    }
+    assert (pulled["bundle"], pulled["version"]) == (str(out), "1.0")
+    assert pulled["license"] == "unknown"
     assert "exists already" in refused(2, "pull", shop, "-o", out)
     assert "license MIT" in done("pull", shop, "-o", out, "--force").out
     assert tree(out) == tree(tmp_path / "second.zarr")
@@ -97,20 +84,10 @@ def test_every_command_takes_a_reference(road: Road, shop: Path, tmp_path: Path)
     done("align", road.other, "--to", old, "-o", tmp_path / "aligned.zarr")
     done("extend-model", road.base, new, "-o", tmp_path / "model")
     assert Bundle.open(tmp_path / "model" / "sid.zarr").identity == open_bundle(new).identity
-    done(
-        "make-sft",
-        new,
-        road.items,
-        road.events,
-        "-o",
-        tmp_path / "rows.jsonl",
-        "--model",
-        tmp_path / "model",
-    )
-    answer = done(
-        "recommend", road.tuned, "--bundle", new, "--history", "b003", "-k", 3, "--json"
-    ).json
-    assert len(answer["items"]) == 3
+    examples = ("-o", tmp_path / "rows.jsonl", "--model", tmp_path / "model")
+    done("make-sft", new, road.items, road.events, *examples)
+    ask = ("recommend", road.tuned, "--bundle", new, "--history", "b003", "-k", 3, "--json")
+    assert len(done(*ask).json["items"]) == 3
     done("rebind", road.tuned, new, "-o", tmp_path / "bound")
 
 
@@ -121,10 +98,7 @@ def test_a_bundle_is_pushed_to_s3_and_pulled(s3: Wire, road: Road, tmp_path: Pat
     assert done("log", shop, "--json").lines[0]["published"] == ["1.0", "latest", "blue", "prod"]
     done("pull", f"{shop}@blue", "-o", tmp_path / "out.zarr")
     assert tree(tmp_path / "out.zarr") == tree(road.bundle)
-    assert (
-        done("inspect", f"{shop}@prod", "--json").json
-        == done("inspect", road.bundle, "--json").json
-    )
-    assert "error: s3://no-such-bucket" in refused(
-        1, "push", road.bundle, "s3://no-such-bucket/shop"
-    )
+    local = done("inspect", road.bundle, "--json").json
+    assert done("inspect", f"{shop}@prod", "--json").json == local
+    missing = refused(1, "push", road.bundle, "s3://no-such-bucket/shop")
+    assert "error: s3://no-such-bucket" in missing

@@ -1,13 +1,10 @@
 """Seen items are removed where no held-out target repeats one, unless an option says otherwise."""
 
 import json
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from sidtool.base.documents import sealed_text
 from sidtool.recommendation.search import excludes_seen, seen_reason
 from tests.cli.road import TRAINING, Road, done, write_lines
 
@@ -89,19 +86,6 @@ def test_seen_items_are_kept_where_a_target_repeats(
     assert items >= set(history)
     items, _ = recommended(tuned, history, "--exclude-seen")
     assert not items & set(history)
-
-
-def test_artifacts_without_the_fact_keep_seen_items(road: Road, tmp_path: Path) -> None:
-    split = tmp_path / "split"
-    shutil.copytree(road.split, split)
-    manifest: dict[str, Any] = json.loads((split / "split.json").read_text())
-    del manifest["counts"]["repeated_targets"], manifest["sha256"]
-    (split / "split.json").write_text(sealed_text(manifest))
-    tuned = trained(road, split, tmp_path)
-    evaluation = done("evaluate", tuned, split, "--json").json
-    assert evaluation["settings"]["exclude_seen"] is False
-    assert evaluation["settings"]["seen"] == UNKNOWN
-    assert UNKNOWN in recommended(tuned, ["b001", "b002"])[1]
 
 
 def test_a_memory_is_tuned_and_a_reward_learned_by_the_same_rule(

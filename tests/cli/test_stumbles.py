@@ -69,30 +69,8 @@ def test_events_alone_name_all_flags_at_once(tmp_path: Path) -> None:
     done(*words, "--time-format", "%d.%m.%Y")
 
 
-def test_a_table_of_another_suffix_names_those_that_are_known(tmp_path: Path) -> None:
-    items, events = library(tmp_path)
-    error = refused(1, "check", items.rename(tmp_path / "books.data"), events)
-    assert "books.data: the name does not end in a known suffix" in error
-    assert ".tsv" in error
-
-
-def test_ids_that_lost_their_zeros_are_named_and_mended(tmp_path: Path) -> None:
-    items, events = parts(tmp_path)
-    flags = shlex.split(HINTS[parts])
-    ran = run("check", items, events, *flags)
-    assert "ids of the catalog look like '00026', those of events like '26.0'" in ran.err
-    ran = done("check", items, events, *flags, "--fix", tmp_path / "clean")
-    assert "as in the catalog: 0 items, 185 events" in ran.out
-    assert "times in the unit of the others: " in ran.out
-
-
 def test_a_catalog_without_a_known_title_names_the_column(tmp_path: Path) -> None:
     items = write_table(tmp_path / "i.csv", {"sku": ["1", "2"], "label": ["A b", "C d"]})
     ran = run("check", items)
     assert ran.code == 3
     assert ran.last == "hint: by their cells, columns are --id-column sku --title-column label"
-
-
-def test_columns_that_nothing_speaks_for_are_not_guessed(tmp_path: Path) -> None:
-    items = write_table(tmp_path / "i.csv", {"a": ["1", "1"], "b": ["2", "2"]})
-    assert refused(2, "check", items).endswith("hint: name it with --id-column")

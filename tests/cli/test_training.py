@@ -1,27 +1,14 @@
-"""The commands make-sft and train."""
+"""The commands make-sft, train and rl."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from safetensors.numpy import load_file
 
 from sidtool.tokenizer.bundle import Bundle
-from tests.cli.road import (
-    N_USERS,
-    TRAINING,
-    Road,
-    done,
-    make_sft,
-    refused,
-    train,
-    tree,
-    write_lines,
-)
-from tests.models import tiny_model, tiny_tokenizer
+from tests.cli.road import N_USERS, TRAINING, Road, done, make_sft, refused, train, tree
 from tests.training.test_dry_run import EDITS, edited
 
 SIDE = ("valid.jsonl", "train.jsonl.meta.json")
@@ -52,16 +39,8 @@ def test_make_sft_writes_examples_and_lineage(road: Road) -> None:
 
 
 def test_json_is_the_lineage_and_a_dry_run_writes_nothing(road: Road, tmp_path: Path) -> None:
-    command = (
-        "make-sft",
-        road.zipped,
-        road.items,
-        road.events,
-        "-o",
-        tmp_path / "train.jsonl",
-        "--model",
-        road.model,
-    )
+    out = ("-o", tmp_path / "train.jsonl", "--model", road.model)
+    command = ("make-sft", road.zipped, road.items, road.events, *out)
     dry = done(*command, "--dry-run", "--json")
     assert list(tmp_path.iterdir()) == []
     assert f"nothing written to {tmp_path / 'train.jsonl'}" in dry.err
@@ -90,22 +69,6 @@ def test_a_column_of_the_events_weights_the_examples(road: Road, tmp_path: Path)
     made = ("make-sft", road.bundle, road.items, road.split, "-o", out, "--force")
     assert "the split has no feedback 'rating', it has none" in refused(2, *made, *weighted)
     assert "--weight-clip requires --weight" in refused(2, *made, "--weight-clip", "4")
-
-
-def test_malformed_events_are_exit_1(road: Road, tmp_path: Path) -> None:
-    events = tmp_path / "events.csv"
-    events.write_text("user_id,item_id,timestamp\nu1,b001,yesterday-ish\n")
-    refused(1, "make-sft", road.bundle, road.items, events, "-o", tmp_path / "train.jsonl")
-    refused(
-        1,
-        "make-sft",
-        road.bundle,
-        road.items,
-        tmp_path / "none.csv",
-        "-o",
-        tmp_path / "train.jsonl",
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["events.csv"]
 
 
 # train
@@ -144,55 +107,19 @@ def test_an_existing_model_is_refused_and_a_dry_run_writes_nothing(
     road: Road, tmp_path: Path
 ) -> None:
     before = tree(road.tuned)
-    assert "--force" in refused(2, "train", road.model, road.examples, "-o", road.tuned, *TRAINING)
+    for more in ((), ("--dry-run",)):
+        assert "--force" in refused(2, *train(road, road.tuned, *more))
     assert tree(road.tuned) == before
-    ran = done("train", road.model, road.examples, "-o", tmp_path / "new", "--dry-run", *TRAINING)
+    ran = done(*train(road, tmp_path / "new", "--dry-run", *TRAINING))
     assert (ran.out, list(tmp_path.iterdir())) == ("", [])
-    refused(2, "train", road.model, road.examples, "-o", road.tuned, "--dry-run")
-    refused(1, "train", road.model, tmp_path / "no.jsonl", "-o", tmp_path / "new", "--dry-run")
     broken = edited(EDITS["too few weights"], road.examples, tmp_path / "sft")
     message = refused(1, "train", road.model, broken, "-o", tmp_path / "new", "--dry-run")
     assert "an example has 2 weights and 3 SIDs" in message
     config = tmp_path / "stages.yaml"
     config.write_text("stages: [{stage: embeddings}, {stage: full}]\n")
-    lines = done(
-        "train", road.model, road.examples, "-o", tmp_path / "new", "--dry-run", "--config", config
-    ).err
-    assert (
-        f"output {tmp_path / 'new-1-embeddings'}\nwould train {tmp_path / 'new-1-embeddings'} on"
-        in lines
-    )
-
-
-def test_a_contract_that_does_not_hold_is_exit_3(road: Road, tmp_path: Path) -> None:
-    command = ("train", tmp_path / "model", road.examples, "-o", tmp_path / "tuned", *TRAINING)
-    shutil.copytree(road.model, tmp_path / "model")
-    shutil.rmtree(tmp_path / "model/sid.zarr")
-    shutil.copytree(road.other, tmp_path / "model/sid.zarr")
-    assert "sid.json says" in refused(3, *command)
-    path = tmp_path / "model/sid.json"
-    path.write_text(path.read_text()[:-9])
-    assert "is damaged" in refused(3, *command)
-
-
-@pytest.mark.slow
-def test_a_model_learns_from_teachers(road: Road, tmp_path: Path) -> None:
-    command = ("train", road.model, road.examples, *TRAINING)
-    done(*command, "-o", tmp_path / "pupil", "--teacher", road.tuned, "--set", "distill_weight=1.0")
-    contract = json.loads((tmp_path / "pupil/sid.json").read_text())
-    assert [teacher["path"] for teacher in contract["stages"][-1]["params"]["teachers"]] == [
-        str(road.tuned.resolve())
-    ]
-    one, other = (
-        load_file(folder / "model.safetensors") for folder in (tmp_path / "pupil", road.tuned)
-    )
-    assert any(not np.array_equal(one[name], other[name]) for name in one)
-    message = refused(3, *command, "-o", tmp_path / "other", "--teacher", road.base)
-    assert "has no sid.json" in message
-    assert "distill_weight must be" in refused(
-        2, *command, "-o", tmp_path / "other", "--set", "distill_weight=2"
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["pupil"]
+    lines = done(*train(road, tmp_path / "new", "--dry-run", "--config", config)).err
+    first = tmp_path / "new-1-embeddings"
+    assert f"output {first}\nwould train {first} on" in lines
 
 
 # Stages and adapters
@@ -204,23 +131,19 @@ def test_stages_of_one_configuration_are_trained_and_merged(road: Road, tmp_path
         "num_train_epochs: 1\nper_device_train_batch_size: 16\neval_users: 8\n"
         "stages:\n  - {stage: embeddings, learning_rate: 1e-2}\n  - {stage: lora, lora_r: 2}\n"
     )
-    ran = done(
-        "train", road.model, road.examples, "-o", tmp_path / "out", "--config", config, "--json"
-    )
+    command = train(road, tmp_path / "out", "--config", config)
+    ran = done(*command, "--json")
     assert [summary["stage"] for summary in ran.json["stages"]] == ["embeddings", "lora"]
     for summary in ran.json["stages"]:
         assert {"tokens", "targets", "tokens_per_second", "peak_rss_gib"} <= summary.keys()
     lines = [line for line in ran.err.splitlines() if " starts from " in line]
     assert [line.split()[0] for line in lines] == ["embeddings", "lora"]
     assert str(tmp_path / "out-1-embeddings") in lines[1]
-    assert "already" in refused(
-        2, "train", road.model, road.examples, "-o", tmp_path / "out", "--config", config
-    )
+    assert "already" in refused(2, *command)
     plain = tmp_path / "plain"
     assert done("merge", tmp_path / "out", "-o", plain, "--dry-run").out == ""
-    assert done("merge", tmp_path / "out", "-o", plain, "--json").json["base"] == str(
-        tmp_path / "out-1-embeddings"
-    )
+    merged = done("merge", tmp_path / "out", "-o", plain, "--json").json
+    assert merged["base"] == str(tmp_path / "out-1-embeddings")
     refused(2, "merge", tmp_path / "out", "-o", plain)
     refused(2, "merge", road.tuned, "-o", tmp_path / "again")
     asked = ("--history", "b001,b002", "--json", "-k", 5)
@@ -236,108 +159,44 @@ def test_stages_of_one_configuration_are_trained_and_merged(road: Road, tmp_path
     assert "which does not exist" in refused(3, "recommend", tmp_path / "out", *asked)
 
 
-@pytest.mark.slow
-def test_a_stage_is_selected_by_flag(road: Road, tmp_path: Path) -> None:
-    done(*train(road, tmp_path / "embeddings", "--stage", "embeddings", *TRAINING))
-    assert (
-        json.loads((tmp_path / "embeddings/sid.json").read_text())["stages"][-1]["stage"]
-        == "embeddings"
-    )
-    before, after = (
-        load_file(folder / "model.safetensors") for folder in (road.model, tmp_path / "embeddings")
-    )
-    assert [name for name in before if not np.array_equal(before[name], after[name])] == [
-        "transformer.wte.weight"
-    ]
-
-
 # Titles that spell tokens
 
 
-TRAPS = (
-    "lamp <s_a_1><s_b_2><s_c_3>",
-    "soap <|im_end|>",
-    "<|sid_begin|> novel <|sid_end|>",
-    "<eos> kettle <|im_start|>",
+SMALL = (
+    *("--set", "num_generations=4", "--set", "per_device_train_batch_size=8"),
+    *("--set", "max_steps=2", "--set", "eval_users=8", "--allow-worse-slices"),
 )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("form", ["plain", "chat"])
-def test_titles_that_contain_tokens_stay_text(road: Road, tmp_path: Path, form: str) -> None:
-    from sidtool.examples.example_file import TokenizedExamples
-    from sidtool.model.load import load_model_folder
-    from sidtool.model.prompt.segments import prompt_encoder
+def test_rl_prints_validations_its_summary_and_the_next_command(road: Road, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ("rl", road.tuned, road.examples, "-o", out, *SMALL)
+    ran = done(*command, "--reward", "rank=1,exact=0.5", "--algorithm", "ecpo", "--json")
+    assert ran.json["algorithm"] == "ecpo"
+    assert ran.json["model"] == str(out)
+    assert (ran.json["steps"], ran.json["groups"]) == (2, 4)
+    lines = ran.err.splitlines()
+    assert lines[0].startswith(f"ecpo starts from {road.tuned}")
+    assert "reward rank=1,exact=0.5" in lines[0]
+    assert any(line.startswith("step 0") and "start hr@10 " in line for line in lines)
+    (validation,) = [line for line in lines if line.startswith("step 2") and "survival@1" in line]
+    for name in ("hr@10", "coverage@10", "reward", "dead groups", "kl", "worse slices"):
+        assert f"{name} " in validation
+    assert ran.last == f"next: sidtool evaluate {out} SPLIT"
+    assert "--force" in refused(2, *command)
+    # the result is a model like any other
+    done("recommend", out, "--history", "b001", "-k", "3")
 
-    listed = [json.loads(line) for line in road.items.read_text().splitlines()]
-    items = write_lines(
-        tmp_path / "items.jsonl", (row | {"title": TRAPS[n % 4]} for n, row in enumerate(listed))
-    )
-    tokenizer = tiny_tokenizer(chat=True)
-    tokenizer.save_pretrained(tmp_path / "chat")
-    tiny_model("qwen3", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "chat")
-    done(
-        "build-codebook",
-        items,
-        "-o",
-        tmp_path / "b.zarr",
-        "--embeddings",
-        road.vectors,
-        "--levels",
-        "4x4x8",
-    )
-    done("extend-model", tmp_path / "chat", tmp_path / "b.zarr", "-o", tmp_path / "model")
-    examples = tmp_path / "train.jsonl"
-    made = (
-        "make-sft",
-        tmp_path / "b.zarr",
-        items,
-        road.events,
-        "-o",
-        examples,
-        "--model",
-        tmp_path / "model",
-    )
-    done(
-        *made,
-        "--format",
-        form,
-        "--task",
-        "title-to-sid=1",
-        "--task",
-        "title-history-to-sid=1",
-        "--max-length",
-        500,
-    )
-    served = load_model_folder(tmp_path / "model")
-    read = TokenizedExamples.read(
-        examples, prompt_encoder(served.tokenizer, served.tokens), served.tokens, codes_only=False
-    )
-    written = lines_of(examples)
-    assert any(trap in row["prompt"] for row in written for trap in TRAPS)
-    specials = {f"{token}": id_ for token, id_ in served.tokenizer.get_added_vocab().items()}
-    for row, (ids, *_) in zip(written, [read[at] for at in range(len(read))], strict=True):
-        text, spans = row["prompt"], row["catalog"]["prompt"]
-        outside, at = [], 0
-        for begin, end in spans:
-            outside.append(text[at:begin])
-            at = end
-        trusted = "\0".join([*outside, text[at:]]) + row["completion"]
-        for token, id_ in specials.items():
-            wanted = trusted.count(token) + (token == "<bos>" and ids[0] == id_)
-            if id_ not in (0, 1, 2):  # padding and the ends of a row are the encoder's own
-                assert np.count_nonzero(ids == id_) == wanted, (token, row)
-    done(
-        "train",
-        tmp_path / "model",
-        examples,
-        "-o",
-        tmp_path / "tuned",
-        "--set",
-        "num_train_epochs=1",
-        *TRAINING[2:],
-    )
-    history = ("--history", "b001,b002,b003", "--no-exclude-seen")
-    answer = done("recommend", tmp_path / "tuned", *history, "-k", 60, "--json").json
-    assert len(set(answer["items"])) == 60
-    assert set(answer["titles"]) == set(TRAPS)
+
+def test_settings_come_from_a_file_and_a_dry_run_writes_nothing(road: Road, tmp_path: Path) -> None:
+    config = tmp_path / "rl.yaml"
+    config.write_text("algorithm: gspo\nnum_generations: 8\nsft_weight: 0.2\n")
+    command = ("rl", road.tuned, road.examples, "-o", tmp_path / "out", "--config", config)
+    ran = done(*command, "--set", "num_generations=4", "--dry-run")
+    assert "gspo starts from" in ran.err
+    assert "groups of 4, reward exact=1,rank=1" in ran.err
+    plan = done(*command, "--set", "num_generations=4", "--dry-run", "--json").json
+    assert (plan["dry_run"], plan["start"]) == (True, str(road.tuned))
+    assert plan["options"]["algorithm"] == "gspo"
+    assert plan["settings"]["num_generations"] == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["rl.yaml"]

@@ -1,13 +1,22 @@
-"""Groups of examples: all, the macro mean over items, and slices by training frequency."""
+"""Groups and weights of examples: all, the macro mean over items, slices by training frequency, and
+those by fields, against the means over the same examples."""
+
+import json
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.base.errors import DataError, UsageError
+from sidtool.data import Fields, FieldTypes
 from sidtool.data.split import Example, UserSequence
-from sidtool.evaluation import SLICES, example_groups
+from sidtool.evaluation import SLICES, StoredEvaluation, example_groups
+from sidtool.evaluation.groups import field_groups, fulfilling, target_weights
 from sidtool.evaluation.metrics import averages
+from tests.bundles import small_bundle
+from tests.evaluation.shop import evaluate_rankings
 
 
 def examples_of(targets: list[str]) -> list[Example]:
@@ -50,3 +59,118 @@ def test_the_groups_of_any_examples(targets: list[str], seed: int) -> None:
     ]
     macro = averages(["m"], values, groups["macro"])["m"]
     assert macro == pytest.approx(float(np.mean(by_item)))
+
+
+TYPES = FieldTypes({"rating": "int"}, {"device": "str"}, {"age": "int"})
+
+
+def examples(rows: list[tuple[Any, Any, Any]]) -> list[Example]:
+    return [
+        Example(
+            f"u{number % 7}",
+            ("i1",),
+            f"i{number % 9}",
+            1,
+            Fields({"age": age}, {}, {"device": device}),
+            {"rating": rating},
+        )
+        for number, (age, device, rating) in enumerate(rows)
+    ]
+
+
+def test_few_values_are_groups_in_order() -> None:
+    some = examples([(9, "b", 1), (10, None, 2), (9, "a", None), (None, "b", 1)])
+    groups = {name: list(inside) for name, inside in field_groups(some, "user.age").items()}
+    assert groups == {"9": [1, 0, 1, 0], "10": [0, 1, 0, 0], "unknown": [0, 0, 0, 1]}
+    assert list(groups) == ["9", "10", "unknown"]
+    assert list(field_groups(some, "context.device")) == ["a", "b", "unknown"]
+    assert list(field_groups(some, "feedback.rating")) == ["1", "2", "unknown"]
+
+
+def test_many_numbers_are_quarters() -> None:
+    ages = [*range(40), *range(40)]
+    groups = field_groups(examples([(age, "", 1) for age in ages]), "user.age")
+    assert list(groups) == ["0 to 9", "10 to 19", "20 to 29", "30 to 39"]
+    for label, inside in groups.items():
+        first, last = map(int, label.split(" to "))
+        assert inside.tolist() == [float(first <= age <= last) for age in ages]
+    skewed = field_groups(examples([(max(age, 30), "", 1) for age in ages]), "user.age")
+    assert sum(inside.sum() for inside in skewed.values()) == 80
+
+
+def test_rare_texts_are_one_group() -> None:
+    cities = [city for n in range(15) for city in [f"c{n:02}"] * (20 - n)]
+    groups = field_groups(examples([(1, city, 1) for city in cities]), "context.device")
+    assert list(groups) == [*(f"c{n:02}" for n in range(9)), "all others"]
+    assert groups["all others"].sum() == sum(20 - n for n in range(9, 15))
+
+
+def test_the_value_other_is_a_group_of_its_own() -> None:
+    cities = ["other"] * 30 + [f"c{n:02}" for n in range(15)]
+    groups = field_groups(examples([(1, city, 1) for city in cities]), "context.device")
+    assert (groups["other"].sum(), groups["all others"].sum()) == (30, 7)
+
+
+def test_groups_and_weights_enter_an_evaluation() -> None:
+    rng = np.random.default_rng(0)
+    bundle = small_bundle(40)
+    some = examples(
+        [(int(rng.integers(3)), "tv", [None, 0, 1, 5][rng.integers(4)]) for _ in range(60)]
+    )
+    leaves = np.stack([rng.permutation(bundle.trie().n_leaves)[:20] for _ in some])
+    options = {"ks": (5, 10), "by": ("user.age",), "weight": "rating", "seed": 3}
+    evaluation = evaluate_rankings(bundle, some, leaves, None, **options)
+    names = evaluation.values.names
+    for age, group in evaluation.by["user.age"].items():
+        inside = np.array([str(example.fields.user["age"]) == age for example in some])
+        assert group.n == inside.sum()
+        assert group.metrics == pytest.approx(averages(names, evaluation.values.values[inside]))
+    ratings = np.array([example.feedback["rating"] or 0.0 for example in some], dtype=float)
+    assert evaluation.weighted is not None
+    assert evaluation.weighted.n == (ratings > 0).sum()
+    expected = averages(names, evaluation.values.values, ratings)
+    assert evaluation.weighted.metrics == pytest.approx(expected)
+    stored = json.loads(json.dumps(evaluation.to_json()))
+    assert set(stored["by"]["user.age"]) == {"0", "1", "2"}
+    assert stored["settings"]["weight"] == "rating"
+    read = StoredEvaluation.from_json(stored)
+    assert read.by["user.age"]["1"].n == evaluation.by["user.age"]["1"].n
+    assert read.weighted is not None
+
+
+def test_only_targets_that_fulfill_a_condition_remain() -> None:
+    some = examples([(1, "", rating) for rating in (1, 5, None, 4)])
+    assert [example.feedback["rating"] for example in fulfilling(some, ["rating>=4"], TYPES)] == [
+        5,
+        4,
+    ]
+    with pytest.raises(DataError, match="no target of the 4 examples"):
+        fulfilling(some, ["rating>5"], TYPES)
+    with pytest.raises(UsageError, match="no feedback 'stars'"):
+        fulfilling(some, ["stars>5"], TYPES)
+
+
+def test_unknown_fields_are_refused() -> None:
+    some = examples([(1, "tv", 1)])
+    for name in ("age", "user.", "item.age"):
+        with pytest.raises(UsageError, match=r"is not one of user.FIELD"):
+            field_groups(some, name)
+    with pytest.raises(UsageError, match=r"--by user.city: the split has no such field, only age"):
+        field_groups(some, "user.city")
+    with pytest.raises(UsageError, match="--weight stars: the split has no such field"):
+        target_weights(some, "stars")
+    with pytest.raises(UsageError, match="field of texts"):
+        target_weights(examples([(1, "", "good")]), "rating")
+    for rating in (-1, 0, None):
+        with pytest.raises(DataError, match="not negative, and one is above 0"):
+            target_weights(examples([(1, "", rating)]), "rating")
+
+
+def test_numbers_keep_their_digits() -> None:
+    days = [20240101, 20240102, 20240103, 0.5]
+    groups = field_groups(examples([(day, "", 1) for day in days]), "user.age")
+    assert list(groups) == ["0.5", "20240101", "20240102", "20240103"]
+    times = [2**53 + number for number in range(40)]  # float64 has the even ones only
+    groups = field_groups(examples([(time, "", 1) for time in times]), "user.age")
+    assert sum(inside.sum() for inside in groups.values()) == 40
+    assert next(iter(groups)).startswith(f"{2**53} to ")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +32,30 @@ from tests.training_fixtures import N_ITEMS
 ALL = SftOptions(dict.fromkeys(ALL_TASKS, 1.5), history_length=5)
 
 
+Write = Callable[..., Lineage]
+
+
+@pytest.fixture
+def write(tmp_path: Path, bundle: Bundle, catalog: Items, split: Split) -> Write:
+    """make-sft of the shop; other inputs are given by keyword."""
+
+    def make(name: str = "train.jsonl", options: SftOptions | None = None, **given: Any) -> Lineage:
+        inputs: dict[str, Any] = {"bundle": bundle, "items": catalog, "split": split, **given}
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        return make_sft(out=tmp_path / name, options=options, **inputs)
+
+    return make
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_the_files_are_deterministic_and_match_the_lineage(
-    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
+    tmp_path: Path, bundle: Bundle, split: Split, write: Write
 ) -> None:
     for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        make_sft(
-            bundle,
-            catalog,
-            split,
-            tmp_path / name / "train.jsonl",
-            ALL,
-            tokenizer=tiny_tokenizer(),
-            queries=QUERIES,
-        )
+        write(f"{name}/train.jsonl", ALL, tokenizer=tiny_tokenizer(), queries=QUERIES)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert set(contents(tmp_path / "a")) == {
         *("train.jsonl", "valid.jsonl", "train.jsonl.meta.json")
@@ -71,11 +78,11 @@ def test_the_files_are_deterministic_and_match_the_lineage(
     assert Lineage.from_json(stored | {"later": "keys are ignored"}) == lineage
 
 
-def test_no_example_contains_a_held_out_sid(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
+def test_no_example_contains_a_held_out_sid(
+    tmp_path: Path, bundle: Bundle, catalog: Items, write: Write
+) -> None:
     """The held-out items of the only user occur nowhere else, so their SIDs must not occur in the
     file."""
-    from sidtool.data.split.values import UserSequence
-
     train = (UserSequence("u", ("i0", "i1", "i2"), (0, 1, 2)),)
     held = (
         Example("u", ("i0", "i1", "i2"), "i30", 3),
@@ -83,14 +90,7 @@ def test_no_example_contains_a_held_out_sid(tmp_path: Path, bundle: Bundle, cata
     )
     split = Split("leave-one-out", train, held[:1], held[1:])
     tasks = {task: 1.0 for task in ALL_TASKS if named_task(task).of_users}
-    make_sft(
-        bundle,
-        catalog,
-        split,
-        tmp_path / "train.jsonl",
-        SftOptions(tasks),
-        tokenizer=tiny_tokenizer(),
-    )
+    write(options=SftOptions(tasks), split=split, tokenizer=tiny_tokenizer())
     text = (tmp_path / "train.jsonl").read_text()
     assert bundle.sid("i1") in text
     for item in ("i30", "i31"):
@@ -99,89 +99,45 @@ def test_no_example_contains_a_held_out_sid(tmp_path: Path, bundle: Bundle, cata
 
 
 def test_threads_make_the_same_examples_byte_for_byte(
-    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sidtool.examples.blocks.BLOCK", 12)
     tasks = {"sequence": 2.5, "next-item": 1.5, "history-to-title": 1.0}
     for threads in (1, 3):
-        (tmp_path / str(threads)).mkdir()
-        make_sft(
-            bundle,
-            catalog,
-            split,
-            tmp_path / str(threads) / "train.jsonl",
-            SftOptions(tasks, history_length=5),
-            threads=threads,
-        )
+        write(f"{threads}/train.jsonl", SftOptions(tasks, history_length=5), threads=threads)
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
 
 
-def test_a_split_that_leaks_is_refused(
-    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
-) -> None:
+def test_a_split_that_leaks_is_refused(tmp_path: Path, split: Split, write: Write) -> None:
     user = split.train[0]
     leak = Example(user.user, user.items[:0], user.items[0], user.positions[0])
     with pytest.raises(RefusedError, match="held-out"):
-        make_sft(
-            bundle,
-            catalog,
-            dataclasses.replace(split, test=(leak,)),
-            tmp_path / "train.jsonl",
-            ALL,
-            queries=QUERIES,
-        )
+        write(options=ALL, split=dataclasses.replace(split, test=(leak,)), queries=QUERIES)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_output_is_complete_or_absent(
-    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "train.jsonl"
-    make_sft(bundle, catalog, split, out, ALL, queries=QUERIES)
+    write(options=ALL, queries=QUERIES)
     before = contents(tmp_path)
     with pytest.raises(UsageError, match="exists already"):
-        make_sft(bundle, catalog, split, out, ALL, queries=QUERIES)
+        write(options=ALL, queries=QUERIES)
 
     def fail(*_: Any) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(module, "write_validation", fail)
     with pytest.raises(OSError, match="disk full"):
-        make_sft(
-            bundle,
-            catalog,
-            split,
-            out,
-            dataclasses.replace(ALL, seed=9),
-            queries=QUERIES,
-            force=True,
-        )
+        write(options=dataclasses.replace(ALL, seed=9), queries=QUERIES, force=True)
     assert contents(tmp_path) == before
 
 
-def test_a_dry_run_counts_and_writes_nothing(
-    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
-) -> None:
-    planned = make_sft(
-        bundle,
-        catalog,
-        split,
-        tmp_path / "t.jsonl",
-        ALL,
-        tokenizer=tiny_tokenizer(),
-        queries=QUERIES,
-        dry_run=True,
-    )
+def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path, write: Write) -> None:
+    inputs = {"options": ALL, "tokenizer": tiny_tokenizer(), "queries": QUERIES}
+    planned = write(**inputs, dry_run=True)
     assert not list(tmp_path.iterdir())
-    done = make_sft(
-        bundle,
-        catalog,
-        split,
-        tmp_path / "t.jsonl",
-        ALL,
-        tokenizer=tiny_tokenizer(),
-        queries=QUERIES,
-    )
+    done = write(**inputs)
     assert planned.tasks == done.tasks
     assert all(counts.tokens > counts.examples for counts in done.tasks.values())
 
@@ -194,94 +150,79 @@ def catalog_file(folder: Path, *columns: str) -> Path:
     return path
 
 
-def test_what_no_example_is_made_of_is_said(tmp_path: Path, bundle: Bundle, split: Split) -> None:
+def test_what_no_example_is_made_of_is_said(tmp_path: Path, split: Split, write: Write) -> None:
     items = catalog_file(tmp_path, "title", "brand")
-    out = tmp_path / "train.jsonl"
     train = tuple(UserSequence(each.user, each.items[:1], (0,)) for each in split.train)
     short = dataclasses.replace(split, train=train)
     with pytest.raises(DataError, match="no training example of next-item can be made"):
-        make_sft(bundle, items, short, out, SftOptions({"next-item": 1.0}))
-    assert not out.exists()
+        write(options=SftOptions({"next-item": 1.0}), items=items, split=short)
+    assert not (tmp_path / "train.jsonl").exists()
     mix = SftOptions({"item-text": 1.0, "next-item": 5.0})
     with pytest.warns(SidtoolWarning, match="there is no training example of next-item"):
-        lineage = make_sft(bundle, items, short, out, mix)
+        lineage = write(options=mix, items=items, split=short)
     assert lineage.history_prompt is None
-    whole = make_sft(bundle, items, split, tmp_path / "whole.jsonl", mix)
+    whole = write("whole.jsonl", mix, items=items)
     assert whole.history_prompt is not None
 
 
+@pytest.mark.parametrize(
+    ("catalog_options", "message"),
+    [
+        (TaskCatalogOptions(fields=("brand",)), r"columns \(brand\) are shown by the task item-t"),
+        (TaskCatalogOptions(query_text="a {brand}"), "queries are for a task about them"),
+    ],
+)
 def test_parts_of_the_catalog_that_no_task_shows_are_refused(
-    tmp_path: Path, bundle: Bundle, split: Split
+    catalog_options: TaskCatalogOptions, message: str, tmp_path: Path, write: Write
 ) -> None:
     items = catalog_file(tmp_path, "title", "brand")
-    for catalog_options, message in (
-        (
-            TaskCatalogOptions(fields=("brand",)),
-            r"columns \(brand\) are shown by the task item-text",
-        ),
-        (TaskCatalogOptions(query_text="a {brand}"), "queries are for a task about them"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            make_sft(bundle, items, split, tmp_path / "x.jsonl", catalog_options=catalog_options)
+    with pytest.raises(UsageError, match=message):
+        write(items=items, catalog_options=catalog_options)
 
 
-def test_running_text_shows_the_columns_that_were_asked_for(
-    tmp_path: Path, bundle: Bundle, split: Split
-) -> None:
+def test_running_text_shows_the_columns_that_were_asked_for(tmp_path: Path, write: Write) -> None:
     items = catalog_file(tmp_path, "title", "brand", "color")
     options = SftOptions({"item-text": 1.0, "sid-to-brand": 1.0})
     for fields in ((), ("color",)):
-        out = tmp_path / f"{len(fields)}.jsonl"
+        name = f"{len(fields)}.jsonl"
         made = TaskCatalogOptions(fields=fields)
-        lineage = make_sft(bundle, items, split, out, options, catalog_options=made)
+        lineage = write(name, options, items=items, catalog_options=made)
         assert lineage.columns == fields
-        texts = [each["text"] for each in read_training_examples(out) if "text" in each]
+        examples = read_training_examples(tmp_path / name)
+        texts = [each["text"] for each in examples if "text" in each]
         assert texts
         assert not any("brand:" in text for text in texts)
         assert all(("color:" in text) == bool(fields) for text in texts)
 
 
-def test_titles_are_needed_only_by_tasks_that_show_them(
-    tmp_path: Path, bundle: Bundle, split: Split
-) -> None:
+def test_titles_are_needed_only_by_tasks_that_show_them(tmp_path: Path, write: Write) -> None:
     items = catalog_file(tmp_path, "brand")
     options = SftOptions({"sequence": 1.0, "sid-to-brand": 1.0})
-    lineage = make_sft(bundle, items, split, tmp_path / "train.jsonl", options)
+    lineage = write(options=options, items=items)
     assert lineage.columns == ()  # which running text would show
     options = SftOptions({"sid-to-title": 1.0})
     with pytest.raises(UsageError, match="task sid-to-title shows titles") as error:
-        make_sft(bundle, items, split, tmp_path / "titles.jsonl", options)
+        write("titles.jsonl", options, items=items)
     assert error.value.shell_hint == "name it with --title-column"
 
 
-def test_queries_are_given_once(tmp_path: Path, bundle: Bundle, split: Split) -> None:
+def test_queries_are_given_once(tmp_path: Path, write: Write) -> None:
     items = catalog_file(tmp_path, "title")
     options = SftOptions({"query-to-sid": 1.0})
-    made = make_sft(bundle, items, split, tmp_path / "train.jsonl", options, queries=QUERIES)
+    made = write(options=options, items=items, queries=QUERIES)
     assert made.tasks["query-to-sid"].examples + made.dropped_queries == len(QUERIES)
-    composed = TaskCatalogOptions(query_text="a {title}")
+    composed = {"catalog_options": TaskCatalogOptions(query_text="a {title}")}
     with pytest.raises(UsageError, match="given twice"):
-        make_sft(
-            bundle,
-            items,
-            split,
-            tmp_path / "more.jsonl",
-            options,
-            queries=QUERIES,
-            catalog_options=composed,
-        )
-    read = read_items(items)
+        write("more.jsonl", options, items=items, queries=QUERIES, **composed)
     with pytest.raises(UsageError, match="the catalog is a value"):
-        make_sft(bundle, read, split, tmp_path / "more.jsonl", options, catalog_options=composed)
+        write("more.jsonl", options, items=read_items(items), **composed)
 
 
-def test_changed_examples_and_missing_lineage_are_refused(
-    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
-) -> None:
+def test_changed_examples_and_missing_lineage_are_refused(tmp_path: Path, write: Write) -> None:
     out = tmp_path / "train.jsonl"
     with pytest.raises(DataError, match="lineage"):
         read_lineage(out)
-    make_sft(bundle, catalog, split, out, SftOptions())
+    write()
     copy = tmp_path / "copy.jsonl"
     copy.write_bytes(out.read_bytes())
     side_files(copy)["meta"].write_bytes(side_files(out)["meta"].read_bytes())
@@ -295,11 +236,9 @@ def test_changed_examples_and_missing_lineage_are_refused(
 VALUES: tuple[Any, ...] = (None, True, -1, 0.5, 1e300, "x", [], [1], ["train.jsonl"], {}, {"a": 1})
 
 
-def test_a_lineage_of_other_types_is_one_line(
-    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
-) -> None:
+def test_a_lineage_of_other_types_is_one_line(tmp_path: Path, write: Write) -> None:
     out = tmp_path / "train.jsonl"
-    make_sft(bundle, catalog, split, out, SftOptions())
+    write()
     path = side_files(out)["meta"]
     whole = json.loads(path.read_text())
     lineage = read_lineage(out)
@@ -331,11 +270,9 @@ def kinds_of(value: Any) -> tuple[type, ...]:
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "train.jsonl.meta.json"])
-def test_pipes_and_devices_are_not_read(
-    name: str, tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
-) -> None:
+def test_pipes_and_devices_are_not_read(name: str, tmp_path: Path, write: Write) -> None:
     out = tmp_path / "train.jsonl"
-    make_sft(bundle, catalog, split, out, SftOptions())
+    write()
     path = tmp_path / name
     path.unlink()
     os.mkfifo(path)
@@ -387,19 +324,17 @@ def test_a_malformed_example_is_an_error_with_its_line(
     assert "\n" not in str(caught.value)
 
 
-def test_existing_side_files_are_not_overwritten(
-    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
-) -> None:
+def test_existing_side_files_are_not_overwritten(tmp_path: Path, write: Write) -> None:
     out = tmp_path / "train.jsonl"
     for path in (out, side_files(out)["valid"]):
         path.write_text("mine")
         with pytest.raises(UsageError, match=f"{path.name} exists already"):
-            make_sft(bundle, catalog, split, out, SftOptions())
+            write()
         assert contents(tmp_path) == {path.name: b"mine"}
         path.unlink()
     partial_path(out).mkdir()  # a run that was killed while its files were moved
     out.write_text("torn")
-    make_sft(bundle, catalog, split, out, SftOptions())
+    write()
     assert read_lineage(out)
 
 

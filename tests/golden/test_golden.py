@@ -2,7 +2,9 @@
 
 import base64
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,29 +19,13 @@ from sidtool.examples.example_file import prompt_and_completion, read_training_e
 from sidtool.examples.lineage import read_lineage
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
+from sidtool.model.contract.contract import CONTRACT, Contract
 from sidtool.model.contract.folder import read_contract
-from sidtool.model.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.manifest import AlignChange, BuildChange, ItemsChange
 from sidtool.tokenizer.make.encode import Decoded, decode
 from tests.golden.make import (
     BUNDLE,
-    BUNDLE_2,
-    BUNDLE_LEXICAL,
-    EXAMPLES,
-    MEMORY,
-    MODEL,
-    MODEL_2,
-    MODEL_3,
-    MODEL_LABELS,
-    MODEL_LISTS,
-    MODEL_RERANKER,
-    SPLIT,
-    SPLIT_2,
-    SPLIT_3,
-    SPLIT_4,
-    SPLIT_PARTS,
-    SPLIT_REFERENCE,
     golden_contract,
     golden_contract_2,
     golden_contract_3,
@@ -51,6 +37,10 @@ from tests.golden.make import (
     golden_split_3,
     golden_split_4,
 )
+
+GOLDEN = Path(__file__).parent
+EXAMPLES = GOLDEN / "examples" / "train.jsonl"
+SPLIT_PARTS = GOLDEN / "split-parts"
 
 SPACE = "9021582f75d779123cf410b57aaeac4d7f265b02c0d5bfb6b0dea09b8254c323"
 CODEBOOK = "24d24de29f3349dc6928189967c3880fea1be32a6877ab39a5dadc022715730b"
@@ -82,8 +72,8 @@ def test_the_bundle_of_format_1() -> None:
 
 
 def test_the_bundle_of_format_2() -> None:
-    assert verify(BUNDLE_2) == []
-    bundle = Bundle.open(BUNDLE_2)
+    assert verify(GOLDEN / "bundle-2.zarr.zip") == []
+    bundle = Bundle.open(GOLDEN / "bundle-2.zarr.zip")
     assert bundle.manifest.format == 2
     assert bundle.identity.digest == BUNDLE_2_DIGEST
     params = bundle.require_codebook().params
@@ -93,8 +83,8 @@ def test_the_bundle_of_format_2() -> None:
 
 
 def test_the_bundle_with_a_lexical_encoder() -> None:
-    assert verify(BUNDLE_LEXICAL) == []
-    bundle = Bundle.open(BUNDLE_LEXICAL)
+    assert verify(GOLDEN / "bundle-lexical.zarr.zip") == []
+    bundle = Bundle.open(GOLDEN / "bundle-lexical.zarr.zip")
     assert bundle.manifest.format == 1
     assert bundle.identity.digest == BUNDLE_LEXICAL_DIGEST
     assert bundle.lexical is not None
@@ -138,7 +128,7 @@ def test_the_history_of_a_bundle_of_format_1() -> None:
 
 
 def test_the_split_of_format_1() -> None:
-    split = read_split(SPLIT)
+    split = read_split(GOLDEN / "split")
     assert split.protocol == "leave-one-out"
     assert split.reference.digest == SPLIT_DIGEST
     assert {user.user: user.items for user in split.train} == {
@@ -161,7 +151,7 @@ def recorded(split: Split) -> Split:
 
 @pytest.mark.filterwarnings("ignore:1 of 3 users of the events have no row")
 def test_the_split_of_format_2() -> None:
-    split = read_split(SPLIT_2)
+    split = read_split(GOLDEN / "split-2")
     assert split.reference.digest == SPLIT_DIGEST  # fields are in no digest
     assert split == recorded(golden_split_2())
     assert split.fields == FieldTypes(
@@ -179,7 +169,7 @@ def test_the_split_of_format_2() -> None:
 
 
 def test_the_split_of_format_3() -> None:
-    split = read_split(SPLIT_3)
+    split = read_split(GOLDEN / "split-3")
     assert split == recorded(golden_split_3())
     assert (split.manifest({}).format, split.origin.sessions) == (3, SessionRule(gap=1800.0))
     assert {user.user: (user.items, user.sessions) for user in split.train} == {
@@ -197,11 +187,11 @@ def test_the_split_of_format_3() -> None:
 
 
 def test_the_split_of_format_4() -> None:
-    split = read_split(SPLIT_4)
+    split = read_split(GOLDEN / "split-4")
     assert split == recorded(golden_split_4())
     assert split.manifest({}).format == 4
     assert split.reference.digest == SPLIT_4_DIGEST
-    lines = read_split(SPLIT_3)
+    lines = read_split(GOLDEN / "split-3")
     assert (split.train, split.valid, split.test) == (lines.train, lines.valid, lines.test)
 
 
@@ -228,67 +218,37 @@ def test_the_training_examples_of_format_1() -> None:
     assert "Amélie — <s_a_1>" in [each.text for each in prompt if each.kind == "catalog"]
     assert [each.kind for each in completion] == ["sid"]
     valid = EXAMPLES.with_name("valid.jsonl")
-    assert tuple(read_examples(valid)) == read_split(SPLIT).valid
+    assert tuple(read_examples(valid)) == read_split(GOLDEN / "split").valid
 
 
-def test_the_contract_of_format_1() -> None:
-    contract = read_contract(MODEL)
-    assert contract == golden_contract()
-    assert (contract.identity.digest, contract.token_start) == (BUNDLE_DIGEST, 471)
-    assert [record.stage for record in contract.stages] == ["extend", "full"]
-    assert contract.normalize == "trie"
-    assert contract.history_prompt == HistoryPrompt(
-        "sequence", "Bought: {history} →", 20, 256, separator=" "
-    )
-    assert contract.text_prompt == TextPrompt("query-to-sid", "Wanted: {item} →", 64, format="chat")
-    assert contract.stages[1].params.split == SPLIT_REFERENCE  # type: ignore[union-attr]
+@pytest.mark.parametrize(
+    ("folder", "number", "made"),
+    [
+        ("model", 1, golden_contract),
+        ("model-2", 2, golden_contract_2),
+        ("model-3", 3, golden_contract_3),
+        ("model-lists", 1, golden_contract_with_lists),
+        ("model-labels", 1, golden_contract_with_labels),
+        ("model-reranker", 1, golden_contract_with_reranker),
+    ],
+)
+def test_the_contracts(folder: str, number: int, made: Callable[[], Contract]) -> None:
+    stored = json.loads((GOLDEN / folder / CONTRACT).read_text(encoding="utf-8"))
+    assert stored["format"] == number
+    contract = read_contract(GOLDEN / folder)
+    assert contract == made()
+    assert contract.identity.digest == BUNDLE_DIGEST
 
 
-def test_the_contract_of_format_2() -> None:
-    stored = json.loads((MODEL_2 / "sid.json").read_text(encoding="utf-8"))
-    assert stored["format"] == 2
-    contract = read_contract(MODEL_2)
-    assert contract == golden_contract_2()
-    prompt = contract.history_prompt
-    assert prompt is not None
-    assert (prompt.item, prompt.shows_fields) == ("{sid} {event.rating}/{ago};", True)
+def test_the_tokens_of_an_adopted_model() -> None:
+    tokens = read_contract(GOLDEN / "model-3").tokens
+    assert tokens.level_ids[0].tolist() == [900, -1, 903, 902]
+    assert (tokens.begin, tokens.end) == (915, 916)
 
 
-def test_the_contract_of_format_3() -> None:
-    stored = json.loads((MODEL_3 / "sid.json").read_text(encoding="utf-8"))
-    assert stored["format"] == 3
-    contract = read_contract(MODEL_3)
-    assert contract == golden_contract_3()
-    assert [record.stage for record in contract.stages] == ["adopt"]
-    assert contract.tokens.level_ids[0].tolist() == [900, -1, 903, 902]
-    assert (contract.tokens.begin, contract.tokens.end) == (915, 916)
-
-
-def test_the_contract_of_a_model_with_lists() -> None:
-    stored = json.loads((MODEL_LISTS / "sid.json").read_text(encoding="utf-8"))
-    assert stored["format"] == 1
-    contract = read_contract(MODEL_LISTS)
-    assert contract == golden_contract_with_lists()
-    assert contract.list_prompt == ListPrompt(
-        "list", "Bought: {history}. Next 5:", 20, 250, list_length=5
-    )
-    assert replace(contract, list_prompt=None) == golden_contract()
-
-
-def test_the_contract_of_a_model_with_labels() -> None:
-    stored = json.loads((MODEL_LABELS / "sid.json").read_text(encoding="utf-8"))
-    assert stored["format"] == 1
-    assert stored["label_prompts"][0]["labels"] == ["1", "2", "10"]
-    contract = read_contract(MODEL_LABELS)
-    assert contract == golden_contract_with_labels()
-    assert replace(contract, label_prompts=()) == golden_contract()
-
-
-def test_the_contract_of_a_model_with_a_re_ranker() -> None:
-    stored = json.loads((MODEL_RERANKER / "sid.json").read_text(encoding="utf-8"))
-    assert stored["format"] == 1
-    contract = read_contract(MODEL_RERANKER)
-    assert contract == golden_contract_with_reranker()
+def test_the_re_ranker_of_a_model() -> None:
+    stored = json.loads((GOLDEN / "model-reranker" / CONTRACT).read_text(encoding="utf-8"))
+    contract = read_contract(GOLDEN / "model-reranker")
     assert replace(contract, memory=None) == golden_contract()
     assert contract.memory is not None
     reranker = contract.memory.reranker
@@ -319,7 +279,7 @@ def _gelu(z: np.ndarray) -> np.ndarray:
 
 
 def test_the_memory_of_format_1() -> None:
-    memory = Memory.open_verified(MEMORY)
+    memory = Memory.open_verified(GOLDEN / "memory.zarr.zip")
     manifest = memory.manifest
     assert memory.digest == MEMORY_DIGEST == golden_memory().digest
     assert manifest.bundle.digest == BUNDLE_DIGEST

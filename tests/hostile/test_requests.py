@@ -1,4 +1,5 @@
-"""Hostile requests: lines, streams and lists of ids, to the library and through a tiny model."""
+"""Hostile requests: lines, streams and lists of ids, to the library and through a tiny model, and
+bodies of calls to a service."""
 
 import io
 import json
@@ -6,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.options import read_ids
-from sidtool.cli import inference
 from sidtool.model import LoadedModel
 from sidtool.recommendation import (
     BadRequest,
@@ -21,9 +22,11 @@ from sidtool.recommendation import (
     answer_each,
 )
 from sidtool.recommendation.requests import parse_request, read_request_stream
+from sidtool.recommendation.serve import ServeOptions, make_app
 from tests.bundles import small_bundle
-from tests.hostile.harness import call, cases, classify, is_printable, run
+from tests.hostile.harness import CARELESS, call, cases, count, is_printable
 from tests.loaded import loaded_model
+from tests.recommendation.serve.conftest import open_service
 
 N_ITEMS = 60
 KEYS = ("user", "history", "text", "allow", "deny")
@@ -261,45 +264,6 @@ def is_item(text: str) -> bool:
     return text in {f"i{number}" for number in range(N_ITEMS)}
 
 
-@pytest.fixture
-def served(shop: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command recommends with the model in memory."""
-    monkeypatch.setattr(inference, "load_model", lambda *_: shop)
-    return
-
-
-@cases(25, most=3000)
-@given(
-    stream_lines=st.lists(lines(), min_size=1, max_size=4),
-    words=st.lists(
-        st.sampled_from(("--json", "--strict", "--exclude-seen", "-k3", "-k0", "-k1000", "-k-1")),
-        unique=True,
-        max_size=3,
-    ),
-)
-def test_a_command_answers_every_line(
-    served: None, stream_lines: list[tuple[bytes, Request | None]], words: list[str]
-) -> None:
-    content = b"\n".join(line for line, _ in stream_lines)
-    outcome = classify(run("recommend", "model", "--file", "-", *words, stdin=content))
-    assert is_printable(outcome.out)
-    if outcome.code == 2:
-        return
-    requests = list(read_request_stream(io.BytesIO(content)))
-    bad = [request for request in requests if isinstance(request, BadRequest) or request.text]
-    if not bad:
-        # an empty text is no text, and an unknown id in a deny list is an error if strict
-        return
-    assert outcome.code == 1
-    if "--json" in words and "--strict" not in words:
-        values = [json.loads(line) for line in outcome.out.splitlines()]
-        assert len(values) == len(requests)
-        for value, request in zip(values, requests, strict=True):
-            if isinstance(request, BadRequest):
-                assert value["line"] == request.line
-                assert value["error"]
-
-
 @cases(200)
 @given(content=st.one_of(st.binary(max_size=40), TEXTS.map(str.encode)), parts=IDS)
 def test_a_list_of_ids_has_them_as_they_stand(
@@ -317,3 +281,44 @@ def test_a_list_of_ids_has_them_as_they_stand(
         lines_ = text.removeprefix("\ufeff").split("\n")
         lines_ = [line.removesuffix("\r") for line in lines_]
         assert ids == tuple(filter(None, lines_))
+
+
+# Bodies of calls to a service
+
+
+@pytest.fixture(scope="module")
+def client(shop: LoadedModel) -> Iterator[TestClient]:
+    options = ServeOptions("tiny", recommend=RecommendOptions(k=4, num_beams=8), poll_seconds=3600)
+    app = make_app(options, open_service(shop, options))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+BODIES = st.one_of(
+    lines().map(lambda line_and_request: line_and_request[0]),
+    st.binary(max_size=60),
+    VALUES.map(lambda value: json.dumps(value).encode()),
+    st.dictionaries(
+        st.sampled_from(
+            ("history", "requests", "candidates", "k", "num_beams", "explain", "texts", "vectors")
+        ),
+        VALUES,
+        max_size=4,
+    ).map(lambda value: json.dumps(value).encode()),
+)
+
+
+@cases(200, most=6000)
+@given(endpoint=st.sampled_from(("recommend", "score", "encode", "decode")), body=BODIES)
+def test_any_bytes_are_answered_or_refused(client: TestClient, endpoint: str, body: bytes) -> None:
+    answer = client.post(f"/v1/{endpoint}", content=body)
+    count(refused=answer.status_code != 200)
+    value = json.loads(answer.content)
+    if answer.status_code != 200:
+        assert 400 <= answer.status_code < 500, (answer.status_code, answer.text)
+        assert set(value) <= {"error", "hint"}, value
+        for line in value.values():
+            assert line.strip()
+            assert is_printable(line)
+            assert "\n" not in line
+            assert not any(word in line for word in CARELESS), line

@@ -37,11 +37,14 @@ def logits(model: Any) -> torch.Tensor:
         return model(input_ids=PROMPTS, decoder_input_ids=ANSWERS).logits
 
 
-def save(folder: Path, architecture: str, *, tied: bool = True, padding: int = 0) -> Any:
-    """A base model on disk, as it was saved."""
+def extended(
+    folder: Path, bundle: Bundle, architecture: str, *, tied: bool = True, padding: int = 0
+) -> Any:
+    """A base model as it was saved; the model `out` has the tokens of the bundle."""
     tokenizer = tiny_tokenizer()
     model = tiny_encoder_decoder(architecture, vocab_size=len(tokenizer) + padding, tied=tied)
-    save_base(folder, model, tokenizer)
+    save_base(folder / "base", model, tokenizer)
+    extend_model(folder / "base", bundle, folder / "out")
     return model
 
 
@@ -59,8 +62,7 @@ def save(folder: Path, architecture: str, *, tied: bool = True, padding: int = 0
 def test_old_logits_stay_and_every_embedding_gets_rows(
     architecture: str, tied: bool, padding: int, bundle: Bundle, tmp_path: Path
 ) -> None:
-    before = save(tmp_path / "base", architecture, tied=tied, padding=padding)
-    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out")
+    before = extended(tmp_path, bundle, architecture, tied=tied, padding=padding)
     served = load_model_folder(tmp_path / "out")
     tokens = served.tokens
     known = tokens.start
@@ -87,8 +89,7 @@ def test_old_logits_stay_and_every_embedding_gets_rows(
 def test_contract_and_generation_config_say_what_the_model_is(
     bundle: Bundle, tmp_path: Path
 ) -> None:
-    save(tmp_path / "base", "bart")
-    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out")
+    extended(tmp_path, bundle, "bart")
     contract = read_contract(tmp_path / "out")
     assert contract.kind == "encoder-decoder"
     assert json.loads((tmp_path / "out" / "sid.json").read_text())["kind"] == "encoder-decoder"
@@ -100,15 +101,14 @@ def test_contract_and_generation_config_say_what_the_model_is(
 def test_weights_of_another_kind_than_the_contract_says_are_refused(
     bundle: Bundle, tmp_path: Path
 ) -> None:
-    save(tmp_path / "base", "t5")
-    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out")
+    extended(tmp_path, bundle, "t5")
     unsigned(tmp_path / "out", kind="causal")
     with pytest.raises(CompatibilityError, match="encoder-decoder weights, its contract says cau"):
         load_model_folder(tmp_path / "out")
 
 
 def test_a_model_without_decoder_start_is_refused(bundle: Bundle, tmp_path: Path) -> None:
-    save(tmp_path / "base", "t5")
+    save_base(tmp_path / "base", tiny_encoder_decoder("t5", vocab_size=600), tiny_tokenizer())
     for name in ("config.json", "generation_config.json"):
         path = tmp_path / "base" / name
         if path.exists():
@@ -182,8 +182,7 @@ def test_a_gguf_file_of_an_encoder_decoder_is_refused(
 def test_rows_are_carried_in_every_embedding(
     architecture: str, tied: bool, bundle: Bundle, tmp_path: Path
 ) -> None:
-    save(tmp_path / "base", architecture, tied=tied)
-    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out")
+    extended(tmp_path, bundle, architecture, tied=tied)
     aligned = make_bundle(
         [f"item{n}" for n in range(20)],
         distinct_codes(20, seed=1),

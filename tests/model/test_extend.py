@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sidtool.base.errors import (
     CompatibilityError,
@@ -21,14 +21,25 @@ from sidtool.base.errors import (
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import ExtendParams
 from sidtool.model.extend import ExtendOptions, Init, extend_model
-from sidtool.model.load import load_model_folder
+from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.item_map import ItemMap
-from sidtool.tokenizer.sid import SidSpace
-from tests.model.cases import SIZES, distinct_codes, make_bundle, make_codebook, save_base
+from sidtool.tokenizer.sid import SPELLINGS, SidSpace
+from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
 from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
 TEXT = "Which item comes next? Toy Story (1995) is a film"
+
+
+def saved(folder: Path, tokenizer: Any, model: Any = None) -> Path:
+    """A base model on disk, by default a Qwen3 with a row for each token."""
+    model = model or tiny_model("qwen3", vocab_size=len(tokenizer))
+    return save_base(folder / "base", model, tokenizer)
+
+
+def extended(base: Path, bundle: Bundle, options: ExtendOptions | None = None) -> LoadedModel:
+    """The base with the tokens of the bundle, which is written beside it, loaded."""
+    extend_model(str(base), bundle, base.with_name("out"), options)
+    return load_model_folder(base.with_name("out"))
 
 
 def logits(model: Any, tokenizer: Any, text: str = TEXT) -> torch.Tensor:
@@ -43,17 +54,11 @@ def logits(model: Any, tokenizer: Any, text: str = TEXT) -> torch.Tensor:
 def test_old_logits_stay_and_new_embedding_rows_differ(
     architecture: str, tied: bool, bundle: Bundle, tmp_path: Path
 ) -> None:
-    tokenizer = tiny_tokenizer()
-    known = len(tokenizer)
+    known = len(tiny_tokenizer())
     before = tiny_model(architecture, vocab_size=known, tied=tied)
-    save_base(tmp_path / "base", before, tokenizer)
-    tokenizer = AutoTokenizer.from_pretrained(
-        tmp_path / "base"
-    )  # Qwen2's own class, which adds a token
-
-    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out")
-    served = load_model_folder(tmp_path / "out")
-
+    base = saved(tmp_path, tiny_tokenizer(), before)
+    tokenizer = AutoTokenizer.from_pretrained(base)  # Qwen2's own class, which adds a token
+    served = extended(base, bundle)
     tokens, model = served.tokens, served.model
     assert tokens.start == len(tokenizer)
     assert model.config.vocab_size == tokens.stop
@@ -79,14 +84,9 @@ def test_padded_embedding_rows_are_overwritten_and_the_matrix_never_shrinks(
     padding: int, tied: bool, bundle: Bundle, tmp_path: Path
 ) -> None:
     """Qwen has more rows than tokens: the block starts at len(tokenizer), inside the matrix."""
-    tokenizer = tiny_tokenizer()
-    known = len(tokenizer)
+    known = len(tiny_tokenizer())
     before = tiny_model("qwen3", vocab_size=known + padding, tied=tied)
-    save_base(tmp_path / "base", before, tokenizer)
-
-    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out")
-    model = load_model_folder(tmp_path / "out").model
-
+    model = extended(saved(tmp_path, tiny_tokenizer(), before), bundle).model
     stop = known + len(bundle.space.tokens)
     assert model.config.vocab_size == max(known + padding, stop)
     pairs = [
@@ -118,7 +118,7 @@ def test_the_scale_is_that_of_every_matrix(
 ) -> None:
     tokenizer = tiny_tokenizer()
     model = tiny_model("qwen2", vocab_size=len(tokenizer), tied=tied)
-    base = save_base(tmp_path / "base", model, tokenizer)
+    base = saved(tmp_path, tokenizer, model)
     distances = []
     for scale in (1.0, 0.25):
         out = tmp_path / f"scale-{scale}"
@@ -132,14 +132,6 @@ def test_the_scale_is_that_of_every_matrix(
             of_matrices.append(offsets.norm(dim=1))
         distances.append(torch.stack(of_matrices))
     torch.testing.assert_close(distances[1], distances[0] / 4, rtol=5e-3, atol=1e-5)
-
-
-def test_a_scale_is_positive(base: Path, tmp_path: Path) -> None:
-    items = ItemMap.of(SidSpace(SIZES), ["a", "b"], distinct_codes(2))
-    bare = Bundle.of(items, make_codebook(), "reassign", name="bare")
-    for scale in (0.0, -1.0, float("inf"), float("nan")):
-        with pytest.raises(UsageError, match="init_scale must be"):
-            extend_model(str(base), bare, tmp_path / "out", ExtendOptions(init_scale=scale))
 
 
 def test_the_contract_names_bundle_and_base(bundle: Bundle, base: Path, tmp_path: Path) -> None:
@@ -179,13 +171,10 @@ def test_sid_tokens_are_ordinary_lossless_tokens(bundle: Bundle, made: Path) -> 
     assert tokenizer("next: " + text)["input_ids"] == apart
 
 
-def test_a_vocabulary_without_begin_and_end_tokens(base: Path, tmp_path: Path) -> None:
-    from sidtool.tokenizer.sid import SPELLINGS, SidSpace
-
+def test_a_vocabulary_without_begin_and_end_tokens(base: Path) -> None:
     space = SidSpace((8, 4, 6), **SPELLINGS["minionerec"])  # type: ignore[arg-type]
     bundle = make_bundle(["a", "b"], distinct_codes(2), codebook=make_codebook(), space=space)
-    extend_model(str(base), bundle, tmp_path / "out")
-    served = load_model_folder(tmp_path / "out")
+    served = extended(base, bundle)
     assert served.tokens.stop - served.tokens.start == 18
     assert served.tokens.begin is None
 
@@ -193,13 +182,8 @@ def test_a_vocabulary_without_begin_and_end_tokens(base: Path, tmp_path: Path) -
 def test_the_sampling_settings_of_an_instruct_model_are_removed(
     bundle: Bundle, base: Path, tmp_path: Path
 ) -> None:
-    sampler = {
-        "do_sample": True,
-        "temperature": 0.6,
-        "top_k": 20,
-        "top_p": 0.8,
-        "repetition_penalty": 1.1,
-    }
+    sampler = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.8}
+    sampler |= {"repetition_penalty": 1.1}
     (base / "generation_config.json").write_text(
         json.dumps({**sampler, "eos_token_id": [2, 4], "num_beams": 3})
     )
@@ -216,18 +200,14 @@ def test_the_dtype_is_that_of_the_checkpoint_by_default(
     asked: str | None, bundle: Bundle, tmp_path: Path
 ) -> None:
     tokenizer = tiny_tokenizer()
-    save_base(
-        tmp_path / "base",
-        tiny_model("qwen3", vocab_size=len(tokenizer)).to(torch.bfloat16),
-        tokenizer,
-    )
-    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out", ExtendOptions(dtype=asked))
+    half = tiny_model("qwen3", vocab_size=len(tokenizer)).to(torch.bfloat16)
+    base = saved(tmp_path, tokenizer, half)
+    extend_model(base, bundle, tmp_path / "out", ExtendOptions(dtype=asked))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert model.dtype == (torch.float32 if asked else torch.bfloat16)
     rows = model.get_input_embeddings().weight[len(tokenizer) :].detach().float().numpy()
-    assert len(np.unique(rows, axis=0)) == len(
-        bundle.space.tokens
-    )  # bfloat16 has not rounded them together
+    # bfloat16 has not rounded them together
+    assert len(np.unique(rows, axis=0)) == len(bundle.space.tokens)
 
 
 def test_codebook_init_needs_a_codebook(base: Path, tmp_path: Path) -> None:
@@ -236,19 +216,15 @@ def test_codebook_init_needs_a_codebook(base: Path, tmp_path: Path) -> None:
         extend_model(str(base), bare, tmp_path / "out")
     assert "--init random" in str(caught.value.shell_hint)
     assert not (tmp_path / "out").exists()
-    extend_model(str(base), bare, tmp_path / "out", ExtendOptions(init="random"))
-    assert load_model_folder(tmp_path / "out").bundle.codebook is None
+    assert extended(base, bare, ExtendOptions(init="random")).bundle.codebook is None
 
 
-def test_an_appended_level_gets_embedding_rows(base: Path, tmp_path: Path) -> None:
-    from sidtool.tokenizer.sid import SidSpace
-
+def test_an_appended_level_gets_embedding_rows(base: Path) -> None:
     space = SidSpace((8, 4, 6, 5))
     codes = distinct_codes(10, sizes=space.sizes)
-    facts = {"codebook": make_codebook(), "space": space, "policy": "append", "capacity": 5}
+    facts = {"codebook": make_codebook(), "space": space, "policy": "append"}
     bundle = make_bundle([f"i{n}" for n in range(10)], codes, **facts)  # type: ignore[arg-type]
-    extend_model(str(base), bundle, tmp_path / "out")
-    served = load_model_folder(tmp_path / "out")
+    served = extended(base, bundle)
     rows = served.model.get_input_embeddings().weight[served.tokens.start :].detach().numpy()
     assert len(np.unique(rows, axis=0)) == len(space.tokens)
 
@@ -264,11 +240,9 @@ def test_a_token_that_exists_already_is_refused(where: str, bundle: Bundle, tmp_
         tokenizer = type(tokenizer)(
             tokenizer_object=tokenizer.backend_tokenizer.from_str(json.dumps(state))
         )
-    save_base(tmp_path / "base", tiny_model("llama", vocab_size=len(tokenizer)), tokenizer)
-    with pytest.raises(
-        CompatibilityError, match="already has 1 of the 20 SID tokens: <s_b_2> has id"
-    ):
-        extend_model(str(tmp_path / "base"), bundle, tmp_path / "out")
+    message = "already has 1 of the 20 SID tokens: <s_b_2> has id"
+    with pytest.raises(CompatibilityError, match=message):
+        extended(saved(tmp_path, tokenizer), bundle)
     assert not (tmp_path / "out").exists()
 
 
@@ -290,23 +264,14 @@ def test_an_output_is_replaced_only_with_force(bundle: Bundle, base: Path, tmp_p
 
 
 def test_a_head_with_a_bias_is_extended(bundle: Bundle, tmp_path: Path) -> None:
-    from transformers import AutoConfig
-
     tokenizer = tiny_tokenizer()
     known = len(tokenizer)
-    shape = {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 4,
-    }
-    before = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model("phi", vocab_size=known, **shape)
-    ).eval()
+    shape = {"hidden_size": 32, "intermediate_size": 48}
+    shape |= {"num_hidden_layers": 1, "num_attention_heads": 4}
+    config = AutoConfig.for_model("phi", vocab_size=known, **shape)
+    before = AutoModelForCausalLM.from_config(config).eval()
     torch.nn.init.normal_(before.lm_head.bias)
-    save_base(tmp_path / "base", before, tokenizer)
-    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out")
-    model = load_model_folder(tmp_path / "out").model
+    model = extended(saved(tmp_path, tokenizer, before), bundle).model
     torch.testing.assert_close(logits(model, tokenizer)[:, :known], logits(before, tokenizer))
     assert torch.allclose(model.lm_head.bias[known:], before.lm_head.bias.mean())
 
@@ -390,16 +355,12 @@ class TestWhatIsRefused:
 def test_a_damaged_bundle_is_refused_before_a_model_is_written(
     bundle: Bundle, tmp_path: Path
 ) -> None:
-    tokenizer = tiny_tokenizer()
-    save_base(tmp_path / "base", tiny_model("qwen3", vocab_size=len(tokenizer)), tokenizer)
     bundle.save(tmp_path / "shop.zarr")
-    chunk = next(
-        path for path in (tmp_path / "shop.zarr/codebook/level_0/c").rglob("*") if path.is_file()
-    )
+    chunk = tmp_path / "shop.zarr/codebook/level_0/c/0/0"
     content = bytearray(chunk.read_bytes())
     content[7] ^= 1
     chunk.write_bytes(content)
     damaged = Bundle.open(tmp_path / "shop.zarr")
     with pytest.raises(IntegrityError, match=r"codebook/level_0/c/0/0 .* its SHA-256 differs"):
-        extend_model(tmp_path / "base", damaged, tmp_path / "out")
+        extended(saved(tmp_path, tiny_tokenizer()), damaged)
     assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from sidtool.base.checkpoint.weights import check_finite, check_finite_files, non_finite
 from sidtool.base.errors import DataError
-from sidtool.model.contract.contract import CONTRACT
+from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT
 from sidtool.model.contract.folder import open_bundle_copy, read_contract, write_contract
 from sidtool.model.copies import merge, rebind
 from sidtool.model.extend import extend_model
@@ -100,8 +100,6 @@ def test_a_damaged_file_is_one_line(made: Path, bundle: Bundle, tmp_path: Path) 
 
 def test_adapters_are_checked_too(made: Path, bundle: Bundle, tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT
-    from sidtool.model.contract.folder import read_contract, write_contract
     from sidtool.model.contract.stage_record import ModelReference, StageRecord
     from sidtool.model.network.token_embeddings import Lora
 

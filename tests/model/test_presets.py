@@ -127,14 +127,6 @@ def test_invalid_settings_are_refused(kwargs: dict, message: str, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_is_replaced_only_with_force(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    with pytest.raises(UsageError, match="exists already"):
-        init_model(TEXTS, tmp_path / "a", vocab_size=300)
-    init_model(TEXTS, tmp_path / "a", vocab_size=300, force=True)
-    assert (tmp_path / "a" / "model.safetensors").exists()
-
-
 def test_the_path_of_a_catalog_is_not_taken_for_its_texts(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"takes texts, not 'items\.jsonl'"):
         init_model("items.jsonl", tmp_path / "a")

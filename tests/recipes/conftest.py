@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from sidtool.cli.fit import run_here
-from sidtool.recipes import FitOptions, Fitted, fit
+from sidtool.recipes import FitOptions, fit
+from sidtool.recipes.fitting import Fitted
 from tests.cli.road import catalog, interactions
 from tests.encoders import tiny_encoder
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.cli.road import catalog, done, interactions, refused, run, write_lines
+from tests.cli.road import done, run
 from tests.recipes.conftest import Finished, Shop
 
 
@@ -39,17 +39,6 @@ def test_a_dry_run_prints_a_script_and_writes_nothing(shop: Shop, tmp_path: Path
     steps = done(*line(shop, out), "--dry-run", "--json").json["steps"]
     assert [words[0] for words in steps][:3] == ["check", "split", "build-codebook"]
     assert not out.exists()
-
-
-def test_files_that_a_build_would_refuse_stop_at_once(tmp_path: Path) -> None:
-    items = catalog(tmp_path / "items.jsonl")
-    lines = items.read_text().splitlines()
-    write_lines(items, [*lines, lines[0]])
-    events = interactions(tmp_path / "events.csv")
-    error = refused(3, "fit", items, events, "-o", tmp_path / "out")
-    assert "rows that repeat the id of an earlier row: 1" in error
-    assert "--fix continues with cleaned copies" in error
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_step_that_fails_has_its_exit_code_and_names_itself(shop: Shop, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 import sidtool
 import sidtool.recipes.steps
 from sidtool.base.errors import RefusedError, UsageError
-from sidtool.recipes import FitOptions, Fitted, Ran, StepError, fit, plan_fit, shell_script
+from sidtool.recipes import FitOptions, Ran, fit, plan_fit, shell_script
+from sidtool.recipes.fitting import Fitted
 from tests.recipes.conftest import Finished, Shop
 from tests.sealed import reseal
 
@@ -98,14 +99,8 @@ def test_each_step_is_announced_with_the_time_left(
 ) -> None:
     lines: list[str] = []
     replay = Replay(finished, tmp_path / "out")
-    fitted = fit(
-        shop.items,
-        shop.events,
-        tmp_path / "out",
-        shop.options,
-        run_command=replay,
-        notify=lines.append,
-    )
+    how = {"run_command": replay, "notify": lines.append}
+    fitted = fit(shop.items, shop.events, tmp_path / "out", shop.options, **how)
     assert tuple(replay.commands) == STEPS
     steps = [line for line in lines if line.startswith("step ")]
     assert steps[0].startswith("step 1 of 11: check; at most 10.0 min left")
@@ -208,15 +203,6 @@ def test_a_changed_option_repeats_what_depends_on_it(
     assert commands(options) == ["build-memory"]
     (recipe / "train.yaml").write_text((shop.recipe / "train.yaml").read_text() + "dropout: 0.2\n")
     assert commands(options) == ["train", "train"]
-
-
-def test_a_command_that_fails_names_itself(shop: Shop, tmp_path: Path) -> None:
-    def run_command(arguments: list[str], stdout: TextIO) -> Ran:
-        return Ran(3)
-
-    with pytest.raises(StepError, match=r"check .* ended with exit code 3") as raised:
-        fit(shop.items, shop.events, tmp_path / "out", shop.options, run_command=run_command)
-    assert raised.value.exit_code == 3
 
 
 def test_files_that_stop_a_build_are_refused_before_anything_runs(

@@ -16,7 +16,9 @@ from sidtool.data.split import read_split
 from sidtool.examples import read_lineage
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import ModelReference, RlParams
-from sidtool.recipes import RECIPES, FitOptions, Fitted, Recipe, fit, plan_fit, recipe_names
+from sidtool.recipes import RECIPES, FitOptions, Recipe, fit, plan_fit
+from sidtool.recipes.fitting import Fitted
+from sidtool.recipes.recipe import recipe_names
 from tests.cli.test_lists import session_events
 from tests.models import tiny_model, tiny_tokenizer
 from tests.recipes.conftest import Shop

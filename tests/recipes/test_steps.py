@@ -6,7 +6,8 @@ from typing import TextIO
 
 import pytest
 
-from sidtool.recipes import Ran, StepError, Steps, run_process
+from sidtool.recipes import Ran, StepError, Steps
+from sidtool.recipes.steps import run_process
 
 
 @pytest.fixture
@@ -36,47 +37,30 @@ def test_a_finished_step_is_not_run_again(tmp_path: Path, ran: list[list[str]]) 
     assert ran == [["make", "--seed", "1", str(output)]]
 
 
-def test_another_setting_is_refused(tmp_path: Path, ran: list[list[str]]) -> None:
-    output = tmp_path / "out"
-    make_steps(tmp_path, ran).run(output, "make", "--seed", 1, output)
-    with pytest.raises(StepError, match=r"made with \['1'\], but this run has \['2'\]"):
-        make_steps(tmp_path, ran).run(output, "make", "--seed", 2, output)
-
-
-def test_a_changed_input_is_refused(tmp_path: Path, ran: list[list[str]]) -> None:
-    config, output = tmp_path / "config.yaml", tmp_path / "out"
+def test_what_something_else_made_is_refused(tmp_path: Path, ran: list[list[str]]) -> None:
+    config, first, second = (tmp_path / name for name in ("config.yaml", "first", "second"))
     config.write_text("levels: 4x4")
-    make_steps(tmp_path, ran).run(output, "make", config, output)
-    config.write_text("levels: 8x8")
-    with pytest.raises(StepError, match="digest"):
-        make_steps(tmp_path, ran).run(output, "make", config, output)
 
-
-def test_an_output_of_a_rebuilt_input_is_refused(tmp_path: Path, ran: list[list[str]]) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    steps = make_steps(tmp_path, ran)
-    steps.run(first, "make", "--seed", 1, first)
-    steps.run(second, "use", first, second)
-    first.unlink()
-    steps = make_steps(tmp_path, ran)
-    steps.run(first, "make", "--seed", 2, first)
-    with pytest.raises(StepError, match="second was made with"):
+    def run(seed: int) -> None:
+        steps = make_steps(tmp_path, ran)
+        steps.run(first, "make", config, "--seed", seed, first)
         steps.run(second, "use", first, second)
 
-
-def test_a_file_that_no_step_made_is_refused(tmp_path: Path, ran: list[list[str]]) -> None:
-    output = tmp_path / "out"
-    output.write_text("by hand")
-    with pytest.raises(StepError, match="no step made it"):
-        make_steps(tmp_path, ran).run(output, "make", output)
-
-
-def test_a_changed_output_is_refused(tmp_path: Path, ran: list[list[str]]) -> None:
-    output = tmp_path / "out"
-    make_steps(tmp_path, ran).run(output, "make", output)
-    output.write_text("by hand")
+    run(1)
+    with pytest.raises(StepError, match=r"made with \['1'\], but this run has \['2'\]"):
+        run(2)
+    second.write_text("by hand")
     with pytest.raises(StepError, match="changed since it was made"):
-        make_steps(tmp_path, ran).run(output, "make", output)
+        run(1)
+    first.unlink()
+    with pytest.raises(StepError, match="second was made with"):
+        run(2)
+    config.write_text("levels: 8x8")
+    with pytest.raises(StepError, match="digest"):
+        run(2)
+    (tmp_path / "other").write_text("by hand")
+    with pytest.raises(StepError, match="no step made it"):
+        make_steps(tmp_path, ran).run(tmp_path / "other", "make", tmp_path / "other")
 
 
 def test_steps_that_replace_repeat_what_depends_on_a_change(

@@ -125,16 +125,6 @@ def test_a_repository_may_be_the_bundle_itself(server: FakeHub, tmp_path: Path) 
         bundle.push_to_hub("org/flat")
 
 
-def test_a_damaged_object_is_not_loaded(server: FakeHub) -> None:
-    commit = small_bundle().push_to_hub("org/shop")
-    path = server.files("org/shop", commit.id) / "bundle.zarr/items/sid/c/0/0"
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(bytes(data))
-    with pytest.raises(IntegrityError, match="items/sid/c/0/0"):
-        Bundle.from_pretrained("org/shop")
-
-
 def test_a_pushed_memory_is_loaded_by_name(server: FakeHub) -> None:
     bundle = small_bundle()
     memory = small_memory(bundle, KnnSettings(neighbors=5))

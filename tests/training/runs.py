@@ -5,9 +5,30 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
+
+from sidtool.training.reinforcement.reinforcement import RlSummary, rl
+
+FAST = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
+OFTEN = {"eval_strategy": "steps", "save_strategy": "steps"}
+
+
+RL = {
+    **OFTEN,
+    "num_generations": 4,
+    "per_device_train_batch_size": 16,
+    "learning_rate": 1e-2,
+    "warmup_steps": 0,
+    "logging_steps": 1,
+    "max_steps": 4,
+    "eval_steps": 2,
+    "save_steps": 2,
+    "eval_users": 6,
+    "eval_num_beams": 10,
+}
 
 
 class Stopped(Exception):
@@ -22,6 +43,20 @@ def weights(folder: Path, name: str = "model.safetensors") -> dict[str, torch.Te
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     """Whether all bits are equal."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def short_rl(
+    start: Path, made: Path, out: Path, *, stop: int | None = None, **more: Any
+) -> RlSummary:
+    """A short reinforcement; `stop` is the step after which it stops as if killed, `more` are
+    arguments of `rl`, settings too."""
+
+    def progress(done: int, total: int) -> None:
+        if done == stop:
+            raise Stopped
+
+    settings = {"allow_worse_slices": True, "progress": progress, **RL, **more}
+    return rl(start, made, out, **settings)
 
 
 def valid_of(examples: Path) -> Path:

@@ -12,20 +12,12 @@ from sidtool.model.load import load_model_folder
 from sidtool.training.loop.checkpoints import last_checkpoint
 from sidtool.training.loop.trainer import SidTrainer
 from sidtool.training.loop.watched import ProgressCallback
-from sidtool.training.settings import Stage, TrainOptions
-from sidtool.training.training import train
+from sidtool.training.settings import Stage
+from sidtool.training.training import TrainingSummary
+from tests.training.runs import OFTEN
 
-Make = Callable[..., Path]
-FIELDS = {
-    "num_train_epochs": 2,
-    "per_device_train_batch_size": 16,
-    "learning_rate": 1e-3,
-    "eval_strategy": "steps",
-    "eval_steps": 2,
-    "save_strategy": "steps",
-    "save_steps": 2,
-    "save_total_limit": 1,
-}
+Train = Callable[..., TrainingSummary]
+STEPS = {**OFTEN, "learning_rate": 1e-3, "eval_steps": 2, "save_steps": 2, "save_total_limit": 1}
 BAD = 5
 """The step that goes wrong; the last checkpoint before it is that of step 4."""
 
@@ -80,22 +72,15 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(
     value: float,
     stage: Stage,
     tmp_path: Path,
-    models: Make,
-    examples: Make,
+    short_train: Train,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    base, made = models("llama"), examples(sequence=1.0)
     out = tmp_path / "out"
-    options = TrainOptions(stage=stage, lora_r=2, eval_users=8, eval_num_beams=10)
-    arguments: Any = {
-        "options": options,
-        "sft_fields": FIELDS,
-        "valid": made.with_name("valid.jsonl"),
-    }
+    settings = {"stage": stage, "lora_r": 2, "eval_users": 8, "eval_num_beams": 10, **STEPS}
     with monkeypatch.context() as patch:
         damage(patch, value)
         with pytest.raises(SidtoolError, match="training diverged at step") as caught:
-            train(base, made, out, **arguments)
+            short_train("out", "llama", validates=True, **settings)
     message = str(caught.value)
     checkpoint = last_checkpoint(tmp_path / "out.partial")
     assert checkpoint is not None
@@ -107,35 +92,27 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(
     assert not out.exists()
     load_model_folder(checkpoint)
     # the same command, on a machine that computes right, resumes there
-    assert train(base, made, out, **arguments).resumed_from == "checkpoint-4"
+    again = short_train("out", "llama", validates=True, **settings)
+    assert again.resumed_from == "checkpoint-4"
     load_model_folder(out)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def test_a_learning_rate_that_is_too_high_is_named(
-    optimizer: Any, tmp_path: Path, models: Make, examples: Make
+    optimizer: str, tmp_path: Path, short_train: Train
 ) -> None:
-    base, made = models("gpt2"), examples(sequence=1.0)
-    fields = {**FIELDS, "learning_rate": 1e38, "max_grad_norm": 0.0, "eval_strategy": "no"}
-    fields |= {"save_strategy": "no", "warmup_steps": 0}
+    settings = {"learning_rate": 1e38, "max_grad_norm": 0.0, "eval_strategy": "no"}
+    settings |= {"save_strategy": "no", "warmup_steps": 0, "optimizer": optimizer}
     with pytest.raises(SidtoolError, match=r"diverged at step \d of .*; there is no checkpoint"):
-        train(
-            base,
-            made,
-            tmp_path / "out",
-            options=TrainOptions(optimizer=optimizer),
-            sft_fields=fields,
-        )
+        short_train("out", **settings)
     # a corrected call must not find this run's settings
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_last_step_of_all_is_checked(
-    tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, short_train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base, made = models("gpt2"), examples(sequence=1.0)
-    fields = {**FIELDS, "max_steps": 3, "eval_strategy": "no", "save_strategy": "no"}
     damage_weight(monkeypatch, float("nan"), step=3)
     with pytest.raises(SidtoolError, match="diverged at step 3 of 3"):
-        train(base, made, tmp_path / "out", sft_fields=fields)
+        short_train("out", max_steps=3, eval_strategy="no", save_strategy="no")
     assert list(tmp_path.iterdir()) == []

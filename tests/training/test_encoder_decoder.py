@@ -15,10 +15,10 @@ from sidtool.training.loop import trainer
 from sidtool.training.settings import StageSettings, TrainOptions
 from sidtool.training.training import TrainingSummary, plan_stages, train
 from tests.models import ENCODER_DECODERS
-from tests.training.runs import Stopped, weights
+from tests.training.runs import Stopped, same, weights
 
 Make = Callable[..., Path]
-FAST = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
+Train = Callable[..., TrainingSummary]
 PROMPTS = torch.arange(24).reshape(2, 12) + 5
 ANSWERS = torch.arange(6).reshape(2, 3) + 40
 
@@ -31,21 +31,12 @@ def logits(folder: Path) -> torch.Tensor:
 
 
 def test_training_lowers_the_loss_and_validation_finds_the_pattern(
-    tmp_path: Path, models: Make, examples: Make
+    tmp_path: Path, short_train: Train
 ) -> None:
-    made = examples(sequence=1.0)
     logs: list[dict[str, float]] = []
-    summary = train(
-        models("t5"),
-        made,
-        tmp_path / "tuned",
-        options=TrainOptions(
-            eval_users=20, eval_num_beams=10, sliding_windows="all", softmax_over="trie"
-        ),
-        sft_fields={**FAST, "num_train_epochs": 6, "learning_rate": 5e-3},
-        valid=made.with_name("valid.jsonl"),
-        log=logs.append,
-    )
+    settings = {"eval_users": 20, "eval_num_beams": 10, "sliding_windows": "all"}
+    settings |= {"softmax_over": "trie", "num_train_epochs": 6, "learning_rate": 5e-3}
+    summary = short_train("tuned", "t5", validates=True, log=logs.append, **settings)
     validated = [entry["eval_ndcg@10"] for entry in logs if "eval_ndcg@10" in entry]
     assert summary.best == max(validated) > max(0.3, validated[0])
     assert not summary.packed
@@ -57,17 +48,15 @@ def test_training_lowers_the_loss_and_validation_finds_the_pattern(
 
 @pytest.mark.slow
 def test_parts_of_similar_length_have_the_loss_and_gradient_of_the_batch(
-    tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, models: Make, short_train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One run of SGD with parts of four lines, and one with whole batches."""
-    made = examples(sequence=1.0)
-    fields = {**FAST, "num_train_epochs": 1, "optim": "sgd", "learning_rate": 0.1}
     trained = []
     for n_lines in (4, 1000):
         monkeypatch.setattr(trainer, "LINES_PER_PART", n_lines)
-        out = tmp_path / str(n_lines)
-        summary = train(models("t5"), made, out, sft_fields=fields)
-        trained.append((summary, weights(out)))
+        settings = {"num_train_epochs": 1, "optim": "sgd", "learning_rate": 0.1}
+        summary = short_train(str(n_lines), "t5", **settings)
+        trained.append((summary, weights(tmp_path / str(n_lines))))
     (parted, first), (whole, second) = trained
     assert parted.loss == pytest.approx(whole.loss, rel=1e-5)
     assert (parted.tokens, parted.targets) == (whole.tokens, whole.targets)
@@ -78,35 +67,17 @@ def test_parts_of_similar_length_have_the_loss_and_gradient_of_the_batch(
 
 
 @pytest.mark.slow
-def test_an_epoch_has_one_prefix_per_sequence_or_all(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
-    targets = {}
-    for windows in ("auto", "drawn", "all"):
-        summary = train(
-            models("t5"),
-            examples(sequence=1.0),
-            tmp_path / windows,
-            options=TrainOptions(sliding_windows=windows),
-            sft_fields={**FAST, "num_train_epochs": 1},
-        )
-        targets[windows] = summary.targets
-    assert targets["auto"] == targets["drawn"]
-    assert targets["drawn"] * 2 < targets["all"]
-    # a causal model has the same targets in whole sequences, and may have them one by one
-    causal = {}
-    for windows in ("auto", "all"):
-        summary = train(
-            models("gpt2"),
-            examples(sequence=1.0),
-            tmp_path / f"causal-{windows}",
-            options=TrainOptions(sliding_windows=windows),
-            sft_fields={**FAST, "num_train_epochs": 1},
-        )
-        causal[windows] = summary.targets
-    assert causal["all"] == targets["all"]
-    # but for the second and third code of each user's first item
-    assert causal["all"] < causal["auto"]
+def test_an_epoch_has_one_prefix_per_sequence_or_all(short_train: Train) -> None:
+    def targets(base: str, windows: str) -> int:
+        name = f"{base}-{windows}"
+        return short_train(name, base, num_train_epochs=1, sliding_windows=windows).targets
+
+    drawn, every = targets("t5", "drawn"), targets("t5", "all")
+    assert targets("t5", "auto") == drawn
+    assert drawn * 2 < every
+    # a causal model has the same targets in whole sequences, and may have them one by one, but for
+    # the second and third code of each user's first item
+    assert targets("gpt2", "all") == every < targets("gpt2", "auto")
 
 
 @pytest.mark.parametrize(
@@ -117,33 +88,21 @@ def test_an_epoch_has_one_prefix_per_sequence_or_all(
     ],
 )
 def test_a_resumed_run_ends_like_an_uninterrupted_one(
-    tmp_path: Path, models: Make, examples: Make, extra: dict[str, Any]
+    tmp_path: Path, models: Make, short_train: Train, extra: dict[str, Any]
 ) -> None:
-    fields = {**FAST, "save_strategy": "steps", "save_steps": 3, "per_device_train_batch_size": 32}
+    base = models("t5", dropout_rate=0.1)
+    steps = {"save_strategy": "steps", "save_steps": 3, "per_device_train_batch_size": 32}
 
-    def run(out: Path, stop: int | None = None) -> TrainingSummary:
-        def progress(done: int, total: int) -> None:
-            if done == stop:
-                raise Stopped
+    def run(name: str, stop: int | None = None) -> TrainingSummary:
+        return short_train(name, base, stop=stop, eval_strategy="no", **steps, **extra)
 
-        return train(
-            models("t5", dropout_rate=0.1),
-            examples(sequence=1.0),
-            out,
-            options=TrainOptions(**extra),
-            sft_fields={**fields, "eval_strategy": "no"},
-            progress=progress,
-        )
-
-    whole = run(tmp_path / "whole")
+    whole = run("whole")
     with pytest.raises(Stopped):
-        run(tmp_path / "killed", 4)
-    resumed = run(tmp_path / "killed")
+        run("killed", 4)
+    resumed = run("killed")
     assert resumed.resumed_from == "checkpoint-3"
     assert (resumed.steps, resumed.loss) == (whole.steps, whole.loss)
-    first, second = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
 
 
 @pytest.mark.parametrize(
@@ -154,12 +113,10 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     ],
 )
 def test_adapters_are_those_that_were_trained_and_merge(
-    architecture: str, tied: bool, tmp_path: Path, models: Make, examples: Make
+    architecture: str, tied: bool, tmp_path: Path, models: Make, short_train: Train
 ) -> None:
     base = models(architecture, tied=tied)
-    options = TrainOptions(stage="lora", lora_r=4)
-    fields = {**FAST, "num_train_epochs": 1, "per_device_train_batch_size": 64}
-    train(base, examples(next_item=1.0), tmp_path / "lora", options=options, sft_fields=fields)
+    short_train("lora", base, {"next_item": 1.0}, max_steps=4, stage="lora", lora_r=4)
     contract = read_contract(tmp_path / "lora")
     assert contract.base_folder is not None
     adapted = logits(tmp_path / "lora")
@@ -176,16 +133,15 @@ def test_adapters_are_those_that_were_trained_and_merge(
     ],
 )
 def test_only_the_rows_of_sid_tokens_are_trained(
-    architecture: str, tied: bool, tmp_path: Path, models: Make, examples: Make
+    architecture: str, tied: bool, tmp_path: Path, models: Make, short_train: Train
 ) -> None:
     base = models(architecture, tied=tied)
-    options = TrainOptions(stage="embeddings")
-    fields = {**FAST, "num_train_epochs": 1, "per_device_train_batch_size": 64}
-    train(base, examples(next_item=1.0), tmp_path / "rows", options=options, sft_fields=fields)
+    short_train("rows", base, {"next_item": 1.0}, max_steps=4, stage="embeddings")
     start = read_contract(base).token_start
     before, after = weights(base), weights(tmp_path / "rows")
     assert before.keys() == after.keys()
-    n_rows = len(before["lm_head.weight" if "lm_head.weight" in before else _shared(before)])
+    shared = next((name for name in before if name.endswith("shared.weight")), "")
+    n_rows = len(before["lm_head.weight" if "lm_head.weight" in before else shared])
     changed = set()
     for name, weight in before.items():
         if torch.equal(weight, after[name]):
@@ -196,27 +152,16 @@ def test_only_the_rows_of_sid_tokens_are_trained(
     assert len(changed) == (1 if tied else 3 if architecture == "bart" else 2)
 
 
-def _shared(state: dict[str, torch.Tensor]) -> str:
-    return next(name for name in state if name.endswith("shared.weight"))
-
-
 @pytest.mark.slow
-def test_an_encoder_decoder_teaches_its_kind(tmp_path: Path, models: Make, examples: Make) -> None:
-    losses = {}
-    for teachers in ((), ("mt5",)):
-        out = tmp_path / "-".join(("out", *teachers))
-        summary = train(
-            models("t5"),
-            examples(sequence=1.0),
-            out,
-            options=TrainOptions(softmax_over="level"),
-            sft_fields={**FAST, "max_steps": 2},
-            teachers=[models(name) for name in teachers],
-        )
-        losses[teachers] = summary.loss
-        params = read_contract(out).params
-        assert [Path(each.path) for each in params.teachers] == [models(name) for name in teachers]
-    assert losses[()] != losses["mt5",]
+def test_an_encoder_decoder_teaches_its_kind(
+    tmp_path: Path, models: Make, short_train: Train
+) -> None:
+    settings = {"softmax_over": "level", "max_steps": 2}
+    plain = short_train("plain", "t5", **settings)
+    taught = short_train("taught", "t5", teachers=[models("mt5")], **settings)
+    (teacher,) = read_contract(tmp_path / "taught").params.teachers
+    assert Path(teacher.path) == models("mt5")
+    assert plain.loss != taught.loss
 
 
 @pytest.mark.parametrize(
@@ -243,18 +188,11 @@ def test_what_an_encoder_decoder_cannot_do_is_refused_in_one_line(
 ) -> None:
     made, out = examples(**tasks), tmp_path / "out"
     others = [models(name) for name in teachers]
+    chosen = TrainOptions(**options)
     with pytest.raises(UsageError, match=message) as refusal:
-        train(
-            models(base),
-            made,
-            out,
-            options=TrainOptions(**options),
-            sft_fields=fields,
-            teachers=others,
-        )
+        train(models(base), made, out, options=chosen, sft_fields=fields, teachers=others)
     assert "\n" not in str(refusal.value)
     # a plan, as --dry-run prints it, is refused too
-    stages = [StageSettings(TrainOptions(**options), fields)]
     with pytest.raises(UsageError, match=message):
-        plan_stages(models(base), made, out, stages, teachers=others)
+        plan_stages(models(base), made, out, [StageSettings(chosen, fields)], teachers=others)
     assert list(tmp_path.iterdir()) == []

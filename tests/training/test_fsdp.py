@@ -23,6 +23,7 @@ from sidtool.model.contract.push import verify_model
 from sidtool.training.loop.machine import check_active, check_fsdp, wants_fsdp
 from sidtool.training.settled_run import HISTORY_FILE
 from tests.doc_blocks import ROOT
+from tests.training.runs import OFTEN
 
 Make = Callable[..., Path]
 
@@ -39,7 +40,6 @@ from tests.fsdp_on_cpu import allow_fsdp_on_cpu
 allow_fsdp_on_cpu()
 from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.training import train
-from sidtool.training.settings import TrainOptions
 
 
 class Killed(Exception):
@@ -53,18 +53,12 @@ def run(case, out, stop=None):
 
     ProgressCallback.on_step_end = on_step_end
     examples = Path(shared["examples"])
-    fields = {**shared["fields"], **case.get("fields", {})}
+    fields = {**shared["fields"], **case["fields"]}
     fields = {name: value for name, value in fields.items() if value is not None}
     fields["per_device_train_batch_size"] //= shared["ranks"]
-    return train(
-        case["base"],
-        examples,
-        out,
-        options=TrainOptions(**shared["options"], **case.get("options", {})),
-        sft_fields=fields,
-        valid=examples.with_name("valid.jsonl"),
-        teachers=case.get("teachers", ()),
-    )
+    settings = {**fields, **shared["options"], **case["options"]}
+    valid, teachers = examples.with_name("valid.jsonl"), case.get("teachers", ())
+    return train(case["base"], examples, out, valid=valid, teachers=teachers, **settings)
 
 
 shared = json.loads(Path(sys.argv[1]).read_text())
@@ -91,52 +85,45 @@ main()
 EXAMPLE = ROOT / "examples" / "fsdp" / "accelerate.yaml"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 FIELDS = {
+    **OFTEN,
     "max_steps": 4,
     "optim": "sgd",
     "learning_rate": 0.3,
-    "logging_steps": 1,
-    "save_strategy": "steps",
-    "save_steps": 2,
-    "eval_strategy": "steps",
-    "eval_steps": 2,
     "per_device_train_batch_size": 16,
+    "logging_steps": 1,
+    "save_steps": 2,
+    "eval_steps": 2,
 }
 OPTIONS = {"eval_users": 10, "eval_num_beams": 10}
+UNTIED = {"tied": False}
+
+
+def case(
+    base: str, made_with: Mapping[str, Any] | None = None, *, fields: Any = None, **options: Any
+) -> dict[str, Any]:
+    """A training of a model with these settings."""
+    return {"base": (base, made_with or {}), "fields": fields or {}, "options": options}
+
+
 CASES: Mapping[str, Mapping[str, Any]] = {
-    "full": {"base": ("gpt2", {})},
+    "full": case("gpt2"),
     # Adam enlarges the order of addition where a gradient is nearly 0
-    "adamw": {
-        "base": ("llama", {"tied": False}),
-        "fields": {"optim": "adamw_torch_fused", "learning_rate": 3e-3},
-    },
-    "embeddings": {"base": ("gemma3", {}), "options": {"stage": "embeddings"}},
-    "untied embeddings": {"base": ("llama", {"tied": False}), "options": {"stage": "embeddings"}},
-    "lora": {
-        "base": ("llama", {"tied": False}),
-        "options": {"stage": "lora"},
-        "fields": {"gradient_checkpointing": True},
-    },
-    "muon": {
-        "base": ("gpt2", {}),
-        "options": {"optimizer": "muon"},
-        "fields": {"optim": None, "learning_rate": 3e-3},
-    },
+    "adamw": case("llama", UNTIED, fields={"optim": "adamw_torch_fused", "learning_rate": 3e-3}),
+    "embeddings": case("gemma3", stage="embeddings"),
+    "untied embeddings": case("llama", UNTIED, stage="embeddings"),
+    "lora": case("llama", UNTIED, fields={"gradient_checkpointing": True}, stage="lora"),
+    "muon": case("gpt2", fields={"optim": None, "learning_rate": 3e-3}, optimizer="muon"),
     "taught": {
-        "base": ("gpt2", {}),
-        "options": {"softmax_over": "trie", "distill_weight": 0.4},
+        **case("gpt2", softmax_over="trie", distill_weight=0.4),
         "fields": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 8},
-        "teachers": [("llama", {"tied": False})],
+        "teachers": [("llama", UNTIED)],
     },
-    "bf16": {"base": ("llama", {"tied": False}), "fields": {"bf16": True}},
-    "bf16 lora": {
-        "base": ("llama", {"tied": False}),
-        "options": {"stage": "lora"},
-        "fields": {"bf16": True},
-    },
-    "encoder-decoder": {"base": ("t5", {})},
-    "encoder-decoder embeddings": {"base": ("bart", {}), "options": {"stage": "embeddings"}},
-    "encoder-decoder lora": {"base": ("t5", {}), "options": {"stage": "lora"}},
-    "untied encoder-decoder": {"base": ("bart", {"tied": False})},
+    "bf16": case("llama", UNTIED, fields={"bf16": True}),
+    "bf16 lora": case("llama", UNTIED, fields={"bf16": True}, stage="lora"),
+    "encoder-decoder": case("t5"),
+    "encoder-decoder embeddings": case("bart", stage="embeddings"),
+    "encoder-decoder lora": case("t5", stage="lora"),
+    "untied encoder-decoder": case("bart", UNTIED),
 }
 # in bfloat16 FSDP2 casts all weights, where one process has autocast
 TOLERANCES = {"adamw": 1e-4, "muon": 1e-3, "bf16": 0.05, "bf16 lora": 0.05}
@@ -158,23 +145,11 @@ def outputs(tmp_path_factory: pytest.TempPathFactory, models: Make, examples: Ma
         cases[name] = {**case, **made}
     by_two = [(name, str(folder / "by two" / name)) for name in KILLED]
     by_one = [(name, str(folder / "by one" / name)) for name in KILLED]
-    shared = {"examples": str(examples(sequence=1.0)), "options": OPTIONS}
-    of_two = {
-        "out": str(folder / "two"),
-        "ranks": 2,
-        "fields": {**FIELDS, "fsdp": True},
-        "cases": cases,
-        "begun": by_two + by_one,
-        "resumed": by_two,
-    }
-    of_one = {
-        "out": str(folder / "one"),
-        "ranks": 1,
-        "fields": FIELDS,
-        "cases": cases,
-        "begun": [],
-        "resumed": by_one,
-    }
+    shared = {"examples": str(examples(sequence=1.0)), "options": OPTIONS, "cases": cases}
+    of_two = {"out": str(folder / "two"), "ranks": 2, "fields": {**FIELDS, "fsdp": True}}
+    of_two |= {"begun": by_two + by_one, "resumed": by_two}
+    of_one = {"out": str(folder / "one"), "ranks": 1, "fields": FIELDS}
+    of_one |= {"begun": [], "resumed": by_one}
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29547"]
     for number, (command, settings) in enumerate(((launcher, of_two), ([], of_one))):
         path = folder / f"{number}.json"
@@ -225,34 +200,22 @@ SHARDS = {"fsdp_version": 2, "state_dict_type": "FULL_STATE_DICT"}
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("plugin", "changed", "message"),
     [
-        ({"world_size": 1}, "and this is one"),
-        ({"optim": "adafactor"}, "optim=adafactor cannot be combined"),
-        ({"fsdp_plugin_args": {**SHARDS, "fsdp_version": 1}}, "fsdp_version: 1 is not supported"),
-        (
-            {"fsdp_plugin_args": {**SHARDS, "state_dict_type": "SHARDED_STATE_DICT"}},
-            "fsdp_state_dict_type: SHARDED_STATE_DICT is not supported",
-        ),
-        (
-            {"fsdp_plugin_args": {**SHARDS, "cpu_ram_efficient_loading": True}},
-            "fsdp_cpu_ram_efficient_loading: true is not supported",
-        ),
-        (
-            {"fsdp_plugin_args": {**SHARDS, "cpu_offload": True}},
-            "fsdp_offload_params: true is not supported",
-        ),
-        (
-            {"fsdp_plugin_args": {**SHARDS, "activation_checkpointing": True}},
-            "fsdp_activation_checkpointing: true is not supported",
-        ),
+        ({}, {"world_size": 1}, "and this is one"),
+        ({}, {"optim": "adafactor"}, "optim=adafactor cannot be combined"),
+        ({"fsdp_version": 1}, {}, "fsdp_version: 1 is"),
+        ({"state_dict_type": "SHARDED_STATE_DICT"}, {}, "state_dict_type: SHARDED_STATE_DICT is"),
+        ({"cpu_ram_efficient_loading": True}, {}, "fsdp_cpu_ram_efficient_loading: true is"),
+        ({"cpu_offload": True}, {}, "fsdp_offload_params: true is"),
+        ({"activation_checkpointing": True}, {}, "fsdp_activation_checkpointing: true is"),
     ],
 )
 def test_what_fsdp_cannot_train_is_refused(
-    changed: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+    plugin: dict[str, Any], changed: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")  # accelerate sets it
-    arguments = configured(**{"fsdp_plugin_args": SHARDS, **changed})
+    arguments = configured(**{"fsdp_plugin_args": {**SHARDS, **plugin}, **changed})
     assert wants_fsdp(arguments)
     check_fsdp(configured(fsdp_plugin_args=SHARDS))
     with pytest.raises(UsageError, match=message):
@@ -293,7 +256,7 @@ def test_two_ranks_train_divided_weights_as_one_process_does(
 ) -> None:
     check_same_training(outputs / "two" / name, outputs / "one" / name, TOLERANCES.get(name, 1e-5))
     architecture, made_with = CASES[name]["base"]
-    stage = CASES[name].get("options", {}).get("stage", "full")
+    stage = CASES[name]["options"].get("stage", "full")
     assert read_contract(outputs / "two" / name).stages[-1].stage == stage
     start = values(models(architecture, **made_with))
     trained = values(outputs / "two" / name)

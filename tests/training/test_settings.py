@@ -9,6 +9,8 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
+import torch
+from trl import SFTConfig
 
 from sidtool.base.errors import DataError, MissingPackageError, UsageError
 from sidtool.cli.setting_list import list_settings
@@ -101,15 +103,11 @@ def test_unreadable_files_are_data_errors(tmp_path: Path) -> None:
 
 
 def test_every_default_is_a_field_of_sftconfig() -> None:
-    import dataclasses
-
-    from trl import SFTConfig
-
-    known = {field.name for field in dataclasses.fields(SFTConfig)}
+    known = {field.name for field in fields(SFTConfig)}
     assert set(DEFAULTS) <= known
     assert set(DECIDED) <= known
     # ours replaces TRL's: `ndcg@10` in place of the name of a metric in a log
-    own = {field.name for field in dataclasses.fields(TrainOptions)}
+    own = {field.name for field in fields(TrainOptions)}
     assert known & own == {"metric_for_best_model"}
     assert typed_fields(TRAINING, DEFAULTS)["learning_rate"] == DEFAULTS["learning_rate"]
 
@@ -121,20 +119,13 @@ def test_every_default_is_a_field_of_sftconfig() -> None:
 def test_bf16_is_used_where_the_processor_multiplies_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], used: bool
 ) -> None:
-    import torch
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     stage = read_one(None, ["bf16=auto"])
+    run: Any = SimpleNamespace(work=tmp_path, options=stage.options, softmax_over="sid", valid=None)
     for kind in get_args(ModelKind):
-        run: Any = SimpleNamespace(
-            work=tmp_path,
-            options=stage.options,
-            config_fields={**DEFAULTS, **stage.sft_fields},
-            contract=SimpleNamespace(kind=kind),
-            softmax_over="sid",
-            valid=None,
-        )
+        run.contract = SimpleNamespace(kind=kind)
+        run.config_fields = {**DEFAULTS, **stage.sft_fields}
         assert run_config(run).bf16 is used
         run.config_fields = DEFAULTS
         assert run_config(run).bf16 is False

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.base.errors import CompatibilityError, SidtoolError, UsageError
+from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data.items import Items
 from sidtool.data.split.split import Split
 from sidtool.examples.examples_run import make_sft
+from sidtool.examples.lineage import read_lineage
 from sidtool.examples.sft_options import SftOptions
 from sidtool.memory.build import build_memory, verify_memory
 from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
@@ -30,46 +31,24 @@ from sidtool.training.loop.checkpoints import last_checkpoint
 from sidtool.training.settings import StageSettings, TrainOptions
 from sidtool.training.training import TrainingSummary, plan_stages, train, train_stages
 from tests.models import tiny_model, tiny_tokenizer
-from tests.training.runs import Stopped, valid_of, weights
+from tests.training.runs import FAST, OFTEN, Stopped, same, valid_of, weights
 from tests.training_fixtures import make_split
 
 Make = Callable[..., Path]
-FAST = {
-    "num_train_epochs": 2,
-    "per_device_train_batch_size": 16,
-    "learning_rate": 3e-2,
-    "weight_decay": 0.5,
-}
-OFTEN = {
-    **FAST,
-    "save_strategy": "steps",
-    "save_steps": 3,
-    "eval_strategy": "steps",
-    "eval_steps": 3,
-}
+Train = Callable[..., TrainingSummary]
+STRONG = {"learning_rate": 3e-2, "weight_decay": 0.5}
+OFTEN_3 = {**OFTEN, "save_steps": 3, "eval_steps": 3}
 SMALL = {"eval_users": 8, "eval_num_beams": 10}
+LORA = {"stage": "lora", "lora_r": 4, **SMALL, **STRONG}
 IDS = torch.randint(5, 400, (2, 20), generator=torch.Generator().manual_seed(0))
-
-
 BEST_10 = RecommendOptions(k=10, num_beams=40)
-
-
-def lora(**more: Any) -> TrainOptions:
-    return TrainOptions(stage="lora", lora_r=4, **{**SMALL, **more})
 
 
 @pytest.mark.slow
 def test_merged_adapters_keep_their_memory(
-    tmp_path: Path, models: Make, examples: Make, bundle: Bundle, split: Split
+    tmp_path: Path, short_train: Train, bundle: Bundle, split: Split
 ) -> None:
-    fields = {**FAST, "max_steps": 1}
-    train(
-        models("llama"),
-        examples(sequence=1.0),
-        tmp_path / "lora",
-        options=lora(),
-        sft_fields=fields,
-    )
+    short_train("lora", "llama", **LORA, max_steps=1)
     memory = build_memory(split, bundle)
     binding = MemoryBinding(memory.digest, 0.4, 3.0, {})
     bind_memory(tmp_path / "lora", memory, binding, tmp_path / "mixed")
@@ -83,29 +62,16 @@ def test_merged_adapters_keep_their_memory(
     ("tied", "mix"),
     [
         (True, {"sequence": 1.0}),
-        pytest.param(
-            False,
-            {"next_item": 0.3, "title_to_sid": 1.0, "sid_to_title": 1.0},
-            marks=pytest.mark.slow,
-        ),
+        pytest.param(False, {"next_item": 0.3, "sid_to_title": 1.0}, marks=pytest.mark.slow),
     ],
 )
 def test_only_the_new_embedding_rows_are_trained(
-    tmp_path: Path, models: Make, examples: Make, tied: bool, mix: dict[str, float]
+    tmp_path: Path, models: Make, short_train: Train, tied: bool, mix: dict[str, float]
 ) -> None:
-    base, made = models("llama", tied=tied), examples(**mix)
-    options = TrainOptions(stage="embeddings", **SMALL)
+    base = models("llama", tied=tied)
     logs: list[dict[str, float]] = []
-    fields = {**FAST, "logging_steps": 1}
-    summary = train(
-        base,
-        made,
-        tmp_path / "out",
-        options=options,
-        sft_fields=fields,
-        valid=valid_of(made),
-        log=logs.append,
-    )
+    settings = {"stage": "embeddings", "logging_steps": 1, **SMALL, **STRONG}
+    summary = short_train("out", base, mix, validates=True, log=logs.append, **settings)
     before, after = weights(base), weights(tmp_path / "out")
     tokens = read_contract(base).tokens
     assert before.keys() == after.keys()
@@ -118,10 +84,7 @@ def test_only_the_new_embedding_rows_are_trained(
     assert losses[-1] < losses[0]
     assert summary.trained_parameters == (tokens.stop - tokens.start) * 32 * (1 if tied else 2)
     contract = read_contract(tmp_path / "out")
-    assert (contract.stages[-1].stage, [record.stage for record in contract.stages[:-1]]) == (
-        "embeddings",
-        ["extend"],
-    )
+    assert [record.stage for record in contract.stages] == ["extend", "embeddings"]
     assert load_model_folder(tmp_path / "out").contract == contract
 
 
@@ -134,15 +97,13 @@ def test_only_the_new_embedding_rows_are_trained(
 )
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")
 def test_merged_adapters_give_the_same_logits(
-    tmp_path: Path, models: Make, examples: Make, architecture: str, tied: bool
+    tmp_path: Path, models: Make, short_train: Train, architecture: str, tied: bool
 ) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    base, made = models(architecture, tied=tied), examples(sequence=1.0)
-    summary = train(
-        base, made, tmp_path / "out", options=lora(), sft_fields=FAST, valid=valid_of(made)
-    )
+    base = models(architecture, tied=tied)
+    summary = short_train("out", base, validates=True, **LORA)
     assert not (tmp_path / "out/model.safetensors").exists()
     # PEFT alone, with nothing of ours, is the model unmerged
     unmerged = PeftModel.from_pretrained(
@@ -162,7 +123,7 @@ def test_merged_adapters_give_the_same_logits(
         list(recommend(one, requests, BEST_10))
         for one in (served, load_model_folder(tmp_path / "merged"))
     ]
-    by_hand = list(recommend(type(served)(unmerged, *_rest(served)), requests, BEST_10))
+    by_hand = list(recommend(replace(served, model=unmerged), requests, BEST_10))
     assert message[0][0].items == message[1][0].items == by_hand[0].items
     np.testing.assert_allclose(message[0][0].scores, by_hand[0].scores, atol=1e-4)
     assert summary.best is not None
@@ -172,69 +133,47 @@ def test_merged_adapters_give_the_same_logits(
         merge(tmp_path / "merged", tmp_path / "again")
 
 
-def _rest(served: Any) -> tuple[Any, ...]:
-    return served.tokenizer, served.contract, served.bundle, served.verdict
-
-
 @pytest.mark.parametrize(
-    "options",
-    [pytest.param(TrainOptions(**SMALL), marks=pytest.mark.slow), lora()],
-    ids=["full", "lora"],
+    "settings", [pytest.param({**SMALL, **STRONG}, marks=pytest.mark.slow), LORA]
 )
 def test_a_killed_stage_has_the_losses_of_an_uninterrupted_one(
-    tmp_path: Path, models: Make, examples: Make, options: TrainOptions
+    tmp_path: Path, short_train: Train, settings: dict[str, Any]
 ) -> None:
-    base, made = models("llama"), examples(sequence=1.0)
+    stage = settings.get("stage", "full")
 
     def run(out: str, stop: int | None = None) -> dict[int, Mapping[str, float]]:
-        def progress(done: int, total: int) -> None:
-            if done == stop:
-                raise Stopped
+        curve: dict[int, Mapping[str, float]] = {}
 
         def log(entry: dict[str, float]) -> None:
             if "loss" in entry:
-                curve[int(entry["step"])] = {
-                    name: entry[name] for name in ("loss", "grad_norm", "learning_rate")
-                }
+                names = ("loss", "grad_norm", "learning_rate")
+                curve[int(entry["step"])] = {name: entry[name] for name in names}
 
-        fields = {**OFTEN, "logging_steps": 1}
-        train(
-            base,
-            made,
-            tmp_path / out,
-            options=options,
-            sft_fields=fields,
-            valid=valid_of(made),
-            progress=progress,
-            log=log,
-        )
+        often = {**OFTEN_3, "logging_steps": 1}
+        short_train(out, "llama", validates=True, stop=stop, log=log, **settings, **often)
         return curve
 
-    curve: dict[int, Mapping[str, float]] = {}
-    whole = dict(run("whole"))
-    curve = {}
+    whole = run("whole")
     with pytest.raises(Stopped):
         run("killed", 5)
     assert last_checkpoint(tmp_path / "killed.partial") is not None
-    assert read_contract(tmp_path / "killed.partial/checkpoint-3").stages[-1].stage == options.stage
+    assert read_contract(tmp_path / "killed.partial/checkpoint-3").stages[-1].stage == stage
     load_model_folder(tmp_path / "killed.partial/checkpoint-3")  # every checkpoint is a model
-    curve = {}
     resumed = run("killed")
     assert min(resumed) == 4
-    assert resumed == {step: message for step, message in whole.items() if step >= 4}
-    name = "adapter_model.safetensors" if options.stage == "lora" else "model.safetensors"
-    one, other = weights(tmp_path / "whole", name), weights(tmp_path / "killed", name)
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert resumed == {step: figures for step, figures in whole.items() if step >= 4}
+    name = "adapter_model.safetensors" if stage == "lora" else "model.safetensors"
+    assert same(weights(tmp_path / "whole", name), weights(tmp_path / "killed", name))
 
 
 def test_stages_run_in_order_and_resume(tmp_path: Path, models: Make, examples: Make) -> None:
     base, made = models("llama"), examples(sequence=1.0)
-    fields = {**FAST, "save_strategy": "steps", "save_steps": 3, "eval_strategy": "no"}
+    fields = FAST | STRONG | OFTEN_3 | {"eval_strategy": "no"}
+    of_lora = TrainOptions(stage="lora", lora_r=4, **SMALL)
     stages = [
         StageSettings(TrainOptions(stage="embeddings", **SMALL), fields),
-        StageSettings(lora(), fields),
-        StageSettings(lora(lora_alpha=8.0), fields),
+        StageSettings(of_lora, fields),
+        StageSettings(replace(of_lora, lora_alpha=8.0), fields),
     ]
     message: list[str] = []
 
@@ -265,37 +204,35 @@ def test_stages_run_in_order_and_resume(tmp_path: Path, models: Make, examples: 
     config = json.loads((tmp_path / "killed/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tmp_path / "killed-2-lora")
     assert "history prompt sequence" in message[2]
-    whole, killed = (
-        weights(tmp_path / out, "adapter_model.safetensors") for out in ("whole", "killed")
-    )
-    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    name = "adapter_model.safetensors"
+    assert same(weights(tmp_path / "whole", name), weights(tmp_path / "killed", name))
     contract = read_contract(tmp_path / "killed")
     assert [record.stage for record in contract.stages[:-1]] == ["extend", "embeddings", "lora"]
     assert contract.history_prompt == read_contract(tmp_path / "killed-1-embeddings").history_prompt
     assert not list(tmp_path.glob("*.partial"))
     with pytest.raises(UsageError, match="exists already"):
         run("killed")
-    other = [
-        StageSettings(TrainOptions(stage="embeddings", **SMALL), {**fields, "seed": 5}),
-        *stages[1:],
-    ]
+    other = [replace(stages[0], sft_fields={**fields, "seed": 5}), *stages[1:]]
     shutil.rmtree(tmp_path / "killed")
     with pytest.raises(UsageError, match="killed-1-embeddings exists already"):
         train_stages(base, made, tmp_path / "killed", other)
 
 
 @pytest.mark.slow
-def test_only_stages_that_recommend_validate(tmp_path: Path, models: Make, examples: Make) -> None:
+def test_only_stages_that_recommend_validate(
+    tmp_path: Path, models: Make, examples: Make, short_train: Train
+) -> None:
     titles, made = examples(title_to_sid=1.0), examples(sequence=1.0)
+    fields = FAST | OFTEN_3
     stages = [
-        StageSettings(TrainOptions(stage="embeddings", **SMALL), OFTEN, titles),
-        StageSettings(TrainOptions(**SMALL), OFTEN),
+        StageSettings(TrainOptions(stage="embeddings", **SMALL), fields, titles),
+        StageSettings(TrainOptions(**SMALL), fields),
     ]
     first, second = train_stages(models("llama"), made, tmp_path / "out", stages)
     assert first.best is None
     assert second.best is not None
     with pytest.raises(UsageError, match="validation needs a task"):
-        train(models("llama"), titles, tmp_path / "alone", valid=valid_of(made))
+        short_train("alone", "llama", {"title_to_sid": 1.0}, validates=True)
 
 
 def test_what_a_later_stage_lacks_is_found_before_the_first_one_trains(
@@ -304,19 +241,12 @@ def test_what_a_later_stage_lacks_is_found_before_the_first_one_trains(
     made, other = examples(sequence=1.0), tmp_path / "other.jsonl"
     make_sft(bundle, catalog, make_split(seed=1), other, tokenizer=tiny_tokenizer())
 
-    def refused(
-        error: type[SidtoolError], message: str, *stages: StageSettings, **how: Any
-    ) -> None:
-        out = tmp_path / "out"
-        with pytest.raises(error, match=message):
-            plan_stages(models("llama"), made, out, stages, **how)
-        with pytest.raises(error, match=message):
-            train_stages(models("llama"), made, out, stages, **how)
+    first = StageSettings(TrainOptions(stage="embeddings"), OFTEN_3)
+    stages = [first, StageSettings(TrainOptions(), OFTEN_3, examples=other)]
+    for call in (plan_stages, train_stages):
+        with pytest.raises(CompatibilityError, match="may have learned from held-out events"):
+            call(models("llama"), made, tmp_path / "out", stages)
         assert not list(tmp_path.glob("out*"))
-
-    first = StageSettings(TrainOptions(stage="embeddings"), OFTEN)
-    of_other = StageSettings(TrainOptions(), OFTEN, examples=other)
-    refused(CompatibilityError, "may have learned from held-out events", first, of_other)
     options = asdict(first.options) | {"eval_exclude_seen": False}  # as the split decides
     (planned,) = plan_stages(models("llama"), made, tmp_path / "out", [first])
     assert planned.to_json() == {
@@ -325,17 +255,15 @@ def test_what_a_later_stage_lacks_is_found_before_the_first_one_trains(
         "examples": str(made),
         "valid": str(valid_of(made)),
         "options": options,
-        "settings": OFTEN,
+        "settings": OFTEN_3,
     }
 
 
 def test_an_adapter_requires_its_unchanged_base(
-    tmp_path: Path, models: Make, examples: Make
+    tmp_path: Path, models: Make, short_train: Train
 ) -> None:
-    made = examples(sequence=1.0)
     shutil.copytree(models("llama"), tmp_path / "here/base")
-    options, fields = lora(), {**FAST, "num_train_epochs": 1}
-    train(tmp_path / "here/base", made, tmp_path / "here/out", options=options, sft_fields=fields)
+    short_train("here/out", tmp_path / "here/base", **LORA, max_steps=1)
     (tmp_path / "here").rename(tmp_path / "there")
     load_model_folder(tmp_path / "there/out")  # the two moved together
     shutil.rmtree(tmp_path / "there/base")
@@ -347,113 +275,78 @@ def test_an_adapter_requires_its_unchanged_base(
 
 
 @pytest.mark.slow
-def test_padding_is_not_counted_as_tokens(tmp_path: Path, models: Make, examples: Make) -> None:
-    made = examples(sequence=1.0)
-    seen = {}
-    for batching in ("packed", "padded"):
-        options = TrainOptions(batching=batching)  # type: ignore[arg-type]
-        fields = {**FAST, "num_train_epochs": 1}
-        seen[batching] = train(
-            models("gpt2"), made, tmp_path / batching, options=options, sft_fields=fields
-        )
-    from sidtool.examples.lineage import read_lineage
-
-    counted = read_lineage(made).tokens
-    assert seen["packed"].tokens == seen["padded"].tokens == counted
-    assert 0 < seen["packed"].targets == seen["padded"].targets < counted
-    assert 0 < seen["packed"].peak_rss_gib < 100
+def test_padding_is_not_counted_as_tokens(examples: Make, short_train: Train) -> None:
+    packed, padded = (
+        short_train(batching, num_train_epochs=1, batching=batching)
+        for batching in ("packed", "padded")
+    )
+    counted = read_lineage(examples(sequence=1.0)).tokens
+    assert packed.tokens == padded.tokens == counted
+    assert 0 < packed.targets == padded.targets < counted
+    assert 0 < packed.peak_rss_gib < 100
 
 
 def test_a_token_budget_determines_the_number_of_steps(
     tmp_path: Path, models: Make, examples: Make
 ) -> None:
-    from sidtool.examples.lineage import read_lineage
-
     made = examples(sequence=1.0)
     counted = read_lineage(made).tokens
-    fields = {"per_device_train_batch_size": 8}
-    options = TrainOptions(token_budget=counted // 2)
-    summary = train(models("gpt2"), made, tmp_path / "half", options=options, sft_fields=fields)
+    settings = {"per_device_train_batch_size": 8, "token_budget": counted // 2}
+    summary = train(models("gpt2"), made, tmp_path / "half", **settings)
     assert 0.3 * counted < summary.tokens < 0.7 * counted
     with pytest.raises(UsageError, match="cannot be set with token_budget"):
-        train(
-            models("gpt2"),
-            made,
-            tmp_path / "x",
-            options=options,
-            sft_fields={"num_train_epochs": 1},
-        )
+        train(models("gpt2"), made, tmp_path / "x", **settings, num_train_epochs=1)
 
 
 @pytest.mark.parametrize(
     "stage",
     ["full", *(pytest.param(name, marks=pytest.mark.slow) for name in ("embeddings", "lora"))],
 )
-def test_gradient_checkpointing_does_not_change_the_loss(
-    tmp_path: Path, models: Make, examples: Make, stage: Any
-) -> None:
-    losses = []
-    for number, on in enumerate((False, True)):
-        fields = {**FAST, "num_train_epochs": 1, "gradient_checkpointing": on}
-        options = TrainOptions(stage=stage)
-        summary = train(
-            models("llama"),
-            examples(sequence=1.0),
-            tmp_path / str(number),
-            options=options,
-            sft_fields=fields,
-        )
-        losses.append(summary.loss)
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+def test_gradient_checkpointing_does_not_change_the_loss(short_train: Train, stage: Any) -> None:
+    plain, recomputed = (
+        short_train(str(on), "llama", **STRONG, stage=stage, max_steps=6, gradient_checkpointing=on)
+        for on in (False, True)
+    )
+    assert plain.loss == pytest.approx(recomputed.loss, rel=1e-5)
 
 
 @pytest.mark.slow
 def test_frozen_weights_in_bfloat16_train_beside_new_ones_in_float32(
-    tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, short_train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU, validated as they are trained."""
     monkeypatch.setattr("sidtool.training.trainer_setup.weight_dtype", lambda *_: "bfloat16")
-    made, fields = examples(sequence=1.0), {**FAST, "num_train_epochs": 1, "bf16": True}
-    out = tmp_path / "lora"
-    low = lora()
-    summary = train(
-        models("llama"), made, out, options=low, sft_fields=fields, valid=valid_of(made)
-    )
+    summary = short_train("lora", "llama", validates=True, **LORA, num_train_epochs=1, bf16=True)
     assert summary.best is not None
-    result = weights(out, "adapter_model.safetensors")
+    result = weights(tmp_path / "lora", "adapter_model.safetensors")
     assert {tensor.dtype for tensor in result.values()} == {torch.float32}
-    assert load_model_folder(out, dtype="bfloat16").model.dtype == torch.bfloat16
+    assert load_model_folder(tmp_path / "lora", dtype="bfloat16").model.dtype == torch.bfloat16
 
 
 @pytest.mark.slow
-def test_checkpoints_without_validation_select_none(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
-    made, out = examples(sequence=1.0), tmp_path / "out"
-    fields = {**FAST, "eval_strategy": "no", "save_strategy": "steps", "save_steps": 1}
-    summary = train(models("llama"), made, out, sft_fields=fields, valid=valid_of(made))
+def test_checkpoints_without_validation_select_none(short_train: Train) -> None:
+    settings = {"eval_strategy": "no", "save_strategy": "steps", "save_steps": 1}
+    summary = short_train("out", "llama", validates=True, **settings)
     assert summary.best is None
     assert summary.steps == 12
 
 
 def test_adapters_never_replace_their_base(
-    tmp_path: Path, models: Make, examples: Make, bundle: Bundle, split: Split
+    tmp_path: Path, models: Make, short_train: Train, bundle: Bundle, split: Split
 ) -> None:
-    made, base = examples(sequence=1.0), tmp_path / "base"
+    base, adapters = tmp_path / "base", tmp_path / "adapters"
     shutil.copytree(models("llama"), base)
     before = weights(base)
-    fast = {"max_steps": 1, "per_device_train_batch_size": 2}
     with pytest.raises(UsageError, match="is the base of the adapters that would replace it"):
-        train(base, made, base, options=lora(), sft_fields=fast, force=True)
-    adapters = tmp_path / "adapters"
-    train(base, made, adapters, options=lora(), sft_fields=fast)
+        short_train("base", base, **LORA, max_steps=1, force=True)
+    short_train("adapters", base, **LORA, max_steps=1)
     with pytest.raises(UsageError, match="is the base of the adapters"):
-        train(adapters, made, base, options=lora(), sft_fields=fast, force=True)
+        short_train("base", adapters, **LORA, max_steps=1, force=True)
     memory = build_memory(split, bundle)
     binding = MemoryBinding(memory.digest, 0.4, 3.0, {})
     with pytest.raises(UsageError, match="is the base of the adapters"):
         bind_memory(adapters, memory, binding, base, force=True)
-    assert all(torch.equal(value, before[name]) for name, value in weights(base).items())
+    assert same(weights(base), before)
     assert load_model_folder(adapters).bundle.digest == bundle.digest
 
 
@@ -478,7 +371,7 @@ def test_a_run_is_the_same_however_a_step_is_divided(
         stage = StageSettings(TrainOptions(), fields)
         made = examples(sequence=1.0)
         (planned,) = plan_stages(models("llama"), made, tmp_path / "out", [stage])
-        return planned.run.digest
+        return planned.digest
 
     one = digest(per_device_train_batch_size=16)
     assert digest(per_device_train_batch_size=8, gradient_accumulation_steps=2) == one
@@ -499,12 +392,7 @@ def test_validation_prompts_fit_the_positions_of_the_model(
     made.parent.mkdir()
     options = SftOptions({"sequence": 1.0}, history_length=50)
     make_sft(bundle, catalog, split, made, options, model=tmp_path / "base+sid")
-    summary = train(
-        tmp_path / "base+sid",
-        made,
-        tmp_path / "out",
-        options=TrainOptions(eval_users=0, eval_num_beams=4),
-        sft_fields={"max_steps": 1},
-        valid=valid_of(made),
-    )
+    settings = {"eval_users": 0, "eval_num_beams": 4, "max_steps": 1}
+    out = tmp_path / "out"
+    summary = train(tmp_path / "base+sid", made, out, valid=valid_of(made), **settings)
     assert summary.best is not None

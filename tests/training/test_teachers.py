@@ -20,6 +20,7 @@ from sidtool.model.contract.compat import check_model_split
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
+from sidtool.model.prompt.segments import prompt_encoder
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.loss.loss import Teachers, load_teachers
 from sidtool.training.plan import plan_training
@@ -27,23 +28,24 @@ from sidtool.training.settings import TrainOptions
 from sidtool.training.training import TrainingSummary, train
 from tests.bundles import small_bundle
 from tests.models import tiny_model, tiny_tokenizer, unsigned
-from tests.training.runs import Stopped
+from tests.training.runs import FAST, Stopped
 from tests.training_fixtures import make_split
 
 Make = Callable[..., Path]
-FAST = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "learning_rate": 3e-3}
+Train = Callable[..., TrainingSummary]
+BRIEF = {"num_train_epochs": 1, "per_device_train_batch_size": 8}
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory, models: Make, examples: Make) -> Path:
     out = tmp_path_factory.mktemp("teacher") / "tuned"
-    train(models("gpt2"), examples(sequence=1.0), out, sft_fields={**FAST, "num_train_epochs": 12})
+    settings = {**FAST, **BRIEF, "num_train_epochs": 12}
+    train(models("gpt2"), examples(sequence=1.0), out, **settings)
     return out
 
 
 def answers(folder: Path, examples: Path) -> torch.Tensor:
     """(targets, codes) log-probabilities over all codes, where the examples have targets."""
-    from sidtool.model.prompt.segments import prompt_encoder
 
     served = load_model_folder(folder)
     read = TokenizedExamples.read(
@@ -59,40 +61,26 @@ def answers(folder: Path, examples: Path) -> torch.Tensor:
 
 
 def test_distillation_brings_a_model_closer_to_its_teacher(
-    tmp_path: Path, teacher: Path, models: Make, examples: Make
+    tmp_path: Path, teacher: Path, examples: Make, short_train: Train
 ) -> None:
+    """A model of another shape: a teacher shares examples and bundle with its pupil, no weights."""
     made = examples(sequence=1.0)
     taught = answers(teacher, made)
-    far = {}
-    for weight in (None, 0.5, 1.0):
-        options = TrainOptions() if weight is None else TrainOptions(distill_weight=weight)
-        out = tmp_path / str(weight)
-        # another shape of model: a teacher shares examples and bundle with its pupil, and no
-        # weights
-        base = models("llama")
-        train(
-            base,
-            made,
-            out,
-            options=options,
-            sft_fields=FAST,
-            teachers=() if weight is None else (teacher,),
-        )
-        far[weight] = float((taught.exp() * (taught - answers(out, made))).sum(-1).mean())
-    assert far[1.0] < far[0.5] < far[None]
+
+    def distance(name: str, **settings: Any) -> float:
+        short_train(name, "llama", **BRIEF, **settings)
+        return float((taught.exp() * (taught - answers(tmp_path / name, made))).sum(-1).mean())
+
+    alone = distance("alone")
+    half = distance("half", teachers=[teacher], distill_weight=0.5)
+    assert distance("whole", teachers=[teacher], distill_weight=1.0) < half < alone
 
 
 @pytest.mark.slow
 def test_the_contract_names_its_teachers_and_the_model_needs_none(
-    tmp_path: Path, teacher: Path, models: Make, examples: Make
+    tmp_path: Path, teacher: Path, short_train: Train
 ) -> None:
-    train(
-        models("gpt2"),
-        examples(sequence=1.0),
-        tmp_path / "pupil",
-        sft_fields=FAST,
-        teachers=(teacher, teacher),
-    )
+    short_train("pupil", **BRIEF, teachers=(teacher, teacher))
     (first, second) = read_contract(tmp_path / "pupil").params.teachers
     assert first == second
     assert first.path == str(teacher)
@@ -104,31 +92,21 @@ def test_the_contract_names_its_teachers_and_the_model_needs_none(
 
 @pytest.mark.slow
 def test_a_killed_distillation_resumes_with_the_same_teachers_only(
-    tmp_path: Path, teacher: Path, models: Make, examples: Make
+    teacher: Path, short_train: Train
 ) -> None:
-    base, made = models("gpt2"), examples(sequence=1.0)
-
-    def run(*teachers: Path, stop: int | None = None) -> TrainingSummary:
-        def progress(done: int, total: int) -> None:
-            if done == stop:
-                raise Stopped
-
-        fields = {**FAST, "num_train_epochs": 1, "save_strategy": "steps", "save_steps": 2}
-        out = tmp_path / "killed"
-        return train(base, made, out, sft_fields=fields, teachers=teachers, progress=progress)
-
+    steps = {**BRIEF, "save_strategy": "steps", "save_steps": 2}
     with pytest.raises(Stopped):
-        run(teacher, stop=3)
+        short_train("killed", teachers=[teacher], stop=3, **steps)
     for others in ((), (teacher, teacher)):
         with pytest.raises(UsageError, match="different teachers"):
-            run(*others)
-    assert run(teacher).resumed_from == "checkpoint-2"
+            short_train("killed", teachers=others, **steps)
+    assert short_train("killed", teachers=[teacher], **steps).resumed_from == "checkpoint-2"
 
 
 def test_incompatible_teachers_are_refused(
-    tmp_path: Path, teacher: Path, models: Make, examples: Make
+    tmp_path: Path, teacher: Path, models: Make, short_train: Train
 ) -> None:
-    base, made = models("gpt2"), examples(sequence=1.0)
+    base = models("gpt2")
 
     def extended(name: str, tokenizer: Any, of: Any) -> Path:
         tokenizer.save_pretrained(tmp_path / name)
@@ -138,7 +116,7 @@ def test_incompatible_teachers_are_refused(
 
     def refused(folder: Path, message: str) -> None:
         with pytest.raises(CompatibilityError, match=message):
-            train(base, made, tmp_path / "pupil", sft_fields=FAST, teachers=(teacher, folder))
+            short_train("pupil", teachers=(teacher, folder))
         assert not list(tmp_path.glob("pupil*"))
 
     own = read_contract(base)

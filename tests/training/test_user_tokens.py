@@ -24,18 +24,17 @@ from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.examples import read_rl_examples
+from sidtool.training.reinforcement.groups import GroupMaker
 from sidtool.training.reinforcement.list_trainer import ListValidation
 from sidtool.training.reinforcement.policy import Policy
-from sidtool.training.reinforcement.reinforcement import rl
-from sidtool.training.reinforcement.rewards.hits import list_recall
+from sidtool.training.reinforcement.rewards.kinds import list_recall
 from sidtool.training.reinforcement.rewards.reward import RewardContext
 from sidtool.training.reinforcement.settings import RlOptions
-from sidtool.training.reinforcement.trainer import GroupMaker
-from sidtool.training.settings import TrainOptions
 from sidtool.training.training import train
+from tests.training.runs import short_rl
 
 Make = Callable[..., Path]
-FAST = {"num_train_epochs": 1, "per_device_train_batch_size": 64, "learning_rate": 3e-3}
+BRIEF = {"num_train_epochs": 1, "per_device_train_batch_size": 64, "learning_rate": 3e-3}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +70,7 @@ def test_a_served_prompt_is_that_of_its_training_example(
 ) -> None:
     made = examples(**{task: 1.0})
     out = tmp_path / "tuned"
-    train(with_users, made, out, options=TrainOptions(stage="embeddings"), sft_fields=FAST)
+    train(with_users, made, out, stage="embeddings", **BRIEF)
     loaded = load_model_folder(out)
     users = loaded.contract.users
     assert users is not None
@@ -130,7 +129,7 @@ def test_recommendations_depend_on_the_user(
 ) -> None:
     made = examples(sequence=1.0)
     valid = made.with_name("valid.jsonl")
-    train(with_users, made, tmp_path / "tuned", sft_fields=FAST, valid=valid)
+    train(with_users, made, tmp_path / "tuned", **BRIEF, valid=valid)
     loaded = load_model_folder(tmp_path / "tuned")
     requests = [Request(user, ("i3", "i4")) for user in ("u1", "u2", None)]
     one, other, nobody = recommend(loaded, requests, RecommendOptions(k=5, num_beams=10))
@@ -142,8 +141,8 @@ def test_recommendations_depend_on_the_user(
 def test_adapters_train_the_rows_of_users_and_merge(
     with_users: Path, tmp_path: Path, examples: Make
 ) -> None:
-    options = TrainOptions(stage="lora", lora_r=2)
-    train(with_users, examples(sequence=1.0), tmp_path / "lora", options=options, sft_fields=FAST)
+    made = examples(sequence=1.0)
+    train(with_users, made, tmp_path / "lora", stage="lora", lora_r=2, **BRIEF)
     merge(tmp_path / "lora", tmp_path / "merged")
     start = read_contract(with_users).tokens.stop
     before, after = (
@@ -161,7 +160,7 @@ def test_groups_begin_with_the_token_of_their_user(
 ) -> None:
     made = examples(sequence=1.0)
     start = tmp_path / "tuned"
-    train(with_users, made, start, options=TrainOptions(softmax_over="trie"), sft_fields=FAST)
+    train(with_users, made, start, softmax_over="trie", **BRIEF)
     loaded = load_model_folder(start)
     users = loaded.contract.users
     assert users is not None
@@ -176,9 +175,7 @@ def test_groups_begin_with_the_token_of_their_user(
     firsts = [prompt[0] for prompt in rollouts.prompts]
     assert firsts == [users.id(events.users[number]) for number in numbers]
     assert len(set(firsts)) > 5
-    options = RlOptions(eval_users=6, eval_num_beams=10)
-    fields = {"num_generations": 4, "per_device_train_batch_size": 16, "max_steps": 1}
-    rl(start, made, tmp_path / "out", options=options, grpo_fields=fields, allow_worse_slices=True)
+    short_rl(start, made, tmp_path / "out", max_steps=1)
     assert load_model_folder(tmp_path / "out").contract.user_tokens == 50
 
 
@@ -189,7 +186,7 @@ def test_lists_are_validated_behind_the_token_of_their_user(
     extend_model(
         models("gpt2").parent / "base", bundle, tmp_path / "base+sid", ExtendOptions(user_tokens=50)
     )
-    train(tmp_path / "base+sid", examples(list=1.0), tmp_path / "lists", sft_fields=FAST)
+    train(tmp_path / "base+sid", examples(list=1.0), tmp_path / "lists", **BRIEF)
     loaded = load_model_folder(tmp_path / "lists")
     session = QuerySession.of(loaded, list_length=3)
     recall = partial(list_recall, _=RewardContext(bundle))
@@ -212,5 +209,5 @@ def test_what_does_not_go_with_user_tokens_is_refused(
             models("t5").parent / "base", bundle, tmp_path / "out", ExtendOptions(user_tokens=-1)
         )
     with pytest.raises(CompatibilityError, match="another tokenizer"):
-        train(with_users, made, tmp_path / "out", sft_fields=FAST, teachers=[models("t5")])
+        train(with_users, made, tmp_path / "out", **BRIEF, teachers=[models("t5")])
     assert not (tmp_path / "out").exists()

@@ -19,7 +19,7 @@ from sidtool.cli.reports.blocks import (
     facts_table,
     thinned,
 )
-from sidtool.cli.reports.bundle_parts import LEAF, WIDTHS, CodebookTree, item_plane, neighbor_blocks
+from sidtool.cli.reports.bundle_parts import LEAF, WIDTHS, CodebookTree, map_blocks, neighbor_blocks
 from sidtool.cli.reports.comparable import Comparable, answers, comparison, public_codebooks
 from sidtool.data.split import UserSequence
 from sidtool.tokenizer import (
@@ -28,7 +28,6 @@ from sidtool.tokenizer import (
     CollisionCounts,
     Diff,
     Evidence,
-    LevelFigures,
     describe,
     diff,
 )
@@ -64,7 +63,13 @@ def bundle_page(
     `values` are those of the catalog's column `field`, `embeddings` a file of vectors whose
     neighbors are compared with those by SID, `users` the training events that prefixes are compared
     with; the seed draws the items of the map."""
-    figures = {name: _figures(bundle, values, users, seed) for name, bundle in bundles.items()}
+    figures: dict[str, BundleFigures] = {}
+    for name, bundle in bundles.items():
+        ids = [bundle.items.ids[row] for row in bundle.active.tolist()]
+        labels = None if values is None else tuple(values.get(item, "") for item in ids)
+        behavior = None if users is None else Behavior.of(users, ids)
+        evidence = Evidence(None, labels=labels, behavior=behavior)
+        figures[name] = describe(bundle, evidence, seed=seed)
     facts = {name: _facts(bundle, figures[name]) for name, bundle in bundles.items()}
     judgements = [Listing(f"Codes of {name}", answers(each)) for name, each in figures.items()]
     of_bundles = [Comparable.of(name, each) for name, each in figures.items()]
@@ -87,15 +92,6 @@ def bundle_page(
         f"The {what} {', '.join(bundles)}: codes, items and lineage of a semantic-ID tokenizer."
     )
     return Page(f"Semantic IDs: {', '.join(bundles)}", summary, tuple(sections))
-
-
-def _figures(
-    bundle: Bundle, values: Values | None, users: Sequence[UserSequence] | None, seed: int
-) -> BundleFigures:
-    ids = [bundle.items.ids[row] for row in bundle.active.tolist()]
-    labels = None if values is None else tuple(values.get(item, "") for item in ids)
-    behavior = None if users is None else Behavior.of(users, ids)
-    return describe(bundle, Evidence(None, labels=labels, behavior=behavior), seed=seed)
 
 
 def _facts(bundle: Bundle, figures: BundleFigures) -> dict[str, object]:
@@ -127,17 +123,25 @@ def _bundle_sections(
     codes = bundle.items.codes[bundle.active]
     yield Section(f"Levels{of}", tuple(_levels(bundle, codes, figures, of)))
     tree = CodebookTree(bundle, values)
-    explanation = Text(_tree_text(tree, field))
-    yield Section(f"Codebook{of}", (explanation, Tree(f"Codes{of} and their items", tree.nodes())))
-    plane = item_plane(bundle, values, f"Items{of} by principal components", seed=seed)
-    if plane is not None:
-        by = f"values of {field}" if values is not None else "codes of the first level"
-        text = (
-            f"{plane.items:,} of {figures.items:,} items, drawn at random where there are more; "
-            f"the plane has {plane.variance:.0%} of the variance of the vectors that the codes "
-            f"stand for. Colors are the most frequent {by}."
+    text = (
+        "Open a code to see the codes below it, most items first. Words are those of titles "
+        "that are most distinctive of the prefix (log-likelihood ratio)"
+    )
+    if values is not None:
+        text += f"; the label is the most frequent {field} with its share"
+    if tree.is_whole:
+        text += ". The tree has every item."
+    else:
+        text += (
+            f". Shown are at most {', '.join(map(str, WIDTHS))} codes of the first, second, third "
+            f"and each deeper level, and {LEAF} items of a full SID; every count and word is over "
+            "all items."
         )
-        yield Section(f"Map{of}", (Text(text), plane.chart))
+    blocks = (Text(text), Tree(f"Codes{of} and their items", tree.nodes()))
+    yield Section(f"Codebook{of}", blocks)
+    item_map = tuple(map_blocks(bundle, values, field, of, seed=seed))
+    if item_map:
+        yield Section(f"Map{of}", item_map)
     yield Section(f"Lineage{of}", tuple(_lineage(bundle, of)))
 
 
@@ -146,11 +150,18 @@ def _levels(bundle: Bundle, codes: Codes, figures: BundleFigures, of: str) -> It
         *("level", "codes", "used", "perplexity", "Gini", "prefixes", "items sharing one"),
         *("largest", "neighbors kept", "purity"),
     )
-    rows = tuple(
-        (number, *_level_row(codes[:, :number], level))
-        for number, level in enumerate(figures.levels, 1)
-    )
-    yield Table(f"Use and collisions per level{of}", columns, rows)
+    rows = []
+    for number, level in enumerate(figures.levels, 1):
+        use = level.use
+        counts = CollisionCounts.of(codes[:, :number])
+        distinct = len(codes) - counts.items + counts.groups
+        rows.append(
+            (
+                *(number, use.size, use.utilization, use.perplexity, use.gini),
+                *(distinct, counts.items, counts.largest, level.neighbors, level.purity),
+            )
+        )
+    yield Table(f"Use and collisions per level{of}", columns, tuple(rows))
     yield Text(
         "Prefixes are the distinct first codes up to the level; items sharing one are those whose "
         "prefix another item has, and the largest is the most items of one prefix. Neighbors kept: "
@@ -159,12 +170,10 @@ def _levels(bundle: Bundle, codes: Codes, figures: BundleFigures, of: str) -> It
     )
     if figures.levels[0].alignment is not None:
         yield from _events(figures, of)
-    levels = zip(codes.T, bundle.space.sizes, strict=True)
     curves = []
-    for column, size in levels:
-        counts = np.sort(np.bincount(column, minlength=size))[::-1]
-        points = tuple((float(rank), float(count)) for rank, count in enumerate(counts.tolist(), 1))
-        curves.append(thinned(points, CURVE))
+    for column, size in zip(codes.T, bundle.space.sizes, strict=True):
+        uses = np.sort(np.bincount(column, minlength=size))[::-1].tolist()
+        curves.append(thinned(_by_number(uses), CURVE))
     yield LineChart(
         f"Items per code{of}, codes in order of use",
         "rank of the code",
@@ -178,8 +187,8 @@ def _levels(bundle: Bundle, codes: Codes, figures: BundleFigures, of: str) -> It
             "levels",
             "share",
             (
-                Series("neighbors kept", _by_depth(report.neighbors.jaccard)),
-                Series("residual variance", _by_depth(report.residual_variance)),
+                Series("neighbors kept", _by_number(report.neighbors.jaccard)),
+                Series("residual variance", _by_number(report.residual_variance)),
             ),
         )
         yield Text(
@@ -206,35 +215,9 @@ def _events(figures: BundleFigures, of: str) -> Iterator[Block]:
     )
 
 
-def _level_row(prefixes: Codes, level: LevelFigures) -> tuple[object, ...]:
-    counts = CollisionCounts.of(prefixes)
-    distinct = len(prefixes) - counts.items + counts.groups
-    use = level.use
-    return (
-        *(use.size, use.utilization, use.perplexity, use.gini),
-        *(distinct, counts.items, counts.largest, level.neighbors, level.purity),
-    )
-
-
-def _by_depth(shares: Sequence[float]) -> tuple[tuple[float, float], ...]:
-    """The number of levels, from 1, and the share with so many."""
-    return tuple((float(depth), share) for depth, share in enumerate(shares, 1))
-
-
-def _tree_text(tree: CodebookTree, field: str) -> str:
-    text = (
-        "Open a code to see the codes below it, most items first. Words are those of titles "
-        "that are most distinctive of the prefix (log-likelihood ratio)"
-    )
-    if tree.values is not None:
-        text += f"; the label is the most frequent {field} with its share"
-    if tree.is_whole:
-        return f"{text}. The tree has every item."
-    widths = ", ".join(str(width) for width in WIDTHS)
-    return (
-        f"{text}. Shown are at most {widths} codes of the first, second, third and each deeper "
-        f"level, and {LEAF} items of a full SID; every count and word is over all items."
-    )
+def _by_number(values: Sequence[float]) -> tuple[tuple[float, float], ...]:
+    """The values by their number, from 1."""
+    return tuple((float(number), float(value)) for number, value in enumerate(values, 1))
 
 
 def _lineage(bundle: Bundle, of: str) -> Iterator[Block]:

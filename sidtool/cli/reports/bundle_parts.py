@@ -1,11 +1,10 @@
 """The parts of a bundle's page that show items: the tree of the codebook, the items in a plane, and
 which of an item's nearest items by vector are still near by SID."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +23,8 @@ from sidtool.cli.reports.blocks import (
     named,
 )
 from sidtool.cli.reports.render import COLORS, cut
-from sidtool.data import VectorSource, open_vectors
-from sidtool.tokenizer import Example, NearItems, TitleWords, near_items, neighbor_preservation
+from sidtool.data import open_vectors
+from sidtool.tokenizer import Example, TitleWords, near_items, neighbor_preservation
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows
 
@@ -92,24 +91,30 @@ class CodebookTree:
         return nodes, left_out
 
     def _node(self, first: int, stop: int, depth: int) -> Node:
+        items, space = self.bundle.items, self.bundle.space
         rows = self.bundle.active[first:stop]
-        prefix = self.bundle.space.spell(self.bundle.items.codes[rows[0], :depth].tolist())
         n_items = stop - first
-        described: dict[str, Any] = {"common": self._common_value(first, stop)}
-        if n_items > 1:
-            described["terms"] = self._words.terms(int(rows[0]), int(rows[-1]) + 1, TERMS)
-        if depth < self.bundle.space.levels and n_items > LEAF:
+        children: tuple[Node, ...] = ()
+        examples: tuple[Example, ...] = ()
+        if depth < space.levels and n_items > LEAF:
             children, left_out = self._children(first, stop, depth)
-            return Node(prefix, n_items, children=children, left_out=left_out, **described)
-        example_rows = rows if self.is_whole else rows[:LEAF]
-        n_more = n_items - len(example_rows)
-        left_out = f"and {n_more:,} more items" if n_more else ""
-        examples = tuple(map(self._example, example_rows.tolist()))
-        return Node(prefix, n_items, examples=examples, left_out=left_out, **described)
-
-    def _example(self, row: int) -> Example:
-        items = self.bundle.items
-        return Example(items.ids[row], self.bundle.space.spell(items.codes[row]), items.title(row))
+        else:
+            shown = (rows if self.is_whole else rows[:LEAF]).tolist()
+            examples = tuple(
+                Example(items.ids[row], space.spell(items.codes[row]), items.title(row))
+                for row in shown
+            )
+            n_more = n_items - len(shown)
+            left_out = f"and {n_more:,} more items" if n_more else ""
+        return Node(
+            space.spell(items.codes[rows[0], :depth].tolist()),
+            n_items,
+            self._words.terms(int(rows[0]), int(rows[-1]) + 1, TERMS) if n_items > 1 else (),
+            self._common_value(first, stop),
+            children,
+            examples,
+            left_out,
+        )
 
     def _common_value(self, first: int, stop: int) -> CommonValue | None:
         if self.values is None:
@@ -127,27 +132,18 @@ DRAWN = 2000
 """Most items that are drawn."""
 
 
-@dataclass(frozen=True)
-class Plane:
-    """The drawn items, and how much of the variance of their vectors the plane has."""
-
-    chart: Scatter
-    items: int
-    variance: float
-
-
-def item_plane(
-    bundle: Bundle, values: Mapping[str, str] | None, title: str, *, seed: int = 0
-) -> Plane | None:
+def map_blocks(
+    bundle: Bundle, values: Mapping[str, str] | None, field: str, of: str, *, seed: int = 0
+) -> Iterator[Block]:
     """The two largest principal components of the reconstructed vectors of at most DRAWN active
-    items, drawn with the seed; None without a codebook or with fewer than three items.
+    items, drawn with the seed; nothing without a codebook or with fewer than three items.
 
     The groups are the most frequent values of a field (item id -> value), or else codes of the
-    first level."""
+    first level; `of` ends the caption."""
     codebook = bundle.codebook
     rows = bundle.active
     if codebook is None or len(rows) < 3:
-        return None
+        return
     if len(rows) > DRAWN:
         drawn = np.random.default_rng(seed).choice(rows, DRAWN, replace=False)
         rows = ItemRows(np.sort(drawn))
@@ -156,11 +152,18 @@ def item_plane(
     items = bundle.items
     labels = [cut(f"{items.ids[row]}: {items.title(row)}".rstrip(": ")) for row in rows.tolist()]
     if values is None:
+        by = "codes of the first level"
         groups = [bundle.space.spell(items.codes[row, :1].tolist()) for row in rows.tolist()]
     else:
+        by = f"values of {field}"
         groups = [values.get(items.ids[row], "") for row in rows.tolist()]
+    yield Text(
+        f"{len(rows):,} of {len(bundle.active):,} items, drawn at random where there are more; the "
+        f"plane has {variance:.0%} of the variance of the vectors that the codes stand for. Colors "
+        f"are the most frequent {by}."
+    )
     series = grouped_points(points, labels, groups)
-    return Plane(Scatter(title, series), len(rows), variance)
+    yield Scatter(f"Items{of} by principal components", series)
 
 
 def principal_plane(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:
@@ -227,38 +230,25 @@ def neighbor_blocks(
         f"{measured.queries:,} items among {measured.pool:,}. Below are {QUERIES} items drawn at "
         f"random: an item's neighbor is kept if it is also among the {NEAREST} nearest by SID."
     )
-    yield from _examples(bundle, vectors, seed)
-
-
-def _examples(bundle: Bundle, vectors: VectorSource, seed: int) -> Iterator[Details]:
-    codes = bundle.items.codes[bundle.active]
     near = near_items(vectors, codes, bundle.codebook, queries=QUERIES, k=NEAREST, seed=seed)
-    items = bundle.items
     names = [named(items.ids[row], items.title(row)) for row in bundle.active[near.pool].tolist()]
     for query in range(len(near.cosines)):
-        yield _details(names, query, near)
-
-
-def _details(names: Sequence[str], query: int, near: NearItems) -> Details:
-    """The neighbors of one item; `names` has one per item of the pool."""
-    cosines = near.cosines[query]
-    by_vector = near.by_vector[query]
-    by_sid = near.by_sid[query]
-    neighbors = np.flatnonzero(by_vector)
-    neighbors = neighbors[np.argsort(-cosines[neighbors], kind="stable")]
-    rows = tuple(
-        (
-            names[at],
-            float(cosines[at]),
-            int(near.shared[query, at]),
-            Mark("kept") if by_sid[at] else "lost",
+        cosines, by_sid = near.cosines[query], near.by_sid[query]
+        neighbors = np.flatnonzero(near.by_vector[query])
+        neighbors = neighbors[np.argsort(-cosines[neighbors], kind="stable")]
+        near_rows = tuple(
+            (
+                names[at],
+                float(cosines[at]),
+                int(near.shared[query, at]),
+                Mark("kept") if by_sid[at] else "lost",
+            )
+            for at in neighbors.tolist()
         )
-        for at in neighbors.tolist()
-    )
-    columns = ("nearest by vector", "cosine", "first codes shared", "by SID")
-    instead = tuple(names[at] for at in np.flatnonzero(by_sid & ~by_vector).tolist())
-    n_kept = int((by_vector & by_sid).sum())
-    blocks: list[Listing | Table] = [Table(f"Neighbors of {names[query]}", columns, rows)]
-    if instead:
-        blocks.append(Listing("Near by SID instead:", instead))
-    return Details(f"{names[query]}: {n_kept} of {len(rows)} neighbors kept", tuple(blocks))
+        columns = ("nearest by vector", "cosine", "first codes shared", "by SID")
+        blocks: list[Listing | Table] = [Table(f"Neighbors of {names[query]}", columns, near_rows)]
+        others = np.flatnonzero(by_sid & ~near.by_vector[query]).tolist()
+        if others:
+            blocks.append(Listing("Near by SID instead:", tuple(names[at] for at in others)))
+        kept = f"{int(by_sid[neighbors].sum())} of {len(neighbors)} neighbors kept"
+        yield Details(f"{names[query]}: {kept}", tuple(blocks))

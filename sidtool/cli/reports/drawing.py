@@ -1,10 +1,10 @@
 """Charts as shapes of an SVG: where the lines, dots and ticks are, in units of its view box."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sidtool.cli.reports.blocks import IntervalChart, LineChart, Point, Scatter, Series
+from sidtool.cli.reports.blocks import IntervalChart, LineChart, Point, Scatter
 
 WIDTH = 720
 LEFT = 80
@@ -45,17 +45,6 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One estimate: its label, and where its dot and the ends of its interval are."""
-
-    label: str
-    y: float
-    at: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
 class Axis:
     """A scale from values to units of the view box."""
 
@@ -91,15 +80,6 @@ class DrawnLines:
     y_ticks: tuple[Tick, ...]
 
 
-@dataclass(frozen=True)
-class DrawnRows:
-    """An interval chart."""
-
-    rows: tuple[Row, ...]
-    x_ticks: tuple[Tick, ...]
-    height: float
-
-
 def axis(values: Iterable[float], start: float, stop: float, *, zero: bool = True) -> Axis:
     """The scale that shows these values, and 0 if `zero`, from `start` to `stop`."""
     included = [*values, *([0.0] if zero else [])]
@@ -120,20 +100,14 @@ def draw_lines(chart: LineChart) -> DrawnLines:
     for series in chart.series:
         placed = tuple((x_axis.at(x), y_axis.at(y)) for x, y in series.points)
         dots = placed if len(placed) <= 24 else ()
-        lines.append(Line(series.name, _spell(placed), dots, _band(series, x_axis, y_axis)))
+        ends_of = list(zip(series.points, series.intervals, strict=False))
+        low = [(x_axis.at(x), y_axis.at(end)) for (x, _), (end, _) in ends_of]
+        high = [(x_axis.at(x), y_axis.at(end)) for (x, _), (_, end) in ends_of]
+        band = _spell([*low, *reversed(high)])  # along the low ends, and back along the high ones
+        lines.append(Line(series.name, _spell(placed), dots, band))
     whole = all(float(x).is_integer() for x, _ in points)
     x_ticks = [tick for tick in x_axis.ticks(8) if not whole or "." not in tick.label]
     return DrawnLines(tuple(lines), tuple(x_ticks), y_axis.ticks())
-
-
-def _band(series: Series, x_axis: Axis, y_axis: Axis) -> str:
-    """The polygon around the intervals: along the low ends, and back along the high ones."""
-    if not series.intervals:
-        return ""
-    ends = list(zip(series.points, series.intervals, strict=True))
-    low = [(x_axis.at(x), y_axis.at(end)) for (x, _), (end, _) in ends]
-    high = [(x_axis.at(x), y_axis.at(end)) for (x, _), (_, end) in ends]
-    return _spell([*low, *reversed(high)])
 
 
 def _spell(points: Iterable[Point]) -> str:
@@ -141,36 +115,25 @@ def _spell(points: Iterable[Point]) -> str:
     return " ".join(f"{x:g},{y:g}" for x, y in points)
 
 
-def draw_rows(chart: IntervalChart) -> DrawnRows:
-    """Place the estimates of a chart, one below the other."""
+def row_axis(chart: IntervalChart) -> Axis:
+    """The scale of the estimates of a chart, and of the ends of their intervals."""
     ends = [
         end
         for estimate in chart.estimates
         for end in (estimate.value, estimate.low, estimate.high)
         if end is not None
     ]
-    x_axis = axis(ends, LABELS, WIDTH - RIGHT)
-    rows = tuple(
-        Row(
-            estimate.label,
-            TOP + ROW * (number + 0.5),
-            x_axis.at(estimate.value),
-            None if estimate.low is None else x_axis.at(estimate.low),
-            None if estimate.high is None else x_axis.at(estimate.high),
-        )
-        for number, estimate in enumerate(chart.estimates)
-    )
-    return DrawnRows(rows, x_axis.ticks(), TOP + ROW * len(rows) + BOTTOM)
+    return axis(ends, LABELS, WIDTH - RIGHT)
 
 
 def draw_points(chart: Scatter) -> tuple[tuple[Point, ...], ...]:
     """Per series: where its points are; one unit is as long on both axes."""
     points = [point for series in chart.series for point in series.points]
-    spans = [_span([point[side] for point in points]) for side in (0, 1)]
-    longest = max(high - low for low, high in spans) or 1.0
+    sides = [[point[side] for point in points] or [0.0] for side in (0, 1)]
+    longest = max(max(values) - min(values) for values in sides) or 1.0
     margin = 8
     scale = (SIDE - 2 * margin) / longest
-    middles = [(low + high) / 2 for low, high in spans]
+    middles = [(min(values) + max(values)) / 2 for values in sides]
 
     def place(point: Point) -> Point:
         x = SIDE / 2 + (point[0] - middles[0]) * scale
@@ -178,7 +141,3 @@ def draw_points(chart: Scatter) -> tuple[tuple[Point, ...], ...]:
         return round(x, 1), round(y, 1)
 
     return tuple(tuple(map(place, series.points)) for series in chart.series)
-
-
-def _span(values: Sequence[float]) -> tuple[float, float]:
-    return min(values, default=0.0), max(values, default=0.0)

@@ -109,10 +109,23 @@ def evaluation_page(evaluations: Evaluations, titles: Titles | None = None) -> P
     if any(evaluation.slices for evaluation in evaluations.values()):
         blocks = tuple(_slices(evaluations, f"ndcg@{nearest}"))
         sections.append(Section("Slices by training events of the target", blocks))
-    survival = _survival(evaluations)
-    if survival:
-        sections.append(Section("Survival of prefixes in the beam", survival))
-    sections.append(Section("Coverage", (_coverage(evaluations),)))
+    levels = {name: _points("survival", each.metrics) for name, each in evaluations.items()}
+    lines = tuple(Series(name, points) for name, points in levels.items() if points)
+    if lines:
+        text = (
+            "Share of examples whose target's first codes are still in the beam after each level: "
+            "a drop shows the level at which the beam loses the target."
+        )
+        chart = LineChart("Prefixes that survive", "level", "share of examples", lines)
+        sections.append(Section("Survival of prefixes in the beam", (Text(text), chart)))
+    rows = tuple(
+        (f"{name}: {system}", share, evaluation.effective_items.get(system))
+        for name, evaluation in evaluations.items()
+        for system, share in evaluation.coverage.items()
+    )
+    columns = ("system", "share of items in a first ten", "effective items")
+    coverage = Table("Items that are recommended", columns, rows)
+    sections.append(Section("Coverage", (coverage,)))
     samples = tuple(sample_blocks(evaluations, titles))
     if samples:
         sections.append(Section("Users and their recommendations", samples))
@@ -235,32 +248,6 @@ def _slices(evaluations: Evaluations, metric: str) -> Iterator[Block]:
     yield Table(f"{metric} by slice, with the systems beside", columns, tuple(rows))
 
 
-def _survival(evaluations: Evaluations) -> tuple[Block, ...]:
-    points = {
-        name: _points("survival", evaluation.metrics) for name, evaluation in evaluations.items()
-    }
-    series = tuple(Series(name, line) for name, line in points.items() if line)
-    if not series:
-        return ()
-    text = (
-        "Share of examples whose target's first codes are still in the beam after each level: a "
-        "drop shows the level at which the beam loses the target."
-    )
-    return Text(text), LineChart(
-        "Prefixes that survive", "level", "share of examples", tuple(series)
-    )
-
-
-def _coverage(evaluations: Evaluations) -> Table:
-    rows = tuple(
-        (f"{name}: {system}", share, evaluation.effective_items.get(system))
-        for name, evaluation in evaluations.items()
-        for system, share in evaluation.coverage.items()
-    )
-    columns = ("system", "share of items in a first ten", "effective items")
-    return Table("Items that are recommended", columns, rows)
-
-
 def sample_blocks(
     evaluations: Mapping[str, StoredEvaluation], titles: Titles | None = None
 ) -> Iterator[Block]:
@@ -287,11 +274,17 @@ def sample_blocks(
     for by_name in merged.values():
         sample = next(iter(by_name.values()))
         lists = _lists(by_name)
-        ranks = [f"{system}: {_rank(items, sample.target)}" for system, items in lists.items()]
+        ranks = []
+        for system, items in lists.items():
+            rank = items.index(sample.target) + 1 if sample.target in items else "–"
+            ranks.append(f"{system}: {rank}")
         target = named(sample.target, of_items.get(sample.target, ""))
-        summary = f"User {sample.user}, then {target} ({', '.join(ranks)})"
-        blocks = (_history(sample, of_items), _recommendations(sample, lists, of_items))
-        yield Details(summary, blocks)
+        caption = f"History of user {sample.user}, oldest first"
+        if sample.earlier:
+            caption += f"; {sample.earlier:,} earlier items are left out"
+        history = tuple(named(item, of_items.get(item, "")) for item in sample.history)
+        blocks = (Listing(caption, history), _recommendations(sample, lists, of_items))
+        yield Details(f"User {sample.user}, then {target} ({', '.join(ranks)})", blocks)
 
 
 def _lists(by_name: Mapping[str, Sample]) -> dict[str, tuple[str, ...]]:
@@ -304,17 +297,6 @@ def _lists(by_name: Mapping[str, Sample]) -> dict[str, tuple[str, ...]]:
                 continue
             lists[f"{system} ({name})" if system in lists else system] = items
     return lists
-
-
-def _rank(items: tuple[str, ...], target: str) -> str:
-    return str(items.index(target) + 1) if target in items else "–"
-
-
-def _history(sample: Sample, titles: Titles) -> Listing:
-    caption = f"History of user {sample.user}, oldest first"
-    if sample.earlier:
-        caption += f"; {sample.earlier:,} earlier items are left out"
-    return Listing(caption, tuple(named(item, titles.get(item, "")) for item in sample.history))
 
 
 def _recommendations(sample: Sample, lists: Lists, titles: Titles) -> Table:

@@ -1,6 +1,6 @@
 """The report of any artifact: which page it gets, and the file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,6 @@ from sidtool.base.extras import require
 from sidtool.base.options import option, options_from
 from sidtool.base.output import new_file, refuse_existing
 from sidtool.base.output_name import HTML_FILE
-from sidtool.cli.reports.blocks import Page
 from sidtool.cli.reports.bundle_page import bundle_page
 from sidtool.cli.reports.evaluation_page import evaluation_page, read_evaluation
 from sidtool.cli.reports.render import render
@@ -86,8 +85,9 @@ def report(
     kind = _common_kind(paths)
     options.check(kind, paths[0])
     names = _names(paths)
+    file = options.catalog()
     if kind == "evaluation":
-        file, titles = options.catalog(), None
+        titles = None
         if file is not None:
             catalog = file.read()
             titles = dict(zip(catalog.ids, catalog.titles, strict=True))
@@ -96,38 +96,38 @@ def report(
     elif kind == "training output":
         page = training_page({name: read_training(Path(path)) for name, path in names.items()})
     else:
-        page = _bundle_page(names, options)
+        bundles = {name: open_bundle(str(path)) for name, path in names.items()}
+        values = None
+        field = options.field or ""
+        if file is not None:
+            catalog = file.read(fields=[field])
+            values = dict(zip(catalog.ids, catalog.fields[field], strict=True))
+        first = next(iter(names))
+        parent = open_parent(names[first], bundles[first])
+        columns = bundles[first].manifest.made_from.event_columns
+        users = None if options.split is None else open_split(options.split, recorded=columns).train
+        page = bundle_page(
+            bundles,
+            values,
+            field,
+            parent=parent,
+            embeddings=options.embeddings,
+            users=users,
+            seed=options.seed,
+        )
     with new_file(Path(out), force=force) as path:
         path.write_text(render(page), encoding="utf-8")
-
-
-def _bundle_page(names: Mapping[str, str | Path], options: ReportOptions) -> Page:
-    bundles = {name: open_bundle(str(path)) for name, path in names.items()}
-    values = None
-    file, field = options.catalog(), options.field or ""
-    if file is not None:
-        catalog = file.read(fields=[field])
-        values = dict(zip(catalog.ids, catalog.fields[field], strict=True))
-    first = next(iter(names))
-    parent = open_parent(names[first], bundles[first])
-    columns = bundles[first].manifest.made_from.event_columns
-    users = None if options.split is None else open_split(options.split, recorded=columns).train
-    return bundle_page(
-        bundles,
-        values,
-        field,
-        parent=parent,
-        embeddings=options.embeddings,
-        users=users,
-        seed=options.seed,
-    )
 
 
 def _common_kind(paths: Sequence[str | Path]) -> Kind:
     """The kind of all artifacts. Raises UsageError if they differ, or without any."""
     if not paths:
         raise UsageError("there is nothing to report on")
-    kinds = [_kind(path) for path in paths]
+    named: dict[str | None, Kind] = {
+        "a model with a SID vocabulary": "training output",
+        "a file": "evaluation",
+    }
+    kinds = [named.get(describe(path), "bundle") for path in paths]
     for path, kind in zip(paths, kinds, strict=True):
         if kind != kinds[0]:
             raise UsageError(
@@ -135,13 +135,6 @@ def _common_kind(paths: Sequence[str | Path]) -> Kind:
                 hint="a page compares artifacts of one kind",
             )
     return kinds[0]
-
-
-def _kind(path: str | Path) -> Kind:
-    description = describe(path)
-    if description == "a model with a SID vocabulary":
-        return "training output"
-    return "evaluation" if description == "a file" else "bundle"
 
 
 def _names(paths: Sequence[str | Path]) -> dict[str, str | Path]:

@@ -20,7 +20,7 @@ from sidtool.cli.reports.blocks import (
     thinned,
 )
 from sidtool.evaluation import HIGH, LOW, OF_ITEM_KNN
-from sidtool.model.contract import Contract, RlParams, TrainParams, read_contract
+from sidtool.model.contract import Contract, RlParams, Selection, TrainParams, read_contract
 from sidtool.tokenizer.bundle import flat_record
 from sidtool.training import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE
 
@@ -50,6 +50,23 @@ class Training:
     """Empty if the folder has none."""
     machine: tuple[Entry, ...]
     """Time and memory by step; empty if the folder has none."""
+
+    @property
+    def best(self) -> Selection | None:
+        """The validation that selected the weights; None without one."""
+        return getattr(self.contract.params, "best", None)
+
+    @property
+    def selected(self) -> str:
+        """The figure that selected the weights, "" without validation."""
+        return "" if self.best is None else f"{VALIDATION}{self.best.metric}"
+
+    def last(self, figure: str) -> float | int | None:
+        """The last value of a figure in the history."""
+        values = [entry[figure] for entry in self.history if figure in entry]
+        if not values:
+            return None
+        return int(values[-1]) if values[-1].is_integer() else values[-1]
 
 
 def read_training(folder: Path) -> Training:
@@ -83,11 +100,11 @@ def _entries(path: Path) -> tuple[Entry, ...]:
 def training_page(trainings: Mapping[str, Training]) -> Page:
     """The page of trainings by name."""
     facts = {name: _facts(training) for name, training in trainings.items()}
-    sections = [Section("Validation", tuple(_validations(trainings)))]
-    others = tuple(_curves({name: training.history for name, training in trainings.items()}))
-    if others:
-        sections.append(Section("Training curves", others))
+    curves = tuple(_curves({name: training.history for name, training in trainings.items()}))
     machine = tuple(_curves({name: training.machine for name, training in trainings.items()}))
+    sections = [Section("Validation", tuple(_validations(trainings)))]
+    if curves:
+        sections.append(Section("Training curves", curves))
     if machine:
         explanation = Text("Of the first process: seconds in training, and its memory in GiB.")
         sections.append(Section("Time and memory", (explanation, *machine)))
@@ -104,27 +121,19 @@ def training_page(trainings: Mapping[str, Training]) -> Page:
 
 def _facts(training: Training) -> dict[str, object]:
     contract = training.contract
-    params = contract.params
-    best = params.best if isinstance(params, TrainParams | RlParams) else None
+    best = training.best
     validation = best and f"{best.metric} {best.value:.4f} at step {best.step}"
     return {
         "stage": contract.stages[-1].stage,
         "base model": contract.base_model,
         "bundle": contract.identity.digest[:12],
         "codes per level": contract.space.spelled_sizes,
-        "steps": _last(training, "step"),
-        "epochs": _last(training, "epoch"),
-        "tokens": _last(training, "tokens"),
+        "steps": training.last("step"),
+        "epochs": training.last("epoch"),
+        "tokens": training.last("tokens"),
         "seconds": training.machine[-1].get("seconds") if training.machine else None,
         "best validation": validation,
     }
-
-
-def _last(training: Training, figure: str) -> float | int | None:
-    values = [entry[figure] for entry in training.history if figure in entry]
-    if not values:
-        return None
-    return int(values[-1]) if values[-1].is_integer() else values[-1]
 
 
 def _curves(histories: Mapping[str, tuple[Entry, ...]]) -> Iterator[LineChart]:
@@ -147,11 +156,11 @@ def _curves(histories: Mapping[str, tuple[Entry, ...]]) -> Iterator[LineChart]:
 
 def _validations(trainings: Mapping[str, Training]) -> Iterator[Block]:
     """What validation says of each run, and a chart per figure, the one that selected first."""
-    selected = dict.fromkeys(filter(None, map(_selected, trainings.values())))
+    selected = {training.selected for training in trainings.values()}
     for name, training in trainings.items():
         if not training.history:
             yield Text(f"{name} has no {HISTORY_FILE}: nothing is known of its course.")
-        answers = course(training.history, _selected(training))
+        answers = course(training.history, training.selected)
         if answers:
             yield Listing(f"Validation of {name}", answers)
     keys = dict.fromkeys(
@@ -166,13 +175,6 @@ def _validations(trainings: Mapping[str, Training]) -> Iterator[Block]:
         yield Text("No validation is recorded.")
     for figure in sorted(figures, key=lambda key: key not in selected):
         yield _validation_chart(figure, trainings)
-
-
-def _selected(training: Training) -> str:
-    """The figure that selected the weights, "" without validation."""
-    params = training.contract.params
-    best = params.best if isinstance(params, TrainParams | RlParams) else None
-    return "" if best is None else f"{VALIDATION}{best.metric}"
 
 
 def _validation_chart(figure: str, trainings: Mapping[str, Training]) -> LineChart:

@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import typer
 from rich.console import Console
@@ -120,8 +120,15 @@ def set_verbosity(*, quiet: bool, verbose: bool) -> None:
     _verbosity = QUIET if quiet else VERBOSE if verbose else NORMAL
     if verbose:
         warnings.simplefilter("default")
-    else:
-        _silence_libraries()
+        return
+    # the progress bars and the advice of other libraries, unless the user set the variables
+    for name, value in {
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    }.items():
+        os.environ.setdefault(name, value)
 
 
 def is_verbose() -> bool:
@@ -225,37 +232,30 @@ def say_table(
     if not console.is_terminal:
         console.width = 160
     table = Table(header_style="bold", box=None, pad_edge=False)
-    spelled = [_spell_column([row[index] for row in rows]) for index in range(len(columns))]
-    for column, cells in zip(columns, spelled, strict=True):
-        longest = max(map(len, cells.texts), default=0)
+    spelled = []
+    for index, column in enumerate(columns):
+        cells = [row[index] for row in rows]
+        floats = [cell for cell in cells if isinstance(cell, float)]
+        largest = max(map(abs, floats), default=0.0)
+        decimals = 4 if largest < 10 else 2 if largest < 1000 else 0  # of all in the column
+        texts = [
+            f"{cell:.{decimals}f}" if isinstance(cell, float) else visible(str(cell))
+            for cell in cells
+        ]
+        spelled.append(map(Text, texts))
+        numeric = all(isinstance(cell, int | float) or cell == "-" for cell in cells)
         table.add_column(
             Text(visible(column)),
-            justify="right" if cells.numeric else "left",
+            justify="right" if cells and numeric else "left",
             overflow="fold",
             # a number in two lines would be two numbers; its column's name may have several
-            min_width=longest if cells.numeric else None,
+            min_width=max(map(len, texts), default=0) if cells and numeric else None,
         )
-    for index in range(len(rows)):
-        table.add_row(*(Text(cells.texts[index]) for cells in spelled))
+    for row_texts in zip(*spelled, strict=True):
+        table.add_row(*row_texts)
     if title is not None:
         console.print(Text(visible(title), style="italic"), soft_wrap=True)
     console.print(table)
-
-
-class _Column(NamedTuple):
-    texts: list[str]
-    numeric: bool
-
-
-def _spell_column(cells: Sequence[object]) -> _Column:
-    """The cells of a column as text; all floats have the same number of decimals."""
-    numeric = bool(cells) and all(isinstance(cell, int | float) or cell == "-" for cell in cells)
-    largest = max((abs(cell) for cell in cells if isinstance(cell, float)), default=0.0)
-    decimals = 4 if largest < 10 else 2 if largest < 1000 else 0
-    texts = [
-        f"{cell:.{decimals}f}" if isinstance(cell, float) else visible(str(cell)) for cell in cells
-    ]
-    return _Column(texts, numeric)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -275,17 +275,6 @@ def _print_warnings() -> None:
     for text in _warnings:
         warn(text)
     _warnings.clear()
-
-
-def _silence_libraries() -> None:
-    """Turn off other libraries' progress bars and advice, unless the user set the variables."""
-    for name, value in {
-        "TOKENIZERS_PARALLELISM": "false",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-    }.items():
-        os.environ.setdefault(name, value)
 
 
 def standard_input() -> TextIO:

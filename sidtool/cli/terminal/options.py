@@ -1,16 +1,56 @@
-"""Options that several commands share, so that each has one name and one help text."""
+"""Options that several commands share, so that each has one name and one help text; the file of
+`--config`, which has defaults of a command's options; and completions that need no model and no
+network. Paths are completed by the shell, choices by Typer."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from sidtool import examples, registry
+from sidtool.base.documents import parse_yaml, read_document
+from sidtool.base.errors import SidtoolError, UsageError
 from sidtool.base.options import option
-from sidtool.cli.terminal.completion import complete_reference
-from sidtool.cli.terminal.config_file import read_config
+from sidtool.base.storage import Storage
 from sidtool.cli.terminal.console import say, say_json, say_plan
+
+
+def complete_reference(incomplete: str) -> list[str]:
+    """References to the versions and tags of a local registry, for "FOLDER/NAME" and what follows
+    "@"; nothing for other words, so that the shell completes paths."""
+    base = incomplete.partition("@")[0]
+    if not base or "://" in base:
+        return []
+    try:
+        if not (Path(base) / registry.POINTER).is_file():
+            return []
+        folder = Storage(base)
+        names = [*registry.read_pointer(folder).tags, *registry.list_versions(folder)]
+    except (SidtoolError, OSError, ValueError):
+        return []
+    # bash takes "@" as the end of a word, so that the references are offered before it is typed
+    references = [f"{base}@{name}" for name in names]
+    return [reference for reference in references if reference.startswith(incomplete)]
+
+
+def complete_task(incomplete: str) -> list[str]:
+    """Names of the tasks of make-sft."""
+    return [name for name in examples.TASKS if name.startswith(incomplete) and "FIELD" not in name]
+
+
+def complete_setting(command: str) -> Callable[[str], list[str]]:
+    """The completion of `key=` for the `--set` of a command; the keys that need no library."""
+
+    def complete(incomplete: str) -> list[str]:
+        from sidtool.cli.setting_list import setting_keys
+
+        return [f"{key}=" for key in setting_keys(command) if key.startswith(incomplete)]
+
+    return complete
+
 
 Out = Annotated[
     Path, typer.Option("-o", "--out", help="Output path; an existing one needs --force.")
@@ -43,6 +83,56 @@ class Writing:
             say_json(value)
         else:
             say(*lines)
+
+
+def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Callback of `--config FILE.yaml`: its keys are defaults of this command's options. An unknown
+    key is an error."""
+    if path is None:
+        return None
+    try:
+        values = parse_yaml(read_document(path).decode("utf-8-sig"), text_levels=3) or {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} must have a mapping of options, not {type(values).__name__}")
+    options = {}  # by their keys: the long flags without dashes
+    for parameter in ctx.command.params:
+        flags = (name for name in parameter.opts if name.startswith("--"))
+        flag = next(flags, parameter.name or "")
+        options[flag.lstrip("-").replace("-", "_")] = parameter
+    settings = {}
+    for spelled, value in values.items():
+        key = str(spelled).replace("-", "_")
+        if key not in options:
+            raise UsageError(
+                f"{path}: {ctx.info_name} has no option {key!r}",
+                hint=f"it has {', '.join(sorted(options))}",
+            )
+        if options[key].name in settings:
+            raise UsageError(f"{path}: the option {key!r} occurs twice")
+        settings[options[key].name] = _as_command_line(path, options[key], value)
+    ctx.default_map = {**(ctx.default_map or {}), **settings}
+    return path
+
+
+def _as_command_line(path: Path, parameter: Any, value: Any) -> Any:
+    """A YAML value as the command line spells it: a mapping is a list of `key=value`."""
+    repeatable = getattr(parameter, "multiple", False) or parameter.nargs != 1
+    if isinstance(value, list | dict) and not repeatable:
+        raise UsageError(
+            f"{path}: {parameter.opts[0]} takes one value, not a {type(value).__name__}"
+        )
+    if isinstance(value, list) and not all(isinstance(member, str) for member in value):
+        raise UsageError(f"{path}: {parameter.opts[0]} takes a list of values, not {value}")
+    if isinstance(value, dict):
+        return [
+            f"{key}={item if isinstance(item, str) else json.dumps(item, default=str)}"
+            for key, item in value.items()
+        ]
+    if repeatable and value is not None and not isinstance(value, list):
+        value = [value]
+    return [str(item) for item in value] if isinstance(value, list) else value
 
 
 Quiet = Annotated[

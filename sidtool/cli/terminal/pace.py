@@ -65,69 +65,48 @@ def progress(*stages: str) -> Iterator[Mapping[str, Progress]]:
     if is_quiet():
         yield {}
     elif sys.stderr.isatty():
-        with _bars() as bars:
-            yield {stage: _timed(stage, _bar(bars, stage), reported) for stage in stages}
+        from rich import progress as rich_progress
+
+        columns = (
+            rich_progress.TextColumn("{task.description}", markup=False),
+            rich_progress.BarColumn(),
+            rich_progress.MofNCompleteColumn(),
+            rich_progress.TimeRemainingColumn(),
+            rich_progress.TextColumn("{task.fields[figures]}", markup=False),
+        )
+        console = Console(stderr=True)
+        with rich_progress.Progress(*columns, console=console, transient=True) as bars:
+            yield {stage: _reporter(stage, bars, reported) for stage in stages}
     else:
-        yield {stage: _timed(stage, _lines(stage), reported) for stage in stages}
+        yield {stage: _reporter(stage, None, reported) for stage in stages}
 
 
-def _bars() -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}", markup=False),
-    )
-    return Bars(*columns, console=Console(stderr=True), transient=True)
-
-
-def _bar(bars: Any, stage: str) -> Progress:
-    task = bars.add_task(visible(stage), total=None, start=False, visible=False, figures="")
-
-    def report(done: int, total: int, figures: str = "") -> None:
-        bars.start_task(task)
-        fields = {"figures": visible(figures)} if figures else {}
-        bars.update(task, completed=done, total=total, visible=True, **fields)
-
-    return report
-
-
-def _lines(stage: str) -> Progress:
+def _reporter(stage: str, bars: Any, reported: dict[str, float]) -> Progress:
+    """The reporter of a stage on `bars`, or by lines if they are None. `reported` has the time of
+    the last report of each stage: one starts where those before it ended."""
+    hidden: dict[str, Any] = {"total": None, "start": False, "visible": False, "figures": ""}
+    task = None if bars is None else bars.add_task(visible(stage), **hidden)
     pace = Pace()
-    last: float | None = None
+    start = last_line = -1.0
 
     def report(done: int, total: int, figures: str = "") -> None:
-        nonlocal last
+        nonlocal start, last_line
         now = time.monotonic()
-        if last is None:
-            last = now
+        if start < 0:
+            start, last_line = max(reported.values()), now
+        if now - reported[""] > LOG_SECONDS:
+            warn_early()
         pace.report(done, total)
-        if now - last >= LOG_SECONDS:
-            last = now
+        if bars is not None:
+            bars.start_task(task)
+            fields = {"figures": visible(figures)} if figures else {}
+            bars.update(task, completed=done, total=total, visible=True, **fields)
+        elif now - last_line >= LOG_SECONDS:
+            last_line = now
             parts = (f"{done} of {total}", pace.left, figures)
             note(f"{stage}: {', '.join(filter(None, parts))}")
-
-    return report
-
-
-def _timed(stage: str, report: Progress, reported: dict[str, float]) -> Progress:
-    """With -v, a line on how long the stage took. `reported` has the time of the last report of
-    each stage: one starts where those before it ended."""
-    start: float | None = None
-
-    def timed(done: int, total: int, *figures: str) -> None:
-        nonlocal start
-        if start is None:
-            start = max(reported.values())
-        if time.monotonic() - reported[""] > LOG_SECONDS:
-            warn_early()
-        report(done, total, *figures)
         reported[stage] = time.monotonic()
         if done == total:
             detail(f"{stage}: {total} in {reported[stage] - start:.1f} s")
 
-    return timed
+    return report

@@ -271,24 +271,18 @@ def _evaluation(
             "targets_not_recommendable": sum(int((each < 0).sum()) for each in targets),
             "empty_histories": sum(not example.history for example in sessions.examples),
         },
-        settings=_settings(options),
+        settings={
+            "on": options.on,
+            "num_beams": options.num_beams,
+            "exclude_seen": options.exclude_seen,
+            "order": options.order,
+            "seed": options.seed,
+            "resamples": RESAMPLES,
+            **({"item-knn": asdict(UNTUNED)} if options.baselines else {}),
+        },
         names=names,
         values=values,
     )
-
-
-def _settings(options: ListEvaluationOptions) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        "on": options.on,
-        "num_beams": options.num_beams,
-        "exclude_seen": options.exclude_seen,
-        "order": options.order,
-        "seed": options.seed,
-        "resamples": RESAMPLES,
-    }
-    if options.baselines:
-        settings["item-knn"] = asdict(UNTUNED)
-    return settings
 
 
 def means(names: Sequence[str], values: Values, users: Sequence[str], *, seed: int) -> Means:

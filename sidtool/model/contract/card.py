@@ -22,8 +22,6 @@ from sidtool.base.markdown import (
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.stage_record import RlParams, StageParams, TrainParams
 from sidtool.model.network.structure import ModelKind
-from sidtool.model.prompt.frames import HISTORY_SLOT
-from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.tokenizer.bundle import Bundle, flat_record
 
 MODEL_CARD = "README.md"
@@ -151,27 +149,22 @@ def _loading(contract: Contract, bundle: Bundle) -> str:
             fields = prompt.unknown_fields(len(ids)).to_json()
             options += f" --fields {shell_word(json.dumps(fields))}"
         loading = Template(_SIDTOOL).substitute(options=options)
-        return loading + _with_transformers(prompt, contract, ids)
+        shows_sids_alone = prompt.history_as == "sid" and not prompt.frame.has_slots
+        if contract.base_folder is not None or not shows_sids_alone:
+            return loading
+        # the code that loads a whole model without sidtool's decoder
+        without_memory = "" if contract.memory is None else ", which knows nothing of the memory"
+        return loading + Template(_TRANSFORMERS).substitute(
+            items=repr(ids),
+            before=repr(prompt.frame.before),
+            after=repr(prompt.frame.after + (contract.space.begin or "")),
+            levels=contract.space.levels,
+            model_class=_CLASSES[contract.kind][0],
+            without_memory=without_memory,
+        )
     if contract.text_prompt is not None:
         return Template(_SIDTOOL).substitute(options="--query 'a text'")
     return _UNTRAINED
-
-
-def _with_transformers(prompt: HistoryPrompt, contract: Contract, ids: list[str]) -> str:
-    """The code that loads the model without sidtool's decoder, for a whole model whose prompt shows
-    SIDs and nothing beside them."""
-    is_plain = prompt.history_as == "sid" and not prompt.frame.has_slots
-    if contract.base_folder is not None or not is_plain:
-        return ""
-    before, _, after = prompt.template.partition(HISTORY_SLOT)
-    return Template(_TRANSFORMERS).substitute(
-        items=repr(ids),
-        before=repr(before),
-        after=repr(after + (contract.space.begin or "")),
-        levels=contract.space.levels,
-        model_class=_CLASSES[contract.kind][0],
-        without_memory="" if contract.memory is None else ", which knows nothing of the memory",
-    )
 
 
 def _settings(params: StageParams) -> dict[str, object]:

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from sidtool.base.artifact import describe
 from sidtool.base.checkpoint import (
@@ -125,8 +124,9 @@ def read_contract(folder: Path) -> Contract:
 def read_embedded(folder: Path) -> Contract | None:
     """The copy of the contract in the configuration of a model folder; None if it has none. Raises
     DataError if the configuration is damaged, and as `parse_contract`."""
-    value = embedded_contract(folder)
-    return None if value is None else located(f"{folder / CONFIG}", value)
+    path = folder / CONFIG
+    value = read_object(path).get(EMBEDDED) if path.is_file() else None
+    return located(str(path), value) if isinstance(value, Mapping) else None
 
 
 def check_files(folder: Path, contract: Contract) -> None:
@@ -163,15 +163,6 @@ def open_bundle_copy(folder: Path, contract: Contract) -> Bundle:
                 f"{folder / CONTRACT} has {key} {value!r}, its bundle copy has {stored[key]!r}"
             )
     return bundle
-
-
-def embedded_contract(folder: Path) -> Mapping[str, Any] | None:
-    """The JSON object of the contract in the configuration of a model folder; None if it has none.
-
-    Raises DataError if the configuration is damaged."""
-    path = folder / CONFIG
-    value = read_object(path).get(EMBEDDED) if path.is_file() else None
-    return value if isinstance(value, Mapping) else None
 
 
 def with_bases(folder: Path, contract: Contract) -> list[tuple[Path, Contract]]:

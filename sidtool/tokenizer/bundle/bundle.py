@@ -168,15 +168,17 @@ class Bundle(StoredBundle, OnHub):
         def fit_codebook() -> Codebook:
             return fit(vectors, sizes, method=method, seed=seed, **method_options)
 
-        made = make_codes(VectorSource.of(vectors), ids, fit_codebook, collisions, seed=seed)
-        space = SidSpace.of_spelling(made.assigned.level_sizes, spelling)
+        codebook, assigned, report = make_codes(
+            VectorSource.of(vectors), ids, fit_codebook, collisions, seed=seed
+        )
+        space = SidSpace.of_spelling(assigned.level_sizes, spelling)
         return cls.of(
-            ItemMap.of(space, ids, made.assigned.codes, titles),
-            made.codebook,
+            ItemMap.of(space, ids, assigned.codes, titles),
+            codebook,
             collisions,
             name=name,
-            recipe={"encoder": {"vectors": "given", "dim": made.codebook.dim}},
-            report=made.report.to_json(),
+            recipe={"encoder": {"vectors": "given", "dim": codebook.dim}},
+            report=report.to_json(),
             libraries=library_versions("numpy", "zarr", "scipy"),
             created=now(),
         )

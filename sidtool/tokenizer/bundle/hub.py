@@ -88,11 +88,6 @@ class OnHub(Pushable):
 
     @classmethod
     @abstractmethod
-    def open(cls, location: str | Path) -> Self:
-        """Open a stored one; reads the manifest only."""
-
-    @classmethod
-    @abstractmethod
     def open_verified(cls, location: str | Path, *, alone: bool = True) -> Self:
         """Open a stored one, with everything checked; unless it is `alone`, other files may be
         there, which nothing reads."""

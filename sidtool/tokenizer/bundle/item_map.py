@@ -14,6 +14,9 @@ from sidtool.tokenizer.sid import Codes, ItemRows, SidSpace
 CHUNK = 1 << 16
 """Strings that are hashed at once: the tables need about 100 bytes per string."""
 
+ITEM_IDS = "items/id"
+"""The strings that are not empty."""
+
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -41,15 +44,15 @@ class StringArray:
 
     @classmethod
     def stored(
-        cls, name: str, data: NDArray[np.uint8], offsets: NDArray[np.int64], *, may_be_empty: bool
+        cls, name: str, data: NDArray[np.uint8], offsets: NDArray[np.int64]
     ) -> "StringArray":
         """The strings of two stored arrays, `name`_bytes and `name`_offset. Raises IntegrityError
-        unless the offsets divide the bytes into strings in UTF-8."""
+        unless the offsets divide the bytes into strings in UTF-8, and for an empty id."""
         starts, stops = offsets[:-1], offsets[1:]
         covers_data = offsets[0] == 0 and offsets[-1] == len(data)
         if not covers_data or (stops < starts).any():
             raise IntegrityError(f"{name}_offset does not divide {name}_bytes into strings")
-        if not may_be_empty and (stops == starts).any():
+        if name == ITEM_IDS and (stops == starts).any():
             raise IntegrityError(f"{name}: string {int((stops == starts).argmax())} is empty")
         if data.max(initial=0) >= 0x80:
             inner = offsets[offsets < len(data)]
@@ -102,13 +105,6 @@ class IdIndex:
 
     hashes: NDArray[np.uint64]
     rows: NDArray[np.uint32]
-
-    @classmethod
-    def of(cls, ids: StringArray) -> "IdIndex":
-        """Build the index of a column of ids."""
-        hashes = ids.hashes()
-        order = np.argsort(hashes, kind="stable")
-        return cls(hashes[order], order.astype(np.uint32))
 
 
 def check_ids(ids: Sequence[str]) -> None:
@@ -181,7 +177,11 @@ class ItemMap:
     @cached_property
     def index(self) -> IdIndex:
         """The stored id index, or a new one."""
-        return self.stored_index or IdIndex.of(self.ids)
+        if self.stored_index is not None:
+            return self.stored_index
+        hashes = self.ids.hashes()
+        order = np.argsort(hashes, kind="stable")
+        return IdIndex(hashes[order], order.astype(np.uint32))
 
     def rows(self, ids: Sequence[str]) -> ItemRows:
         """(m,) int64: the row of each id, -1 if the map does not have it."""

@@ -40,29 +40,23 @@ class StoredBundle:
     def items(self) -> ItemMap:
         """The item map. Raises IntegrityError if a stored array does not fit the manifest."""
         arrays, space = self.arrays, self.manifest.space
-        has_titles = [f"items/title_{part}" in arrays for part in ("bytes", "offset")]
-        if any(has_titles) and not all(has_titles):
-            name = f"items/title_{'bytes' if has_titles[0] else 'offset'}"
-            raise IntegrityError(f"{name} is stored without the other of the titles")
+        title_arrays = {"items/title_bytes", "items/title_offset"} & arrays.keys()
+        if len(title_arrays) == 1:
+            raise IntegrityError(f"{min(title_arrays)} is stored without the other of the titles")
         index = None
         if "index/id_hash" in arrays:
             index = IdIndex(arrays["index/id_hash"], arrays["index/id_row"])
             check_rows(index.rows, self.manifest.items)
-        columns = {
-            name: StringArray.stored(
-                name,
-                arrays[f"{name}_bytes"],
-                arrays[f"{name}_offset"],
-                may_be_empty=name == "items/title",
-            )
-            for name in ("items/id", *(["items/title"] if any(has_titles) else []))
-        }
+
+        def strings(name: str) -> StringArray:
+            return StringArray.stored(name, arrays[f"{name}_bytes"], arrays[f"{name}_offset"])
+
         return ItemMap(
             space=space,
-            ids=columns["items/id"],
+            ids=strings("items/id"),
             codes=checked_codes(space, arrays["items/sid"]),
             retired=arrays["items/retired"],
-            titles=columns.get("items/title"),
+            titles=strings("items/title") if title_arrays else None,
             stored_index=index,
         )
 
@@ -172,12 +166,8 @@ def _part(arrays: StoredArrays, space: SidSpace, ranges: Sequence[RowRange]) -> 
             raise IntegrityError(f"{name}_offset does not divide {name}_bytes into strings")
         data = arrays.parts(f"{name}_bytes", byte_ranges)
         lengths = [np.zeros(1, dtype=np.int64), *(np.diff(part) for part in offsets)]
-        return StringArray.stored(
-            name,
-            _join(data, np.empty(0, dtype=np.uint8)),
-            np.cumsum(np.concatenate(lengths)),
-            may_be_empty=name != "items/id",
-        )
+        text = _join(data, np.empty(0, dtype=np.uint8))
+        return StringArray.stored(name, text, np.cumsum(np.concatenate(lengths)))
 
     codes = arrays.parts("items/sid", ranges)
     retired = arrays.parts("items/retired", ranges)

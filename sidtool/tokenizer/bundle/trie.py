@@ -159,9 +159,7 @@ class Trie:
     def positions(self, rows: ItemRows) -> SidPositions:
         """The positions in SID order of those of the bundle's rows that are in the trie: sorted,
         without repeats."""
-        distinct = np.sort(rows[rows >= 0])
-        distinct = distinct[np.diff(distinct, prepend=-1) > 0]
-        positions = self.positions_of(ItemRows(distinct))
+        positions = self.positions_of(ItemRows(np.unique(rows[rows >= 0])))
         return SidPositions(positions[positions >= 0])
 
     def positions_of(self, rows: ItemRows) -> SidPositions:

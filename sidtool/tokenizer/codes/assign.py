@@ -3,8 +3,7 @@
 The result does not depend on the order of the items: ties go by item id. Sinkhorn re-encoding of a
 colliding group (LC-Rec, LETTER, MiniOneRec) is not offered: it gives equal rows one code again."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
 from sidtool.data import Vectors, VectorSource
-from sidtool.tokenizer.codes.overflow import place_overflow, ranks
+from sidtool.tokenizer.codes.overflow import place_overflow
 from sidtool.tokenizer.codes.report import Assigned, CollisionCounts, Policy, equal_rows
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import MAX_CODES, Codes, Levels
@@ -24,9 +23,6 @@ PAIRS = 2048
 """Prefixes with one colliding pair that are resolved at once."""
 HEADROOM = 4
 """An appended level holds this many times the largest group, for later items."""
-
-Rows = NDArray[np.intp]
-"""Item indices."""
 
 
 def assign(
@@ -78,19 +74,42 @@ def _append(
 
 def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequence[str]) -> Codes:
     codes = raw.copy()
-    crowded = _CrowdedPrefixes.of(raw, ids)
-    if len(crowded.bounds):
-        require_capacity(len(raw), Levels(codebook.sizes))
-    overflow: list[int] = []
-    for groups in crowded.batches(source.limit):
-        first, stop = crowded.firsts[[groups.start, groups.stop]]
-        rows = crowded.shared[first:stop]
+    order, runs = equal_rows(raw)
+    colliding = np.flatnonzero(np.repeat(runs, runs) > 1)  # positions in `order`
+    if not len(colliding):
+        return codes
+    require_capacity(len(raw), Levels(codebook.sizes))
+    # a group has the items of one prefix, if some of them collide: those that do, sorted by id, are
+    # shared[firsts[g] : firsts[g + 1]], all of them order[bounds[p] : bounds[p + 1]], p = groups[g]
+    prefixes = raw[order, :-1]
+    changes = (prefixes[1:] != prefixes[:-1]).any(axis=1)
+    bounds = np.flatnonzero(np.concatenate([[True], changes, [True]]))
+    prefix = np.searchsorted(bounds, colliding, side="right") - 1
+    firsts = np.flatnonzero(np.diff(prefix, prepend=-1))
+    groups = prefix[firsts]
+    firsts = np.append(firsts, len(colliding))
+    shared = order[colliding]
+    for first, stop in pairwise(firsts.tolist()):
+        shared[first:stop] = sorted(shared[first:stop].tolist(), key=lambda row: ids[row])
+    chosen = np.empty(len(shared), dtype=np.int64)
+    start = 0
+    while start < len(groups):
+        # groups whose colliding items' vectors may be held at once, at least one
+        stop = int(np.searchsorted(firsts, firsts[start] + source.limit, side="right")) - 1
+        stop = max(stop, start + 1)
+        span = slice(firsts[start], firsts[stop])
+        rows = shared[span]
         residuals = codebook.transform(source.take(rows)) - codebook.decode(raw[rows, :-1])
-        chosen = _choose_last_codes(crowded, groups, rows, residuals, codebook.levels[-1])
-        codes[rows, -1] = np.maximum(chosen, 0)
-        overflow += rows[chosen < 0].tolist()
+        members = [order[bounds[p] : bounds[p + 1]] for p in groups[start:stop].tolist()]
+        last_codes = [raw[of_group, -1] for of_group in members]
+        sizes = np.diff(firsts[start : stop + 1])
+        chosen[span] = _choose_last_codes(
+            raw[rows, -1], residuals, sizes, last_codes, codebook.levels[-1]
+        )
+        start = stop
+    codes[shared, -1] = np.maximum(chosen, 0)
+    overflow = sorted(shared[chosen < 0].tolist(), key=lambda row: ids[row])
     if overflow:
-        overflow.sort(key=lambda row: ids[row])
         settled = np.ones(len(codes), dtype=np.bool_)
         settled[overflow] = False
         latent = codebook.transform(source.take(np.array(overflow)))
@@ -116,79 +135,33 @@ def require_capacity(items: int, levels: Levels) -> None:
     )
 
 
-@dataclass(frozen=True)
-class _CrowdedPrefixes:
-    """The prefixes under which items collide: one group of items per prefix.
-
-    `order` (n,) are rows sorted by raw codes. Group g occupies `bounds[g]` (g, 2) in `order`, and
-    its colliding rows, sorted by id, are `shared[firsts[g] : firsts[g + 1]]`."""
-
-    order: Rows
-    bounds: NDArray[np.intp]
-    shared: Rows
-    firsts: NDArray[np.intp]
-    last_codes: NDArray[np.uint16]
-    """(n,): the last raw code of each row."""
-
-    @classmethod
-    def of(cls, raw: Codes, ids: Sequence[str]) -> "_CrowdedPrefixes":
-        order, runs = equal_rows(raw)
-        colliding = np.flatnonzero(np.repeat(runs, runs) > 1)  # positions in `order`
-        prefixes = raw[order, :-1]
-        changes = (prefixes[1:] != prefixes[:-1]).any(axis=1)
-        starts = np.flatnonzero(np.concatenate([[True], changes]))
-        # the prefix of each colliding position, and where each prefix first occurs
-        prefix = np.searchsorted(starts, colliding, side="right") - 1
-        firsts = np.flatnonzero(np.diff(prefix, prepend=-1))
-        bounds = np.stack([starts, np.append(starts[1:], len(raw))], axis=1)[prefix[firsts]]
-        firsts = np.append(firsts, len(colliding))
-        shared = order[colliding]
-        for first, stop in pairwise(firsts.tolist()):
-            shared[first:stop] = sorted(shared[first:stop].tolist(), key=lambda row: ids[row])
-        return cls(order, bounds, shared, firsts, raw[:, -1])
-
-    def batches(self, limit: int) -> Iterator[range]:
-        """Runs of groups with at most `limit` colliding rows together (but at least one group)."""
-        start = 0
-        while start < len(self.bounds):
-            end_row = self.firsts[start] + limit
-            stop = int(np.searchsorted(self.firsts, end_row, side="right")) - 1
-            stop = max(stop, start + 1)
-            yield range(start, stop)
-            start = stop
-
-    def in_use(self, groups: NDArray[np.intp], size: int) -> NDArray[np.bool_]:
-        """(g, size) bool: which last codes the rows of each group have."""
-        starts, stops = self.bounds[groups].T
-        lengths = stops - starts
-        members = self.order[np.repeat(starts, lengths) + ranks(lengths)]
-        in_use = np.zeros((len(groups), size), dtype=np.bool_)
-        in_use[np.repeat(np.arange(len(groups)), lengths), self.last_codes[members]] = True
-        return in_use
-
-
 def _choose_last_codes(
-    crowded: _CrowdedPrefixes, groups: range, rows: Rows, residuals: Vectors, centroids: Vectors
+    nearest: NDArray[np.uint16],
+    residuals: Vectors,
+    sizes: NDArray[np.intp],
+    last_codes: Sequence[NDArray[np.uint16]],
+    centroids: Vectors,
 ) -> NDArray[np.int64]:
-    """(m,) last codes for the m colliding rows of some groups; -1 if the prefix has none left."""
-    chosen = np.empty(len(rows), dtype=np.int64)
-    nearest = crowded.last_codes[rows]
-    starts = crowded.firsts[groups.start : groups.stop + 1] - crowded.firsts[groups.start]
-    sizes = np.diff(starts)
+    """(m,) last codes for the m colliding items of some groups, by their `nearest` ones and their
+    residuals; -1 if the prefix has none left. `sizes` are the groups' numbers of colliding items,
+    `last_codes` the nearest ones of all their items."""
+    chosen = np.empty(len(nearest), dtype=np.int64)
+    starts = np.cumsum(sizes) - sizes
+
+    def counts(group: int) -> NDArray[np.intp]:
+        return np.bincount(last_codes[group], minlength=len(centroids))
+
     pairs = np.flatnonzero(sizes == 2)
     n_batches = max(1, -(-len(pairs) // PAIRS))  # rounded up
     for batch in np.array_split(pairs, n_batches):
         if not len(batch):
             continue
         both = starts[batch][:, None] + np.arange(2)  # (pairs, 2)
-        in_use = crowded.in_use(batch + groups.start, len(centroids))
+        in_use = np.stack([counts(group) > 0 for group in batch.tolist()])
         chosen[both] = assign_pairs(nearest[both[:, 0]], residuals[both], centroids, in_use)
     for group in np.flatnonzero(sizes > 2).tolist():
-        span = slice(starts[group], starts[group + 1])
-        first, stop = crowded.bounds[group + groups.start]
-        members = crowded.order[first:stop]
-        counts = np.bincount(crowded.last_codes[members], minlength=len(centroids))
-        chosen[span] = assign_group(nearest[span], residuals[span], centroids, counts)
+        span = slice(starts[group], starts[group] + sizes[group])
+        chosen[span] = assign_group(nearest[span], residuals[span], centroids, counts(group))
     return chosen
 
 

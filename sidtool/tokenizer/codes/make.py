@@ -10,7 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,6 @@ from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.sid import LETTERS, Codes, SidSpace
 
 
-@dataclass(frozen=True)
-class ItemCodes:
-    """The final codes of n items, and how they were made."""
-
-    codebook: Codebook
-    assigned: Assigned
-    report: CodebookReport
-
-
 def make_codes(
     vectors: VectorSource,
     ids: Sequence[str],
@@ -45,8 +36,9 @@ def make_codes(
     seed: int = 0,
     work: Path | None = None,
     progress: Progress | None = None,
-) -> ItemCodes:
-    """The codes of items by their (n, dim) vectors and the codebook that `fit_codebook` returns.
+) -> tuple[Codebook, Assigned, CodebookReport]:
+    """The codebook that `fit_codebook` returns, the codes of items by their (n, dim) vectors, and a
+    report.
 
     Finished codes are stored in the folder `work`. `progress` is called with the encoded vectors
     and their number; the seed draws the items that are measured. Warns of a level whose codes are
@@ -70,7 +62,7 @@ def make_codes(
                 SidtoolWarning,
                 stacklevel=3,
             )
-    return ItemCodes(codebook, assigned, replace(report, seconds=seconds))
+    return codebook, assigned, replace(report, seconds=seconds)
 
 
 @contextmanager

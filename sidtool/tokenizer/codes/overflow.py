@@ -23,8 +23,6 @@ CANDIDATES = 16
 ENTRIES = 1 << 21
 """Approximate number of distances held in memory at once."""
 
-Table = NDArray[np.float64]
-
 
 class FreeSids:
     """The number of free SIDs under each prefix."""
@@ -111,7 +109,7 @@ class PrefixSearch:
         distances = np.pad(costs, missing, constant_values=np.inf)
         return np.pad(beam, missing), distances.astype(np.float32)
 
-    def _costs_below(self, nodes: Keys, depth: int, full: Keys) -> Table:
+    def _costs_below(self, nodes: Keys, depth: int, full: Keys) -> NDArray[np.float64]:
         """(nodes, K): what each next code adds to the distances of all rows; inf if it is full."""
         level = self._levels[depth]
         table = np.tile(np.square(level).sum(axis=1), (len(nodes), 1))
@@ -170,13 +168,31 @@ def place_overflow(latent: Vectors, codebook: Codebook, taken: Codes) -> Codes:
     require_free(codebook, taken, len(latent))
     keys = np.sort(levels.pack(taken))
     free = FreeSids(levels, keys, codebook.params.first_code)
-    candidates = _Candidates(latent, PrefixSearch(codebook), free)
+    search = PrefixSearch(codebook)
+    # the nearest prefixes of each row as last searched, and the next one to request
+    candidates = np.zeros((len(latent), CANDIDATES), dtype=np.uint64)
+    # the extra column stays inf: the end of the list
+    distances_to = np.full((len(latent), CANDIDATES + 1), np.inf, dtype=np.float32)
+    column = np.zeros(len(latent), dtype=np.intp)
     # prefixes, none with more rows than free SIDs, and the squared distances to them
     prefixes = np.zeros(len(latent), dtype=np.uint64)
     distances = np.zeros(len(latent), dtype=np.float32)
     waiting = np.arange(len(latent))
     while len(waiting):
-        nearest, costs = candidates.nearest(waiting)
+        unresolved = waiting  # rows whose next prefix may be full
+        while len(unresolved):
+            exhausted = unresolved[np.isinf(distances_to[unresolved, column[unresolved]])]
+            if len(exhausted):
+                full = free.full_prefixes()
+                for batch in np.array_split(exhausted, -(-len(exhausted) // search.batch)):
+                    found = search.nearest(latent[batch], full)
+                    candidates[batch], distances_to[batch, :CANDIDATES] = found
+                column[exhausted] = 0
+            requested = candidates[unresolved, column[unresolved]]
+            unresolved = unresolved[free.count(requested) == 0]
+            column[unresolved] += 1
+        nearest = candidates[waiting, column[waiting]]
+        costs = distances_to[waiting, column[waiting]]
         order = np.lexsort((costs, nearest))  # by prefix, then distance; stable: ties by row
         distinct, applicants = np.unique(nearest[order], return_counts=True)
         accepted = np.minimum(free.count(distinct), applicants)
@@ -197,40 +213,6 @@ def require_free(codebook: Codebook, taken: Codes, count: int) -> None:
             f"{len(taken)} of {capacity} semantic IDs are taken, and {count} items need one",
             hint="build a codebook with more levels",
         )
-
-
-class _Candidates:
-    """The nearest prefixes of each row, searched again when all that are stored have filled up."""
-
-    def __init__(self, latent: Vectors, search: PrefixSearch, free: FreeSids) -> None:
-        self._latent = latent
-        self._search = search
-        self._free = free
-        self._prefixes = np.zeros((len(latent), CANDIDATES), dtype=np.uint64)
-        # the extra column stays inf: the end of the list
-        self._distances = np.full((len(latent), CANDIDATES + 1), np.inf, dtype=np.float32)
-        self._next = np.zeros(len(latent), dtype=np.intp)
-
-    def nearest(self, rows: NDArray[np.intp]) -> tuple[Keys, NDArray[np.float32]]:
-        """The nearest prefix with free SIDs of each row, and the squared distance to it."""
-        unresolved = rows
-        while len(unresolved):
-            exhausted = np.isinf(self._distances[unresolved, self._next[unresolved]])
-            if exhausted.any():
-                self._search_again(unresolved[exhausted])
-            prefixes = self._prefixes[unresolved, self._next[unresolved]]
-            unresolved = unresolved[self._free.count(prefixes) == 0]
-            self._next[unresolved] += 1
-        column = self._next[rows]
-        return self._prefixes[rows, column], self._distances[rows, column]
-
-    def _search_again(self, rows: NDArray[np.intp]) -> None:
-        full = self._free.full_prefixes()
-        for batch in np.array_split(rows, -(-len(rows) // self._search.batch)):
-            prefixes, distances = self._search.nearest(self._latent[batch], full)
-            self._prefixes[batch] = prefixes
-            self._distances[batch, :CANDIDATES] = distances
-        self._next[rows] = 0
 
 
 def _choose_last_codes(

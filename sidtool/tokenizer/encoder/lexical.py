@@ -152,21 +152,19 @@ class LexicalEncoder:
 
         rows = []
         for block in blocks:
-            kinds = [self._weighted(kind) for kind in block]
+            kinds = []
+            for kind in block:
+                shape = (kind.n_texts, len(self.feature_hash))
+                columns = np.searchsorted(self.feature_hash, kind.hashes)
+                columns = np.minimum(columns, shape[1] - 1)
+                is_known = self.feature_hash[columns] == kind.hashes
+                columns, texts = columns[is_known], kind.texts[is_known]
+                weights = (1 + np.log(kind.counts[is_known])) * self.idf[columns]
+                squares = np.bincount(texts, weights=np.square(weights), minlength=kind.n_texts)
+                weights = (weights / np.sqrt(2 * squares[texts])).astype(np.float32)
+                kinds.append(sparse.csr_matrix((weights, (texts, columns)), shape=shape))
             rows.append(kinds[0] + kinds[1])
         return sparse.vstack(rows, format="csr")
-
-    def _weighted(self, kind: "_Features") -> Any:
-        from scipy import sparse
-
-        shape = (kind.n_texts, len(self.feature_hash))
-        columns = np.minimum(np.searchsorted(self.feature_hash, kind.hashes), shape[1] - 1)
-        is_known = self.feature_hash[columns] == kind.hashes
-        columns, texts = columns[is_known], kind.texts[is_known]
-        weights = (1 + np.log(kind.counts[is_known])) * self.idf[columns]
-        squares = np.bincount(texts, weights=np.square(weights), minlength=kind.n_texts)
-        weights /= np.sqrt(2 * squares[texts])
-        return sparse.csr_matrix((weights.astype(np.float32), (texts, columns)), shape=shape)
 
 
 @dataclass(frozen=True)

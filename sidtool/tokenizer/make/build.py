@@ -278,7 +278,7 @@ def build(
         "version": library_versions(),
         **recipe,
     }
-    made = make_codes(
+    codebook, assigned, report = make_codes(
         vectors,
         items.ids,
         lambda: fit_once(fit_codebook, determined_by, work),
@@ -287,23 +287,22 @@ def build(
         work=work,
         progress=progress.get("encode"),
     )
-    codebook = made.codebook
     if fusion is not None:
         codebook = codebook.with_fusion(fusion, fusion_arrays)
     # versions of libraries are recorded outside the identity
     recorded = {key: value for key, value in encoder.items() if key != "libraries"}
     if items.columns is not None:
         made_from["columns"] = items.columns.to_json()
-    space = options.space(made.assigned.level_sizes)
+    space = options.space(assigned.level_sizes)
     return Bundle.of(
-        ItemMap.of(space, items.ids, made.assigned.codes, items.titles),
+        ItemMap.of(space, items.ids, assigned.codes, items.titles),
         codebook,
         options.collisions,
         name=name,
         lexical=lexical,
         recipe={"encoder": recorded, "text_template": items.text_template, **recipe},
         source={"catalog": items.digest, "items": len(items), **made_from},
-        report=made.report.to_json(),
+        report=report.to_json(),
         libraries=library_versions("numpy", "zarr", "scipy", *encoder.get("libraries", {})),
         created=now(),
     )

@@ -3,7 +3,7 @@ arrays.
 
 Imported only to fit such a codebook: encoding needs no torch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,9 +20,6 @@ BATCH = 512
 LEARNING_RATE = 1e-3
 WARM_UP = 0.1
 """Share of the epochs without the quantizer, so that there are clusters to start from."""
-
-Quantize = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""(batch, width) latents -> quantized latents with straight-through gradients, and a loss."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +154,7 @@ def _error(left: Tensor, right: Tensor) -> Tensor:
 def train(
     model: Autoencoder,
     rows: Vectors,
-    quantizer: nn.Module | Quantize | None,
+    quantizer: ResidualQuantizer | None,
     *,
     epochs: int,
     seed: int,
@@ -167,7 +164,7 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     data = torch.from_numpy(rows)
     weights = [*model.parameters()]
-    if isinstance(quantizer, nn.Module):
+    if quantizer is not None:
         weights += quantizer.parameters()
     steps = epochs * -(-len(data) // BATCH)
     optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=1e-4)
@@ -181,7 +178,7 @@ def train(
             loss.backward()
             optimizer.step()
             schedule.step()
-        if isinstance(quantizer, ResidualQuantizer) and epoch + 1 < epochs:
+        if quantizer is not None and epoch + 1 < epochs:
             quantizer.revive(generator)
         if progress:
             progress(epoch + 1, epochs)

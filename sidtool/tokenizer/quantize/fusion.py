@@ -155,10 +155,9 @@ def add_collaborative(
 
     `vectors` is (n, sum of dims); `collaborative` is (n, collaborative_dim), zero for items without
     one; `events` (n,) is the number of training events of each item, and `share` that of the
-    collaborative part in the squared norm. The ridge regression with
-    intercept is fitted in closed form on the items that have a collaborative vector. The mixture of
-    observed and predicted vector is not scaled to unit norm: it is the expected collaborative
-    vector, and the centroid nearest to an expectation is the one nearest on average."""
+    collaborative part in the squared norm. The mixture of observed and predicted vector is not
+    scaled to unit norm: it is the expected collaborative vector, and the centroid nearest to an
+    expectation is the one nearest on average."""
     sources = tuple(
         FusedSource(source.dim, source.width, source.weight * (1 - share))
         for source in fusion.sources
@@ -168,7 +167,21 @@ def add_collaborative(
     is_warm = collaborative.any(axis=1)
     trust = np.where(is_warm, events / (events + PRIOR), 0)
     trust = trust.astype(np.float32)[:, None]  # (n, 1)
-    arrays = _ridge(inputs[is_warm], observed[is_warm])
+    # ridge regression with intercept in closed form, on the items that have a collaborative vector
+    known, targets = inputs[is_warm], observed[is_warm]
+    n, width = known.shape
+    input_mean = known.mean(axis=0, dtype=np.float64)
+    target_mean = targets.mean(axis=0, dtype=np.float64)
+    variance = _products(known, known) - n * np.outer(input_mean, input_mean)
+    covariance = _products(known, targets) - n * np.outer(input_mean, target_mean)
+    # never 0: there may be fewer rows than columns
+    strength = RIDGE * (np.trace(variance) / width or 1.0)
+    weight = np.linalg.solve(variance + strength * np.eye(width), covariance)
+    bias = target_mean - input_mean @ weight
+    arrays = {
+        f"{COLLABORATIVE}_0_weight": weight.astype(np.float32),
+        f"{COLLABORATIVE}_0_bias": bias.astype(np.float32),
+    }
     part = CollaborativePart(
         dim=int(collaborative.shape[1]),
         weight=share,
@@ -178,7 +191,6 @@ def add_collaborative(
     )
     fusion = Fusion(sources, part)
     fused = fuse(arrays, fusion, vectors)
-    width = inputs.shape[1]
     # shrinkage: the more events an item has, the more its observed vector counts
     fused[:, width:] = trust * observed + (1 - trust) * fused[:, width:]
     return fusion, arrays, fused
@@ -223,23 +235,6 @@ def fix_signs(columns: NDArray[np.float64]) -> NDArray[np.float64]:
     peak = np.abs(columns).argmax(axis=0, keepdims=True)
     largest = np.take_along_axis(columns, peak, axis=0)
     return columns * np.where(largest < 0, -1, 1)
-
-
-def _ridge(inputs: Vectors, targets: Vectors) -> dict[str, NDArray[np.float32]]:
-    """The network that predicts (n, to) targets from (n, from) inputs."""
-    n, width = inputs.shape
-    input_mean = inputs.mean(axis=0, dtype=np.float64)
-    target_mean = targets.mean(axis=0, dtype=np.float64)
-    variance = _products(inputs, inputs) - n * np.outer(input_mean, input_mean)
-    covariance = _products(inputs, targets) - n * np.outer(input_mean, target_mean)
-    # never 0: there may be fewer rows than columns
-    strength = RIDGE * (np.trace(variance) / width or 1.0)
-    weight = np.linalg.solve(variance + strength * np.eye(width), covariance)
-    bias = target_mean - input_mean @ weight
-    return {
-        f"{COLLABORATIVE}_0_weight": weight.astype(np.float32),
-        f"{COLLABORATIVE}_0_bias": bias.astype(np.float32),
-    }
 
 
 def _products(left: Vectors, right: Vectors) -> NDArray[np.float64]:

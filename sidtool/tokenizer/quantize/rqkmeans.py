@@ -133,7 +133,23 @@ def refine(residual: Vectors, levels: Sequence[Vectors], codes: LevelCodes) -> l
     sums, least_error = _reassign(residual, None, current, codes)
     for _ in range(REFINEMENT_PASSES):
         previous = current
-        current = _update(residual, previous, codes, sums)
+        current = []
+        members = [_members(of[None], len(level)) for of, level in zip(codes, levels, strict=True)]
+        shifts: list[Vectors] = []
+        for level, (centroids, code) in enumerate(zip(previous, codes, strict=True)):
+            # a centroid shifts by the mean residual of its rows, less the shifts of earlier levels
+            shift = sums[level].copy()
+            for earlier_members, earlier_shift in zip(members[:level], shifts, strict=True):
+                shift -= (members[level].T @ earlier_members) @ earlier_shift
+            counts = np.bincount(code, minlength=len(centroids)).astype(np.float32)
+            shift /= np.maximum(counts, 1)[:, None]
+            shifts.append(shift)
+            current.append(centroids + shift)
+            empty = np.flatnonzero(counts == 0)
+            if len(empty):  # an empty code restarts at a row with a large residual
+                lengths = np.einsum("ij,ij->i", residual, residual)
+                farthest = np.argsort(-lengths, kind="stable")[: len(empty)]
+                current[-1][empty] = residual[farthest] + centroids[code[farthest]]
         sums, error = _reassign(residual, previous, current, codes)
         if error < least_error:
             best = list(current)
@@ -166,32 +182,6 @@ def _reassign(
         sums += _members(chunk_codes + starts[:-1, None], starts[-1]).T @ rows
         error += float(np.square(rows).sum(dtype=np.float64))
     return np.split(sums, starts[1:-1]), error
-
-
-def _update(
-    residual: Vectors, levels: Sequence[Vectors], codes: LevelCodes, sums: Sequence[Vectors]
-) -> list[Vectors]:
-    """Centroids of each level as means given the other levels, where earlier ones have moved.
-    `sums` are the residuals summed over the rows of each code. A centroid shifts by the mean
-    residual of its rows, less the shifts of earlier levels. An empty code restarts at a row with a
-    large residual."""
-    members = [_members(code[None], len(level)) for code, level in zip(codes, levels, strict=True)]
-    shifts: list[Vectors] = []
-    updated: list[Vectors] = []
-    for level, (centroids, code) in enumerate(zip(levels, codes, strict=True)):
-        shift = sums[level].copy()
-        for earlier_members, earlier_shift in zip(members[:level], shifts, strict=True):
-            shift -= (members[level].T @ earlier_members) @ earlier_shift
-        counts = np.bincount(code, minlength=len(centroids)).astype(np.float32)
-        shift /= np.maximum(counts, 1)[:, None]
-        shifts.append(shift)
-        updated.append(centroids + shift)
-        empty = np.flatnonzero(counts == 0)
-        if len(empty):
-            lengths = np.einsum("ij,ij->i", residual, residual)
-            farthest = np.argsort(-lengths, kind="stable")[: len(empty)]
-            updated[-1][empty] = residual[farthest] + centroids[code[farthest]]
-    return updated
 
 
 def _members(codes: LevelCodes, size: int) -> Any:
@@ -252,6 +242,7 @@ def even_prices(
     centroid's excess demand: Sinkhorn's update, annealed. The prices whose cheapest choices were
     most even are returned; prices stay as they are if all distances are equal."""
     n, size = distances.shape
+    ones = np.ones(size, dtype=np.float32)
     scale = float(distances.std())
     rounding = np.finfo(np.float32).eps * float(distances.max())
     if scale <= rounding or scale < np.finfo(np.float32).tiny / END_TEMPERATURE:
@@ -259,7 +250,18 @@ def even_prices(
     best = prices
     least_misplaced = np.inf
     for current in np.geomspace(temperature * scale, END_TEMPERATURE * scale, updates):
-        counts, demand = _demand(distances, prices, current)
+        counts = np.zeros(size, dtype=np.intp)  # rows whose cheapest choice each centroid is
+        demand = np.zeros(size)  # the sum of their soft choices
+        for start in range(0, n, PRICED_ROWS):  # the arrays of a chunk stay in the cache
+            priced = distances[start : start + PRICED_ROWS] + prices
+            cheapest = priced.argmin(axis=1)
+            counts += np.bincount(cheapest, minlength=size)
+            # indexing, because numpy's min takes four times as long
+            priced -= priced[np.arange(len(cheapest)), cheapest, None]
+            priced *= np.float32(-1 / current)
+            np.maximum(priced, MIN_LOG_SHARE, out=priced)
+            shares = np.exp(priced, out=priced)  # (chunk, K)
+            demand += (1 / (shares @ ones)) @ shares
         misplaced = np.abs(counts - n / size).sum()
         if misplaced <= least_misplaced:
             best = prices
@@ -267,27 +269,6 @@ def even_prices(
         excess = np.maximum(demand * size / n, MIN_DEMAND)
         prices = (prices + current * np.log(excess)).astype(np.float32)
     return best
-
-
-def _demand(
-    distances: Distances, prices: Distances, temperature: float
-) -> tuple[Labels, NDArray[np.float64]]:
-    """(K,) rows whose cheapest choice each centroid is, and the (K,) sum of their soft choices."""
-    n, size = distances.shape
-    ones = np.ones(size, dtype=np.float32)
-    counts = np.zeros(size, dtype=np.intp)
-    demand = np.zeros(size)
-    for start in range(0, n, PRICED_ROWS):  # the arrays of a chunk stay in the cache
-        priced = distances[start : start + PRICED_ROWS] + prices
-        cheapest = priced.argmin(axis=1)
-        counts += np.bincount(cheapest, minlength=size)
-        # indexing, because numpy's min takes four times as long
-        priced -= priced[np.arange(len(cheapest)), cheapest, None]
-        priced *= np.float32(-1 / temperature)
-        np.maximum(priced, MIN_LOG_SHARE, out=priced)
-        shares = np.exp(priced, out=priced)  # (chunk, K)
-        demand += (1 / (shares @ ones)) @ shares
-    return counts, demand
 
 
 def even_codes(priced: Distances) -> Labels:

@@ -51,8 +51,16 @@ class Totals(JsonRecord):
 def last_checkpoint(work: Path) -> Path | None:
     """The newest complete checkpoint in a work folder, whatever the number of processes that wrote
     it."""
-    checkpoints = sorted(work.glob("checkpoint-*"), key=_step, reverse=True)
-    return next((path for path in checkpoints if _is_complete(path)), None)
+    for checkpoint in sorted(work.glob("checkpoint-*"), key=_step, reverse=True):
+        processes = Totals.read(checkpoint).processes
+        ranks = [""] if processes == 1 else [f"_{rank}" for rank in range(processes)]
+        names = ["optimizer.pt", "scheduler.pt", *(f"rng_state{rank}.pth" for rank in ranks)]
+        is_written = all((checkpoint / name).is_file() for name in names)
+        if is_written and any(checkpoint.glob("*.safetensors")):
+            with suppress(OSError, ValueError, TypeError):
+                if _state(checkpoint):  # Trainer writes its state last
+                    return checkpoint
+    return None
 
 
 def has_ended(checkpoint: Path) -> bool:
@@ -80,24 +88,6 @@ def _state(checkpoint: Path) -> dict[str, Any]:
 def _step(checkpoint: Path) -> int:
     number = checkpoint.name.rpartition("-")[2]
     return int(number) if number.isdecimal() else -1
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    names = ["optimizer.pt", "scheduler.pt"]
-    processes = Totals.read(checkpoint).processes
-    if processes == 1:
-        names.append("rng_state.pth")
-    else:
-        names += [f"rng_state_{rank}.pth" for rank in range(processes)]
-    if not all((checkpoint / name).is_file() for name in names):
-        return False
-    if not any(checkpoint.glob("*.safetensors")):
-        return False
-    try:
-        # Trainer writes its state last
-        return bool(_state(checkpoint))
-    except (OSError, ValueError, TypeError):
-        return False
 
 
 def check_number(value: float, what: str, trainer: Any) -> None:

@@ -34,13 +34,14 @@ from sidtool.model.network import (
 )
 from sidtool.recommendation.search import PartialHead, full_blocks
 from sidtool.training.loop.checkpoints import check_weights
-from sidtool.training.loop.divided import DividedExamples
 from sidtool.training.loop.machine import check_active, class_forward, float32_attention
 from sidtool.training.loop.optimizer import MuonAdamW
 from sidtool.training.loop.watched import ShardedTrainer
 from sidtool.training.loss.augment import AugmentedExamples
 from sidtool.training.loss.batches import (
     IGNORED,
+    DividedExamples,
+    DividedOrder,
     EncoderDecoderCollator,
     PackedCollator,
     PaddedCollator,
@@ -49,10 +50,6 @@ from sidtool.training.loss.batches import (
 )
 from sidtool.training.loss.loss import Loss, Teachers
 from sidtool.training.loss.probes import narrows_exactly, packs_exactly
-
-Examples = TokenizedExamples | AugmentedExamples | DividedExamples
-
-Collator = Callable[[Sequence[TokenizedExample]], dict[str, torch.Tensor]]
 
 
 class SidTrainer(ShardedTrainer):
@@ -71,10 +68,10 @@ class SidTrainer(ShardedTrainer):
         *,
         model: Any,
         args: TrainingArguments,
-        examples: Examples,
+        examples: TokenizedExamples | AugmentedExamples | DividedExamples,
         tokenizer: Any,
         loss: Loss,
-        collator: Collator,
+        collator: Callable[[Sequence[TokenizedExample]], dict[str, torch.Tensor]],
         validator: Validator | None,
         write_contract: Callable[[Path, Selection | None], object],
         callbacks: list[TrainerCallback],
@@ -86,10 +83,15 @@ class SidTrainer(ShardedTrainer):
         # TRL requires a datasets.Dataset, which would format every example again in every epoch:
         # give it one example, then replace the data set
         placeholder = Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})
+
+        def collate_and_count(batch: Sequence[TokenizedExample]) -> dict[str, torch.Tensor]:
+            n_tokens = sum(len(example.ids) for example in batch)  # without padding
+            return collator(batch) | {"tokens": torch.tensor(n_tokens)}
+
         super().__init__(
             model=model,
             args=args,
-            data_collator=_counting(collator),
+            data_collator=collate_and_count,
             train_dataset=placeholder,
             eval_dataset=placeholder if validator else None,
             processing_class=tokenizer,
@@ -109,7 +111,7 @@ class SidTrainer(ShardedTrainer):
         column_logits = self.token_embeddings.logits if self.token_embeddings else None
         self._head = PartialHead(self.model, column_logits).install()
         check_active(args, self.accelerator)
-        self.narrow = narrows_exactly(self.model, self._head, loss.columns)
+        self.narrow = narrows_exactly(self.model, self._head, loss.columns())
         # tokens without padding, targets
         self.n_seen = torch.zeros(2, dtype=torch.int64, device=args.device)
 
@@ -133,7 +135,7 @@ class SidTrainer(ShardedTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if isinstance(self.train_dataset, DividedExamples):
-            return self.train_dataset.order(self.args.seed)
+            return DividedOrder(self.train_dataset, self.args.seed)
         return super()._get_train_sampler(train_dataset)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -302,13 +304,3 @@ def padding_id(tokenizer: Any) -> int:
     """The id that batches are padded with: nothing attends to it."""
     ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(token_id for token_id in ids if token_id is not None)
-
-
-def _counting(collate: Collator) -> Collator:
-    """A collator that adds `tokens` (), the number of tokens without padding."""
-
-    def collate_and_count(batch: Sequence[TokenizedExample]) -> dict[str, torch.Tensor]:
-        n_tokens = sum(len(example.ids) for example in batch)
-        return collate(batch) | {"tokens": torch.tensor(n_tokens)}
-
-    return collate_and_count

@@ -6,13 +6,12 @@ weights and whole optimizer states, so any number of processes can resume them. 
 on the CPU of the first process at a time."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import ExportableState
@@ -41,8 +40,13 @@ class WatchedTrainer(Trainer):
         """Train; a resumed call continues the counts of its checkpoint."""
         if resume_from_checkpoint:
             self.continue_counts(Path(resume_from_checkpoint))
-        self._started_at = time.monotonic()
+        self.start_clock()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def start_clock(self) -> None:
+        """Count the time from here on, if it is not counted yet."""
+        if self._started_at is None:
+            self._started_at = time.monotonic()
 
     def restore(self, checkpoint: Path) -> None:
         """Load the result of a training that had ended at this checkpoint."""
@@ -217,8 +221,16 @@ class ProgressCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Report a log line: every `logging_steps`, after a validation and at the end."""
-        if self._log and logs and state.is_world_process_zero:
-            self._log({"step": state.global_step, **logs, **self._speed(logs)})
+        if not (self._log and logs and state.is_world_process_zero):
+            return
+        speed = {}
+        if "tokens" in logs:
+            seconds, tokens = time.monotonic(), logs["tokens"]
+            if self._last is not None and seconds > self._last[0]:
+                rate = (tokens - self._last[1]) / (seconds - self._last[0])
+                speed["tokens_per_second"] = rate
+            self._last = (seconds, tokens)
+        self._log({"step": state.global_step, **logs, **speed})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Report a step; the last one has a log line, too."""
@@ -238,16 +250,6 @@ class ProgressCallback(TrainerCallback):
         self._step_end = now
 
     on_save = on_evaluate
-
-    def _speed(self, logs: Mapping[str, float]) -> dict[str, float]:
-        if "tokens" not in logs:
-            return {}
-        now = (time.monotonic(), logs["tokens"])
-        last = self._last
-        self._last = now
-        if last is None or now[0] <= last[0]:
-            return {}
-        return {"tokens_per_second": (now[1] - last[1]) / (now[0] - last[0])}
 
 
 class ShardedTrainer(WatchedTrainer):
@@ -284,9 +286,32 @@ class ShardedTrainer(WatchedTrainer):
         if self.lora:
             self.lora.load(Path(resume_from_checkpoint))
         elif self.is_fsdp_enabled:
-            load_weights(self.model, Path(resume_from_checkpoint), self.token_embeddings)
+            self._load_divided(Path(resume_from_checkpoint))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    @torch.no_grad()
+    def _load_divided(self, folder: Path) -> None:
+        """Load the safetensors files of a checkpoint into weights and trained rows that may be
+        divided among processes; each process reads the files. Raises DataError for a weight that
+        the model does not have."""
+        weights = self.model.state_dict()
+        embeddings = self.token_embeddings
+        rows = {}
+        if embeddings:
+            rows = {f"{name}.weight": row for name, row in embeddings.named(self.model).items()}
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    if name not in weights:
+                        raise DataError(
+                            f"{path} has {name}, which {type(self.model).__name__} has not",
+                            hint="--force starts again",
+                        )
+                    value = file.get_tensor(name)
+                    weights[name].copy_(part_like(weights[name], value))
+                    if embeddings and name in rows:
+                        rows[name].copy_(part_like(rows[name], value[embeddings.rows]))
 
     def _load_best_model(self) -> None:
         if self.lora or self.is_fsdp_enabled:
@@ -298,9 +323,13 @@ class ShardedTrainer(WatchedTrainer):
         if not is_sharded(self.model):
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        optimizer_state = _whole_optimizer_state(self.optimizer, keep=self.args.should_save)
+        stored = self.optimizer.state_dict()
+        states = {}  # as one process has them
+        for number, values in stored["state"].items():
+            tensors = {key: value for key, value in values.items() if torch.is_tensor(value)}
+            states[number] = {**values, **gathered(tensors, keep=self.args.should_save)}
         if self.args.should_save:
-            torch.save(optimizer_state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save({**stored, "state": states}, Path(output_dir) / OPTIMIZER_NAME)
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -309,55 +338,12 @@ class ShardedTrainer(WatchedTrainer):
             return
         folder = Path(checkpoint)
         stored = torch.load(folder / OPTIMIZER_NAME, map_location="cpu", weights_only=True)
-        self.optimizer.load_state_dict(_divided_optimizer_state(stored, self.optimizer))
+        groups = self.optimizer.param_groups
+        weights = [weight for group in groups for weight in group["params"]]
+        for number, values in stored["state"].items():
+            weight = weights[number]
+            for key, value in values.items():
+                if torch.is_tensor(value) and value.shape == weight.shape:
+                    values[key] = part_like(weight, value)
+        self.optimizer.load_state_dict(stored)
         self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
-
-
-@torch.no_grad()
-def load_weights(model: nn.Module, folder: Path, embeddings: TokenEmbeddings | None) -> None:
-    """Load the safetensors files of a checkpoint into a model and the trained rows of its
-    `embeddings`, divided among processes or not; each process reads the files. Raises DataError
-    for a weight that the model does not have."""
-    weights = model.state_dict()
-    rows = {}
-    if embeddings:
-        rows = {f"{name}.weight": row for name, row in embeddings.named(model).items()}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                if name not in weights:
-                    raise DataError(
-                        f"{path} has {name}, which {type(model).__name__} has not",
-                        hint="--force starts again",
-                    )
-                value = file.get_tensor(name)
-                weights[name].copy_(part_like(weights[name], value))
-                if embeddings and name in rows:
-                    rows[name].copy_(part_like(rows[name], value[embeddings.rows]))
-
-
-def _whole_optimizer_state(optimizer: Any, *, keep: bool) -> dict[str, Any]:
-    """The state of an optimizer as that of one process has it; empty without `keep`."""
-    stored = optimizer.state_dict()
-    states = {}
-    for number, values in stored["state"].items():
-        tensors = {key: value for key, value in values.items() if isinstance(value, torch.Tensor)}
-        states[number] = {**values, **gathered(tensors, keep=keep)}
-    return {**stored, "state": states} if keep else {}
-
-
-def _divided_optimizer_state(stored: dict[str, Any], optimizer: Any) -> dict[str, Any]:
-    """The state of one process with what has the shape of a weight divided as the weight is."""
-
-    def has_shape(value: Any, weight: torch.Tensor) -> bool:
-        return isinstance(value, torch.Tensor) and value.shape == weight.shape
-
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    states = {}
-    for number, values in stored["state"].items():
-        weight = weights[number]
-        states[number] = {
-            key: part_like(weight, value) if has_shape(value, weight) else value
-            for key, value in values.items()
-        }
-    return {**stored, "state": states}

@@ -56,7 +56,12 @@ class Augmentation:
         before = slice(0, spans[-1, 0] if len(spans) else 0)
         if (targets[before] & ~tokens.is_sid_token(ids[before])).any():
             return example  # a target before the last item is text
-        n_history = len(spans) - _n_answers(example, spans)
+        # the answer is the last item of a sequence, else all from the first target on
+        is_target = [bool(targets[start:stop].any()) for start, stop in spans.tolist()]
+        n_answers = 0
+        if any(is_target[-1:]):
+            n_answers = 1 if example.is_sequence else len(spans) - is_target.index(True)
+        n_history = len(spans) - n_answers
         are_adjacent = self.item_fields.fit(ids, spans)
         order = self._order(len(spans), rng)
         if are_adjacent and order is not None:
@@ -104,15 +109,6 @@ class Augmentation:
         return order if is_reversed or self.shuffle_span else None
 
 
-def _n_answers(example: TokenizedExample, spans: NDArray[np.int64]) -> int:
-    """The number of items of the answer: the last one of a sequence, else those from the first
-    target on; 0 if the last item is no target."""
-    is_target = [bool(example.targets[start:stop].any()) for start, stop in spans.tolist()]
-    if not any(is_target[-1:]):
-        return 0
-    return 1 if example.is_sequence else len(spans) - is_target.index(True)
-
-
 def item_spans(ids: NDArray[np.int32], tokens: SidTokens) -> NDArray[np.int64]:
     """(items, 2) int64: start and stop of every SID, begin and end tokens included."""
     starts = np.flatnonzero(tokens.is_code(ids, 0))
@@ -136,7 +132,19 @@ class PrefixExamples:
         self._levels = tokens.space.levels
         self._edge = int(tokens.space.has_begin_end_tokens)
         self._every = every
-        owners, starts = _target_items(examples, tokens)
+        starts = np.flatnonzero(tokens.is_code(examples.ids, 0))  # (items,)
+        owners = np.searchsorted(examples.offsets, starts, side="right") - 1  # (items,)
+        places = starts[:, None] + np.arange(tokens.space.levels)  # (items, levels)
+        # a prefix of a SID in running text may be cut short by the end
+        places = np.minimum(places, len(examples.ids) - 1)
+        is_target = (examples.targets & (examples.weights > 0))[places].all(axis=1)  # (items,)
+        is_leading = np.ones(len(starts), dtype=np.bool_)
+        is_leading[1:] = owners[1:] != owners[:-1]
+        # what may end a prefix: a target of a sequence, but for its first item, which nothing
+        # precedes
+        may_end = is_target & ~is_leading & examples.is_sequence[owners]
+        starts = (starts - examples.offsets[owners])[may_end]
+        owners = owners[may_end]
         is_sequence = np.zeros(len(examples), dtype=np.bool_)
         is_sequence[owners] = True
         others = np.flatnonzero(~is_sequence)
@@ -171,27 +179,6 @@ class PrefixExamples:
         targets = np.zeros(stop, dtype=np.bool_)
         targets[start:end] = True
         return TokenizedExample(example.ids[:stop], targets, example.weights[:stop])
-
-
-def _target_items(
-    examples: TokenizedExamples, tokens: SidTokens
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(items,) each: the examples of the items that may end a prefix, ascending, and where in the
-    example their codes start.
-
-    They are the target items of a sequence whose weight is above 0, but for its first one, which
-    nothing precedes."""
-    starts = np.flatnonzero(tokens.is_code(examples.ids, 0))  # (items,)
-    owners = np.searchsorted(examples.offsets, starts, side="right") - 1  # (items,)
-    places = starts[:, None] + np.arange(tokens.space.levels)  # (items, levels)
-    # a prefix of a SID in running text may be cut short by the end
-    places = np.minimum(places, len(examples.ids) - 1)
-    is_target = (examples.targets & (examples.weights > 0))[places].all(axis=1)  # (items,)
-    is_leading = np.ones(len(starts), dtype=np.bool_)
-    is_leading[1:] = owners[1:] != owners[:-1]
-    may_end = is_target & ~is_leading & examples.is_sequence[owners]
-    starts_in_example = starts - examples.offsets[owners]
-    return owners[may_end], starts_in_example[may_end]
 
 
 class AugmentedExamples:

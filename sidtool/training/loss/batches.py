@@ -1,12 +1,16 @@
 """Batches of tokenized training examples: padded, several per line, or for an encoder-decoder;
-and their targets, which the loss is computed for."""
+their targets, which the loss is computed for; and the order in which several processes see their
+shares of the examples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Sampler
 
+from sidtool.base.errors import UsageError
 from sidtool.examples import TokenizedExample
 
 IGNORED = -100
@@ -43,7 +47,21 @@ class PackedCollator:
     def __call__(self, batch: Sequence[TokenizedExample]) -> dict[str, torch.Tensor]:
         """Examples -> input_ids, labels and position_ids (lines, longest) int64, and weights
         (lines, longest) float32, 0 at tokens that are no targets."""
-        tensors, positions = _lay_out(_first_fit(batch), self.pad)
+        # lines no longer than the longest example, by first fit decreasing
+        ordered = sorted(batch, key=lambda example: -len(example.ids))
+        width = len(ordered[0].ids)
+        lines: list[list[TokenizedExample]] = []
+        room: list[int] = []
+        for example in ordered:
+            length = len(example.ids)
+            fitting = (number for number, free in enumerate(room) if free >= length)
+            line = next(fitting, len(lines))
+            if line == len(lines):
+                lines.append([])
+                room.append(width)
+            lines[line].append(example)
+            room[line] -= length
+        tensors, positions = _lay_out(lines, self.pad)
         return tensors | {"position_ids": positions}
 
 
@@ -61,14 +79,19 @@ class EncoderDecoderCollator:
         """Examples -> input_ids and attention_mask (examples, longest prompt), decoder_input_ids
         (examples, longest answer), labels (examples, longest answer + 1) int64, and weights of that
         shape float32. The first label belongs to the start token, which is no target."""
-        splits = [int(example.targets.argmax()) for example in batch]
-        prompts = [
-            TokenizedExample(example.ids[:split], example.targets[:split], example.weights[:split])
-            for example, split in zip(batch, splits, strict=True)
-        ]
-        answers = [
-            self._answer(example, split) for example, split in zip(batch, splits, strict=True)
-        ]
+        prompts, answers = [], []
+        for ids, targets, weights, _ in batch:
+            split = int(targets.argmax())
+            prompts.append(TokenizedExample(ids[:split], targets[:split], weights[:split]))
+            # the start token, then the tokens up to the last target
+            answer = slice(split, len(ids) - int(targets[::-1].argmax()))
+            answers.append(
+                TokenizedExample(
+                    np.insert(ids[answer], 0, self.start),
+                    np.insert(targets[answer], 0, False),
+                    np.insert(weights[answer], 0, 0),
+                )
+            )
         encoder = PaddedCollator(self.pad)(prompts)
         decoder, _ = _lay_out([[answer] for answer in answers], self.pad)
         # nothing is predicted from the last token
@@ -79,17 +102,6 @@ class EncoderDecoderCollator:
             "decoder_input_ids": decoder_input_ids,
             **decoder,
         }
-
-    def _answer(self, example: TokenizedExample, split: int) -> TokenizedExample:
-        """What the decoder reads and predicts: the start token, then the tokens from `split` to the
-        last target."""
-        ids, targets, weights, _ = example
-        answer = slice(split, len(ids) - int(targets[::-1].argmax()))
-        return TokenizedExample(
-            np.insert(ids[answer], 0, self.start),
-            np.insert(targets[answer], 0, False),
-            np.insert(weights[answer], 0, 0),
-        )
 
 
 def parts_by_length(
@@ -106,24 +118,6 @@ def parts_by_length(
             part[name] = part[name][:, :longest]
         parts.append(part)
     return parts
-
-
-def _first_fit(batch: Sequence[TokenizedExample]) -> list[list[TokenizedExample]]:
-    """Put examples into lines no longer than the longest example, by first fit decreasing."""
-    ordered = sorted(batch, key=lambda example: -len(example.ids))
-    width = len(ordered[0].ids)
-    lines: list[list[TokenizedExample]] = []
-    room: list[int] = []
-    for example in ordered:
-        length = len(example.ids)
-        fitting = (number for number, free in enumerate(room) if free >= length)
-        line = next(fitting, len(lines))
-        if line == len(lines):
-            lines.append([])
-            room.append(width)
-        lines[line].append(example)
-        room[line] -= length
-    return lines
 
 
 def _lay_out(
@@ -183,3 +177,56 @@ class Targets:
             ids[line[:, None], columns_before],
             weights[line, column + 1],
         )
+
+
+class DividedExamples(Sequence[TokenizedExample]):
+    """The share of one process, as a part of n x processes examples: with p processes, example i is
+    one of the process i % p. A share of fewer than n examples begins again."""
+
+    def __init__(self, share: Any, rank: int, sizes: Sequence[int], batch_size: int) -> None:
+        self._share = share
+        self._rank = rank
+        self.processes = len(sizes)
+        self.batch_size = batch_size
+        self.per_process = -(-max(sizes) // batch_size) * batch_size
+        """whole batches, so that no batch has examples of two processes"""
+
+    def __len__(self) -> int:
+        return self.per_process * self.processes
+
+    def __getitem__(self, number: Any) -> Any:
+        place, rank = divmod(number, self.processes)
+        if rank != self._rank:
+            raise UsageError(
+                f"process {self._rank} is asked for an example of process {rank}",
+                hint="divide_examples needs the default of accelerator_config",
+            )
+        return self._share[place % len(self._share)]
+
+
+class DividedOrder(Sampler[int]):
+    """The order of an epoch: a batch of the first process, one of the second and so on, which is
+    how accelerate deals batches out. Every process has an order of its own, which follows from seed
+    and epoch."""
+
+    def __init__(self, examples: DividedExamples, seed: int) -> None:
+        self._examples = examples
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of an epoch, from 0."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __iter__(self) -> Iterator[int]:
+        batches = []
+        processes = self._examples.processes
+        for rank in range(processes):
+            rng = np.random.default_rng([self._seed, self._epoch, rank])
+            places = rng.permutation(self._examples.per_process)
+            batches.append((places * processes + rank).reshape(-1, self._examples.batch_size))
+        # (batches of each, processes, batch size)
+        yield from np.stack(batches, axis=1).reshape(-1).tolist()

@@ -52,19 +52,15 @@ class Loss:
     """weight of the cross-entropy with the teachers' mean distribution, against that of the target
     (Hinton et al., arXiv:1503.02531, at temperature 1)"""
 
-    @property
-    def columns(self) -> Columns | None:
+    def columns(self, device: Any = "cpu") -> Columns | None:
         """The token ids whose logits are needed; None for all."""
-        return self._columns("cpu")
-
-    def _columns(self, device: Any) -> Columns | None:
         return None if self.over == "vocabulary" else token_columns(self.tokens, device).all_codes
 
     def parts(self, targets: torch.Tensor) -> list[Part]:
         """Split (n,) target ids by the columns that they need: one part, or one for each level."""
         if self.over in ("vocabulary", "sid"):
             every_target = torch.arange(len(targets), device=targets.device)
-            return [(every_target, self._columns(targets.device))]
+            return [(every_target, self.columns(targets.device))]
         parts: list[Part] = []
         for level in token_columns(self.tokens, targets.device).levels:
             in_level = contained_in(level.columns, targets)
@@ -91,27 +87,23 @@ class Loss:
             places = places_in(columns, targets.ids[indexes])
             preceding = targets.preceding[indexes]
             competitors = self._competitors(level, block.shape[1], places, preceding)
-            level_blocks = [teacher[level] for teacher in teacher_blocks]
-            losses = targets.weights[indexes] * self._losses(competitors, block, level_blocks)
-            total = total + losses[competitors.counted].sum()
+            logs = competitors.log_probabilities(block.float())
+            losses = -logs.gather(-1, competitors.target[:, None])[:, 0]  # (n,)
+            if self.smoothing:
+                uniform = -logs.sum(-1) / competitors.number
+                losses = torch.lerp(losses, uniform, self.smoothing)
+            if teacher_blocks:
+                teacher_logs = torch.stack(
+                    [
+                        competitors.log_probabilities(teacher[level].float())
+                        for teacher in teacher_blocks
+                    ]
+                )  # (teachers, n, competitors)
+                distilled = -(teacher_logs.exp().mean(0) * logs).sum(-1)
+                losses = torch.lerp(losses, distilled, self.distill_weight)
+            weighted = targets.weights[indexes] * losses
+            total = total + weighted[competitors.counted].sum()
         return total
-
-    def _losses(
-        self, competitors: "_Competitors", block: torch.Tensor, teacher_blocks: Blocks
-    ) -> torch.Tensor:
-        """The (n,) float32 losses of the targets, from (n, columns) logits."""
-        logs = competitors.log_probabilities(block.float())
-        losses = -logs.gather(-1, competitors.target[:, None])[:, 0]
-        if self.smoothing:
-            uniform = -logs.sum(-1) / competitors.number
-            losses = torch.lerp(losses, uniform, self.smoothing)
-        if teacher_blocks:
-            teacher_logs = torch.stack(
-                [competitors.log_probabilities(teacher.float()) for teacher in teacher_blocks]
-            )  # (teachers, n, competitors)
-            distilled = -(teacher_logs.exp().mean(0) * logs).sum(-1)
-            losses = torch.lerp(losses, distilled, self.distill_weight)
-        return losses
 
     def _competitors(
         self, level: int, width: int, places: torch.Tensor, preceding: torch.Tensor

@@ -1,19 +1,13 @@
 """Judges a model in training against the one that it started from: validation metrics, and whether
 it is worse on any slice of targets by training frequency."""
 
-import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
-from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from transformers import TrainerControl
-from trl import GRPOTrainer
 
 from sidtool.data.split import Example, UserSequence
 from sidtool.evaluation import (
@@ -32,14 +26,10 @@ from sidtool.evaluation import (
 )
 from sidtool.recommendation import Query, QuerySession, RankedQueries
 from sidtool.tokenizer.sid import Leaves
-from sidtool.training.loop.checkpoints import check_weights
-from sidtool.training.loop.machine import class_forward
 from sidtool.training.reinforcement.settings import LIST_METRICS, RlOptions
 
 MIN_USERS = 10
 """A slice with fewer users is not judged: a bootstrap of so few underestimates its error."""
-_GAIN_OF_SLICE = re.compile(r"eval_(?P<metric>.+)_gain_(?P<group>.+)")
-"""The key of a metric's difference from the start on a slice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,22 +41,16 @@ class Measurement:
     each level"""
     values: NDArray[np.float64]
     """(n, metrics): the first three for each user"""
-    lists: "ListValues | None" = None
-    """of a model that is trained on lists"""
+    list_users: tuple[str, ...] = ()
+    """those that are validated on lists"""
+    list_values: NDArray[np.float64] | None = None
+    """(n, 2): LIST_METRICS of each of these users"""
 
-    def with_lists(self, lists: "ListValues") -> "Measurement":
+    def with_lists(self, users: tuple[str, ...], values: NDArray[np.float64]) -> "Measurement":
         """The same, with the means of lists among the metrics."""
-        means = dict(zip(LIST_METRICS, lists.values.mean(axis=0).tolist(), strict=True))
-        return replace(self, metrics={**self.metrics, **means}, lists=lists)
-
-
-@dataclass(frozen=True, eq=False)
-class ListValues:
-    """The lists of validation users."""
-
-    users: tuple[str, ...]
-    values: NDArray[np.float64]
-    """(n, 2): LIST_METRICS of each user"""
+        means = dict(zip(LIST_METRICS, values.mean(axis=0).tolist(), strict=True))
+        metrics = {**self.metrics, **means}
+        return replace(self, metrics=metrics, list_users=users, list_values=values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,10 +82,11 @@ class Judge:
     @property
     def k(self) -> int:
         """The cut-off of the metric of items."""
-        return int(self._item_metric.partition("@")[2])
+        return int(self.item_metric.partition("@")[2])
 
     @property
-    def _item_metric(self) -> str:
+    def item_metric(self) -> str:
+        """The metric of items on each slice."""
         return "ndcg@10" if self.metric in LIST_METRICS else self.metric
 
     @cached_property
@@ -150,97 +135,13 @@ class Judge:
         numbers = {name: np.flatnonzero(group) for name, group in self.groups.items()}
         n_users = {name: len({users[n] for n in of_group}) for name, of_group in numbers.items()}
         by_slice = {
-            (self._item_metric, name): by_metric[self._item_metric]
+            (self.item_metric, name): by_metric[self.item_metric]
             for name, by_metric in differences.items()
             if name in SLICES and n_users[name] >= MIN_USERS
         }
-        if start.lists is not None and current.lists is not None:
-            by_slice["list_recall", "all"] = paired_differences(
-                LIST_METRICS, current.lists.values, start.lists.values, current.lists.users
-            )["all"]["list_recall"]
+        if start.list_values is not None and current.list_values is not None:
+            of_lists = paired_differences(
+                LIST_METRICS, current.list_values, start.list_values, current.list_users
+            )
+            by_slice["list_recall", "all"] = of_lists["all"]["list_recall"]
         return {key: each for key, each in by_slice.items() if each.high < 0}
-
-
-class JudgedTrainer(GRPOTrainer):
-    """A trainer that validates by recommending, and does not select what is worse on a slice."""
-
-    judge: Judge
-    refuses_worse_slices: bool
-    recent: defaultdict[str, list[float]]
-    """what was recorded since the last validation"""
-    _start: Measurement | None = None
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Measure the start, which the model is until here, and train."""
-        self._start = self._measure()
-        self.log({f"start_{name}": value for name, value in self._start.metrics.items()})
-        return super().train(*args, **kwargs)
-
-    @property
-    def start_value(self) -> float | None:
-        """The metric of the start; None if this process did not train."""
-        return None if self._start is None else self._start.metrics[self.judge.metric]
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Metrics of recommending to the validation users, how they differ from those of the start,
-        and what the groups since the last validation were like."""
-        assert self._start is not None
-        check_weights(self)
-        measured = self._measure()
-        name = self.judge.metric
-        metrics = {f"eval_{key}": value for key, value in measured.metrics.items()}
-        metrics[f"eval_{name}_gain"] = measured.metrics[name] - self._start.metrics[name]
-        worse = self.judge.worse_slices(self._start, measured)
-        metrics["eval_worse_slices"] = float(len(worse))
-        metrics |= {
-            f"eval_{metric}_gain_{group}": difference.mean
-            for (metric, group), difference in worse.items()
-        }
-        metrics |= self._recent_means()
-        self.log(dict(metrics))
-        self.control: TrainerControl = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
-        return metrics
-
-    def _measure(self) -> Measurement:
-        model = self.accelerator.unwrap_model(self.model)
-        with class_forward(model), torch.no_grad(), self.accelerator.autocast():
-            share = self.judge.rank(model, self.args.process_index, self.args.world_size)
-        return self.judge.measure(gather_object([share]))
-
-    def worse_slices(self) -> str:
-        """The slices on which the last validated checkpoint was worse than the start, by how
-        much."""
-        entries = [entry for entry in self.state.log_history if "eval_worse_slices" in entry]
-        last = entries[-1] if entries else {}
-        found = ((_GAIN_OF_SLICE.fullmatch(name), value) for name, value in last.items())
-        return ", ".join(
-            f"{match['group']} ({match['metric']} {value:+.4f})" for match, value in found if match
-        )
-
-    def _recent_means(self) -> dict[str, float]:
-        """The means of what was recorded since the last validation, over all processes."""
-        means = {}
-        for name in ("reward", "dead_groups", "kl"):
-            values = self.recent.pop(name, [])
-            sums = torch.tensor([sum(values), len(values)], dtype=torch.float64)
-            total, count = self.accelerator.reduce(sums.to(self.args.device)).tolist()
-            if count:
-                means[f"eval_{name}"] = total / count
-        return means
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """As the parent class, but a checkpoint that is worse on a slice is never the best."""
-        if self.refuses_worse_slices and metrics.get("eval_worse_slices"):
-            return False
-        return bool(super()._determine_best_metric(metrics, trial))
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log without what TRL measures of texts, since every item has the same number of tokens,
-        and of time, which another run would not repeat."""
-        for mode in ("train", "eval"):
-            for name in list(self._metrics[mode]):
-                if name.startswith(("completions/", "rewards/", "num_tokens", "step_time")):
-                    del self._metrics[mode][name]
-        super().log(logs, start_time)

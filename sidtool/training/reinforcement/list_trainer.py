@@ -23,8 +23,7 @@ from sidtool.data.split import Example
 from sidtool.recommendation import Query, QuerySession
 from sidtool.tokenizer.sid import ItemRows
 from sidtool.training.loop.machine import class_forward
-from sidtool.training.reinforcement.judge import ListValues, Measurement
-from sidtool.training.reinforcement.objective import preference_loss
+from sidtool.training.reinforcement.judge import Measurement
 from sidtool.training.reinforcement.pairs import (
     ListPair,
     PairMaker,
@@ -33,7 +32,7 @@ from sidtool.training.reinforcement.pairs import (
     stack_pairs,
     write_lists,
 )
-from sidtool.training.reinforcement.rewards.hits import list_recall
+from sidtool.training.reinforcement.rewards.kinds import list_recall
 from sidtool.training.reinforcement.rewards.reward import GroupReward, Groups, Matrix, RewardContext
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.reinforcement.trainer import GroupTrainer
@@ -138,7 +137,27 @@ class ListTrainer(GroupTrainer):
         with class_forward(model), torch.no_grad(), self.accelerator.autocast():
             share = self.validation.lists(model, self.args.process_index, self.args.world_size)
         values = self.validation.values(gather_object([share]))
-        return measured.with_lists(ListValues(self.validation.users, values))
+        return measured.with_lists(self.validation.users, values)
+
+
+def preference_loss(
+    chosen: torch.Tensor,
+    rejected: torch.Tensor,
+    chosen_reference: torch.Tensor,
+    rejected_reference: torch.Tensor,
+    is_preference: torch.Tensor,
+    *,
+    beta: float,
+) -> torch.Tensor:
+    """(n,): the loss of DPO, of preferring one sequence to another: -log sigmoid(r_chosen -
+    r_rejected), with r = beta * (log pi - log pi_reference).
+
+    All are (n,), log-probabilities of whole sequences. A pair that is no preference has the loss
+    0."""
+    gaps = beta * (rejected - rejected_reference) - beta * (chosen - chosen_reference)
+    gaps = gaps.masked_fill(~is_preference, -torch.inf)
+    # -log sigmoid(-x) is log(exp(0) + exp(x))
+    return torch.stack([torch.zeros_like(gaps), gaps], dim=1).logsumexp(dim=1)
 
 
 class _RoundCallback(TrainerCallback):

@@ -65,11 +65,6 @@ class RlRun(Run):
     fields_digest: str | None
     """SHA-256 (hex) of its training events: a split's own digest leaves fields out"""
 
-    @property
-    def needs_start(self) -> bool:
-        """Whether the objective compares the policy with the start."""
-        return self.options.algorithm == "ipa" or bool(self.config_fields["beta"])
-
     @cached_property
     def input_records(self) -> dict[str, Any]:
         """What identifies the input of each reward, by its name, as JSON."""

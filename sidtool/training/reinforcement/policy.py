@@ -99,13 +99,25 @@ class Policy:
 
         `prompt_ids` are (n, P) token ids padded on the left, `prompt_mask` (n, P) has 1 for a token
         and 0 for padding. `model` is the model itself or a wrapper of it that distributes it."""
+        depths: list[int] | None = None
         if self.decoder_start is None:
             inputs = self._inputs(prompt_ids, prompt_mask, codes)
             parts = self._parts(prompt_ids.shape[1], codes)
-            depths = None
         else:
-            inputs, depths = self._encoder_inputs(prompt_ids, prompt_mask, codes)
+            starts = torch.full_like(prompt_ids[:, :1], self.decoder_start)
+            trees = self._inputs(starts, torch.ones_like(starts), codes)
             parts = self._parts(1, codes)
+            depths = trees["position_ids"][0].tolist()
+            # the encoder's absolute positions count from the first token: padding goes to the right
+            order = prompt_mask.sort(dim=1, descending=True, stable=True).indices
+            inputs = {
+                "input_ids": prompt_ids.gather(1, order),
+                "attention_mask": prompt_mask.gather(1, order),
+                "decoder_input_ids": trees["input_ids"],
+                "decoder_attention_mask": trees["attention_mask"],
+            }
+            if "decoder_position_ids" in signature(self.network.forward).parameters:
+                inputs["decoder_position_ids"] = trees["position_ids"]
 
         def forward() -> torch.Tensor:
             with ExitStack() as positions:
@@ -115,17 +127,36 @@ class Policy:
                 logits: torch.Tensor = model(**inputs, use_cache=False).logits
             return logits
 
-        blocks = self._blocks(forward, parts)
+        return self._walk(forward, parts, codes)
+
+    def _walk(
+        self, forward: Callable[[], torch.Tensor], parts: list[Part], codes: torch.Tensor
+    ) -> GroupScores:
+        """The scores of (n, C, L) codes by the logits of each level at `parts`, from the root."""
+        blocks = self.head.blocks(forward, parts) if self.narrow else full_blocks(forward(), parts)
         n, chains, levels = codes.shape
         nodes = torch.zeros(n, 1, dtype=torch.long, device=codes.device)  # the root
         log_probs = []
         entropies = []
         for level in range(levels):
-            # (n, 1, columns) at the first level, which all chains share, then (n, C, columns)
-            logits = blocks[level].float().view(n, -1, blocks[level].shape[-1])
-            steps, entropy, nodes = self.step(level, logits, nodes, codes[..., level])
-            log_probs.append(steps)
+            # what all chains share has 1 in place of C: the nodes and the logits of the first level
+            logits = blocks[level].float().view(n, -1, blocks[level].shape[-1])  # (n, C, columns)
+            children, child_codes, valid = self.arrays.candidates(level, nodes)  # (n, C, fan-out)
+            matches = valid & (child_codes == codes[..., level].unsqueeze(-1))
+            place = matches.int().argmax(-1, keepdim=True)  # (n, C, 1)
+            if self.normalize == "trie":
+                places = self.columns.levels[level].places(child_codes)
+                competing = logits.gather(-1, places).masked_fill(~valid, -torch.inf)
+                logs = competing.log_softmax(-1)
+                column = place
+            else:
+                logs = logits.log_softmax(-1)
+                column = self.columns.levels[level].places(codes[..., level]).unsqueeze(-1)
+            # 0 in place of minus infinity: the gradient of 0 * log 0 would be NaN
+            entropy = -(logs.exp() * logs.masked_fill(logs == -torch.inf, 0.0)).sum(-1)
             entropies.append(entropy.expand(n, chains))
+            log_probs.append(logs.expand(-1, chains, -1).gather(-1, column).squeeze(-1))
+            nodes = children.expand(-1, chains, -1).gather(-1, place).squeeze(-1)
         return GroupScores(torch.stack(log_probs, dim=-1), torch.stack(entropies, dim=-1))
 
     def _inputs(
@@ -157,25 +188,6 @@ class Policy:
             "attention_mask": additive_masks(self.windows, visible, distances, self.dtype),
         }
 
-    def _encoder_inputs(
-        self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, codes: torch.Tensor
-    ) -> tuple[dict[str, Any], list[int]]:
-        """What an encoder-decoder reads, and the depths of the decoder's tokens."""
-        starts = torch.full_like(prompt_ids[:, :1], self.decoder_start)
-        trees = self._inputs(starts, torch.ones_like(starts), codes)
-        # the encoder's absolute positions count from the first token: padding goes to the right
-        order = prompt_mask.sort(dim=1, descending=True, stable=True).indices
-        inputs = {
-            "input_ids": prompt_ids.gather(1, order),
-            "attention_mask": prompt_mask.gather(1, order),
-            "decoder_input_ids": trees["input_ids"],
-            "decoder_attention_mask": trees["attention_mask"],
-        }
-        if "decoder_position_ids" in signature(self.network.forward).parameters:
-            inputs["decoder_position_ids"] = trees["position_ids"]
-        depths: list[int] = trees["position_ids"][0].tolist()
-        return inputs, depths
-
     def _parts(self, prompt_length: int, codes: torch.Tensor) -> list[Part]:
         """The positions, in the flattened batch, whose logits are needed at each level."""
         n, chains, levels = codes.shape
@@ -189,37 +201,6 @@ class Policy:
             columns = self.columns.levels[level].columns
             parts.append(((first[:, None] + offsets).flatten(), columns))
         return parts
-
-    def step(
-        self, level: int, logits: torch.Tensor, nodes: torch.Tensor, codes: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Log-probabilities of (n, C) codes at a level, entropies, and the nodes of the prefixes
-        that end with these codes; `logits` and `nodes` have 1 or C columns."""
-        # (n, 1 or C, fan-out) each
-        children, child_codes, valid = self.arrays.candidates(level, nodes)
-        if self.normalize == "trie":
-            places = self.columns.levels[level].places(child_codes)
-            competing = logits.gather(-1, places).masked_fill(~valid, -torch.inf)
-            logs = competing.log_softmax(-1)
-        else:
-            logs = logits.log_softmax(-1)
-        # 0 in place of minus infinity: the gradient of 0 * log 0 would be NaN
-        entropy = -(logs.exp() * logs.masked_fill(logs == -torch.inf, 0.0)).sum(-1)
-        matches = valid & (child_codes == codes.unsqueeze(-1))  # (n, C, fan-out)
-        place = matches.int().argmax(-1, keepdim=True)  # (n, C, 1)
-        column = place
-        if self.normalize != "trie":
-            column = self.columns.levels[level].places(codes).unsqueeze(-1)
-        chains = codes.shape[1]
-        log_probs = logs.expand(-1, chains, -1).gather(-1, column).squeeze(-1)
-        next_nodes = children.expand(-1, chains, -1).gather(-1, place).squeeze(-1)
-        return log_probs, entropy, next_nodes
-
-    def _blocks(
-        self, forward: Callable[[], torch.Tensor], parts: list[Part]
-    ) -> Sequence[torch.Tensor]:
-        """The logits of each part."""
-        return self.head.blocks(forward, parts) if self.narrow else full_blocks(forward(), parts)
 
     def list_log_probs(
         self,
@@ -263,14 +244,9 @@ class Policy:
             ((before + level).flatten(), self.columns.levels[level].columns)
             for level in range(levels)
         ]
-        blocks = self._blocks(forward, parts)
-        nodes = torch.zeros(n * length, 1, dtype=torch.long, device=device)  # the root
-        steps = []
-        for level in range(levels):
-            logits = blocks[level].float().unsqueeze(1)  # (n * m, 1, columns)
-            of_level, _, nodes = self.step(level, logits, nodes, codes[..., level].view(-1, 1))
-            steps.append(of_level.view(n, length))
-        return torch.stack(steps, dim=-1).masked_fill(~valid.unsqueeze(-1), 0.0)
+        # each item of a list is a chain of its own
+        log_probs = self._walk(forward, parts, codes.reshape(n * length, 1, levels)).log_probs
+        return log_probs.view(n, length, levels).masked_fill(~valid.unsqueeze(-1), 0.0)
 
 
 def pad_left(prompts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,82 +4,48 @@ objectives, clipping, divergence from the start, schedules, distribution and res
 the parent classes."""
 
 import math
+import re
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
-from numpy.typing import NDArray
-from transformers import PrinterCallback, TrainerCallback
-from trl import GRPOConfig
-from trl.trainer.utils import RepeatSampler, split_tensor_dict
+from transformers import PrinterCallback, TrainerCallback, TrainerControl
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import split_tensor_dict
 
 from sidtool.model import LoadedModel
 from sidtool.model.contract import Selection
-from sidtool.recommendation import QuerySession
-from sidtool.tokenizer.bundle import Trie
-from sidtool.tokenizer.sid import ItemRows, Leaves, SidPositions
+from sidtool.tokenizer.sid import Leaves, SidPositions
+from sidtool.training.loop.checkpoints import check_weights
 from sidtool.training.loop.machine import class_forward
 from sidtool.training.loop.watched import WatchedTrainer
-from sidtool.training.reinforcement.examples import RlExamples
-from sidtool.training.reinforcement.judge import Judge, JudgedTrainer
-from sidtool.training.reinforcement.objective import GroupObjective
+from sidtool.training.reinforcement.groups import (
+    EpochSampler,
+    ExampleNumbers,
+    GroupMaker,
+    WholeGenerations,
+)
+from sidtool.training.reinforcement.judge import Judge, Measurement
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import GroupReward, Groups, lacks_signal
 from sidtool.training.reinforcement.settings import RlOptions
 
-
-@dataclass(frozen=True, eq=False)
-class Rollouts:
-    """n groups of G leaves of the trie, in each the one that the policy prefers first."""
-
-    prompts: list[list[int]]
-    """n prompts as token ids"""
-    leaves: Leaves
-    """(n, G): an arbitrary leaf where not `valid`"""
-    valid: NDArray[np.bool_]
-    """(n, G): False behind the last item of a group, where fewer than G could be recommended"""
+EARLY_CLIP = 0.1
+"""The delta of ECPO: ratios are at most 1 + epsilon_high + delta at negative advantages."""
+_GAIN_OF_SLICE = re.compile(r"eval_(?P<metric>.+)_gain_(?P<group>.+)")
+"""The key of a metric's difference from the start on a slice."""
 
 
-@dataclass(frozen=True, eq=False)
-class GroupMaker:
-    """Makes groups for examples by their number."""
-
-    session: QuerySession
-    policy: Policy
-    examples: RlExamples
-    size: int
-    """G, the items of a group"""
-
-    def target_leaves(self, numbers: NDArray[np.int64]) -> Leaves:
-        """(n,): the leaf of each example's target."""
-        trie = self.session.trie
-        return trie.leaves(trie.positions_of(ItemRows(self.examples.targets[numbers])))
-
-    def make(self, model: Any, numbers: NDArray[np.int64]) -> Rollouts:
-        """The groups of examples, under a model that holds no gradient meanwhile."""
-        queries = [self.examples.query(self.session, number) for number in numbers.tolist()]
-        leaves = np.full((len(queries), self.size), -1, dtype=np.int64)
-        results = self.session.search(model, queries, k=self.size, num_beams=self.size)
-        for row, result in zip(leaves, results, strict=True):
-            row[: len(result.leaves)] = result.leaves
-        prompts = [list(query.prompt) for query in queries]
-        return Rollouts(prompts, Leaves(np.maximum(leaves, 0)), leaves >= 0)
-
-
-def first_items(trie: Trie, leaves: Leaves) -> ItemRows:
-    """(...) leaves -> the bundle's row of the first item of each."""
-    positions = leaves if trie.leaf_start is None else trie.leaf_start[leaves].astype(np.int64)
-    return trie.item_rows(SidPositions(positions))
-
-
-class GroupTrainer(WatchedTrainer, JudgedTrainer, GroupObjective):
-    """Trains a policy on groups of items.
+class GroupTrainer(WatchedTrainer, GRPOTrainer):
+    """Trains a policy on groups of items. The losses are those of GRPOTrainer, whose batches have
+    one row per item, for batches of whole groups. Validates by recommending, and does not select
+    what is worse than the start on a slice.
 
     `write_contract` writes contract and bundle into a model folder. `reference` is the frozen start
     with its policy, if the objective needs one."""
@@ -108,7 +74,8 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer, GroupObjective):
             warnings.simplefilter("ignore")
             super().__init__(
                 model=loaded.model,
-                reward_funcs=[_reward_of_row],
+                # `_roll_out` computes the rewards of whole groups
+                reward_funcs=[lambda reward, **_: list(reward)],
                 args=args,
                 train_dataset=placeholder,
                 eval_dataset=placeholder,
@@ -128,21 +95,21 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer, GroupObjective):
         self.judge = judge
         self.refuses_worse_slices = refuses_worse_slices
         self.write_contract = write_contract
-        self.reference_policy = None
+        self.reference_policy: Policy | None = None
         if reference is not None:
             self.ref_model, self.reference_policy = reference
         cycle = args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps
         self.add_callback(WholeGenerations(max(1, cycle)))
+        self._start: Measurement | None = None
         self._buffered_inputs: Any = None
-        self._rollouts: Rollouts | None = None
-        self.recent = defaultdict(list)
+        self._loss_inputs: dict[str, Any] | None = None
+        self._target_log_probs: torch.Tensor | None = None
+        # what was recorded since the last validation
+        self.recent: defaultdict[str, list[float]] = defaultdict(list)
         # tokens of prompts and groups, groups
         self.n_seen = torch.zeros(2, dtype=torch.int64, device=args.device)
 
-    # ---- groups ----
-
     def _get_train_sampler(self, dataset: Any = None) -> Any:
-        """TRL's sampler, with an order that follows from the seed and the epoch alone."""
         return EpochSampler(
             self,
             data_source=self.train_dataset,
@@ -174,10 +141,11 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer, GroupObjective):
         model = self.accelerator.unwrap_model(self.model)
         with class_forward(model), self.accelerator.autocast():
             rollouts = self.maker.make(model, numbers)
-        self._rollouts = rollouts
         trie = self.maker.session.trie
         examples = self.maker.examples
-        items = first_items(trie, rollouts.leaves)  # (n, G)
+        leaves = rollouts.leaves
+        positions = leaves if trie.leaf_start is None else trie.leaf_start[leaves].astype(np.int64)
+        items = trie.item_rows(SidPositions(positions))  # (n, G): the first item of each leaf
         groups = Groups(
             histories=[examples.history(number) for number in numbers.tolist()],
             items=np.where(rollouts.valid, items, -1),
@@ -189,7 +157,7 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer, GroupObjective):
         self.recent["reward"].append(float(rewards[rollouts.valid].mean()))
         self.recent["dead_groups"].append(float(dead.mean()))
         self.count(sum(map(len, rollouts.prompts)), len(numbers))
-        codes = trie.leaf_codes(Leaves(rollouts.leaves.ravel()))  # (n * G, levels)
+        codes = trie.leaf_codes(Leaves(leaves.ravel()))  # (n * G, levels)
         learned = np.repeat(rollouts.valid.ravel()[:, None], trie.levels, axis=1)
         scored = np.where(rollouts.valid, rewards, np.nan).ravel().tolist()
         return {
@@ -217,59 +185,160 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer, GroupObjective):
         """Count the tokens of the prompts of some groups."""
         self.n_seen += torch.tensor([tokens, groups]).to(self.n_seen.device)
 
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        **_: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        """(rows, levels) log-probabilities and entropies of the codes, under the policy; rows are
+        whole groups. In a step, the targets of the groups are scored with them."""
+        policy = self.reference_policy if model is self.ref_model else self.policy
+        assert policy is not None
+        inputs = self._loss_inputs
+        targets = None if inputs is None else inputs.get("target_codes")
+        size, levels = self.num_generations, logits_to_keep
+        prompts, mask = input_ids[::size, :-levels], attention_mask[::size, :-levels]
+        codes = policy.columns.codes(input_ids[:, -levels:]).view(-1, size, levels)
+        if targets is not None:
+            codes = torch.cat([codes, targets[::size, None]], dim=1)
+        n_groups = (batch_size or len(input_ids)) // size
+        batches = (part.split(n_groups) for part in (prompts, mask, codes))
+        scored = []
+        for batch in zip(*batches, strict=True):
+            with self.accelerator.autocast():
+                scored.append(policy.scores(model, *batch))
+        log_probs, entropies = (torch.cat(parts) for parts in zip(*scored, strict=True))
+        of_items = log_probs[:, :size].reshape(-1, levels)
+        if inputs is not None:
+            of_targets = None if targets is None else log_probs[:, size].contiguous()
+            self._target_log_probs = of_targets
+            old = inputs.get("old_per_token_logps")
+            # without old ones they are those of this step: every ratio is 1
+            if self.options.algorithm == "ecpo" and old is not None:
+                inputs["old_per_token_logps"] = clip_early(
+                    of_items,
+                    old,
+                    inputs["advantages"][:, None],
+                    inputs["tool_mask"],
+                    bound=1 + self.epsilon_high + EARLY_CLIP,
+                    level=self.importance_sampling_level,
+                )
+        return of_items, entropies[:, :size].reshape(-1, levels), None
 
-def _reward_of_row(reward: Sequence[float], **_: Any) -> list[float]:
-    """TRL's reward function: `_roll_out` computed the rewards of whole groups."""
-    return list(reward)
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """TRL's loss and the cross-entropy of the targets."""
+        # a copy: a buffered batch is used again in the next iteration
+        self._loss_inputs = dict(inputs)
+        try:
+            loss = super()._compute_loss(model, self._loss_inputs)
+        finally:
+            self._loss_inputs = None
+        if divergence := self._metrics["train"].get("kl"):
+            self.recent["kl"].append(divergence[-1])
+        if self.options.sft_weight and self._target_log_probs is not None:
+            cross_entropy = -self._target_log_probs.mean()
+            self._metrics["train"]["sft_loss"].append(float(cross_entropy.detach()))
+            weight = self.options.sft_weight / self.current_gradient_accumulation_steps
+            loss = loss + weight * cross_entropy
+        return loss
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Measure the start, which the model is until here, and train."""
+        self.start_clock()
+        self._start = self._measure()
+        self.log({f"start_{name}": value for name, value in self._start.metrics.items()})
+        return super().train(*args, **kwargs)
+
+    @property
+    def start_value(self) -> float | None:
+        """The metric of the start; None if this process did not train."""
+        return None if self._start is None else self._start.metrics[self.judge.metric]
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Metrics of recommending to the validation users, how they differ from those of the start,
+        and what the groups since the last validation were like."""
+        assert self._start is not None
+        check_weights(self)
+        measured = self._measure()
+        name = self.judge.metric
+        metrics = {f"eval_{key}": value for key, value in measured.metrics.items()}
+        metrics[f"eval_{name}_gain"] = measured.metrics[name] - self._start.metrics[name]
+        worse = self.judge.worse_slices(self._start, measured)
+        metrics["eval_worse_slices"] = float(len(worse))
+        metrics |= {
+            f"eval_{metric}_gain_{group}": difference.mean
+            for (metric, group), difference in worse.items()
+        }
+        # the means over all processes of what was recorded since the last validation
+        for recorded in ("reward", "dead_groups", "kl"):
+            values = self.recent.pop(recorded, [])
+            sums = torch.tensor([sum(values), len(values)], dtype=torch.float64)
+            total, count = self.accelerator.reduce(sums.to(self.args.device)).tolist()
+            if count:
+                metrics[f"eval_{recorded}"] = total / count
+        self.log(dict(metrics))
+        self.control: TrainerControl = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _measure(self) -> Measurement:
+        model = self.accelerator.unwrap_model(self.model)
+        with class_forward(model), torch.no_grad(), self.accelerator.autocast():
+            share = self.judge.rank(model, self.args.process_index, self.args.world_size)
+        return self.judge.measure(gather_object([share]))
+
+    def worse_slices(self) -> str:
+        """The slices on which the last validated checkpoint was worse than the start, by how
+        much."""
+        entries = [entry for entry in self.state.log_history if "eval_worse_slices" in entry]
+        last = entries[-1] if entries else {}
+        found = ((_GAIN_OF_SLICE.fullmatch(name), value) for name, value in last.items())
+        return ", ".join(
+            f"{match['group']} ({match['metric']} {value:+.4f})" for match, value in found if match
+        )
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As the parent class, but a checkpoint that is worse on a slice is never the best."""
+        if self.refuses_worse_slices and metrics.get("eval_worse_slices"):
+            return False
+        return bool(super()._determine_best_metric(metrics, trial))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log without what TRL measures of texts, since every item has the same number of tokens,
+        and of time, which another run would not repeat."""
+        for mode in ("train", "eval"):
+            for name in list(self._metrics[mode]):
+                if name.startswith(("completions/", "rewards/", "num_tokens", "step_time")):
+                    del self._metrics[mode][name]
+        super().log(logs, start_time)
 
 
-# ---- what makes a run that resumes equal to one that was not stopped: the order of examples,
-# and when checkpoints are due ----
+def clip_early(
+    log_probs: torch.Tensor,
+    old_log_probs: torch.Tensor,
+    advantages: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    bound: float,
+    level: str = "token",
+) -> torch.Tensor:
+    """(n, L): old log-probabilities by which no importance ratio exceeds `bound` where the
+    advantage is negative: max(pi / bound, pi_old), without a gradient.
 
-
-class ExampleNumbers:
-    """n examples, as TRL reads them: the prompt is the number of the example."""
-
-    def __init__(self, n: int) -> None:
-        self._n = n
-
-    def __len__(self) -> int:
-        return self._n
-
-    def __getitem__(self, number: int) -> dict[str, str]:
-        return {"prompt": str(number)}
-
-
-class EpochSampler(RepeatSampler):
-    """TRL's sampler draws one order after the other, so a resumed run would repeat the first."""
-
-    def __init__(self, trainer: GroupTrainer, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._trainer = trainer
-
-    def __iter__(self) -> Any:
-        if self.shuffle:
-            epoch = int(self._trainer.state.epoch or 0)
-            state = np.random.SeedSequence([self.seed, epoch]).generate_state(1)
-            self.generator.manual_seed(int(state[0]))
-        return super().__iter__()
-
-
-class WholeGenerations(TrainerCallback):
-    """Moves validations and checkpoints to the end of a generation of groups, as a run that resumes
-    within one would make its groups with other weights."""
-
-    def __init__(self, cycle: int) -> None:
-        self._cycle = cycle
-        self._evaluate = False
-        self._save = False
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Hold back what is due until the cycle of steps ends."""
-        self._evaluate |= control.should_evaluate
-        self._save |= control.should_save
-        ends = state.global_step % self._cycle == 0 or state.global_step >= state.max_steps
-        control.should_evaluate = self._evaluate and ends
-        control.should_save = self._save and ends
-        if ends:
-            self._evaluate = self._save = False
+    ECPO (arXiv:2508.20900) so keeps the gradient of an item that the policy already moved away
+    from, but bounds its size; plain clipping does not bound ratios at negative advantages.
+    `advantages` are (n, 1), `mask` is (n, L). At the level "sequence", where TRL's ratio
+    is that of the mean log-probability, all codes of a sequence are shifted alike."""
+    log_probs = log_probs.detach()
+    log_ratio = log_probs - old_log_probs
+    if level == "sequence":
+        log_ratio = (log_ratio * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp_min(
+            1
+        )
+    excess = (log_ratio - math.log(bound)).clamp_min(0)
+    return old_log_probs + torch.where(advantages < 0, excess, torch.zeros_like(excess))

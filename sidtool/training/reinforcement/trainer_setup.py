@@ -24,13 +24,14 @@ from sidtool.training.reinforcement.examples import (
     read_list_examples,
     read_rl_examples,
 )
+from sidtool.training.reinforcement.groups import GroupMaker
 from sidtool.training.reinforcement.judge import Judge
 from sidtool.training.reinforcement.list_trainer import ListTrainer, ListValidation
 from sidtool.training.reinforcement.pairs import PairMaker
 from sidtool.training.reinforcement.plan import RlRun
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import RewardContext, reward_sum
-from sidtool.training.reinforcement.trainer import GroupMaker, GroupTrainer
+from sidtool.training.reinforcement.trainer import GroupTrainer
 
 
 def build_trainer(
@@ -57,7 +58,8 @@ def build_trainer(
 
     examples = _read_examples(run, loaded, arguments)
     reference = None
-    if run.needs_start:
+    # the objective compares the policy with the start
+    if run.options.algorithm == "ipa" or run.config_fields["beta"]:
         start = copy.deepcopy(loaded.model).eval().requires_grad_(False)
         reference = (start, policy_of(start))
     maker = GroupMaker(session, policy_of(loaded.model), examples, arguments.num_generations)
@@ -96,18 +98,14 @@ def build_trainer(
 
 def _read_examples(run: RlRun, loaded: LoadedModel, arguments: Any) -> RlExamples:
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
-    tokens, bundle = loaded.tokens, run.bundle
+    inputs = (encoder, loaded.tokens, run.bundle)
     exclude_seen = bool(run.options.exclude_seen)
     examples: RlExamples
     if run.options.algorithm == "ipa":
-        examples = read_list_examples(
-            run.examples, encoder, tokens, bundle, exclude_seen=exclude_seen
-        )
+        examples = read_list_examples(run.examples, *inputs, exclude_seen=exclude_seen)
     else:
         task = history_task(run.lineage, run.examples)
-        examples = read_rl_examples(
-            run.examples, task, encoder, tokens, bundle, exclude_seen=exclude_seen
-        )
+        examples = read_rl_examples(run.examples, task, *inputs, exclude_seen=exclude_seen)
     prompts = arguments.generation_batch_size // arguments.num_generations
     if len(examples) < prompts:
         raise UsageError(

@@ -41,19 +41,16 @@ def last_training(contract: Contract, model_dir: Path) -> TrainParams:
 
     Raises CompatibilityError without one, UsageError if its training examples cannot be made again
     from what the contract records."""
-    for record in reversed(contract.stages):
-        if isinstance(record.params, TrainParams):
-            _refuse_unrecorded(contract, record.params, model_dir)
-            return record.params
-    raise CompatibilityError(
-        f"model {model_dir} was not trained by sidtool: its tasks and settings are unknown",
-        hint="sidtool make-sft and sidtool train",
-    )
-
-
-def _refuse_unrecorded(contract: Contract, last: TrainParams, model_dir: Path) -> None:
-    made = last.sft
-    prompt = contract.history_prompt
+    trained = [
+        record.params for record in contract.stages if isinstance(record.params, TrainParams)
+    ]
+    if not trained:
+        raise CompatibilityError(
+            f"model {model_dir} was not trained by sidtool: its tasks and settings are unknown",
+            hint="sidtool make-sft and sidtool train",
+        )
+    last = trained[-1]
+    made, prompt = last.sft, contract.history_prompt
     unknown = None
     if any(named_task(task).needs_queries for task in last.task_weights):
         unknown = "--queries", "of queries"
@@ -65,26 +62,26 @@ def _refuse_unrecorded(contract: Contract, last: TrainParams, model_dir: Path) -
         unknown = "--hide-text-of", f"that hide the text of {made.hidden_items} items"
     elif made is not None and made.general:
         unknown = "--general", "with general text among them"
-    if unknown is None:
-        return
-    option, examples = unknown
-    raise UsageError(
-        f"model {model_dir} was trained on examples {examples}; it does not record {option}, so "
-        "refresh cannot make them again",
-        hint=f"sidtool make-sft {option}, then sidtool train",
-    )
+    if unknown is not None:
+        option, examples = unknown
+        raise UsageError(
+            f"model {model_dir} was trained on examples {examples}; it does not record {option}, "
+            "so refresh cannot make them again",
+            hint=f"sidtool make-sft {option}, then sidtool train",
+        )
+    return last
 
 
 def refuse_other_template(contract: Contract, examples: Path, model_dir: Path) -> None:
     """Raise UsageError if new training examples show histories by other templates than the
     model's prompts: an earlier version did not record the user's."""
     lineage = read_lineage(examples)
+    made_labels = {prompt.task: prompt for prompt in lineage.label_prompts}
     pairs: list[tuple[HistoryPrompt | None, HistoryPrompt | None]] = [
         (contract.history_prompt, lineage.history_prompt),
         (contract.list_prompt, lineage.list_prompt),
+        *((prompt, made_labels.get(prompt.task)) for prompt in contract.label_prompts),
     ]
-    made_labels = {prompt.task: prompt for prompt in lineage.label_prompts}
-    pairs += [(prompt, made_labels.get(prompt.task)) for prompt in contract.label_prompts]
     for prompt, made in pairs:
         if prompt is None or made is None or prompt.task != made.task:
             continue
@@ -118,15 +115,6 @@ def last_sft_options(contract: Contract, last: TrainParams, seed: int) -> SftOpt
     if contract.history_prompt is not None:
         return replace(options, history_length=contract.history_prompt.history_length)
     return options
-
-
-def shows_text(last: TrainParams) -> str | None:
-    """A task of the model's last stage that shows text of items, None without one."""
-    for name in last.task_weights:
-        task = named_task(name)
-        if task.history_source != "sid" or not task.writes_sids:
-            return name
-    return None
 
 
 def last_weights(last: TrainParams) -> WeightOptions | None:

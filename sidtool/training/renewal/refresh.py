@@ -18,13 +18,12 @@ from sidtool.base.progress import Log, Progress
 from sidtool.data import Items, make_items
 from sidtool.data.split import Split, open_split
 from sidtool.evaluation import TuneMemoryOptions, tune_memory
-from sidtool.examples import TaskCatalogOptions, make_sft, read_catalog, side_files
+from sidtool.examples import TaskCatalogOptions, make_sft, named_task, read_catalog, side_files
 from sidtool.memory import Memory, check_vectors, needs_vectors, rebuild_memory
 from sidtool.model import bind_memory, carry_model, check_model_folder
 from sidtool.model.contract import (
     MEMORY_COPY,
     Contract,
-    MemoryBinding,
     TrainParams,
     Verdict,
     check_bundle,
@@ -42,7 +41,6 @@ from sidtool.training.renewal.last_training import (
     last_training,
     last_weights,
     refuse_other_template,
-    shows_text,
     training_settings,
 )
 from sidtool.training.training import TrainingSummary, train
@@ -198,26 +196,19 @@ def run_refresh(
                 notify=say,
             )
             if memory is not None and plan.contract.memory is not None:
-                _bind(trained, memory, plan.contract.memory, plan.split, out, force=force)
+                before = plan.contract.memory
+                if before.reranker is not None and plan.split.valid:
+                    # it was fitted to the earlier model: all is chosen again
+                    choice = TuneMemoryOptions(exclude_seen=before.reranker.exclude_seen)
+                    tune_memory(trained, plan.split, memory, out, choice, force=force)
+                else:
+                    binding = replace(before, digest=memory.digest, reranker=None)
+                    bind_memory(trained, memory, binding, out, force=force)
                 training = replace(training, model=str(out))  # it was trained in a folder beside
                 remove(trained.parent)
         finally:
             remove(work)
     return RefreshSummary(str(out), verdict, training)
-
-
-def _bind(
-    trained: Path, memory: Memory, before: MemoryBinding, split: Split, out: Path, *, force: bool
-) -> None:
-    """Write a copy of a trained model with its renewed memory, weighted as before; if there was a
-    re-ranker, which was fitted to the earlier model, all is chosen on the validation users
-    again."""
-    if before.reranker is not None and split.valid:
-        options = TuneMemoryOptions(exclude_seen=before.reranker.exclude_seen)
-        tune_memory(trained, split, memory, out, options, force=force)
-        return
-    binding = replace(before, digest=memory.digest, reranker=None)
-    bind_memory(trained, memory, binding, out, force=force)
 
 
 def _carry(plan: RefreshPlan, out: Path, *, force: bool) -> Verdict:
@@ -322,8 +313,10 @@ def plan_refresh(
     check_model_split(contract, bundle, "the split", split.reference, model=f"model {model_dir}")
     last = last_training(contract, model_dir)
     check_fields(last, split.fields)
-    if items is None and (task := shows_text(last)) is not None:
-        raise UsageError(f"task {task} shows text of items", hint="--items CATALOG")
+    for name in last.task_weights if items is None else ():
+        task = named_task(name)
+        if task.history_source != "sid" or not task.writes_sids:
+            raise UsageError(f"task {name} shows text of items", hint="--items CATALOG")
     if contract.memory is not None:
         memory = Memory.open(model_dir / MEMORY_COPY)
         catalog = _embedded_catalog(memory, plan)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from sidtool.cli.reports import bundle_parts
-from sidtool.cli.reports.blocks import Node, Table
+from sidtool.cli.reports.blocks import Node, Scatter, Table, Text
 from sidtool.cli.reports.bundle_page import bundle_page
 from sidtool.cli.reports.bundle_parts import (
     DRAWN,
     CodebookTree,
     grouped_points,
-    item_plane,
+    map_blocks,
     principal_plane,
 )
 from sidtool.cli.reports.render import render
@@ -113,12 +113,14 @@ def test_groups_of_points_are_the_most_frequent_ones() -> None:
     assert series[-1].labels == ("3", "9", "10")
 
 
-def test_a_plane_needs_a_codebook_and_three_items() -> None:
-    assert item_plane(small_bundle(codebook=False), None, "") is None
-    assert item_plane(small_bundle(2), None, "") is None
-    plane = item_plane(small_bundle(DRAWN + 5, (20, 20, 20)), None, "")
-    assert plane is not None
-    assert plane.items == DRAWN == sum(len(each.points) for each in plane.chart.series)
+def test_a_map_needs_a_codebook_and_three_items() -> None:
+    assert not list(map_blocks(small_bundle(codebook=False), None, "", ""))
+    assert not list(map_blocks(small_bundle(2), None, "", ""))
+    text, chart = map_blocks(small_bundle(DRAWN + 5, (20, 20, 20)), None, "", "")
+    assert isinstance(text, Text)
+    assert text.text.startswith(f"{DRAWN:,} of {DRAWN + 5:,} items")
+    assert isinstance(chart, Scatter)
+    assert sum(len(each.points) for each in chart.series) == DRAWN
 
 
 def test_levels_are_measured_by_hand() -> None:

@@ -5,7 +5,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.cli.reports import drawing
-from sidtool.cli.reports.blocks import Estimate, IntervalChart, LineChart, Scatter, Series, thinned
+from sidtool.cli.reports.blocks import (
+    Estimate,
+    IntervalChart,
+    LineChart,
+    Page,
+    Scatter,
+    Section,
+    Series,
+    thinned,
+)
+from sidtool.cli.reports.render import render
 
 NUMBERS = st.floats(-1e9, 1e9).filter(lambda x: x == 0 or abs(x) > 1e-9)
 
@@ -24,13 +34,12 @@ def test_lines_go_from_corner_to_corner() -> None:
 
 def test_intervals_lie_on_the_scale_of_their_values() -> None:
     estimates = (Estimate("a", 1.0, 0.0, 2.0), Estimate("b", 2.0))
-    drawn = drawing.draw_rows(IntervalChart("", "", estimates))
-    first, second = drawn.rows
-    right = drawing.WIDTH - drawing.RIGHT
-    assert (first.low, first.high) == (drawing.LABELS, right)
-    assert first.at == (drawing.LABELS + right) / 2
-    assert (second.at, second.low, second.high) == (right, None, None)
-    assert second.y - first.y == drawing.ROW
+    axis = drawing.row_axis(IntervalChart("", "", estimates))
+    assert (axis.at(0.0), axis.at(2.0)) == (drawing.LABELS, drawing.WIDTH - drawing.RIGHT)
+    html = render(Page("", "", (Section("", (IntervalChart("", "", estimates),)),)))
+    assert f'<circle class="dot s0" cx="{axis.at(1.0)}"' in html
+    assert f'<circle class="dot s1" cx="{axis.at(2.0)}"' in html
+    assert html.count('<line class="line s0"') == 1
 
 
 def test_a_plane_has_one_scale() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.cli.terminal.completion import complete_reference, complete_setting, complete_task
+from sidtool.cli.terminal.options import complete_reference, complete_setting, complete_task
 from sidtool.examples.tasks import TASKS
 from tests.bundles import small_bundle
 from tests.cli.road import done

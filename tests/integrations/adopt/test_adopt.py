@@ -2,7 +2,7 @@
 newer bundle."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from transformers import AutoTokenizer
 
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
-from sidtool.integrations.adopt.adoption import adopt, check_adoption
+from sidtool.integrations.adopt.adoption import adopt, check_adoption, find_tokens, level_sizes
 from sidtool.integrations.adopt.known_prompts import AdoptOptions
 from sidtool.integrations.formats.convert import import_map
 from sidtool.integrations.formats.export import model_tokens
@@ -22,10 +22,12 @@ from sidtool.model.load import load_model_folder
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
-from sidtool.recommendation.search.constraint import SidLogitsProcessor
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.sid import SidSpace
 from tests.integrations.adopt import foreign
 from tests.integrations.adopt.foreign import Foreign
+from tests.models import tiny_tokenizer
 
 torch.set_num_threads(1)
 
@@ -127,22 +129,6 @@ def test_the_report_counts_rows_codes_and_settings(tmp_path: Path) -> None:
     assert report["padding_rows"] == report["embedding_rows"] - len(loaded)
     (warning,) = report["warnings"]
     assert "do_sample=True, top_k=20:" in warning
-
-
-def test_a_constraint_of_the_folder_keeps_generate_valid(adopted: Make) -> None:
-    model, folder = adopted("minionerec")
-    loaded = load_model_folder(folder)
-    ids = model.tokenizer(model.prompt(["3"]), return_tensors="pt")["input_ids"]
-    out = loaded.model.generate(
-        ids,
-        max_new_tokens=3,
-        do_sample=True,
-        logits_processor=[SidLogitsProcessor.from_pretrained(folder)],
-        num_return_sequences=5,
-    )
-    texts = model.tokenizer.batch_decode(out[:, ids.shape[1] :])
-    valid = {"".join(sid) for sid in model.sids.values()}
-    assert {text.replace(" ", "") for text in texts} <= valid
 
 
 def test_items_without_a_token_are_never_recommended(tmp_path: Path) -> None:
@@ -270,3 +256,82 @@ def test_untrained_rows_are_reported(tmp_path: Path) -> None:
     adoption = check_adoption(model.folder, model.map, tmp_path / "out", options)
     assert adoption.equal_rows == 3
     assert replace(adoption, equal_rows=0).warnings == adoption.warnings[1:]
+
+
+SPACE = SidSpace((4, 4), "<{level}_{code}>", None, None)
+
+
+def tokenizer_with(texts: Sequence[str]) -> Any:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(list(texts))
+    return tokenizer
+
+
+def bundle_of(codes: Sequence[Sequence[int]], sizes: tuple[int, ...] = (4, 4)) -> Bundle:
+    space = SidSpace(sizes, "<{level}_{code}>", None, None)
+    ids = [f"i{row}" for row in range(len(codes))]
+    items = ItemMap.of(space, ids, np.array(codes, dtype=np.uint16), ids)
+    return Bundle.of(items, None, "reassign", name="map")
+
+
+def texts(level: str, codes: Sequence[int]) -> list[str]:
+    return [f"<{level}_{code}>" for code in codes]
+
+
+def test_codes_without_a_token_have_none() -> None:
+    tokenizer = tokenizer_with([*texts("a", [3, 0]), *texts("b", [1, 2, 3])])
+    tokens = find_tokens(tokenizer, SPACE)
+    first = len(tokenizer) - 5
+    assert [ids.tolist() for ids in tokens.level_ids] == [
+        [first + 1, -1, -1, first],
+        [-1, first + 2, first + 3, first + 4],
+    ]
+
+
+def test_begin_and_end_tokens_are_needed_where_the_map_has_them() -> None:
+    space = SidSpace((2, 2))
+    codes = [f"<s_{level}_{code}>" for level in "ab" for code in range(2)]
+    with pytest.raises(CompatibilityError, match=r"but not <\|sid_end\|>"):
+        find_tokens(tokenizer_with([*codes, "<|sid_begin|>"]), space)
+    tokens = find_tokens(tokenizer_with(["<|sid_end|>", *codes, "<|sid_begin|>"]), space)
+    assert tokens.end == tokens.start
+    assert tokens.begin == tokens.start + 5
+
+
+class Splitting:
+    """A tokenizer that has a token and yet reads its text as two."""
+
+    def get_added_vocab(self) -> dict[str, int]:
+        names = [SPACE.token(level, code) for level in range(2) for code in range(4)]
+        return {name: 10 + number for number, name in enumerate(names)}
+
+    def __call__(self, names: list[str], **_: Any) -> dict[str, list[list[int]]]:
+        added = self.get_added_vocab()
+        return {
+            "input_ids": [[added[name], 3] if "b_2" in name else [added[name]] for name in names]
+        }
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return [f"token {token_id}" for token_id in ids]
+
+
+def test_a_token_whose_text_is_read_otherwise_is_refused() -> None:
+    with pytest.raises(CompatibilityError, match=r"reads <b_2> as 2 tokens \(token 16, token 3\)"):
+        find_tokens(Splitting(), SPACE)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "sizes"),
+    [
+        (range(6), range(3), (6, 3)),  # every code up to the largest
+        ([0, 1, 5], [0, 2], (8, 4)),  # some of them: powers of two
+        ([1], [0], (2, 4)),  # fewer than the map uses
+        (range(2), [*range(3), 70_000], (2, 3)),  # a number that no level can hold
+    ],
+)
+def test_level_sizes_hold_all_codes_with_tokens(
+    a: Sequence[int], b: Sequence[int], sizes: tuple[int, int]
+) -> None:
+    tokenizer = tokenizer_with([*texts("a", a), *texts("b", b), "<c_900>"])
+    used = [[0, 2], [1, 1]]
+    assert level_sizes(tokenizer, bundle_of(used)) == sizes

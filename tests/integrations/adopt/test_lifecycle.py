@@ -25,7 +25,7 @@ from sidtool.integrations.adopt.adoption import adopt
 from sidtool.integrations.adopt.known_prompts import AdoptOptions
 from sidtool.integrations.formats.convert import read_map
 from sidtool.model.contract.folder import read_contract
-from sidtool.model.copies import merge, rebind
+from sidtool.model.copies import rebind
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
@@ -132,19 +132,6 @@ def test_an_adopted_model_trains_and_takes_a_newer_bundle(
     history = tuple(model.sids)[3:5]
     (answer,) = recommend(tmp_path / "rebound", [Request("u", history)], options_of_query)
     assert sorted(answer.items) == sorted(set(model.sids) - {first})
-
-
-@pytest.mark.slow
-def test_adapters_of_an_adopted_model_merge(shops: Any, tmp_path: Path) -> None:
-    _, folder, examples = shops("minionerec")
-    options = TrainOptions(stage="lora", lora_r=2)
-    train(folder, examples, tmp_path / "adapted", options=options, sft_fields=SHORT)
-    merge(tmp_path / "adapted", tmp_path / "merged")
-    history = [Request("u", ("3", "4"))]
-    (adapted,) = recommend(tmp_path / "adapted", history)
-    (merged,) = recommend(tmp_path / "merged", history)
-    assert adapted.items == merged.items
-    np.testing.assert_allclose(adapted.scores, merged.scores, atol=1e-4)
 
 
 def head_of(source: Path, target: Path, n: int) -> Path:

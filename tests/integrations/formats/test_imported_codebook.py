@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -175,22 +173,6 @@ def test_a_map_of_grid_alone(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text("sku,title\nx,A\n")
     with pytest.raises(DataError, match=r"has 3 items, the catalog 1"):
         import_map(tmp_path / "flat.pt", tmp_path / "no.zarr", items=items)
-
-
-@pytest.mark.filterwarnings(UNRECORDED)
-def test_openonerec_with_its_codebook(tmp_path: Path) -> None:
-    rows = vectors(tmp_path)
-    model = ResKmeans(DIM)
-    torch.save(model.state_dict(), tmp_path / "model.pt")
-    pids = [7 * number for number in range(N)]
-    pq.write_table(
-        pa.table({"pid": pids, "sid": model.codes(rows).tolist()}), tmp_path / "map.parquet"
-    )
-    source = CodebookFile(tmp_path / "model.pt", tmp_path / "vectors.npy", by_row=True)
-    bundle = import_map(tmp_path / "map.parquet", tmp_path / "shop.zarr", codebook=source)
-    encoded = encoded_share(bundle)
-    assert encoded is not None
-    assert encoded.share == 1.0
 
 
 def test_other_vectors_are_refused(tmp_path: Path) -> None:

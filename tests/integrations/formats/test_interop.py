@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.base.errors import DataError, RefusedError, SidtoolError, UsageError
+from sidtool.base.errors import DataError, SidtoolError, UsageError
 from sidtool.data.items import Items, make_items
-from sidtool.integrations.formats.convert import CatalogFile, export_map, import_map
+from sidtool.integrations.formats.convert import export_map
 from sidtool.integrations.formats.engines import infers_layout, sid_option
 from sidtool.integrations.formats.export import Export
 from sidtool.integrations.formats.minionerec import read_minionerec, write_minionerec
@@ -104,18 +104,6 @@ def test_any_index_is_reproduced(
     )
     export_map(bundle, folder / "out", "minionerec")
     assert (folder / "out" / "index.json").read_bytes() == path.read_bytes()
-
-
-def test_a_map_is_a_valid_bundle_that_cannot_encode(tmp_path: Path) -> None:
-    path, info = written(tmp_path)
-    read_minionerec(path, name="map", info=info).save(tmp_path / "map.zarr.zip")
-    bundle = Bundle.open(tmp_path / "map.zarr.zip")
-    assert verify(tmp_path / "map.zarr.zip") == []
-    assert (bundle.codebook, bundle.manifest.recipe) == (None, None)
-    assert bundle.item_ids("<a_2><b_3>") == ["1"]
-    assert bundle.items.title(bundle.items.row("1")) == "Soap, 3 pieces"
-    with pytest.raises(RefusedError, match="cannot encode"):
-        bundle.encode(np.zeros((1, 4), dtype=np.float32))
 
 
 def test_level_sizes_may_be_given(tmp_path: Path) -> None:
@@ -316,21 +304,18 @@ def test_a_parquet_map_of_another_catalog_is_refused(tmp_path: Path) -> None:
         read_openonerec(tmp_path / "map.parquet", name="map", items=catalog("3", "4"))
 
 
-def test_openonerec_lists_may_have_any_type(tmp_path: Path) -> None:
-    codes = [[5, 0], [1, 2]]
-    for kind in (pa.large_list(pa.int64()), pa.list_(pa.int32(), 2)):
-        pq.write_table(
-            pa.table({"pid": ["x", "y"], "sid": pa.array(codes, kind)}), tmp_path / "map.parquet"
-        )
-        assert sids(read_openonerec(tmp_path / "map.parquet", name="map")) == {
-            "x": (5, 0),
-            "y": (1, 2),
-        }
-
-
-def test_openonerec_may_spell_the_sids(tmp_path: Path) -> None:
-    spelled = ["<|sid_begin|><s_a_5><s_b_0><|sid_end|>", "<s_a_1><s_b_2>"]
-    pq.write_table(pa.table({"pid": ["x", "y"], "sid": spelled}), tmp_path / "map.parquet")
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([[5, 0], [1, 2]], pa.large_list(pa.int64())),
+        pa.array([[5, 0], [1, 2]], pa.list_(pa.int32(), 2)),
+        ["<|sid_begin|><s_a_5><s_b_0><|sid_end|>", "<s_a_1><s_b_2>"],
+    ],
+)
+def test_openonerec_may_have_lists_of_any_type_or_spelled_sids(
+    tmp_path: Path, column: object
+) -> None:
+    pq.write_table(pa.table({"pid": ["x", "y"], "sid": column}), tmp_path / "map.parquet")
     assert sids(read_openonerec(tmp_path / "map.parquet", name="map")) == {"x": (5, 0), "y": (1, 2)}
 
 
@@ -367,17 +352,6 @@ def test_flashrec_infers_three_levels_of_openonerec_only(tmp_path: Path) -> None
     assert not infers_layout(SidSpace((4, 5, 6), template="<{level}_{code}>"))
     with pytest.raises(UsageError, match="needs a begin and an end token"):
         export_map(small_bundle(begin_end_tokens=False), tmp_path / "sids.json", "flashrec")
-
-
-# The functions behind import and export
-
-
-def test_columns_of_the_catalog_are_chosen(tmp_path: Path) -> None:
-    path, _ = written(tmp_path)
-    (tmp_path / "items.csv").write_text("sku,label,other\n0,Lamp,x\n1,Soap,x\n10,Mug,x\n")
-    items = CatalogFile(tmp_path / "items.csv", id_column="sku", title_column="label")
-    bundle = import_map(path, tmp_path / "map.zarr", items=items)
-    assert bundle.items.title(bundle.items.row("10")) == "Mug"
 
 
 def test_options_of_another_system_are_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 one process."""
 
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from sidtool.evaluation.options import EvaluationOptions
 from sidtool.integrations.ray.recommendations import ClusterRanker, ModelSource, recommend_folder
 from sidtool.memory.build import build_memory
 from sidtool.memory.index import MemoryOptions, WeightedMemory
+from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import answer_each
 from sidtool.recommendation.requests import read_request_file
@@ -27,7 +28,6 @@ from sidtool.recommendation.search.results import Normalize
 from tests.bundles import small_bundle
 from tests.cli.road import write_lines
 from tests.evaluation.shop import shop, visits
-from tests.integrations.ray.sources import LoadedSource
 from tests.loaded import loaded_model
 from tests.memory.rerankers import random_reranker, reranked_model
 from tests.recommendation.serve.disk import catalog_bundle, save_model
@@ -150,3 +150,18 @@ def test_the_record_has_the_digest_of_a_memory(tmp_path: Path) -> None:
         assert records[-1]["memory"]["digest"] == memory.digest
     assert records[0] != records[1]
     assert "digest" not in ModelSource(model).record()["memory"]
+
+
+@dataclass(frozen=True)
+class LoadedSource:
+    """As `ModelSource`, in this process only."""
+
+    loaded: LoadedModel
+
+    def load(self) -> LoadedModel:
+        """The model."""
+        return self.loaded
+
+    def record(self) -> dict[str, Any]:
+        """What a lineage says of it."""
+        return {"model": "loaded", "bundle": self.loaded.bundle.identity.digest}

@@ -70,15 +70,6 @@ def test_what_does_not_fit_is_named(
         Bundle.from_vectors(**(arguments | changed))
 
 
-def test_a_bundle_with_an_unknown_policy_is_not_written(tmp_path: Path) -> None:
-    bundle = small_bundle()
-    unknown: Any = "drop"
-    other = Bundle.of(bundle.items, bundle.codebook, unknown, name="other")
-    with pytest.raises(UsageError, match=r"'other' cannot be written: .* policy is 'drop'"):
-        other.save(tmp_path / "other.zarr")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_an_id_that_no_bundle_can_hold_is_not_in_one(tmp_path: Path) -> None:
     small_bundle(5000, (20, 20, 20)).save(tmp_path / "large.zarr")
     for bundle in (small_bundle(), Bundle.open(tmp_path / "large.zarr")):

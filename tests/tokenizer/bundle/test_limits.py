@@ -158,27 +158,6 @@ def test_a_value_that_is_neither_true_nor_false_is_refused(tmp_path: Path) -> No
     assert "neither true nor false" in refused(path, stored_bytes(made))
 
 
-def as_fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def as_folder(path: Path) -> None:
-    path.mkdir()
-
-
-def as_device(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
-def as_sparse_file(path: Path) -> None:
-    with path.open("wb") as stream:
-        stream.truncate(1 << 40)
-
-
-def as_loop(path: Path) -> None:
-    path.symlink_to(path)
-
-
 def as_socket(path: Path) -> None:
     server = socket.socket(socket.AF_UNIX)
     before = Path.cwd()
@@ -190,19 +169,29 @@ def as_socket(path: Path) -> None:
         server.close()
 
 
-FILES = (as_fifo, as_folder, as_device, as_sparse_file, as_loop, as_socket)
+def as_sparse_file(path: Path) -> None:
+    with path.open("wb") as stream:
+        stream.truncate(1 << 40)
+
+
+FILES: dict[str, Callable[[Path], object]] = {
+    "fifo": os.mkfifo,
+    "folder": Path.mkdir,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "sparse file": as_sparse_file,
+    "loop": lambda path: path.symlink_to(path),
+    "socket": as_socket,
+}
 
 
 @pytest.mark.parametrize("name", ["items/sid/c/0/0", "items/sid/zarr.json", ROOT, "items/more"])
-@pytest.mark.parametrize("make", FILES)
-def test_only_regular_files_are_read(
-    tmp_path: Path, name: str, make: Callable[[Path], None]
-) -> None:
+@pytest.mark.parametrize("kind", FILES)
+def test_only_regular_files_are_read(tmp_path: Path, name: str, kind: str) -> None:
     path = draft().write(tmp_path / "shop.zarr")
     (path / name).unlink(missing_ok=True)
-    make(path / name)
+    FILES[kind](path / name)
     with limited() as used:
-        if make is as_folder and name == "items/more":
+        if kind == "folder" and name == "items/more":
             assert verify(path) == []  # an empty folder is no object
         else:
             with suppress(SidtoolError):  # a loop of links, or no root document
@@ -213,9 +202,9 @@ def test_only_regular_files_are_read(
     assert used[0].memory < 64 * MIB
 
 
-@pytest.mark.parametrize("make", FILES)
-def test_a_zip_is_a_regular_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    make(tmp_path / "shop.zarr.zip")
+@pytest.mark.parametrize("kind", FILES)
+def test_a_zip_is_a_regular_file(tmp_path: Path, kind: str) -> None:
+    FILES[kind](tmp_path / "shop.zarr.zip")
     for read in (verify, Bundle.open):
         try:
             assert read(tmp_path / "shop.zarr.zip")

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle import item_map as module
 from sidtool.tokenizer.bundle.item_map import BLOCK, ItemMap, StringArray
 from sidtool.tokenizer.bundle.stored import MAX_LOOKUPS
 from sidtool.tokenizer.make.encode import decode
@@ -191,3 +192,14 @@ def test_an_array_is_cut_into_even_chunks(tmp_path: Path, monkeypatch: pytest.Mo
     assert opened.sid(made.items.ids[4000]) == made.sid(made.items.ids[4000])
     np.testing.assert_array_equal(opened.items.codes, made.items.codes)
     assert list(opened.items.ids) == list(made.items.ids)
+
+
+@given(st.lists(st.text(min_size=1, max_size=9), max_size=30), st.integers(1, 7))
+def test_hashes_do_not_depend_on_neighbors(texts: list[str], chunk: int) -> None:
+    texts = [text.encode("utf-8", "replace").decode() for text in texts]
+    before, module.CHUNK = module.CHUNK, chunk
+    try:
+        together = StringArray.of(texts).hashes()
+    finally:
+        module.CHUNK = before
+    assert together.tolist() == [int(StringArray.of([text]).hashes()[0]) for text in texts]

@@ -26,7 +26,9 @@ from sidtool.base.errors import (
 from sidtool.base.storage.storage import Storage
 from sidtool.registry.publish import push
 from sidtool.tokenizer.bundle import Bundle, verify, zarr_group
-from sidtool.tokenizer.bundle.item_map import ItemMap, StringArray
+from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.bundle.layout import identify
+from sidtool.tokenizer.bundle.manifest import Identity
 from tests.bundles import small_bundle
 
 
@@ -138,57 +140,6 @@ def test_an_object_that_is_missing_or_short_is_named_when_it_is_read(tmp_path: P
         _ = bundle.items
 
 
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [
-        ("items/sid", np.zeros((39, 3), dtype=np.uint16)),
-        ("items/sid", np.zeros((40, 2), dtype=np.uint16)),
-        ("items/retired", np.zeros(40, dtype=np.uint8)),
-        ("items/id_offset", np.zeros(40, dtype=np.int64)),
-        ("items/id_offset", np.arange(41, dtype=np.int64)[::-1]),
-        ("items/id_offset", None),
-        ("index/id_row", np.zeros(41, dtype=np.uint32)),
-        ("codebook/level_1", np.zeros((4, 8), dtype=np.float32)),
-    ],
-)
-def test_shapes_that_contradict_the_manifest_are_refused(
-    tmp_path: Path, name: str, values: Any
-) -> None:
-    folder = tmp_path / "shop.zarr"
-    small_bundle(items=40).save(folder)
-    shutil.rmtree(folder / name)
-    if values is not None:
-        zarr.create_array(
-            zarr.storage.LocalStore(folder),
-            name=name,
-            data=np.ascontiguousarray(values),
-            compressors=None,
-        )
-    zarr_group.commit(folder, Bundle.open(folder).manifest)
-    with pytest.raises(IntegrityError, match=name):
-        _ = Bundle.open(folder).items, Bundle.open(folder).codebook
-    assert verify(folder)
-
-
-@pytest.mark.parametrize("name", ["sid_first", "id_hash_first", "id_row"])
-def test_an_index_that_contradicts_the_items_is_detected(tmp_path: Path, name: str) -> None:
-    folder = tmp_path / "shop.zarr"
-    small_bundle(items=40).save(folder)
-    chunk = next(path for path in (folder / "index" / name / "c").rglob("*") if path.is_file())
-    chunk.write_bytes(bytes([chunk.read_bytes()[0] ^ 1]) + chunk.read_bytes()[1:])
-    zarr_group.commit(folder, Bundle.open(folder).manifest)  # every object digest is right
-    assert verify(folder) == [(f"index/{name}", "does not agree with the items")]
-
-
-def test_items_of_one_sid_are_ordered_by_id(tmp_path: Path) -> None:
-    made = small_bundle(items=60, sizes=(2, 2, 2), duplicates=True)
-    turned = replace(made.items, ids=StringArray.of(list(made.items.ids)[::-1]), stored_index=None)
-    Bundle.of(turned, None, "allow", name="turned").save(tmp_path / "shop.zarr")
-    assert ("items/id", "rows with equal SIDs are not in the order of their ids") in verify(
-        tmp_path / "shop.zarr"
-    )
-
-
 def test_a_bundle_without_its_index_opens(tmp_path: Path) -> None:
     folder = tmp_path / "shop.zarr"
     made = small_bundle(items=5000, sizes=(20, 20, 20))
@@ -271,3 +222,22 @@ def test_a_manifest_that_names_an_object_outside_of_the_bundle_is_refused(
     with pytest.raises(IntegrityError, match="outside of the bundle"):
         push(str(folder), str(tmp_path / "registry" / "shop"))
     assert not (tmp_path / "registry").exists()
+
+
+BUNDLE = small_bundle(8)
+PLACE = {"model": "org/a", "revision": "1", "trust_remote_code": False, "probes": [0.5]}
+
+
+def identity(**changed: Any) -> Identity:
+    encoder = {"weights": {"model.safetensors": "ab"}, "prompt": "x", **PLACE, **changed}
+    return identify(BUNDLE.space, BUNDLE.items, None, {"encoder": encoder}, "allow")
+
+
+@pytest.mark.parametrize("key", PLACE)
+def test_the_place_of_the_weights_changes_nothing(key: str) -> None:
+    assert identity(**{key: "other"}) == identity()
+
+
+def test_weights_and_prompt_change_the_codebook() -> None:
+    assert identity(weights={}) != identity()
+    assert identity(prompt="y") != identity()

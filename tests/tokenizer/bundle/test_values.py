@@ -1,5 +1,5 @@
-"""Arrays that break a rule of docs/format.md are found by verify, however they are signed, and no
-reader ends with anything but an IntegrityError."""
+"""Arrays that break a rule of docs/format.md are found by verify, however they are signed.
+tests/hostile shows that no reader ends with anything but an error of one line."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,7 +10,6 @@ import pytest
 
 from sidtool.base.errors import SidtoolError
 from sidtool.tokenizer.bundle import Bundle, verify
-from sidtool.tokenizer.make.encode import decode
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from tests.bundles import small_bundle
 from tests.tokenizer.bundle.drafts import Draft
@@ -26,7 +25,7 @@ NETWORK = {
 def draft(items: int = 6) -> Draft:
     made = Draft.of(small_bundle(items=items, sizes=(9, 9, 99) if items > 200 else (4, 5, 6)))
     made.arrays |= {name: array.copy() for name, array in NETWORK.items()}
-    made.manifest["recipe"]["quantizer"]["parameters"]["dim"] = 3
+    parameters(dim=3)(made)
     made.identify()
     return made
 
@@ -39,11 +38,7 @@ def test_the_bundle_that_the_others_change_is_valid(tmp_path: Path) -> None:
 
 def strings(name: str, first: bytes, second: bytes = b"i1") -> Callable[[Draft], None]:
     """Change two of the ids or titles."""
-
-    def change(made: Draft) -> None:
-        made.set_strings(name, [first, second, b"i2", b"i3", b"i4", b"i5"])
-
-    return change
+    return lambda made: made.set_strings(name, [first, second, b"i2", b"i3", b"i4", b"i5"])
 
 
 def values(name: str, index: object, value: object) -> Callable[[Draft], None]:
@@ -57,11 +52,7 @@ def values(name: str, index: object, value: object) -> Callable[[Draft], None]:
 
 def retyped(name: str, dtype: str) -> Callable[[Draft], None]:
     """Store an array as another type."""
-
-    def change(made: Draft) -> None:
-        made.arrays[name] = made.arrays[name].astype(dtype)
-
-    return change
+    return lambda made: made.arrays.update({name: made.arrays[name].astype(dtype)})
 
 
 def dropped(*names: str) -> Callable[[Draft], None]:
@@ -72,6 +63,21 @@ def dropped(*names: str) -> Callable[[Draft], None]:
             del made.arrays[name]
 
     return change
+
+
+def reshaped(shapes: dict[str, tuple[int, ...]]) -> Callable[[Draft], None]:
+    """Give arrays of the networks other shapes."""
+
+    def change(made: Draft) -> None:
+        for name, shape in shapes.items():
+            made.arrays[f"codebook/encoder/{name}"] = np.ones(shape, dtype=np.float32)
+
+    return change
+
+
+def parameters(**values: object) -> Callable[[Draft], None]:
+    """Change parameters of the quantizer."""
+    return lambda made: made.manifest["recipe"]["quantizer"]["parameters"].update(values)
 
 
 def swap_characters(made: Draft) -> None:
@@ -94,10 +100,8 @@ def narrow_level(made: Draft) -> None:
 
 
 def no_width(made: Draft) -> None:
-    for level in range(3):
-        made.arrays[f"codebook/level_{level}"] = made.arrays[f"codebook/level_{level}"][
-            :, :0
-        ].copy()
+    for level, size in enumerate((4, 5, 6)):
+        made.arrays[f"codebook/level_{level}"] = np.ones((size, 0), dtype=np.float32)
 
 
 def tall_level(made: Draft) -> None:
@@ -106,7 +110,7 @@ def tall_level(made: Draft) -> None:
 
 def count_from_one(made: Draft) -> None:
     made.manifest["format"] = 2
-    made.manifest["recipe"]["quantizer"]["parameters"]["first_code"] = 1
+    parameters(first_code=1)(made)
 
 
 CHANGES: dict[str, Callable[[Draft], None]] = {
@@ -147,33 +151,15 @@ CHANGES: dict[str, Callable[[Draft], None]] = {
     "an encoder weight that is NaN": values("codebook/encoder/in_0_weight", (0, 0), np.nan),
     "an encoder without a bias": dropped("codebook/encoder/in_0_bias"),
     "an encoder of another type": retyped("codebook/encoder/out_0_weight", "float64"),
-    "an encoder of another width": lambda made: made.arrays.update(
-        {"codebook/encoder/in_0_weight": np.ones((4, 8), dtype=np.float32)}
+    "an encoder of another width": reshaped({"in_0_weight": (4, 8)}),
+    "an encoder wider than the centroids": reshaped({"in_0_weight": (3, 9), "in_0_bias": (9,)}),
+    "a decoder of another width": reshaped({"out_0_weight": (8, 4), "out_0_bias": (4,)}),
+    "skip between two widths": parameters(skip=True),
+    "a width of 0": parameters(dim=0),
+    "a fusion of no sources": parameters(fusion={"sources": []}),
+    "a fusion of another width": parameters(
+        fusion={"sources": [{"dim": 2, "width": 2, "weight": 1}]}
     ),
-    "an encoder wider than the centroids": lambda made: made.arrays.update(
-        {
-            "codebook/encoder/in_0_weight": np.ones((3, 9), dtype=np.float32),
-            "codebook/encoder/in_0_bias": np.ones(9, dtype=np.float32),
-        }
-    ),
-    "a decoder of another width": lambda made: made.arrays.update(
-        {
-            "codebook/encoder/out_0_weight": np.ones((8, 4), dtype=np.float32),
-            "codebook/encoder/out_0_bias": np.ones(4, dtype=np.float32),
-        }
-    ),
-    "skip between two widths": lambda made: made.manifest["recipe"]["quantizer"][
-        "parameters"
-    ].update({"skip": True}),
-    "a width of 0": lambda made: made.manifest["recipe"]["quantizer"]["parameters"].update(
-        {"dim": 0}
-    ),
-    "a fusion of no sources": lambda made: made.manifest["recipe"]["quantizer"][
-        "parameters"
-    ].update({"fusion": {"sources": []}}),
-    "a fusion of another width": lambda made: made.manifest["recipe"]["quantizer"][
-        "parameters"
-    ].update({"fusion": {"sources": [{"dim": 2, "width": 2, "weight": 1}]}}),
     "a codebook without a recipe": lambda made: made.manifest.update({"recipe": None}),
     "fewer items than the manifest says": lambda made: made.manifest.update({"items": 7}),
     "more items than the manifest says": lambda made: made.manifest.update({"items": 5}),
@@ -203,41 +189,23 @@ def test_a_broken_rule_is_found_though_every_digest_is_right(tmp_path: Path, cha
     for step in (made.reindex, made.identify):
         with suppress(KeyError, ValueError, IndexError):  # values without an index or identity
             step()
-    found_and_never_traced(made.write(tmp_path / "shop.zarr"))
+    found(made.write(tmp_path / "shop.zarr"))
 
 
 @pytest.mark.parametrize("change", INDEX_CHANGES)
 @pytest.mark.parametrize("items", [6, pytest.param(5000, marks=pytest.mark.slow)])
 def test_an_index_that_disagrees_is_found(tmp_path: Path, change: str, items: int) -> None:
     made = draft(items)
-    if items > 6:  # look-ups read parts
-        made.arrays["index/id_row"] = made.arrays["index/id_row"].copy()
-        made.arrays["index/sid_first"] = made.arrays["index/sid_first"].copy()
-        made.arrays["index/id_hash_first"] = made.arrays["index/id_hash_first"].copy()
     INDEX_CHANGES[change](made)
     if change == "a row beyond the items":
         made.arrays["index/id_row"][:] = items
-    found_and_never_traced(made.write(tmp_path / "shop.zarr"))
+    found(made.write(tmp_path / "shop.zarr"))
 
 
-def found_and_never_traced(path: Path) -> None:
+def found(path: Path) -> None:
     broken = verify(path)
     assert broken
     assert all("\n" not in reason for _, reason in broken)
-    uses: list[Callable[[Bundle], object]] = [
-        lambda bundle: bundle.trie(),
-        lambda bundle: [bundle.items.title(row) for row in range(len(bundle.items))],
-        lambda bundle: list(bundle.items.ids),
-        lambda bundle: bundle.items.rows(["i0", "i3", "no"]),
-        lambda bundle: bundle.sid("i3"),
-        lambda bundle: decode(bundle, "<s_a_1><s_b_1><s_c_1> <s_a_3>"),
-        lambda bundle: bundle.encode(np.ones((2, 3), dtype=np.float32)),
-        lambda bundle: bundle.codebook and bundle.codebook.reconstruct(np.zeros((1, 3), np.uint16)),
-        lambda bundle: bundle.save(path.with_name("copy.zarr"), force=True),
-    ]
-    for use in uses:
-        with suppress(SidtoolError):
-            use(Bundle.open(path))
 
 
 @pytest.mark.parametrize("rows", [1, 3])

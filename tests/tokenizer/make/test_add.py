@@ -31,14 +31,9 @@ NAMES = [f"n{row}" for row in range(12)]
 def vector(item: str) -> Vectors:
     """The vector of an item, the same in every call. A third of the items share theirs with others,
     so that they collide."""
-    seed = (
-        sum(item.encode()) % 7 if hash_third(item) else int.from_bytes(item.encode(), "big") % 2**32
-    )
+    total = sum(item.encode())
+    seed = total % 7 if total % 3 == 0 else int.from_bytes(item.encode(), "big") % 2**32
     return np.random.default_rng(seed).normal(size=DIM).astype(np.float32)
-
-
-def hash_third(item: str) -> bool:
-    return sum(item.encode()) % 3 == 0
 
 
 def listed(ids: Sequence[str], title: str = "film") -> Items:

@@ -161,16 +161,6 @@ def test_purity_equals_its_definition(rows: list[tuple[int, int, str]]) -> None:
         assert share == (None if expected is None else pytest.approx(expected))
 
 
-def test_random_codes_are_as_pure_as_chance() -> None:
-    rng = np.random.default_rng(0)
-    codes = rng.integers(0, 50, size=(4000, 1)).astype(np.uint16)
-    chance, share = prefix_purity(
-        codes, (50,), rng.choice(["red", "blue", "green"], size=4000).tolist()
-    )
-    assert chance == pytest.approx(1 / 3, abs=0.01)
-    assert share == pytest.approx(chance, abs=0.02)
-
-
 def test_labels_and_steps_fill_the_columns() -> None:
     bundle = built()
     ids = common_ids([bundle])

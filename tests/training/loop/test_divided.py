@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.examples.example_file import CHUNKS, Share, read_training_examples
-from sidtool.training.loop.divided import DividedExamples
+from sidtool.training.loss.batches import DividedExamples, DividedOrder
 from tests.training.runs import weights
 
 Make = Callable[..., Path]
@@ -52,7 +52,7 @@ def test_a_malformed_line_of_a_share_is_named_by_its_first_byte(tmp_path: Path) 
 def test_every_process_sees_its_share_once_and_in_the_same_order() -> None:
     shares = [range(10), range(10, 17)]  # the second one begins again
     divided = [DividedExamples(shares[rank], rank, [10, 7], 4) for rank in (0, 1)]
-    order = divided[0].order(seed=3)
+    order = DividedOrder(divided[0], seed=3)
     batches = list(BatchSampler(order, 4, drop_last=False))
     assert len(batches) == 2 * 3
     for rank, share in enumerate(shares):
@@ -61,9 +61,10 @@ def test_every_process_sees_its_share_once_and_in_the_same_order() -> None:
         assert len(seen) == 12
     with pytest.raises(UsageError, match="an example of process 1"):
         divided[0][batches[1][0]]
-    assert list(divided[1].order(seed=3)) == list(order)
+    other = DividedOrder(divided[1], seed=3)
+    assert list(other) == list(order)
     order.set_epoch(1)
-    assert list(order) != list(divided[1].order(seed=3))
+    assert list(order) != list(other)
 
 
 SCRIPT = """

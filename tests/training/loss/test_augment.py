@@ -56,17 +56,14 @@ def is_part(part: list[tuple[int, ...]], whole: list[tuple[int, ...]]) -> bool:
 
 def decoded(ids: list[int], tokens: SidTokens) -> list[tuple[int, ...]]:
     """The SIDs that the ids spell; fails if they are not whole SIDs in sequence."""
-    edge = [[tokens.begin], [tokens.end]] if tokens.begin is not None else [[], []]
-    size, items = tokens.space.levels + 2 * len(edge[0]), []
-    for at in range(0, len(ids), size):
-        item = (
-            np.array(ids[at + len(edge[0]) : at + len(edge[0]) + tokens.space.levels])
-            - tokens.level_starts
-        )
-        assert ids[at : at + size] == [*edge[0], *(item + tokens.level_starts).tolist(), *edge[1]]
-        assert ((item >= 0) & (item < tokens.space.sizes)).all()
-        items.append(tuple(item.tolist()))
-    return items
+    edge = int(tokens.space.has_begin_end_tokens)
+    rows = np.array(ids).reshape(-1, tokens.space.levels + 2 * edge)
+    if edge:
+        assert (rows[:, 0] == tokens.begin).all()
+        assert (rows[:, -1] == tokens.end).all()
+    items = rows[:, edge : edge + tokens.space.levels] - tokens.level_starts
+    assert ((items >= 0) & (items < tokens.space.sizes)).all()
+    return list(map(tuple, items.tolist()))
 
 
 @given(st.sampled_from([MARKED, BARE]), histories, st.integers(0, 8), chances, st.integers(0, 99))
@@ -86,9 +83,8 @@ def test_a_shortened_history_has_whole_items_in_order(
         assert kept == items[-2:]
     assert not targets[0]
     size = tokens.space.levels + 2 * space.has_begin_end_tokens
-    of_items = targets.reshape(-1, size).sum(
-        axis=1
-    )  # what comes before the first target gives context, and is none
+    # what comes before the first target gives context, and is none
+    of_items = targets.reshape(-1, size).sum(axis=1)
     first = int(np.flatnonzero(of_items)[0]) if of_items.any() else 0
     assert (of_items[first + 1 :] == tokens.space.levels).all()
     assert before[1].sum() - targets.sum() <= tokens.space.levels * (len(items) - len(kept)) + 1
@@ -156,22 +152,19 @@ def test_the_frame_and_the_completion_of_a_next_item_example_stay(
     assert kept[marked].tolist() == ids[targets].tolist()
 
 
+def with_item(*texts: str) -> str:
+    return "".join(MARKED.spell((1, 2, 3), begin_end_tokens=True) + text for text in texts)
+
+
 @pytest.mark.parametrize(
     "row",
     [
-        {
-            "task": "sid-to-title",
-            "prompt": MARKED.spell((1, 2, 3), begin_end_tokens=True),
-            "completion": "red film<eos>",
-        },
-        {
-            "task": "title-to-sid",
-            "prompt": "red film" + MARKED.begin,
-            "completion": "<s_a_1><s_b_2><s_c_3><eos>",
-        },
+        {"task": "sid-to-title", "prompt": with_item(""), "completion": "red film<eos>"},
+        {"task": "title-to-sid", "prompt": "red", "completion": with_item("<eos>")},
+        {"task": "history-text", "text": with_item("red toy\n", "blue\n", "film\n")},
     ],
 )
-def test_examples_without_a_history_stay(row: dict[str, object]) -> None:
+def test_examples_without_a_history_and_running_text_stay(row: dict[str, object]) -> None:
     before = encoded(MARKED, row, codes_only=False)
     after = Augmentation(1.0, 1.0, 1.0)(before, ENCODERS[MARKED].tokens, np.random.default_rng(0))
     assert all(np.array_equal(one, other) for one, other in zip(after, before, strict=True))
@@ -236,9 +229,8 @@ def test_probabilities_are_respected() -> None:
     dropped = [
         8 - len(ids) // 3 for epoch in range(50) for ids in shown(0, epoch, Augmentation(0.3))
     ]
-    assert np.mean(dropped) == pytest.approx(
-        7 * 0.3, abs=0.1
-    )  # 2,000 rows: five deviations are .14
+    # 2,000 rows: five deviations are .14
+    assert np.mean(dropped) == pytest.approx(7 * 0.3, abs=0.1)
     turned = [
         ids != raw.tolist()
         for epoch in range(50)
@@ -248,43 +240,24 @@ def test_probabilities_are_respected() -> None:
 
 
 @pytest.mark.parametrize(("epochs", "shares"), [(1, [1.0]), (5, [1.0, 0.75, 0.5, 0.25, 0.0])])
-def test_fewer_histories_are_reversed_in_every_epoch_and_none_in_the_last(
+def test_fewer_histories_are_reordered_in_every_epoch_and_none_in_the_last(
     epochs: int, shares: list[float]
 ) -> None:
-    plain = [some_rows()[row][0].tolist() for row in range(40)]
-
-    def turned(epoch: int) -> float:
-        result = [shown(seed, epoch, Augmentation(0.0, 1.0), epochs=epochs) for seed in range(20)]
-        return float(
-            np.mean([ids != raw for rows in result for ids, raw in zip(rows, plain, strict=True)])
-        )
-
-    assert [turned(epoch) for epoch in range(epochs)] == pytest.approx(
-        shares, abs=0.09
-    )  # five deviations
-
-
-def test_items_are_shuffled_less_in_every_epoch_and_not_in_the_last() -> None:
     plain = np.array([some_rows()[row][0] for row in range(40)])
 
-    def moved(epoch: int) -> float:
-        result = [
-            shown(seed, epoch, Augmentation(0.0, shuffle_span=1.0), epochs=3) for seed in range(20)
-        ]
-        return float((np.array(result) != plain).mean())
+    def moved(epoch: int, augmentation: Augmentation) -> float:
+        """The share of tokens that move in 20 runs."""
+        runs = [shown(seed, epoch, augmentation, epochs=epochs) for seed in range(20)]
+        return float((np.array(runs) != plain).mean())
 
-    first, second, last = (moved(epoch) for epoch in range(3))
-    assert first > second > last == 0
-
-
-def test_running_text_is_left_as_it_is() -> None:
-    text = "".join(
-        f"{MARKED.spell(item, begin_end_tokens=True)}red toy\n"
-        for item in [(0, 1, 2), (3, 2, 1), (1, 1, 1)]
-    )
-    row = encoded(MARKED, {"task": "history-text", "text": text}, codes_only=False)
-    varied = Augmentation(1.0, 1.0, 1.0)(row, ENCODERS[MARKED].tokens, np.random.default_rng(0))
-    assert all(np.array_equal(one, other) for one, other in zip(varied, row, strict=True))
+    every_epoch = range(epochs)
+    reversed_tokens = [moved(epoch, Augmentation(0.0, 1.0)) for epoch in every_epoch]
+    whole = float((plain.reshape(40, 8, 3)[:, ::-1].reshape(40, 24) != plain).mean())
+    expected = [share * whole for share in shares]
+    assert reversed_tokens == pytest.approx(expected, abs=0.09)  # five deviations
+    shuffled = [moved(epoch, Augmentation(0.0, shuffle_span=1.0)) for epoch in every_epoch]
+    assert shuffled == sorted(shuffled, reverse=True)
+    assert epochs == 1 or shuffled[-1] == 0 < shuffled[-2]
 
 
 def test_an_item_that_is_left_out_takes_its_text_along() -> None:

@@ -35,32 +35,36 @@ def targets(row: dict[str, object], *, codes_only: bool = False) -> list[str]:
     return [str(TOKENIZER.convert_ids_to_tokens(int(i))) for i in ids[marked]]
 
 
-def test_targets_depend_on_the_task() -> None:
-    sid = SPACE.spell((1, 2), begin_end_tokens=True)
-    codes = ["<s_a_1>", "<s_b_2>"]
-    assert targets({"task": "sequence", "text": sid + sid}) == codes * 2
-    assert targets({"task": "sequence", "prompt": sid, "completion": sid}) == codes
-    assert targets(
-        {
-            "task": "next-item",
-            "prompt": "x" + SPACE.begin,
-            "completion": sid[len(SPACE.begin) :] + "<eos>",
-        }
-    ) == [*codes, SPACE.end, "<eos>"]
-    assert (
-        targets({"task": "next-item", "prompt": sid, "completion": sid + "<eos>"}, codes_only=True)
-        == codes
-    )
-    title = {
-        "task": "sid-to-title",
-        "prompt": sid,
-        "completion": "<s_a_1><eos>",
-        "catalog": {"completion": [[0, 7]]},
-    }
-    assert "<s_a_1>" not in targets(title)
-    assert targets(title)[-1] == "<eos>"
-    bare = {"task": "sequence", "text": "<s_a_1><s_b_2>"}  # nothing comes before the first code
-    assert targets(bare) == ["<s_b_2>"]
+SID = SPACE.spell((1, 2), begin_end_tokens=True)
+CODES = ["<s_a_1>", "<s_b_2>"]
+
+
+@pytest.mark.parametrize(
+    ("row", "codes_only", "expected"),
+    [
+        ({"task": "sequence", "text": SID + SID}, False, CODES * 2),
+        ({"task": "sequence", "prompt": SID, "completion": SID}, False, CODES),
+        (
+            {"prompt": "x" + SPACE.begin, "completion": SID[len(SPACE.begin) :] + "<eos>"},
+            False,
+            [*CODES, SPACE.end, "<eos>"],
+        ),
+        ({"prompt": SID, "completion": SID + "<eos>"}, True, CODES),
+        # nothing comes before the first code
+        ({"task": "sequence", "text": "<s_a_1><s_b_2>"}, False, ["<s_b_2>"]),
+    ],
+)
+def test_targets_depend_on_the_task(
+    row: dict[str, object], codes_only: bool, expected: list[str]
+) -> None:
+    assert targets({"task": "next-item", **row}, codes_only=codes_only) == expected
+
+
+def test_a_title_that_spells_a_code_is_text() -> None:
+    title = {"task": "sid-to-title", "prompt": SID, "completion": "<s_a_1><eos>"}
+    marked = targets({**title, "catalog": {"completion": [[0, 7]]}})
+    assert "<s_a_1>" not in marked
+    assert marked[-1] == "<eos>"
 
 
 examples = st.lists(
@@ -134,19 +138,9 @@ def test_a_malformed_weight_is_named(tmp_path: Path, weight: str) -> None:
         TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
 
 
-def test_weights_that_do_not_match_the_sids_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "train.jsonl"
-    line = {"task": "sequence", "text": SPACE.spell((1, 2), begin_end_tokens=True)}
-    rows = [line, line | {"weight": [1, 2]}]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(DataError, match=r"train.jsonl:2: an example has 2 weights and 1 SIDs"):
-        TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
-
-
 def test_examples_are_read_and_malformed_lines_are_named(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
-    sid = SPACE.spell((1, 2), begin_end_tokens=True)
-    lines = [{"task": "sequence", "text": sid}, {"task": "mine", "prompt": "a", "completion": "b"}]
+    lines = [{"task": "sequence", "text": SID}, {"task": "mine", "prompt": "a", "completion": "b"}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     tokenized = TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
     assert len(tokenized) == 2
@@ -156,6 +150,7 @@ def test_examples_are_read_and_malformed_lines_are_named(tmp_path: Path) -> None
         ("{", "not JSON"),
         ("[]", "not a JSON object"),
         ('{"task": "x"}', "not prompt and completion"),
+        (json.dumps({**lines[0], "weight": [1, 2]}), r":2: an example has 2 weights and 1 S"),
     ):
         path.write_text(json.dumps(lines[0]) + "\n" + broken + "\n")
         with pytest.raises(DataError, match=said):

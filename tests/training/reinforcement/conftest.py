@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.training.settings import TrainOptions
 from sidtool.training.training import train
+from tests.training.runs import FAST
 from tests.tuned_fixtures import made, tuned
 
 __all__ = ["made", "tuned"]
@@ -24,12 +24,6 @@ def list_model(
 ) -> Path:
     """A model that writes lists, normalized over the trie."""
     out = tmp_path_factory.mktemp("lists") / "model"
-    fields = {"num_train_epochs": 3, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
-    train(
-        models("llama"),
-        made_lists,
-        out,
-        options=TrainOptions(softmax_over="trie"),
-        sft_fields=fields,
-    )
+    settings = {**FAST, "num_train_epochs": 3, "softmax_over": "trie"}
+    train(models("llama"), made_lists, out, **settings)
     return out

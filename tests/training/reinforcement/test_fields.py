@@ -26,22 +26,13 @@ from sidtool.training.reinforcement.examples import (
     read_list_examples,
     read_rl_examples,
 )
-from sidtool.training.reinforcement.reinforcement import rl
-from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.training import train
 from tests.models import tiny_tokenizer
+from tests.training.runs import short_rl
 from tests.training_fixtures import rated_split
 
 TEMPLATES = Templates(("{user.age}:{history}",), "", ("{gap} {sid}{event.rating};",))
-STEP: dict[str, Any] = {
-    "max_steps": 1,
-    "num_generations": 4,
-    "per_device_train_batch_size": 16,
-    "eval_strategy": "steps",
-    "eval_steps": 1,
-    "save_strategy": "steps",
-    "save_steps": 1,
-}
+STEP: dict[str, Any] = {"max_steps": 1, "eval_steps": 1, "save_steps": 1}
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +58,7 @@ def with_fields(
         {"sequence": 1.0}, max_length=200, history_length=6, templates={"sequence": TEMPLATES}
     )
     make_sft(bundle, catalog, rated, made, options, tokenizer=tiny_tokenizer())
-    fields = {"max_steps": 2, "per_device_train_batch_size": 16}
-    train(models("llama"), made, folder / "model", sft_fields=fields)
+    train(models("llama"), made, folder / "model", max_steps=2, per_device_train_batch_size=16)
     return folder / "model", made
 
 
@@ -97,23 +87,18 @@ def test_such_a_model_is_trained_further(
     with_fields: tuple[Path, Path], rated: Path, tmp_path: Path
 ) -> None:
     model, made = with_fields
-    how: dict[str, Any] = {
-        "options": RlOptions(eval_users=8, eval_num_beams=4),
-        "grpo_fields": STEP,
-        "allow_worse_slices": True,
-    }
-    summary = rl(model, made, tmp_path / "out", split=rated, **how)
+    summary = short_rl(model, made, tmp_path / "out", split=rated, **STEP)
     assert summary.steps == 1
     assert summary.start is not None
     trained = load_model_folder(tmp_path / "out")
     assert trained.contract.history_prompt == load_model_folder(model).contract.history_prompt
     with pytest.raises(UsageError, match="shows fields, which the training examples do not repeat"):
-        rl(model, made, tmp_path / "none", **how)
+        short_rl(model, made, tmp_path / "none", **STEP)
     whole = read_split(rated)
     fewer = replace(whole, train=whole.train[1:], valid=whole.valid[1:], test=whole.test[1:])
     write_split(fewer, tmp_path / "other")
     with pytest.raises(CompatibilityError, match="the training examples were made from"):
-        rl(model, made, tmp_path / "none", split=tmp_path / "other", **how)
+        short_rl(model, made, tmp_path / "none", split=tmp_path / "other", **STEP)
     assert not (tmp_path / "none").exists()
 
 
@@ -133,8 +118,7 @@ def test_lists_are_aligned_on_prompts_with_fields(
         lists=ListTargets(3),
     )
     make_sft(bundle, catalog, rated, made, options, tokenizer=tiny_tokenizer())
-    fields = {"max_steps": 2, "per_device_train_batch_size": 16}
-    train(models("llama"), made, tmp_path / "model", sft_fields=fields)
+    train(models("llama"), made, tmp_path / "model", max_steps=2, per_device_train_batch_size=16)
     loaded = load_model_folder(tmp_path / "model")
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     examples = read_list_examples(made, encoder, loaded.tokens, bundle)
@@ -148,15 +132,9 @@ def test_lists_are_aligned_on_prompts_with_fields(
         prompt = ids[: int(targets.argmax())].tolist()
         assert examples.query(session, number).prompt == prompt
 
-    summary = rl(
-        tmp_path / "model",
-        made,
-        tmp_path / "aligned",
-        options=RlOptions(algorithm="ipa", eval_users=8, eval_num_beams=4, candidate_lists=3),
-        grpo_fields={"max_steps": 1, "per_device_train_batch_size": 16},
-        split=rated,
-        allow_worse_slices=True,
-    )
+    out = tmp_path / "aligned"
+    settings = {**STEP, "algorithm": "ipa", "num_generations": 2, "candidate_lists": 3}
+    summary = short_rl(tmp_path / "model", made, out, split=rated, **settings)
     assert summary.steps == 1
     aligned = load_model_folder(tmp_path / "aligned")
     assert aligned.contract.list_prompt == loaded.contract.list_prompt

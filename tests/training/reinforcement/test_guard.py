@@ -17,7 +17,6 @@ from sidtool.memory.build import build_memory
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.plan import plan_rl
-from sidtool.training.reinforcement.reinforcement import rl
 from sidtool.training.reinforcement.rewards.kinds import REWARDS
 from sidtool.training.reinforcement.rewards.reward import (
     Groups,
@@ -28,10 +27,8 @@ from sidtool.training.reinforcement.rewards.reward import (
     reward_sum,
 )
 from sidtool.training.reinforcement.settings import RlOptions
-from tests.training.reinforcement.test_reinforcement import FAST
+from tests.training.runs import short_rl
 from tests.training_fixtures import make_split
-
-STEPS = {"max_steps": 12, "eval_steps": 4, "save_steps": 4, "num_generations": 8, "beta": 0.0}
 
 
 def test_a_memory_of_another_split_is_refused(
@@ -117,26 +114,19 @@ def test_a_collaborative_reward_alone_is_hacked_and_refused(
     items before the last one are similar, too: recommending these raises the reward."""
     logs: list[dict[str, float]] = []
 
-    def reinforce(out: str, rate: float, memory: Path | None = None, **options: Any) -> None:
-        rl(
-            tuned,
-            made,
-            tmp_path / out,
-            options=RlOptions(eval_users=0, eval_num_beams=10, **options),
-            grpo_fields={**FAST, **STEPS, "learning_rate": rate},
-            reward_inputs={} if memory is None else {"collaborative": memory},
-            log=logs.append,
-        )
-
+    settings = {"max_steps": 12, "eval_steps": 4, "save_steps": 4, "num_generations": 8}
+    settings |= {"beta": 0.0, "eval_users": 0, "allow_worse_slices": False, "log": logs.append}
     memory = tmp_path / "memory.zarr"
     build_memory(split, bundle).save(memory)
+    hacked = {"reward": "collaborative=1", "reward_inputs": {"collaborative": memory}}
     with pytest.raises(RefusedError, match=r"on a slice of targets: .*warm"):
-        reinforce("hacked", 1e-2, memory, reward="collaborative=1", sft_weight=0.0)
+        short_rl(tuned, made, tmp_path / "hacked", sft_weight=0.0, **settings, **hacked)
     validations = [entry for entry in logs if "eval_reward" in entry]
     rewards = [entry["eval_reward"] for entry in validations]
     assert rewards[-1] > rewards[0]
     assert all(entry["eval_ndcg@10_gain"] < 0 for entry in validations)
     assert not (tmp_path / "hacked").exists()
     # a reward for the target, and its cross-entropy
-    reinforce("honest", 2e-3, reward="exact=1,rank=1", sft_weight=1.0)
+    honest = {"reward": "exact=1,rank=1", "sft_weight": 1.0, "learning_rate": 2e-3}
+    short_rl(tuned, made, tmp_path / "honest", **settings, **honest)
     assert (tmp_path / "honest").exists()

@@ -11,7 +11,7 @@ from sidtool.model.load import load_model_folder
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.search.results import RankedQueries
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.training.reinforcement.judge import Judge, ListValues, Measurement
+from sidtool.training.reinforcement.judge import Judge, Measurement
 from sidtool.training.reinforcement.settings import RlOptions
 
 POPULAR = tuple(f"i{number}" for number in range(20))
@@ -67,7 +67,7 @@ def test_lists_that_recall_less_are_a_worse_slice(judge: Judge) -> None:
 
     def measured(recall: np.ndarray, reward: float) -> Measurement:
         whole = judge.measure([ranked(judge, np.arange(40) < 20)])
-        return whole.with_lists(ListValues(users, np.stack([recall, recall * 0 + reward], axis=1)))
+        return whole.with_lists(users, np.stack([recall, recall * 0 + reward], axis=1))
 
     start = measured(recall, 0.1)
     assert start.metrics["list_recall"] == pytest.approx(0.5)

@@ -22,23 +22,16 @@ from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.frames import Templates
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.plan import plan_rl
-from sidtool.training.reinforcement.reinforcement import RlSummary, rl
 from sidtool.training.reinforcement.rewards import label
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.training import train
 from tests.models import tiny_tokenizer
+from tests.training.runs import short_rl
 from tests.training_fixtures import split_with_fields
 
 LABEL: dict[str, Any] = {"reward": "label=1", "positive_label": "rating>=4"}
-FIELDS: dict[str, Any] = {
-    "per_device_train_batch_size": 32,
-    "learning_rate": 1e-3,
-    "max_steps": 2,
-    "eval_strategy": "steps",
-    "eval_steps": 2,
-    "save_strategy": "steps",
-    "save_steps": 2,
-}
+SHORT: dict[str, Any] = {"per_device_train_batch_size": 32, "learning_rate": 1e-3, "max_steps": 2}
+SHORT |= {"eval_users": 8, "eval_num_beams": 4}
 
 
 def rating(item: str) -> int:
@@ -81,8 +74,8 @@ def trained(
         )
         made = folder / "train.jsonl"
         make_sft(bundle, catalog, rated, made, options, tokenizer=tiny_tokenizer())
-        fields = {"max_steps": steps, "per_device_train_batch_size": 32, "learning_rate": 1e-2}
-        train(models("llama"), made, folder / "model", sft_fields=fields)
+        settings = {"max_steps": steps, "per_device_train_batch_size": 32, "learning_rate": 1e-2}
+        train(models("llama"), made, folder / "model", **settings)
         return folder / "model"
 
     return make
@@ -109,28 +102,6 @@ def made_from_rated(
     return make
 
 
-def run(start: Path, made: Path, out: Path, rated: Path, reward_model: Path, **how: Any) -> Any:
-    logs: list[dict[str, float]] = []
-    options = {"eval_users": 8, "eval_num_beams": 4, **LABEL, **how}
-    fields = dict(FIELDS)
-    if options.get("algorithm") == "ipa":
-        options["candidate_lists"] = 4
-    else:
-        fields["num_generations"] = 4
-    summary = rl(
-        start,
-        made,
-        out,
-        options=RlOptions(**options),
-        grpo_fields=fields,
-        reward_inputs={"label": reward_model},
-        split=rated,
-        allow_worse_slices=True,
-        log=logs.append,
-    )
-    return summary, logs
-
-
 @pytest.mark.slow
 def test_lists_are_rewarded_by_the_model_of_labels(
     tmp_path: Path,
@@ -150,8 +121,10 @@ def test_lists_are_rewarded_by_the_model_of_labels(
 
     monkeypatch.setattr(label.LabelScores, "__call__", record)
     made = made_from_rated("list")
-    summary, logs = run(list_model, made, tmp_path / "out", rated, reward_model, algorithm="ipa")
-    assert isinstance(summary, RlSummary)
+    logs: list[dict[str, float]] = []
+    settings = {"algorithm": "ipa", "num_generations": 2, "candidate_lists": 4, **SHORT, **LABEL}
+    settings |= {"reward_inputs": {"label": reward_model}, "split": rated}
+    short_rl(list_model, made, tmp_path / "out", log=logs.append, **settings)
     contract = read_contract(tmp_path / "out")
     assert isinstance(contract.params, RlParams)
     assert contract.params.reward_inputs == {"label": ModelReference.of(reward_model).to_json()}
@@ -169,20 +142,6 @@ def test_lists_are_rewarded_by_the_model_of_labels(
     measured = next(entry for entry in reversed(logs) if "eval_list_reward" in entry)
     assert measured["eval_list_reward"] == pytest.approx(expected)
     assert np.unique(scores).size > 4
-
-
-@pytest.mark.slow
-def test_items_are_rewarded_by_the_model_of_labels(
-    tmp_path: Path,
-    list_model: Path,
-    rated: Path,
-    reward_model: Path,
-    made_from_rated: Callable[[str], Path],
-) -> None:
-    made = made_from_rated("sequence")
-    _, logs = run(list_model, made, tmp_path / "out", rated, reward_model, algorithm="grpo")
-    measured = next(entry for entry in reversed(logs) if "eval_reward" in entry)
-    assert 0 < measured["eval_reward"] < 1
 
 
 def test_what_does_not_fit_is_refused(

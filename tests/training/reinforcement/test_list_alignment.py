@@ -13,58 +13,40 @@ import torch
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import RlParams
+from sidtool.model.load import load_model_folder
+from sidtool.model.prompt.segments import prompt_encoder
+from sidtool.recommendation.query import QuerySession
 from sidtool.training.reinforcement import list_trainer
+from sidtool.training.reinforcement.examples import read_list_examples
+from sidtool.training.reinforcement.pairs import PairMaker, load_pairs, save_pairs
 from sidtool.training.reinforcement.plan import _policy_prompt, plan_rl
-from sidtool.training.reinforcement.reinforcement import RlSummary, rl
+from sidtool.training.reinforcement.policy import Policy
+from sidtool.training.reinforcement.rewards.reward import Groups
 from sidtool.training.reinforcement.settings import RlOptions
-from tests.training.runs import Stopped, same, weights
+from tests.training.runs import OFTEN, Stopped, same, short_rl, weights
 
-FAST: dict[str, Any] = {
+IPA: dict[str, Any] = {
+    "algorithm": "ipa",
+    "num_generations": 2,
     "per_device_train_batch_size": 32,
     "learning_rate": 1e-3,
-    "warmup_steps": 0,
-    "logging_steps": 1,
+    "max_steps": -1,
     "num_train_epochs": 2,
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
+    "eval_users": 12,
+    "eval_num_beams": 2,
+    "candidate_lists": 4,
+    "reward": "ndcg",
 }
-
-
-def run(
-    start: Path,
-    examples: Path,
-    out: Path,
-    *,
-    stop_at: int = 0,
-    fields: dict[str, Any] | None = None,
-    log: Callable[[dict[str, float]], None] | None = None,
-    **options: Any,
-) -> RlSummary:
-    """A short run of `ipa`; `stop_at` is a step after which it stops as if killed."""
-
-    def progress(done: int, total: int) -> None:
-        if done == stop_at:
-            raise Stopped
-
-    small = {"eval_users": 12, "eval_num_beams": 2, "candidate_lists": 4, "reward": "ndcg"}
-    return rl(
-        start,
-        examples,
-        out,
-        options=RlOptions(algorithm="ipa", **{**small, **options}),
-        grpo_fields={**FAST, **(fields or {})},
-        allow_worse_slices=True,
-        progress=progress,
-        log=log,
-    )
 
 
 def test_a_round_of_lists_writes_a_complete_model(
     tmp_path: Path, list_model: Path, made_lists: Path
 ) -> None:
     logs: list[dict[str, float]] = []
-    fields = {"num_train_epochs": 1}
-    summary = run(list_model, made_lists, tmp_path / "out", fields=fields, log=logs.append)
+    settings = {**IPA, "num_train_epochs": 1}
+    summary = short_rl(list_model, made_lists, tmp_path / "out", log=logs.append, **settings)
     assert summary.algorithm == "ipa"
     assert summary.groups > 16
     contract = read_contract(tmp_path / "out")
@@ -91,9 +73,9 @@ def test_a_run_that_is_stopped_within_a_round_ends_with_the_same_weights(
         begin(self)
 
     monkeypatch.setattr(list_trainer.ListTrainer, "begin_round", begin_round)
-    fields = {"save_steps": 1, "eval_steps": 1, "save_strategy": "steps", "eval_strategy": "steps"}
+    settings = {**IPA, **OFTEN, "save_steps": 1, "eval_steps": 1, "eval_users": 4}
     whole = tmp_path / "whole"
-    summary = run(list_model, made_lists, whole, fields=fields, eval_users=4)
+    summary = short_rl(list_model, made_lists, whole, **settings)
     per_round = summary.steps // 2
     assert rounds == [per_round]
     stopped = tmp_path / "stopped"
@@ -101,8 +83,8 @@ def test_a_run_that_is_stopped_within_a_round_ends_with_the_same_weights(
     stop_at = per_round + 2
     assert stop_at < summary.steps + 1
     with pytest.raises(Stopped):
-        run(list_model, made_lists, stopped, fields=fields, eval_users=4, stop_at=stop_at)
-    again = run(list_model, made_lists, stopped, fields=fields, eval_users=4)
+        short_rl(list_model, made_lists, stopped, stop=stop_at, **settings)
+    again = short_rl(list_model, made_lists, stopped, **settings)
     assert again.resumed_from == f"checkpoint-{per_round + 1}"
     assert rounds == [per_round] * 2
     assert same(weights(stopped), weights(whole))
@@ -121,17 +103,9 @@ def test_rounds_raise_the_reward(
     )
     monkeypatch.chdir(tmp_path)
     logs: list[dict[str, float]] = []
-    settings = {"reward": "even_items:share", "metric_for_best_model": "list_reward"}
-    fields = {"num_train_epochs": 3, "learning_rate": 3e-3}
-    summary = run(
-        list_model,
-        made_lists,
-        tmp_path / "out",
-        fields=fields,
-        log=logs.append,
-        sft_weight=0.0,
-        **settings,
-    )
+    settings = {**IPA, "reward": "even_items:share", "metric_for_best_model": "list_reward"}
+    settings |= {"num_train_epochs": 3, "learning_rate": 3e-3, "sft_weight": 0.0}
+    summary = short_rl(list_model, made_lists, tmp_path / "out", log=logs.append, **settings)
     start = next(entry for entry in logs if "start_list_reward" in entry)["start_list_reward"]
     ends = [entry["eval_list_reward"] for entry in logs if "eval_list_reward" in entry]
     assert len(ends) == 3
@@ -151,20 +125,19 @@ def test_what_does_not_fit_lists_is_refused(
         how = RlOptions(algorithm="ipa", **{"reward": "ndcg", **options})
         plan_rl(model, made, tmp_path / "out", how, fields or {})
 
-    with pytest.raises(UsageError, match="no reward 'exact'"):
-        plan(list_model, made_lists, reward="exact=1")
-    with pytest.raises(UsageError, match="num_generations is 2 with algorithm=ipa"):
-        plan(list_model, made_lists, fields={"num_generations": 4})
-    with pytest.raises(UsageError, match="beta greater than 0"):
-        plan(list_model, made_lists, fields={"beta": 0.0})
-    with pytest.raises(UsageError, match="reward value needs weights"):
-        plan(list_model, made_lists, reward="value=1")
+    for options, message in (
+        ({"reward": "exact=1"}, "no reward 'exact'"),
+        ({"fields": {"num_generations": 4}}, "num_generations is 2 with algorithm=ipa"),
+        ({"fields": {"beta": 0.0}}, "beta greater than 0"),
+        ({"reward": "value=1"}, "reward value needs weights"),
+        ({"candidate_lists": 1}, "candidate_lists must be at least 2"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            plan(list_model, made_lists, **options)
     with pytest.raises(UsageError, match="needs examples of task list"):
         plan(list_model, examples(sequence=1.0))
     with pytest.raises(CompatibilityError, match="was not trained"):
         plan(models("llama"), made_lists)
-    with pytest.raises(UsageError, match="candidate_lists must be at least 2"):
-        plan(list_model, made_lists, candidate_lists=1)
     with pytest.raises(UsageError, match="hr@K or ndcg@K"):
         RlOptions(metric_for_best_model="list_reward")
     contract = replace(read_contract(list_model), kind="encoder-decoder")
@@ -175,14 +148,6 @@ def test_what_does_not_fit_lists_is_refused(
 def test_pairs_are_the_best_and_the_worst_list(
     list_model: Path, made_lists: Path, tmp_path: Path
 ) -> None:
-    from sidtool.model.load import load_model_folder
-    from sidtool.model.prompt.segments import prompt_encoder
-    from sidtool.recommendation.query import QuerySession
-    from sidtool.training.reinforcement.examples import read_list_examples
-    from sidtool.training.reinforcement.pairs import PairMaker, load_pairs, save_pairs
-    from sidtool.training.reinforcement.policy import Policy
-    from sidtool.training.reinforcement.rewards.reward import Groups
-
     loaded = load_model_folder(list_model)
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     found = read_list_examples(made_lists, encoder, loaded.tokens, loaded.bundle)

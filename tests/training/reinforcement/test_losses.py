@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from sidtool.training.reinforcement.objective import clip_early, preference_loss
+from sidtool.training.reinforcement.list_trainer import preference_loss
+from sidtool.training.reinforcement.trainer import clip_early
 
 
 def test_preference_loss_by_hand() -> None:

@@ -12,7 +12,7 @@ from sidtool.recommendation.search.results import Normalize
 from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
-from sidtool.training.reinforcement.policy import Policy
+from sidtool.training.reinforcement.policy import Policy, pad_left
 from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model
 from tests.recommendation.search.cases import SOME_ARCHITECTURES
 
@@ -32,10 +32,7 @@ def one_thread() -> None:
 
 
 def padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    longest = max(map(len, prompts))
-    ids = [[0] * (longest - len(prompt)) + prompt for prompt in prompts]
-    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return torch.tensor(ids), torch.tensor(mask)
+    return pad_left([torch.tensor(prompt) for prompt in prompts])
 
 
 @pytest.mark.parametrize("architecture", SOME_ARCHITECTURES)

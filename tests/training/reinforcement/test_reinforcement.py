@@ -21,60 +21,14 @@ from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.model.load import load_model_folder
 from sidtool.training.reinforcement.plan import plan_rl
-from sidtool.training.reinforcement.reinforcement import RlSummary, rl
+from sidtool.training.reinforcement.reinforcement import rl
 from sidtool.training.reinforcement.settings import RlOptions
-from sidtool.training.settings import TrainOptions
 from sidtool.training.training import train
-from tests.training.runs import Stopped, kill_at, same, weights
-
-FAST: dict[str, Any] = {
-    "num_generations": 4,
-    "per_device_train_batch_size": 16,
-    "learning_rate": 1e-2,
-    "warmup_steps": 0,
-    "logging_steps": 1,
-    "max_steps": 4,
-    "eval_strategy": "steps",
-    "eval_steps": 2,
-    "save_strategy": "steps",
-    "save_steps": 2,
-}
-
+from tests.training.runs import Stopped, same, short_rl, weights
 
 TWO_ITERATIONS = {"num_iterations": 2, "steps_per_generation": 2, "max_steps": 6}
-"""Groups are made every four steps."""
-"""Two steps per epoch of the shop's 288 events and more; the checkpoint is in the second epoch."""
-
-
-def run(
-    start: Path,
-    made: Path,
-    out: Path,
-    *,
-    stop_at: int = 0,
-    fields: dict[str, Any] | None = None,
-    allow_worse_slices: bool = True,
-    log: Callable[[dict[str, float]], None] | None = None,
-    **options: Any,
-) -> RlSummary:
-    """A short run; `stop_at` is a step after which it stops as if killed."""
-
-    def progress(done: int, total: int) -> None:
-        if done == stop_at:
-            raise Stopped
-
-    summary = rl(
-        start,
-        made,
-        out,
-        options=RlOptions(**{"eval_users": 6, "eval_num_beams": 10, **options}),
-        grpo_fields={**FAST, **(fields or {})},
-        allow_worse_slices=allow_worse_slices,
-        progress=progress,
-        log=log,
-    )
-    assert summary is not None
-    return summary
+"""Groups are made every four steps, two per epoch of the shop's 288 events and more; the checkpoint
+is in the second epoch."""
 
 
 @pytest.mark.parametrize(
@@ -86,8 +40,7 @@ def test_every_algorithm_writes_a_complete_model(
 ) -> None:
     out = tmp_path / "out"
     logs: list[dict[str, float]] = []
-    fields = {"max_steps": 2}
-    summary = run(tuned, made, out, fields=fields, log=logs.append, algorithm=algorithm)
+    summary = short_rl(tuned, made, out, max_steps=2, log=logs.append, algorithm=algorithm)
     assert (summary.steps, summary.groups, summary.algorithm) == (2, 8, algorithm)
     assert {path.name for path in out.iterdir()} == {path.name for path in tuned.iterdir()}
     assert not list(tmp_path.glob("*.partial"))
@@ -117,11 +70,10 @@ def test_an_encoder_decoder_learns_from_groups(
     tmp_path: Path, models: Callable[..., Path], made: Path
 ) -> None:
     start = tmp_path / "start"
-    fields = {"max_steps": 2, "learning_rate": 3e-3}
-    train(models("t5"), made, start, options=TrainOptions(softmax_over="trie"), sft_fields=fields)
+    train(models("t5"), made, start, softmax_over="trie", max_steps=2, learning_rate=3e-3)
     logs: list[dict[str, float]] = []
     out = tmp_path / "out"
-    run(start, made, out, fields={"max_steps": 2}, log=logs.append)
+    short_rl(start, made, out, max_steps=2, log=logs.append)
     first = next(entry for entry in logs if "kl" in entry)
     assert first["kl"] == pytest.approx(0, abs=1e-6)  # the policy is the start
     assert first["grad_norm"] > 0
@@ -131,10 +83,12 @@ def test_an_encoder_decoder_learns_from_groups(
 
 
 @pytest.mark.slow
-def test_unseen_items_train(tmp_path: Path, tuned: Path, made: Path) -> None:
-    once = {"max_steps": 1, "beta": 0.0, "eval_steps": 1, "save_steps": 1}
-    run(tuned, made, tmp_path / "out", fields=once, exclude_seen=True)
-    assert not same(weights(tmp_path / "out"), weights(tuned))
+def test_unseen_items_train_in_bfloat16(tmp_path: Path, tuned: Path, made: Path) -> None:
+    once = {"max_steps": 1, "beta": 0.0, "eval_steps": 1, "save_steps": 1, "bf16": True}
+    short_rl(tuned, made, tmp_path / "out", **once, exclude_seen=True)
+    trained = weights(tmp_path / "out")
+    assert not same(trained, weights(tuned))
+    assert {weight.dtype for weight in trained.values()} == {torch.float32}
 
 
 @pytest.mark.slow
@@ -147,7 +101,7 @@ def test_the_best_validation_is_published_also_between_checkpoints(
         fields |= {"learning_rate": 0.1, "lr_scheduler_type": "constant"}
         logs: list[dict[str, float]] = []
         out = tmp_path / str(save_steps)
-        run(tuned, made, out, fields=fields, log=logs.append, eval_users=0)
+        short_rl(tuned, made, out, log=logs.append, eval_users=0, **fields)
         values = [entry["eval_ndcg@10"] for entry in logs if "eval_ndcg@10" in entry]
         assert values[-1] < max(values), values
         best = read_contract(out).stages[-1].params.best
@@ -171,31 +125,18 @@ def test_events_that_cannot_be_recommended_are_counted(
     files = {**read_lineage(made).files, "train.jsonl": file_digest(repeating)}
     lineage = replace(read_lineage(made), files=files)
     side_files(repeating)["meta"].write_text(sealed_text(lineage.to_json()))
-    fields = {"max_steps": 1}
-    unseen = run(tuned, repeating, tmp_path / "unseen", fields=fields, exclude_seen=True)
+    unseen = short_rl(tuned, repeating, tmp_path / "unseen", max_steps=1, exclude_seen=True)
     assert unseen.left_out == 1
     assert unseen.examples > len(others)
 
 
-@pytest.mark.slow
-def test_training_in_bfloat16_keeps_weights_in_float32(
-    tmp_path: Path, tuned: Path, made: Path
-) -> None:
-    logs: list[dict[str, float]] = []
-    fields = {"max_steps": 1, "bf16": True, "eval_steps": 1, "save_steps": 1}
-    run(tuned, made, tmp_path / "out", fields=fields, log=logs.append)
-    assert {weight.dtype for weight in weights(tmp_path / "out").values()} == {torch.float32}
-    (first,) = [entry for entry in logs if "loss" in entry]
-    assert abs(first["kl"]) < 1e-2  # the policy is the start
-
-
 def test_a_stopped_run_resumes_to_the_same_weights(tmp_path: Path, tuned: Path, made: Path) -> None:
-    whole = run(tuned, made, tmp_path / "whole", fields=TWO_ITERATIONS)
+    whole = short_rl(tuned, made, tmp_path / "whole", **TWO_ITERATIONS)
     # after the last step, before its checkpoint
     with pytest.raises(Stopped):
-        run(tuned, made, tmp_path / "stopped", fields=TWO_ITERATIONS, stop_at=whole.steps)
+        short_rl(tuned, made, tmp_path / "stopped", stop=whole.steps, **TWO_ITERATIONS)
     assert not (tmp_path / "stopped").exists()
-    resumed = run(tuned, made, tmp_path / "stopped", fields=TWO_ITERATIONS)
+    resumed = short_rl(tuned, made, tmp_path / "stopped", **TWO_ITERATIONS)
     assert resumed.resumed_from is not None
     assert resumed.steps == whole.steps
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
@@ -222,14 +163,14 @@ def test_a_reward_that_fails_loses_no_checkpoint(
     (tmp_path / f"{module}.py").write_text(REWARDS)
     reward = f"{module}:broken"
     with pytest.raises(DataError) as error:
-        run(tuned, made, tmp_path / "out", reward=reward)
+        short_rl(tuned, made, tmp_path / "out", reward=reward)
     assert f"reward {reward} failed: KeyError: 'price'" in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "out.partial" / "checkpoint-2" / "model.safetensors").exists()
     # mended, the same command goes on
     sys.modules[module].calls = -1000  # type: ignore[attr-defined]
-    summary = run(tuned, made, tmp_path / "out", reward=reward)
+    summary = short_rl(tuned, made, tmp_path / "out", reward=reward)
     assert (summary.resumed_from, summary.steps) == ("checkpoint-2", 4)
 
 
@@ -238,39 +179,34 @@ def test_a_model_that_is_worse_on_a_slice_is_refused(
 ) -> None:
     """The reward punishes hits, and nothing holds the model back."""
     harmful: dict[str, Any] = {"reward": "exact=-1", "sft_weight": 0.0, "eval_users": 0}
-    fields = {"beta": 0.0, "learning_rate": 0.2, "max_steps": 2}
+    harmful |= {"beta": 0.0, "learning_rate": 0.2, "max_steps": 2}
     out = tmp_path / "out"
     with pytest.raises(RefusedError, match=r"worse than the start .* \(ndcg@10 -0\.") as error:
-        run(tuned, made, out, fields=fields, allow_worse_slices=False, **harmful)
+        short_rl(tuned, made, out, allow_worse_slices=False, **harmful)
     assert "--allow-worse-slices" in str(error.value.shell_hint)
     assert not out.exists()
-    summary = run(tuned, made, out, fields=fields, **harmful)
+    summary = short_rl(tuned, made, out, **harmful)
     assert (summary.resumed_from, summary.steps) == ("checkpoint-2", 2)
     assert read_contract(out).stages[-1].stage == "rl"
 
 
 @pytest.mark.parametrize(
-    ("fields", "options", "message"),
+    ("setting", "message"),
     [
-        ({"num_generations": 5}, {}, "16 is no multiple of the 5 items of a group"),
-        ({"num_generations": 1}, {}, "at least 2, not 1"),
-        ({"temperature": 0.5}, {}, "temperature cannot be set"),
-        ({"use_vllm": True}, {}, "use_vllm cannot be set"),
-        ({"learning_rat": 0.5}, {}, "no setting 'learning_rat'"),
-        ({}, {"reward": "collaborative"}, "reward collaborative requires --reward-input"),
-        ({"loss_type": "nothing"}, {}, "loss_type"),
+        ({"num_generations": 5}, "16 is no multiple of the 5 items of a group"),
+        ({"num_generations": 1}, "at least 2, not 1"),
+        ({"temperature": 0.5}, "temperature cannot be set"),
+        ({"use_vllm": True}, "use_vllm cannot be set"),
+        ({"learning_rat": 0.5}, "no setting 'learning_rat'"),
+        ({"reward": "collaborative"}, "reward collaborative requires --reward-input"),
+        ({"loss_type": "nothing"}, "loss_type"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(
-    tmp_path: Path,
-    tuned: Path,
-    made: Path,
-    fields: dict[str, Any],
-    options: dict[str, Any],
-    message: str,
+    tmp_path: Path, tuned: Path, made: Path, setting: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        run(tuned, made, tmp_path / "out", fields=fields, **options)
+        short_rl(tuned, made, tmp_path / "out", **setting)
     assert not list(tmp_path.iterdir())
 
 
@@ -295,25 +231,12 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from tests.training.reinforcement.test_reinforcement import run
+from tests.training.runs import short_rl
 start, made, out = map(Path, sys.argv[1:4])
-size = sys.argv[4]
-fields = {"per_device_train_batch_size": int(size), "max_steps": 8, "learning_rate": 1e-3}
-run(start, made, out, fields=fields)
+settings = {"per_device_train_batch_size": int(sys.argv[4]), "learning_rate": 1e-3}
+short_rl(start, made, out, max_steps=8, **settings)
 """
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
-
-
-@pytest.mark.slow
-def test_sigkill_and_resume_give_the_same_weights(tmp_path: Path, tuned: Path, made: Path) -> None:
-    def command(out: str) -> list[str]:
-        paths = (str(tuned), str(made), str(tmp_path / out))
-        return [sys.executable, "-c", PROGRAM, *paths, "16"]
-
-    subprocess.run(command("whole"), check=True, env=ENVIRONMENT)
-    kill_at(("checkpoint-2", "checkpoint-6"), command("killed"), tmp_path / "killed", ENVIRONMENT)
-    subprocess.run(command("killed"), check=True, env=ENVIRONMENT)
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
 
 
 @pytest.mark.slow

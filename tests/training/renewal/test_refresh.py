@@ -10,7 +10,6 @@ from unittest.mock import ANY
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from sidtool.base.errors import CompatibilityError, RefusedError, UsageError
 from sidtool.base.output import locked
@@ -34,26 +33,38 @@ from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.renewal import refresh as refresh_module
 from sidtool.training.renewal.last_training import RefreshOptions, training_settings
 from sidtool.training.renewal.refresh import plan_refresh, refresh
-from sidtool.training.settings import TrainOptions
 from sidtool.training.training import train
 from tests.bundles import small_bundle
 from tests.memory.rerankers import random_reranker
 from tests.model.contract.cases import TRAINED
+from tests.training.runs import FAST, same, valid_of, weights
 from tests.training_fixtures import N_ITEMS, make_split, rated_split
 
 Make = Callable[..., Path]
-SMALL = TrainOptions(eval_users=20, eval_num_beams=10)
-BRIEF = {"num_train_epochs": 2, "per_device_train_batch_size": 16}
-FAST = {"num_train_epochs": 12, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
+SMALL = {"eval_users": 20, "eval_num_beams": 10}
+QUICK = RefreshOptions(share=0.05)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, models: Make, examples: Make) -> Path:
     made = examples(sequence=1.0)
     out = tmp_path_factory.mktemp("trained") / "model"
-    valid = made.with_name("valid.jsonl")
-    train(models("gpt2"), made, out, options=SMALL, sft_fields=FAST, valid=valid)
+    settings = {**FAST, "num_train_epochs": 12, **SMALL}
+    train(models("gpt2"), made, out, valid=valid_of(made), **settings)
     return out
+
+
+@pytest.fixture
+def remember(tmp_path: Path, trained: Path, split: Split, bundle: Bundle) -> Callable[..., Path]:
+    """Writes a copy of a model with a memory, built from the split with these arguments."""
+
+    def write(of: Path = trained, reranker: Any = None, **how: Any) -> Path:
+        memory = build_memory(split, bundle, **how)
+        binding = MemoryBinding(memory.digest, 0.4, 3.0, {}, reranker=reranker)
+        bind_memory(of, memory, binding, tmp_path / "model")
+        return tmp_path / "model"
+
+    return write
 
 
 @pytest.fixture
@@ -106,39 +117,33 @@ def test_a_refreshed_model_learns_the_new_codes_in_a_fraction_of_the_steps(
 def test_an_encoder_decoder_is_refreshed(
     tmp_path: Path, models: Make, examples: Make, retrained: Bundle, later: Split
 ) -> None:
-    made = examples(sequence=1.0)
-    fields = {**FAST, "num_train_epochs": 2}
-    train(models("t5"), made, tmp_path / "trained", options=SMALL, sft_fields=fields)
+    train(models("t5"), examples(sequence=1.0), tmp_path / "trained", **FAST)
     out = tmp_path / "refreshed"
     summary = refresh(tmp_path / "trained", retrained, out, split=later)
     assert summary.verdict.kind == "aligned"
     loaded = load_model_folder(out)
     assert loaded.contract.kind == "encoder-decoder"
-    assert [record.stage for record in loaded.contract.stages] == [
-        *("extend", "full", "rebind", "full")
-    ]
+    stages = [record.stage for record in loaded.contract.stages]
+    assert stages == ["extend", "full", "rebind", "full"]
     assert len(loaded.bundle.items) == N_ITEMS + 5
 
 
 def test_the_memory_is_built_again(
-    tmp_path: Path, trained: Path, retrained: Bundle, split: Split, bundle: Bundle, later: Split
+    tmp_path: Path, remember: Make, retrained: Bundle, bundle: Bundle, later: Split
 ) -> None:
     """With its settings, its weight and its power; without a split it is left out."""
-    model = tmp_path / "model"
-    memory = build_memory(split, bundle, KnnSettings(recency=0.5), content=ItemContent.of(bundle))
-    bind_memory(trained, memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), model)
+    settings = KnnSettings(recency=0.5)
+    model = remember(settings=settings, content=ItemContent.of(bundle))
     out = tmp_path / "refreshed"
     summary = refresh(model, retrained, out, split=later, options=RefreshOptions(share=0.05))
     assert summary.to_json()["model"] == str(out)
     loaded = load_model_folder(out)
     assert loaded.memory is not None
     assert (loaded.memory.weight, loaded.memory.power) == (0.4, 3.0)
-    expected = build_memory(
-        later, loaded.bundle, KnnSettings(recency=0.5), content=ItemContent.of(loaded.bundle)
-    )
+    content = ItemContent.of(loaded.bundle)
+    expected = build_memory(later, loaded.bundle, settings, content=content)
     assert loaded.memory.memory.digest == expected.digest
     assert verify_memory(out / MEMORY_COPY) == []
-    assert len(load_file(out / "model.safetensors"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "refreshed"]
     refresh(model, retrained, tmp_path / "aligned")
     assert read_contract(tmp_path / "aligned").memory is None
@@ -146,17 +151,18 @@ def test_the_memory_is_built_again(
 
 @pytest.mark.slow
 def test_a_re_ranker_is_fitted_to_the_new_model_or_left_out(
-    tmp_path: Path, models: Make, examples: Make, split: Split, bundle: Bundle, later: Split
+    tmp_path: Path,
+    models: Make,
+    examples: Make,
+    remember: Make,
+    split: Split,
+    bundle: Bundle,
+    later: Split,
 ) -> None:
-    trained, model = tmp_path / "trained", tmp_path / "model"
-    of_items = TrainOptions(softmax_over="trie", eval_users=20, eval_num_beams=10)
-    made = examples(sequence=1.0)
-    valid = made.with_name("valid.jsonl")
-    train(models("gpt2"), made, trained, options=of_items, sft_fields=BRIEF, valid=valid)
-    memory = build_memory(split, bundle)
-    fitted = random_reranker(memory.manifest)
-    binding = MemoryBinding(memory.digest, 0.4, 3.0, {}, reranker=fitted)
-    bind_memory(trained, memory, binding, model)
+    trained, made = tmp_path / "trained", examples(sequence=1.0)
+    settings = {**FAST, **SMALL, "softmax_over": "trie"}
+    train(models("gpt2"), made, trained, valid=valid_of(made), **settings)
+    model = remember(trained, random_reranker(build_memory(split, bundle).manifest))
     refresh(model, bundle, tmp_path / "out", split=later, options=RefreshOptions(share=1.0))
     renewed = read_contract(tmp_path / "out").memory
     assert renewed is not None
@@ -166,14 +172,10 @@ def test_a_re_ranker_is_fitted_to_the_new_model_or_left_out(
 
 
 def test_a_memory_by_vectors_needs_them(
-    tmp_path: Path, trained: Path, retrained: Bundle, split: Split, bundle: Bundle, later: Split
+    tmp_path: Path, trained: Path, remember: Make, retrained: Bundle, bundle: Bundle, later: Split
 ) -> None:
-    model = tmp_path / "model"
     vectors = np.random.default_rng(0).normal(size=(len(bundle.items), 8)).astype(np.float32)
-    memory = build_memory(split, bundle, content=ItemContent.of(bundle, vectors))
-    bind_memory(trained, memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), model)
-    with pytest.raises(UsageError, match="compares the items' vectors"):
-        refresh(model, retrained, tmp_path / "out", split=later)
+    model = remember(content=ItemContent.of(bundle, vectors))
     with pytest.raises(UsageError, match="compares the items' vectors") as caught:
         plan_refresh(model, retrained, tmp_path / "out", split=later, options=QUICK)
     assert caught.value.shell_hint is not None
@@ -183,24 +185,18 @@ def test_a_memory_by_vectors_needs_them(
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-QUICK = RefreshOptions(share=0.05)
-
-
 @pytest.mark.slow
 def test_a_memory_by_vectors_is_built_again_from_the_texts_of_the_catalog(
     tmp_path: Path,
-    trained: Path,
+    remember: Make,
     retrained: Bundle,
-    split: Split,
     bundle: Bundle,
     later: Split,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = tmp_path / "model"
     generator = np.random.default_rng(0)
     vectors = generator.normal(size=(len(bundle.items), 8)).astype(np.float32)
-    memory = build_memory(split, bundle, content=ItemContent.of(bundle, vectors))
-    bind_memory(trained, memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), model)
+    model = remember(content=ItemContent.of(bundle, vectors))
     items = tmp_path / "items.csv"
     rows = [f"{item},Item {item},A thing,b,c" for item in retrained.items.ids]
     items.write_text("\n".join(["item_id,title,description,brand,category", *rows]))
@@ -224,18 +220,10 @@ def test_a_memory_by_vectors_is_built_again_from_the_texts_of_the_catalog(
 
 @pytest.fixture
 def interrupted(
-    tmp_path: Path,
-    trained: Path,
-    retrained: Bundle,
-    split: Split,
-    bundle: Bundle,
-    later: Split,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, remember: Make, retrained: Bundle, later: Split, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A model with a memory, whose QUICK refresh to "out" was killed when it had trained."""
-    model = tmp_path / "model"
-    memory = build_memory(split, bundle)
-    bind_memory(trained, memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), model)
+    model = remember()
 
     def fail(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
@@ -252,10 +240,9 @@ def test_a_refresh_with_a_memory_resumes_after_training(
     tmp_path: Path, interrupted: Path, retrained: Bundle, later: Split
 ) -> None:
     assert not (tmp_path / "out").exists()
-    weights = tmp_path / "out.trained.partial" / "model" / "model.safetensors"
-    weights_before = weights.read_bytes()
+    before = weights(tmp_path / "out.trained.partial" / "model")
     refresh(interrupted, retrained, tmp_path / "out", split=later, options=QUICK)
-    assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights_before
+    assert same(weights(tmp_path / "out"), before)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
 
 
@@ -287,8 +274,7 @@ def test_a_line_says_that_teachers_are_not_used(
     write_contract(tmp_path / "student", contract, bundle)
     line = "the model was distilled: refresh trains it without its teachers"
     lines: list[str] = []
-    chosen = RefreshOptions(share=0.05)
-    how: Any = {"split": later, "options": chosen, "notify": lines.append}
+    how: Any = {"split": later, "options": QUICK, "notify": lines.append}
     refresh(tmp_path / "student", retrained, tmp_path / "out", **how)
     assert line in lines
     refreshed = read_contract(tmp_path / "out").params
@@ -318,8 +304,7 @@ def test_without_a_split_only_bundle_and_rows_change(
 ) -> None:
     summary = refresh(trained, retrained, tmp_path / "aligned")
     assert summary.training is None
-    before = load_file(trained / "model.safetensors")
-    after = load_file(tmp_path / "aligned" / "model.safetensors")
+    before, after = weights(trained), weights(tmp_path / "aligned")
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     assert changed == ["transformer.wte.weight"]
     start = read_contract(trained).token_start
@@ -329,11 +314,8 @@ def test_without_a_split_only_bundle_and_rows_change(
 def test_a_bundle_with_more_items_keeps_every_row(
     tmp_path: Path, trained: Path, bundle: Bundle
 ) -> None:
-    same = refresh(trained, bundle, tmp_path / "same")
-    assert same.verdict.kind == "same"
-    before = load_file(trained / "model.safetensors")
-    after = load_file(tmp_path / "same" / "model.safetensors")
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert refresh(trained, bundle, tmp_path / "same").verdict.kind == "same"
+    assert same(weights(trained), weights(tmp_path / "same"))
 
 
 def test_a_split_that_does_not_extend_the_models_is_refused(
@@ -353,6 +335,7 @@ CHOSEN = SftOptions(
     templates={"sequence": Templates(("{user.age}:{history}",), "", ("{sid}{event.rating};",))},
 )
 """Options that differ from what make-sft would choose."""
+WEIGHTED = WeightOptions("exp(rating/2)", clip=7.0)
 
 
 @pytest.fixture(scope="module")
@@ -366,11 +349,9 @@ def weighted(
     """A model trained on weighted examples that show fields."""
     folder = tmp_path_factory.mktemp("weighted")
     made = folder / "train.jsonl"
-    weights = WeightOptions("exp(rating/2)", clip=7.0)
     shop = (bundle, catalog, rated_split(split))
-    make_sft(*shop, made, CHOSEN, model=models("gpt2"), weights=weights)
-    fields = {**FAST, "num_train_epochs": 2}
-    train(models("gpt2"), made, folder / "model", options=SMALL, sft_fields=fields)
+    make_sft(*shop, made, CHOSEN, model=models("gpt2"), weights=WEIGHTED)
+    train(models("gpt2"), made, folder / "model", **FAST, **SMALL)
     return folder / "model"
 
 
@@ -379,8 +360,7 @@ def test_a_model_is_refreshed_on_examples_as_those_it_was_trained_on(
     tmp_path: Path, weighted: Path, bundle: Bundle, catalog: Items, later: Split
 ) -> None:
     made, trained_on = tmp_path / "made" / "train.jsonl", rated_split(later)
-    weights = WeightOptions("exp(rating/2)", clip=7.0)
-    lineage = make_sft(bundle, catalog, trained_on, made, CHOSEN, model=weighted, weights=weights)
+    lineage = make_sft(bundle, catalog, trained_on, made, CHOSEN, model=weighted, weights=WEIGHTED)
     out = tmp_path / "refreshed"
     refresh(weighted, bundle, out, split=trained_on)
     before, after = read_contract(weighted), read_contract(out)
@@ -401,22 +381,13 @@ def test_a_split_without_the_fields_is_refused(
     tmp_path: Path, weighted: Path, bundle: Bundle, split: Split
 ) -> None:
     rated = rated_split(split)
-    without_rating = replace(rated.fields, feedback={})
-    with pytest.raises(UsageError, match="the split has no feedback 'rating'"):
-        refresh(
-            weighted,
-            bundle,
-            tmp_path / "out",
-            split=replace(rated, origin=SplitOrigin(fields=without_rating)),
-        )
-    without_age = replace(rated.fields, user={})
-    with pytest.raises(UsageError, match=r"\{user.age\} is no field of the split"):
-        refresh(
-            weighted,
-            bundle,
-            tmp_path / "out",
-            split=replace(rated, origin=SplitOrigin(fields=without_age)),
-        )
+    for lacking, message in (
+        ({"feedback": {}}, "the split has no feedback 'rating'"),
+        ({"user": {}}, r"\{user.age\} is no field of the split"),
+    ):
+        origin = SplitOrigin(fields=replace(rated.fields, **lacking))
+        with pytest.raises(UsageError, match=message):
+            refresh(weighted, bundle, tmp_path / "out", split=replace(rated, origin=origin))
     assert not list(tmp_path.iterdir())
 
 
@@ -476,7 +447,7 @@ def test_tasks_that_show_text_need_a_catalog(
     tmp_path: Path, models: Make, examples: Make, bundle: Bundle, split: Split
 ) -> None:
     made = examples(sequence=1.0, title_to_sid=1.0)
-    train(models("gpt2"), made, tmp_path / "model", sft_fields={**FAST, "max_steps": 2})
+    train(models("gpt2"), made, tmp_path / "model", max_steps=2)
     with pytest.raises(UsageError, match="title-to-sid shows text") as error:
         refresh(tmp_path / "model", bundle, tmp_path / "out", split=split)
     assert error.value.shell_hint == "--items CATALOG"
@@ -505,9 +476,7 @@ def test_an_interrupted_refresh_resumes_to_the_same_weights(
     summary = refresh(trained, retrained, out, **arguments)
     assert summary.training is not None
     assert summary.training.resumed_from is not None
-    whole = load_file(tmp_path / "whole" / "model.safetensors")
-    resumed = load_file(out / "model.safetensors")
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert same(weights(tmp_path / "whole"), weights(out))
     names = ["resumed", "resumed-refresh", "whole"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 

@@ -73,15 +73,13 @@ class StoredTensor:
             raise ValueError("its pickle has a tensor of another form") from error
         if not isinstance(stored, Stored) or not isinstance(storage, Name):
             raise ValueError("its pickle has a tensor of another form")
-        tensor._check()
-        return tensor
-
-    def _check(self) -> None:
-        numbers = (self.offset, *self.shape, *self.strides)
+        numbers = (offset, *tensor.shape, *tensor.strides)
         if any(type(number) is not int or not 0 <= number < 1 << 48 for number in numbers):
             raise ValueError("its pickle has a tensor with impossible sizes")
-        if len(self.shape) != len(self.strides) or len(self.shape) > MAX_DIMENSIONS:
-            raise ValueError(f"its pickle has a tensor with {len(self.shape)} dimensions")
+        n_dimensions = len(tensor.shape)
+        if n_dimensions != len(tensor.strides) or n_dimensions > MAX_DIMENSIONS:
+            raise ValueError(f"its pickle has a tensor with {n_dimensions} dimensions")
+        return tensor
 
     @property
     def size(self) -> int:
@@ -106,31 +104,39 @@ class TorchFile:
         require_regular(path)
         with library_errors(path, "a file of torch.save"), path.open("rb") as stream:
             archive = open_zip(stream)
-            self._entries = zip_entries(archive, path.stat().st_size)
-            for name, entry in self._entries.items():
-                if (
-                    entry.compress_type != zipfile.ZIP_STORED
-                    or entry.file_size != entry.compress_size
-                ):
+            entries = zip_entries(archive, path.stat().st_size)
+            for name, entry in entries.items():
+                is_stored = entry.compress_type == zipfile.ZIP_STORED
+                if not is_stored or entry.file_size != entry.compress_size:
                     raise ValueError(
                         f"its entry {name[:60]!r} is compressed, which torch.save never does"
                     )
-            self._root = _root(path, self._entries)
-            if self._read_small(archive, "byteorder", b"little") != b"little":
+            pickles = [name for name in entries if name.endswith("/data.pkl")]
+            if len(pickles) != 1:
+                raise DataError(
+                    f"{path} has no data.pkl, which torch.save writes since PyTorch 1.6",
+                    hint="load it with its own program and save it again",
+                )
+            root = pickles[0].removesuffix("data.pkl")
+            small = {"byteorder": b"little"}
+            for name in ("byteorder", "data.pkl"):
+                if root + name not in entries:
+                    continue
+                entry = entries[root + name]
+                if entry.file_size > MAX_BYTES:
+                    raise ValueError(
+                        f"{name} has {entry.file_size} bytes, the limit is {MAX_BYTES}"
+                    )
+                small[name] = archive.read(entry)
+            if small["byteorder"] != b"little":
                 raise ValueError("its numbers are not little-endian")
-            self.value: Any = read_pickle(self._read_small(archive, "data.pkl"))
-
-    def _read_small(
-        self, archive: zipfile.ZipFile, name: str, default: bytes | None = None
-    ) -> bytes:
-        """A small entry; the default if there is none."""
-        full_name = f"{self._root}{name}"
-        if full_name not in self._entries and default is not None:
-            return default
-        entry = self._entries[full_name]
-        if entry.file_size > MAX_BYTES:
-            raise ValueError(f"{name} has {entry.file_size} bytes, the limit is {MAX_BYTES}")
-        return archive.read(entry)
+            self.value: Any = read_pickle(small["data.pkl"])
+            data = f"{root}data/"
+            self._storages = {
+                name.removeprefix(data): entry
+                for name, entry in entries.items()
+                if name.startswith(data)
+            }
 
     def arrays(self, tensors: Mapping[str, StoredTensor]) -> dict[str, NDArray[Any]]:
         """The numbers of tensors; bfloat16 becomes float32.
@@ -152,7 +158,7 @@ class TorchFile:
         """Raise ValueError unless the storage of a tensor has its numbers; returns its bytes."""
         if tensor.storage not in STORAGES:
             raise ValueError(f"{name} has numbers of the type {tensor.storage!r}")
-        entry = self._entries.get(f"{self._root}data/{tensor.key}")
+        entry = self._storages.get(tensor.key)
         if entry is None:
             raise ValueError(f"the numbers of {name} are not there")
         width = np.dtype(STORAGES[tensor.storage]).itemsize
@@ -167,7 +173,7 @@ class TorchFile:
     def _read(self, archive: zipfile.ZipFile, tensor: StoredTensor) -> NDArray[Any]:
         dtype = np.dtype(STORAGES[tensor.storage])
         flat = np.empty(tensor.span, dtype=dtype)
-        with archive.open(self._entries[f"{self._root}data/{tensor.key}"]) as stream:
+        with archive.open(self._storages[tensor.key]) as stream:
             stream.seek(tensor.offset * dtype.itemsize)
             read_exactly(stream, flat)
             stream.read(1)  # zipfile compares the checksum of an entry at its end
@@ -193,14 +199,3 @@ def items_of(value: Any) -> Iterable[tuple[Any, Any]]:
 
 def _is_call(value: Any, *names: str) -> bool:
     return isinstance(value, Call) and isinstance(value.what, Name) and value.what.name in names
-
-
-def _root(path: Path, entries: Mapping[str, zipfile.ZipInfo]) -> str:
-    """The folder of all entries, with its slash."""
-    roots = [name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")]
-    if len(roots) != 1:
-        raise DataError(
-            f"{path} has no data.pkl, which torch.save writes since PyTorch 1.6",
-            hint="load it with its own program and save it again",
-        )
-    return roots[0]

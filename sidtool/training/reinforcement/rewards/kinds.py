@@ -1,5 +1,5 @@
-"""The kinds of rewards by name, and sums of them as text: those that compare with the target are in
-`hits`, that of a memory and functions of the user here."""
+"""The kinds of rewards by name, and sums of them as text: those that compare the answers with what
+really followed, that of a memory, and functions of the user."""
 
 import importlib
 import sys
@@ -16,7 +16,6 @@ from sidtool.data.split import check_split
 from sidtool.memory import Memory, MemoryIndex
 from sidtool.tokenizer.bundle import Bundle, StringArray
 from sidtool.tokenizer.sid import ItemRows
-from sidtool.training.reinforcement.rewards import hits
 from sidtool.training.reinforcement.rewards.label import POSITIVE, open_labels
 from sidtool.training.reinforcement.rewards.reward import (
     Answer,
@@ -34,18 +33,86 @@ BOTH: tuple[Answer, ...] = ("item", "list")
 """Answers that rewards with an input, and functions of the user, judge."""
 
 
+def exact(groups: Groups, context: RewardContext) -> Matrix:
+    """1 for the target's SID, else 0."""
+    return _hits(groups, context).astype(np.float64)
+
+
+def rank(groups: Groups, context: RewardContext) -> Matrix:
+    """MiniOneRec's rank-aware reward (arXiv:2510.24431): in a group with a hit, a miss at rank i,
+    from 0, has the negative share of its discount 1 / log2(i + 2) in those of the whole group. The
+    hit has 0, and so has every item of a group without a hit. MiniOneRec adds `exact`."""
+    hits = _hits(groups, context)
+    discounts = _discounts(hits.shape[1])
+    penalties = np.where(hits, 0.0, -discounts / discounts.sum())
+    return np.where(hits.any(axis=1, keepdims=True), penalties, 0.0)
+
+
+def _hits(groups: Groups, context: RewardContext) -> NDArray[np.bool_]:
+    """(n, G): whether an item has the target's SID. A policy cannot tell such items apart."""
+    codes = context.bundle.items.codes
+    has_codes = (codes[groups.items] == codes[np.asarray(groups.targets)][:, None]).all(axis=-1)
+    hits: NDArray[np.bool_] = has_codes & (groups.items >= 0)
+    return hits
+
+
+def list_recall(groups: Groups, _: RewardContext) -> Matrix:
+    """The share of the targets that the list has."""
+    return _gained_share(groups, None)
+
+
+def list_value(groups: Groups, _: RewardContext) -> Matrix:
+    """The share of the targets' weights that the list has."""
+    assert groups.values is not None  # as the plan has checked
+    return _gained_share(groups, groups.values)
+
+
+def list_ndcg(groups: Groups, _: RewardContext) -> Matrix:
+    """The discounted gain of the targets in the list, by their weights if they have any, relative
+    to that of the best list of its length."""
+    values = groups.values
+    discounts = _discounts(groups.items.shape[2])
+    ideal = np.zeros((len(groups.targets), 1))
+    for row, targets in enumerate(groups.targets):
+        gains = np.ones(len(targets)) if values is None else values[row]
+        best = np.sort(gains)[::-1][: len(discounts)]
+        ideal[row] = (best * discounts[: len(best)]).sum()
+    gained: Matrix = (_gains(groups, values) * discounts).sum(axis=-1) / ideal
+    return gained
+
+
+def _gained_share(groups: Groups, values: Sequence[NDArray[np.float64]] | None) -> Matrix:
+    """(n, G): the sum of the weights of the targets in a list, relative to that of all targets."""
+    totals = [
+        float(len(targets) if values is None else values[row].sum())
+        for row, targets in enumerate(groups.targets)
+    ]
+    share: Matrix = _gains(groups, values).sum(axis=-1) / np.array(totals)[:, None]
+    return share
+
+
+def _gains(groups: Groups, values: Sequence[NDArray[np.float64]] | None) -> Any:
+    """(n, G, m): the weight of each item as a target, 0 if it is none."""
+    gains = np.zeros(groups.items.shape)
+    for row, (lists, targets) in enumerate(zip(groups.items, groups.targets, strict=True)):
+        of_targets = np.ones(len(targets)) if values is None else values[row]
+        matches = lists[..., None] == targets  # (G, m, targets)
+        gains[row] = (matches * of_targets).max(axis=-1)
+    return gains
+
+
+def _discounts(size: int) -> NDArray[np.float64]:
+    discounts: NDArray[np.float64] = 1 / np.log2(np.arange(size) + 2)
+    return discounts
+
+
 def function_reward(name: str, names: Iterable[str]) -> Reward:
     """The reward of MODULE:FUNCTION, of an importable module or a file MODULE.py in the current
     folder: `function(prompts, items, targets, context)` with item ids, where a prompt has G items
     and a target, or G lists and a list of targets.
 
-    Raises UsageError for a name that is none and not `known`, and if it cannot be imported."""
-    function = _find_function(name, names)
-
-    return Reward(partial(_call, name, function), BOTH)
-
-
-def _find_function(name: str, names: Iterable[str]) -> Callable[..., Any]:
+    Raises UsageError for a name that is none of these and not among `names`, and if it cannot be
+    imported."""
     module, colon, function_name = name.partition(":")
     if not (module and colon and function_name):
         raise UsageError(
@@ -54,14 +121,14 @@ def _find_function(name: str, names: Iterable[str]) -> Callable[..., Any]:
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
-        function: Callable[..., Any] = getattr(importlib.import_module(module), function_name)
+        function = getattr(importlib.import_module(module), function_name)
     except Exception as error:  # whatever the module's code raises
         raise UsageError(f"reward {name} cannot be imported: {_one_line(error)}") from error
     finally:
         sys.path.remove(folder)
     if not callable(function):
         raise UsageError(f"reward {name} is no function")
-    return function
+    return Reward(partial(_call, name, function), BOTH)
 
 
 def _named(ids: StringArray, rows: NDArray[np.int64]) -> list[str]:
@@ -159,11 +226,11 @@ def memory_scores(memory: Memory, bundle: Bundle) -> Scores:
 
 
 REWARDS: dict[str, Reward] = {
-    "exact": Reward(hits.exact),
-    "rank": Reward(hits.rank),
-    "recall": Reward(hits.list_recall, ("list",)),
-    "ndcg": Reward(hits.list_ndcg, ("list",)),
-    "value": Reward(hits.list_value, ("list",), needs_weights=True),
+    "exact": Reward(exact),
+    "rank": Reward(rank),
+    "recall": Reward(list_recall, ("list",)),
+    "ndcg": Reward(list_ndcg, ("list",)),
+    "value": Reward(list_value, ("list",), needs_weights=True),
     "collaborative": Reward(answers=BOTH, open_input=open_memory),
     "label": Reward(answers=BOTH, open_input=open_labels, settings=(POSITIVE,)),
 }

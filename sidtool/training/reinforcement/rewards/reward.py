@@ -117,25 +117,22 @@ class RewardTerm:
 
 
 def reward_sum(terms: Sequence[RewardTerm], groups: Groups, context: RewardContext) -> Matrix:
-    """The weighted sum of the rewards of every answer; there is at least one term.
+    """The weighted sum of the rewards of every answer.
 
     Raises DataError if a function of the user raises, returns another shape, or NaN or infinity."""
-    total: Matrix = np.sum([term.weight * _reward(term, groups, context) for term in terms], axis=0)
+    total: Matrix = np.zeros(groups.items.shape[:2])
+    for term in terms:
+        if term.kind.function is not None:
+            rewards = term.kind.function(groups, context)
+        else:
+            rows = groups.items.reshape(len(groups.items), -1)  # (n, G or G * m)
+            flat = context.scores[term.name](groups.histories, groups.fields, rows)
+            rewards = flat.reshape(groups.items.shape)
+            if groups.has_lists:
+                n_items = (groups.items >= 0).sum(axis=-1)  # (n, G)
+                rewards = rewards.sum(axis=-1) / np.maximum(n_items, 1)
+        total += term.weight * rewards
     return total
-
-
-def _reward(term: RewardTerm, groups: Groups, context: RewardContext) -> Matrix:
-    """One reward of every answer."""
-    if term.kind.function is not None:
-        return term.kind.function(groups, context)
-    rows = groups.items.reshape(len(groups.items), -1)  # (n, G or G * m)
-    flat = context.scores[term.name](groups.histories, groups.fields, rows)
-    scores: Matrix = flat.reshape(groups.items.shape)
-    if not groups.has_lists:
-        return scores
-    n_items = (groups.items >= 0).sum(axis=-1)  # (n, G)
-    means: Matrix = scores.sum(axis=-1) / np.maximum(n_items, 1)
-    return means
 
 
 NO_SPREAD = 1e-8
