@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.options import check_options, option
 from sidtool.data import need_feedback_of_numbers
-from sidtool.data.split import Event, Split, target_marks
+from sidtool.data.split import Event, Split
 from sidtool.examples.lineage import WeightRecord
 from sidtool.examples.task import LARGEST_WEIGHT, TrainingExample
 from sidtool.examples.tasks import named_task
@@ -83,7 +83,7 @@ class EventWeights:
             need_feedback_of_numbers(options.field, split.fields, "--weight")
         train = split.train
         starts = np.concatenate([[0], np.cumsum(train.items.lengths)])
-        is_target = target_marks(train)
+        is_target = train.target_marks
         number_of = {user: number for number, user in enumerate(train.users)}
         if options is None:
             return cls(number_of, starts, is_target.astype(np.float64), None)

@@ -21,7 +21,7 @@ from sidtool.data import (
     UnknownIds,
     guess_spelling,
 )
-from sidtool.data.split import Event, Split, count_leaks
+from sidtool.data.split import Event, Split
 from sidtool.examples.blocks import TrainEvents, write_validation
 from sidtool.examples.event_weights import EventWeights
 from sidtool.examples.example_file import example_json
@@ -174,7 +174,7 @@ class SftJob:
                 lengths.append(self.maker.length(example.segments) or 0)
                 yield from example.events
 
-        leaked = count_leaks(self.split, events())
+        leaked = self.split.held_out.count(events())
         return ExampleCounts(len(lengths), sum(lengths), max(lengths, default=0), leaked)
 
     def lineage(self, tasks: Mapping[str, TaskCounts], files: Mapping[str, str]) -> Lineage:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import UsageError
 from sidtool.data.columns import EventNames
 from sidtool.data.event_sort import EVENT_BYTES, Spill, spill_beside
 from sidtool.data.interactions import Interactions, read_interactions
@@ -87,29 +87,6 @@ def test_partitions_and_several_files(tmp_path: Path, monkeypatch: pytest.Monkey
         assert isinstance(spilled.order, np.memmap)
         assert not list(spill.folder.glob("part-*"))
     assert {path.name for path in tmp_path.iterdir()} == {"events"}
-
-
-@pytest.mark.parametrize(
-    ("cells", "message"),
-    [
-        (["1", "2", "2024-01-01"], r"number '1' in row 1 and the date '2024-01-01' in row 3"),
-        (["1", "2", "never"], r"row 3: the order 'never'"),
-        (
-            ["1600000000", "1600000001000", "1600000002000"],
-            "several units: 1 in seconds, 2 in milliseconds",
-        ),
-    ],
-)
-def test_an_error_names_the_row_of_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cells: list[str], message: str
-) -> None:
-    monkeypatch.setattr("sidtool.data.tables.parquet.BATCH_ROWS", 1)
-    table = {"user": ["u"] * 3, "item": ["a"] * 3, "timestamp": cells}
-    path = write_table(tmp_path / "x.parquet", table)
-    with spill_beside(tmp_path / "out", 10_000) as spill, pytest.raises(DataError, match=message):
-        read_interactions(path, spill=spill)
-    with pytest.raises(DataError, match=message):
-        read_interactions(path)
 
 
 def test_a_budget_below_the_events_of_one_user_is_refused(tmp_path: Path) -> None:

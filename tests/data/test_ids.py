@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import read_items
-from sidtool.data.queries import read_queries
 from sidtool.data.tables.tables import column_names, read_columns
 from tests.data.tables.files import CONTAINERS, write_table
 
@@ -187,26 +186,6 @@ def test_columns_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="look like the item id: 'item_id' and ' item_id'"):
         read_items(tmp_path / "x.csv")
     assert read_items(tmp_path / "x.csv", id_column=" item_id").ids == ("2",)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        '{"item": true, "text": "x"}',
-        '{"item": "", "text": "x"}',
-        '{"item": 1.0, "text": "x"}',
-        '{"item": "a", "text": "x", "user": ["u"]}',
-        '{"item": "a", "text": "x", "user": ""}',
-        '{"item": "a", "item": "b", "text": "x"}',
-        '{"item": "a", "text": "\\ud800"}',
-        '{"item": "a", "text": 1}',
-        '{"item": ' + "9" * 5000 + ', "text": "x"}',
-    ],
-)
-def test_a_query_with_other_types_is_refused(tmp_path: Path, line: str) -> None:
-    (tmp_path / "q.jsonl").write_text('{"item": 1, "text": "x"}\n' + line)
-    with pytest.raises(DataError, match=r"q\.jsonl, line 2"):
-        read_queries(tmp_path / "q.jsonl")
 
 
 @settings(max_examples=60)

@@ -35,19 +35,6 @@ def test_events_are_the_same_in_every_container(tmp_path: Path, name: str) -> No
     assert read.digest == read_interactions(write_table(tmp_path / "y.tsv", TABLE)).digest
 
 
-@settings(max_examples=40)
-@given(st.lists(event, min_size=1, max_size=20))
-def test_events_are_sorted_by_user_order_and_line(
-    tmp_path: Path, events: list[tuple[str, str, int]]
-) -> None:
-    users, items, order = (list(column) for column in zip(*events, strict=True))
-    table = {"user": users, "item": items, "time": [str(moment) for moment in order]}
-    read = read_interactions(write_table(tmp_path / "x.csv", table))
-    first_seen = list(dict.fromkeys(users))
-    expected = sorted(events, key=lambda e: (first_seen.index(e[0]), e[2]))  # sorted() is stable
-    assert list(zip(read.users, read.items, read.order.tolist(), strict=True)) == expected
-
-
 def test_the_digest_depends_on_every_value(tmp_path: Path) -> None:
     digests = {read_interactions(write_table(tmp_path / "x.csv", TABLE)).digest}
     for column, value in (("userId", "u3"), ("movieId", "z"), ("timestamp", "4")):

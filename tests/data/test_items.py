@@ -1,6 +1,5 @@
 """Items: their text, and the rules for malformed ids and empty texts."""
 
-import json
 import warnings
 from pathlib import Path
 
@@ -47,26 +46,6 @@ def test_the_digest_depends_on_every_value(tmp_path: Path) -> None:
     assert len(digests) == 4
 
 
-def test_a_minionerec_item_file_is_read(tmp_path: Path) -> None:
-    value = {
-        "0": {
-            "title": "Kit",
-            "description": "['Hard start.', 'Made in \"China\"', \"it's\"]",
-            "brand": "Supco",
-        },
-        "1": {"title": "Staple", "description": "", "brand": ""},
-    }
-    (tmp_path / "item.json").write_text(json.dumps(value, indent=2))
-    items = read_items(
-        tmp_path / "item.json",
-        text_template="{title}. {description}",
-        fields=["brand", "description"],
-    )
-    assert items.ids == ("0", "1")
-    assert items.texts == ('Kit. Hard start. Made in "China", it\'s', "Staple")
-    assert items.fields["brand"] == ("Supco", "")
-
-
 def test_the_title_placeholder_means_the_title_column(tmp_path: Path) -> None:
     path = write_table(
         tmp_path / "x.csv", {"movie_id": ["1"], "movie_title": ["Heat"], "alias": ["Hot"]}
@@ -96,12 +75,6 @@ def test_an_unknown_column_is_named_with_the_known_ones(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="'color'") as caught:
             read_items(path, **wrong)  # type: ignore[arg-type]
         assert "asin, title, brand" in str(caught.value.shell_hint)
-
-
-def test_duplicate_ids_are_named_with_both_rows(tmp_path: Path) -> None:
-    table = {"id": ["a", "b", "c", "b", "a"], "title": list("vwxyz")}
-    with pytest.raises(DataError, match="'b' is in rows 2 and 4"):
-        read_items(write_table(tmp_path / "x.csv", table))
 
 
 def test_an_empty_id_and_no_items_are_refused(tmp_path: Path) -> None:

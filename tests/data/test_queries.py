@@ -34,12 +34,30 @@ def test_queries_are_read_from_tables(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ['{"item": "a"}', '{"text": "a"}', '{"item": "a", "text": "  "}', "[]", "{", ""]
+    "line",
+    [
+        '{"item": "a"}',
+        '{"text": "a"}',
+        '{"item": "a", "text": "  "}',
+        "[]",
+        "{",
+        '{"item": true, "text": "x"}',
+        '{"item": "", "text": "x"}',
+        '{"item": 1.0, "text": "x"}',
+        '{"item": "a", "text": "x", "user": ["u"]}',
+        '{"item": "a", "text": "x", "user": ""}',
+        '{"item": "a", "item": "b", "text": "x"}',
+        '{"item": "a", "text": "\\ud800"}',
+        '{"item": "a", "text": 1}',
+    ],
 )
 def test_malformed_queries_are_refused(tmp_path: Path, line: str) -> None:
     path = tmp_path / "queries.jsonl"
-    path.write_text(line + "\n")
-    with pytest.raises(DataError):
+    path.write_text('{"item": 1, "text": "x"}\n' + line)
+    with pytest.raises(DataError, match=r"queries\.jsonl, line 2"):
+        read_queries(path)
+    path.write_text("\n")
+    with pytest.raises(DataError, match="holds no queries"):
         read_queries(path)
 
 

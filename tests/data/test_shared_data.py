@@ -6,7 +6,6 @@ from sidtool.base.errors import SidtoolWarning
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import read_items
 from sidtool.data.split.protocols import given, leave_one_out
-from sidtool.data.split.split import count_leaks
 from tests.shared_data import DATA
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not at hand")
@@ -44,7 +43,7 @@ def test_minionerec_industrial() -> None:
         for s in split.train
         for item, at in zip(s.items, s.positions, strict=True)
     ]
-    assert count_leaks(split, shown) == 0
+    assert split.held_out.count(shown) == 0
     assert len({(user, at) for user, _, at in shown}) == len(
         shown
     )  # one item at each place of a sequence

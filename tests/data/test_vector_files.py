@@ -21,7 +21,13 @@ STORED = np.arange(12, dtype=np.float64).reshape(4, 3)
 IDS = ["d", "ä", "b", "c"]
 
 
-def store(path: Path, vectors: np.ndarray, ids: list[str]) -> Path:
+def store(
+    path: Path,
+    vectors: np.ndarray,
+    ids: list[str],
+    chunks: tuple[int, int] | None = None,
+    group_rows: int | None = None,
+) -> Path:
     """Write vectors and their ids in the container that the name's suffix selects."""
     if path.name.endswith(".npy"):
         np.save(path, vectors)
@@ -36,12 +42,13 @@ def store(path: Path, vectors: np.ndarray, ids: list[str]) -> Path:
             if "fixed" in path.name
             else pa.list_(pa.float64())
         )
-        pq.write_table(pa.table({"asin": ids, "embedding": pa.array(vectors.tolist(), kind)}), path)
+        columns = {"asin": ids, "embedding": pa.array(vectors.tolist(), kind)}
+        pq.write_table(pa.table(columns), path, row_group_size=group_rows)
     else:
         group = zarr.open_group(
             zarr.storage.ZipStore(path, mode="w") if path.suffix == ".zip" else path, mode="w"
         )
-        group["vectors"] = vectors
+        group.create_array("vectors", data=vectors, chunks=chunks or "auto")
         group.create_array("ids", data=np.array(ids, dtype=np.dtypes.StringDType()))
         group.store.close()
     return path
@@ -128,17 +135,7 @@ def many(path: Path, rows: int, dim: int, ids: list[str]) -> np.ndarray:
     """Write vectors in chunks and row groups whose boundaries differ from those of every part that
     is read."""
     vectors = np.arange(rows * dim, dtype=np.float32).reshape(rows, dim)
-    if path.suffix == ".parquet":
-        table = pa.table(
-            {"item_id": ids, "vector": pa.array(list(vectors), pa.list_(pa.float32(), dim))}
-        )
-        pq.write_table(table, path, row_group_size=700)
-    elif path.suffix == ".zarr":
-        group = zarr.open_group(path, mode="w")
-        group.create_array("vectors", data=vectors, chunks=(300, dim))
-        group.create_array("ids", data=np.array(ids, dtype=np.dtypes.StringDType()))
-    else:
-        store(path, vectors, ids)
+    store(path, vectors, ids, chunks=(300, dim), group_rows=700)
     return vectors
 
 

@@ -11,7 +11,7 @@ import pytest
 from sidtool.base.errors import DataError
 from sidtool.data.items import Items
 from sidtool.data.split.examples import write_examples
-from sidtool.data.split.split import Split, count_leaks
+from sidtool.data.split.split import Split
 from sidtool.data.split.values import Example, FurtherTarget, UserSequence
 from sidtool.examples import blocks
 from sidtool.examples.example_file import example_json
@@ -79,7 +79,7 @@ def lines_one_by_one(maker: ExampleMaker, bundle: Bundle, task: str, split: Spli
     values = [example_json(bundle.space, example) for example in examples]
     lines = "".join(f"{json.dumps(value, ensure_ascii=False)}\n" for value in values).encode()
     lengths = [maker.length(example.segments) or 0 for example in examples]
-    leaked = count_leaks(split, (event for example in examples for event in example.events))
+    leaked = split.held_out.count(event for example in examples for event in example.events)
     return lines, lengths, leaked
 
 

@@ -9,6 +9,7 @@ The metadata of 2014 are lines of Python dictionaries, not of JSON."""
 
 import ast
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,19 +88,13 @@ def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         row = parse_json(line)
     except ValueError:
-        row = _literal(line)
+        row = None
+        if len(line) <= MAX_LINE:
+            with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+                row = ast.literal_eval(line.decode("utf-8").strip())
     if not isinstance(row, dict):
         raise DataError(f"{path}, line {number}: neither a JSON object nor a Python dictionary")
     return row
-
-
-def _literal(line: bytes) -> Any:
-    if len(line) > MAX_LINE:
-        return None
-    try:
-        return ast.literal_eval(line.decode("utf-8").strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
 
 
 def find_files(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -189,7 +189,12 @@ def report(
     problems = list(_item_problems(catalog))
     unknown = None
     if events is not None:
-        unknown = unknown_ids(events.items, catalog.ids)
+        known = set(catalog.ids)
+        unknown_items = [item for item in events.items if item and item not in known]
+        if unknown_items:
+            guess = guess_spelling(catalog.ids, unknown_items, "the catalog", "events")
+            problem_text = "events are of items that the catalog lacks"
+            unknown = UnknownIds(len(unknown_items), len(events.items), problem_text, guess)
         is_stopped = unknown is not None and unknown.is_refused and not allow_unknown
         for problem in _event_problems(events, catalog):
             if problem.kind == "unknown_item":
@@ -204,17 +209,6 @@ def report(
         problems=tuple(problem for problem in problems if problem.count),
         unknown=unknown,
     )
-
-
-def unknown_ids(items: Sequence[str], catalog_ids: Sequence[str]) -> UnknownIds | None:
-    """Events of items that the catalog lacks, None if there are none."""
-    known = set(catalog_ids)
-    unknown = [item for item in items if item and item not in known]
-    if not unknown:
-        return None
-    guess = guess_spelling(catalog_ids, unknown, "the catalog", "events")
-    problem = "events are of items that the catalog lacks"
-    return UnknownIds(len(unknown), len(items), problem, guess)
 
 
 def _item_problems(catalog: CatalogTable) -> Iterator[Problem]:

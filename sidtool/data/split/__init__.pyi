@@ -1,4 +1,3 @@
-from .consistency import target_marks as target_marks
 from .examples import read_examples as read_examples
 from .examples import write_examples as write_examples
 from .files import MANIFEST as MANIFEST
@@ -26,7 +25,6 @@ from .record import SplitReference as SplitReference
 from .record import check_split as check_split
 from .split import Split as Split
 from .split import SplitOrigin as SplitOrigin
-from .split import count_leaks as count_leaks
 from .split import evenly_spaced as evenly_spaced
 from .values import Event as Event
 from .values import Example as Example

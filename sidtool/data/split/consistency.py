@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import IntegrityError
 from sidtool.base.ranges import consecutive
-from sidtool.data.fields.fields import TARGET, TARGET_VALUES
+from sidtool.data.fields.fields import TARGET
 from sidtool.data.split.logs import UserLogs, user_logs
 from sidtool.data.split.packed import PackedExamples, PackedSequences
 from sidtool.data.split.packing import parts_of_windows
@@ -149,7 +149,7 @@ def _countable(train: PackedSequences, by_session: bool) -> NDArray[np.int64]:
     lengths = train.items.lengths
     if not by_session and TARGET not in train.store.fields:
         return lengths
-    is_target = target_marks(train)
+    is_target = train.target_marks
     user_of = np.repeat(np.arange(len(train)), lengths)
     if by_session and train.sessions is not None:
         firsts = np.cumsum(lengths) - lengths
@@ -159,15 +159,6 @@ def _countable(train: PackedSequences, by_session: bool) -> NDArray[np.int64]:
     else:
         user_of = user_of[is_target]
     return np.bincount(user_of, minlength=len(train))
-
-
-def target_marks(train: PackedSequences) -> NDArray[np.bool_]:
-    """(events,): whether each training event may be a target, user by user."""
-    marks = train.store.fields.get(TARGET)
-    if marks is None:
-        return np.ones(train.n_events, dtype=np.bool_)
-    is_marked = np.array([mark == TARGET_VALUES[True] for mark in marks.names.tolist()])
-    return is_marked[marks.codes[train.items.places]]
 
 
 def _check_windows(split: Split, windows: PackedExamples) -> None:

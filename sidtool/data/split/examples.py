@@ -17,7 +17,7 @@ from typing import Any
 
 from sidtool.base.errors import DataError
 from sidtool.data.fields.fields import NO_FIELDS, Fields
-from sidtool.data.split.values import Example, FurtherTarget, UserSequence, is_division
+from sidtool.data.split.values import Example, FurtherTarget, UserSequence
 from sidtool.data.tables.json_tables import is_id, json_lines
 
 MAX_POSITION = 1 << 31
@@ -108,7 +108,8 @@ def read_events(path: Path) -> Iterator[UserSequence]:
         sessions = row.get("sessions", [])
         if not isinstance(sessions, list) or not all(map(_is_position, sessions)):
             raise DataError(f"{path}, line {number}: 'sessions' is no list of indexes")
-        if sessions and not is_division(sessions, len(items)):
+        ascend = all(earlier < later for earlier, later in pairwise(sessions))
+        if sessions and not (sessions[0] == 0 and ascend and sessions[-1] < len(items)):
             raise DataError(
                 f"{path}, line {number}: the sessions {sessions[:5]} do not divide {len(items)} "
                 "events"

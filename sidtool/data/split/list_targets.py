@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
 from sidtool.data.fields.fields import FieldTypes, need_feedback_of_numbers
-from sidtool.data.split.values import Event, UserSequence, spans
+from sidtool.data.split.values import Event, UserSequence
 
 LENGTH = 10
 """The largest number of items in a list, unless it is given."""
@@ -60,15 +60,16 @@ def target_lists(
         return sequence.user, sequence.items[index], sequence.positions[index]
 
     marked = set(sequence.target_indexes)
-    for session in spans(sequence.sessions or (0,), len(sequence.items)):
+    starts = sequence.sessions or (0,)
+    for session_start, stop in zip(starts, (*starts[1:], len(sequence.items)), strict=True):
         targets = [
             index
-            for index in session
+            for index in range(session_start, stop)
             if index > 0 and index in marked and (counts is None or counts(event_of(index)))
         ]
         for first in range(0, len(targets), options.stride or options.length):
             chosen = targets[first : first + options.length]
-            start = max(session.start, 1) if first == 0 else chosen[0]
+            start = max(session_start, 1) if first == 0 else chosen[0]
             yield TargetList(start, tuple(_ordered(sequence, chosen, options.order)))
 
 

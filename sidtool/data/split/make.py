@@ -102,29 +102,19 @@ def make_split(
     recorded: EventColumns | None = None,
     spill: Spill | None = None,
     threads: int = 1,
+    of_some_users: bool = False,
 ) -> Split:
     """Split a file of events; under `given`, `events` holds the training windows. `recorded` are
     the columns of an earlier split of such events. With `spill`, events are sorted within a memory
-    budget and lie in files. The split is the same for any number of threads.
+    budget and lie in files. The split is the same for any number of threads. A part of it may be
+    empty if the events are those `of_some_users`.
 
     Raises UsageError, DataError as the readers and the protocols do."""
     options = options or SplitOptions()
-    split = protocol_split(events, options, recorded=recorded, spill=spill, threads=threads)
-    refuse_empty(split.protocol, split.counts)
-    return split
-
-
-def protocol_split(
-    events: Path,
-    options: SplitOptions,
-    *,
-    recorded: EventColumns | None = None,
-    spill: Spill | None = None,
-    threads: int = 1,
-) -> Split:
-    """As `make_split`, but a part may be empty: the events may be those of some users."""
     if options.valid is not None and options.test is not None:
-        return given(events, options.valid, options.test)
+        split = given(events, options.valid, options.test)
+        refuse_empty(split.protocol, split.counts)
+        return split
     cuts = options.cuts  # parsed before the events are read
     rule = options.sessions
     further = options.further_columns
@@ -135,7 +125,11 @@ def protocol_split(
     table = read_fields(events, interactions, options.fields) if options.fields.any else None
     sessions = read_sessions(events, interactions, rule) if rule else None
     if options.protocol == "temporal":
-        return temporal(interactions, cuts, table, sessions)
-    if options.protocol == "last-session" and sessions is not None:
-        return last_session(interactions, sessions, table)
-    return leave_one_out(interactions, table, sessions)
+        split = temporal(interactions, cuts, table, sessions)
+    elif options.protocol == "last-session" and sessions is not None:
+        split = last_session(interactions, sessions, table)
+    else:
+        split = leave_one_out(interactions, table, sessions)
+    if not of_some_users:
+        refuse_empty(split.protocol, split.counts)
+    return split

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from sidtool.base.ranges import consecutive, ranges
 from sidtool.data.coded import Coded, Texts
-from sidtool.data.fields.fields import NO_FIELDS, Fields, FieldTypes, Value, Values
+from sidtool.data.fields.fields import (
+    NO_FIELDS,
+    TARGET,
+    TARGET_VALUES,
+    Fields,
+    FieldTypes,
+    Value,
+    Values,
+)
 from sidtool.data.split.values import Example, FurtherTarget, UserSequence
 
 T = TypeVar("T")
@@ -220,6 +228,15 @@ class PackedSequences(_Packed[UserSequence]):
         has_any = self.positions.lengths > 0
         stops[has_any] = self.positions.values[self.positions.stops[has_any] - 1] + 1
         return stops
+
+    @property
+    def target_marks(self) -> NDArray[np.bool_]:
+        """(events,): whether each training event may be a target, user by user."""
+        marks = self.store.fields.get(TARGET)
+        if marks is None:
+            return np.ones(self.n_events, dtype=np.bool_)
+        is_marked = np.array([mark == TARGET_VALUES[True] for mark in marks.names.tolist()])
+        return is_marked[marks.codes[self.items.places]]
 
     def take(self, rows: Any) -> "PackedSequences":
         """The sequences at some rows, or of a slice of them."""

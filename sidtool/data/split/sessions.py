@@ -5,7 +5,7 @@ to 6, and those from 7 on."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +27,6 @@ class SessionTable:
     stops: NDArray[np.int64]
     """(sessions,): one more than the index of its last event"""
 
-    @classmethod
-    def of(cls, rule: SessionRule, begins: NDArray[np.bool_]) -> Self:
-        """The sessions of (n,) events, given which of them begin one."""
-        starts = np.flatnonzero(begins)
-        return cls(rule, starts, np.append(starts[1:], len(begins)))
-
 
 def read_sessions(path: Path, events: Interactions, rule: SessionRule) -> SessionTable:
     """The sessions of the events of a file, which were read with the cells of `rule.columns`.
@@ -44,15 +38,17 @@ def read_sessions(path: Path, events: Interactions, rule: SessionRule) -> Sessio
         begins = np.ones(len(events), dtype=np.bool_)
         begins[1:] = np.diff(seconds) >= rule.gap
         begins[events.starts] = True
-        return SessionTable.of(rule, begins)
-    if rule.column in (events.columns.user, events.columns.item):
+    elif rule.column in (events.columns.user, events.columns.item):
         raise UsageError(f"column {rule.column!r} has the ids of the events, not sessions")
-    cells = events.cells[rule.column or ""]
-    empty = np.flatnonzero((cells.names == "")[cells.codes])
-    if len(empty):
-        row = int(events.rows[empty].min())
-        raise DataError(f"{path}, row {row + 1}: {rule.column} is empty")
-    return SessionTable.of(rule, _named_begins(events.users.codes, cells.codes))
+    else:
+        cells = events.cells[rule.column or ""]
+        empty = np.flatnonzero((cells.names == "")[cells.codes])
+        if len(empty):
+            row = int(events.rows[empty].min())
+            raise DataError(f"{path}, row {row + 1}: {rule.column} is empty")
+        begins = _named_begins(events.users.codes, cells.codes)
+    starts = np.flatnonzero(begins)
+    return SessionTable(rule, starts, np.append(starts[1:], len(begins)))
 
 
 def _named_begins(

@@ -27,7 +27,7 @@ from sidtool.data.split.values import Event, Example, UserSequence
 T = TypeVar("T")
 MAX_POSITION = 1 << 31
 """Positions of a user's events are smaller."""
-LEAK_BLOCK = 1 << 16
+COUNTED = 1 << 16
 """Events that are looked up at once."""
 MIN_LENGTH = 3
 """Under leave-one-out, all events of users with fewer targets are training events; under
@@ -247,14 +247,17 @@ class HeldOutEvents:
             is_held_out |= (self._keys[places] == keys) & (self._items[places] == items)
         return is_held_out
 
-    def count(self, events: Sequence[Any]) -> int:
-        """How many of the events are held out."""
-        columns = zip(*events, strict=True) if events else ((), (), ())
-        users, items, positions = (list(column) for column in columns)
-        user_codes = [self._user_codes.get(user, -1) for user in users]
-        item_codes = [self._item_codes.get(item, -1) for item in items]
-        parts = (np.array(part, dtype=np.int64) for part in (user_codes, item_codes, positions))
-        return int(self.are_held_out(*parts).sum())
+    def count(self, events: Iterable[Event]) -> int:
+        """How many of the events are held out; they are read once, some at a time."""
+        stream = iter(events)
+        n_held_out = 0
+        while block := list(islice(stream, COUNTED)):
+            users, items, positions = zip(*block, strict=True)
+            user_codes = [self._user_codes.get(user, -1) for user in users]
+            item_codes = [self._item_codes.get(item, -1) for item in items]
+            columns = (np.array(column) for column in (user_codes, item_codes, positions))
+            n_held_out += int(self.are_held_out(*columns).sum())
+        return n_held_out
 
     @cached_property
     def _user_codes(self) -> dict[str, int]:
@@ -268,12 +271,3 @@ class HeldOutEvents:
 def _keys(users: NDArray[Any], positions: NDArray[Any]) -> NDArray[np.int64]:
     """(n,): one number for each user and position; positions take 31 bits."""
     return users.astype(np.int64) << 31 | positions.astype(np.int64)
-
-
-def count_leaks(split: Split, events: Iterable[Event]) -> int:
-    """Number of held-out events among `events`, which are those that training uses: must be 0."""
-    stream = iter(events)
-    leaked = 0
-    while block := list(islice(stream, LEAK_BLOCK)):
-        leaked += split.held_out.count(block)
-    return leaked

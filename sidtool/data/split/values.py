@@ -5,7 +5,6 @@ repeated item is another event, and repeats are kept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from sidtool.data.fields.fields import NO_FIELDS, TARGET, TARGET_VALUES, Fields, Values
 
@@ -100,15 +99,3 @@ class Example:
             return Fields(before.user, event)
         times = [target.time for target in self.targets if target.time is not None]
         return Fields(before.user, event, times=(*before.times, *times))
-
-
-def spans(starts: Sequence[int], n_events: int) -> list[range]:
-    """The indexes of the events of each session of a user with `n_events`."""
-    stops = (*starts[1:], n_events)
-    return [range(start, stop) for start, stop in zip(starts, stops, strict=True)]
-
-
-def is_division(starts: Sequence[int], n_events: int) -> bool:
-    """Whether these are the starts of sessions of `n_events` events."""
-    ascend = all(earlier < later for earlier, later in pairwise(starts))
-    return bool(starts) and starts[0] == 0 and ascend and starts[-1] < n_events

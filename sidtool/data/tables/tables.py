@@ -77,20 +77,19 @@ def column_names(path: Path) -> tuple[str, ...]:
     """The columns of a table, in file order; of a JSON file those of its first thousand rows. The
     files of a pattern or a folder must have the same columns. Raises DataError."""
     table = table_files(path)
+    columns_of_files = []
     with table.named_errors():
-        names, *others = map(_column_names, table.files)
+        for file in table.files:
+            container = CONTAINERS[suffix(file)]
+            with read_errors(file):
+                columns_of_files.append(container.column_names(file))
+        names, *others = columns_of_files
         for file, other in zip(table.files[1:], others, strict=True):
             if sorted(other) != sorted(names):
                 raise DataError(f"{file} has other columns than {table.files[0]}")
     if len(names) > MAX_COLUMNS:
         raise DataError(f"{path} has {len(names)} columns, more than {MAX_COLUMNS}")
     return names
-
-
-def _column_names(file: Path) -> tuple[str, ...]:
-    container = CONTAINERS[suffix(file)]
-    with read_errors(file):
-        return container.column_names(file)
 
 
 def read_columns(path: Path, names: Sequence[str], *, ids: Sequence[str] = ()) -> dict[str, Column]:

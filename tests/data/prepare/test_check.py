@@ -29,7 +29,7 @@ from sidtool.data.prepare.tables import (
     read_event_table,
 )
 from sidtool.data.times import parse_moments
-from tests.data.tables.files import write_table
+from tests.data.tables.files import Table, write_table
 
 ITEMS = {
     "sku": ["a", "b", "", "a", "b ", "cafe\u0301", "caf\u00e9", "d"],
@@ -133,6 +133,15 @@ def test_cleaning_leaves_no_problem_that_stops(tmp_path: Path) -> None:
     assert cleaned.left == check(tmp_path / "out/items.parquet", tmp_path / "out/events.parquet")
 
 
+def cleaned_events(folder: Path, table: Table) -> tuple[EventTable, dict[str, int], int]:
+    """Events of the items a and b, cleaned: what was dropped, and the times that were converted."""
+    items = {"sku": ["a", "b"], "name": ["A", "B"]}
+    catalog = read_catalog_table(write_table(folder / "items.csv", items))
+    events = read_event_table(write_table(folder / "events.csv", table))
+    cleaned, dropped, _, converted = clean_events(events, catalog)
+    return cleaned, dropped, converted
+
+
 @pytest.mark.parametrize(
     ("cells", "cleaned_cells"),
     [
@@ -147,11 +156,7 @@ def test_times_are_written_in_the_coarsest_unit(
     tmp_path: Path, cells: list[str], cleaned_cells: tuple[str, ...]
 ) -> None:
     table = {"user": list("uuu"), "item": list("aba"), "ts": cells}
-    events = read_event_table(write_table(tmp_path / "events.csv", table))
-    catalog = read_catalog_table(
-        write_table(tmp_path / "items.csv", {"sku": ["a", "b"], "name": ["A", "B"]})
-    )
-    cleaned, dropped, _, converted = clean_events(events, catalog)
+    cleaned, dropped, converted = cleaned_events(tmp_path, table)
     assert (converted, dropped) == (len([cell for cell in cells if cell not in cleaned_cells]), {})
     assert cleaned.times == cleaned_cells
 
@@ -162,11 +167,7 @@ def test_the_rarer_kind_of_time_is_left_out(tmp_path: Path) -> None:
         "item": list("abab"),
         "ts": ["2021-01-02", "5", "2021-01-01", ""],
     }
-    events = read_event_table(write_table(tmp_path / "events.csv", table))
-    catalog = read_catalog_table(
-        write_table(tmp_path / "items.csv", {"sku": ["a", "b"], "name": ["A", "B"]})
-    )
-    cleaned, dropped, _, _ = clean_events(events, catalog)
+    cleaned, dropped, _ = cleaned_events(tmp_path, table)
     assert dropped == {"empty_time": 1, "mixed_time": 1}
     assert cleaned.times == ("2021-01-01", "2021-01-02")
 

@@ -15,7 +15,7 @@ from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, U
 from sidtool.data.columns import EventColumns, EventNames
 from sidtool.data.split.files import open_split, read_split, split_events, write_split
 from sidtool.data.split.make import SplitOptions, make_split
-from sidtool.data.split.record import Cuts, SplitManifest, SplitReference, check_split
+from sidtool.data.split.record import Cuts, SessionRule, SplitManifest, SplitReference, check_split
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import UserSequence
 from tests.data.split.cases import write_windows
@@ -171,6 +171,11 @@ def test_an_output_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Mo
             {"protocol": "given", "valid": X, "test": X, "columns": EventNames(item="asin")},
             "--item-column does not apply",
         ),
+        (
+            {"protocol": "given", "valid": X, "test": X, "sessions": SessionRule(gap=5)},
+            "windows have no sessions",
+        ),
+        ({"protocol": "last-session"}, "requires --session-gap or --session-column"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(

@@ -19,8 +19,7 @@ from sidtool.data.split.files import read_split, split_events, write_split
 from sidtool.data.split.histories import user_histories
 from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.record import SessionRule, parse_duration
-from sidtool.data.split.split import Split, count_leaks
-from sidtool.data.split.values import is_division, spans
+from sidtool.data.split.split import Split
 from tests.data.split.lines import write_lines
 
 START = 880_000_000
@@ -107,7 +106,7 @@ def check_no_leak(split: Split, events: list[Any]) -> None:
         for sequence in split.train
         for item, position in zip(sequence.items, sequence.positions, strict=True)
     ]
-    assert count_leaks(split, train) == 0
+    assert split.held_out.count(train) == 0
     assert len(split.held_out) == sum(len(e.items) for e in (*split.valid, *split.test))
     for sequence in split.train:
         of_user = sorted((e for e in events if e[0] == sequence.user), key=lambda e: e[2])
@@ -227,22 +226,6 @@ def test_what_is_no_gap_is_refused(text: str) -> None:
         SessionRule(gap=parse_duration(text))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"protocol": "last-session"}, "requires --session-gap or --session-column"),
-        ({"protocol": "given", "valid": Path("v"), "test": Path("t")}, "windows have no sessions"),
-    ],
-)
-def test_options_that_contradict_each_other_are_refused(
-    options: dict[str, Any], message: str
-) -> None:
-    if options["protocol"] == "given":
-        options = options | {"sessions": SessionRule(gap=5)}
-    with pytest.raises(UsageError, match=message):
-        SplitOptions(**options)
-
-
 def test_both_or_no_rule_is_refused() -> None:
     with pytest.raises(UsageError, match="either"):
         SessionRule(5.0, "session")
@@ -259,11 +242,3 @@ def test_events_without_a_session_or_a_time_are_refused(tmp_path: Path) -> None:
     path.write_text("user_id,item_id,timestamp\n" + "".join(f"u,i{n},{n}\n" for n in range(9)))
     with pytest.raises(DataError, match="--session-gap needs times"):
         make_split(path, SplitOptions(sessions=SessionRule(gap=5)))
-
-
-@given(st.lists(st.integers(0, 9), max_size=6), st.integers(0, 10))
-def test_a_division_covers_every_event_once(starts: list[int], n: int) -> None:
-    valid = starts == sorted(set(starts)) and starts[:1] == [0] and starts[-1] < n
-    assert is_division(starts, n) == valid
-    if valid:
-        assert [at for span in spans(starts, n) for at in span] == list(range(n))

@@ -17,7 +17,7 @@ from sidtool.data.columns import EventColumns
 from sidtool.data.interactions import Interactions
 from sidtool.data.split.protocols import given, leave_one_out, refuse_empty, temporal
 from sidtool.data.split.record import Cuts
-from sidtool.data.split.split import Split, count_leaks
+from sidtool.data.split.split import Split
 from sidtool.data.split.values import Event, Example
 from tests.data.split.cases import windows_of
 from tests.data.tables.files import write_table
@@ -113,7 +113,7 @@ def check_whole(split: Split, read: Interactions) -> None:
     missing = set(whole) - set(trained(split)) - set(asked(split))
     assert len(missing) == split.counts.left_out
     assert len(trained(split)) + len(asked(split)) + len(missing) == len(whole)
-    assert count_leaks(split, trained(split)) == 0
+    assert split.held_out.count(trained(split)) == 0
     counts = split.counts
     assert (counts.train_events, counts.users) == (len(trained(split)), len(split.train))
     assert (counts.valid, counts.test) == (len(split.valid), len(split.test))
@@ -237,7 +237,7 @@ def test_given_windows_become_training_windows_unchanged(
     assert sorted(trained(split)) == sorted(
         event for event in whole if event[2] <= last.get(event[0], -1)
     )
-    assert count_leaks(split, trained(split)) == 0
+    assert split.held_out.count(trained(split)) == 0
     assert split.counts.left_out == 0
 
 
@@ -258,6 +258,6 @@ def test_given_windows_that_show_held_out_events_are_left_out(tmp_path: Path) ->
     assert [window.position for window in split.windows] == [1, 2, 3, 4]
     assert "".join(split.train[0].items) == "abcde"
     assert (
-        count_leaks(split, (event for window in split.windows for event in window_events(window)))
+        split.held_out.count(event for window in split.windows for event in window_events(window))
         == 0
     )

@@ -78,14 +78,6 @@ def test_mixed_types_become_text(tmp_path: Path) -> None:
     assert columns["tags"].to_pylist() == [None, None, '["a", ["b"]]']
 
 
-def test_parquet_numbers_and_lists_are_spelled(tmp_path: Path) -> None:
-    path = tmp_path / "x.parquet"
-    pq.write_table(pa.table({"id": [1, 2], "tags": [["a", "b"], None]}), path)
-    columns = read_columns(path, ["id", "tags"])
-    assert columns["id"].to_pylist() == ["1", "2"]
-    assert columns["tags"].to_pylist() == ['["a", "b"]', None]
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

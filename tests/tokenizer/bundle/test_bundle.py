@@ -71,17 +71,6 @@ def test_an_unfinished_bundle_is_refused(tmp_path: Path) -> None:
         Bundle.open(tmp_path / "none.zarr")
 
 
-def test_an_existing_output_is_replaced_only_with_force(tmp_path: Path) -> None:
-    first, second = small_bundle(seed=0), small_bundle(seed=1)
-    for name in ("shop.zarr", "shop.zarr.zip"):
-        first.save(tmp_path / name)
-        with pytest.raises(UsageError, match="exists already"):
-            second.save(tmp_path / name)
-        assert Bundle.open(tmp_path / name).identity == first.identity
-        second.save(tmp_path / name, force=True)
-        assert Bundle.open(tmp_path / name).identity == second.identity
-
-
 @settings(max_examples=40)
 @given(
     st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=30, unique=True),
@@ -127,21 +116,6 @@ def test_a_bundle_opens_without_a_deep_learning_stack(tmp_path: Path) -> None:
         env=dict(os.environ),
     )
     assert done.stdout.strip() == "[]"
-
-
-def test_a_save_that_fails_leaves_the_old_bundle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old = small_bundle(seed=0)
-    old.save(tmp_path / "shop.zarr")
-    monkeypatch.setattr("sidtool.tokenizer.bundle.zarr_group.spell_root", lambda _: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        small_bundle(seed=1).save(tmp_path / "shop.zarr", force=True)
-    monkeypatch.undo()
-    assert Bundle.open(tmp_path / "shop.zarr").identity == old.identity
-    assert verify(tmp_path / "shop.zarr") == []
-    shutil.rmtree(tmp_path / "shop.zarr")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_length_and_repr_read_no_array(tmp_path: Path) -> None:

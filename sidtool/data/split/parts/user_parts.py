@@ -22,7 +22,7 @@ from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.interactions import ITEM, EventCoder, filled_ids, runs_of_cells, with_iso_times
 from sidtool.data.split.consistency import check_parts
 from sidtool.data.split.digests import BucketDigests, split_digest
-from sidtool.data.split.make import SplitOptions, protocol_split
+from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.packed import BUCKETS, user_buckets
 from sidtool.data.split.protocols import refuse_empty
 from sidtool.data.split.record import SPLIT_FORMAT, SplitCounts, SplitManifest
@@ -178,7 +178,7 @@ def split_part(
 ) -> SplitPart:
     """Split the rows of a part, given as a file, and write its files into a folder."""
     options = replace(plan.options, columns=EventNames())
-    split = protocol_split(rows, options, recorded=columns)
+    split = make_split(rows, options, recorded=columns, of_some_users=True)
     logs = check_parts(split, is_whole=False)
     assert logs is not None  # windows are refused
     write_logs(folder, split, logs)
