@@ -1,13 +1,13 @@
 """Measure the sharded build of a memory: seconds and peak memory for two sizes.
 
-    python benchmarks/memory_scale.py [--sizes 50000x500000,100000x1000000] [--budget 256MiB]
+    python benchmarks/memory_scale.py [--sizes 20000x200000@64MiB,100000x1000000@256MiB]
 
-Each size, ITEMSxEVENTS, runs in its own process: random users with 10 events each on items of
-Zipf-like popularity. The peak is that of the process's own memory (RssAnon; pages of mapped files
-are the system's cache), less what the split and the bundle take before the build. `--in-memory`
-builds without a budget, too, compares the digests, and prints that build's peak. Beside each build
-of one thread stand the CPU seconds without writing, which contain the digests of the split, and
-those in which scipy counts the same pairs in the same process."""
+Each size, ITEMSxEVENTS@BUDGET, runs in its own process: random users with 10 events each on items
+of Zipf-like popularity. The peak is that of the process's own memory (RssAnon: pages of mapped
+files are the cache), less what the split and the bundle take before the build. Sizes of up to
+`--in-memory` events are built without a budget, too, and the digests are compared. Beside each
+build of one thread stand the CPU seconds without writing, which contain the digests of the split,
+and those in which scipy counts the same pairs in the same process."""
 
 import argparse
 import json
@@ -31,14 +31,18 @@ HISTORY = 10
 ROWS = 1_000_000
 """Events that are drawn at once."""
 LEVELS = (256, 256, 256)
+SIZES = "20000x200000@64MiB,100000x1000000@256MiB"
 
 
-def parse_sizes(text: str) -> list[tuple[int, int]]:
-    """ "1000x5000,..." -> [(items, events), ...]"""
+def parse_sizes(text: str) -> list[tuple[int, int, int]]:
+    """ "1000x5000@1MiB,..." -> [(items, events, bytes), ...]"""
+    from sidtool.base.options import parse_bytes
+
     sizes = []
     for size in text.split(","):
-        items, events = map(int, size.split("x"))
-        sizes.append((items, events))
+        counts, _, budget = size.partition("@")
+        items, events = map(int, counts.split("x"))
+        sizes.append((items, events, parse_bytes(budget)))
     return sizes
 
 
@@ -182,14 +186,11 @@ def result_row(result: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Build each size, print the table."""
-    from sidtool.base.options import parse_bytes
-
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sizes", type=parse_sizes, default="50000x500000,100000x1000000")
-    parser.add_argument("--budget", type=parse_bytes, default="256MiB")
-    parser.add_argument("--in-memory", action="store_true", help="build without a budget, too")
+    parser.add_argument("--sizes", type=parse_sizes, default=SIZES)
+    parser.add_argument("--in-memory", type=int, default=0, metavar="EVENTS")
     parser.add_argument("--json", type=Path, help="write the results to this file")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -198,9 +199,9 @@ def main() -> None:
         print(json.dumps(build(*args.child)))
         return
     results = []
-    for items, events in args.sizes:
-        results.append(in_own_process(items, events, args.budget))
-        if args.in_memory:
+    for items, events, budget in args.sizes:
+        results.append(in_own_process(items, events, budget))
+        if events <= args.in_memory:
             results.append(in_own_process(items, events, None))
             if results[-1]["digest"] != results[-2]["digest"]:
                 raise SystemExit(f"{items} items: the sharded memory differs")

@@ -11,11 +11,8 @@ from numpy.typing import NDArray
 from sidtool.data.split import Example
 from sidtool.evaluation.metrics import Metrics, find_targets, metric_values
 from sidtool.evaluation.ranking import IndexedExamples, example_queries, sample_examples
-from sidtool.model.prompt import HistoryPrompt
-from sidtool.model.vocabulary import SidTokens, UserTokens
 from sidtool.recommendation import QuerySession
-from sidtool.recommendation.search import LeafFilter, Normalize
-from sidtool.tokenizer.bundle import Bundle
+from sidtool.recommendation.search import LeafFilter
 from sidtool.tokenizer.sid import ItemRows, Leaves
 
 LOSS_USERS = 256
@@ -27,7 +24,8 @@ LOW, HIGH, OF_ITEM_KNN = "_low", "_high", "_item_knn"
 
 
 class Validator:
-    """Measures a model on a seeded sample of users; `rank` and `ranks` divide them among processes.
+    """Measures the model of a session on a seeded sample of users; `rank` and `ranks` divide them
+    among processes.
 
     `users` is the size of the sample, 0 takes all. `item_knn` has the metrics of item-kNN, which
     `figures` repeats. Raises DataError without examples."""
@@ -35,36 +33,29 @@ class Validator:
     def __init__(
         self,
         examples: Sequence[Example],
-        bundle: Bundle,
-        history_prompt: HistoryPrompt,
-        tokenizer: Any,
-        tokens: SidTokens,
+        session: QuerySession,
         *,
         users: int,
         num_beams: int,
         k: int,
         seed: int,
-        normalize: Normalize = "level",
         exclude_seen: bool = False,
-        user_tokens: UserTokens | None = None,
         item_knn: Mapping[str, float] | None = None,
     ) -> None:
         examples = sample_examples(examples, users, seed)
         self.k = k
         self._item_knn = item_knn or {}
         self._num_beams = num_beams
-        self._session = QuerySession(
-            bundle, tokenizer, tokens, history_prompt, None, normalize, None, user_tokens
-        )
+        self._session = session
         # the filters below exclude seen items; here that would make a seen target a miss even if
         # another item of its SID is recommended
-        indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
+        indexed = IndexedExamples.of(session.bundle, examples, exclude_seen=False)
         self._target_leaves = indexed.target_leaves
         self._queries = list(
-            example_queries(self._session, indexed, exclude_seen=exclude_seen, follow=False)
+            example_queries(session, indexed, exclude_seen=exclude_seen, follow=False)
         )
         # queries that may find one item only: their search scores the item
-        trie = self._session.trie
+        trie = session.trie
         self._target_queries = [
             replace(query, leaf_filter=LeafFilter(trie, trie.positions(ItemRows(target))))
             for query, target in zip(self._queries, indexed.targets[:, None], strict=True)

@@ -25,6 +25,7 @@ from sidtool.model.network import (
     share_embedding_layers,
 )
 from sidtool.model.prompt import fit_prompt, prompt_encoder
+from sidtool.recommendation import QuerySession
 from sidtool.training.execution import ForgettingCheck
 from sidtool.training.loop.machine import wants_fsdp
 from sidtool.training.loop.trainer import CausalTrainer, EncoderDecoderTrainer, SidTrainer
@@ -241,19 +242,23 @@ def _validator(
         item_knn = item_knn_metrics(
             examples, run.bundle, users=users, k=k, seed=run.seed, exclude_seen=exclude_seen
         )
-    validator = Validator(
-        examples,
+    session = QuerySession(
         run.bundle,
-        prompt,
         loaded.tokenizer,
         loaded.tokens,
+        history_prompt=prompt,
+        text_prompt=None,
+        normalize=run.normalize,
+        users=run.contract.users,
+    )
+    validator = Validator(
+        examples,
+        session,
         users=users,
         num_beams=options.eval_num_beams,
         k=k,
-        normalize=run.normalize,
         exclude_seen=exclude_seen,
         seed=run.seed,
-        user_tokens=run.contract.users,
         item_knn=item_knn,
     )
     # the literal text of a prompt may leave no room for any history

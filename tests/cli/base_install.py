@@ -6,10 +6,10 @@ its exit code and its stderr. Where other packages are installed they are hidden
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -19,127 +19,78 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 
+CASES: dict[str, str | None] = {
+    "prepare events.csv --items items.jsonl -o OUT/prepared": None,
+    "fit items.jsonl events.csv -o OUT/fitted": "train",
+    "check items.jsonl events.csv": None,
+    "build-codebook items.jsonl --levels 4x4x8 --embeddings vectors.npy -o OUT/built.zarr": None,
+    "build-codebook items.jsonl --levels 4x4x8 --encoder encoder -o OUT/embedded.zarr": "embed",
+    "build-codebook items.jsonl --levels 4x4x8 --method rq-vae --embeddings vectors.npy"
+    " -o OUT/rq-vae.zarr": "models",
+    "inspect shop.zarr": None,
+    "inspect s3://bucket/shop": "s3",
+    "inspect gs://bucket/shop": "gcs",
+    "inspect hf://org/shop": "hub",
+    "inspect https://host/shop.zarr": "http",
+    "verify shop.zarr": None,
+    "encode shop.zarr --embeddings vectors.npy": None,
+    "encode texts.zarr --items items.parquet -o OUT/sids": "embed",
+    "embed items.parquet --encoder encoder -o OUT/vectors": "embed",
+    "make-sft shop.zarr items.jsonl split -o OUT/ray.jsonl --engine ray": "ray",
+    "recommend tuned --file requests.parquet --engine ray -o OUT/recommended": "ray",
+    "encode texts.zarr 'red lamp'": "embed",
+    "decode shop.zarr <s_a_1><s_b_1><s_c_1>": None,
+    "compare shop.zarr other.zarr": None,
+    "export shop.zarr --to openonerec -o OUT/map.parquet": None,
+    "import OUT/map.parquet -o OUT/imported.zarr": None,
+    "import OUT/map.parquet --codebook codebooks.npz --embeddings vectors.npy --fail-under 0"
+    " -o OUT/with-codebook.zarr": None,
+    "import OUT/map.parquet --codebook codebooks.npz --encoder encoder"
+    " -o OUT/with-encoder.zarr": "embed",
+    "init-model items.jsonl -o OUT/initialized": "models",
+    "extend-model base shop.zarr -o OUT/extended": "models",
+    "adopt base shop.zarr --preset lc-rec -o OUT/adopted": "models",
+    "merge adapted -o OUT/merged": "models",
+    "split events.csv -o OUT/split": None,
+    "make-sft shop.zarr items.jsonl split -o OUT/train.jsonl": None,
+    "make-sft shop.zarr items.jsonl split -o OUT/sft.jsonl --model base+sid": "models",
+    "train base+sid train.jsonl -o OUT/trained": "train",
+    "train base+sid train.jsonl -o OUT/trained --set logging_steps=1": "train",
+    "rl tuned train.jsonl -o OUT/rewarded": "train",
+    "settings build-codebook": None,
+    "settings init-model": "models",
+    "settings train": "train",
+    "refresh tuned shop.zarr -o OUT/refreshed": "models",
+    "refresh tuned shop.zarr split -o OUT/refreshed": "train",
+    "build-memory split shop.zarr -o OUT/memory.zarr": None,
+    "tune-memory tuned split OUT/memory.zarr -o OUT/mixed": "models",
+    "recommend tuned --history b001": "models",
+    "serve tuned": "serve",
+    "evaluate tuned split": "models",
+    "evaluate-task tuned title-to-sid": "models",
+    "evaluate-lists tuned split": "models",
+    "add-items shop.zarr more.jsonl --embeddings more.npy -o OUT/more.zarr": None,
+    "add-items texts.zarr more.jsonl -o OUT/more-texts.zarr": "embed",
+    "diff shop.zarr other.zarr": None,
+    "report shop.zarr -o OUT/page.html": "report",
+    "align other.zarr --to shop.zarr -o OUT/aligned.zarr": None,
+    "rebind tuned shop.zarr -o OUT/rebound": "models",
+    "push shop.zarr OUT/registry/shop": None,
+    "push shop.zarr s3://bucket/shop": "s3",
+    "pull OUT/registry/shop@1.0 -o OUT/pulled.zarr": None,
+    "log shop.zarr": None,
+    "tag OUT/registry/shop@1.0 stable": None,
+    "policy OUT/registry/shop": None,
+    "push shop.zarr OUT/registry/shop --sign key.pem": "sign",
+}
+"""Command lines in a folder of inputs, and the extra that each needs; None if it works without."""
 
-@dataclass(frozen=True)
-class Case:
-    """A command, and the extra that it needs; None if it works without."""
 
-    words: tuple[object, ...]
-    extra: str | None = None
-
-
-def cases(inputs: Path, outputs: Path) -> dict[str, Case]:
-    """The cases by name, which starts with the name of the command. `inputs` has the files of
-    `tests.cli.road`, and texts.zarr, a bundle that was built with an encoder."""
-    bundle, other, texts = (inputs / f"{name}.zarr" for name in ("shop", "other", "texts"))
-    items, split, vectors = (inputs / name for name in ("items.jsonl", "split", "vectors.npy"))
-    base, model, tuned = (inputs / name for name in ("base", "base+sid", "tuned"))
-    build = ("build-codebook", items, "--levels", "4x4x8")
-    train = ("train", model, inputs / "train.jsonl")
-    add = ("add-items", bundle)
-    push = ("push", bundle, outputs / "registry" / "shop")
-    published = f"{outputs / 'registry' / 'shop'}@1.0"
-
-    def out(name: str) -> tuple[object, ...]:
-        return ("-o", outputs / name)
-
-    return {
-        "prepare": Case(("prepare", inputs / "events.csv", "--items", items, *out("prepared"))),
-        "fit": Case(("fit", items, inputs / "events.csv", *out("fitted")), "train"),
-        "check": Case(("check", items, inputs / "events.csv")),
-        "build-codebook": Case((*build, "--embeddings", vectors, *out("built.zarr"))),
-        "build-codebook: texts": Case(
-            (*build, "--encoder", inputs / "encoder", *out("embedded.zarr")), "embed"
-        ),
-        "build-codebook: rq-vae": Case(
-            (*build, "--method", "rq-vae", "--embeddings", vectors, *out("rq-vae.zarr")), "models"
-        ),
-        "inspect": Case(("inspect", bundle)),
-        "inspect: s3": Case(("inspect", "s3://bucket/shop"), "s3"),
-        "inspect: gs": Case(("inspect", "gs://bucket/shop"), "gcs"),
-        "inspect: hf": Case(("inspect", "hf://org/shop"), "hub"),
-        "inspect: https": Case(("inspect", "https://host/shop.zarr"), "http"),
-        "verify": Case(("verify", bundle)),
-        "encode": Case(("encode", bundle, "--embeddings", vectors)),
-        "encode: items": Case(
-            ("encode", texts, "--items", inputs / "items.parquet", *out("sids")), "embed"
-        ),
-        "embed": Case(
-            ("embed", inputs / "items.parquet", "--encoder", inputs / "encoder", *out("vectors")),
-            "embed",
-        ),
-        "make-sft: ray": Case(
-            ("make-sft", bundle, items, split, *out("ray.jsonl"), "--engine", "ray"), "ray"
-        ),
-        "recommend: ray": Case(
-            (
-                *("recommend", tuned, "--file", inputs / "requests.parquet", "--engine", "ray"),
-                *out("recommended"),
-            ),
-            "ray",
-        ),
-        "encode: texts": Case(("encode", texts, "red lamp"), "embed"),
-        "decode": Case(("decode", bundle, "<s_a_1><s_b_1><s_c_1>")),
-        "compare": Case(("compare", bundle, other)),
-        "export": Case(("export", bundle, "--to", "openonerec", *out("map.parquet"))),
-        "import": Case(("import", outputs / "map.parquet", *out("imported.zarr"))),
-        "import: codebook": Case(
-            (
-                *("import", outputs / "map.parquet", "--codebook", inputs / "codebooks.npz"),
-                *("--embeddings", vectors, "--fail-under", 0, *out("with-codebook.zarr")),
-            )
-        ),
-        "import: encoder": Case(
-            (
-                *("import", outputs / "map.parquet", "--codebook", inputs / "codebooks.npz"),
-                *("--encoder", inputs / "encoder", *out("with-encoder.zarr")),
-            ),
-            "embed",
-        ),
-        "init-model": Case(("init-model", items, *out("initialized")), "models"),
-        "extend-model": Case(("extend-model", base, bundle, *out("extended")), "models"),
-        "adopt": Case(("adopt", base, bundle, "--preset", "lc-rec", *out("adopted")), "models"),
-        "merge": Case(("merge", inputs / "adapted", *out("merged")), "models"),
-        "split": Case(("split", inputs / "events.csv", *out("split"))),
-        "make-sft": Case(("make-sft", bundle, items, split, *out("train.jsonl"))),
-        "make-sft: tokens": Case(
-            ("make-sft", bundle, items, split, *out("sft.jsonl"), "--model", model), "models"
-        ),
-        "train": Case((*train, *out("trained")), "train"),
-        "train: settings": Case((*train, *out("trained"), "--set", "logging_steps=1"), "train"),
-        "rl": Case(("rl", tuned, inputs / "train.jsonl", *out("rewarded")), "train"),
-        "settings": Case(("settings", "build-codebook")),
-        "settings: model": Case(("settings", "init-model"), "models"),
-        "settings: train": Case(("settings", "train"), "train"),
-        "refresh": Case(("refresh", tuned, bundle, *out("refreshed")), "models"),
-        "refresh: events": Case(("refresh", tuned, bundle, split, *out("refreshed")), "train"),
-        "build-memory": Case(("build-memory", split, bundle, *out("memory.zarr"))),
-        "tune-memory": Case(
-            ("tune-memory", tuned, split, outputs / "memory.zarr", *out("mixed")), "models"
-        ),
-        "recommend": Case(("recommend", tuned, "--history", "b001"), "models"),
-        "serve": Case(("serve", tuned), "serve"),
-        "evaluate": Case(("evaluate", tuned, split), "models"),
-        "evaluate-task": Case(("evaluate-task", tuned, "title-to-sid"), "models"),
-        "evaluate-lists": Case(("evaluate-lists", tuned, split), "models"),
-        "add-items": Case(
-            (*add, inputs / "more.jsonl", "--embeddings", inputs / "more.npy", *out("more.zarr"))
-        ),
-        "add-items: texts": Case(
-            ("add-items", texts, inputs / "more.jsonl", *out("more-texts.zarr")), "embed"
-        ),
-        "diff": Case(("diff", bundle, other)),
-        "report": Case(("report", bundle, *out("page.html")), "report"),
-        "align": Case(("align", other, "--to", bundle, *out("aligned.zarr"))),
-        "rebind": Case(("rebind", tuned, bundle, *out("rebound")), "models"),
-        "push": Case(push),
-        "push: s3": Case(("push", bundle, "s3://bucket/shop"), "s3"),
-        "pull": Case(("pull", published, *out("pulled.zarr"))),
-        "log": Case(("log", bundle)),
-        "tag": Case(("tag", published, "stable")),
-        "policy": Case(("policy", outputs / "registry" / "shop")),
-        "push: sign": Case((*push, "--sign", inputs / "key.pem"), "sign"),
-    }
+def words_of(line: str, inputs: Path, outputs: Path) -> list[str]:
+    """The words of a command line, with the paths of inputs and of outputs, which are in OUT."""
+    command, *words = shlex.split(line)
+    placed = (str(inputs / word) if (inputs / word).exists() else word for word in words)
+    return [command, *(re.sub(r"^OUT\b", str(outputs), word) for word in placed)]
 
 
 def check_base_install(python: str, inputs: Path, outputs: Path, path: Path) -> None:
@@ -154,7 +105,7 @@ def check_base_install(python: str, inputs: Path, outputs: Path, path: Path) -> 
     )
     assert ended.returncode == 0, ended.stderr
     ran = json.loads(ended.stdout)
-    names = {name.partition(":")[0].partition(",")[0] for name in ran["results"]}
+    names = {line.partition(" ")[0] for line in ran["results"]}
     assert names == set(ran["commands"]) - {"example"}  # which needs a network
     for name, result in ran["results"].items():
         if result["extra"] is None:
@@ -244,17 +195,17 @@ def main(inputs: Path, outputs: Path) -> None:
         command.name: command.callback for command in app.registered_commands
     }
     results = {}
-    for name, case in cases(inputs, outputs).items():
-        lines = {name: case.words}
-        callback = callbacks[str(case.words[0])]
-        if case.extra and callback is not None and "dry_run" in callback.__annotations__:
-            lines[f"{name}, dry run"] = (*case.words, "--dry-run")
-        for label, words in lines.items():
-            ended = CliRunner().invoke(app, [str(word) for word in words])
+    for name, extra in CASES.items():
+        lines = [name]
+        callback = callbacks[name.partition(" ")[0]]
+        if extra and callback is not None and "dry_run" in callback.__annotations__:
+            lines.append(f"{name} --dry-run")
+        for line in lines:
+            ended = CliRunner().invoke(app, words_of(line, inputs, outputs))
             error = ended.exception
             unexpected = error if not isinstance(error, SystemExit) else None
-            results[label] = {
-                "extra": case.extra,
+            results[line] = {
+                "extra": extra,
                 "code": ended.exit_code,
                 "err": ended.stderr + (repr(unexpected) if unexpected else ""),
             }

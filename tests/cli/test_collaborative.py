@@ -1,8 +1,6 @@
 """build-codebook with interactions and with several sources of vectors, and encoding with such
 bundles."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,19 +34,6 @@ def test_inspect_describes_the_co_occurrence_source(road: Road, social: Path) ->
     assert "fused into" not in done("inspect", road.bundle).out
     done("verify", social)
     assert Bundle.open(social).identity != Bundle.open(road.bundle).identity
-
-
-def test_encoding_needs_numpy_alone(road: Road, social: Path) -> None:
-    program = (
-        "import sys, numpy as np\n"
-        "for name in ('torch', 'sklearn', 'scipy', 'transformers'): sys.modules[name] = None\n"
-        "from sidtool.tokenizer.bundle import Bundle\n"
-        f"print(Bundle.open({str(social)!r}).encode(np.load({str(road.vectors)!r})).tolist())"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    ).stdout
-    assert result.strip() == str(Bundle.open(social).encode(np.load(road.vectors)).tolist())
 
 
 def test_an_encoder_and_interactions_are_combined(

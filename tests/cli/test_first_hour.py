@@ -1,15 +1,10 @@
 """What a stranger's first hour stumbled over and no other test has: paths that are gone, choices on
-the first pages, the words of Python, and what a notebook shows of a value."""
+the first pages, and what a notebook shows of a value."""
 
-import inspect
 import re
 from pathlib import Path
 
-import numpy as np
-import pytest
-
 import sidtool
-from sidtool.base.errors import DataError, SidtoolError, UsageError
 from tests.cli.road import Road, done
 
 
@@ -25,34 +20,6 @@ def test_the_first_pages_need_no_choice_of_model_or_levels() -> None:
     for name in ("README.md", "docs/tutorial.md", "docs/fit.md", "Makefile"):
         text = (folder / name).read_text(encoding="utf-8")
         assert not re.findall(r"--preset (?!neox-tiny)\S+|--levels \S+", text), name
-
-
-def test_functions_take_options_as_keywords_named_as_the_flags(road: Road) -> None:
-    ids = [f"i{number}" for number in range(30)]
-    vectors = np.random.default_rng(0).normal(size=(30, 8)).astype(np.float32)
-    bundle = sidtool.Bundle.from_vectors(ids, vectors, levels="4x4x4")
-    assert bundle.space.sizes == (4, 4, 4)
-    assert "interactions" in inspect.signature(sidtool.build_codebook).parameters
-    request = sidtool.Request(history=["b001", "b002"])
-    (answer,) = sidtool.recommend(str(road.tuned), [request], k=3)
-    assert len(answer.items) == 3
-    with pytest.raises(UsageError, match="no option"):
-        sidtool.recommend(str(road.tuned), [request], top=3)
-
-
-@pytest.mark.parametrize("history", ["12", [1, 2]])
-def test_a_history_of_another_type_is_refused_at_once(history: object) -> None:
-    with pytest.raises(DataError, match="'history' of a request"):
-        sidtool.Request(history=history)  # type: ignore[arg-type]
-
-
-def test_hints_speak_the_words_of_python(road: Road) -> None:
-    with pytest.raises(SidtoolError) as caught:
-        sidtool.split_events(str(road.events), str(road.split))
-    assert caught.value.hint is not None
-    assert "force=True" in caught.value.hint
-    assert "--force" not in caught.value.hint
-    assert "--force" in str(caught.value.shell_hint)
 
 
 LONGEST = 250

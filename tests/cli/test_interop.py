@@ -55,14 +55,6 @@ def test_flashrec_gets_the_option_that_it_cannot_infer(road: Road, tmp_path: Pat
     assert "tokens differ" in refused(3, *command, "--model", road.model)
 
 
-def test_engines_get_the_token_ids_of_a_model(road: Road, tmp_path: Path) -> None:
-    engine = ("export", road.bundle, "--model", road.model, "--to")
-    named = refused(1, *engine, "xllm", "-o", tmp_path / "vocab.bin")
-    assert "ids that are numbers, not 'b0" in named
-    assert "ends with .npz" in refused(2, *engine, "xllm", "-o", tmp_path / "vocab.npz")
-    assert not (tmp_path / "vocab.bin").exists()
-
-
 def test_a_codebook_is_imported_with_its_map(road: Road, tmp_path: Path) -> None:
     done(*build_command(road, tmp_path / "plain.zarr", "--no-balanced"))
     own_codebook(tmp_path / "plain.zarr", tmp_path / "codebooks.npz")
@@ -101,12 +93,3 @@ def test_compare_measures_bundles_and_vectors(road: Road, index: Path, tmp_path:
     table = done(*command, road.events).out
     for words in ("residual variance", "perplexity", "neighbors", "by chance", "collide before"):
         assert words in table
-
-
-def test_compare_needs_item_ids_of_vectors(road: Road, tmp_path: Path) -> None:
-    np.save(tmp_path / "bare.npy", np.zeros((N_ITEMS, 8), dtype=np.float32))
-    command = ("compare", road.bundle, "--embeddings", tmp_path / "bare.npy")
-    assert "has no item ids" in refused(1, *command)
-    assert "--by-row" in refused(1, *command, "--items", road.items)
-    assert "needs the catalog" in refused(2, *command, "--by-row")
-    done(*command, "--items", road.items, "--by-row")

@@ -15,7 +15,6 @@ import pytest
 
 from sidtool.memory.build import verify_memory
 from sidtool.registry.references import open_bundle
-from tests.cli.reports.html_page import parsed
 from tests.cli.road import Road, catalog, done, write_lines
 from tests.doc_blocks import ENCODER, ROOT, blocks, commands, page
 from tests.hostile.writing_commands import own_codebook
@@ -42,20 +41,6 @@ def run_page(name: str, encoder: Path, levels: str = "8x8x8") -> None:
         ran = done(*text.split("\n"), text=command.piped)
         if command.written:
             Path(command.written).write_text(ran.out, encoding="utf-8")
-
-
-@pytest.mark.slow
-def test_the_tutorial_runs_as_written(
-    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (program,) = blocks(page("tutorial.md"), "python")
-    exec(program.replace("range(500)", "range(60)"), {})
-    run_page("tutorial.md", encoder)
-    assert Path("recommendations.parquet").stat().st_size > 0
-    assert Path("tuned+memory/sid.json").exists()
-    for name in ("shop", "training", "evaluation", "both"):
-        parsed(Path(f"{name}.html").read_text(encoding="utf-8"))
 
 
 @pytest.mark.slow

@@ -187,18 +187,3 @@ def test_the_split_record_survives_the_life_cycle_of_a_bundle(
     expect(0, "evaluate", tmp_path / "bound", folders["leave-one-out:split"], "--limit", 2)
     swapped = ("evaluate", folders["temporal:model"], folders["temporal:split"], "--limit", 2)
     expect(3, *swapped, "--bundle", tmp_path / "aligned.zarr")
-
-
-def test_a_later_temporal_split_of_the_same_events_may_follow(road: Road, tmp_path: Path) -> None:
-    """The codebook learned from events before both cuts of the second split."""
-    splits = {}
-    for name, cuts in (("early", (104, 106)), ("late", (106, 108))):
-        splits[name] = tmp_path / name
-        more = ("--protocol", "temporal", "--valid-from", cuts[0], "--test-from", cuts[1])
-        done("split", road.events, "-o", splits[name], *more)
-    build = ("--embeddings", road.vectors, "--levels", "4x4x8", "--set", "collaborative_dim=4")
-    for name, other, code in (("early", "late", 0), ("late", "early", 3)):
-        bundle = tmp_path / f"{name}.zarr"
-        done("build-codebook", road.items, "-o", bundle, "--interactions", splits[name], *build)
-        made = ("make-sft", bundle, road.items, splits[other], "--dry-run")
-        expect(code, *made, "-o", tmp_path / "train.jsonl")

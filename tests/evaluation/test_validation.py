@@ -15,13 +15,13 @@ from sidtool.evaluation import (
     validation,
 )
 from sidtool.evaluation.baselines import baseline_values
-from sidtool.model.prompt import HistoryPrompt
-from sidtool.model.vocabulary import SidTokens
+from sidtool.recommendation import QuerySession
+from sidtool.recommendation.search import Normalize
 from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.evaluation.shop import shop, visits
-from tests.models import tiny_model, tiny_tokenizer
+from tests.loaded import loaded_model
 
 N = 40
 
@@ -32,24 +32,11 @@ def bundle() -> Bundle:
 
 
 def validator(
-    bundle: Bundle, examples: Any, *, k: int = N, **options: Any
+    bundle: Bundle, examples: Any, *, k: int = N, normalize: Normalize = "level", **options: Any
 ) -> tuple[Validator, Any]:
-    tokenizer = tiny_tokenizer()
-    tokens = SidTokens(bundle.space, len(tokenizer))
-    history_prompt = HistoryPrompt("next-item", "The history: {history}\nNext:", 5, 100)
-    made = Validator(
-        examples,
-        bundle,
-        history_prompt,
-        tokenizer,
-        tokens,
-        users=0,
-        num_beams=N,
-        k=k,
-        seed=0,
-        **options,
-    )
-    return made, tiny_model("llama", vocab_size=tokens.stop)
+    loaded = loaded_model(bundle)
+    session = QuerySession.of(loaded, normalize)
+    return Validator(examples, session, users=0, num_beams=N, k=k, seed=0, **options), loaded.model
 
 
 def test_seen_items_are_excluded_on_request(bundle: Bundle) -> None:

@@ -5,9 +5,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -137,126 +138,105 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "shop"
 
 
-def folder_of(shop: Path, version: str) -> Path:
-    """The bundle of a version."""
-    (folder,) = (shop / "versions").glob(f"{version}-*/bundle.zarr")
+def folder_of(shop: Path) -> Path:
+    """The bundle of the version that is pulled."""
+    (folder,) = (shop / "versions").glob("1.1-*/bundle.zarr")
     return folder
 
 
-def sign(shop: Path, version: str, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the manifest of a version, and make root document and record agree with it."""
-    bundle = folder_of(shop, version)
+def sign(shop: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest of the version, and make root document and record agree with it."""
+    bundle = folder_of(shop)
     manifest = json.loads((bundle / ROOT).read_bytes())["attributes"]["sidtool"]
     change(manifest)
     root = spell_root(manifest)
     (bundle / ROOT).write_bytes(root)
-    record = shop / f"versions/{version}.json"
+    record = shop / "versions/1.1.json"
     value = json.loads(record.read_bytes()) | {"root": hashlib.sha256(root).hexdigest()}
     record.write_text(json.dumps(value))
-    bundle.parent.rename(shop / "versions" / f"{version}-{value['root'][:12]}")
+    bundle.parent.rename(shop / "versions" / f"1.1-{value['root'][:12]}")
 
 
-Damage = Callable[[Path], object]
-"""Changes a registry whose version 1.1 is pulled."""
+def change_manifest(shop: Path, key: str, value: object) -> None:
+    sign(shop, lambda manifest: manifest.update({key: value}))
 
 
-def _add_object(name: str, data: bytes = b"x") -> Damage:
+def add_object(shop: Path, name: str) -> None:
     """Name one more object in the manifest, and store it if the name allows."""
-
-    def damage(shop: Path) -> None:
-        sign(shop, "1.1", lambda value: value["objects"].update({name: _sha256(data)}))
-        path = Path(os.path.normpath(folder_of(shop, "1.1") / name.replace("\x00", "0")))
-        if shop in path.parents:
-            with suppress(OSError, RecursionError):  # no disk can store the name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
-
-    return damage
+    digest = hashlib.sha256(b"x").hexdigest()
+    sign(shop, lambda manifest: manifest["objects"].update({name: digest}))
+    path = Path(os.path.normpath(folder_of(shop) / name.replace("\x00", "0")))
+    if shop in path.parents:
+        with suppress(OSError, RecursionError):  # no disk can store the name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x")
 
 
-def _replace_file(change: Callable[[Path], object]) -> Callable[[str], Damage]:
-    """Put something else in the place of an object."""
-
-    def of(name: str) -> Damage:
-        def damage(shop: Path) -> None:
-            path = folder_of(shop, "1.1") / name
-            path.unlink()
-            change(path)
-
-        return damage
-
-    return of
+def change_document(shop: Path, name: str, data: bytes) -> None:
+    (shop / name).write_bytes(data)
 
 
-def _sparse(path: Path) -> None:
+def replace_file(shop: Path, name: str, kind: str) -> None:
+    """Put something else in the place of a document or an object."""
+    path = shop / name if name in DOCUMENTS else folder_of(shop) / name
+    path.unlink()
+    KINDS[kind](path)
+
+
+def sparse(path: Path) -> None:
     with path.open("wb") as stream:
         stream.truncate(1 << 42)
 
 
-KINDS: Mapping[str, Callable[[str], Damage]] = {
-    "pipe": _replace_file(os.mkfifo),
-    "endless": _replace_file(lambda path: path.symlink_to("/dev/zero")),
-    "link": _replace_file(lambda path: path.symlink_to("/etc/passwd")),
-    "folder": _replace_file(lambda path: path.mkdir()),
-    "sparse": _replace_file(_sparse),
-    "empty": _replace_file(lambda path: path.write_bytes(b"")),
-    "missing": _replace_file(lambda path: None),
-    "longer": _replace_file(lambda path: path.write_bytes(b"x" * 100_000)),
+KINDS: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo,
+    "endless": lambda path: path.symlink_to("/dev/zero"),
+    "link": lambda path: path.symlink_to("/etc/passwd"),
+    "folder": lambda path: path.mkdir(),
+    "sparse": sparse,
+    "empty": lambda path: path.write_bytes(b""),
+    "missing": lambda path: None,
+    "longer": lambda path: path.write_bytes(b"x" * 100_000),
 }
+DOCUMENTS = {"refs.json": REFS, "versions/1.1.json": RECORD | {"kind": "bundle", "version": "1.1"}}
 OBJECTS = (ROOT, "items/sid/zarr.json", "items/sid/c/0/0", "codebook/level_1/c/0/0")
 NAMES = (
-    "../evil",
-    "../../../evil",
-    "items/../../evil",
-    "/tmp/evil",
-    "items/./sid",
-    "items//sid",
-    "items/sid/c/0/0/evil",
-    "items/sid",
-    "C:\\evil",
-    "a\x00b",
-    "",
-    ".",
-    "n" * 300,
+    *("../evil", "../../../evil", "items/../../evil", "/tmp/evil", "items/./sid", "items//sid"),
+    *("items/sid/c/0/0/evil", "items/sid", "C:\\evil", "a\x00b", "", ".", "n" * 300),
     "/".join("n" * 2000),
 )
-
-
-def _document(name: str, document: Mapping[str, Any]) -> st.SearchStrategy[Damage]:
-    def damage(data: bytes) -> Damage:
-        return lambda shop: (shop / name).write_bytes(data)
-
-    return damaged_json(document).map(damage)
-
+KEYS = ("version", "name", "items", "identity", "objects", "parent")
 
 damages = st.one_of(
     st.builds(
-        lambda kind, name: KINDS[kind](name),
-        st.sampled_from(sorted(KINDS)),
-        st.sampled_from(OBJECTS),
+        partial,
+        st.just(replace_file),
+        name=st.sampled_from((*DOCUMENTS, *OBJECTS)),
+        kind=st.sampled_from(sorted(KINDS)),
     ),
-    st.sampled_from(NAMES).map(_add_object),
-    _document("refs.json", REFS),
-    _document("versions/1.1.json", RECORD | {"kind": "bundle", "version": "1.1"}),
-    st.sampled_from(("refs.json", "versions/1.1.json")).flatmap(
-        lambda name: st.sampled_from((os.mkfifo, _sparse)).map(
-            lambda change: lambda shop: ((shop / name).unlink(), change(shop / name))
+    st.builds(partial, st.just(add_object), name=st.sampled_from(NAMES)),
+    *(
+        st.builds(
+            partial, st.just(change_document), name=st.just(name), data=damaged_json(document)
         )
+        for name, document in DOCUMENTS.items()
     ),
     st.builds(
-        lambda key, value: (
-            lambda shop: sign(shop, "1.1", lambda manifest: manifest.update({key: value}))
+        partial,
+        st.just(change_manifest),
+        key=st.sampled_from(KEYS),
+        value=st.one_of(
+            st.none(), st.integers(), st.just({}), st.sampled_from(("1.0", "9.9", "x"))
         ),
-        st.sampled_from(("version", "name", "items", "identity", "objects", "parent")),
-        st.one_of(st.none(), st.integers(), st.just({}), st.sampled_from(("1.0", "9.9", "x"))),
     ),
 )
+"""Changes of a registry whose version 1.1 is pulled."""
 
 
 @cases(60, most=20_000)
 @given(damages)
 def test_nothing_is_written_outside_of_the_output(
-    published: Path, tmp_path_factory: pytest.TempPathFactory, damage: Damage
+    published: Path, tmp_path_factory: pytest.TempPathFactory, damage: Callable[[Path], None]
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / f"pull-{next(numbers)}"
     shop = folder / "a/b/c/shop"
@@ -272,14 +252,10 @@ def test_nothing_is_written_outside_of_the_output(
             )
             assert all(path in left or left & set(path.parents) for path in after), after
         else:
-            assert tree(folder / "out.zarr") == tree(folder_of(shop, "1.1"))
+            assert tree(folder / "out.zarr") == tree(folder_of(shop))
             record = json.loads((shop / "versions/1.1.json").read_bytes())
             assert open_bundle(folder / "out.zarr").identity.digest == record["digest"]
         for command in ("log", "inspect"):
             classify(run(command, f"{shop}@1.1"))
     finally:
         shutil.rmtree(folder)
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

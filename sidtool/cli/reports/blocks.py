@@ -92,22 +92,16 @@ class Scatter:
 
 
 @dataclass(frozen=True)
-class CommonValue:
-    """The most frequent value of a catalog field under a prefix."""
-
-    value: str
-    share: float
-    """Of the items under the prefix that have a value."""
-
-
-@dataclass(frozen=True)
 class Node:
     """A SID prefix in the tree of a codebook."""
 
     prefix: str
     items: int
     terms: tuple[Term, ...] = ()
-    common: CommonValue | None = None
+    common: str = ""
+    """The most frequent value of a catalog field under the prefix."""
+    common_share: float = 0.0
+    """Of the items under the prefix that have a value."""
     children: tuple["Node", ...] = ()
     examples: tuple[Example, ...] = ()
     """Items, where the tree goes no deeper."""

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from sidtool.cli.reports.blocks import (
     Block,
-    CommonValue,
     Details,
     Listing,
     Mark,
@@ -110,22 +109,23 @@ class CodebookTree:
             space.spell(items.codes[rows[0], :depth].tolist()),
             n_items,
             self._words.terms(int(rows[0]), int(rows[-1]) + 1, TERMS) if n_items > 1 else (),
-            self._common_value(first, stop),
+            *self._common_value(first, stop),
             children,
             examples,
             left_out,
         )
 
-    def _common_value(self, first: int, stop: int) -> CommonValue | None:
+    def _common_value(self, first: int, stop: int) -> tuple[str, float]:
+        """The most frequent value of the active items first..stop, and its share; "" without."""
         if self.values is None:
-            return None
+            return "", 0.0
         names, labels = self._labels
         inside = labels[first:stop]
         present, counts = np.unique(inside[inside >= 0], return_counts=True)
         if not len(present):
-            return None
+            return "", 0.0
         most = int(counts.argmax())
-        return CommonValue(names[present[most]], float(counts[most] / counts.sum()))
+        return names[present[most]], float(counts[most] / counts.sum())
 
 
 DRAWN = 2000

@@ -38,6 +38,8 @@ UNITS = ("step", "epoch")
 
 Entry = Mapping[str, float]
 """A log line or a validation: figure -> value; always with "step"."""
+Histories = Mapping[str, tuple[Entry, ...]]
+"""The entries of runs by their names."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,10 @@ def _entries(path: Path) -> tuple[Entry, ...]:
 def training_page(trainings: Mapping[str, Training]) -> Page:
     """The page of trainings by name."""
     facts = {name: _facts(training) for name, training in trainings.items()}
-    curves = tuple(_curves({name: training.history for name, training in trainings.items()}))
+    histories = {name: training.history for name, training in trainings.items()}
+    curves = tuple(_curves(histories))
     machine = tuple(_curves({name: training.machine for name, training in trainings.items()}))
-    sections = [Section("Validation", tuple(_validations(trainings)))]
+    sections = [Section("Validation", tuple(_validations(trainings, histories)))]
     if curves:
         sections.append(Section("Training curves", curves))
     if machine:
@@ -136,25 +139,25 @@ def _facts(training: Training) -> dict[str, object]:
     }
 
 
-def _curves(histories: Mapping[str, tuple[Entry, ...]]) -> Iterator[LineChart]:
-    """One chart for each figure of histories by name, with a line for each; validations have charts
-    of their own."""
-    entries = [entry for history in histories.values() for entry in history]
-    keys = (key for entry in entries for key in entry)
-    figures = dict.fromkeys(
-        key for key in keys if key not in UNITS and not key.startswith(VALIDATION)
-    )
+def _figures(histories: Histories) -> Iterator[str]:
+    """The figures of histories, in the order in which they first occur."""
+    entries = (entry for history in histories.values() for entry in history)
+    yield from dict.fromkeys(key for entry in entries for key in entry)
+
+
+def _curves(histories: Histories) -> Iterator[LineChart]:
+    """One chart for each figure, with a line for each history; validations have charts of their
+    own."""
+    figures = [
+        figure
+        for figure in _figures(histories)
+        if figure not in UNITS and not figure.startswith(VALIDATION)
+    ]
     for figure in sorted(figures, key=lambda key: FIRST.index(key) if key in FIRST else len(FIRST)):
-        series = []
-        for name, history in histories.items():
-            points = tuple((entry["step"], entry[figure]) for entry in history if figure in entry)
-            if points:
-                series.append(Series(name, thinned(points, POINTS)))
-        zero = figure in MACHINE_FIGURES
-        yield LineChart(f"{figure} by step", "step", figure, tuple(series), zero=zero)
+        yield _chart(figure, histories, zero=figure in MACHINE_FIGURES)
 
 
-def _validations(trainings: Mapping[str, Training]) -> Iterator[Block]:
+def _validations(trainings: Mapping[str, Training], histories: Histories) -> Iterator[Block]:
     """What validation says of each run, and a chart per figure, the one that selected first."""
     selected = {training.selected for training in trainings.values()}
     for name, training in trainings.items():
@@ -163,26 +166,24 @@ def _validations(trainings: Mapping[str, Training]) -> Iterator[Block]:
         answers = course(training.history, training.selected)
         if answers:
             yield Listing(f"Validation of {name}", answers)
-    keys = dict.fromkeys(
-        key for training in trainings.values() for entry in training.history for key in entry
-    )
     figures = [
-        key
-        for key in keys
-        if key.startswith(VALIDATION) and not key.endswith((LOW, HIGH, OF_ITEM_KNN))
+        figure
+        for figure in _figures(histories)
+        if figure.startswith(VALIDATION) and not figure.endswith((LOW, HIGH, OF_ITEM_KNN))
     ]
     if not figures:
         yield Text("No validation is recorded.")
     for figure in sorted(figures, key=lambda key: key not in selected):
-        yield _validation_chart(figure, trainings)
+        yield _chart(figure, histories, zero=figure != LOSS)
 
 
-def _validation_chart(figure: str, trainings: Mapping[str, Training]) -> LineChart:
-    """The course of a figure in each run, with its intervals, and item-kNN on the same users."""
+def _chart(figure: str, histories: Histories, *, zero: bool) -> LineChart:
+    """The course of a figure in each history; of a validation with its intervals, and item-kNN on
+    the same users."""
     lines = []
-    item_knn: dict[tuple[float, ...], Series] = {}
-    for name, training in trainings.items():
-        entries = [entry for entry in training.history if figure in entry]
+    item_knn: dict[float, Series] = {}
+    for name, history in histories.items():
+        entries = [entry for entry in history if figure in entry]
         if not entries:
             continue
         points = tuple((entry["step"], entry[figure]) for entry in entries)
@@ -192,18 +193,15 @@ def _validation_chart(figure: str, trainings: Mapping[str, Training]) -> LineCha
             if figure + LOW in entry
         )
         has_ends = len(ends) == len(points) <= POINTS
-        series = Series(name, thinned(points, POINTS), intervals=ends if has_ends else ())
-        lines.append(series)
+        lines.append(Series(name, thinned(points, POINTS), intervals=ends if has_ends else ()))
         beside = [
             (x["step"], x[figure + OF_ITEM_KNN]) for x in entries if figure + OF_ITEM_KNN in x
         ]
         if beside:
-            values = tuple(value for _, value in beside)
-            item_knn.setdefault(values[:1], Series("item-kNN", (beside[0], beside[-1])))
-    label = figure.removeprefix(VALIDATION)
-    label = "validation loss" if label == "loss" else label
+            item_knn.setdefault(beside[0][1], Series("item-kNN", (beside[0], beside[-1])))
+    label = "validation loss" if figure == LOSS else figure.removeprefix(VALIDATION)
     drawn = (*lines, *item_knn.values())
-    return LineChart(f"{label} by step", "step", label, drawn, zero=figure != LOSS)
+    return LineChart(f"{label} by step", "step", label, drawn, zero=zero)
 
 
 def course(history: Sequence[Entry], figure: str) -> tuple[str, ...]:

@@ -206,9 +206,7 @@ class Bundle(StoredBundle, OnHub):
     @property
     def is_active(self) -> NDArray[np.bool_]:
         """(n,) whether a row of `items` is in `active`."""
-        is_active = np.zeros(len(self.items), dtype=np.bool_)
-        is_active[self.active] = True
-        return is_active
+        return np.isin(np.arange(len(self.items)), self.active)
 
     def without(self, rows: ItemRows) -> "Bundle":
         """The same bundle with these rows of `items` left out of `active`, and so of the trie."""

@@ -6,11 +6,10 @@ step of scikit-learn) and refined by Lloyd's iterations, first on a part of the 
 of it.
 
 There are two starts: the rows that k-means++ draws, and one step of spherical k-means (Dhillon and
-Modha 2001) from them. The residuals of later levels have no clusters: rows are far from each other
-and nearly orthogonal, so the few short ones among the seeds are nearest to all others. One code
-then takes most rows and keeps them: a local optimum whose error is hardly worse. A step by
-direction alone does not depend on the length of a seed. With few rows and many dimensions only
-`balanced` prevents such collapsed codes."""
+Modha 2001) from them, which does not depend on the lengths of the rows drawn. The residuals of
+later levels are nearly orthogonal, so the few short ones among the seeds are nearest to all others,
+and one code takes most rows and keeps them. With few rows and many dimensions only `balanced`
+prevents that."""
 
 from collections.abc import Sequence
 from typing import Annotated

@@ -47,8 +47,7 @@ def test_the_tree_counts_active_items() -> None:
     lamps, soap = CodebookTree(four_items(), {"a": "x", "b": "y", "c": "y"}).nodes()
     assert (lamps.prefix, lamps.items) == ("<s_a_0>", 2)
     # of two values with one item each, the first
-    assert lamps.common is not None
-    assert (lamps.common.value, lamps.common.share) == ("x", 0.5)
+    assert (lamps.common, lamps.common_share) == ("x", 0.5)
     assert [term.word for term in lamps.terms] == ["lamp", "red"]
     assert [example.item_id for example in lamps.examples] == ["a", "b"]
     assert [example.item_id for example in soap.examples] == ["c"]

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from sidtool.base.errors import MissingPackageError
 from sidtool.base.visible import STEERING
 from sidtool.cli.reports.blocks import (
-    CommonValue,
     Details,
     Estimate,
     IntervalChart,
@@ -43,7 +42,8 @@ def page_of(text: str) -> Page:
         text,
         2,
         terms=(Term(text, 0.5, 0.1),),
-        common=CommonValue(text, 0.5),
+        common=text,
+        common_share=0.5,
         examples=(Example(text, text, text),),
         left_out=text,
     )

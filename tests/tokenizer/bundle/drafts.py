@@ -4,6 +4,7 @@ docs/format.md asks, so that digests do not give them away. Written from that pa
 import io
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,7 @@ class Draft:
 
     def copy(self) -> "Draft":
         """A draft that can be changed without changing this one."""
-        return Draft(
-            json.loads(json.dumps(self.manifest)),
-            self.arrays.copy(),
-            self.metadata.copy(),
-            self.chunks.copy(),
-            self.objects.copy(),
-        )
+        return deepcopy(self)
 
     def reindex(self) -> None:
         """Make the index of the ids and codes."""

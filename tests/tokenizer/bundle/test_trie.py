@@ -65,18 +65,18 @@ def test_row_ids_of_the_bundle_are_returned(case: Any, data: st.DataObject) -> N
         )
 
 
-def test_codes_out_of_order_are_refused() -> None:
-    with pytest.raises(UsageError, match="lexicographic order"):
-        Trie.from_codes(np.array([[1, 2], [1, 1]], dtype=np.uint16), (4, 4))
-    with pytest.raises(UsageError, match="lexicographic order"):
-        Trie.from_codes(np.array([[1, 2], [0, 3]], dtype=np.uint16), (4, 4))
-
-
-def test_no_items_and_another_number_of_levels_are_refused() -> None:
-    with pytest.raises(UsageError, match="no items"):
-        Trie.from_codes(np.zeros((0, 2), dtype=np.uint16), (4, 4))
-    with pytest.raises(UsageError, match="2 levels"):
-        Trie.from_codes(np.zeros((1, 3), dtype=np.uint16), (4, 4))
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        ([[1, 2], [1, 1]], "lexicographic order"),
+        ([[1, 2], [0, 3]], "lexicographic order"),
+        (np.zeros((0, 2)), "no items"),
+        ([[0, 0, 0]], "2 levels"),
+    ],
+)
+def test_codes_that_make_no_trie_are_refused(codes: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Trie.from_codes(np.array(codes, dtype=np.uint16), (4, 4))
 
 
 def test_a_large_trie_uses_little_memory() -> None:

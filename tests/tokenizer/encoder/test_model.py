@@ -4,7 +4,6 @@ refused; and an interrupted run gives the same bits."""
 import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
+from sidtool.data import Vectors
 from sidtool.tokenizer.encoder import model as room
 from sidtool.tokenizer.encoder.model import PROBES, load_encoder
 from sidtool.tokenizer.encoder.settings import Encoder, EncoderRecipe
@@ -141,25 +141,6 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "BLOCK", 4)
 
 
-def patch_encode(
-    monkeypatch: pytest.MonkeyPatch,
-    before: Callable[[list[str]], None] = lambda texts: None,
-    after: Callable[[list[str], np.ndarray], None] = lambda texts, vectors: None,
-) -> None:
-    """Call functions before and after each call of the library; `after` may change the vectors."""
-    from sentence_transformers import SentenceTransformer
-
-    plain = SentenceTransformer.encode
-
-    def patched(model: SentenceTransformer, texts: list[str], **options: Any) -> np.ndarray:
-        before(texts)
-        vectors = plain(model, texts, **options)
-        after(texts, vectors)
-        return vectors
-
-    monkeypatch.setattr(SentenceTransformer, "encode", patched)
-
-
 def test_vectors_are_those_of_sentence_transformers(folder: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
@@ -191,11 +172,13 @@ def test_an_interrupted_run_gives_the_same_bits(
     assert len(kept) == finished
     kept[0].write_bytes(kept[0].read_bytes()[:-5])  # as a crash of the machine may leave a block
     encoded: list[int] = []
+    plain = room.encode_texts
 
-    def counted(texts: list[str]) -> None:
+    def counted(model: Any, encoder: Encoder, texts: list[str], pool: Any = None) -> Vectors:
         encoded.append(len(texts))
+        return plain(model, encoder, texts, pool)
 
-    patch_encode(monkeypatch, before=counted)
+    monkeypatch.setattr(room, "encode_texts", counted)
     resumed, _ = embed(TEXTS, Encoder(str(folder)), cache=tmp_path / "cut")
     np.testing.assert_array_equal(resumed, whole)
     assert sum(encoded) == len(TEXTS) - 4 * (finished - 1) + len(
@@ -222,11 +205,14 @@ def test_blocks_of_other_texts_or_settings_are_not_reused(folder: Path, tmp_path
 def test_vectors_that_are_not_finite_are_named(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    plain = room.encode_texts
 
-    def broken(texts: list[str], vectors: np.ndarray) -> None:
+    def broken(model: Any, encoder: Encoder, texts: list[str], pool: Any = None) -> Vectors:
+        vectors = plain(model, encoder, texts, pool)
         vectors[[text in (TEXTS[5], TEXTS[9]) for text in texts]] = np.nan
+        return vectors
 
-    patch_encode(monkeypatch, after=broken)
+    monkeypatch.setattr(room, "encode_texts", broken)
     with pytest.raises(
         DataError, match=r"2 of 23 vectors are not finite, the first is text 5 \('item 5"
     ):

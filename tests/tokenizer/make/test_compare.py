@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
-from sidtool.data.items import make_items
 from sidtool.data.vectors import Vectors
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
@@ -19,7 +18,6 @@ from sidtool.tokenizer.codes.measure import (
     prefix_alignment,
     prefix_spread,
 )
-from sidtool.tokenizer.make.build import BuildOptions, build
 from sidtool.tokenizer.make.compare import (
     Behavior,
     Evidence,
@@ -43,15 +41,8 @@ def vectors() -> Vectors:
 
 def built() -> Bundle:
     """A bundle of items "i00", "i01" ..."""
-    ids = tuple(f"i{row:02d}" for row in range(N))
-    items = make_items(ids, ids, ids, fields={}, template="{title}")
-    return build(
-        items,
-        [vectors()],
-        BuildOptions(sizes=(4, 4, 8)),
-        name="built",
-        encoder={"vectors": "given"},
-    )
+    ids = [f"i{row:02d}" for row in range(N)]
+    return Bundle.from_vectors(ids, vectors(), levels=(4, 4, 8), name="built")
 
 
 def test_without_vectors_the_report_of_the_build_is_used() -> None:

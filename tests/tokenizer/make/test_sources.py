@@ -1,7 +1,6 @@
 """Options of a build and its warning about collapsed levels; bundles built with co-occurrence:
 held-out events have no effect, and new items are encoded by their text."""
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -191,34 +190,14 @@ def test_several_sources_are_fused_and_all_required(tmp_path: Path) -> None:
         )
 
 
-def bundle_of(alike: int, others: int):
-    rng = np.random.default_rng(0)
-    vectors = np.concatenate([np.zeros((alike, 8)), 5 * rng.standard_normal((others, 8))]).astype(
-        np.float32
-    )
-    ids = tuple(f"i{row:03}" for row in range(len(vectors)))
-    items = make_items(ids, ids, ids, fields={}, template="{title}")
-    return build(
-        items,
-        [vectors],
-        BuildOptions((16,), collisions="allow"),
-        name="b",
-        encoder={"vectors": "given"},
-    )
-
-
 def test_a_level_with_nearly_all_items_in_one_code_is_a_warning():
+    spread = 5 * np.random.default_rng(0).standard_normal((15, 8))
+    vectors = np.concatenate([np.zeros((190, 8)), spread]).astype(np.float32)
+    ids = [f"i{row:03}" for row in range(len(vectors))]
     with pytest.warns(
         SidtoolWarning, match="level a is collapsed: its 16 codes have a perplexity of 2;"
     ):
-        bundle_of(190, 15)
-
-
-def test_a_level_that_spreads_the_items_is_no_warning():
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", SidtoolWarning)
-        bundle_of(1, 199)
-    assert [str(each.message) for each in caught if issubclass(each.category, SidtoolWarning)] == []
+        Bundle.from_vectors(ids, vectors, levels=(16,), collisions="allow")
 
 
 @pytest.mark.parametrize(
