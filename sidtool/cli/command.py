@@ -62,12 +62,8 @@ class Command(TyperCommand):
                 parameter.metavar = parameter.metavar or parameter.name.upper()
             elif not parameter.rich_help_panel:
                 parameter.rich_help_panel = _PANEL_OF.get(parameter.name)
-        order = list(PANELS)
-        parameters.sort(
-            key=lambda parameter: (
-                order.index(parameter.rich_help_panel) if parameter.rich_help_panel in order else -1
-            )
-        )
+        order = {panel: number for number, panel in enumerate(PANELS)}
+        parameters.sort(key=lambda parameter: order.get(parameter.rich_help_panel, -1))
 
     def describe(self) -> None:
         """Give options of groups their help."""

@@ -16,7 +16,7 @@ from sidtool.cli.terminal.console import next_step, note, say, say_json, say_tab
 from sidtool.cli.terminal.pace import progress
 from sidtool.data import CatalogNames, EventNames, UnknownOptions, tables
 from sidtool.data import prepare as preparing
-from sidtool.data import split as splitting
+from sidtool.data import split as splits
 from sidtool.data.prepare import MEANINGS, Cleaned, PrepareOptions, Report
 from sidtool.data.split import Protocol, SplitManifest, SplitOptions
 from sidtool.integrations import ray
@@ -188,7 +188,7 @@ def split(
     elif run.resume:
         raise UsageError("--resume requires --parts: without parts, a split starts again")
     else:
-        manifest = splitting.split_events(
+        manifest = splits.split_events(
             events, out, rules, memory=memory, threads=threads, dry_run=how.dry_run, force=how.force
         )
     if how.json:

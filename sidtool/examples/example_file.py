@@ -64,19 +64,14 @@ def example_json(
 def prompt_and_completion(
     example: Mapping[str, Any], space: SidSpace
 ) -> tuple[list[Segment], list[Segment]]:
-    """The segments of an example's JSON object; the prompt of a text is empty.
-
-    Raises DataError if the object has neither form."""
+    """The segments of the JSON object of an example, as `read_training_examples` gives it; the
+    prompt of a text is empty. Raises as `text_to_segments`."""
     spans = example.get("catalog", {})
-    for sides in FORMS:
-        if _has_texts(example, sides):
-            *prompt, completion = (
-                text_to_segments(space, example[side], spans.get(side, ())) for side in sides
-            )
-            return prompt[0] if prompt else [], completion
-    raise DataError(
-        f"an example has the keys {sorted(example)}, not prompt and completion, or text"
+    sides = next(sides for sides in FORMS if _has_texts(example, sides))
+    *prompt, completion = (
+        text_to_segments(space, example[side], spans.get(side, ())) for side in sides
     )
+    return prompt[0] if prompt else [], completion
 
 
 def read_training_examples(path: Path, share: Share | None = None) -> Iterator[dict[str, Any]]:

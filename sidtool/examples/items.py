@@ -9,7 +9,7 @@ import numpy as np
 from sidtool.data import Query, pieces
 from sidtool.data.split import Event
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
-from sidtool.model.prompt import Segment, TextItems, catalog, item_text, template
+from sidtool.model.prompt import PromptItems, Segment, catalog, item_text, template
 
 
 def item_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:
@@ -24,7 +24,7 @@ def item_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingE
         for copy in range(copies()):
             frame = context.frame(copy, index)
             completion = context.completion(index, frame)
-            content = TextItems([_source(context, index, copy + index)])
+            content = PromptItems([_source(context, index, copy + index)])
             prompt, _ = context.prompted(frame, content, completion)
             yield TrainingExample(context.name, prompt, completion, item=items.ids[index])
 
@@ -89,7 +89,7 @@ def query_examples(context: ExampleContext, copies: Copies) -> Iterator[Training
         for copy in range(copies()):
             frame = context.frame(copy, entry.number)
             completion = context.completion(entry.index, frame)
-            content = TextItems([[catalog(item_text(entry.query.text))]])
+            content = PromptItems([[catalog(item_text(entry.query.text))]])
             prompt, _ = context.prompted(frame, content, completion)
             yield TrainingExample(context.name, prompt, completion, entry.events, entry.query.item)
 

@@ -16,9 +16,8 @@ from sidtool.examples.histories import Histories
 from sidtool.model.prompt import (
     PromptEncoder,
     PromptFrame,
+    PromptItems,
     Segment,
-    SidItems,
-    TextItems,
     assemble_prompt,
     begin,
     catalog,
@@ -274,9 +273,7 @@ class ExampleContext:
         text = self.text(index)
         return (catalog(text), close) if text else ()
 
-    def history(
-        self, indexes: Sequence[int], frame: PromptFrame, fields: Fields
-    ) -> SidItems | TextItems:
+    def history(self, indexes: Sequence[int], frame: PromptFrame, fields: Fields) -> PromptItems:
         """Items of a history, as the task shows them. The last event of `fields` is that of the
         last item."""
         titles = None
@@ -288,7 +285,7 @@ class ExampleContext:
     def prompted(
         self,
         frame: PromptFrame,
-        content: SidItems | TextItems,
+        content: PromptItems,
         completion: Sequence[Segment],
         fields: Fields = NO_FIELDS,
     ) -> tuple[tuple[Segment, ...], int]:
@@ -331,4 +328,4 @@ class ExampleContext:
                     segments.append(template(piece))
             items.append([piece for piece in segments if piece.text or piece.sid_tokens])
         whole_frame = replace(frame, after=frame.after + frame.close, item="")
-        return self.prompted(whole_frame, TextItems(items, frame.separator), ())
+        return self.prompted(whole_frame, PromptItems(items, frame.separator), ())

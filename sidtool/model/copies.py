@@ -34,10 +34,10 @@ from sidtool.model.contract.stage_record import (
     StageRecord,
 )
 from sidtool.model.extend import EmbeddingStatistics, initial_embeddings
-from sidtool.model.load import check_model_folder, load_model_folder
+from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
 from sidtool.model.network.structure import vocabulary_weights
 from sidtool.model.pretrained import Dtype, save_pretrained
-from sidtool.model.vocabulary.tokens import NO_TOKEN, SidTokens
+from sidtool.model.vocabulary.tokens import NO_TOKEN
 from sidtool.tokenizer import check_alignable, common_codes
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import Codes, SidSpace
@@ -242,24 +242,23 @@ def carry_model(
     )
     verdict = check_bundle(loaded.bundle, bundle)
     if verdict.kind == "aligned":
-        _carry_embeddings(loaded.model, loaded.tokens, loaded.bundle, bundle, seed)
+        _carry_embeddings(loaded, bundle, seed)
     with new_dir(Path(out), force=force) as target:
         save_pretrained(target, loaded.model, loaded.tokenizer)
         write_contract(target, _rebound(loaded.contract, bundle, verdict), bundle)
     return verdict
 
 
-def _carry_embeddings(
-    model: object, tokens: SidTokens, old: Bundle, new: Bundle, seed: int
-) -> None:
+def _carry_embeddings(loaded: LoadedModel, new: Bundle, seed: int) -> None:
     """Replace the SID rows of embeddings and output head, in place."""
     import torch
 
-    old_codes, new_codes = common_codes(old, new)
+    tokens = loaded.tokens
+    old_codes, new_codes = common_codes(loaded.bundle, new)
     learned = ~tokens.lacking(old_codes)
     used = np.flatnonzero(tokens.token_ids != NO_TOKEN)
     ids = tokens.token_ids[used]
-    for weight in vocabulary_weights(model):
+    for weight in vocabulary_weights(loaded.model):
         trained = weight[ids].detach().numpy()  # (tokens, width)
         statistics = EmbeddingStatistics.of(trained)
         rows = np.zeros((len(tokens.token_ids), trained.shape[1]), dtype=np.float32)

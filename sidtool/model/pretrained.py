@@ -70,19 +70,35 @@ def locate(
 
     Raises DataError if there is no such model, UsageError for a folder with several GGUF files or a
     PEFT adapter, RefusedError for pickled weights without `trust_remote_code`."""
+    folder = Path(model)
+    commit = None
     if is_hub_url(model):
         access = HubAccess(revision)
         folder = download_model(model, access, trust_remote_code=trust_remote_code)
-        return _in_folder(folder, folder.name, trust_remote_code)
-    path = Path(model)
-    if path.is_file() and path.suffix == ".gguf":
-        return Checkpoint(path.parent, gguf=path.name)
-    if path.is_dir():
-        return _in_folder(path, None, trust_remote_code)
-    raise DataError(
-        f"{model!r} is not a folder or .gguf file",
-        hint=f"{HUB_PREFIX}ORG/NAME names a model of the Hugging Face hub",
-    )
+        commit = folder.name
+    elif folder.is_file() and folder.suffix == ".gguf":
+        return Checkpoint(folder.parent, gguf=folder.name)
+    elif not folder.is_dir():
+        raise DataError(
+            f"{model!r} is not a folder or .gguf file",
+            hint=f"{HUB_PREFIX}ORG/NAME names a model of the Hugging Face hub",
+        )
+    if (folder / "adapter_config.json").is_file():
+        raise UsageError(
+            f"{folder} is a PEFT adapter, not a whole model", hint="merge it into its base first"
+        )
+    check_folder(folder, trust_remote_code=trust_remote_code)
+    if any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
+        return Checkpoint(folder, revision=commit)
+    gguf = sorted(path.name for path in folder.glob("*.gguf"))
+    if len(gguf) > 1:
+        raise UsageError(
+            f"{folder} contains {len(gguf)} GGUF files: {_abbreviated(gguf)}",
+            hint="name the file itself",
+        )
+    if not gguf and not any((folder / name).is_file() for name in PICKLES):
+        raise DataError(f"{folder} has neither {WEIGHTS} nor a GGUF file")
+    return Checkpoint(folder, gguf=gguf[0] if gguf else None, revision=commit)
 
 
 def load_model(
@@ -116,7 +132,20 @@ def load_model(
             output_loading_info=True,
             **kwargs,
         )
-    _check_keys(checkpoint.folder, model.config, report)
+    folder = checkpoint.folder
+    layers = getattr(model.config, "num_hidden_layers", None)
+    if type(layers) is int and layers < 1:
+        raise DataError(f"{folder} has a configuration of {layers} layers")
+    missing, unexpected = report["missing_keys"], report["unexpected_keys"]
+    if missing:
+        raise DataError(f"{folder} lacks weights of its configuration: {_abbreviated(missing)}")
+    if unexpected:
+        warnings.warn(
+            f"{folder} has {len(unexpected)} weights that its configuration does not use: "
+            f"{_abbreviated(unexpected)}",
+            SidtoolWarning,
+            stacklevel=2,
+        )
     if checkpoint.gguf:
         # `save_pretrained` would call the GGUF quantizer, which cannot save
         model.hf_quantizer = None
@@ -124,7 +153,7 @@ def load_model(
         for name in ("quantization_config", "_pre_quantization_dtype"):
             if hasattr(model.config, name):
                 delattr(model.config, name)
-    check_finite(model, checkpoint.folder)
+    check_finite(model, folder)
     return model.eval()
 
 
@@ -174,27 +203,6 @@ def check_device(name: str | None) -> None:
         # RuntimeError: no such kind of device; AssertionError: none in this machine
         reason = str(error).splitlines()[0].partition(" device type at start")[0]
         raise UsageError(f"device {name!r} cannot be used: {reason}") from error
-
-
-def _in_folder(folder: Path, revision: str | None, trust_remote_code: bool) -> Checkpoint:
-    if (folder / "adapter_config.json").is_file():
-        raise UsageError(
-            f"{folder} is a PEFT adapter, not a whole model", hint="merge it into its base first"
-        )
-    check_folder(folder, trust_remote_code=trust_remote_code)
-    if any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
-        return Checkpoint(folder, revision=revision)
-    gguf = sorted(path.name for path in folder.glob("*.gguf"))
-    if len(gguf) > 1:
-        raise UsageError(
-            f"{folder} contains {len(gguf)} GGUF files: {_abbreviated(gguf)}",
-            hint="name the file itself",
-        )
-    if gguf:
-        return Checkpoint(folder, gguf=gguf[0], revision=revision)
-    if not any((folder / name).is_file() for name in PICKLES):
-        raise DataError(f"{folder} has neither {WEIGHTS} nor a GGUF file")
-    return Checkpoint(folder, revision=revision)
 
 
 def _check(checkpoint: Checkpoint, trust_remote_code: bool) -> StoredWeights | None:
@@ -254,25 +262,6 @@ def _model_class(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
             hint="use a causal or an encoder-decoder model",
         )
     return AutoModelForCausalLM
-
-
-def _check_keys(folder: Path, config: Any, report: dict[str, Any]) -> None:
-    """Refuse a checkpoint that lacks weights, and warn about weights that are not used."""
-    layers = getattr(config, "num_hidden_layers", None)
-    if type(layers) is int and layers < 1:
-        raise DataError(f"{folder} has a configuration of {layers} layers")
-    if report["missing_keys"]:
-        raise DataError(
-            f"{folder} lacks weights of its configuration: {_abbreviated(report['missing_keys'])}"
-        )
-    unexpected = report["unexpected_keys"]
-    if unexpected:
-        warnings.warn(
-            f"{folder} has {len(unexpected)} weights that its configuration does not use: "
-            f"{_abbreviated(unexpected)}",
-            SidtoolWarning,
-            stacklevel=3,
-        )
 
 
 @contextlib.contextmanager

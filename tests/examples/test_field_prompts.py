@@ -30,14 +30,12 @@ from tests.model.prompt.cases import extended_tokenizer
 
 AROUND = "{user.age} {user.city}:{history}on {context.device}, after {gap}"
 BESIDE = "{event.rating}{sid}{gap} {ago};"
+BESIDE_TITLE = "{title} ({event.rating}, {event.device})"
+BESIDE_EACH = "{gap} {event.device}{sid} {event.rating}"
 TEMPLATES = {
     "next-item": Templates((AROUND, "{history}?"), "", (BESIDE, "{sid}")),
-    "title-history-to-sid": Templates(
-        (AROUND,), "\n", ("{title} ({event.rating}, {event.device})",)
-    ),
-    "sequence": Templates(
-        ("{user.age}:{history}",), "|", ("{gap} {event.device}{sid} {event.rating}",)
-    ),
+    "title-history-to-sid": Templates((AROUND,), "\n", (BESIDE_TITLE,)),
+    "sequence": Templates(("{user.age}:{history}",), "|", (BESIDE_EACH,)),
 }
 TYPES = FieldTypes({"rating": "int"}, {"device": "str"}, {"age": "int", "city": "str"}, times=True)
 
@@ -53,16 +51,11 @@ def split_of(rows: list[Any], users: list[Any], folder: Path) -> Split:
     table = folder / "users.jsonl"
     with table.open("w") as stream:
         for number, (age, city) in enumerate(users):
-            stream.write(
-                json.dumps({"user_id": f"u{number}", "age": age, "city": city or "-"}) + "\n"
-            )
-    fields = FieldOptions(
-        (FieldName("rating", "int"),),
-        (FieldName("device", "str"),),
-        (FieldName("age", "int"), FieldName("city", "str")),
-        table,
-        True,
-    )
+            user = {"user_id": f"u{number}", "age": age, "city": city or "-"}
+            stream.write(json.dumps(user) + "\n")
+    of_users = (FieldName("age", "int"), FieldName("city", "str"))
+    rating, device = (FieldName("rating", "int"),), (FieldName("device", "str"),)
+    fields = FieldOptions(rating, device, of_users, table, True)
     return make_split(events, SplitOptions(fields=fields))
 
 
@@ -143,9 +136,8 @@ def test_a_sequence_contains_every_served_prompt(
 ) -> None:
     split = random_split(history_length, tmp_path)
     tokenizer, tokens = extended_tokenizer(bundle.space)
-    options = SftOptions(
-        {"sequence": 1.0}, "plain", 9000, history_length, templates={"sequence": templates}
-    )
+    mine = {"sequence": templates}
+    options = SftOptions({"sequence": 1.0}, "plain", 9000, history_length, templates=mine)
     maker = ExampleMaker(bundle, catalog, options, tokenizer, (), split.fields)
     encoder = PromptEncoder(tokenizer, tokens)
     sequences = []
@@ -241,9 +233,8 @@ def test_templates_need_a_task_with_a_history(bundle: Bundle, catalog: Items) ->
     for task in ("title-to-sid", "history-text"):
         with pytest.raises(UsageError, match="takes no templates"):
             SftOptions({task: 1.0}, templates={task: templates})
-    timed = SftOptions(
-        {"next-item": 1.0}, templates={"next-item": Templates(("{gap}{history}",), "")}
-    )
+    mine = {"next-item": Templates(("{gap}{history}",), "")}
+    timed = SftOptions({"next-item": 1.0}, templates=mine)
     with pytest.raises(UsageError, match="needs the times"):
         ExampleMaker(bundle, catalog, timed, fields=FieldTypes())
 

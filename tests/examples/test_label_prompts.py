@@ -36,9 +36,7 @@ def test_a_label_prompt_equals_that_of_the_training_example(
 ) -> None:
     split = random_split(5, tmp_path)
     tokenizer, tokens = extended_tokenizer(bundle.space)
-    options = SftOptions(
-        {TASK: 1.0}, "plain", history_length=3, max_length=max_length, templates=templates
-    )
+    options = SftOptions({TASK: 1.0}, "plain", max_length, 3, templates=templates)
     maker = ExampleMaker(bundle, catalog, options, tokenizer, fields=split.fields)
     (prompt,) = maker.prompts.labels(split)
     assert prompt.labels == ("1", "2", "3", "4", "5")
@@ -94,13 +92,12 @@ def test_a_trained_label_prompt_makes_the_questions(
     model = loaded_model(bundle)
     options = SftOptions({TASK: 1.0}, "plain", templates={TASK: MINE}, history_length=4)
     maker = ExampleMaker(bundle, catalog, options, model.tokenizer, fields=split.fields)
-    contract = dataclasses.replace(
-        model.contract, label_prompts=maker.prompts.labels(split), stages=()
-    )
+    prompts = maker.prompts.labels(split)
+    contract = dataclasses.replace(model.contract, label_prompts=prompts, stages=())
     model = dataclasses.replace(model, contract=contract)
     questions, _ = make_questions(model, split.test, TaskEvaluationOptions(task=TASK), split.fields)
     encoder = PromptEncoder(model.tokenizer, model.tokens)
-    (prompt,) = contract.label_prompts
+    (prompt,) = prompts
     for question, example in zip(questions, split.test, strict=True):
         items = bundle.items.rows((*example.history, example.item))
         codes = bundle.items.codes[items]

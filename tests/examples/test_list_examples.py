@@ -114,9 +114,8 @@ def test_lists_are_trained_as_they_are_served(
         served = history_prompt_ids(prompt, tokenizer, tokens, codes, None)
         assert encoder.ids(example.prompt) == served
         assert maker.length(example.segments) <= max_length
-        encoded = encode_example(
-            example_json(bundle.space, example), encoder, tokens, codes_only=True
-        )
+        value = example_json(bundle.space, example)
+        encoded = encode_example(value, encoder, tokens, codes_only=True)
         # the codes of the list are the targets, in the order of its items
         rows = bundle.items.rows(shown)
         expected = tokens.ids(bundle.items.codes[rows], begin_end_tokens=False).ravel().tolist()

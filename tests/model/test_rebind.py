@@ -80,10 +80,8 @@ def test_a_retrained_bundle_works_after_align(model: Path, bundle: Bundle, tmp_p
     assert outlook(bundle, aligned).kind == "works"
     with pytest.warns(SidtoolWarning, match="is aligned with the model's"):
         verdict = rebind(model, aligned, tmp_path / "bound")
-    assert (verdict.kind, verdict.reassigned_share) == (
-        "aligned",
-        1 - change.after[-1] / change.common,
-    )
+    share = 1 - change.after[-1] / change.common
+    assert (verdict.kind, verdict.reassigned_share) == ("aligned", share)
     assert check_model_folder(tmp_path / "bound", grown(aligned))[2].kind == "refreshed"
     with pytest.warns(SidtoolWarning, match="is aligned"):  # what grew from it is aligned, too
         assert check_model_folder(model, grown(aligned))[2].kind == "aligned"
@@ -97,22 +95,13 @@ def test_align_gives_a_bundle_the_token_spelling_of_the_model(bundle: Bundle) ->
 
 
 def test_a_bundle_that_cannot_be_aligned_requires_training(bundle: Bundle) -> None:
-    sizes = (8, 4, 7)
-    wider = make_bundle(
-        IDS,
-        distinct_codes(20, sizes=sizes),
-        codebook=make_codebook(sizes=sizes),
-        space=SidSpace(sizes),
-    )
+    space = SidSpace((8, 4, 7))
+    codebook = make_codebook(sizes=space.sizes)
+    wider = make_bundle(IDS, distinct_codes(20, sizes=space.sizes), codebook=codebook, space=space)
     bare = make_bundle(IDS, OTHER_CODES, codebook=None)
     strangers = make_bundle([f"x{n}" for n in range(20)], OTHER_CODES, codebook=make_codebook(5))
-    shuffled = Bundle.of(
-        ItemMap.of(bundle.space, IDS, OTHER_CODES),
-        bundle.codebook,
-        "reassign",
-        name="moved",
-        recipe=None,
-    )
+    moved = ItemMap.of(bundle.space, IDS, OTHER_CODES)
+    shuffled = Bundle.of(moved, bundle.codebook, "reassign", name="moved", recipe=None)
     for new in (wider, bare, strangers, shuffled):
         result = outlook(bundle, new)
         assert (result.kind, bool(result.message)) == ("retrain", True)
@@ -134,9 +123,8 @@ def test_a_memory_must_fit_the_bundle(model: Path, bundle: Bundle, tmp_path: Pat
     child = grown(bundle)
     rebind(model, child, tmp_path / "child")
     memory = build_memory(split_of([IDS[start : start + 5] for start in range(10)]), child)
-    bind_memory(
-        tmp_path / "child", memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), tmp_path / "mixed"
-    )
+    binding = MemoryBinding(memory.digest, 0.4, 3.0, {})
+    bind_memory(tmp_path / "child", memory, binding, tmp_path / "mixed")
     rebind(tmp_path / "mixed", grown(child, ["new2"]), tmp_path / "newer")
     assert verify_memory(tmp_path / "newer" / MEMORY_COPY) == []
     for dry_run in (True, False):

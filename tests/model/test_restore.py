@@ -81,16 +81,14 @@ def test_what_cannot_be_restored_is_refused(model: Path, bundle: Bundle, tmp_pat
     saved = save_again(model, tmp_path / "saved")
     before = contents(tmp_path)
     other = grown(bundle)
-    with pytest.raises(
-        CompatibilityError, match=f"was made for bundle {bundle.identity.digest[:12]}"
-    ):
+    needed = bundle.identity.digest[:12]
+    with pytest.raises(CompatibilityError, match=f"was made for bundle {needed}"):
         rebind(saved, other, tmp_path / "restored")
     (saved / "tokenizer.json").unlink()
     with pytest.raises(DataError, match=r"saved has no tokenizer\.json"):
         rebind(saved, bundle, tmp_path / "restored")
-    assert contents(tmp_path) == {
-        name: data for name, data in before.items() if name != "saved/tokenizer.json"
-    }
+    del before["saved/tokenizer.json"]
+    assert contents(tmp_path) == before
     rebind(save_again(model, saved), renamed(bundle, "other"), tmp_path / "restored")
 
 

@@ -61,36 +61,31 @@ def test_a_step_changes_only_the_sid_block_and_partial_heads_use_it(
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     model.requires_grad_(False)
     rows = TokenEmbeddings(model, range(TOKENS.start, TOKENS.stop))
-    optimizer = torch.optim.AdamW(
-        [weight for weight in model.parameters() if weight.requires_grad], 0.1, weight_decay=1.0
-    )
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, 0.1, weight_decay=1.0)
     head = PartialHead(model, rows.logits).install()
+    parts = [(torch.arange(33), columns)]
     for _ in range(2):
-        (logits,) = head.blocks(
-            lambda: model(input_ids=IDS, use_cache=False).logits, [(torch.arange(33), columns)]
-        )
+        (logits,) = head.blocks(lambda: model(input_ids=IDS, use_cache=False).logits, parts)
         loss_of(logits).backward()
         optimizer.step()
         optimizer.zero_grad()
     assert narrows_exactly(model, head, columns)
     assert packs_exactly(model)
-    moved = [
-        name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])
-    ]
+    after = model.state_dict()
+    moved = [name for name, weight in after.items() if not torch.equal(weight, before[name])]
     assert moved == ["model.embed_tokens.weight", "lm_head.weight"]
     for name in moved:
-        now, then = model.state_dict()[name], before[name]
+        now, then = after[name], before[name]
         assert torch.equal(now[:60], then[:60])
         assert torch.equal(now[83:], then[83:])
-        assert (
-            (now[60:83] != then[60:83]).any(dim=1).all()
-        )  # weight decay moves what has no gradient, here alone
+        # weight decay moves what has no gradient, here alone
+        assert (now[60:83] != then[60:83]).any(dim=1).all()
     twin = tiny_model("gemma3", vocab_size=90, tied=tied)
     twin.load_state_dict(model.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(
-            twin(input_ids=IDS).logits, model(input_ids=IDS).logits, atol=1e-5, rtol=1e-5
-        )
+        of_both = [network(input_ids=IDS).logits for network in (twin, model)]
+    torch.testing.assert_close(*of_both, atol=1e-5, rtol=1e-5)
 
 
 def test_low_precision_weights_have_float32_trained_rows() -> None:

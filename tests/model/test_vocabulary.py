@@ -31,16 +31,12 @@ def test_every_token_is_where_arithmetic_says(
     space = SidSpace(sizes, **SPELLINGS[spelling])  # type: ignore[arg-type]
     tokens = add_sid_tokens(tokenizer, space)
     assert tokens.start == len(known)
-    assert tokenizer.convert_tokens_to_ids(list(space.tokens)) == list(
-        range(tokens.start, tokens.stop)
-    )
-    assert {
-        token: place for token, place in tokenizer.get_vocab().items() if place < tokens.start
-    } == known
-    for level in range(space.levels):
-        assert tokenizer.convert_ids_to_tokens(int(tokens.level_starts[level])) == space.token(
-            level, 0
-        )
+    ids = tokenizer.convert_tokens_to_ids(list(space.tokens))
+    assert ids == list(range(tokens.start, tokens.stop))
+    vocabulary = tokenizer.get_vocab()
+    assert {text: place for text, place in vocabulary.items() if place < tokens.start} == known
+    first_codes = [space.token(level, 0) for level in range(space.levels)]
+    assert tokenizer.convert_ids_to_tokens(tokens.level_starts.tolist()) == first_codes
     assert not set(space.tokens) & set(tokenizer.all_special_tokens)
 
 
@@ -51,9 +47,8 @@ def test_a_vocabulary_with_holes_is_refused() -> None:
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["model"]["vocab"]["far"] = len(tokenizer) + 7
     holed = type(tokenizer)(tokenizer_object=Tokenizer.from_str(json.dumps(state)))
-    with pytest.raises(
-        CompatibilityError, match=r"'far' has id 478, but SID tokens start at id 472"
-    ):
+    message = "'far' has id 478, but SID tokens start at id 472"
+    with pytest.raises(CompatibilityError, match=message):
         add_sid_tokens(holed, SidSpace((30, 2)))
 
 
@@ -71,7 +66,6 @@ def test_fewer_embedding_rows_than_tokens_are_refused(tied: bool) -> None:
     model = tiny_model("llama", vocab_size=100, tied=tied)
     space = SidSpace((8,))  # ten tokens
     check_embedding_rows(model, SidTokens(space, 90).stop)
-    with pytest.raises(
-        CompatibilityError, match="100 embedding rows, but its added tokens need 101"
-    ):
+    message = "100 embedding rows, but its added tokens need 101"
+    with pytest.raises(CompatibilityError, match=message):
         check_embedding_rows(model, SidTokens(space, 91).stop)

@@ -1,4 +1,4 @@
 from .adoption import Adoption as Adoption
 from .adoption import adopt as adopt
 from .adoption import check_adoption as check_adoption
-from .known_prompts import AdoptOptions as AdoptOptions
+from .prompts import AdoptOptions as AdoptOptions

@@ -16,8 +16,12 @@ from sidtool.base.extras import require
 from sidtool.base.options import options_from
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.integrations.adopt.known_prompts import AdoptOptions
-from sidtool.integrations.adopt.prompts import WorkedPrompt, adopted_prompt, worked_prompt
+from sidtool.integrations.adopt.prompts import (
+    AdoptOptions,
+    WorkedPrompt,
+    adopted_prompt,
+    worked_prompt,
+)
 from sidtool.integrations.formats.convert import map_suffixes, read_map
 from sidtool.model import Checkpoint, load_model, load_tokenizer, locate_base
 from sidtool.model.contract import (

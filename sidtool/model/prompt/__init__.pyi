@@ -1,5 +1,4 @@
-from .assemble import SidItems as SidItems
-from .assemble import TextItems as TextItems
+from .assemble import PromptItems as PromptItems
 from .assemble import assemble_prompt as assemble_prompt
 from .assemble import fit_prompt as fit_prompt
 from .assemble import history_items as history_items

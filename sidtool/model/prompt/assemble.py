@@ -17,40 +17,19 @@ from sidtool.model.prompt.segments import (
     begin,
     catalog,
     prompt_encoder,
-    sids,
     template,
 )
 from sidtool.model.prompt.template_slots import frame_segments, item_segments, joined
-from sidtool.model.vocabulary.tokens import SidTokens
+from sidtool.model.vocabulary.tokens import SidTokens, sid_token_indexes
 from sidtool.tokenizer.sid import Codes, SidSpace
 
 Prompt = TypeVar("Prompt", HistoryPrompt | None, LabelPrompt, TextPrompt | None)
 
 
 @dataclass(frozen=True)
-class SidItems:
-    """Items as SIDs, oldest first: (n, levels) codes."""
-
-    space: SidSpace
-    codes: Codes
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def count_fitting(self, room: int, encoder: PromptEncoder) -> int:
-        """How many of the newest items take at most `room` tokens."""
-        tokens_per_item = self.space.levels + 2 * self.space.has_begin_end_tokens
-        return min(len(self), max(0, room) // tokens_per_item)
-
-    def newest(self, n: int) -> list[Segment]:
-        """The last n items."""
-        return [sids(self.space, self.codes[len(self) - n :])]
-
-
-@dataclass(frozen=True)
-class TextItems:
-    """Items as text, or with fields beside them, oldest first: the segments of each, with a
-    separator between two items."""
+class PromptItems:
+    """The items in a prompt, oldest first: the segments of each, with a separator between two
+    items."""
 
     items: Sequence[Sequence[Segment]]
     separator: str = ""
@@ -68,7 +47,7 @@ class TextItems:
         separator = template(self.separator)
         segments: list[Segment] = []
         for number, item in enumerate(self.items[len(self) - n :]):
-            if number:
+            if number and self.separator:
                 segments.append(separator)
             segments.extend(item)
         return segments
@@ -80,23 +59,23 @@ def history_items(
     history: Codes,
     titles: Sequence[str] | None,
     fields: Fields,
-) -> SidItems | TextItems:
+) -> PromptItems:
     """The items of a history, of (n, levels) codes, as a frame shows them: by their SIDs or, if
     there are titles, by these, in the form of the frame, if it has one. The last event of `fields`
     is that of the last item."""
     if titles is not None:
-        form = frame.item or "{title}"
         shown = [catalog(item_text(title)) for title in titles]
-    elif frame.item:
-        form = frame.item
-        shown = [sids(space, codes[None]) for codes in history]
     else:
-        return SidItems(space, history)
+        indexes = sid_token_indexes(space, history)
+        shown = [Segment("sid", sid_tokens=tuple(sid)) for sid in indexes.tolist()]
+    if not frame.item:
+        # SIDs alone have nothing between them
+        return PromptItems([[item] for item in shown], frame.separator if titles else "")
     items = [
-        item_segments(form, segment, fields, place - len(shown), frame.tokens)
+        item_segments(frame.item, segment, fields, place - len(shown), frame.tokens)
         for place, segment in enumerate(shown)
     ]
-    return TextItems(items, frame.separator)
+    return PromptItems(items, frame.separator)
 
 
 def count_fitting(lengths: Sequence[int], room: int, separator_length: int) -> int:
@@ -114,7 +93,7 @@ def count_fitting(lengths: Sequence[int], room: int, separator_length: int) -> i
 
 def assemble_prompt(
     frame: PromptFrame,
-    items: SidItems | TextItems,
+    items: PromptItems,
     ending: Sequence[Segment] = (),
     *,
     fields: Fields = NO_FIELDS,
@@ -215,7 +194,7 @@ def _newest_items(
     history: Codes,
     titles: Sequence[str] | None,
     fields: Fields,
-) -> SidItems | TextItems:
+) -> PromptItems:
     """The last `history_length` items in the form in which the prompt shows them. Raises as
     `history_prompt_ids`."""
     recent = history[-prompt.history_length :]
@@ -238,7 +217,7 @@ def text_prompt_ids(prompt: TextPrompt, tokenizer: Any, tokens: SidTokens, text:
     text_ids = encoder.ids([content])
     if not text_ids:
         raise UsageError("the query text is empty", hint="describe the item in words")
-    segments, _ = assemble_prompt(prompt.frame, TextItems([[content]]), [begin(tokens.space)])
+    segments, _ = assemble_prompt(prompt.frame, PromptItems([[content]]), [begin(tokens.space)])
     ids = encoder.ids(segments)
     # at least one token of the text stays
     excess = min(len(ids) - prompt.max_length, len(text_ids) - 1)

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
 from sidtool.integrations.adopt.adoption import adopt, check_adoption, find_tokens, level_sizes
-from sidtool.integrations.adopt.known_prompts import AdoptOptions
+from sidtool.integrations.adopt.prompts import AdoptOptions
 from sidtool.integrations.formats.convert import import_map
 from sidtool.integrations.formats.export import model_tokens
 from sidtool.model.contract.folder import read_contract

@@ -22,7 +22,7 @@ from sidtool.evaluation.options import EvaluationOptions
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
 from sidtool.integrations.adopt.adoption import adopt
-from sidtool.integrations.adopt.known_prompts import AdoptOptions
+from sidtool.integrations.adopt.prompts import AdoptOptions
 from sidtool.integrations.formats.convert import read_map
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.copies import rebind

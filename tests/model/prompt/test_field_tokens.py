@@ -14,21 +14,7 @@ from sidtool.examples.prompts import with_field_tokens
 from sidtool.model.prompt.assemble import history_prompt_ids
 from sidtool.model.prompt.frames import PromptFrame
 from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.model.prompt.segments import (
-    PromptEncoder,
-    catalog,
-    segments_to_text,
-    template,
-    text_to_segments,
-)
-from sidtool.model.prompt.template_slots import (
-    Slot,
-    frame_segments,
-    joined,
-    parse,
-    parse_field_tokens,
-    value_text,
-)
+from sidtool.model.prompt.template_slots import Slot, parse, parse_field_tokens, value_text
 from sidtool.model.vocabulary.tokenizer import add_block
 from sidtool.model.vocabulary.tokens import FieldTokenLookup, FieldTokens, SidTokens
 from tests.model.prompt.cases import SPACE, catalog_texts
@@ -97,23 +83,6 @@ def test_a_value_chooses_a_token_of_its_field_and_becomes_no_other(
     ]
     is_sid = (ids >= tokens.start) & (ids < tokens.stop)
     assert ids[is_sid].tolist() == [*tokens.ids(codes).ravel().tolist(), tokens.begin]
-
-
-@settings(deadline=None, max_examples=40)
-@given(catalog_texts)
-def test_a_file_of_examples_gives_the_same_tokens(age: str) -> None:
-    tokenizer, tokens, _ = with_tokens()
-    encoder = PromptEncoder(tokenizer, tokens)
-    shown = frame_segments(PROMPT.frame.before, Fields({"age": age}), PROMPT.frame.tokens)
-    segments = joined([*shown, template("-")])
-    text, spans = segments_to_text(SPACE, segments)
-    assert encoder.ids(text_to_segments(SPACE, text, spans)) == encoder.ids(segments)
-
-
-def test_text_of_a_catalog_never_becomes_the_token_of_a_field() -> None:
-    tokenizer, tokens, block = with_tokens()
-    ids = PromptEncoder(tokenizer, tokens).ids([catalog("<field_1> <field_8>")])
-    assert not set(ids) & set(range(block.start, block.stop))
 
 
 def test_slots_say_whether_they_show_tokens() -> None:
