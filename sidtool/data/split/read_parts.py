@@ -273,27 +273,25 @@ class _Log:
                 raise IntegrityError(f"{path} has two rows of a user")
             if not counts.all():
                 raise IntegrityError(f"{path} has a row without events")
-            positions = file["positions"].numbers
-            firsts = np.cumsum(counts, dtype=np.int64) - counts
-            steps = np.diff(positions, prepend=-1)
             if path is paths[0]:
-                del file["positions"]  # they follow from the counts
-                is_right = steps == 1
-                is_right[firsts] = positions[firsts] == 0
-                if not is_right.all():
+                # they follow from the counts, and are the largest column: read by chunk, not kept
+                if not _count_from_zero(file.pop("positions").chunks, counts):
                     raise IntegrityError(
                         f"{path}: the training positions of a user are not 0, 1, 2 ..."
                     )
+                last[users] = counts - 1
                 whole[users] = counts
             else:
-                ascends = steps > 0
+                positions = file["positions"].numbers
+                firsts = np.cumsum(counts, dtype=np.int64) - counts
+                ascends = np.diff(positions, prepend=-1) > 0
                 ascends[firsts] = positions[firsts] > last[users]
                 if not ascends.all():
                     raise IntegrityError(f"{path}: the positions of a user do not ascend")
                 rows = np.repeat(np.arange(len(users)), counts)
                 is_whole = positions == consecutive(totals[users], counts)
                 whole[users] += np.bincount(rows[is_whole], minlength=len(users))
-            last[users] = positions[firsts + counts - 1]
+                last[users] = positions[firsts + counts - 1]
             before.append(totals[users])
             totals[users] += counts
         starts = np.cumsum(totals) - totals
@@ -319,6 +317,25 @@ class _Log:
         """(events,): the values of a field of events."""
         names, parts = _coded_columns(columns)
         return _values(names, self.joined(parts))
+
+
+def _count_from_zero(chunks: Sequence[Any], lengths: NDArray[np.int32]) -> bool:
+    """Whether the values of every list are 0, 1, 2 ...; a list lies in one chunk."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    row, n_before = 0, 0
+    for chunk in chunks:
+        n_before += len(chunk)
+        stop = int(np.searchsorted(ends, n_before, side="right"))
+        sizes = lengths[row:stop]
+        values = chunk.to_numpy()
+        firsts = np.cumsum(sizes, dtype=np.int64) - sizes
+        rises = np.diff(values) == 1
+        rises[firsts[1:] - 1] = True
+        is_whole = sizes.sum() == len(values)
+        if not is_whole or values[firsts].any() or not rises.all():
+            return False
+        row = stop
+    return row == len(lengths)
 
 
 def _examples(path: Path, file: PartFile, store: EventStore, log: _Log) -> PackedExamples:
