@@ -5,7 +5,7 @@ docs/metrics.md defines every number."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,14 @@ from sidtool.base.options import options_from
 from sidtool.base.progress import Progress
 from sidtool.base.records import JsonRecord
 from sidtool.data import FieldTypes
-from sidtool.data.split import open_split
 from sidtool.data.tables import json_lines, suffix
 from sidtool.evaluation.bootstrap import RESAMPLES, intervals
+from sidtool.evaluation.held_out import HeldOut
 from sidtool.evaluation.metrics import KS, averages, find_targets, metric_names, metric_values
 from sidtool.evaluation.options import TaskEvaluationOptions
 from sidtool.evaluation.tasks.questions import GroupKey, Question, make_questions, read_questions
 from sidtool.examples import named_task
 from sidtool.model import LoadedModel, load_model_folder
-from sidtool.model.contract import check_model_split, event_columns
 from sidtool.model.prompt import MOST_LABELS, Segment, prompt_encoder
 from sidtool.recommendation import Query, QuerySession
 from sidtool.recommendation.search import BeamOptions, Normalize
@@ -99,11 +98,9 @@ def evaluate_task(
     else:
         if options.only_items is not None:
             raise UsageError(f"task {task} is about users", hint="leave out --only-items")
-        columns = event_columns(loaded.contract, loaded.bundle)
-        split = open_split(source, recorded=columns)
-        check_model_split(loaded.contract, loaded.bundle, str(source), split.reference)
-        examples = split.test if options.on == "test" else split.valid
-        sampled, others = make_questions(loaded, examples, options, split.fields)
+        # questions are answered without a memory, so it may have learned from any events
+        held_out = HeldOut.open(replace(loaded, memory=None), source, options.on)
+        sampled, others = make_questions(loaded, held_out.part, options, held_out.split.fields)
     if options.limit is not None and options.limit < len(sampled):
         # at random, in their order; the answers of the others stay correct for their groups
         rng = np.random.default_rng(options.seed)
