@@ -1,9 +1,8 @@
 """Trains a model on a file of training examples, resumably, in one stage or in several.
 
-Everything that can be refused without reading weights is checked first. Checkpoints are in
-OUT.partial until the output is complete. Under `torchrun` or `accelerate launch` every process runs
-this code, and the first one alone writes. The outputs of earlier stages are stored beside the last
-one, as OUT-1-embeddings, and are not deleted: adapters need their base."""
+Under `torchrun` or `accelerate launch` every process runs this code, and the first one alone
+writes. The outputs of earlier stages are stored beside the last one, as OUT-1-embeddings, and are
+not deleted: adapters need their base."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

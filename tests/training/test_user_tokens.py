@@ -19,9 +19,6 @@ from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.segments import prompt_encoder
 from sidtool.recommendation.query import QuerySession
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import recommend
-from sidtool.recommendation.requests import Request
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.examples import read_rl_examples
 from sidtool.training.reinforcement.groups import GroupMaker
@@ -121,20 +118,6 @@ def test_a_query_has_no_user_token_and_no_example_is_without_a_weight(
     read = TokenizedExamples.read(path, encoder, loaded.tokens, **made)
     has_token = [users.id("u0") in read[number].ids for number in range(len(read))]
     assert has_token == [False, True]
-
-
-@pytest.mark.slow
-def test_recommendations_depend_on_the_user(
-    with_users: Path, tmp_path: Path, examples: Make
-) -> None:
-    made = examples(sequence=1.0)
-    valid = made.with_name("valid.jsonl")
-    train(with_users, made, tmp_path / "tuned", **BRIEF, valid=valid)
-    loaded = load_model_folder(tmp_path / "tuned")
-    requests = [Request(user, ("i3", "i4")) for user in ("u1", "u2", None)]
-    one, other, nobody = recommend(loaded, requests, RecommendOptions(k=5, num_beams=10))
-    assert one.scores != other.scores
-    assert nobody.scores != one.scores
 
 
 @pytest.mark.slow

@@ -50,6 +50,10 @@ class RlExamples:
     """those of the events; None if no prompt shows any"""
     exclude_seen: bool = False
     """whether queries exclude the items of the history"""
+    list_targets: tuple[NDArray[np.int64], ...] | None = None
+    """of lists n arrays of active items, each with at least one, the target first"""
+    list_values: tuple[NDArray[np.float64], ...] | None = None
+    """the weight of each of these; None if the examples have no weights"""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -75,11 +79,6 @@ class RlExamples:
         prompt = session.from_history(history, self.fields_before(number), user=user)
         return Query(prompt, session.leaf_filter(None, [history] if self.exclude_seen else []))
 
-    @property
-    def shown_targets(self) -> list[list[int]]:
-        """n lists of the rows that follow each history in its example."""
-        return [[target] for target in self.targets.tolist()]
-
     def events(self, bundle: Bundle) -> list[UserSequence]:
         """The training events that the examples show, by which targets are counted as frequent or
         rare: each item of a user once, since an event may be in several histories and lists. Of
@@ -88,7 +87,9 @@ class RlExamples:
         anonymous: list[int] = []
         start = stop = -1
         spans = zip(self.starts.tolist(), self.stops.tolist(), strict=True)
-        for user, rows, span in zip(self.users, self.shown_targets, spans, strict=True):
+        shown_targets = self.list_targets or self.targets[:, None]
+        for user, targets, span in zip(self.users, shown_targets, spans, strict=True):
+            rows = targets.tolist()
             if not user:
                 anonymous += rows
                 continue
@@ -243,21 +244,6 @@ def find_items(
     return rows, np.where(active < stop, active, -1)
 
 
-@dataclass(frozen=True, eq=False)
-class ListExamples(RlExamples):
-    """n histories with the lists that followed them; `targets` are their first items."""
-
-    list_targets: tuple[NDArray[np.int64], ...] = ()
-    """n lists of bundle rows, of active items, each with at least one"""
-    list_values: tuple[NDArray[np.float64], ...] | None = None
-    """the weight of each target; None if the examples have no weights"""
-
-    @property
-    def shown_targets(self) -> list[list[int]]:
-        """All items of each list."""
-        return [targets.tolist() for targets in self.list_targets]
-
-
 def read_list_examples(
     path: Path,
     encoder: PromptEncoder,
@@ -265,7 +251,7 @@ def read_list_examples(
     bundle: Bundle,
     *,
     exclude_seen: bool = False,
-) -> ListExamples:
+) -> RlExamples:
     """Read the lists of a file. Items that are retired and, with `exclude_seen`, those of the
     history are no targets; a list without a target is left out.
 
@@ -300,7 +286,7 @@ def read_list_examples(
     if not histories:
         raise DataError(f"{path} has no list with a history and an item that can be recommended")
     stops = np.cumsum([len(history) for history in histories])
-    return ListExamples(
+    return RlExamples(
         items=np.concatenate(histories),
         starts=np.concatenate([[0], stops[:-1]]).astype(np.int64),
         stops=stops.astype(np.int64),

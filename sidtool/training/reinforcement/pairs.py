@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from sidtool.recommendation import Query, QuerySession
-from sidtool.training.reinforcement.examples import ListExamples
+from sidtool.training.reinforcement.examples import RlExamples
 from sidtool.training.reinforcement.policy import Policy, pad_left
 from sidtool.training.reinforcement.rewards.reward import NO_SPREAD, GroupReward, Groups, Matrix
 from sidtool.training.reinforcement.settings import RlOptions
@@ -65,7 +65,8 @@ class PairMaker:
 
     session: QuerySession
     """of lists"""
-    examples: ListExamples
+    examples: RlExamples
+    """of lists"""
     reward: GroupReward
     length: int
     """items per list"""
@@ -81,8 +82,9 @@ class PairMaker:
         lists = write_lists(
             self.session, model, queries, length=self.length, num_beams=n_lists, n_lists=n_lists
         )
-        values = examples.list_values
-        targets = [examples.list_targets[number] for number in numbers]
+        values, all_targets = examples.list_values, examples.list_targets
+        assert all_targets is not None
+        targets = [all_targets[number] for number in numbers]
         groups = Groups(
             [examples.history(number) for number in numbers],
             lists,

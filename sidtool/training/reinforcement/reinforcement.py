@@ -1,7 +1,4 @@
-"""Trains a trained model further by rewards of its own recommendations, resumably.
-
-Checkpoints are in OUT.partial until the output is complete. Under `torchrun` or `accelerate launch`
-every process runs this code, and the first one alone writes."""
+"""Trains a trained model further by rewards of its own recommendations, resumably."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass

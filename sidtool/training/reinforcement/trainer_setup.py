@@ -18,7 +18,6 @@ from sidtool.recommendation import QuerySession
 from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.reinforcement.examples import (
     EventFields,
-    ListExamples,
     RlExamples,
     history_task,
     read_list_examples,
@@ -68,7 +67,7 @@ def build_trainer(
     scores = {name: source.load(device) for name, source in run.reward_inputs.items()}
     reward = partial(reward_sum, run.rewards, context=RewardContext(run.bundle, scores))
     build: Any = GroupTrainer
-    if isinstance(examples, ListExamples):
+    if run.options.algorithm == "ipa":
         prompt = run.contract.list_prompt
         assert prompt is not None  # as the plan has checked
         length = prompt.list_length
@@ -100,7 +99,6 @@ def _read_examples(run: RlRun, loaded: LoadedModel, arguments: Any) -> RlExample
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     inputs = (encoder, loaded.tokens, run.bundle)
     exclude_seen = bool(run.options.exclude_seen)
-    examples: RlExamples
     if run.options.algorithm == "ipa":
         examples = read_list_examples(run.examples, *inputs, exclude_seen=exclude_seen)
     else:

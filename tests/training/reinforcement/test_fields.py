@@ -11,7 +11,6 @@ import pytest
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data.items import Items
 from sidtool.data.split.files import read_split, write_split
-from sidtool.data.split.list_targets import ListTargets
 from sidtool.data.split.split import Split
 from sidtool.examples.example_file import encode_example, read_training_examples
 from sidtool.examples.examples_run import make_sft
@@ -21,11 +20,7 @@ from sidtool.model.prompt.frames import Templates
 from sidtool.model.prompt.segments import prompt_encoder
 from sidtool.recommendation.query import QuerySession
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.training.reinforcement.examples import (
-    EventFields,
-    read_list_examples,
-    read_rl_examples,
-)
+from sidtool.training.reinforcement.examples import EventFields, read_rl_examples
 from sidtool.training.training import train
 from tests.models import tiny_tokenizer
 from tests.training.runs import short_rl
@@ -100,41 +95,3 @@ def test_such_a_model_is_trained_further(
     with pytest.raises(CompatibilityError, match="the training examples were made from"):
         short_rl(model, made, tmp_path / "none", split=tmp_path / "other", **STEP)
     assert not (tmp_path / "none").exists()
-
-
-LIST_TEMPLATES = Templates(("{user.age}: {history} next {length}:",), "", ("{sid}{event.rating};",))
-
-
-@pytest.mark.slow
-def test_lists_are_aligned_on_prompts_with_fields(
-    bundle: Bundle, catalog: Items, rated: Path, models: Callable[..., Path], tmp_path: Path
-) -> None:
-    made = tmp_path / "train.jsonl"
-    options = SftOptions(
-        {"list": 1.0},
-        max_length=200,
-        history_length=6,
-        templates={"list": LIST_TEMPLATES},
-        lists=ListTargets(3),
-    )
-    make_sft(bundle, catalog, rated, made, options, tokenizer=tiny_tokenizer())
-    train(models("llama"), made, tmp_path / "model", max_steps=2, per_device_train_batch_size=16)
-    loaded = load_model_folder(tmp_path / "model")
-    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
-    examples = read_list_examples(made, encoder, loaded.tokens, bundle)
-    fields_of_events = EventFields.of(examples.users, read_split(rated), bundle)
-    examples = replace(examples, fields=fields_of_events)
-    session = QuerySession.of(loaded, list_length=3)
-    rows = list(read_training_examples(made))
-    assert len(rows) == len(examples) > 50
-    for number, row in enumerate(rows):
-        ids, targets, *_ = encode_example(row, encoder, loaded.tokens, codes_only=True)
-        prompt = ids[: int(targets.argmax())].tolist()
-        assert examples.query(session, number).prompt == prompt
-
-    out = tmp_path / "aligned"
-    settings = {**STEP, "algorithm": "ipa", "num_generations": 2, "candidate_lists": 3}
-    summary = short_rl(tmp_path / "model", made, out, split=rated, **settings)
-    assert summary.steps == 1
-    aligned = load_model_folder(tmp_path / "aligned")
-    assert aligned.contract.list_prompt == loaded.contract.list_prompt

@@ -113,21 +113,6 @@ def test_a_refreshed_model_learns_the_new_codes_in_a_fraction_of_the_steps(
     assert not list(tmp_path.glob("refreshed?*"))
 
 
-@pytest.mark.slow
-def test_an_encoder_decoder_is_refreshed(
-    tmp_path: Path, models: Make, examples: Make, retrained: Bundle, later: Split
-) -> None:
-    train(models("t5"), examples(sequence=1.0), tmp_path / "trained", **FAST)
-    out = tmp_path / "refreshed"
-    summary = refresh(tmp_path / "trained", retrained, out, split=later)
-    assert summary.verdict.kind == "aligned"
-    loaded = load_model_folder(out)
-    assert loaded.contract.kind == "encoder-decoder"
-    stages = [record.stage for record in loaded.contract.stages]
-    assert stages == ["extend", "full", "rebind", "full"]
-    assert len(loaded.bundle.items) == N_ITEMS + 5
-
-
 def test_the_memory_is_built_again(
     tmp_path: Path, remember: Make, retrained: Bundle, bundle: Bundle, later: Split
 ) -> None:
