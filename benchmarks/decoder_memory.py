@@ -63,7 +63,7 @@ def _sides(case: Case, model: Any, items: int) -> tuple[Callable[[], Any], Calla
     """A request without and with a memory, from histories and prompts to ranked items."""
     from sidtool.memory.index import Mixture
     from sidtool.recommendation.search.beam import beam_search
-    from sidtool.recommendation.search.mixture import rank_items
+    from sidtool.recommendation.search.results import rank_items
     from sidtool.tokenizer.sid import ItemRows
 
     trie, tokens = trie_and_tokens(catalog(items), TEXT)

@@ -43,12 +43,6 @@ class Spill:
         """The most events of a run."""
         return max(MIN_RUN_EVENTS, self.budget // EVENT_BYTES)
 
-    def subfolder(self, name: str) -> Path:
-        """A new folder in the folder."""
-        path = self.folder / name
-        path.mkdir()
-        return path
-
 
 @contextmanager
 def spill_beside(out: Path, budget: int) -> Iterator[Spill]:

@@ -97,7 +97,7 @@ def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Tem
 
     `{fields}` becomes every field of users and contexts by name, `{event}` and `{feedback}` the
     feedback of the task. Raises UsageError if the split lacks a field, for a slot that there is
-    not, for several prompts of a whole history, or as `check_templates`."""
+    not, for several prompts of a whole history, and as `Templates.check`."""
     task = named_task(name)
     if chosen is not None:
         _check_chosen(name, chosen)

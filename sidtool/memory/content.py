@@ -43,10 +43,16 @@ def nearest_items(directions: Vectors) -> Any:
     width = min(NEIGHBORS, n - 1)
     columns = np.zeros((n, width), dtype=np.int32)
     cosines = np.full((n, width), -np.inf, dtype=np.float32)
-    for rows, compared in _groups(directions):
+    for rows, compared in _groups(directions) if width else ():
         block = directions[rows] @ directions[compared].T
         block[rows[:, None] == compared] = -np.inf
-        cosines[rows], columns[rows] = _merge(block, compared, cosines[rows], columns[rows])
+        # the largest of the block and of those so far
+        in_block = _largest(block, min(width, len(compared)))
+        values = np.hstack([np.take_along_axis(block, in_block, axis=1), cosines[rows]])
+        candidates = np.hstack([compared[in_block].astype(np.int32), columns[rows]])
+        best = _largest(values, width)
+        cosines[rows] = np.take_along_axis(values, best, axis=1)
+        columns[rows] = np.take_along_axis(candidates, best, axis=1)
     values = np.where(cosines < MIN_COSINE, 0, cosines) ** POWER
     entries = (values.ravel(), (np.repeat(np.arange(n), width), columns.ravel()))
     similarity = sparse.csr_matrix(entries, shape=(n, n))
@@ -63,23 +69,12 @@ def _groups(directions: Vectors) -> Iterator[Group]:
         everything = np.arange(n)
         yield from _blocks(everything, everything)
         return
-    cells = _nearest_cells(directions)  # (n, PROBED)
-    n_cells = cells.max() + 1
-    members = _rows_by_cell(cells[:, 0], n_cells)
-    visitors = _rows_by_cell(cells.ravel(), n_cells)
-    for inside, visiting in zip(members, visitors, strict=True):
-        if len(inside):
-            yield from _blocks(visiting // cells.shape[1], inside)
-
-
-def _nearest_cells(directions: Vectors) -> NDArray[np.int32]:
-    """(n, PROBED): the cells whose centroids are nearest to each vector, its own first."""
-    n = len(directions)
     n_cells = round(n**0.5)
     probed = min(PROBED, n_cells)
     rng = np.random.default_rng(0)  # the same vectors have the same cells
     centroids = cluster(directions, n_cells, rng)
     half_norms = np.einsum("ij,ij->i", centroids, centroids) / 2
+    # (n, probed): the cells whose centroids are nearest to each vector, its own first
     cells = np.empty((n, probed), dtype=np.int32)
     step = max(1, BLOCK_VALUES // n_cells)
     for start in range(0, n, step):
@@ -87,7 +82,11 @@ def _nearest_cells(directions: Vectors) -> NDArray[np.int32]:
         best = np.argpartition(-scores, probed - 1, axis=1)[:, :probed]
         order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
         cells[start : start + step] = np.take_along_axis(best, order, axis=1)
-    return cells
+    members = _rows_by_cell(cells[:, 0], n_cells)
+    visitors = _rows_by_cell(cells.ravel(), n_cells)
+    for inside, visiting in zip(members, visitors, strict=True):
+        if len(inside):
+            yield from _blocks(visiting // probed, inside)
 
 
 def _rows_by_cell(cells: NDArray[np.int32], n_cells: int) -> list[NDArray[np.intp]]:
@@ -100,24 +99,6 @@ def _blocks(rows: NDArray[np.intp], compared: NDArray[np.intp]) -> Iterator[Grou
     step = max(1, BLOCK_VALUES // len(compared))
     for start in range(0, len(rows), step):
         yield rows[start : start + step], compared
-
-
-def _merge(
-    block: NDArray[np.float32],
-    compared: NDArray[np.intp],
-    cosines: NDArray[np.float32],
-    columns: NDArray[np.int32],
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """(m, width) each: the largest of the (m, compared) cosines of a block and of the (m, width)
-    so far, and their columns."""
-    width = cosines.shape[1]
-    if not width:
-        return cosines, columns
-    in_block = _largest(block, min(width, len(compared)))
-    values = np.hstack([np.take_along_axis(block, in_block, axis=1), cosines])
-    candidates = np.hstack([compared[in_block].astype(np.int32), columns])
-    best = _largest(values, width)
-    return np.take_along_axis(values, best, axis=1), np.take_along_axis(candidates, best, axis=1)
 
 
 def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:

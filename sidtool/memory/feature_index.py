@@ -93,7 +93,7 @@ class FeatureIndex:
             items.log_length[request] = np.log1p(len(read))
             if len(read):
                 last_events = self.events[read[-1]] if read[-1] >= 0 else 0
-                items.log_last_events[request] = np.log1p(last_events)
+                items.log_last[request] = np.log1p(last_events)
                 self._compare(items, request, read[-HISTORY:], slots)
         features = np.empty((*positions.shape, N_FEATURES), dtype=np.float32)
         for number, feature in enumerate(RERANK_FEATURES):

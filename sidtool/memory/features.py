@@ -35,7 +35,7 @@ class ListedItems:
     """from 0"""
     log_length: NDArray[np.float64]
     """(n, 1) log of 1 + the items of the history"""
-    log_last_events: NDArray[np.float64]
+    log_last: NDArray[np.float64]
     """(n, 1) log of 1 + the training events of the last of them"""
     event_scores: NDArray[np.float32] = field(init=False)
     content_scores: NDArray[np.float32] = field(init=False)
@@ -63,64 +63,28 @@ class Feature(NamedTuple):
 
 
 RERANK_FEATURES = (
-    Feature("log p_model", lambda items: items.log_model, "probability by the model"),
-    Feature("log p_memory", lambda items: items.log_memory, "probability by the memory"),
-    Feature("log mixture", lambda items: items.log_mixture, "mixed probability"),
-    Feature("in memory", lambda items: items.in_memory, "1 if the memory gives a probability"),
-    Feature("log rank by model", lambda items: np.log1p(items.model_ranks), "within the list"),
-    Feature("log rank by memory", lambda items: np.log1p(items.memory_ranks), "within the list"),
-    Feature(
-        "log event score",
-        lambda items: np.log(items.event_scores + SCORE_FLOOR),
-        "the memory's score by events, with all neighbors",
-    ),
-    Feature(
-        "log content score",
-        lambda items: np.log(items.content_scores + SCORE_FLOOR),
-        "the memory's score by content, with all neighbors",
-    ),
-    Feature(
-        "event score, share of best",
-        lambda items: _share_of_best(items.event_scores),
-        "the score over the largest one of the list",
-    ),
-    Feature(
-        "content score, share of best",
-        lambda items: _share_of_best(items.content_scores),
-        "the score over the largest one of the list",
-    ),
-    Feature(
-        "followed the last item", lambda items: np.log1p(items.followed), "as pairs are counted"
-    ),
-    Feature(
-        "preceded the last item", lambda items: np.log1p(items.preceded), "as pairs are counted"
-    ),
-    Feature("training events", lambda items: np.log1p(items.events), "of the item"),
-    Feature("cosine with last item", lambda items: items.last_cosine, "of the items' vectors"),
-    Feature("largest cosine", lambda items: items.largest_cosine, "with the last 20 items"),
-    Feature("mean cosine", lambda items: items.mean_cosine, "with these, weighted by their ages"),
-    Feature("history length", lambda items: items.log_length, "items that the bundle has"),
-    Feature("events of last item", lambda items: items.log_last_events, "training events"),
-    Feature(
-        "history length x log p_model",
-        lambda items: items.log_length * items.log_model,
-        "their product",
-    ),
-    Feature(
-        "history length x log p_memory",
-        lambda items: items.log_length * items.log_memory,
-        "their product",
-    ),
-    Feature(
-        "events of last item x log p_model",
-        lambda items: items.log_last_events * items.log_model,
-        "their product",
-    ),
-    Feature(
-        "events of last item x log p_memory",
-        lambda items: items.log_last_events * items.log_memory,
-        "their product",
-    ),
+    Feature("log p_model", lambda x: x.log_model, "probability by the model"),
+    Feature("log p_memory", lambda x: x.log_memory, "probability by the memory"),
+    Feature("log mixture", lambda x: x.log_mixture, "mixed probability"),
+    Feature("in memory", lambda x: x.in_memory, "1 if the memory gives a probability"),
+    Feature("log rank by model", lambda x: np.log1p(x.model_ranks), "within the list"),
+    Feature("log rank by memory", lambda x: np.log1p(x.memory_ranks), "within the list"),
+    Feature("log event score", lambda x: np.log(x.event_scores + SCORE_FLOOR), "all neighbors"),
+    Feature("log content score", lambda x: np.log(x.content_scores + SCORE_FLOOR), "the same"),
+    Feature("event score, share of best", lambda x: _share_of_best(x.event_scores), "of the list"),
+    Feature("content score, share of best", lambda x: _share_of_best(x.content_scores), "the same"),
+    Feature("followed the last item", lambda x: np.log1p(x.followed), "as pairs are counted"),
+    Feature("preceded the last item", lambda x: np.log1p(x.preceded), "as pairs are counted"),
+    Feature("training events", lambda x: np.log1p(x.events), "of the item"),
+    Feature("cosine with last item", lambda x: x.last_cosine, "of the items' vectors"),
+    Feature("largest cosine", lambda x: x.largest_cosine, "with the last 20 items"),
+    Feature("mean cosine", lambda x: x.mean_cosine, "with these, weighted by their ages"),
+    Feature("history length", lambda x: x.log_length, "items that the bundle has"),
+    Feature("events of last item", lambda x: x.log_last, "training events"),
+    Feature("history length x log p_model", lambda x: x.log_length * x.log_model, "product"),
+    Feature("history length x log p_memory", lambda x: x.log_length * x.log_memory, "product"),
+    Feature("events of last item x log p_model", lambda x: x.log_last * x.log_model, "product"),
+    Feature("events of last item x log p_memory", lambda x: x.log_last * x.log_memory, "product"),
 )
 N_FEATURES = len(RERANK_FEATURES)
 TRAINING_EVENTS = [feature.name for feature in RERANK_FEATURES].index("training events")

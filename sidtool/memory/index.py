@@ -10,8 +10,15 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError
 from sidtool.base.options import option
-from sidtool.memory.distribution import NO_ITEMS, ItemDistribution, Prior
-from sidtool.memory.gate import FEATURES, Gate, GateInput, check_mixture
+from sidtool.memory.gate import (
+    FEATURES,
+    NO_ITEMS,
+    Gate,
+    GateInput,
+    ItemDistribution,
+    Prior,
+    check_mixture,
+)
 from sidtool.memory.memory import Memory
 from sidtool.memory.reranker import Reranker
 from sidtool.memory.rows import SparseRows, row_entries
@@ -96,7 +103,13 @@ class MemoryIndex:
             if not len(positions):
                 distributions.append(NO_ITEMS)
                 continue
-            items, scores = _sum_by_key(positions, values, self.n_active)
+            if self.n_active <= DENSE * len(positions):
+                sums = np.bincount(positions, values, minlength=self.n_active)
+                items = np.flatnonzero(sums)
+                scores = sums[items].astype(np.float64, copy=False)
+            else:
+                items, places = np.unique(positions.astype(np.int64), return_inverse=True)
+                scores = np.bincount(places, values).astype(np.float64, copy=False)
             log_mass = float(np.log(scores.sum()))
             best = largest(scores, ITEMS)
             logs = np.log(scores[best])
@@ -159,23 +172,6 @@ class MemoryIndex:
         if present.all():
             return positions, values, events
         return positions[present], values[present], events[present]
-
-
-def _sum_by_key(
-    keys: NDArray[np.uint32], values: NDArray[np.float64], n_keys: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The distinct keys, ascending, and the sum of the values of each, added in their order."""
-    if n_keys <= DENSE * len(keys):
-        sums = np.bincount(keys, values, minlength=n_keys).astype(np.float64, copy=False)
-        distinct = np.flatnonzero(sums)
-        return distinct, sums[distinct]
-    # rows of neighbors are ascending runs, which a stable sort merges
-    order = keys.argsort(kind="stable")
-    ordered = keys[order]
-    is_first = np.ones(len(keys), dtype=np.bool_)
-    np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
-    sums = np.bincount(is_first.cumsum() - 1, values[order]).astype(np.float64, copy=False)
-    return ordered[is_first].astype(np.int64), sums
 
 
 DEFAULT_MEMORY_WEIGHT = 0.3

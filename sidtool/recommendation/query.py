@@ -26,14 +26,17 @@ from sidtool.model.prompt import (
 from sidtool.model.vocabulary import SidTokens, UserTokens
 from sidtool.recommendation.rerank import Reranking
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.mixture import RankedItems, check_normalize, mix, rank_items
 from sidtool.recommendation.search.results import (
     BeamResult,
     ItemList,
     Normalize,
+    RankedItems,
     RankedQueries,
+    check_normalize,
     check_scores,
+    mix,
     padded_lists,
+    rank_items,
 )
 from sidtool.recommendation.windows import WINDOW, in_windows
 from sidtool.tokenizer.bundle import Bundle, Trie

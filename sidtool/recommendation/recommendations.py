@@ -4,7 +4,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 from sidtool.base.errors import DataError, SidtoolError, SidtoolWarning
 from sidtool.base.extras import data_frame
@@ -85,12 +85,13 @@ class Recommendations(Iterator[Recommendation]):
     requests are kept: they have a length and places, and may be read again."""
 
     def __init__(self, answers: Iterator[Answer], n_requests: int | None = None) -> None:
-        self._answers = answers
+        # the error of a bad one is raised
+        self._answers = cast(Iterator[Recommendation], answers)
         self._n_requests = n_requests
         """None for requests that are no list; their answers are not kept."""
         self._kept: list[Recommendation] = []
         self._failed: Exception | None = None
-        self._next = 0
+        self._unread = iter(self) if n_requests is not None else self._answers
 
     def __len__(self) -> int:
         if self._n_requests is None:
@@ -110,7 +111,7 @@ class Recommendations(Iterator[Recommendation]):
             if self._failed is not None:
                 raise self._failed
             try:
-                self._kept.append(self._read())
+                self._kept.append(next(self._answers))
                 if len(self._kept) == self._n_requests:
                     next(self._answers, None)  # which warns of unknown ids
             except Exception as error:
@@ -122,17 +123,7 @@ class Recommendations(Iterator[Recommendation]):
         return self if self._n_requests is None else map(self.__getitem__, range(len(self)))
 
     def __next__(self) -> Recommendation:
-        if self._n_requests is None:
-            return self._read()
-        if self._next >= len(self):
-            raise StopIteration
-        self._next += 1
-        return self[self._next - 1]
-
-    def _read(self) -> Recommendation:
-        answer = next(self._answers)
-        assert isinstance(answer, Recommendation)  # the error of a bad one is raised
-        return answer
+        return next(self._unread)
 
     def __repr__(self) -> str:
         """The number of answers and the first ones, which are made for it."""

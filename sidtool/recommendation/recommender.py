@@ -16,8 +16,7 @@ from sidtool.recommendation.query import Query, QuerySession
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Answer, BadRequest, Explanation, Recommendation, Request
 from sidtool.recommendation.search.filters import on_both
-from sidtool.recommendation.search.mixture import RankedItems
-from sidtool.recommendation.search.results import EMPTY_LIST, ItemList
+from sidtool.recommendation.search.results import EMPTY_LIST, ItemList, RankedItems
 from sidtool.tokenizer.sid import ItemRows, SidPositions
 
 
@@ -74,11 +73,10 @@ class Recommender:
         denied = items.rows(options.deny)
         if len(denied) and (denied < 0).all():
             raise DataError(f"none of the {len(denied)} ids of the deny list is in the bundle")
-        for name, ids in (("allow", options.allow), ("deny", options.deny)):
-            unknown = _unknown_ids(ids, items.rows(ids)) if ids else ""
-            if unknown and options.strict:
-                raise DataError(f"the {name} list has {unknown}")
-            if unknown:
+        for name, ids in (("allow", options.allow or ()), ("deny", options.deny)):
+            if unknown := _unknown_ids(ids, items.rows(ids)):
+                if options.strict:
+                    raise DataError(f"the {name} list has {unknown}")
                 _warn(f"the {name} list has {unknown}")
         return cls(session, loaded.model, options, candidate_index, allowed, denied)
 
@@ -94,59 +92,57 @@ class Recommender:
         return self.answer_prepared([self.prepare(request) for request in requests])
 
     def answer_prepared(self, prepared: Sequence["Prepared | BadRequest"]) -> Iterator[Answer]:
-        """The answers to requests whose items were looked up, in order."""
-        rankings = iter(self._rank([each.query for each in prepared if isinstance(each, Prepared)]))
+        """The answers to requests whose items were looked up, in order: the k best items, with a
+        memory by the mixture; or a list of k items."""
+        session, model, options = self.session, self.model, self.options
+        queries = [each.query for each in prepared if isinstance(each, Prepared)]
+        ranked: Sequence[RankedItems | ItemList]
+        if options.list:
+            # candidates are what a list may contain: their scores depend on the items before them
+            lists = session.search_lists(
+                model, queries, length=options.k, num_beams=options.num_beams
+            )
+            ranked = [best[0] if best else EMPTY_LIST for best in lists]
+        elif self.candidates is not None:
+            ranked = session.score_items(model, queries, self.candidates, k=options.k)
+        else:
+            ranked = session.search_items(model, queries, k=options.k, num_beams=options.num_beams)
+        rankings = iter(ranked)
         for each in prepared:
             if isinstance(each, BadRequest):
                 yield each
             else:
                 yield self._recommendation(each, next(rankings))
 
-    def _rank(self, queries: Sequence[Query]) -> Sequence[RankedItems | ItemList]:
-        """The k best items of each query, with a memory by the mixture; or its list of k items."""
-        options = self.options
-        if options.list:
-            # candidates are what a list may contain: their scores depend on the items before them
-            lists = self.session.search_lists(
-                self.model, queries, length=options.k, num_beams=options.num_beams
-            )
-            return [best[0] if best else EMPTY_LIST for best in lists]
-        if self.candidates is not None:
-            return self.session.score_items(self.model, queries, self.candidates, k=options.k)
-        return self.session.search_items(
-            self.model, queries, k=options.k, num_beams=options.num_beams
-        )
-
-    def _explain(self, query: Query, result: RankedItems) -> tuple[Explanation, ...]:
-        assert self.session.mixture is not None
-        ids = self.session.bundle.items.ids
-        history = ItemRows(np.zeros(0, dtype=np.int64)) if query.history is None else query.history
-        sources = self.session.mixture.index.sources(history, result.positions)
-        raised_by: list[dict[str, float]] = [{} for _ in sources]
-        if self.session.reranking is not None and result.features is not None:
-            ordered = self.session.reranking.reranker.raised_by(result.features, most=3)
-            raised_by[: len(ordered)] = ordered
-        return tuple(
-            Explanation(share, {ids[row]: part for row, part in list(parts.items())[:3]}, raised)
-            for share, parts, raised in zip(
-                result.memory_shares.tolist(), sources, raised_by, strict=True
-            )
-        )
-
     def _recommendation(
         self, prepared: "Prepared", ranked: RankedItems | ItemList
     ) -> Recommendation:
-        items = self.session.bundle.items
-        rows = self.session.trie.item_rows(ranked.positions).tolist()
+        session = self.session
+        items = session.bundle.items
+        rows = session.trie.item_rows(ranked.positions).tolist()
         scores = ranked.scores.tolist()
         explanations = None
         if self.options.explain and isinstance(ranked, RankedItems):
-            explanations = self._explain(prepared.query, ranked)
+            assert session.mixture is not None
+            history = prepared.query.history
+            history = ItemRows(np.zeros(0, dtype=np.int64)) if history is None else history
+            sources = session.mixture.index.sources(history, ranked.positions)
+            raised_by: list[dict[str, float]] = [{} for _ in sources]
+            if session.reranking is not None and ranked.features is not None:
+                raised = session.reranking.reranker.raised_by(ranked.features, most=3)
+                raised_by[: len(raised)] = raised
+            of_items = zip(ranked.memory_shares.tolist(), sources, raised_by, strict=True)
+            explanations = tuple(
+                Explanation(
+                    share, {items.ids[row]: part for row, part in list(parts.items())[:3]}, raised
+                )
+                for share, parts, raised in of_items
+            )
         return Recommendation(
             user=prepared.request.user,
             items=tuple(items.ids[row] for row in rows),
             scores=tuple(scores),
-            sids=tuple(self.session.tokens.space.spell(items.codes[row]) for row in rows),
+            sids=tuple(session.tokens.space.spell(items.codes[row]) for row in rows),
             titles=tuple(items.title(row) for row in rows),
             unknown=_n_unknown(prepared.history),
             unknown_allowed=_n_unknown(prepared.allowed),
@@ -166,16 +162,10 @@ class Recommender:
         denied = rows(request.deny)
         allowed = None if request.allow is None else rows(request.allow)
         try:
-            for name, ids, of_ids in (
-                ("allow", request.allow or (), allowed),
-                ("deny", request.deny, denied),
-            ):
-                if (
-                    self.options.strict
-                    and of_ids is not None
-                    and (bad := _unknown_ids(ids, of_ids))
-                ):
-                    raise DataError(f"the {name} list of the request has {bad}")
+            if self.options.strict:
+                for name, ids in (("allow", request.allow or ()), ("deny", request.deny)):
+                    if unknown := _unknown_ids(ids, rows(ids)):
+                        raise DataError(f"the {name} list of the request has {unknown}")
             positions = self.allowed
             if allowed is not None:
                 positions = session.trie.positions(allowed)

@@ -100,6 +100,16 @@ class BadRequest:
         return {key: part for key, part in value.items() if part is not None}
 
 
+def request_or_bad(value: Any, number: int, where: str) -> Request | BadRequest:
+    """The request of a JSON value, or why it is none."""
+    try:
+        if not isinstance(value, dict):
+            raise DataError("not a JSON object")
+        return Request.from_json(value, number)
+    except DataError as error:
+        return BadRequest(DataError(f"{where}: {error}"), number)
+
+
 RequestLike = Request | Sequence[str] | Mapping[str, Any]
 """A request, a history of item ids, or the JSON object of a request."""
 
@@ -108,9 +118,7 @@ def as_request(value: RequestLike | BadRequest) -> Request | BadRequest:
     """The request that a value stands for. Raises DataError if it stands for none."""
     if isinstance(value, Request | BadRequest):
         return value
-    if isinstance(value, Mapping):
-        return Request.from_json(value)
-    return Request.from_json({"history": value})
+    return Request.from_json(value if isinstance(value, Mapping) else {"history": value})
 
 
 @dataclass(frozen=True)
@@ -171,25 +179,13 @@ class Recommendation:
         return value
 
 
-def read_request_lines(lines: Iterable[str | bytes]) -> Iterator[Request | BadRequest]:
-    """Requests of JSON Lines; blank lines are skipped, and a BadRequest is in the place of a
-    malformed one."""
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            yield parse_request(line, number)
-        except DataError as error:
-            yield BadRequest(error, number)
-
-
-def parse_request(line: str | bytes, number: int) -> Request:
+def parse_request(line: bytes, number: int) -> Request:
     """The request of a line. Raises DataError, with the number of the line, if it is none."""
     where = f"line {number} of the requests"
     if len(line) >= LINE_LIMIT:
         raise DataError(f"{where} has {LINE_LIMIT} bytes or more")
     try:
-        text = line if isinstance(line, str) else line.decode("utf-8")
+        text = line.decode("utf-8")
         value = parse_json(text)
     except UnicodeDecodeError as error:
         raise DataError(f"{where} is not UTF-8") from error
@@ -232,27 +228,26 @@ def read_parquet_requests(
                 else cell
                 for key, cell in row.items()
             }
-            try:
-                yield Request.from_json(value, number)
-            except DataError as error:
-                where = f"row {number} of {name or path}"
-                yield BadRequest(DataError(f"{where}: {error}"), number)
+            yield request_or_bad(value, number, f"row {number} of {name or path}")
 
 
 def read_request_stream(stream: IO[bytes]) -> Iterator[Request | BadRequest]:
     """Requests of a binary stream of JSON Lines, which may begin with a byte order mark. Only a
-    line feed ends a line, and each is cut off at LINE_LIMIT."""
-
-    def lines() -> Iterator[bytes]:
-        mark = BOM_UTF8
-        while line := stream.readline(LINE_LIMIT):
-            rest = line
-            while len(rest) == LINE_LIMIT and not rest.endswith(b"\n"):
-                rest = stream.readline(LINE_LIMIT)
-            yield line.removeprefix(mark)
-            mark = b""
-
-    return read_request_lines(lines())
+    line feed ends a line, and each is cut off at LINE_LIMIT. Blank lines are skipped, and a
+    BadRequest is in the place of a malformed one."""
+    number = 0
+    while line := stream.readline(LINE_LIMIT):
+        rest = line
+        while len(rest) == LINE_LIMIT and not rest.endswith(b"\n"):
+            rest = stream.readline(LINE_LIMIT)
+        number += 1
+        line = line.removeprefix(BOM_UTF8) if number == 1 else line
+        if not line.strip():
+            continue
+        try:
+            yield parse_request(line, number)
+        except DataError as error:
+            yield BadRequest(error, number)
 
 
 def _ids(value: Mapping[str, Any], key: str) -> tuple[str, ...] | None:

@@ -4,13 +4,11 @@ Scores stay those of the mixture; only the order changes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sidtool.memory import RERANKED, FeatureIndex, MemoryIndex, Prior, Reranker, WeightedMemory
-from sidtool.recommendation.search.mixture import RankedItems
+from sidtool.recommendation.search.results import RankedItems, padded_lists
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows, SidPositions
 
@@ -56,9 +54,11 @@ class Reranking:
         if not mixed:
             return reordered
         # (n, c) the first items of n requests
-        positions = _padded([ranked[row].positions for row, _, _ in mixed], -1)
-        scores = _padded([ranked[row].scores for row, _, _ in mixed], -np.inf)
-        model = _padded([ranked[row].model_scores for row, _, _ in mixed], -np.inf)
+        lists = [ranked[row] for row, _, _ in mixed]
+        width = min(RERANKED, max(len(items.positions) for items in lists))
+        positions = padded_lists([items.positions for items in lists], width)
+        scores = padded_lists([items.scores for items in lists], width, -np.inf, np.float64)
+        model = padded_lists([items.model_scores for items in lists], width, -np.inf, np.float64)
         memory = np.stack(
             [
                 distribution.log_probs_at(SidPositions(of_request))
@@ -82,12 +82,3 @@ class Reranking:
                 features=of_request[places[: min(count, k)]],
             )
         return reordered
-
-
-def _padded(rows: Sequence[NDArray[Any]], fill: float) -> NDArray[Any]:
-    """(n, c) the first RERANKED values of each row, filled up."""
-    width = min(RERANKED, max(map(len, rows)))
-    table = np.full((len(rows), width), fill, dtype=rows[0].dtype)
-    for row, values in enumerate(rows):
-        table[row, : len(values)] = values[:width]
-    return table

@@ -45,19 +45,15 @@ class ResultFile:
 
         Raises UsageError if it answered other requests."""
         requests = iter(requests)
-        skipped = 0
-        for request in islice(requests, len(self.answered)):
-            if _digest(request) != self.answered[skipped]:
-                raise UsageError(
-                    f"request {skipped + 1} is not the one that the unfinished run answered",
-                    hint=f"repeat its requests to resume it; {RESTART}",
-                )
-            skipped += 1
-        if skipped < len(self.answered):
-            raise UsageError(
-                f"the unfinished run answered {len(self.answered)} requests, not {skipped}",
-                hint=f"repeat its requests to resume it; {RESTART}",
-            )
+        for skipped, answered in enumerate(self.answered):
+            request = next(requests, None)
+            if request is None:
+                other = f"the unfinished run answered {len(self.answered)} requests, not {skipped}"
+            elif _digest(request) != answered:
+                other = f"request {skipped + 1} is not the one that the unfinished run answered"
+            else:
+                continue
+            raise UsageError(other, hint=f"repeat its requests to resume it; {RESTART}")
         for request in requests:
             self.pending.append(_digest(request))
             yield request

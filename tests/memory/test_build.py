@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.data.items import make_items
@@ -12,7 +14,7 @@ from sidtool.data.split.values import Example
 from sidtool.evaluation.memory_tuning import tune_similarity
 from sidtool.memory.build import build_memory, rebuild_memory
 from sidtool.memory.manifest import KnnSettings
-from sidtool.memory.similarity import item_similarity
+from sidtool.memory.similarity import history_scores, item_similarity, largest
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.make.add import add_items
 from tests.bundles import small_bundle
@@ -85,27 +87,22 @@ def test_items_that_never_co_occur_are_refused() -> None:
         build_memory(split_of([["i1"], ["x", "y"]]), BUNDLE)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("distance", 0.0),
-        ("distance", 1.5),
-        ("distance", float("nan")),
-        ("recency", -1.0),
-        ("recency", float("inf")),
-        ("reverse", -0.1),
-        ("reverse", 1.1),
-        ("normalization", -0.1),
-        ("normalization", float("nan")),
-        ("shrinkage", -0.1),
-        ("shrinkage", float("nan")),
-        ("shrinkage", float("inf")),
-        ("neighbors", 0),
-    ],
-)
-def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
-    with pytest.raises(UsageError, match=name):
-        replace(KnnSettings(), **{name: value})
+NAN, INFINITY = float("nan"), float("inf")
+OUT_OF_RANGE = {
+    "distance": (0.0, 1.5, NAN),
+    "recency": (-1.0, INFINITY),
+    "reverse": (-0.1, 1.1),
+    "normalization": (-0.1, NAN),
+    "shrinkage": (-0.1, NAN, INFINITY),
+    "neighbors": (0,),
+}
+
+
+@pytest.mark.parametrize("name", OUT_OF_RANGE)
+def test_settings_out_of_range_are_refused(name: str) -> None:
+    for value in OUT_OF_RANGE[name]:
+        with pytest.raises(UsageError, match=name):
+            replace(KnnSettings(), **{name: value})
 
 
 def test_a_later_version_of_the_bundle_is_accepted_and_another_bundle_is_not() -> None:
@@ -144,3 +141,41 @@ def test_vectors_that_a_memory_does_not_compare_are_refused() -> None:
     with pytest.raises(UsageError, match="compares no vectors"):
         rebuild_memory(memory, split, bundle, vectors)
     assert rebuild_memory(memory, split, bundle).digest == memory.digest
+
+
+SEQUENCES = [np.array([0, 1, 2]), np.array([1, 0]), np.array([0, 1])]
+
+
+def test_with_reverse_zero_only_later_items_are_similar() -> None:
+    how = KnnSettings(distance=0.5, reverse=0.0, normalization=0.0)
+    expected = [[0, 2, 0.5], [1, 0, 1], [0, 0, 0]]
+    assert item_similarity(SEQUENCES, 3, how).to_scipy().toarray().tolist() == expected
+
+
+def test_reverse_weighs_the_pairs_against_their_order() -> None:
+    how = KnnSettings(distance=0.5, reverse=0.25, normalization=0.0)
+    expected = [[0, 2.25, 0.5], [1.5, 0, 1], [0.125, 0.25, 0]]
+    assert item_similarity(SEQUENCES, 3, how).to_scipy().toarray().tolist() == expected
+
+
+def test_a_history_recommends_what_followed_its_items() -> None:
+    how = KnnSettings(distance=1.0, reverse=0.0, normalization=0.0)
+    similarity = item_similarity([np.array([0, 1])], 2, how)
+    scores = history_scores(similarity, [np.array([0]), np.array([1])], 1.0).toarray()
+    assert scores.tolist() == [[0, 1], [0, 0]]
+
+
+@pytest.mark.parametrize("normalization", [0.0, 0.3, 0.5, 1.0])
+def test_normalization_is_a_power_of_the_events(normalization: float) -> None:
+    how = KnnSettings(distance=1.0, normalization=normalization, shrinkage=0.5)
+    similarity = item_similarity(SEQUENCES, 3, how).to_scipy().toarray()
+    assert similarity[0, 1] == pytest.approx(3 / (9**normalization + 0.5))
+    assert similarity[2, 0] == pytest.approx(1 / (3**normalization + 0.5))
+
+
+@given(values=st.lists(st.sampled_from([1.0, 2.0, 3.0]), max_size=12), count=st.integers(1, 12))
+def test_of_equal_values_the_first_are_the_largest(values: list[float], count: int) -> None:
+    array = np.array(values)
+    order = np.lexsort((np.arange(len(array)), -array))[:count]
+    indexes = np.arange(len(array))[largest(array, count)]
+    assert indexes.tolist() == np.sort(order).tolist()

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse
 
 from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.data.items import make_items
+from sidtool.data.vectors import Vectors
+from sidtool.memory import content as module
 from sidtool.memory.build import build_memory, verify_memory
-from sidtool.memory.content import ItemContent
+from sidtool.memory.content import ItemContent, nearest_items
 from sidtool.memory.index import MemoryIndex
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
@@ -69,12 +73,6 @@ def test_new_items_are_reached_from_old_ones(vectors: np.ndarray | None) -> None
         assert len(from_new)
 
 
-def test_without_content_new_items_have_no_neighbors() -> None:
-    memory = build_memory(SPLIT, GROWN)
-    assert memory.manifest.content is None
-    assert memory.neighbors.to_scipy().toarray()[NEW_ROWS].sum() == 0
-
-
 def test_similarity_by_content_is_added_to_that_of_the_events() -> None:
     content = ItemContent.of(GROWN, VECTORS, 0.7)
     how = KnnSettings(neighbors=None)
@@ -93,14 +91,6 @@ def test_neighbors_follow_from_what_is_stored(tmp_path: Path, neighbors: int | N
     )
     memory.save(tmp_path / "m.zarr")
     assert verify_memory(tmp_path / "m.zarr") == []
-
-
-@pytest.mark.parametrize("neighbors", [1, 4])
-def test_rows_are_bounded(neighbors: int) -> None:
-    memory = build_memory(
-        SPLIT, GROWN, KnnSettings(neighbors=neighbors), content=ItemContent.of(GROWN, VECTORS)
-    )
-    assert np.diff(memory.neighbors.offsets).max() == neighbors
 
 
 def test_the_content_is_recorded_and_covered_by_the_digest(tmp_path: Path) -> None:
@@ -169,7 +159,62 @@ def test_a_bundle_without_codebook_is_refused() -> None:
         ItemContent.of(bundle)
 
 
-@pytest.mark.parametrize("shrinkage", [1e60, 1e300])
-def test_similarities_that_vanish_are_left_out(tmp_path: Path, shrinkage: float) -> None:
-    build_memory(SPLIT, BUNDLE, KnnSettings(shrinkage=shrinkage)).save(tmp_path / "m.zarr")
-    assert not len(Memory.open_verified(tmp_path / "m.zarr").neighbors.items)
+def mixture(n: int, clusters: int, seed: int) -> Vectors:
+    """n vectors of length 1 around so many centers."""
+    rng = np.random.default_rng(seed)
+    centers = rng.normal(size=(clusters, 16))
+    vectors = centers[rng.integers(clusters, size=n)] + 0.3 * rng.normal(size=(n, 16))
+    return unit(vectors.astype(np.float32))
+
+
+@given(
+    count=st.integers(2, 50),
+    neighbors=st.sampled_from([1, 3, 100]),
+    block=st.sampled_from([1, 200, 2**24]),
+    seed=st.integers(0, 3),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_nearest_items_agree_with_loops(
+    count: int, neighbors: int, block: int, seed: int
+) -> None:
+    vectors = unit(np.random.default_rng(seed).normal(size=(count, 6)).astype(np.float32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK_VALUES", block)
+        patch.setattr(module, "NEIGHBORS", neighbors)
+        result = nearest_items(vectors).toarray()
+    expected = np.triu(squared_cosines(vectors.astype(np.float64), neighbors))
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("block", [2**24, 64])
+def test_comparing_all_cells_is_comparing_all_pairs(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = mixture(300, 12, seed=1)
+    exact = nearest_items(vectors)
+    monkeypatch.setattr(module, "MOST_COMPARED", 100)
+    monkeypatch.setattr(module, "PROBED", 300)
+    monkeypatch.setattr(module, "BLOCK_VALUES", block)
+    by_cells = nearest_items(vectors)
+    np.testing.assert_allclose(by_cells.toarray(), exact.toarray(), rtol=1e-4, atol=1e-9)
+
+
+def test_a_few_cells_hold_nearly_all_neighbors(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = mixture(2000, 100, seed=2)
+    monkeypatch.setattr(module, "NEIGHBORS", 10)
+    exact = nearest_items(vectors)
+    monkeypatch.setattr(module, "MOST_COMPARED", 100)
+    by_cells = nearest_items(vectors)
+    in_both = by_cells.multiply(exact > 0)
+    assert in_both.sum() > 0.95 * exact.sum()
+    assert by_cells.nnz < 1.1 * exact.nnz
+
+
+def test_items_with_one_vector_in_common_are_neighbors(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = np.repeat(mixture(3, 3, seed=3), 40, axis=0)  # fewer distinct ones than cells
+    monkeypatch.setattr(module, "MOST_COMPARED", 100)
+    monkeypatch.setattr(module, "NEIGHBORS", 5)
+    similarity = nearest_items(vectors)
+    symmetric = (similarity + similarity.T).tocsr()
+    assert (np.diff(symmetric.indptr) >= 5).all()
+    np.testing.assert_allclose(symmetric.data, 1.0, rtol=1e-5)

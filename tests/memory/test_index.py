@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sidtool.memory import index as module
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent
-from sidtool.memory.distribution import ItemDistribution
+from sidtool.memory.gate import ItemDistribution
 from sidtool.memory.index import MemoryIndex
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
@@ -92,27 +92,6 @@ def test_the_scores_of_new_items_have_a_factor(
         # a gate reads the scores as they were
         if len(result):
             assert (result.log_mass, result.log_peak) == (whole.log_mass, whole.log_peak)
-
-
-def test_items_without_events_are_new() -> None:
-    index = MemoryIndex.of(WITH_NEW_ITEMS, BUNDLE)
-    new_rows = BUNDLE.active[index.is_new].tolist()
-    active = BUNDLE.active.tolist()
-    assert new_rows == [row for row in active if WITH_NEW_ITEMS.events[row] == 0]
-    assert len(new_rows) == 10
-
-
-def test_sums_do_not_depend_on_how_they_are_made(monkeypatch: Any) -> None:
-    index = MemoryIndex.of(MEMORY, BUNDLE)
-    rng = np.random.default_rng(0)
-    arrays = [rng.integers(0, 40, size=9) for _ in range(20)]
-    results = []
-    for dense in (0, 1000):
-        monkeypatch.setattr(module, "DENSE", dense)
-        results.append(index.distributions(arrays, 2.0))
-    for one, other in zip(*results, strict=True):
-        np.testing.assert_array_equal(one.positions, other.positions)
-        np.testing.assert_array_equal(one.log_probs, other.log_probs)
 
 
 def test_only_the_best_items_and_the_last_events_are_used(monkeypatch: Any) -> None:

@@ -19,18 +19,10 @@ from sidtool.recommendation import recommendations as module
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import answer_each, recommend, recommend_to_file
-from sidtool.recommendation.requests import (
-    BadRequest,
-    Outcome,
-    Recommendation,
-    Request,
-    read_request_lines,
-)
+from sidtool.recommendation.requests import BadRequest, Outcome, Recommendation, Request
 from sidtool.recommendation.search.driver import tree_tokens
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model, with_prompts
-
-torch.set_num_threads(1)
 
 
 def shop_model(*, duplicates: bool = False, retired: tuple[int, ...] = ()) -> LoadedModel:
@@ -93,7 +85,6 @@ def test_a_text_is_queried_with_the_prompt_of_the_contract(shop: LoadedModel) ->
     request = Request(text="red <s_a_1> toy", history=(seen,))
     (unseen,) = answers_to(by_text, [request], exclude_seen=True)
     assert unseen.items[:-1] == answer.items[1:]
-    assert list(read_request_lines(['{"text": "red", "user": 1}'])) == [Request("1", text="red")]
     with pytest.raises(UsageError, match="empty"):
         answers_to(by_text, [Request(text="  ")])
     with pytest.raises(DataError, match="not trained to find items by text"):
@@ -219,17 +210,6 @@ def test_the_answers_before_a_bad_request_are_given(shop: LoadedModel, bad: int)
         next(answers)
 
 
-def test_a_bad_request_has_its_line_in_the_file(shop: LoadedModel, tmp_path: Path) -> None:
-    out = tmp_path / "out.jsonl"
-    outcome = recommend_to_file(shop, mixed_requests(7), out)
-    lines = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [line.get("line") for line in lines] == [None, None, 3, None, 5, 6, None]
-    assert ["error" in line for line in lines] == [False, False, True, False, True, True, False]
-    assert lines[4]["user"] == "5"
-    assert outcome.bad == 3
-    assert "line 5" in lines[4]["error"]
-
-
 def test_a_resumed_run_counts_the_bad_requests_of_the_first(
     shop: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,22 +260,16 @@ def test_unknown_ids_of_a_list_are_reported(shop: LoadedModel, name: str) -> Non
         answers_to(shop, [Request(history=("i1",))], k=1, strict=True, **{name: ids})
 
 
-def test_unknown_ids_that_a_request_denies_are_counted(shop: LoadedModel) -> None:
-    requests = [Request(history=("i1",), deny=("i2", "gone")), Request(history=("i1",))]
-    with pytest.warns(SidtoolWarning, match="1 ids in the deny lists"):
+@pytest.mark.parametrize("name", ["allow", "deny"])
+def test_unknown_ids_of_a_list_of_a_request_are_counted(shop: LoadedModel, name: str) -> None:
+    ids = {name: ("i2", "gone")}
+    requests = [Request(history=("i1",), **ids), Request(history=("i1",))]
+    with pytest.warns(SidtoolWarning, match=f"1 ids in the {name} lists"):
         first, second = recommend(shop, requests, RecommendOptions(k=1))
-    assert (first.unknown_denied, second.unknown_denied) == (1, 0)
-    with pytest.raises(DataError, match="1 of 2 ids that the bundle lacks: 'gone'"):
-        answers_to(shop, requests, strict=True)
-
-
-def test_unknown_ids_that_a_request_allows_are_counted(shop: LoadedModel) -> None:
-    requests = [Request(history=("i1",), allow=("i2", "gone")), Request(history=("i1",))]
-    with pytest.warns(SidtoolWarning, match="1 ids in the allow lists"):
-        first, second = recommend(shop, requests, RecommendOptions(k=1))
-    assert (first.unknown_allowed, second.unknown_allowed) == (1, 0)
-    assert first.items == ("i2",)
-    with pytest.raises(DataError, match="the allow list of the request has 1 of 2 ids"):
+    assert (first.unknown_allowed, first.unknown_denied) == (name == "allow", name == "deny")
+    assert (second.unknown_allowed, second.unknown_denied) == (0, 0)
+    assert (first.items == ("i2",)) == (name == "allow")
+    with pytest.raises(DataError, match=f"the {name} list of the request has 1 of 2 ids .* 'gone'"):
         answers_to(shop, requests, strict=True)
 
 
@@ -358,53 +332,21 @@ def test_candidates_are_ranked_by_exact_scores(any_shop: LoadedModel) -> None:
         next(recommend(any_shop, [request], options, candidates=["nobody"]))
 
 
-def test_invalid_options_are_refused(shop: LoadedModel) -> None:
-    with pytest.raises(UsageError, match="at least 1"):
-        RecommendOptions(k=0)
-    with pytest.raises(UsageError, match="at least 1"):
-        RecommendOptions(num_beams=0)
+def test_a_model_without_a_history_prompt_is_refused(shop: LoadedModel) -> None:
     with pytest.raises(DataError, match="not trained to recommend"):
         answers_to(with_prompts(shop), [Request()])
 
 
-def fail(*_: object) -> None:
-    raise OSError("stopped")
-
-
-def test_a_file_of_recommendations_is_resumed(
-    shop: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_has_the_lines_of_the_recommendations(shop: LoadedModel, tmp_path: Path) -> None:
+    """tests/recommendation/test_result_file.py resumes one."""
     requests = [Request(str(n), (f"i{n}",)) for n in range(5)]
     out = tmp_path / "out.jsonl"
     recommend_to_file(shop, requests, out)
-    lines = out.read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [
-        json.loads(json.dumps(answer.to_json())) for answer in recommend(shop, requests)
-    ]
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    expected = [answer.to_json() for answer in recommend(shop, requests)]
+    assert lines == json.loads(json.dumps(expected))
     with pytest.raises(UsageError, match="exists already"):
         recommend_to_file(shop, requests, out)
-    out.unlink()
-    with monkeypatch.context() as patched:
-        patched.setattr("sidtool.recommendation.result_file.publish", fail)
-        with pytest.raises(OSError):
-            recommend_to_file(shop, requests, out)
-    results = tmp_path / "out.jsonl.partial" / "results.jsonl"
-    results.write_text(f"{lines[0]}\n{lines[1]}\n{lines[2][:9]}")
-    recommend_to_file(shop, requests, out, resume=True)
-    resumed = [json.loads(line) for line in out.read_text().splitlines()]
-    assert resumed[:2] == [json.loads(line) for line in lines[:2]]
-    assert [line["items"] for line in resumed] == [json.loads(line)["items"] for line in lines]
-
-
-def test_scores_do_not_depend_on_the_filter(any_shop: LoadedModel) -> None:
-    ids = ids_of(any_shop)
-    history = tuple(ids[:3])
-    (unfiltered,) = answers_to(any_shop, [Request(history=history)], k=60, num_beams=60)
-    request = Request(history=history, deny=tuple(ids[::2]))
-    (filtered,) = answers_to(any_shop, [request], k=60, num_beams=60)
-    scores = dict(zip(unfiltered.items, unfiltered.scores, strict=True))
-    expected = [scores[item] for item in filtered.items]
-    np.testing.assert_allclose(filtered.scores, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "bart"])
@@ -423,21 +365,6 @@ def test_a_prompt_fits_into_the_positions_of_the_model(architecture: str) -> Non
     template = HistoryPrompt("next-item", "x " * 2 * positions + "{history}", 5, 1 << 20)
     with pytest.raises(DataError, match=f"the model has {positions} positions"):
         answers_to(with_prompts(shop, history_prompt=template), [Request("u", history)], k=5)
-
-
-def test_the_repr_of_a_model_is_one_line(shop: LoadedModel) -> None:
-    shown = repr(shop)
-    assert len(shown) < 300
-    assert "\n" not in shown
-    assert f"{shop.model.num_parameters():,} parameters" in shown
-    assert repr(shop.bundle) in shown
-
-
-def test_options_are_keywords_too(shop: LoadedModel) -> None:
-    ids = ids_of(shop)
-    requests = [Request("u", (ids[1],)), Request("v", (ids[2], ids[3]))]
-    expected = answers_to(shop, requests, k=3, num_beams=4)
-    assert list(recommend(shop, requests, k=3, num_beams=4)) == expected
 
 
 @pytest.mark.parametrize(

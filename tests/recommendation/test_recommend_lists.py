@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.model.load import LoadedModel
@@ -19,8 +18,6 @@ from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 from sidtool.recommendation.search.list_search import search_lists
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
-
-torch.set_num_threads(1)
 
 LIST_PROMPT = ListPrompt("list", "The history: {history}\nNext 4:", 5, 200, list_length=4)
 

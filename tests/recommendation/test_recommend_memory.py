@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.memory.gate import Gate
@@ -24,7 +23,6 @@ from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 from tests.memory.cases import small_memory
 
-torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:.*in the histories")
 
 
@@ -124,18 +122,6 @@ def test_a_history_without_neighbors_is_answered_by_the_model_alone() -> None:
     result = answer(weighted, Request(history=history))
     assert result.items == expected.items
     np.testing.assert_allclose(result.scores, expected.scores, atol=1e-6)
-
-
-def test_texts_are_answered_by_the_model_alone() -> None:
-    loaded = shop()
-    text_prompt = TextPrompt("query-to-sid", "Wanted: {item}\nItem:", 100)
-    loaded = replace(loaded, contract=replace(loaded.contract, text_prompt=text_prompt))
-    request = Request(text="a lamp", history=HISTORY)
-    expected = answer(loaded, request)
-    (result, _) = recommend(
-        mixed(loaded, 0.9), [request, Request(history=HISTORY)], RecommendOptions(num_beams=60)
-    )
-    assert result.items == expected.items
 
 
 def test_explanations_name_the_history_that_the_memory_spoke_from() -> None:

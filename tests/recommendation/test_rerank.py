@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from sidtool.memory.content import ItemContent
-from sidtool.memory.distribution import Prior
 from sidtool.memory.feature_index import FeatureIndex
+from sidtool.memory.gate import Prior
 from sidtool.memory.index import MemoryIndex
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
@@ -22,14 +21,13 @@ from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Recommendation, Request
 from sidtool.recommendation.rerank import Reranking
-from sidtool.recommendation.search.mixture import RankedItems, mix
+from sidtool.recommendation.search.results import RankedItems, mix
 from sidtool.tokenizer.sid import ItemRows, SidPositions
 from tests.bundles import small_bundle
 from tests.memory.cases import small_memory
 from tests.memory.rerankers import random_reranker
 from tests.recommendation.test_recommend_memory import mixed, shop
 
-torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:.*in the histories")
 
 

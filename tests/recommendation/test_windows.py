@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.recommendation import windows
 from sidtool.recommendation.requests import BadRequest, Request, read_request_stream
-from sidtool.recommendation.windows import LineReader, LiveRequests, arriving_requests
+from sidtool.recommendation.windows import LiveRequests, arriving_requests
 
 Pipe = tuple[LiveRequests, Callable[[bytes], None], Callable[[], None]]
 LINE = b'{"history": ["i%d"]}\n'
@@ -33,10 +32,11 @@ def pipe() -> Iterator[Pipe]:
         closed.append(True)
         os.close(writing)
 
-    yield LiveRequests(LineReader(reading)), write, close
-    os.close(reading)
+    stream = os.fdopen(reading, "rb")
+    yield LiveRequests(stream), write, close
     if not closed:
         os.close(writing)
+    stream.close()
 
 
 def items(window: list[Request | BadRequest]) -> list[str]:
@@ -64,9 +64,9 @@ def test_a_pipe_has_the_requests_of_the_same_file(
 
     writer = threading.Thread(target=write)
     writer.start()
-    windows = list(LiveRequests(LineReader(reading)).windows(size))
+    with os.fdopen(reading, "rb") as stream:
+        windows = list(LiveRequests(stream).windows(size))
     writer.join()
-    os.close(reading)
     assert all(0 < len(window) <= size for window in windows)
     requests = [request for window in windows for request in window]
     expected = list(read_request_stream(io.BytesIO(content)))
@@ -94,7 +94,6 @@ def test_a_window_ends_where_the_input_pauses(pipe: Pipe) -> None:
 
 
 def test_a_long_line_is_cut_off_as_in_a_file(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windows, "LINE_LIMIT", 64)
     monkeypatch.setattr("sidtool.recommendation.requests.LINE_LIMIT", 64)
     requests, write, close = pipe
     write(b"x" * 500 + b"\n" + LINE % 1)

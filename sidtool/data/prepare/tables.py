@@ -1,5 +1,6 @@
 """A catalog and events as they stand in their files, with every column, for checking and
-cleaning; and any table of events, and any catalog, by the names of their columns."""
+cleaning; and any table of events, and any catalog, by the names of their columns. Where these do
+not say it, cells give a hint which columns are probably meant."""
 
 import re
 import shlex
@@ -14,7 +15,7 @@ from sidtool.data.items import CatalogNames, choose_catalog_columns
 from sidtool.data.prepare.raw import Cells as EventCells
 from sidtool.data.prepare.raw import table_batches
 from sidtool.data.tables.tables import column_names, read_columns
-from sidtool.data.times import guess_time_format, iso_times, parse_time, units_per_second
+from sidtool.data.times import guess_time_format, iso_times, parse_moments, units_per_second
 from sidtool.data.unknown_ids import plain_id
 
 RATING = "rating"
@@ -205,16 +206,10 @@ def _are_texts(cells: Sequence[str]) -> bool:
 
 def _are_times(cells: Sequence[str]) -> bool:
     """Whether most cells are dates, or numbers that are seconds since 1970 or a finer unit."""
-    return guess_time_format(cells) is not None or (
-        sum(map(_is_time, cells)) >= MIN_SHARE * len(cells)
-    )
-
-
-def _is_time(cell: str) -> bool:
-    try:
-        return units_per_second(parse_time(cell)) is not None
-    except (ValueError, OverflowError):
-        return False
+    if guess_time_format(cells) is not None:
+        return True
+    units = map(units_per_second, parse_moments(cells).seconds.tolist())
+    return sum(unit is not None for unit in units) >= MIN_SHARE * len(cells)
 
 
 def _user(cells: CellsByName, names: Sequence[str], items: Sequence[str] | None) -> str | None:

@@ -81,8 +81,10 @@ def split_events(
     with budget as spill, arrow_threads(n_threads):
         earlier = []
         for number, path in enumerate(options.extends):
-            # the files of one split's events are not those of another's
-            aside = spill and Spill(spill.subfolder(f"earlier-{number}"), spill.budget)
+            aside = None
+            if spill is not None:  # the files of one split's events are not those of another's
+                aside = Spill(spill.folder / f"earlier-{number}", spill.budget)
+                aside.folder.mkdir()
             earlier.append(open_split(path, spill=aside))
         recorded = earlier[0].origin.columns if earlier else None
         split = make_split(Path(events), options, recorded=recorded, spill=spill, threads=n_threads)

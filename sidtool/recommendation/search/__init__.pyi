@@ -17,8 +17,6 @@ from .driver import decoding_method as decoding_method
 from .driver import evaluation_mode as evaluation_mode
 from .driver import require_mask as require_mask
 from .filters import LeafFilter as LeafFilter
-from .mixture import RankedItems as RankedItems
-from .mixture import check_normalize as check_normalize
 from .partial_head import DecodingHead as DecodingHead
 from .partial_head import Part as Part
 from .partial_head import PartialHead as PartialHead
@@ -26,7 +24,9 @@ from .partial_head import full_blocks as full_blocks
 from .results import EMPTY_RESULT as EMPTY_RESULT
 from .results import BeamResult as BeamResult
 from .results import Normalize as Normalize
+from .results import RankedItems as RankedItems
 from .results import best_leaves as best_leaves
+from .results import check_normalize as check_normalize
 from .search_options import BeamOptions as BeamOptions
 from .search_options import SearchOptions as SearchOptions
 from .search_options import SeenOptions as SeenOptions

@@ -26,8 +26,13 @@ from sidtool.recommendation.search.driver import (
     tree_tokens,
 )
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.mixture import check_normalize
-from sidtool.recommendation.search.results import EMPTY_RESULT, BeamResult, Normalize, best_leaves
+from sidtool.recommendation.search.results import (
+    EMPTY_RESULT,
+    BeamResult,
+    Normalize,
+    best_leaves,
+    check_normalize,
+)
 from sidtool.tokenizer.bundle import Trie
 from sidtool.tokenizer.sid import Leaves
 

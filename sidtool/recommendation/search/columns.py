@@ -25,11 +25,6 @@ def part_of(columns: Columns) -> slice | torch.Tensor:
     return slice(*columns) if isinstance(columns, tuple) else columns
 
 
-def width_of(columns: Columns) -> int:
-    """The number of columns."""
-    return columns[1] - columns[0] if isinstance(columns, tuple) else len(columns)
-
-
 def places_in(columns: Columns | None, ids: torch.Tensor) -> torch.Tensor:
     """(...) token ids, all of them among the columns -> (...) their positions in a block of logits
     of these columns; None is the whole vocabulary."""

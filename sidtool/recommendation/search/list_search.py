@@ -116,12 +116,32 @@ class _ListSearch:
         """(batch, beams, items + 1): the score in front of the first item and after each"""
 
     def rank(self, level: int, children: Children) -> torch.Tensor:
-        """As `Search.rank`: by scores."""
+        """As `Search.rank`: by scores of the children that lead to an item which may be written."""
+        nodes, valid = children.nodes, children.valid
+        is_open = valid
+        if self._filters.excludes:
+            is_open = valid & (self._filters.eligible(level, nodes) > 0)
+        n_written = self._items.shape[2]
+        if n_written:
+            # (batch, beams, items): the nodes of this level on the paths of the items written
+            written = self._items[..., level]
+            slots = written - nodes[..., :1]
+            is_child = (slots >= 0) & (slots < nodes.shape[-1])
+            slots = slots.clamp(0, nodes.shape[-1] - 1)
+            is_child &= nodes.gather(-1, slots) == written
+            is_child &= valid.gather(-1, slots)
+            counts = (written.unsqueeze(-1) == written.unsqueeze(-2)).sum(-1)  # of each one's node
+            used_up = is_child & (counts >= self._filters.eligible(level, written))
+            closed = torch.zeros_like(nodes).scatter_add(-1, slots, used_up.long()) > 0
+            is_open = is_open & ~closed
         scores = self._scores.unsqueeze(-1) + children.log_probs
-        scores = scores.masked_fill(~self._open(level, children), -torch.inf)
-        if self._shortest <= self._items.shape[2]:
-            finished = self._lengths <= self._items.shape[2]
-            scores = _first_if(finished, self._scores, scores)
+        scores = scores.masked_fill(~is_open, -torch.inf)
+        if self._shortest <= n_written:
+            # a list that is finished goes on as its first child, with the score that it has
+            finished = (self._lengths <= n_written)[:, None, None]
+            only_first = torch.full_like(scores, -torch.inf)
+            only_first[..., 0] = self._scores
+            scores = torch.where(finished, only_first, scores)
         self._fan_out = scores.shape[-1]
         return scores
 
@@ -153,34 +173,3 @@ class _ListSearch:
             ItemList.of(leaves[beam], scores[beam], trie, leaf_filter)
             for beam in np.flatnonzero(np.isfinite(totals))
         ]
-
-    def _open(self, level: int, children: Children) -> torch.Tensor:
-        """(batch, beams, fan-out) bool: which children of each list's node lead to an item that may
-        be written."""
-        nodes, valid = children.nodes, children.valid
-        is_open = valid
-        if self._filters.excludes:
-            is_open = valid & (self._filters.eligible(level, nodes) > 0)
-        if not self._items.shape[2]:
-            return is_open
-        # (batch, beams, items): the nodes of this level on the paths of the items written
-        written = self._items[..., level]
-        slots = written - nodes[..., :1]
-        is_child = (slots >= 0) & (slots < nodes.shape[-1])
-        slots = slots.clamp(0, nodes.shape[-1] - 1)
-        is_child &= nodes.gather(-1, slots) == written
-        is_child &= valid.gather(-1, slots)
-        counts = (written.unsqueeze(-1) == written.unsqueeze(-2)).sum(-1)  # of each one's node
-        used_up = is_child & (counts >= self._filters.eligible(level, written))
-        closed = torch.zeros_like(nodes).scatter_add(-1, slots, used_up.long()) > 0
-        return is_open & ~closed
-
-
-def _first_if(
-    finished: torch.Tensor, values: torch.Tensor, candidates: torch.Tensor
-) -> torch.Tensor:
-    """(batch, beams, fan-out) numbers of candidates; of the lists of (batch,) `finished` prompts,
-    (batch, beams) `values` for the first candidate of each and minus infinity for the others."""
-    only_first = torch.full_like(candidates, -torch.inf)
-    only_first[..., 0] = values
-    return torch.where(finished[:, None, None], only_first, candidates)

@@ -16,7 +16,7 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from sidtool.model.network import is_encoder_decoder
-from sidtool.recommendation.search.columns import Columns, part_of, width_of
+from sidtool.recommendation.search.columns import Columns, part_of
 from sidtool.recommendation.search.kernels import product
 from sidtool.recommendation.search.results import Normalize
 
@@ -151,15 +151,11 @@ class DecodingHead:
         self._has_encoder = is_encoder_decoder(model)
         base = model.get_decoder() if self._has_encoder else model.base_model
         fixed = _FixedOutput(base.config)
-        self._given = fixed.given
+        self.given = fixed.given
+        """Has the base model's last output, as `TokenTree` sets it: the rest expects its type."""
         # the model's forward without its layers: the base returns the given hidden states
         without_layers = swap_module(model, base, fixed)
         self._tail = swap_module(without_layers, self._head.head, self._head)
-
-    def attach(self, output: Any) -> None:
-        """Take over the base model's last output: what follows the base model expects its
-        type."""
-        self._given.output = output
 
     def log_probs(
         self, hidden: torch.Tensor, columns: Columns, normalize: Normalize
@@ -188,17 +184,17 @@ class DecodingHead:
                 competing = whole if normalize == "vocabulary" else logits
                 parts.append(logits - competing.logsumexp(-1, keepdim=True))
             log_probs = torch.cat(parts)
-        return log_probs.view(*hidden.shape[:-1], width_of(columns))
+        return log_probs.view(*hidden.shape[:-1], -1)
 
     def _logits(self, states: torch.Tensor, columns: Columns | None) -> torch.Tensor:
         """(n, dim) hidden states -> (n, columns) float32."""
-        self._given.hidden = states.unsqueeze(0)
+        self.given.hidden = states.unsqueeze(0)
         ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
         inputs: dict[str, Any] = {"input_ids": ids}
         if self._has_encoder:  # neither it nor the decoder runs
             inputs = {
                 "decoder_input_ids": ids,
-                "encoder_outputs": BaseModelOutput(self._given.hidden),
+                "encoder_outputs": BaseModelOutput(self.given.hidden),
             }
 
         def run() -> torch.Tensor:

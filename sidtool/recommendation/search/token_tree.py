@@ -54,8 +54,17 @@ class TokenTree:
 
     def prefill(self) -> torch.Tensor:
         """(batch, 1, dim): the hidden state of each prompt's last token."""
-        shared = _shared_start(self._prompts)
-        if shared:
+        shared = 0
+        if len(self._prompts) > 1:
+            # the lexicographically first and last prompt differ where any two do
+            lowest, highest = min(map(tuple, self._prompts)), max(map(tuple, self._prompts))
+            limit = min(len(prompt) for prompt in self._prompts) - 1
+            pairs = enumerate(zip(lowest, highest, strict=False))
+            shared = next((place for place, (one, other) in pairs if one != other), limit)
+            shared = min(shared, limit)
+        if shared < SHARED_MIN:
+            shared = 0
+        else:
             start = torch.tensor([self._prompts[0][:shared]], device=self._device)
             self._forward(start, None, None)
         rest = [list(prompt[shared:]) for prompt in self._prompts]
@@ -66,7 +75,13 @@ class TokenTree:
         positions = torch.arange(shared, self._longest, device=self._device).unsqueeze(0)
         rows = torch.arange(len(ids), device=self._device)
         last = self._lengths - shared - 1
-        base = _last_mlp_at(self._base, rows, last) if longest > 1 else self._base
+        base = self._base
+        modules = base.named_modules() if longest > 1 else ()
+        mlps = [module for name, module in modules if name.rpartition(".")[2] == "mlp"]
+        if mlps:
+            # of the last layer's result nothing but each prompt's end is used, which spares about
+            # three quarters of it
+            base = swap_module(base, mlps[-1], _OnlyAt(mlps[-1], rows, last))
         return self._forward(ids, positions, None, base)[rows, last].unsqueeze(1)
 
     def step(self, ids: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
@@ -133,7 +148,7 @@ class TokenTree:
             return_dict=True,
             **{self._cache_name: self._cache},
         )
-        self._head.attach(output)
+        self._head.given.output = output
         return output.last_hidden_state
 
 
@@ -154,17 +169,6 @@ class _OnlyAt(nn.Module):
         out = result.new_zeros(*hidden.shape[:-1], result.shape[-1])
         out[self.rows, self.positions] = result.squeeze(1)
         return out
-
-
-def _last_mlp_at(base: Any, rows: torch.Tensor, positions: torch.Tensor) -> Any:
-    """The base model with its last feed-forward layer run at each prompt's end only.
-
-    Nothing else of its result is used, which spares about three quarters of a layer. A model that
-    calls no module `mlp` is returned as it is."""
-    layers = [module for name, module in base.named_modules() if name.rpartition(".")[2] == "mlp"]
-    if not layers:
-        return base
-    return swap_module(base, layers[-1], _OnlyAt(layers[-1], rows, positions))
 
 
 class _PreallocatedLayer(DynamicLayer):
@@ -232,18 +236,3 @@ def additive_masks(
         zero = torch.zeros((), dtype=dtype, device=visible.device)
         masks[kind] = torch.where(in_reach, zero, torch.finfo(dtype).min).unsqueeze(1)
     return masks if len(masks) > 1 else next(iter(masks.values()))
-
-
-def _shared_start(prompts: Sequence[Sequence[int]]) -> int:
-    """Number of tokens that all prompts start with, at most all but one of the shortest; 0 if fewer
-    than SHARED_MIN."""
-    if len(prompts) == 1:
-        return 0
-    # the lexicographically first and last prompt differ where any two do
-    first = min(map(tuple, prompts))
-    last = max(map(tuple, prompts))
-    limit = min(len(prompt) for prompt in prompts) - 1
-    pairs = enumerate(zip(first, last, strict=False))
-    differs = next((index for index, (one, other) in pairs if one != other), limit)
-    shared = min(differs, limit)
-    return shared if shared >= SHARED_MIN else 0

@@ -8,11 +8,10 @@ batches is seen by whole requests only."""
 import logging
 import threading
 import time
-from bisect import insort
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from itertools import islice
 from math import ceil
 from typing import Any, Self
@@ -29,6 +28,10 @@ from sidtool.recommendation.serve.log import frames
 from sidtool.recommendation.serve.metrics import Metrics
 from sidtool.recommendation.serve.serve_options import ServeLimits, Version
 
+CPU_BATCH_TOKENS = 1 << 12
+"""On a CPU the values of a wider batch leave its caches: 80 requests of 200 tokens cost a sixth
+more each than 24 (`benchmarks/serve.py queue`), and what comes meanwhile waits for the batch."""
+GPU_BATCH_TOKENS = 1 << 14
 MAX_RETRY_SECONDS = 60
 _SMOOTHING = 0.2
 """Weight of the latest batch in the mean time per request."""
@@ -50,7 +53,6 @@ class Served:
     defaults: RecommendOptions
     base: Recommender
     """What answers requests without options of their own."""
-    _recommenders: OrderedDict[Choices, Recommender] = field(default_factory=OrderedDict)
 
     @classmethod
     def of(cls, loaded: LoadedModel, version: Version, defaults: RecommendOptions) -> Self:
@@ -72,26 +74,23 @@ class Served:
         """Whether seen items are recommended by default, and why."""
         return seen_reason(self.defaults.exclude_seen, targets_repeat(self.loaded.contract))
 
-    def recommender(self, choices: Choices) -> Recommender:
-        """What answers requests with these options; the model's thread is the only caller.
+    @cached_property
+    def recommender(self) -> Callable[[Choices], Recommender]:
+        """What answers requests with some options; the model's thread is the only caller.
 
         Raises UsageError for options that the model does not support, DataError for candidates
         that the bundle lacks."""
-        if choices in self._recommenders:
-            self._recommenders.move_to_end(choices)
-            return self._recommenders[choices]
-        options = choices.options(self.defaults)
-        if options.list:
-            made = Recommender.of(self.loaded, options, None)  # lists have a prompt of their own
-        elif choices.candidates is None:
-            made = self.base.with_options(options)
-        else:
-            session = self.base.session
-            made = Recommender.of(self.loaded, options, choices.candidates, session)
-        self._recommenders[choices] = made
-        while len(self._recommenders) > MAX_RECOMMENDERS:
-            self._recommenders.popitem(last=False)
-        return made
+
+        @lru_cache(MAX_RECOMMENDERS)
+        def make(choices: Choices) -> Recommender:
+            options = choices.options(self.defaults)
+            if options.list:
+                return Recommender.of(self.loaded, options, None)  # lists have their own prompt
+            if choices.candidates is None:
+                return self.base.with_options(options)
+            return Recommender.of(self.loaded, options, choices.candidates, self.base.session)
+
+        return make
 
     def tree_tokens(self, choices: Choices) -> int:
         """Tokens of what grows behind the prompt of a request with these options."""
@@ -281,40 +280,32 @@ class Batcher:
         batch: list[tuple[Waiting, Prepared]] = []
         wrong: Delivery = []
         with self._changed:
-            if not self._waiting:
-                return batch, wrong
-            choices = self._waiting[0].choices
-        budget = self._limits.tokens_of_batch(served.device)
+            oldest = self._waiting[:1]
+            similar = [each for each in self._waiting if each.choices == oldest[0].choices]
+        taken = set()
+        by_device = CPU_BATCH_TOKENS if served.device == "cpu" else GPU_BATCH_TOKENS
+        budget = self._limits.batch_tokens or by_device
         longest = 0
-        while (waiting := self._take(choices)) is not None:
-            if waiting.future.cancelled():
-                continue
-            prepared: Prepared | BadRequest | None
-            try:
-                prepared = served.recommender(choices).prepare(waiting.request)
-            except Exception as error:
-                prepared = _failure(error, waiting)
-            if not isinstance(prepared, Prepared):
-                wrong.append((waiting, Answered(prepared, served)))
-                continue
-            longest = max(longest, len(prepared.query.prompt))
-            tokens = longest + served.tree_tokens(choices)
-            if batch and (len(batch) + 1) * tokens > budget:
-                with self._changed:
-                    insort(self._waiting, waiting, key=lambda each: each.arrived)
-                break
-            batch.append((waiting, prepared))
-        return batch, wrong
-
-    def _take(self, choices: Choices) -> Waiting | None:
-        """The oldest request with these options, which waits no longer."""
+        for waiting in similar:
+            prepared: Prepared | BadRequest | None = None
+            if not waiting.future.cancelled():
+                try:
+                    prepared = served.recommender(waiting.choices).prepare(waiting.request)
+                except Exception as error:
+                    prepared = _failure(error, waiting)
+                if isinstance(prepared, Prepared):
+                    longest = max(longest, len(prepared.query.prompt))
+                    tokens = longest + served.tree_tokens(waiting.choices)
+                    if batch and (len(batch) + 1) * tokens > budget:
+                        break
+                    batch.append((waiting, prepared))
+                else:
+                    wrong.append((waiting, Answered(prepared, served)))
+            taken.add(waiting)
         with self._changed:
-            for place, waiting in enumerate(self._waiting):
-                if waiting.choices == choices:
-                    del self._waiting[place]
-                    self._metrics.waiting.set(len(self._waiting))
-                    return waiting
-        return None
+            self._waiting = [each for each in self._waiting if each not in taken]
+            self._metrics.waiting.set(len(self._waiting))
+        return batch, wrong
 
     def _answer(self, served: Served, batch: Sequence[tuple[Waiting, Prepared]]) -> Delivery:
         """The answers to a batch. An error of a batch is looked for request by request, so that it

@@ -11,7 +11,7 @@ from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import Vectors
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.requests import BadRequest, Request
+from sidtool.recommendation.requests import BadRequest, Request, request_or_bad
 from sidtool.recommendation.serve.serve_options import ServeLimits
 
 
@@ -81,15 +81,10 @@ def read_call(body: bytes, limits: ServeLimits, *, scores: bool) -> Call:
             f"{len(requests)} requests in one call, at most {limits.max_waiting} can wait",
             hint="send them in several calls",
         )
-    read: list[Request | BadRequest] = []
-    for number, each in enumerate(requests, start=1):
-        try:
-            if not isinstance(each, dict):
-                raise DataError("not a JSON object")
-            read.append(Request.from_json(each, number))
-        except DataError as error:
-            where = f"line {number} of the requests"
-            read.append(BadRequest(DataError(f"{where}: {error}"), number))
+    read = (
+        request_or_bad(each, number, f"line {number} of the requests")
+        for number, each in enumerate(requests, start=1)
+    )
     return Call(tuple(read), choices, is_one=False)
 
 

@@ -60,19 +60,15 @@ class Metrics:
         folder = os.environ.get(FOLDER_VARIABLE)
         if folder is None:
             return generate_latest(self._registry)
-        _forget_dead_workers(Path(folder))
+        # a killed worker leaves its gauges, which are removed; its counters remain true
+        for path in Path(folder).glob("gauge_live*_*.db"):
+            pid = path.stem.rpartition("_")[2]
+            with suppress(ValueError, PermissionError):
+                try:
+                    os.kill(int(pid), 0)
+                except ProcessLookupError:
+                    with suppress(OSError):
+                        mark_process_dead(int(pid), folder)
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=folder)
         return generate_latest(registry)
-
-
-def _forget_dead_workers(folder: Path) -> None:
-    """Remove the gauges of workers that were killed; their counters remain true."""
-    for path in folder.glob("gauge_live*_*.db"):
-        pid = path.stem.rpartition("_")[2]
-        with suppress(ValueError, PermissionError):
-            try:
-                os.kill(int(pid), 0)
-            except ProcessLookupError:
-                with suppress(OSError):
-                    mark_process_dead(int(pid), str(folder))

@@ -141,8 +141,20 @@ class Connection(H11Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._client_ended = False
         self._wait()
-        if self.limit_concurrency and len(self.connections) >= self.limit_concurrency:
-            self._make_room(self.limit_concurrency)
+        limit = self.limit_concurrency
+        if limit and len(self.connections) >= limit:
+            idle = [
+                connection
+                for connection in self.connections
+                if connection is not self
+                and connection._is_waiting
+                and not connection.transport.get_write_buffer_size()
+            ]
+            idle.sort(key=lambda connection: connection._since)
+            # the oldest tenth of them, so that not each new one has to look for the oldest
+            for connection in idle[: 1 + limit // 10]:
+                self.connections.discard(connection)
+                connection.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
@@ -172,95 +184,19 @@ class Connection(H11Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._since = self.loop.time()
-        self._timer = self.loop.call_later(self.timeout_keep_alive, self._end_after, self.cycle)
+        latest = self.cycle
 
-    def _end_after(self, cycle: Any) -> None:
-        """End the connection if no request has begun after that of `cycle`."""
-        if self.cycle is cycle:
-            self.transport.abort()
+        def end() -> None:
+            if self.cycle is latest:  # no request has begun after it
+                self.transport.abort()
 
-    def _make_room(self, limit: int) -> None:
-        """End the oldest tenth of them, so that not each new one has to look for the oldest."""
-        idle = [
-            connection
-            for connection in self.connections
-            if connection is not self
-            and connection._is_waiting
-            and not connection.transport.get_write_buffer_size()
-        ]
-        idle.sort(key=lambda connection: connection._since)
-        for connection in idle[: 1 + limit // 10]:
-            self.connections.discard(connection)
-            connection.transport.close()
+        self._timer = self.loop.call_later(self.timeout_keep_alive, end)
 
 
 RESTART_SECONDS = 1.0
 """Least time between two starts of a worker."""
 SIGNAL_SECONDS = 0.5
-"""How often the supervisor looks whether it should end."""
-
-
-class _Supervisor:
-    """Keeps a number of workers running."""
-
-    def __init__(
-        self,
-        options: ServeOptions,
-        n_workers: int,
-        listener: socket.socket,
-        folder: str,
-        verbose: bool,
-    ) -> None:
-        self._context = multiprocessing.get_context("spawn")
-        self._ready = self._context.Event()
-        n_threads = threads_per_worker(n_workers)
-        self._arguments = (options, listener, self._ready, folder, verbose, n_threads)
-        self._options = options
-        self._should_end = False
-        self._workers: dict[SpawnProcess, float] = {}
-        """When each process was started."""
-        for _ in range(n_workers):
-            self._start()
-
-    def _start(self) -> None:
-        process = self._context.Process(target=_work, args=self._arguments)
-        process.start()
-        self._workers[process] = time.monotonic()
-
-    def request_end(self, *_: Any) -> None:
-        """Let `run` end; a handler of signals."""
-        self._should_end = True
-
-    def run(self, on_start: Callable[[], None] | None) -> None:
-        """Call `on_start` when a worker answers, and replace workers that end, until the end is
-        requested. Raises SidtoolError if a worker ends before any has answered."""
-        while not self._should_end:
-            if on_start is not None and self._ready.is_set():
-                on_start()
-                on_start = None
-            wait([process.sentinel for process in self._workers], timeout=SIGNAL_SECONDS)
-            for process, started in list(self._workers.items()):
-                if self._should_end or process.is_alive():
-                    continue
-                if not self._ready.is_set():
-                    raise SidtoolError(
-                        f"a worker ended with code {process.exitcode} before it answered",
-                        hint="the lines above say why",
-                    )
-                time.sleep(max(started + RESTART_SECONDS - time.monotonic(), 0))
-                del self._workers[process]
-                self._start()
-
-    def drain(self) -> None:
-        """End all workers, each when it has answered its calls."""
-        for process in self._workers:
-            process.terminate()
-        deadline = time.monotonic() + self._options.limits.seconds + DRAIN_SECONDS
-        for process in self._workers:
-            process.join(max(deadline - time.monotonic(), 0))
-            if process.is_alive():
-                process.kill()
-                process.join()
+"""How often the supervisor of workers looks whether it should end."""
 
 
 def serve_with_workers(
@@ -271,17 +207,54 @@ def serve_with_workers(
     verbose: bool,
     on_start: Callable[[], None] | None,
 ) -> None:
-    """Serve in several processes until SIGTERM; `folder` is for their files. Raises
-    SidtoolError if they cannot start."""
+    """Serve in several processes until SIGTERM; `folder` is for their files. Calls `on_start` when
+    a worker answers, and replaces workers that end. Raises SidtoolError if one ends before any has
+    answered."""
     metrics = Path(folder) / "metrics"
     metrics.mkdir()
     os.environ[FOLDER_VARIABLE] = str(metrics)
-    supervisor = _Supervisor(options, n_workers, listener, folder, verbose)
-    before = signal.signal(signal.SIGTERM, supervisor.request_end)
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    arguments = (options, listener, ready, folder, verbose, threads_per_worker(n_workers))
+    workers: dict[SpawnProcess, float] = {}
+    """When each process was started."""
+    should_end = threading.Event()
+
+    def start_worker() -> None:
+        process = context.Process(target=_work, args=arguments)
+        process.start()
+        workers[process] = time.monotonic()
+
+    before = signal.signal(signal.SIGTERM, lambda *_: should_end.set())
     try:
-        supervisor.run(on_start)
+        for _ in range(n_workers):
+            start_worker()
+        while not should_end.is_set():
+            if on_start is not None and ready.is_set():
+                on_start()
+                on_start = None
+            wait([process.sentinel for process in workers], timeout=SIGNAL_SECONDS)
+            for process, started in list(workers.items()):
+                if should_end.is_set() or process.is_alive():
+                    continue
+                if not ready.is_set():
+                    raise SidtoolError(
+                        f"a worker ended with code {process.exitcode} before it answered",
+                        hint="the lines above say why",
+                    )
+                time.sleep(max(started + RESTART_SECONDS - time.monotonic(), 0))
+                del workers[process]
+                start_worker()
     finally:
-        supervisor.drain()
+        # each ends when it has answered its calls
+        for process in workers:
+            process.terminate()
+        deadline = time.monotonic() + options.limits.seconds + DRAIN_SECONDS
+        for process in workers:
+            process.join(max(deadline - time.monotonic(), 0))
+            if process.is_alive():
+                process.kill()
+                process.join()
         signal.signal(signal.SIGTERM, before)
         del os.environ[FOLDER_VARIABLE]
 
@@ -298,14 +271,12 @@ def _work(
     become_worker(folder, n_threads)
     # Ctrl-C reaches the whole group; the supervisor ends its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def end_with_parent() -> None:
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()  # its supervisor, which may be killed
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     with log_to_stderr(verbose=verbose):
         run_process(options, listener, on_start=ready.set)
-
-
-def _end_with_parent() -> None:
-    """End this worker if its supervisor was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)

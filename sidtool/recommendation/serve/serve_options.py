@@ -17,16 +17,6 @@ from sidtool.memory import MemoryOptions
 from sidtool.model import ModelOptions
 from sidtool.recommendation.recommend_options import RecommendOptions
 
-CPU_BATCH_TOKENS = 1 << 12
-"""On a CPU the values of a wider batch leave its caches: 80 requests of 200 tokens cost a sixth
-more each than 24 (`benchmarks/serve.py queue`), and what comes meanwhile waits for the batch."""
-GPU_BATCH_TOKENS = 1 << 14
-
-
-def from_milliseconds(value: float) -> float:
-    """Seconds."""
-    return value / 1000
-
 
 @dataclass(frozen=True)
 class ServeLimits:
@@ -38,7 +28,7 @@ class ServeLimits:
     batch_seconds: float = option(
         0.002,
         minimum=0,
-        reads=from_milliseconds,
+        reads=lambda milliseconds: milliseconds / 1000,
         default_text=2.0,
         flag="--batch-wait",
         metavar="MS",
@@ -62,12 +52,6 @@ class ServeLimits:
             raise UsageError(
                 f"a request waits 0 to {self.seconds} seconds for a batch, not {self.batch_seconds}"
             )
-
-    def tokens_of_batch(self, device: str) -> int:
-        """Tokens of one batch on a kind of device, such as "cpu"."""
-        if self.batch_tokens is not None:
-            return self.batch_tokens
-        return CPU_BATCH_TOKENS if device == "cpu" else GPU_BATCH_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)

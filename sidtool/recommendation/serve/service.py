@@ -110,9 +110,14 @@ class Service:
                 future.cancel()  # has no effect on those that are done
 
     def _deliver(self, delivery: Delivery) -> None:
+        def resolve() -> None:
+            for waiting, answered in delivery:
+                if not waiting.future.done():
+                    waiting.future.set_result(answered)
+
         assert self._loop is not None
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_resolve, delivery)
+            self._loop.call_soon_threadsafe(resolve)
 
     async def encodings(self, inputs: list[str] | Vectors, deadline: float) -> list[dict[str, Any]]:
         """The SID of each text or vector, as `sidtool encode --json` prints it. Raises as
@@ -155,12 +160,6 @@ class Service:
             )
             self._encoder = (recipe, loaded)
         return encode(bundle, inputs, model=self._encoder[1])
-
-
-def _resolve(delivery: Delivery) -> None:
-    for waiting, answered in delivery:
-        if not waiting.future.done():
-            waiting.future.set_result(answered)
 
 
 MAX_PAUSE = 32

@@ -3,6 +3,7 @@
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -25,6 +26,7 @@ from sidtool.data.prepare.cleaning import clean, clean_catalog, clean_events
 from sidtool.data.prepare.tables import (
     CatalogTable,
     EventTable,
+    guess_flags,
     read_catalog_table,
     read_event_table,
 )
@@ -251,3 +253,20 @@ def test_many_events_of_equal_times_are_warned_about(
     assert [str(each.message)[:40] for each in caught] == (
         ["17% of events are at the time of another"] if is_warned else []
     )
+
+
+def test_the_user_is_the_column_with_the_most_values_in_shuffled_events(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    items = tmp_path / "items.csv"
+    rows = [f"{n:03d};<b>lamp</b> {n}" for n in range(300)]
+    items.write_text("\n".join(["Product ID;Product Name", *rows]) + "\n")
+    events = tmp_path / "events.csv"
+    pairs = [(user, int(rng.integers(300))) for user in range(1200) for _ in range(3)]
+    lines = [
+        f"{item};lamp {item};{3 + user % 3};R{user};{1 + item % 28:02d}/07/2024"
+        for user, item in (pairs[place] for place in rng.permutation(len(pairs)))
+    ]
+    events.write_text("\n".join(["Product ID;Name;Stars;Reviewer;Day", *lines]) + "\n")
+    flags = guess_flags(items, events)
+    assert flags is not None
+    assert "--user-column Reviewer --item-column 'Product ID' --order-column Day" in flags

@@ -362,19 +362,20 @@ def test_a_signed_history_that_the_events_contradict_is_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_a_window_that_the_training_events_contradict_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("windows", lambda history: history.__setitem__(0, "other"), "the windows show other"),
+        ("test", lambda history: history.extend(["a"] * 9), "test: user 'u0' has a target before"),
+    ],
+)
+def test_a_window_that_contradicts_the_events_is_refused(
+    tmp_path: Path, name: str, change: Callable[[list[str]], None], message: str
+) -> None:
     folder = tmp_path / "split"
     write_lines(splits(tmp_path)[2], folder)
-    rewritten(folder, "windows.jsonl", lambda rows: rows[2]["history"].__setitem__(0, "other"))
-    with pytest.raises(IntegrityError, match="the windows show other events of user 'u"):
-        read_split(folder)
-
-
-def test_a_position_before_its_history_is_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "split"
-    write_lines(splits(tmp_path)[2], folder)
-    rewritten(folder, "test.jsonl", lambda rows: rows[0]["history"].extend(["a"] * 9))
-    with pytest.raises(IntegrityError, match="test: user 'u0' has a target before its history"):
+    rewritten(folder, f"{name}.jsonl", lambda rows: change(rows[0]["history"]))
+    with pytest.raises(IntegrityError, match=message):
         read_split(folder)
 
 

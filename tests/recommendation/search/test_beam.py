@@ -9,28 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.driver import batches, decoding_method
-from sidtool.tokenizer.bundle.trie import Trie
-from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_model
 from tests.recommendation.search.cases import (
     EVERY_ARCHITECTURE,
     SOME_ARCHITECTURES,
-    TEXT,
     assert_same,
-    catalog,
     generate,
     make,
     model_of,
     path_scores,
     prompt,
-    valid_sids,
     vocabulary,
 )
-
-torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
@@ -146,12 +138,6 @@ def test_catalogs_of_unusual_shapes_are_ranked(
         assert (np.diff(one.scores) <= 0).all()
 
 
-def test_num_beams_grows_to_k_and_k_items_come_back() -> None:
-    trie, tokens = make((6, 6, 6), 100)
-    (result,) = beam_search(model_of("qwen3", tokens), [[9, 8, 7]], trie, tokens, num_beams=1, k=33)
-    assert len(set(result.leaves.tolist())) == 33
-
-
 @pytest.mark.parametrize(
     "dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)]
 )
@@ -168,20 +154,6 @@ def test_low_precision_scores_are_close(dtype: torch.dtype) -> None:
     )
     (result,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=100, k=100)
     np.testing.assert_allclose(result.scores, exact[result.leaves], atol=0.5)
-
-
-def test_every_result_of_many_requests_is_valid() -> None:
-    """A small form of what `benchmarks/decoder.py` does with 10^5 requests."""
-    codes = catalog((8, 8, 8), 150, 3)
-    tokens = SidTokens(SidSpace((8, 8, 8)), TEXT)
-    legal = {tuple(row) for row in codes.tolist()}
-    trie = Trie.from_codes(codes, (8, 8, 8))
-    rng = np.random.default_rng(4)
-    prompts = [prompt(rng, int(length)) for length in rng.integers(1, 12, 400)]
-    for result in beam_search(model_of("llama", tokens), prompts, trie, tokens, num_beams=4, k=4):
-        assert len(result.leaves) == 4
-        assert {tuple(row) for row in trie.leaf_codes(result.leaves).tolist()} <= legal
-    assert valid_sids(trie) == legal
 
 
 def test_training_mode_is_restored_and_dropout_is_off() -> None:

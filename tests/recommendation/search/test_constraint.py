@@ -1,5 +1,6 @@
 """The logits processor against a dictionary of prefixes, and inside `generate`."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from transformers import LogitsProcessorList
 
 from sidtool.base.errors import DataError
+from sidtool.model.network.structure import decoder_start_id
 from sidtool.recommendation.search.constraint import SidLogitsProcessor
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.results import Normalize
@@ -19,11 +21,10 @@ from tests.recommendation.search.cases import (
     catalog,
     generate,
     make,
+    model_of,
     valid_sids,
     vocabulary,
 )
-
-torch.set_num_threads(1)
 
 SIZES = (4, 3, 5)
 
@@ -86,19 +87,26 @@ def _level(tokens: Any, token: int) -> int:
     return int(np.searchsorted(tokens.level_starts, token, side="right")) - 1
 
 
-def test_generate_with_the_processor_equals_generate_with_the_prefix_function() -> None:
+@pytest.mark.parametrize("architecture", ["qwen3", "t5", "bart"])
+def test_generate_with_the_processor_equals_generate_with_the_prefix_function(
+    architecture: str,
+) -> None:
     trie, tokens = make((6, 6, 6), 120)
-    model = tiny_model("qwen3", vocab_size=vocabulary(tokens))
+    model = model_of(architecture, tokens)
     prompts = [[9, 8, 7], [20, 21, 22]]
-    out = model.generate(
+    plain = copy.copy(model)
+    plain.generation_config = beam_config(5, 3)
+    encodes = model.config.is_encoder_decoder
+    if encodes:  # BART's own settings force the last token to be the end of a text
+        plain.generation_config.decoder_start_token_id = decoder_start_id(model)
+    output = plain.generate(
         torch.tensor(prompts),
         attention_mask=torch.ones(2, 3, dtype=torch.long),
-        generation_config=beam_config(5, 3),
         logits_processor=LogitsProcessorList([SidLogitsProcessor(trie, tokens)]),
     )
-    want = generate(model, prompts, trie, tokens, 5)
-    result = tokens.codes(out[:, 3:].numpy()).reshape(2, 5, 3)
-    assert [[tuple(sid) for sid in row.tolist()] for row in result] == [sids for sids, _ in want]
+    expected = generate(model, prompts, trie, tokens, 5)
+    codes = tokens.codes(output[:, 1 if encodes else 3 :].numpy()).reshape(2, 5, 3)
+    assert [[tuple(sid) for sid in row.tolist()] for row in codes] == [sids for sids, _ in expected]
 
 
 def test_sampling_with_markers_writes_only_valid_sids() -> None:

@@ -1,34 +1,28 @@
 """What only encoder-decoder models have: encoded prompts, positions by depth, biases behind the
 head, a start token. Parity with `generate` is in `test_beam.py`."""
 
-import copy
 from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, LogitsProcessorList
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.model.network.structure import decoder_start_id
 from sidtool.recommendation.search import driver
 from sidtool.recommendation.search.architectures import TreePositions
 from sidtool.recommendation.search.beam import beam_search
-from sidtool.recommendation.search.constraint import SidLogitsProcessor
 from sidtool.recommendation.search.driver import decoding_method
 from tests.models import ENCODER_DECODERS, tiny_encoder_decoder
 from tests.recommendation.search.cases import (
     assert_same,
-    beam_config,
     generate,
     make,
     model_of,
     path_scores,
     vocabulary,
 )
-
-torch.set_num_threads(1)
 
 PROMPTS = [[9, 8, 7], [20, 21, 22, 23, 24, 25], [30]]
 
@@ -64,27 +58,6 @@ def test_prompts_are_encoded_once_and_beams_share_their_keys(architecture: str) 
     assert shapes == ["encoded", (3, 6), (3, 6)]
 
 
-@pytest.mark.parametrize("architecture", ["t5", "bart"])
-def test_generate_with_the_processor_equals_generate_with_the_prefix_function(
-    architecture: str,
-) -> None:
-    trie, tokens = make((6, 6, 6), 120)
-    model = model_of(architecture, tokens)
-    prompts = [[9, 8, 7], [20, 21, 22]]
-    plain = copy.copy(model)
-    # BART's own settings force the last token to be the end of a text
-    plain.generation_config = beam_config(5, 3)
-    plain.generation_config.decoder_start_token_id = decoder_start_id(model)
-    output = plain.generate(
-        torch.tensor(prompts),
-        attention_mask=torch.ones(2, 3, dtype=torch.long),
-        logits_processor=LogitsProcessorList([SidLogitsProcessor(trie, tokens)]),
-    )
-    expected = generate(model, prompts, trie, tokens, 5)
-    codes = tokens.codes(output[:, 1:].numpy()).reshape(2, 5, 3)
-    assert [[tuple(sid) for sid in row.tolist()] for row in codes] == [sids for sids, _ in expected]
-
-
 def test_an_encoder_has_all_positions_for_the_prompt() -> None:
     trie, tokens = make((5, 6, 4), 60)
     model = tiny_encoder_decoder("bart", vocab_size=vocabulary(tokens), max_position_embeddings=16)
@@ -92,19 +65,6 @@ def test_an_encoder_has_all_positions_for_the_prompt() -> None:
     assert len(result.leaves) == 3
     with pytest.raises(DataError, match="a prompt has 17 tokens, the model has 16 positions"):
         beam_search(model, [[9] * 17], trie, tokens, num_beams=3, k=3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["t5", "bart"])
-def test_low_precision_scores_are_close(architecture: str) -> None:
-    trie, tokens = make((6, 6, 6), 100)
-    codes = trie.leaf_codes(np.arange(100))
-    exact = path_scores(model_of(architecture, tokens), [9, 8, 7], codes, tokens, "level")
-    model = tiny_encoder_decoder(architecture, vocab_size=vocabulary(tokens), tied=False)
-    model = model.to(torch.bfloat16)
-    assert decoding_method(model) == "sliced"
-    (result,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=100, k=100)
-    np.testing.assert_allclose(result.scores, exact[result.leaves], atol=0.5)
 
 
 @pytest.mark.parametrize(

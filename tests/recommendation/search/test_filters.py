@@ -13,10 +13,7 @@ from sidtool.recommendation.search.device_trie import FilterArrays, trie_arrays
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
-from tests.models import tiny_model
-from tests.recommendation.search.cases import TEXT, catalog, make, vocabulary
-
-torch.set_num_threads(1)
+from tests.recommendation.search.cases import TEXT, catalog, make, model_of
 
 rows_of_bundle = st.lists(st.integers(-1, 80), max_size=60).map(
     lambda rows: np.array(rows, dtype=np.int64)
@@ -81,7 +78,7 @@ def test_filtered_beams_are_full_and_never_contain_an_excluded_item(
     trie: Trie, lists: Any, k: int
 ) -> None:
     tokens = SidTokens(SidSpace((4, 3, 5)), TEXT)
-    model = _model(tokens)
+    model = model_of("llama", tokens)
     filters = [
         LeafFilter.of(trie, None if allow is None else trie.positions(allow), deny)
         for allow, deny in lists
@@ -103,10 +100,3 @@ def test_requests_share_an_allow_list() -> None:
     filters = [LeafFilter.of(trie, allowed, np.array([row])) for row in range(3)]
     arrays = trie_arrays(trie, torch.device("cpu"))
     assert len(FilterArrays(filters, arrays, torch.device("cpu")).allowed_keys) == 20
-
-
-def _model(tokens: SidTokens, _made: dict[int, Any] = {}) -> Any:  # noqa: B006
-    size = vocabulary(tokens)
-    if size not in _made:
-        _made[size] = tiny_model("llama", vocab_size=size)
-    return _made[size]

@@ -4,15 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.base.errors import UsageError
-from sidtool.memory.distribution import NO_PRIOR, ItemDistribution, Prior
+from sidtool.memory.gate import NO_PRIOR, ItemDistribution, Prior
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.mixture import mix, rank_items
+from sidtool.recommendation.search.results import mix, rank_items
 from tests.recommendation.search.cases import (
     SOME_ARCHITECTURES,
     make,
@@ -20,8 +18,6 @@ from tests.recommendation.search.cases import (
     path_scores,
     prompt,
 )
-
-torch.set_num_threads(1)
 
 
 def distribution(rng: np.random.Generator, items: int, share: float = 0.5) -> ItemDistribution:
@@ -87,17 +83,8 @@ def test_a_wide_beam_equals_brute_force(
         denied = rng.permutation(trie.n_items)[: items // 3]
         filters = [LeafFilter.of(trie, each, denied) for each in (allowed, None, allowed)]
         filters = filters[: len(prompts)]
-    results = beam_search(
-        model,
-        prompts,
-        trie,
-        tokens,
-        num_beams=trie.n_leaves,
-        k=k,
-        normalize="trie",
-        filters=filters,
-        priors=priors,
-    )
+    how: dict[str, Any] = {"num_beams": trie.n_leaves, "k": k, "normalize": "trie"}
+    results = beam_search(model, prompts, trie, tokens, filters=filters, priors=priors, **how)
     codes = trie.leaf_codes(np.arange(trie.n_leaves))
     for ids, result, prior, leaf_filter in zip(prompts, results, priors, filters, strict=True):
         ranked = rank_items(result, trie, leaf_filter, prior, k)
@@ -123,17 +110,10 @@ def test_weight_1_gives_the_ranking_of_the_memory(num_beams: int, repeats: bool)
     for _ in range(20):
         memory = distribution(rng, trie.n_items)
         best = memory.positions[np.lexsort((memory.positions, -memory.log_probs))]
-        (result,) = beam_search(
-            model,
-            [prompt(rng, 5)],
-            trie,
-            tokens,
-            num_beams=num_beams,
-            k=num_beams,
-            normalize="trie",
-            priors=[Prior(memory, 1.0)],
-        )
-        ranked = rank_items(result, trie, None, Prior(memory, 1.0), num_beams)
+        prior = Prior(memory, 1.0)
+        how = {"num_beams": num_beams, "k": num_beams, "normalize": "trie", "priors": [prior]}
+        (result,) = beam_search(model, [prompt(rng, 5)], trie, tokens, **how)
+        ranked = rank_items(result, trie, None, prior, num_beams)
         assert ranked.positions.tolist() == best[:num_beams].tolist()
         np.testing.assert_array_equal(ranked.scores, np.sort(memory.log_probs)[::-1][:num_beams])
         np.testing.assert_allclose(ranked.memory_shares, 1)
@@ -143,18 +123,11 @@ def test_weight_1_fills_up_with_the_model() -> None:
     trie, tokens = make((6, 6, 6), 60)
     model = model_of("llama", tokens)
     memory = ItemDistribution(np.array([7, 31]), np.log([0.25, 0.75]))
-    (alone,) = beam_search(model, [[9, 8]], trie, tokens, num_beams=60, k=60, normalize="trie")
-    (result,) = beam_search(
-        model,
-        [[9, 8]],
-        trie,
-        tokens,
-        num_beams=60,
-        k=12,
-        normalize="trie",
-        priors=[Prior(memory, 1.0)],
-    )
-    ranked = rank_items(result, trie, None, Prior(memory, 1.0), 12)
+    prior = Prior(memory, 1.0)
+    how: dict[str, Any] = {"num_beams": 60, "k": 60, "normalize": "trie"}
+    (alone,) = beam_search(model, [[9, 8]], trie, tokens, **how)
+    (result,) = beam_search(model, [[9, 8]], trie, tokens, priors=[prior], **how)
+    ranked = rank_items(result, trie, None, prior, 12)
     others = [leaf for leaf in alone.leaves.tolist() if leaf not in (7, 31)]
     assert ranked.positions.tolist() == [31, 7, *others[:10]]
 
@@ -188,23 +161,6 @@ def test_mixtures_do_not_depend_on_the_batch() -> None:
     for one, other in zip(together, apart, strict=True):
         assert one.leaves.tolist() == other.leaves.tolist()
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
-
-
-@pytest.mark.parametrize("normalize", ["level", "vocabulary"])
-def test_scores_that_are_no_distribution_over_items_are_refused(normalize: Any) -> None:
-    trie, tokens = make((6, 6, 6), 100)
-    prior = Prior(ItemDistribution(np.array([3]), np.zeros(1)), 0.5)
-    with pytest.raises(UsageError, match=f"normalized over the trie, not the {normalize}"):
-        beam_search(
-            model_of("llama", tokens),
-            [[9]],
-            trie,
-            tokens,
-            num_beams=3,
-            k=3,
-            normalize=normalize,
-            priors=[prior],
-        )
 
 
 def test_the_share_of_the_memory_is_reported() -> None:

@@ -19,8 +19,6 @@ from tests.recommendation.search.cases import (
     vocabulary,
 )
 
-torch.set_num_threads(1)
-
 PROMPT = [9, 8, 7, 30, 31]
 
 

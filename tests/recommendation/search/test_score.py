@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from sidtool.recommendation.search import score as score_module
 from sidtool.recommendation.search.beam import beam_search
@@ -19,8 +18,6 @@ from tests.recommendation.search.cases import (
     prompt,
     vocabulary,
 )
-
-torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("normalize", ["level", pytest.param("vocabulary", marks=pytest.mark.slow)])

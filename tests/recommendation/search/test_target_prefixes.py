@@ -4,17 +4,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.memory.distribution import ItemDistribution, Prior
+from sidtool.memory.gate import ItemDistribution, Prior
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.tokenizer.bundle.trie import Trie
 from tests.recommendation.search.cases import make, model_of, path_log_probs, prompt
-
-torch.set_num_threads(1)
 
 SIZES = (5, 6, 4)
 
@@ -48,24 +45,14 @@ def survival_of_all(
     ids: list[int],
     trie: Trie,
     tokens: Any,
-    *,
-    filters: Any,
-    priors: Any,
+    leaf_filter: Any,
+    prior: Any,
     **options: Any,
 ) -> list[int]:
     """The survival of every leaf as the target: one prompt per leaf."""
     n = trie.n_leaves
-    results = beam_search(
-        model,
-        [ids] * n,
-        trie,
-        tokens,
-        k=1,
-        filters=[filters] * n,
-        priors=[priors] * n,
-        targets=list(range(n)),
-        **options,
-    )
+    lists = {"filters": [leaf_filter] * n, "priors": [prior] * n, "targets": list(range(n))}
+    results = beam_search(model, [ids] * n, trie, tokens, k=1, **lists, **options)
     return [result.survived for result in results]
 
 
@@ -91,14 +78,7 @@ def test_survival_equals_that_of_an_enumerated_beam(
     leaf_filter = LeafFilter.of(trie, None, np.flatnonzero(~eligible)) if deny else None
     beams = surviving_prefixes(log_probs.cumsum(axis=1), codes, num_beams, eligible)
     survived = survival_of_all(
-        model,
-        ids,
-        trie,
-        tokens,
-        filters=leaf_filter,
-        priors=None,
-        num_beams=num_beams,
-        normalize=normalize,
+        model, ids, trie, tokens, leaf_filter, None, num_beams=num_beams, normalize=normalize
     )
     assert survived == expected_survival(codes, beams)
 
@@ -124,15 +104,9 @@ def test_survival_with_a_memory(num_beams: int, weight: float) -> None:
     # with weight 1 the model still orders items of which the memory knows nothing
     mixed = max(1 - weight, 1e-300) * model_probs + weight * largest
     beams = surviving_prefixes(mixed, codes, num_beams, np.ones(50, dtype=bool))
+    prior = Prior(ItemDistribution(positions, np.log(shares)), weight)
     survived = survival_of_all(
-        model,
-        ids,
-        trie,
-        tokens,
-        filters=None,
-        priors=Prior(ItemDistribution(positions, np.log(shares)), weight),
-        num_beams=num_beams,
-        normalize="trie",
+        model, ids, trie, tokens, None, prior, num_beams=num_beams, normalize="trie"
     )
     assert survived == expected_survival(codes, beams)
 

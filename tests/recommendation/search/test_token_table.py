@@ -31,8 +31,6 @@ from tests.recommendation.search.cases import (
     prompt,
 )
 
-torch.set_num_threads(1)
-
 SIZES = (5, 12, 4)
 SPACE = SidSpace(SIZES)
 BLOCK = SidTokens(SPACE, TEXT)
@@ -106,19 +104,6 @@ def test_items_and_scores_equal_those_of_generate(
         scored = score_sids(model, PROMPTS[:1], codes, tokens, normalize=normalize, trie=trie)
         expected = path_scores(model, PROMPTS[0], codes, tokens, normalize, codes)
         np.testing.assert_allclose(scored[0], expected, atol=1e-4)
-
-
-@TABLES
-@pytest.mark.parametrize("normalize", ["level", "trie"])
-def test_scores_are_those_of_the_same_model_with_a_block(tokens: SidTokens, normalize: Any) -> None:
-    original, model = moved("llama", tokens)
-    for one, other in zip(
-        beam_search(original, PROMPTS, TRIE, BLOCK, num_beams=20, k=20, normalize=normalize),
-        beam_search(model, PROMPTS, TRIE, tokens, num_beams=20, k=20, normalize=normalize),
-        strict=True,
-    ):
-        assert one.leaves.tolist() == other.leaves.tolist()
-        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
 
 
 @TABLES

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from fastapi.testclient import TestClient
 
 from sidtool.model.load import LoadedModel
@@ -30,11 +29,6 @@ OPTIONS = ServeOptions(
 )
 
 MakeClient = Callable[..., TestClient]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -75,20 +75,6 @@ def test_many_requests_are_answered_in_order(client: TestClient, shop: LoadedMod
     assert client.post("/v1/recommend", json={"requests": []}).json() == {"answers": []}
 
 
-@pytest.mark.parametrize(
-    "options", [{"k": 3}, {"k": 12, "num_beams": 30}, {"exclude_seen": True, "k": 60}]
-)
-def test_options_of_a_call_replace_those_of_the_service(
-    client: TestClient, shop: LoadedModel, options: dict[str, Any]
-) -> None:
-    chosen = replace(OPTIONS.recommend, **options)
-    (expected,) = recommend(shop, [Request(history=("i1", "i7"))], chosen)
-    answer = client.post("/v1/recommend", json={"history": ["i1", "i7"], **options})
-    check_equal(answer.json(), as_json(expected))
-    many = client.post("/v1/recommend", json={"requests": [{"history": ["i1", "i7"]}], **options})
-    check_equal(many.json()["answers"][0], as_json(expected))
-
-
 def test_candidates_are_scored_exactly(client: TestClient, shop: LoadedModel) -> None:
     candidates = ["i9", "i2", "i30", "i2"]
     request = Request(history=("i1",), deny=("i30",))
@@ -145,6 +131,11 @@ WRONG_BODIES: list[tuple[str, bytes, int, str]] = [
     ("recommend", b'{"text": "a lamp"}', 422, "not trained to find items by text"),
     ("recommend", b'{"requests": {}}', 422, "list of requests"),
     ("recommend", b'{"requests": [], "history": []}', 422, "the key 'history'"),
+    ("recommend", b'{"history": [], "list": 3, "k": 3}', 422, "has no 'k'"),
+    ("recommend", b'{"history": [], "list": true}', 422, "a whole number"),
+    ("recommend", b'{"history": [], "list": 1000000}', 400, "too many"),
+    ("recommend", b'{"history": [], "list": 3}', 422, "not trained on lists"),
+    ("score", b'{"history": [], "candidates": ["i1"], "list": 3}', 422, "has no 'candidates'"),
     ("score", b'{"history": []}', 422, "'candidates'"),
     ("score", b'{"history": [], "candidates": []}', 422, "at least one"),
     ("score", b'{"history": [], "candidates": ["nobody"]}', 422, "'nobody' is not in the bundle"),
@@ -359,22 +350,3 @@ def test_a_list_is_that_of_recommend(make_client: MakeClient) -> None:
     for got, answer in zip(answers, expected, strict=True):
         assert got["items"] == list(answer.items)
         assert got["list_score"] == pytest.approx(answer.list_score, abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "error"),
-    [
-        ("/v1/recommend", {"history": [], "list": 3, "k": 3}, "has no 'k'"),
-        ("/v1/recommend", {"history": [], "list": True}, "a whole number"),
-        ("/v1/recommend", {"history": [], "list": 10**6}, "too many"),
-        ("/v1/recommend", {"history": [], "list": 3}, "list"),
-        ("/v1/score", {"history": [], "candidates": ["i1"], "list": 3}, "has no 'candidates'"),
-    ],
-)
-def test_a_wrong_list_is_one_line(
-    client: TestClient, path: str, body: dict[str, Any], error: str
-) -> None:
-    answer = client.post(path, json=body)
-    assert 400 <= answer.status_code < 500
-    assert error in answer.json()["error"]
-    assert "\n" not in answer.json()["error"]

@@ -105,26 +105,6 @@ def test_a_long_prompt_is_padded_into_the_budget(
     assert users(batches.get(timeout=DEADLOCK)) == ["short"]
 
 
-def test_a_batch_is_one_tree_beam(
-    make_batcher: MakeBatcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes = []
-    results = beam._BeamSearch.results
-
-    def counted(self: Any, leaves: Any, k: int) -> Any:
-        sizes.append(len(leaves))
-        return results(self, leaves, k)
-
-    monkeypatch.setattr(beam._BeamSearch, "results", counted)
-    batcher = make_batcher()
-    requests = [waiting(n) for n in range(20)]
-    batcher.submit(requests)
-    batcher.start()
-    for each in requests:
-        each.future.result(timeout=DEADLOCK)
-    assert sizes == [20]
-
-
 def test_an_idle_model_waits_for_a_batch_and_no_longer(make_batcher: MakeBatcher) -> None:
     batches: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
     batcher = make_batcher(batches, batch_seconds=DEADLOCK, seconds=DEADLOCK)

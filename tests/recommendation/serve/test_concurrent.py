@@ -12,7 +12,7 @@ from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
-from tests.recommendation.serve.conftest import N_ITEMS, MakeClient
+from tests.recommendation.serve.conftest import N_ITEMS
 
 pytestmark = pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
 
@@ -30,20 +30,11 @@ BODIES = st.fixed_dictionaries(
 CALLS = st.lists(st.one_of(BODIES, st.lists(BODIES, min_size=1, max_size=4)), max_size=12)
 
 
-def expected_of(shop: LoadedModel, body: dict[str, Any], user: str) -> dict[str, Any]:
-    names = {"k": 5, "num_beams": 8, "exclude_seen": False}
-    options = RecommendOptions(**{name: body.get(name, value) for name, value in names.items()})
-    request = {key: value for key, value in body.items() if key not in names}
-    (answer,) = recommend(shop, [Request.from_json({**request, "user": user})], options)
-    return answer.to_json()
-
-
 @settings(max_examples=3, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(calls=CALLS)
 def test_concurrent_calls_get_what_recommend_gives(
-    make_client: MakeClient, shop: LoadedModel, calls: list[Any]
+    client: TestClient, shop: LoadedModel, calls: list[Any]
 ) -> None:
-    client = shared_client(make_client)
     bodies = []
     for number, call in enumerate(calls):
         if isinstance(call, dict):
@@ -71,21 +62,14 @@ def test_concurrent_calls_get_what_recommend_gives(
 
 def check(shop: LoadedModel, body: dict[str, Any], got: dict[str, Any]) -> None:
     """The answer to this request: same user and items, up to ties within rounding."""
-    expected = expected_of(shop, body, body["user"])
-    assert got["user"] == expected["user"]
-    assert got["unknown"] == expected["unknown"]
-    assert got["missing"] == expected["missing"]
-    scores = dict(zip(expected["items"], expected["scores"], strict=True))
-    last = min(expected["scores"], default=0.0)
+    names = {"k": 5, "num_beams": 8, "exclude_seen": False}
+    options = RecommendOptions(**{name: body.get(name, value) for name, value in names.items()})
+    request = {key: value for key, value in body.items() if key not in names}
+    (expected,) = recommend(shop, [Request.from_json(request)], options)
+    assert got["user"] == expected.user
+    assert (got["unknown"], got["missing"]) == (expected.unknown, expected.missing)
+    scores = dict(zip(expected.items, expected.scores, strict=True))
+    last = min(expected.scores, default=0.0)
     assert len(got["items"]) == len(set(got["items"])) == len(scores)
     for item, score in zip(got["items"], got["scores"], strict=True):
         assert abs(score - scores.get(item, last)) < 1e-4, (item, got, expected)
-
-
-_clients: list[TestClient] = []
-
-
-def shared_client(make_client: MakeClient) -> TestClient:
-    if not _clients:
-        _clients.append(make_client())
-    return _clients[0]

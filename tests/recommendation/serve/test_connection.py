@@ -5,10 +5,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from statistics import median
-from typing import Any
 
 import pytest
 import uvicorn
@@ -78,17 +76,6 @@ def answer(connect: Connect, call: bytes) -> bytes:
         return read_all(connection)
 
 
-def seconds_of_a_call(connect: Connect, n: int = 15) -> float:
-    """The median time of calls, which are all answered."""
-    call = CALL.replace(b"host: x", b"host: x\r\nconnection: close")
-    seconds = []
-    for _ in range(n):
-        start = time.monotonic()
-        assert answer(connect, call).startswith(b"HTTP/1.1 200 ")
-        seconds.append(time.monotonic() - start)
-    return median(seconds)
-
-
 def test_idle_connections_make_room_for_others(start_server: StartServer) -> None:
     connect = start_server(SPARE_CONNECTIONS=40)
     idle = [connect() for _ in range(100)]
@@ -136,46 +123,3 @@ def test_a_client_may_end_its_half_after_its_requests(start_server: StartServer)
     connection.sendall(CALL + CALL)
     connection.shutdown(socket.SHUT_WR)
     assert read_all(connection).count(b"HTTP/1.1 200 ") == 2
-
-
-@contextmanager
-def in_background(function: Callable[[], Any]) -> Iterator[None]:
-    """Call a function again and again during the block."""
-    stop = threading.Event()
-
-    def run() -> None:
-        while not stop.wait(0.05):
-            with suppress(OSError):
-                function()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-@pytest.mark.slow
-def test_others_are_answered_as_fast_beside_two_thousand_idle_and_endless_clients(
-    start_server: StartServer,
-) -> None:
-    connect = start_server()
-    usual = seconds_of_a_call(connect)
-    idle = [connect() for _ in range(2000)]
-    for number, connection in enumerate(idle):
-        with suppress(OSError):
-            connection.sendall(b"GET / HTTP/1.1\r\nx: "[: number % 19])
-    slow = iter(idle[::-1])
-
-    def attack() -> None:
-        for _ in range(20):
-            with suppress(OSError):
-                next(slow, idle[-1]).sendall(b"x")
-        with connect() as connection:
-            connection.sendall(b"GET / HTTP/1.1\r\nx: " + b"x" * 1_000_000)
-
-    with in_background(attack):
-        assert seconds_of_a_call(connect) < 2 * usual + 0.02
-    assert answer(connect, HEALTH).startswith(b"HTTP/1.1 200 ")

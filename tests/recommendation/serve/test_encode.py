@@ -11,7 +11,7 @@ import pytest
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.encoder import model as room
 from sidtool.tokenizer.encoder.settings import Encoder
-from sidtool.tokenizer.make.encode import encode, open_encoder
+from sidtool.tokenizer.make.encode import encode
 from tests.bundles import small_bundle
 from tests.encoders import embed, tiny_encoder
 from tests.loaded import loaded_model
@@ -57,15 +57,6 @@ def test_texts_are_encoded_as_by_the_library(
     assert "an empty text" in refused.json()["error"]
     moved = make_client(loaded_model(bundle), encoder=str(folder / "nowhere"))
     assert "is not a folder" in moved.post("/v1/encode", json={"texts": TEXTS}).json()["error"]
-
-
-def test_a_loaded_encoder_gives_the_vectors_of_embed(
-    bundle: Bundle, folder: Path, tmp_path: Path
-) -> None:
-    encoder = Encoder(str(folder))
-    loaded = open_encoder(bundle, model=str(folder))
-    expected, _ = embed(TEXTS, encoder, cache=tmp_path)
-    assert loaded.vectors(TEXTS) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_loaded_encoder_does_not_follow_its_files(folder: Path, tmp_path: Path) -> None:

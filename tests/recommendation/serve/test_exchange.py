@@ -164,20 +164,6 @@ def test_what_is_replaced_while_it_is_read_is_not_taken(
         assert len(shop.items()) == N_GROWN
 
 
-def test_a_tag_of_a_bundle_moves(models: tuple[Path, Path], tmp_path: Path) -> None:
-    registry = f"{tmp_path / 'registry' / 'shop'}"
-    for bundle in (catalog_bundle(), catalog_bundle(N_GROWN, version="1.1")):
-        bundle.save(tmp_path / f"{len(bundle)}.zarr")
-        push(str(tmp_path / f"{len(bundle)}.zarr"), registry)
-    tag(f"{registry}@1.0", "prod")
-    shop = Shop(tmp_path, model=str(models[0]), bundle=f"{registry}@prod")
-    with shop.client:
-        assert len(shop.items()) == N_ITEMS
-        tag(f"{registry}@1.1", "prod")
-        assert shop.look()
-        assert shop.items() == offline(models[0], f"{registry}@1.1")
-
-
 @pytest.mark.parametrize("store", ["file", "memory"])
 def test_a_tag_of_a_model_moves(models: tuple[Path, Path], tmp_path: Path, store: str) -> None:
     registry = f"{tmp_path / 'registry' / 'model'}"

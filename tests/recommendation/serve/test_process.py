@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -21,6 +22,7 @@ from sidtool.model.load import load_model_folder
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
+from sidtool.recommendation.serve.start import service_folder
 from tests.cli.road import refused
 from tests.cli.test_columns import COMMANDS
 from tests.doc_blocks import ROOT, blocks, page
@@ -223,3 +225,28 @@ def test_a_service_that_cannot_start_says_so(model: Path, tmp_path: Path) -> Non
     assert "has no token" in refused(2, "serve", model, "--token-file", empty)
     assert "cannot be read" in refused(1, "serve", model, "--token-file", tmp_path / "none")
     assert "has no token" in refused(2, "serve", model, env={"SIDTOOL_TOKEN": ""})
+
+
+KILLED = """
+import os, signal
+from sidtool.recommendation.serve.start import service_folder
+
+with service_folder() as folder:
+    (folder / "copy").mkdir()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_folder_of_a_killed_service_is_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with service_folder() as running:
+        subprocess.run([sys.executable, "-c", KILLED], env={"TMPDIR": str(tmp_path)}, check=False)
+        folders = {path for path in tmp_path.iterdir() if path.is_dir()}
+        assert len(folders) == 2
+        assert running in folders
+        with service_folder() as other:
+            assert {path for path in tmp_path.iterdir() if path.is_dir()} == {running, other}
+            assert other.stat().st_mode & 0o777 == 0o700
+    assert not list(tmp_path.iterdir())

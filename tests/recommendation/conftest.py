@@ -1,0 +1,5 @@
+"""Scores to the last bits: one thread adds up."""
+
+import torch
+
+torch.set_num_threads(1)
