@@ -8,8 +8,8 @@ import typer
 
 from sidtool import evaluation
 from sidtool.base.options import numbers, option, parse_bytes
-from sidtool.cli import inference
 from sidtool.cli.evaluation_tables import say_evaluation, say_lists, say_task
+from sidtool.cli.recommend import load_model, model_source
 from sidtool.cli.reports.report import ReportOptions
 from sidtool.cli.reports.report import report as write_report
 from sidtool.cli.terminal import options
@@ -54,7 +54,7 @@ class Comparison(Thresholds):
         """The other model, on the same device."""
         if self.against is None:
             return None
-        return inference.load_model(self.against, replace(use, bundle=None))
+        return load_model(self.against, replace(use, bundle=None))
 
 
 def evaluate(
@@ -90,9 +90,9 @@ def evaluate(
     thresholds = compared.values()
     ranker = None
     if workers.on_cluster:
-        source = inference.model_source(model, use, memory)
+        source = model_source(model, use, memory)
         ranker = ray.ClusterRanker(source, workers.engine, workers.workers)
-    loaded = inference.load_model(model, use, memory)
+    loaded = load_model(model, use, memory)
     names = evaluation.model_metric_names(loaded.bundle.space.levels)
     evaluation.check_names(thresholds, names)
     with progress("evaluate") as reports:
@@ -123,7 +123,7 @@ def evaluate_lists(
     recall and NDCG of the session, order, diversity, novelty, repeats and legality."""
     thresholds = compared.values()
     evaluation.check_names(thresholds, lists.list_metric_names(settings.length))
-    loaded = inference.load_model(model, use, memory)
+    loaded = load_model(model, use, memory)
     with progress("evaluate") as reports:
         measured = lists.evaluate_lists(
             loaded, split, settings, against=compared.load(use), progress=reports.get("evaluate")
@@ -158,7 +158,7 @@ def evaluate_task(
     SID; accuracy, log loss and AUC if it is a label; else exact match, token F1 and perplexity."""
     thresholds = limits.values()
     settings = TaskEvaluationOptions(task=task, catalog=catalog, **vars(questions))
-    loaded = inference.load_model(model, use)
+    loaded = load_model(model, use)
     with progress("evaluate") as reports:
         answers = tasks.evaluate_task(loaded, source, settings, progress=reports.get("evaluate"))
     say_task(answers, json=json)

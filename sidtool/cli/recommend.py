@@ -1,4 +1,4 @@
-"""The recommend command."""
+"""The recommend command, and the loading of a model, which evaluation shares."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +11,6 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.options import option, read_ids
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import RESULTS
-from sidtool.cli import inference
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import note, say, say_json, say_table, standard_input, warn
 from sidtool.cli.terminal.pace import progress
@@ -127,6 +126,22 @@ class RequestSource:
         return iter([Request(history=self.items)])
 
 
+def load_model(
+    model: str, use: ModelOptions, memory: MemoryOptions = MemoryOptions()
+) -> LoadedModel:
+    """Load a model; print a notice if another bundle is compatible but not the same."""
+    loaded = model_source(model, use, memory).load()
+    # an aligned bundle has raised a warning already
+    if loaded.verdict.message and loaded.verdict.kind != "aligned":
+        note(loaded.verdict.message)
+    return loaded
+
+
+def model_source(model: str, use: ModelOptions, memory: MemoryOptions) -> "ray.ModelSource":
+    """The model as this process or workers load it."""
+    return ray.ModelSource(model, memory, **asdict(use))
+
+
 def recommend(
     model: options.Model,
     source: RequestSource,
@@ -152,11 +167,11 @@ def recommend(
         raise UsageError("--candidates is an allow list already", hint="leave out --allow")
     if workers.on_cluster:
         run = RunOptions(**asdict(workers), resume=output.resume, force=force)
-        served = inference.model_source(model, use, memory)
+        served = model_source(model, use, memory)
         return _recommend_by_workers(served, source.file, output, choices, run)
     if output.out is not None:
         refuse_existing(output.out, force, RESULTS)
-    loaded = inference.load_model(model, use, memory)
+    loaded = load_model(model, use, memory)
     _check_shown(choices.fields, loaded, is_list=choices.list)
     requests = source.requests(loaded)
     # named by the command line: the error of one is that of the command

@@ -197,31 +197,22 @@ def _metrics(
     )
     yield Table("All metrics", ("metric", *systems), rows)
     for name, evaluation in evaluations.items():
-        if evaluation.differences:
-            yield _differences(name, evaluation, nearest)
+        if not evaluation.differences:
+            continue
+        differences = tuple(
+            (f"{metric} less that of {system}", gain.mean, gain.low, gain.high, gain.p_value)
+            for system, gains in evaluation.differences.items()
+            for metric, gain in gains.items()
+            if metric.endswith(f"@{nearest}")
+        )
+        columns = ("difference", "mean", "95% from", "95% to", "p-value")
+        yield Table(f"Paired differences of {name}", columns, differences)
 
 
 def _points(kind: str, metrics: Metrics) -> tuple[Point, ...]:
     """What follows the @ in the names of metrics of a kind, and their values."""
     parts = ((name.partition("@"), value) for name, value in metrics.items())
     return tuple((float(at), value) for (prefix, _, at), value in parts if prefix == kind)
-
-
-def _differences(name: str, evaluation: StoredEvaluation, nearest: int) -> Table:
-    rows = tuple(
-        (
-            f"{metric} less that of {system}",
-            difference.mean,
-            difference.low,
-            difference.high,
-            difference.p_value,
-        )
-        for system, differences in evaluation.differences.items()
-        for metric, difference in differences.items()
-        if metric.endswith(f"@{nearest}")
-    )
-    columns = ("difference", "mean", "95% from", "95% to", "p-value")
-    return Table(f"Paired differences of {name}", columns, rows)
 
 
 def _slices(evaluations: Evaluations, metric: str) -> Iterator[Block]:

@@ -73,7 +73,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from sidtool.examples import example_file
-from sidtool.training.run import train
+from sidtool.training.training import train
 base, made, out, kill_at = *map(Path, sys.argv[1:4]), int(sys.argv[4])
 read = example_file.encode_example
 n_read = []

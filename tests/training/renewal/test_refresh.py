@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -30,7 +31,6 @@ from sidtool.model.copies import bind_memory
 from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.frames import Templates
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.training.renewal import refresh as refresh_module
 from sidtool.training.renewal.last_training import RefreshOptions, training_settings
 from sidtool.training.renewal.refresh import plan_refresh, refresh
 from sidtool.training.training import train
@@ -41,6 +41,8 @@ from tests.training.runs import FAST, same, valid_of, weights
 from tests.training_fixtures import N_ITEMS, make_split, rated_split
 
 Make = Callable[..., Path]
+refresh_module = import_module("sidtool.training.renewal.refresh")
+"""The door of the room gives the function under this name."""
 SMALL = {"eval_users": 20, "eval_num_beams": 10}
 QUICK = RefreshOptions(share=0.05)
 
