@@ -25,7 +25,7 @@ from typing import Any, get_args
 import numpy as np
 from environment import environment
 
-from sidtool.tokenizer.quantize import METHODS, Method
+from sidtool.tokenizer.quantize.methods import METHODS, Method
 
 SIZES = (256, 256, 256)
 CLOSE = 1e-5
@@ -103,7 +103,7 @@ def check_method(vectors: Any, method: Method, options: dict[str, Any]) -> None:
     """The same seed gives the same codebook, and more equal items than a level has codes still get
     different SIDs."""
     from sidtool.tokenizer.codes.assign import assign
-    from sidtool.tokenizer.quantize import fit
+    from sidtool.tokenizer.quantize.methods import fit
 
     short: dict[str, Any] = {"epochs": 2} if "epochs" in METHODS[method].options else {}
     rows = vectors[:4000].copy()
@@ -201,7 +201,7 @@ def residual(vectors: Any, cluster: Callable[[Any], Any]) -> float:
 def by_sidtool(vectors: Any) -> float:
     """Residual variance after fit and encode."""
     from sidtool.tokenizer.codes.measure import residual_variance
-    from sidtool.tokenizer.quantize import fit
+    from sidtool.tokenizer.quantize.methods import fit
 
     codebook = fit(vectors, SIZES)
     return residual_variance(vectors, codebook, codebook.encode(vectors))[-1]
@@ -486,7 +486,7 @@ def crowded(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A catalog so dense that the prefix of most items is full."""
     from sidtool.tokenizer.codes.assign import assign
     from sidtool.tokenizer.codes.measure import residual_variance
-    from sidtool.tokenizer.quantize import fit
+    from sidtool.tokenizer.quantize.methods import fit
 
     n, size = (8_000, 24) if arguments.quick else (200_000, 64)
     vectors = mixture(4, n, 64, clusters=300)

@@ -218,8 +218,8 @@ def prepare(shape: Shape, scale: Scale, folder: Path) -> tuple[Path, Path, int]:
     from sidtool.data.items import Items
     from sidtool.data.split.split import Split
     from sidtool.data.split.values import Example, UserSequence
-    from sidtool.examples.examples_run import make_sft
     from sidtool.examples.sft_options import SftOptions
+    from sidtool.examples.sft_run import make_sft
     from sidtool.model.extend import ExtendOptions, extend_model
     from sidtool.model.presets import MIN_VOCABULARY, train_tokenizer
     from sidtool.tokenizer.bundle import Bundle

@@ -29,8 +29,8 @@ from torch.nn.functional import cross_entropy
 from sidtool.data.items import Items
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import Example, UserSequence
-from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.sft_run import make_sft
 from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.presets import MIN_VOCABULARY, train_tokenizer

@@ -92,7 +92,7 @@ class Building:
 
     def check_workers(self, workers: ResumableWorkers) -> None:
         """Raise UsageError for options that do not go with workers."""
-        if workers.engine == "local":
+        if not workers.on_cluster:
             return
         if self.tune:
             raise UsageError(
@@ -122,7 +122,7 @@ def build_memory(
     previous = None if building.earlier is None else registry.open_memory(building.earlier)
     with ExitStack() as works:
         counter = files = None
-        if workers.engine != "local":
+        if workers.on_cluster:
             report = works.enter_context(progress("build-memory")).get("build-memory")
             run = ray.RunOptions("ray", workers.workers, resume=workers.resume, progress=report)
             opening = ray.ClusterPairs.opened(split, bundle, out, run)

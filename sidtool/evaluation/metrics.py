@@ -2,7 +2,8 @@
 
 Each example has one correct item, so recall equals the hit rate and the ideal DCG is 1. Items that
 share a semantic ID share a rank: nothing orders them, so a metric is its expectation over a
-uniformly random order."""
+uniformly random order. A metric is a row of evaluate's table, whose columns are in
+cli/evaluation_tables.py."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

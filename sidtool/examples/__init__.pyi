@@ -6,8 +6,6 @@ from .example_file import TokenizedExamples as TokenizedExamples
 from .example_file import encode_example as encode_example
 from .example_file import prompt_and_completion as prompt_and_completion
 from .example_file import read_training_examples as read_training_examples
-from .examples_run import SftInputs as SftInputs
-from .examples_run import make_sft as make_sft
 from .lineage import ExampleCounts as ExampleCounts
 from .lineage import Lineage as Lineage
 from .lineage import TaskCounts as TaskCounts
@@ -25,6 +23,8 @@ from .sft_job import SftJob as SftJob
 from .sft_options import SftOptions as SftOptions
 from .sft_options import TaskCatalogOptions as TaskCatalogOptions
 from .sft_options import read_catalog as read_catalog
+from .sft_run import SftInputs as SftInputs
+from .sft_run import make_sft as make_sft
 from .tasks import LIST_TASK as LIST_TASK
 from .tasks import TASKS as TASKS
 from .tasks import find_task as find_task

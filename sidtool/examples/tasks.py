@@ -46,9 +46,9 @@ TASKS: Mapping[str, Task] = {
     "next-item-by-FIELD": Task(event_examples, "event", "sid", "sid", feedback="FIELD"),
     "predict-FIELD": Task(feedback_examples, "event", "sid", "feedback", feedback="FIELD"),
 }
-"""The tasks by name, with the function that makes their examples; the file of a task's templates
-has its name, unless it says another one. FIELD is any column of the catalog (brand-to-sid,
-prefix-to-category), or of a task with a feedback a field of the split.
+"""The tasks by name, with the function that makes their examples. The templates of a task are in
+model/prompt/templates/NAME.json, unless it says another name. FIELD is any column of the catalog
+(brand-to-sid, prefix-to-category), or of a task with a feedback a field of the split.
 
 A `sequence` example is a whole history, every item of it a target. `item-text` and `history-text`
 interleave SIDs and titles in running text, for continued pre-training as in PLUM (He et al., 2025).

@@ -9,9 +9,6 @@ from .build import needs_vectors as needs_vectors
 from .build import rebuild_memory as rebuild_memory
 from .build import verify_memory as verify_memory
 from .content import ItemContent as ItemContent
-from .feature_index import FeatureIndex as FeatureIndex
-from .features import N_FEATURES as N_FEATURES
-from .features import TRAINING_EVENTS as TRAINING_EVENTS
 from .gate import LIMIT as LIMIT
 from .gate import LOG_ZERO as LOG_ZERO
 from .gate import NO_PRIOR as NO_PRIOR
@@ -33,6 +30,9 @@ from .manifest import MemoryManifest as MemoryManifest
 from .memory import Memory as Memory
 from .memory import is_memory as is_memory
 from .memory import memory_card as memory_card
+from .rerank_features import N_FEATURES as N_FEATURES
+from .rerank_features import TRAINING_EVENTS as TRAINING_EVENTS
+from .rerank_index import FeatureIndex as FeatureIndex
 from .reranker import HIDDEN as HIDDEN
 from .reranker import RERANKED as RERANKED
 from .reranker import Network as Network

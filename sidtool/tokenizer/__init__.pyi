@@ -32,9 +32,9 @@ from .make.explain import Example as Example
 from .make.explain import Term as Term
 from .make.explain import TitleWords as TitleWords
 from .make.explain import explain as explain
-from .quantize import METHODS as METHODS
 from .quantize.codebook import Codebook as Codebook
 from .quantize.codebook import QuantizerParams as QuantizerParams
 from .quantize.fusion import FusionOptions as FusionOptions
 from .quantize.kmeans import cluster as cluster
+from .quantize.methods import METHODS as METHODS
 from .quantize.mlp import unit as unit

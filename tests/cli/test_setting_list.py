@@ -14,8 +14,8 @@ from sidtool.cli.setting_list import (
     setting_keys,
 )
 from sidtool.model.presets import model_shape
-from sidtool.tokenizer.quantize import METHODS
 from sidtool.tokenizer.quantize.fusion import FusionOptions
+from sidtool.tokenizer.quantize.methods import METHODS
 from sidtool.training.settings import DECIDED, DEFAULTS, TrainOptions
 from sidtool.training.settings_file import read_stages
 from tests.cli.road import done

@@ -23,7 +23,7 @@ from sidtool.memory import (
     WeightedMemory,
     build_memory,
 )
-from sidtool.memory.features import RERANK_FEATURES
+from sidtool.memory.rerank_features import RERANK_FEATURES
 from tests.evaluation.shop import memory_of, trie_model, visits
 from tests.memory.cases import small_memory
 

@@ -14,9 +14,9 @@ from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.split import Split
 from sidtool.examples.event_weights import EventWeights, WeightOptions
 from sidtool.examples.example_file import prompt_and_completion, read_training_examples
-from sidtool.examples.examples_run import make_sft
 from sidtool.examples.lineage import read_lineage
 from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.sft_run import make_sft
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 pytestmark = pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")

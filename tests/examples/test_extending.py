@@ -13,13 +13,13 @@ import pytest
 from sidtool.cli.setting_list import list_settings
 from sidtool.data.items import Items
 from sidtool.data.split.split import Split
-from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.sft_run import make_sft
 from sidtool.examples.tasks import TASKS, find_task
 from sidtool.integrations.formats.convert import FORMATS, export_map
 from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle import Bundle, verify
-from sidtool.tokenizer.quantize import METHODS
+from sidtool.tokenizer.quantize.methods import METHODS
 from sidtool.training.reinforcement.rewards.kinds import REWARDS, parse_rewards
 from sidtool.training.reinforcement.rewards.reward import Groups, RewardContext, reward_sum
 from tests.doc_blocks import blocks, page

@@ -11,9 +11,9 @@ from sidtool.data.fields.fields import NO_FIELDS
 from sidtool.data.items import Items
 from sidtool.evaluation.options import TaskEvaluationOptions
 from sidtool.evaluation.tasks.questions import make_questions
-from sidtool.examples.examples_run import make_sft
 from sidtool.examples.lineage import read_lineage
 from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.sft_run import make_sft
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.contract.contract import Contract
 from sidtool.model.prompt.assemble import label_prompt_ids

@@ -15,9 +15,9 @@ from sidtool.data.split.record import SessionRule
 from sidtool.data.split.split import Split
 from sidtool.examples.event_weights import EventWeights, WeightOptions
 from sidtool.examples.example_file import encode_example, example_json, read_training_examples
-from sidtool.examples.examples_run import make_sft
 from sidtool.examples.lineage import read_lineage
 from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.sft_run import make_sft
 from sidtool.examples.task import TrainingExample
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.prompt.assemble import history_prompt_ids

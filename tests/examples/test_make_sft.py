@@ -19,9 +19,9 @@ from sidtool.data.split.split import Split
 from sidtool.data.split.values import Example, UserSequence
 from sidtool.examples import sft_job as module
 from sidtool.examples.example_file import read_training_examples
-from sidtool.examples.examples_run import make_sft
 from sidtool.examples.lineage import Lineage, read_lineage, side_files
 from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions
+from sidtool.examples.sft_run import make_sft
 from sidtool.examples.tasks import named_task
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.examples.cases import ALL_TASKS, QUERIES

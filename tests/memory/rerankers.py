@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from sidtool.memory.features import N_FEATURES
 from sidtool.memory.index import WeightedMemory
 from sidtool.memory.manifest import MemoryManifest
+from sidtool.memory.rerank_features import N_FEATURES
 from sidtool.memory.reranker import SHAPES, Network, Reranker
 from sidtool.model.load import LoadedModel
 from tests.bundles import small_bundle

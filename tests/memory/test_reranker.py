@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.memory.features import N_FEATURES, RERANK_FEATURES
 from sidtool.memory.manifest import ContentSettings, KnnSettings
+from sidtool.memory.rerank_features import N_FEATURES, RERANK_FEATURES
 from sidtool.memory.reranker import PARAMETERS, Reranker
 from tests.memory.cases import small_memory
 from tests.memory.rerankers import random_reranker

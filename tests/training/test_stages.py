@@ -14,9 +14,9 @@ import torch
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data.items import Items
 from sidtool.data.split.split import Split
-from sidtool.examples.examples_run import make_sft
 from sidtool.examples.lineage import read_lineage
 from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.sft_run import make_sft
 from sidtool.memory.build import build_memory, verify_memory
 from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
 from sidtool.model.contract.folder import read_contract

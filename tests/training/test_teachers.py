@@ -14,8 +14,8 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data.items import Items
 from sidtool.data.split.split import Split
 from sidtool.examples.example_file import TokenizedExamples
-from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.sft_run import make_sft
 from sidtool.model.contract.compat import check_model_split
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.extend import extend_model

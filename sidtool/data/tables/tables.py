@@ -56,7 +56,8 @@ CONTAINERS: dict[str, Container] = {
         Container(parquet_column_names, parquet_batches, partial(parquet_batches, whole=True)),
     ),
 }
-"""Suffix of a file's name, without `.gz` -> how it is read."""
+"""Suffix of a file's name, without `.gz` -> how it is read; base/output_name.py has the suffixes,
+too."""
 
 
 def suffix(path: Path) -> str:

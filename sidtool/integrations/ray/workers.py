@@ -15,6 +15,8 @@ from sidtool.base.options import check_options, option
 from sidtool.data.tables import one_line
 
 Engine = Literal["local", "ray"]
+"""Where the work of a command is done. Inference engines are not among them: a model in vLLM comes
+from `integrations/vllm/engine.py`."""
 RESTARTS = 3
 """How often an actor is restarted."""
 START_ATTEMPTS = 3
@@ -71,7 +73,7 @@ class ResumableWorkers(WorkerOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.resume and self.engine == "local":
+        if self.resume and not self.on_cluster:
             raise UsageError("--resume requires --engine ray: one process starts again")
 
 

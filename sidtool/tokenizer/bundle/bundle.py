@@ -152,7 +152,7 @@ class Bundle(StoredBundle, OnHub):
         Raises DataError for ids or vectors that do not fit, UsageError for a method, option, size,
         collision policy or spelling that does not exist."""
         from sidtool.tokenizer.codes.make import make_codes
-        from sidtool.tokenizer.quantize import fit
+        from sidtool.tokenizer.quantize.methods import fit
 
         check_ids(ids)
         check_policy(collisions)

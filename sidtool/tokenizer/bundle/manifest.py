@@ -1,5 +1,5 @@
-"""The manifest of a bundle: every value that is not an array, and the fields of the next
-version."""
+"""The manifest of a bundle: every value that is not an array (`layout` has the arrays), and the
+fields of the next version."""
 
 import datetime
 import hashlib
@@ -183,7 +183,7 @@ class Collisions(JsonRecord):
 
 class Provenance(TypedDict, total=False):
     """The fields of a manifest that do not follow from the arrays: keyword arguments of
-    `Bundle.of`."""
+    `Bundle.of`. A new one also belongs in `next_version`, `align` and imported codebooks."""
 
     version: str
     parent: str | None

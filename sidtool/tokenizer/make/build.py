@@ -28,7 +28,6 @@ from sidtool.tokenizer.codes.report import Policy
 from sidtool.tokenizer.encoder.lexical import LEXICAL, LexicalEncoder
 from sidtool.tokenizer.encoder.model import check_location, load_encoder
 from sidtool.tokenizer.encoder.settings import Encoder
-from sidtool.tokenizer.quantize import Method, check_method, fit
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.quantize.fusion import (
     Fusion,
@@ -40,6 +39,7 @@ from sidtool.tokenizer.quantize.fusion import (
     ppmi,
     source_shares,
 )
+from sidtool.tokenizer.quantize.methods import Method, check_method, fit
 from sidtool.tokenizer.quantize.mlp import Arrays
 from sidtool.tokenizer.sid import Levels, SidSpace, Spelling, read_sizes
 

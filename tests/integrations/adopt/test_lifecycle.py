@@ -19,8 +19,8 @@ from sidtool.data.split.split import Split
 from sidtool.data.split.values import Example, UserSequence
 from sidtool.evaluation.evaluation import evaluate
 from sidtool.evaluation.options import EvaluationOptions
-from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.sft_run import make_sft
 from sidtool.integrations.adopt.adoption import adopt
 from sidtool.integrations.adopt.prompts import AdoptOptions
 from sidtool.integrations.formats.convert import read_map

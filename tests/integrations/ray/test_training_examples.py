@@ -16,12 +16,12 @@ from sidtool.data.items import Items
 from sidtool.data.split.files import read_split, stored_manifest, write_split
 from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.split import Split
-from sidtool.examples import examples_run
+from sidtool.examples import sft_run
 from sidtool.examples.blocks import EventBlock
 from sidtool.examples.event_weights import WeightOptions
-from sidtool.examples.examples_run import SftInputs, make_sft
 from sidtool.examples.sft_job import SftJob
 from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions
+from sidtool.examples.sft_run import SftInputs, make_sft
 from sidtool.integrations.ray import training_examples
 from sidtool.integrations.ray.run import RunOptions
 from sidtool.integrations.ray.split_parts import PartOptions, split_in_parts
@@ -111,7 +111,7 @@ def test_a_worker_reads_one_part_of_a_split_in_parts(
     inputs = replace(inputs, split=folder)
     sizes = []
     monkeypatch.setattr(training_examples, "_write_shard", noting(sizes))
-    monkeypatch.setattr(examples_run, "open_split", None)  # reads all parts
+    monkeypatch.setattr(sft_run, "open_split", None)  # reads all parts
     one = make(replace(inputs, split=read_split(folder)), tmp_path / "one.jsonl")
     parts = make(inputs, tmp_path / "parts.jsonl", ClusterExamples(inputs, RunOptions()))
     assert {**parts, "files": None} == {**one, "files": None}

@@ -20,8 +20,8 @@ from sidtool.tokenizer.codes.assign import assign
 from sidtool.tokenizer.codes.make import encode_all, fit_once
 from sidtool.tokenizer.codes.report import CodebookReport, LevelUse
 from sidtool.tokenizer.make.compare import Behavior
-from sidtool.tokenizer.quantize import fit
 from sidtool.tokenizer.quantize.codebook import Codebook
+from sidtool.tokenizer.quantize.methods import fit
 from tests.tokenizer.quantize.material import codebook_of, mixture, vectors_of
 
 

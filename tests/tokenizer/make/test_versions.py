@@ -18,8 +18,8 @@ from sidtool.tokenizer.bundle.manifest import AlignChange, BuildChange, ItemsCha
 from sidtool.tokenizer.codes.assign import assign
 from sidtool.tokenizer.make.align import align
 from sidtool.tokenizer.make.diff import diff
-from sidtool.tokenizer.quantize import fit
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
+from sidtool.tokenizer.quantize.methods import fit
 from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import renamed as with_name
 from tests.bundles import small_bundle

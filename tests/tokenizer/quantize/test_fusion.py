@@ -8,7 +8,6 @@ import pytest
 from scipy import sparse
 
 from sidtool.base.errors import UsageError
-from sidtool.tokenizer.quantize import METHODS, fit
 from sidtool.tokenizer.quantize.fusion import (
     FusedSource,
     Fusion,
@@ -19,6 +18,7 @@ from sidtool.tokenizer.quantize.fusion import (
     fuse_sources,
     ppmi,
 )
+from sidtool.tokenizer.quantize.methods import METHODS, fit
 from sidtool.tokenizer.quantize.mlp import unit
 from tests.tokenizer.quantize.material import QUICK, mixture, vectors_of
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError
 from sidtool.data.vectors import VectorSource
 from sidtool.tokenizer.codes.measure import residual_variance
-from sidtool.tokenizer.quantize import fit, kmeans, rqkmeans
+from sidtool.tokenizer.quantize import kmeans, rqkmeans
 from sidtool.tokenizer.quantize import kmeans as module
+from sidtool.tokenizer.quantize.methods import fit
 from tests.tokenizer.quantize.material import mixture, vectors_of
 
 

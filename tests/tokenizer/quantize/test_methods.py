@@ -8,8 +8,9 @@ import torch
 from sidtool.base.errors import UsageError
 from sidtool.tokenizer.codes.assign import assign
 from sidtool.tokenizer.codes.measure import level_use, residual_variance
-from sidtool.tokenizer.quantize import METHODS, autoencoder, fit
+from sidtool.tokenizer.quantize import autoencoder
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
+from sidtool.tokenizer.quantize.methods import METHODS, fit
 from tests.tokenizer.quantize.material import QUICK, mixture, slow_codes, vectors_of
 
 

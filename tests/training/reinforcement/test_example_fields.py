@@ -8,8 +8,8 @@ import pytest
 from sidtool.base.errors import DataError
 from sidtool.data.items import Items
 from sidtool.data.split.list_targets import ListTargets
-from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.sft_run import make_sft
 from sidtool.model.prompt.segments import PromptEncoder
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.examples import (

@@ -13,8 +13,8 @@ from sidtool.data.items import Items
 from sidtool.data.split.files import read_split, write_split
 from sidtool.data.split.split import Split
 from sidtool.examples.example_file import encode_example, read_training_examples
-from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.sft_run import make_sft
 from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.frames import Templates
 from sidtool.model.prompt.segments import prompt_encoder

@@ -11,8 +11,8 @@ import pytest
 from sidtool.base.errors import CompatibilityError, RefusedError, UsageError
 from sidtool.data.items import Items
 from sidtool.data.split.split import Split
-from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.sft_run import make_sft
 from sidtool.memory.build import build_memory
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.tokenizer.bundle.bundle import Bundle

@@ -14,8 +14,8 @@ from sidtool.data.fields.fields import Fields, FieldTypes
 from sidtool.data.items import Items
 from sidtool.data.split.files import write_split
 from sidtool.data.split.split import Split
-from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.sft_run import make_sft
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import ModelReference, RlParams
 from sidtool.model.load import load_model_folder

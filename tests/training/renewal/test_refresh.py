@@ -19,8 +19,8 @@ from sidtool.data.split.extension import extended
 from sidtool.data.split.split import Split, SplitOrigin
 from sidtool.data.vectors import Vectors
 from sidtool.examples.event_weights import WeightOptions
-from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.sft_run import make_sft
 from sidtool.memory.build import build_memory, verify_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.manifest import KnnSettings
