@@ -39,6 +39,12 @@ def test_rooms_that_recommend_and_evaluate_load_no_model() -> None:
     assert not loaded_by(f"import {rooms}") & {"torch", "transformers", "scipy"}
 
 
+def test_the_functions_that_train_name_the_extra_that_they_need() -> None:
+    """Each is imported without torch, which a base install lacks, and says so when it is called."""
+    rooms = "training.training", "training.renewal.refresh", "training.reinforcement.reinforcement"
+    assert "torch" not in loaded_by("; ".join(f"import sidtool.{room}" for room in rooms))
+
+
 def test_help_loads_nothing_heavy() -> None:
     program = (
         "from typer.testing import CliRunner; from sidtool.cli.main import app; "

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from sidtool.base.errors import UsageError
 
 
@@ -187,7 +185,7 @@ def is_set(variable: str) -> bool:
 
 
 @contextmanager
-def class_forward(model: nn.Module) -> Iterator[None]:
+def class_forward(model: Any) -> Iterator[None]:
     """Use the forward of the model's class: TRL and accelerate replace it by closures, which cannot
     be copied."""
     patched = model.__dict__.pop("forward", None)
