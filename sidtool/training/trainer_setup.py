@@ -88,8 +88,8 @@ def build_trainer(
         softmax_over,
         loaded.tokens,
         run.bundle.trie() if softmax_over == "trie" else None,
-        arguments.label_smoothing_factor,
-        options.distill_weight,
+        smoothing=arguments.label_smoothing_factor,
+        distill_weight=options.distill_weight,
     )
     teachers = load_teachers(
         run.teacher_dirs, loaded, loss.columns(), trust_remote_code=run.trust_remote_code

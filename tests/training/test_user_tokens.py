@@ -21,11 +21,11 @@ from sidtool.model.prompt.segments import prompt_encoder
 from sidtool.recommendation.query import QuerySession
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.examples import read_rl_examples
-from sidtool.training.reinforcement.groups import GroupMaker
 from sidtool.training.reinforcement.list_trainer import ListValidation
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.kinds import list_recall
 from sidtool.training.reinforcement.rewards.reward import RewardContext
+from sidtool.training.reinforcement.rollouts import GroupMaker
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.training import train
 from tests.training.runs import short_rl

@@ -6,7 +6,7 @@ examples of lists, a prompt has the whole list that followed."""
 
 import sys
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -24,6 +24,7 @@ from sidtool.model.vocabulary import SidTokens
 from sidtool.recommendation import Query, QuerySession
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows
+from sidtool.training.reinforcement.rewards.reward import Groups
 
 TASKS = ("sequence", "next-item")
 """Tasks whose examples show a history as SIDs, in order of preference."""
@@ -62,6 +63,17 @@ class RlExamples:
         """(m,) rows of the items before an event, oldest first, without unknown ones."""
         rows = self.items[self.starts[number] : self.stops[number]]
         return ItemRows(rows[rows >= 0])
+
+    def groups(self, numbers: Sequence[int], answers: NDArray[np.int64]) -> Groups:
+        """What rewards judge: the answers, (n, G) items or (n, G, m) lists, to n events."""
+        values, targets = self.list_values, self.list_targets
+        return Groups(
+            [self.history(number) for number in numbers],
+            answers,
+            self.targets[numbers] if targets is None else [targets[number] for number in numbers],
+            [self.fields_before(number) for number in numbers],
+            None if values is None else [values[number] for number in numbers],
+        )
 
     def fields_before(self, number: int) -> Fields:
         """What is known before an event: the fields of the user, of the events up to the last one

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from sidtool.recommendation import Query, QuerySession
 from sidtool.training.reinforcement.examples import RlExamples
 from sidtool.training.reinforcement.policy import Policy, pad_left
-from sidtool.training.reinforcement.rewards.reward import NO_SPREAD, GroupReward, Groups, Matrix
+from sidtool.training.reinforcement.rewards.reward import NO_SPREAD, GroupReward, Matrix
 from sidtool.training.reinforcement.settings import RlOptions
 
 
@@ -82,19 +82,10 @@ class PairMaker:
         lists = write_lists(
             self.session, model, queries, length=self.length, num_beams=n_lists, n_lists=n_lists
         )
-        values, all_targets = examples.list_values, examples.list_targets
-        assert all_targets is not None
-        targets = [all_targets[number] for number in numbers]
-        groups = Groups(
-            [examples.history(number) for number in numbers],
-            lists,
-            targets,
-            list(map(examples.fields_before, numbers)),
-            None if values is None else [values[number] for number in numbers],
-        )
+        groups = examples.groups(numbers, lists)
         # a place without a list is neither the best nor the worst
         rewards = np.where((lists >= 0).any(axis=-1), self.reward(groups), np.nan)
-        rows = self._chosen(lists, rewards, targets)  # (n, 3, m) rows
+        rows = self._chosen(lists, rewards, list(groups.targets))  # (n, 3, m) rows
         codes = self.session.bundle.items.codes[np.maximum(rows, 0)].astype(np.int64)
         code_tensor = torch.from_numpy(codes)  # (n, 3, m, L)
         valid = torch.from_numpy(rows >= 0)

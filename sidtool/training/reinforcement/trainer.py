@@ -25,15 +25,15 @@ from sidtool.tokenizer.sid import Leaves, SidPositions
 from sidtool.training.loop.checkpoints import check_weights
 from sidtool.training.loop.machine import class_forward
 from sidtool.training.loop.watched import WatchedTrainer
-from sidtool.training.reinforcement.groups import (
+from sidtool.training.reinforcement.judge import Judge, Measurement
+from sidtool.training.reinforcement.policy import Policy
+from sidtool.training.reinforcement.rewards.reward import GroupReward, lacks_signal
+from sidtool.training.reinforcement.rollouts import (
     EpochSampler,
     ExampleNumbers,
     GroupMaker,
     WholeGenerations,
 )
-from sidtool.training.reinforcement.judge import Judge, Measurement
-from sidtool.training.reinforcement.policy import Policy
-from sidtool.training.reinforcement.rewards.reward import GroupReward, Groups, lacks_signal
 from sidtool.training.reinforcement.settings import RlOptions
 
 EARLY_CLIP = 0.1
@@ -146,12 +146,7 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
         leaves = rollouts.leaves
         positions = leaves if trie.leaf_start is None else trie.leaf_start[leaves].astype(np.int64)
         items = trie.item_rows(SidPositions(positions))  # (n, G): the first item of each leaf
-        groups = Groups(
-            histories=[examples.history(number) for number in numbers.tolist()],
-            items=np.where(rollouts.valid, items, -1),
-            targets=examples.targets[numbers],
-            fields=list(map(examples.fields_before, numbers.tolist())),
-        )
+        groups = examples.groups(numbers.tolist(), np.where(rollouts.valid, items, -1))
         rewards = self._reward(groups)  # (n, G)
         dead = lacks_signal(rewards, rollouts.valid)
         self.recent["reward"].append(float(rewards[rollouts.valid].mean()))

@@ -225,6 +225,7 @@ def memory_scores(memory: Memory, bundle: Bundle) -> Scores:
     return score
 
 
+# what the examples know of an event is a field of `Groups`, filled by `RlExamples.groups`
 REWARDS: dict[str, Reward] = {
     "exact": Reward(exact),
     "rank": Reward(rank),

@@ -10,9 +10,9 @@ from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.prompt.segments import prompt_encoder
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.training.reinforcement.examples import read_rl_examples
-from sidtool.training.reinforcement.groups import GroupMaker, Rollouts
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import lacks_signal
+from sidtool.training.reinforcement.rollouts import GroupMaker, Rollouts
 
 NUMBERS = np.arange(12)
 
