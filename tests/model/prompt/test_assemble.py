@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.base.errors import UsageError
-from sidtool.data import NO_FIELDS
+from sidtool.base.errors import DataError, UsageError
+from sidtool.data import NO_FIELDS, Fields
 from sidtool.model.prompt.assemble import (
     count_fitting,
     history_items,
@@ -57,6 +57,19 @@ def test_sids_alone_are_one_segment_for_all_items() -> None:
     assert len(items) == 200
     [segment] = items.newest(150)
     assert segment.sid_tokens == sids(SPACE, np.zeros((150, 3), dtype=np.uint16)).sid_tokens
+
+
+def test_before_the_first_item_of_a_sequence_no_time_has_passed() -> None:
+    tokenizer, tokens = extended_tokenizer(SPACE)
+    prompt = HistoryPrompt("sequence", "{history}", 50, 1000, item="{gap}:{sid}")
+    no_items = np.zeros((0, 3), dtype=np.uint16)
+    without, empty = (
+        history_prompt_ids(prompt, tokenizer, tokens, no_items, None, Fields(time=5.0, times=times))
+        for times in (None, ())
+    )
+    assert without == empty
+    with pytest.raises(DataError, match="gap"):
+        history_prompt_ids(prompt, tokenizer, tokens, no_items, None, NO_FIELDS)
 
 
 def test_titles_are_joined_by_the_separator() -> None:
