@@ -18,6 +18,7 @@ from sidtool.model.prompt import (
     PromptFrame,
     PromptItems,
     Segment,
+    SidItems,
     assemble_prompt,
     begin,
     catalog,
@@ -273,7 +274,9 @@ class ExampleContext:
         text = self.text(index)
         return (catalog(text), close) if text else ()
 
-    def history(self, indexes: Sequence[int], frame: PromptFrame, fields: Fields) -> PromptItems:
+    def history(
+        self, indexes: Sequence[int], frame: PromptFrame, fields: Fields
+    ) -> PromptItems | SidItems:
         """Items of a history, as the task shows them. The last event of `fields` is that of the
         last item."""
         titles = None
@@ -285,7 +288,7 @@ class ExampleContext:
     def prompted(
         self,
         frame: PromptFrame,
-        content: PromptItems,
+        content: PromptItems | SidItems,
         completion: Sequence[Segment],
         fields: Fields = NO_FIELDS,
     ) -> tuple[tuple[Segment, ...], int]:

@@ -100,6 +100,7 @@ def build_memory(
         sequences = item_sequences(split, ids)
         pairs = CountedPairs.count(sequences, len(ids), settings.distance, shards, n_threads)
         events = count_events(sequences, len(ids))
+        del sequences  # they are not held beside the similarities
     else:
         events = counter.count(ids, settings.distance)
     by_content = None

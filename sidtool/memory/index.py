@@ -108,8 +108,14 @@ class MemoryIndex:
                 items = np.flatnonzero(sums)
                 scores = sums[items].astype(np.float64, copy=False)
             else:
-                items, places = np.unique(positions.astype(np.int64), return_inverse=True)
-                scores = np.bincount(places, values).astype(np.float64, copy=False)
+                # rows of neighbors are ascending runs, which a stable sort merges
+                order = positions.argsort(kind="stable")
+                ordered = positions[order]
+                is_first = np.ones(len(ordered), dtype=np.bool_)
+                np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
+                items = ordered[is_first].astype(np.int64)
+                sums = np.bincount(is_first.cumsum() - 1, values[order])
+                scores = sums.astype(np.float64, copy=False)
             log_mass = float(np.log(scores.sum()))
             best = largest(scores, ITEMS)
             logs = np.log(scores[best])
@@ -128,11 +134,12 @@ class MemoryIndex:
         """(n, FEATURES) what a gate reads of n histories of bundle rows and their distributions;
         zeros for one without items."""
         features = np.zeros((len(histories), len(FEATURES)))
-        n_neighbors = np.append(np.diff(self.neighbors.offsets), 0)
+        offsets = self.neighbors.offsets
         for row, (history, distribution) in enumerate(zip(histories, distributions, strict=True)):
             if len(distribution):
                 rows = ItemRows(history[history >= 0])
-                neighbors = n_neighbors[self.memory_rows[rows]]
+                stored = self.memory_rows[rows]
+                neighbors = np.where(stored < 0, 0, offsets[stored + 1] - offsets[stored])
                 given = GateInput(distribution, self.item_events(rows), neighbors)
                 features[row] = [feature.value(given) for feature in FEATURES]
         return features

@@ -163,8 +163,11 @@ class Recommender:
         allowed = None if request.allow is None else rows(request.allow)
         try:
             if self.options.strict:
-                for name, ids in (("allow", request.allow or ()), ("deny", request.deny)):
-                    if unknown := _unknown_ids(ids, rows(ids)):
+                for name, ids, of_ids in (
+                    ("allow", request.allow or (), allowed),
+                    ("deny", request.deny, denied),
+                ):
+                    if of_ids is not None and (unknown := _unknown_ids(ids, of_ids)):
                         raise DataError(f"the {name} list of the request has {unknown}")
             positions = self.allowed
             if allowed is not None:

@@ -28,6 +28,11 @@ def test_it_is_read_as_it_was_written() -> None:
     assert len(base64.b64decode(fitted.weights)) == 3 * 4 * PARAMETERS
 
 
+def test_another_value_than_that_of_its_digest_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"the re-ranker has digest \w+, its values \w+"):
+        replace(random_reranker(MANIFEST, scale=0.5), scale=1.0).check()
+
+
 def test_its_scores_are_those_of_a_network_of_two_hidden_layers() -> None:
     fitted = random_reranker(MANIFEST, networks=2, scale=0.5)
     inputs = np.random.default_rng(1).normal(size=(4, N_FEATURES))

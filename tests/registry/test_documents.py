@@ -13,7 +13,13 @@ import pytest
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.base.storage.storage import Storage
 from sidtool.registry import pull, push, tag
-from sidtool.registry.records import MAX_VERSIONS, list_versions, read_pointer, read_record
+from sidtool.registry.records import (
+    MAX_VERSIONS,
+    list_versions,
+    read_pointer,
+    read_record,
+    version_key,
+)
 from sidtool.registry.references import open_bundle
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.hub import bundle_card
@@ -122,6 +128,25 @@ def test_a_document_is_a_small_regular_file(
     make(shop / name)
     with pytest.raises(IntegrityError, match=r"is not a regular file|the limit is 1048576"):
         open_bundle(str(shop))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["１.０", "١.٠", "1.0\n", " 1.0", "01.0", "1.00", "1", "1.0.0", "+1.0", "1_0.0"],
+    ids=ascii,
+)
+def test_a_version_has_one_spelling(text: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not a version"):
+        version_key(text)
+    assert read_record(Storage(tmp_path / "shop"), text) is None
+
+
+def test_a_pull_stops_at_the_first_wrong_object(shop: Path, tmp_path: Path) -> None:
+    (damaged,) = shop.rglob("items/sid/c/0/0")
+    damaged.write_bytes(damaged.read_bytes() + b"x")
+    with pytest.raises(IntegrityError, match="items/sid/c/0/0 differs from the published one"):
+        pull(str(shop), tmp_path / "out.zarr")
+    assert not list(tmp_path.glob("out.zarr*/items/sid/c/0/0"))
 
 
 def test_a_registry_has_a_limited_number_of_versions(monkeypatch: pytest.MonkeyPatch) -> None:

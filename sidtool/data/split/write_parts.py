@@ -102,9 +102,12 @@ def _own_columns(split: Split, part: int) -> dict[str, Ragged | NDArray[np.int32
     is a target, and under last-session the length of the history."""
     train, n_users = split.train, len(split.train.store.users)
     if part == 0:
-        row_of = np.zeros(n_users, dtype=np.int64)
-        row_of[train.user_codes] = np.arange(len(train))
-        return {} if train.sessions is None else {"sessions": train.sessions.take(row_of)}
+        if train.sessions is None:
+            return {}
+        starts, stops = np.zeros((2, n_users), dtype=np.int64)  # none of users without a row
+        starts[train.user_codes] = train.sessions.starts
+        stops[train.user_codes] = train.sessions.stops
+        return {"sessions": Ragged(train.sessions.values, starts, stops)}
     examples = split.valid if part == 1 else split.test
     positions, target_users = examples.event_positions, examples.event_users
     by_user = np.lexsort((positions, target_users))

@@ -172,10 +172,11 @@ def _is_half_moved(filesystem: Any, root: str) -> bool:
 
 @contextmanager
 def work_parts(
-    path: Path, fingerprint: Mapping[str, Any], *, resume: bool, force: bool = False
+    path: Path, fingerprint: Mapping[str, Any], *, resume: bool, force: bool = True
 ) -> Iterator[PartFolder]:
     """The folder beside `path` with the parts of a run, while its lock is held: those of an earlier
-    run with `resume`, which must have the same `fingerprint` (UsageError)."""
+    run with `resume`, which must have the same `fingerprint` (UsageError). Without `force`, there
+    may be nothing at `path` itself (UsageError)."""
     with locked(path) as work:
         refuse_existing(path, force)  # another process may have made it until the lock was held
         if not resume:

@@ -1,4 +1,5 @@
 from .assemble import PromptItems as PromptItems
+from .assemble import SidItems as SidItems
 from .assemble import assemble_prompt as assemble_prompt
 from .assemble import fit_prompt as fit_prompt
 from .assemble import history_items as history_items

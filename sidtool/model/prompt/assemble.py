@@ -17,6 +17,7 @@ from sidtool.model.prompt.segments import (
     begin,
     catalog,
     prompt_encoder,
+    sids,
     template,
 )
 from sidtool.model.prompt.template_slots import frame_segments, item_segments, joined
@@ -24,6 +25,27 @@ from sidtool.model.vocabulary.tokens import SidTokens, sid_token_indexes
 from sidtool.tokenizer.sid import Codes, SidSpace
 
 Prompt = TypeVar("Prompt", HistoryPrompt | None, LabelPrompt, TextPrompt | None)
+
+
+@dataclass(frozen=True)
+class SidItems:
+    """Items as SIDs with nothing between them, oldest first: (n, levels) codes. Many prompts are
+    made of these, and one segment of all takes a fraction of the time of one for each."""
+
+    space: SidSpace
+    codes: Codes
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def count_fitting(self, room: int, encoder: PromptEncoder) -> int:
+        """How many of the newest items take at most `room` tokens."""
+        tokens_per_item = self.space.levels + 2 * self.space.has_begin_end_tokens
+        return min(len(self), max(0, room) // tokens_per_item)
+
+    def newest(self, n: int) -> list[Segment]:
+        """The last n items."""
+        return [sids(self.space, self.codes[len(self) - n :])]
 
 
 @dataclass(frozen=True)
@@ -47,7 +69,7 @@ class PromptItems:
         separator = template(self.separator)
         segments: list[Segment] = []
         for number, item in enumerate(self.items[len(self) - n :]):
-            if number and self.separator:
+            if number:
                 segments.append(separator)
             segments.extend(item)
         return segments
@@ -59,18 +81,19 @@ def history_items(
     history: Codes,
     titles: Sequence[str] | None,
     fields: Fields,
-) -> PromptItems:
+) -> PromptItems | SidItems:
     """The items of a history, of (n, levels) codes, as a frame shows them: by their SIDs or, if
     there are titles, by these, in the form of the frame, if it has one. The last event of `fields`
     is that of the last item."""
     if titles is not None:
         shown = [catalog(item_text(title)) for title in titles]
+    elif not frame.item:
+        return SidItems(space, history)
     else:
         indexes = sid_token_indexes(space, history)
         shown = [Segment("sid", sid_tokens=tuple(sid)) for sid in indexes.tolist()]
     if not frame.item:
-        # SIDs alone have nothing between them
-        return PromptItems([[item] for item in shown], frame.separator if titles else "")
+        return PromptItems([[item] for item in shown], frame.separator)
     items = [
         item_segments(frame.item, segment, fields, place - len(shown), frame.tokens)
         for place, segment in enumerate(shown)
@@ -93,7 +116,7 @@ def count_fitting(lengths: Sequence[int], room: int, separator_length: int) -> i
 
 def assemble_prompt(
     frame: PromptFrame,
-    items: PromptItems,
+    items: PromptItems | SidItems,
     ending: Sequence[Segment] = (),
     *,
     fields: Fields = NO_FIELDS,
@@ -158,7 +181,8 @@ def history_prompt_ids(
     ending = [begin(tokens.space)]
     if prompt.is_sequence and prompt.item:
         separator = [template(prompt.separator)] if len(items) else []
-        opening = frame_segments(prompt.opening, fields, prompt.frame.tokens)
+        known = fields if len(items) or fields.times else replace(fields, times=())
+        opening = frame_segments(prompt.opening, known, prompt.frame.tokens)
         ending = [*separator, *opening, *ending]
     segments, _ = assemble_prompt(
         prompt.frame, items, ending, fields=fields, encoder=encoder, max_tokens=prompt.max_length
@@ -194,7 +218,7 @@ def _newest_items(
     history: Codes,
     titles: Sequence[str] | None,
     fields: Fields,
-) -> PromptItems:
+) -> PromptItems | SidItems:
     """The last `history_length` items in the form in which the prompt shows them. Raises as
     `history_prompt_ids`."""
     recent = history[-prompt.history_length :]

@@ -80,15 +80,17 @@ class Served:
 
         Raises UsageError for options that the model does not support, DataError for candidates
         that the bundle lacks."""
+        # nothing here refers to `self`: a model that is replaced is freed at once
+        loaded, defaults, base = self.loaded, self.defaults, self.base
 
         @lru_cache(MAX_RECOMMENDERS)
         def make(choices: Choices) -> Recommender:
-            options = choices.options(self.defaults)
+            options = choices.options(defaults)
             if options.list:
-                return Recommender.of(self.loaded, options, None)  # lists have their own prompt
+                return Recommender.of(loaded, options, None)  # lists have their own prompt
             if choices.candidates is None:
-                return self.base.with_options(options)
-            return Recommender.of(self.loaded, options, choices.candidates, self.base.session)
+                return base.with_options(options)
+            return Recommender.of(loaded, options, choices.candidates, base.session)
 
         return make
 

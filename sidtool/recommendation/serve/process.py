@@ -218,24 +218,28 @@ def serve_with_workers(
     arguments = (options, listener, ready, folder, verbose, threads_per_worker(n_workers))
     workers: dict[SpawnProcess, float] = {}
     """When each process was started."""
-    should_end = threading.Event()
+    should_end = False
+
+    def request_end(*_: Any) -> None:
+        nonlocal should_end  # no Event, whose lock a second signal would wait for
+        should_end = True
 
     def start_worker() -> None:
         process = context.Process(target=_work, args=arguments)
         process.start()
         workers[process] = time.monotonic()
 
-    before = signal.signal(signal.SIGTERM, lambda *_: should_end.set())
+    before = signal.signal(signal.SIGTERM, request_end)
     try:
         for _ in range(n_workers):
             start_worker()
-        while not should_end.is_set():
+        while not should_end:
             if on_start is not None and ready.is_set():
                 on_start()
                 on_start = None
             wait([process.sentinel for process in workers], timeout=SIGNAL_SECONDS)
             for process, started in list(workers.items()):
-                if should_end.is_set() or process.is_alive():
+                if should_end or process.is_alive():
                     continue
                 if not ready.is_set():
                     raise SidtoolError(

@@ -178,6 +178,7 @@ def add_collaborative(
     strength = RIDGE * (np.trace(variance) / width or 1.0)
     weight = np.linalg.solve(variance + strength * np.eye(width), covariance)
     bias = target_mean - input_mean @ weight
+    del known, targets  # they are not held beside the fused vectors
     arrays = {
         f"{COLLABORATIVE}_0_weight": weight.astype(np.float32),
         f"{COLLABORATIVE}_0_bias": bias.astype(np.float32),

@@ -20,6 +20,7 @@ from sidtool.examples import (
     check_prompt,
     check_same_bundle,
     check_same_split,
+    find_task,
     read_lineage,
     validation_users,
 )
@@ -230,9 +231,10 @@ def _check_examples(
                 f"reward {term.name} needs weights, which {examples} has not",
                 hint="make-sft --weight COLUMN",
             )
+    tasks = map(find_task, lineage.tasks)  # those that have examples
     if not is_of_lists:
         history_task(lineage, examples)
-    elif lineage.list_prompt is None:
+    elif not any(task is not None and task.writes_list for task in tasks):
         raise UsageError(
             f"algorithm=ipa needs examples of task {LIST_TASK}, {examples} has "
             f"{', '.join(lineage.tasks)}",

@@ -84,6 +84,20 @@ def test_a_part_without_events_has_no_files(tmp_path: Path) -> None:
     assert read_split(tmp_path / "split").reference.digest == manifest.digest
 
 
+def test_a_part_without_training_events_has_no_sessions(tmp_path: Path) -> None:
+    timestamps = [1_700_000_000 + event for event in range(N_EVENTS)]
+    # all users but one have their events behind the cuts
+    users = ["early" if event < N_EVENTS // 2 else f"u{event % 9}" for event in range(N_EVENTS)]
+    columns = {"user_id": users, "timestamp": list(map(str, timestamps))}
+    events = write_events(tmp_path / "events", **columns)
+    cuts = {"valid_from": timestamps[200], "test_from": timestamps[400]}
+    options = SplitOptions("temporal", sessions=SessionRule(gap=40_000.0), **cuts)
+    manifest = divide(events, tmp_path / "split", options)
+    of_parts = [read_split(tmp_path / "split", only) for only in manifest.folders]
+    assert sorted(part.counts.train_events for part in of_parts)[-2:] == [0, 200]
+    assert read_split(tmp_path / "split").reference == make_split(events, options).reference
+
+
 def test_a_csv_pattern(tmp_path: Path) -> None:
     (tmp_path / "events").mkdir()
     for number in range(2):

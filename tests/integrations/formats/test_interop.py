@@ -365,3 +365,10 @@ def test_options_of_another_system_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown system 'tiger'"):
         export_map(bundle, tmp_path / "x", "tiger")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_of_retired_items_is_not_exported(tmp_path: Path) -> None:
+    bundle = retire(small_bundle(2), "i0", "i1")
+    with pytest.raises(UsageError, match="has no items to export: all 2 are retired"):
+        export_map(bundle, tmp_path / "map.json", "flashrec")
+    assert not list(tmp_path.iterdir())

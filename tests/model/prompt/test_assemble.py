@@ -5,10 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.base.errors import UsageError
-from sidtool.model.prompt.assemble import count_fitting, history_prompt_ids, text_prompt_ids
+from sidtool.base.errors import DataError, UsageError
+from sidtool.data import NO_FIELDS, Fields
+from sidtool.model.prompt.assemble import (
+    count_fitting,
+    history_items,
+    history_prompt_ids,
+    text_prompt_ids,
+)
 from sidtool.model.prompt.prompts import HistoryPrompt, TextPrompt
-from sidtool.model.prompt.segments import PromptEncoder, template
+from sidtool.model.prompt.segments import PromptEncoder, sids, template
 from tests.model.prompt.cases import BARE_SPACE, SPACE, extended_tokenizer, histories
 
 
@@ -43,6 +49,27 @@ def test_without_begin_token_a_prompt_ends_with_the_last_sid(
         HistoryPrompt("sequence", "{history}", 50, 1000), tokenizer, tokens, codes
     )
     assert ids == tokens.ids(codes).ravel().tolist()
+
+
+def test_sids_alone_are_one_segment_for_all_items() -> None:
+    frame = HistoryPrompt("sequence", "{history}", 50, 1000).frame
+    items = history_items(frame, SPACE, np.zeros((200, 3), dtype=np.uint16), None, NO_FIELDS)
+    assert len(items) == 200
+    [segment] = items.newest(150)
+    assert segment.sid_tokens == sids(SPACE, np.zeros((150, 3), dtype=np.uint16)).sid_tokens
+
+
+def test_before_the_first_item_of_a_sequence_no_time_has_passed() -> None:
+    tokenizer, tokens = extended_tokenizer(SPACE)
+    prompt = HistoryPrompt("sequence", "{history}", 50, 1000, item="{gap}:{sid}")
+    no_items = np.zeros((0, 3), dtype=np.uint16)
+    without, empty = (
+        history_prompt_ids(prompt, tokenizer, tokens, no_items, None, Fields(time=5.0, times=times))
+        for times in (None, ())
+    )
+    assert without == empty
+    with pytest.raises(DataError, match="gap"):
+        history_prompt_ids(prompt, tokenizer, tokens, no_items, None, NO_FIELDS)
 
 
 def test_titles_are_joined_by_the_separator() -> None:

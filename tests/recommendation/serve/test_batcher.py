@@ -1,8 +1,10 @@
 """Batches: what shares one, what fits into one, and what an error or an exchange does to it."""
 
+import gc
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
@@ -248,6 +250,18 @@ def test_stopping_answers_what_waits(make_batcher: MakeBatcher) -> None:
     batcher.stop()
     assert all(isinstance(each.future.result(0).answer, Recommendation) for each in requests)
     assert not batcher.is_alive
+
+
+def test_a_model_that_is_replaced_is_freed_at_once(shop: LoadedModel) -> None:
+    gc.disable()  # nothing waits for a collection of cycles
+    try:
+        value = served(shop)
+        value.recommender(DEFAULTS)
+        reference = weakref.ref(value)
+        del value
+        assert reference() is None
+    finally:
+        gc.enable()
 
 
 def test_candidates_are_scored_where_a_service_recommends_lists() -> None:

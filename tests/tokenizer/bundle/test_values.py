@@ -3,13 +3,14 @@ tests/hostile shows that no reader ends with anything but an error of one line."
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sidtool.base.errors import SidtoolError
-from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.bundle import Bundle, StringArray, verify
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from tests.bundles import small_bundle
 from tests.tokenizer.bundle.drafts import Draft
@@ -224,3 +225,11 @@ def test_a_codebook_that_every_method_fits_is_accepted() -> None:
     Codebook("x", (level,), {}, QuantizerParams(dim=4)).check()
     with pytest.raises(ValueError, match="the networks need 7"):
         Codebook("x", (level,), {}, QuantizerParams(dim=7)).check()
+
+
+def test_items_of_one_sid_are_in_the_order_of_their_ids(tmp_path: Path) -> None:
+    made = small_bundle(items=60, sizes=(2, 2, 2), duplicates=True)
+    turned = replace(made.items, ids=StringArray.of(list(made.items.ids)[::-1]), stored_index=None)
+    Bundle.of(turned, None, "allow", name="turned").save(tmp_path / "shop.zarr")
+    message = "rows with equal SIDs are not in the order of their ids"
+    assert ("items/id", message) in verify(tmp_path / "shop.zarr")

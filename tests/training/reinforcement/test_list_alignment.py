@@ -1,6 +1,7 @@
 """Runs of `rl` on lists: complete models, rounds, exact resumption, a reward that rises,
 refusals."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from sidtool.training.reinforcement.plan import _policy_prompt, plan_rl
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import Groups
 from sidtool.training.reinforcement.settings import RlOptions
+from tests.sealed import reseal
 from tests.training.runs import OFTEN, Stopped, same, short_rl, weights
 
 IPA: dict[str, Any] = {
@@ -136,6 +138,11 @@ def test_what_does_not_fit_lists_is_refused(
             plan(list_model, made_lists, **options)
     with pytest.raises(UsageError, match="needs examples of task list"):
         plan(list_model, examples(sequence=1.0))
+    shutil.copytree(made_lists.parent, tmp_path / "made")
+    made = tmp_path / "made" / made_lists.name
+    reseal(made.with_name(f"{made.name}.meta.json"), {"tasks": {}})  # no history had a list
+    with pytest.raises(UsageError, match="needs examples of task list"):
+        plan(list_model, made)
     with pytest.raises(CompatibilityError, match="was not trained"):
         plan(models("llama"), made_lists)
     with pytest.raises(UsageError, match="hr@K or ndcg@K"):

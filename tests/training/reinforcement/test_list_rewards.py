@@ -42,6 +42,13 @@ def test_ndcg_discounts_by_place_and_weight() -> None:
     assert weighted == pytest.approx([2 * (1 + 3 * second) / (3 + second), 2.0])
 
 
+def test_value_is_the_share_of_the_weights() -> None:
+    assert rewards_of("value", [[A, B], [C, D]], [A, C], [1.0, 3.0]) == [0.25, 0.75]
+    # the lineage may claim weights that no example has
+    with pytest.raises(UsageError, match="needs training examples with weights"):
+        rewards_of("value", [[A]], [A])
+
+
 def test_scores_of_items_are_averaged_over_the_list() -> None:
     def scorer(histories: Sequence[Any], fields: Any, items: Any) -> Any:
         assert [history.tolist() for history in histories] == [[7]]

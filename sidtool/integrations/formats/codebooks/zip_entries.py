@@ -59,8 +59,8 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     require_regular(path)
     with library_errors(path, "an .npz"), path.open("rb") as stream:
         archive = open_zip(stream)
-        arrays = {}
-        for name, entry in zip_entries(archive, path.stat().st_size).items():
+        entries = zip_entries(archive, path.stat().st_size)
+        for name, entry in entries.items():  # all of them before an array has memory
             if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"its entry {name[:60]!r} is compressed by an unusual method")
             limit = FREE_BYTES + MAX_EXPANSION * entry.compress_size
@@ -69,6 +69,8 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
                     f"its entry {name[:60]!r} expands from {entry.compress_size} bytes to "
                     f"{entry.file_size}, the limit is {limit}"
                 )
+        arrays = {}
+        for name, entry in entries.items():
             with archive.open(entry) as member:
                 shape, order, dtype = npy_header(member)  # type: ignore[arg-type]
                 claimed = member.tell() + dtype.itemsize * prod(shape)

@@ -63,7 +63,10 @@ def list_recall(groups: Groups, _: RewardContext) -> Matrix:
 
 def list_value(groups: Groups, _: RewardContext) -> Matrix:
     """The share of the targets' weights that the list has."""
-    assert groups.values is not None  # as the plan has checked
+    if groups.values is None:  # the plan has read the lineage, and not the examples
+        raise UsageError(
+            "reward value needs training examples with weights", hint="make-sft --weight COLUMN"
+        )
     return _gained_share(groups, groups.values)
 
 
