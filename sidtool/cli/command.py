@@ -91,17 +91,19 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
-        given = ctx.params
-        set_verbosity(quiet=given.get("quiet", False), verbose=given.get("verbose", False))
-        out = given.get("out")
-        if out is not None and given.get("force"):
-            inputs = [value for name, value in given.items() if name != "out"]
+        parameters = ctx.params
+        set_verbosity(
+            quiet=parameters.get("quiet", False), verbose=parameters.get("verbose", False)
+        )
+        out = parameters.get("out")
+        if out is not None and parameters.get("force"):
+            inputs = [value for name, value in parameters.items() if name != "out"]
             check_inputs_survive(self.name, Path(out), inputs)
         start = time.monotonic()
         try:
             result = super().invoke(ctx)
         except KeyboardInterrupt:
-            note(f"interrupted{_resumption(out, by_option='resume' in given)}")
+            note(f"interrupted{_resumption(out, by_option='resume' in parameters)}")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         detail(f"{ctx.info_name} took {time.monotonic() - start:.1f} s")
         return result

@@ -246,9 +246,9 @@ def tune_similarity(
     grid = {name: values for name, values in GRID.items() if name in names}
     best, ndcg = coordinate_search(start, grid, trials, progress)
     weight = best.pop(CONTENT)
-    chosen = content.weighted(weight) if content is not None and weight else None
+    weighted_content = content.weighted(weight) if content is not None and weight else None
     users = len(evenly_spaced(split.valid, options.users))
-    return TunedSimilarity(KnnSettings(**best), chosen, users, ndcg, trials(start))
+    return TunedSimilarity(KnnSettings(**best), weighted_content, users, ndcg, trials(start))
 
 
 def _trials(
@@ -259,8 +259,10 @@ def _trials(
     n = len(ids)
     sequences = item_sequences(split, ids)
     events = count_events(sequences, n)
-    chosen = evenly_spaced(split.valid, options.users)
-    examples = IndexedExamples.of(bundle, chosen, exclude_seen=bool(options.exclude_seen))
+    validation_examples = evenly_spaced(split.valid, options.users)
+    examples = IndexedExamples.of(
+        bundle, validation_examples, exclude_seen=bool(options.exclude_seen)
+    )
     targets = examples.target_positions
 
     @cache

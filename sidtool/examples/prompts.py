@@ -67,12 +67,12 @@ def frames_of_mix(
     format = options.example_format(tokenizer)
     frames: Frames = {}
     for name in options.tasks:
-        chosen = options.templates.get(name)
+        task_templates = options.templates.get(name)
         task = named_task(name)
         if task.writes_list and (lists := options.list_targets) is not None:
-            chosen = chosen or Templates.of_task(task.templates)
-            chosen = _replaced(chosen, {LENGTH_SLOT: str(lists.length)})
-        templates = templates_for(name, chosen, types)
+            task_templates = task_templates or Templates.of_task(task.templates)
+            task_templates = _replaced(task_templates, {LENGTH_SLOT: str(lists.length)})
+        templates = templates_for(name, task_templates, types)
         # whole histories and running text, which have no prompt, are always plain
         form = "text" if task.is_sequence or task.is_running_text else format
         of_task = []

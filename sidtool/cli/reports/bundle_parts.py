@@ -98,12 +98,12 @@ class CodebookTree:
         if depth < space.levels and n_items > LEAF:
             children, left_out = self._children(first, stop, depth)
         else:
-            shown = (rows if self.is_whole else rows[:LEAF]).tolist()
+            example_rows = (rows if self.is_whole else rows[:LEAF]).tolist()
             examples = tuple(
                 Example(items.ids[row], space.spell(items.codes[row]), items.title(row))
-                for row in shown
+                for row in example_rows
             )
-            n_more = n_items - len(shown)
+            n_more = n_items - len(example_rows)
             left_out = f"and {n_more:,} more items" if n_more else ""
         return Node(
             space.spell(items.codes[rows[0], :depth].tolist()),
@@ -250,5 +250,5 @@ def neighbor_blocks(
         others = np.flatnonzero(by_sid & ~near.by_vector[query]).tolist()
         if others:
             blocks.append(Listing("Near by SID instead:", tuple(names[at] for at in others)))
-        kept = f"{int(by_sid[neighbors].sum())} of {len(neighbors)} neighbors kept"
-        yield Details(f"{names[query]}: {kept}", tuple(blocks))
+        share_preserved = f"{int(by_sid[neighbors].sum())} of {len(neighbors)} neighbors kept"
+        yield Details(f"{names[query]}: {share_preserved}", tuple(blocks))

@@ -189,8 +189,8 @@ def report(
     problems = list(_item_problems(catalog))
     unknown = None
     if events is not None:
-        known = set(catalog.ids)
-        unknown_items = [item for item in events.items if item and item not in known]
+        catalog_ids = set(catalog.ids)
+        unknown_items = [item for item in events.items if item and item not in catalog_ids]
         if unknown_items:
             guess = guess_spelling(catalog.ids, unknown_items, "the catalog", "events")
             problem_text = "events are of items that the catalog lacks"

@@ -134,8 +134,8 @@ def clean_events(
     were respelled, and times that were converted."""
     users = tuple(map(normal_form, events.users))
     items = tuple(map(normal_form, events.items))
-    known = set(catalog.ids)
-    spellings = known_spellings(catalog.ids, (item for item in items if item not in known))
+    catalog_ids = set(catalog.ids)
+    spellings = known_spellings(catalog.ids, (item for item in items if item not in catalog_ids))
     items = tuple(spellings.get(item, item) for item in items)
     written_times = events.times or tuple(map(str, range(len(users))))
     moments = parse_moments(written_times)
@@ -146,7 +146,7 @@ def clean_events(
     )
     is_dropped = np.zeros(len(users), dtype=np.bool_)
     dropped: dict[str, int] = {}
-    for reason, is_unusable in unusable_events(users, items, moments, known).items():
+    for reason, is_unusable in unusable_events(users, items, moments, catalog_ids).items():
         dropped[reason] = int((is_unusable & ~is_dropped).sum())  # a row counts for one reason
         is_dropped |= is_unusable
     rows = np.flatnonzero(~is_dropped)

@@ -188,9 +188,9 @@ def _ids(catalog: CellsByName, events: CellsByName) -> tuple[str | None, str | N
     distinct = [name for name, cells in catalog.items() if 20 * len(set(cells)) > 19 * len(cells)]
     scores = {}
     for item_id in distinct:
-        known = set(map(plain_id, catalog[item_id]))
+        catalog_ids = set(map(plain_id, catalog[item_id]))
         for name, cells in events.items():
-            share = sum(plain_id(cell) in known for cell in cells) / max(len(cells), 1)
+            share = sum(plain_id(cell) in catalog_ids for cell in cells) / max(len(cells), 1)
             if share >= MIN_SHARE:
                 scores[item_id, name] = (item_id == name, share, len(set(cells)))
     if scores:
