@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from environment import command_line, environment
-from table import markdown
+from table import METRICS, markdown
 
 import sidtool
 
-METRICS = {"hr@1": "R@1", "hr@5": "R@5", "hr@10": "R@10", "ndcg@5": "N@5", "ndcg@10": "N@10"}
 PROTOCOLS = {"removed": True, "kept": False}
 """What happens to seen items -> `exclude_seen`."""
 
