@@ -130,6 +130,8 @@ def build_memory(
         if how.dry_run:
             source.check(opened)
             return _say_plan(events, opened, out, given, how)
+        if workers.on_cluster:  # one for all passes
+            works.enter_context(ray.ray_cluster(workers.workers))
         weight = building.content_weight
         vectors = source.read(opened)
         content = _content(opened, vectors, weight, previous, counter.nearest_items)
