@@ -72,7 +72,7 @@ class Building:
     """How a memory is built. Raises UsageError for options that exclude one another."""
 
     earlier: str | None = option(None, metavar="MEMORY")
-    """A memory whose settings and content are used."""
+    """A memory whose settings and content are used; pairs are counted anew."""
     content_weight: float | None = option(None)
     """Weight of similarity by content: 0.8 with --items or --embeddings, else 0. If given without
     them, the items' codes are compared, which is less exact."""
