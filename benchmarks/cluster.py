@@ -98,7 +98,7 @@ def make_sft(folder: Path, out: Path, workers: int, exchange: Exchange) -> str:
     from sidtool import ClusterExamples
     from sidtool import make_sft as write_examples
     from sidtool.examples import SftInputs, SftOptions
-    from sidtool.integrations.ray import RunOptions
+    from sidtool.integrations.cluster import RunOptions
 
     bundle, items, parts = str(folder / "shop.zarr"), folder / "items.parquet", folder / "split"
     options = SftOptions({"sequence": 1.0})
@@ -115,7 +115,7 @@ def build_memory(folder: Path, out: Path, workers: int, exchange: Exchange) -> s
     """`sidtool build-memory` without content."""
     from sidtool import build_memory as build
     from sidtool import open_bundle, open_split
-    from sidtool.integrations.ray import ClusterPairs, RunOptions
+    from sidtool.integrations.cluster import ClusterPairs, RunOptions
 
     place = str(folder / "shop.zarr")
     bundle = open_bundle(place)
