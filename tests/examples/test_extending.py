@@ -18,7 +18,7 @@ from sidtool.examples.sft_run import make_sft
 from sidtool.examples.tasks import TASKS, find_task
 from sidtool.integrations.cluster.engines import ENGINES
 from sidtool.integrations.cluster.run import RunOptions
-from sidtool.integrations.formats.convert import FORMATS, export_map
+from sidtool.integrations.formats.convert import FORMATS, export_map, outputs
 from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.quantize.methods import METHODS
@@ -111,6 +111,7 @@ def test_a_map_format_is_written(added: dict[str, Any], bundle: Bundle, tmp_path
     out = tmp_path / "sids.tsv"
     assert export_map(bundle, out, "table").files == (out,)  # type: ignore[arg-type]
     assert dict(line.split("\t") for line in out.read_text().splitlines()) == bundle.sids()
+    assert outputs().endswith(", table a .tsv file")
 
 
 def test_an_engine_makes_the_parts(
