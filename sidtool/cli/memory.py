@@ -21,8 +21,8 @@ from sidtool.cli.terminal.pace import Progress, progress
 from sidtool.data import Vectors
 from sidtool.data import split as splits
 from sidtool.evaluation import TuneMemoryOptions, TuneSimilarityOptions
-from sidtool.integrations import ray
-from sidtool.integrations.ray import ResumableWorkers
+from sidtool.integrations import cluster
+from sidtool.integrations.cluster import ResumableWorkers
 from sidtool.memory import DEFAULT
 from sidtool.recommendation.search import seen_reason
 from sidtool.tokenizer.bundle import Bundle
@@ -110,14 +110,24 @@ def build_memory(
     if not building.tune and search != TuneSimilarityOptions():
         raise UsageError("--users and --exclude-seen require --tune")
     previous = None if building.earlier is None else registry.open_memory(building.earlier)
+    opened = registry.open_source(bundle)
+    events: splits.Split | splits.SplitManifest
+    if how.dry_run:
+        events = splits.stored_manifest(split) if workers.on_cluster else splits.open_split(split)
+        memories.check_memory_split(opened, events)
+        source.check(opened)
+        return _say_plan(events, opened, out, given, how)
     with ExitStack() as works:
-        counter: ray.ClusterPairs | memories.SplitPairs
-        events: splits.Split | splits.SplitManifest
+        counter: cluster.ClusterPairs | memories.SplitPairs
         reports = works.enter_context(progress("build-memory", "tune"))
         if workers.on_cluster:
-            report = reports.get("build-memory")
-            run = ray.RunOptions("ray", workers.workers, resume=workers.resume, progress=report)
-            counter = works.enter_context(ray.ClusterPairs.opened(split, bundle, out, run))
+            run = cluster.RunOptions(
+                workers.engine,
+                workers.workers,
+                resume=workers.resume,
+                progress=reports.get("build-memory"),
+            )
+            counter = works.enter_context(cluster.ClusterPairs.opened(split, bundle, out, run))
             events = counter.manifest
         else:
             files = None
@@ -125,13 +135,7 @@ def build_memory(
                 files = works.enter_context(memories.shards_beside(out, building.memory))
             events = splits.open_split(split)
             counter = memories.SplitPairs(events, files, building.threads)
-        opened = registry.open_source(bundle)
         memories.check_memory_split(opened, events)
-        if how.dry_run:
-            source.check(opened)
-            return _say_plan(events, opened, out, given, how)
-        if workers.on_cluster:  # one for all passes
-            works.enter_context(ray.ray_cluster(workers.workers))
         weight = building.content_weight
         vectors = source.read(opened)
         content = _content(opened, vectors, weight, previous, counter.nearest_items)

@@ -25,9 +25,10 @@ from sidtool.data.split import (
     read_split,
     stored_manifest,
 )
-from sidtool.integrations.ray.output import PartFolder, PartReport, work_parts
-from sidtool.integrations.ray.run import RunOptions, Work, make_parts
-from sidtool.integrations.ray.shards import MAX_PARTS, part_count
+from sidtool.integrations.cluster.engines import ENGINES
+from sidtool.integrations.cluster.output import PartFolder, PartReport, work_parts
+from sidtool.integrations.cluster.run import RunOptions, Work, make_parts
+from sidtool.integrations.cluster.shards import MAX_PARTS, part_count
 from sidtool.memory import Cells, ItemBlocks, KnnSettings, SparseRows, join_blocks
 from sidtool.registry import open_source
 
@@ -66,7 +67,8 @@ class ClusterPairs:
             "bundle": open_source(bundle).identity.digest,
         }
         place = out.with_name(f"{out.name}.pairs")
-        with work_parts(place, made_from, resume=run.resume) as folder:
+        connected = ENGINES[run.engine].connect(run.workers)
+        with work_parts(place, made_from, resume=run.resume) as folder, connected:
             yield cls(split, manifest, folder, run)
             remove(Path(folder.url))
 

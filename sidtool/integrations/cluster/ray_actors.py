@@ -1,4 +1,4 @@
-"""Runs a job over shards: in this process, or by actors of a Ray cluster.
+"""Runs a job over shards by actors of a Ray cluster.
 
 An actor loads what the job needs (a model, an encoder) once and works on one shard at a time. If it
 dies, Ray restarts it and repeats the shard."""
@@ -6,98 +6,33 @@ dies, Ray restarts it and repeats the shard."""
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any
 
-from sidtool.base.errors import DataError, SidtoolError, UsageError
+from sidtool.base.errors import DataError, SidtoolError
 from sidtool.base.extras import require
-from sidtool.base.options import check_options, option
 from sidtool.data.tables import one_line
 
-Engine = Literal["local", "ray"]
-"""Where the work of a command is done. Inference engines are not among them: a model in vLLM comes
-from `integrations/vllm/engine.py`."""
 RESTARTS = 3
 """How often an actor is restarted."""
 START_ATTEMPTS = 3
 """How often a cluster on this machine is started: Ray gives up after 30 seconds, which its
 processes may take to begin where others keep the processors busy."""
 
-Shard = TypeVar("Shard")
-Result = TypeVar("Result")
-
-Job = Callable[[], Callable[[Shard], Result]]
-"""Called once by each worker: loads what the work needs, and returns the work on one shard. Jobs
-travel to the workers, so they hold settings and no models."""
+Job = Callable[[], Callable[[Any], Any]]
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """Where work is done. Raises MissingPackageError without Ray if it is the engine."""
-
-    engine: Engine = option("local", panel="Workers")
-    """Where the work is done: in this process, or by workers of the Ray cluster of RAY_ADDRESS, of
-    this machine if it is not set."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
-        if self.on_cluster:
-            require("ray")
-
-    @property
-    def on_cluster(self) -> bool:
-        """Whether workers of a cluster do the work."""
-        return self.engine == "ray"
-
-
-@dataclass(frozen=True)
-class WorkerOptions(EngineOptions):
-    """By how many workers work is done. Raises UsageError for fewer than one, or for workers
-    without Ray."""
-
-    workers: int | None = option(None, minimum=1, panel="Workers")
-    """Number of workers. Default: one per GPU of the cluster, else one per CPU."""
-
-    def __post_init__(self) -> None:
-        if not self.on_cluster and self.workers is not None:
-            raise UsageError("--workers requires --engine ray")
-        super().__post_init__()
-
-
-@dataclass(frozen=True)
-class ResumableWorkers(WorkerOptions):
-    """Where parts of an output are made."""
-
-    resume: bool = option(False, panel="Workers")
-    """With --engine ray, keep the parts that an interrupted run finished."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.resume and not self.on_cluster:
-            raise UsageError("--resume requires --engine ray: one process starts again")
-
-
-def run_job(
-    job: Job[Shard, Result], shards: Sequence[Shard], options: WorkerOptions
-) -> Iterator[tuple[int, Result]]:
+def run_on_ray(job: Job, shards: Sequence[Any], workers: int | None) -> Iterator[tuple[int, Any]]:
     """The index of each shard and the result of the work on it, in the order in which they are
     done.
 
     Raises what the job raises, and DataError if a worker dies more than RESTARTS times."""
-    if not shards:
-        return
-    if not options.on_cluster:
-        work = job()
-        for index, shard in enumerate(shards):
-            yield index, work(shard)
-        return
-    with ray_cluster(options.workers) as ray:
-        yield from _run_actors(ray, job, shards, options.workers)
+    with ray_cluster(workers) as ray:
+        yield from _run_actors(ray, job, shards, workers)
 
 
 def _run_actors(
-    ray: Any, job: Job[Shard, Result], shards: Sequence[Shard], workers: int | None
-) -> Iterator[tuple[int, Result]]:
+    ray: Any, job: Job, shards: Sequence[Any], workers: int | None
+) -> Iterator[tuple[int, Any]]:
     n_cpus = int(ray.cluster_resources().get("CPU", 1))
     n_gpus = int(ray.cluster_resources().get("GPU", 0))
     n_workers = min(workers or n_gpus or n_cpus, len(shards))
@@ -146,7 +81,7 @@ def actor_resources(ray: Any, n_actors: int) -> dict[str, float]:
 class _Actor:
     """A worker."""
 
-    def __init__(self, job: Job[Any, Any]) -> None:
+    def __init__(self, job: Job) -> None:
         self._job = job
         self._work: Callable[[Any], Any] | None = None
 
