@@ -12,7 +12,7 @@ import pytest
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import Texts
 from sidtool.data.split.files import open_split, read_split
-from sidtool.evaluation.memory_tuning import TuneSimilarityOptions, tune_similarity
+from sidtool.evaluation.tuning import TuneSimilarityOptions, tune_similarity
 from sidtool.integrations.cluster import memory_pairs
 from sidtool.integrations.cluster.memory_pairs import ClusterPairs
 from sidtool.integrations.cluster.run import RunOptions
