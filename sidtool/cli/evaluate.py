@@ -15,17 +15,12 @@ from sidtool.cli.reports.report import report as write_report
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, say
 from sidtool.cli.terminal.pace import progress
-from sidtool.evaluation import (
-    EvaluationOptions,
-    ListEvaluationOptions,
-    QuestionOptions,
-    TaskEvaluationOptions,
-    lists,
-    tasks,
-)
+from sidtool.evaluation import EvaluationOptions, lists, tasks
+from sidtool.evaluation.lists import ListEvaluationOptions
+from sidtool.evaluation.tasks import QuestionOptions, TaskEvaluationOptions
 from sidtool.examples import TaskCatalogOptions
-from sidtool.integrations import ray
-from sidtool.integrations.ray import WorkerOptions
+from sidtool.integrations import cluster
+from sidtool.integrations.cluster import WorkerOptions
 from sidtool.memory import MemoryOptions
 from sidtool.model import LoadedModel, ModelOptions
 
@@ -91,7 +86,7 @@ def evaluate(
     ranker = None
     if workers.on_cluster:
         source = model_source(model, use, memory)
-        ranker = ray.ClusterRanker(source, workers.engine, workers.workers)
+        ranker = cluster.ClusterRanker(source, workers.engine, workers.workers)
     loaded = load_model(model, use, memory)
     names = evaluation.model_metric_names(loaded.bundle.space.levels)
     evaluation.check_names(thresholds, names)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.checkpoint import cached, is_hub_url
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import (
     CompatibilityError,
@@ -23,14 +22,16 @@ from sidtool.base.errors import (
     ThresholdError,
     UsageError,
 )
+from sidtool.base.hub import cached, is_hub_url
 from sidtool.base.options import check_options, group, option
 from sidtool.base.records import JsonRecord
 from sidtool.data import read_vectors
 from sidtool.integrations.formats.codebooks.layouts import ForeignCodebook, read_codebook
 from sidtool.integrations.formats.maps import sorted_active_rows
-from sidtool.tokenizer import Codebook, Policy
 from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.codes import Policy
 from sidtool.tokenizer.encoder import Encoder, load_encoder
+from sidtool.tokenizer.quantize import Codebook
 from sidtool.tokenizer.sid import SidSpace
 
 LEAST_SHARE = 0.5

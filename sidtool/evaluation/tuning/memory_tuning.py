@@ -1,0 +1,325 @@
+"""Chooses what a memory needs on validation users, by NDCG@10.
+
+`tune_memory` chooses its weight and power beside a model, whether a gate gives each request its own
+weight, and whether a re-ranker orders the best items. The model answers each user once: the best
+items of an even mixture are ranked again for every weight and power. A choice that keeps the
+memory's recall of rare targets goes before all others. New items are let in as far as users with
+other targets do not lose by them.
+
+`tune_similarity` chooses the settings of a memory, or of item-kNN, by it alone. The counts of
+pairs, by direction, and the nearest items by content are computed once; each trial weighs them
+anew, and ranks as the memory that is built does."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sidtool.base.errors import DataError
+from sidtool.base.extras import require
+from sidtool.base.options import check_options, option, options_from
+from sidtool.base.output import refuse_existing
+from sidtool.base.output_name import FOLDER
+from sidtool.base.progress import Progress
+from sidtool.data.split import Example, Split, SplitReference, check_split, evenly_spaced
+from sidtool.data.split.pairs import item_sequences
+from sidtool.evaluation.metrics import find_targets, metric_values
+from sidtool.evaluation.ranking import IndexedExamples, example_queries, rank_index
+from sidtool.evaluation.tuning.mixture_candidates import Candidates
+from sidtool.evaluation.tuning.mixture_choice import choose_for_new_items
+from sidtool.evaluation.tuning.reranker_fit import choose_reranker
+from sidtool.memory import (
+    DEFAULT,
+    CountedPairs,
+    FeatureIndex,
+    ItemContent,
+    KnnSettings,
+    Memory,
+    MemoryIndex,
+    Reranker,
+    WeightedMemory,
+    content_similarity,
+    count_events,
+    similar_items,
+)
+from sidtool.model import LoadedModel, bind_memory, check_model_folder, load_model_folder
+from sidtool.model.contract import MemoryBinding, check_bundle_split, check_model_split
+from sidtool.recommendation import WINDOW, QuerySession, in_windows
+from sidtool.recommendation.search import RankedItems, SeenOptions, check_normalize
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import ItemRows
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneMemoryOptions(SeenOptions):
+    """How weight and power are chosen. Raises UsageError for a number out of range."""
+
+    users: int | None = option(None, minimum=1)
+    """Validation examples, evenly spread; default: all."""
+    num_beams: int = option(100, minimum=1)
+    """Beam width, and the number of items that are ranked again."""
+    rerank: bool = option(True)
+    """Fit a re-ranker too, and use it if it is better on users that it was not fitted to."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def tune_memory(
+    model: str | Path,
+    split: Split,
+    memory: Memory,
+    out: str | Path,
+    options: TuneMemoryOptions | None = None,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+    **given: Any,
+) -> MemoryBinding:
+    """Write a copy of a model folder that is bound to a memory, with the weight and the power that
+    are best on the validation examples of a split, and a gate and a re-ranker if they are better on
+    users that they were not fitted to. The model's weights are not changed. The options may also be
+    given as keywords.
+
+    Raises CompatibilityError if the model, its bundle or the memory may have learned from held-out
+    events or the memory is of another bundle, UsageError if `out` exists without `force` or the
+    model's scores are not normalized over the trie.
+
+    Examples:
+        >>> split = sidtool.open_split("split")
+        >>> memory = sidtool.build_memory(split, sidtool.open_bundle("shop.zarr"))
+        >>> chosen = {"options": sidtool.TrainOptions(softmax_over="trie")}
+        >>> chosen["sft_fields"] = {"max_steps": 1, "eval_strategy": "no"}
+        >>> _ = sidtool.train("base+sid", "train.jsonl", "model", **chosen)
+        >>> binding = sidtool.tune_memory("model", split, memory, "mixed")
+        >>> 0 <= binding.weight <= 1
+        True
+    """
+    options = options_from(TuneMemoryOptions, options, given)
+    options = options.with_seen(split.reference.targets_repeat)
+    examples = plan_tune_memory(model, split, memory, out, options, force=force)
+    loaded = load_model_folder(model)
+    binding = choose_binding(loaded, memory, examples, split.reference, options, progress)
+    bind_memory(model, memory, binding, out, force=force)
+    return binding
+
+
+def choose_binding(
+    loaded: LoadedModel,
+    memory: Memory,
+    examples: Sequence[Example],
+    split: SplitReference,
+    options: TuneMemoryOptions,
+    progress: Progress | None = None,
+) -> MemoryBinding:
+    """The weight, power, gate, factor of new items and re-ranker that are chosen on validation
+    examples of a split."""
+    candidates = candidates_of(loaded, memory, examples, options, progress)
+    choice, factor = choose_for_new_items(candidates, [example.user for example in examples])
+    reranker: Reranker | None = None
+    judged: dict[str, float] = {}
+    if options.rerank and (choice.weight > 0 or choice.gate is not None):
+        features = FeatureIndex.of(memory, MemoryIndex.of(memory, loaded.bundle), loaded.bundle)
+        indexed = IndexedExamples.of(
+            loaded.bundle, examples, exclude_seen=bool(options.exclude_seen)
+        )
+        reranker, judged = choose_reranker(
+            candidates.with_factor(factor), choice, indexed, features, memory.manifest
+        )
+    return MemoryBinding(
+        memory.digest,
+        choice.weight,
+        choice.power,
+        {**choice.summary, **judged},
+        choice.gate,
+        factor,
+        split,
+        reranker,
+    )
+
+
+def plan_tune_memory(
+    model: str | Path,
+    split: Split,
+    memory: Memory,
+    out: str | Path,
+    options: TuneMemoryOptions,
+    *,
+    force: bool = False,
+) -> Sequence[Example]:
+    """The validation examples on which `tune_memory` chooses; reads no weights and writes nothing.
+    Raises as `tune_memory`."""
+    refuse_existing(Path(out), force, FOLDER)
+    require("models")
+    contract, bundle, _ = check_model_folder(model)
+    check_normalize(contract.normalize)
+    memory.check_bundle(bundle)
+    name = f"split {split.reference}"
+    check_model_split(contract, bundle, name, split.reference)
+    check_split("the memory", memory.manifest.split, name, split.reference)
+    if not split.valid:
+        raise DataError("there are no validation examples to tune the memory on")
+    return evenly_spaced(split.valid, options.users)
+
+
+def candidates_of(
+    loaded: LoadedModel,
+    memory: Memory,
+    examples: Sequence[Example],
+    options: TuneMemoryOptions,
+    progress: Progress | None = None,
+) -> Candidates:
+    """What the model and the memory recommend for the examples."""
+    even = replace(loaded, memory=WeightedMemory(memory, weight=0.5, power=1.0))
+    session = QuerySession.of(even)
+    assert session.mixture is not None
+    indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=bool(options.exclude_seen))
+    ranked: list[RankedItems] = []
+    for batch in in_windows(example_queries(session, indexed), WINDOW, len(examples), progress):
+        k = options.num_beams
+        ranked += session.search_items(loaded.model, batch, k=k, num_beams=k)
+    index = session.mixture.index
+    return Candidates.of(indexed, index, ranked, index.distributions(indexed.histories, 1.0))
+
+
+Grid = Mapping[str, Sequence[Any]]
+"""The values to try of each setting."""
+Settings = dict[str, Any]
+
+ROUNDS = 2
+"""The second round sees the other settings' choices of the first."""
+K = 10
+"""Cut-off of the metric."""
+CONTENT = "content_weight"
+GRID: Grid = {
+    "normalization": (0.5, 0.4, 0.3, 0.2, 0.1),
+    CONTENT: (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2),
+    "recency": (1.0, 0.9, 0.75, 0.6, 0.45, 0.3),
+    "reverse": (1.0, 0.7, 0.5, 0.3, 0.1, 0.0),
+    "distance": (1.0, 0.95, 0.85, 0.7, 0.5),
+    "shrinkage": (0.0, 1.0, 2.0, 5.0, 10.0, 20.0),
+}
+"""The values that are tried, those that matter most first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneSimilarityOptions(SeenOptions):
+    """How settings are chosen. Raises UsageError for fewer than one user."""
+
+    users: int | None = option(5000, minimum=1)
+    """Validation examples for --tune, evenly spread."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that are not tuned, by name: fields of KnnSettings, and `content_weight`."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclass(frozen=True, eq=False)
+class TunedSimilarity:
+    """What was chosen for a memory."""
+
+    settings: KnnSettings
+    content: ItemContent | None
+    """None if items are not similar by content"""
+    users: int
+    """validation examples that it was chosen on"""
+    ndcg: float
+    """NDCG@10 of the memory alone on them"""
+    start_ndcg: float
+    """the same with the settings that the search started from"""
+
+
+def tune_similarity(
+    split: Split,
+    bundle: Bundle,
+    content: ItemContent | None = None,
+    options: TuneSimilarityOptions | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    **given: Any,
+) -> TunedSimilarity:
+    """The settings of a memory with the best NDCG@10 on validation examples of a split. The options
+    may also be given as keywords.
+
+    Test examples are not read. Raises DataError without validation examples, CompatibilityError if
+    the bundle's codebook may have learned from held-out events, RefusedError if a held-out event is
+    among the training events."""
+    options = options_from(TuneSimilarityOptions, options, given)
+    options = options.with_seen(split.reference.targets_repeat)
+    check_bundle_split(bundle, "the split of the memory", split.reference)
+    if not split.valid:
+        raise DataError("the split has no validation examples to tune the memory on")
+    trials = _trials(split, bundle, content, options)
+    start = asdict(DEFAULT) | {CONTENT: 0.0 if content is None else content.settings.weight}
+    start |= options.fixed
+    names = GRID.keys() - options.fixed.keys() - ({CONTENT} if content is None else set())
+    grid = {name: values for name, values in GRID.items() if name in names}
+    best, ndcg = coordinate_search(start, grid, trials, progress)
+    weight = best.pop(CONTENT)
+    weighted_content = content.weighted(weight) if content is not None and weight else None
+    users = len(evenly_spaced(split.valid, options.users))
+    return TunedSimilarity(KnnSettings(**best), weighted_content, users, ndcg, trials(start))
+
+
+def _trials(
+    split: Split, bundle: Bundle, content: ItemContent | None, options: TuneSimilarityOptions
+) -> Callable[[Settings], float]:
+    """The NDCG@10 of settings, as a function of them."""
+    ids = list(bundle.items.ids)
+    n = len(ids)
+    sequences = item_sequences(split, ids)
+    events = count_events(sequences, n)
+    validation_examples = evenly_spaced(split.valid, options.users)
+    examples = IndexedExamples.of(
+        bundle, validation_examples, exclude_seen=bool(options.exclude_seen)
+    )
+    targets = examples.target_positions
+
+    @cache
+    def pairs(distance: float) -> CountedPairs:
+        return CountedPairs.count(sequences, n, distance)
+
+    @lru_cache(maxsize=1)  # trials of recency have the same similarities
+    def index_of(weight: float, settings: KnnSettings) -> MemoryIndex:
+        weighted = None
+        if content is not None and weight:
+            weighted = content_similarity(content.nearest, weight, events)
+        neighbors = similar_items(pairs(settings.distance), events, settings, weighted)
+        return MemoryIndex.of_neighbors(neighbors, events, 1.0, bundle, ItemRows(np.arange(n)))
+
+    def ndcg(values: Settings) -> float:
+        weight = values[CONTENT]
+        settings = KnnSettings(**{name: values[name] for name in values if name != CONTENT})
+        index = index_of(weight, replace(settings, recency=1.0))
+        index = replace(index, recency=settings.recency)
+        ranked = rank_index(index, examples, power=1.0, k=K)
+        return float(metric_values(find_targets(ranked, targets), [K])[:, 1].mean())
+
+    return ndcg
+
+
+def coordinate_search(
+    start: Mapping[str, Any],
+    grid: Grid,
+    quality: Callable[[Settings], float],
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Settings, float]:
+    """The settings with the best quality, and that quality: from `start`, every value of one
+    setting after the other, in ROUNDS. Equal results keep the earlier setting."""
+    best = dict(start)
+    qualities = {tuple(best.values()): quality(best)}
+    trials = [(name, value) for name, values in grid.items() for value in values] * ROUNDS
+    for done, (name, value) in enumerate(trials, start=1):
+        candidate = best | {name: value}
+        key = tuple(candidate.values())
+        if key not in qualities:
+            qualities[key] = quality(candidate)
+        if qualities[key] > qualities[tuple(best.values())]:
+            best = candidate
+        if progress is not None:
+            progress(done, len(trials))
+    return best, qualities[tuple(best.values())]

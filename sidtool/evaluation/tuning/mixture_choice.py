@@ -1,0 +1,316 @@
+"""Chooses weight, power and gate of a memory by what each would recommend to validation users, and
+how far items without training events may compete with the others.
+
+A new item has probability by content alone. What it takes from items with events is a loss to the
+users who want these, which the gain of those who want a new item outweighs on a validation set with
+many of them. So the aim is not the best mean: new items are let in as far as users with warm
+targets lose less than the noise of their recall."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.evaluation.bootstrap import intervals
+from sidtool.evaluation.tuning.mixture_candidates import Candidates, K, gains
+from sidtool.memory import DEFAULT_NEW_ITEM_FACTOR, LIMIT, Gate, standardize
+
+WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+POWERS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
+GATE_USERS = 100
+"""A gate is fitted to each half of the users only if it has at least so many."""
+GATE_POWERS = (1.0, 1.5, 2.0, 3.0)
+RARE_IMPORTANCE = (1.0, 3.0, 5.0)
+"""How much a user with a rare target counts when a gate is fitted, against others."""
+RARE_SHARE = 0.9
+"""Of the memory's recall@10 of rare targets, what a mixture should keep on the users on which it is
+chosen. On other users it keeps a little less; the aim is 0.85 there."""
+RARE_HITS = 20
+"""With fewer rare targets among the memory's first ten, their recall is noise and not regarded."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """NDCG@10 of every weight and power."""
+
+    values: NDArray[np.float64]
+    """(weights, powers)"""
+    users: int
+    keeps_rare: NDArray[np.bool_] | None = None
+    """(weights, powers): whether rare targets keep RARE_SHARE of their recall; None if all do"""
+
+    @classmethod
+    def of(cls, ranks: NDArray[np.int64], candidates: Candidates, users: NDArray[np.bool_]) -> Self:
+        """The grid of (weights, powers, n) ranks, over a part of the n users."""
+        qualities = [[quality(cell, ranks, candidates, users) for cell in row] for row in ranks]
+        keeps_rare, values = np.moveaxis(np.array(qualities), -1, 0)
+        return cls(values, int(users.sum()), keeps_rare.astype(bool))
+
+    @property
+    def best(self) -> tuple[float, float]:
+        """Weight and power of the best value; of equal ones the smallest weight."""
+        values = self.values
+        if self.keeps_rare is not None and self.keeps_rare.any():
+            values = np.where(self.keeps_rare, values, -1.0)
+        weight, power = np.unravel_index(int(values.argmax()), values.shape)
+        return WEIGHTS[int(weight)], POWERS[int(power)]
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """The values that a contract records."""
+        weight, power = self.best
+        return {
+            "users": float(self.users),
+            "ndcg@10 model": float(self.values[0].max()),
+            "ndcg@10 memory": float(self.values[-1].max()),
+            "ndcg@10 mixture": float(self.values[WEIGHTS.index(weight), POWERS.index(power)]),
+        }
+
+
+def quality(
+    ranks: NDArray[np.int64],
+    grid_ranks: NDArray[np.int64],
+    candidates: Candidates,
+    users: NDArray[np.bool_],
+) -> tuple[bool, float]:
+    """Whether (n,) ranks keep the memory's recall of rare targets, and their NDCG@10, over a part
+    of the users: the larger is better."""
+    rare = users & candidates.is_rare
+    memory_hits = int((grid_ranks[-1, POWERS.index(1.0)][rare] < K).sum())
+    hits = int((ranks[rare] < K).sum())
+    keeps_rare = memory_hits < RARE_HITS or hits >= RARE_SHARE * memory_hits
+    return keeps_rare, float(gains(ranks[users]).mean())
+
+
+@dataclass(frozen=True)
+class MixtureChoice:
+    """A weight or a gate, and a power."""
+
+    weight: float
+    power: float
+    gate: Gate | None
+    """In place of the weight."""
+    summary: dict[str, float]
+    """what a contract records"""
+
+    @classmethod
+    def of(cls, candidates: Candidates) -> Self:
+        """The best for these users."""
+        ranks = grid_ranks(candidates)
+        grid = Grid.of(ranks, candidates, np.ones(candidates.users, dtype=np.bool_))
+        weight, power = grid.best
+        gate, gated_power, judged = choose_gate(candidates, ranks)
+        if gate is not None:
+            power = gated_power
+        return cls(weight, power, gate, grid.summary | judged)
+
+    def ranks(self, candidates: Candidates) -> NDArray[np.int64]:
+        """(n,) as `Candidates.ranks`."""
+        return candidates.ranks(candidates.raised(self.power), self.weights(candidates))
+
+    def weights(self, candidates: Candidates) -> NDArray[np.float64] | float:
+        """The memory's weight, or (n,) weights by the gate."""
+        return self.weight if self.gate is None else self.gate.weights(candidates.features)
+
+
+def choose_gate(
+    candidates: Candidates, grid_ranks: NDArray[np.int64]
+) -> tuple[Gate | None, float, dict[str, float]]:
+    """A gate, its power, and NDCG@10 of constant weight and gate on users that they were not chosen
+    on: each half of the users judges the choice of the other. The gate is None if it is not better
+    there."""
+    constant_ranks = np.full(candidates.users, K)
+    gate_ranks = np.full(candidates.users, K)
+    for half in (candidates.in_first_half, ~candidates.in_first_half):
+        if half.sum() < GATE_USERS:
+            return None, 0.0, {}
+        weight, power = Grid.of(grid_ranks, candidates, ~half).best
+        constant = grid_ranks[WEIGHTS.index(weight), POWERS.index(power)]
+        constant_ranks[half] = constant[half]
+        _, _, ranks = _best_gate(candidates, grid_ranks, ~half)
+        gate_ranks[half] = ranks[half]
+    everyone = np.ones(candidates.users, dtype=np.bool_)
+    of_constant = quality(constant_ranks, grid_ranks, candidates, everyone)
+    of_gate = quality(gate_ranks, grid_ranks, candidates, everyone)
+    judged = {"ndcg@10 constant, judged": of_constant[1], "ndcg@10 gate, judged": of_gate[1]}
+    if of_gate <= of_constant:
+        return None, 0.0, judged
+    gate, power, _ = _best_gate(candidates, grid_ranks, everyone)
+    return gate, power, judged
+
+
+def _best_gate(
+    candidates: Candidates, grid_ranks: NDArray[np.int64], users: NDArray[np.bool_]
+) -> tuple[Gate | None, float, NDArray[np.int64]]:
+    """The best gate for a part of the users, its power, and the ranks of all users' targets."""
+    weight, power = Grid.of(grid_ranks, candidates, users).best
+    best: tuple[Gate | None, float, NDArray[np.int64]] = (None, power, np.full(len(users), K))
+    best_quality = (False, -1.0)
+    for power in GATE_POWERS:
+        raised = candidates.raised(power)
+        for importance in RARE_IMPORTANCE:
+            gate = fit_gate(candidates, raised, users, weight, importance)
+            if gate is None:
+                continue
+            ranks = candidates.ranks(raised, gate.weights(candidates.features))
+            gate_quality = quality(ranks, grid_ranks, candidates, users)
+            if gate_quality > best_quality:
+                best = (gate, power, ranks)
+                best_quality = gate_quality
+    return best
+
+
+def grid_ranks(candidates: Candidates) -> NDArray[np.int64]:
+    """(weights, powers, n) ranks of the targets."""
+    ranks = np.empty((len(WEIGHTS), len(POWERS), candidates.users), dtype=np.int64)
+    for column, power in enumerate(POWERS):
+        raised = candidates.raised(power)
+        for row, weight in enumerate(WEIGHTS):
+            ranks[row, column] = candidates.ranks(raised, weight)
+    return ranks
+
+
+TEMPERATURE = 0.3
+"""Of the smooth ranks, in units of log-probability."""
+L2 = 1e-3
+"""Penalty of the coefficients of standardized features."""
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothNdcg:
+    """NDCG of a mixture as a smooth function of the gate's parameters (ApproxNDCG, Qin et al.,
+    2010): an item counts as before the target by the sigmoid of how much higher its score is.
+
+    The likelihood of the target would be the wrong aim: it is dominated by targets far from the
+    first places, where the memory knows nothing, so it lowers the weight."""
+
+    inputs: NDArray[np.float64]
+    """(n, 1 + FEATURES) a column of ones, then the standardized features"""
+    model: NDArray[np.float64]
+    """(n, c) the model's probabilities"""
+    memory: NDArray[np.float64]
+    """(n, c) the memory's"""
+    targets: NDArray[np.int64]
+    """(n,) the target's column"""
+    importance: NDArray[np.float64]
+    """(n,) how much each user counts"""
+
+    def loss(self, parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """The negative mean, with a penalty, and its gradient."""
+        from scipy.special import expit
+
+        rows = np.arange(len(self.targets))
+        weights = expit(self.inputs @ parameters)  # (n,)
+        # (n, c); 1e-12 keeps the log of an item that neither knows finite
+        mixed = (1 - weights[:, None]) * self.model + weights[:, None] * self.memory + 1e-12
+        log_mixed = np.log(mixed)
+        leads = log_mixed - log_mixed[rows, self.targets][:, None]  # over the target
+        before = expit(leads / TEMPERATURE)  # (n, c)
+        ranks = before.sum(axis=1) + 0.5  # (n,); the target itself adds a half
+        log_ranks = np.log1p(ranks)
+        gains = np.log(2) / log_ranks
+        coefficients = np.concatenate([[0.0], parameters[1:]])  # the bias has no penalty
+        loss = -(self.importance * gains).mean() + L2 * (coefficients**2).sum() / 2
+        # slopes by the weight, from the mixture to the rank
+        log_slopes = (self.memory - self.model) / mixed  # (n, c)
+        lead_slopes = log_slopes - log_slopes[rows, self.targets][:, None]
+        rank_slopes = (before * (1 - before) * lead_slopes).sum(axis=1) / TEMPERATURE  # (n,)
+        # the slope of the loss by the rank, then by `inputs @ parameters`
+        loss_by_rank = gains / log_ranks / (1 + ranks)
+        loss_slopes = loss_by_rank * rank_slopes * weights * (1 - weights)
+        gradient = (self.importance * loss_slopes) @ self.inputs / len(rows) + L2 * coefficients
+        return float(loss), gradient
+
+
+def fit_gate(
+    candidates: Candidates,
+    raised: NDArray[np.float64],
+    users: NDArray[np.bool_],
+    start: float,
+    rare_importance: float,
+) -> Gate | None:
+    """The best gate for (n,) users, from a constant weight; `raised` has the memory's log
+    probabilities. Users with a rare target count `rare_importance` times. None if no user's target
+    is among the candidates."""
+    from scipy.optimize import minimize
+
+    users = users & candidates.has_memory
+    informative = users & (candidates.targets >= 0)
+    if not informative.any():
+        return None
+    features = candidates.features[users]
+    means = features.mean(axis=0).tolist()
+    # a feature that is the same for all users has no effect
+    scales = np.maximum(features.std(axis=0), 1 / LIMIT).tolist()
+    standardized = standardize(candidates.features[informative], means, scales)
+    objective = SmoothNdcg(
+        np.concatenate([np.ones((len(standardized), 1)), standardized], axis=1),
+        np.exp(candidates.model_scores[informative]),
+        np.exp(raised[informative]),
+        candidates.targets[informative],
+        np.where(candidates.is_rare[informative], rare_importance, 1.0),
+    )
+    start = min(max(start, 0.05), 0.95)
+    initial = np.zeros(1 + len(means))
+    initial[0] = np.log(start / (1 - start))
+    parameters = minimize(objective.loss, initial, jac=True, method="L-BFGS-B").x.tolist()
+    return Gate(tuple(means), tuple(scales), tuple(parameters[1:]), parameters[0])
+
+
+METRIC = "hr@10"
+FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.35, 0.25, 0.12, 0.06, 0.03, 0.0)
+"""The factors that are tried, the largest first; 0 leaves new items to the model."""
+LOSS = 0.4
+"""What users with warm targets may lose of their recall@10, as a share of half of its 95%
+interval. That is three quarters of its standard error, and about half of what the difference of two
+memories would need to be seen in as many users."""
+
+
+def choose_for_new_items(
+    candidates: Candidates, users: Sequence[str]
+) -> tuple[MixtureChoice, float]:
+    """Weight, power and gate, and the factor of new items, by (n,) users and their candidates.
+
+    The best for all users is taken if users with warm targets lose at most LOSS by new items. Else
+    the best for these users in a catalog without new items, and the largest factor by which they
+    lose no more. A loss is counted from that choice without new items."""
+    choice = MixtureChoice.of(candidates)
+    if not any(candidates.is_new[each.positions].any() for each in candidates.distributions):
+        return choice, DEFAULT_NEW_ITEM_FACTOR  # the memory recommends no new item to any user
+    if not candidates.is_warm.any():
+        return choice, 1.0
+    warm = candidates.select(candidates.is_warm)
+    without = warm.with_factor(0.0)
+    cautious = MixtureChoice.of(without)
+    before = _hits(cautious.ranks(without))
+    warm_users = [users[row] for row in np.flatnonzero(candidates.is_warm).tolist()]
+    low, high = intervals([METRIC], before[:, None], warm_users)["all"][METRIC]
+    lowest = float(before.mean()) - LOSS * (high - low) / 2
+    if _hits(choice.ranks(warm)).mean() >= lowest:
+        return choice, 1.0
+    # factor 0 loses nothing
+    factor = next(
+        each for each in FACTORS if _hits(cautious.ranks(warm.with_factor(each))).mean() >= lowest
+    )
+    after = _hits(cautious.ranks(warm.with_factor(factor)))
+    mixture = float(gains(cautious.ranks(candidates.with_factor(factor))).mean())
+    judged_on_warm = {
+        f"{name} of warm targets, without new items": value
+        for name, value in cautious.summary.items()
+        if name != "users"
+    }
+    measured = {
+        **{name: choice.summary[name] for name in ("users", "ndcg@10 model", "ndcg@10 memory")},
+        "ndcg@10 mixture": mixture,
+        **judged_on_warm,
+        f"{METRIC} of warm targets": float(after.mean()),
+        f"{METRIC} of warm targets, without new items": float(before.mean()),
+    }
+    return replace(cautious, summary=measured), factor
+
+
+def _hits(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n,) whether each target is among the first K."""
+    return (ranks < K).astype(np.float64)

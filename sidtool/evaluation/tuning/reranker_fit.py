@@ -1,0 +1,349 @@
+"""Fits a re-ranker to validation users by a smooth NDCG and a listwise cross-entropy, and decides
+whether it is used.
+
+It is fitted to lists without new items: fitted to new targets too, it finds more of them, and for
+that loses more users whose target has training events than the same number of new ones is worth.
+Each half of the users judges what was fitted to the other half, as for the gate. A re-ranker is
+used if NDCG@10 of these users is above that of the mixture beyond noise, and no fewer of them find
+a rare target or one without training events. docs/ranking.md gives loss and rule."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.evaluation.bootstrap import paired_differences
+from sidtool.evaluation.ranking import IndexedExamples
+from sidtool.evaluation.tuning.mixture_candidates import Candidates, K, gains
+from sidtool.evaluation.tuning.mixture_choice import MixtureChoice
+from sidtool.memory import (
+    HIDDEN,
+    LIMIT,
+    N_FEATURES,
+    RERANKED,
+    TRAINING_EVENTS,
+    FeatureIndex,
+    MemoryManifest,
+    Network,
+    Reranker,
+    standardized_features,
+)
+
+RERANK_USERS = 100
+"""Users with their target among the items that each half has at least."""
+NETWORKS = 3
+"""Networks of a re-ranker, of as many seeds; one is fitted to each half."""
+SCALES = (1.0, 0.5)
+"""Of the networks' scores, that are tried."""
+BONUSES = (0.0, 0.2, 0.4, 0.6, 0.8)
+"""Of items without training events, that are tried, in units of log-probability."""
+METRIC = "ndcg@10"
+FEATURE_BLOCK = 1024
+"""Users whose features are made at a time."""
+
+BATCH_USERS = 128
+EPOCHS = 12
+LEARNING_RATE = 2e-3
+WEIGHT_DECAY = 1e-3
+DROPOUT = 0.1
+TEMPERATURE = 0.5
+"""Of the smooth ranks, in units of log-probability."""
+NDCG_WEIGHT = 3.0
+ENTROPY_WEIGHT = 0.3
+
+
+RARITY_WEIGHTS: dict[str, Callable[[NDArray[np.int64]], NDArray[np.float64]]] = {
+    "twice": lambda events: np.where(events <= 5, 2.0, 1.0),
+    "logarithm": lambda events: 1 / np.log2(2.0 + events),
+}
+"""How much a user counts in the loss, by the training events of the target."""
+
+
+@dataclass(frozen=True, eq=False)
+class RankedUsers:
+    """The first c items of the mixture for each of n users, in its order."""
+
+    features: NDArray[np.float32]
+    """(n, c, N_FEATURES)"""
+    mixed: NDArray[np.float64]
+    """(n, c) logs of the mixed probabilities; minus infinity where there are fewer items"""
+    targets: NDArray[np.int64]
+    """(n,) the target's column, -1 if it is not among the items"""
+    is_mixed: NDArray[np.bool_]
+    """(n,) whether the memory has a share: only then is a request ranked again"""
+    target_events: NDArray[np.int64]
+    """(n,) training events of the target; -1 for one that cannot be recommended"""
+    in_first_half: NDArray[np.bool_]
+    users: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        candidates: Candidates,
+        choice: MixtureChoice,
+        examples: IndexedExamples,
+        index: FeatureIndex,
+    ) -> "RankedUsers":
+        """Rank the candidates of each user by a mixture, and make their features."""
+        raised = candidates.raised(choice.power)
+        mixed = candidates.mixed(raised, choice.weights(candidates))
+        positions = candidates.positions
+        order = np.lexsort((positions, np.where(positions < 0, np.inf, -mixed)))[:, :RERANKED]
+        is_target = order == candidates.targets[:, None]
+        is_target &= candidates.targets[:, None] >= 0
+        rows = np.arange(len(order))[:, None]
+        positions, mixed, raised = positions[rows, order], mixed[rows, order], raised[rows, order]
+        is_left_out = np.isneginf(mixed)
+        positions = np.where(is_left_out, -1, positions)
+        is_target &= ~is_left_out
+        model = candidates.model_scores[rows, order]
+        features = np.empty((*positions.shape, N_FEATURES), dtype=np.float32)
+        for start in range(0, len(features), FEATURE_BLOCK):
+            block = slice(start, start + FEATURE_BLOCK)
+            features[block] = index.features(
+                examples.histories[block],
+                positions[block],
+                model[block],
+                raised[block],
+                mixed[block],
+            )
+        targets = examples.targets
+        stored = np.where(targets < 0, -1, index.memory_rows[targets])
+        return cls(
+            features,
+            np.where(positions < 0, -np.inf, mixed),
+            np.where(is_target.any(axis=1), is_target.argmax(axis=1), -1),
+            candidates.has_memory,
+            np.where(stored < 0, np.where(targets < 0, -1, 0), index.events[stored]),
+            candidates.in_first_half,
+            tuple(example.user for example in examples.examples),
+        )
+
+    @property
+    def is_informative(self) -> NDArray[np.bool_]:
+        """(n,) whether a user can be fitted to: the target is among the items."""
+        return self.is_mixed & (self.targets >= 0)
+
+    @property
+    def is_new(self) -> NDArray[np.bool_]:
+        """(n, c) whether an item has no training events."""
+        return np.isfinite(self.mixed) & (self.features[..., TRAINING_EVENTS] == 0)
+
+    def ranks(self, added: NDArray[np.floating[Any]] | float) -> NDArray[np.int64]:
+        """(n,) ranks of the targets from 0, at most K, where (n, c) scores are added."""
+        scores = self.mixed + np.where(self.is_mixed[:, None], added, 0.0)
+        rows = np.arange(len(scores))
+        target_scores = scores[rows, self.targets][:, None]
+        is_before = scores > target_scores
+        # equal items stay in the order of the mixture
+        is_before |= (scores == target_scores) & (
+            np.arange(scores.shape[1]) < self.targets[:, None]
+        )
+        return np.where(self.targets < 0, K, np.minimum(is_before.sum(axis=1), K))
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Networks and how features are standardized for them."""
+
+    means: list[float]
+    scales: list[float]
+    networks: tuple[Network, ...]
+
+    @classmethod
+    def of(
+        cls, ranked: RankedUsers, users: NDArray[np.bool_], rarity: str, seeds: Sequence[int]
+    ) -> "Fit":
+        """Fit a network of each seed to a part of the users."""
+        rows = np.flatnonzero(users & ranked.is_informative)
+        features = ranked.features[rows]  # (m, c, N_FEATURES)
+        present = np.isfinite(ranked.mixed[rows])
+        means = features[present].mean(axis=0, dtype=np.float64).tolist()
+        # a feature that is the same for all items has no effect
+        deviations = features[present].std(axis=0, dtype=np.float64)
+        scales = np.maximum(deviations, 1 / LIMIT).tolist()
+        inputs = standardized_features(features, means, scales)
+        inputs[~present] = 0
+        importance = RARITY_WEIGHTS[rarity](ranked.target_events[rows])
+        batch = (inputs, ranked.mixed[rows], ranked.targets[rows], importance / importance.mean())
+        return cls(means, scales, tuple(fit_network(*batch, seed=seed) for seed in seeds))
+
+    def added(self, ranked: RankedUsers, users: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """(n, c) mean scores of the networks for a part of the users, 0 for the others."""
+        added = np.zeros(ranked.mixed.shape, dtype=np.float32)
+        present = np.isfinite(ranked.mixed) & users[:, None]
+        inputs = standardized_features(ranked.features[present], self.means, self.scales)
+        for network in self.networks:
+            added[present] += network.scores(inputs) / np.float32(len(self.networks))
+        return added
+
+
+def choose_reranker(
+    candidates: Candidates,
+    choice: MixtureChoice,
+    examples: IndexedExamples,
+    index: FeatureIndex,
+    manifest: MemoryManifest,
+    *,
+    seed: int = 0,
+) -> tuple[Reranker | None, dict[str, float]]:
+    """A re-ranker for a mixture with the memory of a manifest, and what judged it; None if it is
+    not used."""
+    served = RankedUsers.of(candidates, choice, examples, index)
+    fitted_to = served
+    if candidates.lists_new_items:
+        fitted_to = RankedUsers.of(candidates.without_new_items(), choice, examples, index)
+    return fit_reranker(fitted_to, served, manifest, exclude_seen=examples.exclude_seen, seed=seed)
+
+
+def fit_reranker(
+    fitted_to: RankedUsers,
+    served: RankedUsers,
+    manifest: MemoryManifest,
+    *,
+    exclude_seen: bool,
+    seed: int = 0,
+) -> tuple[Reranker | None, dict[str, float]]:
+    """As `choose_reranker`: fitted to lists without new items, judged on the lists of the mixture.
+    NETWORKS seeds from NETWORKS times `seed` on are drawn from."""
+    seeds = range(seed * NETWORKS, (seed + 1) * NETWORKS)
+    halves = (served.in_first_half, ~served.in_first_half)
+    if any((half & fitted_to.is_informative).sum() < RERANK_USERS for half in halves):
+        return None, {}
+    before = served.ranks(0.0)
+    events = served.target_events
+    rare_and_new = [(events >= 1) & (events <= 5), events == 0]
+    bonuses = BONUSES if served.is_new.any() else BONUSES[:1]
+    best: tuple[str, float, float, NDArray[np.int64]] | None = None
+    best_ndcg = highest = -1.0
+    for rarity in RARITY_WEIGHTS:
+        added = np.zeros(served.mixed.shape, dtype=np.float32)
+        for half in halves:
+            added += Fit.of(fitted_to, ~half, rarity, seeds[:1]).added(served, half)
+        for scale, bonus in product(SCALES, bonuses):
+            after = served.ranks(added * np.float32(scale) + np.float32(bonus) * served.is_new)
+            ndcg = float(gains(after).mean())
+            highest = max(highest, ndcg)
+            # of these targets no fewer are among the first K than before
+            groups = [*rare_and_new, events >= 1] if bonus else rare_and_new
+            keeps = all((after[users] < K).sum() >= (before[users] < K).sum() for users in groups)
+            if keeps and ndcg > best_ndcg:
+                best_ndcg = ndcg
+                best = (rarity, scale, bonus, after)
+    record = {"ndcg@10 mixture, judged": float(gains(before).mean())}
+    if best is None:
+        return None, {**record, "ndcg@10 re-ranked, judged": highest}
+    record["ndcg@10 re-ranked, judged"] = best_ndcg
+    rarity, scale, bonus, after = best
+    columns = gains(after)[:, None], gains(before)[:, None]
+    difference = paired_differences([METRIC], *columns, served.users)["all"][METRIC]
+    record |= {"ndcg@10 gain, low": difference.low, "ndcg@10 gain, high": difference.high}
+    if difference.low <= 0:
+        return None, record
+    everyone = np.ones(len(before), dtype=np.bool_)
+    fit = Fit.of(fitted_to, everyone, rarity, seeds)
+    reranker = Reranker.of(
+        fit.means,
+        fit.scales,
+        fit.networks,
+        manifest,
+        scale=scale,
+        exclude_seen=exclude_seen,
+        new_item_bonus=bonus,
+    )
+    return reranker, record
+
+
+def fit_network(
+    inputs: NDArray[np.float32],
+    mixed: NDArray[np.float64],
+    targets: NDArray[np.int64],
+    importance: NDArray[np.float64],
+    *,
+    seed: int,
+) -> Network:
+    """A network for (m, c, N_FEATURES) standardized features, (m, c) logs of mixed probabilities,
+    minus infinity where there is no item, the (m,) columns of the targets, and how much each user
+    counts. Unfitted, it scores every item 0."""
+    import torch
+    from torch import nn
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = _module()
+        users = len(inputs)
+        steps = EPOCHS * -(-users // BATCH_USERS)
+        optimizer = torch.optim.AdamW(
+            module.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=LEARNING_RATE, total_steps=steps
+        )
+        tensors = (
+            torch.from_numpy(inputs),
+            torch.from_numpy(mixed.astype(np.float32)),
+            torch.from_numpy(targets),
+            torch.from_numpy(importance.astype(np.float32)),
+        )
+        module.train()
+        for _ in range(EPOCHS):
+            for rows in torch.randperm(users).split(BATCH_USERS):
+                x, log_mixed, target, weight = (tensor[rows] for tensor in tensors)
+                added = module["linear"](x) + module["deep"](x)  # (b, c, 1)
+                loss = (weight * _losses(log_mixed + added[..., 0], target)).mean()
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+    first, second, output = (layer for layer in module["deep"] if isinstance(layer, nn.Linear))
+    arrays = (
+        first.weight.T,
+        first.bias,
+        second.weight.T,
+        second.bias,
+        output.weight[0],
+        module["linear"].weight[0],
+    )
+    return Network(*(array.detach().numpy().copy() for array in arrays))
+
+
+def _module() -> Any:
+    """The layers of a `Network`, of which the last ones are zero. All items of a user lose the same
+    units to dropout: a third of the time of fitting would go to drawing other ones for each."""
+    import torch
+    from torch import nn
+
+    class ListDropout(nn.Dropout):
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            units = hidden.new_ones(len(hidden), 1, hidden.shape[-1])  # (b, 1, units)
+            return hidden * super().forward(units)
+
+    deep = nn.Sequential(
+        nn.Linear(N_FEATURES, HIDDEN),
+        nn.GELU(approximate="tanh"),
+        ListDropout(DROPOUT),
+        nn.Linear(HIDDEN, HIDDEN),
+        nn.GELU(approximate="tanh"),
+        ListDropout(DROPOUT),
+        nn.Linear(HIDDEN, 1, bias=False),
+    )
+    linear = nn.Linear(N_FEATURES, 1, bias=False)
+    nn.init.zeros_(deep[-1].weight)
+    nn.init.zeros_(linear.weight)
+    return nn.ModuleDict({"deep": deep, "linear": linear})
+
+
+def _losses(scores: Any, targets: Any) -> Any:
+    """(b,) losses of (b, c) scores: 1 less a smooth NDCG (ApproxNDCG, Qin et al., 2010), and the
+    listwise cross-entropy."""
+    import torch
+
+    of_target = scores.gather(1, targets[:, None])  # (b, 1)
+    # minus infinity adds 0; the target itself adds a half
+    ranks = 0.5 + torch.sigmoid((scores - of_target) / TEMPERATURE).sum(dim=1)
+    ndcg = 1 / torch.log2(1 + ranks)
+    entropy = torch.logsumexp(scores, dim=1) - of_target[:, 0]
+    return NDCG_WEIGHT * (1 - ndcg) + ENTROPY_WEIGHT * entropy

@@ -1,0 +1,16 @@
+from .engines import EngineOptions as EngineOptions
+from .engines import ResumableWorkers as ResumableWorkers
+from .engines import WorkerOptions as WorkerOptions
+from .memory_pairs import ClusterPairs as ClusterPairs
+from .ray_service import serve_on_ray as serve_on_ray
+from .recommendations import ClusterRanker as ClusterRanker
+from .recommendations import ModelSource as ModelSource
+from .recommendations import recommend_folder as recommend_folder
+from .run import RunOptions as RunOptions
+from .run import RunReport as RunReport
+from .split_parts import PartOptions as PartOptions
+from .split_parts import split_in_parts as split_in_parts
+from .training_examples import ClusterExamples as ClusterExamples
+from .vectors import ItemColumns as ItemColumns
+from .vectors import embed_folder as embed_folder
+from .vectors import encode_folder as encode_folder

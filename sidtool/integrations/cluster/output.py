@@ -1,0 +1,239 @@
+"""An output folder of parts, one per shard, at a path or URL.
+
+A part is written under a name of its own and moved into place, so it is whole or absent, and a part
+that is made twice replaces itself. The folder is named `OUT.partial` until all parts are there and
+the lineage is written; an interrupted run is resumed from its parts."""
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sidtool.base.errors import DataError, SidtoolError, UsageError
+from sidtool.base.output import locked, publish, refuse_existing, remove
+from sidtool.base.work_folder import RUN_FILE, open_work_folder
+from sidtool.data.tables import library_errors, one_line
+from sidtool.integrations.cluster.shards import is_local, open_store
+
+LINEAGE = "_lineage.json"
+"""Readers of folders of Parquet ignore names that begin so."""
+RESTART = "without --resume the run starts again"
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """What became of a shard."""
+
+    name: str
+    """Of its part, a file or a folder of files"""
+    rows: int
+    digest: str = ""
+    """SHA-256 of the part's bytes, if a lineage lists it"""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Whatever the work counts"""
+    note: str = ""
+    """What the user should know of it"""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever else the run needs of it, as JSON values"""
+
+
+def part_name(number: int) -> str:
+    """The file name of a shard's part."""
+    return f"part-{number:07d}.parquet"
+
+
+@dataclass(frozen=True)
+class PartFolder:
+    """A folder of parts that workers write to."""
+
+    url: str
+
+    def report(self, number: int) -> PartReport | None:
+        """The report of a finished part, None if there is none or the part is lost."""
+        filesystem, root = open_store(self.url)
+        path = f"{root}/.{part_name(number)}.json"
+        with library_errors(Path(self.url)):
+            if not filesystem.exists(path):
+                return None
+            report = PartReport(**json.loads(filesystem.cat_file(path)))
+            return report if filesystem.exists(f"{root}/{report.name}") else None
+
+    def add(self, number: int, report: PartReport, place: Path) -> None:
+        """Copy the part of a shard from a local folder, then write its report, each file whole or
+        not at all. Raises DataError."""
+        part = place / report.name
+        paths = [part]
+        if part.is_dir():
+            self.subfolder(report.name)
+            paths = sorted(part.iterdir())
+        for path in paths:
+            self._put(path.relative_to(place).as_posix(), path)
+        self._put(f".{part_name(number)}.json", json.dumps(asdict(report)).encode())
+
+    def subfolder(self, name: str) -> "PartFolder":
+        """A folder in the folder; one whose name begins with a dot is gone at the end."""
+        filesystem, root = open_store(self.url)
+        with _write_errors(self.url):
+            filesystem.makedirs(f"{root}/{name}", exist_ok=True)
+        return PartFolder(f"{self.url}/{name}")
+
+    def finish(self, text: str, name: str = LINEAGE) -> None:
+        """Remove the reports and what killed workers left, and write the lineage, or what a folder
+        of this kind has in its place."""
+        filesystem, root = open_store(self.url)
+        with _write_errors(self.url):
+            for path in filesystem.ls(root, detail=False):
+                file = path.rstrip("/").rpartition("/")[2]
+                if file.startswith(".") or file == RUN_FILE:
+                    filesystem.rm(path, recursive=True)
+        self._put(name, text.encode())
+
+    def _put(self, name: str, content: bytes | Path) -> None:
+        filesystem, root = open_store(self.url)
+        unfinished = f"{root}/.{uuid.uuid4().hex}"
+        with _write_errors(self.url):
+            if isinstance(content, Path):
+                filesystem.put_file(str(content), unfinished)
+            else:
+                filesystem.pipe_file(unfinished, content)
+            filesystem.mv(unfinished, f"{root}/{name}")
+
+
+@contextmanager
+def _write_errors(url: str) -> Iterator[None]:
+    """Raise DataError for any error of a store that is written."""
+    try:
+        yield
+    except SidtoolError:
+        raise
+    except Exception as error:  # clients of stores have no common class
+        raise DataError(f"{url} cannot be written: {one_line(error)}") from error
+
+
+def refuse_existing_folder(out: str, *, force: bool) -> None:
+    """Raise UsageError if an output exists, without `force`."""
+    filesystem, root = open_store(out)
+    if is_local(filesystem):
+        refuse_existing(Path(root), force)
+        return
+    with library_errors(Path(out)):
+        if not force and _names(filesystem, root) and not _is_half_moved(filesystem, root):
+            raise _exists_already(out)
+
+
+def refuse_input(out: str, location: str) -> None:
+    """Raise UsageError if making the output would remove an input."""
+    filesystem, root = open_store(out)
+    store, path = open_store(location)
+    steps = _steps(store, path)
+    removed = [_steps(filesystem, place) for place in (root, f"{root}.partial")]
+    is_removed = any(steps[: len(folder)] == folder for folder in removed)
+    if is_removed and type(store) is type(filesystem):
+        raise UsageError(
+            f"{out} is the input {location}, or contains it", hint="write to another path"
+        )
+
+
+def _steps(filesystem: Any, path: str) -> tuple[str, ...]:
+    """The steps of a path, of a local one without links."""
+    return (
+        Path(path).resolve().parts if is_local(filesystem) else tuple(path.rstrip("/").split("/"))
+    )
+
+
+def _exists_already(out: str) -> UsageError:
+    return UsageError(f"{out} exists already", hint="--force replaces it")
+
+
+def _names(filesystem: Any, root: str) -> set[str]:
+    """The names directly in a folder of a store; of a file, its own."""
+    filesystem.invalidate_cache(root)
+    try:
+        paths = [path.rstrip("/") for path in filesystem.ls(root, detail=False)]
+    except FileNotFoundError:
+        return set()
+    # a store may list the empty object that stands for a folder
+    is_file = filesystem.isfile(root)
+    return {path.rpartition("/")[2] for path in paths if path != root or is_file}
+
+
+def _is_half_moved(filesystem: Any, root: str) -> bool:
+    """Whether a folder has only parts that a killed run moved there: the lineage, which names them,
+    is moved last."""
+    names = _names(filesystem, root)
+    lineage = f"{root}.partial/{LINEAGE}"
+    if not names or not filesystem.exists(lineage):
+        return False
+    return names <= set(json.loads(filesystem.cat_file(lineage))["files"])
+
+
+@contextmanager
+def work_parts(
+    path: Path, fingerprint: Mapping[str, Any], *, resume: bool, force: bool = True
+) -> Iterator[PartFolder]:
+    """The folder beside `path` with the parts of a run, while its lock is held: those of an earlier
+    run with `resume`, which must have the same `fingerprint` (UsageError). Without `force`, there
+    may be nothing at `path` itself (UsageError)."""
+    with locked(path) as work:
+        refuse_existing(path, force)  # another process may have made it until the lock was held
+        if not resume:
+            remove(work)
+        open_work_folder(work, fingerprint, restart=RESTART)
+        yield PartFolder(str(work.absolute()))
+
+
+@contextmanager
+def part_folder(
+    out: str, fingerprint: Mapping[str, Any], *, resume: bool, force: bool
+) -> Iterator[PartFolder]:
+    """The folder of an output while it is made; it appears as `out` if the block ends well.
+
+    Raises UsageError if `out` exists, without `force`, or if the interrupted run that is to be
+    resumed had another `fingerprint`."""
+    filesystem, root = open_store(out)
+    if not is_local(filesystem):
+        yield from _remote(out.rstrip("/"), fingerprint, resume=resume, force=force)
+        return
+    path = Path(root)
+    refuse_existing(path, force)
+    with work_parts(path, fingerprint, resume=resume, force=force) as folder:
+        yield folder
+        refuse_existing(path, force)
+        publish(Path(folder.url), path)
+
+
+def _remote(
+    url: str, fingerprint: Mapping[str, Any], *, resume: bool, force: bool
+) -> Iterator[PartFolder]:
+    """A store has no folders to move: parts are moved one by one, the lineage last."""
+    refuse_existing_folder(url, force=force)
+    filesystem, root = open_store(url)
+    work = f"{root}.partial"
+    with _write_errors(url):
+        stored = f"{work}/{RUN_FILE}"
+        text = json.dumps(fingerprint, sort_keys=True).encode()
+        if filesystem.exists(stored) and filesystem.cat_file(stored) != text and resume:
+            raise UsageError(f"{url}.partial is of a run with other settings", hint=RESTART)
+        if _is_half_moved(filesystem, root):
+            filesystem.rm(root, recursive=True)  # before the lineage, which tells that it may be
+        if not resume and filesystem.exists(work):
+            filesystem.rm(work, recursive=True)
+        filesystem.makedirs(work, exist_ok=True)
+        filesystem.pipe_file(stored, text)
+    yield PartFolder(f"{url}.partial")
+    with _write_errors(url):
+        if not force and _names(filesystem, root):
+            raise _exists_already(url)
+        if filesystem.exists(root):
+            filesystem.rm(root, recursive=True)
+        filesystem.makedirs(root, exist_ok=True)
+        names = [path.rpartition("/")[2] for path in filesystem.find(work)]
+        if LINEAGE not in names:
+            raise DataError(f"{url}.partial has no {LINEAGE}")
+        for name in sorted(names, key=lambda name: name == LINEAGE):
+            filesystem.mv(f"{work}/{name}", f"{root}/{name}")
+        if filesystem.exists(work):
+            filesystem.rm(work, recursive=True)

@@ -1,0 +1,211 @@
+"""What a model recommends, by several processes that load it: for a folder of requests, and for
+evaluation examples."""
+
+import hashlib
+import json
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sidtool.base.digests import digest_strings, file_digest
+from sidtool.base.errors import DataError, SidtoolWarning
+from sidtool.base.options import options_from
+from sidtool.base.progress import Progress
+from sidtool.data.split import Example
+from sidtool.evaluation import IndexedExamples, rank_examples
+from sidtool.integrations.cluster.engines import EngineName, WorkerOptions, run_job
+from sidtool.integrations.cluster.output import PartReport, part_name
+from sidtool.integrations.cluster.run import RunOptions, Work, run_over_folder
+from sidtool.integrations.cluster.shards import ROWS, Shard
+from sidtool.memory import Memory, MemoryOptions
+from sidtool.model import LoadedModel, ModelOptions, check_model_folder, load_model_folder
+from sidtool.recommendation import (
+    WINDOW,
+    BadRequest,
+    Outcome,
+    RankedQueries,
+    RecommendOptions,
+    answer_each,
+    count_unknown,
+    read_parquet_requests,
+    warn_of_unknown,
+    write_result_table,
+)
+from sidtool.recommendation.search import Normalize
+from sidtool.registry import located, open_bundle, resolve
+
+EXAMPLES = 2 * WINDOW
+"""Examples of a part: queries that run together are those of a single process."""
+
+
+@dataclass(frozen=True)
+class ModelSource(ModelOptions):
+    """Where a model is, and how it is loaded; paths must be those of every worker."""
+
+    model: str
+    memory: MemoryOptions = field(default_factory=MemoryOptions)
+
+    def load(self) -> LoadedModel:
+        """Load the model. Raises as `load_model_folder` does."""
+        return load_model_folder(
+            self.model,
+            bundle=open_bundle(self.bundle) if self.bundle else None,
+            device=self.device,
+            dtype=self.dtype,
+            trust_remote_code=self.trust_remote_code,
+            memory=located(self.memory),
+        )
+
+    def record(self) -> dict[str, Any]:
+        """What a lineage says of it: the digest of its contract, which has those of its files, that
+        of the bundle, and that of another memory than the model's own. Reads no weights; raises as
+        `check_model_folder` and `Memory.open` do."""
+        bundle = open_bundle(self.bundle) if self.bundle else None
+        contract, bundle, _ = check_model_folder(self.model, bundle)
+        text = json.dumps(contract.to_json(), sort_keys=True, ensure_ascii=False)
+        memory = {
+            name: None if value is None else str(value)
+            for name, value in asdict(self.memory).items()
+        }
+        if self.memory.location is not None:
+            memory["digest"] = Memory.open(resolve(str(self.memory.location))).digest
+        return {
+            "model": hashlib.sha256(text.encode()).hexdigest(),
+            "bundle": bundle.identity.digest,
+            "dtype": self.dtype,
+            "memory": memory,
+        }
+
+
+def recommend_folder(
+    model: ModelSource | str,
+    requests: str,
+    out: str,
+    options: RecommendOptions | None = None,
+    *,
+    candidates: Sequence[str] | None = None,
+    stop: bool = False,
+    run: RunOptions | None = None,
+    shard_rows: int = ROWS,
+    **given: Any,
+) -> Outcome:
+    """Answer the requests of a Parquet file, or of a folder of such at any fsspec URL, and write a
+    folder of Parquet with a row per request, in the order of the requests. The options may also be
+    given as keywords.
+
+    The rows are those of `recommend_to_file`, to the last bit if `shard_rows` is a multiple of the
+    queries that run together (`query.WINDOW`), and the parts the same for any engine and number of
+    workers. A request that cannot be answered has an `error` in its row; with `stop` it is raised.
+    Raises UsageError if `out` exists, and as `recommend` does.
+
+    Examples:
+        >>> import pyarrow as pa, pyarrow.parquet as pq
+        >>> pq.write_table(pa.table({"history": [["b001", "b002"]]}), "requests.parquet")
+        >>> outcome = sidtool.recommend_folder("tuned", "requests.parquet", "recommended", k=3)
+        >>> outcome.requests, outcome.bad
+        (1, 0)
+    """
+    source = ModelSource(model) if isinstance(model, str) else model
+    options = options_from(RecommendOptions, options, given)
+    listed = None if candidates is None else tuple(candidates)
+    settings = asdict(options)
+    for name, ids in (("allow", options.allow), ("deny", options.deny), ("candidates", listed)):
+        settings[name] = None if ids is None else digest_strings(ids)
+    made_from = {"command": "recommend", **source.record(), "options": settings}
+    work = partial(_open_answering, source, requests, options, listed, stop)
+    report = run_over_folder(
+        work, requests, out, made_from, run or RunOptions(), shard_rows=shard_rows
+    )
+    counts = report.counts
+    warn_of_unknown(counts)
+    first_bad = BadRequest(DataError(report.notes[0]), None) if report.notes else None
+    return Outcome(report.rows, counts.get("short", 0), counts.get("bad", 0), first_bad)
+
+
+def _open_answering(
+    source: ModelSource,
+    requests: str,
+    options: RecommendOptions,
+    candidates: tuple[str, ...] | None,
+    stop: bool,
+) -> Work[Shard]:
+    """Load a model, to answer shards of `requests`, a folder that errors name."""
+    loaded = source.load()
+
+    def answer(number: int, shard: Shard, place: Path) -> PartReport:
+        counts = Counter[str]()
+        first_error = ""
+        lines = place / "lines"
+        with warnings.catch_warnings(), lines.open("w", encoding="utf-8") as stream:
+            warnings.simplefilter("ignore", SidtoolWarning)  # counted, and said once for all parts
+            read = read_parquet_requests(shard.fetch(place), name=requests, first_row=shard.first)
+            for answered in answer_each(loaded, read, options, candidates=candidates, stop=stop):
+                counts["requests"] += 1
+                if isinstance(answered, BadRequest):
+                    counts["bad"] += 1
+                    first_error = first_error or str(answered.error)
+                else:
+                    counts["short"] += answered.missing > 0
+                    counts.update(count_unknown(answered))
+                line = json.dumps(answered.to_json(), ensure_ascii=False, allow_nan=False)
+                stream.write(f"{line}\n")
+        part = place / part_name(number)
+        write_result_table(lines, part)
+        return PartReport(
+            part.name, counts["requests"], file_digest(part), dict(counts), first_error
+        )
+
+    return answer
+
+
+@dataclass(frozen=True)
+class ClusterRanker:
+    """Ranks for a model by several processes that load it; `evaluate` takes it as `ranker`."""
+
+    source: ModelSource
+    engine: EngineName = "ray"
+    workers: int | None = None
+    examples: int = EXAMPLES
+
+    def __post_init__(self) -> None:
+        WorkerOptions(self.engine, self.workers)  # raises
+
+    def __call__(
+        self,
+        examples: IndexedExamples,
+        *,
+        k: int,
+        num_beams: int,
+        is_mixed: bool,
+        normalize: Normalize | None = None,
+        progress: Progress | None = None,
+    ) -> RankedQueries:
+        """The best SIDs, or items with a memory, for each example."""
+        starts = range(0, len(examples.examples), self.examples)
+        shards = [examples.examples[start : start + self.examples] for start in starts]
+        search = {"k": k, "num_beams": num_beams, "is_mixed": is_mixed, "normalize": normalize}
+        job = partial(_open_ranking, self.source, examples.exclude_seen, search)
+        ranked: dict[int, RankedQueries] = {}
+        for index, part in run_job(job, shards, WorkerOptions(self.engine, self.workers)):
+            ranked[index] = part
+            if progress is not None:
+                done = sum(len(ranking.leaves) for ranking in ranked.values())
+                progress(done, len(examples.examples))
+        return RankedQueries.joined([ranked[index] for index in range(len(shards))])
+
+
+def _open_ranking(
+    source: ModelSource, exclude_seen: bool, search: Mapping[str, Any]
+) -> Callable[[Sequence[Example]], RankedQueries]:
+    """Load a model, to rank the SIDs, or with a memory the items, of parts of the examples."""
+    loaded = source.load()
+
+    def rank(shard: Sequence[Example]) -> RankedQueries:
+        examples = IndexedExamples.of(loaded.bundle, shard, exclude_seen=exclude_seen)
+        return rank_examples(loaded, examples, **search)
+
+    return rank

@@ -1,0 +1,160 @@
+"""A split in parts, made by several processes: first the rows of each file are grouped by the parts
+of their users, then the rows of each part are split."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sidtool.base.documents import sealed_text
+from sidtool.base.errors import DataError
+from sidtool.base.options import option, options_from
+from sidtool.data import EventColumns
+from sidtool.data.split import BUCKETS, MANIFEST, SplitManifest, SplitOptions, folder_name
+from sidtool.data.split.parts import (
+    GroupedRows,
+    PartPlan,
+    SplitPart,
+    check_orders,
+    empty_part,
+    gather_rows,
+    group_rows,
+    joined_manifest,
+    split_part,
+)
+from sidtool.integrations.cluster.output import PartFolder, PartReport, part_folder
+from sidtool.integrations.cluster.run import RunOptions, Work, make_parts
+from sidtool.integrations.cluster.shards import (
+    count_events,
+    file_versions,
+    local_file,
+    part_count,
+    table_urls,
+)
+
+GROUPED = ".grouped"
+"""The folder of grouped rows, while the split is made."""
+
+
+@dataclass(frozen=True)
+class PartOptions(RunOptions):
+    """In how many parts a split is made."""
+
+    parts: int | None = option(None, minimum=2, maximum=BUCKETS, panel="Workers")
+    """Parts that users are divided into, each made alone and stored in files of its own. Default:
+    one for each 500,000 events with --engine ray, from 8 to 1,024, else the files are those of all
+    users."""
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether users are divided into parts."""
+        return self.parts is not None or self.on_cluster
+
+
+@dataclass(frozen=True)
+class UserPart:
+    """A part that has events, and the files with its rows."""
+
+    number: int
+    rows: int
+    files: tuple[Path, ...]
+
+
+def split_in_parts(
+    events: str,
+    out: str | Path,
+    options: SplitOptions | None = None,
+    *,
+    run: PartOptions | None = None,
+    **given: Any,
+) -> SplitManifest:
+    """Split events into a folder that has files of its own for each of several parts of the users.
+    The options may also be given as keywords.
+
+    `events` is a folder of Parquet, a pattern such as `events/*.csv`, or a file, at any fsspec URL.
+    The digests of the split are those of `split_events`, and the files the same for any engine and
+    number of workers. An interrupted run is resumed from the files and parts that are finished.
+
+    Raises UsageError if the output exists, or for options that need the events of all users, and as
+    `split_events` does.
+
+    Examples:
+        >>> run = sidtool.PartOptions(parts=4)
+        >>> sidtool.split_in_parts("events.csv", "in-parts", run=run).counts.test
+        40
+    """
+    run = run or PartOptions()
+    urls = table_urls(events)
+    n_parts = run.parts or part_count(count_events(urls))
+    plan = PartPlan(options_from(SplitOptions, options, given), n_parts)
+    versions = file_versions(urls)
+    with local_file(urls[0]) as path:
+        columns = plan.columns_of(path)
+    fingerprint = {
+        "command": "split",
+        "layout": 2,  # reports are numbered by the parts that have events
+        "source": events,
+        "source_files": versions,
+        "options": repr(plan.options),
+        "parts": plan.parts,
+    }
+    with part_folder(str(out), fingerprint, resume=run.resume, force=run.force) as folder:
+        user_parts = _grouped(plan, columns, events, urls, folder, run)
+        reports = make_parts(partial(_open_split, plan, columns, events), user_parts, folder, run)
+        made = {
+            part.number: SplitPart.from_json(report.facts)
+            for part, report in zip(user_parts, reports, strict=True)
+        }
+        parts = [made.get(number) or empty_part(plan, number) for number in range(plan.parts)]
+        manifest = joined_manifest(plan, columns, parts)
+        folder.finish(sealed_text(manifest.to_json()), MANIFEST)
+    return manifest
+
+
+def _grouped(
+    plan: PartPlan,
+    columns: EventColumns,
+    source: str,
+    urls: Sequence[str],
+    folder: PartFolder,
+    run: RunOptions,
+) -> list[UserPart]:
+    """Group the rows of each file -> the parts that have some. Raises DataError without any."""
+    grouped = folder.subfolder(GROUPED)
+    reports = make_parts(partial(_open_grouping, plan, columns), urls, grouped, run)
+    rows = [GroupedRows.from_json(report.facts) for report in reports]
+    check_orders(source, list(zip(urls, rows, strict=True)))
+    paths = tuple(Path(grouped.url) / report.name for report in reports)
+    totals = np.sum([of_file.counts for of_file in rows], axis=0).tolist()
+    if not any(totals):
+        raise DataError(f"{source} holds no events")
+    return [UserPart(part, total, paths) for part, total in enumerate(totals) if total]
+
+
+def _open_grouping(plan: PartPlan, columns: EventColumns) -> Work[str]:
+    def group(number: int, url: str, place: Path) -> PartReport:
+        name = f"{number:07d}.arrow"
+        with local_file(url) as path:
+            grouped = group_rows(plan, columns, path, place / name)
+        return PartReport(name, sum(grouped.counts), facts=grouped.to_json())
+
+    return group
+
+
+def _open_split(plan: PartPlan, columns: EventColumns, source: str) -> Work[UserPart]:
+    def split(_: int, part: UserPart, place: Path) -> PartReport:
+        rows = place / "rows.parquet"
+        gather_rows(part.files, part.number, plan.parts, rows)
+        files = place / folder_name(part.number)
+        files.mkdir()
+        try:
+            made = split_part(plan, columns, part.number, rows, files)
+        except DataError as error:
+            of_part = f"part {part.number} of {plan.parts} of {source}"
+            raise DataError(str(error).replace(str(rows), of_part), hint=error.hint) from error
+        return PartReport(files.name, part.rows, facts=made.to_json())
+
+    return split

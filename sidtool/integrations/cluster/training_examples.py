@@ -1,0 +1,318 @@
+"""Training examples of the users of a split, made by several processes.
+
+A worker reads the split as far as it needs it: of one in parts, one part at a time. What a worker
+writes has a file for each task; the files of a task, one behind the other, are what a single
+process writes of it, byte for byte."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from sidtool.base.digests import digest_strings
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.output import remove
+from sidtool.base.progress import Progress
+from sidtool.data.split import TRAIN_FILE, Split, is_split_folder, read_split, stored_manifest
+from sidtool.examples import (
+    EventTotals,
+    EventWeights,
+    ExampleCounts,
+    SftInputs,
+    SftJob,
+    TaskCounts,
+    named_task,
+    task_counts,
+)
+from sidtool.integrations.cluster.output import (
+    RESTART,
+    PartFolder,
+    PartReport,
+    part_name,
+    work_parts,
+)
+from sidtool.integrations.cluster.run import RunOptions, Work, make_parts
+from sidtool.integrations.cluster.shards import file_versions, row_count, table_urls
+from sidtool.model.contract import model_folder, read_contract
+
+USERS = 20_000
+"""Users of a shard, of a split that is not in parts."""
+VALID = "valid.jsonl"
+"""The validation users of a shard."""
+
+
+@dataclass(frozen=True)
+class TaskShard:
+    """The examples of tasks for some users; all of a task that is not of users."""
+
+    tasks: tuple[str, ...]
+    folder: str = ""
+    """The folder of a split in parts that has the users, all of whom are meant; "" for the whole
+    split"""
+    units: range | None = None
+    """Some users of the whole split, or windows; as `SftJob.write_task`"""
+    first_numbers: tuple[int, ...] = (0,)
+    """Of each task, as `SftJob.write_task`"""
+
+
+@dataclass(frozen=True)
+class ClusterJob(SftJob):
+    """A job whose examples workers have written. Of a split in parts it may hold one part."""
+
+    folder: Path = Path()
+    """A folder for each shard, with files named by tasks"""
+    reports: Sequence[PartReport] = ()
+
+    @cached_property
+    def totals(self) -> EventTotals:
+        """As the parent class; of the parts of a split, their sums."""
+        parts = [EventTotals(**report.facts["totals"]) for report in self._parts]
+        if not parts:
+            return super().totals
+        unknown = dict.fromkeys(item for part in parts for item in part.unknown_items)
+        return EventTotals(
+            sum(part.n_events for part in parts),
+            sum(part.n_dropped for part in parts),
+            list(unknown),
+            sum(part.n_valid for part in parts),
+        )
+
+    @property
+    def _parts(self) -> list[PartReport]:
+        """The reports of shards that are parts of the split."""
+        return [report for report in self.reports if "totals" in report.facts]
+
+    def write(self, path: Path | None) -> dict[str, TaskCounts]:
+        """Join the examples that workers wrote -> their counts by task. Raises as the parent
+        class."""
+        counts = {task: ExampleCounts() for task in self.options.tasks}
+        files = []
+        for task in counts:
+            for report in self.reports:
+                if task in report.facts["tasks"]:
+                    counts[task] += ExampleCounts(**report.facts["tasks"][task])
+                    files.append(self.folder / report.name / task)
+        if path is not None:
+            _join(files, path)
+        return task_counts(counts)
+
+    def write_valid(self, path: Path) -> None:
+        """As the parent class, from what workers wrote of a split in parts."""
+        parts = self._parts
+        if parts:
+            _join([self.folder / report.name / VALID for report in parts], path)
+        else:
+            super().write_valid(path)
+
+
+def _join(files: Sequence[Path], path: Path) -> None:
+    """Write files one behind the other. Raises DataError for one that is lost."""
+    with path.open("wb") as stream:
+        for file in files:
+            if not file.exists():
+                raise DataError(f"{file} is lost", hint=RESTART)
+            with file.open("rb") as part:
+                shutil.copyfileobj(part, stream, 1 << 20)
+
+
+@dataclass(frozen=True)
+class ClusterExamples:
+    """Makes the examples of a job by several processes; `make_sft` takes it as `writer`.
+
+    The process itself reads the manifest of a split in parts and one part, unless the lineage needs
+    all events: the labels of feedback, weights, and the items of queries."""
+
+    inputs: SftInputs
+    run: RunOptions
+    users: int = USERS
+
+    def __post_init__(self) -> None:
+        options = self.inputs.options
+        fractions = [task for task, weight in options.tasks.items() if weight != int(weight)]
+        if fractions or options.max_tokens:
+            raise UsageError(
+                "workers make whole copies of examples: a fraction or a token budget is drawn from "
+                "the examples of all users",
+                hint="whole weights, or leave out --engine",
+            )
+
+    @contextmanager
+    def opened(self, out: Path, progress: Progress | None) -> Iterator[ClusterJob]:
+        """The job of an output, all of whose examples are in a work folder beside it until the
+        block ends well.
+
+        Raises UsageError if the interrupted run that is to be resumed had other inputs."""
+        inputs = self.inputs
+        run = replace(self.run, progress=self.run.progress or progress)
+        folders: list[str] = []
+        files: Mapping[str, str] = {}
+        if not isinstance(inputs.split, Split) and is_split_folder(Path(inputs.split)):
+            manifest = stored_manifest(Path(inputs.split))
+            if manifest.parts > 1:
+                folders, files = manifest.folders, manifest.files
+        # whether the lineage follows from the events of all users
+        needs_all = inputs.weights is not None or any(
+            named_task(task).predicts_feedback or named_task(task).needs_queries
+            for task in inputs.options.tasks
+        )
+        job = _opener(inputs)("" if needs_all or not folders else folders[0])
+        made_from = self._made_from(job, files)
+        with work_parts(out.with_name(f"{out.name}.parts"), made_from, resume=run.resume) as folder:
+            if folders:
+                shards = list(self._folder_shards(job, folders, folder, run))
+            else:
+                shards = list(_user_shards(job, self.users))
+            reports = make_parts(partial(_open_inputs, inputs), shards, folder, run)
+            yield ClusterJob(
+                bundle=job.bundle,
+                items=job.items,
+                split=job.split,
+                options=job.options,
+                maker=job.maker,
+                weights=job.weights,
+                general=None,
+                progress=progress,
+                folder=Path(folder.url),
+                reports=reports,
+            )
+            remove(Path(folder.url))
+
+    def _made_from(self, job: SftJob, files: Mapping[str, str]) -> dict[str, Any]:
+        """What determines the examples, as JSON values; `files` are those of a split in parts."""
+        inputs = self.inputs
+        queries = None if inputs.catalog_options is None else inputs.catalog_options.queries
+        contract = None if inputs.model is None else read_contract(model_folder(inputs.model))
+        return {
+            "command": "make-sft",
+            "bundle": job.bundle.identity.digest,
+            "catalog": job.items.digest,
+            "queries": {} if queries is None else file_versions(table_urls(str(queries))),
+            "split": job.split.reference.digest,
+            "files": digest_strings(files.keys(), files.values()),
+            "options": _settings(job.options),
+            "catalog_options": _settings(inputs.catalog_options),
+            "weights": _settings(inputs.weights),
+            "model": "" if contract is None else digest_strings([json.dumps(contract.to_json())]),
+            "tokenizer": repr(inputs.tokenizer),
+            "users": self.users,
+        }
+
+    def _folder_shards(
+        self, job: SftJob, folders: Sequence[str], folder: PartFolder, run: RunOptions
+    ) -> Iterator[TaskShard]:
+        """The shards of a split in parts: each task that is not of users, then each part."""
+        inputs = self.inputs
+        tasks = tuple(task for task in job.options.tasks if named_task(task).of_users)
+        for task in job.options.tasks:
+            if task not in tasks:
+                yield TaskShard((task,), "" if named_task(task).needs_queries else folders[0])
+        if not tasks:
+            return
+        # how many examples a part has is known without its events, but for few tasks
+        by_events = [task for task in tasks if job.maker.counts_events(task, job.split)]
+        of_events: list[Mapping[str, int]] = [{}] * len(folders)
+        if by_events:
+            count = partial(_open_counting, inputs, by_events)
+            numbers = make_parts(count, folders, folder.subfolder("numbers"), run)
+            of_events = [report.counts for report in numbers]
+        before = dict.fromkeys(tasks, 0)
+        for name, events in zip(folders, of_events, strict=True):
+            yield TaskShard(tasks, name, first_numbers=tuple(before.values()))
+            n_users = row_count(f"{inputs.split}/{name}/{TRAIN_FILE}")
+            for task in tasks:
+                per_user = n_users if named_task(task).of_whole_histories else 0
+                before[task] += events.get(task, per_user)
+
+
+def _settings(record: Any) -> str:
+    """The fields of a record as a text that is the same in every process."""
+    if record is None:
+        return ""
+
+    def plain(value: Any) -> Any:
+        return sorted(value) if isinstance(value, frozenset) else str(value)
+
+    return json.dumps(asdict(record), default=plain, sort_keys=True)
+
+
+def _user_shards(job: SftJob, users: int) -> Iterator[TaskShard]:
+    """The shards of a split that is not in parts, task by task, in the order of a single
+    process."""
+    for task in job.options.tasks:
+        if not named_task(task).of_users:
+            yield TaskShard((task,))
+            continue
+        by_user = job.split.windows is None or named_task(task).of_whole_histories
+        n_units = len(job.split.train if by_user else job.split.windows or ())
+        for first in range(0, n_units, users):
+            first_number = job.maker.count_before(task, job.split, first)
+            units = range(first, min(first + users, n_units))
+            yield TaskShard((task,), units=units, first_numbers=(first_number,))
+
+
+def _opener(inputs: SftInputs) -> Callable[[str], SftJob]:
+    """Opens the job for the users in a folder of the split, or for all ("")."""
+    opened: dict[str, SftJob] = {}
+
+    def open_job(folder: str) -> SftJob:
+        if folder in opened:
+            return opened[folder]
+        before = next(iter(opened.values()), None)
+        opened.clear()  # one part is in memory at a time
+        if not folder:
+            job = inputs.open()
+        else:
+            split = read_split(Path(str(inputs.split)), folder)
+            if before is None:
+                job = replace(inputs, split=split).open()
+            else:
+                weights = EventWeights.read(inputs.weights, split)
+                job = replace(before, split=split, weights=weights)
+        opened[folder] = job
+        return job
+
+    return open_job
+
+
+def _open_counting(inputs: SftInputs, tasks: Sequence[str]) -> Work[str]:
+    """Read bundle and catalog, to count the examples of the users in folders."""
+    open_job = _opener(inputs)
+
+    def count(number: int, folder: str, place: Path) -> PartReport:
+        job = open_job(folder)
+        users = len(job.split.train)
+        name = part_name(number)
+        (place / name).touch()
+        counts = {task: job.maker.count_before(task, job.split, users) for task in tasks}
+        return PartReport(name, users, counts=counts)
+
+    return count
+
+
+def _open_inputs(inputs: SftInputs) -> Work[TaskShard]:
+    """Read bundle and catalog, to make the examples of shards, and the split as far as a shard
+    needs it."""
+    open_job = _opener(inputs)
+
+    def write(number: int, shard: TaskShard, place: Path) -> PartReport:
+        return _write_shard(open_job(shard.folder), shard, place / f"part-{number:07d}")
+
+    return write
+
+
+def _write_shard(job: SftJob, shard: TaskShard, folder: Path) -> PartReport:
+    """Write a file for each task of a shard, and the validation users of a part."""
+    folder.mkdir()
+    counts: dict[str, ExampleCounts] = {}
+    for task, first_number in zip(shard.tasks, shard.first_numbers, strict=True):
+        with (folder / task).open("wb") as stream:
+            counts[task] = job.write_task(stream, task, shard.units, first_number)
+    facts: dict[str, Any] = {"tasks": {task: asdict(made) for task, made in counts.items()}}
+    if shard.folder and named_task(shard.tasks[0]).of_users:
+        facts["totals"] = asdict(job.totals)
+        job.write_valid(folder / VALID)
+    return PartReport(folder.name, sum(made.examples for made in counts.values()), facts=facts)

@@ -1,0 +1,289 @@
+"""What is chosen of a memory on validation users, against evaluations: weight, power, gate, and how
+far new items are let in."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from sidtool.data.split import UserSequence
+from sidtool.evaluation import EvaluationOptions
+from sidtool.evaluation.evaluation import evaluate_examples
+from sidtool.evaluation.tuning import TuneMemoryOptions
+from sidtool.evaluation.tuning.memory_tuning import candidates_of
+from sidtool.evaluation.tuning.mixture_candidates import Candidates, K, gains
+from sidtool.evaluation.tuning.mixture_choice import (
+    FACTORS,
+    LOSS,
+    POWERS,
+    WEIGHTS,
+    Grid,
+    MixtureChoice,
+    SmoothNdcg,
+    choose_for_new_items,
+    choose_gate,
+    fit_gate,
+    grid_ranks,
+)
+from sidtool.memory import DEFAULT_NEW_ITEM_FACTOR, ItemContent, ItemDistribution, WeightedMemory
+from sidtool.memory.manifest import ContentSettings
+from tests.evaluation.shop import memory_of, trie_model, visits
+
+
+@pytest.mark.parametrize(("shared", "exclude_seen"), [(False, False), (True, True)])
+def test_the_grid_has_the_metric_of_each_mixture(shared: bool, exclude_seen: bool) -> None:
+    loaded = trie_model(shared=shared)
+    events, examples = visits(users=40)
+    memory = memory_of(events, loaded.bundle)
+    options = TuneMemoryOptions(num_beams=40, exclude_seen=exclude_seen)
+    candidates = candidates_of(loaded, memory, examples, options)
+    everyone = np.ones(candidates.users, dtype=np.bool_)
+    grid = Grid.of(grid_ranks(candidates), candidates, everyone)
+    assert grid.users == len(examples)
+    for weight, power in ((0.05, 0.5), (0.3, 2.0), (0.5, 1.0), (0.9, 4.0), (1.0, 1.5)):
+        mixture = replace(loaded, memory=WeightedMemory(memory, weight, power))
+        how = EvaluationOptions(ks=(10,), exclude_seen=exclude_seen, baselines=False, num_beams=40)
+        metrics = evaluate_examples(mixture, examples, events, how).metrics
+        value = grid.values[WEIGHTS.index(weight), POWERS.index(power)]
+        assert value == pytest.approx(metrics["ndcg@10"], abs=1e-9), (weight, power)
+    assert (grid.values[0] == grid.values[0, 0]).all()
+
+
+def test_of_equal_values_the_smallest_weight_is_chosen() -> None:
+    values = np.zeros((len(WEIGHTS), len(POWERS)))
+    assert Grid(values, 3).best == (0.0, POWERS[0])
+    values[4:7, 5] = 0.2
+    values[4, 6] = 0.2
+    assert Grid(values, 3).best == (WEIGHTS[4], POWERS[5])
+    assert Grid(values, 3).summary == {
+        "users": 3.0,
+        "ndcg@10 model": 0.0,
+        "ndcg@10 memory": 0.0,
+        "ndcg@10 mixture": 0.2,
+    }
+
+
+USERS = 400
+WIDTH = 20
+
+
+def users(seed: int, *, informative: bool) -> Candidates:
+    """Model and memory each recommend 20 items at random; one of them has the target first. With
+    `informative`, the second feature says which."""
+    rng = np.random.default_rng(seed)
+    model = rng.dirichlet(np.full(WIDTH, 0.3), USERS)
+    memory = rng.dirichlet(np.full(WIDTH, 0.3), USERS)
+    trusts_memory = rng.random(USERS) < 0.5
+    targets = np.where(trusts_memory, memory.argmax(axis=1), model.argmax(axis=1))
+    features = rng.normal(size=(USERS, 5))
+    if informative:
+        features[:, 1] = trusts_memory + 0.1 * features[:, 1]
+    items = np.arange(WIDTH)
+    model_scores, memory_scores = np.log(model + 1e-9), np.log(memory + 1e-9)
+    return Candidates(
+        np.tile(items, (USERS, 1)),
+        model_scores,
+        memory_scores,
+        tuple(ItemDistribution(items, scores) for scores in memory_scores),
+        targets,
+        rng.random(USERS) < 0.3,
+        features,
+        rng.random(USERS) < 0.5,
+        np.ones(USERS, dtype=np.bool_),
+        np.zeros(WIDTH, dtype=np.bool_),
+    )
+
+
+def test_the_gradient_is_that_of_the_loss() -> None:
+    candidates = users(0, informative=True)
+    objective = SmoothNdcg(
+        np.concatenate([np.ones((USERS, 1)), candidates.features], axis=1),
+        np.exp(candidates.model_scores),
+        np.exp(candidates.memory_scores),
+        candidates.targets,
+        np.where(candidates.is_rare, 3.0, 1.0),
+    )
+    parameters = np.random.default_rng(1).normal(size=6)
+    _, gradient = objective.loss(parameters)
+    for index in range(6):
+        step = np.zeros(6)
+        step[index] = 1e-5
+        rise = objective.loss(parameters + step)[0] - objective.loss(parameters - step)[0]
+        assert gradient[index] == pytest.approx(rise / 2e-5, rel=1e-4, abs=1e-7)
+
+
+def test_a_gate_finds_the_feature_that_says_whom_to_trust() -> None:
+    candidates = users(2, informative=True)
+    ranks = grid_ranks(candidates)
+    gate, power, judged = choose_gate(candidates, ranks)
+    assert gate is not None
+    assert judged["ndcg@10 gate, judged"] > judged["ndcg@10 constant, judged"] + 0.05
+    assert np.abs(gate.coefficients).argmax() == 1
+    assert gate.coefficients[1] > 0
+    gated = candidates.ranks(candidates.raised(power), gate.weights(candidates.features))
+    assert gains(gated).mean() > gains(ranks).mean(axis=-1).max()
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
+def test_a_gate_is_used_only_if_it_is_better_on_other_users(seed: int) -> None:
+    candidates = users(seed, informative=False)
+    gate, _, judged = choose_gate(candidates, grid_ranks(candidates))
+    better = judged["ndcg@10 gate, judged"] > judged["ndcg@10 constant, judged"]
+    # both keep the recall of rare targets, or there are too few of them
+    assert (gate is not None) == better
+
+
+def test_without_targets_there_is_no_gate() -> None:
+    candidates = replace(users(0, informative=True), targets=np.full(USERS, -1))
+    everyone = np.ones(USERS, dtype=np.bool_)
+    assert fit_gate(candidates, candidates.memory_scores, everyone, 0.3, 1.0) is None
+    assert (candidates.ranks(candidates.memory_scores, 0.5) == K).all()
+    assert choose_gate(candidates, grid_ranks(candidates))[0] is None
+
+
+@pytest.mark.parametrize("count", [0, 99])
+def test_a_half_of_few_users_judges_no_gate(count: int) -> None:
+    candidates = replace(users(0, informative=True), in_first_half=np.arange(USERS) < count)
+    assert choose_gate(candidates, grid_ranks(candidates))[0] is None
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_ranks_of_a_gate_are_those_of_an_evaluation(shared: bool) -> None:
+    loaded = trie_model(shared=shared)
+    events, examples = visits(users=40)
+    memory = memory_of(events, loaded.bundle)
+    options = TuneMemoryOptions(num_beams=40)
+    candidates = candidates_of(loaded, memory, examples, options, None)
+    raised = candidates.raised(1.5)
+    gate = fit_gate(candidates, raised, np.ones(40, dtype=np.bool_), 0.5, 1.0)
+    assert gate is not None
+    ranks = candidates.ranks(raised, gate.weights(candidates.features))
+    mixture = replace(loaded, memory=WeightedMemory(memory, 0.0, 1.5, gate))
+    how = EvaluationOptions(ks=(10,), baselines=False, num_beams=40)
+    metrics = evaluate_examples(mixture, examples, events, how).metrics
+    assert gains(ranks).mean() == pytest.approx(metrics["ndcg@10"], abs=1e-9)
+
+
+SHOPPERS = 600
+ITEMS = 40
+NEW = 20
+IDS = [f"u{number}" for number in range(SHOPPERS)]
+
+
+def shop_candidates(seed: int, *, new_score: float, new_share: float) -> Candidates:
+    """A memory that is often right about old items, and scores 20 new ones higher by `new_score`.
+    A share of the users wants a new item."""
+    rng = np.random.default_rng(seed)
+    model = rng.dirichlet(np.full(ITEMS, 0.3), SHOPPERS)
+    scores = rng.normal(size=(SHOPPERS, ITEMS))
+    wants_new = rng.random(SHOPPERS) < new_share
+    targets = np.where(
+        wants_new,
+        rng.integers(ITEMS - NEW, ITEMS, SHOPPERS),
+        rng.integers(0, ITEMS - NEW, SHOPPERS),
+    )
+    scores[np.arange(SHOPPERS), targets] += 2.0
+    scores[:, ITEMS - NEW :] += new_score
+    logs = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+    items = np.arange(ITEMS)
+    return Candidates(
+        np.tile(items, (SHOPPERS, 1)),
+        np.log(model + 1e-9),
+        logs,
+        tuple(ItemDistribution(items, row) for row in logs),
+        targets,
+        np.zeros(SHOPPERS, dtype=np.bool_),
+        rng.normal(size=(SHOPPERS, 5)),
+        np.zeros(SHOPPERS, dtype=np.bool_),  # no gate is fitted
+        ~wants_new,
+        items >= ITEMS - NEW,
+    )
+
+
+def recall(choice: MixtureChoice, candidates: Candidates) -> np.ndarray:
+    """Whether the target of each user with a warm one is among the first ten."""
+    return (choice.ranks(candidates.select(candidates.is_warm)) < K).astype(np.float64)
+
+
+@pytest.mark.parametrize("new_score", [1.0, 3.0])
+def test_users_with_warm_targets_lose_less_than_the_noise(new_score: float) -> None:
+    candidates = shop_candidates(0, new_score=new_score, new_share=0.3)
+    choice, factor = choose_for_new_items(candidates, IDS)
+    assert 0 < factor < 1
+    without = candidates.with_factor(0.0)
+    before = recall(choice, without)
+    assert choice == replace(
+        MixtureChoice.of(without.select(without.is_warm)), summary=choice.summary
+    )
+    n = len(before)
+    deviation = np.sqrt(before.mean() * (1 - before.mean()) / n)
+    lost = {
+        each: before.mean() - recall(choice, candidates.with_factor(each)).mean()
+        for each in FACTORS
+    }
+    # the bootstrap's interval is 1.96 deviations to each side, give or take
+    assert lost[factor] <= LOSS * 2.2 * deviation
+    assert all(lost[each] > LOSS * 1.7 * deviation for each in FACTORS if each > factor)
+    # users who want a new item gain
+    new = candidates.select(~candidates.is_warm)
+    with_new = gains(choice.ranks(new.with_factor(factor))).mean()
+    without_new = gains(choice.ranks(new.with_factor(0.0))).mean()
+    assert with_new > without_new
+    ranks = choice.ranks(candidates.with_factor(factor))
+    assert choice.summary["ndcg@10 mixture"] == pytest.approx(gains(ranks).mean())
+    assert choice.summary["hr@10 of warm targets, without new items"] == before.mean()
+    assert choice.summary["users"] == SHOPPERS
+    # the memory's own figure is of all users, beside the one that the factor was chosen with
+    of_all = MixtureChoice.of(candidates).summary["ndcg@10 memory"]
+    assert choice.summary["ndcg@10 memory"] == of_all
+    of_warm = MixtureChoice.of(without.select(without.is_warm)).summary["ndcg@10 memory"]
+    assert choice.summary["ndcg@10 memory of warm targets, without new items"] == of_warm
+
+
+def test_new_items_that_hurt_nobody_keep_their_scores() -> None:
+    candidates = shop_candidates(1, new_score=-9.0, new_share=0.3)
+    choice, factor = choose_for_new_items(candidates, IDS)
+    assert factor == 1
+    expected = MixtureChoice.of(candidates)
+    assert (choice.weight, choice.power) == (expected.weight, expected.power)
+
+
+def test_a_memory_without_new_items_has_the_default() -> None:
+    candidates = shop_candidates(2, new_score=3.0, new_share=0.3)
+    candidates = replace(candidates, is_new=np.zeros(ITEMS, dtype=np.bool_))
+    choice, factor = choose_for_new_items(candidates, IDS)
+    assert factor == DEFAULT_NEW_ITEM_FACTOR
+    assert choice == MixtureChoice.of(candidates)
+
+
+def test_users_who_all_want_new_items_lose_nothing() -> None:
+    candidates = shop_candidates(3, new_score=1.0, new_share=1.0)
+    assert choose_for_new_items(candidates, IDS)[1] == 1
+
+
+@pytest.mark.parametrize(("shared", "factor"), [(False, 0.0), (True, 0.1)])
+def test_ranks_with_a_factor_are_those_of_an_evaluation(shared: bool, factor: float) -> None:
+    loaded = trie_model(shared=shared)
+    events, examples = visits(users=40)
+    old = {item for user in events[:3] for item in user.items}
+    few = tuple(
+        UserSequence(user.user, items, tuple(range(len(items))))
+        for user in events
+        if len(items := tuple(item for item in user.items if item in old)) > 1
+    )
+    cosines = np.triu(np.random.default_rng(0).random((40, 40)), k=1).astype(np.float32)
+    content = ItemContent(sparse.csr_matrix(cosines), ContentSettings("codes"))
+    memory = memory_of(few, loaded.bundle, content)
+    assert (memory.events == 0).any()
+    options = TuneMemoryOptions(num_beams=40)
+    candidates = candidates_of(loaded, memory, examples, options, None).with_factor(factor)
+    how = EvaluationOptions(ks=(10,), baselines=False, num_beams=40)
+    for weight, power in ((0.4, 1.5), (1.0, 2.0)):
+        ranks = candidates.ranks(candidates.raised(power), weight)
+        mixed = WeightedMemory(memory, weight, power, new_item_factor=factor)
+        evaluation = evaluate_examples(replace(loaded, memory=mixed), examples, few, how)
+        assert gains(ranks).mean() == pytest.approx(evaluation.metrics["ndcg@10"], abs=1e-9)
+        if weight == 1:
+            alone = evaluation.baselines["memory alone"]["ndcg@10"]
+            assert alone == pytest.approx(evaluation.metrics["ndcg@10"], abs=1e-9)

@@ -1,0 +1,122 @@
+"""Pairs that several processes count, by parts of the users and blocks of the items, make the
+memory of one process."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sidtool.base.errors import DataError, UsageError
+from sidtool.data.split.files import open_split
+from sidtool.integrations.cluster import memory_pairs
+from sidtool.integrations.cluster.memory_pairs import ClusterPairs
+from sidtool.integrations.cluster.run import RunOptions
+from sidtool.integrations.cluster.split_parts import PartOptions, split_in_parts
+from sidtool.memory.blocks import ItemBlocks
+from sidtool.memory.build import DEFAULT, build_memory
+from sidtool.memory.content import ItemContent
+from sidtool.memory.memory import Memory
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
+from sidtool.tokenizer.sid import SidSpace
+from tests.data.split.test_user_parts import write_events
+
+LOCAL = RunOptions()
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A split in parts, the same one in files of all users, and a bundle with some other items."""
+    folder = tmp_path_factory.mktemp("shop")
+    events = write_events(folder / "events")
+    split_in_parts(str(events), folder / "split", run=PartOptions(parts=5))
+    shop_of([f"{item:04d}" for item in range(3, 36)]).save(folder / "shop.zarr")
+    return folder
+
+
+def shop_of(ids: list[str]) -> Bundle:
+    """A bundle of items."""
+    codes = np.array([(number // 8, number % 8) for number in range(len(ids))], dtype=np.uint16)
+    levels = tuple(np.random.default_rng(0).normal(size=(2, 8, 4)).astype(np.float32))
+    codebook = Codebook("rq-kmeans", levels, {}, QuantizerParams(fit={"seed": 0}))
+    return Bundle.of(ItemMap.of(SidSpace((8, 8)), ids, codes), codebook, "allow", name="shop")
+
+
+def count(
+    shop: Path, out: Path, options: RunOptions = LOCAL, split: str = "split", **how: Any
+) -> Memory:
+    """The memory that workers count, saved and opened again."""
+    bundle = Bundle.open(shop / "shop.zarr")
+    place = str(shop / "shop.zarr")
+    with ClusterPairs.opened(shop / split, place, out, options) as counter:
+        build_memory(counter.manifest, bundle, counter=counter, **how).save(out)
+    return Memory.open(out)
+
+
+def same(one: Memory, other: Memory) -> bool:
+    """Whether two memories are equal to the last bit, also in what they were made from."""
+    names = one.arrays.keys()
+    return one.digest == other.digest and all(
+        np.array_equal(one.arrays[name], other.arrays[name])
+        and one.arrays[name].dtype == other.arrays[name].dtype
+        for name in names | other.arrays.keys()
+    )
+
+
+@pytest.mark.parametrize("blocks", [1, 4, 64])
+@pytest.mark.parametrize("with_content", [False, True])
+def test_the_memory_is_that_of_one_process(
+    shop: Path, tmp_path: Path, blocks: int, with_content: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_pairs, "part_count", lambda _: blocks)
+    bundle = Bundle.open(shop / "shop.zarr")
+    settings = replace(DEFAULT, neighbors=5, shrinkage=2.0)
+    content = ItemContent.of(bundle, weight=0.5) if with_content else None
+    one = build_memory(open_split(shop / "split"), bundle, settings, content=content)
+    (tmp_path / "m.zarr.pairs").touch()  # somebody's; the work is in m.zarr.pairs.partial
+    counted = count(shop, tmp_path / "m.zarr", settings=settings, content=content)
+    assert same(one, counted)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["m.zarr"]
+
+
+def test_a_run_continues_with_what_is_counted(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "m.zarr"
+    write = ItemBlocks.write_block
+    calls = []
+
+    def fail_at_the_third(*arguments: Any) -> int:
+        calls.append(1)
+        if len(calls) == 3:
+            raise DataError("the disk is full")
+        return write(*arguments)
+
+    monkeypatch.setattr(ItemBlocks, "write_block", fail_at_the_third)
+    with pytest.raises(DataError, match="the disk is full"):
+        count(shop, out)
+    assert not out.exists()
+    monkeypatch.setattr(ItemBlocks, "write_block", write)
+    monkeypatch.setattr(ItemBlocks, "count_part", None)  # all are counted
+    resumed = count(shop, out, RunOptions(resume=True))
+    one = build_memory(open_split(shop / "split"), Bundle.open(shop / "shop.zarr"))
+    assert same(resumed, one)
+
+
+def test_what_cannot_be_counted_is_refused(shop: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no split folder"):
+        count(shop, tmp_path / "m.zarr", split="events")
+    strangers = shop_of(["a", "b"])
+    place = str(shop / "shop.zarr")
+    out = tmp_path / "none.zarr"
+    with ClusterPairs.opened(shop / "split", place, out, LOCAL) as counter:
+        manifest = counter.manifest
+    strangers.save(tmp_path / "strangers.zarr")
+    with (
+        pytest.raises(DataError, match="no two of the 2 items co-occur"),
+        ClusterPairs.opened(shop / "split", str(tmp_path / "strangers.zarr"), out, LOCAL) as other,
+    ):
+        build_memory(manifest, strangers, counter=other)

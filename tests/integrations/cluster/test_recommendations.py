@@ -1,0 +1,171 @@
+"""Recommendations over a folder, and evaluations whose examples are ranked in shards, are those of
+one process."""
+
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sidtool.base.errors import DataError, SidtoolWarning
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import UserSequence
+from sidtool.evaluation.evaluation import evaluate_examples
+from sidtool.evaluation.options import EvaluationOptions
+from sidtool.integrations.cluster.recommendations import (
+    ClusterRanker,
+    ModelSource,
+    recommend_folder,
+)
+from sidtool.memory.build import build_memory
+from sidtool.memory.index import MemoryOptions, WeightedMemory
+from sidtool.model.load import LoadedModel
+from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import answer_each
+from sidtool.recommendation.requests import read_request_file
+from sidtool.recommendation.result_file import write_result_table
+from sidtool.recommendation.search.results import Normalize
+from tests.bundles import small_bundle
+from tests.cli.road import write_lines
+from tests.evaluation.shop import shop, visits
+from tests.loaded import loaded_model
+from tests.memory.rerankers import random_reranker, reranked_model
+from tests.recommendation.serve.disk import catalog_bundle, save_model
+
+
+def write_requests(folder: Path) -> list[dict[str, Any]]:
+    """Requests of 21 users in three files: one unknown item, one request that is none."""
+    rows: list[dict[str, Any]] = [
+        {"user": f"u{n}", "history": [f"i{n}", f"i{2 * n}"], "deny": [f"i{n + 1}"]}
+        for n in range(21)
+    ]
+    rows[5]["history"] = ["gone", "i3"]
+    rows[13]["history"] = None
+    folder.mkdir()
+    for number, part in enumerate((rows[:3], rows[3:4], rows[4:])):
+        pq.write_table(pa.Table.from_pylist(part), folder / f"{number}.parquet")
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("shard_rows", "reranked"), [(4, False), (8, False), (100, False), (4, True)]
+)
+def test_the_rows_are_those_of_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard_rows: int, reranked: bool
+) -> None:
+    monkeypatch.setattr("sidtool.recommendation.recommendations.WINDOW", 4)
+    loaded = loaded_model(small_bundle(60))
+    source: Any = LoadedSource(reranked_model() if reranked else loaded)
+    rows = write_requests(tmp_path / "requests")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "all.parquet")
+    options = RecommendOptions(k=3, exclude_seen=True)
+    with warnings.catch_warnings(record=True) as one_process:
+        warnings.simplefilter("always", SidtoolWarning)
+        requests = read_request_file(tmp_path / "all.parquet")
+        answers = [answer.to_json() for answer in answer_each(source.load(), requests, options)]
+    write_lines(tmp_path / "lines", answers)
+    write_result_table(tmp_path / "lines", tmp_path / "one.parquet")
+    with warnings.catch_warnings(record=True) as over_folder:
+        warnings.simplefilter("always", SidtoolWarning)
+        outcome = recommend_folder(
+            source,
+            str(tmp_path / "requests"),
+            str(tmp_path / "out"),
+            options,
+            shard_rows=shard_rows,
+        )
+    assert [str(each.message) for each in over_folder if each.category is SidtoolWarning] == [
+        str(each.message) for each in one_process if each.category is SidtoolWarning
+    ]
+    expected = pq.read_table(tmp_path / "one.parquet").to_pylist()
+    parts = sorted((tmp_path / "out").glob("part-*"))
+    assert len(parts) == -(-21 // shard_rows)
+    actual = [row for part in parts for row in pq.read_table(part).to_pylist()]
+    bad = 13
+    assert actual[bad]["line"] == expected[bad]["line"] == bad + 1
+    assert actual[bad]["error"].startswith(f"row 14 of {tmp_path / 'requests'}: ")
+    assert [row for n, row in enumerate(actual) if n != bad] == [
+        row for n, row in enumerate(expected) if n != bad
+    ]
+    assert (outcome.requests, outcome.bad, outcome.short) == (21, 1, 0)
+    with pytest.raises(DataError, match="row 14 of"):
+        outcome.raise_bad()
+
+
+def test_stop_raises_the_error_of_a_bad_request(tmp_path: Path) -> None:
+    source: Any = LoadedSource(loaded_model(small_bundle(60)))
+    write_requests(tmp_path / "requests")
+    places = (str(tmp_path / "requests"), str(tmp_path / "out"))
+    with pytest.raises(DataError, match="row 14 of"):
+        recommend_folder(source, *places, stop=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("with_memory", "reranked"), [(False, False), (True, False), (True, True)])
+def test_the_evaluation_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, with_memory: bool, reranked: bool
+) -> None:
+    monkeypatch.setattr("sidtool.recommendation.query.WINDOW", 4)
+    monkeypatch.setattr("sidtool.evaluation.ranking.WINDOW", 4)
+    loaded = loaded_model(shop(shared=False))
+    events, examples = visits(users=11)
+    if with_memory:
+        memory = build_memory(Split("leave-one-out", tuple(events), (), ()), loaded.bundle)
+        reranker = random_reranker(memory.manifest) if reranked else None
+        loaded = replace(loaded, memory=WeightedMemory(memory, reranker=reranker))
+    source: Any = LoadedSource(loaded)
+    ranker = ClusterRanker(source, engine="local", examples=8)
+    normalize: Normalize = "trie" if with_memory else "vocabulary"
+    options = EvaluationOptions(ks=(5,), num_beams=10, exclude_seen=True, normalize=normalize)
+    expected = evaluate_examples(loaded, examples, events, options)
+    seen: list[tuple[int, int]] = []
+    actual = evaluate_examples(
+        loaded,
+        examples,
+        events,
+        options,
+        ranker=ranker,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert actual.to_json() == expected.to_json()
+    mixture = actual.baselines.get("mixture")
+    assert (mixture is not None and mixture != actual.metrics) == reranked
+    n_passes = 2 if with_memory else 1  # a model with a memory is ranked alone, too
+    assert seen[-1] == (11 * n_passes, 11 * n_passes)
+    assert expected.values is not None
+    assert actual.values is not None
+    np.testing.assert_array_equal(actual.values.values, expected.values.values)
+
+
+def test_the_record_has_the_digest_of_a_memory(tmp_path: Path) -> None:
+    model = str(save_model(tmp_path / "model", seed=0))
+    location = tmp_path / "memory.zarr"
+    source = ModelSource(model, memory=MemoryOptions(location))
+    records = []
+    for step in (1, 2):
+        user = UserSequence("u", ("b000", f"b{step:03d}"), (1, 2))
+        memory = build_memory(Split("leave-one-out", (user,), (), ()), catalog_bundle())
+        memory.save(location, force=True)
+        records.append(source.record())
+        assert records[-1]["memory"]["digest"] == memory.digest
+    assert records[0] != records[1]
+    assert "digest" not in ModelSource(model).record()["memory"]
+
+
+@dataclass(frozen=True)
+class LoadedSource:
+    """As `ModelSource`, in this process only."""
+
+    loaded: LoadedModel
+
+    def load(self) -> LoadedModel:
+        """The model."""
+        return self.loaded
+
+    def record(self) -> dict[str, Any]:
+        """What a lineage says of it."""
+        return {"model": "loaded", "bundle": self.loaded.bundle.identity.digest}

@@ -1,0 +1,164 @@
+"""Folders of Parquet in, folders of parts out: whole, in order, resumed, at paths and URLs."""
+
+import json
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidtool.base.digests import file_digest
+from sidtool.base.errors import DataError, UsageError
+from sidtool.integrations.cluster.ray_actors import ray_cluster
+from sidtool.integrations.cluster.run import RunOptions
+from sidtool.integrations.cluster.shards import _pieces, list_shards
+from tests.integrations.cluster.jobs import double, read_numbers, write_numbers
+
+
+@given(st.lists(st.integers(0, 9), max_size=6), st.integers(1, 5))
+def test_pieces_cover_every_row_once(sizes: list[int], rows: int) -> None:
+    files = [(str(number), size) for number, size in enumerate(sizes)]
+    total = sum(sizes)
+    covered = [
+        (piece.url, row)
+        for first in range(0, total, rows)
+        for piece in _pieces(files, first, min(first + rows, total))
+        for row in range(piece.first, piece.stop)
+    ]
+    assert covered == [(url, row) for url, size in files for row in range(size)]
+
+
+def test_a_shard_has_its_rows_of_all_files(tmp_path: Path) -> None:
+    numbers = write_numbers(tmp_path / "in")
+    shards = list_shards(str(tmp_path / "in"), 6)
+    assert [shard.first for shard in shards] == [0, 6, 12, 18]
+    tables = [pq.read_table(shard.fetch(tmp_path)) for shard in shards]
+    assert pa.concat_tables(tables)["n"].to_pylist() == numbers
+    (whole,) = list_shards(str(tmp_path / "in" / "2.parquet"), 100)
+    assert whole.rows == 12
+
+
+def test_a_file_that_shrank_is_refused(tmp_path: Path) -> None:
+    write_numbers(tmp_path / "in")
+    *_, last = list_shards(str(tmp_path / "in"), 6)
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "in" / "2.parquet")
+    with pytest.raises(DataError, match="it changed"):
+        last.fetch(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nothing", "text.csv", "empty"])
+def test_a_source_without_rows_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "text.csv").write_text("a\n1\n")
+    (tmp_path / "empty").mkdir()
+    pq.write_table(pa.table({"n": pa.array([], pa.int64())}), tmp_path / "empty" / "0.parquet")
+    with pytest.raises(DataError, match=r"no Parquet file|no rows"):
+        list_shards(str(tmp_path / name))
+    with pytest.raises(UsageError, match="cannot be opened"):
+        list_shards("nowhere://x")
+
+
+def test_the_output_has_a_part_per_shard_and_a_lineage(tmp_path: Path) -> None:
+    numbers = write_numbers(tmp_path / "in")
+    seen: list[tuple[int, int]] = []
+    options = RunOptions(progress=lambda done, total: seen.append((done, total)))
+    report = double(tmp_path / "in", tmp_path / "out", options)
+    assert read_numbers(tmp_path / "out") == [2 * n for n in numbers]
+    assert report.rows == len(numbers)
+    assert report.counts == {"sum": sum(numbers)}
+    assert seen == [(n, 5) for n in range(1, 6)]
+    lineage = json.loads((tmp_path / "out" / "_lineage.json").read_text())
+    assert lineage["command"] == "double"
+    assert lineage["rows"] == len(numbers)
+    assert lineage["files"] == {
+        part.name: file_digest(part) for part in sorted((tmp_path / "out").glob("part-*"))
+    }
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *lineage["files"],
+        "_lineage.json",
+    }
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
+
+
+def test_an_existing_output_is_replaced_by_force_alone(tmp_path: Path) -> None:
+    write_numbers(tmp_path / "in")
+    double(tmp_path / "in", tmp_path / "out", RunOptions())
+    with pytest.raises(UsageError, match="exists already"):
+        double(tmp_path / "in", tmp_path / "out", RunOptions())
+    write_numbers(tmp_path / "other", (2,))
+    double(tmp_path / "other", tmp_path / "out", RunOptions(force=True))
+    assert read_numbers(tmp_path / "out") == [0, 2]
+
+
+def test_an_interrupted_run_is_resumed_from_its_parts(tmp_path: Path) -> None:
+    write_numbers(tmp_path / "in")
+    with pytest.raises(DataError, match="9 is bad"):
+        double(tmp_path / "in", tmp_path / "out", RunOptions(), bad=9)
+    assert not (tmp_path / "out").exists()
+    done = tmp_path / "out.partial" / "part-0000000.parquet"
+    before = done.stat().st_mtime_ns
+    # a part without its report, as a killed worker leaves it
+    (tmp_path / "out.partial" / "part-0000002.parquet").write_bytes(b"half")
+    (tmp_path / "out.partial" / "part-0000001.parquet").unlink()  # lost, its report is there
+    write_numbers(tmp_path / "other", (3,))
+    with pytest.raises(UsageError, match="different rows"):
+        double(tmp_path / "other", tmp_path / "out", RunOptions(resume=True))
+    double(tmp_path / "in", tmp_path / "out", RunOptions(resume=True))
+    assert (tmp_path / "out" / "part-0000000.parquet").stat().st_mtime_ns == before
+    double(tmp_path / "in", tmp_path / "again", RunOptions())
+    assert _files(tmp_path / "out") == _files(tmp_path / "again")
+
+
+def test_a_remote_file_is_copied_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    write_numbers(tmp_path / "in", (40,))
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path / "in"), "/once/in", recursive=True)
+    copied: list[str] = []
+    get_file = type(memory).get_file
+
+    def count(self: object, path: str, *more: object, **options: object) -> None:
+        copied.append(path)
+        get_file(self, path, *more, **options)
+
+    monkeypatch.setattr(type(memory), "get_file", count)
+    shards = list_shards("memory://once/in", 3)
+    tables = [pq.read_table(shard.fetch(tmp_path)) for shard in shards]
+    assert pa.concat_tables(tables)["n"].to_pylist() == list(range(40))
+    assert len(copied) == 1
+    memory.rm("/once", recursive=True)
+
+
+def test_a_footer_that_claims_too_many_rows_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_numbers(tmp_path / "in", (40,))
+    monkeypatch.setattr("sidtool.integrations.cluster.shards.FREE_ROWS", 0)
+    monkeypatch.setattr("sidtool.integrations.cluster.shards.ROWS_PER_BYTE", 0)
+    with pytest.raises(DataError, match="claims 40 rows"):
+        list_shards(str(tmp_path / "in"))
+
+
+def test_workers_need_an_engine() -> None:
+    with pytest.raises(UsageError, match="--workers requires --engine ray"):
+        RunOptions(workers=2)
+    with pytest.raises(UsageError, match="at least 1, not 0"):
+        RunOptions("ray", 0)
+
+
+def test_a_missing_cluster_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere:1")
+
+    def fail(**_: object) -> None:
+        raise Exception("The node timed out.\nDetails")
+
+    monkeypatch.setattr(ray, "init", fail)
+    message = r"no Ray cluster at nowhere:1: The node timed out\.$"
+    with pytest.raises(DataError, match=message), ray_cluster():
+        pass
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -1,0 +1,51 @@
+"""A split in parts is the same for any engine and number of workers, and continues where it was."""
+
+from pathlib import Path
+
+import pytest
+
+from sidtool.base.errors import DataError, UsageError
+from sidtool.data.split.make import SplitOptions
+from sidtool.data.split.parts import user_parts
+from sidtool.integrations.cluster import split_parts
+from sidtool.integrations.cluster.split_parts import PartOptions, split_in_parts
+from tests.cli.road import tree
+from tests.data.split.test_user_parts import write_events
+
+
+def divide(events: Path | str, out: Path, **run: object) -> dict[str, bytes]:
+    split_in_parts(str(events), out, run=PartOptions(parts=5, **run))  # type: ignore[arg-type]
+    return tree(out)
+
+
+def test_a_run_continues_with_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, out = write_events(tmp_path / "events"), tmp_path / "split"
+    expected = divide(events, tmp_path / "one")
+    split_one = user_parts.split_part
+
+    def fail_at_the_third(*arguments: object) -> object:
+        if arguments[2] == 2:
+            raise DataError("the disk is full")
+        return split_one(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(split_parts, "split_part", fail_at_the_third)
+    with pytest.raises(DataError, match="the disk is full"):
+        divide(events, out)
+    monkeypatch.setattr(split_parts, "split_part", split_one)
+    monkeypatch.setattr(split_parts, "group_rows", None)  # all are grouped
+    with pytest.raises(UsageError, match="different parts"):
+        split_in_parts(str(events), out, run=PartOptions(parts=4, resume=True))
+    options = SplitOptions("temporal", valid_from=1, test_from=2)
+    with pytest.raises(UsageError, match="different options"):
+        split_in_parts(str(events), out, options, run=PartOptions(parts=5, resume=True))
+    assert divide(events, out, resume=True) == expected
+    with pytest.raises(UsageError, match="exists already"):
+        divide(events, out)
+
+
+def test_events_at_a_url(tmp_path: Path) -> None:
+    events = write_events(tmp_path / "events")
+    expected = divide(events, tmp_path / "one")
+    assert divide(f"file://{events}", tmp_path / "two") == expected

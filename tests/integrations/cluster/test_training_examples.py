@@ -1,0 +1,248 @@
+"""Training examples of parts of the users, one behind the other, are the file of one process."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sidtool.base.errors import DataError, RefusedError, UsageError
+from sidtool.base.progress import Progress
+from sidtool.data.fields.field_columns import FieldName, FieldOptions
+from sidtool.data.general_text import GeneralOptions
+from sidtool.data.items import Items
+from sidtool.data.split.files import read_split, stored_manifest, write_split
+from sidtool.data.split.make import SplitOptions, make_split
+from sidtool.data.split.split import Split
+from sidtool.examples import sft_run
+from sidtool.examples.blocks import EventBlock
+from sidtool.examples.event_weights import WeightOptions
+from sidtool.examples.sft_job import SftJob
+from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions
+from sidtool.examples.sft_run import SftInputs, make_sft
+from sidtool.integrations.cluster import training_examples
+from sidtool.integrations.cluster.run import RunOptions
+from sidtool.integrations.cluster.split_parts import PartOptions, split_in_parts
+from sidtool.integrations.cluster.training_examples import ClusterExamples
+from sidtool.tokenizer.bundle.bundle import Bundle
+from tests.data.split.cases import windows_of
+from tests.data.tables.files import write_table
+from tests.examples.cases import ALL_TASKS, RATING_TASKS
+from tests.models import tiny_tokenizer
+from tests.training_fixtures import bundle, catalog, split
+
+pytestmark = pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
+
+__all__ = ["bundle", "catalog", "split"]
+
+
+def inputs_of(
+    folder: Path, bundle: Bundle, catalog: Items, split: Split, **options: Any
+) -> SftInputs:
+    """The inputs in files."""
+    bundle.save(folder / "shop.zarr")
+    table = {"item_id": list(catalog.ids), "title": list(catalog.titles)}
+    table |= {name: list(cells) for name, cells in catalog.fields.items()}
+    pq.write_table(pa.table(table), folder / "items.parquet")
+    write_split(split, folder / "split")
+    queries = folder / "queries.jsonl"
+    queries.write_text('{"item": "i3", "text": "three"}\n{"item": "i5", "text": "five"}\n')
+    weights = options.pop("weights", None)
+    return SftInputs(
+        str(folder / "shop.zarr"),
+        folder / "items.parquet",
+        folder / "split",
+        SftOptions(allow_unknown=True, **options),
+        TaskCatalogOptions(queries=queries if "query-to-sid" in options.get("tasks", {}) else None),
+        weights=weights,
+    )
+
+
+def make(
+    inputs: SftInputs,
+    out: Path,
+    writer: ClusterExamples | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    lineage = make_sft(
+        inputs.bundle,
+        inputs.items,
+        inputs.split,
+        out,
+        inputs.options,
+        catalog_options=inputs.catalog_options,
+        weights=inputs.weights,
+        writer=writer,
+        progress=progress,
+    )
+    return lineage.to_json()
+
+
+def check_same(inputs: SftInputs, folder: Path, users: int = 7) -> None:
+    """Check that both ways give the same files and the same lineage."""
+    for name in ("one", "parts"):
+        (folder / name).mkdir()
+    one = make(inputs, folder / "one" / "train.jsonl")
+    writer = ClusterExamples(inputs, RunOptions(), users)
+    assert make(inputs, folder / "parts" / "train.jsonl", writer) == one
+    files = [
+        {path.name: path.read_bytes() for path in (folder / name).iterdir()}
+        for name in ("one", "parts")
+    ]
+    assert files[0] == files[1]
+
+
+def test_all_tasks(tmp_path: Path, bundle: Bundle, catalog: Items, split: Split) -> None:
+    weights = {task: 1.0 + number % 2 for number, task in enumerate(ALL_TASKS)}
+    check_same(inputs_of(tmp_path, bundle, catalog, split, tasks=weights), tmp_path)
+
+
+def test_a_worker_reads_one_part_of_a_split_in_parts(
+    tmp_path: Path, bundle: Bundle, catalog: Items, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = rated_events(tmp_path / "events.csv")
+    tasks = {"sequence": 1.0, "title-history-to-sid": 2.0, "sid-to-title": 1.0}
+    tasks["history-text"] = 1.0
+    inputs = inputs_of(tmp_path, bundle, catalog, make_split(events), tasks=tasks)
+    folder = tmp_path / "in-parts"
+    manifest = split_in_parts(str(events), folder, run=PartOptions(parts=4))
+    inputs = replace(inputs, split=folder)
+    sizes = []
+    monkeypatch.setattr(training_examples, "_write_shard", noting(sizes))
+    monkeypatch.setattr(sft_run, "open_split", None)  # reads all parts
+    one = make(replace(inputs, split=read_split(folder)), tmp_path / "one.jsonl")
+    parts = make(inputs, tmp_path / "parts.jsonl", ClusterExamples(inputs, RunOptions()))
+    assert {**parts, "files": None} == {**one, "files": None}
+    for name in ("{}.jsonl", "{}.valid.jsonl"):
+        made = [(tmp_path / name.format(way)).read_bytes() for way in ("one", "parts")]
+        assert made[0] == made[1]
+    assert len(sizes) == len(manifest.folders) + 1  # of the catalog's task
+    assert max(sizes) < manifest.counts.users
+
+
+@pytest.mark.parametrize("tasks", [{"sequence": 1.0}, {"query-to-sid": 1.0, "next-item": 1.0}])
+def test_splits_in_parts(
+    tmp_path: Path, bundle: Bundle, catalog: Items, tasks: dict[str, float]
+) -> None:
+    events = rated_events(tmp_path / "events.csv")
+    inputs = inputs_of(tmp_path, bundle, catalog, make_split(events), tasks=tasks)
+    folder = tmp_path / "in-parts"
+    fields = SplitOptions(fields=FieldOptions((FieldName("rating"),), target=("rating>=2",)))
+    split_in_parts(str(events), folder, fields, run=PartOptions(parts=4))
+    check_same(replace(inputs, split=folder, weights=WeightOptions("rating")), tmp_path)
+
+
+def test_a_run_continues_with_finished_parts(
+    tmp_path: Path, bundle: Bundle, catalog: Items, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = rated_events(tmp_path / "events.csv")
+    inputs = inputs_of(tmp_path, bundle, catalog, make_split(events), tasks={"sequence": 1.0})
+    inputs = replace(inputs, split=tmp_path / "in-parts")
+    split_in_parts(str(events), tmp_path / "in-parts", run=PartOptions(parts=64))
+    out = tmp_path / "train.jsonl"
+    write = training_examples._write_shard
+    calls = []
+
+    def fail_at_the_third(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise DataError("the disk is full")
+        return write(*arguments)
+
+    monkeypatch.setattr(training_examples, "_write_shard", fail_at_the_third)
+    with pytest.raises(DataError, match="the disk is full"):
+        make(inputs, out, ClusterExamples(inputs, RunOptions()))
+    assert not out.exists()
+    others = replace(inputs, options=replace(inputs.options, seed=5))
+    resumed = RunOptions(resume=True)
+    with pytest.raises(UsageError, match="different options"):
+        make(others, out, ClusterExamples(others, resumed))
+    (done, *_) = (tmp_path / "train.jsonl.parts.partial").glob("part-*")
+    (done / "sequence").rename(tmp_path / "lost")
+    with pytest.raises(DataError, match="sequence is lost"):
+        make(inputs, out, ClusterExamples(inputs, resumed))
+    (tmp_path / "lost").rename(done / "sequence")
+    make(inputs, out, ClusterExamples(inputs, resumed))
+    make(inputs, tmp_path / "one.jsonl")
+    assert out.read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+    shards = len(stored_manifest(tmp_path / "in-parts").folders)
+    assert len(calls) == 3 + shards - 2  # the two that were finished are not made again
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def noting(sizes: list[int]) -> Any:
+    """`_write_shard` that notes of how many users the job is."""
+    write = training_examples._write_shard
+
+    def noted(job: SftJob, *arguments: Any) -> Any:
+        sizes.append(len(job.split.train))
+        return write(job, *arguments)
+
+    return noted
+
+
+def rated_events(path: Path) -> Path:
+    """Events of nine users, with ratings."""
+    rows = [(f"u{n % 9}", f"i{(7 * n) % 50}", 1_700_000_000 + n, 1 + n % 5) for n in range(120)]
+    names = ("user_id", "item_id", "timestamp", "rating")
+    columns = zip(names, zip(*rows, strict=True), strict=True)
+    table = {name: list(map(str, cells)) for name, cells in columns}
+    return write_table(path, table)
+
+
+def test_fields_and_weights(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
+    events = rated_events(tmp_path / "events.csv")
+    fields = FieldOptions((FieldName("rating"),), times=True, target=("rating>=2",))
+    rated = make_split(events, SplitOptions(fields=fields))
+    tasks = {"sequence": 1.0, **dict.fromkeys(RATING_TASKS, 2.0)}
+    inputs = inputs_of(
+        tmp_path, bundle, catalog, rated, tasks=tasks, weights=WeightOptions("rating")
+    )
+    check_same(inputs, tmp_path, users=2)
+
+
+def test_windows(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
+    parts: dict[str, list[list[str]]] = {"train": [], "valid": [], "test": []}
+    for user in range(6):
+        walk = [f"i{3 * user + step}" for step in range(8)]
+        for window, at in windows_of(f"u{user}", walk, 4):
+            part = {6: "valid", 7: "test"}.get(at, "train")
+            parts[part].append([window.user, str(list(window.history)), window.item])
+    for part, rows in parts.items():
+        columns = zip(*rows, strict=True)
+        names = ("user_id", "history_item_id", "item_id")
+        table = dict(zip(names, map(list, columns), strict=True))
+        write_table(tmp_path / f"{part}.csv", table)
+    options = SplitOptions("given", tmp_path / "valid.csv", tmp_path / "test.csv")
+    windows = make_split(tmp_path / "train.csv", options)
+    tasks = {"sequence": 1.0, "next-item": 1.0, "title-history-to-sid": 2.0, "history-text": 1.0}
+    tasks["list"] = 1.0
+    check_same(inputs_of(tmp_path, bundle, catalog, windows, tasks=tasks), tmp_path, users=4)
+
+
+@pytest.mark.parametrize("options", [{"tasks": {"sequence": 1.5}}, {"max_tokens": 100}])
+def test_draws_over_all_users_are_refused(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split, options: dict[str, Any]
+) -> None:
+    inputs = inputs_of(tmp_path, bundle, catalog, split, **options)
+    with pytest.raises(UsageError, match="workers make whole copies"):
+        ClusterExamples(inputs, RunOptions())
+
+
+def test_general_text_and_leaks_are_refused(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = inputs_of(tmp_path, bundle, catalog, split)
+    writer = ClusterExamples(inputs, RunOptions(), 7)
+    (tmp_path / "general.txt").write_text("One.\n\nTwo.\n\nThree.\n")
+    arguments = (inputs.bundle, inputs.items, inputs.split, tmp_path / "train.jsonl")
+    shared: dict[str, Any] = {"catalog_options": inputs.catalog_options, "writer": writer}
+    general = GeneralOptions(tmp_path / "general.txt")
+    with pytest.raises(UsageError, match="--general"):
+        make_sft(*arguments, general=general, tokenizer=tiny_tokenizer(), **shared)
+    monkeypatch.setattr(EventBlock, "count_held_out", lambda *_: 1)
+    with pytest.raises(RefusedError, match="held-out events are in"):
+        make_sft(*arguments, **shared)
+    assert [path.name for path in tmp_path.glob("*train*")] == ["train.jsonl.parts.partial"]

@@ -1,0 +1,154 @@
+"""Vectors and SIDs of a folder are those of one call, whatever the shards."""
+
+import json
+import shutil
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import sidtool
+from sidtool.base.digests import file_digest
+from sidtool.base.errors import RefusedError
+from sidtool.integrations.cluster.run import RunOptions
+from sidtool.integrations.cluster.vectors import ItemColumns, embed_folder, encode_folder
+from sidtool.registry.references import open_bundle
+from sidtool.tokenizer.encoder.settings import Encoder
+from sidtool.tokenizer.make.encode import encode
+from tests.cli.road import catalog, done, refused, run
+from tests.encoders import embed, tiny_encoder
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalog in two files, an encoder, and a bundle built with it."""
+    folder = tmp_path_factory.mktemp("inputs")
+    (folder / "bert").mkdir()
+    encoder = tiny_encoder(folder / "bert", folder / "encoder")
+    rows = [json.loads(line) for line in catalog(folder / "items.jsonl").read_text().splitlines()]
+    (folder / "items").mkdir()
+    for number, part in enumerate((rows[:25], rows[25:])):
+        pq.write_table(pa.Table.from_pylist(part), folder / f"items/{number}.parquet")
+    build = ("build-codebook", folder / "items.jsonl", "--levels", "4x4x8", "--encoder", encoder)
+    template = ("--text-template", "{title}: {description}")
+    done(*build, *template, "-o", folder / "shop.zarr")
+    return folder
+
+
+def table_of(folder: Path) -> pa.Table:
+    return pa.concat_tables([pq.read_table(part) for part in sorted(folder.glob("part-*"))])
+
+
+def test_embed(inputs: Path, tmp_path: Path) -> None:
+    encoder = Encoder(str(inputs / "encoder"))
+    items = sidtool.read_items(inputs / "items.jsonl")
+    for name, rows in (("whole", 100), ("shards", 16)):
+        embed_folder(
+            str(inputs / "items"), str(tmp_path / name), encoder, run=RunOptions(), shard_rows=rows
+        )
+    whole = table_of(tmp_path / "whole")
+    assert whole["item_id"].to_pylist() == list(items.ids)
+    expected, _ = embed(items.texts, encoder, cache=tmp_path / "cache")
+    vectors = np.array(whole["vector"].to_pylist(), dtype=np.float32)
+    np.testing.assert_array_equal(vectors, expected)
+    in_shards = np.array(table_of(tmp_path / "shards")["vector"].to_pylist(), dtype=np.float32)
+    np.testing.assert_allclose(in_shards, expected, atol=1e-5)
+    build = ("build-codebook", inputs / "items.jsonl", "--levels", "4x4x8")
+    done(*build, "--embeddings", tmp_path / "shards", "-o", tmp_path / "built.zarr")
+
+
+def test_encode(inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sids"
+    ran = done("encode", inputs / "shop.zarr", "--items", inputs / "items", "-o", out)
+    assert ran.out == f"60 items in 1 files at {out}\n"
+    table = table_of(out)
+    items = sidtool.read_items(inputs / "items.jsonl", text_template="{title}: {description}")
+    bundle = open_bundle(str(inputs / "shop.zarr"))
+    expected = encode(bundle, items.texts)
+    assert table["item_id"].to_pylist() == list(items.ids)
+    assert table["sid"].to_pylist() == [each.sid for each in expected]
+    assert [tuple(row) for row in table["codes"].to_pylist()] == [each.codes for each in expected]
+    lineage = json.loads((out / "_lineage.json").read_text())
+    assert (lineage["command"], lineage["bundle"]) == ("encode", bundle.identity.digest)
+    titles = ItemColumns(text_template="{title}")
+    shop, folder = str(inputs / "shop.zarr"), str(inputs / "items")
+    encode_folder(shop, folder, str(tmp_path / "titles"), titles)
+    assert table_of(tmp_path / "titles")["sid"].to_pylist() != table["sid"].to_pylist()
+
+
+@pytest.mark.parametrize("changed", ["encoder/model.safetensors", "items/1.parquet"])
+@pytest.mark.parametrize("command", ["embed", "encode"])
+def test_a_run_is_resumed_with_the_same_inputs_alone(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, changed: str
+) -> None:
+    folder = tmp_path / "inputs"
+    shutil.copytree(inputs, folder)
+    items, encoder = folder / "items", folder / "encoder"
+    words = {
+        "embed": ("embed", items, "--encoder", encoder),
+        "encode": ("encode", folder / "shop.zarr", "--items", items, "--encoder", encoder),
+    }[command]
+    words = (*words, "-o", tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("sidtool.integrations.cluster.run.run_job", _interrupt)
+        assert run(*words).code == 130
+    if changed.endswith(".parquet"):
+        table = pq.read_table(folder / changed)
+        pq.write_table(table.take(list(reversed(range(len(table))))), folder / changed)
+    else:
+        _change_weights(folder / changed, by=1e-4)
+    refusal = refused(2, *words, "--resume")
+    assert "has an unfinished run with different" in refusal
+    assert changed.rpartition("/")[2] in refusal
+    done(*words)
+    lineage = json.loads((tmp_path / "out" / "_lineage.json").read_text())
+    weights = file_digest(encoder / "model.safetensors")
+    assert lineage["encoder"]["weights"] == {"model.safetensors": weights}
+
+
+def _interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _change_weights(path: Path, by: float) -> None:
+    """Add noise to a file of weights."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(path)
+    changed = {name: value + by * torch.randn_like(value) for name, value in weights.items()}
+    save_file(changed, path, {"format": "pt"})
+
+
+def test_outputs_at_urls(inputs: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.put(str(inputs / "shop.zarr"), "/shelf/shop.zarr", recursive=True)
+    items, vectors = inputs / "items", "memory://shelf/vectors"
+    ran = done("embed", items, "--encoder", inputs / "encoder", "-o", vectors)
+    assert ran.out == f"60 items in 1 files at {vectors}\n"
+    build = f"sidtool build-codebook {items} --embeddings {vectors} -o BUNDLE.zarr"
+    assert ran.last == f"next: {build}"
+    shop, before = "memory://shelf/shop.zarr", memory.find("/shelf")
+    encode_items = ("encode", shop, "--items", items, "--force", "-o")
+    for out in (shop, "memory://shelf"):
+        assert "is the input" in refused(2, *encode_items, out)
+    assert "exists already" in refused(2, *encode_items[:-2], "-o", vectors)
+    done("push", inputs / "shop.zarr", "memory://shelf/registry")
+    published = "memory://shelf/registry@1.0"
+    words = ("encode", published, "--items", items, "--force", "-o", "memory://shelf/registry")
+    assert "is the input" in refused(2, *words)
+    assert set(before) < set(memory.find("/shelf"))
+    memory.rm("/shelf", recursive=True)
+
+
+def test_another_encoder_than_the_bundle_s_is_refused(inputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "bert").mkdir()
+    other = tiny_encoder(tmp_path / "bert", tmp_path / "other")
+    _change_weights(other / "model.safetensors", by=1.0)
+    places = (str(inputs / "shop.zarr"), str(inputs / "items"), str(tmp_path / "out"))
+    with pytest.raises(RefusedError, match="is not the one of the codebook"):
+        encode_folder(*places, model=str(other))
+    assert not (tmp_path / "out").exists()
