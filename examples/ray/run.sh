@@ -26,8 +26,8 @@ unless "$out/split" sidtool split "$events" -o "$out/split" --resume "${parts[@]
 unless "$out/vectors" sidtool embed "$items" --encoder "$encoder" -o "$out/vectors" --resume "${ray[@]}"
 unless "$out/shop.zarr" sidtool build-codebook "$items" --embeddings "$out/vectors" -o "$out/shop.zarr" --memory 4GiB
 unless "$out/model+sid" sidtool extend-model "$model" "$out/shop.zarr" -o "$out/model+sid"
-unless "$out/train.jsonl.meta.json" sidtool make-sft "$out/shop.zarr" "$items" "$out/split" --model "$out/model+sid" -o "$out/train.jsonl" --resume "${ray[@]}"
+unless "$out/examples" sidtool make-sft "$out/shop.zarr" "$items" "$out/split" --model "$out/model+sid" -o "$out/examples/" --resume "${ray[@]}"
 unless "$out/memory.zarr" sidtool build-memory "$out/split" "$out/shop.zarr" -o "$out/memory.zarr" --resume "${ray[@]}"
-unless "$out/tuned" sidtool train "$out/model+sid" "$out/train.jsonl" --set softmax_over=trie -o "$out/tuned"
+unless "$out/tuned" sidtool train "$out/model+sid" "$out/examples" --set softmax_over=trie -o "$out/tuned"
 sidtool evaluate "$out/tuned" "$out/split" --baseline-memory 4GiB "${ray[@]}"
 unless "$out/recommended" sidtool recommend "$out/tuned" --file "$requests" -o "$out/recommended" --resume "${ray[@]}"

@@ -34,7 +34,7 @@ def test_a_second_call_makes_what_is_missing(tmp_path: Path) -> None:
     """By a `sidtool` that writes its words to a log, and makes its output."""
     fake = tmp_path / "bin" / "sidtool"
     fake.parent.mkdir()
-    outputs = '[ "$1" != -o ] || touch "$2" "$2.meta.json"'
+    outputs = '[ "$1" != -o ] || mkdir -p "$2"'
     script = [
         "#!/bin/bash",
         'echo "$1" >> "$LOG"',
@@ -52,7 +52,7 @@ def test_a_second_call_makes_what_is_missing(tmp_path: Path) -> None:
     subprocess.run(call, check=True, env=environ)
     first = (tmp_path / "log").read_text().split()
     assert len(first) == 9
-    (out / "memory.zarr").unlink()
+    (out / "memory.zarr").rmdir()
     subprocess.run(call, check=True, env=environ)
     assert (tmp_path / "log").read_text().split()[9:] == ["build-memory", "evaluate"]
 
