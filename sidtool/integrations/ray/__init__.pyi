@@ -14,3 +14,4 @@ from .vectors import encode_folder as encode_folder
 from .workers import EngineOptions as EngineOptions
 from .workers import ResumableWorkers as ResumableWorkers
 from .workers import WorkerOptions as WorkerOptions
+from .workers import workers_of as workers_of

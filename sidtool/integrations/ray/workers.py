@@ -5,12 +5,14 @@ dies, Ray restarts it and repeats the shard."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from functools import partial
+from typing import Any, Literal
 
 from sidtool.base.errors import DataError, SidtoolError, UsageError
 from sidtool.base.extras import require
+from sidtool.base.jobs import Job, Result, RunJob, Shard, run_here
 from sidtool.base.options import check_options, option
 from sidtool.data.tables import one_line
 
@@ -22,13 +24,6 @@ RESTARTS = 3
 START_ATTEMPTS = 3
 """How often a cluster on this machine is started: Ray gives up after 30 seconds, which its
 processes may take to begin where others keep the processors busy."""
-
-Shard = TypeVar("Shard")
-Result = TypeVar("Result")
-
-Job = Callable[[], Callable[[Shard], Result]]
-"""Called once by each worker: loads what the work needs, and returns the work on one shard. Jobs
-travel to the workers, so they hold settings and no models."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +82,17 @@ def run_job(
     if not shards:
         return
     if not options.on_cluster:
-        work = job()
-        for index, shard in enumerate(shards):
-            yield index, work(shard)
+        yield from run_here(job, shards)
         return
     with ray_cluster(options.workers) as ray:
         yield from _run_actors(ray, job, shards, options.workers)
+
+
+@contextmanager
+def workers_of(options: WorkerOptions) -> Iterator[RunJob]:
+    """What runs jobs by these workers, all on one cluster, as `run_job` does."""
+    with ray_cluster(options.workers) if options.on_cluster else nullcontext():
+        yield partial(run_job, options=options)
 
 
 def _run_actors(
