@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,10 @@ CHUNK = 1 << 16
 
 ITEM_IDS = "items/id"
 """The strings that are not empty."""
+
+LARGE = 1 << 24
+"""Items above which no array but the codes is held in memory: ids, titles and index are read in
+parts, and codes are packed for look-ups a block at a time."""
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
@@ -69,12 +74,18 @@ class StringArray:
         return len(self.offsets) - 1
 
     def __getitem__(self, row: int) -> str:
-        return self.data[self.offsets[row] : self.offsets[row + 1]].tobytes().decode("utf-8")
+        try:
+            start, stop = self.offsets[row : row + 2]
+            return self.data[start:stop].tobytes().decode("utf-8")
+        except ValueError as error:  # strings that are read in parts were not checked
+            raise IntegrityError(f"string {row} is missing or not UTF-8") from error
 
     def __iter__(self) -> Iterator[str]:
-        data = self.data.tobytes()
-        for start, stop in itertools.pairwise(self.offsets.tolist()):
-            yield data[start:stop].decode("utf-8")
+        for first in range(0, len(self), CHUNK):
+            bounds = self.offsets[first : first + CHUNK + 1]
+            data = self.data[bounds[0] : bounds[-1]].tobytes()
+            for start, stop in itertools.pairwise((bounds - bounds[0]).tolist()):
+                yield data[start:stop].decode("utf-8")
 
     def hashes(self) -> NDArray[np.uint64]:
         """(n,) uint64: a polynomial hash of each string's bytes modulo 2^64 (docs/format.md).
@@ -105,6 +116,24 @@ class IdIndex:
 
     hashes: NDArray[np.uint64]
     rows: NDArray[np.uint32]
+    firsts: NDArray[np.uint64] | None = None
+    """Every BLOCK-th hash, if the others are read in parts"""
+
+    def rows_of(self, hashes: NDArray[np.uint64]) -> list[list[int]]:
+        """The rows of the ids with each of (m,) hashes: several if hashes collide."""
+        if self.firsts is None:
+            starts = np.searchsorted(self.hashes, hashes, side="left").tolist()
+            stops = np.searchsorted(self.hashes, hashes, side="right").tolist()
+            return [self.rows[a:b].tolist() for a, b in zip(starts, stops, strict=True)]
+        rows = []
+        # equal hashes may begin in the block before the first one that begins with them
+        low = np.maximum(np.searchsorted(self.firsts, hashes, side="left") - 1, 0) * BLOCK
+        high = np.searchsorted(self.firsts, hashes, side="right") * BLOCK
+        for value, first, end in zip(hashes, low.tolist(), high.tolist(), strict=True):
+            block = self.hashes[first:end]
+            start, stop = (int(np.searchsorted(block, value, side)) for side in ("left", "right"))
+            rows.append(self.rows[first + start : first + stop].tolist())
+        return rows
 
 
 def check_ids(ids: Sequence[str]) -> None:
@@ -190,11 +219,13 @@ class ItemMap:
         if not positions or not len(self):
             return ItemRows(rows)
         hashes = StringArray.of([ids[position] for position in positions]).hashes()
-        starts = np.searchsorted(self.index.hashes, hashes, side="left")
-        stops = np.searchsorted(self.index.hashes, hashes, side="right")
-        for position, start, stop in zip(positions, starts.tolist(), stops.tolist(), strict=True):
-            for row in self.index.rows[start:stop].tolist():  # several if hashes collide
-                if self.ids[row] == ids[position]:
+        index, stored = self.index, self.ids
+        if len(positions) * BLOCK > len(self):  # of arrays that are read in parts, most are needed
+            index = IdIndex(np.asarray(index.hashes), np.asarray(index.rows))
+            stored = StringArray(np.asarray(stored.data), np.asarray(stored.offsets))
+        for position, candidates in zip(positions, index.rows_of(hashes), strict=True):
+            for row in candidates:
+                if stored[row] == ids[position]:
                     rows[position] = row
         return ItemRows(rows)
 
@@ -209,8 +240,20 @@ class ItemMap:
         """(m, levels) codes -> first and last row (exclusive) with that SID, (m,) int64 each; equal
         if there is none."""
         keys = self.space.pack(codes)
-        first = np.searchsorted(self.keys, keys, side="left")
-        return first, np.searchsorted(self.keys, keys, side="right")
+        return self._positions(keys, "left"), self._positions(keys, "right")
+
+    def _positions(self, keys: NDArray[np.uint64], side: Literal["left", "right"]) -> Any:
+        """As `np.searchsorted(self.keys, keys, side)`."""
+        if len(self) <= LARGE:
+            return np.searchsorted(self.keys, keys, side)
+        starts = np.maximum(np.searchsorted(self._block_keys, keys, side) - 1, 0) * BLOCK
+        blocks = [self.space.pack(self.codes[at : at + BLOCK]) for at in starts.tolist()]
+        pairs = zip(blocks, keys, strict=True)
+        return starts + np.array([np.searchsorted(*pair, side) for pair in pairs], dtype=np.int64)
+
+    @cached_property
+    def _block_keys(self) -> NDArray[np.uint64]:
+        return self.space.pack(self.codes[::BLOCK])
 
     def rows_under(self, prefix: Sequence[int]) -> tuple[int, int]:
         """First and last row (exclusive) of the items whose SID starts with these codes."""
