@@ -1,6 +1,7 @@
 """Vectors made by another program, in `.npy`, Parquet or Zarr."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from sidtool.base.digests import digest_strings
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
+from sidtool.data.coded import Texts
 from sidtool.data.columns import ID_COLUMNS, choose_column, need_column
 from sidtool.data.tables.json_tables import is_id
 from sidtool.data.tables.opening import (
@@ -78,7 +80,7 @@ def open_vectors(
     return VectorSource(stored, limit, str(path), stored_rows, ids, chunk, stamp)
 
 
-Opened = tuple[Stored, Callable[[], list[str] | None], int]
+Opened = tuple[Stored, Callable[[], Sequence[str] | None], int]
 """A stored matrix, what reads the ids of its rows, and the rows that can only be read together."""
 
 
@@ -110,9 +112,11 @@ def _open_matrix(path: Path) -> Opened:
 
 
 def _stored_rows(
-    path: Path, stored: Stored, stored_ids: list[str] | None, ids: Sequence[str] | None
+    path: Path, stored: Stored, stored_ids: Sequence[str] | None, ids: Sequence[str] | None
 ) -> NDArray[np.int64] | None:
     """The stored row of each id; None if row i is that of id i for all."""
+    import pyarrow.compute as pc
+
     if stored_ids is not None and len(stored_ids) != stored.shape[0]:
         raise DataError(f"{path} has {stored.shape[0]} vectors and {len(stored_ids)} ids")
     if ids is None:
@@ -121,19 +125,25 @@ def _stored_rows(
         if stored.shape[0] != len(ids):
             raise DataError(f"{path} has {stored.shape[0]} vectors for {len(ids)} items")
         return None
-    rows = {item: row for row, item in enumerate(stored_ids)}
-    if len(rows) != len(stored_ids):
-        repeated = next(item for row, item in enumerate(stored_ids) if rows[item] != row)
+    stored_texts, texts = _texts(stored_ids), _texts(ids)
+    if not stored_texts.are_distinct:
+        repeated = next(item for item, count in Counter(stored_texts).items() if count > 1)
         raise DataError(f"{path} has two vectors for item {repeated!r}")
-    stored_rows = np.fromiter((rows.get(item, -1) for item in ids), dtype=np.int64, count=len(ids))
+    if stored_texts.arrow.equals(texts.arrow):
+        return None
+    found = pc.index_in(texts.arrow, value_set=stored_texts.arrow)
+    stored_rows: NDArray[np.int64] = pc.fill_null(found, -1).to_numpy().astype(np.int64)
     missing = np.flatnonzero(stored_rows < 0)
     if len(missing):
         first = ids[int(missing[0])]
         raise DataError(
             f"{path} has no vector for {len(missing)} of {len(ids)} items, the first is {first!r}"
         )
-    all_rows = np.arange(stored.shape[0])
-    return None if np.array_equal(stored_rows, all_rows) else stored_rows
+    return stored_rows
+
+
+def _texts(ids: Sequence[str]) -> Texts:
+    return ids if isinstance(ids, Texts) else Texts.packed(ids)
 
 
 # The containers
@@ -311,9 +321,10 @@ def _open_parquet(path: Path) -> Opened:
     return _ParquetColumn(path, name), partial(_parquet_ids, path, id_name), 1
 
 
-def _parquet_ids(path: Path, name: str) -> list[str]:
-    ids: list[str] = read_columns(path, [name], ids=[name])[name].to_pylist()
-    if None in ids or "" in ids:
+def _parquet_ids(path: Path, name: str) -> Texts:
+    column = read_columns(path, [name], ids=[name])[name]
+    ids = Texts(column.cast("large_string").combine_chunks())
+    if column.null_count or not all(ids):
         raise DataError(f"{path}: an item id is empty")
     return ids
 

@@ -1,7 +1,8 @@
 """The map between items and semantic IDs, sorted by SID, so that look-ups are binary searches."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, IntegrityError
+from sidtool.base.ranges import consecutive
 from sidtool.tokenizer.sid import Codes, ItemRows, SidSpace
 
 CHUNK = 1 << 16
@@ -35,17 +37,34 @@ class StringArray:
     offsets: NDArray[np.int64]
 
     @classmethod
-    def of(cls, strings: Sequence[str]) -> "StringArray":
-        """Pack strings. Raises DataError for one with a lone surrogate."""
-        try:
-            encoded = [text.encode("utf-8") for text in strings]
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"the text {error.object[:60]!r} has a lone surrogate, which UTF-8 cannot hold"
-            ) from error
-        offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
-        np.cumsum([len(text) for text in encoded], out=offsets[1:])
-        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)
+    def of(cls, strings: Iterable[str]) -> "StringArray":
+        """Pack strings, a chunk of which are encoded at a time. Raises DataError for one with a
+        lone surrogate."""
+        parts = []
+        lengths = [np.zeros(1, dtype=np.int64)]
+        remaining = iter(strings)
+        while chunk := list(itertools.islice(remaining, CHUNK)):
+            try:
+                encoded = [text.encode("utf-8") for text in chunk]
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"the text {error.object[:60]!r} has a lone surrogate, which UTF-8 cannot hold"
+                ) from error
+            parts.append(b"".join(encoded))
+            lengths.append(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+        return cls(np.frombuffer(b"".join(parts), np.uint8), np.cumsum(np.concatenate(lengths)))
+
+    def take(self, rows: NDArray[np.int64]) -> "StringArray":
+        """The strings at (m,) rows, in this order."""
+        lengths = np.diff(self.offsets)[rows]
+        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        data = np.empty(offsets[-1], dtype=np.uint8)
+        for first in range(0, len(rows), CHUNK):
+            span = slice(first, min(first + CHUNK, len(rows)))
+            places = consecutive(self.offsets[rows[span]], lengths[span])
+            data[offsets[span.start] : offsets[span.stop]] = self.data[places]
+        return StringArray(data, offsets)
 
     @classmethod
     def stored(
@@ -173,7 +192,10 @@ class ItemMap:
         """Sort items in any order; all are active unless `retired` says otherwise. Raises DataError
         on an empty or repeated id, UsageError on a code outside the space."""
         space.check(codes)
-        check_ids(ids)
+        packed = StringArray.of(ids)
+        lengths = np.diff(packed.offsets)
+        if not lengths.all():
+            raise DataError(f"item {int(lengths.argmin())} has an empty id")
         # only rows with equal keys are sorted in Python
         keys = space.pack(codes)
         order = np.argsort(keys, kind="stable")
@@ -182,18 +204,17 @@ class ItemMap:
         for group in np.flatnonzero(np.diff(bounds) > 1):
             first, stop = bounds[group : group + 2]
             order[first:stop] = sorted(order[first:stop].tolist(), key=lambda row: ids[row])
-        rows = order.tolist()
-        if titles is not None and not any(titles):
-            titles = None
-        if retired is None:
-            retired = np.zeros(len(ids), dtype=np.bool_)
-        return cls(
+        has_titles = titles is not None and any(titles)
+        items = cls(
             space=space,
-            ids=StringArray.of([ids[row] for row in rows]),
+            ids=packed.take(order),
             codes=codes[order],
-            retired=retired[order],
-            titles=StringArray.of([titles[row] for row in rows]) if titles else None,
+            retired=np.zeros(len(ids), dtype=np.bool_) if retired is None else retired[order],
+            titles=StringArray.of(titles or ()).take(order) if has_titles else None,
         )
+        if repeated := items.repeated_ids():
+            raise DataError(f"{len(repeated)} item ids are repeated")
+        return items
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -211,6 +232,14 @@ class ItemMap:
         hashes = self.ids.hashes()
         order = np.argsort(hashes, kind="stable")
         return IdIndex(hashes[order], order.astype(np.uint32))
+
+    def repeated_ids(self) -> list[str]:
+        """Each id that occurs n times, n - 1 times."""
+        hashes = self.index.hashes
+        equal = np.flatnonzero(hashes[1:] == hashes[:-1])
+        rows = self.index.rows[np.union1d(equal, equal + 1)].tolist()
+        counts = Counter(self.ids[row] for row in rows)
+        return [item for item, count in counts.items() for _ in range(count - 1)]
 
     def rows(self, ids: Sequence[str]) -> ItemRows:
         """(m,) int64: the row of each id, -1 if the map does not have it."""

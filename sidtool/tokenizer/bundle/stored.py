@@ -280,12 +280,6 @@ def _broken_rows(bundle: StoredBundle, items: ItemMap) -> list[tuple[str, str]]:
     ties = np.flatnonzero(items.keys[1:] == items.keys[:-1]).tolist()
     if any(items.ids[row] >= items.ids[row + 1] for row in ties):
         broken.append(("items/id", "rows with equal SIDs are not in the order of their ids"))
-    hashes = items.index.hashes
-    seen: set[str] = set()
-    equal = np.flatnonzero(hashes[1:] == hashes[:-1])
-    for row in items.index.rows[np.union1d(equal, equal + 1)].tolist():
-        if items.ids[row] in seen:
-            broken.append(("items/id", f"the id {items.ids[row][:80]!r} is repeated"))
-            break
-        seen.add(items.ids[row])
+    if repeated := items.repeated_ids():
+        broken.append(("items/id", f"the id {repeated[0][:80]!r} is repeated"))
     return broken

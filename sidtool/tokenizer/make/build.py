@@ -227,7 +227,8 @@ def _opened(
     if encoder is not None:
         check_location(encoder)
     if not isinstance(items, Items):
-        items = read_items(items, **asdict(catalog or TextNames()))
+        # an encoder reads all texts; vectors are read in parts, and so may ids and titles be
+        items = read_items(items, **asdict(catalog or TextNames()), packed=encoder is None)
     if isinstance(interactions, str | Path):
         interactions = open_split(interactions)
     sources = [
