@@ -1,24 +1,27 @@
 """Measure split, make-sft and build-memory by workers on two nodes, beside one process.
 
     python benchmarks/cluster.py 100000 1000000 [10000000] [-o RESULT.json]
+    python benchmarks/cluster.py 100000000 --workers 2 --memory 1GiB [-o RESULT.json]
 
 The nodes are two raylets on this machine, each with an object store of its own and one core that
 its worker does not leave; one process has one core, too. Events are those of `data_path.py`, in
 eight Parquet files. Each run is a process of its own: the command, which the workers' CPU seconds
 and memory do not contain. Those of the workers contain their imports. Bytes shuffled are the files
 that one worker writes for another: events by part, pairs by block, examples to be joined. Digests
-of every run are compared with those of one process."""
+of every run are compared with those of one process, which works within `--memory` if it is given
+(10^8 events need about 16 GB without)."""
 
 import argparse
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +38,8 @@ STORE = 128 << 20
 """Bytes of a node's object store."""
 STARTS = 5
 """How often a cluster is started."""
-WORKERS = (0, 1, 2)
-"""0 is one process."""
+WORKERS = (1, 2)
+"""Numbers of workers that are compared with one process."""
 
 
 @dataclass(frozen=True)
@@ -79,51 +82,64 @@ class Exchange:
             self.bytes = sum(path.stat().st_size for path in self.folder.glob(self.pattern))
 
 
-Step = Callable[[Path, Path, int, Exchange], str]
-"""Makes an output of a folder of inputs, with so many workers -> its digest."""
+@dataclass(frozen=True)
+class Means:
+    """By how many workers a step is done, or by one process within a budget."""
+
+    workers: int
+    """0 is one process"""
+    memory: int | None
+    """bytes, for one process"""
 
 
-def split(folder: Path, out: Path, workers: int, exchange: Exchange) -> str:
+Step = Callable[[Path, Path, Means, Exchange], str]
+"""Makes an output of a folder of inputs -> its digest."""
+
+
+def split(folder: Path, out: Path, means: Means, exchange: Exchange) -> str:
     """`sidtool split`; the digest is that of all events."""
     from sidtool import PartOptions, split_events, split_in_parts
 
-    if not workers:
-        return split_events(folder / "events.parquet", out).digest
-    run = PartOptions(engine="ray", workers=workers, progress=exchange)
+    if not means.workers:
+        return split_events(folder / "events.parquet", out, memory=means.memory).digest
+    run = PartOptions(engine="ray", workers=means.workers, progress=exchange)
     return split_in_parts(str(folder / "events"), out, run=run).digest
 
 
-def make_sft(folder: Path, out: Path, workers: int, exchange: Exchange) -> str:
+def make_sft(folder: Path, out: Path, means: Means, exchange: Exchange) -> str:
     """`sidtool make-sft --task sequence=1`; the digest is that of the file."""
     from sidtool import ClusterExamples
     from sidtool import make_sft as write_examples
     from sidtool.examples import SftInputs, SftOptions
-    from sidtool.integrations.ray import RunOptions
+    from sidtool.integrations.cluster import RunOptions
 
     bundle, items, parts = str(folder / "shop.zarr"), folder / "items.parquet", folder / "split"
     options = SftOptions({"sequence": 1.0})
     inputs = SftInputs(bundle, items, parts, options)
     writer = None
-    if workers:
-        writer = ClusterExamples(inputs, RunOptions("ray", workers, progress=exchange))
+    if means.workers:
+        writer = ClusterExamples(inputs, RunOptions("ray", means.workers, progress=exchange))
     write_examples(bundle, items, parts, out, options, writer=writer)
     with out.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def build_memory(folder: Path, out: Path, workers: int, exchange: Exchange) -> str:
+def build_memory(folder: Path, out: Path, means: Means, exchange: Exchange) -> str:
     """`sidtool build-memory` without content."""
     from sidtool import build_memory as build
     from sidtool import open_bundle, open_split
-    from sidtool.integrations.ray import ClusterPairs, RunOptions
+    from sidtool.integrations.cluster import ClusterPairs, RunOptions
+    from sidtool.memory.rows import shards_beside
 
     place = str(folder / "shop.zarr")
     bundle = open_bundle(place)
-    if not workers:
-        memory = build(open_split(folder / "split"), bundle)
-        memory.save(out)
+    if not means.workers:
+        budget = means.memory
+        with nullcontext() if budget is None else shards_beside(out, budget) as shards:
+            memory = build(open_split(folder / "split"), bundle, shards=shards)
+            memory.save(out)
         return memory.digest
-    run = RunOptions("ray", workers, progress=exchange)
+    run = RunOptions("ray", means.workers, progress=exchange)
     with ClusterPairs.opened(folder / "split", place, out, run) as counter:
         memory = build(counter.manifest, bundle, counter=counter)
         memory.save(out)
@@ -152,31 +168,37 @@ def write_inputs(folder: Path, events: int) -> None:
     from pyarrow import csv
 
     write_events(folder / "events.csv", events)
-    table = csv.read_csv(folder / "events.csv")
-    (folder / "events.csv").unlink()
-    pq.write_table(table, folder / "events.parquet")
     (folder / "events").mkdir()
-    for number in range(FILES):
-        first, stop = (at * len(table) // FILES for at in (number, number + 1))
-        pq.write_table(table.slice(first, stop - first), folder / "events" / f"{number}.parquet")
+    rows = 0
+    with csv.open_csv(folder / "events.csv") as batches, ExitStack() as writers:
+        paths = [folder / "events.parquet"]
+        paths += [folder / "events" / f"{number}.parquet" for number in range(FILES)]
+        whole, *files = [
+            writers.enter_context(pq.ParquetWriter(path, batches.schema)) for path in paths
+        ]
+        for batch in batches:
+            for writer in whole, files[rows * FILES // events]:
+                writer.write_batch(batch)
+            rows += len(batch)
+    (folder / "events.csv").unlink()
     write_catalog(folder / "items.parquet", item_count(events))
     write_bundle(folder / "shop.zarr", item_count(events))
 
 
-def run_command(step: str, folder: Path, workers: int) -> Command:
+def run_command(step: str, folder: Path, means: Means) -> Command:
     """Run a step in this process, by the workers of the cluster of RAY_ADDRESS if there are any."""
     import pyarrow as pa
 
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     files = STEPS[step]
-    out = folder / f"{step}-{workers}" / files.out
+    out = folder / f"{step}-{means.workers}" / files.out
     out.parent.mkdir()
     exchange = Exchange(out.parent, files.exchanged)
     peaks: list[int] = []
     clocks = time.perf_counter(), time.process_time()
     with peak_memory(peaks):
-        digest = files.run(folder, out, workers, exchange)
+        digest = files.run(folder, out, means, exchange)
     return Command(
         digest=digest,
         seconds=time.perf_counter() - clocks[0],
@@ -217,9 +239,9 @@ def two_nodes() -> Iterator[str]:
         cluster.shutdown()
 
 
-def measure(step: str, events: int, folder: Path, workers: int, address: str) -> Measured:
+def measure(step: str, events: int, folder: Path, means: Means, address: str) -> Measured:
     """`run_command` in a process on one core."""
-    call = json.dumps([step, str(folder), workers])
+    call = json.dumps([step, str(folder), asdict(means)])
     line = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
     line += [sys.executable, __file__, "--child", call]
     environ = os.environ | {"RAY_ADDRESS": address}
@@ -228,28 +250,41 @@ def measure(step: str, events: int, folder: Path, workers: int, address: str) ->
     return Measured(
         step=step,
         events=events,
-        workers=workers,
+        workers=means.workers,
         command=Command(**json.loads(ran.stdout)),
         worker_cpu_seconds=sum(use.cpu_seconds for use in actors.values()),
         worker_peak=max((use.peak for use in actors.values()), default=0),
     )
 
 
-def measure_size(events: int, address: str) -> list[Measured]:
+def measure_size(
+    events: int, workers: Sequence[int], memory: int | None, address: str
+) -> list[Measured]:
     """Every step, by one process and by workers. Exits if their digests differ."""
     results = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_inputs(folder, events)
-        for step in STEPS:
-            for workers in WORKERS:
-                results.append(measure(step, events, folder, workers, address))
+        for step, files in STEPS.items():
+            digests = set()
+            for number in (0, *workers):
+                means = Means(number, memory)
+                results.append(measure(step, events, folder, means, address))
                 print(json.dumps(asdict(results[-1])), file=sys.stderr, flush=True)
-                if results[-1].command.digest != results[-1 - workers].command.digest:
-                    raise SystemExit(f"{step}: the output of {workers} workers differs")
-            if step == "split":
-                (folder / "split-2" / "split").rename(folder / "split")
+                digests.add(results[-1].command.digest)
+                if len(digests) > 1:
+                    raise SystemExit(f"{step}: the output of {number} workers differs")
+                made = folder / f"{step}-{number}"
+                if step == "split" and number == workers[-1]:
+                    (made / files.out).rename(folder / "split")
+                shutil.rmtree(made)
     return results
+
+
+def _speed_up(one: Measured, alone: dict[tuple[str, int], Command]) -> str:
+    """How many times as fast as one worker, if one was measured."""
+    beside = alone.get((one.step, one.events))
+    return "" if beside is None else f"{beside.seconds / one.command.seconds:.2f}"
 
 
 def table(results: list[Measured]) -> str:
@@ -267,7 +302,7 @@ def table(results: list[Measured]) -> str:
                 one.step,
                 one.workers or "none",
                 f"{command.seconds:.1f}",
-                f"{alone[one.step, one.events].seconds / command.seconds:.2f}",
+                _speed_up(one, alone),
                 f"{command.cpu_seconds:.1f}",
                 f"{one.worker_cpu_seconds:.1f}" if one.workers else "",
                 f"{command.peak / mib:,.0f}",
@@ -280,20 +315,28 @@ def table(results: list[Measured]) -> str:
 
 def main() -> None:
     """Measure each size, print the table."""
+    from sidtool.base.options import parse_bytes
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("events", type=int, nargs="*", default=[100_000, 1_000_000])
+    parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
+    parser.add_argument("--memory", type=parse_bytes, help="budget of one process, such as 1GiB")
     parser.add_argument("-o", "--out", type=Path, help="write the results to this file")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child is not None:
-        step, folder, workers = args.child
-        print(json.dumps(asdict(run_command(step, Path(folder), workers))))
+        step, folder, means = args.child
+        print(json.dumps(asdict(run_command(step, Path(folder), Means(**means)))))
         return
     before = os.getloadavg()[0]
     with two_nodes() as address:
-        results = [one for events in args.events for one in measure_size(events, address)]
+        results = [
+            one
+            for events in args.events
+            for one in measure_size(events, args.workers, args.memory, address)
+        ]
     print(table(results))
     if args.out is not None:
         report = {

@@ -24,7 +24,7 @@ from data_path import item_count
 from environment import command_line
 from table import markdown
 
-from sidtool.integrations.ray.shards import part_count
+from sidtool.integrations.cluster.shards import part_count
 
 RATES = Path(__file__).parent / "results" / "cluster.json"
 PER_USER = 10

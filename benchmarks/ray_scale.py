@@ -151,8 +151,8 @@ def measure(
 
 
 def _measure_once(name: str, run: Callable[[Path, Any], Any], folder: Path, count: int) -> Measured:
-    from sidtool.integrations.ray.run import RunOptions
-    from sidtool.integrations.ray.workers import ray_cluster
+    from sidtool.integrations.cluster.ray_actors import ray_cluster
+    from sidtool.integrations.cluster.run import RunOptions
 
     now = time.perf_counter
     done: list[float] = []
@@ -202,8 +202,8 @@ def main() -> None:
     """Measure both steps, print the table."""
     from serve_model import make_shop
 
-    from sidtool.integrations.ray.recommendations import recommend_folder
-    from sidtool.integrations.ray.vectors import embed_folder
+    from sidtool.integrations.cluster.recommendations import recommend_folder
+    from sidtool.integrations.cluster.vectors import embed_folder
     from sidtool.recommendation.recommend_options import RecommendOptions
     from sidtool.tokenizer.encoder.settings import Encoder
 

@@ -27,6 +27,11 @@ class OutputKind:
     content: str
     suffixes: tuple[str, ...] = ()
 
+    @property
+    def spelled(self) -> str:
+        """A folder, or a file of the first of the suffixes: "a .json file"."""
+        return f"a {self.suffixes[0]} file" if self.suffixes else self.content
+
 
 FOLDER = OutputKind("a folder")
 BUNDLE = OutputKind("a bundle", (".zarr", ".zip"))

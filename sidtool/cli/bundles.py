@@ -24,9 +24,9 @@ from sidtool.cli.terminal.console import (
 )
 from sidtool.cli.terminal.pace import progress
 from sidtool.data import tables
-from sidtool.integrations import ray
+from sidtool.integrations import cluster
+from sidtool.integrations.cluster import ItemColumns, RunOptions
 from sidtool.integrations.formats import CatalogFile
-from sidtool.integrations.ray import ItemColumns, RunOptions
 from sidtool.model import contract as contracts
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.encoder import Encoder
@@ -132,7 +132,7 @@ def embed(
     vectors = tables.as_url(out)
     with progress("embed") as reports:
         run = replace(run, progress=reports.get("embed"))
-        report = ray.embed_folder(catalog, vectors, encoder, columns, run=run)
+        report = cluster.embed_folder(catalog, vectors, encoder, columns, run=run)
     _say_parts("embed", report, vectors, json=json, dry_run=run.dry_run)
     if not run.dry_run:
         command = "sidtool build-codebook {catalog} --embeddings {vectors} -o BUNDLE.zarr"
@@ -177,7 +177,7 @@ def encode(
             raise UsageError("--items takes the place of texts, and needs -o FOLDER")
         place = tables.as_url(inputs.out)
         with progress("encode") as reports:
-            report = ray.encode_folder(
+            report = cluster.encode_folder(
                 bundle,
                 inputs.catalog,
                 place,
@@ -208,7 +208,9 @@ def encode(
     return None
 
 
-def _say_parts(verb: str, report: ray.RunReport, place: str, *, json: bool, dry_run: bool) -> None:
+def _say_parts(
+    verb: str, report: cluster.RunReport, place: str, *, json: bool, dry_run: bool
+) -> None:
     """Print what a run over a folder wrote, or would write."""
     if dry_run:
         say_plan(

@@ -1,6 +1,7 @@
 """The command build-codebook, and the table of a codebook report."""
 
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +16,8 @@ from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
 from sidtool.data import TextNames
-from sidtool.integrations import ray
-from sidtool.integrations.ray import WorkerOptions
+from sidtool.integrations import cluster
+from sidtool.integrations.cluster import WorkerOptions
 from sidtool.tokenizer import BuildOptions, CodebookReport, FusionOptions
 from sidtool.tokenizer.encoder import Encoder
 from sidtool.tokenizer.sid import LETTERS
@@ -129,7 +130,8 @@ def build_codebook(
             example={read.ids[0]: read.texts[0]},
             options=asdict(replace(build, sizes=sizes)),
         )
-    with progress("embed", "quantize", "encode") as stages, ray.workers_of(workers) as run:
+    run = partial(cluster.run_job, options=workers)
+    with progress("embed", "quantize", "encode") as stages:
         bundle = tokenizer.build_codebook(
             items, out, build, run=run, force=how.force, progress=stages, **data
         )

@@ -19,8 +19,8 @@ from sidtool.data import prepare as preparing
 from sidtool.data import split as splits
 from sidtool.data.prepare import MEANINGS, Cleaned, PrepareOptions, Report
 from sidtool.data.split import Protocol, SplitManifest, SplitOptions
-from sidtool.integrations import ray
-from sidtool.integrations.ray import PartOptions
+from sidtool.integrations import cluster
+from sidtool.integrations.cluster import PartOptions
 from sidtool.recommendation.search import seen_reason
 
 
@@ -184,7 +184,7 @@ def split(
             raise UsageError("--dry-run counts in one process: leave out --engine and --parts")
         with progress("split") as reports:
             run = replace(run, progress=reports.get("split"))
-            manifest = ray.split_in_parts(tables.as_url(events), out, rules, run=run)
+            manifest = cluster.split_in_parts(tables.as_url(events), out, rules, run=run)
     elif run.resume:
         raise UsageError("--resume requires --parts: without parts, a split starts again")
     else:

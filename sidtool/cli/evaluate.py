@@ -24,8 +24,8 @@ from sidtool.evaluation import (
     tasks,
 )
 from sidtool.examples import TaskCatalogOptions
-from sidtool.integrations import ray
-from sidtool.integrations.ray import WorkerOptions
+from sidtool.integrations import cluster
+from sidtool.integrations.cluster import WorkerOptions
 from sidtool.memory import MemoryOptions
 from sidtool.model import LoadedModel, ModelOptions
 
@@ -91,7 +91,7 @@ def evaluate(
     ranker = None
     if workers.on_cluster:
         source = model_source(model, use, memory)
-        ranker = ray.ClusterRanker(source, workers.engine, workers.workers)
+        ranker = cluster.ClusterRanker(source, workers.engine, workers.workers)
     loaded = load_model(model, use, memory)
     names = evaluation.model_metric_names(loaded.bundle.space.levels)
     evaluation.check_names(thresholds, names)

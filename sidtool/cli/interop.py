@@ -114,26 +114,17 @@ class ExportOptions:
     keys: Keys = option("id")
     """Keys of index.json: item ids, or line numbers of ITEMS from 0."""
     model: str | None = option(None)
-    """Model that the engine serves: xllm and sid-gr need its token ids, FlashRec may need them for
-    its --sid option."""
+    """Model that the inference engine serves, if the map has token ids or depends on them."""
 
 
 def export(
     bundle: options.Bundle,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "-o",
-            "--out",
-            help="A folder for minionerec; a .parquet file for openonerec, .json for vllm-gr or "
-            "flashrec, .jsonl for sid-gr, .bin for xllm.",
-        ),
-    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help=f"For {formats.outputs()}.")],
     target: ExportOptions,
     catalog: CatalogFile | None,
     how: options.Writing = options.Writing(),
 ) -> None:
-    """Export a bundle's map for another system or an engine; retired items are omitted."""
+    """Export a bundle's map for another system or inference engine, without retired items."""
     to, keys = target.to, target.keys
     formats.check_export_options(to, items=catalog, keys=keys, has_model=target.model is not None)
     opened = registry.open_source(bundle)
@@ -148,14 +139,10 @@ def export(
     )
     if how.json:
         files = [str(file) for file in exported.files]
-        return say_json({"system": to, "files": files, "flashrec_sid": exported.flashrec_sid})
-    if to == "flashrec":
-        sid = f" --sid {exported.flashrec_sid}" if exported.flashrec_sid else ""
-        say(f"--sid-vocab-file {out}{sid}")
+        options = exported.engine_options or None
+        return say_json({"system": to, "files": files, "engine_options": options})
+    if exported.engine_options:
+        say(exported.engine_options)
     else:
         say(*exported.files)
-    if exported.flashrec_needs_model:
-        note("FlashRec cannot infer the layout of these SIDs: --model MODEL gives its --sid option")
-    if to == "minionerec" and len(exported.files) == 1:
-        note("no info.txt: the bundle has no titles (--items ITEMS adds them)")
-    return None
+    return note(exported.lacks) if exported.lacks else None

@@ -20,8 +20,8 @@ from sidtool.cli.terminal.pace import progress
 from sidtool.data import Vectors
 from sidtool.data import split as splits
 from sidtool.evaluation import TuneMemoryOptions, TuneSimilarityOptions
-from sidtool.integrations import ray
-from sidtool.integrations.ray import ResumableWorkers
+from sidtool.integrations import cluster
+from sidtool.integrations.cluster import ResumableWorkers
 from sidtool.memory import DEFAULT
 from sidtool.recommendation.search import seen_reason
 from sidtool.tokenizer.bundle import Bundle
@@ -124,8 +124,10 @@ def build_memory(
         counter = files = None
         if workers.on_cluster:
             report = works.enter_context(progress("build-memory")).get("build-memory")
-            run = ray.RunOptions("ray", workers.workers, resume=workers.resume, progress=report)
-            opening = ray.ClusterPairs.opened(split, bundle, out, run)
+            run = cluster.RunOptions(
+                workers.engine, workers.workers, resume=workers.resume, progress=report
+            )
+            opening = cluster.ClusterPairs.opened(split, bundle, out, run)
             counter = works.enter_context(opening)
         if building.memory is not None:
             files = works.enter_context(memories.shards_beside(out, building.memory))

@@ -8,7 +8,7 @@ import typer
 
 from sidtool import data, registry
 from sidtool import model as models
-from sidtool.base.checkpoint import is_hub_url
+from sidtool.base.hub import is_hub_url
 from sidtool.base.options import assignments, option
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER

@@ -15,8 +15,8 @@ from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import note, say, say_json, say_table, standard_input, warn
 from sidtool.cli.terminal.pace import progress
 from sidtool.data import NO_FIELDS, Fields, tables
-from sidtool.integrations import ray
-from sidtool.integrations.ray import RunOptions, WorkerOptions
+from sidtool.integrations import cluster
+from sidtool.integrations.cluster import RunOptions, WorkerOptions
 from sidtool.memory import MemoryOptions
 from sidtool.model import LoadedModel, ModelOptions
 from sidtool.model import contract as contracts
@@ -137,9 +137,9 @@ def load_model(
     return loaded
 
 
-def model_source(model: str, use: ModelOptions, memory: MemoryOptions) -> "ray.ModelSource":
+def model_source(model: str, use: ModelOptions, memory: MemoryOptions) -> "cluster.ModelSource":
     """The model as this process or workers load it."""
-    return ray.ModelSource(model, memory, **asdict(use))
+    return cluster.ModelSource(model, memory, **asdict(use))
 
 
 def recommend(
@@ -239,7 +239,7 @@ def _check_history(items: Sequence[str], bundle: Bundle) -> None:
 
 
 def _recommend_by_workers(
-    model: "ray.ModelSource",
+    model: "cluster.ModelSource",
     file: str | None,
     output: Output,
     choices: RecommendOptions,
@@ -247,11 +247,13 @@ def _recommend_by_workers(
 ) -> None:
     """Answer a folder of requests. Raises UsageError unless requests and answers are folders."""
     if file in (None, "-") or output.out is None:
-        raise UsageError("--engine ray needs --file FOLDER of Parquet requests, and -o FOLDER")
+        raise UsageError(
+            f"--engine {run.engine} needs --file FOLDER of Parquet requests, and -o FOLDER"
+        )
     if choices.list:
         raise UsageError("--list is for one process: leave out --engine")
     with progress("recommend") as reports:
-        outcome = ray.recommend_folder(
+        outcome = cluster.recommend_folder(
             model,
             str(file),
             tables.as_url(str(output.out)),

@@ -12,8 +12,8 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import require
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import is_verbose, next_step, note, say, say_json, warn
-from sidtool.integrations import ray
-from sidtool.integrations.ray import EngineOptions
+from sidtool.integrations import cluster
+from sidtool.integrations.cluster import EngineOptions
 from sidtool.recommendation import ItemOptions, RecommendOptions
 from sidtool.recommendation import serve as serving
 from sidtool.recommendation.serve import Listening, ServiceOptions
@@ -63,7 +63,7 @@ def serve(
         note(f"serving {model}; {url}/openapi.json describes the endpoints, Ctrl-C or SIGTERM ends")
         next_step(example_call(url, token_file, has_token=token is not None))
 
-    run = ray.serve_on_ray if engine.on_cluster else serving.serve
+    run = {"local": serving.serve, "ray": cluster.serve_on_ray}[engine.engine]
     run(served, listening, verbose=is_verbose(), started=say_started)
 
 

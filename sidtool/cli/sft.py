@@ -11,8 +11,8 @@ from sidtool.cli.terminal.console import next_step, note, say, say_json, say_tab
 from sidtool.cli.terminal.pace import progress
 from sidtool.data import GeneralOptions
 from sidtool.examples import SftInputs, SftOptions, TaskCatalogOptions, WeightOptions
-from sidtool.integrations import ray
-from sidtool.integrations.ray import ResumableWorkers
+from sidtool.integrations import cluster
+from sidtool.integrations.cluster import ResumableWorkers
 
 
 def make_sft(
@@ -36,8 +36,8 @@ def make_sft(
     writer = None
     if workers.on_cluster:
         inputs = SftInputs(bundle, items, split, sft, catalog, model, weights)
-        run = ray.RunOptions("ray", workers.workers, resume=workers.resume)
-        writer = ray.ClusterExamples(inputs, run)
+        run = cluster.RunOptions(workers.engine, workers.workers, resume=workers.resume)
+        writer = cluster.ClusterExamples(inputs, run)
     with progress("examples") as report:
         lineage = examples.make_sft(
             bundle,

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.checkpoint import is_hub_repository
 from sidtool.base.digests import hash_array
 from sidtool.base.documents import canonical
 from sidtool.base.errors import CompatibilityError, IntegrityError, SidtoolError
+from sidtool.base.hub import is_hub_repository
 from sidtool.base.markdown import front_matter, key_value_table, literal, shell_word
 from sidtool.base.output import new_dir
 from sidtool.base.output_name import MEMORY, check_suffix

@@ -9,14 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from sidtool.base.checkpoint import (
-    HubAccess,
-    HubCommit,
-    HubPush,
-    Pushable,
-    check_finite,
-    folder_or_url,
-)
+from sidtool.base.checkpoint import check_finite
 from sidtool.base.errors import (
     CompatibilityError,
     IntegrityError,
@@ -25,6 +18,7 @@ from sidtool.base.errors import (
     UsageError,
 )
 from sidtool.base.extras import require
+from sidtool.base.hub import HubAccess, HubCommit, HubPush, Pushable, folder_or_url
 from sidtool.base.options import option
 from sidtool.memory import (
     DEFAULT_MEMORY_POWER,

@@ -12,26 +12,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sidtool.base.checkpoint import (
-    HUB_PREFIX,
     INDEX,
     PICKLES,
     WEIGHTS,
-    HubAccess,
     StoredWeights,
-    check_config,
     check_finite,
     check_folder,
+    check_model,
     check_settings,
-    download_model,
-    is_hub_url,
     loading,
     private_weights,
-    read_gguf_size,
     settings_digests,
     weight_digests,
 )
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
+from sidtool.base.hub import HUB_PREFIX, HubAccess, download_model, is_hub_url
 from sidtool.model.network.structure import model_kind
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -115,7 +111,7 @@ def load_model(
     weights are missing, damaged or not finite, or the model has no decoder, RefusedError if the
     checkpoint needs custom code, IntegrityError if a safetensors file is not that of `digests`,
     SHA-256 (hex) by name."""
-    stored = _check(checkpoint, trust_remote_code)
+    stored = check_model(checkpoint.folder, checkpoint.gguf, trust_remote_code=trust_remote_code)
     kwargs: dict[str, Any] = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
     quiet = _quiet(gguf=checkpoint.gguf is not None)
     load = loading(checkpoint.folder, PURPOSE, stored)
@@ -161,7 +157,7 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
     """The tokenizer. Raises as `load_model` does."""
     from transformers import AutoTokenizer
 
-    stored = _check(checkpoint, trust_remote_code)
+    stored = check_model(checkpoint.folder, checkpoint.gguf, trust_remote_code=trust_remote_code)
     kwargs: dict[str, Any] = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
     with loading(checkpoint.folder, PURPOSE):
         if checkpoint.gguf and stored:
@@ -175,7 +171,7 @@ def load_config(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> A
     """The configuration. Raises as `load_model` does."""
     from transformers import AutoConfig
 
-    _check(checkpoint, trust_remote_code)
+    check_model(checkpoint.folder, checkpoint.gguf, trust_remote_code=trust_remote_code)
     with loading(checkpoint.folder, PURPOSE):
         return AutoConfig.from_pretrained(
             checkpoint.folder, trust_remote_code=trust_remote_code, local_files_only=True
@@ -203,18 +199,6 @@ def check_device(name: str | None) -> None:
         # RuntimeError: no such kind of device; AssertionError: none in this machine
         reason = str(error).splitlines()[0].partition(" device type at start")[0]
         raise UsageError(f"device {name!r} cannot be used: {reason}") from error
-
-
-def _check(checkpoint: Checkpoint, trust_remote_code: bool) -> StoredWeights | None:
-    """Check the files of a checkpoint before a library reads them; returns what its weights have,
-    None for a trusted one."""
-    stored = check_folder(checkpoint.folder, trust_remote_code=trust_remote_code)
-    if trust_remote_code:
-        return None
-    if checkpoint.gguf:
-        stored = read_gguf_size(checkpoint.folder / checkpoint.gguf)
-    check_config(checkpoint.folder, stored)
-    return stored
 
 
 def _check_gguf(path: Path, stored: StoredWeights) -> None:

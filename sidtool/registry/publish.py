@@ -8,8 +8,8 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sidtool.base.checkpoint import HubPush
 from sidtool.base.errors import IntegrityError, RefusedError, UsageError
+from sidtool.base.hub import HubPush
 from sidtool.base.markdown import with_dataset
 from sidtool.base.output import new_dir, refuse_existing, whole_file
 from sidtool.base.output_name import check_parents

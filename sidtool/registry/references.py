@@ -12,14 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from sidtool.base.checkpoint import (
-    DEFAULT_ACCESS,
-    HubAccess,
-    download,
-    fetch_roots,
-    is_hub_repository,
-)
 from sidtool.base.errors import DataError, IntegrityError, UsageError
+from sidtool.base.hub import DEFAULT_ACCESS, HubAccess, download, fetch_roots, is_hub_repository
 from sidtool.base.signatures import (
     MAX_PEM,
     MAX_SIGNATURE,

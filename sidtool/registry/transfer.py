@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.checkpoint import MAX_JSON, HubCommit, HubPush
+from sidtool.base.checkpoint import MAX_JSON
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageError
+from sidtool.base.hub import HubCommit, HubPush
 from sidtool.base.progress import Progress
 from sidtool.base.storage import Storage, is_zip
 from sidtool.memory import Memory, is_memory, verify_memory

@@ -13,7 +13,7 @@ def run_of(events: int) -> dict[str, Any]:
     part and none per item."""
     from data_path import item_count
 
-    from sidtool.integrations.ray.shards import part_count
+    from sidtool.integrations.cluster.shards import part_count
 
     items = item_count(events)
     return {

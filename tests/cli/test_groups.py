@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -14,6 +14,9 @@ from sidtool.base.errors import UsageError
 from sidtool.base.options import check_options, group, meanings, option, parse_bytes, read_ids
 from sidtool.cli.command import Command
 from sidtool.cli.groups import Given, with_flags
+from sidtool.integrations.cluster.engines import ENGINES, EngineName
+from sidtool.integrations.formats.convert import FORMATS, System
+from sidtool.tokenizer.quantize.methods import METHODS, Method
 
 
 @dataclass(frozen=True)
@@ -137,3 +140,9 @@ def test_values_of_the_library_are_checked_by_their_names(
 
 def test_meanings_are_those_of_bases_too() -> None:
     assert meanings(Options) == {"k": "How many.", "inner": "No option."}
+
+
+def test_a_command_offers_what_can_be_chosen() -> None:
+    assert get_args(System) == tuple(name for name, form in FORMATS.items() if form.write)
+    assert get_args(EngineName) == tuple(ENGINES)
+    assert get_args(Method) == tuple(METHODS)

@@ -52,6 +52,8 @@ def test_flashrec_gets_the_option_that_it_cannot_infer(road: Road, tmp_path: Pat
     start = read_contract(model).token_start
     sid = f"--sid {start}:{start + 17}/4,4,4,4,2"
     assert done(*command, "--model", model).out == f"--sid-vocab-file {out} {sid}\n"
+    engine_options = done(*command, "--model", model, "--json").json["engine_options"]
+    assert engine_options == f"--sid-vocab-file {out} {sid}"
     assert "tokens differ" in refused(3, *command, "--model", road.model)
 
 

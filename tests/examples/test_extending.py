@@ -1,5 +1,5 @@
-"""docs/extending.md adds a quantizer, a task, a reward, a search and a map format: they work, and
-each takes less than forty lines."""
+"""docs/extending.md adds a quantizer, a task, a reward, a search, a map format and an engine: they
+work, and each takes less than forty lines."""
 
 import json
 from collections.abc import Iterator
@@ -16,17 +16,20 @@ from sidtool.data.split.split import Split
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.sft_run import make_sft
 from sidtool.examples.tasks import TASKS, find_task
-from sidtool.integrations.formats.convert import FORMATS, export_map
+from sidtool.integrations.cluster.engines import ENGINES
+from sidtool.integrations.cluster.run import RunOptions
+from sidtool.integrations.formats.convert import FORMATS, export_map, outputs
 from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.quantize.methods import METHODS
 from sidtool.training.reinforcement.rewards.kinds import REWARDS, parse_rewards
 from sidtool.training.reinforcement.rewards.reward import Groups, RewardContext, reward_sum
 from tests.doc_blocks import blocks, page
+from tests.integrations.cluster.jobs import double, read_numbers, write_numbers
 from tests.recommendation.search.cases import make, model_of, prompt
 
-KINDS = ("quantizer", "task", "reward", "search", "map format")
-DICTS: tuple[Any, ...] = (METHODS, TASKS, REWARDS, FORMATS)
+KINDS = ("quantizer", "task", "reward", "search", "map format", "engine")
+DICTS: tuple[Any, ...] = (METHODS, TASKS, REWARDS, FORMATS, ENGINES)
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +111,15 @@ def test_a_map_format_is_written(added: dict[str, Any], bundle: Bundle, tmp_path
     out = tmp_path / "sids.tsv"
     assert export_map(bundle, out, "table").files == (out,)  # type: ignore[arg-type]
     assert dict(line.split("\t") for line in out.read_text().splitlines()) == bundle.sids()
+    assert outputs().endswith(", table a .tsv file")
+
+
+def test_an_engine_makes_the_parts(
+    added: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = write_numbers(tmp_path / "in")
+    # in place of the engine of the default: EngineName, the choices of --engine, is not extended
+    monkeypatch.setitem(ENGINES, "local", ENGINES["threads"])
+    report = double(tmp_path / "in", tmp_path / "out", RunOptions())
+    assert read_numbers(tmp_path / "out") == [2 * number for number in numbers]
+    assert report.counts == {"sum": sum(numbers)}

@@ -20,6 +20,7 @@ from sidtool.base.checkpoint.files import (
     WEIGHTS,
     StoredWeights,
     check_folder,
+    read_gguf_size,
     read_json,
     read_object,
 )
@@ -59,6 +60,21 @@ def loading(
             raise RefusedError(f"{path} needs custom code to load", hint=TRUST) from error
         reason = first_line(error)
         raise DataError(f"{path} does not load {purpose}: {reason}") from error
+
+
+def check_model(
+    folder: Path, gguf: str | None, *, trust_remote_code: bool = False
+) -> StoredWeights | None:
+    """Check the files of a language model, whose weights may be in a GGUF file of this name.
+    Returns what its weights have, None for a trusted one. Raises as `check_folder` does, and
+    `check_config`."""
+    stored = check_folder(folder, trust_remote_code=trust_remote_code)
+    if trust_remote_code:
+        return None
+    if gguf is not None:
+        stored = read_gguf_size(folder / gguf)
+    check_config(folder, stored)
+    return stored
 
 
 def check_config(folder: Path, stored: StoredWeights) -> None:

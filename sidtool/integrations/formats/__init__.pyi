@@ -4,6 +4,7 @@ from .convert import System as System
 from .convert import check_export_options as check_export_options
 from .convert import export_map as export_map
 from .convert import import_map as import_map
+from .convert import outputs as outputs
 from .convert import plan_export as plan_export
 from .convert import read_map as read_map
 from .export import Keys as Keys

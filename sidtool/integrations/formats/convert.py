@@ -20,15 +20,15 @@ from sidtool.base.output_name import (
     check_suffix,
 )
 from sidtool.data import CatalogNames, Items, read_items
-from sidtool.integrations.formats.engines import (
+from sidtool.integrations.formats.export import Export, Exported, Keys, ModelTokens
+from sidtool.integrations.formats.grid import read_grid
+from sidtool.integrations.formats.imported_codebook import CodebookFile, with_codebook
+from sidtool.integrations.formats.inference_engines import (
     write_flashrec,
     write_sid_gr,
     write_vllm_gr,
     write_xllm,
 )
-from sidtool.integrations.formats.export import Export, Exported, Keys, ModelTokens
-from sidtool.integrations.formats.grid import read_grid
-from sidtool.integrations.formats.imported_codebook import CodebookFile, with_codebook
 from sidtool.integrations.formats.minionerec import (
     minionerec_entries,
     read_minionerec,
@@ -36,9 +36,6 @@ from sidtool.integrations.formats.minionerec import (
 )
 from sidtool.integrations.formats.openonerec import read_openonerec, write_openonerec
 from sidtool.tokenizer.bundle import Bundle
-
-System = Literal["minionerec", "openonerec", "vllm-gr", "sid-gr", "flashrec", "xllm"]
-"""The systems that a map can be exported for."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +77,8 @@ class Format:
     """Whether a model's token ids are written, with --model."""
 
 
+System = Literal["minionerec", "openonerec", "vllm-gr", "sid-gr", "flashrec", "xllm"]
+"""The systems that a map can be exported for."""
 FORMATS: dict[str, Format] = {
     "minionerec": Format(read_minionerec, ".json", write_minionerec, FOLDER, has_catalog=True),
     "openonerec": Format(read_openonerec, ".parquet", write_openonerec, PARQUET_FILE),
@@ -89,12 +88,20 @@ FORMATS: dict[str, Format] = {
     "flashrec": Format(write=write_flashrec, output=JSON_FILE, tokens="may"),
     "xllm": Format(write=write_xllm, output=BINARY_FILE, tokens="must"),
 }
-"""The maps of other systems by name. A new one is a file with its reader or writer, and a line."""
+"""The maps of other systems by name. A new one is a file with its reader or writer, a line, and a
+name in `System` if it is written."""
 
 
 def map_suffixes() -> dict[str, Format]:
     """The formats that can be read, by the suffix of their files."""
     return {form.suffix: form for form in FORMATS.values() if form.read is not None}
+
+
+def outputs() -> str:
+    """What is written for each system: minionerec a folder, openonerec a .parquet file ..."""
+    return ", ".join(
+        f"{name} {form.output.spelled}" for name, form in FORMATS.items() if form.write is not None
+    )
 
 
 def import_map(
@@ -176,9 +183,9 @@ def export_map(
 ) -> Exported:
     """Write the map of a bundle's active items for another system.
 
-    `out` is a folder for minionerec, a .parquet, .json, .jsonl or .bin file for the others. `items`
-    and `keys` apply to minionerec. `tokens`, the token ids of a model (`model_tokens`), apply to
-    flashrec, which may need them for its --sid option, and to sid-gr and xllm, which require them.
+    `out` is a file or folder as FORMATS says. `items` and `keys` apply to minionerec. `tokens`, the
+    token ids of a model (`model_tokens`), apply to flashrec, which may need them for its --sid
+    option, and to sid-gr and xllm, which require them.
     Raises UsageError for options that do not apply, a bundle without active items or an existing
     output.
 

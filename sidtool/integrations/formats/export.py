@@ -80,13 +80,13 @@ class Export:
 
 @dataclass(frozen=True)
 class Exported:
-    """The files of an export, and FlashRec's `--sid` option."""
+    """The files of an export."""
 
     files: tuple[Path, ...]
-    flashrec_sid: str | None = None
-    """None if FlashRec infers the token layout, or if `flashrec_needs_model`"""
-    flashrec_needs_model: bool = False
-    """FlashRec needs `--sid`, which depends on the model's token ids"""
+    engine_options: str = ""
+    """the options with which an inference engine reads them, if it has others than a path"""
+    lacks: str = ""
+    """what the files lack, and which option adds it"""
 
 
 def model_tokens(model: str | Path, bundle: Bundle) -> ModelTokens:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.checkpoint import cached, is_hub_url
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import (
     CompatibilityError,
@@ -23,6 +22,7 @@ from sidtool.base.errors import (
     ThresholdError,
     UsageError,
 )
+from sidtool.base.hub import cached, is_hub_url
 from sidtool.base.options import check_options, group, option
 from sidtool.base.records import JsonRecord
 from sidtool.data import read_vectors

@@ -89,7 +89,8 @@ def write_minionerec(bundle: Bundle, folder: Path, export: Export) -> Exported:
         index = json.dumps(dict(zip(index_keys, tokens, strict=True)))
         (work / INDEX).write_text(index, encoding="utf-8")
         if titles is None:
-            return Exported((folder / INDEX,))
+            lacks = "no info.txt: the bundle has no titles (--items ITEMS adds them)"
+            return Exported((folder / INDEX,), lacks=lacks)
         lines = [
             f"{''.join(sid)}\t{BETWEEN_CELLS.sub(' ', title)}\t{key}\n"
             for sid, title, key in zip(tokens, titles, index_keys, strict=True)

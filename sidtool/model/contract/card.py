@@ -8,8 +8,8 @@ from pathlib import PurePath
 from string import Template
 from typing import Any
 
-from sidtool.base.checkpoint import HUB_PREFIX, is_hub_repository
 from sidtool.base.errors import UsageError
+from sidtool.base.hub import HUB_PREFIX, is_hub_repository
 from sidtool.base.markdown import (
     TAGS,
     front_matter,

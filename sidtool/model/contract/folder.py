@@ -10,24 +10,13 @@ from pathlib import Path
 from sidtool.base.artifact import describe
 from sidtool.base.checkpoint import (
     CONFIG,
-    DEFAULT_ACCESS,
     EMBEDDED,
-    HUB_PREFIX,
     MAX_JSON,
-    HubAccess,
     check_file,
     check_folder,
-    download,
-    download_model,
-    fetch_roots,
-    hub_hint,
-    is_hub_url,
     model_digests,
-    only_folder,
     read_object,
-    required_signers,
     settings_digests,
-    verify_copy,
     weight_digests,
 )
 from sidtool.base.digests import cached_digest, file_digest
@@ -38,6 +27,19 @@ from sidtool.base.errors import (
     IntegrityError,
     SidtoolError,
     UsageError,
+)
+from sidtool.base.hub import (
+    DEFAULT_ACCESS,
+    HUB_PREFIX,
+    HubAccess,
+    download,
+    download_model,
+    fetch_roots,
+    hub_hint,
+    is_hub_url,
+    only_folder,
+    required_signers,
+    verify_copy,
 )
 from sidtool.base.output import write_whole
 from sidtool.model.contract.card import MODEL_CARD, model_card

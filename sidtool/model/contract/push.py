@@ -4,8 +4,8 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from sidtool.base.checkpoint import HubCommit, HubPush, hub_url, upload
 from sidtool.base.errors import IntegrityError, RefusedError
+from sidtool.base.hub import HubCommit, HubPush, hub_url, upload
 from sidtool.base.markdown import with_dataset
 from sidtool.base.signatures import SIGNATURE
 from sidtool.base.storage import Storage

@@ -9,7 +9,7 @@ from typing import Any
 
 from sidtool.base.visible import visible
 
-LOGGERS = ("sidtool.recommendation.serve", "sidtool.integrations.ray", "uvicorn.error")
+LOGGERS = ("sidtool.recommendation.serve", "sidtool.integrations.cluster", "uvicorn.error")
 N_FRAMES = 8
 
 

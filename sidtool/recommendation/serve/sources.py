@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidtool.base.checkpoint import MAX_JSON, is_hub_url
+from sidtool.base.checkpoint import MAX_JSON
 from sidtool.base.errors import DataError, UsageError
+from sidtool.base.hub import is_hub_url
 from sidtool.base.storage import Storage
 from sidtool.model import LoadedModel, check_model_folder, load_model_folder
 from sidtool.recommendation.serve.serve_options import ServeOptions, Version

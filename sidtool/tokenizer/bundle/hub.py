@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self, get_args
 
 from sidtool.base.artifact import describe
-from sidtool.base.checkpoint import (
+from sidtool.base.hub import (
     DEFAULT_ACCESS,
     HUB_PREFIX,
     HubAccess,

@@ -15,9 +15,9 @@ from typing import Any, Literal, get_args
 from numpy.typing import NDArray
 
 from sidtool.base.artifact import describe
-from sidtool.base.checkpoint import hub_hint
 from sidtool.base.documents import canonical, parse_json
 from sidtool.base.errors import DataError, IntegrityError
+from sidtool.base.hub import hub_hint
 from sidtool.base.output import new_file, remove
 from sidtool.base.storage import Storage, is_zip, write_zip
 from sidtool.tokenizer.bundle.arrays import GroupManifest, array_objects

@@ -15,12 +15,8 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from sidtool.base.checkpoint import (
-    HUB_PREFIX,
-    HubAccess,
     check_encoder,
     check_file,
-    download,
-    is_hub_url,
     loading,
     module_folders,
     private_weights,
@@ -35,6 +31,7 @@ from sidtool.base.errors import (
     UsageError,
 )
 from sidtool.base.extras import require
+from sidtool.base.hub import HUB_PREFIX, HubAccess, download, is_hub_url
 from sidtool.base.output import cache_array, cached_array
 from sidtool.base.progress import Progress
 from sidtool.data import Vectors, check_finite

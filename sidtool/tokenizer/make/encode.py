@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from sidtool.base.checkpoint import cached, is_hub_url
 from sidtool.base.errors import DataError, RefusedError, UsageError
+from sidtool.base.hub import cached, is_hub_url
 from sidtool.base.progress import Progress
 from sidtool.data import Items, TextNames, Vectors, VectorSource, open_vectors, read_items
 from sidtool.tokenizer.bundle.bundle import Bundle

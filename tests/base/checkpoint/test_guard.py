@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sidtool.base.checkpoint import hub, loading
+from sidtool.base import hub
+from sidtool.base.checkpoint import loading
 from sidtool.base.errors import DataError, RefusedError, SidtoolError, SidtoolWarning, UsageError
 from sidtool.model import load_model, load_tokenizer
 from sidtool.model.pretrained import locate

@@ -15,7 +15,7 @@ from sidtool.data.split.files import read_manifest, read_split
 from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.parts.user_parts import PartPlan
 from sidtool.data.split.record import SessionRule, SplitManifest
-from sidtool.integrations.ray.split_parts import PartOptions, split_in_parts
+from sidtool.integrations.cluster.split_parts import PartOptions, split_in_parts
 from tests.data.tables.files import write_table
 from tests.sealed import reseal
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError, SidtoolError, UsageError
 from sidtool.data.items import Items, make_items
 from sidtool.integrations.formats.convert import export_map
-from sidtool.integrations.formats.engines import infers_layout, sid_option
 from sidtool.integrations.formats.export import Export
+from sidtool.integrations.formats.inference_engines import infers_layout, sid_option
 from sidtool.integrations.formats.minionerec import read_minionerec, write_minionerec
 from sidtool.integrations.formats.openonerec import read_openonerec
 from sidtool.tokenizer.bundle import Bundle, verify

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.base.checkpoint import HubAccess, hub
+from sidtool.base import hub
 from sidtool.base.errors import IntegrityError, UsageError
+from sidtool.base.hub import HubAccess
 from sidtool.model.contract.folder import model_folder, read_contract
 from sidtool.model.load import check_model_folder, load_model_folder
 from sidtool.recommendation.search.constraint import SidLogitsProcessor

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.integrations.ray.output import refuse_input
-from sidtool.integrations.ray.run import RunOptions
-from tests.integrations.ray.jobs import double, read_numbers, write_numbers
+from sidtool.integrations.cluster.output import refuse_input
+from sidtool.integrations.cluster.run import RunOptions
+from tests.integrations.cluster.jobs import double, read_numbers, write_numbers
 from tests.s3 import BUCKET
 
 

@@ -17,10 +17,10 @@ from sidtool.base.options import options_from
 from sidtool.base.progress import Progress
 from sidtool.data.split import Example
 from sidtool.evaluation import IndexedExamples, rank_examples
-from sidtool.integrations.ray.output import PartReport, part_name
-from sidtool.integrations.ray.run import RunOptions, Work, run_over_folder
-from sidtool.integrations.ray.shards import ROWS, Shard
-from sidtool.integrations.ray.workers import Engine, WorkerOptions, run_job
+from sidtool.integrations.cluster.engines import EngineName, WorkerOptions, run_job
+from sidtool.integrations.cluster.output import PartReport, part_name
+from sidtool.integrations.cluster.run import RunOptions, Work, run_over_folder
+from sidtool.integrations.cluster.shards import ROWS, Shard
 from sidtool.memory import Memory, MemoryOptions
 from sidtool.model import LoadedModel, ModelOptions, check_model_folder, load_model_folder
 from sidtool.recommendation import (
@@ -167,7 +167,7 @@ class ClusterRanker:
     """Ranks for a model by several processes that load it; `evaluate` takes it as `ranker`."""
 
     source: ModelSource
-    engine: Engine = "ray"
+    engine: EngineName = "ray"
     workers: int | None = None
     examples: int = EXAMPLES
 

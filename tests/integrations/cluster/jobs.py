@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError
-from sidtool.integrations.ray.output import PartReport, part_name
-from sidtool.integrations.ray.run import RunOptions, RunReport, Work, run_over_folder
-from sidtool.integrations.ray.shards import Shard
+from sidtool.integrations.cluster.output import PartReport, part_name
+from sidtool.integrations.cluster.run import RunOptions, RunReport, Work, run_over_folder
+from sidtool.integrations.cluster.shards import Shard
 
 
 def write_numbers(folder: Path, sizes: tuple[int, ...] = (7, 1, 12)) -> list[int]:

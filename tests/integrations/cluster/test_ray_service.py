@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from sidtool.base.errors import DataError, MissingPackageError, SidtoolError, UsageError
-from sidtool.integrations.ray import ray_service
-from sidtool.integrations.ray.ray_service import serve_on_ray
+from sidtool.integrations.cluster import ray_service
+from sidtool.integrations.cluster.ray_service import serve_on_ray
 from sidtool.model.load import load_model_folder
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend

@@ -7,8 +7,8 @@ import pytest
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.split.make import SplitOptions
 from sidtool.data.split.parts import user_parts
-from sidtool.integrations.ray import split_parts
-from sidtool.integrations.ray.split_parts import PartOptions, split_in_parts
+from sidtool.integrations.cluster import split_parts
+from sidtool.integrations.cluster.split_parts import PartOptions, split_in_parts
 from tests.cli.road import tree
 from tests.data.split.test_user_parts import write_events
 

@@ -16,7 +16,11 @@ from sidtool.data.split.split import Split
 from sidtool.data.split.values import UserSequence
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.options import EvaluationOptions
-from sidtool.integrations.ray.recommendations import ClusterRanker, ModelSource, recommend_folder
+from sidtool.integrations.cluster.recommendations import (
+    ClusterRanker,
+    ModelSource,
+    recommend_folder,
+)
 from sidtool.memory.build import build_memory
 from sidtool.memory.index import MemoryOptions, WeightedMemory
 from sidtool.model.load import LoadedModel

@@ -22,10 +22,10 @@ from sidtool.examples.event_weights import WeightOptions
 from sidtool.examples.sft_job import SftJob
 from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions
 from sidtool.examples.sft_run import SftInputs, make_sft
-from sidtool.integrations.ray import training_examples
-from sidtool.integrations.ray.run import RunOptions
-from sidtool.integrations.ray.split_parts import PartOptions, split_in_parts
-from sidtool.integrations.ray.training_examples import ClusterExamples
+from sidtool.integrations.cluster import training_examples
+from sidtool.integrations.cluster.run import RunOptions
+from sidtool.integrations.cluster.split_parts import PartOptions, split_in_parts
+from sidtool.integrations.cluster.training_examples import ClusterExamples
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.data.split.cases import windows_of
 from tests.data.tables.files import write_table

@@ -1,24 +1,18 @@
-"""Runs a job over shards: in this process, or by actors of a Ray cluster.
+"""Runs a job over shards by actors of a Ray cluster.
 
 An actor loads what the job needs (a model, an encoder) once and works on one shard at a time. If it
 dies, Ray restarts it and repeats the shard."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from contextlib import contextmanager
+from typing import Any
 
-from sidtool.base.errors import DataError, SidtoolError, UsageError
+from sidtool.base.errors import DataError, SidtoolError
 from sidtool.base.extras import require
-from sidtool.base.jobs import Job, Result, RunJob, Shard, run_here
-from sidtool.base.options import check_options, option
+from sidtool.base.jobs import Job
 from sidtool.data.tables import one_line
 
-Engine = Literal["local", "ray"]
-"""Where the work of a command is done. Inference engines are not among them: a model in vLLM comes
-from `integrations/vllm/engine.py`."""
 RESTARTS = 3
 """How often an actor is restarted."""
 START_ATTEMPTS = 3
@@ -26,78 +20,20 @@ START_ATTEMPTS = 3
 processes may take to begin where others keep the processors busy."""
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """Where work is done. Raises MissingPackageError without Ray if it is the engine."""
-
-    engine: Engine = option("local", panel="Workers")
-    """Where the work is done: in this process, or by workers of the Ray cluster of RAY_ADDRESS, of
-    this machine if it is not set."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
-        if self.on_cluster:
-            require("ray")
-
-    @property
-    def on_cluster(self) -> bool:
-        """Whether workers of a cluster do the work."""
-        return self.engine == "ray"
-
-
-@dataclass(frozen=True)
-class WorkerOptions(EngineOptions):
-    """By how many workers work is done. Raises UsageError for fewer than one, or for workers
-    without Ray."""
-
-    workers: int | None = option(None, minimum=1, panel="Workers")
-    """Number of workers. Default: one per GPU of the cluster, else one per CPU."""
-
-    def __post_init__(self) -> None:
-        if not self.on_cluster and self.workers is not None:
-            raise UsageError("--workers requires --engine ray")
-        super().__post_init__()
-
-
-@dataclass(frozen=True)
-class ResumableWorkers(WorkerOptions):
-    """Where parts of an output are made."""
-
-    resume: bool = option(False, panel="Workers")
-    """With --engine ray, keep the parts that an interrupted run finished."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.resume and not self.on_cluster:
-            raise UsageError("--resume requires --engine ray: one process starts again")
-
-
-def run_job(
-    job: Job[Shard, Result], shards: Sequence[Shard], options: WorkerOptions
-) -> Iterator[tuple[int, Result]]:
+def run_on_ray(
+    job: Job[Any, Any], shards: Sequence[Any], workers: int | None
+) -> Iterator[tuple[int, Any]]:
     """The index of each shard and the result of the work on it, in the order in which they are
     done.
 
     Raises what the job raises, and DataError if a worker dies more than RESTARTS times."""
-    if not shards:
-        return
-    if not options.on_cluster:
-        yield from run_here(job, shards)
-        return
-    with ray_cluster(options.workers) as ray:
-        yield from _run_actors(ray, job, shards, options.workers)
-
-
-@contextmanager
-def workers_of(options: WorkerOptions) -> Iterator[RunJob]:
-    """What runs jobs by these workers, all on one cluster, as `run_job` does."""
-    with ray_cluster(options.workers) if options.on_cluster else nullcontext():
-        yield partial(run_job, options=options)
+    with ray_cluster(workers) as ray:
+        yield from _run_actors(ray, job, shards, workers)
 
 
 def _run_actors(
-    ray: Any, job: Job[Shard, Result], shards: Sequence[Shard], workers: int | None
-) -> Iterator[tuple[int, Result]]:
+    ray: Any, job: Job[Any, Any], shards: Sequence[Any], workers: int | None
+) -> Iterator[tuple[int, Any]]:
     n_cpus = int(ray.cluster_resources().get("CPU", 1))
     n_gpus = int(ray.cluster_resources().get("GPU", 0))
     n_workers = min(workers or n_gpus or n_cpus, len(shards))

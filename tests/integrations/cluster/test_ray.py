@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.integrations.ray.run import RunOptions
-from sidtool.integrations.ray.workers import ray_cluster
+from sidtool.integrations.cluster.ray_actors import ray_cluster
+from sidtool.integrations.cluster.run import RunOptions
 from tests.cli.road import Road, done, refused, walk
-from tests.integrations.ray.jobs import double, read_numbers, write_numbers
+from tests.integrations.cluster.jobs import double, read_numbers, write_numbers
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_of_two")]
 RAY = RunOptions(engine="ray", workers=2)

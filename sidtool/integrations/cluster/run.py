@@ -11,15 +11,21 @@ from typing import Any, TypeVar
 
 from sidtool.base.options import option
 from sidtool.base.progress import Progress
-from sidtool.integrations.ray.output import (
+from sidtool.integrations.cluster.engines import WorkerOptions, run_job
+from sidtool.integrations.cluster.output import (
     PartFolder,
     PartReport,
     part_folder,
     refuse_existing_folder,
     refuse_input,
 )
-from sidtool.integrations.ray.shards import ROWS, Shard, file_versions, list_shards, parquet_urls
-from sidtool.integrations.ray.workers import WorkerOptions, run_job
+from sidtool.integrations.cluster.shards import (
+    ROWS,
+    Shard,
+    file_versions,
+    list_shards,
+    parquet_urls,
+)
 
 LINEAGE_FORMAT = 1
 

@@ -25,9 +25,9 @@ from sidtool.data.split.parts import (
     joined_manifest,
     split_part,
 )
-from sidtool.integrations.ray.output import PartFolder, PartReport, part_folder
-from sidtool.integrations.ray.run import RunOptions, Work, make_parts
-from sidtool.integrations.ray.shards import (
+from sidtool.integrations.cluster.output import PartFolder, PartReport, part_folder
+from sidtool.integrations.cluster.run import RunOptions, Work, make_parts
+from sidtool.integrations.cluster.shards import (
     count_events,
     file_versions,
     local_file,

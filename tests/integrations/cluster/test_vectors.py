@@ -13,8 +13,8 @@ import pytest
 import sidtool
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import RefusedError
-from sidtool.integrations.ray.run import RunOptions
-from sidtool.integrations.ray.vectors import ItemColumns, embed_folder, encode_folder
+from sidtool.integrations.cluster.run import RunOptions
+from sidtool.integrations.cluster.vectors import ItemColumns, embed_folder, encode_folder
 from sidtool.registry.references import open_bundle
 from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.encode import encode
@@ -93,7 +93,7 @@ def test_a_run_is_resumed_with_the_same_inputs_alone(
     }[command]
     words = (*words, "-o", tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr("sidtool.integrations.ray.run.run_job", _interrupt)
+        patch.setattr("sidtool.integrations.cluster.run.run_job", _interrupt)
         assert run(*words).code == 130
     if changed.endswith(".parquet"):
         table = pq.read_table(folder / changed)

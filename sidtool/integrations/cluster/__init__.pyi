@@ -1,3 +1,7 @@
+from .engines import EngineOptions as EngineOptions
+from .engines import ResumableWorkers as ResumableWorkers
+from .engines import WorkerOptions as WorkerOptions
+from .engines import run_job as run_job
 from .memory_pairs import ClusterPairs as ClusterPairs
 from .ray_service import serve_on_ray as serve_on_ray
 from .recommendations import ClusterRanker as ClusterRanker
@@ -11,7 +15,3 @@ from .training_examples import ClusterExamples as ClusterExamples
 from .vectors import ItemColumns as ItemColumns
 from .vectors import embed_folder as embed_folder
 from .vectors import encode_folder as encode_folder
-from .workers import EngineOptions as EngineOptions
-from .workers import ResumableWorkers as ResumableWorkers
-from .workers import WorkerOptions as WorkerOptions
-from .workers import workers_of as workers_of

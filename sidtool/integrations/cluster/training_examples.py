@@ -28,9 +28,15 @@ from sidtool.examples import (
     named_task,
     task_counts,
 )
-from sidtool.integrations.ray.output import RESTART, PartFolder, PartReport, part_name, work_parts
-from sidtool.integrations.ray.run import RunOptions, Work, make_parts
-from sidtool.integrations.ray.shards import file_versions, row_count, table_urls
+from sidtool.integrations.cluster.output import (
+    RESTART,
+    PartFolder,
+    PartReport,
+    part_name,
+    work_parts,
+)
+from sidtool.integrations.cluster.run import RunOptions, Work, make_parts
+from sidtool.integrations.cluster.shards import file_versions, row_count, table_urls
 from sidtool.model.contract import model_folder, read_contract
 
 USERS = 20_000

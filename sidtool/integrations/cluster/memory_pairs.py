@@ -16,9 +16,9 @@ from sidtool.base.digests import digest_strings
 from sidtool.base.errors import UsageError
 from sidtool.base.output import remove
 from sidtool.data.split import SplitManifest, is_split_folder, read_split, stored_manifest
-from sidtool.integrations.ray.output import PartFolder, PartReport, work_parts
-from sidtool.integrations.ray.run import RunOptions, Work, make_parts
-from sidtool.integrations.ray.shards import part_count
+from sidtool.integrations.cluster.output import PartFolder, PartReport, work_parts
+from sidtool.integrations.cluster.run import RunOptions, Work, make_parts
+from sidtool.integrations.cluster.shards import part_count
 from sidtool.memory import ItemBlocks, KnnSettings, SparseRows, join_blocks
 from sidtool.registry import open_source
 

@@ -15,7 +15,8 @@ import pytest
 
 from sidtool.base.errors import DataError
 from sidtool.base.jobs import Job
-from sidtool.integrations.ray.workers import WorkerOptions, ray_cluster, workers_of
+from sidtool.integrations.cluster.engines import WorkerOptions, run_job
+from sidtool.integrations.cluster.ray_actors import ray_cluster
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.make.build import build_codebook
 from sidtool.tokenizer.quantize.codebook import Codebook
@@ -164,11 +165,12 @@ def _killed_once(job: Job[Any, Any], marker: Path) -> Callable[[Any], Any]:
 @pytest.mark.parametrize("step", ["_open_gathering", "_open_encoding", "_open_choosing"])
 def test_a_killed_worker_changes_nothing(shop: Path, tmp_path: Path, step: str) -> None:
     marker = tmp_path / "killed"
-    with workers_of(WorkerOptions("ray", 2)) as run:
 
-        def killing(job: Job[Any, Any], shards: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-            return run(partial(_killed_once, job, marker) if step in repr(job) else job, shards)
+    def killing(job: Job[Any, Any], shards: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        if step in repr(job):
+            job = partial(_killed_once, job, marker)
+        return run_job(job, shards, WorkerOptions("ray", 2))
 
-        build_codebook(shop / "items.csv", tmp_path / "b.zarr", **inputs(shop), run=killing)
+    build_codebook(shop / "items.csv", tmp_path / "b.zarr", **inputs(shop), run=killing)
     assert marker.exists()
     assert same(shop / "one.zarr", tmp_path / "b.zarr")

@@ -10,10 +10,10 @@ import pytest
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.split.files import open_split
-from sidtool.integrations.ray import memory_pairs
-from sidtool.integrations.ray.memory_pairs import ClusterPairs
-from sidtool.integrations.ray.run import RunOptions
-from sidtool.integrations.ray.split_parts import PartOptions, split_in_parts
+from sidtool.integrations.cluster import memory_pairs
+from sidtool.integrations.cluster.memory_pairs import ClusterPairs
+from sidtool.integrations.cluster.run import RunOptions
+from sidtool.integrations.cluster.split_parts import PartOptions, split_in_parts
 from sidtool.memory.blocks import ItemBlocks
 from sidtool.memory.build import DEFAULT, build_memory
 from sidtool.memory.content import ItemContent

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, UsageError
-from sidtool.integrations.ray.run import RunOptions
-from sidtool.integrations.ray.shards import _pieces, list_shards
-from sidtool.integrations.ray.workers import ray_cluster
-from tests.integrations.ray.jobs import double, read_numbers, write_numbers
+from sidtool.integrations.cluster.ray_actors import ray_cluster
+from sidtool.integrations.cluster.run import RunOptions
+from sidtool.integrations.cluster.shards import _pieces, list_shards
+from tests.integrations.cluster.jobs import double, read_numbers, write_numbers
 
 
 @given(st.lists(st.integers(0, 9), max_size=6), st.integers(1, 5))
@@ -134,8 +134,8 @@ def test_a_footer_that_claims_too_many_rows_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_numbers(tmp_path / "in", (40,))
-    monkeypatch.setattr("sidtool.integrations.ray.shards.FREE_ROWS", 0)
-    monkeypatch.setattr("sidtool.integrations.ray.shards.ROWS_PER_BYTE", 0)
+    monkeypatch.setattr("sidtool.integrations.cluster.shards.FREE_ROWS", 0)
+    monkeypatch.setattr("sidtool.integrations.cluster.shards.ROWS_PER_BYTE", 0)
     with pytest.raises(DataError, match="claims 40 rows"):
         list_shards(str(tmp_path / "in"))
 

@@ -16,7 +16,7 @@ from sidtool.base.errors import DataError, SidtoolError, UsageError
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.work_folder import RUN_FILE, open_work_folder
 from sidtool.data.tables import library_errors, one_line
-from sidtool.integrations.ray.shards import is_local, open_store
+from sidtool.integrations.cluster.shards import is_local, open_store
 
 LINEAGE = "_lineage.json"
 """Readers of folders of Parquet ignore names that begin so."""

@@ -10,14 +10,14 @@ import numpy as np
 
 from sidtool.base.digests import file_digest
 from sidtool.data import Items, TextNames, read_items
-from sidtool.integrations.ray.output import (
+from sidtool.integrations.cluster.output import (
     PartReport,
     part_name,
     refuse_existing_folder,
     refuse_input,
 )
-from sidtool.integrations.ray.run import RunOptions, RunReport, Work, run_over_folder
-from sidtool.integrations.ray.shards import Shard
+from sidtool.integrations.cluster.run import RunOptions, RunReport, Work, run_over_folder
+from sidtool.integrations.cluster.shards import Shard
 from sidtool.registry import locate, open_bundle, open_source
 from sidtool.tokenizer import open_encoder, recorded_encoder
 from sidtool.tokenizer.bundle import Bundle

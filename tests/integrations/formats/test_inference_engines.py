@@ -12,8 +12,8 @@ import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
 from sidtool.integrations.formats.convert import FORMATS, System, export_map
-from sidtool.integrations.formats.engines import sid_option
 from sidtool.integrations.formats.export import ModelTokens
+from sidtool.integrations.formats.inference_engines import sid_option
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.integrations.formats.cases import block_tokens, numbered_bundle, sorted_tokens

@@ -82,7 +82,6 @@ def write_flashrec(bundle: Bundle, path: Path, export: Export) -> Exported:
     It maps comma-separated codes to items: {"12,200,7,1": [{"pid": "B01"}], ...}. The last code is
     that of the end token in a level {begin, end}, so that its probability is part of the score, as
     in FlashRec's own converter."""
-    is_inferred = infers_layout(bundle.space)
     sid = None if export.tokens is None else sid_option(bundle.space, export.tokens)
     if not bundle.space.has_begin_end_tokens:
         raise UsageError(
@@ -102,9 +101,15 @@ def write_flashrec(bundle: Bundle, path: Path, export: Export) -> Exported:
             stream.write(f'{separator}"{key}":{value}')
             separator = ","
         stream.write("{}" if separator == "{" else "}")
-    if is_inferred:
-        return Exported((path,))
-    return Exported((path,), flashrec_sid=sid, flashrec_needs_model=sid is None)
+    engine_options = f"--sid-vocab-file {path}"
+    if infers_layout(bundle.space):
+        return Exported((path,), engine_options)
+    if sid is None:
+        lacks = (
+            "FlashRec cannot infer the layout of these SIDs: --model MODEL gives its --sid option"
+        )
+        return Exported((path,), engine_options, lacks)
+    return Exported((path,), f"{engine_options} --sid {sid}")
 
 
 def infers_layout(space: SidSpace) -> bool:
