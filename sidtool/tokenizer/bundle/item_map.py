@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, IntegrityError
-from sidtool.base.ranges import consecutive
 from sidtool.tokenizer.sid import Codes, ItemRows, SidSpace
 
 CHUNK = 1 << 16
@@ -40,7 +39,7 @@ class StringArray:
     def of(cls, strings: Iterable[str]) -> "StringArray":
         """Pack strings, a chunk of which are encoded at a time. Raises DataError for one with a
         lone surrogate."""
-        parts = []
+        data = bytearray()
         lengths = [np.zeros(1, dtype=np.int64)]
         remaining = iter(strings)
         while chunk := list(itertools.islice(remaining, CHUNK)):
@@ -50,21 +49,10 @@ class StringArray:
                 raise DataError(
                     f"the text {error.object[:60]!r} has a lone surrogate, which UTF-8 cannot hold"
                 ) from error
-            parts.append(b"".join(encoded))
+            data += b"".join(encoded)
             lengths.append(np.fromiter(map(len, encoded), np.int64, len(encoded)))
-        return cls(np.frombuffer(b"".join(parts), np.uint8), np.cumsum(np.concatenate(lengths)))
-
-    def take(self, rows: NDArray[np.int64]) -> "StringArray":
-        """The strings at (m,) rows, in this order."""
-        lengths = np.diff(self.offsets)[rows]
-        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        data = np.empty(offsets[-1], dtype=np.uint8)
-        for first in range(0, len(rows), CHUNK):
-            span = slice(first, min(first + CHUNK, len(rows)))
-            places = consecutive(self.offsets[rows[span]], lengths[span])
-            data[offsets[span.start] : offsets[span.stop]] = self.data[places]
-        return StringArray(data, offsets)
+        offsets = np.concatenate(lengths)
+        return cls(np.frombuffer(data, dtype=np.uint8), np.cumsum(offsets, out=offsets))
 
     @classmethod
     def stored(
@@ -192,10 +180,6 @@ class ItemMap:
         """Sort items in any order; all are active unless `retired` says otherwise. Raises DataError
         on an empty or repeated id, UsageError on a code outside the space."""
         space.check(codes)
-        packed = StringArray.of(ids)
-        lengths = np.diff(packed.offsets)
-        if not lengths.all():
-            raise DataError(f"item {int(lengths.argmin())} has an empty id")
         # only rows with equal keys are sorted in Python
         keys = space.pack(codes)
         order = np.argsort(keys, kind="stable")
@@ -204,14 +188,18 @@ class ItemMap:
         for group in np.flatnonzero(np.diff(bounds) > 1):
             first, stop = bounds[group : group + 2]
             order[first:stop] = sorted(order[first:stop].tolist(), key=lambda row: ids[row])
+        del keys
         has_titles = titles is not None and any(titles)
         items = cls(
             space=space,
-            ids=packed.take(order),
+            ids=StringArray.of(_in_order(ids, order)),
             codes=codes[order],
             retired=np.zeros(len(ids), dtype=np.bool_) if retired is None else retired[order],
-            titles=StringArray.of(titles or ()).take(order) if has_titles else None,
+            titles=StringArray.of(_in_order(titles or (), order)) if has_titles else None,
         )
+        empty = np.flatnonzero(np.diff(items.ids.offsets) == 0)
+        if len(empty):
+            raise DataError(f"item {int(order[empty].min())} has an empty id")
         if repeated := items.repeated_ids():
             raise DataError(f"{len(repeated)} item ids are repeated")
         return items
@@ -295,6 +283,11 @@ class ItemMap:
     def title(self, row: int) -> str:
         """The title at a row, "" if the bundle has no titles."""
         return self.titles[row] if self.titles is not None else ""
+
+
+def _in_order(strings: Sequence[str], order: NDArray[np.int64]) -> Iterator[str]:
+    for first in range(0, len(order), CHUNK):
+        yield from map(strings.__getitem__, order[first : first + CHUNK].tolist())
 
 
 def text_id(item_id: object) -> str:

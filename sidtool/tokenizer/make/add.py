@@ -156,7 +156,7 @@ def add_items(
         )
     if change == ItemsChange():
         return bundle
-    ids = [*old.ids, *(items.ids[position] for position in new_positions)]
+    ids = [*old.ids, *(items.ids[position] for position in new_positions.tolist())]
     change = replace(change, catalog=items.digest if items.ids else None)
     return Bundle.of(
         ItemMap.of(bundle.space, ids, codes, titles, retired),
