@@ -28,7 +28,7 @@ from sidtool.base.output import write_whole
 from sidtool.data import Items, Vectors, read_items
 from sidtool.data.split import open_split
 from sidtool.evaluation.baselines import Catalog
-from sidtool.evaluation.memory_tuning import CONTENT, TuneSimilarityOptions, tune_similarity
+from sidtool.evaluation.tuning.memory_tuning import CONTENT, TuneSimilarityOptions, tune_similarity
 from sidtool.memory import DEFAULT, ItemContent
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.encoder import Encoder, load_encoder

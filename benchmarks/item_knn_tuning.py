@@ -6,8 +6,8 @@ from typing import Any
 
 from sidtool.data.split.values import Example
 from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn
-from sidtool.evaluation.memory_tuning import Grid, coordinate_search
 from sidtool.evaluation.metrics import find_targets, metric_values
+from sidtool.evaluation.tuning.memory_tuning import Grid, coordinate_search
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.similarity import item_similarity
 

@@ -28,6 +28,7 @@ from table import markdown
 from variant_run import VariantRun, chosen_variants, run_variants, variant_parser
 
 from sidtool.data.split.split import evenly_spaced
+from sidtool.evaluation.lists import ListEvaluationOptions
 from sidtool.evaluation.lists.list_evaluation import (
     Values,
     differences,
@@ -36,7 +37,6 @@ from sidtool.evaluation.lists.list_evaluation import (
     means,
 )
 from sidtool.evaluation.lists.list_metrics import list_metric_names
-from sidtool.evaluation.options import ListEvaluationOptions
 from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.recommendation.recommend_options import RecommendOptions

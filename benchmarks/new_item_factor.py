@@ -20,10 +20,10 @@ from table import markdown
 
 from sidtool.data.split.files import open_split
 from sidtool.data.split.split import evenly_spaced
-from sidtool.evaluation.memory_tuning import candidates_of
-from sidtool.evaluation.mixture_candidates import Candidates, K
-from sidtool.evaluation.mixture_choice import MixtureChoice
-from sidtool.evaluation.options import TuneMemoryOptions
+from sidtool.evaluation.tuning import TuneMemoryOptions
+from sidtool.evaluation.tuning.memory_tuning import candidates_of
+from sidtool.evaluation.tuning.mixture_candidates import Candidates, K
+from sidtool.evaluation.tuning.mixture_choice import MixtureChoice
 from sidtool.model.load import load_model_folder
 from sidtool.registry.references import open_memory
 

@@ -28,8 +28,6 @@ from sidtool.data.split import Split, evenly_spaced, open_split
 from sidtool.evaluation.bootstrap import paired_differences
 from sidtool.evaluation.groups import SLICES
 from sidtool.evaluation.metrics import metric_names, metric_values
-from sidtool.evaluation.mixture_candidates import Candidates
-from sidtool.evaluation.mixture_choice import MixtureChoice, choose_for_new_items
 from sidtool.evaluation.ranking import (
     IndexedExamples,
     Ranking,
@@ -37,7 +35,9 @@ from sidtool.evaluation.ranking import (
     rank_examples,
     rank_index,
 )
-from sidtool.evaluation.reranker_fit import choose_reranker
+from sidtool.evaluation.tuning.mixture_candidates import Candidates
+from sidtool.evaluation.tuning.mixture_choice import MixtureChoice, choose_for_new_items
+from sidtool.evaluation.tuning.reranker_fit import choose_reranker
 from sidtool.memory import FeatureIndex, Memory, MemoryIndex, Reranker, WeightedMemory
 from sidtool.model import LoadedModel, load_model_folder
 from sidtool.recommendation import WINDOW, QuerySession, in_windows

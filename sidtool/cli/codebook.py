@@ -18,8 +18,10 @@ from sidtool.cli.terminal.pace import progress
 from sidtool.data import TextNames
 from sidtool.integrations import cluster
 from sidtool.integrations.cluster import WorkerOptions
-from sidtool.tokenizer import BuildOptions, CodebookReport, FusionOptions
+from sidtool.tokenizer import BuildOptions
+from sidtool.tokenizer.codes import CodebookReport
 from sidtool.tokenizer.encoder import Encoder
+from sidtool.tokenizer.quantize import FusionOptions
 from sidtool.tokenizer.sid import LETTERS
 
 

@@ -15,14 +15,9 @@ from sidtool.cli.reports.report import report as write_report
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, say
 from sidtool.cli.terminal.pace import progress
-from sidtool.evaluation import (
-    EvaluationOptions,
-    ListEvaluationOptions,
-    QuestionOptions,
-    TaskEvaluationOptions,
-    lists,
-    tasks,
-)
+from sidtool.evaluation import EvaluationOptions, lists, tasks
+from sidtool.evaluation.lists import ListEvaluationOptions
+from sidtool.evaluation.tasks import QuestionOptions, TaskEvaluationOptions
 from sidtool.examples import TaskCatalogOptions
 from sidtool.integrations import cluster
 from sidtool.integrations.cluster import WorkerOptions

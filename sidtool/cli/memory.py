@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from sidtool import evaluation, registry, tokenizer
 from sidtool import memory as memories
+from sidtool import registry, tokenizer
 from sidtool.base.errors import UsageError
 from sidtool.base.options import check_options, option, parse_bytes
 from sidtool.base.output import refuse_existing
@@ -19,7 +19,8 @@ from sidtool.cli.terminal.console import next_step, note, say, say_json, say_tab
 from sidtool.cli.terminal.pace import progress
 from sidtool.data import Vectors
 from sidtool.data import split as splits
-from sidtool.evaluation import TuneMemoryOptions, TuneSimilarityOptions
+from sidtool.evaluation import tuning
+from sidtool.evaluation.tuning import TuneMemoryOptions, TuneSimilarityOptions
 from sidtool.integrations import cluster
 from sidtool.integrations.cluster import ResumableWorkers
 from sidtool.memory import DEFAULT
@@ -170,7 +171,7 @@ def tune_memory(
         str, typer.Argument(metavar="MEMORY", help="A memory of build-memory, or URL/NAME@VERSION.")
     ],
     out: options.Out,
-    tuning: TuneMemoryOptions,
+    search: TuneMemoryOptions,
     how: options.Writing = options.Writing(),
 ) -> None:
     """Choose the weight and power of a memory on validation users, fit a re-ranker to them, and
@@ -178,21 +179,21 @@ def tune_memory(
     opened = registry.open_memory(memory)
     events = splits.open_split(split)
     if how.dry_run:
-        examples = evaluation.plan_tune_memory(model, events, opened, out, tuning, force=how.force)
+        examples = tuning.plan_tune_memory(model, events, opened, out, search, force=how.force)
         return how.plan(
             f"would bind memory {opened.digest[:12]} to a copy of {model} at {out}, with the "
             f"weight and power that are best on {len(examples)} validation examples",
             model=str(out),
             memory=opened.digest,
             examples=len(examples),
-            num_beams=tuning.num_beams,
+            num_beams=search.num_beams,
         )
     with progress("tune-memory") as reports:
         report = reports.get("tune-memory")
-        binding = evaluation.tune_memory(
-            model, events, opened, out, tuning, force=how.force, progress=report
+        binding = tuning.tune_memory(
+            model, events, opened, out, search, force=how.force, progress=report
         )
-    seen = seen_reason(tuning.exclude_seen, events.reference.targets_repeat)
+    seen = seen_reason(search.exclude_seen, events.reference.targets_repeat)
     reranker = binding.reranker
     if how.json:
         values = binding.to_json()
@@ -240,7 +241,7 @@ def _build_tuned(
     """A memory with the settings that are best on validation users; prints them."""
     with progress("tune") as reports:
         report = reports.get("tune")
-        tuned = evaluation.tune_similarity(split, bundle, content, search, progress=report)
+        tuned = tuning.tune_similarity(split, bundle, content, search, progress=report)
     weight = 0 if tuned.content is None else tuned.content.settings.weight
     settings = {**tuned.settings.to_json(), "content_weight": weight}
     values = ", ".join(f"{name} {value}" for name, value in settings.items())

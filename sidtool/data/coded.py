@@ -10,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 T = TypeVar("T")
-BLOCK = 1 << 16
-"""Texts that are objects at once while all are read."""
-
-
+BLOCK = 1 << 12
+"""Values that are objects at once while all are read."""
 Column = Any
 """A pyarrow ChunkedArray of strings. pyarrow is imported where it is used, so its types are not
 named here."""
@@ -43,7 +41,8 @@ class Coded(Generic[T], Sequence[T]):
         return Coded(self.names, codes) if isinstance(index, slice) else self.names[codes]
 
     def __iter__(self) -> Iterator[T]:
-        return iter(self.tolist())
+        blocks = (self.codes[at : at + BLOCK] for at in range(0, len(self), BLOCK))
+        return chain.from_iterable(self.names[codes].tolist() for codes in blocks)
 
     def tolist(self) -> list[T]:
         """The values."""

@@ -20,6 +20,9 @@ COVERED = 10
 
 KS = (1, 3, 5, 10, 20, 50)
 KINDS = ("hr", "ndcg", "mrr")
+LIST_METRICS = ("list_recall", "list_reward")
+"""Metrics of lists in validation: the share of the held-out session that a list has, and its
+reward."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,6 @@ from .gate import ItemDistribution as ItemDistribution
 from .gate import Prior as Prior
 from .gate import check_mixture as check_mixture
 from .gate import standardize as standardize
-from .index import DEFAULT_MEMORY_POWER as DEFAULT_MEMORY_POWER
-from .index import DEFAULT_MEMORY_WEIGHT as DEFAULT_MEMORY_WEIGHT
 from .index import DEFAULT_NEW_ITEM_FACTOR as DEFAULT_NEW_ITEM_FACTOR
 from .index import MemoryIndex as MemoryIndex
 from .index import MemoryOptions as MemoryOptions

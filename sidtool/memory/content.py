@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError
 from sidtool.data import Vectors
 from sidtool.memory.manifest import CONTENT_WEIGHT, ContentSettings
-from sidtool.tokenizer import cluster, unit
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.quantize import cluster, unit
 
 NEIGHBORS = 100
 """Nearest items per item."""

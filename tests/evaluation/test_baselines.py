@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from sidtool.data.interactions import read_interactions
 from sidtool.data.split import UserSequence
 from sidtool.data.split.protocols import leave_one_out
-from sidtool.evaluation import baselines, metric_names, metric_values
+from sidtool.evaluation import baselines
 from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn, popularity
-from sidtool.evaluation.metrics import find_targets
+from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
 from sidtool.memory import KnnSettings, item_similarity
 from tests.shared_data import DATA
 

@@ -9,16 +9,10 @@ import pytest
 
 from sidtool.base.errors import DataError, ThresholdError, UsageError
 from sidtool.data.split import Example, UserSequence
-from sidtool.evaluation import (
-    Evaluation,
-    EvaluationOptions,
-    IndexedExamples,
-    check_thresholds,
-    metric_names,
-)
+from sidtool.evaluation import Evaluation, EvaluationOptions, IndexedExamples, check_thresholds
 from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.evaluation import evaluate_examples
-from sidtool.evaluation.metrics import KS
+from sidtool.evaluation.metrics import KS, metric_names
 from sidtool.evaluation.results import system_differences
 from sidtool.memory import KnnSettings, WeightedMemory
 from sidtool.recommendation import QuerySession

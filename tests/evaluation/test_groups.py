@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import Fields, FieldTypes
 from sidtool.data.split import Example, UserSequence
-from sidtool.evaluation import SLICES, StoredEvaluation, example_groups
-from sidtool.evaluation.groups import field_groups, fulfilling, target_weights
+from sidtool.evaluation import SLICES, StoredEvaluation
+from sidtool.evaluation.groups import example_groups, field_groups, fulfilling, target_weights
 from sidtool.evaluation.metrics import averages
 from tests.bundles import small_bundle
 from tests.evaluation.shop import evaluate_rankings

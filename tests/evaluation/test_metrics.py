@@ -13,8 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import UsageError
-from sidtool.evaluation import check_names, coverage, metric_names, metric_values
-from sidtool.evaluation.metrics import TargetRanks, averages, effective_items, find_targets
+from sidtool.evaluation import check_names
+from sidtool.evaluation.metrics import (
+    TargetRanks,
+    averages,
+    coverage,
+    effective_items,
+    find_targets,
+    metric_names,
+    metric_values,
+)
 
 
 def values_at(before: int, group: int, ks: tuple[int, ...]) -> dict[str, float]:

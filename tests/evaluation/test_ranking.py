@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sidtool.data.split import Example
-from sidtool.evaluation import IndexedExamples, first_items, item_ranks, rank_examples
-from sidtool.evaluation.ranking import Ranking
+from sidtool.evaluation import IndexedExamples, rank_examples
+from sidtool.evaluation.ranking import Ranking, first_items, item_ranks
 from sidtool.recommendation import RecommendOptions, Request, query, recommend
 from sidtool.tokenizer.bundle import Bundle
 from tests.evaluation.shop import random_leaves, shop, visits

@@ -5,7 +5,8 @@ import json
 import numpy as np
 
 from sidtool.data.split import Example, UserSequence
-from sidtool.evaluation import IndexedExamples, StoredEvaluation, first_items
+from sidtool.evaluation import IndexedExamples, StoredEvaluation
+from sidtool.evaluation.ranking import first_items
 from sidtool.evaluation.results import HISTORY, positions_in, sampled_users
 from tests.evaluation.shop import evaluate_rankings, random_leaves, shop, visits
 

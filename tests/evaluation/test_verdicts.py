@@ -4,14 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from sidtool.evaluation import (
-    Averages,
-    Difference,
-    EvaluationOptions,
-    Sample,
-    StoredEvaluation,
-    verdict,
-)
+from sidtool.evaluation import Averages, EvaluationOptions, Sample, StoredEvaluation, verdict
+from sidtool.evaluation.bootstrap import Difference
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.results import NO_EXAMPLES, Slice
 from sidtool.evaluation.verdicts import deciding_metric

@@ -14,8 +14,8 @@ from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.items import Items
 from sidtool.data.split.files import write_split
 from sidtool.data.split.split import Split
-from sidtool.evaluation.options import TaskEvaluationOptions
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
+from sidtool.evaluation.tasks import TaskEvaluationOptions
 from sidtool.evaluation.tasks.questions import make_questions
 from sidtool.evaluation.tasks.task_evaluation import evaluate_task
 from sidtool.examples.sft_options import SftOptions

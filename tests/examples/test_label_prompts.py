@@ -9,7 +9,7 @@ import pytest
 from sidtool.base.errors import DataError
 from sidtool.data.fields.fields import NO_FIELDS
 from sidtool.data.items import Items
-from sidtool.evaluation.options import TaskEvaluationOptions
+from sidtool.evaluation.tasks import TaskEvaluationOptions
 from sidtool.evaluation.tasks.questions import make_questions
 from sidtool.examples.lineage import read_lineage
 from sidtool.examples.sft_options import SftOptions

@@ -11,7 +11,7 @@ from sidtool.base.errors import CompatibilityError, DataError, RefusedError, Usa
 from sidtool.data.items import make_items
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import Example
-from sidtool.evaluation.memory_tuning import tune_similarity
+from sidtool.evaluation.tuning.memory_tuning import tune_similarity
 from sidtool.memory.build import build_memory, rebuild_memory
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.similarity import history_scores, item_similarity, largest

@@ -25,7 +25,7 @@ from sidtool.cli.reports.blocks import (
     facts_table,
     named,
 )
-from sidtool.evaluation import KINDS, SLICES, Interval, Metrics, Sample, StoredEvaluation, verdict
+from sidtool.evaluation import KINDS, SLICES, Interval, Sample, StoredEvaluation, verdict
 from sidtool.tokenizer.bundle import flat_record
 
 NEAR = 10
@@ -47,7 +47,7 @@ Lists = Mapping[str, tuple[str, ...]]
 class System:
     """The metrics of a model or a baseline."""
 
-    metrics: Metrics
+    metrics: dict[str, float]
     intervals: Mapping[str, Interval]
     """95% intervals by metric; of the evaluations of earlier versions, baselines have none."""
 
@@ -209,7 +209,7 @@ def _metrics(
         yield Table(f"Paired differences of {name}", columns, differences)
 
 
-def _points(kind: str, metrics: Metrics) -> tuple[Point, ...]:
+def _points(kind: str, metrics: dict[str, float]) -> tuple[Point, ...]:
     """What follows the @ in the names of metrics of a kind, and their values."""
     parts = ((name.partition("@"), value) for name, value in metrics.items())
     return tuple((float(at), value) for (prefix, _, at), value in parts if prefix == kind)

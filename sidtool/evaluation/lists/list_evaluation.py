@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.base.options import options_from
+from sidtool.base.options import option, options_from
 from sidtool.base.progress import Progress
 from sidtool.base.records import JsonRecord
-from sidtool.data import need_feedback_of_numbers
-from sidtool.data.split import Example, Split, UserSequence, evenly_spaced
+from sidtool.data import UnknownOptions, need_feedback_of_numbers
+from sidtool.data.split import MAX_LENGTH, Example, Split, UserSequence, evenly_spaced
 from sidtool.evaluation.baselines import UNTUNED, Catalog, rank_baselines
 from sidtool.evaluation.bootstrap import RESAMPLES, Difference, intervals, paired_differences
 from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog, check_targets
@@ -26,11 +26,11 @@ from sidtool.evaluation.lists.list_metrics import (
     list_values,
 )
 from sidtool.evaluation.metrics import coverage
-from sidtool.evaluation.options import ListEvaluationOptions
+from sidtool.evaluation.options import HeldOutOptions
 from sidtool.model import LoadedModel
 from sidtool.model.contract import TrainParams
 from sidtool.recommendation import RecommendOptions, Request, recommend
-from sidtool.recommendation.search import seen_reason
+from sidtool.recommendation.search import SearchOptions, seen_reason
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows
 
@@ -41,6 +41,18 @@ TOP_ITEMS = "top items"
 
 Values = NDArray[np.float64]
 """(n, metrics) of n examples; NaN where a metric is not defined for the list of an example"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListEvaluationOptions(UnknownOptions, HeldOutOptions, SearchOptions):
+    """How lists are evaluated. Raises UsageError for a number out of range."""
+
+    length: int = option(10, minimum=1, maximum=MAX_LENGTH, metavar="M")
+    """The largest number of items in a list."""
+    order: str | None = option(None, metavar="FIELD")
+    """Feedback by which the items of a session are ordered, the largest first. Default: as the
+    lists of the training were."""
+    baselines: bool = True
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import cast
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data import FieldTypes, Query, make_items, read_queries
+from sidtool.base.options import group, option, read_ids
+from sidtool.data import FieldTypes, Query, UnknownOptions, make_items, read_queries
 from sidtool.data.split import Example, Split, SplitOrigin, UserSequence
 from sidtool.evaluation.held_out import check_targets
-from sidtool.evaluation.options import TaskEvaluationOptions
+from sidtool.evaluation.options import HeldOutOptions
 from sidtool.examples import (
     ExampleMaker,
     SftOptions,
@@ -25,8 +26,34 @@ from sidtool.examples import (
 from sidtool.model import LoadedModel
 from sidtool.model.network import max_positions
 from sidtool.model.prompt import Format, Segment
+from sidtool.recommendation.search import BeamOptions
 
 GroupKey = tuple[object, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionOptions(UnknownOptions, HeldOutOptions, BeamOptions):
+    """Which questions of a task are evaluated. Raises UsageError for a number out of range."""
+
+    items: Path | None = option(None)
+    """Catalog that the task's questions are made of; default: the bundle's titles."""
+    only_items: frozenset[str] | None = option(None, reads=read_ids)
+    """File of item ids, one per line: questions about these items only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskEvaluationOptions(QuestionOptions):
+    """Which questions of which task are evaluated. Raises UsageError for an unknown task."""
+
+    task: str
+    catalog: TaskCatalogOptions = group(TaskCatalogOptions)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if named_task(self.task).writes_list:
+            raise UsageError(
+                "lists are no questions with one answer", hint="sidtool evaluate-lists MODEL SPLIT"
+            )
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,13 @@ from sidtool.data.tables import json_lines, suffix
 from sidtool.evaluation.bootstrap import RESAMPLES, intervals
 from sidtool.evaluation.held_out import HeldOut
 from sidtool.evaluation.metrics import KS, averages, find_targets, metric_names, metric_values
-from sidtool.evaluation.options import TaskEvaluationOptions
-from sidtool.evaluation.tasks.questions import GroupKey, Question, make_questions, read_questions
+from sidtool.evaluation.tasks.questions import (
+    GroupKey,
+    Question,
+    TaskEvaluationOptions,
+    make_questions,
+    read_questions,
+)
 from sidtool.examples import named_task
 from sidtool.model import LoadedModel, load_model_folder
 from sidtool.model.prompt import MOST_LABELS, Segment, prompt_encoder

@@ -20,10 +20,10 @@ from transformers import TrainerCallback
 from sidtool.base.errors import DataError
 from sidtool.data import Fields
 from sidtool.data.split import Example
+from sidtool.evaluation import Measurement
 from sidtool.recommendation import Query, QuerySession
 from sidtool.tokenizer.sid import ItemRows
 from sidtool.training.loop.machine import class_forward
-from sidtool.training.reinforcement.judge import Measurement
 from sidtool.training.reinforcement.pairs import (
     ListPair,
     PairMaker,

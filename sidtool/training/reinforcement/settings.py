@@ -7,13 +7,10 @@ from typing import Any, Literal
 
 from sidtool.base.errors import UsageError
 from sidtool.base.options import check_options, option
+from sidtool.evaluation import LIST_METRICS
 from sidtool.recommendation.search import SeenOptions
 from sidtool.training.settings import COMMON_DECIDED, COMMON_DEFAULTS, parse_metric
 from sidtool.training.settings_file import Vocabulary
-
-LIST_METRICS = ("list_recall", "list_reward")
-"""Validation metrics of lists: the share of the held-out session that a list has, and its
-reward."""
 
 Algorithm = Literal["grpo", "gspo", "ecpo", "ipa"]
 

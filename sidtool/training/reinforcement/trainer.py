@@ -19,13 +19,13 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
+from sidtool.evaluation import Judge, Measurement
 from sidtool.model import LoadedModel
 from sidtool.model.contract import Selection
 from sidtool.tokenizer.sid import Leaves, SidPositions
 from sidtool.training.loop.checkpoints import check_weights
 from sidtool.training.loop.machine import class_forward
 from sidtool.training.loop.watched import WatchedTrainer
-from sidtool.training.reinforcement.judge import Judge, Measurement
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import GroupReward, lacks_signal
 from sidtool.training.reinforcement.rollouts import (

@@ -10,7 +10,7 @@ from typing import Any
 from sidtool.base.errors import UsageError
 from sidtool.base.progress import Log, Progress
 from sidtool.data.split import read_examples
-from sidtool.evaluation import sample_examples
+from sidtool.evaluation import Judge, sample_examples
 from sidtool.model import LoadedModel, load_model_folder
 from sidtool.model.contract import Selection, write_contract
 from sidtool.model.prompt import prompt_encoder
@@ -23,7 +23,6 @@ from sidtool.training.reinforcement.examples import (
     read_list_examples,
     read_rl_examples,
 )
-from sidtool.training.reinforcement.judge import Judge
 from sidtool.training.reinforcement.list_trainer import ListTrainer, ListValidation
 from sidtool.training.reinforcement.pairs import PairMaker
 from sidtool.training.reinforcement.plan import RlRun
@@ -88,7 +87,14 @@ def build_trainer(
         maker=maker,
         reward=reward,
         reference=reference,
-        judge=Judge.of(session, users, examples.events(run.bundle), run.options),
+        judge=Judge.of(
+            session,
+            users,
+            examples.events(run.bundle),
+            metric=run.options.metric_for_best_model,
+            num_beams=run.options.eval_num_beams,
+            exclude_seen=bool(run.options.exclude_seen),
+        ),
         refuses_worse_slices=not allow_worse_slices,
         callbacks=[ProgressCallback(progress, log)],
     )

@@ -17,7 +17,7 @@ from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Log, Progress
 from sidtool.data import Items, make_items
 from sidtool.data.split import Split, open_split
-from sidtool.evaluation import TuneMemoryOptions, tune_memory
+from sidtool.evaluation.tuning import TuneMemoryOptions, tune_memory
 from sidtool.examples import TaskCatalogOptions, make_sft, named_task, read_catalog, side_files
 from sidtool.memory import Memory, check_vectors, needs_vectors, rebuild_memory
 from sidtool.model import bind_memory, carry_model, check_model_folder

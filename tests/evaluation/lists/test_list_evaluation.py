@@ -14,9 +14,8 @@ from sidtool.base.errors import DataError
 from sidtool.data import FieldName, FieldOptions
 from sidtool.data.split import SessionRule, Split, SplitOptions, UserSequence
 from sidtool.data.split.make import make_split
-from sidtool.evaluation import ListEvaluationOptions, paired_differences
-from sidtool.evaluation.bootstrap import intervals
-from sidtool.evaluation.lists import evaluate_lists, list_metric_names
+from sidtool.evaluation.bootstrap import intervals, paired_differences
+from sidtool.evaluation.lists import ListEvaluationOptions, evaluate_lists, list_metric_names
 from sidtool.evaluation.lists.list_evaluation import (
     TOP_ITEMS,
     ListMaker,

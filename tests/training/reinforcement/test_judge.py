@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from sidtool.data.split.values import Example, UserSequence
+from sidtool.evaluation.judge import Judge, Measurement
 from sidtool.model.load import load_model_folder
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.search.results import RankedQueries
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.training.reinforcement.judge import Judge, Measurement
-from sidtool.training.reinforcement.settings import RlOptions
 
 POPULAR = tuple(f"i{number}" for number in range(20))
 
@@ -26,8 +25,7 @@ def judge(tuned: Path, bundle: Bundle) -> Judge:
         for n in range(100)
     ]
     session = QuerySession.of(load_model_folder(tuned))
-    options = RlOptions(metric_for_best_model="ndcg@3", eval_num_beams=3)
-    return Judge.of(session, examples, popular, options)
+    return Judge.of(session, examples, popular, metric="ndcg@3", num_beams=3, exclude_seen=False)
 
 
 def ranked(judge: Judge, hits: np.ndarray) -> RankedQueries:

@@ -27,11 +27,10 @@ from sidtool.base.progress import Progress
 from sidtool.data.split import Example, Split, SplitReference, check_split, evenly_spaced
 from sidtool.data.split.pairs import item_sequences
 from sidtool.evaluation.metrics import find_targets, metric_values
-from sidtool.evaluation.mixture_candidates import Candidates
-from sidtool.evaluation.mixture_choice import choose_for_new_items
-from sidtool.evaluation.options import TuneMemoryOptions
 from sidtool.evaluation.ranking import IndexedExamples, example_queries, rank_index
-from sidtool.evaluation.reranker_fit import choose_reranker
+from sidtool.evaluation.tuning.mixture_candidates import Candidates
+from sidtool.evaluation.tuning.mixture_choice import choose_for_new_items
+from sidtool.evaluation.tuning.reranker_fit import choose_reranker
 from sidtool.memory import (
     DEFAULT,
     CountedPairs,
@@ -52,6 +51,21 @@ from sidtool.recommendation import WINDOW, QuerySession, in_windows
 from sidtool.recommendation.search import RankedItems, SeenOptions, check_normalize
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneMemoryOptions(SeenOptions):
+    """How weight and power are chosen. Raises UsageError for a number out of range."""
+
+    users: int | None = option(None, minimum=1)
+    """Validation examples, evenly spread; default: all."""
+    num_beams: int = option(100, minimum=1)
+    """Beam width, and the number of items that are ranked again."""
+    rerank: bool = option(True)
+    """Fit a re-ranker too, and use it if it is better on users that it was not fitted to."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 def tune_memory(

@@ -7,8 +7,8 @@ import pytest
 
 from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.data.split import Example, Split
-from sidtool.evaluation import TuneSimilarityOptions, tune_similarity
-from sidtool.evaluation.memory_tuning import GRID, _trials, coordinate_search
+from sidtool.evaluation.tuning import TuneSimilarityOptions, tune_similarity
+from sidtool.evaluation.tuning.memory_tuning import GRID, _trials, coordinate_search
 from sidtool.memory import DEFAULT, ItemContent, build_memory
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle

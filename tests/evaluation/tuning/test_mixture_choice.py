@@ -8,11 +8,12 @@ import pytest
 from scipy import sparse
 
 from sidtool.data.split import UserSequence
-from sidtool.evaluation import EvaluationOptions, TuneMemoryOptions
+from sidtool.evaluation import EvaluationOptions
 from sidtool.evaluation.evaluation import evaluate_examples
-from sidtool.evaluation.memory_tuning import candidates_of
-from sidtool.evaluation.mixture_candidates import Candidates, K, gains
-from sidtool.evaluation.mixture_choice import (
+from sidtool.evaluation.tuning import TuneMemoryOptions
+from sidtool.evaluation.tuning.memory_tuning import candidates_of
+from sidtool.evaluation.tuning.mixture_candidates import Candidates, K, gains
+from sidtool.evaluation.tuning.mixture_choice import (
     FACTORS,
     LOSS,
     POWERS,

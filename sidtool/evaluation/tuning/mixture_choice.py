@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.evaluation.bootstrap import intervals
-from sidtool.evaluation.mixture_candidates import Candidates, K, gains
+from sidtool.evaluation.tuning.mixture_candidates import Candidates, K, gains
 from sidtool.memory import DEFAULT_NEW_ITEM_FACTOR, LIMIT, Gate, standardize
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

@@ -10,23 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.data.split import Example, UserSequence
-from sidtool.evaluation import (
-    SLICES,
-    Difference,
-    IndexedExamples,
+from sidtool.evaluation.bootstrap import Difference, paired_differences
+from sidtool.evaluation.groups import SLICES, example_groups
+from sidtool.evaluation.metrics import (
+    LIST_METRICS,
     coverage,
-    example_groups,
-    example_queries,
-    first_items,
-    item_ranks,
     metric_names,
     metric_values,
-    paired_differences,
     survival_names,
 )
+from sidtool.evaluation.ranking import IndexedExamples, example_queries, first_items, item_ranks
 from sidtool.recommendation import Query, QuerySession, RankedQueries
 from sidtool.tokenizer.sid import Leaves
-from sidtool.training.reinforcement.settings import LIST_METRICS, RlOptions
 
 MIN_USERS = 10
 """A slice with fewer users is not judged: a bootstrap of so few underestimates its error."""
@@ -70,14 +65,14 @@ class Judge:
         session: QuerySession,
         examples: Sequence[Example],
         events: Sequence[UserSequence],
-        options: RlOptions,
+        *,
+        metric: str,
+        num_beams: int,
+        exclude_seen: bool,
     ) -> "Judge":
         """On these examples; `events` count how frequent an item is in training."""
-        exclude_seen = bool(options.exclude_seen)
         indexed = IndexedExamples.of(session.bundle, examples, exclude_seen=exclude_seen)
-        groups = example_groups(examples, events)
-        metric = options.metric_for_best_model
-        return cls(session, indexed, groups, metric, options.eval_num_beams)
+        return cls(session, indexed, example_groups(examples, events), metric, num_beams)
 
     @property
     def k(self) -> int:

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from sidtool.data.split import Split
-from sidtool.evaluation import EvaluationOptions, IndexedExamples, TuneMemoryOptions
+from sidtool.evaluation import EvaluationOptions, IndexedExamples
 from sidtool.evaluation.evaluation import evaluate_examples
-from sidtool.evaluation.memory_tuning import candidates_of, choose_binding
-from sidtool.evaluation.mixture_candidates import K, gains
-from sidtool.evaluation.mixture_choice import MixtureChoice
-from sidtool.evaluation.reranker_fit import Fit, RankedUsers, fit_reranker
+from sidtool.evaluation.tuning import TuneMemoryOptions
+from sidtool.evaluation.tuning.memory_tuning import candidates_of, choose_binding
+from sidtool.evaluation.tuning.mixture_candidates import K, gains
+from sidtool.evaluation.tuning.mixture_choice import MixtureChoice
+from sidtool.evaluation.tuning.reranker_fit import Fit, RankedUsers, fit_reranker
 from sidtool.memory import (
     N_FEATURES,
     TRAINING_EVENTS,

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.evaluation.bootstrap import paired_differences
-from sidtool.evaluation.mixture_candidates import Candidates, K, gains
-from sidtool.evaluation.mixture_choice import MixtureChoice
 from sidtool.evaluation.ranking import IndexedExamples
+from sidtool.evaluation.tuning.mixture_candidates import Candidates, K, gains
+from sidtool.evaluation.tuning.mixture_choice import MixtureChoice
 from sidtool.memory import (
     HIDDEN,
     LIMIT,
