@@ -1,7 +1,6 @@
 """The command build-codebook, and the table of a codebook report."""
 
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -132,8 +131,7 @@ def build_codebook(
             example={read.ids[0]: read.texts[0]},
             options=asdict(replace(build, sizes=sizes)),
         )
-    run = partial(cluster.run_job, options=workers)
-    with progress("embed", "quantize", "encode") as stages:
+    with progress("embed", "quantize", "encode") as stages, cluster.connected(workers) as run:
         bundle = tokenizer.build_codebook(
             items, out, build, run=run, force=how.force, progress=stages, **data
         )

@@ -71,6 +71,15 @@ class Texts(Sequence[str]):
             blocks.append(pa.array(block, pa.large_string()))
         return cls(pa.concat_arrays(blocks))
 
+    @classmethod
+    def of_utf8(cls, data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> "Texts":
+        """The n texts whose bytes lie between (n + 1,) offsets, as large strings, without a
+        copy."""
+        import pyarrow as pa
+
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+        return cls(pa.Array.from_buffers(pa.large_string(), len(offsets) - 1, buffers))
+
     @cached_property
     def objects(self) -> NDArray[np.object_]:
         """(n,) the texts."""

@@ -2,12 +2,14 @@
 them: their catalogs are in `integrations/formats`, and a model in vLLM in `integrations/vllm`."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from sidtool.base.errors import UsageError
 from sidtool.base.extras import require
-from sidtool.base.jobs import Job, Result, Shard, run_here
+from sidtool.base.jobs import Job, Result, RunJob, Shard, run_here
 from sidtool.base.options import check_options, option
 from sidtool.integrations.cluster import ray_actors
 
@@ -21,12 +23,14 @@ class Engine:
     in the order in which they are done"""
     extra: str | None = None
     """the extra of sidtool that it needs"""
+    connect: Callable[[int | None], AbstractContextManager[Any]] = nullcontext
+    """(workers or None) -> what several runs share while it is open"""
 
 
 EngineName = Literal["local", "ray"]
 ENGINES: dict[str, Engine] = {
     "local": Engine(lambda job, shards, _: run_here(job, shards)),
-    "ray": Engine(ray_actors.run_on_ray, "ray"),
+    "ray": Engine(ray_actors.run_on_ray, "ray", ray_actors.ray_cluster),
 }
 """The engines by name. `cli/serve.py` names those that can serve."""
 CLUSTERS = " or ".join(name for name in ENGINES if name != "local")
@@ -89,3 +93,10 @@ def run_job(
     if not shards:
         return iter(())
     return ENGINES[options.engine].run(job, shards, options.workers)
+
+
+@contextmanager
+def connected(options: WorkerOptions) -> Iterator[RunJob]:
+    """What runs jobs by these workers, as `run_job` does, with one connection for all of them."""
+    with ENGINES[options.engine].connect(options.workers):
+        yield partial(run_job, options=options)

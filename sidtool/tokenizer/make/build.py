@@ -120,7 +120,7 @@ def build_codebook(
     which are fused. With `by_row`, row i of a file without ids is that of item i. The co-occurrence
     of items in the training part of `interactions` (a split folder, or a file of events) is used as
     set by `options.fusion`. `memory` limits the bytes of vectors held at once. `run` runs what
-    reads the vectors of one file from end to end, by workers (`integrations.cluster.run_job`).
+    reads the vectors of one file from end to end, by workers (`integrations.cluster.connected`).
     `progress` maps the stages "embed", "quantize" and "encode" to functions of finished and total
     steps. Warns of a level whose codes are hardly used (SidtoolWarning). Raises UsageError and
     DataError for input that does not fit together.
