@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
@@ -143,6 +145,25 @@ def test_memory_grows_with_the_items_of_a_part(shop: Path, tmp_path: Path) -> No
     tracemalloc.stop()
     assert n_pairs > 100
     assert peak < len(ids)  # bytes
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_other_events_of_some_users_are_counted_anew(shop: Path, tmp_path: Path, seed: int) -> None:
+    """With an earlier memory, whose settings are kept."""
+    rng = np.random.default_rng(seed)
+    bundle = Bundle.open(shop / "shop.zarr")
+    earlier = build_memory(open_split(shop / "split"), bundle, recency=0.4, neighbors=7)
+    rows = pa.concat_tables(map(pq.read_table, sorted((shop / "events").iterdir())))
+    changed = rng.choice(40, rng.integers(1, 20), replace=False)
+    is_changed = np.isin(rows["user_id"].to_pylist(), [f"ü{user}" for user in changed])
+    rows = rows.filter(~is_changed | (rng.random(len(rows)) < 0.7))
+    (tmp_path / "events").mkdir()
+    pq.write_table(rows, tmp_path / "events" / "0.parquet")
+    split_in_parts(str(tmp_path / "events"), tmp_path / "split", run=PartOptions(parts=5))
+    counted = count(shop, tmp_path / "m.zarr", split=str(tmp_path / "split"), earlier=earlier)
+    fresh = build_memory(open_split(tmp_path / "split"), bundle, earlier.manifest.settings)
+    assert same(counted, fresh)
+    assert not np.array_equal(fresh.arrays["pairs/weight"], earlier.arrays["pairs/weight"])
 
 
 def test_a_run_continues_with_what_is_counted(
