@@ -63,7 +63,7 @@ def write_events(path: Path, events: int) -> None:
 
 def by_sidtool(path: Path, folder: Path, budget: int | None) -> Columns:
     """Events by `read_interactions`, which also computes their digest."""
-    from sidtool.data import Spill
+    from sidtool.data.event_sort import Spill
     from sidtool.data.interactions import read_interactions
 
     events = read_interactions(path, spill=None if budget is None else Spill(folder, budget))

@@ -33,8 +33,9 @@ from sidtool.cli.fit import run_here
 from sidtool.data import read_items
 from sidtool.data.split import open_split
 from sidtool.recipes import RECIPES, StepError
-from sidtool.tokenizer import Behavior, BundleFigures, Evidence, LevelFigures, describe
+from sidtool.tokenizer import Behavior, BundleFigures, Evidence, describe
 from sidtool.tokenizer.encoder import Encoder, load_encoder
+from sidtool.tokenizer.make.compare import LevelFigures
 
 MEASURED = Path(__file__).parent / "results" / "methods.json"
 RESAMPLES = 2000

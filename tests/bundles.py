@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from sidtool.tokenizer import Codebook, QuantizerParams
 from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.quantize import Codebook, QuantizerParams
 from sidtool.tokenizer.sid import SidSpace
 
 

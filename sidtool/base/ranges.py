@@ -7,12 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def consecutive(starts: NDArray[np.int64], lengths: NDArray[Any]) -> NDArray[np.int64]:
-    """start, start + 1 ... of each start, so many as its length."""
+def consecutive(starts: NDArray[Any], lengths: NDArray[Any]) -> NDArray[Any]:
+    """start, start + 1 ... of each start, so many as its length; numbers of the type of the
+    starts."""
     if (lengths == 1).all():
         return starts
     ends = np.cumsum(lengths, dtype=np.int64)
-    return np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
+    firsts = (starts - ends + lengths).astype(starts.dtype)
+    numbers = np.arange(ends[-1] if len(ends) else 0, dtype=starts.dtype)
+    numbers += np.repeat(firsts, lengths)
+    return numbers
 
 
 def ranges(sizes: NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:

@@ -15,8 +15,10 @@ from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
 from sidtool.data import TextNames
-from sidtool.tokenizer import BuildOptions, CodebookReport, FusionOptions
+from sidtool.tokenizer import BuildOptions
+from sidtool.tokenizer.codes import CodebookReport
 from sidtool.tokenizer.encoder import Encoder
+from sidtool.tokenizer.quantize import FusionOptions
 from sidtool.tokenizer.sid import LETTERS
 
 

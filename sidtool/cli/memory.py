@@ -1,5 +1,6 @@
 """Commands for memories: build-memory, tune-memory."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from sidtool.base.output_name import MEMORY
 from sidtool.cli.groups import Given
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
-from sidtool.cli.terminal.pace import progress
+from sidtool.cli.terminal.pace import Progress, progress
 from sidtool.data import Vectors
 from sidtool.data import split as splits
 from sidtool.evaluation import tuning
@@ -72,7 +73,7 @@ class Building:
     """How a memory is built. Raises UsageError for options that exclude one another."""
 
     earlier: str | None = option(None, metavar="MEMORY")
-    """A memory whose settings and content are used."""
+    """A memory whose settings and content are used; pairs are counted anew."""
     content_weight: float | None = option(None)
     """Weight of similarity by content: 0.8 with --items or --embeddings, else 0. If given without
     them, the items' codes are compared, which is less exact."""
@@ -91,18 +92,6 @@ class Building:
         if self.tune and self.memory is not None:
             raise UsageError("--tune holds all pairs in memory: it takes no --memory")
 
-    def check_workers(self, workers: ResumableWorkers) -> None:
-        """Raise UsageError for options that do not go with workers."""
-        if not workers.on_cluster:
-            return
-        if self.tune:
-            raise UsageError(
-                "--tune is for one process, which holds all pairs: leave out --engine",
-                hint="--tune on events of some users, then give its settings as options",
-            )
-        if self.memory is not None:
-            raise UsageError("--memory is for one process: leave out --engine")
-
 
 def build_memory(
     split: options.Split,
@@ -117,42 +106,48 @@ def build_memory(
 ) -> None:
     """Build a memory: which items co-occur in the training events of a split."""
     refuse_existing(out, how.force, MEMORY)
-    building.check_workers(workers)
+    if workers.on_cluster and building.memory is not None:
+        raise UsageError("--memory is for one process: leave out --engine")
     if not building.tune and search != TuneSimilarityOptions():
         raise UsageError("--users and --exclude-seen require --tune")
     previous = None if building.earlier is None else registry.open_memory(building.earlier)
-    with ExitStack() as works:
-        counter = files = None
-        if workers.on_cluster:
-            report = works.enter_context(progress("build-memory")).get("build-memory")
-            run = cluster.RunOptions(
-                workers.engine, workers.workers, resume=workers.resume, progress=report
-            )
-            opening = cluster.ClusterPairs.opened(split, bundle, out, run)
-            counter = works.enter_context(opening)
-        if building.memory is not None:
-            files = works.enter_context(memories.shards_beside(out, building.memory))
-        events = splits.open_split(split) if counter is None else counter.manifest
-        opened = registry.open_source(bundle)
+    opened = registry.open_source(bundle)
+    events: splits.Split | splits.SplitManifest
+    if how.dry_run:
+        events = splits.stored_manifest(split) if workers.on_cluster else splits.open_split(split)
         memories.check_memory_split(opened, events)
-        if how.dry_run:
-            source.check(opened)
-            return _say_plan(events, opened, out, given, how)
+        source.check(opened)
+        return _say_plan(events, opened, out, given, how)
+    with ExitStack() as works:
+        counter: cluster.ClusterPairs | memories.SplitPairs
+        reports = works.enter_context(progress("build-memory", "tune"))
+        if workers.on_cluster:
+            run = cluster.RunOptions(
+                workers.engine,
+                workers.workers,
+                resume=workers.resume,
+                progress=reports.get("build-memory"),
+            )
+            counter = works.enter_context(cluster.ClusterPairs.opened(split, bundle, out, run))
+            events = counter.manifest
+        else:
+            files = None
+            if building.memory is not None:
+                files = works.enter_context(memories.shards_beside(out, building.memory))
+            events = splits.open_split(split)
+            counter = memories.SplitPairs(events, files, building.threads)
+        memories.check_memory_split(opened, events)
         weight = building.content_weight
-        content = _content(opened, source.read(opened), weight, previous)
-        if building.tune and isinstance(events, splits.Split):
+        vectors = source.read(opened)
+        content = _content(opened, vectors, weight, previous, counter.nearest_items)
+        if building.tune:
             fixed = given if weight is None else {**given, "content_weight": weight}
-            built = _build_tuned(events, opened, content, replace(search, fixed=fixed))
+            search = replace(search, fixed=fixed)
+            report = reports.get("tune")
+            built = _build_tuned(events, opened, content, search, counter, report)
         else:
             built = memories.build_memory(
-                events,
-                opened,
-                earlier=previous,
-                content=content,
-                shards=files,
-                threads=building.threads,
-                counter=counter,
-                **given,
+                events, opened, earlier=previous, content=content, counter=counter, **given
             )
         built.save(out, force=how.force)
     manifest = built.manifest
@@ -233,15 +228,15 @@ def _say_plan(
 
 
 def _build_tuned(
-    split: "splits.Split",
+    split: "splits.Split | splits.SplitManifest",
     bundle: Bundle,
     content: "memories.ItemContent | None",
     search: TuneSimilarityOptions,
+    counter: "memories.PairCounter",
+    report: Progress | None,
 ) -> "memories.Memory":
     """A memory with the settings that are best on validation users; prints them."""
-    with progress("tune") as reports:
-        report = reports.get("tune")
-        tuned = tuning.tune_similarity(split, bundle, content, search, progress=report)
+    tuned = tuning.tune_similarity(split, bundle, content, search, counter=counter, progress=report)
     weight = 0 if tuned.content is None else tuned.content.settings.weight
     settings = {**tuned.settings.to_json(), "content_weight": weight}
     values = ", ".join(f"{name} {value}" for name, value in settings.items())
@@ -251,7 +246,7 @@ def _build_tuned(
         f"defaults {tuned.start_ndcg:.4f}; {seen}"
     )
     return memories.build_memory(
-        split, bundle, tuned.settings, content=tuned.content, tuned_on=tuned.users
+        split, bundle, tuned.settings, content=tuned.content, tuned_on=tuned.users, counter=counter
     )
 
 
@@ -260,6 +255,7 @@ def _content(
     vectors: Vectors | None,
     weight: float | None,
     previous: "memories.Memory | None",
+    compare: Callable[[Vectors], Any],
 ) -> "memories.ItemContent | None":
     """The content of a bundle's items; None if it is not used. Without vectors it is that of an
     earlier memory, which a weight changes."""
@@ -267,10 +263,10 @@ def _content(
         return None
     recorded = None if previous is None else previous.manifest.content
     if vectors is None and previous is not None and recorded is not None:
-        content = memories.content_of(previous, bundle)
+        content = memories.content_of(previous, bundle, compare=compare)
         return content if weight is None or content is None else content.weighted(weight)
     if vectors is None and weight is None:
         return None
     if weight is None:
         weight = memories.CONTENT_WEIGHT if recorded is None else recorded.weight
-    return memories.ItemContent.of(bundle, vectors, weight)
+    return memories.ItemContent.of(bundle, vectors, weight, compare)

@@ -15,7 +15,7 @@ from sidtool.base.extras import require
 from sidtool.base.options import meanings
 from sidtool.base.records import JsonRecord
 from sidtool.model import DEFAULT_PRESET, Preset, preset_fields
-from sidtool.tokenizer import METHODS, FusionOptions
+from sidtool.tokenizer.quantize import METHODS, FusionOptions
 from sidtool.training import DEFAULTS, MACHINE_DEFAULTS, TRAINING, Vocabulary, type_name
 from sidtool.training.reinforcement import RL_DEFAULTS, RL_SETTINGS
 

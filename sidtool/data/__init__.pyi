@@ -2,7 +2,6 @@ from .coded import Texts as Texts
 from .columns import CatalogColumns as CatalogColumns
 from .columns import EventColumns as EventColumns
 from .columns import EventNames as EventNames
-from .event_sort import Spill as Spill
 from .fields.field_columns import FieldName as FieldName
 from .fields.field_columns import FieldOptions as FieldOptions
 from .fields.fields import NO_FIELDS as NO_FIELDS

@@ -10,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 T = TypeVar("T")
-BLOCK = 1 << 16
-"""Texts that are objects at once while all are read."""
-
-
+BLOCK = 1 << 12
+"""Values that are objects at once while all are read."""
 Column = Any
 """A pyarrow ChunkedArray of strings. pyarrow is imported where it is used, so its types are not
 named here."""
@@ -43,7 +41,8 @@ class Coded(Generic[T], Sequence[T]):
         return Coded(self.names, codes) if isinstance(index, slice) else self.names[codes]
 
     def __iter__(self) -> Iterator[T]:
-        return iter(self.tolist())
+        blocks = (self.codes[at : at + BLOCK] for at in range(0, len(self), BLOCK))
+        return chain.from_iterable(self.names[codes].tolist() for codes in blocks)
 
     def tolist(self) -> list[T]:
         """The values."""
@@ -60,6 +59,15 @@ class Texts(Sequence[str]):
         is_arrow = isinstance(texts, pa.Array)
         self.arrow = texts if is_arrow else pa.array(list(texts), pa.string())
         """(n,) of the type string"""
+
+    @classmethod
+    def of_utf8(cls, data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> "Texts":
+        """The n texts whose bytes lie between (n + 1,) offsets, as large strings, without a
+        copy."""
+        import pyarrow as pa
+
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+        return cls(pa.Array.from_buffers(pa.large_string(), len(offsets) - 1, buffers))
 
     @cached_property
     def objects(self) -> NDArray[np.object_]:

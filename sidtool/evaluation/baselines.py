@@ -214,16 +214,16 @@ def _filled(best: NDArray[np.int64], seen: ItemSequences, items: int, k: int) ->
     ranked = np.full((len(best), k), -1, dtype=np.int64)
     width = min(items, 2 * k + int(seen.lengths.max(initial=0)))  # no more popular ones are needed
     for start, stop in ranges(np.full(len(best), width + best.shape[1]), FILLED):
-        of_block = seen[start:stop]
-        rows = np.repeat(np.arange(stop - start), of_block.lengths)
-        block = best[start:stop]
-        numbers = np.arange(stop - start)[:, None] * items + block
+        of_block, block = seen[start:stop], best[start:stop]
+        row_numbers = np.arange(len(block))
+        rows = np.repeat(row_numbers, of_block.lengths)
+        numbers = row_numbers[:, None] * items + block
         is_left = (block >= 0) & ~np.isin(numbers, rows * items + of_block.items)
         order = np.argsort(~is_left, axis=1, kind="stable")[:, :k]
         first = np.take_along_axis(np.where(is_left, block, -1), order, axis=1)
         ranked[start:stop, : first.shape[1]] = first
         # (block, width): the popular items that are neither seen nor among the first
-        is_free = np.ones((stop - start, width), dtype=np.bool_)
+        is_free = np.ones((len(block), width), dtype=np.bool_)
         is_popular = of_block.items < width
         is_free[rows[is_popular], of_block.items[is_popular]] = False
         taken, columns = np.nonzero((first >= 0) & (first < width))

@@ -72,9 +72,9 @@ def field_groups(examples: Sequence[Example], name: str) -> dict[str, NDArray[np
     and last number. Raises UsageError if the examples have no such field."""
     values = [_value(example, name) for example in examples]
     labels = _labels(values)
+    label_of = np.array([labels[value] for value in values], dtype=object)
     ordered = sorted(set(labels.values()), key=lambda label: _order(label, labels))
-    groups = {label: np.array([labels[value] == label for value in values]) for label in ordered}
-    return {label: inside.astype(np.float64) for label, inside in groups.items()}
+    return {label: (label_of == label).astype(np.float64) for label in ordered}
 
 
 def target_weights(examples: Sequence[Example], name: str) -> NDArray[np.float64]:

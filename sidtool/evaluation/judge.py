@@ -103,14 +103,14 @@ class Judge:
     def measure(self, ranked: Sequence[RankedQueries]) -> Measurement:
         """The measurement of what `rank` returned on each process, in their order."""
         n = len(self.examples.examples)
-        leaves = np.empty((n, self.k), dtype=np.int64)
+        leaves = Leaves(np.empty((n, self.k), dtype=np.int64))
         survived = np.empty(n, dtype=np.int64)
         for process, share in enumerate(ranked):
             leaves[process :: len(ranked)] = share.leaves
             survived[process :: len(ranked)] = share.survived
-        values = metric_values(item_ranks(self.examples, Leaves(leaves)), [self.k])
+        values = metric_values(item_ranks(self.examples, leaves), [self.k])
         metrics = dict(zip(metric_names([self.k]), values.mean(axis=0).tolist(), strict=True))
-        items = first_items(self.examples, Leaves(leaves), self.k)
+        items = first_items(self.examples, leaves, self.k)
         metrics[f"coverage@{self.k}"] = coverage(items, len(self.session.bundle.active))
         names = survival_names(self.session.bundle.space.levels)
         for level, name in enumerate(names, start=1):

@@ -1,6 +1,8 @@
 from .blocks import ItemBlocks as ItemBlocks
 from .blocks import join_blocks as join_blocks
 from .build import DEFAULT as DEFAULT
+from .build import PairCounter as PairCounter
+from .build import SplitPairs as SplitPairs
 from .build import build_memory as build_memory
 from .build import check_memory_split as check_memory_split
 from .build import check_vectors as check_vectors
@@ -8,7 +10,9 @@ from .build import content_of as content_of
 from .build import needs_vectors as needs_vectors
 from .build import rebuild_memory as rebuild_memory
 from .build import verify_memory as verify_memory
+from .content import Cells as Cells
 from .content import ItemContent as ItemContent
+from .content import nearest_items as nearest_items
 from .gate import LIMIT as LIMIT
 from .gate import LOG_ZERO as LOG_ZERO
 from .gate import NO_PRIOR as NO_PRIOR
@@ -17,8 +21,6 @@ from .gate import ItemDistribution as ItemDistribution
 from .gate import Prior as Prior
 from .gate import check_mixture as check_mixture
 from .gate import standardize as standardize
-from .index import DEFAULT_MEMORY_POWER as DEFAULT_MEMORY_POWER
-from .index import DEFAULT_MEMORY_WEIGHT as DEFAULT_MEMORY_WEIGHT
 from .index import DEFAULT_NEW_ITEM_FACTOR as DEFAULT_NEW_ITEM_FACTOR
 from .index import MemoryIndex as MemoryIndex
 from .index import MemoryOptions as MemoryOptions

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.data import Texts
 from sidtool.data.split import Split
-from sidtool.data.split.pairs import count_pairs, item_sequences, sum_pairs
+from sidtool.data.split.pairs import ItemSequences, count_pairs, item_sequences, sum_pairs
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.rows import SparseRows, rows_in_files
 from sidtool.memory.similarity import count_events, similar_block
@@ -31,7 +32,7 @@ class ItemBlocks:
         """(blocks + 1,): where each block starts"""
         return np.arange(self.blocks + 1) * self.items // self.blocks
 
-    def count_part(self, split: Split, ids: Sequence[str], distance: float, out: Path) -> int:
+    def count_part(self, split: Split, ids: Texts, distance: float, out: Path) -> int:
         """Count the pairs of the training events of some users, and write the events of each item
         and the pairs of each block, by earlier and by later item -> the number of pairs.
 
@@ -39,17 +40,22 @@ class ItemBlocks:
         import pyarrow as pa
 
         sequences = item_sequences(split, ids)
-        later = count_pairs(sequences, len(ids), distance)
-        events = count_events(sequences, len(ids))
-        seen = np.flatnonzero(events)
+        # numbers within the part: its memory does not grow with the other items
+        seen, numbers = np.unique(sequences.items, return_inverse=True)
+        sequences = ItemSequences(numbers, sequences.offsets)
+        later = count_pairs(sequences, len(seen), distance)
+        events = count_events(sequences, len(seen))
+        rows_of_blocks = np.searchsorted(seen, self.bounds).tolist()
 
         def batches() -> Iterator[tuple[NDArray[Any], ...]]:
-            yield seen, np.zeros_like(seen), events[seen]
+            yield seen, np.zeros_like(seen), events
             for pairs in (later, later.T.tocsr()):
                 pairs.sort_indices()
-                for first, stop in pairwise(self.bounds):
+                for start, (first, stop) in zip(
+                    self.bounds, pairwise(rows_of_blocks), strict=False
+                ):
                     block = pairs[first:stop].tocoo()
-                    yield block.row, block.col, block.data
+                    yield seen[first:stop][block.row] - start, seen[block.col], block.data
 
         schema = pa.schema([("row", pa.uint32()), ("item", pa.uint32()), ("weight", pa.int64())])
         options = pa.ipc.IpcWriteOptions(compression="zstd")

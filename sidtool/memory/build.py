@@ -1,6 +1,6 @@
 """Builds a memory of a split's training events, and verifies a stored one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.options import options_from
 from sidtool.base.threads import thread_count
-from sidtool.data import Vectors
-from sidtool.data.split import Split, SplitManifest, check_split
+from sidtool.data import Texts, Vectors
+from sidtool.data.split import Example, Split, SplitManifest, check_split, evenly_spaced
 from sidtool.data.split.pairs import WINDOW, item_sequences
-from sidtool.memory.content import ItemContent
+from sidtool.memory.content import ItemContent, nearest_items
 from sidtool.memory.manifest import KnnSettings, MemoryManifest
 from sidtool.memory.memory import Memory, broken_values
 from sidtool.memory.rows import Shards, SparseRows
@@ -41,14 +41,63 @@ ROUNDING = 1e-6
 class PairCounter(Protocol):
     """Counts the training events of a split, and what follows from the counts."""
 
-    def count(self, ids: Sequence[str], distance: float) -> NDArray[np.int64]:
+    def count(self, ids: Texts, distance: float) -> NDArray[np.int64]:
         """(items,): the events of each item. Raises RefusedError if a held-out event is among the
         training events."""
 
     def similar(
         self, events: NDArray[np.int64], settings: KnnSettings, content: Any
     ) -> tuple[SparseRows, SparseRows]:
-        """The counted pairs of each item with later ones, and `similar_items`."""
+        """The counted pairs of each item with later ones, and `similar_items`, by the counts of
+        the last distance."""
+
+    def nearest_items(self, directions: Vectors) -> Any:
+        """As `nearest_items` of content."""
+
+    def validation_examples(self, count: int | None) -> Sequence[Example]:
+        """So many validation examples of the split, or all."""
+
+
+class SplitPairs:
+    """A `PairCounter` in this process; arrays lie in files of the shards' folder if they are given.
+    The counts of each distance are kept."""
+
+    def __init__(
+        self, split: Split | SplitManifest, shards: Shards | None = None, threads: int | None = None
+    ) -> None:
+        assert isinstance(split, Split)  # other counters take the manifest
+        self.split = split
+        self.shards = shards
+        self.threads = thread_count(threads)
+        self.counted: dict[float, CountedPairs] = {}
+
+    def count(self, ids: Texts, distance: float) -> NDArray[np.int64]:
+        """As `PairCounter.count`."""
+        if distance not in self.counted:
+            sequences = item_sequences(self.split, ids)  # not held beside the similarities
+            self.events = count_events(sequences, len(ids))
+            self.counted[distance] = CountedPairs.count(
+                sequences, len(ids), distance, self.shards, self.threads
+            )
+        self.pairs = self.counted[distance]
+        return self.events
+
+    def similar(
+        self, events: NDArray[np.int64], settings: KnnSettings, content: Any
+    ) -> tuple[SparseRows, SparseRows]:
+        """As `PairCounter.similar`."""
+        neighbors = similar_items(
+            self.pairs, events, settings, content, shards=self.shards, threads=self.threads
+        )
+        return self.pairs.later, neighbors
+
+    def nearest_items(self, directions: Vectors) -> Any:
+        """As `PairCounter.nearest_items`."""
+        return nearest_items(directions)
+
+    def validation_examples(self, count: int | None) -> Sequence[Example]:
+        """As `PairCounter.validation_examples`, evenly spread."""
+        return evenly_spaced(self.split.valid, count)
 
 
 def build_memory(
@@ -93,26 +142,13 @@ def build_memory(
         if tuned_on is not None:
             used = "the split of the memory"
             check_split("the tuned earlier memory", before.split, used, split.reference)
-    ids = list(bundle.items.ids)
-    n_threads = thread_count(threads)
-    if counter is None:
-        assert isinstance(split, Split)
-        sequences = item_sequences(split, ids)
-        pairs = CountedPairs.count(sequences, len(ids), settings.distance, shards, n_threads)
-        events = count_events(sequences, len(ids))
-        del sequences  # they are not held beside the similarities
-    else:
-        events = counter.count(ids, settings.distance)
+    ids = Texts.of_utf8(bundle.items.ids.data, bundle.items.ids.offsets)
+    counter = counter or SplitPairs(split, shards, threads)
+    events = counter.count(ids, settings.distance)
     by_content = None
     if content is not None:
         by_content = content_similarity(content.nearest, content.settings.weight, events)
-    if counter is None:
-        later = pairs.later
-        neighbors = similar_items(
-            pairs, events, settings, by_content, shards=shards, threads=n_threads
-        )
-    else:
-        later, neighbors = counter.similar(events, settings, by_content)
+    later, neighbors = counter.similar(events, settings, by_content)
     if not len(later.items):
         raise DataError(
             f"no two of the {len(ids)} items co-occur in the training events of split "
@@ -175,7 +211,12 @@ def needs_vectors(manifest: MemoryManifest, bundle: Bundle) -> bool:
     return manifest.compares_vectors and manifest.bundle.digest != bundle.identity.digest
 
 
-def content_of(memory: Memory, bundle: Bundle, vectors: Vectors | None = None) -> ItemContent:
+def content_of(
+    memory: Memory,
+    bundle: Bundle,
+    vectors: Vectors | None = None,
+    compare: Callable[[Vectors], Any] = nearest_items,
+) -> ItemContent:
     """The content of a bundle's items, compared as a memory that has content compared its own.
 
     Raises UsageError if that needs the items' vectors, and they are not given."""
@@ -188,10 +229,10 @@ def content_of(memory: Memory, bundle: Bundle, vectors: Vectors | None = None) -
         memory.check_bundle(bundle)
         return ItemContent(stored.to_scipy(), settings)
     if settings.source == "codes":
-        return ItemContent.of(bundle, weight=settings.weight)
+        return ItemContent.of(bundle, weight=settings.weight, compare=compare)
     check_vectors(memory.manifest, bundle, are_given=vectors is not None)
     assert vectors is not None
-    return ItemContent.of(bundle, vectors, settings.weight)
+    return ItemContent.of(bundle, vectors, settings.weight, compare)
 
 
 def verify_memory(location: str | Path) -> list[tuple[str, str]]:

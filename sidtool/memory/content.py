@@ -1,7 +1,7 @@
 """Similarity by content: every item has neighbors, those without training events too."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError
 from sidtool.data import Vectors
 from sidtool.memory.manifest import CONTENT_WEIGHT, ContentSettings
-from sidtool.tokenizer import cluster, unit
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.quantize import cluster, unit
 
 NEIGHBORS = 100
 """Nearest items per item."""
@@ -26,8 +26,86 @@ MOST_COMPARED = 50_000
 PROBED = 16
 """Cells that an item is compared with."""
 
-Group = tuple[NDArray[np.intp], NDArray[np.intp]]
-"""Rows, and the rows that they are compared with."""
+NO_COLUMN = 2**32 - 1
+"""More than the number of any item."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Which of n vectors are compared with which: those of a block of rows with the members of some
+    cells. A block needs no other one, so the result is the same wherever it is compared."""
+
+    directions: Vectors
+    """(n, dim) of length 1"""
+    probed: NDArray[np.int32]
+    """(n, cells compared): the cells whose centroids are nearest to each, its own first"""
+    order: NDArray[np.int64]
+    """(n,): the vectors by their own cell"""
+    starts: NDArray[np.int64]
+    """(cells + 1,): where the members of each cell start in `order`"""
+
+    @classmethod
+    def of(cls, directions: Vectors) -> "Cells":
+        """All vectors are in one cell, or with more than MOST_COMPARED in √n cells of k-means."""
+        n = len(directions)
+        n_cells = 1 if n <= MOST_COMPARED else round(n**0.5)
+        probed = _nearest_cells(directions, n_cells)
+        order = np.argsort(probed[:, 0], kind="stable")
+        starts = np.searchsorted(probed[order, 0], np.arange(n_cells + 1))
+        return cls(directions, probed, order, starts)
+
+    @property
+    def blocks(self) -> list[tuple[int, int]]:
+        """Ranges of `order`, whose cosines with a cell fit into BLOCK_VALUES."""
+        n = len(self.order)
+        step = max(1, BLOCK_VALUES // int(np.diff(self.starts).max(initial=1)))
+        return [(first, min(first + step, n)) for first in range(0, n, step)]
+
+    def nearest(self, first: int, stop: int) -> NDArray[np.uint64]:
+        """(stop - first, width): the nearest vectors of those in a block, each as the bits of its
+        cosine above those of NO_COLUMN - its number; where there are fewer, the bits of the cosine
+        are 0."""
+        rows = self.order[first:stop]
+        width = min(NEIGHBORS, len(self.order) - 1)
+        nearest = np.zeros((len(rows), width), dtype=np.uint64)
+        cells = self.probed[rows]
+        by_cell = np.argsort(cells, axis=None, kind="stable")
+        bounds = np.searchsorted(cells.ravel()[by_cell], np.arange(len(self.starts)))
+        for cell in np.unique(cells).tolist() if width else ():
+            visitors = by_cell[bounds[cell] : bounds[cell + 1]] // cells.shape[1]
+            inside = self.order[self.starts[cell] : self.starts[cell + 1]]
+            if not len(inside):
+                continue
+            # a product with one vector depends on the number of threads
+            sides = [np.resize(side, max(2, len(side))) for side in (rows[visitors], inside)]
+            block = self.directions[sides[0]] @ self.directions[sides[1]].T
+            block = block[: len(visitors), : len(inside)]
+            block[rows[visitors, None] == inside] = -np.inf
+            kept = min(width, len(inside))
+            columns = np.argpartition(block, -kept, axis=1)[:, -kept:]
+            cosines = np.take_along_axis(block, columns, axis=1)
+            cosines[cosines < MIN_COSINE] = 0  # bits of positive numbers are ordered as these
+            found = cosines.view(np.uint32).astype(np.uint64) << np.uint64(32)
+            found |= (NO_COLUMN - inside[columns]).astype(np.uint64)
+            found = np.hstack([found, nearest[visitors]])
+            nearest[visitors] = np.partition(found, -width, axis=1)[:, -width:]
+        return nearest
+
+    def similarity(self, nearest: NDArray[np.uint64]) -> Any:
+        """As `nearest_items`, of the (n, width) nearest vectors of all blocks."""
+        from scipy import sparse
+
+        n = len(self.order)
+        places, ranks = np.nonzero(nearest >> np.uint64(32))
+        nearest = nearest[places, ranks]
+        cosines = (nearest >> np.uint64(32)).astype(np.uint32).view(np.float32)
+        columns = NO_COLUMN - (nearest & np.uint64(NO_COLUMN)).astype(np.int64)
+        entries = (cosines**POWER, (self.order[places], columns))
+        similarity = sparse.csr_matrix(entries, shape=(n, n))
+        # each is a neighbor of the other
+        above = sparse.triu(similarity.maximum(similarity.T), k=1, format="csr")
+        above.eliminate_zeros()
+        return above
 
 
 def nearest_items(directions: Vectors) -> Any:
@@ -37,44 +115,21 @@ def nearest_items(directions: Vectors) -> Any:
     With more than MOST_COMPARED items some of the nearest are missed: an item is compared with the
     items of the PROBED cells of k-means whose centroids are nearest to it (an inverted file, Jégou
     et al., 2011). That takes about n² · dim · PROBED / cells products in place of n² · dim."""
-    from scipy import sparse
+    cells = Cells.of(directions)
+    nearest = [cells.nearest(first, stop) for first, stop in cells.blocks]
+    return cells.similarity(np.concatenate(nearest))
 
+
+def _nearest_cells(directions: Vectors, n_cells: int) -> NDArray[np.int32]:
+    """(n, probed): the cells of k-means whose centroids are nearest to each vector, its own
+    first."""
     n = len(directions)
-    width = min(NEIGHBORS, n - 1)
-    columns = np.zeros((n, width), dtype=np.int32)
-    cosines = np.full((n, width), -np.inf, dtype=np.float32)
-    for rows, compared in _groups(directions) if width else ():
-        block = directions[rows] @ directions[compared].T
-        block[rows[:, None] == compared] = -np.inf
-        # the largest of the block and of those so far
-        in_block = _largest(block, min(width, len(compared)))
-        values = np.hstack([np.take_along_axis(block, in_block, axis=1), cosines[rows]])
-        candidates = np.hstack([compared[in_block].astype(np.int32), columns[rows]])
-        best = _largest(values, width)
-        cosines[rows] = np.take_along_axis(values, best, axis=1)
-        columns[rows] = np.take_along_axis(candidates, best, axis=1)
-    values = np.where(cosines < MIN_COSINE, 0, cosines) ** POWER
-    entries = (values.ravel(), (np.repeat(np.arange(n), width), columns.ravel()))
-    similarity = sparse.csr_matrix(entries, shape=(n, n))
-    # each is a neighbor of the other
-    above = sparse.triu(similarity.maximum(similarity.T), k=1, format="csr")
-    above.eliminate_zeros()
-    return above
-
-
-def _groups(directions: Vectors) -> Iterator[Group]:
-    """Rows and what they are compared with, in groups whose cosines fit into BLOCK_VALUES."""
-    n = len(directions)
-    if n <= MOST_COMPARED:
-        everything = np.arange(n)
-        yield from _blocks(everything, everything)
-        return
-    n_cells = round(n**0.5)
+    if n_cells == 1:
+        return np.zeros((n, 1), dtype=np.int32)
     probed = min(PROBED, n_cells)
     rng = np.random.default_rng(0)  # the same vectors have the same cells
     centroids = cluster(directions, n_cells, rng)
     half_norms = np.einsum("ij,ij->i", centroids, centroids) / 2
-    # (n, probed): the cells whose centroids are nearest to each vector, its own first
     cells = np.empty((n, probed), dtype=np.int32)
     step = max(1, BLOCK_VALUES // n_cells)
     for start in range(0, n, step):
@@ -82,28 +137,7 @@ def _groups(directions: Vectors) -> Iterator[Group]:
         best = np.argpartition(-scores, probed - 1, axis=1)[:, :probed]
         order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
         cells[start : start + step] = np.take_along_axis(best, order, axis=1)
-    members = _rows_by_cell(cells[:, 0], n_cells)
-    visitors = _rows_by_cell(cells.ravel(), n_cells)
-    for inside, visiting in zip(members, visitors, strict=True):
-        if len(inside):
-            yield from _blocks(visiting // probed, inside)
-
-
-def _rows_by_cell(cells: NDArray[np.int32], n_cells: int) -> list[NDArray[np.intp]]:
-    """The rows of each cell, from the cell of each row."""
-    order = np.argsort(cells, kind="stable")
-    return np.split(order, np.cumsum(np.bincount(cells, minlength=n_cells))[:-1])
-
-
-def _blocks(rows: NDArray[np.intp], compared: NDArray[np.intp]) -> Iterator[Group]:
-    step = max(1, BLOCK_VALUES // len(compared))
-    for start in range(0, len(rows), step):
-        yield rows[start : start + step], compared
-
-
-def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
-    """(m, count) columns of the largest values of each row, in no order."""
-    return np.argpartition(values, -count, axis=1)[:, -count:]
+    return cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,10 +151,15 @@ class ItemContent:
 
     @classmethod
     def of(
-        cls, bundle: Bundle, vectors: Vectors | None = None, weight: float = CONTENT_WEIGHT
+        cls,
+        bundle: Bundle,
+        vectors: Vectors | None = None,
+        weight: float = CONTENT_WEIGHT,
+        compare: Callable[[Vectors], Any] = nearest_items,
     ) -> "ItemContent":
         """The content by (n, dim) vectors as the codebook encodes them, in the order of the
-        bundle's rows; without them by the sums of the centroids of the items' codes.
+        bundle's rows; without them by the sums of the centroids of the items' codes. `compare` is
+        `nearest_items`, by whatever processes.
 
         Raises RefusedError if the bundle has no codebook, DataError if the vectors do not fit."""
         codebook = bundle.require_codebook()
@@ -135,7 +174,7 @@ class ItemContent:
             settings = ContentSettings("vectors", weight, digest)
             prepared = codebook.prepare(vectors)
         centered = prepared - prepared.mean(axis=0, dtype=np.float64)
-        return cls(nearest_items(unit(centered.astype(np.float32))), settings)
+        return cls(compare(unit(centered.astype(np.float32))), settings)
 
     def weighted(self, weight: float) -> "ItemContent":
         """The same content with another weight."""

@@ -181,9 +181,6 @@ class MemoryIndex:
         return positions[present], values[present], events[present]
 
 
-DEFAULT_MEMORY_WEIGHT = 0.3
-"""Weight of a memory that was not tuned with the model."""
-DEFAULT_MEMORY_POWER = 2.0
 DEFAULT_NEW_ITEM_FACTOR = 0.8
 """Of items without training events, where there was nothing to choose it on: on Beauty, new targets
 keep most of their recall, and others lose little (docs/memory.md)."""
@@ -214,8 +211,9 @@ class WeightedMemory:
     Raises UsageError as `check_mixture`."""
 
     memory: Memory
-    weight: float = DEFAULT_MEMORY_WEIGHT
-    power: float = DEFAULT_MEMORY_POWER
+    weight: float = 0.3
+    power: float = 2.0
+    """the defaults are those of a memory that was not tuned with the model"""
     gate: Gate | None = None
     """Gives each request its own weight; None gives all `weight`."""
     new_item_factor: float = 1.0

@@ -1,4 +1,3 @@
-from .copies import Outlook as Outlook
 from .copies import bind_memory as bind_memory
 from .copies import carry_model as carry_model
 from .copies import merge as merge

@@ -284,10 +284,11 @@ def carried_rows(
         np.add.at(counts, (new_codes[:, level], old_codes[:, level]), 1)
         totals = counts.sum(axis=1, keepdims=True)  # (new, 1)
         weights = counts / np.maximum(totals, 1)
-        old_rows = rows[start : start + size]
+        span = slice(start, start + size)
+        old_rows = rows[span]
         means = weights @ old_rows
         lengths = weights @ np.linalg.norm(old_rows, axis=1, keepdims=True)
         mean_lengths = np.linalg.norm(means, axis=1, keepdims=True)
         scaled = means * (lengths / np.maximum(mean_lengths, 1e-12))
-        carried[start : start + size] = np.where(totals > 0, scaled, initial[start : start + size])
+        carried[span] = np.where(totals > 0, scaled, initial[span])
     return carried

@@ -46,8 +46,8 @@ from sidtool.model.vocabulary.tokens import (
     SidTokens,
     UserTokens,
 )
-from sidtool.tokenizer import Codebook
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.quantize import Codebook
 from sidtool.tokenizer.sid import SidSpace
 
 Init = Literal["codebook", "mean", "random"]

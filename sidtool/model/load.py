@@ -20,14 +20,7 @@ from sidtool.base.errors import (
 from sidtool.base.extras import require
 from sidtool.base.hub import HubAccess, HubCommit, HubPush, Pushable, folder_or_url
 from sidtool.base.options import option
-from sidtool.memory import (
-    DEFAULT_MEMORY_POWER,
-    DEFAULT_MEMORY_WEIGHT,
-    DEFAULT_NEW_ITEM_FACTOR,
-    Memory,
-    MemoryOptions,
-    WeightedMemory,
-)
+from sidtool.memory import DEFAULT_NEW_ITEM_FACTOR, Memory, MemoryOptions, WeightedMemory
 from sidtool.model.contract.compat import Verdict, check_bundle, usable_items
 from sidtool.model.contract.contract import MEMORY_COPY, Contract, MemoryBinding
 from sidtool.model.contract.folder import (
@@ -76,8 +69,8 @@ def choose_memory(
             f"{binding.digest[:12]}"
         )
     memory.check_bundle(bundle)
-    weight = DEFAULT_MEMORY_WEIGHT if binding is None else binding.weight
-    power = DEFAULT_MEMORY_POWER if binding is None else binding.power
+    weight = WeightedMemory.weight if binding is None else binding.weight
+    power = WeightedMemory.power if binding is None else binding.power
     is_tuned = options.weight is None and options.power is None
     reranker = binding.reranker if binding is not None and is_tuned and options.rerank else None
     if reranker is not None:

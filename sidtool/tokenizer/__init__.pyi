@@ -1,9 +1,3 @@
-from .codes.measure import NearItems as NearItems
-from .codes.measure import near_items as near_items
-from .codes.measure import neighbor_preservation as neighbor_preservation
-from .codes.report import CodebookReport as CodebookReport
-from .codes.report import CollisionCounts as CollisionCounts
-from .codes.report import Policy as Policy
 from .make.add import add_items as add_items
 from .make.add import planned_change as planned_change
 from .make.align import align as align
@@ -15,7 +9,6 @@ from .make.build import plan_build as plan_build
 from .make.compare import Behavior as Behavior
 from .make.compare import BundleFigures as BundleFigures
 from .make.compare import Evidence as Evidence
-from .make.compare import LevelFigures as LevelFigures
 from .make.compare import compare_bundles as compare_bundles
 from .make.compare import describe as describe
 from .make.diff import Diff as Diff
@@ -32,9 +25,3 @@ from .make.explain import Example as Example
 from .make.explain import Term as Term
 from .make.explain import TitleWords as TitleWords
 from .make.explain import explain as explain
-from .quantize.codebook import Codebook as Codebook
-from .quantize.codebook import QuantizerParams as QuantizerParams
-from .quantize.fusion import FusionOptions as FusionOptions
-from .quantize.kmeans import cluster as cluster
-from .quantize.methods import METHODS as METHODS
-from .quantize.mlp import unit as unit

@@ -79,7 +79,8 @@ class Levels:
         """
         half = max(1, -(-n_items // 2))
         first = min(max(1 << (half - 1).bit_length(), MIN_CODES), MAX_FIRST_CODES)
-        sizes = [first, max(first // 2, MIN_CODES), max(first // 2, MIN_CODES)]
+        others = max(first // 2, MIN_CODES)
+        sizes = [first, others, others]
         while prod(sizes) < SIDS_PER_ITEM * n_items and 2 * sizes[0] <= MAX_CODES:
             sizes = [2 * size for size in sizes]
         return Levels(tuple(sizes))

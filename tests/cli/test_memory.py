@@ -259,3 +259,13 @@ def test_a_re_ranker_orders_recommendations_unless_it_is_left_out(
     measured = done("evaluate", reranked, road.split, "--json").json
     assert list(measured["baselines"])[:3] == ["mixture", "model alone", "memory alone"]
     assert "mixture" not in done("evaluate", reranked, road.split, "--no-rerank", "--json").json
+
+
+def test_a_plan_keeps_the_parts_of_an_interrupted_run(road: Road, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    part = tmp_path / "m.zarr.pairs.partial" / "counts"
+    part.parent.mkdir()
+    part.touch()
+    ran = build(road, tmp_path / "m.zarr", "--engine", "ray", "--dry-run")
+    assert "would build a memory of 60 items" in ran.err
+    assert part.exists()

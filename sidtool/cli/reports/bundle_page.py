@@ -22,16 +22,9 @@ from sidtool.cli.reports.blocks import (
 from sidtool.cli.reports.bundle_parts import LEAF, WIDTHS, CodebookTree, map_blocks, neighbor_blocks
 from sidtool.cli.reports.comparable import Comparable, answers, comparison, public_codebooks
 from sidtool.data.split import UserSequence
-from sidtool.tokenizer import (
-    Behavior,
-    BundleFigures,
-    CollisionCounts,
-    Diff,
-    Evidence,
-    describe,
-    diff,
-)
+from sidtool.tokenizer import Behavior, BundleFigures, Diff, Evidence, describe, diff
 from sidtool.tokenizer.bundle import Bundle, flat_record
+from sidtool.tokenizer.codes import CollisionCounts
 from sidtool.tokenizer.sid import Codes
 
 CURVE = 100

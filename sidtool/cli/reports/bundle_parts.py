@@ -23,8 +23,9 @@ from sidtool.cli.reports.blocks import (
 )
 from sidtool.cli.reports.render import COLORS, cut
 from sidtool.data import open_vectors
-from sidtool.tokenizer import Example, TitleWords, near_items, neighbor_preservation
+from sidtool.tokenizer import Example, TitleWords
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.codes import near_items, neighbor_preservation
 from sidtool.tokenizer.sid import ItemRows
 
 WHOLE = 2000

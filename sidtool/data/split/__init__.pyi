@@ -12,7 +12,6 @@ from .histories import user_histories as user_histories
 from .list_targets import LENGTH as LENGTH
 from .list_targets import MAX_LENGTH as MAX_LENGTH
 from .list_targets import ListTargets as ListTargets
-from .list_targets import TargetList as TargetList
 from .list_targets import target_lists as target_lists
 from .make import SplitOptions as SplitOptions
 from .packed import BUCKETS as BUCKETS

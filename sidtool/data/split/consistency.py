@@ -97,12 +97,14 @@ def _check_targets(split: Split, logs: UserLogs) -> None:
 
 def _check_all_are_targets(split: Split, logs: UserLogs) -> None:
     """Check that each event behind the training events is a target, apart from a first event."""
-    users = np.concatenate([part.event_users for part in (split.valid, split.test)])
-    n_targets = np.bincount(users, minlength=len(logs.totals))
-    expected = logs.totals - logs.n_train
+    totals = logs.totals
+    n_targets = np.zeros_like(totals)
+    for part in (split.valid, split.test):
+        n_targets += np.bincount(part.event_users, minlength=len(totals))
+    expected = totals - logs.n_train
     if split.protocol == "temporal":  # an event without a history is in no part
         expected = np.where(logs.n_train == 0, np.maximum(expected - 1, 0), expected)
-    has_gap = logs.last_positions + 1 != logs.totals
+    has_gap = logs.last_positions + 1 != totals
     wrong = np.flatnonzero((n_targets != expected) | has_gap)
     if len(wrong):
         raise IntegrityError(

@@ -68,11 +68,10 @@ class BucketDigests(JsonRecord):
         store = train.store
         parts = _UserEvents.of_parts(train, valid, test)
         order, starts = store.user_order
-        counts = np.zeros(len(order), dtype=np.int64)
-        for part in parts:
-            counts[part.users] += part.lengths
         bounds = starts[buckets.start : buckets.stop + 1]
-        n_events = np.diff(np.concatenate([[0], np.cumsum(counts[order])])[bounds])
+        # so many buckets at once that the texts of their events are no large part of the memory
+        n_events = sum(int(part.lengths.sum()) for part in parts)
+        n_users = RUN_EVENTS * len(order) // max(n_events, 1) + 1
 
         def digests(run: tuple[int, int]) -> list[list[str]]:
             """Those of consecutive buckets, for each part."""
@@ -81,7 +80,7 @@ class BucketDigests(JsonRecord):
             states = _Utf8.of(store.users, users).states(ends)
             of_run = []
             for part in parts:
-                rows = part.row_of[users]
+                rows = users if part.row_of is None else part.row_of[users]
                 is_there = rows >= 0
                 if is_there.all():  # parts that have the same users begin with the same bytes
                     of_run.append(part.digests(rows, ends, [state.copy() for state in states]))
@@ -91,8 +90,7 @@ class BucketDigests(JsonRecord):
                 of_run.append(part.digests(rows[is_there], own_ends, own_states))
             return of_run
 
-        # so many buckets at once that the texts of their events are no large part of the memory
-        runs = in_threads(digests, ranges(n_events, RUN_EVENTS), arrow_thread_count())
+        runs = in_threads(digests, ranges(np.diff(bounds), n_users), arrow_thread_count())
         return cls(*(tuple(chain.from_iterable(part)) for part in zip(*runs, strict=True)))
 
     @classmethod
@@ -135,8 +133,8 @@ class _UserEvents:
     """(k,) distinct user codes"""
     starts: NDArray[np.int64]
     """(k,): where the events of each begin in the arrays below"""
-    lengths: NDArray[np.int64]
-    """(k,): how many these are"""
+    lengths: NDArray[np.uint32]
+    """(k,) little-endian: how many these are"""
     items: NDArray[np.integer[Any]]
     """Item codes"""
     positions: NDArray[np.integer[Any]] | None
@@ -151,31 +149,33 @@ class _UserEvents:
 
     @classmethod
     def of_sequences(cls, train: PackedSequences) -> "_UserEvents":
-        starts, lengths = train.items.starts, train.items.lengths
+        starts, lengths = train.items.starts, train.items.lengths.astype("<u4")
         if train.positions is None:
             return cls(train.store, train.user_codes, starts, lengths, train.store.items, None)
-        joined = (np.cumsum(lengths) - lengths, lengths, train.items.joined)
-        return cls(train.store, train.user_codes, *joined, train.positions.joined)
+        starts = np.cumsum(lengths, dtype=np.int64) - lengths
+        columns = (train.items.joined, train.positions.joined)
+        return cls(train.store, train.user_codes, starts, lengths, *columns)
 
     @classmethod
     def of_targets(cls, part: PackedExamples) -> "_UserEvents":
         """The targets of each user by position, then by item."""
         items, positions, user_of = part.event_items, part.event_positions, part.event_users
-        if (np.diff(user_of) > 0).all():
-            ones = np.ones(len(user_of), dtype=np.int64)
+        if (user_of[1:] > user_of[:-1]).all():
+            ones = np.broadcast_to(np.ones(1, dtype="<u4"), user_of.shape)
             return cls(part.store, user_of, np.arange(len(user_of)), ones, items, positions)
         # windows may disagree on an item
         order = np.lexsort((part.names.ranks[items], positions, user_of))
-        users, lengths = np.unique(user_of, return_counts=True)
-        starts = np.cumsum(lengths) - lengths
+        users, counts = np.unique(user_of, return_counts=True)
+        starts, lengths = np.cumsum(counts) - counts, counts.astype("<u4")
         return cls(part.store, users, starts, lengths, items[order], positions[order])
 
     @cached_property
-    def row_of(self) -> NDArray[np.integer[Any]]:
-        """(users of the store,): the index of each user above, -1 for one who is not there."""
+    def row_of(self) -> NDArray[np.integer[Any]] | None:
+        """(users of the store,): the index of each user above, -1 for one who is not there; None if
+        these are all users by code."""
         codes = np.arange(len(self.store.users), dtype=np.int32)
         if np.array_equal(self.users, codes):
-            return codes
+            return None
         row_of = np.full_like(codes, -1)
         row_of[self.users] = codes[: len(self.users)]
         return row_of
@@ -185,10 +185,13 @@ class _UserEvents:
     ) -> list[str]:
         """The digests of consecutive buckets, which have these rows, with the (buckets + 1,) bounds
         of those of each; `states` are hashes of their users."""
-        events, places = self._events(rows)
-        items = _Utf8.of(self.store.names, self.items[events])
-        lengths = self.lengths[rows].astype("<u4")
-        positions = places.astype("<u4")
+        import pyarrow as pa
+
+        lengths = self.lengths[rows]
+        events, positions = self._events(rows, lengths)
+        # arrow gathers codes from all over the memory in half of numpy's time
+        items = _Utf8.of(self.store.names, pa.array(self.items).take(pa.array(events)))
+        positions = positions.astype("<u4", copy=False)
         event_bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[bounds]
         digests = []
         spans = zip(pairwise(bounds.tolist()), pairwise(event_bounds.tolist()), states, strict=True)
@@ -203,17 +206,19 @@ class _UserEvents:
         """The columns of the digests of formats 1 to 3: users, items and positions as texts, sorted
         by user."""
         rows = np.argsort(self.store.users.ranks[self.users])
-        events, positions = self._events(rows)
-        users = Coded[str](self.store.users, np.repeat(self.users[rows], self.lengths[rows]))
-        items = Coded[str](self.store.names, self.items[events])
-        return [users, items, map(str, positions.tolist())]
-
-    def _events(self, rows: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
-        """The events of some users as indexes, and their positions."""
         lengths = self.lengths[rows]
+        events, positions = self._events(rows, lengths)
+        users = Coded[str](self.store.users, np.repeat(self.users[rows], lengths))
+        items = Coded[str](self.store.names, self.items[events])
+        return [users, items, map(str, positions.data)]
+
+    def _events(
+        self, rows: NDArray[Any], lengths: NDArray[np.uint32]
+    ) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """The events of some users as indexes, and their positions."""
         events = consecutive(self.starts[rows], lengths)
         if self.positions is None:
-            return events, consecutive(np.zeros_like(lengths), lengths)
+            return events, consecutive(np.zeros(len(rows), dtype="<u4"), lengths)
         return events, self.positions[events]
 
 
@@ -228,8 +233,8 @@ class _Utf8:
     data: memoryview
 
     @classmethod
-    def of(cls, texts: Texts, codes: NDArray[np.integer[Any]]) -> "_Utf8":
-        """Some of the texts."""
+    def of(cls, texts: Texts, codes: Any) -> "_Utf8":
+        """Some of the texts, by an array of their codes."""
         import pyarrow as pa
 
         taken = texts.arrow.take(pa.array(codes))

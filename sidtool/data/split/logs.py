@@ -70,8 +70,10 @@ def user_logs(split: Split) -> UserLogs:
     n_users = len(train.store.users)
     lists = [(train.user_codes, train.items)]
     lists += [(part.user_codes, part.histories) for part in (valid, split.test)]
-    lengths = np.zeros(n_users, dtype=np.int64)
-    for users, items in lists:
+    n_train = np.zeros(n_users, dtype=np.int64)
+    n_train[train.user_codes] = train.items.lengths
+    lengths = n_train.copy()
+    for users, items in lists[1:]:
         np.maximum.at(lengths, users, items.lengths)
     starts = np.zeros(n_users, dtype=np.int64)
     for users, items in lists:
@@ -81,8 +83,6 @@ def user_logs(split: Split) -> UserLogs:
         _compare(split, name, users, items, starts[users])
     users, positions, events = _later_targets(split, starts, lengths)
     n_later = np.bincount(users, minlength=n_users)
-    n_train = np.zeros(n_users, dtype=np.int64)
-    n_train[train.user_codes] = train.items.lengths
     stops = n_train.copy()  # the position behind the last validation target
     np.maximum.at(stops, valid.event_users, valid.event_positions.astype(np.int64) + 1)
     n_before = np.minimum(stops, lengths)
@@ -112,23 +112,23 @@ def _compare(
 
 def _later_targets(
     split: Split, starts: NDArray[np.int64], lengths: NDArray[np.int64]
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """User codes, positions and store events of the targets behind their users' longest lists, by
     user and position. Raises IntegrityError if another target contradicts its user's list."""
-    parts = (split.valid, split.test)
-    users = np.concatenate([part.event_users for part in parts])
-    positions = np.concatenate([part.event_positions for part in parts]).astype(np.int64)
-    events = np.concatenate([part.targets.joined for part in parts])
-    is_later = positions >= lengths[users]
     store = split.train.store
-    within = np.flatnonzero(~is_later)
-    listed = store.items[starts[users[within]] + positions[within]]
-    wrong = within[listed != store.items[events[within]]]
-    if len(wrong):
-        raise IntegrityError(
-            f"user {store.users[users[wrong[0]]]!r} has a target at position "
-            f"{positions[wrong[0]]} that another part contradicts"
-        )
-    later = np.flatnonzero(is_later)
-    order = later[np.lexsort((positions[later], users[later]))]
+    of_parts = []
+    for part in (split.valid, split.test):
+        users, positions, events = part.event_users, part.event_positions, part.targets.joined
+        is_later = positions >= lengths[users]
+        within = np.flatnonzero(~is_later)
+        listed = store.items[starts[users[within]] + positions[within]]
+        wrong = within[listed != store.items[events[within]]]
+        if len(wrong):
+            raise IntegrityError(
+                f"user {store.users[users[wrong[0]]]!r} has a target at position "
+                f"{positions[wrong[0]]} that another part contradicts"
+            )
+        of_parts.append((users[is_later], positions[is_later].astype(np.int64), events[is_later]))
+    users, positions, events = map(np.concatenate, zip(*of_parts, strict=True))
+    order = np.lexsort((positions, users))
     return users[order], positions[order], events[order]

@@ -1,6 +1,6 @@
 """Reads the parts of a split from the Parquet files that `write_parts` wrote."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,14 +17,19 @@ from sidtool.data.fields.fields import FieldTypes, Value
 from sidtool.data.split.logs import PARTS
 from sidtool.data.split.packed import EventStore, PackedExamples, PackedSequences, Ragged
 from sidtool.data.split.packing import PackedParts, parts_of_windows
+from sidtool.data.split.part_columns import (
+    NUMBER,
+    PartColumn,
+    PartFile,
+    coded_columns,
+    joined_arrays,
+    read_part,
+)
 from sidtool.data.split.record import SplitManifest
 from sidtool.data.split.sessions import are_divisions
 from sidtool.data.split.write_parts import ARROW_TYPES, file_name
-from sidtool.data.tables import row_groups
 
 WINDOW_COLUMNS = {"user": "string", "history": "list string", "item": "string", "position": "int32"}
-NUMBER = "a number"
-"""The type of a column of int64 or of double."""
 
 
 def read_logs(folders: Sequence[Path], manifest: SplitManifest) -> PackedParts:
@@ -35,15 +40,15 @@ def read_logs(folders: Sequence[Path], manifest: SplitManifest) -> PackedParts:
     types = manifest.fields or FieldTypes()
     paths = [folders[0] / file_name(part) for part in PARTS]
     files = [
-        _read_part([folder / path.name for folder in folders], _kinds(path.stem, manifest))
+        read_part([folder / path.name for folder in folders], _kinds(path.stem, manifest))
         for path in paths
     ]
     users, row_users = _coded_users([file.pop("user") for file in files])
     release_arrow_memory()  # of the columns of users, and below of those of positions and items
     log = _Log.of(paths, files, len(users), row_users)
     release_arrow_memory()
-    names, items = _coded_columns([file.pop("items") for file in files])
-    store_items = log.joined(items)
+    names, items = coded_columns([file.pop("items") for file in files])
+    store_items = log.joined(items, np.int32)
     del items
     release_arrow_memory()
     event_fields = {
@@ -53,7 +58,10 @@ def read_logs(folders: Sequence[Path], manifest: SplitManifest) -> PackedParts:
         name: _user_values(name, [file.pop(f"user_{name}") for file in files], row_users, users)
         for name in types.user
     }
-    times = log.joined([[file.pop("times").numbers] for file in files]) if types.times else None
+    times = None
+    if types.times:
+        columns = [file.pop("times").numbers for file in files]
+        times = log.joined([[column] for column in columns], np.result_type(*columns))
     store = EventStore(users, Texts(names), store_items, types, event_fields, times, user_fields)
     lengths = log.row_lengths[0]
     starts = log.starts[row_users[0]]
@@ -70,10 +78,10 @@ def read_logs(folders: Sequence[Path], manifest: SplitManifest) -> PackedParts:
 
 def read_windows(folder: Path) -> PackedParts:
     """The parts of a split by `given`. Raises IntegrityError as `read_logs` does."""
-    files = [_read_part([folder / file_name(part)], WINDOW_COLUMNS) for part in PARTS]
+    files = [read_part([folder / file_name(part)], WINDOW_COLUMNS) for part in PARTS]
     users, row_users = _coded_users([file["user"] for file in files])
-    names, items = _coded_columns([file[name] for file in files for name in ("history", "item")])
-    columns = [np.concatenate(chunks) for chunks in items]
+    names, items = coded_columns([file[name] for file in files for name in ("history", "item")])
+    columns = [joined_arrays(list(chunks)) for chunks in items]
     store = EventStore(users, Texts(names), np.concatenate(columns))
     parts = []
     first = 0
@@ -103,98 +111,6 @@ def _kinds(part: str, manifest: SplitManifest) -> dict[str, str]:
     return kinds | ({"history": "int32"} if manifest.protocol == "last-session" else {})
 
 
-@dataclass(frozen=True, eq=False)
-class PartColumn:
-    """A column of a part: n values, or the members of n lists."""
-
-    chunks: Sequence[Any]
-    """Arrow arrays, without dictionaries but for texts"""
-    lengths: NDArray[np.int32]
-    """(n,) of the lists; those of a column of values are 1"""
-
-    @property
-    def numbers(self) -> NDArray[Any]:
-        """The values as numbers."""
-        return np.concatenate([chunk.to_numpy() for chunk in self.chunks])
-
-
-PartFile = dict[str, PartColumn]
-
-
-def _read_part(paths: Sequence[Path], kinds: Mapping[str, str]) -> PartFile:
-    """The columns of files, one behind the other. Raises IntegrityError unless each file has these,
-    of these types, without missing values but in fields."""
-    chunks: dict[str, list[Any]] = {name: [] for name in kinds}
-    lengths: dict[str, list[NDArray[np.int32]]] = {name: [] for name in kinds}
-    for path in paths:
-        groups = list(row_groups(path))
-        if not groups or set(groups[0].column_names) != set(kinds):
-            columns = groups[0].column_names if groups else "no rows"
-            raise IntegrityError(f"{path} has {columns}, not the columns {list(kinds)}")
-        for name, kind in kinds.items():
-            stored = [chunk for group in groups for chunk in group[name].chunks]
-            column = _column(f"{path}: {name}", kind, stored)
-            chunks[name] += column.chunks
-            lengths[name].append(column.lengths)
-        for name in kinds:
-            is_of_events = name in ("positions", "times") or name.startswith("event_")
-            if is_of_events and not np.array_equal(lengths[name][-1], lengths["items"][-1]):
-                raise IntegrityError(f"{path}: {name} and items differ in length")
-    return {
-        name: PartColumn(
-            [chunk for chunk in chunks[name] if len(chunk)] or chunks[name][:1],
-            np.concatenate(lengths[name]),
-        )
-        for name in kinds
-    }
-
-
-def _column(label: str, kind: str, chunks: Sequence[Any]) -> PartColumn:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    lengths = np.zeros(0, dtype=np.int32)
-    if kind.startswith("list "):
-        if not all(pa.types.is_list(chunk.type) and not chunk.null_count for chunk in chunks):
-            raise IntegrityError(f"{label} has a row without a list")
-        lengths = np.concatenate([pc.list_value_length(chunk).to_numpy() for chunk in chunks])
-        chunks = [chunk.flatten() for chunk in chunks]
-        kind = kind.removeprefix("list ")
-    actual = chunks[0].type
-    if pa.types.is_dictionary(actual):
-        actual = actual.value_type
-    is_number = actual in (pa.int64(), pa.float64())
-    if not (is_number if kind == NUMBER else actual == pa.type_for_alias(kind)):
-        raise IntegrityError(f"{label} is of type {actual}, not {kind}")
-    is_field = label.rpartition(": ")[2].startswith(("event_", "user_"))
-    if not is_field and any(chunk.null_count for chunk in chunks):
-        raise IntegrityError(f"{label} lacks a value")
-    return PartColumn(chunks, lengths)
-
-
-def _coded_columns(columns: Sequence[PartColumn]) -> tuple[Any, list[list[NDArray[np.int32]]]]:
-    """The distinct values of several columns as an arrow array, and the codes of each column's
-    chunks; that of a missing value is -1."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    chunks = [chunk for column in columns for chunk in column.chunks]
-    is_coded = [pa.types.is_dictionary(chunk.type) for chunk in chunks]
-    if any(is_coded):  # then the distinct values of each chunk are hashed, not all of them
-        dictionaries = (
-            chunk if has_dictionary else chunk.dictionary_encode()
-            for chunk, has_dictionary in zip(chunks, is_coded, strict=True)
-        )
-        coded = pa.chunked_array(dictionaries).unify_dictionaries()
-    else:
-        coded = pa.chunked_array(chunks).dictionary_encode()
-    codes = (pc.fill_null(chunk.indices, -1).to_numpy() for chunk in coded.chunks if len(chunk))
-    nothing = np.zeros(0, dtype=np.int32)
-    parts = [[next(codes) for chunk in column.chunks if len(chunk)] for column in columns]
-    values = coded.chunk(0).dictionary if coded.num_chunks else pa.array([], chunks[0].type)
-    return values, [part or [nothing] for part in parts]
-
-
 def _coded_users(columns: Sequence[PartColumn]) -> tuple[Texts, list[NDArray[np.int32]]]:
     """The users of several columns, and their codes in each."""
     import pyarrow as pa
@@ -207,8 +123,8 @@ def _coded_users(columns: Sequence[PartColumn]) -> tuple[Texts, list[NDArray[np.
         if users.are_distinct:  # by their order, which digests need; a table of hashes takes longer
             return users, [np.arange(len(users), dtype=np.int32)] * len(columns)
     distinct = [column for column, is_other in zip(columns, others, strict=True) if is_other]
-    values, parts = _coded_columns([columns[0], *distinct])
-    first, *rest = map(np.concatenate, parts)
+    values, parts = coded_columns([columns[0], *distinct])
+    first, *rest = (joined_arrays(list(part)) for part in parts)
     return Texts(values), [rest.pop(0) if is_other else first for is_other in others]
 
 
@@ -225,7 +141,7 @@ def _user_values(
     name: str, columns: Sequence[PartColumn], row_users: Sequence[NDArray[np.int32]], users: Texts
 ) -> Coded[Value | None]:
     """The value of each user. Raises IntegrityError if two rows of a user differ."""
-    names, parts = _coded_columns(columns)
+    names, parts = coded_columns(columns)
     codes, of_rows = np.concatenate([*chain.from_iterable(parts)]), np.concatenate(row_users)
     of_users = np.zeros(len(users), dtype=np.int32)
     of_users[of_rows] = codes
@@ -246,7 +162,7 @@ class _Log:
     """(rows,) for each part: how many events it has of the user"""
     starts: NDArray[np.int64]
     """(users,): where the events of each user begin"""
-    whole: NDArray[np.int64]
+    whole: NDArray[np.int32]
     """(users,): how many of them have the positions 0, 1, 2 ...: the first ones"""
     places: Sequence[NDArray[np.int64]]
     """(events,) for valid and test: where the events of the part lie"""
@@ -263,13 +179,16 @@ class _Log:
     ) -> "_Log":
         """Raises IntegrityError for a user with two rows in a file, a row without events, positions
         that do not ascend for a user, and those of training if they are not 0, 1, 2 ..."""
-        totals = np.zeros(n_users, dtype=np.int64)
-        whole = np.zeros(n_users, dtype=np.int64)
-        last = np.full(n_users, -1)
+        totals, whole = np.zeros((2, n_users), dtype=np.int32)
+        last = np.full(n_users, -1, dtype=np.int32)
         lengths = [file["items"].lengths for file in files]
         before = []
         for path, file, users, counts in zip(paths, files, row_users, lengths, strict=True):
-            if (np.bincount(users) > 1).any():
+            # of all users: their arrays as they are, not a copy
+            at: Any = slice(None) if np.array_equal(users, np.arange(n_users)) else users
+            is_there = np.zeros(n_users, dtype=np.bool_)
+            is_there[at] = True
+            if np.count_nonzero(is_there) < len(users):
                 raise IntegrityError(f"{path} has two rows of a user")
             if not counts.all():
                 raise IntegrityError(f"{path} has a row without events")
@@ -279,22 +198,24 @@ class _Log:
                     raise IntegrityError(
                         f"{path}: the training positions of a user are not 0, 1, 2 ..."
                     )
-                last[users] = counts - 1
-                whole[users] = counts
+                last[at] = counts - 1
+                whole[at] = counts
             else:
                 positions = file["positions"].numbers
-                firsts = np.cumsum(counts, dtype=np.int64) - counts
-                ascends = np.diff(positions, prepend=-1) > 0
-                ascends[firsts] = positions[firsts] > last[users]
+                stops = np.cumsum(counts, dtype=np.int64)
+                firsts = stops - counts
+                ascends = np.ones(len(positions), dtype=np.bool_)
+                np.greater(positions[1:], positions[:-1], out=ascends[1:])
+                ascends[firsts] = positions[firsts] > last[at]
                 if not ascends.all():
                     raise IntegrityError(f"{path}: the positions of a user do not ascend")
-                rows = np.repeat(np.arange(len(users)), counts)
-                is_whole = positions == consecutive(totals[users], counts)
-                whole[users] += np.bincount(rows[is_whole], minlength=len(users))
-                last[users] = positions[firsts + counts - 1]
-            before.append(totals[users])
-            totals[users] += counts
-        starts = np.cumsum(totals) - totals
+                is_whole = positions == consecutive(totals[at], counts)
+                if len(users):
+                    whole[at] += np.add.reduceat(is_whole, firsts, dtype=np.int32)
+                last[at] = positions[stops - 1]
+            before.append(totals[at].copy())
+            totals[at] += counts
+        starts = np.cumsum(totals, dtype=np.int64) - totals
         places = [
             consecutive(starts[row_users[part]] + before[part], lengths[part]) for part in (1, 2)
         ]
@@ -303,20 +224,26 @@ class _Log:
             is_train[part_places] = False
         return cls(row_users, lengths, starts, whole, places, is_train)
 
-    def joined(self, parts: Sequence[Sequence[NDArray[Any]]]) -> NDArray[Any]:
+    def joined(self, parts: Sequence[Iterable[NDArray[Any]]], dtype: Any) -> NDArray[Any]:
         """(events,): the values of all parts, each in arrays that follow one another, in the order
-        of the log."""
-        dtype = np.result_type(*(array for arrays in parts for array in arrays))
+        of the log; an array of training events ends with those of a user."""
         values = np.empty(len(self.is_train), dtype=dtype)
-        values[self.is_train] = np.concatenate(parts[0])
+        ends = np.cumsum(self.row_lengths[0], dtype=np.int64)
+        n_before = start = 0
+        for array in parts[0]:
+            n_before += len(array)
+            user = int(np.searchsorted(ends, n_before, side="right"))
+            stop = int(self.starts[user]) if user < len(self.starts) else len(values)
+            values[start:stop][self.is_train[start:stop]] = array
+            start = stop
         for places, arrays in zip(self.places, parts[1:], strict=True):
-            values[places] = np.concatenate(arrays)
+            values[places] = joined_arrays(list(arrays))
         return values
 
     def coded(self, columns: Sequence[PartColumn]) -> Coded[Value | None]:
         """(events,): the values of a field of events."""
-        names, parts = _coded_columns(columns)
-        return _values(names, self.joined(parts))
+        names, parts = coded_columns(columns)
+        return _values(names, self.joined(parts, np.int32))
 
 
 def _count_from_zero(chunks: Sequence[Any], lengths: NDArray[np.int32]) -> bool:
@@ -347,9 +274,9 @@ def _examples(path: Path, file: PartFile, store: EventStore, log: _Log) -> Packe
     event_lengths, event_positions = log.row_lengths[part], file["positions"].numbers
     if not lengths.all():
         raise IntegrityError(f"{path}: a row has no target")
-    rows = np.repeat(np.arange(len(users)), lengths)
     is_of_all = np.array_equal(lengths, event_lengths)
     if not (is_of_all and np.array_equal(positions, event_positions)):
+        rows = np.repeat(np.arange(len(users)), lengths)
         # one number for a row and a position; both ascend
         event_keys = np.repeat(np.arange(len(users)), event_lengths) << 31 | event_positions
         keys = rows << 31 | positions
@@ -363,7 +290,7 @@ def _examples(path: Path, file: PartFile, store: EventStore, log: _Log) -> Packe
         history_lengths = file["history"].numbers
         targets = Ragged.of_lengths(events, lengths)
     else:
-        users, history_lengths = users[rows], positions
+        users, history_lengths = np.repeat(users, lengths), positions
         targets = Ragged.single(events)
     if (history_lengths < 0).any():
         raise IntegrityError(f"{path}: a row has no history")

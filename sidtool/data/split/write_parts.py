@@ -142,7 +142,7 @@ def write_tables(path: Path, tables: Iterable[Any], distinct: Sequence[str] = ()
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    tables = iter(tables)
+    tables = map(_without_nulls, tables)
     first = next(tables)
     leaves = {
         f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name: field.name
@@ -161,6 +161,19 @@ def write_tables(path: Path, tables: Iterable[Any], distinct: Sequence[str] = ()
     ) as writer:
         for table in chain([first], tables):
             writer.write_table(table, row_group_size=max(table.num_rows, 1))
+
+
+def _without_nulls(table: Any) -> Any:
+    """The table by a schema in which fields alone may lack a value: others are read faster so."""
+    import pyarrow as pa
+
+    fields = []
+    for field in table.schema:
+        kind, is_field = field.type, field.name.startswith(("event_", "user_"))
+        if pa.types.is_list(kind) and not is_field:
+            kind = pa.list_(pa.field("element", kind.value_type, nullable=False))
+        fields.append(pa.field(field.name, kind, nullable=is_field))
+    return table.cast(pa.schema(fields))
 
 
 def _lists(values: Any, lengths: NDArray[np.int64], kind: Any = None) -> Any:

@@ -80,11 +80,11 @@ def recall(items: ItemRows, targets: ItemRows, length: int) -> float:
 def ndcg(items: ItemRows, targets: ItemRows, length: int) -> float:
     """Discounted gain of the targets in the list, each counted where it comes first, by that of a
     list that begins with targets alone."""
-    is_first = np.zeros(len(items), dtype=np.bool_)
-    is_first[np.unique(items, return_index=True)[1]] = True
-    hits = np.isin(items, targets) & (items >= 0) & is_first
+    distinct, first_places = np.unique(items, return_index=True)
+    hits = first_places[np.isin(distinct, targets) & (distinct >= 0)]
     discounts = 1 / np.log2(np.arange(length) + 2)
-    return float(discounts[: len(items)][hits].sum() / discounts[: len(targets)].sum())
+    best = discounts[: len(targets)].sum()
+    return float(discounts[np.sort(hits)].sum() / best)
 
 
 def kendall_tau(distinct: ItemRows, truth: ListTruth) -> float:
@@ -96,7 +96,8 @@ def kendall_tau(distinct: ItemRows, truth: ListTruth) -> float:
     if len(places) < 2:
         return np.nan
     # +1 where the list has a pair in the session's order, -1 where it has the opposite one
-    signs = np.sign(places[None, :] - places[:, None])[np.triu_indices(len(places), 1)]
+    earlier, later = np.triu_indices(len(places), 1)
+    signs = np.sign(places[later] - places[earlier])
     ordered = signs[np.isfinite(signs) & (signs != 0)]
     return float(ordered.mean()) if len(ordered) else np.nan
 

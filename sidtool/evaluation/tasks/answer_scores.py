@@ -185,8 +185,8 @@ def _by_whole_sequences(
     whole = [[*prompt.start, *end] for prompt in prompts for end in prompt.ends]
     repeated = [sequence for sequence in whole for _ in answers]
     losses, _ = answer_losses(model, repeated, [*answers] * len(whole))
-    scores = -losses.reshape(len(whole), len(answers))  # (ends of all prompts, answers)
-    probabilities = _softmax(torch.from_numpy(scores))
+    scores = torch.from_numpy(-losses.reshape(len(whole), len(answers)))
+    probabilities = _softmax(scores)  # (ends of all prompts, answers)
     stops = np.cumsum([len(prompt.ends) for prompt in prompts])
     return np.split(probabilities, stops[:-1])
 

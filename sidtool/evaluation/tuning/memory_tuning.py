@@ -12,7 +12,7 @@ anew, and ranks as the memory that is built does."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,15 @@ from sidtool.base.options import check_options, option, options_from
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
-from sidtool.data.split import Example, Split, SplitReference, check_split, evenly_spaced
-from sidtool.data.split.pairs import item_sequences
+from sidtool.data import Texts
+from sidtool.data.split import (
+    Example,
+    Split,
+    SplitManifest,
+    SplitReference,
+    check_split,
+    evenly_spaced,
+)
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.ranking import IndexedExamples, example_queries, rank_index
 from sidtool.evaluation.tuning.mixture_candidates import Candidates
@@ -33,17 +40,16 @@ from sidtool.evaluation.tuning.mixture_choice import choose_for_new_items
 from sidtool.evaluation.tuning.reranker_fit import choose_reranker
 from sidtool.memory import (
     DEFAULT,
-    CountedPairs,
     FeatureIndex,
     ItemContent,
     KnnSettings,
     Memory,
     MemoryIndex,
+    PairCounter,
     Reranker,
+    SplitPairs,
     WeightedMemory,
     content_similarity,
-    count_events,
-    similar_items,
 )
 from sidtool.model import LoadedModel, bind_memory, check_model_folder, load_model_folder
 from sidtool.model.contract import MemoryBinding, check_bundle_split, check_model_split
@@ -234,16 +240,17 @@ class TunedSimilarity:
 
 
 def tune_similarity(
-    split: Split,
+    split: Split | SplitManifest,
     bundle: Bundle,
     content: ItemContent | None = None,
     options: TuneSimilarityOptions | None = None,
     *,
+    counter: PairCounter | None = None,
     progress: Callable[[int, int], None] | None = None,
     **given: Any,
 ) -> TunedSimilarity:
     """The settings of a memory with the best NDCG@10 on validation examples of a split. The options
-    may also be given as keywords.
+    may also be given as keywords. A `counter` reads the events, as in `build_memory`.
 
     Test examples are not read. Raises DataError without validation examples, CompatibilityError if
     the bundle's codebook may have learned from held-out events, RefusedError if a held-out event is
@@ -251,9 +258,11 @@ def tune_similarity(
     options = options_from(TuneSimilarityOptions, options, given)
     options = options.with_seen(split.reference.targets_repeat)
     check_bundle_split(bundle, "the split of the memory", split.reference)
-    if not split.valid:
+    counter = counter or SplitPairs(split)
+    examples = counter.validation_examples(options.users)
+    if not examples:
         raise DataError("the split has no validation examples to tune the memory on")
-    trials = _trials(split, bundle, content, options)
+    trials = _trials(counter, bundle, examples, content, options)
     start = asdict(DEFAULT) | {CONTENT: 0.0 if content is None else content.settings.weight}
     start |= options.fixed
     names = GRID.keys() - options.fixed.keys() - ({CONTENT} if content is None else set())
@@ -261,35 +270,34 @@ def tune_similarity(
     best, ndcg = coordinate_search(start, grid, trials, progress)
     weight = best.pop(CONTENT)
     weighted_content = content.weighted(weight) if content is not None and weight else None
-    users = len(evenly_spaced(split.valid, options.users))
-    return TunedSimilarity(KnnSettings(**best), weighted_content, users, ndcg, trials(start))
+    n = len(examples)
+    return TunedSimilarity(KnnSettings(**best), weighted_content, n, ndcg, trials(start))
 
 
 def _trials(
-    split: Split, bundle: Bundle, content: ItemContent | None, options: TuneSimilarityOptions
+    counter: PairCounter,
+    bundle: Bundle,
+    validation_examples: Sequence[Example],
+    content: ItemContent | None,
+    options: TuneSimilarityOptions,
 ) -> Callable[[Settings], float]:
     """The NDCG@10 of settings, as a function of them."""
-    ids = list(bundle.items.ids)
-    n = len(ids)
-    sequences = item_sequences(split, ids)
-    events = count_events(sequences, n)
-    validation_examples = evenly_spaced(split.valid, options.users)
+    ids = Texts.of_utf8(bundle.items.ids.data, bundle.items.ids.offsets)
+    events = counter.count(ids, DEFAULT.distance)
     examples = IndexedExamples.of(
         bundle, validation_examples, exclude_seen=bool(options.exclude_seen)
     )
     targets = examples.target_positions
-
-    @cache
-    def pairs(distance: float) -> CountedPairs:
-        return CountedPairs.count(sequences, n, distance)
 
     @lru_cache(maxsize=1)  # trials of recency have the same similarities
     def index_of(weight: float, settings: KnnSettings) -> MemoryIndex:
         weighted = None
         if content is not None and weight:
             weighted = content_similarity(content.nearest, weight, events)
-        neighbors = similar_items(pairs(settings.distance), events, settings, weighted)
-        return MemoryIndex.of_neighbors(neighbors, events, 1.0, bundle, ItemRows(np.arange(n)))
+        counter.count(ids, settings.distance)
+        _, neighbors = counter.similar(events, settings, weighted)
+        rows = ItemRows(np.arange(len(ids)))
+        return MemoryIndex.of_neighbors(neighbors, events, 1.0, bundle, rows)
 
     def ndcg(values: Settings) -> float:
         weight = values[CONTENT]

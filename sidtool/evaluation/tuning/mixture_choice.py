@@ -78,7 +78,8 @@ def quality(
     """Whether (n,) ranks keep the memory's recall of rare targets, and their NDCG@10, over a part
     of the users: the larger is better."""
     rare = users & candidates.is_rare
-    memory_hits = int((grid_ranks[-1, POWERS.index(1.0)][rare] < K).sum())
+    memory_ranks = grid_ranks[-1, POWERS.index(1.0)]
+    memory_hits = int((memory_ranks[rare] < K).sum())
     hits = int((ranks[rare] < K).sum())
     keeps_rare = memory_hits < RARE_HITS or hits >= RARE_SHARE * memory_hits
     return keeps_rare, float(gains(ranks[users]).mean())

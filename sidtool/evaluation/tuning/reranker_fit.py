@@ -92,14 +92,12 @@ class RankedUsers:
         mixed = candidates.mixed(raised, choice.weights(candidates))
         positions = candidates.positions
         order = np.lexsort((positions, np.where(positions < 0, np.inf, -mixed)))[:, :RERANKED]
-        is_target = order == candidates.targets[:, None]
-        is_target &= candidates.targets[:, None] >= 0
-        rows = np.arange(len(order))[:, None]
-        positions, mixed, raised = positions[rows, order], mixed[rows, order], raised[rows, order]
-        is_left_out = np.isneginf(mixed)
-        positions = np.where(is_left_out, -1, positions)
-        is_target &= ~is_left_out
-        model = candidates.model_scores[rows, order]
+        first = (np.arange(len(order))[:, None], order)
+        mixed, raised, model = mixed[first], raised[first], candidates.model_scores[first]
+        is_item = ~np.isneginf(mixed)
+        positions = np.where(is_item, positions[first], -1)
+        target_columns = candidates.targets[:, None]
+        is_target = (order == target_columns) & (target_columns >= 0) & is_item
         features = np.empty((*positions.shape, N_FEATURES), dtype=np.float32)
         for start in range(0, len(features), FEATURE_BLOCK):
             block = slice(start, start + FEATURE_BLOCK)

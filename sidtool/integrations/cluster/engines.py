@@ -2,6 +2,7 @@
 them: their catalogs are in `integrations/formats`, and a model in vLLM in `integrations/vllm`."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -27,6 +28,8 @@ class Engine:
     in the order in which they are done"""
     extra: str | None = None
     """the extra of sidtool that it needs"""
+    connect: Callable[[int | None], AbstractContextManager[Any]] = nullcontext
+    """(workers or None) -> what several runs share while it is open"""
 
 
 def run_here(job: Job[Any, Any], shards: Sequence[Any], _: int | None) -> Iterator[tuple[int, Any]]:
@@ -39,7 +42,7 @@ def run_here(job: Job[Any, Any], shards: Sequence[Any], _: int | None) -> Iterat
 EngineName = Literal["local", "ray"]
 ENGINES: dict[str, Engine] = {
     "local": Engine(run_here),
-    "ray": Engine(ray_actors.run_on_ray, "ray"),
+    "ray": Engine(ray_actors.run_on_ray, "ray", ray_actors.ray_cluster),
 }
 """The engines by name. `cli/serve.py` names those that can serve."""
 CLUSTERS = " or ".join(name for name in ENGINES if name != "local")

@@ -1,6 +1,7 @@
 """The pairs of a memory, counted by several processes: each counts a part of the users, then each
 adds up and normalizes a block of the items."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,14 +13,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.digests import digest_strings
+from sidtool.base.digests import digest_strings, hash_array
 from sidtool.base.errors import UsageError
 from sidtool.base.output import remove
-from sidtool.data.split import SplitManifest, is_split_folder, read_split, stored_manifest
+from sidtool.data import Texts, Vectors
+from sidtool.data.split import (
+    Example,
+    SplitManifest,
+    evenly_spaced,
+    is_split_folder,
+    read_split,
+    stored_manifest,
+)
+from sidtool.integrations.cluster.engines import ENGINES
 from sidtool.integrations.cluster.output import PartFolder, PartReport, work_parts
 from sidtool.integrations.cluster.run import RunOptions, Work, make_parts
-from sidtool.integrations.cluster.shards import part_count
-from sidtool.memory import ItemBlocks, KnnSettings, SparseRows, join_blocks
+from sidtool.integrations.cluster.shards import MAX_PARTS, part_count
+from sidtool.memory import Cells, ItemBlocks, KnnSettings, SparseRows, join_blocks
 from sidtool.registry import open_source
 
 
@@ -30,7 +40,6 @@ class ClusterPairs:
 
     split: Path
     manifest: SplitManifest
-    bundle: str
     folder: PartFolder
     run: RunOptions
     parts: list[Path] = field(default_factory=list)
@@ -58,18 +67,24 @@ class ClusterPairs:
             "bundle": open_source(bundle).identity.digest,
         }
         place = out.with_name(f"{out.name}.pairs")
-        with work_parts(place, made_from, resume=run.resume) as folder:
-            yield cls(split, manifest, bundle, folder, run)
+        connected = ENGINES[run.engine].connect(run.workers)
+        with work_parts(place, made_from, resume=run.resume) as folder, connected:
+            yield cls(split, manifest, folder, run)
             remove(Path(folder.url))
 
-    def count(self, ids: Sequence[str], distance: float) -> NDArray[np.int64]:
+    def count(self, ids: Texts, distance: float) -> NDArray[np.int64]:
         """As `PairCounter.count`; each part of the users is a file of the work folder."""
+        import pyarrow as pa
+
         n_blocks = part_count(self.manifest.counts.train_events)
         self.blocks = ItemBlocks(len(ids), min(n_blocks, len(ids)))
         folder = self.folder.subfolder(f"counts-{distance!r}")
-        folders = self.manifest.folders if self.manifest.parts > 1 else [None]
-        job = partial(_open_counting, self.split, self.bundle, distance, self.blocks)
-        reports = make_parts(job, folders, folder, self.run)
+        ids_file = Path(self.folder.url) / "ids.arrow"
+        batch = pa.record_batch([ids.arrow], ["id"])
+        with pa.OSFile(str(ids_file), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as file:
+            file.write_batch(batch)
+        job = partial(_open_counting, self.split, ids_file, distance, self.blocks)
+        reports = make_parts(job, self._folders, folder, self.run)
         self.parts = [Path(folder.url) / report.name for report in reports]
         return self.blocks.sum_events(self.parts)
 
@@ -91,12 +106,45 @@ class ClusterPairs:
         reports = make_parts(job, of_blocks, folder, self.run)
         return join_blocks([Path(folder.url) / report.name for report in reports], Path(folder.url))
 
+    def nearest_items(self, directions: Vectors) -> Any:
+        """As `PairCounter.nearest_items`; the vectors are mapped from files of the work folder."""
+        cells = Cells.of(directions)
+        blocks = cells.blocks
+        bounds = ItemBlocks(len(blocks), min(len(blocks), MAX_PARTS)).bounds
+        shards = [blocks[first:stop] for first, stop in pairwise(bounds)]
+        digest = hashlib.sha256()
+        hash_array(digest, "directions", directions)
+        hash_array(digest, "probed", cells.probed)
+        folder = self.folder.subfolder(f"content-{digest.hexdigest()}")
+        place = Path(folder.url)
+        for name, array in vars(cells).items():
+            np.save(place / name, array, allow_pickle=False)
+        reports = make_parts(partial(_open_comparing, place), shards, folder, self.run)
+        nearest = [np.load(place / report.name, allow_pickle=False) for report in reports]
+        return cells.similarity(np.concatenate(nearest))
+
+    def validation_examples(self, count: int | None) -> Sequence[Example]:
+        """As `PairCounter.validation_examples`, of the users of the first parts that have so
+        many."""
+        examples: list[Example] = []
+        for folder in self._folders:
+            if count is None or len(examples) < count:
+                examples += read_split(self.split, folder).valid
+        return evenly_spaced(examples, count)
+
+    @property
+    def _folders(self) -> Sequence[str | None]:
+        """The folders of the parts of the split, or None for one that is not in parts."""
+        return self.manifest.folders if self.manifest.parts > 1 else [None]
+
 
 def _open_counting(
-    split: Path, bundle: str, distance: float, blocks: ItemBlocks
+    split: Path, ids_file: Path, distance: float, blocks: ItemBlocks
 ) -> Work[str | None]:
-    """Read the ids of a bundle, to count the pairs of the users in folders of the split."""
-    ids = list(open_source(bundle).items.ids)
+    """Map the ids of all items, to count the pairs of the users in folders of the split."""
+    import pyarrow as pa
+
+    ids = Texts(pa.ipc.open_file(pa.memory_map(str(ids_file))).get_batch(0).column(0))
 
     def count(number: int, folder: str | None, place: Path) -> PartReport:
         name = f"{number:07d}.arrow"
@@ -109,8 +157,8 @@ def _open_counting(
 def _open_blocks(
     parts: Sequence[Path], blocks: ItemBlocks, settings: KnnSettings, events_file: Path
 ) -> Work[Any]:
-    """Read the events of all items, to add up blocks, given with the content of their items."""
-    events = np.load(events_file, allow_pickle=False)
+    """Map the events of all items, to add up blocks, given with the content of their items."""
+    events = np.load(events_file, "r", allow_pickle=False)
 
     def add(number: int, content: Any, place: Path) -> PartReport:
         name = f"{number:07d}.npz"
@@ -118,3 +166,17 @@ def _open_blocks(
         return PartReport(name, rows)
 
     return add
+
+
+def _open_comparing(place: Path) -> Work[Sequence[tuple[int, int]]]:
+    """Map the vectors of all items, to compare those of some blocks."""
+    paths = place.glob("[a-z]*.npy")  # those of the results have numbers
+    cells = Cells(**{path.stem: np.load(path, "r", allow_pickle=False) for path in paths})
+
+    def compare(number: int, blocks: Sequence[tuple[int, int]], out: Path) -> PartReport:
+        name = f"{number:07d}.npy"
+        nearest = np.concatenate([cells.nearest(first, stop) for first, stop in blocks])
+        np.save(out / name, nearest, allow_pickle=False)
+        return PartReport(name, len(nearest))
+
+    return compare

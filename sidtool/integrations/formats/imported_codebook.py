@@ -28,9 +28,10 @@ from sidtool.base.records import JsonRecord
 from sidtool.data import read_vectors
 from sidtool.integrations.formats.codebooks.layouts import ForeignCodebook, read_codebook
 from sidtool.integrations.formats.maps import sorted_active_rows
-from sidtool.tokenizer import Codebook, Policy
 from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.codes import Policy
 from sidtool.tokenizer.encoder import Encoder, load_encoder
+from sidtool.tokenizer.quantize import Codebook
 from sidtool.tokenizer.sid import SidSpace
 
 LEAST_SHARE = 0.5

@@ -14,8 +14,8 @@ from sidtool.base.errors import CompatibilityError, DataError, UsageError
 from sidtool.base.output import new_file
 from sidtool.integrations.formats.export import Export, Exported, ModelTokens
 from sidtool.integrations.formats.maps import are_numbers
-from sidtool.tokenizer import CollisionCounts
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.codes import CollisionCounts
 from sidtool.tokenizer.sid import SPELLINGS, SidSpace
 
 BLOCK = 1 << 12

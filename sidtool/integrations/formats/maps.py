@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import Items
-from sidtool.tokenizer import CollisionCounts
 from sidtool.tokenizer.bundle import Bundle, ItemMap, library_versions, now
+from sidtool.tokenizer.codes import CollisionCounts
 from sidtool.tokenizer.sid import LETTERS, MAX_CODES, SidSpace
 
 NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")

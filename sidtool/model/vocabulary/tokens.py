@@ -205,7 +205,8 @@ class SidTokens:
         inside = (places >= 0) & (places < self.stop - self.start)
         if self.table is None:
             return np.where(inside, places, -1)
-        return np.where(inside, self._index_of_id[np.where(inside, places, 0)], -1)
+        indexes = self._index_of_id[np.where(inside, places, 0)]
+        return np.where(inside, indexes, -1)
 
     @cached_property
     def _index_of_id(self) -> NDArray[np.int64]:

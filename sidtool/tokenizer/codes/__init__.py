@@ -1,1 +1,5 @@
 """The final codes of items: from vectors to semantic IDs without collisions, measured."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -71,7 +71,10 @@ def changed(name: str, change: Callable[[list[Any]], Any], kind: Any = None) -> 
     def apply(table: pa.Table) -> pa.Table:
         values = table[name].to_pylist()
         change(values)
-        column = pa.array(values, kind or table.schema.field(name).type)
+        stored = table.schema.field(name).type
+        if pa.types.is_list(stored):  # a writer may let its members lack a value
+            stored = pa.list_(stored.value_type)
+        column = pa.array(values, kind or stored)
         return table.set_column(table.schema.get_field_index(name), name, column)
 
     return apply

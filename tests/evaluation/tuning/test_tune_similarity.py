@@ -9,7 +9,7 @@ from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.data.split import Example, Split
 from sidtool.evaluation.tuning import TuneSimilarityOptions, tune_similarity
 from sidtool.evaluation.tuning.memory_tuning import GRID, _trials, coordinate_search
-from sidtool.memory import DEFAULT, ItemContent, build_memory
+from sidtool.memory import DEFAULT, ItemContent, SplitPairs, build_memory
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.memory.cases import random_histories, split_of
@@ -84,7 +84,7 @@ def test_the_direction_is_used_where_it_matters() -> None:
 
 @pytest.mark.parametrize("weight", [0.0, 0.8])
 def test_the_metric_is_that_of_the_built_memory(weight: float) -> None:
-    trial = _trials(SPLIT, BUNDLE, CONTENT, TuneSimilarityOptions())
+    trial = _trials(SplitPairs(SPLIT), BUNDLE, SPLIT.valid, CONTENT, TuneSimilarityOptions())
     settings = {"reverse": 0.3, "normalization": 0.2, "recency": 0.6, "content_weight": weight}
     values = {**DEFAULT.to_json(), **settings}
     assert trial(values) == pytest.approx(ndcg(SPLIT, **settings), abs=1e-9)
@@ -92,7 +92,7 @@ def test_the_metric_is_that_of_the_built_memory(weight: float) -> None:
 
 def test_a_trial_reads_as_much_of_a_history_as_the_memory() -> None:
     split = long_split()
-    trial = _trials(split, BUNDLE, None, TuneSimilarityOptions())
+    trial = _trials(SplitPairs(split), BUNDLE, split.valid, None, TuneSimilarityOptions())
     values = {**DEFAULT.to_json(), "content_weight": 0.0, "recency": 1.0}
     # the item that says something is older than the 50 that are read
     assert trial(values) == ndcg(split, recency=1.0) == 0.0

@@ -1,26 +1,33 @@
 """Pairs that several processes count, by parts of the users and blocks of the items, make the
 memory of one process."""
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.split.files import open_split
+from sidtool.data import Texts
+from sidtool.data.split.files import open_split, read_split
+from sidtool.evaluation.tuning import TuneSimilarityOptions, tune_similarity
 from sidtool.integrations.cluster import memory_pairs
 from sidtool.integrations.cluster.memory_pairs import ClusterPairs
 from sidtool.integrations.cluster.run import RunOptions
 from sidtool.integrations.cluster.split_parts import PartOptions, split_in_parts
+from sidtool.memory import content
 from sidtool.memory.blocks import ItemBlocks
 from sidtool.memory.build import DEFAULT, build_memory
-from sidtool.memory.content import ItemContent
+from sidtool.memory.content import Cells, ItemContent, nearest_items
 from sidtool.memory.memory import Memory
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
+from sidtool.tokenizer.quantize.mlp import unit
 from sidtool.tokenizer.sid import SidSpace
 from tests.data.split.test_user_parts import write_events
 
@@ -74,12 +81,89 @@ def test_the_memory_is_that_of_one_process(
     monkeypatch.setattr(memory_pairs, "part_count", lambda _: blocks)
     bundle = Bundle.open(shop / "shop.zarr")
     settings = replace(DEFAULT, neighbors=5, shrinkage=2.0)
-    content = ItemContent.of(bundle, weight=0.5) if with_content else None
-    one = build_memory(open_split(shop / "split"), bundle, settings, content=content)
+    by_content = ItemContent.of(bundle, weight=0.5) if with_content else None
+    one = build_memory(open_split(shop / "split"), bundle, settings, content=by_content)
     (tmp_path / "m.zarr.pairs").touch()  # somebody's; the work is in m.zarr.pairs.partial
-    counted = count(shop, tmp_path / "m.zarr", settings=settings, content=content)
+    counted = count(shop, tmp_path / "m.zarr", settings=settings, content=by_content)
     assert same(one, counted)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["m.zarr"]
+
+
+@pytest.mark.parametrize("most_compared", [0, 50_000])
+def test_content_is_compared_as_in_one_process(
+    shop: Path, tmp_path: Path, most_compared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(content, "MOST_COMPARED", most_compared)
+    monkeypatch.setattr(content, "BLOCK_VALUES", 64)
+    monkeypatch.setattr(memory_pairs, "MAX_PARTS", 3)
+    vectors = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+    vectors[10:150] = vectors[10]  # more than NEIGHBORS are equal
+    directions = unit(vectors)
+    expected = nearest_items(directions)
+    out = tmp_path / "m.zarr"
+    with ClusterPairs.opened(shop / "split", str(shop / "shop.zarr"), out, LOCAL) as counter:
+        compared = counter.nearest_items(directions)
+        monkeypatch.setattr(Cells, "nearest", None)  # all are compared
+        again = counter.nearest_items(directions)
+    for result in (compared, again):
+        assert (result != expected).nnz == 0
+        assert np.array_equal(result.indptr, expected.indptr)
+
+
+@pytest.mark.parametrize("users", [7, 5000])
+def test_settings_are_chosen_on_users_of_some_parts(shop: Path, tmp_path: Path, users: int) -> None:
+    """By the counts of all users, as one process chooses them on the same examples."""
+    bundle = Bundle.open(shop / "shop.zarr")
+    search = TuneSimilarityOptions(users=users, fixed={"distance": 0.85, "shrinkage": 0.0})
+    split = open_split(shop / "split")
+    out = tmp_path / "m.zarr"
+    with ClusterPairs.opened(shop / "split", str(shop / "shop.zarr"), out, LOCAL) as counter:
+        tuned = tune_similarity(counter.manifest, bundle, None, search, counter=counter)
+        examples = counter.validation_examples(users)
+    if users == 7:
+        first = read_split(shop / "split", counter.manifest.folders[0]).valid
+        assert {example.user for example in examples} < {example.user for example in first}
+        split = replace(split, valid=tuple(examples))
+    expected = tune_similarity(split, bundle, None, search)
+    assert (tuned.settings, tuned.ndcg) == (expected.settings, expected.ndcg)
+    assert tuned.users == expected.users == len(examples)
+
+
+def test_memory_grows_with_the_items_of_a_part(shop: Path, tmp_path: Path) -> None:
+    """Not with all items: their ids are mapped."""
+    text = np.char.encode([f"stranger {number:07d}" for number in range(300_000)])
+    own = np.char.encode([f"{item:04d}" for item in range(3, 36)])
+    data = np.concatenate([array.view(np.uint8) for array in (text, own)])
+    sizes = np.repeat([16, 4], [len(text), len(own)])
+    ids = Texts.of_utf8(data, np.concatenate([[0], np.cumsum(sizes)]))
+    split = open_split(shop / "split")
+    blocks = ItemBlocks(len(ids), 2)
+    blocks.count_part(split, ids, 0.85, tmp_path / "warm.arrow")
+    tracemalloc.start()
+    n_pairs = blocks.count_part(split, ids, 0.85, tmp_path / "part.arrow")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert n_pairs > 100
+    assert peak < len(ids)  # bytes
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_other_events_of_some_users_are_counted_anew(shop: Path, tmp_path: Path, seed: int) -> None:
+    """With an earlier memory, whose settings are kept."""
+    rng = np.random.default_rng(seed)
+    bundle = Bundle.open(shop / "shop.zarr")
+    earlier = build_memory(open_split(shop / "split"), bundle, recency=0.4, neighbors=7)
+    rows = pa.concat_tables(map(pq.read_table, sorted((shop / "events").iterdir())))
+    changed = rng.choice(40, rng.integers(1, 20), replace=False)
+    is_changed = np.isin(rows["user_id"].to_pylist(), [f"ü{user}" for user in changed])
+    rows = rows.filter(~is_changed | (rng.random(len(rows)) < 0.7))
+    (tmp_path / "events").mkdir()
+    pq.write_table(rows, tmp_path / "events" / "0.parquet")
+    split_in_parts(str(tmp_path / "events"), tmp_path / "split", run=PartOptions(parts=5))
+    counted = count(shop, tmp_path / "m.zarr", split=str(tmp_path / "split"), earlier=earlier)
+    fresh = build_memory(open_split(tmp_path / "split"), bundle, earlier.manifest.settings)
+    assert same(counted, fresh)
+    assert not np.array_equal(fresh.arrays["pairs/weight"], earlier.arrays["pairs/weight"])
 
 
 def test_a_run_continues_with_what_is_counted(

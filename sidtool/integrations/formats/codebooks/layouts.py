@@ -28,7 +28,7 @@ from sidtool.integrations.formats.codebooks.torch_file import (
     tensors_of,
 )
 from sidtool.integrations.formats.codebooks.zip_entries import read_npz
-from sidtool.tokenizer import Codebook, QuantizerParams
+from sidtool.tokenizer.quantize import Codebook, QuantizerParams
 from sidtool.tokenizer.sid import LETTERS, MAX_CODES
 
 Layout = Literal["openonerec", "rq-vae", "rq-kmeans+", "rq-kmeans", "grid"]
