@@ -10,6 +10,7 @@ from typing import Any
 
 from sidtool.base.errors import DataError, SidtoolError
 from sidtool.base.extras import require
+from sidtool.base.jobs import Job
 from sidtool.data.tables import one_line
 
 RESTARTS = 3
@@ -18,10 +19,10 @@ START_ATTEMPTS = 3
 """How often a cluster on this machine is started: Ray gives up after 30 seconds, which its
 processes may take to begin where others keep the processors busy."""
 
-Job = Callable[[], Callable[[Any], Any]]
 
-
-def run_on_ray(job: Job, shards: Sequence[Any], workers: int | None) -> Iterator[tuple[int, Any]]:
+def run_on_ray(
+    job: Job[Any, Any], shards: Sequence[Any], workers: int | None
+) -> Iterator[tuple[int, Any]]:
     """The index of each shard and the result of the work on it, in the order in which they are
     done.
 
@@ -31,7 +32,7 @@ def run_on_ray(job: Job, shards: Sequence[Any], workers: int | None) -> Iterator
 
 
 def _run_actors(
-    ray: Any, job: Job, shards: Sequence[Any], workers: int | None
+    ray: Any, job: Job[Any, Any], shards: Sequence[Any], workers: int | None
 ) -> Iterator[tuple[int, Any]]:
     n_cpus = int(ray.cluster_resources().get("CPU", 1))
     n_gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -81,7 +82,7 @@ def actor_resources(ray: Any, n_actors: int) -> dict[str, float]:
 class _Actor:
     """A worker."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job[Any, Any]) -> None:
         self._job = job
         self._work: Callable[[Any], Any] | None = None
 
