@@ -27,49 +27,43 @@ def run_on_ray(job: Job, shards: Sequence[Any], workers: int | None) -> Iterator
 
     Raises what the job raises, and DataError if a worker dies more than RESTARTS times."""
     with ray_cluster(workers) as ray:
-        yield from _run_actors(ray, job, shards, workers)
-
-
-def _run_actors(
-    ray: Any, job: Job, shards: Sequence[Any], workers: int | None
-) -> Iterator[tuple[int, Any]]:
-    n_cpus = int(ray.cluster_resources().get("CPU", 1))
-    n_gpus = int(ray.cluster_resources().get("GPU", 0))
-    n_workers = min(workers or n_gpus or n_cpus, len(shards))
-    # a call that does not reach a dying node is a failed attempt, too: attempts are not counted
-    restarts = {"max_restarts": RESTARTS, "max_task_retries": -1}
-    actor = ray.remote(_Actor).options(**restarts, **actor_resources(ray, n_workers))
-    team = [actor.remote(job) for _ in range(n_workers)]
-    waiting = iter(range(n_workers, len(shards)))
-    running: dict[Any, tuple[Any, int]] = {}
-    try:
-        for index, worker in enumerate(team):
-            running[worker.run.remote(shards[index])] = (worker, index)
-        while running:
-            (ready, *_), _ = ray.wait(list(running), num_returns=1)
-            worker, index = running.pop(ready)
-            try:
-                result = ray.get(ready)
-            except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, SidtoolError):
-                    raise error.cause from error
-                raise
-            except ray.exceptions.RayActorError as error:
-                raise DataError(
-                    f"a worker died {RESTARTS + 1} times",
-                    hint="fewer --workers have more memory each; --resume keeps the parts that are "
-                    "done",
-                ) from error
-            yield index, result
-            following = next(waiting, None)
-            if following is None:
-                ray.kill(worker)  # one that lost its node may wait for its processor
-            else:
-                running[worker.run.remote(shards[following])] = (worker, following)
-    finally:
-        # after an error the traceback would keep them, and their processors, alive
-        for worker in team:
-            ray.kill(worker)
+        n_cpus = int(ray.cluster_resources().get("CPU", 1))
+        n_gpus = int(ray.cluster_resources().get("GPU", 0))
+        n_workers = min(workers or n_gpus or n_cpus, len(shards))
+        # a call that does not reach a dying node is a failed attempt, too: attempts are not counted
+        restarts = {"max_restarts": RESTARTS, "max_task_retries": -1}
+        actor = ray.remote(_Actor).options(**restarts, **actor_resources(ray, n_workers))
+        team = [actor.remote(job) for _ in range(n_workers)]
+        waiting = iter(range(n_workers, len(shards)))
+        running: dict[Any, tuple[Any, int]] = {}
+        try:
+            for index, worker in enumerate(team):
+                running[worker.run.remote(shards[index])] = (worker, index)
+            while running:
+                (ready, *_), _ = ray.wait(list(running), num_returns=1)
+                worker, index = running.pop(ready)
+                try:
+                    result = ray.get(ready)
+                except ray.exceptions.RayTaskError as error:
+                    if isinstance(error.cause, SidtoolError):
+                        raise error.cause from error
+                    raise
+                except ray.exceptions.RayActorError as error:
+                    raise DataError(
+                        f"a worker died {RESTARTS + 1} times",
+                        hint="fewer --workers have more memory each; --resume keeps the parts that "
+                        "are done",
+                    ) from error
+                yield index, result
+                following = next(waiting, None)
+                if following is None:
+                    ray.kill(worker)  # one that lost its node may wait for its processor
+                else:
+                    running[worker.run.remote(shards[following])] = (worker, following)
+        finally:
+            # after an error the traceback would keep them, and their processors, alive
+            for worker in team:
+                ray.kill(worker)
 
 
 def actor_resources(ray: Any, n_actors: int) -> dict[str, float]:
