@@ -84,10 +84,16 @@ class JsonRecord:
     __dataclass_fields__: ClassVar[dict[str, Any]]  # subclasses are dataclasses
     REQUIRED: ClassVar[tuple[str, ...]] = ()
     """Fields that every stored record has, though they have a default."""
+    OMITTED: ClassVar[tuple[str, ...]] = ()
+    """Fields that are not stored where they have their default."""
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that is stored: the fields by name."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        for field in fields(self):
+            if field.name in self.OMITTED and values[field.name] == _default(field):
+                del values[field.name]
+        return {name: _plain(value) for name, value in values.items()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -110,6 +116,10 @@ def is_required(record: type[JsonRecord], field: Field[Any]) -> bool:
     """Whether a stored record must have a field."""
     has_default = field.default is not MISSING or field.default_factory is not MISSING
     return not has_default or field.name in record.REQUIRED
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 @cache

@@ -6,7 +6,7 @@ ambiguous. Names are compared without case, `_`, `-` and blanks: `movieId` is `m
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sidtool.base.errors import UsageError
 from sidtool.base.options import option, options_of
@@ -81,19 +81,13 @@ class CatalogColumns(JsonRecord):
 class EventColumns(JsonRecord):
     """The columns that events were read from; a split and its reference record them."""
 
+    OMITTED = ("time_format",)
     user: str
     item: str
     order: str | None
     """None: the order of the rows was meant."""
     time_format: str | None = None
     """Format of the dates in it (codes of strftime); None for numbers and ISO dates."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON object that is stored, without a format where there is none."""
-        value = super().to_json()
-        if self.time_format is None:
-            del value["time_format"]
-        return value
 
     def __str__(self) -> str:
         return ", ".join(filter(None, (self.user, self.item, self.order)))

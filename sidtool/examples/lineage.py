@@ -98,6 +98,7 @@ def task_counts(written: Mapping[str, ExampleCounts]) -> dict[str, TaskCounts]:
 class Lineage(JsonRecord):
     """What is recorded of a file of training examples."""
 
+    OMITTED = ("label_prompts", "field_tokens", "columns", "own_templates")
     bundle: Identity
     catalog: str
     """Digest of the catalog's ids, titles and texts."""
@@ -152,11 +153,7 @@ class Lineage(JsonRecord):
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that is stored."""
-        value = super().to_json() | {"bundle": asdict(self.bundle)}
-        for name in ("label_prompts", "field_tokens", "columns", "own_templates"):
-            if not value[name]:
-                del value[name]
-        return value
+        return super().to_json() | {"bundle": asdict(self.bundle)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

@@ -17,11 +17,8 @@ from typing import Any
 
 from sidtool.base.errors import DataError
 from sidtool.data.fields.fields import NO_FIELDS, Fields
-from sidtool.data.split.values import Example, FurtherTarget, UserSequence
+from sidtool.data.split.values import MAX_POSITION, Example, FurtherTarget, UserSequence
 from sidtool.data.tables.json_tables import is_id, json_lines
-
-MAX_POSITION = 1 << 31
-"""Positions of a user's events are smaller."""
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:

@@ -82,6 +82,7 @@ class Cuts(JsonRecord):
 class SplitReference(JsonRecord):
     """Which split something was made from. Bundles, training examples and models carry it."""
 
+    OMITTED = ("columns", "targets_repeat")
     protocol: Protocol
     digest: Digest
     """SHA-256 over the training and the held-out events."""
@@ -94,14 +95,6 @@ class SplitReference(JsonRecord):
     targets_repeat: bool | None = field(default=None, compare=False)
     """Whether a held-out target is an item of its own history: if none is, commands exclude seen
     items by default. None where it is not recorded."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON object that is stored, without what is not recorded."""
-        value = super().to_json()
-        for name in ("columns", "targets_repeat"):
-            if value[name] is None:
-                del value[name]
-        return value
 
     @property
     def order(self) -> str | None:
@@ -166,6 +159,7 @@ def check_split(
 class SplitCounts(JsonRecord):
     """Sizes of the parts of a split."""
 
+    OMITTED = ("repeated_targets", "tied_targets")
     users: Count
     """Users with training events."""
     train_events: Count
@@ -197,6 +191,7 @@ class SplitManifest(JsonRecord):
     """Everything that `split.json` records."""
 
     REQUIRED = ("format",)
+    OMITTED = ("fields", "sessions", "drops_events", "parts")
     protocol: Protocol
     digest: Digest
     """SHA-256 over the two digests below: equal for equal parts, whatever file they came from."""
@@ -242,20 +237,6 @@ class SplitManifest(JsonRecord):
             self.columns,
             self.counts.targets_repeat,
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON object that is stored, without fields or sessions where there are none, without
-        `drops_events` where it is false, and without `parts` where there is one."""
-        value = super().to_json()
-        for name in ("repeated_targets", "tied_targets"):
-            if value["counts"][name] is None:
-                del value["counts"][name]
-        for name in ("fields", "sessions", "drops_events"):
-            if not value[name] and value[name] != {}:
-                del value[name]
-        if self.parts == 1:
-            del value["parts"]
-        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

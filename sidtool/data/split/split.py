@@ -22,11 +22,9 @@ from sidtool.data.split.record import (
     SplitManifest,
     SplitReference,
 )
-from sidtool.data.split.values import Event, Example, UserSequence
+from sidtool.data.split.values import MAX_POSITION, Event, Example, UserSequence
 
 T = TypeVar("T")
-MAX_POSITION = 1 << 31
-"""Positions of a user's events are smaller."""
 COUNTED = 1 << 16
 """Events that are looked up at once."""
 MIN_LENGTH = 3
@@ -149,18 +147,7 @@ class Split:
     @cached_property
     def reference(self) -> SplitReference:
         """The reference that everything made from this split carries."""
-        origin = self.origin
-        if origin.whole is not None:
-            return origin.whole
-        digest = split_digest(self.digests.train, self.digests.held_out)
-        return SplitReference(
-            self.protocol,
-            digest,
-            origin.cuts,
-            origin.extends,
-            origin.columns,
-            self.counts.targets_repeat,
-        )
+        return self.origin.whole or self.manifest({}).reference
 
     def of_users(self, rows: slice) -> "Split":
         """The split with the training events of some users only; under `given`, with some
@@ -192,7 +179,7 @@ class Split:
         """The manifest of this split, with the SHA-256 of the files that hold it."""
         return SplitManifest(
             protocol=self.protocol,
-            digest=self.reference.digest,
+            digest=split_digest(self.digests.train, self.digests.held_out),
             train_digest=self.digests.train,
             held_out_digest=self.digests.held_out,
             events_digest=self.origin.events_digest,

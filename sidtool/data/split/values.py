@@ -10,6 +10,8 @@ from sidtool.data.fields.fields import NO_FIELDS, TARGET, TARGET_VALUES, Fields,
 
 Event = tuple[str, str, int]
 """User, item, position."""
+MAX_POSITION = 1 << 31
+"""Positions of a user's events are smaller."""
 
 
 @dataclass(frozen=True)

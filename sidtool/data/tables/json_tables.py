@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import islice
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any
 
@@ -219,8 +220,6 @@ TOKEN = re.compile(
     re.DOTALL,
 )
 """A bracket or comma, a quoted text, or a whole number of a Python list."""
-MAX_DEPTH = 32
-"""Lists inside of each other."""
 
 
 def parse_list(text: str) -> list[Any] | None:
@@ -237,9 +236,8 @@ def parse_list(text: str) -> list[Any] | None:
 
 def _parse_literal(text: str) -> list[Any] | None:
     """A stricter `ast.literal_eval`, which joins texts without a comma between them (as NumPy
-    prints arrays) and can exhaust the stack."""
-    lists: list[list[Any]] = [[]]  # the open lists, the outermost first
-    after_member = False
+    prints arrays) and can exhaust the stack: the tokens of the list, as those of a JSON list."""
+    tokens: list[str] = []
     position = 0
     while position < len(text):
         token = TOKEN.match(text, position)
@@ -247,40 +245,17 @@ def _parse_literal(text: str) -> list[Any] | None:
             return None
         position = token.end()
         mark, quoted, number = token.groups()
-        if mark == ",":
-            if not after_member:
-                return None
-            after_member = False
-        elif mark == "]":
-            if len(lists) < 2:
-                return None
-            closed = lists.pop()
-            lists[-1].append(closed)
-            after_member = True
-        elif after_member or len(lists) > MAX_DEPTH or (len(lists) == 1 and lists[0]):
+        if mark == "]" and tokens[-1:] == [","] and tokens[-2:] != ["[", ","]:
+            tokens.pop()  # Python allows a comma behind the last member
+        try:
+            tokens.append(mark or number or encode_basestring(_literal(quoted)))
+        except (ValueError, SyntaxError):  # a malformed escape
             return None
-        elif mark == "[":
-            lists.append([])
-        else:
-            value = _literal(quoted) if quoted else _whole(number)
-            if value is None or len(lists) == 1:
-                return None
-            lists[-1].append(value)
-            after_member = True
-    return lists[0][0] if len(lists) == 1 and len(lists[0]) == 1 else None
-
-
-def _literal(quoted: str) -> str | None:
     try:
-        text = quoted[1:-1] if "\\" not in quoted else str(ast.literal_eval(quoted))
-        text.encode()
-    except (ValueError, SyntaxError):  # a malformed escape, or a lone surrogate
+        return list(parse_json(" ".join(tokens)))
+    except ValueError:  # also for a lone surrogate, and for a number of thousands of digits
         return None
-    return text
 
 
-def _whole(digits: str) -> int | None:
-    try:
-        return int(digits)
-    except ValueError:  # thousands of digits
-        return None
+def _literal(quoted: str) -> str:
+    return quoted[1:-1] if "\\" not in quoted else str(ast.literal_eval(quoted))

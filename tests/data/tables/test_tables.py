@@ -135,10 +135,14 @@ def test_a_header_without_rows_gives_empty_columns(tmp_path: Path) -> None:
 def test_lists_are_read_in_both_spellings(members: list[object]) -> None:
     assert parse_list(json.dumps(members)) == members
     assert parse_list(f" {members!r} ") == members
+    assert parse_list(f"[{members!r},]") == [members]
+
+
+NO_LISTS = ["", "[", "[a]", "a]", "[1, 2", "[,]", "['a',,]", "['a' 'b']", "['a'], ['b']"]
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[", "[a]", "a]", "[1, 2", "[__import__('os')]", "[" * 5000 + "]" * 5000]
+    "text", [*NO_LISTS, "[__import__('os')]", "[" * 5000 + "]" * 5000, "['\\ud800']"]
 )
 def test_text_that_is_no_list_gives_none(text: str) -> None:
     assert parse_list(text) is None
