@@ -5,7 +5,7 @@ sorted, and appended to the arrays, range by range. Within a budget (`Spill`), r
 in files. The values are the same for any budget: equal events stay in the order of the rows."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.base.output import folder_beside
 from sidtool.base.threads import in_threads
 
 Arrays = dict[str, NDArray[Any]]
@@ -42,14 +41,6 @@ class Spill:
     def run_events(self) -> int:
         """The most events of a run."""
         return max(MIN_RUN_EVENTS, self.budget // EVENT_BYTES)
-
-
-@contextmanager
-def spill_beside(out: Path, budget: int) -> Iterator[Spill]:
-    """A folder beside an output, which is removed afterwards. Raises DataError if it cannot be
-    made."""
-    with folder_beside(out) as folder:
-        yield Spill(folder, budget)
 
 
 def sort_events(runs: Iterable[Any], spill: Spill | None, threads: int = 1) -> Arrays:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import UsageError
-from sidtool.data.event_sort import EVENT_BYTES, spill_beside
+from sidtool.base.output import folder_beside
+from sidtool.data.event_sort import EVENT_BYTES, Spill
 from sidtool.data.interactions import read_interactions
 from tests.data.tables.files import write_table
 
@@ -28,7 +29,8 @@ def test_partitions_and_several_files(tmp_path: Path, monkeypatch: pytest.Monkey
         write_table(tmp_path / f"events/{number}.parquet", table)
     whole = read_interactions(tmp_path / "events", further=["rating"])
     largest = int((whole.stops - whole.starts).max())
-    with spill_beside(tmp_path / "out", largest * EVENT_BYTES) as spill:
+    with folder_beside(tmp_path / "out") as folder:
+        spill = Spill(folder, largest * EVENT_BYTES)
         spilled = read_interactions(tmp_path / "events", further=["rating"], spill=spill)
         assert (spilled.digest, spilled.columns) == (whole.digest, whole.columns)
         np.testing.assert_array_equal(spilled.rows, whole.rows)
@@ -47,9 +49,6 @@ def test_partitions_and_several_files(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_budget_below_the_events_of_one_user_is_refused(tmp_path: Path) -> None:
     table = {"user": ["u"] * 30 + ["v"], "item": ["a"] * 31, "timestamp": ["1"] * 31}
     path = write_table(tmp_path / "x.parquet", table)
-    with (
-        spill_beside(tmp_path / "out", 29 * EVENT_BYTES) as spill,
-        pytest.raises(UsageError, match="31 events do not fit") as refusal,
-    ):
-        read_interactions(path, spill=spill)
+    with pytest.raises(UsageError, match="31 events do not fit") as refusal:
+        read_interactions(path, spill=Spill(tmp_path, 29 * EVENT_BYTES))
     assert f"--memory of at least {30 * EVENT_BYTES} bytes" in str(refusal.value.shell_hint)

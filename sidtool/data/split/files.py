@@ -13,7 +13,7 @@ from sidtool.base.digests import file_digest
 from sidtool.base.documents import check_seal, parse_json, sealed_text
 from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.base.options import options_from
-from sidtool.base.output import new_dir, refuse_existing
+from sidtool.base.output import folder_beside, new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.threads import (
     arrow_thread_count,
@@ -23,7 +23,7 @@ from sidtool.base.threads import (
     thread_count,
 )
 from sidtool.data.columns import EventColumns
-from sidtool.data.event_sort import Spill, spill_beside
+from sidtool.data.event_sort import Spill
 from sidtool.data.split.consistency import check_parts
 from sidtool.data.split.digests import COLUMN_FORMAT
 from sidtool.data.split.examples import read_events, read_examples
@@ -77,8 +77,9 @@ def split_events(
     if memory is not None and options.protocol == "given":
         raise UsageError("a memory budget is for events: windows are held in memory")
     n_threads = thread_count(threads)
-    budget = nullcontext() if memory is None else spill_beside(out, memory)
-    with budget as spill, arrow_threads(n_threads):
+    beside = nullcontext() if memory is None else folder_beside(out)
+    with beside as folder, arrow_threads(n_threads):
+        spill = None if folder is None or memory is None else Spill(folder, memory)
         earlier = []
         for number, path in enumerate(options.extends):
             aside = None

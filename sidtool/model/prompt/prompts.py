@@ -48,6 +48,7 @@ class HistoryPrompt(_Prompt):
     Raises DataError unless the template contains the history slot exactly once, the form the slot
     of the item exactly once, and the lengths are positive."""
 
+    OMITTED = ("field_tokens",)
     task: str
     template: str
     history_length: int
@@ -67,13 +68,6 @@ class HistoryPrompt(_Prompt):
         unknown = sorted(self.frame.token_slots - self.field_tokens.keys())
         if unknown:
             raise DataError(f"the prompt shows tokens of {unknown[0]}, which it does not list")
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields by name; `field_tokens` if there are any."""
-        value = super().to_json()
-        if not self.field_tokens:
-            del value["field_tokens"]
-        return value
 
     @cached_property
     def frame(self) -> PromptFrame:

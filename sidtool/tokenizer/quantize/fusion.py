@@ -75,12 +75,9 @@ class Fusion(JsonRecord):
     The networks that go with it are arrays by name (see `quantize.mlp`): "source0" projects the
     first source, "collaborative" predicts the collaborative part from all sources."""
 
+    OMITTED = ("collaborative",)
     sources: tuple[FusedSource, ...]
     collaborative: CollaborativePart | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON object stored in a bundle, without a part that does not exist."""
-        return {name: part for name, part in super().to_json().items() if part is not None}
 
 
 def fuse(arrays: Arrays, fusion: Fusion, vectors: Vectors) -> Vectors:
