@@ -129,7 +129,7 @@ def methods(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if arguments.vectors is None or data is None:
         raise SystemExit("methods needs --data FOLDER (Amazon Beauty) and --vectors FILE")
     items, vectors = read_items(data / "items.jsonl"), np.load(arguments.vectors)
-    evidence = Evidence(items.ids, vectors)
+    evidence = Evidence(tuple(items.ids), vectors)
     variants: list[tuple[Method, dict[str, Any]]] = [(method, {}) for method in get_args(Method)]
     for method, options in [*variants, ("rq-kmeans", {"balanced": True})]:
         check_method(vectors, method, options)

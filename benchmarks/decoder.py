@@ -31,6 +31,7 @@ from decoder_cases import (
 )
 from decoder_encoder import T5Shape, encoder_decoder
 from decoder_memory import with_memory
+from decoder_shares import shares
 from decoder_sides import check_results, prefix_function, run_beam, run_generate
 from environment import command_line, environment
 
@@ -278,6 +279,9 @@ PARTS: dict[str, Callable[[Scale], dict[str, Any]]] = {
     "generate": against_generate,
     "growth": growth,
     "floor": floor,
+    "shares": lambda scale: shares(
+        qwen3(scale.hidden, scale.layers, VOCABULARY), scale.catalog, scale.batch, scale.repeats
+    ),
     "survival": survival,
     "memory": memory,
     "legality": legality,

@@ -10,7 +10,10 @@ Random Qwen3 (25 M parameters beside its embeddings), vocabulary 152,960, prompt
 four levels of 256 codes, 10^5 items; one thread per side. In each setting all sides run in turns on
 the same prompts, which are new in each turn, so that vLLM's prefix cache helps it within a request
 only. The first turn does not count; `generate` is timed in the last turn only. Settings that are
-done are not run again."""
+done are not run again.
+
+With VLLM_ENABLE_V1_MULTIPROCESSING=0 an engine runs in this process, and CPU seconds are measured,
+which other work on the machine hardly changes. One process holds one engine: give `--sides` one."""
 
 import argparse
 import json
@@ -118,6 +121,13 @@ class Model:
         return self._engine(**arguments)
 
     @cached_property
+    def search(self) -> Any:
+        """The beam search of `engine_model` on that engine: made once, as its tokenizer is read."""
+        from sidtool.integrations.vllm.engine import engine_model
+
+        return engine_model(self.constrained).beam_search
+
+    @cached_property
     def unconstrained(self) -> Any:
         """An engine without it."""
         return self._engine(max_logprobs=2 * self.widest, generation_config="vllm")
@@ -202,11 +212,7 @@ class Model:
         return [[*sids, *[()] * (width - len(sids))] for sids in found]
 
     def _search(self, prompts: list[list[int]], width: int) -> Sids:
-        from sidtool.integrations.vllm.engine import engine_model
-
-        search = engine_model(self.constrained).beam_search
-        assert search is not None
-        results = search(
+        results = self.search(
             None, prompts, self.trie, self.tokens, num_beams=width, k=width, normalize="vocabulary"
         )
         return self._sids([result.leaves for result in results])
@@ -261,6 +267,8 @@ def write_model(folder: Path, scale: Scale, codes: Any) -> None:
 def measure(model: Model, setting: Setting, sides: Sequence[str], repeats: int) -> dict[str, Any]:
     """Median seconds and the illegal share of each side, and the share of answers that are, at the
     same place, those of the tree over the vocabulary."""
+    in_one_process = os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0"
+    clock = time.process_time if in_one_process else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in sides}
     answers: dict[str, Sids] = {}
     for turn in range(repeats + 1):
@@ -269,10 +277,10 @@ def measure(model: Model, setting: Setting, sides: Sequence[str], repeats: int) 
         for name in sides:
             if name == "generate" and turn < repeats:
                 continue
-            start = time.perf_counter()
+            start = clock()
             answers[name] = model.side(name)(prompts, setting.width)
             if turn:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     measured = {}
     for name in sides:
         measured[name] = {

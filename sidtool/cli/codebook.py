@@ -15,6 +15,8 @@ from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
 from sidtool.data import TextNames
+from sidtool.integrations import cluster
+from sidtool.integrations.cluster import WorkerOptions
 from sidtool.tokenizer import BuildOptions
 from sidtool.tokenizer.codes import CodebookReport
 from sidtool.tokenizer.encoder import Encoder
@@ -36,7 +38,19 @@ class VectorInputs:
     memory: int = option(
         parse_bytes("4GiB"), reads=parse_bytes, default_text="4GiB", panel="Quantizer"
     )
-    """Memory for vectors, like 4GiB; ids and codes need more on top."""
+    """Memory for vectors, like 4GiB, in each worker; ids and codes need more on top."""
+
+    def check_workers(self, workers: WorkerOptions) -> None:
+        """Raise UsageError for inputs that workers cannot read in parts."""
+        if not workers.on_cluster:
+            return
+        if self.interactions is not None:
+            raise UsageError("--interactions is for one process: leave out --engine")
+        if len(self.embeddings) != 1:
+            raise UsageError(
+                "--engine ray reads vectors from one --embeddings, whose parts workers encode",
+                hint="sidtool embed ITEMS -o VECTORS --engine ray makes a folder of vectors",
+            )
 
 
 @dataclass(frozen=True)
@@ -89,9 +103,11 @@ def build_codebook(
     encoder: Encoder | None,
     inputs: VectorInputs,
     settings: QuantizerSettings,
+    workers: WorkerOptions = WorkerOptions(),
     how: options.Writing = options.Writing(),
 ) -> None:
     """Build a codebook and the item-SID map of a catalog, as one bundle."""
+    inputs.check_workers(workers)
     sources = [_parse_source(text) for text in inputs.embeddings]
     build = replace(build, weights=tuple(weight for _, weight in sources))
     build = settings.apply(build, has_events=inputs.interactions is not None)
@@ -115,9 +131,9 @@ def build_codebook(
             example={read.ids[0]: read.texts[0]},
             options=asdict(replace(build, sizes=sizes)),
         )
-    with progress("embed", "quantize", "encode") as stages:
+    with progress("embed", "quantize", "encode") as stages, cluster.connected(workers) as run:
         bundle = tokenizer.build_codebook(
-            items, out, build, force=how.force, progress=stages, **data
+            items, out, build, run=run, force=how.force, progress=stages, **data
         )
     if build.sizes is None and not how.json:
         say(f"levels: {bundle.space.spelled_sizes}, by the number of items ({len(bundle):,})")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
@@ -58,7 +58,18 @@ class Texts(Sequence[str]):
 
         is_arrow = isinstance(texts, pa.Array)
         self.arrow = texts if is_arrow else pa.array(list(texts), pa.string())
-        """(n,) of the type string"""
+        """(n,) of the type string, or large_string"""
+
+    @classmethod
+    def packed(cls, texts: Iterable[str]) -> Self:
+        """Texts of any length together, a block of which are objects at a time."""
+        import pyarrow as pa
+
+        blocks = [pa.array([], pa.large_string())]
+        remaining = iter(texts)
+        while block := list(islice(remaining, BLOCK)):
+            blocks.append(pa.array(block, pa.large_string()))
+        return cls(pa.concat_arrays(blocks))
 
     @classmethod
     def of_utf8(cls, data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> "Texts":

@@ -1,7 +1,9 @@
 """Vectors made by another program, in `.npy`, Parquet or Zarr."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from os import SEEK_CUR
 from pathlib import Path
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from sidtool.base.digests import digest_strings
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
+from sidtool.data.coded import Texts
 from sidtool.data.columns import ID_COLUMNS, choose_column, need_column
 from sidtool.data.tables.json_tables import is_id
 from sidtool.data.tables.opening import (
@@ -60,10 +63,33 @@ def open_vectors(
 
     Raises DataError if an item has no vector or an id has two, and, on reading, if a vector is not
     finite; UsageError if the budget is too small."""
+    stored, read_ids, chunk = _open_matrix(path)
+    with library_errors(path, "vectors"):
+        stored_ids = read_ids()
+    limit = rows_within(stored, memory)
+    if ids is not None and stored_ids is None and not by_row:
+        hint = "write the ids of its rows to a file NAME.ids.txt beside it, one per line"
+        if by_row is not None:
+            hint += ", or --by-row if row i is that of item i of the catalog"
+        raise DataError(f"{path} has no item ids", hint=hint)
+    stored_rows = _stored_rows(path, stored, stored_ids, ids)
+    files = sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]
+    stats = [(str(file.resolve()), file.stat()) for file in files]
+    versions = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    stamp = json.dumps([versions, digest_strings(stored_ids or []), digest_strings(ids or [])])
+    return VectorSource(stored, limit, str(path), stored_rows, ids, chunk, stamp)
+
+
+Opened = tuple[Stored, Callable[[], Sequence[str] | None], int]
+"""A stored matrix, what reads the ids of its rows, and the rows that can only be read together."""
+
+
+def _open_matrix(path: Path) -> Opened:
+    """Open a file by its suffix; errors as in `open_vectors`."""
     if not path.exists():
         raise DataError(f"{path} does not exist")
     name = path.name.lower()
-    readers: dict[str, Callable[[Path], tuple[Stored, list[str] | None, int]]] = {
+    readers: dict[str, Callable[[Path], Opened]] = {
         ".npy": _open_npy,
         ".parquet": _open_parquet,
         ".pq": _open_parquet,
@@ -80,27 +106,17 @@ def open_vectors(
         )
     require_regular(path)
     with library_errors(path, "vectors"):
-        stored, stored_ids, chunk = opener(path)
+        stored, read_ids, chunk = opener(path)
         require_matrix(str(path), stored)
-    stored = _Guarded(path, stored)
-    limit = rows_within(stored, memory)
-    if ids is not None and stored_ids is None and not by_row:
-        hint = "write the ids of its rows to a file NAME.ids.txt beside it, one per line"
-        if by_row is not None:
-            hint += ", or --by-row if row i is that of item i of the catalog"
-        raise DataError(f"{path} has no item ids", hint=hint)
-    stored_rows = _stored_rows(path, stored, stored_ids, ids)
-    files = sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]
-    stats = [(str(file.resolve()), file.stat()) for file in files]
-    versions = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    stamp = json.dumps([versions, digest_strings(stored_ids or []), digest_strings(ids or [])])
-    return VectorSource(stored, limit, str(path), stored_rows, ids, chunk, stamp)
+    return _Guarded(path, stored), read_ids, chunk
 
 
 def _stored_rows(
-    path: Path, stored: Stored, stored_ids: list[str] | None, ids: Sequence[str] | None
+    path: Path, stored: Stored, stored_ids: Sequence[str] | None, ids: Sequence[str] | None
 ) -> NDArray[np.int64] | None:
     """The stored row of each id; None if row i is that of id i for all."""
+    import pyarrow.compute as pc
+
     if stored_ids is not None and len(stored_ids) != stored.shape[0]:
         raise DataError(f"{path} has {stored.shape[0]} vectors and {len(stored_ids)} ids")
     if ids is None:
@@ -109,26 +125,33 @@ def _stored_rows(
         if stored.shape[0] != len(ids):
             raise DataError(f"{path} has {stored.shape[0]} vectors for {len(ids)} items")
         return None
-    rows = {item: row for row, item in enumerate(stored_ids)}
-    if len(rows) != len(stored_ids):
-        repeated = next(item for row, item in enumerate(stored_ids) if rows[item] != row)
+    stored_texts, texts = _texts(stored_ids), _texts(ids)
+    if not stored_texts.are_distinct:
+        repeated = next(item for item, count in Counter(stored_texts).items() if count > 1)
         raise DataError(f"{path} has two vectors for item {repeated!r}")
-    stored_rows = np.fromiter((rows.get(item, -1) for item in ids), dtype=np.int64, count=len(ids))
+    if stored_texts.arrow.equals(texts.arrow):
+        return None
+    found = pc.index_in(texts.arrow, value_set=stored_texts.arrow)
+    stored_rows: NDArray[np.int64] = pc.fill_null(found, -1).to_numpy().astype(np.int64)
     missing = np.flatnonzero(stored_rows < 0)
     if len(missing):
         first = ids[int(missing[0])]
         raise DataError(
             f"{path} has no vector for {len(missing)} of {len(ids)} items, the first is {first!r}"
         )
-    all_rows = np.arange(stored.shape[0])
-    return None if np.array_equal(stored_rows, all_rows) else stored_rows
+    return stored_rows
+
+
+def _texts(ids: Sequence[str]) -> Texts:
+    return ids if isinstance(ids, Texts) else Texts.packed(ids)
 
 
 # The containers
 
 
 class _Guarded:
-    """A stored matrix whose damaged parts are reported when they are read."""
+    """A stored matrix whose damaged parts are reported when they are read. A copy for another
+    process opens the file anew."""
 
     def __init__(self, path: Path, stored: Stored) -> None:
         self._path = path
@@ -139,6 +162,13 @@ class _Guarded:
     def __getitem__(self, key: Any) -> Any:
         with library_errors(self._path, "vectors"):
             return self._stored[key]
+
+    def __reduce__(self) -> tuple[Callable[[Path], Stored], tuple[Path]]:
+        return _stored_matrix, (self._path.absolute(),)
+
+
+def _stored_matrix(path: Path) -> Stored:
+    return _open_matrix(path)[0]
 
 
 class _Npy:
@@ -182,8 +212,12 @@ def npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], Literal["C", "F"], np
     return tuple(map(int, shape)), "F" if is_fortran else "C", dtype
 
 
-def _open_npy(path: Path) -> tuple[Stored, list[str] | None, int]:
-    stored = _Npy(path)
+def _open_npy(path: Path) -> Opened:
+    return _Npy(path), partial(_ids_beside, path), 0
+
+
+def _ids_beside(path: Path) -> list[str] | None:
+    """The ids in the file beside a `.npy` file, None if there is none."""
     lines = path.with_suffix(".ids.txt")
     listed = path.with_suffix(".ids.json")
     if lines.exists():
@@ -194,14 +228,14 @@ def _open_npy(path: Path) -> tuple[Stored, list[str] | None, int]:
         ids = [cell.removesuffix("\r") for cell in cells]
         if "" in ids:
             raise DataError(f"{lines}, line {ids.index('') + 1}: the item id is empty")
-        return stored, ids, 0
+        return ids
     if listed.exists():
         with read_errors(listed):
             members = parse_json(listed.read_bytes())
         if not isinstance(members, list) or not all(map(is_id, members)):
             raise DataError(f"{listed} is no list of ids")
-        return stored, [str(member) for member in members], 0
-    return stored, None, 0
+        return [str(member) for member in members]
+    return None
 
 
 class _ParquetColumn:
@@ -217,17 +251,16 @@ class _ParquetColumn:
         self._path = path
         self._name = name
         self._dim = 0
-        self._groups: list[tuple[Any, int, int]] = []  # file, group, rows
+        self._groups: list[tuple[str, int, int]] = []  # file, group, rows
         for file in open_dataset(path).files:
-            opened = pq.ParquetFile(file)
-            kind = opened.schema_arrow.field(name).type
+            with pq.ParquetFile(file) as opened:
+                kind = opened.schema_arrow.field(name).type
+                footer = opened.metadata
             member = getattr(kind, "value_type", kind)
             if member is kind or not (pa.types.is_floating(member) or pa.types.is_integer(member)):
                 raise DataError(f"{path}: the column {name!r} is of type {kind}, not of vectors")
-            sizes = (
-                opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)
-            )
-            self._groups += [(opened, group, size) for group, size in enumerate(sizes)]
+            sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+            self._groups += [(file, group, size) for group, size in enumerate(sizes)]
         self._next = 0
         first = next(self._forward(0), np.zeros((0, 0), dtype=np.float32))
         self._dim = first.shape[1]
@@ -249,14 +282,19 @@ class _ParquetColumn:
         return np.concatenate(parts) if parts else np.zeros((0, self.shape[1]), dtype=np.float32)
 
     def _forward(self, first: int) -> Iterator[NDArray[Any]]:
+        import pyarrow.parquet as pq
+
         for file, group, size in self._groups:
             if first >= size:
                 first -= size
                 continue
-            for batch in file.iter_batches(self.BATCH, row_groups=[group], columns=[self._name]):
-                if first < len(batch):
-                    yield self._rows(batch.column(0))[first:]
-                first = max(0, first - len(batch))
+            # opened when it is read: a folder may have more files than a process may have open
+            with pq.ParquetFile(file) as opened:
+                batches = opened.iter_batches(self.BATCH, row_groups=[group], columns=[self._name])
+                for batch in batches:
+                    if first < len(batch):
+                        yield self._rows(batch.column(0))[first:]
+                    first = max(0, first - len(batch))
 
     def _rows(self, column: Any) -> NDArray[Any]:
         """A pyarrow array of n lists -> (n, dim)."""
@@ -271,7 +309,7 @@ class _ParquetColumn:
         return flat.reshape(-1, lengths[0])  # (n * dim,) -> (n, dim)
 
 
-def _open_parquet(path: Path) -> tuple[Stored, list[str] | None, int]:
+def _open_parquet(path: Path) -> Opened:
     names = parquet_column_names(path)
     id_name = need_column(path, names, None, ID_COLUMNS, "item id", "name it item_id")
     name = choose_column(path, names, None, VECTOR_COLUMNS, "vector")
@@ -280,12 +318,17 @@ def _open_parquet(path: Path) -> tuple[Stored, list[str] | None, int]:
             f"{path} has no column of vectors: {', '.join(names)}",
             hint="name it 'vector' or 'embedding'",
         )
-    ids = read_columns(path, [id_name], ids=[id_name])[id_name].to_pylist()
-    if None in ids or "" in ids:
+    return _ParquetColumn(path, name), partial(_parquet_ids, path, id_name), 1
+
+
+def _parquet_ids(path: Path, name: str) -> Texts:
+    column = read_columns(path, [name], ids=[name])[name]
+    ids = Texts(column.cast("large_string").combine_chunks())
+    if column.null_count or not all(ids):
         raise DataError(f"{path}: an item id is empty")
-    return _ParquetColumn(path, name), ids, 1
+    return ids
 
 
-def _open_zarr(path: Path) -> tuple[Stored, list[str] | None, int]:
+def _open_zarr(path: Path) -> Opened:
     vectors, ids = open_zarr(path)
-    return vectors, ids, max(vectors.chunks[0], 1)
+    return vectors, lambda: ids, max(vectors.chunks[0], 1)

@@ -2,14 +2,15 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, fields
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
+from sidtool.base.jobs import RunJob, run_here
 
 Vectors = NDArray[np.float32]
 """(n, dim): one embedding per row."""
@@ -53,6 +54,13 @@ class VectorSource:
     """Rows that can only be read together; 0 if each can be read alone."""
     stamp: str = field(default="", repr=False)
     """What identifies this source, so that a resumed run does not use another one's work."""
+    run: RunJob = field(default=run_here, repr=False)
+    """Runs what reads a file from one end to the other; spans are the shards."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker needs, which gives vectors numbers and no ids, and opens the file anew."""
+        state = {each.name: getattr(self, each.name) for each in fields(self)}
+        return state | {"ids": None, "run": run_here}
 
     @classmethod
     def of(cls, vectors: "Vectors | VectorSource") -> "VectorSource":
@@ -106,10 +114,12 @@ class VectorSource:
         if not self.chunk:
             for first in range(0, len(at), GATHERED):
                 vectors[order[first : first + GATHERED]] = self.stored[at[first : first + GATHERED]]
-        for start, stop in self.spans if self.chunk else ():
-            first, last = np.searchsorted(at, (start, stop))
-            if first < last:
-                vectors[order[first:last]] = self.stored[start:stop][at[first:last] - start]
+        else:
+            bounds = [np.searchsorted(at, span) for span in self.spans]
+            needed = [number for number, (first, last) in enumerate(bounds) if first < last]
+            parts = [(self.spans[number], at[slice(*bounds[number])]) for number in needed]
+            for index, part in self.run(partial(_open_gathering, self.stored), parts):
+                vectors[order[slice(*bounds[needed[index]])]] = part
         self._check(rows, vectors)
         return vectors
 
@@ -145,6 +155,16 @@ class VectorSource:
             return f"row {row}" if self.ids is None else f"item {self.ids[row]!r} (row {row})"
 
         check_finite(vectors, self.name, describe)
+
+
+def _open_gathering(stored: Stored) -> Callable[[tuple[tuple[int, int], NDArray[np.int64]]], Any]:
+    """Reads the rows of a span, of which some are taken."""
+
+    def gather(part: tuple[tuple[int, int], NDArray[np.int64]]) -> Any:
+        (start, stop), rows = part
+        return stored[start:stop][rows - start]
+
+    return gather
 
 
 def check_finite(vectors: Vectors, source: str, describe: Callable[[int], str]) -> None:

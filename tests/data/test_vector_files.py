@@ -3,6 +3,7 @@ parts."""
 
 import json
 import pickle
+import resource
 import shutil
 import tracemalloc
 import zipfile
@@ -407,3 +408,17 @@ def test_damage_in_a_later_part_is_one_line(tmp_path: Path) -> None:
         damaged.write_bytes(content)
         with pytest.raises(DataError, match=r"cannot be read as vectors|not finite"):
             source.all()
+
+
+def test_a_folder_may_have_more_files_than_a_process_may_open(tmp_path: Path) -> None:
+    rows = np.arange(400, dtype=np.float32).reshape(100, 4)
+    for number, row in enumerate(rows):
+        table = pa.table({"item_id": [f"i{number}"], "vector": [row.tolist()]})
+        pq.write_table(table, tmp_path / f"{number:03d}.parquet")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    in_use = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 60, hard))
+    try:
+        assert (open_vectors(tmp_path).all() == rows).all()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

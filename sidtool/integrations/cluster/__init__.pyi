@@ -1,6 +1,7 @@
 from .engines import EngineOptions as EngineOptions
 from .engines import ResumableWorkers as ResumableWorkers
 from .engines import WorkerOptions as WorkerOptions
+from .engines import connected as connected
 from .memory_pairs import ClusterPairs as ClusterPairs
 from .ray_service import serve_on_ray as serve_on_ray
 from .recommendations import ClusterRanker as ClusterRanker

@@ -2,21 +2,16 @@
 them: their catalogs are in `integrations/formats`, and a model in vLLM in `integrations/vllm`."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from functools import partial
+from typing import Any, Literal
 
 from sidtool.base.errors import UsageError
 from sidtool.base.extras import require
+from sidtool.base.jobs import Job, Result, RunJob, Shard, run_here
 from sidtool.base.options import check_options, option
 from sidtool.integrations.cluster import ray_actors
-
-Shard = TypeVar("Shard")
-Result = TypeVar("Result")
-
-Job = Callable[[], Callable[[Shard], Result]]
-"""Called once by each worker: loads what the work needs, and returns the work on one shard. Jobs
-travel to the workers, so they hold settings and no models."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +27,9 @@ class Engine:
     """(workers or None) -> what several runs share while it is open"""
 
 
-def run_here(job: Job[Any, Any], shards: Sequence[Any], _: int | None) -> Iterator[tuple[int, Any]]:
-    """The work of this process on one shard after the other."""
-    work = job()
-    for index, shard in enumerate(shards):
-        yield index, work(shard)
-
-
 EngineName = Literal["local", "ray"]
 ENGINES: dict[str, Engine] = {
-    "local": Engine(run_here),
+    "local": Engine(lambda job, shards, _: run_here(job, shards)),
     "ray": Engine(ray_actors.run_on_ray, "ray", ray_actors.ray_cluster),
 }
 """The engines by name. `cli/serve.py` names those that can serve."""
@@ -105,3 +93,10 @@ def run_job(
     if not shards:
         return iter(())
     return ENGINES[options.engine].run(job, shards, options.workers)
+
+
+@contextmanager
+def connected(options: WorkerOptions) -> Iterator[RunJob]:
+    """What runs jobs by these workers, as `run_job` does, with one connection for all of them."""
+    with ENGINES[options.engine].connect(options.workers):
+        yield partial(run_job, options=options)

@@ -10,6 +10,7 @@ from typing import Any
 
 from sidtool.base.errors import DataError, SidtoolError
 from sidtool.base.extras import require
+from sidtool.base.jobs import Job
 from sidtool.data.tables import one_line
 
 RESTARTS = 3
@@ -18,52 +19,58 @@ START_ATTEMPTS = 3
 """How often a cluster on this machine is started: Ray gives up after 30 seconds, which its
 processes may take to begin where others keep the processors busy."""
 
-Job = Callable[[], Callable[[Any], Any]]
 
-
-def run_on_ray(job: Job, shards: Sequence[Any], workers: int | None) -> Iterator[tuple[int, Any]]:
+def run_on_ray(
+    job: Job[Any, Any], shards: Sequence[Any], workers: int | None
+) -> Iterator[tuple[int, Any]]:
     """The index of each shard and the result of the work on it, in the order in which they are
     done.
 
     Raises what the job raises, and DataError if a worker dies more than RESTARTS times."""
     with ray_cluster(workers) as ray:
-        n_cpus = int(ray.cluster_resources().get("CPU", 1))
-        n_gpus = int(ray.cluster_resources().get("GPU", 0))
-        n_workers = min(workers or n_gpus or n_cpus, len(shards))
-        # a call that does not reach a dying node is a failed attempt, too: attempts are not counted
-        restarts = {"max_restarts": RESTARTS, "max_task_retries": -1}
-        actor = ray.remote(_Actor).options(**restarts, **actor_resources(ray, n_workers))
-        team = [actor.remote(job) for _ in range(n_workers)]
-        waiting = iter(range(n_workers, len(shards)))
-        running: dict[Any, tuple[Any, int]] = {}
-        try:
-            for index, worker in enumerate(team):
-                running[worker.run.remote(shards[index])] = (worker, index)
-            while running:
-                (ready, *_), _ = ray.wait(list(running), num_returns=1)
-                worker, index = running.pop(ready)
-                try:
-                    result = ray.get(ready)
-                except ray.exceptions.RayTaskError as error:
-                    if isinstance(error.cause, SidtoolError):
-                        raise error.cause from error
-                    raise
-                except ray.exceptions.RayActorError as error:
-                    raise DataError(
-                        f"a worker died {RESTARTS + 1} times",
-                        hint="fewer --workers have more memory each; --resume keeps the parts that "
-                        "are done",
-                    ) from error
-                yield index, result
-                following = next(waiting, None)
-                if following is None:
-                    ray.kill(worker)  # one that lost its node may wait for its processor
-                else:
-                    running[worker.run.remote(shards[following])] = (worker, following)
-        finally:
-            # after an error the traceback would keep them, and their processors, alive
-            for worker in team:
-                ray.kill(worker)
+        yield from _run_actors(ray, job, shards, workers)
+
+
+def _run_actors(
+    ray: Any, job: Job[Any, Any], shards: Sequence[Any], workers: int | None
+) -> Iterator[tuple[int, Any]]:
+    n_cpus = int(ray.cluster_resources().get("CPU", 1))
+    n_gpus = int(ray.cluster_resources().get("GPU", 0))
+    n_workers = min(workers or n_gpus or n_cpus, len(shards))
+    # a call that does not reach a dying node is a failed attempt, too: attempts are not counted
+    restarts = {"max_restarts": RESTARTS, "max_task_retries": -1}
+    actor = ray.remote(_Actor).options(**restarts, **actor_resources(ray, n_workers))
+    team = [actor.remote(job) for _ in range(n_workers)]
+    waiting = iter(range(n_workers, len(shards)))
+    running: dict[Any, tuple[Any, int]] = {}
+    try:
+        for index, worker in enumerate(team):
+            running[worker.run.remote(shards[index])] = (worker, index)
+        while running:
+            (ready, *_), _ = ray.wait(list(running), num_returns=1)
+            worker, index = running.pop(ready)
+            try:
+                result = ray.get(ready)
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, SidtoolError):
+                    raise error.cause from error
+                raise
+            except ray.exceptions.RayActorError as error:
+                raise DataError(
+                    f"a worker died {RESTARTS + 1} times",
+                    hint="fewer --workers have more memory each; --resume keeps the parts that are "
+                    "done",
+                ) from error
+            yield index, result
+            following = next(waiting, None)
+            if following is None:
+                ray.kill(worker)  # one that lost its node may wait for its processor
+            else:
+                running[worker.run.remote(shards[following])] = (worker, following)
+    finally:
+        # after an error the traceback would keep them, and their processors, alive
+        for worker in team:
+            ray.kill(worker)
 
 
 def actor_resources(ray: Any, n_actors: int) -> dict[str, float]:
@@ -75,7 +82,7 @@ def actor_resources(ray: Any, n_actors: int) -> dict[str, float]:
 class _Actor:
     """A worker."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job[Any, Any]) -> None:
         self._job = job
         self._work: Callable[[Any], Any] | None = None
 

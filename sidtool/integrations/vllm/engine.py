@@ -165,13 +165,11 @@ class VllmSearch:
         num_beams = min(max(num_beams, k), trie.n_leaves)
         filters = filters or [None] * len(prompts)
         self._check(num_beams, normalize, priors, targets)
-        extra_args = [self._settings(leaf_filter).to_extra_args() for leaf_filter in filters]
+        params = [self._params(leaf_filter, num_beams) for leaf_filter in filters]
         beams = [Beam(number) for number, prompt in enumerate(prompts) if len(prompt)]
         for _ in range(trie.levels):
-            requests = [
-                ([*prompts[beam.prompt], *beam.ids], extra_args[beam.prompt]) for beam in beams
-            ]
-            beams = list(best_beams(beams, self._next_tokens(requests, num_beams), num_beams))
+            requests = [([*prompts[beam.prompt], *beam.ids], params[beam.prompt]) for beam in beams]
+            beams = list(best_beams(beams, self._next_tokens(requests), num_beams))
         results = [EMPTY_RESULT] * len(prompts)
         for number in {beam.prompt for beam in beams}:
             ranked = [beam for beam in beams if beam.prompt == number]
@@ -217,26 +215,28 @@ class VllmSearch:
         ids = self.constraint.bundle.items.ids
         return tuple(ids[row] for row in trie.item_rows(positions).tolist())
 
-    def _next_tokens(
-        self, requests: Sequence[tuple[list[int], dict[str, Any]]], num_beams: int
-    ) -> list[LogProbs]:
-        """The `num_beams` best tokens behind each request's token ids."""
-        from vllm import SamplingParams, TokensPrompt
+    def _params(self, leaf_filter: LeafFilter | None, num_beams: int) -> Any:
+        """Of all requests behind a prompt: report the `num_beams` best tokens."""
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            logprobs=num_beams,
+            flat_logprobs=True,
+            detokenize=False,
+            ignore_eos=True,
+            extra_args=self._settings(leaf_filter).to_extra_args(),
+            skip_clone=True,  # a deep copy per request takes as long as the constraint
+        )
+
+    def _next_tokens(self, requests: Sequence[tuple[list[int], Any]]) -> list[LogProbs]:
+        """The best tokens behind each request's token ids, as its parameters say."""
+        from vllm import TokensPrompt
 
         outputs = self.llm.generate(
             [TokensPrompt(prompt_token_ids=ids) for ids, _ in requests],
-            [
-                SamplingParams(
-                    max_tokens=1,
-                    temperature=0.0,
-                    logprobs=num_beams,
-                    flat_logprobs=True,
-                    detokenize=False,
-                    ignore_eos=True,
-                    extra_args=extra_args,
-                )
-                for _, extra_args in requests
-            ],
+            [params for _, params in requests],
             use_tqdm=False,
         )
         answers = [output.outputs[0].logprobs for output in outputs]

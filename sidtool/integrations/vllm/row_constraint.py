@@ -30,6 +30,8 @@ would ignore a misspelt one."""
 NO_TOKEN = -1
 """Fills the tails of rows that have fewer tokens than a SID."""
 
+CHUNK = 1 << 19
+"""Logits summed over at once on a CPU: they fit its cache, and copies of all of them do not."""
 FILTERS_KEPT = 1024
 """Filters of requests that are kept: a beam search sends those of a prompt once per beam and
 step."""
@@ -143,8 +145,8 @@ class RowConstraint:
         """(rows, vocabulary) float32 logits, the (rows, levels) int64 token ids that each row ends
         with and one filter per row -> (rows, vocabulary) log-probabilities.
 
-        Tokens that continue no valid SID get minus infinity; so do all tokens of a row that has
-        left the trie."""
+        The logits are overwritten. Tokens that continue no valid SID get minus infinity; so do all
+        tokens of a row that has left the trie."""
         tokens = self.contract.tokens
         processor = SidLogitsProcessor(
             self.bundle.trie(),
@@ -152,11 +154,17 @@ class RowConstraint:
             begin_end_tokens=tokens.begin is not None,
             normalize=self.normalize,
             filters=filters,
-            strict=False,
         )
-        # the processor normalizes over a level or the trie itself
-        scores = logits.log_softmax(-1) if self.normalize == "vocabulary" else logits
-        return processor(tails, scores)
+        blocks = processor.valid_scores(tails, logits)
+        if self.normalize == "vocabulary":  # the processor normalizes over a level or the trie
+            on_cpu = logits.device.type == "cpu"
+            chunk = max(1, CHUNK // logits.shape[1]) if on_cpu else len(logits)
+            totals = torch.cat([rows.logsumexp(-1) for rows in logits.split(chunk)])
+            blocks = [(rows, ids, scores - totals[rows]) for rows, ids, scores in blocks]
+        logits.fill_(-torch.inf)
+        for rows, ids, scores in blocks:
+            logits[rows, ids] = scores
+        return logits
 
     def leaf_filter(self, settings: RequestSettings) -> LeafFilter | None:
         """The filter of a request; ids that the bundle lacks have no effect. None if it excludes

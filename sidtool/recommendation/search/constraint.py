@@ -13,7 +13,7 @@ from transformers import LogitsProcessor
 from sidtool.base.errors import DataError
 from sidtool.model import check_model_folder
 from sidtool.model.vocabulary import SidTokens
-from sidtool.recommendation.search.columns import part_of, token_columns
+from sidtool.recommendation.search.columns import token_columns
 from sidtool.recommendation.search.device_trie import (
     FilterArrays,
     normalize_over_children,
@@ -75,30 +75,51 @@ class SidLogitsProcessor(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """(rows, length) token ids and (rows, vocabulary) scores -> (rows, vocabulary) scores."""
+        out = torch.full_like(scores, -torch.inf)
+        for rows, columns, valid_scores in self.valid_scores(input_ids, scores):
+            out[rows, columns] = valid_scores
+        if self._strict and bool((out == -torch.inf).all(-1).any()):
+            raise DataError(
+                "a row has left the trie: no valid SID has its prefix",
+                hint="check that all its SID tokens belong to this trie",
+            )
+        return out
+
+    def valid_scores(
+        self, input_ids: torch.Tensor, scores: torch.Tensor
+    ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """The same as blocks, for a caller that writes over `scores`: (n, 1) rows, (m,) token ids
+        and the (n, m) scores there. A row is in one block at most; elsewhere its scores are minus
+        infinity."""
         depth, nodes, invalid = self._prefixes(input_ids)
         arrays = trie_arrays(self._trie, scores.device)
-        out = torch.full_like(scores, -torch.inf)
+        blocks = []
         at_edge = torch.zeros_like(invalid)  # rows that need a begin or an end token
         if self._begin is not None and self._end is not None:
             complete = depth == self._trie.levels
             outside = (depth == 0) & (input_ids[:, -1] != self._begin)
-            for rows, token in ((complete, self._end), (outside, self._begin)):
+            for is_row, token in ((complete, self._end), (outside, self._begin)):
+                rows = is_row.nonzero()
                 # the only token that may follow: its probability among these is 1
-                score = scores[:, token] if self._normalize == "vocabulary" else 0.0
-                out[:, token] = torch.where(rows, score, out[:, token])
+                score = scores[rows, token]
+                if self._normalize != "vocabulary":
+                    score = torch.zeros_like(score)
+                blocks.append((rows, torch.tensor([token], device=scores.device), score))
             at_edge = complete | outside
         else:
             depth = torch.where(depth == self._trie.levels, 0, depth)
         expects_code = ~at_edge & ~invalid
         for level in range(self._trie.levels):
-            rows = ((depth == level) & expects_code).nonzero().squeeze(1)
+            rows = ((depth == level) & expects_code).nonzero()
             if not len(rows):
                 continue
             # (rows, 1, fan-out) each
-            children, codes, valid = arrays.candidates(level, nodes[level][rows].unsqueeze(1))
+            children, codes, valid = arrays.candidates(level, nodes[level][rows])
             columns = token_columns(self._tokens, scores.device).levels[level]
-            part = part_of(columns.columns)
-            level_scores = scores[:, part][rows]
+            ids = columns.columns
+            if isinstance(ids, tuple):
+                ids = torch.arange(*ids, device=scores.device)
+            level_scores = scores[rows, ids]
             if self._normalize != "vocabulary":
                 level_scores = level_scores.log_softmax(-1)
             places = columns.places(codes[:, 0])
@@ -106,24 +127,15 @@ class SidLogitsProcessor(LogitsProcessor):
             if self._normalize == "trie":
                 child_scores = normalize_over_children(child_scores, valid[:, 0])
             if self._filters is not None:
-                rows_per_prompt = len(out) // len(self._filters)
-                filters = [self._filters[row // rows_per_prompt] for row in rows.tolist()]
+                rows_per_prompt = len(scores) // len(self._filters)
+                filters = [self._filters[row // rows_per_prompt] for row in rows[:, 0].tolist()]
                 eligible = FilterArrays(filters, arrays, scores.device).eligible(level, children)
                 valid &= eligible > 0
             child_scores = child_scores.masked_fill(~valid[:, 0], -torch.inf)
             # padding repeats a code that may be valid: the larger of the two scores wins
             empty = torch.full_like(level_scores, -torch.inf)
-            of_level = empty.scatter_reduce(1, places, child_scores, "amax")
-            if isinstance(part, slice):
-                out[rows, part] = of_level
-            else:
-                out[rows[:, None], part] = of_level
-        if self._strict and bool((out == -torch.inf).all(-1).any()):
-            raise DataError(
-                "a row has left the trie: no valid SID has its prefix",
-                hint="check that all its SID tokens belong to this trie",
-            )
-        return out
+            blocks.append((rows, ids, empty.scatter_reduce(1, places, child_scores, "amax")))
+        return blocks
 
     def _prefixes(
         self, input_ids: torch.Tensor

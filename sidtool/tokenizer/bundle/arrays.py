@@ -227,6 +227,12 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
             for rows, part in zip(row_ranges, byte_ranges, strict=True)
         ]
 
+    def in_parts(self, name: str) -> Any:
+        """An array whose layout is checked, and whose rows are read when they are asked for
+        (`ArrayInParts`)."""
+        self.layout(name)
+        return ArrayInParts(self, name)
+
     def layout(self, name: str) -> Layout:
         """The layout of an array, checked against the manifest."""
         if name not in self._layouts:
@@ -265,6 +271,38 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
         for key, data in objects.items():
             if hashlib.sha256(data).hexdigest() != self._manifest.objects[key]:
                 raise _unreadable(key, "its SHA-256 differs from the manifest's")
+
+
+class ArrayInParts:
+    """A stored array whose rows are read when they are asked for, together with those beside them,
+    and not checked against digests. numpy, and an index that is an array, read it whole."""
+
+    ROWS = 1 << 12
+
+    def __init__(self, arrays: StoredArrays, name: str) -> None:
+        self._arrays = arrays
+        self._name = name
+        self._last = (0, np.empty(0))  # the first row that was read last, and the rows
+
+    def __len__(self) -> int:
+        return self._arrays.layout(self._name).shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self._arrays[self._name]
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, slice | int | np.integer):
+            return self._arrays[self._name][key]
+        rows = range(len(self))[key] if isinstance(key, slice) else range(key, key + 1)
+        start, block = self._last
+        if not start <= rows.start <= rows.stop <= start + len(block):
+            start = rows.start // self.ROWS * self.ROWS
+            stop = min(max(rows.stop, start + self.ROWS), len(self))
+            block = self._arrays.parts(self._name, [(start, max(start, stop))])[0]
+            if len(block) <= 2 * self.ROWS:
+                self._last = start, block
+        part = block[rows.start - start : rows.stop - start]
+        return part if isinstance(key, slice) else part[0]
 
 
 def _assemble(

@@ -221,9 +221,11 @@ class Bundle(StoredBundle, OnHub):
 
     @cached_property
     def _trie(self) -> Trie:
-        codes = self.items.codes[self.active]
+        codes, rows = self.items.codes, None
+        if self.items.retired.any() or len(vars(self).get("active", codes)) < len(codes):
+            codes, rows = codes[self.active], self.active
         try:
-            return Trie.from_codes(codes, self.space.sizes, self.active)
+            return Trie.from_codes(codes, self.space.sizes, rows)
         except UsageError as error:
             if len(codes):  # the rows are not in the order of the format
                 raise IntegrityError(f"items/sid: {error}") from error

@@ -1,9 +1,11 @@
 """The map between items and semantic IDs, sorted by SID, so that look-ups are binary searches."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,10 @@ CHUNK = 1 << 16
 
 ITEM_IDS = "items/id"
 """The strings that are not empty."""
+
+LARGE = 1 << 24
+"""Items above which no array but the codes is held in memory: ids, titles and index are read in
+parts, and codes are packed for look-ups a block at a time."""
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
@@ -30,17 +36,23 @@ class StringArray:
     offsets: NDArray[np.int64]
 
     @classmethod
-    def of(cls, strings: Sequence[str]) -> "StringArray":
-        """Pack strings. Raises DataError for one with a lone surrogate."""
-        try:
-            encoded = [text.encode("utf-8") for text in strings]
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"the text {error.object[:60]!r} has a lone surrogate, which UTF-8 cannot hold"
-            ) from error
-        offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
-        np.cumsum([len(text) for text in encoded], out=offsets[1:])
-        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)
+    def of(cls, strings: Iterable[str]) -> "StringArray":
+        """Pack strings, a chunk of which are encoded at a time. Raises DataError for one with a
+        lone surrogate."""
+        data = bytearray()
+        lengths = [np.zeros(1, dtype=np.int64)]
+        remaining = iter(strings)
+        while chunk := list(itertools.islice(remaining, CHUNK)):
+            try:
+                encoded = [text.encode("utf-8") for text in chunk]
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"the text {error.object[:60]!r} has a lone surrogate, which UTF-8 cannot hold"
+                ) from error
+            data += b"".join(encoded)
+            lengths.append(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+        offsets = np.concatenate(lengths)
+        return cls(np.frombuffer(data, dtype=np.uint8), np.cumsum(offsets, out=offsets))
 
     @classmethod
     def stored(
@@ -69,12 +81,18 @@ class StringArray:
         return len(self.offsets) - 1
 
     def __getitem__(self, row: int) -> str:
-        return self.data[self.offsets[row] : self.offsets[row + 1]].tobytes().decode("utf-8")
+        try:
+            start, stop = self.offsets[row : row + 2]
+            return self.data[start:stop].tobytes().decode("utf-8")
+        except ValueError as error:  # strings that are read in parts were not checked
+            raise IntegrityError(f"string {row} is missing or not UTF-8") from error
 
     def __iter__(self) -> Iterator[str]:
-        data = self.data.tobytes()
-        for start, stop in itertools.pairwise(self.offsets.tolist()):
-            yield data[start:stop].decode("utf-8")
+        for first in range(0, len(self), CHUNK):
+            bounds = self.offsets[first : first + CHUNK + 1]
+            data = self.data[bounds[0] : bounds[-1]].tobytes()
+            for start, stop in itertools.pairwise((bounds - bounds[0]).tolist()):
+                yield data[start:stop].decode("utf-8")
 
     def hashes(self) -> NDArray[np.uint64]:
         """(n,) uint64: a polynomial hash of each string's bytes modulo 2^64 (docs/format.md).
@@ -105,6 +123,24 @@ class IdIndex:
 
     hashes: NDArray[np.uint64]
     rows: NDArray[np.uint32]
+    firsts: NDArray[np.uint64] | None = None
+    """Every BLOCK-th hash, if the others are read in parts"""
+
+    def rows_of(self, hashes: NDArray[np.uint64]) -> list[list[int]]:
+        """The rows of the ids with each of (m,) hashes: several if hashes collide."""
+        if self.firsts is None:
+            starts = np.searchsorted(self.hashes, hashes, side="left").tolist()
+            stops = np.searchsorted(self.hashes, hashes, side="right").tolist()
+            return [self.rows[a:b].tolist() for a, b in zip(starts, stops, strict=True)]
+        rows = []
+        # equal hashes may begin in the block before the first one that begins with them
+        low = np.maximum(np.searchsorted(self.firsts, hashes, side="left") - 1, 0) * BLOCK
+        high = np.searchsorted(self.firsts, hashes, side="right") * BLOCK
+        for value, first, end in zip(hashes, low.tolist(), high.tolist(), strict=True):
+            block = self.hashes[first:end]
+            start, stop = (int(np.searchsorted(block, value, side)) for side in ("left", "right"))
+            rows.append(self.rows[first + start : first + stop].tolist())
+        return rows
 
 
 def check_ids(ids: Sequence[str]) -> None:
@@ -144,7 +180,6 @@ class ItemMap:
         """Sort items in any order; all are active unless `retired` says otherwise. Raises DataError
         on an empty or repeated id, UsageError on a code outside the space."""
         space.check(codes)
-        check_ids(ids)
         # only rows with equal keys are sorted in Python
         keys = space.pack(codes)
         order = np.argsort(keys, kind="stable")
@@ -153,18 +188,21 @@ class ItemMap:
         for group in np.flatnonzero(np.diff(bounds) > 1):
             first, stop = bounds[group : group + 2]
             order[first:stop] = sorted(order[first:stop].tolist(), key=lambda row: ids[row])
-        rows = order.tolist()
-        if titles is not None and not any(titles):
-            titles = None
-        if retired is None:
-            retired = np.zeros(len(ids), dtype=np.bool_)
-        return cls(
+        del keys
+        has_titles = titles is not None and any(titles)
+        items = cls(
             space=space,
-            ids=StringArray.of([ids[row] for row in rows]),
+            ids=StringArray.of(_in_order(ids, order)),
             codes=codes[order],
-            retired=retired[order],
-            titles=StringArray.of([titles[row] for row in rows]) if titles else None,
+            retired=np.zeros(len(ids), dtype=np.bool_) if retired is None else retired[order],
+            titles=StringArray.of(_in_order(titles or (), order)) if has_titles else None,
         )
+        empty = np.flatnonzero(np.diff(items.ids.offsets) == 0)
+        if len(empty):
+            raise DataError(f"item {int(order[empty].min())} has an empty id")
+        if repeated := items.repeated_ids():
+            raise DataError(f"{len(repeated)} item ids are repeated")
+        return items
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -183,6 +221,14 @@ class ItemMap:
         order = np.argsort(hashes, kind="stable")
         return IdIndex(hashes[order], order.astype(np.uint32))
 
+    def repeated_ids(self) -> list[str]:
+        """Each id that occurs n times, n - 1 times."""
+        hashes = self.index.hashes
+        equal = np.flatnonzero(hashes[1:] == hashes[:-1])
+        rows = self.index.rows[np.union1d(equal, equal + 1)].tolist()
+        counts = Counter(self.ids[row] for row in rows)
+        return [item for item, count in counts.items() for _ in range(count - 1)]
+
     def rows(self, ids: Sequence[str]) -> ItemRows:
         """(m,) int64: the row of each id, -1 if the map does not have it."""
         rows = np.full(len(ids), -1, dtype=np.int64)
@@ -190,11 +236,13 @@ class ItemMap:
         if not positions or not len(self):
             return ItemRows(rows)
         hashes = StringArray.of([ids[position] for position in positions]).hashes()
-        starts = np.searchsorted(self.index.hashes, hashes, side="left")
-        stops = np.searchsorted(self.index.hashes, hashes, side="right")
-        for position, start, stop in zip(positions, starts.tolist(), stops.tolist(), strict=True):
-            for row in self.index.rows[start:stop].tolist():  # several if hashes collide
-                if self.ids[row] == ids[position]:
+        index, stored = self.index, self.ids
+        if len(positions) * BLOCK > len(self):  # of arrays that are read in parts, most are needed
+            index = IdIndex(np.asarray(index.hashes), np.asarray(index.rows))
+            stored = StringArray(np.asarray(stored.data), np.asarray(stored.offsets))
+        for position, candidates in zip(positions, index.rows_of(hashes), strict=True):
+            for row in candidates:
+                if stored[row] == ids[position]:
                     rows[position] = row
         return ItemRows(rows)
 
@@ -209,8 +257,20 @@ class ItemMap:
         """(m, levels) codes -> first and last row (exclusive) with that SID, (m,) int64 each; equal
         if there is none."""
         keys = self.space.pack(codes)
-        first = np.searchsorted(self.keys, keys, side="left")
-        return first, np.searchsorted(self.keys, keys, side="right")
+        return self._positions(keys, "left"), self._positions(keys, "right")
+
+    def _positions(self, keys: NDArray[np.uint64], side: Literal["left", "right"]) -> Any:
+        """As `np.searchsorted(self.keys, keys, side)`."""
+        if len(self) <= LARGE:
+            return np.searchsorted(self.keys, keys, side)
+        starts = np.maximum(np.searchsorted(self._block_keys, keys, side) - 1, 0) * BLOCK
+        blocks = [self.space.pack(self.codes[at : at + BLOCK]) for at in starts.tolist()]
+        pairs = zip(blocks, keys, strict=True)
+        return starts + np.array([np.searchsorted(*pair, side) for pair in pairs], dtype=np.int64)
+
+    @cached_property
+    def _block_keys(self) -> NDArray[np.uint64]:
+        return self.space.pack(self.codes[::BLOCK])
 
     def rows_under(self, prefix: Sequence[int]) -> tuple[int, int]:
         """First and last row (exclusive) of the items whose SID starts with these codes."""
@@ -223,6 +283,11 @@ class ItemMap:
     def title(self, row: int) -> str:
         """The title at a row, "" if the bundle has no titles."""
         return self.titles[row] if self.titles is not None else ""
+
+
+def _in_order(strings: Sequence[str], order: NDArray[np.int64]) -> Iterator[str]:
+    for first in range(0, len(order), CHUNK):
+        yield from map(strings.__getitem__, order[first : first + CHUNK].tolist())
 
 
 def text_id(item_id: object) -> str:

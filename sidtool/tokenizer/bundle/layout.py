@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.digests import hash_array
@@ -57,24 +58,25 @@ def codebook_arrays(codebook: Codebook) -> dict[str, NDArray[Any]]:
 def item_arrays(items: ItemMap) -> dict[str, NDArray[Any]]:
     """An item map's arrays by the names under which a bundle stores them, without the index."""
     arrays: dict[str, NDArray[Any]] = {
-        "items/id_bytes": items.ids.data,
-        "items/id_offset": items.ids.offsets,
+        "items/id_bytes": np.asarray(items.ids.data),
+        "items/id_offset": np.asarray(items.ids.offsets),
         "items/sid": items.codes,
         "items/retired": items.retired,
     }
     if items.titles is not None:
-        arrays["items/title_bytes"] = items.titles.data
-        arrays["items/title_offset"] = items.titles.offsets
+        arrays["items/title_bytes"] = np.asarray(items.titles.data)
+        arrays["items/title_offset"] = np.asarray(items.titles.offsets)
     return arrays
 
 
 def index_arrays(items: ItemMap) -> dict[str, NDArray[Any]]:
     """The arrays for look-ups, which follow from the items: sorted id hashes with the row of each,
     and the first entry of each block of rows."""
+    hashes = np.asarray(items.index.hashes)
     return {
-        "index/id_hash": items.index.hashes,
-        "index/id_row": items.index.rows,
-        "index/id_hash_first": items.index.hashes[::BLOCK],
+        "index/id_hash": hashes,
+        "index/id_row": np.asarray(items.index.rows),
+        "index/id_hash_first": hashes[::BLOCK],
         "index/sid_first": items.codes[::BLOCK],
     }
 

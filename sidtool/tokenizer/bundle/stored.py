@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import IntegrityError, SidtoolError, UsageError
 from sidtool.base.storage import Storage
 from sidtool.tokenizer.bundle.arrays import RowRange, StoredArrays
-from sidtool.tokenizer.bundle.item_map import BLOCK, IdIndex, ItemMap, StringArray
+from sidtool.tokenizer.bundle.item_map import BLOCK, LARGE, IdIndex, ItemMap, StringArray
 from sidtool.tokenizer.bundle.layout import identify, index_arrays
 from sidtool.tokenizer.bundle.manifest import Manifest
 from sidtool.tokenizer.bundle.zarr_group import broken_objects
@@ -43,18 +43,26 @@ class StoredBundle:
         title_arrays = {"items/title_bytes", "items/title_offset"} & arrays.keys()
         if len(title_arrays) == 1:
             raise IntegrityError(f"{min(title_arrays)} is stored without the other of the titles")
+        codes = checked_codes(space, arrays["items/sid"])
+        large = self._indexed_arrays() if self.manifest.items > LARGE else None
         index = None
-        if "index/id_hash" in arrays:
+        if large is not None:
+            hashes, rows = large.in_parts("index/id_hash"), large.in_parts("index/id_row")
+            index = IdIndex(hashes, rows, arrays["index/id_hash_first"])
+        elif "index/id_hash" in arrays:
             index = IdIndex(arrays["index/id_hash"], arrays["index/id_row"])
             check_rows(index.rows, self.manifest.items)
 
         def strings(name: str) -> StringArray:
-            return StringArray.stored(name, arrays[f"{name}_bytes"], arrays[f"{name}_offset"])
+            data, offsets = f"{name}_bytes", f"{name}_offset"
+            if large is not None:
+                return StringArray(large.in_parts(data), large.in_parts(offsets))
+            return StringArray.stored(name, arrays[data], arrays[offsets])
 
         return ItemMap(
             space=space,
             ids=strings("items/id"),
-            codes=checked_codes(space, arrays["items/sid"]),
+            codes=codes,
             retired=arrays["items/retired"],
             titles=strings("items/title") if title_arrays else None,
             stored_index=index,
@@ -99,9 +107,15 @@ class StoredBundle:
     def _arrays_in_parts(self, n_lookups: int) -> StoredArrays | None:
         """The arrays if reading parts of them is faster than reading all items."""
         self._n_lookups += n_lookups
-        if "items" in vars(self) or not isinstance(self.arrays, StoredArrays):
+        if "items" in vars(self):
             return None  # in memory already
         if self.manifest.items <= BLOCK or self._n_lookups > MAX_LOOKUPS:
+            return None
+        return self._indexed_arrays()
+
+    def _indexed_arrays(self) -> StoredArrays | None:
+        """The arrays if they are stored, with all that look-ups by block need."""
+        if not isinstance(self.arrays, StoredArrays):
             return None
         return self.arrays if all(name in self.arrays for name in INDEX_ARRAYS) else None
 
@@ -266,12 +280,6 @@ def _broken_rows(bundle: StoredBundle, items: ItemMap) -> list[tuple[str, str]]:
     ties = np.flatnonzero(items.keys[1:] == items.keys[:-1]).tolist()
     if any(items.ids[row] >= items.ids[row + 1] for row in ties):
         broken.append(("items/id", "rows with equal SIDs are not in the order of their ids"))
-    hashes = items.index.hashes
-    seen: set[str] = set()
-    equal = np.flatnonzero(hashes[1:] == hashes[:-1])
-    for row in items.index.rows[np.union1d(equal, equal + 1)].tolist():
-        if items.ids[row] in seen:
-            broken.append(("items/id", f"the id {items.ids[row][:80]!r} is repeated"))
-            break
-        seen.add(items.ids[row])
+    if repeated := items.repeated_ids():
+        broken.append(("items/id", f"the id {repeated[0][:80]!r} is repeated"))
     return broken

@@ -3,9 +3,12 @@
 The result does not depend on the order of the items: ties go by item id. Sinkhorn re-encoding of a
 colliding group (LC-Rec, LETTER, MiniOneRec) is not offered: it gives equal rows one code again."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,22 +94,22 @@ def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequenc
     shared = order[colliding]
     for first, stop in pairwise(firsts.tolist()):
         shared[first:stop] = sorted(shared[first:stop].tolist(), key=lambda row: ids[row])
-    chosen = np.empty(len(shared), dtype=np.int64)
+    parts = []
     start = 0
     while start < len(groups):
         # groups whose colliding items' vectors may be held at once, at least one
         stop = int(np.searchsorted(firsts, firsts[start] + source.limit, side="right")) - 1
         stop = max(stop, start + 1)
-        span = slice(firsts[start], firsts[stop])
-        rows = shared[span]
-        residuals = codebook.transform(source.take(rows)) - codebook.decode(raw[rows, :-1])
+        rows = shared[firsts[start] : firsts[stop]]
         members = [order[bounds[p] : bounds[p + 1]] for p in groups[start:stop].tolist()]
-        last_codes = [raw[of_group, -1] for of_group in members]
+        last_codes = raw[np.concatenate(members), -1]
         sizes = np.diff(firsts[start : stop + 1])
-        chosen[span] = _choose_last_codes(
-            raw[rows, -1], residuals, sizes, last_codes, codebook.levels[-1]
-        )
+        parts.append(Groups(rows, raw[rows], sizes, last_codes, np.array([*map(len, members)])))
         start = stop
+    chosen = np.empty(len(shared), dtype=np.int64)
+    ends = np.cumsum([len(part.rows) for part in parts])
+    for index, last in source.run(partial(_open_choosing, codebook, source), parts):
+        chosen[ends[index] - len(last) : ends[index]] = last
     codes[shared, -1] = np.maximum(chosen, 0)
     overflow = sorted(shared[chosen < 0].tolist(), key=lambda row: ids[row])
     if overflow:
@@ -115,6 +118,36 @@ def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequenc
         latent = codebook.transform(source.take(np.array(overflow)))
         codes[overflow] = place_overflow(latent, codebook, codes[settled])
     return codes
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The m colliding items of g prefixes, whose last codes are chosen together."""
+
+    rows: NDArray[np.int64]
+    """(m,) by prefix, then by id"""
+    raw: Codes
+    """(m, levels) their nearest codes"""
+    sizes: NDArray[np.intp]
+    """(g,) colliding items of each prefix"""
+    last_codes: NDArray[np.uint16]
+    """The nearest last codes of all items of each prefix"""
+    lengths: NDArray[np.intp]
+    """(g,) items of each prefix"""
+
+
+def _open_choosing(codebook: Codebook, source: VectorSource) -> Callable[[Groups], NDArray[Any]]:
+    """Reads the vectors of the colliding items of some prefixes, and chooses their last codes."""
+
+    def choose(groups: Groups) -> NDArray[np.int64]:
+        vectors = source.take(groups.rows)
+        residuals = codebook.transform(vectors) - codebook.decode(groups.raw[:, :-1])
+        last_codes = np.split(groups.last_codes, np.cumsum(groups.lengths)[:-1])
+        centroids = codebook.levels[-1]
+        nearest = groups.raw[:, -1]
+        return _choose_last_codes(nearest, residuals, groups.sizes, last_codes, centroids)
+
+    return choose
 
 
 def require_capacity(items: int, levels: Levels) -> None:

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,8 @@ def encode_all(
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> Codes:
-    """n vectors -> (n, levels) uint16 codes, in parts. Finished parts are stored in `folder`."""
+    """n vectors -> (n, levels) uint16 codes, in parts, by the workers of the source. Finished parts
+    are stored in `folder`."""
     codes = np.empty((len(source), len(codebook.levels)), dtype=np.uint16)
     parts = None
     if folder is not None:
@@ -120,20 +122,36 @@ def encode_all(
         parts = folder / f"codes-{digest.hexdigest()[:16]}"
         parts.mkdir(parents=True, exist_ok=True)
     done = 0
+    missing: list[tuple[Path, tuple[int, int]]] = []
     for number, span in enumerate(source.spans):
+        path = (parts or Path()) / f"{number:06d}.npy"
         rows = source.rows(span)
-        path = None if parts is None else parts / f"{number:06d}.npy"
         shape = (len(rows), codes.shape[1])
-        block = None if path is None else cached_array(path, shape, codes.dtype)
+        block = None if parts is None else cached_array(path, shape, codes.dtype)
         if block is None:
-            block = codebook.encode(source.read(span))
-            if path is not None:
-                cache_array(path, block)
-        codes[rows] = block
-        done += len(rows)
+            missing.append((path, span))
+        else:
+            codes[rows] = block
+            done += len(rows)
+    job = partial(_open_encoding, codebook, source)
+    for index, block in source.run(job, [span for _, span in missing]):
+        path, span = missing[index]
+        if parts is not None:
+            cache_array(path, block)
+        codes[source.rows(span)] = block
+        done += len(block)
         if progress is not None:
             progress(done, len(source))
     return codes
+
+
+def _open_encoding(codebook: Codebook, source: VectorSource) -> Callable[[tuple[int, int]], Codes]:
+    """Encodes the vectors of a span."""
+
+    def encode(span: tuple[int, int]) -> Codes:
+        return codebook.encode(source.read(span))
+
+    return encode
 
 
 def code_table(

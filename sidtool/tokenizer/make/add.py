@@ -46,7 +46,7 @@ def planned_change(
     if embeddings:
         open_sources(bundle, embeddings, items.ids, by_row=by_row)
     elif change.added:
-        texts = [items.texts[row] for row in unknown(bundle, items.ids)]
+        texts = [items.texts[row] for row in unknown(bundle, items.ids).tolist()]
         check_texts(bundle, texts, model=encoder)
     return change
 
@@ -128,7 +128,7 @@ def add_items(
     elif vectors is None and embeddings:
         open_sources(bundle, embeddings, items.ids, by_row=by_row)  # no new item: only checked
     elif vectors is None and n_new:
-        texts = [items.texts[position] for position in new_positions]
+        texts = [items.texts[position] for position in new_positions.tolist()]
         vectors = embed_texts(
             bundle, texts, model=encoder, trust_remote_code=trust_remote_code, progress=progress
         )
@@ -156,7 +156,7 @@ def add_items(
         )
     if change == ItemsChange():
         return bundle
-    ids = [*old.ids, *(items.ids[position] for position in new_positions)]
+    ids = [*old.ids, *(items.ids[position] for position in new_positions.tolist())]
     change = replace(change, catalog=items.digest if items.ids else None)
     return Bundle.of(
         ItemMap.of(bundle.space, ids, codes, titles, retired),

@@ -12,6 +12,7 @@ import numpy as np
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError, UsageError
+from sidtool.base.jobs import RunJob, run_here
 from sidtool.base.options import check_options, option, options_from
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.output_name import BUNDLE
@@ -106,6 +107,7 @@ def build_codebook(
     interactions: Split | str | Path | None = None,
     by_row: bool = False,
     memory: int | None = None,
+    run: RunJob = run_here,
     force: bool = False,
     progress: Mapping[str, Progress] | None = None,
     **given: Any,
@@ -117,7 +119,8 @@ def build_codebook(
     `encoder`, settings or a model's name; or `embeddings` are their vectors, several sources of
     which are fused. With `by_row`, row i of a file without ids is that of item i. The co-occurrence
     of items in the training part of `interactions` (a split folder, or a file of events) is used as
-    set by `options.fusion`. `memory` limits the bytes of vectors held at once.
+    set by `options.fusion`. `memory` limits the bytes of vectors held at once. `run` runs what
+    reads the vectors of one file from end to end, by workers (`integrations.cluster.connected`).
     `progress` maps the stages "embed", "quantize" and "encode" to functions of finished and total
     steps. Warns of a level whose codes are hardly used (SidtoolWarning). Raises UsageError and
     DataError for input that does not fit together.
@@ -140,6 +143,10 @@ def build_codebook(
         items, catalog, encoder, embeddings, interactions, memory, by_row
     )
     options = replace(options, sizes=options.sizes_for(len(items)))
+    sources = [
+        replace(source, run=run) if isinstance(source, VectorSource) else source
+        for source in sources
+    ]
     with locked(out) as work:
         refuse_existing(out, force)
         made_by: Mapping[str, Any]
@@ -220,7 +227,8 @@ def _opened(
     if encoder is not None:
         check_location(encoder)
     if not isinstance(items, Items):
-        items = read_items(items, **asdict(catalog or TextNames()))
+        # an encoder reads all texts; vectors are read in parts, and so may ids and titles be
+        items = read_items(items, **asdict(catalog or TextNames()), packed=encoder is None)
     if isinstance(interactions, str | Path):
         interactions = open_split(interactions)
     sources = [

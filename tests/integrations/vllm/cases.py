@@ -84,6 +84,7 @@ class SamplingParams:
     detokenize: bool = True
     ignore_eos: bool = False
     extra_args: dict[str, Any] | None = None
+    skip_clone: bool = False
 
 
 def vllm_config(folder: Path, **arguments: Any) -> Any:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning, UsageError
+from sidtool.integrations.vllm import row_constraint
 from sidtool.integrations.vllm.row_constraint import (
     NO_TOKEN,
     RequestSettings,
@@ -77,7 +78,7 @@ def test_valid_tokens_get_their_log_probability(
     before = [9, 8, tokens.begin]
     tails = [constraint.tail(before, spelled(constraint, prefix)) for prefix in prefixes]
     leaf_filter = constraint.leaf_filter(RequestSettings(deny=deny))
-    out = constraint.apply(logits, torch.tensor(tails), [leaf_filter] * len(rows))
+    out = constraint.apply(logits.clone(), torch.tensor(tails), [leaf_filter] * len(rows))
     for row, prefix in enumerate(prefixes):
         n = len(prefix)
         ids = [spelled(constraint, [*prefix, code])[n] for code in range(SIZES[n])]
@@ -99,6 +100,19 @@ def following(
     """The codes of items that are not denied and begin with a prefix, at the level behind it."""
     n = len(prefix)
     return {sid[n] for item, sid in codes.items() if item not in denied and sid[:n] == prefix}
+
+
+def test_logits_are_overwritten_and_summed_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine has hundreds of rows of a whole vocabulary: copies take longer than the rest."""
+    constraint = constraint_of("vocabulary")
+    tokens = constraint.contract.tokens
+    tails = torch.tensor([constraint.tail([tokens.begin], ())] * 5)
+    logits = torch.randn(5, tokens.stop, generator=torch.Generator().manual_seed(0))
+    want = constraint.apply(logits.clone(), tails, [None] * 5)
+    monkeypatch.setattr(row_constraint, "CHUNK", 2 * tokens.stop)
+    out = constraint.apply(logits, tails, [None] * 5)
+    assert out is logits
+    torch.testing.assert_close(out, want)
 
 
 @pytest.mark.parametrize("layout", ["block", "table"])

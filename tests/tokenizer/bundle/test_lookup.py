@@ -12,10 +12,13 @@ from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.tokenizer.bundle import Bundle
+from sidtool.base.errors import IntegrityError
+from sidtool.base.output import new_dir
+from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle import item_map as module
 from sidtool.tokenizer.bundle.item_map import BLOCK, ItemMap, StringArray
 from sidtool.tokenizer.bundle.stored import MAX_LOOKUPS
+from sidtool.tokenizer.bundle.zarr_group import write_group
 from sidtool.tokenizer.make.encode import decode
 from sidtool.tokenizer.sid import SidSpace
 
@@ -174,6 +177,78 @@ def test_many_look_ups_read_the_whole_once(tmp_path: Path) -> None:
     assert bundle.sid(made.items.ids[MAX_LOOKUPS]) == made.sid(made.items.ids[MAX_LOOKUPS])
     assert "items" in vars(bundle)
     assert bundle.items_with_sids(made.items.codes[:1]) is bundle.items
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bundles of more than a block are large: their ids, titles and index are read in parts."""
+    for name in ("item_map", "stored"):
+        monkeypatch.setattr(f"sidtool.tokenizer.bundle.{name}.LARGE", BLOCK)
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("name", ["distinct.zarr", "shared.zarr.zip", "bare.zarr.zip"])
+def test_a_large_map_equals_one_that_is_held_in_memory(
+    stored: dict[str, tuple[Bundle, Path]], tmp_path: Path, name: str
+) -> None:
+    whole, path = stored[name]
+    opened = Bundle.open(path)
+    items, expected = opened.items, whole.items
+    drawn = np.random.default_rng(0).integers(0, len(expected), 40).tolist()
+    rows = [0, 1, BLOCK - 1, BLOCK, len(expected) - 1, *drawn]
+    for row in rows:
+        item = expected.ids[row]
+        assert (items.ids[row], items.title(row)) == (item, expected.title(row))
+        assert items.row(item) == row
+        assert opened.item_ids(whole.sid(item)) == whole.item_ids(whole.sid(item))
+        for depth in range(whole.space.levels):
+            prefix = expected.codes[row, :depth].tolist()
+            assert items.rows_under(prefix) == expected.rows_under(prefix)
+    sizes = np.array(whole.space.sizes)
+    drawn_codes = np.random.default_rng(1).integers(0, sizes, (200, len(sizes))).astype(np.uint16)
+    for one, other in zip(items.rows_at(drawn_codes), expected.rows_at(drawn_codes), strict=True):
+        assert one.tolist() == other.tolist()
+    names = list(expected.ids)
+    assert list(items.ids) == names
+    assert [items.ids[row] for row in range(len(names))] == names
+    assert items.rows([*names[::-1], "absent"]).tolist() == [*range(len(names))[::-1], -1]
+    assert opened.trie().rows.tolist() == whole.trie().rows.tolist()
+    opened.save(tmp_path / "copy.zarr")
+    assert Bundle.open(tmp_path / "copy.zarr").digest == whole.digest
+    assert verify(tmp_path / "copy.zarr") == []
+
+
+@pytest.mark.usefixtures("large")
+def test_look_ups_in_a_large_map_read_codes_and_little_else(
+    tmp_path: Path, counted: type[Counted]
+) -> None:
+    n = 200_000
+    made = large_bundle(n)
+    made.save(tmp_path / "shop.zarr")
+    bundle = Bundle.open(f"counted://{tmp_path / 'shop.zarr'}")
+    for row in np.linspace(0, n - 1, MAX_LOOKUPS + 10).astype(int).tolist():
+        item = made.items.ids[row]
+        assert made.items.retired[row] or bundle.item_ids(bundle.sid(item)) == [item]
+    codes = made.items.codes.nbytes + made.items.retired.nbytes
+    assert "items" in vars(bundle)
+    reads = MAX_LOOKUPS + 10
+    assert codes < counted.bytes < codes + reads * 60 * BLOCK
+
+
+@pytest.mark.usefixtures("large")
+def test_a_damaged_large_map_is_refused(tmp_path: Path) -> None:
+    made = large_bundle(BLOCK + 1)
+    ids = made.items.ids
+    broken = StringArray(np.where(np.arange(len(ids.data)) == 3, 0xFF, ids.data), ids.offsets)
+    arrays = {**made.arrays, "items/id_bytes": broken.data.astype(np.uint8)}
+    arrays["index/id_row"] = made.arrays["index/id_row"] + np.uint32(len(ids))
+    with new_dir(tmp_path / "broken.zarr") as folder:
+        write_group(folder, arrays, made.manifest)
+    items = Bundle.open(tmp_path / "broken.zarr").items
+    with pytest.raises(IntegrityError, match="string 0 is missing or not"):
+        items.ids[0]
+    with pytest.raises(IntegrityError, match="string 4102 is missing"):
+        items.row(ids[5])
 
 
 def test_an_array_is_cut_into_even_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
