@@ -27,7 +27,7 @@ def test_every_option_of_the_script_is_one_of_its_command() -> None:
     for line in lines:
         line = line.replace('"${ray[@]}"', shared[1])
         assert flags(line) <= known_flags(line.split()[1])
-    assert sum('"${ray[@]}"' in line for line in lines) == 6
+    assert sum('"${ray[@]}"' in line for line in lines) == 7
 
 
 def test_a_second_call_makes_what_is_missing(tmp_path: Path) -> None:
