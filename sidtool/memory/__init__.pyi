@@ -12,7 +12,6 @@ from .build import rebuild_memory as rebuild_memory
 from .build import verify_memory as verify_memory
 from .content import Cells as Cells
 from .content import ItemContent as ItemContent
-from .content import nearest_items as nearest_items
 from .gate import LIMIT as LIMIT
 from .gate import LOG_ZERO as LOG_ZERO
 from .gate import NO_PRIOR as NO_PRIOR
@@ -44,9 +43,7 @@ from .rows import Shards as Shards
 from .rows import SparseRows as SparseRows
 from .rows import padded_rows as padded_rows
 from .rows import shards_beside as shards_beside
-from .similarity import CountedPairs as CountedPairs
 from .similarity import content_similarity as content_similarity
 from .similarity import count_events as count_events
 from .similarity import history_scores as history_scores
 from .similarity import item_similarity as item_similarity
-from .similarity import similar_items as similar_items
