@@ -91,8 +91,12 @@ class StringArray:
         for first in range(0, len(self), CHUNK):
             bounds = self.offsets[first : first + CHUNK + 1]
             data = self.data[bounds[0] : bounds[-1]].tobytes()
-            for start, stop in itertools.pairwise((bounds - bounds[0]).tolist()):
-                yield data[start:stop].decode("utf-8")
+            for row, (start, stop) in enumerate(itertools.pairwise((bounds - bounds[0]).tolist())):
+                try:
+                    text = data[start:stop].decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise IntegrityError(f"string {first + row} is not UTF-8") from error
+                yield text
 
     def hashes(self) -> NDArray[np.uint64]:
         """(n,) uint64: a polynomial hash of each string's bytes modulo 2^64 (docs/format.md).
@@ -267,6 +271,12 @@ class ItemMap:
         blocks = [self.space.pack(self.codes[at : at + BLOCK]) for at in starts.tolist()]
         pairs = zip(blocks, keys, strict=True)
         return starts + np.array([np.searchsorted(*pair, side) for pair in pairs], dtype=np.int64)
+
+    def whole_ids(self) -> StringArray:
+        """The ids in memory: those that are read in parts are read whole. Raises IntegrityError if
+        these are no ids."""
+        data, offsets = np.asarray(self.ids.data), np.asarray(self.ids.offsets)
+        return self.ids if data is self.ids.data else StringArray.stored(ITEM_IDS, data, offsets)
 
     @cached_property
     def _block_keys(self) -> NDArray[np.uint64]:

@@ -38,13 +38,25 @@ class StoredBundle:
 
     @cached_property
     def items(self) -> ItemMap:
-        """The item map. Raises IntegrityError if a stored array does not fit the manifest."""
+        """The item map; ids, titles and index of a large one are read in parts, and checked no
+        further. Raises IntegrityError if a stored array does not fit the manifest."""
+        return self._read_items(self._large_arrays())
+
+    def whole_items(self) -> ItemMap:
+        """The item map with every array read whole and checked. Raises IntegrityError as
+        `items`."""
+        return self.items if self._large_arrays() is None else self._read_items(None)
+
+    def _large_arrays(self) -> StoredArrays | None:
+        """The arrays if they are so large that `items` reads them in parts."""
+        return self._indexed_arrays() if self.manifest.items > LARGE else None
+
+    def _read_items(self, large: StoredArrays | None) -> ItemMap:
         arrays, space = self.arrays, self.manifest.space
         title_arrays = {"items/title_bytes", "items/title_offset"} & arrays.keys()
         if len(title_arrays) == 1:
             raise IntegrityError(f"{min(title_arrays)} is stored without the other of the titles")
         codes = checked_codes(space, arrays["items/sid"])
-        large = self._indexed_arrays() if self.manifest.items > LARGE else None
         index = None
         if large is not None:
             hashes, rows = large.in_parts("index/id_hash"), large.in_parts("index/id_row")
@@ -244,7 +256,7 @@ def broken_parts(
     if broken:
         return broken
     try:
-        items = bundle.items
+        items = bundle.whole_items()
         identity = identify(
             manifest.space, items, bundle.codebook, manifest.recipe, manifest.collisions.policy
         )

@@ -247,6 +247,10 @@ def test_a_damaged_large_map_is_refused(tmp_path: Path) -> None:
     items = Bundle.open(tmp_path / "broken.zarr").items
     with pytest.raises(IntegrityError, match="string 0 is missing or not"):
         items.ids[0]
+    with pytest.raises(IntegrityError, match="string 0 is not UTF-8"):
+        list(items.ids)
+    with pytest.raises(IntegrityError, match="a string is not UTF-8"):
+        items.whole_ids()
     with pytest.raises(IntegrityError, match="string 4102 is missing"):
         items.row(ids[5])
 

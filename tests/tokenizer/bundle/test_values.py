@@ -193,6 +193,22 @@ def test_a_broken_rule_is_found_though_every_digest_is_right(tmp_path: Path, cha
     found(made.write(tmp_path / "shop.zarr"))
 
 
+@pytest.mark.parametrize(
+    "change", ["an offset beyond the bytes", "title offsets that descend", "an empty id"]
+)
+def test_a_broken_rule_of_a_large_bundle_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    for name in ("item_map", "stored"):
+        monkeypatch.setattr(f"sidtool.tokenizer.bundle.{name}.LARGE", 1)
+    made = draft()
+    CHANGES[change](made)
+    for step in (made.reindex, made.identify):
+        with suppress(ValueError, IndexError):
+            step()
+    found(made.write(tmp_path / "shop.zarr"))
+
+
 @pytest.mark.parametrize("change", INDEX_CHANGES)
 @pytest.mark.parametrize("items", [6, pytest.param(5000, marks=pytest.mark.slow)])
 def test_an_index_that_disagrees_is_found(tmp_path: Path, change: str, items: int) -> None:
