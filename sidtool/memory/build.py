@@ -142,7 +142,8 @@ def build_memory(
         if tuned_on is not None:
             used = "the split of the memory"
             check_split("the tuned earlier memory", before.split, used, split.reference)
-    ids = Texts.of_utf8(bundle.items.ids.data, bundle.items.ids.offsets)
+    stored_ids = bundle.items.whole_ids()
+    ids = Texts.of_utf8(stored_ids.data, stored_ids.offsets)
     counter = counter or SplitPairs(split, shards, threads)
     events = counter.count(ids, settings.distance)
     by_content = None
@@ -170,7 +171,7 @@ def build_memory(
         created=now(),
     )
     nearest = None if content is None else SparseRows.of(content.nearest, np.float32)
-    return Memory.of(manifest, bundle.items.ids, events, later, neighbors, nearest)
+    return Memory.of(manifest, stored_ids, events, later, neighbors, nearest)
 
 
 def rebuild_memory(

@@ -1,6 +1,7 @@
 """A memory has the similarities of item-kNN."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,6 +45,17 @@ def test_neighbors_are_those_of_item_knn() -> None:
     assert (
         memory.events.tolist() == np.bincount(np.concatenate(sequences), minlength=ITEMS).tolist()
     )
+
+
+def test_the_ids_of_a_large_bundle_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("item_map", "stored"):
+        monkeypatch.setattr(f"sidtool.tokenizer.bundle.{name}.LARGE", 1)
+    BUNDLE.save(tmp_path / "shop.zarr")
+    split = split_of(random_histories(1, 60, ITEMS))
+    opened = Bundle.open(tmp_path / "shop.zarr")
+    assert build_memory(split, opened).digest == build_memory(split, BUNDLE).digest
 
 
 def test_the_order_of_users_changes_nothing() -> None:

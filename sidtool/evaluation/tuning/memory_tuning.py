@@ -282,7 +282,8 @@ def _trials(
     options: TuneSimilarityOptions,
 ) -> Callable[[Settings], float]:
     """The NDCG@10 of settings, as a function of them."""
-    ids = Texts.of_utf8(bundle.items.ids.data, bundle.items.ids.offsets)
+    stored_ids = bundle.items.whole_ids()
+    ids = Texts.of_utf8(stored_ids.data, stored_ids.offsets)
     events = counter.count(ids, DEFAULT.distance)
     examples = IndexedExamples.of(
         bundle, validation_examples, exclude_seen=bool(options.exclude_seen)
