@@ -16,7 +16,8 @@ from sidtool.integrations.cluster.run import Work
 
 @dataclass(frozen=True)
 class TaskShard:
-    """The examples of tasks for some users; all of a task that is not of users."""
+    """The examples of tasks for some users, perhaps of none; all of a task that is not of
+    users."""
 
     tasks: tuple[str, ...]
     folder: str = ""
@@ -83,7 +84,7 @@ def _write_shard(job: SftJob, shard: TaskShard, folder: Path, n_parts: int) -> P
     stay in parts, one for each part if they are not of users."""
     folder.mkdir()
     counts: dict[str, ExampleCounts] = {}
-    of_part = bool(shard.folder) and named_task(shard.tasks[0]).of_users
+    of_part = bool(shard.folder) and all(named_task(task).of_users for task in shard.tasks)
     parts: list[dict[str, int]] = [{} for _ in range(1 if of_part else n_parts)]
     for task, first_number in zip(shard.tasks, shard.first_numbers, strict=True):
         path = folder / f"{task}.jsonl"

@@ -231,14 +231,13 @@ class ClusterExamples:
     def _folder_shards(
         self, job: SftJob, folders: Sequence[str], folder: PartFolder, run: RunOptions
     ) -> Iterator[TaskShard]:
-        """The shards of a split in parts: each task that is not of users, then each part."""
+        """The shards of a split in parts: each task that is not of users, then each part, which
+        has validation users even if no task is of users."""
         inputs = self.inputs
         tasks = tuple(task for task in job.options.tasks if named_task(task).of_users)
         for task in job.options.tasks:
             if task not in tasks:
                 yield TaskShard((task,), "" if named_task(task).needs_queries else folders[0])
-        if not tasks:
-            return
         # how many examples a part has is known without its events, but for few tasks
         by_events = [task for task in tasks if job.maker.counts_events(task, job.split)]
         of_events: list[Mapping[str, int]] = [{}] * len(folders)
@@ -249,7 +248,7 @@ class ClusterExamples:
         before = dict.fromkeys(tasks, 0)
         for name, events in zip(folders, of_events, strict=True):
             yield TaskShard(tasks, name, first_numbers=tuple(before.values()))
-            n_users = row_count(f"{inputs.split}/{name}/{TRAIN_FILE}")
+            n_users = row_count(f"{inputs.split}/{name}/{TRAIN_FILE}") if tasks else 0
             for task in tasks:
                 per_user = n_users if named_task(task).of_whole_histories else 0
                 before[task] += events.get(task, per_user)

@@ -225,6 +225,23 @@ def test_examples_in_parts_are_those_of_one_file(
     assert read_parts_lineage(folder) == lineage
 
 
+def test_tasks_that_are_not_of_users_have_all_validation_users(
+    tmp_path: Path, bundle: Bundle, catalog: Items
+) -> None:
+    events = rated_events(tmp_path / "events.csv")
+    tasks = {"sid-to-title": 1.0, "title-to-sid": 1.0}
+    inputs = inputs_of(tmp_path, bundle, catalog, make_split(events), tasks=tasks)
+    split_in_parts(str(events), tmp_path / "in-parts", run=PartOptions(parts=4))
+    inputs = replace(inputs, split=tmp_path / "in-parts")
+    check_same(inputs, tmp_path)
+    one = json.loads((tmp_path / "one" / "train.jsonl.meta.json").read_text())
+    made = make(inputs, f"{tmp_path}/made/", ClusterExamples(inputs, RunOptions()))
+    differing = {"files": None, "parts": None, "sha256": None}
+    assert made | differing == one | differing
+    folder = tmp_path / "made"
+    assert validation_users(folder, read_parts_lineage(folder)).read_text()
+
+
 def test_a_folder_of_parts_continues_and_names_a_lost_file(
     tmp_path: Path, bundle: Bundle, catalog: Items, monkeypatch: pytest.MonkeyPatch
 ) -> None:
