@@ -19,6 +19,7 @@ from sidtool.base.output import remove
 from sidtool.base.progress import Progress
 from sidtool.base.storage import Storage
 from sidtool.data.split import TRAIN_FILE, Split, is_split_folder, stored_manifest
+from sidtool.data.tables import as_url
 from sidtool.examples import (
     PARTS_LINEAGE,
     VALID,
@@ -158,8 +159,11 @@ class ClusterExamples:
 
         Raises UsageError for another split, or if the output exists without `force`."""
         refuse_existing_folder(out, force=force)
-        for location in (self.inputs.split, self.inputs.items):
-            refuse_input(out, str(location))
+        inputs = self.inputs
+        queries = None if inputs.catalog_options is None else inputs.catalog_options.queries
+        for location in (inputs.split, inputs.items, inputs.bundle, inputs.model, queries):
+            if isinstance(location, str | Path):
+                refuse_input(out, as_url(location))
         run, job, folders, made_from = self._open(progress)
         if not folders:
             raise UsageError(

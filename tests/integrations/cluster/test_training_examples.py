@@ -257,6 +257,8 @@ def test_a_folder_of_parts_continues_and_names_a_lost_file(
     inputs = replace(inputs, split=tmp_path / "in-parts")
     with pytest.raises(UsageError, match="or contains it"):
         make(inputs, f"{tmp_path}/", ClusterExamples(inputs, RunOptions()), force=True)
+    with pytest.raises(UsageError, match=r"shop\.zarr, or contains it"):
+        make(inputs, f"{inputs.bundle}/", ClusterExamples(inputs, RunOptions()), force=True)
     whole = make(inputs, f"{tmp_path}/whole/", ClusterExamples(inputs, RunOptions()))
     write = example_shards._write_shard
     calls = []
