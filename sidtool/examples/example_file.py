@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.base.records import is_number
-from sidtool.data.tables import json_lines
+from sidtool.data.tables import as_url, json_lines
 from sidtool.examples.task import LARGEST_WEIGHT, TrainingExample
 from sidtool.examples.tasks import find_task
 from sidtool.model.prompt import PromptEncoder, Segment, Span, segments_to_text, text_to_segments
@@ -214,7 +214,8 @@ class TokenizedExamples:
             try:
                 encoded = encode_example(example, encoder, tokens, codes_only=codes_only)
             except DataError as error:
-                raise DataError(f"{path}:{number}: {error}") from error
+                line = f"{path}:{number}" if examples is None else f"an example of {as_url(path)}"
+                raise DataError(f"{line}: {error}") from error
             # the codes of a history of one item may have nothing before them
             if not (encoded.targets & (encoded.weights > 0)).any():
                 continue

@@ -278,7 +278,7 @@ def check_same_split(lineage: Lineage, split: Split) -> None:
         )
 
 
-def check_same_bundle(lineage: Lineage, bundle: Bundle, examples: Path) -> None:
+def check_same_bundle(lineage: Lineage, bundle: Bundle, examples: str | Path) -> None:
     """Raise CompatibilityError unless the SIDs in the training examples are those of `bundle`."""
     for part in ("space", "codebook", "items"):
         made_with = getattr(lineage.bundle, part)

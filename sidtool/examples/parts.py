@@ -23,6 +23,8 @@ PARTS_LINEAGE = "_lineage.json"
 """The lineage of examples in parts, in their folder."""
 VALID = "valid.jsonl"
 """The validation users of a part of the split, in its folder."""
+EMPTY = hashlib.sha256(b"").hexdigest()
+"""The digest of a file of no validation users."""
 
 
 def read_parts_lineage(folder: Path) -> Lineage:
@@ -36,13 +38,14 @@ def read_parts_lineage(folder: Path) -> Lineage:
 
 
 def validation_users(examples: Path, lineage: Lineage) -> Path:
-    """The file of validation users beside training examples; of parts that of the first part, a
-    sample by the hash of their ids, at a URL a copy of it. Raises DataError if it is missing or was
-    changed."""
+    """The file of validation users beside training examples; of parts that of the first part with
+    some, a sample by the hash of their ids, at a URL a copy of it. Raises DataError if it is
+    missing or was changed."""
     if not lineage.parts:
         return checked_side_file(examples, lineage, "valid", "the validation users")
-    name = next((name for name in lineage.files if name.endswith(f"/{VALID}")), VALID)
-    location, digest = as_url(examples), lineage.files.get(name)
+    files = {name: of for name, of in lineage.files.items() if name.endswith(f"/{VALID}")}
+    name = next((name for name, of in files.items() if of != EMPTY), next(iter(files), VALID))
+    location, digest = as_url(examples), files.get(name)
     if examples.is_dir():
         _checked(location, name, digest)
         return examples / name

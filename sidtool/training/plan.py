@@ -9,6 +9,7 @@ from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data.split import check_split
+from sidtool.data.tables import as_url
 from sidtool.examples import (
     Lineage,
     check_same_bundle,
@@ -51,7 +52,7 @@ def plan_training(
 ) -> TrainingRun:
     """The run of a call of `train`, with everything checked that needs no weights; writes nothing.
     `before` is the run that will write the model. Raises as `train`."""
-    trust = trust_remote_code
+    trust, location = trust_remote_code, as_url(examples)
     lineage = read_parts_lineage(examples) if in_parts(examples) else read_lineage(examples)
     exclude_seen = excludes_seen(options.eval_exclude_seen, lineage.split.targets_repeat)
     options = replace(options, eval_exclude_seen=exclude_seen)
@@ -61,15 +62,15 @@ def plan_training(
     else:
         model_dir, contract, bundle = before.out, before.contract, before.bundle
         made_from = before.lineage.split
-        check_split(str(before.examples), made_from, str(examples), lineage.split)
+        check_split(as_url(before.examples), made_from, location, lineage.split)
     teacher_dirs = tuple(model_folder(teacher, trust_remote_code=trust) for teacher in teachers)
     if options.stage == "lora":
         refuse_base_as_output(out, contract, model_dir)
-    check_same_bundle(lineage, bundle, examples)
+    check_same_bundle(lineage, bundle, location)
     shown = lineage.field_tokens
     if shown and dict(shown) != dict(contract.field_tokens):
         raise CompatibilityError(
-            f"{examples} shows tokens of {', '.join(shown)} as another model has them than the "
+            f"{location} shows tokens of {', '.join(shown)} as another model has them than the "
             f"one to train, which has {', '.join(contract.field_tokens) or 'none'}",
             hint="make-sft --model with the model that is to be trained",
         )
@@ -82,7 +83,7 @@ def plan_training(
         check_teachers(teacher_dirs, contract, bundle)
     by_name[f"model {model_dir}"] = contract
     for name, model_contract in by_name.items():
-        check_model_split(model_contract, bundle, str(examples), lineage.split, model=name)
+        check_model_split(model_contract, bundle, location, lineage.split, model=name)
     check_fields(contract.kind, sft_fields)
     return TrainingRun(
         model_dir=model_dir,

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import EarlyStoppingCallback
 
-from sidtool.base.errors import UsageError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Log, Progress
 from sidtool.data.split import read_examples
 from sidtool.evaluation import Validator, item_knn_metrics
@@ -216,7 +216,10 @@ def _examples(
         rank, processes = arguments.process_index, arguments.world_size
         batch_size = arguments.train_batch_size
     if processes == 1 and len(parts.sizes) == 1:
-        return tokenize([parts.example(0, line) for line in parts.lines(0)])
+        made = tokenize([parts.example(0, line) for line in parts.lines(0)])
+        if not len(made):
+            raise DataError(f"{parts} has no training example with a target")
+        return made
     return PartExamples(
         parts, tokenize, seed=run.seed, batch_size=batch_size, rank=rank, processes=processes
     )

@@ -141,6 +141,39 @@ def test_a_count_that_the_part_has_not_is_refused(
         train(models("gpt2"), folder, tmp_path / "out", **FAST)
 
 
+def test_the_first_part_may_have_no_validation_users(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
+    folder = in_parts_of(examples(sequence=1.0), tmp_path / "parts", 2)
+    value = json.loads((folder / "_lineage.json").read_text())
+    del value["sha256"]
+    (folder / "part-0000000" / "valid.jsonl").write_bytes(b"")
+    value["files"]["part-0000000/valid.jsonl"] = hashlib.sha256(b"").hexdigest()
+    (folder / "_lineage.json").write_text(sealed_text(value))
+    (planned,) = plan_stages(models("gpt2"), folder, tmp_path / "out", read_stages(None, (), None))
+    assert planned.valid == folder / "part-0000001" / "valid.jsonl"
+
+
+def test_a_part_that_cannot_be_trained_on_is_named(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
+    made = examples(sequence=1.0)
+    line = json.loads(made.read_text().splitlines()[0])
+    problems = {"has no training example with a target": {"weight": 0.0}}
+    problems["an example of .*parts: "] = {"weight": [1.0, 1.0, 1.0]}
+    for number, (problem, change) in enumerate(problems.items()):
+        folder = in_parts_of(made, tmp_path / f"{number}-parts", 1)
+        data = json.dumps(line | change).encode() + b"\n"
+        (folder / "part-0000000" / "mixed.jsonl").write_bytes(data)
+        value = json.loads((folder / "_lineage.json").read_text())
+        del value["sha256"]
+        value["files"]["part-0000000/mixed.jsonl"] = hashlib.sha256(data).hexdigest()
+        value["parts"] = [{"part-0000000/mixed.jsonl": 1}]
+        (folder / "_lineage.json").write_text(sealed_text(value))
+        with pytest.raises(DataError, match=problem):
+            train(models("gpt2"), folder, tmp_path / "out", **FAST)
+
+
 def test_what_needs_a_file_is_refused(tmp_path: Path, models: Make, examples: Make) -> None:
     folder = in_parts_of(examples(sequence=1.0), tmp_path / "parts", 2)
     with pytest.raises(UsageError, match="examples in parts are not cut to prefixes"):
