@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from sidtool import examples
+from sidtool.base.threads import thread_count
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table, warn
 from sidtool.cli.terminal.pace import progress
@@ -46,7 +47,8 @@ def make_sft(
     if workers.on_cluster or out.endswith("/") or "://" in out:
         inputs = SftInputs(bundle, items, split, sft, catalog, model, weights)
         run = cluster.RunOptions(workers.engine, workers.workers, resume=workers.resume)
-        writer = cluster.ClusterExamples(inputs, run)
+        n_threads = 1 if workers.on_cluster else thread_count(threads)
+        writer = cluster.ClusterExamples(inputs, run, threads=n_threads)
     with progress("examples") as report:
         lineage = examples.make_sft(
             bundle,

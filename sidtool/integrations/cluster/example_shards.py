@@ -29,8 +29,9 @@ class TaskShard:
     """Of each task, as `SftJob.write_task`"""
 
 
-def opener(inputs: SftInputs) -> Callable[[str], SftJob]:
-    """Opens the job for the users in a folder of the split, or for all ("")."""
+def opener(inputs: SftInputs, threads: int = 1) -> Callable[[str], SftJob]:
+    """Opens the job for the users in a folder of the split, or for all (""); its threads divide
+    the work."""
     opened: dict[str, SftJob] = {}
 
     def open_job(folder: str) -> SftJob:
@@ -39,11 +40,11 @@ def opener(inputs: SftInputs) -> Callable[[str], SftJob]:
         before = next(iter(opened.values()), None)
         opened.clear()  # one part is in memory at a time
         if not folder:
-            job = inputs.open()
+            job = inputs.open(threads=threads)
         else:
             split = read_split(Path(str(inputs.split)), folder)
             if before is None:
-                job = replace(inputs, split=split).open()
+                job = replace(inputs, split=split).open(threads=threads)
             else:
                 weights = EventWeights.read(inputs.weights, split)
                 job = replace(before, split=split, weights=weights)
@@ -68,10 +69,10 @@ def open_counting(inputs: SftInputs, tasks: Sequence[str]) -> Work[str]:
     return count
 
 
-def open_inputs(inputs: SftInputs, n_parts: int = 0) -> Work[TaskShard]:
+def open_inputs(inputs: SftInputs, threads: int = 1, n_parts: int = 0) -> Work[TaskShard]:
     """Read bundle and catalog, to make the examples of shards, and the split as far as a shard
     needs it. Of examples that stay in parts, the number of parts."""
-    open_job = opener(inputs)
+    open_job = opener(inputs, threads)
 
     def write(number: int, shard: TaskShard, place: Path) -> PartReport:
         return _write_shard(open_job(shard.folder), shard, place / f"part-{number:07d}", n_parts)

@@ -126,6 +126,8 @@ class ClusterExamples:
     inputs: SftInputs
     run: RunOptions
     users: int = USERS
+    threads: int = 1
+    """Of each process."""
 
     def __post_init__(self) -> None:
         options = self.inputs.options
@@ -149,7 +151,9 @@ class ClusterExamples:
                 shards = list(self._folder_shards(job, folders, folder, run))
             else:
                 shards = list(_user_shards(job, self.users))
-            reports = make_parts(partial(open_inputs, self.inputs), shards, folder, run)
+            reports = make_parts(
+                partial(open_inputs, self.inputs, self.threads), shards, folder, run
+            )
             yield _cluster_job(job, folder, reports)
             remove(Path(folder.url))
 
@@ -172,7 +176,7 @@ class ClusterExamples:
             )
         with part_folder(out, made_from, resume=run.resume, force=force) as folder:
             shards = list(self._folder_shards(job, folders, folder, run))
-            work = partial(open_inputs, self.inputs, len(folders))
+            work = partial(open_inputs, self.inputs, self.threads, len(folders))
             made = _cluster_job(job, folder, make_parts(work, shards, folder, run))
             made.check_ids()
             files: dict[str, str] = {}

@@ -212,6 +212,8 @@ def test_examples_in_parts_are_those_of_one_file(
     writer = ClusterExamples(inputs, RunOptions())
     made = make(inputs, place, writer)
     assert {**made, "files": None, "parts": None} == {**one, "files": None, "parts": None}
+    in_threads = ClusterExamples(inputs, RunOptions(), threads=3)
+    assert make(inputs, f"{tmp_path}/threads/", in_threads) == made
     folder = Path(place)
     lineage = read_parts_lineage(folder)
     assert {**made, "sha256": None} == {**lineage.to_json(), "sha256": None}
