@@ -106,15 +106,16 @@ def build_memory(
 ) -> None:
     """Build a memory: which items co-occur in the training events of a split."""
     refuse_existing(out, how.force, MEMORY)
-    if workers.on_cluster and building.memory is not None:
-        raise UsageError("--memory is for one process: leave out --engine")
+    for flag, value in (("--memory", building.memory), ("--threads", building.threads)):
+        if workers.on_cluster and value is not None:
+            raise UsageError(f"{flag} is for one process: leave out --engine")
     if not building.tune and search != TuneSimilarityOptions():
         raise UsageError("--users and --exclude-seen require --tune")
     previous = None if building.earlier is None else registry.open_memory(building.earlier)
     opened = registry.open_source(bundle)
     events: splits.Split | splits.SplitManifest
     if how.dry_run:
-        events = splits.stored_manifest(split) if workers.on_cluster else splits.open_split(split)
+        events = cluster.parts_manifest(split) if workers.on_cluster else splits.open_split(split)
         memories.check_memory_split(opened, events)
         source.check(opened)
         return _say_plan(events, opened, out, given, how)

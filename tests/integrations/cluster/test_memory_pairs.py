@@ -29,6 +29,7 @@ from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.quantize.mlp import unit
 from sidtool.tokenizer.sid import SidSpace
+from tests.cli.road import refused
 from tests.data.split.test_user_parts import write_events
 
 LOCAL = RunOptions()
@@ -188,6 +189,20 @@ def test_a_run_continues_with_what_is_counted(
     resumed = count(shop, out, RunOptions(resume=True))
     one = build_memory(open_split(shop / "split"), Bundle.open(shop / "shop.zarr"))
     assert same(resumed, one)
+
+
+def test_options_and_inputs_that_workers_do_not_take_are_refused(
+    shop: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    words = (shop / "shop.zarr", "-o", tmp_path / "m.zarr", "--engine", "ray")
+    for flag, value in (("--memory", "1GiB"), ("--threads", 1)):
+        said = refused(2, "build-memory", shop / "split", *words, flag, value)
+        assert f"{flag} is for one process" in said
+    table = shop / "events" / "0.parquet"
+    for more in ((), ("--dry-run",)):
+        assert "is no split folder" in refused(2, "build-memory", table, *words, *more)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_counted_is_refused(shop: Path, tmp_path: Path) -> None:
