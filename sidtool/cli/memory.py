@@ -54,18 +54,13 @@ class VectorInputs:
             bundle, self.items, embeddings=self.embeddings, model=self.encoder
         )
 
-    def read(self, bundle: Bundle) -> Vectors | None:
+    def read(self, bundle: Bundle, report: Progress | None) -> Vectors | None:
         """The vectors of the items, of files or by their texts; None without a source."""
         if not self.embeddings and self.items is None:
             return None
-        with progress("embed") as reports:
-            return tokenizer.item_vectors(
-                bundle,
-                self.items,
-                embeddings=self.embeddings,
-                model=self.encoder,
-                progress=reports.get("embed"),
-            )
+        return tokenizer.item_vectors(
+            bundle, self.items, embeddings=self.embeddings, model=self.encoder, progress=report
+        )
 
 
 @dataclass(frozen=True)
@@ -121,7 +116,7 @@ def build_memory(
         return _say_plan(events, opened, out, given, how)
     with ExitStack() as works:
         counter: cluster.ClusterPairs | memories.SplitPairs
-        reports = works.enter_context(progress("build-memory", "tune"))
+        reports = works.enter_context(progress("embed", "build-memory", "tune"))
         if workers.on_cluster:
             run = cluster.RunOptions(
                 workers.engine,
@@ -139,7 +134,7 @@ def build_memory(
             counter = memories.SplitPairs(events, files, building.threads)
         memories.check_memory_split(opened, events)
         weight = building.content_weight
-        vectors = source.read(opened)
+        vectors = source.read(opened, reports.get("embed"))
         content = _content(opened, vectors, weight, previous, counter.nearest_items)
         if building.tune:
             fixed = given if weight is None else {**given, "content_weight": weight}
