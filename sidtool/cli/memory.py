@@ -109,10 +109,11 @@ def build_memory(
     previous = None if building.earlier is None else registry.open_memory(building.earlier)
     opened = registry.open_source(bundle)
     events: splits.Split | splits.SplitManifest
-    if how.dry_run:
+    if workers.on_cluster or how.dry_run:  # what is refused starts no cluster
         events = cluster.parts_manifest(split) if workers.on_cluster else splits.open_split(split)
         memories.check_memory_split(opened, events)
         source.check(opened)
+    if how.dry_run:
         return _say_plan(events, opened, out, given, how)
     with ExitStack() as works:
         counter: cluster.ClusterPairs | memories.SplitPairs

@@ -226,6 +226,8 @@ def test_options_and_inputs_that_workers_do_not_take_are_refused(
     table = shop / "events" / "0.parquet"
     for more in ((), ("--dry-run",)):
         assert "is no split folder" in refused(2, "build-memory", table, *words, *more)
+    catalog = ("--items", shop / "events" / "0.parquet")
+    assert "no column 'title'" in refused(2, "build-memory", shop / "split", *words, *catalog)
     assert not list(tmp_path.iterdir())
 
 
