@@ -2,7 +2,7 @@
 have, and columns of texts as codes."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import starmap
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,16 @@ class PartColumn:
     def numbers(self) -> NDArray[Any]:
         """The values as numbers."""
         return joined_arrays([chunk.to_numpy() for chunk in self.chunks])
+
+    @property
+    def decoded(self) -> "PartColumn":
+        """The same without dictionaries."""
+        import pyarrow as pa
+
+        are_coded = [pa.types.is_dictionary(chunk.type) for chunk in self.chunks]
+        pairs = zip(self.chunks, are_coded, strict=True)
+        chunks = [chunk.dictionary_decode() if is_coded else chunk for chunk, is_coded in pairs]
+        return replace(self, chunks=chunks)
 
 
 PartFile = dict[str, PartColumn]

@@ -132,6 +132,19 @@ def test_a_signed_file_that_no_writer_made_is_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_users_may_be_coded_in_any_order(split: Split, tmp_path: Path) -> None:
+    folder = tmp_path / "split"
+    files = dict(write_split(split, folder).files)
+    path = folder / "train.parquet"
+    table = pq.read_table(path)
+    users = table["user"].combine_chunks()
+    backwards = pa.array(range(len(users) - 1, -1, -1), pa.int32())
+    coded = pa.DictionaryArray.from_arrays(backwards, users.take(backwards))
+    pq.write_table(table.set_column(table.column_names.index("user"), "user", coded), path)
+    reseal(folder / "split.json", {"files": files | {path.name: file_digest(path)}})
+    assert read_split(folder) == split
+
+
 def replaced(old: bytes, new: bytes) -> Callable[[Path], None]:
     """A file without compression, a piece of which is changed in place."""
 
