@@ -1,4 +1,5 @@
-"""Measure split, make-sft and build-memory by workers on two nodes, beside one process.
+"""Measure split, make-sft and build-memory by workers on two nodes, beside one process. Examples
+are joined to a file, or left in parts.
 
     python benchmarks/cluster.py 100000 1000000 [10000000] [-o RESULT.json]
     python benchmarks/cluster.py 100000000 --workers 2 --memory 1GiB [-o RESULT.json]
@@ -24,13 +25,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_path import item_count, write_bundle, write_catalog, write_events
 from environment import command_line, environment
 from memory_scale import own_memory, peak_memory
 from ray_scale import watch_actors
 from table import markdown
+
+if TYPE_CHECKING:
+    from sidtool.examples import Lineage
 
 FILES = 8
 """Files of events."""
@@ -78,7 +82,7 @@ class Exchange:
     bytes: int = 0
 
     def __call__(self, done: int, total: int) -> None:
-        if done == total:
+        if done == total and self.pattern:
             self.bytes = sum(path.stat().st_size for path in self.folder.glob(self.pattern))
 
 
@@ -107,7 +111,21 @@ def split(folder: Path, out: Path, means: Means, exchange: Exchange) -> str:
 
 
 def make_sft(folder: Path, out: Path, means: Means, exchange: Exchange) -> str:
-    """`sidtool make-sft --task sequence=1`; the digest is that of the file."""
+    """`sidtool make-sft --task sequence=1 -o FILE`; the digest is that of the file."""
+    _write_examples(folder, str(out), means, exchange)
+    with out.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def make_sft_parts(folder: Path, out: Path, means: Means, exchange: Exchange) -> str:
+    """`sidtool make-sft --task sequence=1 -o FOLDER/`; the digest is that of the files."""
+    from sidtool.base.digests import digest_strings
+
+    files = _write_examples(folder, f"{out}/", means, exchange).files
+    return digest_strings(files.keys(), files.values())
+
+
+def _write_examples(folder: Path, out: str, means: Means, exchange: Exchange) -> "Lineage":
     from sidtool import ClusterExamples
     from sidtool import make_sft as write_examples
     from sidtool.examples import SftInputs, SftOptions
@@ -119,9 +137,9 @@ def make_sft(folder: Path, out: Path, means: Means, exchange: Exchange) -> str:
     writer = None
     if means.workers:
         writer = ClusterExamples(inputs, RunOptions("ray", means.workers, progress=exchange))
-    write_examples(bundle, items, parts, out, options, writer=writer)
-    with out.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    elif out.endswith("/"):
+        writer = ClusterExamples(inputs, RunOptions("local"))
+    return write_examples(bundle, items, parts, out, options, writer=writer)
 
 
 def build_memory(folder: Path, out: Path, means: Means, exchange: Exchange) -> str:
@@ -158,6 +176,7 @@ class StepFiles:
 STEPS = {
     "split": StepFiles(split, "split", "*.partial/.grouped/*.arrow"),
     "make-sft": StepFiles(make_sft, "train.jsonl", "*.parts.partial/part-*/*"),
+    "make-sft in parts": StepFiles(make_sft_parts, "train", ""),
     "build-memory": StepFiles(build_memory, "memory.zarr", "*.pairs.partial/*/0*"),
 }
 

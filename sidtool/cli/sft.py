@@ -19,7 +19,16 @@ def make_sft(
     bundle: options.Bundle,
     items: Annotated[Path, typer.Argument(help="Catalog that the bundle was built from.")],
     split: options.Split,
-    out: options.Out,
+    out: Annotated[
+        str,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="PATH",
+            help="Output file, or a folder of parts: a path that ends with / or a URL. An existing "
+            "one needs --force.",
+        ),
+    ],
     sft: SftOptions,
     catalog: TaskCatalogOptions,
     weights: WeightOptions | None,
@@ -34,7 +43,7 @@ def make_sft(
 ) -> None:
     """Write training examples, validation users and their lineage."""
     writer = None
-    if workers.on_cluster:
+    if workers.on_cluster or out.endswith("/") or "://" in out:
         inputs = SftInputs(bundle, items, split, sft, catalog, model, weights)
         run = cluster.RunOptions(workers.engine, workers.workers, resume=workers.resume)
         writer = cluster.ClusterExamples(inputs, run)

@@ -29,7 +29,11 @@ from sidtool.training.renewal import RefreshOptions
 def train(
     model: options.Model,
     examples: Annotated[
-        Path, typer.Argument(help="Training examples that make-sft wrote, with the files beside.")
+        Path,
+        typer.Argument(
+            help="Training examples that make-sft wrote: a file with those beside it, or a folder "
+            "of parts at a path or URL."
+        ),
     ],
     out: options.Out,
     chosen: Annotated[Mapping[str, str], Given(StageOptions())],

@@ -1,6 +1,5 @@
 from .event_weights import EventWeights as EventWeights
 from .event_weights import WeightOptions as WeightOptions
-from .example_file import Share as Share
 from .example_file import TokenizedExample as TokenizedExample
 from .example_file import TokenizedExamples as TokenizedExamples
 from .example_file import encode_example as encode_example
@@ -12,10 +11,16 @@ from .lineage import TaskCounts as TaskCounts
 from .lineage import check_same_bundle as check_same_bundle
 from .lineage import check_same_split as check_same_split
 from .lineage import checked_side_file as checked_side_file
+from .lineage import in_parts as in_parts
 from .lineage import read_lineage as read_lineage
 from .lineage import side_files as side_files
 from .lineage import task_counts as task_counts
-from .lineage import validation_users as validation_users
+from .parts import PARTS_LINEAGE as PARTS_LINEAGE
+from .parts import VALID as VALID
+from .parts import ExampleParts as ExampleParts
+from .parts import Slice as Slice
+from .parts import read_parts_lineage as read_parts_lineage
+from .parts import validation_users as validation_users
 from .prompts import check_prompt as check_prompt
 from .prompts import templates_for as templates_for
 from .sft_job import EventTotals as EventTotals

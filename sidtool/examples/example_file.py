@@ -6,7 +6,7 @@ SID or special tokens. `weight` is the weight of the loss: one number, or one fo
 example."""
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
 from sidtool.base.records import is_number
 from sidtool.data.tables import json_lines
@@ -26,17 +25,6 @@ from sidtool.tokenizer.sid import SidSpace
 
 FORMS = (("text",), ("prompt", "completion"))
 """The texts that an example has."""
-CHUNKS = 64
-"""Chunks of a file that a share of its examples has, from its beginning to its end: tasks follow
-one another in a file."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """The share of one of several processes in the examples of a file."""
-
-    rank: int
-    processes: int
 
 
 def example_json(
@@ -74,42 +62,21 @@ def prompt_and_completion(
     return prompt[0] if prompt else [], completion
 
 
-def read_training_examples(path: Path, share: Share | None = None) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a file, one per line; with a share, those of its chunks, and nothing else
-    is read.
+def read_training_examples(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file, one per line.
 
-    Raises DataError if the file cannot be read, or with the number of the line, in a share of its
-    first byte, if a line is no training example."""
-    for number, example in json_lines(path) if share is None else _share_lines(path, share):
-        if problem := _problem(example):
+    Raises DataError if the file cannot be read, or with the number of the line if a line is no
+    training example."""
+    for number, example in json_lines(path):
+        if problem := problem_of(example):
             raise DataError(f"{path}:{number} {problem}")
         yield example
 
 
-def _share_lines(path: Path, share: Share) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of the lines that begin in the chunks of a share, with their first bytes."""
-    n_chunks = share.processes * CHUNKS
-    with path.open("rb") as stream:
-        size = stream.seek(0, 2)
-        for chunk in range(share.rank, n_chunks, share.processes):
-            first, stop = size * chunk // n_chunks, size * (chunk + 1) // n_chunks
-            stream.seek(max(first - 1, 0))
-            if first:
-                stream.readline()  # the end of a line that began before
-            while (start := stream.tell()) < stop:
-                line = stream.readline()
-                try:
-                    value = parse_json(line) if line.strip() else {}
-                except ValueError as error:
-                    raise DataError(f"{path}, byte {start}: {error}") from error
-                if not isinstance(value, dict):
-                    raise DataError(f"{path}, byte {start}: the line is no JSON object")
-                if value:
-                    yield start, value
-
-
-def _problem(example: Mapping[str, Any]) -> str:
-    """Why a JSON object is no training example; empty if it is one."""
+def problem_of(example: Any) -> str:
+    """Why a JSON value is no training example; empty if it is one."""
+    if not isinstance(example, dict):
+        return "is no JSON object"
     if not isinstance(example.get("task"), str):
         return "has no task"
     if not isinstance(example.get("user", ""), str):
@@ -227,26 +194,27 @@ class TokenizedExamples:
         codes_only: bool,
         after_prompts: bool = False,
         user_tokens: UserTokens | None = None,
-        share: Share | None = None,
+        examples: Iterable[Mapping[str, Any]] | None = None,
     ) -> "TokenizedExamples":
         """Tokenize a file of training examples; examples without a target of a weight above 0 are
         left out, and, with `after_prompts`, item sequences of a single item, which nothing
         precedes. With `user_tokens`, the examples of a user's history begin with the user's token;
-        those of queries do not, since a search has no user. With a `share`, only its examples are
-        read.
+        those of queries do not, since a search has no user. `examples` are some that were read from
+        `path` already, perhaps none.
 
-        Raises DataError, with the line, for a malformed example, and if no example has a target."""
+        Raises DataError, with the line, for a malformed example, and if no example of the file has
+        a target."""
         ids = array("i")
         targets = bytearray()
         weights = array("f")
         offsets = [0]
         is_sequence = bytearray()
-        for number, example in enumerate(read_training_examples(path, share), start=1):
+        rows = read_training_examples(path) if examples is None else examples
+        for number, example in enumerate(rows, start=1):
             try:
                 encoded = encode_example(example, encoder, tokens, codes_only=codes_only)
             except DataError as error:
-                of_share = "" if share is None else f" of process {share.rank}"
-                raise DataError(f"{path}:{number}{of_share}: {error}") from error
+                raise DataError(f"{path}:{number}: {error}") from error
             # the codes of a history of one item may have nothing before them
             if not (encoded.targets & (encoded.weights > 0)).any():
                 continue
@@ -267,7 +235,7 @@ class TokenizedExamples:
             weights.frombytes(encoded.weights.tobytes())
             offsets.append(len(ids))
             is_sequence.append(encoded.is_sequence)
-        if len(offsets) == 1:
+        if len(offsets) == 1 and examples is None:
             raise DataError(f"{path} has no training example with a target")
         return cls(
             np.frombuffer(ids, dtype=np.int32),

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from sidtool.base.digests import file_digest
+from sidtool.base.digests import digest_strings, file_digest
 from sidtool.base.documents import check_seal, parse_json
-from sidtool.base.errors import CompatibilityError, DataError, RefusedError
-from sidtool.base.records import JsonRecord
+from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
+from sidtool.base.records import Count, JsonRecord
 from sidtool.data import GeneralRecord
 from sidtool.data.split import ListTargets, Split, SplitReference
-from sidtool.data.tables import require_regular
+from sidtool.data.tables import as_url, require_regular
 from sidtool.model.prompt import (
     Format,
     HistoryPrompt,
@@ -27,6 +27,8 @@ from sidtool.tokenizer.bundle import Bundle, Identity
 
 LINEAGE_FORMAT = 1
 """The newest lineage format that this version reads and the one that it writes."""
+AGAIN = "make the training examples again"
+"""What to do about examples that were changed."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def task_counts(written: Mapping[str, ExampleCounts]) -> dict[str, TaskCounts]:
 class Lineage(JsonRecord):
     """What is recorded of a file of training examples."""
 
-    OMITTED = ("label_prompts", "field_tokens", "columns", "own_templates")
+    OMITTED = ("label_prompts", "field_tokens", "columns", "own_templates", "parts")
     bundle: Identity
     catalog: str
     """Digest of the catalog's ids, titles and texts."""
@@ -144,12 +146,22 @@ class Lineage(JsonRecord):
     """The columns of the catalog that running text shows."""
     own_templates: Mapping[str, Templates] = field(default_factory=dict)
     """Task -> the user's templates, in place of its own (`make-sft --template`)."""
+    parts: tuple[Mapping[str, Count], ...] = ()
+    """Of examples in parts, the files of each part by name, with their numbers of examples."""
     format: int = LINEAGE_FORMAT
 
     @property
     def tokens(self) -> int:
         """Tokens of all examples, 0 where they were not measured."""
         return sum(counts.tokens for counts in self.tasks.values())
+
+    def digest_of(self, examples: Path) -> str:
+        """SHA-256 (hex) of a file of training examples; of parts, over the SHA-256 of their
+        files."""
+        if not self.parts:
+            return self.files[examples.name]
+        names = [name for part in self.parts for name in part]
+        return digest_strings(names, [self.files.get(name, "") for name in names])
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that is stored."""
@@ -178,20 +190,56 @@ def side_files(train: Path) -> dict[str, Path]:
     return paths
 
 
-def read_lineage(train: Path, *, checks_file: bool = True) -> Lineage:
-    """The lineage of a file of training examples, checked against the file; without `checks_file`
-    the file is not read.
+def in_parts(examples: Path) -> bool:
+    """Whether training examples are a folder of parts, at a path or URL, and not a file."""
+    return examples.is_dir() or "://" in as_url(examples)
+
+
+def read_lineage(train: Path) -> Lineage:
+    """The lineage of a file of training examples, checked against the file.
 
     Raises DataError if there is none, it has a newer format or is malformed, or the examples
-    changed since, RefusedError if it records held-out events in them."""
+    changed since, RefusedError if it records held-out events in them, UsageError for a folder."""
+    if in_parts(train):
+        raise UsageError(
+            f"{as_url(train)} is a folder of parts, which only train reads",
+            hint="make-sft -o FILE.jsonl",
+        )
     path = side_files(train)["meta"]
     try:
         require_regular(path)
-        value = parse_json(path.read_bytes())
-    except (OSError, ValueError, DataError) as error:
+        data = path.read_bytes()
+    except (OSError, DataError) as error:
+        raise _unreadable(path, train) from error
+    lineage = parsed_lineage(data, path, train)
+    if train.name not in lineage.files:
         raise DataError(
-            f"cannot read the lineage {path} of {train}", hint="sidtool make-sft writes it"
-        ) from error
+            f"{path} is the lineage of {', '.join(lineage.files)}, not of {train.name}",
+            hint="rename it back",
+        )
+    require_regular(train)
+    recorded, actual = lineage.files[train.name], file_digest(train)
+    if recorded != actual:
+        raise DataError(
+            f"{train} has digest {actual[:12]}, its lineage says {recorded[:12]}", hint=AGAIN
+        )
+    return lineage
+
+
+def _unreadable(path: Path, train: Path) -> DataError:
+    return DataError(
+        f"cannot read the lineage {as_url(path)} of {as_url(train)}",
+        hint="sidtool make-sft writes it",
+    )
+
+
+def parsed_lineage(data: bytes | None, path: Path, train: Path) -> Lineage:
+    """The lineage `path` of the training examples `train`, None if it is missing. Raises as
+    `read_lineage`."""
+    try:
+        value = parse_json(data or b"")
+    except ValueError as error:
+        raise _unreadable(path, train) from error
     if not isinstance(value, dict) or value.get("format") != LINEAGE_FORMAT:
         raise DataError(
             f"{path} is no lineage of format {LINEAGE_FORMAT}",
@@ -201,26 +249,11 @@ def read_lineage(train: Path, *, checks_file: bool = True) -> Lineage:
         lineage = Lineage.from_json(value)
         check_seal(value)
     except (KeyError, TypeError, ValueError, DataError) as error:
-        raise DataError(
-            f"{path} is malformed: {error}", hint="make the training examples again"
-        ) from error
+        raise DataError(f"{path} is malformed: {error}", hint=AGAIN) from error
     if lineage.leaked_events:
         raise RefusedError(
             f"{path} says that {lineage.leaked_events} held-out events are in {train.name}, not 0",
-            hint="make the training examples again",
-        )
-    if train.name not in lineage.files:
-        raise DataError(
-            f"{path} is the lineage of {', '.join(lineage.files)}, not of {train.name}",
-            hint="rename it back",
-        )
-    require_regular(train)
-    recorded = lineage.files[train.name]
-    actual = file_digest(train) if checks_file else recorded
-    if recorded != actual:
-        raise DataError(
-            f"{train} has digest {actual[:12]}, its lineage says {recorded[:12]}",
-            hint="make the training examples again",
+            hint=AGAIN,
         )
     return lineage
 
@@ -232,15 +265,8 @@ def checked_side_file(examples: Path, lineage: Lineage, part: str, what: str) ->
     digest = file_digest(path) if path.is_file() else None
     if digest != lineage.files.get(path.name):
         problem = "is missing" if digest is None else "was changed"
-        raise DataError(
-            f"{path}, {what} of {examples.name}, {problem}", hint="make the training examples again"
-        )
+        raise DataError(f"{path}, {what} of {examples.name}, {problem}", hint=AGAIN)
     return path
-
-
-def validation_users(examples: Path, lineage: Lineage) -> Path:
-    """The file of validation users beside training examples. Raises as `checked_side_file`."""
-    return checked_side_file(examples, lineage, "valid", "the validation users")
 
 
 def check_same_split(lineage: Lineage, split: Split) -> None:

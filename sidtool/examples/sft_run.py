@@ -38,6 +38,9 @@ class ExampleWriter(Protocol):
     def opened(self, out: Path, progress: Progress | None) -> AbstractContextManager[SftJob]:
         """The job of an output, which has what it needs to write it until the block ends."""
 
+    def write_parts(self, out: str, progress: Progress | None, *, force: bool) -> Lineage:
+        """Write the examples to a folder of parts, at a path or URL."""
+
 
 @dataclass(frozen=True)
 class SftInputs:
@@ -134,7 +137,8 @@ def make_sft(
     **given: Any,
 ) -> Lineage:
     """Write the training examples `out`, and beside it the validation users and the lineage. The
-    options may also be given as keywords, like `tasks={"next-item": 1}`.
+    options may also be given as keywords, like `tasks={"next-item": 1}`. A `writer` makes a folder
+    of parts, with the other files in it, if `out` ends with "/" or is a URL.
 
     `bundle` is a bundle or a reference to one, `items` a catalog or its file (read with
     `catalog_options`, which may name queries too), `split` a split, its folder, or a file of events
@@ -161,15 +165,20 @@ def make_sft(
         >>> lineage.leaked_events, list(lineage.tasks)
         (0, ['sequence'])
     """
-    out = Path(out)
+    in_folder = "://" in str(out) or str(out).endswith("/")
     options = options_from(SftOptions, options, given)
-    if not dry_run:
+    if in_folder and writer is None:
+        raise UsageError(f"{out} is a folder of parts, which a writer makes (ClusterExamples)")
+    location, out = str(out), Path(out)
+    if not dry_run and not in_folder:
         _refuse_outputs(out, force)
     inputs = SftInputs(
         bundle, items, split, options, catalog_options, model, weights, general, queries, tokenizer
     )
     if writer is not None and general is not None:
-        raise UsageError("--general is mixed in by one process: leave out --engine")
+        raise UsageError("--general is mixed in by one process: write a file, without --engine")
+    if writer is not None and in_folder and not dry_run:
+        return writer.write_parts(location, progress, force=force)
     if writer is not None and not dry_run:
         with writer.opened(out, progress) as job:
             job.check_ids()

@@ -2,7 +2,6 @@
 configuration of its trainer: from the settings, the machine and what sidtool decides."""
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,14 @@ from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data.split import check_split
-from sidtool.examples import Lineage, check_same_bundle, find_task, read_lineage
+from sidtool.examples import (
+    Lineage,
+    check_same_bundle,
+    find_task,
+    in_parts,
+    read_lineage,
+    read_parts_lineage,
+)
 from sidtool.model import Dtype, check_model_folder
 from sidtool.model.contract import (
     Contract,
@@ -46,9 +52,7 @@ def plan_training(
     """The run of a call of `train`, with everything checked that needs no weights; writes nothing.
     `before` is the run that will write the model. Raises as `train`."""
     trust = trust_remote_code
-    # one process reads the file for all
-    checks_file = not options.divide_examples or os.environ.get("RANK", "0") == "0"
-    lineage = read_lineage(examples, checks_file=checks_file)
+    lineage = read_parts_lineage(examples) if in_parts(examples) else read_lineage(examples)
     exclude_seen = excludes_seen(options.eval_exclude_seen, lineage.split.targets_repeat)
     options = replace(options, eval_exclude_seen=exclude_seen)
     if before is None:
@@ -125,6 +129,11 @@ def _check_kind(kind: ModelKind, options: TrainOptions, lineage: Lineage) -> Non
             f"token_budget counts tokens of whole sequences, and sliding_windows={windows} trains "
             "on prefixes",
             hint="num_train_epochs",
+        )
+    if lineage.parts and windows != "none":
+        raise UsageError(
+            f"examples in parts are not cut to prefixes, as sliding_windows={windows} does",
+            hint="make-sft -o FILE.jsonl",
         )
     if kind == "causal":
         return

@@ -82,9 +82,6 @@ class TrainOptions(StageOptions):
     no held-out target of the split is an item of its own history."""
     early_stopping_patience: int | None = option(None, minimum=1)
     """Stop after this many validations without a better metric. Default: train to the end."""
-    divide_examples: bool = option(False)
-    """With several processes, each reads and holds only its share of the examples, and draws its
-    batches from it. Such a run resumes with the same number of processes only."""
     stop_step: int | None = option(None, minimum=1)
     """Stop at this step, with a validation, as `--max-minutes` did. Default: train to the end."""
 

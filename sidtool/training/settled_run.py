@@ -15,6 +15,7 @@ from sidtool.base.digests import file_digest
 from sidtool.base.errors import UsageError
 from sidtool.base.output import partial_path
 from sidtool.data.split import SplitReference
+from sidtool.data.tables import as_url
 from sidtool.examples import Lineage, find_task
 from sidtool.model.contract import (
     Contract,
@@ -92,7 +93,7 @@ class Run:
             {
                 "model": self.model.weights,
                 "bundle": self.bundle.identity.digest,
-                "examples": self.lineage.files[self.examples.name],
+                "examples": self.lineage.digest_of(self.examples),
                 "validation users": file_digest(self.valid) if self.valid else None,
                 "options": dataclasses.asdict(self.options),
                 "settings": dict(self.config_fields),
@@ -147,8 +148,8 @@ class TrainingRun(Run):
         for name in ("fsdp", "fsdp_config"):
             settings.pop(name, None)
         step = batch_size * batches * processes
-        if self.options.divide_examples:
-            settings["processes"] = processes
+        if self.lineage.parts:  # their order follows from these
+            settings |= {"processes": processes, "per_device_train_batch_size": batch_size}
         return {**self.fingerprint, "settings": settings, "examples of a step": step}
 
     @cached_property
@@ -204,7 +205,7 @@ class TrainingRun(Run):
         # prompts are those of these examples, else of the model before; those for labels by task
         labels = (*contract.label_prompts, *lineage.label_prompts)
         params = TrainParams(
-            examples=lineage.files[self.examples.name],
+            examples=lineage.digest_of(self.examples),
             split=lineage.split,
             task_weights=lineage.task_weights,
             example_format=lineage.example_format,
@@ -234,7 +235,7 @@ class TrainingRun(Run):
         return {
             "model": str(self.out),
             "starts_from": str(self.model_dir),
-            "examples": str(self.examples),
+            "examples": as_url(self.examples),
             "valid": None if self.valid is None else str(self.valid),
             "options": dataclasses.asdict(self.options),
             "settings": dict(self.sft_fields),
@@ -243,7 +244,7 @@ class TrainingRun(Run):
     def __str__(self) -> str:
         fields = dict(self.sft_fields) or "sidtool's defaults"
         return (
-            f"{self.model_dir} on {self.examples} with {self.options} and {fields}; "
+            f"{self.model_dir} on {as_url(self.examples)} with {self.options} and {fields}; "
             f"output {self.out}"
         )
 

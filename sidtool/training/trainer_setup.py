@@ -1,12 +1,11 @@
 """Builds the trainer of a run: model, tokenized examples, loss, teachers, validation, callbacks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import gather_object
 from torch import nn
 from transformers import EarlyStoppingCallback
 
@@ -14,7 +13,7 @@ from sidtool.base.errors import UsageError
 from sidtool.base.progress import Log, Progress
 from sidtool.data.split import read_examples
 from sidtool.evaluation import Validator, item_knn_metrics
-from sidtool.examples import Share, TokenizedExamples
+from sidtool.examples import ExampleParts, TokenizedExamples
 from sidtool.model import LoadedModel, load_model_folder
 from sidtool.model.contract import Selection, write_contract
 from sidtool.model.network import (
@@ -32,12 +31,12 @@ from sidtool.training.loop.trainer import CausalTrainer, EncoderDecoderTrainer, 
 from sidtool.training.loop.watched import ProgressCallback, StopCallback
 from sidtool.training.loss.augment import (
     Augmentation,
-    AugmentationCallback,
     AugmentedExamples,
+    EpochCallback,
     PrefixExamples,
 )
-from sidtool.training.loss.batches import DividedExamples
 from sidtool.training.loss.loss import Loss, load_teachers
+from sidtool.training.loss.part_examples import PartExamples, PartOrder
 from sidtool.training.plan import weight_dtype
 from sidtool.training.settled_run import TrainingRun, sliding_windows
 
@@ -46,7 +45,7 @@ def check_inputs(run: TrainingRun, loaded: LoadedModel) -> None:
     """Read what a run reads, and every example as the first epoch does; `loaded` may have no
     weights. Raises as the run does."""
     ForgettingCheck.read(run.examples, run.lineage, run.contract.tokens)
-    examples = _varied_examples(run, loaded)
+    examples = _varied(run, loaded, _examples(run, loaded))
     _validator(run, loaded, with_item_knn=False)
     for number in range(len(examples)):
         examples[number]
@@ -75,10 +74,9 @@ def build_trainer(
         trust_remote_code=run.trust_remote_code,
         contract=run.contract,
     )
-    share = None
-    if options.divide_examples and arguments.world_size > 1:
-        share = Share(arguments.process_index, arguments.world_size)
-    examples = _varied_examples(run, loaded, share)
+    read = _examples(run, loaded, arguments)
+    examples = _varied(run, loaded, read)
+    order = PartOrder(read) if isinstance(read, PartExamples) else None
     validator = _validator(run, loaded)
     set_dropout(loaded.model, options.dropout)
     if wants_fsdp(arguments):
@@ -96,21 +94,18 @@ def build_trainer(
     )
     stop = StopCallback(options.stop_step, max_seconds)
     callbacks: list[Any] = [ProgressCallback(progress, log)]
-    if isinstance(examples, AugmentedExamples):
-        callbacks.append(AugmentationCallback(examples))
+    for varied in (examples, order):
+        if isinstance(varied, AugmentedExamples | PartOrder):
+            callbacks.append(EpochCallback(varied))
     if run.valid and options.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(options.early_stopping_patience))
-    all_examples: Any = examples
-    if share is not None:
-        sizes = gather_object([len(examples)])  # of the shares, which are numbered together
-        all_examples = DividedExamples(examples, share.rank, sizes, arguments.train_batch_size)
     trainer_class: Any = EncoderDecoderTrainer
     if run.contract.kind == "causal":
         trainer_class = partial(CausalTrainer, batching=options.batching)
     trainer: SidTrainer = trainer_class(
         model=loaded.model,
         args=arguments,
-        examples=all_examples,
+        examples=examples,
         tokenizer=loaded.tokenizer,
         loss=loss,
         validator=validator,
@@ -120,6 +115,7 @@ def build_trainer(
         token_embeddings=embeddings,
         muon=options.optimizer == "muon",
         teachers=teachers,
+        order=order,
     )
     stop.trainer = trainer
     if check is not None:
@@ -182,36 +178,60 @@ def set_dropout(model: nn.Module, rate: float | None) -> None:
         layer.p = rate
 
 
-def _varied_examples(
-    run: TrainingRun, loaded: LoadedModel, share: Share | None = None
-) -> TokenizedExamples | AugmentedExamples:
-    """The examples as they vary from epoch to epoch, if they do."""
-    tokens, options = loaded.tokens, run.options
-    windows = sliding_windows(options, run.contract.kind)
-    examples = TokenizedExamples.read(
-        run.examples,
-        prompt_encoder(loaded.tokenizer, tokens),
-        tokens,
-        codes_only=run.softmax_over != "vocabulary",
-        after_prompts=windows != "none",
-        user_tokens=run.contract.users,
-        share=share,
-    )
-    longest = int(examples.lengths.max())
+def _examples(
+    run: TrainingRun, loaded: LoadedModel, arguments: Any = None
+) -> TokenizedExamples | PartExamples:
+    """The examples of a file or of a single part as tokens; of several parts those of this process,
+    or of all processes without `arguments`, which are read when they are needed."""
     # make-sft does not count the user's token
     limit = run.lineage.max_length + bool(run.contract.users)
     positions = max_positions(loaded.model)
     if positions:
         limit = min(limit, positions)
-    if longest > limit:
-        raise UsageError(
-            f"the longest training example has {longest} tokens, the limit is {limit}",
-            hint="make-sft --model measures examples; lower --history-length or raise --max-length",
+
+    def tokenize(examples: Sequence[Mapping[str, Any]] | None) -> TokenizedExamples:
+        made = TokenizedExamples.read(
+            run.examples,
+            prompt_encoder(loaded.tokenizer, loaded.tokens),
+            loaded.tokens,
+            codes_only=run.softmax_over != "vocabulary",
+            after_prompts=sliding_windows(run.options, run.contract.kind) != "none",
+            user_tokens=run.contract.users,
+            examples=examples,
         )
+        longest = int(made.lengths.max(initial=0))
+        if longest > limit:
+            raise UsageError(
+                f"the longest training example has {longest} tokens, the limit is {limit}",
+                hint="make-sft --model measures examples; lower --history-length or raise "
+                "--max-length",
+            )
+        return made
+
+    if not run.lineage.parts:
+        return tokenize(None)
+    parts = ExampleParts(run.examples, run.lineage)
+    rank, processes, batch_size = 0, 1, 1
+    if arguments is not None:
+        rank, processes = arguments.process_index, arguments.world_size
+        batch_size = arguments.train_batch_size
+    if processes == 1 and len(parts.sizes) == 1:
+        return tokenize([parts.example(0, line) for line in parts.lines(0)])
+    return PartExamples(
+        parts, tokenize, seed=run.seed, batch_size=batch_size, rank=rank, processes=processes
+    )
+
+
+def _varied(
+    run: TrainingRun, loaded: LoadedModel, examples: TokenizedExamples | PartExamples
+) -> TokenizedExamples | PartExamples | AugmentedExamples:
+    """The examples as they vary from epoch to epoch, if they do."""
+    tokens, options = loaded.tokens, run.options
     augmentation = Augmentation(
         options.item_dropout, options.reverse_prob, options.shuffle_span, run.item_fields
     )
-    if windows != "none":
+    windows = sliding_windows(options, run.contract.kind)
+    if windows != "none" and isinstance(examples, TokenizedExamples):
         prefixes = PrefixExamples(examples, tokens, every=windows == "all")
         return AugmentedExamples(prefixes, augmentation, tokens, run.seed)
     if not augmentation.is_active:
@@ -236,9 +256,11 @@ def _validator(
     examples = tuple(read_examples(run.valid))
     options = run.options
     users, k, exclude_seen = options.eval_users, options.metric_k, bool(options.eval_exclude_seen)
-    # the line to beat, but not where training events are in no history of a validation user
+    # the line to beat, but not where training events are in no history of a validation user, as
+    # most are where these are those of one part
     item_knn = None
-    if with_item_knn and run.lineage.split.protocol in ("leave-one-out", "last-session"):
+    shows_training = run.lineage.split.protocol in ("leave-one-out", "last-session")
+    if with_item_knn and shows_training and not run.lineage.parts:
         item_knn = item_knn_metrics(
             examples, run.bundle, users=users, k=k, seed=run.seed, exclude_seen=exclude_seen
         )

@@ -8,7 +8,8 @@ import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError
 from sidtool.data.split.split import Split
-from sidtool.examples.lineage import check_same_split, read_lineage, validation_users
+from sidtool.examples.lineage import check_same_split, read_lineage
+from sidtool.examples.parts import validation_users
 from tests.sealed import reseal
 from tests.training_fixtures import bundle, catalog, examples, make_split, split
 

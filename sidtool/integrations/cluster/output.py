@@ -167,7 +167,8 @@ def _is_half_moved(filesystem: Any, root: str) -> bool:
     lineage = f"{root}.partial/{LINEAGE}"
     if not names or not filesystem.exists(lineage):
         return False
-    return names <= set(json.loads(filesystem.cat_file(lineage))["files"])
+    files = json.loads(filesystem.cat_file(lineage))["files"]
+    return names <= {name.partition("/")[0] for name in files}
 
 
 @contextmanager
@@ -229,11 +230,12 @@ def _remote(
             raise _exists_already(url)
         if filesystem.exists(root):
             filesystem.rm(root, recursive=True)
-        filesystem.makedirs(root, exist_ok=True)
-        names = [path.rpartition("/")[2] for path in filesystem.find(work)]
+        names = [path.removeprefix(work).lstrip("/") for path in filesystem.find(work)]
         if LINEAGE not in names:
             raise DataError(f"{url}.partial has no {LINEAGE}")
         for name in sorted(names, key=lambda name: name == LINEAGE):
-            filesystem.mv(f"{work}/{name}", f"{root}/{name}")
+            target = f"{root}/{name}"
+            filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
+            filesystem.mv(f"{work}/{name}", target)
         if filesystem.exists(work):
             filesystem.rm(work, recursive=True)

@@ -1,12 +1,11 @@
 """Training examples of the users of a split, made by several processes.
 
-A worker reads the split as far as it needs it: of one in parts, one part at a time. What a worker
-writes has a file for each task; the files of a task, one behind the other, are what a single
-process writes of it, byte for byte."""
+What a worker writes has a file for each task; the files of a task, one behind the other, are what a
+single process writes of it, byte for byte."""
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -14,49 +13,45 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.digests import digest_strings
+from sidtool.base.documents import sealed_text
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import remove
 from sidtool.base.progress import Progress
-from sidtool.data.split import TRAIN_FILE, Split, is_split_folder, read_split, stored_manifest
+from sidtool.base.storage import Storage
+from sidtool.data.split import TRAIN_FILE, Split, is_split_folder, stored_manifest
 from sidtool.examples import (
+    PARTS_LINEAGE,
+    VALID,
     EventTotals,
-    EventWeights,
     ExampleCounts,
+    Lineage,
     SftInputs,
     SftJob,
     TaskCounts,
     named_task,
     task_counts,
 )
+from sidtool.integrations.cluster.example_shards import (
+    TaskShard,
+    open_counting,
+    open_inputs,
+    opener,
+)
 from sidtool.integrations.cluster.output import (
     RESTART,
     PartFolder,
     PartReport,
-    part_name,
+    part_folder,
+    refuse_existing_folder,
+    refuse_input,
     work_parts,
 )
-from sidtool.integrations.cluster.run import RunOptions, Work, make_parts
+from sidtool.integrations.cluster.run import RunOptions, make_parts
 from sidtool.integrations.cluster.shards import file_versions, row_count, table_urls
 from sidtool.model.contract import model_folder, read_contract
 
 USERS = 20_000
 """Users of a shard, of a split that is not in parts."""
-VALID = "valid.jsonl"
-"""The validation users of a shard."""
-
-
-@dataclass(frozen=True)
-class TaskShard:
-    """The examples of tasks for some users; all of a task that is not of users."""
-
-    tasks: tuple[str, ...]
-    folder: str = ""
-    """The folder of a split in parts that has the users, all of whom are meant; "" for the whole
-    split"""
-    units: range | None = None
-    """Some users of the whole split, or windows; as `SftJob.write_task`"""
-    first_numbers: tuple[int, ...] = (0,)
-    """Of each task, as `SftJob.write_task`"""
 
 
 @dataclass(frozen=True)
@@ -95,7 +90,7 @@ class ClusterJob(SftJob):
             for report in self.reports:
                 if task in report.facts["tasks"]:
                     counts[task] += ExampleCounts(**report.facts["tasks"][task])
-                    files.append(self.folder / report.name / task)
+                    files.append(self.folder / report.name / f"{task}.jsonl")
         if path is not None:
             _join(files, path)
         return task_counts(counts)
@@ -121,7 +116,8 @@ def _join(files: Sequence[Path], path: Path) -> None:
 
 @dataclass(frozen=True)
 class ClusterExamples:
-    """Makes the examples of a job by several processes; `make_sft` takes it as `writer`.
+    """Makes the examples of a job by several processes; `make_sft` takes it as `writer`. They are
+    joined to a file, or stay in parts.
 
     The process itself reads the manifest of a split in parts and one part, unless the lineage needs
     all events: the labels of feedback, weights, and the items of queries."""
@@ -137,7 +133,7 @@ class ClusterExamples:
             raise UsageError(
                 "workers make whole copies of examples: a fraction or a token budget is drawn from "
                 "the examples of all users",
-                hint="whole weights, or leave out --engine",
+                hint="whole weights, or a file without --engine",
             )
 
     @contextmanager
@@ -146,6 +142,56 @@ class ClusterExamples:
         block ends well.
 
         Raises UsageError if the interrupted run that is to be resumed had other inputs."""
+        run, job, folders, made_from = self._open(progress)
+        with work_parts(out.with_name(f"{out.name}.parts"), made_from, resume=run.resume) as folder:
+            if folders:
+                shards = list(self._folder_shards(job, folders, folder, run))
+            else:
+                shards = list(_user_shards(job, self.users))
+            reports = make_parts(partial(open_inputs, self.inputs), shards, folder, run)
+            yield _cluster_job(job, folder, reports)
+            remove(Path(folder.url))
+
+    def write_parts(self, out: str, progress: Progress | None, *, force: bool) -> Lineage:
+        """Write the examples of a split in parts to a folder of parts, at a path or URL: those of
+        the users of a part, and their share of the examples that are not of users.
+
+        Raises UsageError for another split, or if the output exists without `force`."""
+        refuse_existing_folder(out, force=force)
+        for location in (self.inputs.split, self.inputs.items):
+            refuse_input(out, str(location))
+        run, job, folders, made_from = self._open(progress)
+        if not folders:
+            raise UsageError(
+                f"{out} has the parts of a split in parts, and {self.inputs.split} is none",
+                hint="sidtool split --parts, or -o FILE.jsonl",
+            )
+        with part_folder(out, made_from, resume=run.resume, force=force) as folder:
+            shards = list(self._folder_shards(job, folders, folder, run))
+            work = partial(open_inputs, self.inputs, len(folders))
+            made = _cluster_job(job, folder, make_parts(work, shards, folder, run))
+            made.check_ids()
+            files: dict[str, str] = {}
+            parts: list[dict[str, int]] = [{} for _ in folders]
+            users_part = 0
+            for report in made.reports:
+                files |= report.facts["files"]
+                of_users = "totals" in report.facts
+                for number, pieces in enumerate(report.facts["parts"], users_part * of_users):
+                    parts[number] |= pieces
+                users_part += of_users
+            for name in sorted(files.keys() - Storage(folder.url).listing().keys()):
+                raise DataError(f"{folder.url}/{name} is lost", hint=RESTART)
+            lineage = made.lineage(made.write(None), files)
+            lineage = replace(lineage, parts=tuple(part for part in parts if part))
+            folder.finish(sealed_text(lineage.to_json()), PARTS_LINEAGE)
+        return lineage
+
+    def _open(
+        self, progress: Progress | None
+    ) -> tuple[RunOptions, SftJob, list[str], Mapping[str, Any]]:
+        """How to run, a job with the split or one part of it, the folders of a split in parts, and
+        what determines the examples."""
         inputs = self.inputs
         run = replace(self.run, progress=self.run.progress or progress)
         folders: list[str] = []
@@ -159,27 +205,8 @@ class ClusterExamples:
             named_task(task).predicts_feedback or named_task(task).needs_queries
             for task in inputs.options.tasks
         )
-        job = _opener(inputs)("" if needs_all or not folders else folders[0])
-        made_from = self._made_from(job, files)
-        with work_parts(out.with_name(f"{out.name}.parts"), made_from, resume=run.resume) as folder:
-            if folders:
-                shards = list(self._folder_shards(job, folders, folder, run))
-            else:
-                shards = list(_user_shards(job, self.users))
-            reports = make_parts(partial(_open_inputs, inputs), shards, folder, run)
-            yield ClusterJob(
-                bundle=job.bundle,
-                items=job.items,
-                split=job.split,
-                options=job.options,
-                maker=job.maker,
-                weights=job.weights,
-                general=None,
-                progress=progress,
-                folder=Path(folder.url),
-                reports=reports,
-            )
-            remove(Path(folder.url))
+        job = opener(inputs)("" if needs_all or not folders else folders[0])
+        return run, job, folders, self._made_from(job, files)
 
     def _made_from(self, job: SftJob, files: Mapping[str, str]) -> dict[str, Any]:
         """What determines the examples, as JSON values; `files` are those of a split in parts."""
@@ -216,8 +243,8 @@ class ClusterExamples:
         by_events = [task for task in tasks if job.maker.counts_events(task, job.split)]
         of_events: list[Mapping[str, int]] = [{}] * len(folders)
         if by_events:
-            count = partial(_open_counting, inputs, by_events)
-            numbers = make_parts(count, folders, folder.subfolder("numbers"), run)
+            count = partial(open_counting, inputs, by_events)
+            numbers = make_parts(count, folders, folder.subfolder(".numbers"), run)
             of_events = [report.counts for report in numbers]
         before = dict.fromkeys(tasks, 0)
         for name, events in zip(folders, of_events, strict=True):
@@ -226,6 +253,21 @@ class ClusterExamples:
             for task in tasks:
                 per_user = n_users if named_task(task).of_whole_histories else 0
                 before[task] += events.get(task, per_user)
+
+
+def _cluster_job(job: SftJob, folder: PartFolder, reports: Sequence[PartReport]) -> ClusterJob:
+    return ClusterJob(
+        bundle=job.bundle,
+        items=job.items,
+        split=job.split,
+        options=job.options,
+        maker=job.maker,
+        weights=job.weights,
+        general=None,
+        progress=None,
+        folder=Path(folder.url),
+        reports=reports,
+    )
 
 
 def _settings(record: Any) -> str:
@@ -252,67 +294,3 @@ def _user_shards(job: SftJob, users: int) -> Iterator[TaskShard]:
             first_number = job.maker.count_before(task, job.split, first)
             units = range(first, min(first + users, n_units))
             yield TaskShard((task,), units=units, first_numbers=(first_number,))
-
-
-def _opener(inputs: SftInputs) -> Callable[[str], SftJob]:
-    """Opens the job for the users in a folder of the split, or for all ("")."""
-    opened: dict[str, SftJob] = {}
-
-    def open_job(folder: str) -> SftJob:
-        if folder in opened:
-            return opened[folder]
-        before = next(iter(opened.values()), None)
-        opened.clear()  # one part is in memory at a time
-        if not folder:
-            job = inputs.open()
-        else:
-            split = read_split(Path(str(inputs.split)), folder)
-            if before is None:
-                job = replace(inputs, split=split).open()
-            else:
-                weights = EventWeights.read(inputs.weights, split)
-                job = replace(before, split=split, weights=weights)
-        opened[folder] = job
-        return job
-
-    return open_job
-
-
-def _open_counting(inputs: SftInputs, tasks: Sequence[str]) -> Work[str]:
-    """Read bundle and catalog, to count the examples of the users in folders."""
-    open_job = _opener(inputs)
-
-    def count(number: int, folder: str, place: Path) -> PartReport:
-        job = open_job(folder)
-        users = len(job.split.train)
-        name = part_name(number)
-        (place / name).touch()
-        counts = {task: job.maker.count_before(task, job.split, users) for task in tasks}
-        return PartReport(name, users, counts=counts)
-
-    return count
-
-
-def _open_inputs(inputs: SftInputs) -> Work[TaskShard]:
-    """Read bundle and catalog, to make the examples of shards, and the split as far as a shard
-    needs it."""
-    open_job = _opener(inputs)
-
-    def write(number: int, shard: TaskShard, place: Path) -> PartReport:
-        return _write_shard(open_job(shard.folder), shard, place / f"part-{number:07d}")
-
-    return write
-
-
-def _write_shard(job: SftJob, shard: TaskShard, folder: Path) -> PartReport:
-    """Write a file for each task of a shard, and the validation users of a part."""
-    folder.mkdir()
-    counts: dict[str, ExampleCounts] = {}
-    for task, first_number in zip(shard.tasks, shard.first_numbers, strict=True):
-        with (folder / task).open("wb") as stream:
-            counts[task] = job.write_task(stream, task, shard.units, first_number)
-    facts: dict[str, Any] = {"tasks": {task: asdict(made) for task, made in counts.items()}}
-    if shard.folder and named_task(shard.tasks[0]).of_users:
-        facts["totals"] = asdict(job.totals)
-        job.write_valid(folder / VALID)
-    return PartReport(folder.name, sum(made.examples for made in counts.values()), facts=facts)

@@ -40,8 +40,6 @@ from sidtool.training.loop.watched import ShardedTrainer
 from sidtool.training.loss.augment import AugmentedExamples
 from sidtool.training.loss.batches import (
     IGNORED,
-    DividedExamples,
-    DividedOrder,
     EncoderDecoderCollator,
     PackedCollator,
     PaddedCollator,
@@ -49,6 +47,7 @@ from sidtool.training.loss.batches import (
     parts_by_length,
 )
 from sidtool.training.loss.loss import Loss, Teachers
+from sidtool.training.loss.part_examples import PartExamples, PartOrder
 from sidtool.training.loss.probes import narrows_exactly, packs_exactly
 
 
@@ -57,8 +56,8 @@ class SidTrainer(ShardedTrainer):
     trainer of a library among its bases.
 
     All weights that require gradients are trained; `lora` and `token_embeddings` are the parts
-    added to the model, if any. `write_contract` writes contract and bundle into a model
-    folder."""
+    added to the model, if any. `write_contract` writes contract and bundle into a model folder.
+    `order` is that of examples in parts."""
 
     packed = False
     """whether a line of a batch may have several examples"""
@@ -68,7 +67,7 @@ class SidTrainer(ShardedTrainer):
         *,
         model: Any,
         args: TrainingArguments,
-        examples: TokenizedExamples | AugmentedExamples | DividedExamples,
+        examples: TokenizedExamples | AugmentedExamples | PartExamples,
         tokenizer: Any,
         loss: Loss,
         collator: Callable[[Sequence[TokenizedExample]], dict[str, torch.Tensor]],
@@ -79,6 +78,7 @@ class SidTrainer(ShardedTrainer):
         token_embeddings: TokenEmbeddings | None = None,
         muon: bool = False,
         teachers: Teachers | None = None,
+        order: PartOrder | None = None,
     ) -> None:
         # TRL requires a datasets.Dataset, which would format every example again in every epoch:
         # give it one example, then replace the data set
@@ -104,6 +104,7 @@ class SidTrainer(ShardedTrainer):
         self._muon = muon
         self._loss = loss
         self._teachers = teachers
+        self._order = order
         # the loss is divided by the targets of all accumulated batches
         self.model_accepts_loss_kwargs = True
         self.lora = lora
@@ -134,9 +135,7 @@ class SidTrainer(ShardedTrainer):
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if isinstance(self.train_dataset, DividedExamples):
-            return DividedOrder(self.train_dataset, self.args.seed)
-        return super()._get_train_sampler(train_dataset)
+        return self._order or super()._get_train_sampler(train_dataset)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """A step of the parent class, with faster attention for bfloat16 on a CPU."""

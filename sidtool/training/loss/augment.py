@@ -6,8 +6,9 @@ processes see the same examples. Items are never masked: the vocabulary has no m
 another token would have a different meaning at inference."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -186,7 +187,7 @@ class AugmentedExamples:
 
     def __init__(
         self,
-        examples: TokenizedExamples | PrefixExamples,
+        examples: TokenizedExamples | PrefixExamples | Sequence[TokenizedExample],
         augmentation: Augmentation,
         tokens: SidTokens,
         seed: int,
@@ -222,10 +223,17 @@ class AugmentedExamples:
         self._order_strength.fill_(max(0.0, 1 - epoch / max(epochs - 1, 1)))
 
 
-class AugmentationCallback(TrainerCallback):
-    """Switches augmented examples to the epoch that begins or resumes."""
+class Varying(Protocol):
+    """What differs from epoch to epoch."""
 
-    def __init__(self, examples: AugmentedExamples) -> None:
+    def vary(self, epoch: int, epochs: int) -> None:
+        """Switch to an epoch, from 0."""
+
+
+class EpochCallback(TrainerCallback):
+    """Switches augmented examples, or the order of parts, to the epoch that begins or resumes."""
+
+    def __init__(self, examples: Varying) -> None:
         self._examples = examples
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

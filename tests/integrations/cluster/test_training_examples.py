@@ -1,5 +1,7 @@
 """Training examples of parts of the users, one behind the other, are the file of one process."""
 
+import json
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,11 @@ from sidtool.data.split.split import Split
 from sidtool.examples import sft_run
 from sidtool.examples.blocks import EventBlock
 from sidtool.examples.event_weights import WeightOptions
+from sidtool.examples.parts import ExampleParts, read_parts_lineage, validation_users
 from sidtool.examples.sft_job import SftJob
 from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions
 from sidtool.examples.sft_run import SftInputs, make_sft
-from sidtool.integrations.cluster import training_examples
+from sidtool.integrations.cluster import example_shards
 from sidtool.integrations.cluster.run import RunOptions
 from sidtool.integrations.cluster.split_parts import PartOptions, split_in_parts
 from sidtool.integrations.cluster.training_examples import ClusterExamples
@@ -31,6 +34,7 @@ from tests.data.split.cases import windows_of
 from tests.data.tables.files import write_table
 from tests.examples.cases import ALL_TASKS, RATING_TASKS
 from tests.models import tiny_tokenizer
+from tests.s3 import BUCKET
 from tests.training_fixtures import bundle, catalog, split
 
 pytestmark = pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
@@ -62,9 +66,11 @@ def inputs_of(
 
 def make(
     inputs: SftInputs,
-    out: Path,
+    out: Path | str,
     writer: ClusterExamples | None = None,
     progress: Progress | None = None,
+    *,
+    force: bool = False,
 ) -> dict[str, Any]:
     lineage = make_sft(
         inputs.bundle,
@@ -76,6 +82,7 @@ def make(
         weights=inputs.weights,
         writer=writer,
         progress=progress,
+        force=force,
     )
     return lineage.to_json()
 
@@ -110,7 +117,7 @@ def test_a_worker_reads_one_part_of_a_split_in_parts(
     manifest = split_in_parts(str(events), folder, run=PartOptions(parts=4))
     inputs = replace(inputs, split=folder)
     sizes = []
-    monkeypatch.setattr(training_examples, "_write_shard", noting(sizes))
+    monkeypatch.setattr(example_shards, "_write_shard", noting(sizes))
     monkeypatch.setattr(sft_run, "open_split", None)  # reads all parts
     one = make(replace(inputs, split=read_split(folder)), tmp_path / "one.jsonl")
     parts = make(inputs, tmp_path / "parts.jsonl", ClusterExamples(inputs, RunOptions()))
@@ -142,7 +149,7 @@ def test_a_run_continues_with_finished_parts(
     inputs = replace(inputs, split=tmp_path / "in-parts")
     split_in_parts(str(events), tmp_path / "in-parts", run=PartOptions(parts=64))
     out = tmp_path / "train.jsonl"
-    write = training_examples._write_shard
+    write = example_shards._write_shard
     calls = []
 
     def fail_at_the_third(*arguments: Any) -> Any:
@@ -151,7 +158,7 @@ def test_a_run_continues_with_finished_parts(
             raise DataError("the disk is full")
         return write(*arguments)
 
-    monkeypatch.setattr(training_examples, "_write_shard", fail_at_the_third)
+    monkeypatch.setattr(example_shards, "_write_shard", fail_at_the_third)
     with pytest.raises(DataError, match="the disk is full"):
         make(inputs, out, ClusterExamples(inputs, RunOptions()))
     assert not out.exists()
@@ -160,10 +167,10 @@ def test_a_run_continues_with_finished_parts(
     with pytest.raises(UsageError, match="different options"):
         make(others, out, ClusterExamples(others, resumed))
     (done, *_) = (tmp_path / "train.jsonl.parts.partial").glob("part-*")
-    (done / "sequence").rename(tmp_path / "lost")
-    with pytest.raises(DataError, match="sequence is lost"):
+    (done / "sequence.jsonl").rename(tmp_path / "lost")
+    with pytest.raises(DataError, match="jsonl is lost"):
         make(inputs, out, ClusterExamples(inputs, resumed))
-    (tmp_path / "lost").rename(done / "sequence")
+    (tmp_path / "lost").rename(done / "sequence.jsonl")
     make(inputs, out, ClusterExamples(inputs, resumed))
     make(inputs, tmp_path / "one.jsonl")
     assert out.read_bytes() == (tmp_path / "one.jsonl").read_bytes()
@@ -172,9 +179,95 @@ def test_a_run_continues_with_finished_parts(
     assert not list(tmp_path.glob("*.partial"))
 
 
+@pytest.fixture(params=["folder", "memory", pytest.param("s3", marks=pytest.mark.slow)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a folder of parts may be."""
+    if request.param == "folder":
+        return f"{tmp_path}/made/"
+    if request.param == "s3":
+        request.getfixturevalue("s3")
+        return f"s3://{BUCKET}/{uuid.uuid4().hex}/made"
+    return f"memory://{uuid.uuid4().hex}/made"
+
+
+def test_examples_in_parts_are_those_of_one_file(
+    tmp_path: Path, bundle: Bundle, catalog: Items, place: str
+) -> None:
+    events = rated_events(tmp_path / "events.csv")
+    tasks = {"sequence": 1.0, "sid-to-title": 1.0, "next-item": 2.0, "title-to-sid": 1.0}
+    inputs = inputs_of(tmp_path, bundle, catalog, make_split(events), tasks=tasks)
+    manifest = split_in_parts(str(events), tmp_path / "in-parts", run=PartOptions(parts=4))
+    inputs = replace(inputs, split=tmp_path / "in-parts")
+    one = make(inputs, tmp_path / "train.jsonl")
+    writer = ClusterExamples(inputs, RunOptions())
+    made = make(inputs, place, writer)
+    assert {**made, "files": None, "parts": None} == {**one, "files": None, "parts": None}
+    folder = Path(place)
+    lineage = read_parts_lineage(folder)
+    assert {**made, "sha256": None} == {**lineage.to_json(), "sha256": None}
+    parts = ExampleParts(folder, lineage)
+    # every part has every task
+    read = [
+        [parts.example(number, line) for line in parts.lines(number)]
+        for number in range(len(parts.sizes))
+    ]
+    assert len(read) == len(manifest.folders)
+    assert all({example["task"] for example in part} == set(tasks) for part in read)
+    lines = [json.dumps(example, sort_keys=True) for part in read for example in part]
+    stored = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    assert sorted(lines) == sorted(json.dumps(example, sort_keys=True) for example in stored)
+    # the users of one part, of all that the lineage counts
+    users = validation_users(folder, lineage).read_text().splitlines()
+    assert 0 < len(users) < made["valid"]
+    with pytest.raises(UsageError, match="exists already"):
+        make(inputs, place, writer)
+    make(inputs, place, writer, force=True)
+    assert read_parts_lineage(folder) == lineage
+
+
+def test_a_folder_of_parts_continues_and_names_a_lost_file(
+    tmp_path: Path, bundle: Bundle, catalog: Items, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = rated_events(tmp_path / "events.csv")
+    tasks = {"sequence": 1.0, "sid-to-title": 1.0}
+    inputs = inputs_of(tmp_path, bundle, catalog, make_split(events), tasks=tasks)
+    out = f"{tmp_path}/made/"
+    with pytest.raises(UsageError, match="the parts of a split in parts"):
+        make(inputs, out, ClusterExamples(inputs, RunOptions()))
+    with pytest.raises(UsageError, match="is a folder of parts, which a writer makes"):
+        make(inputs, out)
+    split_in_parts(str(events), tmp_path / "in-parts", run=PartOptions(parts=16))
+    inputs = replace(inputs, split=tmp_path / "in-parts")
+    with pytest.raises(UsageError, match="or contains it"):
+        make(inputs, f"{tmp_path}/", ClusterExamples(inputs, RunOptions()), force=True)
+    whole = make(inputs, f"{tmp_path}/whole/", ClusterExamples(inputs, RunOptions()))
+    write = example_shards._write_shard
+    calls = []
+
+    def fail_at_the_third(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise DataError("the disk is full")
+        return write(*arguments)
+
+    monkeypatch.setattr(example_shards, "_write_shard", fail_at_the_third)
+    resumed = ClusterExamples(inputs, RunOptions(resume=True))
+    with pytest.raises(DataError, match="the disk is full"):
+        make(inputs, out, ClusterExamples(inputs, RunOptions()))
+    assert not Path(out).exists()
+    (lost, *_) = (tmp_path / "made.partial").glob("part-*/*.jsonl")
+    lost.rename(tmp_path / "lost")
+    with pytest.raises(DataError, match="is lost"):
+        make(inputs, out, resumed)
+    (tmp_path / "lost").rename(lost)
+    assert make(inputs, out, resumed) == whole
+    names = {path.name for path in Path(out).iterdir() if not path.name.startswith("part-")}
+    assert names == {"_lineage.json"}
+
+
 def noting(sizes: list[int]) -> Any:
     """`_write_shard` that notes of how many users the job is."""
-    write = training_examples._write_shard
+    write = example_shards._write_shard
 
     def noted(job: SftJob, *arguments: Any) -> Any:
         sizes.append(len(job.split.train))

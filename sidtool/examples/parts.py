@@ -1,0 +1,138 @@
+"""Training examples in parts: a folder, at a path or URL, with a lineage that lists the files of
+each part. `make-sft` writes it of a split in parts."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import DataError
+from sidtool.base.storage import Storage
+from sidtool.data.tables import as_url
+from sidtool.examples.example_file import problem_of
+from sidtool.examples.lineage import AGAIN, Lineage, checked_side_file, parsed_lineage
+
+PARTS_LINEAGE = "_lineage.json"
+"""The lineage of examples in parts, in their folder."""
+VALID = "valid.jsonl"
+"""The validation users of a part of the split, in its folder."""
+
+
+def read_parts_lineage(folder: Path) -> Lineage:
+    """The lineage of examples in parts; the parts are checked when they are read. Raises as
+    `read_lineage`."""
+    path = folder / PARTS_LINEAGE
+    lineage = parsed_lineage(Storage(as_url(folder)).read(PARTS_LINEAGE), path, folder)
+    if not sum(ExampleParts(folder, lineage).sizes):
+        raise DataError(f"{as_url(path)} lists no examples in parts", hint=AGAIN)
+    return lineage
+
+
+def validation_users(examples: Path, lineage: Lineage) -> Path:
+    """The file of validation users beside training examples; of parts that of the first part, a
+    sample by the hash of their ids, at a URL a copy of it. Raises DataError if it is missing or was
+    changed."""
+    if not lineage.parts:
+        return checked_side_file(examples, lineage, "valid", "the validation users")
+    name = next((name for name in lineage.files if name.endswith(f"/{VALID}")), VALID)
+    location, digest = as_url(examples), lineage.files.get(name)
+    if examples.is_dir():
+        _checked(location, name, digest)
+        return examples / name
+    return Path(_copied(location, name, digest).name) / VALID
+
+
+@lru_cache(maxsize=1)
+def _copied(location: str, name: str, digest: str | None) -> "TemporaryDirectory[str]":
+    """A temporary folder with a copy of validation users, which lasts as long as the process."""
+    folder = TemporaryDirectory(prefix="sidtool-")
+    (Path(folder.name) / VALID).write_bytes(_checked(location, name, digest))
+    return folder
+
+
+def _checked(location: str, name: str, digest: str | None) -> bytes:
+    """The bytes of a file of a folder. Raises DataError if it is missing or has another SHA-256."""
+    data = Storage(location).read(name)
+    if data is None or hashlib.sha256(data).hexdigest() != digest:
+        problem = "is missing" if data is None else "was changed"
+        raise DataError(f"{location}/{name} {problem}", hint=AGAIN)
+    return data
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Consecutive examples of a shuffled part."""
+
+    start: int
+    """the number of the first one among those of a process"""
+    part: int
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class ExampleParts:
+    """The parts of a folder of training examples."""
+
+    folder: Path
+    lineage: Lineage
+
+    def __str__(self) -> str:
+        return as_url(self.folder)
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """The number of examples of each part."""
+        return [sum(part.values()) for part in self.lineage.parts]
+
+    def lines(self, part: int) -> list[bytes]:
+        """The examples of a part, not parsed yet. Every byte of the part is read and checked, and
+        no other part.
+
+        Raises DataError if a file is missing, was changed or has other lines than recorded."""
+        lines: list[bytes] = []
+        for name, n_lines in self.lineage.parts[part].items():
+            of_file = _checked(str(self), name, self.lineage.files.get(name)).split(b"\n")
+            if of_file.pop() or len(of_file) != n_lines:
+                raise DataError(f"{self}/{name} has not {n_lines} lines", hint=AGAIN)
+            lines += of_file
+        return lines
+
+    def example(self, part: int, line: bytes) -> dict[str, Any]:
+        """The example of a line of a part. Raises DataError if it is none."""
+        try:
+            example = parse_json(line)
+            problem = problem_of(example)
+        except ValueError as error:
+            problem = str(error)
+        if problem:
+            raise DataError(f"an example of part {part} of {self} {problem}: {line[:80]!r}")
+        return dict(example)
+
+    def shuffled(self, part: int, seed: int, epoch: int) -> NDArray[np.int64]:
+        """(n,) the numbers of the examples of a part in the order of an epoch."""
+        return np.random.default_rng([seed, epoch, part]).permutation(self.sizes[part])
+
+    def slices(self, first: int, n: int, seed: int, epoch: int) -> list[Slice]:
+        """Where `n` consecutive examples are, from the example `first` on in the order of an epoch:
+        parts in a drawn order, each shuffled. The order begins again at its end."""
+        sizes = np.array(self.sizes)
+        order = np.random.default_rng([seed, epoch]).permutation(len(sizes))
+        stops = np.cumsum(sizes[order])
+        found: list[Slice] = []
+        done = 0
+        while done < n:
+            place = (first + done) % int(stops[-1])
+            at = int(np.searchsorted(stops, place, side="right"))
+            begin = int(stops[at] - sizes[order[at]])
+            stop = min(int(stops[at]), place + n - done)
+            found.append(Slice(done, int(order[at]), place - begin, stop - begin))
+            done += stop - place
+        return found

@@ -1,0 +1,117 @@
+"""The shards of training examples, and what a worker makes of one: a file for each task. It reads
+the split as far as the shard needs it: of one in parts, one part at a time."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sidtool.base.digests import file_digest
+from sidtool.data.split import read_split
+from sidtool.examples import VALID, EventWeights, ExampleCounts, SftInputs, SftJob, named_task
+from sidtool.integrations.cluster.output import PartReport, part_name
+from sidtool.integrations.cluster.run import Work
+
+
+@dataclass(frozen=True)
+class TaskShard:
+    """The examples of tasks for some users; all of a task that is not of users."""
+
+    tasks: tuple[str, ...]
+    folder: str = ""
+    """The folder of a split in parts that has the users, all of whom are meant; "" for the whole
+    split"""
+    units: range | None = None
+    """Some users of the whole split, or windows; as `SftJob.write_task`"""
+    first_numbers: tuple[int, ...] = (0,)
+    """Of each task, as `SftJob.write_task`"""
+
+
+def opener(inputs: SftInputs) -> Callable[[str], SftJob]:
+    """Opens the job for the users in a folder of the split, or for all ("")."""
+    opened: dict[str, SftJob] = {}
+
+    def open_job(folder: str) -> SftJob:
+        if folder in opened:
+            return opened[folder]
+        before = next(iter(opened.values()), None)
+        opened.clear()  # one part is in memory at a time
+        if not folder:
+            job = inputs.open()
+        else:
+            split = read_split(Path(str(inputs.split)), folder)
+            if before is None:
+                job = replace(inputs, split=split).open()
+            else:
+                weights = EventWeights.read(inputs.weights, split)
+                job = replace(before, split=split, weights=weights)
+        opened[folder] = job
+        return job
+
+    return open_job
+
+
+def open_counting(inputs: SftInputs, tasks: Sequence[str]) -> Work[str]:
+    """Read bundle and catalog, to count the examples of the users in folders."""
+    open_job = opener(inputs)
+
+    def count(number: int, folder: str, place: Path) -> PartReport:
+        job = open_job(folder)
+        users = len(job.split.train)
+        name = part_name(number)
+        (place / name).touch()
+        counts = {task: job.maker.count_before(task, job.split, users) for task in tasks}
+        return PartReport(name, users, counts=counts)
+
+    return count
+
+
+def open_inputs(inputs: SftInputs, n_parts: int = 0) -> Work[TaskShard]:
+    """Read bundle and catalog, to make the examples of shards, and the split as far as a shard
+    needs it. Of examples that stay in parts, the number of parts."""
+    open_job = opener(inputs)
+
+    def write(number: int, shard: TaskShard, place: Path) -> PartReport:
+        return _write_shard(open_job(shard.folder), shard, place / f"part-{number:07d}", n_parts)
+
+    return write
+
+
+def _write_shard(job: SftJob, shard: TaskShard, folder: Path, n_parts: int) -> PartReport:
+    """Write a file for each task of a shard, and the validation users of a part; of examples that
+    stay in parts, one for each part if they are not of users."""
+    folder.mkdir()
+    counts: dict[str, ExampleCounts] = {}
+    of_part = bool(shard.folder) and named_task(shard.tasks[0]).of_users
+    parts: list[dict[str, int]] = [{} for _ in range(1 if of_part else n_parts)]
+    for task, first_number in zip(shard.tasks, shard.first_numbers, strict=True):
+        path = folder / f"{task}.jsonl"
+        with path.open("wb") as stream:
+            counts[task] = job.write_task(stream, task, shard.units, first_number)
+        if n_parts:
+            _divide(path, counts[task].examples, parts)
+    facts: dict[str, Any] = {"tasks": {task: asdict(made) for task, made in counts.items()}}
+    if of_part:
+        facts["totals"] = asdict(job.totals)
+        job.write_valid(folder / VALID)
+    if n_parts:
+        paths = sorted(folder.iterdir())
+        facts["files"] = {f"{folder.name}/{path.name}": file_digest(path) for path in paths}
+        facts["parts"] = parts
+    return PartReport(folder.name, sum(made.examples for made in counts.values()), facts=facts)
+
+
+def _divide(path: Path, n_lines: int, parts: Sequence[dict[str, int]]) -> None:
+    """Divide a file among parts by its lines, and note the file of each part and its lines."""
+    with path.open("rb") as stream:
+        for number, part in enumerate(parts):
+            size = (number + 1) * n_lines // len(parts) - number * n_lines // len(parts)
+            if size and len(parts) > 1:
+                piece = path.with_name(f"{path.stem}-{number:07d}{path.suffix}")
+                piece.write_bytes(b"".join(islice(stream, size)))
+                part[f"{path.parent.name}/{piece.name}"] = size
+            elif size:
+                part[f"{path.parent.name}/{path.name}"] = size
+    if len(parts) > 1:
+        path.unlink()

@@ -1,0 +1,229 @@
+"""Trainings on examples in parts."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from sidtool.base.documents import sealed_text
+from sidtool.base.errors import DataError, UsageError
+from sidtool.examples import ExampleParts
+from sidtool.examples.lineage import read_lineage, side_files
+from sidtool.training.reinforcement.reinforcement import rl
+from sidtool.training.settings_file import read_stages
+from sidtool.training.training import check_stages, plan_stages, train
+from tests.training.runs import FAST, Stopped, weights
+
+Make = Callable[..., Path]
+
+
+def in_parts_of(made: Path, folder: Path, n: int) -> Path:
+    """The examples of a file in parts of consecutive lines, with the validation users."""
+    lineage = read_lineage(made)
+    lines = made.read_bytes().splitlines(keepends=True)
+    files, parts = {}, []
+    valid = side_files(made)["valid"].read_bytes()
+    for number in range(n):
+        of_part = lines[number * len(lines) // n : (number + 1) * len(lines) // n]
+        name = f"part-{number:07d}"
+        (folder / name).mkdir(parents=True)
+        for file, data in (("mixed.jsonl", b"".join(of_part)), ("valid.jsonl", valid)):
+            (folder / name / file).write_bytes(data)
+            files[f"{name}/{file}"] = hashlib.sha256(data).hexdigest()
+        parts.append({f"{name}/mixed.jsonl": len(of_part)})
+    value = replace(lineage, files=files, parts=tuple(parts)).to_json()
+    (folder / "_lineage.json").write_text(sealed_text(value))
+    return folder
+
+
+def test_one_part_gives_what_its_file_gives(tmp_path: Path, models: Make, examples: Make) -> None:
+    base, made = models("gpt2"), examples(sequence=1.0)
+    folder = in_parts_of(made, tmp_path / "parts", 1)
+    train(base, made, tmp_path / "file", **FAST)
+    train(base, folder, tmp_path / "one", **FAST)
+    one, other = weights(tmp_path / "file"), weights(tmp_path / "one")
+    assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_a_training_resumes_in_the_order_of_its_epoch(
+    tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = models("gpt2", resid_pdrop=0.1)
+    folder = in_parts_of(examples(sequence=1.0), tmp_path / "parts", 4)
+    opened = []
+    read = ExampleParts.lines
+    monkeypatch.setattr(
+        ExampleParts, "lines", lambda self, part: opened.append(part) or read(self, part)
+    )
+    settings = {**FAST, "per_device_train_batch_size": 8, "item_dropout": 0.2}
+    settings |= {"save_strategy": "steps", "save_steps": 2}
+    summary = train(base, folder, tmp_path / "whole", **settings)
+    assert len(opened) == 2 * 4  # in each epoch one part behind the other
+    kill_at = summary.steps - 2
+
+    def kill(done: int, total: int) -> None:
+        if done == kill_at:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(base, folder, tmp_path / "killed", progress=kill, **settings)
+    resumed = train(base, folder, tmp_path / "killed", **settings)
+    assert resumed.resumed_from is not None
+    one, other = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all((one[name] == other[name]).all() for name in one)
+    with pytest.raises(Stopped):
+        train(base, folder, tmp_path / "other", progress=kill, **settings)
+    other_parts = in_parts_of(examples(sequence=1.0), tmp_path / "more", 5)
+    with pytest.raises(UsageError, match="different examples: "):
+        train(base, other_parts, tmp_path / "other", **settings)
+
+
+@pytest.mark.slow
+def test_workers_of_the_data_loader_change_nothing(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
+    base = models("gpt2")
+    folder = in_parts_of(examples(sequence=1.0), tmp_path / "parts", 3)
+    settings = {**FAST, "per_device_train_batch_size": 8, "item_dropout": 0.2}
+    for workers in (0, 2):
+        train(base, folder, tmp_path / f"{workers}", dataloader_num_workers=workers, **settings)
+    one, other = weights(tmp_path / "0"), weights(tmp_path / "2")
+    assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_a_lost_or_changed_part_is_refused(tmp_path: Path, models: Make, examples: Make) -> None:
+    base = models("gpt2")
+    folder = in_parts_of(examples(sequence=1.0), tmp_path / "parts", 3)
+    part = folder / "part-0000001" / "mixed.jsonl"
+    stored = part.read_bytes()
+    for data, problem in ((b"", "was changed"), (stored.replace(b"u1", b"u2"), "was changed")):
+        part.write_bytes(data)
+        with pytest.raises(DataError, match=f"part-0000001/mixed.jsonl {problem}"):
+            train(base, folder, tmp_path / "out", **FAST)
+    part.unlink()
+    planned = plan_stages(base, folder, tmp_path / "out", read_stages(None, (), None))
+    with pytest.raises(DataError, match="jsonl is missing"):
+        check_stages(planned)
+    part.write_bytes(stored)
+    check_stages(planned)
+    assert not (tmp_path / "out").exists()
+    text = (folder / "_lineage.json").read_text()
+    (folder / "_lineage.json").write_text(text.replace('"valid": ', '"valid": 1'))
+    with pytest.raises(DataError, match="is malformed: it differs from its own SHA"):
+        train(base, folder, tmp_path / "out", **FAST)
+    (folder / "_lineage.json").unlink()
+    with pytest.raises(DataError, match="cannot read the lineage"):
+        train(base, folder, tmp_path / "out", **FAST)
+
+
+def test_a_count_that_the_part_has_not_is_refused(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
+    folder = in_parts_of(examples(sequence=1.0), tmp_path / "parts", 2)
+    value = json.loads((folder / "_lineage.json").read_text())
+    del value["sha256"]
+    value["parts"][0]["part-0000000/mixed.jsonl"] += 1
+    (folder / "_lineage.json").write_text(sealed_text(value))
+    with pytest.raises(DataError, match=r"mixed.jsonl has not \d+ lines"):
+        train(models("gpt2"), folder, tmp_path / "out", **FAST)
+    del value["parts"]
+    (folder / "_lineage.json").write_text(sealed_text(value))
+    with pytest.raises(DataError, match="lists no examples in parts"):
+        train(models("gpt2"), folder, tmp_path / "out", **FAST)
+
+
+def test_what_needs_a_file_is_refused(tmp_path: Path, models: Make, examples: Make) -> None:
+    folder = in_parts_of(examples(sequence=1.0), tmp_path / "parts", 2)
+    with pytest.raises(UsageError, match="examples in parts are not cut to prefixes"):
+        train(models("gpt2"), folder, tmp_path / "out", sliding_windows="drawn")
+    with pytest.raises(UsageError, match="examples in parts are not cut to prefixes"):
+        train(models("t5"), folder, tmp_path / "out")
+    with pytest.raises(UsageError, match="is a folder of parts, which only train reads"):
+        rl(models("gpt2"), folder, tmp_path / "out")
+
+
+def test_parts_and_validation_users_at_a_url(tmp_path: Path, models: Make, examples: Make) -> None:
+    folder = in_parts_of(examples(sequence=1.0), tmp_path / "parts", 2)
+    url = f"memory://{uuid.uuid4().hex}/parts"
+    filesystem, root = fsspec.core.url_to_fs(url)
+    filesystem.put(str(folder), root, recursive=True)
+    for number, location in enumerate((folder, url)):
+        (planned,) = plan_stages(
+            models("gpt2"), location, tmp_path / f"{number}", read_stages(None, (), None)
+        )
+        assert planned.valid is not None
+        assert planned.to_json()["examples"] == str(location)
+        train(
+            models("gpt2"),
+            location,
+            tmp_path / f"{number}",
+            valid=planned.valid,
+            eval_users=5,
+            **FAST,
+        )
+    one, other = weights(tmp_path / "0"), weights(tmp_path / "1")
+    assert all((one[name] == other[name]).all() for name in one)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from sidtool.examples import ExampleParts
+from sidtool.training.training import train
+base, made, out, kill_at = *map(Path, sys.argv[1:4]), int(sys.argv[4])
+read = ExampleParts.lines
+opened = []
+def noted(self, part):
+    opened.append(part)
+    return read(self, part)
+ExampleParts.lines = noted
+def log(line):
+    if kill_at and line.get("step", 0) >= kill_at:
+        raise SystemExit(9)
+settings = {"save_strategy": "steps", "save_steps": 2, "logging_steps": 1, "num_train_epochs": 2}
+summary = train(base, made, out, per_device_train_batch_size=4, log=log, **settings)
+print("opened", len(opened), "in", summary.steps)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_their_parts_and_resume(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
+    base = models("gpt2", resid_pdrop=0.1)
+    made = in_parts_of(examples(sequence=1.0, **{"sid-to-title": 1.0}), tmp_path / "parts", 6)
+    (tmp_path / "run.py").write_text(SCRIPT)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+
+    def run(out: str, kill_at: int = 0) -> subprocess.CompletedProcess[str]:
+        launcher = ["torch.distributed.run", "--nproc-per-node=2", "--master-port=29541"]
+        line = [sys.executable, "-m", *launcher, str(tmp_path / "run.py"), str(base), str(made)]
+        line += [str(tmp_path / out), str(kill_at)]
+        return subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+
+    whole = run("whole")
+    assert whole.returncode == 0, whole.stderr
+    # two processes may write to one line
+    opened = [int(number) for number in re.findall(r"opened (\d+)", whole.stdout)]
+    assert len(opened) == 2
+    assert max(opened) <= 2 * (3 + 2)  # half of six, the parts that both read, and what fills up
+    steps = int(re.findall(r"in (\d+)", whole.stdout)[0])
+    # in the second epoch, where the order is another one
+    assert run("killed", kill_at=steps - 3).returncode != 0
+    assert not (tmp_path / "killed").exists()
+    resumed = run("killed")
+    assert resumed.returncode == 0, resumed.stderr
+    one, other = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all((one[name] == other[name]).all() for name in one)
