@@ -200,10 +200,12 @@ class ClusterExamples:
             manifest = stored_manifest(Path(inputs.split))
             if manifest.parts > 1:
                 folders, files = manifest.folders, manifest.files
-        # whether the lineage follows from the events of all users
-        needs_all = inputs.weights is not None or any(
-            named_task(task).predicts_feedback or named_task(task).needs_queries
-            for task in inputs.options.tasks
+        tasks = [named_task(task) for task in inputs.options.tasks]
+        # whether the lineage follows from the events of all users, or no shard counts these
+        needs_all = (
+            inputs.weights is not None
+            or any(task.predicts_feedback or task.needs_queries for task in tasks)
+            or not any(task.of_users for task in tasks)
         )
         job = opener(inputs)("" if needs_all or not folders else folders[0])
         return run, job, folders, self._made_from(job, files)

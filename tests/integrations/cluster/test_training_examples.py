@@ -129,6 +129,16 @@ def test_a_worker_reads_one_part_of_a_split_in_parts(
     assert max(sizes) < manifest.counts.users
 
 
+def test_validation_users_of_a_split_in_parts_without_a_task_of_users(
+    tmp_path: Path, bundle: Bundle, catalog: Items
+) -> None:
+    events = rated_events(tmp_path / "events.csv")
+    inputs = inputs_of(tmp_path, bundle, catalog, make_split(events), tasks={"title-to-sid": 1.0})
+    folder = tmp_path / "in-parts"
+    split_in_parts(str(events), folder, run=PartOptions(parts=4))
+    check_same(replace(inputs, split=folder), tmp_path)
+
+
 @pytest.mark.parametrize("tasks", [{"sequence": 1.0}, {"query-to-sid": 1.0, "next-item": 1.0}])
 def test_splits_in_parts(
     tmp_path: Path, bundle: Bundle, catalog: Items, tasks: dict[str, float]
