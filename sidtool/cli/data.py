@@ -180,6 +180,8 @@ def split(
     if run.is_divided:
         if memory is not None:
             raise UsageError("--memory is for one process without --parts: more parts take less")
+        if threads is not None:
+            raise UsageError("--threads is for one process without --parts: leave it out")
         if run.dry_run:
             raise UsageError("--dry-run counts in one process: leave out --engine and --parts")
         with progress("split") as reports:

@@ -54,18 +54,13 @@ class VectorInputs:
             bundle, self.items, embeddings=self.embeddings, model=self.encoder
         )
 
-    def read(self, bundle: Bundle) -> Vectors | None:
+    def read(self, bundle: Bundle, report: Progress | None) -> Vectors | None:
         """The vectors of the items, of files or by their texts; None without a source."""
         if not self.embeddings and self.items is None:
             return None
-        with progress("embed") as reports:
-            return tokenizer.item_vectors(
-                bundle,
-                self.items,
-                embeddings=self.embeddings,
-                model=self.encoder,
-                progress=reports.get("embed"),
-            )
+        return tokenizer.item_vectors(
+            bundle, self.items, embeddings=self.embeddings, model=self.encoder, progress=report
+        )
 
 
 @dataclass(frozen=True)
@@ -106,21 +101,23 @@ def build_memory(
 ) -> None:
     """Build a memory: which items co-occur in the training events of a split."""
     refuse_existing(out, how.force, MEMORY)
-    if workers.on_cluster and building.memory is not None:
-        raise UsageError("--memory is for one process: leave out --engine")
+    for flag, value in (("--memory", building.memory), ("--threads", building.threads)):
+        if workers.on_cluster and value is not None:
+            raise UsageError(f"{flag} is for one process: leave out --engine")
     if not building.tune and search != TuneSimilarityOptions():
         raise UsageError("--users and --exclude-seen require --tune")
     previous = None if building.earlier is None else registry.open_memory(building.earlier)
     opened = registry.open_source(bundle)
     events: splits.Split | splits.SplitManifest
-    if how.dry_run:
-        events = splits.stored_manifest(split) if workers.on_cluster else splits.open_split(split)
+    if workers.on_cluster or how.dry_run:  # what is refused starts no cluster
+        events = cluster.parts_manifest(split) if workers.on_cluster else splits.open_split(split)
         memories.check_memory_split(opened, events)
         source.check(opened)
+    if how.dry_run:
         return _say_plan(events, opened, out, given, how)
     with ExitStack() as works:
         counter: cluster.ClusterPairs | memories.SplitPairs
-        reports = works.enter_context(progress("build-memory", "tune"))
+        reports = works.enter_context(progress("embed", "build-memory", "tune"))
         if workers.on_cluster:
             run = cluster.RunOptions(
                 workers.engine,
@@ -138,7 +135,7 @@ def build_memory(
             counter = memories.SplitPairs(events, files, building.threads)
         memories.check_memory_split(opened, events)
         weight = building.content_weight
-        vectors = source.read(opened)
+        vectors = source.read(opened, reports.get("embed"))
         content = _content(opened, vectors, weight, previous, counter.nearest_items)
         if building.tune:
             fixed = given if weight is None else {**given, "content_weight": weight}

@@ -111,6 +111,7 @@ CASES = [
     ("SPLIT --parts 1", 2, "--parts must be at least 2"),
     ("SPLIT --resume", 2, "--resume requires --parts"),
     ("SPLIT --parts 2 --memory 1GiB", 2, "--memory is for one process without --parts"),
+    ("SPLIT --parts 2 --threads 1", 2, "--threads is for one process without --parts"),
     ("SPLIT --parts 2 --dry-run", 2, "--dry-run counts in one process"),
     ("SPLIT --parts 2 --protocol temporal", 2, "a split in parts cannot use --protocol temporal"),
     ("SPLIT --parts 2 --workers 2", 2, "--workers requires --engine ray"),

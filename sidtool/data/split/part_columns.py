@@ -2,7 +2,7 @@
 have, and columns of texts as codes."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import starmap
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import IntegrityError
-from sidtool.data.tables import row_groups
+from sidtool.data.tables import library_errors, row_groups
 
 NOTHING = np.zeros(0, dtype=np.int32)
 NUMBER = "a number"
@@ -32,30 +32,41 @@ class PartColumn:
         """The values as numbers."""
         return joined_arrays([chunk.to_numpy() for chunk in self.chunks])
 
+    @property
+    def decoded(self) -> "PartColumn":
+        """The same without dictionaries."""
+        import pyarrow as pa
+
+        are_coded = [pa.types.is_dictionary(chunk.type) for chunk in self.chunks]
+        pairs = zip(self.chunks, are_coded, strict=True)
+        chunks = [chunk.dictionary_decode() if is_coded else chunk for chunk, is_coded in pairs]
+        return replace(self, chunks=chunks)
+
 
 PartFile = dict[str, PartColumn]
 
 
 def read_part(paths: Sequence[Path], kinds: Mapping[str, str]) -> PartFile:
     """The columns of files, one behind the other. Raises IntegrityError unless each file has these,
-    of these types, without missing values but in fields."""
+    of these types, without missing values but in fields, DataError for one that is damaged."""
     chunks: dict[str, list[Any]] = {name: [] for name in kinds}
     lengths: dict[str, list[NDArray[np.int32]]] = {name: [] for name in kinds}
     for path in paths:
-        groups = list(row_groups(path))
-        if not groups or set(groups[0].column_names) != set(kinds):
-            columns = groups[0].column_names if groups else "no rows"
-            raise IntegrityError(f"{path} has {columns}, not the columns {list(kinds)}")
-        stored = {
-            name: [chunk for group in groups for chunk in group[name].chunks] for name in kinds
-        }
-        for name, kind in kinds.items():
-            chunks[name] += _values_of(f"{path}: {name}", kind, stored[name])
-            if name in ("positions", "times") or name.startswith("event_"):
-                if not _are_as_long(stored[name], stored["items"]):
-                    raise IntegrityError(f"{path}: {name} and items differ in length")
-            elif kind.startswith("list "):
-                lengths[name].append(_lengths(stored[name]))
+        with library_errors(path):
+            groups = list(row_groups(path))
+            if not groups or set(groups[0].column_names) != set(kinds):
+                columns = groups[0].column_names if groups else "no rows"
+                raise IntegrityError(f"{path} has {columns}, not the columns {list(kinds)}")
+            stored = {
+                name: [chunk for group in groups for chunk in group[name].chunks] for name in kinds
+            }
+            for name, kind in kinds.items():
+                chunks[name] += _values_of(f"{path}: {name}", kind, stored[name])
+                if name in ("positions", "times") or name.startswith("event_"):
+                    if not _are_as_long(stored[name], stored["items"]):
+                        raise IntegrityError(f"{path}: {name} and items differ in length")
+                elif kind.startswith("list "):
+                    lengths[name].append(_lengths(stored[name]))
     return {
         name: PartColumn(
             [chunk for chunk in chunks[name] if len(chunk)] or chunks[name][:1],
@@ -84,6 +95,9 @@ def _values_of(label: str, kind: str, chunks: Sequence[Any]) -> Sequence[Any]:
     is_field = label.rpartition(": ")[2].startswith(("event_", "user_"))
     if not is_field and any(chunk.null_count for chunk in chunks):
         raise IntegrityError(f"{label} lacks a value")
+    if kind == "string":
+        for chunk in chunks:
+            chunk.validate(full=True)  # pyarrow reads codes of no text, and any bytes as UTF-8
     return chunks
 
 

@@ -43,7 +43,8 @@ def read_logs(folders: Sequence[Path], manifest: SplitManifest) -> PackedParts:
         read_part([folder / path.name for folder in folders], _kinds(path.stem, manifest))
         for path in paths
     ]
-    users, row_users = _coded_users([file.pop("user") for file in files])
+    # coded by rows, not by a dictionary of the file: training users ascend
+    users, row_users = _coded_users([file.pop("user").decoded for file in files])
     release_arrow_memory()  # of the columns of users, and below of those of positions and items
     log = _Log.of(paths, files, len(users), row_users)
     release_arrow_memory()

@@ -3,6 +3,7 @@ from .engines import ResumableWorkers as ResumableWorkers
 from .engines import WorkerOptions as WorkerOptions
 from .engines import connected as connected
 from .memory_pairs import ClusterPairs as ClusterPairs
+from .memory_pairs import parts_manifest as parts_manifest
 from .ray_service import serve_on_ray as serve_on_ray
 from .recommendations import ClusterRanker as ClusterRanker
 from .recommendations import ModelSource as ModelSource

@@ -33,6 +33,17 @@ from sidtool.memory import Cells, ItemBlocks, KnnSettings, SparseRows, join_bloc
 from sidtool.registry import open_source
 
 
+def parts_manifest(split: Path) -> SplitManifest:
+    """The manifest of a split folder, whose parts workers read. Raises UsageError for what is no
+    folder, and as `stored_manifest`."""
+    if not is_split_folder(split):
+        raise UsageError(
+            f"{split} is no split folder: workers read its parts",
+            hint=f"sidtool split {split} -o SPLIT --engine ray",
+        )
+    return stored_manifest(split)
+
+
 @dataclass
 class ClusterPairs:
     """Counts the pairs of a split folder by several processes; `build_memory` takes it as
@@ -54,12 +65,7 @@ class ClusterPairs:
 
         Raises UsageError if the split is no folder, or the interrupted run that is to be resumed
         had other inputs."""
-        if not is_split_folder(split):
-            raise UsageError(
-                f"{split} is no split folder: workers read its parts",
-                hint=f"sidtool split {split} -o SPLIT --engine ray",
-            )
-        manifest = stored_manifest(split)
+        manifest = parts_manifest(split)
         made_from = {
             "blocks": part_count(manifest.counts.train_events),
             "split": manifest.digest,

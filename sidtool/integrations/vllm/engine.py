@@ -1,5 +1,5 @@
 """Recommendations from an engine of vLLM: how it is started, and a model that `recommend` takes.
-The option `--engine` is another thing: where work is done (`integrations/cluster/workers.py`).
+The option `--engine` is another thing: where work is done (`integrations/cluster/engines.py`).
 
     from vllm import LLM
     from sidtool.integrations.vllm.engine import engine_arguments, engine_model

@@ -1,8 +1,10 @@
 """Pairs are counted in training events only, against counts by hand."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,6 +96,24 @@ def test_events_of_unknown_items_are_not_counted() -> None:
     assert result.events.tolist() == [3, 1, 0]
     assert result.record.train_events == 5
     assert result.counts[0, 1] == 1
+
+
+def test_many_names_are_looked_up_in_few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass makes a table of all names."""
+    passes = []
+    index_in = pc.index_in
+
+    def count(*arguments: Any, **options: Any) -> Any:
+        passes.append(1)
+        return index_in(*arguments, **options)
+
+    monkeypatch.setattr(cooccurrence, "BLOCK_EVENTS", 3)
+    monkeypatch.setattr(pc, "index_in", count)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    ids = [letter for letter in reversed(letters) if letter != "x"]
+    sequences = item_sequences(split_of(letters, "xyz"), ids)
+    assert len(passes) == 1
+    assert "".join(ids[number] for number in sequences.items) == letters.replace("x", "") + "yz"
 
 
 def test_the_record_is_that_of_the_training_part() -> None:

@@ -130,3 +130,50 @@ def test_a_signed_file_that_no_writer_made_is_refused(
     with pytest.raises((IntegrityError, DataError), match=message) as caught:
         read_split(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_users_may_be_coded_in_any_order(split: Split, tmp_path: Path) -> None:
+    folder = tmp_path / "split"
+    files = dict(write_split(split, folder).files)
+    path = folder / "train.parquet"
+    table = pq.read_table(path)
+    users = table["user"].combine_chunks()
+    backwards = pa.array(range(len(users) - 1, -1, -1), pa.int32())
+    coded = pa.DictionaryArray.from_arrays(backwards, users.take(backwards))
+    pq.write_table(table.set_column(table.column_names.index("user"), "user", coded), path)
+    reseal(folder / "split.json", {"files": files | {path.name: file_digest(path)}})
+    assert read_split(folder) == split
+
+
+def replaced(old: bytes, new: bytes) -> Callable[[Path], None]:
+    """A file without compression, a piece of which is changed in place."""
+
+    def apply(path: Path) -> None:
+        pq.write_table(pq.read_table(path), path, compression="none", write_statistics=False)
+        content = path.read_bytes()
+        assert content.count(old) == 1
+        path.write_bytes(content.replace(old, new))
+
+    return apply
+
+
+DAMAGES: list[tuple[Callable[[Path], object], str]] = [
+    (lambda path: path.write_bytes(b"garbage"), "footer"),
+    (lambda path: path.write_bytes(path.read_bytes()[:-9]), "footer"),
+    # the codes of seven users, of which the last one becomes 7
+    (replaced(b"\x88\xc6\x1a", b"\x88\xc6\x1e"), "out of bounds"),
+    (replaced(b"\x02\0\0\0u6", b"\x02\0\0\0\xff6"), "UTF8"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
+def test_a_signed_file_that_is_damaged_is_refused_by_name(
+    split: Split, tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    folder = tmp_path / "split"
+    files = dict(write_split(split, folder).files)
+    path = folder / "train.parquet"
+    damage(path)
+    reseal(folder / "split.json", {"files": files | {path.name: file_digest(path)}})
+    with pytest.raises(DataError, match=f"train.parquet cannot be read: .*{message}"):
+        read_split(folder)

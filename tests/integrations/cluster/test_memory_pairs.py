@@ -2,6 +2,8 @@
 memory of one process."""
 
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
+from sidtool.cli import memory as memory_commands
 from sidtool.data import Texts
 from sidtool.data.split.files import open_split, read_split
 from sidtool.evaluation.tuning import TuneSimilarityOptions, tune_similarity
@@ -29,6 +32,7 @@ from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.quantize.mlp import unit
 from sidtool.tokenizer.sid import SidSpace
+from tests.cli.road import done, refused
 from tests.data.split.test_user_parts import write_events
 
 LOCAL = RunOptions()
@@ -188,6 +192,43 @@ def test_a_run_continues_with_what_is_counted(
     resumed = count(shop, out, RunOptions(resume=True))
     one = build_memory(open_split(shop / "split"), Bundle.open(shop / "shop.zarr"))
     assert same(resumed, one)
+
+
+def test_one_display_shows_all_stages(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at once erase lines of each other on a terminal."""
+    displays = []
+
+    @contextmanager
+    def progress(*stages: str) -> Iterator[dict[str, Any]]:
+        displays.append(stages)
+        yield {}
+
+    monkeypatch.setattr(memory_commands, "progress", progress)
+    ids = list(Bundle.open(shop / "shop.zarr").items.ids)
+    vectors = np.random.default_rng(0).normal(size=(len(ids), 4)).astype(np.float32)
+    np.save(tmp_path / "v.npy", vectors)
+    (tmp_path / "v.ids.txt").write_text("\n".join(ids))
+    words = ("-o", tmp_path / "m.zarr", "--embeddings", tmp_path / "v.npy")
+    done("build-memory", shop / "split", shop / "shop.zarr", *words)
+    assert displays == [("embed", "build-memory", "tune")]
+
+
+def test_options_and_inputs_that_workers_do_not_take_are_refused(
+    shop: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    words = (shop / "shop.zarr", "-o", tmp_path / "m.zarr", "--engine", "ray")
+    for flag, value in (("--memory", "1GiB"), ("--threads", 1)):
+        said = refused(2, "build-memory", shop / "split", *words, flag, value)
+        assert f"{flag} is for one process" in said
+    table = shop / "events" / "0.parquet"
+    for more in ((), ("--dry-run",)):
+        assert "is no split folder" in refused(2, "build-memory", table, *words, *more)
+    catalog = ("--items", shop / "events" / "0.parquet")
+    assert "no column 'title'" in refused(2, "build-memory", shop / "split", *words, *catalog)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_counted_is_refused(shop: Path, tmp_path: Path) -> None:

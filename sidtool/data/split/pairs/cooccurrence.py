@@ -133,8 +133,9 @@ def _numbers(names: Texts, ids: Sequence[str]) -> NDArray[np.int32]:
     searched = ids.arrow if isinstance(ids, Texts) else pa.array(ids, pa.large_string())
     table = names.arrow.cast(searched.type)
     numbers = np.full(len(names), -1, dtype=np.int32)
-    for start in range(0, len(searched), BLOCK_EVENTS):
-        places = pc.index_in(searched.slice(start, BLOCK_EVENTS), value_set=table)
+    span = max(BLOCK_EVENTS, len(names))  # each makes the table anew, which takes as long as names
+    for start in range(0, len(searched), span):
+        places = pc.index_in(searched.slice(start, span), value_set=table)
         found = np.flatnonzero(places.is_valid())
         numbers[places.drop_null()] = start + found
     return numbers
