@@ -60,7 +60,7 @@ class PairCounter(Protocol):
 
 class SplitPairs:
     """A `PairCounter` in this process; arrays lie in files of the shards' folder if they are given.
-    The counts of each distance are kept."""
+    The counts of each distance are kept, in files those of the last one."""
 
     def __init__(
         self, split: Split | SplitManifest, shards: Shards | None = None, threads: int | None = None
@@ -74,6 +74,8 @@ class SplitPairs:
     def count(self, ids: Texts, distance: float) -> NDArray[np.int64]:
         """As `PairCounter.count`."""
         if distance not in self.counted:
+            if self.shards is not None:
+                self.counted.clear()  # their files are written over
             sequences = item_sequences(self.split, ids)  # not held beside the similarities
             self.events = count_events(sequences, len(ids))
             self.counted[distance] = CountedPairs.count(

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
+from sidtool.data import Texts
 from sidtool.data.split.pairs import cooccurrence, count_blocks
-from sidtool.memory.build import build_memory, verify_memory
+from sidtool.memory.build import SplitPairs, build_memory, verify_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.rows import ITEM, Shards, shards_beside
@@ -87,6 +88,19 @@ def test_a_weight_that_overflows_over_groups_of_users_is_refused(
     assert memory.pairs.weights.tolist() == [7 * 2**60]
     with pytest.raises(DataError, match="two items co-occur too often"):
         build_memory(eight, BUNDLE, shards=shards)
+
+
+def test_counts_of_another_distance_do_not_change_the_first(tmp_path: Path) -> None:
+    split = split_of(random_histories(0, 40, ITEMS))
+    ids = Texts(list(BUNDLE.items.ids))
+    counters = (SplitPairs(split), SplitPairs(split, Shards(tmp_path, budget_for(50))))
+    for distance in (0.85, 0.5, 0.85):
+        how = KnnSettings(distance=distance)
+        expected, actual = (
+            counter.similar(counter.count(ids, distance), how, None) for counter in counters
+        )
+        for one, other in zip(expected, actual, strict=True):
+            np.testing.assert_array_equal(one.weights, other.weights)
 
 
 def test_a_saved_memory_needs_its_files_no_more(tmp_path: Path) -> None:

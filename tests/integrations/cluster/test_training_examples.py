@@ -355,7 +355,7 @@ def test_draws_over_all_users_are_refused(
         ClusterExamples(inputs, RunOptions())
 
 
-def test_general_text_and_leaks_are_refused(
+def test_general_text_threads_and_leaks_are_refused(
     tmp_path: Path, bundle: Bundle, catalog: Items, split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = inputs_of(tmp_path, bundle, catalog, split)
@@ -366,6 +366,8 @@ def test_general_text_and_leaks_are_refused(
     general = GeneralOptions(tmp_path / "general.txt")
     with pytest.raises(UsageError, match="--general"):
         make_sft(*arguments, general=general, tokenizer=tiny_tokenizer(), **shared)
+    with pytest.raises(UsageError, match="--threads is for one process"):
+        make_sft(*arguments, threads=2, **shared)
     monkeypatch.setattr(EventBlock, "count_held_out", lambda *_: 1)
     with pytest.raises(RefusedError, match="held-out events are in"):
         make_sft(*arguments, **shared)
