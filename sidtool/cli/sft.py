@@ -1,5 +1,6 @@
 """The make-sft command."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -47,8 +48,9 @@ def make_sft(
     if workers.on_cluster or out.endswith("/") or "://" in out:
         inputs = SftInputs(bundle, items, split, sft, catalog, model, weights)
         run = cluster.RunOptions(workers.engine, workers.workers, resume=workers.resume)
-        n_threads = 1 if workers.on_cluster else thread_count(threads)
-        writer = cluster.ClusterExamples(inputs, run, threads=n_threads)
+        writer = cluster.ClusterExamples(inputs, run)
+        if not workers.on_cluster:
+            writer, threads = replace(writer, threads=thread_count(threads)), None
     with progress("examples") as report:
         lineage = examples.make_sft(
             bundle,

@@ -178,7 +178,7 @@ def make_sft(
     if writer is not None and general is not None:
         raise UsageError("--general is mixed in by one process: write a file, without --engine")
     if writer is not None and threads is not None:
-        raise UsageError("--threads is for one process: write a file, without --engine")
+        raise UsageError("--threads is for one process: leave out --engine")
     if writer is not None and in_folder and not dry_run:
         return writer.write_parts(location, progress, force=force)
     if writer is not None and not dry_run:

@@ -129,3 +129,14 @@ def test_a_folder_of_inputs_is_not_replaced(data: Path, tmp_path: Path) -> None:
     words = ("build-codebook", data / "items.jsonl", "--levels", 4, "--embeddings", weighted)
     assert "is an input" in refused(2, *words, "-o", data / "vectors.npy", "--force")
     assert tree(tmp_path) == before
+
+
+def test_one_process_divides_examples_in_parts_among_threads(data: Path) -> None:
+    done("split", data / "events.csv", "--parts", 2, "-o", data / "split")
+    sft = ("make-sft", data / "shop.zarr", data / "items.jsonl", data / "split", "--threads", 2)
+    done(*sft, "-o", f"{data}/threads/")
+    done(*sft[:-2], "-o", f"{data}/one/")
+    assert tree(data / "threads") == tree(data / "one")
+    pytest.importorskip("ray")
+    said = refused(2, *sft, "-o", f"{data}/ray/", "--engine", "ray")
+    assert "--threads is for one process: leave out --engine" in said
