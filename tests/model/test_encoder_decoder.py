@@ -172,7 +172,7 @@ def test_a_gguf_file_of_an_encoder_decoder_is_refused(
 
     settings = {"config": {"model_type": "t5"}}
     monkeypatch.setattr(modeling_gguf_pytorch_utils, "load_gguf_checkpoint", lambda _: settings)
-    monkeypatch.setattr(pretrained, "_check", lambda *_: object())
+    monkeypatch.setattr(pretrained, "check_model", lambda *_, **__: object())
     monkeypatch.setattr(pretrained, "loading", lambda *_: pretrained._quiet())
     with pytest.raises(DataError, match=r"x\.gguf is an encoder-decoder model \(t5\)"):
         load_model(Checkpoint(tmp_path, gguf="x.gguf"))
