@@ -131,8 +131,8 @@ def _stored_rows(
         raise DataError(f"{path} has two vectors for item {repeated!r}")
     if stored_texts.arrow.equals(texts.arrow):
         return None
-    found = pc.index_in(texts.arrow, value_set=stored_texts.arrow)
-    stored_rows: NDArray[np.int64] = pc.fill_null(found, -1).to_numpy().astype(np.int64)
+    rows_or_null = pc.index_in(texts.arrow, value_set=stored_texts.arrow)
+    stored_rows: NDArray[np.int64] = pc.fill_null(rows_or_null, -1).to_numpy().astype(np.int64)
     missing = np.flatnonzero(stored_rows < 0)
     if len(missing):
         first = ids[int(missing[0])]

@@ -129,13 +129,13 @@ class ExampleParts:
         sizes = np.array(self.sizes)
         order = np.random.default_rng([seed, epoch]).permutation(len(sizes))
         stops = np.cumsum(sizes[order])
-        found: list[Slice] = []
+        slices: list[Slice] = []
         done = 0
         while done < n:
             place = (first + done) % int(stops[-1])
             at = int(np.searchsorted(stops, place, side="right"))
             begin = int(stops[at] - sizes[order[at]])
             stop = min(int(stops[at]), place + n - done)
-            found.append(Slice(done, int(order[at]), place - begin, stop - begin))
+            slices.append(Slice(done, int(order[at]), place - begin, stop - begin))
             done += stop - place
-        return found
+        return slices

@@ -81,14 +81,14 @@ class Cells:
             block = self.directions[sides[0]] @ self.directions[sides[1]].T
             block = block[: len(visitors), : len(inside)]
             block[rows[visitors, None] == inside] = -np.inf
-            kept = min(width, len(inside))
-            columns = np.argpartition(block, -kept, axis=1)[:, -kept:]
+            n_neighbors = min(width, len(inside))
+            columns = np.argpartition(block, -n_neighbors, axis=1)[:, -n_neighbors:]
             cosines = np.take_along_axis(block, columns, axis=1)
             cosines[cosines < MIN_COSINE] = 0  # bits of positive numbers are ordered as these
-            found = cosines.view(np.uint32).astype(np.uint64) << np.uint64(32)
-            found |= (NO_COLUMN - inside[columns]).astype(np.uint64)
-            found = np.hstack([found, nearest[visitors]])
-            nearest[visitors] = np.partition(found, -width, axis=1)[:, -width:]
+            keys = cosines.view(np.uint32).astype(np.uint64) << np.uint64(32)
+            keys |= (NO_COLUMN - inside[columns]).astype(np.uint64)
+            keys = np.hstack([keys, nearest[visitors]])
+            nearest[visitors] = np.partition(keys, -width, axis=1)[:, -width:]
         return nearest
 
     def similarity(self, nearest: NDArray[np.uint64]) -> Any:

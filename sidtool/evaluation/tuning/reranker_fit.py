@@ -92,10 +92,11 @@ class RankedUsers:
         mixed = candidates.mixed(raised, choice.weights(candidates))
         positions = candidates.positions
         order = np.lexsort((positions, np.where(positions < 0, np.inf, -mixed)))[:, :RERANKED]
-        first = (np.arange(len(order))[:, None], order)
-        mixed, raised, model = mixed[first], raised[first], candidates.model_scores[first]
+        ranked = (np.arange(len(order))[:, None], order)
+        mixed, raised = mixed[ranked], raised[ranked]
+        model_scores = candidates.model_scores[ranked]
         is_item = ~np.isneginf(mixed)
-        positions = np.where(is_item, positions[first], -1)
+        positions = np.where(is_item, positions[ranked], -1)
         target_columns = candidates.targets[:, None]
         is_target = (order == target_columns) & (target_columns >= 0) & is_item
         features = np.empty((*positions.shape, N_FEATURES), dtype=np.float32)
@@ -104,7 +105,7 @@ class RankedUsers:
             features[block] = index.features(
                 examples.histories[block],
                 positions[block],
-                model[block],
+                model_scores[block],
                 raised[block],
                 mixed[block],
             )

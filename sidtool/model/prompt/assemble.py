@@ -181,8 +181,8 @@ def history_prompt_ids(
     ending = [begin(tokens.space)]
     if prompt.is_sequence and prompt.item:
         separator = [template(prompt.separator)] if len(items) else []
-        known = fields if len(items) or fields.times else replace(fields, times=())
-        opening = frame_segments(prompt.opening, known, prompt.frame.tokens)
+        opening_fields = fields if len(items) or fields.times else replace(fields, times=())
+        opening = frame_segments(prompt.opening, opening_fields, prompt.frame.tokens)
         ending = [*separator, *opening, *ending]
     segments, _ = assemble_prompt(
         prompt.frame, items, ending, fields=fields, encoder=encoder, max_tokens=prompt.max_length

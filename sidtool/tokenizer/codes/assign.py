@@ -106,12 +106,12 @@ def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequenc
         sizes = np.diff(firsts[start : stop + 1])
         parts.append(Groups(rows, raw[rows], sizes, last_codes, np.array([*map(len, members)])))
         start = stop
-    chosen = np.empty(len(shared), dtype=np.int64)
+    new_codes = np.empty(len(shared), dtype=np.int64)  # -1: the prefix is full
     ends = np.cumsum([len(part.rows) for part in parts])
     for index, last in source.run(partial(_open_choosing, codebook, source), parts):
-        chosen[ends[index] - len(last) : ends[index]] = last
-    codes[shared, -1] = np.maximum(chosen, 0)
-    overflow = sorted(shared[chosen < 0].tolist(), key=lambda row: ids[row])
+        new_codes[ends[index] - len(last) : ends[index]] = last
+    codes[shared, -1] = np.maximum(new_codes, 0)
+    overflow = sorted(shared[new_codes < 0].tolist(), key=lambda row: ids[row])
     if overflow:
         settled = np.ones(len(codes), dtype=np.bool_)
         settled[overflow] = False

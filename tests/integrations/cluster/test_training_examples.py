@@ -159,16 +159,8 @@ def test_a_run_continues_with_finished_parts(
     inputs = replace(inputs, split=tmp_path / "in-parts")
     split_in_parts(str(events), tmp_path / "in-parts", run=PartOptions(parts=64))
     out = tmp_path / "train.jsonl"
-    write = example_shards._write_shard
-    calls = []
-
-    def fail_at_the_third(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 3:
-            raise DataError("the disk is full")
-        return write(*arguments)
-
-    monkeypatch.setattr(example_shards, "_write_shard", fail_at_the_third)
+    calls: list[int] = []
+    monkeypatch.setattr(example_shards, "_write_shard", failing_at_the_third(calls))
     with pytest.raises(DataError, match="the disk is full"):
         make(inputs, out, ClusterExamples(inputs, RunOptions()))
     assert not out.exists()
@@ -272,16 +264,7 @@ def test_a_folder_of_parts_continues_and_names_a_lost_file(
     with pytest.raises(UsageError, match=r"shop\.zarr, or contains it"):
         make(inputs, f"{inputs.bundle}/", ClusterExamples(inputs, RunOptions()), force=True)
     whole = make(inputs, f"{tmp_path}/whole/", ClusterExamples(inputs, RunOptions()))
-    write = example_shards._write_shard
-    calls = []
-
-    def fail_at_the_third(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 3:
-            raise DataError("the disk is full")
-        return write(*arguments)
-
-    monkeypatch.setattr(example_shards, "_write_shard", fail_at_the_third)
+    monkeypatch.setattr(example_shards, "_write_shard", failing_at_the_third([]))
     resumed = ClusterExamples(inputs, RunOptions(resume=True))
     with pytest.raises(DataError, match="the disk is full"):
         make(inputs, out, ClusterExamples(inputs, RunOptions()))
@@ -294,6 +277,19 @@ def test_a_folder_of_parts_continues_and_names_a_lost_file(
     assert make(inputs, out, resumed) == whole
     names = {path.name for path in Path(out).iterdir() if not path.name.startswith("part-")}
     assert names == {"_lineage.json"}
+
+
+def failing_at_the_third(calls: list[int]) -> Any:
+    """`_write_shard` that notes each call and fails at the third."""
+    write = example_shards._write_shard
+
+    def write_or_fail(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise DataError("the disk is full")
+        return write(*arguments)
+
+    return write_or_fail
 
 
 def noting(sizes: list[int]) -> Any:

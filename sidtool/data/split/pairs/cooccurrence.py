@@ -136,8 +136,8 @@ def _numbers(names: Texts, ids: Sequence[str]) -> NDArray[np.int32]:
     span = max(BLOCK_EVENTS, len(names))  # each makes the table anew, which takes as long as names
     for start in range(0, len(searched), span):
         places = pc.index_in(searched.slice(start, span), value_set=table)
-        found = np.flatnonzero(places.is_valid())
-        numbers[places.drop_null()] = start + found
+        named_ids = np.flatnonzero(places.is_valid())
+        numbers[places.drop_null()] = start + named_ids
     return numbers
 
 
