@@ -146,7 +146,7 @@ def build_memory(
             built = memories.build_memory(
                 events, opened, earlier=previous, content=content, counter=counter, **given
             )
-        built.save(out, force=how.force)
+        built.save(out, force=how.force, threads=building.threads)
     manifest = built.manifest
     how.say(
         {"memory": str(out)} | manifest.to_json(),

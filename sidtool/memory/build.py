@@ -76,7 +76,7 @@ class SplitPairs:
         if distance not in self.counted:
             if self.shards is not None:
                 self.counted.clear()  # their files are written over
-            sequences = item_sequences(self.split, ids)  # not held beside the similarities
+            sequences = item_sequences(self.split, ids, self.threads)  # not held below
             self.events = count_events(sequences, len(ids))
             self.counted[distance] = CountedPairs.count(
                 sequences, len(ids), distance, self.shards, self.threads

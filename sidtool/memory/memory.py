@@ -22,6 +22,7 @@ from sidtool.base.markdown import front_matter, key_value_table, literal, shell_
 from sidtool.base.output import new_dir
 from sidtool.base.output_name import MEMORY, check_suffix
 from sidtool.base.storage import Storage, is_zip
+from sidtool.base.threads import thread_count
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.rows import SparseRows
 from sidtool.tokenizer.bundle import (
@@ -172,15 +173,18 @@ class Memory(OnHub):
                 hint="build the memory with this bundle: sidtool build-memory",
             )
 
-    def save(self, location: str | Path, *, force: bool = False) -> None:
+    def save(
+        self, location: str | Path, *, force: bool = False, threads: int | None = None
+    ) -> None:
         """Write a folder, or a stored zip if the name ends in .zip; it appears whole or not at all.
+        Threads (default: one per core) write and hash its objects.
 
         Raises UsageError if the output exists and `force` is not given."""
         path = Path(location)
         check_suffix(path, MEMORY)
         new_output = new_zip if is_zip(path.name) else new_dir
         with new_output(path, force=force) as folder:
-            write_group(folder, self.arrays, self.manifest)
+            write_group(folder, self.arrays, self.manifest, thread_count(threads))
 
     def card(self, reference: str, license: str | None) -> str:
         """The card of the memory as it is published, in Markdown."""

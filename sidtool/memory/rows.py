@@ -1,6 +1,6 @@
 """Sparse item-item matrices row by row, in memory or in files."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,18 +43,22 @@ class SparseRows:
         return cls(offsets, matrix.indices.astype(np.uint32), matrix.data)
 
     @classmethod
-    def joined(cls, parts: Sequence["SparseRows"]) -> "SparseRows":
-        """The rows of several parts, one part after the other."""
-        ends = np.cumsum([part.offsets[-1] for part in parts])
-        starts = [
-            part.offsets[:-1] + end - part.offsets[-1]
-            for part, end in zip(parts, ends, strict=True)
-        ]
-        return cls(
-            np.concatenate([*starts, ends[-1:]]),
-            np.concatenate([part.items for part in parts]),
-            np.concatenate([part.weights for part in parts]),
-        )
+    def joined(
+        cls, parts: Iterable["SparseRows"], sizes: NDArray[np.int64], dtype: Any
+    ) -> "SparseRows":
+        """The rows of several parts, one part after the other, each added when it is made; together
+        (n,) rows of at most these sizes."""
+        offsets = np.zeros(len(sizes) + 1, dtype=np.int64)
+        items = np.empty(sizes.sum(), dtype=np.uint32)  # pages that are not written take no memory
+        weights = np.empty(len(items), dtype=dtype)
+        row = end = 0
+        for part in parts:
+            start, end = end, end + len(part.items)
+            items[start:end] = part.items
+            weights[start:end] = part.weights
+            offsets[row + 1 : row + 1 + len(part)] = part.offsets[1:] + start
+            row += len(part)
+        return cls(offsets, items[:end], weights[:end])
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -70,14 +74,15 @@ class SparseRows:
         entries = (self.weights[places], self.items[places].astype(np.int64), offsets)
         return sparse.csr_matrix(entries, shape=(len(rows), len(self)))
 
-    def block(self, first: int, stop: int) -> Any:
-        """(stop - first, n) scipy CSR matrix: consecutive rows."""
+    def block(self, first: int, stop: int, n_columns: int | None = None) -> Any:
+        """(stop - first, n) scipy CSR matrix: consecutive rows. A matrix that is not square has
+        `n_columns`."""
         from scipy import sparse
 
         offsets = np.array(self.offsets[first : stop + 1])
         span = slice(offsets[0], offsets[-1])
         entries = (self.weights[span], self.items[span], offsets - offsets[0])
-        return sparse.csr_matrix(entries, shape=(stop - first, len(self)))
+        return sparse.csr_matrix(entries, shape=(stop - first, n_columns or len(self)))
 
     def to_scipy(self) -> Any:
         """The scipy CSR matrix."""
@@ -134,13 +139,14 @@ def shards_beside(out: Path, budget: int) -> Iterator[Shards]:
 
 
 def store_rows(
-    name: str, blocks: Iterable[Any], n_items: int, dtype: Any, shards: Shards | None
+    name: str, blocks: Iterable[Any], sizes: NDArray[np.int64], dtype: Any, shards: Shards | None
 ) -> SparseRows:
     """Consecutive rows of one matrix, of scipy CSR matrices: in memory, or with shards as three
-    files of their folder that are mapped. Raises DataError if they cannot be written."""
+    files of their folder that are mapped. The (n,) rows have at most these sizes. Raises DataError
+    if they cannot be written."""
     parts = (SparseRows.of(block, dtype) for block in blocks)
     if shards is None:
-        return SparseRows.joined(list(parts))
+        return SparseRows.joined(parts, sizes, dtype)
     return rows_in_files(name, parts, dtype, shards.folder)
 
 

@@ -3,8 +3,9 @@
 Item-kNN (B. Sarwar et al., WWW 2001) with recency weights as in session-based kNN. The baseline of
 an evaluation and the memory of a model are both computed here."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,21 @@ from sidtool.data.split.pairs import (
     sum_pairs,
 )
 from sidtool.memory.manifest import KnnSettings
-from sidtool.memory.rows import Shards, SparseRows, padded_rows, store_rows
+from sidtool.memory.rows import (
+    Shards,
+    SparseRows,
+    padded_rows,
+    row_entries,
+    rows_in_files,
+    store_rows,
+)
 
 GROUP_ENTRY = 80
 """Bytes at the peak for each pair of a group of users, and for each pair of a block of items below.
 benchmarks/memory_scale.py measures both."""
 BLOCK_ENTRY = 160
 BLOCK_ENTRIES = 1 << 19
-"""Entries of a block of items without a budget."""
+"""Entries of a block of items, fewer within a budget: their arrays fit into a core's cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,23 +48,20 @@ class CountedPairs:
     """The transpose"""
 
     @classmethod
-    def of(cls, later: SparseRows, shards: Shards | None = None) -> "CountedPairs":
+    def of(
+        cls, later: SparseRows, shards: Shards | None = None, threads: int = 1
+    ) -> "CountedPairs":
         """The counts and their transpose, which lies in files of the shards' folder if they are
         given."""
         from scipy import sparse
 
-        n = len(later)
-        sizes = np.diff(later.offsets)
-        limit = _all(sizes) if shards is None else shards.entries(n, BLOCK_ENTRY)
+        def transposed(block: tuple[int, int]) -> Any:
+            return later.block(*block).T.tocsr()  # (n, items of the block)
 
-        def transposed() -> Iterator[Any]:
-            # (n, n) CSR of some rows, whose columns are those of the other rows too
-            for first, stop in ranges(sizes, limit):
-                columns = later.block(first, stop).T.tocsr()  # (n, stop - first)
-                entries = (columns.data, columns.indices + first, columns.indptr)
-                yield sparse.csr_matrix(entries, shape=(n, n))
-
-        return cls(later, _sum_of("earlier", transposed(), n, shards))
+        limit = _group_pairs(len(later), BLOCK_ENTRY, shards, threads)
+        blocks = in_threads(transposed, ranges(np.diff(later.offsets), limit), threads)
+        join = partial(sparse.hstack, format="csr")
+        return cls(later, _combined("earlier", blocks, join, shards, threads))
 
     @classmethod
     def count(
@@ -73,31 +78,47 @@ class CountedPairs:
         of events at a time, and summed for a block of items at a time. Counts are integers, so the
         result is the same. Raises UsageError if the budget is too small for the items, DataError
         if the disk is full."""
-        limit = BLOCK_PAIRS if shards is None else shards.entries(n_items, GROUP_ENTRY, threads)
+        limit = _group_pairs(n_items, GROUP_ENTRY, shards, threads)
         counts = count_blocks(sequences, n_items, distance, limit=limit, threads=threads)
-        return cls.of(_sum_of("later", counts, n_items, shards), shards)
+        return cls.of(_combined("later", counts, sum_pairs, shards, threads), shards, threads)
 
 
-def _all(sizes: NDArray[np.int64]) -> int:
-    """A limit of which all sizes are one range."""
-    return int(sizes.sum()) + 1
+def _group_pairs(n_items: int, entry_bytes: int, shards: Shards | None, threads: int) -> int:
+    """Pairs that are counted or transposed together: as many as fit into a budget, else more than
+    the offsets of the items."""
+    if shards is not None:
+        return shards.entries(n_items, entry_bytes, threads)
+    return max(BLOCK_PAIRS, 4 * n_items)
 
 
-def _sum_of(name: str, matrices: Iterable[Any], n: int, shards: Shards | None) -> SparseRows:
-    """The sum of (n, n) CSR matrices of counted pairs."""
-    parts = [
-        store_rows(f"{name}-{number}", [matrix], n, np.int64, shards)
-        for number, matrix in enumerate(matrices)
-    ]
+def _combined(
+    name: str,
+    matrices: Iterable[Any],
+    combine: Callable[[Sequence[Any]], Any],
+    shards: Shards | None,
+    threads: int,
+) -> SparseRows:
+    """What a function makes of CSR matrices of counted pairs with equally many rows, for a block of
+    rows at a time."""
+    parts = []
+    n_columns = []
+    for number, matrix in enumerate(matrices):
+        rows = SparseRows.of(matrix, np.int64)
+        if shards is not None:
+            rows = rows_in_files(f"{name}-{number}", [rows], np.int64, shards.folder)
+        parts.append(rows)
+        n_columns.append(matrix.shape[1])
     if len(parts) == 1:
         return parts[0]
-    sizes = sum((np.diff(part.offsets) for part in parts), np.zeros(n, dtype=np.int64))
-    limit = _all(sizes) if shards is None else shards.entries(n, BLOCK_ENTRY)
-    sums = (
-        sum_pairs([part.block(first, stop) for part in parts], stop - first, n)
-        for first, stop in ranges(sizes, limit)
-    )
-    total = store_rows(name, sums, n, np.int64, shards)
+
+    def combined(block: tuple[int, int]) -> Any:
+        return combine([p.block(*block, n) for p, n in zip(parts, n_columns, strict=True)])
+
+    sizes = np.zeros(len(parts[0]), dtype=np.int64)
+    for part in parts:
+        sizes += np.diff(part.offsets)
+    blocks = in_threads(combined, _blocks(sizes, shards, threads), threads)
+    total = store_rows(name, blocks, sizes, np.int64, shards)
     if shards is not None:
         shards.remove(f"{name}-")
     return total
@@ -140,11 +161,10 @@ def similar_items(
     before i, over the shrinkage plus a power of the product of their numbers of events. `content`,
     an (n, n) CSR matrix above the diagonal, is added. With `shards` the result lies in files of
     their folder. Raises UsageError and DataError as `CountedPairs.count`."""
-    n = len(events)
+    sizes = np.diff(pairs.later.offsets) + np.diff(pairs.earlier.offsets)
     if content is not None:
         content = (content + content.T).tocsr()
-    sizes = np.diff(pairs.later.offsets) + np.diff(pairs.earlier.offsets)
-    limit = BLOCK_ENTRIES if shards is None else shards.entries(n, BLOCK_ENTRY, threads)
+        sizes += np.diff(content.indptr)
 
     def block_similarity(block: tuple[int, int]) -> Any:
         first, stop = block
@@ -157,8 +177,18 @@ def similar_items(
             None if content is None else content[first:stop],
         )
 
-    blocks = in_threads(block_similarity, ranges(sizes, limit), threads)
-    return store_rows("neighbors", blocks, n, dtype, shards)
+    blocks = in_threads(block_similarity, _blocks(sizes, shards, threads), threads)
+    return store_rows("neighbors", blocks, sizes, dtype, shards)
+
+
+def _blocks(
+    sizes: NDArray[np.int64], shards: Shards | None, threads: int
+) -> Iterable[tuple[int, int]]:
+    """Consecutive rows with so many entries that go through a thread together."""
+    limit = BLOCK_ENTRIES
+    if shards is not None:
+        limit = min(limit, shards.entries(len(sizes), BLOCK_ENTRY, threads))
+    return ranges(sizes, limit)
 
 
 def similar_block(
@@ -237,14 +267,15 @@ def _nearest(similarity: Any, neighbors: int) -> Any:
         block.partition(block.shape[1] - neighbors, axis=1)
         smallest[rows] = block[:, -neighbors]
     near = np.flatnonzero(values >= np.repeat(smallest, np.diff(offsets)))
-    n_near = np.diff(np.searchsorted(near, offsets))
-    near_rows = np.repeat(np.arange(len(smallest)), n_near)
+    near_offsets = np.searchsorted(near, offsets)
+    surplus = np.diff(near_offsets) - neighbors
     # of equal ones, those at the end of a row are too many
-    is_tie = (values[near] == smallest[near_rows]) & (n_near > neighbors)[near_rows]
-    ties = np.flatnonzero(is_tie)
-    tie_rows = near_rows[ties]
+    full = np.flatnonzero(surplus > 0)
+    numbers, places = row_entries(near_offsets, full)
+    is_tie = values[near[places]] == smallest[full][numbers]
+    ties, tie_rows = places[is_tie], numbers[is_tie]
     from_end = np.searchsorted(tie_rows, tie_rows, side="right") - np.arange(len(ties))
-    near = np.delete(near, ties[from_end <= n_near[tie_rows] - neighbors])
+    near = np.delete(near, ties[from_end <= surplus[full][tie_rows]])
     nearest = (values[near], similarity.indices[near], np.searchsorted(near, offsets))
     return sparse.csr_matrix(nearest, shape=similarity.shape)
 

@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.data.items import make_items
+from sidtool.data.split.pairs import cooccurrence
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import Example
 from sidtool.evaluation.tuning.memory_tuning import tune_similarity
+from sidtool.memory import similarity
 from sidtool.memory.build import build_memory, rebuild_memory
+from sidtool.memory.content import ItemContent
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.similarity import history_scores, item_similarity, largest
 from sidtool.tokenizer.bundle.bundle import Bundle
@@ -64,6 +67,18 @@ def test_the_order_of_users_changes_nothing() -> None:
     one = build_memory(Split("leave-one-out", train, (), ()), BUNDLE)
     other = build_memory(Split("leave-one-out", train[::-1], (), ()), BUNDLE)
     assert one.digest == other.digest
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_blocks_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    split = split_of(random_histories(3, 60, ITEMS, 30))
+    content = ItemContent.of(BUNDLE)
+    expected = build_memory(split, BUNDLE, content=content, threads=1)
+    monkeypatch.setattr(similarity, "BLOCK_PAIRS", 1)  # as many as items have offsets
+    monkeypatch.setattr(similarity, "BLOCK_ENTRIES", 50)
+    monkeypatch.setattr(cooccurrence, "BLOCK_EVENTS", 100)
+    memory = build_memory(split, BUNDLE, content=content, threads=threads)
+    assert memory.digest == expected.digest
 
 
 def test_the_digest_covers_what_a_memory_was_made_from() -> None:

@@ -88,7 +88,7 @@ def test_blocks_do_not_change_what_is_read_and_counted(
         history.replace("x", "") for history in histories
     ]
     expected = count_pairs(sequences, 4, 0.5, 3).toarray()
-    assert sum_pairs(blocks, 4, 4).toarray().tolist() == expected.tolist()
+    assert sum_pairs(blocks).toarray().tolist() == expected.tolist()
 
 
 def test_events_of_unknown_items_are_not_counted() -> None:

@@ -25,7 +25,7 @@ UNIT = 2.0**-40
 """Weights of pairs are counted in this unit, as integers."""
 LARGEST = 2**63 - 1
 """The largest weight of a pair in that unit, of an int64."""
-BLOCK_PAIRS = 1 << 23
+BLOCK_PAIRS = 1 << 21
 """Pairs of events that are counted together."""
 BLOCK_EVENTS = 1 << 22
 """Training events that are read together."""
@@ -94,18 +94,24 @@ class ItemSequences(Sequence[NDArray[np.integer[Any]]]):
         return cls(items, _offsets([len(sequence) for sequence in sequences]))
 
     @classmethod
-    def of_ids(cls, users: PackedSequences, ids: Sequence[str]) -> "ItemSequences":
+    def of_ids(
+        cls, users: PackedSequences, ids: Sequence[str], threads: int = 1
+    ) -> "ItemSequences":
         """The events of each user as indexes into `ids`; events of other items are left out."""
         numbers = _numbers(users.names, ids)
-        item_parts = [np.zeros(0, dtype=np.int32)]
-        lengths = [np.zeros(0, dtype=np.int64)]
-        for start, stop in ranges(users.items.lengths, BLOCK_EVENTS):
-            lists = users.items.take(slice(start, stop))
+
+        def numbered(block: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+            lists = users.items.take(slice(*block))
             items = numbers[lists.joined]
             is_known = items >= 0
-            item_parts.append(items[is_known])
-            lengths.append(np.diff(_offsets(is_known)[_offsets(lists.lengths)]))
-        return cls(np.concatenate(item_parts), _offsets(np.concatenate(lengths)))
+            if is_known.all():
+                return items, lists.lengths
+            return items[is_known], np.diff(_offsets(is_known)[_offsets(lists.lengths)])
+
+        blocks = ranges(users.items.lengths, BLOCK_EVENTS)
+        parts = [(numbers[:0], _offsets([])[:0]), *in_threads(numbered, blocks, threads)]
+        items, lengths = zip(*parts, strict=True)
+        return cls(np.concatenate(items), _offsets(np.concatenate(lengths)))
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -151,7 +157,7 @@ def packed_sequences(users: Sequence[UserSequence]) -> PackedSequences:
     return users if isinstance(users, PackedSequences) else pack_parts(users, (), ()).train
 
 
-def item_sequences(split: Split, ids: Sequence[str]) -> ItemSequences:
+def item_sequences(split: Split, ids: Sequence[str], threads: int = 1) -> ItemSequences:
     """The training events of each user as indexes into `ids`; events of other items are left out.
 
     Raises RefusedError if a held-out event is among the training events."""
@@ -159,7 +165,7 @@ def item_sequences(split: Split, ids: Sequence[str]) -> ItemSequences:
         raise RefusedError(
             f"{split.leaked_events} held-out events are among the training events, not 0"
         )
-    return ItemSequences.of_ids(split.train, ids)
+    return ItemSequences.of_ids(split.train, ids, threads)
 
 
 def count_pairs(
@@ -171,7 +177,7 @@ def count_pairs(
     Two events of a user that are `gap` positions apart (1: adjacent, at most `window`) add
     `decay ** (gap - 1)` to the weight of their items. Sums of integers are exact: neither the order
     of users nor the order of updates changes them. Raises DataError for one above LARGEST."""
-    return sum_pairs(list(count_blocks(sequences, n_items, decay, window)), n_items, n_items)
+    return sum_pairs(list(count_blocks(sequences, n_items, decay, window)))
 
 
 def count_blocks(
@@ -183,13 +189,16 @@ def count_blocks(
     threads: int = 1,
 ) -> Iterator[Any]:
     """Matrices as `count_pairs` whose sum is that of all pairs: each counts about `limit` pairs of
-    events, whose sums cannot overflow."""
+    events, whose sums cannot overflow. Only a matrix that is the only one may be empty."""
+    from scipy import sparse
 
     def count(block: tuple[NDArray[np.integer[Any]], NDArray[np.int64], int]) -> Any:
         return _count_block(*block, n_items, decay)
 
     blocks = _event_blocks(sequences, window, limit)
-    return (counts for counts in in_threads(count, blocks, threads) if counts.nnz)
+    matrices = (counts for counts in in_threads(count, blocks, threads) if counts.nnz)
+    yield next(matrices, sparse.csr_matrix((n_items, n_items), dtype=np.int64))
+    yield from matrices
 
 
 def _event_blocks(
@@ -232,20 +241,16 @@ def _count_block(
         rows.append(row[differs])
         columns.append(column[differs])
         weights.append(np.full(len(rows[-1]), unit, dtype=np.int64))
-    shape = (n_items, n_items)
     if not rows:
-        return sparse.csr_matrix(shape, dtype=np.int64)
+        return sparse.csr_matrix((n_items, n_items), dtype=np.int64)
     coordinates = (np.concatenate(rows), np.concatenate(columns))
-    return sparse.csr_matrix((np.concatenate(weights), coordinates), shape=shape)
+    entries = (np.concatenate(weights), coordinates)
+    return sparse.csr_matrix(entries, shape=(n_items, n_items))
 
 
-def sum_pairs(parts: Sequence[Any], n_rows: int, n_items: int) -> Any:
-    """(n_rows, n_items) CSR int64: the sum of matrices of counted pairs, two by two. Raises
-    DataError for a weight above LARGEST."""
-    from scipy import sparse
-
-    if not parts:
-        return sparse.csr_matrix((n_rows, n_items), dtype=np.int64)
+def sum_pairs(parts: Sequence[Any]) -> Any:
+    """(rows, items) CSR int64: the sum of matrices of counted pairs, two by two. Raises DataError
+    for a weight above LARGEST."""
     while len(parts) > 1:
         sums = [one + other for one, other in zip(parts[::2], parts[1::2], strict=False)]
         # two numbers from 0 to LARGEST wrap to a negative one
