@@ -1,5 +1,8 @@
-from .blocks import ItemBlocks as ItemBlocks
+from .blocks import count_part as count_part
+from .blocks import item_blocks as item_blocks
 from .blocks import join_blocks as join_blocks
+from .blocks import sum_items as sum_items
+from .blocks import write_block as write_block
 from .build import DEFAULT as DEFAULT
 from .build import PairCounter as PairCounter
 from .build import SplitPairs as SplitPairs

@@ -1,17 +1,16 @@
 """Counts and similarities of items by parts of the users and by blocks of the items.
 
-A part counts the pairs of its users, and writes those of each block of items. A block adds up what
-all parts have of it. Counts are integers, so the sums are those of all users at once."""
+A part counts the pairs of its users, in the order of the items. A block adds up what all parts have
+of its items. Counts are integers, so the sums are those of all users at once."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.ranges import ranges
 from sidtool.data import Texts
 from sidtool.data.split import Split
 from sidtool.data.split.pairs import ItemSequences, count_pairs, item_sequences, sum_pairs
@@ -19,99 +18,121 @@ from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.rows import SparseRows, rows_in_files
 from sidtool.memory.similarity import count_events, similar_block
 
+BLOCK_PAIRS = 1 << 21
+"""Pairs of a block of items, in all parts and by both items: a worker takes about 60 bytes for
+each."""
+READ_PAIRS = 1 << 14
+"""Pairs of a part that are read together: a block reads up to two times so many that it does not
+need."""
 
-@dataclass(frozen=True)
-class ItemBlocks:
-    """Items in blocks of consecutive ones, about equally many."""
 
-    items: int
-    blocks: int
+def count_part(split: Split, ids: Texts, distance: float, out: Path) -> int:
+    """Count the pairs of the training events of some users -> the number of pairs.
 
-    @property
-    def bounds(self) -> NDArray[np.int64]:
-        """(blocks + 1,): where each block starts"""
-        return np.arange(self.blocks + 1) * self.items // self.blocks
+    The first batch of the file has each item with events, its number of pairs with others, and
+    its events. The next ones have the pairs in the order of items: an item, a later one or, plus
+    the number of all items, an earlier one, and the weight. Raises RefusedError if a held-out event
+    is among the training events."""
+    import pyarrow as pa
+    from scipy import sparse
 
-    def count_part(self, split: Split, ids: Texts, distance: float, out: Path) -> int:
-        """Count the pairs of the training events of some users, and write the events of each item
-        and the pairs of each block, by earlier and by later item -> the number of pairs.
+    sequences = item_sequences(split, ids)
+    # numbers within the part: its memory does not grow with the other items
+    seen, numbers = np.unique(sequences.items, return_inverse=True)
+    sequences = ItemSequences(numbers, sequences.offsets)
+    later = count_pairs(sequences, len(seen), distance)
+    pairs = sparse.hstack([later, later.T.tocsr()], format="csr")
+    others = np.concatenate([seen, seen + np.int64(len(ids))])
+    n_pairs = np.diff(pairs.indptr)
+    columns = {
+        "item": np.repeat(seen, n_pairs).astype(np.uint32),
+        "other": others[pairs.indices],
+        "weight": pairs.data,
+    }
+    first_items = columns["item"][::READ_PAIRS].tobytes()
+    table = pa.table(columns).replace_schema_metadata({"first_items": first_items})
+    items = [seen.astype(np.uint32), n_pairs.astype(np.int64), count_events(sequences, len(seen))]
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with (
+        pa.OSFile(str(out), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema, options=options) as file,
+    ):
+        file.write_batch(pa.record_batch(items, schema=table.schema))
+        file.write_table(table, max_chunksize=READ_PAIRS)
+    return int(later.nnz)
 
-        Raises RefusedError if a held-out event is among the training events."""
-        import pyarrow as pa
 
-        sequences = item_sequences(split, ids)
-        # numbers within the part: its memory does not grow with the other items
-        seen, numbers = np.unique(sequences.items, return_inverse=True)
-        sequences = ItemSequences(numbers, sequences.offsets)
-        later = count_pairs(sequences, len(seen), distance)
-        events = count_events(sequences, len(seen))
-        rows_of_blocks = np.searchsorted(seen, self.bounds).tolist()
+def sum_items(parts: Sequence[Path], n_items: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(n_items,) each: the pairs that all parts have of each item, and its events."""
+    import pyarrow as pa
 
-        def batches() -> Iterator[tuple[NDArray[Any], ...]]:
-            yield seen, np.zeros_like(seen), events
-            for pairs in (later, later.T.tocsr()):
-                pairs.sort_indices()
-                for start, (first, stop) in zip(
-                    self.bounds, pairwise(rows_of_blocks), strict=False
-                ):
-                    block = pairs[first:stop].tocoo()
-                    yield seen[first:stop][block.row] - start, seen[block.col], block.data
+    n_pairs, events = np.zeros((2, n_items), dtype=np.int64)
+    for path in parts:
+        with pa.memory_map(str(path)) as stored:
+            items, part_pairs, part_events = pa.ipc.open_file(stored).get_batch(0).columns
+            n_pairs[items.to_numpy()] += part_pairs.to_numpy()
+            events[items.to_numpy()] += part_events.to_numpy()
+    return n_pairs, events
 
-        schema = pa.schema([("row", pa.uint32()), ("item", pa.uint32()), ("weight", pa.int64())])
-        options = pa.ipc.IpcWriteOptions(compression="zstd")
-        with pa.OSFile(str(out), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as f:
-            for batch in batches():
-                columns = zip(batch, schema.types, strict=True)
-                arrays = [pa.array(column, kind, safe=False) for column, kind in columns]
-                f.write_batch(pa.record_batch(arrays, schema=schema))
-        return int(later.nnz)
 
-    def sum_events(self, parts: Sequence[Path]) -> NDArray[np.int64]:
-        """(items,): the events of each item, of all parts."""
-        events = np.zeros(self.items, dtype=np.int64)
-        for rows, _, counts in _batches(parts, 0):
-            events[rows] += counts
-        return events
+def item_blocks(sizes: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Blocks of consecutive items of these sizes (pairs): each has about BLOCK_PAIRS, or one item
+    that has more. An item counts as one pair more, so that those without pairs fill blocks, too."""
+    return list(ranges(sizes + 1, BLOCK_PAIRS))
 
-    def write_block(
-        self,
-        parts: Sequence[Path],
-        number: int,
-        events: NDArray[np.int64],
-        settings: KnnSettings,
-        content: Any,
-        out: Path,
-    ) -> int:
-        """Write the counted pairs of a block of items with later ones, and the similar items of
-        each: rows of what `CountedPairs` and `similar_items` have of all items -> the number of
-        similar pairs. `content` has the block's rows of the symmetric similarity by content.
 
-        Raises DataError for a pair that weighs too much."""
-        from scipy import sparse
+def write_block(
+    parts: Sequence[Path],
+    block: tuple[int, int],
+    events: NDArray[np.int64],
+    settings: KnnSettings,
+    content: Any,
+    out: Path,
+) -> int:
+    """Write the counted pairs of a block of items with later ones, and the similar items of each:
+    rows of what `CountedPairs` and `similar_items` have of all items -> the number of similar
+    pairs. `content` has the block's rows of the symmetric similarity by content.
 
-        first, stop = self.bounds[number : number + 2].tolist()
-        shape = (stop - first, self.items)
-        counted = []
-        for batch in (1 + number, 1 + self.blocks + number):  # of later items, of earlier ones
-            of_parts = [
-                sparse.csr_matrix((weights, (rows.astype(np.int64), items.astype(np.int64))), shape)
-                for rows, items, weights in _batches(parts, batch)
-            ]
-            counted.append(sum_pairs(of_parts, *shape))
-        later, earlier = counted
-        similar = similar_block(later, earlier, events[first:stop], events, settings, content)
-        pairs, neighbors = SparseRows.of(later, np.int64), SparseRows.of(similar, np.float32)
-        with out.open("wb") as stream:
-            np.savez(
-                stream,
-                later_offset=pairs.offsets,
-                later_item=pairs.items,
-                later_weight=pairs.weights,
-                neighbors_offset=neighbors.offsets,
-                neighbors_item=neighbors.items,
-                neighbors_weight=neighbors.weights,
-            )
-        return len(neighbors.items)
+    Raises DataError for a pair that weighs too much."""
+    first, stop = block
+    n_items = len(events)
+    of_parts = [_read_pairs(path, block, n_items) for path in parts]
+    counted = sum_pairs(of_parts)
+    del of_parts
+    later, earlier = counted[:, :n_items], counted[:, n_items:]
+    del counted
+    similar = similar_block(later, earlier, events[first:stop], events, settings, content)
+    pairs, neighbors = SparseRows.of(later, np.int64), SparseRows.of(similar, np.float32)
+    with out.open("wb") as stream:
+        np.savez(
+            stream,
+            later_offset=pairs.offsets,
+            later_item=pairs.items,
+            later_weight=pairs.weights,
+            neighbors_offset=neighbors.offsets,
+            neighbors_item=neighbors.items,
+            neighbors_weight=neighbors.weights,
+        )
+    return len(neighbors.items)
+
+
+def _read_pairs(path: Path, block: tuple[int, int], n_items: int) -> Any:
+    """(items of the block, 2 * n_items) CSR: the pairs that a part has of a block of items."""
+    import pyarrow as pa
+    from scipy import sparse
+
+    first, stop = block
+    with pa.memory_map(str(path)) as stored:
+        file = pa.ipc.open_file(stored)
+        first_items = np.frombuffer(file.schema.metadata[b"first_items"], dtype=np.uint32)
+        # the batch before the first that begins within the block may end within it
+        begin = max(0, np.searchsorted(first_items, first) - 1)
+        batches = range(1 + begin, 1 + np.searchsorted(first_items, stop))
+        table = pa.Table.from_batches(map(file.get_batch, batches), file.schema)
+    items, others, weights = (column.to_numpy() for column in table.columns)
+    inside = slice(*np.searchsorted(items, block))
+    coordinates = (items[inside].astype(np.int64) - first, others[inside])
+    return sparse.csr_matrix((weights[inside], coordinates), shape=(stop - first, 2 * n_items))
 
 
 def join_blocks(paths: Sequence[Path], folder: Path) -> tuple[SparseRows, SparseRows]:
@@ -126,13 +147,3 @@ def join_blocks(paths: Sequence[Path], folder: Path) -> tuple[SparseRows, Sparse
 
     later = rows_in_files("later", rows_of("later"), np.int64, folder)
     return later, rows_in_files("neighbors", rows_of("neighbors"), np.float32, folder)
-
-
-def _batches(parts: Sequence[Path], number: int) -> Iterator[tuple[NDArray[Any], ...]]:
-    """The columns of one batch of each part's file: rows, items and weights."""
-    import pyarrow as pa
-
-    for path in parts:
-        with pa.memory_map(str(path)) as stored:
-            batch = pa.ipc.open_file(stored).get_batch(number)
-            yield tuple(column.to_numpy() for column in batch.columns)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,21 @@ from sidtool.data.split import (
 from sidtool.integrations.cluster.engines import ENGINES
 from sidtool.integrations.cluster.output import PartFolder, PartReport, work_parts
 from sidtool.integrations.cluster.run import RunOptions, Work, make_parts
-from sidtool.integrations.cluster.shards import MAX_PARTS, part_count
-from sidtool.memory import Cells, ItemBlocks, KnnSettings, SparseRows, join_blocks
+from sidtool.integrations.cluster.shards import MAX_PARTS
+from sidtool.memory import (
+    Cells,
+    KnnSettings,
+    SparseRows,
+    count_part,
+    item_blocks,
+    join_blocks,
+    sum_items,
+    write_block,
+)
 from sidtool.registry import open_source
+
+FORMAT = 2
+"""Of the files that workers exchange."""
 
 
 def parts_manifest(split: Path) -> SplitManifest:
@@ -54,7 +65,8 @@ class ClusterPairs:
     folder: PartFolder
     run: RunOptions
     parts: list[Path] = field(default_factory=list)
-    blocks: ItemBlocks = field(default_factory=lambda: ItemBlocks(0, 1))
+    n_pairs: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """(items,): the pairs of each item in all parts"""
 
     @classmethod
     @contextmanager
@@ -67,7 +79,7 @@ class ClusterPairs:
         had other inputs."""
         manifest = parts_manifest(split)
         made_from = {
-            "blocks": part_count(manifest.counts.train_events),
+            "format": FORMAT,
             "split": manifest.digest,
             "files": digest_strings(manifest.files.keys(), manifest.files.values()),
             "bundle": open_source(bundle).identity.digest,
@@ -82,17 +94,16 @@ class ClusterPairs:
         """As `PairCounter.count`; each part of the users is a file of the work folder."""
         import pyarrow as pa
 
-        n_blocks = part_count(self.manifest.counts.train_events)
-        self.blocks = ItemBlocks(len(ids), min(n_blocks, len(ids)))
         folder = self.folder.subfolder(f"counts-{distance!r}")
         ids_file = Path(self.folder.url) / "ids.arrow"
         batch = pa.record_batch([ids.arrow], ["id"])
         with pa.OSFile(str(ids_file), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as file:
             file.write_batch(batch)
-        job = partial(_open_counting, self.split, ids_file, distance, self.blocks)
+        job = partial(_open_counting, self.split, ids_file, distance)
         reports = make_parts(job, self._folders, folder, self.run)
         self.parts = [Path(folder.url) / report.name for report in reports]
-        return self.blocks.sum_events(self.parts)
+        self.n_pairs, events = sum_items(self.parts, len(ids))
+        return events
 
     def similar(
         self, events: NDArray[np.int64], settings: KnnSettings, content: Any
@@ -102,22 +113,24 @@ class ClusterPairs:
         folder = self.folder.subfolder("blocks")
         events_file = Path(folder.url) / "events.npy"
         np.save(events_file, events, allow_pickle=False)
+        sizes = self.n_pairs
         if content is not None:
             content = (content + content.T).tocsr()
-        bounds = self.blocks.bounds.tolist()
-        of_blocks = [
-            None if content is None else content[start:stop] for start, stop in pairwise(bounds)
+            sizes = sizes + np.diff(content.indptr)
+        blocks = [
+            (block, None if content is None else content[slice(*block)])
+            for block in item_blocks(sizes)
         ]
-        job = partial(_open_blocks, self.parts, self.blocks, settings, events_file)
-        reports = make_parts(job, of_blocks, folder, self.run)
+        job = partial(_open_blocks, self.parts, settings, events_file)
+        reports = make_parts(job, blocks, folder, self.run)
         return join_blocks([Path(folder.url) / report.name for report in reports], Path(folder.url))
 
     def nearest_items(self, directions: Vectors) -> Any:
         """As `PairCounter.nearest_items`; the vectors are mapped from files of the work folder."""
         cells = Cells.of(directions)
         blocks = cells.blocks
-        bounds = ItemBlocks(len(blocks), min(len(blocks), MAX_PARTS)).bounds
-        shards = [blocks[first:stop] for first, stop in pairwise(bounds)]
+        step = -(-len(blocks) // MAX_PARTS)  # rounded up
+        shards = [blocks[start : start + step] for start in range(0, len(blocks), step)]
         digest = hashlib.sha256()
         hash_array(digest, "directions", directions)
         hash_array(digest, "probed", cells.probed)
@@ -144,9 +157,7 @@ class ClusterPairs:
         return self.manifest.folders if self.manifest.parts > 1 else [None]
 
 
-def _open_counting(
-    split: Path, ids_file: Path, distance: float, blocks: ItemBlocks
-) -> Work[str | None]:
+def _open_counting(split: Path, ids_file: Path, distance: float) -> Work[str | None]:
     """Map the ids of all items, to count the pairs of the users in folders of the split."""
     import pyarrow as pa
 
@@ -154,21 +165,22 @@ def _open_counting(
 
     def count(number: int, folder: str | None, place: Path) -> PartReport:
         name = f"{number:07d}.arrow"
-        pairs = blocks.count_part(read_split(split, folder), ids, distance, place / name)
-        return PartReport(name, pairs)
+        n_pairs = count_part(read_split(split, folder), ids, distance, place / name)
+        return PartReport(name, n_pairs)
 
     return count
 
 
 def _open_blocks(
-    parts: Sequence[Path], blocks: ItemBlocks, settings: KnnSettings, events_file: Path
-) -> Work[Any]:
+    parts: Sequence[Path], settings: KnnSettings, events_file: Path
+) -> Work[tuple[tuple[int, int], Any]]:
     """Map the events of all items, to add up blocks, given with the content of their items."""
     events = np.load(events_file, "r", allow_pickle=False)
 
-    def add(number: int, content: Any, place: Path) -> PartReport:
+    def add(number: int, shard: tuple[tuple[int, int], Any], place: Path) -> PartReport:
         name = f"{number:07d}.npz"
-        rows = blocks.write_block(parts, number, events, settings, content, place / name)
+        block, content = shard
+        rows = write_block(parts, block, events, settings, content, place / name)
         return PartReport(name, rows)
 
     return add

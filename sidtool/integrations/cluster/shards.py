@@ -19,12 +19,12 @@ from sidtool.data.tables import FREE_ROWS, PARQUET, ROWS_PER_BYTE, library_error
 ROWS = 4096
 """Rows of a shard, a multiple of the queries that a model is given together."""
 PART_EVENTS = 1 << 19
-"""Events of a part of the users, and of a block of items: their memory stays the same for more
-events, up to those of MAX_PARTS."""
+"""Events of a part of the users: its memory stays the same for more events, up to those of
+MAX_PARTS."""
 MIN_PARTS = 8
 """Parts of few events: workers share them."""
 MAX_PARTS = 1024
-"""Parts of many events. A part has a piece of a file for each block."""
+"""Parts of many events."""
 TEXT_ROW = 32
 """Bytes of an event in a file whose rows are not counted."""
 

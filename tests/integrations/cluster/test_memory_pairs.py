@@ -22,8 +22,7 @@ from sidtool.integrations.cluster import memory_pairs
 from sidtool.integrations.cluster.memory_pairs import ClusterPairs
 from sidtool.integrations.cluster.run import RunOptions
 from sidtool.integrations.cluster.split_parts import PartOptions, split_in_parts
-from sidtool.memory import content
-from sidtool.memory.blocks import ItemBlocks
+from sidtool.memory import blocks, content
 from sidtool.memory.build import DEFAULT, build_memory
 from sidtool.memory.content import Cells, ItemContent, nearest_items
 from sidtool.memory.memory import Memory
@@ -77,12 +76,19 @@ def same(one: Memory, other: Memory) -> bool:
     )
 
 
-@pytest.mark.parametrize("blocks", [1, 4, 64])
+@pytest.mark.parametrize("block_pairs", [1, 200, blocks.BLOCK_PAIRS])
+@pytest.mark.parametrize("read_pairs", [7, blocks.READ_PAIRS])
 @pytest.mark.parametrize("with_content", [False, True])
 def test_the_memory_is_that_of_one_process(
-    shop: Path, tmp_path: Path, blocks: int, with_content: bool, monkeypatch: pytest.MonkeyPatch
+    shop: Path,
+    tmp_path: Path,
+    block_pairs: int,
+    read_pairs: int,
+    with_content: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory_pairs, "part_count", lambda _: blocks)
+    monkeypatch.setattr(blocks, "BLOCK_PAIRS", block_pairs)
+    monkeypatch.setattr(blocks, "READ_PAIRS", read_pairs)
     bundle = Bundle.open(shop / "shop.zarr")
     settings = replace(DEFAULT, neighbors=5, shrinkage=2.0)
     by_content = ItemContent.of(bundle, weight=0.5) if with_content else None
@@ -141,7 +147,6 @@ def test_memory_grows_with_the_items_of_a_part(shop: Path, tmp_path: Path) -> No
     sizes = np.repeat([16, 4], [len(text), len(own)])
     ids = Texts.of_utf8(data, np.concatenate([[0], np.cumsum(sizes)]))
     split = open_split(shop / "split")
-    blocks = ItemBlocks(len(ids), 2)
     blocks.count_part(split, ids, 0.85, tmp_path / "warm.arrow")
     tracemalloc.start()
     n_pairs = blocks.count_part(split, ids, 0.85, tmp_path / "part.arrow")
@@ -149,6 +154,20 @@ def test_memory_grows_with_the_items_of_a_part(shop: Path, tmp_path: Path) -> No
     tracemalloc.stop()
     assert n_pairs > 100
     assert peak < len(ids)  # bytes
+
+
+def test_blocks_have_equally_many_pairs_however_popular_their_items_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker's memory follows from the pairs of a block. Items without pairs fill blocks, too."""
+    monkeypatch.setattr(blocks, "BLOCK_PAIRS", 200)
+    sizes = np.sort(np.random.default_rng(0).pareto(1, 3000) * 10).astype(np.int64)[::-1]
+    for catalog in (sizes, np.zeros(1000, dtype=np.int64), np.append(np.int64(10**6), sizes)):
+        bounds = blocks.item_blocks(catalog)
+        assert [first for first, _ in bounds] == [0, *(stop for _, stop in bounds[:-1])]
+        assert bounds[-1][1] == len(catalog)
+        for first, stop in bounds:
+            assert (catalog[first + 1 : stop] + 1).sum() <= 200
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -174,7 +193,8 @@ def test_a_run_continues_with_what_is_counted(
     shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "m.zarr"
-    write = ItemBlocks.write_block
+    monkeypatch.setattr(blocks, "BLOCK_PAIRS", 200)
+    write = blocks.write_block
     calls = []
 
     def fail_at_the_third(*arguments: Any) -> int:
@@ -183,12 +203,12 @@ def test_a_run_continues_with_what_is_counted(
             raise DataError("the disk is full")
         return write(*arguments)
 
-    monkeypatch.setattr(ItemBlocks, "write_block", fail_at_the_third)
+    monkeypatch.setattr(memory_pairs, "write_block", fail_at_the_third)
     with pytest.raises(DataError, match="the disk is full"):
         count(shop, out)
     assert not out.exists()
-    monkeypatch.setattr(ItemBlocks, "write_block", write)
-    monkeypatch.setattr(ItemBlocks, "count_part", None)  # all are counted
+    monkeypatch.setattr(memory_pairs, "write_block", write)
+    monkeypatch.setattr(memory_pairs, "count_part", None)  # all are counted
     resumed = count(shop, out, RunOptions(resume=True))
     one = build_memory(open_split(shop / "split"), Bundle.open(shop / "shop.zarr"))
     assert same(resumed, one)
