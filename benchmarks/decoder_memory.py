@@ -61,7 +61,7 @@ def with_memory(rounds: int, sizes: tuple[int, ...]) -> dict[str, float]:
 
 def _sides(case: Case, model: Any, items: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """A request without and with a memory, from histories and prompts to ranked items."""
-    from sidtool.memory.index import Mixture
+    from sidtool.memory.mixture.index import Mixture
     from sidtool.recommendation.search.beam import beam_search
     from sidtool.recommendation.search.results import rank_items
     from sidtool.tokenizer.sid import ItemRows
@@ -103,7 +103,7 @@ def random_index(items: int, histories: list[Any]) -> Any:
 
     Only the rows that the histories read are filled: the others take no memory, and no request
     touches them. Each is on pages of its own, as in a memory that is filled."""
-    from sidtool.memory.index import MemoryIndex
+    from sidtool.memory.mixture.index import MemoryIndex
     from sidtool.memory.rows import SparseRows
 
     rng = np.random.default_rng(4)

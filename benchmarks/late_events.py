@@ -28,7 +28,7 @@ from sidtool.data.interactions import read_interactions
 from sidtool.data.split.values import Example
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.options import EvaluationOptions
-from sidtool.memory.index import MemoryOptions
+from sidtool.memory.mixture.index import MemoryOptions
 from sidtool.model.contract.contract import MEMORY_COPY
 from sidtool.model.load import load_model_folder
 from sidtool.recipes import StepError

@@ -38,7 +38,8 @@ from sidtool.evaluation.ranking import (
 from sidtool.evaluation.tuning.mixture_candidates import Candidates
 from sidtool.evaluation.tuning.mixture_choice import MixtureChoice, choose_for_new_items
 from sidtool.evaluation.tuning.reranker_fit import choose_reranker
-from sidtool.memory import FeatureIndex, Memory, MemoryIndex, Reranker, WeightedMemory
+from sidtool.memory import Memory
+from sidtool.memory.mixture import FeatureIndex, MemoryIndex, Reranker, WeightedMemory
 from sidtool.model import LoadedModel, load_model_folder
 from sidtool.recommendation import WINDOW, QuerySession, in_windows
 from sidtool.recommendation.rerank import Reranking

@@ -21,7 +21,7 @@ from sidtool.evaluation.tasks import QuestionOptions, TaskEvaluationOptions
 from sidtool.examples import TaskCatalogOptions
 from sidtool.integrations import cluster
 from sidtool.integrations.cluster import WorkerOptions
-from sidtool.memory import MemoryOptions
+from sidtool.memory.mixture import MemoryOptions
 from sidtool.model import LoadedModel, ModelOptions
 
 

@@ -17,7 +17,7 @@ from sidtool.cli.terminal.pace import progress
 from sidtool.data import NO_FIELDS, Fields, tables
 from sidtool.integrations import cluster
 from sidtool.integrations.cluster import RunOptions, WorkerOptions
-from sidtool.memory import MemoryOptions
+from sidtool.memory.mixture import MemoryOptions
 from sidtool.model import LoadedModel, ModelOptions
 from sidtool.model import contract as contracts
 from sidtool.recommendation import (

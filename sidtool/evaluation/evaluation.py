@@ -59,7 +59,8 @@ from sidtool.evaluation.results import (
     system_differences,
     titles_of,
 )
-from sidtool.memory import MemoryIndex, Shards
+from sidtool.memory import Shards
+from sidtool.memory.mixture import MemoryIndex
 from sidtool.model import LoadedModel
 from sidtool.recommendation.search import Normalize, check_normalize, seen_reason
 

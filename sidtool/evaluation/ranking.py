@@ -22,7 +22,7 @@ from sidtool.evaluation.metrics import (
     metric_values,
     survival_names,
 )
-from sidtool.memory import MemoryIndex
+from sidtool.memory.mixture import MemoryIndex
 from sidtool.model import LoadedModel
 from sidtool.recommendation import WINDOW, Query, QuerySession, RankedQueries
 from sidtool.recommendation.search import Normalize

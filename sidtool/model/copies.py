@@ -15,7 +15,8 @@ from sidtool.base.errors import CompatibilityError, DataError, RefusedError, Usa
 from sidtool.base.extras import require
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.memory import Memory, MemoryIndex
+from sidtool.memory import Memory
+from sidtool.memory.mixture import MemoryIndex
 from sidtool.model.contract.compat import Verdict, check_bundle
 from sidtool.model.contract.contract import CONTRACT, MEMORY_COPY, Contract, MemoryBinding
 from sidtool.model.contract.folder import (

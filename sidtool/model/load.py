@@ -20,7 +20,8 @@ from sidtool.base.errors import (
 from sidtool.base.extras import require
 from sidtool.base.hub import HubAccess, HubCommit, HubPush, Pushable, folder_or_url
 from sidtool.base.options import option
-from sidtool.memory import DEFAULT_NEW_ITEM_FACTOR, Memory, MemoryOptions, WeightedMemory
+from sidtool.memory import Memory
+from sidtool.memory.mixture import DEFAULT_NEW_ITEM_FACTOR, MemoryOptions, WeightedMemory
 from sidtool.model.contract.compat import Verdict, check_bundle, usable_items
 from sidtool.model.contract.contract import MEMORY_COPY, Contract, MemoryBinding
 from sidtool.model.contract.folder import (

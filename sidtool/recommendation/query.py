@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
 from sidtool.data import NO_FIELDS, Fields
-from sidtool.memory import NO_PRIOR, RERANKED, Mixture, Prior
+from sidtool.memory.mixture import NO_PRIOR, RERANKED, Mixture, Prior
 from sidtool.model import LoadedModel
 from sidtool.model.prompt import (
     HistoryPrompt,

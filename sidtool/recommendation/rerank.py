@@ -7,7 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sidtool.memory import RERANKED, FeatureIndex, MemoryIndex, Prior, Reranker, WeightedMemory
+from sidtool.memory.mixture import (
+    RERANKED,
+    FeatureIndex,
+    MemoryIndex,
+    Prior,
+    Reranker,
+    WeightedMemory,
+)
 from sidtool.recommendation.search.results import RankedItems, padded_lists
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows, SidPositions

@@ -23,7 +23,8 @@ from sidtool.base.signatures import (
     published_signers,
 )
 from sidtool.base.storage import Storage
-from sidtool.memory import Memory, MemoryOptions
+from sidtool.memory import Memory
+from sidtool.memory.mixture import MemoryOptions
 from sidtool.model.contract import BUNDLE_COPY, CONTRACT, model_folder
 from sidtool.registry.kinds import ROOTS, AnyManifest, kind_of, read_manifest
 from sidtool.registry.records import (

@@ -13,7 +13,7 @@ from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.results import Evaluation
 from sidtool.memory.build import build_memory
-from sidtool.memory.index import WeightedMemory
+from sidtool.memory.mixture.index import WeightedMemory
 from tests.evaluation.shop import shop, visits
 from tests.loaded import loaded_model
 

@@ -14,7 +14,8 @@ from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.metrics import KS, metric_names
 from sidtool.evaluation.results import system_differences
-from sidtool.memory import KnnSettings, WeightedMemory
+from sidtool.memory import KnnSettings
+from sidtool.memory.mixture import WeightedMemory
 from sidtool.recommendation import QuerySession
 from sidtool.recommendation.search import Normalize
 from sidtool.recommendation.search.score import score_sids

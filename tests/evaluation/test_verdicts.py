@@ -9,7 +9,7 @@ from sidtool.evaluation.bootstrap import Difference
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.results import NO_EXAMPLES, Slice
 from sidtool.evaluation.verdicts import deciding_metric
-from sidtool.memory import WeightedMemory
+from sidtool.memory.mixture import WeightedMemory
 from tests.evaluation.shop import memory_of, trie_model, visits
 
 METRIC = "ndcg@10"

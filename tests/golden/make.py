@@ -15,8 +15,8 @@ from sidtool.data.split.values import UserSequence
 from sidtool.memory.build import build_memory
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
-from sidtool.memory.rerank_features import N_FEATURES
-from sidtool.memory.reranker import SHAPES, Network, Reranker
+from sidtool.memory.mixture.rerank_features import N_FEATURES
+from sidtool.memory.mixture.reranker import SHAPES, Network, Reranker
 from sidtool.model.contract.contract import Contract, MemoryBinding
 from sidtool.model.contract.stage_record import (
     AdoptParams,

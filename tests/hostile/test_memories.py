@@ -9,16 +9,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.memory import (
-    ItemContent,
-    Memory,
-    MemoryIndex,
-    MemoryManifest,
-    build_memory,
-    verify_memory,
-)
+from sidtool.memory import ItemContent, Memory, MemoryManifest, build_memory, verify_memory
 from sidtool.memory.build import broken_derived
 from sidtool.memory.memory import _digest, _layout
+from sidtool.memory.mixture import MemoryIndex
 from tests.bundles import small_bundle
 from tests.hostile.documents import changed
 from tests.hostile.harness import call, cases

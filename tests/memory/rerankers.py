@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from sidtool.memory.index import WeightedMemory
 from sidtool.memory.manifest import MemoryManifest
-from sidtool.memory.rerank_features import N_FEATURES
-from sidtool.memory.reranker import SHAPES, Network, Reranker
+from sidtool.memory.mixture.index import WeightedMemory
+from sidtool.memory.mixture.rerank_features import N_FEATURES
+from sidtool.memory.mixture.reranker import SHAPES, Network, Reranker
 from sidtool.model.load import LoadedModel
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model

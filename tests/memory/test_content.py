@@ -16,10 +16,10 @@ from sidtool.data.vectors import Vectors
 from sidtool.memory import content as module
 from sidtool.memory.build import build_memory, verify_memory
 from sidtool.memory.content import ItemContent, nearest_items
-from sidtool.memory.index import MemoryIndex
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
 from sidtool.memory.memory import _digest as memory_digest
+from sidtool.memory.mixture.index import MemoryIndex
 from sidtool.memory.similarity import content_similarity
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.make.add import add_items

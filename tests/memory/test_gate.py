@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import UsageError
 from sidtool.memory.build import build_memory
-from sidtool.memory.gate import FEATURES, LIMIT, Gate
-from sidtool.memory.index import MemoryIndex
+from sidtool.memory.mixture.gate import FEATURES, LIMIT, Gate
+from sidtool.memory.mixture.index import MemoryIndex
 from tests.bundles import small_bundle
 from tests.memory.cases import random_histories, split_of
 

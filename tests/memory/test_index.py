@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.memory import index as module
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent
-from sidtool.memory.gate import ItemDistribution
-from sidtool.memory.index import MemoryIndex
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
+from sidtool.memory.mixture import index as module
+from sidtool.memory.mixture.gate import ItemDistribution
+from sidtool.memory.mixture.index import MemoryIndex
 from tests.bundles import small_bundle
 from tests.memory.cases import random_histories, small_memory, split_of
 

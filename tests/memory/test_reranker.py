@@ -9,8 +9,8 @@ import pytest
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.memory.manifest import ContentSettings, KnnSettings
-from sidtool.memory.rerank_features import N_FEATURES, RERANK_FEATURES
-from sidtool.memory.reranker import PARAMETERS, Reranker
+from sidtool.memory.mixture.rerank_features import N_FEATURES, RERANK_FEATURES
+from sidtool.memory.mixture.reranker import PARAMETERS, Reranker
 from tests.memory.cases import small_memory
 from tests.memory.rerankers import random_reranker
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.memory.gate import Gate
-from sidtool.memory.index import MemoryIndex, MemoryOptions, WeightedMemory
 from sidtool.memory.memory import Memory
+from sidtool.memory.mixture.gate import Gate
+from sidtool.memory.mixture.index import MemoryIndex, MemoryOptions, WeightedMemory
 from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
 from sidtool.model.load import LoadedModel, choose_memory
 from sidtool.model.prompt.prompts import TextPrompt

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from sidtool.memory.content import ItemContent
-from sidtool.memory.gate import Prior
-from sidtool.memory.index import MemoryIndex
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
-from sidtool.memory.rerank_index import FeatureIndex
+from sidtool.memory.mixture.gate import Prior
+from sidtool.memory.mixture.index import MemoryIndex
+from sidtool.memory.mixture.rerank_index import FeatureIndex
 from sidtool.memory.rows import SparseRows
 from sidtool.memory.similarity import CountedPairs, content_similarity, count_events, similar_items
 from sidtool.model.load import LoadedModel

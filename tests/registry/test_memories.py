@@ -8,9 +8,9 @@ import pytest
 from sidtool.base.errors import DataError, IntegrityError, RefusedError
 from sidtool.base.storage.storage import Storage
 from sidtool.memory.build import verify_memory
-from sidtool.memory.index import MemoryOptions
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
+from sidtool.memory.mixture.index import MemoryOptions
 from sidtool.model.load import choose_memory
 from sidtool.registry import open_memory, publish, pull, push, tag
 from sidtool.registry.publish import Pushed

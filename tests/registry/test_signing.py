@@ -20,8 +20,8 @@ from model_signing import signing, verifying
 from sigstore.models import ClientTrustConfig
 
 from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageError
-from sidtool.memory.index import MemoryOptions
 from sidtool.memory.manifest import KnnSettings
+from sidtool.memory.mixture.index import MemoryOptions
 from sidtool.recommendation.serve.serve_options import ServeOptions
 from sidtool.recommendation.serve.sources import Sources
 from sidtool.registry import check_signed, open_bundle, open_memory, policy, pull, push

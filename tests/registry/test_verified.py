@@ -16,9 +16,9 @@ from sidtool.cli.codebook import say_report
 from sidtool.cli.reports.bundle_page import bundle_page
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent
-from sidtool.memory.index import MemoryIndex
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import Memory, _digest
+from sidtool.memory.mixture.index import MemoryIndex
 from sidtool.model.contract.compat import event_columns
 from sidtool.model.contract.contract import CONTRACT
 from sidtool.model.contract.folder import open_bundle_copy, read_contract

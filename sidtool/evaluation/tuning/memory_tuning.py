@@ -40,17 +40,14 @@ from sidtool.evaluation.tuning.mixture_choice import choose_for_new_items
 from sidtool.evaluation.tuning.reranker_fit import choose_reranker
 from sidtool.memory import (
     DEFAULT,
-    FeatureIndex,
     ItemContent,
     KnnSettings,
     Memory,
-    MemoryIndex,
     PairCounter,
-    Reranker,
     SplitPairs,
-    WeightedMemory,
     content_similarity,
 )
+from sidtool.memory.mixture import FeatureIndex, MemoryIndex, Reranker, WeightedMemory
 from sidtool.model import LoadedModel, bind_memory, check_model_folder, load_model_folder
 from sidtool.model.contract import MemoryBinding, check_bundle_split, check_model_split
 from sidtool.recommendation import WINDOW, QuerySession, in_windows

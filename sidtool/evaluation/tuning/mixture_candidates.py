@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sidtool.evaluation.groups import SLICES
 from sidtool.evaluation.ranking import IndexedExamples
-from sidtool.memory import LOG_ZERO, ItemDistribution, MemoryIndex
+from sidtool.memory.mixture import LOG_ZERO, ItemDistribution, MemoryIndex
 from sidtool.recommendation.search import RankedItems
 
 K = 10

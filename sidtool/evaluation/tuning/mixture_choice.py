@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sidtool.evaluation.bootstrap import intervals
 from sidtool.evaluation.tuning.mixture_candidates import Candidates, K, gains
-from sidtool.memory import DEFAULT_NEW_ITEM_FACTOR, LIMIT, Gate, standardize
+from sidtool.memory.mixture import DEFAULT_NEW_ITEM_FACTOR, LIMIT, Gate, standardize
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 POWERS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)

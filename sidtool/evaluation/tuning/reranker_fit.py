@@ -19,14 +19,14 @@ from sidtool.evaluation.bootstrap import paired_differences
 from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.evaluation.tuning.mixture_candidates import Candidates, K, gains
 from sidtool.evaluation.tuning.mixture_choice import MixtureChoice
-from sidtool.memory import (
+from sidtool.memory import MemoryManifest
+from sidtool.memory.mixture import (
     HIDDEN,
     LIMIT,
     N_FEATURES,
     RERANKED,
     TRAINING_EVENTS,
     FeatureIndex,
-    MemoryManifest,
     Network,
     Reranker,
     standardized_features,

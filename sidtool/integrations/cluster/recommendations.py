@@ -21,7 +21,8 @@ from sidtool.integrations.cluster.engines import EngineName, WorkerOptions, run_
 from sidtool.integrations.cluster.output import PartReport, part_name
 from sidtool.integrations.cluster.run import RunOptions, Work, run_over_folder
 from sidtool.integrations.cluster.shards import ROWS, Shard
-from sidtool.memory import Memory, MemoryOptions
+from sidtool.memory import Memory
+from sidtool.memory.mixture import MemoryOptions
 from sidtool.model import LoadedModel, ModelOptions, check_model_folder, load_model_folder
 from sidtool.recommendation import (
     WINDOW,

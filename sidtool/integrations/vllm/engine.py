@@ -31,7 +31,7 @@ from sidtool.integrations.vllm.row_constraint import (
     RequestSettings,
     RowConstraint,
 )
-from sidtool.memory import Prior
+from sidtool.memory.mixture import Prior
 from sidtool.model import Checkpoint, LoadedModel, load_tokenizer
 from sidtool.model.contract import model_folder
 from sidtool.model.vocabulary import SidTokens, check_token_ids

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.base.records import Digest, JsonRecord, Rule
 from sidtool.data.split import SplitReference
-from sidtool.memory import Gate, Reranker, check_mixture
+from sidtool.memory.mixture import Gate, Reranker, check_mixture
 from sidtool.model.contract.stage_record import (
     Forgetting,
     ModelReference,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sidtool.memory import NO_PRIOR, Prior
+from sidtool.memory.mixture import NO_PRIOR, Prior
 from sidtool.model.vocabulary import SidTokens
 from sidtool.recommendation.search.columns import token_columns
 from sidtool.recommendation.search.device_trie import FilterArrays, TrieArrays, trie_arrays

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.memory import NO_PRIOR, Prior
+from sidtool.memory.mixture import NO_PRIOR, Prior
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.tokenizer.bundle import Trie
 from sidtool.tokenizer.sid import Leaves, SidPositions

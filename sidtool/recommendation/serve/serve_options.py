@@ -13,7 +13,7 @@ from sidtool.base.options import (
     options_from,
     parse_bytes,
 )
-from sidtool.memory import MemoryOptions
+from sidtool.memory.mixture import MemoryOptions
 from sidtool.model import ModelOptions
 from sidtool.recommendation.recommend_options import RecommendOptions
 

@@ -26,8 +26,9 @@ from sidtool.evaluation.tuning.mixture_choice import (
     fit_gate,
     grid_ranks,
 )
-from sidtool.memory import DEFAULT_NEW_ITEM_FACTOR, ItemContent, ItemDistribution, WeightedMemory
+from sidtool.memory import ItemContent
 from sidtool.memory.manifest import ContentSettings
+from sidtool.memory.mixture import DEFAULT_NEW_ITEM_FACTOR, ItemDistribution, WeightedMemory
 from tests.evaluation.shop import memory_of, trie_model, visits
 
 

@@ -15,16 +15,16 @@ from sidtool.evaluation.tuning.memory_tuning import candidates_of, choose_bindin
 from sidtool.evaluation.tuning.mixture_candidates import K, gains
 from sidtool.evaluation.tuning.mixture_choice import MixtureChoice
 from sidtool.evaluation.tuning.reranker_fit import Fit, RankedUsers, fit_reranker
-from sidtool.memory import (
+from sidtool.memory import build_memory
+from sidtool.memory.mixture import (
     N_FEATURES,
     TRAINING_EVENTS,
     FeatureIndex,
     MemoryIndex,
     Reranker,
     WeightedMemory,
-    build_memory,
 )
-from sidtool.memory.rerank_features import RERANK_FEATURES
+from sidtool.memory.mixture.rerank_features import RERANK_FEATURES
 from tests.evaluation.shop import memory_of, trie_model, visits
 from tests.memory.cases import small_memory
 

@@ -22,7 +22,7 @@ from sidtool.integrations.cluster.recommendations import (
     recommend_folder,
 )
 from sidtool.memory.build import build_memory
-from sidtool.memory.index import MemoryOptions, WeightedMemory
+from sidtool.memory.mixture.index import MemoryOptions, WeightedMemory
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import answer_each

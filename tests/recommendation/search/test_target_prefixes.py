@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.memory.gate import ItemDistribution, Prior
+from sidtool.memory.mixture.gate import ItemDistribution, Prior
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.tokenizer.bundle.trie import Trie

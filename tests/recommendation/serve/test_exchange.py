@@ -13,7 +13,7 @@ from sidtool.base.errors import RefusedError
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import UserSequence
 from sidtool.memory.build import build_memory
-from sidtool.memory.index import MemoryOptions
+from sidtool.memory.mixture.index import MemoryOptions
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.recommendation.recommend_options import RecommendOptions

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.split import check_split
-from sidtool.memory import Memory, MemoryIndex
+from sidtool.memory import Memory
+from sidtool.memory.mixture import MemoryIndex
 from sidtool.tokenizer.bundle import Bundle, StringArray
 from sidtool.tokenizer.sid import ItemRows
 from sidtool.training.reinforcement.rewards.label import POSITIVE, open_labels

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from sidtool.base.documents import canonical
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.records import JsonRecord, Rule
-from sidtool.memory.gate import LIMIT
 from sidtool.memory.manifest import ContentSettings, KnnSettings, MemoryManifest
-from sidtool.memory.rerank_features import N_FEATURES, RERANK_FEATURES, TRAINING_EVENTS
+from sidtool.memory.mixture.gate import LIMIT
+from sidtool.memory.mixture.rerank_features import N_FEATURES, RERANK_FEATURES, TRAINING_EVENTS
 
 HIDDEN = 48
 """Units of each of the two hidden layers."""

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError
 from sidtool.base.options import option
-from sidtool.memory.gate import (
+from sidtool.memory.memory import Memory
+from sidtool.memory.mixture.gate import (
     FEATURES,
     NO_ITEMS,
     Gate,
@@ -19,8 +20,7 @@ from sidtool.memory.gate import (
     Prior,
     check_mixture,
 )
-from sidtool.memory.memory import Memory
-from sidtool.memory.reranker import Reranker
+from sidtool.memory.mixture.reranker import Reranker
 from sidtool.memory.rows import SparseRows, row_entries
 from sidtool.memory.similarity import age_weights, largest
 from sidtool.tokenizer.bundle import Bundle
