@@ -57,13 +57,13 @@ class FeatureIndex:
         settings = memory.manifest.content
         positions = SidPositions(np.arange(index.n_active))
         return cls(
-            (later + 1j * later.T).tocsr(),
-            (above + above.T).tocsr(),
-            0.0 if settings is None else settings.weight,
-            memory.manifest.settings,
-            memory.events,
-            index.memory_rows,
-            index.memory_rows[bundle.trie().item_rows(positions)],
+            pairs=(later + 1j * later.T).tocsr(),
+            cosines=(above + above.T).tocsr(),
+            content_weight=0.0 if settings is None else settings.weight,
+            settings=memory.manifest.settings,
+            events=memory.events,
+            memory_rows=index.memory_rows,
+            candidate_rows=index.memory_rows[bundle.trie().item_rows(positions)],
         )
 
     def features(
@@ -80,17 +80,18 @@ class FeatureIndex:
         present = positions >= 0
         rows = np.where(present, self.candidate_rows[positions], -1)
         in_memory = np.isfinite(memory) & present
+        n_in_memory = in_memory.sum(axis=1)[:, None]
         items = ListedItems(
-            rows,
-            np.where(rows < 0, 0, self.events[rows]),
-            np.maximum(model, LOG_FLOOR),
-            np.maximum(memory, LOG_FLOOR),
-            np.maximum(mixed, LOG_FLOOR),
-            in_memory,
-            _ranks(model, present),
-            np.minimum(_ranks(memory, present), in_memory.sum(axis=1)[:, None]),
-            np.zeros((len(histories), 1)),
-            np.zeros((len(histories), 1)),
+            rows=rows,
+            events=np.where(rows < 0, 0, self.events[rows]),
+            log_model=np.maximum(model, LOG_FLOOR),
+            log_memory=np.maximum(memory, LOG_FLOOR),
+            log_mixture=np.maximum(mixed, LOG_FLOOR),
+            in_memory=in_memory,
+            model_ranks=_ranks(model, present),
+            memory_ranks=np.minimum(_ranks(memory, present), n_in_memory),
+            log_length=np.zeros((len(histories), 1)),
+            log_last=np.zeros((len(histories), 1)),
         )
         slots = np.full(len(self.events), -1, dtype=np.int64)
         for request, history in enumerate(histories):
