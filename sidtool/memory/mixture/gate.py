@@ -113,23 +113,11 @@ class GateFeature(NamedTuple):
 
 
 FEATURES = (
-    GateFeature("log mass", lambda given: given.distribution.log_mass, "sum of all scores"),
-    GateFeature(
-        "log peak", lambda given: given.distribution.log_peak, "share of the largest score in it"
-    ),
-    GateFeature(
-        "log history length", lambda given: float(np.log1p(len(given.events))), "number of items"
-    ),
-    GateFeature(
-        "log last item events",
-        lambda given: float(np.log1p(given.events[-1])),
-        "training events of the last item",
-    ),
-    GateFeature(
-        "coverage",
-        lambda given: np.count_nonzero(given.neighbors) / len(given.neighbors),
-        "share of the items that have neighbors",
-    ),
+    GateFeature("log mass", lambda x: x.distribution.log_mass, "sum of all scores"),
+    GateFeature("log peak", lambda x: x.distribution.log_peak, "share of the largest score in it"),
+    GateFeature("log history length", lambda x: float(np.log1p(len(x.events))), "number of items"),
+    GateFeature("log last item events", lambda x: float(np.log1p(x.events[-1])), "in training"),
+    GateFeature("coverage", lambda x: np.mean(x.neighbors > 0), "share of items with neighbors"),
 )
 """A new one is appended, as stored gates read the first ones."""
 
