@@ -68,6 +68,11 @@ class Fields:
     feedback: Values = field(default_factory=dict)
     """The feedback that what comes next is to have, for a task that is told it."""
 
+    def is_target(self, index: int) -> bool:
+        """Whether an event may be a target: all may, unless the split marks them."""
+        marks = self.event.get(TARGET)
+        return marks is None or marks[index] == TARGET_VALUES[True]
+
     def before(self, index: int, context: Sequence[str]) -> "Fields":
         """The fields known before the event at `index`, whose context has these names."""
         return Fields(
