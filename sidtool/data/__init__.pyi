@@ -6,7 +6,6 @@ from .fields.field_columns import FieldName as FieldName
 from .fields.field_columns import FieldOptions as FieldOptions
 from .fields.fields import NO_FIELDS as NO_FIELDS
 from .fields.fields import TARGET as TARGET
-from .fields.fields import TARGET_VALUES as TARGET_VALUES
 from .fields.fields import Condition as Condition
 from .fields.fields import Fields as Fields
 from .fields.fields import FieldTypes as FieldTypes
@@ -14,10 +13,6 @@ from .fields.fields import Value as Value
 from .fields.fields import Values as Values
 from .fields.fields import need_feedback_of_numbers as need_feedback_of_numbers
 from .fields.fields import need_field as need_field
-from .general_text import GeneralOptions as GeneralOptions
-from .general_text import GeneralRecord as GeneralRecord
-from .general_text import GeneralText as GeneralText
-from .general_text import pieces as pieces
 from .items import CatalogNames as CatalogNames
 from .items import Items as Items
 from .items import TextNames as TextNames
