@@ -141,24 +141,25 @@ def kuairand(folder: Path) -> Path:
     return folder
 
 
-SETS = [
-    ("amazon-2014", amazon_2014, 1),
-    ("amazon-2014", amazon_2014_ratings, 1),
-    ("amazon-2018", amazon_2018, 1),
-    ("amazon-2018", amazon_2018_ratings, 1),
-    ("amazon-2023", amazon_2023, 1000),
-    ("amazon-2023", amazon_2023_ratings, 1000),
-    ("movielens", movielens_100k, 1),
-    ("movielens", movielens_1m, 1),
-    ("movielens", movielens_25m, 1),
-    ("recbole", recbole, 1),
-    ("kuairand", kuairand, 1000),
+GENRE = {"genres": "Drama, War"}
+SETS: list[tuple[str, Any, int, dict[str, str]]] = [
+    ("amazon-2014", amazon_2014, 1, {"categories": "x, y"}),
+    ("amazon-2014", amazon_2014_ratings, 1, {}),
+    ("amazon-2018", amazon_2018, 1, {}),
+    ("amazon-2018", amazon_2018_ratings, 1, {}),
+    ("amazon-2023", amazon_2023, 1000, {}),
+    ("amazon-2023", amazon_2023_ratings, 1000, {}),
+    ("movielens", movielens_100k, 1, GENRE),
+    ("movielens", movielens_1m, 1, GENRE),
+    ("movielens", movielens_25m, 1, GENRE),
+    ("recbole", recbole, 1, {"class": "Drama War"}),
+    ("kuairand", kuairand, 1000, {}),
 ]
 
 
-@pytest.mark.parametrize(("source", "make", "unit"), SETS)
+@pytest.mark.parametrize(("source", "make", "unit", "fields"), SETS)
 def test_every_format_gives_the_same_events(
-    tmp_path: Path, source: Any, make: Any, unit: int
+    tmp_path: Path, source: Any, make: Any, unit: int, fields: dict[str, str]
 ) -> None:
     (tmp_path / "raw").mkdir()
     folder = make(tmp_path / "raw")
@@ -171,27 +172,13 @@ def test_every_format_gives_the_same_events(
     items = pq.read_table(tmp_path / "data/items.parquet").to_pydict()
     assert items["item_id"] == ["a", "b", "c"]
     if source != "kuairand":
-        catalog = read_items(tmp_path / "data/items.parquet")
+        catalog = read_items(tmp_path / "data/items.parquet", fields=tuple(fields))
         assert catalog.titles == ("T'a", "T'b", "T'c")
+        assert {name: column[0] for name, column in catalog.fields.items()} == fields
     assert len(read_interactions(tmp_path / "data/events.parquet")) == 4
     # the file of events alone finds the file of items beside it
     file = Path(prepared.event_files[0])
     assert prepare(file, tmp_path / "again", PrepareOptions(source)).items == 3
-
-
-def test_fields_and_genres_are_read(tmp_path: Path) -> None:
-    for make, source, name, value in (
-        (amazon_2014, "amazon-2014", "categories", "x, y"),
-        (movielens_100k, "movielens", "genres", "Drama, War"),
-        (movielens_1m, "movielens", "genres", "Drama, War"),
-        (recbole, "recbole", "class", "Drama War"),
-    ):
-        folder = tmp_path / make.__name__
-        folder.mkdir()
-        options = PrepareOptions(source)  # type: ignore[arg-type]
-        prepare(make(folder), folder / "out", options)
-        items = read_items(folder / "out/items.parquet", fields=[name])
-        assert items.fields[name][0] == value
 
 
 def test_any_table_by_the_names_of_its_columns(tmp_path: Path) -> None:
