@@ -5,12 +5,10 @@ from .columns import EventNames as EventNames
 from .fields.field_columns import FieldName as FieldName
 from .fields.field_columns import FieldOptions as FieldOptions
 from .fields.fields import NO_FIELDS as NO_FIELDS
-from .fields.fields import TARGET as TARGET
 from .fields.fields import Condition as Condition
 from .fields.fields import Fields as Fields
 from .fields.fields import FieldTypes as FieldTypes
 from .fields.fields import Value as Value
-from .fields.fields import Values as Values
 from .fields.fields import need_feedback_of_numbers as need_feedback_of_numbers
 from .fields.fields import need_field as need_field
 from .items import CatalogNames as CatalogNames

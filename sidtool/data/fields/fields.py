@@ -46,8 +46,13 @@ class FieldTypes(JsonRecord):
     @property
     def event(self) -> Mapping[str, FieldType]:
         """The fields of past events: feedback, context, and the mark of a target."""
+        return {**self.feedback, **self.context, **self.labels}
+
+    @property
+    def labels(self) -> Mapping[str, FieldType]:
+        """What can be predicted of an event: feedback, and the mark of a target."""
         marked: Mapping[str, FieldType] = {TARGET: "str"} if self.target else {}
-        return {**self.feedback, **self.context, **marked}
+        return {**self.feedback, **marked}
 
 
 @dataclass(frozen=True)
