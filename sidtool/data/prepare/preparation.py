@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -196,7 +196,7 @@ def prepare(
     if not len(events):
         counts = ", ".join(f"{step.events} after {step.name!r}" for step in steps)
         raise DataError(f"no event of {source} stays: {counts}")
-    chosen = {events.items[code] for code in np.unique(events.item_codes).tolist()}
+    chosen = {events.items[code] for code in np.unique(events.columns["item"]).tolist()}
     if catalog is not None and options.all_items:
         chosen = catalog
     if catalog is not None:
@@ -276,21 +276,15 @@ def _write_events(path: Path, events: RawEvents) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    events = events.select(np.lexsort((events.times, events.user_codes)))
-    times = events.times
+    in_order = np.lexsort((events.columns["order"], events.columns["user"]))
+    columns: dict[str, Any] = dict(events.select(in_order).columns)
+    for content, ids in (("user", events.users), ("item", events.items)):
+        texts = pa.array(ids, pa.string())
+        coded = pa.DictionaryArray.from_arrays(pa.array(columns.pop(content)), texts)
+        columns[f"{content}_id"] = coded.cast(pa.large_string())
+    times = columns.pop("order")
     whole = times.astype(np.int64)
-    columns: dict[str, Any] = {
-        "user_id": _strings(events.users, events.user_codes),
-        "item_id": _strings(events.items, events.item_codes),
-        "timestamp": whole if np.array_equal(whole, times) else times,
-    }
-    if events.ratings is not None:
-        columns["rating"] = events.ratings
-    pq.write_table(pa.table(columns), path, row_group_size=1 << 20, compression="zstd")
-
-
-def _strings(ids: Sequence[str], codes: Any) -> Any:
-    import pyarrow as pa
-
-    coded = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(ids, pa.string()))
-    return coded.cast(pa.large_string())
+    columns["timestamp"] = whole if np.array_equal(whole, times) else times
+    names = [name for name in ("user_id", "item_id", "timestamp", "rating") if name in columns]
+    table = pa.table({name: columns[name] for name in names})
+    pq.write_table(table, path, row_group_size=1 << 20, compression="zstd")
