@@ -38,8 +38,11 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
 
 def _target_json(target: FurtherTarget) -> dict[str, Any]:
     fields = Fields(context=target.context, feedback=target.feedback, time=target.time).to_json()
-    in_order = {name: fields[name] for name in ("feedback", "context", "time") if name in fields}
-    return {"item": target.item, "position": target.position, **in_order}
+    value: dict[str, Any] = {"item": target.item, "position": target.position}
+    for name in ("feedback", "context", "time"):
+        if name in fields:
+            value[name] = fields[name]
+    return value
 
 
 def read_examples(path: Path) -> Iterator[Example]:
