@@ -58,7 +58,7 @@ class CountedPairs:
         def transposed(block: tuple[int, int]) -> Any:
             return later.block(*block).T.tocsr()  # (n, items of the block)
 
-        limit = _group_pairs(len(later), BLOCK_ENTRY, shards, threads)
+        limit = _group_pairs(len(later), shards, threads)
         blocks = in_threads(transposed, ranges(np.diff(later.offsets), limit), threads)
         join = partial(sparse.hstack, format="csr")
         return cls(later, _combined("earlier", blocks, join, shards, threads))
@@ -78,16 +78,16 @@ class CountedPairs:
         of events at a time, and summed for a block of items at a time. Counts are integers, so the
         result is the same. Raises UsageError if the budget is too small for the items, DataError
         if the disk is full."""
-        limit = _group_pairs(n_items, GROUP_ENTRY, shards, threads)
+        limit = _group_pairs(n_items, shards, threads)
         counts = count_blocks(sequences, n_items, distance, limit=limit, threads=threads)
         return cls.of(_combined("later", counts, sum_pairs, shards, threads), shards, threads)
 
 
-def _group_pairs(n_items: int, entry_bytes: int, shards: Shards | None, threads: int) -> int:
+def _group_pairs(n_items: int, shards: Shards | None, threads: int) -> int:
     """Pairs that are counted or transposed together: as many as fit into a budget, else more than
     the offsets of the items."""
     if shards is not None:
-        return shards.entries(n_items, entry_bytes, threads)
+        return shards.entries(n_items, GROUP_ENTRY, threads)
     return max(BLOCK_PAIRS, 4 * n_items)
 
 
