@@ -45,7 +45,7 @@ def train(
         list[str] | None,
         typer.Option(
             "--set",
-            autocompletion=options.complete_setting("train"),
+            autocompletion=lambda incomplete: options.setting_pairs("train", incomplete),
             help="Training setting, key=value; `sidtool settings train` lists them.",
         ),
     ] = None,
@@ -200,7 +200,7 @@ class RlInputs:
     """What rl takes beside the examples and the objective."""
 
     pairs: tuple[str, ...] = option(
-        (), flag="--set", panel="Training", completes=lambda: options.complete_setting("rl")("")
+        (), flag="--set", panel="Training", completes=lambda: options.setting_pairs("rl")
     )
     """Setting, key=value; `sidtool settings rl` lists them."""
     reward_input: tuple[str, ...] = option((), metavar="REWARD=PATH")
