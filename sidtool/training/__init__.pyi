@@ -1,3 +1,4 @@
+from .execution import read_log as read_log
 from .settings import DEFAULTS as DEFAULTS
 from .settings import MACHINE_DEFAULTS as MACHINE_DEFAULTS
 from .settings import StageOptions as StageOptions
