@@ -9,9 +9,9 @@ import typer
 from sidtool import registry, tokenizer
 from sidtool.base.errors import EXIT_REFUSED, RefusedError, UsageError
 from sidtool.base.options import option
-from sidtool.cli.bundle_tables import bundle_facts
 from sidtool.cli.codebook import say_report
 from sidtool.cli.compare import ProbeInputs, say_changes, say_figures
+from sidtool.cli.reports.bundle_tables import bundle_facts
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import (
     next_step,

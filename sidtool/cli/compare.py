@@ -10,7 +10,7 @@ import typer
 from sidtool import registry, tokenizer
 from sidtool.base.errors import UsageError
 from sidtool.base.options import option
-from sidtool.cli.bundle_tables import (
+from sidtool.cli.reports.bundle_tables import (
     EVENT_COLUMNS,
     EVENT_NOTES,
     USE_COLUMNS,

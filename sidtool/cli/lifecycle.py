@@ -12,7 +12,7 @@ from sidtool.base.errors import EXIT_REFUSED, UsageError
 from sidtool.base.options import read_ids
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import BUNDLE
-from sidtool.cli.bundle_tables import difference_tables
+from sidtool.cli.reports.bundle_tables import difference_tables
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress

@@ -7,15 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from sidtool.cli.bundle_tables import (
-    EVENT_COLUMNS,
-    EVENT_NOTES,
-    USE_COLUMNS,
-    USE_NOTES,
-    bundle_facts,
-    difference_tables,
-    level_table,
-)
 from sidtool.cli.reports.blocks import (
     Block,
     LineChart,
@@ -30,6 +21,15 @@ from sidtool.cli.reports.blocks import (
     thinned,
 )
 from sidtool.cli.reports.bundle_parts import LEAF, WIDTHS, CodebookTree, map_blocks, neighbor_blocks
+from sidtool.cli.reports.bundle_tables import (
+    EVENT_COLUMNS,
+    EVENT_NOTES,
+    USE_COLUMNS,
+    USE_NOTES,
+    bundle_facts,
+    difference_tables,
+    level_table,
+)
 from sidtool.cli.reports.comparable import Comparable, answers, comparison, public_codebooks
 from sidtool.data.split import UserSequence
 from sidtool.tokenizer import Behavior, BundleFigures, Diff, Evidence, describe, diff
