@@ -126,8 +126,8 @@ def _read_pairs(path: Path, block: tuple[int, int], n_items: int) -> Any:
         file = pa.ipc.open_file(stored)
         first_items = np.frombuffer(file.schema.metadata[b"first_items"], dtype=np.uint32)
         # the batch before the first that begins within the block may end within it
-        begin = max(0, np.searchsorted(first_items, first) - 1)
-        batches = range(1 + begin, 1 + np.searchsorted(first_items, stop))
+        begin, end = np.searchsorted(first_items, block).tolist()
+        batches = range(max(1, begin), 1 + end)
         table = pa.Table.from_batches(map(file.get_batch, batches), file.schema)
     items, others, weights = (column.to_numpy() for column in table.columns)
     inside = slice(*np.searchsorted(items, block))

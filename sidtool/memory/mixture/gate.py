@@ -117,7 +117,7 @@ FEATURES = (
     GateFeature("log peak", lambda x: x.distribution.log_peak, "share of the largest score in it"),
     GateFeature("log history length", lambda x: float(np.log1p(len(x.events))), "number of items"),
     GateFeature("log last item events", lambda x: float(np.log1p(x.events[-1])), "in training"),
-    GateFeature("coverage", lambda x: np.mean(x.neighbors > 0), "share of items with neighbors"),
+    GateFeature("coverage", lambda x: float(np.mean(x.neighbors > 0)), "share with neighbors"),
 )
 """A new one is appended, as stored gates read the first ones."""
 
