@@ -25,7 +25,7 @@ from sidtool.base.errors import (
 from sidtool.base.hub import cached, is_hub_url
 from sidtool.base.options import check_options, group, option
 from sidtool.base.records import JsonRecord
-from sidtool.data import read_vectors
+from sidtool.data import read_vectors, rows_in
 from sidtool.integrations.formats.codebooks.layouts import ForeignCodebook, read_codebook
 from sidtool.integrations.formats.maps import sorted_active_rows
 from sidtool.tokenizer.bundle import Bundle, ItemMap
@@ -191,13 +191,7 @@ def _measure(
     assert source.embeddings is not None
     ids = list(catalog_ids) if catalog_ids is not None else sorted_active_rows(bundle)[0]
     of_catalog = read_vectors(Path(source.embeddings), ids, by_row=source.by_row)
-    place = {item: at for at, item in enumerate(ids)}
-    missing = [item for item in bundle.items.ids if item not in place]
-    if missing:
-        raise DataError(
-            f"the catalog lacks {len(missing)} items of the map, the first is {missing[0]!r}"
-        )
-    vectors = of_catalog[[place[item] for item in bundle.items.ids]]  # (n, dim)
+    vectors = of_catalog[rows_in(ids, list(bundle.items.ids))]  # (n, dim)
     if vectors.shape[1] != codebook.dim:
         raise CompatibilityError(
             f"{source.embeddings} has vectors of {vectors.shape[1]} dimensions, the codebook "

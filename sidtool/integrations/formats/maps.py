@@ -53,21 +53,6 @@ def map_bundle(
     )
 
 
-def titles_from_catalog(
-    path: Path, ids: Sequence[str], items: Items, *, hint: str | None = None
-) -> list[str]:
-    """The titles of a map's items. Raises DataError if an id is not in the catalog."""
-    titles = dict(zip(items.ids, items.titles, strict=True))
-    unknown = [item for item in ids if item not in titles]
-    if unknown:
-        raise DataError(
-            f"{path}: {len(unknown)} of {len(ids)} ids are not items of the catalog (first: "
-            f"{unknown[0]!r})",
-            hint=hint,
-        )
-    return [titles[item] for item in ids]
-
-
 def level_sizes(codes: NDArray[np.int64], sizes: tuple[int, ...] | None) -> tuple[int, ...]:
     """The level sizes for (n, levels) codes: `sizes`, or else the smallest power of two that holds
     each level's codes.

@@ -11,7 +11,7 @@ import numpy as np
 from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.base.hub import cached, is_hub_url
 from sidtool.base.progress import Progress
-from sidtool.data import Items, TextNames, Vectors, VectorSource, open_vectors, read_items
+from sidtool.data import Items, TextNames, Vectors, VectorSource, open_vectors, read_items, rows_in
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.encoder.lexical import LEXICAL
 from sidtool.tokenizer.encoder.model import TextEncoder, check_location, load_encoder
@@ -194,13 +194,7 @@ def item_vectors(
 def _item_texts(bundle: Bundle, path: Path | None) -> list[str]:
     """The texts of a bundle's items in a catalog, in the order of the bundle's rows."""
     items = read_new_items(bundle, path)
-    texts = dict(zip(items.ids, items.texts, strict=True))
-    missing = [item for item in bundle.items.ids if item not in texts]
-    if missing:
-        raise DataError(
-            f"{len(missing)} items of the bundle are not in the catalog (first: {missing[0]!r})"
-        )
-    return [texts[item] for item in bundle.items.ids]
+    return [items.texts[row] for row in rows_in(items.ids, list(bundle.items.ids))]
 
 
 def read_sources(

@@ -136,11 +136,9 @@ def test_keys_may_be_lines_of_a_catalog(tmp_path: Path) -> None:
             call()
     with pytest.raises(DataError, match="key '2' is not a line number of a catalog of 2 items"):
         read_minionerec(path, name="map", items=catalog("a", "b"), keys="line")
-    with pytest.raises(DataError, match="3 of 3 ids are not items of the catalog \\(first: '0'\\)"):
+    with pytest.raises(DataError, match="the catalog lacks 3 of 3 items \\(first: '0'\\)"):
         read_minionerec(path, name="map", items=items)
-    with pytest.raises(
-        DataError, match="the catalog lacks 2 of 3 items of the bundle \\(first: 'b'\\)"
-    ):
+    with pytest.raises(DataError, match="the catalog lacks 2 of 3 items \\(first: 'b'\\)"):
         write_minionerec(bundle, tmp_path / "no", Export(items=catalog("x")))
 
 
@@ -300,7 +298,7 @@ def test_openonerec_is_reproduced(tmp_path: Path) -> None:
 def test_a_parquet_map_of_another_catalog_is_refused(tmp_path: Path) -> None:
     table = pa.table({"pid": [3, 20], "sid": [[5, 0], [1, 2]]})
     pq.write_table(table, tmp_path / "map.parquet")
-    with pytest.raises(DataError, match=r"1 of 2 ids are not items of the catalog .first: '20'.$"):
+    with pytest.raises(DataError, match=r"the catalog lacks 1 of 2 items .first: '20'.$"):
         read_openonerec(tmp_path / "map.parquet", name="map", items=catalog("3", "4"))
 
 
