@@ -22,7 +22,7 @@ from sidtool.base.errors import (
     ThresholdError,
     UsageError,
 )
-from sidtool.base.hub import cached, is_hub_url
+from sidtool.base.hub import HubAccess, download, is_hub_url
 from sidtool.base.options import check_options, group, option
 from sidtool.base.records import JsonRecord
 from sidtool.data import read_vectors, rows_in
@@ -239,7 +239,7 @@ def _is_at_hand(encoder: Encoder) -> bool:
     if find_spec("huggingface_hub") is None:
         return False
     try:
-        cached(encoder.model, revision=encoder.revision)
+        download(encoder.model, HubAccess(encoder.revision, local_files_only=True))
     except DataError:
         return False
     return True

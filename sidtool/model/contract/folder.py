@@ -32,14 +32,13 @@ from sidtool.base.hub import (
     DEFAULT_ACCESS,
     HUB_PREFIX,
     HubAccess,
+    check_signed_copy,
     download,
     download_model,
     fetch_roots,
     hub_hint,
     is_hub_url,
     only_folder,
-    required_signers,
-    verify_copy,
 )
 from sidtool.base.output import write_whole
 from sidtool.model.contract.card import MODEL_CARD, model_card
@@ -82,10 +81,10 @@ def model_folder(
 
 
 def _check_signed(source: str | Path, copy: Path, folder: str, access: HubAccess) -> None:
-    signers = required_signers(source, access)
-    if signers:
-        model = read_stored_model(str(copy / folder))
-        verify_copy(signers, copy, folder.rstrip("/") or REPOSITORY, model.signed_objects)
+    def digests() -> dict[str, str]:
+        return read_stored_model(str(copy / folder)).signed_objects
+
+    check_signed_copy(source, access, copy, folder.rstrip("/") or REPOSITORY, digests)
 
 
 def read_contract(folder: Path) -> Contract:

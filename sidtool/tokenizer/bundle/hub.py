@@ -20,14 +20,13 @@ from sidtool.base.hub import (
     HubCommit,
     HubPush,
     Pushable,
+    check_signed_copy,
     download,
     fetch_roots,
     folder_or_url,
     is_hub_repository,
     only_folder,
-    required_signers,
     upload,
-    verify_copy,
 )
 from sidtool.base.markdown import (
     front_matter,
@@ -63,10 +62,10 @@ def download_group(
         if describe(copy / folder) == f"a {each}"
     }
     folder = only_folder(source, " or ".join(wanted), list(found))
-    signers = required_signers(source, access)
-    if signers:
-        name = folder.rstrip("/") or f"{found[folder]}.zarr"
-        verify_copy(signers, copy, name, signed_objects(copy / folder, found[folder]))
+    name = folder.rstrip("/") or f"{found[folder]}.zarr"
+    check_signed_copy(
+        source, access, copy, name, lambda: signed_objects(copy / folder, found[folder])
+    )
     if not isinstance(source, Path):
         objects = read_root(Storage(copy / folder), found[folder])["objects"]
         # the commit, so that both downloads are of one version

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from sidtool.base.errors import DataError, RefusedError, UsageError
-from sidtool.base.hub import cached, is_hub_url
+from sidtool.base.hub import HubAccess, download, is_hub_url
 from sidtool.base.progress import Progress
 from sidtool.data import Items, TextNames, Vectors, VectorSource, open_vectors, read_items, rows_in
 from sidtool.tokenizer.bundle.bundle import Bundle
@@ -134,7 +134,8 @@ def recorded_encoder(
     if model is None and is_hub_url(recipe.model):
         # a bundle may name any model of the hub, so only the user can ask for a download
         try:
-            location = str(cached(recipe.model, revision=recipe.revision))
+            access = HubAccess(recipe.revision, local_files_only=True)
+            location = str(download(recipe.model, access))
         except DataError as error:
             raise DataError(
                 f"the bundle's encoder {recipe.model} is not on this machine",
