@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
+from sidtool.base.extras import library_versions
 from sidtool.data import Items
-from sidtool.tokenizer.bundle import Bundle, ItemMap, library_versions, now
+from sidtool.tokenizer.bundle import Bundle, ItemMap, now
 from sidtool.tokenizer.codes import CollisionCounts
 from sidtool.tokenizer.sid import LETTERS, MAX_CODES, SidSpace
 
@@ -48,7 +49,7 @@ def map_bundle(
         "allow" if CollisionCounts.of(items.codes).items else "reassign",
         name=name,
         source={**source, "items": len(ids), **columns},
-        libraries=library_versions("numpy", "zarr"),
+        libraries=library_versions("sidtool", "numpy", "zarr"),
         created=now(),
     )
 

@@ -15,7 +15,6 @@ from .manifest import Identity as Identity
 from .manifest import Manifest as Manifest
 from .manifest import Version as Version
 from .manifest import flat_record as flat_record
-from .manifest import library_versions as library_versions
 from .manifest import now as now
 from .trie import Trie as Trie
 from .zarr_group import MAX_ROOT_BYTES as MAX_ROOT_BYTES

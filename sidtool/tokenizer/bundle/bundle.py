@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageError
-from sidtool.base.extras import data_frame
+from sidtool.base.extras import data_frame, library_versions
 from sidtool.base.output import new_dir
 from sidtool.base.output_name import BUNDLE, check_suffix
 from sidtool.base.storage import Storage, is_zip
@@ -24,7 +24,6 @@ from sidtool.tokenizer.bundle.manifest import (
     Identity,
     Manifest,
     Provenance,
-    library_versions,
     now,
 )
 from sidtool.tokenizer.bundle.stored import StoredBundle, broken_parts
@@ -179,7 +178,7 @@ class Bundle(StoredBundle, OnHub):
             name=name,
             recipe={"encoder": {"vectors": "given", "dim": codebook.dim}},
             report=report.to_json(),
-            libraries=library_versions("numpy", "zarr", "scipy"),
+            libraries=library_versions("sidtool", "numpy", "zarr", "scipy"),
             created=now(),
         )
 

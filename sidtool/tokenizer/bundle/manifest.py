@@ -3,7 +3,6 @@ fields of the next version."""
 
 import datetime
 import hashlib
-import importlib.metadata
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -345,14 +344,3 @@ def flat_record(value: Mapping[str, Any]) -> dict[str, Any]:
 def now() -> str:
     """The time of creation that is recorded: UTC, in seconds."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def library_versions(*packages: str) -> dict[str, str]:
-    """Installed versions of sidtool and of those of the packages that are installed."""
-    versions = {}
-    for package in ("sidtool", *packages):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
