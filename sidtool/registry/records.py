@@ -17,14 +17,8 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, TypeVar
 
 from sidtool.base.documents import parse_json
-from sidtool.base.errors import (
-    CompatibilityError,
-    DataError,
-    IntegrityError,
-    RefusedError,
-    UsageError,
-)
-from sidtool.base.records import VERSION, Digest, JsonRecord, Rule, VersionNumber
+from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageError
+from sidtool.base.records import VERSION, Digest, JsonRecord, Rule, VersionNumber, refuse_newer
 from sidtool.base.storage import Snapshot, Storage
 
 Kind = Literal["bundle", "memory", "model"]
@@ -69,7 +63,7 @@ class VersionRecord(JsonRecord):
     """SHA-256 of its zarr.json or sid.json, which leads to the SHA-256 of every other object"""
     license: str = UNKNOWN_LICENSE
     kind: Kind = "bundle"
-    format: int = FORMAT
+    format: Annotated[int, Rule("a known format", minimum=1, maximum=FORMAT)] = FORMAT
 
     @property
     def folder(self) -> str:
@@ -88,7 +82,7 @@ class Pointer(JsonRecord):
 
     latest: VersionNumber | None = None
     tags: Mapping[Tag, VersionNumber] = field(default_factory=dict)
-    format: int = FORMAT
+    format: Annotated[int, Rule("a known format", minimum=1, maximum=FORMAT)] = FORMAT
 
     def with_version(self, version: str, tag: str | None) -> "Pointer":
         """The pointer after a version is published. `latest` is the highest version, in whatever
@@ -218,15 +212,7 @@ def _parse(
         return None
     try:
         value = parse_json(snapshot.data)
-        number = value.get("format", FORMAT) if isinstance(value, Mapping) else FORMAT
-        if type(number) is int and number > FORMAT:
-            raise CompatibilityError(
-                f"{registry.location} has registry layout {number}, this version of sidtool reads "
-                f"up to {FORMAT}",
-                hint="upgrade sidtool",
-            )
-        if number != FORMAT:
-            raise TypeError(f"format is {number}")
+        refuse_newer(value, FORMAT, registry.location)
         return kind.from_json(value)
     except (ValueError, TypeError) as error:
         raise IntegrityError(f"{registry.location}/{name} is damaged: {error}") from error

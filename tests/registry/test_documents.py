@@ -100,7 +100,7 @@ def test_a_malformed_pointer_is_refused(document: Any, tmp_path: Path) -> None:
 def test_a_newer_layout_is_named_before_anything_else(tmp_path: Path) -> None:
     registry = Storage(tmp_path / "shop")
     registry.put({"refs.json": b'{"format": 2, "latest": {}, "tags": 7}'})
-    with pytest.raises(CompatibilityError, match="registry layout 2"):
+    with pytest.raises(CompatibilityError, match="has format 2"):
         read_pointer(registry)
 
 

@@ -8,8 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self, TypedDict
 
-from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
-from sidtool.base.records import Count, Digest, JsonRecord, ReadAs, Rule, VersionNumber, flat
+from sidtool.base.errors import IntegrityError, UsageError
+from sidtool.base.records import (
+    Count,
+    Digest,
+    JsonRecord,
+    ReadAs,
+    Rule,
+    VersionNumber,
+    flat,
+    refuse_newer,
+)
 from sidtool.data import CatalogColumns, EventColumns
 from sidtool.data.split import SplitReference
 from sidtool.tokenizer.bundle.arrays import check_names
@@ -282,16 +291,7 @@ class Manifest(JsonRecord):
         try:
             if not isinstance(value, Mapping):
                 raise TypeError("it is not an object")
-            number = value.get("format")
-            if type(number) is not int or number < 1:
-                raise IntegrityError(
-                    f"the bundle's manifest has format {number!r}, not a number from 1"
-                )
-            if number > FORMAT:
-                raise CompatibilityError(
-                    f"the bundle has format {number}, this version of sidtool reads up to {FORMAT}",
-                    hint="upgrade sidtool",
-                )
+            refuse_newer(value, FORMAT, "the bundle")
             default = {"kind": "build", "items": value.get("items")}
             manifest = super().from_json({"change": default, **value})
             manifest._check()

@@ -116,7 +116,9 @@ def test_unknown_keys_are_ignored_and_newer_formats_refused(bundle: Bundle, stor
     with pytest.raises(IntegrityError, match=r"sid\.json is damaged: it differs from its own SHA"):
         read_contract(stored)
     reseal(stored / "sid.json", {"format": 99})
-    with pytest.raises(CompatibilityError, match="has format 99, this sidtool reads up to"):
+    with pytest.raises(
+        CompatibilityError, match="has format 99, this version of sidtool reads up to"
+    ):
         read_contract(stored)
 
 
