@@ -305,15 +305,11 @@ class Manifest(JsonRecord):
         previous = self.lineage[-1].digest if self.lineage else None
         if self.parent != previous:
             raise ValueError(f"parent is {self.parent}, but the last of lineage is {previous}")
-        capacity, last_size = self.collisions.capacity, self.space.sizes[-1]
-        appended = self.collisions.policy == "append"
-        if appended and capacity != last_size:
-            raise ValueError(
-                f"capacity is {capacity}, but the appended level has {last_size} codes"
-            )
-        if not appended and capacity is not None:
-            policy = self.collisions.policy
-            raise ValueError(f"capacity is {capacity}, but no level is appended under {policy}")
+        policy, capacity = self.collisions.policy, self.collisions.capacity
+        appended = policy == "append"
+        expected = self.space.sizes[-1] if appended else None
+        if capacity != expected:
+            raise ValueError(f"capacity is {capacity}, not {expected} as under {policy}")
         recipe = self.made_by
         stored = [name for name in self.objects if _LEVEL.fullmatch(name)]
         depth = len(stored)
