@@ -30,7 +30,7 @@ from sidtool.model.contract.folder import (
     read_contract,
     with_bases,
 )
-from sidtool.model.contract.push import push_model, verify_model
+from sidtool.model.contract.stored import push_model, verify_model
 from sidtool.model.network.adapter import merge_adapter
 from sidtool.model.network.structure import check_embedding_rows, model_kind
 from sidtool.model.pretrained import (

@@ -23,8 +23,6 @@ from .folder import open_bundle_copy as open_bundle_copy
 from .folder import read_contract as read_contract
 from .folder import refuse_base_as_output as refuse_base_as_output
 from .folder import write_contract as write_contract
-from .push import push_model as push_model
-from .push import verify_model as verify_model
 from .stage_record import AdoptParams as AdoptParams
 from .stage_record import Forgetting as Forgetting
 from .stage_record import ModelReference as ModelReference
@@ -35,4 +33,6 @@ from .stage_record import StageRecord as StageRecord
 from .stage_record import TrainParams as TrainParams
 from .stored import StoredModel as StoredModel
 from .stored import parse_stored_model as parse_stored_model
+from .stored import push_model as push_model
 from .stored import read_stored_model as read_stored_model
+from .stored import verify_model as verify_model
