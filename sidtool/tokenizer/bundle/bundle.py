@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageError
+from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.base.extras import data_frame, library_versions
 from sidtool.base.output import new_dir
 from sidtool.base.output_name import BUNDLE, check_suffix
@@ -232,14 +232,15 @@ class Bundle(StoredBundle, OnHub):
 
     def sid(self, item_id: str, *, begin_end_tokens: bool = False) -> str:
         """The spelled SID of an item. Raises DataError if the bundle does not have it."""
-        items = self.items_with_ids([text_id(item_id)])
-        return self.space.spell(items.codes[items.row(item_id)], begin_end_tokens=begin_end_tokens)
+        items = self.items_for(1)
+        codes = items.codes[items.row(text_id(item_id))]
+        return self.space.spell(codes, begin_end_tokens=begin_end_tokens)
 
     def title(self, item_id: str) -> str:
         """The title of an item, "" if the bundle has no titles. Raises DataError if the bundle does
         not have the item."""
-        items = self.items_with_ids([text_id(item_id)])
-        return items.title(items.row(item_id))
+        items = self.items_for(1)
+        return items.title(items.row(text_id(item_id)))
 
     def similar(self, item_id: str, k: int = 10) -> list[str]:
         """The ids of the k active items whose SIDs are nearest to that of an item, nearest first:
@@ -264,17 +265,9 @@ class Bundle(StoredBundle, OnHub):
 
     def sids(self) -> dict[str, str]:
         """The spelled SID of each active item by its id, in the order of SIDs; reads all items."""
-        tokens = [
-            [self.space.token(level, code) for code in range(size)]
-            for level, size in enumerate(self.space.sizes)
-        ]
-        return {
-            self.items.ids[row]: "".join(
-                level_tokens[code]
-                for level_tokens, code in zip(tokens, self.items.codes[row].tolist(), strict=True)
-            )
-            for row in self.active.tolist()
-        }
+        table = self._table(with_titles=False)
+        ids, sids = (table[name].to_pylist() for name in ("item_id", "sid"))
+        return dict(zip(ids, sids, strict=True))
 
     def item_ids(self, sid: str) -> list[str]:
         """The ids of the active items with a spelled SID (several only if collisions are allowed).
@@ -287,7 +280,7 @@ class Bundle(StoredBundle, OnHub):
         and says what is wrong with them."""
         codes = np.array([self.space.parse(sid) for sid in sids], dtype=np.uint16)
         codes = codes.reshape(-1, self.space.levels)
-        items = self.items_with_sids(codes)
+        items = self.items_for(len(codes))
         return [
             [items.ids[row] for row in range(first, stop) if not items.retired[row]]
             for first, stop in zip(*map(np.ndarray.tolist, items.rows_at(codes)), strict=True)
@@ -297,10 +290,13 @@ class Bundle(StoredBundle, OnHub):
         """The active items as a `pyarrow.Table`, in the order of SIDs; reads all items. Columns:
         `item_id`, `title` (if the bundle has titles), `codes` (a list of `levels` uint16) and
         `sid`, the spelled SID."""
+        return self._table(with_titles=self.items.titles is not None)
+
+    def _table(self, *, with_titles: bool) -> Any:
         from sidtool.tokenizer.codes.make import code_table
 
         rows = self.active.tolist()
-        titles = None if self.items.titles is None else list(map(self.items.title, rows))
+        titles = list(map(self.items.title, rows)) if with_titles else None
         ids = [self.items.ids[row] for row in rows]
         return code_table(self.space, ids, self.items.codes[self.active], titles)
 
@@ -315,15 +311,6 @@ class Bundle(StoredBundle, OnHub):
         """(n, dim) vectors -> (n, codebook levels) codes, before collisions are resolved. Raises
         RefusedError if the bundle has no codebook, DataError if the dimensions differ."""
         return self.require_codebook().encode(vectors)
-
-    def require_codebook(self) -> Codebook:
-        """The codebook. Raises RefusedError if the bundle has none."""
-        if self.codebook is None:
-            raise RefusedError(
-                f"bundle {self.manifest.name!r} is a map without a codebook: it cannot encode",
-                hint="sidtool build-codebook makes a bundle with a codebook",
-            )
-        return self.codebook
 
     def save(self, location: str | Path, *, force: bool = False) -> None:
         """Write a folder, or a stored zip if the name ends in .zip; it appears whole or not at all.

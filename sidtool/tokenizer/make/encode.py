@@ -264,9 +264,7 @@ def decode(bundle: Bundle, text: str) -> list[Decoded]:
         [('item', ('b007',)), ('malformed', ())]
     """
     pieces = list(bundle.space.find(text))
-    codes = [piece.codes for piece in pieces if piece.codes is not None]
-    sids = np.array(codes, dtype=np.uint16).reshape(-1, bundle.space.levels)
-    items = bundle.items_with_sids(sids)
+    items = bundle.items_for(len(pieces))
     decoded = []
     for piece in pieces:
         if piece.codes is None:
