@@ -1,10 +1,11 @@
-"""What the maps of all systems share: level sizes, token spelling, titles, item order, and the
-bundle that a map becomes."""
+"""What the maps of all systems share: what an export is written with and what it wrote, level
+sizes, token spelling, item order, and the bundle that a map becomes."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import library_versions
 from sidtool.data import Items
+from sidtool.model.vocabulary import SidTokens
 from sidtool.tokenizer.bundle import Bundle, ItemMap, now
 from sidtool.tokenizer.codes import CollisionCounts
 from sidtool.tokenizer.sid import LETTERS, MAX_CODES, SidSpace
@@ -23,6 +25,30 @@ TOKEN = re.compile(
     r"(?P<before>.*?)(?P<level>[a-z])(?P<between>[^a-z0-9]*)(?P<code>0|[1-9][0-9]{0,4})(?P<after>[^0-9]*)"
 )
 """A SID token: a letter for the level, then a code."""
+
+
+Keys = Literal["id", "line"]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export is written with."""
+
+    items: Items | None = None
+    keys: Keys = "id"
+    tokens: SidTokens | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The files of an export."""
+
+    files: tuple[Path, ...]
+    engine_options: str = ""
+    """the options with which an inference engine reads them, if it has others than a path"""
+    lacks: str = ""
+    """what the files lack, and which option adds it"""
 
 
 def map_bundle(

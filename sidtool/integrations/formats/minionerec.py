@@ -19,9 +19,11 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import new_dir
 from sidtool.data import Items, rows_in
 from sidtool.data.tables import open_file, read_errors
-from sidtool.integrations.formats.export import Export, Exported, Keys
 from sidtool.integrations.formats.maps import (
     NUMBER,
+    Export,
+    Exported,
+    Keys,
     level_sizes,
     map_bundle,
     parse_tokens,

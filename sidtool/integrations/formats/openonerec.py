@@ -17,8 +17,9 @@ from sidtool.base.errors import DataError
 from sidtool.base.output import new_file
 from sidtool.data import Items, rows_in
 from sidtool.data.tables import id_strings, parquet_column_names, read_errors, whole_tables
-from sidtool.integrations.formats.export import Export, Exported
 from sidtool.integrations.formats.maps import (
+    Export,
+    Exported,
     are_numbers,
     level_sizes,
     map_bundle,

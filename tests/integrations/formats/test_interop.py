@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError, SidtoolError, UsageError
 from sidtool.data.items import Items, make_items
 from sidtool.integrations.formats.convert import export_map
-from sidtool.integrations.formats.export import Export
 from sidtool.integrations.formats.inference_engines import infers_layout, sid_option
+from sidtool.integrations.formats.maps import Export
 from sidtool.integrations.formats.minionerec import read_minionerec, write_minionerec
 from sidtool.integrations.formats.openonerec import read_openonerec
+from sidtool.model.vocabulary import SidTokens
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import LETTERS, SidSpace
 from tests.bundles import small_bundle
-from tests.integrations.formats.cases import block_tokens
 from tests.shared_data import DATA
 
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not at hand")
@@ -321,7 +321,7 @@ def test_openonerec_may_have_lists_of_any_type_or_spelled_sids(
 def test_flashrec_reads_the_same_tokens(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     bundle, start = small_bundle(10, sizes, duplicates=True), 1000
     export_map(bundle, tmp_path / "sids.json", "flashrec")
-    block, spelled_sizes = sid_option(bundle.space, block_tokens(bundle, start)).split("/")
+    block, spelled_sizes = sid_option(SidTokens(bundle.space, start)).split("/")
     first, last = map(int, block.split(":"))
     widths = list(map(int, spelled_sizes.split(",")))
     assert (
@@ -357,7 +357,7 @@ def test_options_of_another_system_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="apply to --to minionerec, not to flashrec"):
         export_map(bundle, tmp_path / "x.json", "flashrec", keys="line")
     with pytest.raises(UsageError, match="applies to --to sid-gr, flashrec, xllm, not to open"):
-        export_map(bundle, tmp_path / "x", "openonerec", tokens=block_tokens(bundle, 0))
+        export_map(bundle, tmp_path / "x", "openonerec", tokens=SidTokens(bundle.space, 0))
     with pytest.raises(UsageError, match="writes token ids, and they depend on the model"):
         export_map(bundle, tmp_path / "x.bin", "xllm")
     with pytest.raises(UsageError, match="unknown system 'tiger'"):
