@@ -17,7 +17,7 @@ from sidtool.data.split import Example, Split, SplitManifest, check_split, evenl
 from sidtool.data.split.pairs import WINDOW, item_sequences
 from sidtool.memory.content import ItemContent, nearest_items
 from sidtool.memory.manifest import KnnSettings, MemoryManifest
-from sidtool.memory.memory import Memory, broken_values
+from sidtool.memory.memory import Memory
 from sidtool.memory.rows import Shards, SparseRows
 from sidtool.memory.similarity import CountedPairs, content_similarity, count_events, similar_items
 from sidtool.tokenizer.bundle import Bundle, now
@@ -243,7 +243,7 @@ def verify_memory(location: str | Path) -> list[tuple[str, str]]:
     """Everything that is wrong with a stored memory: (object, reason); empty if it is intact.
 
     Raises DataError if there is no memory."""
-    return broken_values(location) or broken_derived(Memory.open(location))
+    return Memory.broken(location) or broken_derived(Memory.open(location))
 
 
 def broken_derived(memory: Memory) -> list[tuple[str, str]]:

@@ -22,7 +22,7 @@ from sidtool.registry.records import (
 )
 from sidtool.registry.references import open_bundle
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.bundle.hub import bundle_card
+from sidtool.tokenizer.bundle.card import bundle_card
 from tests.bundles import small_bundle
 
 DIGEST = "ab" * 32

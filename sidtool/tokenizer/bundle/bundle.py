@@ -10,14 +10,10 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.base.extras import data_frame, library_versions
-from sidtool.base.output import new_dir
-from sidtool.base.output_name import BUNDLE, check_suffix
-from sidtool.base.storage import Storage, is_zip
 from sidtool.data import Vectors, VectorSource
-from sidtool.tokenizer.bundle.arrays import StoredArrays
-from sidtool.tokenizer.bundle.hub import OnHub, bundle_card
+from sidtool.tokenizer.bundle.card import bundle_card
 from sidtool.tokenizer.bundle.item_map import ItemMap, check_ids, text_id
-from sidtool.tokenizer.bundle.layout import all_arrays, bundle_layout, identify
+from sidtool.tokenizer.bundle.layout import all_arrays, identify
 from sidtool.tokenizer.bundle.manifest import (
     BuildChange,
     Collisions,
@@ -26,16 +22,15 @@ from sidtool.tokenizer.bundle.manifest import (
     Provenance,
     now,
 )
-from sidtool.tokenizer.bundle.stored import StoredBundle, broken_parts
+from sidtool.tokenizer.bundle.stored import StoredBundle
 from sidtool.tokenizer.bundle.trie import Trie
-from sidtool.tokenizer.bundle.zarr_group import ROOT, new_zip, read_root, write_group
 from sidtool.tokenizer.codes.report import Policy, check_policy
 from sidtool.tokenizer.encoder.lexical import LexicalEncoder
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import Codes, ItemRows, Levels, SidSpace, Spelling, read_sizes
 
 
-class Bundle(StoredBundle, OnHub):
+class Bundle(StoredBundle):
     """A semantic-ID tokenizer. Arrays of a stored bundle are read when they are first used.
 
     Examples:
@@ -47,8 +42,6 @@ class Bundle(StoredBundle, OnHub):
         >>> bundle.to_arrow().column_names
         ['item_id', 'title', 'codes', 'sid']
     """
-
-    kind = "bundle"
 
     def __len__(self) -> int:
         """The number of items, retired ones included; reads no array."""
@@ -73,30 +66,6 @@ class Bundle(StoredBundle, OnHub):
             f"<Bundle {self.manifest.name!r}: {len(self):,} items, "
             f"{self.space.spelled_sizes}, {self.digest[:12]}>"
         )
-
-    @classmethod
-    def open(cls, location: str | Path) -> "Bundle":
-        """Open a folder or a .zarr.zip, at a path or an fsspec URL. Only the manifest is read, and
-        checked against its own SHA-256. Raises DataError if there is no bundle or the URL cannot be
-        reached, UsageError if a URL's client is not installed, IntegrityError if the bundle is
-        unfinished or damaged, CompatibilityError if its format is newer than this version reads."""
-        storage = Storage(location)
-        manifest = Manifest.from_json(read_root(storage, "bundle"))
-        return cls(manifest, StoredArrays(storage, manifest, bundle_layout(manifest)))
-
-    @classmethod
-    def open_verified(cls, location: str | Path, *, alone: bool = True) -> "Bundle":
-        """Open a bundle with everything checked that `verify` checks: what a command publishes is
-        made of such ones. Unless it is `alone`, other files may be there. Raises IntegrityError if
-        it is damaged, else as `open`."""
-        bundle = cls.open(location)
-        storage = Storage(location)
-        for name, reason in broken_parts(bundle, storage, alone=alone):
-            raise IntegrityError(
-                f"{storage.location}: {name}: {reason}",
-                hint="sidtool verify lists every broken object",
-            )
-        return bundle
 
     @classmethod
     def of(
@@ -312,20 +281,14 @@ class Bundle(StoredBundle, OnHub):
         RefusedError if the bundle has no codebook, DataError if the dimensions differ."""
         return self.require_codebook().encode(vectors)
 
-    def save(self, location: str | Path, *, force: bool = False) -> None:
-        """Write a folder, or a stored zip if the name ends in .zip; it appears whole or not at all.
-        Raises UsageError if the output exists and `force` is not given, or if the manifest breaks a
-        rule of the format."""
+    def arrays_to_store(self) -> dict[str, NDArray[Any]]:
+        """Every array. Raises UsageError if the manifest breaks a rule of the format."""
         try:
             Manifest.from_json(self.manifest.to_json())
         except IntegrityError as error:
             name = self.manifest.name
             raise UsageError(f"bundle {name!r} cannot be written: {error}") from error
-        path = Path(location)
-        check_suffix(path, BUNDLE)
-        new_output = new_zip if is_zip(path.name) else new_dir
-        with new_output(path, force=force) as folder:
-            write_group(folder, all_arrays(self.items, self.codebook, self.lexical), self.manifest)
+        return all_arrays(self.items, self.codebook, self.lexical)
 
     def card(self, reference: str, license: str | None) -> str:
         """The card of the bundle as it is published, in Markdown."""
@@ -342,7 +305,4 @@ def verify(location: str | Path) -> list[tuple[str, str]]:
         >>> sidtool.verify("shop.zarr")
         []
     """
-    try:
-        return broken_parts(Bundle.open(location), Storage(location))
-    except IntegrityError as error:
-        return [(ROOT, str(error))]
+    return Bundle.broken(location)

@@ -6,15 +6,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sidtool.base.errors import IntegrityError, RefusedError, SidtoolError, UsageError
-from sidtool.base.storage import Storage
-from sidtool.tokenizer.bundle.arrays import StoredArrays
+from sidtool.base.errors import IntegrityError, RefusedError, UsageError
+from sidtool.base.output_name import BUNDLE
+from sidtool.tokenizer.bundle.arrays import Expected, StoredArrays
 from sidtool.tokenizer.bundle.item_map import BLOCK, LARGE, IdIndex, ItemMap, StringArray
-from sidtool.tokenizer.bundle.layout import identify, index_arrays
+from sidtool.tokenizer.bundle.layout import bundle_layout, identify, index_arrays
 from sidtool.tokenizer.bundle.manifest import Manifest
-from sidtool.tokenizer.bundle.zarr_group import broken_objects
+from sidtool.tokenizer.bundle.stored_group import StoredGroup
 from sidtool.tokenizer.encoder.lexical import ARRAYS, LEXICAL, LexicalEncoder
 from sidtool.tokenizer.quantize.codebook import Codebook
 
@@ -25,14 +24,20 @@ INDEX_ARRAYS = ("index/sid_first", "index/id_hash_first", "index/id_hash", "inde
 """Arrays that look-ups by block need; a bundle of another writer may lack them."""
 
 
-class StoredBundle:
+class StoredBundle(StoredGroup):
     """The items, the codebook and the encoder of a bundle, made of its arrays when they are first
     used."""
 
-    def __init__(self, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> None:
-        self.manifest = manifest
-        self.arrays = arrays
-        self._n_lookups = 0
+    kind = "bundle"
+    output = BUNDLE
+    manifest: Manifest
+    _n_lookups = 0
+
+    @staticmethod
+    def parse(value: Mapping[str, Any]) -> tuple[Manifest, dict[str, Expected]]:
+        """The manifest in a JSON object, with type and shape of the arrays of the format."""
+        manifest = Manifest.from_json(value)
+        return manifest, bundle_layout(manifest)
 
     @cached_property
     def items(self) -> ItemMap:
@@ -161,54 +166,42 @@ class StoredBundle:
                 raise IntegrityError(f"{name} is not the array that the recipe names")
         return lexical
 
-
-def broken_parts(
-    bundle: StoredBundle, storage: Storage, *, alone: bool = True
-) -> list[tuple[str, str]]:
-    """Everything that is wrong with a bundle that was opened there: (object, reason). Checks
-    objects, root document, values, row order and index. Unless it is `alone`, other files may be
-    there."""
-    manifest = bundle.manifest
-    broken = broken_objects(storage, manifest, alone=alone)
-    if broken:
-        return broken
-    try:
-        items = bundle.whole_items()
+    def broken_values(self) -> list[tuple[str, str]]:
+        """What is wrong with the values, the order of the rows and the index: (object, reason)."""
+        manifest = self.manifest
+        items = self.whole_items()
         identity = identify(
-            manifest.space, items, bundle.codebook, manifest.recipe, manifest.collisions.policy
+            manifest.space, items, self.codebook, manifest.recipe, manifest.collisions.policy
         )
-        bundle.lexical  # noqa: B018 (raises unless it is that of the recipe)
+        self.lexical  # noqa: B018 (raises unless it is that of the recipe)
         expected = replace(items, stored_index=None)
-        broken = _broken_rows(bundle, expected)
+        broken = self._broken_rows(expected)
         for name, array in index_arrays(expected).items():
-            if name in bundle.arrays and not np.array_equal(array, bundle.arrays[name]):
+            if name in self.arrays and not np.array_equal(array, self.arrays[name]):
                 broken.append((name, "does not agree with the items"))
-    except SidtoolError as error:
-        return [("values", str(error))]
-    for part in ("space", "codebook", "items"):
-        digest, stored = getattr(identity, part), getattr(manifest.identity, part)
-        if digest != stored:
-            reason = f"{part} digest is {digest[:12]}…, the manifest says {stored[:12]}…"
-            broken.append((part, reason))
-    return broken
+        for part in ("space", "codebook", "items"):
+            digest, stored = getattr(identity, part), getattr(manifest.identity, part)
+            if digest != stored:
+                reason = f"{part} digest is {digest[:12]}…, the manifest says {stored[:12]}…"
+                broken.append((part, reason))
+        return broken
 
-
-def _broken_rows(bundle: StoredBundle, items: ItemMap) -> list[tuple[str, str]]:
-    """What is wrong with the codes and the ids of the items and their order; they have an index of
-    their own."""
-    broken: list[tuple[str, str]] = []
-    codebook = bundle.codebook
-    if codebook is not None:
-        first_code = codebook.params.first_code
-        codes = items.codes[:, : len(codebook.levels)]  # an appended level counts from 0
-        if n_items := int((codes < first_code).any(axis=1).sum()):
-            reason = f"{n_items} items have a code below the first one, {first_code}"
-            broken.append(("items/sid", reason))
-    if (items.keys[1:] < items.keys[:-1]).any():
-        broken.append(("items/sid", "rows are not in lexicographic SID order"))
-    ties = np.flatnonzero(items.keys[1:] == items.keys[:-1]).tolist()
-    if any(items.ids[row] >= items.ids[row + 1] for row in ties):
-        broken.append(("items/id", "rows with equal SIDs are not in the order of their ids"))
-    if repeated := items.repeated_ids():
-        broken.append(("items/id", f"the id {repeated[0][:80]!r} is repeated"))
-    return broken
+    def _broken_rows(self, items: ItemMap) -> list[tuple[str, str]]:
+        """What is wrong with codes, ids and order of the items, which have an index of their
+        own."""
+        broken: list[tuple[str, str]] = []
+        codebook = self.codebook
+        if codebook is not None:
+            first_code = codebook.params.first_code
+            codes = items.codes[:, : len(codebook.levels)]  # an appended level counts from 0
+            if n_items := int((codes < first_code).any(axis=1).sum()):
+                reason = f"{n_items} items have a code below the first one, {first_code}"
+                broken.append(("items/sid", reason))
+        if (items.keys[1:] < items.keys[:-1]).any():
+            broken.append(("items/sid", "rows are not in lexicographic SID order"))
+        ties = np.flatnonzero(items.keys[1:] == items.keys[:-1]).tolist()
+        if any(items.ids[row] >= items.ids[row + 1] for row in ties):
+            broken.append(("items/id", "rows with equal SIDs are not in the order of their ids"))
+        if repeated := items.repeated_ids():
+            broken.append(("items/id", f"the id {repeated[0][:80]!r} is repeated"))
+        return broken

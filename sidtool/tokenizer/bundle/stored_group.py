@@ -1,21 +1,20 @@
-"""Bundles and memories in a repository of the Hugging Face hub: the objects of the Zarr group and a
-card, in the repository itself or in one folder of it."""
+"""What a bundle and a memory have in common: a Zarr group that is opened, verified and saved. A
+repository of the Hugging Face hub has its objects and a card, in itself or in one folder of it."""
 
 import hashlib
-import json
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self, get_args
 
+from numpy.typing import NDArray
+
 from sidtool.base.artifact import describe
+from sidtool.base.errors import IntegrityError, SidtoolError
 from sidtool.base.hub import (
     DEFAULT_ACCESS,
-    HUB_PREFIX,
     HubAccess,
     HubCommit,
     HubPush,
@@ -24,25 +23,23 @@ from sidtool.base.hub import (
     download,
     fetch_roots,
     folder_or_url,
-    is_hub_repository,
     only_folder,
     upload,
 )
-from sidtool.base.markdown import (
-    front_matter,
-    key_value_table,
-    literal,
-    model_index,
-    shell_word,
-    table,
-    with_dataset,
-)
+from sidtool.base.markdown import with_dataset
+from sidtool.base.output import new_dir
+from sidtool.base.output_name import OutputKind, check_suffix
 from sidtool.base.signatures import SIGNATURE
-from sidtool.base.storage import Storage
-from sidtool.tokenizer.bundle.manifest import Manifest, flat_record
-from sidtool.tokenizer.bundle.zarr_group import ROOT, Kind, read_root
-
-CARD = "README.md"
+from sidtool.base.storage import Storage, is_zip
+from sidtool.tokenizer.bundle.arrays import Expected, GroupManifest, StoredArrays
+from sidtool.tokenizer.bundle.zarr_group import (
+    ROOT,
+    Kind,
+    broken_objects,
+    new_zip,
+    read_root,
+    write_group,
+)
 
 
 def download_group(
@@ -80,25 +77,83 @@ def signed_objects(folder: Path, kind: Kind) -> dict[str, str]:
     return {**objects, ROOT: hashlib.sha256((folder / ROOT).read_bytes()).hexdigest()}
 
 
-class OnHub(Pushable):
-    """A bundle or memory that the Hugging Face hub may have, by the conventions of its library."""
+class StoredGroup(Pushable):
+    """A bundle or a memory. Arrays of a stored one are read when they are first used."""
 
     kind: ClassVar[Kind]
+    output: ClassVar[OutputKind]
 
-    @classmethod
+    def __init__(self, manifest: GroupManifest, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.manifest = manifest
+        self.arrays = arrays
+
+    @staticmethod
     @abstractmethod
-    def open_verified(cls, location: str | Path, *, alone: bool = True) -> Self:
-        """Open a stored one, with everything checked; unless it is `alone`, other files may be
-        there, which nothing reads."""
+    def parse(value: Mapping[str, Any]) -> tuple[GroupManifest, Mapping[str, Expected]]:
+        """The manifest in a JSON object, with type and shape of its arrays."""
 
     @abstractmethod
-    def save(self, location: str | Path, *, force: bool = False) -> None:
-        """Write a folder."""
+    def broken_values(self) -> list[tuple[str, str]]:
+        """What is wrong with the values in intact objects: (object, reason)."""
+
+    def arrays_to_store(self) -> Mapping[str, NDArray[Any]]:
+        """Every array. Raises UsageError if the manifest breaks a rule of the format."""
+        return self.arrays
 
     @abstractmethod
     def card(self, reference: str, license: str | None) -> str:
-        """The card under which it is published as `reference`, URL/NAME@VERSION or a repository of
-        the hub."""
+        """The card in Markdown under which it is published as `reference`, URL/NAME@VERSION or a
+        repository of the hub."""
+
+    @classmethod
+    def open(cls, location: str | Path) -> Self:
+        """Open a folder or a .zarr.zip, at a path or an fsspec URL. Only the manifest is read, and
+        checked against its own SHA-256. Raises DataError if there is none or the URL cannot be
+        reached, UsageError if a URL's client is not installed, IntegrityError if it is unfinished
+        or damaged, CompatibilityError if its format is newer than this version reads."""
+        storage = Storage(location)
+        manifest, expected = cls.parse(read_root(storage, cls.kind))
+        return cls(manifest, StoredArrays(storage, manifest, expected))
+
+    @classmethod
+    def open_verified(cls, location: str | Path, *, alone: bool = True) -> Self:
+        """Open one with every object and value checked: what a command publishes is made of such
+        ones. Unless it is `alone`, other files may be there. Raises IntegrityError if it is
+        damaged, else as `open`."""
+        opened = cls.open(location)
+        for name, reason in opened._broken(location, alone=alone):
+            raise IntegrityError(
+                f"{location}: {name}: {reason}", hint="sidtool verify lists every broken object"
+            )
+        return opened
+
+    @classmethod
+    def broken(cls, location: str | Path) -> list[tuple[str, str]]:
+        """What is wrong with a stored one: (object, reason). Raises as `open`, but for damage."""
+        try:
+            return cls.open(location)._broken(location, alone=True)
+        except IntegrityError as error:
+            return [(ROOT, str(error))]
+
+    def _broken(self, location: str | Path, *, alone: bool) -> list[tuple[str, str]]:
+        broken = broken_objects(Storage(location), self.manifest, alone=alone)
+        if broken:
+            return broken
+        try:
+            return self.broken_values()
+        except SidtoolError as error:
+            return [("values", str(error))]
+
+    def save(self, location: str | Path, *, force: bool = False) -> None:
+        """Write a folder, or a stored zip if the name ends in .zip; it appears whole or not at all.
+        Raises UsageError if the output exists and `force` is not given, or if the manifest breaks a
+        rule of the format."""
+        arrays = self.arrays_to_store()
+        path = Path(location)
+        check_suffix(path, self.output)
+        new_output = new_zip if is_zip(path.name) else new_dir
+        with new_output(path, force=force) as folder:
+            write_group(folder, arrays, self.manifest)
 
     @classmethod
     def from_pretrained(
@@ -133,63 +188,9 @@ class OnHub(Pushable):
                 for path in folder.rglob("*")
                 if path.is_file()
             }
-            files[CARD] = with_dataset(self.card(url, license), push.dataset).encode()
+            files["README.md"] = with_dataset(self.card(url, license), push.dataset).encode()
             signature = f"{folder.name}{SIGNATURE}"
             if push.signer is not None:
                 digests = signed_objects(folder, self.kind)
                 files[signature] = push.signer.sign(folder.name, digests)
             return upload(url, files, [folder.name, signature], push)
-
-
-def bundle_card(manifest: Manifest, reference: str, license: str | None) -> str:
-    """The card of a bundle that is published as `reference`: URL/NAME@VERSION or a repository of
-    the hub. What is not known is left out of the metadata."""
-    template = files("sidtool.tokenizer.bundle").joinpath("card.md").read_text(encoding="utf-8")
-    name = manifest.name
-    on_hub = is_hub_repository(reference)
-    # the name and the URL are in code that readers copy: they must stay one string each
-    pull = f"sidtool pull {shell_word(reference)} -o {shell_word(f'{name}.zarr')}"
-    repository = json.dumps(reference.removeprefix(HUB_PREFIX))
-    lineage = [
-        (version.version, version.digest[:12], version.created or "-", version.change)
-        for version in reversed(manifest.history)
-    ]
-    metrics: list[tuple[str, float]] = []
-    if report := manifest.codebook_report:
-        metrics = [
-            ("reassigned", report.reassigned),
-            ("residual_variance", report.residual_variance_assigned),
-            *(
-                (f"perplexity of level {number}", level.perplexity)
-                for number, level in enumerate(report.levels, 1)
-            ),
-        ]
-    return Template(template).substitute(
-        front=front_matter(
-            license=license,
-            base_model=manifest.made_by.encoder.model,
-            measured=model_index(name, "feature-extraction", metrics),
-        ),
-        name=literal(name),
-        version=manifest.version,
-        license=literal(license or "unknown"),
-        items=manifest.items,
-        sizes=manifest.space.spelled_sizes,
-        example=manifest.space.spell([0] * manifest.space.levels),
-        policy=manifest.collisions.policy,
-        digest=manifest.identity.digest,
-        created=literal(manifest.created or "unknown"),
-        extra="hub" if on_hub else "s3",
-        command=f"sidtool verify {shell_word(reference)}" if on_hub else pull,
-        door="Bundle" if on_hub else "open_bundle",
-        opening=f"Bundle.from_pretrained({repository})"
-        if on_hub
-        else f"open_bundle({json.dumps(reference)})",
-        recipe=_record_table(manifest.recipe),
-        report=_record_table(manifest.report),
-        lineage=table(("version", "digest", "created", "change"), lineage),
-    )
-
-
-def _record_table(record: Mapping[str, Any] | None) -> str:
-    return key_value_table(flat_record(record)) if record else "None."
