@@ -234,6 +234,8 @@ def check_signed_copy(
         signers = [] if access.signed_by is None else [Signers.read(access.signed_by)]
     else:
         signers = published_signers(access.signed_by)
+    if not signers:
+        return
     signature = None
     for path in (copy.with_name(f"{copy.name}{SIGNATURE}"), copy / f"{name}{SIGNATURE}"):
         if path.is_file() and path.stat().st_size <= MAX_SIGNATURE:
