@@ -103,14 +103,6 @@ def test_the_same_full_window_is_one_event() -> None:
     assert positions([window, Window("u", ("b", "c", "d"), "e"), window]) == [3, 4, 3]
 
 
-def test_a_training_window_behind_a_held_out_event_is_found_in_any_file_order() -> None:
-    rows = [window for window, _ in windows_of("u", list("abcdefghi"), LENGTH)]
-    train = [*rows[:5], rows[7]]
-    at, leaking = join_windows(train, [rows[5]], [rows[6]])
-    assert leaking == {rows[7]}
-    assert [at[row] for row in rows] == list(range(1, 9))
-
-
 Placed = tuple[Window, int]
 
 
