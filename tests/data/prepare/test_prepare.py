@@ -208,24 +208,11 @@ def test_windows_are_in_the_unit_of_the_times(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("u.data", "u\ta\t5\tsoon\n", "u.data, row 1: the order 'soon' is neither"),
-        ("u.data", "u\t\t5\t1\n", "the item id is empty"),
-        ("u.data", "u\ta\n", "line 1: 2 cells, other rows have 4"),
-        ("ratings.dat", "u::a::5\n", "line 1: 3 cells, a rating has 4"),
-        ("ratings.csv", "userId,movieId,rating\nu,a,5\n", "no column 'timestamp'"),
-        ("ratings.csv", "", "is empty"),
-    ],
-)
-def test_malformed_rows_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
-    path = write(tmp_path / name, text)
-    with pytest.raises(DataError, match=message) as caught:
-        prepare(path, tmp_path / "out", PrepareOptions("movielens"))
-    assert name in str(caught.value)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
+        ("u.data", "u\t\t5\t1\n", "u.data, row 1: the item id is empty"),
+        ("u.data", "u\ta\n", "u.data, line 1: 2 cells, other rows have 4"),
+        ("ratings.dat", "u::a::5\n", "ratings.dat, line 1: 3 cells, a rating has 4"),
+        ("ratings.csv", "userId,movieId,rating\nu,a,5\n", "ratings.csv has no column 'timestamp'"),
+        ("ratings.csv", "", "ratings.csv is empty"),
         ("All_Beauty_5.json", '{"asin": "a", "overall": 5}\n', "line 1: a review has the keys"),
         ("All_Beauty_5.json", "nothing\n", "line 1: not JSON"),
         ("meta_Beauty.jsonl", "os.system('x')\n", "line 1: neither a JSON object nor a Python"),
@@ -233,11 +220,15 @@ def test_malformed_rows_are_named(tmp_path: Path, name: str, text: str, message:
         ("meta_Beauty.jsonl", '{"title": "x"}\n', "line 1: an item has the key asin"),
     ],
 )
-def test_malformed_reviews_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
-    amazon_2018(tmp_path)
-    write(tmp_path / name, text)
+def test_malformed_rows_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+    folder, source = tmp_path, "movielens"
+    if "Beauty" in name:
+        folder, source = amazon_2018(tmp_path), "amazon-2018"
+    path = write(folder / name, text)
+    options = PrepareOptions(source)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=message):
-        prepare(tmp_path, tmp_path / "out", PrepareOptions("amazon-2018"))
+        prepare(path if source == "movielens" else folder, tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_versions_of_one_data_set_are_not_read_together(tmp_path: Path) -> None:
