@@ -20,8 +20,10 @@ from .contract import MemoryBinding as MemoryBinding
 from .contract import ModelNormalize as ModelNormalize
 from .folder import model_folder as model_folder
 from .folder import open_bundle_copy as open_bundle_copy
+from .folder import push_model as push_model
 from .folder import read_contract as read_contract
 from .folder import refuse_base_as_output as refuse_base_as_output
+from .folder import verify_model as verify_model
 from .folder import write_contract as write_contract
 from .stage_record import AdoptParams as AdoptParams
 from .stage_record import Forgetting as Forgetting
@@ -33,6 +35,4 @@ from .stage_record import StageRecord as StageRecord
 from .stage_record import TrainParams as TrainParams
 from .stored import StoredModel as StoredModel
 from .stored import parse_stored_model as parse_stored_model
-from .stored import push_model as push_model
 from .stored import read_stored_model as read_stored_model
-from .stored import verify_model as verify_model
