@@ -18,7 +18,7 @@ from sidtool.model.network import check_positions, decoder_start_id, is_encoder_
 from sidtool.recommendation.search.architectures import attention_windows
 from sidtool.recommendation.search.columns import TokenColumns
 from sidtool.recommendation.search.device_trie import TrieArrays, normalize_over_children
-from sidtool.recommendation.search.kernels import fast_linear
+from sidtool.recommendation.search.kernels import fast_linear, grouped_keys
 from sidtool.recommendation.search.partial_head import DecodingHead
 from sidtool.recommendation.search.results import Normalize, check_scores
 from sidtool.recommendation.search.token_tree import TokenTree
@@ -152,7 +152,7 @@ def evaluation_mode(
     if training_modules:
         bare.eval()
     try:
-        with fast_linear(bare):
+        with fast_linear(bare), grouped_keys():
             check_positions(bare, max(map(len, prompts), default=0), n_answer)
             yield bare
     finally:
