@@ -243,11 +243,12 @@ def _agrees(model: Any, head: DecodingHead) -> bool:
     second_step = torch.tensor([ids[-4:-1], ids[-3:]])  # (prompts, 3)
     parents = torch.tensor([[1, 0, 1], [0, 1, 1]])  # (prompts, 3)
     tree = TokenTree(model, prompts, capacity=5, head=head)
-    tree.prefill()
+    at_ends = tree.prefill()  # (prompts, 1, dim)
     tree.step(first_step.to(model.device), torch.zeros_like(first_step).to(model.device))
     hidden = tree.step(second_step.to(model.device), parents.to(model.device))
     whole = (0, head.vocab_size)
-    log_probs = head.log_probs(hidden, whole, "vocabulary")  # (prompts, 3, vocabulary)
+    hidden = torch.cat([at_ends, hidden], dim=1)
+    log_probs = head.log_probs(hidden, whole, "vocabulary")  # (prompts, 4, vocabulary)
     for row, prompt in enumerate(prompts):
         # (3, 2): each path from its prompt on
         tails = torch.stack([first_step[row][parents[row]], second_step[row]], dim=1)
@@ -257,7 +258,8 @@ def _agrees(model: Any, head: DecodingHead) -> bool:
             before = torch.full((3, 1), decoder_start_id(model))
             inputs = {"input_ids": starts, "decoder_input_ids": torch.cat([before, tails], dim=1)}
         inputs = {name: ids.to(model.device) for name, ids in inputs.items()}
-        expected = model(**inputs, use_cache=False).logits[:, -1].float()  # (3, vocabulary)
+        logits = model(**inputs, use_cache=False).logits  # (3, tokens, vocabulary)
+        expected = torch.cat([logits[:1, -3], logits[:, -1]]).float()  # (4, vocabulary)
         check_scores(expected.cpu().numpy())
         spread = max(float(expected.std()), 1e-3)
         error = float((log_probs[row] - expected.log_softmax(-1)).abs().max())

@@ -6,7 +6,7 @@ soft-capping, logit scales and adapters apply as usual. Training uses `PartialHe
 uses `DecodingHead`, which turns hidden states into log-probabilities."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -154,8 +154,7 @@ class DecodingHead:
         self.given = fixed.given
         """Has the base model's last output, as `TokenTree` sets it: the rest expects its type."""
         # the model's forward without its layers: the base returns the given hidden states
-        without_layers = swap_module(model, base, fixed)
-        self._tail = swap_module(without_layers, self._head.head, self._head)
+        self._tail = swap_modules(model, {base: fixed, self._head.head: self._head})
 
     def log_probs(
         self, hidden: torch.Tensor, columns: Columns, normalize: Normalize
@@ -226,14 +225,15 @@ class _FixedOutput(nn.Module):
         return self.given.output
 
 
-def swap_module(module: Any, old: Any, new: nn.Module) -> Any:
-    """A copy of a module with one of its submodules replaced; all others, and all weights, are
+def swap_modules(module: Any, replacements: Mapping[Any, nn.Module]) -> Any:
+    """A copy of a module with some of its submodules replaced; all others, and all weights, are
     shared with the original."""
-    if module is old:
-        return new
+    if module in replacements:
+        return replacements[module]
+    if module is None or replacements.keys().isdisjoint(module.modules()):
+        return module
     twin = copy.copy(module)
-    twin._modules = {}
-    for name, child in module._modules.items():
-        contains = child is not None and any(inner is old for inner in child.modules())
-        twin._modules[name] = swap_module(child, old, new) if contains else child
+    twin._modules = {
+        name: swap_modules(child, replacements) for name, child in module._modules.items()
+    }
     return twin
