@@ -110,9 +110,22 @@ class Decoder:
         them; (batch, beams) leaves of the last. `widths` are the beams after each level."""
         hidden = tree.prefill()  # (batch, 1, dim)
         nodes = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)  # the root
+        root = None  # hidden states whose normalizers are still to be subtracted
+        joins_passes = normalize == "vocabulary" and self.head.is_sliced and trie.levels > 1
         for item in range(n_items):
             for level, of_level in enumerate(columns.levels):
-                log_probs = self.head.log_probs(hidden, of_level.columns, normalize)
+                if joins_passes and item == level == 0:
+                    # the beams of a prompt share this normalizer, which does not change their
+                    # order: one pass over the vocabulary computes it and those of the next level
+                    log_probs = self.head.logits(hidden, of_level.columns)
+                    root = hidden
+                elif root is not None:
+                    normalizers = self.head.normalizers(torch.cat([root, hidden], dim=1))
+                    log_probs = self.head.logits(hidden, of_level.columns)
+                    log_probs -= normalizers[:, :1] + normalizers[:, 1:]
+                    root = None
+                else:
+                    log_probs = self.head.log_probs(hidden, of_level.columns, normalize)
                 # (batch, beams, fan-out) each
                 children, codes, valid = trie.candidates(level, nodes)
                 log_probs = log_probs.gather(-1, of_level.places(codes))
