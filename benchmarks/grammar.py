@@ -17,14 +17,13 @@ from vllm.v1.structured_output.utils import choice_as_grammar
 from sidtool.tokenizer.sid import SidSpace
 
 TEXT = 500
-VOCABULARY = 1600
 
 
 def main() -> None:
     """Print the CPU seconds and the megabytes of the grammars of 2,000 to 20,000 SIDs."""
     space = SidSpace(LEVELS, begin=None, end=None)
     words = ["<unk>", "<eos>", *[f"w{number}" for number in range(2, TEXT)]]
-    info = xgrammar.TokenizerInfo([*words, *space.tokens], vocab_size=VOCABULARY, stop_token_ids=1)
+    info = xgrammar.TokenizerInfo([*words, *space.tokens], vocab_size=1600, stop_token_ids=1)
     measured = {}
     for n_items in (2_000, 4_000, 10_000, 20_000):
         grammar = choice_as_grammar([space.spell(codes) for codes in catalog(n_items).tolist()])
