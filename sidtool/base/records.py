@@ -71,10 +71,6 @@ VERSION = r"(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})"
 VersionNumber = Annotated[str, Rule("two numbers with a dot", VERSION)]
 
 
-NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?", re.ASCII)
-"""A text that spells a number."""
-
-
 def is_number(value: object) -> bool:
     """Whether a JSON value is a finite number (true and false are none)."""
     if isinstance(value, bool) or not isinstance(value, int | float):

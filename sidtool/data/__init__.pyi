@@ -21,6 +21,7 @@ from .items import template_columns as template_columns
 from .queries import Query as Query
 from .queries import compose_queries as compose_queries
 from .queries import read_queries as read_queries
+from .times import NUMBER as NUMBER
 from .unknown_ids import UnknownIds as UnknownIds
 from .unknown_ids import UnknownOptions as UnknownOptions
 from .unknown_ids import guess_spelling as guess_spelling

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.base.records import NUMBER
 from sidtool.data.coded import Column
 
+NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?", re.ASCII)
 SMALL_FRACTION = re.compile(r"(?<=[.,][0-9]{6})[0-9]+")
 """Digits of a date behind the microseconds, which datetime leaves out."""
 FLOAT_DIGITS = 15

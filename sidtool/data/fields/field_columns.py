@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.base.options import option
-from sidtool.base.records import NUMBER
 from sidtool.data.coded import Coded, object_array
 from sidtool.data.columns import USER_COLUMNS, need_column
 from sidtool.data.fields.fields import (
@@ -25,7 +24,7 @@ from sidtool.data.fields.fields import (
 )
 from sidtool.data.interactions import Interactions
 from sidtool.data.tables.tables import column_names, read_columns, rows_by_id
-from sidtool.data.times import units_per_second
+from sidtool.data.times import NUMBER, units_per_second
 
 CellKind = FieldType | Literal["long"]
 """The type of one cell; "long" is a whole number of more than 18 digits."""

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.base.records import NUMBER, JsonRecord, is_number
+from sidtool.base.records import JsonRecord, is_number
 from sidtool.data.coded import Coded
-from sidtool.data.times import parse_time
+from sidtool.data.times import NUMBER, parse_time
 
 Value = str | int | float
 """The value of a field. A missing one is None."""

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.options import check_options, option
-from sidtool.base.records import NUMBER, JsonRecord
+from sidtool.base.records import JsonRecord
 from sidtool.data.coded import Column
 from sidtool.data.interactions import EventCoder
 from sidtool.data.tables.delimited import delimited_batches
 from sidtool.data.tables.opening import read_errors
 from sidtool.data.tables.tables import column_batches, column_names
-from sidtool.data.times import parse_time, units_per_second
+from sidtool.data.times import NUMBER, parse_time, units_per_second
 
 BATCH = 1 << 16
 """Rows of Python values that a reader passes on at once."""

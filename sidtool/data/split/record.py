@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal, Self
 
 from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
 from sidtool.base.options import check_options, option
-from sidtool.base.records import NUMBER, Count, Digest, JsonRecord, Number, Rule, refuse_newer
+from sidtool.base.records import Count, Digest, JsonRecord, Number, Rule, refuse_newer
 from sidtool.data.columns import EventColumns
 from sidtool.data.fields.fields import FieldTypes
-from sidtool.data.times import units_per_second
+from sidtool.data.times import NUMBER, units_per_second
 
 SPLIT_FORMAT = 4
 """The newest format of a split folder that this version reads, and the one that it writes."""

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from sidtool.base.errors import DataError
-from sidtool.base.records import NUMBER, JsonRecord
-from sidtool.data import Fields
+from sidtool.base.records import JsonRecord
+from sidtool.data import NUMBER, Fields
 from sidtool.data.split import MAX_LENGTH
 from sidtool.model.prompt.frames import HISTORY_SLOT, ITEM_SLOT, Format, PromptFrame
 from sidtool.model.prompt.template_slots import Slot, opening, slots
