@@ -70,8 +70,8 @@ class PartFolder:
             self.subfolder(report.name)
             paths = sorted(part.iterdir())
         for path in paths:
-            self._put(path.relative_to(place).as_posix(), path)
-        self._put(f".{part_name(number)}.json", json.dumps(asdict(report)).encode())
+            self.put(path.relative_to(place).as_posix(), path)
+        self.put(f".{part_name(number)}.json", json.dumps(asdict(report)).encode())
 
     def subfolder(self, name: str) -> "PartFolder":
         """A folder in the folder; one whose name begins with a dot is gone at the end."""
@@ -89,9 +89,10 @@ class PartFolder:
                 file = path.rstrip("/").rpartition("/")[2]
                 if file.startswith(".") or file == RUN_FILE:
                     filesystem.rm(path, recursive=True)
-        self._put(name, text.encode())
+        self.put(name, text.encode())
 
-    def _put(self, name: str, content: bytes | Path) -> None:
+    def put(self, name: str, content: bytes | Path) -> None:
+        """Write a file of the folder, whole or not at all. Raises DataError."""
         filesystem, root = open_store(self.url)
         unfinished = f"{root}/.{uuid.uuid4().hex}"
         with _write_errors(self.url):
