@@ -119,8 +119,8 @@ def build_codebook(
         "interactions": inputs.interactions,
         "memory": inputs.memory,
     }
+    refuse_existing(out, how.force, BUNDLE)  # before workers start
     if how.dry_run:
-        refuse_existing(out, how.force, BUNDLE)
         read = tokenizer.plan_build(items, build, **data)
         sizes = build.sizes_for(len(read))
         return how.plan(

@@ -161,7 +161,7 @@ class ClusterExamples:
         """Write the examples of a split in parts to a folder of parts, at a path or URL: those of
         the users of a part, and their share of the examples that are not of users.
 
-        Raises UsageError for another split, or if the output exists without `force`."""
+        Raises UsageError if the output exists without `force`."""
         refuse_existing_folder(out, force=force)
         inputs = self.inputs
         queries = None if inputs.catalog_options is None else inputs.catalog_options.queries
@@ -169,11 +169,6 @@ class ClusterExamples:
             if isinstance(location, str | Path):
                 refuse_input(out, as_url(location))
         run, job, folders, made_from = self._open(progress)
-        if not folders:
-            raise UsageError(
-                f"{out} has the parts of a split in parts, and {self.inputs.split} is none",
-                hint="sidtool split --parts, or -o FILE.jsonl",
-            )
         with part_folder(out, made_from, resume=run.resume, force=force) as folder:
             shared = share_catalog(inputs, job, folder)
             shards = list(self._folder_shards(job, folders, shared, folder, run))

@@ -276,6 +276,10 @@ def test_a_folder_of_parts_continues_and_names_a_lost_file(
     out = f"{tmp_path}/made/"
     with pytest.raises(UsageError, match="the parts of a split in parts"):
         make(inputs, out, ClusterExamples(inputs, RunOptions()))
+    writer = ClusterExamples(inputs, RunOptions())
+    given = (inputs.bundle, inputs.items, inputs.split, out, inputs.options)
+    with pytest.raises(UsageError, match="the parts of a split in parts"):
+        make_sft(*given, writer=writer, dry_run=True)
     with pytest.raises(UsageError, match="is a folder of parts, which a writer makes"):
         make(inputs, out)
     split_in_parts(str(events), tmp_path / "in-parts", run=PartOptions(parts=16))
