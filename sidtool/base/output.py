@@ -178,11 +178,11 @@ def cached_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> NDArra
 def remove(path: Path) -> None:
     """Remove a file or folder if it exists."""
     removed = _removed_path(path)
-    _delete(removed)
-    if _is_folder(path):
+    _discard(removed)
+    if _is_folder(path) and not _exists(removed):
         # a kill leaves it half removed: under a name that no run restores or resumes
         path.rename(removed)
-        _delete(removed)
+        _discard(removed)
     else:
         _delete(path)
 
@@ -203,9 +203,19 @@ def _recover(path: Path) -> None:
         )
     remove(aside)
     partial = partial_path(path)
-    _delete(_removed_path(partial))
+    _discard(_removed_path(partial))
     if partial.is_symlink():
         partial.unlink()
+
+
+def _discard(removed: Path) -> None:
+    """Remove what was moved aside for it. On a network file system a folder stays as long as a
+    process has one of its files mapped: a later run removes it."""
+    try:
+        _delete(removed)
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+            raise
 
 
 def _delete(path: Path) -> None:
