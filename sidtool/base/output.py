@@ -82,7 +82,7 @@ def locked(path: Path) -> Iterator[Path]:
     killed run left. Raises UsageError if another process writes the output, DataError if the block
     fails because the disk is full or cannot be written."""
     check_name(path)
-    with _one_line_errors(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with hold_lock(path):
             _recover(path)
@@ -245,9 +245,9 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _one_line_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path, name: str = "") -> Iterator[None]:
     """Turn errors of the disk in writing `path`, which libraries raise in many ways, into a
-    DataError."""
+    DataError, which names it so if there is a name."""
     try:
         yield
     except SidtoolError:
@@ -256,7 +256,8 @@ def _one_line_errors(path: Path) -> Iterator[None]:
         reason = _disk_error(error, path)
         if reason is None:
             raise
-        raise DataError(f"{path} cannot be written: {reason}", hint=_HINTS.get(reason)) from error
+        message = f"{name or path} cannot be written: {reason}"
+        raise DataError(message, hint=_HINTS.get(reason)) from error
 
 
 def _disk_error(error: BaseException | None, path: Path) -> str | None:
