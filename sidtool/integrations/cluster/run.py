@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, TypeVar
 
+from sidtool.base.errors import without_credentials
 from sidtool.base.options import option
 from sidtool.base.output import disk_errors
 from sidtool.base.progress import Progress
@@ -83,7 +84,12 @@ def run_over_folder(
     versions = file_versions(parquet_urls(source))
     shards = list_shards(source, shard_rows)
     rows = sum(shard.rows for shard in shards)
-    inputs = {**made_from, "source": source, "rows": rows, "shard_rows": shard_rows}
+    inputs = {
+        **made_from,
+        "source": without_credentials(source),
+        "rows": rows,
+        "shard_rows": shard_rows,
+    }
     fingerprint = {**inputs, "source_files": versions}
     if options.dry_run:
         refuse_existing_folder(out, force=options.force)
