@@ -6,7 +6,6 @@ from .data import EventNames as EventNames
 from .data import FieldName as FieldName
 from .data import FieldOptions as FieldOptions
 from .data import Fields as Fields
-from .data import GeneralOptions as GeneralOptions
 from .data import read_items as read_items
 from .data.prepare import FilterOptions as FilterOptions
 from .data.prepare import PrepareOptions as PrepareOptions
@@ -28,6 +27,7 @@ from .evaluation.tuning import TuneMemoryOptions as TuneMemoryOptions
 from .evaluation.tuning import TuneSimilarityOptions as TuneSimilarityOptions
 from .evaluation.tuning import tune_memory as tune_memory
 from .evaluation.tuning import tune_similarity as tune_similarity
+from .examples import GeneralOptions as GeneralOptions
 from .examples import SftInputs as SftInputs
 from .examples import SftOptions as SftOptions
 from .examples import WeightOptions as WeightOptions

@@ -90,6 +90,15 @@ def options_of(kind: type) -> Iterator[tuple[Field[Any], Option]]:
             yield entry, entry.metadata[_KEY]
 
 
+def given_flags(options: Any) -> dict[str, str]:
+    """Flag -> value, of the options of a dataclass that are not their defaults; groups left out."""
+    return {
+        declared.flag or f"--{entry.name.replace('_', '-')}": str(getattr(options, entry.name))
+        for entry, declared in options_of(type(options))
+        if not declared.is_group and getattr(options, entry.name) != entry.default
+    }
+
+
 def options_from(kind: type[Options], options: Options | None, given: Mapping[str, Any]) -> Options:
     """The options of a function that takes them as a dataclass or as keywords, those `given`, by
     the names of the fields or of their flags: `tasks` or `task`. Keywords of a group are those of

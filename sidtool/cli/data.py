@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sidtool.base.errors import UsageError
-from sidtool.base.options import parse_bytes
+from sidtool.base.options import given_flags, parse_bytes
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.cli.terminal import options
@@ -49,8 +49,9 @@ def check(
 ) -> None:
     """Report every problem of a catalog and its events, and exit with 3 if one would stop a
     build."""
-    if events is None and names.flags:
-        raise UsageError(f"{names.flags[0]} requires EVENTS")
+    flag = next(iter(given_flags(names)), None)
+    if events is None and flag is not None:
+        raise UsageError(f"{flag} requires EVENTS")
     if out is not None:
         refuse_existing(out, force, FOLDER)
     catalog, table = preparing.read_tables(items, events, columns, names)
@@ -140,7 +141,7 @@ def _say_cleaned(cleaned: Cleaned, out: Path) -> None:
 
 def _say_left_out(counts: Mapping[str, int]) -> None:
     for reason, count in counts.items():
-        say(f"left out: {count} {MEANINGS[reason]}")  # type: ignore[index]
+        say(f"left out: {count} {MEANINGS[reason]}")
 
 
 LEFT_OUT: dict[Protocol, str] = {

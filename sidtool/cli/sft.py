@@ -11,8 +11,13 @@ from sidtool.base.threads import thread_count
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table, warn
 from sidtool.cli.terminal.pace import progress
-from sidtool.data import GeneralOptions
-from sidtool.examples import SftInputs, SftOptions, TaskCatalogOptions, WeightOptions
+from sidtool.examples import (
+    GeneralOptions,
+    SftInputs,
+    SftOptions,
+    TaskCatalogOptions,
+    WeightOptions,
+)
 from sidtool.integrations import cluster
 from sidtool.integrations.cluster import ResumableWorkers
 

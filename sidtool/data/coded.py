@@ -167,10 +167,10 @@ class Texts(Sequence[str]):
 class ArrowCodes:
     """The distinct values of a column that is read in parts, by first appearance."""
 
-    def __init__(self, kind: Any = None) -> None:
+    def __init__(self) -> None:
         import pyarrow as pa
 
-        self.values = pa.array([], kind or pa.string())
+        self.values = pa.array([], pa.string())
         """(distinct,) by code"""
 
     def add(self, column: Any) -> NDArray[np.int32]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from sidtool.base.errors import UsageError
-from sidtool.base.options import option, options_of
+from sidtool.base.options import option
 from sidtool.base.records import JsonRecord
 from sidtool.data.times import check_time_format
 
@@ -117,15 +117,6 @@ class EventNames:
             raise UsageError("--time-format requires a column of times, not --order row")
         if self.time_format is not None:
             check_time_format(self.time_format)
-
-    @property
-    def flags(self) -> list[str]:
-        """The flags of what is not the default."""
-        return [
-            declared.flag or ""
-            for field, declared in options_of(EventNames)
-            if getattr(self, field.name) != field.default
-        ]
 
 
 def choose_column(

@@ -22,7 +22,7 @@ from sidtool.data.columns import (
     need_column,
 )
 from sidtool.data.tables.json_tables import parse_list
-from sidtool.data.tables.tables import column_names, read_columns
+from sidtool.data.tables.tables import column_names, read_columns, rows_by_id
 
 DEFAULT_TEMPLATE = "{title}"
 CLOSING = ")]}>»”’"
@@ -115,7 +115,10 @@ def read_items(
     table = read_columns(path, [id_name, *text_columns], ids=[id_name])
     hold: Callable[[Iterable[str]], Sequence[str]] = Texts.packed if packed else tuple
     ids = hold(value or "" for value in _cells(table[id_name]))
-    _check_ids(path, ids)
+    if not ids:
+        raise DataError(f"{path} holds no items")
+    if not (isinstance(ids, Texts) and Texts(ids.arrow).are_distinct and all(ids)):
+        rows_by_id(path, ids, "item")
     plain = {name: hold(map(plain_text, _cells(table[name]))) for name in {*text_columns}}
     titles = plain[title_name] if title_name else hold(repeat("", len(ids)))
     columns_of_text = {name: plain[source] for name, source in sources.items()}
@@ -268,23 +271,6 @@ def _cells(column: Column) -> Iterator[str | None]:
     """The values of a pyarrow ChunkedArray, a block of which are objects at a time."""
     blocks = range(0, len(column), BLOCK)
     return chain.from_iterable(column.slice(first, BLOCK).to_pylist() for first in blocks)
-
-
-def _check_ids(path: Path, ids: Sequence[str]) -> None:
-    if not ids:
-        raise DataError(f"{path} holds no items")
-    if isinstance(ids, Texts) and Texts(ids.arrow).are_distinct and all(ids):
-        return
-    first_row: dict[str, int] = {}
-    for row, item in enumerate(ids, 1):
-        if not item:
-            raise DataError(f"{path}, row {row}: the item id is empty")
-        if item in first_row:
-            raise DataError(
-                f"{path}: item id {item!r} is in rows {first_row[item]} and {row}",
-                hint="an item has one row; drop the other",
-            )
-        first_row[item] = row
 
 
 def _flatten(members: Sequence[Any]) -> list[str]:

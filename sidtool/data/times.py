@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal, InvalidOperation
@@ -109,26 +110,23 @@ def _iso_time(cell: str | None, time_format: str) -> str | None:
 
 def time_format_hint(cells: Sequence[str]) -> str | None:
     """The option that reads the times, if the first of them have one of the usual formats."""
-    formats = [name for name in TIME_FORMATS if _fits(cells, name)]
+    formats = usual_formats(cells)
     if not formats:
         return None
     either = " or ".join(map(repr, formats))
     return f"the times look like {either}: --time-format {formats[0]!r} of check and split reads it"
 
 
-def guess_time_format(cells: Sequence[str]) -> str | None:
-    """The usual format that the first cells have; None without one."""
-    return next((name for name in TIME_FORMATS if _fits(cells, name)), None)
-
-
-def _fits(cells: Sequence[str], time_format: str) -> bool:
-    """Whether the first cells but empty ones have a format."""
-    try:
-        for cell in filter(None, map(str.strip, cells[:GUESSED_CELLS])):
-            datetime.strptime(cell, time_format)
-    except ValueError:
-        return False
-    return True
+def usual_formats(cells: Sequence[str]) -> list[str]:
+    """Those of TIME_FORMATS that the first cells have, but empty ones."""
+    filled = list(filter(None, map(str.strip, cells[:GUESSED_CELLS])))
+    formats = []
+    for name in TIME_FORMATS:
+        with suppress(ValueError):
+            for cell in filled:
+                datetime.strptime(cell, name)
+            formats.append(name)
+    return formats
 
 
 def trimmed(column: Column) -> Column:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data import Condition, FieldTypes, Value, Values, need_field
+from sidtool.data import Condition, FieldTypes, Value, need_field
 from sidtool.data.split import Example, UserSequence
 from sidtool.data.split.pairs import ItemSequences, packed_sequences
 from sidtool.evaluation.bootstrap import everyone
@@ -108,7 +108,7 @@ def fulfilling(
 
 def _value(example: Example, name: str) -> Value | None:
     part, _, field = name.partition(".")
-    parts: Mapping[str, Values] = {
+    parts: Mapping[str, Mapping[str, Value | None]] = {
         "user": example.fields.user,
         "context": example.fields.context,
         "feedback": example.feedback,
@@ -118,7 +118,7 @@ def _value(example: Example, name: str) -> Value | None:
     return _need(parts[part], field, f"--by {name}")
 
 
-def _need(values: Values, field: str, option: str) -> Value | None:
+def _need(values: Mapping[str, Value | None], field: str, option: str) -> Value | None:
     if field not in values:
         names = ", ".join(values) or "none"
         raise UsageError(f"{option}: the split has no such field, only {names}", hint=SPLIT_HINT)

@@ -5,6 +5,7 @@ from .example_file import TokenizedExamples as TokenizedExamples
 from .example_file import encode_example as encode_example
 from .example_file import prompt_and_completion as prompt_and_completion
 from .example_file import read_training_examples as read_training_examples
+from .general_text import GeneralOptions as GeneralOptions
 from .lineage import ExampleCounts as ExampleCounts
 from .lineage import Lineage as Lineage
 from .lineage import TaskCounts as TaskCounts

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data import NO_FIELDS, TARGET, TARGET_VALUES, Fields, Texts, Value
+from sidtool.data import NO_FIELDS, Fields, Texts, Value
 from sidtool.data.split import Event, Split, UserSequence
 from sidtool.tokenizer.bundle import Bundle
 
@@ -91,10 +91,7 @@ class Histories:
             for sequence in split.train:
                 history = self.of_user(sequence)
                 for stop in range(2, len(history) + 1):
-                    # a target, unless the split says otherwise
-                    marks = history.fields.event.get(TARGET)
-                    is_target = marks is None or marks[stop - 1] == TARGET_VALUES[True]
-                    if is_target or not only_targets:
+                    if history.fields.is_target(stop - 1) or not only_targets:
                         yield history.cut(max(0, stop - size), stop)
             return
         for window in split.windows:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sidtool.data import Query, pieces
+from sidtool.data import Query
 from sidtool.data.split import Event
+from sidtool.examples.general_text import pieces
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
 from sidtool.model.prompt import PromptItems, Segment, catalog, item_text, template
 
@@ -120,8 +121,6 @@ def history_text_examples(context: ExampleContext, copies: Copies) -> Iterator[T
 
 def document_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:
     """The documents of a general corpus, in pieces if they are longer than `max_length`."""
-    encoder = context.encoder
-    assert encoder is not None
     frame = context.frames[0]
 
     def completion(text: str) -> tuple[Segment, ...]:
@@ -129,7 +128,7 @@ def document_examples(context: ExampleContext, copies: Copies) -> Iterator[Train
         return tuple(segment for segment in segments if segment.text)
 
     def fits(text: str) -> bool:
-        return encoder.length(completion(text)) <= context.max_length
+        return context.length(completion(text)) <= context.max_length
 
     for document in context.documents:
         for piece in pieces(document, fits):

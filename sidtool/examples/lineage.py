@@ -11,9 +11,9 @@ from sidtool.base.digests import digest_strings, file_digest
 from sidtool.base.documents import check_seal, parse_json
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.base.records import Count, JsonRecord
-from sidtool.data import GeneralRecord
 from sidtool.data.split import ListTargets, Split, SplitReference
 from sidtool.data.tables import as_url, require_regular
+from sidtool.examples.general_text import GeneralRecord
 from sidtool.model.prompt import (
     Format,
     HistoryPrompt,

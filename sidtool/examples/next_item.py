@@ -1,6 +1,6 @@
 """The tasks of training events: the next item of a history, and the feedback of its last one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from sidtool.examples.blocks import (
     line_part,
 )
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
-from sidtool.model.prompt import Segment, begin, catalog, template, value_text
+from sidtool.model.prompt import begin, catalog, template, value_text
 
 
 class ShownItems(NamedTuple):
@@ -62,12 +62,12 @@ class EventLines:
         self._close = self._texts.add([f'{text}"' for text in close])
         self._before_characters = np.array([len(frame.before) for frame in frames])
         literal = [(frame.before, frame.after, frame.close) for frame in frames]
-        n_tokens = [self._n_tokens([*map(template, texts), *ending]) for texts in literal]
+        n_tokens = [context.length([*map(template, texts), *ending]) for texts in literal]
         self._frame_tokens = np.array(n_tokens)
         task, rows = context.task, events.used_rows
         separator = context.frames[0].separator
         self._separator = separator if task.history_source == "title" else ""
-        self._separator_tokens = self._n_tokens([template(self._separator)])
+        self._separator_tokens = context.length([template(self._separator)])
         self._items = self._sids(rows)
         if task.history_source == "title":
             self._items = self._titles(rows, "title")
@@ -98,12 +98,9 @@ class EventLines:
             separated = self._texts.add([separator + text for text in in_json])
             next_numbers = by_row(separated, rows)
         tokens, characters = np.zeros_like(numbers), np.zeros_like(numbers)
-        tokens[rows] = [self._n_tokens([catalog(text)]) for text in texts]
+        tokens[rows] = [self._context.length([catalog(text)]) for text in texts]
         characters[rows] = [len(text) for text in texts]
         return ShownItems(numbers, next_numbers, tokens, characters)
-
-    def _n_tokens(self, segments: Sequence[Segment]) -> int:
-        return 0 if self._context.encoder is None else self._context.encoder.length(segments)
 
     def answers(self, events: EventBlock) -> tuple[Numbers, Numbers]:
         """The events of a block that are answers: (answers,) their indexes, and the number of each

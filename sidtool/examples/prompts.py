@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sidtool.base.errors import UsageError
-from sidtool.data import TARGET, FieldTypes, need_field
+from sidtool.data import FieldTypes, need_field
 from sidtool.data.split import Split
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.tasks import (
@@ -109,11 +109,9 @@ def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Tem
     if chosen is None and not task.needs_fields:
         return templates
     if task.feedback:
-        labels = dict(types.feedback)
-        if task.predicts_feedback and types.target:
-            labels[TARGET] = "str"
+        fields = types.labels if task.predicts_feedback else types.feedback
         hint = f"sidtool split EVENTS -o SPLIT --feedback {task.feedback}"
-        need_field(task.feedback, labels, "feedback", hint)
+        need_field(task.feedback, fields, "feedback", hint)
     values = {
         "{field}": task.feedback.replace("_", " "),
         "{event}": f"{{event.{task.feedback}}}",

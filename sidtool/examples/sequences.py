@@ -61,7 +61,7 @@ def sequence_examples(context: ExampleContext, copies: Copies) -> Iterator[Train
             segments = joined([*before, *shown])
             ends = [place for place, segment in enumerate(segments, 1) if segment.kind == "sid"]
             segments = segments[: ends[-1]]  # nothing is learned from what follows the last item
-            if context.encoder and context.encoder.length(segments) > context.max_length:
+            if context.length(segments) > context.max_length:
                 raise DataError(
                     f"a sequence of {len(window)} items with fields does not fit "
                     f"{context.max_length} tokens",
@@ -111,7 +111,7 @@ class _SequenceLines:
 
     def __init__(self, context: ExampleContext, events: TrainEvents) -> None:
         before = template(context.frames[0].before)
-        self._n_before = 0 if context.encoder is None else context.encoder.length([before])
+        self._n_before = context.length([before])
         [text] = escaped([before.text])
         self._texts = LineTexts()
         sid_texts, n_tokens = context.sid_texts(events.used_rows)

@@ -13,18 +13,12 @@ from typing import BinaryIO, NamedTuple
 from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.base.progress import Progress
 from sidtool.base.threads import in_threads
-from sidtool.data import (
-    GeneralOptions,
-    GeneralRecord,
-    GeneralText,
-    Items,
-    UnknownIds,
-    guess_spelling,
-)
+from sidtool.data import Items, UnknownIds, guess_spelling
 from sidtool.data.split import Event, Split
 from sidtool.examples.blocks import TrainEvents, write_validation
 from sidtool.examples.event_weights import EventWeights
 from sidtool.examples.example_file import example_json
+from sidtool.examples.general_text import GeneralOptions, GeneralRecord, GeneralText
 from sidtool.examples.lineage import ExampleCounts, Lineage, TaskCounts, task_counts
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.task import TrainingExample
@@ -36,7 +30,6 @@ from sidtool.tokenizer.bundle import Bundle
 class GeneralExamples(NamedTuple):
     """The examples of a general corpus."""
 
-    options: GeneralOptions
     record: GeneralRecord
     train: Sequence[TrainingExample]
     held_out: Sequence[TrainingExample]
@@ -46,7 +39,7 @@ class GeneralExamples(NamedTuple):
         """Read a corpus. Raises as `GeneralText.read` and `ExampleMaker.general_examples`."""
         text = GeneralText.read(options.path)
         parts = (maker.general_examples(part) for part in (text.train, text.held_out))
-        return cls(options, text.record(options.share), *parts)
+        return cls(text.record(options.share), *parts)
 
 
 @dataclass(frozen=True)
@@ -120,9 +113,10 @@ class SftJob:
             if self.general is not None:
                 # drawn at random, all equally often, until they have their share of the tokens
                 train = self.general.train
-                lengths = [self.maker.length(example.segments) or 0 for example in train]
+                lengths = [self.maker.length(example.segments) for example in train]
                 other_tokens = sum(of_task.tokens for of_task in counts.values())
-                budget = self.general.options.budget(other_tokens)
+                share = self.general.record.share
+                budget = round(other_tokens * share / (1 - share))
                 copies = copies_within(lengths, budget, task_rng(GENERAL_TASK, self.options.seed))
                 pairs = zip(train, copies, strict=True)
                 mixed = (example for example, n_copies in pairs for _ in range(n_copies))
@@ -170,7 +164,7 @@ class SftJob:
                     weight = None if self.weights is None else self.weights.of_example(example)
                     value = example_json(self.bundle.space, example, weight)
                     stream.write(f"{json.dumps(value, ensure_ascii=False)}\n".encode())
-                lengths.append(self.maker.length(example.segments) or 0)
+                lengths.append(self.maker.length(example.segments))
                 yield from example.events
 
         leaked = self.split.held_out.count(events())

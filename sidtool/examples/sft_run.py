@@ -16,9 +16,10 @@ from sidtool.base.output import locked, partial_path, publish, refuse_existing, 
 from sidtool.base.output_name import JSON_LINES, check_suffix
 from sidtool.base.progress import Progress
 from sidtool.base.threads import arrow_threads, in_threads, meanwhile, thread_count
-from sidtool.data import GeneralOptions, Items, Query
+from sidtool.data import Items, Query
 from sidtool.data.split import Split, is_split_folder, open_split, stored_manifest
 from sidtool.examples.event_weights import EventWeights, WeightOptions
+from sidtool.examples.general_text import GeneralOptions
 from sidtool.examples.lineage import Lineage, side_files
 from sidtool.examples.sft_job import GeneralExamples, SftJob
 from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions, read_catalog

@@ -238,6 +238,10 @@ class ExampleContext:
         """The largest number of items in a prompt."""
         return self.histories.history_length
 
+    def length(self, segments: Sequence[Segment]) -> int:
+        """Number of tokens in segments, 0 where nothing is measured."""
+        return 0 if self.encoder is None else self.encoder.length(segments)
+
     def frame(self, copy: int, number: int = 0) -> PromptFrame:
         """The frame of a copy of an example, given the number of the example."""
         turn = copy if self.same_frame else copy + number
@@ -298,9 +302,7 @@ class ExampleContext:
         """The prompt with the newest items of `content` that fit beside the completion, and their
         number. Raises DataError if none fits."""
         ending = [begin(self.bundle.space)] if self.task.writes_sids else []
-        max_tokens = self.max_length
-        if self.encoder is not None:
-            max_tokens -= self.encoder.length(completion)
+        max_tokens = self.max_length - self.length(completion)
         segments, n_items = assemble_prompt(
             frame, content, ending, fields=fields, encoder=self.encoder, max_tokens=max_tokens
         )

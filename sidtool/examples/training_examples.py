@@ -78,9 +78,9 @@ class ExampleMaker:
         self._counted: tuple[Split, NDArray[np.int64]] | None = None
         self._check_inputs(items)
 
-    def length(self, segments: Sequence[Segment]) -> int | None:
-        """Number of tokens in segments, or None without a tokenizer."""
-        return None if self._encoder is None else self._encoder.length(segments)
+    def length(self, segments: Sequence[Segment]) -> int:
+        """Number of tokens in segments, 0 without a tokenizer."""
+        return 0 if self._encoder is None else self._encoder.length(segments)
 
     def events(self, split: Split) -> TrainEvents:
         """The training events of a split as columns. Raises DataError if the bundle has none of
@@ -129,11 +129,11 @@ class ExampleMaker:
             return
         # all equally often within the budget: a first pass measures one copy of each example, a
         # second one makes the copies
-        lengths = array("l", [self.length(example.segments) or 0 for example in make(lambda: 1)])
+        lengths = array("l", [self.length(example.segments) for example in make(lambda: 1)])
         copies = iter(copies_within(lengths, budgets[task], rng))
         spent = 0
         for example in make(lambda: next(copies, 0)):
-            length = self.length(example.segments) or 0
+            length = self.length(example.segments)
             # a copy has another template than was measured, which may be longer
             if spent + length <= budgets[task]:
                 spent += length
@@ -147,8 +147,8 @@ class ExampleMaker:
         options = self._options
         make = BLOCKS.get(named_task(task).make)
         context = self._context(task, split, first_number=first_number)
-        has_windows = split.windows is not None and not context.task.of_whole_histories
         shows_fields = context.task.feedback or any(frame.has_slots for frame in context.frames)
+        has_windows = split.windows is not None and not context.task.of_whole_histories
         if make is None or options.max_tokens or has_windows or shows_fields:
             return None
         copies = WeightedCopies(options.tasks[task], task_rng(task, options.seed))
@@ -188,7 +188,7 @@ class ExampleMaker:
         if self._counted is None or self._counted[0] is not split:
             histories = self._histories_of(split)
             numbers = range(len(split.train if split.windows is None else split.windows))
-            parts = [split.of_users(slice(number, number + 1)) for number in numbers]
+            parts = (self.part(task, split, range(number, number + 1)) for number in numbers)
             per_part = [sum(1 for _ in histories.with_target(part)) for part in parts]
             self._counted = split, np.cumsum([0, *per_part])
         return int(self._counted[1][users])
@@ -247,7 +247,7 @@ class ExampleMaker:
                 continue
             n_items = self._options.history_length + 1
             n_tokens = n_items * (levels + 2 * self._bundle.space.has_begin_end_tokens)
-            n_tokens += self.length([template(self.prompts.frames[name][0].before)]) or 0
+            n_tokens += self.length([template(self.prompts.frames[name][0].before)])
             if n_tokens > self._options.max_length:
                 raise UsageError(
                     f"{n_items} items take {n_tokens} tokens, an example has at most "

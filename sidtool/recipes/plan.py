@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sidtool.base.errors import UsageError
 from sidtool.recipes.profile import Choices
-from sidtool.recipes.recipe import Commands, Inputs, Recipe, flag, given_flags, step
+from sidtool.recipes.recipe import Commands, Inputs, Recipe, flag, given_words, step
 from sidtool.recipes.steps import Step
 
 
@@ -168,8 +168,8 @@ def check_step(inputs: Inputs, folder: Path, *, fixes: bool) -> Step:
     """The step that checks the files; with `fixes` it writes cleaned copies to FOLDER/data."""
     command = (
         *("check", inputs.items, inputs.events),
-        *given_flags(inputs.columns),
-        *given_flags(inputs.names),
+        *given_words(inputs.columns),
+        *given_words(inputs.names),
         *_switch("--allow-unknown", inputs.allow_unknown),
     )
     if fixes:

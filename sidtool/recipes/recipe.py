@@ -5,12 +5,13 @@ outputs and further options."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from sidtool.base.documents import parse_yaml, read_document
 from sidtool.base.errors import UsageError
-from sidtool.base.options import options_of
+from sidtool.base.options import given_flags
 from sidtool.data import CatalogNames, EventNames
 from sidtool.recipes.steps import Step
 
@@ -100,12 +101,12 @@ class Commands:
 
     def split(self, out: Path, *options: object) -> Step:
         """The split of the events."""
-        names = given_flags(self.inputs.names)
+        names = given_words(self.inputs.names)
         return step("split", out, "split", self.inputs.events, *names, *options)
 
     def codebook(self, out: Path, *options: object) -> Step:
         """The bundle of the catalog."""
-        command = ("build-codebook", self.inputs.items, *given_flags(self.inputs.columns))
+        command = ("build-codebook", self.inputs.items, *given_words(self.inputs.columns))
         template = flag("--text-template", self.text_template)
         return step(
             "codebook", out, *command, *self.recipe.options("codebook"), *template, *options
@@ -174,12 +175,6 @@ def flag(name: str, value: object) -> tuple[object, ...]:
     return () if value is None else (name, value)
 
 
-def given_flags(options: Any) -> tuple[str, ...]:
+def given_words(options: Any) -> tuple[str, ...]:
     """The flags of the options of a dataclass that are not their defaults, and their values."""
-    words: list[str] = []
-    for entry, declared in options_of(type(options)):
-        value = getattr(options, entry.name)
-        if value != entry.default:
-            name = declared.flag or f"--{entry.name.replace('_', '-')}"
-            words += [name, str(value)]
-    return tuple(words)
+    return tuple(chain.from_iterable(given_flags(options).items()))

@@ -1,6 +1,5 @@
 """Ids and texts are read as they stand in every container, or refused in one line."""
 
-import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -201,25 +200,3 @@ def test_users_and_items_are_read_as_written(tmp_path: Path, ids: list[str]) -> 
     table = {"user_id": ["u"] * len(ids), "item_id": ids, "timestamp": times}
     for name in ("x.csv", "x.tsv", "x.jsonl", "x.parquet", "x.inter"):
         assert read_interactions(write_table(tmp_path / name, table)).items.tolist() == ids
-
-
-def test_history_members_are_ids(tmp_path: Path) -> None:
-    from sidtool.data.split.windows import read_windows
-
-    path = tmp_path / "x.jsonl"
-    for history, members in (([1, "b"], ("1", "b")), ("['a', 'b']", ("a", "b"))):
-        path.write_text(json.dumps({"user_id": 1, "history_item_id": history, "item_id": "c"}))
-        assert read_windows(path)[0].history == members
-    for cell in (
-        "[1.0]",
-        "[true]",
-        "['a' 'b']",
-        "[1 2]",
-        "[1_0]",
-        "['\\ud800']",
-        "[[1]]",
-        "[1,,2]",
-    ):
-        path.write_text(json.dumps({"user_id": 1, "history_item_id": cell, "item_id": "c"}))
-        with pytest.raises(DataError, match="row 1: the history"):
-            read_windows(path)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.columns import EventColumns, EventNames
+from sidtool.data.event_sort import EVENT_BYTES, Spill
 from sidtool.data.interactions import read_interactions
 from sidtool.data.times import parse_time, read_order
 from tests.data.tables.files import CONTAINERS, write_table
@@ -229,3 +230,11 @@ def test_dates_of_a_recorded_format_are_read(tmp_path: Path) -> None:
     other = write_table(tmp_path / "y.csv", {**table, "ts": ["1", "2", "3"]})
     by_number = read_interactions(other, EventNames(order="ts"), recorded=read.columns)
     assert by_number.columns.time_format is None
+
+
+def test_a_budget_below_the_events_of_one_user_is_refused(tmp_path: Path) -> None:
+    table = {"user": ["u"] * 30 + ["v"], "item": ["a"] * 31, "timestamp": ["1"] * 31}
+    path = write_table(tmp_path / "x.parquet", table)
+    with pytest.raises(UsageError, match="31 events do not fit") as refusal:
+        read_interactions(path, spill=Spill(tmp_path, 29 * EVENT_BYTES))
+    assert f"--memory of at least {30 * EVENT_BYTES} bytes" in str(refusal.value.shell_hint)

@@ -78,7 +78,7 @@ def lines_one_by_one(maker: ExampleMaker, bundle: Bundle, task: str, split: Spli
     examples = list(maker.task_examples(task, split))
     values = [example_json(bundle.space, example) for example in examples]
     lines = "".join(f"{json.dumps(value, ensure_ascii=False)}\n" for value in values).encode()
-    lengths = [maker.length(example.segments) or 0 for example in examples]
+    lengths = [maker.length(example.segments) for example in examples]
     leaked = split.held_out.count(event for example in examples for event in example.events)
     return lines, lengths, leaked
 

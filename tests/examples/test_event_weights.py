@@ -1,6 +1,7 @@
 """Weights of training examples against the values of the events that they show."""
 
 import math
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sidtool.examples.lineage import read_lineage
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.sft_run import make_sft
 from sidtool.tokenizer.bundle.bundle import Bundle
+from tests.examples.cases import shown_items
 
 pytestmark = pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
 
@@ -49,14 +51,9 @@ def ratings(events: Path) -> dict[tuple[str, str], float]:
     return {(user, item): float(rating) for user, item, _, rating in rows}
 
 
-def shown_items(example: dict[str, Any], bundle: Bundle) -> list[str]:
+def items_of(example: dict[str, Any], bundle: Bundle) -> list[str]:
     """The items whose SIDs an example shows, in order."""
-    space = bundle.space
-    sides = prompt_and_completion(example, space)
-    tokens = [token for side in sides for segment in side for token in segment.sid_tokens]
-    codes = np.array([token for token in tokens if token < space.n_codes])
-    rows, _ = bundle.items.rows_at(codes.reshape(-1, space.levels) - space.offsets)
-    return [bundle.items.ids[row] for row in rows]
+    return shown_items(bundle, chain(*prompt_and_completion(example, bundle.space)))
 
 
 @pytest.mark.parametrize("protocol", ["leave-one-out", "temporal"])
@@ -82,7 +79,7 @@ def test_every_target_has_the_weight_of_its_event(
         if example["task"] == "title-to-sid":
             assert weight is None
             continue
-        items = shown_items(example, bundle)
+        items = items_of(example, bundle)
         if example["task"] == "sequence":
             candidates = [[weight_of.get((user, item)) for item in items] for user in users]
         elif example["task"] == "next-item":
@@ -190,7 +187,7 @@ def test_an_event_that_is_no_target_has_weight_0(
     make_sft(bundle, catalog, split, out, SftOptions(tasks), weights=weights)
     n_zero = 0
     for example in read_training_examples(out):
-        items = shown_items(example, bundle)
+        items = items_of(example, bundle)
         values = [rating_of[example["user"], item] for item in items]
         if example["task"] == "next-item":
             assert values[-1] >= 3  # the others are no examples

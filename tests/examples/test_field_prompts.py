@@ -97,13 +97,19 @@ def random_split(seed: int, folder: Path) -> Split:
 
 @pytest.mark.parametrize("format_", ["plain", "chat"])
 @pytest.mark.parametrize("task", ["next-item", "title-history-to-sid"])
-@pytest.mark.parametrize("max_length", [300, 4000])
+@pytest.mark.parametrize(("max_length", "shows_fields"), [(300, 1), (4000, 1), (90, 0), (4000, 0)])
 def test_a_served_prompt_equals_the_training_prompt(
-    tmp_path: Path, bundle: Bundle, catalog: Items, task: str, format_: Any, max_length: int
+    tmp_path: Path,
+    bundle: Bundle,
+    catalog: Items,
+    task: str,
+    format_: Any,
+    max_length: int,
+    shows_fields: int,
 ) -> None:
     tokenizer, tokens = extended_tokenizer(bundle.space)
     encoder = PromptEncoder(tokenizer, tokens)
-    templates = {task: TEMPLATES[task]}
+    templates = {task: TEMPLATES[task]} if shows_fields else {}
     options = SftOptions({task: 1.0}, format_, max_length, 3, templates=templates)
     for seed in range(3):
         split = random_split(seed, tmp_path)
@@ -125,18 +131,19 @@ def test_a_served_prompt_equals_the_training_prompt(
 @pytest.mark.parametrize(
     "templates",
     [
+        None,
         TEMPLATES["sequence"],
         Templates(("{user.age}:{history}",), "\n"),
         Templates(("{history}",), " | "),
     ],
-    ids=["slots", "separator and a slot", "separator"],
+    ids=["its own", "slots", "separator and a slot", "separator"],
 )
 def test_a_sequence_contains_every_served_prompt(
-    tmp_path: Path, bundle: Bundle, catalog: Items, templates: Templates, history_length: int
+    tmp_path: Path, bundle: Bundle, catalog: Items, templates: Templates | None, history_length: int
 ) -> None:
     split = random_split(history_length, tmp_path)
     tokenizer, tokens = extended_tokenizer(bundle.space)
-    mine = {"sequence": templates}
+    mine = {} if templates is None else {"sequence": templates}
     options = SftOptions({"sequence": 1.0}, "plain", 9000, history_length, templates=mine)
     maker = ExampleMaker(bundle, catalog, options, tokenizer, (), split.fields)
     encoder = PromptEncoder(tokenizer, tokens)

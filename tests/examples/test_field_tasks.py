@@ -20,7 +20,6 @@ from sidtool.evaluation.tasks.questions import make_questions
 from sidtool.evaluation.tasks.task_evaluation import evaluate_task
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.task import TrainingExample
-from sidtool.examples.tasks import history_prompt_task
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.contract.stage_record import SftRecord, StageRecord
 from sidtool.model.load import LoadedModel
@@ -147,16 +146,6 @@ def test_a_model_that_is_told_a_feedback_is_told_that_of_the_target(
     for query, example in zip(example_queries(session, indexed), rated.test, strict=True):
         text = session.tokenizer.decode(query.prompt)
         assert f"with the rating {example.feedback['rating']}?" in text
-
-
-def test_which_task_recommends() -> None:
-    assert history_prompt_task({"predict-rating": 1, "next-item-by-rating": 1}) == (
-        "next-item-by-rating"
-    )
-    mix = {"title-history-to-sid": 1.0, "context-to-sid": 1.0}
-    assert history_prompt_task(mix) == "context-to-sid"
-    assert history_prompt_task({**mix, "sequence": 0.1}) == "sequence"
-    assert history_prompt_task({"predict-rating": 1}) is None
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from sidtool.examples.example_file import encode_example, example_json, read_tra
 from sidtool.examples.lineage import read_lineage
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.sft_run import make_sft
-from sidtool.examples.task import TrainingExample
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.prompt.assemble import history_prompt_ids
 from sidtool.model.prompt.frames import Format, Templates
@@ -26,6 +25,7 @@ from sidtool.model.prompt.segments import PromptEncoder
 from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
+from tests.examples.cases import shown_items
 from tests.models import tiny_tokenizer
 
 START = 880_000_000
@@ -76,15 +76,6 @@ def lists_by_hand(split: Split, bundle: Bundle, length: int) -> list[tuple[str, 
     return found
 
 
-def answer_items(example: TrainingExample, bundle: Bundle) -> list[str]:
-    """The items whose SIDs are the completion."""
-    space = bundle.space
-    tokens = [token for segment in example.completion for token in segment.sid_tokens]
-    codes = np.array([token for token in tokens if token < space.n_codes])
-    rows, _ = bundle.items.rows_at(codes.reshape(-1, space.levels) - space.offsets)
-    return [bundle.items.ids[row] for row in rows]
-
-
 @pytest.mark.parametrize("begin_end_tokens", [True, False])
 @pytest.mark.parametrize("format_", ["plain", "chat"])
 @pytest.mark.parametrize("max_length", [72, 512])
@@ -103,10 +94,10 @@ def test_lists_are_trained_as_they_are_served(
     assert maker.prompts.history.task == "list"
     examples = list(maker.examples(sessions))
     by_hand = lists_by_hand(sessions, bundle, 3)
-    assert [(e.events[0][0], answer_items(e, bundle)) for e in examples] == by_hand
+    assert [(e.events[0][0], shown_items(bundle, e.completion)) for e in examples] == by_hand
     items_of = {sequence.user: sequence.items for sequence in sessions.train}
     for example in examples:
-        shown = answer_items(example, bundle)
+        shown = shown_items(bundle, example.completion)
         assert [item for _, item, _ in example.events[-len(shown) :]] == shown
         user, _, first = example.events[-len(shown)]
         before = [item for item in items_of[user][:first] if item in bundle.items.ids]
@@ -145,12 +136,14 @@ def test_an_event_of_weight_0_is_in_no_list_and_a_feedback_orders(
     for example, stored in zip(made, read_training_examples(out), strict=True):
         values = [ratings[user, item] for user, item, _ in example.events]
         assert stored["weight"] == values
-        answer = values[-len(answer_items(example, bundle)) :]
+        answer = values[-len(shown_items(bundle, example.completion)) :]
         assert answer == sorted(answer, reverse=True)
     without_low = list(maker.examples(sessions, counts=lambda event: ratings[event[:2]] > 2))
-    shown = [event for e in without_low for event in e.events[-len(answer_items(e, bundle)) :]]
+    shown = [
+        event for e in without_low for event in e.events[-len(shown_items(bundle, e.completion)) :]
+    ]
     assert min(ratings[event[:2]] for event in shown) == 3
-    assert len(shown) < sum(len(answer_items(example, bundle)) for example in made)
+    assert len(shown) < sum(len(shown_items(bundle, example.completion)) for example in made)
 
 
 def test_templates_of_a_user_name_the_length_and_show_fields(

@@ -30,13 +30,20 @@ def test_every_template_file_belongs_to_a_task() -> None:
     assert names == {named_task(task).templates for task in (*ALL_TASKS, *RATING_TASKS)}
 
 
-def test_the_history_prompt_follows_the_weights() -> None:
-    assert history_prompt_task({"sequence": 1, "next-item": 2, "title-to-sid": 9}) == "next-item"
-    assert (
-        history_prompt_task({"title-history-to-sid": 1, "sid-to-title": 1})
-        == "title-history-to-sid"
-    )
-    assert history_prompt_task({"sid-to-title": 1}) is None
+@pytest.mark.parametrize(
+    ("mix", "task"),
+    [
+        ({"sequence": 1, "next-item": 2, "title-to-sid": 9}, "next-item"),
+        ({"title-history-to-sid": 1, "sid-to-title": 1}, "title-history-to-sid"),
+        ({"sid-to-title": 1}, None),
+        ({"predict-rating": 1}, None),
+        ({"predict-rating": 1, "next-item-by-rating": 1}, "next-item-by-rating"),
+        ({"title-history-to-sid": 1, "context-to-sid": 1}, "context-to-sid"),
+        ({"title-history-to-sid": 1, "context-to-sid": 1, "sequence": 0.1}, "sequence"),
+    ],
+)
+def test_the_history_prompt_follows_the_mix(mix: dict[str, float], task: str | None) -> None:
+    assert history_prompt_task(mix) == task
 
 
 def test_chat_frames_need_a_template_that_renders_both_messages() -> None:

@@ -29,36 +29,6 @@ from tests.examples.cases import ALL_TASKS, QUERIES
 from tests.models import tiny_tokenizer
 
 
-@pytest.mark.parametrize("format_", ["plain", "chat"])
-@pytest.mark.parametrize("max_length", [110, 256])
-def test_every_example_fits_and_ends_with_its_whole_completion(
-    bundle: Bundle, catalog: Items, split: Split, format_: str, max_length: int
-) -> None:
-    tokenizer = tiny_tokenizer(chat=True)
-    tokenizer.add_tokens(list(bundle.space.tokens))
-    tasks = dict.fromkeys(ALL_TASKS, 3.0)
-    if max_length == 110:  # too short for descriptions
-        shorter = (task for task in tasks if "description" not in task and task != "item-text")
-        tasks = dict.fromkeys(shorter, 3.0)
-    options = SftOptions(tasks, format=format_, history_length=12, max_length=max_length)
-    maker = ExampleMaker(bundle, catalog, options, tokenizer, QUERIES)
-    found_tasks = set()
-    for example in maker.examples(split):
-        assert maker.length(example.segments) <= max_length
-        found_tasks.add(example.task)
-        filled = (each for each in example.completion if each.text or each.sid_tokens)
-        kinds = {segment.kind for segment in filled}
-        assert ("catalog" in kinds) == (not named_task(example.task).writes_sids)
-        if example.task != "sequence":
-            last = example.completion[-1].text
-            running = named_task(example.task).is_running_text  # always in the plain format
-            assert last == ("<eos>" if format_ == "plain" or running else "<|im_end|>")
-            assert bool(example.prompt) != running
-        for left, right in zip(example.segments, example.segments[1:], strict=False):
-            assert not (right.kind == "sid" and right.sid_tokens and left.text.endswith(" "))
-    assert found_tasks == set(tasks)
-
-
 def test_an_example_that_cannot_fit_is_an_error(
     bundle: Bundle, catalog: Items, split: Split
 ) -> None:
@@ -157,17 +127,6 @@ def test_running_text_contains_every_event_once(
         for _, item, _ in example.events:
             assert bundle.sid(item, begin_end_tokens=True) in text
             assert catalog.titles[int(item[1:])] in text
-
-
-def test_item_text_contains_the_columns_as_catalog_text(
-    bundle: Bundle, catalog: Items, split: Split
-) -> None:
-    _, examples = make_examples(bundle, catalog, split, SftOptions({"item-text": 1.0}))
-    for example, item in zip(examples, bundle.items.ids, strict=True):
-        text = "".join(segment.text for segment in example.completion if segment.kind == "catalog")
-        assert catalog.titles[int(item[1:])] in text
-        assert f"\ndescription: {catalog.fields['description'][int(item[1:])]}" in text
-        assert f"\nbrand: {catalog.fields['brand'][int(item[1:])]}" in text
 
 
 def test_item_text_shows_numbers_of_the_catalog(

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self, get_args
@@ -23,7 +23,7 @@ from sidtool.data.fields.fields import (
     Value,
 )
 from sidtool.data.interactions import Interactions
-from sidtool.data.tables.tables import column_names, read_columns
+from sidtool.data.tables.tables import column_names, read_columns, rows_by_id
 from sidtool.data.times import NUMBER, units_per_second
 
 CellKind = FieldType | Literal["long"]
@@ -239,7 +239,7 @@ def _read_users(
         if name.name == id_column:
             raise UsageError(f"column {id_column!r} of {path} has the ids of users, it is no field")
     table = read_columns(path, [id_column, *(name.name for name in names)], ids=[id_column])
-    row_of = _rows_by_id(path, [cell or "" for cell in table[id_column].to_pylist()])
+    row_of = rows_by_id(path, (cell or "" for cell in table[id_column].to_pylist()), "user")
     types: dict[str, FieldType] = {}
     columns: dict[str, Coded[Value | None]] = {}
     for name in names:
@@ -264,18 +264,6 @@ def _read_users(
         codes = np.where(rows < 0, len(values.names), values.codes[rows])
         columns[field_name] = Coded(names_or_none, codes)
     return types, columns
-
-
-def _rows_by_id(path: Path, ids: Sequence[str]) -> dict[str, int]:
-    """The row of each user. Raises DataError for an empty id or one in two rows."""
-    row_of: dict[str, int] = {}
-    for row, user in enumerate(ids):
-        if not user:
-            raise DataError(f"{path}, row {row + 1}: the user id is empty")
-        if user in row_of:
-            raise DataError(f"{path}: user {user!r} is in rows {row_of[user] + 1} and {row + 1}")
-        row_of[user] = row
-    return row_of
 
 
 def event_seconds(

@@ -46,8 +46,13 @@ class FieldTypes(JsonRecord):
     @property
     def event(self) -> Mapping[str, FieldType]:
         """The fields of past events: feedback, context, and the mark of a target."""
+        return {**self.feedback, **self.context, **self.labels}
+
+    @property
+    def labels(self) -> Mapping[str, FieldType]:
+        """What can be predicted of an event: feedback, and the mark of a target."""
         marked: Mapping[str, FieldType] = {TARGET: "str"} if self.target else {}
-        return {**self.feedback, **self.context, **marked}
+        return {**self.feedback, **marked}
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,11 @@ class Fields:
     """The time of what comes next."""
     feedback: Values = field(default_factory=dict)
     """The feedback that what comes next is to have, for a task that is told it."""
+
+    def is_target(self, index: int) -> bool:
+        """Whether an event may be a target: all may, unless the split marks them."""
+        marks = self.event.get(TARGET)
+        return marks is None or marks[index] == TARGET_VALUES[True]
 
     def before(self, index: int, context: Sequence[str]) -> "Fields":
         """The fields known before the event at `index`, whose context has these names."""

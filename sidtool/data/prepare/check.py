@@ -22,37 +22,14 @@ from sidtool.data.prepare.tables import CatalogTable, EventTable, guess_flags, r
 from sidtool.data.times import Moments, parse_moments, time_format_hint
 from sidtool.data.unknown_ids import UnknownIds, guess_spelling
 
-Kind = Literal[
-    "no_items",
-    "empty_item_id",
-    "duplicate_item_id",
-    "item_id_spelling",
-    "no_titles",
-    "empty_title",
-    "empty_user",
-    "empty_event_item",
-    "unknown_item",
-    "empty_time",
-    "unreadable_time",
-    "mixed_time",
-    "mixed_time_unit",
-    "unordered",
-    "tied_time",
-    "duplicate_event",
-    "single_event_user",
+STOPS = {
+    *("no_items", "empty_item_id", "duplicate_item_id", "no_titles", "empty_user"),
+    *("empty_event_item", "empty_time", "unreadable_time", "mixed_time", "mixed_time_unit"),
     "nothing_to_evaluate",
-    "item_without_events",
-]
-STOPS: frozenset[Kind] = frozenset(
-    {
-        *("no_items", "empty_item_id", "duplicate_item_id", "no_titles", "empty_user"),
-        *("empty_event_item", "empty_time", "unreadable_time", "mixed_time", "mixed_time_unit"),
-        "nothing_to_evaluate",
-    }
-)
+}
 """Problems that `split` or `build-codebook` refuse. `make-sft` refuses unknown items, too, if they
 are too many (`UnknownIds`)."""
-MEANINGS: dict[Kind, str] = {
+MEANINGS = {
     "no_items": "no row below the header",
     "empty_item_id": "items without an id",
     "duplicate_item_id": "rows that repeat the id of an earlier row",
@@ -84,7 +61,8 @@ MIN_EVENTS = 3
 class Problem(JsonRecord):
     """One kind of problem, how many rows have it, and examples with their rows (from 1)."""
 
-    kind: Kind
+    kind: str
+    """One of MEANINGS"""
     table: Literal["items", "events"]
     count: int
     examples: tuple[str, ...]
@@ -214,7 +192,7 @@ def report(
 def _item_problems(catalog: CatalogTable) -> Iterator[Problem]:
     ids = catalog.ids
     if not ids:
-        yield Problem("no_items", "items", 1, (", ".join(catalog.names),), True)
+        yield Problem("no_items", "items", 1, (", ".join(catalog.cells),), True)
     yield _of_rows("empty_item_id", "items", [row for row, item in enumerate(ids) if not item], ids)
     yield _of_rows("duplicate_item_id", "items", repeated_rows(ids), ids)
     groups = spellings(ids)
@@ -222,7 +200,7 @@ def _item_problems(catalog: CatalogTable) -> Iterator[Problem]:
     n_respelled = sum(len(group) - 1 for group in groups)
     yield Problem("item_id_spelling", "items", n_respelled, respelled, False)
     if catalog.columns.title is None:
-        yield Problem("no_titles", "items", 1, (", ".join(catalog.names),), True)
+        yield Problem("no_titles", "items", 1, (", ".join(catalog.cells),), True)
     else:
         untitled = [row for row, title in enumerate(catalog.titles) if not title.strip()]
         yield _of_rows("empty_title", "items", untitled, ids)
@@ -250,10 +228,10 @@ def _event_problems(events: EventTable, catalog: CatalogTable) -> Iterator[Probl
 
 def unusable_events(
     users: Sequence[str], items: Sequence[str], moments: Moments | None, catalog_ids: set[str]
-) -> dict[Kind, NDArray[np.bool_]]:
+) -> dict[str, NDArray[np.bool_]]:
     """Why events are left out -> (n,) those that are; `moments` are None if the rows are in
     order."""
-    flags: dict[Kind, NDArray[np.bool_]] = {
+    flags: dict[str, NDArray[np.bool_]] = {
         "empty_user": np.array([not user for user in users], dtype=np.bool_),
         "empty_event_item": np.array([not item for item in items], dtype=np.bool_),
         "unknown_item": np.array(
@@ -268,7 +246,7 @@ def unusable_events(
 
 
 def _of_rows(
-    kind: Kind,
+    kind: str,
     table: Literal["items", "events"],
     rows: Sequence[int] | NDArray[Any],
     cells: Sequence[str] | None = None,

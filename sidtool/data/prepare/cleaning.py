@@ -91,10 +91,7 @@ def _check_loss(events: EventTable, dropped: Mapping[str, int]) -> None:
     n_lost = sum(lost.values())
     if n_lost <= MAX_LOST_SHARE * len(events.users):
         return
-    reasons = ", ".join(
-        f"{count} {MEANINGS[reason]}"  # type: ignore[index]
-        for reason, count in lost.items()
-    )
+    reasons = ", ".join(f"{count} {MEANINGS[reason]}" for reason, count in lost.items())
     guess = None
     if "unreadable_time" in lost:
         guess = time_format_hint(events.times or ())

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.base.options import check_options, group, option, options_from
+from sidtool.base.options import check_options, given_flags, group, option, options_from
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.records import JsonRecord
@@ -34,6 +34,7 @@ from sidtool.data.prepare.tables import read_events, read_items
 Source = Literal[
     "amazon-2014", "amazon-2018", "amazon-2023", "movielens", "recbole", "kuairand", "table"
 ]
+CATALOG_FLAGS = ("--all-items", "--id-column", "--title-column")
 RECORD = "prepare.json"
 ROWS = 1 << 16
 """Rows of a table that are written at once."""
@@ -74,26 +75,10 @@ class PrepareOptions(CatalogNames):
 
     def __post_init__(self) -> None:
         check_options(self)
-        named = list(self.columns.flags)
-        for flag, column in (
-            ("--rating-column", self.rating_column),
-            ("--id-column", self.id_column),
-            ("--title-column", self.title_column),
-        ):
-            named += [flag] if column is not None else []
-        if named and self.source != "table":
-            raise UsageError(f"{named[0]} applies to --from table, not to {self.source}")
-
-    def check_catalog(self, item_file: Path | None) -> None:
-        """Raise UsageError for an option of a catalog if there is none."""
-        catalog_flags = {
-            "--all-items": self.all_items,
-            "--id-column": self.id_column is not None,
-            "--title-column": self.title_column is not None,
-        }
-        flag = next((flag for flag, is_given in catalog_flags.items() if is_given), None)
-        if item_file is None and flag is not None:
-            raise UsageError(f"{flag} requires a catalog", hint="give it by --items ITEMS")
+        named = [flag for flag in given_flags(self) if flag.endswith("-column")]
+        flag = next(iter([*given_flags(self.columns), *named]), None)
+        if flag is not None and self.source != "table":
+            raise UsageError(f"{flag} applies to --from table, not to {self.source}")
 
     @property
     def format(self) -> Format:
@@ -133,11 +118,6 @@ def _amazon(year: amazon.Year) -> Format:
     )
 
 
-def _recbole_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The .inter and .item files in a folder."""
-    return sorted(folder.glob("*.inter")), sorted(folder.glob("*.item"))
-
-
 def _kuairand_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """The logs and the basic features in a folder, or in its folder `data`."""
     inner = folder / "data"
@@ -153,7 +133,11 @@ FORMATS: dict[str, Format] = {
     "amazon-2018": _amazon("2018"),
     "amazon-2023": _amazon("2023"),
     "movielens": Format(movielens.find_files, movielens.read_ratings, movielens.read_films),
-    "recbole": Format(_recbole_files, read_events, read_items),
+    "recbole": Format(
+        lambda folder: (sorted(folder.glob("*.inter")), sorted(folder.glob("*.item"))),
+        read_events,
+        read_items,
+    ),
     "kuairand": Format(
         _kuairand_files,
         partial(table_batches, columns=KUAIRAND),
@@ -192,7 +176,9 @@ def prepare(
     options = options_from(PrepareOptions, options, given)
     refuse_existing(out, force, FOLDER)
     event_files, item_file = _files(source, options)
-    options.check_catalog(item_file)
+    flag = next((flag for flag in given_flags(options) if flag in CATALOG_FLAGS), None)
+    if item_file is None and flag is not None:
+        raise UsageError(f"{flag} requires a catalog", hint="give it by --items ITEMS")
     raw_format = options.format
     filters = options.filters
     if filters.min_rating is None and raw_format.min_rating is not None:
@@ -210,7 +196,7 @@ def prepare(
     if not len(events):
         counts = ", ".join(f"{step.events} after {step.name!r}" for step in steps)
         raise DataError(f"no event of {source} stays: {counts}")
-    chosen = {events.items[code] for code in np.unique(events.item_codes).tolist()}
+    chosen = {events.items[code] for code in np.unique(events.columns["item"]).tolist()}
     if catalog is not None and options.all_items:
         chosen = catalog
     if catalog is not None:
@@ -290,21 +276,15 @@ def _write_events(path: Path, events: RawEvents) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    events = events.select(np.lexsort((events.times, events.user_codes)))
-    times = events.times
+    in_order = np.lexsort((events.columns["order"], events.columns["user"]))
+    columns: dict[str, Any] = dict(events.select(in_order).columns)
+    for content, ids in (("user", events.users), ("item", events.items)):
+        texts = pa.array(ids, pa.string())
+        coded = pa.DictionaryArray.from_arrays(pa.array(columns.pop(content)), texts)
+        columns[f"{content}_id"] = coded.cast(pa.large_string())
+    times = columns.pop("order")
     whole = times.astype(np.int64)
-    columns: dict[str, Any] = {
-        "user_id": _strings(events.users, events.user_codes),
-        "item_id": _strings(events.items, events.item_codes),
-        "timestamp": whole if np.array_equal(whole, times) else times,
-    }
-    if events.ratings is not None:
-        columns["rating"] = events.ratings
-    pq.write_table(pa.table(columns), path, row_group_size=1 << 20, compression="zstd")
-
-
-def _strings(ids: Sequence[str], codes: Any) -> Any:
-    import pyarrow as pa
-
-    coded = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(ids, pa.string()))
-    return coded.cast(pa.large_string())
+    columns["timestamp"] = whole if np.array_equal(whole, times) else times
+    names = [name for name in ("user_id", "item_id", "timestamp", "rating") if name in columns]
+    table = pa.table({name: columns[name] for name in names})
+    pq.write_table(table, path, row_group_size=1 << 20, compression="zstd")

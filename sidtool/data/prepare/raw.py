@@ -2,7 +2,7 @@
 by ratings, a window of time, known items, the k-core."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,28 +35,16 @@ class RawEvents:
     """Ids of users by code, in order of first appearance."""
     items: Sequence[str]
     """Ids of items by code, in order of first appearance."""
-    user_codes: NDArray[np.int32]
-    """(n,)"""
-    item_codes: NDArray[np.int32]
-    """(n,)"""
-    times: NDArray[np.float64]
-    """(n,) in the unit of the file."""
-    ratings: NDArray[np.float32] | None
-    """(n,), NaN where there is none; None if the file has no ratings."""
+    columns: Mapping[str, NDArray[Any]]
+    """As in Cells, (n,) each: `user` and `item` as codes, `order` in the unit of the file, and
+    `rating`, NaN where there is none, if the file has ratings."""
 
     def __len__(self) -> int:
-        return len(self.user_codes)
+        return len(self.columns["user"])
 
     def select(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> "RawEvents":
         """Some of the events; the lists of ids stay as they are."""
-        return RawEvents(
-            self.users,
-            self.items,
-            self.user_codes[rows],
-            self.item_codes[rows],
-            self.times[rows],
-            None if self.ratings is None else self.ratings[rows],
-        )
+        return replace(self, columns={name: of[rows] for name, of in self.columns.items()})
 
 
 def table_batches(path: Path, columns: Mapping[str, str]) -> Iterator[Cells]:
@@ -90,27 +78,18 @@ def collect(files: Iterable[tuple[Path, Iterable[Cells]]]) -> RawEvents:
     """All events of files. Raises DataError, with file and row, for an empty id and for a time or
     rating that cannot be read, and if there are no events."""
     coder = EventCoder()
-    users: list[NDArray[np.int32]] = []
-    items: list[NDArray[np.int32]] = []
-    times: list[NDArray[np.float64]] = []
-    ratings: list[NDArray[np.float32]] = []
+    parts: dict[str, list[NDArray[Any]]] = {"user": [], "item": [], "order": []}
     for path, batches in files:
         for run in coder.runs(path, batches):
-            users.append(run["user"].to_numpy())
-            items.append(run["item"].to_numpy())
-            times.append(run["order"].to_numpy())
+            for name in ("user", "item", "order"):
+                parts[name].append(run[name].to_numpy())
             if "rating" in run.schema.names:
-                ratings.append(_ratings(path, coder.texts("rating").tolist(), run))
-    if not users:
+                ratings = _ratings(path, coder.texts("rating").tolist(), run)
+                parts.setdefault("rating", []).append(ratings)
+    if not parts["user"]:
         raise DataError("there are no events")
-    return RawEvents(
-        coder.texts("user").tolist(),
-        coder.texts("item").tolist(),
-        np.concatenate(users),
-        np.concatenate(items),
-        np.concatenate(times),
-        np.concatenate(ratings) if ratings else None,
-    )
+    columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    return RawEvents(coder.texts("user").tolist(), coder.texts("item").tolist(), columns)
 
 
 def _ratings(path: Path, texts: Sequence[str], run: Any) -> NDArray[np.float32]:
@@ -175,18 +154,18 @@ def filter_events(
         steps.append(_step(name, events))
 
     if options.min_rating is not None:
-        if events.ratings is None:
+        if "rating" not in events.columns:
             raise UsageError("--min-rating needs ratings, and the events have none")
-        keep("rating", events.ratings >= options.min_rating)
+        keep("rating", events.columns["rating"] >= options.min_rating)
     if options.since is not None or options.until is not None:
-        keep("window", _in_window(events.times, options, units_per_second))
+        keep("window", _in_window(events.columns["order"], options, units_per_second))
     if catalog is not None:
         in_catalog = np.array([item in catalog for item in events.items], dtype=np.bool_)
-        keep("catalog", in_catalog[events.item_codes])
+        keep("catalog", in_catalog[events.columns["item"]])
     keep("repeated", _first_of_each(events))
     if max(options.k_core, options.min_history) > 1:
         user_min = max(options.k_core, options.min_history)
-        keep("core", core(events.user_codes, events.item_codes, user_min, options.k_core))
+        keep("core", core(events.columns["user"], events.columns["item"], user_min, options.k_core))
     return events, tuple(steps)
 
 
@@ -232,9 +211,10 @@ def _moment(text: str, unit: float) -> float:
 
 def _first_of_each(events: RawEvents) -> NDArray[np.bool_]:
     """(n,) the first of the events with one user, item and time."""
-    order = np.lexsort((events.times, events.item_codes, events.user_codes))  # stable
+    keys = [events.columns[name] for name in ("order", "item", "user")]
+    order = np.lexsort(keys)  # stable
     repeated = np.ones(max(len(events) - 1, 0), dtype=np.bool_)
-    for values in (events.user_codes, events.item_codes, events.times):
+    for values in keys:
         repeated &= values[order][1:] == values[order][:-1]
     mask = np.ones(len(events), dtype=np.bool_)
     mask[order[1:][repeated]] = False
@@ -242,5 +222,5 @@ def _first_of_each(events: RawEvents) -> NDArray[np.bool_]:
 
 
 def _step(name: str, events: RawEvents) -> Step:
-    users = len(np.unique(events.user_codes))
-    return Step(name, len(events), users, len(np.unique(events.item_codes)))
+    users, items = (len(np.unique(events.columns[of])) for of in ("user", "item"))
+    return Step(name, len(events), users, items)

@@ -15,7 +15,7 @@ from sidtool.data.items import CatalogNames, choose_catalog_columns
 from sidtool.data.prepare.raw import Cells as EventCells
 from sidtool.data.prepare.raw import table_batches
 from sidtool.data.tables.tables import column_names, read_columns
-from sidtool.data.times import guess_time_format, iso_times, parse_moments, units_per_second
+from sidtool.data.times import iso_times, parse_moments, units_per_second, usual_formats
 from sidtool.data.unknown_ids import plain_id
 
 RATING = "rating"
@@ -36,11 +36,6 @@ class CatalogTable:
     columns: CatalogColumns
     cells: Mapping[str, Cells]
     """Column -> its n cells, in file order."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The columns."""
-        return tuple(self.cells)
 
     @property
     def ids(self) -> Cells:
@@ -145,7 +140,7 @@ def read_items(
     """The items of a catalog, with every column."""
     table = read_catalog_table(path, id_column, title)
     for cells in zip(*table.cells.values(), strict=True):
-        row = dict(zip(table.names, cells, strict=True))
+        row = dict(zip(table.cells, cells, strict=True))
         first = {"item_id": row.pop(table.columns.id)}
         if table.columns.title is not None:
             first["title"] = row.pop(table.columns.title)
@@ -170,7 +165,7 @@ def guess_flags(items: Path, events: Path | None) -> str | None:
         "--user-column": user,
         "--item-column": item,
         "--order-column": order,
-        "--time-format": guess_time_format(first[order]) if order else None,
+        "--time-format": next(iter(usual_formats(first[order])), None) if order else None,
     }
     flags = [f"{flag} {shlex.quote(value)}" for flag, value in named.items() if value]
     return " ".join(flags) or None
@@ -206,7 +201,7 @@ def _are_texts(cells: Sequence[str]) -> bool:
 
 def _are_times(cells: Sequence[str]) -> bool:
     """Whether most cells are dates, or numbers that are seconds since 1970 or a finer unit."""
-    if guess_time_format(cells) is not None:
+    if usual_formats(cells):
         return True
     units = map(units_per_second, parse_moments(cells).seconds.tolist())
     return sum(unit is not None for unit in units) >= MIN_SHARE * len(cells)

@@ -26,25 +26,16 @@ RUN_EVENTS = 1 << 20
 """Events whose texts are in memory at once, about."""
 
 
-@dataclass(frozen=True)
-class PartDigests:
-    """The digests of the two sides of a split; the order of users has no effect on them."""
-
-    train: str
-    """SHA-256 (hex) over the training events"""
-    held_out: str
-    """SHA-256 (hex) over the targets of validation and of test"""
-
-    @classmethod
-    def of(
-        cls, train: PackedSequences, valid: PackedExamples, test: PackedExamples, split_format: int
-    ) -> "PartDigests":
-        """The digests of a split by the rules of a format."""
-        if split_format >= COLUMN_FORMAT:
-            digests = BucketDigests.of(train, valid, test)
-            return cls(digests.train_digest, digests.held_out_digest)
-        texts = [part.sorted_texts() for part in _UserEvents.of_parts(train, valid, test)]
-        return cls(digest_strings(*texts[0]), digest_strings(*texts[1], *texts[2]))
+def part_digests(
+    train: PackedSequences, valid: PackedExamples, test: PackedExamples, split_format: int
+) -> tuple[str, str]:
+    """SHA-256 (hex) over the training events, and over the targets of validation and of test, by
+    the rules of a format. The order of users has no effect."""
+    if split_format >= COLUMN_FORMAT:
+        digests = BucketDigests.of(train, valid, test)
+        return digests.train_digest, digests.held_out_digest
+    texts = [part.sorted_texts() for part in _UserEvents.of_parts(train, valid, test)]
+    return digest_strings(*texts[0]), digest_strings(*texts[1], *texts[2])
 
 
 @dataclass(frozen=True)
@@ -101,12 +92,12 @@ class BucketDigests(JsonRecord):
 
     @property
     def train_digest(self) -> str:
-        """As `PartDigests.train`, if these are all buckets."""
+        """As `part_digests`, if these are all buckets."""
         return _joined(self.train)
 
     @property
     def held_out_digest(self) -> str:
-        """As `PartDigests.held_out`, if these are all buckets."""
+        """As `part_digests`, if these are all buckets."""
         return _pair((_joined(self.valid), _joined(self.test)))
 
 

@@ -23,29 +23,25 @@ from sidtool.data.tables.json_tables import is_id, json_lines
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
     """One line per example."""
-    _write(path, map(_example_json, examples))
-
-
-def _example_json(example: Example) -> dict[str, Any]:
-    value: dict[str, Any] = {"user": example.user, "history": example.history}
-    value |= {"item": example.item, "position": example.position}
-    if example.fields != NO_FIELDS:
-        value["fields"] = example.fields.to_json()
-    if example.feedback:
-        value["feedback"] = example.feedback
-    if example.rest:
-        value["rest"] = [_target_json(target) for target in example.rest]
-    return value
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        for example in examples:
+            value: dict[str, Any] = {"user": example.user, "history": example.history}
+            value |= {"item": example.item, "position": example.position}
+            if example.fields != NO_FIELDS:
+                value["fields"] = example.fields.to_json()
+            if example.feedback:
+                value["feedback"] = example.feedback
+            if example.rest:
+                value["rest"] = [_target_json(target) for target in example.rest]
+            stream.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
 def _target_json(target: FurtherTarget) -> dict[str, Any]:
+    fields = Fields(context=target.context, feedback=target.feedback, time=target.time).to_json()
     value: dict[str, Any] = {"item": target.item, "position": target.position}
-    if target.feedback:
-        value["feedback"] = target.feedback
-    if target.context:
-        value["context"] = target.context
-    if target.time is not None:
-        value["time"] = target.time
+    for name in ("feedback", "context", "time"):
+        if name in fields:
+            value[name] = fields[name]
     return value
 
 
@@ -55,35 +51,32 @@ def read_examples(path: Path) -> Iterator[Example]:
     Raises DataError, with the line, for a malformed example.
     """
     for number, row in json_lines(path):
-        history = _ids(path, number, row, "history")
-        position = row.get("position", len(history))
-        if not _is_position(position):
-            raise DataError(f"{path}, line {number}: the position is {position!r}")
-        ids = (_id(path, number, row, "user"), history, _id(path, number, row, "item"))
         with _named_line(path, number):
-            fields = read_fields(row, len(history))
+            history = _ids(row, "history")
+            position = row.get("position", len(history))
+            if not _is_position(position):
+                raise DataError(f"the position is {position!r}")
+            ids = (_id(row, "user"), history, _id(row, "item"))
+            fields = _fields(row, len(history))
             feedback = Fields.from_json({"context": row.get("feedback")}, 0).context
-        rest = _rest(path, number, row, position)
+            rest = _rest(row, position)
         yield Example(*ids, position, fields, feedback, rest)
 
 
-def _rest(
-    path: Path, number: int, row: Mapping[str, Any], position: int
-) -> tuple[FurtherTarget, ...]:
+def _rest(row: Mapping[str, Any], position: int) -> tuple[FurtherTarget, ...]:
     """The further targets of an example. Raises DataError unless their positions ascend from that
     of the first one."""
     value = row.get("rest", [])
     if not isinstance(value, list) or not all(isinstance(target, dict) for target in value):
-        raise DataError(f"{path}, line {number}: 'rest' is no list of targets")
+        raise DataError("'rest' is no list of targets")
     targets = []
     for target in value:
         if not _is_position(target.get("position")) or target["position"] <= position:
-            raise DataError(f"{path}, line {number}: the positions of its targets do not ascend")
+            raise DataError("the positions of its targets do not ascend")
         position = target["position"]
         parts = {name: target.get(name) for name in ("feedback", "context", "time")}
-        with _named_line(path, number):
-            fields = Fields.from_json(parts, 0)
-        item = _id(path, number, target, "item")
+        fields = Fields.from_json(parts, 0)
+        item = _id(target, "item")
         targets.append(FurtherTarget(item, position, fields.feedback, fields.context, fields.time))
     return tuple(targets)
 
@@ -91,37 +84,23 @@ def _rest(
 def read_events(path: Path) -> Iterator[UserSequence]:
     """The training events of each user. Raises DataError, with the line, for a malformed one."""
     for number, row in json_lines(path):
-        items = _ids(path, number, row, "items")
-        positions = row.get("positions")
-        if not isinstance(positions, list) or not all(map(_is_position, positions)):
-            raise DataError(f"{path}, line {number}: 'positions' is no list of positions")
-        # older versions gave two events one position where windows of one user disagree
-        if any(later < earlier for earlier, later in pairwise(positions)):
-            raise DataError(f"{path}, line {number}: 'positions' do not ascend")
-        if len(positions) != len(items):
-            raise DataError(
-                f"{path}, line {number}: {len(items)} items and {len(positions)} positions"
-            )
-        sessions = row.get("sessions", [])
-        if not isinstance(sessions, list) or not all(map(_is_position, sessions)):
-            raise DataError(f"{path}, line {number}: 'sessions' is no list of indexes")
-        ascend = all(earlier < later for earlier, later in pairwise(sessions))
-        if sessions and not (sessions[0] == 0 and ascend and sessions[-1] < len(items)):
-            raise DataError(
-                f"{path}, line {number}: the sessions {sessions[:5]} do not divide {len(items)} "
-                "events"
-            )
-        user = _id(path, number, row, "user")
         with _named_line(path, number):
-            fields = read_fields(row, len(items))
+            items = _ids(row, "items")
+            positions, sessions = row.get("positions"), row.get("sessions", [])
+            if not isinstance(positions, list) or not all(map(_is_position, positions)):
+                raise DataError("'positions' is no list of positions")
+            # older versions gave two events one position where windows of one user disagree
+            if any(later < earlier for earlier, later in pairwise(positions)):
+                raise DataError("'positions' do not ascend")
+            if len(positions) != len(items):
+                raise DataError(f"{len(items)} items and {len(positions)} positions")
+            if not isinstance(sessions, list) or not all(map(_is_position, sessions)):
+                raise DataError("'sessions' is no list of indexes")
+            ascend = all(earlier < later for earlier, later in pairwise(sessions))
+            if sessions and not (sessions[0] == 0 and ascend and sessions[-1] < len(items)):
+                raise DataError(f"the sessions {sessions[:5]} do not divide {len(items)} events")
+            user, fields = _id(row, "user"), _fields(row, len(items))
         yield UserSequence(user, items, tuple(positions), fields, tuple(sessions))
-
-
-def read_fields(row: Mapping[str, Any], n_events: int) -> Fields:
-    """The fields of a JSON object for its `n_events` events, none where it has none. Raises
-    DataError."""
-    value = row.get("fields")
-    return NO_FIELDS if value is None else Fields.from_json(value, n_events)
 
 
 @contextmanager
@@ -133,24 +112,24 @@ def _named_line(path: Path, number: int) -> Iterator[None]:
         raise DataError(f"{path}, line {number}: {error}") from error
 
 
+def _fields(row: Mapping[str, Any], n_events: int) -> Fields:
+    """The fields of a JSON object for its `n_events` events, none where it has none."""
+    value = row.get("fields")
+    return NO_FIELDS if value is None else Fields.from_json(value, n_events)
+
+
 def _is_position(value: Any) -> bool:
     return type(value) is int and 0 <= value < MAX_POSITION
 
 
-def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as stream:
-        for row in rows:
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _id(path: Path, number: int, row: dict[str, Any], key: str) -> str:
+def _id(row: Mapping[str, Any], key: str) -> str:
     if not is_id(row.get(key)):
-        raise DataError(f"{path}, line {number}: {key!r} is {row.get(key)!r}, not an id")
+        raise DataError(f"{key!r} is {row.get(key)!r}, not an id")
     return str(row[key])
 
 
-def _ids(path: Path, number: int, row: dict[str, Any], key: str) -> tuple[str, ...]:
+def _ids(row: Mapping[str, Any], key: str) -> tuple[str, ...]:
     value = row.get(key)
     if not isinstance(value, list) or not all(is_id(member) for member in value):
-        raise DataError(f"{path}, line {number}: {key!r} is no list of ids")
+        raise DataError(f"{key!r} is no list of ids")
     return tuple(str(member) for member in value)

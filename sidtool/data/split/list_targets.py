@@ -3,6 +3,7 @@ request. OneRec (arXiv:2502.18965) learns the items of a session at once."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
@@ -56,17 +57,12 @@ def target_lists(
     is held out. Events for which `counts` is false are in no list; an item that comes again within
     one is in it once. The first event is in no list, since it has no history."""
 
-    def event_of(index: int) -> Event:
-        return sequence.user, sequence.items[index], sequence.positions[index]
-
-    marked = set(sequence.target_indexes)
+    events = zip(repeat(sequence.user), sequence.items, sequence.positions, strict=False)
+    is_counted = [counts is None or counts(event) for event in events]
     starts = sequence.sessions or (0,)
     for session_start, stop in zip(starts, (*starts[1:], len(sequence.items)), strict=True):
-        targets = [
-            index
-            for index in range(session_start, stop)
-            if index > 0 and index in marked and (counts is None or counts(event_of(index)))
-        ]
+        behind_first = range(max(session_start, 1), stop)
+        targets = [at for at in behind_first if is_counted[at] and sequence.fields.is_target(at)]
         for first in range(0, len(targets), options.stride or options.length):
             chosen = targets[first : first + options.length]
             start = max(session_start, 1) if first == 0 else chosen[0]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sidtool.base.errors import UsageError
-from sidtool.base.options import check_options, group, option
+from sidtool.base.options import check_options, given_flags, group, option
 from sidtool.base.threads import release_arrow_memory
 from sidtool.data.columns import EventColumns, EventNames
 from sidtool.data.event_sort import Spill
@@ -49,11 +49,9 @@ class SplitOptions:
         self._refuse_options_of(
             "temporal", "--valid-from", self.valid_from, "--test-from", self.test_from
         )
-        named = self.columns.flags
-        if self.protocol == "given" and named:
-            raise UsageError(
-                f"{named[0]} does not apply to windows, whose columns have fixed names"
-            )
+        flag = next(iter(given_flags(self.columns)), None)
+        if self.protocol == "given" and flag is not None:
+            raise UsageError(f"{flag} does not apply to windows, whose columns have fixed names")
         if self.protocol == "given" and self.fields.any:
             raise UsageError("windows have no fields: split the events to record some")
         if self.protocol == "given" and self.sessions is not None:

@@ -1,7 +1,7 @@
 """Splits of user events into training, validation and test, as values; `protocols` makes them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sidtool.data.columns import EventColumns
 from sidtool.data.fields.fields import FieldTypes
-from sidtool.data.split.digests import COLUMN_FORMAT, PartDigests, split_digest
+from sidtool.data.split.digests import COLUMN_FORMAT, part_digests, split_digest
 from sidtool.data.split.packed import PackedExamples, PackedSequences
 from sidtool.data.split.packing import pack_parts
 from sidtool.data.split.record import (
@@ -135,26 +135,19 @@ class Split:
         return int(self.held_out.are_held_out(users, items, positions).sum())
 
     @cached_property
-    def digests(self) -> PartDigests:
-        """The digests of the training events, and of the targets of validation and test."""
-        return PartDigests.of(self.train, self.valid, self.test, self.origin.format)
+    def digests(self) -> tuple[str, str]:
+        """As `part_digests`."""
+        return part_digests(self.train, self.valid, self.test, self.origin.format)
 
     @property
     def train_digest(self) -> str:
         """SHA-256 over the training events. The order of users has no effect."""
-        return self.digests.train
+        return self.digests[0]
 
     @cached_property
     def reference(self) -> SplitReference:
         """The reference that everything made from this split carries."""
         return self.origin.whole or self.manifest({}).reference
-
-    def of_users(self, rows: slice) -> "Split":
-        """The split with the training events of some users only; under `given`, with some
-        windows."""
-        if self.windows is None:
-            return replace(self, train=self.train.take(rows))
-        return replace(self, windows=self.windows.take(rows))
 
     @property
     def fields(self) -> FieldTypes:
@@ -177,11 +170,12 @@ class Split:
 
     def manifest(self, files: dict[str, str]) -> SplitManifest:
         """The manifest of this split, with the SHA-256 of the files that hold it."""
+        train_digest, held_out_digest = self.digests
         return SplitManifest(
             protocol=self.protocol,
-            digest=split_digest(self.digests.train, self.digests.held_out),
-            train_digest=self.digests.train,
-            held_out_digest=self.digests.held_out,
+            digest=split_digest(train_digest, held_out_digest),
+            train_digest=train_digest,
+            held_out_digest=held_out_digest,
             events_digest=self.origin.events_digest,
             counts=self.counts,
             cuts=self.origin.cuts,

@@ -3,7 +3,6 @@
 An event is (user, item, position), where the position is the index in the user's whole sequence: a
 repeated item is another event, and repeats are kept."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sidtool.data.fields.fields import NO_FIELDS, TARGET, TARGET_VALUES, Fields, Values
@@ -25,14 +24,6 @@ class UserSequence:
     """The fields of the user and of these events."""
     sessions: tuple[int, ...] = ()
     """The indexes of the events that begin a session; () where the split records no sessions."""
-
-    @property
-    def target_indexes(self) -> Sequence[int]:
-        """Indexes of the events that may be targets: all, unless the split marks them."""
-        marks = self.fields.event.get(TARGET)
-        if marks is None:
-            return range(len(self.items))
-        return [index for index, mark in enumerate(marks) if mark == TARGET_VALUES[True]]
 
 
 @dataclass(frozen=True)

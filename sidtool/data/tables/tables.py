@@ -16,7 +16,7 @@ object as JSON. So columns of mixed types (Amazon's `price`) can be read.
 Ids are stricter: a text as it stands, with blanks around it, or a whole number. 1 and "1" are one
 id; 1.0 and true are none. In a CSV file every cell is a text."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -117,6 +117,22 @@ def column_batches(path: Path, names: Sequence[str], *, ids: Sequence[str] = ())
     batches of rows. JSON files are read whole, one after the other, and so is a delimited file that
     only the strict parser reads."""
     return _batches(path, names, ids, whole=False)
+
+
+def rows_by_id(path: Path, ids: Iterable[str], content: str) -> dict[str, int]:
+    """The row of each id of an item or a user, from 0. Raises DataError for an empty id, or one in
+    two rows."""
+    row_of: dict[str, int] = {}
+    for row, member in enumerate(ids):
+        if not member:
+            raise DataError(f"{path}, row {row + 1}: the {content} id is empty")
+        if member in row_of:
+            raise DataError(
+                f"{path}: {content} id {member!r} is in rows {row_of[member] + 1} and {row + 1}",
+                hint="an id has one row: drop the other",
+            )
+        row_of[member] = row
+    return row_of
 
 
 def _batches(path: Path, names: Sequence[str], ids: Sequence[str], whole: bool) -> Batches:

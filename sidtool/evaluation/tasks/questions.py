@@ -117,7 +117,7 @@ def make_questions(
     its last item, or every item or query; and others, which are not evaluated, but whose answers
     are correct for their groups too."""
     maker, history_length = _example_maker(loaded, options, types)
-    rows = loaded.bundle.items.rows([example.item for example in examples]).tolist()
+    rows = loaded.bundle.items.rows([example.item for example in examples])
     in_bundle = [example for example, row in zip(examples, rows, strict=True) if row >= 0]
     problem = "users are left out, for the bundle lacks their item"
     check_targets(loaded.bundle, [example.item for example in examples], options, problem)

@@ -102,7 +102,7 @@ def test_only_the_last_two_targets_of_a_user_are_held_out(events: Path) -> None:
     assert test.fields.event["target"] == ("yes", "yes", "no", "yes", "no")
     assert split.counts.left_out == 1  # i7
     assert [user.items for user in split.train] == [("i1", "i2", "i3"), ("i9", "i1", "i2")]
-    assert list(split.train[0].target_indexes) == [0, 1]
+    assert [split.train[0].fields.is_target(index) for index in range(3)] == [True, True, False]
     assert user_histories_of(split)["a"] == ("i1", "i2", "i3", "i4", "i5", "i6")
 
 
@@ -230,7 +230,7 @@ def test_a_type_can_be_named(events: Path) -> None:
         ),
         ({"user_fields": (FieldName("age"),)}, UsageError, "--user-field requires --users"),
         ({"users": Path("users.csv"), "user_fields": (RATING,)}, UsageError, "no column 'rating'"),
-        ({"users": Path("twice.csv")}, DataError, "user 'a' is in rows 1 and 2"),
+        ({"users": Path("twice.csv")}, DataError, "user id 'a' is in rows 1 and 2"),
         ({"users": Path("others.csv")}, DataError, "none of the 2 users"),
     ],
 )

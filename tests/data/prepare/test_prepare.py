@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,22 +51,10 @@ def amazon_2014(folder: Path) -> Path:
     return folder
 
 
-def amazon_2014_ratings(folder: Path) -> Path:
-    rows = "".join(f"{user},{item},{rating},{time}\n" for user, item, time, rating in EVENTS)
-    write(folder / "ratings_Beauty.csv", rows)
-    return amazon_titles(folder, "asin")
-
-
 def amazon_2018(folder: Path) -> Path:
     keys = ("reviewerID", "asin", "unixReviewTime", "overall")
     rows = [dict(zip(keys, event, strict=True)) | {"verified": True} for event in EVENTS]
     write(folder / "All_Beauty_5.json", lines(rows))
-    return amazon_titles(folder, "asin")
-
-
-def amazon_2018_ratings(folder: Path) -> Path:
-    rows = "".join(f"{item},{user},{rating},{time}\n" for user, item, time, rating in EVENTS)
-    write(folder / "All_Beauty.csv", rows)
     return amazon_titles(folder, "asin")
 
 
@@ -85,48 +74,41 @@ def amazon_2023(folder: Path) -> Path:
     return amazon_titles(folder, "parent_asin")
 
 
-def amazon_2023_ratings(folder: Path) -> Path:
-    rows = "".join(f"{user},{item},{rating},{time}000\n" for user, item, time, rating in EVENTS)
-    write(folder / "All_Beauty.csv", "user_id,parent_asin,rating,timestamp\n" + rows)
-    return amazon_titles(folder, "parent_asin")
-
-
 def amazon_titles(folder: Path, key: str) -> Path:
     metadata = [{key: item, "title": f"T'{item}", "price": None} for item in "abc"]
     write(folder / "meta_Beauty.jsonl", lines(metadata))
     return folder
 
 
-def movielens_100k(folder: Path) -> Path:
-    rows = "".join(f"{u}\t{i}\t{int(rating)}\t{time}\n" for u, i, time, rating in EVENTS)
-    write(folder / "u.data", rows)
-    flags = "|".join("1" if genre in ("Drama", "War") else "0" for genre in GENRES)
-    films = "".join(f"{item}|T'{item}|01-Jan-1995||http://é|{flags}\n" for item in "abc")
-    write(folder / "u.item", films, "latin-1")
-    return folder
+FLAGS = "|".join("1" if genre in ("Drama", "War") else "0" for genre in GENRES)
+ML_HEAD = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+ML_FILMS = "item_id:token\tmovie_title:token_seq\tclass:token_seq\n"
+DELIMITED = {
+    "2014": ("ratings_Beauty.csv", "", "{0},{1},{3},{2}\n"),
+    "2018": ("All_Beauty.csv", "", "{1},{0},{3},{2}\n"),
+    "2023": ("All_Beauty.csv", "user_id,parent_asin,rating,timestamp\n", "{0},{1},{3},{2}000\n"),
+    "100K": ("u.data", "", "{0}\t{1}\t{3:.0f}\t{2}\n"),
+    "1M": ("ratings.dat", "", "{0}::{1}::{3:.0f}::{2}\n"),
+    "25M": ("ratings.csv", "userId,movieId,rating,timestamp\n", "{0},{1},{3},{2}\n"),
+    "recbole": ("ml.inter", ML_HEAD, "{0}\t{1}\t{3}\t{2}\n"),
+}
+"""Files of ratings: name, header, and the form of a row of EVENTS."""
+FILMS = {
+    "100K": ("u.item", "", "{0}|T'{0}|01-Jan-1995||http://é|" + FLAGS + "\n"),
+    "1M": ("movies.dat", "", "{0}::T'{0}::Drama|War\n"),
+    "25M": ("movies.csv", "movieId,title,genres\n", '{0},"T\'{0}",Drama|War\n'),
+    "recbole": ("ml.item", ML_FILMS, "{0}\tT'{0}\tDrama War\n"),
+}
 
 
-def movielens_1m(folder: Path) -> Path:
-    rows = "".join(f"{u}::{i}::{int(rating)}::{time}\n" for u, i, time, rating in EVENTS)
-    write(folder / "ratings.dat", rows)
-    write(folder / "movies.dat", "".join(f"{i}::T'{i}::Drama|War\n" for i in "abc"), "latin-1")
-    return folder
-
-
-def movielens_25m(folder: Path) -> Path:
-    rows = "".join(f"{u},{i},{rating},{time}\n" for u, i, time, rating in EVENTS)
-    write(folder / "ratings.csv", "userId,movieId,rating,timestamp\n" + rows)
-    films = "".join(f'{item},"T\'{item}",Drama|War\n' for item in "abc")
-    write(folder / "movies.csv", "movieId,title,genres\n" + films)
-    return folder
-
-
-def recbole(folder: Path) -> Path:
-    head = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
-    rows = "".join(f"{u}\t{i}\t{rating}\t{time}\n" for u, i, time, rating in EVENTS)
-    write(folder / "ml.inter", head + rows)
-    films = "".join(f"{item}\tT'{item}\tDrama War\n" for item in "abc")
-    write(folder / "ml.item", "item_id:token\tmovie_title:token_seq\tclass:token_seq\n" + films)
+def delimited(form: str, folder: Path) -> Path:
+    name, head, row = DELIMITED[form]
+    write(folder / name, head + "".join(row.format(*event) for event in EVENTS))
+    if form not in FILMS:
+        return amazon_titles(folder, "parent_asin" if form == "2023" else "asin")
+    name, head, row = FILMS[form]
+    encoding = "latin-1" if form in ("100K", "1M") else "utf-8"
+    write(folder / name, head + "".join(map(row.format, "abc")), encoding)
     return folder
 
 
@@ -141,24 +123,25 @@ def kuairand(folder: Path) -> Path:
     return folder
 
 
-SETS = [
-    ("amazon-2014", amazon_2014, 1),
-    ("amazon-2014", amazon_2014_ratings, 1),
-    ("amazon-2018", amazon_2018, 1),
-    ("amazon-2018", amazon_2018_ratings, 1),
-    ("amazon-2023", amazon_2023, 1000),
-    ("amazon-2023", amazon_2023_ratings, 1000),
-    ("movielens", movielens_100k, 1),
-    ("movielens", movielens_1m, 1),
-    ("movielens", movielens_25m, 1),
-    ("recbole", recbole, 1),
-    ("kuairand", kuairand, 1000),
+GENRE = {"genres": "Drama, War"}
+SETS: list[tuple[str, Any, int, dict[str, str]]] = [
+    ("amazon-2014", amazon_2014, 1, {"categories": "x, y"}),
+    ("amazon-2014", partial(delimited, "2014"), 1, {}),
+    ("amazon-2018", amazon_2018, 1, {}),
+    ("amazon-2018", partial(delimited, "2018"), 1, {}),
+    ("amazon-2023", amazon_2023, 1000, {}),
+    ("amazon-2023", partial(delimited, "2023"), 1000, {}),
+    ("movielens", partial(delimited, "100K"), 1, GENRE),
+    ("movielens", partial(delimited, "1M"), 1, GENRE),
+    ("movielens", partial(delimited, "25M"), 1, GENRE),
+    ("recbole", partial(delimited, "recbole"), 1, {"class": "Drama War"}),
+    ("kuairand", kuairand, 1000, {}),
 ]
 
 
-@pytest.mark.parametrize(("source", "make", "unit"), SETS)
+@pytest.mark.parametrize(("source", "make", "unit", "fields"), SETS)
 def test_every_format_gives_the_same_events(
-    tmp_path: Path, source: Any, make: Any, unit: int
+    tmp_path: Path, source: Any, make: Any, unit: int, fields: dict[str, str]
 ) -> None:
     (tmp_path / "raw").mkdir()
     folder = make(tmp_path / "raw")
@@ -171,27 +154,13 @@ def test_every_format_gives_the_same_events(
     items = pq.read_table(tmp_path / "data/items.parquet").to_pydict()
     assert items["item_id"] == ["a", "b", "c"]
     if source != "kuairand":
-        catalog = read_items(tmp_path / "data/items.parquet")
+        catalog = read_items(tmp_path / "data/items.parquet", fields=tuple(fields))
         assert catalog.titles == ("T'a", "T'b", "T'c")
+        assert {name: column[0] for name, column in catalog.fields.items()} == fields
     assert len(read_interactions(tmp_path / "data/events.parquet")) == 4
     # the file of events alone finds the file of items beside it
     file = Path(prepared.event_files[0])
     assert prepare(file, tmp_path / "again", PrepareOptions(source)).items == 3
-
-
-def test_fields_and_genres_are_read(tmp_path: Path) -> None:
-    for make, source, name, value in (
-        (amazon_2014, "amazon-2014", "categories", "x, y"),
-        (movielens_100k, "movielens", "genres", "Drama, War"),
-        (movielens_1m, "movielens", "genres", "Drama, War"),
-        (recbole, "recbole", "class", "Drama War"),
-    ):
-        folder = tmp_path / make.__name__
-        folder.mkdir()
-        options = PrepareOptions(source)  # type: ignore[arg-type]
-        prepare(make(folder), folder / "out", options)
-        items = read_items(folder / "out/items.parquet", fields=[name])
-        assert items.fields[name][0] == value
 
 
 def test_any_table_by_the_names_of_its_columns(tmp_path: Path) -> None:
@@ -239,24 +208,11 @@ def test_windows_are_in_the_unit_of_the_times(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("u.data", "u\ta\t5\tsoon\n", "u.data, row 1: the order 'soon' is neither"),
-        ("u.data", "u\t\t5\t1\n", "the item id is empty"),
-        ("u.data", "u\ta\n", "line 1: 2 cells, other rows have 4"),
-        ("ratings.dat", "u::a::5\n", "line 1: 3 cells, a rating has 4"),
-        ("ratings.csv", "userId,movieId,rating\nu,a,5\n", "no column 'timestamp'"),
-        ("ratings.csv", "", "is empty"),
-    ],
-)
-def test_malformed_rows_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
-    path = write(tmp_path / name, text)
-    with pytest.raises(DataError, match=message) as caught:
-        prepare(path, tmp_path / "out", PrepareOptions("movielens"))
-    assert name in str(caught.value)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
+        ("u.data", "u\t\t5\t1\n", "u.data, row 1: the item id is empty"),
+        ("u.data", "u\ta\n", "u.data, line 1: 2 cells, other rows have 4"),
+        ("ratings.dat", "u::a::5\n", "ratings.dat, line 1: 3 cells, a rating has 4"),
+        ("ratings.csv", "userId,movieId,rating\nu,a,5\n", "ratings.csv has no column 'timestamp'"),
+        ("ratings.csv", "", "ratings.csv is empty"),
         ("All_Beauty_5.json", '{"asin": "a", "overall": 5}\n', "line 1: a review has the keys"),
         ("All_Beauty_5.json", "nothing\n", "line 1: not JSON"),
         ("meta_Beauty.jsonl", "os.system('x')\n", "line 1: neither a JSON object nor a Python"),
@@ -264,11 +220,15 @@ def test_malformed_rows_are_named(tmp_path: Path, name: str, text: str, message:
         ("meta_Beauty.jsonl", '{"title": "x"}\n', "line 1: an item has the key asin"),
     ],
 )
-def test_malformed_reviews_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
-    amazon_2018(tmp_path)
-    write(tmp_path / name, text)
+def test_malformed_rows_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+    folder, source = tmp_path, "movielens"
+    if "Beauty" in name:
+        folder, source = amazon_2018(tmp_path), "amazon-2018"
+    path = write(folder / name, text)
+    options = PrepareOptions(source)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=message):
-        prepare(tmp_path, tmp_path / "out", PrepareOptions("amazon-2018"))
+        prepare(path if source == "movielens" else folder, tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_versions_of_one_data_set_are_not_read_together(tmp_path: Path) -> None:

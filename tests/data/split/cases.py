@@ -1,5 +1,6 @@
 """Windows cut from sequences."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sidtool.data.split.windows import Window
@@ -14,18 +15,20 @@ def windows_of(user: str, items: list[str], length: int) -> list[tuple[Window, i
     ]
 
 
+def write_rows(path: Path, rows: Iterable[tuple[str, Sequence[str], str]]) -> Path:
+    """A file of windows: user, history, and target of each."""
+    users, histories, items = (list(column) for column in zip(*rows, strict=True))
+    spelled = [str(list(history)) for history in histories]
+    return write_table(path, {"user_id": users, "history_item_id": spelled, "item_id": items})
+
+
 def write_windows(folder: Path, events: list[tuple[str, str, int]]) -> list[Path]:
     """Events as files of windows: the last event of each user is the test target, the one before it
     the validation target."""
-    rows: dict[str, list[dict[str, str]]] = {"train": [], "valid": [], "test": []}
+    rows: dict[str, list[tuple[str, list[str], str]]] = {"train": [], "valid": [], "test": []}
     for user in dict.fromkeys(user for user, _, _ in events):
         items = [item for owner, item, _ in events if owner == user]
         for place in range(1, len(items)):
             part = {len(items) - 1: "test", len(items) - 2: "valid"}.get(place, "train")
-            row = {"user_id": user, "history_item_id": str(items[:place])}
-            rows[part].append(row | {"item_id": items[place]})
-    paths = []
-    for part, table in rows.items():
-        columns = {name: [row[name] for row in table] for name in table[0]}
-        paths.append(write_table(folder / f"{part}.csv", columns))
-    return paths
+            rows[part].append((user, items[:place], items[place]))
+    return [write_rows(folder / f"{part}.csv", of_part) for part, of_part in rows.items()]

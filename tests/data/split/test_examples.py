@@ -20,6 +20,8 @@ events = st.builds(
     lambda user, items: UserSequence(user, items, tuple(range(3, 3 + len(items)))), ids, many
 )
 
+RESTED = '{{"user": "u", "history": [], "item": "b", "rest": {}}}'
+
 
 @settings(max_examples=40)
 @given(st.lists(examples, max_size=4), st.lists(events, max_size=4))
@@ -50,6 +52,21 @@ def test_ids_may_be_numbers_and_the_position_is_optional(tmp_path: Path) -> None
         (read_events, '{"user": "u", "items": ["a"], "positions": []}'),
         (read_events, '{"user": "u", "items": ["a"]}'),
         (read_events, "nothing"),
+        (read_events, '{"user": "u", "items": ["a", "b"], "positions": [1, 0]}'),
+        (read_events, '{"user": "u", "items": ["a"], "positions": [true]}'),
+        (read_events, '{"user": "u", "items": ["a"], "positions": [1e3]}'),
+        (read_events, '{"user": "u", "items": ["a"], "positions": [' + "9" * 400 + "]}"),
+        (read_events, '{"user": "u", "items": ["a"], "positions": [0], "sessions": [1]}'),
+        (read_events, '{"user": "u", "items": ["a"], "positions": [0], "sessions": "0"}'),
+        (read_examples, '{"user": "u", "user": "v", "history": ["a"], "item": "b"}'),
+        (read_examples, '{"user": "u", "history": [1.0], "item": "b"}'),
+        (read_examples, '{"user": "\\ud800", "history": ["a"], "item": "b"}'),
+        (read_examples, '{"user": "u", "history": ["a"], "item": false}'),
+        (read_examples, "[" * 100_000),
+        (read_examples, RESTED.format('[{"item": "b", "position": 0}]')),
+        (read_examples, RESTED.format('{"item": "b"}')),
+        (read_examples, RESTED.format('[{"item": "", "position": 9}]')),
+        (read_examples, RESTED.format('[{"item": "b", "position": 9, "time": "x"}]')),
     ],
 )
 def test_a_malformed_line_is_named(
@@ -59,5 +76,6 @@ def test_a_malformed_line_is_named(
     (tmp_path / "x.jsonl").write_text(f"{good}\n\n{line}\n")
     rows = read(tmp_path / "x.jsonl")
     next(rows)
-    with pytest.raises(DataError, match="line 3"):
+    with pytest.raises(DataError, match="line 3") as caught:
         next(rows)
+    assert "\n" not in str(caught.value)

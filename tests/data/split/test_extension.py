@@ -157,6 +157,15 @@ def test_a_grown_history_always_extends_its_beginning(users: list[tuple[list[str
     extended(leave_one_out(later), leave_one_out(earlier))
 
 
+def write_days(folder: Path, **lines: str) -> list[Path]:
+    """Files of events, by name: nine events of the user v, and further lines."""
+    days = "".join(f"v,i{day},{day}00000000\n" for day in range(9))
+    paths = [folder / f"{name}.csv" for name in lines]
+    for path, more in zip(paths, lines.values(), strict=True):
+        path.write_text(f"user_id,item_id,timestamp\n{days}{more}")
+    return paths
+
+
 Log = list[tuple[int, str]]
 """Each event of a user as a number and its item."""
 
@@ -210,21 +219,17 @@ def test_no_event_that_was_learned_is_held_out_whatever_arrived_late(
 
 def test_a_late_repeat_is_not_taken_for_the_event_that_was_learned(tmp_path: Path) -> None:
     """Times distinguish repeats: `a` of day 5 was learned, the one of day 1 arrived late."""
-    header = "user_id,item_id,timestamp\n" + "".join(
-        f"v,i{day},{day}00000000\n" for day in range(9)
-    )
-    old = header + "u,a,500000000\n"
+    old = "u,a,500000000\n"
     late = old + "u,a,100000000\nu,x,200000000\n"
     again = old + "u,x,600000000\nu,a,700000000\n"
-    for name, text in (("old", old), ("late", late), ("again", again)):
-        (tmp_path / f"{name}.csv").write_text(text)
-    for times, name in ((False, "late"), (True, "late"), (False, "again")):
+    paths = write_days(tmp_path, old=old, late=late, again=again)
+    for times, path in ((False, paths[1]), (True, paths[1]), (False, paths[2])):
         options = SplitOptions(fields=FieldOptions(times=times))
-        splits = [make_split(tmp_path / f"{each}.csv", options) for each in ("old", name)]
+        earlier, later = (make_split(each, options) for each in (paths[0], path))
         with pytest.raises(CompatibilityError, match="'a' of user 'u', which may be a training"):
-            extended(splits[1], splits[0])
+            extended(later, earlier)
     options = SplitOptions(fields=FieldOptions(times=True))
-    before, after = (make_split(tmp_path / f"{each}.csv", options) for each in ("old", "again"))
+    before, after = (make_split(each, options) for each in (paths[0], paths[2]))
     assert before.reference.excludes_held_out(extended(after, before).reference)
 
 
@@ -249,17 +254,12 @@ def test_an_event_behind_the_last_target_is_in_no_part_and_may_be_a_learned_one(
 
 def test_a_repeat_does_not_stand_for_an_event_that_was_dropped(tmp_path: Path) -> None:
     """The second split has an `a` of another day in place of that of day 3; the third has both."""
-    header = "user_id,item_id,timestamp\n" + "".join(
-        f"v,i{day},{day}00000000\n" for day in range(9)
-    )
-    lines = {"first": "u,a,0\nu,a,300000000\n", "second": "u,a,0\nu,a,100000000\nw,b,0\n"}
-    lines["third"] = lines["first"] + "u,a,100000000\nu,a,200000000\n"
-    splits = []
-    for name, text in lines.items():
-        (tmp_path / f"{name}.csv").write_text(header + text)
-        options = SplitOptions(fields=FieldOptions(times=True))
-        splits.append(make_split(tmp_path / f"{name}.csv", options))
-    first, second, third = splits
+    learned = "u,a,0\nu,a,300000000\n"
+    dropped = "u,a,0\nu,a,100000000\nw,b,0\n"
+    both = learned + "u,a,100000000\nu,a,200000000\n"
+    options = SplitOptions(fields=FieldOptions(times=True))
+    paths = write_days(tmp_path, first=learned, second=dropped, third=both)
+    first, second, third = (make_split(path, options) for path in paths)
     second = extended(second, first)
     assert second.origin.drops_events
     assert not first.reference.excludes_held_out(extended(third, second).reference)

@@ -307,31 +307,6 @@ def test_a_manifest_that_is_no_json_is_refused(tmp_path: Path, text: bytes) -> N
         read_split(folder)
 
 
-@pytest.mark.parametrize(
-    ("name", "line"),
-    [
-        ("train.jsonl", '{"user": "u", "items": ["a", "b"], "positions": [1, 0]}'),
-        ("train.jsonl", '{"user": "u", "items": ["a"], "positions": [-1]}'),
-        ("train.jsonl", '{"user": "u", "items": ["a"], "positions": [true]}'),
-        ("train.jsonl", '{"user": "u", "items": ["a"], "positions": [1e3]}'),
-        ("train.jsonl", '{"user": "u", "items": ["a"], "positions": [' + "9" * 400 + "]}"),
-        ("valid.jsonl", '{"user": "u", "user": "v", "history": ["a"], "item": "b", "position": 1}'),
-        ("valid.jsonl", '{"user": "u", "history": [1.0], "item": "b", "position": 1}'),
-        ("test.jsonl", '{"user": "\\ud800", "history": ["a"], "item": "b", "position": 1}'),
-        ("test.jsonl", '{"user": "u", "history": ["a"], "item": false, "position": 1}'),
-        ("test.jsonl", "[" * 100_000),
-    ],
-)
-def test_a_line_of_other_types_is_refused(tmp_path: Path, name: str, line: str) -> None:
-    folder = tmp_path / "split"
-    manifest = write_lines(splits(tmp_path)[0], folder)
-    content = line.encode() + b"\n" + (folder / name).read_bytes()
-    (folder / name).write_bytes(content)
-    resigned(folder, {"files": {**manifest.files, name: hashlib.sha256(content).hexdigest()}})
-    with pytest.raises(DataError, match=f"{name}, line 1"):
-        read_split(folder)
-
-
 def rewritten(folder: Path, name: str, change: Callable[[list[dict[str, Any]]], Any]) -> None:
     """Change the rows of a file, and recompute its digest in the manifest."""
     rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
@@ -418,18 +393,3 @@ def test_a_temporal_split_without_some_first_events_is_read_back(tmp_path: Path)
     assert split.origin.left_out == 1
     write_split(split, tmp_path / "split")
     assert read_split(tmp_path / "split") == split
-
-
-@pytest.mark.parametrize("memory", [None, 4_000_000])
-def test_any_number_of_threads_writes_the_same_folder(
-    tmp_path: Path, memory: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sidtool.data.interactions.RUN_EVENTS", 10)
-    monkeypatch.setattr("sidtool.data.event_sort.RANGE_EVENTS", 10)
-    path = events(tmp_path, LINES)
-    contents = []
-    for threads in (1, 3):
-        folder = tmp_path / f"split-{threads}"
-        split_events(path, folder, memory=memory, threads=threads)
-        contents.append({file.name: file.read_bytes() for file in folder.iterdir()})
-    assert contents[0] == contents[1]

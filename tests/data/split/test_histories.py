@@ -1,6 +1,5 @@
 """Whole histories of users: of events, and of the splits that are made of them."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from sidtool.data.fields.fields import NO_FIELDS
 from sidtool.data.split.files import split_events
 from sidtool.data.split.histories import user_histories
 from sidtool.data.split.make import SplitOptions
+from tests.data.split.cases import write_rows
 from tests.data.tables.files import write_table
 
 
@@ -62,8 +62,7 @@ def test_windows_show_events_that_no_window_has_as_its_target(tmp_path: Path) ->
     """The windows of a sample of targets: b and e are targets of none."""
     parts = {"train": (["a"], "c"), "valid": (["a", "b", "c"], "d"), "test": (list("abcdef"), "g")}
     for part, (history, item) in parts.items():
-        cells = {"user_id": ["u"], "history_item_id": [json.dumps(history)], "item_id": [item]}
-        write_table(tmp_path / f"{part}.csv", cells)
+        write_rows(tmp_path / f"{part}.csv", [("u", history, item)])
     options = SplitOptions("given", tmp_path / "valid.csv", tmp_path / "test.csv")
     split_events(tmp_path / "train.csv", tmp_path / "split", options)
     assert items_of(tmp_path / "split") == {"u": tuple("abcdefg")}

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, IntegrityError
+from sidtool.data.event_sort import EVENT_BYTES
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.fields.fields import NO_FIELDS, Fields, FieldTypes
 from sidtool.data.split.files import read_split, split_events
@@ -98,19 +99,23 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=16, deadline=None)
 @given(
     seed=st.integers(0, 1000),
     protocol=st.sampled_from(["leave-one-out", "temporal"]),
     with_fields=st.booleans(),
     target=st.booleans(),
+    memory=st.sampled_from([None, 30 * EVENT_BYTES]),
+    threads=st.sampled_from([1, 3]),
 )
-def test_a_split_within_a_budget_is_the_same_byte_for_byte(
+def test_any_budget_and_number_of_threads_give_the_same_bytes(
     tmp_path_factory: pytest.TempPathFactory,
     seed: int,
     protocol: str,
     with_fields: bool,
     target: bool,
+    memory: int | None,
+    threads: int,
 ) -> None:
     folder = tmp_path_factory.mktemp("split")
     rng = random.Random(seed)
@@ -134,7 +139,11 @@ def test_a_split_within_a_budget_is_the_same_byte_for_byte(
         manifest = split_events(events, folder / "plain", options)
     except DataError:  # a part is empty
         return
-    assert split_events(events, folder / "bounded", options, memory=30 * 160) == manifest
-    assert contents(folder / "bounded") == contents(folder / "plain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sidtool.data.interactions.RUN_EVENTS", 10)
+        patch.setattr("sidtool.data.event_sort.RANGE_EVENTS", 10)
+        again = split_events(events, folder / "again", options, memory=memory, threads=threads)
+    assert again == manifest
+    assert contents(folder / "again") == contents(folder / "plain")
     assert read_split(folder / "plain") == make_split(events, options)
-    assert {path.name for path in folder.iterdir()} == {"events.parquet", "plain", "bounded"}
+    assert {path.name for path in folder.iterdir()} == {"events.parquet", "plain", "again"}

@@ -3,7 +3,6 @@ event of a held-out session is in training, or in the history of its own targets
 
 import dataclasses
 import itertools
-import json
 from bisect import bisect_right
 from pathlib import Path
 from typing import Any
@@ -186,31 +185,6 @@ def test_what_contradicts_the_protocol_is_refused(tmp_path: Path) -> None:
         write_lines(dataclasses.replace(split, **changed), tmp_path / "split")
         with pytest.raises(IntegrityError, match=message):
             read_split(tmp_path / "split")
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "message"),
-    [
-        ("train.jsonl", {"sessions": [1, 2]}, "do not divide"),
-        ("train.jsonl", {"sessions": "0"}, "no list of indexes"),
-        ("test.jsonl", {"rest": [{"item": "b", "position": 0}]}, "do not ascend"),
-        ("test.jsonl", {"rest": {"item": "b"}}, "no list of targets"),
-        ("test.jsonl", {"rest": [{"item": "", "position": 9}]}, "not an id"),
-        ("test.jsonl", {"rest": [{"item": "b", "position": 9, "time": "x"}]}, "a time is"),
-    ],
-)
-def test_a_malformed_line_is_refused(
-    tmp_path: Path, name: str, change: dict[str, Any], message: str
-) -> None:
-    from sidtool.data.split.examples import read_events, read_examples
-
-    path = write_events(tmp_path / "events.csv", SESSIONS)
-    split = make_split(path, SplitOptions("last-session", sessions=SessionRule(column="session")))
-    write_lines(split, tmp_path / "split")
-    file = tmp_path / "split" / name
-    file.write_text(json.dumps(json.loads(file.read_text().splitlines()[0]) | change) + "\n")
-    with pytest.raises(DataError, match=message):
-        list(read_events(file) if name == "train.jsonl" else read_examples(file))
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,7 @@ from sidtool.data.split.protocols import given, leave_one_out, refuse_empty, tem
 from sidtool.data.split.record import Cuts
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import Event, Example
-from tests.data.split.cases import windows_of
-from tests.data.tables.files import write_table
+from tests.data.split.cases import windows_of, write_rows
 
 event = st.tuples(st.sampled_from("uvwxy"), st.sampled_from("abcd"), st.integers(0, 12))
 histories = st.lists(event, min_size=1, max_size=40)
@@ -184,18 +183,6 @@ def window_events(window: Example) -> list[Event]:
     return [(window.user, item, place) for place, item in enumerate(items, first)]
 
 
-def write_windows(path: Path, rows: list[tuple[str, tuple[str, ...], str]]) -> Path:
-    users, shown, items = zip(*rows, strict=True)
-    return write_table(
-        path,
-        {
-            "user_id": list(users),
-            "history_item_id": [str(list(h)) for h in shown],
-            "item_id": list(items),
-        },
-    )
-
-
 @settings(max_examples=40)
 @given_case(
     st.lists(st.lists(st.integers(0, 9), min_size=4, max_size=14), min_size=1, max_size=4),
@@ -218,7 +205,7 @@ def test_given_windows_become_training_windows_unchanged(
     )
     parts = [rows[:first], rows[first:second], rows[second:]]
     paths = [
-        write_windows(tmp_path / f"{name}.csv", [(w.user, w.history, w.item) for w, _ in part])
+        write_rows(tmp_path / f"{name}.csv", [(w.user, w.history, w.item) for w, _ in part])
         for name, part in zip(("train", "valid", "test"), parts, strict=True)
     ]
     split = given(*paths)
@@ -249,9 +236,9 @@ def test_given_windows_that_show_held_out_events_are_left_out(tmp_path: Path) ->
         rows[6],
     ]  # the target of valid stands in a history, that of test is a target
     split = given(
-        write_windows(tmp_path / "train.csv", train),
-        write_windows(tmp_path / "valid.csv", [rows[4]]),
-        write_windows(tmp_path / "test.csv", [rows[6]]),
+        write_rows(tmp_path / "train.csv", train),
+        write_rows(tmp_path / "valid.csv", [rows[4]]),
+        write_rows(tmp_path / "test.csv", [rows[6]]),
     )
     assert split.counts.left_out == 2
     assert split.windows is not None

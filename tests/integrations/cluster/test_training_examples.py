@@ -13,7 +13,6 @@ import pytest
 from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.base.progress import Progress
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
-from sidtool.data.general_text import GeneralOptions
 from sidtool.data.items import Items
 from sidtool.data.split.files import read_split, stored_manifest, write_split
 from sidtool.data.split.make import SplitOptions, make_split
@@ -21,6 +20,7 @@ from sidtool.data.split.split import Split
 from sidtool.examples import sft_run
 from sidtool.examples.blocks import EventBlock
 from sidtool.examples.event_weights import WeightOptions
+from sidtool.examples.general_text import GeneralOptions
 from sidtool.examples.parts import ExampleParts, read_parts_lineage, validation_users
 from sidtool.examples.sft_job import SftJob
 from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions, read_catalog

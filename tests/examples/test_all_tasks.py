@@ -1,12 +1,13 @@
-"""Examples of every task on real catalogs: they fit, end with the whole completion, and contain no
-token that catalog text spells.
+"""Examples of every task, of a small shop and on real catalogs: they fit, end with the whole
+completion, and contain no token that catalog text spells.
 
 Beauty is read from the shared data where it is available, MovieLens from the wheel `recbole` (see
 the Makefile)."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ import pytest
 
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import Items, read_items
-from sidtool.data.queries import compose_queries
+from sidtool.data.queries import Query, compose_queries
 from sidtool.data.split.protocols import leave_one_out
+from sidtool.data.split.split import Split
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import TASKS, history_prompt_task, named_task
@@ -27,14 +29,11 @@ from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import SidSpace
+from tests.examples.cases import ALL_TASKS, QUERIES
 from tests.models import tiny_tokenizer
 from tests.shared_data import DATA
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning"),
-]
-MAX_LENGTH = 1024
+pytestmark = pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
 
 
 def bundle_of(items: Items) -> Bundle:
@@ -54,27 +53,32 @@ def possible_tasks(items: Items) -> list[str]:
     return [task for task in tasks if named_task(task).column in ("", *items.fields)]
 
 
-def check(items: Items, events: Path, format_: Format) -> None:
-    bundle = bundle_of(items)
+def check_real(items: Items, events: Path, format_: Format) -> None:
+    """The examples of every task for which a catalog has the columns."""
+    weights = {task: 1.0 if named_task(task).of_users else 3.0 for task in possible_tasks(items)}
+    queries = compose_queries(items, "something like {title}")
+    split = leave_one_out(read_interactions(events))
+    check(bundle_of(items), items, split, SftOptions(weights, format=format_), queries)
+
+
+def check(
+    bundle: Bundle, items: Items, split: Split, options: SftOptions, queries: Sequence[Query]
+) -> None:
     tokenizer = tiny_tokenizer(chat=True)
     tokenizer.add_tokens(list(bundle.space.tokens))
-    tasks = possible_tasks(items)
-    weights = {task: 1.0 if named_task(task).of_users else 3.0 for task in tasks}
-    options = SftOptions(weights, format=format_, max_length=MAX_LENGTH)
-    queries = compose_queries(items, "something like {title}")
     maker = ExampleMaker(bundle, items, options, tokenizer, queries)
     catalog_index = {item_id: index for index, item_id in enumerate(items.ids)}
     catalog_texts: set[str] = set()
     templates = set()
-    for example in maker.examples(leave_one_out(read_interactions(events))):
-        length = maker.length(example.segments)
-        assert length is not None
-        assert length <= MAX_LENGTH, example.task
+    for example in maker.examples(split):
+        assert maker.length(example.segments) <= options.max_length, example.task
         index = catalog_index.get(example.item or "", -1)
-        check_completion(example, bundle, items, index, format_)
+        check_completion(example, bundle, items, index, options.format)
+        for left, right in pairwise(example.segments):  # a blank would be a token of its own
+            assert not (right.sid_tokens and left.text.endswith(" "))
         catalog_texts |= texts_of(example.segments, "catalog")
         templates.add((example.task, frozenset(texts_of(example.prompt, "template"))))
-    check_templates(tasks, weights, Counter(task for task, _ in templates))
+    check_templates(options.tasks, Counter(task for task, _ in templates))
     added = set(tokenizer.added_tokens_decoder)
     encoder = prompt_encoder(tokenizer, SidTokens(bundle.space, 512))
     for text in catalog_texts:
@@ -87,39 +91,57 @@ def texts_of(segments: Sequence[Segment], kind: str) -> set[str]:
 
 
 def check_completion(
-    example: TrainingExample, bundle: Bundle, items: Items, index: int, format_: Format
+    example: TrainingExample, bundle: Bundle, items: Items, index: int, format_: str
 ) -> None:
     """A completion is the whole target and the end of the turn."""
     if example.task == "sequence":
         return
     task = named_task(example.task)
+    assert bool(example.prompt) != task.is_running_text
     is_plain = format_ == "plain" or task.is_running_text
     assert example.completion[-1].text.endswith("<eos>" if is_plain else "<|im_end|>")
+    if task.writes_sids:
+        assert not texts_of(example.completion, "catalog")
     if task.writes_sid:
         codes = bundle.items.codes[bundle.items.row(example.item or "")]
         assert example.completion[0].sid_tokens == tuple((codes + bundle.space.offsets).tolist())
-    elif not task.is_running_text:
+    elif not (task.is_running_text or task.writes_list):
         values = items.fields[task.column] if task.target == "column" else items.titles
         (text,) = texts_of(example.completion, "catalog")
         assert text == item_text(values[index]) != ""
 
 
-def check_templates(tasks: list[str], weights: dict[str, float], counts: Counter[str]) -> None:
-    """Every template is used, except those of tasks with only one."""
-    single = {"sequence", history_prompt_task(weights)}
-    for task in tasks:
-        has_one = task in single or named_task(task).is_running_text
-        assert counts[task] >= (1 if has_one else 3)
+def check_templates(weights: Mapping[str, float], counts: Counter[str]) -> None:
+    """Every template is used, except those of tasks with only one, and of those that a model is
+    asked by."""
+    served = {"sequence", "list", history_prompt_task(weights)}
+    for name, weight in weights.items():
+        has_one = named_task(name).is_running_text or name == "sequence"
+        assert counts[name] >= (1 if has_one else min(3, weight) if name in served else 3)
 
 
+@pytest.mark.parametrize("format_", ["plain", "chat"])
+@pytest.mark.parametrize("max_length", [110, 256])
+def test_the_examples_of_a_shop_are_valid(
+    bundle: Bundle, catalog: Items, split: Split, format_: Format, max_length: int
+) -> None:
+    tasks = dict.fromkeys(ALL_TASKS, 3.0)
+    if max_length == 110:  # too short for descriptions
+        shorter = (task for task in tasks if "description" not in task and task != "item-text")
+        tasks = dict.fromkeys(shorter, 3.0)
+    options = SftOptions(tasks, format=format_, history_length=12, max_length=max_length)
+    check(bundle, catalog, split, options, QUERIES)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not at hand")
 @pytest.mark.parametrize("format_", ["plain", "chat"])
 def test_the_examples_of_beauty_are_valid(format_: Format) -> None:
-    check(
-        read_items(DATA / "beauty" / "items.jsonl"), DATA / "beauty" / "interactions.csv", format_
-    )
+    items = read_items(DATA / "beauty" / "items.jsonl")
+    check_real(items, DATA / "beauty" / "interactions.csv", format_)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("recbole") is None, reason="the wheel recbole is not installed")
 @pytest.mark.parametrize("format_", ["plain", "chat"])
 def test_the_examples_of_movielens_are_valid(format_: Format) -> None:
@@ -129,4 +151,6 @@ def test_the_examples_of_movielens_are_valid(format_: Format) -> None:
     films = (
         Path(spec.submodule_search_locations[0]) / "dataset_example" / "ml-100k" / "ml-100k.item"
     )
-    check(read_items(films, fields=("class", "release_year")), films.with_suffix(".inter"), format_)
+    check_real(
+        read_items(films, fields=("class", "release_year")), films.with_suffix(".inter"), format_
+    )

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.general_text import GeneralOptions, GeneralText, pieces
+from sidtool.examples.general_text import GeneralOptions, GeneralText, pieces
 from tests.cli.road import write_lines
 
 
@@ -44,7 +44,6 @@ def test_pieces_fit_and_lose_only_spaces(text: str, size: int) -> None:
 
 
 def test_a_share_lies_between_0_and_1() -> None:
-    assert GeneralOptions(Path("a"), 0.25).budget(300) == 100
     for share in (0, 1, float("nan")):
         with pytest.raises(UsageError, match=r"share must be (more than 0|less than 1)"):
             GeneralOptions(Path("a"), share)

@@ -10,8 +10,7 @@ from pathlib import Path
 from sidtool.base.errors import DataError
 from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
-from sidtool.data.tables.json_tables import json_lines
-from sidtool.data.tables.opening import require_regular
+from sidtool.data.tables import json_lines, require_regular
 
 HELD_OUT_SHARE = 0.05
 MOST_HELD_OUT = 200
@@ -31,10 +30,6 @@ class GeneralOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
-
-    def budget(self, other_tokens: int) -> int:
-        """Tokens of general text beside the tokens of all other examples."""
-        return round(other_tokens * self.share / (1 - self.share))
 
 
 @dataclass(frozen=True)
