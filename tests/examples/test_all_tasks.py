@@ -49,7 +49,11 @@ def bundle_of(items: Items) -> Bundle:
 def possible_tasks(items: Items) -> list[str]:
     """The tasks whose columns a catalog has."""
     names = [name for name, task in TASKS.items() if not task.needs_fields]
-    tasks = dict.fromkeys(name.replace("FIELD", field) for field in items.fields for name in names)
+    tasks = [
+        name.replace("FIELD", field)
+        for name in names
+        for field in (items.fields if "FIELD" in name else ("",))
+    ]
     return [task for task in tasks if named_task(task).column in ("", *items.fields)]
 
 

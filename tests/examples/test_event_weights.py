@@ -161,32 +161,22 @@ def test_bad_values_are_refused(tmp_path: Path, events: Path) -> None:
 
 
 @pytest.mark.parametrize("expression", [None, "rating"])
-def test_labels_have_no_weight(
+def test_an_event_that_is_no_target_has_weight_0_and_labels_have_none(
     tmp_path: Path, bundle: Bundle, catalog: Items, events: Path, expression: str | None
 ) -> None:
     """A model that predicts feedback learns bad feedback too."""
     split = rated_split(events, target=("rating>=3",))
-    out = tmp_path / "train.jsonl"
-    weights = None if expression is None else WeightOptions(expression)
-    tasks = {"predict-rating": 1.0, "predict-target": 1.0}
-    make_sft(bundle, catalog, split, out, SftOptions(tasks), weights=weights)
-    examples = list(read_training_examples(out))
-    assert {"yes", "no"} <= {example["completion"].strip() for example in examples}
-    assert not any("weight" in example for example in examples)
-
-
-@pytest.mark.parametrize("expression", [None, "rating"])
-def test_an_event_that_is_no_target_has_weight_0(
-    tmp_path: Path, bundle: Bundle, catalog: Items, events: Path, expression: str | None
-) -> None:
-    split = rated_split(events, target=("rating>=3",))
     rating_of = ratings(events)
     out = tmp_path / "train.jsonl"
     weights = None if expression is None else WeightOptions(expression)
-    tasks = {"sequence": 1.0, "next-item": 1.0}
+    tasks = dict.fromkeys(("sequence", "next-item", "predict-rating", "predict-target"), 1.0)
     make_sft(bundle, catalog, split, out, SftOptions(tasks), weights=weights)
-    n_zero = 0
+    n_zero, labels = 0, set()
     for example in read_training_examples(out):
+        if example["task"].startswith("predict"):
+            labels.add(example["completion"].strip())
+            assert "weight" not in example
+            continue
         items = items_of(example, bundle)
         values = [rating_of[example["user"], item] for item in items]
         if example["task"] == "next-item":
@@ -197,6 +187,7 @@ def test_an_event_that_is_no_target_has_weight_0(
         assert example["weight"] == expected
         n_zero += expected.count(0)
     assert n_zero
+    assert {"yes", "no", "1", "5"} <= labels
     record = read_lineage(out).weights
     assert (record is None) == (expression is None)
     assert record is None or record.smallest >= 3
