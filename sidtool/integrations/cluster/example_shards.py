@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from sidtool.base.digests import file_digest
@@ -20,7 +19,7 @@ from sidtool.examples import (
     catalog_queries,
     named_task,
 )
-from sidtool.integrations.cluster.output import PartFolder, PartReport, part_name
+from sidtool.integrations.cluster.output import PartFolder, PartReport, part_name, temporary_folder
 from sidtool.integrations.cluster.run import Work
 from sidtool.integrations.cluster.shards import local_file
 
@@ -54,8 +53,8 @@ def share_catalog(inputs: SftInputs, job: SftJob, folder: PartFolder) -> SftInpu
         name: column if isinstance(column, Texts) else Texts.packed(column)
         for name, column in columns.items()
     }
-    with TemporaryDirectory(prefix="sidtool-") as place:
-        path = Path(place) / CATALOG
+    with temporary_folder() as place:
+        path = place / CATALOG
         Texts.write_columns(path, texts)
         folder.put(CATALOG, path)
     return replace(inputs, items=f"{folder.url}/{CATALOG}", options=job.options)

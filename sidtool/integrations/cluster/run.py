@@ -1,18 +1,15 @@
 """A run: shards become the parts of a folder, those of a folder of Parquet with one lineage."""
 
 import json
-import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, TypeVar
 
 from sidtool.base.errors import without_credentials
 from sidtool.base.options import option
-from sidtool.base.output import disk_errors
 from sidtool.base.progress import Progress
 from sidtool.integrations.cluster.engines import WorkerOptions, run_job
 from sidtool.integrations.cluster.output import (
@@ -21,6 +18,7 @@ from sidtool.integrations.cluster.output import (
     part_folder,
     refuse_existing_folder,
     refuse_input,
+    temporary_folder,
 )
 from sidtool.integrations.cluster.shards import (
     ROWS,
@@ -135,11 +133,9 @@ def _open_adding(
 
     def add(numbered: tuple[int, AnyShard]) -> PartReport:
         number, shard = numbered
-        temporary = Path(gettempdir())
-        errors = disk_errors(temporary, f"{temporary} on {platform.node()}")
-        with errors, TemporaryDirectory(prefix="sidtool-") as place:
-            report = work(number, shard, Path(place))
-            folder.add(number, report, Path(place))
+        with temporary_folder() as place:
+            report = work(number, shard, place)
+            folder.add(number, report, place)
         return report
 
     return add
