@@ -1,6 +1,6 @@
 """Compare `sidtool serve` with `recommend` on the same requests, and count lost answers.
 
-    python benchmarks/serve.py saturation queue latency soak [--requests 2000] [--json]
+    python benchmarks/serve.py saturation queue latency soak [--requests 2000] [-o FILE.json]
 
 * saturation: requests per second and CPU seconds per request of the server, with many clients that
   send one request per call, against `recommend` on all requests at once. Both answer the same
@@ -22,6 +22,7 @@ import json
 import os
 import random
 import signal
+import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -30,7 +31,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from environment import environment
+from environment import command_line, environment
 from serve_client import Reply, Server, open_loop, saturate, serving
 from serve_model import Shop, make_shop
 from serve_queue import batch_costs, simulate
@@ -260,9 +261,15 @@ def main() -> None:
     parser.add_argument("--swap-seconds", type=float, default=60.0)
     parser.add_argument("--kill-seconds", type=float, default=45.0)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("-o", "--out", type=Path, help="write the results to this file")
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    result: dict[str, Any] = {"environment": environment(), "options": vars(given)}
+    options = {name: value for name, value in vars(given).items() if name != "out"}
+    result: dict[str, Any] = {
+        "command": command_line("serve.py", sys.argv[1:]),
+        "environment": environment(),
+        "options": options,
+    }
     with tempfile.TemporaryDirectory(prefix="serve-") as name:
         folder = Path(name)
         shop = make_shop(folder, given.items, given.dim, given.layers)
@@ -279,6 +286,8 @@ def main() -> None:
         if "soak" in given.parts:
             times = (given.swap_seconds, given.kill_seconds)
             result["soak"] = soak(shop, folder, given.soak_requests, *times)
+    if given.out is not None:
+        given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if given.json:
         print(json.dumps(result))
         return

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
@@ -77,6 +78,17 @@ def data_frame(rows: Sequence[Sequence[object]], columns: Sequence[str]) -> Any:
 def _missing(package: str, extra: str | None) -> MissingPackageError:
     command = f"pip install 'sidtool[{extra}]'" if extra else f"pip install {package}"
     return MissingPackageError(f"{package} is not installed: {command}")
+
+
+def library_versions(*packages: str) -> dict[str, str]:
+    """Versions of those of the packages that are installed."""
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
 
 
 @contextmanager

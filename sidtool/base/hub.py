@@ -5,7 +5,7 @@ import logging
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -140,10 +140,29 @@ def download(
 ) -> Path:
     """Download a repository into the hub's cache; returns its folder, whose name is the commit.
     `allow` and `ignore` are patterns of file names. Code and pickled weights are fetched only with
-    `trust_remote_code`. Raises UsageError for a malformed URL, DataError if the hub does not give
-    the repository."""
+    `trust_remote_code`. Uses no network if the access has `local_files_only`. Raises UsageError for
+    a malformed URL, DataError if the hub does not give the repository."""
+    require("hub")
+    from huggingface_hub import constants, snapshot_download
+
+    repository, revision = _parse(url, access.revision)
+    local = access.local_files_only or bool(constants.HF_HUB_OFFLINE)
+    problem = "is not in the hub's cache" if local else "cannot be downloaded from the hub"
+    # without telemetry, the hub's client also asks for no registry of agents
+    requests = offline() if local else hub_settings(HF_HUB_DISABLE_TELEMETRY=True)
+    hint = None if local else _WITHOUT_THE_HUB
     refused = () if trust_remote_code else _CODE_AND_PICKLES
-    return _snapshot(url, access, allow, [*ignore, *refused])
+    with requests, _quietly(), _data_errors(url, problem, hint):
+        folder = snapshot_download(
+            repository,
+            revision=revision,
+            cache_dir=access.cache_dir,
+            token=access.token,
+            allow_patterns=list(allow) if allow else None,
+            ignore_patterns=[*ignore, *refused],
+            local_files_only=local,
+        )
+    return Path(folder)
 
 
 def download_model(
@@ -163,11 +182,6 @@ def download_model(
         ignore=[f"{folder}*/*", f"{folder}consolidated*"],
         trust_remote_code=trust_remote_code,
     )
-
-
-def cached(url: str, *, revision: str | None = None) -> Path:
-    """The folder of an earlier download. Raises DataError if there is none; uses no network."""
-    return _snapshot(url, HubAccess(revision, local_files_only=True), None, [])
 
 
 def hub_url(name: str) -> str:
@@ -205,26 +219,29 @@ def only_folder(source: Path | str, kind: str, folders: Sequence[str]) -> str:
     )
 
 
-def required_signers(source: Path | str, access: HubAccess) -> list[Signers]:
-    """Who must have signed what is read from a repository, or from a folder of this machine, which
-    nobody published. Raises as `Signers.read`."""
-    if isinstance(source, Path):
-        return [] if access.signed_by is None else [Signers.read(access.signed_by)]
-    return published_signers(access.signed_by)
-
-
-def verify_copy(
-    signers: Sequence[Signers], copy: Path, name: str, digests: Mapping[str, str]
+def check_signed_copy(
+    source: Path | str,
+    access: HubAccess,
+    copy: Path,
+    name: str,
+    digests: Callable[[], Mapping[str, str]],
 ) -> None:
-    """Raise IntegrityError unless each of the signers signed the artifact `name` in the copy of a
-    repository, whose objects have these SHA-256. The signature is in the repository itself, or
-    beside it as `pull` writes it."""
+    """Raise IntegrityError unless the artifact `name` in the copy of a repository, or in a folder
+    of this machine, is signed by whom it must be; what nobody published, by whom `access` names.
+    `digests` gives the SHA-256 of its objects. The signature is in the repository itself, or beside
+    it as `pull` writes it. Raises as `Signers.read`."""
+    if isinstance(source, Path):
+        signers = [] if access.signed_by is None else [Signers.read(access.signed_by)]
+    else:
+        signers = published_signers(access.signed_by)
+    if not signers:
+        return
     signature = None
     for path in (copy.with_name(f"{copy.name}{SIGNATURE}"), copy / f"{name}{SIGNATURE}"):
         if path.is_file() and path.stat().st_size <= MAX_SIGNATURE:
             signature = path.read_bytes()
     for signer in signers:
-        signer.verify(f"{name} in {copy}", digests, signature)
+        signer.verify(f"{name} in {copy}", digests(), signature)
 
 
 def upload(
@@ -318,28 +335,3 @@ def _data_errors(url: str, problem: str, hint: str | None = None) -> Iterator[No
     except (OSError, ValueError) as error:  # the base classes of the hub client's errors
         reason = first_line(error).rstrip(".")
         raise DataError(f"{url!r} {problem} ({reason})", hint=hint) from error
-
-
-def _snapshot(
-    url: str, access: HubAccess, allow: Sequence[str] | None, ignore: Sequence[str]
-) -> Path:
-    require("hub")
-    from huggingface_hub import constants, snapshot_download
-
-    repository, revision = _parse(url, access.revision)
-    local = access.local_files_only or bool(constants.HF_HUB_OFFLINE)
-    problem = "is not in the hub's cache" if local else "cannot be downloaded from the hub"
-    # without telemetry, the hub's client also asks for no registry of agents
-    requests = offline() if local else hub_settings(HF_HUB_DISABLE_TELEMETRY=True)
-    hint = None if local else _WITHOUT_THE_HUB
-    with requests, _quietly(), _data_errors(url, problem, hint):
-        folder = snapshot_download(
-            repository,
-            revision=revision,
-            cache_dir=access.cache_dir,
-            token=access.token,
-            allow_patterns=list(allow) if allow else None,
-            ignore_patterns=list(ignore),
-            local_files_only=local,
-        )
-    return Path(folder)

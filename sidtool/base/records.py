@@ -19,6 +19,8 @@ from typing import (
     get_type_hints,
 )
 
+from sidtool.base.errors import CompatibilityError
+
 _SCALARS: dict[type, str] = {
     str: "a text",
     bool: "true or false",
@@ -110,6 +112,17 @@ class JsonRecord:
             elif is_required(cls, field):
                 raise TypeError(f"{field.name} is missing")
         return cls(**values)
+
+
+def refuse_newer(value: Any, newest: int, what: str) -> None:
+    """Raise CompatibilityError if a stored object has the number of a newer format than `newest`;
+    the error calls it `what`."""
+    number = value.get("format") if isinstance(value, Mapping) else None
+    if type(number) is int and number > newest:
+        raise CompatibilityError(
+            f"{what} has format {number}, this version of sidtool reads up to {newest}",
+            hint="upgrade sidtool",
+        )
 
 
 def is_required(record: type[JsonRecord], field: Field[Any]) -> bool:

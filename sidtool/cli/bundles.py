@@ -11,6 +11,7 @@ from sidtool.base.errors import EXIT_REFUSED, RefusedError, UsageError
 from sidtool.base.options import option
 from sidtool.cli.codebook import say_report
 from sidtool.cli.compare import ProbeInputs, say_changes, say_figures
+from sidtool.cli.reports.bundle_tables import bundle_facts
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import (
     next_step,
@@ -28,7 +29,6 @@ from sidtool.integrations import cluster
 from sidtool.integrations.cluster import ItemColumns, RunOptions
 from sidtool.integrations.formats import CatalogFile
 from sidtool.model import contract as contracts
-from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.encoder import Encoder
 
 
@@ -62,12 +62,12 @@ def inspect(
             if changes is not None:
                 values |= {"same_prefix": changes.same_prefix, "drift": changes.drift}
             return say_json(values)
-        say_table(["", ""], _manifest_rows(opened))
+        say_table(["", ""], list(bundle_facts(opened).items()))
         report = opened.manifest.codebook_report
         if report is not None:
             say_report(report)
         if measured is not None:
-            say_figures([bundle], [measured], use=measured.purity_by_chance is not None)
+            say_figures([(bundle, measured)], use=measured.purity_by_chance is not None)
         return say_changes(changes) if changes is not None else None
     group = tokenizer.explain(opened, prefix, examples=examples)
     if json:
@@ -274,33 +274,3 @@ def _say_model(folder: str, *, json: bool) -> None:
         is_metric = isinstance(value, float) and abs(value) < 10
         rows.append((stage, metric, f"{value:.4f}" if is_metric else f"{value:g}", step))
     return say_table(["stage", "metric", "value", "step"], rows) if rows else None
-
-
-def _manifest_rows(bundle: Bundle) -> list[tuple[str, object]]:
-    manifest = bundle.manifest
-    space = manifest.space
-    recipe = manifest.recipe or {}
-    encoder = recipe.get("encoder", {})
-    method = bundle.codebook.method if bundle.codebook else "none: a map without a codebook"
-    cooccurrence = "none"
-    collaborative = recipe.get("collaborative")
-    if collaborative is not None and bundle.codebook is not None:
-        n_events, protocol = collaborative["train_events"], collaborative["protocol"]
-        cooccurrence = f"{n_events} training events, {protocol}"
-        fusion = bundle.codebook.params.fusion
-        if fusion is not None and fusion.collaborative is not None:
-            part = fusion.collaborative
-            cooccurrence += f", fused into {part.warm_items} items with weight {part.weight:g}"
-    return [
-        ("name", f"{manifest.name} {manifest.version} (format {manifest.format})"),
-        ("digest", manifest.identity.digest),
-        ("items", manifest.items),
-        ("levels", f"{space.spelled_sizes}, {space.template}"),
-        ("begin and end tokens", f"{space.begin} {space.end}" if space.begin else "none"),
-        ("collisions", manifest.collisions.policy),
-        ("quantizer", method),
-        ("encoder", encoder.get("model") or encoder.get("vectors", "none")),
-        ("co-occurrence", cooccurrence),
-        ("text", recipe.get("text_template", "none")),
-        ("created", manifest.created),
-    ]

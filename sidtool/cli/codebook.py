@@ -67,7 +67,7 @@ class QuantizerSettings:
         flag="--set",
         metavar="KEY=VALUE",
         panel="Quantizer",
-        completes=lambda: options.complete_setting("build-codebook")(""),
+        completes=lambda: options.setting_pairs("build-codebook"),
     )
     """Option of the method or of the fusion of vectors."""
 

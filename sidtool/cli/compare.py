@@ -1,6 +1,6 @@
 """The command compare: figures of several bundles of one catalog."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,33 +10,19 @@ import typer
 from sidtool import registry, tokenizer
 from sidtool.base.errors import UsageError
 from sidtool.base.options import option
+from sidtool.cli.reports.bundle_tables import (
+    EVENT_COLUMNS,
+    EVENT_NOTES,
+    USE_COLUMNS,
+    USE_NOTES,
+    level_table,
+)
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import say, say_json, say_table
 from sidtool.integrations.formats import CatalogFile
 from sidtool.tokenizer import BundleFigures, Diff
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import LETTERS
-
-USE_COLUMNS = {
-    "size": "codes",
-    "utilization": "utilization",
-    "entropy": "entropy",
-    "perplexity": "perplexity",
-    "gini": "gini",
-    "neighbors": "neighbors",
-    "purity": "purity",
-}
-"""Columns of the table of levels, by the JSON key of their figure."""
-EVENT_COLUMNS = {
-    "alignment": "alignment",
-    "alignment_by_chance": "by chance",
-    "alignment_lift": "lift",
-    "head_spread": "head",
-    "tail_spread": "tail",
-    "mutual_information": "information",
-    "mutual_information_by_chance": "by chance",
-}
-"""Columns of the table of training events."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +88,7 @@ def compare(
         raise UsageError("--by-row requires --embeddings")
     fields = [field] if field is not None else []
     opened = [registry.open_bundle(bundle) for bundle in bundles]
-    figures = tokenizer.compare_bundles(
+    measured_bundles = tokenizer.compare_bundles(
         opened,
         embeddings=embeddings,
         items=catalog.read(fields=fields, bundle=opened[0]) if catalog is not None else None,
@@ -111,63 +97,39 @@ def compare(
         by_row=by_row,
         seed=seed,
     )
+    figures = list(zip(bundles, measured_bundles, strict=True))
     if json:
-        values = [
-            {"bundle": bundle, **measured.to_json()}
-            for bundle, measured in zip(bundles, figures, strict=True)
-        ]
-        return say_json({"items": figures[0].items, "bundles": values})
+        values = [{"bundle": bundle, **measured.to_json()} for bundle, measured in figures]
+        return say_json({"items": measured_bundles[0].items, "bundles": values})
     rows = []
-    for bundle, measured in zip(bundles, figures, strict=True):
-        cells = (
-            measured.before.items if measured.before else None,
-            measured.after.items,
-            measured.reassigned,
-            measured.residual_variance,
-            measured.seconds,
-        )
-        sizes = "x".join(map(str, measured.sizes))
-        rows.append((bundle, measured.method or "none", sizes, measured.items, *map(_cell, cells)))
+    for bundle, measured in figures:
+        method, sizes = measured.method or "none", "x".join(map(str, measured.sizes))
+        before = measured.before.items if measured.before else None
+        collisions = (before, measured.after.items, measured.reassigned)
+        build = (measured.residual_variance, measured.seconds)
+        rows.append((bundle, method, sizes, measured.items, *collisions, *build))
     columns = ["collide before", "after", "reassigned", "residual variance", "seconds"]
     say_table(["bundle", "method", "levels", "items", *columns], rows)
-    return say_figures(bundles, figures, use=True)
+    return say_figures(figures, use=True)
 
 
-def say_figures(bundles: list[str], figures: Sequence[BundleFigures], *, use: bool) -> None:
-    """Print how bundles use the codes of their levels, if `use`, and what training events say about
-    the levels, if they were measured."""
+def say_figures(figures: Sequence[tuple[str, BundleFigures]], *, use: bool) -> None:
+    """Print how bundles, each with its name, use the codes of their levels, if `use`, and what
+    training events say about the levels, if they were measured."""
+    first = figures[0][1]
     say("")
     if use:
-        _say_levels(bundles, figures, USE_COLUMNS)
-        chance = figures[0].purity_by_chance
-        say(
-            "neighbors: Jaccard@20 of embedding and SID-prefix neighbors, down to that level",
-            "purity: probability that another item with that prefix has the same label"
-            + (f" (by chance {chance:.4f})" if chance is not None else ""),
-        )
-    if figures[0].levels[0].mutual_information is None:
+        table = level_table("", figures, USE_COLUMNS)
+        say_table(table.columns, table.rows)
+        neighbors, purity = USE_NOTES
+        chance = first.purity_by_chance
+        say(neighbors, purity + (f" (by chance {chance:.4f})" if chance is not None else ""))
+    if first.levels[0].mutual_information is None:
         return
     say("")
-    _say_levels(bundles, figures, EVENT_COLUMNS)
-    say(
-        "alignment: share of steps to another item that has the same prefix down to that level; "
-        "lift: times chance",
-        "head, tail: distinct prefixes per item, of the most frequent items with half of the "
-        "events and of the others",
-        "information: mutual information (bits) of the codes of an item and of the next one; by "
-        "chance: with shuffled next items",
-    )
-
-
-def _say_levels(
-    bundles: list[str], figures: Sequence[BundleFigures], columns: Mapping[str, str]
-) -> None:
-    rows = []
-    for bundle, measured in zip(bundles, figures, strict=True):
-        for letter, level in zip(LETTERS, measured.levels, strict=False):
-            values = level.to_json()
-            rows.append((bundle, letter, *(_cell(values[name]) for name in columns)))
-    say_table(["bundle", "level", *columns.values()], rows)
+    table = level_table("", figures, EVENT_COLUMNS)
+    say_table(table.columns, table.rows)
+    say(*EVENT_NOTES)
 
 
 def say_changes(changes: Diff) -> None:
@@ -175,13 +137,9 @@ def say_changes(changes: Diff) -> None:
     say("")
     drift = dict(enumerate(changes.drift))
     levels = enumerate(zip(LETTERS, changes.same_prefix, strict=False))
-    rows = [(letter, same, _cell(drift.get(level))) for level, (letter, same) in levels]
+    rows = [(letter, same, drift.get(level)) for level, (letter, same) in levels]
     say_table(["level", "same prefix", "drift"], rows)
     say(
         "same prefix: share of the items of both bundles; drift: mean distance of a centroid from "
         "the earlier one of its code, in units of their RMS norm"
     )
-
-
-def _cell(value: float | None) -> float | str:
-    return "-" if value is None else value

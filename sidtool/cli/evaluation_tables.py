@@ -1,10 +1,11 @@
 """The tables of evaluate, evaluate-task and evaluate-lists, at most 80 columns wide."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from textwrap import wrap
-from typing import Any, NamedTuple
+from typing import Any
 
+from sidtool.cli.reports.blocks import Table
 from sidtool.cli.terminal.console import note, say, say_json, say_table
 from sidtool.evaluation import OTHER_MODEL, Averages, Evaluation, verdict
 from sidtool.evaluation.lists import ListEvaluation
@@ -55,22 +56,16 @@ def say_evaluation(evaluation: Evaluation, *, details: bool, json: bool) -> None
         further.append(_differences(evaluation))
     for table in further:
         tell("")
-        say_table(table.columns, table.rows, title=table.title, aside=json)
+        say_table(table.columns, table.rows, title=table.caption, aside=json)
 
 
-class _Table(NamedTuple):
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[object]]
-
-
-def _detail_tables(evaluation: Evaluation) -> Iterator[_Table]:
+def _detail_tables(evaluation: Evaluation) -> Iterator[Table]:
     """Groups of examples, prefixes in the beam after each level, how many items each system
     recommends, and metrics where any item of a shared SID counts, if they differ at all."""
     groups = _groups(evaluation)
     yield _averages(groups, "by the number of training events of the target")
     names = [name for name in evaluation.metrics if name.startswith("survival@")]
-    yield _Table(
+    yield Table(
         f"share of targets whose prefix is among the {evaluation.settings['num_beams']} beams",
         ["", "n", *(name.replace("survival@", "level ") for name in names)],
         [
@@ -78,7 +73,7 @@ def _detail_tables(evaluation: Evaluation) -> Iterator[_Table]:
             for label, averages in groups.items()
         ],
     )
-    yield _Table(
+    yield Table(
         f"of {evaluation.counts['active_items']} items, those among anyone's first ten",
         ["", "coverage", "effective items"],
         [
@@ -94,19 +89,19 @@ def _detail_tables(evaluation: Evaluation) -> Iterator[_Table]:
             rows.append([name, *(_figure(figure, decimals) for figure in figures)])
     if rows:
         title = "where any item of a shared SID counts as correct"
-        yield _Table(title, ["", "item level", "SID level"], rows)
+        yield Table(title, ["", "item level", "SID level"], rows)
 
 
-def _averages(groups: Mapping[str, Averages], title: str) -> _Table:
+def _averages(groups: Mapping[str, Averages], title: str) -> Table:
     """The model's metrics in groups of examples by their labels."""
     rows = [
         [label, averages.n, *_with_interval(averages, HIT_RATE), *_with_interval(averages, NDCG)]
         for label, averages in groups.items()
     ]
-    return _Table(title, ["", "n", HIT_RATE, "95% interval", NDCG, "95% interval"], rows)
+    return Table(title, ["", "n", HIT_RATE, "95% interval", NDCG, "95% interval"], rows)
 
 
-def _differences(evaluation: Evaluation) -> _Table:
+def _differences(evaluation: Evaluation) -> Table:
     """The model less the other model in every group of examples."""
     rows: list[list[object]] = []
     for label, averages in _groups(evaluation).items():
@@ -117,7 +112,7 @@ def _differences(evaluation: Evaluation) -> _Table:
             figures = [_figure(value, decimals) for value in values]
             rows.append([label, name, *figures, *_gain(gain, decimals)])
     columns = ["", "", "model", "other", "gain", "95% interval", "p"]
-    return _Table(f"the gain of the model over the {OTHER_MODEL}, paired by user", columns, rows)
+    return Table(f"the gain of the model over the {OTHER_MODEL}, paired by user", columns, rows)
 
 
 def _gain(gain: Any, decimals: int = max(DECIMALS)) -> tuple[str, str, str]:

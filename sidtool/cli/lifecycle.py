@@ -12,6 +12,7 @@ from sidtool.base.errors import EXIT_REFUSED, UsageError
 from sidtool.base.options import read_ids
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import BUNDLE
+from sidtool.cli.reports.bundle_tables import difference_tables
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
@@ -112,20 +113,8 @@ def diff(
     if json:
         say_json(differences.to_json() | {"verdict": asdict(verdict)})
     else:
-        rows: list[tuple[str, int, str]] = [("kept their SID", differences.kept, "")]
-        for name in ("added", "retired", "gone", "restored", "retitled"):
-            ids = getattr(differences, name)
-            rows.append((name, len(ids), ", ".join(ids[:MAX_LISTED])))
-        for depth in sorted({move.depth for move in differences.moved}):
-            moved = [move.item for move in differences.moved if move.depth == depth]
-            rows.append((f"moved at level {depth}", len(moved), ", ".join(moved[:MAX_LISTED])))
-        say_table(["items", "", "first"], rows)
-        if any(differences.drift):
-            drift = ["-" if value is None else value for value in differences.drift]
-            say_table(["level", "codebook drift"], list(enumerate(drift, 1)))
-        if differences.manifest:
-            changed = [(key, old, new) for key, (old, new) in differences.manifest.items()]
-            say_table(["manifest", "old", "new"], changed)
+        for table in difference_tables(differences, MAX_LISTED):
+            say_table(table.columns, table.rows)
         reason = f" ({verdict.message})" if verdict.message else ""
         say(f"models of the old bundle: {verdict.kind}{reason}")
     if exit_code and not differences.same:

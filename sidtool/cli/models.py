@@ -31,10 +31,7 @@ class ModelDesign:
     bundle: str | None = option(None)
     """Bundle of this catalog, which records its columns and its text."""
     settings: tuple[str, ...] = option(
-        (),
-        flag="--set",
-        panel="Options",
-        completes=lambda: options.complete_setting("init-model")(""),
+        (), flag="--set", panel="Options", completes=lambda: options.setting_pairs("init-model")
     )
     """Field of the model's configuration, key=value."""
     seed: int = option(0, minimum=0)

@@ -45,7 +45,7 @@ def train(
         list[str] | None,
         typer.Option(
             "--set",
-            autocompletion=options.complete_setting("train"),
+            autocompletion=lambda incomplete: options.setting_pairs("train", incomplete),
             help="Training setting, key=value; `sidtool settings train` lists them.",
         ),
     ] = None,
@@ -73,26 +73,31 @@ def train(
     stages, each trains the output of the one before; intermediate outputs stay beside the last one,
     as OUT-1-embeddings."""
     stages = training.read_stages(config, set_ or (), chosen.get("stage"))
-    planned = training.plan_stages(
-        model,
-        examples,
-        out,
-        stages,
-        teachers=teacher or (),
-        force=how.force,
-        trust_remote_code=trust_remote_code,
-    )
     if how.dry_run:
+        planned = training.plan_stages(
+            model,
+            examples,
+            out,
+            stages,
+            teachers=teacher or (),
+            force=how.force,
+            trust_remote_code=trust_remote_code,
+        )
         training.check_stages(planned)
         lines = [f"would train {stage}" for stage in planned]
         return how.plan("\n".join(lines), stages=[stage.to_json() for stage in planned])
     labels = [f"{number} {each.options.stage}" for number, each in enumerate(stages, start=1)]
     with progress(*labels) as report:
         steps_of, log = watch()
-        summaries = training.run_stages(
-            planned,
+        summaries = training.train_stages(
+            model,
+            examples,
+            out,
+            stages,
+            teachers=teacher or (),
             force=how.force,
             max_minutes=max_minutes,
+            trust_remote_code=trust_remote_code,
             progress=lambda number: steps_of(report.get(labels[number - 1])),
             log=log,
             notify=notify,
@@ -195,7 +200,7 @@ class RlInputs:
     """What rl takes beside the examples and the objective."""
 
     pairs: tuple[str, ...] = option(
-        (), flag="--set", panel="Training", completes=lambda: options.complete_setting("rl")("")
+        (), flag="--set", panel="Training", completes=lambda: options.setting_pairs("rl")
     )
     """Setting, key=value; `sidtool settings rl` lists them."""
     reward_input: tuple[str, ...] = option((), metavar="REWARD=PATH")
@@ -232,25 +237,33 @@ def rl(
     resumes it."""
     pairs = [*inputs.pairs, *(f"{name}={value}" for name, value in objective.items())]
     rl_options, fields = training.read_settings(reinforcement.RL_SETTINGS, config, pairs)
-    run = reinforcement.plan_rl(
-        model,
-        examples,
-        out,
-        rl_options,
-        fields,
-        reward_inputs=_parse_inputs(inputs.reward_input),
-        split=inputs.split,
-        trust_remote_code=inputs.trust_remote_code,
-        force=how.force,
-    )
+    reward_inputs = _parse_inputs(inputs.reward_input)
     if how.dry_run:
+        run = reinforcement.plan_rl(
+            model,
+            examples,
+            out,
+            rl_options,
+            fields,
+            reward_inputs=reward_inputs,
+            split=inputs.split,
+            trust_remote_code=inputs.trust_remote_code,
+            force=how.force,
+        )
         return how.plan(f"would train: {run.inheritance()}", **run.to_json())
     with progress("train") as report:
         steps_of, log = watch()
-        summary = reinforcement.run_rl(
-            run,
+        summary = reinforcement.rl(
+            model,
+            examples,
+            out,
+            options=rl_options,
+            grpo_fields=fields,
+            reward_inputs=reward_inputs,
+            split=inputs.split,
             allow_worse_slices=inputs.allow_worse_slices,
             force=how.force,
+            trust_remote_code=inputs.trust_remote_code,
             progress=steps_of(report.get("train")),
             log=log,
             notify=notify,

@@ -16,6 +16,7 @@ from .items import Items as Items
 from .items import TextNames as TextNames
 from .items import make_items as make_items
 from .items import read_items as read_items
+from .items import rows_in as rows_in
 from .items import template_columns as template_columns
 from .queries import Query as Query
 from .queries import compose_queries as compose_queries

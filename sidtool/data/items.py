@@ -80,6 +80,18 @@ class Items:
         return f"<{len(self)} items{first}: text {self.text_template!r}{columns}>"
 
 
+def rows_in(catalog: Sequence[str], ids: Sequence[str], hint: str | None = None) -> list[int]:
+    """The places of ids among those of a catalog. Raises DataError for ids that it lacks."""
+    rows = {item: row for row, item in enumerate(catalog)}
+    missing = [item for item in ids if item not in rows]
+    if missing:
+        raise DataError(
+            f"the catalog lacks {len(missing)} of {len(ids)} items (first: {missing[0]!r})",
+            hint=hint,
+        )
+    return [rows[item] for item in ids]
+
+
 def read_items(
     path: str | Path,
     *,

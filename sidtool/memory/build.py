@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
+from sidtool.base.extras import library_versions
 from sidtool.base.options import options_from
 from sidtool.base.threads import thread_count
 from sidtool.data import Texts, Vectors
@@ -16,10 +17,10 @@ from sidtool.data.split import Example, Split, SplitManifest, check_split, evenl
 from sidtool.data.split.pairs import WINDOW, item_sequences
 from sidtool.memory.content import ItemContent, nearest_items
 from sidtool.memory.manifest import KnnSettings, MemoryManifest
-from sidtool.memory.memory import Memory, broken_values
+from sidtool.memory.memory import Memory
 from sidtool.memory.rows import Shards, SparseRows
 from sidtool.memory.similarity import CountedPairs, content_similarity, count_events, similar_items
-from sidtool.tokenizer.bundle import Bundle, library_versions, now
+from sidtool.tokenizer.bundle import Bundle, now
 
 DEFAULT = KnnSettings(reverse=0.3, normalization=0.3, neighbors=100)
 """Settings of a memory, a compromise over the validation users of four data sets (docs/memory.md);
@@ -169,7 +170,7 @@ def build_memory(
         digest="",
         content=None if content is None else content.settings,
         tuned_on=tuned_on,
-        libraries=library_versions("numpy", "scipy"),
+        libraries=library_versions("sidtool", "numpy", "scipy"),
         created=now(),
     )
     nearest = None if content is None else SparseRows.of(content.nearest, np.float32)
@@ -242,7 +243,7 @@ def verify_memory(location: str | Path) -> list[tuple[str, str]]:
     """Everything that is wrong with a stored memory: (object, reason); empty if it is intact.
 
     Raises DataError if there is no memory."""
-    return broken_values(location) or broken_derived(Memory.open(location))
+    return Memory.broken(location) or broken_derived(Memory.open(location))
 
 
 def broken_derived(memory: Memory) -> list[tuple[str, str]]:

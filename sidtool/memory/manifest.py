@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, Self
 
-from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
+from sidtool.base.errors import IntegrityError, UsageError
 from sidtool.base.options import check_options, option
-from sidtool.base.records import Digest, JsonRecord, Number, Rule
+from sidtool.base.records import Digest, JsonRecord, Number, Rule, refuse_newer
 from sidtool.data.split import SplitReference
 from sidtool.tokenizer.bundle import Identity, check_names
 
@@ -111,18 +111,7 @@ class MemoryManifest(JsonRecord):
 
         Raises CompatibilityError for a format that this version does not read, IntegrityError for a
         missing or malformed key."""
-        if not isinstance(value, Mapping):
-            raise IntegrityError("the memory's manifest is malformed: it is not an object")
-        number = value.get("format")
-        if type(number) is not int or number < 1:
-            raise IntegrityError(
-                f"the memory's manifest has format {number!r}, not a number from 1"
-            )
-        if number > FORMAT:
-            raise CompatibilityError(
-                f"the memory has format {number}, this version of sidtool reads up to {FORMAT}",
-                hint="upgrade sidtool",
-            )
+        refuse_newer(value, FORMAT, "the memory")
         try:
             manifest = super().from_json(value)
             check_names(manifest.objects)

@@ -9,7 +9,7 @@ from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,62 +19,45 @@ from sidtool.base.documents import canonical
 from sidtool.base.errors import CompatibilityError, IntegrityError, SidtoolError
 from sidtool.base.hub import is_hub_repository
 from sidtool.base.markdown import front_matter, key_value_table, literal, shell_word
-from sidtool.base.output import new_dir
-from sidtool.base.output_name import MEMORY, check_suffix
-from sidtool.base.storage import Storage, is_zip
+from sidtool.base.output_name import MEMORY
+from sidtool.base.storage import Storage
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.rows import SparseRows
 from sidtool.tokenizer.bundle import (
-    ROOT,
     Bundle,
     Expected,
-    OnHub,
-    StoredArrays,
+    StoredGroup,
     StringArray,
-    broken_objects,
     flat_record,
-    new_zip,
     read_root,
-    write_group,
 )
 
 
-class Memory(OnHub):
+class Memory(StoredGroup):
     """Which items co-occur in the training events of a split, by the items of a bundle. Arrays of a
     stored memory are read when they are first used."""
 
     kind = "memory"
+    output = MEMORY
     manifest: MemoryManifest
-
-    def __init__(self, manifest: MemoryManifest, arrays: Mapping[str, NDArray[Any]]) -> None:
-        self.manifest = manifest
-        self.arrays = arrays
 
     def __repr__(self) -> str:
         """Number of items and digest; reads no array."""
         return f"<Memory of {self.manifest.items} items, {self.digest[:12]}>"
 
-    @classmethod
-    def open(cls, location: str | Path) -> "Memory":
-        """Open a folder or a .zarr.zip, at a path or an fsspec URL.
-
-        Only the manifest is read, and checked against its own SHA-256. Raises DataError if there is
-        no memory, IntegrityError if it is unfinished or damaged, CompatibilityError if its format
-        is newer than this version reads."""
-        storage = Storage(location)
-        manifest = MemoryManifest.from_json(read_root(storage, "memory"))
-        return cls(manifest, StoredArrays(storage, manifest, _layout(manifest)))
+    @staticmethod
+    def parse(value: Mapping[str, Any]) -> tuple[MemoryManifest, dict[str, Expected]]:
+        """The manifest in a JSON object, with type and shape of the arrays."""
+        manifest = MemoryManifest.from_json(value)
+        return manifest, _layout(manifest)
 
     @classmethod
-    def open_verified(cls, location: str | Path, *, alone: bool = True) -> "Memory":
+    def open_verified(cls, location: str | Path, *, alone: bool = True) -> Self:
         """Open a memory for use. Every object and value is checked, but not that the similarities
         are those of the pairs, which takes as long as building the memory. Unless it is `alone`,
-        other files may be there.
-
-        Raises IntegrityError if it is damaged."""
-        for name, reason in broken_values(location, alone=alone):
-            raise IntegrityError(f"{location}: {name}: {reason}", hint="build the memory again")
-        return cls.open(location)
+        other files may be there. Raises IntegrityError if it is damaged."""
+        super().open_verified(location, alone=alone)
+        return cls.open(location)  # without the arrays that only the check reads
 
     @classmethod
     def of(
@@ -172,15 +155,16 @@ class Memory(OnHub):
                 hint="build the memory with this bundle: sidtool build-memory",
             )
 
-    def save(self, location: str | Path, *, force: bool = False) -> None:
-        """Write a folder, or a stored zip if the name ends in .zip; it appears whole or not at all.
-
-        Raises UsageError if the output exists and `force` is not given."""
-        path = Path(location)
-        check_suffix(path, MEMORY)
-        new_output = new_zip if is_zip(path.name) else new_dir
-        with new_output(path, force=force) as folder:
-            write_group(folder, self.arrays, self.manifest)
+    def broken_values(self) -> list[tuple[str, str]]:
+        """What is wrong with the arrays and the digest over them: (object, reason)."""
+        for name in ("ids", "events", "pairs", "neighbors", "content"):
+            getattr(self, name)  # each checks its arrays
+        digest = _digest(self.manifest, self.arrays)
+        if digest == self.digest:
+            return []
+        return [
+            ("values", f"values have digest {digest[:12]}…, the manifest says {self.digest[:12]}…")
+        ]
 
     def card(self, reference: str, license: str | None) -> str:
         """The card of the memory as it is published, in Markdown."""
@@ -194,24 +178,6 @@ def is_memory(location: str | Path) -> bool:
     except SidtoolError:
         return False
     return True
-
-
-def broken_values(location: str | Path, *, alone: bool = True) -> list[tuple[str, str]]:
-    """What is wrong with the objects and arrays of a stored memory: (object, reason)."""
-    try:
-        memory = Memory.open(location)
-        broken = broken_objects(Storage(location), memory.manifest, alone=alone)
-        if broken:
-            return broken
-        for name in ("ids", "events", "pairs", "neighbors", "content"):
-            getattr(memory, name)  # each checks its arrays
-        digest = _digest(memory.manifest, memory.arrays)
-    except IntegrityError as error:
-        return [(ROOT, str(error))]
-    if digest != memory.digest:
-        reason = f"values have digest {digest[:12]}…, the manifest says {memory.digest[:12]}…"
-        return [("values", reason)]
-    return []
 
 
 def _digest(manifest: MemoryManifest, arrays: Mapping[str, NDArray[Any]]) -> str:

@@ -47,7 +47,7 @@ from sidtool.model.vocabulary.tokens import (
     UserTokens,
 )
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.quantize import Codebook
+from sidtool.tokenizer.quantize import Codebook, unit
 from sidtool.tokenizer.sid import SidSpace
 
 Init = Literal["codebook", "mean", "random"]
@@ -117,7 +117,7 @@ def initial_embeddings(
     projection = rng.standard_normal((dim, len(existing.mean)), dtype=np.float32)
     projection = projection / np.float32(np.sqrt(dim))
     # random directions, which begin and end tokens and levels without centroids keep
-    offsets = _unit(noise) * existing.distance  # (tokens, width)
+    offsets = unit(noise) * existing.distance  # (tokens, width)
     for start, centroids in zip(space.offsets.tolist(), codebook.levels, strict=False):
         level = slice(start, start + len(centroids))
         projected = centroids @ projection
@@ -127,15 +127,9 @@ def initial_embeddings(
         standardized = (lengths - lengths.mean()) / max(float(lengths.std()), 1e-12)
         target = existing.distance + existing.distance_deviation * standardized
         target = np.clip(target, 0.5 * existing.distance, 2 * existing.distance)
-        directions = _unit(_unit(points) + TIE_NOISE * _unit(noise[level]))
+        directions = unit(unit(points) + TIE_NOISE * unit(noise[level]))
         offsets[level] = directions * target[:, None].astype(np.float32)
     return existing.mean + np.float32(scale) * offsets
-
-
-def _unit(rows: Matrix) -> Matrix:
-    """Rows scaled to length 1; a row of zeros stays zero."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,10 +27,11 @@ from sidtool.model.contract.folder import (
     check_files,
     model_folder,
     open_bundle_copy,
+    push_model,
     read_contract,
+    verify_model,
     with_bases,
 )
-from sidtool.model.contract.push import push_model, verify_model
 from sidtool.model.network.adapter import merge_adapter
 from sidtool.model.network.structure import check_embedding_rows, model_kind
 from sidtool.model.pretrained import (

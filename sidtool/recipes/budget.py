@@ -9,7 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
 from sidtool.base.output import write_whole
 from sidtool.base.records import JsonRecord
@@ -19,7 +18,7 @@ from sidtool.model.contract import TrainParams, read_contract
 from sidtool.recipes.plan import Plan
 from sidtool.recipes.profile import Choices, batch_size
 from sidtool.recipes.steps import Step
-from sidtool.training import MACHINE_FILE, TrainOptions
+from sidtool.training import MACHINE_FILE, TrainOptions, read_log
 
 PROBE_STEPS = 40
 PROBE_USERS = 100
@@ -111,8 +110,7 @@ def probe(plan: Plan) -> Step:
 
 def read_speed(probe: Path, valid: int) -> Speed:
     """The speed that the short training measured. Raises DataError if its log lacks lines."""
-    lines = (probe / MACHINE_FILE).read_text(encoding="utf-8").splitlines()
-    seconds = [float(parse_json(line)["seconds"]) for line in lines]
+    seconds = [entry["seconds"] for entry in read_log(probe / MACHINE_FILE)]
     if len(seconds) < 4:
         raise DataError(f"{probe} has {len(seconds)} log lines, not 4")
     # the first quarter has the start of the libraries, the third one the validation
@@ -164,10 +162,7 @@ class Budget:
         work, speed = self.work, self.speed
         users = _user_costs(work, min(MIN_USERS, work.valid), min(MIN_USERS, work.test))
         latest = LATEST * self.total - spent - 2 * speed.user * users
-        tuning, test = choices.tuning_users or work.valid, choices.test_users or work.test
-        after = speed.user * _user_costs(work, tuning, test)
-        planned = expected_seconds(choices, work, speed) - after
-        return max(planned, latest) / 60
+        return max(_training_seconds(choices, work, speed), latest) / 60
 
     def choose_again(self, choices: Choices, model: Path, done: str, spent: float) -> Choices:
         """The choices behind the step `done`, by the speed of the training in `model` and the time
@@ -195,14 +190,13 @@ class Budget:
 
 def slowness(model: Path, choices: Choices, work: Work, speed: Speed) -> float:
     """How many times as long as planned a training took until its last log line, 1 without any."""
-    lines = (model / MACHINE_FILE).read_text(encoding="utf-8").splitlines()
-    if not lines:
+    log = read_log(model / MACHINE_FILE)
+    if not log:
         return 1.0
-    last = parse_json(lines[-1])
+    last = log[-1]
     all_steps = (choices.epochs or work.epochs) * work.steps_per_epoch
-    users = work.validations * (choices.eval_users or work.eval_users)
-    planned = last["step"] * (speed.step + speed.user * users / all_steps)
-    return float(last["seconds"] / max(planned, 1e-9))
+    planned = last["step"] / all_steps * _training_seconds(choices, work, speed)
+    return last["seconds"] / max(planned, 1e-9)
 
 
 def _part(users: int, share: float) -> int | None:
@@ -213,10 +207,16 @@ def _part(users: int, share: float) -> int | None:
 
 def expected_seconds(choices: Choices, work: Work, speed: Speed) -> float:
     """How long training, memory and evaluation take with these choices."""
-    steps = (choices.epochs or work.epochs) * work.steps_per_epoch
-    users = float(work.validations * (choices.eval_users or work.eval_users))
     tuning, test = choices.tuning_users or work.valid, choices.test_users or work.test
-    return steps * speed.step + speed.user * (users + _user_costs(work, tuning, test))
+    after = speed.user * _user_costs(work, tuning, test)
+    return _training_seconds(choices, work, speed) + after
+
+
+def _training_seconds(choices: Choices, work: Work, speed: Speed) -> float:
+    """How long the training takes with these choices, its validations included."""
+    steps = (choices.epochs or work.epochs) * work.steps_per_epoch
+    users = work.validations * (choices.eval_users or work.eval_users)
+    return steps * speed.step + speed.user * users
 
 
 def _user_costs(work: Work, tuning_users: int, test_users: int) -> float:

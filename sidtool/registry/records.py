@@ -17,14 +17,8 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, TypeVar
 
 from sidtool.base.documents import parse_json
-from sidtool.base.errors import (
-    CompatibilityError,
-    DataError,
-    IntegrityError,
-    RefusedError,
-    UsageError,
-)
-from sidtool.base.records import VERSION, Digest, JsonRecord, Rule, VersionNumber
+from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageError
+from sidtool.base.records import VERSION, Digest, JsonRecord, Rule, VersionNumber, refuse_newer
 from sidtool.base.storage import Snapshot, Storage
 
 Kind = Literal["bundle", "memory", "model"]
@@ -69,7 +63,7 @@ class VersionRecord(JsonRecord):
     """SHA-256 of its zarr.json or sid.json, which leads to the SHA-256 of every other object"""
     license: str = UNKNOWN_LICENSE
     kind: Kind = "bundle"
-    format: int = FORMAT
+    format: Annotated[int, Rule("a known format", minimum=1, maximum=FORMAT)] = FORMAT
 
     @property
     def folder(self) -> str:
@@ -88,7 +82,7 @@ class Pointer(JsonRecord):
 
     latest: VersionNumber | None = None
     tags: Mapping[Tag, VersionNumber] = field(default_factory=dict)
-    format: int = FORMAT
+    format: Annotated[int, Rule("a known format", minimum=1, maximum=FORMAT)] = FORMAT
 
     def with_version(self, version: str, tag: str | None) -> "Pointer":
         """The pointer after a version is published. `latest` is the highest version, in whatever
@@ -133,17 +127,8 @@ def read_record(registry: Storage, version: str) -> VersionRecord | None:
 def publish_record(registry: Storage, record: VersionRecord) -> tuple[VersionRecord, bool]:
     """Write the record of a version unless there is one: the version's record, which may be that of
     another push, and whether it is new."""
-    for attempt in range(ATTEMPTS):
-        published = read_record(registry, record.version)
-        if published is not None:
-            return published, False
-        # the write fails if another push recorded the version since the read
-        if registry.put_if_unchanged(record_name(record.version), None, spell(record)):
-            return record, True
-        time.sleep(0.01 * attempt)
-    raise DataError(
-        f"{registry.location}: version {record.version} could not be recorded", hint="push again"
-    )
+    name = record_name(record.version)
+    return _change(registry, name, VersionRecord, lambda published: published or record)
 
 
 def refuse_other(registry: Storage, published: VersionRecord, record: VersionRecord) -> None:
@@ -164,18 +149,29 @@ def read_pointer(registry: Storage) -> Pointer:
 
 
 def update_pointer(registry: Storage, change: Callable[[Pointer], Pointer]) -> Pointer:
-    """Change the pointer; if another writer is faster, apply the change to what it wrote."""
+    """Change the pointer; repeating a change writes nothing."""
+    return _change(registry, POINTER, Pointer, lambda pointer: change(pointer or Pointer()))[0]
+
+
+def _change(
+    registry: Storage,
+    name: str,
+    kind: type[Document],
+    change: Callable[[Document | None], Document],
+) -> tuple[Document, bool]:
+    """Change a document, and whether it was written; if another writer is faster, apply the change
+    to what it wrote."""
     for attempt in range(ATTEMPTS):
-        snapshot = registry.snapshot(POINTER, MAX_DOCUMENT)
-        pointer = _parse(registry, POINTER, Pointer, snapshot)
-        changed = change(pointer or Pointer())
-        if changed == pointer:
-            return changed  # repeating a push writes nothing
-        if registry.put_if_unchanged(POINTER, snapshot, spell(changed)):
-            return changed
+        snapshot = registry.snapshot(name, MAX_DOCUMENT)
+        stored = _parse(registry, name, kind, snapshot)
+        changed = change(stored)
+        if changed == stored:
+            return changed, False
+        if registry.put_if_unchanged(name, snapshot, spell(changed)):
+            return changed, True
         time.sleep(0.01 * attempt)
     raise DataError(
-        f"{registry.location}/{POINTER} was changed by other writers {ATTEMPTS} times",
+        f"{registry.location}/{name} was changed by other writers {ATTEMPTS} times",
         hint="try again",
     )
 
@@ -218,15 +214,7 @@ def _parse(
         return None
     try:
         value = parse_json(snapshot.data)
-        number = value.get("format", FORMAT) if isinstance(value, Mapping) else FORMAT
-        if type(number) is int and number > FORMAT:
-            raise CompatibilityError(
-                f"{registry.location} has registry layout {number}, this version of sidtool reads "
-                f"up to {FORMAT}",
-                hint="upgrade sidtool",
-            )
-        if number != FORMAT:
-            raise TypeError(f"format is {number}")
+        refuse_newer(value, FORMAT, registry.location)
         return kind.from_json(value)
     except (ValueError, TypeError) as error:
         raise IntegrityError(f"{registry.location}/{name} is damaged: {error}") from error

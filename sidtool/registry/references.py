@@ -8,7 +8,7 @@ NAME/versions/1.0-<digits>/
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -263,7 +263,7 @@ def verify_record(registry: Storage, record: VersionRecord, signers: list[Signer
     if _read(registry, name, MAX_DOCUMENT) != spell(record):
         raise IntegrityError(f"{registry.location}/{name} is not spelled as this version spells it")
     signature = _read(registry, f"{record.folder}/{_RECORD}", MAX_SIGNATURE)
-    _verify(registry, record, signature, signers)
+    _verify(registry, record, {name: _digest(record)}, signature, signers)
 
 
 def sign_version(
@@ -272,16 +272,20 @@ def sign_version(
     """Write the signatures of a version. Raises IntegrityError if the registry requires another
     signer, and as `Signer.sign`."""
     name = record_name(record.version)
-    signature = signer.sign(name, {name: _digest(record)})
-    _verify(registry, record, signature, required_signers(registry))
+    digests = {name: _digest(record)}
+    signature = signer.sign(name, digests)
+    _verify(registry, record, digests, signature, required_signers(registry))
     objects = signer.sign(record.group, signed_objects(manifest, record.root))
     registry.put({f"{record.folder}/{_RECORD}": signature, record.group + SIGNATURE: objects})
 
 
 def _verify(
-    registry: Storage, record: VersionRecord, signature: bytes | None, signers: list[Signers]
+    registry: Storage,
+    record: VersionRecord,
+    digests: Mapping[str, str],
+    signature: bytes | None,
+    signers: list[Signers],
 ) -> None:
-    digests = {record_name(record.version): _digest(record)}
     for signer in signers:
         signer.verify(f"version {record.version} of {registry.location}", digests, signature)
 
@@ -290,9 +294,8 @@ def read_signature(registry: Storage, record: VersionRecord, manifest: AnyManife
     """The signature of the objects of a version, None if there is none. Raises IntegrityError
     unless it is as it must be."""
     signature = _read(registry, record.group + SIGNATURE, MAX_SIGNATURE)
-    for signer in required_signers(registry):
-        digests = signed_objects(manifest, record.root)
-        signer.verify(f"version {record.version} of {registry.location}", digests, signature)
+    digests = signed_objects(manifest, record.root)
+    _verify(registry, record, digests, signature, required_signers(registry))
     return signature
 
 

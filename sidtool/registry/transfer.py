@@ -7,13 +7,14 @@ import base64
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sidtool.base.checkpoint import MAX_JSON
 from sidtool.base.digests import file_digest
-from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageError
+from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.base.hub import HubCommit, HubPush
 from sidtool.base.progress import Progress
 from sidtool.base.storage import Storage, is_zip
@@ -65,12 +66,7 @@ def check_source(source: str, license: str | None) -> Source:
             f"{location}: {name}: {reason}", hint="sidtool verify lists every broken object"
         )
     if isinstance(manifest, StoredModel):
-        base = manifest.contract.base_folder
-        if base is not None:  # a folder of this machine
-            raise RefusedError(
-                f"{location} has adapters, and needs the model {base.path}",
-                hint=f"sidtool merge {location} -o MERGED writes a model that needs no base",
-            )
+        manifest.check_whole(location)
         license = license or manifest.contract.license
     return Source(Storage(location), manifest, license)
 
@@ -173,12 +169,10 @@ def _has_digest(
     storage: Storage, name: str, info: Mapping[str, Any] | None, size: int, digest: str
 ) -> bool:
     """Whether a store has an object of this size and SHA-256, by reading it."""
-    if info is None or info.get("size") != size:
-        return False
-    actual = hashlib.sha256()
-    for piece in storage.pieces(name, size):
-        actual.update(piece)
-    return actual.hexdigest() == digest
+    with suppress(FileNotFoundError):  # removed since it was listed
+        is_whole = info is not None and info.get("size") == size
+        return is_whole and storage.digest(name, size) == digest
+    return False
 
 
 def upload_root(source: Storage, target: Storage, record: VersionRecord) -> None:
@@ -286,14 +280,12 @@ def _is_stored(
     target: Storage, name: str, info: Mapping[str, Any] | None, expected: Checksums
 ) -> bool:
     """Whether the store has this object: by the checksum it reports, or else read back."""
-    if info is None or info.get("size") != expected.size:
-        return False
-    etag = str(info.get("ETag", "")).strip('"')  # S3: the MD5 of an object put in one part
-    md5_base64 = base64.b64encode(bytes.fromhex(expected.md5)).decode()
-    if etag == expected.md5 or info.get("md5Hash") == md5_base64:
-        return True
-    data = target.read(name)
-    return data is not None and hashlib.sha256(data).hexdigest() == expected.sha256
+    if info is not None and info.get("size") == expected.size:
+        etag = str(info.get("ETag", "")).strip('"')  # S3: the MD5 of an object put in one part
+        md5_base64 = base64.b64encode(bytes.fromhex(expected.md5)).decode()
+        if etag == expected.md5 or info.get("md5Hash") == md5_base64:
+            return True
+    return _has_digest(target, name, info, expected.size, expected.sha256)
 
 
 def _check_arrival(target: Storage, checksums: Mapping[str, Checksums]) -> None:

@@ -198,7 +198,7 @@ class SidSpace(Levels, JsonRecord):
             if token is None:
                 continue
             _check_token(token)
-            match = self._pattern.fullmatch(token)
+            match = self.pattern.fullmatch(token)
             if match and _level(match) < self.levels:
                 level, code = _level(match), int(match["code"])
                 if code < self.sizes[level] and self.token(level, code) == token:
@@ -255,7 +255,7 @@ class SidSpace(Levels, JsonRecord):
         """The codes of the start of a SID: `<s_a_12><s_b_3>` -> (12, 3). Raises UsageError if the
         text is not the start of a SID."""
         bare = text.strip().removeprefix(self.begin or "").removesuffix(self.end or "")
-        codes = tuple(int(match["code"]) for match in self._pattern.finditer(bare))
+        codes = tuple(int(match["code"]) for match in self.pattern.finditer(bare))
         if not codes or not self._within_levels(codes) or self.spell(codes) != bare:
             raise self._not_a_sid(text)
         return codes
@@ -269,7 +269,7 @@ class SidSpace(Levels, JsonRecord):
         """Complete and broken SIDs in a text, in order. A run of tokens ends where other text
         follows or where the level does not rise by one."""
         run: list[re.Match[str]] = []
-        for match in self._pattern.finditer(text):
+        for match in self.pattern.finditer(text):
             if run:
                 adjacent = match.start() == run[-1].end()
                 next_level = _level(match) == _level(run[-1]) + 1
@@ -298,7 +298,8 @@ class SidSpace(Levels, JsonRecord):
         )
 
     @cached_property
-    def _pattern(self) -> re.Pattern[str]:
+    def pattern(self) -> re.Pattern[str]:
+        """What texts are spelled like a code, also one that no level has."""
         pattern = re.escape(self.template).replace(r"\{level\}", "(?P<level>[a-z])")
         return re.compile(pattern.replace(r"\{code\}", "(?P<code>[0-9]{1,5})"))
 

@@ -1,3 +1,4 @@
+from .execution import read_log as read_log
 from .settings import DEFAULTS as DEFAULTS
 from .settings import MACHINE_DEFAULTS as MACHINE_DEFAULTS
 from .settings import StageOptions as StageOptions
@@ -13,6 +14,5 @@ from .settled_run import MACHINE_FIGURES as MACHINE_FIGURES
 from .settled_run import MACHINE_FILE as MACHINE_FILE
 from .training import check_stages as check_stages
 from .training import plan_stages as plan_stages
-from .training import run_stages as run_stages
 from .training import train as train
 from .training import train_stages as train_stages

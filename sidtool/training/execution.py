@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.errors import SidtoolError
+from sidtool.base.errors import DataError, SidtoolError
 from sidtool.base.output import locked, publish, refuse_existing, remove
+from sidtool.base.records import is_number
 from sidtool.base.work_folder import open_work_folder
+from sidtool.data.tables import json_lines
 from sidtool.examples import (
     Lineage,
     checked_side_file,
@@ -128,6 +130,19 @@ def write_history(entries: Iterable[Mapping[str, Any]], folder: Path) -> None:
             lines[MACHINE_FILE].append(json.dumps({"step": entry["step"], **measured}))
     for name, of_file in lines.items():
         (folder / name).write_text("".join(f"{line}\n" for line in of_file), encoding="utf-8")
+
+
+def read_log(path: Path) -> tuple[dict[str, float], ...]:
+    """The lines of a file that `write_history` wrote, without what is no number; none if there is
+    no file. Raises DataError for a line that is no JSON object with a step."""
+    if not path.is_file():
+        return ()
+    entries = []
+    for number, line in json_lines(path):
+        if not is_number(line.get("step")):
+            raise DataError(f"{path}, line {number}: a log line is an object with a step")
+        entries.append({name: float(value) for name, value in line.items() if is_number(value)})
+    return tuple(entries)
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import Any
 from sidtool.base.documents import parse_yaml, read_document
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import require
+from sidtool.base.options import assignments
 from sidtool.training.settings import DECIDED, StageSettings, TrainOptions
 
 _YAML_TYPES: Mapping[str, tuple[type, ...]] = {
@@ -45,7 +46,7 @@ def read_stages(
     DataError for an unreadable file."""
     shared = _read_yaml(config) if config else {}
     listed = shared.pop("stages", None)
-    overrides = _parse_pairs(pairs)
+    overrides = assignments(list(pairs))
     if stage:
         overrides["stage"] = stage
     if listed is None:
@@ -114,7 +115,7 @@ def read_settings(
     Raises UsageError for an unknown key or a value of the wrong type, DataError for an unreadable
     file."""
     settings = _read_yaml(config) if config else {}
-    return _options_and_fields(vocabulary, settings | _parse_pairs(pairs))
+    return _options_and_fields(vocabulary, settings | assignments(list(pairs)))
 
 
 def typed_fields(vocabulary: Vocabulary, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,19 +224,6 @@ def _typed(key: str, value: Any, annotation: str) -> Any:
     if types and type(value) not in types:
         raise UsageError(f"{key} must be {expected}, not {value!r}")
     return float(value) if expected == "float" else value
-
-
-def _parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UsageError(f"--set takes key=value, not {pair!r}")
-        try:
-            settings[key.strip()] = parse_yaml(value)
-        except ValueError as error:
-            raise UsageError(f"--set {key}: {value!r} is not a YAML value") from error
-    return settings
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

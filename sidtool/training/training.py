@@ -249,6 +249,7 @@ def train_stages(
     *,
     teachers: Sequence[str | Path] = (),
     force: bool = False,
+    max_minutes: float | None = None,
     trust_remote_code: bool = False,
     progress: Callable[[int], Progress | None] | None = None,
     log: Log | None = None,
@@ -256,9 +257,11 @@ def train_stages(
 ) -> list[TrainingSummary]:
     """Run the stages; a call that was killed resumes where it stopped.
 
-    `progress` gives the reporter of a stage by its number, from 1. Returns the summary of each
-    stage. Raises as `plan_stages` and `train`, and UsageError if an intermediate output has
-    different settings, without `force`."""
+    `progress` gives the reporter of a stage by its number, from 1. `max_minutes` is as in `train`,
+    for one stage. Returns the summary of each stage. Raises as `plan_stages` and `train`, and
+    UsageError if an intermediate output has different settings, without `force`."""
+    if max_minutes is not None and len(stages) > 1:
+        raise UsageError("max_minutes is for one stage: the configuration lists several")
     planned = plan_stages(
         model_dir,
         examples,
@@ -268,22 +271,6 @@ def train_stages(
         force=force,
         trust_remote_code=trust_remote_code,
     )
-    return run_stages(planned, force=force, progress=progress, log=log, notify=notify)
-
-
-def run_stages(
-    planned: Sequence[TrainingRun],
-    *,
-    force: bool = False,
-    max_minutes: float | None = None,
-    progress: Callable[[int], Progress | None] | None = None,
-    log: Log | None = None,
-    notify: Callable[[str], None] | None = None,
-) -> list[TrainingSummary]:
-    """Run as `train_stages` what `plan_stages` has planned. `max_minutes` is as in `train`; raises
-    UsageError if there are several stages."""
-    if max_minutes is not None and len(planned) > 1:
-        raise UsageError("max_minutes is for one stage: the configuration lists several")
     summaries = []
     for number, run in enumerate(planned, start=1):
         summary = train(

@@ -19,16 +19,18 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.slow
-def test_the_benchmark_runs_to_its_end() -> None:
+def test_the_benchmark_runs_to_its_end(tmp_path: Path) -> None:
     sizes = ("--requests", "48", "--items", "500", "--dim", "32", "--layers", "1")
     soak = ("--soak-requests", "400", "--swap-seconds", "2", "--kill-seconds", "5")
     parts = ("saturation", "queue", "latency", "soak")
     command = [sys.executable, "benchmarks/serve.py", *parts]
+    out = tmp_path / "serve.json"
     ran = subprocess.run(
-        [*command, *sizes, *soak, "--json"], cwd=ROOT, capture_output=True, text=True
+        [*command, *sizes, *soak, "--json", "-o", out], cwd=ROOT, capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
-    result = json.loads(ran.stdout)
+    result = json.loads(out.read_text())
+    assert json.loads(ran.stdout) == result
     assert result["saturation"]["requests"] == 48
     assert result["saturation"]["throughput_ratio"] > 0
     assert result["latency"]["p99_over_single"] > 0

@@ -184,7 +184,7 @@ def test_a_lexical_encoder_is_stored_and_encodes_later(road: Road, tmp_path: Pat
     assert done("verify", grown).code == 0
     assert done("encode", grown, *titles, "--json").lines == rows
     memory = ("build-memory", road.split, grown, "--items", road.items, "-o", tmp_path / "m.zarr")
-    assert "1 items of the bundle are not in the catalog" in refused(1, *memory)
+    assert "the catalog lacks 1 of" in refused(1, *memory)
     done(*(each if each is not grown else out for each in memory))
     moved = refused(3, "encode", out, "a lamp", "--encoder", road.items)
     assert "was built with the encoder lexical, not with" in moved

@@ -178,10 +178,11 @@ def test_ids_in_a_file_are_texts(road: Road, tmp_path: Path) -> None:
     assert [json.loads(line)["user"] for line in ran.out.splitlines()] == ["00123", "yes"]
 
 
-def test_interruption_is_exit_130(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
+
+def test_interruption_is_exit_130(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sidtool.registry.broken_parts", interrupted)
     ran = run("verify", road.bundle)
     assert (ran.code, ran.out, ran.err) == (130, "", "interrupted\n")
@@ -190,10 +191,7 @@ def test_interruption_is_exit_130(road: Road, monkeypatch: pytest.MonkeyPatch) -
 def test_an_interrupted_training_says_that_the_same_command_goes_on(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("sidtool.training.run_stages", interrupted)
+    monkeypatch.setattr("sidtool.training.train_stages", interrupted)
     command = ("train", road.model, road.examples, "-o", tmp_path / "tuned")
     assert run(*command).err == "interrupted\n"
     checkpoint = tmp_path / "tuned-1-lora.partial" / "checkpoint-4"
@@ -207,9 +205,6 @@ def test_an_interrupted_training_says_that_the_same_command_goes_on(
 def test_an_interrupted_command_that_resumes_by_an_option_names_it(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr("sidtool.recommendation.recommend_to_file", interrupted)
     work = tmp_path / "out.jsonl.partial"
     work.mkdir()

@@ -119,7 +119,7 @@ def test_a_changed_manifest_is_refused(tmp_path: Path, key: str, value: object) 
 def test_a_manifest_that_is_no_object_is_refused(tmp_path: Path, manifest: Any) -> None:
     small_memory().save(tmp_path / "m.zarr")
     (tmp_path / "m.zarr/zarr.json").write_bytes(spell_root(manifest))
-    with pytest.raises(IntegrityError, match="not an object"):
+    with pytest.raises(IntegrityError, match="expected an object"):
         Memory.open_verified(tmp_path / "m.zarr")
 
 

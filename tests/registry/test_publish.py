@@ -7,12 +7,10 @@ import signal
 import subprocess
 import sys
 import threading
-import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
@@ -25,13 +23,10 @@ from sidtool.registry.records import CARD, POINTER, VERSIONS, list_records, read
 from sidtool.registry.references import find_version, open_bundle, resolve, split_reference
 from sidtool.registry.version_log import published_names
 from sidtool.tokenizer.bundle import Bundle, verify
-from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.zarr_group import ROOT
-from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import small_bundle
 from tests.cli.road import done
 from tests.registry.conftest import in_every_store
-from tests.s3 import BUCKET, Wire
 from tests.waiting import Start, run_concurrently
 
 
@@ -468,24 +463,3 @@ def test_the_card_of_a_version_names_its_data_set(tmp_path: Path) -> None:
     front, body = text.split("---\n", 2)[1:]
     assert yaml.safe_load(front)["datasets"] == ["org/sales"]
     assert body.strip()
-
-
-ITEMS, SIZES = 1_000_000, (256, 256, 256)
-
-
-@pytest.mark.slow
-def test_ten_decodes_read_at_most_a_twentieth_of_a_million_items(s3: Wire, tmp_path: Path) -> None:
-    keys = np.sort(np.random.default_rng(0).choice(256**3, size=ITEMS, replace=False))
-    codes = np.stack(np.unravel_index(keys, SIZES), axis=1).astype(np.uint16)
-    ids = [f"item-{row:07d}" for row in range(ITEMS)]
-    Bundle.of(ItemMap.of(SidSpace(SIZES), ids, codes), None, "reassign", name="large").save(
-        tmp_path / "large.zarr"
-    )
-    shop = Storage(f"s3://{BUCKET}/{uuid.uuid4().hex}/large.zarr")
-    objects = dict(Storage(tmp_path / "large.zarr").read_all())
-    shop.put(objects)
-    s3.requests.clear()
-    large = Bundle.open(shop.location)
-    for row in np.random.default_rng(1).integers(ITEMS, size=10).tolist():
-        assert large.item_ids(large.space.spell(codes[row])) == [ids[row]]
-    assert 0 < s3.bytes_read <= 0.05 * sum(map(len, objects.values()))

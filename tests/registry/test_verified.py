@@ -25,7 +25,7 @@ from sidtool.model.contract.folder import open_bundle_copy, read_contract
 from sidtool.registry.kinds import published_card, read_manifest
 from sidtool.registry.transfer import broken_parts
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.bundle.hub import bundle_card
+from sidtool.tokenizer.bundle.card import bundle_card
 from sidtool.tokenizer.bundle.zarr_group import spell_root
 from sidtool.tokenizer.make.compare import compare_bundles
 from sidtool.tokenizer.make.diff import diff

@@ -18,8 +18,7 @@ from safetensors.torch import load_file
 
 from sidtool.base.documents import parse_yaml
 from sidtool.base.errors import UsageError
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.contract.push import verify_model
+from sidtool.model.contract.folder import read_contract, verify_model
 from sidtool.training.loop.machine import check_active, check_fsdp, wants_fsdp
 from sidtool.training.settled_run import HISTORY_FILE
 from tests.doc_blocks import ROOT

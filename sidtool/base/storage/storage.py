@@ -3,6 +3,7 @@
 Objects are read whole or by byte range; of a zip, only its directory and the ranges are fetched.
 docs/registry.md lists what each kind of store guarantees for conditional writes."""
 
+import hashlib
 import stat
 import threading
 import uuid
@@ -155,6 +156,13 @@ class Storage:
         exist."""
         for start in range(0, max(1, size), PIECE_BYTES):
             yield self.read_ranges([(name, start, min(start + PIECE_BYTES, size))])[0]
+
+    def digest(self, name: str, size: int) -> str:
+        """SHA-256 (hex) of an object of `size` bytes. Raises as `pieces`."""
+        state = hashlib.sha256()
+        for piece in self.pieces(name, size):
+            state.update(piece)
+        return state.hexdigest()
 
     def snapshot(self, name: str, limit: int | None = None) -> Snapshot | None:
         """An object as it is now, for a later `put_if_unchanged`; None if it does not exist. Raises

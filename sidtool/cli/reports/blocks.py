@@ -1,7 +1,7 @@
 """What a page consists of, as values: sections of tables, charts and a tree. Text is not escaped
 here: `render` escapes all of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sidtool.tokenizer import Example, Term
@@ -36,8 +36,8 @@ class Table:
     """A table; the first cell of a row is its header."""
 
     caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[object, ...], ...]
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The page of one bundle, or of several to compare."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,6 +21,15 @@ from sidtool.cli.reports.blocks import (
     thinned,
 )
 from sidtool.cli.reports.bundle_parts import LEAF, WIDTHS, CodebookTree, map_blocks, neighbor_blocks
+from sidtool.cli.reports.bundle_tables import (
+    EVENT_COLUMNS,
+    EVENT_NOTES,
+    USE_COLUMNS,
+    USE_NOTES,
+    bundle_facts,
+    difference_tables,
+    level_table,
+)
 from sidtool.cli.reports.comparable import Comparable, answers, comparison, public_codebooks
 from sidtool.data.split import UserSequence
 from sidtool.tokenizer import Behavior, BundleFigures, Diff, Evidence, describe, diff
@@ -88,25 +98,14 @@ def bundle_page(
 
 
 def _facts(bundle: Bundle, figures: BundleFigures) -> dict[str, object]:
-    manifest = bundle.manifest
-    recipe = manifest.recipe or {}
-    encoder = recipe.get("encoder", {})
     return {
-        "version": manifest.version,
-        "digest": manifest.digest[:12],
-        "active items": figures.items,
-        "retired items": manifest.items - figures.items,
-        "codes per level": manifest.space.spelled_sizes,
-        "quantizer": figures.method or "none: a map without a codebook",
-        "encoder": encoder.get("model") or encoder.get("vectors", "none"),
-        "text": recipe.get("text_template", "none"),
-        "collision policy": figures.policy,
+        **bundle_facts(bundle),
+        "retired items": bundle.manifest.items - figures.items,
         "items that shared a SID before": figures.before.items if figures.before else None,
         "items that share a SID": figures.after.items,
         "reassigned items": figures.reassigned,
         "residual variance": figures.residual_variance,
         "purity by chance": figures.purity_by_chance,
-        "created": manifest.created,
     }
 
 
@@ -139,30 +138,24 @@ def _bundle_sections(
 
 
 def _levels(bundle: Bundle, codes: Codes, figures: BundleFigures, of: str) -> Iterator[Block]:
-    columns = (
-        *("level", "codes", "used", "perplexity", "Gini", "prefixes", "items sharing one"),
-        *("largest", "neighbors kept", "purity"),
-    )
-    rows = []
-    for number, level in enumerate(figures.levels, 1):
-        use = level.use
-        counts = CollisionCounts.of(codes[:, :number])
-        distinct = len(codes) - counts.items + counts.groups
-        rows.append(
-            (
-                *(number, use.size, use.utilization, use.perplexity, use.gini),
-                *(distinct, counts.items, counts.largest, level.neighbors, level.purity),
-            )
-        )
-    yield Table(f"Use and collisions per level{of}", columns, tuple(rows))
+    named = [(bundle.manifest.name, figures)]
+    use = level_table(f"Use and collisions per level{of}", named, USE_COLUMNS)
+    shared = []
+    for depth in range(1, codes.shape[1] + 1):
+        counts = CollisionCounts.of(codes[:, :depth])
+        n_prefixes = len(codes) - counts.items + counts.groups
+        shared.append((n_prefixes, counts.items, counts.largest))
+    rows = tuple((*row, *counts) for row, counts in zip(use.rows, shared, strict=True))
+    columns = (*use.columns, "prefixes", "items sharing one", "largest")
+    yield replace(use, columns=columns, rows=rows)
     yield Text(
-        "Prefixes are the distinct first codes up to the level; items sharing one are those whose "
-        "prefix another item has, and the largest is the most items of one prefix. Neighbors kept: "
-        "mean Jaccard overlap of an item's nearest items by vector and by prefix. Purity: how "
-        "often another item of the prefix has the same value."
+        "; ".join(USE_NOTES)
+        + "; prefixes: the distinct first codes down to that level; items sharing one: those whose "
+        "prefix another item has; largest: the most items of one prefix."
     )
     if figures.levels[0].alignment is not None:
-        yield from _events(figures, of)
+        yield level_table(f"Prefixes and training events{of}", named, EVENT_COLUMNS)
+        yield Text("; ".join(EVENT_NOTES))
     curves = []
     for column, size in zip(codes.T, bundle.space.sizes, strict=True):
         uses = np.sort(np.bincount(column, minlength=size))[::-1].tolist()
@@ -190,24 +183,6 @@ def _levels(bundle: Bundle, codes: Codes, figures: BundleFigures, of: str) -> It
         )
 
 
-def _events(figures: BundleFigures, of: str) -> Iterator[Block]:
-    columns = ("level", "alignment", "by chance", "lift", "head", "tail", "information")
-    rows = tuple(
-        (
-            *(number, level.alignment, level.alignment_by_chance, level.alignment_lift),
-            *(level.head_spread, level.tail_spread, level.mutual_information),
-        )
-        for number, level in enumerate(figures.levels, 1)
-    )
-    yield Table(f"Prefixes and training events{of}", columns, rows)
-    yield Text(
-        "Alignment: how often the next item of a user, if it is another one, has the same prefix; "
-        "lift: times chance. Head and tail: distinct prefixes per item, of the most frequent items "
-        "with half of the events and of the others. Information: mutual information, in bits, of "
-        "the codes of an item and of the next one."
-    )
-
-
 def _by_number(values: Sequence[float]) -> tuple[tuple[float, float], ...]:
     """The values by their number, from 1."""
     return tuple((float(number), float(value)) for number, value in enumerate(values, 1))
@@ -229,29 +204,15 @@ def _lineage(bundle: Bundle, of: str) -> Iterator[Block]:
 
 
 def _differences(heading: str, changes: Diff) -> Section:
-    moved = [move.item for move in changes.moved]
-    counts: dict[str, Sequence[str]] = {
-        "added": changes.added,
-        "retired": changes.retired,
-        "gone": changes.gone,
-        "restored": changes.restored,
-        "moved": moved,
-        "retitled": changes.retitled,
-    }
-    rows: list[tuple[object, ...]] = [("with the same SID", changes.kept, "")]
-    rows += [(name, len(items), ", ".join(items[:CHANGES])) for name, items in counts.items()]
-    columns = ("items", "number", f"the first {CHANGES}")
-    blocks: list[Block] = [Table(f"Items: {heading}", columns, tuple(rows))]
-    if any(drift is not None for drift in changes.drift):
-        drifts = tuple(enumerate(changes.drift, 1))
-        blocks.append(Table(f"Drift of centroids: {heading}", ("level", "mean distance"), drifts))
+    """What changed, and the moves of single items."""
+    tables = [
+        replace(table, caption=f"{table.caption}: {heading}")
+        for table in difference_tables(changes, CHANGES)
+    ]
     if changes.moved:
         moves = tuple(
             (move.item, move.old, move.new, move.depth) for move in changes.moved[:CHANGES]
         )
-        headings = ("item", "old SID", "new SID", "first level that differs")
-        blocks.append(Table(f"Moved items (the first {CHANGES}): {heading}", headings, moves))
-    if changes.manifest:
-        settings = tuple((key, old, new) for key, (old, new) in changes.manifest.items())
-        blocks.append(Table(f"Settings: {heading}", ("setting", "old", "new"), settings))
-    return Section(heading, tuple(blocks))
+        columns = ("item", "old SID", "new SID", "first level that differs")
+        tables.append(Table(f"Moved items (the first {CHANGES}): {heading}", columns, moves))
+    return Section(heading, tuple(tables))

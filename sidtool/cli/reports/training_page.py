@@ -4,9 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sidtool.base.documents import parse_json
-from sidtool.base.errors import DataError
-from sidtool.base.records import is_number
 from sidtool.cli.reports.blocks import (
     Block,
     LineChart,
@@ -22,7 +19,7 @@ from sidtool.cli.reports.blocks import (
 from sidtool.evaluation import HIGH, LOW, OF_ITEM_KNN
 from sidtool.model.contract import Contract, RlParams, Selection, TrainParams, read_contract
 from sidtool.tokenizer.bundle import flat_record
-from sidtool.training import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE
+from sidtool.training import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE, read_log
 
 POINTS = 500
 """Points of a curve that are drawn."""
@@ -76,27 +73,7 @@ def read_training(folder: Path) -> Training:
 
     Raises DataError if its history is malformed, and as `read_contract`."""
     contract = read_contract(folder)
-    return Training(contract, _entries(folder / HISTORY_FILE), _entries(folder / MACHINE_FILE))
-
-
-def _entries(path: Path) -> tuple[Entry, ...]:
-    """The entries of a file, none if there is no file."""
-    if not path.is_file():
-        return ()
-    entries = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            value = parse_json(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: {error}") from error
-        if not isinstance(value, dict) or not is_number(value.get("step")):
-            raise DataError(f"{path}, line {number}: a log line is an object with a step")
-        entries.append({key: float(number) for key, number in value.items() if is_number(number)})
-    return tuple(entries)
+    return Training(contract, read_log(folder / HISTORY_FILE), read_log(folder / MACHINE_FILE))
 
 
 def training_page(trainings: Mapping[str, Training]) -> Page:

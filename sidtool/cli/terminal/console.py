@@ -225,7 +225,7 @@ def say_table(
     aside: bool = False,
 ) -> None:
     """A table on stdout, or on stderr (`aside`, and not with -q) when stdout has JSON; columns of
-    numbers are aligned to the right."""
+    numbers are aligned to the right, and - stands for None."""
     if aside and _verbosity == QUIET:
         return
     console = Console(highlight=False, stderr=aside)
@@ -234,7 +234,7 @@ def say_table(
     table = Table(header_style="bold", box=None, pad_edge=False)
     spelled = []
     for index, column in enumerate(columns):
-        cells = [row[index] for row in rows]
+        cells = ["-" if row[index] is None else row[index] for row in rows]
         floats = [cell for cell in cells if isinstance(cell, float)]
         largest = max(map(abs, floats), default=0.0)
         decimals = 4 if largest < 10 else 2 if largest < 1000 else 0  # of all in the column

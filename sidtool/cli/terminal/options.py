@@ -3,7 +3,7 @@
 network. Paths are completed by the shell, choices by Typer."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,15 +41,11 @@ def complete_task(incomplete: str) -> list[str]:
     return [name for name in examples.TASKS if name.startswith(incomplete) and "FIELD" not in name]
 
 
-def complete_setting(command: str) -> Callable[[str], list[str]]:
-    """The completion of `key=` for the `--set` of a command; the keys that need no library."""
+def setting_pairs(command: str, incomplete: str = "") -> list[str]:
+    """`key=` of each setting of a command that begins so and is known without loading a library."""
+    from sidtool.cli.setting_list import setting_keys
 
-    def complete(incomplete: str) -> list[str]:
-        from sidtool.cli.setting_list import setting_keys
-
-        return [f"{key}=" for key in setting_keys(command) if key.startswith(incomplete)]
-
-    return complete
+    return [f"{key}=" for key in setting_keys(command) if key.startswith(incomplete)]
 
 
 Out = Annotated[

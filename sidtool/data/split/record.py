@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
 from sidtool.base.options import check_options, option
-from sidtool.base.records import Count, Digest, JsonRecord, Number, Rule
+from sidtool.base.records import Count, Digest, JsonRecord, Number, Rule, refuse_newer
 from sidtool.data.columns import EventColumns
 from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.times import NUMBER, units_per_second
@@ -245,14 +245,7 @@ class SplitManifest(JsonRecord):
         Raises CompatibilityError for a newer format, IntegrityError for a malformed manifest.
         """
         try:
-            if type(value["format"]) is not int or value["format"] < 1:
-                raise TypeError(f"format is {value['format']!r}")
-            if value["format"] > SPLIT_FORMAT:
-                raise CompatibilityError(
-                    f"the split has format {value['format']}, this sidtool reads up to "
-                    f"{SPLIT_FORMAT}",
-                    hint="upgrade sidtool",
-                )
+            refuse_newer(value, SPLIT_FORMAT, "the split")
             manifest = super().from_json(value)
             if manifest.format < SPLIT_FORMAT and manifest.format != line_format(
                 manifest.fields, manifest.sessions

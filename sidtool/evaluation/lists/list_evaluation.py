@@ -302,10 +302,9 @@ def means(names: Sequence[str], values: Values, users: Sequence[str], *, seed: i
     result: Means = {}
     for columns, defined in _by_definition(values):
         metrics = [names[column] for column in columns]
-        numbers = np.where(defined[:, None], values[:, columns], 0.0)
-        weights = {"all": defined.astype(np.float64)}
-        ends = intervals(metrics, numbers, users, weights, seed=seed)["all"]
-        averages = numbers[defined].mean(axis=0).tolist()
+        numbers = np.nan_to_num(values[:, columns])
+        ends = intervals(metrics, numbers, users, {"all": defined}, seed=seed)["all"]
+        averages = numbers[defined > 0].mean(axis=0).tolist()
         n = int(defined.sum())
         for name, average in zip(metrics, averages, strict=True):
             result[name] = Mean(average, *ends[name], n)
@@ -321,19 +320,18 @@ def differences(
     both = np.where(np.isfinite(others), values, np.nan)
     for columns, defined in _by_definition(both):
         metrics = [names[column] for column in columns]
-        one, other = (
-            np.where(defined[:, None], each[:, columns], 0.0) for each in (values, others)
-        )
-        weights = {"all": defined.astype(np.float64)}
-        result |= paired_differences(metrics, one, other, users, weights, seed=seed)["all"]
+        one, other = (np.nan_to_num(each[:, columns]) for each in (values, others))
+        by_group = paired_differences(metrics, one, other, users, {"all": defined}, seed=seed)
+        result |= by_group["all"]
     return {name: result[name] for name in names if name in result}
 
 
-def _by_definition(values: Values) -> list[tuple[list[int], NDArray[np.bool_]]]:
-    """The columns that are defined for the same examples, with a mask of these; those without an
-    example are left out. A bootstrap of several metrics at once draws the users once."""
-    groups: dict[bytes, tuple[list[int], NDArray[np.bool_]]] = {}
-    defined = np.isfinite(values)
+def _by_definition(values: Values) -> list[tuple[list[int], NDArray[np.float64]]]:
+    """The columns that are defined for the same examples, with (n,) 1 for these and 0 for others;
+    columns without an example are left out. A bootstrap of several metrics at once draws the users
+    once."""
+    groups: dict[bytes, tuple[list[int], NDArray[np.float64]]] = {}
+    defined = np.isfinite(values).astype(np.float64)
     for column in range(values.shape[1]):
         mask = defined[:, column]
         if mask.any():

@@ -143,14 +143,8 @@ class Candidates:
     ) -> NDArray[np.int64]:
         """(n,) ranks of the targets from 0, K for those that are not among the first K, if the
         memory has these weights."""
-        scores = self.mixed(raised, weights)
-        rows = np.arange(len(scores))
-        target_scores = scores[rows, self.targets][:, None]
-        target_positions = self.positions[rows, self.targets][:, None]
         # equal items are in SID order
-        is_before = (scores == target_scores) & (self.positions < target_positions)
-        ranks = ((scores > target_scores) | is_before).sum(axis=1)
-        return np.where(self.targets < 0, K, np.minimum(ranks, K))
+        return target_ranks(self.mixed(raised, weights), self.targets, self.positions)
 
     def mixed(
         self, raised: NDArray[np.float64], weights: NDArray[np.float64] | float
@@ -161,6 +155,18 @@ class Candidates:
             log_model = np.where(weights < 1, np.log1p(-np.minimum(weights, 1)), LOG_ZERO)
             log_memory = np.log(weights)
         return np.logaddexp(log_model[:, None] + self.model_scores, log_memory[:, None] + raised)
+
+
+def target_ranks(
+    scores: NDArray[np.float64], targets: NDArray[np.int64], order: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """(n,) ranks from 0, at most K, of targets by their column in (n, c) scores, -1 for none; equal
+    scores have the order of (n, c) numbers."""
+    rows = np.arange(len(scores))
+    target_scores = scores[rows, targets][:, None]
+    is_before = (scores == target_scores) & (order < order[rows, targets][:, None])
+    ranks = ((scores > target_scores) | is_before).sum(axis=1)
+    return np.where(targets < 0, K, np.minimum(ranks, K))
 
 
 def gains(ranks: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sidtool.evaluation.bootstrap import paired_differences
 from sidtool.evaluation.ranking import IndexedExamples
-from sidtool.evaluation.tuning.mixture_candidates import Candidates, K, gains
+from sidtool.evaluation.tuning.mixture_candidates import Candidates, K, gains, target_ranks
 from sidtool.evaluation.tuning.mixture_choice import MixtureChoice
 from sidtool.memory import (
     HIDDEN,
@@ -134,14 +134,9 @@ class RankedUsers:
     def ranks(self, added: NDArray[np.floating[Any]] | float) -> NDArray[np.int64]:
         """(n,) ranks of the targets from 0, at most K, where (n, c) scores are added."""
         scores = self.mixed + np.where(self.is_mixed[:, None], added, 0.0)
-        rows = np.arange(len(scores))
-        target_scores = scores[rows, self.targets][:, None]
-        is_before = scores > target_scores
         # equal items stay in the order of the mixture
-        is_before |= (scores == target_scores) & (
-            np.arange(scores.shape[1]) < self.targets[:, None]
-        )
-        return np.where(self.targets < 0, K, np.minimum(is_before.sum(axis=1), K))
+        places = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+        return target_ranks(scores, self.targets, places)
 
 
 @dataclass(frozen=True, eq=False)

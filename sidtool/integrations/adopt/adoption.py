@@ -1,7 +1,6 @@
 """Gives a model that another system trained a contract and a copy of its map: from then on it is a
 model of sidtool. Its weights are copied, not changed."""
 
-import re
 import shutil
 import warnings
 from collections import Counter
@@ -280,14 +279,12 @@ def level_sizes(tokenizer: Any, bundle: Bundle) -> tuple[int, ...]:
     A level whose codes 0 to n - 1 all have tokens, and no other, has n codes; another one the next
     power of two, as an imported map has."""
     space = bundle.space
-    pattern = re.escape(space.template).replace(r"\{level\}", "(?P<level>[a-z])")
-    pattern = pattern.replace(r"\{code\}", "(?P<code>0|[1-9][0-9]{0,4})")
     spelled: list[set[int]] = [set() for _ in space.sizes]
     for text in tokenizer.get_added_vocab():
-        match = re.fullmatch(pattern, text)
-        level = LETTERS.index(match["level"]) if match else space.levels
-        if match and level < space.levels and int(match["code"]) < MAX_CODES:
-            spelled[level].add(int(match["code"]))
+        if match := space.pattern.fullmatch(text):
+            level, code = LETTERS.index(match["level"]), int(match["code"])
+            if level < space.levels and code < MAX_CODES and space.token(level, code) == text:
+                spelled[level].add(code)
     sizes = []
     for used, codes in zip(bundle.items.codes.max(axis=0).tolist(), spelled, strict=True):
         largest = max(codes, default=0)

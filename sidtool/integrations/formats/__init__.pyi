@@ -7,7 +7,7 @@ from .convert import import_map as import_map
 from .convert import outputs as outputs
 from .convert import plan_export as plan_export
 from .convert import read_map as read_map
-from .export import Keys as Keys
-from .export import model_tokens as model_tokens
 from .imported_codebook import CodebookFile as CodebookFile
 from .imported_codebook import encoded_share as encoded_share
+from .inference_engines import model_tokens as model_tokens
+from .maps import Keys as Keys

@@ -20,7 +20,6 @@ from sidtool.base.output_name import (
     check_suffix,
 )
 from sidtool.data import CatalogNames, Items, read_items
-from sidtool.integrations.formats.export import Export, Exported, Keys, ModelTokens
 from sidtool.integrations.formats.grid import read_grid
 from sidtool.integrations.formats.imported_codebook import CodebookFile, with_codebook
 from sidtool.integrations.formats.inference_engines import (
@@ -29,12 +28,14 @@ from sidtool.integrations.formats.inference_engines import (
     write_vllm_gr,
     write_xllm,
 )
+from sidtool.integrations.formats.maps import Export, Exported, Keys
 from sidtool.integrations.formats.minionerec import (
     minionerec_entries,
     read_minionerec,
     write_minionerec,
 )
 from sidtool.integrations.formats.openonerec import read_openonerec, write_openonerec
+from sidtool.model.vocabulary import SidTokens
 from sidtool.tokenizer.bundle import Bundle
 
 
@@ -178,7 +179,7 @@ def export_map(
     *,
     items: CatalogFile | None = None,
     keys: Keys = "id",
-    tokens: ModelTokens | None = None,
+    tokens: SidTokens | None = None,
     force: bool = False,
 ) -> Exported:
     """Write the map of a bundle's active items for another system.

@@ -22,10 +22,10 @@ from sidtool.base.errors import (
     ThresholdError,
     UsageError,
 )
-from sidtool.base.hub import cached, is_hub_url
+from sidtool.base.hub import HubAccess, download, is_hub_url
 from sidtool.base.options import check_options, group, option
 from sidtool.base.records import JsonRecord
-from sidtool.data import read_vectors
+from sidtool.data import read_vectors, rows_in
 from sidtool.integrations.formats.codebooks.layouts import ForeignCodebook, read_codebook
 from sidtool.integrations.formats.maps import sorted_active_rows
 from sidtool.tokenizer.bundle import Bundle, ItemMap
@@ -191,13 +191,7 @@ def _measure(
     assert source.embeddings is not None
     ids = list(catalog_ids) if catalog_ids is not None else sorted_active_rows(bundle)[0]
     of_catalog = read_vectors(Path(source.embeddings), ids, by_row=source.by_row)
-    place = {item: at for at, item in enumerate(ids)}
-    missing = [item for item in bundle.items.ids if item not in place]
-    if missing:
-        raise DataError(
-            f"the catalog lacks {len(missing)} items of the map, the first is {missing[0]!r}"
-        )
-    vectors = of_catalog[[place[item] for item in bundle.items.ids]]  # (n, dim)
+    vectors = of_catalog[rows_in(ids, list(bundle.items.ids))]  # (n, dim)
     if vectors.shape[1] != codebook.dim:
         raise CompatibilityError(
             f"{source.embeddings} has vectors of {vectors.shape[1]} dimensions, the codebook "
@@ -245,7 +239,7 @@ def _is_at_hand(encoder: Encoder) -> bool:
     if find_spec("huggingface_hub") is None:
         return False
     try:
-        cached(encoder.model, revision=encoder.revision)
+        download(encoder.model, HubAccess(encoder.revision, local_files_only=True))
     except DataError:
         return False
     return True

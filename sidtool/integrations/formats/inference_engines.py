@@ -1,7 +1,8 @@
 """What inference engines are given of a bundle: the catalogs of vllm-gr, NVIDIA's sid-gr-inference,
-FlashRec and xLLM."""
+FlashRec and xLLM, and the token ids of its codes in a model."""
 
 import json
+import warnings
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import CompatibilityError, DataError, UsageError
+from sidtool.base.checkpoint import CONFIG, MAX_TOKEN_ID, read_object
+from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
 from sidtool.base.output import new_file
-from sidtool.integrations.formats.export import Export, Exported, ModelTokens
-from sidtool.integrations.formats.maps import are_numbers
+from sidtool.integrations.formats.maps import Export, Exported, are_numbers
+from sidtool.model import check_model_folder
+from sidtool.model.contract import model_folder
+from sidtool.model.vocabulary import SidTokens
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.codes import CollisionCounts
 from sidtool.tokenizer.sid import SPELLINGS, SidSpace
@@ -66,10 +70,11 @@ def write_sid_gr(bundle: Bundle, path: Path, export: Export) -> Exported:
             f"sid-gr-inference needs one item for each SID, and {shared} items share one",
             hint="build the codebook with --collisions reassign or append",
         )
-    rows = tokens.rows_with_tokens(bundle)
+    rows = rows_with_tokens(bundle, tokens)
     with new_file(path, force=export.force) as target, target.open("w", encoding="utf-8") as stream:
         for block in _blocks(rows):
-            for row, ids in zip(block.tolist(), tokens.ids(bundle, block).tolist(), strict=True):
+            token_ids = tokens.ids(items.codes[block], begin_end_tokens=False)
+            for row, ids in zip(block.tolist(), token_ids.tolist(), strict=True):
                 line = _json({"item_id": items.ids[row], "token_ids": ids})
                 stream.write(f"{line}\n")
     return Exported((path,))
@@ -82,7 +87,7 @@ def write_flashrec(bundle: Bundle, path: Path, export: Export) -> Exported:
     It maps comma-separated codes to items: {"12,200,7,1": [{"pid": "B01"}], ...}. The last code is
     that of the end token in a level {begin, end}, so that its probability is part of the score, as
     in FlashRec's own converter."""
-    sid = None if export.tokens is None else sid_option(bundle.space, export.tokens)
+    sid = None if export.tokens is None else sid_option(export.tokens)
     if not bundle.space.has_begin_end_tokens:
         raise UsageError(
             "FlashRec needs a begin and an end token around a SID, and this bundle has none"
@@ -119,21 +124,20 @@ def infers_layout(space: SidSpace) -> bool:
     return space.levels == INFERRED_LEVELS and spelling == SPELLINGS["openonerec"]
 
 
-def sid_option(space: SidSpace, tokens: ModelTokens) -> str:
+def sid_option(tokens: SidTokens) -> str:
     """The value of FlashRec's `--sid` for a model: START:END/SIZES.
 
     The begin and end tokens are the last level. Raises CompatibilityError unless the token ids are
     one block, as FlashRec computes them by arithmetic.
     """
-    start = tokens.block_start
-    if start is None:
+    if tokens.table is not None:
         raise CompatibilityError(
             "FlashRec needs SID tokens whose ids follow each other level by level, and those of "
             "this model do not",
             hint="serve this model with --to xllm",
         )
-    sizes = [*space.sizes, 2]
-    return f"{start}:{start + sum(sizes) - 1}/{','.join(map(str, sizes))}"
+    sizes = [*tokens.space.sizes, 2]
+    return f"{tokens.start}:{tokens.start + sum(sizes) - 1}/{','.join(map(str, sizes))}"
 
 
 def write_xllm(bundle: Bundle, path: Path, export: Export) -> Exported:
@@ -149,7 +153,7 @@ def write_xllm(bundle: Bundle, path: Path, export: Export) -> Exported:
         raise UsageError(
             f"xLLM needs semantic IDs of {XLLM_LEVELS} levels, and these have {bundle.space.levels}"
         )
-    rows = tokens.rows_with_tokens(bundle)
+    rows = rows_with_tokens(bundle, tokens)
     with new_file(path, force=export.force) as target, target.open("wb") as stream:
         for block in _blocks(rows):
             ids = [bundle.items.ids[row] for row in block.tolist()]
@@ -158,7 +162,7 @@ def write_xllm(bundle: Bundle, path: Path, export: Export) -> Exported:
                 raise DataError(f"xLLM needs item ids that are numbers, not {wrong[:60]!r}")
             records = np.empty(len(block), dtype=XLLM_RECORD)
             records["item"] = np.array(ids, dtype=np.int64)
-            records["tokens"] = tokens.ids(bundle, block)
+            records["tokens"] = tokens.ids(bundle.items.codes[block], begin_end_tokens=False)
             stream.write(records.tobytes())
     return Exported((path,))
 
@@ -170,3 +174,58 @@ def _blocks(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def model_tokens(model: str | Path, bundle: Bundle) -> SidTokens:
+    """The token ids of a bundle's codes in a model; reads no weights.
+
+    Raises CompatibilityError unless bundle and model belong together, DataError if the model's
+    configuration does not say how many tokens it scores.
+
+    Examples:
+        >>> bundle = sidtool.open_bundle("shop.zarr")
+        >>> tokens = sidtool.model_tokens("base+sid", bundle)
+        >>> len(tokens.level_ids), tokens.start == int(tokens.level_ids[0][0])
+        (3, True)
+    """
+    folder = model_folder(model)
+    contract, _, _ = check_model_folder(folder, bundle)
+    config = folder / CONFIG
+    if not config.is_file():
+        raise DataError(
+            f"{folder} has no {CONFIG}: engines serve whole models, not adapters",
+            hint=f"sidtool merge {folder} -o NEW",
+        )
+    settings: dict[str, Any] = read_object(config)
+    nested = settings.get("text_config")
+    sizes = [part.get("vocab_size") for part in (settings, nested) if isinstance(part, dict)]
+    usable = [size for size in sizes if type(size) is int and 0 < size <= MAX_TOKEN_ID]
+    if not usable:
+        raise DataError(
+            f"{config} does not say how many tokens the model has: no vocab_size up to "
+            f"{MAX_TOKEN_ID}"
+        )
+    largest = max(int(ids.max()) for ids in contract.tokens.level_ids)
+    if largest >= usable[0]:
+        raise CompatibilityError(
+            f"{folder} scores {usable[0]} tokens, but has the SID token {largest}"
+        )
+    return contract.tokens
+
+
+def rows_with_tokens(bundle: Bundle, tokens: SidTokens) -> NDArray[np.int64]:
+    """The rows (n,) of the active items of which every code has a token; a SidtoolWarning counts
+    the others. Raises DataError if no row is left."""
+    rows = bundle.active
+    lacking = tokens.lacking(bundle.items.codes[rows])
+    n_lacking = int(np.count_nonzero(lacking))
+    if n_lacking == len(rows):
+        raise DataError(f"the model has no tokens for the SIDs of all {n_lacking} items")
+    if n_lacking:
+        warnings.warn(
+            f"{n_lacking} of {len(rows)} items are left out: the model has no token for a code of "
+            "their SID",
+            SidtoolWarning,
+            stacklevel=3,
+        )
+    return rows[~lacking]

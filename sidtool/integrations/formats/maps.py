@@ -1,17 +1,20 @@
-"""What the maps of all systems share: level sizes, token spelling, titles, item order, and the
-bundle that a map becomes."""
+"""What the maps of all systems share: what an export is written with and what it wrote, level
+sizes, token spelling, item order, and the bundle that a map becomes."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
+from sidtool.base.extras import library_versions
 from sidtool.data import Items
-from sidtool.tokenizer.bundle import Bundle, ItemMap, library_versions, now
+from sidtool.model.vocabulary import SidTokens
+from sidtool.tokenizer.bundle import Bundle, ItemMap, now
 from sidtool.tokenizer.codes import CollisionCounts
 from sidtool.tokenizer.sid import LETTERS, MAX_CODES, SidSpace
 
@@ -22,6 +25,30 @@ TOKEN = re.compile(
     r"(?P<before>.*?)(?P<level>[a-z])(?P<between>[^a-z0-9]*)(?P<code>0|[1-9][0-9]{0,4})(?P<after>[^0-9]*)"
 )
 """A SID token: a letter for the level, then a code."""
+
+
+Keys = Literal["id", "line"]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export is written with."""
+
+    items: Items | None = None
+    keys: Keys = "id"
+    tokens: SidTokens | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The files of an export."""
+
+    files: tuple[Path, ...]
+    engine_options: str = ""
+    """the options with which an inference engine reads them, if it has others than a path"""
+    lacks: str = ""
+    """what the files lack, and which option adds it"""
 
 
 def map_bundle(
@@ -48,24 +75,9 @@ def map_bundle(
         "allow" if CollisionCounts.of(items.codes).items else "reassign",
         name=name,
         source={**source, "items": len(ids), **columns},
-        libraries=library_versions("numpy", "zarr"),
+        libraries=library_versions("sidtool", "numpy", "zarr"),
         created=now(),
     )
-
-
-def titles_from_catalog(
-    path: Path, ids: Sequence[str], items: Items, *, hint: str | None = None
-) -> list[str]:
-    """The titles of a map's items. Raises DataError if an id is not in the catalog."""
-    titles = dict(zip(items.ids, items.titles, strict=True))
-    unknown = [item for item in ids if item not in titles]
-    if unknown:
-        raise DataError(
-            f"{path}: {len(unknown)} of {len(ids)} ids are not items of the catalog (first: "
-            f"{unknown[0]!r})",
-            hint=hint,
-        )
-    return [titles[item] for item in ids]
 
 
 def level_sizes(codes: NDArray[np.int64], sizes: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -17,16 +17,17 @@ from sidtool.base.digests import file_digest
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import new_dir
-from sidtool.data import Items
+from sidtool.data import Items, rows_in
 from sidtool.data.tables import open_file, read_errors
-from sidtool.integrations.formats.export import Export, Exported, Keys
 from sidtool.integrations.formats.maps import (
     NUMBER,
+    Export,
+    Exported,
+    Keys,
     level_sizes,
     map_bundle,
     parse_tokens,
     sorted_active_rows,
-    titles_from_catalog,
 )
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import SidSpace
@@ -71,7 +72,7 @@ def read_minionerec(
         titles = _titles_from_info(info, index)
     elif items is not None:
         hint = "--keys line if keys are line numbers of the catalog"
-        titles = titles_from_catalog(path, ids, items, hint=hint)
+        titles = [items.titles[row] for row in rows_in(items.ids, ids, hint)]
     source = {"system": "minionerec", "index": file_digest(path)}
     return map_bundle(space, ids, codes, titles, name=name, source=source, catalog=items)
 
@@ -162,14 +163,7 @@ def minionerec_entries(
     if bundle.items.titles is not None:
         titles = [bundle.items.title(int(row)) for row in rows]
     if items is not None:
-        lines = {item: line for line, item in enumerate(items.ids)}
-        missing = [item for item in ids if item not in lines]
-        if missing:
-            raise DataError(
-                f"the catalog lacks {len(missing)} of {len(ids)} items of the bundle (first: "
-                f"{missing[0]!r})"
-            )
-        item_lines = [lines[item] for item in ids]
+        item_lines = rows_in(items.ids, ids)
         if keys == "line":
             index_keys = [str(line) for line in item_lines]
         # the bundle's titles take precedence over the catalog's

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError
 from sidtool.base.output import new_file
-from sidtool.data import Items
+from sidtool.data import Items, rows_in
 from sidtool.data.tables import id_strings, parquet_column_names, read_errors, whole_tables
-from sidtool.integrations.formats.export import Export, Exported
 from sidtool.integrations.formats.maps import (
+    Export,
+    Exported,
     are_numbers,
     level_sizes,
     map_bundle,
     parse_tokens,
     sorted_active_rows,
-    titles_from_catalog,
 )
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import SPELLINGS, SidSpace
@@ -55,7 +55,7 @@ def read_openonerec(
     ids = id_strings(path, "pid", table["pid"]).to_pylist()
     codes = _codes(path, ids, table["sid"])
     space = SidSpace(level_sizes(codes, sizes), **SPELLINGS["openonerec"])  # type: ignore[arg-type]
-    titles = None if items is None else titles_from_catalog(path, ids, items)
+    titles = None if items is None else [items.titles[row] for row in rows_in(items.ids, ids)]
     source = {"system": "openonerec", "map": file_digest(path)}
     return map_bundle(space, ids, codes, titles, name=name, source=source, catalog=items)
 

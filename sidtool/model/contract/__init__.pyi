@@ -20,11 +20,11 @@ from .contract import MemoryBinding as MemoryBinding
 from .contract import ModelNormalize as ModelNormalize
 from .folder import model_folder as model_folder
 from .folder import open_bundle_copy as open_bundle_copy
+from .folder import push_model as push_model
 from .folder import read_contract as read_contract
 from .folder import refuse_base_as_output as refuse_base_as_output
+from .folder import verify_model as verify_model
 from .folder import write_contract as write_contract
-from .push import push_model as push_model
-from .push import verify_model as verify_model
 from .stage_record import AdoptParams as AdoptParams
 from .stage_record import Forgetting as Forgetting
 from .stage_record import ModelReference as ModelReference

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning
+from sidtool.base.ranges import consecutive
 from sidtool.data import EventColumns
 from sidtool.data.split import SplitReference, check_split
 from sidtool.model.contract.contract import Contract
@@ -158,10 +159,9 @@ def matching_rows(old: ItemMap, new: ItemMap) -> NDArray[np.int64]:
     if equal.any():
         # gather the bytes of all ids of equal length at once; `firsts` is where each id begins
         lengths = lengths[equal]
-        firsts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        places = np.arange(int(lengths.sum())) - np.repeat(firsts, lengths)
-        old_bytes = old.ids.data[np.repeat(old_starts[equal], lengths) + places]
-        new_bytes = new.ids.data[np.repeat(new_starts[equal], lengths) + places]
+        firsts = np.cumsum(lengths) - lengths
+        old_bytes = old.ids.data[consecutive(old_starts[equal], lengths)]
+        new_bytes = new.ids.data[consecutive(new_starts[equal], lengths)]
         equal[equal] = np.logical_and.reduceat(old_bytes == new_bytes, firsts)
     # two ids with one hash are rare: look these up by text
     collisions = candidates[~equal]

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
-from sidtool.base.records import Digest, JsonRecord, Rule
+from sidtool.base.records import Digest, JsonRecord, Rule, refuse_newer
 from sidtool.data.split import SplitReference
 from sidtool.memory import Gate, Reranker, check_mixture
 from sidtool.model.contract.stage_record import (
@@ -251,13 +251,9 @@ class Contract(JsonRecord):
 
         Raises CompatibilityError for a newer format, IntegrityError for a missing or malformed key.
         """
-        number = value.get("format")
-        if type(number) is int and number > FORMAT:
-            raise CompatibilityError(
-                f"the model's contract has format {number}, this sidtool reads up to {FORMAT}",
-                hint="upgrade sidtool",
-            )
+        refuse_newer(value, FORMAT, "the model's contract")
         try:
+            number = value["format"]
             if type(number) is not int or number < 1:
                 raise ValueError(f"format {number!r}")
             identity = Identity.from_parts(value["identity"]).to_json()

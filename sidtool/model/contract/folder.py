@@ -1,5 +1,5 @@
-"""A model folder: how it is found and read, which folders an adapter folder needs, and how a
-command that makes one ends."""
+"""A model folder: how it is found and read, which folders an adapter folder needs, how a command
+that makes one ends, and how one is verified and pushed to the Hugging Face hub."""
 
 import json
 import shutil
@@ -32,21 +32,28 @@ from sidtool.base.hub import (
     DEFAULT_ACCESS,
     HUB_PREFIX,
     HubAccess,
+    HubCommit,
+    HubPush,
+    check_signed_copy,
     download,
     download_model,
     fetch_roots,
     hub_hint,
+    hub_url,
     is_hub_url,
     only_folder,
-    required_signers,
-    verify_copy,
+    upload,
 )
+from sidtool.base.markdown import with_dataset
 from sidtool.base.output import write_whole
+from sidtool.base.signatures import SIGNATURE
+from sidtool.base.storage import Storage
+from sidtool.memory import verify_memory
 from sidtool.model.contract.card import MODEL_CARD, model_card
 from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT, MEMORY_COPY, Contract
 from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.contract.stored import REPOSITORY, located, parse_contract, read_stored_model
-from sidtool.tokenizer.bundle import ROOT, Bundle
+from sidtool.tokenizer.bundle import ROOT, Bundle, signed_objects, verify
 
 
 def model_folder(
@@ -82,10 +89,10 @@ def model_folder(
 
 
 def _check_signed(source: str | Path, copy: Path, folder: str, access: HubAccess) -> None:
-    signers = required_signers(source, access)
-    if signers:
-        model = read_stored_model(str(copy / folder))
-        verify_copy(signers, copy, folder.rstrip("/") or REPOSITORY, model.signed_objects)
+    def digests() -> dict[str, str]:
+        return read_stored_model(str(copy / folder)).signed_objects
+
+    check_signed_copy(source, access, copy, folder.rstrip("/") or REPOSITORY, digests)
 
 
 def read_contract(folder: Path) -> Contract:
@@ -255,3 +262,54 @@ def refuse_base_as_output(out: Path, contract: Contract, *others: Path) -> None:
         raise UsageError(
             f"{out} is the base of the adapters that would replace it", hint="write to another path"
         )
+
+
+def verify_model(location: str) -> list[tuple[str, str]]:
+    """Everything that is wrong with a model folder: (file, reason); empty if it is intact. Checks
+    every file against its SHA-256, and the values of bundle and memory. Raises DataError if there
+    is no model, CompatibilityError if its sid.json is of another version of sidtool."""
+    try:
+        model = read_stored_model(location)
+    except IntegrityError as error:
+        return [(CONTRACT, str(error))]
+    broken = []
+    storage = Storage(location)
+    listed = storage.listing()
+    for name, digest in sorted(model.objects.items()):
+        if name not in listed:
+            broken.append((name, "missing"))
+        elif storage.digest(name, int(listed[name]["size"])) != digest:
+            broken.append((name, f"its SHA-256 differs from that in {CONTRACT}"))
+    if not broken:
+        bundle = verify(f"{location}/{BUNDLE_COPY}")
+        broken = [(f"{BUNDLE_COPY}/{name}", why) for name, why in bundle]
+    if not broken and model.contract.memory is not None:
+        memory = verify_memory(f"{location}/{MEMORY_COPY}")
+        broken = [(f"{MEMORY_COPY}/{name}", why) for name, why in memory]
+    return broken
+
+
+def push_model(folder: Path, repo_id: str, license: str | None, push: HubPush) -> HubCommit:
+    """Write the files of a verified model folder with its card to a repository of the Hugging Face
+    hub, in one commit. Raises RefusedError if that has another kind of artifact, or if the model
+    needs a base; DataError if the hub refuses."""
+    model = read_stored_model(str(folder))
+    model.check_whole(folder)
+    url = hub_url(repo_id)
+    files: dict[str, Path | bytes] = {name: folder / name for name in [*model.objects, CONTRACT]}
+    contract = replace(model.contract, license=license or model.contract.license)
+    card = model_card(contract, Bundle.open(folder / BUNDLE_COPY), reference=url)
+    files[MODEL_CARD] = with_dataset(card, push.dataset).encode()
+    if push.signer is not None:
+        signed = {
+            REPOSITORY: model.signed_objects,
+            BUNDLE_COPY: signed_objects(folder / BUNDLE_COPY, "bundle"),
+        }
+        if model.contract.memory is not None:
+            signed[MEMORY_COPY] = signed_objects(folder / MEMORY_COPY, "memory")
+        for name, digests in signed.items():
+            files[f"{name}{SIGNATURE}"] = push.signer.sign(name, digests)
+    parts = [BUNDLE_COPY, MEMORY_COPY]
+    signatures = [f"{name}{SIGNATURE}" for name in (REPOSITORY, *parts)]
+    weights = ["*.safetensors", "*.safetensors.index.json"]
+    return upload(url, files, [*parts, *signatures, *weights], push)

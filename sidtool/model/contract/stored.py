@@ -46,6 +46,15 @@ class StoredModel:
         """Items of the bundle, retired ones included."""
         return self.bundle.items
 
+    def check_whole(self, location: object) -> None:
+        """Raise RefusedError for adapters, whose base is another folder of this machine."""
+        base = self.contract.base_folder
+        if base is not None:
+            raise RefusedError(
+                f"{location} has adapters, and needs the model {base.path}",
+                hint=f"sidtool merge {location} -o MERGED writes a model that needs no base",
+            )
+
 
 def parse_contract(location: str, data: bytes) -> Contract:
     """The contract in the bytes of a sid.json. Raises CompatibilityError for a newer format,

@@ -2,10 +2,10 @@
 one by which it recommends a list, those by which it predicts labels, one that contains a text."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from sidtool.base.errors import DataError
 from sidtool.base.records import JsonRecord
@@ -23,19 +23,8 @@ MAX_TOKENS = 1 << 24
 """Largest max_length of a prompt."""
 
 
-class _Prompt(JsonRecord):
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The prompt of an object of its fields; unknown keys are ignored. Raises DataError if a
-        key is missing or malformed."""
-        try:
-            return super().from_json(value)
-        except TypeError as error:
-            raise DataError(f"{cls.__name__} is incomplete or malformed: {error}") from error
-
-
 @dataclass(frozen=True)
-class HistoryPrompt(_Prompt):
+class HistoryPrompt(JsonRecord):
     """The prompt by which a model recommends the next item of a history.
 
     A prompt is the template with the items of the history in its slot, followed by the begin token
@@ -157,7 +146,7 @@ class LabelPrompt(HistoryPrompt):
 
 
 @dataclass(frozen=True)
-class TextPrompt(_Prompt):
+class TextPrompt(JsonRecord):
     """The prompt by which a model recommends the item that a text describes.
 
     A prompt is the template with the text in its slot, followed by the begin token if the SID

@@ -122,10 +122,8 @@ def _token_indexes(space: SidSpace) -> Mapping[str, int]:
 
 @cache
 def _sid_token_pattern(space: SidSpace) -> re.Pattern[str]:
-    code = re.escape(space.template)
-    code = code.replace(r"\{level\}", "[a-z]").replace(r"\{code\}", "[0-9]{1,5}")
     begin_and_end = [re.escape(token) for token in (space.begin, space.end) if token]
-    return re.compile("|".join([code, *begin_and_end]))
+    return re.compile("|".join([space.pattern.pattern, *begin_and_end]))
 
 
 METASPACE = "\u2581"

@@ -217,15 +217,11 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def parts(self, name: str, row_ranges: Sequence[RowRange]) -> list[NDArray[Any]]:
-        """The rows of an array for each range."""
+    def part(self, name: str, rows: RowRange) -> NDArray[Any]:
+        """Some rows of an array, which are checked against no digest."""
         layout = self.layout(name)
-        byte_ranges = [layout.byte_ranges(name, rows) for rows in row_ranges]
-        chunks = iter(self._read(name, [each for part in byte_ranges for each in part]))
-        return [
-            _assemble(name, layout, rows, zip(part, chunks, strict=False))
-            for rows, part in zip(row_ranges, byte_ranges, strict=True)
-        ]
+        ranges = layout.byte_ranges(name, rows)
+        return _assemble(name, layout, rows, zip(ranges, self._read(name, ranges), strict=True))
 
     def in_parts(self, name: str) -> Any:
         """An array whose layout is checked, and whose rows are read when they are asked for
@@ -277,7 +273,7 @@ class ArrayInParts:
     """A stored array whose rows are read when they are asked for, together with those beside them,
     and not checked against digests. numpy, and an index that is an array, read it whole."""
 
-    ROWS = 1 << 12
+    ROWS = 1 << 10
 
     def __init__(self, arrays: StoredArrays, name: str) -> None:
         self._arrays = arrays
@@ -298,8 +294,8 @@ class ArrayInParts:
         if not start <= rows.start <= rows.stop <= start + len(block):
             start = rows.start // self.ROWS * self.ROWS
             stop = min(max(rows.stop, start + self.ROWS), len(self))
-            block = self._arrays.parts(self._name, [(start, max(start, stop))])[0]
-            if len(block) <= 2 * self.ROWS:
+            block = self._arrays.part(self._name, (start, max(start, stop)))
+            if len(block) <= 4 * self.ROWS:
                 self._last = start, block
         part = block[rows.start - start : rows.stop - start]
         return part if isinstance(key, slice) else part[0]

@@ -8,35 +8,29 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageError
-from sidtool.base.extras import data_frame
-from sidtool.base.output import new_dir
-from sidtool.base.output_name import BUNDLE, check_suffix
-from sidtool.base.storage import Storage, is_zip
+from sidtool.base.errors import DataError, IntegrityError, UsageError
+from sidtool.base.extras import data_frame, library_versions
 from sidtool.data import Vectors, VectorSource
-from sidtool.tokenizer.bundle.arrays import StoredArrays
-from sidtool.tokenizer.bundle.hub import OnHub, bundle_card
+from sidtool.tokenizer.bundle.card import bundle_card
 from sidtool.tokenizer.bundle.item_map import ItemMap, check_ids, text_id
-from sidtool.tokenizer.bundle.layout import all_arrays, bundle_layout, identify
+from sidtool.tokenizer.bundle.layout import all_arrays, identify
 from sidtool.tokenizer.bundle.manifest import (
     BuildChange,
     Collisions,
     Identity,
     Manifest,
     Provenance,
-    library_versions,
     now,
 )
-from sidtool.tokenizer.bundle.stored import StoredBundle, broken_parts
+from sidtool.tokenizer.bundle.stored import StoredBundle
 from sidtool.tokenizer.bundle.trie import Trie
-from sidtool.tokenizer.bundle.zarr_group import ROOT, new_zip, read_root, write_group
 from sidtool.tokenizer.codes.report import Policy, check_policy
 from sidtool.tokenizer.encoder.lexical import LexicalEncoder
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import Codes, ItemRows, Levels, SidSpace, Spelling, read_sizes
 
 
-class Bundle(StoredBundle, OnHub):
+class Bundle(StoredBundle):
     """A semantic-ID tokenizer. Arrays of a stored bundle are read when they are first used.
 
     Examples:
@@ -48,8 +42,6 @@ class Bundle(StoredBundle, OnHub):
         >>> bundle.to_arrow().column_names
         ['item_id', 'title', 'codes', 'sid']
     """
-
-    kind = "bundle"
 
     def __len__(self) -> int:
         """The number of items, retired ones included; reads no array."""
@@ -74,30 +66,6 @@ class Bundle(StoredBundle, OnHub):
             f"<Bundle {self.manifest.name!r}: {len(self):,} items, "
             f"{self.space.spelled_sizes}, {self.digest[:12]}>"
         )
-
-    @classmethod
-    def open(cls, location: str | Path) -> "Bundle":
-        """Open a folder or a .zarr.zip, at a path or an fsspec URL. Only the manifest is read, and
-        checked against its own SHA-256. Raises DataError if there is no bundle or the URL cannot be
-        reached, UsageError if a URL's client is not installed, IntegrityError if the bundle is
-        unfinished or damaged, CompatibilityError if its format is newer than this version reads."""
-        storage = Storage(location)
-        manifest = Manifest.from_json(read_root(storage, "bundle"))
-        return cls(manifest, StoredArrays(storage, manifest, bundle_layout(manifest)))
-
-    @classmethod
-    def open_verified(cls, location: str | Path, *, alone: bool = True) -> "Bundle":
-        """Open a bundle with everything checked that `verify` checks: what a command publishes is
-        made of such ones. Unless it is `alone`, other files may be there. Raises IntegrityError if
-        it is damaged, else as `open`."""
-        bundle = cls.open(location)
-        storage = Storage(location)
-        for name, reason in broken_parts(bundle, storage, alone=alone):
-            raise IntegrityError(
-                f"{storage.location}: {name}: {reason}",
-                hint="sidtool verify lists every broken object",
-            )
-        return bundle
 
     @classmethod
     def of(
@@ -179,7 +147,7 @@ class Bundle(StoredBundle, OnHub):
             name=name,
             recipe={"encoder": {"vectors": "given", "dim": codebook.dim}},
             report=report.to_json(),
-            libraries=library_versions("numpy", "zarr", "scipy"),
+            libraries=library_versions("sidtool", "numpy", "zarr", "scipy"),
             created=now(),
         )
 
@@ -233,14 +201,15 @@ class Bundle(StoredBundle, OnHub):
 
     def sid(self, item_id: str, *, begin_end_tokens: bool = False) -> str:
         """The spelled SID of an item. Raises DataError if the bundle does not have it."""
-        items = self.items_with_ids([text_id(item_id)])
-        return self.space.spell(items.codes[items.row(item_id)], begin_end_tokens=begin_end_tokens)
+        items = self.items_for(1)
+        codes = items.codes[items.row(text_id(item_id))]
+        return self.space.spell(codes, begin_end_tokens=begin_end_tokens)
 
     def title(self, item_id: str) -> str:
         """The title of an item, "" if the bundle has no titles. Raises DataError if the bundle does
         not have the item."""
-        items = self.items_with_ids([text_id(item_id)])
-        return items.title(items.row(item_id))
+        items = self.items_for(1)
+        return items.title(items.row(text_id(item_id)))
 
     def similar(self, item_id: str, k: int = 10) -> list[str]:
         """The ids of the k active items whose SIDs are nearest to that of an item, nearest first:
@@ -265,17 +234,9 @@ class Bundle(StoredBundle, OnHub):
 
     def sids(self) -> dict[str, str]:
         """The spelled SID of each active item by its id, in the order of SIDs; reads all items."""
-        tokens = [
-            [self.space.token(level, code) for code in range(size)]
-            for level, size in enumerate(self.space.sizes)
-        ]
-        return {
-            self.items.ids[row]: "".join(
-                level_tokens[code]
-                for level_tokens, code in zip(tokens, self.items.codes[row].tolist(), strict=True)
-            )
-            for row in self.active.tolist()
-        }
+        table = self._table(with_titles=False)
+        ids, sids = (table[name].to_pylist() for name in ("item_id", "sid"))
+        return dict(zip(ids, sids, strict=True))
 
     def item_ids(self, sid: str) -> list[str]:
         """The ids of the active items with a spelled SID (several only if collisions are allowed).
@@ -288,7 +249,7 @@ class Bundle(StoredBundle, OnHub):
         and says what is wrong with them."""
         codes = np.array([self.space.parse(sid) for sid in sids], dtype=np.uint16)
         codes = codes.reshape(-1, self.space.levels)
-        items = self.items_with_sids(codes)
+        items = self.items_for(len(codes))
         return [
             [items.ids[row] for row in range(first, stop) if not items.retired[row]]
             for first, stop in zip(*map(np.ndarray.tolist, items.rows_at(codes)), strict=True)
@@ -298,10 +259,13 @@ class Bundle(StoredBundle, OnHub):
         """The active items as a `pyarrow.Table`, in the order of SIDs; reads all items. Columns:
         `item_id`, `title` (if the bundle has titles), `codes` (a list of `levels` uint16) and
         `sid`, the spelled SID."""
+        return self._table(with_titles=self.items.titles is not None)
+
+    def _table(self, *, with_titles: bool) -> Any:
         from sidtool.tokenizer.codes.make import code_table
 
         rows = self.active.tolist()
-        titles = None if self.items.titles is None else list(map(self.items.title, rows))
+        titles = list(map(self.items.title, rows)) if with_titles else None
         ids = [self.items.ids[row] for row in rows]
         return code_table(self.space, ids, self.items.codes[self.active], titles)
 
@@ -317,29 +281,14 @@ class Bundle(StoredBundle, OnHub):
         RefusedError if the bundle has no codebook, DataError if the dimensions differ."""
         return self.require_codebook().encode(vectors)
 
-    def require_codebook(self) -> Codebook:
-        """The codebook. Raises RefusedError if the bundle has none."""
-        if self.codebook is None:
-            raise RefusedError(
-                f"bundle {self.manifest.name!r} is a map without a codebook: it cannot encode",
-                hint="sidtool build-codebook makes a bundle with a codebook",
-            )
-        return self.codebook
-
-    def save(self, location: str | Path, *, force: bool = False) -> None:
-        """Write a folder, or a stored zip if the name ends in .zip; it appears whole or not at all.
-        Raises UsageError if the output exists and `force` is not given, or if the manifest breaks a
-        rule of the format."""
+    def arrays_to_store(self) -> dict[str, NDArray[Any]]:
+        """Every array. Raises UsageError if the manifest breaks a rule of the format."""
         try:
             Manifest.from_json(self.manifest.to_json())
         except IntegrityError as error:
             name = self.manifest.name
             raise UsageError(f"bundle {name!r} cannot be written: {error}") from error
-        path = Path(location)
-        check_suffix(path, BUNDLE)
-        new_output = new_zip if is_zip(path.name) else new_dir
-        with new_output(path, force=force) as folder:
-            write_group(folder, all_arrays(self.items, self.codebook, self.lexical), self.manifest)
+        return all_arrays(self.items, self.codebook, self.lexical)
 
     def card(self, reference: str, license: str | None) -> str:
         """The card of the bundle as it is published, in Markdown."""
@@ -356,7 +305,4 @@ def verify(location: str | Path) -> list[tuple[str, str]]:
         >>> sidtool.verify("shop.zarr")
         []
     """
-    try:
-        return broken_parts(Bundle.open(location), Storage(location))
-    except IntegrityError as error:
-        return [(ROOT, str(error))]
+    return Bundle.broken(location)

@@ -20,6 +20,8 @@ CHUNK = 1 << 16
 ITEM_IDS = "items/id"
 """The strings that are not empty."""
 
+SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
+
 LARGE = 1 << 24
 """Items above which no array but the codes is held in memory: ids, titles and index are read in
 parts, and codes are packed for look-ups a block at a time."""
@@ -143,7 +145,7 @@ class IdIndex:
         high = np.searchsorted(self.firsts, hashes, side="right") * BLOCK
         for value, first, end in zip(hashes, low.tolist(), high.tolist(), strict=True):
             block = self.hashes[first:end]
-            start, stop = (int(np.searchsorted(block, value, side)) for side in ("left", "right"))
+            start, stop = (int(np.searchsorted(block, value, side)) for side in SIDES)
             rows.append(self.rows[first + start : first + stop].tolist())
         return rows
 
@@ -168,6 +170,8 @@ class ItemMap:
     retired: NDArray[np.bool_]
     titles: StringArray | None = None
     stored_index: IdIndex | None = None
+    first_codes: Codes | None = None
+    """The codes of every BLOCK-th row, if they are stored"""
 
     def __repr__(self) -> str:
         """The number of items and the levels; no array."""
@@ -262,16 +266,18 @@ class ItemMap:
         """(m, levels) codes -> first and last row (exclusive) with that SID, (m,) int64 each; equal
         if there is none."""
         keys = self.space.pack(codes)
-        return self._positions(keys, "left"), self._positions(keys, "right")
+        if self._first_keys is None:
+            first, stop = (np.searchsorted(self.keys, keys, side) for side in SIDES)
+            return first, stop
+        positions = [[self._position(key, side) for side in SIDES] for key in keys]
+        rows = np.array(positions, dtype=np.int64).reshape(-1, 2)
+        return rows[:, 0], rows[:, 1]
 
-    def _positions(self, keys: NDArray[np.uint64], side: Literal["left", "right"]) -> Any:
-        """As `np.searchsorted(self.keys, keys, side)`."""
-        if len(self) <= LARGE:
-            return np.searchsorted(self.keys, keys, side)
-        starts = np.maximum(np.searchsorted(self._block_keys, keys, side) - 1, 0) * BLOCK
-        blocks = [self.space.pack(self.codes[at : at + BLOCK]) for at in starts.tolist()]
-        pairs = zip(blocks, keys, strict=True)
-        return starts + np.array([np.searchsorted(*pair, side) for pair in pairs], dtype=np.int64)
+    def _position(self, key: np.uint64, side: Literal["left", "right"]) -> int:
+        """As `np.searchsorted(self.keys, key, side)`, from the keys of one block."""
+        start = max(int(np.searchsorted(self._first_keys, key, side)) - 1, 0) * BLOCK
+        block_keys = self.space.pack(self.codes[start : start + BLOCK])
+        return start + int(np.searchsorted(block_keys, key, side))
 
     def whole_ids(self) -> StringArray:
         """The ids in memory: those that are read in parts are read whole. Raises IntegrityError if
@@ -286,8 +292,12 @@ class ItemMap:
         return Texts.of_utf8(ids.data, ids.offsets)
 
     @cached_property
-    def _block_keys(self) -> NDArray[np.uint64]:
-        return self.space.pack(self.codes[::BLOCK])
+    def _first_keys(self) -> Any:
+        """Every BLOCK-th key, if the others are packed a block at a time."""
+        if self.first_codes is None and len(self) <= LARGE:
+            return None
+        first_codes = self.codes[::BLOCK] if self.first_codes is None else self.first_codes
+        return self.space.pack(first_codes)
 
     def rows_under(self, prefix: Sequence[int]) -> tuple[int, int]:
         """First and last row (exclusive) of the items whose SID starts with these codes."""

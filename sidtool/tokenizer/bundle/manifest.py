@@ -3,14 +3,22 @@ fields of the next version."""
 
 import datetime
 import hashlib
-import importlib.metadata
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self, TypedDict
 
-from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
-from sidtool.base.records import Count, Digest, JsonRecord, ReadAs, Rule, VersionNumber, flat
+from sidtool.base.errors import IntegrityError, UsageError
+from sidtool.base.records import (
+    Count,
+    Digest,
+    JsonRecord,
+    ReadAs,
+    Rule,
+    VersionNumber,
+    flat,
+    refuse_newer,
+)
 from sidtool.data import CatalogColumns, EventColumns
 from sidtool.data.split import SplitReference
 from sidtool.tokenizer.bundle.arrays import check_names
@@ -283,16 +291,7 @@ class Manifest(JsonRecord):
         try:
             if not isinstance(value, Mapping):
                 raise TypeError("it is not an object")
-            number = value.get("format")
-            if type(number) is not int or number < 1:
-                raise IntegrityError(
-                    f"the bundle's manifest has format {number!r}, not a number from 1"
-                )
-            if number > FORMAT:
-                raise CompatibilityError(
-                    f"the bundle has format {number}, this version of sidtool reads up to {FORMAT}",
-                    hint="upgrade sidtool",
-                )
+            refuse_newer(value, FORMAT, "the bundle")
             default = {"kind": "build", "items": value.get("items")}
             manifest = super().from_json({"change": default, **value})
             manifest._check()
@@ -306,15 +305,11 @@ class Manifest(JsonRecord):
         previous = self.lineage[-1].digest if self.lineage else None
         if self.parent != previous:
             raise ValueError(f"parent is {self.parent}, but the last of lineage is {previous}")
-        capacity, last_size = self.collisions.capacity, self.space.sizes[-1]
-        appended = self.collisions.policy == "append"
-        if appended and capacity != last_size:
-            raise ValueError(
-                f"capacity is {capacity}, but the appended level has {last_size} codes"
-            )
-        if not appended and capacity is not None:
-            policy = self.collisions.policy
-            raise ValueError(f"capacity is {capacity}, but no level is appended under {policy}")
+        policy, capacity = self.collisions.policy, self.collisions.capacity
+        appended = policy == "append"
+        expected = self.space.sizes[-1] if appended else None
+        if capacity != expected:
+            raise ValueError(f"capacity is {capacity}, not {expected} as under {policy}")
         recipe = self.made_by
         stored = [name for name in self.objects if _LEVEL.fullmatch(name)]
         depth = len(stored)
@@ -345,14 +340,3 @@ def flat_record(value: Mapping[str, Any]) -> dict[str, Any]:
 def now() -> str:
     """The time of creation that is recorded: UTC, in seconds."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def library_versions(*packages: str) -> dict[str, str]:
-    """Installed versions of sidtool and of those of the packages that are installed."""
-    versions = {}
-    for package in ("sidtool", *packages):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions

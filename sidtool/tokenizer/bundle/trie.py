@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
+from sidtool.base.ranges import consecutive
 from sidtool.tokenizer.sid import Codes, ItemRows, Leaves, SidPositions
 
 CHUNK = 1 << 17
@@ -146,9 +147,7 @@ class Trie:
             return SidPositions(leaves), np.ones(len(leaves), dtype=np.int64)
         starts = self.leaf_start[leaves].astype(np.int64)
         sizes = self.leaf_start[leaves + 1] - starts
-        ends = np.cumsum(sizes)
-        positions = np.arange(sizes.sum()) + np.repeat(starts - (ends - sizes), sizes)
-        return SidPositions(positions), sizes
+        return SidPositions(consecutive(starts, sizes)), sizes
 
     def items_per_leaf(self, leaves: Leaves) -> NDArray[np.int64]:
         """(...) int64: the number of items of each leaf, 0 for the empty leaf -1."""

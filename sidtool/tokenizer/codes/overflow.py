@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import RefusedError
+from sidtool.base.ranges import consecutive
 from sidtool.data import Vectors
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import Codes, Keys, Levels
@@ -134,12 +135,6 @@ def low_bits(count: int) -> np.uint64:
     return np.uint64((1 << count) - 1)
 
 
-def ranks(counts: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Positions within runs of the given lengths: (2, 3) -> (0, 1, 0, 1, 2)."""
-    starts = np.cumsum(counts) - counts
-    return np.arange(counts.sum()) - np.repeat(starts, counts)
-
-
 def place_new_items(vectors: Vectors, codebook: Codebook, taken: Codes) -> Codes:
     """(n, dim) embeddings of new items -> (n, levels) free codes, all different.
 
@@ -198,7 +193,8 @@ def place_overflow(latent: Vectors, codebook: Codebook, taken: Codes) -> Codes:
         accepted = np.minimum(free.count(distinct), applicants)
         free.take(distinct, accepted)
         # in each prefix the nearest applicants win
-        winners = order[ranks(applicants) < np.repeat(accepted, applicants)]
+        place = consecutive(np.zeros_like(applicants), applicants)
+        winners = order[place < np.repeat(accepted, applicants)]
         prefixes[waiting[winners]] = nearest[winners]
         distances[waiting[winners]] = costs[winners]
         waiting = np.delete(waiting, winners)
@@ -241,7 +237,7 @@ def _choose_last_codes(
         smallest = groups[span] << np.uint64(bits)
         first_key = np.searchsorted(taken, smallest)
         n_keys = np.searchsorted(taken, smallest + low_bits(bits), side="right") - first_key
-        keys = taken[np.repeat(first_key, n_keys) + ranks(n_keys)]
+        keys = taken[consecutive(first_key, n_keys)]
         in_use = np.zeros((len(size), len(last)), dtype=np.bool_)
         in_use[np.repeat(np.arange(len(size)), n_keys), keys & low_bits(bits)] = True
         in_use[:, : codebook.params.first_code] = True
@@ -256,7 +252,7 @@ def _nearest_free(
     is (n, K), group by group; `counts` (g,) are the rows per group; `in_use` (g, K) marks the codes
     that are not free, and is updated."""
     group = np.repeat(np.arange(len(counts)), counts)
-    turn = ranks(counts)
+    turn = consecutive(np.zeros_like(counts), counts)
     chosen = np.empty(len(costs), dtype=np.intp)
     for step in range(int(counts.max())):
         rows = np.flatnonzero(turn == step)  # at most one row per group

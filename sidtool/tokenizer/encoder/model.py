@@ -1,8 +1,6 @@
 """Load an encoder, encode texts with it, and tell whether it is the one that a recipe records."""
 
 import hashlib
-import importlib.metadata
-import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,14 +21,9 @@ from sidtool.base.checkpoint import (
     settings_digests,
 )
 from sidtool.base.digests import digest_strings, file_digest
-from sidtool.base.errors import (
-    CompatibilityError,
-    DataError,
-    IntegrityError,
-    SidtoolWarning,
-    UsageError,
-)
-from sidtool.base.extras import require
+from sidtool.base.documents import canonical
+from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
+from sidtool.base.extras import library_versions, require
 from sidtool.base.hub import HUB_PREFIX, HubAccess, download, is_hub_url
 from sidtool.base.output import cache_array, cached_array
 from sidtool.base.progress import Progress
@@ -218,8 +211,7 @@ class LoadedEncoder:
         order = np.argsort([-len(text) for text in texts], kind="stable")
         vectors = np.empty((len(texts), self.record["dim"]), dtype=np.float32)
         if cache is not None:
-            determined_by = [self.record, BATCH, BLOCK, digest_strings(texts)]
-            inputs = json.dumps(determined_by, sort_keys=True).encode()
+            inputs = canonical([self.record, BATCH, BLOCK, digest_strings(texts)])
             cache = cache / hashlib.sha256(inputs).hexdigest()[:16]
             cache.mkdir(parents=True, exist_ok=True)
         with _pool(self.model, devices, len(texts)) as pool:
@@ -255,8 +247,8 @@ class LoadedEncoder:
         """The least cosine between a recipe's probe vectors and those of this encoder.
 
         Raises CompatibilityError if it is below 0.999: another model, pooling or prompt, or damaged
-        weights. IntegrityError if the recipe has no vectors of probes. A recipe that only names its
-        encoder, which was not at hand when a codebook was imported, cannot be checked: a
+        weights; or if the recipe has no vectors of probes. A recipe that only names its encoder,
+        which was not at hand when a codebook was imported, cannot be checked: a
         SidtoolWarning says so, and the answer is NaN."""
         name = self.settings.model
         if not recipe.probes and not recipe.weights:
@@ -269,7 +261,7 @@ class LoadedEncoder:
             return math.nan
         stored = np.array([probe.vector for probe in recipe.probes], dtype=np.float64)
         if stored.ndim != 2:
-            raise IntegrityError(f"the recipe's probes are malformed: vectors {stored.shape}")
+            raise CompatibilityError(f"the recipe's probes are malformed: vectors {stored.shape}")
         texts = [probe.text for probe in recipe.probes]
         now = encode_texts(self.model, self.settings, texts).astype(np.float64)
         hint = f"the recipe's encoder is {recipe.model!r}"
@@ -301,7 +293,6 @@ def load_encoder(encoder: Encoder) -> LoadedEncoder:
     model, settings = load_model(encoder, folder)
     probes = encode_texts(model, settings, list(PROBES))
     check_finite(probes, f"the encoder {settings.model!r}", lambda row: f"probe {PROBES[row]!r}")
-    libraries = ("torch", "transformers", "sentence-transformers")
     record = {
         **asdict(settings),
         **_file_digests(folder, settings.trust_remote_code),
@@ -310,7 +301,7 @@ def load_encoder(encoder: Encoder) -> LoadedEncoder:
             {"text": text, "vector": vector.tolist()}
             for text, vector in zip(PROBES, probes, strict=True)
         ],
-        "libraries": {name: importlib.metadata.version(name) for name in libraries},
+        "libraries": library_versions("torch", "transformers", "sentence-transformers"),
     }
     return LoadedEncoder(model, settings, record)
 

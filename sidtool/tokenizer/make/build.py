@@ -12,6 +12,7 @@ import numpy as np
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError, UsageError
+from sidtool.base.extras import library_versions
 from sidtool.base.jobs import RunJob, run_here
 from sidtool.base.options import check_options, option, options_from
 from sidtool.base.output import locked, publish, refuse_existing, remove
@@ -22,7 +23,7 @@ from sidtool.data.split import Split, open_split
 from sidtool.data.split.pairs import Cooccurrence, count_cooccurrence
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
-from sidtool.tokenizer.bundle.manifest import library_versions, now
+from sidtool.tokenizer.bundle.manifest import now
 from sidtool.tokenizer.codes.assign import require_capacity
 from sidtool.tokenizer.codes.make import fit_once, make_codes
 from sidtool.tokenizer.codes.report import Policy
@@ -283,7 +284,7 @@ def build(
         "options": asdict(options),
         "vectors": vectors.fingerprint,
         "ids": digest_strings(items.ids),  # events name items, so the ids matter too
-        "version": library_versions(),
+        "version": library_versions("sidtool"),
         **recipe,
     }
     codebook, assigned, report = make_codes(
@@ -311,7 +312,9 @@ def build(
         recipe={"encoder": recorded, "text_template": items.text_template, **recipe},
         source={"catalog": items.digest, "items": len(items), **made_from},
         report=report.to_json(),
-        libraries=library_versions("numpy", "zarr", "scipy", *encoder.get("libraries", {})),
+        libraries=library_versions(
+            "sidtool", "numpy", "zarr", "scipy", *encoder.get("libraries", {})
+        ),
         created=now(),
     )
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import JsonRecord
-from sidtool.data import Items, Vectors, read_vectors
+from sidtool.data import Items, Vectors, read_vectors, rows_in
 from sidtool.data.split import UserSequence, open_split
 from sidtool.data.split.pairs import packed_sequences
 from sidtool.tokenizer.bundle.bundle import Bundle
@@ -146,7 +146,7 @@ def compare_bundles(
     `embeddings` are vectors of the items: with `by_row`, rows without ids follow the catalog
     `items`. `field` is a column of `items` that labels them; `interactions` is a split folder or a
     file of events (as `open_split`), whose training events give the steps from item to item. Raises
-    DataError if the bundles have different items, UsageError if evidence does not cover them.
+    DataError if the bundles have different items, or evidence does not cover them.
 
     Examples:
         >>> bundles = [sidtool.open_bundle(name) for name in ("shop.zarr", "other.zarr")]
@@ -158,10 +158,10 @@ def compare_bundles(
     vectors = labels = behavior = None
     if items is not None and field is not None:
         column = items.fields[field]
-        labels = tuple(column[row] for row in _rows_of(items, ids))
+        labels = tuple(column[row] for row in rows_in(items.ids, ids))
     if embeddings is not None:
         if items is not None:
-            rows = _rows_of(items, ids)
+            rows = rows_in(items.ids, ids)
             vectors = read_vectors(Path(embeddings), items.ids, by_row=by_row)[rows]
         elif by_row:
             raise UsageError("--by-row needs the catalog", hint="give it by --items ITEMS")
@@ -172,16 +172,6 @@ def compare_bundles(
         behavior = Behavior.of(open_split(interactions, recorded=columns).train, ids)
     evidence = Evidence(ids, vectors, labels, behavior)
     return [describe(bundle, evidence, seed=seed) for bundle in bundles]
-
-
-def _rows_of(items: Items, ids: Sequence[str]) -> list[int]:
-    rows = {item: row for row, item in enumerate(items.ids)}
-    missing = [item for item in ids if item not in rows]
-    if missing:
-        raise UsageError(
-            f"the catalog lacks {len(missing)} of {len(ids)} items (first: {missing[0]!r})"
-        )
-    return [rows[item] for item in ids]
 
 
 def common_ids(bundles: Sequence[Bundle]) -> tuple[str, ...]:

@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 
 from sidtool.base.errors import DataError, RefusedError, UsageError
-from sidtool.base.hub import cached, is_hub_url
+from sidtool.base.hub import HubAccess, download, is_hub_url
 from sidtool.base.progress import Progress
-from sidtool.data import Items, TextNames, Vectors, VectorSource, open_vectors, read_items
+from sidtool.data import Items, TextNames, Vectors, VectorSource, open_vectors, read_items, rows_in
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.encoder.lexical import LEXICAL
 from sidtool.tokenizer.encoder.model import TextEncoder, check_location, load_encoder
@@ -134,7 +134,8 @@ def recorded_encoder(
     if model is None and is_hub_url(recipe.model):
         # a bundle may name any model of the hub, so only the user can ask for a download
         try:
-            location = str(cached(recipe.model, revision=recipe.revision))
+            access = HubAccess(recipe.revision, local_files_only=True)
+            location = str(download(recipe.model, access))
         except DataError as error:
             raise DataError(
                 f"the bundle's encoder {recipe.model} is not on this machine",
@@ -194,13 +195,7 @@ def item_vectors(
 def _item_texts(bundle: Bundle, path: Path | None) -> list[str]:
     """The texts of a bundle's items in a catalog, in the order of the bundle's rows."""
     items = read_new_items(bundle, path)
-    texts = dict(zip(items.ids, items.texts, strict=True))
-    missing = [item for item in bundle.items.ids if item not in texts]
-    if missing:
-        raise DataError(
-            f"{len(missing)} items of the bundle are not in the catalog (first: {missing[0]!r})"
-        )
-    return [texts[item] for item in bundle.items.ids]
+    return [items.texts[row] for row in rows_in(items.ids, list(bundle.items.ids))]
 
 
 def read_sources(
@@ -269,9 +264,7 @@ def decode(bundle: Bundle, text: str) -> list[Decoded]:
         [('item', ('b007',)), ('malformed', ())]
     """
     pieces = list(bundle.space.find(text))
-    codes = [piece.codes for piece in pieces if piece.codes is not None]
-    sids = np.array(codes, dtype=np.uint16).reshape(-1, bundle.space.levels)
-    items = bundle.items_with_sids(sids)
+    items = bundle.items_for(len(pieces))
     decoded = []
     for piece in pieces:
         if piece.codes is None:

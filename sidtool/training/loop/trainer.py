@@ -3,7 +3,7 @@ transformers' Seq2SeqTrainer, since TRL trains causal models only. They share si
 validation by recommending, and a contract in every checkpoint. Checkpoints, schedules, distribution
 and resumption are those of the libraries' trainers."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.optim import Optimizer
-from transformers import (
-    PrinterCallback,
-    Seq2SeqTrainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainingArguments,
-)
+from transformers import PrinterCallback, Seq2SeqTrainer, TrainerCallback, TrainingArguments
 from trl import SFTTrainer
 
 from sidtool.base.errors import UsageError
@@ -32,7 +26,7 @@ from sidtool.model.network import (
     is_sharded,
     whole_model,
 )
-from sidtool.recommendation.search import PartialHead, full_blocks
+from sidtool.recommendation.search import PartialHead
 from sidtool.training.loop.checkpoints import check_weights
 from sidtool.training.loop.machine import check_active, class_forward, float32_attention
 from sidtool.training.loop.optimizer import MuonAdamW
@@ -48,7 +42,7 @@ from sidtool.training.loss.batches import (
 )
 from sidtool.training.loss.loss import Loss, Teachers
 from sidtool.training.loss.part_examples import PartExamples, PartOrder
-from sidtool.training.loss.probes import narrows_exactly, packs_exactly
+from sidtool.training.loss.probes import narrows_exactly, packs_exactly, part_logits
 
 
 class SidTrainer(ShardedTrainer):
@@ -158,14 +152,7 @@ class SidTrainer(ShardedTrainer):
         targets = Targets.pop(inputs, self._loss.tokens.space.levels)
         parts = self._loss.parts(targets.ids)
         requests = [(targets.positions[indexes], columns) for indexes, columns in parts]
-
-        def forward() -> torch.Tensor:
-            return model(**inputs, use_cache=False).logits
-
-        if self.narrow:
-            blocks = self._head.blocks(forward, requests)
-        else:
-            blocks = full_blocks(forward(), requests)
+        blocks = part_logits(model, self._head, inputs, requests, narrow=self.narrow)
         teacher_blocks = self._teachers.blocks(inputs, requests) if self._teachers else ()
         total = self._loss.total(blocks, parts, targets, teacher_blocks)
         # all weights of a step may be 0, and so is its loss then
@@ -185,21 +172,13 @@ class SidTrainer(ShardedTrainer):
             return self.accelerator.gather(weight.to(device)).sum()
         return weight.to(device)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def validation_figures(self) -> Mapping[str, float]:
         """The figures of recommending to the validation users."""
-        if self._validator is None:
-            return {}
-        check_weights(self)
+        assert self._validator is not None
         with self.evaluated_model() as model:
             sums = self._validator.sums(model, self.args.process_index, self.args.world_size)
         sums_on_device = torch.from_numpy(sums).to(self.args.device)
-        figures = self._validator.figures(self.accelerator.reduce(sums_on_device).tolist())
-        metrics = {f"eval_{name}": value for name, value in figures.items()}
-        self.log(dict(metrics))
-        self.control: TrainerControl = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
-        return metrics
+        return self._validator.figures(self.accelerator.reduce(sums_on_device).tolist())
 
     @contextmanager
     def evaluated_model(self) -> Iterator[Any]:

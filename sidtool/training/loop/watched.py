@@ -6,13 +6,13 @@ weights and whole optimizer states, so any number of processes can resume them. 
 on the CPU of the first process at a time."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import Trainer, TrainerCallback, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import ExportableState
 
@@ -157,6 +157,20 @@ class WatchedTrainer(Trainer):
             logs |= {name: round(value, 3) for name, value in measured.items()}
             self._logged = (totals.loss, self.state.global_step)
         super().log(logs, start_time)
+
+    def validation_figures(self) -> Mapping[str, float]:
+        """The figures of a validation by name; every process must call this."""
+        raise NotImplementedError
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Log and return the figures of a validation."""
+        check_weights(self)
+        metrics = {f"eval_{name}": value for name, value in self.validation_figures().items()}
+        self.log(dict(metrics))
+        self.control: TrainerControl = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
 
     def selection(self) -> Selection | None:
         """The validation that selected the weights; None without validation."""

@@ -19,7 +19,6 @@ from sidtool.recommendation.search import (
     Part,
     PartialHead,
     contained_in,
-    full_blocks,
     normalize_over_children,
     places_in,
     token_columns,
@@ -27,7 +26,7 @@ from sidtool.recommendation.search import (
 )
 from sidtool.tokenizer.bundle import Bundle, Trie
 from sidtool.training.loss.batches import Targets
-from sidtool.training.loss.probes import narrows_exactly, packs_exactly
+from sidtool.training.loss.probes import narrows_exactly, packs_exactly, part_logits
 from sidtool.training.settings import SoftmaxOver
 
 Blocks = Sequence[torch.Tensor]
@@ -166,15 +165,10 @@ class Teachers:
         self, inputs: Mapping[str, torch.Tensor], parts: Sequence[Part]
     ) -> list[list[torch.Tensor]]:
         """For each teacher the logits of each part, (n, columns), on a training batch."""
-        blocks = []
-        for (model, head), narrow in zip(self._models, self._narrow, strict=True):
-
-            def forward(model: Any = model) -> torch.Tensor:
-                logits: torch.Tensor = model(**inputs, use_cache=False).logits
-                return logits
-
-            blocks.append(head.blocks(forward, parts) if narrow else full_blocks(forward(), parts))
-        return blocks
+        return [
+            part_logits(model, head, inputs, parts, narrow=narrow)
+            for (model, head), narrow in zip(self._models, self._narrow, strict=True)
+        ]
 
 
 def check_teachers(folders: Sequence[Path], student: Contract, bundle: Bundle) -> None:

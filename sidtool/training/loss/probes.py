@@ -1,13 +1,32 @@
-"""Shortcuts of a loss that a model allows, found out by running it on a few tokens."""
+"""The logits that a loss needs, and the shortcuts that a model allows for them, found out by
+running it on a few tokens."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from sidtool.model.network import is_encoder_decoder
-from sidtool.recommendation.search import Columns, PartialHead, full_blocks
+from sidtool.recommendation.search import Columns, Part, PartialHead, full_blocks
+
+
+def part_logits(
+    model: Any,
+    head: PartialHead,
+    inputs: Mapping[str, torch.Tensor],
+    parts: Sequence[Part],
+    *,
+    narrow: bool,
+) -> list[torch.Tensor]:
+    """The logits of each part, (n, columns), on a batch; `narrow` says that `head`, which is
+    installed in the model, gives them exactly."""
+
+    def forward() -> torch.Tensor:
+        logits: torch.Tensor = model(**inputs, use_cache=False).logits
+        return logits
+
+    return head.blocks(forward, parts) if narrow else full_blocks(forward(), parts)
 
 
 def narrows_exactly(model: Any, head: PartialHead, columns: Columns | None) -> bool:

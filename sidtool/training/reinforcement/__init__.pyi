@@ -1,6 +1,5 @@
 from .plan import plan_rl as plan_rl
 from .reinforcement import rl as rl
-from .reinforcement import run_rl as run_rl
 from .settings import RL_DEFAULTS as RL_DEFAULTS
 from .settings import RL_SETTINGS as RL_SETTINGS
 from .settings import ObjectiveOptions as ObjectiveOptions

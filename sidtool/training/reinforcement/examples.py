@@ -8,7 +8,6 @@ import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -189,53 +188,74 @@ def history_task(lineage: Lineage, path: Path) -> str:
 
 def read_rl_examples(
     path: Path,
-    task: str,
+    task: str | None,
     encoder: PromptEncoder,
     tokens: SidTokens,
     bundle: Bundle,
     *,
     exclude_seen: bool = False,
 ) -> RlExamples:
-    """Read the events of a task. With `exclude_seen`, an event of an item that is in its history is
-    left out, since such items are never recommended then.
+    """Read the events of a task, or without one the lists of a file. Retired items and, with
+    `exclude_seen`, those of the history are no targets, since they are never recommended then; an
+    event or a list without a target is left out.
 
-    Raises DataError for a malformed example, and if there is no event with a history."""
+    Raises DataError for a malformed example, and if nothing is left."""
     codes = array("i")  # token ids of codes
-    starts = array("q")
-    stops = array("q")
+    values = array("f")  # of each item, the weight that it has as a target
+    starts, stops, ends = array("q"), array("q"), array("q")  # a history, and what follows it
     users = []
+    is_weighted = False
     for example in read_training_examples(path):
-        if example["task"] != task:
+        known = find_task(example["task"])
+        is_list = known is not None and known.writes_list
+        if not (is_list if task is None else example["task"] == task):
             continue
-        first_item = len(codes) // tokens.space.levels
+        first = len(codes) // tokens.space.levels
         ids, is_target, weights = _codes_of(example, encoder, tokens)
         codes.frombytes(ids.tobytes())
-        is_target &= weights > 0
-        is_target[:1] = False  # the first item has no history
-        for position in np.flatnonzero(is_target).tolist():
-            starts.append(first_item)
-            stops.append(first_item + position)
+        values.frombytes(np.where(is_target, weights, 0).astype(np.float32).tobytes())
+        spans = [(int((~is_target).sum()), len(is_target))]  # the targets are the list at the end
+        if task is not None:
+            is_target[:1] = False  # the first item has no history
+            places = np.flatnonzero(is_target & (weights > 0)).tolist()
+            spans = [(place, place + 1) for place in places]
+        is_weighted |= is_list and "weight" in example
+        for stop, end in spans:
+            starts.append(first)
+            stops.append(first + stop)
+            ends.append(first + end)
             users.append(sys.intern(example.get("user", "")))
     rows, first_active = find_items(np.frombuffer(codes, dtype=np.int32), tokens, bundle, path)
-    stop_array = np.frombuffer(stops, dtype=np.int64)
-    start_array = np.frombuffer(starts, dtype=np.int64)
-    # the target is the item right behind the history
-    targets = first_active[stop_array]
-    usable = targets >= 0
-    if exclude_seen:
-        spans = zip(starts, stops, strict=True)
-        repeats = [(rows[start:stop] == rows[stop]).any() for start, stop in spans]
-        usable &= ~np.array(repeats, dtype=np.bool_)
-    if not usable.any():
-        raise DataError(f"{path} has no event with a history and a target that can be recommended")
+    item_values = np.frombuffer(values, dtype=np.float32).astype(np.float64)
+    can_be_target = (first_active >= 0) & (item_values > 0)
+    kept = []
+    list_targets, list_values = [], []
+    for number, (start, stop, end) in enumerate(zip(starts, stops, ends, strict=True)):
+        history = rows[start:stop]
+        usable = can_be_target[stop:end]
+        if exclude_seen:
+            usable = usable & ~(history[:, None] == rows[stop:end]).any(axis=0)
+        if not usable.any() or (task is None and not (history >= 0).any()):
+            continue
+        kept.append(number)
+        if task is None:
+            list_targets.append(first_active[stop:end][usable])
+            list_values.append(item_values[stop:end][usable])
+    if not kept:
+        what = "event with a history and a target" if task else "list with a history and an item"
+        raise DataError(f"{path} has no {what} that can be recommended")
+    kept_stops = np.frombuffer(stops, dtype=np.int64)[kept]
+    targets = [of_list[0] for of_list in list_targets] if task is None else first_active[kept_stops]
     return RlExamples(
         items=rows,
-        starts=start_array[usable],
-        stops=stop_array[usable],
-        targets=ItemRows(targets[usable]),
-        users=tuple(compress(users, usable.tolist())),
-        left_out=int((~usable).sum()),
+        starts=np.frombuffer(starts, dtype=np.int64)[kept],
+        stops=kept_stops,
+        targets=ItemRows(np.array(targets, dtype=np.int64)),
+        users=tuple(users[number] for number in kept),
+        left_out=len(users) - len(kept),
         exclude_seen=exclude_seen,
+        list_targets=tuple(list_targets) if task is None else None,
+        list_values=tuple(list_values) if is_weighted else None,
     )
 
 
@@ -254,61 +274,6 @@ def find_items(
     places = np.searchsorted(bundle.active, first)
     active = np.append(bundle.active, len(bundle.items))[places]
     return rows, np.where(active < stop, active, -1)
-
-
-def read_list_examples(
-    path: Path,
-    encoder: PromptEncoder,
-    tokens: SidTokens,
-    bundle: Bundle,
-    *,
-    exclude_seen: bool = False,
-) -> RlExamples:
-    """Read the lists of a file. Items that are retired and, with `exclude_seen`, those of the
-    history are no targets; a list without a target is left out.
-
-    Raises DataError for a malformed example, and if no list is left."""
-    histories = []
-    targets = []
-    values = []
-    users = []
-    left_out = 0
-    is_weighted = False
-    for example in read_training_examples(path):
-        task = find_task(example["task"])
-        if task is None or not task.writes_list:
-            continue
-        ids, is_target, weights = _codes_of(example, encoder, tokens)
-        rows, first_active = find_items(ids, tokens, bundle, path)
-        history = rows[~is_target]
-        history = history[history >= 0]
-        following = first_active[is_target]
-        of_targets = weights[is_target].astype(np.float64)
-        usable = (following >= 0) & (of_targets > 0)
-        if exclude_seen:
-            usable &= ~np.isin(following, history)
-        is_weighted |= "weight" in example
-        if not len(history) or not usable.any():
-            left_out += 1
-            continue
-        histories.append(history)
-        targets.append(following[usable])
-        values.append(of_targets[usable])
-        users.append(sys.intern(example.get("user", "")))
-    if not histories:
-        raise DataError(f"{path} has no list with a history and an item that can be recommended")
-    stops = np.cumsum([len(history) for history in histories])
-    return RlExamples(
-        items=np.concatenate(histories),
-        starts=np.concatenate([[0], stops[:-1]]).astype(np.int64),
-        stops=stops.astype(np.int64),
-        targets=ItemRows(np.array([rows[0] for rows in targets], dtype=np.int64)),
-        users=tuple(users),
-        left_out=left_out,
-        exclude_seen=exclude_seen,
-        list_targets=tuple(targets),
-        list_values=tuple(values) if is_weighted else None,
-    )
 
 
 def _codes_of(

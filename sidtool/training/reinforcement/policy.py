@@ -27,13 +27,12 @@ from sidtool.recommendation.search import (
     TrieArrays,
     additive_masks,
     attention_windows,
-    full_blocks,
     require_mask,
     token_columns,
     trie_arrays,
 )
 from sidtool.tokenizer.bundle import Trie
-from sidtool.training.loss.probes import narrows_exactly
+from sidtool.training.loss.probes import narrows_exactly, part_logits
 
 
 class GroupScores(NamedTuple):
@@ -119,21 +118,15 @@ class Policy:
             if "decoder_position_ids" in signature(self.network.forward).parameters:
                 inputs["decoder_position_ids"] = trees["position_ids"]
 
-        def forward() -> torch.Tensor:
-            with ExitStack() as positions:
-                if depths is not None:
-                    positions.enter_context(self.positions.in_recomputation(self.network, depths))
-                    positions.enter_context(self.positions.at(depths, depths))
-                logits: torch.Tensor = model(**inputs, use_cache=False).logits
-            return logits
+        with ExitStack() as positions:
+            if depths is not None:
+                positions.enter_context(self.positions.in_recomputation(self.network, depths))
+                positions.enter_context(self.positions.at(depths, depths))
+            blocks = part_logits(model, self.head, inputs, parts, narrow=self.narrow)
+        return self._walk(blocks, codes)
 
-        return self._walk(forward, parts, codes)
-
-    def _walk(
-        self, forward: Callable[[], torch.Tensor], parts: list[Part], codes: torch.Tensor
-    ) -> GroupScores:
-        """The scores of (n, C, L) codes by the logits of each level at `parts`, from the root."""
-        blocks = self.head.blocks(forward, parts) if self.narrow else full_blocks(forward(), parts)
+    def _walk(self, blocks: Sequence[torch.Tensor], codes: torch.Tensor) -> GroupScores:
+        """The scores of (n, C, L) codes by the logits of each level, from the root."""
         n, chains, levels = codes.shape
         nodes = torch.zeros(n, 1, dtype=torch.long, device=codes.device)  # the root
         log_probs = []
@@ -233,10 +226,6 @@ class Policy:
             "position_ids": (mask.cumsum(-1) - 1).clamp_min(0),
         }
 
-        def forward() -> torch.Tensor:
-            logits: torch.Tensor = model(**inputs, use_cache=False).logits
-            return logits
-
         # the tokens before the first code of each item, in the flattened batch
         rows = torch.arange(n, device=device)[:, None] * mask.shape[1]
         before = rows + prompt_ids.shape[1] + torch.arange(length, device=device) * n_item - 1
@@ -245,7 +234,8 @@ class Policy:
             for level in range(levels)
         ]
         # each item of a list is a chain of its own
-        log_probs = self._walk(forward, parts, codes.reshape(n * length, 1, levels)).log_probs
+        blocks = part_logits(model, self.head, inputs, parts, narrow=self.narrow)
+        log_probs = self._walk(blocks, codes.reshape(n * length, 1, levels)).log_probs
         return log_probs.view(n, length, levels).masked_fill(~valid.unsqueeze(-1), 0.0)
 
 

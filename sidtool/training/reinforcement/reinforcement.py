@@ -110,26 +110,6 @@ def rl(
         trust_remote_code=trust_remote_code,
         force=force,
     )
-    return run_rl(
-        run,
-        allow_worse_slices=allow_worse_slices,
-        force=force,
-        progress=progress,
-        log=log,
-        notify=notify,
-    )
-
-
-def run_rl(
-    run: RlRun,
-    *,
-    allow_worse_slices: bool = False,
-    force: bool = False,
-    progress: Progress | None = None,
-    log: Log | None = None,
-    notify: Callable[[str], None] | None = None,
-) -> RlSummary:
-    """Train as `rl` does, as `plan_rl` has planned it."""
     if notify:
         notify(run.inheritance())
     with quiet(), offline():

@@ -7,7 +7,7 @@ import math
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback, TrainerControl
+from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
@@ -23,7 +23,6 @@ from sidtool.evaluation import Judge, Measurement
 from sidtool.model import LoadedModel
 from sidtool.model.contract import Selection
 from sidtool.tokenizer.sid import Leaves, SidPositions
-from sidtool.training.loop.checkpoints import check_weights
 from sidtool.training.loop.machine import class_forward
 from sidtool.training.loop.watched import WatchedTrainer
 from sidtool.training.reinforcement.policy import Policy
@@ -253,33 +252,26 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
         """The metric of the start; None if this process did not train."""
         return None if self._start is None else self._start.metrics[self.judge.metric]
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def validation_figures(self) -> Mapping[str, float]:
         """Metrics of recommending to the validation users, how they differ from those of the start,
         and what the groups since the last validation were like."""
         assert self._start is not None
-        check_weights(self)
         measured = self._measure()
         name = self.judge.metric
-        metrics = {f"eval_{key}": value for key, value in measured.metrics.items()}
-        metrics[f"eval_{name}_gain"] = measured.metrics[name] - self._start.metrics[name]
+        figures = dict(measured.metrics)
+        figures[f"{name}_gain"] = measured.metrics[name] - self._start.metrics[name]
         worse = self.judge.worse_slices(self._start, measured)
-        metrics["eval_worse_slices"] = float(len(worse))
-        metrics |= {
-            f"eval_{metric}_gain_{group}": difference.mean
-            for (metric, group), difference in worse.items()
-        }
+        figures["worse_slices"] = float(len(worse))
+        for (metric, group), difference in worse.items():
+            figures[f"{metric}_gain_{group}"] = difference.mean
         # the means over all processes of what was recorded since the last validation
         for recorded in ("reward", "dead_groups", "kl"):
             values = self.recent.pop(recorded, [])
             sums = torch.tensor([sum(values), len(values)], dtype=torch.float64)
             total, count = self.accelerator.reduce(sums.to(self.args.device)).tolist()
             if count:
-                metrics[f"eval_{recorded}"] = total / count
-        self.log(dict(metrics))
-        self.control: TrainerControl = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
-        return metrics
+                figures[recorded] = total / count
+        return figures
 
     def _measure(self) -> Measurement:
         model = self.accelerator.unwrap_model(self.model)

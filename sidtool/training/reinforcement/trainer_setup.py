@@ -20,7 +20,6 @@ from sidtool.training.reinforcement.examples import (
     EventFields,
     RlExamples,
     history_task,
-    read_list_examples,
     read_rl_examples,
 )
 from sidtool.training.reinforcement.list_trainer import ListTrainer, ListValidation
@@ -102,14 +101,15 @@ def build_trainer(
 
 
 def _read_examples(run: RlRun, loaded: LoadedModel, arguments: Any) -> RlExamples:
-    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
-    inputs = (encoder, loaded.tokens, run.bundle)
-    exclude_seen = bool(run.options.exclude_seen)
-    if run.options.algorithm == "ipa":
-        examples = read_list_examples(run.examples, *inputs, exclude_seen=exclude_seen)
-    else:
-        task = history_task(run.lineage, run.examples)
-        examples = read_rl_examples(run.examples, task, *inputs, exclude_seen=exclude_seen)
+    is_of_lists = run.options.algorithm == "ipa"
+    examples = read_rl_examples(
+        run.examples,
+        None if is_of_lists else history_task(run.lineage, run.examples),
+        prompt_encoder(loaded.tokenizer, loaded.tokens),
+        loaded.tokens,
+        run.bundle,
+        exclude_seen=bool(run.options.exclude_seen),
+    )
     prompts = arguments.generation_batch_size // arguments.num_generations
     if len(examples) < prompts:
         raise UsageError(

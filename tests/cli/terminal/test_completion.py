@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.cli.terminal.options import complete_reference, complete_setting, complete_task
+from sidtool.cli.terminal.options import complete_reference, complete_task, setting_pairs
 from sidtool.examples.tasks import TASKS
 from tests.bundles import small_bundle
 from tests.cli.road import done
@@ -32,8 +32,8 @@ def test_other_words_are_left_to_the_shell(word: str) -> None:
 
 def test_tasks_and_settings_are_completed() -> None:
     assert complete_task("title-to") == [name for name in TASKS if name.startswith("title-to")]
-    assert complete_setting("train")("lora_a") == ["lora_alpha="]
-    assert complete_setting("build-codebook")("bal") == ["balanced="]
+    assert setting_pairs("train", "lora_a") == ["lora_alpha="]
+    assert setting_pairs("build-codebook", "bal") == ["balanced="]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, U
 from sidtool.integrations.adopt.adoption import adopt, check_adoption, find_tokens, level_sizes
 from sidtool.integrations.adopt.prompts import AdoptOptions
 from sidtool.integrations.formats.convert import import_map
-from sidtool.integrations.formats.export import model_tokens
+from sidtool.integrations.formats.inference_engines import model_tokens
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.load import load_model_folder
 from sidtool.recommendation.recommend_options import RecommendOptions
@@ -164,8 +164,8 @@ def test_engines_get_the_ids_of_the_table(adopted: Make) -> None:
     model, folder = adopted("minionerec")
     bundle = Bundle.open(folder / "sid.zarr")
     exported = model_tokens(folder, bundle)
-    assert exported.block_start is None
-    ids = exported.ids(bundle, np.arange(3)).tolist()
+    assert exported.table is not None
+    ids = exported.ids(bundle.items.codes[:3], begin_end_tokens=False).tolist()
     named = [model.tokenizer.convert_ids_to_tokens(row) for row in ids]
     spelled = {tuple(sid) for sid in model.sids.values()}
     assert {tuple(sid) for sid in named} <= spelled

@@ -1,40 +1,23 @@
 """Inputs of several tests of other systems' files."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from sidtool.integrations.formats.export import ModelTokens
+from sidtool.model.vocabulary import NO_TOKEN, SidTokens
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import SidSpace
 
 
-def block_tokens(bundle: Bundle, start: int, vocabulary: int = 0) -> ModelTokens:
-    """Token ids of a bundle in one block, as `extend-model` numbers them."""
-    space = bundle.space
-    levels = []
-    first = start
-    for size in space.sizes:
-        levels.append(np.arange(first, first + size, dtype=np.int64))
-        first += size
-    begin_end = (first, first + 1) if space.has_begin_end_tokens else None
-    return ModelTokens(tuple(levels), begin_end, vocabulary or start + len(space.tokens))
-
-
-def sorted_tokens(bundle: Bundle, start: int, unused: tuple[tuple[int, int], ...]) -> ModelTokens:
+def sorted_tokens(bundle: Bundle, start: int, unused: tuple[tuple[int, int], ...]) -> SidTokens:
     """Token ids in the order of the tokens' text, as MiniOneRec's TokenExtender numbers them;
     `unused` (level, code) have none."""
-    space = bundle.space
-    spelled = {
-        space.token(level, code): (level, code)
-        for level, size in enumerate(space.sizes)
-        for code in range(size)
-        if (level, code) not in unused
-    }
-    levels = [np.full(size, -1, dtype=np.int64) for size in space.sizes]
-    for number, text in enumerate(sorted(spelled)):
-        level, code = spelled[text]
-        levels[level][code] = start + number
-    return ModelTokens(tuple(levels), None, start + len(spelled))
+    space = replace(bundle.space, begin=None, end=None)
+    lacking = {space.token(level, code) for level, code in unused}
+    present = sorted(token for token in space.tokens if token not in lacking)
+    id_of = {token: start + number for number, token in enumerate(present)}
+    return SidTokens.of_ids(space, [id_of.get(token, NO_TOKEN) for token in space.tokens])
 
 
 def numbered_bundle(

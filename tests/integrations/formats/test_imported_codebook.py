@@ -291,5 +291,5 @@ def test_vectors_without_ids_follow_the_catalog(tmp_path: Path) -> None:
     assert encoded.share == 1.0
     (tmp_path / "items.csv").write_text("\n".join(lines[:-3]) + "\n")
     np.save(tmp_path / "vectors.npy", rows.numpy()[order[:-3]])
-    with pytest.raises(DataError, match=r"3 of 60 ids are not items of the catalog"):
+    with pytest.raises(DataError, match=r"the catalog lacks 3 of 60 items"):
         import_map(path, tmp_path / "y.zarr", items=items, codebook=source)

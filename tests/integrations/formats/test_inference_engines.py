@@ -7,23 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
 from sidtool.integrations.formats.convert import FORMATS, System, export_map
-from sidtool.integrations.formats.export import ModelTokens
 from sidtool.integrations.formats.inference_engines import sid_option
+from sidtool.model.vocabulary import NO_TOKEN, SidTokens
+from sidtool.model.vocabulary.tokens import TokenTable
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
-from tests.integrations.formats.cases import block_tokens, numbered_bundle, sorted_tokens
+from tests.integrations.formats.cases import numbered_bundle, sorted_tokens
 
 
-def expected_tokens(bundle: Bundle, tokens: ModelTokens) -> dict[str, tuple[int, ...]]:
+def expected_tokens(bundle: Bundle, tokens: SidTokens) -> dict[str, tuple[int, ...]]:
     """The token ids of each item, one look-up at a time."""
     return {
         bundle.items.ids[row]: tuple(
-            int(tokens.levels[level][code])
+            int(tokens.level_ids[level][code])
             for level, code in enumerate(bundle.items.codes[row].tolist())
         )
         for row in bundle.active.tolist()
@@ -45,7 +45,7 @@ def read_xllm(path: Path) -> list[tuple[int, tuple[int, ...]]]:
 @pytest.mark.parametrize("duplicates", [False, True])
 def test_xllm_reads_every_item_with_its_tokens(tmp_path: Path, duplicates: bool) -> None:
     bundle = numbered_bundle(300, (9, 8, 7), duplicates=duplicates)
-    tokens = block_tokens(bundle, 151_669)
+    tokens = SidTokens(bundle.space, 151_669)
     export_map(bundle, tmp_path / "vocab.bin", "xllm", tokens=tokens)
     records = read_xllm(tmp_path / "vocab.bin")
     expected = expected_tokens(bundle, tokens)
@@ -57,10 +57,10 @@ def test_xllm_reads_every_item_with_its_tokens(tmp_path: Path, duplicates: bool)
 def test_xllm_needs_three_levels_and_ids_that_are_numbers(tmp_path: Path) -> None:
     four = numbered_bundle(5, (4, 4, 4, 4))
     with pytest.raises(UsageError, match="of 3 levels, and these have 4"):
-        export_map(four, tmp_path / "x.bin", "xllm", tokens=block_tokens(four, 0))
+        export_map(four, tmp_path / "x.bin", "xllm", tokens=SidTokens(four.space, 0))
     named = small_bundle()
     with pytest.raises(DataError, match="ids that are numbers, not 'i"):
-        export_map(named, tmp_path / "x.bin", "xllm", tokens=block_tokens(named, 0))
+        export_map(named, tmp_path / "x.bin", "xllm", tokens=SidTokens(named.space, 0))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -75,7 +75,8 @@ def test_items_without_a_token_are_left_out_and_counted(tmp_path: Path) -> None:
     records = read_xllm(tmp_path / "vocab.bin")
     assert 0 < len(records) == 200 - lost
     assert {str(item): triple for item, triple in records} == expected
-    nothing = ModelTokens(tuple(np.full(size, -1) for size in (9, 8, 12)), None, 10)
+    table = TokenTable(tuple((NO_TOKEN,) * size for size in (9, 8, 12)))
+    nothing = SidTokens(replace(bundle.space, begin=None, end=None), 0, table)
     with pytest.raises(DataError, match="no tokens for the SIDs of all 200 items"):
         export_map(bundle, tmp_path / "none.bin", "xllm", tokens=nothing)
 
@@ -111,7 +112,7 @@ def test_vllm_gr_generates_the_sid_of_every_item(
     added = {text: start + number for number, text in enumerate(bundle.space.tokens)}
     export_map(bundle, tmp_path / "catalog.json", "vllm-gr")
     paths = VllmGrCatalog(tmp_path / "catalog.json", added).paths()
-    expected = set(expected_tokens(bundle, block_tokens(bundle, start)).values())
+    expected = set(expected_tokens(bundle, SidTokens(bundle.space, start)).values())
     if begin_end_tokens:
         ends = (added["<|sid_begin|>"], added["<|sid_end|>"])
         expected = {(ends[0], *ids, ends[1]) for ids in expected}
@@ -135,59 +136,20 @@ def read_sid_gr(path: Path, vocab_size: int) -> dict[str, tuple[int, ...]]:
 
 def test_sid_gr_reads_every_item_with_its_tokens(tmp_path: Path) -> None:
     bundle = numbered_bundle(200, (9, 8, 7))
-    tokens = block_tokens(bundle, 151_669)
+    tokens = SidTokens(bundle.space, 151_669)
     export_map(bundle, tmp_path / "catalog.jsonl", "sid-gr", tokens=tokens)
-    read = read_sid_gr(tmp_path / "catalog.jsonl", tokens.vocabulary)
+    read = read_sid_gr(tmp_path / "catalog.jsonl", tokens.stop)
     assert read == expected_tokens(bundle, tokens)
     shared = numbered_bundle(200, (9, 8, 7), duplicates=True)
     with pytest.raises(UsageError, match="one item for each SID, and"):
-        export_map(shared, tmp_path / "no.jsonl", "sid-gr", tokens=block_tokens(shared, 0))
+        export_map(shared, tmp_path / "no.jsonl", "sid-gr", tokens=SidTokens(shared.space, 0))
     assert not (tmp_path / "no.jsonl").exists()
-
-
-def read_flashrec(path: Path, added_tokens: dict[str, int]) -> dict[tuple[int, ...], Any]:
-    """As FlashRec reads a catalog without `--sid`: layers from the tokens <s_X_N>, the depth from
-    the first key; of four codes the last one is that of begin and end token."""
-    catalog = json.loads(path.read_text(encoding="utf-8"))
-    layers: dict[str, list[int]] = {}
-    for text, token in added_tokens.items():
-        if text.startswith("<s_"):
-            layers.setdefault(text[3], []).append(token)
-    starts = sorted(min(ids) for ids in layers.values())
-    depth = len(next(iter(catalog)).split(","))
-    if depth == 4:
-        starts.append(added_tokens["<|sid_begin|>"])
-    return {
-        tuple(start + int(code) for start, code in zip(starts, key.split(","), strict=True)): value
-        for key, value in catalog.items()
-    }
-
-
-@pytest.mark.parametrize("duplicates", [False, True])
-def test_flashrec_infers_the_tokens_of_every_item(tmp_path: Path, duplicates: bool) -> None:
-    bundle = numbered_bundle(200, (9, 8, 7), duplicates=duplicates)
-    start = 500
-    added = {text: start + number for number, text in enumerate(bundle.space.tokens)}
-    export_map(bundle, tmp_path / "sids.json", "flashrec")
-    read = read_flashrec(tmp_path / "sids.json", added)
-    expected: dict[tuple[int, ...], list[dict[str, str]]] = {}
-    for item, ids in expected_tokens(bundle, block_tokens(bundle, start)).items():
-        expected.setdefault((*ids, added["<|sid_end|>"]), []).append({"pid": item})
-    assert read == expected
-
-
-def test_the_catalog_of_flashrec_is_the_text_of_one_dump(tmp_path: Path) -> None:
-    bundle = small_bundle(30, (2, 3, 4), duplicates=True)
-    export_map(bundle, tmp_path / "sids.json", "flashrec")
-    text = (tmp_path / "sids.json").read_text(encoding="utf-8")
-    again = json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
-    assert text == again
 
 
 def test_flashrec_refuses_ids_that_are_no_block() -> None:
     bundle = small_bundle(sizes=(4, 5, 12))
     with pytest.raises(CompatibilityError, match="ids follow each other level by level"):
-        sid_option(bundle.space, sorted_tokens(bundle, 7, unused=()))
+        sid_option(sorted_tokens(bundle, 7, unused=()))
 
 
 @pytest.mark.slow
@@ -201,7 +163,7 @@ def test_the_memory_of_an_export_does_not_grow_with_the_catalog(
     peaks = []
     for items in (40_000, 160_000):
         bundle = numbered_bundle(items)
-        tokens = block_tokens(bundle, 100) if FORMATS[system].tokens == "must" else None
+        tokens = SidTokens(bundle.space, 100) if FORMATS[system].tokens == "must" else None
         assert len(bundle.active) == len(bundle.items.ids) == items
         tracemalloc.start()
         try:

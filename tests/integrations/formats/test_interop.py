@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError, SidtoolError, UsageError
 from sidtool.data.items import Items, make_items
 from sidtool.integrations.formats.convert import export_map
-from sidtool.integrations.formats.export import Export
 from sidtool.integrations.formats.inference_engines import infers_layout, sid_option
+from sidtool.integrations.formats.maps import Export
 from sidtool.integrations.formats.minionerec import read_minionerec, write_minionerec
 from sidtool.integrations.formats.openonerec import read_openonerec
+from sidtool.model.vocabulary import SidTokens
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import LETTERS, SidSpace
 from tests.bundles import small_bundle
-from tests.integrations.formats.cases import block_tokens
 from tests.shared_data import DATA
 
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not at hand")
@@ -136,11 +136,9 @@ def test_keys_may_be_lines_of_a_catalog(tmp_path: Path) -> None:
             call()
     with pytest.raises(DataError, match="key '2' is not a line number of a catalog of 2 items"):
         read_minionerec(path, name="map", items=catalog("a", "b"), keys="line")
-    with pytest.raises(DataError, match="3 of 3 ids are not items of the catalog \\(first: '0'\\)"):
+    with pytest.raises(DataError, match="the catalog lacks 3 of 3 items \\(first: '0'\\)"):
         read_minionerec(path, name="map", items=items)
-    with pytest.raises(
-        DataError, match="the catalog lacks 2 of 3 items of the bundle \\(first: 'b'\\)"
-    ):
+    with pytest.raises(DataError, match="the catalog lacks 2 of 3 items \\(first: 'b'\\)"):
         write_minionerec(bundle, tmp_path / "no", Export(items=catalog("x")))
 
 
@@ -300,7 +298,7 @@ def test_openonerec_is_reproduced(tmp_path: Path) -> None:
 def test_a_parquet_map_of_another_catalog_is_refused(tmp_path: Path) -> None:
     table = pa.table({"pid": [3, 20], "sid": [[5, 0], [1, 2]]})
     pq.write_table(table, tmp_path / "map.parquet")
-    with pytest.raises(DataError, match=r"1 of 2 ids are not items of the catalog .first: '20'.$"):
+    with pytest.raises(DataError, match=r"the catalog lacks 1 of 2 items .first: '20'.$"):
         read_openonerec(tmp_path / "map.parquet", name="map", items=catalog("3", "4"))
 
 
@@ -323,7 +321,7 @@ def test_openonerec_may_have_lists_of_any_type_or_spelled_sids(
 def test_flashrec_reads_the_same_tokens(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     bundle, start = small_bundle(10, sizes, duplicates=True), 1000
     export_map(bundle, tmp_path / "sids.json", "flashrec")
-    block, spelled_sizes = sid_option(bundle.space, block_tokens(bundle, start)).split("/")
+    block, spelled_sizes = sid_option(SidTokens(bundle.space, start)).split("/")
     first, last = map(int, block.split(":"))
     widths = list(map(int, spelled_sizes.split(",")))
     assert (
@@ -359,7 +357,7 @@ def test_options_of_another_system_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="apply to --to minionerec, not to flashrec"):
         export_map(bundle, tmp_path / "x.json", "flashrec", keys="line")
     with pytest.raises(UsageError, match="applies to --to sid-gr, flashrec, xllm, not to open"):
-        export_map(bundle, tmp_path / "x", "openonerec", tokens=block_tokens(bundle, 0))
+        export_map(bundle, tmp_path / "x", "openonerec", tokens=SidTokens(bundle.space, 0))
     with pytest.raises(UsageError, match="writes token ids, and they depend on the model"):
         export_map(bundle, tmp_path / "x.bin", "xllm")
     with pytest.raises(UsageError, match="unknown system 'tiger'"):

@@ -116,7 +116,9 @@ def test_unknown_keys_are_ignored_and_newer_formats_refused(bundle: Bundle, stor
     with pytest.raises(IntegrityError, match=r"sid\.json is damaged: it differs from its own SHA"):
         read_contract(stored)
     reseal(stored / "sid.json", {"format": 99})
-    with pytest.raises(CompatibilityError, match="has format 99, this sidtool reads up to"):
+    with pytest.raises(
+        CompatibilityError, match="has format 99, this version of sidtool reads up to"
+    ):
         read_contract(stored)
 
 
@@ -244,61 +246,23 @@ def test_a_space_other_than_that_of_the_bundle_copy_is_refused(
     assert next(iter(changes)) in str(caught.value)
 
 
-KEYS = ("format", "identity", "space", "token_start", "base_weights", "stages", "history_prompt")
-
-
 @pytest.mark.parametrize(
     ("path", "damage"),
     [
-        *((key, damage) for key in KEYS for damage in (..., [3])),
-        ("format", 0),
         ("format", True),
-        ("format", "1"),
-        ("format", 1.0),
-        ("identity.items", 3),
-        ("space.sizes", "8"),
-        ("space.sizes", [8, -4]),
+        ("space", ...),
         ("space.sizes", [8.0, 4, 6]),
-        ("space.template", 7),
         ("space.template", "no slots"),
-        ("space.begin", ["a"]),
-        ("token_start", -1),
-        ("token_start", 471.0),
-        ("token_start", True),
-        ("token_start", "471"),
         ("token_start", 1 << 60),
         ("token_stop", 490),
         ("token_stop", 492),
-        ("token_stop", "491"),
-        ("base_model", None),
-        ("base_revision", 3),
-        ("base_weights", {"model.safetensors": 3}),
-        ("base_weights", ["model.safetensors"]),
         ("stages", []),
-        ("stages", {}),
-        ("stages", ["full"]),
-        ("stages", [{"params": {}}]),
         ("stages", [{"stage": "extend", "params": {"init": "mean"}}]),
-        ("stages", [{"stage": "extend", "params": {"init": "mean", "seed": "3"}}]),
-        ("stages", [{"stage": "extend", "params": 3}]),
-        ("stages", [{"stage": ["extend"], "params": {}}]),
-        ("history_prompt", 3),
-        ("history_prompt", {}),
         ("history_prompt.template", "without a slot"),
-        ("history_prompt.template", 3),
-        ("history_prompt.history_length", 0),
-        ("history_prompt.history_length", -5),
         ("history_prompt.history_length", 1 << 40),
-        ("history_prompt.history_length", 20.0),
-        ("history_prompt.max_length", 0),
-        ("history_prompt.max_length", "256"),
         ("history_prompt.format", "html"),
-        ("history_prompt.history_as", "id"),
-        ("history_prompt.separator", 5),
         ("text_prompt", {"task": "t", "template": "{history}", "max_length": 3}),
-        *(("normalize", damage) for damage in ("vocabulary", None, 3)),
-        ("base_folder", "base"),
-        ("base_folder", {"path": 3, "weights": {}}),
+        ("normalize", "vocabulary"),
         ("base_folder", {"path": "base", "weights": {"a": 1}}),
     ],
     ids=str,

@@ -25,5 +25,3 @@ def test_slot_and_keys_are_required() -> None:
         HistoryPrompt("sequence", "nothing", 1, 1)
     with pytest.raises(DataError, match=r"must contain \{item\}"):
         TextPrompt("query-to-sid", "{item} {item}", 1)
-    with pytest.raises(DataError, match="incomplete"):
-        HistoryPrompt.from_json({"task": "sequence", "template": "{history}"})

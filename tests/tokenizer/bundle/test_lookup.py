@@ -122,20 +122,13 @@ def test_look_ups_in_parts_equal_look_ups_in_the_whole(
         assert opened.sid(item) == whole.sid(item)
         assert opened.item_ids(whole.sid(item)) == whole.item_ids(whole.sid(item))
     requested = ["absent", "", *(whole.items.ids[row] for row in rows)]
-    part = opened.items_with_ids(requested)
-    for item, part_row in zip(requested, part.rows(requested).tolist(), strict=True):
-        row = int(whole.items.rows([item])[0])
-        assert (part_row < 0) == (row < 0)
-        if row >= 0:
-            assert (
-                part.codes[part_row].tolist(),
-                bool(part.retired[part_row]),
-                part.title(part_row),
-            ) == (
-                whole.items.codes[row].tolist(),
-                bool(whole.items.retired[row]),
-                whole.items.title(row),
-            )
+    part = opened.items_for(len(requested))
+    found = part.rows(requested).tolist()
+    assert found == whole.items.rows(requested).tolist()
+    for row in (row for row in found if row >= 0):
+        values = part.codes[row].tolist(), bool(part.retired[row]), part.title(row)
+        expected = whole.items.codes[row].tolist(), bool(whole.items.retired[row])
+        assert values == (*expected, whole.items.title(row))
     assert "items" not in vars(opened), "the whole map was not read"
 
 
@@ -176,7 +169,7 @@ def test_many_look_ups_read_the_whole_once(tmp_path: Path) -> None:
     assert "items" not in vars(bundle)
     assert bundle.sid(made.items.ids[MAX_LOOKUPS]) == made.sid(made.items.ids[MAX_LOOKUPS])
     assert "items" in vars(bundle)
-    assert bundle.items_with_sids(made.items.codes[:1]) is bundle.items
+    assert bundle.items_for(1) is bundle.items
 
 
 @pytest.fixture

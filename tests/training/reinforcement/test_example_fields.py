@@ -12,11 +12,7 @@ from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.sft_run import make_sft
 from sidtool.model.prompt.segments import PromptEncoder
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.training.reinforcement.examples import (
-    EventFields,
-    read_list_examples,
-    read_rl_examples,
-)
+from sidtool.training.reinforcement.examples import EventFields, read_rl_examples
 from tests.examples.test_field_prompts import extended_tokenizer, random_split
 
 
@@ -31,10 +27,7 @@ def test_fields_are_those_before_the_event(
     out = tmp_path / "train.jsonl"
     make_sft(bundle, catalog, split, out, options, tokenizer=tokenizer)
     encoder = PromptEncoder(tokenizer, tokens)
-    if task == "list":
-        examples = read_list_examples(out, encoder, tokens, bundle)
-    else:
-        examples = read_rl_examples(out, task, encoder, tokens, bundle)
+    examples = read_rl_examples(out, None if lists else task, encoder, tokens, bundle)
     examples = replace(examples, fields=EventFields.of(examples.users, split, bundle))
     train = {user.user: user for user in split.train}
     assert len(examples) >= 6

@@ -18,7 +18,7 @@ from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.segments import prompt_encoder
 from sidtool.recommendation.query import QuerySession
 from sidtool.training.reinforcement import list_trainer
-from sidtool.training.reinforcement.examples import read_list_examples
+from sidtool.training.reinforcement.examples import read_rl_examples
 from sidtool.training.reinforcement.pairs import PairMaker, load_pairs, save_pairs
 from sidtool.training.reinforcement.plan import _policy_prompt, plan_rl
 from sidtool.training.reinforcement.policy import Policy
@@ -157,7 +157,7 @@ def test_pairs_are_the_best_and_the_worst_list(
 ) -> None:
     loaded = load_model_folder(list_model)
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
-    found = read_list_examples(made_lists, encoder, loaded.tokens, loaded.bundle)
+    found = read_rl_examples(made_lists, None, encoder, loaded.tokens, loaded.bundle)
     seen: list[Groups] = []
 
     def reward(groups: Groups) -> Any:
@@ -194,6 +194,8 @@ def test_pairs_are_the_best_and_the_worst_list(
         assert torch.equal(stored[number].codes, pair.codes)
         assert torch.equal(stored[number].prompt, pair.prompt)
     # seen items are no targets where they are excluded
-    fewer = read_list_examples(made_lists, encoder, loaded.tokens, loaded.bundle, exclude_seen=True)
+    fewer = read_rl_examples(
+        made_lists, None, encoder, loaded.tokens, loaded.bundle, exclude_seen=True
+    )
     for number in range(len(fewer)):
         assert not np.isin(fewer.list_targets[number], fewer.history(number)).any()

@@ -58,7 +58,7 @@ def _hits(groups: Groups, context: RewardContext) -> NDArray[np.bool_]:
 
 def list_recall(groups: Groups, _: RewardContext) -> Matrix:
     """The share of the targets that the list has."""
-    return _gained_share(groups, None)
+    return _gained_share(groups, _equal_values(groups))
 
 
 def list_value(groups: Groups, _: RewardContext) -> Matrix:
@@ -73,32 +73,36 @@ def list_value(groups: Groups, _: RewardContext) -> Matrix:
 def list_ndcg(groups: Groups, _: RewardContext) -> Matrix:
     """The discounted gain of the targets in the list, by their weights if they have any, relative
     to that of the best list of its length."""
-    values = groups.values
+    values = groups.values or _equal_values(groups)
     discounts = _discounts(groups.items.shape[2])
     ideal = np.zeros((len(groups.targets), 1))
-    for row, targets in enumerate(groups.targets):
-        gains = np.ones(len(targets)) if values is None else values[row]
-        best = np.sort(gains)[::-1][: len(discounts)]
+    for row, of_targets in enumerate(values):
+        best = np.sort(of_targets)[::-1][: len(discounts)]
         ideal[row] = (best * discounts[: len(best)]).sum()
     gained: Matrix = (_gains(groups, values) * discounts).sum(axis=-1) / ideal
     return gained
 
 
-def _gained_share(groups: Groups, values: Sequence[NDArray[np.float64]] | None) -> Matrix:
+Values = Sequence[NDArray[np.float64]]
+"""The weight of each target, for n lists."""
+
+
+def _equal_values(groups: Groups) -> Values:
+    return [np.ones(len(targets)) for targets in groups.targets]
+
+
+def _gained_share(groups: Groups, values: Values) -> Matrix:
     """(n, G): the sum of the weights of the targets in a list, relative to that of all targets."""
-    totals = [
-        float(len(targets) if values is None else values[row].sum())
-        for row, targets in enumerate(groups.targets)
-    ]
-    share: Matrix = _gains(groups, values).sum(axis=-1) / np.array(totals)[:, None]
+    totals = np.array([of_targets.sum() for of_targets in values])
+    share: Matrix = _gains(groups, values).sum(axis=-1) / totals[:, None]
     return share
 
 
-def _gains(groups: Groups, values: Sequence[NDArray[np.float64]] | None) -> Any:
+def _gains(groups: Groups, values: Values) -> Any:
     """(n, G, m): the weight of each item as a target, 0 if it is none."""
     gains = np.zeros(groups.items.shape)
-    for row, (lists, targets) in enumerate(zip(groups.items, groups.targets, strict=True)):
-        of_targets = np.ones(len(targets)) if values is None else values[row]
+    of_rows = zip(groups.items, groups.targets, values, strict=True)
+    for row, (lists, targets, of_targets) in enumerate(of_rows):
         matches = lists[..., None] == targets  # (G, m, targets)
         gains[row] = (matches * of_targets).max(axis=-1)
     return gains
