@@ -108,7 +108,7 @@ def _open_matrix(path: Path) -> Opened:
         raise DataError(f"{path} does not exist")
     name = path.name.lower()
     readers: dict[str, Callable[[Path], Opened]] = {
-        ".npy": _open_npy,
+        ".npy": lambda path: (_Npy(path), partial(_ids_beside, path), 0),
         ".parquet": _open_parquet,
         ".pq": _open_parquet,
         ".zarr": _open_zarr,
@@ -229,10 +229,6 @@ def npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], Literal["C", "F"], np
     stream.seek(-width, SEEK_CUR)
     shape, is_fortran, dtype = read_header(stream)
     return tuple(map(int, shape)), "F" if is_fortran else "C", dtype
-
-
-def _open_npy(path: Path) -> Opened:
-    return _Npy(path), partial(_ids_beside, path), 0
 
 
 def _ids_beside(path: Path) -> list[str] | None:
