@@ -3,14 +3,16 @@ are joined to a file, or left in parts.
 
     python benchmarks/cluster.py 100000 1000000 [10000000] [-o RESULT.json]
     python benchmarks/cluster.py 100000000 --workers 2 --memory 1GiB [-o RESULT.json]
+    python benchmarks/cluster.py 10000000 100000000 --items 250000 --workers 2 --memory 1GiB
 
 The nodes are two raylets on this machine, each with an object store of its own and one core that
 its worker does not leave; one process has one core, too. Events are those of `data_path.py`, in
-eight Parquet files. Each run is a process of its own: the command, which the workers' CPU seconds
-and memory do not contain. Those of the workers contain their imports. Bytes shuffled are the files
-that one worker writes for another: events by part, pairs by block, examples to be joined. Digests
-of every run are compared with those of one process, which works within `--memory` if it is given
-(10^8 events need about 16 GB without)."""
+eight Parquet files; with `--items`, several sizes have equally many items, so that their peaks show
+what grows with the events alone. Each run is a process of its own: the command, which the workers'
+CPU seconds and memory do not contain. Those of the workers contain their imports. Bytes shuffled
+are the files that one worker writes for another: events by part, pairs by block, examples to be
+joined. Digests of every run are compared with those of one process, which works within `--memory`
+if it is given (10^8 events need about 16 GB without)."""
 
 import argparse
 import hashlib
@@ -65,6 +67,7 @@ class Measured:
 
     step: str
     events: int
+    items: int
     workers: int
     command: Command
     worker_cpu_seconds: float
@@ -181,12 +184,12 @@ STEPS = {
 }
 
 
-def write_inputs(folder: Path, events: int) -> None:
+def write_inputs(folder: Path, events: int, items: int) -> None:
     """Events as one file and as FILES files with the same rows, a catalog and a bundle."""
     import pyarrow.parquet as pq
     from pyarrow import csv
 
-    write_events(folder / "events.csv", events)
+    write_events(folder / "events.csv", events, items)
     (folder / "events").mkdir()
     rows = 0
     with csv.open_csv(folder / "events.csv") as batches, ExitStack() as writers:
@@ -200,8 +203,8 @@ def write_inputs(folder: Path, events: int) -> None:
                 writer.write_batch(batch)
             rows += len(batch)
     (folder / "events.csv").unlink()
-    write_catalog(folder / "items.parquet", item_count(events))
-    write_bundle(folder / "shop.zarr", item_count(events))
+    write_catalog(folder / "items.parquet", items)
+    write_bundle(folder / "shop.zarr", items)
 
 
 def run_command(step: str, folder: Path, means: Means) -> Command:
@@ -258,7 +261,9 @@ def two_nodes() -> Iterator[str]:
         cluster.shutdown()
 
 
-def measure(step: str, events: int, folder: Path, means: Means, address: str) -> Measured:
+def measure(
+    step: str, events: int, items: int, folder: Path, means: Means, address: str
+) -> Measured:
     """`run_command` in a process on one core."""
     call = json.dumps([step, str(folder), asdict(means)])
     line = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
@@ -269,6 +274,7 @@ def measure(step: str, events: int, folder: Path, means: Means, address: str) ->
     return Measured(
         step=step,
         events=events,
+        items=items,
         workers=means.workers,
         command=Command(**json.loads(ran.stdout)),
         worker_cpu_seconds=sum(use.cpu_seconds for use in actors.values()),
@@ -277,18 +283,18 @@ def measure(step: str, events: int, folder: Path, means: Means, address: str) ->
 
 
 def measure_size(
-    events: int, workers: Sequence[int], memory: int | None, address: str
+    events: int, items: int, workers: Sequence[int], memory: int | None, address: str
 ) -> list[Measured]:
     """Every step, by one process and by workers. Exits if their digests differ."""
     results = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_inputs(folder, events)
+        write_inputs(folder, events, items)
         for step, files in STEPS.items():
             digests = set()
             for number in (0, *workers):
                 means = Means(number, memory)
-                results.append(measure(step, events, folder, means, address))
+                results.append(measure(step, events, items, folder, means, address))
                 print(json.dumps(asdict(results[-1])), file=sys.stderr, flush=True)
                 digests.add(results[-1].command.digest)
                 if len(digests) > 1:
@@ -310,7 +316,15 @@ def table(results: list[Measured]) -> str:
     """Each run beside that of one worker."""
     mib = 1 << 20
     alone = {(one.step, one.events): one.command for one in results if one.workers == 1}
-    header = ["events", "step", "workers", "seconds", "speed-up", "CPU seconds of the command"]
+    header = [
+        "events",
+        "items",
+        "step",
+        "workers",
+        "seconds",
+        "speed-up",
+        "CPU seconds of the command",
+    ]
     header += ["of all workers", "peak of the command, MiB", "of a worker", "shuffled, MiB"]
     rows = []
     for one in results:
@@ -318,6 +332,7 @@ def table(results: list[Measured]) -> str:
         rows.append(
             (
                 f"{one.events:,}",
+                f"{one.items:,}",
                 one.step,
                 one.workers or "none",
                 f"{command.seconds:.1f}",
@@ -340,6 +355,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("events", type=int, nargs="*", default=[100_000, 1_000_000])
+    parser.add_argument("--items", type=int, help="of each size; default: one per 40 events")
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
     parser.add_argument("--memory", type=parse_bytes, help="budget of one process, such as 1GiB")
     parser.add_argument("-o", "--out", type=Path, help="write the results to this file")
@@ -354,7 +370,9 @@ def main() -> None:
         results = [
             one
             for events in args.events
-            for one in measure_size(events, args.workers, args.memory, address)
+            for one in measure_size(
+                events, args.items or item_count(events), args.workers, args.memory, address
+            )
         ]
     print(table(results))
     if args.out is not None:

@@ -108,7 +108,7 @@ def plan_step(
 
     parts = part_count(int(events))
     part_events = [run["events"] / part_count(run["events"]) for run in (before, last)]
-    run_items = [item_count(run["events"]) for run in (before, last)]
+    run_items = [run.get("items", item_count(run["events"])) for run in (before, last)]
     worker = [run["worker_peak"] for run in (before, last)]
     command = [run["command"]["peak"] for run in (before, last)]
     by_parts = worker[1] + per_unit(worker, part_events) * (events / parts - part_events[1])

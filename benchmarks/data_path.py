@@ -46,13 +46,14 @@ def item_count(events: int) -> int:
     return min(1_000_000, max(100, events // 40))
 
 
-def write_events(path: Path, events: int) -> None:
-    """A CSV file of events: each user has HISTORY of them, and none of these are adjacent."""
+def write_events(path: Path, events: int, items: int | None = None) -> None:
+    """A CSV file of events: each user has HISTORY of them, and none of these are adjacent. Without
+    a number of items, there are `item_count`."""
     import pyarrow as pa
     from pyarrow import csv
 
     rng = np.random.default_rng(0)
-    n_items = item_count(events)
+    n_items = items or item_count(events)
     n_users = events // HISTORY
     names = {
         "user_id": pa.array([f"user-{number}" for number in range(n_users)]),

@@ -33,6 +33,15 @@ _COMMAND = re.compile(r"`|\b(sidtool|torchrun|(make|extend|tune|build|init|add)-
 """A part of a hint with one of these is for a shell."""
 
 
+_CREDENTIALS = re.compile(r"(?<=:/)(/?)[^/@\s:]*:[^/@\s]+@")
+"""The user and the password of a URL, also of one that a Path has shortened."""
+
+
+def without_credentials(text: str) -> str:
+    """A text whose URLs have *** in place of user and password."""
+    return _CREDENTIALS.sub(r"\1***@", text)
+
+
 class SidtoolError(Exception):
     """Any failure that sidtool expects: one line, an exit code, and optionally what to do next.
 
@@ -42,7 +51,7 @@ class SidtoolError(Exception):
     exit_code = EXIT_FAILED
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(without_credentials(message))
         self.shell_hint = hint
         self.hint: str | None = None
         if hint is not None:

@@ -82,7 +82,7 @@ def locked(path: Path) -> Iterator[Path]:
     killed run left. Raises UsageError if another process writes the output, DataError if the block
     fails because the disk is full or cannot be written."""
     check_name(path)
-    with _one_line_errors(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with hold_lock(path):
             _recover(path)
@@ -178,11 +178,11 @@ def cached_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> NDArra
 def remove(path: Path) -> None:
     """Remove a file or folder if it exists."""
     removed = _removed_path(path)
-    _delete(removed)
-    if _is_folder(path):
+    _discard(removed)
+    if _is_folder(path) and not _exists(removed):
         # a kill leaves it half removed: under a name that no run restores or resumes
         path.rename(removed)
-        _delete(removed)
+        _discard(removed)
     else:
         _delete(path)
 
@@ -203,9 +203,19 @@ def _recover(path: Path) -> None:
         )
     remove(aside)
     partial = partial_path(path)
-    _delete(_removed_path(partial))
+    _discard(_removed_path(partial))
     if partial.is_symlink():
         partial.unlink()
+
+
+def _discard(removed: Path) -> None:
+    """Remove what was moved aside for it. On a network file system a folder stays as long as a
+    process has one of its files mapped: a later run removes it."""
+    try:
+        _delete(removed)
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+            raise
 
 
 def _delete(path: Path) -> None:
@@ -235,9 +245,9 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _one_line_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path, name: str = "") -> Iterator[None]:
     """Turn errors of the disk in writing `path`, which libraries raise in many ways, into a
-    DataError."""
+    DataError, which names it so if there is a name."""
     try:
         yield
     except SidtoolError:
@@ -246,7 +256,8 @@ def _one_line_errors(path: Path) -> Iterator[None]:
         reason = _disk_error(error, path)
         if reason is None:
             raise
-        raise DataError(f"{path} cannot be written: {reason}", hint=_HINTS.get(reason)) from error
+        message = f"{name or path} cannot be written: {reason}"
+        raise DataError(message, hint=_HINTS.get(reason)) from error
 
 
 def _disk_error(error: BaseException | None, path: Path) -> str | None:

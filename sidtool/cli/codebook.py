@@ -29,7 +29,7 @@ class VectorInputs:
     """What a codebook is built from, beside the catalog."""
 
     embeddings: tuple[str, ...] = option((), metavar="FILE[=WEIGHT]")
-    """Item vectors: .npy with ids, Parquet or Zarr. Several are fused by weight."""
+    """Item vectors: .npy with ids, Parquet (also at a URL) or Zarr. Several are fused by weight."""
     by_row: bool = option(False)
     """Accept vectors without ids: row i is that of item i of the catalog."""
     interactions: Path | None = option(None, metavar="SPLIT")
@@ -119,8 +119,8 @@ def build_codebook(
         "interactions": inputs.interactions,
         "memory": inputs.memory,
     }
+    refuse_existing(out, how.force, BUNDLE)  # before workers start
     if how.dry_run:
-        refuse_existing(out, how.force, BUNDLE)
         read = tokenizer.plan_build(items, build, **data)
         sizes = build.sizes_for(len(read))
         return how.plan(

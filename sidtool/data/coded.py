@@ -1,9 +1,10 @@
 """Columns of values that repeat, as codes: four bytes per value and each distinct value once."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 T = TypeVar("T")
 BLOCK = 1 << 12
 """Values that are objects at once while all are read."""
+LOOKED_UP = 1 << 22
+"""Texts that are looked up at once, or more."""
 Column = Any
 """A pyarrow ChunkedArray of strings. pyarrow is imported where it is used, so its types are not
 named here."""
@@ -80,6 +83,23 @@ class Texts(Sequence[str]):
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
         return cls(pa.Array.from_buffers(pa.large_string(), len(offsets) - 1, buffers))
 
+    @staticmethod
+    def write_columns(path: Path, columns: "Mapping[str, Texts]") -> None:
+        """Write columns of n texts each to a file, for `map_columns`."""
+        import pyarrow as pa
+
+        batch = pa.record_batch({name: texts.arrow for name, texts in columns.items()})
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as file:
+            file.write_batch(batch)
+
+    @staticmethod
+    def map_columns(path: Path) -> "dict[str, Texts]":
+        """The columns of a file, whose texts stay there: processes that map it share them."""
+        import pyarrow as pa
+
+        batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+        return {name: Texts(batch.column(name)) for name in batch.schema.names}
+
     @cached_property
     def objects(self) -> NDArray[np.object_]:
         """(n,) the texts."""
@@ -109,6 +129,21 @@ class Texts(Sequence[str]):
 
         ordered = self.arrow.take(pa.array(self.order))
         return not pc.any(pc.equal(ordered[1:], ordered[:-1])).as_py()
+
+    def places_in(self, others: Sequence[str]) -> NDArray[np.int32]:
+        """(n,): the index of each text among distinct others, -1 without one. These are looked up
+        in spans: memory grows with n alone if they are Texts."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        searched = others.arrow if isinstance(others, Texts) else pa.array(others, self.arrow.type)
+        table = self.arrow.cast(searched.type)
+        places = np.full(len(self), -1, dtype=np.int32)
+        span = max(LOOKED_UP, len(self))  # each makes the table anew, which takes as long as n
+        for start in range(0, len(searched), span):
+            own_places = pc.index_in(searched.slice(start, span), value_set=table)
+            places[own_places.drop_null()] = start + np.flatnonzero(own_places.is_valid())
+        return places
 
     def __len__(self) -> int:
         return len(self.arrow)

@@ -62,7 +62,7 @@ class Items:
     """An item without a title has an empty one."""
     texts: Sequence[str]
     """Made from the text template."""
-    fields: Mapping[str, tuple[str, ...]]
+    fields: Mapping[str, Sequence[str]]
     """Column -> its n cells as plain text: the columns that were named beside title and id."""
     text_template: str
     digest: str
@@ -108,7 +108,7 @@ def read_items(
     guessed from ID_COLUMNS and TITLE_COLUMNS. In the template,
     `{title}` is the title column, any other `{name}` a column of the file. An item with an empty
     text gets its id as text, with a SidtoolWarning. With an empty template every text is the id.
-    `packed`: ids, titles and texts are Texts, which take a fifth of the memory and are slower to
+    `packed`: all columns are Texts, which take a fifth of the memory and are slower to
     index.
 
     Raises UsageError for a missing column, DataError for malformed rows, empty and duplicate
@@ -152,7 +152,7 @@ def read_items(
             stacklevel=2,
         )
         texts = hold(text or item for text, item in zip(texts, ids, strict=True))
-    of_items = {name: tuple(plain[sources[name]]) for name in fields}
+    of_items = {name: plain[sources[name]] for name in fields}
     items = make_items(ids, titles, texts, fields=of_items, template=template)
     return replace(items, columns=columns)
 
@@ -192,7 +192,7 @@ def make_items(
     titles: Sequence[str],
     texts: Sequence[str],
     *,
-    fields: Mapping[str, tuple[str, ...]],
+    fields: Mapping[str, Sequence[str]],
     template: str,
 ) -> Items:
     """Items from columns in memory, with their digest."""

@@ -20,11 +20,14 @@ from sidtool.data.coded import Texts
 from sidtool.data.columns import ID_COLUMNS, choose_column, need_column
 from sidtool.data.tables.json_tables import is_id
 from sidtool.data.tables.opening import (
+    URL,
+    as_url,
     library_errors,
     open_file,
     parquet_files,
     read_errors,
     require_regular,
+    table_files,
 )
 from sidtool.data.tables.parquet import open_dataset, parquet_column_names
 from sidtool.data.tables.tables import read_columns
@@ -53,10 +56,10 @@ def open_vectors(
     """n vectors of a file, one for each of `ids` in their order; all rows if `ids` is None.
 
     `.npy`: a matrix; the ids of its rows are in `NAME.ids.txt` (one per line) or `NAME.ids.json` (a
-    list) beside it. Parquet, a file or a folder of such: an id column and a column of lists. Zarr
-    (folder or zip): a matrix, or a group of `vectors` and `ids`. Vectors of other items are
-    skipped. With `by_row`, row i of a file without ids is that of id i; None: the caller has no
-    option for this.
+    list) beside it. Parquet, a file or a folder of such, or copies of those at a URL: an id column
+    and a column of lists. Zarr (folder or zip): a matrix, or a group of `vectors` and `ids`.
+    Vectors of other items are skipped. With `by_row`, row i of a file without ids is that of id i;
+    None: the caller has no option for this.
 
     `memory` is a budget in bytes for the vectors that are in memory at once (None: no limit). It
     covers neither ids nor codes, which take some hundred bytes per item.
@@ -73,10 +76,9 @@ def open_vectors(
             hint += ", or --by-row if row i is that of item i of the catalog"
         raise DataError(f"{path} has no item ids", hint=hint)
     stored_rows = _stored_rows(path, stored, stored_ids, ids)
-    files = sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]
-    stats = [(str(file.resolve()), file.stat()) for file in files]
-    versions = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    stamp = json.dumps([versions, digest_strings(stored_ids or []), digest_strings(ids or [])])
+    stamp = json.dumps(
+        [_versions(path), digest_strings(stored_ids or []), digest_strings(ids or [])]
+    )
     return VectorSource(stored, limit, str(path), stored_rows, ids, chunk, stamp)
 
 
@@ -84,13 +86,29 @@ Opened = tuple[Stored, Callable[[], Sequence[str] | None], int]
 """A stored matrix, what reads the ids of its rows, and the rows that can only be read together."""
 
 
+def _versions(path: Path) -> list[Any]:
+    """What changes with a file, or with those of a folder."""
+    if URL.match(str(path)):
+        return [as_url(path), *table_files(path).versions]
+    files = sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]
+    stats = [(str(file.resolve()), file.stat()) for file in files]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+
+
 def _open_matrix(path: Path) -> Opened:
-    """Open a file by its suffix; errors as in `open_vectors`."""
+    """Open a file by its suffix, or the copies of files at a URL; errors as in `open_vectors`."""
+    if URL.match(str(path)):
+        copies = table_files(path)
+        [first, *others] = copies.files
+        is_file = not others and first.name == path.name
+        with copies.named_errors():
+            stored, read_ids, chunk = _open_matrix(first if is_file else Path(copies.folder))
+        return _Guarded(path, stored), read_ids, chunk
     if not path.exists():
         raise DataError(f"{path} does not exist")
     name = path.name.lower()
     readers: dict[str, Callable[[Path], Opened]] = {
-        ".npy": _open_npy,
+        ".npy": lambda path: (_Npy(path), partial(_ids_beside, path), 0),
         ".parquet": _open_parquet,
         ".pq": _open_parquet,
         ".zarr": _open_zarr,
@@ -164,7 +182,8 @@ class _Guarded:
             return self._stored[key]
 
     def __reduce__(self) -> tuple[Callable[[Path], Stored], tuple[Path]]:
-        return _stored_matrix, (self._path.absolute(),)
+        is_url = URL.match(str(self._path))
+        return _stored_matrix, (self._path if is_url else self._path.absolute(),)
 
 
 def _stored_matrix(path: Path) -> Stored:
@@ -210,10 +229,6 @@ def npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], Literal["C", "F"], np
     stream.seek(-width, SEEK_CUR)
     shape, is_fortran, dtype = read_header(stream)
     return tuple(map(int, shape)), "F" if is_fortran else "C", dtype
-
-
-def _open_npy(path: Path) -> Opened:
-    return _Npy(path), partial(_ids_beside, path), 0
 
 
 def _ids_beside(path: Path) -> list[str] | None:

@@ -28,6 +28,7 @@ from .sft_job import EventTotals as EventTotals
 from .sft_job import SftJob as SftJob
 from .sft_options import SftOptions as SftOptions
 from .sft_options import TaskCatalogOptions as TaskCatalogOptions
+from .sft_options import catalog_queries as catalog_queries
 from .sft_options import read_catalog as read_catalog
 from .sft_run import SftInputs as SftInputs
 from .sft_run import make_sft as make_sft

@@ -2,7 +2,7 @@
 once: every text that occurs in them is stored once, and lines are put together from the numbers of
 their texts."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring
 from pathlib import Path
@@ -44,17 +44,16 @@ class EventBlock:
 
 
 class TrainEvents:
-    """The training events of a split, and their items as rows of a bundle. `row_of` maps the ids of
-    its items to their rows."""
+    """The training events of a split, and their items as rows of a bundle: (names,) of its items,
+    -1 for those that the bundle lacks."""
 
-    def __init__(self, split: Split, row_of: Mapping[str, int]) -> None:
+    def __init__(self, split: Split, rows: NDArray[np.int32]) -> None:
         self._train = split.train
         self._held_out = split.held_out
-        names = self._train.names.tolist()
-        self._row_of_code = np.array([row_of.get(item, -1) for item in names], dtype=np.int64)
-        counts = np.zeros(len(names), dtype=np.int64)
+        self._row_of_code = rows.astype(np.int64)
+        counts = np.zeros(len(rows), dtype=np.int64)
         for train in self._parts(range(len(self)), BLOCK):
-            counts += np.bincount(train.items.joined, minlength=len(names))
+            counts += np.bincount(train.items.joined, minlength=len(rows))
         in_bundle = self._row_of_code >= 0
         self.n_events = int(counts.sum())
         """All events, those whose items the bundle lacks too"""

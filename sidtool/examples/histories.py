@@ -2,8 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from sidtool.data import NO_FIELDS, Fields, Value
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.data import NO_FIELDS, Fields, Texts, Value
 from sidtool.data.split import Event, Split, UserSequence
 from sidtool.tokenizer.bundle import Bundle
 
@@ -54,12 +58,24 @@ class HistorySlice:
         return tuple((self.user, item_id, position) for item_id, position in pairs)
 
 
+@dataclass(frozen=True)
 class Histories:
-    """Histories of a split by item index; `item_index` maps an id to its index in the bundle."""
+    """Histories of a split whose items have these `names`."""
 
-    def __init__(self, bundle: Bundle, history_length: int) -> None:
-        self.item_index = {item_id: index for index, item_id in enumerate(bundle.items.ids)}
-        self.history_length = history_length
+    bundle: Bundle
+    history_length: int
+    names: Texts
+
+    @cached_property
+    def rows(self) -> NDArray[np.int32]:
+        """(names,): the index of each item in the bundle, -1 if it lacks the item."""
+        return self.names.places_in(self.bundle.items.id_texts)
+
+    @cached_property
+    def item_index(self) -> dict[str, int]:
+        """The index of each item of the split that is in the bundle, by its id."""
+        pairs = zip(self.names, self.rows.tolist(), strict=True)
+        return {item_id: row for item_id, row in pairs if row >= 0}
 
     def of_user(self, sequence: UserSequence) -> HistorySlice:
         """The whole history of a user."""

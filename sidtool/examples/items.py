@@ -70,15 +70,15 @@ def training_queries(context: ExampleContext) -> list[TrainingQuery]:
         if (user.user, item) in of_users
     }
     usable: list[TrainingQuery] = []
-    for number, query in enumerate(context.queries):
+    rows = context.bundle.items.rows([query.item for query in context.queries]).tolist()
+    for number, (query, index) in enumerate(zip(context.queries, rows, strict=True)):
         events: tuple[Event, ...] = ()
         if query.user is not None:
             position = positions.get((query.user, query.item))
             if position is None:
                 continue
             events = ((query.user, query.item, position),)
-        index = context.histories.item_index.get(query.item)
-        if index is None or context.bundle.items.retired[index] or context.texts.hidden[index]:
+        if index < 0 or context.bundle.items.retired[index] or context.texts.hidden[index]:
             continue
         usable.append(TrainingQuery(number, query, index, events))
     return usable

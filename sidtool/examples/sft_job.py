@@ -86,13 +86,12 @@ class SftJob:
         """Raise RefusedError if the bundle lacks the items of too many training events, or the
         catalog too many items of the bundle; warn of fewer."""
         allow_unknown = self.options.allow_unknown
-        ids = list(self.bundle.items.ids)
-        active_ids = [ids[row] for row in self.bundle.active.tolist()]
-        in_catalog = set(self.items.ids)
-        missing = [item for item in active_ids if item not in in_catalog]
+        ids, active = self.bundle.items.ids, self.bundle.active
+        is_missing = self.maker.texts.catalog_rows[active] < 0
+        missing = [ids[row] for row in active[is_missing].tolist()]
         guess = guess_spelling(self.items.ids, missing, "the catalog", "the bundle")
         problem = "items of the bundle are not in the catalog"
-        unknown = UnknownIds(len(missing), len(active_ids), problem, guess)
+        unknown = UnknownIds(len(missing), len(active), problem, guess)
         unknown.check(allow_unknown=allow_unknown)
         totals = self.totals
         guess = guess_spelling(ids, totals.unknown_items, "the bundle", "events")

@@ -145,6 +145,7 @@ def read_catalog(
         text_template="",  # examples show titles and columns
         fields=tuple(dict.fromkeys(fields)),
         recorded=recorded,
+        packed=True,
     )
     if catalog.columns is not None and catalog.columns.title is None:
         for task in tasks:
@@ -153,8 +154,11 @@ def read_catalog(
                     f"task {task} shows titles, but {items} has no column of them",
                     hint="name it with --title-column",
                 )
+    return catalog, catalog_queries(catalog, options)
+
+
+def catalog_queries(catalog: Items, options: TaskCatalogOptions) -> tuple[Query, ...]:
+    """The queries that are read or made of a catalog. Raises as `read_catalog`."""
     if options.query_text is not None:
-        return catalog, compose_queries(catalog, options.query_text)
-    if options.queries is not None:
-        return catalog, read_queries(options.queries)
-    return catalog, ()
+        return compose_queries(catalog, options.query_text)
+    return () if options.queries is None else read_queries(options.queries)

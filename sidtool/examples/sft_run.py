@@ -17,7 +17,7 @@ from sidtool.base.output_name import JSON_LINES, check_suffix
 from sidtool.base.progress import Progress
 from sidtool.base.threads import arrow_threads, in_threads, meanwhile, thread_count
 from sidtool.data import Items, Query
-from sidtool.data.split import Split, open_split
+from sidtool.data.split import Split, is_split_folder, open_split, stored_manifest
 from sidtool.examples.event_weights import EventWeights, WeightOptions
 from sidtool.examples.general_text import GeneralOptions
 from sidtool.examples.lineage import Lineage, side_files
@@ -170,6 +170,11 @@ def make_sft(
     options = options_from(SftOptions, options, given)
     if in_folder and writer is None:
         raise UsageError(f"{out} is a folder of parts, which a writer makes (ClusterExamples)")
+    if in_folder and not _is_in_parts(split):
+        raise UsageError(
+            f"{out} has the parts of a split in parts, and {split} is none",
+            hint="sidtool split --parts, or -o FILE.jsonl",
+        )
     location, out = str(out), Path(out)
     if not dry_run and not in_folder:
         _refuse_outputs(out, force)
@@ -191,6 +196,13 @@ def make_sft(
         job = inputs.open(progress, n_threads)
         job.check_ids()
         return job.lineage(job.write(None), {}) if dry_run else _written(job, out, force)
+
+
+def _is_in_parts(split: Split | str | Path) -> bool:
+    """Whether a split is a folder with parts of the users."""
+    if isinstance(split, Split) or not is_split_folder(Path(split)):
+        return False
+    return stored_manifest(Path(split)).parts > 1
 
 
 def _written(job: SftJob, out: Path, force: bool) -> Lineage:

@@ -177,23 +177,26 @@ class ItemTexts:
         self._map = bundle.items
         self._catalog = items
         self._columns_shown = [name for name in items.fields if columns is None or name in columns]
-        # The catalog may lack items of the bundle, and have others.
-        catalog_index = {item_id: index for index, item_id in enumerate(items.ids)}
-        ids = list(bundle.items.ids)
-        self._catalog_index = list(map(catalog_index.get, ids))
-        self.hidden = [item_id in hide_text_of for item_id in ids]
+        ids = bundle.items.id_texts
+        self.catalog_rows = ids.places_in(items.ids)
+        """(items,): the row of each in the catalog, -1 if it lacks the item"""
+        to_hide = sorted(hide_text_of)
+        hidden = bundle.items.rows(to_hide)
+        self.unknown = [to_hide[place] for place in np.flatnonzero(hidden < 0)]
+        """Those of `hide_text_of` that the bundle lacks, sorted"""
+        self.hidden = np.zeros(len(ids), dtype=np.bool_)
+        """(items,)"""
+        self.hidden[hidden[hidden >= 0]] = True
 
     def text(self, column: str, index: int) -> str:
         """The title or a column of an item, shortened; "" if it has none or its text is hidden."""
         if self.hidden[index]:
             return ""
-        catalog_index = self._catalog_index[index]
+        row = self.catalog_rows[index]
         if column == "title":
-            title = "" if catalog_index is None else self._catalog.titles[catalog_index]
+            title = "" if row < 0 else self._catalog.titles[row]
             return item_text(title or self._map.title(index))
-        return (
-            "" if catalog_index is None else item_text(self._catalog.fields[column][catalog_index])
-        )
+        return "" if row < 0 else item_text(self._catalog.fields[column][row])
 
     def columns(self, index: int) -> str:
         """Every shown column that has text, each on its own line."""

@@ -73,8 +73,8 @@ class ExampleMaker:
             self._encoder = PromptEncoder(tokenizer, SidTokens(bundle.space, len(tokenizer)))
         frames = frames_of_mix(options, tokenizer, self._types, field_tokens or {}, trained_prompt)
         self.prompts = ServedPrompts(options, frames, bundle.space, self._encoder)
-        self._texts = ItemTexts(bundle, items, options.hide_text_of, options.columns)
-        self._histories = Histories(bundle, options.history_length)
+        self.texts = ItemTexts(bundle, items, options.hide_text_of, options.columns)
+        self._histories: Histories | None = None
         self._counted: tuple[Split, NDArray[np.int64]] | None = None
         self._check_inputs(items)
 
@@ -85,7 +85,7 @@ class ExampleMaker:
     def events(self, split: Split) -> TrainEvents:
         """The training events of a split as columns. Raises DataError if the bundle has none of
         their items, unless they are those of some of the users."""
-        events = TrainEvents(split, self._histories.item_index)
+        events = TrainEvents(split, self._histories_of(split).rows)
         is_whole = split.origin.whole is None
         if is_whole and events.n_events and events.n_dropped == events.n_events:
             raise DataError(
@@ -186,9 +186,10 @@ class ExampleMaker:
         if not self.counts_events(task, split):
             return 0
         if self._counted is None or self._counted[0] is not split:
+            histories = self._histories_of(split)
             numbers = range(len(split.train if split.windows is None else split.windows))
             parts = (self.part(task, split, range(number, number + 1)) for number in numbers)
-            per_part = [sum(1 for _ in self._histories.with_target(part)) for part in parts]
+            per_part = [sum(1 for _ in histories.with_target(part)) for part in parts]
             self._counted = split, np.cumsum([0, *per_part])
         return int(self._counted[1][users])
 
@@ -210,8 +211,8 @@ class ExampleMaker:
             same_frame=is_served,  # a trained model asks for them by the first frame
             bundle=self._bundle,
             split=split,
-            texts=self._texts,
-            histories=self._histories,
+            texts=self.texts,
+            histories=self._histories_of(split),
             encoder=self._encoder,
             max_length=self._options.max_length,
             types=self._types,
@@ -220,6 +221,13 @@ class ExampleMaker:
             counts=counts,
             first_number=first_number,
         )
+
+    def _histories_of(self, split: Split) -> Histories:
+        """Those of a split; of several that are used in turn, the last one's are kept."""
+        names = split.train.names
+        if self._histories is None or self._histories.names is not names:
+            self._histories = Histories(self._bundle, self._options.history_length, names)
+        return self._histories
 
     def _check_inputs(self, items: Items) -> None:
         for name in self._options.tasks:
@@ -248,8 +256,7 @@ class ExampleMaker:
                 )
         if self._options.max_tokens and self._encoder is None:
             raise UsageError("a token budget needs a tokenizer", hint="--model MODEL")
-        unknown = sorted(self._options.hide_text_of - self._histories.item_index.keys())
-        if unknown:
+        if unknown := self.texts.unknown:
             raise UsageError(
                 f"{len(unknown)} items whose text is to be hidden are not in the bundle, such as "
                 f"{unknown[0]!r}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sidtool.base.digests import file_digest
-from sidtool.base.errors import UsageError
+from sidtool.base.errors import UsageError, without_credentials
 from sidtool.base.output import partial_path
 from sidtool.data.split import SplitReference
 from sidtool.data.tables import as_url
@@ -235,7 +235,7 @@ class TrainingRun(Run):
         return {
             "model": str(self.out),
             "starts_from": str(self.model_dir),
-            "examples": as_url(self.examples),
+            "examples": without_credentials(as_url(self.examples)),
             "valid": None if self.valid is None else str(self.valid),
             "options": dataclasses.asdict(self.options),
             "settings": dict(self.sft_fields),
@@ -243,10 +243,8 @@ class TrainingRun(Run):
 
     def __str__(self) -> str:
         fields = dict(self.sft_fields) or "sidtool's defaults"
-        return (
-            f"{self.model_dir} on {as_url(self.examples)} with {self.options} and {fields}; "
-            f"output {self.out}"
-        )
+        examples = without_credentials(as_url(self.examples))
+        return f"{self.model_dir} on {examples} with {self.options} and {fields}; output {self.out}"
 
     def inheritance(self) -> str:
         """One line on what the run takes over from the model before it."""

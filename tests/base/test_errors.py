@@ -2,7 +2,7 @@
 
 import pytest
 
-from sidtool.base.errors import SidtoolError
+from sidtool.base.errors import DataError, SidtoolError, without_credentials
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,18 @@ def test_an_error_without_a_hint_has_no_note() -> None:
     error = SidtoolError("wrong")
     assert (error.hint, error.shell_hint) == (None, None)
     assert not hasattr(error, "__notes__")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://key:secret@bucket/events", "s3://***@bucket/events"),
+        ("https:/user:pass%2F1@host:8080/a is lost", "https:/***@host:8080/a is lost"),
+        ("s3://bucket/shop@prod", "s3://bucket/shop@prod"),
+        ("http://localhost:8080/a@b", "http://localhost:8080/a@b"),
+        ("/data/a:b@c", "/data/a:b@c"),
+    ],
+)
+def test_credentials_of_a_url_are_not_shown(text: str, shown: str) -> None:
+    assert without_credentials(text) == shown
+    assert str(DataError(text)) == shown

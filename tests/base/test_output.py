@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -419,3 +419,34 @@ def test_a_failed_move_keeps_the_old_folder(
     with pytest.raises(OSError):
         publish(new, out)
     assert names(tmp_path) == ["new", "out"]
+
+
+def test_a_folder_that_is_in_use_is_removed_by_a_later_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network file system, where a mapped file stays."""
+    work, removed = tmp_path / "out.partial", tmp_path / "out.partial.removed"
+    work.mkdir()
+    (work / "mapped").touch()
+    with monkeypatch.context() as in_use:
+        in_use.setattr(shutil, "rmtree", raising(OSError(errno.ENOTEMPTY, "not empty")))
+        remove(work)
+    assert not work.exists()
+    assert removed.exists()
+    with locked(tmp_path / "out"):
+        pass
+    assert not removed.exists()
+    work.mkdir()
+    with monkeypatch.context() as broken:
+        broken.setattr(shutil, "rmtree", raising(OSError(errno.EIO, "broken")))
+        with pytest.raises(OSError, match="broken"):
+            remove(work)
+
+
+def raising(error: OSError) -> Callable[[Path], None]:
+    """A function that fails."""
+
+    def fail(_: Path) -> None:
+        raise error
+
+    return fail

@@ -9,6 +9,7 @@ import tracemalloc
 import zipfile
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -422,3 +423,20 @@ def test_a_folder_may_have_more_files_than_a_process_may_open(tmp_path: Path) ->
         assert (open_vectors(tmp_path).all() == rows).all()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_parquet_at_a_url(tmp_path: Path) -> None:
+    store(tmp_path / "x.parquet", STORED, IDS)
+    files = fsspec.filesystem("memory")
+    files.put(str(tmp_path / "x.parquet"), "/shop/vectors/part.parquet")
+    for url in ("memory://shop/vectors", "memory://shop/vectors/part.parquet"):
+        vectors = open_vectors(Path(url), ["b", "d"])
+        for each in (vectors, pickle.loads(pickle.dumps(vectors))):
+            assert each.all().tolist() == [[6, 7, 8], [0, 1, 2]]
+    before = open_vectors(Path("memory://shop/vectors")).fingerprint
+    assert open_vectors(Path("memory://shop/vectors")).fingerprint == before
+    files.pipe_file("/shop/bad/part.parquet", b"no table")
+    with pytest.raises(DataError, match=r"memory:/+shop/bad.* cannot be read"):
+        open_vectors(Path("memory://shop/bad"))
+    with pytest.raises(DataError, match=r"memory://shop/none does not exist"):
+        open_vectors(Path("memory://shop/none"))

@@ -119,9 +119,9 @@ def clean_catalog(catalog: CatalogTable) -> tuple[CatalogTable, dict[str, int], 
     renamed = {catalog.columns.id: "item_id"}
     if catalog.columns.title is not None:
         renamed[catalog.columns.title] = "title"
-    cells = _renamed(catalog.path, {**catalog.cells, catalog.columns.id: ids}, renamed)
+    cells = _renamed(catalog.path, {**catalog.cells, catalog.columns.id: ids}, renamed, rows)
     columns = replace(ITEM_COLUMNS, title="title" if "title" in cells else None)
-    return CatalogTable(catalog.path, columns, _take(cells, rows)), _positive(dropped), respelled
+    return CatalogTable(catalog.path, columns, cells), _positive(dropped), respelled
 
 
 def clean_events(
@@ -170,7 +170,7 @@ def clean_events(
     order_column = columns.order or "timestamp"
     cells = {**events.cells, columns.user: users, columns.item: items, order_column: times}
     names = {columns.user: "user_id", columns.item: "item_id", order_column: "timestamp"}
-    table = _take(_renamed(events.path, cells, names), rows.tolist())
+    table = _renamed(events.path, cells, names, rows.tolist())
     return EventTable(events.path, EVENT_COLUMNS, table), _positive(dropped), respelled, converted
 
 
@@ -183,19 +183,20 @@ def _positive(counts: Mapping[str, int]) -> dict[str, int]:
     return {reason: count for reason, count in counts.items() if count}
 
 
-def _renamed(path: Path, cells: Mapping[str, Cells], names: Mapping[str, str]) -> dict[str, Cells]:
-    """The columns by their new names. Raises UsageError if another column has one of them."""
+def _renamed(
+    path: Path, cells: Mapping[str, Cells], names: Mapping[str, str], rows: Sequence[int]
+) -> dict[str, Cells]:
+    """Some rows, with the columns by their new names. Raises UsageError if another column has one
+    of them."""
     taken = {new for old, new in names.items() if new in cells and new not in names}
     if taken:
         raise UsageError(
             f"{path} has a column {min(taken)!r} beside the one that gets this name",
             hint="rename it in the file",
         )
-    return {names.get(name, name): column for name, column in cells.items()}
-
-
-def _take(cells: Mapping[str, Cells], rows: Sequence[int]) -> dict[str, Cells]:
-    return {name: tuple(column[row] for row in rows) for name, column in cells.items()}
+    return {
+        names.get(name, name): tuple(column[row] for row in rows) for name, column in cells.items()
+    }
 
 
 def _write(path: Path, cells: Mapping[str, Cells]) -> None:

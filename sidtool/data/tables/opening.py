@@ -123,6 +123,8 @@ class TableFiles:
     """Folder that the files were copied from, if they were."""
     folder: str = ""
     """Local folder of the copies."""
+    versions: tuple[str, ...] = ()
+    """Of each copied file, what changes with it."""
 
     @contextmanager
     def named_errors(self) -> Iterator[None]:
@@ -197,7 +199,8 @@ def _copied(url: str) -> TableFiles:
     if not remote:
         raise DataError(f"{url} does not exist, or holds no Parquet files")
     files = tuple(folder / _below(name, common) for name in remote)
-    return TableFiles(files, filesystem.unstrip_protocol(common), str(folder))
+    versions = tuple(str(filesystem.ukey(name)) for name in remote)
+    return TableFiles(files, filesystem.unstrip_protocol(common), str(folder), versions)
 
 
 def _below(name: str, folder: str) -> str:

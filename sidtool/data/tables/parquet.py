@@ -195,7 +195,9 @@ def _open_bounded(path: Path, names: Sequence[str] | None) -> tuple[Any, int]:
             coded.append(columns[number].path)
         elif has_dictionary or DELTA_BYTE_ARRAY in encodings:
             widest = max(widest, *(page.size for page in in_column))
-    return pq.ParquetFile(path, read_dictionary=coded), max(PART_BYTES // widest, 1)
+    # what pyarrow buffers ahead it holds until the file is closed
+    opened = pq.ParquetFile(path, read_dictionary=coded, pre_buffer=False)
+    return opened, max(PART_BYTES // widest, 1)
 
 
 def _parts(path: Path, batch: Any) -> Iterator[Any]:

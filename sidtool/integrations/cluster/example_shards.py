@@ -8,10 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.digests import file_digest
+from sidtool.data import Items, Texts
 from sidtool.data.split import read_split
-from sidtool.examples import VALID, EventWeights, ExampleCounts, SftInputs, SftJob, named_task
-from sidtool.integrations.cluster.output import PartReport, part_name
+from sidtool.examples import (
+    VALID,
+    EventWeights,
+    ExampleCounts,
+    SftInputs,
+    SftJob,
+    catalog_queries,
+    named_task,
+)
+from sidtool.integrations.cluster.output import PartFolder, PartReport, part_name, temporary_folder
 from sidtool.integrations.cluster.run import Work
+from sidtool.integrations.cluster.shards import local_file
+
+CATALOG = ".catalog.arrow"
+"""The catalog, while examples are made."""
+FIELD = "field "
+"""What a column of it is called, before its name."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +42,35 @@ class TaskShard:
     """Some users of the whole split, or windows; as `SftJob.write_task`"""
     first_numbers: tuple[int, ...] = (0,)
     """Of each task, as `SftJob.write_task`"""
+
+
+def share_catalog(inputs: SftInputs, job: SftJob, folder: PartFolder) -> SftInputs:
+    """Write the catalog of a job to a work folder -> the inputs of workers, which map that file."""
+    items = job.items
+    columns = {"id": items.ids, "title": items.titles}
+    columns |= {f"{FIELD}{name}": cells for name, cells in items.fields.items()}
+    texts = {
+        name: column if isinstance(column, Texts) else Texts.packed(column)
+        for name, column in columns.items()
+    }
+    with temporary_folder() as place:
+        path = place / CATALOG
+        Texts.write_columns(path, texts)
+        folder.put(CATALOG, path)
+    return replace(inputs, items=f"{folder.url}/{CATALOG}", options=job.options)
+
+
+def _with_catalog(inputs: SftInputs) -> SftInputs:
+    """The inputs of a worker with the catalog of its file, and the queries."""
+    with local_file(str(inputs.items)) as path:
+        columns = Texts.map_columns(path)
+    ids, titles = columns.pop("id"), columns.pop("title")
+    fields = {name.removeprefix(FIELD): cells for name, cells in columns.items()}
+    items = Items(ids, titles, ids, fields, text_template="", digest="")
+    queries = inputs.queries
+    if inputs.catalog_options is not None:
+        queries = queries or catalog_queries(items, inputs.catalog_options)
+    return replace(inputs, items=items, queries=queries, catalog_options=None)
 
 
 def opener(inputs: SftInputs, threads: int = 1) -> Callable[[str], SftJob]:
@@ -55,8 +99,8 @@ def opener(inputs: SftInputs, threads: int = 1) -> Callable[[str], SftJob]:
 
 
 def open_counting(inputs: SftInputs, tasks: Sequence[str]) -> Work[str]:
-    """Read bundle and catalog, to count the examples of the users in folders."""
-    open_job = opener(inputs)
+    """Read the bundle, map the catalog, to count the examples of the users in folders."""
+    open_job = opener(_with_catalog(inputs))
 
     def count(number: int, folder: str, place: Path) -> PartReport:
         job = open_job(folder)
@@ -70,9 +114,9 @@ def open_counting(inputs: SftInputs, tasks: Sequence[str]) -> Work[str]:
 
 
 def open_inputs(inputs: SftInputs, threads: int = 1, n_parts: int = 0) -> Work[TaskShard]:
-    """Read bundle and catalog, to make the examples of shards, and the split as far as a shard
-    needs it. Of examples that stay in parts, the number of parts."""
-    open_job = opener(inputs, threads)
+    """Read the bundle, map the catalog, to make the examples of shards, and the split as far as a
+    shard needs it. Of examples that stay in parts, the number of parts."""
+    open_job = opener(_with_catalog(inputs), threads)
 
     def write(number: int, shard: TaskShard, place: Path) -> PartReport:
         return _write_shard(open_job(shard.folder), shard, place / f"part-{number:07d}", n_parts)

@@ -5,15 +5,17 @@ that is made twice replaces itself. The folder is named `OUT.partial` until all 
 the lineage is written; an interrupted run is resumed from its parts."""
 
 import json
+import platform
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 from sidtool.base.errors import DataError, SidtoolError, UsageError
-from sidtool.base.output import locked, publish, refuse_existing, remove
+from sidtool.base.output import disk_errors, locked, publish, refuse_existing, remove
 from sidtool.base.work_folder import RUN_FILE, open_work_folder
 from sidtool.data.tables import library_errors, one_line
 from sidtool.integrations.cluster.shards import is_local, open_store
@@ -70,8 +72,8 @@ class PartFolder:
             self.subfolder(report.name)
             paths = sorted(part.iterdir())
         for path in paths:
-            self._put(path.relative_to(place).as_posix(), path)
-        self._put(f".{part_name(number)}.json", json.dumps(asdict(report)).encode())
+            self.put(path.relative_to(place).as_posix(), path)
+        self.put(f".{part_name(number)}.json", json.dumps(asdict(report)).encode())
 
     def subfolder(self, name: str) -> "PartFolder":
         """A folder in the folder; one whose name begins with a dot is gone at the end."""
@@ -89,9 +91,10 @@ class PartFolder:
                 file = path.rstrip("/").rpartition("/")[2]
                 if file.startswith(".") or file == RUN_FILE:
                     filesystem.rm(path, recursive=True)
-        self._put(name, text.encode())
+        self.put(name, text.encode())
 
-    def _put(self, name: str, content: bytes | Path) -> None:
+    def put(self, name: str, content: bytes | Path) -> None:
+        """Write a file of the folder, whole or not at all. Raises DataError."""
         filesystem, root = open_store(self.url)
         unfinished = f"{root}/.{uuid.uuid4().hex}"
         with _write_errors(self.url):
@@ -111,6 +114,16 @@ def _write_errors(url: str) -> Iterator[None]:
         raise
     except Exception as error:  # clients of stores have no common class
         raise DataError(f"{url} cannot be written: {one_line(error)}") from error
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder of this node, which is removed at the end. Raises DataError, which names the node,
+    if its disk is full."""
+    folder = Path(gettempdir())
+    errors = disk_errors(folder, f"{folder} on {platform.node()}")
+    with errors, TemporaryDirectory(prefix="sidtool-") as place:
+        yield Path(place)
 
 
 def refuse_existing_folder(out: str, *, force: bool) -> None:

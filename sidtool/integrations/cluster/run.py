@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+from sidtool.base.errors import without_credentials
 from sidtool.base.options import option
 from sidtool.base.progress import Progress
 from sidtool.integrations.cluster.engines import WorkerOptions, run_job
@@ -18,6 +18,7 @@ from sidtool.integrations.cluster.output import (
     part_folder,
     refuse_existing_folder,
     refuse_input,
+    temporary_folder,
 )
 from sidtool.integrations.cluster.shards import (
     ROWS,
@@ -81,7 +82,12 @@ def run_over_folder(
     versions = file_versions(parquet_urls(source))
     shards = list_shards(source, shard_rows)
     rows = sum(shard.rows for shard in shards)
-    inputs = {**made_from, "source": source, "rows": rows, "shard_rows": shard_rows}
+    inputs = {
+        **made_from,
+        "source": without_credentials(source),
+        "rows": rows,
+        "shard_rows": shard_rows,
+    }
     fingerprint = {**inputs, "source_files": versions}
     if options.dry_run:
         refuse_existing_folder(out, force=options.force)
@@ -127,9 +133,9 @@ def _open_adding(
 
     def add(numbered: tuple[int, AnyShard]) -> PartReport:
         number, shard = numbered
-        with TemporaryDirectory(prefix="sidtool-") as place:
-            report = work(number, shard, Path(place))
-            folder.add(number, report, Path(place))
+        with temporary_folder() as place:
+            report = work(number, shard, place)
+            folder.add(number, report, place)
         return report
 
     return add

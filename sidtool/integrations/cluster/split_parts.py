@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.documents import sealed_text
-from sidtool.base.errors import DataError
+from sidtool.base.errors import DataError, without_credentials
 from sidtool.base.options import option, options_from
 from sidtool.data import EventColumns
 from sidtool.data.split import BUCKETS, MANIFEST, SplitManifest, SplitOptions, folder_name
@@ -96,7 +96,7 @@ def split_in_parts(
     fingerprint = {
         "command": "split",
         "layout": 2,  # reports are numbered by the parts that have events
-        "source": events,
+        "source": without_credentials(events),
         "source_files": versions,
         "options": repr(plan.options),
         "parts": plan.parts,

@@ -37,6 +37,7 @@ from sidtool.integrations.cluster.example_shards import (
     open_counting,
     open_inputs,
     opener,
+    share_catalog,
 )
 from sidtool.integrations.cluster.output import (
     RESTART,
@@ -147,13 +148,12 @@ class ClusterExamples:
         Raises UsageError if the interrupted run that is to be resumed had other inputs."""
         run, job, folders, made_from = self._open(progress)
         with work_parts(out.with_name(f"{out.name}.parts"), made_from, resume=run.resume) as folder:
+            shared = share_catalog(self.inputs, job, folder)
             if folders:
-                shards = list(self._folder_shards(job, folders, folder, run))
+                shards = list(self._folder_shards(job, folders, shared, folder, run))
             else:
                 shards = list(_user_shards(job, self.users))
-            reports = make_parts(
-                partial(open_inputs, self.inputs, self.threads), shards, folder, run
-            )
+            reports = make_parts(partial(open_inputs, shared, self.threads), shards, folder, run)
             yield _cluster_job(job, folder, reports)
             remove(Path(folder.url))
 
@@ -161,7 +161,7 @@ class ClusterExamples:
         """Write the examples of a split in parts to a folder of parts, at a path or URL: those of
         the users of a part, and their share of the examples that are not of users.
 
-        Raises UsageError for another split, or if the output exists without `force`."""
+        Raises UsageError if the output exists without `force`."""
         refuse_existing_folder(out, force=force)
         inputs = self.inputs
         queries = None if inputs.catalog_options is None else inputs.catalog_options.queries
@@ -169,14 +169,10 @@ class ClusterExamples:
             if isinstance(location, str | Path):
                 refuse_input(out, as_url(location))
         run, job, folders, made_from = self._open(progress)
-        if not folders:
-            raise UsageError(
-                f"{out} has the parts of a split in parts, and {self.inputs.split} is none",
-                hint="sidtool split --parts, or -o FILE.jsonl",
-            )
         with part_folder(out, made_from, resume=run.resume, force=force) as folder:
-            shards = list(self._folder_shards(job, folders, folder, run))
-            work = partial(open_inputs, self.inputs, self.threads, len(folders))
+            shared = share_catalog(inputs, job, folder)
+            shards = list(self._folder_shards(job, folders, shared, folder, run))
+            work = partial(open_inputs, shared, self.threads, len(folders))
             made = _cluster_job(job, folder, make_parts(work, shards, folder, run))
             made.check_ids()
             files: dict[str, str] = {}
@@ -237,11 +233,15 @@ class ClusterExamples:
         }
 
     def _folder_shards(
-        self, job: SftJob, folders: Sequence[str], folder: PartFolder, run: RunOptions
+        self,
+        job: SftJob,
+        folders: Sequence[str],
+        shared: SftInputs,
+        folder: PartFolder,
+        run: RunOptions,
     ) -> Iterator[TaskShard]:
         """The shards of a split in parts: each task that is not of users, then each part, which
         has validation users even if no task is of users."""
-        inputs = self.inputs
         tasks = tuple(task for task in job.options.tasks if named_task(task).of_users)
         for task in job.options.tasks:
             if task not in tasks:
@@ -250,13 +250,13 @@ class ClusterExamples:
         by_events = [task for task in tasks if job.maker.counts_events(task, job.split)]
         of_events: list[Mapping[str, int]] = [{}] * len(folders)
         if by_events:
-            count = partial(open_counting, inputs, by_events)
+            count = partial(open_counting, shared, by_events)
             numbers = make_parts(count, folders, folder.subfolder(".numbers"), run)
             of_events = [report.counts for report in numbers]
         before = dict.fromkeys(tasks, 0)
         for name, events in zip(folders, of_events, strict=True):
             yield TaskShard(tasks, name, first_numbers=tuple(before.values()))
-            n_users = row_count(f"{inputs.split}/{name}/{TRAIN_FILE}") if tasks else 0
+            n_users = row_count(f"{shared.split}/{name}/{TRAIN_FILE}") if tasks else 0
             for task in tasks:
                 per_user = n_users if named_task(task).of_whole_histories else 0
                 before[task] += events.get(task, per_user)

@@ -18,7 +18,7 @@ from sidtool.model.network import check_positions, decoder_start_id, is_encoder_
 from sidtool.recommendation.search.architectures import attention_windows
 from sidtool.recommendation.search.columns import TokenColumns
 from sidtool.recommendation.search.device_trie import TrieArrays, normalize_over_children
-from sidtool.recommendation.search.kernels import fast_linear
+from sidtool.recommendation.search.kernels import fast_linear, grouped_keys
 from sidtool.recommendation.search.partial_head import DecodingHead
 from sidtool.recommendation.search.results import Normalize, check_scores
 from sidtool.recommendation.search.token_tree import TokenTree
@@ -110,9 +110,22 @@ class Decoder:
         them; (batch, beams) leaves of the last. `widths` are the beams after each level."""
         hidden = tree.prefill()  # (batch, 1, dim)
         nodes = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)  # the root
+        root = None  # hidden states whose normalizers are still to be subtracted
+        joins_passes = normalize == "vocabulary" and self.head.is_sliced and trie.levels > 1
         for item in range(n_items):
             for level, of_level in enumerate(columns.levels):
-                log_probs = self.head.log_probs(hidden, of_level.columns, normalize)
+                if joins_passes and item == level == 0:
+                    # the beams of a prompt share this normalizer, which does not change their
+                    # order: one pass over the vocabulary computes it and those of the next level
+                    log_probs = self.head.logits(hidden, of_level.columns)
+                    root = hidden
+                elif root is not None:
+                    normalizers = self.head.normalizers(torch.cat([root, hidden], dim=1))
+                    log_probs = self.head.logits(hidden, of_level.columns)
+                    log_probs -= normalizers[:, :1] + normalizers[:, 1:]
+                    root = None
+                else:
+                    log_probs = self.head.log_probs(hidden, of_level.columns, normalize)
                 # (batch, beams, fan-out) each
                 children, codes, valid = trie.candidates(level, nodes)
                 log_probs = log_probs.gather(-1, of_level.places(codes))
@@ -152,7 +165,7 @@ def evaluation_mode(
     if training_modules:
         bare.eval()
     try:
-        with fast_linear(bare):
+        with fast_linear(bare), grouped_keys():
             check_positions(bare, max(map(len, prompts), default=0), n_answer)
             yield bare
     finally:
@@ -243,11 +256,12 @@ def _agrees(model: Any, head: DecodingHead) -> bool:
     second_step = torch.tensor([ids[-4:-1], ids[-3:]])  # (prompts, 3)
     parents = torch.tensor([[1, 0, 1], [0, 1, 1]])  # (prompts, 3)
     tree = TokenTree(model, prompts, capacity=5, head=head)
-    tree.prefill()
+    at_ends = tree.prefill()  # (prompts, 1, dim)
     tree.step(first_step.to(model.device), torch.zeros_like(first_step).to(model.device))
     hidden = tree.step(second_step.to(model.device), parents.to(model.device))
     whole = (0, head.vocab_size)
-    log_probs = head.log_probs(hidden, whole, "vocabulary")  # (prompts, 3, vocabulary)
+    hidden = torch.cat([at_ends, hidden], dim=1)
+    log_probs = head.log_probs(hidden, whole, "vocabulary")  # (prompts, 4, vocabulary)
     for row, prompt in enumerate(prompts):
         # (3, 2): each path from its prompt on
         tails = torch.stack([first_step[row][parents[row]], second_step[row]], dim=1)
@@ -257,7 +271,8 @@ def _agrees(model: Any, head: DecodingHead) -> bool:
             before = torch.full((3, 1), decoder_start_id(model))
             inputs = {"input_ids": starts, "decoder_input_ids": torch.cat([before, tails], dim=1)}
         inputs = {name: ids.to(model.device) for name, ids in inputs.items()}
-        expected = model(**inputs, use_cache=False).logits[:, -1].float()  # (3, vocabulary)
+        logits = model(**inputs, use_cache=False).logits  # (3, tokens, vocabulary)
+        expected = torch.cat([logits[:1, -3], logits[:, -1]]).float()  # (4, vocabulary)
         check_scores(expected.cpu().numpy())
         spread = max(float(expected.std()), 1e-3)
         error = float((log_probs[row] - expected.log_softmax(-1)).abs().max())

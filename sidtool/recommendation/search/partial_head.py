@@ -6,7 +6,7 @@ soft-capping, logit scales and adapters apply as usual. Training uses `PartialHe
 uses `DecodingHead`, which turns hidden states into log-probabilities."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -146,7 +146,8 @@ class DecodingHead:
 
     def __init__(self, model: Any, *, sliced: bool = True) -> None:
         self._head = PartialHead(model, multiply=product)
-        self._sliced = sliced and self._head.is_plain
+        self.is_sliced = sliced and self._head.is_plain
+        """whether logits of some columns cost no more than their share"""
         self.vocab_size = int(self._head.head.weight.shape[0])
         self._has_encoder = is_encoder_decoder(model)
         base = model.get_decoder() if self._has_encoder else model.base_model
@@ -154,8 +155,7 @@ class DecodingHead:
         self.given = fixed.given
         """Has the base model's last output, as `TokenTree` sets it: the rest expects its type."""
         # the model's forward without its layers: the base returns the given hidden states
-        without_layers = swap_module(model, base, fixed)
-        self._tail = swap_module(without_layers, self._head.head, self._head)
+        self._tail = swap_modules(model, {base: fixed, self._head.head: self._head})
 
     def log_probs(
         self, hidden: torch.Tensor, columns: Columns, normalize: Normalize
@@ -164,30 +164,33 @@ class DecodingHead:
 
         "trie" returns the same as "level": the search normalizes over the children of each
         prefix."""
+        if self.is_sliced:
+            logits = self.logits(hidden, columns)
+            if normalize == "vocabulary":
+                return logits - self.normalizers(hidden)
+            return logits.log_softmax(-1)
+        parts = []
         states = hidden.reshape(-1, hidden.shape[-1])  # (n, dim)
-        if self._sliced:
-            log_probs = self._logits(states, columns)
-            if normalize != "vocabulary":
-                log_probs = log_probs.log_softmax(-1)
-            else:  # the normalizer over the whole vocabulary, in chunks of columns
-                step = max(1 << 12, CHUNK // len(states))
-                sums = []
-                for first in range(0, self.vocab_size, step):
-                    part = (first, min(first + step, self.vocab_size))
-                    sums.append(self._logits(states, part).logsumexp(-1))
-                log_probs = log_probs - torch.stack(sums).logsumexp(0).unsqueeze(-1)
-        else:
-            parts = []
-            for chunk in states.split(max(1, CHUNK_FULL // self.vocab_size)):
-                whole = self._logits(chunk, None)
-                logits = whole[:, part_of(columns)]
-                competing = whole if normalize == "vocabulary" else logits
-                parts.append(logits - competing.logsumexp(-1, keepdim=True))
-            log_probs = torch.cat(parts)
-        return log_probs.view(*hidden.shape[:-1], -1)
+        for chunk in states.split(max(1, CHUNK_FULL // self.vocab_size)):
+            whole = self.logits(chunk, None)
+            logits = whole[:, part_of(columns)]
+            competing = whole if normalize == "vocabulary" else logits
+            parts.append(logits - competing.logsumexp(-1, keepdim=True))
+        return torch.cat(parts).view(*hidden.shape[:-1], -1)
 
-    def _logits(self, states: torch.Tensor, columns: Columns | None) -> torch.Tensor:
-        """(n, dim) hidden states -> (n, columns) float32."""
+    def normalizers(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(..., dim) hidden states -> (..., 1): the log of the sum over the whole vocabulary, in
+        chunks of columns."""
+        step = max(1 << 12, CHUNK // hidden.shape[:-1].numel())
+        sums = []
+        for first in range(0, self.vocab_size, step):
+            part = (first, min(first + step, self.vocab_size))
+            sums.append(self.logits(hidden, part).logsumexp(-1))
+        return torch.stack(sums).logsumexp(0).unsqueeze(-1)
+
+    def logits(self, hidden: torch.Tensor, columns: Columns | None) -> torch.Tensor:
+        """(..., dim) hidden states -> (..., columns) float32."""
+        states = hidden.reshape(-1, hidden.shape[-1])  # (n, dim)
         self.given.hidden = states.unsqueeze(0)
         ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
         inputs: dict[str, Any] = {"input_ids": ids}
@@ -201,7 +204,7 @@ class DecodingHead:
             return self._tail(**inputs, use_cache=False, return_dict=True).logits
 
         (block,) = self._head.blocks(run, [(slice(None), columns)])
-        return block.float()
+        return block.float().view(*hidden.shape[:-1], -1)
 
 
 @dataclass
@@ -226,14 +229,15 @@ class _FixedOutput(nn.Module):
         return self.given.output
 
 
-def swap_module(module: Any, old: Any, new: nn.Module) -> Any:
-    """A copy of a module with one of its submodules replaced; all others, and all weights, are
+def swap_modules(module: Any, replacements: Mapping[Any, nn.Module]) -> Any:
+    """A copy of a module with some of its submodules replaced; all others, and all weights, are
     shared with the original."""
-    if module is old:
-        return new
+    if module in replacements:
+        return replacements[module]
+    if module is None or replacements.keys().isdisjoint(module.modules()):
+        return module
     twin = copy.copy(module)
-    twin._modules = {}
-    for name, child in module._modules.items():
-        contains = child is not None and any(inner is old for inner in child.modules())
-        twin._modules[name] = swap_module(child, old, new) if contains else child
+    twin._modules = {
+        name: swap_modules(child, replacements) for name, child in module._modules.items()
+    }
     return twin

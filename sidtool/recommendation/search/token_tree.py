@@ -16,10 +16,14 @@ from sidtool.recommendation.search.architectures import (
     attention_windows,
     cache_name,
 )
-from sidtool.recommendation.search.partial_head import DecodingHead, swap_module
+from sidtool.recommendation.search.partial_head import DecodingHead, swap_modules
 
 SHARED_MIN = 16
 """A start that all prompts of a batch share is prefilled once if it has this many tokens."""
+
+_ONLY_AT_ENDS = ("q_proj", "o_proj", "mlp")
+"""Modules of the last layer that a prefill runs at each prompt's end only: of that layer's result
+nothing else is used, and later tokens attend to its keys and values, which no query changes."""
 
 
 class TokenTree:
@@ -75,13 +79,11 @@ class TokenTree:
         positions = torch.arange(shared, self._longest, device=self._device).unsqueeze(0)
         rows = torch.arange(len(ids), device=self._device)
         last = self._lengths - shared - 1
-        base = self._base
-        modules = base.named_modules() if longest > 1 else ()
-        mlps = [module for name, module in modules if name.rpartition(".")[2] == "mlp"]
-        if mlps:
-            # of the last layer's result nothing but each prompt's end is used, which spares about
-            # three quarters of it
-            base = swap_module(base, mlps[-1], _OnlyAt(mlps[-1], rows, last))
+        modules = self._base.named_modules() if longest > 1 else ()
+        # the last of each name, which is that of the last layer
+        inner = {name.rpartition(".")[2]: module for name, module in modules}
+        at_ends = [inner[name] for name in _ONLY_AT_ENDS if name in inner]
+        base = swap_modules(self._base, {module: _OnlyAt(module, rows, last) for module in at_ends})
         return self._forward(ids, positions, None, base)[rows, last].unsqueeze(1)
 
     def step(self, ids: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
@@ -162,6 +164,8 @@ class _OnlyAt(nn.Module):
         self.positions = positions
 
     def forward(self, hidden: torch.Tensor) -> Any:
+        if hidden.ndim != 3:  # (batch, tokens, dim)
+            return self.inner(hidden)
         result = self.inner(hidden[self.rows, self.positions].unsqueeze(1))
         if not isinstance(result, torch.Tensor):  # experts that return their routing too
             return self.inner(hidden)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, IntegrityError
+from sidtool.data import Texts
 from sidtool.tokenizer.sid import Codes, ItemRows, SidSpace
 
 CHUNK = 1 << 16
@@ -283,6 +284,12 @@ class ItemMap:
         these are no ids."""
         data, offsets = np.asarray(self.ids.data), np.asarray(self.ids.offsets)
         return self.ids if data is self.ids.data else StringArray.stored(ITEM_IDS, data, offsets)
+
+    @property
+    def id_texts(self) -> Texts:
+        """`whole_ids` as arrow texts, without a copy."""
+        ids = self.whole_ids()
+        return Texts.of_utf8(ids.data, ids.offsets)
 
     @cached_property
     def _first_keys(self) -> Any:

@@ -117,11 +117,11 @@ def build_codebook(
     options may also be given as keywords, like `levels="256x256x256"`.
 
     `items` is a catalog or its file, read with the options `catalog`. Its texts are embedded by
-    `encoder`, settings or a model's name; or `embeddings` are their vectors, several sources of
-    which are fused. With `by_row`, row i of a file without ids is that of item i. The co-occurrence
-    of items in the training part of `interactions` (a split folder, or a file of events) is used as
-    set by `options.fusion`. `memory` limits the bytes of vectors held at once. `run` runs what
-    reads the vectors of one file from end to end, by workers (`integrations.cluster.connected`).
+    `encoder`, settings or a model's name; or `embeddings` are their vectors (`open_vectors`), one
+    or several sources. With `by_row`, row i of a file without ids is that of item i. The
+    co-occurrence of items in the training part of `interactions` (a split folder, or a file of
+    events) is used as set by `options.fusion`. `memory` limits the bytes of vectors held at once.
+    `run` runs what reads one file of vectors, by workers (`integrations.cluster.connected`).
     `progress` maps the stages "embed", "quantize" and "encode" to functions of finished and total
     steps. Warns of a level whose codes are hardly used (SidtoolWarning). Raises UsageError and
     DataError for input that does not fit together.

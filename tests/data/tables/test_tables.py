@@ -306,3 +306,24 @@ def test_a_table_of_too_many_columns_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text(",".join(f"c{number}" for number in range(20_000)) + "\n")
     with pytest.raises(DataError, match="has 20000 columns, more than 16384"):
         column_names(tmp_path / "x.csv")
+
+
+def test_a_file_that_is_read_in_batches_is_not_held(tmp_path: Path) -> None:
+    """pyarrow would keep what it reads ahead until the file is closed."""
+    rng = np.random.default_rng(0)
+    held = []
+    for groups in (8, 40):
+        path = tmp_path / f"{groups}.parquet"
+        with pq.ParquetWriter(path, pa.schema([("id", pa.string())])) as writer:
+            for _ in range(groups):
+                ids = pa.array(rng.integers(0, 1 << 62, 20_000)).cast(pa.string())
+                writer.write_table(pa.table({"id": ids}))
+        before = pa.default_memory_pool()
+        pool = pa.proxy_memory_pool(before)
+        pa.set_memory_pool(pool)
+        try:
+            assert sum(len(batch["id"]) for batch in column_batches(path, ["id"], ids=["id"]))
+        finally:
+            pa.set_memory_pool(before)
+        held.append(pool.max_memory())
+    assert held[1] < 1.2 * held[0]

@@ -4,6 +4,7 @@ import os
 import pickle
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from sidtool.base.errors import DataError
 from sidtool.base.jobs import Job
-from sidtool.integrations.cluster.engines import WorkerOptions, run_job
+from sidtool.integrations.cluster.engines import ENGINES, WorkerOptions, run_job
 from sidtool.integrations.cluster.ray_actors import ray_cluster
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.make.build import build_codebook
@@ -118,12 +119,15 @@ def test_a_bad_vector_is_named_by_its_row(shop: Path, tmp_path: Path) -> None:
         build_codebook(shop / "items.csv", tmp_path / "bad.zarr", **given, run=elsewhere)
 
 
-def test_refusals(shop: Path, tmp_path: Path) -> None:
+def test_refusals(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     words = ("build-codebook", shop / "items.csv", "-o", tmp_path / "b.zarr", *WORKERS)
     vectors = ("--embeddings", shop / "vectors")
     for given in ((*vectors, *vectors), ("--encoder", "lexical"), ()):
         assert "reads vectors from one --embeddings" in refused(2, *words, *given)
+    (tmp_path / "b.zarr").mkdir()
+    monkeypatch.setitem(ENGINES, "ray", replace(ENGINES["ray"], connect=None))
+    assert "exists already" in refused(2, *words, *vectors)  # before Ray starts
     events = ("--interactions", tmp_path)
     assert "--interactions is for one process" in refused(2, *words, *vectors, *events)
 

@@ -23,7 +23,7 @@ from sidtool.examples.event_weights import WeightOptions
 from sidtool.examples.general_text import GeneralOptions
 from sidtool.examples.parts import ExampleParts, read_parts_lineage, validation_users
 from sidtool.examples.sft_job import SftJob
-from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions
+from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions, read_catalog
 from sidtool.examples.sft_run import SftInputs, make_sft
 from sidtool.integrations.cluster import example_shards
 from sidtool.integrations.cluster.run import RunOptions
@@ -104,6 +104,27 @@ def check_same(inputs: SftInputs, folder: Path, users: int = 7) -> None:
 def test_all_tasks(tmp_path: Path, bundle: Bundle, catalog: Items, split: Split) -> None:
     weights = {task: 1.0 + number % 2 for number, task in enumerate(ALL_TASKS)}
     check_same(inputs_of(tmp_path, bundle, catalog, split, tasks=weights), tmp_path)
+
+
+def test_workers_map_the_catalog_that_the_command_reads(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = {"query-to-sid": 1.0, "item-text": 1.0, "title-history-to-sid": 1.0}
+    inputs = inputs_of(tmp_path, bundle, catalog, split, tasks=tasks)
+    columns = TaskCatalogOptions(query_text="like {title}", fields=tuple(catalog.fields))
+    inputs = replace(inputs, catalog_options=columns)
+    check_same(inputs, tmp_path)
+    read: list[object] = []
+
+    def counted(*arguments: Any) -> Any:
+        read.append(arguments)
+        return read_catalog(*arguments)
+
+    monkeypatch.setattr(sft_run, "read_catalog", counted)
+    writer = ClusterExamples(inputs, RunOptions(), users=7)
+    make(inputs, tmp_path / "parts" / "train.jsonl", writer, force=True)
+    assert len(read) == 1
+    assert not list(tmp_path.glob("**/*.arrow"))
 
 
 def test_a_worker_reads_one_part_of_a_split_in_parts(
@@ -255,6 +276,10 @@ def test_a_folder_of_parts_continues_and_names_a_lost_file(
     out = f"{tmp_path}/made/"
     with pytest.raises(UsageError, match="the parts of a split in parts"):
         make(inputs, out, ClusterExamples(inputs, RunOptions()))
+    writer = ClusterExamples(inputs, RunOptions())
+    given = (inputs.bundle, inputs.items, inputs.split, out, inputs.options)
+    with pytest.raises(UsageError, match="the parts of a split in parts"):
+        make_sft(*given, writer=writer, dry_run=True)
     with pytest.raises(UsageError, match="is a folder of parts, which a writer makes"):
         make(inputs, out)
     split_in_parts(str(events), tmp_path / "in-parts", run=PartOptions(parts=16))

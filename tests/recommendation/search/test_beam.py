@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError, UsageError
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.driver import batches, decoding_method
+from sidtool.recommendation.search.partial_head import DecodingHead
 from tests.models import tiny_model
 from tests.recommendation.search.cases import (
     EVERY_ARCHITECTURE,
@@ -92,6 +93,25 @@ def test_a_wide_beam_ranks_the_whole_catalog(architecture: str, normalize: Any) 
         assert_same(
             result, [tuple(row) for row in codes[order].tolist()], want[order].tolist(), trie
         )
+
+
+def test_work_that_changes_no_result_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    trie, tokens = make((6, 6, 6), 80)
+    model = tiny_model("llama", vocab_size=vocabulary(tokens))
+    assert decoding_method(model) == "sliced"
+    passes, queries = [], []
+    normalizers = DecodingHead.normalizers
+    monkeypatch.setattr(
+        DecodingHead,
+        "normalizers",
+        lambda head, hidden: passes.append(hidden.shape[:2]) or normalizers(head, hidden),
+    )
+    attention = model.model.layers[-1].self_attn
+    for layer in (attention.q_proj, attention.o_proj):
+        layer.register_forward_pre_hook(lambda _, given: queries.append(given[0].shape[:2]))
+    beam_search(model, [[7, 8, 9], [10]], trie, tokens, num_beams=5, k=5, normalize="vocabulary")
+    assert passes == [(2, 1 + 5), (2, 5)]  # of the root and the first level together
+    assert queries[:2] == [(2, 1), (2, 1)]  # the ends of the prompts
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers.integrations import sdpa_attention
 from transformers.pytorch_utils import Conv1D
 
 from sidtool.recommendation.search import kernels as linear
@@ -58,6 +59,28 @@ def test_gradients_autocast_other_precisions_and_empty_inputs_use_torch() -> Non
             with torch.autocast("cpu", torch.bfloat16):
                 assert linear.product(hidden, weight, None).dtype is torch.bfloat16
     assert all(event.key != "mkldnn::_linear_pointwise" for event in profile.key_averages())
+
+
+def test_masked_attention_on_a_cpu_reads_the_keys_of_a_group_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = nn.Module()
+    module.num_key_value_groups = 2
+    query, key = torch.randn(1, 4, 3, 8), torch.randn(1, 2, 5, 8)
+    mask = torch.zeros(1, 1, 3, 5).masked_fill_(torch.ones(3, 5).triu(3) > 0, -1e9)
+    attend = nn.functional.scaled_dot_product_attention
+    heads = []
+    monkeypatch.setattr(
+        nn.functional,
+        "scaled_dot_product_attention",
+        lambda *given, **named: heads.append(given[1].shape[1]) or attend(*given, **named),
+    )
+    repeated, _ = sdpa_attention.sdpa_attention_forward(module, query, key, key, mask)
+    with linear.grouped_keys():
+        shared, _ = sdpa_attention.sdpa_attention_forward(module, query, key, key, mask)
+    sdpa_attention.sdpa_attention_forward(module, query, key, key, mask)
+    assert heads == [4, 2, 4]
+    torch.testing.assert_close(shared, repeated)
 
 
 def test_intel_and_unknown_processors_keep_mkl(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, RefusedError
 from sidtool.base.ranges import ranges
 from sidtool.base.threads import in_threads
-from sidtool.data.coded import Texts
 from sidtool.data.split.packed import PackedSequences
 from sidtool.data.split.packing import pack_parts
 from sidtool.data.split.record import Protocol
@@ -98,7 +97,7 @@ class ItemSequences(Sequence[NDArray[np.integer[Any]]]):
         cls, users: PackedSequences, ids: Sequence[str], threads: int = 1
     ) -> "ItemSequences":
         """The events of each user as indexes into `ids`; events of other items are left out."""
-        numbers = _numbers(users.names, ids)
+        numbers = users.names.places_in(ids)
 
         def numbered(block: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
             lists = users.items.take(slice(*block))
@@ -128,23 +127,6 @@ class ItemSequences(Sequence[NDArray[np.integer[Any]]]):
             return ItemSequences(self.items[offsets[0] : offsets[-1]], offsets - offsets[0])
         place = range(len(self))[index]
         return self.items[self.offsets[place] : self.offsets[place + 1]]
-
-
-def _numbers(names: Texts, ids: Sequence[str]) -> NDArray[np.int32]:
-    """(names,): the index of each name among distinct ids, -1 without one. The table has the names,
-    and ids are looked up in spans: memory grows with the names alone if the ids are `Texts`."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    searched = ids.arrow if isinstance(ids, Texts) else pa.array(ids, pa.large_string())
-    table = names.arrow.cast(searched.type)
-    numbers = np.full(len(names), -1, dtype=np.int32)
-    span = max(BLOCK_EVENTS, len(names))  # each makes the table anew, which takes as long as names
-    for start in range(0, len(searched), span):
-        places = pc.index_in(searched.slice(start, span), value_set=table)
-        named_ids = np.flatnonzero(places.is_valid())
-        numbers[places.drop_null()] = start + named_ids
-    return numbers
 
 
 def _offsets(lengths: Any) -> NDArray[np.int64]:
