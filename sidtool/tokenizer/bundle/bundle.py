@@ -1,6 +1,7 @@
 """The bundle: SID space, item map, codebook and manifest as one immutable value."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
@@ -202,7 +203,8 @@ class Bundle(StoredBundle):
     def sid(self, item_id: str, *, begin_end_tokens: bool = False) -> str:
         """The spelled SID of an item. Raises DataError if the bundle does not have it."""
         items = self.items_for(1)
-        codes = items.codes[items.row(text_id(item_id))]
+        row = items.row(text_id(item_id))
+        codes = items.checked_codes(row, row + 1)[0]
         return self.space.spell(codes, begin_end_tokens=begin_end_tokens)
 
     def title(self, item_id: str) -> str:
@@ -234,7 +236,7 @@ class Bundle(StoredBundle):
 
     def sids(self) -> dict[str, str]:
         """The spelled SID of each active item by its id, in the order of SIDs; reads all items."""
-        table = self._table(with_titles=False)
+        table = self._table(titles=None)
         ids, sids = (table[name].to_pylist() for name in ("item_id", "sid"))
         return dict(zip(ids, sids, strict=True))
 
@@ -259,15 +261,15 @@ class Bundle(StoredBundle):
         """The active items as a `pyarrow.Table`, in the order of SIDs; reads all items. Columns:
         `item_id`, `title` (if the bundle has titles), `codes` (a list of `levels` uint16) and
         `sid`, the spelled SID."""
-        return self._table(with_titles=self.items.titles is not None)
+        return self._table(titles=self.items.titles)
 
-    def _table(self, *, with_titles: bool) -> Any:
+    def _table(self, *, titles: Iterable[str] | None) -> Any:
         from sidtool.tokenizer.codes.make import code_table
 
-        rows = self.active.tolist()
-        titles = list(map(self.items.title, rows)) if with_titles else None
-        ids = [self.items.ids[row] for row in rows]
-        return code_table(self.space, ids, self.items.codes[self.active], titles)
+        active = self.is_active  # strings are read in large parts when all are read in order
+        ids = list(itertools.compress(self.items.ids, active))
+        active_titles = None if titles is None else list(itertools.compress(titles, active))
+        return code_table(self.space, ids, self.items.codes[self.active], active_titles)
 
     def to_pandas(self) -> Any:
         """The same as a `pandas.DataFrame`. Raises MissingPackageError if pandas is not

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import DataError, IntegrityError
+from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.data import Texts
 from sidtool.tokenizer.sid import Codes, ItemRows, SidSpace
 
@@ -273,10 +273,20 @@ class ItemMap:
         rows = np.array(positions, dtype=np.int64).reshape(-1, 2)
         return rows[:, 0], rows[:, 1]
 
+    def checked_codes(self, first: int, stop: int) -> Codes:
+        """(n, levels) codes of some rows, which nothing has checked if they are read in parts.
+        Raises IntegrityError if one is outside of its level."""
+        codes = self.codes[first:stop]
+        try:
+            self.space.check(codes)
+        except UsageError as error:
+            raise IntegrityError(f"items/sid: {error}") from error
+        return codes
+
     def _position(self, key: np.uint64, side: Literal["left", "right"]) -> int:
         """As `np.searchsorted(self.keys, key, side)`, from the keys of one block."""
         start = max(int(np.searchsorted(self._first_keys, key, side)) - 1, 0) * BLOCK
-        block_keys = self.space.pack(self.codes[start : start + BLOCK])
+        block_keys = self.space.pack(self.checked_codes(start, start + BLOCK))
         return start + int(np.searchsorted(block_keys, key, side))
 
     def whole_ids(self) -> StringArray:

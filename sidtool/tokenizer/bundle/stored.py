@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.base.errors import IntegrityError, RefusedError, UsageError
+from sidtool.base.errors import IntegrityError, RefusedError
 from sidtool.base.output_name import BUNDLE
 from sidtool.tokenizer.bundle.arrays import Expected, StoredArrays
 from sidtool.tokenizer.bundle.item_map import BLOCK, LARGE, IdIndex, ItemMap, StringArray
@@ -99,11 +99,7 @@ class StoredBundle(StoredGroup):
             codes, retired = stored.in_parts("items/sid"), stored.in_parts("items/retired")
         else:
             codes, retired = arrays["items/sid"], arrays["items/retired"]
-            try:
-                space.check(codes)
-            except UsageError as error:
-                raise IntegrityError(f"items/sid: {error}") from error
-        return ItemMap(
+        items = ItemMap(
             space=space,
             ids=strings("items/id"),
             codes=codes,
@@ -112,6 +108,9 @@ class StoredBundle(StoredGroup):
             stored_index=index,
             first_codes=first_codes,
         )
+        if not codes_in_parts:
+            items.checked_codes(0, len(items))
+        return items
 
     @cached_property
     def codebook(self) -> Codebook | None:

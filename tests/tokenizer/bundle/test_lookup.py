@@ -248,6 +248,22 @@ def test_a_damaged_large_map_is_refused(tmp_path: Path) -> None:
         items.row(ids[5])
 
 
+def test_codes_outside_of_their_level_are_refused_by_look_ups_in_parts(tmp_path: Path) -> None:
+    made = large_bundle(BLOCK + 1)
+    codes = made.items.codes.copy()
+    codes[21, 2] = 64
+    with new_dir(tmp_path / "broken.zarr") as folder:
+        write_group(folder, {**made.arrays, "items/sid": codes}, made.manifest)
+    for look_up in (
+        lambda bundle: bundle.sid(made.items.ids[21]),
+        lambda bundle: bundle.item_ids(made.space.spell(made.items.codes[21])),
+    ):
+        bundle = Bundle.open(tmp_path / "broken.zarr")
+        with pytest.raises(IntegrityError, match="items/sid"):
+            look_up(bundle)
+        assert "items" not in vars(bundle)
+
+
 def test_an_array_is_cut_into_even_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sidtool.tokenizer.bundle.arrays.CHUNK_BYTES", 1000)
     made = large_bundle(BLOCK + 1)
