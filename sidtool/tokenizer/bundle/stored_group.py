@@ -153,12 +153,11 @@ class StoredGroup(Pushable):
 
         Raises UsageError if the output exists and `force` is not given, or if the manifest breaks a
         rule of the format."""
-        arrays = self.arrays_to_store()
         path = Path(location)
         check_suffix(path, self.output)
         new_output = new_zip if is_zip(path.name) else new_dir
         with new_output(path, force=force) as folder:
-            write_group(folder, arrays, self.manifest, thread_count(threads))
+            write_group(folder, self.arrays_to_store(), self.manifest, thread_count(threads))
 
     @classmethod
     def from_pretrained(
