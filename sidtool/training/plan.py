@@ -193,6 +193,8 @@ def run_config(run: TrainingRun) -> Any:
     decided: dict[str, Any] = {"remove_unused_columns": False, "load_best_model_at_end": validates}
     if not validates:
         decided["eval_strategy"] = "no"
+    if run.valid is None:
+        decided["eval_on_start"] = False
     if kind == "causal":
         from trl import SFTConfig as config_class
 

@@ -129,6 +129,8 @@ def test_bf16_is_used_where_the_processor_multiplies_in_it(
         assert run_config(run).bf16 is used
         run.config_fields = DEFAULTS
         assert run_config(run).bf16 is False
+        run.config_fields = {**DEFAULTS, "eval_on_start": True}
+        assert run_config(run).eval_on_start is False, "there is nothing to evaluate"
 
 
 def test_the_settings_page_is_current() -> None:
