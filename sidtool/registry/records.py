@@ -116,12 +116,7 @@ def read_record(registry: Storage, version: str) -> VersionRecord | None:
     if not _VERSION.fullmatch(version):
         return None
     name = record_name(version)
-    record = _parse(registry, name, VersionRecord, registry.snapshot(name, MAX_DOCUMENT))
-    if record is not None and record.version != version:
-        raise IntegrityError(
-            f"{registry.location}/{name} is damaged: it is the record of version {record.version}"
-        )
-    return record
+    return _parse(registry, name, VersionRecord, registry.snapshot(name, MAX_DOCUMENT))
 
 
 def publish_record(registry: Storage, record: VersionRecord) -> tuple[VersionRecord, bool]:
@@ -215,6 +210,9 @@ def _parse(
     try:
         value = parse_json(snapshot.data)
         refuse_newer(value, FORMAT, registry.location)
-        return kind.from_json(value)
+        document = kind.from_json(value)
+        if isinstance(document, VersionRecord) and record_name(document.version) != name:
+            raise ValueError(f"it is the record of version {document.version}")
+        return document
     except (ValueError, TypeError) as error:
         raise IntegrityError(f"{registry.location}/{name} is damaged: {error}") from error
