@@ -230,7 +230,12 @@ def read_rl_examples(
     can_be_target = (first_active >= 0) & (item_values > 0)
     kept = []
     list_targets, list_values = [], []
-    for number, (start, stop, end) in enumerate(zip(starts, stops, ends, strict=True)):
+    spans_to_check: Iterable[tuple[int, tuple[int, int, int]]]
+    spans_to_check = enumerate(zip(starts, stops, ends, strict=True))
+    if task is not None and not exclude_seen:  # no event depends on its history
+        kept = np.flatnonzero(can_be_target[np.frombuffer(stops, dtype=np.int64)]).tolist()
+        spans_to_check = ()
+    for number, (start, stop, end) in spans_to_check:
         history = rows[start:stop]
         usable = can_be_target[stop:end]
         if exclude_seen:
