@@ -52,6 +52,7 @@ class SidtoolError(Exception):
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(without_credentials(message))
+        hint = None if hint is None else without_credentials(hint)
         self.shell_hint = hint
         self.hint: str | None = None
         if hint is not None:

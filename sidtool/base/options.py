@@ -248,6 +248,7 @@ def assignments(pairs: list[str], *, option: str = "--set") -> dict[str, Any]:
     values = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
+        key = key.strip()
         if not (key and equals):
             raise UsageError(f"{option} takes key=value, not {pair!r}")
         try:
