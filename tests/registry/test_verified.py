@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.cli.bundles import _manifest_rows
 from sidtool.cli.codebook import say_report
 from sidtool.cli.reports.bundle_page import bundle_page
+from sidtool.cli.reports.bundle_tables import bundle_facts
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.manifest import MemoryManifest
@@ -103,7 +103,7 @@ def use_bundle() -> None:
     """Read a bundle as the commands do."""
     bundle = Bundle.open(LOCATION)
     manifest = bundle.manifest
-    str(_manifest_rows(bundle))
+    str(bundle_facts(bundle))
     if manifest.codebook_report is not None:
         say_report(manifest.codebook_report)
     explain(bundle, [0])
