@@ -104,7 +104,8 @@ def plan_step(
         return float(other - one) / more
 
     def per_unit(peaks: Sequence[float], sizes: Sequence[float]) -> float:
-        return max(0.0, peaks[1] - peaks[0]) / (sizes[1] - sizes[0])
+        more_units = sizes[1] - sizes[0]
+        return max(0.0, peaks[1] - peaks[0]) / more_units if more_units else 0.0
 
     parts = part_count(int(events))
     part_events = [run["events"] / part_count(run["events"]) for run in (before, last)]
