@@ -58,8 +58,9 @@ def _aside_path(path: Path) -> Path:
     return path.with_name(path.name + ".replaced")
 
 
-def _removed_path(path: Path) -> Path:
-    return path.with_name(path.name + ".removed")
+def _removed_paths(path: Path) -> list[Path]:
+    """Where a folder is moved before it is removed: the next name if one is still in use."""
+    return [path.with_name(f"{path.name}{number}.removed") for number in ("", *range(1, 9))]
 
 
 def refuse_existing(path: Path, force: bool, kind: OutputKind | None = None) -> None:
@@ -177,12 +178,15 @@ def cached_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> NDArra
 
 def remove(path: Path) -> None:
     """Remove a file or folder if it exists."""
-    removed = _removed_path(path)
-    _discard(removed)
-    if _is_folder(path) and not _exists(removed):
-        # a kill leaves it half removed: under a name that no run restores or resumes
-        path.rename(removed)
+    free = []
+    for removed in _removed_paths(path):
         _discard(removed)
+        if not _exists(removed):
+            free.append(removed)
+    if _is_folder(path) and free:
+        # a kill leaves it half removed: under a name that no run restores or resumes
+        path.rename(free[0])
+        _discard(free[0])
     else:
         _delete(path)
 
@@ -203,7 +207,8 @@ def _recover(path: Path) -> None:
         )
     remove(aside)
     partial = partial_path(path)
-    _discard(_removed_path(partial))
+    for removed in _removed_paths(partial):
+        _discard(removed)
     if partial.is_symlink():
         partial.unlink()
 
@@ -216,6 +221,7 @@ def _discard(removed: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
             raise
+        shutil.rmtree(removed, ignore_errors=True)  # the rest
 
 
 def _delete(path: Path) -> None:
