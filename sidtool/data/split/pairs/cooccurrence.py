@@ -159,7 +159,8 @@ def count_pairs(
     Two events of a user that are `gap` positions apart (1: adjacent, at most `window`) add
     `decay ** (gap - 1)` to the weight of their items. Sums of integers are exact: neither the order
     of users nor the order of updates changes them. Raises DataError for one above LARGEST."""
-    return sum_pairs(list(count_blocks(sequences, n_items, decay, window)))
+    limit = max(BLOCK_PAIRS, 4 * n_items)  # each block has offsets of all items
+    return sum_pairs(list(count_blocks(sequences, n_items, decay, window, limit)))
 
 
 def count_blocks(
