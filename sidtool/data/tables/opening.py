@@ -9,7 +9,7 @@ import gzip
 import re
 import tempfile
 from codecs import BOM_UTF8
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +21,11 @@ from typing import Any, BinaryIO, cast
 from sidtool.base.errors import DataError, SidtoolError, UsageError
 
 PARQUET = (".parquet", ".pq")
+_VERSION_KEYS = (
+    *("ETag", "etag", "md5Hash", "blob_id"),
+    *("mtime", "Last-Modified", "LastModified", "last_modified", "updated", "created"),
+)
+"""What the clients of stores call the version of an object, then the time of its last write."""
 BLOCK_BYTES = 1 << 24
 """Bytes that pyarrow parses at once; longer rows are read by Python's parsers."""
 FREE_BYTES = 1 << 22
@@ -194,13 +199,19 @@ def _copied(url: str) -> TableFiles:
             target = folder / _below(name, common)
             target.parent.mkdir(parents=True, exist_ok=True)
             filesystem.get_file(name, str(target))
+        versions = tuple(object_version(filesystem.info(name)) for name in remote)
     except Exception as error:  # clients of stores have no common class
         raise DataError(f"{url} cannot be read: {one_line(error)}") from error
     if not remote:
         raise DataError(f"{url} does not exist, or holds no Parquet files")
     files = tuple(folder / _below(name, common) for name in remote)
-    versions = tuple(str(filesystem.ukey(name)) for name in remote)
     return TableFiles(files, filesystem.unstrip_protocol(common), str(folder), versions)
+
+
+def object_version(info: Mapping[str, Any]) -> str:
+    """What changes with an object of a store, by what its client says of it."""
+    marks = [str(info[key]) for key in _VERSION_KEYS if info.get(key) is not None]
+    return " ".join([f"{info.get('size')} bytes", *marks[:1]])
 
 
 def _below(name: str, folder: str) -> str:

@@ -12,9 +12,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError, UsageError, without_credentials
 from sidtool.base.extras import missing_package
-from sidtool.data.tables import FREE_ROWS, PARQUET, ROWS_PER_BYTE, library_errors, open_dataset
+from sidtool.data.tables import (
+    FREE_ROWS,
+    PARQUET,
+    ROWS_PER_BYTE,
+    library_errors,
+    object_version,
+    open_dataset,
+)
 
 ROWS = 4096
 """Rows of a shard, a multiple of the queries that a model is given together."""
@@ -27,13 +34,6 @@ MAX_PARTS = 1024
 """Parts of many events."""
 TEXT_ROW = 32
 """Bytes of an event in a file whose rows are not counted."""
-
-
-_VERSION_KEYS = (
-    *("ETag", "etag", "md5Hash", "blob_id"),
-    *("mtime", "LastModified", "last_modified", "updated", "created"),
-)
-"""What the clients of stores call the version of an object, then the time of its last write."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,7 @@ def file_versions(urls: Sequence[str]) -> dict[str, str]:
         filesystem, path = open_store(url)
         with library_errors(Path(url)):
             info = filesystem.info(path)
-        marks = [str(info[key]) for key in _VERSION_KEYS if info.get(key) is not None]
-        versions[url] = " ".join([f"{info.get('size')} bytes", *marks[:1]])
+        versions[without_credentials(url)] = object_version(info)
     return versions
 
 
