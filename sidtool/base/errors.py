@@ -33,7 +33,7 @@ _COMMAND = re.compile(r"`|\b(sidtool|torchrun|(make|extend|tune|build|init|add)-
 """A part of a hint with one of these is for a shell."""
 
 
-_CREDENTIALS = re.compile(r"(?<=:/)(/?)[^/@\s:]*:[^/@\s]+@")
+_CREDENTIALS = re.compile(r"(?<=:/)(/?)[^/@\s:]*:[^/\s]*@")
 """The user and the password of a URL, also of one that a Path has shortened."""
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError, UsageError, without_credentials
 from sidtool.base.options import check_options, given_flags, group, option, options_from
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
@@ -201,11 +201,11 @@ def prepare(
         chosen = catalog
     if catalog is not None:
         dropped["item_without_events"] = len(catalog) - len(chosen)
-    names = tuple(str(path) for path in event_files)
+    names = tuple(without_credentials(str(path)) for path in event_files)
     prepared = Prepared(
         options.source,
         names,
-        str(item_file) if item_file else None,
+        without_credentials(str(item_file)) if item_file else None,
         filters,
         steps,
         {reason: count for reason, count in dropped.items() if count},
