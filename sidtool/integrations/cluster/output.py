@@ -120,7 +120,13 @@ def _write_errors(url: str) -> Iterator[None]:
 def temporary_folder() -> Iterator[Path]:
     """A folder of this node, which is removed at the end. Raises DataError, which names the node,
     if its disk is full."""
-    folder = Path(gettempdir())
+    try:
+        folder = Path(gettempdir())
+    except FileNotFoundError as error:  # it tries to write there
+        raise DataError(
+            f"temporary files on {platform.node()} cannot be written: {one_line(error)}",
+            hint="free space there, or set TMPDIR",
+        ) from error
     errors = disk_errors(folder, f"{folder} on {platform.node()}")
     with errors, TemporaryDirectory(prefix="sidtool-") as place:
         yield Path(place)
