@@ -20,6 +20,7 @@ from sidtool.data.coded import Texts
 from sidtool.data.columns import ID_COLUMNS, choose_column, need_column
 from sidtool.data.tables.json_tables import is_id
 from sidtool.data.tables.opening import (
+    PARQUET,
     URL,
     as_url,
     library_errors,
@@ -100,10 +101,17 @@ def _open_matrix(path: Path) -> Opened:
     if URL.match(str(path)):
         copies = table_files(path)
         [first, *others] = copies.files
+        if first.suffix.lower() not in PARQUET:
+            raise DataError(f"{as_url(path)}: vectors at a URL must be Parquet")
         is_file = not others and first.name == path.name
         with copies.named_errors():
             stored, read_ids, chunk = _open_matrix(first if is_file else Path(copies.folder))
-        return _Guarded(path, stored), read_ids, chunk
+
+        def read_named_ids() -> Sequence[str] | None:
+            with copies.named_errors():
+                return read_ids()
+
+        return _Guarded(path, stored), read_named_ids, chunk
     if not path.exists():
         raise DataError(f"{path} does not exist")
     name = path.name.lower()
