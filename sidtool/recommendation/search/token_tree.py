@@ -163,9 +163,9 @@ class _OnlyAt(nn.Module):
         self.rows = rows
         self.positions = positions
 
-    def forward(self, hidden: torch.Tensor) -> Any:
-        if hidden.ndim != 3:  # (batch, tokens, dim)
-            return self.inner(hidden)
+    def forward(self, hidden: torch.Tensor, *others: Any, **named: Any) -> Any:
+        if hidden.ndim != 3 or others or named:  # not (batch, tokens, dim) alone
+            return self.inner(hidden, *others, **named)
         result = self.inner(hidden[self.rows, self.positions].unsqueeze(1))
         if not isinstance(result, torch.Tensor):  # experts that return their routing too
             return self.inner(hidden)
