@@ -127,7 +127,11 @@ def test_any_budget_and_number_of_threads_give_the_same_bytes(
         "rating": [rng.choice(["", "1", "4", "5"]) for _ in range(n)],
         "device": [rng.choice(["tv", "phone", ""]) for _ in range(n)],
     }
-    events = write_table(folder / "events.parquet", table)
+    events = folder / "events"
+    events.mkdir()
+    for number, rows in enumerate((slice(25), slice(25, None))):
+        part = {name: cells[rows] for name, cells in table.items()}
+        write_table(events / f"{number}.parquet", part)
     fields = FieldOptions(
         (FieldName("rating"),) if with_fields else (),
         (FieldName("device"),) if with_fields else (),
@@ -140,10 +144,11 @@ def test_any_budget_and_number_of_threads_give_the_same_bytes(
     except DataError:  # a part is empty
         return
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sidtool.data.tables.parquet.BATCH_ROWS", 7)
         patch.setattr("sidtool.data.interactions.RUN_EVENTS", 10)
         patch.setattr("sidtool.data.event_sort.RANGE_EVENTS", 10)
         again = split_events(events, folder / "again", options, memory=memory, threads=threads)
     assert again == manifest
     assert contents(folder / "again") == contents(folder / "plain")
     assert read_split(folder / "plain") == make_split(events, options)
-    assert {path.name for path in folder.iterdir()} == {"events.parquet", "plain", "again"}
+    assert {path.name for path in folder.iterdir()} == {"events", "plain", "again"}
