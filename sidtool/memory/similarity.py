@@ -84,8 +84,8 @@ class CountedPairs:
 
 
 def _group_pairs(n_items: int, shards: Shards | None, threads: int) -> int:
-    """Pairs that are counted or transposed together: as many as fit into a budget, else more than
-    the offsets of the items."""
+    """Pairs that are counted or transposed together: as many as fit into a budget, else several for
+    each item, whose offsets every block has."""
     if shards is not None:
         return shards.entries(n_items, GROUP_ENTRY, threads)
     return max(BLOCK_PAIRS, 4 * n_items)

@@ -128,7 +128,7 @@ class Split:
             np.minimum.at(first_held_out, part.event_users, part.event_positions)
         suspects = self.train
         if suspects.positions is None:
-            # only events from a user's first held-out position on can be held out
+            # only events from a user's first held-out position on can be; windows have any place
             is_suspect = suspects.items.lengths > first_held_out[suspects.user_codes]
             suspects = suspects.take(np.flatnonzero(is_suspect))
         users = np.repeat(suspects.user_codes, suspects.items.lengths)
