@@ -220,6 +220,16 @@ class PackedSequences(_Packed[UserSequence]):
         return consecutive(np.zeros(len(lengths), dtype=np.int64), lengths)
 
     @property
+    def stop_positions(self) -> Indexes:
+        """(n,): one more than the position of each user's last event."""
+        if self.positions is None:
+            return self.items.lengths
+        stops = np.zeros(len(self), dtype=np.int64)
+        has_any = self.positions.lengths > 0
+        stops[has_any] = self.positions.values[self.positions.stops[has_any] - 1] + 1
+        return stops
+
+    @property
     def target_marks(self) -> NDArray[np.bool_]:
         """(events,): whether each training event may be a target, user by user."""
         marks = self.store.fields.get(TARGET)

@@ -126,11 +126,10 @@ class Split:
         first_held_out = np.full(len(self.train.store.users), MAX_POSITION)
         for part in (self.valid, self.test):
             np.minimum.at(first_held_out, part.event_users, part.event_positions)
-        suspects = self.train
-        if suspects.positions is None:
-            # only events from a user's first held-out position on can be; windows have any place
-            is_suspect = suspects.items.lengths > first_held_out[suspects.user_codes]
-            suspects = suspects.take(np.flatnonzero(is_suspect))
+        # only events from a user's first held-out position on can be held out
+        suspects = self.train.take(
+            np.flatnonzero(self.train.stop_positions > first_held_out[self.train.user_codes])
+        )
         users = np.repeat(suspects.user_codes, suspects.items.lengths)
         items, positions = suspects.items.joined, suspects.event_positions
         return int(self.held_out.are_held_out(users, items, positions).sum())
