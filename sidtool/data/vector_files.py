@@ -106,12 +106,7 @@ def _open_matrix(path: Path) -> Opened:
         is_file = not others and first.name == path.name
         with copies.named_errors():
             stored, read_ids, chunk = _open_matrix(first if is_file else Path(copies.folder))
-
-        def read_named_ids() -> Sequence[str] | None:
-            with copies.named_errors():
-                return read_ids()
-
-        return _Guarded(path, stored), read_named_ids, chunk
+        return _Guarded(path, stored), copies.named_errors()(read_ids), chunk
     if not path.exists():
         raise DataError(f"{path} does not exist")
     name = path.name.lower()

@@ -140,12 +140,12 @@ def _bundle_sections(
 def _levels(bundle: Bundle, codes: Codes, figures: BundleFigures, of: str) -> Iterator[Block]:
     named = [(bundle.manifest.name, figures)]
     use = level_table(f"Use and collisions per level{of}", named, USE_COLUMNS)
-    shared = []
+    prefix_counts = []
     for depth in range(1, codes.shape[1] + 1):
         counts = CollisionCounts.of(codes[:, :depth])
         n_prefixes = len(codes) - counts.items + counts.groups
-        shared.append((n_prefixes, counts.items, counts.largest))
-    rows = tuple((*row, *counts) for row, counts in zip(use.rows, shared, strict=True))
+        prefix_counts.append((n_prefixes, counts.items, counts.largest))
+    rows = tuple((*row, *counts) for row, counts in zip(use.rows, prefix_counts, strict=True))
     columns = (*use.columns, "prefixes", "items sharing one", "largest")
     yield replace(use, columns=columns, rows=rows)
     yield Text(

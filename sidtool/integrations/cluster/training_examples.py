@@ -148,12 +148,14 @@ class ClusterExamples:
         Raises UsageError if the interrupted run that is to be resumed had other inputs."""
         run, job, folders, made_from = self._open(progress)
         with work_parts(out.with_name(f"{out.name}.parts"), made_from, resume=run.resume) as folder:
-            shared = share_catalog(self.inputs, job, folder)
+            worker_inputs = share_catalog(self.inputs, job, folder)
             if folders:
-                shards = list(self._folder_shards(job, folders, shared, folder, run))
+                shards = list(self._folder_shards(job, folders, worker_inputs, folder, run))
             else:
                 shards = list(_user_shards(job, self.users))
-            reports = make_parts(partial(open_inputs, shared, self.threads), shards, folder, run)
+            reports = make_parts(
+                partial(open_inputs, worker_inputs, self.threads), shards, folder, run
+            )
             yield _cluster_job(job, folder, reports)
             remove(Path(folder.url))
 
@@ -170,9 +172,9 @@ class ClusterExamples:
                 refuse_input(out, as_url(location))
         run, job, folders, made_from = self._open(progress)
         with part_folder(out, made_from, resume=run.resume, force=force) as folder:
-            shared = share_catalog(inputs, job, folder)
-            shards = list(self._folder_shards(job, folders, shared, folder, run))
-            work = partial(open_inputs, shared, self.threads, len(folders))
+            worker_inputs = share_catalog(inputs, job, folder)
+            shards = list(self._folder_shards(job, folders, worker_inputs, folder, run))
+            work = partial(open_inputs, worker_inputs, self.threads, len(folders))
             made = _cluster_job(job, folder, make_parts(work, shards, folder, run))
             made.check_ids()
             files: dict[str, str] = {}
@@ -236,7 +238,7 @@ class ClusterExamples:
         self,
         job: SftJob,
         folders: Sequence[str],
-        shared: SftInputs,
+        worker_inputs: SftInputs,
         folder: PartFolder,
         run: RunOptions,
     ) -> Iterator[TaskShard]:
@@ -250,13 +252,13 @@ class ClusterExamples:
         by_events = [task for task in tasks if job.maker.counts_events(task, job.split)]
         of_events: list[Mapping[str, int]] = [{}] * len(folders)
         if by_events:
-            count = partial(open_counting, shared, by_events)
+            count = partial(open_counting, worker_inputs, by_events)
             numbers = make_parts(count, folders, folder.subfolder(".numbers"), run)
             of_events = [report.counts for report in numbers]
         before = dict.fromkeys(tasks, 0)
         for name, events in zip(folders, of_events, strict=True):
             yield TaskShard(tasks, name, first_numbers=tuple(before.values()))
-            n_users = row_count(f"{shared.split}/{name}/{TRAIN_FILE}") if tasks else 0
+            n_users = row_count(f"{worker_inputs.split}/{name}/{TRAIN_FILE}") if tasks else 0
             for task in tasks:
                 per_user = n_users if named_task(task).of_whole_histories else 0
                 before[task] += events.get(task, per_user)

@@ -52,20 +52,20 @@ def download_group(
     damaged, or not signed as it must be."""
     source = folder_or_url(name_or_path)
     copy, folders = fetch_roots(source, ROOT, access)
-    wanted = [kind] if kind is not None else get_args(Kind)
-    found = {
-        folder: each
+    kinds = [kind] if kind is not None else get_args(Kind)
+    kind_of = {
+        folder: of_folder
         for folder in folders
-        for each in wanted
-        if describe(copy / folder) == f"a {each}"
+        for of_folder in kinds
+        if describe(copy / folder) == f"a {of_folder}"
     }
-    folder = only_folder(source, " or ".join(wanted), list(found))
-    name = folder.rstrip("/") or f"{found[folder]}.zarr"
+    folder = only_folder(source, " or ".join(kinds), list(kind_of))
+    name = folder.rstrip("/") or f"{kind_of[folder]}.zarr"
     check_signed_copy(
-        source, access, copy, name, lambda: signed_objects(copy / folder, found[folder])
+        source, access, copy, name, lambda: signed_objects(copy / folder, kind_of[folder])
     )
     if not isinstance(source, Path):
-        objects = read_root(Storage(copy / folder), found[folder])["objects"]
+        objects = read_root(Storage(copy / folder), kind_of[folder])["objects"]
         # the commit, so that both downloads are of one version
         at_commit = replace(access, revision=copy.name)
         download(source.partition("@")[0], at_commit, allow=[folder + name for name in objects])
