@@ -15,7 +15,6 @@ joined. Digests of every run are compared with those of one process, which works
 if it is given (10^8 events need about 16 GB without)."""
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -115,9 +114,7 @@ def split(folder: Path, out: Path, means: Means, exchange: Exchange) -> str:
 
 def make_sft(folder: Path, out: Path, means: Means, exchange: Exchange) -> str:
     """`sidtool make-sft --task sequence=1 -o FILE`; the digest is that of the file."""
-    _write_examples(folder, str(out), means, exchange)
-    with out.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return _write_examples(folder, str(out), means, exchange).files[out.name]
 
 
 def make_sft_parts(folder: Path, out: Path, means: Means, exchange: Exchange) -> str:

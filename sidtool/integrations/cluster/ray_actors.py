@@ -61,12 +61,12 @@ def _run_actors(
                     hint="fewer --workers have more memory each; --resume keeps the parts that are "
                     "done",
                 ) from error
-            yield index, result
             following = next(waiting, None)
             if following is None:
                 ray.kill(worker)  # one that lost its node may wait for its processor
             else:
                 running[worker.run.remote(shards[following])] = (worker, following)
+            yield index, result
     finally:
         # after an error the traceback would keep them, and their processors, alive
         for worker in team:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -114,15 +114,30 @@ def make_parts(
     options: RunOptions,
 ) -> list[PartReport]:
     """Make the part of every shard that has none -> the reports in the order of the shards."""
+    return list(parts_in_order(open_work, shards, folder, options))
+
+
+def parts_in_order(
+    open_work: Callable[[], Work[AnyShard]],
+    shards: Sequence[AnyShard],
+    folder: PartFolder,
+    options: RunOptions,
+) -> Iterator[PartReport]:
+    """As `make_parts`: each report as soon as the parts up to it are there, while others are still
+    made."""
     reports = [folder.report(number) for number in range(len(shards))]
     missing = [(number, shards[number]) for number, report in enumerate(reports) if report is None]
     n_done = len(shards) - len(missing)
-    for index, report in run_job(partial(_open_adding, open_work, folder), missing, options):
-        reports[missing[index][0]] = report
+    n_given = 0
+    for index, made in run_job(partial(_open_adding, open_work, folder), missing, options):
+        reports[missing[index][0]] = made
         n_done += 1
         if options.progress is not None:
             options.progress(n_done, len(shards))
-    return [report for report in reports if report is not None]
+        while n_given < len(reports) and (report := reports[n_given]) is not None:
+            n_given += 1
+            yield report
+    yield from (report for report in reports[n_given:] if report is not None)
 
 
 def _open_adding(

@@ -5,12 +5,12 @@ single process writes of it, byte for byte."""
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.documents import sealed_text
@@ -48,10 +48,12 @@ from sidtool.integrations.cluster.output import (
     refuse_input,
     work_parts,
 )
-from sidtool.integrations.cluster.run import RunOptions, make_parts
+from sidtool.integrations.cluster.run import RunOptions, make_parts, parts_in_order
 from sidtool.integrations.cluster.shards import file_versions, row_count, table_urls
 from sidtool.model.contract import model_folder, read_contract
 
+JOINED = ".joined.jsonl"
+"""The examples of all parts in a work folder."""
 USERS = 20_000
 """Users of a shard, of a split that is not in parts."""
 
@@ -84,36 +86,58 @@ class ClusterJob(SftJob):
         return [report for report in self.reports if "totals" in report.facts]
 
     def write(self, path: Path | None) -> dict[str, TaskCounts]:
-        """Join the examples that workers wrote -> their counts by task. Raises as the parent
-        class."""
+        """Move the joined examples to a path -> their counts by task."""
         counts = {task: ExampleCounts() for task in self.options.tasks}
-        files = []
-        for task in counts:
-            for report in self.reports:
-                if task in report.facts["tasks"]:
-                    counts[task] += ExampleCounts(**report.facts["tasks"][task])
-                    files.append(self.folder / report.name / f"{task}.jsonl")
+        for report in self.reports:
+            for task, made in report.facts["tasks"].items():
+                counts[task] += ExampleCounts(**made)
         if path is not None:
-            _join(files, path)
+            (self.folder / JOINED).rename(path)
         return task_counts(counts)
 
     def write_valid(self, path: Path) -> None:
         """As the parent class, from what workers wrote of a split in parts."""
         parts = self._parts
-        if parts:
-            _join([self.folder / report.name / VALID for report in parts], path)
-        else:
+        if not parts:
             super().write_valid(path)
+            return
+        with path.open("wb") as stream:
+            for report in parts:
+                _append(self.folder / report.name / VALID, stream)
 
 
-def _join(files: Sequence[Path], path: Path) -> None:
-    """Write files one behind the other. Raises DataError for one that is lost."""
-    with path.open("wb") as stream:
-        for file in files:
-            if not file.exists():
-                raise DataError(f"{file} is lost", hint=RESTART)
-            with file.open("rb") as part:
-                shutil.copyfileobj(part, stream, 1 << 20)
+def _joined(
+    made: Iterable[PartReport],
+    shards: Sequence[TaskShard],
+    tasks: Iterable[str],
+    folder: PartFolder,
+) -> list[PartReport]:
+    """Join the examples, task by task, as soon as their parts are there -> the reports."""
+    numbers = [
+        (number, task)
+        for task in tasks
+        for number, shard in enumerate(shards)
+        if task in shard.tasks
+    ]
+    root = Path(folder.url)
+    reports: list[PartReport] = []
+    n_joined = 0
+    with (root / JOINED).open("wb") as stream:
+        for report in made:
+            reports.append(report)
+            while n_joined < len(numbers) and numbers[n_joined][0] < len(reports):
+                number, task = numbers[n_joined]
+                _append(root / reports[number].name / f"{task}.jsonl", stream)
+                n_joined += 1
+    return reports
+
+
+def _append(file: Path, stream: BinaryIO) -> None:
+    """Write a file behind others. Raises DataError if it is lost."""
+    if not file.exists():
+        raise DataError(f"{file} is lost", hint=RESTART)
+    with file.open("rb") as part:
+        shutil.copyfileobj(part, stream, 1 << 20)
 
 
 @dataclass(frozen=True)
@@ -153,10 +177,9 @@ class ClusterExamples:
                 shards = list(self._folder_shards(job, folders, worker_inputs, folder, run))
             else:
                 shards = list(_user_shards(job, self.users))
-            reports = make_parts(
-                partial(open_inputs, worker_inputs, self.threads), shards, folder, run
-            )
-            yield _cluster_job(job, folder, reports)
+            work = partial(open_inputs, worker_inputs, self.threads)
+            made = parts_in_order(work, shards, folder, run)
+            yield _cluster_job(job, folder, _joined(made, shards, job.options.tasks, folder))
             remove(Path(folder.url))
 
     def write_parts(self, out: str, progress: Progress | None, *, force: bool) -> Lineage:

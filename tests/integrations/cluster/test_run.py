@@ -1,7 +1,9 @@
 """Folders of Parquet in, folders of parts out: whole, in order, resumed, at paths and URLs."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -12,8 +14,10 @@ from hypothesis import strategies as st
 
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, UsageError
+from sidtool.integrations.cluster import run
+from sidtool.integrations.cluster.output import PartFolder, PartReport
 from sidtool.integrations.cluster.ray_actors import ray_cluster
-from sidtool.integrations.cluster.run import RunOptions
+from sidtool.integrations.cluster.run import RunOptions, parts_in_order
 from sidtool.integrations.cluster.shards import _pieces, list_shards
 from tests.integrations.cluster.jobs import double, read_numbers, write_numbers
 
@@ -58,6 +62,35 @@ def test_a_source_without_rows_is_refused(tmp_path: Path, name: str) -> None:
         list_shards(str(tmp_path / name))
     with pytest.raises(UsageError, match="cannot be opened"):
         list_shards("nowhere://x")
+
+
+def test_reports_come_in_order_while_parts_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    order = [1, 0, 3, 2]
+
+    def out_of_order(job: Any, shards: Sequence[Any], _: RunOptions) -> Iterator[tuple[int, Any]]:
+        work = job()
+        return ((index, work(shards[index])) for index in order)
+
+    def touch(number: int, shard: str, place: Path) -> PartReport:
+        made.append(number)
+        (place / shard).touch()
+        return PartReport(shard, 1)
+
+    monkeypatch.setattr(run, "run_job", out_of_order)
+    folder = PartFolder(str(tmp_path))
+    reports = parts_in_order(lambda: touch, ["a", "b", "c", "d"], folder, RunOptions())
+    assert [(report.name, len(made)) for report in reports] == [
+        ("a", 2),
+        ("b", 2),
+        ("c", 4),
+        ("d", 4),
+    ]
+    again = parts_in_order(lambda: touch, ["a", "b", "c", "d"], folder, RunOptions())
+    monkeypatch.setattr(run, "run_job", lambda *_: iter(()))
+    assert [report.name for report in again] == ["a", "b", "c", "d"]
 
 
 def test_the_output_has_a_part_per_shard_and_a_lineage(tmp_path: Path) -> None:
