@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.base.progress import Progress
 from sidtool.base.threads import in_threads
@@ -122,6 +123,10 @@ class SftJob:
                 mixed = (example for example, n_copies in pairs for _ in range(n_copies))
                 counts[GENERAL_TASK] = self.write_examples(stream, mixed)
         return task_counts(counts)
+
+    def digest(self, path: Path) -> str:
+        """SHA-256 (hex) of the examples that `write` wrote to a path."""
+        return file_digest(path)
 
     def write_valid(self, path: Path) -> None:
         """Write the validation users."""

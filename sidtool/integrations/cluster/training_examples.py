@@ -3,14 +3,14 @@
 What a worker writes has a file for each task; the files of a task, one behind the other, are what a
 single process writes of it, byte for byte."""
 
+import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.documents import sealed_text
@@ -65,6 +65,8 @@ class ClusterJob(SftJob):
     folder: Path = Path()
     """A folder for each shard, with files named by tasks"""
     reports: Sequence[PartReport] = ()
+    joined: str = ""
+    """SHA-256 of the joined examples"""
 
     @cached_property
     def totals(self) -> EventTotals:
@@ -95,6 +97,10 @@ class ClusterJob(SftJob):
             (self.folder / JOINED).rename(path)
         return task_counts(counts)
 
+    def digest(self, path: Path) -> str:
+        """As the parent class: what was hashed as it was joined."""
+        return self.joined
+
     def write_valid(self, path: Path) -> None:
         """As the parent class, from what workers wrote of a split in parts."""
         parts = self._parts
@@ -103,17 +109,18 @@ class ClusterJob(SftJob):
             return
         with path.open("wb") as stream:
             for report in parts:
-                _append(self.folder / report.name / VALID, stream)
+                stream.writelines(_blocks(self.folder / report.name / VALID))
 
 
-def _joined(
+def _join(
     made: Iterable[PartReport],
     shards: Sequence[TaskShard],
     tasks: Iterable[str],
     folder: PartFolder,
-) -> list[PartReport]:
-    """Join the examples, task by task, as soon as their parts are there -> the reports."""
-    numbers = [
+) -> tuple[list[PartReport], str]:
+    """Join the examples, task by task, as soon as their parts are there -> the reports, and SHA-256
+    (hex) of the file."""
+    files = [
         (number, task)
         for task in tasks
         for number, shard in enumerate(shards)
@@ -122,22 +129,26 @@ def _joined(
     root = Path(folder.url)
     reports: list[PartReport] = []
     n_joined = 0
+    state = hashlib.sha256()
     with (root / JOINED).open("wb") as stream:
         for report in made:
             reports.append(report)
-            while n_joined < len(numbers) and numbers[n_joined][0] < len(reports):
-                number, task = numbers[n_joined]
-                _append(root / reports[number].name / f"{task}.jsonl", stream)
+            while n_joined < len(files) and files[n_joined][0] < len(reports):
+                number, task = files[n_joined]
+                for block in _blocks(root / reports[number].name / f"{task}.jsonl"):
+                    stream.write(block)
+                    state.update(block)
                 n_joined += 1
-    return reports
+    return reports, state.hexdigest()
 
 
-def _append(file: Path, stream: BinaryIO) -> None:
-    """Write a file behind others. Raises DataError if it is lost."""
+def _blocks(file: Path) -> Iterator[bytes]:
+    """The bytes of a part. Raises DataError if it is lost."""
     if not file.exists():
         raise DataError(f"{file} is lost", hint=RESTART)
-    with file.open("rb") as part:
-        shutil.copyfileobj(part, stream, 1 << 20)
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            yield block
 
 
 @dataclass(frozen=True)
@@ -179,7 +190,8 @@ class ClusterExamples:
                 shards = list(_user_shards(job, self.users))
             work = partial(open_inputs, worker_inputs, self.threads)
             made = parts_in_order(work, shards, folder, run)
-            yield _cluster_job(job, folder, _joined(made, shards, job.options.tasks, folder))
+            reports, digest = _join(made, shards, job.options.tasks, folder)
+            yield replace(_cluster_job(job, folder, reports), joined=digest)
             remove(Path(folder.url))
 
     def write_parts(self, out: str, progress: Progress | None, *, force: bool) -> Lineage:
