@@ -7,7 +7,7 @@ from pathlib import Path
 
 import trl
 
-from sidtool.cli.setting_list import Configurable, Setting, list_settings
+from sidtool.cli.settings_table import Configurable, Setting, list_settings
 from sidtool.training.reinforcement import settings as rl
 from sidtool.training.settings import DECIDED
 

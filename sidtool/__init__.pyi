@@ -1,7 +1,7 @@
 from .base.errors import SidtoolError as SidtoolError
 from .cli.reports.report import ReportOptions as ReportOptions
 from .cli.reports.report import report as report
-from .cli.setting_list import list_settings as list_settings
+from .cli.settings_table import list_settings as list_settings
 from .data import EventNames as EventNames
 from .data import FieldName as FieldName
 from .data import FieldOptions as FieldOptions

@@ -13,7 +13,7 @@ from sidtool import training
 from sidtool.base.errors import UsageError
 from sidtool.base.options import option
 from sidtool.cli.groups import Given
-from sidtool.cli.setting_list import Configurable, list_settings
+from sidtool.cli.settings_table import Configurable, list_settings
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
@@ -72,7 +72,8 @@ def train(
     A killed run leaves OUT.partial, and the same command resumes it. If the configuration lists
     stages, each trains the output of the one before; intermediate outputs stay beside the last one,
     as OUT-1-embeddings."""
-    stages = training.read_stages(config, set_ or (), chosen.get("stage"))
+    pairs = (*(set_ or ()), *(f"{name}={value}" for name, value in chosen.items()))
+    stages = training.read_stages(config, pairs)
     if how.dry_run:
         planned = training.plan_stages(
             model,
@@ -204,8 +205,8 @@ class RlInputs:
     )
     """Setting, key=value; `sidtool settings rl` lists them."""
     reward_input: tuple[str, ...] = option((), metavar="REWARD=PATH")
-    """What a reward scores items by: the memory of `collaborative`, the model of `label`, one that
-    train made on predict-FIELD."""
+    """What a reward scores items by: for `label`, for example, a model that train made on
+    predict-FIELD."""
     split: Path | None = option(None)
     """Split of the examples, if the prompt of MODEL or of a reward shows fields."""
     allow_worse_slices: bool = option(False)

@@ -1,4 +1,4 @@
-"""A task of a training mix, and what its examples are made with."""
+"""What a task is, and what its examples are made with. The tasks themselves are in `tasks.py`."""
 
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence

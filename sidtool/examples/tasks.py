@@ -1,5 +1,5 @@
-"""The tasks of a training mix, and how often each of their examples enters it: by weight, or within
-a budget of tokens."""
+"""All tasks by name (TASKS), and how often each of their examples enters a training mix: by weight,
+or within a budget of tokens."""
 
 import math
 import re

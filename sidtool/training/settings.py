@@ -24,7 +24,7 @@ def parse_metric(text: str) -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class StageOptions:
-    """The setting of a training that is a flag, too."""
+    """The settings of a training that are flags of `train`, too."""
 
     stage: Stage = option("full")
     """Weights to train: all (`full`), only the embedding rows of the SID tokens (`embeddings`), or

@@ -36,10 +36,8 @@ _SMALLEST: Mapping[str, int] = {
 """The smallest value of fields that the trainers of TRL do not check, or check too late."""
 
 
-def read_stages(
-    config: Path | None, pairs: Sequence[str] = (), stage: str | None = None
-) -> list[StageSettings]:
-    """The stages that the file lists under `stages`; without that list one stage, named `stage`.
+def read_stages(config: Path | None, pairs: Sequence[str] = ()) -> list[StageSettings]:
+    """The stages that the file lists under `stages`; without that list one stage.
 
     Settings outside the list apply to every stage. A stage's own settings override them, and
     `pairs` override both. Raises UsageError for an unknown key or a value of the wrong type,
@@ -47,8 +45,6 @@ def read_stages(
     shared = _read_yaml(config) if config else {}
     listed = shared.pop("stages", None)
     overrides = assignments(list(pairs))
-    if stage:
-        overrides["stage"] = stage
     if listed is None:
         return [_stage_settings(shared | overrides)]
     is_list = isinstance(listed, list) and all(isinstance(entry, dict) for entry in listed)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sidtool.cli.setting_list import list_settings
+from sidtool.cli.settings_table import list_settings
 from sidtool.data.items import Items
 from sidtool.data.split.split import Split
 from sidtool.examples.sft_options import SftOptions

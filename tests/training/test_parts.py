@@ -110,7 +110,7 @@ def test_a_lost_or_changed_part_is_refused(tmp_path: Path, models: Make, example
         with pytest.raises(DataError, match=f"part-0000001/mixed.jsonl {problem}"):
             train(base, folder, tmp_path / "out", **FAST)
     part.unlink()
-    planned = plan_stages(base, folder, tmp_path / "out", read_stages(None, (), None))
+    planned = plan_stages(base, folder, tmp_path / "out", read_stages(None))
     with pytest.raises(DataError, match="jsonl is missing"):
         check_stages(planned)
     part.write_bytes(stored)
@@ -150,7 +150,7 @@ def test_the_first_part_may_have_no_validation_users(
     (folder / "part-0000000" / "valid.jsonl").write_bytes(b"")
     value["files"]["part-0000000/valid.jsonl"] = hashlib.sha256(b"").hexdigest()
     (folder / "_lineage.json").write_text(sealed_text(value))
-    (planned,) = plan_stages(models("gpt2"), folder, tmp_path / "out", read_stages(None, (), None))
+    (planned,) = plan_stages(models("gpt2"), folder, tmp_path / "out", read_stages(None))
     assert planned.valid == folder / "part-0000001" / "valid.jsonl"
 
 
@@ -191,7 +191,7 @@ def test_parts_and_validation_users_at_a_url(tmp_path: Path, models: Make, examp
     filesystem.put(str(folder), root, recursive=True)
     for number, location in enumerate((folder, url)):
         (planned,) = plan_stages(
-            models("gpt2"), location, tmp_path / f"{number}", read_stages(None, (), None)
+            models("gpt2"), location, tmp_path / f"{number}", read_stages(None)
         )
         assert planned.valid is not None
         assert planned.to_json()["examples"] == str(location)

@@ -13,7 +13,7 @@ import torch
 from trl import SFTConfig
 
 from sidtool.base.errors import DataError, MissingPackageError, UsageError
-from sidtool.cli.setting_list import list_settings
+from sidtool.cli.settings_table import list_settings
 from sidtool.model.network.structure import ModelKind
 from sidtool.training.plan import made_config, run_config
 from sidtool.training.settings import DECIDED, DEFAULTS, StageSettings, TrainOptions

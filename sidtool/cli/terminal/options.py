@@ -43,7 +43,7 @@ def complete_task(incomplete: str) -> list[str]:
 
 def setting_pairs(command: str, incomplete: str = "") -> list[str]:
     """`key=` of each setting of a command that begins so and is known without loading a library."""
-    from sidtool.cli.setting_list import setting_keys
+    from sidtool.cli.settings_table import setting_keys
 
     return [f"{key}=" for key in setting_keys(command) if key.startswith(incomplete)]
 

@@ -1,5 +1,5 @@
-"""Tables in files of any type (CONTAINERS), one or several (`locate`): which columns they have, and
-columns as strings.
+"""Tables in files of any type (CONTAINERS), one or several (`table_files`): which columns they
+have, and columns as strings.
 
     .csv .txt .dat           comma separated, quoted as CSV is, with a header; without a comma in
                              it, semicolons, tabs or bars

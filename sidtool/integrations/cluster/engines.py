@@ -22,7 +22,7 @@ class Engine:
     """(job, shards, workers or None) -> the index of each shard and the result of the work on it,
     in the order in which they are done"""
     extra: str | None = None
-    """the extra of sidtool that it needs"""
+    """the extra of sidtool that it needs, one of `base/extras.py`"""
     connect: Callable[[int | None], AbstractContextManager[Any]] = nullcontext
     """(workers or None) -> what several runs share while it is open"""
 

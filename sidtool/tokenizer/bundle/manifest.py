@@ -28,7 +28,8 @@ from sidtool.tokenizer.quantize.codebook import QuantizerParams
 from sidtool.tokenizer.sid import SidSpace
 
 FORMAT = 2
-"""The newest bundle format that this version reads; 1 is written for what older ones can use."""
+"""The newest bundle format that this version reads. `Bundle.of` writes 1 for what older versions
+can use, which its codebook says (`Codebook.min_format`)."""
 MAX_ITEMS = 1 << 32
 """Rows of the index are 32-bit numbers."""
 

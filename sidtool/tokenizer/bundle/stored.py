@@ -1,4 +1,4 @@
-"""The items, the codebook and the encoder of a bundle, from its arrays and its manifest."""
+"""Reads the items, the codebook and the encoder of a bundle from its arrays and its manifest."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -29,7 +29,7 @@ class MethodOption:
 @dataclass(frozen=True)
 class Quantizer:
     """A method: the function that fits a codebook, which takes what `fit` takes and its own
-    options, and the extra of sidtool that it needs."""
+    options, and the extra of sidtool that it needs, one of `base/extras.py`."""
 
     fit: Callable[..., Codebook]
     extra: str | None = None

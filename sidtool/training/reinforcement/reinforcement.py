@@ -75,10 +75,10 @@ def rl(
     The output is the checkpoint that recommends best to the validation users beside the examples,
     among those that are worse than the start on no slice of targets by training frequency; with
     `allow_worse_slices` among all. `grpo_fields` are fields of TRL's GRPOConfig by name.
-    `reward_inputs` are the memory of the reward `collaborative` and the model that predicts labels
-    of the reward `label`, by the name of the reward. If the prompt of the start or of a reward
-    shows fields, `split` is the folder of the split that the examples were made from, which has
-    them. The memory of the start itself is left out: its weight was tuned for the weights before.
+    `reward_inputs` are what rewards score items by, such as the memory of `collaborative`, by the
+    name of the reward. If the prompt of the start or of a reward shows fields, `split` is the
+    folder of the split that the examples were made from, which has them. The memory of the
+    start itself is left out: its weight was tuned for the weights before.
 
     A run that was killed resumes from its last checkpoint when called again with the same
     arguments, and ends with the same weights. `progress` receives (done, total) steps, `log` each

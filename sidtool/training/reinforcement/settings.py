@@ -26,7 +26,7 @@ class ObjectiveOptions:
     of the model with which it begins)."""
     reward: str | None = option(None)
     """Sum of rewards with weights, as `exact=1,rank=0.5`; MODULE:FUNCTION is one of your own.
-    Lists (`ipa`) have rewards of their own: `recall`, `ndcg`, `value`, `collaborative`, `label`.
+    Lists (`ipa`) have rewards of their own, such as `recall`, `ndcg` and `value`.
     Default: `exact=1,rank=1`, and `ndcg=1` for lists."""
 
 

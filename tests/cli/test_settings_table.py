@@ -6,7 +6,7 @@ import json
 import pytest
 import trl
 
-from sidtool.cli.setting_list import (
+from sidtool.cli.settings_table import (
     Setting,
     dataclass_settings,
     first_sentence,

@@ -1,7 +1,7 @@
-"""The settings that commands take by `--set key=value`: each with its type, default and meaning.
+"""`sidtool settings`: what commands take by `--set key=value`, with type, default and meaning.
 
-Everything is read from the code that uses a setting: annotations, defaults, and the text below a
-field or in the documentation of a library."""
+Nothing is listed by hand here: everything is read from the code that uses a setting, its
+annotations, defaults, and the text below a field or in the documentation of a library."""
 
 import dataclasses
 import inspect
