@@ -11,13 +11,14 @@ First every one of `--settings` trains for `--tokens` (stage and learning rate);
 best NDCG@10 on `--valid-users` validation users goes on. Then the tokens double from point to point
 of the curve, and each point is measured: recommendations to the same test users, and titles that
 training did not show (every tenth item's). A killed run continues with the same command. WORK has a
-folder for each data set; `--collect` merges all points that exist, with paired differences between
-the two mixes where both have a point."""
+folder for each data set; `--collect` adds all its points to the results file, with paired
+differences between the two mixes where both have a point. Points of other machines stay, and each
+names its own."""
 
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -254,11 +255,30 @@ def recommendation_share(examples: Path) -> float:
     return float(lineage["tasks"][RECOMMENDATION]["share"])
 
 
-def collect(work: Path) -> dict[str, Any]:
-    """Everything that is measured in a work folder, by data set."""
-    folders = sorted({path.parent for path in work.glob("*/runs")})
-    sets = {folder.name: dict(_runs(folder / "runs")) for folder in folders}
-    return {"data": sets, **environment()}
+def collect(work: Path, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that is measured in a work folder, by data set, and what was recorded before."""
+    here = environment()
+    sets: dict[str, Any] = json.loads(json.dumps(recorded.get("data", {})))
+    for points in _all_points(sets):
+        for point in points:
+            point.setdefault("measured_on", {name: recorded[name] for name in here})
+    for folder in sorted({path.parent for path in work.glob("*/runs")}):
+        runs = sets.setdefault(folder.name, {})
+        for name, run in _runs(folder / "runs"):
+            if "points" not in run:
+                runs[name] = run
+                continue
+            by_tokens = {point["tokens"]: point for point in runs.get(name, {}).get("points", ())}
+            by_tokens |= {point["tokens"]: point | {"measured_on": here} for point in run["points"]}
+            runs[name] = {"points": [by_tokens[tokens] for tokens in sorted(by_tokens)]}
+    return {"data": sets, **here}
+
+
+def _all_points(sets: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
+    """The points of each curve."""
+    for runs in sets.values():
+        for run in runs.values():
+            yield run.get("points", [])
 
 
 def _runs(folder: Path) -> Iterator[tuple[str, Any]]:
@@ -323,7 +343,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["--collect"]:
         work, out = map(Path, given[1:])
-        out.write_text(json.dumps(collect(work), indent=1) + "\n", encoding="utf-8")
+        recorded = json.loads(out.read_text("utf-8")) if out.exists() else {}
+        out.write_text(json.dumps(collect(work, recorded), indent=1) + "\n", encoding="utf-8")
         return 0
     args = parse_arguments(given)
     dataset = Dataset.open(args.data, args.dataset)

@@ -1,6 +1,7 @@
 """The learning curves of language alignment, on a tiny catalog and a tiny model."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,12 @@ def test_both_mixes_have_points_and_a_paired_difference(
     assert "hidden_titles" not in sids
     gain = first["less_sids"]["lora-1e-3"]["ndcg@10"]["mean"]
     assert gain == pytest.approx(first["metrics"]["ndcg@10"] - sids["metrics"]["ndcg@10"])
+
+    # points of another machine stay
+    shutil.rmtree(work / "shop" / "runs" / "scratch-sids-0")
+    recorded = json.loads(out.read_text())
+    for point in recorded["data"]["shop"]["scratch-sids-0"]["points"]:
+        point["measured_on"]["machine"] = "another one"
+    out.write_text(json.dumps(recorded))
+    assert main(["--collect", str(work), str(out)]) == 0
+    assert json.loads(out.read_text()) == recorded
