@@ -1,5 +1,6 @@
 """Work that threads divide: functions of numpy and scipy let several run at once."""
 
+import ctypes
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -44,6 +45,15 @@ def release_arrow_memory() -> None:
     import pyarrow as pa
 
     pa.default_memory_pool().release_unused()
+
+
+def release_memory() -> None:
+    """As `release_arrow_memory`, also what the C library keeps if that is glibc."""
+    release_arrow_memory()
+    if os.name == "posix":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def read_ahead(values: Iterable[T], threads: int) -> Iterator[T]:

@@ -39,7 +39,7 @@ def count_part(split: Split, ids: Texts, distance: float, out: Path) -> int:
     sequences = item_sequences(split, ids)
     # numbers within the part: its memory does not grow with the other items
     seen, numbers = np.unique(sequences.items, return_inverse=True)
-    sequences = ItemSequences(numbers, sequences.offsets)
+    sequences = ItemSequences(numbers.astype(np.int32), sequences.offsets)
     later = count_pairs(sequences, len(seen), distance)
     pairs = sparse.hstack([later, later.T.tocsr()], format="csr")
     others = np.concatenate([seen, seen + np.int64(len(ids))])

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from sidtool.base.errors import without_credentials
 from sidtool.base.options import option
 from sidtool.base.progress import Progress
+from sidtool.base.threads import release_memory
 from sidtool.integrations.cluster.engines import WorkerOptions, run_job
 from sidtool.integrations.cluster.output import (
     PartFolder,
@@ -151,6 +152,7 @@ def _open_adding(
         with temporary_folder() as place:
             report = work(number, shard, place)
             folder.add(number, report, place)
+        release_memory()  # else it grows with the shards
         return report
 
     return add

@@ -1,5 +1,6 @@
 """A split in parts has the digests and the examples of one that is made at once."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from sidtool.data.columns import EventNames
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.split.files import read_manifest, read_split
 from sidtool.data.split.make import SplitOptions, make_split
-from sidtool.data.split.parts.user_parts import PartPlan
+from sidtool.data.split.parts import user_parts
+from sidtool.data.split.parts.user_parts import PartPlan, group_rows
 from sidtool.data.split.record import SessionRule, SplitManifest
 from sidtool.integrations.cluster.split_parts import PartOptions, split_in_parts
 from tests.data.tables.files import write_table
@@ -203,3 +205,24 @@ def test_files_of_different_columns_are_named(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match=message):
         divide(events, tmp_path / "split", SplitOptions())
+
+
+def test_grouping_holds_no_earlier_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the next rows of a file are read, no copy of those before them is in memory."""
+    names = ("user_id", "item_id", "timestamp")
+    source = write_table(tmp_path / "events.csv", {name: ["1"] for name in names})
+    cells = pa.chunked_array([pa.array(np.arange(1 << 16)).cast(pa.string())])
+    before = pa.total_allocated_bytes()
+    held = []
+
+    def batches(*_: Any, **__: Any) -> Iterator[dict[str, pa.ChunkedArray]]:
+        for _ in range(3):
+            yield dict.fromkeys(names, cells)
+            held.append(pa.total_allocated_bytes() - before)
+
+    monkeypatch.setattr(user_parts, "column_batches", batches)
+    monkeypatch.setattr(user_parts, "GROUPED_ROWS", len(cells))
+    plan = PartPlan(SplitOptions(), 4)
+    group_rows(plan, plan.columns_of(source), source, tmp_path / "grouped.arrow")
+    assert len(held) == 3
+    assert max(held) < cells.nbytes

@@ -15,6 +15,7 @@ import numpy as np
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import Digest, JsonRecord
+from sidtool.base.threads import release_arrow_memory
 from sidtool.data.coded import Texts
 from sidtool.data.columns import EventColumns, EventNames, choose_column, choose_event_columns
 from sidtool.data.event_sort import ORDER, USER
@@ -126,6 +127,8 @@ def group_rows(plan: PartPlan, columns: EventColumns, source: Path, out: Path) -
             for start, size in zip(np.cumsum(sizes) - sizes, sizes, strict=True):
                 file.write_batch(rows.slice(start, size))
             counts += sizes
+            del run, coded, rows  # before the next run is read
+            release_arrow_memory()  # else it grows with the runs
     in_units = {str(unit): count for unit, count in coder.units.items()}
     first_order = None if coder.first_order is None else coder.first_order[1]
     return GroupedRows(tuple(counts.tolist()), in_units, first_order)
