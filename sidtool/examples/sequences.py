@@ -28,7 +28,7 @@ from sidtool.examples.blocks import (
     line_part,
 )
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
-from sidtool.model.prompt import Segment, frame_segments, joined, sids, template
+from sidtool.model.prompt import Segment, assemble_history, sids, template
 
 
 class Windows(NamedTuple):
@@ -56,9 +56,8 @@ def sequence_examples(context: ExampleContext, copies: Copies) -> Iterator[Train
         for start, target, stop in np.stack(windows[1:], axis=1).tolist():
             window = history.cut(start, stop)
             fields = window.fields.until(stop)
-            before = frame_segments(frame.before, fields, frame.tokens)
-            shown = context.history(window.indexes, frame, fields).newest(len(window))
-            segments = joined([*before, *shown])
+            codes = context.bundle.items.codes[list(window.indexes)]
+            segments, _ = assemble_history(frame, context.bundle.space, codes, None, fields)
             ends = [place for place, segment in enumerate(segments, 1) if segment.kind == "sid"]
             segments = segments[: ends[-1]]  # nothing is learned from what follows the last item
             if context.length(segments) > context.max_length:
@@ -167,17 +166,15 @@ def list_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingE
                 frame = context.frame(copy)
                 close = template(frame.close)
                 fields = known.until(start) if frame.has_slots else NO_FIELDS
-                content = context.history(before.indexes, frame, fields)
                 # a prompt is cut as when serving, where the length of the list is not known before
                 longest = (_sids(context, rows[:1] * context.lists.length), close)
-                prompt, n_items = context.prompted(frame, content, longest, fields)
+                prompt, n_items = context.history_prompt(frame, before.indexes, longest, fields)
                 events = (*before.newest(n_items).events, *target_events)
                 completion = (_sids(context, rows), close)
                 yield TrainingExample(context.name, prompt, completion, events)
 
 
 def _sids(context: ExampleContext, indexes: Sequence[int]) -> Segment:
-    """The SIDs of items, without the begin token of the first one, with which the prompt ends."""
-    space = context.bundle.space
-    whole = sids(space, context.bundle.items.codes[list(indexes)])
-    return Segment("sid", sid_tokens=whole.sid_tokens[int(space.has_begin_end_tokens) :])
+    """The SIDs of items, which follow a prompt."""
+    codes = context.bundle.items.codes[list(indexes)]
+    return sids(context.bundle.space, codes, behind_begin=True)
