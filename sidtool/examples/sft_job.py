@@ -103,6 +103,10 @@ class SftJob:
         """Make the examples, write them if there is a path, and count them by task.
 
         Raises RefusedError if one of them shows a held-out event."""
+        return task_counts(self.write_tasks(path))
+
+    def write_tasks(self, path: Path | None) -> dict[str, ExampleCounts]:
+        """Make the examples, and write them if there is a path."""
         counts: dict[str, ExampleCounts] = {}
         n_tasks = len(self.options.tasks)
         with path.open("wb") if path else nullcontext() as stream:
@@ -121,7 +125,7 @@ class SftJob:
                 pairs = zip(train, copies, strict=True)
                 mixed = (example for example, n_copies in pairs for _ in range(n_copies))
                 counts[GENERAL_TASK] = self.write_examples(stream, mixed)
-        return task_counts(counts)
+        return counts
 
     def write_valid(self, path: Path) -> None:
         """Write the validation users."""

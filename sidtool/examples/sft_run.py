@@ -88,6 +88,10 @@ class SftInputs:
         general = None if self.general is None else GeneralExamples.read(self.general, maker)
         return SftJob(bundle, items, split, options, maker, weights, general, progress, threads)
 
+    def with_split(self, job: SftJob, split: Split) -> SftJob:
+        """A job of these inputs with another part of the split."""
+        return replace(job, split=split, weights=EventWeights.read(self.weights, split))
+
     def _split(self, bundle: Bundle) -> Split:
         if isinstance(self.split, Split):
             return self.split

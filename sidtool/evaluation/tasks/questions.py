@@ -15,7 +15,6 @@ from sidtool.examples import (
     ExampleMaker,
     SftOptions,
     TaskCatalogOptions,
-    check_same_bundle,
     named_task,
     prompt_and_completion,
     read_catalog,
@@ -95,7 +94,7 @@ def read_questions(
         )
     # a part of a file has no lineage: then its SIDs must at least be of the bundle's space
     if side_files(path)["meta"].exists():
-        check_same_bundle(read_lineage(path), loaded.bundle, path)
+        read_lineage(path).check_bundle(loaded.bundle, path)
     task = options.task
     questions = [
         _question(task, *prompt_and_completion(value, loaded.tokens.space))

@@ -28,9 +28,7 @@ from sidtool.examples import (
     Lineage,
     SftInputs,
     SftJob,
-    TaskCounts,
     named_task,
-    task_counts,
 )
 from sidtool.integrations.cluster.example_shards import (
     TaskShard,
@@ -83,9 +81,8 @@ class ClusterJob(SftJob):
         """The reports of shards that are parts of the split."""
         return [report for report in self.reports if "totals" in report.facts]
 
-    def write(self, path: Path | None) -> dict[str, TaskCounts]:
-        """Join the examples that workers wrote -> their counts by task. Raises as the parent
-        class."""
+    def write_tasks(self, path: Path | None) -> dict[str, ExampleCounts]:
+        """Join the examples that workers wrote -> their counts by task."""
         counts = {task: ExampleCounts() for task in self.options.tasks}
         files = []
         for task in counts:
@@ -95,7 +92,7 @@ class ClusterJob(SftJob):
                     files.append(self.folder / report.name / f"{task}.jsonl")
         if path is not None:
             _join(files, path)
-        return task_counts(counts)
+        return counts
 
     def write_valid(self, path: Path) -> None:
         """As the parent class, from what workers wrote of a split in parts."""
