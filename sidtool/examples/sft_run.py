@@ -26,7 +26,7 @@ from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions, read_ca
 from sidtool.examples.tasks import named_task
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model import Checkpoint, check_model_folder, load_tokenizer
-from sidtool.model.contract import check_bundle_split, model_folder
+from sidtool.model.contract import model_folder
 from sidtool.model.prompt import HistoryPrompt
 from sidtool.model.vocabulary import FieldValues
 from sidtool.registry import open_source
@@ -80,7 +80,7 @@ class SftInputs:
         (items, queries, columns), split = in_threads(lambda read: read(bundle), reads, threads)
         if options.columns is None:
             options = replace(options, columns=columns)
-        check_bundle_split(bundle, "the split of the training examples", split.reference)
+        bundle.check_split("the split of the training examples", split.reference)
         maker = ExampleMaker(
             bundle, items, options, tokenizer, queries, split.fields, prompt, field_tokens
         )

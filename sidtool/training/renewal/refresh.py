@@ -28,7 +28,6 @@ from sidtool.model.contract import (
     Verdict,
     check_bundle,
     check_model_split,
-    event_columns,
     model_folder,
 )
 from sidtool.registry import open_source
@@ -309,7 +308,7 @@ def plan_refresh(
     if embeddings and contract.memory is None:
         raise UsageError(f"{model_dir} has no memory, which --embeddings are for")
     if not isinstance(split, Split):
-        split = open_split(split, recorded=event_columns(contract, own_bundle))
+        split = open_split(split, recorded=contract.event_columns(own_bundle))
     check_model_split(contract, bundle, "the split", split.reference, model=f"model {model_dir}")
     last = last_training(contract, model_dir)
     check_fields(last, split.fields)
