@@ -21,7 +21,7 @@ from sidtool.model.contract import (
     refuse_base_as_output,
 )
 from sidtool.model.network import ModelKind
-from sidtool.recommendation.search import excludes_seen
+from sidtool.recommendation.search import SeenOptions
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.loop.machine import check_fsdp, is_set, stored_dtype, supports_bf16
 from sidtool.training.loss.item_fields import BARE_SIDS, ItemFields
@@ -47,8 +47,9 @@ def plan_training(
     `before` is the run that will write the model. Raises as `train`."""
     trust, location = trust_remote_code, as_url(examples)
     lineage = read_any_lineage(examples)
-    exclude_seen = excludes_seen(options.eval_exclude_seen, lineage.split.targets_repeat)
-    options = replace(options, eval_exclude_seen=exclude_seen)
+    seen = SeenOptions(exclude_seen=options.eval_exclude_seen)
+    seen = seen.with_seen(lineage.split.targets_repeat)
+    options = replace(options, eval_exclude_seen=seen.exclude_seen)
     if before is None:
         model_dir = model_folder(model, trust_remote_code=trust)
         contract, bundle, _ = check_model_folder(model_dir, bundle)
