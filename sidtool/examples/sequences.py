@@ -12,7 +12,6 @@ import numpy as np
 from sidtool.base.errors import DataError
 from sidtool.base.ranges import consecutive
 from sidtool.data import NO_FIELDS
-from sidtool.data.split import target_lists
 from sidtool.examples.blocks import (
     BlockCopies,
     EventBlock,
@@ -144,14 +143,14 @@ class _SequenceLines:
 
 
 def list_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:
-    """The lists of each user's training events (`target_lists`), of the items that the bundle
-    has."""
+    """The lists of each user's training events (`ListTargets.lists_of`), of the items that the
+    bundle has."""
     assert context.lists is not None
     item_index = context.histories.item_index
     for sequence in context.split.train:
         history = context.histories.of_user(sequence)
         in_bundle = [index for index, item in enumerate(sequence.items) if item in item_index]
-        for target_list in target_lists(sequence, context.lists, context.counts):
+        for target_list in context.lists.lists_of(sequence, context.counts):
             start = bisect_left(in_bundle, target_list.start)
             places = [(bisect_left(in_bundle, index), index) for index in target_list.targets]
             targets = [place for place, index in places if in_bundle[place : place + 1] == [index]]

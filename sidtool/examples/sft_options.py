@@ -20,7 +20,7 @@ from sidtool.data import (
     read_queries,
     template_columns,
 )
-from sidtool.data.split import LENGTH, ListTargets
+from sidtool.data.split import ListTargets
 from sidtool.examples.tasks import (
     LIST_TASK,
     TASKS,
@@ -76,7 +76,7 @@ class SftOptions(UnknownOptions):
     """Columns of the catalog that running text shows; None shows those that `--field` names, or all
     of a catalog that is a value."""
     lists: ListTargets | None = group(None)
-    """The lists of the task `list`; None has those of LENGTH items."""
+    """The lists of the task `list`; None has those of the defaults."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -116,7 +116,7 @@ class SftOptions(UnknownOptions):
     def list_targets(self) -> ListTargets | None:
         """The lists that are made, None without the task."""
         has_lists = any(named_task(task).writes_list for task in self.tasks)
-        return (self.lists or ListTargets(LENGTH)) if has_lists else None
+        return (self.lists or ListTargets()) if has_lists else None
 
     def example_format(self, tokenizer: Any | None) -> Format:
         """`format`, where auto is decided by the tokenizer."""

@@ -17,7 +17,7 @@ from sidtool.base.output_name import JSON_LINES, check_suffix
 from sidtool.base.progress import Progress
 from sidtool.base.threads import arrow_threads, in_threads, meanwhile, thread_count
 from sidtool.data import Items, Query
-from sidtool.data.split import Split, is_split_folder, open_split, stored_manifest
+from sidtool.data.split import Split, folder_manifest, open_split
 from sidtool.examples.event_weights import EventWeights, WeightOptions
 from sidtool.examples.general_text import GeneralOptions
 from sidtool.examples.lineage import Lineage, side_files
@@ -204,9 +204,8 @@ def make_sft(
 
 def _is_in_parts(split: Split | str | Path) -> bool:
     """Whether a split is a folder with parts of the users."""
-    if isinstance(split, Split) or not is_split_folder(Path(split)):
-        return False
-    return stored_manifest(Path(split)).parts > 1
+    manifest = None if isinstance(split, Split) else folder_manifest(Path(split))
+    return manifest is not None and manifest.parts > 1
 
 
 def _written(job: SftJob, out: Path, force: bool) -> Lineage:

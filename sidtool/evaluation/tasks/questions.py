@@ -8,7 +8,7 @@ from typing import cast
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.options import group, option, read_ids
 from sidtool.data import FieldTypes, Query, UnknownOptions, make_items, read_queries
-from sidtool.data.split import Example, Split, SplitOrigin, UserSequence
+from sidtool.data.split import Example, Split, UserSequence
 from sidtool.evaluation.held_out import check_targets
 from sidtool.evaluation.options import HeldOutOptions
 from sidtool.examples import (
@@ -129,7 +129,7 @@ def make_questions(
         fields = held_out.all_fields.take(range(n_events - len(positions), n_events))
         items = (*history, held_out.item)
         histories.append(UserSequence(held_out.user, items, positions, fields))
-    split = Split.of("given", histories, windows=in_bundle, origin=SplitOrigin(fields=types))
+    split = Split.of("given", histories, windows=in_bundle, fields=types)
     questions: list[Question] = []
     also_correct: list[Question] = []
     for example in maker.examples(split):

@@ -18,7 +18,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import remove
 from sidtool.base.progress import Progress
 from sidtool.base.storage import Storage
-from sidtool.data.split import TRAIN_FILE, Split, is_split_folder, stored_manifest
+from sidtool.data.split import TRAIN_FILE, Split, folder_manifest
 from sidtool.data.tables import as_url
 from sidtool.examples import (
     PARTS_LINEAGE,
@@ -199,9 +199,9 @@ class ClusterExamples:
         run = replace(self.run, progress=self.run.progress or progress)
         folders: list[str] = []
         files: Mapping[str, str] = {}
-        if not isinstance(inputs.split, Split) and is_split_folder(Path(inputs.split)):
-            manifest = stored_manifest(Path(inputs.split))
-            if manifest.parts > 1:
+        if not isinstance(inputs.split, Split):
+            manifest = folder_manifest(Path(inputs.split))
+            if manifest is not None and manifest.parts > 1:
                 folders, files = manifest.folders, manifest.files
         tasks = [named_task(task) for task in inputs.options.tasks]
         # whether the lineage follows from the events of all users

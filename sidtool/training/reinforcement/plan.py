@@ -13,7 +13,7 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.data.split import MANIFEST, Split, is_split_folder, read_split
+from sidtool.data.split import MANIFEST, Split, folder_manifest, read_split
 from sidtool.examples import Lineage, check_prompt, find_task, read_lineage, validation_users
 from sidtool.model import check_model_folder
 from sidtool.model.contract import (
@@ -273,7 +273,7 @@ def _open_fields_split(
     if not with_fields:
         raise UsageError(f"--split has no use: no prompt of {' or '.join(prompts)} shows fields")
     folder = Path(path)
-    if not is_split_folder(folder):
+    if folder_manifest(folder) is None:
         raise UsageError(f"{path} is no split folder", hint="sidtool split EVENTS -o SPLIT")
     split = read_split(folder)
     lineage.check_split(split)
