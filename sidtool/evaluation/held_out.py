@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.data import UnknownIds, UnknownOptions, guess_spelling
+from sidtool.data import UnknownOptions
 from sidtool.data.split import Example, Split, check_split, open_split
 from sidtool.model import LoadedModel, load_model_folder
 from sidtool.model.contract import check_model_split
@@ -65,9 +65,8 @@ def check_targets(
     fewer."""
     rows = bundle.items.rows(targets).tolist()
     missing = [item for item, row in zip(targets, rows, strict=True) if row < 0]
-    guess = guess_spelling(bundle.items.ids, missing, "the bundle", "targets")
-    unknown = UnknownIds(len(missing), len(targets), problem, guess)
-    unknown.check(allow_unknown=options.allow_unknown)
+    ids, sources = bundle.items.ids, ("the bundle", "targets")
+    options.check_unknown(problem, ids, missing, sources, count=len(missing), total=len(targets))
 
 
 def check_same_catalog(one: Bundle, other: Bundle) -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sidtool.base.errors import UsageError
-from sidtool.data import FieldTypes, need_field
+from sidtool.data import FieldTypes
 from sidtool.data.split import Split
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.tasks import (
@@ -101,9 +101,8 @@ def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Tem
     if chosen is None and not task.needs_fields:
         return templates
     if task.feedback:
-        fields = types.labels if task.predicts_feedback else types.feedback
         hint = f"sidtool split EVENTS -o SPLIT --feedback {task.feedback}"
-        need_field(task.feedback, fields, "feedback", hint)
+        types.need_feedback(task.feedback, hint, as_label=task.predicts_feedback)
     values = {
         "{field}": task.feedback.replace("_", " "),
         "{event}": f"{{event.{task.feedback}}}",

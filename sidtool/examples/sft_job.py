@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.base.progress import Progress
 from sidtool.base.threads import in_threads
-from sidtool.data import Items, UnknownIds, guess_spelling
+from sidtool.data import Items
 from sidtool.data.split import Event, Split
 from sidtool.examples.blocks import TrainEvents, write_validation
 from sidtool.examples.event_weights import EventWeights
@@ -85,19 +85,26 @@ class SftJob:
     def check_ids(self) -> None:
         """Raise RefusedError if the bundle lacks the items of too many training events, or the
         catalog too many items of the bundle; warn of fewer."""
-        allow_unknown = self.options.allow_unknown
         ids, active = self.bundle.items.ids, self.bundle.active
         is_missing = self.maker.texts.catalog_rows[active] < 0
         missing = [ids[row] for row in active[is_missing].tolist()]
-        guess = guess_spelling(self.items.ids, missing, "the catalog", "the bundle")
-        problem = "items of the bundle are not in the catalog"
-        unknown = UnknownIds(len(missing), len(active), problem, guess)
-        unknown.check(allow_unknown=allow_unknown)
+        self.options.check_unknown(
+            "items of the bundle are not in the catalog",
+            self.items.ids,
+            missing,
+            ("the catalog", "the bundle"),
+            count=len(missing),
+            total=len(active),
+        )
         totals = self.totals
-        guess = guess_spelling(ids, totals.unknown_items, "the bundle", "events")
-        problem = "training events are of items that the bundle lacks"
-        unknown = UnknownIds(totals.n_dropped, totals.n_events, problem, guess)
-        unknown.check(allow_unknown=allow_unknown)
+        self.options.check_unknown(
+            "training events are of items that the bundle lacks",
+            ids,
+            totals.unknown_items,
+            ("the bundle", "events"),
+            count=totals.n_dropped,
+            total=totals.n_events,
+        )
 
     def write(self, path: Path | None) -> dict[str, TaskCounts]:
         """Make the examples, write them if there is a path, and count them by task.

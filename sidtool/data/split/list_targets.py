@@ -7,7 +7,7 @@ from itertools import repeat
 
 from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
-from sidtool.data.fields.fields import FieldTypes, need_feedback_of_numbers
+from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.split.values import Event, UserSequence
 
 LENGTH = 10
@@ -44,7 +44,7 @@ class ListTargets(JsonRecord):
     def check(self, types: FieldTypes) -> None:
         """Raise UsageError unless the split has the feedback of the order, as numbers."""
         if self.order is not None:
-            need_feedback_of_numbers(self.order, types, "--list-order")
+            types.need_numbers(self.order, "--list-order")
 
     def lists_of(
         self, sequence: UserSequence, counts: Callable[[Event], bool] | None = None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.base.extras import data_frame, library_versions
-from sidtool.data import Vectors, VectorSource
+from sidtool.data import Items, Vectors, VectorSource, make_items
 from sidtool.data.split import SplitReference, check_split
 from sidtool.tokenizer.bundle.card import bundle_card
 from sidtool.tokenizer.bundle.item_map import ItemMap, check_ids, text_id
@@ -183,6 +183,13 @@ class Bundle(StoredBundle):
     def is_active(self) -> NDArray[np.bool_]:
         """(n,) whether a row of `items` is in `active`."""
         return np.isin(np.arange(len(self.items)), self.active)
+
+    @property
+    def catalog(self) -> Items:
+        """The items as a catalog of ids and titles, which is what a bundle knows of them."""
+        ids = tuple(self.items.ids)
+        titles = tuple(self.items.titles or ("",) * len(ids))
+        return make_items(ids, titles, ids, fields={}, template="{title}")
 
     def without(self, rows: ItemRows) -> "Bundle":
         """The same bundle with these rows of `items` left out of `active`, and so of the trie."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.options import check_options, option
-from sidtool.data import FieldTypes, need_feedback_of_numbers
+from sidtool.data import FieldTypes
 from sidtool.examples import SftOptions, WeightOptions, named_task, read_lineage, templates_for
 from sidtool.model.contract import Contract, TrainParams
 from sidtool.model.prompt import HistoryPrompt
@@ -108,7 +108,7 @@ def check_fields(last: TrainParams, types: FieldTypes) -> None:
     """Raise UsageError unless a split has the fields that the examples of the model's last stage
     show or are weighted by."""
     if (weights := last_weights(last)) is not None:
-        need_feedback_of_numbers(weights.field, types, "--weight")
+        types.need_numbers(weights.field, "--weight")
     templates = {} if last.sft is None else last.sft.templates
     for task in last.task_weights:
         templates_for(task, templates.get(task), types)

@@ -15,7 +15,7 @@ from sidtool.base.options import options_from
 from sidtool.base.output import locked, refuse_existing, remove
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Log, Progress
-from sidtool.data import Items, make_items
+from sidtool.data import Items
 from sidtool.data.split import Split, open_split
 from sidtool.evaluation.tuning import TuneMemoryOptions, tune_memory
 from sidtool.examples import TaskCatalogOptions, make_sft, named_task, read_catalog, side_files
@@ -250,9 +250,7 @@ def _catalog(plan: RefreshPlan, last: TrainParams) -> Items:
         if last.sft is not None:
             options = replace(options, fields=last.sft.columns)
         return read_catalog(plan.items, last.task_weights, options, recorded)[0]
-    ids = tuple(bundle.items.ids)
-    titles = tuple(bundle.items.titles or ("",) * len(ids))
-    return make_items(ids, titles, ids, fields={}, template="{title}")
+    return bundle.catalog
 
 
 def plan_refresh(
