@@ -19,18 +19,16 @@ from sidtool.data import Texts, Vectors
 from sidtool.data.split import Example, SplitManifest, evenly_spaced, folder_manifest, read_split
 from sidtool.integrations.cluster.engines import ENGINES
 from sidtool.integrations.cluster.output import PartFolder, PartReport, work_parts
-from sidtool.integrations.cluster.run import RunOptions, Work, make_parts
-from sidtool.integrations.cluster.shards import MAX_PARTS
-from sidtool.memory import (
-    Cells,
-    KnnSettings,
-    SparseRows,
+from sidtool.integrations.cluster.pair_blocks import (
     count_part,
     item_blocks,
     join_blocks,
     sum_items,
     write_block,
 )
+from sidtool.integrations.cluster.run import RunOptions, Work, make_parts
+from sidtool.integrations.cluster.shards import MAX_PARTS
+from sidtool.memory import Cells, KnnSettings, SparseRows
 from sidtool.registry import open_source
 
 FORMAT = 2

@@ -19,7 +19,7 @@ from sidtool.data import Items
 from sidtool.data.split import Split, open_split
 from sidtool.evaluation.tuning import TuneMemoryOptions, tune_memory
 from sidtool.examples import TaskCatalogOptions, make_sft, named_task, read_catalog, side_files
-from sidtool.memory import Memory, check_vectors, needs_vectors, rebuild_memory
+from sidtool.memory import Memory, rebuild_memory
 from sidtool.model import bind_memory, carry_model, check_model_folder
 from sidtool.model.contract import (
     MEMORY_COPY,
@@ -236,7 +236,7 @@ def _renewed_memory(plan: RefreshPlan, split: Split) -> Memory | None:
 def _embedded_catalog(memory: Memory, plan: RefreshPlan) -> Path | None:
     """The catalog whose texts give the vectors that the memory is built again from; None if it
     needs none, or files give them."""
-    if plan.embeddings or not needs_vectors(memory.manifest, plan.bundle):
+    if plan.embeddings or not memory.manifest.needs_vectors(plan.bundle.identity):
         return None
     return plan.items
 
@@ -318,6 +318,6 @@ def plan_refresh(
         memory = Memory.open(model_dir / MEMORY_COPY)
         catalog = _embedded_catalog(memory, plan)
         are_given = bool(embeddings) or catalog is not None
-        check_vectors(memory.manifest, bundle, are_given=are_given)
+        memory.manifest.check_vectors(bundle.identity, are_given=are_given)
         check_item_vectors(bundle, catalog, embeddings=embeddings)
     return replace(plan, split=split, last=last)
