@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from sidtool.data.tables import as_url
 from sidtool.examples import (
     PARTS_LINEAGE,
     VALID,
-    EventTotals,
     ExampleCounts,
     Lineage,
     SftInputs,
@@ -62,19 +61,10 @@ class ClusterJob(SftJob):
     """A folder for each shard, with files named by tasks"""
     reports: Sequence[PartReport] = ()
 
-    @cached_property
-    def totals(self) -> EventTotals:
-        """As the parent class; of the parts of a split, their sums."""
-        parts = [EventTotals(**report.facts["totals"]) for report in self._parts]
-        if not parts:
-            return super().totals
-        unknown = dict.fromkeys(item for part in parts for item in part.unknown_items)
-        return EventTotals(
-            sum(part.n_events for part in parts),
-            sum(part.n_dropped for part in parts),
-            list(unknown),
-            sum(part.n_valid for part in parts),
-        )
+    @property
+    def part_totals(self) -> Sequence[Mapping[str, Any]]:
+        """As the parent class."""
+        return [report.facts["totals"] for report in self._parts]
 
     @property
     def _parts(self) -> list[PartReport]:
