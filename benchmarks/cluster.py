@@ -147,13 +147,13 @@ def build_memory(folder: Path, out: Path, means: Means, exchange: Exchange) -> s
     from sidtool import build_memory as build
     from sidtool import open_bundle, open_split
     from sidtool.integrations.cluster import ClusterPairs, RunOptions
-    from sidtool.memory.rows import shards_beside
+    from sidtool.memory.rows import Shards
 
     place = str(folder / "shop.zarr")
     bundle = open_bundle(place)
     if not means.workers:
         budget = means.memory
-        with nullcontext() if budget is None else shards_beside(out, budget) as shards:
+        with nullcontext() if budget is None else Shards.beside(out, budget) as shards:
             memory = build(open_split(folder / "split"), bundle, shards=shards)
             memory.save(out)
         return memory.digest

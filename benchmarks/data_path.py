@@ -191,14 +191,14 @@ def memory(folder: Path, budget: int | None) -> Callable[[], Any]:
 
     from sidtool import build_memory, open_bundle
     from sidtool import open_split as open_folder
-    from sidtool.memory.rows import shards_beside
+    from sidtool.memory.rows import Shards
 
     opened, bundle = open_folder(folder / "split"), open_bundle(str(folder / "shop.zarr"))
     assert opened.reference.digest
     out = folder / "memory.zarr"
 
     def work() -> None:
-        with nullcontext() if budget is None else shards_beside(out, budget) as shards:
+        with nullcontext() if budget is None else Shards.beside(out, budget) as shards:
             build_memory(opened, bundle, shards=shards).save(out, force=True)
 
     return work

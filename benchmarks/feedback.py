@@ -30,7 +30,7 @@ from reinforce_table import METRICS, Values, differences, group_means
 from table import markdown, spread
 from variant_run import VariantRun, chosen_variants, run_variants, variant_parser
 
-from sidtool.data.fields.fields import Condition, need_field
+from sidtool.data.fields.fields import Condition
 from sidtool.evaluation.bootstrap import everyone
 from sidtool.model.prompt.template_slots import value_text
 
@@ -158,7 +158,7 @@ class FeedbackRun(VariantRun):
         groups = everyone(len(self.part))
         if self.positive is not None:
             name = self.positive.field
-            kind = need_field(name, self.split.fields.feedback, "feedback", "--feedback")
+            kind = self.split.fields.need_feedback(name, "--feedback")
             values = [example.feedback[name] for example in self.part]
             groups[self.positive.text] = self.positive.holds(values, kind).astype(np.float64)
         return groups

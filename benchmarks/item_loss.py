@@ -30,7 +30,7 @@ from sidtool.data.split import open_split
 from sidtool.evaluation.bootstrap import paired_differences
 from sidtool.evaluation.metrics import averages
 from sidtool.recipes import RECIPES
-from sidtool.recommendation.search import contained_in, token_columns, trie_arrays
+from sidtool.recommendation.search import token_columns, trie_arrays
 from sidtool.training import trainer_setup
 from sidtool.training.loop.trainer import CausalTrainer
 from sidtool.training.loss.batches import Targets
@@ -96,7 +96,7 @@ class ItemLossTrainer(CausalTrainer):
         targets = Targets.pop(dict(inputs), self._loss.tokens.space.levels)
         code_loss = super().compute_loss(model, inputs, *args, **kwargs)
         levels = self.item_ids.shape[1]
-        places = contained_in(self.columns.levels[0].columns, targets.ids).nonzero()[:, 0]
+        places = self.columns.levels[0].contains(targets.ids).nonzero()[:, 0]
         places = places[places + levels <= len(targets.ids)]
         sids = torch.stack([targets.ids[places + level] for level in range(levels)], dim=1)
         items, exist = self.arrays.descend(self.columns.codes(sids))

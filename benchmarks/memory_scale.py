@@ -111,7 +111,7 @@ def peak_memory(peaks: list[int]) -> Iterator[None]:
 def build(items: int, events: int, budget: int | None) -> dict[str, Any]:
     """Build and save one memory in this process."""
     from sidtool import build_memory
-    from sidtool.memory.rows import shards_beside
+    from sidtool.memory.rows import Shards
 
     split, bundle = inputs(items, events)
     before = own_memory()
@@ -119,7 +119,7 @@ def build(items: int, events: int, budget: int | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "memory.zarr"
         clocks = time.perf_counter(), time.process_time()
-        shards_context = nullcontext() if budget is None else shards_beside(out, budget)
+        shards_context = nullcontext() if budget is None else Shards.beside(out, budget)
         with peak_memory(peaks), shards_context as shards:
             memory = build_memory(split, bundle, shards=shards, threads=1)
             built = time.process_time() - clocks[1]

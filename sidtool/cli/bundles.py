@@ -257,9 +257,7 @@ def decode(
 
 def _say_model(folder: str, *, json: bool) -> None:
     """What the contract of a model records."""
-    contract = contracts.read_contract(Path(folder))
-    copy = contracts.open_bundle_copy(Path(folder), contract)
-    bundle = contracts.usable_items(copy, contract.tokens)
+    contract, summary, validations = contracts.inspect_model(Path(folder))
     if json:
         return say_json(contract.to_json())
     stages = " > ".join(record.stage for record in contract.stages)
@@ -267,9 +265,9 @@ def _say_model(folder: str, *, json: bool) -> None:
     prompts += contract.label_prompts
     tasks = list(dict.fromkeys(prompt.task for prompt in prompts if prompt is not None))
     named = [("stages", stages), ("tasks", ", ".join(tasks) or "none")]
-    say_table(["", ""], [*contracts.summary(contract, bundle).items(), *named])
+    say_table(["", ""], [*summary.items(), *named])
     rows = []
-    for stage, metric, value, step in contracts.validations(contract):
+    for stage, metric, value, step in validations:
         # by its own size: a count of users in the same column would round a metric to zero
         is_metric = isinstance(value, float) and abs(value) < 10
         rows.append((stage, metric, f"{value:.4f}" if is_metric else f"{value:g}", step))

@@ -18,7 +18,7 @@ from sidtool.data import CatalogNames, EventNames, UnknownOptions, tables
 from sidtool.data import prepare as preparing
 from sidtool.data import split as splits
 from sidtool.data.prepare import MEANINGS, Cleaned, PrepareOptions, Report
-from sidtool.data.split import Protocol, SplitManifest, SplitOptions
+from sidtool.data.split import SplitManifest, SplitOptions
 from sidtool.integrations import cluster
 from sidtool.integrations.cluster import PartOptions
 from sidtool.recommendation.search import seen_reason
@@ -144,7 +144,7 @@ def _say_left_out(counts: Mapping[str, int]) -> None:
         say(f"left out: {count} {MEANINGS[reason]}")
 
 
-LEFT_OUT: dict[Protocol, str] = {
+LEFT_OUT = {
     "leave-one-out": "events behind a user's last target",
     "last-session": "events in or behind a user's last session that are no targets",
     "temporal": "first events without a history",

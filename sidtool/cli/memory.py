@@ -1,6 +1,5 @@
 """Commands for memories: build-memory, tune-memory."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,7 +110,7 @@ def build_memory(
     events: splits.Split | splits.SplitManifest
     if workers.on_cluster or how.dry_run:  # what is refused starts no cluster
         events = cluster.parts_manifest(split) if workers.on_cluster else splits.open_split(split)
-        memories.check_memory_split(opened, events)
+        opened.check_split("the split of the memory", events.reference)
         source.check(opened)
     if how.dry_run:
         return _say_plan(events, opened, out, given, how)
@@ -130,13 +129,13 @@ def build_memory(
         else:
             files = None
             if building.memory is not None:
-                files = works.enter_context(memories.shards_beside(out, building.memory))
+                files = works.enter_context(memories.Shards.beside(out, building.memory))
             events = splits.open_split(split)
             counter = memories.SplitPairs(events, files, building.threads)
-        memories.check_memory_split(opened, events)
+        opened.check_split("the split of the memory", events.reference)
         weight = building.content_weight
         vectors = source.read(opened, reports.get("embed"))
-        content = _content(opened, vectors, weight, previous, counter.nearest_items)
+        content = memories.content_of(opened, vectors, weight, previous, counter.nearest_items)
         if building.tune:
             fixed = given if weight is None else {**given, "content_weight": weight}
             search = replace(search, fixed=fixed)
@@ -245,25 +244,3 @@ def _build_tuned(
     return memories.build_memory(
         split, bundle, tuned.settings, content=tuned.content, tuned_on=tuned.users, counter=counter
     )
-
-
-def _content(
-    bundle: Bundle,
-    vectors: Vectors | None,
-    weight: float | None,
-    previous: "memories.Memory | None",
-    compare: Callable[[Vectors], Any],
-) -> "memories.ItemContent | None":
-    """The content of a bundle's items; None if it is not used. Without vectors it is that of an
-    earlier memory, which a weight changes."""
-    if weight == 0:
-        return None
-    recorded = None if previous is None else previous.manifest.content
-    if vectors is None and previous is not None and recorded is not None:
-        content = memories.content_of(previous, bundle, compare=compare)
-        return content if weight is None or content is None else content.weighted(weight)
-    if vectors is None and weight is None:
-        return None
-    if weight is None:
-        weight = memories.CONTENT_WEIGHT if recorded is None else recorded.weight
-    return memories.ItemContent.of(bundle, vectors, weight, compare)

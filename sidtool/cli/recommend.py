@@ -19,7 +19,6 @@ from sidtool.integrations import cluster
 from sidtool.integrations.cluster import RunOptions, WorkerOptions
 from sidtool.memory.mixture import MemoryOptions
 from sidtool.model import LoadedModel, ModelOptions
-from sidtool.model import contract as contracts
 from sidtool.recommendation import (
     BadRequest,
     ItemOptions,
@@ -114,7 +113,7 @@ class RequestSource:
         """The requests; those of --events have the columns that the model was made from."""
         if self.events is not None:
             users = self.users if self.users is not None else self.user or None
-            columns = contracts.event_columns(loaded.contract, loaded.bundle)
+            columns = loaded.contract.event_columns(loaded.bundle)
             return recommendation.user_requests(self.events, users, recorded=columns)
         if self.file == "-":
             return recommendation.arriving_requests(standard_input().buffer)
@@ -194,7 +193,7 @@ def recommend(
             )
     _report(outcome, choices.k)
     if output.candidates is None or choices.exclude_seen is not None:
-        repeat = contracts.targets_repeat(loaded.contract)
+        repeat = loaded.contract.targets_repeat
         note(seen_reason(choices.exclude_seen, repeat))
 
 

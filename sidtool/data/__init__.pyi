@@ -9,8 +9,6 @@ from .fields.fields import Condition as Condition
 from .fields.fields import Fields as Fields
 from .fields.fields import FieldTypes as FieldTypes
 from .fields.fields import Value as Value
-from .fields.fields import need_feedback_of_numbers as need_feedback_of_numbers
-from .fields.fields import need_field as need_field
 from .items import CatalogNames as CatalogNames
 from .items import Items as Items
 from .items import TextNames as TextNames
@@ -22,9 +20,7 @@ from .queries import Query as Query
 from .queries import compose_queries as compose_queries
 from .queries import read_queries as read_queries
 from .times import NUMBER as NUMBER
-from .unknown_ids import UnknownIds as UnknownIds
 from .unknown_ids import UnknownOptions as UnknownOptions
-from .unknown_ids import guess_spelling as guess_spelling
 from .vector_files import npy_header as npy_header
 from .vector_files import open_vectors as open_vectors
 from .vector_files import read_vectors as read_vectors

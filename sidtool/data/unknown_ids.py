@@ -3,7 +3,7 @@ them."""
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sidtool.base.errors import RefusedError, SidtoolWarning
@@ -24,6 +24,21 @@ class UnknownOptions:
 
     allow_unknown: bool = option(False)
     """Continue although the catalog or the bundle lacks more than 20% of the ids."""
+
+    def check_unknown(
+        self,
+        problem: str,
+        known: Iterable[str],
+        unknown: Sequence[str],
+        sources: tuple[str, str],
+        *,
+        count: int,
+        total: int,
+    ) -> None:
+        """Raise RefusedError if `count` of `total` are too many unknown ids, unless they are
+        allowed; warn of fewer. `sources` names those of the known and of the unknown ids."""
+        guess = guess_spelling(known, unknown, *sources)
+        UnknownIds(count, total, problem, guess).check(allow_unknown=self.allow_unknown)
 
 
 @dataclass(frozen=True)

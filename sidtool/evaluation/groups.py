@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data import Condition, FieldTypes, Value, need_field
+from sidtool.data import Condition, FieldTypes, Value
 from sidtool.data.split import Example, UserSequence
 from sidtool.data.split.pairs import ItemSequences, packed_sequences
 from sidtool.evaluation.bootstrap import everyone
@@ -98,7 +98,7 @@ def fulfilling(
     inside = np.ones(len(examples), dtype=np.bool_)
     for text in conditions:
         condition = Condition.parse(text)
-        kind = need_field(condition.field, types.feedback, "feedback", SPLIT_HINT)
+        kind = types.need_feedback(condition.field, SPLIT_HINT)
         values = [example.feedback[condition.field] for example in examples]
         inside &= condition.holds(values, kind)
     if not inside.any():

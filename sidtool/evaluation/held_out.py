@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.data import UnknownIds, UnknownOptions, guess_spelling
+from sidtool.data import UnknownOptions
 from sidtool.data.split import Example, Split, check_split, open_split
 from sidtool.model import LoadedModel, load_model_folder
-from sidtool.model.contract import check_model_split, event_columns, matching_rows
+from sidtool.model.contract import check_model_split
 from sidtool.tokenizer.bundle import Bundle
 
 Part = Literal["test", "valid"]
@@ -44,8 +44,7 @@ class HeldOut:
         other = load_model_folder(against) if isinstance(against, str | Path) else against
         name = "the split" if isinstance(split, Split) else str(split)
         if not isinstance(split, Split):
-            columns = event_columns(loaded.contract, loaded.bundle)
-            split = open_split(split, recorded=columns)
+            split = open_split(split, recorded=loaded.contract.event_columns(loaded.bundle))
         others = [] if other is None else [(other, f"the {OTHER_MODEL}")]
         for checked, label in [(loaded, "the model"), *others]:
             reference = split.reference
@@ -66,16 +65,15 @@ def check_targets(
     fewer."""
     rows = bundle.items.rows(targets).tolist()
     missing = [item for item, row in zip(targets, rows, strict=True) if row < 0]
-    guess = guess_spelling(bundle.items.ids, missing, "the bundle", "targets")
-    unknown = UnknownIds(len(missing), len(targets), problem, guess)
-    unknown.check(allow_unknown=options.allow_unknown)
+    ids, sources = bundle.items.ids, ("the bundle", "targets")
+    options.check_unknown(problem, ids, missing, sources, count=len(missing), total=len(targets))
 
 
 def check_same_catalog(one: Bundle, other: Bundle) -> None:
     """Raise CompatibilityError unless two bundles have the same active items; their SIDs may
     differ."""
     for bundle, without in ((one, other), (other, one)):
-        rows = matching_rows(bundle.items, without.items)[bundle.active]  # (active,)
+        rows = bundle.items.id_texts.places_in(without.items.id_texts)[bundle.active]  # (active,)
         is_missing = (rows < 0) | ~without.is_active[rows]
         if is_missing.any():
             first = bundle.items.ids[int(bundle.active[np.argmax(is_missing)])]

@@ -12,7 +12,6 @@ from sidtool.data.split import evenly_spaced
 from sidtool.evaluation.bootstrap import Difference, Groups, Interval, intervals, paired_differences
 from sidtool.evaluation.metrics import Metrics, averages
 from sidtool.evaluation.ranking import IndexedExamples, SystemValues
-from sidtool.model.contract import matching_rows
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows, SidPositions
 
@@ -141,8 +140,8 @@ def titles_of(samples: tuple[Sample, ...], bundle: Bundle) -> dict[str, str]:
 def positions_in(bundle: Bundle, other: Bundle, positions: SidPositions) -> SidPositions:
     """The positions in SID order of a bundle's items in another bundle of the same items, in the
     shape given; -1 stays."""
-    rows = ItemRows(matching_rows(bundle.items, other.items)[bundle.active])  # (active,)
-    in_other = other.trie().positions_of(rows)
+    rows = bundle.items.id_texts.places_in(other.items.id_texts)[bundle.active]  # (active,)
+    in_other = other.trie().positions_of(ItemRows(rows.astype(np.int64)))
     return SidPositions(np.where(positions < 0, -1, in_other[positions]))
 
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.options import check_options, option
-from sidtool.data import need_feedback_of_numbers
 from sidtool.data.split import Event, Split
 from sidtool.examples.lineage import WeightRecord
 from sidtool.examples.task import LARGEST_WEIGHT, TrainingExample
@@ -80,7 +79,7 @@ class EventWeights:
         if options is None and not split.fields.target:
             return None
         if options is not None:
-            need_feedback_of_numbers(options.field, split.fields, "--weight")
+            split.fields.need_numbers(options.field, "--weight")
         train = split.train
         starts = np.concatenate([[0], np.cumsum(train.items.lengths)])
         is_target = train.target_marks

@@ -5,9 +5,11 @@ shows, if it shows events; `catalog` lists the character spans of catalog text, 
 SID or special tokens. `weight` is the weight of the loss: one number, or one for each SID of the
 example."""
 
+import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +21,74 @@ from sidtool.base.records import is_number
 from sidtool.data.tables import as_url, json_lines
 from sidtool.examples.task import LARGEST_WEIGHT, TrainingExample
 from sidtool.examples.tasks import find_task
-from sidtool.model.prompt import PromptEncoder, Segment, Span, segments_to_text, text_to_segments
+from sidtool.model.prompt import PromptEncoder, Segment, catalog, template
 from sidtool.model.vocabulary import SidTokens, UserTokens
 from sidtool.tokenizer.sid import SidSpace
 
 FORMS = (("text",), ("prompt", "completion"))
 """The texts that an example has."""
+
+Span = tuple[int, int]
+"""Start and stop of catalog text within a text, in characters."""
+
+
+def segments_to_text(space: SidSpace, segments: Sequence[Segment]) -> tuple[str, list[Span]]:
+    """The text of segments, and the spans of catalog text in it."""
+    text = ""
+    spans: list[Span] = []
+    for segment in segments:
+        piece = segment.text or "".join(space.tokens[token] for token in segment.sid_tokens)
+        if segment.kind == "catalog" and piece:
+            spans.append((len(text), len(text) + len(piece)))
+        text += piece
+    return text, spans
+
+
+def text_to_segments(space: SidSpace, text: str, spans: Sequence[Span] = ()) -> list[Segment]:
+    """The segments of a text, inverse of `segments_to_text`: SIDs outside of `spans`, which are in
+    order and within the text, are SID tokens."""
+    segments: list[Segment] = []
+    position = 0
+    for start, stop in spans:
+        segments.extend(_split_markup(space, text[position:start]))
+        if stop > start:
+            segments.append(catalog(text[start:stop]))
+        position = stop
+    segments.extend(_split_markup(space, text[position:]))
+    return segments
+
+
+def _split_markup(space: SidSpace, text: str) -> Iterator[Segment]:
+    """Template text and runs of SID tokens, in order."""
+    token_indexes = _token_indexes(space)
+    position = 0
+    run: list[int] = []
+    for match in _sid_token_pattern(space).finditer(text):
+        token = match.group()
+        if token not in token_indexes:
+            continue  # looks like a SID token, but its level or code does not exist
+        if match.start() > position:
+            if run:
+                yield Segment("sid", sid_tokens=tuple(run))
+                run = []
+            yield template(text[position : match.start()])
+        run.append(token_indexes[token])
+        position = match.end()
+    if run:
+        yield Segment("sid", sid_tokens=tuple(run))
+    if position < len(text):
+        yield template(text[position:])
+
+
+@cache
+def _token_indexes(space: SidSpace) -> Mapping[str, int]:
+    return {token: index for index, token in enumerate(space.tokens)}
+
+
+@cache
+def _sid_token_pattern(space: SidSpace) -> re.Pattern[str]:
+    begin_and_end = [re.escape(token) for token in (space.begin, space.end) if token]
+    return re.compile("|".join([space.pattern.pattern, *begin_and_end]))
 
 
 def example_json(
@@ -53,7 +117,7 @@ def prompt_and_completion(
     example: Mapping[str, Any], space: SidSpace
 ) -> tuple[list[Segment], list[Segment]]:
     """The segments of the JSON object of an example, as `read_training_examples` gives it; the
-    prompt of a text is empty. Raises as `text_to_segments`."""
+    prompt of a text is empty."""
     spans = example.get("catalog", {})
     sides = next(sides for sides in FORMS if _has_texts(example, sides))
     *prompt, completion = (
@@ -87,10 +151,10 @@ def problem_of(example: Any) -> str:
     weights = weight if isinstance(weight, list) else [weight]
     if not all(is_number(number) and 0 <= number <= LARGEST_WEIGHT for number in weights):
         return "has a weight that is neither a number from 0 nor a list of such numbers"
-    catalog = example.get("catalog", {})
-    if not isinstance(catalog, dict):
+    spans_by_side = example.get("catalog", {})
+    if not isinstance(spans_by_side, dict):
         return "has a catalog that is no object of spans"
-    for side, spans in catalog.items():
+    for side, spans in spans_by_side.items():
         text = example.get(side)
         if not isinstance(text, str) or not _are_spans(spans, len(text)):
             return f"has catalog spans that are not in the order of its {side!r}, or outside of it"

@@ -10,7 +10,7 @@ from sidtool.data import Query
 from sidtool.data.split import Event
 from sidtool.examples.general_text import pieces
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
-from sidtool.model.prompt import PromptItems, Segment, catalog, item_text, template
+from sidtool.model.prompt import Segment, catalog, item_text, template
 
 
 def item_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:
@@ -25,8 +25,8 @@ def item_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingE
         for copy in range(copies()):
             frame = context.frame(copy, index)
             completion = context.completion(index, frame)
-            content = PromptItems([_source(context, index, copy + index)])
-            prompt, _ = context.prompted(frame, content, completion)
+            content = _source(context, index, copy + index)
+            prompt, _ = context.prompt(frame, [content], completion)
             yield TrainingExample(context.name, prompt, completion, item=items.ids[index])
 
 
@@ -90,8 +90,8 @@ def query_examples(context: ExampleContext, copies: Copies) -> Iterator[Training
         for copy in range(copies()):
             frame = context.frame(copy, entry.number)
             completion = context.completion(entry.index, frame)
-            content = PromptItems([[catalog(item_text(entry.query.text))]])
-            prompt, _ = context.prompted(frame, content, completion)
+            content = catalog(item_text(entry.query.text))
+            prompt, _ = context.prompt(frame, [[content]], completion)
             yield TrainingExample(context.name, prompt, completion, entry.events, entry.query.item)
 
 

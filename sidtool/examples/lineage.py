@@ -163,6 +163,29 @@ class Lineage(JsonRecord):
         names = [name for part in self.parts for name in part]
         return digest_strings(names, [self.files.get(name, "") for name in names])
 
+    def check_split(self, split: Split) -> None:
+        """Raise CompatibilityError unless the training examples were made from this split."""
+        if split.reference.digest != self.split.digest:
+            raise CompatibilityError(
+                f"the split is {split.reference}, the training examples were made from "
+                f"{self.split}",
+                hint="give the split that make-sft used",
+            )
+
+    def check_bundle(self, bundle: Bundle, examples: str | Path) -> None:
+        """Raise CompatibilityError unless the SIDs in the training examples are those of
+        `bundle`."""
+        for part in ("space", "codebook", "items"):
+            made_with = getattr(self.bundle, part)
+            used = getattr(bundle.identity, part)
+            if made_with != used:
+                raise CompatibilityError(
+                    f"{examples} was made with a bundle whose {part} digest is {made_with[:12]}, "
+                    f"the model's is {used[:12]}",
+                    hint="make the examples with the model's bundle, or give the bundle that they "
+                    "were made with",
+                )
+
     def to_json(self) -> dict[str, Any]:
         """The JSON object that is stored."""
         return super().to_json() | {"bundle": asdict(self.bundle)}
@@ -267,26 +290,3 @@ def checked_side_file(examples: Path, lineage: Lineage, part: str, what: str) ->
         problem = "is missing" if digest is None else "was changed"
         raise DataError(f"{path}, {what} of {examples.name}, {problem}", hint=AGAIN)
     return path
-
-
-def check_same_split(lineage: Lineage, split: Split) -> None:
-    """Raise CompatibilityError unless the training examples were made from this split."""
-    if split.reference.digest != lineage.split.digest:
-        raise CompatibilityError(
-            f"the split is {split.reference}, the training examples were made from {lineage.split}",
-            hint="give the split that make-sft used",
-        )
-
-
-def check_same_bundle(lineage: Lineage, bundle: Bundle, examples: str | Path) -> None:
-    """Raise CompatibilityError unless the SIDs in the training examples are those of `bundle`."""
-    for part in ("space", "codebook", "items"):
-        made_with = getattr(lineage.bundle, part)
-        used = getattr(bundle.identity, part)
-        if made_with != used:
-            raise CompatibilityError(
-                f"{examples} was made with a bundle whose {part} digest is {made_with[:12]}, the "
-                f"model's is {used[:12]}",
-                hint="make the examples with the model's bundle, or give the bundle that they were "
-                "made with",
-            )

@@ -25,7 +25,7 @@ from sidtool.examples.blocks import (
     line_part,
 )
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
-from sidtool.model.prompt import begin, catalog, template, value_text
+from sidtool.model.prompt import catalog, template, value_text
 
 
 class ShownItems(NamedTuple):
@@ -51,8 +51,7 @@ class EventLines:
         self._head = self._texts.add([f'{{"task": "{context.name}", "user": "'])
         self._end = self._texts.add(["}\n"])
         frames, space = context.frames, context.bundle.space
-        ending = [begin(space)] if context.task.writes_sid else []
-        ending_text = (space.begin or "") if ending else ""
+        ending_text = (space.begin or "") if context.ending else ""
         # the literal text behind the user, behind the history and behind the answer
         before = escaped(frame.before for frame in frames)
         after = escaped(frame.after + ending_text for frame in frames)
@@ -62,7 +61,7 @@ class EventLines:
         self._close = self._texts.add([f'{text}"' for text in close])
         self._before_characters = np.array([len(frame.before) for frame in frames])
         literal = [(frame.before, frame.after, frame.close) for frame in frames]
-        n_tokens = [context.length([*map(template, texts), *ending]) for texts in literal]
+        n_tokens = [context.length([*map(template, texts), *context.ending]) for texts in literal]
         self._frame_tokens = np.array(n_tokens)
         task, rows = context.task, events.used_rows
         separator = context.frames[0].separator
@@ -196,8 +195,7 @@ def event_examples(context: ExampleContext, copies: Copies) -> Iterator[Training
         for copy in range(copies()):
             frame = context.frame(copy, number)
             completion = context.completion(target, frame)
-            content = context.history(earlier, frame, fields)
-            prompt, n_items = context.prompted(frame, content, completion, fields)
+            prompt, n_items = context.history_prompt(frame, earlier, completion, fields)
             events = history.newest(n_items + 1).events
             yield TrainingExample(context.name, prompt, completion, events, history.item_ids[-1])
 
@@ -227,7 +225,6 @@ def feedback_examples(context: ExampleContext, copies: Copies) -> Iterator[Train
         for copy in range(copies()):
             frame = context.frame(copy)
             completion = (catalog(value_text(label)), template(frame.close))
-            content = context.history(newest.indexes, frame, fields)
-            prompt, n_items = context.prompted(frame, content, completion, fields)
+            prompt, n_items = context.history_prompt(frame, newest.indexes, completion, fields)
             events = newest.newest(n_items).events
             yield TrainingExample(context.name, prompt, completion, events, history.item_ids[-1])

@@ -9,15 +9,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
 from sidtool.base.storage import Storage
 from sidtool.data.tables import as_url
 from sidtool.examples.example_file import problem_of
-from sidtool.examples.lineage import AGAIN, Lineage, checked_side_file, parsed_lineage
+from sidtool.examples.lineage import (
+    AGAIN,
+    Lineage,
+    checked_side_file,
+    in_parts,
+    parsed_lineage,
+    read_lineage,
+)
 
 PARTS_LINEAGE = "_lineage.json"
 """The lineage of examples in parts, in their folder."""
@@ -27,9 +31,13 @@ EMPTY = hashlib.sha256(b"").hexdigest()
 """The digest of a file of no validation users."""
 
 
-def read_parts_lineage(folder: Path) -> Lineage:
-    """The lineage of examples in parts; the parts are checked when they are read. Raises as
-    `read_lineage`."""
+def read_any_lineage(examples: Path) -> Lineage:
+    """The lineage of a file of training examples, or of a folder of parts, which are checked when
+    they are read. Raises as `read_lineage`."""
+    return _parts_lineage(examples) if in_parts(examples) else read_lineage(examples)
+
+
+def _parts_lineage(folder: Path) -> Lineage:
     path = folder / PARTS_LINEAGE
     lineage = parsed_lineage(Storage(as_url(folder)).read(PARTS_LINEAGE), path, folder)
     if not sum(ExampleParts(folder, lineage).sizes):
@@ -70,17 +78,6 @@ def _checked(location: str, name: str, digest: str | None) -> bytes:
 
 
 @dataclass(frozen=True)
-class Slice:
-    """Consecutive examples of a shuffled part."""
-
-    start: int
-    """the number of the first one among those of a process"""
-    part: int
-    first: int
-    stop: int
-
-
-@dataclass(frozen=True)
 class ExampleParts:
     """The parts of a folder of training examples."""
 
@@ -118,24 +115,3 @@ class ExampleParts:
         if problem:
             raise DataError(f"an example of part {part} of {self} {problem}: {line[:80]!r}")
         return dict(example)
-
-    def shuffled(self, part: int, seed: int, epoch: int) -> NDArray[np.int64]:
-        """(n,) the numbers of the examples of a part in the order of an epoch."""
-        return np.random.default_rng([seed, epoch, part]).permutation(self.sizes[part])
-
-    def slices(self, first: int, n: int, seed: int, epoch: int) -> list[Slice]:
-        """Where `n` consecutive examples are, from the example `first` on in the order of an epoch:
-        parts in a drawn order, each shuffled. The order begins again at its end."""
-        sizes = np.array(self.sizes)
-        order = np.random.default_rng([seed, epoch]).permutation(len(sizes))
-        stops = np.cumsum(sizes[order])
-        slices: list[Slice] = []
-        done = 0
-        while done < n:
-            place = (first + done) % int(stops[-1])
-            at = int(np.searchsorted(stops, place, side="right"))
-            begin = int(stops[at] - sizes[order[at]])
-            stop = min(int(stops[at]), place + n - done)
-            slices.append(Slice(done, int(order[at]), place - begin, stop - begin))
-            done += stop - place
-        return slices

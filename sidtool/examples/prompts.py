@@ -1,7 +1,6 @@
 """How the tasks of a mix are phrased: the frames of their prompts for a split and a tokenizer, and
 the prompts that a model has learned from them, for its contract."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -9,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sidtool.base.errors import UsageError
-from sidtool.data import FieldTypes, need_field
+from sidtool.data import FieldTypes
 from sidtool.data.split import Split
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.tasks import (
@@ -19,9 +18,6 @@ from sidtool.examples.tasks import (
     named_task,
 )
 from sidtool.model.prompt import (
-    HISTORY_SLOT,
-    ITEM_SLOT,
-    MOST_LABELS,
     SPLIT_HINT,
     HistoryPrompt,
     LabelPrompt,
@@ -33,8 +29,6 @@ from sidtool.model.prompt import (
     TextPrompt,
     catalog,
     make_frame,
-    parse,
-    slots,
     sorted_labels,
     template,
     value_text,
@@ -44,7 +38,6 @@ from sidtool.tokenizer.sid import SidSpace
 
 LENGTH_SLOT = "{length}"
 """The slot of a template for the number of items in a list."""
-_LIKE_A_SLOT = re.compile(r"\{[A-Za-z_][\w.:-]*\}")
 
 Frames = dict[str, tuple[PromptFrame, ...]]
 """The frames of each task, one per template."""
@@ -71,15 +64,14 @@ def frames_of_mix(
         task = named_task(name)
         if task.writes_list and (lists := options.list_targets) is not None:
             task_templates = task_templates or Templates.of_task(task.templates)
-            task_templates = _replaced(task_templates, {LENGTH_SLOT: str(lists.length)})
+            task_templates = task_templates.filled({LENGTH_SLOT: str(lists.length)})
         templates = templates_for(name, task_templates, types)
         # whole histories and running text, which have no prompt, are always plain
         form = "text" if task.is_sequence or task.is_running_text else format
         of_task = []
         for number, prompt in enumerate(templates.prompts):
             prompt = prompt.replace("{field}", task.column.replace("_", " "))
-            before, _, after = prompt.partition(HISTORY_SLOT if task.of_users else ITEM_SLOT)
-            frame = make_frame(before, after, tokenizer, form, templates.separator)
+            frame = make_frame(prompt, tokenizer, form, templates.separator)
             close = "" if task.is_sequence else frame.close
             frame = replace(frame, item=templates.item(number), close=close)
             of_task.append(with_field_tokens(frame, field_tokens))
@@ -109,9 +101,8 @@ def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Tem
     if chosen is None and not task.needs_fields:
         return templates
     if task.feedback:
-        fields = types.labels if task.predicts_feedback else types.feedback
         hint = f"sidtool split EVENTS -o SPLIT --feedback {task.feedback}"
-        need_field(task.feedback, fields, "feedback", hint)
+        types.need_feedback(task.feedback, hint, as_label=task.predicts_feedback)
     values = {
         "{field}": task.feedback.replace("_", " "),
         "{event}": f"{{event.{task.feedback}}}",
@@ -119,11 +110,11 @@ def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Tem
     }
     if any("{fields}" in prompt for prompt in templates.prompts):
         values["{fields}"] = _all_fields(name, types)
-    templates = _replaced(templates, values)
+    templates = templates.filled(values)
     shown_feedback = task.feedback if task.writes_sids else ""
     templates.check(name, history_source(name), types, shown_feedback, is_sequence=task.is_sequence)
-    shown = [slot for prompt in templates.prompts for slot in slots(prompt)]
-    if task.predicts_feedback and any(slot.part == "gap" for slot in shown):
+    gaps = [prompt for prompt in templates.prompts if "{gap}" in prompt or "{gap:token}" in prompt]
+    if task.predicts_feedback and gaps:
         raise UsageError(
             "{gap} in a prompt is the time since the last event, which is the one in question",
             hint="put it into items",
@@ -154,36 +145,15 @@ def with_field_tokens(frame: PromptFrame, field_tokens: FieldValues) -> PromptFr
 
 
 def _check_chosen(name: str, templates: Templates) -> None:
-    """Raise UsageError for what would stay in the text of every example, or never get there."""
+    """Raise UsageError for several prompts of a whole history, and as `check_slots`."""
     task = named_task(name)
     if task.is_sequence and len(templates.prompts) > 1:
         raise UsageError(
             f"{len(templates.prompts)} prompts of task {name}, which shows each history once",
             hint="give one, or use the task next-item",
         )
-    replaced = {HISTORY_SLOT, "{field}", "{event}", "{feedback}", "{fields}"}
-    if task.writes_list:
-        replaced.add(LENGTH_SLOT)
-    for text in (*templates.prompts, templates.separator, *templates.items):
-        literal = "\n".join(piece for piece in parse(text) if isinstance(piece, str))
-        for slot in _LIKE_A_SLOT.findall(literal):
-            if slot not in replaced:
-                raise UsageError(
-                    f"template {text!r:.80} has {slot}, which is no slot",
-                    hint="slots are {history}, {user.FIELD}, {context.FIELD}, {event.FIELD}, {gap}",
-                )
-
-
-def _replaced(templates: Templates, values: dict[str, str]) -> Templates:
-    """The templates with values in place of slots."""
-
-    def filled(text: str) -> str:
-        for slot, value in values.items():
-            text = text.replace(slot, value)
-        return text
-
-    prompts, items = (tuple(map(filled, texts)) for texts in (templates.prompts, templates.items))
-    return replace(templates, prompts=prompts, items=items)
+    replaced = ["{field}", "{event}", "{feedback}", "{fields}"]
+    templates.check_slots([*replaced, LENGTH_SLOT] if task.writes_list else replaced)
 
 
 def _all_fields(name: str, types: FieldTypes) -> str:
@@ -244,7 +214,7 @@ class ServedPrompts:
 
     def labels(self, split: Split) -> tuple[LabelPrompt, ...]:
         """The prompts that ask for feedback, of each task whose answers in the training events are
-        from 2 to MOST_LABELS different labels."""
+        two labels or more, as `sorted_labels` finds them."""
         prompts = []
         for name in self._tasks:
             task = named_task(name)
@@ -254,7 +224,7 @@ class ServedPrompts:
             used = np.unique(column.codes[split.train.items.places])
             values = (value for value in column.names[used].tolist() if value is not None)
             labels = sorted_labels(map(value_text, values))
-            if 2 <= len(labels) <= MOST_LABELS:
+            if len(labels) > 1:
                 close = self.frames[name][0].close
                 answers = [[catalog(label), template(close)] for label in labels]
                 n_answer = max(map(self._length, answers))
@@ -270,7 +240,7 @@ class ServedPrompts:
             return None
         frame = self.frames[task][0]
         max_length = self.options.max_length - self._answer_length(task)
-        return TextPrompt(task, frame.template(ITEM_SLOT), max_length, frame.format)
+        return TextPrompt.of_frame(frame, task, max_length)
 
     @property
     def templates(self) -> dict[str, tuple[str, ...]]:
@@ -294,16 +264,12 @@ class ServedPrompts:
         """The prompt of a history, which `n_answer` tokens answer; `more` are fields of its
         kind."""
         frame = self.frames[task][0]
-        return kind(
+        return kind.of_frame(
+            frame,
             task=task,
-            template=frame.template(HISTORY_SLOT),
             history_length=self.options.history_length,
             max_length=self.options.max_length - n_answer,
-            format=frame.format,
             history_as=named_task(task).history_source or "sid",
-            separator=frame.separator,
-            item=frame.item,
-            field_tokens=frame.field_tokens,
             **more,
         )
 

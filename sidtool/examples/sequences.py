@@ -12,7 +12,6 @@ import numpy as np
 from sidtool.base.errors import DataError
 from sidtool.base.ranges import consecutive
 from sidtool.data import NO_FIELDS
-from sidtool.data.split import target_lists
 from sidtool.examples.blocks import (
     BlockCopies,
     EventBlock,
@@ -28,7 +27,7 @@ from sidtool.examples.blocks import (
     line_part,
 )
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
-from sidtool.model.prompt import Segment, frame_segments, joined, sids, template
+from sidtool.model.prompt import Segment, assemble_history, sids, template
 
 
 class Windows(NamedTuple):
@@ -56,9 +55,8 @@ def sequence_examples(context: ExampleContext, copies: Copies) -> Iterator[Train
         for start, target, stop in np.stack(windows[1:], axis=1).tolist():
             window = history.cut(start, stop)
             fields = window.fields.until(stop)
-            before = frame_segments(frame.before, fields, frame.tokens)
-            shown = context.history(window.indexes, frame, fields).newest(len(window))
-            segments = joined([*before, *shown])
+            codes = context.bundle.items.codes[list(window.indexes)]
+            segments, _ = assemble_history(frame, context.bundle.space, codes, None, fields)
             ends = [place for place, segment in enumerate(segments, 1) if segment.kind == "sid"]
             segments = segments[: ends[-1]]  # nothing is learned from what follows the last item
             if context.length(segments) > context.max_length:
@@ -145,14 +143,14 @@ class _SequenceLines:
 
 
 def list_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:
-    """The lists of each user's training events (`target_lists`), of the items that the bundle
-    has."""
+    """The lists of each user's training events (`ListTargets.lists_of`), of the items that the
+    bundle has."""
     assert context.lists is not None
     item_index = context.histories.item_index
     for sequence in context.split.train:
         history = context.histories.of_user(sequence)
         in_bundle = [index for index, item in enumerate(sequence.items) if item in item_index]
-        for target_list in target_lists(sequence, context.lists, context.counts):
+        for target_list in context.lists.lists_of(sequence, context.counts):
             start = bisect_left(in_bundle, target_list.start)
             places = [(bisect_left(in_bundle, index), index) for index in target_list.targets]
             targets = [place for place, index in places if in_bundle[place : place + 1] == [index]]
@@ -167,17 +165,15 @@ def list_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingE
                 frame = context.frame(copy)
                 close = template(frame.close)
                 fields = known.until(start) if frame.has_slots else NO_FIELDS
-                content = context.history(before.indexes, frame, fields)
                 # a prompt is cut as when serving, where the length of the list is not known before
                 longest = (_sids(context, rows[:1] * context.lists.length), close)
-                prompt, n_items = context.prompted(frame, content, longest, fields)
+                prompt, n_items = context.history_prompt(frame, before.indexes, longest, fields)
                 events = (*before.newest(n_items).events, *target_events)
                 completion = (_sids(context, rows), close)
                 yield TrainingExample(context.name, prompt, completion, events)
 
 
 def _sids(context: ExampleContext, indexes: Sequence[int]) -> Segment:
-    """The SIDs of items, without the begin token of the first one, with which the prompt ends."""
-    space = context.bundle.space
-    whole = sids(space, context.bundle.items.codes[list(indexes)])
-    return Segment("sid", sid_tokens=whole.sid_tokens[int(space.has_begin_end_tokens) :])
+    """The SIDs of items, which follow a prompt."""
+    codes = context.bundle.items.codes[list(indexes)]
+    return sids(context.bundle.space, codes, behind_begin=True)

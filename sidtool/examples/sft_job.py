@@ -8,13 +8,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.base.progress import Progress
 from sidtool.base.threads import in_threads
-from sidtool.data import Items, UnknownIds, guess_spelling
+from sidtool.data import Items
 from sidtool.data.split import Event, Split
 from sidtool.examples.blocks import TrainEvents, write_validation
 from sidtool.examples.event_weights import EventWeights
@@ -76,9 +76,23 @@ class SftJob:
         """The training events as columns."""
         return self.maker.events(self.split)
 
+    @property
+    def part_totals(self) -> Sequence[Mapping[str, Any]]:
+        """The figures of each part of the split, as JSON values, where parts are opened alone."""
+        return ()
+
     @cached_property
     def totals(self) -> EventTotals:
         """The figures of all events of the split."""
+        parts = [EventTotals(**part) for part in self.part_totals]
+        if parts:
+            unknown = dict.fromkeys(item for part in parts for item in part.unknown_items)
+            return EventTotals(
+                sum(part.n_events for part in parts),
+                sum(part.n_dropped for part in parts),
+                list(unknown),
+                sum(part.n_valid for part in parts),
+            )
         events = self.events
         n_valid = len(self.split.valid)
         return EventTotals(events.n_events, events.n_dropped, events.unknown_items, n_valid)
@@ -86,24 +100,35 @@ class SftJob:
     def check_ids(self) -> None:
         """Raise RefusedError if the bundle lacks the items of too many training events, or the
         catalog too many items of the bundle; warn of fewer."""
-        allow_unknown = self.options.allow_unknown
         ids, active = self.bundle.items.ids, self.bundle.active
         is_missing = self.maker.texts.catalog_rows[active] < 0
         missing = [ids[row] for row in active[is_missing].tolist()]
-        guess = guess_spelling(self.items.ids, missing, "the catalog", "the bundle")
-        problem = "items of the bundle are not in the catalog"
-        unknown = UnknownIds(len(missing), len(active), problem, guess)
-        unknown.check(allow_unknown=allow_unknown)
+        self.options.check_unknown(
+            "items of the bundle are not in the catalog",
+            self.items.ids,
+            missing,
+            ("the catalog", "the bundle"),
+            count=len(missing),
+            total=len(active),
+        )
         totals = self.totals
-        guess = guess_spelling(ids, totals.unknown_items, "the bundle", "events")
-        problem = "training events are of items that the bundle lacks"
-        unknown = UnknownIds(totals.n_dropped, totals.n_events, problem, guess)
-        unknown.check(allow_unknown=allow_unknown)
+        self.options.check_unknown(
+            "training events are of items that the bundle lacks",
+            ids,
+            totals.unknown_items,
+            ("the bundle", "events"),
+            count=totals.n_dropped,
+            total=totals.n_events,
+        )
 
     def write(self, path: Path | None) -> dict[str, TaskCounts]:
         """Make the examples, write them if there is a path, and count them by task.
 
         Raises RefusedError if one of them shows a held-out event."""
+        return task_counts(self.write_tasks(path))
+
+    def write_tasks(self, path: Path | None) -> dict[str, ExampleCounts]:
+        """Make the examples, and write them if there is a path."""
         counts: dict[str, ExampleCounts] = {}
         n_tasks = len(self.options.tasks)
         with path.open("wb") if path else nullcontext() as stream:
@@ -122,7 +147,7 @@ class SftJob:
                 pairs = zip(train, copies, strict=True)
                 mixed = (example for example, n_copies in pairs for _ in range(n_copies))
                 counts[GENERAL_TASK] = self.write_examples(stream, mixed)
-        return task_counts(counts)
+        return counts
 
     def digest(self, path: Path) -> str:
         """SHA-256 (hex) of the examples that `write` wrote to a path."""

@@ -2,10 +2,10 @@
 queries that tasks are made of, read with every column that they need."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from sidtool.base.errors import UsageError
 from sidtool.base.options import assignments, check_options, group, numbers, option, read_ids
@@ -20,8 +20,16 @@ from sidtool.data import (
     read_queries,
     template_columns,
 )
-from sidtool.data.split import LENGTH, ListTargets
-from sidtool.examples.tasks import LIST_TASK, TASKS, check_weights, history_source, named_task
+from sidtool.data.split import ListTargets
+from sidtool.examples.tasks import (
+    LIST_TASK,
+    TASKS,
+    check_weights,
+    history_source,
+    named_task,
+    tokens_of_mix,
+)
+from sidtool.model.contract import TrainParams
 from sidtool.model.prompt import Format, Templates
 
 
@@ -68,7 +76,7 @@ class SftOptions(UnknownOptions):
     """Columns of the catalog that running text shows; None shows those that `--field` names, or all
     of a catalog that is a value."""
     lists: ListTargets | None = group(None)
-    """The lists of the task `list`; None has those of LENGTH items."""
+    """The lists of the task `list`; None has those of the defaults."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -84,11 +92,31 @@ class SftOptions(UnknownOptions):
                 f"options of lists without the task {LIST_TASK}", hint=f"--task {LIST_TASK}=1"
             )
 
+    @classmethod
+    def of_training(cls, last: TrainParams, seed: int) -> Self:
+        """Those that the examples of a training stage were made with, as far as it records them."""
+        options = cls(
+            tasks=last.task_weights,
+            format=last.example_format,  # type: ignore[arg-type]
+            max_length=last.max_length or cls.max_length,
+            seed=seed,
+            lists=last.lists,
+        )
+        if (made := last.sft) is None:
+            return options
+        return replace(
+            options,
+            history_length=made.history_length,
+            max_tokens=tokens_of_mix(last.task_weights, made.task_budgets),
+            templates=made.templates,
+            columns=made.columns,
+        )
+
     @property
     def list_targets(self) -> ListTargets | None:
         """The lists that are made, None without the task."""
         has_lists = any(named_task(task).writes_list for task in self.tasks)
-        return (self.lists or ListTargets(LENGTH)) if has_lists else None
+        return (self.lists or ListTargets()) if has_lists else None
 
     def example_format(self, tokenizer: Any | None) -> Format:
         """`format`, where auto is decided by the tokenizer."""
@@ -119,6 +147,12 @@ class TaskCatalogOptions(CatalogNames):
     def __post_init__(self) -> None:
         if self.queries is not None and self.query_text is not None:
             raise UsageError("give either --queries or --query-text, not both")
+
+    def queries_of(self, catalog: Items) -> tuple[Query, ...]:
+        """The queries that are read or made of a catalog. Raises as `read_catalog`."""
+        if self.query_text is not None:
+            return compose_queries(catalog, self.query_text)
+        return () if self.queries is None else read_queries(self.queries)
 
 
 def read_catalog(
@@ -154,11 +188,4 @@ def read_catalog(
                     f"task {task} shows titles, but {items} has no column of them",
                     hint="name it with --title-column",
                 )
-    return catalog, catalog_queries(catalog, options)
-
-
-def catalog_queries(catalog: Items, options: TaskCatalogOptions) -> tuple[Query, ...]:
-    """The queries that are read or made of a catalog. Raises as `read_catalog`."""
-    if options.query_text is not None:
-        return compose_queries(catalog, options.query_text)
-    return () if options.queries is None else read_queries(options.queries)
+    return catalog, options.queries_of(catalog)

@@ -17,7 +17,7 @@ from sidtool.base.output_name import JSON_LINES, check_suffix
 from sidtool.base.progress import Progress
 from sidtool.base.threads import arrow_threads, in_threads, meanwhile, thread_count
 from sidtool.data import Items, Query
-from sidtool.data.split import Split, is_split_folder, open_split, stored_manifest
+from sidtool.data.split import Split, folder_manifest, open_split
 from sidtool.examples.event_weights import EventWeights, WeightOptions
 from sidtool.examples.general_text import GeneralOptions
 from sidtool.examples.lineage import Lineage, side_files
@@ -26,7 +26,7 @@ from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions, read_ca
 from sidtool.examples.tasks import named_task
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model import Checkpoint, check_model_folder, load_tokenizer
-from sidtool.model.contract import check_bundle_split, model_folder
+from sidtool.model.contract import model_folder
 from sidtool.model.prompt import HistoryPrompt
 from sidtool.model.vocabulary import FieldValues
 from sidtool.registry import open_source
@@ -80,13 +80,17 @@ class SftInputs:
         (items, queries, columns), split = in_threads(lambda read: read(bundle), reads, threads)
         if options.columns is None:
             options = replace(options, columns=columns)
-        check_bundle_split(bundle, "the split of the training examples", split.reference)
+        bundle.check_split("the split of the training examples", split.reference)
         maker = ExampleMaker(
             bundle, items, options, tokenizer, queries, split.fields, prompt, field_tokens
         )
         weights = EventWeights.read(self.weights, split)
         general = None if self.general is None else GeneralExamples.read(self.general, maker)
         return SftJob(bundle, items, split, options, maker, weights, general, progress, threads)
+
+    def with_split(self, job: SftJob, split: Split) -> SftJob:
+        """A job of these inputs with another part of the split."""
+        return replace(job, split=split, weights=EventWeights.read(self.weights, split))
 
     def _split(self, bundle: Bundle) -> Split:
         if isinstance(self.split, Split):
@@ -200,9 +204,8 @@ def make_sft(
 
 def _is_in_parts(split: Split | str | Path) -> bool:
     """Whether a split is a folder with parts of the users."""
-    if isinstance(split, Split) or not is_split_folder(Path(split)):
-        return False
-    return stored_manifest(Path(split)).parts > 1
+    manifest = None if isinstance(split, Split) else folder_manifest(Path(split))
+    return manifest is not None and manifest.parts > 1
 
 
 def _written(job: SftJob, out: Path, force: bool) -> Lineage:

@@ -9,21 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.data import NO_FIELDS, Fields, FieldTypes, Items, Query, Texts
+from sidtool.data import Fields, FieldTypes, Items, Query, Texts
 from sidtool.data.split import Event, ListTargets, Split
 from sidtool.examples.blocks import BlockCopies, MakeBlock, TrainEvents
 from sidtool.examples.histories import Histories
 from sidtool.model.prompt import (
     PromptEncoder,
     PromptFrame,
-    PromptItems,
     Segment,
-    SidItems,
+    assemble_history,
     assemble_prompt,
     begin,
     catalog,
-    end,
-    history_items,
     item_text,
     sids,
     template,
@@ -274,37 +271,54 @@ class ExampleContext:
         text."""
         close = template(frame.close)
         if self.task.writes_sid:
-            space = self.bundle.space
             codes = self.bundle.items.codes[index : index + 1]
-            # The prompt ends with the begin token.
-            return (sids(space, codes, begin_end_tokens=False), end(space), close)
+            return (sids(self.bundle.space, codes, behind_begin=True), close)
         text = self.text(index)
         return (catalog(text), close) if text else ()
 
-    def history(
-        self, indexes: Sequence[int], frame: PromptFrame, fields: Fields
-    ) -> PromptItems | SidItems:
-        """Items of a history, as the task shows them. The last event of `fields` is that of the
-        last item."""
+    @property
+    def ending(self) -> list[Segment]:
+        """What a prompt ends with: the begin token, if a SID follows."""
+        return [begin(self.bundle.space)] if self.task.writes_sids else []
+
+    def history_prompt(
+        self,
+        frame: PromptFrame,
+        indexes: Sequence[int],
+        completion: Sequence[Segment],
+        fields: Fields,
+    ) -> tuple[tuple[Segment, ...], int]:
+        """The prompt with the newest of these items of a history that fit beside the completion,
+        as the task shows them, and their number. The last event of `fields` is that of the last
+        item. Raises DataError if none fits."""
         titles = None
         if self.task.history_source == "title":
             titles = [self.texts.text("title", index) for index in indexes]
-        codes = self.bundle.items.codes[list(indexes)]
-        return history_items(frame, self.bundle.space, codes, titles, fields)
+        segments, n_items = assemble_history(
+            frame,
+            self.bundle.space,
+            self.bundle.items.codes[list(indexes)],
+            titles,
+            fields,
+            self.ending,
+            encoder=self.encoder,
+            max_tokens=self.max_length - self.length(completion),
+        )
+        if n_items == 0:
+            raise self.too_long()
+        return tuple(segments), n_items
 
-    def prompted(
+    def prompt(
         self,
         frame: PromptFrame,
-        content: PromptItems | SidItems,
-        completion: Sequence[Segment],
-        fields: Fields = NO_FIELDS,
+        items: Sequence[Sequence[Segment]],
+        completion: Sequence[Segment] = (),
     ) -> tuple[tuple[Segment, ...], int]:
-        """The prompt with the newest items of `content` that fit beside the completion, and their
-        number. Raises DataError if none fits."""
-        ending = [begin(self.bundle.space)] if self.task.writes_sids else []
+        """The prompt with the newest of these items, each given by its segments, that fit beside
+        the completion, and their number. Raises DataError if none fits."""
         max_tokens = self.max_length - self.length(completion)
         segments, n_items = assemble_prompt(
-            frame, content, ending, fields=fields, encoder=self.encoder, max_tokens=max_tokens
+            frame, items, self.ending, encoder=self.encoder, max_tokens=max_tokens
         )
         if n_items == 0:
             raise self.too_long()
@@ -336,4 +350,4 @@ class ExampleContext:
                     segments.append(template(piece))
             items.append([piece for piece in segments if piece.text or piece.sid_tokens])
         whole_frame = replace(frame, after=frame.after + frame.close, item="")
-        return self.prompted(whole_frame, PromptItems(items, frame.separator), ())
+        return self.prompt(whole_frame, items)

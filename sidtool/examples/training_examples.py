@@ -166,7 +166,7 @@ class ExampleMaker:
         UsageError without a tokenizer."""
         if self._tokenizer is None:
             raise UsageError("general text needs a tokenizer", hint="--model MODEL")
-        frame = make_frame("", "", self._tokenizer, "text")
+        frame = make_frame("{item}", self._tokenizer, "text")
         context = self._context(GENERAL_TASK, Split.of("given", ()))
         context = replace(context, frames=(frame,), documents=documents)
         return list(context.task.make(context, lambda: 1))

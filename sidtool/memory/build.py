@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError
 from sidtool.base.extras import library_versions
 from sidtool.base.options import options_from
 from sidtool.base.threads import thread_count
@@ -16,7 +16,7 @@ from sidtool.data import Texts, Vectors
 from sidtool.data.split import Example, Split, SplitManifest, check_split, evenly_spaced
 from sidtool.data.split.pairs import WINDOW, item_sequences
 from sidtool.memory.content import ItemContent, nearest_items
-from sidtool.memory.manifest import KnnSettings, MemoryManifest
+from sidtool.memory.manifest import CONTENT_WEIGHT, KnnSettings, MemoryManifest
 from sidtool.memory.memory import Memory
 from sidtool.memory.rows import Shards, SparseRows
 from sidtool.memory.similarity import CountedPairs, content_similarity, count_events, similar_items
@@ -25,14 +25,6 @@ from sidtool.tokenizer.bundle import Bundle, now
 DEFAULT = KnnSettings(reverse=0.3, normalization=0.3, neighbors=100)
 """Settings of a memory, a compromise over the validation users of four data sets (docs/memory.md);
 more neighbors cost time at inference."""
-
-
-def check_memory_split(bundle: Bundle, split: Split | SplitManifest) -> None:
-    """Raise CompatibilityError if the codebook of a bundle may have learned from events that a
-    split holds out."""
-    codebook = f"the codebook of bundle {bundle.manifest.name!r}"
-    made_from = bundle.manifest.made_from.split
-    check_split(codebook, made_from, "the split of the memory", split.reference)
 
 
 ROUNDING = 1e-6
@@ -135,7 +127,7 @@ def build_memory(
         >>> memory = sidtool.build_memory(split, sidtool.open_bundle("shop.zarr"))
         >>> memory.save("memory.zarr")
     """
-    check_memory_split(bundle, split)
+    bundle.check_split("the split of the memory", split.reference)
     before = None if earlier is None else earlier.manifest
     options_from(KnnSettings, settings, given)  # refuses unknown keywords, and both
     if settings is None:
@@ -186,36 +178,37 @@ def rebuild_memory(
     `vectors` are not given, or if they are and it compared none."""
     manifest = memory.manifest
     content = None
-    check_vectors(manifest, bundle, are_given=vectors is not None)
+    manifest.check_vectors(bundle.identity, are_given=vectors is not None)
     if manifest.content is not None:
-        content = content_of(memory, bundle, vectors)
+        content = _renewed_content(memory, bundle, vectors)
     return build_memory(
         split, bundle, manifest.settings, content=content, tuned_on=manifest.tuned_on
     )
 
 
-def check_vectors(manifest: MemoryManifest, bundle: Bundle, *, are_given: bool) -> None:
-    """Raise UsageError if a memory cannot be built again for a bundle without the items' vectors,
-    and they are not given, or if they are and it compares none."""
-    if are_given and not manifest.compares_vectors:
-        raise UsageError(
-            "the memory compares no vectors: --embeddings would have no effect",
-            hint="sidtool build-memory --embeddings, then tune-memory",
-        )
-    if not are_given and needs_vectors(manifest, bundle):
-        raise UsageError(
-            "the earlier memory compares the items' vectors, and the bundle has other items",
-            hint="--items CATALOG if the bundle has an encoder, or --embeddings FILE, once per "
-            "source of the bundle",
-        )
-
-
-def needs_vectors(manifest: MemoryManifest, bundle: Bundle) -> bool:
-    """Whether a memory is built again for a bundle from the vectors of its items."""
-    return manifest.compares_vectors and manifest.bundle.digest != bundle.identity.digest
-
-
 def content_of(
+    bundle: Bundle,
+    vectors: Vectors | None,
+    weight: float | None,
+    earlier: Memory | None,
+    compare: Callable[[Vectors], Any] = nearest_items,
+) -> ItemContent | None:
+    """The content of a bundle's items; None if it is not used. Without vectors it is that of an
+    earlier memory, which a weight changes."""
+    if weight == 0:
+        return None
+    recorded = None if earlier is None else earlier.manifest.content
+    if vectors is None and earlier is not None and recorded is not None:
+        content = _renewed_content(earlier, bundle, compare=compare)
+        return content if weight is None else content.weighted(weight)
+    if vectors is None and weight is None:
+        return None
+    if weight is None:
+        weight = CONTENT_WEIGHT if recorded is None else recorded.weight
+    return ItemContent.of(bundle, vectors, weight, compare)
+
+
+def _renewed_content(
     memory: Memory,
     bundle: Bundle,
     vectors: Vectors | None = None,
@@ -234,7 +227,7 @@ def content_of(
         return ItemContent(stored.to_scipy(), settings)
     if settings.source == "codes":
         return ItemContent.of(bundle, weight=settings.weight, compare=compare)
-    check_vectors(memory.manifest, bundle, are_given=vectors is not None)
+    memory.manifest.check_vectors(bundle.identity, are_given=vectors is not None)
     assert vectors is not None
     return ItemContent.of(bundle, vectors, settings.weight, compare)
 

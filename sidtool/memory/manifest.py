@@ -94,6 +94,25 @@ class MemoryManifest(JsonRecord):
         """Whether items are similar by their vectors, which a memory of other items needs too."""
         return self.content is not None and self.content.source == "vectors"
 
+    def needs_vectors(self, bundle: Identity) -> bool:
+        """Whether the memory is built again for a bundle from the vectors of its items."""
+        return self.compares_vectors and self.bundle.digest != bundle.digest
+
+    def check_vectors(self, bundle: Identity, *, are_given: bool) -> None:
+        """Raise UsageError if the memory cannot be built again for a bundle without the items'
+        vectors, and they are not given, or if they are and it compares none."""
+        if are_given and not self.compares_vectors:
+            raise UsageError(
+                "the memory compares no vectors: --embeddings would have no effect",
+                hint="sidtool build-memory --embeddings, then tune-memory",
+            )
+        if not are_given and self.needs_vectors(bundle):
+            raise UsageError(
+                "the earlier memory compares the items' vectors, and the bundle has other items",
+                hint="--items CATALOG if the bundle has an encoder, or --embeddings FILE, once per "
+                "source of the bundle",
+            )
+
     @property
     def source(self) -> dict[str, Any]:
         """The fields that the digest covers."""

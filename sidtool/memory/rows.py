@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -114,6 +114,14 @@ class Shards:
     budget: int
     """Bytes. The training events and the ids of the items come on top."""
 
+    @classmethod
+    @contextmanager
+    def beside(cls, out: Path, budget: int) -> Iterator[Self]:
+        """In a folder beside an output, which is removed afterwards. Raises DataError if it cannot
+        be made."""
+        with folder_beside(out) as folder:
+            yield cls(folder, budget)
+
     def entries(self, n_items: int, entry_bytes: int, threads: int = 1) -> int:
         """The pairs that fit into memory, for each thread. Raises UsageError if there are none."""
         entries = (self.budget - ITEM * n_items) // entry_bytes
@@ -128,14 +136,6 @@ class Shards:
         """Give back the disk space of the files whose names begin so."""
         for path in self.folder.glob(f"{prefix}*"):
             path.unlink()
-
-
-@contextmanager
-def shards_beside(out: Path, budget: int) -> Iterator[Shards]:
-    """A folder beside an output, which is removed afterwards. Raises DataError if it cannot be
-    made."""
-    with folder_beside(out) as folder:
-        yield Shards(folder, budget)
 
 
 def store_rows(

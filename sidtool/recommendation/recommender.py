@@ -11,7 +11,6 @@ import numpy as np
 
 from sidtool.base.errors import DataError, SidtoolError, SidtoolWarning, UsageError
 from sidtool.model import LoadedModel, load_model_folder
-from sidtool.model.contract import targets_repeat
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Answer, BadRequest, Explanation, Recommendation, Request
@@ -53,7 +52,7 @@ class Recommender:
                 _warn(f"the model was trained on lists of {trained} items, not {list_length}")
         _check_explain(session, options)
         # candidates are named, so they are scored
-        repeats = targets_repeat(loaded.contract) if candidates is None else None
+        repeats = loaded.contract.targets_repeat if candidates is None else None
         options = options.with_seen(repeats)
         items = session.bundle.items
         candidate_index = None

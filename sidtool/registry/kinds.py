@@ -4,21 +4,13 @@
 root documents of bundle and memory inside have those of their objects."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from sidtool.base.output_name import BUNDLE, FOLDER, MEMORY, OutputKind
 from sidtool.base.storage import Storage, is_zip
 from sidtool.memory import MemoryManifest, is_memory, memory_card
-from sidtool.model.contract import (
-    BUNDLE_COPY,
-    CONTRACT,
-    StoredModel,
-    model_card,
-    parse_stored_model,
-    read_stored_model,
-)
+from sidtool.model.contract import CONTRACT, StoredModel, stored_card
 from sidtool.registry.records import Kind
-from sidtool.tokenizer.bundle import ROOT, Bundle, Manifest, bundle_card, parse_root, read_root
+from sidtool.tokenizer.bundle import ROOT, Manifest, bundle_card, parse_root, read_root
 
 AnyManifest = Manifest | MemoryManifest | StoredModel
 """The record of an artifact: its digest, and the SHA-256 of each object besides the root."""
@@ -37,18 +29,18 @@ def kind_of(manifest: AnyManifest) -> Kind:
 
 def read_manifest(location: str) -> AnyManifest:
     """The manifest of a stored artifact. Raises as `Bundle.open`, `Memory.open` and
-    `read_stored_model` do."""
+    `StoredModel.read` do."""
     if is_model(location):
-        return read_stored_model(location)
+        return StoredModel.read(location)
     if is_memory(location):
         return MemoryManifest.from_json(read_root(Storage(location), "memory"))
     return Manifest.from_json(read_root(Storage(location), "bundle"))
 
 
 def parse_manifest(location: str, root: bytes, kind: Kind) -> AnyManifest:
-    """The manifest in a root document. Raises as `parse_root` and `parse_stored_model` do."""
+    """The manifest in a root document. Raises as `parse_root` and `StoredModel.parse` do."""
     if kind == "model":
-        return parse_stored_model(location, root)
+        return StoredModel.parse(location, root)
     value = parse_root(location, root, kind)
     return MemoryManifest.from_json(value) if kind == "memory" else Manifest.from_json(value)
 
@@ -59,9 +51,7 @@ def published_card(
     """The card of the artifact at `location` as it is published under `reference` and a license;
     that of a model without a reference is the card of its copy."""
     if isinstance(manifest, StoredModel):
-        contract = replace(manifest.contract, license=license)
-        bundle = Bundle.open(f"{location}/{BUNDLE_COPY}")
-        return model_card(contract, bundle, reference=reference)
+        return stored_card(manifest.contract, location, reference, license)
     if isinstance(manifest, MemoryManifest):
         return memory_card(manifest, reference or location, license)
     return bundle_card(manifest, reference or location, license)

@@ -16,7 +16,7 @@ from sidtool.base.output_name import check_parents
 from sidtool.base.progress import Progress
 from sidtool.base.signatures import SIGNATURE, Signer, Signers
 from sidtool.base.storage import Storage, is_zip
-from sidtool.model.contract import CONTRACT, MODEL_CARD
+from sidtool.model.contract import CONTRACT
 from sidtool.registry import records
 from sidtool.registry.kinds import (
     OUTPUTS,
@@ -212,7 +212,7 @@ def pull(
         if record.kind == "model":
             license = None if record.license == UNKNOWN_LICENSE else record.license
             text = published_card(str(folder), manifest, None, license)
-            (folder / MODEL_CARD).write_text(text, encoding="utf-8")
+            (folder / CARD).write_text(text, encoding="utf-8")
     return record
 
 

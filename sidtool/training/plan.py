@@ -10,14 +10,7 @@ from typing import Any
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data.split import check_split
 from sidtool.data.tables import as_url
-from sidtool.examples import (
-    Lineage,
-    check_same_bundle,
-    find_task,
-    in_parts,
-    read_lineage,
-    read_parts_lineage,
-)
+from sidtool.examples import Lineage, find_task, read_any_lineage
 from sidtool.model import Dtype, check_model_folder
 from sidtool.model.contract import (
     Contract,
@@ -28,7 +21,7 @@ from sidtool.model.contract import (
     refuse_base_as_output,
 )
 from sidtool.model.network import ModelKind
-from sidtool.recommendation.search import excludes_seen
+from sidtool.recommendation.search import SeenOptions
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.loop.machine import check_fsdp, is_set, stored_dtype, supports_bf16
 from sidtool.training.loss.item_fields import BARE_SIDS, ItemFields
@@ -53,9 +46,10 @@ def plan_training(
     """The run of a call of `train`, with everything checked that needs no weights; writes nothing.
     `before` is the run that will write the model. Raises as `train`."""
     trust, location = trust_remote_code, as_url(examples)
-    lineage = read_parts_lineage(examples) if in_parts(examples) else read_lineage(examples)
-    exclude_seen = excludes_seen(options.eval_exclude_seen, lineage.split.targets_repeat)
-    options = replace(options, eval_exclude_seen=exclude_seen)
+    lineage = read_any_lineage(examples)
+    seen = SeenOptions(exclude_seen=options.eval_exclude_seen)
+    seen = seen.with_seen(lineage.split.targets_repeat)
+    options = replace(options, eval_exclude_seen=seen.exclude_seen)
     if before is None:
         model_dir = model_folder(model, trust_remote_code=trust)
         contract, bundle, _ = check_model_folder(model_dir, bundle)
@@ -66,7 +60,7 @@ def plan_training(
     teacher_dirs = tuple(model_folder(teacher, trust_remote_code=trust) for teacher in teachers)
     if options.stage == "lora":
         refuse_base_as_output(out, contract, model_dir)
-    check_same_bundle(lineage, bundle, location)
+    lineage.check_bundle(bundle, location)
     shown = lineage.field_tokens
     if shown and dict(shown) != dict(contract.field_tokens):
         raise CompatibilityError(

@@ -17,14 +17,7 @@ from sidtool.base.output import partial_path
 from sidtool.data.split import SplitReference
 from sidtool.data.tables import as_url
 from sidtool.examples import Lineage, find_task
-from sidtool.model.contract import (
-    Contract,
-    ModelNormalize,
-    ModelReference,
-    SftRecord,
-    StageRecord,
-    TrainParams,
-)
+from sidtool.model.contract import Contract, ModelReference, SftRecord, StageRecord, TrainParams
 from sidtool.model.network import ModelKind
 from sidtool.model.prompt import HistoryPrompt
 from sidtool.recommendation.search import seen_reason
@@ -175,7 +168,7 @@ class TrainingRun(Run):
         return chosen
 
     @property
-    def normalize(self) -> ModelNormalize:
+    def normalize(self) -> Literal["level", "trie"]:
         """Normalization of the trained model's scores: the finest that its loss used."""
         return "trie" if self.softmax_over == "trie" else "level"
 

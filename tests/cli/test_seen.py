@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.recommendation.search import excludes_seen, seen_reason
+from sidtool.recommendation.search.search_options import excludes_seen, seen_reason
 from tests.cli.road import TRAINING, Road, done, write_lines
 
 REMOVED = "seen items removed: no target of the split repeats an item of its history"

@@ -18,6 +18,7 @@ from sidtool.evaluation.ranking import IndexedExamples, example_queries
 from sidtool.evaluation.tasks import TaskEvaluationOptions
 from sidtool.evaluation.tasks.questions import make_questions
 from sidtool.evaluation.tasks.task_evaluation import evaluate_task
+from sidtool.examples.example_file import segments_to_text
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.task import TrainingExample
 from sidtool.examples.training_examples import ExampleMaker
@@ -25,7 +26,7 @@ from sidtool.model.contract.stage_record import SftRecord, StageRecord
 from sidtool.model.load import LoadedModel
 from sidtool.model.prompt.frames import Templates
 from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.model.prompt.segments import PromptEncoder, segments_to_text
+from sidtool.model.prompt.segments import PromptEncoder
 from sidtool.recommendation.query import QuerySession
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.examples.cases import RATING_TASKS as TASKS

@@ -8,7 +8,7 @@ import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError
 from sidtool.data.split.split import Split
-from sidtool.examples.lineage import check_same_split, read_lineage
+from sidtool.examples.lineage import read_lineage
 from sidtool.examples.parts import validation_users
 from tests.sealed import reseal
 from tests.training_fixtures import bundle, catalog, examples, make_split, split
@@ -44,6 +44,6 @@ def test_examples_that_record_a_leak_are_refused(made: Path, leaked: int) -> Non
 
 def test_examples_of_another_split_are_refused(made: Path, split: Split) -> None:
     lineage = read_lineage(made)
-    check_same_split(lineage, split)
+    lineage.check_split(split)
     with pytest.raises(CompatibilityError, match="the training examples were made from"):
-        check_same_split(lineage, make_split(seed=1))
+        lineage.check_split(make_split(seed=1))

@@ -16,12 +16,12 @@ from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import Example, UserSequence
-from sidtool.examples.example_file import encode_example, example_json
+from sidtool.examples.example_file import encode_example, example_json, segments_to_text
 from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions, read_catalog
 from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import named_task
 from sidtool.examples.training_examples import ExampleMaker
-from sidtool.model.prompt.segments import PromptEncoder, segments_to_text
+from sidtool.model.prompt.segments import PromptEncoder
 from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle

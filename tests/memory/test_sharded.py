@@ -14,7 +14,7 @@ from sidtool.data.split.pairs import cooccurrence, count_blocks
 from sidtool.memory.build import SplitPairs, build_memory, verify_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.manifest import KnnSettings
-from sidtool.memory.rows import ITEM, Shards, shards_beside
+from sidtool.memory.rows import ITEM, Shards
 from sidtool.memory.similarity import BLOCK_ENTRY, GROUP_ENTRY
 from tests.bundles import small_bundle
 from tests.cli.road import done, refused
@@ -105,7 +105,7 @@ def test_counts_of_another_distance_do_not_change_the_first(tmp_path: Path) -> N
 
 def test_a_saved_memory_needs_its_files_no_more(tmp_path: Path) -> None:
     split = split_of(random_histories(0, 40, ITEMS))
-    with shards_beside(tmp_path / "memory.zarr", budget_for(50)) as shards:
+    with Shards.beside(tmp_path / "memory.zarr", budget_for(50)) as shards:
         build_memory(split, BUNDLE, shards=shards).save(tmp_path / "memory.zarr")
     assert [path.name for path in tmp_path.iterdir()] == ["memory.zarr"]
     assert verify_memory(tmp_path / "memory.zarr") == []
@@ -130,7 +130,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: Any) -> None
     monkeypatch.setattr("sidtool.memory.rows._append", full)
     with (
         pytest.raises(DataError, match="No space left on device"),
-        shards_beside(tmp_path / "memory.zarr", budget_for(50)) as shards,
+        Shards.beside(tmp_path / "memory.zarr", budget_for(50)) as shards,
     ):
         build_memory(split, BUNDLE, shards=shards).save(tmp_path / "memory.zarr")
     assert list(tmp_path.iterdir()) == []

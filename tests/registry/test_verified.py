@@ -19,7 +19,6 @@ from sidtool.memory.content import ItemContent
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import Memory, _digest
 from sidtool.memory.mixture.index import MemoryIndex
-from sidtool.model.contract.compat import event_columns
 from sidtool.model.contract.contract import CONTRACT
 from sidtool.model.contract.folder import open_bundle_copy, read_contract
 from sidtool.registry.kinds import published_card, read_manifest
@@ -206,7 +205,7 @@ def test_what_verify_accepts_of_a_model_can_be_used(
             return False
         if not broken:
             contract = read_contract(folder)
-            event_columns(contract, open_bundle_copy(folder, contract))
+            contract.event_columns(open_bundle_copy(folder, contract))
             published_card(str(folder), read_manifest(str(folder)), "shop@1.0", "MIT")
         return not broken
 

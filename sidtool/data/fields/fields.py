@@ -54,6 +54,22 @@ class FieldTypes(JsonRecord):
         marked: Mapping[str, FieldType] = {TARGET: "str"} if self.target else {}
         return {**self.feedback, **marked}
 
+    def need_feedback(self, name: str, hint: str, *, as_label: bool = False) -> FieldType:
+        """The type of a feedback, `as_label` of one that can be predicted. Raises UsageError if
+        there is none of this name."""
+        fields = self.labels if as_label else self.feedback
+        if name not in fields:
+            names = ", ".join(fields) or "none"
+            raise UsageError(f"the split has no feedback {name!r}, it has {names}", hint=hint)
+        return fields[name]
+
+    def need_numbers(self, name: str, option: str) -> None:
+        """Raise UsageError, which names the option, unless there is a feedback of this name whose
+        values are numbers."""
+        hint = f"sidtool split EVENTS -o SPLIT --feedback {name}"
+        if self.need_feedback(name, hint) == "str":
+            raise UsageError(f"{option} {name} is a field of texts, it needs numbers")
+
 
 @dataclass(frozen=True)
 class Fields:
@@ -204,22 +220,6 @@ def _time(value: Any) -> float:
     except (ValueError, OverflowError):
         pass
     raise DataError(f"a time is {value!r:.60}, not seconds since 1970 or an ISO date")
-
-
-def need_field(name: str, fields: Mapping[str, FieldType], what: str, hint: str) -> FieldType:
-    """The type of a field. Raises UsageError if a split has none of this name."""
-    if name not in fields:
-        names = ", ".join(fields) or "none"
-        raise UsageError(f"the split has no {what} {name!r}, it has {names}", hint=hint)
-    return fields[name]
-
-
-def need_feedback_of_numbers(name: str, types: FieldTypes, option: str) -> None:
-    """Raise UsageError, which names the option, unless a split has a feedback of this name whose
-    values are numbers."""
-    hint = f"sidtool split EVENTS -o SPLIT --feedback {name}"
-    if need_field(name, types.feedback, "feedback", hint) == "str":
-        raise UsageError(f"{option} {name} is a field of texts, it needs numbers")
 
 
 OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {

@@ -246,6 +246,12 @@ def _read_parts(folder: Path, manifest: SplitManifest, folders: Sequence[str]) -
         raise IntegrityError(f"{folder}: {error}", hint="make the split again") from error
 
 
+def folder_manifest(path: Path) -> SplitManifest | None:
+    """The manifest of a split folder, without a look at its files; None for a table of events.
+    Raises as `read_manifest`."""
+    return stored_manifest(path) if is_split_folder(path) else None
+
+
 def is_split_folder(path: Path) -> bool:
     """Whether a path is a folder that must hold a split, and no table."""
     if not path.is_dir() or path.name.lower().endswith(PARQUET):

@@ -7,13 +7,22 @@ from itertools import repeat
 
 from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
-from sidtool.data.fields.fields import FieldTypes, need_feedback_of_numbers
+from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.split.values import Event, UserSequence
 
 LENGTH = 10
 """The largest number of items in a list, unless it is given."""
 MAX_LENGTH = 1 << 10
 """The largest number of items in a list."""
+
+
+@dataclass(frozen=True)
+class TargetList:
+    """One list: the user's events before `start` are its history."""
+
+    start: int
+    targets: tuple[int, ...]
+    """The indexes of its events, in the order of the answer; at least one"""
 
 
 @dataclass(frozen=True)
@@ -35,38 +44,29 @@ class ListTargets(JsonRecord):
     def check(self, types: FieldTypes) -> None:
         """Raise UsageError unless the split has the feedback of the order, as numbers."""
         if self.order is not None:
-            need_feedback_of_numbers(self.order, types, "--list-order")
+            types.need_numbers(self.order, "--list-order")
 
+    def lists_of(
+        self, sequence: UserSequence, counts: Callable[[Event], bool] | None = None
+    ) -> Iterator[TargetList]:
+        """The lists of a user's training events, oldest first.
 
-@dataclass(frozen=True)
-class TargetList:
-    """One list: the user's events before `start` are its history."""
-
-    start: int
-    targets: tuple[int, ...]
-    """The indexes of its events, in the order of the answer; at least one"""
-
-
-def target_lists(
-    sequence: UserSequence, options: ListTargets, counts: Callable[[Event], bool] | None = None
-) -> Iterator[TargetList]:
-    """The lists of a user's training events, oldest first.
-
-    A list has the next targets of one session, or of all events where the split records no
-    sessions. The history of a session's first list ends where the session begins, as when a session
-    is held out. Events for which `counts` is false are in no list; an item that comes again within
-    one is in it once. The first event is in no list, since it has no history."""
-
-    events = zip(repeat(sequence.user), sequence.items, sequence.positions, strict=False)
-    is_counted = [counts is None or counts(event) for event in events]
-    starts = sequence.sessions or (0,)
-    for session_start, stop in zip(starts, (*starts[1:], len(sequence.items)), strict=True):
-        behind_first = range(max(session_start, 1), stop)
-        targets = [at for at in behind_first if is_counted[at] and sequence.fields.is_target(at)]
-        for first in range(0, len(targets), options.stride or options.length):
-            chosen = targets[first : first + options.length]
-            start = max(session_start, 1) if first == 0 else chosen[0]
-            yield TargetList(start, tuple(_ordered(sequence, chosen, options.order)))
+        A list has the next targets of one session, or of all events where the split records no
+        sessions. The history of a session's first list ends where the session begins, as when a
+        session is held out. Events for which `counts` is false are in no list; an item that comes
+        again within one is in it once. The first event is in no list, since it has no history."""
+        events = zip(repeat(sequence.user), sequence.items, sequence.positions, strict=False)
+        is_counted = [counts is None or counts(event) for event in events]
+        starts = sequence.sessions or (0,)
+        for session_start, stop in zip(starts, (*starts[1:], len(sequence.items)), strict=True):
+            behind_first = range(max(session_start, 1), stop)
+            targets = [
+                at for at in behind_first if is_counted[at] and sequence.fields.is_target(at)
+            ]
+            for first in range(0, len(targets), self.stride or self.length):
+                chosen = targets[first : first + self.length]
+                start = max(session_start, 1) if first == 0 else chosen[0]
+                yield TargetList(start, tuple(_ordered(sequence, chosen, self.order)))
 
 
 def _ordered(sequence: UserSequence, targets: Sequence[int], order: str | None) -> list[int]:

@@ -100,11 +100,11 @@ class Split:
         valid: Sequence[Example] = (),
         test: Sequence[Example] = (),
         windows: Sequence[Example] | None = None,
-        origin: SplitOrigin | None = None,
+        fields: FieldTypes | None = None,
     ) -> "Split":
-        """A split of objects."""
-        origin = origin or SplitOrigin()
-        packed = pack_parts(train, valid, test, windows, origin.fields)
+        """A split of objects with these fields."""
+        origin = SplitOrigin(fields=fields)
+        packed = pack_parts(train, valid, test, windows, fields)
         return cls(protocol, packed.train, packed.valid, packed.test, packed.windows, origin)
 
     @cached_property

@@ -13,7 +13,7 @@ from sidtool.base.errors import DataError
 from sidtool.base.options import option, options_from
 from sidtool.base.progress import Progress
 from sidtool.base.records import JsonRecord
-from sidtool.data import UnknownOptions, need_feedback_of_numbers
+from sidtool.data import UnknownOptions
 from sidtool.data.split import MAX_LENGTH, Example, Split, UserSequence, evenly_spaced
 from sidtool.evaluation.baselines import UNTUNED, Catalog, rank_baselines
 from sidtool.evaluation.bootstrap import RESAMPLES, Difference, intervals, paired_differences
@@ -140,7 +140,7 @@ def evaluate_lists(
         made = [each.lists for each in trained if isinstance(each, TrainParams) and each.lists]
         order = made[-1].order if made and made[-1].order in fields.feedback else None
     if order is not None:
-        need_feedback_of_numbers(order, fields, "the order")
+        fields.need_numbers(order, "the order")
     options = replace(options, order=order)
     makers = _makers(loaded, options, progress)
     if other is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.split import Example, FurtherTarget, UserSequence
+from sidtool.data.split import Example, UserSequence
 from sidtool.data.split.pairs import ItemSequences, packed_sequences
 from sidtool.memory import count_events
 from sidtool.tokenizer.bundle import Bundle
@@ -134,15 +134,14 @@ class HeldOutSessions:
         feedback by whose values, the largest first, targets are ordered, in place of time."""
         truths = []
         for example in examples:
-            first_of: dict[str, FurtherTarget] = {}
-            for target in example.targets:
-                first_of.setdefault(target.item, target)
-            rows = _recommendable(bundle, list(first_of))
+            ids = list(dict.fromkeys(example.items))
+            rows = _recommendable(bundle, ids)
             if exclude_seen:
-                rows[np.isin(list(first_of), example.history)] = UNKNOWN
-            places = np.arange(len(first_of), dtype=np.float64)
+                rows[np.isin(ids, example.history)] = UNKNOWN
+            places = np.arange(len(ids), dtype=np.float64)
             if order is not None:
-                values = [target.feedback[order] for target in first_of.values()]
+                first_of = {target.item: target for target in reversed(example.targets)}
+                values = [first_of[item].feedback[order] for item in ids]
                 places = np.array([-v if isinstance(v, int | float) else np.nan for v in values])
             truths.append(ListTruth(rows, places))
         return cls(bundle, tuple(examples), tuple(truths), exclude_seen)

@@ -10,15 +10,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
 from sidtool.model.network import check_positions, decoder_start_id, is_encoder_decoder
-from sidtool.recommendation.search import (
-    Decoder,
-    DecodingHead,
-    TokenTree,
-    batches,
-    decoding_method,
-    evaluation_mode,
-    padded,
-)
+from sidtool.recommendation.search import Decoder, TokenTree, batches, evaluation_mode, padded
 
 LOGITS_PER_BATCH = 1 << 25
 
@@ -100,9 +92,9 @@ def answer_probabilities(
         is_tree = not is_encoder_decoder(bare) and all(
             prompt.start for prompt in prompts if prompt.ends
         )
-        if not is_tree or decoding_method(bare) is None:
+        decoder = Decoder.find(bare) if is_tree else None
+        if decoder is None:
             return _by_whole_sequences(bare, prompts, answers)
-        decoder = Decoder.of(bare, "it cannot score answers")
         results: list[NDArray[np.float64]] = [np.zeros((0, len(answers)))] * len(prompts)
         by_tokens: dict[int, list[int]] = {}  # of an end
         for number, prompt in enumerate(prompts):
@@ -139,7 +131,7 @@ def _by_trees(
         tree.prefill()
         scores = []
         for part in ends.split(ENDS, dim=1):
-            scores.append(_score_ends(tree, decoder.head, part, answers))
+            scores.append(_score_ends(decoder, tree, part, answers))
             tree.rewind()
         probabilities = _softmax(torch.cat(scores, dim=1))  # (batch, k, answers)
         for row, index in enumerate(batch):
@@ -147,7 +139,7 @@ def _by_trees(
 
 
 def _score_ends(
-    tree: TokenTree, head: DecodingHead, ends: torch.Tensor, answers: Sequence[Sequence[int]]
+    decoder: Decoder, tree: TokenTree, ends: torch.Tensor, answers: Sequence[Sequence[int]]
 ) -> torch.Tensor:
     """(batch, k, a) log-probabilities of answers behind (batch, k, tokens) ends. The last tokens of
     the ends branch into the answers, which grow token by token; an answer that is shorter than
@@ -170,7 +162,7 @@ def _score_ends(
                 parents = parents // n_answers
             flat = tree.step(ids, parents.expand(batch, -1))
             hidden = flat.view(batch, n_ends, n_answers, -1)
-        log_probs = head.log_probs(hidden, tokens[:, place], "vocabulary")
+        log_probs = decoder.head.log_probs(hidden, tokens[:, place], "vocabulary")
         # behind the first token, each answer at its own branch
         log_probs = log_probs.diagonal(dim1=2, dim2=3) if place else log_probs.squeeze(2)
         counted = torch.tensor([place < len(answer) for answer in answers], device=ends.device)

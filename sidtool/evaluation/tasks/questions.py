@@ -7,15 +7,14 @@ from typing import cast
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.options import group, option, read_ids
-from sidtool.data import FieldTypes, Query, UnknownOptions, make_items, read_queries
-from sidtool.data.split import Example, Split, SplitOrigin, UserSequence
+from sidtool.data import FieldTypes, UnknownOptions
+from sidtool.data.split import Example, Split, UserSequence
 from sidtool.evaluation.held_out import check_targets
 from sidtool.evaluation.options import HeldOutOptions
 from sidtool.examples import (
     ExampleMaker,
     SftOptions,
     TaskCatalogOptions,
-    check_same_bundle,
     named_task,
     prompt_and_completion,
     read_catalog,
@@ -95,7 +94,7 @@ def read_questions(
         )
     # a part of a file has no lineage: then its SIDs must at least be of the bundle's space
     if side_files(path)["meta"].exists():
-        check_same_bundle(read_lineage(path), loaded.bundle, path)
+        read_lineage(path).check_bundle(loaded.bundle, path)
     task = options.task
     questions = [
         _question(task, *prompt_and_completion(value, loaded.tokens.space))
@@ -130,7 +129,7 @@ def make_questions(
         fields = held_out.all_fields.take(range(n_events - len(positions), n_events))
         items = (*history, held_out.item)
         histories.append(UserSequence(held_out.user, items, positions, fields))
-    split = Split.of("given", histories, windows=in_bundle, origin=SplitOrigin(fields=types))
+    split = Split.of("given", histories, windows=in_bundle, fields=types)
     questions: list[Question] = []
     also_correct: list[Question] = []
     for example in maker.examples(split):
@@ -173,7 +172,6 @@ def _example_maker(
     max_length = min(sft_options.max_length, positions)
     sft_options = replace(sft_options, max_length=max_length, columns=columns or None)
     bundle = loaded.bundle
-    queries: Sequence[Query] = ()
     if options.items is not None:
         recorded = bundle.manifest.made_from.columns
         catalog = replace(options.catalog, fields=columns)
@@ -181,11 +179,8 @@ def _example_maker(
     else:
         if options.catalog.fields or options.catalog.query_text is not None:
             raise UsageError("columns of the catalog need the catalog", hint="--items FILE")
-        titles = tuple(bundle.items.title(index) for index in range(len(bundle.items)))
-        ids = tuple(bundle.items.ids)
-        items = make_items(ids, titles, titles, fields={}, template="{title}")
-        if options.catalog.queries is not None:
-            queries = read_queries(options.catalog.queries)
+        items = bundle.catalog
+        queries = options.catalog.queries_of(items)
     # a query of a user may not be trained on before its event, but may be evaluated: drop the users
     anonymous = tuple(replace(query, user=None) for query in queries)
     tokenizer, field_tokens = loaded.tokenizer, contract.field_tokens

@@ -31,7 +31,7 @@ from sidtool.evaluation.tasks.questions import (
 )
 from sidtool.examples import named_task
 from sidtool.model import LoadedModel, load_model_folder
-from sidtool.model.prompt import MOST_LABELS, Segment, prompt_encoder
+from sidtool.model.prompt import Segment, prompt_encoder, sorted_labels
 from sidtool.recommendation import Query, QuerySession
 from sidtool.recommendation.search import BeamOptions, Normalize
 from sidtool.tokenizer.sid import Leaves, SidSpace
@@ -139,7 +139,7 @@ def evaluate_questions(
 
     `also_correct` are further questions, not evaluated, whose answers are correct for the questions
     of their group too. With `are_labels`, answers are labels, whose probabilities are measured if
-    there are at most MOST_LABELS (`label_metrics`). Raises DataError without questions, or if some
+    there are few enough (`label_metrics`). Raises DataError without questions, or if some
     are answered by a SID and others by a text, UsageError for a `search.normalize` where no answer
     is a SID."""
     if not questions:
@@ -168,7 +168,7 @@ def evaluate_questions(
     else:
         from sidtool.evaluation.tasks.text_answers import label_metrics, text_answer_metrics
 
-        if are_labels and len({question.text for question in questions}) <= MOST_LABELS:
+        if are_labels and sorted_labels(question.text for question in questions):
             names, values, of_all, chance = label_metrics(loaded, questions)
         else:
             names, values, of_all = text_answer_metrics(loaded, questions, progress)

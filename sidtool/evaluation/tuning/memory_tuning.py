@@ -49,7 +49,7 @@ from sidtool.memory import (
 )
 from sidtool.memory.mixture import FeatureIndex, MemoryIndex, Reranker, WeightedMemory
 from sidtool.model import LoadedModel, bind_memory, check_model_folder, load_model_folder
-from sidtool.model.contract import MemoryBinding, check_bundle_split, check_model_split
+from sidtool.model.contract import MemoryBinding, check_model_split
 from sidtool.recommendation import WINDOW, QuerySession, in_windows
 from sidtool.recommendation.search import RankedItems, SeenOptions, check_normalize
 from sidtool.tokenizer.bundle import Bundle
@@ -254,7 +254,7 @@ def tune_similarity(
     among the training events."""
     options = options_from(TuneSimilarityOptions, options, given)
     options = options.with_seen(split.reference.targets_repeat)
-    check_bundle_split(bundle, "the split of the memory", split.reference)
+    bundle.check_split("the split of the memory", split.reference)
     counter = counter or SplitPairs(split)
     examples = counter.validation_examples(options.users)
     if not examples:

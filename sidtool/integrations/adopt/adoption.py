@@ -32,7 +32,6 @@ from sidtool.model.contract import (
     write_contract,
 )
 from sidtool.model.network import check_embedding_rows, model_kind, vocabulary_weights
-from sidtool.model.prompt import METASPACE
 from sidtool.model.vocabulary import NO_TOKEN, SidTokens
 from sidtool.registry import open_source
 from sidtool.tokenizer.bundle import Bundle
@@ -258,8 +257,8 @@ def find_tokens(tokenizer: Any, space: SidSpace) -> SidTokens:
     read = tokenizer(list(present), add_special_tokens=False)["input_ids"]
     for (text, token_id), text_ids in zip(present.items(), read, strict=True):
         names = tokenizer.convert_ids_to_tokens(text_ids)
-        # some tokenizers put a space before every text
-        if names[:1] == [METASPACE]:
+        # some tokenizers put a space before every text, which SentencePiece spells so
+        if names[:1] == ["\u2581"]:
             text_ids = text_ids[1:]
         if list(text_ids) != [token_id]:
             raise CompatibilityError(

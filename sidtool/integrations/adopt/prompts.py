@@ -17,15 +17,7 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.options import check_options, option
 from sidtool.data import FieldTypes
 from sidtool.model.network import ModelKind
-from sidtool.model.prompt import (
-    HISTORY_SLOT,
-    Format,
-    HistoryPrompt,
-    Templates,
-    begin_text,
-    end_text,
-    history_prompt_ids,
-)
+from sidtool.model.prompt import Format, HistoryPrompt, Templates, history_prompt_ids, make_frame
 from sidtool.model.vocabulary import SidTokens
 from sidtool.tokenizer.bundle import Bundle
 
@@ -186,13 +178,14 @@ def adopted_prompt(tokenizer: Any, kind: ModelKind, options: AdoptOptions) -> Hi
             "the prompt that the model was trained with is not known",
             hint="--preset names its system, --template FILE has the prompt",
         )
-    before = begin_text(tokenizer)
+    around = make_frame("{history}", tokenizer, "text")
+    before = around.before
     if system_prompt.begin and not before:
         before = tokenizer.bos_token or ""
     end = tokenizer.eos_token_id
     # some tokenizers put the end token behind every text, as T5's does
     is_appended = end is not None and tokenizer("a")["input_ids"][-1] == end
-    after = end_text(tokenizer) if is_appended else ""
+    after = around.close if is_appended else ""
     return HistoryPrompt(
         task=TASK,
         template=before + system_prompt.template + after,
@@ -242,7 +235,7 @@ def worked_prompt(
     history = prompt.separator.join(
         form.replace(f"{{{prompt.history_as}}}", name) for name in names
     )
-    text = prompt.template.replace(HISTORY_SLOT, history)
+    text = prompt.frame.template(history)
     if bundle.space.begin is not None:
         text += bundle.space.begin
     return WorkedPrompt(

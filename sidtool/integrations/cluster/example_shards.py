@@ -10,15 +10,7 @@ from typing import Any
 from sidtool.base.digests import file_digest
 from sidtool.data import Items, Texts
 from sidtool.data.split import read_split
-from sidtool.examples import (
-    VALID,
-    EventWeights,
-    ExampleCounts,
-    SftInputs,
-    SftJob,
-    catalog_queries,
-    named_task,
-)
+from sidtool.examples import VALID, ExampleCounts, SftInputs, SftJob, named_task
 from sidtool.integrations.cluster.output import PartFolder, PartReport, part_name, temporary_folder
 from sidtool.integrations.cluster.run import Work
 from sidtool.integrations.cluster.shards import local_file
@@ -69,7 +61,7 @@ def _with_catalog(inputs: SftInputs) -> SftInputs:
     items = Items(ids, titles, ids, fields, text_template="", digest="")
     queries = inputs.queries
     if inputs.catalog_options is not None:
-        queries = queries or catalog_queries(items, inputs.catalog_options)
+        queries = queries or inputs.catalog_options.queries_of(items)
     return replace(inputs, items=items, queries=queries, catalog_options=None)
 
 
@@ -90,8 +82,7 @@ def opener(inputs: SftInputs, threads: int = 1) -> Callable[[str], SftJob]:
             if before is None:
                 job = replace(inputs, split=split).open(threads=threads)
             else:
-                weights = EventWeights.read(inputs.weights, split)
-                job = replace(before, split=split, weights=weights)
+                job = inputs.with_split(before, split)
         opened[folder] = job
         return job
 

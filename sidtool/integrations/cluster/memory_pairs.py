@@ -16,28 +16,19 @@ from sidtool.base.digests import digest_strings, hash_array
 from sidtool.base.errors import UsageError
 from sidtool.base.output import remove
 from sidtool.data import Texts, Vectors
-from sidtool.data.split import (
-    Example,
-    SplitManifest,
-    evenly_spaced,
-    is_split_folder,
-    read_split,
-    stored_manifest,
-)
+from sidtool.data.split import Example, SplitManifest, evenly_spaced, folder_manifest, read_split
 from sidtool.integrations.cluster.engines import ENGINES
 from sidtool.integrations.cluster.output import PartFolder, PartReport, work_parts
-from sidtool.integrations.cluster.run import RunOptions, Work, make_parts
-from sidtool.integrations.cluster.shards import MAX_PARTS
-from sidtool.memory import (
-    Cells,
-    KnnSettings,
-    SparseRows,
+from sidtool.integrations.cluster.pair_blocks import (
     count_part,
     item_blocks,
     join_blocks,
     sum_items,
     write_block,
 )
+from sidtool.integrations.cluster.run import RunOptions, Work, make_parts
+from sidtool.integrations.cluster.shards import MAX_PARTS
+from sidtool.memory import Cells, KnnSettings, SparseRows
 from sidtool.registry import open_source
 
 FORMAT = 2
@@ -46,13 +37,14 @@ FORMAT = 2
 
 def parts_manifest(split: Path) -> SplitManifest:
     """The manifest of a split folder, whose parts workers read. Raises UsageError for what is no
-    folder, and as `stored_manifest`."""
-    if not is_split_folder(split):
+    folder, and as `folder_manifest`."""
+    manifest = folder_manifest(split)
+    if manifest is None:
         raise UsageError(
             f"{split} is no split folder: workers read its parts",
             hint=f"sidtool split {split} -o SPLIT --engine ray",
         )
-    return stored_manifest(split)
+    return manifest
 
 
 @dataclass

@@ -13,7 +13,7 @@ from sidtool.base.documents import sealed_text
 from sidtool.base.errors import DataError, without_credentials
 from sidtool.base.options import option, options_from
 from sidtool.data import EventColumns
-from sidtool.data.split import BUCKETS, MANIFEST, SplitManifest, SplitOptions, folder_name
+from sidtool.data.split import BUCKETS, MANIFEST, SplitManifest, SplitOptions
 from sidtool.data.split.parts import (
     GroupedRows,
     PartPlan,
@@ -148,7 +148,7 @@ def _open_split(plan: PartPlan, columns: EventColumns, source: str) -> Work[User
     def split(_: int, part: UserPart, place: Path) -> PartReport:
         rows = place / "rows.parquet"
         gather_rows(part.files, part.number, plan.parts, rows)
-        files = place / folder_name(part.number)
+        files = place / plan.folder(part.number)
         files.mkdir()
         try:
             made = split_part(plan, columns, part.number, rows, files)

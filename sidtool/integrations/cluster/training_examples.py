@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,16 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import remove
 from sidtool.base.progress import Progress
 from sidtool.base.storage import Storage
-from sidtool.data.split import TRAIN_FILE, Split, is_split_folder, stored_manifest
+from sidtool.data.split import TRAIN_FILE, Split, folder_manifest
 from sidtool.data.tables import as_url
 from sidtool.examples import (
     PARTS_LINEAGE,
     VALID,
-    EventTotals,
     ExampleCounts,
     Lineage,
     SftInputs,
     SftJob,
-    TaskCounts,
     named_task,
-    task_counts,
 )
 from sidtool.integrations.cluster.example_shards import (
     TaskShard,
@@ -68,26 +65,17 @@ class ClusterJob(SftJob):
     joined: str = ""
     """SHA-256 of the joined examples"""
 
-    @cached_property
-    def totals(self) -> EventTotals:
-        """As the parent class; of the parts of a split, their sums."""
-        parts = [EventTotals(**report.facts["totals"]) for report in self._parts]
-        if not parts:
-            return super().totals
-        unknown = dict.fromkeys(item for part in parts for item in part.unknown_items)
-        return EventTotals(
-            sum(part.n_events for part in parts),
-            sum(part.n_dropped for part in parts),
-            list(unknown),
-            sum(part.n_valid for part in parts),
-        )
+    @property
+    def part_totals(self) -> Sequence[Mapping[str, Any]]:
+        """As the parent class."""
+        return [report.facts["totals"] for report in self._parts]
 
     @property
     def _parts(self) -> list[PartReport]:
         """The reports of shards that are parts of the split."""
         return [report for report in self.reports if "totals" in report.facts]
 
-    def write(self, path: Path | None) -> dict[str, TaskCounts]:
+    def write_tasks(self, path: Path | None) -> dict[str, ExampleCounts]:
         """Move the joined examples to a path -> their counts by task."""
         counts = {task: ExampleCounts() for task in self.options.tasks}
         for report in self.reports:
@@ -95,7 +83,7 @@ class ClusterJob(SftJob):
                 counts[task] += ExampleCounts(**made)
         if path is not None:
             (self.folder / JOINED).rename(path)
-        return task_counts(counts)
+        return counts
 
     def digest(self, path: Path) -> str:
         """As the parent class: what was hashed as it was joined."""
@@ -237,9 +225,9 @@ class ClusterExamples:
         run = replace(self.run, progress=self.run.progress or progress)
         folders: list[str] = []
         files: Mapping[str, str] = {}
-        if not isinstance(inputs.split, Split) and is_split_folder(Path(inputs.split)):
-            manifest = stored_manifest(Path(inputs.split))
-            if manifest.parts > 1:
+        if not isinstance(inputs.split, Split):
+            manifest = folder_manifest(Path(inputs.split))
+            if manifest is not None and manifest.parts > 1:
                 folders, files = manifest.folders, manifest.files
         tasks = [named_task(task) for task in inputs.options.tasks]
         # whether the lineage follows from the events of all users

@@ -35,14 +35,7 @@ from sidtool.memory.mixture import Prior
 from sidtool.model import Checkpoint, LoadedModel, load_tokenizer
 from sidtool.model.contract import model_folder
 from sidtool.model.vocabulary import SidTokens, check_token_ids
-from sidtool.recommendation.search import (
-    EMPTY_RESULT,
-    BeamResult,
-    LeafFilter,
-    Normalize,
-    best_leaves,
-    leaves_of,
-)
+from sidtool.recommendation.search import BeamResult, LeafFilter, Normalize, best_sids
 from sidtool.tokenizer.bundle import Trie
 from sidtool.tokenizer.sid import SidPositions
 
@@ -170,12 +163,12 @@ class VllmSearch:
         for _ in range(trie.levels):
             requests = [([*prompts[beam.prompt], *beam.ids], params[beam.prompt]) for beam in beams]
             beams = list(best_beams(beams, self._next_tokens(requests), num_beams))
-        results = [EMPTY_RESULT] * len(prompts)
-        for number in {beam.prompt for beam in beams}:
+        results = []
+        for number in range(len(prompts)):
             ranked = [beam for beam in beams if beam.prompt == number]
-            leaves = leaves_of(trie, tokens.codes(np.array([beam.ids for beam in ranked])))
+            ids = np.array([beam.ids for beam in ranked], dtype=np.int64).reshape(-1, trie.levels)
             scores = np.array([beam.score for beam in ranked], dtype=np.float32)
-            results[number] = best_leaves(leaves, scores, k)
+            results.append(best_sids(trie, tokens.codes(ids), scores, k))
         return results
 
     def _check(

@@ -3,8 +3,9 @@ loaded. It follows from contract and bundle alone, so equal models have equal ca
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.resources import files
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from string import Template
 from typing import Any
 
@@ -19,7 +20,7 @@ from sidtool.base.markdown import (
     shell_word,
     table,
 )
-from sidtool.model.contract.contract import Contract
+from sidtool.model.contract.contract import BUNDLE_COPY, Contract
 from sidtool.model.contract.stage_record import RlParams, StageParams, TrainParams
 from sidtool.model.network.structure import ModelKind
 from sidtool.tokenizer.bundle import Bundle, flat_record
@@ -32,6 +33,8 @@ _CLASSES: Mapping[ModelKind, tuple[str, str]] = {
     "encoder-decoder": ("AutoModelForSeq2SeqLM", "text2text-generation"),
 }
 """Of each kind of model, the class of transformers that loads it, and its task on the hub."""
+Validation = tuple[str, str, float, object]
+"""Stage, metric, value and step."""
 N_EXAMPLES = 2
 """Items in the history of the examples."""
 _NOT_SETTINGS = {"examples", "split", "task_weights", "run", "best"}
@@ -110,6 +113,15 @@ def model_card(contract: Contract, bundle: Bundle, *, reference: str | None = No
         data=key_value_table(dict(_data(contract, bundle))),
         metrics=_metrics(contract),
     )
+
+
+def stored_card(
+    contract: Contract, location: str | Path, reference: str | None, license: str | None
+) -> str:
+    """The card of the model at `location`, as it is published under `reference` and a license;
+    without a reference the card of its copy."""
+    bundle = Bundle.open(f"{location}/{BUNDLE_COPY}")
+    return model_card(replace(contract, license=license), bundle, reference=reference)
 
 
 def summary(contract: Contract, bundle: Bundle) -> dict[str, object]:
@@ -224,10 +236,9 @@ def _data(contract: Contract, bundle: Bundle) -> Iterator[tuple[str, object]]:
                 yield f"perplexity on held-out general text, stage {number}", text
 
 
-def validations(contract: Contract) -> list[tuple[str, str, float, object]]:
-    """Stage, metric, value and step of the validations that a contract records; a test metric is no
-    part of it."""
-    rows: list[tuple[str, str, float, object]] = []
+def validations(contract: Contract) -> list[Validation]:
+    """The validations that a contract records; a test metric is no part of it."""
+    rows: list[Validation] = []
     for number, record in enumerate(contract.stages, 1):
         best = getattr(record.params, "best", None)
         if best is not None:

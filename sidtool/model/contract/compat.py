@@ -12,19 +12,15 @@ The first row that applies is the verdict:
 A bundle with another codebook and no item in common changes no SID, but is refused too."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning
-from sidtool.base.ranges import consecutive
-from sidtool.data import EventColumns
 from sidtool.data.split import SplitReference, check_split
 from sidtool.model.contract.contract import Contract
-from sidtool.model.contract.stage_record import RlParams, TrainParams
 from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.tokenizer.sid import ItemRows
@@ -104,7 +100,7 @@ def check_bundle(model_bundle: Bundle, bundle: Bundle) -> Verdict:
 
 def compare(old: ItemMap, new: ItemMap) -> Overlap:
     """Join two item maps by id and by SID: about a second for a million items."""
-    new_rows = matching_rows(old, new)  # (n_old,)
+    new_rows = old.id_texts.places_in(new.id_texts)  # (n_old,)
     common = np.flatnonzero(new_rows >= 0)
     unchanged = old.keys[common] == new.keys[new_rows[common]]
     retired = old.retired[common] | new.retired[new_rows[common]]
@@ -140,76 +136,14 @@ def usable_items(bundle: Bundle, tokens: SidTokens) -> Bundle:
     return bundle.without(ItemRows(lacking))
 
 
-def matching_rows(old: ItemMap, new: ItemMap) -> NDArray[np.int64]:
-    """(n_old,) int64: the row of each item of `old` in `new`, -1 if it is not there.
-
-    Ids are joined by hash and compared by bytes."""
-    if not len(old) or not len(new):
-        return np.full(len(old), -1, dtype=np.int64)
-    hashes = old.ids.hashes()
-    positions = np.searchsorted(new.index.hashes, hashes)
-    positions = np.minimum(positions, len(new) - 1)
-    rows = new.index.rows[positions].astype(np.int64)
-    rows[new.index.hashes[positions] != hashes] = -1
-    candidates = np.flatnonzero(rows >= 0)
-    old_starts = old.ids.offsets[candidates]
-    new_starts = new.ids.offsets[rows[candidates]]
-    lengths = old.ids.offsets[candidates + 1] - old_starts
-    equal = lengths == new.ids.offsets[rows[candidates] + 1] - new_starts
-    if equal.any():
-        # gather the bytes of all ids of equal length at once; `firsts` is where each id begins
-        lengths = lengths[equal]
-        firsts = np.cumsum(lengths) - lengths
-        old_bytes = old.ids.data[consecutive(old_starts[equal], lengths)]
-        new_bytes = new.ids.data[consecutive(new_starts[equal], lengths)]
-        equal[equal] = np.logical_and.reduceat(old_bytes == new_bytes, firsts)
-    # two ids with one hash are rare: look these up by text
-    collisions = candidates[~equal]
-    rows[collisions] = new.rows([old.ids[int(row)] for row in collisions])
-    return rows
-
-
-def splits_of(contract: Contract) -> Iterator[SplitReference]:
-    """The splits that a model may have learned from, by its training examples, the codebooks of its
-    bundles, teachers, rewards, and the tuning of its memory; oldest first."""
-    for record in contract.stages:
-        if isinstance(record.params, TrainParams | RlParams):
-            yield from record.params.learned_from
-            yield record.params.split
-    if contract.memory is not None and contract.memory.split is not None:
-        yield contract.memory.split
-
-
 def further_splits(
     bundle: Bundle, contracts: Iterable[Contract], *others: SplitReference
 ) -> tuple[SplitReference, ...]:
     """The splits that a bundle's codebook and models may have learned from, and others, without
     repeats."""
-    of_models = (reference for contract in contracts for reference in splits_of(contract))
+    of_models = (reference for contract in contracts for reference in contract.splits)
     references = (bundle.manifest.made_from.split, *of_models, *others)
     return tuple(dict.fromkeys(reference for reference in references if reference))
-
-
-def event_columns(contract: Contract, bundle: Bundle) -> EventColumns | None:
-    """The columns of the events that a model was trained on last, or that its bundle was built
-    from; None if neither records them."""
-    references = [bundle.manifest.made_from.split, *splits_of(contract)]
-    columns = (reference.columns for reference in reversed(references) if reference)
-    return next((each for each in columns if each is not None), None)
-
-
-def targets_repeat(contract: Contract) -> bool | None:
-    """Whether a held-out target of the model's newest split that records it repeats an item of its
-    history; None if no split does."""
-    facts = [reference.targets_repeat for reference in splits_of(contract)]
-    return next((fact for fact in reversed(facts) if fact is not None), None)
-
-
-def check_bundle_split(bundle: Bundle, label: str, split: SplitReference | None) -> None:
-    """Raise CompatibilityError if the bundle's codebook may have learned from events that `split`
-    holds out. `label` names the input with this split in the message."""
-    made = f"the codebook of bundle {bundle.manifest.name!r}"
-    check_split(made, bundle.manifest.made_from.split, label, split)
 
 
 def check_model_split(
@@ -222,6 +156,6 @@ def check_model_split(
 ) -> None:
     """Raise CompatibilityError if a model or its bundle may have learned from events that `split`
     holds out. `label` names the input with this split in the message."""
-    check_bundle_split(bundle, label, split)
-    for reference in splits_of(contract):
+    bundle.check_split(label, split)
+    for reference in contract.splits:
         check_split(model, reference, label, split)

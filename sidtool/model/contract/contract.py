@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.base.records import Digest, JsonRecord, Rule, refuse_newer
+from sidtool.data import EventColumns
 from sidtool.data.split import SplitReference
 from sidtool.memory.mixture import Gate, Reranker, check_mixture
 from sidtool.model.contract.stage_record import (
@@ -32,7 +33,7 @@ from sidtool.model.vocabulary.tokens import (
     TokenTable,
     UserTokens,
 )
-from sidtool.tokenizer.bundle import Identity, check_names
+from sidtool.tokenizer.bundle import Bundle, Identity, check_names
 from sidtool.tokenizer.sid import SidSpace
 
 FORMAT = 3
@@ -195,6 +196,32 @@ class Contract(JsonRecord):
             if isinstance(params, TrainParams) and task in params.task_weights:
                 return params
         return None
+
+    @property
+    def splits(self) -> list[SplitReference]:
+        """The splits that the model may have learned from, by its training examples, the codebooks
+        of its bundles, teachers, rewards, and the tuning of its memory; oldest first."""
+        splits: list[SplitReference] = []
+        for record in self.stages:
+            if isinstance(record.params, TrainParams | RlParams):
+                splits += [*record.params.learned_from, record.params.split]
+        if self.memory is not None and self.memory.split is not None:
+            splits.append(self.memory.split)
+        return splits
+
+    def event_columns(self, bundle: Bundle) -> EventColumns | None:
+        """The columns of the events that the model was trained on last, or that its bundle was
+        built from; None if neither records them."""
+        references = [bundle.manifest.made_from.split, *self.splits]
+        columns = (reference.columns for reference in reversed(references) if reference)
+        return next((each for each in columns if each is not None), None)
+
+    @property
+    def targets_repeat(self) -> bool | None:
+        """Whether a held-out target of the newest split that records it repeats an item of its
+        history; None if no split does."""
+        facts = (reference.targets_repeat for reference in reversed(self.splits))
+        return next((fact for fact in facts if fact is not None), None)
 
     def with_stage(self, record: StageRecord, **changes: Any) -> "Contract":
         """The contract after one more stage, with these fields changed. A memory is left out unless

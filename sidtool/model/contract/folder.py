@@ -49,10 +49,18 @@ from sidtool.base.output import write_whole
 from sidtool.base.signatures import SIGNATURE
 from sidtool.base.storage import Storage
 from sidtool.memory import verify_memory
-from sidtool.model.contract.card import MODEL_CARD, model_card
+from sidtool.model.contract.card import (
+    MODEL_CARD,
+    Validation,
+    model_card,
+    stored_card,
+    summary,
+    validations,
+)
+from sidtool.model.contract.compat import usable_items
 from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT, MEMORY_COPY, Contract
 from sidtool.model.contract.stage_record import ModelReference
-from sidtool.model.contract.stored import REPOSITORY, located, parse_contract, read_stored_model
+from sidtool.model.contract.stored import REPOSITORY, StoredModel, located, parse_contract
 from sidtool.tokenizer.bundle import ROOT, Bundle, signed_objects, verify
 
 
@@ -90,7 +98,7 @@ def model_folder(
 
 def _check_signed(source: str | Path, copy: Path, folder: str, access: HubAccess) -> None:
     def digests() -> dict[str, str]:
-        return read_stored_model(str(copy / folder)).signed_objects
+        return StoredModel.read(str(copy / folder)).signed_objects
 
     check_signed_copy(source, access, copy, folder.rstrip("/") or REPOSITORY, digests)
 
@@ -172,6 +180,14 @@ def open_bundle_copy(folder: Path, contract: Contract) -> Bundle:
                 f"{folder / CONTRACT} has {key} {value!r}, its bundle copy has {stored[key]!r}"
             )
     return bundle
+
+
+def inspect_model(folder: Path) -> tuple[Contract, dict[str, object], list[Validation]]:
+    """The contract of a model folder, its `summary` and its `validations`. Raises as
+    `read_contract` and `open_bundle_copy`."""
+    contract = read_contract(folder)
+    bundle = usable_items(open_bundle_copy(folder, contract), contract.tokens)
+    return contract, summary(contract, bundle), validations(contract)
 
 
 def with_bases(folder: Path, contract: Contract) -> list[tuple[Path, Contract]]:
@@ -269,7 +285,7 @@ def verify_model(location: str) -> list[tuple[str, str]]:
     every file against its SHA-256, and the values of bundle and memory. Raises DataError if there
     is no model, CompatibilityError if its sid.json is of another version of sidtool."""
     try:
-        model = read_stored_model(location)
+        model = StoredModel.read(location)
     except IntegrityError as error:
         return [(CONTRACT, str(error))]
     broken = []
@@ -293,12 +309,11 @@ def push_model(folder: Path, repo_id: str, license: str | None, push: HubPush) -
     """Write the files of a verified model folder with its card to a repository of the Hugging Face
     hub, in one commit. Raises RefusedError if that has another kind of artifact, or if the model
     needs a base; DataError if the hub refuses."""
-    model = read_stored_model(str(folder))
+    model = StoredModel.read(str(folder))
     model.check_whole(folder)
     url = hub_url(repo_id)
     files: dict[str, Path | bytes] = {name: folder / name for name in [*model.objects, CONTRACT]}
-    contract = replace(model.contract, license=license or model.contract.license)
-    card = model_card(contract, Bundle.open(folder / BUNDLE_COPY), reference=url)
+    card = stored_card(model.contract, folder, url, license or model.contract.license)
     files[MODEL_CARD] = with_dataset(card, push.dataset).encode()
     if push.signer is not None:
         signed = {

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from sidtool.base.checkpoint import MAX_JSON
 from sidtool.base.documents import check_seal, parse_json
@@ -35,6 +35,51 @@ class StoredModel:
     """SHA-256 of every file except sid.json"""
     digest: str
     """SHA-256 of sid.json, which identifies the model"""
+
+    @classmethod
+    def read(cls, location: str) -> Self:
+        """The record of a model folder at a path or URL. Raises as `parse`."""
+        root = Storage(location).read(CONTRACT, limit=MAX_JSON)
+        if root is None:
+            raise DataError(f"there is no model at {location}")
+        return cls.parse(location, root)
+
+    @classmethod
+    def parse(cls, location: str, root: bytes) -> Self:
+        """The record of the model folder whose sid.json has these bytes. Raises IntegrityError if
+        sid.json is damaged or the bundle or memory inside is not the recorded one,
+        CompatibilityError if it records no digests, as contracts before 0.3."""
+        if len(root) > MAX_JSON:
+            raise IntegrityError(f"{location}/{CONTRACT} has more than {MAX_JSON} bytes")
+        contract = parse_contract(f"{location}/{CONTRACT}", root)
+        if not contract.files:
+            raise CompatibilityError(
+                f"{location}/{CONTRACT} is of an earlier sidtool, without digests of the model's "
+                "files",
+                hint=f"sidtool rebind {location} {location}/{BUNDLE_COPY} -o NEW records them",
+            )
+        bundle = Manifest.from_json(_root_of(location, BUNDLE_COPY, contract, "bundle"))
+        parts: list[tuple[str, GroupManifest]] = [(BUNDLE_COPY, bundle)]
+        pairs = [(BUNDLE_COPY, bundle.digest, contract.identity.digest)]
+        if contract.memory is not None:
+            memory = MemoryManifest.from_json(_root_of(location, MEMORY_COPY, contract, "memory"))
+            parts.append((MEMORY_COPY, memory))
+            pairs.append((MEMORY_COPY, memory.digest, contract.memory.digest))
+        for name, stored, recorded in pairs:
+            if stored != recorded:
+                raise IntegrityError(
+                    f"{location}/{name} has digest {stored[:12]}, the contract says {recorded[:12]}"
+                )
+        if bundle.space != contract.space:
+            raise IntegrityError(f"{location}/{BUNDLE_COPY} has another space than {CONTRACT}")
+        objects = dict(contract.files)
+        for part, manifest in parts:
+            objects |= {f"{part}/{name}": digest for name, digest in manifest.objects.items()}
+        try:
+            check_names(objects)
+        except ValueError as error:
+            raise IntegrityError(f"{location}/{CONTRACT} is malformed: {error}") from error
+        return cls(contract, bundle, objects, hashlib.sha256(root).hexdigest())
 
     @property
     def signed_objects(self) -> dict[str, str]:
@@ -79,50 +124,6 @@ def located(location: str, value: Mapping[str, Any]) -> Contract:
         return Contract.from_json(value)
     except RefusedError as error:
         raise type(error)(f"{location}: {error}", hint=error.shell_hint) from error
-
-
-def read_stored_model(location: str) -> StoredModel:
-    """The record of a model folder at a path or URL. Raises as `parse_stored_model`."""
-    root = Storage(location).read(CONTRACT, limit=MAX_JSON)
-    if root is None:
-        raise DataError(f"there is no model at {location}")
-    return parse_stored_model(location, root)
-
-
-def parse_stored_model(location: str, root: bytes) -> StoredModel:
-    """The record of the model folder whose sid.json has these bytes. Raises IntegrityError if
-    sid.json is damaged or the bundle or memory inside is not the recorded one, CompatibilityError
-    if it records no digests, as contracts before 0.3."""
-    if len(root) > MAX_JSON:
-        raise IntegrityError(f"{location}/{CONTRACT} has more than {MAX_JSON} bytes")
-    contract = parse_contract(f"{location}/{CONTRACT}", root)
-    if not contract.files:
-        raise CompatibilityError(
-            f"{location}/{CONTRACT} is of an earlier sidtool, without digests of the model's files",
-            hint=f"sidtool rebind {location} {location}/{BUNDLE_COPY} -o NEW records them",
-        )
-    bundle = Manifest.from_json(_root_of(location, BUNDLE_COPY, contract, "bundle"))
-    parts: list[tuple[str, GroupManifest]] = [(BUNDLE_COPY, bundle)]
-    pairs = [(BUNDLE_COPY, bundle.digest, contract.identity.digest)]
-    if contract.memory is not None:
-        memory = MemoryManifest.from_json(_root_of(location, MEMORY_COPY, contract, "memory"))
-        parts.append((MEMORY_COPY, memory))
-        pairs.append((MEMORY_COPY, memory.digest, contract.memory.digest))
-    for name, stored, recorded in pairs:
-        if stored != recorded:
-            raise IntegrityError(
-                f"{location}/{name} has digest {stored[:12]}, the contract says {recorded[:12]}"
-            )
-    if bundle.space != contract.space:
-        raise IntegrityError(f"{location}/{BUNDLE_COPY} has another space than {CONTRACT}")
-    objects = dict(contract.files)
-    for part, manifest in parts:
-        objects |= {f"{part}/{name}": digest for name, digest in manifest.objects.items()}
-    try:
-        check_names(objects)
-    except ValueError as error:
-        raise IntegrityError(f"{location}/{CONTRACT} is malformed: {error}") from error
-    return StoredModel(contract, bundle, objects, hashlib.sha256(root).hexdigest())
 
 
 def _root_of(

@@ -49,7 +49,7 @@ class SidItems:
 
 
 @dataclass(frozen=True)
-class PromptItems:
+class SegmentItems:
     """The items in a prompt, oldest first: the segments of each, with a separator between two
     items."""
 
@@ -75,13 +75,13 @@ class PromptItems:
         return segments
 
 
-def history_items(
+def _history_items(
     frame: PromptFrame,
     space: SidSpace,
     history: Codes,
     titles: Sequence[str] | None,
     fields: Fields,
-) -> PromptItems | SidItems:
+) -> SegmentItems | SidItems:
     """The items of a history, of (n, levels) codes, as a frame shows them: by their SIDs or, if
     there are titles, by these, in the form of the frame, if it has one. The last event of `fields`
     is that of the last item."""
@@ -93,12 +93,12 @@ def history_items(
         indexes = sid_token_indexes(space, history)
         shown = [Segment("sid", sid_tokens=tuple(sid)) for sid in indexes.tolist()]
     if not frame.item:
-        return PromptItems([[item] for item in shown], frame.separator)
+        return SegmentItems([[item] for item in shown], frame.separator)
     items = [
         item_segments(frame.item, segment, fields, place - len(shown), frame.tokens)
         for place, segment in enumerate(shown)
     ]
-    return PromptItems(items, frame.separator)
+    return SegmentItems(items, frame.separator)
 
 
 def count_fitting(lengths: Sequence[int], room: int, separator_length: int) -> int:
@@ -116,18 +116,48 @@ def count_fitting(lengths: Sequence[int], room: int, separator_length: int) -> i
 
 def assemble_prompt(
     frame: PromptFrame,
-    items: PromptItems | SidItems,
+    items: Sequence[Sequence[Segment]],
     ending: Sequence[Segment] = (),
     *,
-    fields: Fields = NO_FIELDS,
     encoder: PromptEncoder | None = None,
     max_tokens: int = 0,
 ) -> tuple[list[Segment], int]:
-    """The segments of a prompt and the number of items in it.
+    """The segments of a prompt and the number of items in it, given the segments of each item.
 
     The prompt is the frame's text before the content, the newest items that fit into `max_tokens`,
-    the text after it, and `ending` (the begin token of a SID). `fields` fill the slots of the
-    frame. Without an encoder, which measures segments, all items enter."""
+    the text after it, and `ending` (the begin token of a SID). Without an encoder, which measures
+    segments, all items enter."""
+    content = SegmentItems(items, frame.separator)
+    return _assemble(frame, content, NO_FIELDS, ending, encoder, max_tokens)
+
+
+def assemble_history(
+    frame: PromptFrame,
+    space: SidSpace,
+    history: Codes,
+    titles: Sequence[str] | None,
+    fields: Fields,
+    ending: Sequence[Segment] = (),
+    *,
+    encoder: PromptEncoder | None = None,
+    max_tokens: int = 0,
+) -> tuple[list[Segment], int]:
+    """As `assemble_prompt`, of the items of a history, (n, levels) codes, as the frame shows them:
+    by their SIDs or, if there are titles, by these, in the form of the frame, if it has one.
+
+    `fields` fill the slots of the frame; their last event is that of the last item."""
+    items = _history_items(frame, space, history, titles, fields)
+    return _assemble(frame, items, fields, ending, encoder, max_tokens)
+
+
+def _assemble(
+    frame: PromptFrame,
+    items: SegmentItems | SidItems,
+    fields: Fields,
+    ending: Sequence[Segment],
+    encoder: PromptEncoder | None,
+    max_tokens: int,
+) -> tuple[list[Segment], int]:
     before, after = [template(frame.before)], [template(frame.after)]
     if frame.has_slots:
         before = frame_segments(frame.before, fields, frame.tokens)
@@ -176,17 +206,14 @@ def history_prompt_ids(
     `history` is (n, levels) codes, oldest first; `titles`, those of the same items, are needed if
     the prompt shows titles, and `fields` if it shows fields. Raises UsageError if titles are
     missing, DataError if a field is."""
-    items = _newest_items(prompt, tokens.space, history, titles, fields)
     encoder = prompt_encoder(tokenizer, tokens)
     ending = [begin(tokens.space)]
     if prompt.is_sequence and prompt.item:
-        separator = [template(prompt.separator)] if len(items) else []
-        opening_fields = fields if len(items) or fields.times else replace(fields, times=())
+        separator = [template(prompt.separator)] if len(history) else []
+        opening_fields = fields if len(history) or fields.times else replace(fields, times=())
         opening = frame_segments(prompt.opening, opening_fields, prompt.frame.tokens)
         ending = [*separator, *opening, *ending]
-    segments, _ = assemble_prompt(
-        prompt.frame, items, ending, fields=fields, encoder=encoder, max_tokens=prompt.max_length
-    )
+    segments, _ = _assemble_newest(prompt, encoder, history, titles, fields, ending)
     return encoder.ids(segments)
 
 
@@ -199,11 +226,8 @@ def label_prompt_ids(
     `items` is (n, levels) codes, oldest first; `fields` are those of n events, of which the last is
     that item's (`Fields.with_next`). Raises DataError if a field that the prompt shows is missing,
     or if the last item does not fit."""
-    content = _newest_items(prompt, tokens.space, items, None, fields)
     encoder = prompt_encoder(tokenizer, tokens)
-    segments, n_items = assemble_prompt(
-        prompt.frame, content, fields=fields, encoder=encoder, max_tokens=prompt.max_length
-    )
+    segments, n_items = _assemble_newest(prompt, encoder, items, None, fields, ())
     if not n_items:
         raise DataError(
             f"a prompt of task {prompt.task} does not fit {prompt.max_length} tokens",
@@ -212,23 +236,32 @@ def label_prompt_ids(
     return encoder.ids(segments)
 
 
-def _newest_items(
+def _assemble_newest(
     prompt: HistoryPrompt,
-    space: SidSpace,
+    encoder: PromptEncoder,
     history: Codes,
     titles: Sequence[str] | None,
     fields: Fields,
-) -> PromptItems | SidItems:
-    """The last `history_length` items in the form in which the prompt shows them. Raises as
-    `history_prompt_ids`."""
-    recent = history[-prompt.history_length :]
-    if prompt.history_as == "sid":
-        return history_items(prompt.frame, space, recent, None, fields)
-    if titles is None or len(titles) != len(history):
-        n_titles = 0 if titles is None else len(titles)
-        raise UsageError(f"the prompt needs titles: {len(history)} items, {n_titles} titles")
-    recent_titles = titles[-prompt.history_length :]
-    return history_items(prompt.frame, space, recent, recent_titles, fields)
+    ending: Sequence[Segment],
+) -> tuple[list[Segment], int]:
+    """A prompt of the last `history_length` items that fit, in the form in which it shows them, and
+    their number. Raises as `history_prompt_ids`."""
+    recent_titles = None
+    if prompt.history_as == "title":
+        if titles is None or len(titles) != len(history):
+            n_titles = 0 if titles is None else len(titles)
+            raise UsageError(f"the prompt needs titles: {len(history)} items, {n_titles} titles")
+        recent_titles = titles[-prompt.history_length :]
+    return assemble_history(
+        prompt.frame,
+        encoder.tokens.space,
+        history[-prompt.history_length :],
+        recent_titles,
+        fields,
+        ending,
+        encoder=encoder,
+        max_tokens=prompt.max_length,
+    )
 
 
 def text_prompt_ids(prompt: TextPrompt, tokenizer: Any, tokens: SidTokens, text: str) -> list[int]:
@@ -241,7 +274,7 @@ def text_prompt_ids(prompt: TextPrompt, tokenizer: Any, tokens: SidTokens, text:
     text_ids = encoder.ids([content])
     if not text_ids:
         raise UsageError("the query text is empty", hint="describe the item in words")
-    segments, _ = assemble_prompt(prompt.frame, PromptItems([[content]]), [begin(tokens.space)])
+    segments, _ = assemble_prompt(prompt.frame, [[content]], [begin(tokens.space)])
     ids = encoder.ids(segments)
     # at least one token of the text stays
     excess = min(len(ids) - prompt.max_length, len(text_ids) - 1)

@@ -6,11 +6,12 @@ under limits: transformers runs it in Jinja's sandbox, which forbids access to P
 endless loops or huge texts."""
 
 import json
+import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +23,7 @@ from sidtool.base.documents import parse_json, read_document
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import JsonRecord
 from sidtool.data import FieldTypes
-from sidtool.model.prompt.template_slots import Slot, opening, slots
+from sidtool.model.prompt.template_slots import Slot, opening, parse, slots
 from sidtool.model.vocabulary.tokens import FieldTokenLookup, FieldValues
 
 Format = Literal["plain", "chat"]
@@ -30,6 +31,7 @@ Format = Literal["plain", "chat"]
 
 HISTORY_SLOT = "{history}"
 ITEM_SLOT = "{item}"
+_LIKE_A_SLOT = re.compile(r"\{[A-Za-z_][\w.:-]*\}")
 SPLIT_HINT = "sidtool split records fields: --feedback, --context, --users, --times"
 
 
@@ -66,9 +68,9 @@ class PromptFrame:
         """Whether there is a form of items, or a slot in the text."""
         return bool(self.item or slots(self.before) or slots(self.after))
 
-    def template(self, slot: str) -> str:
-        """The literal text of the prompt with a slot for its content."""
-        return self.before + slot + self.after
+    def template(self, content: str) -> str:
+        """The literal text of the prompt around its content, or a slot for it."""
+        return self.before + content + self.after
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,31 @@ class Templates(JsonRecord):
     def item(self, number: int) -> str:
         """The form of an item in a prompt, "" for the item alone."""
         return self.items[number] if self.items else ""
+
+    def filled(self, values: Mapping[str, str]) -> "Templates":
+        """The templates with values in place of slots."""
+
+        def fill(text: str) -> str:
+            for slot, value in values.items():
+                text = text.replace(slot, value)
+            return text
+
+        return replace(
+            self, prompts=tuple(map(fill, self.prompts)), items=tuple(map(fill, self.items))
+        )
+
+    def check_slots(self, replaced: Collection[str]) -> None:
+        """Raise UsageError for what looks like a slot, but is none and not `replaced` later: it
+        would stay in the text of every example."""
+        for text in (*self.prompts, self.separator, *self.items):
+            literal = "\n".join(piece for piece in parse(text) if isinstance(piece, str))
+            for slot in _LIKE_A_SLOT.findall(literal):
+                if slot != HISTORY_SLOT and slot not in replaced:
+                    raise UsageError(
+                        f"template {text!r:.80} has {slot}, which is no slot",
+                        hint="slots are {history}, {user.FIELD}, {context.FIELD}, {event.FIELD}, "
+                        "{gap}",
+                    )
 
     def check(
         self,
@@ -195,23 +222,23 @@ _COMPLETION = "\ue001"
 
 
 def make_frame(
-    before: str,
-    after: str,
+    prompt: str,
     tokenizer: Any | None,
     form: Format | Literal["text"] = "plain",
     separator: str = "",
 ) -> PromptFrame:
-    """The frame of a prompt, or of running `text`, all of which is completion. Plain text starts
-    with the begin token if the tokenizer puts one before every text, and the completion ends with
-    the end token; the chat template is rendered once with sentinels in place of content and
-    completion, so that only literal text remains.
+    """The frame of a prompt with a slot for its content, {history} or {item}, or of running `text`,
+    all of which is completion. Plain text starts with the begin token if the tokenizer puts one
+    before every text, and the completion ends with the end token; the chat template is rendered
+    once with sentinels in place of content and completion, so that only literal text remains.
 
     Raises UsageError if the tokenizer has no chat template, or one that does not render both texts
     exactly once, DataError for one that fails."""
+    before, _, after = prompt.partition(HISTORY_SLOT if HISTORY_SLOT in prompt else ITEM_SLOT)
     if form != "chat":
         line_break = "\n" if form == "plain" else ""  # before the completion
-        before, after = begin_text(tokenizer) + before, after + line_break
-        return PromptFrame(before, after, end_text(tokenizer), separator)
+        end = getattr(tokenizer, "eos_token", None) or ""
+        return PromptFrame(_begin_text(tokenizer) + before, after + line_break, end, separator)
     if not getattr(tokenizer, "chat_template", None):
         raise UsageError(
             "the chat format needs a tokenizer with a chat template", hint="--format plain"
@@ -233,18 +260,13 @@ def make_frame(
     return PromptFrame(before, after.rstrip(" "), close.rstrip(), separator, "chat")
 
 
-def begin_text(tokenizer: Any | None) -> str:
+def _begin_text(tokenizer: Any | None) -> str:
     """The text of the begin token if the tokenizer puts one before every text, else ""."""
     if tokenizer is None or tokenizer.bos_token is None:
         return ""
     if tokenizer("a")["input_ids"][:1] != [tokenizer.bos_token_id]:
         return ""
     return str(tokenizer.bos_token)
-
-
-def end_text(tokenizer: Any | None) -> str:
-    """The text of the tokenizer's end token, "" if it has none."""
-    return getattr(tokenizer, "eos_token", None) or ""
 
 
 MAX_CHARACTERS = 1 << 18

@@ -5,14 +5,14 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from sidtool.base.errors import DataError
 from sidtool.base.records import JsonRecord
-from sidtool.data import NUMBER, Fields
+from sidtool.data import NUMBER, Condition, Fields, Value
 from sidtool.data.split import MAX_LENGTH
 from sidtool.model.prompt.frames import HISTORY_SLOT, ITEM_SLOT, Format, PromptFrame
-from sidtool.model.prompt.template_slots import Slot, opening, slots
+from sidtool.model.prompt.template_slots import Slot, opening, parse, slots
 from sidtool.model.vocabulary.tokens import FieldValues
 
 MOST_LABELS = 20
@@ -58,6 +58,18 @@ class HistoryPrompt(JsonRecord):
         if unknown:
             raise DataError(f"the prompt shows tokens of {unknown[0]}, which it does not list")
 
+    @classmethod
+    def of_frame(cls, frame: PromptFrame, **more: Any) -> Self:
+        """The prompt of which this is the `frame`; `more` are the other fields."""
+        return cls(
+            template=frame.template(HISTORY_SLOT),
+            format=frame.format,
+            separator=frame.separator,
+            item=frame.item,
+            field_tokens=frame.field_tokens,
+            **more,
+        )
+
     @cached_property
     def frame(self) -> PromptFrame:
         """The literal text around the history."""
@@ -81,6 +93,13 @@ class HistoryPrompt(JsonRecord):
         """What stands before the SID that is to be recommended: in a sequence the begin of that
         item's form."""
         return opening(self.item) if self.is_sequence else ""
+
+    @property
+    def item_slots(self) -> list[Slot] | None:
+        """The slots of an item, if it is shown by slots alone, without text between two items."""
+        pieces = parse(self.item or "{sid}")
+        slots = [piece for piece in pieces if isinstance(piece, Slot)]
+        return None if self.separator or len(slots) < len(pieces) else slots
 
     @property
     def _field_slots(self) -> list[Slot]:
@@ -144,6 +163,14 @@ class LabelPrompt(HistoryPrompt):
         if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
             raise DataError(f"the labels of {self.feedback} are {', '.join(self.labels) or 'none'}")
 
+    def fulfilling(self, condition: Condition) -> tuple[bool, ...]:
+        """Which labels fulfill a condition. Raises as `Condition.holds`."""
+        values: list[Value] = list(self.labels)
+        kind: Literal["str", "float"] = "str"
+        if are_numbers(self.labels):
+            values, kind = list(map(float, self.labels)), "float"
+        return tuple(condition.holds(values, kind).tolist())
+
 
 @dataclass(frozen=True)
 class TextPrompt(JsonRecord):
@@ -164,6 +191,11 @@ class TextPrompt(JsonRecord):
         _check_slot(self.template, ITEM_SLOT)
         _check_limit("max_length", self.max_length, MAX_TOKENS)
 
+    @classmethod
+    def of_frame(cls, frame: PromptFrame, task: str, max_length: int) -> Self:
+        """The prompt of which this is the `frame`."""
+        return cls(task, frame.template(ITEM_SLOT), max_length, frame.format)
+
     @cached_property
     def frame(self) -> PromptFrame:
         """The literal text around the query text."""
@@ -172,8 +204,11 @@ class TextPrompt(JsonRecord):
 
 
 def sorted_labels(texts: Iterable[str]) -> tuple[str, ...]:
-    """The different texts, numbers in their order and texts in that of the alphabet."""
+    """The different texts, numbers in their order and texts in that of the alphabet; none if there
+    are more than MOST_LABELS."""
     labels = sorted(set(texts))
+    if len(labels) > MOST_LABELS:
+        return ()
     if are_numbers(labels):
         labels.sort(key=float)
     return tuple(labels)

@@ -1,15 +1,13 @@
-"""Segments, the pieces of a prompt, their text form in a file of training examples, and their token
-ids by one tokenizer.
+"""Segments, the pieces of a prompt, and their token ids by one tokenizer.
 
 There are three kinds, tokenized in different ways, so that data can never act as markup: template
 text (special tokens allowed), catalog text (never a special token) and SID tokens."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -17,9 +15,6 @@ from sidtool.base.checkpoint import loading
 from sidtool.base.errors import DataError, UsageError, first_line
 from sidtool.model.vocabulary.tokens import NO_TOKEN, SidTokens, sid_token_indexes
 from sidtool.tokenizer.sid import Codes, SidSpace
-
-Span = tuple[int, int]
-"""Start and stop of catalog text within a text, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,87 +38,19 @@ def catalog(text: str) -> Segment:
     return Segment("catalog", text)
 
 
-def sids(space: SidSpace, codes: Codes, *, begin_end_tokens: bool = True) -> Segment:
-    """(n, levels) codes as n consecutive SIDs.
-
-    With `begin_end_tokens`, each SID is between a begin and an end token if the vocabulary has
-    them."""
-    indexes = sid_token_indexes(space, codes, begin_end_tokens=begin_end_tokens)
-    return Segment("sid", sid_tokens=tuple(indexes.ravel().tolist()))
+def sids(space: SidSpace, codes: Codes, *, behind_begin: bool = False) -> Segment:
+    """(n, levels) codes as n consecutive SIDs, each between a begin and an end token if the
+    vocabulary has them; the first one without its begin token if the prompt ends with that
+    (`behind_begin`)."""
+    tokens = sid_token_indexes(space, codes).ravel()
+    if behind_begin and space.has_begin_end_tokens:
+        tokens = tokens[1:]
+    return Segment("sid", sid_tokens=tuple(tokens.tolist()))
 
 
 def begin(space: SidSpace) -> Segment:
     """The begin token, which ends a prompt that a SID completes; empty if the space has none."""
     return Segment("sid", sid_tokens=(space.n_codes,) if space.has_begin_end_tokens else ())
-
-
-def end(space: SidSpace) -> Segment:
-    """The end token, which follows the codes of a completion; empty if the space has none."""
-    return Segment("sid", sid_tokens=(space.n_codes + 1,) if space.has_begin_end_tokens else ())
-
-
-def segments_to_text(space: SidSpace, segments: Sequence[Segment]) -> tuple[str, list[Span]]:
-    """The text of segments, and the spans of catalog text in it."""
-    text = ""
-    spans: list[Span] = []
-    for segment in segments:
-        piece = segment.text or "".join(space.tokens[token] for token in segment.sid_tokens)
-        if segment.kind == "catalog" and piece:
-            spans.append((len(text), len(text) + len(piece)))
-        text += piece
-    return text, spans
-
-
-def text_to_segments(space: SidSpace, text: str, spans: Sequence[Span] = ()) -> list[Segment]:
-    """The segments of a text, inverse of `segments_to_text`: SIDs outside `spans` are SID tokens.
-
-    Raises DataError if the spans are out of order or exceed the text."""
-    segments: list[Segment] = []
-    position = 0
-    for start, stop in spans:
-        if not position <= start <= stop <= len(text):
-            raise DataError(
-                f"catalog span {start}..{stop} does not fit a text of {len(text)} characters"
-            )
-        segments.extend(_split_markup(space, text[position:start]))
-        if stop > start:
-            segments.append(catalog(text[start:stop]))
-        position = stop
-    segments.extend(_split_markup(space, text[position:]))
-    return segments
-
-
-def _split_markup(space: SidSpace, text: str) -> Iterator[Segment]:
-    """Template text and runs of SID tokens, in order."""
-    token_indexes = _token_indexes(space)
-    position = 0
-    run: list[int] = []
-    for match in _sid_token_pattern(space).finditer(text):
-        token = match.group()
-        if token not in token_indexes:
-            continue  # looks like a SID token, but its level or code does not exist
-        if match.start() > position:
-            if run:
-                yield Segment("sid", sid_tokens=tuple(run))
-                run = []
-            yield template(text[position : match.start()])
-        run.append(token_indexes[token])
-        position = match.end()
-    if run:
-        yield Segment("sid", sid_tokens=tuple(run))
-    if position < len(text):
-        yield template(text[position:])
-
-
-@cache
-def _token_indexes(space: SidSpace) -> Mapping[str, int]:
-    return {token: index for index, token in enumerate(space.tokens)}
-
-
-@cache
-def _sid_token_pattern(space: SidSpace) -> re.Pattern[str]:
-    begin_and_end = [re.escape(token) for token in (space.begin, space.end) if token]
-    return re.compile("|".join([space.pattern.pattern, *begin_and_end]))
 
 
 METASPACE = "\u2581"

@@ -34,14 +34,37 @@ def attention_windows(config: Any) -> list[int | None]:
     return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
+def additive_masks(
+    windows: Sequence[int | None],
+    visible: torch.Tensor,
+    distances: torch.Tensor,
+    dtype: torch.dtype,
+) -> Any:
+    """The additive mask of a forward pass, (batch, 1, queries, keys): one for all layers, or one
+    per kind of layer.
+
+    `visible` (batch, queries, keys) says which tokens attend to which, `distances` how many
+    positions the key is before the query (it broadcasts), `windows` are those of the layers
+    (`attention_windows`)."""
+    masks = {}
+    for window in set(windows):
+        in_reach = visible if window is None else visible & (distances < window)
+        kind = "full_attention" if window is None else "sliding_attention"
+        zero = torch.zeros((), dtype=dtype, device=visible.device)
+        masks[kind] = torch.where(in_reach, zero, torch.finfo(dtype).min).unsqueeze(1)
+    return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
 class TreePositions:
-    """What a decoder computes positions with: relative biases and position embeddings.
+    """What a decoder is given of the tokens of a tree: their positions, and what they attend to.
 
     T5 computes its relative position bias, and BART its learned positions, from the length of the
     cache, so tokens of a tree that are at the same depth would get different ones. Here both follow
     from the depth. A decoder that has neither (rotary embeddings) reads `position_ids` instead."""
 
     def __init__(self, decoder: Any) -> None:
+        self._windows = attention_windows(decoder.config)
+        self._dtype = decoder.dtype
         modules = list(decoder.named_modules())
         self._biases = [
             module for _, module in modules if getattr(module, "has_relative_attention_bias", False)
@@ -52,6 +75,10 @@ class TreePositions:
             if name.rpartition(".")[2] == "embed_positions"
             and "position_ids" in inspect.signature(module.forward).parameters
         ]
+
+    def mask(self, visible: torch.Tensor, distances: torch.Tensor) -> Any:
+        """The mask of a forward pass. Arguments as `additive_masks`."""
+        return additive_masks(self._windows, visible, distances, self._dtype)
 
     @contextmanager
     def at(self, depths: Sequence[int], key_depths: Sequence[int]) -> Iterator[None]:

@@ -35,13 +35,6 @@ def places_in(columns: Columns | None, ids: torch.Tensor) -> torch.Tensor:
     return torch.searchsorted(columns, ids)
 
 
-def contained_in(columns: Columns, ids: torch.Tensor) -> torch.Tensor:
-    """(...) token ids -> (...) bool: which are among the columns."""
-    if isinstance(columns, tuple):
-        return (ids >= columns[0]) & (ids < columns[1])
-    return torch.isin(ids, columns)
-
-
 def token_columns(tokens: SidTokens, device: Any) -> "TokenColumns":
     """The columns of a SID vocabulary on a device, cached."""
     cached = _on_device.setdefault(tokens, {})
@@ -71,6 +64,12 @@ class LevelColumns:
         place_of_code = np.where(ids == NO_TOKEN, -1, np.searchsorted(ascending, ids))
         self._place_of_code = torch.from_numpy(place_of_code).to(device)
         self._code_of_place = torch.from_numpy(code_of_place).to(device)
+
+    def contains(self, ids: torch.Tensor) -> torch.Tensor:
+        """(...) token ids -> (...) bool: which are among the columns."""
+        if isinstance(self.columns, tuple):
+            return (ids >= self.columns[0]) & (ids < self.columns[1])
+        return torch.isin(ids, self.columns)
 
     def places(self, codes: torch.Tensor) -> torch.Tensor:
         """(...) int64 codes -> (...) their positions in a block of logits of `columns`."""

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.recommendation.search.filters import LeafFilter
+from sidtool.recommendation.search.results import BeamResult, best_leaves
 from sidtool.tokenizer.bundle import Trie
 from sidtool.tokenizer.sid import Codes, Leaves
 
@@ -106,10 +107,10 @@ class TrieArrays:
         return nodes if self.leaf_start is None else self.leaf_start[nodes].long()
 
 
-def leaves_of(trie: Trie, codes: Codes) -> Leaves:
-    """The leaf of each of (m, levels) SIDs, all of which are in the trie."""
+def best_sids(trie: Trie, codes: Codes, scores: NDArray[np.float32], k: int) -> BeamResult:
+    """The k best of (m, levels) SIDs, all of which are in the trie, as `best_leaves`."""
     leaves, _ = trie_arrays(trie, "cpu").descend(torch.from_numpy(codes.astype(np.int64)))
-    return Leaves(leaves.numpy())
+    return best_leaves(Leaves(leaves.numpy()), scores, k)
 
 
 def normalize_over_children(log_probs: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

@@ -85,6 +85,11 @@ class Decoder:
         method = require_mask(model, refusal)
         return cls(model, DecodingHead(model, sliced=method == "sliced"))
 
+    @classmethod
+    def find(cls, model: Any) -> "Decoder | None":
+        """None if no mask steers the model."""
+        return None if decoding_method(model) is None else cls.of(model, "")
+
     def trees(
         self, prompts: Sequence[Sequence[int]], capacity: int, token_budget: int = TOKEN_BUDGET
     ) -> Iterator[tuple[list[int], TokenTree]]:

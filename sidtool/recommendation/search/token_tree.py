@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from sidtool.model.network import is_encoder_decoder
 from sidtool.recommendation.search.architectures import (
     EncodedPrompts,
+    additive_masks,
     attention_windows,
     cache_name,
 )
@@ -219,24 +220,3 @@ class _PreallocatedLayer(DynamicLayer):
 
     def get_seq_length(self, *_: Any) -> int:
         return self.length
-
-
-def additive_masks(
-    windows: Sequence[int | None],
-    visible: torch.Tensor,
-    distances: torch.Tensor,
-    dtype: torch.dtype,
-) -> Any:
-    """The additive mask of a forward pass, (batch, 1, queries, keys): one for all layers, or one
-    per kind of layer.
-
-    `visible` (batch, queries, keys) says which tokens attend to which, `distances` how many
-    positions the key is before the query (it broadcasts), `windows` are those of the layers
-    (`attention_windows`)."""
-    masks = {}
-    for window in set(windows):
-        in_reach = visible if window is None else visible & (distances < window)
-        kind = "full_attention" if window is None else "sliding_attention"
-        zero = torch.zeros((), dtype=dtype, device=visible.device)
-        masks[kind] = torch.where(in_reach, zero, torch.finfo(dtype).min).unsqueeze(1)
-    return masks if len(masks) > 1 else next(iter(masks.values()))

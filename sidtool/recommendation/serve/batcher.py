@@ -18,7 +18,6 @@ from typing import Any, Self
 
 from sidtool.base.errors import RefusedError, SidtoolError
 from sidtool.model import LoadedModel
-from sidtool.model.contract import targets_repeat
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommender import Prepared, Recommender
 from sidtool.recommendation.requests import Answer, BadRequest, Request
@@ -72,7 +71,7 @@ class Served:
     @property
     def seen(self) -> str:
         """Whether seen items are recommended by default, and why."""
-        return seen_reason(self.defaults.exclude_seen, targets_repeat(self.loaded.contract))
+        return seen_reason(self.defaults.exclude_seen, self.loaded.contract.targets_repeat)
 
     @cached_property
     def recommender(self) -> Callable[[Choices], Recommender]:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.base.extras import data_frame, library_versions
-from sidtool.data import Vectors, VectorSource
+from sidtool.data import Items, Vectors, VectorSource, make_items
+from sidtool.data.split import SplitReference, check_split
 from sidtool.tokenizer.bundle.card import bundle_card
 from sidtool.tokenizer.bundle.item_map import ItemMap, check_ids, text_id
 from sidtool.tokenizer.bundle.layout import all_arrays, identify
@@ -60,6 +61,12 @@ class Bundle(StoredBundle):
     def __iter__(self) -> Iterator[str]:
         """The ids of the active items, in the order of SIDs."""
         return (self.items.ids[row] for row in self.active.tolist())
+
+    def check_split(self, label: str, split: SplitReference | None) -> None:
+        """Raise CompatibilityError if the codebook may have learned from events that `split` holds
+        out. `label` names the input with this split in the message."""
+        made = f"the codebook of bundle {self.manifest.name!r}"
+        check_split(made, self.manifest.made_from.split, label, split)
 
     def __repr__(self) -> str:
         """Name, items, levels and the start of the digest; reads no array."""
@@ -176,6 +183,13 @@ class Bundle(StoredBundle):
     def is_active(self) -> NDArray[np.bool_]:
         """(n,) whether a row of `items` is in `active`."""
         return np.isin(np.arange(len(self.items)), self.active)
+
+    @property
+    def catalog(self) -> Items:
+        """The items as a catalog of ids and titles, which is what a bundle knows of them."""
+        ids = tuple(self.items.ids)
+        titles = tuple(self.items.titles or ("",) * len(ids))
+        return make_items(ids, titles, ids, fields={}, template="{title}")
 
     def without(self, rows: ItemRows) -> "Bundle":
         """The same bundle with these rows of `items` left out of `active`, and so of the trie."""

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.model.prompt import HistoryPrompt, Slot, parse
+from sidtool.model.prompt import HistoryPrompt
 from sidtool.model.vocabulary import FieldTokens
 
 
@@ -28,23 +28,13 @@ class ItemFields:
     def of(cls, prompt: HistoryPrompt, tokens: FieldTokens | None) -> Self | None:
         """The fields beside an item in the sequences of a prompt; None if it shows anything else
         there."""
-        before, after = [], 0
-        is_behind = False
-        for piece in parse(prompt.item or "{sid}"):
-            if not isinstance(piece, Slot):
-                return None
-            if piece.part == "sid":
-                is_behind = True
-            elif not piece.as_token:
-                return None
-            elif is_behind:
-                after += 1
-            else:
-                before.append(piece.part == "gap")
-        if prompt.separator:
+        slots = prompt.item_slots
+        if slots is None or not all(slot.as_token or slot.part == "sid" for slot in slots):
             return None
+        n_before = [slot.part for slot in slots].index("sid")
+        gap_before = tuple(slot.part == "gap" for slot in slots[:n_before])
         ids = range(tokens.start, tokens.stop) if tokens else range(0)
-        return cls(tuple(before), after, ids)
+        return cls(gap_before, len(slots) - n_before - 1, ids)
 
     @property
     def before(self) -> int:

@@ -18,7 +18,6 @@ from sidtool.recommendation.search import (
     Columns,
     Part,
     PartialHead,
-    contained_in,
     normalize_over_children,
     places_in,
     token_columns,
@@ -62,7 +61,7 @@ class Loss:
             return [(every_target, self.columns(targets.device))]
         parts: list[Part] = []
         for level in token_columns(self.tokens, targets.device).levels:
-            in_level = contained_in(level.columns, targets)
+            in_level = level.contains(targets)
             parts.append((in_level.nonzero()[:, 0], level.columns))
         return parts
 

@@ -3,12 +3,25 @@ which several processes see them."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch.utils.data import Sampler
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.examples import ExampleParts, Slice, TokenizedExample, TokenizedExamples
+from sidtool.examples import ExampleParts, TokenizedExample, TokenizedExamples
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Consecutive examples of a shuffled part."""
+
+    start: int
+    """the number of the first one among those of a process"""
+    part: int
+    first: int
+    stop: int
 
 
 class PartExamples(Sequence[TokenizedExample]):
@@ -59,13 +72,13 @@ class PartExamples(Sequence[TokenizedExample]):
             )
         if epoch != self._epoch:
             self._epoch, self._held = epoch, None
-            self._slices = self._parts.slices(self._first, self.per_process, self._seed, epoch)
+            self._slices = self._slices_of(epoch)
         at = bisect_right(self._slices, place, key=lambda piece: piece.start) - 1
         piece = self._slices[at]
         if self._held is None or self._held[0] != piece:
             self._held = None  # one part is in memory at a time
             lines = self._parts.lines(piece.part)
-            order = self._parts.shuffled(piece.part, self._seed, epoch)
+            order = np.random.default_rng([self._seed, epoch, piece.part]).permutation(len(lines))
             self._held = piece, [lines[number] for number in order]
         lines = self._held[1]
         first = piece.first + place - piece.start
@@ -74,6 +87,23 @@ class PartExamples(Sequence[TokenizedExample]):
             if len(made := self._tokenize([example])):
                 return made[0]
         raise DataError(f"part {piece.part} of {self._parts} has no training example with a target")
+
+    def _slices_of(self, epoch: int) -> list[Slice]:
+        """Where the examples of this process are in the order of an epoch: parts in a drawn order,
+        each shuffled. The order begins again at its end."""
+        sizes = np.array(self._parts.sizes)
+        order = np.random.default_rng([self._seed, epoch]).permutation(len(sizes))
+        stops = np.cumsum(sizes[order])
+        slices: list[Slice] = []
+        done = 0
+        while done < self.per_process:
+            place = (self._first + done) % int(stops[-1])
+            at = int(np.searchsorted(stops, place, side="right"))
+            begin = int(stops[at] - sizes[order[at]])
+            stop = min(int(stops[at]), place + self.per_process - done)
+            slices.append(Slice(done, int(order[at]), place - begin, stop - begin))
+            done += stop - place
+        return slices
 
 
 class PartOrder(Sampler[int]):

@@ -13,17 +13,8 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.data.split import MANIFEST, Split, is_split_folder, read_split
-from sidtool.examples import (
-    LIST_TASK,
-    Lineage,
-    check_prompt,
-    check_same_bundle,
-    check_same_split,
-    find_task,
-    read_lineage,
-    validation_users,
-)
+from sidtool.data.split import MANIFEST, Split, folder_manifest, read_split
+from sidtool.examples import Lineage, check_prompt, find_task, read_lineage, validation_users
 from sidtool.model import check_model_folder
 from sidtool.model.contract import (
     Contract,
@@ -159,7 +150,7 @@ def plan_rl(
     prompts: dict[str, HistoryPrompt | LabelPrompt] = {
         name: _policy_prompt(contract, model_dir, is_of_lists)
     }
-    check_same_bundle(lineage, bundle, examples)
+    lineage.check_bundle(bundle, examples)
     check_model_split(contract, bundle, str(examples), lineage.split, model=name)
     facts = RunFacts(examples, lineage, bundle, options, trust_remote_code)
     inputs = {
@@ -236,9 +227,8 @@ def _check_examples(
         history_task(lineage, examples)
     elif not any(task is not None and task.writes_list for task in tasks):
         raise UsageError(
-            f"algorithm=ipa needs examples of task {LIST_TASK}, {examples} has "
-            f"{', '.join(lineage.tasks)}",
-            hint=f"make-sft --task {LIST_TASK}=1",
+            f"algorithm=ipa needs examples of task list, {examples} has {', '.join(lineage.tasks)}",
+            hint="make-sft --task list=1",
         )
 
 
@@ -283,10 +273,10 @@ def _open_fields_split(
     if not with_fields:
         raise UsageError(f"--split has no use: no prompt of {' or '.join(prompts)} shows fields")
     folder = Path(path)
-    if not is_split_folder(folder):
+    if folder_manifest(folder) is None:
         raise UsageError(f"{path} is no split folder", hint="sidtool split EVENTS -o SPLIT")
     split = read_split(folder)
-    check_same_split(lineage, split)
+    lineage.check_split(split)
     for prompt in with_fields.values():
         check_prompt(prompt, split.fields)
     return split

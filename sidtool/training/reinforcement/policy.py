@@ -22,11 +22,7 @@ from sidtool.recommendation.search import (
     Normalize,
     Part,
     PartialHead,
-    TokenColumns,
     TreePositions,
-    TrieArrays,
-    additive_masks,
-    attention_windows,
     require_mask,
     token_columns,
     trie_arrays,
@@ -49,14 +45,11 @@ class Policy:
     """A model as a distribution over the SIDs of a catalog."""
 
     tokens: SidTokens
+    trie: Trie
     head: PartialHead
-    arrays: TrieArrays
-    columns: TokenColumns
     normalize: Normalize
     narrow: bool
     """whether the head computes a range of columns exactly"""
-    windows: list[int | None]
-    dtype: torch.dtype
     decoder_start: int | None
     """the token that the decoder behind an encoder starts with; None for a causal model"""
     positions: TreePositions
@@ -70,22 +63,22 @@ class Policy:
         Raises UsageError if the model's attention cannot be steered."""
         require_mask(model, "it cannot be trained on groups")
         head = PartialHead(model).install()
-        columns = token_columns(tokens, model.device)
         has_encoder = is_encoder_decoder(model)
         decoder = model.get_decoder() if has_encoder else model.base_model
         return cls(
             tokens,
+            trie,
             head,
-            trie_arrays(trie, model.device),
-            columns,
             normalize,
-            narrows_exactly(model, head, columns.all_codes),
-            attention_windows(decoder.config),
-            decoder.dtype,
+            narrows_exactly(model, head, token_columns(tokens, model.device).all_codes),
             decoder_start_id(model) if has_encoder else None,
             TreePositions(decoder),
             model,
         )
+
+    def codes(self, ids: torch.Tensor) -> torch.Tensor:
+        """(..., levels) token ids of SIDs -> (..., levels) codes."""
+        return token_columns(self.tokens, ids.device).codes(ids)
 
     def scores(
         self,
@@ -128,23 +121,25 @@ class Policy:
     def _walk(self, blocks: Sequence[torch.Tensor], codes: torch.Tensor) -> GroupScores:
         """The scores of (n, C, L) codes by the logits of each level, from the root."""
         n, chains, levels = codes.shape
+        arrays = trie_arrays(self.trie, codes.device)
+        columns = token_columns(self.tokens, codes.device)
         nodes = torch.zeros(n, 1, dtype=torch.long, device=codes.device)  # the root
         log_probs = []
         entropies = []
         for level in range(levels):
             # what all chains share has 1 in place of C: the nodes and the logits of the first level
             logits = blocks[level].float().view(n, -1, blocks[level].shape[-1])  # (n, C, columns)
-            children, child_codes, valid = self.arrays.candidates(level, nodes)  # (n, C, fan-out)
+            children, child_codes, valid = arrays.candidates(level, nodes)  # (n, C, fan-out)
             matches = valid & (child_codes == codes[..., level].unsqueeze(-1))
             place = matches.int().argmax(-1, keepdim=True)  # (n, C, 1)
             if self.normalize == "trie":
-                places = self.columns.levels[level].places(child_codes)
+                places = columns.levels[level].places(child_codes)
                 competing = logits.gather(-1, places).masked_fill(~valid, -torch.inf)
                 logs = competing.log_softmax(-1)
                 column = place
             else:
                 logs = logits.log_softmax(-1)
-                column = self.columns.levels[level].places(codes[..., level]).unsqueeze(-1)
+                column = columns.levels[level].places(codes[..., level]).unsqueeze(-1)
             # 0 in place of minus infinity: the gradient of 0 * log 0 would be NaN
             entropy = -(logs.exp() * logs.masked_fill(logs == -torch.inf, 0.0)).sum(-1)
             entropies.append(entropy.expand(n, chains))
@@ -160,7 +155,8 @@ class Policy:
         n, chains, levels = codes.shape
         length = levels - 1
         device = prompt_ids.device
-        chain_ids = self.columns.ids(codes[..., :-1]).reshape(n, chains * length)
+        columns = token_columns(self.tokens, device)
+        chain_ids = columns.ids(codes[..., :-1]).reshape(n, chains * length)
         depth = torch.arange(length, device=device).repeat(chains)  # (chains * length,)
         chain = torch.arange(chains, device=device).repeat_interleave(length)
         prompt_mask = prompt_mask.bool()
@@ -178,7 +174,7 @@ class Policy:
         return {
             "input_ids": torch.cat([prompt_ids, chain_ids], dim=1),
             "position_ids": positions,
-            "attention_mask": additive_masks(self.windows, visible, distances, self.dtype),
+            "attention_mask": self.positions.mask(visible, distances),
         }
 
     def _parts(self, prompt_length: int, codes: torch.Tensor) -> list[Part]:
@@ -188,11 +184,11 @@ class Policy:
         total = prompt_length + chains * (levels - 1)
         rows = torch.arange(n, device=device) * total
         first = rows + prompt_length  # the first token of the first chain
-        parts: list[Part] = [(first - 1, self.columns.levels[0].columns)]
+        of_levels = token_columns(self.tokens, device).levels
+        parts: list[Part] = [(first - 1, of_levels[0].columns)]
         for level in range(1, levels):
             offsets = torch.arange(chains, device=device) * (levels - 1) + level - 1
-            columns = self.columns.levels[level].columns
-            parts.append(((first[:, None] + offsets).flatten(), columns))
+            parts.append(((first[:, None] + offsets).flatten(), of_levels[level].columns))
         return parts
 
     def list_log_probs(
@@ -210,7 +206,8 @@ class Policy:
         a list."""
         n, length, levels = codes.shape
         device = codes.device
-        items = self.columns.ids(codes)  # (n, m, L)
+        columns = token_columns(self.tokens, device)
+        items = columns.ids(codes)  # (n, m, L)
         between = [token for token in (self.tokens.end, self.tokens.begin) if token is not None]
         if between:
             fixed = torch.tensor(between, device=device).expand(n, length, -1)
@@ -230,8 +227,7 @@ class Policy:
         rows = torch.arange(n, device=device)[:, None] * mask.shape[1]
         before = rows + prompt_ids.shape[1] + torch.arange(length, device=device) * n_item - 1
         parts: list[Part] = [
-            ((before + level).flatten(), self.columns.levels[level].columns)
-            for level in range(levels)
+            ((before + level).flatten(), columns.levels[level].columns) for level in range(levels)
         ]
         # each item of a list is a chain of its own
         blocks = part_logits(model, self.head, inputs, parts, narrow=self.narrow)

@@ -196,7 +196,7 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
         targets = None if inputs is None else inputs.get("target_codes")
         size, levels = self.num_generations, logits_to_keep
         prompts, mask = input_ids[::size, :-levels], attention_mask[::size, :-levels]
-        codes = policy.columns.codes(input_ids[:, -levels:]).view(-1, size, levels)
+        codes = policy.codes(input_ids[:, -levels:]).view(-1, size, levels)
         if targets is not None:
             codes = torch.cat([codes, targets[::size, None]], dim=1)
         n_groups = (batch_size or len(input_ids)) // size

@@ -7,15 +7,8 @@ from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.options import check_options, option
-from sidtool.data import FieldTypes, need_feedback_of_numbers
-from sidtool.examples import (
-    SftOptions,
-    WeightOptions,
-    named_task,
-    read_lineage,
-    templates_for,
-    tokens_of_mix,
-)
+from sidtool.data import FieldTypes
+from sidtool.examples import SftOptions, WeightOptions, named_task, read_lineage, templates_for
 from sidtool.model.contract import Contract, TrainParams
 from sidtool.model.prompt import HistoryPrompt
 from sidtool.training.settings import DEFAULTS, TrainOptions
@@ -96,23 +89,10 @@ def refuse_other_template(contract: Contract, examples: Path, model_dir: Path) -
 
 def last_sft_options(contract: Contract, last: TrainParams, seed: int) -> SftOptions:
     """The training examples of the model's last stage."""
-    options = SftOptions(
-        tasks=last.task_weights,
-        format=last.example_format,  # type: ignore[arg-type]
-        max_length=last.max_length or SftOptions.max_length,
-        seed=seed,
-        lists=last.lists,
-        allow_unknown=True,  # only warned of: the new events may be ahead of the catalog
-    )
-    if (made := last.sft) is not None:
-        return replace(
-            options,
-            history_length=made.history_length,
-            max_tokens=tokens_of_mix(last.task_weights, made.task_budgets),
-            templates=made.templates,
-            columns=made.columns,
-        )
-    if contract.history_prompt is not None:
+    options = SftOptions.of_training(last, seed)
+    # only warned of: the new events may be ahead of the catalog
+    options = replace(options, allow_unknown=True)
+    if last.sft is None and contract.history_prompt is not None:
         return replace(options, history_length=contract.history_prompt.history_length)
     return options
 
@@ -128,7 +108,7 @@ def check_fields(last: TrainParams, types: FieldTypes) -> None:
     """Raise UsageError unless a split has the fields that the examples of the model's last stage
     show or are weighted by."""
     if (weights := last_weights(last)) is not None:
-        need_feedback_of_numbers(weights.field, types, "--weight")
+        types.need_numbers(weights.field, "--weight")
     templates = {} if last.sft is None else last.sft.templates
     for task in last.task_weights:
         templates_for(task, templates.get(task), types)

@@ -15,11 +15,11 @@ from sidtool.base.options import options_from
 from sidtool.base.output import locked, refuse_existing, remove
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Log, Progress
-from sidtool.data import Items, make_items
+from sidtool.data import Items
 from sidtool.data.split import Split, open_split
 from sidtool.evaluation.tuning import TuneMemoryOptions, tune_memory
 from sidtool.examples import TaskCatalogOptions, make_sft, named_task, read_catalog, side_files
-from sidtool.memory import Memory, check_vectors, needs_vectors, rebuild_memory
+from sidtool.memory import Memory, rebuild_memory
 from sidtool.model import bind_memory, carry_model, check_model_folder
 from sidtool.model.contract import (
     MEMORY_COPY,
@@ -28,7 +28,6 @@ from sidtool.model.contract import (
     Verdict,
     check_bundle,
     check_model_split,
-    event_columns,
     model_folder,
 )
 from sidtool.registry import open_source
@@ -237,7 +236,7 @@ def _renewed_memory(plan: RefreshPlan, split: Split) -> Memory | None:
 def _embedded_catalog(memory: Memory, plan: RefreshPlan) -> Path | None:
     """The catalog whose texts give the vectors that the memory is built again from; None if it
     needs none, or files give them."""
-    if plan.embeddings or not needs_vectors(memory.manifest, plan.bundle):
+    if plan.embeddings or not memory.manifest.needs_vectors(plan.bundle.identity):
         return None
     return plan.items
 
@@ -251,9 +250,7 @@ def _catalog(plan: RefreshPlan, last: TrainParams) -> Items:
         if last.sft is not None:
             options = replace(options, fields=last.sft.columns)
         return read_catalog(plan.items, last.task_weights, options, recorded)[0]
-    ids = tuple(bundle.items.ids)
-    titles = tuple(bundle.items.titles or ("",) * len(ids))
-    return make_items(ids, titles, ids, fields={}, template="{title}")
+    return bundle.catalog
 
 
 def plan_refresh(
@@ -309,7 +306,7 @@ def plan_refresh(
     if embeddings and contract.memory is None:
         raise UsageError(f"{model_dir} has no memory, which --embeddings are for")
     if not isinstance(split, Split):
-        split = open_split(split, recorded=event_columns(contract, own_bundle))
+        split = open_split(split, recorded=contract.event_columns(own_bundle))
     check_model_split(contract, bundle, "the split", split.reference, model=f"model {model_dir}")
     last = last_training(contract, model_dir)
     check_fields(last, split.fields)
@@ -321,6 +318,6 @@ def plan_refresh(
         memory = Memory.open(model_dir / MEMORY_COPY)
         catalog = _embedded_catalog(memory, plan)
         are_given = bool(embeddings) or catalog is not None
-        check_vectors(memory.manifest, bundle, are_given=are_given)
+        memory.manifest.check_vectors(bundle.identity, are_given=are_given)
         check_item_vectors(bundle, catalog, embeddings=embeddings)
     return replace(plan, split=split, last=last)

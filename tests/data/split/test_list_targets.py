@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import UsageError
 from sidtool.data.fields.fields import TARGET, TARGET_VALUES, Fields, FieldTypes
-from sidtool.data.split.list_targets import ListTargets, target_lists
+from sidtool.data.split.list_targets import ListTargets
 from sidtool.data.split.values import UserSequence
 
 
@@ -26,7 +26,7 @@ def sequence_of(
 
 
 def lists_of(sequence: UserSequence, **options: Any) -> list[tuple[int, tuple[int, ...]]]:
-    made = target_lists(sequence, ListTargets(**{"length": 10, **options}))
+    made = ListTargets(**{"length": 10, **options}).lists_of(sequence)
     return [(each.start, each.targets) for each in made]
 
 
@@ -53,7 +53,7 @@ def test_only_targets_are_in_lists_and_others_in_histories() -> None:
     # the first list of a session follows on what came before the session, the second on all before
     assert lists_of(sequence, length=1) == [(1, (1,)), (2, (3,)), (4, (4,)), (5, (7,))]
     counted = {1, 4}
-    made = target_lists(sequence, ListTargets(2), lambda event: event[2] in counted)
+    made = ListTargets(2).lists_of(sequence, lambda event: event[2] in counted)
     assert [(each.start, each.targets) for each in made] == [(1, (1,)), (2, (4,))]
 
 
@@ -78,7 +78,7 @@ def test_every_list_is_of_one_session_behind_its_history(
 ) -> None:
     sessions = (0, *sorted(start for start in starts if start < len(items)))
     sequence = sequence_of(items, sessions)
-    lists = list(target_lists(sequence, ListTargets(length, stride)))
+    lists = list(ListTargets(length, stride).lists_of(sequence))
     for each in lists:
         assert 1 <= len(each.targets) <= length
         assert 0 < each.start <= min(each.targets)

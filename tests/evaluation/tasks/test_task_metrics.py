@@ -12,7 +12,7 @@ from sidtool.evaluation.tasks.questions import Question
 from sidtool.evaluation.tasks.task_evaluation import evaluate_questions
 from sidtool.evaluation.tasks.text_answers import exact_match, normalized, token_f1
 from sidtool.model import LoadedModel
-from sidtool.model.prompt import Segment, begin, catalog, end, prompt_encoder, sids, template
+from sidtool.model.prompt import begin, catalog, prompt_encoder, sids, template
 from sidtool.recommendation.search import BeamOptions, Normalize
 from sidtool.recommendation.search.score import score_sids
 from tests.bundles import small_bundle
@@ -37,13 +37,9 @@ def to_sid(
     loaded: LoadedModel, text: str, row: int, group: tuple[object, ...] | None = None
 ) -> Question:
     space = loaded.bundle.space
-    places = sids(
-        space, loaded.bundle.items.codes[row : row + 1], begin_end_tokens=False
-    ).sid_tokens
+    sid = sids(space, loaded.bundle.items.codes[row : row + 1], behind_begin=True)
     prompt = (template("Title: "), catalog(text), template("\nSID:"), begin(space))
-    return Question(
-        prompt, (Segment("sid", sid_tokens=places), end(space), template("<eos>")), group
-    )
+    return Question(prompt, (sid, template("<eos>")), group)
 
 
 def to_text(loaded: LoadedModel, row: int, text: str) -> Question:
@@ -144,10 +140,7 @@ def test_a_whole_history_is_evaluated_by_its_last_item(loaded: LoadedModel) -> N
     space, codes = loaded.bundle.space, loaded.bundle.items.codes
     whole = Question((), (sids(space, codes[[3, 8, 5]]), template("")))
     cut = (sids(space, codes[[3, 8]]), begin(space))
-    asked = Question(
-        cut,
-        (Segment("sid", sid_tokens=sids(space, codes[5:6], begin_end_tokens=False).sid_tokens),),
-    )
+    asked = Question(cut, (sids(space, codes[5:6], behind_begin=True),))
     assert (
         evaluate_questions(loaded, "t", [whole]).metrics
         == evaluate_questions(loaded, "t", [asked]).metrics

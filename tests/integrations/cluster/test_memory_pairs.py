@@ -19,10 +19,11 @@ from sidtool.data import Texts
 from sidtool.data.split.files import open_split, read_split
 from sidtool.evaluation.tuning import TuneSimilarityOptions, tune_similarity
 from sidtool.integrations.cluster import memory_pairs
+from sidtool.integrations.cluster import pair_blocks as blocks
 from sidtool.integrations.cluster.memory_pairs import ClusterPairs
 from sidtool.integrations.cluster.run import RunOptions
 from sidtool.integrations.cluster.split_parts import PartOptions, split_in_parts
-from sidtool.memory import blocks, content
+from sidtool.memory import content
 from sidtool.memory.build import DEFAULT, build_memory
 from sidtool.memory.content import Cells, ItemContent, nearest_items
 from sidtool.memory.memory import Memory

@@ -21,7 +21,7 @@ from sidtool.examples import sft_run
 from sidtool.examples.blocks import EventBlock
 from sidtool.examples.event_weights import WeightOptions
 from sidtool.examples.general_text import GeneralOptions
-from sidtool.examples.parts import ExampleParts, read_parts_lineage, validation_users
+from sidtool.examples.parts import ExampleParts, read_any_lineage, validation_users
 from sidtool.examples.sft_job import SftJob
 from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions, read_catalog
 from sidtool.examples.sft_run import SftInputs, make_sft
@@ -228,7 +228,7 @@ def test_examples_in_parts_are_those_of_one_file(
     in_threads = ClusterExamples(inputs, RunOptions(), threads=3)
     assert make(inputs, f"{tmp_path}/threads/", in_threads) == made
     folder = Path(place)
-    lineage = read_parts_lineage(folder)
+    lineage = read_any_lineage(folder)
     assert {**made, "sha256": None} == {**lineage.to_json(), "sha256": None}
     parts = ExampleParts(folder, lineage)
     # every part has every task
@@ -247,7 +247,7 @@ def test_examples_in_parts_are_those_of_one_file(
     with pytest.raises(UsageError, match="exists already"):
         make(inputs, place, writer)
     make(inputs, place, writer, force=True)
-    assert read_parts_lineage(folder) == lineage
+    assert read_any_lineage(folder) == lineage
 
 
 def test_tasks_that_are_not_of_users_have_all_validation_users(
@@ -264,7 +264,7 @@ def test_tasks_that_are_not_of_users_have_all_validation_users(
     differing = {"files": None, "parts": None, "sha256": None}
     assert made | differing == one | differing
     folder = tmp_path / "made"
-    assert validation_users(folder, read_parts_lineage(folder)).read_text()
+    assert validation_users(folder, read_any_lineage(folder)).read_text()
 
 
 def test_a_folder_of_parts_continues_and_names_a_lost_file(

@@ -7,7 +7,7 @@ import pytest
 
 from sidtool.base.errors import CompatibilityError
 from sidtool.data.split.record import SplitReference
-from sidtool.model.contract.compat import check_model_split, targets_repeat
+from sidtool.model.contract.compat import check_model_split
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import StageRecord
 from sidtool.tokenizer.bundle import Bundle
@@ -32,6 +32,6 @@ def test_the_newest_split_says_whether_targets_repeat(trained: Path) -> None:
         for digest, repeats in (("12", True), ("34", False), ("56", None))
     ]
     stages = [StageRecord("full", replace(TRAINED, split=split)) for split in splits]
-    assert targets_repeat(replace(contract, stages=tuple(stages))) is False
-    assert targets_repeat(replace(contract, stages=tuple(stages[:1]))) is True
-    assert targets_repeat(replace(contract, stages=tuple(stages[2:]))) is None
+    assert replace(contract, stages=tuple(stages)).targets_repeat is False
+    assert replace(contract, stages=tuple(stages[:1])).targets_repeat is True
+    assert replace(contract, stages=tuple(stages[2:])).targets_repeat is None

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import NO_FIELDS, Fields
 from sidtool.model.prompt.assemble import (
+    assemble_history,
     count_fitting,
-    history_items,
     history_prompt_ids,
     text_prompt_ids,
 )
@@ -53,10 +53,9 @@ def test_without_begin_token_a_prompt_ends_with_the_last_sid(
 
 def test_sids_alone_are_one_segment_for_all_items() -> None:
     frame = HistoryPrompt("sequence", "{history}", 50, 1000).frame
-    items = history_items(frame, SPACE, np.zeros((200, 3), dtype=np.uint16), None, NO_FIELDS)
-    assert len(items) == 200
-    [segment] = items.newest(150)
-    assert segment.sid_tokens == sids(SPACE, np.zeros((150, 3), dtype=np.uint16)).sid_tokens
+    codes = np.zeros((200, 3), dtype=np.uint16)
+    (_, segment, _), n_items = assemble_history(frame, SPACE, codes, None, NO_FIELDS)
+    assert (segment, n_items) == (sids(SPACE, codes), 200)
 
 
 def test_before_the_first_item_of_a_sequence_no_time_has_passed() -> None:

@@ -59,4 +59,4 @@ def test_a_template_is_limited(template: str, monkeypatch: pytest.MonkeyPatch) -
 def test_an_ordinary_template_is_rendered() -> None:
     tokenizer = tiny_tokenizer(chat=True)
     assert render(tokenizer, MESSAGES) == "<|im_start|>user\nhello<|im_end|>\n"
-    assert make_frame("a", "b", tokenizer, "chat").before == "<|im_start|>user\na"
+    assert make_frame("a{item}b", tokenizer, "chat").before == "<|im_start|>user\na"

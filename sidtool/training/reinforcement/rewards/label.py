@@ -6,19 +6,17 @@ probability."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError, DataError, UsageError
-from sidtool.data import NO_FIELDS, Condition, Fields, Value
+from sidtool.data import NO_FIELDS, Condition, Fields
 from sidtool.evaluation.tasks import SharedPrompt, answer_probabilities
 from sidtool.model import LoadedModel, check_model_folder, load_model_folder
 from sidtool.model.contract import Contract, ModelReference, check_model_split, model_folder
 from sidtool.model.prompt import (
     LabelPrompt,
-    are_numbers,
     catalog,
     fit_prompt,
     label_prompt_ids,
@@ -80,17 +78,13 @@ def positive_labels(
             f"{', '.join(prompts)}"
         )
     prompt = prompts[parsed.field]
-    values: list[Value] = list(prompt.labels)
-    kind: Literal["str", "float"] = "str"
-    if are_numbers(prompt.labels):
-        values, kind = list(map(float, prompt.labels)), "float"
-    is_positive = parsed.holds(values, kind)
-    if is_positive.all() or not is_positive.any():
-        how_many = "every label" if is_positive.all() else "no label"
+    is_positive = prompt.fulfilling(parsed)
+    if len(set(is_positive)) == 1:
+        how_many = "every label" if is_positive[0] else "no label"
         raise UsageError(
             f"{POSITIVE}={condition} is fulfilled by {how_many} of {', '.join(prompt.labels)}"
         )
-    return prompt, tuple(is_positive.tolist())
+    return prompt, is_positive
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,7 @@ from sidtool.base.ranges import ranges
 from sidtool.data import Texts
 from sidtool.data.split import Split
 from sidtool.data.split.pairs import ItemSequences, count_pairs, item_sequences, sum_pairs
-from sidtool.memory.manifest import KnnSettings
-from sidtool.memory.rows import SparseRows, rows_in_files
-from sidtool.memory.similarity import count_events, similar_block
+from sidtool.memory import KnnSettings, SparseRows, count_events, rows_in_files, similar_block
 
 BLOCK_PAIRS = 1 << 21
 """Pairs of a block of items, in all parts and by both items: a worker takes about 60 bytes for

@@ -1,4 +1,7 @@
-"""Segments and text are inverse forms; long texts are cut between words."""
+"""Segments and their text in a file are inverse forms."""
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,16 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
-from sidtool.model.prompt.item_text import MAX_TEXT_CHARACTERS, item_text
-from sidtool.model.prompt.segments import (
-    PromptEncoder,
-    Segment,
-    catalog,
-    segments_to_text,
-    sids,
-    template,
-    text_to_segments,
-)
+from sidtool.examples.example_file import read_training_examples, segments_to_text, text_to_segments
+from sidtool.model.prompt.segments import PromptEncoder, Segment, catalog, sids, template
 from tests.model.prompt.cases import SPACE, catalog_texts, extended_tokenizer, histories
 
 segment_lists = st.lists(
@@ -45,19 +40,9 @@ def test_the_text_of_segments_has_the_same_token_ids(segments: list[Segment]) ->
     ]
 
 
-@pytest.mark.parametrize("spans", [[(2, 9)], [(1, 2), (0, 1)], [(2, 1)]])
-def test_spans_that_do_not_fit_are_refused(spans: list[tuple[int, int]]) -> None:
-    with pytest.raises(DataError, match="does not fit"):
-        text_to_segments(SPACE, "abc", spans)
-
-
-@given(st.text(alphabet="ab \n<>", max_size=900))
-def test_a_long_text_is_cut_between_words(text: str) -> None:
-    short = item_text(text)
-    words = text.split()
-    assert len(short) <= MAX_TEXT_CHARACTERS
-    assert item_text(short) == short
-    if len(" ".join(words)) <= MAX_TEXT_CHARACTERS:
-        assert short.split() == words
-    elif " " in short:
-        assert short.split() == words[: len(short.split())]
+@pytest.mark.parametrize("spans", [[[2, 9]], [[1, 2], [0, 1]], [[2, 1]]])
+def test_spans_that_do_not_fit_are_refused(tmp_path: Path, spans: list[list[int]]) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps({"task": "item-text", "text": "abc", "catalog": {"text": spans}}))
+    with pytest.raises(DataError, match="catalog spans that are not in the order"):
+        list(read_training_examples(path))
