@@ -9,10 +9,11 @@ import hashlib
 import json
 import os
 import select
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 MAX_BYTES = 1 << 22
 """Bytes of a document that a person writes."""
@@ -26,6 +27,8 @@ MAX_YAML_DEPTH = 64
 TYPED_SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float", "timestamp")}
 MAX_YAML_NODES = 100_000
 """Values of a YAML document, each counted as often as aliases repeat it."""
+
+T = TypeVar("T")
 
 SEAL = "sha256"
 """The key of the digest that a stored document has of its other keys."""
@@ -182,11 +185,16 @@ def _decoder(parse_number: Callable[[str], Any] | None) -> json.JSONDecoder:
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
-    if len(value) == len(pairs):
-        return value
-    keys = [key for key, _ in pairs]
-    repeated = next(key for key in keys if keys.count(key) > 1)
-    raise ValueError(f"the key {repeated!r} occurs twice in one object")
+    if len(value) < len(pairs):
+        raise ValueError(
+            f"the key {_repeated(key for key, _ in pairs)!r:.80} occurs twice in one object"
+        )
+    return value
+
+
+def _repeated(keys: Iterable[T]) -> T:
+    """The first of some keys that occurs again; quick for many, which a caller may have chosen."""
+    return next(key for key, count in Counter(keys).items() if count > 1)
 
 
 def _finite(digits: str) -> float:
@@ -223,8 +231,7 @@ def _count_nodes(node: Any, sizes: dict[int, int]) -> int:
     if members and isinstance(members[0], tuple):
         keys = [(key.tag, key.value) for key, _ in members if isinstance(key.value, str)]
         if len(set(keys)) != len(keys):
-            repeated = next(value for tag, value in keys if keys.count((tag, value)) > 1)
-            raise ValueError(f"the key {repeated!r} occurs twice in one mapping")
+            raise ValueError(f"the key {_repeated(keys)[1]!r:.80} occurs twice in one mapping")
         members = [member for pair in members for member in pair]
     size = 1 + sum(_count_nodes(member, sizes) for member in members)
     if size > MAX_YAML_NODES:

@@ -232,7 +232,7 @@ def read_ids(path: Path) -> tuple[str, ...]:
     feed, or a carriage return before it, ends a line: spaces and other separators are part of an
     id. Raises DataError if the file cannot be read."""
     try:
-        content = read_document(path, MAX_ID_BYTES)
+        content = read_document(Path(path), MAX_ID_BYTES)  # a function is given texts, too
         text = content.decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error

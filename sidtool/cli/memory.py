@@ -211,12 +211,12 @@ def _say_plan(
     counts = split.counts
     named = ", ".join(f"{name} {value}" for name, value in given.items()) or "the defaults"
     how.plan(
-        f"would build a memory of {len(bundle.active)} items from {counts.train_events} "
+        f"would build a memory of {len(bundle.items)} items from {counts.train_events} "
         f"training events of {counts.users} users, with {named}, at {out}",
         memory=str(out),
         bundle=bundle.identity.digest,
         split=split.reference.digest,
-        items=len(bundle.active),
+        items=len(bundle.items),
         users=counts.users,
         train_events=counts.train_events,
         settings=given,

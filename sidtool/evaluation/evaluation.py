@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.base.options import options_from
@@ -20,7 +21,7 @@ from sidtool.base.progress import Progress
 from sidtool.base.threads import thread_count
 from sidtool.data.split import Example, Split, UserSequence, evenly_spaced
 from sidtool.evaluation.baselines import UNTUNED, baseline_values
-from sidtool.evaluation.bootstrap import RESAMPLES, everyone
+from sidtool.evaluation.bootstrap import RESAMPLES, Groups, everyone
 from sidtool.evaluation.groups import (
     SLICES,
     example_groups,
@@ -156,6 +157,7 @@ def evaluate_examples(
     options = options or EvaluationOptions()
     if not examples:
         raise DataError("there are no examples to evaluate on")
+    _groups_of_fields(examples, options)  # what is wrong with one is said before the model runs
     if against is not None:
         check_same_catalog(loaded.bundle, against.bundle)
     memory = loaded.memory if uses_memory(loaded) else None
@@ -265,11 +267,11 @@ def evaluation_of(
             threads=thread_count(options.threads),
         )
     groups = example_groups(examples.examples, events)
-    fields = {name: field_groups(examples.examples, name) for name in options.by}
+    fields, target = _groups_of_fields(examples.examples, options)
     for name, of_field in fields.items():
         groups |= {f"{name}={value}": weights for value, weights in of_field.items()}
-    if options.weight is not None:
-        groups[WEIGHTED] = target_weights(examples.examples, options.weight)
+    if target is not None:
+        groups[WEIGHTED] = target
     by_group = group_averages(model, systems, users, groups, seed=options.seed)
     weighted = None
     if options.weight is not None:
@@ -312,6 +314,15 @@ def evaluation_of(
         groups=groups,
         values=model,
     )
+
+
+def _groups_of_fields(
+    examples: Sequence[Example], options: EvaluationOptions
+) -> tuple[dict[str, Groups], NDArray[np.float64] | None]:
+    """The groups by each field of `options.by`, and the weights by `options.weight`. Raises
+    UsageError and DataError as `field_groups` and `target_weights`."""
+    fields: dict[str, Groups] = {name: field_groups(examples, name) for name in options.by}
+    return fields, None if options.weight is None else target_weights(examples, options.weight)
 
 
 def _settings(

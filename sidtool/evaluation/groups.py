@@ -102,7 +102,8 @@ def fulfilling(
         values = [example.feedback[condition.field] for example in examples]
         inside &= condition.holds(values, kind)
     if not inside.any():
-        raise DataError(f"no target of the {len(examples)} examples fulfills {conditions}")
+        spelled = " and ".join(conditions)
+        raise DataError(f"no target of the {len(examples)} examples fulfills {spelled}")
     return [examples[index] for index in np.flatnonzero(inside).tolist()]
 
 
@@ -120,8 +121,8 @@ def _value(example: Example, name: str) -> Value | None:
 
 def _need(values: Mapping[str, Value | None], field: str, option: str) -> Value | None:
     if field not in values:
-        names = ", ".join(values) or "none"
-        raise UsageError(f"{option}: the split has no such field, only {names}", hint=SPLIT_HINT)
+        others = f"only {', '.join(values)}" if values else "and no other"
+        raise UsageError(f"{option}: the split has no such field, {others}", hint=SPLIT_HINT)
     return values[field]
 
 

@@ -151,14 +151,16 @@ def _limits(evaluation: StoredEvaluation) -> list[str]:
     new = share_of_new_targets(evaluation)
     if new:
         sentences.append(f"{_share(new)} of targets are new items")
-    missing = evaluation.counts.get("targets_not_recommendable", 0)
-    if missing:
-        sentences.append(
-            f"{_share(missing / max(1, evaluation.n))} of targets cannot be recommended"
-        )
+    for count, why in (
+        ("targets_not_recommendable", "cannot be recommended"),
+        ("targets_seen", "are seen items, which are never recommended"),
+    ):
+        if missing := evaluation.counts.get(count, 0):
+            sentences.append(f"{_share(missing / max(1, evaluation.n))} of targets {why}")
     users = evaluation.counts.get("users", evaluation.n)
     if users < FEW_USERS:
-        sentences.append(f"with {users} users only large differences show")
+        named = "1 user" if users == 1 else f"{users} users"
+        sentences.append(f"with {named} only large differences show")
     return sentences
 
 

@@ -170,7 +170,7 @@ class ItemContent:
             if len(vectors) != len(bundle.items):
                 raise DataError(f"{len(vectors)} vectors for {len(bundle.items)} items")
             vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-            digest = hashlib.sha256(vectors.tobytes()).hexdigest()
+            digest = hashlib.sha256(vectors.reshape(-1).data).hexdigest()
             settings = ContentSettings("vectors", weight, digest)
             prepared = codebook.prepare(vectors)
         centered = prepared - prepared.mean(axis=0, dtype=np.float64)

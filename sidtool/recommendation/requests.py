@@ -66,7 +66,7 @@ class Request:
         Other keys are ignored, as those of a split's examples. Raises DataError if a value has the
         wrong type, or if a key is nearly one of these."""
         for key in value:
-            if key not in KEYS and (similar := _similar_key(key)):
+            if key not in KEYS and (similar := similar_key(key, KEYS)):
                 raise DataError(f"a request has no key {_brief(key)}, but {similar!r}")
         history = _ids(value, "history")
         if history is None and value.get("text") is None:
@@ -115,10 +115,13 @@ RequestLike = Request | Sequence[str] | Mapping[str, Any]
 
 
 def as_request(value: RequestLike | BadRequest) -> Request | BadRequest:
-    """The request that a value stands for. Raises DataError if it stands for none."""
+    """The request that a value stands for, or why it stands for none."""
     if isinstance(value, Request | BadRequest):
         return value
-    return Request.from_json(value if isinstance(value, Mapping) else {"history": value})
+    try:
+        return Request.from_json(value if isinstance(value, Mapping) else {"history": value})
+    except DataError as error:
+        return BadRequest(error, None)
 
 
 @dataclass(frozen=True)
@@ -261,10 +264,10 @@ def _ids(value: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
     return tuple(ids)
 
 
-@lru_cache(maxsize=256)
-def _similar_key(key: str) -> str | None:
-    """The key of a request that an unknown one is a misspelling of."""
-    return next(iter(get_close_matches(key.lower(), KEYS, n=1, cutoff=0.75)), None)
+@lru_cache(maxsize=1024)
+def similar_key(key: str, names: tuple[str, ...]) -> str | None:
+    """The one of these names that an unknown key is a misspelling of."""
+    return next(iter(get_close_matches(key.lower(), names, n=1, cutoff=0.75)), None)
 
 
 def _brief(value: Any) -> str:

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,20 @@ def test_json_that_python_reads_otherwise_is_refused(text: str | bytes, message:
         parse_json(text)
     assert "\n" not in str(caught.value)
     str(caught.value).encode()
+
+
+def test_a_repeated_key_behind_many_others_is_found_about_as_fast_as_they_are_read() -> None:
+    members = [f'"k{n}": 0' for n in range(4000)]
+
+    def seconds(text: str) -> float:
+        start = time.process_time()
+        with suppress(ValueError):
+            parse_json(text)
+        return time.process_time() - start
+
+    unique = min(seconds(f"{{{', '.join(members)}}}") for _ in range(5))
+    repeated = min(seconds(f"{{{', '.join([*members, members[-1]])}}}") for _ in range(2))
+    assert repeated < 30 * unique  # hundreds of times where each key is counted among all
 
 
 def test_many_values_side_by_side_are_not_deep() -> None:

@@ -261,6 +261,14 @@ def test_a_re_ranker_orders_recommendations_unless_it_is_left_out(
     assert "mixture" not in done("evaluate", reranked, road.split, "--no-rerank", "--json").json
 
 
+def test_a_plan_counts_the_items_that_the_memory_has(road: Road, tmp_path: Path) -> None:
+    gone = write_lines(tmp_path / "gone.txt", ["b000"])
+    bundle = tmp_path / "child.zarr"
+    done("add-items", road.bundle, "--remove", gone, "-o", bundle)
+    command = ("build-memory", road.split, bundle, "-o", tmp_path / "m.zarr", "--json")
+    assert done(*command, "--dry-run").json["items"] == done(*command).json["items"]
+
+
 def test_a_plan_keeps_the_parts_of_an_interrupted_run(road: Road, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     part = tmp_path / "m.zarr.pairs.partial" / "counts"

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import Fields, FieldTypes
 from sidtool.data.split import Example, UserSequence
-from sidtool.evaluation import SLICES, StoredEvaluation
+from sidtool.evaluation import SLICES, EvaluationOptions, StoredEvaluation
+from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.groups import example_groups, field_groups, fulfilling, target_weights
 from sidtool.evaluation.metrics import averages
 from tests.bundles import small_bundle
 from tests.evaluation.shop import evaluate_rankings
+from tests.loaded import loaded_model
 
 
 def examples_of(targets: list[str]) -> list[Example]:
@@ -144,8 +146,8 @@ def test_only_targets_that_fulfill_a_condition_remain() -> None:
         5,
         4,
     ]
-    with pytest.raises(DataError, match="no target of the 4 examples"):
-        fulfilling(some, ["rating>5"], TYPES)
+    with pytest.raises(DataError, match="no target of the 4 examples fulfills rating>5 and rat"):
+        fulfilling(some, ["rating>5", "rating<2"], TYPES)
     with pytest.raises(UsageError, match="no feedback 'stars'"):
         fulfilling(some, ["stars>5"], TYPES)
 
@@ -164,6 +166,17 @@ def test_unknown_fields_are_refused() -> None:
     for rating in (-1, 0, None):
         with pytest.raises(DataError, match="not negative, and one is above 0"):
             target_weights(examples([(1, "", rating)]), "rating")
+
+
+@pytest.mark.parametrize("wrong", [{"by": ("user.city",)}, {"weight": "stars"}])
+def test_unknown_fields_are_refused_before_the_model_runs(wrong: dict[str, Any]) -> None:
+    def ranker(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the model has run")
+
+    loaded = loaded_model(small_bundle(12))
+    options = EvaluationOptions(**wrong)
+    with pytest.raises(UsageError, match="the split has no such field"):
+        evaluate_examples(loaded, examples([(1, "tv", 1)]), None, options, ranker=ranker)
 
 
 def test_numbers_keep_their_digits() -> None:

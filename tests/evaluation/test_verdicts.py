@@ -26,6 +26,7 @@ def evaluated(
     alone: dict[str, Difference] | None = None,
     new: int = 0,
     missing: int = 0,
+    seen: int = 0,
     users: int = 1000,
     tied: float = 0.0,
 ) -> StoredEvaluation:
@@ -42,7 +43,7 @@ def evaluated(
         slices={"cold": Slice(**vars(replace(NO_EXAMPLES, n=new)), events=(0, 0))},
         coverage={},
         effective_items={},
-        counts={"users": users, "targets_not_recommendable": missing},
+        counts={"users": users, "targets_not_recommendable": missing, "targets_seen": seen},
         settings={"tied_targets": tied},
         differences_from_item_knn={"model alone": alone} if alone else {},
     )
@@ -118,7 +119,9 @@ def test_a_model_that_popular_items_beat_is_not_for_use() -> None:
 
 def test_what_limits_the_figures_is_said() -> None:
     differences = {"item-knn": gain(0.01, 0.007, 0.015), "other model": gain(-0.01, -0.02, -0.002)}
-    evaluation = evaluated(differences=differences, new=150, missing=15, users=60, tied=0.34)
+    evaluation = evaluated(
+        differences=differences, new=150, missing=15, seen=500, users=60, tied=0.34
+    )
     answer = verdict(evaluation)
     assert answer.sentences[2:] == (
         "model 17% behind the other model (95% interval -33% to -3%)",
@@ -127,6 +130,7 @@ def test_what_limits_the_figures_is_said() -> None:
         "two, and figures may be too high",
         "15% of targets are new items",
         "1.5% of targets cannot be recommended",
+        "50% of targets are seen items, which are never recommended",
         "with 60 users only large differences show",
     )
     assert answer.advice == "give the memory content for new items: build-memory --items CATALOG"

@@ -197,7 +197,7 @@ def heavy_commands(folder: Path) -> dict[str, Writing]:
         "rebind": Writing(("rebind", folder / "tuned", folder / "shop2.zarr"), init),
         "refresh": Writing(refresh, init),
         "refresh on events": Writing((*refresh, folder / "split"), init, resumes=True),
-        "tune-memory": Writing((*tune, "--num-beams", 8), init),
+        "tune-memory": Writing((*tune, "--num-beams", 10), init),
         "train": Writing(train, (*train, "--set", "learning_rate=0.01"), resumes=True),
         "train lora": Writing((*train, "--stage", "lora"), init, resumes=True),
         "rl": Writing(

@@ -392,6 +392,24 @@ def test_what_is_no_request_is_refused(shop: LoadedModel, other: Any, message: s
         next(recommend(shop, [other]))
 
 
+def test_what_is_no_request_costs_those_before_it_no_answer(shop: LoadedModel) -> None:
+    answers = recommend(shop, iter([ids_of(shop)[:2], 7]), k=3)
+    assert len(next(answers).items) == 3
+    with pytest.raises(DataError, match="list of item ids"):
+        next(answers)
+
+
+def test_lists_of_items_are_ids_or_a_file_of_them(shop: LoadedModel, tmp_path: Path) -> None:
+    ids = ids_of(shop)
+    listed = tmp_path / "ids.txt"
+    listed.write_text("\n".join(ids[:3]))
+    (answer,) = recommend(shop, [()], k=9, allow=str(listed))
+    assert sorted(answer.items) == sorted(ids[:3])
+    for wrong in ({"allow": [7]}, {"deny": [7]}, {"candidates": [7]}):
+        with pytest.raises(DataError, match="an item id is a string, like '7', not 7"):
+            recommend(shop, [()], **wrong)[0]
+
+
 def test_a_history_or_a_mapping_is_a_request(shop: LoadedModel) -> None:
     ids = ids_of(shop)[:2]
     expected = recommend(shop, [Request(history=tuple(ids))], k=3)[0].items

@@ -150,12 +150,18 @@ def _verdicts(evaluations: Evaluations) -> Iterator[Block]:
         title = f"{name}: {model}" if model != name else name
         yield Listing(title, (*answer.sentences, f"To try: {answer.advice}."))
     bases = [
-        (evaluation.n, evaluation.settings.get("examples"), evaluation.settings.get("ks"))
-        for evaluation in evaluations.values()
+        (
+            each.n,
+            each.settings.get("examples"),
+            each.settings.get("ks"),
+            each.counts.get("active_items"),
+        )
+        for each in evaluations.values()
     ]
     if any(basis != bases[0] for basis in bases):
         yield Text(
-            "The evaluations have different examples or cut-offs: their numbers do not compare."
+            "The evaluations have different examples, cut-offs or numbers of items: their numbers "
+            "do not compare."
         )
 
 

@@ -28,6 +28,8 @@ QUIET, NORMAL, VERBOSE = range(3)
 _verbosity = NORMAL
 _warnings: dict[str, bool] = {}
 """Warnings that are printed below the results, and whether they were printed before, too."""
+MOST_DIGITS = 20
+"""Characters of the longest number that a table keeps in one line."""
 _step_warnings: list[str] | None = None
 """The warnings of a command that runs as a step of another one; None outside of one."""
 _TyperUsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -233,6 +235,7 @@ def say_table(
         console.width = 160
     table = Table(header_style="bold", box=None, pad_edge=False)
     spelled = []
+    width = 0
     for index, column in enumerate(columns):
         cells = ["-" if row[index] is None else row[index] for row in rows]
         floats = [cell for cell in cells if isinstance(cell, float)]
@@ -244,18 +247,28 @@ def say_table(
         ]
         spelled.append(map(Text, texts))
         numeric = all(isinstance(cell, int | float) or cell == "-" for cell in cells)
+        # a number in two lines would be two numbers; its column's name may have several
+        words = texts if numeric else filter(_is_number, " ".join(texts).split())
+        min_width = max(map(len, words), default=1)
+        width += min_width + 2
         table.add_column(
             Text(visible(column)),
             justify="right" if cells and numeric else "left",
             overflow="fold",
-            # a number in two lines would be two numbers; its column's name may have several
-            min_width=max(map(len, texts), default=0) if cells and numeric else None,
+            min_width=min_width,
         )
+    console.width = max(console.width, width)  # a narrower terminal breaks the lines itself
     for row_texts in zip(*spelled, strict=True):
         table.add_row(*row_texts)
     if title is not None:
         console.print(Text(visible(title), style="italic"), soft_wrap=True)
-    console.print(table)
+    console.print(table, crop=False)
+
+
+def _is_number(word: str) -> bool:
+    """Whether a word of a cell is a number, an interval like 0.72-0.94, a share, or ends with one,
+    as an id and the name of a metric may."""
+    return word.removesuffix("%")[-1:].isdigit() and len(word) <= MOST_DIGITS
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -12,7 +12,8 @@ from sidtool.base.visible import visible
 from sidtool.cli.terminal.console import detail, is_quiet, note, warn_early
 
 Progress = Callable[..., None]
-"""Called with the finished and the total steps of a stage, and optionally figures to show."""
+"""Called with the finished and the total steps of a stage, 0 if they are not known, and optionally
+figures to show."""
 LOG_SECONDS = 30.0
 """Seconds between two lines on the progress of a stage, where stderr is no terminal. A stage that
 takes longer prints the warnings that are known."""
@@ -37,13 +38,14 @@ class Pace:
 
     @property
     def left(self) -> str:
-        """Like "about 3 min left"; empty until a hundredth of the steps that are left was done."""
+        """Like "about 3 min left"; empty until a hundredth of the steps that are left was done, and
+        without a total."""
         done, total = self._last
         if self._first is None:
             return ""
         start, done_at_start = self._first
         steps = done - done_at_start
-        if steps <= 0 or total - done > steps * MOST_TIMES:
+        if steps <= 0 or not done <= total <= done + steps * MOST_TIMES:
             return ""
         seconds = (time.monotonic() - start) / steps * (total - done)
         return f"about {spelled_time(seconds)} left"
@@ -100,10 +102,10 @@ def _reporter(stage: str, bars: Any, reported: dict[str, float]) -> Progress:
         if bars is not None:
             bars.start_task(task)
             fields = {"figures": visible(figures)} if figures else {}
-            bars.update(task, completed=done, total=total, visible=True, **fields)
+            bars.update(task, completed=done, total=total or None, visible=True, **fields)
         elif now - last_line >= LOG_SECONDS:
             last_line = now
-            parts = (f"{done} of {total}", pace.left, figures)
+            parts = (f"{done} of {total}" if total else str(done), pace.left, figures)
             note(f"{stage}: {', '.join(filter(None, parts))}")
         reported[stage] = time.monotonic()
         if done == total:

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
 from sidtool.model.network import check_positions, decoder_start_id, is_encoder_decoder
-from sidtool.recommendation.search import Decoder, TokenTree, batches, evaluation_mode, padded
+from sidtool.recommendation.search import (
+    Decoder,
+    TokenTree,
+    batches,
+    check_scores,
+    evaluation_mode,
+    padded,
+)
 
 LOGITS_PER_BATCH = 1 << 25
 
@@ -27,7 +34,7 @@ def answer_losses(
     """(n,) summed losses of the answers after their prompts, and (n,) numbers of tokens summed.
 
     The first token of a text without a prompt follows nothing, so it is left out. Raises UsageError
-    for such a text if the model's encoder has to read a prompt."""
+    for such a text if the model's encoder has to read a prompt, DataError for a loss of NaN."""
     has_encoder = is_encoder_decoder(model)
     if has_encoder and not all(prompts):
         raise UsageError("the task has no prompts: an encoder-decoder model has nothing to encode")
@@ -54,6 +61,7 @@ def answer_losses(
             for row, index in enumerate(batch):
                 span = token_losses[row, starts[index] - 1 : lengths[index] - 1]
                 losses[index] = float(span.double().sum())
+    check_scores(losses)
     counts = [length - start for length, start in zip(lengths, starts, strict=True)]
     return losses, np.array(counts)
 

@@ -75,9 +75,6 @@ def text_answer_metrics(
         token for question in questions for token in encoder.ids(question.closing)[:1]
     }
     max_tokens = max(len(answer) for answer in answers) + EXTRA_TOKENS
-    if limit := max_positions(loaded.model):
-        read = 0 if is_encoder_decoder(loaded.model) else max(map(len, prompts))
-        max_tokens = min(max_tokens, limit - read)
     written = _write(loaded, prompts, max_tokens, closing_tokens, progress)
     values = [
         [exact_match(text, question.text), token_f1(text, question.text)]
@@ -94,44 +91,55 @@ def _write(
     closing_tokens: Collection[int],
     progress: Progress | None,
 ) -> list[str]:
-    """What the model writes after each prompt, greedily, up to a closing token."""
+    """What the model writes after each prompt, greedily, up to a closing token, to so many tokens
+    or to the end of the model's positions."""
     from transformers import GenerationConfig
 
     stops = {*closing_tokens, loaded.tokenizer.eos_token_id} - {None}
-    config = GenerationConfig(
-        max_new_tokens=max_tokens,
-        do_sample=False,
-        num_beams=1,
-        eos_token_id=sorted(stops) or None,
-        pad_token_id=0,
-    )
     texts = [""] * len(prompts)
     done = 0
-    lengths = [len(prompt) for prompt in prompts]
+    has_encoder = is_encoder_decoder(loaded.model)
+    limit = max_positions(loaded.model)
+    # prompts that leave little room are not in a batch with others, whose answers they would cut
+    by_room: dict[int, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        n_read = 0 if has_encoder else len(prompt)
+        room = min(max_tokens, limit - n_read) if limit else max_tokens
+        by_room.setdefault(room, []).append(number)
     with evaluation_mode(loaded.model) as bare:
         # `generate` adds the settings of a checkpoint to those of a call: penalties, forced tokens,
         # a minimum length
         writer = copy.copy(bare)
         writer.generation_config = GenerationConfig()
-        if is_encoder_decoder(bare):
+        if has_encoder:
             writer.generation_config.decoder_start_token_id = decoder_start_id(bare)
-        for batch in batches(lengths, max_tokens, TOKENS_PER_BATCH):
-            ids, mask = padded([prompts[index] for index in batch], bare.device)
-            start = 1  # of the answer in what `generate` returns
-            if not is_encoder_decoder(bare):
-                # a causal model writes behind the last column: the padding moves to the left
-                order = mask.sort(dim=1, stable=True).indices
-                ids = ids.gather(1, order)
-                mask = mask.gather(1, order)
-                start = ids.shape[1]
-            output = writer.generate(ids, attention_mask=mask, generation_config=config)
-            for index, written in zip(batch, output[:, start:].tolist(), strict=True):
-                ends = (position for position, token in enumerate(written) if token in stops)
-                answer = written[: next(ends, len(written))]
-                texts[index] = loaded.tokenizer.decode(answer, skip_special_tokens=True)
-            done += len(batch)
-            if progress is not None:
-                progress(done, len(prompts))
+        for room, numbers in by_room.items():
+            config = GenerationConfig(
+                max_new_tokens=room,
+                do_sample=False,
+                num_beams=1,
+                eos_token_id=sorted(stops) or None,
+                pad_token_id=0,
+            )
+            lengths = [len(prompts[number]) for number in numbers]
+            for places in batches(lengths, room, TOKENS_PER_BATCH):
+                batch = [numbers[place] for place in places]
+                ids, mask = padded([prompts[number] for number in batch], bare.device)
+                start = 1  # of the answer in what `generate` returns
+                if not has_encoder:
+                    # a causal model writes behind the last column: the padding moves to the left
+                    order = mask.sort(dim=1, stable=True).indices
+                    ids = ids.gather(1, order)
+                    mask = mask.gather(1, order)
+                    start = ids.shape[1]
+                output = writer.generate(ids, attention_mask=mask, generation_config=config)
+                for number, written in zip(batch, output[:, start:].tolist(), strict=True):
+                    ends = (position for position, token in enumerate(written) if token in stops)
+                    answer = written[: next(ends, len(written))]
+                    texts[number] = loaded.tokenizer.decode(answer, skip_special_tokens=True)
+                done += len(batch)
+                if progress is not None:
+                    progress(done, len(prompts))
     return texts
 
 

@@ -60,7 +60,7 @@ def best_leaves(
     return BeamResult(Leaves(leaves[order]), scores[order], model_scores[order])
 
 
-def check_scores(scores: NDArray[np.float32]) -> None:
+def check_scores(scores: NDArray[np.floating[Any]]) -> None:
     """Raise DataError if a score is NaN, as all are of a model that has diverged."""
     if np.isnan(scores).any():
         raise DataError(

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -11,7 +10,7 @@ from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import Vectors
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.requests import BadRequest, Request, request_or_bad
+from sidtool.recommendation.requests import BadRequest, Request, request_or_bad, similar_key
 from sidtool.recommendation.serve.serve_options import ServeLimits
 
 
@@ -46,6 +45,9 @@ KINDS: Mapping[str, type] = {
 """The options of the body of a call, and the type of each; `list` is the length of a list, in place
 of the k best next items."""
 NAMES = (*KINDS, "candidates")
+MOST_KEYS = 256
+"""Different keys of a body: all calls wait while each unknown one is compared with the known ones.
+"""
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,17 @@ def read_call(body: bytes, limits: ServeLimits, *, scores: bool) -> Call:
     value = read_object(body)
     choices = read_choices(value, limits, scores=scores)
     if "requests" not in value:
+        _check_keys([value])
         request = {key: part for key, part in value.items() if key not in NAMES}
         for key in request:
-            if similar := get_close_matches(key.lower(), NAMES, n=1, cutoff=0.75):
-                raise DataError(f"a call has no option {key[:80]!r}, but {similar[0]!r}")
+            if similar := similar_key(key, NAMES):
+                raise DataError(f"a call has no option {key[:80]!r}, but {similar!r}")
         return Call((Request.from_json(request),), choices, is_one=True)
     _refuse_others(value, ("requests", *NAMES))
     requests = value["requests"]
     if not isinstance(requests, list):
         raise DataError("'requests' is a list of requests")
+    _check_keys(requests)
     if len(requests) > limits.max_waiting:
         raise DataError(
             f"{len(requests)} requests in one call, at most {limits.max_waiting} can wait",
@@ -86,6 +90,13 @@ def read_call(body: bytes, limits: ServeLimits, *, scores: bool) -> Call:
         for number, each in enumerate(requests, start=1)
     )
     return Call(tuple(read), choices, is_one=False)
+
+
+def _check_keys(requests: Sequence[Any]) -> None:
+    """Raise DataError if requests have more different keys than are read."""
+    n_keys = len({key for each in requests if isinstance(each, dict) for key in each})
+    if n_keys > MOST_KEYS:
+        raise DataError(f"requests with {n_keys} different keys in one call, at most {MOST_KEYS}")
 
 
 def read_choices(value: Mapping[str, Any], limits: ServeLimits, *, scores: bool) -> Choices:
@@ -141,12 +152,16 @@ def read_vectors(body: bytes) -> list[str] | Vectors:
         return read_texts(body)
     _refuse_others(value, ("vectors",))
     try:
-        vectors = np.array(value["vectors"], dtype=np.float32)
-    except (ValueError, TypeError, OverflowError):
-        vectors = np.zeros(0, dtype=np.float32)
-    if vectors.ndim != 2 or not np.isfinite(vectors).all():
-        raise DataError("'vectors' is a list of lists of numbers, each of the same length")
-    return vectors
+        vectors = np.array(value["vectors"])
+    except ValueError:  # rows of different lengths
+        vectors = np.zeros(0)
+    # as float32 at once, texts and true would be numbers, too
+    if vectors.ndim == 2 and vectors.dtype.kind in "iuf":
+        with np.errstate(over="ignore"):
+            vectors = vectors.astype(np.float32)
+        if np.isfinite(vectors).all():
+            return vectors
+    raise DataError("'vectors' is a list of lists of numbers, each of the same length")
 
 
 def read_object(body: bytes) -> dict[str, Any]:

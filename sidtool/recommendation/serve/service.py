@@ -123,17 +123,17 @@ class Service:
         """The SID of each text or vector, as `sidtool encode --json` prints it. Raises as
         `sidtool.encode`, Busy and TimeoutError."""
         bundle = self.served.loaded.bundle
-        encodings = await self._aside(lambda: self._encode(bundle, inputs), deadline)
-        return [asdict(encoding) for encoding in encodings]
+        return await self._aside(
+            lambda: [asdict(encoding) for encoding in self._encode(bundle, inputs)], deadline
+        )
 
     async def decoded(self, texts: Sequence[str], deadline: float) -> list[list[dict[str, Any]]]:
         """The SIDs in each text, as `sidtool decode --json` prints them. Raises Busy and
         TimeoutError."""
         bundle = self.served.loaded.bundle
-        sids_of_texts = await self._aside(
-            lambda: [decode(bundle, text) for text in texts], deadline
+        return await self._aside(
+            lambda: [[asdict(sid) for sid in decode(bundle, text)] for text in texts], deadline
         )
-        return [[asdict(sid) for sid in sids] for sids in sids_of_texts]
 
     async def _aside(self, function: Callable[[], T], deadline: float) -> T:
         """The result of a function that runs in a thread beside the model's."""

@@ -41,13 +41,16 @@ class StringArray:
     @classmethod
     def of(cls, strings: Iterable[str]) -> "StringArray":
         """Pack strings, a chunk of which are encoded at a time. Raises DataError for one with a
-        lone surrogate."""
+        lone surrogate, and for what is no string."""
         data = bytearray()
         lengths = [np.zeros(1, dtype=np.int64)]
         remaining = iter(strings)
         while chunk := list(itertools.islice(remaining, CHUNK)):
             try:
                 encoded = [text.encode("utf-8") for text in chunk]
+            except AttributeError as error:
+                text_id(error.obj)  # raises the error of what is no string
+                raise
             except UnicodeEncodeError as error:
                 raise DataError(
                     f"the text {error.object[:60]!r} has a lone surrogate, which UTF-8 cannot hold"

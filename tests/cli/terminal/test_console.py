@@ -231,6 +231,16 @@ def test_a_table_folds_no_number_at_80_columns(monkeypatch: pytest.MonkeyPatch) 
     assert " 12101 " in text
 
 
+def test_a_narrow_terminal_folds_no_number_that_is_spelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [("ndcg@10", "0.855", "0.728-0.946", "-0.018 to 0.055", "83.3%", "0.875", "0.075")]
+    with terminal() as screen:
+        monkeypatch.setenv("COLUMNS", "40")
+        say_table(["", "model", "95% interval", "gain", "coverage", "item-knn", "popularity"], rows)
+    words = written(screen).split()
+    for number in (*rows[0][:3], "-0.018", "0.055", *rows[0][4:]):
+        assert number in words
+
+
 def test_the_floats_of_a_column_have_the_same_decimals(capsys: pytest.CaptureFixture[str]) -> None:
     say_table(["a", "b", "c"], [(0.5, 243.1234, 2.0), (0.25, 7.5, 12345.6)])
     cells = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
@@ -305,6 +315,21 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(
     assert capsys.readouterr().err == (
         "embed: 3 of 11, about 2 min left\nembed: 5 of 11, about 93 s left\n"
     )
+
+
+def test_steps_of_a_stream_have_no_total_and_no_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with progress("recommend") as report:
+        for done, now in ((512, 0.0), (1024, 40.0)):
+            clock[0] = now
+            report["recommend"](done, 0)
+    assert capsys.readouterr().err == "recommend: 1024\n"
+    with terminal() as screen, progress("recommend") as report:
+        report["recommend"](512, 0)
+    assert "512/?" in written(screen)
 
 
 def test_the_time_left_is_that_of_the_present_pass(

@@ -130,6 +130,21 @@ def test_written_answers_are_the_most_likely_tokens(architecture: str) -> None:
         assert text == tokenizer.decode(expected, skip_special_tokens=True)
 
 
+def test_a_prompt_that_fills_the_positions_cuts_no_other_answer() -> None:
+    model = tiny_model("gpt2", vocab_size=VOCAB_SIZE, max_position_embeddings=24)
+    loaded: Any = SimpleNamespace(model=model, tokenizer=tiny_tokenizer())
+    long = [5 + number % 20 for number in range(22)]
+    alone = [*_write(loaded, PROMPTS, 6, (), None), *_write(loaded, [long], 2, (), None)]
+    assert _write(loaded, [*PROMPTS, long], 6, (), None) == alone
+
+
+def test_a_model_that_has_diverged_has_no_perplexity() -> None:
+    model = tiny_model("llama", vocab_size=VOCAB_SIZE)
+    model.model.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(DataError, match="not numbers"):
+        answer_losses(model, PROMPTS, ANSWERS)
+
+
 def test_an_answer_without_an_end_has_no_closing_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the answers would stop at the first token of a correct one."""
     tokenizer = tiny_tokenizer()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from sidtool.base.errors import UsageError
 from sidtool.data.split import UserSequence
 from sidtool.evaluation import EvaluationOptions
 from sidtool.evaluation.evaluation import evaluate_examples
@@ -49,6 +50,12 @@ def test_the_grid_has_the_metric_of_each_mixture(shared: bool, exclude_seen: boo
         value = grid.values[WEIGHTS.index(weight), POWERS.index(power)]
         assert value == pytest.approx(metrics["ndcg@10"], abs=1e-9), (weight, power)
     assert (grid.values[0] == grid.values[0, 0]).all()
+
+
+def test_fewer_items_than_the_cut_off_choose_nothing() -> None:
+    """Of one candidate, every weight and the model alone have the same NDCG@10."""
+    with pytest.raises(UsageError, match="num_beams must be at least 10, not 9"):
+        TuneMemoryOptions(num_beams=9)
 
 
 def test_of_equal_values_the_smallest_weight_is_chosen() -> None:

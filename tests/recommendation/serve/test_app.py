@@ -111,6 +111,7 @@ def test_vectors_are_encoded_and_sids_decoded(client: TestClient, shop: LoadedMo
     assert given.status_code == 422  # the bundle names no encoder
 
 
+MANY_KEYS = json.dumps({"history": [], **{f"q{n:03d}": 0 for n in range(300)}}).encode()
 WRONG_BODIES: list[tuple[str, bytes, int, str]] = [
     ("recommend", b"", 422, "not JSON"),
     ("recommend", b"{", 422, "not JSON"),
@@ -130,6 +131,8 @@ WRONG_BODIES: list[tuple[str, bytes, int, str]] = [
     ("recommend", b'{"history": [], "candidates": ["i1"]}', 422, "/v1/score"),
     ("recommend", b'{"text": "a lamp"}', 422, "not trained to find items by text"),
     ("recommend", b'{"requests": {}}', 422, "list of requests"),
+    ("recommend", MANY_KEYS, 422, "with 301 different keys in one call, at most 256"),
+    ("recommend", b'{"requests": [' + MANY_KEYS + b"]}", 422, "with 301 different keys"),
     ("recommend", b'{"requests": [], "history": []}', 422, "the key 'history'"),
     ("recommend", b'{"history": [], "list": 3, "k": 3}', 422, "has no 'k'"),
     ("recommend", b'{"history": [], "list": true}', 422, "a whole number"),
@@ -143,6 +146,9 @@ WRONG_BODIES: list[tuple[str, bytes, int, str]] = [
     ("encode", b'{"texts": []}', 422, "empty"),
     ("encode", b'{"vectors": [[1], [1, 2]]}', 422, "same length"),
     ("encode", b'{"vectors": [["1e999"]]}', 422, "numbers"),
+    ("encode", b'{"vectors": [["1", "2", "3", "4", "5", "6", "7", "8"]]}', 422, "numbers"),
+    ("encode", b'{"vectors": [[true, true, true, true, true, true, true, true]]}', 422, "numbers"),
+    ("encode", b'{"vectors": [[1e39, 2, 3, 4, 5, 6, 7, 8]]}', 422, "numbers"),
     ("decode", b'{"texts": [1]}', 422, "list of strings"),
     ("decode", b'{"text": "a"}', 422, "known are texts"),
 ]
