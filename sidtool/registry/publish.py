@@ -253,18 +253,22 @@ def policy(
     one.
 
     `pull`, `recommend`, `serve` and every other command refuse a version that is not signed so.
-    Raises UsageError if the file has no public key or certificate.
+    Raises UsageError if the file has no public key or certificate, and for both at once.
 
     Examples:
         >>> _ = sidtool.push("shop.zarr", "registry/shop")
         >>> sidtool.policy("registry/shop") is None
         True
     """
+    if signed_by is not None and allow_unsigned:
+        raise UsageError(
+            "--signed-by requires a signature, --allow-unsigned none: give one of the two"
+        )
     storage = _registry_at(registry)
-    if allow_unsigned:
-        storage.put({POLICY: b""})
-    elif signed_by is not None:
+    if signed_by is not None:
         storage.put({POLICY: Signers.read(signed_by).text.encode()})
+    elif allow_unsigned and storage.has(POLICY):
+        storage.put({POLICY: b""})
     stored = read_policy(storage)
     return None if stored is None else stored.text
 
