@@ -11,7 +11,7 @@ from pathlib import Path
 from sidtool.base.errors import IntegrityError, RefusedError, UsageError
 from sidtool.base.hub import HubPush
 from sidtool.base.markdown import with_dataset
-from sidtool.base.output import new_dir, refuse_existing, whole_file
+from sidtool.base.output import new_dir, refuse_existing, remove, whole_file
 from sidtool.base.output_name import check_parents
 from sidtool.base.progress import Progress
 from sidtool.base.signatures import SIGNATURE, Signer, Signers
@@ -206,8 +206,11 @@ def pull(
             raise IntegrityError(f"{source.location}: {name}: {reason}")
         manifest = read_manifest(str(folder))
         signature = read_signature(registry, record, manifest)
-        if signature is not None:
-            with whole_file(out.with_name(out.name + SIGNATURE)) as partial:
+        beside = out.with_name(out.name + SIGNATURE)
+        if signature is None:
+            remove(beside)  # that of a version that was there before
+        else:
+            with whole_file(beside) as partial:
                 partial.write_bytes(signature)
         if record.kind == "model":
             license = None if record.license == UNKNOWN_LICENSE else record.license

@@ -383,6 +383,10 @@ def test_the_commands_sign_and_check(tmp_path: Path, key: Path, bundle_path: str
     larger = add_items(small_bundle(), remove=["i3"])
     larger.save(tmp_path / "next.zarr")
     done("push", tmp_path / "next.zarr", shop)
+    done("pull", f"{shop}@1.0", "-o", tmp_path / "out.zarr", "--force")
+    assert (tmp_path / "out.zarr.sig").exists()
+    done("pull", f"{shop}@1.1", "-o", tmp_path / "out.zarr", "--force")
+    assert not (tmp_path / "out.zarr.sig").exists()  # it was that of the version before
 
 
 def flip(data: bytes, draw: random.Random) -> bytes:
