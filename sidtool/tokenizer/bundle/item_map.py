@@ -310,8 +310,14 @@ class ItemMap:
         return self.space.pack(first_codes)
 
     def rows_under(self, prefix: Sequence[int]) -> tuple[int, int]:
-        """First and last row (exclusive) of the items whose SID starts with these codes."""
-        other_sizes = self.space.sizes[len(prefix) :]
+        """First and last row (exclusive) of the items whose SID starts with these codes. Raises
+        UsageError if no SID of the space does."""
+        sizes = self.space.sizes
+        fits = all(0 <= code < size for code, size in zip(prefix, sizes, strict=False))
+        if not fits or len(prefix) > len(sizes):
+            codes = ", ".join(map(str, prefix))
+            raise UsageError(f"no SID of {self.space.spelled_sizes} starts with the codes {codes}")
+        other_sizes = sizes[len(prefix) :]
         lowest = [*prefix, *(0 for _ in other_sizes)]
         highest = [*prefix, *(size - 1 for size in other_sizes)]
         first, stop = self.rows_at(np.array([lowest, highest], dtype=np.uint16))

@@ -250,6 +250,9 @@ def test_explain_lists_the_words_of_a_group() -> None:
     assert {term.word for term in group.terms} == {"space", "odyssey"}
     assert all(term.share == 1.0 for term in group.terms)
     assert len(group.examples) == 3
+    for codes in ([0, 5], [-1], [0, 0, 0, 0]):
+        with pytest.raises(UsageError, match="no SID of 2x5x6 starts with the codes"):
+            explain(bundle, codes)
 
 
 IDS = [f"i{n}" for n in range(60)]
