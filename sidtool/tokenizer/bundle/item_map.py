@@ -151,9 +151,9 @@ class IdIndex:
 
 
 def check_ids(ids: Sequence[str]) -> None:
-    """Raise DataError on an empty or repeated id."""
-    if "" in ids:
-        raise DataError(f"item {list(ids).index('')} has an empty id")
+    """Raise DataError on an empty or repeated id, or one that is no string."""
+    if "" in map(text_id, ids):
+        raise DataError(f"item {ids.index('')} has an empty id")
     if len(set(ids)) != len(ids):
         raise DataError(f"{len(ids) - len(set(ids))} item ids are repeated")
 
@@ -244,14 +244,15 @@ class ItemMap:
         positions = [position for position, text in enumerate(ids) if text]
         if not positions or not len(self):
             return ItemRows(rows)
-        hashes = StringArray.of([ids[position] for position in positions]).hashes()
+        texts = [text for text in ids if text]
+        hashes = StringArray.of(texts).hashes()
         index, stored = self.index, self.ids
         if len(positions) * BLOCK > len(self):  # of arrays that are read in parts, most are needed
             index = IdIndex(np.asarray(index.hashes), np.asarray(index.rows))
             stored = StringArray(np.asarray(stored.data), np.asarray(stored.offsets))
-        for position, candidates in zip(positions, index.rows_of(hashes), strict=True):
+        for position, text, candidates in zip(positions, texts, index.rows_of(hashes), strict=True):
             for row in candidates:
-                if stored[row] == ids[position]:
+                if stored[row] == text:
                     rows[position] = row
         return ItemRows(rows)
 
