@@ -96,8 +96,8 @@ def verify(
     differs)."""
     if signed_by is not None:
         registry.check_signed(artifact, signed_by)
-    location = registry.resolve(artifact)
-    broken = registry.broken_parts(location)
+    location, record = registry.locate(artifact)
+    broken = registry.broken_parts(location, record)
     if json:
         objects = [{"object": name, "reason": reason} for name, reason in broken]
         say_json({"ok": not broken, "broken": objects})

@@ -108,6 +108,8 @@ def build_codebook(
 ) -> None:
     """Build a codebook and the item-SID map of a catalog, as one bundle."""
     inputs.check_workers(workers)
+    if inputs.by_row and not inputs.embeddings:
+        raise UsageError("--by-row requires --embeddings")
     sources = [_parse_source(text) for text in inputs.embeddings]
     build = replace(build, weights=tuple(weight for _, weight in sources))
     build = settings.apply(build, has_events=inputs.interactions is not None)

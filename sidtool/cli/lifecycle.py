@@ -48,6 +48,8 @@ def add_items(
         raise UsageError("give ITEMS to add, --remove FILE, or both")
     if embeddings and encoder is not None:
         raise UsageError("give either --encoder or --embeddings")
+    if by_row and not embeddings:
+        raise UsageError("--by-row requires --embeddings")
     if items is None and (embeddings or encoder or columns != CatalogNames()):
         raise UsageError("options for vectors, encoder and columns need ITEMS")
     refuse_existing(out, how.force, BUNDLE)

@@ -17,7 +17,7 @@ from sidtool.cli.terminal.console import next_step, say, say_json, warn
 from sidtool.data import TextNames
 from sidtool.integrations import adopt as adopting
 from sidtool.integrations.adopt import AdoptOptions
-from sidtool.model import DEFAULT_PRESET, Dtype, ExtendOptions, Preset
+from sidtool.model import DEFAULT_PRESET, MIN_VOCABULARY, Dtype, ExtendOptions, Preset
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ModelDesign:
 
     preset: Preset = option(DEFAULT_PRESET)
     """Shape of the model."""
-    vocab_size: int = option(4096)
+    vocab_size: int = option(4096, minimum=MIN_VOCABULARY)
     """Maximum text tokens; 512 suffice for a model that sees only SIDs."""
     bundle: str | None = option(None)
     """Bundle of this catalog, which records its columns and its text."""

@@ -13,6 +13,7 @@ from .load import check_model_folder as check_model_folder
 from .load import load_model_folder as load_model_folder
 from .load import load_without_weights as load_without_weights
 from .presets import DEFAULT_PRESET as DEFAULT_PRESET
+from .presets import MIN_VOCABULARY as MIN_VOCABULARY
 from .presets import Preset as Preset
 from .presets import init_model as init_model
 from .presets import model_shape as model_shape

@@ -65,13 +65,18 @@ def locate(
     the hub's cache; nothing else uses the network.
 
     Raises DataError if there is no such model, UsageError for a folder with several GGUF files or a
-    PEFT adapter, RefusedError for pickled weights without `trust_remote_code`."""
+    PEFT adapter, and for a revision of what is not on the hub, RefusedError for pickled weights
+    without `trust_remote_code`."""
     folder = Path(model)
     commit = None
     if is_hub_url(model):
         access = HubAccess(revision)
         folder = download_model(model, access, trust_remote_code=trust_remote_code)
         commit = folder.name
+    elif revision is not None:
+        raise UsageError(
+            f"--revision requires a model of the hub, {HUB_PREFIX}ORG/NAME, not {model}"
+        )
     elif folder.is_file() and folder.suffix == ".gguf":
         return Checkpoint(folder.parent, gguf=folder.name)
     elif not folder.is_dir():

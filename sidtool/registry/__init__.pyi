@@ -20,7 +20,6 @@ from .references import open_bundle as open_bundle
 from .references import open_memory as open_memory
 from .references import open_parent as open_parent
 from .references import open_source as open_source
-from .references import resolve as resolve
 from .references import split_reference as split_reference
 from .transfer import broken_parts as broken_parts
 from .transfer import check_source as check_source

@@ -11,7 +11,7 @@ from pathlib import Path
 from sidtool.base.errors import IntegrityError, RefusedError, UsageError
 from sidtool.base.hub import HubPush
 from sidtool.base.markdown import with_dataset
-from sidtool.base.output import new_dir, refuse_existing, whole_file
+from sidtool.base.output import new_dir, refuse_existing, remove, whole_file
 from sidtool.base.output_name import check_parents
 from sidtool.base.progress import Progress
 from sidtool.base.signatures import SIGNATURE, Signer, Signers
@@ -206,8 +206,11 @@ def pull(
             raise IntegrityError(f"{source.location}: {name}: {reason}")
         manifest = read_manifest(str(folder))
         signature = read_signature(registry, record, manifest)
-        if signature is not None:
-            with whole_file(out.with_name(out.name + SIGNATURE)) as partial:
+        beside = out.with_name(out.name + SIGNATURE)
+        if signature is None:
+            remove(beside)  # that of a version that was there before
+        else:
+            with whole_file(beside) as partial:
                 partial.write_bytes(signature)
         if record.kind == "model":
             license = None if record.license == UNKNOWN_LICENSE else record.license
@@ -253,18 +256,22 @@ def policy(
     one.
 
     `pull`, `recommend`, `serve` and every other command refuse a version that is not signed so.
-    Raises UsageError if the file has no public key or certificate.
+    Raises UsageError if the file has no public key or certificate, and for both at once.
 
     Examples:
         >>> _ = sidtool.push("shop.zarr", "registry/shop")
         >>> sidtool.policy("registry/shop") is None
         True
     """
+    if signed_by is not None and allow_unsigned:
+        raise UsageError(
+            "--signed-by requires a signature, --allow-unsigned none: give one of the two"
+        )
     storage = _registry_at(registry)
-    if allow_unsigned:
-        storage.put({POLICY: b""})
-    elif signed_by is not None:
+    if signed_by is not None:
         storage.put({POLICY: Signers.read(signed_by).text.encode()})
+    elif allow_unsigned and storage.has(POLICY):
+        storage.put({POLICY: b""})
     stored = read_policy(storage)
     return None if stored is None else stored.text
 

@@ -109,15 +109,10 @@ def located(memory: MemoryOptions) -> MemoryOptions:
     return replace(memory, location=location)
 
 
-def resolve(reference: str) -> str:
-    """The path or URL of what a reference names; the path or URL of an artifact itself is returned
-    unchanged. Raises DataError if the registry has no such version or tag."""
-    return locate(reference)[0]
-
-
 def locate(reference: str, access: HubAccess = DEFAULT_ACCESS) -> tuple[str, VersionRecord | None]:
-    """The path or URL of what a reference names, and the record of a published version. A
-    repository of the hub goes to the hub's cache."""
+    """The path or URL of what a reference names, and the record of a published version; the path or
+    URL of an artifact itself is returned unchanged. A repository of the hub goes to the hub's
+    cache. Raises DataError if the registry has no such version or tag."""
     if is_flat_repository(reference):
         if fetch_roots(reference, CONTRACT, access)[1]:
             return str(model_folder(reference, access)), None

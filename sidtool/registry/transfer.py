@@ -29,7 +29,7 @@ from sidtool.registry.kinds import (
     read_manifest,
 )
 from sidtool.registry.records import VersionRecord
-from sidtool.registry.references import check_published, locate
+from sidtool.registry.references import check_published, check_root, locate
 from sidtool.tokenizer.bundle import MAX_ROOT_BYTES, Bundle, verify
 
 BATCH = 16
@@ -87,8 +87,15 @@ def push_to_hub(source: Source, url: str, push: HubPush) -> HubCommit:
     return push_model(storage.local_path, url, source.license, push)
 
 
-def broken_parts(location: str) -> list[tuple[str, str]]:
-    """Everything that is wrong with a stored artifact: (object, reason); empty if it is intact."""
+def broken_parts(location: str, record: VersionRecord | None = None) -> list[tuple[str, str]]:
+    """Everything that is wrong with a stored artifact: (object, reason); empty if it is intact, and
+    if it is the one of the record of a published version."""
+    if record is not None:
+        try:
+            check_root(location, record)
+            check_published(location, read_manifest(location), record)
+        except IntegrityError as error:
+            return [(ROOTS[record.kind], str(error))]
     if is_model(location):
         return verify_model(location)
     return verify_memory(location) if is_memory(location) else verify(location)

@@ -15,6 +15,7 @@ from .make.diff import Diff as Diff
 from .make.diff import diff as diff
 from .make.encode import Encoding as Encoding
 from .make.encode import check_item_vectors as check_item_vectors
+from .make.encode import check_not_empty as check_not_empty
 from .make.encode import decode as decode
 from .make.encode import encode as encode
 from .make.encode import item_vectors as item_vectors

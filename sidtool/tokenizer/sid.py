@@ -254,11 +254,12 @@ class SidSpace(Levels, JsonRecord):
     def parse_prefix(self, text: str) -> tuple[int, ...]:
         """The codes of the start of a SID: `<s_a_12><s_b_3>` -> (12, 3). Raises UsageError if the
         text is not the start of a SID."""
-        bare = text.strip().removeprefix(self.begin or "").removesuffix(self.end or "")
-        codes = tuple(int(match["code"]) for match in self.pattern.finditer(bare))
-        if not codes or not self._within_levels(codes) or self.spell(codes) != bare:
-            raise self._not_a_sid(text)
-        return codes
+        for whole in (text, text.strip()):  # a token may begin or end with a space
+            bare = whole.removeprefix(self.begin or "").removesuffix(self.end or "")
+            codes = tuple(int(match["code"]) for match in self.pattern.finditer(bare))
+            if codes and self._within_levels(codes) and self.spell(codes) == bare:
+                return codes
+        raise self._not_a_sid(text)
 
     @property
     def example(self) -> str:

@@ -1,12 +1,13 @@
 """The commands push, pull, log and tag, and references in place of bundles."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from sidtool.registry.references import open_bundle
 from sidtool.tokenizer.bundle import Bundle
-from tests.cli.road import N_ITEMS, Road, done, refused, tree, write_lines
+from tests.cli.road import N_ITEMS, Road, done, refused, run, tree, write_lines
 from tests.s3 import BUCKET, Wire
 
 
@@ -67,6 +68,18 @@ def test_log_and_tag(road: Road, shop: Path) -> None:
     assert len(ran.out.splitlines()) == 2
     assert "not in this lineage: 1.1" in ran.err
     assert "is not a valid tag" in refused(2, "tag", f"{shop}@1.0", "1.1")
+
+
+def test_verify_finds_another_bundle_in_place_of_the_published_one(road: Road, shop: Path) -> None:
+    (stored,) = shop.glob("versions/1.1-*/bundle.zarr")
+    shutil.rmtree(stored)
+    shutil.copytree(road.other, stored)
+    done("verify", stored)  # intact, but not what was published
+    ran = run("verify", shop, "--json")
+    assert ran.code == 3
+    ((name, reason),) = [(each["object"], each["reason"]) for each in ran.json["broken"]]
+    assert name == "zarr.json"
+    assert "differs from the published one" in reason
 
 
 def test_every_command_takes_a_reference(road: Road, shop: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from sidtool.memory.mixture.index import MemoryOptions
 from sidtool.model.load import choose_memory
 from sidtool.registry import open_memory, publish, pull, push, tag
 from sidtool.registry.publish import Pushed
-from sidtool.registry.references import located, open_bundle, resolve
+from sidtool.registry.references import locate, located, open_bundle
 from tests.bundles import small_bundle
 from tests.cli.road import done, refused
 from tests.memory.cases import small_memory
@@ -90,7 +90,7 @@ def test_a_push_that_was_killed_keeps_its_number(
     assert open_memory(nightly).digest == Memory.open(memories[0]).digest
     again = push(memories[1], nightly)
     assert (again.version, again.sent) == ("1.1", 1)  # only the root document
-    assert verify_memory(resolve(nightly)) == []
+    assert verify_memory(locate(nightly)[0]) == []
 
 
 def test_of_memories_pushed_at_once_each_gets_a_number(

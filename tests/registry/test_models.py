@@ -32,7 +32,7 @@ from sidtool.registry import pull, push, transfer
 from sidtool.registry.kinds import StoredModel, read_manifest
 from sidtool.registry.publish import plan_push
 from sidtool.registry.records import list_records
-from sidtool.registry.references import find_version, open_bundle, resolve
+from sidtool.registry.references import find_version, locate, open_bundle
 from sidtool.registry.transfer import broken_parts
 from sidtool.registry.version_log import log
 from sidtool.tokenizer.bundle import Bundle
@@ -95,7 +95,7 @@ def test_a_pulled_model_equals_the_pushed_one(shop: str, model: Path, tmp_path: 
     assert tree(out) == published(model)
     loaded = load_model_folder(out)
     assert loaded.memory is not None
-    assert broken_parts(resolve(shop)) == []
+    assert broken_parts(locate(shop)[0]) == []
     second = push(str(changed(model)), shop)
     assert (second.version, second.latest) == ("1.1", "1.1")
     assert second.digest != pushed.digest
@@ -120,7 +120,7 @@ def test_a_push_can_be_killed_between_any_two_writes(
                 pass
         published_by_kill.append(len(list_records(Storage(place))))
         assert push(str(model), place).latest == "1.0"
-        assert broken_parts(resolve(place)) == []
+        assert broken_parts(locate(place)[0]) == []
     assert published_by_kill == [0] * (len(published_by_kill) - 1) + [1]
     assert len(published_by_kill) > 5
 
@@ -147,11 +147,11 @@ def test_large_files_go_in_pieces(
     registry, record = find_version(shop)
     weights = {"model.safetensors": b"\0" * size}
     registry.folder(record.group).put(weights)  # as a push that was killed may leave it
-    assert [name for name, _ in broken_parts(resolve(shop))] == ["model.safetensors"]
+    assert [name for name, _ in broken_parts(locate(shop)[0])] == ["model.safetensors"]
     monkeypatch.setattr("sidtool.registry.records.read_record", lambda *_: None)
     monkeypatch.setattr("sidtool.registry.records.publish_record", lambda *_: (record, False))
     assert push(str(model), shop).sent == 2  # the weights, and the root document as always
-    assert broken_parts(resolve(shop)) == []
+    assert broken_parts(locate(shop)[0]) == []
 
 
 def flip(name: str) -> Callable[[Path], None]:

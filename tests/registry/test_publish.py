@@ -20,7 +20,7 @@ from sidtool.base.storage.storage import Range, Storage
 from sidtool.registry import pull, push, tag, transfer
 from sidtool.registry.publish import Pushed
 from sidtool.registry.records import CARD, POINTER, VERSIONS, list_records, read_pointer
-from sidtool.registry.references import find_version, open_bundle, resolve, split_reference
+from sidtool.registry.references import find_version, locate, open_bundle, split_reference
 from sidtool.registry.version_log import published_names
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.zarr_group import ROOT
@@ -67,8 +67,8 @@ def test_a_pulled_bundle_equals_the_pushed_one(shop: str, first: Path, tmp_path:
         assert files(out) == files(first)
         assert open_bundle(shop + which).identity == Bundle.open(first).identity
     assert open_bundle(pushed.url).identity.digest == pushed.digest
-    assert verify(resolve(f"{shop}@1.0")) == []
-    assert resolve(f"{shop}@prod") == pushed.url
+    assert verify(locate(f"{shop}@1.0")[0]) == []
+    assert locate(f"{shop}@prod")[0] == pushed.url
 
 
 def test_zips_can_be_pushed_and_pulled(shop: str, first: Path, tmp_path: Path) -> None:
@@ -168,10 +168,10 @@ def test_a_push_can_be_killed_between_any_two_writes(
             with pytest.raises(DataError, match="nothing was pushed"):
                 find_version(f"{place}@1.0")
         else:
-            assert verify(resolve(f"{place}@1.0")) == []
+            assert verify(locate(f"{place}@1.0")[0]) == []
         again = push(str(first), place)
         sent.append(again.sent)
-        assert (again.latest, verify(resolve(place))) == ("1.0", [])
+        assert (again.latest, verify(locate(place)[0])) == ("1.0", [])
     batches = -(-(objects - 1) // 8)
     # no write, each batch, the card and zarr.json: nothing is visible. After the record the version
     # is, whole.
@@ -197,7 +197,7 @@ def test_a_push_killed_within_a_write_leaves_no_partial_object(first: Path, tmp_
     )
     assert list(Path(shop).rglob("*.partial")) != []
     push(str(first), shop)
-    assert verify(resolve(shop)) == []
+    assert verify(locate(shop)[0]) == []
     assert push(shop, mirror).new
 
 
@@ -264,7 +264,7 @@ def test_of_two_pushes_of_one_version_one_wins(
     (loser,) = [each for each in results if isinstance(each, RefusedError)]
     assert winner.new
     assert "already has version 1.0" in str(loser)
-    assert verify(resolve(shop)) == []
+    assert verify(locate(shop)[0]) == []
     assert open_bundle(f"{shop}@1.0").identity.digest == winner.digest
 
 
@@ -315,7 +315,7 @@ def test_an_object_stored_incompletely_stops_the_push(
             push(str(first), shop)
     assert list_records(Storage(shop)) == []
     push(str(first), shop)
-    assert verify(resolve(shop)) == []
+    assert verify(locate(shop)[0]) == []
 
 
 def test_an_object_changed_in_the_store_is_not_pulled(

@@ -364,7 +364,10 @@ def test_what_is_no_key_is_refused(tmp_path: Path, key: Path, bundle_path: str) 
 def test_the_commands_sign_and_check(tmp_path: Path, key: Path, bundle_path: str) -> None:
     shop = tmp_path / "shop"
     public = key.with_suffix(".pub")
-    assert "need no signature" in done("policy", shop).out
+    assert "need no signature" in done("policy", shop, "--allow-unsigned").out
+    assert not shop.exists()
+    both = refused(2, "policy", shop, "--signed-by", public, "--allow-unsigned")
+    assert "give one of the two" in both
     assert done("policy", shop, "--signed-by", public, "--json").json["signed_by"]
     assert "must be signed" in refused(3, "push", bundle_path, shop)
     done("push", bundle_path, shop, "--sign", key)
@@ -380,6 +383,10 @@ def test_the_commands_sign_and_check(tmp_path: Path, key: Path, bundle_path: str
     larger = add_items(small_bundle(), remove=["i3"])
     larger.save(tmp_path / "next.zarr")
     done("push", tmp_path / "next.zarr", shop)
+    done("pull", f"{shop}@1.0", "-o", tmp_path / "out.zarr", "--force")
+    assert (tmp_path / "out.zarr.sig").exists()
+    done("pull", f"{shop}@1.1", "-o", tmp_path / "out.zarr", "--force")
+    assert not (tmp_path / "out.zarr.sig").exists()  # it was that of the version before
 
 
 def flip(data: bytes, draw: random.Random) -> bytes:

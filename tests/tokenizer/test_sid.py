@@ -76,6 +76,12 @@ def test_begin_and_end_may_look_like_codes_outside_of_the_levels() -> None:
     assert SidSpace((4, 4), begin="<s_a_04>", end="<s_b_01>").parse("<s_a_1><s_b_1>") == (1, 1)
 
 
+def test_spaces_around_tokens_belong_to_them() -> None:
+    space = SidSpace((4, 4), " <{level}{code}> ", begin=" x", end="y ")
+    for begin_end_tokens in (False, True):
+        assert space.parse(space.spell([1, 2], begin_end_tokens=begin_end_tokens)) == (1, 2)
+
+
 affixes = st.text("{}abcdelov01", max_size=6)
 
 

@@ -37,7 +37,7 @@ from sidtool.recommendation import (
     write_result_table,
 )
 from sidtool.recommendation.search import Normalize
-from sidtool.registry import located, open_bundle, resolve
+from sidtool.registry import located, open_bundle
 
 EXAMPLES = 2 * WINDOW
 """Examples of a part: queries that run together are those of a single process."""
@@ -72,8 +72,8 @@ class ModelSource(ModelOptions):
             name: None if value is None else str(value)
             for name, value in asdict(self.memory).items()
         }
-        if self.memory.location is not None:
-            memory["digest"] = Memory.open(resolve(str(self.memory.location))).digest
+        if (location := located(self.memory).location) is not None:
+            memory["digest"] = Memory.open(location).digest
         return {
             "model": hashlib.sha256(text.encode()).hexdigest(),
             "bundle": bundle.identity.digest,

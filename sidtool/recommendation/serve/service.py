@@ -18,7 +18,7 @@ from sidtool.recommendation.serve.bodies import Call
 from sidtool.recommendation.serve.metrics import Metrics
 from sidtool.recommendation.serve.serve_options import ServeOptions, Version
 from sidtool.recommendation.serve.sources import Sources
-from sidtool.tokenizer import Encoding, decode, encode, open_encoder
+from sidtool.tokenizer import Encoding, check_not_empty, decode, encode, open_encoder
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.encoder import TextEncoder
 
@@ -151,6 +151,7 @@ class Service:
             return encode(bundle, vectors=inputs)
         if not inputs:
             raise DataError("'texts' is empty")
+        check_not_empty(inputs)
         recipe = (bundle.manifest.recipe or {}).get("encoder")
         if self._encoder is None or self._encoder[0] != recipe:
             self._encoder = None
@@ -159,7 +160,7 @@ class Service:
                 bundle, model=options.encoder, trust_remote_code=options.trust_remote_code
             )
             self._encoder = (recipe, loaded)
-        return encode(bundle, inputs, model=self._encoder[1])
+        return encode(bundle, inputs, vectors=self._encoder[1].vectors(inputs))
 
 
 MAX_PAUSE = 32

@@ -130,7 +130,12 @@ class Bundle(StoredBundle):
         from sidtool.tokenizer.codes.make import make_codes
         from sidtool.tokenizer.quantize.methods import fit
 
+        ids = list(ids)  # a pandas Series is indexed by labels, not by places
+        titles = None if titles is None else list(titles)
         check_ids(ids)
+        for title in titles or ():
+            if not isinstance(title, str):
+                raise DataError(f"a title is a text, not {title!r}")
         check_policy(collisions)
         if "sizes" in method_options:
             raise UsageError("there is no option sizes", hint='levels="256x256x256"')

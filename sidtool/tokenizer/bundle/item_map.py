@@ -154,9 +154,9 @@ class IdIndex:
 
 
 def check_ids(ids: Sequence[str]) -> None:
-    """Raise DataError on an empty or repeated id."""
-    if "" in ids:
-        raise DataError(f"item {list(ids).index('')} has an empty id")
+    """Raise DataError on an empty or repeated id, or one that is no string."""
+    if "" in map(text_id, ids):
+        raise DataError(f"item {ids.index('')} has an empty id")
     if len(set(ids)) != len(ids):
         raise DataError(f"{len(ids) - len(set(ids))} item ids are repeated")
 
@@ -247,14 +247,15 @@ class ItemMap:
         positions = [position for position, text in enumerate(ids) if text]
         if not positions or not len(self):
             return ItemRows(rows)
-        hashes = StringArray.of([ids[position] for position in positions]).hashes()
+        texts = [text for text in ids if text]
+        hashes = StringArray.of(texts).hashes()
         index, stored = self.index, self.ids
         if len(positions) * BLOCK > len(self):  # of arrays that are read in parts, most are needed
             index = IdIndex(np.asarray(index.hashes), np.asarray(index.rows))
             stored = StringArray(np.asarray(stored.data), np.asarray(stored.offsets))
-        for position, candidates in zip(positions, index.rows_of(hashes), strict=True):
+        for position, text, candidates in zip(positions, texts, index.rows_of(hashes), strict=True):
             for row in candidates:
-                if stored[row] == ids[position]:
+                if stored[row] == text:
                     rows[position] = row
         return ItemRows(rows)
 
@@ -313,8 +314,14 @@ class ItemMap:
         return self.space.pack(first_codes)
 
     def rows_under(self, prefix: Sequence[int]) -> tuple[int, int]:
-        """First and last row (exclusive) of the items whose SID starts with these codes."""
-        other_sizes = self.space.sizes[len(prefix) :]
+        """First and last row (exclusive) of the items whose SID starts with these codes. Raises
+        UsageError if no SID of the space does."""
+        sizes = self.space.sizes
+        fits = all(0 <= code < size for code, size in zip(prefix, sizes, strict=False))
+        if not fits or len(prefix) > len(sizes):
+            codes = ", ".join(map(str, prefix))
+            raise UsageError(f"no SID of {self.space.spelled_sizes} starts with the codes {codes}")
+        other_sizes = sizes[len(prefix) :]
         lowest = [*prefix, *(0 for _ in other_sizes)]
         highest = [*prefix, *(size - 1 for size in other_sizes)]
         first, stop = self.rows_at(np.array([lowest, highest], dtype=np.uint16))

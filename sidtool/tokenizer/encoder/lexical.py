@@ -111,6 +111,8 @@ class LexicalEncoder:
         """Raise ValueError unless the arrays fit each other and are finite."""
         if not len(self.feature_hash) == len(self.idf) == len(self.components):
             raise ValueError("the arrays of the encoder have different lengths")
+        if not len(self.feature_hash):
+            raise ValueError("the encoder has no features")
         if (self.feature_hash[1:] <= self.feature_hash[:-1]).any():
             raise ValueError("encoder/feature_hash does not ascend")
         if not (np.isfinite(self.idf).all() and np.isfinite(self.components).all()):

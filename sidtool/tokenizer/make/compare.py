@@ -238,8 +238,9 @@ def prefix_purity(codes: Codes, sizes: Sequence[int], labels: Sequence[str]) -> 
     without a label, and at each depth items whose prefix no other item has: one item alone is
     always pure. None if no item is left."""
     labeled = np.flatnonzero([bool(label) for label in labels])
-    names = np.array(labels, dtype=object)[labeled].astype(str)
-    _, label = np.unique(names, return_inverse=True)
+    number_of: dict[str, int] = {}
+    numbers = [number_of.setdefault(label, len(number_of)) for label in labels if label]
+    label = np.array(numbers, dtype=np.int64)
     purity: list[float | None] = []
     whole_catalog = np.zeros(len(labeled), dtype=np.int64)
     for group in (whole_catalog, *prefix_groups(codes[labeled], sizes)):

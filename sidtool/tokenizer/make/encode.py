@@ -28,7 +28,7 @@ class Encoding:
     whose SID starts with it."""
 
     text: str
-    """The text, or the number of the vector."""
+    """The text, or the number of a vector without one."""
     sid: str
     codes: tuple[int, ...]
     items: tuple[str, ...]
@@ -40,14 +40,14 @@ def encode(
     *,
     embeddings: Sequence[str | Path] = (),
     vectors: Vectors | None = None,
-    model: str | TextEncoder | None = None,
+    model: str | None = None,
     trust_remote_code: bool = False,
 ) -> list[Encoding]:
     """Encode texts, the vectors in files of `embeddings` (one per source that was fused), or
-    (n, dim) `vectors`.
+    (n, dim) `vectors`, of which texts are names.
 
     The codes are the nearest ones: collisions are not resolved. Arguments and errors are those of
-    `embed_texts` and `read_sources`; a loaded encoder of `open_encoder` saves loading it.
+    `embed_texts` and `read_sources`.
 
     Examples:
         >>> bundle = sidtool.open_bundle("shop.zarr")
@@ -55,18 +55,17 @@ def encode(
         >>> len(encodings), encodings[0].sid.startswith("<s_a_")
         (60, True)
     """
+    texts = list(texts)  # a pandas Series is indexed by labels, not by places
     if embeddings:
         vectors = read_sources(bundle, embeddings)
-    if vectors is not None:
-        texts = [str(row) for row in range(len(vectors))]
-    elif isinstance(model, TextEncoder):
-        _check_not_empty(texts)
-        vectors = model.vectors(texts)
-    else:
+    if vectors is None:
         vectors = embed_texts(bundle, texts, model=model, trust_remote_code=trust_remote_code)
+    names = texts or [str(row) for row in range(len(vectors))]
+    if len(names) != len(vectors):
+        raise UsageError(f"{len(names)} texts for {len(vectors)} vectors")
     encodings = []
     items = bundle.items
-    for text, codes in zip(texts, bundle.encode(vectors).tolist(), strict=True):
+    for text, codes in zip(names, bundle.encode(vectors).tolist(), strict=True):
         rows = range(*items.rows_under(codes))
         ids = tuple(items.ids[row] for row in rows if not items.retired[row])
         encodings.append(Encoding(text, bundle.space.spell(codes), tuple(codes), ids))
@@ -108,7 +107,7 @@ def check_texts(
     """Raise what `embed_texts` raises before it loads anything: as `recorded_encoder`, and
     DataError for an empty text."""
     recorded_encoder(bundle, model=model, trust_remote_code=trust_remote_code)
-    _check_not_empty(texts)
+    check_not_empty(texts)
 
 
 def recorded_encoder(
@@ -146,7 +145,7 @@ def recorded_encoder(
     return encoder
 
 
-def _check_not_empty(texts: Sequence[str]) -> None:
+def check_not_empty(texts: Sequence[str]) -> None:
     """Raise DataError for an empty text."""
     if not all(text.strip() for text in texts):
         raise DataError("an empty text has no semantic ID")

@@ -50,8 +50,8 @@ def explain(
     """The group under a prefix (text or codes), with the words of largest log-likelihood ratio.
 
     Ratio: Dunning, "Accurate methods for the statistics of surprise and coincidence" (1993), on
-    title counts, under the prefix against the whole catalog. Raises UsageError if the text is not
-    the start of a SID.
+    title counts, under the prefix against the whole catalog. Raises UsageError if it is not the
+    start of a SID.
 
     Examples:
         >>> bundle = sidtool.open_bundle("shop.zarr")

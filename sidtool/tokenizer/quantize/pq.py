@@ -112,7 +112,7 @@ def _principal_axes(rows: Vectors, parts: Parts) -> NDArray[np.float32]:
     variances so far."""
     covariance = rows.T.astype(np.float64) @ rows / len(rows)  # rows are centered
     variances, axes = np.linalg.eigh(covariance)
-    largest = variances.max()
+    largest = variances.max() or 1.0  # equal rows have no variance
     relative = np.maximum(variances, 1e-12 * largest) / largest
     logs = np.log(relative + 1e-12) + 30  # positive
     axes_of_part: list[list[int]] = [[] for _ in parts]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -250,6 +251,9 @@ def test_explain_lists_the_words_of_a_group() -> None:
     assert {term.word for term in group.terms} == {"space", "odyssey"}
     assert all(term.share == 1.0 for term in group.terms)
     assert len(group.examples) == 3
+    for codes in ([0, 5], [-1], [0, 0, 0, 0]):
+        with pytest.raises(UsageError, match="no SID of 2x5x6 starts with the codes"):
+            explain(bundle, codes)
 
 
 IDS = [f"i{n}" for n in range(60)]
@@ -295,6 +299,8 @@ def test_a_level_is_appended() -> None:
         ({"levels": (64,)}, DataError, "distinct"),
         ({"collisions": "drop"}, UsageError, "no collision policy 'drop'"),
         ({"spelling": "x"}, UsageError, "no spelling 'x'"),
+        ({"ids": list(range(60))}, DataError, "an item id is a string, like '0', not 0"),
+        ({"titles": [None, *TITLES[1:]]}, DataError, "a title is a text, not None"),
         ({"ids": ["\ud800", *IDS[1:]]}, DataError, r"'\\ud800' has a lone surrogate"),
         ({"titles": ["\ud800", *TITLES[1:]]}, DataError, r"'\\ud800' has a lone surrogate"),
     ],
@@ -305,6 +311,17 @@ def test_what_does_not_fit_is_named(
     arguments: dict[str, Any] = {"ids": IDS, "vectors": vectors(), "levels": SIZES}
     with pytest.raises(error, match=message):
         Bundle.from_vectors(**(arguments | changed))
+
+
+def test_a_series_is_read_by_place_and_not_by_label() -> None:
+    order = np.random.default_rng(1).permutation(60)
+    table = pd.DataFrame({"item_id": IDS, "title": TITLES}).iloc[order]
+    given = {"vectors": vectors()[order], "levels": SIZES}
+    shuffled = Bundle.from_vectors(table["item_id"], titles=table["title"], **given)
+    listed = Bundle.from_vectors(list(table["item_id"]), titles=list(table["title"]), **given)
+    assert shuffled.digest == listed.digest
+    rows = listed.items.rows(list(table["item_id"]))
+    assert listed.items.rows(table["item_id"]).tolist() == rows.tolist()
 
 
 def test_an_id_that_no_bundle_can_hold_is_not_in_one(tmp_path: Path) -> None:

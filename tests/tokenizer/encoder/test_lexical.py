@@ -68,6 +68,13 @@ def test_a_catalog_without_words_is_refused() -> None:
         LexicalEncoder.fit(["!", "?"])
 
 
+def test_a_stored_encoder_without_features_is_refused() -> None:
+    whole = LexicalEncoder.fit(["one lamp"])
+    empty = LexicalEncoder(whole.feature_hash[:0], whole.idf[:0], whole.components[:0])
+    with pytest.raises(ValueError, match="no features"):
+        empty.check()
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -1,5 +1,6 @@
 """The comparison of bundles: each figure against counts by hand or a known value."""
 
+import tracemalloc
 from dataclasses import replace
 from itertools import combinations
 
@@ -137,7 +138,7 @@ def by_hand(prefixes: list[tuple[int, ...]], labels: list[str]) -> float | None:
 @given(
     st.lists(
         st.tuples(
-            st.integers(0, 2), st.integers(0, 3), st.sampled_from(["", "red", "blue", "green"])
+            st.integers(0, 2), st.integers(0, 3), st.sampled_from(["", "red", "red\0", "green"])
         ),
         min_size=1,
         max_size=25,
@@ -150,6 +151,16 @@ def test_purity_equals_its_definition(rows: list[tuple[int, int, str]]) -> None:
     for depth, share in enumerate(figures):
         expected = by_hand([tuple(row[:depth]) for row in codes.tolist()], labels)
         assert share == (None if expected is None else pytest.approx(expected))
+
+
+def test_one_long_label_takes_no_more_memory_for_every_item() -> None:
+    labels = ["x" * 10**6, *map(str, range(1000))]
+    tracemalloc.start()
+    try:
+        prefix_purity(np.zeros((len(labels), 2), dtype=np.uint16), (3, 4), labels)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_labels_and_steps_fill_the_columns() -> None:

@@ -4,6 +4,7 @@ held-out events have no effect, and new items are encoded by their text."""
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
@@ -15,6 +16,7 @@ from sidtool.data.split.split import Split
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.make.add import add_items
 from sidtool.tokenizer.make.build import BuildOptions, build, build_codebook
+from sidtool.tokenizer.make.encode import encode
 from sidtool.tokenizer.quantize.fusion import FusionOptions
 from tests.data.split.cases import write_windows
 from tests.tokenizer.quantize.material import mixture
@@ -171,6 +173,18 @@ def test_the_weight_of_a_single_source_is_checked_too(tmp_path: Path) -> None:
             build_codebook(
                 listed(IDS), tmp_path / "x.zarr", options, embeddings=[mixture(0, N, 10)]
             )
+
+
+def test_texts_are_the_names_of_given_vectors() -> None:
+    vectors = mixture(0, N, 8)
+    bundle = Bundle.from_vectors(IDS, vectors, levels=(4, 4, 8))
+    named = encode(bundle, pd.Series(["a", "b"], index=[1, 0]), vectors=vectors[:2])
+    assert [each.text for each in named] == ["a", "b"]
+    assert [each.codes for each in named] == [
+        each.codes for each in encode(bundle, vectors=vectors[:2])
+    ]
+    with pytest.raises(UsageError, match="3 texts for 2 vectors"):
+        encode(bundle, ["a", "b", "c"], vectors=vectors[:2])
 
 
 def test_several_sources_are_fused_and_all_required(tmp_path: Path) -> None:

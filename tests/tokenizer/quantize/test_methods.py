@@ -1,6 +1,8 @@
 """Properties of every quantizer, and of single ones; inference with numpy equals the networks that
 torch trained."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +39,13 @@ ways = pytest.mark.parametrize(
 
 def quick(vectors, sizes, method, options, seed=0):
     return fit(vectors, sizes, method=method, seed=seed, **QUICK.get(method, {}), **options)
+
+
+def test_equal_vectors_have_principal_axes() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        codebook = fit(np.ones((5, 4), dtype=np.float32), (1, 1), method="opq")
+    np.testing.assert_allclose(codebook.reconstruct(codebook.encode(np.ones((1, 4)))), 1)
 
 
 @ways
