@@ -32,6 +32,11 @@ class OutputKind:
         """A folder, or a file of the first of the suffixes: "a .json file"."""
         return f"a {self.suffixes[0]} file" if self.suffixes else self.content
 
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file whatever its name."""
+        return bool(self.suffixes) and ".zarr" not in self.suffixes
+
 
 FOLDER = OutputKind("a folder")
 BUNDLE = OutputKind("a bundle", (".zarr", ".zip"))
@@ -69,7 +74,8 @@ def check_name(path: Path) -> None:
 
 def check_place(path: Path) -> None:
     """Raise UsageError for an output that sidtool itself would remove or that would damage
-    something: a reserved name, a path in a Zarr group or a registry, a registry, a device."""
+    something: a reserved name, a path in a Zarr group or a registry, a registry, a device, a git
+    checkout, the working folder."""
     if path.name.endswith(RESERVED):
         suffix = next(suffix for suffix in RESERVED if path.name.endswith(suffix))
         raise UsageError(f"{path} ends with {suffix}, which marks unfinished work")
@@ -78,6 +84,10 @@ def check_place(path: Path) -> None:
         raise UsageError(f"{path} is a registry: its published versions are never replaced")
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UsageError(f"{path} is neither a file nor a folder")
+    if (path / ".git").exists() or Path.cwd().is_relative_to(path.resolve()):
+        raise UsageError(
+            f"{path} is a git checkout or has the working folder in it: no output replaces it"
+        )
 
 
 def check_parents(path: Path) -> None:

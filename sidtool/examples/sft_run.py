@@ -258,4 +258,4 @@ def _refuse_outputs(out: Path, force: bool) -> None:
     if killed_while_moving:
         return
     for path in (out, *side.values()):
-        refuse_existing(path, force)
+        refuse_existing(path, force, JSON_LINES)

@@ -53,6 +53,23 @@ def test_a_device_or_a_pipe_is_not_replaced(tmp_path: Path) -> None:
     assert pipe.is_fifo()
 
 
+def test_a_folder_of_other_work_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = tmp_path / "checkout"
+    (checkout / ".git").mkdir(parents=True)
+    (checkout / "docs").mkdir()
+    with pytest.raises(UsageError, match="git checkout"):
+        refuse_existing(checkout, True, FOLDER)
+    monkeypatch.chdir(checkout / "docs")
+    for path in (Path("../docs"), checkout / "docs", tmp_path):
+        with pytest.raises(UsageError, match="the working folder"):
+            refuse_existing(path, True, FOLDER)
+    with pytest.raises(UsageError, match=r"is a folder, and JSON Lines or Parquet is a file"):
+        refuse_existing(checkout, True, RESULTS)
+    refuse_existing(Path("new"), True, RESULTS)
+
+
 @pytest.mark.parametrize("resume", [True, False])
 def test_a_link_in_place_of_unfinished_work_is_not_followed(tmp_path: Path, resume: bool) -> None:
     victim = tmp_path / "victim"
