@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, MarianConfig, MarianMTModel
 
 from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.model.contract.folder import read_contract
@@ -271,3 +271,18 @@ def test_a_prompt_may_be_as_long_as_the_encoder_reads() -> None:
     check_positions(model, 64, 9)
     with pytest.raises(DataError, match="a prompt has 65 tokens, the model has 64 positions"):
         check_positions(model, 65, 1)
+
+
+def test_a_model_that_would_not_load_with_more_tokens_is_refused(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """Marian has vocabularies of two sizes, one of which does not grow."""
+    tokenizer = tiny_tokenizer()
+    shape = {"d_model": 16, "vocab_size": len(tokenizer), "pad_token_id": 0}
+    for part in ("encoder", "decoder"):
+        shape |= {f"{part}_layers": 1, f"{part}_attention_heads": 2, f"{part}_ffn_dim": 16}
+    model = MarianMTModel(MarianConfig(**shape, decoder_start_token_id=0, forced_eos_token_id=1))
+    save_base(tmp_path / "marian", model, tokenizer)
+    with pytest.raises(CompatibilityError, match="MarianMTModel with more tokens would not load"):
+        extend_model(str(tmp_path / "marian"), bundle, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -89,10 +89,26 @@ def grow_vocabulary(model: Any, n_rows: int) -> None:
 
     Layers that share a weight still do, and others still do not. (transformers' own function ties
     the head of an untied T5, whose configuration always says that it is tied, and replaces the
-    separate embeddings of an untied BART by one.)"""
-    if not is_encoder_decoder(model):
+    separate embeddings of an untied BART by one.)
+
+    Raises CompatibilityError if a model of the grown configuration has other shapes."""
+    import torch
+
+    if is_encoder_decoder(model):
+        _grow_halves(model, n_rows)
+    else:
         model.resize_token_embeddings(n_rows, mean_resizing=False)
-        return
+    with torch.device("meta"):
+        expected = type(model)(model.config).state_dict()
+    for name, weight in model.state_dict().items():
+        if name in expected and expected[name].shape != weight.shape:
+            raise CompatibilityError(
+                f"a {type(model).__name__} with more tokens would not load: {name} has the shape "
+                f"{tuple(weight.shape)}, and {tuple(expected[name].shape)} by its configuration"
+            )
+
+
+def _grow_halves(model: Any, n_rows: int) -> None:
     import torch
 
     grown = {}
