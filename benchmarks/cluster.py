@@ -2,8 +2,8 @@
 are joined to a file, or left in parts.
 
     python benchmarks/cluster.py 100000 1000000 [10000000] [-o RESULT.json]
-    python benchmarks/cluster.py 100000000 --workers 2 --memory 1GiB [-o RESULT.json]
-    python benchmarks/cluster.py 10000000 100000000 --items 250000 --workers 2 --memory 1GiB
+    python benchmarks/cluster.py 100000000 --workers 0 2 --memory 1GiB [-o RESULT.json]
+    python benchmarks/cluster.py 10000000 100000000 --items 250000 --workers 2
 
 The nodes are two raylets on this machine, each with an object store of its own and one core that
 its worker does not leave; one process has one core, too. Events are those of `data_path.py`, in
@@ -11,8 +11,8 @@ eight Parquet files; with `--items`, several sizes have equally many items, so t
 what grows with the events alone. Each run is a process of its own: the command, which the workers'
 CPU seconds and memory do not contain. Those of the workers contain their imports. Bytes shuffled
 are the files that one worker writes for another: events by part, pairs by block, examples to be
-joined. Digests of every run are compared with those of one process, which works within `--memory`
-if it is given (10^8 events need about 16 GB without)."""
+joined. The digests of all runs of a step are the same, or the benchmark ends with an error. One
+process (0 workers) keeps to `--memory` if it is given (10^8 events need about 16 GB without)."""
 
 import argparse
 import json
@@ -43,8 +43,8 @@ STORE = 128 << 20
 """Bytes of a node's object store."""
 STARTS = 5
 """How often a cluster is started."""
-WORKERS = (1, 2)
-"""Numbers of workers that are compared with one process."""
+WORKERS = (0, 1, 2)
+"""Numbers of workers; 0 is one process."""
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ def measure_size(
         write_inputs(folder, events, items)
         for step, files in STEPS.items():
             digests = set()
-            for number in (0, *workers):
+            for number in workers:
                 means = Means(number, memory)
                 results.append(measure(step, events, items, folder, means, address))
                 print(json.dumps(asdict(results[-1])), file=sys.stderr, flush=True)
@@ -353,7 +353,9 @@ def main() -> None:
     )
     parser.add_argument("events", type=int, nargs="*", default=[100_000, 1_000_000])
     parser.add_argument("--items", type=int, help="of each size; default: one per 40 events")
-    parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=WORKERS, help="0: one process without a cluster"
+    )
     parser.add_argument("--memory", type=parse_bytes, help="budget of one process, such as 1GiB")
     parser.add_argument("-o", "--out", type=Path, help="write the results to this file")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
