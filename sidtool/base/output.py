@@ -70,7 +70,10 @@ def refuse_existing(path: Path, force: bool, kind: OutputKind | None = None) -> 
     if kind is not None:
         check_suffix(path, kind)
         if kind.is_file and _is_folder(path):
-            raise UsageError(f"{path} is a folder, and {kind.content} is a file")
+            raise UsageError(
+                f"{path} is a folder, and {kind.content} is a file",
+                hint="--force replaces no folder by a file",
+            )
     check_place(path)
     if _exists(_aside_path(path)) and not _exists(path):
         with locked(path):

@@ -18,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidtool.base.storage import Storage
-from sidtool.registry import POINTER, open_bundle, push, read_pointer, resolve, split_reference
+from sidtool.registry import POINTER, locate, open_bundle, push, read_pointer, split_reference
 from sidtool.registry.records import check_tag, list_records, read_record
 from sidtool.tokenizer.bundle import ROOT, Bundle
 from sidtool.tokenizer.bundle.zarr_group import spell_root
@@ -119,7 +119,7 @@ def test_any_reference_is_resolved_or_refused(start: str, name: str, version: st
         base, named = parts
         assert base + (f"@{named}" if named else "") == reference.rstrip("/")
     if len(name) < 200:
-        call(resolve, reference)
+        call(locate, reference)
         call(open_bundle, reference)
 
 
