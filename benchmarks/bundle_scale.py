@@ -8,7 +8,8 @@ items to SIDs and back, the item map, the trie, 10,000 items to SIDs and back, 1
 peak is that of the process's anonymous memory up to this step (RssAnon: pages of files are the
 cache). Sizes in `--in-parts` are measured as larger ones are, too: with ids, titles and index read
 in parts. Sizes in `--build` are built: `build_codebook` from a Parquet catalog with such ids and
-titles, a folder of vectors of 16 dimensions, and a memory budget of 256 MiB."""
+titles, a folder of vectors of 16 dimensions, and a memory budget of 256 MiB. Both have row groups
+of 131,072 rows: reading one of a million new texts takes 0.5 GB, whatever the number of items."""
 
 import argparse
 import json
@@ -141,8 +142,9 @@ def build(folder: Path, n: int) -> dict[str, Any]:
         vectors = pa.array(rng.standard_normal(len(rows) * DIM, dtype=np.float32))
         lists = pa.FixedSizeListArray.from_arrays(vectors, DIM)
         name = f"{first:09d}.parquet"
-        pq.write_table(pa.table({"item_id": ids, "title": titles}), folder / "items" / name)
-        pq.write_table(pa.table({"item_id": ids, "vector": lists}), folder / "vectors" / name)
+        for kind, column in (("title", titles), ("vector", lists)):
+            path = folder / ("items" if kind == "title" else "vectors") / name
+            pq.write_table(pa.table({"item_id": ids, kind: column}), path, row_group_size=1 << 17)
     del ids, titles, vectors, lists
     pa.default_memory_pool().release_unused()
     peaks: list[int] = []

@@ -38,7 +38,8 @@ class VectorInputs:
     memory: int = option(
         parse_bytes("4GiB"), reads=parse_bytes, default_text="4GiB", panel="Quantizer"
     )
-    """Memory for vectors, like 4GiB, in each worker; ids and codes need more on top."""
+    """Memory for vectors, like 4GiB, in each worker. Codes and their order need about 60 bytes per
+    item on top; ids and titles of --embeddings are in files beside the output."""
 
     def check_workers(self, workers: WorkerOptions) -> None:
         """Raise UsageError for inputs that workers cannot read in parts."""

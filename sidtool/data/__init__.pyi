@@ -1,4 +1,5 @@
 from .coded import Texts as Texts
+from .coded import pack_texts as pack_texts
 from .columns import CatalogColumns as CatalogColumns
 from .columns import EventColumns as EventColumns
 from .columns import EventNames as EventNames

@@ -1,14 +1,19 @@
 """Columns of values that repeat, as codes: four bytes per value and each distinct value once."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
+from io import BytesIO
+from itertools import accumulate, chain, islice
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sidtool.base.errors import DataError
 
 T = TypeVar("T")
 BLOCK = 1 << 12
@@ -64,15 +69,9 @@ class Texts(Sequence[str]):
         """(n,) of the type string, or large_string"""
 
     @classmethod
-    def packed(cls, texts: Iterable[str]) -> Self:
-        """Texts of any length together, a block of which are objects at a time."""
-        import pyarrow as pa
-
-        blocks = [pa.array([], pa.large_string())]
-        remaining = iter(texts)
-        while block := list(islice(remaining, BLOCK)):
-            blocks.append(pa.array(block, pa.large_string()))
-        return cls(pa.concat_arrays(blocks))
+    def packed(cls, texts: Iterable[str], folder: Path | None = None) -> "Texts":
+        """Texts of any length together, packed by `pack_texts`."""
+        return cls.of_utf8(*pack_texts(texts, folder))
 
     @classmethod
     def of_utf8(cls, data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> "Texts":
@@ -130,6 +129,13 @@ class Texts(Sequence[str]):
         ordered = self.arrow.take(pa.array(self.order))
         return not pc.any(pc.equal(ordered[1:], ordered[:-1])).as_py()
 
+    def take(self, rows: NDArray[np.int64]) -> Iterator[str]:
+        """The texts at several indexes, a block of which are objects at a time."""
+        import pyarrow as pa
+
+        blocks = (pa.array(rows[at : at + BLOCK]) for at in range(0, len(rows), BLOCK))
+        return chain.from_iterable(self.arrow.take(block).to_pylist() for block in blocks)
+
     def places_in(self, others: Sequence[str]) -> NDArray[np.int32]:
         """(n,): the index of each text among distinct others, -1 without one. These are looked up
         in spans: memory grows with n alone if they are Texts."""
@@ -162,6 +168,48 @@ class Texts(Sequence[str]):
         """The texts."""
         texts: list[str] = self.arrow.to_pylist()
         return texts
+
+
+def pack_texts(
+    texts: Iterable[str], folder: Path | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The bytes of n texts and their (n + 1,) offsets, in memory or in unnamed files of a folder,
+    whose mapped pages are no memory of the process. A block of the texts are encoded at a time.
+    Raises DataError for a lone surrogate, and for what is no string."""
+    with ExitStack() as files:
+        data, offsets = (
+            BytesIO() if folder is None else files.enter_context(TemporaryFile(dir=folder))
+            for _ in range(2)
+        )
+        remaining = iter(texts)
+        while block := list(islice(remaining, BLOCK)):
+            try:
+                joined = "".join(block)
+                encoded = block if joined.isascii() else [text.encode("utf-8") for text in block]
+            except TypeError as error:
+                other = next(text for text in block if not isinstance(text, str))
+                raise DataError(
+                    f"a text is a string, like {str(other)!r}, not {other!r}"
+                ) from error
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"the text {error.object[:60]!r} has a lone surrogate, which UTF-8 cannot hold"
+                ) from error
+            starts = accumulate(map(len, encoded), initial=data.tell())
+            offsets.write(np.fromiter(starts, np.int64, len(block)).data)
+            data.write(joined.encode("utf-8"))
+        offsets.write(np.int64(data.tell()).tobytes())
+        return read_back(data, np.uint8), read_back(offsets, np.int64)
+
+
+def read_back(file: Any, dtype: Any) -> NDArray[Any]:
+    """(n,) the values that were written to a BytesIO, or to a file, which is mapped."""
+    if isinstance(file, BytesIO):
+        return np.frombuffer(file.getbuffer(), dtype)
+    file.flush()
+    if not file.tell():  # an empty file cannot be mapped
+        return np.zeros(0, dtype)
+    return np.asarray(np.memmap(file, dtype, "r"))
 
 
 class ArrowCodes:

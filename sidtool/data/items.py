@@ -6,6 +6,7 @@ import string
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ class Items:
     """SHA-256 over ids, titles and texts."""
     columns: CatalogColumns | None = None
     """The columns that ids and titles were read from; None if they were not read from a file."""
+    folder: Path | None = None
+    """Where unnamed files hold the columns; None: they are in memory."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -101,6 +104,7 @@ def read_items(
     fields: Sequence[str] = (),
     recorded: CatalogColumns | None = None,
     packed: bool = False,
+    folder: Path | None = None,
 ) -> Items:
     """Read a catalog from a file of any type (`tables.CONTAINERS`).
 
@@ -109,7 +113,7 @@ def read_items(
     `{title}` is the title column, any other `{name}` a column of the file. An item with an empty
     text gets its id as text, with a SidtoolWarning. With an empty template every text is the id.
     `packed`: all columns are Texts, which take a fifth of the memory and are slower to
-    index.
+    index; with a folder none, as they are in unnamed files there.
 
     Raises UsageError for a missing column, DataError for malformed rows, empty and duplicate
     ids."""
@@ -124,8 +128,11 @@ def read_items(
         for name in (*(template_columns(template) if template else ()), *fields)
     }
     text_columns = [*sources.values(), *([title_name] if title_name else [])]
-    table = read_columns(path, [id_name, *text_columns], ids=[id_name])
-    hold: Callable[[Iterable[str]], Sequence[str]] = Texts.packed if packed else tuple
+    folder = folder if packed else None
+    table = read_columns(path, [id_name, *text_columns], ids=[id_name], folder=folder)
+    hold: Callable[[Iterable[str]], Sequence[str]] = tuple
+    if packed:
+        hold = partial(Texts.packed, folder=folder)
     ids = hold(value or "" for value in _cells(table[id_name]))
     if not ids:
         raise DataError(f"{path} holds no items")
@@ -154,7 +161,7 @@ def read_items(
         texts = hold(text or item for text, item in zip(texts, ids, strict=True))
     of_items = {name: plain[sources[name]] for name in fields}
     items = make_items(ids, titles, texts, fields=of_items, template=template)
-    return replace(items, columns=columns)
+    return replace(items, columns=columns, folder=folder)
 
 
 def choose_catalog_columns(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sidtool.base.digests import digest_strings
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
-from sidtool.data.coded import Texts
+from sidtool.data.coded import LOOKED_UP, Texts
 from sidtool.data.columns import ID_COLUMNS, choose_column, need_column
 from sidtool.data.tables.json_tables import is_id
 from sidtool.data.tables.opening import (
@@ -63,7 +63,7 @@ def open_vectors(
     None: the caller has no option for this.
 
     `memory` is a budget in bytes for the vectors that are in memory at once (None: no limit). It
-    covers neither ids nor codes, which take some hundred bytes per item.
+    covers neither ids nor codes.
 
     Raises DataError if an item has no vector or an id has two, and, on reading, if a vector is not
     finite; UsageError if the budget is too small."""
@@ -152,8 +152,11 @@ def _stored_rows(
         raise DataError(f"{path} has two vectors for item {repeated!r}")
     if stored_texts.arrow.equals(texts.arrow):
         return None
-    rows_or_null = pc.index_in(texts.arrow, value_set=stored_texts.arrow)
-    stored_rows: NDArray[np.int64] = pc.fill_null(rows_or_null, -1).to_numpy().astype(np.int64)
+    stored_rows = np.full(len(ids), -1, dtype=np.int64)
+    for start in range(0, len(stored_ids), LOOKED_UP):  # the table of a span takes memory
+        span = stored_texts.arrow.slice(start, LOOKED_UP)
+        places = pc.index_in(texts.arrow, value_set=span).cast("int64")
+        stored_rows[np.asarray(places.is_valid())] = start + np.asarray(places.drop_null())
     missing = np.flatnonzero(stored_rows < 0)
     if len(missing):
         first = ids[int(missing[0])]

@@ -95,7 +95,7 @@ class VectorSource:
         indexes = (
             np.arange(*span) if self.stored_rows is None else self._vector_of_row[span[0] : span[1]]
         )
-        return indexes[indexes >= 0]
+        return indexes[indexes >= 0].astype(np.int64)
 
     def read(self, span: tuple[int, int]) -> Vectors:
         """(m, dim) float32: the vectors in a span of stored rows."""
@@ -135,15 +135,16 @@ class VectorSource:
         values of an array."""
         state = hashlib.sha256(f"{self.stamp}{self.shape}{self.chunk}{self.limit}".encode())
         if self.stored_rows is not None:
-            state.update(self.stored_rows.tobytes())
+            state.update(self.stored_rows.data)
         if isinstance(self.stored, np.ndarray):
             state.update(np.ascontiguousarray(self.stored).data)
         return state.hexdigest()
 
     @cached_property
-    def _vector_of_row(self) -> NDArray[np.int64]:
+    def _vector_of_row(self) -> NDArray[Any]:
         """(stored rows,) the index of the vector in each row, -1 for a row that is not used."""
-        indexes = np.full(self.stored.shape[0], -1, dtype=np.int64)
+        dtype = np.int32 if len(self) < 1 << 31 else np.int64
+        indexes: NDArray[Any] = np.full(self.stored.shape[0], -1, dtype=dtype)
         indexes[slice(None) if self.stored_rows is None else self.stored_rows] = np.arange(
             len(self)
         )

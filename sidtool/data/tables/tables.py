@@ -20,9 +20,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
+
+import numpy as np
 
 from sidtool.base.errors import DataError
-from sidtool.data.coded import Column
+from sidtool.data.coded import Column, read_back
 from sidtool.data.tables.delimited import DELIMITERS, delimited_batches, header
 from sidtool.data.tables.json_tables import JSON, json_batches, json_column_names
 from sidtool.data.tables.opening import PARQUET, read_errors, table_files
@@ -93,17 +96,28 @@ def column_names(path: Path) -> tuple[str, ...]:
     return names
 
 
-def read_columns(path: Path, names: Sequence[str], *, ids: Sequence[str] = ()) -> dict[str, Column]:
+def read_columns(
+    path: Path, names: Sequence[str], *, ids: Sequence[str] = (), folder: Path | None = None
+) -> dict[str, Column]:
     """The named columns as pyarrow string arrays of one length, null where a row has no value.
     `ids` are those of them that hold ids. The rows of several files follow each other in the order
-    of the files' names.
+    of the files' names. The columns are in memory, or in an unnamed file of a folder.
 
     Raises DataError, with file and line, if the file is missing or malformed, or an id is neither
     text nor a whole number.
     """
     import pyarrow as pa
 
-    parts = list(_batches(path, names, ids, whole=True))
+    batches = _batches(path, names, ids, whole=True)
+    if folder is not None:
+        schema = pa.schema(dict.fromkeys(names, pa.string()))
+        with TemporaryFile(dir=folder) as file:
+            with pa.ipc.new_file(file, schema) as written:
+                for batch in batches:
+                    written.write_table(pa.table(batch, schema))
+            table = pa.ipc.open_file(pa.py_buffer(read_back(file, np.uint8))).read_all()
+        return dict(zip(table.column_names, table.columns, strict=True))
+    parts = list(batches)
     return {
         name: pa.chunked_array(
             [chunk for part in parts for chunk in part[name].chunks], pa.string()

@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, IntegrityError, UsageError
-from sidtool.data import Texts
+from sidtool.data import Texts, pack_texts
 from sidtool.tokenizer.sid import Codes, ItemRows, SidSpace
 
 CHUNK = 1 << 16
@@ -39,26 +40,10 @@ class StringArray:
     offsets: NDArray[np.int64]
 
     @classmethod
-    def of(cls, strings: Iterable[str]) -> "StringArray":
-        """Pack strings, a chunk of which are encoded at a time. Raises DataError for one with a
+    def of(cls, strings: Iterable[str], folder: Path | None = None) -> "StringArray":
+        """Pack strings, in memory or in unnamed files of a folder. Raises DataError for one with a
         lone surrogate, and for what is no string."""
-        data = bytearray()
-        lengths = [np.zeros(1, dtype=np.int64)]
-        remaining = iter(strings)
-        while chunk := list(itertools.islice(remaining, CHUNK)):
-            try:
-                encoded = [text.encode("utf-8") for text in chunk]
-            except AttributeError as error:
-                text_id(error.obj)  # raises the error of what is no string
-                raise
-            except UnicodeEncodeError as error:
-                raise DataError(
-                    f"the text {error.object[:60]!r} has a lone surrogate, which UTF-8 cannot hold"
-                ) from error
-            data += b"".join(encoded)
-            lengths.append(np.fromiter(map(len, encoded), np.int64, len(encoded)))
-        offsets = np.concatenate(lengths)
-        return cls(np.frombuffer(data, dtype=np.uint8), np.cumsum(offsets, out=offsets))
+        return cls(*pack_texts(strings, folder))
 
     @classmethod
     def stored(
@@ -73,14 +58,17 @@ class StringArray:
         if name == ITEM_IDS and (stops == starts).any():
             raise IntegrityError(f"{name}: string {int((stops == starts).argmax())} is empty")
         if data.max(initial=0) >= 0x80:
-            inner = offsets[offsets < len(data)]
-            try:
-                data.tobytes().decode("utf-8")
-                inside_character = ((data[inner] & 0xC0) == 0x80).any()
-            except UnicodeDecodeError:
-                inside_character = True
-            if inside_character:
-                raise IntegrityError(f"{name}: a string is not UTF-8")
+            for first in range(0, len(offsets) - 1, CHUNK):
+                bounds = offsets[first : first + CHUNK + 1]
+                part = data[bounds[0] : bounds[-1]]
+                inner = bounds[bounds < bounds[-1]] - bounds[0]
+                try:
+                    part.tobytes().decode("utf-8")
+                    inside_character = ((part[inner] & 0xC0) == 0x80).any()
+                except UnicodeDecodeError:
+                    inside_character = True
+                if inside_character:
+                    raise IntegrityError(f"{name}: a string is not UTF-8")
         return cls(data, offsets)
 
     def __len__(self) -> int:
@@ -188,30 +176,35 @@ class ItemMap:
         codes: Codes,
         titles: Sequence[str] | None = None,
         retired: NDArray[np.bool_] | None = None,
+        *,
+        folder: Path | None = None,
     ) -> "ItemMap":
-        """Sort items in any order; all are active unless `retired` says otherwise. Raises DataError
-        on an empty or repeated id, UsageError on a code outside the space."""
+        """Sort items in any order; all are active unless `retired` says otherwise. Ids and titles
+        are in memory, or in unnamed files of a folder. Raises DataError on an empty or repeated id,
+        UsageError on a code outside the space."""
         space.check(codes)
         # only rows with equal keys are sorted in Python
         keys = space.pack(codes)
         order = np.argsort(keys, kind="stable")
-        changes = np.flatnonzero(np.diff(keys[order]) != 0) + 1
-        bounds = np.concatenate([[0], changes, [len(keys)]])
+        keys = keys[order]
+        bounds = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1], [True]]))
+        del keys  # each array of 8 bytes per item counts in a large catalog
         for group in np.flatnonzero(np.diff(bounds) > 1):
             first, stop = bounds[group : group + 2]
             order[first:stop] = sorted(order[first:stop].tolist(), key=lambda row: ids[row])
-        del keys
+        del bounds
         has_titles = titles is not None and any(titles)
         items = cls(
             space=space,
-            ids=StringArray.of(_in_order(ids, order)),
+            ids=StringArray.of(_in_order(ids, order), folder),
             codes=codes[order],
             retired=np.zeros(len(ids), dtype=np.bool_) if retired is None else retired[order],
-            titles=StringArray.of(_in_order(titles or (), order)) if has_titles else None,
+            titles=StringArray.of(_in_order(titles or (), order), folder) if has_titles else None,
         )
         empty = np.flatnonzero(np.diff(items.ids.offsets) == 0)
         if len(empty):
             raise DataError(f"item {int(order[empty].min())} has an empty id")
+        del order
         if repeated := items.repeated_ids():
             raise DataError(f"{len(repeated)} item ids are repeated")
         return items
@@ -333,6 +326,9 @@ class ItemMap:
 
 
 def _in_order(strings: Sequence[str], order: NDArray[np.int64]) -> Iterator[str]:
+    if isinstance(strings, Texts):
+        yield from strings.take(order)
+        return
     for first in range(0, len(order), CHUNK):
         yield from map(strings.__getitem__, order[first : first + CHUNK].tolist())
 

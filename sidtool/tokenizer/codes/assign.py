@@ -76,11 +76,10 @@ def _append(
 
 
 def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequence[str]) -> Codes:
-    codes = raw.copy()
     order, runs = equal_rows(raw)
     colliding = np.flatnonzero(np.repeat(runs, runs) > 1)  # positions in `order`
     if not len(colliding):
-        return codes
+        return raw
     require_capacity(len(raw), Levels(codebook.sizes))
     # a group has the items of one prefix, if some of them collide: those that do, sorted by id, are
     # shared[firsts[g] : firsts[g + 1]], all of them order[bounds[p] : bounds[p + 1]], p = groups[g]
@@ -110,6 +109,7 @@ def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequenc
     ends = np.cumsum([len(part.rows) for part in parts])
     for index, last in source.run(partial(_open_choosing, codebook, source), parts):
         new_codes[ends[index] - len(last) : ends[index]] = last
+    codes = raw.copy()
     codes[shared, -1] = np.maximum(new_codes, 0)
     overflow = sorted(shared[new_codes < 0].tolist(), key=lambda row: ids[row])
     if overflow:

@@ -65,6 +65,7 @@ def equal_rows(codes: Codes) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         return order, np.zeros(0, dtype=np.intp)
     ordered = codes[order]
     changes = (ordered[1:] != ordered[:-1]).any(axis=1)
+    del ordered  # as large as the codes
     bounds = np.flatnonzero(np.concatenate([[True], changes, [True]]))
     return order, np.diff(bounds)
 

@@ -120,11 +120,12 @@ def build_codebook(
     `encoder`, settings or a model's name; or `embeddings` are their vectors (`open_vectors`), one
     or several sources. With `by_row`, row i of a file without ids is that of item i. The
     co-occurrence of items in the training part of `interactions` (a split folder, or a file of
-    events) is used as set by `options.fusion`. `memory` limits the bytes of vectors held at once.
-    `run` runs what reads one file of vectors, by workers (`integrations.cluster.connected`).
-    `progress` maps the stages "embed", "quantize" and "encode" to functions of finished and total
-    steps. Warns of a level whose codes are hardly used (SidtoolWarning). Raises UsageError and
-    DataError for input that does not fit together.
+    events) is used as set by `options.fusion`. `memory` limits the bytes of vectors held at once;
+    if it is given with `embeddings`, ids and titles are in unnamed files beside `out`, too. `run`
+    runs what reads one file of vectors, by workers (`integrations.cluster.connected`). `progress`
+    maps the stages "embed", "quantize" and "encode" to functions of finished and total steps. Warns
+    of a level whose codes are hardly used (SidtoolWarning). Raises UsageError and DataError for
+    input that does not fit together.
 
     Examples:
         >>> data = {"embeddings": "vectors.npy", "interactions": "split"}
@@ -140,16 +141,17 @@ def build_codebook(
         encoder = Encoder(encoder)
     options = options_from(BuildOptions, options, given)
     progress = progress or {}
-    items, sources, split = _opened(
-        items, catalog, encoder, embeddings, interactions, memory, by_row
-    )
-    options = replace(options, sizes=options.sizes_for(len(items)))
-    sources = [
-        replace(source, run=run) if isinstance(source, VectorSource) else source
-        for source in sources
-    ]
     with locked(out) as work:
         refuse_existing(out, force)
+        folder = None if memory is None else work.parent
+        items, sources, split = _opened(
+            items, catalog, encoder, embeddings, interactions, memory, by_row, folder
+        )
+        options = replace(options, sizes=options.sizes_for(len(items)))
+        sources = [
+            replace(source, run=run) if isinstance(source, VectorSource) else source
+            for source in sources
+        ]
         made_by: Mapping[str, Any]
         lexical = None
         if encoder is not None:
@@ -217,6 +219,7 @@ def _opened(
     interactions: Split | str | Path | None,
     memory: int | None,
     by_row: bool,
+    folder: Path | None = None,
 ) -> tuple[Items, list[Vectors | VectorSource], Split | None]:
     """The catalog, the sources of vectors and the split of a build. Raises UsageError unless there
     is an encoder or embeddings, but not both; MissingPackageError or DataError if the encoder's
@@ -229,7 +232,8 @@ def _opened(
         check_location(encoder)
     if not isinstance(items, Items):
         # an encoder reads all texts; vectors are read in parts, and so may ids and titles be
-        items = read_items(items, **asdict(catalog or TextNames()), packed=encoder is None)
+        names = asdict(catalog or TextNames())
+        items = read_items(items, **names, packed=encoder is None, folder=folder)
     if isinstance(interactions, str | Path):
         interactions = open_split(interactions)
     sources = [
@@ -304,7 +308,7 @@ def build(
         made_from["columns"] = items.columns.to_json()
     space = options.space(assigned.level_sizes)
     return Bundle.of(
-        ItemMap.of(space, items.ids, assigned.codes, items.titles),
+        ItemMap.of(space, items.ids, assigned.codes, items.titles, folder=items.folder),
         codebook,
         options.collisions,
         name=name,

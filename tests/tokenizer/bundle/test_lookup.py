@@ -2,6 +2,7 @@
 whole."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +292,22 @@ def test_hashes_do_not_depend_on_neighbors(texts: list[str], chunk: int) -> None
     finally:
         module.CHUNK = before
     assert together.tolist() == [int(StringArray.of([text]).hashes()[0]) for text in texts]
+
+
+@given(st.text("aé日", max_size=9), st.lists(st.integers(0, 27), max_size=9), st.integers(1, 4))
+def test_a_string_that_is_not_utf8_is_refused_in_any_chunk(
+    text: str, cuts: list[int], chunk: int
+) -> None:
+    data = text.encode()
+    offsets = np.array([0, *sorted(min(cut, len(data)) for cut in cuts), len(data)])
+    strings = [data[start:stop] for start, stop in pairwise(offsets.tolist())]
+    are_valid = all(string.decode("utf-8", "ignore").encode() == string for string in strings)
+    before, module.CHUNK = module.CHUNK, chunk
+    try:
+        StringArray.stored("items/title", np.frombuffer(data, dtype=np.uint8), offsets)
+    except IntegrityError:
+        assert not are_valid
+    else:
+        assert are_valid
+    finally:
+        module.CHUNK = before

@@ -1,0 +1,99 @@
+"""A build within a memory budget makes the same bundle, and its texts take no memory."""
+
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from sidtool.data import TextNames, read_items
+from sidtool.tokenizer.bundle import ItemMap
+from sidtool.tokenizer.make.build import build_codebook
+from sidtool.tokenizer.sid import SidSpace
+from tests.data.tables.files import write_table
+from tests.tokenizer.quantize.material import mixture
+
+N, DIM = 60, 6
+IDS = [f"{'bé日🎈'[row % 4]}{row:02d}" for row in range(N)]
+TITLES = [f"film  {row} of 日本 é"[: row % 14] for row in range(N)]
+
+
+def stored(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The objects of a bundle, and the root document without times."""
+    files = {str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()}
+    root = json.loads(files.pop("zarr.json").read_bytes())
+    del root["attributes"]["sidtool_sha256"]
+    del root["attributes"]["sidtool"]["created"]
+    root["attributes"]["sidtool"]["report"]["seconds"] = {}
+    return {name: file.read_bytes() for name, file in files.items()}, root
+
+
+@pytest.mark.filterwarnings("ignore:level d is collapsed")  # which is appended
+@pytest.mark.parametrize(
+    ("catalog", "titles", "template", "collisions", "dims"),
+    [
+        ("items.parquet", TITLES, "{title} ({item_id})", "reassign", [DIM]),
+        ("items.csv", IDS[::-1], None, "allow", [DIM]),
+        ("items.jsonl", None, "{item_id}", "append", [DIM]),
+        ("items.tsv", [""] * N, "{item_id}", "reassign", [DIM, 3]),
+    ],
+)
+def test_a_memory_budget_changes_no_byte(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    catalog: str,
+    titles: list[str] | None,
+    template: str | None,
+    collisions: str,
+    dims: list[int],
+) -> None:
+    table = {"item_id": IDS, **({} if titles is None else {"title": titles})}
+    items = write_table(tmp_path / catalog, table)
+    sources = []
+    order = np.random.default_rng(2).permutation(N)  # of the vectors, two of which are of no item
+    for number, dim in enumerate(dims):
+        vectors = mixture(number, N, dim)
+        vectors[: N // 2] = np.round(vectors[: N // 2])  # some are equal
+        path = tmp_path / f"vectors-{number}.npy"
+        np.save(path, np.concatenate([vectors[order], vectors[:2]]))
+        listed = [*(IDS[row] for row in order), "x", "y"]
+        path.with_suffix(".ids.txt").write_text("\n".join(listed) + "\n")
+        sources.append(path)
+
+    def built(folder: str, **budget: int) -> tuple[dict[str, bytes], dict[str, Any]]:
+        out = tmp_path / folder / "shop.zarr"
+        given = {"embeddings": sources, "levels": "4x4x8", "collisions": collisions}
+        names = TextNames(text_template=template)
+        bundle = build_codebook(items, out, catalog=names, **given, **budget)
+        assert (bundle.items.titles is not None) == any(titles or ())
+        assert [path.name for path in out.parent.iterdir()] == ["shop.zarr"]
+        return stored(out)
+
+    in_memory = built("one")
+    for module, name in [
+        ("data.coded", "BLOCK"),
+        ("data.vector_files", "LOOKED_UP"),
+        ("tokenizer.bundle.item_map", "CHUNK"),
+    ]:
+        monkeypatch.setattr(f"sidtool.{module}.{name}", 7)
+    assert built("other", memory=1 << 22) == in_memory
+
+
+def test_texts_within_a_memory_budget_take_none(tmp_path: Path) -> None:
+    table = {"item_id": [f"i{row:03d}" for row in range(200)], "title": ["film " * 5000] * 200}
+    path = write_table(tmp_path / "items.parquet", table)
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    try:
+        items = read_items(path, packed=True, folder=tmp_path)
+        codes = np.arange(200, dtype=np.uint16)[::-1, None]
+        ordered = ItemMap.of(SidSpace((200,)), items.ids, codes, items.titles, folder=tmp_path)
+        held = tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes() - before
+    finally:
+        tracemalloc.stop()
+    assert ordered.title(0) == items.titles[199] == ("film " * 5000).strip()
+    assert held < 1 << 18  # of two copies of 5 MB
+    assert list(tmp_path.iterdir()) == [path]
