@@ -84,7 +84,8 @@ def check_place(path: Path) -> None:
         raise UsageError(f"{path} is a registry: its published versions are never replaced")
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UsageError(f"{path} is neither a file nor a folder")
-    if (path / ".git").exists() or Path.cwd().is_relative_to(path.resolve()):
+    is_folder = path.is_dir() and not path.is_symlink()  # of a link to one, the link is replaced
+    if is_folder and ((path / ".git").exists() or _has_working_folder(path)):
         raise UsageError(
             f"{path} is a git checkout or has the working folder in it: no output replaces it"
         )
@@ -98,6 +99,13 @@ def check_parents(path: Path) -> None:
             raise UsageError(f"{path} is inside of the Zarr group {folder}")
         if _is_registry(folder):
             raise UsageError(f"{path} is inside of the registry {folder}")
+
+
+def _has_working_folder(path: Path) -> bool:
+    try:
+        return Path.cwd().is_relative_to(path.resolve())
+    except FileNotFoundError:  # it was removed
+        return False
 
 
 def _is_registry(folder: Path) -> bool:

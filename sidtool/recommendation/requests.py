@@ -22,6 +22,8 @@ LINE_LIMIT = 1 << 25
 SHOWN = 5
 """Titles in the representation of a recommendation."""
 KEYS = ("user", "history", "text", "allow", "deny", "fields")
+LONGEST_KEY = 40
+"""Characters of a key that may be a misspelling of a known one, all of which are much shorter."""
 
 
 @dataclass(frozen=True)
@@ -264,9 +266,14 @@ def _ids(value: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
     return tuple(ids)
 
 
-@lru_cache(maxsize=1024)
 def similar_key(key: str, names: tuple[str, ...]) -> str | None:
     """The one of these names that an unknown key is a misspelling of."""
+    # a long one is no misspelling: its comparison takes time, and memory while it is remembered
+    return _most_similar(key, names) if len(key) <= LONGEST_KEY else None
+
+
+@lru_cache(maxsize=1024)
+def _most_similar(key: str, names: tuple[str, ...]) -> str | None:
     return next(iter(get_close_matches(key.lower(), names, n=1, cutoff=0.75)), None)
 
 

@@ -70,6 +70,35 @@ def test_a_folder_of_other_work_is_not_replaced(
     refuse_existing(Path("new"), True, RESULTS)
 
 
+def test_a_link_is_replaced_wherever_it_leads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run-1" / ".git").mkdir(parents=True)
+    for name, target in (("latest", "run-1"), ("loop", "loop")):
+        (tmp_path / name).symlink_to(target)
+    monkeypatch.chdir(tmp_path / "run-1")
+    for name in ("latest", "loop"):
+        path = tmp_path / name
+        with pytest.raises(UsageError, match="exists already"):
+            refuse_existing(path, False)
+        with new_dir(path, force=True):
+            pass
+        assert path.is_dir()
+        assert not path.is_symlink()
+    assert (tmp_path / "run-1" / ".git").is_dir()
+
+
+def test_outputs_are_replaced_from_a_working_folder_that_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("removed", "out"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "removed")
+    (tmp_path / "removed").rmdir()
+    refuse_existing(tmp_path / "out", True, FOLDER)
+    refuse_existing(tmp_path / "new", False, RESULTS)
+
+
 @pytest.mark.parametrize("resume", [True, False])
 def test_a_link_in_place_of_unfinished_work_is_not_followed(tmp_path: Path, resume: bool) -> None:
     victim = tmp_path / "victim"

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +199,13 @@ def test_results_are_a_table(tmp_path: Path) -> None:
     assert {name: first[name] for name in answer | counts} == answer | counts
     assert json.loads(first["explanations"]) == explanations
     assert (second["line"], second["error"], second["items"]) == (2, "it is bad", None)
+
+
+def test_long_unknown_keys_are_not_remembered() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            Request.from_json({f"{number}{'x' * 100_000}": 0, "history": []})
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()

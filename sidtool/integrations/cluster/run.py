@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -123,9 +123,9 @@ def parts_in_order(
     shards: Sequence[AnyShard],
     folder: PartFolder,
     options: RunOptions,
-) -> Iterator[PartReport]:
+) -> Generator[PartReport, None, None]:
     """As `make_parts`: each report as soon as the parts up to it are there, while others are still
-    made."""
+    made. Closing it ends the workers."""
     reports = [folder.report(number) for number in range(len(shards))]
     missing = [(number, shards[number]) for number, report in enumerate(reports) if report is None]
     n_done = len(shards) - len(missing)

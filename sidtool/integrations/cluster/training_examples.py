@@ -5,8 +5,8 @@ single process writes of it, byte for byte."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -101,7 +101,7 @@ class ClusterJob(SftJob):
 
 
 def _join(
-    made: Iterable[PartReport],
+    made: Generator[PartReport, None, None],
     shards: Sequence[TaskShard],
     tasks: Iterable[str],
     folder: PartFolder,
@@ -118,7 +118,8 @@ def _join(
     reports: list[PartReport] = []
     n_joined = 0
     state = hashlib.sha256()
-    with (root / JOINED).open("wb") as stream:
+    # after an error the traceback would keep the workers alive
+    with closing(made), (root / JOINED).open("wb") as stream:
         for report in made:
             reports.append(report)
             while n_joined < len(files) and files[n_joined][0] < len(reports):

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sidtool.base.errors import DataError, RefusedError, UsageError
+from sidtool.base.jobs import run_here
 from sidtool.base.progress import Progress
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.items import Items
@@ -25,7 +27,7 @@ from sidtool.examples.parts import ExampleParts, read_any_lineage, validation_us
 from sidtool.examples.sft_job import SftJob
 from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions, read_catalog
 from sidtool.examples.sft_run import SftInputs, make_sft
-from sidtool.integrations.cluster import example_shards
+from sidtool.integrations.cluster import example_shards, run
 from sidtool.integrations.cluster.run import RunOptions
 from sidtool.integrations.cluster.split_parts import PartOptions, split_in_parts
 from sidtool.integrations.cluster.training_examples import ClusterExamples
@@ -265,6 +267,28 @@ def test_tasks_that_are_not_of_users_have_all_validation_users(
     assert made | differing == one | differing
     folder = tmp_path / "made"
     assert validation_users(folder, read_any_lineage(folder)).read_text()
+
+
+def test_workers_end_when_their_examples_cannot_be_joined(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = True
+
+    def losing_a_file(job: Any, shards: Any, _: RunOptions) -> Iterator[tuple[int, Any]]:
+        nonlocal running
+        try:
+            for made in run_here(job, shards):
+                next(tmp_path.glob("train.jsonl.parts.partial/part-*/*.jsonl")).unlink()
+                yield made
+        finally:
+            running = False
+
+    monkeypatch.setattr(run, "run_job", losing_a_file)
+    inputs = inputs_of(tmp_path, bundle, catalog, split, tasks={"sequence": 1.0})
+    with pytest.raises(DataError) as caught:
+        make(inputs, tmp_path / "train.jsonl", ClusterExamples(inputs, RunOptions(), users=7))
+    assert not running
+    assert "is lost" in str(caught.value)  # its traceback is still there
 
 
 def test_a_folder_of_parts_continues_and_names_a_lost_file(
