@@ -11,7 +11,7 @@ from pathlib import Path
 from sidtool.base.errors import IntegrityError, RefusedError, UsageError
 from sidtool.base.hub import HubPush
 from sidtool.base.markdown import with_dataset
-from sidtool.base.output import new_dir, refuse_existing, remove, whole_file
+from sidtool.base.output import new_dir, refuse_existing, whole_file
 from sidtool.base.output_name import check_parents
 from sidtool.base.progress import Progress
 from sidtool.base.signatures import SIGNATURE, Signer, Signers
@@ -207,11 +207,11 @@ def pull(
         manifest = read_manifest(str(folder))
         signature = read_signature(registry, record, manifest)
         beside = out.with_name(out.name + SIGNATURE)
-        if signature is None:
-            remove(beside)  # that of a version that was there before
-        else:
+        if signature is not None:
             with whole_file(beside) as partial:
                 partial.write_bytes(signature)
+        elif force and beside.is_file():
+            beside.unlink()  # that of the version that is replaced
         if record.kind == "model":
             license = None if record.license == UNKNOWN_LICENSE else record.license
             text = published_card(str(folder), manifest, None, license)

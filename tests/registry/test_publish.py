@@ -71,6 +71,20 @@ def test_a_pulled_bundle_equals_the_pushed_one(shop: str, first: Path, tmp_path:
     assert locate(f"{shop}@prod")[0] == pushed.url
 
 
+def test_an_unsigned_pull_removes_nothing_beside_a_new_copy(
+    shop: str, first: Path, tmp_path: Path
+) -> None:
+    push(str(first), shop)
+    beside = tmp_path / "copy.zarr.sig"
+    beside.write_text("of another copy")
+    pull(shop, tmp_path / "copy.zarr")
+    assert beside.read_text() == "of another copy"
+    beside.unlink()
+    beside.mkdir()
+    pull(shop, tmp_path / "copy.zarr", force=True)
+    assert beside.is_dir()
+
+
 def test_zips_can_be_pushed_and_pulled(shop: str, first: Path, tmp_path: Path) -> None:
     small_bundle().save(tmp_path / "first.zarr.zip")
     push(str(tmp_path / "first.zarr.zip"), shop)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -144,6 +145,10 @@ def _are_texts(value: Any) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
+def _are_lists(value: Any) -> TypeGuard[list[list[Any]]]:
+    return isinstance(value, list) and all(isinstance(row, list) for row in value)
+
+
 def read_vectors(body: bytes) -> list[str] | Vectors:
     """The texts of {"texts": [...]} or the (n, dim) float32 vectors of {"vectors": [[...]]}.
     Raises DataError for another body."""
@@ -151,15 +156,16 @@ def read_vectors(body: bytes) -> list[str] | Vectors:
     if "vectors" not in value:
         return read_texts(body)
     _refuse_others(value, ("vectors",))
-    try:
-        vectors = np.array(value["vectors"])
-    except ValueError:  # rows of different lengths
-        vectors = np.zeros(0)
-    # as float32 at once, texts and true would be numbers, too
-    if vectors.ndim == 2 and vectors.dtype.kind in "iuf":
-        with np.errstate(over="ignore"):
-            vectors = vectors.astype(np.float32)
-        if np.isfinite(vectors).all():
+    rows = value["vectors"]
+    # types first: as float32 texts and true would be numbers, too, and an array of texts has room
+    # for the longest one at each place
+    if _are_lists(rows) and {*map(type, chain.from_iterable(rows))} <= {int, float}:
+        try:
+            with np.errstate(over="ignore"):
+                vectors = np.array(rows, dtype=np.float32)
+        except (ValueError, OverflowError):  # rows of different lengths, or a number of 400 digits
+            vectors = np.zeros(0, dtype=np.float32)
+        if vectors.ndim == 2 and np.isfinite(vectors).all():
             return vectors
     raise DataError("'vectors' is a list of lists of numbers, each of the same length")
 

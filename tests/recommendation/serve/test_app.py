@@ -3,6 +3,7 @@ is one line."""
 
 import asyncio
 import json
+import tracemalloc
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from sidtool.base.errors import DataError
 from sidtool.data.split.record import SplitReference
 from sidtool.model.contract.contract import MemoryBinding
 from sidtool.model.load import LoadedModel
@@ -17,6 +19,7 @@ from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import answer_each, recommend
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 from sidtool.recommendation.serve.batcher import Busy
+from sidtool.recommendation.serve.bodies import read_vectors
 from sidtool.tokenizer.make.encode import decode, encode
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
@@ -111,6 +114,23 @@ def test_vectors_are_encoded_and_sids_decoded(client: TestClient, shop: LoadedMo
     assert given.status_code == 422  # the bundle names no encoder
 
 
+def test_vectors_of_texts_take_no_more_memory_than_the_body() -> None:
+    """An array of texts has room for the longest one at each place."""
+    body = json.dumps({"vectors": [["x" * 5_000] + [""] * 5_000]}).encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="list of lists of numbers"):
+            read_vectors(body)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_vectors_may_have_large_whole_numbers() -> None:
+    vectors = read_vectors(b'{"vectors": [[100000000000000000000, 1]]}')
+    np.testing.assert_array_equal(vectors, np.array([[1e20, 1]], dtype=np.float32))
+
+
 MANY_KEYS = json.dumps({"history": [], **{f"q{n:03d}": 0 for n in range(300)}}).encode()
 WRONG_BODIES: list[tuple[str, bytes, int, str]] = [
     ("recommend", b"", 422, "not JSON"),
@@ -148,6 +168,7 @@ WRONG_BODIES: list[tuple[str, bytes, int, str]] = [
     ("encode", b'{"vectors": [["1e999"]]}', 422, "numbers"),
     ("encode", b'{"vectors": [["1", "2", "3", "4", "5", "6", "7", "8"]]}', 422, "numbers"),
     ("encode", b'{"vectors": [[true, true, true, true, true, true, true, true]]}', 422, "numbers"),
+    ("encode", b'{"vectors": [[true, 2, 3, 4, 5, 6, 7, 8]]}', 422, "numbers"),
     ("encode", b'{"vectors": [[1e39, 2, 3, 4, 5, 6, 7, 8]]}', 422, "numbers"),
     ("decode", b'{"texts": [1]}', 422, "list of strings"),
     ("decode", b'{"text": "a"}', 422, "known are texts"),
