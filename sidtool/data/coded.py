@@ -13,8 +13,6 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import DataError
-
 T = TypeVar("T")
 BLOCK = 1 << 12
 """Values that are objects at once while all are read."""
@@ -175,7 +173,7 @@ def pack_texts(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The bytes of n texts and their (n + 1,) offsets, in memory or in unnamed files of a folder,
     whose mapped pages are no memory of the process. A block of the texts are encoded at a time.
-    Raises DataError for a lone surrogate, and for what is no string."""
+    Raises UnicodeEncodeError for a lone surrogate, and TypeError for what is no string."""
     with ExitStack() as files:
         data, offsets = (
             BytesIO() if folder is None else files.enter_context(TemporaryFile(dir=folder))
@@ -183,18 +181,8 @@ def pack_texts(
         )
         remaining = iter(texts)
         while block := list(islice(remaining, BLOCK)):
-            try:
-                joined = "".join(block)
-                encoded = block if joined.isascii() else [text.encode("utf-8") for text in block]
-            except TypeError as error:
-                other = next(text for text in block if not isinstance(text, str))
-                raise DataError(
-                    f"a text is a string, like {str(other)!r}, not {other!r}"
-                ) from error
-            except UnicodeEncodeError as error:
-                raise DataError(
-                    f"the text {error.object[:60]!r} has a lone surrogate, which UTF-8 cannot hold"
-                ) from error
+            joined = "".join(block)
+            encoded = block if joined.isascii() else [text.encode("utf-8") for text in block]
             starts = accumulate(map(len, encoded), initial=data.tell())
             offsets.write(np.fromiter(starts, np.int64, len(block)).data)
             data.write(joined.encode("utf-8"))

@@ -104,7 +104,7 @@ def read_items(
     fields: Sequence[str] = (),
     recorded: CatalogColumns | None = None,
     packed: bool = False,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
 ) -> Items:
     """Read a catalog from a file of any type (`tables.CONTAINERS`).
 
@@ -112,8 +112,8 @@ def read_items(
     guessed from ID_COLUMNS and TITLE_COLUMNS. In the template,
     `{title}` is the title column, any other `{name}` a column of the file. An item with an empty
     text gets its id as text, with a SidtoolWarning. With an empty template every text is the id.
-    `packed`: all columns are Texts, which take a fifth of the memory and are slower to
-    index; with a folder none, as they are in unnamed files there.
+    `packed`: all columns are Texts, which take a fifth of the memory and are slower to index; with
+    a `folder` they are in unnamed files there, and take none.
 
     Raises UsageError for a missing column, DataError for malformed rows, empty and duplicate
     ids."""
@@ -128,11 +128,11 @@ def read_items(
         for name in (*(template_columns(template) if template else ()), *fields)
     }
     text_columns = [*sources.values(), *([title_name] if title_name else [])]
-    folder = folder if packed else None
-    table = read_columns(path, [id_name, *text_columns], ids=[id_name], folder=folder)
+    place = Path(folder) if packed and folder is not None else None
+    table = read_columns(path, [id_name, *text_columns], ids=[id_name], folder=place)
     hold: Callable[[Iterable[str]], Sequence[str]] = tuple
     if packed:
-        hold = partial(Texts.packed, folder=folder)
+        hold = partial(Texts.packed, folder=place)
     ids = hold(value or "" for value in _cells(table[id_name]))
     if not ids:
         raise DataError(f"{path} holds no items")
@@ -161,7 +161,7 @@ def read_items(
         texts = hold(text or item for text, item in zip(texts, ids, strict=True))
     of_items = {name: plain[sources[name]] for name in fields}
     items = make_items(ids, titles, texts, fields=of_items, template=template)
-    return replace(items, columns=columns, folder=folder)
+    return replace(items, columns=columns, folder=place)
 
 
 def choose_catalog_columns(

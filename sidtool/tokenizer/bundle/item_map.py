@@ -43,7 +43,14 @@ class StringArray:
     def of(cls, strings: Iterable[str], folder: Path | None = None) -> "StringArray":
         """Pack strings, in memory or in unnamed files of a folder. Raises DataError for one with a
         lone surrogate, and for what is no string."""
-        return cls(*pack_texts(strings, folder))
+        try:
+            return cls(*pack_texts(strings, folder))
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"the text {error.object[:60]!r} has a lone surrogate, which UTF-8 cannot hold"
+            ) from error
+        except TypeError as error:
+            raise DataError(f"ids and titles are strings: {error}") from error
 
     @classmethod
     def stored(
