@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 __all__ = ["nodes", "shop"]
 
-FULL, ROOM = "128k", "512m"
+FULL, ROOM = "48k", "512m"
 """Sizes of the disk: too small for a part, and large enough."""
 
 
