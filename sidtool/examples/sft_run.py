@@ -227,10 +227,9 @@ def _written(job: SftJob, out: Path, force: bool) -> Lineage:
                 with (stage / side["general"].name).open("wb") as stream:
                     job.write_examples(stream, job.general.held_out)
             paths = sorted(stage.iterdir())
+            functions = {out.name: job.digest}
             in_order = in_threads(
-                lambda path: (job.digest if path.name == out.name else file_digest)(path),
-                paths,
-                job.threads,
+                lambda path: functions.get(path.name, file_digest)(path), paths, job.threads
             )
             digests = {path.name: digest for path, digest in zip(paths, in_order, strict=True)}
             lineage = job.lineage(tasks, digests)

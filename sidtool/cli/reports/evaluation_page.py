@@ -151,12 +151,12 @@ def _verdicts(evaluations: Evaluations) -> Iterator[Block]:
         yield Listing(title, (*answer.sentences, f"To try: {answer.advice}."))
     bases = [
         (
-            each.n,
-            each.settings.get("examples"),
-            each.settings.get("ks"),
-            each.counts.get("active_items"),
+            evaluation.n,
+            evaluation.settings.get("examples"),
+            evaluation.settings.get("ks"),
+            evaluation.counts.get("active_items"),
         )
-        for each in evaluations.values()
+        for evaluation in evaluations.values()
     ]
     if any(basis != bases[0] for basis in bases):
         yield Text(

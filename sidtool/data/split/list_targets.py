@@ -64,9 +64,9 @@ class ListTargets(JsonRecord):
                 at for at in behind_first if is_counted[at] and sequence.fields.is_target(at)
             ]
             for first in range(0, len(targets), self.stride or self.length):
-                chosen = targets[first : first + self.length]
-                start = max(session_start, 1) if first == 0 else chosen[0]
-                yield TargetList(start, tuple(_ordered(sequence, chosen, self.order)))
+                of_list = targets[first : first + self.length]
+                start = max(session_start, 1) if first == 0 else of_list[0]
+                yield TargetList(start, tuple(_ordered(sequence, of_list, self.order)))
 
 
 def _ordered(sequence: UserSequence, targets: Sequence[int], order: str | None) -> list[int]:

@@ -95,7 +95,7 @@ def read_call(body: bytes, limits: ServeLimits, *, scores: bool) -> Call:
 
 def _check_keys(requests: Sequence[Any]) -> None:
     """Raise DataError if requests have more different keys than are read."""
-    n_keys = len({key for each in requests if isinstance(each, dict) for key in each})
+    n_keys = len({key for request in requests if isinstance(request, dict) for key in request})
     if n_keys > MOST_KEYS:
         raise DataError(f"requests with {n_keys} different keys in one call, at most {MOST_KEYS}")
 

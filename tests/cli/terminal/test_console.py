@@ -303,30 +303,34 @@ def test_a_stage_starts_where_the_one_before_it_ended(
     ]
 
 
+@pytest.mark.parametrize(
+    ("steps", "total", "lines"),
+    [
+        (
+            [(1, 0.0), (2, 10.0), (3, 31.0), (4, 32.0), (5, 62.0)],
+            11,
+            "embed: 3 of 11, about 2 min left\nembed: 5 of 11, about 93 s left\n",
+        ),
+        ([(512, 0.0), (1024, 40.0)], 0, "embed: 1024\n"),  # a stream has no total
+    ],
+)
 def test_without_a_terminal_progress_is_a_line_now_and_then(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    steps: list[tuple[int, float]],
+    total: int,
+    lines: str,
 ) -> None:
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     with progress("embed") as report:
-        for done, now in enumerate([0.0, 10.0, 31.0, 32.0, 62.0], start=1):
+        for done, now in steps:
             clock[0] = now
-            report["embed"](done, 11)
-    assert capsys.readouterr().err == (
-        "embed: 3 of 11, about 2 min left\nembed: 5 of 11, about 93 s left\n"
-    )
+            report["embed"](done, total)
+    assert capsys.readouterr().err == lines
 
 
-def test_steps_of_a_stream_have_no_total_and_no_time_left(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    with progress("recommend") as report:
-        for done, now in ((512, 0.0), (1024, 40.0)):
-            clock[0] = now
-            report["recommend"](done, 0)
-    assert capsys.readouterr().err == "recommend: 1024\n"
+def test_a_stream_has_no_total_on_a_terminal() -> None:
     with terminal() as screen, progress("recommend") as report:
         report["recommend"](512, 0)
     assert "512/?" in written(screen)
