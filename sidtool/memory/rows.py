@@ -139,12 +139,15 @@ class Shards:
 
 
 def store_rows(
-    name: str, blocks: Iterable[Any], sizes: NDArray[np.int64], dtype: Any, shards: Shards | None
+    name: str,
+    parts: Iterable[SparseRows],
+    sizes: NDArray[np.int64],
+    dtype: Any,
+    shards: Shards | None,
 ) -> SparseRows:
-    """Consecutive rows of one matrix, of scipy CSR matrices: in memory, or with shards as three
-    files of their folder that are mapped. The (n,) rows have at most these sizes. Raises DataError
-    if they cannot be written."""
-    parts = (SparseRows.of(block, dtype) for block in blocks)
+    """The rows of several parts, one part after the other: in memory, or with shards as three files
+    of their folder that are mapped. The (n,) rows have at most these sizes. Raises DataError if
+    they cannot be written."""
     if shards is None:
         return SparseRows.joined(parts, sizes, dtype)
     return rows_in_files(name, parts, dtype, shards.folder)

@@ -111,8 +111,9 @@ def _combined(
     if len(parts) == 1:
         return parts[0]
 
-    def combined(block: tuple[int, int]) -> Any:
-        return combine([p.block(*block, n) for p, n in zip(parts, n_columns, strict=True)])
+    def combined(block: tuple[int, int]) -> SparseRows:
+        blocks = [p.block(*block, n) for p, n in zip(parts, n_columns, strict=True)]
+        return SparseRows.of(combine(blocks), np.int64)
 
     sizes = np.zeros(len(parts[0]), dtype=np.int64)
     for part in parts:
@@ -166,9 +167,9 @@ def similar_items(
         content = (content + content.T).tocsr()
         sizes += np.diff(content.indptr)
 
-    def block_similarity(block: tuple[int, int]) -> Any:
+    def block_similarity(block: tuple[int, int]) -> SparseRows:
         first, stop = block
-        return similar_block(
+        similar = similar_block(
             pairs.later.block(first, stop),
             pairs.earlier.block(first, stop),
             events[first:stop],
@@ -176,6 +177,7 @@ def similar_items(
             settings,
             None if content is None else content[first:stop],
         )
+        return SparseRows.of(similar, dtype)
 
     blocks = in_threads(block_similarity, _blocks(sizes, shards, threads), threads)
     return store_rows("neighbors", blocks, sizes, dtype, shards)
