@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,24 @@ def hash_array(digest: Any, name: str, array: NDArray[Any]) -> None:
     digest.update(canonical([name, little_endian.dtype.str, list(array.shape)]))
     # as bytes without a copy: an array may be a mapped file that is larger than memory
     digest.update(np.ascontiguousarray(little_endian).reshape(-1).view(np.uint8))
+
+
+class HashedFile:
+    """A file that is hashed as it is written."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._state = hashlib.sha256()
+
+    def write(self, data: Any) -> None:
+        """Add bytes, or a buffer of them."""
+        self._stream.write(data)
+        self._state.update(data)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of what was written."""
+        return self._state.hexdigest()
 
 
 def file_digest(path: Path) -> str:

@@ -4,13 +4,12 @@ import json
 import warnings
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from sidtool.base.digests import file_digest
+from sidtool.base.digests import HashedFile
 from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.base.progress import Progress
 from sidtool.base.threads import in_threads
@@ -26,6 +25,8 @@ from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import GENERAL_TASK, copies_within, task_rng, token_budgets
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.tokenizer.bundle import Bundle
+
+Stream = BinaryIO | HashedFile
 
 
 class GeneralExamples(NamedTuple):
@@ -121,44 +122,48 @@ class SftJob:
             total=totals.n_events,
         )
 
-    def write(self, path: Path | None) -> dict[str, TaskCounts]:
-        """Make the examples, write them if there is a path, and count them by task.
+    def write(self, path: Path | None) -> tuple[dict[str, TaskCounts], str]:
+        """Make the examples, write them if there is a path -> their counts by task, and SHA-256
+        (hex) of the file.
 
         Raises RefusedError if one of them shows a held-out event."""
-        return task_counts(self.write_tasks(path))
+        counts, digest = self.write_tasks(path)
+        return task_counts(counts), digest
 
-    def write_tasks(self, path: Path | None) -> dict[str, ExampleCounts]:
-        """Make the examples, and write them if there is a path."""
+    def write_tasks(self, path: Path | None) -> tuple[dict[str, ExampleCounts], str]:
+        """As `write`, with all counts."""
+        if path is None:
+            return self._write_tasks(None), ""
+        with path.open("wb") as stream:
+            hashed = HashedFile(stream)
+            return self._write_tasks(hashed), hashed.digest
+
+    def _write_tasks(self, stream: Stream | None) -> dict[str, ExampleCounts]:
         counts: dict[str, ExampleCounts] = {}
         n_tasks = len(self.options.tasks)
-        with path.open("wb") if path else nullcontext() as stream:
-            for done, task in enumerate(self.options.tasks, start=1):
-                counts[task] = self.write_task(stream, task)
-                if self.progress is not None:
-                    self.progress(done, n_tasks)
-            if self.general is not None:
-                # drawn at random, all equally often, until they have their share of the tokens
-                train = self.general.train
-                lengths = [self.maker.length(example.segments) for example in train]
-                other_tokens = sum(of_task.tokens for of_task in counts.values())
-                share = self.general.record.share
-                budget = round(other_tokens * share / (1 - share))
-                copies = copies_within(lengths, budget, task_rng(GENERAL_TASK, self.options.seed))
-                pairs = zip(train, copies, strict=True)
-                mixed = (example for example, n_copies in pairs for _ in range(n_copies))
-                counts[GENERAL_TASK] = self.write_examples(stream, mixed)
+        for done, task in enumerate(self.options.tasks, start=1):
+            counts[task] = self.write_task(stream, task)
+            if self.progress is not None:
+                self.progress(done, n_tasks)
+        if self.general is not None:
+            # drawn at random, all equally often, until they have their share of the tokens
+            train = self.general.train
+            lengths = [self.maker.length(example.segments) for example in train]
+            other_tokens = sum(of_task.tokens for of_task in counts.values())
+            share = self.general.record.share
+            budget = round(other_tokens * share / (1 - share))
+            copies = copies_within(lengths, budget, task_rng(GENERAL_TASK, self.options.seed))
+            pairs = zip(train, copies, strict=True)
+            mixed = (example for example, n_copies in pairs for _ in range(n_copies))
+            counts[GENERAL_TASK] = self.write_examples(stream, mixed)
         return counts
-
-    def digest(self, path: Path) -> str:
-        """SHA-256 (hex) of the examples that `write` wrote to a path."""
-        return file_digest(path)
 
     def write_valid(self, path: Path) -> None:
         """Write the validation users."""
         write_validation(path, self.split.valid)
 
     def write_task(
-        self, stream: BinaryIO | None, task: str, units: range | None = None, first_number: int = 0
+        self, stream: Stream | None, task: str, units: range | None = None, first_number: int = 0
     ) -> ExampleCounts:
         """Write the examples of a task, of all users or some (`units`), if there is a stream. Those
         of the users before have `first_number` examples (`ExampleMaker.count_before`)."""
@@ -183,7 +188,7 @@ class SftJob:
         return self.write_examples(stream, examples)
 
     def write_examples(
-        self, stream: BinaryIO | None, examples: Iterable[TrainingExample]
+        self, stream: Stream | None, examples: Iterable[TrainingExample]
     ) -> ExampleCounts:
         """Write examples one by one, if there is a stream."""
         lengths = array("l")

@@ -199,7 +199,7 @@ def make_sft(
     with arrow_threads(n_threads):
         job = inputs.open(progress, n_threads)
         job.check_ids()
-        return job.lineage(job.write(None), {}) if dry_run else _written(job, out, force)
+        return job.lineage(job.write(None)[0], {}) if dry_run else _written(job, out, force)
 
 
 def _is_in_parts(split: Split | str | Path) -> bool:
@@ -222,16 +222,13 @@ def _written(job: SftJob, out: Path, force: bool) -> Lineage:
         try:
             write_valid = partial(job.write_valid, stage / side["valid"].name)
             with meanwhile(write_valid, job.threads):
-                tasks = job.write(stage / out.name)
+                tasks, digest = job.write(stage / out.name)
             if job.general is not None:
                 with (stage / side["general"].name).open("wb") as stream:
                     job.write_examples(stream, job.general.held_out)
-            paths = sorted(stage.iterdir())
-            functions = {out.name: job.digest}
-            in_order = in_threads(
-                lambda path: functions.get(path.name, file_digest)(path), paths, job.threads
-            )
-            digests = {path.name: digest for path, digest in zip(paths, in_order, strict=True)}
+            others = sorted(stage.iterdir())
+            others.remove(stage / out.name)
+            digests = {out.name: digest} | {path.name: file_digest(path) for path in others}
             lineage = job.lineage(tasks, digests)
             text = sealed_text(lineage.to_json())
             (stage / side["meta"].name).write_text(text, encoding="utf-8")

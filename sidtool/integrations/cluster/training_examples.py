@@ -3,7 +3,6 @@
 What a worker writes has a file for each task; the files of a task, one behind the other, are what a
 single process writes of it, byte for byte."""
 
-import hashlib
 import json
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -12,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.digests import digest_strings
+from sidtool.base.digests import HashedFile, digest_strings
 from sidtool.base.documents import sealed_text
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import remove
@@ -75,19 +74,15 @@ class ClusterJob(SftJob):
         """The reports of shards that are parts of the split."""
         return [report for report in self.reports if "totals" in report.facts]
 
-    def write_tasks(self, path: Path | None) -> dict[str, ExampleCounts]:
-        """Move the joined examples to a path -> their counts by task."""
+    def write_tasks(self, path: Path | None) -> tuple[dict[str, ExampleCounts], str]:
+        """As the parent class: move the joined examples to a path."""
         counts = {task: ExampleCounts() for task in self.options.tasks}
         for report in self.reports:
             for task, made in report.facts["tasks"].items():
                 counts[task] += ExampleCounts(**made)
         if path is not None:
             (self.folder / JOINED).rename(path)
-        return counts
-
-    def digest(self, path: Path) -> str:
-        """As the parent class: what was hashed as it was joined."""
-        return self.joined
+        return counts, self.joined
 
     def write_valid(self, path: Path) -> None:
         """As the parent class, from what workers wrote of a split in parts."""
@@ -117,18 +112,17 @@ def _join(
     root = Path(folder.url)
     reports: list[PartReport] = []
     n_joined = 0
-    state = hashlib.sha256()
     # after an error the traceback would keep the workers alive
     with closing(made), (root / JOINED).open("wb") as stream:
+        hashed = HashedFile(stream)
         for report in made:
             reports.append(report)
             while n_joined < len(files) and files[n_joined][0] < len(reports):
                 number, task = files[n_joined]
                 for block in _blocks(root / reports[number].name / f"{task}.jsonl"):
-                    stream.write(block)
-                    state.update(block)
+                    hashed.write(block)
                 n_joined += 1
-    return reports, state.hexdigest()
+    return reports, hashed.digest
 
 
 def _blocks(file: Path) -> Iterator[bytes]:
@@ -212,7 +206,7 @@ class ClusterExamples:
                 users_part += of_users
             for name in sorted(files.keys() - Storage(folder.url).listing().keys()):
                 raise DataError(f"{folder.url}/{name} is lost", hint=RESTART)
-            lineage = made.lineage(made.write(None), files)
+            lineage = made.lineage(made.write(None)[0], files)
             lineage = replace(lineage, parts=tuple(part for part in parts if part))
             folder.finish(sealed_text(lineage.to_json()), PARTS_LINEAGE)
         return lineage
