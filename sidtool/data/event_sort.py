@@ -24,6 +24,8 @@ RANGE_EVENTS = 1 << 20
 """Events that are sorted at once without a budget."""
 EVENT_BYTES = 160
 """Bytes at the peak for each event of a run or range; benchmarks/data_path.py measures it."""
+CODED_BYTES = 100
+"""Bytes for each event whose texts are coded together, for ids of 20 bytes."""
 MIN_RUN_EVENTS = 1 << 17
 
 
@@ -38,9 +40,9 @@ class Spill:
     bytes each, and about 150 MiB for a block of the table."""
 
     @property
-    def run_events(self) -> int:
-        """The most events of a run."""
-        return max(MIN_RUN_EVENTS, self.budget // EVENT_BYTES)
+    def coded_events(self) -> int:
+        """The most events whose texts are coded together."""
+        return max(MIN_RUN_EVENTS, self.budget // CODED_BYTES)
 
 
 def sort_events(runs: Iterable[Any], spill: Spill | None, threads: int = 1) -> Arrays:
@@ -57,7 +59,7 @@ def sort_events(runs: Iterable[Any], spill: Spill | None, threads: int = 1) -> A
         return {name: np.concatenate([part.pop(name) for part in parts]) for name in [*parts[0]]}
     try:
         file = spill.folder / "runs.arrow"
-        by_user = map(_by_user, runs)
+        by_user = in_threads(_by_user, runs, threads)
         first = next(by_user)
         with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, first.schema) as writer:
             for run in chain([first], by_user):

@@ -4,12 +4,12 @@ The table is read and coded in runs of two million events. Ids are coded, so an 
 bytes: 4 for each id, 8 for its order and 8 for its row."""
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,9 @@ from sidtool.data.times import (
 )
 
 RUN_EVENTS = 1 << 21
-"""The most events that are coded at once: the more, the more ids repeat, and the fewer are looked
-up."""
+"""The most events of a run."""
+CODED_EVENTS = 1 << 24
+"""The most events that are coded at once."""
 DIGEST_VALUES = 1 << 20
 """Values of an array that are hashed at once."""
 ITEM, ROW = "item", "row"
@@ -96,8 +97,8 @@ def read_interactions(
     for name in further:
         choose_column(path, available, name, (), "events")
     coder = EventCoder(threads)
-    run_events = RUN_EVENTS if spill is None else min(RUN_EVENTS, spill.run_events)
-    arrays = sort_events(_runs(path, columns, further, coder, run_events), spill, threads)
+    most_events = CODED_EVENTS if spill is None else min(CODED_EVENTS, spill.coded_events)
+    arrays = sort_events(_runs(path, columns, further, coder, most_events), spill, threads)
     users = Coded[str](coder.texts(USER), arrays[USER])
     items = Coded[str](coder.texts(ITEM), arrays[ITEM])
     order = arrays[ORDER]
@@ -124,7 +125,7 @@ def _cell(name: str) -> str:
 
 
 def _runs(
-    path: Path, columns: EventColumns, further: Sequence[str], coder: "EventCoder", run_events: int
+    path: Path, columns: EventColumns, further: Sequence[str], coder: "EventCoder", most_events: int
 ) -> Iterator[Any]:
     """The runs of a table, which has events, and times of one unit."""
     names = {USER: columns.user, ITEM: columns.item, **{_cell(name): name for name in further}}
@@ -137,7 +138,7 @@ def _runs(
     if columns.time_format is not None:
         renamed = with_iso_times(renamed, columns.time_format)
     is_empty = True
-    for run in coder.runs(path, renamed, run_events):
+    for run in coder.runs(path, renamed, most_events):
         is_empty = False
         yield run
     if is_empty:
@@ -153,64 +154,112 @@ def with_iso_times(
         yield {**cells, ORDER: iso_times(cells[ORDER], time_format)}
 
 
+class _OrderCells(NamedTuple):
+    """The cells of an order as numbers."""
+
+    numbers: NDArray[np.float64]
+    rest: NDArray[np.float64]
+    """The digits that a number leaves out"""
+    first: tuple[int, str]
+    """The first row, and what it has"""
+    units: Counter[float]
+    """How many times are in which unit"""
+
+    @classmethod
+    def read(cls, path: Path, cells: Column, row: int) -> "_OrderCells":
+        """Read cells, the first of which is in a row. Raises DataError for one that is no order."""
+        texts = trimmed(cells)
+        numbers, rest = read_order(path, texts, row)
+        return cls(numbers, rest, (row, texts[0].as_py()), count_units(texts, numbers))
+
+
+class _Run(NamedTuple):
+    """Consecutive events of a file, whose texts are not coded yet."""
+
+    rows: NDArray[np.int64]
+    order: _OrderCells | None
+    """None: the events are in order"""
+    columns: dict[str, Any]
+    """Arrays of texts"""
+
+    @classmethod
+    def read(cls, path: Path, cells: Any, row: int) -> "_Run":
+        """Check the cells of events, the first of which is in a row. Raises DataError for a
+        malformed or empty one."""
+        columns, order = {}, None
+        for name in cells.column_names:
+            if name == ORDER:
+                order = _OrderCells.read(path, cells[name], row)
+                continue
+            is_id = name in (USER, ITEM)
+            column = filled_ids(path, name, cells[name], row) if is_id else trimmed(cells[name])
+            columns[name] = column.combine_chunks()
+        return cls(np.arange(row, row + len(cells)), order, columns)
+
+    def batch(self, codes: Mapping[str, NDArray[np.int32]]) -> Any:
+        """The record batch of the events, with these codes of their columns."""
+        import pyarrow as pa
+
+        numbers = {ORDER: self.rows.astype(np.float64), REST: np.zeros(len(self.rows))}
+        if self.order is not None:
+            numbers = {ORDER: self.order.numbers, REST: self.order.rest}
+        return pa.record_batch({ROW: self.rows, **numbers, **codes})
+
+
 class EventCoder:
     """Codes events run by run, with the same codes for all of them."""
 
     def __init__(self, threads: int = 1) -> None:
         self._threads = threads
-        self._codes: dict[str, ArrowCodes] = {}
+        self._codes: defaultdict[str, ArrowCodes] = defaultdict(ArrowCodes)
         self.units: Counter[float] = Counter()
         """How many times are in which unit."""
         self.first_order: tuple[int, str] | None = None
         """A row, and what it has."""
 
     def runs(
-        self, path: Path, batches: Iterable[Mapping[str, Column]], run_events: int = RUN_EVENTS
+        self, path: Path, batches: Iterable[Mapping[str, Column]], most_events: int = CODED_EVENTS
     ) -> Iterator[Any]:
-        """Record batches of about so many events of a file, in its order: of the columns `user`,
-        `item`, `order` (if there is none, events are in order) and further ones, which are coded.
-        Raises DataError for a malformed or empty cell."""
-        first = 0
-        for cells in read_ahead(runs_of_cells(batches, run_events), self._threads):
-            yield self._coded(path, cells, first)
-            first += len(cells)
+        """Record batches of the events of a file, in its order: of the columns `user`, `item`,
+        `order` (if there is none, events are in order) and further ones, which are coded, about
+        `most_events` at once. Raises DataError for a malformed or empty cell."""
+        tables = runs_of_cells(batches, min(RUN_EVENTS, most_events // 2))
+        tables_with_rows = _with_first_rows(read_ahead(tables, self._threads))
+        runs = in_threads(lambda table: _Run.read(path, *table), tables_with_rows, self._threads)
+        waiting: list[_Run] = []
+        for run in runs:
+            if run.order is not None:
+                self._note(path, run.order)
+            waiting.append(run)
+            n_known = max(len(self._codes[name].values) for name in run.columns)
+            if sum(len(run.rows) for run in waiting) >= min(n_known, most_events):
+                yield from self._coded(waiting)
+                waiting = []
+        yield from self._coded(waiting)
 
-    def _coded(self, path: Path, cells: Any, first: int) -> Any:
-        import pyarrow as pa
+    def _coded(self, runs: Sequence[_Run]) -> Iterator[Any]:
+        names = list(runs[0].columns) if runs else []
 
-        rows = np.arange(first, first + len(cells))
-        run: dict[str, NDArray[Any]] = {ROW: rows}
-        run[ORDER], run[REST] = rows.astype(np.float64), np.zeros(len(rows))
+        def codes(name: str) -> list[NDArray[np.int32]]:
+            return self._codes[name].add([run.columns[name] for run in runs])
 
-        def code(name: str) -> dict[str, NDArray[Any]]:
-            if name == ORDER:
-                numbers, rest = self.order(path, cells[name], first)
-                return {ORDER: numbers, REST: rest}
-            is_id = name in (USER, ITEM)
-            column = filled_ids(path, name, cells[name], first) if is_id else trimmed(cells[name])
-            codes = self._codes.setdefault(name, ArrowCodes())
-            return {name: codes.add(column.combine_chunks())}
+        columns = dict(zip(names, in_threads(codes, names, self._threads), strict=True))
+        for number, run in enumerate(runs):
+            yield run.batch({name: arrays[number] for name, arrays in columns.items()})
 
-        for columns in in_threads(code, cells.column_names, self._threads):
-            run |= columns
-        return pa.record_batch(run)
+    def check_order(self, path: Path, cells: Column, row: int) -> None:
+        """Read orders, the first of which is in a row. Raises DataError for one that is none, or of
+        another kind than earlier ones."""
+        self._note(path, _OrderCells.read(path, cells, row))
+
+    def _note(self, path: Path, order: _OrderCells) -> None:
+        self.first_order = self.first_order or order.first
+        check_same_kind(path, self.first_order, order.first)
+        self.units += order.units
 
     def texts(self, name: str) -> Texts:
         """What the codes of a column mean, as far as events were coded."""
         return Texts(self._codes[name].values)
-
-    def order(
-        self, path: Path, cells: Column, row: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The numbers of orders, the first of which is in a row, and the digits that they leave
-        out. Raises DataError for one that is none, or of another kind than earlier ones."""
-        texts = trimmed(cells)
-        numbers, rest = read_order(path, texts, row)
-        first = (row, texts[0].as_py())
-        self.first_order = self.first_order or first
-        check_same_kind(path, self.first_order, first)
-        self.units += count_units(texts, numbers)
-        return numbers, rest
 
 
 def filled_ids(path: Path, content: str, column: Column, first: int) -> Column:
@@ -223,6 +272,14 @@ def filled_ids(path: Path, content: str, column: Column, first: int) -> Column:
     if empty >= 0:
         raise DataError(f"{path}, row {first + empty + 1}: the {content} id is empty")
     return column
+
+
+def _with_first_rows(tables: Iterable[Any]) -> Iterator[tuple[Any, int]]:
+    """The tables, each with the number of rows before it."""
+    row = 0
+    for table in tables:
+        yield table, row
+        row += len(table)
 
 
 def runs_of_cells(batches: Iterable[Mapping[str, Column]], run_events: int) -> Iterator[Any]:

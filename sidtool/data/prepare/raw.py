@@ -96,7 +96,8 @@ def _ratings(path: Path, texts: Sequence[str], run: Any) -> NDArray[np.float32]:
     """(rows,) the ratings of a run, whose codes mean these texts; NaN for an empty one."""
     codes = run["rating"].to_numpy()
     numbers = np.full(len(texts), np.nan, dtype=np.float32)
-    for code, text in enumerate(texts):
+    for code in np.unique(codes).tolist():
+        text = texts[code]
         try:
             numbers[code] = float(text or "nan")
         except ValueError as error:

@@ -121,7 +121,7 @@ def group_rows(plan: PartPlan, columns: EventColumns, source: Path, out: Path) -
                 cells = {ORDER: run[columns.order]}
                 if columns.time_format is not None:
                     [cells] = with_iso_times([cells], columns.time_format)
-                coder.order(source, cells[ORDER], first)
+                coder.check_order(source, cells[ORDER], first)
             coded = run[columns.user].combine_chunks().dictionary_encode()
             part_of_user = user_buckets(Texts(coded.dictionary)).astype(np.int64)
             part_of = (part_of_user * plan.parts // BUCKETS)[coded.indices.to_numpy()]
