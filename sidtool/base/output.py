@@ -11,6 +11,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +22,10 @@ from numpy.typing import DTypeLike, NDArray
 from sidtool.base.errors import DataError, SidtoolError, SidtoolWarning, UsageError
 from sidtool.base.output_lock import hold_lock
 from sidtool.base.output_name import OutputKind, check_name, check_place, check_suffix
+from sidtool.base.threads import run_in_threads
+
+SYNC_THREADS = 16
+"""Files that a disk is asked to store at once: it waits for each, whatever its size."""
 
 _DISK_ERRORS = {
     errno.EACCES,
@@ -130,10 +135,8 @@ def _new_output(path: Path, force: bool, *, is_folder: bool, resume: bool) -> It
 def publish(new: Path, path: Path) -> None:
     """Move the finished file or folder `new` to `path`, durably. The caller holds the lock. An
     older output is replaced; it is restored if the move fails."""
-    for item in new.rglob("*") if new.is_dir() else ():
-        if item.is_file() or item.is_dir():
-            _sync(item)
-    _sync(new)
+    items = [item for item in new.rglob("*") if item.is_file() or item.is_dir()]
+    run_in_threads([partial(_sync, item) for item in [*items, new]], SYNC_THREADS)
     if not _exists(path) or not (_is_folder(new) or _is_folder(path)):
         new.replace(path)
         _sync(path.parent)

@@ -4,7 +4,6 @@ and their lineage."""
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -220,16 +219,21 @@ def _written(job: SftJob, out: Path, force: bool) -> Lineage:
         remove(stage)
         stage.mkdir()
         try:
-            write_valid = partial(job.write_valid, stage / side["valid"].name)
+            digests: dict[str, str] = {}
+
+            def write_valid() -> None:
+                path = stage / side["valid"].name
+                job.write_valid(path)
+                digests[path.name] = file_digest(path)
+
             with meanwhile(write_valid, job.threads):
-                tasks, digest = job.write(stage / out.name)
+                tasks, digests[out.name] = job.write(stage / out.name)
             if job.general is not None:
-                with (stage / side["general"].name).open("wb") as stream:
+                general = stage / side["general"].name
+                with general.open("wb") as stream:
                     job.write_examples(stream, job.general.held_out)
-            others = sorted(stage.iterdir())
-            others.remove(stage / out.name)
-            digests = {out.name: digest} | {path.name: file_digest(path) for path in others}
-            lineage = job.lineage(tasks, digests)
+                digests[general.name] = file_digest(general)
+            lineage = job.lineage(tasks, dict(sorted(digests.items())))
             text = sealed_text(lineage.to_json())
             (stage / side["meta"].name).write_text(text, encoding="utf-8")
             side["meta"].unlink(missing_ok=True)  # from here on an old output is no longer whole
