@@ -4,8 +4,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from sidtool import tokenizer
 from sidtool.base.errors import UsageError
 from sidtool.base.options import assignments, option, parse_bytes
@@ -93,10 +91,7 @@ class QuantizerSettings:
 
 def build_codebook(
     items: Annotated[
-        Path,
-        typer.Argument(
-            help="Catalog: JSONL, CSV, TSV, Parquet, RecBole .item or MiniOneRec item.json."
-        ),
+        Path, "Catalog: JSONL, CSV, TSV, Parquet, RecBole .item or MiniOneRec item.json."
     ],
     out: options.Out,
     catalog: TextNames,
