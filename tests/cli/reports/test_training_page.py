@@ -42,7 +42,7 @@ def test_runs_of_earlier_versions_have_no_interval() -> None:
 def test_a_band_goes_around_the_intervals() -> None:
     series = Series("a", ((0.0, 5.0), (1.0, 6.0)), intervals=((4.0, 8.0), (5.0, 10.0)))
     chart = LineChart("curve", "step", "metric", (series, Series("item-kNN", ((0.0, 2.0),))))
-    first, second = drawing.draw_lines(chart).lines
+    (first, second), _, _ = drawing.draw_lines(chart)
     left, right = drawing.LEFT, drawing.WIDTH - drawing.RIGHT
     bottom, top = drawing.HEIGHT - drawing.BOTTOM, drawing.TOP
 
