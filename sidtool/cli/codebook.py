@@ -46,9 +46,10 @@ class VectorInputs:
         if self.interactions is not None:
             raise UsageError("--interactions is for one process: leave out --engine")
         if len(self.embeddings) != 1:
+            engine = f"--engine {workers.engine}"
             raise UsageError(
-                "--engine ray reads vectors from one --embeddings, whose parts workers encode",
-                hint="sidtool embed ITEMS -o VECTORS --engine ray makes a folder of vectors",
+                f"{engine} reads vectors from one --embeddings, whose parts workers encode",
+                hint=f"sidtool embed ITEMS -o VECTORS {engine} makes a folder of vectors",
             )
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from sidtool.integrations.cluster.output import (
     refuse_input,
     work_parts,
 )
-from sidtool.integrations.cluster.run import RunOptions, make_parts, parts_in_order
+from sidtool.integrations.cluster.run import RunOptions, parts_in_order
 from sidtool.integrations.cluster.shards import file_versions, row_count, table_urls
 from sidtool.model.contract import model_folder, read_contract
 
@@ -199,7 +199,7 @@ class ClusterExamples:
             worker_inputs = share_catalog(inputs, job, folder)
             shards = list(self._folder_shards(job, folders, worker_inputs, folder, run))
             work = partial(open_inputs, worker_inputs, self.threads, len(folders))
-            made = _cluster_job(job, folder, make_parts(work, shards, folder, run))
+            made = _cluster_job(job, folder, list(parts_in_order(work, shards, folder, run)))
             made.check_ids()
             files: dict[str, str] = {}
             parts: list[dict[str, int]] = [{} for _ in folders]
@@ -277,7 +277,7 @@ class ClusterExamples:
         of_events: list[Mapping[str, int]] = [{}] * len(folders)
         if by_events:
             count = partial(open_counting, worker_inputs, by_events)
-            numbers = make_parts(count, folders, folder.subfolder(".numbers"), run)
+            numbers = parts_in_order(count, folders, folder.subfolder(".numbers"), run)
             of_events = [report.counts for report in numbers]
         before = dict.fromkeys(tasks, 0)
         for name, events in zip(folders, of_events, strict=True):
@@ -289,18 +289,8 @@ class ClusterExamples:
 
 
 def _cluster_job(job: SftJob, folder: PartFolder, reports: Sequence[PartReport]) -> ClusterJob:
-    return ClusterJob(
-        bundle=job.bundle,
-        items=job.items,
-        split=job.split,
-        options=job.options,
-        maker=job.maker,
-        weights=job.weights,
-        general=None,
-        progress=None,
-        folder=Path(folder.url),
-        reports=reports,
-    )
+    values = {entry.name: getattr(job, entry.name) for entry in fields(SftJob)} | {"general": None}
+    return ClusterJob(**values, folder=Path(folder.url), reports=reports)
 
 
 def _settings(record: Any) -> str:
