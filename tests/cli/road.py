@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -108,6 +108,12 @@ def write_lines(path: Path, lines: Iterable[Any]) -> Path:
     return path
 
 
+def link(folder: Path, targets: Mapping[str, Path]) -> None:
+    """Name other files and folders in a folder."""
+    for name, target in targets.items():
+        (folder / name).symlink_to(target)
+
+
 def catalog(path: Path, n: int = N_ITEMS) -> Path:
     """Items "b000", "b001" ... with a color, a kind and a number as title."""
     rows = (
@@ -135,6 +141,13 @@ def interactions(path: Path) -> Path:
                 for step in range(length)
             )
     return path
+
+
+def rated(events: Path, path: Path) -> Path:
+    """Events of a file with ratings from 1 to 5."""
+    header, *rows = events.read_text(encoding="utf-8").splitlines()
+    lines = (f"{row},{number % 5 + 1}" for number, row in enumerate(rows))
+    return write_lines(path, [f"{header},rating", *lines])
 
 
 def vectors(path: Path, seed: int = 0) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.road import Road, done
+from tests.cli.road import Road, done, link, rated
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "reinforce"
 
@@ -21,18 +21,9 @@ def commands(replaced: dict[str, str]) -> list[list[str]]:
 
 @pytest.mark.slow
 def test_every_command_of_the_example_runs(road: Road, tmp_path: Path) -> None:
-    links = {
-        "bundle.zarr": road.bundle,
-        "model": road.tuned,
-        "split": road.split,
-        "sft": road.folder,
-    }
-    for name, target in links.items():
-        (tmp_path / name).symlink_to(target)
-    header, *events = road.events.read_text(encoding="utf-8").splitlines()
-    ratings = tmp_path / "ratings.csv"
-    rows = [f"{event},{number % 5 + 1}" for number, event in enumerate(events)]
-    ratings.write_text("\n".join([f"{header},rating", *rows]) + "\n")
+    made = {"bundle.zarr": road.bundle, "model": road.tuned, "split": road.split}
+    link(tmp_path, {**made, "sft": road.folder})
+    ratings = rated(road.events, tmp_path / "ratings.csv")
     replaced = {
         "$data/items.csv": str(road.items),
         "$data/events.csv": str(ratings),

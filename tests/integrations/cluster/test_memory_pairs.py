@@ -33,6 +33,7 @@ from sidtool.tokenizer.quantize.mlp import unit
 from sidtool.tokenizer.sid import SidSpace
 from tests.cli.road import done, refused
 from tests.data.split.test_user_parts import write_events
+from tests.integrations.cluster.jobs import failing_at_the_third
 
 LOCAL = RunOptions()
 
@@ -195,15 +196,7 @@ def test_a_run_continues_with_what_is_counted(
     out = tmp_path / "m.zarr"
     monkeypatch.setattr(memory_pairs, "BLOCK_PAIRS", 200)
     write = memory_pairs.write_block
-    calls = []
-
-    def fail_at_the_third(*arguments: Any) -> int:
-        calls.append(1)
-        if len(calls) == 3:
-            raise DataError("the disk is full")
-        return write(*arguments)
-
-    monkeypatch.setattr(memory_pairs, "write_block", fail_at_the_third)
+    monkeypatch.setattr(memory_pairs, "write_block", failing_at_the_third(write, []))
     with pytest.raises(DataError, match="the disk is full"):
         count(shop, out)
     assert not out.exists()

@@ -19,6 +19,7 @@ from sidtool.integrations.cluster.output import PartFolder, PartReport
 from sidtool.integrations.cluster.ray_actors import ray_cluster
 from sidtool.integrations.cluster.run import RunOptions, parts_in_order
 from sidtool.integrations.cluster.shards import _pieces, list_shards
+from tests.cli.road import tree
 from tests.integrations.cluster.jobs import double, read_numbers, write_numbers
 
 
@@ -141,7 +142,7 @@ def test_an_interrupted_run_is_resumed_from_its_parts(tmp_path: Path) -> None:
     double(tmp_path / "in", tmp_path / "out", RunOptions(resume=True))
     assert (tmp_path / "out" / "part-0000000.parquet").stat().st_mtime_ns == before
     double(tmp_path / "in", tmp_path / "again", RunOptions())
-    assert _files(tmp_path / "out") == _files(tmp_path / "again")
+    assert tree(tmp_path / "out") == tree(tmp_path / "again")
 
 
 def test_a_remote_file_is_copied_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -191,7 +192,3 @@ def test_a_missing_cluster_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     message = r"no Ray cluster at nowhere:1: The node timed out\.$"
     with pytest.raises(DataError, match=message), ray_cluster():
         pass
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -35,6 +35,7 @@ from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.data.split.cases import windows_of
 from tests.data.tables.files import write_table
 from tests.examples.cases import ALL_TASKS, RATING_TASKS
+from tests.integrations.cluster.jobs import failing_at_the_third
 from tests.models import tiny_tokenizer
 from tests.s3 import BUCKET
 from tests.training_fixtures import bundle, catalog, split
@@ -42,6 +43,7 @@ from tests.training_fixtures import bundle, catalog, split
 pytestmark = pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
 
 __all__ = ["bundle", "catalog", "split"]
+WRITE_SHARD = example_shards._write_shard
 
 
 def inputs_of(
@@ -182,8 +184,9 @@ def test_a_run_continues_with_finished_parts(
     inputs = replace(inputs, split=tmp_path / "in-parts")
     split_in_parts(str(events), tmp_path / "in-parts", run=PartOptions(parts=64))
     out = tmp_path / "train.jsonl"
-    calls: list[int] = []
-    monkeypatch.setattr(example_shards, "_write_shard", failing_at_the_third(calls))
+    calls: list[Any] = []
+    failing = failing_at_the_third(WRITE_SHARD, calls)
+    monkeypatch.setattr(example_shards, "_write_shard", failing)
     with pytest.raises(DataError, match="the disk is full"):
         make(inputs, out, ClusterExamples(inputs, RunOptions()))
     assert not out.exists()
@@ -313,7 +316,8 @@ def test_a_folder_of_parts_continues_and_names_a_lost_file(
     with pytest.raises(UsageError, match=r"shop\.zarr, or contains it"):
         make(inputs, f"{inputs.bundle}/", ClusterExamples(inputs, RunOptions()), force=True)
     whole = make(inputs, f"{tmp_path}/whole/", ClusterExamples(inputs, RunOptions()))
-    monkeypatch.setattr(example_shards, "_write_shard", failing_at_the_third([]))
+    failing = failing_at_the_third(WRITE_SHARD, [])
+    monkeypatch.setattr(example_shards, "_write_shard", failing)
     resumed = ClusterExamples(inputs, RunOptions(resume=True))
     with pytest.raises(DataError, match="the disk is full"):
         make(inputs, out, ClusterExamples(inputs, RunOptions()))
@@ -328,26 +332,12 @@ def test_a_folder_of_parts_continues_and_names_a_lost_file(
     assert names == {"_lineage.json"}
 
 
-def failing_at_the_third(calls: list[int]) -> Any:
-    """`_write_shard` that notes each call and fails at the third."""
-    write = example_shards._write_shard
-
-    def write_or_fail(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 3:
-            raise DataError("the disk is full")
-        return write(*arguments)
-
-    return write_or_fail
-
-
 def noting(sizes: list[int]) -> Any:
     """`_write_shard` that notes of how many users the job is."""
-    write = example_shards._write_shard
 
     def noted(job: SftJob, *arguments: Any) -> Any:
         sizes.append(len(job.split.train))
-        return write(job, *arguments)
+        return WRITE_SHARD(job, *arguments)
 
     return noted
 
