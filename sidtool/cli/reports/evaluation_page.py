@@ -1,6 +1,7 @@
 """The page of one evaluation, or of several side by side: metrics, and what a few users did, were
 recommended and did next."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from sidtool.tokenizer.bundle import flat_record
 
 NEAR = 10
 """The cut-off that charts of one metric show: the given one nearest to it."""
+AT_NUMBER = re.compile(r"[^@]+@[0-9]{1,9}")
 SPELLED = {"hr": "Hit rate", "ndcg": "NDCG", "mrr": "MRR"}
 
 Evaluations = Mapping[str, StoredEvaluation]
@@ -84,7 +86,8 @@ def read_evaluation(path: Path) -> StoredEvaluation:
 
 
 def _cut_offs(evaluation: StoredEvaluation) -> tuple[int, ...]:
-    """The cut-offs of all metrics. Raises ValueError unless each metric has a value at each."""
+    """The cut-offs of all metrics. Raises ValueError unless each metric has a value at each, and no
+    metric is at what is no number."""
     cut_offs = evaluation.settings.get("ks")
     if not isinstance(cut_offs, list) or not all(type(k) is int for k in cut_offs) or not cut_offs:
         raise ValueError("settings.ks is no list of whole numbers")
@@ -94,6 +97,9 @@ def _cut_offs(evaluation: StoredEvaluation) -> tuple[int, ...]:
             for k in cut_offs:
                 if f"{kind}@{k}" not in metrics:
                     raise ValueError(f"{system} has no {kind}@{k}")
+        for name in metrics:
+            if "@" in name and not AT_NUMBER.fullmatch(name):
+                raise ValueError(f"{system} has {name[:40]!r}, which is at no number")
     return tuple(cut_offs)
 
 

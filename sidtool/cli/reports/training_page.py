@@ -167,7 +167,7 @@ def _chart(figure: str, histories: Histories, *, zero: bool) -> LineChart:
         ends = tuple(
             (entry[figure + LOW], entry[figure + HIGH])
             for entry in entries
-            if figure + LOW in entry
+            if {figure + LOW, figure + HIGH} <= entry.keys()
         )
         has_ends = len(ends) == len(points) <= POINTS
         lines.append(Series(name, thinned(points, POINTS), intervals=ends if has_ends else ()))
@@ -190,7 +190,7 @@ def course(history: Sequence[Entry], figure: str) -> tuple[str, ...]:
     best = max(entries, key=lambda entry: entry[figure])
     name = figure.removeprefix(VALIDATION)
     sentence = f"Best {name} {best[figure]:.4f}"
-    if figure + LOW in best:
+    if {figure + LOW, figure + HIGH} <= best.keys():
         sentence += f" (95% interval {best[figure + LOW]:.4f} to {best[figure + HIGH]:.4f})"
     sentences = [f"{sentence} at step {best['step']:.0f} of {history[-1]['step']:.0f}."]
     item_knn = best.get(figure + OF_ITEM_KNN)
