@@ -1,6 +1,7 @@
 """The recipes of the package: their files are the --config of commands."""
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -142,6 +143,26 @@ def test_minionerec_is_trained_by_rewards_at_last(shop: Shop, tmp_path: Path) ->
 def test_a_recipe_for_a_language_model_needs_one(shop: Shop, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="recipe plum needs a language model"):
         plan_fit(shop.items, shop.events, tmp_path / "out", FitOptions(recipe="plum"))
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("train", "num_train_epochs", "ten"),
+        ("train", "per_device_train_batch_size", [1]),
+        ("train", "gradient_accumulation_steps", math.inf),
+        ("sft", "history_length", "many"),
+    ],
+)
+def test_a_setting_of_a_recipe_that_must_be_a_number_is_named(
+    shop: Shop, tmp_path: Path, part: str, name: str, value: object
+) -> None:
+    recipe = tmp_path / "recipe"
+    shutil.copytree(shop.recipe, recipe)
+    (recipe / f"{part}.yaml").write_text(yaml.safe_dump({name: value}))
+    options = FitOptions(recipe=str(recipe), encoder=str(shop.encoder))
+    with pytest.raises(UsageError, match=rf"{part}\.yaml: {name} must be a number of at least 0"):
+        plan_fit(shop.items, shop.events, tmp_path / "out", options)
 
 
 def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:
