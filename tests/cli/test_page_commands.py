@@ -1,10 +1,12 @@
-"""The commands and programs of the documentation's pages run as written, on small data."""
+"""The commands and programs of the documentation's pages and of examples/reinforce run as written,
+on small data."""
 
 import ast
 import csv
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -232,3 +234,35 @@ def test_the_page_on_reports_runs(
     assert "From version 1.0" in texts["shop-1.1"]
     assert "Users and their recommendations" in texts["both"]
     assert "Time and memory" in texts["training"]
+
+
+EXAMPLE = ROOT / "examples" / "reinforce"
+
+
+def example_commands(replaced: dict[str, str]) -> list[list[str]]:
+    """The words of each command, with variables and paths replaced."""
+    text = (EXAMPLE / "run.sh").read_text(encoding="utf-8").replace("\\\n", " ")
+    for name, value in replaced.items():
+        text = text.replace(name, value)
+    lines = (line.strip() for line in text.splitlines())
+    return [shlex.split(line)[1:] for line in lines if line.startswith("sidtool ")]
+
+
+@pytest.mark.slow
+def test_every_command_of_the_example_runs(road: Road, tmp_path: Path) -> None:
+    made = {"bundle.zarr": road.bundle, "model": road.tuned, "split": road.split}
+    link(tmp_path, {**made, "sft": road.folder})
+    ratings = rated(road.events, tmp_path / "ratings.csv")
+    replaced = {
+        "$data/items.csv": str(road.items),
+        "$data/events.csv": str(ratings),
+        "$work": str(tmp_path),
+        "$here": str(EXAMPLE),
+        "/$model": "/weighted",
+    }
+    ran = example_commands(replaced)
+    names = ["rl", "train", "split", "make-sft", "train", "evaluate"]
+    assert [words[0] for words in ran] == names
+    outputs = [done(*words).out for words in ran]
+    assert "weight exp(rating/1): 2.72 to 54.6" in outputs[3]
+    assert "other model" in outputs[-1]

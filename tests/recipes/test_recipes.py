@@ -1,10 +1,13 @@
-"""The recipes of the package: their files are the --config of commands."""
+"""The recipes of the package, whose files are the --config of commands; and messy tables, which end
+in a verdict by the flags that the first command names."""
 
 import json
 import math
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -20,7 +23,10 @@ from sidtool.model.contract.stage_record import ModelReference, RlParams
 from sidtool.recipes import RECIPES, FitOptions, Recipe, fit, plan_fit
 from sidtool.recipes.fitting import Fitted
 from sidtool.recipes.recipe import recipe_names
+from tests.cli.messy import garden, library, parts
+from tests.cli.road import done
 from tests.cli.test_lists import session_events
+from tests.cli.test_stumbles import HINTS
 from tests.models import tiny_model, tiny_tokenizer
 from tests.recipes.conftest import Shop
 
@@ -173,3 +179,15 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.yaml").write_text("- 1\n")
     with pytest.raises(UsageError, match=r"train\.yaml cannot be read"):
         Recipe(tmp_path).settings("train")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tables", [garden, parts, library], ids=lambda tables: tables.__name__)
+def test_messy_tables_end_in_a_verdict(tables: Any, shop: Shop, tmp_path: Path) -> None:
+    items, events = tables(tmp_path)
+    recipe = ("--recipe", shop.recipe, "--minutes", 1, "--fix")
+    words = ("fit", items, events, "-o", tmp_path / "out", *shlex.split(HINTS[tables]), *recipe)
+    ran = done(*words, "--json").json
+    assert ran["verdict"]["standing"] in ("ahead", "level", "behind")
+    assert ran["profile"]["items"] == 40
+    assert Path(ran["report"]).exists()
