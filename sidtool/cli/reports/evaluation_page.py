@@ -22,7 +22,6 @@ from sidtool.cli.reports.blocks import (
     Section,
     Series,
     Table,
-    Text,
     facts_table,
     named,
 )
@@ -123,7 +122,7 @@ def evaluation_page(evaluations: Evaluations, titles: Titles | None = None) -> P
             "a drop shows the level at which the beam loses the target."
         )
         chart = LineChart("Prefixes that survive", "level", "share of examples", lines)
-        sections.append(Section("Survival of prefixes in the beam", (Text(text), chart)))
+        sections.append(Section("Survival of prefixes in the beam", (text, chart)))
     rows = tuple(
         (f"{name}: {system}", share, evaluation.effective_items.get(system))
         for name, evaluation in evaluations.items()
@@ -165,7 +164,7 @@ def _verdicts(evaluations: Evaluations) -> Iterator[Block]:
         for evaluation in evaluations.values()
     ]
     if any(basis != bases[0] for basis in bases):
-        yield Text(
+        yield (
             "The evaluations have different examples, cut-offs or numbers of items: their numbers "
             "do not compare."
         )
@@ -269,7 +268,7 @@ def sample_blocks(
     if not merged:
         return
     n_examples = next(iter(evaluations.values())).n
-    yield Text(
+    yield (
         f"{len(merged):,} of {n_examples:,} examples, evenly spread and not chosen by result. Open "
         "one to see the history of the user and what each system recommends; the item that "
         "followed is marked."
