@@ -236,14 +236,9 @@ class ClusterExamples:
             task.predicts_feedback or task.needs_queries for task in tasks
         )
         job = opener(inputs)("" if needs_all or not folders else folders[0])
-        return run, job, folders, self._made_from(job, files)
-
-    def _made_from(self, job: SftJob, files: Mapping[str, str]) -> dict[str, Any]:
-        """What determines the examples, as JSON values; `files` are those of a split in parts."""
-        inputs = self.inputs
         queries = None if inputs.catalog_options is None else inputs.catalog_options.queries
         contract = None if inputs.model is None else read_contract(model_folder(inputs.model))
-        return {
+        made_from = {
             "command": "make-sft",
             "bundle": job.bundle.identity.digest,
             "catalog": job.items.digest,
@@ -257,6 +252,7 @@ class ClusterExamples:
             "tokenizer": repr(inputs.tokenizer),
             "users": self.users,
         }
+        return run, job, folders, made_from
 
     def _folder_shards(
         self,
