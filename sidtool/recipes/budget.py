@@ -76,7 +76,7 @@ def work_of(plan: Plan) -> Work | None:
     if plan.choices.epochs is None:
         return None
     counts = read_manifest(plan.split).counts
-    n_examples = sum(each.examples for each in read_lineage(plan.examples).tasks.values())
+    n_examples = sum(each.examples for each in read_lineage(plan.examples_of("sft")).tasks.values())
     if (
         recipe.settings("train").get("sliding_windows") == "all"
     ):  # each event is the target of an example
