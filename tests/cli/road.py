@@ -16,8 +16,7 @@ import typer
 from click.testing import CliRunner
 
 from sidtool.cli.main import app
-from sidtool.data.split.examples import write_examples
-from sidtool.data.split.files import read_split
+from sidtool.data.split import read_split, write_examples
 
 N_ITEMS, N_USERS = 60, 40
 KINDS, COLORS = ("lamp", "soap", "novel", "kettle"), ("red", "blue", "green")

@@ -16,20 +16,19 @@ import pytest
 from sidtool.base.errors import DataError, UsageError
 from sidtool.cli import memory as memory_commands
 from sidtool.data import Texts
-from sidtool.data.split.files import open_split, read_split
+from sidtool.data.split import open_split, read_split
 from sidtool.evaluation.tuning import TuneSimilarityOptions, tune_similarity
-from sidtool.integrations.cluster import memory_pairs
-from sidtool.integrations.cluster.memory_pairs import ClusterPairs
-from sidtool.integrations.cluster.run import RunOptions
-from sidtool.integrations.cluster.split_parts import PartOptions, split_in_parts
-from sidtool.memory import content
-from sidtool.memory.build import DEFAULT, build_memory
-from sidtool.memory.content import Cells, ItemContent, nearest_items
-from sidtool.memory.memory import Memory
-from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.bundle.item_map import ItemMap
-from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
-from sidtool.tokenizer.quantize.mlp import unit
+from sidtool.integrations.cluster import (
+    ClusterPairs,
+    PartOptions,
+    RunOptions,
+    memory_pairs,
+    split_in_parts,
+)
+from sidtool.memory import DEFAULT, Cells, ItemContent, Memory, build_memory, content
+from sidtool.memory.content import nearest_items
+from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.quantize import Codebook, QuantizerParams, unit
 from sidtool.tokenizer.sid import SidSpace
 from tests.cli.road import done, refused
 from tests.data.split.test_user_parts import write_events

@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.split.make import SplitOptions
+from sidtool.data.split import SplitOptions
 from sidtool.data.split.parts import user_parts
-from sidtool.integrations.cluster import split_parts
-from sidtool.integrations.cluster.split_parts import PartOptions, split_in_parts
+from sidtool.integrations.cluster import PartOptions, split_in_parts, split_parts
 from tests.cli.road import tree
 from tests.data.split.test_user_parts import write_events
 from tests.integrations.cluster.jobs import failing_at_the_third

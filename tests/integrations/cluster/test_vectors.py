@@ -13,11 +13,10 @@ import pytest
 import sidtool
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import RefusedError
-from sidtool.integrations.cluster.run import RunOptions
-from sidtool.integrations.cluster.vectors import ItemColumns, embed_folder, encode_folder
-from sidtool.registry.references import open_bundle
-from sidtool.tokenizer.encoder.settings import Encoder
-from sidtool.tokenizer.make.encode import encode
+from sidtool.integrations.cluster import ItemColumns, RunOptions, embed_folder, encode_folder
+from sidtool.registry import open_bundle
+from sidtool.tokenizer import encode
+from sidtool.tokenizer.encoder import Encoder
 from tests.cli.road import catalog, done, refused, run
 from tests.encoders import embed, tiny_encoder
 
