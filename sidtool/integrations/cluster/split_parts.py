@@ -29,6 +29,7 @@ from sidtool.integrations.cluster.output import PartFolder, PartReport, part_fol
 from sidtool.integrations.cluster.run import RunOptions, Work, parts_in_order
 from sidtool.integrations.cluster.shards import (
     count_events,
+    errors_at,
     file_versions,
     local_file,
     part_count,
@@ -151,11 +152,8 @@ def _open_split(plan: PartPlan, columns: EventColumns, source: str) -> Work[User
         gather_rows(part.files, part.number, plan.parts, rows)
         files = place / plan.folder(part.number)
         files.mkdir()
-        try:
+        with errors_at(rows, f"part {part.number} of {plan.parts} of {source}"):
             made = split_part(plan, columns, part.number, rows, files)
-        except DataError as error:
-            of_part = f"part {part.number} of {plan.parts} of {source}"
-            raise DataError(str(error).replace(str(rows), of_part), hint=error.hint) from error
         return PartReport(files.name, part.rows, facts=made.to_json())
 
     return split

@@ -46,6 +46,21 @@ def test_a_shard_has_its_rows_of_all_files(tmp_path: Path) -> None:
     assert whole.rows == 12
 
 
+def test_files_of_a_shard_may_lack_columns_but_not_differ_in_their_types(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "0.parquet")
+    pq.write_table(pa.table({"n": [2], "more": ["x"]}), tmp_path / "1.parquet")
+    (shard,) = list_shards(str(tmp_path))
+    rows = pq.read_table(shard.fetch(tmp_path)).to_pylist()
+    assert rows == [{"n": 1, "more": None}, {"n": 2, "more": "x"}]
+    pq.write_table(pa.table({"n": ["3"]}), tmp_path / "1.parquet")
+    (tmp_path / "rows-0.parquet").unlink()
+    (shard,) = list_shards(str(tmp_path))
+    with pytest.raises(
+        DataError, match=r"0\.parquet and 1 more cannot be read: .* Field n has inc"
+    ):
+        shard.fetch(tmp_path)
+
+
 def test_a_file_that_shrank_is_refused(tmp_path: Path) -> None:
     write_numbers(tmp_path / "in")
     *_, last = list_shards(str(tmp_path / "in"), 6)

@@ -143,6 +143,14 @@ def test_outputs_at_urls(inputs: Path) -> None:
     memory.rm("/shelf", recursive=True)
 
 
+def test_an_error_names_the_file_of_the_row(inputs: Path, tmp_path: Path) -> None:
+    items = tmp_path / "items.parquet"
+    pq.write_table(pa.table({"item_id": ["a", ""], "title": ["A", "B"]}), items)
+    words = ("encode", inputs / "shop.zarr", "--items", items, "-o", tmp_path / "out")
+    error = refused(1, *words, "--text-template", "{title}")
+    assert error == f"error: {items}, row 2: the item id is empty"
+
+
 def test_another_encoder_than_the_bundle_s_is_refused(inputs: Path, tmp_path: Path) -> None:
     (tmp_path / "bert").mkdir()
     other = tiny_encoder(tmp_path / "bert", tmp_path / "other")
