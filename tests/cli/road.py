@@ -58,6 +58,12 @@ def _command() -> Any:
     return typer.main.get_command(app)
 
 
+def flags(command: str) -> set[str]:
+    """The flags of a command. Raises KeyError for an unknown one."""
+    parameters = _command().commands[command].params
+    return {flag for each in parameters for flag in (*each.opts, *each.secondary_opts)}
+
+
 def run(*arguments: object, env: dict[str, str] | None = None, text: str | None = None) -> Ran:
     """Run a command in this process; `text` is its standard input. An exception that it does not
     handle is raised."""
