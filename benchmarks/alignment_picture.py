@@ -45,18 +45,16 @@ def chart(name: str, runs: Mapping[str, Any], x: str) -> LineChart:
 
 def draw(block: LineChart) -> list[str]:
     """The elements of one chart."""
-    drawn = draw_lines(block)
+    lines, x_ticks, y_ticks = draw_lines(block)
     bottom = HEIGHT - BOTTOM
     parts = [f'<text x="{LEFT}" y="-8">{escape(block.title)}</text>']
-    for tick in drawn.y_ticks:
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{tick.at}" y2="{tick.at}"/>')
-        parts.append(
-            f'<text x="{LEFT - 8}" y="{tick.at + 4}" text-anchor="end">{tick.label}</text>'
-        )
-    for tick in drawn.x_ticks:
-        label = f"{float(tick.label) / 1e6:g} M"
-        parts.append(f'<text x="{tick.at}" y="{bottom + 18}" text-anchor="middle">{label}</text>')
-    for line, color in zip(drawn.lines, COLORS * 2, strict=False):
+    for at, label in y_ticks:
+        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{at + 4}" text-anchor="end">{label}</text>')
+    for at, label in x_ticks:
+        millions = f"{float(label) / 1e6:g} M"
+        parts.append(f'<text x="{at}" y="{bottom + 18}" text-anchor="middle">{millions}</text>')
+    for line, color in zip(lines, COLORS * 2, strict=False):
         if line.band:
             parts.append(f'<polygon points="{line.band}" fill="{color}" opacity=".15"/>')
         dash = "" if line.band else ' stroke-dasharray="6 4"'

@@ -35,8 +35,7 @@ from sidtool.tokenizer.encoder import Encoder
 def inspect(
     bundle: options.Bundle,
     prefix: Annotated[
-        str | None,
-        typer.Option(help="Start of a SID, like <s_a_12>: show what its items have in common."),
+        str | None, "Start of a SID, like <s_a_12>: show what its items have in common."
     ] = None,
     examples: Annotated[int, typer.Option(min=0, help="Items to show.")] = 5,
     *,
@@ -229,9 +228,7 @@ def decode(
         list[str] | None,
         typer.Argument(help="SIDs, or texts that contain SIDs. Default: standard input."),
     ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit 3 unless every SID is that of an active item.")
-    ] = False,
+    strict: Annotated[bool, "Exit 3 unless every SID is that of an active item."] = False,
     json: options.Json = False,
 ) -> None:
     """Print the items of the SIDs in a text, and report unknown, retired and malformed SIDs."""

@@ -4,8 +4,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from sidtool import tokenizer
 from sidtool.base.errors import UsageError
 from sidtool.base.options import assignments, option, parse_bytes
@@ -48,9 +46,10 @@ class VectorInputs:
         if self.interactions is not None:
             raise UsageError("--interactions is for one process: leave out --engine")
         if len(self.embeddings) != 1:
+            engine = f"--engine {workers.engine}"
             raise UsageError(
-                "--engine ray reads vectors from one --embeddings, whose parts workers encode",
-                hint="sidtool embed ITEMS -o VECTORS --engine ray makes a folder of vectors",
+                f"{engine} reads vectors from one --embeddings, whose parts workers encode",
+                hint=f"sidtool embed ITEMS -o VECTORS {engine} makes a folder of vectors",
             )
 
 
@@ -93,10 +92,7 @@ class QuantizerSettings:
 
 def build_codebook(
     items: Annotated[
-        Path,
-        typer.Argument(
-            help="Catalog: JSONL, CSV, TSV, Parquet, RecBole .item or MiniOneRec item.json."
-        ),
+        Path, "Catalog: JSONL, CSV, TSV, Parquet, RecBole .item or MiniOneRec item.json."
     ],
     out: options.Out,
     catalog: TextNames,

@@ -62,18 +62,14 @@ def compare(
         list[str], typer.Argument(metavar="BUNDLE...", help="Bundles of one catalog.")
     ],
     catalog: CatalogFile | None,
-    embeddings: Annotated[
-        Path | None, typer.Option(help="Vectors of the items: .npy, Parquet or Zarr.")
-    ] = None,
+    embeddings: Annotated[Path | None, "Vectors of the items: .npy, Parquet or Zarr."] = None,
     field: Annotated[
-        str | None, typer.Option(help="Column of ITEMS with labels, like brand, to measure purity.")
+        str | None, "Column of ITEMS with labels, like brand, to measure purity."
     ] = None,
     interactions: Annotated[
         Path | None,
-        typer.Option(
-            help="Split folder, or events (split by leave-one-out): its training events measure "
-            "how a code predicts the next one."
-        ),
+        "Split folder, or events (split by leave-one-out): its training events measure how a code "
+        "predicts the next one.",
     ] = None,
     by_row: options.ByRow = False,
     seed: options.Seed = 0,

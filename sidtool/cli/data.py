@@ -25,9 +25,7 @@ from sidtool.recommendation.search import seen_reason
 
 
 def check(
-    items: Annotated[
-        Path, typer.Argument(metavar="ITEMS", help="Catalog, in any format of build-codebook.")
-    ],
+    items: Annotated[Path, "Catalog, in any format of build-codebook."],
     columns: CatalogNames,
     names: EventNames,
     checks: UnknownOptions,
@@ -78,12 +76,7 @@ def check(
 
 
 def prepare(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="SOURCE", help="File of reviews, ratings or events, or the data set's folder."
-        ),
-    ],
+    source: Annotated[Path, "File of reviews, ratings or events, or the data set's folder."],
     out: options.Out,
     source_options: PrepareOptions,
     how: options.Writing = options.Writing(),
@@ -155,11 +148,8 @@ LEFT_OUT = {
 def split(
     events: Annotated[
         Path,
-        typer.Argument(
-            metavar="EVENTS",
-            help="User-item events: CSV, TSV, JSONL, Parquet or RecBole .inter. With --protocol "
-            "given, the training windows.",
-        ),
+        "User-item events: CSV, TSV, JSONL, Parquet or RecBole .inter. With --protocol given, the "
+        "training windows.",
     ],
     out: options.Out,
     rules: SplitOptions,

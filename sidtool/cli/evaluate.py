@@ -62,11 +62,8 @@ def evaluate(
     workers: WorkerOptions,
     details: Annotated[
         bool,
-        typer.Option(
-            "--details",
-            help="Print also the metrics by training events of the target, the mean over items, "
-            "the survival of prefixes in the beam, and coverage. --json always has them.",
-        ),
+        "Print also the metrics by training events of the target, the mean over items, the "
+        "survival of prefixes in the beam, and coverage. --json always has them.",
     ] = False,
     baseline_memory: Annotated[
         int | None,

@@ -16,20 +16,14 @@ from sidtool.recipes import Example, FitOptions, Ran, StepError
 
 
 def fit(
-    items: Annotated[
-        Path, typer.Argument(metavar="ITEMS", help="Catalog, in any format of build-codebook.")
-    ],
-    events: Annotated[
-        Path, typer.Argument(metavar="EVENTS", help="Events on its items, in any format of split.")
-    ],
+    items: Annotated[Path, "Catalog, in any format of build-codebook."],
+    events: Annotated[Path, "Events on its items, in any format of split."],
     out: Annotated[
         Path,
         typer.Option("-o", "--out", help="Folder for everything; the same command continues it."),
     ],
     fitting: FitOptions,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the steps as a shell script; write nothing.")
-    ] = False,
+    dry_run: Annotated[bool, "Print the steps as a shell script; write nothing."] = False,
     json: options.Json = False,
 ) -> None:
     """Fit a model with a memory to two files, and say how it compares with item-kNN.
@@ -72,7 +66,7 @@ def run_here(arguments: list[str], stdout: TextIO) -> Ran:
 
 
 def example(
-    name: Annotated[Example, typer.Argument(metavar="NAME", help="The data set: movielens.")],
+    name: Annotated[Example, "The data set: movielens."],
     out: options.Out,
     force: options.Force = False,
 ) -> None:

@@ -1,5 +1,6 @@
 """Groups of options: a parameter of a command that is a dataclass becomes the flags of its fields,
-and the command is called with the dataclass. Its body names no flag twice."""
+and the command is called with the dataclass. Its body names no flag twice. A parameter of its own
+is `Annotated[type, help]`."""
 
 import functools
 import inspect
@@ -138,8 +139,9 @@ def with_flags(
             for flag in _flags(groups[name]):  # groups share a flag of one name
                 parameters.setdefault(flag.name, flag.parameter())
         else:
+            declared = _declared(parameter, hints[name])
             kind = inspect.Parameter.KEYWORD_ONLY
-            parameters[name] = parameter.replace(annotation=hints[name], kind=kind)
+            parameters[name] = parameter.replace(annotation=declared, kind=kind)
     for parameter in shared:
         parameters.setdefault(parameter.name, parameter)
 
@@ -153,6 +155,19 @@ def with_flags(
     run.__annotations__ = {name: flag.annotation for name, flag in parameters.items()}
     run.groups = tuple(groups.values())  # type: ignore[attr-defined]
     return run
+
+
+def _declared(parameter: inspect.Parameter, hint: Any) -> Any:
+    """The annotation of a parameter. In `Annotated[type, text]` the text is the help: of an option
+    if there is a default, else of an argument."""
+    text = next((part for part in getattr(hint, "__metadata__", ()) if isinstance(part, str)), None)
+    if text is None:
+        return hint
+    if parameter.default is inspect.Parameter.empty:
+        return Annotated[hint.__origin__, typer.Argument(help=text)]
+    return Annotated[
+        hint.__origin__, typer.Option(f"--{parameter.name.replace('_', '-')}", help=text)
+    ]
 
 
 def flag_meanings(command: Callable[..., Any]) -> dict[str, str]:

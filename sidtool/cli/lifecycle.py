@@ -31,15 +31,12 @@ def add_items(
         Path | None,
         typer.Argument(metavar="[ITEMS]", help="New items, in any format of build-codebook."),
     ] = None,
-    remove: Annotated[
-        Path | None, typer.Option(help="File of item ids to retire, one per line.")
-    ] = None,
+    remove: Annotated[Path | None, "File of item ids to retire, one per line."] = None,
     embeddings: Annotated[
-        list[Path] | None,
-        typer.Option(help="Vectors of the items, made like those of the bundle, once per source."),
+        list[Path] | None, "Vectors of the items, made like those of the bundle, once per source."
     ] = None,
     by_row: options.ByRow = False,
-    encoder: options.MovedEncoder = None,
+    encoder: Annotated[str | None, "Present location of the bundle's encoder, if it moved."] = None,
     trust_remote_code: options.Trust = False,
     how: options.Writing = options.Writing(),
 ) -> None:
@@ -97,13 +94,9 @@ def add_items(
 
 
 def diff(
-    old: Annotated[
-        str, typer.Argument(metavar="OLD", help="A bundle: NAME.zarr, NAME.zarr.zip or a URL.")
-    ],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="The later bundle.")],
-    exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="Exit 3 when the bundles differ.")
-    ] = False,
+    old: Annotated[str, "A bundle: NAME.zarr, NAME.zarr.zip or a URL."],
+    new: Annotated[str, "The later bundle."],
+    exit_code: Annotated[bool, "Exit 3 when the bundles differ."] = False,
     json: options.Json = False,
 ) -> None:
     """Show what differs between two bundles, and whether models of the old one work with the
@@ -124,9 +117,7 @@ def diff(
 
 
 def align(
-    new: Annotated[
-        str, typer.Argument(metavar="NEW", help="The bundle with the retrained codebook.")
-    ],
+    new: Annotated[str, "The bundle with the retrained codebook."],
     out: options.Out,
     to: Annotated[str, typer.Option("--to", metavar="OLD", help="The bundle whose codes it gets.")],
     how: options.Writing = options.Writing(),
@@ -162,9 +153,7 @@ def align(
 
 def rebind(
     model: options.Model,
-    newer: Annotated[
-        str, typer.Argument(metavar="NEWER", help="The compatible bundle to put into the model.")
-    ],
+    newer: Annotated[str, "The compatible bundle to put into the model."],
     out: options.Out,
     how: options.Writing = options.Writing(),
 ) -> None:

@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from sidtool import memory as memories
 from sidtool import registry, tokenizer
 from sidtool.base.errors import UsageError
@@ -158,9 +156,7 @@ def build_memory(
 def tune_memory(
     model: options.Model,
     split: options.Split,
-    memory: Annotated[
-        str, typer.Argument(metavar="MEMORY", help="A memory of build-memory, or URL/NAME@VERSION.")
-    ],
+    memory: Annotated[str, "A memory of build-memory, or URL/NAME@VERSION."],
     out: options.Out,
     search: TuneMemoryOptions,
     how: options.Writing = options.Writing(),

@@ -39,7 +39,7 @@ class ModelDesign:
 
 
 def init_model(
-    items: Annotated[Path, typer.Argument(help="Catalog on whose text the tokenizer is trained.")],
+    items: Annotated[Path, "Catalog on whose text the tokenizer is trained."],
     out: options.Out,
     columns: TextNames,
     design: ModelDesign,
@@ -79,12 +79,7 @@ def init_model(
 
 
 def extend_model(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="Causal or encoder-decoder model: folder, .gguf file or hf://ORG/NAME."
-        ),
-    ],
+    model: Annotated[str, "Causal or encoder-decoder model: folder, .gguf file or hf://ORG/NAME."],
     bundle: options.Bundle,
     out: options.Out,
     extension: ExtendOptions,
@@ -126,9 +121,7 @@ def extend_model(
 
 
 def adopt(
-    model: Annotated[
-        str, typer.Argument(help="Model that has SID tokens already: folder or hf://ORG/NAME.")
-    ],
+    model: Annotated[str, "Model that has SID tokens already: folder or hf://ORG/NAME."],
     source: Annotated[
         str,
         typer.Argument(
@@ -178,9 +171,7 @@ def adopt(
 def merge(
     model: options.Model,
     out: options.Out,
-    dtype: Annotated[
-        Dtype, typer.Option(help="Precision to store; the merge itself is in float32.")
-    ] = "float32",
+    dtype: Annotated[Dtype, "Precision to store; the merge itself is in float32."] = "float32",
     how: options.Writing = options.Writing(),
 ) -> None:
     """Merge LoRA adapters into their base model."""

@@ -60,9 +60,9 @@ def push(
             help="A folder of versions: a path, s3://, gs://. hf://ORG/NAME is a hub repository.",
         ),
     ],
-    tag: Annotated[str | None, typer.Option(help="A tag to point at this version.")] = None,
+    tag: Annotated[str | None, "A tag to point at this version."] = None,
     license: Annotated[
-        str | None, typer.Option(help="License, for the card. Default: the model's, or unknown.")
+        str | None, "License, for the card. Default: the model's, or unknown."
     ] = None,
     dataset: Annotated[
         str | None,
@@ -186,9 +186,7 @@ def policy(
             help="Public keys or certificates in PEM, or keyless:IDENTITY@ISSUER; one must sign.",
         ),
     ] = None,
-    allow_unsigned: Annotated[
-        bool, typer.Option("--allow-unsigned", help="Require no signature any more.")
-    ] = False,
+    allow_unsigned: Annotated[bool, "Require no signature any more."] = False,
     json: options.Json = False,
 ) -> None:
     """Show or set who must have signed the versions of a registry; others are refused (exit 3)."""

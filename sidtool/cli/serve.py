@@ -22,13 +22,7 @@ TOKEN_VARIABLE = "SIDTOOL_TOKEN"
 
 
 def serve(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A model folder, hf://ORG/NAME, or a published model URL/NAME@TAG.",
-        ),
-    ],
+    model: Annotated[str, "A model folder, hf://ORG/NAME, or a published model URL/NAME@TAG."],
     items: ItemOptions,
     service: ServiceOptions,
     listening: Listening,

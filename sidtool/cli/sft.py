@@ -24,7 +24,7 @@ from sidtool.integrations.cluster import ResumableWorkers
 
 def make_sft(
     bundle: options.Bundle,
-    items: Annotated[Path, typer.Argument(help="Catalog that the bundle was built from.")],
+    items: Annotated[Path, "Catalog that the bundle was built from."],
     split: options.Split,
     out: Annotated[
         str,
@@ -42,8 +42,7 @@ def make_sft(
     general: GeneralOptions | None,
     workers: ResumableWorkers,
     model: Annotated[
-        str | None,
-        typer.Option(help="Extended model whose tokenizer measures and formats the examples."),
+        str | None, "Extended model whose tokenizer measures and formats the examples."
     ] = None,
     threads: options.Threads = None,
     how: options.Writing = options.Writing(),

@@ -30,17 +30,12 @@ def train(
     model: options.Model,
     examples: Annotated[
         Path,
-        typer.Argument(
-            help="Training examples that make-sft wrote: a file with those beside it, or a folder "
-            "of parts at a path or URL."
-        ),
+        "Training examples that make-sft wrote: a file with those beside it, or a folder of parts "
+        "at a path or URL.",
     ],
     out: options.Out,
     chosen: Annotated[Mapping[str, str], Given(StageOptions())],
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="YAML file of training settings; may list `stages`."),
-    ] = None,
+    config: Annotated[Path | None, "YAML file of training settings; may list `stages`."] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -51,10 +46,7 @@ def train(
     ] = None,
     teacher: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Trained model with the same SIDs to distill from; repeat it to use the mean of "
-            "several."
-        ),
+        "Trained model with the same SIDs to distill from; repeat it to use the mean of several.",
     ] = None,
     max_minutes: Annotated[
         float | None,
@@ -107,12 +99,8 @@ def train(
 
 
 def settings(
-    command: Annotated[
-        Configurable, typer.Argument(metavar="COMMAND", help="A command with --set.")
-    ],
-    preset: Annotated[
-        Preset, typer.Option(help="Model whose configuration init-model sets.")
-    ] = DEFAULT_PRESET,
+    command: Annotated[Configurable, "A command with --set."],
+    preset: Annotated[Preset, "Model whose configuration init-model sets."] = DEFAULT_PRESET,
     json: options.Json = False,
 ) -> None:
     """List every setting that a command takes by --set key=value: type, default and meaning."""
@@ -128,9 +116,7 @@ def settings(
 
 def refresh(
     model: options.Model,
-    bundle: Annotated[
-        str, typer.Argument(metavar="BUNDLE", help="The newer bundle: other items, or retrained.")
-    ],
+    bundle: Annotated[str, "The newer bundle: other items, or retrained."],
     out: options.Out,
     chosen: RefreshOptions,
     columns: CatalogNames,
@@ -143,17 +129,13 @@ def refresh(
     ] = None,
     items: Annotated[
         Path | None,
-        typer.Option(
-            help="Catalog, if the model's tasks show text of items, or if its memory compares "
-            "vectors and the new bundle has other items, whose texts are embedded then."
-        ),
+        "Catalog, if the model's tasks show text of items, or if its memory compares vectors and "
+        "the new bundle has other items, whose texts are embedded then.",
     ] = None,
     embeddings: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="Vectors of the items, if the model's memory compares them and the new bundle has "
-            "other items."
-        ),
+        "Vectors of the items, if the model's memory compares them and the new bundle has other "
+        "items.",
     ] = None,
     trust_remote_code: options.Trust = False,
     how: options.Writing = options.Writing(),
@@ -227,7 +209,7 @@ def rl(
     ],
     out: options.Out,
     objective: Annotated[Mapping[str, str], Given(ObjectiveOptions())],
-    config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")] = None,
+    config: Annotated[Path | None, "YAML file of settings."] = None,
     inputs: RlInputs = RlInputs(),
     how: options.Writing = options.Writing(),
 ) -> None:

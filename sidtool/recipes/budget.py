@@ -16,7 +16,7 @@ from sidtool.data.split import read_manifest
 from sidtool.examples import read_lineage
 from sidtool.model.contract import TrainParams, read_contract
 from sidtool.recipes.plan import Plan
-from sidtool.recipes.profile import Choices, batch_size
+from sidtool.recipes.profile import Choices
 from sidtool.recipes.steps import Step
 from sidtool.training import MACHINE_FILE, TrainOptions, read_log
 
@@ -72,16 +72,18 @@ class Work(JsonRecord):
 
 def work_of(plan: Plan) -> Work | None:
     """The work of a plan whose examples were made; None for a training that no epochs measure."""
-    settings = plan.recipe.settings("train")
+    recipe = plan.recipe
     if plan.choices.epochs is None:
         return None
     counts = read_manifest(plan.split).counts
-    n_examples = sum(each.examples for each in read_lineage(plan.examples).tasks.values())
-    if settings.get("sliding_windows") == "all":  # each event is the target of an example
+    n_examples = sum(each.examples for each in read_lineage(plan.examples_of("sft")).tasks.values())
+    if (
+        recipe.settings("train").get("sliding_windows") == "all"
+    ):  # each event is the target of an example
         n_examples = counts.train_events
-    steps_per_epoch = max(1, math.ceil(n_examples / batch_size(settings)))
-    eval_users = int(settings.get("eval_users", TrainOptions.eval_users)) or counts.valid
-    every = float(settings.get("eval_steps", 1))
+    steps_per_epoch = max(1, math.ceil(n_examples / recipe.batch_size))
+    eval_users = int(recipe.number("train", "eval_users", TrainOptions.eval_users)) or counts.valid
+    every = recipe.number("train", "eval_steps", 1)
     return Work(
         steps_per_epoch=steps_per_epoch,
         epochs=plan.choices.epochs,
@@ -89,7 +91,7 @@ def work_of(plan: Plan) -> Work | None:
         eval_users=min(eval_users, counts.valid),
         valid=counts.valid,
         test=counts.test,
-        has_memory=plan.recipe.has("memory"),
+        has_memory=recipe.has("memory"),
     )
 
 

@@ -40,11 +40,6 @@ class Plan:
         return self.folder / "base+sid"
 
     @property
-    def examples(self) -> Path:
-        """The training examples."""
-        return self.examples_of("sft")
-
-    @property
     def memory(self) -> Path:
         """The memory of the training events."""
         return self.folder / "memory.zarr"
@@ -124,7 +119,7 @@ class Plan:
             yield self._training("reward model", "reward", "labels", "reward")
         trained = self.folder / ("aligned" if recipe.has("rl") else "model")
         if recipe.has("rl"):
-            command = ("rl", self.folder / "model", self.examples, *recipe.options("rl"))
+            command = ("rl", self.folder / "model", self.examples_of("sft"), *recipe.options("rl"))
             command = (*command, "--set", f"seed={self.seed}")
             if recipe.has("reward"):
                 command = (*command, "--reward-input", ("label=", reward), "--split", self.split)
@@ -161,7 +156,7 @@ class Plan:
             "stop_step": self.choices.stop_step,
         }
         values = chosen | dict(settings)
-        return self._commands.training("train", start, self.examples, out, values)
+        return self._commands.training("train", start, self.examples_of("sft"), out, values)
 
 
 def check_step(inputs: Inputs, folder: Path, *, fixes: bool) -> Step:

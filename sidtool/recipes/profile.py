@@ -3,9 +3,8 @@ what a recipe leaves open, within what a budget allows."""
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sidtool.base.records import JsonRecord
 from sidtool.data.prepare import CatalogTable, EventTable, Report
@@ -121,7 +120,7 @@ def choose(profile: DataProfile, recipe: Recipe, minutes: float) -> Choices:
     template = None
     if profile.text_columns and "text_template" not in recipe.settings("codebook"):
         template = ". ".join(f"{{{name}}}" for name in ("title", *profile.text_columns))
-    epochs = enough_epochs(profile, recipe.settings("train"))
+    epochs = enough_epochs(profile, recipe)
     model = recipe.settings("model")
     is_narrow = model.get("preset") == "neox-tiny" and "set" not in model
     is_wide = (
@@ -130,31 +129,24 @@ def choose(profile: DataProfile, recipe: Recipe, minutes: float) -> Choices:
         and profile.events >= WIDE_EVENTS
         and 60 * minutes * EVENTS_PER_SECOND >= epochs * profile.events
     )
-    most = recipe.settings("sft").get("history_length")
+    most = recipe.number("sft", "history_length", 0)  # 0: the recipe says nothing
     return Choices(
         text_template=template,
         text_columns=profile.text_columns,
         model_setting=WIDE if is_wide else None,
         # the last event is held out
-        history=None if most is None or profile.longest > most else max(1, profile.longest - 1),
+        history=None if profile.longest > most else max(1, profile.longest - 1),
         epochs=epochs,
     )
 
 
-def enough_epochs(profile: DataProfile, settings: Mapping[str, Any]) -> float | None:
+def enough_epochs(profile: DataProfile, recipe: Recipe) -> float | None:
     """The epochs that are worth their time, whatever time there is: those of a recipe's training,
     or more of a small data set. None where the recipe counts tokens or has stages."""
+    settings = recipe.settings("train")
     if "stages" in settings or "token_budget" in settings:
         return None
-    of_recipe = float(settings.get("num_train_epochs", DEFAULTS["num_train_epochs"]))
+    of_recipe = recipe.number("train", "num_train_epochs", DEFAULTS["num_train_epochs"])
     n_examples = max(profile.users, profile.events / EVENTS_PER_EXAMPLE)
-    steps_per_epoch = math.ceil(n_examples / batch_size(settings))
+    steps_per_epoch = math.ceil(n_examples / recipe.batch_size)
     return max(of_recipe, min(math.ceil(MIN_STEPS / steps_per_epoch), MAX_EPOCHS))
-
-
-def batch_size(settings: Mapping[str, Any]) -> int:
-    """The examples of a training step."""
-    per_device = settings.get(
-        "per_device_train_batch_size", DEFAULTS["per_device_train_batch_size"]
-    )
-    return int(per_device) * int(settings.get("gradient_accumulation_steps", 1))

@@ -3,6 +3,7 @@ road if its file is there. Recipes of the package are folders beside this module
 recipe on one data set are steps: `Plan` puts them in order for `fit`; others name their own inputs,
 outputs and further options."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -14,6 +15,7 @@ from sidtool.base.errors import UsageError
 from sidtool.base.options import given_flags
 from sidtool.data import CatalogNames, EventNames
 from sidtool.recipes.steps import Step
+from sidtool.training import DEFAULTS
 
 RECIPES = Path(__file__).parent / "configs"
 """The recipes of the package, a folder each."""
@@ -71,6 +73,25 @@ class Recipe:
             return dict(parse_yaml(read_document(path).decode("utf-8-sig")) or {})
         except (OSError, ValueError, TypeError) as error:
             raise UsageError(f"{path} cannot be read: {error}") from error
+
+    def number(self, part: str, name: str, default: float) -> float:
+        """A number of at least 0 that a file says. Raises UsageError if it says something else."""
+        value = self.settings(part).get(name, default)
+        try:
+            number = float(value)  # YAML reads 1e-3 as text
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not 0 <= number < math.inf:
+            rule = "must be a number of at least 0"
+            raise UsageError(f"{self.config(part)}: {name} {rule}, not {value!r}")
+        return number
+
+    @property
+    def batch_size(self) -> int:
+        """The examples of a training step."""
+        name = "per_device_train_batch_size"
+        per_device = self.number("train", name, DEFAULTS[name])
+        return max(1, int(per_device * self.number("train", "gradient_accumulation_steps", 1)))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.cli.road import TRAINING, Road, catalog, done, walk, write_lines
+from tests.cli.road import TRAINING, Road, catalog, done, link, walk, write_lines
 from tests.encoders import tiny_encoder
 from tests.hostile.writing_commands import own_codebook
 
@@ -48,9 +48,7 @@ def requests_file(requests: list[dict[str, Any]], tmp_path: Path) -> Path:
 def base_inputs(road: Road, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The road's files, and what only the cases of a base install read."""
     folder = tmp_path_factory.mktemp("inputs")
-    for path in road.folder.iterdir():
-        (folder / path.name).symlink_to(path)
-    (folder / "encoder").symlink_to(encoder)
+    link(folder, {"encoder": encoder, **{path.name: path for path in road.folder.iterdir()}})
     catalog(folder / "more.jsonl", n=64)
     np.save(folder / "more.npy", np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32))
     (folder / "more.ids.txt").write_text("".join(f"b{n:03d}\n" for n in range(64)))

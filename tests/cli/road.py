@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,8 +16,7 @@ import typer
 from click.testing import CliRunner
 
 from sidtool.cli.main import app
-from sidtool.data.split.examples import write_examples
-from sidtool.data.split.files import read_split
+from sidtool.data.split import read_split, write_examples
 
 N_ITEMS, N_USERS = 60, 40
 KINDS, COLORS = ("lamp", "soap", "novel", "kettle"), ("red", "blue", "green")
@@ -57,6 +56,12 @@ class Ran:
 def _command() -> Any:
     """Every command with its options, which take longer to make than most commands to run."""
     return typer.main.get_command(app)
+
+
+def flags(command: str) -> set[str]:
+    """The flags of a command. Raises KeyError for an unknown one."""
+    parameters = _command().commands[command].params
+    return {flag for each in parameters for flag in (*each.opts, *each.secondary_opts)}
 
 
 def run(*arguments: object, env: dict[str, str] | None = None, text: str | None = None) -> Ran:
@@ -108,6 +113,12 @@ def write_lines(path: Path, lines: Iterable[Any]) -> Path:
     return path
 
 
+def link(folder: Path, targets: Mapping[str, Path]) -> None:
+    """Name other files and folders in a folder."""
+    for name, target in targets.items():
+        (folder / name).symlink_to(target)
+
+
 def catalog(path: Path, n: int = N_ITEMS) -> Path:
     """Items "b000", "b001" ... with a color, a kind and a number as title."""
     rows = (
@@ -135,6 +146,13 @@ def interactions(path: Path) -> Path:
                 for step in range(length)
             )
     return path
+
+
+def rated(events: Path, path: Path) -> Path:
+    """Events of a file with ratings from 1 to 5."""
+    header, *rows = events.read_text(encoding="utf-8").splitlines()
+    lines = (f"{row},{number % 5 + 1}" for number, row in enumerate(rows))
+    return write_lines(path, [f"{header},rating", *lines])
 
 
 def vectors(path: Path, seed: int = 0) -> Path:

@@ -32,15 +32,6 @@ def test_json_is_one_object_and_the_same_command_gives_the_same_bundle(
     assert not (tmp_path / "again.zarr.partial").exists()
 
 
-def test_a_dry_run_writes_nothing(road: Road, tmp_path: Path) -> None:
-    ran = done(*build_command(road, tmp_path / "new.zarr", "--dry-run"))
-    assert (ran.out, list(tmp_path.iterdir())) == ("", [])
-    assert f"4x4x8 for {N_ITEMS} items" in ran.err
-    plan = done(*build_command(road, tmp_path / "new.zarr", "--dry-run", "--json")).json
-    assert (plan["dry_run"], plan["items"]) == (True, N_ITEMS)
-    assert plan["options"]["sizes"] == [4, 4, 8]
-
-
 # inspect
 
 

@@ -10,7 +10,7 @@ import typer
 
 import sidtool
 from sidtool.cli.main import app
-from tests.cli.road import TINY, Road, done, refused, run, write_lines
+from tests.cli.road import TINY, Road, done, flags, refused, run, write_lines
 from tests.data.tables.files import write_table
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -18,12 +18,6 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z_-]*")
 CATALOGS = {"items"}
 EVENTS = {"events", "split", "interactions", "extends"}
 """Names of parameters that are catalogs and events."""
-
-
-def flags(command: str) -> set[str]:
-    """The flags of a command."""
-    parameters = COMMANDS[command].params
-    return {flag for each in parameters for flag in (*each.opts, *each.secondary_opts)}
 
 
 ALL_FLAGS = {flag for name in COMMANDS for flag in flags(name)}

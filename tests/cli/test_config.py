@@ -141,12 +141,6 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         run("inspect", tmp_path / "none.zarr", env={"SIDTOOL_DEBUG": "1"})
 
 
-def test_a_path_that_looks_like_markup_is_printed_as_it_is(tmp_path: Path) -> None:
-    assert f"no bundle at {tmp_path}/[red]x[/].zarr" in refused(
-        1, "verify", f"{tmp_path}/[red]x[/].zarr"
-    )
-
-
 @pytest.mark.parametrize("value", ["[~, u1]", "[[u1]]", "[{u1: 1}]"])
 def test_a_list_in_a_file_has_values_only(road: Road, tmp_path: Path, value: str) -> None:
     config = tmp_path / "c.yaml"

@@ -7,7 +7,7 @@ import pytest
 
 import sidtool
 from sidtool.cli.main import app
-from tests.cli.road import Road
+from tests.cli.road import Road, link
 
 COMMANDS = {
     "compare": "compare_bundles",
@@ -40,8 +40,7 @@ def test_every_command_has_an_example() -> None:
 def test_the_examples_of_a_docstring_run(
     name: str, road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for path in road.folder.iterdir():
-        (tmp_path / path.name).symlink_to(path)
+    link(tmp_path, {path.name: path for path in road.folder.iterdir()})
     monkeypatch.chdir(tmp_path)
     runner = doctest.DocTestRunner(optionflags=FLAGS)
     said: list[str] = []

@@ -106,6 +106,9 @@ def test_a_plan_counts_what_would_be_read(
     n_events = sum(len(user.items) for user in split.train)
     assert plan_of(*light["import"])["items"] == plan_of(*light["export openonerec"])["items"] == 60
     assert plan_of(*light["build-memory"])["train_events"] == n_events
+    built = plan_of(*light["build-codebook"])
+    assert (built["items"], built["options"]["sizes"]) == (60, [4, 4, 8])
+    assert "4x4x8 for 60 items" in done(*light["build-codebook"], "--dry-run").err
     pulled = plan_of(*light["pull"])
     shop = {name: len(data) for name, data in tree(inputs / "shop.zarr").items()}
     assert (pulled["kind"], pulled["version"], pulled["objects"]) == ("bundle", "1.0", len(shop))

@@ -7,13 +7,12 @@ import pytest
 
 from sidtool.cli import evaluation_tables
 from sidtool.cli.evaluation_tables import _decimals, say_evaluation
-from sidtool.data.split.split import Split
+from sidtool.data.split import Split
+from sidtool.evaluation import Evaluation, EvaluationOptions
 from sidtool.evaluation.bootstrap import Difference
 from sidtool.evaluation.evaluation import evaluate_examples
-from sidtool.evaluation.options import EvaluationOptions
-from sidtool.evaluation.results import Evaluation
-from sidtool.memory.build import build_memory
-from sidtool.memory.mixture.index import WeightedMemory
+from sidtool.memory import build_memory
+from sidtool.memory.mixture import WeightedMemory
 from tests.evaluation.shop import shop, visits
 from tests.loaded import loaded_model
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.road import TRAINING, Road, done, refused, run, write_lines
+from tests.cli.road import TRAINING, Road, done, link, refused, run, write_lines
 from tests.data.split.lines import request_lines
 from tests.doc_blocks import blocks, commands, page
 
@@ -38,12 +38,8 @@ def test_the_page_on_feedback_runs_as_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     rated_events(road, tmp_path)
-    for name, path in (
-        ("items.jsonl", road.items),
-        ("shop.zarr", road.bundle),
-        ("base+sid", road.model),
-    ):
-        Path(name).symlink_to(path)
+    made = {"items.jsonl": road.items, "shop.zarr": road.bundle, "base+sid": road.model}
+    link(tmp_path, made)
     text = page("feedback.md")
     templates, sequence, *_ = blocks(text, "json")
     Path("rated.json").write_text(templates, encoding="utf-8")

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.examples.example_file import read_training_examples
-from sidtool.examples.lineage import read_lineage
+from sidtool.examples import read_lineage, read_training_examples
 from tests.cli.road import Road, done, refused, write_lines
 
 

@@ -56,7 +56,10 @@ def run(*words: object) -> Any:
     app = typer.Typer()
 
     def command(
-        chosen: Options, base: Base, given: Annotated[dict[str, Any], Given(Settings(0.8))]
+        chosen: Options,
+        base: Base,
+        given: Annotated[dict[str, Any], Given(Settings(0.8))],
+        is_alone: Annotated[bool, "A parameter of its own."] = False,
     ) -> None:
         typer.echo(json.dumps({**asdict(chosen), "base": base.k, "given": given}, default=sorted))
 
@@ -95,6 +98,12 @@ def test_an_optional_group_is_made_of_what_is_given() -> None:
     assert run("--extra", 1, "--extra-share", 0.2)["extra"]["share"] == 0.2
     with pytest.raises(UsageError, match="--extra-share requires --extra"):
         run("--extra-share", 0.2)
+
+
+def test_the_annotation_of_a_parameter_has_its_help() -> None:
+    text = " ".join(run("--help").split())
+    assert "--is-alone <bool> A parameter of its own." in text
+    assert "--no-is-alone" not in text
 
 
 def test_given_options_are_a_mapping() -> None:

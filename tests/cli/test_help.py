@@ -1,4 +1,5 @@
-"""The help of every command: panels, an example that parses, and nothing cut off at 80 columns."""
+"""The help: commands and options in panels, an example that parses, and nothing cut off at 80
+columns."""
 
 import re
 import shlex
@@ -9,6 +10,7 @@ import typer
 from rich.text import Text
 
 from sidtool.cli.command import PANELS
+from sidtool.cli.main import PANELS as COMMAND_PANELS
 from sidtool.cli.main import app
 from tests.cli.road import done, refused
 
@@ -55,3 +57,26 @@ def test_choices_are_spelled() -> None:
 def test_the_environment_sets_options_but_none_before_the_command() -> None:
     assert done("settings", "build-codebook", env={"SIDTOOL_INSTALL_COMPLETION": "1"}).out
     assert "give either -q or -v" in refused(2, "settings", "train", "-q", "-v")
+
+
+def test_help_lists_every_command_in_one_panel() -> None:
+    listed = [name for commands in COMMAND_PANELS.values() for name in commands]
+    assert len(listed) == len(set(listed)) == len(app.registered_commands)
+    text = done("--help").out
+    positions = [text.index(f"─ {panel} ─") for panel in COMMAND_PANELS]
+    assert positions == sorted(positions)
+    for command in app.registered_commands:
+        assert re.search(rf"^│ {command.name} ", text, flags=re.MULTILINE), command.name
+
+
+def test_every_command_has_one_help_sentence() -> None:
+    for command in app.registered_commands:
+        text = " ".join((command.callback.__doc__ or "").split())
+        assert text.endswith("."), command.name
+
+
+def test_options_of_the_catalog_are_in_the_panel_of_inputs() -> None:
+    text = done("build-codebook", "--help").out
+    panel = text[text.index("─ Data ─") : text.index("─ Quantizer ─")]
+    for option in ("--embeddings", "--id-column", "--title-column"):
+        assert f" {option} " in panel

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.road import TRAINING, Road, done, refused, run, write_lines
+from tests.cli.road import TRAINING, Road, done, link, refused, run, write_lines
 from tests.doc_blocks import commands, page
 
 
@@ -25,12 +25,8 @@ def folder(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the commands of the page on lists have run."""
     folder = tmp_path_factory.mktemp("lists")
     session_events(road.events, folder / "events.csv")
-    for name, path in (
-        ("items.jsonl", road.items),
-        ("shop.zarr", road.bundle),
-        ("base+sid", road.model),
-    ):
-        (folder / name).symlink_to(path)
+    made = {"items.jsonl": road.items, "shop.zarr": road.bundle, "base+sid": road.model}
+    link(folder, made)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for command in commands(page("lists.md"), "bash"):

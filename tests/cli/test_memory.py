@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.data.items import read_items
-from sidtool.data.split.files import read_split
-from sidtool.memory.memory import Memory
-from sidtool.model.contract.contract import MEMORY_COPY
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.copies import bind_memory
+from sidtool.data import read_items
+from sidtool.data.split import read_split
+from sidtool.memory import Memory
+from sidtool.model import bind_memory
+from sidtool.model.contract import MEMORY_COPY, read_contract
 from sidtool.registry import open_bundle
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.encoder.settings import Encoder
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.encoder import Encoder
 from tests.cli.road import TRAINING, Ran, Road, done, refused, run, tree, write_lines
 from tests.encoders import embed
 from tests.memory.rerankers import random_reranker

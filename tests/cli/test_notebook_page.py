@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.road import Road
+from tests.cli.road import Road, link
 from tests.doc_blocks import page
 
 BLOCKS = re.findall(
@@ -33,8 +33,7 @@ def run_cell(code: str, names: dict[str, Any]) -> str:
 def test_every_block_shows_what_the_page_says(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for path in road.folder.iterdir():
-        (tmp_path / path.name).symlink_to(path)
+    link(tmp_path, {path.name: path for path in road.folder.iterdir()})
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     shown = []

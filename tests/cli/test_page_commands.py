@@ -1,10 +1,12 @@
-"""The commands and programs of the documentation's pages run as written, on small data."""
+"""The commands and programs of the documentation's pages and of examples/reinforce run as written,
+on small data."""
 
 import ast
 import csv
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +17,7 @@ import pytest
 
 from sidtool.memory.build import verify_memory
 from sidtool.registry.references import open_bundle
-from tests.cli.road import Road, catalog, done, write_lines
+from tests.cli.road import Road, catalog, done, link, rated, write_lines
 from tests.doc_blocks import ENCODER, ROOT, blocks, commands, page
 from tests.hostile.writing_commands import own_codebook
 
@@ -77,8 +79,7 @@ def test_the_quick_start_runs_as_written(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("items.jsonl").symlink_to(road.items)
-    Path("interactions.csv").symlink_to(road.events)
+    link(tmp_path, {"items.jsonl": road.items, "interactions.csv": road.events})
     run_page("index.md", encoder)
     for program in blocks(page("index.md"), "python"):
         exec(program, {})
@@ -93,9 +94,8 @@ def test_the_quick_start_runs_as_written(
 def shop(road: Road, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a bundle that was built with an encoder, its split, and a model of it."""
     folder = tmp_path_factory.mktemp("shop")
-    for name, path in (("items.jsonl", road.items), ("interactions.csv", road.events)):
-        (folder / name).symlink_to(path)
-    (folder / "split").symlink_to(road.split)
+    events = {"interactions.csv": road.events, "split": road.split}
+    link(folder, {"items.jsonl": road.items, **events})
     bundle, model, made = folder / "shop.zarr", folder / "base+sid", folder / "sft" / "train.jsonl"
     done("build-codebook", road.items, "--levels", "4x4x8", "--encoder", encoder, "-o", bundle)
     done("extend-model", road.base, bundle, "-o", model)
@@ -112,8 +112,7 @@ def shop(road: Road, encoder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def in_shop(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in a folder with the shop's files and its later events."""
     monkeypatch.chdir(tmp_path)
-    for path in shop.iterdir():
-        Path(path.name).symlink_to(path)
+    link(tmp_path, {path.name: path for path in shop.iterdir()})
     catalog(Path("items-new.jsonl"), n=70)
     Path("items-all.jsonl").symlink_to("items-new.jsonl")
     rows = list(csv.reader(Path("interactions.csv").read_text(encoding="utf-8").splitlines()))
@@ -181,9 +180,7 @@ def test_the_page_on_memories_runs() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_shop")
 def test_the_page_on_reinforcement_runs() -> None:
-    rows = Path("interactions.csv").read_text(encoding="utf-8").splitlines()
-    rated = (f"{row},{number % 5 + 1}" for number, row in enumerate(rows[1:]))
-    write_lines(Path("ratings.csv"), ["user_id,item_id,timestamp,rating", *rated])
+    rated(Path("interactions.csv"), Path("ratings.csv"))
     Path("split").unlink()
     done("split", "ratings.csv", "-o", "split", "--feedback", "rating")
     words = {
@@ -199,16 +196,33 @@ def test_the_page_on_reinforcement_runs() -> None:
 
 
 @pytest.mark.slow
+def test_the_page_on_training_runs(
+    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # token budgets are reduced for a small shop
+    text = re.sub(r"\b\d{5,}\b", "2000", page("training.md"))
+    link(tmp_path, {"shop.zarr": road.bundle, "base+sid": road.model})
+    link(tmp_path, {"items.jsonl": road.items, "interactions.csv": road.events})
+    write_lines(tmp_path / "held-out.txt", ["b003", "b004"])
+    (stages,) = blocks(text, "yaml")
+    (tmp_path / "stages.yaml").write_text(stages, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for command in commands(text, "bash"):
+        done(*command.words, text=command.piped)
+    made = {path.name for path in tmp_path.iterdir()}
+    assert {"tuned", "tuned-1-embeddings", "plain", "aligned", "mix"} <= made
+
+
+@pytest.mark.slow
 def test_the_page_on_reports_runs(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     rows = map(json.loads, road.items.read_text(encoding="utf-8").splitlines())
     write_lines(Path("items.jsonl"), ({**row, "brand": row["title"][:3]} for row in rows))
-    for name, source in (("other", road.tuned), ("tuned", road.tuned), ("split", road.split)):
-        Path(name).symlink_to(source)
-    for path in (road.bundle, road.vectors, road.vectors.with_suffix(".ids.txt")):
-        Path(path.name).symlink_to(path)
+    link(tmp_path, {"other": road.tuned, "tuned": road.tuned, "split": road.split})
+    vectors = (road.vectors, road.vectors.with_suffix(".ids.txt"))
+    link(tmp_path, {path.name: path for path in (road.bundle, *vectors)})
     write_lines(Path("gone.txt"), ["b001"])
     done("push", "shop.zarr", "registry/shop")
     done("add-items", "shop.zarr", "-o", "newer.zarr", "--remove", "gone.txt")
@@ -220,3 +234,35 @@ def test_the_page_on_reports_runs(
     assert "From version 1.0" in texts["shop-1.1"]
     assert "Users and their recommendations" in texts["both"]
     assert "Time and memory" in texts["training"]
+
+
+EXAMPLE = ROOT / "examples" / "reinforce"
+
+
+def example_commands(replaced: dict[str, str]) -> list[list[str]]:
+    """The words of each command, with variables and paths replaced."""
+    text = (EXAMPLE / "run.sh").read_text(encoding="utf-8").replace("\\\n", " ")
+    for name, value in replaced.items():
+        text = text.replace(name, value)
+    lines = (line.strip() for line in text.splitlines())
+    return [shlex.split(line)[1:] for line in lines if line.startswith("sidtool ")]
+
+
+@pytest.mark.slow
+def test_every_command_of_the_example_runs(road: Road, tmp_path: Path) -> None:
+    made = {"bundle.zarr": road.bundle, "model": road.tuned, "split": road.split}
+    link(tmp_path, {**made, "sft": road.folder})
+    ratings = rated(road.events, tmp_path / "ratings.csv")
+    replaced = {
+        "$data/items.csv": str(road.items),
+        "$data/events.csv": str(ratings),
+        "$work": str(tmp_path),
+        "$here": str(EXAMPLE),
+        "/$model": "/weighted",
+    }
+    ran = example_commands(replaced)
+    names = ["rl", "train", "split", "make-sft", "train", "evaluate"]
+    assert [words[0] for words in ran] == names
+    outputs = [done(*words).out for words in ran]
+    assert "weight exp(rating/1): 2.72 to 54.6" in outputs[3]
+    assert "other model" in outputs[-1]

@@ -207,8 +207,6 @@ CASES = [
     ("ONE --resume", 2, "--resume needs -o"),
     ("ONE --fields {", 2, "--fields is not JSON"),
     ("""ONE --fields '{"user": {"age": 3}}'""", 2, "does not show user.age of --fields"),
-    ("RECOMMEND --history 'red lamp 0'", 1, "--history takes item ids, like b000, the id of"),
-    ("RECOMMEND --history 'The Hunger Games'", 1, "the bundle has no item of the history"),
     ("ONE --memory-weight 0.5", 2, "memory"),
     ("ONE --explain", 2, "memory"),
     ("ONE --candidates items.jsonl --allow items.jsonl", 2, "allow list already"),

@@ -172,13 +172,22 @@ def test_another_file_is_refused(content: str, message: str, tmp_path: Path) -> 
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_metric_that_is_missing_is_named(evaluation: Path, tmp_path: Path) -> None:
+def test_a_metric_that_is_missing_or_at_no_number_is_named(
+    evaluation: Path, tmp_path: Path
+) -> None:
     stored = json.loads(evaluation.read_text())
-    del stored["baselines"]["popularity"]["hr@5"]
     path = tmp_path / "file.json"
-    path.write_text(json.dumps(stored), encoding="utf-8")
-    error = refused(1, "report", path, "-o", tmp_path / "page.html")
-    assert "popularity has no hr@5" in error
+
+    def error_of(metrics: dict[str, float]) -> str:
+        baselines = stored["baselines"] | {"popularity": metrics}
+        path.write_text(json.dumps(stored | {"baselines": baselines}), encoding="utf-8")
+        return refused(1, "report", path, "-o", tmp_path / "page.html")
+
+    metrics = stored["baselines"]["popularity"]
+    fewer = {name: value for name, value in metrics.items() if name != "hr@5"}
+    assert "popularity has no hr@5" in error_of(fewer)
+    for name in ("ndcg@x", "survival@", "hr@1e999"):
+        assert f"popularity has {name!r}, which is at no number" in error_of(metrics | {name: 0.1})
 
 
 def test_a_damaged_history_is_named(road: Road, tmp_path: Path) -> None:

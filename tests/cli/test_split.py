@@ -125,21 +125,19 @@ def expect(code: int, *arguments: object) -> None:
 
 
 @pytest.mark.parametrize(("one", "other"), PAIRS)
-def test_a_bundle_and_a_different_split_are_refused(
+def test_a_bundle_a_model_and_examples_of_a_different_split_are_refused(
     folders: dict[str, Path], road: Road, tmp_path: Path, one: str, other: str
 ) -> None:
-    made = ("make-sft", folders[f"{one}:bundle"], road.items, folders[f"{other}:split"])
-    expect(0 if one == other else 3, *made, "-o", tmp_path / "train.jsonl", "--dry-run")
-
-
-@pytest.mark.parametrize(("one", "other"), PAIRS)
-def test_a_model_and_a_different_evaluation_split_are_refused(
-    folders: dict[str, Path], one: str, other: str
-) -> None:
     code = 0 if one == other else 3
-    model, split = folders[f"{one}:model"], folders[f"{other}:split"]
+    bundle, model, split = (
+        folders[key] for key in (f"{one}:bundle", f"{one}:model", f"{other}:split")
+    )
+    made = ("make-sft", bundle, road.items, split)
+    expect(code, *made, "-o", tmp_path / "train.jsonl", "--dry-run")
     expect(code, "evaluate", model, split, "--limit", 2)
     expect(code, "evaluate-task", model, "next-item", split, "--limit", 2, "--num-beams", 2)
+    train = ("train", model, folders[f"{other}:examples"], "-o", tmp_path / "out")
+    expect(code, *train, *TRAINING)
 
 
 def test_another_model_of_a_different_split_is_refused(folders: dict[str, Path]) -> None:
@@ -147,14 +145,6 @@ def test_another_model_of_a_different_split_is_refused(folders: dict[str, Path])
     expect(0, *measure, "--against", folders["temporal:model"])
     message = refused(3, *measure, "--against", folders["given:model"])
     assert message.startswith("error: the other model was made from split")
-
-
-@pytest.mark.parametrize(("one", "other"), PAIRS)
-def test_a_model_and_examples_of_a_different_split_are_refused(
-    folders: dict[str, Path], tmp_path: Path, one: str, other: str
-) -> None:
-    command = ("train", folders[f"{one}:model"], folders[f"{other}:examples"])
-    expect(0 if one == other else 3, *command, "-o", tmp_path / "out", *TRAINING)
 
 
 def test_a_teacher_of_another_split_is_refused(

@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from sidtool.tokenizer.bundle import Bundle
-from tests.cli.road import N_USERS, TRAINING, Road, done, make_sft, refused, train, tree
+from tests.cli.road import N_USERS, TRAINING, Road, done, make_sft, rated, refused, train, tree
 from tests.training.test_dry_run import EDITS, edited
 
 SIDE = ("valid.jsonl", "train.jsonl.meta.json")
@@ -55,12 +55,9 @@ def test_json_is_the_lineage_and_a_dry_run_writes_nothing(road: Road, tmp_path: 
 
 def test_a_column_of_the_events_weights_the_examples(road: Road, tmp_path: Path) -> None:
     out = tmp_path / "train.jsonl"
-    events = road.events.read_text(encoding="utf-8").splitlines()
-    rated = tmp_path / "rated.csv"
-    rows = [f"{line},{number % 3 + 1}" for number, line in enumerate(events[1:])]
-    rated.write_text("\n".join([f"{events[0]},rating", *rows]) + "\n")
     split = tmp_path / "rated"
-    said = done("split", rated, "-o", split, "--feedback", "rating")
+    events = rated(road.events, tmp_path / "rated.csv")
+    said = done("split", events, "-o", split, "--feedback", "rating")
     assert "rating:int" in said.out
     weighted = ("--weight", "exp(rating/2)", "--weight-clip", "4")
     said = done("make-sft", road.bundle, road.items, split, "-o", out, *weighted)

@@ -46,10 +46,11 @@ def test_columns_of_text_are_words_that_differ(tmp_path: Path) -> None:
     assert choose(profile, Recipe.named("default"), 10).text_template == template
 
 
-def test_small_data_is_trained_for_more_epochs() -> None:
+def test_small_data_is_trained_for_more_epochs(tmp_path: Path) -> None:
     def epochs(users: int, events: int, **settings: object) -> float | None:
         batch = {"per_device_train_batch_size": 32, "num_train_epochs": 14}
-        return enough_epochs(DataProfile(100, events, users, ()), batch | settings)
+        (tmp_path / "train.yaml").write_text(json.dumps(batch | settings))
+        return enough_epochs(DataProfile(100, events, users, ()), Recipe(tmp_path))
 
     assert epochs(22_000, 200_000) == 14
     assert epochs(640, 4_000) == 50

@@ -1,9 +1,13 @@
-"""The recipes of the package: their files are the --config of commands."""
+"""The recipes of the package, whose files are the --config of commands; and messy tables, which end
+in a verdict by the flags that the first command names."""
 
 import json
+import math
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -19,7 +23,10 @@ from sidtool.model.contract.stage_record import ModelReference, RlParams
 from sidtool.recipes import RECIPES, FitOptions, Recipe, fit, plan_fit
 from sidtool.recipes.fitting import Fitted
 from sidtool.recipes.recipe import recipe_names
+from tests.cli.messy import garden, library, parts
+from tests.cli.road import done
 from tests.cli.test_lists import session_events
+from tests.cli.test_stumbles import HINTS
 from tests.models import tiny_model, tiny_tokenizer
 from tests.recipes.conftest import Shop
 
@@ -144,6 +151,26 @@ def test_a_recipe_for_a_language_model_needs_one(shop: Shop, tmp_path: Path) -> 
         plan_fit(shop.items, shop.events, tmp_path / "out", FitOptions(recipe="plum"))
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("train", "num_train_epochs", "ten"),
+        ("train", "per_device_train_batch_size", [1]),
+        ("train", "gradient_accumulation_steps", math.inf),
+        ("sft", "history_length", "many"),
+    ],
+)
+def test_a_setting_of_a_recipe_that_must_be_a_number_is_named(
+    shop: Shop, tmp_path: Path, part: str, name: str, value: object
+) -> None:
+    recipe = tmp_path / "recipe"
+    shutil.copytree(shop.recipe, recipe)
+    (recipe / f"{part}.yaml").write_text(yaml.safe_dump({name: value}))
+    options = FitOptions(recipe=str(recipe), encoder=str(shop.encoder))
+    with pytest.raises(UsageError, match=rf"{part}\.yaml: {name} must be a number of at least 0"):
+        plan_fit(shop.items, shop.events, tmp_path / "out", options)
+
+
 def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no recipe 'tigre': use default, "):
         Recipe.named("tigre")
@@ -152,3 +179,15 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.yaml").write_text("- 1\n")
     with pytest.raises(UsageError, match=r"train\.yaml cannot be read"):
         Recipe(tmp_path).settings("train")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tables", [garden, parts, library], ids=lambda tables: tables.__name__)
+def test_messy_tables_end_in_a_verdict(tables: Any, shop: Shop, tmp_path: Path) -> None:
+    items, events = tables(tmp_path)
+    recipe = ("--recipe", shop.recipe, "--minutes", 1, "--fix")
+    words = ("fit", items, events, "-o", tmp_path / "out", *shlex.split(HINTS[tables]), *recipe)
+    ran = done(*words, "--json").json
+    assert ran["verdict"]["standing"] in ("ahead", "level", "behind")
+    assert ran["profile"]["items"] == 40
+    assert Path(ran["report"]).exists()

@@ -10,13 +10,6 @@ Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Text:
-    """A paragraph."""
-
-    text: str
-
-
-@dataclass(frozen=True)
 class Mark:
     """A cell of a table that stands out, like a correct recommendation."""
 
@@ -122,10 +115,11 @@ class Details:
     """A part that opens, and the line that opens it."""
 
     summary: str
-    blocks: tuple[Text | Listing | Table, ...]
+    blocks: tuple[str | Listing | Table, ...]
 
 
-Block = Text | Listing | Table | LineChart | IntervalChart | Scatter | Tree | Details
+Block = str | Listing | Table | LineChart | IntervalChart | Scatter | Tree | Details
+"""A text is a paragraph."""
 
 
 @dataclass(frozen=True)

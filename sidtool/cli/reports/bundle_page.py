@@ -15,7 +15,6 @@ from sidtool.cli.reports.blocks import (
     Section,
     Series,
     Table,
-    Text,
     Tree,
     facts_table,
     thinned,
@@ -78,7 +77,7 @@ def bundle_page(
     of_bundles = [Comparable.of(name, each) for name, each in figures.items()]
     beside = comparison([*of_bundles, *public_codebooks()])
     sections = [
-        Section("What is good and what is not", (*judgements, beside, Text(USUAL))),
+        Section("What is good and what is not", (*judgements, beside, USUAL)),
         Section("Overview", (facts_table("What the bundle is", facts),)),
     ]
     before = {} if parent is None else {f"version {parent.manifest.version}": parent}
@@ -129,7 +128,7 @@ def _bundle_sections(
             f"and each deeper level, and {LEAF} items of a full SID; every count and word is over "
             "all items."
         )
-    blocks = (Text(text), Tree(f"Codes{of} and their items", tree.nodes()))
+    blocks = (text, Tree(f"Codes{of} and their items", tree.nodes()))
     yield Section(f"Codebook{of}", blocks)
     item_map = tuple(map_blocks(bundle, values, field, of, seed=seed))
     if item_map:
@@ -148,14 +147,14 @@ def _levels(bundle: Bundle, codes: Codes, figures: BundleFigures, of: str) -> It
     rows = tuple((*row, *counts) for row, counts in zip(use.rows, prefix_counts, strict=True))
     columns = (*use.columns, "prefixes", "items sharing one", "largest")
     yield replace(use, columns=columns, rows=rows)
-    yield Text(
+    yield (
         "; ".join(USE_NOTES)
         + "; prefixes: the distinct first codes down to that level; items sharing one: those whose "
         "prefix another item has; largest: the most items of one prefix."
     )
     if figures.levels[0].alignment is not None:
         yield level_table(f"Prefixes and training events{of}", named, EVENT_COLUMNS)
-        yield Text("; ".join(EVENT_NOTES))
+        yield "; ".join(EVENT_NOTES)
     curves = []
     for column, size in zip(codes.T, bundle.space.sizes, strict=True):
         uses = np.sort(np.bincount(column, minlength=size))[::-1].tolist()
@@ -177,7 +176,7 @@ def _levels(bundle: Bundle, codes: Codes, figures: BundleFigures, of: str) -> It
                 Series("residual variance", _by_number(report.residual_variance)),
             ),
         )
-        yield Text(
+        yield (
             f"Measured when the bundle was built: neighbors on {report.neighbors.queries:,} items "
             f"among {report.neighbors.pool:,}, variance on {report.measured:,}."
         )
@@ -195,9 +194,7 @@ def _lineage(bundle: Bundle, of: str) -> Iterator[Block]:
     )
     yield Table(f"Versions{of}", ("version", "name", "digest", "created", "change"), rows)
     if bundle.manifest.parent is not None:
-        yield Text(
-            "A report on two versions, the older one first, shows what changed between them."
-        )
+        yield "A report on two versions, the older one first, shows what changed between them."
     recipe = flat_record({"recipe": bundle.manifest.recipe or {}, "source": bundle.manifest.source})
     if recipe:
         yield Table(f"Recipe and sources{of}", ("setting", "value"), tuple(recipe.items()))

@@ -18,7 +18,6 @@ from sidtool.cli.reports.blocks import (
     Scatter,
     Series,
     Table,
-    Text,
     named,
 )
 from sidtool.cli.reports.render import COLORS, cut
@@ -158,7 +157,7 @@ def map_blocks(
     else:
         by = f"values of {field}"
         groups = [values.get(items.ids[row], "") for row in rows.tolist()]
-    yield Text(
+    yield (
         f"{len(rows):,} of {len(bundle.active):,} items, drawn at random where there are more; the "
         f"plane has {variance:.0%} of the variance of the vectors that the codes stand for. Colors "
         f"are the most frequent {by}."
@@ -220,13 +219,13 @@ def neighbor_blocks(
     ids = [items.ids[row] for row in bundle.active.tolist()]
     vectors = open_vectors(Path(embeddings), ids, by_row=False)
     if len(ids) < 2:
-        yield Text(f"Neighbors need two active items, there are {len(ids)}.")
+        yield f"Neighbors need two active items, there are {len(ids)}."
         return
     codes = items.codes[bundle.active]
     measured = neighbor_preservation(vectors, codes, bundle.codebook, seed=seed)
     rows = tuple(enumerate(measured.jaccard, 1))
     yield Table(f"Neighbors kept by the first codes{of}", ("codes", "Jaccard overlap"), rows)
-    yield Text(
+    yield (
         f"Mean overlap of the {measured.k} nearest items by vector and by prefix, for "
         f"{measured.queries:,} items among {measured.pool:,}. Below are {QUERIES} items drawn at "
         f"random: an item's neighbor is kept if it is also among the {NEAREST} nearest by SID."

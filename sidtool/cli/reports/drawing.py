@@ -24,23 +24,18 @@ STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 """Distances of ticks, times a power of ten."""
 
 
-@dataclass(frozen=True)
-class Tick:
-    """A mark of an axis: where it is, and its number."""
-
-    at: float
-    label: str
+Tick = tuple[float, str]
+"""A mark of an axis: where it is, and its number."""
 
 
 @dataclass(frozen=True)
 class Line:
     """The points of one series, as the attribute `points` of a polyline has them."""
 
-    name: str
     points: str
     dots: tuple[Point, ...]
-    """Where a dot marks estimate point; empty if they are many."""
-    band: str = ""
+    """Where a dot marks a point; empty if they are many."""
+    band: str
     """The points of a polygon around the intervals; empty without."""
 
 
@@ -66,18 +61,8 @@ class Axis:
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return tuple(
-            Tick(self.at(number * step), f"{number * step:.6g}")
-            for number in range(first, last + 1)
+            (self.at(number * step), f"{number * step:.6g}") for number in range(first, last + 1)
         )
-
-
-@dataclass(frozen=True)
-class DrawnLines:
-    """A line chart."""
-
-    lines: tuple[Line, ...]
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
 
 
 def axis(values: Iterable[float], start: float, stop: float, *, zero: bool = True) -> Axis:
@@ -90,8 +75,8 @@ def axis(values: Iterable[float], start: float, stop: float, *, zero: bool = Tru
     return Axis(low, high, start, stop)
 
 
-def draw_lines(chart: LineChart) -> DrawnLines:
-    """Place the lines of a chart."""
+def draw_lines(chart: LineChart) -> tuple[list[Line], list[Tick], tuple[Tick, ...]]:
+    """The lines of a chart, the ticks of its x axis and those of its y axis."""
     points = [point for series in chart.series for point in series.points]
     x_axis = axis((x for x, _ in points), LEFT, WIDTH - RIGHT, zero=False)
     ends = [end for series in chart.series for pair in series.intervals for end in pair]
@@ -104,10 +89,10 @@ def draw_lines(chart: LineChart) -> DrawnLines:
         low = [(x_axis.at(x), y_axis.at(end)) for (x, _), (end, _) in ends_of]
         high = [(x_axis.at(x), y_axis.at(end)) for (x, _), (_, end) in ends_of]
         band = _spell([*low, *reversed(high)])  # along the low ends, and back along the high ones
-        lines.append(Line(series.name, _spell(placed), dots, band))
+        lines.append(Line(_spell(placed), dots, band))
     whole = all(float(x).is_integer() for x, _ in points)
-    x_ticks = [tick for tick in x_axis.ticks(8) if not whole or "." not in tick.label]
-    return DrawnLines(tuple(lines), tuple(x_ticks), y_axis.ticks())
+    x_ticks = [(at, label) for at, label in x_axis.ticks(8) if not whole or "." not in label]
+    return lines, x_ticks, y_axis.ticks()
 
 
 def _spell(points: Iterable[Point]) -> str:

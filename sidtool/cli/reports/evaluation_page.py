@@ -1,6 +1,7 @@
 """The page of one evaluation, or of several side by side: metrics, and what a few users did, were
 recommended and did next."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,6 @@ from sidtool.cli.reports.blocks import (
     Section,
     Series,
     Table,
-    Text,
     facts_table,
     named,
 )
@@ -30,6 +30,7 @@ from sidtool.tokenizer.bundle import flat_record
 
 NEAR = 10
 """The cut-off that charts of one metric show: the given one nearest to it."""
+AT_NUMBER = re.compile(r"[^@]+@[0-9]{1,9}")
 SPELLED = {"hr": "Hit rate", "ndcg": "NDCG", "mrr": "MRR"}
 
 Evaluations = Mapping[str, StoredEvaluation]
@@ -84,7 +85,8 @@ def read_evaluation(path: Path) -> StoredEvaluation:
 
 
 def _cut_offs(evaluation: StoredEvaluation) -> tuple[int, ...]:
-    """The cut-offs of all metrics. Raises ValueError unless each metric has a value at each."""
+    """The cut-offs of all metrics. Raises ValueError unless each metric has a value at each, and no
+    metric is at what is no number."""
     cut_offs = evaluation.settings.get("ks")
     if not isinstance(cut_offs, list) or not all(type(k) is int for k in cut_offs) or not cut_offs:
         raise ValueError("settings.ks is no list of whole numbers")
@@ -94,6 +96,9 @@ def _cut_offs(evaluation: StoredEvaluation) -> tuple[int, ...]:
             for k in cut_offs:
                 if f"{kind}@{k}" not in metrics:
                     raise ValueError(f"{system} has no {kind}@{k}")
+        for name in metrics:
+            if "@" in name and not AT_NUMBER.fullmatch(name):
+                raise ValueError(f"{system} has {name[:40]!r}, which is at no number")
     return tuple(cut_offs)
 
 
@@ -117,7 +122,7 @@ def evaluation_page(evaluations: Evaluations, titles: Titles | None = None) -> P
             "a drop shows the level at which the beam loses the target."
         )
         chart = LineChart("Prefixes that survive", "level", "share of examples", lines)
-        sections.append(Section("Survival of prefixes in the beam", (Text(text), chart)))
+        sections.append(Section("Survival of prefixes in the beam", (text, chart)))
     rows = tuple(
         (f"{name}: {system}", share, evaluation.effective_items.get(system))
         for name, evaluation in evaluations.items()
@@ -159,7 +164,7 @@ def _verdicts(evaluations: Evaluations) -> Iterator[Block]:
         for evaluation in evaluations.values()
     ]
     if any(basis != bases[0] for basis in bases):
-        yield Text(
+        yield (
             "The evaluations have different examples, cut-offs or numbers of items: their numbers "
             "do not compare."
         )
@@ -263,7 +268,7 @@ def sample_blocks(
     if not merged:
         return
     n_examples = next(iter(evaluations.values())).n
-    yield Text(
+    yield (
         f"{len(merged):,} of {n_examples:,} examples, evenly spread and not chosen by result. Open "
         "one to see the history of the user and what each system recommends; the item that "
         "followed is marked."

@@ -53,11 +53,6 @@ class ReportOptions:
                 "--items and --field belong together for a bundle", hint="give both or neither"
             )
 
-    def catalog(self) -> CatalogFile | None:
-        """The catalog's file."""
-        items = self.items
-        return None if items is None else CatalogFile(Path(items), id_column=self.id_column)
-
 
 def report(
     what: str | Path | Sequence[str | Path],
@@ -85,7 +80,9 @@ def report(
     kind = _common_kind(paths)
     options.check(kind, paths[0])
     names = _names(paths)
-    file = options.catalog()
+    file = None
+    if options.items is not None:
+        file = CatalogFile(Path(options.items), id_column=options.id_column)
     if kind == "evaluation":
         titles = None
         if file is not None:

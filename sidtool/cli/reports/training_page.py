@@ -12,7 +12,6 @@ from sidtool.cli.reports.blocks import (
     Section,
     Series,
     Table,
-    Text,
     facts_table,
     thinned,
 )
@@ -86,7 +85,7 @@ def training_page(trainings: Mapping[str, Training]) -> Page:
     if curves:
         sections.append(Section("Training curves", curves))
     if machine:
-        explanation = Text("Of the first process: seconds in training, and its memory in GiB.")
+        explanation = "Of the first process: seconds in training, and its memory in GiB."
         sections.append(Section("Time and memory", (explanation, *machine)))
     sections.append(Section("What the run is", (facts_table("Data, model and length", facts),)))
     sections.append(Section("Settings", (_settings(trainings),)))
@@ -139,7 +138,7 @@ def _validations(trainings: Mapping[str, Training], histories: Histories) -> Ite
     selected = {training.selected for training in trainings.values()}
     for name, training in trainings.items():
         if not training.history:
-            yield Text(f"{name} has no {HISTORY_FILE}: nothing is known of its course.")
+            yield f"{name} has no {HISTORY_FILE}: nothing is known of its course."
         answers = course(training.history, training.selected)
         if answers:
             yield Listing(f"Validation of {name}", answers)
@@ -149,7 +148,7 @@ def _validations(trainings: Mapping[str, Training], histories: Histories) -> Ite
         if figure.startswith(VALIDATION) and not figure.endswith((LOW, HIGH, OF_ITEM_KNN))
     ]
     if not figures:
-        yield Text("No validation is recorded.")
+        yield "No validation is recorded."
     for figure in sorted(figures, key=lambda key: key not in selected):
         yield _chart(figure, histories, zero=figure != LOSS)
 
@@ -167,7 +166,7 @@ def _chart(figure: str, histories: Histories, *, zero: bool) -> LineChart:
         ends = tuple(
             (entry[figure + LOW], entry[figure + HIGH])
             for entry in entries
-            if figure + LOW in entry
+            if {figure + LOW, figure + HIGH} <= entry.keys()
         )
         has_ends = len(ends) == len(points) <= POINTS
         lines.append(Series(name, thinned(points, POINTS), intervals=ends if has_ends else ()))
@@ -190,7 +189,7 @@ def course(history: Sequence[Entry], figure: str) -> tuple[str, ...]:
     best = max(entries, key=lambda entry: entry[figure])
     name = figure.removeprefix(VALIDATION)
     sentence = f"Best {name} {best[figure]:.4f}"
-    if figure + LOW in best:
+    if {figure + LOW, figure + HIGH} <= best.keys():
         sentence += f" (95% interval {best[figure + LOW]:.4f} to {best[figure + HIGH]:.4f})"
     sentences = [f"{sentence} at step {best['step']:.0f} of {history[-1]['step']:.0f}."]
     item_knn = best.get(figure + OF_ITEM_KNN)

@@ -51,11 +51,9 @@ def setting_pairs(command: str, incomplete: str = "") -> list[str]:
 Out = Annotated[
     Path, typer.Option("-o", "--out", help="Output path; an existing one needs --force.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object (JSON Lines for many results).")
-]
+Force = Annotated[bool, "Replace an existing output."]
+DryRun = Annotated[bool, "Print the plan; write nothing."]
+Json = Annotated[bool, "Print one JSON object (JSON Lines for many results)."]
 
 
 @dataclass(frozen=True)
@@ -138,10 +136,7 @@ Verbose = Annotated[
     bool, typer.Option("-v", "--verbose", help="Print timings and what libraries report, too.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
-Trust = Annotated[
-    bool,
-    typer.Option("--trust-remote-code", help="Run a model's own code and load pickled weights."),
-]
+Trust = Annotated[bool, "Run a model's own code and load pickled weights."]
 Config = Annotated[
     Path | None,
     typer.Option(
@@ -154,36 +149,13 @@ Threads = Annotated[
 Bundle = Annotated[
     str,
     typer.Argument(
-        metavar="BUNDLE",
         help="A bundle: NAME.zarr, NAME.zarr.zip, a URL or URL/NAME@VERSION.",
         autocompletion=complete_reference,
     ),
 ]
-Artifact = Annotated[
-    str,
-    typer.Argument(
-        metavar="ARTIFACT", help="A bundle, memory or model: a path, a URL or URL/NAME@VERSION."
-    ),
-]
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL", help="A model folder of extend-model or train, or hf://ORG/NAME."
-    ),
-]
+Artifact = Annotated[str, "A bundle, memory or model: a path, a URL or URL/NAME@VERSION."]
+Model = Annotated[str, "A model folder of extend-model or train, or hf://ORG/NAME."]
 Split = Annotated[
-    Path,
-    typer.Argument(
-        metavar="SPLIT",
-        help="Folder that `sidtool split` wrote, or a file of events (split by leave-one-out).",
-    ),
+    Path, "Folder that `sidtool split` wrote, or a file of events (split by leave-one-out)."
 ]
-ByRow = Annotated[
-    bool,
-    typer.Option(
-        "--by-row", help="Accept vectors without ids: row i is that of item i of the catalog."
-    ),
-]
-MovedEncoder = Annotated[
-    str | None, typer.Option(help="Present location of the bundle's encoder, if it moved.")
-]
+ByRow = Annotated[bool, "Accept vectors without ids: row i is that of item i of the catalog."]

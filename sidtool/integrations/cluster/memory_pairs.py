@@ -1,5 +1,6 @@
 """The pairs of a memory, counted by several processes: each counts a part of the users, then each
-adds up and normalizes a block of the items."""
+adds up and normalizes a block of the items. Counts are integers, so the sums are those of all users
+at once."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -15,24 +16,39 @@ from numpy.typing import NDArray
 from sidtool.base.digests import digest_strings, hash_array
 from sidtool.base.errors import UsageError
 from sidtool.base.output import remove
+from sidtool.base.ranges import ranges
 from sidtool.data import Texts, Vectors
-from sidtool.data.split import Example, SplitManifest, evenly_spaced, folder_manifest, read_split
-from sidtool.integrations.cluster.engines import ENGINES
-from sidtool.integrations.cluster.output import PartFolder, PartReport, work_parts
-from sidtool.integrations.cluster.pair_blocks import (
-    count_part,
-    item_blocks,
-    join_blocks,
-    sum_items,
-    write_block,
+from sidtool.data.split import (
+    Example,
+    Split,
+    SplitManifest,
+    evenly_spaced,
+    folder_manifest,
+    read_split,
 )
-from sidtool.integrations.cluster.run import RunOptions, Work, make_parts
+from sidtool.data.split.pairs import ItemSequences, count_pairs, item_sequences, sum_pairs
+from sidtool.integrations.cluster.engines import CLUSTERS, ENGINES
+from sidtool.integrations.cluster.output import PartFolder, PartReport, work_parts
+from sidtool.integrations.cluster.run import RunOptions, Work, parts_in_order
 from sidtool.integrations.cluster.shards import MAX_PARTS
-from sidtool.memory import Cells, KnnSettings, SparseRows
+from sidtool.memory import (
+    Cells,
+    KnnSettings,
+    SparseRows,
+    count_events,
+    rows_in_files,
+    similar_block,
+)
 from sidtool.registry import open_source
 
 FORMAT = 2
 """Of the files that workers exchange."""
+BLOCK_PAIRS = 1 << 21
+"""Pairs of a block of items, in all parts and by both items: a worker takes about 60 bytes for
+each."""
+READ_PAIRS = 1 << 14
+"""Pairs of a part that are read together: a block reads up to two times so many that it does not
+need."""
 
 
 def parts_manifest(split: Path) -> SplitManifest:
@@ -42,7 +58,7 @@ def parts_manifest(split: Path) -> SplitManifest:
     if manifest is None:
         raise UsageError(
             f"{split} is no split folder: workers read its parts",
-            hint=f"sidtool split {split} -o SPLIT --engine ray",
+            hint=f"sidtool split {split} -o SPLIT --engine {CLUSTERS}",
         )
     return manifest
 
@@ -92,7 +108,7 @@ class ClusterPairs:
         with pa.OSFile(str(ids_file), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as file:
             file.write_batch(batch)
         job = partial(_open_counting, self.split, ids_file, distance)
-        reports = make_parts(job, self._folders, folder, self.run)
+        reports = parts_in_order(job, self._folders, folder, self.run)
         self.parts = [Path(folder.url) / report.name for report in reports]
         self.n_pairs, events = sum_items(self.parts, len(ids))
         return events
@@ -114,8 +130,9 @@ class ClusterPairs:
             for block in item_blocks(sizes)
         ]
         job = partial(_open_blocks, self.parts, settings, events_file)
-        reports = make_parts(job, blocks, folder, self.run)
-        return join_blocks([Path(folder.url) / report.name for report in reports], Path(folder.url))
+        place = Path(folder.url)
+        paths = [place / report.name for report in parts_in_order(job, blocks, folder, self.run)]
+        return join_blocks(paths, place)
 
     def nearest_items(self, directions: Vectors) -> Any:
         """As `PairCounter.nearest_items`; the vectors are mapped from files of the work folder."""
@@ -130,7 +147,7 @@ class ClusterPairs:
         place = Path(folder.url)
         for name, array in vars(cells).items():
             np.save(place / name, array, allow_pickle=False)
-        reports = make_parts(partial(_open_comparing, place), shards, folder, self.run)
+        reports = parts_in_order(partial(_open_comparing, place), shards, folder, self.run)
         nearest = [np.load(place / report.name, allow_pickle=False) for report in reports]
         return cells.similarity(np.concatenate(nearest))
 
@@ -190,3 +207,126 @@ def _open_comparing(place: Path) -> Work[Sequence[tuple[int, int]]]:
         return PartReport(name, len(nearest))
 
     return compare
+
+
+def count_part(split: Split, ids: Texts, distance: float, out: Path) -> int:
+    """Count the pairs of the training events of some users -> the number of pairs.
+
+    The first batch of the file has each item with events, its number of pairs with others, and
+    its events. The next ones have the pairs in the order of items: an item, a later one or, plus
+    the number of all items, an earlier one, and the weight. Raises RefusedError if a held-out event
+    is among the training events."""
+    import pyarrow as pa
+    from scipy import sparse
+
+    sequences = item_sequences(split, ids)
+    # numbers within the part: its memory does not grow with the other items
+    seen, numbers = np.unique(sequences.items, return_inverse=True)
+    sequences = ItemSequences(numbers.astype(np.int32), sequences.offsets)
+    later = count_pairs(sequences, len(seen), distance)
+    pairs = sparse.hstack([later, later.T.tocsr()], format="csr")
+    others = np.concatenate([seen, seen + np.int64(len(ids))])
+    n_pairs = np.diff(pairs.indptr)
+    columns = {
+        "item": np.repeat(seen, n_pairs).astype(np.uint32),
+        "other": others[pairs.indices],
+        "weight": pairs.data,
+    }
+    first_items = columns["item"][::READ_PAIRS].tobytes()
+    table = pa.table(columns).replace_schema_metadata({"first_items": first_items})
+    items = [seen.astype(np.uint32), n_pairs.astype(np.int64), count_events(sequences, len(seen))]
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with (
+        pa.OSFile(str(out), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema, options=options) as file,
+    ):
+        file.write_batch(pa.record_batch(items, schema=table.schema))
+        file.write_table(table, max_chunksize=READ_PAIRS)
+    return int(later.nnz)
+
+
+def sum_items(parts: Sequence[Path], n_items: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(n_items,) each: the pairs that all parts have of each item, and its events."""
+    import pyarrow as pa
+
+    n_pairs, events = np.zeros((2, n_items), dtype=np.int64)
+    for path in parts:
+        with pa.memory_map(str(path)) as stored:
+            items, part_pairs, part_events = pa.ipc.open_file(stored).get_batch(0).columns
+            n_pairs[items.to_numpy()] += part_pairs.to_numpy()
+            events[items.to_numpy()] += part_events.to_numpy()
+    return n_pairs, events
+
+
+def item_blocks(sizes: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Blocks of consecutive items of these sizes (pairs): each has about BLOCK_PAIRS, or one item
+    that has more. An item counts as one pair more, so that those without pairs fill blocks, too."""
+    return list(ranges(sizes + 1, BLOCK_PAIRS))
+
+
+def write_block(
+    parts: Sequence[Path],
+    block: tuple[int, int],
+    events: NDArray[np.int64],
+    settings: KnnSettings,
+    content: Any,
+    out: Path,
+) -> int:
+    """Write the counted pairs of a block of items with later ones, and the similar items of each:
+    rows of what `CountedPairs` and `similar_items` have of all items -> the number of similar
+    pairs. `content` has the block's rows of the symmetric similarity by content.
+
+    Raises DataError for a pair that weighs too much."""
+    first, stop = block
+    n_items = len(events)
+    of_parts = [_read_pairs(path, block, n_items) for path in parts]
+    counted = sum_pairs(of_parts)
+    del of_parts
+    later, earlier = counted[:, :n_items], counted[:, n_items:]
+    del counted
+    similar = similar_block(later, earlier, events[first:stop], events, settings, content)
+    pairs, neighbors = SparseRows.of(later, np.int64), SparseRows.of(similar, np.float32)
+    with out.open("wb") as stream:
+        np.savez(
+            stream,
+            later_offset=pairs.offsets,
+            later_item=pairs.items,
+            later_weight=pairs.weights,
+            neighbors_offset=neighbors.offsets,
+            neighbors_item=neighbors.items,
+            neighbors_weight=neighbors.weights,
+        )
+    return len(neighbors.items)
+
+
+def _read_pairs(path: Path, block: tuple[int, int], n_items: int) -> Any:
+    """(items of the block, 2 * n_items) CSR: the pairs that a part has of a block of items."""
+    import pyarrow as pa
+    from scipy import sparse
+
+    first, stop = block
+    with pa.memory_map(str(path)) as stored:
+        file = pa.ipc.open_file(stored)
+        first_items = np.frombuffer(file.schema.metadata[b"first_items"], dtype=np.uint32)
+        # the batch before the first that begins within the block may end within it
+        begin, end = np.searchsorted(first_items, block).tolist()
+        batches = range(max(1, begin), 1 + end)
+        table = pa.Table.from_batches(map(file.get_batch, batches), file.schema)
+    items, others, weights = (column.to_numpy() for column in table.columns)
+    inside = slice(*np.searchsorted(items, block))
+    coordinates = (items[inside].astype(np.int64) - first, others[inside])
+    return sparse.csr_matrix((weights[inside], coordinates), shape=(stop - first, 2 * n_items))
+
+
+def join_blocks(paths: Sequence[Path], folder: Path) -> tuple[SparseRows, SparseRows]:
+    """The counted pairs and the similar items of all items, of the files of all blocks, mapped from
+    files of a folder."""
+
+    def rows_of(name: str) -> Iterator[SparseRows]:
+        for path in paths:
+            with np.load(path, allow_pickle=False) as stored:
+                parts = ("offset", "item", "weight")
+                yield SparseRows(*(stored[f"{name}_{part}"] for part in parts))
+
+    later = rows_in_files("later", rows_of("later"), np.int64, folder)
+    return later, rows_in_files("neighbors", rows_of("neighbors"), np.float32, folder)

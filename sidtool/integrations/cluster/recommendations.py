@@ -123,7 +123,8 @@ def recommend_folder(
     )
     counts = report.counts
     warn_of_unknown(counts)
-    first_bad = BadRequest(DataError(report.notes[0]), None) if report.notes else None
+    note = next((part.note for part in report.parts if part.note), None)
+    first_bad = None if note is None else BadRequest(DataError(note), None)
     return Outcome(report.rows, counts.get("short", 0), counts.get("bad", 0), first_bad)
 
 

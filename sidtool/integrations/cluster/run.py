@@ -59,11 +59,6 @@ class RunReport:
     """The sums of what the parts count."""
     parts: tuple[PartReport, ...]
 
-    @property
-    def notes(self) -> list[str]:
-        """The notes of the parts that have one."""
-        return [part.note for part in self.parts if part.note]
-
 
 def run_over_folder(
     open_work: Callable[[], Work[Shard]],
@@ -94,7 +89,7 @@ def run_over_folder(
         refuse_existing_folder(out, force=options.force)
         return RunReport(rows, {}, ())
     with part_folder(out, fingerprint, resume=options.resume, force=options.force) as folder:
-        parts = make_parts(open_work, shards, folder, options)
+        parts = tuple(parts_in_order(open_work, shards, folder, options))
         counts = Counter[str]()
         for part in parts:
             counts.update(part.counts)
@@ -105,17 +100,7 @@ def run_over_folder(
             "files": {part.name: part.digest for part in parts},
         }
         folder.finish(json.dumps(lineage, indent=1, ensure_ascii=False) + "\n")
-    return RunReport(sum(part.rows for part in parts), dict(counts), tuple(parts))
-
-
-def make_parts(
-    open_work: Callable[[], Work[AnyShard]],
-    shards: Sequence[AnyShard],
-    folder: PartFolder,
-    options: RunOptions,
-) -> list[PartReport]:
-    """Make the part of every shard that has none -> the reports in the order of the shards."""
-    return list(parts_in_order(open_work, shards, folder, options))
+    return RunReport(sum(part.rows for part in parts), dict(counts), parts)
 
 
 def parts_in_order(
@@ -124,8 +109,8 @@ def parts_in_order(
     folder: PartFolder,
     options: RunOptions,
 ) -> Generator[PartReport, None, None]:
-    """As `make_parts`: each report as soon as the parts up to it are there, while others are still
-    made. Closing it ends the workers."""
+    """Make the part of every shard that has none -> the reports in the order of the shards, each as
+    soon as the parts up to it are there. Closing it ends the workers."""
     reports = [folder.report(number) for number in range(len(shards))]
     missing = [(number, shards[number]) for number, report in enumerate(reports) if report is None]
     n_done = len(shards) - len(missing)

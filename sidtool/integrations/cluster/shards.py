@@ -58,16 +58,37 @@ class Shard:
         """The number of its rows."""
         return sum(piece.stop - piece.first for piece in self.pieces)
 
+    @property
+    def source(self) -> str:
+        """Where its rows are from; errors count them from there."""
+        url, first = self.pieces[0].url, self.pieces[0].first
+        more = f" and {len(self.pieces) - 1} more" if len(self.pieces) > 1 else ""
+        return f"{url}{f' from row {first + 1} on' if first else ''}{more}"
+
     def fetch(self, folder: Path) -> Path:
-        """Write the rows into a Parquet file of their own in a local folder -> its path. Raises
-        DataError for a file that cannot be read or has fewer rows than it had."""
+        """Write the rows into a Parquet file of their own in a local folder -> its path. A column
+        that a file lacks is empty. Raises DataError for a file that cannot be read or has fewer
+        rows than it had, and for columns of types that do not go together."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         path = folder / f"rows-{self.first}.parquet"
         tables = [pa.Table.from_batches(_batches(piece)) for piece in self.pieces]
-        pq.write_table(pa.concat_tables(tables), path)
+        are_equal = all(table.schema == tables[0].schema for table in tables)
+        with library_errors(Path(self.source)):
+            rows = pa.concat_tables(tables, promote_options="none" if are_equal else "default")
+        pq.write_table(rows, path)
         return path
+
+
+@contextmanager
+def errors_at(path: Path, source: str) -> Iterator[None]:
+    """Errors about a file of copied rows name the source of the rows."""
+    try:
+        yield
+    except (DataError, UsageError) as error:
+        message = str(error).replace(str(path), source)
+        raise type(error)(message, hint=error.shell_hint) from error
 
 
 def open_store(url: str) -> tuple[Any, str]:

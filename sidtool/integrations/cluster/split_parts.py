@@ -26,9 +26,10 @@ from sidtool.data.split.parts import (
     split_part,
 )
 from sidtool.integrations.cluster.output import PartFolder, PartReport, part_folder
-from sidtool.integrations.cluster.run import RunOptions, Work, make_parts
+from sidtool.integrations.cluster.run import RunOptions, Work, parts_in_order
 from sidtool.integrations.cluster.shards import (
     count_events,
+    errors_at,
     file_versions,
     local_file,
     part_count,
@@ -103,7 +104,8 @@ def split_in_parts(
     }
     with part_folder(str(out), fingerprint, resume=run.resume, force=run.force) as folder:
         user_parts = _grouped(plan, columns, events, urls, folder, run)
-        reports = make_parts(partial(_open_split, plan, columns, events), user_parts, folder, run)
+        work = partial(_open_split, plan, columns, events)
+        reports = parts_in_order(work, user_parts, folder, run)
         made = {
             part.number: SplitPart.from_json(report.facts)
             for part, report in zip(user_parts, reports, strict=True)
@@ -124,7 +126,7 @@ def _grouped(
 ) -> list[UserPart]:
     """Group the rows of each file -> the parts that have some. Raises DataError without any."""
     grouped = folder.subfolder(GROUPED)
-    reports = make_parts(partial(_open_grouping, plan, columns), urls, grouped, run)
+    reports = list(parts_in_order(partial(_open_grouping, plan, columns), urls, grouped, run))
     rows = [GroupedRows.from_json(report.facts) for report in reports]
     check_orders(source, list(zip(urls, rows, strict=True)))
     paths = tuple(Path(grouped.url) / report.name for report in reports)
@@ -150,11 +152,8 @@ def _open_split(plan: PartPlan, columns: EventColumns, source: str) -> Work[User
         gather_rows(part.files, part.number, plan.parts, rows)
         files = place / plan.folder(part.number)
         files.mkdir()
-        try:
+        with errors_at(rows, f"part {part.number} of {plan.parts} of {source}"):
             made = split_part(plan, columns, part.number, rows, files)
-        except DataError as error:
-            of_part = f"part {part.number} of {plan.parts} of {source}"
-            raise DataError(str(error).replace(str(rows), of_part), hint=error.hint) from error
         return PartReport(files.name, part.rows, facts=made.to_json())
 
     return split

@@ -6,7 +6,7 @@ single process writes of it, byte for byte."""
 import json
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ from sidtool.integrations.cluster.output import (
     refuse_input,
     work_parts,
 )
-from sidtool.integrations.cluster.run import RunOptions, make_parts, parts_in_order
+from sidtool.integrations.cluster.run import RunOptions, parts_in_order
 from sidtool.integrations.cluster.shards import file_versions, row_count, table_urls
 from sidtool.model.contract import model_folder, read_contract
 
@@ -193,7 +193,7 @@ class ClusterExamples:
             worker_inputs = share_catalog(inputs, job, folder)
             shards = list(self._folder_shards(job, folders, worker_inputs, folder, run))
             work = partial(open_inputs, worker_inputs, self.threads, len(folders))
-            made = _cluster_job(job, folder, make_parts(work, shards, folder, run))
+            made = _cluster_job(job, folder, list(parts_in_order(work, shards, folder, run)))
             made.check_ids()
             files: dict[str, str] = {}
             parts: list[dict[str, int]] = [{} for _ in folders]
@@ -230,14 +230,9 @@ class ClusterExamples:
             task.predicts_feedback or task.needs_queries for task in tasks
         )
         job = opener(inputs)("" if needs_all or not folders else folders[0])
-        return run, job, folders, self._made_from(job, files)
-
-    def _made_from(self, job: SftJob, files: Mapping[str, str]) -> dict[str, Any]:
-        """What determines the examples, as JSON values; `files` are those of a split in parts."""
-        inputs = self.inputs
         queries = None if inputs.catalog_options is None else inputs.catalog_options.queries
         contract = None if inputs.model is None else read_contract(model_folder(inputs.model))
-        return {
+        made_from = {
             "command": "make-sft",
             "bundle": job.bundle.identity.digest,
             "catalog": job.items.digest,
@@ -251,6 +246,7 @@ class ClusterExamples:
             "tokenizer": repr(inputs.tokenizer),
             "users": self.users,
         }
+        return run, job, folders, made_from
 
     def _folder_shards(
         self,
@@ -271,7 +267,7 @@ class ClusterExamples:
         of_events: list[Mapping[str, int]] = [{}] * len(folders)
         if by_events:
             count = partial(open_counting, worker_inputs, by_events)
-            numbers = make_parts(count, folders, folder.subfolder(".numbers"), run)
+            numbers = parts_in_order(count, folders, folder.subfolder(".numbers"), run)
             of_events = [report.counts for report in numbers]
         before = dict.fromkeys(tasks, 0)
         for name, events in zip(folders, of_events, strict=True):
@@ -283,18 +279,8 @@ class ClusterExamples:
 
 
 def _cluster_job(job: SftJob, folder: PartFolder, reports: Sequence[PartReport]) -> ClusterJob:
-    return ClusterJob(
-        bundle=job.bundle,
-        items=job.items,
-        split=job.split,
-        options=job.options,
-        maker=job.maker,
-        weights=job.weights,
-        general=None,
-        progress=None,
-        folder=Path(folder.url),
-        reports=reports,
-    )
+    values = {entry.name: getattr(job, entry.name) for entry in fields(SftJob)} | {"general": None}
+    return ClusterJob(**values, folder=Path(folder.url), reports=reports)
 
 
 def _settings(record: Any) -> str:

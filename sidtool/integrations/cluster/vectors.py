@@ -17,7 +17,7 @@ from sidtool.integrations.cluster.output import (
     refuse_input,
 )
 from sidtool.integrations.cluster.run import RunOptions, RunReport, Work, run_over_folder
-from sidtool.integrations.cluster.shards import Shard
+from sidtool.integrations.cluster.shards import Shard, errors_at
 from sidtool.registry import locate, open_bundle, open_source
 from sidtool.tokenizer import open_encoder, recorded_encoder
 from sidtool.tokenizer.bundle import Bundle
@@ -32,15 +32,17 @@ first, so the last bits of a vector depend on it."""
 class ItemColumns(TextNames):
     """Columns of a catalog; None: guessed, the text is the title."""
 
-    def read(self, path: Path, bundle: Bundle | None = None) -> Items:
-        """The items of a shard's file; errors as `read_items`."""
-        return read_items(
-            path,
-            id_column=self.id_column,
-            title_column=self.title_column,
-            text_template=self.text_template,
-            recorded=None if bundle is None else bundle.manifest.made_from.columns,
-        )
+    def read(self, shard: Shard, place: Path, bundle: Bundle | None = None) -> Items:
+        """The items of a shard, which is copied to a folder; errors as `read_items`."""
+        path = shard.fetch(place)
+        with errors_at(path, shard.source):
+            return read_items(
+                path,
+                id_column=self.id_column,
+                title_column=self.title_column,
+                text_template=self.text_template,
+                recorded=None if bundle is None else bundle.manifest.made_from.columns,
+            )
 
 
 def embed_folder(
@@ -123,7 +125,7 @@ def _open_embedding(encoder: Encoder, columns: ItemColumns) -> Work[Shard]:
     loaded = load_encoder(encoder)
 
     def embed(number: int, shard: Shard, place: Path) -> PartReport:
-        items = columns.read(shard.fetch(place))
+        items = columns.read(shard, place)
         vectors = np.ascontiguousarray(loaded.vectors(items.texts))
         lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
         return _write_part(place, number, {"item_id": list(items.ids), "vector": lists})
@@ -140,7 +142,7 @@ def _open_encoding(
     loaded = open_encoder(opened, model=model, trust_remote_code=trust_remote_code)
 
     def encode(number: int, shard: Shard, place: Path) -> PartReport:
-        items = columns.read(shard.fetch(place), opened)
+        items = columns.read(shard, place, opened)
         codes = opened.encode(loaded.vectors(items.texts)).tolist()
         sids = [opened.space.spell(row) for row in codes]
         return _write_part(place, number, {"item_id": list(items.ids), "sid": sids, "codes": codes})

@@ -17,9 +17,10 @@ The search is as vLLM's own `LLM.beam_search`, but each request has the filter o
 since no SID ends early, the engine reports one log-probability per beam instead of two."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,18 +45,6 @@ LOGPROBS_MODE = "processed_logits"
 
 LogProbs = Mapping[int, float]
 """Log-probability by token id."""
-
-
-@dataclass(frozen=True)
-class EngineNetwork:
-    """What is known here of a network whose weights are in an engine."""
-
-    config: Any
-    dtype: str
-
-    def named_parameters(self) -> Iterator[tuple[str, Any]]:
-        """None: the parameters are in another process."""
-        return iter(())
 
 
 def engine_arguments(
@@ -93,8 +82,8 @@ def engine_model(llm: Any) -> LoadedModel:
     Answers are those of the model alone: a memory of the folder is not mixed in, and candidates are
     not scored. Raises UsageError for an engine that was not started with `engine_arguments`."""
     vllm_config = llm.llm_engine.vllm_config
-    mode = vllm_config.model_config.logprobs_mode
-    processors = vllm_config.model_config.logits_processors or ()
+    model_config = vllm_config.model_config
+    mode, processors = model_config.logprobs_mode, model_config.logits_processors or ()
     if mode != LOGPROBS_MODE or PROCESSOR not in processors:
         raise UsageError(
             f"the engine has logits processors {list(processors)} and logprobs_mode {mode!r}",
@@ -111,9 +100,12 @@ def engine_model(llm: Any) -> LoadedModel:
             SidtoolWarning,
             stacklevel=2,
         )
-    model_config = vllm_config.model_config
-    network = EngineNetwork(model_config.hf_config, str(model_config.dtype))
-    search = VllmSearch(llm, constraint, vllm_config.model_config.max_logprobs // 2)
+    network = SimpleNamespace(
+        config=model_config.hf_config,
+        dtype=str(model_config.dtype),
+        named_parameters=lambda: iter(()),  # they are in another process
+    )
+    search = VllmSearch(llm, constraint, model_config.max_logprobs // 2)
     return LoadedModel(
         network, tokenizer, contract, constraint.bundle, constraint.verdict, beam_search=search
     )

@@ -3,7 +3,7 @@
 vLLM's two model runners call a processor in different ways, and which one runs depends on the
 machine, so one class has both interfaces. What a row is allowed is not decided here."""
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,11 @@ class SidConstraint(*_bases):  # type: ignore[misc]
         for place, sampling_params, prompt, output in batch_update.added:
             self._add(place, sampling_params, prompt or (), output)
         for first, second, direction in batch_update.moved:
-            _move(self._requests, first, second, swap=direction.name == "SWAP")
+            moved, displaced = self._requests.pop(first, None), self._requests.pop(second, None)
+            if moved is not None:
+                self._requests[second] = moved
+            if displaced is not None and direction.name == "SWAP":
+                self._requests[first] = displaced
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
         """Second runner: a request enters a slot. Returns whether it is constrained."""
@@ -126,13 +130,3 @@ class SidConstraint(*_bases):  # type: ignore[misc]
         slots = context.expanded_idx_mapping[rows].long().unsqueeze(1)
         tails = self._history.all_token_ids.gpu[slots, positions.clamp_min(0)].long()
         return tails.masked_fill(positions < 0, NO_TOKEN)
-
-
-def _move(requests: MutableMapping[int, Any], first: int, second: int, *, swap: bool) -> None:
-    """Move a request from one place to another, which is empty afterwards unless they `swap`."""
-    moved = requests.pop(first, None)
-    displaced = requests.pop(second, None)
-    if moved is not None:
-        requests[second] = moved
-    if swap and displaced is not None:
-        requests[first] = displaced

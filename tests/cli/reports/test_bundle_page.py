@@ -1,4 +1,4 @@
-"""The page of bundles: the tree, the map and the differences."""
+"""The page of bundles: the tree, the map, the differences, and the neighbors against loops."""
 
 import time
 from dataclasses import replace
@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 
 from sidtool.cli.reports import bundle_parts
-from sidtool.cli.reports.blocks import Node, Scatter, Table, Text
+from sidtool.cli.reports.blocks import Details, Listing, Mark, Node, Scatter, Table
 from sidtool.cli.reports.bundle_page import bundle_page
 from sidtool.cli.reports.bundle_parts import (
     DRAWN,
+    NEAREST,
+    QUERIES,
     CodebookTree,
     grouped_points,
     map_blocks,
+    neighbor_blocks,
     principal_plane,
 )
 from sidtool.cli.reports.render import render
@@ -116,8 +119,8 @@ def test_a_map_needs_a_codebook_and_three_items() -> None:
     assert not list(map_blocks(small_bundle(codebook=False), None, "", ""))
     assert not list(map_blocks(small_bundle(2), None, "", ""))
     text, chart = map_blocks(small_bundle(DRAWN + 5, (20, 20, 20)), None, "", "")
-    assert isinstance(text, Text)
-    assert text.text.startswith(f"{DRAWN:,} of {DRAWN + 5:,} items")
+    assert isinstance(text, str)
+    assert text.startswith(f"{DRAWN:,} of {DRAWN + 5:,} items")
     assert isinstance(chart, Scatter)
     assert sum(len(each.points) for each in chart.series) == DRAWN
 
@@ -170,3 +173,45 @@ def test_the_page_names_what_it_samples() -> None:
     text = parsed(render(bundle_page({"small": small_bundle(2100, (20, 20, 20))}))).text
     assert "2,000 of 2,100 items" in text
     assert "at most 64, 8, 3, 2 codes" in text
+
+
+def test_kept_neighbors_are_near_both_ways(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    ids = [f"i{n}" for n in range(50)]
+    vectors = rng.normal(size=(50, 4)).astype(np.float32)
+    bundle = Bundle.from_vectors(ids, vectors, levels=(4, 4, 8))
+    np.save(tmp_path / "v.npy", vectors)
+    (tmp_path / "v.ids.txt").write_text("\n".join(ids))
+    table, _, *details = neighbor_blocks(bundle, tmp_path / "v.npy", "")
+    assert isinstance(table, Table)
+    assert [number for number, _ in table.rows] == [1, 2, 3]
+    assert len(details) == QUERIES
+    directions = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    sids = bundle.sids()
+    for each in details:
+        assert isinstance(each, Details)
+        item = each.summary.partition(":")[0]
+        cosines = directions @ directions[ids.index(item)]
+        order = [ids[at] for at in np.argsort(-cosines) if ids[at] != item][:NEAREST]
+        nearest = each.blocks[0]
+        assert isinstance(nearest, Table)
+        assert [row[0] for row in nearest.rows] == order
+        near_both_ways = [row[0] for row in nearest.rows if isinstance(row[3], Mark)]
+        assert f"{len(near_both_ways)} of {NEAREST}" in each.summary
+        codes = bundle.space.parse(sids[item])
+        for neighbor, cosine, shared, _ in nearest.rows:
+            np.testing.assert_allclose(cosine, cosines[ids.index(str(neighbor))], atol=1e-5)
+            others = bundle.space.parse(sids[str(neighbor)])
+            first = next(at for at in range(3) if codes[at] != others[at])
+            assert shared == first
+        instead = [block.lines for block in each.blocks[1:] if isinstance(block, Listing)]
+        near_by_sid = {*near_both_ways, *(line for lines in instead for line in lines)}
+        assert len(near_by_sid) == NEAREST
+        # an item that shares more codes is nearer by SID than all that share fewer
+        depth = {other: _shared(codes, bundle.space.parse(sids[other])) for other in ids}
+        least = min(depth[other] for other in near_by_sid)
+        assert all(other in near_by_sid or depth[other] <= least for other in set(ids) - {item})
+
+
+def _shared(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    return next((at for at in range(len(one)) if one[at] != other[at]), len(one))

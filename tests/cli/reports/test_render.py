@@ -23,7 +23,6 @@ from sidtool.cli.reports.blocks import (
     Section,
     Series,
     Table,
-    Text,
     Tree,
 )
 from sidtool.cli.reports.render import CUT, cell, numeric_columns, render
@@ -48,10 +47,10 @@ def page_of(text: str) -> Page:
         left_out=text,
     )
     blocks = (
-        Text(text),
+        text,
         Listing(text, (text, text)),
         Table(text, (text, text), ((text, Mark(text)), (text, 1.5))),
-        Details(text, (Text(text), Table(text, (text,), ((text,),)))),
+        Details(text, (text, Table(text, (text,), ((text,),)))),
         LineChart(text, text, text, (series, series)),
         IntervalChart(text, text, (Estimate(text, 1.0, 0.5, 1.5), Estimate(text, 2.0))),
         Scatter(text, (series, series)),

@@ -5,7 +5,7 @@ import pytest
 from sidtool.cli.reports import drawing
 from sidtool.cli.reports.blocks import LineChart, Page, Section, Series
 from sidtool.cli.reports.render import render
-from sidtool.cli.reports.training_page import course
+from sidtool.cli.reports.training_page import _chart, course
 
 METRIC = "eval_ndcg@10"
 
@@ -39,10 +39,18 @@ def test_runs_of_earlier_versions_have_no_interval() -> None:
     assert course([{"step": 4, "loss": 0.1}], METRIC) == ()
 
 
+def test_one_end_of_an_interval_is_none() -> None:
+    """A log line lacks the figures that are no numbers."""
+    entry = {"step": 4.0, METRIC: 0.1, f"{METRIC}_low": 0.05}
+    assert course([entry], METRIC) == ("Best ndcg@10 0.1000 at step 4 of 4.",)
+    (line,) = _chart(METRIC, {"a": (entry,)}, zero=True).series
+    assert line.intervals == ()
+
+
 def test_a_band_goes_around_the_intervals() -> None:
     series = Series("a", ((0.0, 5.0), (1.0, 6.0)), intervals=((4.0, 8.0), (5.0, 10.0)))
     chart = LineChart("curve", "step", "metric", (series, Series("item-kNN", ((0.0, 2.0),))))
-    first, second = drawing.draw_lines(chart).lines
+    (first, second), _, _ = drawing.draw_lines(chart)
     left, right = drawing.LEFT, drawing.WIDTH - drawing.RIGHT
     bottom, top = drawing.HEIGHT - drawing.BOTTOM, drawing.TOP
 

@@ -13,17 +13,13 @@ import torch
 from transformers import AutoTokenizer
 
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
-from sidtool.integrations.adopt.adoption import adopt, check_adoption, find_tokens, level_sizes
-from sidtool.integrations.adopt.prompts import AdoptOptions
-from sidtool.integrations.formats.convert import import_map
-from sidtool.integrations.formats.inference_engines import model_tokens
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.load import load_model_folder
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import recommend
-from sidtool.recommendation.requests import Request
-from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.integrations.adopt import AdoptOptions, adopt, check_adoption
+from sidtool.integrations.adopt.adoption import find_tokens, level_sizes
+from sidtool.integrations.formats import import_map, model_tokens
+from sidtool.model import load_model_folder
+from sidtool.model.contract import read_contract
+from sidtool.recommendation import RecommendOptions, Request, recommend
+from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.tokenizer.sid import SidSpace
 from tests.integrations.adopt import foreign
 from tests.integrations.adopt.foreign import Foreign

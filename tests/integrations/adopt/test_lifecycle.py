@@ -12,31 +12,21 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.data.items import make_items
-from sidtool.data.split.files import split_events
-from sidtool.data.split.make import SplitOptions
-from sidtool.data.split.split import Split
-from sidtool.data.split.values import Example, UserSequence
-from sidtool.evaluation.evaluation import evaluate
-from sidtool.evaluation.options import EvaluationOptions
-from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.sft_run import make_sft
-from sidtool.integrations.adopt.adoption import adopt
-from sidtool.integrations.adopt.prompts import AdoptOptions
-from sidtool.integrations.formats.convert import read_map
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.copies import rebind
-from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import recommend
-from sidtool.recommendation.requests import Request
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.make.add import NO_ITEMS, add_items
+from sidtool.data import make_items
+from sidtool.data.split import Example, Split, SplitOptions, UserSequence, split_events
+from sidtool.evaluation import EvaluationOptions, evaluate
+from sidtool.examples import SftOptions, make_sft
+from sidtool.integrations.adopt import AdoptOptions, adopt
+from sidtool.integrations.formats import read_map
+from sidtool.model import LoadedModel, load_model_folder, rebind
+from sidtool.model.contract import read_contract
+from sidtool.recommendation import RecommendOptions, Request, recommend
+from sidtool.tokenizer import add_items
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.make.add import NO_ITEMS
+from sidtool.training import TrainOptions, train
+from sidtool.training.reinforcement import RlOptions, rl
 from sidtool.training.reinforcement.policy import GroupScores, Policy
-from sidtool.training.reinforcement.reinforcement import rl
-from sidtool.training.reinforcement.settings import RlOptions
-from sidtool.training.settings import TrainOptions
-from sidtool.training.training import train
 from tests.integrations.adopt import foreign
 from tests.integrations.adopt.foreign import Foreign
 from tests.models import tiny_model, tiny_tokenizer

@@ -2,8 +2,10 @@
 
 import os
 import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +15,18 @@ from sidtool.base.errors import DataError
 from sidtool.integrations.cluster.output import PartReport, part_name
 from sidtool.integrations.cluster.run import RunOptions, RunReport, Work, run_over_folder
 from sidtool.integrations.cluster.shards import Shard
+
+
+def failing_at_the_third(work: Callable[..., Any], calls: list[Any]) -> Callable[..., Any]:
+    """A function that notes what it is called with, and fails at the third call."""
+
+    def work_or_fail(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise DataError("the disk is full")
+        return work(*arguments)
+
+    return work_or_fail
 
 
 def write_numbers(folder: Path, sizes: tuple[int, ...] = (7, 1, 12)) -> list[int]:

@@ -1,7 +1,8 @@
-"""Workers, nodes and commands that are killed at random moments change no byte of an output.
+"""Workers, nodes and commands that are killed at random moments change no byte of an output, and a
+node whose disk is full ends a command with one line.
 
-Each step runs by two workers on two raylets, is killed again and again, and continues; its output
-is at every moment absent or that of one process."""
+Each step runs by two workers on two raylets, is killed again and again or lacks space, and
+continues; its output is at every moment absent or that of one process."""
 
 import os
 import shutil
@@ -11,20 +12,19 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sidtool.memory.memory import Memory
-from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.memory import Memory
+from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.tokenizer.sid import SidSpace
 from tests.cli.road import done, tree
 from tests.waiting import DEADLOCK
@@ -217,3 +217,66 @@ def kill_something(nodes: TwoNodes, process: "subprocess.Popen[str]", draw: Rand
         return [kind]
     killed = nodes.kill_node() if kind == "node" else nodes.kill_worker(draw)
     return [kind] if killed else []
+
+
+FULL, ROOM = "48k", "512m"
+"""Sizes of the disk: too small for a part, and large enough."""
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of its own, of a few kilobytes."""
+    folder.mkdir()
+    mounted = mount(folder, "-t", "tmpfs", "-o", f"size={FULL}", "tmpfs")
+    if mounted.returncode:
+        pytest.skip(f"needs the right to mount: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def mount(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(["mount", *words, str(folder)], capture_output=True, text=True)
+
+
+def run(nodes: TwoNodes, step: str, shop: Path, out: Path) -> tuple[int, str]:
+    """Run a step by two workers -> its exit code and the last line on stderr but for the hint."""
+    process = start(nodes, *command(step, shop, out), "--resume")
+    message, _ = process.communicate(timeout=DEADLOCK)
+    assert "Traceback" not in message, message
+    return process.returncode, message
+
+
+@pytest.mark.parametrize("step", LAST)
+@pytest.mark.parametrize("disk", ["the temporary files of the second node", "the output"])
+def test_a_full_disk(
+    nodes: TwoNodes,
+    shop: Path,
+    tmp_path: Path,
+    step: str,
+    disk: Literal["the temporary files of the second node", "the output"],
+) -> None:
+    (tmp_path / "one").mkdir()
+    done(*command(step, shop, tmp_path / "one"))
+    with small_disk(tmp_path / "small") as small:
+        out = tmp_path / "out"
+        nodes.kill_node()
+        if disk == "the output":
+            out = small / "out"
+            nodes.complete()
+        else:
+            nodes.second = nodes.cluster.add_node(**NODE, env_vars={"TMPDIR": str(small)})
+            nodes.cluster.wait_for_nodes()
+        out.mkdir()
+        code, message = run(nodes, step, shop, out)
+        assert code == 1, message
+        [line] = [line for line in message.splitlines() if "cannot be written" in line]
+        assert str(small) in line
+        assert "no space left on device" in line.lower()
+        assert not (out / LAST[step]).exists()
+        assert mount(small, "-o", f"remount,size={ROOM}").returncode == 0
+        code, message = run(nodes, step, shop, out)
+        assert code == 0, message
+        assert values(out) == values(tmp_path / "one")
+        nodes.kill_node()

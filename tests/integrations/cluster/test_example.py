@@ -9,13 +9,11 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-import typer
 import yaml
 
-from sidtool.cli.main import app
+from tests.cli.road import flags
 
 FOLDER = Path(__file__).parents[3] / "examples" / "ray"
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def test_every_option_of_the_script_is_one_of_its_command() -> None:
@@ -26,7 +24,7 @@ def test_every_option_of_the_script_is_one_of_its_command() -> None:
     assert len(lines) == 9
     for line in lines:
         line = line.replace('"${ray[@]}"', shared[1])
-        assert flags(line) <= known_flags(line.split()[1])
+        assert named_flags(line) <= flags(line.split()[1])
     assert sum('"${ray[@]}"' in line for line in lines) == 7
 
 
@@ -69,12 +67,8 @@ def test_the_cluster_of_the_example_is_one_of_ray() -> None:
 
 def test_the_service_of_the_example_has_options_that_exist() -> None:
     (line,) = re.findall(r"^exec sidtool (serve .*)$", (FOLDER / "serve.sh").read_text(), re.M)
-    assert {"--engine", "--token-file"} <= flags(line) <= known_flags("serve")
+    assert {"--engine", "--token-file"} <= named_flags(line) <= flags("serve")
 
 
-def flags(line: str) -> set[str]:
+def named_flags(line: str) -> set[str]:
     return set(re.findall(r" (--?[a-z][a-z-]*)", line))
-
-
-def known_flags(command: str) -> set[str]:
-    return {flag for each in COMMANDS[command].params for flag in each.opts}

@@ -16,24 +16,23 @@ import pytest
 from sidtool.base.errors import DataError, UsageError
 from sidtool.cli import memory as memory_commands
 from sidtool.data import Texts
-from sidtool.data.split.files import open_split, read_split
+from sidtool.data.split import open_split, read_split
 from sidtool.evaluation.tuning import TuneSimilarityOptions, tune_similarity
-from sidtool.integrations.cluster import memory_pairs
-from sidtool.integrations.cluster import pair_blocks as blocks
-from sidtool.integrations.cluster.memory_pairs import ClusterPairs
-from sidtool.integrations.cluster.run import RunOptions
-from sidtool.integrations.cluster.split_parts import PartOptions, split_in_parts
-from sidtool.memory import content
-from sidtool.memory.build import DEFAULT, build_memory
-from sidtool.memory.content import Cells, ItemContent, nearest_items
-from sidtool.memory.memory import Memory
-from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.bundle.item_map import ItemMap
-from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
-from sidtool.tokenizer.quantize.mlp import unit
+from sidtool.integrations.cluster import (
+    ClusterPairs,
+    PartOptions,
+    RunOptions,
+    memory_pairs,
+    split_in_parts,
+)
+from sidtool.memory import DEFAULT, Cells, ItemContent, Memory, build_memory, content
+from sidtool.memory.content import nearest_items
+from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.quantize import Codebook, QuantizerParams, unit
 from sidtool.tokenizer.sid import SidSpace
 from tests.cli.road import done, refused
 from tests.data.split.test_user_parts import write_events
+from tests.integrations.cluster.jobs import failing_at_the_third
 
 LOCAL = RunOptions()
 
@@ -77,8 +76,8 @@ def same(one: Memory, other: Memory) -> bool:
     )
 
 
-@pytest.mark.parametrize("block_pairs", [1, 200, blocks.BLOCK_PAIRS])
-@pytest.mark.parametrize("read_pairs", [7, blocks.READ_PAIRS])
+@pytest.mark.parametrize("block_pairs", [1, 200, memory_pairs.BLOCK_PAIRS])
+@pytest.mark.parametrize("read_pairs", [7, memory_pairs.READ_PAIRS])
 @pytest.mark.parametrize("with_content", [False, True])
 def test_the_memory_is_that_of_one_process(
     shop: Path,
@@ -88,8 +87,8 @@ def test_the_memory_is_that_of_one_process(
     with_content: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_PAIRS", block_pairs)
-    monkeypatch.setattr(blocks, "READ_PAIRS", read_pairs)
+    monkeypatch.setattr(memory_pairs, "BLOCK_PAIRS", block_pairs)
+    monkeypatch.setattr(memory_pairs, "READ_PAIRS", read_pairs)
     bundle = Bundle.open(shop / "shop.zarr")
     settings = replace(DEFAULT, neighbors=5, shrinkage=2.0)
     by_content = ItemContent.of(bundle, weight=0.5) if with_content else None
@@ -148,9 +147,9 @@ def test_memory_grows_with_the_items_of_a_part(shop: Path, tmp_path: Path) -> No
     sizes = np.repeat([16, 4], [len(text), len(own)])
     ids = Texts.of_utf8(data, np.concatenate([[0], np.cumsum(sizes)]))
     split = open_split(shop / "split")
-    blocks.count_part(split, ids, 0.85, tmp_path / "warm.arrow")
+    memory_pairs.count_part(split, ids, 0.85, tmp_path / "warm.arrow")
     tracemalloc.start()
-    n_pairs = blocks.count_part(split, ids, 0.85, tmp_path / "part.arrow")
+    n_pairs = memory_pairs.count_part(split, ids, 0.85, tmp_path / "part.arrow")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert n_pairs > 100
@@ -161,10 +160,10 @@ def test_blocks_have_equally_many_pairs_however_popular_their_items_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A worker's memory follows from the pairs of a block. Items without pairs fill blocks, too."""
-    monkeypatch.setattr(blocks, "BLOCK_PAIRS", 200)
+    monkeypatch.setattr(memory_pairs, "BLOCK_PAIRS", 200)
     sizes = np.sort(np.random.default_rng(0).pareto(1, 3000) * 10).astype(np.int64)[::-1]
     for catalog in (sizes, np.zeros(1000, dtype=np.int64), np.append(np.int64(10**6), sizes)):
-        bounds = blocks.item_blocks(catalog)
+        bounds = memory_pairs.item_blocks(catalog)
         assert [first for first, _ in bounds] == [0, *(stop for _, stop in bounds[:-1])]
         assert bounds[-1][1] == len(catalog)
         for first, stop in bounds:
@@ -194,17 +193,9 @@ def test_a_run_continues_with_what_is_counted(
     shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "m.zarr"
-    monkeypatch.setattr(blocks, "BLOCK_PAIRS", 200)
-    write = blocks.write_block
-    calls = []
-
-    def fail_at_the_third(*arguments: Any) -> int:
-        calls.append(1)
-        if len(calls) == 3:
-            raise DataError("the disk is full")
-        return write(*arguments)
-
-    monkeypatch.setattr(memory_pairs, "write_block", fail_at_the_third)
+    monkeypatch.setattr(memory_pairs, "BLOCK_PAIRS", 200)
+    write = memory_pairs.write_block
+    monkeypatch.setattr(memory_pairs, "write_block", failing_at_the_third(write, []))
     with pytest.raises(DataError, match="the disk is full"):
         count(shop, out)
     assert not out.exists()

@@ -13,16 +13,12 @@ import pytest
 from sidtool.base.errors import DataError
 from sidtool.integrations.cluster.ray_actors import ray_cluster
 from sidtool.integrations.cluster.run import RunOptions
-from tests.cli.road import Road, done, refused, walk
+from tests.cli.road import Road, done, refused, tree, walk
 from tests.integrations.cluster.jobs import double, read_numbers, write_numbers
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_of_two")]
 RAY = RunOptions(engine="ray", workers=2)
 WORKERS = ("--engine", "ray", "--workers", 2)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_killed_worker_changes_nothing(tmp_path: Path) -> None:
@@ -32,7 +28,7 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path) -> None:
     report = double(tmp_path / "in", tmp_path / "out", RAY, killed_in=unfinished)
     assert read_numbers(tmp_path / "out") == [2 * n for n in numbers]
     assert report.counts == {"sum": sum(numbers)}
-    assert files(tmp_path / "out") == files(tmp_path / "alone")
+    assert tree(tmp_path / "out") == tree(tmp_path / "alone")
 
 
 def test_an_error_of_the_work_is_that_of_the_run(tmp_path: Path) -> None:

@@ -20,13 +20,10 @@ from typing import Any
 import pytest
 
 from sidtool.base.errors import DataError, MissingPackageError, SidtoolError, UsageError
-from sidtool.integrations.cluster import ray_service
-from sidtool.integrations.cluster.ray_service import serve_on_ray
-from sidtool.model.load import load_model_folder
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import recommend
-from sidtool.recommendation.requests import Request
-from sidtool.recommendation.serve.serve_options import Listening, ServeLimits, ServeOptions
+from sidtool.integrations.cluster import ray_service, serve_on_ray
+from sidtool.model import load_model_folder
+from sidtool.recommendation import RecommendOptions, Request, recommend
+from sidtool.recommendation.serve import Listening, ServeLimits, ServeOptions
 from tests.cli.road import refused
 from tests.recommendation.serve.disk import Running, running, save_model
 from tests.recommendation.serve.test_process import call_across_sigterm

@@ -12,23 +12,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from sidtool.base.errors import DataError, SidtoolWarning
-from sidtool.data.split.split import Split
-from sidtool.data.split.values import UserSequence
+from sidtool.data.split import Split, UserSequence
+from sidtool.evaluation import EvaluationOptions
 from sidtool.evaluation.evaluation import evaluate_examples
-from sidtool.evaluation.options import EvaluationOptions
-from sidtool.integrations.cluster.recommendations import (
-    ClusterRanker,
-    ModelSource,
-    recommend_folder,
+from sidtool.integrations.cluster import ClusterRanker, ModelSource, recommend_folder
+from sidtool.memory import build_memory
+from sidtool.memory.mixture import MemoryOptions, WeightedMemory
+from sidtool.model import LoadedModel
+from sidtool.recommendation import (
+    RecommendOptions,
+    answer_each,
+    read_request_file,
+    write_result_table,
 )
-from sidtool.memory.build import build_memory
-from sidtool.memory.mixture.index import MemoryOptions, WeightedMemory
-from sidtool.model.load import LoadedModel
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import answer_each
-from sidtool.recommendation.requests import read_request_file
-from sidtool.recommendation.result_file import write_result_table
-from sidtool.recommendation.search.results import Normalize
+from sidtool.recommendation.search import Normalize
 from tests.bundles import small_bundle
 from tests.cli.road import write_lines
 from tests.evaluation.shop import shop, visits

@@ -19,6 +19,7 @@ from sidtool.integrations.cluster.output import PartFolder, PartReport
 from sidtool.integrations.cluster.ray_actors import ray_cluster
 from sidtool.integrations.cluster.run import RunOptions, parts_in_order
 from sidtool.integrations.cluster.shards import _pieces, list_shards
+from tests.cli.road import tree
 from tests.integrations.cluster.jobs import double, read_numbers, write_numbers
 
 
@@ -43,6 +44,21 @@ def test_a_shard_has_its_rows_of_all_files(tmp_path: Path) -> None:
     assert pa.concat_tables(tables)["n"].to_pylist() == numbers
     (whole,) = list_shards(str(tmp_path / "in" / "2.parquet"), 100)
     assert whole.rows == 12
+
+
+def test_files_of_a_shard_may_lack_columns_but_not_differ_in_their_types(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "0.parquet")
+    pq.write_table(pa.table({"n": [2], "more": ["x"]}), tmp_path / "1.parquet")
+    (shard,) = list_shards(str(tmp_path))
+    rows = pq.read_table(shard.fetch(tmp_path)).to_pylist()
+    assert rows == [{"n": 1, "more": None}, {"n": 2, "more": "x"}]
+    pq.write_table(pa.table({"n": ["3"]}), tmp_path / "1.parquet")
+    (tmp_path / "rows-0.parquet").unlink()
+    (shard,) = list_shards(str(tmp_path))
+    with pytest.raises(
+        DataError, match=r"0\.parquet and 1 more cannot be read: .* Field n has inc"
+    ):
+        shard.fetch(tmp_path)
 
 
 def test_a_file_that_shrank_is_refused(tmp_path: Path) -> None:
@@ -141,7 +157,7 @@ def test_an_interrupted_run_is_resumed_from_its_parts(tmp_path: Path) -> None:
     double(tmp_path / "in", tmp_path / "out", RunOptions(resume=True))
     assert (tmp_path / "out" / "part-0000000.parquet").stat().st_mtime_ns == before
     double(tmp_path / "in", tmp_path / "again", RunOptions())
-    assert _files(tmp_path / "out") == _files(tmp_path / "again")
+    assert tree(tmp_path / "out") == tree(tmp_path / "again")
 
 
 def test_a_remote_file_is_copied_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -191,7 +207,3 @@ def test_a_missing_cluster_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     message = r"no Ray cluster at nowhere:1: The node timed out\.$"
     with pytest.raises(DataError, match=message), ray_cluster():
         pass
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}

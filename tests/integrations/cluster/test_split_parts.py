@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.split.make import SplitOptions
+from sidtool.data.split import SplitOptions
 from sidtool.data.split.parts import user_parts
-from sidtool.integrations.cluster import split_parts
-from sidtool.integrations.cluster.split_parts import PartOptions, split_in_parts
+from sidtool.integrations.cluster import PartOptions, split_in_parts, split_parts
 from tests.cli.road import tree
 from tests.data.split.test_user_parts import write_events
+from tests.integrations.cluster.jobs import failing_at_the_third
 
 
 def divide(events: Path | str, out: Path, **run: object) -> dict[str, bytes]:
@@ -24,13 +24,7 @@ def test_a_run_continues_with_what_is_finished(
     events, out = write_events(tmp_path / "events"), tmp_path / "split"
     expected = divide(events, tmp_path / "one")
     split_one = user_parts.split_part
-
-    def fail_at_the_third(*arguments: object) -> object:
-        if arguments[2] == 2:
-            raise DataError("the disk is full")
-        return split_one(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(split_parts, "split_part", fail_at_the_third)
+    monkeypatch.setattr(split_parts, "split_part", failing_at_the_third(split_one, []))
     with pytest.raises(DataError, match="the disk is full"):
         divide(events, out)
     monkeypatch.setattr(split_parts, "split_part", split_one)

@@ -35,6 +35,7 @@ from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.data.split.cases import windows_of
 from tests.data.tables.files import write_table
 from tests.examples.cases import ALL_TASKS, RATING_TASKS
+from tests.integrations.cluster.jobs import failing_at_the_third
 from tests.models import tiny_tokenizer
 from tests.s3 import BUCKET
 from tests.training_fixtures import bundle, catalog, split
@@ -42,6 +43,7 @@ from tests.training_fixtures import bundle, catalog, split
 pytestmark = pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
 
 __all__ = ["bundle", "catalog", "split"]
+WRITE_SHARD = example_shards._write_shard
 
 
 def inputs_of(
@@ -64,6 +66,21 @@ def inputs_of(
         TaskCatalogOptions(queries=queries if "query-to-sid" in options.get("tasks", {}) else None),
         weights=weights,
     )
+
+
+def in_parts(
+    folder: Path,
+    bundle: Bundle,
+    catalog: Items,
+    parts: int = 4,
+    fields: SplitOptions | None = None,
+    **options: Any,
+) -> SftInputs:
+    """The inputs in files, with a split of rated events in parts."""
+    events = rated_events(folder / "events.csv")
+    split_in_parts(str(events), folder / "in-parts", fields, run=PartOptions(parts=parts))
+    inputs = inputs_of(folder, bundle, catalog, make_split(events), **options)
+    return replace(inputs, split=folder / "in-parts")
 
 
 def make(
@@ -132,13 +149,11 @@ def test_workers_map_the_catalog_that_the_command_reads(
 def test_a_worker_reads_one_part_of_a_split_in_parts(
     tmp_path: Path, bundle: Bundle, catalog: Items, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = rated_events(tmp_path / "events.csv")
     tasks = {"sequence": 1.0, "title-history-to-sid": 2.0, "sid-to-title": 1.0}
     tasks["history-text"] = 1.0
-    inputs = inputs_of(tmp_path, bundle, catalog, make_split(events), tasks=tasks)
+    inputs = in_parts(tmp_path, bundle, catalog, tasks=tasks)
     folder = tmp_path / "in-parts"
-    manifest = split_in_parts(str(events), folder, run=PartOptions(parts=4))
-    inputs = replace(inputs, split=folder)
+    manifest = stored_manifest(folder)
     sizes = []
     monkeypatch.setattr(example_shards, "_write_shard", noting(sizes))
     monkeypatch.setattr(sft_run, "open_split", None)  # reads all parts
@@ -152,38 +167,23 @@ def test_a_worker_reads_one_part_of_a_split_in_parts(
     assert max(sizes) < manifest.counts.users
 
 
-def test_validation_users_of_a_split_in_parts_without_a_task_of_users(
-    tmp_path: Path, bundle: Bundle, catalog: Items
-) -> None:
-    events = rated_events(tmp_path / "events.csv")
-    inputs = inputs_of(tmp_path, bundle, catalog, make_split(events), tasks={"title-to-sid": 1.0})
-    folder = tmp_path / "in-parts"
-    split_in_parts(str(events), folder, run=PartOptions(parts=4))
-    check_same(replace(inputs, split=folder), tmp_path)
-
-
 @pytest.mark.parametrize("tasks", [{"sequence": 1.0}, {"query-to-sid": 1.0, "next-item": 1.0}])
 def test_splits_in_parts(
     tmp_path: Path, bundle: Bundle, catalog: Items, tasks: dict[str, float]
 ) -> None:
-    events = rated_events(tmp_path / "events.csv")
-    inputs = inputs_of(tmp_path, bundle, catalog, make_split(events), tasks=tasks)
-    folder = tmp_path / "in-parts"
     fields = SplitOptions(fields=FieldOptions((FieldName("rating"),), target=("rating>=2",)))
-    split_in_parts(str(events), folder, fields, run=PartOptions(parts=4))
-    check_same(replace(inputs, split=folder, weights=WeightOptions("rating")), tmp_path)
+    inputs = in_parts(tmp_path, bundle, catalog, fields=fields, tasks=tasks)
+    check_same(replace(inputs, weights=WeightOptions("rating")), tmp_path)
 
 
 def test_a_run_continues_with_finished_parts(
     tmp_path: Path, bundle: Bundle, catalog: Items, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = rated_events(tmp_path / "events.csv")
-    inputs = inputs_of(tmp_path, bundle, catalog, make_split(events), tasks={"sequence": 1.0})
-    inputs = replace(inputs, split=tmp_path / "in-parts")
-    split_in_parts(str(events), tmp_path / "in-parts", run=PartOptions(parts=64))
+    inputs = in_parts(tmp_path, bundle, catalog, parts=64, tasks={"sequence": 1.0})
     out = tmp_path / "train.jsonl"
-    calls: list[int] = []
-    monkeypatch.setattr(example_shards, "_write_shard", failing_at_the_third(calls))
+    calls: list[Any] = []
+    failing = failing_at_the_third(WRITE_SHARD, calls)
+    monkeypatch.setattr(example_shards, "_write_shard", failing)
     with pytest.raises(DataError, match="the disk is full"):
         make(inputs, out, ClusterExamples(inputs, RunOptions()))
     assert not out.exists()
@@ -218,11 +218,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_examples_in_parts_are_those_of_one_file(
     tmp_path: Path, bundle: Bundle, catalog: Items, place: str
 ) -> None:
-    events = rated_events(tmp_path / "events.csv")
     tasks = {"sequence": 1.0, "sid-to-title": 1.0, "next-item": 2.0, "title-to-sid": 1.0}
-    inputs = inputs_of(tmp_path, bundle, catalog, make_split(events), tasks=tasks)
-    manifest = split_in_parts(str(events), tmp_path / "in-parts", run=PartOptions(parts=4))
-    inputs = replace(inputs, split=tmp_path / "in-parts")
+    inputs = in_parts(tmp_path, bundle, catalog, tasks=tasks)
+    manifest = stored_manifest(tmp_path / "in-parts")
     one = make(inputs, tmp_path / "train.jsonl")
     writer = ClusterExamples(inputs, RunOptions())
     made = make(inputs, place, writer)
@@ -255,11 +253,7 @@ def test_examples_in_parts_are_those_of_one_file(
 def test_tasks_that_are_not_of_users_have_all_validation_users(
     tmp_path: Path, bundle: Bundle, catalog: Items
 ) -> None:
-    events = rated_events(tmp_path / "events.csv")
-    tasks = {"sid-to-title": 1.0, "title-to-sid": 1.0}
-    inputs = inputs_of(tmp_path, bundle, catalog, make_split(events), tasks=tasks)
-    split_in_parts(str(events), tmp_path / "in-parts", run=PartOptions(parts=4))
-    inputs = replace(inputs, split=tmp_path / "in-parts")
+    inputs = in_parts(tmp_path, bundle, catalog, tasks={"sid-to-title": 1.0, "title-to-sid": 1.0})
     check_same(inputs, tmp_path)
     one = json.loads((tmp_path / "one" / "train.jsonl.meta.json").read_text())
     made = make(inputs, f"{tmp_path}/made/", ClusterExamples(inputs, RunOptions()))
@@ -313,7 +307,8 @@ def test_a_folder_of_parts_continues_and_names_a_lost_file(
     with pytest.raises(UsageError, match=r"shop\.zarr, or contains it"):
         make(inputs, f"{inputs.bundle}/", ClusterExamples(inputs, RunOptions()), force=True)
     whole = make(inputs, f"{tmp_path}/whole/", ClusterExamples(inputs, RunOptions()))
-    monkeypatch.setattr(example_shards, "_write_shard", failing_at_the_third([]))
+    failing = failing_at_the_third(WRITE_SHARD, [])
+    monkeypatch.setattr(example_shards, "_write_shard", failing)
     resumed = ClusterExamples(inputs, RunOptions(resume=True))
     with pytest.raises(DataError, match="the disk is full"):
         make(inputs, out, ClusterExamples(inputs, RunOptions()))
@@ -328,26 +323,12 @@ def test_a_folder_of_parts_continues_and_names_a_lost_file(
     assert names == {"_lineage.json"}
 
 
-def failing_at_the_third(calls: list[int]) -> Any:
-    """`_write_shard` that notes each call and fails at the third."""
-    write = example_shards._write_shard
-
-    def write_or_fail(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 3:
-            raise DataError("the disk is full")
-        return write(*arguments)
-
-    return write_or_fail
-
-
 def noting(sizes: list[int]) -> Any:
     """`_write_shard` that notes of how many users the job is."""
-    write = example_shards._write_shard
 
     def noted(job: SftJob, *arguments: Any) -> Any:
         sizes.append(len(job.split.train))
-        return write(job, *arguments)
+        return WRITE_SHARD(job, *arguments)
 
     return noted
 

@@ -13,11 +13,10 @@ import pytest
 import sidtool
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import RefusedError
-from sidtool.integrations.cluster.run import RunOptions
-from sidtool.integrations.cluster.vectors import ItemColumns, embed_folder, encode_folder
-from sidtool.registry.references import open_bundle
-from sidtool.tokenizer.encoder.settings import Encoder
-from sidtool.tokenizer.make.encode import encode
+from sidtool.integrations.cluster import ItemColumns, RunOptions, embed_folder, encode_folder
+from sidtool.registry import open_bundle
+from sidtool.tokenizer import encode
+from sidtool.tokenizer.encoder import Encoder
 from tests.cli.road import catalog, done, refused, run
 from tests.encoders import embed, tiny_encoder
 
@@ -142,6 +141,14 @@ def test_outputs_at_urls(inputs: Path) -> None:
     assert "is the input" in refused(2, *words)
     assert set(before) < set(memory.find("/shelf"))
     memory.rm("/shelf", recursive=True)
+
+
+def test_an_error_names_the_file_of_the_row(inputs: Path, tmp_path: Path) -> None:
+    items = tmp_path / "items.parquet"
+    pq.write_table(pa.table({"item_id": ["a", ""], "title": ["A", "B"]}), items)
+    words = ("encode", inputs / "shop.zarr", "--items", items, "-o", tmp_path / "out")
+    error = refused(1, *words, "--text-template", "{title}")
+    assert error == f"error: {items}, row 2: the item id is empty"
 
 
 def test_another_encoder_than_the_bundle_s_is_refused(inputs: Path, tmp_path: Path) -> None:

@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from sidtool.model.vocabulary import NO_TOKEN, SidTokens
-from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.tokenizer.sid import SidSpace
 
 

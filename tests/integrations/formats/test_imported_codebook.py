@@ -18,7 +18,7 @@ from sidtool.base.errors import (
 )
 from sidtool.data.items import Items, make_items
 from sidtool.integrations.formats.convert import CatalogFile, import_map
-from sidtool.integrations.formats.imported_codebook import CodebookFile, encoded_share
+from sidtool.integrations.formats.imported_codebook import CodebookFile, Encoded, encoded_share
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.add import add_items
@@ -65,6 +65,13 @@ def index(folder: Path, codes: Any, *, first: int = 0) -> Path:
     return folder / "index.json"
 
 
+def encoded(bundle: Bundle) -> Encoded:
+    """What was measured when a bundle was imported."""
+    measured = encoded_share(bundle)
+    assert measured is not None
+    return measured
+
+
 def new_items(*ids: str) -> Items:
     return make_items(ids, ids, ids, fields={}, template="{title}")
 
@@ -85,9 +92,7 @@ def test_the_map_is_given_back_and_new_items_are_encoded(tmp_path: Path, named: 
     bundle = import_map(path, tmp_path / "shop.zarr", codebook=source)
     assert verify(tmp_path / "shop.zarr") == []
     assert (bundle.manifest.format, bundle.space.sizes) == (1, (7, 5, 6))
-    encoded = encoded_share(bundle)
-    assert encoded is not None
-    assert (encoded.items, encoded.share, encoded.equal) == (N, 1.0, (N, N, N))
+    assert encoded(bundle) == Encoded(N, (N, N, N))
     assert bundle.manifest.source["codebook_layout"] == "rq-vae"
     assert bundle.manifest.recipe is not None
     assert bundle.manifest.recipe["encoder"] == {"vectors": "given", "dim": DIM}
@@ -114,9 +119,7 @@ def test_a_map_that_counts_from_one(tmp_path: Path) -> None:
     bundle = import_map(path, tmp_path / "shop.zarr", codebook=source)
     assert (bundle.manifest.format, bundle.space.sizes) == (2, (8, 6, 7))
     assert bundle.manifest.collisions.policy == "reassign"
-    encoded = encoded_share(bundle)
-    assert encoded is not None
-    assert encoded.share == 1.0
+    assert encoded(bundle).share == 1.0
     opened = Bundle.open(tmp_path / "shop.zarr")
     assert opened.encode(rows.numpy()).tolist() == (codes + 1).tolist()
     # 50 copies of one vector overflow its prefix, and none of them gets a code 0
@@ -147,9 +150,7 @@ def test_grid_with_its_map_and_its_appended_level(tmp_path: Path, is_vae: bool) 
     assert verify(tmp_path / "shop.zarr.zip") == []
     assert bundle.manifest.format == 2
     assert (bundle.manifest.collisions.policy, bundle.space.levels) == ("append", 4)
-    encoded = encoded_share(bundle)
-    assert encoded is not None
-    assert encoded.equal == (N, N, N)
+    assert encoded(bundle).equal == (N, N, N)
     rows_of = bundle.items.rows([str(item) for item in range(N)])
     assert bundle.items.codes[rows_of].tolist() == digits.tolist()
     assert bundle.sid("0").startswith("<s_a_")
@@ -197,13 +198,10 @@ def test_a_share_below_one_is_measured_by_levels(tmp_path: Path) -> None:
     codes[:2, 0] = (codes[:2, 0] + 1) % 7
     source = CodebookFile(checkpoint, tmp_path / "vectors.npy", by_row=True)
     bundle = import_map(index(tmp_path, codes), tmp_path / "shop.zarr", codebook=source)
-    encoded = encoded_share(bundle)
-    assert encoded is not None
-    assert encoded.equal == (58, 58, 54)
-    assert encoded.share == 0.9
+    assert encoded(bundle).equal == (58, 58, 54)
+    assert encoded(bundle).share == 0.9
     # a later version has what was measured at its import
-    later = encoded_share(add_items(bundle, remove=["3"]))
-    assert later == encoded
+    assert encoded(add_items(bundle, remove=["3"])) == encoded(bundle)
 
 
 def test_an_unknown_encoder_is_asked_for(tmp_path: Path) -> None:
@@ -286,9 +284,7 @@ def test_vectors_without_ids_follow_the_catalog(tmp_path: Path) -> None:
     items = CatalogFile(tmp_path / "items.csv", id_column="sku")
     with pytest.warns(SidtoolWarning, match=r"is not recorded"):
         bundle = import_map(path, tmp_path / "x.zarr", items=items, codebook=source)
-    encoded = encoded_share(bundle)
-    assert encoded is not None
-    assert encoded.share == 1.0
+    assert encoded(bundle).share == 1.0
     (tmp_path / "items.csv").write_text("\n".join(lines[:-3]) + "\n")
     np.save(tmp_path / "vectors.npy", rows.numpy()[order[:-3]])
     with pytest.raises(DataError, match=r"the catalog lacks 3 of 60 items"):

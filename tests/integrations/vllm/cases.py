@@ -12,11 +12,10 @@ import pytest
 import torch
 
 from sidtool.integrations.vllm.row_constraint import RequestSettings, RowConstraint
-from sidtool.model.contract.contract import Contract
-from sidtool.model.contract.folder import write_contract
-from sidtool.model.contract.stage_record import ExtendParams, StageRecord
-from sidtool.model.vocabulary.tokens import NO_TOKEN, SidTokens
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.model.contract import Contract, StageRecord, write_contract
+from sidtool.model.contract.stage_record import ExtendParams
+from sidtool.model.vocabulary import NO_TOKEN, SidTokens
+from sidtool.tokenizer.bundle import Bundle
 from tests.loaded import HISTORY_PROMPT
 from tests.models import tiny_model, tiny_tokenizer
 

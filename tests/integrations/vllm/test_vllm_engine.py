@@ -13,11 +13,8 @@ import pytest
 import torch
 
 from sidtool.integrations.vllm.engine import engine_arguments, engine_model
-from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.recommendation.query import QuerySession
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import recommend
-from sidtool.recommendation.requests import Request
+from sidtool.model import LoadedModel, load_model_folder
+from sidtool.recommendation import QuerySession, RecommendOptions, Request, recommend
 from tests.bundles import small_bundle
 from tests.integrations.vllm.cases import save_model
 

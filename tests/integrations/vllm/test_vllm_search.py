@@ -9,11 +9,9 @@ import torch
 from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.integrations.vllm.engine import engine_arguments, engine_model
 from sidtool.integrations.vllm.row_constraint import EngineSettings, RowConstraint
-from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import recommend
-from sidtool.recommendation.requests import Request
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.model import LoadedModel, load_model_folder
+from sidtool.recommendation import RecommendOptions, Request, recommend
+from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.integrations.vllm.cases import TokenEngine, save_model, vllm_config, vllm_interfaces
 
