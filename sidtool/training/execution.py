@@ -31,7 +31,7 @@ from sidtool.training.loop.checkpoints import (
     last_checkpoint,
     relocate_best,
 )
-from sidtool.training.settled_run import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE, Run
+from sidtool.training.run import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE, Run
 
 LOGS_FOLDER = "runs"
 """Where TensorBoard's writer puts its files."""

@@ -37,8 +37,8 @@ from sidtool.training.loss.augment import (
 )
 from sidtool.training.loss.loss import Loss, load_teachers
 from sidtool.training.loss.part_examples import PartExamples, PartOrder
-from sidtool.training.plan import weight_dtype
-from sidtool.training.settled_run import TrainingRun, sliding_windows
+from sidtool.training.run import TrainingRun, sliding_windows
+from sidtool.training.trainer_config import weight_dtype
 
 
 def check_inputs(run: TrainingRun, loaded: LoadedModel) -> None:

@@ -20,9 +20,10 @@ from sidtool.model.contract import TrainParams, read_contract
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.execution import Finished, ForgettingCheck, train_and_publish
 from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
-from sidtool.training.plan import plan_training, run_config
+from sidtool.training.run import TrainingRun
+from sidtool.training.run_checks import plan_training
 from sidtool.training.settings import StageSettings, TrainOptions
-from sidtool.training.settled_run import TrainingRun
+from sidtool.training.trainer_config import run_config
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from sidtool.base.documents import parse_yaml
 from sidtool.base.errors import UsageError
 from sidtool.model.contract.folder import read_contract, verify_model
 from sidtool.training.loop.machine import check_active, check_fsdp, wants_fsdp
-from sidtool.training.settled_run import HISTORY_FILE
+from sidtool.training.run import HISTORY_FILE
 from tests.doc_blocks import ROOT
 from tests.training.runs import OFTEN
 

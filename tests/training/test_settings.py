@@ -15,9 +15,9 @@ from trl import SFTConfig
 from sidtool.base.errors import DataError, MissingPackageError, UsageError
 from sidtool.cli.settings_table import list_settings
 from sidtool.model.network.structure import ModelKind
-from sidtool.training.plan import made_config, run_config
 from sidtool.training.settings import DECIDED, DEFAULTS, StageSettings, TrainOptions
 from sidtool.training.settings_file import TRAINING, read_stages, typed_fields
+from sidtool.training.trainer_config import made_config, run_config
 
 
 def read_one(config: Path | None, pairs: Sequence[str] = ()) -> StageSettings:

@@ -23,7 +23,7 @@ from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.segments import prompt_encoder
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.loss.loss import Teachers, load_teachers
-from sidtool.training.plan import plan_training
+from sidtool.training.run_checks import plan_training
 from sidtool.training.settings import TrainOptions
 from sidtool.training.training import TrainingSummary, train
 from tests.bundles import small_bundle

@@ -36,7 +36,7 @@ from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.loss.augment import AugmentedExamples
 from sidtool.training.loss.loss import Loss, Teachers
 from sidtool.training.loss.probes import narrows_exactly, packs_exactly
-from sidtool.training.settled_run import HISTORY_FILE, MACHINE_FILE
+from sidtool.training.run import HISTORY_FILE, MACHINE_FILE
 from sidtool.training.training import TrainingSummary, train
 from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 from tests.pairs import all_pairs

@@ -11,9 +11,9 @@ from sidtool.base.options import settings_from
 from sidtool.base.progress import Log, Progress
 from sidtool.training.execution import train_and_publish
 from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
-from sidtool.training.plan import made_config
-from sidtool.training.reinforcement.plan import RlRun, plan_rl
+from sidtool.training.reinforcement.rl_run import RlRun, plan_rl
 from sidtool.training.reinforcement.settings import RlOptions
+from sidtool.training.trainer_config import made_config
 
 
 @dataclass(frozen=True)

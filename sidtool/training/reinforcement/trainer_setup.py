@@ -24,9 +24,9 @@ from sidtool.training.reinforcement.examples import (
 )
 from sidtool.training.reinforcement.list_trainer import ListTrainer, ListValidation
 from sidtool.training.reinforcement.pairs import PairMaker
-from sidtool.training.reinforcement.plan import RlRun
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import RewardContext, reward_sum
+from sidtool.training.reinforcement.rl_run import RlRun
 from sidtool.training.reinforcement.rollouts import GroupMaker
 from sidtool.training.reinforcement.trainer import GroupTrainer
 

@@ -16,7 +16,6 @@ from sidtool.examples.sft_run import make_sft
 from sidtool.memory.build import build_memory
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.training.reinforcement.plan import plan_rl
 from sidtool.training.reinforcement.rewards.kinds import REWARDS
 from sidtool.training.reinforcement.rewards.reward import (
     Groups,
@@ -26,6 +25,7 @@ from sidtool.training.reinforcement.rewards.reward import (
     RunFacts,
     reward_sum,
 )
+from sidtool.training.reinforcement.rl_run import plan_rl
 from sidtool.training.reinforcement.settings import RlOptions
 from tests.training.runs import short_rl
 from tests.training_fixtures import make_split

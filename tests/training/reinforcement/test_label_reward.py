@@ -21,8 +21,8 @@ from sidtool.model.contract.stage_record import ModelReference, RlParams
 from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.frames import Templates
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.training.reinforcement.plan import plan_rl
 from sidtool.training.reinforcement.rewards import label
+from sidtool.training.reinforcement.rl_run import plan_rl
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.training import train
 from tests.models import tiny_tokenizer

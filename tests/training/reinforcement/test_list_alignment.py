@@ -20,9 +20,9 @@ from sidtool.recommendation.query import QuerySession
 from sidtool.training.reinforcement import list_trainer
 from sidtool.training.reinforcement.examples import read_rl_examples
 from sidtool.training.reinforcement.pairs import PairMaker, load_pairs, save_pairs
-from sidtool.training.reinforcement.plan import _policy_prompt, plan_rl
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import Groups
+from sidtool.training.reinforcement.rl_run import _policy_prompt, plan_rl
 from sidtool.training.reinforcement.settings import RlOptions
 from tests.sealed import reseal
 from tests.training.runs import OFTEN, Stopped, same, short_rl, weights

@@ -20,8 +20,8 @@ from sidtool.examples.lineage import read_lineage, side_files
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.model.load import load_model_folder
-from sidtool.training.reinforcement.plan import plan_rl
 from sidtool.training.reinforcement.reinforcement import rl
+from sidtool.training.reinforcement.rl_run import plan_rl
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.training import train
 from tests.training.runs import Stopped, same, short_rl, weights

@@ -1,5 +1,5 @@
-"""A run of reinforcement with all of its inputs settled and checked, before weights are read or
-anything is written: what determines it, and the contract of the model that it makes."""
+"""A run of `rl`: its inputs, checked before weights are read or anything is written; what
+determines it, and the contract of the model that it makes."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -35,8 +35,8 @@ from sidtool.training.reinforcement.settings import (
     RL_SETTINGS,
     RlOptions,
 )
+from sidtool.training.run import Run, changed_fields, json_digest, json_values
 from sidtool.training.settings_file import typed_fields
-from sidtool.training.settled_run import Run, changed_fields, json_digest, json_values
 
 if TYPE_CHECKING:
     from sidtool.training.reinforcement.rewards.reward import RewardInput, RewardTerm
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RlRun(Run):
-    """The settled inputs of one call of `rl`."""
+    """The checked inputs of one call of `rl`."""
 
     valid: Path
     options: RlOptions

@@ -1,5 +1,5 @@
-"""What a training is asked for, and the run with all of its inputs settled: what determines it, and
-the contract of the model that it makes."""
+"""A run of `train`, with its inputs checked (`run_checks.py`): what determines it, by which it
+resumes, and the contract of the model that it makes."""
 
 import dataclasses
 import hashlib
@@ -45,7 +45,7 @@ def sliding_windows(options: TrainOptions, kind: ModelKind) -> SlidingWindows:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The settled inputs of a training, by examples or by rewards."""
+    """The checked inputs of a training, by examples or by rewards."""
 
     model_dir: Path
     examples: Path
@@ -112,7 +112,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun(Run):
-    """The settled inputs of one call of `train`."""
+    """The checked inputs of one call of `train`."""
 
     options: TrainOptions
     sft_fields: Mapping[str, Any]
