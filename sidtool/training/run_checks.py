@@ -53,7 +53,8 @@ def plan_training(
         model_dir = model_folder(model, trust_remote_code=trust)
         contract, bundle, _ = check_model_folder(model_dir, bundle)
     else:
-        model_dir, contract, bundle = before.out, before.contract, before.bundle
+        model_dir, bundle = before.out, before.bundle
+        contract = replace(before.contract, history_prompt=before.history_prompt)
         made_from = before.lineage.split
         check_split(as_url(before.examples), made_from, location, lineage.split)
     teacher_dirs = tuple(model_folder(teacher, trust_remote_code=trust) for teacher in teachers)

@@ -203,7 +203,6 @@ def plan_stages(
     refuse_existing(out, force, FOLDER)
     require("train")
     planned: list[TrainingRun] = []
-    has_prompt = False
     for number, settings in enumerate(stages, start=1):
         is_last = number == len(stages)
         run = plan_training(
@@ -216,8 +215,7 @@ def plan_stages(
             trust_remote_code=trust_remote_code,
             before=planned[-1] if planned else None,
         )
-        has_prompt = has_prompt or run.history_prompt is not None
-        if has_prompt:
+        if run.history_prompt is not None:
             run = replace(run, valid=validation_users(run.examples, run.lineage))
         with quiet(), offline():
             run_config(run)  # raises for settings that do not fit together
