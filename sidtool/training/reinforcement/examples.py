@@ -157,9 +157,8 @@ class EventFields:
 def _places(
     rows: NDArray[np.int64], history: NDArray[np.int64], target: NDArray[np.int64]
 ) -> tuple[int, int] | None:
-    """The indexes among a user's rows at which a history ends and at which its target is; None if
-    they do not contain it. Where the history is found more than once, the target comes soonest
-    behind it."""
+    """Where among a user's rows a history ends and its target is; None if they do not contain it.
+    Of several places, the one with the target soonest behind the history."""
     if len(rows) <= len(history):
         return None
     windows = np.lib.stride_tricks.sliding_window_view(rows[:-1], len(history))

@@ -69,12 +69,6 @@ class RlRun(Run):
             inputs["fields"] = self.fields_digest
         return inputs
 
-    def resumable(self, processes: int) -> dict[str, Any]:
-        """As the parent class: each process stores the groups that it made."""
-        if processes == 1:
-            return self.fingerprint
-        return {**self.fingerprint, "processes": processes}
-
     def new_contract(self) -> Contract:
         """The contract of the trained model."""
         params = RlParams(
@@ -187,8 +181,7 @@ def plan_rl(
 def _check_rewards(
     rewards: "tuple[RewardTerm, ...]", inputs: Mapping[str, str | Path], options: RlOptions
 ) -> None:
-    """Raise UsageError if a reward lacks its input or a setting, or if one is given that no reward
-    uses."""
+    """Raise UsageError if a reward lacks its input or setting, or one is given that none uses."""
     from sidtool.training.reinforcement.rewards.kinds import REWARDS
 
     names = [term.name for term in rewards]
@@ -214,8 +207,7 @@ def _check_rewards(
 def _check_examples(
     lineage: Lineage, examples: Path, rewards: "tuple[RewardTerm, ...]", is_of_lists: bool
 ) -> None:
-    """Raise UsageError if training examples lack what the rewards or the algorithm read: weights,
-    histories as SIDs, or lists."""
+    """Raise UsageError if training examples lack weights, histories as SIDs, or lists."""
     for term in rewards:
         if term.kind.needs_weights and lineage.weights is None:
             raise UsageError(
@@ -233,8 +225,7 @@ def _check_examples(
 
 
 def _policy_prompt(contract: Contract, model_dir: str | Path, is_of_lists: bool) -> HistoryPrompt:
-    """The prompt that a run trains on. Raises CompatibilityError if the model was not trained to
-    recommend, or not lists where they are asked for; UsageError for lists of an encoder-decoder."""
+    """The prompt that a run trains on, if the model can write such answers."""
     if contract.history_prompt is None:
         raise CompatibilityError(
             f"{model_dir} was not trained to recommend: its contract has no history prompt",

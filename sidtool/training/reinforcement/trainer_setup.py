@@ -73,16 +73,10 @@ def build_trainer(
         pairs = PairMaker(lists, examples, reward, length, run.options)
         validation = ListValidation.of(lists, users, reward, length, run.options)
         build = partial(ListTrainer, pairs=pairs, validation=validation)
-    contract = run.new_contract()
-
-    def write(folder: Path, best: Selection | None) -> None:
-        write_contract(folder, contract.with_best(best), run.bundle)
-
     trainer: GroupTrainer = build(
         run.options,
         loaded,
         arguments,
-        write_contract=write,
         maker=maker,
         reward=reward,
         reference=reference,
@@ -97,6 +91,12 @@ def build_trainer(
         refuses_worse_slices=not allow_worse_slices,
         callbacks=[ProgressCallback(progress, log)],
     )
+    contract = run.new_contract()
+
+    def write(folder: Path, best: Selection | None) -> None:
+        write_contract(folder, contract.with_best(best), run.bundle)
+
+    trainer.write_contract = write
     return trainer
 
 
