@@ -5,10 +5,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from sidtool.base.checkpoint import CONFIG, read_object
 from sidtool.base.errors import UsageError
 from sidtool.model import Dtype
 from sidtool.model.network import ModelKind
-from sidtool.training.loop.machine import check_fsdp, is_set, stored_dtype, supports_bf16
+from sidtool.training.loop.machine import check_fsdp, is_set, supports_bf16
 from sidtool.training.run import Run, TrainingRun
 
 
@@ -106,4 +107,8 @@ def weight_dtype(run: TrainingRun, arguments: Any) -> Dtype:
     """The precision in which weights are kept while training: float32, since a GPU computes in
     bfloat16 under autocast, and bfloat16 for frozen weights that are stored so."""
     is_frozen = run.options.stage != "full" and arguments.device.type == "cuda" and arguments.bf16
-    return "bfloat16" if is_frozen and stored_dtype(run.model_dir) == "bfloat16" else "float32"
+    if not is_frozen or not (run.model_dir / CONFIG).is_file():
+        return "float32"
+    config = read_object(run.model_dir / CONFIG)
+    is_stored_so = (config.get("dtype") or config.get("torch_dtype")) == "bfloat16"
+    return "bfloat16" if is_stored_so else "float32"

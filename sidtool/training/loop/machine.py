@@ -2,7 +2,6 @@
 divides weights, gradients and optimizer states among processes, can train."""
 
 import contextlib
-import json
 import logging
 import os
 import sys
@@ -13,13 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import UsageError
-
-
-def stored_dtype(folder: Path) -> str:
-    """The precision in which a model folder is stored, by its config.json; default float32."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 
 def supports_bf16() -> bool:
