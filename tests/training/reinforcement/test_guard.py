@@ -62,7 +62,6 @@ def test_a_new_reward_with_an_input_is_a_function_and_a_line(
     run = plan_rl(*start, reward_inputs=inputs)
     assert run.other_inputs() == {"input of stock": "digest"}
     params = run.new_contract().params
-    assert isinstance(params, RlParams)
     assert params.reward_inputs == {"stock": "digest"}
     context = RewardContext(run.bundle, {"stock": run.reward_inputs["stock"].load("cpu")})
     row = run.bundle.items.rows(["i1"])[0]
@@ -102,7 +101,6 @@ def test_a_model_has_learned_what_its_rewards_learned(
     inputs = {"collaborative": tmp_path / "memory.zarr"}
     run = plan_rl(tuned, made, tmp_path / "out", options, {}, reward_inputs=inputs)
     params = run.new_contract().stages[-1].params
-    assert isinstance(params, RlParams)
     assert params.learned_from == (first.reference,)
 
 

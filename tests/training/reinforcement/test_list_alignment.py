@@ -13,7 +13,6 @@ import torch
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.model.contract.folder import read_contract
-from sidtool.model.contract.stage_record import RlParams
 from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.segments import prompt_encoder
 from sidtool.recommendation.query import QuerySession
@@ -53,7 +52,6 @@ def test_a_round_of_lists_writes_a_complete_model(
     assert summary.groups > 16
     contract = read_contract(tmp_path / "out")
     assert contract.list_prompt == read_contract(list_model).list_prompt
-    assert isinstance(contract.params, RlParams)
     assert contract.params.options["algorithm"] == "ipa"
     assert not same(weights(tmp_path / "out"), weights(list_model))
     start = next(entry for entry in logs if "start_list_recall" in entry)
