@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from sidtool.training.reinforcement.reinforcement import rl
 from sidtool.training.settings_file import read_stages
 from sidtool.training.training import check_stages, plan_stages, train
 from tests.sealed import reseal
-from tests.training.runs import FAST, Stopped, same, weights
+from tests.training.runs import ENVIRONMENT, FAST, Stopped, same, weights
 
 Make = Callable[..., Path]
 
@@ -225,8 +224,7 @@ def test_two_processes_train_on_their_parts_and_resume(
     base = models("gpt2", resid_pdrop=0.1)
     made = in_parts_of(examples(sequence=1.0, **{"sid-to-title": 1.0}), tmp_path / "parts", 6)
     (tmp_path / "run.py").write_text(SCRIPT)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"}
 
     def run(out: str, kill_at: int = 0) -> subprocess.CompletedProcess[str]:
         launcher = ["torch.distributed.run", "--nproc-per-node=2", "--master-port=29541"]

@@ -2,7 +2,6 @@
 resumes exactly."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -40,7 +39,7 @@ from sidtool.training.training import TrainingSummary, train
 from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 from tests.pairs import all_pairs
 from tests.sealed import reseal
-from tests.training.runs import FAST, OFTEN, Stopped, kill_at, same, valid_of, weights
+from tests.training.runs import ENVIRONMENT, FAST, OFTEN, Stopped, kill_at, same, valid_of, weights
 
 Make = Callable[..., Path]
 Train = Callable[..., TrainingSummary]
@@ -561,7 +560,6 @@ options = TrainOptions(eval_users=10, eval_num_beams=10)
 valid = examples.with_name("valid.jsonl")
 train(base, examples, out, options=options, sft_fields=fields, valid=valid)
 """
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 @pytest.mark.slow

@@ -146,7 +146,7 @@ def test_groups_begin_with_the_token_of_their_user(
     session = QuerySession.of(loaded)
     policy = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
-    events = read_rl_examples(made, "sequence", encoder, loaded.tokens, loaded.bundle)
+    events = read_rl_examples(made, "sequence", encoder, loaded.bundle)
     assert len(events.users) == len(events)
     numbers = np.arange(0, len(events), 7)
     maker = GroupMaker(session, policy, events, 4)

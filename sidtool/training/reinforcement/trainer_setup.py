@@ -106,7 +106,6 @@ def _read_examples(run: RlRun, loaded: LoadedModel, arguments: Any) -> RlExample
         run.examples,
         None if is_of_lists else history_task(run.lineage, run.examples),
         prompt_encoder(loaded.tokenizer, loaded.tokens),
-        loaded.tokens,
         run.bundle,
         exclude_seen=bool(run.options.exclude_seen),
     )

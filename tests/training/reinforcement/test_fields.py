@@ -63,7 +63,7 @@ def test_a_prompt_is_the_part_of_its_training_example_before_the_target(
     model, made = with_fields
     loaded = load_model_folder(model)
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
-    examples = read_rl_examples(made, "sequence", encoder, loaded.tokens, bundle)
+    examples = read_rl_examples(made, "sequence", encoder, bundle)
     session = QuerySession.of(loaded)
     fields = EventFields.of(examples.users, read_split(rated), bundle)
     examples = replace(examples, fields=fields)

@@ -155,7 +155,7 @@ def test_pairs_are_the_best_and_the_worst_list(
 ) -> None:
     loaded = load_model_folder(list_model)
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
-    found = read_rl_examples(made_lists, None, encoder, loaded.tokens, loaded.bundle)
+    found = read_rl_examples(made_lists, None, encoder, loaded.bundle)
     seen: list[Groups] = []
 
     def reward(groups: Groups) -> Any:
@@ -192,8 +192,6 @@ def test_pairs_are_the_best_and_the_worst_list(
         assert torch.equal(stored[number].codes, pair.codes)
         assert torch.equal(stored[number].prompt, pair.prompt)
     # seen items are no targets where they are excluded
-    fewer = read_rl_examples(
-        made_lists, None, encoder, loaded.tokens, loaded.bundle, exclude_seen=True
-    )
+    fewer = read_rl_examples(made_lists, None, encoder, loaded.bundle, exclude_seen=True)
     for number in range(len(fewer)):
         assert not np.isin(fewer.list_targets[number], fewer.history(number)).any()

@@ -1,7 +1,6 @@
 """Runs of reinforcement: complete models, exact resumption, refusals, and no checkpoint lost."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from sidtool.training.reinforcement.reinforcement import rl
 from sidtool.training.reinforcement.rl_run import plan_rl
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.training import train
-from tests.training.runs import Stopped, same, short_rl, weights
+from tests.training.runs import ENVIRONMENT, Stopped, same, short_rl, weights
 
 TWO_ITERATIONS = {"num_iterations": 2, "steps_per_generation": 2, "max_steps": 6}
 """Groups are made every four steps, two per epoch of the shop's 288 events and more; the checkpoint
@@ -233,7 +232,6 @@ start, made, out = map(Path, sys.argv[1:4])
 settings = {"per_device_train_batch_size": int(sys.argv[4]), "learning_rate": 1e-3}
 short_rl(start, made, out, max_steps=8, **settings)
 """
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ def make(loaded: LoadedModel, made: Path, **given: bool) -> tuple[Any, GroupMake
     session = QuerySession.of(loaded)
     policy = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
-    examples = read_rl_examples(made, "sequence", encoder, loaded.tokens, loaded.bundle, **given)
+    examples = read_rl_examples(made, "sequence", encoder, loaded.bundle, **given)
     maker = GroupMaker(session, policy, examples, size=4)
     return maker.make(loaded.model, NUMBERS)[1], maker
 
