@@ -109,7 +109,9 @@ def test_overrides_reach_the_configuration(tmp_path: Path) -> None:
     [
         ({"preset": "gpt9"}, "no preset 'gpt9': use one of gpt2-tiny"),
         ({"vocab_size": 100}, "a vocabulary of 100 tokens is too small"),
+        ({"vocab_size": 1 << 40}, "a vocabulary of 1099511627776 tokens is too large"),
         ({"overrides": {"n_layers": 2}}, "gpt2 has no configuration key n_layers"),
+        ({"overrides": {"n_layer": 0}}, "gpt2 needs a layer, not 0"),
         ({"overrides": {"n_layer": "two"}}, "gpt2 refuses its configuration"),
         ({"overrides": {"n_head": 5}}, "gpt2 refuses its configuration"),
         ({"overrides": {"vocab_size": 5}}, "vocab_size and model_type cannot be set"),
