@@ -266,7 +266,9 @@ class FieldTokens(TokenBlock):
                     f"{name!r} is no field that can have tokens",
                     hint="user.FIELD, context.FIELD, feedback.FIELD, event.FIELD, gap or ago",
                 )
-            if not values or len(set(values)) < len(values) or "" in values:
+            is_list = isinstance(values, tuple | list) and len(values) > 0
+            are_texts = is_list and all(isinstance(value, str) and value for value in values)
+            if not are_texts or len(set(values)) < len(values):
                 raise UsageError(
                     f"the values of {name} that have tokens are different texts, not {values}"
                 )
