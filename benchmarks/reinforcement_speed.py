@@ -31,9 +31,9 @@ from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.partial_head import PartialHead
 from sidtool.tokenizer.sid import Leaves
 from sidtool.training.loop.machine import class_forward, quiet
-from sidtool.training.reinforcement.plan import plan_rl
 from sidtool.training.reinforcement.policy import pad_left
 from sidtool.training.reinforcement.reinforcement import grpo_config
+from sidtool.training.reinforcement.rl_run import plan_rl
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.reinforcement.trainer import GroupTrainer
 from sidtool.training.reinforcement.trainer_setup import build_trainer

@@ -38,7 +38,7 @@ from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.loop import trainer as trainer_module
-from sidtool.training.loss.batches import IGNORED, PackedCollator
+from sidtool.training.loss.batches import IGNORED, packed_batch
 from sidtool.training.settings import SoftmaxOver, TrainOptions
 from sidtool.training.training import train
 
@@ -153,10 +153,9 @@ def bare_step(case: Case, model_dir: Path) -> Callable[[Sequence[Any]], float]:
     if case.softmax_over in ("sid", "trie"):
         columns = slice(start, start + 3 * case.codes)
     adam = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
-    collate = PackedCollator(0)
 
     def step(batch: Sequence[Any]) -> float:
-        inputs = collate(batch)
+        inputs = packed_batch(batch, pad=0)
         labels = inputs["labels"][:, 1:]
         with torch.autocast("cpu", torch.bfloat16, enabled=case.bf16):
             hidden = model.base_model(
@@ -181,10 +180,9 @@ def measure(case: Case, steps: int) -> dict[str, float]:
     tokens: list[int] = []
     batches: list[Sequence[Any]] = []
 
-    class Recorded(PackedCollator):
-        def __call__(self, batch: Sequence[Any]) -> dict[str, torch.Tensor]:
-            batches.append(batch)
-            return super().__call__(batch)
+    def recorded(batch: Sequence[Any], *, pad: int) -> dict[str, torch.Tensor]:
+        batches.append(batch)
+        return packed_batch(batch, pad=pad)
 
     with tempfile.TemporaryDirectory() as folder:
         model, examples = prepare(case, Path(folder), steps)
@@ -201,7 +199,7 @@ def measure(case: Case, steps: int) -> dict[str, float]:
             tokens.append(sum(len(example.ids) for example in batch))
             started = time.perf_counter()
 
-        setattr(trainer_module, "PackedCollator", Recorded)  # noqa: B010
+        setattr(trainer_module, "packed_batch", recorded)  # noqa: B010
         options = TrainOptions(softmax_over=case.softmax_over, batching="packed")
         fields = {
             "max_steps": steps,

@@ -126,8 +126,7 @@ def _rebound(
 
 
 def _restored(folder: Path, contract: Contract, bundle: Bundle) -> tuple[Contract, Verdict]:
-    """The contract to restore, and what is said of it. Raises DataError if there is no tokenizer,
-    CompatibilityError for another bundle."""
+    """The contract to restore, and what is said of it; refuses what cannot be restored."""
     if bundle.identity != contract.identity:
         raise CompatibilityError(
             f"the model in {folder} was made for bundle {contract.identity.digest[:12]}, this is "

@@ -158,6 +158,8 @@ def _random_model(shape: Mapping[str, Any], vocab_size: int, seed: int) -> Any:
             actual = getattr(config, key, value)
             if isinstance(value, bool | int | float | str) and actual != value:
                 raise UsageError(f"{config.model_type} has {key}={actual}, whatever is set")
+        if config.num_hidden_layers < 1:
+            raise UsageError(f"{config.model_type} needs a layer, not {config.num_hidden_layers}")
         has_encoder = model_kind(config) == "encoder-decoder"
         model_class = AutoModelForSeq2SeqLM if has_encoder else AutoModelForCausalLM
         with torch.random.fork_rng(devices=[]):
@@ -178,13 +180,16 @@ def _random_model(shape: Mapping[str, Any], vocab_size: int, seed: int) -> Any:
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
 MIN_VOCABULARY = 256 + 3
 """One token per byte and three special tokens."""
+MAX_VOCABULARY = 1 << 22
+"""The trainer reserves memory for as many tokens; the largest known vocabulary has 262,144."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     """A lossless byte-level BPE tokenizer (Sennrich et al. 2016; Radford et al. 2019).
 
     The same texts give the same tokenizer. `<|pad|>` 0, `<|bos|>` 1 and `<|eos|>` 2 are not added
-    to texts. Raises UsageError if `vocab_size` is less than `MIN_VOCABULARY`."""
+    to texts. Raises UsageError for a `vocab_size` that is not from `MIN_VOCABULARY` to
+    `MAX_VOCABULARY`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -192,6 +197,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
         raise UsageError(
             f"a vocabulary of {vocab_size} tokens is too small: bytes and special tokens need "
             f"{MIN_VOCABULARY}"
+        )
+    if vocab_size > MAX_VOCABULARY:
+        raise UsageError(
+            f"a vocabulary of {vocab_size} tokens is too large: at most {MAX_VOCABULARY} fit"
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

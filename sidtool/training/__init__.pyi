@@ -1,4 +1,7 @@
 from .execution import read_log as read_log
+from .run import HISTORY_FILE as HISTORY_FILE
+from .run import MACHINE_FIGURES as MACHINE_FIGURES
+from .run import MACHINE_FILE as MACHINE_FILE
 from .settings import DEFAULTS as DEFAULTS
 from .settings import MACHINE_DEFAULTS as MACHINE_DEFAULTS
 from .settings import StageOptions as StageOptions
@@ -9,9 +12,6 @@ from .settings_file import Vocabulary as Vocabulary
 from .settings_file import read_settings as read_settings
 from .settings_file import read_stages as read_stages
 from .settings_file import type_name as type_name
-from .settled_run import HISTORY_FILE as HISTORY_FILE
-from .settled_run import MACHINE_FIGURES as MACHINE_FIGURES
-from .settled_run import MACHINE_FILE as MACHINE_FILE
 from .training import check_stages as check_stages
 from .training import plan_stages as plan_stages
 from .training import train as train

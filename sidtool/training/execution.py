@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.errors import DataError, SidtoolError
+from sidtool.base.errors import DataError, SidtoolError, UsageError, first_line
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.records import is_number
 from sidtool.base.work_folder import open_work_folder
@@ -31,7 +31,7 @@ from sidtool.training.loop.checkpoints import (
     last_checkpoint,
     relocate_best,
 )
-from sidtool.training.settled_run import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE, Run
+from sidtool.training.run import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE, Run
 
 LOGS_FOLDER = "runs"
 """Where TensorBoard's writer puts its files."""
@@ -82,6 +82,7 @@ def train_and_publish(
             checkpoint = last_checkpoint(run.work)
             if is_first and checkpoint:
                 relocate_best(checkpoint)
+        trainer = None
         try:
             trainer = build()
             if checkpoint and has_ended(checkpoint):
@@ -92,11 +93,15 @@ def train_and_publish(
             check_weights(trainer)
             if check is not None:
                 check(trainer)
-        except (SidtoolError, ValueError):
+        except (SidtoolError, ValueError, TypeError) as error:
             # without a checkpoint a corrected call must not find this run's settings
             if is_first and last_checkpoint(run.work) is None:
                 remove(run.work)
-            raise
+            has_begun = trainer is not None and trainer.state.global_step > 0
+            if isinstance(error, SidtoolError) or has_begun:
+                raise
+            # the libraries check some settings only when they make an optimizer or a schedule
+            raise UsageError(f"the trainer refuses its settings: {first_line(error)}") from error
         totals = trainer.totals()
         trainer.accelerator.wait_for_everyone()
         final = run.work / "output"

@@ -91,11 +91,6 @@ class TrainOptions(StageOptions):
             raise UsageError(f"optimizer=muon requires stage=full, not stage={self.stage}")
         parse_metric(self.metric_for_best_model)
 
-    @property
-    def metric_k(self) -> int:
-        """The K of `metric_for_best_model`."""
-        return parse_metric(self.metric_for_best_model)[1]
-
 
 @dataclass(frozen=True)
 class StageSettings:

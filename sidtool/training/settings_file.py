@@ -22,18 +22,24 @@ _YAML_TYPES: Mapping[str, tuple[type, ...]] = {
 }
 
 
-_SMALLEST: Mapping[str, int] = {
-    "per_device_train_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "num_iterations": 1,
-    "steps_per_generation": 1,
-    "learning_rate": 0,
-    "weight_decay": 0,
-    "max_grad_norm": 0,
-    "seed": 0,
-    "data_seed": 0,
+_RANGES: Mapping[str, tuple[int, float]] = {
+    "per_device_train_batch_size": (1, math.inf),
+    "gradient_accumulation_steps": (1, math.inf),
+    "num_iterations": (1, math.inf),
+    "steps_per_generation": (1, math.inf),
+    "learning_rate": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "max_grad_norm": (0, math.inf),
+    "adam_beta1": (0, 1),
+    "adam_beta2": (0, 1),
+    "adam_epsilon": (0, math.inf),
+    "label_smoothing_factor": (0, 1),
+    "dataloader_num_workers": (0, math.inf),
+    "seed": (0, math.inf),
+    "data_seed": (0, math.inf),
 }
-"""The smallest value of fields that the trainers of TRL do not check, or check too late."""
+"""The smallest value of fields that the trainers of TRL do not check, or check too late, and what
+is above the largest."""
 
 
 def read_stages(config: Path | None, pairs: Sequence[str] = ()) -> list[StageSettings]:
@@ -129,7 +135,7 @@ def typed_fields(vocabulary: Vocabulary, fields: Mapping[str, Any]) -> dict[str,
             raise UsageError(f"{key} belongs to {vocabulary.options.__name__}")
         if key not in types:
             names = [*types, *option_types]
-            close = get_close_matches(key, names, n=1)
+            close = get_close_matches(str(key), names, n=1)  # a key of YAML may be a number
             hint = f"did you mean {close[0]}?" if close else "docs/settings.md lists all settings"
             raise UsageError(f"no setting {key!r}", hint=hint)
         if (instead := vocabulary.refusal(key)) is not None:
@@ -141,12 +147,11 @@ def typed_fields(vocabulary: Vocabulary, fields: Mapping[str, Any]) -> dict[str,
         # what transformers takes beside the annotated type
         is_special = (key, value) in (("bf16", "auto"), ("fsdp", True))
         typed[key] = value if is_special else _typed(key, value, types[key])
-        _check_smallest(key, typed[key])
+        _check_range(key, typed[key])
     return typed
 
 
-def _check_smallest(key: str, value: Any) -> None:
-    is_given_number = isinstance(value, int | float)
+def _check_range(key: str, value: Any) -> None:
     if key == "num_train_epochs" and not 0 < value < math.inf:
         raise UsageError(
             f"num_train_epochs must be above 0, not {value:g}: nothing would be trained"
@@ -156,13 +161,14 @@ def _check_smallest(key: str, value: Any) -> None:
             f"max_steps must be at least 1, not {value}",
             hint="-1 is the default: num_train_epochs decides",
         )
-    if key in _SMALLEST and is_given_number and not _SMALLEST[key] <= value < math.inf:
-        raise UsageError(f"{key} must be at least {_SMALLEST[key]}, not {value}")
+    smallest, above = _RANGES.get(key, (-math.inf, math.inf))
+    if key in _RANGES and isinstance(value, int | float) and not smallest <= value < above:
+        less = "" if above == math.inf else f" and less than {above}"
+        raise UsageError(f"{key} must be at least {smallest}{less}, not {value}")
 
 
 def _check_report_to(value: Any) -> None:
-    """Raise UsageError for a tracker that does not exist, MissingPackageError for one of sidtool's
-    extras that is not installed."""
+    """Raise UsageError for no tracker, MissingPackageError for an extra that is not installed."""
     from transformers.integrations import INTEGRATION_TO_CALLBACK
 
     for name in value if isinstance(value, list) else [value]:
@@ -202,14 +208,12 @@ def _options_and_fields(
 
 
 def _typed(key: str, value: Any, annotation: str) -> Any:
-    """The value in the type of its field: YAML reads 2e-3 as text and 1 as an integer.
-
-    A text for a field that also takes text stays text."""
+    """The value in the type of its field: YAML reads 2e-3 as text and 1 as an integer."""
     if isinstance(value, str) and "float" in annotation:
         try:
             return float(value)
         except ValueError as error:
-            if "str" not in annotation and "Literal" not in annotation:
+            if "str" not in annotation and "Literal" not in annotation:  # else it stays text
                 raise UsageError(f"{key} must be a number, not {value!r}") from error
     expected = annotation.removesuffix(" | None")
     optional = expected != annotation

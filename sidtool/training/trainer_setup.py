@@ -37,8 +37,9 @@ from sidtool.training.loss.augment import (
 )
 from sidtool.training.loss.loss import Loss, load_teachers
 from sidtool.training.loss.part_examples import PartExamples, PartOrder
-from sidtool.training.plan import weight_dtype
-from sidtool.training.settled_run import TrainingRun, sliding_windows
+from sidtool.training.run import TrainingRun, sliding_windows
+from sidtool.training.settings import parse_metric
+from sidtool.training.trainer_config import weight_dtype
 
 
 def check_inputs(run: TrainingRun, loaded: LoadedModel) -> None:
@@ -92,11 +93,10 @@ def build_trainer(
     teachers = load_teachers(
         run.teacher_dirs, loaded, loss.columns(), trust_remote_code=run.trust_remote_code
     )
-    stop = StopCallback(options.stop_step, max_seconds)
     callbacks: list[Any] = [ProgressCallback(progress, log)]
     for varied in (examples, order):
         if isinstance(varied, AugmentedExamples | PartOrder):
-            callbacks.append(EpochCallback(varied))
+            callbacks.append(EpochCallback(varied.vary))
     if run.valid and options.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(options.early_stopping_patience))
     trainer_class: Any = EncoderDecoderTrainer
@@ -109,32 +109,30 @@ def build_trainer(
         tokenizer=loaded.tokenizer,
         loss=loss,
         validator=validator,
-        write_contract=_contract_writer(run, stop, check),
-        callbacks=[*callbacks, stop],
+        callbacks=callbacks,
         lora=lora,
         token_embeddings=embeddings,
         muon=options.optimizer == "muon",
         teachers=teachers,
         order=order,
     )
-    stop.trainer = trainer
+    trainer.stop_step = options.stop_step
+    trainer.add_callback(StopCallback(trainer, max_seconds))
+    trainer.write_contract = _contract_writer(run, trainer, check)
     if check is not None:
         check.measure(trainer)
     return trainer
 
 
 def _contract_writer(
-    run: TrainingRun, stop: StopCallback, check: ForgettingCheck | None
+    run: TrainingRun, trainer: SidTrainer, check: ForgettingCheck | None
 ) -> Callable[[Path, Selection | None], object]:
-    """Writes the contract of a run into a model folder, with the step at which it was stopped and
-    what it forgot."""
-
     planned = run.new_contract()
 
     def write(folder: Path, best: Selection | None) -> None:
         contract = planned
-        if stop.step != run.options.stop_step:
-            options = replace(run.options, stop_step=stop.step)
+        if trainer.stop_step != run.options.stop_step:
+            options = replace(run.options, stop_step=trainer.stop_step)
             contract = replace(run, options=options).new_contract()
         forgetting = None if check is None else check.result
         write_contract(folder, contract.with_best(best, forgetting), run.bundle)
@@ -258,7 +256,8 @@ def _validator(
     assert prompt is not None
     examples = tuple(read_examples(run.valid))
     options = run.options
-    users, k, exclude_seen = options.eval_users, options.metric_k, bool(options.eval_exclude_seen)
+    users, exclude_seen = options.eval_users, bool(options.eval_exclude_seen)
+    _, k = parse_metric(options.metric_for_best_model)
     # the line to beat, but not where training events are in no history of a validation user, as
     # most are where these are those of one part
     item_knn = None

@@ -20,9 +20,10 @@ from sidtool.model.contract import TrainParams, read_contract
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.execution import Finished, ForgettingCheck, train_and_publish
 from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
-from sidtool.training.plan import plan_training, run_config
+from sidtool.training.run import TrainingRun
+from sidtool.training.run_checks import plan_training
 from sidtool.training.settings import StageSettings, TrainOptions
-from sidtool.training.settled_run import TrainingRun
+from sidtool.training.trainer_config import run_config
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,6 @@ def plan_stages(
     refuse_existing(out, force, FOLDER)
     require("train")
     planned: list[TrainingRun] = []
-    has_prompt = False
     for number, settings in enumerate(stages, start=1):
         is_last = number == len(stages)
         run = plan_training(
@@ -215,8 +215,7 @@ def plan_stages(
             trust_remote_code=trust_remote_code,
             before=planned[-1] if planned else None,
         )
-        has_prompt = has_prompt or run.history_prompt is not None
-        if has_prompt:
+        if run.history_prompt is not None:
             run = replace(run, valid=validation_users(run.examples, run.lineage))
         with quiet(), offline():
             run_config(run)  # raises for settings that do not fit together

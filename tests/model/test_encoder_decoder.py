@@ -236,7 +236,6 @@ def test_the_tokenizer_of_t5_gets_sid_and_user_tokens(bundle: Bundle, tmp_path: 
     extend_model(str(tmp_path / "base"), bundle, tmp_path / "out", ExtendOptions(user_tokens=7))
     loaded = load_model_folder(tmp_path / "out")
     tokens, users = loaded.tokens, loaded.contract.users
-    assert users is not None
     assert (tokens.start, users.stop) == (known, len(loaded.tokenizer))
     assert loaded.model.config.vocab_size == max(known + 28, users.stop)
     text = "The user has bought"

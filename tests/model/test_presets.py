@@ -47,9 +47,7 @@ def test_every_preset_can_be_extended_and_run(preset: str, bundle: Bundle, tmp_p
 
 def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        torch.manual_seed(
-            len(list(tmp_path.iterdir()))
-        )  # the caller's random state must not matter
+        torch.manual_seed(ord(name))  # the caller's random state must not matter
         init_model(iter(TEXTS), tmp_path / name, vocab_size=300, seed=seed)
     read = {name: {p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in "abc"}
     assert read["a"] == read["b"]
@@ -63,9 +61,6 @@ def test_a_setting_that_the_architecture_ignores_is_refused(tmp_path: Path) -> N
     with pytest.raises(UsageError, match="t5 has tie_word_embeddings=True, whatever is set"):
         init_model(TEXTS, tmp_path / "t5", preset="t5-tiny", vocab_size=300, overrides=untied)
     assert not (tmp_path / "t5").exists()
-    init_model(TEXTS, tmp_path / "gpt2", preset="gpt2-tiny", vocab_size=300, overrides=untied)
-    config = json.loads((tmp_path / "gpt2" / "config.json").read_text())
-    assert not config["tie_word_embeddings"]
 
 
 def test_the_random_state_of_the_caller_is_restored(tmp_path: Path) -> None:
@@ -103,10 +98,10 @@ def test_the_vocabulary_has_the_requested_size() -> None:
 
 
 def test_overrides_reach_the_configuration(tmp_path: Path) -> None:
-    changed = {"n_layer": 1, "resid_pdrop": 0.3}
+    changed = {"n_layer": 1, "resid_pdrop": 0.3, "tie_word_embeddings": False}
     init_model(TEXTS, tmp_path / "a", preset="gpt2-tiny", vocab_size=300, overrides=changed)
     config = json.loads((tmp_path / "a" / "config.json").read_text())
-    assert (config["n_layer"], config["resid_pdrop"], config["attn_pdrop"]) == (1, 0.3, 0.0)
+    assert config.items() >= {**changed, "attn_pdrop": 0.0}.items()
 
 
 @pytest.mark.parametrize(
@@ -114,7 +109,9 @@ def test_overrides_reach_the_configuration(tmp_path: Path) -> None:
     [
         ({"preset": "gpt9"}, "no preset 'gpt9': use one of gpt2-tiny"),
         ({"vocab_size": 100}, "a vocabulary of 100 tokens is too small"),
+        ({"vocab_size": 1 << 40}, "a vocabulary of 1099511627776 tokens is too large"),
         ({"overrides": {"n_layers": 2}}, "gpt2 has no configuration key n_layers"),
+        ({"overrides": {"n_layer": 0}}, "gpt2 needs a layer, not 0"),
         ({"overrides": {"n_layer": "two"}}, "gpt2 refuses its configuration"),
         ({"overrides": {"n_head": 5}}, "gpt2 refuses its configuration"),
         ({"overrides": {"vocab_size": 5}}, "vocab_size and model_type cannot be set"),

@@ -37,54 +37,49 @@ def retrained(seed: int = 5) -> Bundle:
     return make_bundle(IDS, OTHER_CODES, codebook=make_codebook(seed), name="retrained")
 
 
-@pytest.fixture
-def model(made: Path) -> Path:
-    return made
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     files = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_a_model_of_the_parent_bundle_is_bound_to_the_child(
-    model: Path, bundle: Bundle, tmp_path: Path
+    made: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
     child = add_items(grown(grown(bundle), ["new2"]), remove=["item3", "new0"])
     child.save(tmp_path / "child.zarr")
     stored = Bundle.open(tmp_path / "child.zarr")
-    served = load_model_folder(model, bundle=stored)
+    served = load_model_folder(made, bundle=stored)
     assert served.verdict.kind == "refreshed"
     assert "20 items kept their SID, 2 were added, 1 removed" in served.verdict.message
     assert outlook(bundle, stored).kind == "works"
-    verdict = rebind(model, stored, tmp_path / "bound")
+    verdict = rebind(made, stored, tmp_path / "bound")
     assert verdict == served.verdict
     bound = load_model_folder(tmp_path / "bound")
     assert (bound.verdict.kind, bound.bundle.identity) == ("same", child.identity)
     assert bound.contract.params.previous_bundle == bundle.identity.digest
     assert [record.stage for record in bound.contract.stages] == ["extend", "rebind"]
-    before, after = contents(model), contents(tmp_path / "bound")
+    before, after = contents(made), contents(tmp_path / "bound")
     assert before.keys() == after.keys()
     written = {"README.md", "config.json", "sid.json"}
     kept = {name for name in before if not name.startswith("sid.zarr/")} - written
     assert all(before[name] == after[name] for name in kept)
 
 
-def test_a_retrained_bundle_works_after_align(model: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_retrained_bundle_works_after_align(made: Path, bundle: Bundle, tmp_path: Path) -> None:
     new = retrained()
     assert outlook(bundle, new).kind == "works after align"
     with pytest.raises(CompatibilityError, match="the model was made for codebook"):
-        rebind(model, new, tmp_path / "bound")
+        rebind(made, new, tmp_path / "bound")
     aligned = align(new, bundle)
     change = aligned.manifest.change
     assert outlook(bundle, aligned).kind == "works"
     with pytest.warns(SidtoolWarning, match="is aligned with the model's"):
-        verdict = rebind(model, aligned, tmp_path / "bound")
+        verdict = rebind(made, aligned, tmp_path / "bound")
     share = 1 - change.after[-1] / change.common
     assert (verdict.kind, verdict.reassigned_share) == ("aligned", share)
     assert check_model_folder(tmp_path / "bound", grown(aligned))[2].kind == "refreshed"
     with pytest.warns(SidtoolWarning, match="is aligned"):  # what grew from it is aligned, too
-        assert check_model_folder(model, grown(aligned))[2].kind == "aligned"
+        assert check_model_folder(made, grown(aligned))[2].kind == "aligned"
 
 
 def test_align_gives_a_bundle_the_token_spelling_of_the_model(bundle: Bundle) -> None:
@@ -108,20 +103,20 @@ def test_a_bundle_that_cannot_be_aligned_requires_training(bundle: Bundle) -> No
     assert outlook(bundle, renamed(bundle, "other")).kind == "works"
 
 
-def test_a_refused_rebind_writes_nothing(model: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_refused_rebind_writes_nothing(made: Path, bundle: Bundle, tmp_path: Path) -> None:
     there = contents(tmp_path)
     with pytest.raises(CompatibilityError):
-        rebind(model, retrained(), tmp_path / "bound")
+        rebind(made, retrained(), tmp_path / "bound")
     with pytest.raises(UsageError, match="exists already"):
-        rebind(model, grown(bundle), model)
+        rebind(made, grown(bundle), made)
     assert contents(tmp_path) == there
-    rebind(model, grown(bundle), model, force=True)  # a model may be rebound in its own place
-    assert check_model_folder(model)[1].identity == grown(bundle).identity
+    rebind(made, grown(bundle), made, force=True)  # a model may be rebound in its own place
+    assert check_model_folder(made)[1].identity == grown(bundle).identity
 
 
-def test_a_memory_must_fit_the_bundle(model: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_memory_must_fit_the_bundle(made: Path, bundle: Bundle, tmp_path: Path) -> None:
     child = grown(bundle)
-    rebind(model, child, tmp_path / "child")
+    rebind(made, child, tmp_path / "child")
     memory = build_memory(split_of([IDS[start : start + 5] for start in range(10)]), child)
     binding = MemoryBinding(memory.digest, 0.4, 3.0, {})
     bind_memory(tmp_path / "child", memory, binding, tmp_path / "mixed")
@@ -133,10 +128,10 @@ def test_a_memory_must_fit_the_bundle(model: Path, bundle: Bundle, tmp_path: Pat
     assert not (tmp_path / "older").exists()
 
 
-def test_checkpoints_are_not_copied(model: Path, bundle: Bundle, tmp_path: Path) -> None:
-    (model / "checkpoint-3").mkdir()
-    (model / "checkpoint-3" / "sid.json").write_text("{}")
-    rebind(model, replaced(bundle), tmp_path / "bound")
+def test_checkpoints_are_not_copied(made: Path, bundle: Bundle, tmp_path: Path) -> None:
+    (made / "checkpoint-3").mkdir()
+    (made / "checkpoint-3" / "sid.json").write_text("{}")
+    rebind(made, replaced(bundle), tmp_path / "bound")
     assert not (tmp_path / "bound" / "checkpoint-3").exists()
 
 

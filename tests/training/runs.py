@@ -1,5 +1,6 @@
 """What tests of whole runs share: their weights, and how they are stopped."""
 
+import os
 import signal
 import subprocess
 import time
@@ -11,10 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from sidtool.training.reinforcement.reinforcement import RlSummary, rl
+from tests.doc_blocks import ROOT
 
 FAST = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
 OFTEN = {"eval_strategy": "steps", "save_strategy": "steps"}
-
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+"""Of a process that trains."""
 
 RL = {
     **OFTEN,

@@ -83,7 +83,6 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(
             short_train("out", "llama", validates=True, **settings)
     message = str(caught.value)
     checkpoint = last_checkpoint(tmp_path / "out.partial")
-    assert checkpoint is not None
     assert checkpoint.name == "checkpoint-4"
     assert f"{checkpoint} is the last good checkpoint" in message
     assert "learning_rate (now 0.001)" in str(caught.value.shell_hint)

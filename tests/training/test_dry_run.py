@@ -248,3 +248,16 @@ def test_the_model_of_a_dry_run_may_be_adapters(
     broken = edited(EDITS["a prompt that is too long"], made, tmp_path / "sft")
     refusal = same_refusal(tmp_path / "lora", broken, TrainOptions(**FEW), {})
     assert "the model has 512 positions" in refusal
+
+
+def test_a_later_stage_has_the_prompt_of_an_earlier_one(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
+    """Examples without a history prompt are validated by that of the stage before."""
+    stages = [
+        StageSettings(TrainOptions(stage="embeddings", **FEW), {}),
+        StageSettings(TrainOptions(**FEW), {}, examples(title_to_sid=1.0)),
+    ]
+    planned = plan_stages(models("llama"), examples(sequence=1.0), tmp_path / "out", stages)
+    check_stages(planned)
+    assert planned[1].history_prompt == planned[0].history_prompt is not None

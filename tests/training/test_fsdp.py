@@ -4,7 +4,6 @@ Every case runs in one launch of two ranks and in one process, since the imports
 runs."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -20,9 +19,9 @@ from sidtool.base.documents import parse_yaml
 from sidtool.base.errors import UsageError
 from sidtool.model.contract.folder import read_contract, verify_model
 from sidtool.training.loop.machine import check_active, check_fsdp, wants_fsdp
-from sidtool.training.settled_run import HISTORY_FILE
+from sidtool.training.run import HISTORY_FILE
 from tests.doc_blocks import ROOT
-from tests.training.runs import OFTEN
+from tests.training.runs import ENVIRONMENT, OFTEN
 
 Make = Callable[..., Path]
 
@@ -82,7 +81,6 @@ from sidtool.__main__ import main
 main()
 """
 EXAMPLE = ROOT / "examples" / "fsdp" / "accelerate.yaml"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 FIELDS = {
     **OFTEN,
     "max_steps": 4,

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from sidtool.base.digests import file_digest
 from sidtool.base.documents import sealed_text
 from sidtool.base.errors import DataError, UsageError
 from sidtool.examples import ExampleParts
@@ -21,7 +21,8 @@ from sidtool.examples.lineage import read_lineage, side_files
 from sidtool.training.reinforcement.reinforcement import rl
 from sidtool.training.settings_file import read_stages
 from sidtool.training.training import check_stages, plan_stages, train
-from tests.training.runs import FAST, Stopped, weights
+from tests.sealed import reseal
+from tests.training.runs import ENVIRONMENT, FAST, Stopped, same, weights
 
 Make = Callable[..., Path]
 
@@ -50,8 +51,7 @@ def test_one_part_gives_what_its_file_gives(tmp_path: Path, models: Make, exampl
     folder = in_parts_of(made, tmp_path / "parts", 1)
     train(base, made, tmp_path / "file", **FAST)
     train(base, folder, tmp_path / "one", **FAST)
-    one, other = weights(tmp_path / "file"), weights(tmp_path / "one")
-    assert all((one[name] == other[name]).all() for name in one)
+    assert same(weights(tmp_path / "file"), weights(tmp_path / "one"))
 
 
 def test_a_training_resumes_in_the_order_of_its_epoch(
@@ -78,8 +78,7 @@ def test_a_training_resumes_in_the_order_of_its_epoch(
         train(base, folder, tmp_path / "killed", progress=kill, **settings)
     resumed = train(base, folder, tmp_path / "killed", **settings)
     assert resumed.resumed_from is not None
-    one, other = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert all((one[name] == other[name]).all() for name in one)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
     with pytest.raises(Stopped):
         train(base, folder, tmp_path / "other", progress=kill, **settings)
     other_parts = in_parts_of(examples(sequence=1.0), tmp_path / "more", 5)
@@ -96,8 +95,7 @@ def test_workers_of_the_data_loader_change_nothing(
     settings = {**FAST, "per_device_train_batch_size": 8, "item_dropout": 0.2}
     for workers in (0, 2):
         train(base, folder, tmp_path / f"{workers}", dataloader_num_workers=workers, **settings)
-    one, other = weights(tmp_path / "0"), weights(tmp_path / "2")
-    assert all((one[name] == other[name]).all() for name in one)
+    assert same(weights(tmp_path / "0"), weights(tmp_path / "2"))
 
 
 def test_a_lost_or_changed_part_is_refused(tmp_path: Path, models: Make, examples: Make) -> None:
@@ -129,14 +127,12 @@ def test_a_count_that_the_part_has_not_is_refused(
     tmp_path: Path, models: Make, examples: Make
 ) -> None:
     folder = in_parts_of(examples(sequence=1.0), tmp_path / "parts", 2)
-    value = json.loads((folder / "_lineage.json").read_text())
-    del value["sha256"]
-    value["parts"][0]["part-0000000/mixed.jsonl"] += 1
-    (folder / "_lineage.json").write_text(sealed_text(value))
+    parts = json.loads((folder / "_lineage.json").read_text())["parts"]
+    parts[0]["part-0000000/mixed.jsonl"] += 1
+    reseal(folder / "_lineage.json", {"parts": parts})
     with pytest.raises(DataError, match=r"mixed.jsonl has not \d+ lines"):
         train(models("gpt2"), folder, tmp_path / "out", **FAST)
-    del value["parts"]
-    (folder / "_lineage.json").write_text(sealed_text(value))
+    reseal(folder / "_lineage.json", {"parts": ...})
     with pytest.raises(DataError, match="lists no examples in parts"):
         train(models("gpt2"), folder, tmp_path / "out", **FAST)
 
@@ -145,11 +141,11 @@ def test_the_first_part_may_have_no_validation_users(
     tmp_path: Path, models: Make, examples: Make
 ) -> None:
     folder = in_parts_of(examples(sequence=1.0), tmp_path / "parts", 2)
-    value = json.loads((folder / "_lineage.json").read_text())
-    del value["sha256"]
-    (folder / "part-0000000" / "valid.jsonl").write_bytes(b"")
-    value["files"]["part-0000000/valid.jsonl"] = hashlib.sha256(b"").hexdigest()
-    (folder / "_lineage.json").write_text(sealed_text(value))
+    path = folder / "part-0000000" / "valid.jsonl"
+    path.write_bytes(b"")
+    files = json.loads((folder / "_lineage.json").read_text())["files"]
+    files["part-0000000/valid.jsonl"] = file_digest(path)
+    reseal(folder / "_lineage.json", {"files": files})
     (planned,) = plan_stages(models("gpt2"), folder, tmp_path / "out", read_stages(None))
     assert planned.valid == folder / "part-0000001" / "valid.jsonl"
 
@@ -163,13 +159,11 @@ def test_a_part_that_cannot_be_trained_on_is_named(
     problems["an example of .*parts: "] = {"weight": [1.0, 1.0, 1.0]}
     for number, (problem, change) in enumerate(problems.items()):
         folder = in_parts_of(made, tmp_path / f"{number}-parts", 1)
-        data = json.dumps(line | change).encode() + b"\n"
-        (folder / "part-0000000" / "mixed.jsonl").write_bytes(data)
-        value = json.loads((folder / "_lineage.json").read_text())
-        del value["sha256"]
-        value["files"]["part-0000000/mixed.jsonl"] = hashlib.sha256(data).hexdigest()
-        value["parts"] = [{"part-0000000/mixed.jsonl": 1}]
-        (folder / "_lineage.json").write_text(sealed_text(value))
+        name = "part-0000000/mixed.jsonl"
+        (folder / name).write_text(json.dumps(line | change) + "\n")
+        files = json.loads((folder / "_lineage.json").read_text())["files"]
+        files[name] = file_digest(folder / name)
+        reseal(folder / "_lineage.json", {"files": files, "parts": [{name: 1}]})
         with pytest.raises(DataError, match=problem):
             train(models("gpt2"), folder, tmp_path / "out", **FAST)
 
@@ -195,16 +189,9 @@ def test_parts_and_validation_users_at_a_url(tmp_path: Path, models: Make, examp
         )
         assert planned.valid is not None
         assert planned.to_json()["examples"] == str(location)
-        train(
-            models("gpt2"),
-            location,
-            tmp_path / f"{number}",
-            valid=planned.valid,
-            eval_users=5,
-            **FAST,
-        )
-    one, other = weights(tmp_path / "0"), weights(tmp_path / "1")
-    assert all((one[name] == other[name]).all() for name in one)
+        settings = {"valid": planned.valid, "eval_users": 5, **FAST}
+        train(models("gpt2"), location, tmp_path / f"{number}", **settings)
+    assert same(weights(tmp_path / "0"), weights(tmp_path / "1"))
 
 
 SCRIPT = """
@@ -237,8 +224,7 @@ def test_two_processes_train_on_their_parts_and_resume(
     base = models("gpt2", resid_pdrop=0.1)
     made = in_parts_of(examples(sequence=1.0, **{"sid-to-title": 1.0}), tmp_path / "parts", 6)
     (tmp_path / "run.py").write_text(SCRIPT)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"}
 
     def run(out: str, kill_at: int = 0) -> subprocess.CompletedProcess[str]:
         launcher = ["torch.distributed.run", "--nproc-per-node=2", "--master-port=29541"]
@@ -258,5 +244,4 @@ def test_two_processes_train_on_their_parts_and_resume(
     assert not (tmp_path / "killed").exists()
     resumed = run("killed")
     assert resumed.returncode == 0, resumed.stderr
-    one, other = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert all((one[name] == other[name]).all() for name in one)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))

@@ -15,9 +15,9 @@ from trl import SFTConfig
 from sidtool.base.errors import DataError, MissingPackageError, UsageError
 from sidtool.cli.settings_table import list_settings
 from sidtool.model.network.structure import ModelKind
-from sidtool.training.plan import made_config, run_config
 from sidtool.training.settings import DECIDED, DEFAULTS, StageSettings, TrainOptions
 from sidtool.training.settings_file import TRAINING, read_stages, typed_fields
+from sidtool.training.trainer_config import made_config, run_config
 
 
 def read_one(config: Path | None, pairs: Sequence[str] = ()) -> StageSettings:
@@ -81,12 +81,25 @@ def test_stages_name_their_examples(tmp_path: Path) -> None:
         ("learning_rate=-1", r"learning_rate must be at least 0, not -1"),
         ("learning_rate=.inf", "learning_rate must be at least 0, not inf"),
         ("weight_decay=.nan", "weight_decay must be at least 0, not nan"),
+        # TRL does not check them, so torch would raise, or the loss would be another
+        ("adam_beta1=1", "adam_beta1 must be at least 0 and less than 1, not 1"),
+        ("adam_beta2=7", "adam_beta2 must be at least 0 and less than 1, not 7"),
+        ("adam_epsilon=-1", "adam_epsilon must be at least 0, not -1"),
+        ("label_smoothing_factor=2", "label_smoothing_factor must be at least 0 and less than 1"),
+        ("dataloader_num_workers=-1", "dataloader_num_workers must be at least 0, not -1"),
         ("nonsense", "key=value"),
     ],
 )
 def test_invalid_settings_are_refused(pair: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         read_one(None, [pair])
+
+
+@pytest.mark.parametrize("text", ["1: 2", "yes: 2", "stages:\n- {1: 2}"])
+def test_a_key_that_is_no_text_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UsageError, match=r"no setting (1|True)"):
+        read_stages(tmp_path / "c.yaml")
 
 
 def test_an_unquoted_no_is_a_strategy() -> None:

@@ -23,7 +23,7 @@ from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.segments import prompt_encoder
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.loss.loss import Teachers, load_teachers
-from sidtool.training.plan import plan_training
+from sidtool.training.run_checks import plan_training
 from sidtool.training.settings import TrainOptions
 from sidtool.training.training import TrainingSummary, train
 from tests.bundles import small_bundle
@@ -108,9 +108,9 @@ def test_incompatible_teachers_are_refused(
 ) -> None:
     base = models("gpt2")
 
-    def extended(name: str, tokenizer: Any, of: Any) -> Path:
+    def extended(name: str, tokenizer: Any, of: Any, padding: int = 0) -> Path:
         tokenizer.save_pretrained(tmp_path / name)
-        tiny_model("gpt2", vocab_size=len(tokenizer)).save_pretrained(tmp_path / name)
+        tiny_model("gpt2", vocab_size=len(tokenizer) + padding).save_pretrained(tmp_path / name)
         extend_model(str(tmp_path / name), of, tmp_path / f"{name}+sid")
         return tmp_path / f"{name}+sid"
 
@@ -141,13 +141,10 @@ def test_incompatible_teachers_are_refused(
     unsigned(spelled)
     with pytest.raises(CompatibilityError, match="another tokenizer"):
         load_teachers([spelled], load_model_folder(base), None)
-    wider = tmp_path / "wider"
-    tiny_tokenizer(chat=True).save_pretrained(wider)
-    tiny_model("gpt2", vocab_size=len(tiny_tokenizer(chat=True)) + 500).save_pretrained(wider)
-    extend_model(str(wider), load_model_folder(base).bundle, tmp_path / "wider+sid")
-    load_teachers([tmp_path / "wider+sid"], load_model_folder(base), (0, 5))
+    wider = extended("wider", tiny_tokenizer(chat=True), load_model_folder(base).bundle, 500)
+    load_teachers([wider], load_model_folder(base), (0, 5))
     with pytest.raises(CompatibilityError, match=r"wider\+sid has \d+ logits, the model \d+"):
-        load_teachers([tmp_path / "wider+sid"], load_model_folder(base), None)
+        load_teachers([wider], load_model_folder(base), None)
 
 
 def test_examples_are_packed_only_if_the_teachers_support_packing() -> None:

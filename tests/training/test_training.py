@@ -2,7 +2,6 @@
 resumes exactly."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from trl import SFTConfig
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.examples.example_file import TokenizedExamples
 from sidtool.model.contract.folder import read_contract
-from sidtool.model.contract.stage_record import TrainParams
 from sidtool.model.load import load_model_folder
 from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.recommendation.recommend_options import RecommendOptions
@@ -36,12 +34,12 @@ from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.loss.augment import AugmentedExamples
 from sidtool.training.loss.loss import Loss, Teachers
 from sidtool.training.loss.probes import narrows_exactly, packs_exactly
-from sidtool.training.settled_run import HISTORY_FILE, MACHINE_FILE
+from sidtool.training.run import HISTORY_FILE, MACHINE_FILE
 from sidtool.training.training import TrainingSummary, train
 from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 from tests.pairs import all_pairs
 from tests.sealed import reseal
-from tests.training.runs import FAST, OFTEN, Stopped, kill_at, same, valid_of, weights
+from tests.training.runs import ENVIRONMENT, FAST, OFTEN, Stopped, kill_at, same, valid_of, weights
 
 Make = Callable[..., Path]
 Train = Callable[..., TrainingSummary]
@@ -73,7 +71,6 @@ def test_training_lowers_the_loss_and_writes_a_complete_model(
     assert not list(tmp_path.glob("*.partial"))
     contract = read_contract(tmp_path / "tuned")
     assert [record.stage for record in contract.stages] == ["extend", "full"]
-    assert contract.history_prompt is not None
     assert contract.history_prompt.task == "sequence"
     assert load_model_folder(tmp_path / "tuned").contract == contract
     with pytest.raises(UsageError, match="exists already"):
@@ -121,7 +118,6 @@ def test_a_training_stops_after_its_time_and_records_the_step(
             short_train("limited", **settings, max_minutes=0)
     assert short_train("limited", **settings).steps == 1
     params = read_contract(tmp_path / "limited").params
-    assert isinstance(params, TrainParams)
     assert params.options["stop_step"] == 1
 
     assert short_train("repeated", **settings, stop_step=1).steps == 1
@@ -171,7 +167,6 @@ def trainer_of(
         batching=batching,
         teachers=teachers,
         validator=None,
-        write_contract=lambda folder: None,
         callbacks=[],
     )
 
@@ -388,7 +383,6 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
             run("killed", stop)
     assert not (tmp_path / "killed").exists()
     torn = last_checkpoint(tmp_path / "killed.partial")
-    assert torn is not None
     (torn / "trainer_state.json").write_text('{"epo')  # a checkpoint that was being written is none
     resumed = run("killed")
     assert torn.name == "checkpoint-9"
@@ -405,8 +399,6 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     name = "eval_ndcg@10"
     validated = {entry["step"]: entry[name] for entry in entries if name in entry}
     params = read_contract(tmp_path / "killed").params
-    assert isinstance(params, TrainParams)
-    assert params.best is not None
     assert (params.best.metric, params.best.value) == ("ndcg@10", whole.best)
     assert validated[params.best.step] == whole.best == max(validated.values())
     logged = [entry for entry in entries if "loss" in entry]
@@ -495,6 +487,18 @@ def test_every_epoch_is_augmented_differently(
     assert not same(weights(tmp_path / "plain"), weights(tmp_path / "varied"))
 
 
+@pytest.mark.parametrize(
+    "settings", [{"optim_args": "x"}, {"lr_scheduler_kwargs": {"end": 1}}], ids=str
+)
+def test_what_a_library_refuses_is_one_line(
+    tmp_path: Path, short_train: Train, settings: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError, match="the trainer refuses its settings: ") as caught:
+        short_train("out", **settings)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unfinished_run_with_different_settings_is_not_resumed(
     tmp_path: Path, short_train: Train
 ) -> None:
@@ -525,7 +529,6 @@ def test_a_step_may_be_divided_otherwise_when_a_run_resumes(
     with pytest.raises(Stopped):
         run("killed", 16, 1, stop=3)
     checkpoint = last_checkpoint(tmp_path / "killed.partial")
-    assert checkpoint is not None
     totals = json.loads((checkpoint / TOTALS_FILE).read_text()) | {"processes": 2}
     (checkpoint / TOTALS_FILE).write_text(json.dumps(totals))
     assert last_checkpoint(tmp_path / "killed.partial") is None  # each has its random state
@@ -557,7 +560,6 @@ options = TrainOptions(eval_users=10, eval_num_beams=10)
 valid = examples.with_name("valid.jsonl")
 train(base, examples, out, options=options, sft_fields=fields, valid=valid)
 """
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 @pytest.mark.slow
@@ -581,34 +583,27 @@ TORCHRUN = ["torch.distributed.run", "--nproc-per-node=2", "--master-port=29533"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("architecture", "made_with", "fields", "tolerance"),
+    ("architecture", "made_with"),
     [
-        ("gpt2", {}, SGD, 1e-5),
-        # within an epoch, whose last batch accelerate fills up with examples of the first; Adam
-        # would enlarge the order of addition
-        ("t5", {}, SGD, 1e-5),
+        ("gpt2", {}),
+        ("t5", {}),
         # nothing reads its shared embeddings, and DDP waits for the gradient of what is not frozen
-        ("bart", {"tied": False}, SGD, 1e-5),
+        ("bart", {"tied": False}),
     ],
     ids=["causal", "encoder-decoder", "untied BART"],
 )
 def test_two_processes_train_like_one(
-    tmp_path: Path,
-    models: Make,
-    examples: Make,
-    architecture: str,
-    made_with: dict[str, Any],
-    fields: dict[str, Any],
-    tolerance: float,
+    tmp_path: Path, models: Make, examples: Make, architecture: str, made_with: dict[str, Any]
 ) -> None:
     """Two ranks with half of the batch each have the same sum of gradients as one rank, apart from
-    the order of addition."""
+    the order of addition, which Adam would enlarge. They end within an epoch, whose last batch
+    accelerate fills up with examples of the first."""
     base, made = models(architecture, **made_with), examples(sequence=1.0)
     (tmp_path / "run.py").write_text(SCRIPT)
 
     def run(out: str, batch_size: int, *launcher: str) -> None:
         line = [sys.executable, *launcher, tmp_path / "run.py", base, made, tmp_path / out]
-        line += [batch_size, json.dumps(fields)]
+        line += [batch_size, json.dumps(SGD)]
         # torchrun does not read this variable
         environment = ENVIRONMENT | {"ACCELERATE_USE_CPU": "true"} if launcher else ENVIRONMENT
         subprocess.run(list(map(str, line)), check=True, env=environment)
@@ -620,9 +615,9 @@ def test_two_processes_train_like_one(
     assert not (tmp_path / "two.partial").exists()
     start = weights(base)
     moved = max(float((weight - start[name]).abs().max()) for name, weight in one.items())
-    assert moved > 4 * tolerance
+    assert moved > 4e-5
     for name, weight in one.items():
-        torch.testing.assert_close(two[name], weight, atol=tolerance, rtol=10 * tolerance)
+        torch.testing.assert_close(two[name], weight, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -48,7 +48,6 @@ def test_the_contract_records_the_tokens_and_every_embedding_has_rows(
     loaded = load_model_folder(with_users)
     contract = loaded.contract
     assert contract.user_tokens == 50
-    assert contract.users is not None
     stop = contract.tokens.stop
     assert (contract.users.start, contract.users.stop) == (stop, stop + 50)
     assert loaded.model.config.vocab_size == contract.users.stop
@@ -70,7 +69,6 @@ def test_a_served_prompt_is_that_of_its_training_example(
     train(with_users, made, out, stage="embeddings", **BRIEF)
     loaded = load_model_folder(out)
     users = loaded.contract.users
-    assert users is not None
     read = TokenizedExamples.read(
         made,
         prompt_encoder(loaded.tokenizer, loaded.tokens),
@@ -112,7 +110,6 @@ def test_a_query_has_no_user_token_and_no_example_is_without_a_weight(
     ]
     path.write_text("".join(json.dumps(example) + "\n" for example in examples))
     users = loaded.contract.users
-    assert users is not None
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     made = {"codes_only": True, "user_tokens": users}
     read = TokenizedExamples.read(path, encoder, loaded.tokens, **made)
@@ -146,16 +143,15 @@ def test_groups_begin_with_the_token_of_their_user(
     train(with_users, made, start, softmax_over="trie", **BRIEF)
     loaded = load_model_folder(start)
     users = loaded.contract.users
-    assert users is not None
     session = QuerySession.of(loaded)
     policy = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
-    events = read_rl_examples(made, "sequence", encoder, loaded.tokens, loaded.bundle)
+    events = read_rl_examples(made, "sequence", encoder, loaded.bundle)
     assert len(events.users) == len(events)
     numbers = np.arange(0, len(events), 7)
     maker = GroupMaker(session, policy, events, 4)
-    rollouts = maker.make(loaded.model, numbers)
-    firsts = [prompt[0] for prompt in rollouts.prompts]
+    queries, _ = maker.make(loaded.model, numbers)
+    firsts = [query.prompt[0] for query in queries]
     assert firsts == [users.id(events.users[number]) for number in numbers]
     assert len(set(firsts)) > 5
     short_rl(start, made, tmp_path / "out", max_steps=1)
@@ -176,7 +172,6 @@ def test_lists_are_validated_behind_the_token_of_their_user(
     options = RlOptions("ipa", eval_num_beams=4, exclude_seen=True)
     validation = ListValidation.of(session, split.valid[:9], recall, 3, options)
     tokens = loaded.contract.users
-    assert tokens is not None
     firsts = [query.prompt[0] for query in validation.queries]
     assert firsts == [tokens.id(user) for user in validation.users]
     with pytest.raises(DataError, match="no validation user has a held-out item"):

@@ -54,6 +54,7 @@ _OPTIONAL = (
     "files",
     "field_tokens",
     "token_table",
+    "user_tokens",
 )
 """Keys that are left out where there is nothing."""
 
@@ -263,11 +264,8 @@ class Contract(JsonRecord):
         for name in _OPTIONAL:
             if not value[name]:
                 del value[name]
-        # contracts without these stay as they were before
         if self.kind == "causal":
             del value["kind"]
-        if not self.user_tokens:
-            del value["user_tokens"]
         if self.memory is not None and self.memory.reranker is None:
             del value["memory"]["reranker"]
         return value

@@ -129,8 +129,7 @@ def located(location: str, value: Mapping[str, Any]) -> Contract:
 def _root_of(
     location: str, part: str, contract: Contract, kind: Literal["bundle", "memory"]
 ) -> Mapping[str, object]:
-    """The manifest of the bundle or memory inside, as JSON. Raises IntegrityError unless it is the
-    one that the contract records."""
+    """The manifest of the bundle or memory inside, as JSON, which the contract must record."""
     name = f"{part}/{ROOT}"
     data = Storage(location).read(name, limit=MAX_ROOT_BYTES)
     if data is None:

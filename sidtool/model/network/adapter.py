@@ -69,8 +69,7 @@ def merge_adapter(model: Any, folder: Path, added_ids: range, digests: Mapping[s
 
 @contextmanager
 def _stating_tied_head(model: Any) -> Iterator[None]:
-    """Make the configuration say whether the output head is tied, which PEFT reads from it: that of
-    a T5 always says so."""
+    """The configuration says whether the head is tied, for PEFT: that of a T5 always says so."""
     if not is_encoder_decoder(model):
         yield
         return

@@ -75,32 +75,6 @@ class SegmentItems:
         return segments
 
 
-def _history_items(
-    frame: PromptFrame,
-    space: SidSpace,
-    history: Codes,
-    titles: Sequence[str] | None,
-    fields: Fields,
-) -> SegmentItems | SidItems:
-    """The items of a history, of (n, levels) codes, as a frame shows them: by their SIDs or, if
-    there are titles, by these, in the form of the frame, if it has one. The last event of `fields`
-    is that of the last item."""
-    if titles is not None:
-        shown = [catalog(item_text(title)) for title in titles]
-    elif not frame.item:
-        return SidItems(space, history)
-    else:
-        indexes = sid_token_indexes(space, history)
-        shown = [Segment("sid", sid_tokens=tuple(sid)) for sid in indexes.tolist()]
-    if not frame.item:
-        return SegmentItems([[item] for item in shown], frame.separator)
-    items = [
-        item_segments(frame.item, segment, fields, place - len(shown), frame.tokens)
-        for place, segment in enumerate(shown)
-    ]
-    return SegmentItems(items, frame.separator)
-
-
 def count_fitting(lengths: Sequence[int], room: int, separator_length: int) -> int:
     """How many of the last items, of these lengths, take at most `room` tokens with a separator
     between two items."""
@@ -146,8 +120,21 @@ def assemble_history(
     by their SIDs or, if there are titles, by these, in the form of the frame, if it has one.
 
     `fields` fill the slots of the frame; their last event is that of the last item."""
-    items = _history_items(frame, space, history, titles, fields)
-    return _assemble(frame, items, fields, ending, encoder, max_tokens)
+    if titles is None and not frame.item:
+        return _assemble(frame, SidItems(space, history), fields, ending, encoder, max_tokens)
+    if titles is None:
+        indexes = sid_token_indexes(space, history)
+        shown = [Segment("sid", sid_tokens=tuple(sid)) for sid in indexes.tolist()]
+    else:
+        shown = [catalog(item_text(title)) for title in titles]
+    items = [[segment] for segment in shown]
+    if frame.item:
+        items = [
+            item_segments(frame.item, segment, fields, place - len(shown), frame.tokens)
+            for place, segment in enumerate(shown)
+        ]
+    content = SegmentItems(items, frame.separator)
+    return _assemble(frame, content, fields, ending, encoder, max_tokens)
 
 
 def _assemble(
@@ -244,8 +231,7 @@ def _assemble_newest(
     fields: Fields,
     ending: Sequence[Segment],
 ) -> tuple[list[Segment], int]:
-    """A prompt of the last `history_length` items that fit, in the form in which it shows them, and
-    their number. Raises as `history_prompt_ids`."""
+    """A prompt of the last `history_length` items that fit, and their number."""
     recent_titles = None
     if prompt.history_as == "title":
         if titles is None or len(titles) != len(history):

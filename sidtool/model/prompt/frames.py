@@ -197,8 +197,7 @@ def _check_recorded(slot: Slot, types: FieldTypes) -> None:
 
 
 def _check_sequence(prompt: str, form: str, types: FieldTypes) -> None:
-    """Every item of a sequence is a target: what stands before it must be known before it, and
-    nothing is known of one target alone."""
+    """Every item of a sequence is a target: what stands before it must be known before it."""
     before, _, after = prompt.partition(HISTORY_SLOT)
     if after:
         raise UsageError(f"a sequence ends with its history, not with {after!r:.60}")

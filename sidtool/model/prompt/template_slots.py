@@ -173,12 +173,10 @@ def joined(segments: Sequence[Segment]) -> list[Segment]:
 
 
 def _lacks(slot: Slot) -> DataError:
-    example = {
-        "user": f'{{"user": {{"{slot.field}": ...}}}}',
-        "context": f'{{"context": {{"{slot.field}": ...}}}}',
-        "feedback": f'{{"feedback": {{"{slot.field}": ...}}}}',
-        "event": f'{{"event": {{"{slot.field}": [one per item]}}}}',
-    }.get(slot.part, '{"times": [one per item], "time": now}')
+    example = '{"times": [one per item], "time": now}'
+    if slot.field:
+        value = "[one per item]" if slot.part == "event" else "..."
+        example = f'{{"{slot.part}": {{"{slot.field}": {value}}}}}'
     return DataError(
         f"the model's prompt shows {slot}, which the request lacks",
         hint=f'"fields": {example}, where null stands for an unknown value',

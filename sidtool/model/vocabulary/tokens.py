@@ -174,10 +174,7 @@ class SidTokens:
 
     def codes(self, ids: NDArray[np.int64]) -> Codes:
         """(n, levels) ids of code tokens -> (n, levels) codes."""
-        indexes = ids - self.start
-        if self.table is not None:
-            indexes = self._index_of_id[indexes]
-        return (indexes - self.space.offsets).astype(np.uint16)
+        return (self._index_of_id[ids - self.start] - self.space.offsets).astype(np.uint16)
 
     def levels(self, ids: NDArray[Any]) -> NDArray[np.int64]:
         """(...) token ids -> (...) int64: the level of each, -1 for one that is no code."""
@@ -203,10 +200,7 @@ class SidTokens:
         """(...) token ids -> (...) int64 indexes into `space.tokens`, -1 for other tokens."""
         places = np.asarray(ids, dtype=np.int64) - self.start
         inside = (places >= 0) & (places < self.stop - self.start)
-        if self.table is None:
-            return np.where(inside, places, -1)
-        indexes = self._index_of_id[np.where(inside, places, 0)]
-        return np.where(inside, indexes, -1)
+        return np.where(inside, self._index_of_id[np.where(inside, places, 0)], -1)
 
     @cached_property
     def _index_of_id(self) -> NDArray[np.int64]:
@@ -272,7 +266,9 @@ class FieldTokens(TokenBlock):
                     f"{name!r} is no field that can have tokens",
                     hint="user.FIELD, context.FIELD, feedback.FIELD, event.FIELD, gap or ago",
                 )
-            if not values or len(set(values)) < len(values) or "" in values:
+            is_list = isinstance(values, tuple | list) and len(values) > 0
+            are_texts = is_list and all(isinstance(value, str) and value for value in values)
+            if not are_texts or len(set(values)) < len(values):
                 raise UsageError(
                     f"the values of {name} that have tokens are different texts, not {values}"
                 )

@@ -34,6 +34,8 @@ class Totals(JsonRecord):
     """the step of the last log line"""
     processes: int = 1
     """the number of processes that counted last"""
+    stop_step: int | None = None
+    """where the training was stopped before its end"""
 
     @classmethod
     def read(cls, checkpoint: Path) -> "Totals":

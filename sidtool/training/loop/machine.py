@@ -2,7 +2,6 @@
 divides weights, gradients and optimizer states among processes, can train."""
 
 import contextlib
-import json
 import logging
 import os
 import sys
@@ -13,13 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import UsageError
-
-
-def stored_dtype(folder: Path) -> str:
-    """The precision in which a model folder is stored, by its config.json; default float32."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 
 def supports_bf16() -> bool:
@@ -110,6 +102,20 @@ OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd")
 """Values of `optim` whose states have the shape of their weight, and are divided as it is."""
 
 _ONE_PROCESS = "torchrun --nproc_per_node or accelerate launch starts several"
+_SUPPORTED = {
+    "fsdp_version": ("2", "FSDP1 joins the weights of a layer to one"),
+    "fsdp_state_dict_type": (
+        "FULL_STATE_DICT",
+        "checkpoints have whole weights, so that any number of processes can resume them",
+    ),
+    "fsdp_cpu_ram_efficient_loading": ("false", "every process checks the weights that it loads"),
+    "fsdp_offload_params": ("false", "validation needs the weights on the GPU"),
+    "fsdp_activation_checkpointing": (
+        "false, and --set gradient_checkpointing=true",
+        "it replaces layers of the model",
+    ),
+}
+"""The only value of each of these settings of FSDP, and why."""
 
 
 def wants_fsdp(arguments: Any) -> bool:
@@ -123,7 +129,7 @@ def check_fsdp(arguments: Any) -> None:
     if not wants_fsdp(arguments):
         return
     from accelerate import FullyShardedDataParallelPlugin
-    from torch.distributed.fsdp import CPUOffloadPolicy, StateDictType
+    from torch.distributed.fsdp import CPUOffloadPolicy
 
     if arguments.world_size == 1:
         raise UsageError("fsdp divides weights among processes, and this is one", hint=_ONE_PROCESS)
@@ -133,41 +139,19 @@ def check_fsdp(arguments: Any) -> None:
             f"optim={optim} cannot be combined with fsdp", hint=f"optim={', '.join(OPTIMIZERS)}"
         )
     plugin = FullyShardedDataParallelPlugin(**(arguments.fsdp_plugin_args or {}))
-    unsupported = (
-        (
-            plugin.fsdp_version != 2,
-            f"fsdp_version: {plugin.fsdp_version}",
-            "FSDP1 joins the weights of a layer to one",
-            "fsdp_version: 2",
-        ),
-        (
-            plugin.state_dict_type != StateDictType.FULL_STATE_DICT,
-            f"fsdp_state_dict_type: {plugin.state_dict_type.name}",
-            "checkpoints have whole weights, so that any number of processes can resume them",
-            "fsdp_state_dict_type: FULL_STATE_DICT",
-        ),
-        (
-            plugin.cpu_ram_efficient_loading,
-            "fsdp_cpu_ram_efficient_loading: true",
-            "every process checks the weights that it loads",
-            "fsdp_cpu_ram_efficient_loading: false",
-        ),
-        (
-            isinstance(plugin.cpu_offload, CPUOffloadPolicy),
-            "fsdp_offload_params: true",
-            "validation needs the weights on the GPU",
-            "fsdp_offload_params: false",
-        ),
-        (
-            plugin.activation_checkpointing,
-            "fsdp_activation_checkpointing: true",
-            "it replaces layers of the model",
-            "fsdp_activation_checkpointing: false, and --set gradient_checkpointing=true",
-        ),
-    )
-    for is_chosen, name, reason, instead in unsupported:
-        if is_chosen:
-            raise UsageError(f"{name} is not supported: {reason}", hint=instead)
+    given = {
+        "fsdp_version": str(plugin.fsdp_version),
+        "fsdp_state_dict_type": plugin.state_dict_type.name,
+        "fsdp_cpu_ram_efficient_loading": str(bool(plugin.cpu_ram_efficient_loading)).lower(),
+        "fsdp_offload_params": str(isinstance(plugin.cpu_offload, CPUOffloadPolicy)).lower(),
+        "fsdp_activation_checkpointing": str(bool(plugin.activation_checkpointing)).lower(),
+    }
+    for name, value in given.items():
+        instead, reason = _SUPPORTED[name]
+        if value != instead.partition(",")[0]:
+            raise UsageError(
+                f"{name}: {value} is not supported: {reason}", hint=f"{name}: {instead}"
+            )
 
 
 def check_active(arguments: Any, accelerator: Any) -> None:

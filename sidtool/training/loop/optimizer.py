@@ -47,11 +47,8 @@ class MuonAdamW(Optimizer):
         ]
         tables = [weight for weight in others if weight.ndim > 1]
         vectors = [weight for weight in others if weight.ndim <= 1]
-        groups = []
-        if tables:
-            groups.append({"params": tables, "weight_decay": weight_decay})
-        if vectors:
-            groups.append({"params": vectors, "weight_decay": 0.0})
+        pairs = ((tables, weight_decay), (vectors, 0.0))
+        groups = [{"params": part, "weight_decay": decay} for part, decay in pairs if part]
         muon_class = torch.optim.Muon
         if divided or not bf16:
             muon_class = _whole_matrix_muon(torch.bfloat16 if bf16 else torch.float32)

@@ -5,7 +5,7 @@ and resumption are those of the libraries' trainers."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +17,6 @@ from trl import SFTTrainer
 from sidtool.base.errors import UsageError
 from sidtool.evaluation import Validator
 from sidtool.examples import TokenizedExample, TokenizedExamples
-from sidtool.model.contract import Selection
 from sidtool.model.network import (
     Lora,
     TokenEmbeddings,
@@ -27,17 +26,16 @@ from sidtool.model.network import (
     whole_model,
 )
 from sidtool.recommendation.search import PartialHead
-from sidtool.training.loop.checkpoints import check_weights
 from sidtool.training.loop.machine import check_active, class_forward, float32_attention
 from sidtool.training.loop.optimizer import MuonAdamW
-from sidtool.training.loop.watched import ShardedTrainer
+from sidtool.training.loop.watched import WatchedTrainer
 from sidtool.training.loss.augment import AugmentedExamples
 from sidtool.training.loss.batches import (
     IGNORED,
-    EncoderDecoderCollator,
-    PackedCollator,
-    PaddedCollator,
     Targets,
+    encoder_decoder_batch,
+    packed_batch,
+    padded_batch,
     parts_by_length,
 )
 from sidtool.training.loss.loss import Loss, Teachers
@@ -45,13 +43,12 @@ from sidtool.training.loss.part_examples import PartExamples, PartOrder
 from sidtool.training.loss.probes import narrows_exactly, packs_exactly, part_logits
 
 
-class SidTrainer(ShardedTrainer):
+class SidTrainer(WatchedTrainer):
     """Trains a model on tokenized examples, of which `collator` makes batches. A subclass has the
     trainer of a library among its bases.
 
     All weights that require gradients are trained; `lora` and `token_embeddings` are the parts
-    added to the model, if any. `write_contract` writes contract and bundle into a model folder.
-    `order` is that of examples in parts."""
+    added to the model, if any. `order` is that of examples in parts."""
 
     packed = False
     """whether a line of a batch may have several examples"""
@@ -66,7 +63,6 @@ class SidTrainer(ShardedTrainer):
         loss: Loss,
         collator: Callable[[Sequence[TokenizedExample]], dict[str, torch.Tensor]],
         validator: Validator | None,
-        write_contract: Callable[[Path, Selection | None], object],
         callbacks: list[TrainerCallback],
         lora: Lora | None = None,
         token_embeddings: TokenEmbeddings | None = None,
@@ -94,7 +90,6 @@ class SidTrainer(ShardedTrainer):
         self.train_dataset = examples
         self.remove_callback(PrinterCallback)
         self._validator = validator
-        self.write_contract = write_contract
         self._muon = muon
         self._loss = loss
         self._teachers = teachers
@@ -194,20 +189,6 @@ class SidTrainer(ShardedTrainer):
                 self.token_embeddings.write_rows()
             yield model
 
-    def save_weights(self, folder: Path, state: dict[str, torch.Tensor] | None) -> None:
-        """Save adapters, or else all weights."""
-        if self.lora and state is not None:
-            self.lora.save(folder, state)
-        else:
-            super().save_weights(folder, state)
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        if self.lora:
-            check_weights(self)
-            self.write_model(Path(output_dir or self.args.output_dir))
-        else:
-            super()._save(output_dir, state_dict)
-
 
 class CausalTrainer(SidTrainer, SFTTrainer):
     """Trains a causal model on padded or packed examples.
@@ -230,12 +211,12 @@ class CausalTrainer(SidTrainer, SFTTrainer):
                 "examples cannot be packed: the model or a teacher does not keep them separate",
                 hint="packing needs sdpa attention; batching=padded works with any",
             )
-        collator = PackedCollator if self.packed else PaddedCollator
+        collator = packed_batch if self.packed else padded_batch
         super().__init__(
             model=model,
             tokenizer=tokenizer,
             teachers=teachers,
-            collator=collator(padding_id(tokenizer)),
+            collator=partial(collator, pad=padding_id(tokenizer)),
             **settings,
         )
 
@@ -250,7 +231,8 @@ class EncoderDecoderTrainer(SidTrainer, Seq2SeqTrainer):
 
     def __init__(self, *, model: Any, tokenizer: Any, **settings: Any) -> None:
         freeze_unread_embeddings(model)
-        collator = EncoderDecoderCollator(padding_id(tokenizer), decoder_start_id(model))
+        pad, start = padding_id(tokenizer), decoder_start_id(model)
+        collator = partial(encoder_decoder_batch, pad=pad, start=start)
         super().__init__(model=model, tokenizer=tokenizer, collator=collator, **settings)
 
     def compute_loss(

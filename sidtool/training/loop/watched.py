@@ -14,7 +14,6 @@ import torch
 from safetensors import safe_open
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
-from transformers.trainer_callback import ExportableState
 
 from sidtool.base.errors import DataError
 from sidtool.base.progress import Log, Progress
@@ -26,11 +25,17 @@ from sidtool.training.loop.machine import peak_cuda_gib, resident_gib
 
 class WatchedTrainer(Trainer):
     """Counts losses, time and `n_seen`, a tensor of counts that a subclass increases, and stops at
-    a loss or a gradient that is no number."""
+    a loss or a gradient that is no number. Saves and loads weights, adapters and optimizer, divided
+    among processes or not."""
 
     n_seen: torch.Tensor
     write_contract: Callable[[Path, Selection | None], object]
-    """writes contract and bundle into a model folder"""
+    """writes contract and bundle into a model folder; set before training"""
+    lora: Lora | None = None
+    token_embeddings: TokenEmbeddings | None = None
+    """the rows that are trained beside adapters or alone"""
+    stop_step: int | None = None
+    """the step at which the training stops; None while it is not known"""
     _earlier_seconds = 0.0
     _loss_sum = 0.0
     _logged = (0.0, 0)
@@ -53,30 +58,16 @@ class WatchedTrainer(Trainer):
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         self.continue_counts(checkpoint)
         self._load_from_checkpoint(str(checkpoint))
-        self._continue_stop()
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
             self._load_best_model()
-
-    def _load_callback_state(self) -> None:
-        # transformers would make a new StopCallback, without what this call gave it
-        stored = self.state.stateful_callbacks.pop(StopCallback.__name__, None)
-        super()._load_callback_state()
-        if stored is not None:
-            self.state.stateful_callbacks[StopCallback.__name__] = stored
-        self._continue_stop()
-
-    def _continue_stop(self) -> None:
-        """Stop where the earlier calls of the run would have."""
-        stored = self.state.stateful_callbacks.get(StopCallback.__name__, {"attributes": {}})
-        for callback in self.callback_handler.callbacks:
-            if isinstance(callback, StopCallback):
-                callback.step = stored["attributes"].get("step", callback.step)
 
     def continue_counts(self, checkpoint: Path) -> None:
         """Count from what a checkpoint has; the first process has the sums of all."""
         earlier = Totals.read(checkpoint)
         self._earlier_seconds = earlier.seconds
         self._logged = (earlier.logged_loss, earlier.logged_step)
+        if earlier.stop_step is not None:  # where the earlier calls of the run stopped
+            self.stop_step = earlier.stop_step
         if self.args.process_index == 0:
             self._loss_sum = earlier.loss * self.args.world_size
             self.n_seen += torch.tensor(earlier.seen, device=self.n_seen.device)
@@ -97,31 +88,53 @@ class WatchedTrainer(Trainer):
             check_number(float(norm), "the norm of the gradient", self)
         return norm
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model into a checkpoint; every process must call this."""
+        if is_sharded(self.model):
+            self._save(output_dir)
+        else:
+            super().save_model(output_dir, _internal_call)
+
     def whole_state(self) -> dict[str, torch.Tensor] | None:
-        """The tensors to save by name, on processes that save; every process must call this. None
-        stands for the weights as the model has them."""
-        return None
+        """The whole tensors to save by name, on processes that save; every process must call this.
+        None stands for the weights as the model has them."""
+        keep = self.args.should_save
+        sharded = is_sharded(self.model)
+        if self.lora:
+            state = self.lora.state()
+            return gathered(state, keep=keep) if sharded else state
+        if not sharded:
+            return None
+        # by `keep_vars` tied weights are one tensor
+        state = gathered(self.model.state_dict(keep_vars=True), keep=keep)
+        if self.token_embeddings:
+            rows = gathered(self.token_embeddings.named(self.model), keep=keep)
+            self.token_embeddings.write_rows_to(state, rows)
+        return state
 
     def write_model(self, folder: Path) -> None:
-        """Write a complete model folder: weights, tokenizer, contract and bundle. Every process
-        must call this; the first writes."""
+        """Write a complete model folder: weights or adapters, tokenizer, contract and bundle. Every
+        process must call this; the first writes."""
         state = self.whole_state()
         if not self.args.should_save:
             return
-        self.save_weights(folder, state)
+        if self.lora and state is not None:
+            self.lora.save(folder, state)
+        else:
+            self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state)
         self.processing_class.save_pretrained(folder)
         self.write_contract(folder, self.selection())
-
-    def save_weights(self, folder: Path, state: dict[str, torch.Tensor] | None) -> None:
-        """Save what `whole_state` returned."""
-        self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # the parent classes call this on the process that writes, or on every process
         check_weights(self)
+        folder = Path(output_dir or self.args.output_dir)
+        if self.lora:
+            self.write_model(folder)
+            return
         super()._save(output_dir, self.whole_state())
         if self.args.should_save:
-            self.write_contract(Path(output_dir or self.args.output_dir), self.selection())
+            self.write_contract(folder, self.selection())
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no model card: the contract describes the model."""
@@ -140,7 +153,13 @@ class WatchedTrainer(Trainer):
         seen = self.accelerator.reduce(self.n_seen).tolist()
         logged_loss, logged_step = self._logged
         return Totals(
-            loss.item(), tuple(seen), self.seconds, logged_loss, logged_step, self.args.world_size
+            loss.item(),
+            tuple(seen),
+            self.seconds,
+            logged_loss,
+            logged_step,
+            self.args.world_size,
+            self.stop_step,
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -181,8 +200,7 @@ class WatchedTrainer(Trainer):
         return Selection(name, float(value), int(self.state.best_global_step or 0))
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """As the parent class; the best weights are saved, also where `save_steps` is a multiple of
-        `eval_steps`."""
+        """The best weights are saved, also where `save_steps` is a multiple of `eval_steps`."""
         is_best = bool(super()._determine_best_metric(metrics, trial))
         self.control.should_save |= is_best and self.args.load_best_model_at_end
         return is_best
@@ -194,108 +212,6 @@ class WatchedTrainer(Trainer):
             totals.write(Path(self.args.output_dir) / f"checkpoint-{step}")
         super()._save_checkpoint(*args, **kwargs)
 
-
-class StopCallback(TrainerCallback, ExportableState):
-    """Ends a training at a step, or at the first one after so many seconds, with a log line, a
-    validation and a checkpoint, where the run has these at all."""
-
-    def __init__(self, step: int | None, max_seconds: float | None) -> None:
-        self.step = step
-        """The step at which the training stops; None while it is not known."""
-        self._max_seconds = max_seconds
-        self.trainer: WatchedTrainer | None = None
-        """Whose time counts."""
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint stores."""
-        return {"args": {}, "attributes": {"step": self.step}}
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop here if it is time."""
-        assert self.trainer is not None
-        is_last = state.global_step >= state.max_steps
-        if self._max_seconds is not None and self.step is None and not is_last:
-            self.step = state.global_step if self.trainer.seconds > self._max_seconds else None
-        if self.step is not None and state.global_step >= self.step:
-            control.should_training_stop = True
-            control.should_log = args.logging_strategy != "no"
-            control.should_evaluate = args.eval_strategy != "no"
-            control.should_save = args.save_strategy != "no"
-
-
-class ProgressCallback(TrainerCallback):
-    """Reports steps to `progress`, and log lines and validations to `log`, on the first process. A
-    log line also has `tokens_per_second`, since the line before."""
-
-    def __init__(self, progress: Progress | None, log: Log | None) -> None:
-        self._progress = progress
-        self._log = log
-        self._last: tuple[float, float] | None = None
-        self._step_end = time.monotonic()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Report a log line: every `logging_steps`, after a validation and at the end."""
-        if not (self._log and logs and state.is_world_process_zero):
-            return
-        speed = {}
-        if "tokens" in logs:
-            seconds, tokens = time.monotonic(), logs["tokens"]
-            if self._last is not None and seconds > self._last[0]:
-                rate = (tokens - self._last[1]) / (seconds - self._last[0])
-                speed["tokens_per_second"] = rate
-            self._last = (seconds, tokens)
-        self._log({"step": state.global_step, **logs, **speed})
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Report a step; the last one has a log line, too."""
-        self._step_end = time.monotonic()
-        if state.global_step >= state.max_steps and args.logging_strategy != "no":
-            control.should_log = True
-        if self._progress and state.is_world_process_zero:
-            self._progress(state.global_step, state.max_steps)
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave the time of a validation or a checkpoint, which is that since the last step or
-        since this was called, out of the speed."""
-        now = time.monotonic()
-        if self._last is not None:
-            seconds, tokens = self._last
-            self._last = (seconds + now - self._step_end, tokens)
-        self._step_end = now
-
-    on_save = on_evaluate
-
-
-class ShardedTrainer(WatchedTrainer):
-    """Saves and loads weights, adapters and optimizer, divided among processes or not."""
-
-    lora: Lora | None
-    token_embeddings: TokenEmbeddings | None
-    """the rows that are trained beside adapters or alone"""
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model into a checkpoint; every process must call this."""
-        if is_sharded(self.model):
-            self._save(output_dir)
-        else:
-            super().save_model(output_dir, _internal_call)
-
-    def whole_state(self) -> dict[str, torch.Tensor] | None:
-        """As the parent class, each tensor whole."""
-        keep = self.args.should_save
-        sharded = is_sharded(self.model)
-        if self.lora:
-            state = self.lora.state()
-            return gathered(state, keep=keep) if sharded else state
-        if not sharded:
-            return None
-        # by `keep_vars` tied weights are one tensor
-        state = gathered(self.model.state_dict(keep_vars=True), keep=keep)
-        if self.token_embeddings:
-            rows = gathered(self.token_embeddings.named(self.model), keep=keep)
-            self.token_embeddings.write_rows_to(state, rows)
-        return state
-
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.lora:
             self.lora.load(Path(resume_from_checkpoint))
@@ -306,9 +222,8 @@ class ShardedTrainer(WatchedTrainer):
 
     @torch.no_grad()
     def _load_divided(self, folder: Path) -> None:
-        """Load the safetensors files of a checkpoint into weights and trained rows that may be
-        divided among processes; each process reads the files. Raises DataError for a weight that
-        the model does not have."""
+        """Load a checkpoint into weights and trained rows that may be divided among processes;
+        each process reads the files."""
         weights = self.model.state_dict()
         embeddings = self.token_embeddings
         rows = {}
@@ -361,3 +276,66 @@ class ShardedTrainer(WatchedTrainer):
                     values[key] = part_like(weight, value)
         self.optimizer.load_state_dict(stored)
         self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
+
+
+class StopCallback(TrainerCallback):
+    """Ends a training at its `stop_step`, or at the first one after so many seconds, with a log
+    line, a validation and a checkpoint, where the run has these at all."""
+
+    def __init__(self, trainer: WatchedTrainer, max_seconds: float | None) -> None:
+        self._trainer = trainer
+        self._max_seconds = max_seconds
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop here if it is time."""
+        trainer, step = self._trainer, state.global_step
+        if self._max_seconds is not None and trainer.stop_step is None and step < state.max_steps:
+            trainer.stop_step = step if trainer.seconds > self._max_seconds else None
+        if trainer.stop_step is not None and step >= trainer.stop_step:
+            control.should_training_stop = True
+            control.should_log = args.logging_strategy != "no"
+            control.should_evaluate = args.eval_strategy != "no"
+            control.should_save = args.save_strategy != "no"
+
+
+class ProgressCallback(TrainerCallback):
+    """Reports steps to `progress`, and log lines and validations to `log`, on the first process. A
+    log line also has `tokens_per_second`, since the line before."""
+
+    def __init__(self, progress: Progress | None, log: Log | None) -> None:
+        self._progress = progress
+        self._log = log
+        self._last: tuple[float, float] | None = None
+        self._step_end = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Report a log line: every `logging_steps`, after a validation and at the end."""
+        if not (self._log and logs and state.is_world_process_zero):
+            return
+        speed = {}
+        if "tokens" in logs:
+            seconds, tokens = time.monotonic(), logs["tokens"]
+            if self._last is not None and seconds > self._last[0]:
+                rate = (tokens - self._last[1]) / (seconds - self._last[0])
+                speed["tokens_per_second"] = rate
+            self._last = (seconds, tokens)
+        self._log({"step": state.global_step, **logs, **speed})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Report a step; the last one has a log line, too."""
+        self._step_end = time.monotonic()
+        if state.global_step >= state.max_steps and args.logging_strategy != "no":
+            control.should_log = True
+        if self._progress and state.is_world_process_zero:
+            self._progress(state.global_step, state.max_steps)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the time of a validation or a checkpoint, which is that since the last step or
+        since this was called, out of the speed."""
+        now = time.monotonic()
+        if self._last is not None:
+            seconds, tokens = self._last
+            self._last = (seconds + now - self._step_end, tokens)
+        self._step_end = now
+
+    on_save = on_evaluate

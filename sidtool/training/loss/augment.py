@@ -6,9 +6,9 @@ processes see the same examples. Items are never masked: the vocabulary has no m
 another token would have a different meaning at inference."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -223,19 +223,13 @@ class AugmentedExamples:
         self._order_strength.fill_(max(0.0, 1 - epoch / max(epochs - 1, 1)))
 
 
-class Varying(Protocol):
-    """What differs from epoch to epoch."""
-
-    def vary(self, epoch: int, epochs: int) -> None:
-        """Switch to an epoch, from 0."""
-
-
 class EpochCallback(TrainerCallback):
-    """Switches augmented examples, or the order of parts, to the epoch that begins or resumes."""
+    """Switches augmented examples, or the order of parts, to the epoch that begins or resumes;
+    `vary` is their method."""
 
-    def __init__(self, examples: Varying) -> None:
-        self._examples = examples
+    def __init__(self, vary: Callable[[int, int], None]) -> None:
+        self._vary = vary
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Switch before the first batch of an epoch is made."""
-        self._examples.vary(int(state.epoch or 0), math.ceil(state.num_train_epochs))
+        self._vary(int(state.epoch or 0), math.ceil(state.num_train_epochs))

@@ -13,97 +13,71 @@ IGNORED = -100
 """The label of a token that is not a target."""
 
 
-@dataclass(frozen=True)
-class PaddedCollator:
-    """Makes batches with one example per line, padded to the longest."""
+def padded_batch(batch: Sequence[TokenizedExample], *, pad: int) -> dict[str, torch.Tensor]:
+    """One example per line, padded to the longest with the token id `pad`.
 
-    pad: int
-    """token id of the padding, which nothing attends to"""
-
-    def __call__(self, batch: Sequence[TokenizedExample]) -> dict[str, torch.Tensor]:
-        """Examples -> input_ids, labels and attention_mask (examples, longest) int64, and weights
-        (examples, longest) float32, 0 at tokens that are no targets."""
-        tensors, _ = _lay_out([[example] for example in batch], self.pad)
-        lengths = torch.tensor([len(example.ids) for example in batch])
-        mask = torch.arange(tensors["input_ids"].shape[1])[None] < lengths[:, None]
-        return tensors | {"attention_mask": mask.long()}
+    Examples -> input_ids, labels and attention_mask (examples, longest) int64, and weights
+    (examples, longest) float32, 0 at tokens that are no targets."""
+    tensors, _ = _lay_out([[example] for example in batch], pad)
+    lengths = torch.tensor([len(example.ids) for example in batch])
+    mask = torch.arange(tensors["input_ids"].shape[1])[None] < lengths[:, None]
+    return tensors | {"attention_mask": mask.long()}
 
 
-@dataclass(frozen=True)
-class PackedCollator:
-    """Makes batches with several examples per line, each with positions from 0.
+def packed_batch(batch: Sequence[TokenizedExample], *, pad: int) -> dict[str, torch.Tensor]:
+    """Several examples per line, each with positions from 0. Loss and gradient are those of
+    `padded_batch`, without the padding. transformers derives the attention mask that separates
+    examples from the positions, under sdpa attention and without a cache only.
 
-    Loss and gradient are those of `PaddedCollator`, without the padding. transformers derives the
-    attention mask that separates examples from the positions, under sdpa attention and without a
-    cache only."""
-
-    pad: int
-    """token id of the padding"""
-
-    def __call__(self, batch: Sequence[TokenizedExample]) -> dict[str, torch.Tensor]:
-        """Examples -> input_ids, labels and position_ids (lines, longest) int64, and weights
-        (lines, longest) float32, 0 at tokens that are no targets."""
-        # lines no longer than the longest example, by first fit decreasing
-        ordered = sorted(batch, key=lambda example: -len(example.ids))
-        width = len(ordered[0].ids)
-        lines: list[list[TokenizedExample]] = []
-        room: list[int] = []
-        for example in ordered:
-            length = len(example.ids)
-            fitting = (number for number, free in enumerate(room) if free >= length)
-            line = next(fitting, len(lines))
-            if line == len(lines):
-                lines.append([])
-                room.append(width)
-            lines[line].append(example)
-            room[line] -= length
-        tensors, positions = _lay_out(lines, self.pad)
-        return tensors | {"position_ids": positions}
+    Examples -> input_ids, labels and position_ids (lines, longest) int64, and weights
+    (lines, longest) float32, 0 at tokens that are no targets."""
+    # lines no longer than the longest example, by first fit decreasing
+    ordered = sorted(batch, key=lambda example: -len(example.ids))
+    width = len(ordered[0].ids)
+    lines: list[list[TokenizedExample]] = []
+    room: list[int] = []
+    for example in ordered:
+        length = len(example.ids)
+        fitting = (number for number, free in enumerate(room) if free >= length)
+        line = next(fitting, len(lines))
+        if line == len(lines):
+            lines.append([])
+            room.append(width)
+        lines[line].append(example)
+        room[line] -= length
+    tensors, positions = _lay_out(lines, pad)
+    return tensors | {"position_ids": positions}
 
 
-@dataclass(frozen=True)
-class EncoderDecoderCollator:
-    """Makes batches for an encoder-decoder, one example per line: the encoder reads what precedes
-    the first target, the decoder a start token and what follows."""
+def encoder_decoder_batch(
+    batch: Sequence[TokenizedExample], *, pad: int, start: int
+) -> dict[str, torch.Tensor]:
+    """One example per line: the encoder reads what precedes the first target, the decoder the token
+    id `start` and what follows.
 
-    pad: int
-    """token id of the padding, which nothing attends to"""
-    start: int
-    """token id that the decoder reads first"""
-
-    def __call__(self, batch: Sequence[TokenizedExample]) -> dict[str, torch.Tensor]:
-        """Examples -> input_ids and attention_mask (examples, longest prompt), decoder_input_ids
-        (examples, longest answer), labels (examples, longest answer + 1) int64, and weights of that
-        shape float32. The first label belongs to the start token, which is no target."""
-        prompts, answers = [], []
-        for ids, targets, weights, _ in batch:
-            split = int(targets.argmax())
-            prompts.append(TokenizedExample(ids[:split], targets[:split], weights[:split]))
-            # the start token, then the tokens up to the last target
-            answer = slice(split, len(ids) - int(targets[::-1].argmax()))
-            answers.append(
-                TokenizedExample(
-                    np.insert(ids[answer], 0, self.start),
-                    np.insert(targets[answer], 0, False),
-                    np.insert(weights[answer], 0, 0),
-                )
-            )
-        encoder = PaddedCollator(self.pad)(prompts)
-        decoder, _ = _lay_out([[answer] for answer in answers], self.pad)
-        # nothing is predicted from the last token
-        decoder_input_ids = decoder.pop("input_ids")[:, :-1]
-        return {
-            "input_ids": encoder["input_ids"],
-            "attention_mask": encoder["attention_mask"],
-            "decoder_input_ids": decoder_input_ids,
-            **decoder,
-        }
+    Examples -> input_ids and attention_mask (examples, longest prompt), decoder_input_ids
+    (examples, longest answer), labels (examples, longest answer + 1) int64, and weights of that
+    shape float32. The first label belongs to the start token, which is no target."""
+    prompts, answers = [], []
+    for ids, targets, weights, _ in batch:
+        split = int(targets.argmax())
+        prompts.append(TokenizedExample(ids[:split], targets[:split], weights[:split]))
+        # the start token, then the tokens up to the last target
+        answer = slice(split, len(ids) - int(targets[::-1].argmax()))
+        answer_ids = np.insert(ids[answer], 0, start)
+        are_targets = np.insert(targets[answer], 0, False)
+        answers.append(TokenizedExample(answer_ids, are_targets, np.insert(weights[answer], 0, 0)))
+    encoder = padded_batch(prompts, pad=pad)
+    decoder, _ = _lay_out([[answer] for answer in answers], pad)
+    # nothing is predicted from the last token
+    decoder["decoder_input_ids"] = decoder.pop("input_ids")[:, :-1]
+    return {name: encoder[name] for name in ("input_ids", "attention_mask")} | decoder
 
 
 def parts_by_length(
     batch: Mapping[str, torch.Tensor], n_lines: int
 ) -> list[dict[str, torch.Tensor]]:
-    """A batch of `EncoderDecoderCollator` in parts of at most `n_lines` lines with prompts of
+    """An `encoder_decoder_batch` in parts of at most `n_lines` lines with prompts of
     similar length, each without the padding that all of its prompts have."""
     lengths = batch["attention_mask"].sum(1)  # (lines,)
     parts = []
@@ -119,8 +93,7 @@ def parts_by_length(
 def _lay_out(
     lines: Sequence[Sequence[TokenizedExample]], pad: int
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Input ids, labels and weights, and positions: (lines, longest line) each, int64 or
-    float32."""
+    """Input ids, labels and weights, and positions: (lines, longest line) each."""
     shape = (len(lines), max(sum(len(example.ids) for example in line) for line in lines))
     input_ids = np.full(shape, pad, dtype=np.int64)
     labels = np.full(shape, IGNORED, dtype=np.int64)
@@ -157,8 +130,7 @@ class Targets:
 
     @classmethod
     def pop(cls, inputs: dict[str, torch.Tensor], levels: int) -> "Targets":
-        """The targets of a batch that a collator made; what the model does not read is removed from
-        the batch."""
+        """The targets of a batch; what the model does not read is removed from it."""
         weights = inputs.pop("weights")
         # what the predicted tokens follow: with an encoder-decoder, the decoder's part
         ids = inputs.get("decoder_input_ids", inputs["input_ids"])

@@ -1,6 +1,5 @@
 """The training loss: cross-entropy over the tokens that a target competes with. Teachers, trained
-models whose distributions a model learns beside its targets. And checks on a few tokens that the
-shortcuts of training are exact for a model."""
+models whose distributions a model learns beside its targets."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -106,8 +105,7 @@ class Loss:
     def _competitors(
         self, level: int, width: int, places: torch.Tensor, preceding: torch.Tensor
     ) -> "_Competitors":
-        """What (n,) targets of a level, given by their columns, compete with after
-        (n, levels - 1) token ids."""
+        """Of (n,) targets of a level, given by their columns, after (n, levels - 1) token ids."""
         if self.trie is None:
             return _Competitors(lambda block: block.log_softmax(-1), places, width, slice(None))
         arrays = trie_arrays(self.trie, places.device)

@@ -41,15 +41,10 @@ def narrows_exactly(model: Any, head: PartialHead, columns: Columns | None) -> b
     inputs = {"input_ids": ids}
     if is_encoder_decoder(model):
         inputs["decoder_input_ids"] = ids
-
-    def run() -> torch.Tensor:
-        logits: torch.Tensor = model(**inputs, use_cache=False).logits
-        return logits
-
     with _probing(model) as low_precision:
-        expected = full_blocks(run(), parts)
+        expected = part_logits(model, head, inputs, parts, narrow=False)
         try:
-            blocks = head.blocks(run, parts)
+            blocks = part_logits(model, head, inputs, parts, narrow=True)
         except RuntimeError:
             # logits of another size: the head was not called, or something follows it
             return False
@@ -75,9 +70,8 @@ def packs_exactly(model: Any) -> bool:
 
 @contextmanager
 def _probing(model: Any) -> Iterator[bool]:
-    """Run the model in eval mode, without gradients, in the precision that it trains in.
-
-    Yields whether that is a low one: weights of mixed precision only run under autocast."""
+    """Eval mode, no gradients, and autocast for weights of low precision; yields whether these
+    are."""
     low_precision = any(weight.dtype is torch.bfloat16 for weight in model.parameters())
     device = next(model.parameters()).device
     was_training = model.training

@@ -157,9 +157,8 @@ class EventFields:
 def _places(
     rows: NDArray[np.int64], history: NDArray[np.int64], target: NDArray[np.int64]
 ) -> tuple[int, int] | None:
-    """The indexes among a user's rows at which a history ends and at which its target is; None if
-    they do not contain it. Where the history is found more than once, the target comes soonest
-    behind it."""
+    """Where among a user's rows a history ends and its target is; None if they do not contain it.
+    Of several places, the one with the target soonest behind the history."""
     if len(rows) <= len(history):
         return None
     windows = np.lib.stride_tricks.sliding_window_view(rows[:-1], len(history))
@@ -190,7 +189,6 @@ def read_rl_examples(
     path: Path,
     task: str | None,
     encoder: PromptEncoder,
-    tokens: SidTokens,
     bundle: Bundle,
     *,
     exclude_seen: bool = False,
@@ -200,6 +198,7 @@ def read_rl_examples(
     event or a list without a target is left out.
 
     Raises DataError for a malformed example, and if nothing is left."""
+    tokens = encoder.tokens
     codes = array("i")  # token ids of codes
     values = array("f")  # of each item, the weight that it has as a target
     starts, stops, ends = array("q"), array("q"), array("q")  # a history, and what follows it
@@ -211,7 +210,7 @@ def read_rl_examples(
         if not (is_list if task is None else example["task"] == task):
             continue
         first = len(codes) // tokens.space.levels
-        ids, is_target, weights = _codes_of(example, encoder, tokens)
+        ids, is_target, weights = _codes_of(example, encoder)
         codes.frombytes(ids.tobytes())
         values.frombytes(np.where(is_target, weights, 0).astype(np.float32).tobytes())
         spans = [(int((~is_target).sum()), len(is_target))]  # the targets are the list at the end
@@ -282,10 +281,11 @@ def find_items(
 
 
 def _codes_of(
-    example: Mapping[str, Any], encoder: PromptEncoder, tokens: SidTokens
+    example: Mapping[str, Any], encoder: PromptEncoder
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.float32]]:
     """Of m SIDs in an example: (m * levels,) token ids of their codes, (m,) which of them are
     targets, and (m,) weights."""
+    tokens = encoder.tokens
     encoded = encode_example(example, encoder, tokens, codes_only=True)
     is_code = tokens.is_code(encoded.ids)
     # what holds for the last code of a SID holds for its item

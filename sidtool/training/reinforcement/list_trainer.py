@@ -161,8 +161,7 @@ def preference_loss(
 
 
 class _RoundCallback(TrainerCallback):
-    """Begins a round with each epoch but the first; a run that resumes within one goes on with
-    it."""
+    """Begins a round with each epoch but the first, and none where a run resumes within one."""
 
     def __init__(self, trainer: ListTrainer) -> None:
         self._trainer = trainer

@@ -120,8 +120,7 @@ class PairMaker:
     def _chosen(
         self, lists: NDArray[np.int64], rewards: Matrix, targets: Sequence[NDArray[np.int64]]
     ) -> NDArray[np.int64]:
-        """(n, 3, m) rows: the best list, the worst one and the targets. A prompt without any list
-        has its targets in place of both."""
+        """(n, 3, m) rows: the best and the worst list, else the targets; then the targets."""
         rows = np.full((len(lists), 3, self.length), -1, dtype=np.int64)
         for row, of_prompt in enumerate(rewards):
             following = targets[row][: self.length]

@@ -150,8 +150,7 @@ class Policy:
     def _inputs(
         self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, codes: torch.Tensor
     ) -> dict[str, Any]:
-        """Token ids, positions and mask of the trees; a chain lacks its last code, which nothing
-        follows."""
+        """Token ids, positions and mask of the trees; nothing follows the last code of a chain."""
         n, chains, levels = codes.shape
         length = levels - 1
         device = prompt_ids.device

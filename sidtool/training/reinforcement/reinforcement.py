@@ -1,7 +1,7 @@
 """Trains a trained model further by rewards of its own recommendations, resumably."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +9,16 @@ from sidtool.base.errors import RefusedError, UsageError
 from sidtool.base.extras import offline
 from sidtool.base.options import settings_from
 from sidtool.base.progress import Log, Progress
+from sidtool.base.records import JsonRecord
 from sidtool.training.execution import train_and_publish
 from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
-from sidtool.training.plan import made_config
-from sidtool.training.reinforcement.plan import RlRun, plan_rl
+from sidtool.training.reinforcement.rl_run import RlRun, plan_rl
 from sidtool.training.reinforcement.settings import RlOptions
+from sidtool.training.trainer_config import made_config
 
 
 @dataclass(frozen=True)
-class RlSummary:
+class RlSummary(JsonRecord):
     """What a call of `rl` did."""
 
     algorithm: str
@@ -45,10 +46,6 @@ class RlSummary:
     trained_parameters: int
     resumed_from: str | None
     """name of the checkpoint"""
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return asdict(self)
 
 
 def rl(

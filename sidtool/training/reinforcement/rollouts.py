@@ -9,22 +9,10 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback
 from trl.trainer.utils import RepeatSampler
 
-from sidtool.recommendation import QuerySession
+from sidtool.recommendation import Query, QuerySession
 from sidtool.tokenizer.sid import ItemRows, Leaves
 from sidtool.training.reinforcement.examples import RlExamples
 from sidtool.training.reinforcement.policy import Policy
-
-
-@dataclass(frozen=True, eq=False)
-class Rollouts:
-    """n groups of G leaves of the trie, in each the one that the policy prefers first."""
-
-    prompts: list[list[int]]
-    """n prompts as token ids"""
-    leaves: Leaves
-    """(n, G): an arbitrary leaf where not `valid`"""
-    valid: NDArray[np.bool_]
-    """(n, G): False behind the last item of a group, where fewer than G could be recommended"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,28 +30,15 @@ class GroupMaker:
         trie = self.session.trie
         return trie.leaves(trie.positions_of(ItemRows(self.examples.targets[numbers])))
 
-    def make(self, model: Any, numbers: NDArray[np.int64]) -> Rollouts:
-        """The groups of examples, under a model that holds no gradient meanwhile."""
+    def make(self, model: Any, numbers: NDArray[np.int64]) -> tuple[list[Query], NDArray[np.int64]]:
+        """The queries of n examples, and (n, G) leaves of the trie, the one that the policy prefers
+        first, -1 where fewer than G can be recommended; without a gradient."""
         queries = [self.examples.query(self.session, number) for number in numbers.tolist()]
         leaves = np.full((len(queries), self.size), -1, dtype=np.int64)
         results = self.session.search(model, queries, k=self.size, num_beams=self.size)
         for row, result in zip(leaves, results, strict=True):
             row[: len(result.leaves)] = result.leaves
-        prompts = [list(query.prompt) for query in queries]
-        return Rollouts(prompts, Leaves(np.maximum(leaves, 0)), leaves >= 0)
-
-
-class ExampleNumbers:
-    """n examples, as TRL reads them: the prompt is the number of the example."""
-
-    def __init__(self, n: int) -> None:
-        self._n = n
-
-    def __len__(self) -> int:
-        return self._n
-
-    def __getitem__(self, number: int) -> dict[str, str]:
-        return {"prompt": str(number)}
+        return queries, leaves
 
 
 class EpochSampler(RepeatSampler):

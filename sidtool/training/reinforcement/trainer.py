@@ -7,11 +7,11 @@ import math
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
@@ -21,18 +21,12 @@ from trl.trainer.utils import split_tensor_dict
 
 from sidtool.evaluation import Judge, Measurement
 from sidtool.model import LoadedModel
-from sidtool.model.contract import Selection
 from sidtool.tokenizer.sid import Leaves, SidPositions
 from sidtool.training.loop.machine import class_forward
 from sidtool.training.loop.watched import WatchedTrainer
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import GroupReward, lacks_signal
-from sidtool.training.reinforcement.rollouts import (
-    EpochSampler,
-    ExampleNumbers,
-    GroupMaker,
-    WholeGenerations,
-)
+from sidtool.training.reinforcement.rollouts import EpochSampler, GroupMaker, WholeGenerations
 from sidtool.training.reinforcement.settings import RlOptions
 
 EARLY_CLIP = 0.1
@@ -46,8 +40,7 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
     one row per item, for batches of whole groups. Validates by recommending, and does not select
     what is worse than the start on a slice.
 
-    `write_contract` writes contract and bundle into a model folder. `reference` is the frozen start
-    with its policy, if the objective needs one."""
+    `reference` is the frozen start with its policy, if the objective needs one."""
 
     def __init__(
         self,
@@ -55,7 +48,6 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
         loaded: LoadedModel,
         args: GRPOConfig,
         *,
-        write_contract: Callable[[Path, Selection | None], object],
         maker: GroupMaker,
         reward: GroupReward,
         reference: tuple[Any, Policy] | None,
@@ -66,8 +58,9 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
         # TRL would load the reference again from a hub or a folder, which may hold adapters
         beta = args.beta
         args.beta = 0.0
-        # TRL requires a datasets.Dataset: give it one example, then replace it
-        placeholder = Dataset.from_dict({"prompt": ["0"]})
+        # the prompt of an example is its number
+        numbers = pa.array(np.arange(len(maker.examples))).cast(pa.string())
+        examples = Dataset.from_dict({"prompt": numbers})
         with warnings.catch_warnings():
             # `rollout_func` is experimental in TRL: pyproject.toml limits its versions
             warnings.simplefilter("ignore")
@@ -76,8 +69,8 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
                 # `_roll_out` computes the rewards of whole groups
                 reward_funcs=[lambda reward, **_: list(reward)],
                 args=args,
-                train_dataset=placeholder,
-                eval_dataset=placeholder,
+                train_dataset=examples,
+                eval_dataset=examples,
                 processing_class=loaded.tokenizer,
                 callbacks=callbacks,
                 rollout_func=self._roll_out,
@@ -85,7 +78,6 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
         self.args.beta = self.beta = beta
         # the log-probabilities come without a loss of the router
         self.aux_loss_enabled = False
-        self.train_dataset = ExampleNumbers(len(maker.examples))
         self.remove_callback(PrinterCallback)
         self.maker = maker
         self.policy = maker.policy
@@ -93,7 +85,6 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
         self._reward = reward
         self.judge = judge
         self.refuses_worse_slices = refuses_worse_slices
-        self.write_contract = write_contract
         self.reference_policy: Policy | None = None
         if reference is not None:
             self.ref_model, self.reference_policy = reference
@@ -139,23 +130,23 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
         numbers = np.array([int(prompt) for prompt in prompts[::size]], dtype=np.int64)  # (n,)
         model = self.accelerator.unwrap_model(self.model)
         with class_forward(model), self.accelerator.autocast():
-            rollouts = self.maker.make(model, numbers)
+            queries, found = self.maker.make(model, numbers)
         trie = self.maker.session.trie
-        examples = self.maker.examples
-        leaves = rollouts.leaves
+        valid = found >= 0
+        leaves = Leaves(np.maximum(found, 0))  # (n, G): any leaf where not valid
         positions = leaves if trie.leaf_start is None else trie.leaf_start[leaves].astype(np.int64)
         items = trie.item_rows(SidPositions(positions))  # (n, G): the first item of each leaf
-        groups = examples.groups(numbers.tolist(), np.where(rollouts.valid, items, -1))
+        groups = self.maker.examples.groups(numbers.tolist(), np.where(valid, items, -1))
         rewards = self._reward(groups)  # (n, G)
-        dead = lacks_signal(rewards, rollouts.valid)
-        self.recent["reward"].append(float(rewards[rollouts.valid].mean()))
+        dead = lacks_signal(rewards, valid)
+        self.recent["reward"].append(float(rewards[valid].mean()))
         self.recent["dead_groups"].append(float(dead.mean()))
-        self.count(sum(map(len, rollouts.prompts)), len(numbers))
+        self.count(sum(len(query.prompt) for query in queries), len(numbers))
         codes = trie.leaf_codes(Leaves(leaves.ravel()))  # (n * G, levels)
-        learned = np.repeat(rollouts.valid.ravel()[:, None], trie.levels, axis=1)
-        scored = np.where(rollouts.valid, rewards, np.nan).ravel().tolist()
+        learned = np.repeat(valid.ravel()[:, None], trie.levels, axis=1)
+        scored = np.where(valid, rewards, np.nan).ravel().tolist()
         return {
-            "prompt_ids": [prompt for prompt in rollouts.prompts for _ in range(size)],
+            "prompt_ids": [list(query.prompt) for query in queries for _ in range(size)],
             "completion_ids": self.maker.session.tokens.ids(codes, begin_end_tokens=False).tolist(),
             "logprobs": None,
             # TRL ignores an item whose reward is None

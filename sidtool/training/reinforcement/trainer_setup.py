@@ -24,9 +24,9 @@ from sidtool.training.reinforcement.examples import (
 )
 from sidtool.training.reinforcement.list_trainer import ListTrainer, ListValidation
 from sidtool.training.reinforcement.pairs import PairMaker
-from sidtool.training.reinforcement.plan import RlRun
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import RewardContext, reward_sum
+from sidtool.training.reinforcement.rl_run import RlRun
 from sidtool.training.reinforcement.rollouts import GroupMaker
 from sidtool.training.reinforcement.trainer import GroupTrainer
 
@@ -73,16 +73,10 @@ def build_trainer(
         pairs = PairMaker(lists, examples, reward, length, run.options)
         validation = ListValidation.of(lists, users, reward, length, run.options)
         build = partial(ListTrainer, pairs=pairs, validation=validation)
-    contract = run.new_contract()
-
-    def write(folder: Path, best: Selection | None) -> None:
-        write_contract(folder, contract.with_best(best), run.bundle)
-
     trainer: GroupTrainer = build(
         run.options,
         loaded,
         arguments,
-        write_contract=write,
         maker=maker,
         reward=reward,
         reference=reference,
@@ -97,6 +91,12 @@ def build_trainer(
         refuses_worse_slices=not allow_worse_slices,
         callbacks=[ProgressCallback(progress, log)],
     )
+    contract = run.new_contract()
+
+    def write(folder: Path, best: Selection | None) -> None:
+        write_contract(folder, contract.with_best(best), run.bundle)
+
+    trainer.write_contract = write
     return trainer
 
 
@@ -106,7 +106,6 @@ def _read_examples(run: RlRun, loaded: LoadedModel, arguments: Any) -> RlExample
         run.examples,
         None if is_of_lists else history_task(run.lineage, run.examples),
         prompt_encoder(loaded.tokenizer, loaded.tokens),
-        loaded.tokens,
         run.bundle,
         exclude_seen=bool(run.options.exclude_seen),
     )

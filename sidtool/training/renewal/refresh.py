@@ -234,16 +234,14 @@ def _renewed_memory(plan: RefreshPlan, split: Split) -> Memory | None:
 
 
 def _embedded_catalog(memory: Memory, plan: RefreshPlan) -> Path | None:
-    """The catalog whose texts give the vectors that the memory is built again from; None if it
-    needs none, or files give them."""
+    """The catalog whose texts give the memory's vectors; None if it needs none, or has files."""
     if plan.embeddings or not memory.manifest.needs_vectors(plan.bundle.identity):
         return None
     return plan.items
 
 
 def _catalog(plan: RefreshPlan, last: TrainParams) -> Items:
-    """The catalog; without a file, the ids and titles of the bundle, since the tasks need no
-    more."""
+    """The catalog; without a file, the ids and titles of the bundle: the tasks need no more."""
     bundle, options = plan.bundle, plan.catalog_options
     if plan.items is not None:
         recorded = bundle.manifest.made_from.columns

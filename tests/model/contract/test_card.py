@@ -42,19 +42,30 @@ def block(card: str, language: str) -> str:
     return str(text)
 
 
-def test_the_code_of_a_card_recommends_what_sidtool_recommends(
+def check_code(folder: Path, bundle: Bundle) -> None:
+    """Check that the code of a card, in the current folder, recommends what sidtool recommends."""
+    out = StringIO()
+    with redirect_stdout(out):
+        exec(block(card_of(folder), "python"), {})
+    history = tuple(bundle.items.ids[row] for row in (0, 1))
+    assert f"in {list(history)!r})" in card_of(folder)
+    options = RecommendOptions(k=3, num_beams=50)
+    (expected,) = recommend(folder, [Request(history=history)], options)
+    assert out.getvalue() == f"{list(expected.items)}\n"
+
+
+def check_command(folder: Path) -> None:
+    """Check that the command of a card recommends ten items."""
+    (command,) = re.findall(r"^sidtool (.*)$", block(card_of(folder), "console"), re.MULTILINE)
+    assert len(done(*shlex.split(command)).out.splitlines()) == 1 + 10
+
+
+def test_code_and_command_of_a_card_recommend(
     trained: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(trained)
-    out = StringIO()
-    with redirect_stdout(out):
-        exec(block(card_of(trained), "python"), {})
-    history = tuple(bundle.items.ids[row] for row in (0, 1))
-    assert f"in {list(history)!r})" in card_of(trained)
-    (expected,) = recommend(
-        trained, [Request(history=history)], RecommendOptions(k=3, num_beams=50)
-    )
-    assert out.getvalue() == f"{list(expected.items)}\n"
+    check_code(trained, bundle)
+    check_command(trained)
 
 
 def test_the_code_of_a_card_loads_an_encoder_decoder(
@@ -67,19 +78,7 @@ def test_the_code_of_a_card_loads_an_encoder_decoder(
     folder = trained_model(base, bundle, tmp_path / "model")
     assert front_matter(card_of(folder))["pipeline_tag"] == "text2text-generation"
     monkeypatch.chdir(folder)
-    out = StringIO()
-    with redirect_stdout(out):
-        exec(block(card_of(folder), "python"), {})
-    history = tuple(bundle.items.ids[row] for row in (0, 1))
-    options = RecommendOptions(k=3, num_beams=50)
-    (expected,) = recommend(folder, [Request(history=history)], options)
-    assert out.getvalue() == f"{list(expected.items)}\n"
-
-
-def test_the_command_of_a_card_recommends(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(trained)
-    (command,) = re.findall(r"^sidtool (.*)$", block(card_of(trained), "console"), re.MULTILINE)
-    assert len(done(*shlex.split(command)).out.splitlines()) == 1 + 10
+    check_code(folder, bundle)
 
 
 @pytest.mark.parametrize(
@@ -104,8 +103,7 @@ def test_the_command_of_a_card_has_the_fields_of_the_prompt(
     write_contract(folder, replace(read_contract(trained), history_prompt=prompt), bundle)
     assert "```python" not in card_of(folder)  # its prompt would lack the fields
     monkeypatch.chdir(folder)
-    (command,) = re.findall(r"^sidtool (.*)$", block(card_of(folder), "console"), re.MULTILINE)
-    assert len(done(*shlex.split(command)).out.splitlines()) == 1 + 10
+    check_command(folder)
 
 
 def test_a_card_shows_recipe_data_and_metric(trained: Path) -> None:

@@ -9,39 +9,16 @@ from typing import Any
 import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
-from sidtool.data.split.record import Cuts, SplitReference
 from sidtool.model.contract.contract import Contract, MemoryBinding
 from sidtool.model.contract.folder import open_bundle_copy, read_contract, write_contract
-from sidtool.model.contract.stage_record import (
-    ExtendParams,
-    MergeParams,
-    ModelReference,
-    RebindParams,
-    StageRecord,
-    TrainParams,
-)
+from sidtool.model.contract.stage_record import ExtendParams, MergeParams, RebindParams, StageRecord
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.bundle import Bundle, verify
 from tests.model.cases import distinct_codes, make_bundle, make_codebook
 from tests.model.conftest import shop
+from tests.model.contract.cases import HISTORY, TEACHER, TRAINED
 from tests.sealed import reseal
-
-HISTORY_PROMPT = HistoryPrompt(
-    task="next-item", template="Bought: {history} →", history_length=20, max_length=256
-)
-
-TEACHER = ModelReference("models/teacher", {"model.safetensors": "ee" * 32})
-TRAINED = TrainParams(
-    examples="ab" * 32,
-    split=SplitReference("temporal", "12" * 32, Cuts(3.0, 5.0)),
-    task_weights={"next-item": 1.0},
-    example_format="plain",
-    options={"stage": "full"},
-    sft_fields={"learning_rate": 0.1},
-    run="cd" * 32,
-    teachers=(TEACHER,),
-)
 
 
 def contract_of(bundle: Bundle) -> Contract:
@@ -53,7 +30,7 @@ def contract_of(bundle: Bundle) -> Contract:
         base_revision="0123abc",
         base_weights={"model.safetensors": "ff" * 32},
         stages=(StageRecord("extend", ExtendParams("codebook", 3)), StageRecord("full", TRAINED)),
-        history_prompt=HISTORY_PROMPT,
+        history_prompt=HISTORY,
         normalize="trie",
     )
 

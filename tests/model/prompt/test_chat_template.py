@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.model.prompt.frames import make_frame, render
+from sidtool.model.prompt.frames import render
 from tests.models import tiny_tokenizer
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -54,9 +54,3 @@ def test_a_template_is_limited(template: str, monkeypatch: pytest.MonkeyPatch) -
         render(tokenizer, MESSAGES)
     assert str(caught.value).isprintable()
     assert sys.gettrace() is None
-
-
-def test_an_ordinary_template_is_rendered() -> None:
-    tokenizer = tiny_tokenizer(chat=True)
-    assert render(tokenizer, MESSAGES) == "<|im_start|>user\nhello<|im_end|>\n"
-    assert make_frame("a{item}b", tokenizer, "chat").before == "<|im_start|>user\na"

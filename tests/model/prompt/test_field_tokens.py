@@ -128,6 +128,8 @@ def test_fields_and_their_values_are_given_as_texts() -> None:
         {"user.a": ()},
         {"user.a": ("b", "b")},
         {"user.a": ("",)},
+        {"user.a": (1, 2)},
+        {"user.a": "ab"},
         {"user.a": tuple(map(str, range(1 << 16)))},
     ],
 )

@@ -9,7 +9,7 @@ from torch.distributed.fsdp import fully_shard
 from sidtool.base.errors import UsageError
 from sidtool.model.network.sharded import whole
 from sidtool.training.loop.optimizer import MuonAdamW, hidden_matrices, orthogonal
-from sidtool.training.plan import complete_fields
+from sidtool.training.run_checks import complete_fields
 from sidtool.training.settings import TrainOptions
 from tests.models import tiny_model
 

@@ -15,9 +15,9 @@ from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.loss.batches import (
     IGNORED,
-    EncoderDecoderCollator,
-    PackedCollator,
-    PaddedCollator,
+    encoder_decoder_batch,
+    packed_batch,
+    padded_batch,
     parts_by_length,
 )
 from tests.models import tiny_tokenizer
@@ -82,7 +82,7 @@ examples = st.lists(
 
 @given(examples)
 def test_both_layouts_contain_the_same_examples(batch: list[TokenizedExample]) -> None:
-    padded, packed = PaddedCollator(0)(batch), PackedCollator(0)(batch)
+    padded, packed = padded_batch(batch, pad=0), packed_batch(batch, pad=0)
     for number, (ids, marked, weights, *_) in enumerate(batch):
         assert padded["input_ids"][number, : len(ids)].tolist() == ids.tolist()
         assert padded["attention_mask"][number].sum() == len(ids)
@@ -175,7 +175,7 @@ def test_an_encoder_decoder_reads_prompts_and_writes_answers(
         targets = (np.arange(n) >= n_prompt) & (np.arange(n) < n - 1)
         weights = np.arange(n, dtype=np.float32) + number
         examples.append(TokenizedExample(ids, targets, weights))
-    batch = EncoderDecoderCollator(PAD, START)(examples)
+    batch = encoder_decoder_batch(examples, pad=PAD, start=START)
     parts = parts_by_length(batch, n_lines)
     found = []
     for part in parts:

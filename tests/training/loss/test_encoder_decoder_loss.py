@@ -12,7 +12,7 @@ from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.recommendation.search.partial_head import full_blocks
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
-from sidtool.training.loss.batches import IGNORED, EncoderDecoderCollator, Targets
+from sidtool.training.loss.batches import IGNORED, Targets, encoder_decoder_batch
 from sidtool.training.loss.loss import Loss
 from sidtool.training.settings import SoftmaxOver
 from tests.models import ENCODER_DECODERS, tiny_encoder_decoder
@@ -44,7 +44,7 @@ def some_examples(*, text: bool) -> list[TokenizedExample]:
 
 def total(model: Any, loss: Loss, examples: list[TokenizedExample], teachers: Any = None) -> Any:
     """The loss as the trainer computes it, summed, and the batch."""
-    batch = EncoderDecoderCollator(0, START)(examples)
+    batch = encoder_decoder_batch(examples, pad=0, start=START)
     inputs = dict(batch)
     targets = Targets.pop(inputs, SPACE.levels)
     parts = loss.parts(targets.ids)

@@ -27,7 +27,7 @@ def test_fields_are_those_before_the_event(
     out = tmp_path / "train.jsonl"
     make_sft(bundle, catalog, split, out, options, tokenizer=tokenizer)
     encoder = PromptEncoder(tokenizer, tokens)
-    examples = read_rl_examples(out, None if lists else task, encoder, tokens, bundle)
+    examples = read_rl_examples(out, None if lists else task, encoder, bundle)
     examples = replace(examples, fields=EventFields.of(examples.users, split, bundle))
     train = {user.user: user for user in split.train}
     assert len(examples) >= 6
@@ -47,7 +47,7 @@ def test_another_split_is_refused(bundle: Bundle, catalog: Items, tmp_path: Path
     out = tmp_path / "train.jsonl"
     make_sft(bundle, catalog, split, out, SftOptions({"sequence": 1.0}), tokenizer=tokenizer)
     encoder = PromptEncoder(tokenizer, tokens)
-    examples = read_rl_examples(out, "sequence", encoder, tokens, bundle)
+    examples = read_rl_examples(out, "sequence", encoder, bundle)
     examples = replace(examples, fields=EventFields(bundle, (), {}))
     with pytest.raises(DataError, match="shows events that user 'u0' has not in the split"):
         examples.fields_before(0)

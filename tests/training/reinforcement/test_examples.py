@@ -27,7 +27,7 @@ def read(path: Path, task: str = "sequence", bundle: Bundle = BUNDLE, **given: b
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens(list(bundle.space.tokens))
     tokens = SidTokens(bundle.space, len(tiny_tokenizer()))
-    return read_rl_examples(path, task, prompt_encoder(tokenizer, tokens), tokens, bundle, **given)
+    return read_rl_examples(path, task, prompt_encoder(tokenizer, tokens), bundle, **given)
 
 
 def write(path: Path, *examples: dict[str, object]) -> Path:

@@ -16,7 +16,6 @@ from sidtool.examples.sft_run import make_sft
 from sidtool.memory.build import build_memory
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.training.reinforcement.plan import plan_rl
 from sidtool.training.reinforcement.rewards.kinds import REWARDS
 from sidtool.training.reinforcement.rewards.reward import (
     Groups,
@@ -26,6 +25,7 @@ from sidtool.training.reinforcement.rewards.reward import (
     RunFacts,
     reward_sum,
 )
+from sidtool.training.reinforcement.rl_run import plan_rl
 from sidtool.training.reinforcement.settings import RlOptions
 from tests.training.runs import short_rl
 from tests.training_fixtures import make_split
@@ -62,7 +62,6 @@ def test_a_new_reward_with_an_input_is_a_function_and_a_line(
     run = plan_rl(*start, reward_inputs=inputs)
     assert run.other_inputs() == {"input of stock": "digest"}
     params = run.new_contract().params
-    assert isinstance(params, RlParams)
     assert params.reward_inputs == {"stock": "digest"}
     context = RewardContext(run.bundle, {"stock": run.reward_inputs["stock"].load("cpu")})
     row = run.bundle.items.rows(["i1"])[0]
@@ -102,7 +101,6 @@ def test_a_model_has_learned_what_its_rewards_learned(
     inputs = {"collaborative": tmp_path / "memory.zarr"}
     run = plan_rl(tuned, made, tmp_path / "out", options, {}, reward_inputs=inputs)
     params = run.new_contract().stages[-1].params
-    assert isinstance(params, RlParams)
     assert params.learned_from == (first.reference,)
 
 

@@ -13,16 +13,15 @@ import torch
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.model.contract.folder import read_contract
-from sidtool.model.contract.stage_record import RlParams
 from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.segments import prompt_encoder
 from sidtool.recommendation.query import QuerySession
 from sidtool.training.reinforcement import list_trainer
 from sidtool.training.reinforcement.examples import read_rl_examples
 from sidtool.training.reinforcement.pairs import PairMaker, load_pairs, save_pairs
-from sidtool.training.reinforcement.plan import _policy_prompt, plan_rl
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import Groups
+from sidtool.training.reinforcement.rl_run import _policy_prompt, plan_rl
 from sidtool.training.reinforcement.settings import RlOptions
 from tests.sealed import reseal
 from tests.training.runs import OFTEN, Stopped, same, short_rl, weights
@@ -53,7 +52,6 @@ def test_a_round_of_lists_writes_a_complete_model(
     assert summary.groups > 16
     contract = read_contract(tmp_path / "out")
     assert contract.list_prompt == read_contract(list_model).list_prompt
-    assert isinstance(contract.params, RlParams)
     assert contract.params.options["algorithm"] == "ipa"
     assert not same(weights(tmp_path / "out"), weights(list_model))
     start = next(entry for entry in logs if "start_list_recall" in entry)
@@ -157,7 +155,7 @@ def test_pairs_are_the_best_and_the_worst_list(
 ) -> None:
     loaded = load_model_folder(list_model)
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
-    found = read_rl_examples(made_lists, None, encoder, loaded.tokens, loaded.bundle)
+    found = read_rl_examples(made_lists, None, encoder, loaded.bundle)
     seen: list[Groups] = []
 
     def reward(groups: Groups) -> Any:
@@ -194,8 +192,6 @@ def test_pairs_are_the_best_and_the_worst_list(
         assert torch.equal(stored[number].codes, pair.codes)
         assert torch.equal(stored[number].prompt, pair.prompt)
     # seen items are no targets where they are excluded
-    fewer = read_rl_examples(
-        made_lists, None, encoder, loaded.tokens, loaded.bundle, exclude_seen=True
-    )
+    fewer = read_rl_examples(made_lists, None, encoder, loaded.bundle, exclude_seen=True)
     for number in range(len(fewer)):
         assert not np.isin(fewer.list_targets[number], fewer.history(number)).any()

@@ -1,7 +1,6 @@
 """Runs of reinforcement: complete models, exact resumption, refusals, and no checkpoint lost."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,13 +17,12 @@ from sidtool.base.documents import sealed_text
 from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.examples.lineage import read_lineage, side_files
 from sidtool.model.contract.folder import read_contract
-from sidtool.model.contract.stage_record import RlParams
 from sidtool.model.load import load_model_folder
-from sidtool.training.reinforcement.plan import plan_rl
 from sidtool.training.reinforcement.reinforcement import rl
+from sidtool.training.reinforcement.rl_run import plan_rl
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.training import train
-from tests.training.runs import Stopped, same, short_rl, weights
+from tests.training.runs import ENVIRONMENT, Stopped, same, short_rl, weights
 
 TWO_ITERATIONS = {"num_iterations": 2, "steps_per_generation": 2, "max_steps": 6}
 """Groups are made every four steps, two per epoch of the shop's 288 events and more; the checkpoint
@@ -50,7 +48,6 @@ def test_every_algorithm_writes_a_complete_model(
     assert contract.history_prompt == before.history_prompt
     assert contract.normalize == before.normalize == "trie"
     params = contract.params
-    assert isinstance(params, RlParams)
     assert params.start.path == str(tuned.resolve())
     assert params.options["algorithm"] == algorithm
     assert load_model_folder(out).contract == contract
@@ -105,7 +102,6 @@ def test_the_best_validation_is_published_also_between_checkpoints(
         values = [entry["eval_ndcg@10"] for entry in logs if "eval_ndcg@10" in entry]
         assert values[-1] < max(values), values
         best = read_contract(out).stages[-1].params.best
-        assert best is not None
         assert (best.step, best.value) == (1 + values.index(max(values)), max(values))
         results[save_steps] = weights(out)
     assert same(results[1], results[500])
@@ -236,7 +232,6 @@ start, made, out = map(Path, sys.argv[1:4])
 settings = {"per_device_train_batch_size": int(sys.argv[4]), "learning_rate": 1e-3}
 short_rl(start, made, out, max_steps=8, **settings)
 """
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
 
 
 @pytest.mark.slow

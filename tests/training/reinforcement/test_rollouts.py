@@ -12,7 +12,7 @@ from sidtool.recommendation.query import Query, QuerySession
 from sidtool.training.reinforcement.examples import read_rl_examples
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import lacks_signal
-from sidtool.training.reinforcement.rollouts import GroupMaker, Rollouts
+from sidtool.training.reinforcement.rollouts import GroupMaker
 
 NUMBERS = np.arange(12)
 
@@ -22,35 +22,32 @@ def loaded(tuned: Path) -> LoadedModel:
     return load_model_folder(tuned)
 
 
-def make(loaded: LoadedModel, made: Path, size: int = 4, **given: bool) -> tuple[Rollouts, Any]:
+def make(loaded: LoadedModel, made: Path, **given: bool) -> tuple[Any, GroupMaker]:
     session = QuerySession.of(loaded)
     policy = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
-    examples = read_rl_examples(made, "sequence", encoder, loaded.tokens, loaded.bundle, **given)
-    maker = GroupMaker(session, policy, examples, size)
-    return maker.make(loaded.model, NUMBERS), maker
-
-
-def hits(rollouts: Rollouts, maker: Any) -> Any:
-    return rollouts.valid & (rollouts.leaves == maker.target_leaves(NUMBERS)[:, None])
+    examples = read_rl_examples(made, "sequence", encoder, loaded.bundle, **given)
+    maker = GroupMaker(session, policy, examples, size=4)
+    return maker.make(loaded.model, NUMBERS)[1], maker
 
 
 def test_a_group_is_the_beam(loaded: LoadedModel, made: Path) -> None:
-    rollouts, maker = make(loaded, made)
+    leaves, maker = make(loaded, made)
     session = maker.session
     queries = [Query(session.from_history(maker.examples.history(n))) for n in NUMBERS]
     for row, beam in enumerate(session.search(loaded.model, queries, k=4, num_beams=4)):
-        assert rollouts.leaves[row].tolist() == beam.leaves.tolist()
-    assert rollouts.valid.all()
-    assert 0 < hits(rollouts, maker).sum() < len(NUMBERS)  # some groups have no signal
+        assert leaves[row].tolist() == beam.leaves.tolist()
+    assert (leaves >= 0).all()
+    hits = leaves == maker.target_leaves(NUMBERS)[:, None]
+    assert 0 < hits.sum() < len(NUMBERS)  # some groups have no signal
 
 
 def test_seen_items_are_excluded(loaded: LoadedModel, made: Path) -> None:
-    rollouts, maker = make(loaded, made, exclude_seen=True)
+    leaves, maker = make(loaded, made, exclude_seen=True)
     for row, number in enumerate(NUMBERS.tolist()):
         positions = maker.session.trie.positions(maker.examples.history(number))
         seen = maker.session.trie.leaves(positions)
-        assert not np.isin(rollouts.leaves[row], seen).any()
+        assert not np.isin(leaves[row], seen).any()
 
 
 def test_equal_rewards_give_no_signal() -> None:

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 from trl import GRPOConfig
 
 from sidtool.base.errors import UsageError
-from sidtool.training.reinforcement.plan import complete_fields
+from sidtool.training.reinforcement.rl_run import complete_fields
 from sidtool.training.reinforcement.settings import (
     ALGORITHM_DEFAULTS,
     CHOICES,

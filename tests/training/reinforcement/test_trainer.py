@@ -11,9 +11,9 @@ import torch
 
 from sidtool.recommendation.query import Query
 from sidtool.training.loop.machine import class_forward
-from sidtool.training.reinforcement.plan import plan_rl
 from sidtool.training.reinforcement.policy import GroupScores, Policy
 from sidtool.training.reinforcement.reinforcement import grpo_config
+from sidtool.training.reinforcement.rl_run import plan_rl
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.reinforcement.trainer import GroupTrainer
 from sidtool.training.reinforcement.trainer_setup import build_trainer

@@ -138,8 +138,7 @@ class LabelScores:
     def _prompts(
         self, history: NDArray[np.int64], fields: Fields, rows: NDArray[np.int64]
     ) -> SharedPrompt:
-        """The prompts that ask for the labels of several items after one history: they differ in
-        the codes of their last SID."""
+        """The prompts for several items after one history differ in the codes of the last SID."""
         tokens = self.loaded.tokens
         all_codes = self.loaded.bundle.items.codes
         if not len(rows):

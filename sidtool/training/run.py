@@ -1,5 +1,5 @@
-"""What a training is asked for, and the run with all of its inputs settled: what determines it, and
-the contract of the model that it makes."""
+"""A run of `train`, with its inputs checked (`run_checks.py`): what determines it, by which it
+resumes, and the contract of the model that it makes."""
 
 import dataclasses
 import hashlib
@@ -45,7 +45,7 @@ def sliding_windows(options: TrainOptions, kind: ModelKind) -> SlidingWindows:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The settled inputs of a training, by examples or by rewards."""
+    """The checked inputs of a training, by examples or by rewards."""
 
     model_dir: Path
     examples: Path
@@ -100,8 +100,8 @@ class Run:
 
     def resumable(self, processes: int) -> dict[str, Any]:
         """Everything that must be equal for the run to resume in this number of processes, as JSON
-        values."""
-        raise NotImplementedError
+        values: each may store what it made."""
+        return self.fingerprint if processes == 1 else {**self.fingerprint, "processes": processes}
 
     def start(self) -> str:
         """The model that the run starts from, in a few words."""
@@ -112,7 +112,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun(Run):
-    """The settled inputs of one call of `train`."""
+    """The checked inputs of one call of `train`."""
 
     options: TrainOptions
     sft_fields: Mapping[str, Any]
@@ -133,8 +133,8 @@ class TrainingRun(Run):
         return {"teachers": [dataclasses.asdict(teacher) for teacher in self.teachers]}
 
     def resumable(self, processes: int) -> dict[str, Any]:
-        """As the parent class: of what says how a step is divided among `processes`, their batches
-        and their memory, only the examples of the whole step."""
+        """As the parent class, but of what says how a step is divided among `processes`, their
+        batches and their memory, only the examples of the whole step."""
         settings = dict(self.fingerprint["settings"])
         batch_size = settings.pop("per_device_train_batch_size")
         batches = settings.pop("gradient_accumulation_steps", 1)

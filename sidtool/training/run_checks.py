@@ -1,7 +1,6 @@
-"""What a training run needs, checked before weights are read or anything is written, and the
-configuration of its trainer: from the settings, the machine and what sidtool decides."""
+"""Checks the inputs of a training run against each other and against its settings, before weights
+are read or anything is written."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data.split import check_split
 from sidtool.data.tables import as_url
 from sidtool.examples import Lineage, find_task, read_any_lineage
-from sidtool.model import Dtype, check_model_folder
+from sidtool.model import check_model_folder
 from sidtool.model.contract import (
     Contract,
     check_model_split,
@@ -23,11 +22,11 @@ from sidtool.model.contract import (
 from sidtool.model.network import ModelKind
 from sidtool.recommendation.search import SeenOptions
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.training.loop.machine import check_fsdp, is_set, stored_dtype, supports_bf16
 from sidtool.training.loss.item_fields import BARE_SIDS, ItemFields
+from sidtool.training.run import TrainingRun, sliding_windows
 from sidtool.training.settings import DEFAULTS, TrainOptions
 from sidtool.training.settings_file import TRAINING, typed_fields
-from sidtool.training.settled_run import Run, TrainingRun, sliding_windows
+from sidtool.training.trainer_config import check_fields
 
 
 def plan_training(
@@ -54,7 +53,8 @@ def plan_training(
         model_dir = model_folder(model, trust_remote_code=trust)
         contract, bundle, _ = check_model_folder(model_dir, bundle)
     else:
-        model_dir, contract, bundle = before.out, before.contract, before.bundle
+        model_dir, bundle = before.out, before.bundle
+        contract = replace(before.contract, history_prompt=before.history_prompt)
         made_from = before.lineage.split
         check_split(as_url(before.examples), made_from, location, lineage.split)
     teacher_dirs = tuple(model_folder(teacher, trust_remote_code=trust) for teacher in teachers)
@@ -172,100 +172,3 @@ def complete_fields(
             hint="make-sft --model counts them",
         )
     return {**DEFAULTS, **sft_fields, "num_train_epochs": options.token_budget / lineage.tokens}
-
-
-def run_config(run: TrainingRun) -> Any:
-    """The configuration of a run: TRL's SFTConfig for a causal model, transformers'
-    Seq2SeqTrainingArguments for an encoder-decoder.
-
-    What sidtool decides overrides the run's fields, and these override what the machine suggests.
-    Raises UsageError if the settings do not fit together."""
-    _ = run.softmax_over  # does not fit all examples
-    kind = run.contract.kind
-    check_fields(kind, run.config_fields)
-    validates = run.valid is not None and run.config_fields["eval_strategy"] != "no"
-    decided: dict[str, Any] = {"remove_unused_columns": False, "load_best_model_at_end": validates}
-    if not validates:
-        decided["eval_strategy"] = "no"
-    if run.valid is None:
-        decided["eval_on_start"] = False
-    if kind == "causal":
-        from trl import SFTConfig as config_class
-
-        # make-sft limits the length, and TokenizedExamples replaces TRL's preparation
-        decided |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
-    else:
-        from transformers import Seq2SeqTrainingArguments as config_class
-    arguments = made_config(config_class, run, decided, shards=True)
-    check_fsdp(arguments)
-    return arguments
-
-
-def check_fields(kind: ModelKind, fields: Mapping[str, Any]) -> None:
-    """Raise UsageError for a field that the trainer of this kind of model lacks."""
-    if kind == "causal" or not fields:
-        return
-    from transformers import Seq2SeqTrainingArguments
-
-    names = {field.name for field in dataclasses.fields(Seq2SeqTrainingArguments)}
-    for name in fields:
-        if name not in names:
-            raise UsageError(
-                f"{name} is a setting of TRL's trainer, which trains causal models only",
-                hint="leave it out for an encoder-decoder",
-            )
-
-
-def made_config(
-    config_class: Any, run: Run, decided: Mapping[str, Any], *, shards: bool = False
-) -> Any:
-    """The configuration of a run's trainer: what sidtool decides for it overrides the run's own
-    fields, and these override what suits the machine. `shards` says whether the trainer trains
-    weights that FSDP divides among processes.
-
-    Raises UsageError if the fields do not fit together, or if one process would train on several
-    GPUs."""
-    import torch
-
-    own_fields = dict(run.config_fields)
-    on_gpu = torch.cuda.is_available() and not own_fields.get("use_cpu", False)
-    if own_fields.get("bf16") == "auto":
-        own_fields["bf16"] = torch.cuda.is_bf16_supported() if on_gpu else supports_bf16()
-    fields = {
-        "use_cpu": not on_gpu,
-        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
-        "dataloader_pin_memory": on_gpu,
-        **own_fields,
-        "output_dir": str(run.work),
-        # a loss that is no number stops the training
-        "logging_nan_inf_filter": False,
-        "metric_for_best_model": f"eval_{run.options.metric_for_best_model}",
-        "greater_is_better": True,
-        # else early stopping would count from zero in a resumed run
-        "restore_callback_states_from_checkpoint": True,
-        **decided,
-    }
-    for name in ("deepspeed",) if shards else ("fsdp", "deepspeed"):
-        if fields.get(name) or is_set(f"ACCELERATE_USE_{name.upper()}"):
-            raise UsageError(
-                f"{name} divides weights among processes, and training reads them whole",
-                hint="torchrun or accelerate launch without it: every process has the whole model",
-            )
-    try:
-        arguments = config_class(**fields)
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"settings do not fit together: {str(error).splitlines()[0]}") from error
-    if arguments.n_gpu > 1:
-        raise UsageError(
-            f"one process trains on one GPU, but {arguments.n_gpu} are visible",
-            hint="torchrun --nproc_per_node starts one process per GPU; CUDA_VISIBLE_DEVICES=0 "
-            "selects one",
-        )
-    return arguments
-
-
-def weight_dtype(run: TrainingRun, arguments: Any) -> Dtype:
-    """The precision in which weights are kept while training: float32, since a GPU computes in
-    bfloat16 under autocast, and bfloat16 for frozen weights that are stored so."""
-    is_frozen = run.options.stage != "full" and arguments.device.type == "cuda" and arguments.bf16
-    return "bfloat16" if is_frozen and stored_dtype(run.model_dir) == "bfloat16" else "float32"

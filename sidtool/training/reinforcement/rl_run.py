@@ -1,5 +1,5 @@
-"""A run of reinforcement with all of its inputs settled and checked, before weights are read or
-anything is written: what determines it, and the contract of the model that it makes."""
+"""A run of `rl`: its inputs, checked before weights are read or anything is written; what
+determines it, and the contract of the model that it makes."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -35,8 +35,8 @@ from sidtool.training.reinforcement.settings import (
     RL_SETTINGS,
     RlOptions,
 )
+from sidtool.training.run import Run, changed_fields, json_digest, json_values
 from sidtool.training.settings_file import typed_fields
-from sidtool.training.settled_run import Run, changed_fields, json_digest, json_values
 
 if TYPE_CHECKING:
     from sidtool.training.reinforcement.rewards.reward import RewardInput, RewardTerm
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RlRun(Run):
-    """The settled inputs of one call of `rl`."""
+    """The checked inputs of one call of `rl`."""
 
     valid: Path
     options: RlOptions
@@ -68,12 +68,6 @@ class RlRun(Run):
         if self.fields_digest is not None:
             inputs["fields"] = self.fields_digest
         return inputs
-
-    def resumable(self, processes: int) -> dict[str, Any]:
-        """As the parent class: each process stores the groups that it made."""
-        if processes == 1:
-            return self.fingerprint
-        return {**self.fingerprint, "processes": processes}
 
     def new_contract(self) -> Contract:
         """The contract of the trained model."""
@@ -187,8 +181,7 @@ def plan_rl(
 def _check_rewards(
     rewards: "tuple[RewardTerm, ...]", inputs: Mapping[str, str | Path], options: RlOptions
 ) -> None:
-    """Raise UsageError if a reward lacks its input or a setting, or if one is given that no reward
-    uses."""
+    """Raise UsageError if a reward lacks its input or setting, or one is given that none uses."""
     from sidtool.training.reinforcement.rewards.kinds import REWARDS
 
     names = [term.name for term in rewards]
@@ -214,8 +207,7 @@ def _check_rewards(
 def _check_examples(
     lineage: Lineage, examples: Path, rewards: "tuple[RewardTerm, ...]", is_of_lists: bool
 ) -> None:
-    """Raise UsageError if training examples lack what the rewards or the algorithm read: weights,
-    histories as SIDs, or lists."""
+    """Raise UsageError if training examples lack weights, histories as SIDs, or lists."""
     for term in rewards:
         if term.kind.needs_weights and lineage.weights is None:
             raise UsageError(
@@ -233,8 +225,7 @@ def _check_examples(
 
 
 def _policy_prompt(contract: Contract, model_dir: str | Path, is_of_lists: bool) -> HistoryPrompt:
-    """The prompt that a run trains on. Raises CompatibilityError if the model was not trained to
-    recommend, or not lists where they are asked for; UsageError for lists of an encoder-decoder."""
+    """The prompt that a run trains on, if the model can write such answers."""
     if contract.history_prompt is None:
         raise CompatibilityError(
             f"{model_dir} was not trained to recommend: its contract has no history prompt",
