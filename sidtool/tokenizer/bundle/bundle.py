@@ -14,8 +14,8 @@ from sidtool.base.extras import data_frame, library_versions
 from sidtool.data import Items, Vectors, VectorSource, make_items
 from sidtool.data.split import SplitReference, check_split
 from sidtool.tokenizer.bundle.card import bundle_card
+from sidtool.tokenizer.bundle.contents import StoredBundle, all_arrays, identify
 from sidtool.tokenizer.bundle.item_map import ItemMap, check_ids, text_id
-from sidtool.tokenizer.bundle.layout import all_arrays, identify
 from sidtool.tokenizer.bundle.manifest import (
     BuildChange,
     Collisions,
@@ -24,7 +24,6 @@ from sidtool.tokenizer.bundle.manifest import (
     Provenance,
     now,
 )
-from sidtool.tokenizer.bundle.stored import StoredBundle
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.codes.report import Policy, check_policy
 from sidtool.tokenizer.encoder.lexical import LexicalEncoder

@@ -17,8 +17,8 @@ from sidtool.base.errors import IntegrityError
 from sidtool.base.output import new_dir
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle import item_map as module
+from sidtool.tokenizer.bundle.contents import MAX_LOOKUPS
 from sidtool.tokenizer.bundle.item_map import BLOCK, ItemMap, StringArray
-from sidtool.tokenizer.bundle.stored import MAX_LOOKUPS
 from sidtool.tokenizer.bundle.zarr_group import write_group
 from sidtool.tokenizer.make.encode import decode
 from sidtool.tokenizer.sid import SidSpace
@@ -176,7 +176,7 @@ def test_many_look_ups_read_the_whole_once(tmp_path: Path) -> None:
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bundles of more than a block are large: their ids, titles and index are read in parts."""
-    for name in ("item_map", "stored"):
+    for name in ("item_map", "contents"):
         monkeypatch.setattr(f"sidtool.tokenizer.bundle.{name}.LARGE", BLOCK)
 
 
@@ -266,7 +266,7 @@ def test_codes_outside_of_their_level_are_refused_by_look_ups_in_parts(tmp_path:
 
 
 def test_an_array_is_cut_into_even_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidtool.tokenizer.bundle.arrays.CHUNK_BYTES", 1000)
+    monkeypatch.setattr("sidtool.tokenizer.bundle.zarr_arrays.CHUNK_BYTES", 1000)
     made = large_bundle(BLOCK + 1)
     made = Bundle.of(replace(made.items, titles=None), None, "reassign", name="cut")
     made.save(tmp_path / "cut.zarr")

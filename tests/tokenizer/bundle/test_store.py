@@ -26,8 +26,8 @@ from sidtool.base.errors import (
 from sidtool.base.storage.storage import Storage
 from sidtool.registry.publish import push
 from sidtool.tokenizer.bundle import Bundle, verify, zarr_group
+from sidtool.tokenizer.bundle.contents import identify
 from sidtool.tokenizer.bundle.item_map import ItemMap
-from sidtool.tokenizer.bundle.layout import identify
 from sidtool.tokenizer.bundle.manifest import Identity
 from tests.bundles import small_bundle
 

@@ -199,7 +199,7 @@ def test_a_broken_rule_is_found_though_every_digest_is_right(tmp_path: Path, cha
 def test_a_broken_rule_of_a_large_bundle_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    for name in ("item_map", "stored"):
+    for name in ("item_map", "contents"):
         monkeypatch.setattr(f"sidtool.tokenizer.bundle.{name}.LARGE", 1)
     made = draft()
     CHANGES[change](made)
