@@ -14,16 +14,7 @@ from sidtool.base.errors import DataError
 from sidtool.base.records import JsonRecord
 from sidtool.data import Vectors
 from sidtool.tokenizer.quantize.fusion import Fusion, check_fusion, fuse
-from sidtool.tokenizer.quantize.mlp import (
-    BLOCK,
-    Arrays,
-    by_blocks,
-    check_network,
-    forward,
-    has,
-    padded,
-    unit,
-)
+from sidtool.tokenizer.quantize.mlp import Arrays, by_blocks, check_network, forward, has, unit
 from sidtool.tokenizer.sid import Codes
 
 MAX_STACKED = 12_288
@@ -208,12 +199,11 @@ class Codebook:
         """(n, dim) embeddings -> (n, levels) uint16 codes: per level the centroid nearest to the
         residual. The codes of a row do not depend on other rows. Of equally near centroids the
         lowest code wins. Raises DataError if the width is wrong or a value is not finite."""
-        codes = np.empty((len(vectors), len(self.levels)), dtype=np.uint16)
-        for start in range(0, len(vectors), BLOCK):
-            rows = _checked(vectors[start : start + BLOCK], self.dim)
-            block = self._codes(self.transform(padded(rows)))
-            codes[start : start + BLOCK] = block[: len(rows)]
-        return codes
+
+        def to_codes(block: Vectors) -> Codes:
+            return self._codes(self.transform(block))
+
+        return by_blocks(to_codes, _checked(vectors, self.dim), len(self.levels), np.uint16)
 
     def _codes(self, block: Vectors) -> Codes:
         """(n, width) rows in the space of the centroids -> (n, levels) uint16. An offset common to
