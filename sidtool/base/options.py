@@ -218,7 +218,7 @@ UNITS = {"": 1, **_DECIMAL, **_BINARY}
 
 def parse_bytes(text: str) -> int:
     """A size in bytes: "4GiB" -> 4294967296. Raises UsageError."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", text.strip())
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]+)?) ?([A-Za-z]*)", text.strip())
     units = {name.lower(): factor for name, factor in UNITS.items()}
     if not match or match[2].lower() not in units:
         raise UsageError(

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.base.errors import DataError
+from sidtool.base.errors import DataError, UsageError
+from sidtool.data.items import Items, make_items
 from sidtool.data.vectors import Vectors
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
@@ -24,6 +25,7 @@ from sidtool.tokenizer.make.compare import (
     Evidence,
     LevelFigures,
     common_ids,
+    compare_bundles,
     describe,
     prefix_purity,
 )
@@ -121,6 +123,12 @@ def test_vectors_of_another_width_do_not_replace_the_report_of_the_build() -> No
 def test_bundles_of_different_items_cannot_be_compared() -> None:
     one, other = small_bundle(40), small_bundle(41)
     assert common_ids([one, small_bundle(40, seed=1)]) == tuple(sorted(f"i{n}" for n in range(40)))
+@pytest.mark.parametrize("items", [None, make_items(("i0",), ("",), ("",), fields={}, template="")])
+def test_labels_need_a_column_that_was_read(items: Items | None) -> None:
+    with pytest.raises(UsageError, match="the column 'brand' of the items was not read"):
+        compare_bundles([small_bundle(40)], items=items, field="brand")
+
+
     with pytest.raises(DataError, match=r"differ in 1 items? \(first: 'i40'\)"):
         common_ids([one, other])
 

@@ -198,10 +198,12 @@ def test_several_sources_are_fused_and_all_required(tmp_path: Path) -> None:
     other = BuildOptions((8, 8, 4), weights=(3.0, 1.0))
     reweighted = build_codebook(listed(IDS), tmp_path / "o.zarr", other, embeddings=sources)
     assert reweighted.identity != bundle.identity
-    with pytest.raises(DataError, match="59 vectors for 60 items"):
-        build_codebook(
-            listed(IDS), tmp_path / "x.zarr", options, embeddings=[sources[0], sources[1][1:]]
-        )
+    for wrong, message in (
+        ([sources[0], sources[1][1:]], "59 vectors for 60 items"),
+        (sources[0][:, 0], r"an array of shape \(60,\)"),
+    ):
+        with pytest.raises(DataError, match=message):
+            build_codebook(listed(IDS), tmp_path / "x.zarr", options, embeddings=wrong)
 
 
 def test_a_level_with_nearly_all_items_in_one_code_is_a_warning():
