@@ -358,7 +358,24 @@ def test_what_is_no_key_is_refused(tmp_path: Path, key: Path, bundle_path: str) 
     for path in (tmp_path / "empty.pem", key, Path(bundle_path) / "zarr.json"):
         with pytest.raises(UsageError, match="is not a file of public keys"):
             policy(shop, path)
+    (tmp_path / "many.pub").write_bytes(key.with_suffix(".pub").read_bytes() * 400)
+    with pytest.raises(DataError, match=r"many\.pub cannot be read: it has more than 65536 bytes"):
+        policy(shop, tmp_path / "many.pub")
     assert not (tmp_path / "shop/signed-by.pem").exists()
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [b"", b"{}", b'{"verificationMaterial": []}', b"[" * 100_000],
+    ids=["empty", "no material", "a list", "nested"],
+)
+def test_a_signature_of_another_form_is_not_valid(
+    signature: bytes, key: Path, bundle_path: str
+) -> None:
+    Path(f"{bundle_path}.sig").write_bytes(signature)
+    with pytest.raises(IntegrityError, match=r"the signature of .* is not valid: ") as caught:
+        check_signed(bundle_path, key.with_suffix(".pub"))
+    assert "\n" not in str(caught.value)
 
 
 def test_the_commands_sign_and_check(tmp_path: Path, key: Path, bundle_path: str) -> None:
