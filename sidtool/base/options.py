@@ -222,7 +222,8 @@ def parse_bytes(text: str) -> int:
     units = {name.lower(): factor for name, factor in UNITS.items()}
     if not match or match[2].lower() not in units:
         raise UsageError(
-            f"{text!r} is not a size like 4GiB", hint=f"units are {', '.join(filter(None, UNITS))}"
+            f"{text[:40]!r} is not a size like 4GiB",
+            hint=f"units are {', '.join(filter(None, UNITS))}",
         )
     return int(float(match[1]) * units[match[2].lower()])
 

@@ -26,6 +26,7 @@ levels of 8,192 codes would take 2.4 GB."""
 class QuantizerParams(JsonRecord):
     """What encoding and decoding need beside the arrays, and a record of the fit."""
 
+    OMITTED = ("dim", "normalize", "normalize_residuals", "first_code", "skip", "bound", "fusion")
     dim: int | None = None
     """Width of the (fused) vectors that the codebook was fitted to; None: that of the centroids."""
     normalize: bool = False
@@ -46,13 +47,8 @@ class QuantizerParams(JsonRecord):
 
     def to_json(self) -> dict[str, Any]:
         """One JSON object; parameters that are not used are left out."""
-        value = dict(self.fit)
-        for name in ("dim", "normalize", "normalize_residuals", "first_code", "skip", "bound"):
-            if setting := getattr(self, name):
-                value[name] = setting
-        if self.fusion is not None:
-            value["fusion"] = self.fusion.to_json()
-        return value
+        value = super().to_json()
+        return {**value.pop("fit"), **value}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
