@@ -124,14 +124,6 @@ def test_a_version_has_one_spelling(text: str, tmp_path: Path) -> None:
     assert read_record(Storage(tmp_path / "shop"), text) is None
 
 
-def test_a_pull_stops_at_the_first_wrong_object(shop: Path, tmp_path: Path) -> None:
-    (damaged,) = shop.rglob("items/sid/c/0/0")
-    damaged.write_bytes(damaged.read_bytes() + b"x")
-    with pytest.raises(IntegrityError, match="items/sid/c/0/0 differs from the published one"):
-        pull(str(shop), tmp_path / "out.zarr")
-    assert not list(tmp_path.glob("out.zarr*/items/sid/c/0/0"))
-
-
 def test_a_registry_has_a_limited_number_of_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"{n}.0.json" for n in range(MAX_VERSIONS + 1)]
     monkeypatch.setattr(Storage, "child_names", lambda self: names)
@@ -151,13 +143,10 @@ def test_a_record_of_another_bundle_is_refused(
     shop: Path, tmp_path: Path, key: str, value: str
 ) -> None:
     changed(shop / "versions/1.0.json", **{key: value})
-    (shop / "versions/1.0.json").rename(
-        shop / f"versions/{value if key == 'version' else '1.0'}.json"
-    )
-    (folder,) = (path for path in (shop / "versions").iterdir() if path.is_dir())
-    if key == "version":
-        folder.rename(folder.with_name(folder.name.replace("1.0-", "1.1-")))
-    reference = f"{shop}@{value if key == 'version' else '1.0'}"
+    version = value if key == "version" else "1.0"
+    for path in list((shop / "versions").iterdir()):
+        path.rename(path.with_name(path.name.replace("1.0", version, 1)))
+    reference = f"{shop}@{version}"
     for use in (
         lambda: open_bundle(reference),
         lambda: pull(reference, tmp_path / "out.zarr"),

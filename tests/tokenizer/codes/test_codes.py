@@ -150,15 +150,13 @@ def test_mutual_information_equals_its_definition() -> None:
 
 def test_mutual_information_is_complete_or_zero_in_the_extremes() -> None:
     rng = np.random.default_rng(2)
-    codes = np.stack(
-        [np.arange(64) % 8, rng.integers(0, 8, size=64), np.full(64, 65535)], axis=1
-    ).astype(np.uint16)
+    columns = np.arange(64) % 8, rng.integers(0, 8, size=64), np.full(64, 65535)
+    codes = np.stack(columns, axis=1).astype(np.uint16)
     first = rng.integers(0, 64, size=20000)
     steps = np.stack([first, (first + 1 + 8 * rng.integers(0, 8, size=20000)) % 64], axis=1)
     figures, chance = measure.mutual_information(codes, steps, seed=5)
-    assert figures[0] == pytest.approx(
-        measure.level_use(codes[first, :1], (8,))[0].entropy
-    )  # the next code is certain
+    # the next code of the first level is certain
+    assert figures[0] == pytest.approx(measure.level_use(codes[first, :1], (8,))[0].entropy)
     assert figures[2] == chance[2] == 0
     assert chance[0] < 0.01
     assert measure.mutual_information(codes, steps, seed=5) == (figures, chance)

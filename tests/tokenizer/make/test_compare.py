@@ -55,11 +55,8 @@ def test_without_vectors_the_report_of_the_build_is_used() -> None:
     figures = describe(bundle, Evidence(common_ids([bundle])))
     assert figures.before == report.collisions.before
     assert figures.after == report.collisions.after
-    assert (figures.reassigned, figures.method, figures.items) == (
-        report.reassigned,
-        "rq-kmeans",
-        N,
-    )
+    expected = (report.reassigned, "rq-kmeans", N)
+    assert (figures.reassigned, figures.method, figures.items) == expected
     assert figures.residual_variance == report.residual_variance_assigned
     assert figures.seconds == sum(report.seconds.values())
     assert tuple(level.neighbors for level in figures.levels) == report.neighbors.jaccard
@@ -82,9 +79,8 @@ def test_with_vectors_a_bundle_is_measured_again() -> None:
 def test_the_names_of_codes_do_not_matter() -> None:
     bundle = built()
     assert bundle.codebook is not None
-    names = np.array(
-        [2, 0, 3, 1]
-    )  # the first level's codes, renamed: every row of the bundle moves
+    # the first level's codes, renamed: every row of the bundle moves
+    names = np.array([2, 0, 3, 1])
     codes = bundle.items.codes.copy()
     codes[:, 0] = names[codes[:, 0]]
     first = bundle.codebook.levels[0][np.argsort(names)]
@@ -123,14 +119,14 @@ def test_vectors_of_another_width_do_not_replace_the_report_of_the_build() -> No
 def test_bundles_of_different_items_cannot_be_compared() -> None:
     one, other = small_bundle(40), small_bundle(41)
     assert common_ids([one, small_bundle(40, seed=1)]) == tuple(sorted(f"i{n}" for n in range(40)))
+    with pytest.raises(DataError, match=r"differ in 1 items? \(first: 'i40'\)"):
+        common_ids([one, other])
+
+
 @pytest.mark.parametrize("items", [None, make_items(("i0",), ("",), ("",), fields={}, template="")])
 def test_labels_need_a_column_that_was_read(items: Items | None) -> None:
     with pytest.raises(UsageError, match="the column 'brand' of the items was not read"):
         compare_bundles([small_bundle(40)], items=items, field="brand")
-
-
-    with pytest.raises(DataError, match=r"differ in 1 items? \(first: 'i40'\)"):
-        common_ids([one, other])
 
 
 def by_hand(prefixes: list[tuple[int, ...]], labels: list[str]) -> float | None:

@@ -61,9 +61,7 @@ def test_decode_sums_centroids_of_a_whole_sid_or_a_prefix():
 def test_normalized_codebooks_ignore_vector_length():
     codebook = codebook_of(3, (8, 8), 6, normalize=True)
     vectors = vectors_of(4, 50, 6)
-    lengths = np.float32(2.0) ** np.arange(50)[:, None].astype(
-        np.float32
-    )  # powers of two lose no digit
+    lengths = np.float32(2) ** np.arange(50, dtype=np.float32)[:, None]  # which lose no digit
     assert (codebook.encode(vectors * lengths) == codebook.encode(vectors)).all()
     assert codebook.encode(np.zeros((1, 6), dtype=np.float32)).shape == (1, 2)
 

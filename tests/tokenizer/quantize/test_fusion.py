@@ -76,12 +76,8 @@ def test_a_codebook_with_a_fusion_is_the_codebook_of_fused_vectors(method: str) 
     )
     inner = fit(fused, (16, 8), method=method, normalize=method == "pq", **QUICK.get(method, {}))
     outer = inner.with_fusion(fusion, arrays)
-    assert (outer.dims, outer.dim, outer.width, outer.sizes) == (
-        (9, 4),
-        13,
-        inner.width,
-        inner.sizes,
-    )
+    assert (outer.dims, outer.dim) == ((9, 4), 13)
+    assert (outer.width, outer.sizes) == (inner.width, inner.sizes)
     again = fuse(arrays, fusion, joined)
     assert (outer.encode(joined) == inner.encode(again)).all()
     assert (outer.encode(joined[5:6]) == outer.encode(joined)[5]).all()  # whatever stands beside it
@@ -116,11 +112,8 @@ def test_ppmi_equals_values_computed_by_hand() -> None:
 
 def test_pairs_rarer_than_by_chance_are_left_out() -> None:
     counts = np.zeros((4, 4))
-    for left, right, weight in (
-        (0, 1, 9),
-        (2, 3, 9),
-        (0, 2, 1),
-    ):  # sums 10, 9, 10, 9: a-c is 1 * 38 / (10 * 10) < 1
+    # sums 10, 9, 10, 9: a-c is 1 * 38 / (10 * 10) < 1
+    for left, right, weight in ((0, 1, 9), (2, 3, 9), (0, 2, 1)):
         counts[left, right] = counts[right, left] = weight
     assert ppmi(sparse.csr_matrix(counts)).nnz == 4
 
@@ -146,7 +139,6 @@ def test_factors_are_those_of_a_dense_decomposition(dims: int) -> None:
 
 
 def test_two_items_that_only_co_occur_with_each_other_have_one_direction() -> None:
-    vectors_of_items = factors(
-        sparse.csr_matrix(np.array([[0, 4.0], [4.0, 0]])), 2, seed=0
-    )  # singular values are 4 and 4
+    # singular values are 4 and 4
+    vectors_of_items = factors(sparse.csr_matrix(np.array([[0, 4.0], [4.0, 0]])), 2, seed=0)
     np.testing.assert_allclose(vectors_of_items, [[sqrt(2), 0], [sqrt(2), 0]], atol=1e-6)
