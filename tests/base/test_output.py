@@ -120,7 +120,6 @@ def writing(out: Path) -> Iterator["subprocess.Popen[str]"]:
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
     assert process.stdout.readline() == "writing\n"
     try:
         yield process

@@ -335,10 +335,9 @@ def test_an_older_version_is_signed_as_such(tmp_path: Path, key: Path) -> None:
     """The record of a signed version cannot take the place of another one."""
     shop = tmp_path / "nightly"
     for number in range(2):
-        small_memory(small_bundle(), KnnSettings(neighbors=5 + number)).save(
-            tmp_path / f"{number}.zarr"
-        )
-        push(str(tmp_path / f"{number}.zarr"), str(shop), sign=str(key))
+        path = tmp_path / f"{number}.zarr"
+        small_memory(small_bundle(), KnnSettings(neighbors=5 + number)).save(path)
+        push(str(path), str(shop), sign=str(key))
     policy(str(shop), key.with_suffix(".pub"))
     (old,) = shop.glob("versions/1.0-*")
     record = json.loads((shop / "versions/1.0.json").read_text())

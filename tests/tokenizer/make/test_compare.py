@@ -51,7 +51,6 @@ def built() -> Bundle:
 def test_without_vectors_the_report_of_the_build_is_used() -> None:
     bundle = built()
     report = bundle.manifest.codebook_report
-    assert report is not None
     figures = describe(bundle, Evidence(common_ids([bundle])))
     assert figures.before == report.collisions.before
     assert figures.after == report.collisions.after
@@ -78,7 +77,6 @@ def test_with_vectors_a_bundle_is_measured_again() -> None:
 
 def test_the_names_of_codes_do_not_matter() -> None:
     bundle = built()
-    assert bundle.codebook is not None
     # the first level's codes, renamed: every row of the bundle moves
     names = np.array([2, 0, 3, 1])
     codes = bundle.items.codes.copy()

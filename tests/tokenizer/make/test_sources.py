@@ -180,7 +180,6 @@ def test_several_sources_are_fused_and_all_required(tmp_path: Path) -> None:
     sources = [mixture(0, N, 10), mixture(1, N, 4)]
     options = BuildOptions((8, 8, 4), weights=(1.0, 3.0))
     bundle = build_codebook(listed(IDS), tmp_path / "shop.zarr", options, embeddings=sources)
-    assert bundle.codebook is not None
     assert bundle.codebook.dims == (10, 4)
     assert (bundle.manifest.recipe or {})["encoder"] == {"vectors": "given", "dim": 14}
     assert "collaborative" not in (bundle.manifest.recipe or {})

@@ -62,7 +62,6 @@ def test_an_item_gets_a_mixture_of_its_factors_and_the_predicted_ones() -> None:
     np.testing.assert_allclose(fused[:, 8:], trust * own + (1 - trust) * predicted, atol=1e-4)
     np.testing.assert_allclose(fuse(arrays, fusion, vectors)[:, 8:], predicted, atol=1e-4)
     assert [source.weight for source in fusion.sources] == [0.6]
-    assert fusion.collaborative is not None
     assert fusion.collaborative.warm_items == warm.sum()
     assert Fusion.from_json(fusion.to_json()) == fusion
 
