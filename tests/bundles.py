@@ -27,17 +27,11 @@ def small_bundle(
     keys = rng.choice(space.capacity, size=items, replace=duplicates)
     codes = np.stack(np.unravel_index(keys, sizes), axis=1).astype(np.uint16)
     levels = tuple(rng.normal(size=(size, dim)).astype(np.float32) for size in sizes)
-    ids = [f"i{row}" for row in range(items)]
-    book = (
-        Codebook("rq-kmeans", levels, {}, QuantizerParams(fit={"seed": seed})) if codebook else None
-    )
+    params = QuantizerParams(fit={"seed": seed})
+    book = Codebook("rq-kmeans", levels, {}, params) if codebook else None
+    ids, titles = ([f"{word}{row}" for row in range(items)] for word in ("i", "film "))
     policy = "allow" if duplicates else "reassign"
-    return Bundle.of(
-        ItemMap.of(space, ids, codes, [f"film {row}" for row in range(items)]),
-        book,
-        policy,
-        name=name,
-    )
+    return Bundle.of(ItemMap.of(space, ids, codes, titles), book, policy, name=name)
 
 
 def renamed(bundle: Bundle, name: str) -> Bundle:

@@ -16,6 +16,9 @@ MARKERS = {
 }
 """Kinds of folders by the file that only they have; the first that exists decides."""
 
+GROUPS = {"bundle": "a bundle", "memory": "a memory"}
+"""Kinds of Zarr groups by the `kind` in their manifest; without one it is a bundle."""
+
 LINEAGE_SUFFIX = ".meta.json"
 """What training examples have beside them, after their own name."""
 
@@ -35,9 +38,9 @@ def describe(location: str | Path) -> str | None:
             if not (path / name).is_file():
                 continue
             if name == "zarr.json":
-                with suppress(OSError, ValueError, KeyError, TypeError):
+                with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
                     manifest = parse_json((path / name).read_bytes())["attributes"]["sidtool"]
-                    return f"a {manifest.get('kind', 'bundle')}"
+                    kind = GROUPS[manifest.get("kind", "bundle")]
             return kind
         if any(path.glob(f"*{LINEAGE_SUFFIX}")):
             return "a folder of training examples"

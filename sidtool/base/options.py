@@ -218,11 +218,12 @@ UNITS = {"": 1, **_DECIMAL, **_BINARY}
 
 def parse_bytes(text: str) -> int:
     """A size in bytes: "4GiB" -> 4294967296. Raises UsageError."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", text.strip())
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]+)?) ?([A-Za-z]*)", text.strip())
     units = {name.lower(): factor for name, factor in UNITS.items()}
     if not match or match[2].lower() not in units:
         raise UsageError(
-            f"{text!r} is not a size like 4GiB", hint=f"units are {', '.join(filter(None, UNITS))}"
+            f"{text[:40]!r} is not a size like 4GiB",
+            hint=f"units are {', '.join(filter(None, UNITS))}",
         )
     return int(float(match[1]) * units[match[2].lower()])
 

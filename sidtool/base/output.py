@@ -80,10 +80,10 @@ def refuse_existing(path: Path, force: bool, kind: OutputKind | None = None) -> 
                 hint="--force replaces no folder by a file",
             )
     check_place(path)
-    if _exists(_aside_path(path)) and not _exists(path):
+    if os.path.lexists(_aside_path(path)) and not os.path.lexists(path):
         with locked(path):
             pass  # restores it, unless its writer is alive and just replaces it
-    if _exists(path) and not force:
+    if os.path.lexists(path) and not force:
         raise UsageError(f"{path} exists already", hint="--force replaces it")
 
 
@@ -137,7 +137,7 @@ def publish(new: Path, path: Path) -> None:
     older output is replaced; it is restored if the move fails."""
     items = [item for item in new.rglob("*") if item.is_file() or item.is_dir()]
     run_in_threads([partial(_sync, item) for item in [*items, new]], SYNC_THREADS)
-    if not _exists(path) or not (_is_folder(new) or _is_folder(path)):
+    if not os.path.lexists(path) or not (_is_folder(new) or _is_folder(path)):
         new.replace(path)
         _sync(path.parent)
         return
@@ -189,7 +189,7 @@ def remove(path: Path) -> None:
     free = []
     for removed in _removed_paths(path):
         _discard(removed)
-        if not _exists(removed):
+        if not os.path.lexists(removed):
             free.append(removed)
     if _is_folder(path) and free:
         # a kill leaves it half removed: under a name that no run restores or resumes
@@ -204,7 +204,7 @@ def _recover(path: Path) -> None:
     and remove what it was about to remove, and a link in place of unfinished work, which may lead
     to somebody's folder."""
     aside = _aside_path(path)
-    if _exists(aside) and not _exists(path):
+    if os.path.lexists(aside) and not os.path.lexists(path):
         aside.rename(path)
         # whole unless another program changed it
         warnings.warn(
@@ -237,11 +237,6 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _exists(path: Path) -> bool:
-    """Whether there is a file, a folder or a link, even if the link leads nowhere."""
-    return os.path.lexists(path)
 
 
 def _is_folder(path: Path) -> bool:

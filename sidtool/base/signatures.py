@@ -2,7 +2,6 @@
 keys or certificates, or with Sigstore, by an identity and without a key. A signature lists the
 SHA-256 of every object."""
 
-import json
 import os
 import re
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from sidtool.base.documents import parse_json, read_document
 from sidtool.base.errors import DataError, IntegrityError, SidtoolError, UsageError, first_line
 from sidtool.base.extras import require
 
@@ -193,7 +193,7 @@ class Signers:
         reason = ""
         try:
             # a signature of the first versions names no key: the library would print a warning
-            material = json.loads(signature)["verificationMaterial"]
+            material = parse_json(signature)["verificationMaterial"]
             is_keyless = "certificate" in material
             if not (
                 is_keyless or material.get("x509CertificateChain") or material["publicKey"]["hint"]
@@ -209,7 +209,7 @@ class Signers:
                     except Exception as error:
                         reason = reason or first_line(error)
             reason = reason or f"it is by {'an identity' if is_keyless else 'a key'}"
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = first_line(error)
         raise IntegrityError(f"the signature of {what} is not valid: {reason}")
 
@@ -304,8 +304,7 @@ def _blocks(pem: str) -> Iterator[tuple[str, str]]:
 
 def _read_pem(path: Path) -> str:
     try:
-        with path.open("rb") as stream:
-            return stream.read(MAX_PEM).decode("ascii")
+        return read_document(path, MAX_PEM).decode("ascii")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from sidtool.base.checkpoint import MAX_JSON
 from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.base.hub import DEFAULT_ACCESS, HubAccess, download, fetch_roots, is_hub_repository
 from sidtool.base.signatures import (
@@ -40,7 +41,7 @@ from sidtool.registry.records import (
     record_name,
     spell,
 )
-from sidtool.tokenizer.bundle import ROOT, Bundle, Manifest, download_group
+from sidtool.tokenizer.bundle import MAX_ROOT_BYTES, ROOT, Bundle, Manifest, download_group
 
 MAX_LISTED = 20
 """Names that an error lists."""
@@ -172,7 +173,7 @@ def check_signed(reference: str, signed_by: str | Path) -> None:
     if record is not None:
         registry = Storage(split_reference(reference)[0])
         verify_record(registry, record, [signers])
-        check_root(location, record)
+        published_root(location, record)
     verify_signature(location, signers)
 
 
@@ -250,7 +251,7 @@ def check_version(registry: Storage, record: VersionRecord) -> None:
     signers = required_signers(registry)
     if signers:
         verify_record(registry, record, signers)
-        check_root(registry.folder(record.group).location, record)
+        published_root(registry.folder(record.group).location, record)
 
 
 def verify_record(registry: Storage, record: VersionRecord, signers: list[Signers]) -> None:
@@ -314,11 +315,14 @@ def verify_signature(location: str, signers: Signers) -> None:
     signers.verify(location, digests, signature)
 
 
-def check_root(location: str, record: VersionRecord) -> None:
-    """Raise IntegrityError unless a root document is the one that a record has."""
-    root = Storage(location).read(ROOTS[record.kind]) or b""
+def published_root(location: str, record: VersionRecord) -> bytes:
+    """The root document of a published artifact. Raises IntegrityError unless it is the one that
+    its record has."""
+    name = ROOTS[record.kind]
+    root = _read(Storage(location), name, max(MAX_ROOT_BYTES, MAX_JSON)) or b""
     if hashlib.sha256(root).hexdigest() != record.root:
-        raise IntegrityError(f"{location}: {ROOTS[record.kind]} differs from the published one")
+        raise IntegrityError(f"{location}: {name} differs from the published one")
+    return root
 
 
 def _digest(record: VersionRecord) -> str:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.checkpoint import MAX_JSON
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.base.hub import HubCommit, HubPush
@@ -29,8 +28,8 @@ from sidtool.registry.kinds import (
     read_manifest,
 )
 from sidtool.registry.records import VersionRecord
-from sidtool.registry.references import check_published, check_root, locate
-from sidtool.tokenizer.bundle import MAX_ROOT_BYTES, Bundle, verify
+from sidtool.registry.references import check_published, locate, published_root
+from sidtool.tokenizer.bundle import Bundle, verify
 
 BATCH = 16
 """Objects that are copied at once: the client's concurrency, and a bound on memory."""
@@ -92,7 +91,7 @@ def broken_parts(location: str, record: VersionRecord | None = None) -> list[tup
     if it is the one of the record of a published version."""
     if record is not None:
         try:
-            check_root(location, record)
+            published_root(location, record)
             check_published(location, read_manifest(location), record)
         except IntegrityError as error:
             return [(ROOTS[record.kind], str(error))]
@@ -229,11 +228,8 @@ def published(source: Storage, record: VersionRecord) -> tuple[bytes, AnyManifes
     """The root document of a published artifact, its manifest, and the size of each other object.
     Raises IntegrityError if it is not what was published, or if an object cannot be read in bounded
     time and memory."""
-    name = ROOTS[record.kind]
-    snapshot = source.snapshot(name, max(MAX_ROOT_BYTES, MAX_JSON))
-    if snapshot is None or hashlib.sha256(snapshot.data).hexdigest() != record.root:
-        raise IntegrityError(f"{source.location}: {name} differs from the published one")
-    manifest = parse_manifest(source.location, snapshot.data, record.kind)
+    root = published_root(source.location, record)
+    manifest = parse_manifest(source.location, root, record.kind)
     check_published(source.location, manifest, record)
     listing = source.listing()
     sizes = {}
@@ -244,7 +240,7 @@ def published(source: Storage, record: VersionRecord) -> tuple[bytes, AnyManifes
         if info.get("type", "file") != "file" or info.get("size") is None:
             raise IntegrityError(f"{source.location}: {name} is not a regular file")
         sizes[name] = int(info["size"])
-    return snapshot.data, manifest, sizes
+    return root, manifest, sizes
 
 
 def _batches_of_bytes(sizes: Mapping[str, int]) -> Iterator[dict[str, int]]:

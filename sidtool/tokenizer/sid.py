@@ -147,8 +147,8 @@ class Levels:
 
 def read_sizes(text: str) -> tuple[int, ...]:
     """The sizes of levels as users write them: "256x256" -> (256, 256). Raises UsageError."""
-    if not re.fullmatch(r"[0-9]+(x[0-9]+)*", text):
-        raise UsageError(f"level sizes are written like 256x256x256, not {text!r}")
+    if not re.fullmatch(r"[0-9]{1,9}(x[0-9]{1,9})*", text):
+        raise UsageError(f"level sizes are written like 256x256x256, not {text[:40]!r}")
     return Levels(tuple(int(part) for part in text.split("x"))).sizes
 
 

@@ -51,6 +51,12 @@ def test_the_kind_of_a_path(folder: Path, name: str, kind: str) -> None:
     assert describe(folder / name) == kind
 
 
+@pytest.mark.parametrize("manifest", ["[]", '{"kind": "x\\ny"}', '{"kind": []}'])
+def test_a_group_of_another_program_is_a_zarr_group(folder: Path, manifest: str) -> None:
+    (folder / "zarr" / "zarr.json").write_text(f'{{"attributes": {{"sidtool": {manifest}}}}}')
+    assert describe(folder / "zarr") == "a Zarr group"
+
+
 @pytest.mark.parametrize("name", ["empty", "nothing", "\0", "s3://bucket/x.zarr"])
 def test_no_kind(folder: Path, name: str) -> None:
     assert describe(folder / name) is None

@@ -120,7 +120,6 @@ def writing(out: Path) -> Iterator["subprocess.Popen[str]"]:
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
     assert process.stdout.readline() == "writing\n"
     try:
         yield process
@@ -392,12 +391,8 @@ def test_errors_of_the_disk_name_the_output(tmp_path: Path, kind: str) -> None:
 
 def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(
-            DataError, match=r"file/out cannot be written: (file exists|not a directory)"
-        ),
-        new_dir(tmp_path / "file" / "out"),
-    ):
+    message = r"file/out cannot be written: (file exists|not a directory)"
+    with pytest.raises(DataError, match=message), new_dir(tmp_path / "file" / "out"):
         pass
 
 

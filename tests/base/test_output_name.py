@@ -121,38 +121,21 @@ def test_a_link_in_place_of_unfinished_work_is_not_followed(tmp_path: Path, resu
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("kind", "wrong", "right"),
     [
-        ("out.csv", FOLDER),
-        ("model.zarr", FOLDER),
-        ("split.jsonl", FOLDER),
-        ("shop.parquet", BUNDLE),
-        ("SHOP.CSV", BUNDLE),
-        ("train.csv", JSON_LINES),
-        ("train.jsonl.gz", JSON_LINES),
-        ("map.json", PARQUET_FILE),
-        ("out.csv", RESULTS),
+        (FOLDER, ("out.csv", "model.zarr", "split.jsonl"), ("out", "qwen3-0.6b")),
+        (BUNDLE, ("shop.parquet", "SHOP.CSV"), ("v1.2", "shop.zarr", "shop.zarr.zip")),
+        (JSON_LINES, ("train.csv", "train.jsonl.gz"), ("train.ndjson",)),
+        (PARQUET_FILE, ("map.json",), ("map.pq",)),
+        (RESULTS, ("out.csv",), ("out.PARQUET", "out.jsonl")),
     ],
 )
-def test_a_name_of_another_file_type_is_refused(name: str, kind: OutputKind) -> None:
-    with pytest.raises(UsageError, match=rf"ends with .*, but {kind.content} is written") as caught:
-        check_suffix(Path("folder") / name, kind)
-    right = str(caught.value.shell_hint).removeprefix("-o ")
-    check_suffix(Path(right), kind)
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("out", FOLDER),
-        ("qwen3-0.6b", FOLDER),
-        ("v1.2", BUNDLE),
-        ("shop.zarr", BUNDLE),
-        ("shop.zarr.zip", BUNDLE),
-        ("train.ndjson", JSON_LINES),
-        ("out.PARQUET", RESULTS),
-        ("out.jsonl", RESULTS),
-    ],
-)
-def test_a_name_of_the_right_type_or_of_none_is_accepted(name: str, kind: OutputKind) -> None:
-    check_suffix(Path(name), kind)
+def test_a_name_is_of_the_right_file_type_or_of_none(
+    kind: OutputKind, wrong: tuple[str, ...], right: tuple[str, ...]
+) -> None:
+    for name in wrong:
+        with pytest.raises(UsageError, match=f"ends with .*, but {kind.content} is") as caught:
+            check_suffix(Path("folder") / name, kind)
+        check_suffix(Path(str(caught.value.shell_hint).removeprefix("-o ")), kind)
+    for name in right:
+        check_suffix(Path(name), kind)

@@ -120,6 +120,7 @@ def test_given_options_are_a_mapping() -> None:
         (("--decay", 2), "--decay must be at most 1, not 2.0"),
         (("--decay", "nan"), "--decay must be more than 0, not nan"),
         (("--size", "2 stones"), "is not a size"),
+        (("--size", "9" * 400 + "GiB"), "is not a size"),
     ],
 )
 def test_values_out_of_bounds_are_refused_by_their_flags(

@@ -41,43 +41,31 @@ def changed(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_bytes()) | values), encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        [],
-        RECORD | {"version": "2.0"},
-        RECORD | {"version": "１.０"},
-        RECORD | {"digest": DIGEST.upper()},
-        RECORD | {"root": "../../../../etc"},
-        RECORD | {"format": 0},
-    ],
+RECORDS = (
+    [],
+    RECORD | {"version": "2.0"},
+    RECORD | {"version": "１.０"},
+    RECORD | {"digest": DIGEST.upper()},
+    RECORD | {"root": "../../../../etc"},
+    RECORD | {"format": 0},
 )
-def test_a_malformed_record_is_refused(document: Any, tmp_path: Path) -> None:
-    registry = Storage(tmp_path / "shop")
-    registry.put({"versions/1.0.json": json.dumps(document).encode()})
-    with pytest.raises(IntegrityError, match=r"versions/1\.0\.json is damaged: "):
-        read_record(registry, "1.0")
+POINTERS = (
+    b'{"latest": null, "latest": "1.0"}',
+    {"latest": "latest"},
+    {"latest": "1.0\n"},
+    {"tags": {"prod": "../1.0"}},
+    *({"tags": {tag: "1.0"}} for tag in ("latest", "1.0", "\x1b[31m", "")),
+)
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        b'{"latest": null, "latest": "1.0"}',
-        {"latest": "latest"},
-        {"latest": "1.0\n"},
-        {"tags": {"prod": "../1.0"}},
-        {"tags": {"latest": "1.0"}},
-        {"tags": {"1.0": "1.0"}},
-        {"tags": {"\u001b[31m": "1.0"}},
-        {"tags": {"": "1.0"}},
-    ],
-)
-def test_a_malformed_pointer_is_refused(document: Any, tmp_path: Path) -> None:
+def test_a_malformed_document_is_refused(tmp_path: Path) -> None:
     registry = Storage(tmp_path / "shop")
-    data = document if isinstance(document, bytes) else json.dumps(document).encode()
-    registry.put({"refs.json": data})
-    with pytest.raises(IntegrityError, match=r"refs\.json is damaged: "):
-        read_pointer(registry)
+    for name, documents in (("versions/1.0.json", RECORDS), ("refs.json", POINTERS)):
+        for document in documents:
+            data = document if isinstance(document, bytes) else json.dumps(document).encode()
+            registry.put({name: data})
+            with pytest.raises(IntegrityError, match=f"{name} is damaged: "):
+                read_record(registry, "1.0") if "1.0" in name else read_pointer(registry)
 
 
 def test_a_newer_layout_is_named_before_anything_else(tmp_path: Path) -> None:
@@ -124,14 +112,6 @@ def test_a_version_has_one_spelling(text: str, tmp_path: Path) -> None:
     assert read_record(Storage(tmp_path / "shop"), text) is None
 
 
-def test_a_pull_stops_at_the_first_wrong_object(shop: Path, tmp_path: Path) -> None:
-    (damaged,) = shop.rglob("items/sid/c/0/0")
-    damaged.write_bytes(damaged.read_bytes() + b"x")
-    with pytest.raises(IntegrityError, match="items/sid/c/0/0 differs from the published one"):
-        pull(str(shop), tmp_path / "out.zarr")
-    assert not list(tmp_path.glob("out.zarr*/items/sid/c/0/0"))
-
-
 def test_a_registry_has_a_limited_number_of_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"{n}.0.json" for n in range(MAX_VERSIONS + 1)]
     monkeypatch.setattr(Storage, "child_names", lambda self: names)
@@ -151,13 +131,10 @@ def test_a_record_of_another_bundle_is_refused(
     shop: Path, tmp_path: Path, key: str, value: str
 ) -> None:
     changed(shop / "versions/1.0.json", **{key: value})
-    (shop / "versions/1.0.json").rename(
-        shop / f"versions/{value if key == 'version' else '1.0'}.json"
-    )
-    (folder,) = (path for path in (shop / "versions").iterdir() if path.is_dir())
-    if key == "version":
-        folder.rename(folder.with_name(folder.name.replace("1.0-", "1.1-")))
-    reference = f"{shop}@{value if key == 'version' else '1.0'}"
+    version = value if key == "version" else "1.0"
+    for path in list((shop / "versions").iterdir()):
+        path.rename(path.with_name(path.name.replace("1.0", version, 1)))
+    reference = f"{shop}@{version}"
     for use in (
         lambda: open_bundle(reference),
         lambda: pull(reference, tmp_path / "out.zarr"),

@@ -69,7 +69,6 @@ def test_a_reference_takes_the_place_of_a_path(
     push(memories[0], nightly, tag="prod")
     bundle = small_bundle()
     chosen = choose_memory(tmp_path, None, bundle, located(MemoryOptions(f"{nightly}@prod")))
-    assert chosen is not None
     assert chosen.memory.digest == Memory.open(memories[0]).digest
     with pytest.raises(DataError, match="is a memory, not a bundle"):
         open_bundle(nightly)

@@ -1,7 +1,6 @@
 """The registry in a folder, on memory:// and on S3 over HTTP: which versions are visible at which
 moment."""
 
-import os
 import re
 import signal
 import subprocess
@@ -99,9 +98,8 @@ def test_the_same_bundle_again_changes_nothing(shop: str, first: Path, tmp_path:
     again = push(str(first), shop)
     assert (again.new, again.sent) == (False, 0)
     rebuilt = small_bundle()
-    Bundle(replace(rebuilt.manifest, created="another day"), rebuilt.arrays).save(
-        tmp_path / "rebuilt.zarr"
-    )
+    other_day = replace(rebuilt.manifest, created="another day")
+    Bundle(other_day, rebuilt.arrays).save(tmp_path / "rebuilt.zarr")
     assert not push(str(tmp_path / "rebuilt.zarr"), shop).new
     assert everything(shop) == before
 
@@ -118,15 +116,10 @@ def test_a_version_is_never_replaced_by_another_bundle(
 
 def test_the_latest_version_is_the_highest(shop: str, first: Path, tmp_path: Path) -> None:
     for at, number in enumerate(("1.10", "1.9", "0.3")):
-        pushed = push(
-            str(version(tmp_path / f"{number}.zarr", number, seed=at)), shop, tag=f"t{at}"
-        )
-        assert pushed.latest == "1.10"
-    assert list(published_names(shop).values()) == [
-        ("1.10", "latest", "t0"),
-        ("1.9", "t1"),
-        ("0.3", "t2"),
-    ]
+        path = version(tmp_path / f"{number}.zarr", number, seed=at)
+        assert push(str(path), shop, tag=f"t{at}").latest == "1.10"
+    names = [("1.10", "latest", "t0"), ("1.9", "t1"), ("0.3", "t2")]
+    assert list(published_names(shop).values()) == names
     assert tag(f"{shop}@t2", "t0").version == "0.3"
     assert open_bundle(f"{shop}@t0").manifest.version == "0.3"
     assert open_bundle(shop).manifest.version == "1.10"
@@ -135,10 +128,7 @@ def test_the_latest_version_is_the_highest(shop: str, first: Path, tmp_path: Pat
 def test_a_reverted_change_is_a_version(shop: str, tmp_path: Path) -> None:
     for number in ("1.0", "1.1"):
         push(str(version(tmp_path / f"{number}.zarr", number)), shop)
-    assert [(record.version, names) for record, names in published_names(shop).items()] == [
-        ("1.1", ("1.1", "latest")),
-        ("1.0", ("1.0",)),
-    ]
+    assert list(published_names(shop).values()) == [("1.1", "latest"), ("1.0",)]
 
 
 # Interruptions
@@ -205,10 +195,7 @@ def test_a_push_killed_within_a_write_leaves_no_partial_object(first: Path, tmp_
         "target)\n"
         f"Path.replace = die\npush({str(first)!r}, {shop!r})"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", program], env=os.environ, check=False).returncode
-        == -signal.SIGKILL
-    )
+    assert subprocess.call([sys.executable, "-c", program]) == -signal.SIGKILL
     assert list(Path(shop).rglob("*.partial")) != []
     push(str(first), shop)
     assert verify(locate(shop)[0]) == []
@@ -315,13 +302,8 @@ def test_an_object_stored_incompletely_stops_the_push(
     put = Storage.put
 
     def damage(self: Storage, objects: dict[str, bytes]) -> None:
-        put(
-            self,
-            {
-                name: data[:-1] + b"?" if name.endswith("c/0") else data
-                for name, data in objects.items()
-            },
-        )
+        damaged = {name: objects[name][:-1] + b"?" for name in objects if name.endswith("c/0")}
+        put(self, objects | damaged)
 
     with monkeypatch.context() as patch:
         patch.setattr(Storage, "put", damage)
@@ -340,9 +322,9 @@ def test_an_object_changed_in_the_store_is_not_pulled(
     for name in (ROOT, "items/sid/c/0/0", "codebook/zarr.json"):
         place.put({name: whole[name][:-2] + b"?" + whole[name][-1:]})
         for out in (tmp_path / "out.zarr", tmp_path / "out.zarr.zip"):
-            with pytest.raises(IntegrityError, match=re.escape(name)):
+            with pytest.raises(IntegrityError, match=f"{name} differs from the published one"):
                 pull(shop, out)
-            assert not out.exists()
+            assert not list(tmp_path.glob(f"out.zarr*/{name}"))
         place.put({name: whole[name]})
         remove(tmp_path / "out.zarr.partial")  # complete objects are not fetched again
     pull(shop, tmp_path / "out.zarr")
@@ -372,12 +354,9 @@ def test_a_missing_version_is_reported(shop: str, first: Path, tmp_path: Path) -
 
 
 def test_invalid_targets_and_tags_are_refused(shop: str, first: Path) -> None:
-    for target, why in (
-        (f"{shop}@1.0", "names a version"),
-        (f"{shop}.zarr", "has the name of a bundle"),
-    ):
+    for suffix, why in (("@1.0", "names a version"), (".zarr", "has the name of a bundle")):
         with pytest.raises(UsageError, match=why):
-            push(str(first), target)
+            push(str(first), shop + suffix)
     for name in ("latest", "1.0", "", "a/b", "-x"):
         with pytest.raises(UsageError, match="is not a valid tag"):
             push(str(first), shop, tag=name)

@@ -335,10 +335,9 @@ def test_an_older_version_is_signed_as_such(tmp_path: Path, key: Path) -> None:
     """The record of a signed version cannot take the place of another one."""
     shop = tmp_path / "nightly"
     for number in range(2):
-        small_memory(small_bundle(), KnnSettings(neighbors=5 + number)).save(
-            tmp_path / f"{number}.zarr"
-        )
-        push(str(tmp_path / f"{number}.zarr"), str(shop), sign=str(key))
+        path = tmp_path / f"{number}.zarr"
+        small_memory(small_bundle(), KnnSettings(neighbors=5 + number)).save(path)
+        push(str(path), str(shop), sign=str(key))
     policy(str(shop), key.with_suffix(".pub"))
     (old,) = shop.glob("versions/1.0-*")
     record = json.loads((shop / "versions/1.0.json").read_text())
@@ -358,7 +357,24 @@ def test_what_is_no_key_is_refused(tmp_path: Path, key: Path, bundle_path: str) 
     for path in (tmp_path / "empty.pem", key, Path(bundle_path) / "zarr.json"):
         with pytest.raises(UsageError, match="is not a file of public keys"):
             policy(shop, path)
+    (tmp_path / "many.pub").write_bytes(key.with_suffix(".pub").read_bytes() * 400)
+    with pytest.raises(DataError, match=r"many\.pub cannot be read: it has more than 65536 bytes"):
+        policy(shop, tmp_path / "many.pub")
     assert not (tmp_path / "shop/signed-by.pem").exists()
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [b"", b"{}", b'{"verificationMaterial": []}', b"[" * 100_000],
+    ids=["empty", "no material", "a list", "nested"],
+)
+def test_a_signature_of_another_form_is_not_valid(
+    signature: bytes, key: Path, bundle_path: str
+) -> None:
+    Path(f"{bundle_path}.sig").write_bytes(signature)
+    with pytest.raises(IntegrityError, match=r"the signature of .* is not valid: ") as caught:
+        check_signed(bundle_path, key.with_suffix(".pub"))
+    assert "\n" not in str(caught.value)
 
 
 def test_the_commands_sign_and_check(tmp_path: Path, key: Path, bundle_path: str) -> None:

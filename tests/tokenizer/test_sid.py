@@ -125,8 +125,9 @@ def test_text_that_is_no_sid_is_not_parsed(text: str) -> None:
 
 def test_level_sizes_are_parsed() -> None:
     assert read_sizes("512x128") == (512, 128)
-    with pytest.raises(UsageError):
-        read_sizes("512,128")
+    for text in ("512,128", "9" * 5000):
+        with pytest.raises(UsageError, match="level sizes are written like 256x256x256"):
+            read_sizes(text)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,3 @@
-from .arrays import Expected as Expected
-from .arrays import GroupManifest as GroupManifest
-from .arrays import check_names as check_names
 from .bundle import Bundle as Bundle
 from .bundle import verify as verify
 from .card import bundle_card as bundle_card
@@ -16,6 +13,9 @@ from .stored_group import StoredGroup as StoredGroup
 from .stored_group import download_group as download_group
 from .stored_group import signed_objects as signed_objects
 from .trie import Trie as Trie
+from .zarr_arrays import Expected as Expected
+from .zarr_arrays import GroupManifest as GroupManifest
+from .zarr_arrays import check_names as check_names
 from .zarr_group import MAX_ROOT_BYTES as MAX_ROOT_BYTES
 from .zarr_group import ROOT as ROOT
 from .zarr_group import new_zip as new_zip

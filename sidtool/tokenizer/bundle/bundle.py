@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,8 @@ from sidtool.base.extras import data_frame, library_versions
 from sidtool.data import Items, Vectors, VectorSource, make_items
 from sidtool.data.split import SplitReference, check_split
 from sidtool.tokenizer.bundle.card import bundle_card
+from sidtool.tokenizer.bundle.contents import StoredBundle, all_arrays, identify
 from sidtool.tokenizer.bundle.item_map import ItemMap, check_ids, text_id
-from sidtool.tokenizer.bundle.layout import all_arrays, identify
 from sidtool.tokenizer.bundle.manifest import (
     BuildChange,
     Collisions,
@@ -24,9 +24,8 @@ from sidtool.tokenizer.bundle.manifest import (
     Provenance,
     now,
 )
-from sidtool.tokenizer.bundle.stored import StoredBundle
 from sidtool.tokenizer.bundle.trie import Trie
-from sidtool.tokenizer.codes.report import Policy, check_policy
+from sidtool.tokenizer.codes.report import Policy
 from sidtool.tokenizer.encoder.lexical import LexicalEncoder
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import Codes, ItemRows, Levels, SidSpace, Spelling, read_sizes
@@ -136,7 +135,9 @@ class Bundle(StoredBundle):
         for title in titles or ():
             if not isinstance(title, str):
                 raise DataError(f"a title is a text, not {title!r}")
-        check_policy(collisions)
+        if collisions not in get_args(Policy):
+            hint = f"choose from {', '.join(get_args(Policy))}"
+            raise UsageError(f"there is no collision policy {collisions!r}", hint=hint)
         if "sizes" in method_options:
             raise UsageError("there is no option sizes", hint='levels="256x256x256"')
         if levels is None:

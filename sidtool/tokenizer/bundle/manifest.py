@@ -21,7 +21,7 @@ from sidtool.base.records import (
 )
 from sidtool.data import CatalogColumns, EventColumns
 from sidtool.data.split import SplitReference
-from sidtool.tokenizer.bundle.arrays import check_names
+from sidtool.tokenizer.bundle.zarr_arrays import check_names
 from sidtool.tokenizer.codes.report import CodebookReport, Policy
 from sidtool.tokenizer.encoder.settings import EncoderRecipe
 from sidtool.tokenizer.quantize.codebook import QuantizerParams

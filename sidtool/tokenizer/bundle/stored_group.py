@@ -32,7 +32,7 @@ from sidtool.base.output_name import OutputKind, check_suffix
 from sidtool.base.signatures import SIGNATURE
 from sidtool.base.storage import Storage, is_zip
 from sidtool.base.threads import thread_count
-from sidtool.tokenizer.bundle.arrays import Expected, GroupManifest, StoredArrays
+from sidtool.tokenizer.bundle.zarr_arrays import Expected, GroupManifest, StoredArrays
 from sidtool.tokenizer.bundle.zarr_group import (
     ROOT,
     Kind,

@@ -153,7 +153,8 @@ class Trie:
         """(...) int64: the number of items of each leaf, 0 for the empty leaf -1."""
         if self.leaf_start is None:
             return (leaves >= 0).astype(np.int64)
-        return np.where(leaves >= 0, np.diff(self.leaf_start)[leaves], 0).astype(np.int64)
+        sizes = self.leaf_start[leaves + 1] - self.leaf_start[leaves]
+        return np.where(leaves >= 0, sizes, 0).astype(np.int64)
 
     def positions(self, rows: ItemRows) -> SidPositions:
         """The positions in SID order of those of the bundle's rows that are in the trie: sorted,

@@ -22,7 +22,7 @@ from sidtool.base.hub import hub_hint
 from sidtool.base.output import new_file, remove
 from sidtool.base.storage import Storage, is_zip, write_zip
 from sidtool.base.threads import in_threads, run_in_threads
-from sidtool.tokenizer.bundle.arrays import GroupManifest, array_objects
+from sidtool.tokenizer.bundle.zarr_arrays import GroupManifest, array_objects
 
 ROOT = "zarr.json"
 """The root document. Its presence means that the bundle is complete."""

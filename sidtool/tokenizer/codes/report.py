@@ -3,27 +3,17 @@ built, as typed records."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import UsageError
 from sidtool.base.records import JsonRecord
 from sidtool.tokenizer.sid import Codes
 
 Policy = Literal["reassign", "append", "allow"]
 """What happens to items with the same codes: all but one are reassigned, a level is appended, or
 they share a SID."""
-
-
-def check_policy(policy: str) -> None:
-    """Raise UsageError unless there is a policy of this name."""
-    if policy not in get_args(Policy):
-        raise UsageError(
-            f"there is no collision policy {policy!r}",
-            hint=f"choose from {', '.join(get_args(Policy))}",
-        )
 
 
 @dataclass(frozen=True)

@@ -148,17 +148,14 @@ def build_codebook(
             items, catalog, encoder, embeddings, interactions, memory, by_row, folder
         )
         options = replace(options, sizes=options.sizes_for(len(items)))
-        sources = [
-            replace(source, run=run) if isinstance(source, VectorSource) else source
-            for source in sources
-        ]
         made_by: Mapping[str, Any]
+        vectors: Sequence[Vectors | VectorSource]
         lexical = None
         if encoder is not None:
             if encoder.model == LEXICAL:
                 lexical = LexicalEncoder.fit(items.texts)
             text_encoder = lexical or load_encoder(encoder)
-            sources = [
+            vectors = [
                 text_encoder.vectors(
                     items.texts,
                     cache=work / "vectors",
@@ -169,9 +166,10 @@ def build_codebook(
             made_by = text_encoder.record
         else:
             made_by = {"vectors": "given", "dim": sum(source.shape[1] for source in sources)}
+            vectors = [replace(source, run=run) for source in sources]
         bundle = build(
             items,
-            sources,
+            vectors,
             options,
             name=out.name.removesuffix(".zip").removesuffix(".zarr"),
             encoder=made_by,
@@ -220,7 +218,7 @@ def _opened(
     memory: int | None,
     by_row: bool,
     folder: Path | None = None,
-) -> tuple[Items, list[Vectors | VectorSource], Split | None]:
+) -> tuple[Items, list[VectorSource], Split | None]:
     """The catalog, the sources of vectors and the split of a build. Raises UsageError unless there
     is an encoder or embeddings, but not both; MissingPackageError or DataError if the encoder's
     packages or its folder are missing."""
@@ -239,7 +237,7 @@ def _opened(
     sources = [
         open_vectors(Path(source), items.ids, memory=memory, by_row=by_row)
         if isinstance(source, str | Path)
-        else source
+        else VectorSource.of(source)
         for source in embeddings
     ]
     return items, sources, interactions

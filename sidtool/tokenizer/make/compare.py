@@ -156,7 +156,10 @@ def compare_bundles(
     """
     ids = common_ids(bundles)
     vectors = labels = behavior = None
-    if items is not None and field is not None:
+    if field is not None:
+        if items is None or field not in items.fields:
+            hint = f"read_items(ITEMS, fields=[{field!r}]) reads it"
+            raise UsageError(f"the column {field!r} of the items was not read", hint=hint)
         column = items.fields[field]
         labels = tuple(column[row] for row in rows_in(items.ids, ids))
     if embeddings is not None:

@@ -182,10 +182,3 @@ def train(
             quantizer.revive(generator)
         if progress:
             progress(epoch + 1, epochs)
-
-
-def latents(model: Autoencoder, rows: Vectors) -> Vectors:
-    """(n, dim) scaled rows -> (n, width)."""
-    with torch.no_grad():
-        encoded: Vectors = model.encode(torch.from_numpy(rows)).numpy()
-    return encoded

@@ -14,16 +14,7 @@ from sidtool.base.errors import DataError
 from sidtool.base.records import JsonRecord
 from sidtool.data import Vectors
 from sidtool.tokenizer.quantize.fusion import Fusion, check_fusion, fuse
-from sidtool.tokenizer.quantize.mlp import (
-    BLOCK,
-    Arrays,
-    by_blocks,
-    check_network,
-    forward,
-    has,
-    padded,
-    unit,
-)
+from sidtool.tokenizer.quantize.mlp import Arrays, by_blocks, check_network, forward, has, unit
 from sidtool.tokenizer.sid import Codes
 
 MAX_STACKED = 12_288
@@ -35,6 +26,7 @@ levels of 8,192 codes would take 2.4 GB."""
 class QuantizerParams(JsonRecord):
     """What encoding and decoding need beside the arrays, and a record of the fit."""
 
+    OMITTED = ("dim", "normalize", "normalize_residuals", "first_code", "skip", "bound", "fusion")
     dim: int | None = None
     """Width of the (fused) vectors that the codebook was fitted to; None: that of the centroids."""
     normalize: bool = False
@@ -55,13 +47,8 @@ class QuantizerParams(JsonRecord):
 
     def to_json(self) -> dict[str, Any]:
         """One JSON object; parameters that are not used are left out."""
-        value = dict(self.fit)
-        for name in ("dim", "normalize", "normalize_residuals", "first_code", "skip", "bound"):
-            if setting := getattr(self, name):
-                value[name] = setting
-        if self.fusion is not None:
-            value["fusion"] = self.fusion.to_json()
-        return value
+        value = super().to_json()
+        return {**value.pop("fit"), **value}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -208,12 +195,11 @@ class Codebook:
         """(n, dim) embeddings -> (n, levels) uint16 codes: per level the centroid nearest to the
         residual. The codes of a row do not depend on other rows. Of equally near centroids the
         lowest code wins. Raises DataError if the width is wrong or a value is not finite."""
-        codes = np.empty((len(vectors), len(self.levels)), dtype=np.uint16)
-        for start in range(0, len(vectors), BLOCK):
-            rows = _checked(vectors[start : start + BLOCK], self.dim)
-            block = self._codes(self.transform(padded(rows)))
-            codes[start : start + BLOCK] = block[: len(rows)]
-        return codes
+
+        def to_codes(block: Vectors) -> Codes:
+            return self._codes(self.transform(block))
+
+        return by_blocks(to_codes, _checked(vectors, self.dim), len(self.levels), np.uint16)
 
     def _codes(self, block: Vectors) -> Codes:
         """(n, width) rows in the space of the centroids -> (n, levels) uint16. An offset common to

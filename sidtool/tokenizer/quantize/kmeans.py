@@ -12,7 +12,7 @@ and one code takes most rows and keeps them. With few rows and many dimensions o
 prevents that."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,8 @@ Normalize = Annotated[bool, "Scale every vector to length 1 first, as the flag -
 
 Labels = NDArray[np.intp]
 """(n,): one code per row."""
+LevelCodes = NDArray[np.intp]
+"""(levels, n): the code of each row at each level."""
 Distances = NDArray[np.float32]
 """Squared distances."""
 
@@ -90,10 +92,12 @@ def kmeans(
     """(n, dim) vectors in random order -> (size, dim) float32 centroids, and iterations done."""
     part = vectors[: SEEDING_ROWS_PER_CENTROID * size]
     seeds = plus_plus(part, size, rng)
-    starts = [
-        lloyd(part, seeds, SEEDING_ITERATIONS),
-        lloyd(part, by_direction(part, seeds), SEEDING_ITERATIONS),
-    ]
+    # one step of spherical k-means: means of the rows whose direction is nearest to a seed's; with
+    # units u the squared distance is |v|^2 + 1 - 2 v.u
+    lengths = np.linalg.norm(seeds, axis=1, keepdims=True)
+    codes, distances = nearest(part, seeds / np.maximum(lengths, np.finfo(np.float32).tiny))
+    by_direction = means(part, codes, distances, seeds)
+    starts = [lloyd(part, start, SEEDING_ITERATIONS) for start in (seeds, by_direction)]
     errors = []
     entropies = []
     for centroids, _ in starts:
@@ -119,16 +123,6 @@ def cluster(vectors: Vectors, size: int, rng: np.random.Generator) -> Vectors:
     count = min(len(vectors), ROWS_PER_CENTROID * size)
     sample = vectors[rng.choice(len(vectors), count, replace=False)]
     return kmeans(sample, size, rng)[0]
-
-
-def by_direction(vectors: Vectors, centroids: Vectors) -> Vectors:
-    """One step of spherical k-means: means of the rows whose direction is nearest to a
-    centroid's."""
-    lengths = np.linalg.norm(centroids, axis=1, keepdims=True)
-    units = centroids / np.maximum(lengths, np.finfo(np.float32).tiny)
-    # with unit centroids u the squared distance is |v|^2 + 1 - 2 v.u
-    codes, distances = nearest(vectors, units)
-    return means(vectors, codes, distances, centroids)
 
 
 def plus_plus(vectors: Vectors, size: int, rng: np.random.Generator) -> Vectors:
@@ -192,8 +186,6 @@ def nearest(
 def means(vectors: Vectors, codes: Labels, distances: Distances, centroids: Vectors) -> Vectors:
     """The mean of each code's rows; an empty code restarts at the row farthest from its
     centroid."""
-    from scipy.sparse import csr_array
-
     counts = np.bincount(codes, minlength=len(centroids))
     empty = np.flatnonzero(counts == 0)
     if len(empty):
@@ -201,10 +193,15 @@ def means(vectors: Vectors, codes: Labels, distances: Distances, centroids: Vect
         codes = codes.copy()
         codes[farthest] = empty
         counts = np.bincount(codes, minlength=len(centroids))
-    ones = np.ones(len(codes), dtype=np.float32)
-    members = csr_array(
-        (ones, codes, np.arange(len(codes) + 1)), shape=(len(codes), len(centroids))
-    )
-    sums = members.T.tocsr() @ vectors  # (K, dim)
+    sums = members_of(codes[None], len(centroids)).T.tocsr() @ vectors  # (K, dim)
     averages = sums / np.maximum(counts, 1)[:, None]
     return np.where(counts[:, None] > 0, averages, centroids).astype(np.float32)
+
+
+def members_of(codes: LevelCodes, size: int) -> Any:
+    """(levels, n) codes -> (n, size) sparse matrix with a one where a row has a code."""
+    from scipy.sparse import csr_array
+
+    ones = np.ones(codes.size, dtype=np.float32)
+    row_starts = np.arange(0, codes.size + 1, len(codes))
+    return csr_array((ones, codes.T.ravel(), row_starts), shape=(codes.shape[1], size))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 Rows = NDArray[np.float32]
 """(rows, width): vectors, or what a layer makes of them."""
@@ -56,10 +56,15 @@ def check_network(arrays: Arrays, network: str, width: int) -> int:
     return width
 
 
-def by_blocks(function: Callable[[Rows], Rows], vectors: Rows, width: int) -> Rows:
-    """(n, from) -> (n, width) float32 in padded blocks: a row's result does not depend on others.
+def by_blocks(
+    function: Callable[[Rows], NDArray[Any]],
+    vectors: Rows,
+    width: int,
+    dtype: DTypeLike = np.float32,
+) -> NDArray[Any]:
+    """(n, from) -> (n, width) in padded blocks: a row's result does not depend on others.
     `function` maps a block to as many rows of at most `width` values; zeros fill up the rest."""
-    result = np.zeros((len(vectors), width), dtype=np.float32)
+    result = np.zeros((len(vectors), width), dtype=dtype)
     for start in range(0, len(vectors), BLOCK):
         rows = vectors[start : start + BLOCK]
         block = function(padded(rows))

@@ -3,10 +3,9 @@
 Levels are found one after the other, and then refined together, which lowers the total error."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sidtool.base.progress import Progress
 from sidtool.data import Vectors, VectorSource
@@ -16,9 +15,11 @@ from sidtool.tokenizer.quantize.kmeans import (
     TOLERANCE,
     Distances,
     Labels,
+    LevelCodes,
     Normalize,
     kmeans,
     means,
+    members_of,
     nearest,
     training_rows,
 )
@@ -57,9 +58,6 @@ Balanced = Annotated[
     "Assign about the same number of items to every code of a level, as the flag --balanced does. "
     "Default: on below 8 items per code.",
 ]
-
-LevelCodes = NDArray[np.intp]
-"""(levels, n): the code of each row at each level."""
 
 
 def fit(
@@ -134,7 +132,9 @@ def refine(residual: Vectors, levels: Sequence[Vectors], codes: LevelCodes) -> l
     for _ in range(REFINEMENT_PASSES):
         previous = current
         current = []
-        members = [_members(of[None], len(level)) for of, level in zip(codes, levels, strict=True)]
+        members = [
+            members_of(of[None], len(level)) for of, level in zip(codes, levels, strict=True)
+        ]
         shifts: list[Vectors] = []
         for level, (centroids, code) in enumerate(zip(previous, codes, strict=True)):
             # a centroid shifts by the mean residual of its rows, less the shifts of earlier levels
@@ -179,18 +179,9 @@ def _reassign(
             for level, code in zip(new, chunk_codes, strict=True):
                 code[:] = nearest(rows, level)[0]
                 rows -= level[code]
-        sums += _members(chunk_codes + starts[:-1, None], starts[-1]).T @ rows
+        sums += members_of(chunk_codes + starts[:-1, None], starts[-1]).T @ rows
         error += float(np.square(rows).sum(dtype=np.float64))
     return np.split(sums, starts[1:-1]), error
-
-
-def _members(codes: LevelCodes, size: int) -> Any:
-    """(levels, n) codes -> (n, size) sparse matrix with a one where a row has a code."""
-    from scipy.sparse import csr_array
-
-    ones = np.ones(codes.size, dtype=np.float32)
-    row_starts = np.arange(0, codes.size + 1, len(codes))
-    return csr_array((ones, codes.T.ravel(), row_starts), shape=(codes.shape[1], size))
 
 
 def balanced_kmeans(

@@ -37,7 +37,6 @@ def fit(
         Autoencoder,
         ResidualQuantizer,
         Scale,
-        latents,
         train,
     )
 
@@ -49,7 +48,8 @@ def fit(
         torch.manual_seed(seed)
         model = Autoencoder((rows.shape[1], *HIDDEN, width))
         train(model, rows, None, epochs=max(1, int(WARM_UP * epochs)), seed=seed)
-        residual = latents(model, rows)
+        with torch.no_grad():
+            residual: Vectors = model.encode(torch.from_numpy(rows)).numpy()
         start: list[Vectors] = []
         for size in sizes:
             centroids, _ = kmeans(residual, size, rng)

@@ -17,8 +17,8 @@ from sidtool.base.errors import IntegrityError
 from sidtool.base.output import new_dir
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle import item_map as module
+from sidtool.tokenizer.bundle.contents import MAX_LOOKUPS
 from sidtool.tokenizer.bundle.item_map import BLOCK, ItemMap, StringArray
-from sidtool.tokenizer.bundle.stored import MAX_LOOKUPS
 from sidtool.tokenizer.bundle.zarr_group import write_group
 from sidtool.tokenizer.make.encode import decode
 from sidtool.tokenizer.sid import SidSpace
@@ -72,11 +72,7 @@ def large_bundle(
     SID."""
     rng, space = np.random.default_rng(n), SidSpace(sizes)
     keys = np.sort(rng.choice(space.capacity, n, replace=not distinct)).astype(np.uint64)
-    names = (
-        [f"item-{row:07d}" for row in rng.permutation(n)]
-        if distinct
-        else [f"item-{row:07d}" for row in range(n)]
-    )
+    names = [f"item-{row:07d}" for row in (rng.permutation(n) if distinct else range(n))]
     items = ItemMap(
         space=space,
         ids=StringArray.of(names),
@@ -111,12 +107,9 @@ def test_look_ups_in_parts_equal_look_ups_in_the_whole(
     opened, n, space = Bundle.open(path), len(whole.items), whole.space
     edges = st.sampled_from([0, 1, BLOCK - 1, BLOCK, BLOCK + 1, n - 1]).filter(lambda row: row < n)
     rows = data.draw(st.lists(edges | st.integers(0, n - 1), max_size=4))
-    foreign = [
-        data.draw(st.tuples(*(st.integers(0, size - 1) for size in space.sizes))) for _ in range(2)
-    ]
-    text = " and ".join(
-        space.spell(codes) for codes in [*(whole.items.codes[row] for row in rows), *foreign]
-    )
+    any_sid = st.tuples(*(st.integers(0, size - 1) for size in space.sizes))
+    sids = [*whole.items.codes[rows], data.draw(any_sid), data.draw(any_sid)]
+    text = " and ".join(space.spell(codes) for codes in sids)
     assert decode(opened, text) == decode(whole, text)
     for row in rows:
         item = whole.items.ids[row]
@@ -140,11 +133,7 @@ def test_ten_look_ups_read_a_twentieth_at_most(
     n = 200_000
     made = large_bundle(n)
     made.save(tmp_path / name)
-    size = sum(
-        path.stat().st_size
-        for path in [tmp_path / name, *(tmp_path / name).rglob("*")]
-        if path.is_file()
-    )
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
     rows = np.linspace(0, n - 1, 10).astype(int).tolist()
     for ask in (
         lambda bundle, row: decode(bundle, made.space.spell(made.items.codes[row])),
@@ -176,7 +165,7 @@ def test_many_look_ups_read_the_whole_once(tmp_path: Path) -> None:
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bundles of more than a block are large: their ids, titles and index are read in parts."""
-    for name in ("item_map", "stored"):
+    for name in ("item_map", "contents"):
         monkeypatch.setattr(f"sidtool.tokenizer.bundle.{name}.LARGE", BLOCK)
 
 
@@ -266,16 +255,13 @@ def test_codes_outside_of_their_level_are_refused_by_look_ups_in_parts(tmp_path:
 
 
 def test_an_array_is_cut_into_even_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidtool.tokenizer.bundle.arrays.CHUNK_BYTES", 1000)
+    monkeypatch.setattr("sidtool.tokenizer.bundle.zarr_arrays.CHUNK_BYTES", 1000)
     made = large_bundle(BLOCK + 1)
     made = Bundle.of(replace(made.items, titles=None), None, "reassign", name="cut")
     made.save(tmp_path / "cut.zarr")
     opened = Bundle.open(tmp_path / "cut.zarr")
-    sizes = {
-        path.stat().st_size
-        for path in (tmp_path / "cut.zarr/items/sid/c").rglob("*")
-        if path.is_file()
-    }
+    chunks = (tmp_path / "cut.zarr/items/sid/c").rglob("*")
+    sizes = {path.stat().st_size for path in chunks if path.is_file()}
     assert len(sizes) == 1
     assert max(sizes) <= 1000
     assert opened.sid(made.items.ids[4000]) == made.sid(made.items.ids[4000])

@@ -134,7 +134,7 @@ WRONG_VALUES: dict[str, list[Any]] = {
 @pytest.mark.parametrize("text", WRONG_VALUES)
 def test_a_value_out_of_range_is_refused(shop: Path, text: str) -> None:
     for wrong in WRONG_VALUES[text]:
-        refused(shop, changed(draft().manifest, path_of(text), wrong))
+        refused_root(shop, root_document(changed(draft().manifest, path_of(text), wrong)))
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -198,10 +198,6 @@ def test_parameters_keep_what_they_do_not_know() -> None:
     params = QuantizerParams.from_json(stored)
     assert (params.dim, params.fit) == (3, {"seed": 0, "fit": {"x": 1}})
     assert params.to_json() == stored
-
-
-def refused(shop: Path, manifest: Any) -> None:
-    refused_root(shop, root_document(manifest))
 
 
 def refused_root(path: Path, root: bytes) -> None:

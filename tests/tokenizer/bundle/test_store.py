@@ -26,8 +26,8 @@ from sidtool.base.errors import (
 from sidtool.base.storage.storage import Storage
 from sidtool.registry.publish import push
 from sidtool.tokenizer.bundle import Bundle, verify, zarr_group
+from sidtool.tokenizer.bundle.contents import identify
 from sidtool.tokenizer.bundle.item_map import ItemMap
-from sidtool.tokenizer.bundle.layout import identify
 from sidtool.tokenizer.bundle.manifest import Identity
 from tests.bundles import small_bundle
 
@@ -96,9 +96,8 @@ def test_order_chunks_container_and_place_change_neither_values_nor_identity(
         Bundle.open(other).save(packed)
         name = uuid4().hex
         places = [folder, other, packed, folder.as_uri(), packed.as_uri()]
-        places += [
-            uploaded(path, f"memory://{name}/{path.name}") for path in (folder, other, packed)
-        ]
+        for path in (folder, other, packed):
+            places.append(uploaded(path, f"memory://{name}/{path.name}"))
         for place in places:
             same(Bundle.open(place), bundle)
             assert verify(place) == []
@@ -114,9 +113,8 @@ def test_one_flipped_byte_at_a_url_is_detected(tmp_path: Path, name: str) -> Non
     rng = np.random.default_rng(0)
     for path in filesystem.find(root):
         original = filesystem.cat_file(path)
-        for place in rng.integers(
-            0, len(original), size=40 if name.endswith(".zip") else 3
-        ).tolist():
+        count = 40 if name.endswith(".zip") else 3
+        for place in rng.integers(0, len(original), size=count).tolist():
             damaged = bytearray(original)
             damaged[place] ^= 1 << int(rng.integers(8))
             filesystem.pipe_file(path, bytes(damaged))
@@ -132,7 +130,7 @@ def test_an_object_that_is_missing_or_short_is_named_when_it_is_read(tmp_path: P
     bundle, chunk = Bundle.open(tmp_path / "shop.zarr"), tmp_path / "shop.zarr/items/sid/c/0/0"
     chunk.write_bytes(chunk.read_bytes()[:-1])
     with pytest.raises(
-        IntegrityError, match=r"items/sid cannot be read: an object ends 1 bytes? early"
+        IntegrityError, match="items/sid cannot be read: an object ends 1 bytes early"
     ):
         _ = bundle.items
     chunk.unlink()
@@ -155,24 +153,16 @@ def test_a_bundle_without_its_index_opens(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "error", "match"),
     [
-        (
-            "nowhere://shop.zarr",
-            UsageError,
-            "nowhere://shop.zarr cannot be opened: Protocol not known",
-        ),
-        ("memory://nothing/shop.zarr", DataError, "no bundle at memory://nothing/shop.zarr"),
-        (
-            "memory://nothing/shop.zarr.zip",
-            DataError,
-            "no bundle at memory://nothing/shop.zarr.zip",
-        ),
-        ("http://127.0.0.1:9/shop.zarr", SidtoolError, "http://127.0.0.1:9/shop.zarr cannot be"),
+        ("nowhere://shop.zarr", UsageError, "{} cannot be opened: Protocol not known"),
+        ("memory://nothing/shop.zarr", DataError, "no bundle at {}"),
+        ("memory://nothing/shop.zarr.zip", DataError, "no bundle at {}"),
+        ("http://127.0.0.1:9/shop.zarr", SidtoolError, "{} cannot be"),
     ],
 )
 def test_a_url_that_cannot_be_read_is_a_data_error(
     url: str, error: type[Exception], match: str
 ) -> None:
-    with pytest.raises(error, match=match) as caught:
+    with pytest.raises(error, match=match.format(url)) as caught:
         Bundle.open(url)
     assert "\n" not in str(caught.value)
 

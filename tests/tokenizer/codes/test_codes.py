@@ -150,26 +150,21 @@ def test_mutual_information_equals_its_definition() -> None:
 
 def test_mutual_information_is_complete_or_zero_in_the_extremes() -> None:
     rng = np.random.default_rng(2)
-    codes = np.stack(
-        [np.arange(64) % 8, rng.integers(0, 8, size=64), np.full(64, 65535)], axis=1
-    ).astype(np.uint16)
+    columns = np.arange(64) % 8, rng.integers(0, 8, size=64), np.full(64, 65535)
+    codes = np.stack(columns, axis=1).astype(np.uint16)
     first = rng.integers(0, 64, size=20000)
     steps = np.stack([first, (first + 1 + 8 * rng.integers(0, 8, size=20000)) % 64], axis=1)
     figures, chance = measure.mutual_information(codes, steps, seed=5)
-    assert figures[0] == pytest.approx(
-        measure.level_use(codes[first, :1], (8,))[0].entropy
-    )  # the next code is certain
+    # the next code of the first level is certain
+    assert figures[0] == pytest.approx(measure.level_use(codes[first, :1], (8,))[0].entropy)
     assert figures[2] == chance[2] == 0
     assert chance[0] < 0.01
     assert measure.mutual_information(codes, steps, seed=5) == (figures, chance)
 
 
 def test_steps_stay_within_a_user_and_the_catalog() -> None:
-    assert Behavior.of(events("abc", "ca", "b", "axb"), ["a", "b", "c"]).steps.tolist() == [
-        [0, 1],
-        [1, 2],
-        [2, 0],
-    ]
+    behavior = Behavior.of(events("abc", "ca", "b", "axb"), ["a", "b", "c"])
+    assert behavior.steps.tolist() == [[0, 1], [1, 2], [2, 0]]
     with_gap = UserSequence("u", ("a", "b", "c"), (0, 2, 3))  # an event between is held out
     assert Behavior.of([with_gap], ["a", "b", "c"]).steps.tolist() == [[1, 2]]
     with pytest.raises(DataError, match="no user has two consecutive training events"):
@@ -198,23 +193,17 @@ def test_alignment_equals_its_definition() -> None:
 def test_alignment_is_one_within_a_prefix_and_chance_elsewhere() -> None:
     codes = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=np.uint16)
     within = np.array([[0, 1], [1, 0], [2, 3], [3, 2]])
-    assert measure.prefix_alignment(codes, (2, 2), within) == (
-        [1.0, 0.0],
-        [pytest.approx(1 / 3), 0.0],
-    )
-    assert measure.prefix_alignment(codes, (2, 2), np.array([[1, 1]])) == (
-        [None, None],
-        [None, None],
-    )
+    expected = ([1.0, 0.0], [pytest.approx(1 / 3), 0.0])
+    assert measure.prefix_alignment(codes, (2, 2), within) == expected
+    none = measure.prefix_alignment(codes, (2, 2), np.array([[1, 1]]))
+    assert none == ([None, None], [None, None])
 
 
 def test_the_spread_of_head_and_tail() -> None:
     codes = np.array([[0, 0], [0, 1], [1, 0], [1, 0], [1, 0]], dtype=np.uint16)
     # of 10 events the first two items have 8: the second one is needed for half of them
-    assert measure.prefix_spread(codes, (2, 2), np.array([4, 4, 1, 1, 0])) == (
-        [1 / 2, 1.0],
-        [1 / 3, 1 / 3],
-    )
+    spread = measure.prefix_spread(codes, (2, 2), np.array([4, 4, 1, 1, 0]))
+    assert spread == ([1 / 2, 1.0], [1 / 3, 1 / 3])
     assert measure.prefix_spread(codes[:1], (2, 2), np.array([3])) == ([1.0, 1.0], [None, None])
 
 
@@ -275,9 +264,8 @@ def test_parts_of_another_codebook_or_other_vectors_are_not_reused(tmp_path):
     folder, books = tmp_path / "work", [fit(vectors, (8, 8), seed=seed) for seed in (0, 1)]
     for book in books:
         for rows in (vectors, vectors[::-1].copy()):
-            assert (
-                encode_all(book, VectorSource.of(rows), folder=folder) == book.encode(rows)
-            ).all()
+            codes = encode_all(book, VectorSource.of(rows), folder=folder)
+            assert (codes == book.encode(rows)).all()
 
 
 @pytest.mark.parametrize("method", ["rq-kmeans", "opq"])

@@ -33,12 +33,8 @@ def every(sizes: tuple[int, ...]) -> Codes:
 def slow_overflow(latent: Vectors, codebook: Codebook, taken: Codes) -> list[tuple[int, ...]]:
     used = {tuple(sid) for sid in taken.tolist()}
     prefixes = every(codebook.sizes[:-1])
-    sums = np.array(
-        [
-            sum(level[c].astype(float) for level, c in zip(codebook.levels, p, strict=False))
-            for p in prefixes
-        ]
-    )
+    first_levels = zip(codebook.levels[:-1], prefixes.T, strict=True)
+    sums = sum(level[column].astype(float) for level, column in first_levels)
     distances = np.square(latent[:, None].astype(float) - sums).sum(axis=2).astype(np.float32)
     room = [
         codebook.sizes[-1] - sum((*p, c) in used for c in range(codebook.sizes[-1]))
@@ -49,9 +45,8 @@ def slow_overflow(latent: Vectors, codebook: Codebook, taken: Codes) -> list[tup
     while waiting:
         applicants: dict[int, list[tuple[float, int]]] = {}
         for row in sorted(waiting):
-            best = min(
-                (p for p in range(len(room)) if room[p]), key=lambda p: (distances[row, p], p)
-            )
+            with_room = [p for p in range(len(room)) if room[p]]
+            best = min(with_room, key=lambda p: (distances[row, p], p))
             applicants.setdefault(best, []).append((float(distances[row, best]), row))
         for prefix, rows in applicants.items():
             won = sorted(rows)[: room[prefix]]
@@ -62,13 +57,10 @@ def slow_overflow(latent: Vectors, codebook: Codebook, taken: Codes) -> list[tup
     for prefix, rows in homes.items():
         for _, row in sorted(rows):
             left = latent[row].astype(float) - sums[prefix]
-            free = [
-                c for c in range(codebook.sizes[-1]) if (*prefixes[prefix].tolist(), c) not in used
-            ]
-            result[row] = (
-                *prefixes[prefix].tolist(),
-                min(free, key=lambda c: np.square(left - codebook.levels[-1][c]).sum()),
-            )
+            first_codes = prefixes[prefix].tolist()
+            free = [c for c in range(codebook.sizes[-1]) if (*first_codes, c) not in used]
+            nearest = min(free, key=lambda c: np.square(left - codebook.levels[-1][c]).sum())
+            result[row] = (*first_codes, nearest)
             used.add(result[row])
     return result
 
@@ -205,9 +197,8 @@ def test_the_nearest_prefixes_equal_an_exhaustive_search(
     vectors = rng.normal(size=(3, 4)).astype(np.float32)
     # no first code is excluded, so the beam contains both
     full_keys = [np.zeros(0, dtype=np.uint64), keys_of(PREFIXES, sorted(full))]
-    prefixes, distances = PrefixSearch(Codebook("rq-kmeans", centroids, {})).nearest(
-        vectors, full_keys
-    )
+    search = PrefixSearch(Codebook("rq-kmeans", centroids, {}))
+    prefixes, distances = search.nearest(vectors, full_keys)
     assert prefixes.shape == distances.shape == (3, CANDIDATES)
     candidates = [prefix for prefix in ALL_PREFIXES if prefix not in full]
     sums = np.array([centroids[0][one] + centroids[1][two] for one, two in candidates])

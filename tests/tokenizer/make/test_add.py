@@ -47,19 +47,14 @@ def vectors_of(ids: Sequence[str]) -> Vectors:
 
 def built(policy: Policy = "reassign", n: int = 8) -> Bundle:
     rng = np.random.default_rng(1)
-    levels = tuple(
-        rng.normal(size=(size, DIM)).astype(np.float32) / (depth + 1)
-        for depth, size in enumerate(SIZES)
-    )
-    book, ids = (
-        Codebook("rq-kmeans", levels, {}, QuantizerParams(fit={"seed": 1})),
-        [f"old{row}" for row in range(n)],
-    )
+    levels = [rng.normal(size=(size, DIM)) / depth for depth, size in enumerate(SIZES, 1)]
+    levels = tuple(level.astype(np.float32) for level in levels)
+    book = Codebook("rq-kmeans", levels, {}, QuantizerParams(fit={"seed": 1}))
+    ids = [f"old{row}" for row in range(n)]
     vectors = vectors_of(ids)
     assigned = assign(book.encode(vectors), vectors, book, ids, policy)
-    items = ItemMap.of(
-        SidSpace(assigned.level_sizes), ids, assigned.codes, [f"film {item}" for item in ids]
-    )
+    titles = [f"film {item}" for item in ids]
+    items = ItemMap.of(SidSpace(assigned.level_sizes), ids, assigned.codes, titles)
     return Bundle.of(items, book, policy, name="shop", recipe={"encoder": {"vectors": "given"}})
 
 
@@ -153,10 +148,9 @@ def test_append_uses_the_lowest_free_code_and_allow_shares() -> None:
 
 def test_an_appended_level_that_overflows_is_refused() -> None:
     bundle = built("append")
-    many = [f"x{n}" for n in range(bundle.space.sizes[-1])]
-    with pytest.raises(
-        RefusedError, match=f"all {bundle.space.sizes[-1]} codes of the appended level"
-    ):
+    size = bundle.space.sizes[-1]
+    many = [f"x{n}" for n in range(size)]
+    with pytest.raises(RefusedError, match=f"all {size} codes of the appended level"):
         add_items(bundle, listed(many), np.repeat(vectors_of(["old0"]), len(many), axis=0))
 
 
@@ -164,31 +158,20 @@ def test_new_items_in_a_full_space_are_refused() -> None:
     bundle = built(n=50)
     many = [f"x{n}" for n in range(11)]
     assert len(grown(bundle, many[:10]).items) == bundle.space.capacity
-    with pytest.raises(
-        RefusedError, match="50 of 60 semantic IDs are taken, and 11 items need one"
-    ):
+    with pytest.raises(RefusedError, match="50 of 60 semantic IDs are taken, and 11 items need"):
         grown(bundle, many)
 
 
 def test_existing_items_keep_their_sid_and_get_the_new_title() -> None:
     bundle = built()
-    with pytest.warns(
-        SidtoolWarning, match="2 of 3 items are in the bundle already and keep their SID; 2 titles"
-    ):
-        after = add_items(bundle, listed(["old1", "new", "old2"], "novel"), vectors_of(["new"]))
+    novels = listed(["old1", "new", "old2"], "novel")
+    with pytest.warns(SidtoolWarning, match="2 of 3 items .* keep their SID; 2 titles"):
+        after = add_items(bundle, novels, vectors_of(["new"]))
     assert published(after).items() >= published(bundle).items()
-    titles = {
-        item: after.items.title(after.items.row(item)) for item in ("old0", "old1", "old2", "new")
-    }
-    assert titles == {
-        "old0": "film old0",
-        "old1": "novel old1",
-        "old2": "novel old2",
-        "new": "novel new",
-    }
-    assert after.manifest.change == ItemsChange(
-        added=1, retitled=2, catalog=listed(["old1", "new", "old2"], "novel").digest
-    )
+    titles = ["film old0", "novel old1", "novel old2", "novel new"]
+    assert [after.title(title.split()[1]) for title in titles] == titles
+    change = ItemsChange(added=1, retitled=2, catalog=novels.digest)
+    assert after.manifest.change == change
 
 
 def test_a_new_version_records_its_parents() -> None:
@@ -197,10 +180,8 @@ def test_a_new_version_records_its_parents() -> None:
     third = add_items(second, remove=["a", "a"])
     assert [bundle.manifest.version for bundle in (first, second, third)] == ["1.0", "1.1", "1.2"]
     assert third.manifest.parent == second.identity.digest
-    assert [version.digest for version in third.manifest.lineage] == [
-        first.identity.digest,
-        second.identity.digest,
-    ]
+    digests = [first.identity.digest, second.identity.digest]
+    assert [version.digest for version in third.manifest.lineage] == digests
     assert third.manifest.change == ItemsChange(retired=1)
     assert third.manifest.collisions == first.manifest.collisions
     assert third.manifest.recipe == first.manifest.recipe
@@ -226,9 +207,7 @@ def test_an_unchanged_bundle_is_no_new_version() -> None:
 
 def test_invalid_additions_are_refused() -> None:
     bundle = built()
-    with pytest.raises(
-        DataError, match=r"1 ids? to remove .* not in the bundle, the first is 'nobody'"
-    ):
+    with pytest.raises(DataError, match=r"1 ids to remove .*, the first is 'nobody'"):
         add_items(bundle, remove=["old1", "nobody"])
     with pytest.raises(UsageError, match="'old1' is both added and removed"):
         add_items(bundle, listed(["old1"]), remove=["old1"])

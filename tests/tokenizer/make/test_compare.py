@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.base.errors import DataError
+from sidtool.base.errors import DataError, UsageError
+from sidtool.data.items import Items, make_items
 from sidtool.data.vectors import Vectors
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
@@ -24,6 +25,7 @@ from sidtool.tokenizer.make.compare import (
     Evidence,
     LevelFigures,
     common_ids,
+    compare_bundles,
     describe,
     prefix_purity,
 )
@@ -49,15 +51,11 @@ def built() -> Bundle:
 def test_without_vectors_the_report_of_the_build_is_used() -> None:
     bundle = built()
     report = bundle.manifest.codebook_report
-    assert report is not None
     figures = describe(bundle, Evidence(common_ids([bundle])))
     assert figures.before == report.collisions.before
     assert figures.after == report.collisions.after
-    assert (figures.reassigned, figures.method, figures.items) == (
-        report.reassigned,
-        "rq-kmeans",
-        N,
-    )
+    expected = (report.reassigned, "rq-kmeans", N)
+    assert (figures.reassigned, figures.method, figures.items) == expected
     assert figures.residual_variance == report.residual_variance_assigned
     assert figures.seconds == sum(report.seconds.values())
     assert tuple(level.neighbors for level in figures.levels) == report.neighbors.jaccard
@@ -79,10 +77,8 @@ def test_with_vectors_a_bundle_is_measured_again() -> None:
 
 def test_the_names_of_codes_do_not_matter() -> None:
     bundle = built()
-    assert bundle.codebook is not None
-    names = np.array(
-        [2, 0, 3, 1]
-    )  # the first level's codes, renamed: every row of the bundle moves
+    # the first level's codes, renamed: every row of the bundle moves
+    names = np.array([2, 0, 3, 1])
     codes = bundle.items.codes.copy()
     codes[:, 0] = names[codes[:, 0]]
     first = bundle.codebook.levels[0][np.argsort(names)]
@@ -123,6 +119,12 @@ def test_bundles_of_different_items_cannot_be_compared() -> None:
     assert common_ids([one, small_bundle(40, seed=1)]) == tuple(sorted(f"i{n}" for n in range(40)))
     with pytest.raises(DataError, match=r"differ in 1 items? \(first: 'i40'\)"):
         common_ids([one, other])
+
+
+@pytest.mark.parametrize("items", [None, make_items(("i0",), ("",), ("",), fields={}, template="")])
+def test_labels_need_a_column_that_was_read(items: Items | None) -> None:
+    with pytest.raises(UsageError, match="the column 'brand' of the items was not read"):
+        compare_bundles([small_bundle(40)], items=items, field="brand")
 
 
 def by_hand(prefixes: list[tuple[int, ...]], labels: list[str]) -> float | None:

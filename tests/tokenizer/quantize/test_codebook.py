@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
-from sidtool.tokenizer.quantize.codebook import BLOCK, Codebook, QuantizerParams
+from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
+from sidtool.tokenizer.quantize.mlp import BLOCK
 from tests.tokenizer.quantize.material import codebook_of, slow_codes, vectors_of
 
 
@@ -60,9 +61,7 @@ def test_decode_sums_centroids_of_a_whole_sid_or_a_prefix():
 def test_normalized_codebooks_ignore_vector_length():
     codebook = codebook_of(3, (8, 8), 6, normalize=True)
     vectors = vectors_of(4, 50, 6)
-    lengths = np.float32(2.0) ** np.arange(50)[:, None].astype(
-        np.float32
-    )  # powers of two lose no digit
+    lengths = np.float32(2) ** np.arange(50, dtype=np.float32)[:, None]  # which lose no digit
     assert (codebook.encode(vectors * lengths) == codebook.encode(vectors)).all()
     assert codebook.encode(np.zeros((1, 6), dtype=np.float32)).shape == (1, 2)
 
@@ -73,9 +72,9 @@ def test_no_vectors_give_no_codes():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_refused(bad):
-    vectors = vectors_of(0, 9, 5)
-    vectors[6, 2] = bad
-    with pytest.raises(DataError, match=r"1 of 9 vectors .* row 6"):
+    vectors = vectors_of(0, BLOCK + 9, 5)
+    vectors[BLOCK + 6, 2] = bad
+    with pytest.raises(DataError, match=rf"1 of {BLOCK + 9} vectors .* row {BLOCK + 6}$"):
         codebook_of(0, (4,), 5).encode(vectors)
 
 

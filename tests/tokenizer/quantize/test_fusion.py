@@ -62,7 +62,6 @@ def test_an_item_gets_a_mixture_of_its_factors_and_the_predicted_ones() -> None:
     np.testing.assert_allclose(fused[:, 8:], trust * own + (1 - trust) * predicted, atol=1e-4)
     np.testing.assert_allclose(fuse(arrays, fusion, vectors)[:, 8:], predicted, atol=1e-4)
     assert [source.weight for source in fusion.sources] == [0.6]
-    assert fusion.collaborative is not None
     assert fusion.collaborative.warm_items == warm.sum()
     assert Fusion.from_json(fusion.to_json()) == fusion
 
@@ -76,12 +75,8 @@ def test_a_codebook_with_a_fusion_is_the_codebook_of_fused_vectors(method: str) 
     )
     inner = fit(fused, (16, 8), method=method, normalize=method == "pq", **QUICK.get(method, {}))
     outer = inner.with_fusion(fusion, arrays)
-    assert (outer.dims, outer.dim, outer.width, outer.sizes) == (
-        (9, 4),
-        13,
-        inner.width,
-        inner.sizes,
-    )
+    assert (outer.dims, outer.dim) == ((9, 4), 13)
+    assert (outer.width, outer.sizes) == (inner.width, inner.sizes)
     again = fuse(arrays, fusion, joined)
     assert (outer.encode(joined) == inner.encode(again)).all()
     assert (outer.encode(joined[5:6]) == outer.encode(joined)[5]).all()  # whatever stands beside it
@@ -116,11 +111,8 @@ def test_ppmi_equals_values_computed_by_hand() -> None:
 
 def test_pairs_rarer_than_by_chance_are_left_out() -> None:
     counts = np.zeros((4, 4))
-    for left, right, weight in (
-        (0, 1, 9),
-        (2, 3, 9),
-        (0, 2, 1),
-    ):  # sums 10, 9, 10, 9: a-c is 1 * 38 / (10 * 10) < 1
+    # sums 10, 9, 10, 9: a-c is 1 * 38 / (10 * 10) < 1
+    for left, right, weight in ((0, 1, 9), (2, 3, 9), (0, 2, 1)):
         counts[left, right] = counts[right, left] = weight
     assert ppmi(sparse.csr_matrix(counts)).nnz == 4
 
@@ -146,7 +138,6 @@ def test_factors_are_those_of_a_dense_decomposition(dims: int) -> None:
 
 
 def test_two_items_that_only_co_occur_with_each_other_have_one_direction() -> None:
-    vectors_of_items = factors(
-        sparse.csr_matrix(np.array([[0, 4.0], [4.0, 0]])), 2, seed=0
-    )  # singular values are 4 and 4
+    # singular values are 4 and 4
+    vectors_of_items = factors(sparse.csr_matrix(np.array([[0, 4.0], [4.0, 0]])), 2, seed=0)
     np.testing.assert_allclose(vectors_of_items, [[sqrt(2), 0], [sqrt(2), 0]], atol=1e-6)

@@ -1,27 +1,131 @@
-"""Reads the items, the codebook and the encoder of a bundle from its arrays and its manifest."""
+"""What a bundle stores: its arrays by name, their types and shapes, the digests over them, and the
+items, codebook and encoder that are read back from them.
 
+Storage order, chunks, compressors and container do not change a digest; name, version, dates,
+report and index are not part of it. docs/format.md specifies both."""
+
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sidtool.base.digests import hash_array
+from sidtool.base.documents import canonical
 from sidtool.base.errors import IntegrityError, RefusedError
 from sidtool.base.output_name import BUNDLE
-from sidtool.tokenizer.bundle.arrays import Expected, StoredArrays
 from sidtool.tokenizer.bundle.item_map import BLOCK, LARGE, IdIndex, ItemMap, StringArray
-from sidtool.tokenizer.bundle.layout import bundle_layout, identify, index_arrays
-from sidtool.tokenizer.bundle.manifest import Manifest
+from sidtool.tokenizer.bundle.manifest import Identity, Manifest
 from sidtool.tokenizer.bundle.stored_group import StoredGroup
+from sidtool.tokenizer.bundle.zarr_arrays import Expected, StoredArrays
 from sidtool.tokenizer.encoder.lexical import ARRAYS, LEXICAL, LexicalEncoder
 from sidtool.tokenizer.quantize.codebook import Codebook
+from sidtool.tokenizer.sid import SidSpace
 
 MAX_LOOKUPS = 64
 """Look-ups by block after which reading the whole map is faster."""
 
 INDEX_ARRAYS = ("index/sid_first", "index/id_hash_first", "index/id_hash", "index/id_row")
 """Arrays that look-ups by block need; a bundle of another writer may lack them."""
+
+_LOCATION_KEYS = ("model", "revision", "trust_remote_code", "probes")
+"""Keys of an encoder's recipe that its weights' digests make redundant."""
+
+
+def identify(
+    space: SidSpace,
+    items: ItemMap,
+    codebook: Codebook | None,
+    recipe: Mapping[str, Any] | None,
+    policy: str,
+) -> Identity:
+    """Hash the values of a bundle."""
+    if recipe is not None and "weights" in recipe.get("encoder", {}):
+        encoder = {
+            key: value for key, value in recipe["encoder"].items() if key not in _LOCATION_KEYS
+        }
+        recipe = {**recipe, "encoder": encoder}
+    of_codebook = hashlib.sha256(canonical({"recipe": recipe, "policy": policy}))
+    if codebook is not None:
+        for name, array in sorted(codebook_arrays(codebook).items()):
+            hash_array(of_codebook, name, array)
+    of_items = hashlib.sha256()
+    for name, array in item_arrays(items).items():
+        hash_array(of_items, name.removeprefix("items/"), array)
+    of_space = hashlib.sha256(canonical(space.to_json()))
+    return Identity(of_space.hexdigest(), of_codebook.hexdigest(), of_items.hexdigest())
+
+
+def codebook_arrays(codebook: Codebook) -> dict[str, NDArray[Any]]:
+    """A codebook's arrays by the names under which a bundle stores them."""
+    levels = {
+        f"codebook/level_{level}": centroids for level, centroids in enumerate(codebook.levels)
+    }
+    return levels | {f"codebook/encoder/{name}": array for name, array in codebook.encoder.items()}
+
+
+def item_arrays(items: ItemMap) -> dict[str, NDArray[Any]]:
+    """An item map's arrays by the names under which a bundle stores them, without the index."""
+    arrays: dict[str, NDArray[Any]] = {
+        "items/id_bytes": np.asarray(items.ids.data),
+        "items/id_offset": np.asarray(items.ids.offsets),
+        "items/sid": items.codes,
+        "items/retired": items.retired,
+    }
+    if items.titles is not None:
+        arrays["items/title_bytes"] = np.asarray(items.titles.data)
+        arrays["items/title_offset"] = np.asarray(items.titles.offsets)
+    return arrays
+
+
+def index_arrays(items: ItemMap) -> dict[str, NDArray[Any]]:
+    """The arrays for look-ups, which follow from the items: sorted id hashes with the row of each,
+    and the first entry of each block of rows."""
+    hashes = np.asarray(items.index.hashes)
+    return {
+        "index/id_hash": hashes,
+        "index/id_row": np.asarray(items.index.rows),
+        "index/id_hash_first": hashes[::BLOCK],
+        "index/sid_first": items.codes[::BLOCK],
+    }
+
+
+def all_arrays(
+    items: ItemMap, codebook: Codebook | None, lexical: LexicalEncoder | None
+) -> dict[str, NDArray[Any]]:
+    """Every array of a bundle by name."""
+    codebook_part = codebook_arrays(codebook) if codebook is not None else {}
+    encoder_part = lexical.arrays if lexical is not None else {}
+    return codebook_part | encoder_part | item_arrays(items) | index_arrays(items)
+
+
+def bundle_layout(manifest: Manifest) -> dict[str, Expected]:
+    """Type and shape of the arrays that the format defines."""
+    n = manifest.items
+    levels = manifest.space.levels
+    blocks = -(-n // BLOCK)  # rounded up
+    codebook: dict[str, Expected] = {
+        f"codebook/level_{level}": ("float32", (size, None))
+        for level, size in enumerate(manifest.space.sizes)
+    }
+    return codebook | {
+        "encoder/components": ("float16", (None, manifest.made_by.encoder.dim)),
+        "encoder/feature_hash": ("uint64", (None,)),
+        "encoder/idf": ("float32", (None,)),
+        "items/id_bytes": ("uint8", (None,)),
+        "items/id_offset": ("int64", (n + 1,)),
+        "items/sid": ("uint16", (n, levels)),
+        "items/retired": ("bool", (n,)),
+        "items/title_bytes": ("uint8", (None,)),
+        "items/title_offset": ("int64", (n + 1,)),
+        "index/id_hash": ("uint64", (n,)),
+        "index/id_row": ("uint32", (n,)),
+        "index/id_hash_first": ("uint64", (blocks,)),
+        "index/sid_first": ("uint16", (blocks, levels)),
+    }
 
 
 class StoredBundle(StoredGroup):
@@ -44,11 +148,6 @@ class StoredBundle(StoredGroup):
         """The item map; ids, titles and index of a large one are read in parts, and checked no
         further. Raises IntegrityError if a stored array does not fit the manifest."""
         return self._read_items(self._large_arrays())
-
-    def whole_items(self) -> ItemMap:
-        """The item map with every array read whole and checked. Raises IntegrityError as
-        `items`."""
-        return self.items if self._large_arrays() is None else self._read_items(None)
 
     def items_for(self, n_lookups: int) -> ItemMap:
         """The item map for some look-ups. The first ones in a stored bundle read the blocks of rows
@@ -74,39 +173,35 @@ class StoredBundle(StoredGroup):
 
     def _read_items(self, stored: StoredArrays | None, *, codes_in_parts: bool = False) -> ItemMap:
         """The item map, whose arrays are read in parts if they are `stored`."""
-        arrays, space = self.arrays, self.manifest.space
+        arrays = self.arrays
+        read = arrays.__getitem__ if stored is None else stored.in_parts
         title_arrays = {"items/title_bytes", "items/title_offset"} & arrays.keys()
         if len(title_arrays) == 1:
             raise IntegrityError(f"{min(title_arrays)} is stored without the other of the titles")
-        index = first_codes = None
-        if stored is not None:
-            hashes, rows = stored.in_parts("index/id_hash"), stored.in_parts("index/id_row")
-            index = IdIndex(hashes, rows, arrays["index/id_hash_first"])
-            first_codes = arrays["index/sid_first"]
-        elif "index/id_hash" in arrays:
-            index = IdIndex(arrays["index/id_hash"], arrays["index/id_row"])
+        index = None
+        if "index/id_hash" in arrays:
+            hashes, rows = read("index/id_hash"), read("index/id_row")
+            firsts = None if stored is None else arrays["index/id_hash_first"]
+            index = IdIndex(hashes, rows, firsts)
+        if stored is None and index is not None:
             n_items, last_row = self.manifest.items, index.rows.max(initial=0)
             if last_row >= max(n_items, 1):
                 raise IntegrityError(f"index/id_row names row {last_row} of {n_items} items")
 
         def strings(name: str) -> StringArray:
-            data, offsets = f"{name}_bytes", f"{name}_offset"
-            if stored is not None:
-                return StringArray(stored.in_parts(data), stored.in_parts(offsets))
-            return StringArray.stored(name, arrays[data], arrays[offsets])
+            data, offsets = read(f"{name}_bytes"), read(f"{name}_offset")
+            make = StringArray if stored is not None else partial(StringArray.stored, name)
+            return make(data, offsets)
 
-        if stored is not None and codes_in_parts:
-            codes, retired = stored.in_parts("items/sid"), stored.in_parts("items/retired")
-        else:
-            codes, retired = arrays["items/sid"], arrays["items/retired"]
+        read_codes = read if codes_in_parts else arrays.__getitem__
         items = ItemMap(
-            space=space,
+            space=self.manifest.space,
             ids=strings("items/id"),
-            codes=codes,
-            retired=retired,
+            codes=read_codes("items/sid"),
+            retired=read_codes("items/retired"),
             titles=strings("items/title") if title_arrays else None,
             stored_index=index,
-            first_codes=first_codes,
+            first_codes=None if stored is None else arrays["index/sid_first"],
         )
         if not codes_in_parts:
             items.checked_codes(0, len(items))
@@ -168,13 +263,28 @@ class StoredBundle(StoredGroup):
     def broken_values(self) -> list[tuple[str, str]]:
         """What is wrong with the values, the order of the rows and the index: (object, reason)."""
         manifest = self.manifest
-        items = self.whole_items()
+        # read whole, so that every array is checked
+        items = self.items if self._large_arrays() is None else self._read_items(None)
         identity = identify(
             manifest.space, items, self.codebook, manifest.recipe, manifest.collisions.policy
         )
         self.lexical  # noqa: B018 (raises unless it is that of the recipe)
         expected = replace(items, stored_index=None)
-        broken = self._broken_rows(expected)
+        broken = []
+        if self.codebook is not None:
+            first_code = self.codebook.params.first_code
+            codes = items.codes[:, : len(self.codebook.levels)]  # an appended one counts from 0
+            if n_items := int((codes < first_code).any(axis=1).sum()):
+                reason = f"{n_items} items have a code below the first one, {first_code}"
+                broken.append(("items/sid", reason))
+        keys, ids = expected.keys, expected.ids
+        if (keys[1:] < keys[:-1]).any():
+            broken.append(("items/sid", "rows are not in lexicographic SID order"))
+        ties = np.flatnonzero(keys[1:] == keys[:-1]).tolist()
+        if any(ids[row] >= ids[row + 1] for row in ties):
+            broken.append(("items/id", "rows with equal SIDs are not in the order of their ids"))
+        if repeated := expected.repeated_ids():
+            broken.append(("items/id", f"the id {repeated[0][:80]!r} is repeated"))
         for name, array in index_arrays(expected).items():
             if name in self.arrays and not np.array_equal(array, self.arrays[name]):
                 broken.append((name, "does not agree with the items"))
@@ -183,24 +293,4 @@ class StoredBundle(StoredGroup):
             if digest != stored:
                 reason = f"{part} digest is {digest[:12]}…, the manifest says {stored[:12]}…"
                 broken.append((part, reason))
-        return broken
-
-    def _broken_rows(self, items: ItemMap) -> list[tuple[str, str]]:
-        """What is wrong with codes, ids and order of the items, which have an index of their
-        own."""
-        broken: list[tuple[str, str]] = []
-        codebook = self.codebook
-        if codebook is not None:
-            first_code = codebook.params.first_code
-            codes = items.codes[:, : len(codebook.levels)]  # an appended level counts from 0
-            if n_items := int((codes < first_code).any(axis=1).sum()):
-                reason = f"{n_items} items have a code below the first one, {first_code}"
-                broken.append(("items/sid", reason))
-        if (items.keys[1:] < items.keys[:-1]).any():
-            broken.append(("items/sid", "rows are not in lexicographic SID order"))
-        ties = np.flatnonzero(items.keys[1:] == items.keys[:-1]).tolist()
-        if any(items.ids[row] >= items.ids[row + 1] for row in ties):
-            broken.append(("items/id", "rows with equal SIDs are not in the order of their ids"))
-        if repeated := items.repeated_ids():
-            broken.append(("items/id", f"the id {repeated[0][:80]!r} is repeated"))
         return broken
