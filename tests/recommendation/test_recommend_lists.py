@@ -18,6 +18,7 @@ from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 from sidtool.recommendation.search.list_search import search_lists
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
+from tests.recommendation.test_recommend_memory import mixed
 
 LIST_PROMPT = ListPrompt("list", "The history: {history}\nNext 4:", 5, 200, list_length=4)
 
@@ -107,12 +108,15 @@ def test_a_model_that_was_not_trained_on_lists_is_refused() -> None:
         lists_of(plain, [Request("u", ("b001",))])
 
 
-def test_texts_and_explanations_are_refused(shop: LoadedModel) -> None:
+def test_texts_explanations_and_memories_are_refused(shop: LoadedModel) -> None:
     (bad,) = answer_each(shop, [Request(text="red")], RecommendOptions(k=2, list=True), stop=False)
     assert isinstance(bad, BadRequest)
     assert "follows a history" in str(bad.error)
     with pytest.raises(UsageError, match="no explanation"):
         RecommendOptions(list=True, explain=True)
+    loaded = replace(shop, contract=replace(shop.contract, normalize="trie"))
+    with pytest.raises(UsageError, match="they are not mixed with a memory"):
+        lists_of(mixed(loaded, 0.5), [Request("u", ("b001",))])
 
 
 def test_a_list_has_room_in_the_positions_of_the_model() -> None:
