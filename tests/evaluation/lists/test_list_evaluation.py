@@ -25,11 +25,11 @@ from sidtool.evaluation.lists.list_evaluation import (
     means,
 )
 from sidtool.evaluation.lists.list_metrics import (
-    HeldOutSessions,
     ItemFacts,
     ListTruth,
     item_facts,
     kendall_tau,
+    list_truth,
     list_values,
 )
 from sidtool.recommendation import RecommendOptions, Request
@@ -235,8 +235,8 @@ def test_seen_items_are_illegal_where_they_are_excluded(split: Split) -> None:
 
 def test_a_feedback_orders_the_targets(split: Split) -> None:
     bundle = small_bundle(40)
-    sessions = HeldOutSessions.of(bundle, split.test, exclude_seen=False, order="rating")
-    for example, truth in zip(split.test, sessions.truths, strict=True):
+    for example in split.test:
+        truth = list_truth(bundle, example, exclude_seen=False, order="rating")
         ratings = [target.feedback["rating"] for target in example.targets]
         assert truth.order.tolist() == [-rating for rating in ratings]
         assert truth.targets.tolist() == bundle.items.rows(list(example.items)).tolist()
