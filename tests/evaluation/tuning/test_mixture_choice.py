@@ -19,12 +19,12 @@ from sidtool.evaluation.tuning.mixture_choice import (
     LOSS,
     POWERS,
     WEIGHTS,
-    Grid,
     MixtureChoice,
-    SmoothNdcg,
+    best_cell,
     choose_for_new_items,
     choose_gate,
     fit_gate,
+    gate_loss,
     grid_ranks,
 )
 from sidtool.memory import ItemContent
@@ -41,15 +41,17 @@ def test_the_grid_has_the_metric_of_each_mixture(shared: bool, exclude_seen: boo
     options = TuneMemoryOptions(num_beams=40, exclude_seen=exclude_seen)
     candidates = candidates_of(loaded, memory, examples, options)
     everyone = np.ones(candidates.users, dtype=np.bool_)
-    grid = Grid.of(grid_ranks(candidates), candidates, everyone)
-    assert grid.users == len(examples)
+    _, _, values = best_cell(grid_ranks(candidates), candidates, everyone)
     for weight, power in ((0.05, 0.5), (0.3, 2.0), (0.5, 1.0), (0.9, 4.0), (1.0, 1.5)):
         mixture = replace(loaded, memory=WeightedMemory(memory, weight, power))
         how = EvaluationOptions(ks=(10,), exclude_seen=exclude_seen, baselines=False, num_beams=40)
         metrics = evaluate_examples(mixture, examples, events, how).metrics
-        value = grid.values[WEIGHTS.index(weight), POWERS.index(power)]
+        value = values[WEIGHTS.index(weight), POWERS.index(power)]
         assert value == pytest.approx(metrics["ndcg@10"], abs=1e-9), (weight, power)
-    assert (grid.values[0] == grid.values[0, 0]).all()
+    assert (values[0] == values[0, 0]).all()
+    summary = MixtureChoice.of(candidates).summary
+    measured = [summary[f"ndcg@10 {system}"] for system in ("model", "memory")]
+    assert (summary["users"], measured) == (40, [values[0].max(), values[-1].max()])
 
 
 def test_fewer_items_than_the_cut_off_choose_nothing() -> None:
@@ -59,17 +61,12 @@ def test_fewer_items_than_the_cut_off_choose_nothing() -> None:
 
 
 def test_of_equal_values_the_smallest_weight_is_chosen() -> None:
-    values = np.zeros((len(WEIGHTS), len(POWERS)))
-    assert Grid(values, 3).best == (0.0, POWERS[0])
-    values[4:7, 5] = 0.2
-    values[4, 6] = 0.2
-    assert Grid(values, 3).best == (WEIGHTS[4], POWERS[5])
-    assert Grid(values, 3).summary == {
-        "users": 3.0,
-        "ndcg@10 model": 0.0,
-        "ndcg@10 memory": 0.0,
-        "ndcg@10 mixture": 0.2,
-    }
+    candidates = users(0, informative=True)
+    everyone = np.ones(USERS, dtype=np.bool_)
+    ranks = np.full((len(WEIGHTS), len(POWERS), USERS), K)
+    assert best_cell(ranks, candidates, everyone)[:2] == (0.0, POWERS[0])
+    ranks[4:7, 5] = ranks[4, 6] = 3
+    assert best_cell(ranks, candidates, everyone)[:2] == (WEIGHTS[4], POWERS[5])
 
 
 USERS = 400
@@ -105,7 +102,7 @@ def users(seed: int, *, informative: bool) -> Candidates:
 
 def test_the_gradient_is_that_of_the_loss() -> None:
     candidates = users(0, informative=True)
-    objective = SmoothNdcg(
+    arguments = (
         np.concatenate([np.ones((USERS, 1)), candidates.features], axis=1),
         np.exp(candidates.model_scores),
         np.exp(candidates.memory_scores),
@@ -113,12 +110,12 @@ def test_the_gradient_is_that_of_the_loss() -> None:
         np.where(candidates.is_rare, 3.0, 1.0),
     )
     parameters = np.random.default_rng(1).normal(size=6)
-    _, gradient = objective.loss(parameters)
+    _, gradient = gate_loss(parameters, *arguments)
     for index in range(6):
         step = np.zeros(6)
         step[index] = 1e-5
-        rise = objective.loss(parameters + step)[0] - objective.loss(parameters - step)[0]
-        assert gradient[index] == pytest.approx(rise / 2e-5, rel=1e-4, abs=1e-7)
+        after, before = (gate_loss(parameters + sign * step, *arguments)[0] for sign in (1, -1))
+        assert gradient[index] == pytest.approx((after - before) / 2e-5, rel=1e-4, abs=1e-7)
 
 
 def test_a_gate_finds_the_feature_that_says_whom_to_trust() -> None:
