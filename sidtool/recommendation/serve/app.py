@@ -87,7 +87,7 @@ async def decode(request: Request) -> Response:
 
 async def healthz(request: Request) -> Response:
     """503 if the model's thread has ended."""
-    if not request.app.state.service.is_alive:
+    if not request.app.state.service.batcher.is_alive:
         return refusal(503, "the thread of the model has ended")
     return json_reply({"ok": True})
 
@@ -95,10 +95,10 @@ async def healthz(request: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """What is served; 503 if the service is ending."""
     service: Service = request.app.state.service
-    if service.is_draining or not service.is_alive:
+    if service.is_draining or not service.batcher.is_alive:
         return refusal(503, "the service is ending")
     not_taken = service.watcher.last_error or None
-    return json_reply({"ready": True, **service.served.to_json(), "not_taken": not_taken})
+    return json_reply({"ready": True, **service.batcher.served.to_json(), "not_taken": not_taken})
 
 
 async def metrics(request: Request) -> Response:

@@ -64,11 +64,6 @@ class Served:
         return cls(loaded, version, defaults, Recommender.of(loaded, defaults, None))
 
     @property
-    def device(self) -> str:
-        """The kind of device that the model is on, such as "cpu"."""
-        return str(self.loaded.model.device.type)
-
-    @property
     def seen(self) -> str:
         """Whether seen items are recommended by default, and why."""
         return seen_reason(self.defaults.exclude_seen, self.loaded.contract.targets_repeat)
@@ -284,7 +279,8 @@ class Batcher:
             oldest = self._waiting[:1]
             similar = [each for each in self._waiting if each.choices == oldest[0].choices]
         taken = set()
-        by_device = CPU_BATCH_TOKENS if served.device == "cpu" else GPU_BATCH_TOKENS
+        is_on_cpu = served.loaded.model.device.type == "cpu"
+        by_device = CPU_BATCH_TOKENS if is_on_cpu else GPU_BATCH_TOKENS
         budget = self._limits.batch_tokens or by_device
         longest = 0
         for waiting in similar:

@@ -39,8 +39,8 @@ class Service:
         self.metrics = Metrics()
         self.is_draining = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._batcher = Batcher(served, options.limits, self.metrics, self._deliver)
-        self.watcher = Watcher(sources, self._batcher, self.metrics)
+        self.batcher = Batcher(served, options.limits, self.metrics, self._deliver)
+        self.watcher = Watcher(sources, self.batcher, self.metrics)
         """What looks for newer versions."""
         self._side = ThreadPoolExecutor(1, "side")
         self._side_calls: list[Future[Any]] = []
@@ -60,27 +60,17 @@ class Service:
         log.info("%s", served.seen)
         return cls(options, sources, served)
 
-    @property
-    def served(self) -> Served:
-        """What answers now."""
-        return self._batcher.served
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the model's thread runs."""
-        return self._batcher.is_alive
-
     def start(self) -> None:
         """Start the threads, for calls of the running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._batcher.start()
+        self.batcher.start()
         self.watcher.start()
 
     async def stop(self) -> None:
         """Answer what waits, and end the threads."""
         self.is_draining = True
         self.watcher.stop()
-        await asyncio.to_thread(self._batcher.stop)
+        await asyncio.to_thread(self.batcher.stop)
         self._side.shutdown(wait=False, cancel_futures=True)
 
     def deadline(self) -> float:
@@ -91,7 +81,7 @@ class Service:
         """The answers to the requests of a call, in order. Raises Busy if too many wait,
         TimeoutError after the deadline, by default that of a call that begins now."""
         loop = asyncio.get_running_loop()
-        served = self.served
+        served = self.batcher.served
         futures: list[asyncio.Future[Answered]] = []
         waiting = []
         for request in call.requests:
@@ -101,7 +91,7 @@ class Service:
                 waiting.append(Waiting(request, call.choices, future))
             else:
                 future.set_result(Answered(request, served))
-        self._batcher.submit(waiting)
+        self.batcher.submit(waiting)
         try:
             async with asyncio.timeout_at(self.deadline() if deadline is None else deadline):
                 return [await future for future in futures]
@@ -122,7 +112,7 @@ class Service:
     async def encodings(self, inputs: list[str] | Vectors, deadline: float) -> list[dict[str, Any]]:
         """The SID of each text or vector, as `sidtool encode --json` prints it. Raises as
         `sidtool.encode`, Busy and TimeoutError."""
-        bundle = self.served.loaded.bundle
+        bundle = self.batcher.served.loaded.bundle
         return await self._aside(
             lambda: [asdict(encoding) for encoding in self._encode(bundle, inputs)], deadline
         )
@@ -130,7 +120,7 @@ class Service:
     async def decoded(self, texts: Sequence[str], deadline: float) -> list[list[dict[str, Any]]]:
         """The SIDs in each text, as `sidtool decode --json` prints them. Raises Busy and
         TimeoutError."""
-        bundle = self.served.loaded.bundle
+        bundle = self.batcher.served.loaded.bundle
         return await self._aside(
             lambda: [[asdict(sid) for sid in decode(bundle, text)] for text in texts], deadline
         )

@@ -124,8 +124,8 @@ def _root_digest(reference: str, kind: Kind) -> str:
 
 
 def _located(reference: str, kind: Kind) -> tuple[str, VersionRecord | None]:
-    """The location of a model, bundle or memory. Raises DataError if it is published as another
-    kind."""
+    """The location of a model, bundle or memory. Raises UsageError if it is published as
+    another kind."""
     location, record = locate(reference)
     if record is not None and record.kind != kind:
         raise UsageError(f"{reference} is a {record.kind}, not a {kind}")
