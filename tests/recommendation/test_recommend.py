@@ -199,14 +199,24 @@ def test_bad_requests_cost_no_answer(
         outcome.raise_bad()
 
 
-@pytest.mark.parametrize("bad", [1, 4, 8])
-def test_the_answers_before_a_bad_request_are_given(shop: LoadedModel, bad: int) -> None:
+@pytest.mark.parametrize(
+    ("place", "bad", "message"),
+    [
+        (1, BAD, "is not JSON"),
+        (4, BAD, "is not JSON"),
+        (8, 7, "list of item ids"),
+        (1, {"n": 3}, "has the key"),
+    ],
+)
+def test_the_answers_before_a_bad_request_are_given(
+    shop: LoadedModel, place: int, bad: Any, message: str
+) -> None:
     requests: list[Any] = [Request(str(number), ("i1",)) for number in range(1, 9)]
-    requests[bad - 1] = replace(BAD, line=bad)
-    answers = recommend(shop, requests, RecommendOptions(k=3))
-    for number in range(1, bad):
+    requests[place - 1] = bad
+    answers = recommend(shop, iter(requests), RecommendOptions(k=3))
+    for number in range(1, place):
         assert next(answers).user == str(number)
-    with pytest.raises(DataError, match="is not JSON"):
+    with pytest.raises(DataError, match=message):
         next(answers)
 
 
@@ -384,19 +394,6 @@ def test_a_wrong_keyword_is_refused_at_once(
 
 
 TABLE = ("request", "user", "rank", "item_id", "title", "sid", "score")
-
-
-@pytest.mark.parametrize(("other", "message"), [(7, "list of item ids"), ({"n": 3}, "has the key")])
-def test_what_is_no_request_is_refused(shop: LoadedModel, other: Any, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        next(recommend(shop, [other]))
-
-
-def test_what_is_no_request_costs_those_before_it_no_answer(shop: LoadedModel) -> None:
-    answers = recommend(shop, iter([ids_of(shop)[:2], 7]), k=3)
-    assert len(next(answers).items) == 3
-    with pytest.raises(DataError, match="list of item ids"):
-        next(answers)
 
 
 def test_lists_of_items_are_ids_or_a_file_of_them(shop: LoadedModel, tmp_path: Path) -> None:

@@ -33,27 +33,6 @@ from sidtool.memory.mixture import DEFAULT_NEW_ITEM_FACTOR, ItemDistribution, We
 from tests.evaluation.shop import memory_of, trie_model, visits
 
 
-@pytest.mark.parametrize(("shared", "exclude_seen"), [(False, False), (True, True)])
-def test_the_grid_has_the_metric_of_each_mixture(shared: bool, exclude_seen: bool) -> None:
-    loaded = trie_model(shared=shared)
-    events, examples = visits(users=40)
-    memory = memory_of(events, loaded.bundle)
-    options = TuneMemoryOptions(num_beams=40, exclude_seen=exclude_seen)
-    candidates = candidates_of(loaded, memory, examples, options)
-    everyone = np.ones(candidates.users, dtype=np.bool_)
-    _, _, values = best_cell(grid_ranks(candidates), candidates, everyone)
-    for weight, power in ((0.05, 0.5), (0.3, 2.0), (0.5, 1.0), (0.9, 4.0), (1.0, 1.5)):
-        mixture = replace(loaded, memory=WeightedMemory(memory, weight, power))
-        how = EvaluationOptions(ks=(10,), exclude_seen=exclude_seen, baselines=False, num_beams=40)
-        metrics = evaluate_examples(mixture, examples, events, how).metrics
-        value = values[WEIGHTS.index(weight), POWERS.index(power)]
-        assert value == pytest.approx(metrics["ndcg@10"], abs=1e-9), (weight, power)
-    assert (values[0] == values[0, 0]).all()
-    summary = MixtureChoice.of(candidates).summary
-    measured = [summary[f"ndcg@10 {system}"] for system in ("model", "memory")]
-    assert (summary["users"], measured) == (40, [values[0].max(), values[-1].max()])
-
-
 def test_fewer_items_than_the_cut_off_choose_nothing() -> None:
     """Of one candidate, every weight and the model alone have the same NDCG@10."""
     with pytest.raises(UsageError, match="num_beams must be at least 10, not 9"):
@@ -153,23 +132,6 @@ def test_a_half_of_few_users_judges_no_gate(count: int) -> None:
     assert choose_gate(candidates, grid_ranks(candidates))[0] is None
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_the_ranks_of_a_gate_are_those_of_an_evaluation(shared: bool) -> None:
-    loaded = trie_model(shared=shared)
-    events, examples = visits(users=40)
-    memory = memory_of(events, loaded.bundle)
-    options = TuneMemoryOptions(num_beams=40)
-    candidates = candidates_of(loaded, memory, examples, options, None)
-    raised = candidates.raised(1.5)
-    gate = fit_gate(candidates, raised, np.ones(40, dtype=np.bool_), 0.5, 1.0)
-    assert gate is not None
-    ranks = candidates.ranks(raised, gate.weights(candidates.features))
-    mixture = replace(loaded, memory=WeightedMemory(memory, 0.0, 1.5, gate))
-    how = EvaluationOptions(ks=(10,), baselines=False, num_beams=40)
-    metrics = evaluate_examples(mixture, examples, events, how).metrics
-    assert gains(ranks).mean() == pytest.approx(metrics["ndcg@10"], abs=1e-9)
-
-
 SHOPPERS = 600
 ITEMS = 40
 NEW = 20
@@ -267,8 +229,11 @@ def test_users_who_all_want_new_items_lose_nothing() -> None:
     assert choose_for_new_items(candidates, IDS)[1] == 1
 
 
-@pytest.mark.parametrize(("shared", "factor"), [(False, 0.0), (True, 0.1)])
-def test_ranks_with_a_factor_are_those_of_an_evaluation(shared: bool, factor: float) -> None:
+@pytest.mark.parametrize(
+    ("shared", "exclude_seen", "factor"),
+    [(False, False, 1.0), (True, True, 1.0), (False, False, 0.0), (True, False, 0.1)],
+)
+def test_ranks_are_those_of_an_evaluation(shared: bool, exclude_seen: bool, factor: float) -> None:
     loaded = trie_model(shared=shared)
     events, examples = visits(users=40)
     old = {item for user in events[:3] for item in user.items}
@@ -281,14 +246,31 @@ def test_ranks_with_a_factor_are_those_of_an_evaluation(shared: bool, factor: fl
     content = ItemContent(sparse.csr_matrix(cosines), ContentSettings("codes"))
     memory = memory_of(few, loaded.bundle, content)
     assert (memory.events == 0).any()
-    options = TuneMemoryOptions(num_beams=40)
-    candidates = candidates_of(loaded, memory, examples, options, None).with_factor(factor)
-    how = EvaluationOptions(ks=(10,), baselines=False, num_beams=40)
-    for weight, power in ((0.4, 1.5), (1.0, 2.0)):
-        ranks = candidates.ranks(candidates.raised(power), weight)
-        mixed = WeightedMemory(memory, weight, power, new_item_factor=factor)
+    options = TuneMemoryOptions(num_beams=40, exclude_seen=exclude_seen)
+    candidates = candidates_of(loaded, memory, examples, options).with_factor(factor)
+    everyone = np.ones(40, dtype=np.bool_)
+    _, _, grid = best_cell(grid_ranks(candidates), candidates, everyone)
+    assert (grid[0] == grid[0, 0]).all()
+    summary = MixtureChoice.of(candidates).summary
+    measured = [summary[f"ndcg@10 {system}"] for system in ("model", "memory")]
+    assert (summary["users"], measured) == (40, [grid[0].max(), grid[-1].max()])
+    how = EvaluationOptions(ks=(10,), exclude_seen=exclude_seen, baselines=False, num_beams=40)
+    fitted = fit_gate(candidates, candidates.raised(1.5), everyone, 0.5, 1.0)
+    assert fitted is not None
+    for weight, power, gate in (
+        (0.05, 0.5, None),
+        (0.5, 1.0, None),
+        (0.9, 4.0, None),
+        (1.0, 2.0, None),
+        (0.0, 1.5, fitted),
+    ):
+        choice = MixtureChoice(weight, power, gate, {})
+        expected = float(gains(choice.ranks(candidates)).mean())
+        mixed = WeightedMemory(memory, weight, power, gate, new_item_factor=factor)
         evaluation = evaluate_examples(replace(loaded, memory=mixed), examples, few, how)
-        assert gains(ranks).mean() == pytest.approx(evaluation.metrics["ndcg@10"], abs=1e-9)
+        assert evaluation.metrics["ndcg@10"] == pytest.approx(expected, abs=1e-9), (weight, power)
+        if gate is None:
+            assert grid[WEIGHTS.index(weight), POWERS.index(power)] == expected
         if weight == 1:
             alone = evaluation.baselines["memory alone"]["ndcg@10"]
-            assert alone == pytest.approx(evaluation.metrics["ndcg@10"], abs=1e-9)
+            assert alone == pytest.approx(expected, abs=1e-9)
