@@ -62,7 +62,7 @@ def test_a_list_is_that_of_the_decoder_after_the_prompt_of_lists(shop: LoadedMod
         assert answer.user == request.user
         assert [shop.bundle.items.row(item) for item in answer.items] == found.positions.tolist()
         assert list(answer.scores) == found.scores.tolist()
-        assert answer.list_score == pytest.approx(found.score, abs=1e-5)
+        assert answer.list_score == pytest.approx(found.scores.sum(), abs=1e-5)
         assert answer.missing == 0
         assert json.loads(json.dumps(answer.to_json()))["list_score"] == answer.list_score
 

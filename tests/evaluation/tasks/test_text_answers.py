@@ -43,7 +43,7 @@ SHARED_PROMPTS = [
     SharedPrompt(tokens(20), tokens(5, 4)),
     SharedPrompt(tokens(3), tokens(2, 4)),
     SharedPrompt([], []),
-    SharedPrompt(tokens(11), tokens(1, 1)),
+    SharedPrompt(tokens(11), tokens(1, 4)),
 ]
 
 
