@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -178,72 +178,50 @@ class Batcher:
         self._waiting: list[Waiting] = []
         """Oldest first. Those with the same options can share a batch; the oldest one decides which
         options are next, so none starves."""
-        self._calls: list[Callable[[], None]] = []
-        """what runs in the thread between two batches"""
-        self._changed = threading.Condition()
-        self._stopping = False
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
         self._seconds_per_request = 0.0
-        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the model's thread runs."""
-        return self._thread.is_alive()
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        self._thread = ThreadPoolExecutor(1, "model")
+        self.is_alive = True
+        """False when the thread was stopped, or has left a batch without answers."""
 
     def stop(self) -> None:
         """Answer what waits, then end the thread. No request may be submitted afterwards."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
-        self._thread.join()
+        self._stopping.set()
+        self._thread.shutdown()
+        self.is_alive = False
 
     def submit(self, requests: Sequence[Waiting]) -> None:
         """Let requests wait for their answers: all of them, or none if there is no room (Busy)."""
-        with self._changed:
+        with self._lock:
             if len(self._waiting) + len(requests) > self._limits.max_waiting:
                 # when the requests that wait now will have been answered
                 seconds = ceil(len(self._waiting) * self._seconds_per_request)
                 raise Busy(min(max(seconds, 1), MAX_RETRY_SECONDS))
             self._waiting += requests
             self._metrics.waiting.set(len(self._waiting))
-            self._changed.notify()
+        for _ in requests:  # each batch takes one of them at least
+            self._thread.submit(self._run_batch)
 
     def exchange(self, served: Served) -> None:
-        """Answer all further batches with another value, once it has answered a request.
+        """Answer all further batches with another value, once it has answered a request between two
+        batches.
 
-        Raises what `Served.warm_up` raises, and the old one stays; CancelledError if the thread
-        ends."""
+        Raises what `Served.warm_up` raises, and the old one stays; RuntimeError if the thread has
+        ended."""
+        self._thread.submit(served.warm_up).result()
+        self.served = served
 
-        future: Future[None] = Future()
-
-        def warm_up() -> None:
-            try:
-                served.warm_up()
-                self.served = served
-                future.set_result(None)
-            except Exception as error:
-                future.set_exception(error)
-
-        with self._changed:
-            if self._stopping:
-                future.cancel()
-            else:
-                self._calls.append(warm_up)
-            self._changed.notify()
-        future.result()
-
-    def _run(self) -> None:
-        while self._wait():
-            with self._changed:
-                calls = self._calls
-                self._calls = []
-            for call in calls:
-                call()
-            served = self.served
+    def _run_batch(self) -> None:
+        """Answer a batch of what waits, when the oldest has waited long enough for others."""
+        with self._lock:
+            oldest = self._waiting[:1]
+        if not oldest:
+            return
+        left = oldest[0].arrived + self._limits.batch_seconds - time.monotonic()
+        self._stopping.wait(max(left, 0))
+        served = self.served
+        try:
             batch, delivery = self._take_batch(served)
             if batch:
                 start = time.monotonic()
@@ -256,26 +234,16 @@ class Batcher:
                 self._seconds_per_request = old + _SMOOTHING * (latest - old)
             if delivery:
                 self._deliver(delivery)
-
-    def _wait(self) -> bool:
-        """Wait for something to do; with requests, until the oldest has waited long enough for
-        others to join it. False if the thread should end."""
-        with self._changed:
-            while not (self._waiting or self._calls or self._stopping):
-                self._changed.wait()
-            while self._waiting and not (self._calls or self._stopping):
-                left = self._waiting[0].arrived + self._limits.batch_seconds - time.monotonic()
-                if left <= 0:
-                    break
-                self._changed.wait(left)
-            return bool(self._waiting or self._calls or not self._stopping)
+        except Exception as error:
+            self.is_alive = False
+            log.error("a batch failed with %s", frames(error))
 
     def _take_batch(self, served: Served) -> tuple[list[tuple[Waiting, Prepared]], Delivery]:
         """The requests of the next batch, prepared, and the answers to those that have no place in
         one because they are wrong."""
         batch: list[tuple[Waiting, Prepared]] = []
         wrong: Delivery = []
-        with self._changed:
+        with self._lock:
             oldest = self._waiting[:1]
             similar = [each for each in self._waiting if each.choices == oldest[0].choices]
         taken = set()
@@ -299,7 +267,7 @@ class Batcher:
                 else:
                     wrong.append((waiting, Answered(prepared, served)))
             taken.add(waiting)
-        with self._changed:
+        with self._lock:
             self._waiting = [each for each in self._waiting if each not in taken]
             self._metrics.waiting.set(len(self._waiting))
         return batch, wrong

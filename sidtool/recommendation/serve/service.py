@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,7 +63,6 @@ class Service:
     def start(self) -> None:
         """Start the threads, for calls of the running event loop."""
         self._loop = asyncio.get_running_loop()
-        self.batcher.start()
         self.watcher.start()
 
     async def stop(self) -> None:
@@ -185,11 +184,10 @@ class Watcher:
         while not self._stopping.wait(self._sources.options.poll_seconds):
             try:
                 self.look()
-            except CancelledError:
-                return
             except Exception as error:
                 # a store or a library may raise anything; what is served stays
-                self._keep("failed", f"{type(error).__name__}: {error}")
+                if not self._stopping.is_set():
+                    self._keep("failed", f"{type(error).__name__}: {error}")
 
     def look(self) -> bool:
         """Exchange what is served if there is another version, and whether it was exchanged.
