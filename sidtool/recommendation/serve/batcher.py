@@ -9,7 +9,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -134,11 +135,16 @@ class Served:
 class Waiting:
     """A request that waits for its answer."""
 
-    request: Request
+    request: Request | BadRequest
     choices: Choices
-    future: Any
-    """The future of the call that waits; a cancelled one needs no answer."""
+    future: "Future[Answered]" = field(default_factory=Future)
+    """A cancelled one needs no answer."""
     arrived: float = field(default_factory=time.monotonic)
+
+    def resolve(self, answered: "Answered") -> None:
+        """Give the call its answer, unless it waits no longer."""
+        with suppress(InvalidStateError):
+            self.future.set_result(answered)
 
 
 @dataclass(frozen=True)
@@ -147,9 +153,6 @@ class Answered:
 
     answer: Answer | None
     served: Served
-
-
-Delivery = list[tuple[Waiting, Answered]]
 
 
 class Busy(Exception):
@@ -161,20 +164,12 @@ class Busy(Exception):
 
 
 class Batcher:
-    """Runs the model in a thread of its own. `deliver` is called there with the answers of each
-    batch."""
+    """Runs the model in a thread of its own."""
 
-    def __init__(
-        self,
-        served: Served,
-        limits: ServeLimits,
-        metrics: Metrics,
-        deliver: Callable[[Delivery], None],
-    ) -> None:
+    def __init__(self, served: Served, limits: ServeLimits, metrics: Metrics) -> None:
         self.served = served
         self._limits = limits
         self._metrics = metrics
-        self._deliver = deliver
         self._waiting: list[Waiting] = []
         """Oldest first. Those with the same options can share a batch; the oldest one decides which
         options are next, so none starves."""
@@ -222,27 +217,22 @@ class Batcher:
         self._stopping.wait(max(left, 0))
         served = self.served
         try:
-            batch, delivery = self._take_batch(served)
-            if batch:
+            if batch := self._take_batch(served):
                 start = time.monotonic()
-                delivery += self._answer(served, batch)
+                self._answer(served, batch)
                 seconds = time.monotonic() - start
                 self._metrics.batch_requests.observe(len(batch))
                 self._metrics.batch_seconds.observe(seconds)
                 latest = seconds / len(batch)
                 old = self._seconds_per_request or latest
                 self._seconds_per_request = old + _SMOOTHING * (latest - old)
-            if delivery:
-                self._deliver(delivery)
         except Exception as error:
             self.is_alive = False
             log.error("a batch failed with %s", frames(error))
 
-    def _take_batch(self, served: Served) -> tuple[list[tuple[Waiting, Prepared]], Delivery]:
-        """The requests of the next batch, prepared, and the answers to those that have no place in
-        one because they are wrong."""
+    def _take_batch(self, served: Served) -> list[tuple[Waiting, Prepared]]:
+        """The requests of the next batch, prepared; those that are wrong are answered."""
         batch: list[tuple[Waiting, Prepared]] = []
-        wrong: Delivery = []
         with self._lock:
             oldest = self._waiting[:1]
             similar = [each for each in self._waiting if each.choices == oldest[0].choices]
@@ -265,16 +255,16 @@ class Batcher:
                         break
                     batch.append((waiting, prepared))
                 else:
-                    wrong.append((waiting, Answered(prepared, served)))
+                    waiting.resolve(Answered(prepared, served))
             taken.add(waiting)
         with self._lock:
             self._waiting = [each for each in self._waiting if each not in taken]
             self._metrics.waiting.set(len(self._waiting))
-        return batch, wrong
+        return batch
 
-    def _answer(self, served: Served, batch: Sequence[tuple[Waiting, Prepared]]) -> Delivery:
-        """The answers to a batch. An error of a batch is looked for request by request, so that it
-        is that of the request which caused it."""
+    def _answer(self, served: Served, batch: Sequence[tuple[Waiting, Prepared]]) -> None:
+        """Answer a batch. An error of a batch is looked for request by request, so that it is that
+        of the request which caused it."""
         requests = [waiting for waiting, _ in batch]
         try:
             recommender = served.recommender(requests[0].choices)
@@ -282,13 +272,12 @@ class Batcher:
             answers: list[Answer | None] = [*recommender.answer_prepared(prepared)]
         except Exception as error:
             if len(batch) > 1:
-                alone = [self._answer(served, [each]) for each in batch]
-                return [answered for answers_ in alone for answered in answers_]
+                for each in batch:
+                    self._answer(served, [each])
+                return
             answers = [_failure(error, requests[0])]
-        return [
-            (waiting, Answered(answer, served))
-            for waiting, answer in zip(requests, answers, strict=True)
-        ]
+        for waiting, answer in zip(requests, answers, strict=True):
+            waiting.resolve(Answered(answer, served))
 
 
 def _failure(error: Exception, waiting: Waiting) -> BadRequest | None:

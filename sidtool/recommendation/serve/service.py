@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from sidtool.base.errors import DataError, RefusedError, SidtoolError
 from sidtool.base.visible import visible
 from sidtool.data import Vectors
-from sidtool.recommendation.requests import Request
-from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delivery, Served, Waiting
+from sidtool.recommendation.requests import BadRequest
+from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Served, Waiting
 from sidtool.recommendation.serve.bodies import Call
 from sidtool.recommendation.serve.metrics import Metrics
 from sidtool.recommendation.serve.serve_options import ServeOptions, Version
@@ -38,8 +38,7 @@ class Service:
         self.options = options
         self.metrics = Metrics()
         self.is_draining = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self.batcher = Batcher(served, options.limits, self.metrics, self._deliver)
+        self.batcher = Batcher(served, options.limits, self.metrics)
         self.watcher = Watcher(sources, self.batcher, self.metrics)
         """What looks for newer versions."""
         self._side = ThreadPoolExecutor(1, "side")
@@ -61,8 +60,7 @@ class Service:
         return cls(options, sources, served)
 
     def start(self) -> None:
-        """Start the threads, for calls of the running event loop."""
-        self._loop = asyncio.get_running_loop()
+        """Start the thread that looks for newer versions."""
         self.watcher.start()
 
     async def stop(self) -> None:
@@ -76,37 +74,22 @@ class Service:
         """The time of the loop until which a call that begins now is answered."""
         return asyncio.get_running_loop().time() + self.options.limits.seconds
 
-    async def answer(self, call: Call, deadline: float | None = None) -> list[Answered]:
+    async def answer(self, call: Call, deadline: float) -> list[Answered]:
         """The answers to the requests of a call, in order. Raises Busy if too many wait,
-        TimeoutError after the deadline, by default that of a call that begins now."""
-        loop = asyncio.get_running_loop()
+        TimeoutError after the deadline, a time of the loop."""
         served = self.batcher.served
-        futures: list[asyncio.Future[Answered]] = []
-        waiting = []
-        for request in call.requests:
-            future: asyncio.Future[Answered] = loop.create_future()
-            futures.append(future)
-            if isinstance(request, Request):
-                waiting.append(Waiting(request, call.choices, future))
-            else:
-                future.set_result(Answered(request, served))
-        self.batcher.submit(waiting)
+        requests = [Waiting(request, call.choices) for request in call.requests]
+        for waiting in requests:
+            if isinstance(waiting.request, BadRequest):
+                waiting.resolve(Answered(waiting.request, served))
+        self.batcher.submit([waiting for waiting in requests if not waiting.future.done()])
+        futures = [asyncio.wrap_future(waiting.future) for waiting in requests]
         try:
-            async with asyncio.timeout_at(self.deadline() if deadline is None else deadline):
+            async with asyncio.timeout_at(deadline):
                 return [await future for future in futures]
         finally:
             for future in futures:
                 future.cancel()  # has no effect on those that are done
-
-    def _deliver(self, delivery: Delivery) -> None:
-        def resolve() -> None:
-            for waiting, answered in delivery:
-                if not waiting.future.done():
-                    waiting.future.set_result(answered)
-
-        assert self._loop is not None
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(resolve)
 
     async def encodings(self, inputs: list[str] | Vectors, deadline: float) -> list[dict[str, Any]]:
         """The SID of each text or vector, as `sidtool encode --json` prints it. Raises as

@@ -6,7 +6,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +18,7 @@ from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 from sidtool.recommendation.search import beam
-from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delivery, Served, Waiting
+from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Served, Waiting
 from sidtool.recommendation.serve.bodies import Choices
 from sidtool.recommendation.serve.metrics import Metrics
 from sidtool.recommendation.serve.serve_options import ServeLimits, Version
@@ -34,7 +33,7 @@ def served(loaded: LoadedModel, version: str = "v1") -> Served:
 
 
 def waiting(number: int, choices: Choices = DEFAULTS, **request: Any) -> Waiting:
-    return Waiting(Request(f"u{number}", (f"i{number}",), **request), choices, Future())
+    return Waiting(Request(f"u{number}", (f"i{number}",), **request), choices)
 
 
 MakeBatcher = Callable[..., Batcher]
@@ -42,12 +41,19 @@ MakeBatcher = Callable[..., Batcher]
 
 @pytest.fixture
 def make_batcher(shop: LoadedModel) -> Iterator[MakeBatcher]:
-    """A function that makes a batcher; `batches` gets what it delivers."""
+    """A function that makes a batcher; `batches` gets the users of each of its batches."""
     made: list[Batcher] = []
 
     def make(batches: Any = None, **limits: Any) -> Batcher:
-        deliver = batches.put if batches is not None else resolve
-        batcher = Batcher(served(shop), ServeLimits(**limits), Metrics(), deliver)
+        batcher = Batcher(served(shop), ServeLimits(**limits), Metrics())
+        answer = batcher._answer
+
+        def answer_and_tell(value: Served, batch: Any) -> None:
+            answer(value, batch)
+            batches.put([one.request.user for one, _ in batch])
+
+        if batches is not None:
+            batcher._answer = answer_and_tell
         made.append(batcher)
         return batcher
 
@@ -56,41 +62,31 @@ def make_batcher(shop: LoadedModel) -> Iterator[MakeBatcher]:
         batcher.stop()
 
 
-def resolve(delivery: Delivery) -> None:
-    for one, answered in delivery:
-        if not one.future.done():
-            one.future.set_result(answered)
-
-
-def users(delivery: Delivery) -> list[str]:
-    return [str(one.request.user) for one, _ in delivery]
-
-
 def test_requests_with_equal_options_share_batches_in_their_order(
     make_batcher: MakeBatcher, shop: LoadedModel
 ) -> None:
-    batches: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    batches: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
     tree = 8 * 2
     prompt = len(served(shop).recommender(Choices()).prepare(Request("u1", ("i1",))).query.prompt)
     batcher = make_batcher(batches, batch_tokens=3 * (prompt + 1 + tree))
     few = Choices((("k", 2),))
-    order = [1, 2, 3, 4, 5, 6, 7]
-    batcher.submit([waiting(n, few if n in (2, 5) else Choices()) for n in order])
-    delivered = [batches.get(timeout=DEADLOCK) for _ in range(3)]
-    assert [users(delivery) for delivery in delivered] == [
+    requests = [waiting(n, few if n in (2, 5) else Choices()) for n in range(1, 8)]
+    batcher.submit(requests)
+    assert [batches.get(timeout=DEADLOCK) for _ in range(3)] == [
         ["u1", "u3", "u4"],
         ["u2", "u5"],  # the oldest that waited, and what can share its batch
         ["u6", "u7"],
     ]
-    for _, answered in delivered[1]:
-        assert isinstance(answered.answer, Recommendation)
-        assert len(answered.answer.items) == 2
+    for number in (2, 5):
+        answer = requests[number - 1].future.result().answer
+        assert isinstance(answer, Recommendation)
+        assert len(answer.items) == 2
 
 
 def test_a_long_prompt_is_padded_into_the_budget(
     make_batcher: MakeBatcher, shop: LoadedModel
 ) -> None:
-    batches: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    batches: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
     recommender = served(shop).recommender(Choices())
     short, long = Request("short", ("i1",)), Request("long", ("i1", "i2", "i3", "i4", "i5"))
     lengths = [len(recommender.prepare(each).query.prompt) for each in (short, long)]
@@ -98,21 +94,21 @@ def test_a_long_prompt_is_padded_into_the_budget(
     # three short ones fit, or two of which one is long
     batcher = make_batcher(batches, batch_tokens=max(3 * (lengths[0] + 16), 2 * (lengths[1] + 16)))
     requests = [short, long, short, short, short, short]
-    batcher.submit([Waiting(request, Choices(), Future()) for request in requests])
-    assert users(batches.get(timeout=DEADLOCK)) == ["short", "long"]
-    assert users(batches.get(timeout=DEADLOCK)) == ["short"] * 3
-    assert users(batches.get(timeout=DEADLOCK)) == ["short"]
+    batcher.submit([Waiting(request, Choices()) for request in requests])
+    assert batches.get(timeout=DEADLOCK) == ["short", "long"]
+    assert batches.get(timeout=DEADLOCK) == ["short"] * 3
+    assert batches.get(timeout=DEADLOCK) == ["short"]
 
 
 def test_an_idle_model_waits_for_a_batch_and_no_longer(make_batcher: MakeBatcher) -> None:
-    batches: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    batches: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
     batcher = make_batcher(batches, batch_seconds=DEADLOCK, seconds=DEADLOCK)
     batcher.submit([waiting(1)])
     batcher.submit([waiting(2)])
     with pytest.raises(queue.Empty):
         batches.get(timeout=0.2)
     batcher.stop()  # waits for nothing
-    assert users(batches.get(timeout=DEADLOCK)) == ["u1", "u2"]
+    assert batches.get(timeout=DEADLOCK) == ["u1", "u2"]
 
 
 def test_what_cannot_wait_is_refused_as_a_whole(make_batcher: MakeBatcher) -> None:
@@ -127,12 +123,12 @@ def test_what_cannot_wait_is_refused_as_a_whole(make_batcher: MakeBatcher) -> No
 
 
 def test_a_request_that_nobody_waits_for_is_left_out(make_batcher: MakeBatcher) -> None:
-    batches: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    batches: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
     batcher = make_batcher(batches)
     left = waiting(1)
     left.future.cancel()
     batcher.submit([left, waiting(2)])
-    assert users(batches.get(timeout=DEADLOCK)) == ["u2"]
+    assert batches.get(timeout=DEADLOCK) == ["u2"]
 
 
 def test_an_error_of_a_batch_is_that_of_the_request_which_caused_it(
