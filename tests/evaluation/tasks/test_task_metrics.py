@@ -10,7 +10,7 @@ import torch
 from sidtool.base.errors import DataError, UsageError
 from sidtool.evaluation.tasks.questions import Question
 from sidtool.evaluation.tasks.task_evaluation import evaluate_questions
-from sidtool.evaluation.tasks.text_answers import exact_match, normalized, token_f1
+from sidtool.evaluation.tasks.text_answers import exact_match, token_f1
 from sidtool.model import LoadedModel
 from sidtool.model.prompt import begin, catalog, prompt_encoder, sids, template
 from sidtool.recommendation.search import BeamOptions, Normalize
@@ -174,14 +174,6 @@ def test_texts_are_written_greedily_and_perplexity_is_the_answers(loaded: Loaded
         for question in questions
     ]
     assert result.metrics["token_f1"] == pytest.approx(np.mean([*map(token_f1, written, texts)]))
-    # the model's own words, asked for, are right
-    own = [
-        to_text(loaded, row, text)
-        for row, text in enumerate(written)
-        if normalized(text) and "<" not in text
-    ]
-    if own:
-        assert evaluate_questions(loaded, "sid-to-title", own).metrics["token_f1"] > 0
     total, count = 0.0, 0
     for question in questions:
         before, answer = encoder.ids(question.prompt), encoder.ids(question.answer)
