@@ -50,8 +50,8 @@ async def _answer(request: Request, *, scores: bool) -> Response:
     that they are from."""
     service: Service = request.app.state.service
     limits = service.options.limits
-    deadline = service.deadline()
-    call = read_call(await read_body(request, limits, deadline), limits, scores=scores)
+    body, deadline = await read_body(request, limits)
+    call = read_call(body, limits, scores=scores)
     answered = await service.answer(call, deadline)
     bundles = dict.fromkeys(each.served.loaded.bundle.digest[:12] for each in answered)
     headers = {"sidtool-bundle": ", ".join(bundles)}
@@ -71,18 +71,17 @@ async def encode(request: Request) -> Response:
     """The body is {"texts": [...]}, which are embedded by the encoder that the bundle records, or
     {"vectors": [[...]]}. Each answer has the SID and the items with that SID."""
     service: Service = request.app.state.service
-    deadline = service.deadline()
-    inputs = read_vectors(await read_body(request, service.options.limits, deadline))
-    return json_reply({"encodings": await service.encodings(inputs, deadline)})
+    body, deadline = await read_body(request, service.options.limits)
+    encodings = await service.encodings(read_vectors(body), deadline)
+    return json_reply({"encodings": encodings})
 
 
 async def decode(request: Request) -> Response:
     """The body is {"texts": [...]}. For each text, every SID in it with its status (item, retired,
     unknown, malformed) and items."""
     service: Service = request.app.state.service
-    deadline = service.deadline()
-    texts = read_texts(await read_body(request, service.options.limits, deadline))
-    return json_reply({"decoded": await service.decoded(texts, deadline)})
+    body, deadline = await read_body(request, service.options.limits)
+    return json_reply({"decoded": await service.decoded(read_texts(body), deadline)})
 
 
 async def healthz(request: Request) -> Response:

@@ -70,10 +70,6 @@ class Service:
         await asyncio.to_thread(self.batcher.stop)
         self._side.shutdown(wait=False, cancel_futures=True)
 
-    def deadline(self) -> float:
-        """The time of the loop until which a call that begins now is answered."""
-        return asyncio.get_running_loop().time() + self.options.limits.seconds
-
     async def answer(self, call: Call, deadline: float) -> list[Answered]:
         """The answers to the requests of a call, in order. Raises Busy if too many wait,
         TimeoutError after the deadline, a time of the loop."""
