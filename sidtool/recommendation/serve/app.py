@@ -270,7 +270,7 @@ def make_app(
         except SidtoolError as error:
             log.error("%s", error)
             raise
-        app.state.service.start()
+        app.state.service.watcher.start()
         if on_start is not None:
             on_start()
         yield

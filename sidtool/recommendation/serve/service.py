@@ -31,8 +31,7 @@ T = TypeVar("T")
 
 
 class Service:
-    """What the calls to one process share. `open` loads, `start` and `stop` begin and end the
-    threads."""
+    """What the calls to one process share. `open` loads, `stop` ends the threads."""
 
     def __init__(self, options: ServeOptions, sources: Sources, served: Served) -> None:
         self.options = options
@@ -40,7 +39,7 @@ class Service:
         self.is_draining = False
         self.batcher = Batcher(served, options.limits, self.metrics)
         self.watcher = Watcher(sources, self.batcher, self.metrics)
-        """What looks for newer versions."""
+        """What looks for newer versions, once it is started."""
         self._side = ThreadPoolExecutor(1, "side")
         self._side_calls: list[Future[Any]] = []
         self._encoder: tuple[Any, TextEncoder] | None = None
@@ -58,10 +57,6 @@ class Service:
         served.warm_up()
         log.info("%s", served.seen)
         return cls(options, sources, served)
-
-    def start(self) -> None:
-        """Start the thread that looks for newer versions."""
-        self.watcher.start()
 
     async def stop(self) -> None:
         """Answer what waits, and end the threads."""
