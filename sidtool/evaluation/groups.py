@@ -136,8 +136,8 @@ def _labels(values: Sequence[Value | None]) -> dict[Value | None, str]:
         common = [value for value, _ in counts.most_common(MOST_GROUPS - 1)]
         labels |= {value: OTHERS for value in counts if value not in common}
     elif len(counts) > MOST_GROUPS:
-        known = np.array([value for value in values if value is not None], dtype=np.float64)
-        limits = np.quantile(known, [0.25, 0.5, 0.75])
+        of_examples = [value for value in values if value is not None]
+        limits = np.quantile(np.array(of_examples, dtype=np.float64), [0.25, 0.5, 0.75])
         quarters = np.searchsorted(limits, np.array(distinct, dtype=np.float64)).tolist()
         # a limit belongs to the quarter below
         for _, group in groupby(zip(quarters, distinct, strict=True), key=itemgetter(0)):

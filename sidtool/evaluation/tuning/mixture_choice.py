@@ -40,8 +40,8 @@ def best_cell(
     keeps_rare, values = np.array(
         [quality(cell, grid_ranks, candidates, users) for cell in cells]
     ).T
-    kept = np.where(keeps_rare == keeps_rare.max(), values, -1.0)
-    weight, power = divmod(int(kept.argmax()), len(POWERS))
+    eligible = np.where(keeps_rare == keeps_rare.max(), values, -1.0)
+    weight, power = divmod(int(eligible.argmax()), len(POWERS))
     return WEIGHTS[weight], POWERS[power], values.reshape(-1, len(POWERS))
 
 
