@@ -6,6 +6,7 @@ OpenAPI describes them to people and generators of clients; bodies are read by t
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from sidtool import tokenizer
 from sidtool.base.errors import MissingPackageError, SidtoolError, UsageError
 from sidtool.base.options import meanings
 from sidtool.recommendation.recommend_options import RecommendOptions
@@ -72,7 +74,10 @@ async def encode(request: Request) -> Response:
     {"vectors": [[...]]}. Each answer has the SID and the items with that SID."""
     service: Service = request.app.state.service
     body, deadline = await read_body(request, service.options.limits)
-    encodings = await service.encodings(read_vectors(body), deadline)
+    inputs = read_vectors(body)
+    encodings = await service.aside(
+        lambda: [asdict(encoding) for encoding in service.encode(inputs)], deadline
+    )
     return json_reply({"encodings": encodings})
 
 
@@ -81,7 +86,13 @@ async def decode(request: Request) -> Response:
     unknown, malformed) and items."""
     service: Service = request.app.state.service
     body, deadline = await read_body(request, service.options.limits)
-    return json_reply({"decoded": await service.decoded(read_texts(body), deadline)})
+    texts = read_texts(body)
+    bundle = service.batcher.served.loaded.bundle
+    decoded = await service.aside(
+        lambda: [[asdict(sid) for sid in tokenizer.decode(bundle, text)] for text in texts],
+        deadline,
+    )
+    return json_reply({"decoded": decoded})
 
 
 async def healthz(request: Request) -> Response:

@@ -3,9 +3,8 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,8 +17,7 @@ from sidtool.recommendation.serve.bodies import Call
 from sidtool.recommendation.serve.metrics import Metrics
 from sidtool.recommendation.serve.serve_options import ServeOptions, Version
 from sidtool.recommendation.serve.sources import Sources
-from sidtool.tokenizer import Encoding, check_not_empty, decode, encode, open_encoder
-from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer import Encoding, check_not_empty, encode, open_encoder
 from sidtool.tokenizer.encoder import TextEncoder
 
 MAX_SIDE_CALLS = 32
@@ -82,24 +80,9 @@ class Service:
             for future in futures:
                 future.cancel()  # has no effect on those that are done
 
-    async def encodings(self, inputs: list[str] | Vectors, deadline: float) -> list[dict[str, Any]]:
-        """The SID of each text or vector, as `sidtool encode --json` prints it. Raises as
-        `sidtool.encode`, Busy and TimeoutError."""
-        bundle = self.batcher.served.loaded.bundle
-        return await self._aside(
-            lambda: [asdict(encoding) for encoding in self._encode(bundle, inputs)], deadline
-        )
-
-    async def decoded(self, texts: Sequence[str], deadline: float) -> list[list[dict[str, Any]]]:
-        """The SIDs in each text, as `sidtool decode --json` prints them. Raises Busy and
-        TimeoutError."""
-        bundle = self.batcher.served.loaded.bundle
-        return await self._aside(
-            lambda: [[asdict(sid) for sid in decode(bundle, text)] for text in texts], deadline
-        )
-
-    async def _aside(self, function: Callable[[], T], deadline: float) -> T:
-        """The result of a function that runs in a thread beside the model's."""
+    async def aside(self, function: Callable[[], T], deadline: float) -> T:
+        """The result of a function that runs in a thread beside the model's. Raises Busy and
+        TimeoutError as `answer`."""
         waiting = [call for call in self._side_calls if not call.done()]
         if len(waiting) >= MAX_SIDE_CALLS:
             raise Busy(1)
@@ -108,8 +91,10 @@ class Service:
         async with asyncio.timeout_at(deadline):
             return await asyncio.wrap_future(future)
 
-    def _encode(self, bundle: Bundle, inputs: list[str] | Vectors) -> list[Encoding]:
-        """By the encoder of the bundle, which is loaded for the first text and stays in memory."""
+    def encode(self, inputs: list[str] | Vectors) -> list[Encoding]:
+        """The SID of each text or vector. The encoder of the bundle is loaded for the first text
+        and stays in memory. Raises as `sidtool.encode`."""
+        bundle = self.batcher.served.loaded.bundle
         if not isinstance(inputs, list):
             return encode(bundle, vectors=inputs)
         if not inputs:
