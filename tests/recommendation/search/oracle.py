@@ -105,12 +105,9 @@ class ListModel:
         """How many items a list has."""
         return min(length, sum(self.counts.values()))
 
-    def all_lists(self, length: int) -> list[tuple[Codes, float]]:
-        """Every list of this length, as its codes, with its log-probability."""
-        return self.beams(length, None)
-
     def beams(self, length: int, width: int | None) -> list[tuple[Codes, float]]:
-        """Plain beam search over lists, code by code; without a width nothing is pruned."""
+        """Plain beam search over lists, code by code, each with its log-probability; without a
+        width nothing is pruned."""
         beams: list[tuple[Codes, float]] = [((), 0.0)]
         for _ in range(self.length(length) * self.tokens.space.levels):
             self.compute([written for written, _ in beams])
