@@ -202,8 +202,6 @@ def test_invalid_sets_of_questions_are_refused(loaded: LoadedModel) -> None:
         evaluate_questions(loaded, "t", [])
     with pytest.raises(DataError, match="several kinds"):
         evaluate_questions(loaded, "t", [to_sid(loaded, "x", 1), to_text(loaded, 1, "x")])
-    with pytest.raises(UsageError, match="num_beams must be at least 1"):
-        evaluate_questions(loaded, "t", [to_sid(loaded, "x", 1)], search=BeamOptions(num_beams=0))
 
 
 @pytest.mark.parametrize(
