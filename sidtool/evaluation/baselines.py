@@ -74,8 +74,8 @@ class Catalog:
 
     def index_of(self, items: Sequence[str]) -> PopularityRanks:
         """The items that the catalog has, in the order given."""
-        ranks = [self.index[item] for item in items if item in self.index]
-        return PopularityRanks(np.array(ranks, dtype=np.int64))
+        ranks = self.targets(items)
+        return PopularityRanks(ranks[ranks >= 0])
 
     def targets(self, items: Sequence[str]) -> PopularityRanks:
         """Every item, -1 where the catalog lacks it."""

@@ -52,13 +52,10 @@ def intervals(
 
     `values` is (n, metrics) float64: the metrics of n examples in the order of `names`; `users` has
     the user of each example. Without `groups` there is one, "all"."""
-    groups = groups or everyone(len(values))
-    means = _resampled_means(values, users, list(groups.values()), seed)
-    low, high = _ends(means).tolist()  # (groups, metrics) each
-    ends = [zip(*bounds, strict=True) for bounds in zip(low, high, strict=True)]
+    from_zero = paired_differences(names, values, np.zeros_like(values), users, groups, seed=seed)
     return {
-        group: dict(zip(names, of_group, strict=True))
-        for group, of_group in zip(groups, ends, strict=True)
+        group: {name: (mean.low, mean.high) for name, mean in of_group.items()}
+        for group, of_group in from_zero.items()
     }
 
 
@@ -79,7 +76,8 @@ def paired_differences(
     groups = groups or everyone(len(values))
     differences = values - other_values
     means = _resampled_means(differences, users, list(groups.values()), seed)
-    low, high = _ends(means)  # (groups, metrics) each
+    quantile = np.nanquantile if np.isnan(means).any() else np.quantile  # the latter is faster
+    low, high = quantile(means, ENDS, axis=0)  # (groups, metrics) each
     n_not_positive = (means <= 0).sum(axis=0)
     n_not_negative = (means >= 0).sum(axis=0)
     n_resamples = np.isfinite(means).sum(axis=0)
@@ -92,13 +90,6 @@ def paired_differences(
         group: {name: Difference(*column) for name, column in zip(names, of_group, strict=True)}
         for group, of_group in zip(groups, columns, strict=True)
     }
-
-
-def _ends(means: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(2, groups, metrics): the ends of the intervals of (resamples, groups, metrics) means, NaN
-    left out."""
-    quantile = np.nanquantile if np.isnan(means).any() else np.quantile  # the latter is faster
-    return quantile(means, ENDS, axis=0)
 
 
 def _resampled_means(

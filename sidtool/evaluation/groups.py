@@ -73,7 +73,7 @@ def field_groups(examples: Sequence[Example], name: str) -> dict[str, NDArray[np
     values = [_value(example, name) for example in examples]
     labels = _labels(values)
     label_of = np.array([labels[value] for value in values], dtype=object)
-    ordered = sorted(set(labels.values()), key=lambda label: _order(label, labels))
+    ordered = sorted(dict.fromkeys(labels.values()), key=(OTHERS, UNKNOWN).__contains__)
     return {label: (label_of == label).astype(np.float64) for label in ordered}
 
 
@@ -127,33 +127,23 @@ def _need(values: Mapping[str, Value | None], field: str, option: str) -> Value 
 
 
 def _labels(values: Sequence[Value | None]) -> dict[Value | None, str]:
-    """Value -> the name of its group."""
+    """Value -> the name of its group: numbers by size, then texts by name, and None."""
     counts = Counter(value for value in values if value is not None)
-    labels: dict[Value | None, str] = {None: UNKNOWN}
-    if len(counts) <= MOST_GROUPS:
-        labels |= {value: _spell(value) for value in counts}
-    elif any(isinstance(value, str) for value in counts):
+    numbers = sorted(value for value in counts if not isinstance(value, str))
+    distinct = [*numbers, *sorted(value for value in counts if isinstance(value, str))]
+    labels: dict[Value | None, str] = {value: _spell(value) for value in distinct}
+    if len(counts) > MOST_GROUPS and len(numbers) < len(counts):
         common = [value for value, _ in counts.most_common(MOST_GROUPS - 1)]
-        labels |= {value: _spell(value) if value in common else OTHERS for value in counts}
-    else:
-        numbers = np.array([value for value in values if value is not None], dtype=np.float64)
-        limits = np.quantile(numbers, [0.25, 0.5, 0.75])
-        distinct = sorted(counts)
+        labels |= {value: OTHERS for value in counts if value not in common}
+    elif len(counts) > MOST_GROUPS:
+        of_examples = [value for value in values if value is not None]
+        limits = np.quantile(np.array(of_examples, dtype=np.float64), [0.25, 0.5, 0.75])
         quarters = np.searchsorted(limits, np.array(distinct, dtype=np.float64)).tolist()
         # a limit belongs to the quarter below
         for _, group in groupby(zip(quarters, distinct, strict=True), key=itemgetter(0)):
             inside = [value for _, value in group]
             labels |= dict.fromkeys(inside, f"{_spell(inside[0])} to {_spell(inside[-1])}")
-    present = set(values)
-    return {value: label for value, label in labels.items() if value in present}
-
-
-def _order(label: str, labels: Mapping[Value | None, str]) -> tuple[int, float, str]:
-    """Numbers by size, then texts by name, then other and unknown ones."""
-    if label in (OTHERS, UNKNOWN):
-        return (2, 0.0, label)
-    smallest = [v for v, of in labels.items() if of == label and isinstance(v, int | float)]
-    return (0, min(smallest), label) if smallest else (1, 0.0, label)
+    return labels | {None: UNKNOWN} if None in values else labels
 
 
 def _spell(value: Value) -> str:

@@ -34,9 +34,6 @@ class TargetRanks:
     group_size: NDArray[np.int64]
     """(n,): items that share the target's rank, itself included; 0 where it was not ranked."""
 
-    def __len__(self) -> int:
-        return len(self.before)
-
 
 def metric_names(ks: Sequence[int] = KS) -> tuple[str, ...]:
     """ "hr@1", "hr@3" ... "ndcg@1" ... "mrr@50". Raises UsageError unless the cut-offs are positive

@@ -50,8 +50,11 @@ class EvaluationVerdict(JsonRecord):
         unknown; else the advice."""
         if self.sentences[0].startswith("No"):
             return self.advice
-        history = evaluation.samples[0].history[-3:] if evaluation.samples else ("ITEM", "ITEM")
-        command = ("sidtool", "recommend", model, "--history", ",".join(history), "-k", "10")
+        histories = [sample.history for sample in evaluation.samples[:1]]
+        # --history takes ids between commas
+        items = [item for history in histories for item in history if "," not in item][-3:]
+        history = ",".join(items or ["ITEM", "ITEM"])
+        command = ("sidtool", "recommend", model, "--history", history, "-k", "10")
         return shlex.join(command)
 
 

@@ -85,7 +85,8 @@ class QuerySession:
         """The session of a loaded model; scores are normalized as it was trained unless given.
 
         With a `list_length`, histories are followed by a list: their prompt is that of lists, with
-        room for as many items. Raises DataError then if the model was not trained on lists."""
+        room for as many items. Raises DataError then if the model was not trained on lists,
+        UsageError if it has a memory, with which lists are not mixed."""
         contract = loaded.contract
         normalize = normalize or contract.normalize
         history_prompt: HistoryPrompt | None = contract.history_prompt
@@ -104,6 +105,11 @@ class QuerySession:
         mixture, reranking = None, None
         if (memory := loaded.memory) is not None and memory.is_used:
             check_normalize(normalize)
+            if list_length is not None:
+                raise UsageError(
+                    "lists are those of the model alone: they are not mixed with a memory",
+                    hint="--memory-weight 0 leaves the memory out",
+                )
             mixture = Mixture.of(memory, loaded.bundle)
             reranking = Reranking.of(memory, mixture.index, loaded.bundle)
         return cls(
@@ -310,10 +316,9 @@ class QuerySession:
         """Up to `n_lists` lists of each query, distinct as sequences of SIDs: of `length` items, or
         all that its filter leaves.
 
-        Raises as `search.list_search.search_lists`, and UsageError if there is a memory."""
+        Raises as `search.list_search.search_lists`."""
         from sidtool.recommendation.search.list_search import search_lists
 
-        self.check_lists()
         return search_lists(
             model,
             [query.prompt for query in queries],
@@ -325,11 +330,3 @@ class QuerySession:
             normalize=self.normalize,
             filters=[query.leaf_filter for query in queries],
         )
-
-    def check_lists(self) -> None:
-        """Raise UsageError if answers would be mixed with a memory, which lists are not."""
-        if self.mixture is not None:
-            raise UsageError(
-                "lists are those of the model alone: they are not mixed with a memory",
-                hint="--memory-weight 0 leaves the memory out",
-            )

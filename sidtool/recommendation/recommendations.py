@@ -218,23 +218,22 @@ def recommend_to_file(
     return outcome
 
 
+UNKNOWN_IDS = {
+    "unknown": "ids in the histories are not in the bundle and were skipped",
+    "unknown_allowed": "ids in the allow lists of requests are not in the bundle",
+    "unknown_denied": "ids in the deny lists of requests are not in the bundle",
+}
+"""The counts of an answer, and the warning of each."""
+
+
 def count_unknown(answer: Recommendation) -> dict[str, int]:
     """The numbers of ids that the bundle lacks, by the key of an answer."""
-    return {
-        "unknown": answer.unknown,
-        "unknown_allowed": answer.unknown_allowed,
-        "unknown_denied": answer.unknown_denied,
-    }
+    return {key: getattr(answer, key) for key in UNKNOWN_IDS}
 
 
 def warn_of_unknown(counts: Mapping[str, int]) -> None:
     """Warn of ids of requests that the bundle lacks, counted as by `count_unknown`."""
-    messages = {
-        "unknown": "ids in the histories are not in the bundle and were skipped",
-        "unknown_allowed": "ids in the allow lists of requests are not in the bundle",
-        "unknown_denied": "ids in the deny lists of requests are not in the bundle",
-    }
-    for key, message in messages.items():
+    for key, message in UNKNOWN_IDS.items():
         if counts.get(key):
             # 2: the caller
             warnings.warn(f"{counts[key]} {message}", SidtoolWarning, stacklevel=2)

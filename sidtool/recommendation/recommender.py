@@ -45,7 +45,6 @@ class Recommender:
         list_length = options.k if options.list else None
         session = session or QuerySession.of(loaded, options.normalize, list_length=list_length)
         if list_length is not None:
-            session.check_lists()
             prompt = loaded.contract.list_prompt
             if prompt is not None and list_length > prompt.list_length:
                 trained = prompt.list_length

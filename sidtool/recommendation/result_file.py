@@ -62,7 +62,9 @@ class ResultFile:
         """Append the line of the first request that has none."""
         text = json.dumps(line, ensure_ascii=False, allow_nan=False)
         self.results.write(f"{text}\n".encode())
+        self.results.flush()  # what a killed process has answered is not lost
         self.digests.write(self.pending.popleft())
+        self.digests.flush()
 
 
 @contextmanager

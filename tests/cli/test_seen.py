@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.recommendation.search.search_options import excludes_seen, seen_reason
+from sidtool.recommendation.search.search_options import SeenOptions, seen_reason
 from tests.cli.road import TRAINING, Road, done, write_lines
 
 REMOVED = "seen items removed: no target of the split repeats an item of its history"
@@ -116,5 +116,5 @@ def test_a_memory_is_tuned_and_a_reward_learned_by_the_same_rule(
 def test_a_choice_goes_before_the_split(
     chosen: bool | None, repeats: bool | None, excluded: bool, reason: str
 ) -> None:
-    assert excludes_seen(chosen, repeats) == excluded
+    assert SeenOptions(exclude_seen=chosen).with_seen(repeats).exclude_seen == excluded
     assert seen_reason(chosen, repeats) == reason

@@ -19,29 +19,6 @@ def users(n: int) -> list[str]:
     return [f"u{row}" for row in range(n)]
 
 
-def test_intervals_agree_with_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
-    from scipy.stats import bootstrap
-
-    monkeypatch.setattr("sidtool.evaluation.bootstrap.RESAMPLES", 4000)
-    values = np.random.default_rng(3).beta(0.5, 3, size=400)
-    reference = bootstrap(
-        (values,), np.mean, n_resamples=4000, method="percentile", rng=1
-    ).confidence_interval
-    width = reference.high - reference.low
-    low, high = intervals(values[:, None], users(400))[0]
-    assert low == pytest.approx(reference.low, abs=0.08 * width)
-    assert high == pytest.approx(reference.high, abs=0.08 * width)
-
-
-def test_repeated_examples_of_a_user_do_not_narrow_the_interval() -> None:
-    values = np.random.default_rng(0).random((300, 2))
-    once = intervals(values, users(300), seed=5)
-    twice = intervals(np.repeat(values, 2, axis=0), np.repeat(users(300), 2).tolist(), seed=5)
-    np.testing.assert_allclose(once, twice, rtol=1e-12)
-    apart = intervals(np.repeat(values, 2, axis=0), users(600), seed=5)
-    assert (np.diff(apart) < 0.85 * np.diff(once)).all()
-
-
 def test_chunks_do_not_change_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).random((100, 1))
     whole = intervals(values, users(100))

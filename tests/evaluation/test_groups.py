@@ -105,9 +105,7 @@ def test_rare_texts_are_one_group() -> None:
     groups = field_groups(examples([(1, city, 1) for city in cities]), "context.device")
     assert list(groups) == [*(f"c{n:02}" for n in range(9)), "all others"]
     assert groups["all others"].sum() == sum(20 - n for n in range(9, 15))
-
-
-def test_the_value_other_is_a_group_of_its_own() -> None:
+    # the value "other" is a group of its own
     cities = ["other"] * 30 + [f"c{n:02}" for n in range(15)]
     groups = field_groups(examples([(1, city, 1) for city in cities]), "context.device")
     assert (groups["other"].sum(), groups["all others"].sum()) == (30, 7)
@@ -142,10 +140,8 @@ def test_groups_and_weights_enter_an_evaluation() -> None:
 
 def test_only_targets_that_fulfill_a_condition_remain() -> None:
     some = examples([(1, "", rating) for rating in (1, 5, None, 4)])
-    assert [example.feedback["rating"] for example in fulfilling(some, ["rating>=4"], TYPES)] == [
-        5,
-        4,
-    ]
+    left = fulfilling(some, ["rating>=4"], TYPES)
+    assert [example.feedback["rating"] for example in left] == [5, 4]
     with pytest.raises(DataError, match="no target of the 4 examples fulfills rating>5 and rat"):
         fulfilling(some, ["rating>5", "rating<2"], TYPES)
     with pytest.raises(UsageError, match="no feedback 'stars'"):

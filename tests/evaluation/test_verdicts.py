@@ -145,7 +145,8 @@ def test_a_command_ends_with_recommendations_or_the_advice() -> None:
     answer = verdict(ahead)
     command = "sidtool recommend 'my model' --history {} -k 10"
     assert answer.next_step(ahead, "my model") == command.format("ITEM,ITEM")
-    sample = Sample("u1", 0, ("a", "b", "c", "d"), "e", {})
+    # a comma would be the end of an id
+    sample = Sample("u1", 0, ("a", "b", "c", "x,y", "d"), "e", {})
     history = answer.next_step(replace(ahead, samples=(sample,)), "my model")
     assert history == command.format("b,c,d")
     behind = evaluated(0.05, differences={"item-knn": gain(-0.01, -0.02, -0.006)})

@@ -24,6 +24,8 @@ from sidtool.recommendation.search.driver import tree_tokens
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model, with_prompts
 
+IDS = [f"i{number}" for number in range(60)]
+
 
 def shop_model(*, duplicates: bool = False, retired: tuple[int, ...] = ()) -> LoadedModel:
     bundle = small_bundle(60, duplicates=duplicates)
@@ -41,18 +43,13 @@ def any_shop(request: pytest.FixtureRequest) -> LoadedModel:
     return loaded_model(small_bundle(60), request.param)
 
 
-def ids_of(shop: LoadedModel, n: int = 60) -> list[str]:
-    return [str(shop.bundle.items.ids[index]) for index in range(n)]
-
-
 def answers_to(shop: LoadedModel, requests: Any, **options: Any) -> list[Recommendation]:
     return list(recommend(shop, requests, RecommendOptions(**options)))
 
 
 def test_answers_come_in_the_order_of_the_requests(any_shop: LoadedModel, monkeypatch: Any) -> None:
     monkeypatch.setattr(module, "WINDOW", 4)
-    ids = ids_of(any_shop)
-    requests = [Request(f"u{n}", tuple(ids[n : n + n % 7])) for n in range(11)]
+    requests = [Request(f"u{n}", tuple(IDS[n : n + n % 7])) for n in range(11)]
     reports: list[tuple[int, int]] = []
     options = RecommendOptions(k=5, num_beams=8)
     answers = list(
@@ -106,22 +103,21 @@ def test_requests_are_read_in_windows(shop: LoadedModel, monkeypatch: Any) -> No
 
 
 def test_filters_of_the_run_and_of_a_request_are_combined(any_shop: LoadedModel) -> None:
-    ids = ids_of(any_shop)
-    history = tuple(ids[:4])
+    history = tuple(IDS[:4])
     requests = [
-        Request("deny", history, deny=tuple(ids[4:20])),
-        Request("allow", history, allow=(*ids[:2], *ids[30:40])),
+        Request("deny", history, deny=tuple(IDS[4:20])),
+        Request("allow", history, allow=(*IDS[:2], *IDS[30:40])),
         Request("none", history, allow=()),
     ]
     answers = answers_to(any_shop, requests, k=60, num_beams=2, exclude_seen=True)
     items = {answer.user: answer.items for answer in answers}
-    assert sorted(items["deny"]) == sorted(ids[20:])
-    assert sorted(items["allow"]) == sorted(ids[30:40])
+    assert sorted(items["deny"]) == sorted(IDS[20:])
+    assert sorted(items["allow"]) == sorted(IDS[30:40])
     assert items["none"] == ()
-    answers = answers_to(any_shop, requests, k=60, allow=tuple(ids[:35]), deny=tuple(ids[33:]))
+    answers = answers_to(any_shop, requests, k=60, allow=tuple(IDS[:35]), deny=tuple(IDS[33:]))
     items = {answer.user: answer.items for answer in answers}
-    assert sorted(items["deny"]) == sorted(ids[:4] + ids[20:33])
-    assert sorted(items["allow"]) == sorted(ids[:2] + ids[30:33])
+    assert sorted(items["deny"]) == sorted(IDS[:4] + IDS[20:33])
+    assert sorted(items["allow"]) == sorted(IDS[:2] + IDS[30:33])
     with pytest.raises(DataError, match="allow list"):
         answers_to(any_shop, requests, allow=("nobody",))
     with pytest.raises(DataError, match="deny list"):
@@ -144,7 +140,7 @@ def test_all_items_of_a_shared_sid_are_recommended(k: int) -> None:
 
 def test_retired_items_are_never_recommended_and_may_be_denied() -> None:
     shop = shop_model(retired=(0, 1, 30, 59))
-    ids = ids_of(shop)
+    ids = list(shop.bundle.items.ids)
     request = Request(history=(ids[0], ids[3]), deny=(ids[30], ids[31]))
     (answer,) = answers_to(shop, [request], k=100)
     excluded = {ids[row] for row in (0, 1, 30, 31, 59)}
@@ -199,14 +195,24 @@ def test_bad_requests_cost_no_answer(
         outcome.raise_bad()
 
 
-@pytest.mark.parametrize("bad", [1, 4, 8])
-def test_the_answers_before_a_bad_request_are_given(shop: LoadedModel, bad: int) -> None:
+@pytest.mark.parametrize(
+    ("place", "bad", "message"),
+    [
+        (1, BAD, "is not JSON"),
+        (4, BAD, "is not JSON"),
+        (8, 7, "list of item ids"),
+        (1, {"n": 3}, "has the key"),
+    ],
+)
+def test_the_answers_before_a_bad_request_are_given(
+    shop: LoadedModel, place: int, bad: Any, message: str
+) -> None:
     requests: list[Any] = [Request(str(number), ("i1",)) for number in range(1, 9)]
-    requests[bad - 1] = replace(BAD, line=bad)
-    answers = recommend(shop, requests, RecommendOptions(k=3))
-    for number in range(1, bad):
+    requests[place - 1] = bad
+    answers = recommend(shop, iter(requests), RecommendOptions(k=3))
+    for number in range(1, place):
         assert next(answers).user == str(number)
-    with pytest.raises(DataError, match="is not JSON"):
+    with pytest.raises(DataError, match=message):
         next(answers)
 
 
@@ -307,25 +313,23 @@ def test_an_empty_prompt_gets_no_items_and_other_requests_are_answered(shop: Loa
         history_prompt=HistoryPrompt("sequence", "{history}", 5, 100),
     )
     bare = replace(shop, contract=contract)
-    ids = ids_of(shop)
     options = RecommendOptions(k=3)
-    requests = [Request(history=("no such item",)), Request(history=(ids[0],))]
+    requests = [Request(history=("no such item",)), Request(history=(IDS[0],))]
     with pytest.warns(SidtoolWarning, match="1 id"):
         empty, full = recommend(bare, requests, options)
     assert (empty.items, empty.unknown, len(full.items)) == ((), 1, 3)
-    empty, full = recommend(bare, [Request(), requests[1]], options, candidates=ids[:5])
+    empty, full = recommend(bare, [Request(), requests[1]], options, candidates=IDS[:5])
     assert (empty.items, len(full.items)) == ((), 3)
 
 
 def test_candidates_are_ranked_by_exact_scores(any_shop: LoadedModel) -> None:
-    ids = ids_of(any_shop)
-    history = tuple(ids[:4])
+    history = tuple(IDS[:4])
     (ranked,) = answers_to(any_shop, [Request(history=history)], k=60, num_beams=60)
     scores = dict(zip(ranked.items, ranked.scores, strict=True))
-    request = Request(history=history, deny=(ids[20],))
-    options = RecommendOptions(k=60, exclude_seen=True, deny=(ids[21],))
-    (answer,) = recommend(any_shop, [request], options, candidates=ids[:25])
-    assert set(answer.items) == set(ids[4:20] + ids[22:25])
+    request = Request(history=history, deny=(IDS[20],))
+    options = RecommendOptions(k=60, exclude_seen=True, deny=(IDS[21],))
+    (answer,) = recommend(any_shop, [request], options, candidates=IDS[:25])
+    assert set(answer.items) == set(IDS[4:20] + IDS[22:25])
     expected = [scores[item] for item in answer.items]
     np.testing.assert_allclose(answer.scores, expected, atol=1e-4)
     with pytest.raises(DataError, match="'nobody' is not in the bundle"):
@@ -352,11 +356,10 @@ def test_a_file_has_the_lines_of_the_recommendations(shop: LoadedModel, tmp_path
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "bart"])
 def test_a_prompt_fits_into_the_positions_of_the_model(architecture: str) -> None:
     shop = loaded_model(small_bundle(60), architecture)
-    ids = ids_of(shop)
     longest = HistoryPrompt("next-item", "The history: {history}\nNext:", 1000, 1 << 20)
     shop = with_prompts(shop, history_prompt=longest)
     positions = shop.model.config.max_position_embeddings
-    history = tuple(ids * (positions // 60))
+    history = tuple(IDS * (positions // 60))
     assert QuerySession.of(shop).from_history(np.arange(positions) % 60)[positions:] == []
     (answer,) = answers_to(shop, [Request("u", history)], k=5)
     assert len(answer.items) == 5
@@ -386,32 +389,18 @@ def test_a_wrong_keyword_is_refused_at_once(
 TABLE = ("request", "user", "rank", "item_id", "title", "sid", "score")
 
 
-@pytest.mark.parametrize(("other", "message"), [(7, "list of item ids"), ({"n": 3}, "has the key")])
-def test_what_is_no_request_is_refused(shop: LoadedModel, other: Any, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        next(recommend(shop, [other]))
-
-
-def test_what_is_no_request_costs_those_before_it_no_answer(shop: LoadedModel) -> None:
-    answers = recommend(shop, iter([ids_of(shop)[:2], 7]), k=3)
-    assert len(next(answers).items) == 3
-    with pytest.raises(DataError, match="list of item ids"):
-        next(answers)
-
-
 def test_lists_of_items_are_ids_or_a_file_of_them(shop: LoadedModel, tmp_path: Path) -> None:
-    ids = ids_of(shop)
     listed = tmp_path / "ids.txt"
-    listed.write_text("\n".join(ids[:3]))
+    listed.write_text("\n".join(IDS[:3]))
     (answer,) = recommend(shop, [()], k=9, allow=str(listed))
-    assert sorted(answer.items) == sorted(ids[:3])
+    assert sorted(answer.items) == sorted(IDS[:3])
     for wrong in ({"allow": [7]}, {"deny": [7]}, {"candidates": [7]}):
         with pytest.raises(DataError, match=r"ids and titles are strings: .* int found"):
             recommend(shop, [()], **wrong)[0]
 
 
 def test_a_history_or_a_mapping_is_a_request(shop: LoadedModel) -> None:
-    ids = ids_of(shop)[:2]
+    ids = IDS[:2]
     expected = recommend(shop, [Request(history=tuple(ids))], k=3)[0].items
     spelled = [ids, tuple(ids), {"history": ids}, Request(history=tuple(ids))]
     for each in spelled:
@@ -421,9 +410,8 @@ def test_a_history_or_a_mapping_is_a_request(shop: LoadedModel) -> None:
 
 
 def test_answers_as_a_table_of_pandas(shop: LoadedModel) -> None:
-    ids = ids_of(shop)
-    requests = [Request("u", (ids[1],)), Request("none", (), tuple(ids[:1]), tuple(ids[:1]))]
-    requests.append(Request(None, (ids[3],)))
+    requests = [Request("u", (IDS[1],)), Request("none", (), tuple(IDS[:1]), tuple(IDS[:1]))]
+    requests.append(Request(None, (IDS[3],)))
     first, _, last = answers_to(shop, requests, k=3)
     table = recommend(shop, requests, k=3).to_pandas()
     assert table.columns.tolist() == list(TABLE)
@@ -435,8 +423,7 @@ def test_answers_as_a_table_of_pandas(shop: LoadedModel) -> None:
 
 
 def test_answers_to_a_list_are_kept_and_shown_by_titles(shop: LoadedModel) -> None:
-    ids = ids_of(shop)
-    requests = [Request(f"u{n}", (ids[n], "unknown")) for n in range(4)]
+    requests = [Request(f"u{n}", (IDS[n], "unknown")) for n in range(4)]
     found = recommend(shop, requests, k=6)
     with pytest.warns(SidtoolWarning, match="4 ids in the histories are not in the bundle"):
         answers = list(found)

@@ -18,8 +18,12 @@ from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 from sidtool.recommendation.search.list_search import search_lists
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
+from tests.recommendation.test_recommend_memory import mixed
 
 LIST_PROMPT = ListPrompt("list", "The history: {history}\nNext 4:", 5, 200, list_length=4)
+
+
+IDS = [f"i{number}" for number in range(60)]
 
 
 def list_shop(*, duplicates: bool = False, max_positions: int = 512) -> LoadedModel:
@@ -34,10 +38,6 @@ def shop() -> LoadedModel:
     return list_shop()
 
 
-def ids_of(shop: LoadedModel) -> list[str]:
-    return [str(item) for item in shop.bundle.items.ids]
-
-
 def lists_of(shop: LoadedModel, requests: Any, **options: Any) -> list[Recommendation]:
     """The lists of requests, four items each."""
     options = {"k": 4, "num_beams": 3, "list": True, **options}
@@ -45,8 +45,7 @@ def lists_of(shop: LoadedModel, requests: Any, **options: Any) -> list[Recommend
 
 
 def test_a_list_is_that_of_the_decoder_after_the_prompt_of_lists(shop: LoadedModel) -> None:
-    ids = ids_of(shop)
-    requests = [Request(f"u{n}", tuple(ids[n : n + 3])) for n in range(4)]
+    requests = [Request(f"u{n}", tuple(IDS[n : n + 3])) for n in range(4)]
     answers = lists_of(shop, requests)
     session = QuerySession.of(shop, list_length=4)
     rows = [shop.bundle.items.rows(request.history) for request in requests]
@@ -61,41 +60,39 @@ def test_a_list_is_that_of_the_decoder_after_the_prompt_of_lists(shop: LoadedMod
         assert answer.user == request.user
         assert [shop.bundle.items.row(item) for item in answer.items] == found.positions.tolist()
         assert list(answer.scores) == found.scores.tolist()
-        assert answer.list_score == pytest.approx(found.score, abs=1e-5)
+        assert answer.list_score == pytest.approx(found.scores.sum(), abs=1e-5)
         assert answer.missing == 0
         assert json.loads(json.dumps(answer.to_json()))["list_score"] == answer.list_score
 
 
 def test_filters_hold_for_every_place_of_a_list(shop: LoadedModel) -> None:
-    ids = ids_of(shop)
     requests = [
-        Request("few", tuple(ids[:3]), allow=tuple(ids[:5])),
-        Request("none", tuple(ids[:3]), allow=tuple(ids[:3])),
-        Request("denied", tuple(ids[:3]), deny=tuple(ids[3:58])),
+        Request("few", tuple(IDS[:3]), allow=tuple(IDS[:5])),
+        Request("none", tuple(IDS[:3]), allow=tuple(IDS[:3])),
+        Request("denied", tuple(IDS[:3]), deny=tuple(IDS[3:58])),
     ]
     few, none, denied = lists_of(shop, requests, exclude_seen=True)
-    assert set(few.items) == set(ids[3:5])
+    assert set(few.items) == set(IDS[3:5])
     assert few.missing == 2
     assert none.items == ()
     assert none.list_score == 0
-    assert set(denied.items) == set(ids[58:])
+    assert set(denied.items) == set(IDS[58:])
 
 
 def test_candidates_are_what_a_list_may_contain(shop: LoadedModel) -> None:
-    ids = ids_of(shop)
-    candidates = ids[10:16]
+    candidates = IDS[10:16]
     options = RecommendOptions(k=6, num_beams=3, list=True)
     with pytest.warns(SidtoolWarning, match="lists of 4 items, not 6"):
-        (answer,) = recommend(shop, [Request("u", (ids[0],))], options, candidates=candidates)
+        (answer,) = recommend(shop, [Request("u", (IDS[0],))], options, candidates=candidates)
     assert sorted(answer.items) == sorted(candidates)
 
 
 def test_items_that_share_a_sid_are_each_in_a_list_once() -> None:
     shop = list_shop(duplicates=True)
-    allowed = tuple(ids_of(shop)[:12])
+    allowed = tuple(shop.bundle.items.ids)[:12]
     options = RecommendOptions(k=20, num_beams=2, allow=allowed, list=True)
     with pytest.warns(SidtoolWarning, match="not 20"):
-        (answer,) = recommend(shop, [Request("u", (ids_of(shop)[30],))], options)
+        (answer,) = recommend(shop, [Request("u", (IDS[30],))], options)
     assert sorted(answer.items) == sorted(allowed)
     assert len(set(answer.sids)) < len(answer.sids)
     assert answer.missing == 8
@@ -107,12 +104,15 @@ def test_a_model_that_was_not_trained_on_lists_is_refused() -> None:
         lists_of(plain, [Request("u", ("b001",))])
 
 
-def test_texts_and_explanations_are_refused(shop: LoadedModel) -> None:
+def test_texts_explanations_and_memories_are_refused(shop: LoadedModel) -> None:
     (bad,) = answer_each(shop, [Request(text="red")], RecommendOptions(k=2, list=True), stop=False)
     assert isinstance(bad, BadRequest)
     assert "follows a history" in str(bad.error)
     with pytest.raises(UsageError, match="no explanation"):
         RecommendOptions(list=True, explain=True)
+    loaded = replace(shop, contract=replace(shop.contract, normalize="trie"))
+    with pytest.raises(UsageError, match="they are not mixed with a memory"):
+        lists_of(mixed(loaded, 0.5), [Request("u", ("b001",))])
 
 
 def test_a_list_has_room_in_the_positions_of_the_model() -> None:
@@ -126,8 +126,7 @@ def test_a_list_has_room_in_the_positions_of_the_model() -> None:
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
 def test_lists_are_written_to_files(shop: LoadedModel, tmp_path: Path, name: str) -> None:
-    ids = ids_of(shop)
-    requests = [Request("u1", (ids[0],)), Request("u2", tuple(ids[1:3]))]
+    requests = [Request("u1", (IDS[0],)), Request("u2", tuple(IDS[1:3]))]
     options = RecommendOptions(k=4, num_beams=2, list=True)
     recommend_to_file(shop, requests, tmp_path / name, options)
     if name.endswith("jsonl"):

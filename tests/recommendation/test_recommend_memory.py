@@ -75,30 +75,6 @@ def test_weight_1_is_the_memory_alone(duplicates: bool, power: float) -> None:
 
 
 @pytest.mark.parametrize(("architecture", "duplicates"), [("qwen2", False), ("t5", True)])
-def test_scores_are_a_distribution_over_the_active_items(
-    architecture: str, duplicates: bool
-) -> None:
-    loaded = mixed(shop(architecture, duplicates=duplicates, retired=(2, 30)), 0.4)
-    result = answer(loaded, Request(history=HISTORY), k=100)
-    assert len(set(result.items)) == 58
-    assert np.exp(result.scores).sum() == pytest.approx(1, abs=1e-5)
-    assert list(result.scores) == sorted(result.scores, reverse=True)
-
-
-@pytest.mark.parametrize("duplicates", [False, True])
-def test_filters_change_no_score(duplicates: bool) -> None:
-    loaded = mixed(shop(duplicates=duplicates), 0.4)
-    everything = answer(loaded, Request(history=HISTORY), k=60)
-    scores = dict(zip(everything.items, everything.scores, strict=True))
-    best = everything.items
-    request = Request(history=HISTORY, allow=(*best[::3], *HISTORY[:2]), deny=(best[0], best[9]))
-    result = answer(loaded, request, k=60, exclude_seen=True, deny=(best[3],))
-    allowed = set(request.allow or ()) - {best[0], best[9], best[3], *HISTORY}
-    assert result.items == tuple(item for item in best if item in allowed)
-    np.testing.assert_allclose(result.scores, [scores[item] for item in result.items], atol=1e-5)
-
-
-@pytest.mark.parametrize(("architecture", "duplicates"), [("qwen2", False), ("t5", True)])
 def test_candidates_are_ranked_by_the_mixture(architecture: str, duplicates: bool) -> None:
     loaded = mixed(shop(architecture, duplicates=duplicates), 0.4)
     everything = answer(loaded, Request(history=HISTORY), k=60)
@@ -110,18 +86,6 @@ def test_candidates_are_ranked_by_the_mixture(architecture: str, duplicates: boo
     assert list(result.items) == expected
     scores = dict(zip(everything.items, everything.scores, strict=True))
     np.testing.assert_allclose(result.scores, [scores[item] for item in expected], atol=1e-5)
-
-
-def test_a_history_without_neighbors_is_answered_by_the_model_alone() -> None:
-    loaded = shop()
-    memory = small_memory(loaded.bundle)
-    lonely = int(np.flatnonzero(memory.events == 0)[0]) if (memory.events == 0).any() else None
-    history = ("unknown",) if lonely is None else (memory.ids[lonely],)
-    weighted = replace(loaded, memory=WeightedMemory(memory, 0.9, 1.0))
-    expected = answer(loaded, Request(history=history))
-    result = answer(weighted, Request(history=history))
-    assert result.items == expected.items
-    np.testing.assert_allclose(result.scores, expected.scores, atol=1e-6)
 
 
 def test_explanations_name_the_history_that_the_memory_spoke_from() -> None:

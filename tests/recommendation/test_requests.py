@@ -106,32 +106,26 @@ def test_keys_of_other_purposes_pass() -> None:
     assert parse_request(line, 1) == Request(history=("a",))
 
 
+IDS = "a list of item ids, which are strings"
+
+
 @pytest.mark.parametrize(
-    ("key", "value", "message"),
+    ("key", "value", "kind", "shown"),
     [
-        (
-            "history",
-            "12",
-            "'history' of a request is a list of item ids, which are strings, not \"12\"",
-        ),
-        (
-            "history",
-            [1, 2],
-            "'history' of a request is a list of item ids, which are strings, not [1, 2]",
-        ),
-        (
-            "history",
-            {"a"},
-            "'history' of a request is a list of item ids, which are strings, not \"{'a'}\"",
-        ),
-        ("deny", "i1", "'deny' of a request is a list of item ids, which are strings, not \"i1\""),
-        ("allow", 5, "'allow' of a request is a list of item ids, which are strings, not 5"),
-        ("text", 3, "'text' of a request is a string, not 3"),
-        ("user", True, "'user' of a request is a string or an integer, not true"),
-        ("fields", None, "'fields' of a request is a Fields, not null"),
+        ("history", "12", IDS, '"12"'),
+        ("history", [1, 2], IDS, "[1, 2]"),
+        ("history", {"a"}, IDS, "\"{'a'}\""),
+        ("deny", "i1", IDS, '"i1"'),
+        ("allow", 5, IDS, "5"),
+        ("text", 3, "a string", "3"),
+        ("user", True, "a string or an integer", "true"),
+        ("fields", None, "a Fields", "null"),
     ],
 )
-def test_a_request_in_python_is_checked_as_a_body_is(key: str, value: Any, message: str) -> None:
+def test_a_request_in_python_is_checked_as_a_body_is(
+    key: str, value: Any, kind: str, shown: str
+) -> None:
+    message = f"{key!r} of a request is {kind}, not {shown}"
     with pytest.raises(DataError) as caught:
         Request(**{key: value})
     assert str(caught.value) == message

@@ -1,5 +1,6 @@
 """The output of recommendations: an interrupted run is continued at the right request."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,25 @@ def test_a_run_that_failed_before_its_first_line_leaves_nothing(tmp_path: Path) 
     with pytest.raises(_Killed):
         write(tmp_path / "out.jsonl", [], stop=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_run_is_continued_after_its_last_answer(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    child = os.fork()
+    if not child:
+        try:
+            with result_file(out, {"k": 1}, resume=True, force=False) as file:
+                for request in file.remaining(REQUESTS[:3]):
+                    file.write({"n": request.user})
+                os._exit(0)  # as if it was killed: no buffer is written
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    with result_file(out, {"k": 1}, resume=True, force=False) as file:
+        assert len(file.answered) == 3
+        for request in file.remaining(REQUESTS):
+            file.write({"n": request.user})
+    assert out.read_bytes() == WHOLE
 
 
 def test_without_resume_the_run_starts_again(tmp_path: Path) -> None:

@@ -93,17 +93,6 @@ def test_a_window_ends_where_the_input_pauses(pipe: Pipe) -> None:
     assert next(windows, None) is None
 
 
-def test_a_long_line_is_cut_off_as_in_a_file(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidtool.recommendation.requests.LINE_LIMIT", 64)
-    requests, write, close = pipe
-    write(b"x" * 500 + b"\n" + LINE % 1)
-    close()
-    long, good = (request for window in requests.windows(9) for request in window)
-    assert isinstance(long, BadRequest)
-    assert "has 64 bytes or more" in str(long.error)
-    assert isinstance(good, Request)
-
-
 def test_what_cannot_pause_is_read_as_a_file(tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
     path.write_bytes(LINE % 1)

@@ -19,11 +19,12 @@ from sidtool.evaluation.baselines import UNTUNED, Catalog, rank_baselines
 from sidtool.evaluation.bootstrap import RESAMPLES, Difference, intervals, paired_differences
 from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog, check_targets
 from sidtool.evaluation.lists.list_metrics import (
-    HeldOutSessions,
     ItemFacts,
     item_facts,
     list_metric_names,
+    list_truth,
     list_values,
+    recommendable_rows,
 )
 from sidtool.evaluation.metrics import coverage
 from sidtool.evaluation.options import HeldOutOptions
@@ -172,9 +173,7 @@ def evaluate_list_makers(
     examples."""
     if not examples:
         raise DataError("there are no examples to evaluate on")
-    sessions = HeldOutSessions.of(
-        bundle, examples, exclude_seen=bool(options.exclude_seen), order=options.order
-    )
+    exclude_seen = bool(options.exclude_seen)
     # with the feedback of the target, for a model that is told it
     requests = [
         Request(
@@ -186,21 +185,18 @@ def evaluate_list_makers(
     ]
     lists = {
         system: [
-            sessions.rows(number, items[: options.length])
-            for number, items in enumerate(make(requests))
+            recommendable_rows(bundle, items[: options.length], each, exclude_seen=exclude_seen)
+            for each, items in zip(examples, make(requests), strict=True)
         ]
         for system, make in makers.items()
     }
     if options.baselines:
         catalog = Catalog.of_bundle(bundle, events)
-        ranked = rank_baselines(
-            catalog, sessions.examples, k=options.length, exclude_seen=bool(options.exclude_seen)
-        )
+        ranked = rank_baselines(catalog, examples, k=options.length, exclude_seen=exclude_seen)
         rows = bundle.items.rows(catalog.ids)
         for system, of_system in ranked.items():
             lists[system] = [ItemRows(rows[items[items >= 0]]) for items in of_system]
-    facts = item_facts(bundle, events)
-    return _evaluation(sessions, lists, facts, options)
+    return _evaluation(bundle, examples, lists, item_facts(bundle, events), options)
 
 
 def _makers(
@@ -240,7 +236,8 @@ def list_maker(
 
 
 def _evaluation(
-    sessions: HeldOutSessions,
+    bundle: Bundle,
+    examples: Sequence[Example],
     lists: Mapping[str, Sequence[ItemRows]],
     facts: ItemFacts,
     options: ListEvaluationOptions,
@@ -248,20 +245,24 @@ def _evaluation(
     """Means and differences of the lists of each system."""
     length = options.length
     names = list_metric_names(length)
-    users = tuple(example.user for example in sessions.examples)
+    users = tuple(example.user for example in examples)
+    truths = [
+        list_truth(bundle, each, exclude_seen=bool(options.exclude_seen), order=options.order)
+        for each in examples
+    ]
     # (n, metrics) of each system
     values = {
         system: np.stack(
             [
                 list_values(items, truth, facts, length)
-                for items, truth in zip(of_system, sessions.truths, strict=True)
+                for items, truth in zip(of_system, truths, strict=True)
             ]
         )
         for system, of_system in lists.items()
     }
     first, *others = values
-    targets = [truth.targets for truth in sessions.truths]
-    n_active = len(sessions.bundle.active)
+    targets = [truth.targets for truth in truths]
+    n_active = len(bundle.active)
     return ListEvaluation(
         n=len(users),
         length=length,
@@ -281,7 +282,7 @@ def _evaluation(
             "active_items": n_active,
             "targets": sum(map(len, targets)),
             "targets_not_recommendable": sum(int((each < 0).sum()) for each in targets),
-            "empty_histories": sum(not example.history for example in sessions.examples),
+            "empty_histories": sum(not example.history for example in examples),
         },
         settings={
             "on": options.on,

@@ -112,48 +112,30 @@ def diversity(items: ItemRows, directions: NDArray[np.float32] | None) -> float:
     return float(1 - cosines.mean())
 
 
-@dataclass(frozen=True, eq=False)
-class HeldOutSessions:
-    """n examples, each with the items of its session as rows of a bundle."""
+def list_truth(
+    bundle: Bundle, example: Example, *, exclude_seen: bool, order: str | None = None
+) -> ListTruth:
+    """The targets of an example. An item that comes again in a session counts once; `order` is the
+    feedback by whose values, the largest first, targets are ordered, in place of time."""
+    ids = list(dict.fromkeys(example.items))
+    places = np.arange(len(ids), dtype=np.float64)
+    if order is not None:
+        first_of = {target.item: target for target in reversed(example.targets)}
+        values = [first_of[item].feedback[order] for item in ids]
+        places = np.array([-v if isinstance(v, int | float) else np.nan for v in values])
+    return ListTruth(recommendable_rows(bundle, ids, example, exclude_seen=exclude_seen), places)
 
-    bundle: Bundle
-    examples: tuple[Example, ...]
-    truths: tuple[ListTruth, ...]
-    exclude_seen: bool
 
-    @classmethod
-    def of(
-        cls,
-        bundle: Bundle,
-        examples: Sequence[Example],
-        *,
-        exclude_seen: bool,
-        order: str | None = None,
-    ) -> "HeldOutSessions":
-        """Look up the targets. An item that comes again in a session counts once; `order` is the
-        feedback by whose values, the largest first, targets are ordered, in place of time."""
-        truths = []
-        for example in examples:
-            ids = list(dict.fromkeys(example.items))
-            rows = _recommendable(bundle, ids)
-            if exclude_seen:
-                rows[np.isin(ids, example.history)] = UNKNOWN
-            places = np.arange(len(ids), dtype=np.float64)
-            if order is not None:
-                first_of = {target.item: target for target in reversed(example.targets)}
-                values = [first_of[item].feedback[order] for item in ids]
-                places = np.array([-v if isinstance(v, int | float) else np.nan for v in values])
-            truths.append(ListTruth(rows, places))
-        return cls(bundle, tuple(examples), tuple(truths), exclude_seen)
-
-    def rows(self, number: int, ids: Sequence[str]) -> ItemRows:
-        """The rows of a list for an example; -1 for an item that is not active, and for
-        one of the history where those are excluded."""
-        rows = _recommendable(self.bundle, ids)
-        if self.exclude_seen:
-            seen = self.bundle.items.rows(list(self.examples[number].history))
-            rows[np.isin(rows, seen)] = UNKNOWN
-        return rows
+def recommendable_rows(
+    bundle: Bundle, ids: Sequence[str], example: Example, *, exclude_seen: bool
+) -> ItemRows:
+    """The rows of items; -1 for one that is not active (absent, retired, or without tokens), and
+    for one of the example's history where those are excluded."""
+    rows = bundle.items.rows(ids)
+    rows[(rows >= 0) & ~bundle.is_active[rows]] = UNKNOWN
+    if exclude_seen:
+        rows[np.isin(rows, bundle.items.rows(example.history))] = UNKNOWN
+    return rows
 
 
 def item_facts(bundle: Bundle, events: Sequence[UserSequence]) -> ItemFacts:
@@ -170,10 +152,3 @@ def item_facts(bundle: Bundle, events: Sequence[UserSequence]) -> ItemFacts:
     # each item counts once more, so that new ones have a share (novelty: T. Zhou et al., PNAS 2010)
     shares = (counts + 1) / (counts.sum() + len(counts))
     return ItemFacts(directions, -np.log2(shares))
-
-
-def _recommendable(bundle: Bundle, ids: Sequence[str]) -> ItemRows:
-    """The rows of items, -1 for those that are not active: absent, retired, or without tokens."""
-    rows = bundle.items.rows(ids)
-    rows[(rows >= 0) & ~bundle.is_active[rows]] = UNKNOWN
-    return rows

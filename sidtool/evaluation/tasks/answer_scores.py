@@ -1,6 +1,6 @@
 """What a model thinks of given answers: their losses, and their probabilities among others."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ class SharedPrompt:
     start: Sequence[int]
     """token ids, at least one"""
     ends: Sequence[Sequence[int]]
-    """k continuations of the start, all of one length of at least 1"""
+    """k continuations of the start, of one length of at least 1, the same for all prompts"""
 
     @classmethod
     def single(cls, prompt: Sequence[int]) -> "SharedPrompt":
@@ -103,30 +103,21 @@ def answer_probabilities(
         decoder = Decoder.find(bare) if is_tree else None
         if decoder is None:
             return _by_whole_sequences(bare, prompts, answers)
-        results: list[NDArray[np.float64]] = [np.zeros((0, len(answers)))] * len(prompts)
-        by_tokens: dict[int, list[int]] = {}  # of an end
-        for number, prompt in enumerate(prompts):
-            if prompt.ends:
-                by_tokens.setdefault(len(prompt.ends[0]), []).append(number)
-        for numbers in by_tokens.values():
-            alike = [prompts[number] for number in numbers]
-            for index, probabilities in _by_trees(decoder, alike, answers):
-                results[numbers[index]] = probabilities
-    return results
+        return _by_trees(decoder, prompts, answers)
 
 
 def _by_trees(
     decoder: Decoder, prompts: Sequence[SharedPrompt], answers: Sequence[Sequence[int]]
-) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """The same for prompts whose ends have one number of tokens, each by its index, in the order in
-    which they are read."""
-    n_tokens = len(prompts[0].ends[0])
-    n_ends = min(ENDS, max(len(prompt.ends) for prompt in prompts))
+) -> list[NDArray[np.float64]]:
+    """The same with a tree on the start of each prompt."""
+    results: list[NDArray[np.float64]] = [np.zeros((0, len(answers)))] * len(prompts)
+    n_tokens = max((len(prompt.ends[0]) for prompt in prompts if prompt.ends), default=0)
+    n_ends = min(ENDS, max((len(prompt.ends) for prompt in prompts), default=0))
     # the last token of each end branches into the answers, whose last tokens nothing follows
     n_appended = max(map(len, answers)) - 1
     capacity = n_ends * (n_tokens + len(answers) * n_appended)
-    starts = [prompt.start for prompt in prompts]
-    check_positions(decoder.model, max(map(len, starts)) + n_tokens, n_appended)
+    starts = [prompt.start if prompt.ends else [] for prompt in prompts]
+    check_positions(decoder.model, max(map(len, starts), default=0) + n_tokens, n_appended)
     for batch, tree in decoder.trees(starts, capacity):
         batch_prompts = [prompts[index] for index in batch]
         longest = max(len(prompt.ends) for prompt in batch_prompts)
@@ -143,7 +134,8 @@ def _by_trees(
             tree.rewind()
         probabilities = _softmax(torch.cat(scores, dim=1))  # (batch, k, answers)
         for row, index in enumerate(batch):
-            yield index, probabilities[row, : len(batch_prompts[row].ends)]
+            results[index] = probabilities[row, : len(batch_prompts[row].ends)]
+    return results
 
 
 def _score_ends(

@@ -31,42 +31,18 @@ RARE_HITS = 20
 """With fewer rare targets among the memory's first ten, their recall is noise and not regarded."""
 
 
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """NDCG@10 of every weight and power."""
-
-    values: NDArray[np.float64]
-    """(weights, powers)"""
-    users: int
-    keeps_rare: NDArray[np.bool_] | None = None
-    """(weights, powers): whether rare targets keep RARE_SHARE of their recall; None if all do"""
-
-    @classmethod
-    def of(cls, ranks: NDArray[np.int64], candidates: Candidates, users: NDArray[np.bool_]) -> Self:
-        """The grid of (weights, powers, n) ranks, over a part of the n users."""
-        qualities = [[quality(cell, ranks, candidates, users) for cell in row] for row in ranks]
-        keeps_rare, values = np.moveaxis(np.array(qualities), -1, 0)
-        return cls(values, int(users.sum()), keeps_rare.astype(bool))
-
-    @property
-    def best(self) -> tuple[float, float]:
-        """Weight and power of the best value; of equal ones the smallest weight."""
-        values = self.values
-        if self.keeps_rare is not None and self.keeps_rare.any():
-            values = np.where(self.keeps_rare, values, -1.0)
-        weight, power = np.unravel_index(int(values.argmax()), values.shape)
-        return WEIGHTS[int(weight)], POWERS[int(power)]
-
-    @property
-    def summary(self) -> dict[str, float]:
-        """The values that a contract records."""
-        weight, power = self.best
-        return {
-            "users": float(self.users),
-            "ndcg@10 model": float(self.values[0].max()),
-            "ndcg@10 memory": float(self.values[-1].max()),
-            "ndcg@10 mixture": float(self.values[WEIGHTS.index(weight), POWERS.index(power)]),
-        }
+def best_cell(
+    grid_ranks: NDArray[np.int64], candidates: Candidates, users: NDArray[np.bool_]
+) -> tuple[float, float, NDArray[np.float64]]:
+    """The best weight and power of (weights, powers, n) ranks for a part of the n users, of equal
+    ones the smallest weight; and the (weights, powers) NDCG@10 of all."""
+    cells = grid_ranks.reshape(-1, len(users))
+    keeps_rare, values = np.array(
+        [quality(cell, grid_ranks, candidates, users) for cell in cells]
+    ).T
+    eligible = np.where(keeps_rare == keeps_rare.max(), values, -1.0)
+    weight, power = divmod(int(eligible.argmax()), len(POWERS))
+    return WEIGHTS[weight], POWERS[power], values.reshape(-1, len(POWERS))
 
 
 def quality(
@@ -100,12 +76,18 @@ class MixtureChoice:
     def of(cls, candidates: Candidates) -> Self:
         """The best for these users."""
         ranks = grid_ranks(candidates)
-        grid = Grid.of(ranks, candidates, np.ones(candidates.users, dtype=np.bool_))
-        weight, power = grid.best
+        everyone = np.ones(candidates.users, dtype=np.bool_)
+        weight, power, values = best_cell(ranks, candidates, everyone)
+        summary = {
+            "users": float(candidates.users),
+            "ndcg@10 model": float(values[0].max()),
+            "ndcg@10 memory": float(values[-1].max()),
+            "ndcg@10 mixture": float(values[WEIGHTS.index(weight), POWERS.index(power)]),
+        }
         gate, gated_power, judged = choose_gate(candidates, ranks)
         if gate is not None:
             power = gated_power
-        return cls(weight, power, gate, grid.summary | judged)
+        return cls(weight, power, gate, summary | judged)
 
     def ranks(self, candidates: Candidates) -> NDArray[np.int64]:
         """(n,) as `Candidates.ranks`."""
@@ -127,7 +109,7 @@ def choose_gate(
     for half in (candidates.in_first_half, ~candidates.in_first_half):
         if half.sum() < GATE_USERS:
             return None, 0.0, {}
-        weight, power = Grid.of(grid_ranks, candidates, ~half).best
+        weight, power, _ = best_cell(grid_ranks, candidates, ~half)
         constant = grid_ranks[WEIGHTS.index(weight), POWERS.index(power)]
         constant_ranks[half] = constant[half]
         _, _, ranks = _best_gate(candidates, grid_ranks, ~half)
@@ -146,7 +128,7 @@ def _best_gate(
     candidates: Candidates, grid_ranks: NDArray[np.int64], users: NDArray[np.bool_]
 ) -> tuple[Gate | None, float, NDArray[np.int64]]:
     """The best gate for a part of the users, its power, and the ranks of all users' targets."""
-    weight, power = Grid.of(grid_ranks, candidates, users).best
+    weight, power, _ = best_cell(grid_ranks, candidates, users)
     best: tuple[Gate | None, float, NDArray[np.int64]] = (None, power, np.full(len(users), K))
     best_quality = (False, -1.0)
     for power in GATE_POWERS:
@@ -179,50 +161,46 @@ L2 = 1e-3
 """Penalty of the coefficients of standardized features."""
 
 
-@dataclass(frozen=True, eq=False)
-class SmoothNdcg:
-    """NDCG of a mixture as a smooth function of the gate's parameters (ApproxNDCG, Qin et al.,
-    2010): an item counts as before the target by the sigmoid of how much higher its score is.
+def gate_loss(
+    parameters: NDArray[np.float64],
+    inputs: NDArray[np.float64],
+    model: NDArray[np.float64],
+    memory: NDArray[np.float64],
+    targets: NDArray[np.int64],
+    importance: NDArray[np.float64],
+) -> tuple[float, NDArray[np.float64]]:
+    """The negative mean of a smooth NDCG, with a penalty, and its gradient by the parameters of a
+    gate (ApproxNDCG, Qin et al., 2010): an item counts as before the target by the sigmoid of how
+    much higher its score in the mixture is.
 
-    The likelihood of the target would be the wrong aim: it is dominated by targets far from the
-    first places, where the memory knows nothing, so it lowers the weight."""
+    `inputs` (n, 1 + FEATURES) is a column of ones, then the standardized features; `model` and
+    `memory` (n, c) are probabilities, `targets` (n,) the columns of the targets, and `importance`
+    (n,) how much each user counts. The likelihood of the target would be the wrong aim: it is
+    dominated by targets far from the first places, where the memory knows nothing, so it lowers
+    the weight."""
+    from scipy.special import expit
 
-    inputs: NDArray[np.float64]
-    """(n, 1 + FEATURES) a column of ones, then the standardized features"""
-    model: NDArray[np.float64]
-    """(n, c) the model's probabilities"""
-    memory: NDArray[np.float64]
-    """(n, c) the memory's"""
-    targets: NDArray[np.int64]
-    """(n,) the target's column"""
-    importance: NDArray[np.float64]
-    """(n,) how much each user counts"""
-
-    def loss(self, parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """The negative mean, with a penalty, and its gradient."""
-        from scipy.special import expit
-
-        rows = np.arange(len(self.targets))
-        weights = expit(self.inputs @ parameters)  # (n,)
-        # (n, c); 1e-12 keeps the log of an item that neither knows finite
-        mixed = (1 - weights[:, None]) * self.model + weights[:, None] * self.memory + 1e-12
-        log_mixed = np.log(mixed)
-        leads = log_mixed - log_mixed[rows, self.targets][:, None]  # over the target
-        before = expit(leads / TEMPERATURE)  # (n, c)
-        ranks = before.sum(axis=1) + 0.5  # (n,); the target itself adds a half
-        log_ranks = np.log1p(ranks)
-        gains = np.log(2) / log_ranks
-        coefficients = np.concatenate([[0.0], parameters[1:]])  # the bias has no penalty
-        loss = -(self.importance * gains).mean() + L2 * (coefficients**2).sum() / 2
-        # slopes by the weight, from the mixture to the rank
-        log_slopes = (self.memory - self.model) / mixed  # (n, c)
-        lead_slopes = log_slopes - log_slopes[rows, self.targets][:, None]
-        rank_slopes = (before * (1 - before) * lead_slopes).sum(axis=1) / TEMPERATURE  # (n,)
-        # the slope of the loss by the rank, then by `inputs @ parameters`
-        loss_by_rank = gains / log_ranks / (1 + ranks)
-        loss_slopes = loss_by_rank * rank_slopes * weights * (1 - weights)
-        gradient = (self.importance * loss_slopes) @ self.inputs / len(rows) + L2 * coefficients
-        return float(loss), gradient
+    rows = np.arange(len(targets))
+    weights = expit(inputs @ parameters)  # (n,)
+    # (n, c); 1e-12 keeps the log of an item that neither knows finite
+    mixed = (1 - weights[:, None]) * model + weights[:, None] * memory + 1e-12
+    log_mixed = np.log(mixed)
+    leads = log_mixed - log_mixed[rows, targets][:, None]  # over the target
+    before = expit(leads / TEMPERATURE)  # (n, c)
+    ranks = before.sum(axis=1) + 0.5  # (n,); the target itself adds a half
+    log_ranks = np.log1p(ranks)
+    gains = np.log(2) / log_ranks
+    coefficients = np.concatenate([[0.0], parameters[1:]])  # the bias has no penalty
+    loss = -(importance * gains).mean() + L2 * (coefficients**2).sum() / 2
+    # slopes by the weight, from the mixture to the rank
+    log_slopes = (memory - model) / mixed  # (n, c)
+    lead_slopes = log_slopes - log_slopes[rows, targets][:, None]
+    rank_slopes = (before * (1 - before) * lead_slopes).sum(axis=1) / TEMPERATURE  # (n,)
+    # the slope of the loss by the rank, then by `inputs @ parameters`
+    loss_by_rank = gains / log_ranks / (1 + ranks)
+    loss_slopes = loss_by_rank * rank_slopes * weights * (1 - weights)
+    gradient = (importance * loss_slopes) @ inputs / len(rows) + L2 * coefficients
+    return float(loss), gradient
 
 
 def fit_gate(
@@ -246,7 +224,7 @@ def fit_gate(
     # a feature that is the same for all users has no effect
     scales = np.maximum(features.std(axis=0), 1 / LIMIT).tolist()
     standardized = standardize(candidates.features[informative], means, scales)
-    objective = SmoothNdcg(
+    arguments = (
         np.concatenate([np.ones((len(standardized), 1)), standardized], axis=1),
         np.exp(candidates.model_scores[informative]),
         np.exp(raised[informative]),
@@ -256,7 +234,8 @@ def fit_gate(
     start = min(max(start, 0.05), 0.95)
     initial = np.zeros(1 + len(means))
     initial[0] = np.log(start / (1 - start))
-    parameters = minimize(objective.loss, initial, jac=True, method="L-BFGS-B").x.tolist()
+    fitted = minimize(gate_loss, initial, arguments, method="L-BFGS-B", jac=True)
+    parameters = fitted.x.tolist()
     return Gate(tuple(means), tuple(scales), tuple(parameters[1:]), parameters[0])
 
 

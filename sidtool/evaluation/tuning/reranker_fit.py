@@ -131,6 +131,13 @@ class RankedUsers:
         """(n, c) whether an item has no training events."""
         return np.isfinite(self.mixed) & (self.features[..., TRAINING_EVENTS] == 0)
 
+    def added(self, reranker: Reranker, users: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """(n, c) scores of a re-ranker for a part of the users, 0 for the others."""
+        added = np.zeros(self.mixed.shape, dtype=np.float32)
+        present = np.isfinite(self.mixed) & users[:, None]
+        added[present] = reranker.scores(reranker.standardized(self.features[present]))
+        return added
+
     def ranks(self, added: NDArray[np.floating[Any]] | float) -> NDArray[np.int64]:
         """(n,) ranks of the targets from 0, at most K, where (n, c) scores are added."""
         scores = self.mixed + np.where(self.is_mixed[:, None], added, 0.0)
@@ -139,40 +146,38 @@ class RankedUsers:
         return target_ranks(scores, self.targets, places)
 
 
-@dataclass(frozen=True, eq=False)
-class Fit:
-    """Networks and how features are standardized for them."""
-
-    means: list[float]
-    scales: list[float]
-    networks: tuple[Network, ...]
-
-    @classmethod
-    def of(
-        cls, ranked: RankedUsers, users: NDArray[np.bool_], rarity: str, seeds: Sequence[int]
-    ) -> "Fit":
-        """Fit a network of each seed to a part of the users."""
-        rows = np.flatnonzero(users & ranked.is_informative)
-        features = ranked.features[rows]  # (m, c, N_FEATURES)
-        present = np.isfinite(ranked.mixed[rows])
-        means = features[present].mean(axis=0, dtype=np.float64).tolist()
-        # a feature that is the same for all items has no effect
-        deviations = features[present].std(axis=0, dtype=np.float64)
-        scales = np.maximum(deviations, 1 / LIMIT).tolist()
-        inputs = standardized_features(features, means, scales)
-        inputs[~present] = 0
-        importance = RARITY_WEIGHTS[rarity](ranked.target_events[rows])
-        batch = (inputs, ranked.mixed[rows], ranked.targets[rows], importance / importance.mean())
-        return cls(means, scales, tuple(fit_network(*batch, seed=seed) for seed in seeds))
-
-    def added(self, ranked: RankedUsers, users: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """(n, c) mean scores of the networks for a part of the users, 0 for the others."""
-        added = np.zeros(ranked.mixed.shape, dtype=np.float32)
-        present = np.isfinite(ranked.mixed) & users[:, None]
-        inputs = standardized_features(ranked.features[present], self.means, self.scales)
-        for network in self.networks:
-            added[present] += network.scores(inputs) / np.float32(len(self.networks))
-        return added
+def fit_part(
+    ranked: RankedUsers,
+    users: NDArray[np.bool_],
+    rarity: str,
+    seeds: Sequence[int],
+    manifest: MemoryManifest,
+    *,
+    exclude_seen: bool,
+    scale: float = 1.0,
+    new_item_bonus: float = 0.0,
+) -> Reranker:
+    """Fit a network of each seed to a part of the users."""
+    rows = np.flatnonzero(users & ranked.is_informative)
+    features = ranked.features[rows]  # (m, c, N_FEATURES)
+    present = np.isfinite(ranked.mixed[rows])
+    means = features[present].mean(axis=0, dtype=np.float64).tolist()
+    # a feature that is the same for all items has no effect
+    deviations = features[present].std(axis=0, dtype=np.float64)
+    scales = np.maximum(deviations, 1 / LIMIT).tolist()
+    inputs = standardized_features(features, means, scales)
+    inputs[~present] = 0
+    importance = RARITY_WEIGHTS[rarity](ranked.target_events[rows])
+    batch = (inputs, ranked.mixed[rows], ranked.targets[rows], importance / importance.mean())
+    return Reranker.of(
+        means,
+        scales,
+        [fit_network(*batch, seed=seed) for seed in seeds],
+        manifest,
+        scale=scale,
+        exclude_seen=exclude_seen,
+        new_item_bonus=new_item_bonus,
+    )
 
 
 def choose_reranker(
@@ -216,7 +221,8 @@ def fit_reranker(
     for rarity in RARITY_WEIGHTS:
         added = np.zeros(served.mixed.shape, dtype=np.float32)
         for half in halves:
-            added += Fit.of(fitted_to, ~half, rarity, seeds[:1]).added(served, half)
+            fit = fit_part(fitted_to, ~half, rarity, seeds[:1], manifest, exclude_seen=exclude_seen)
+            added += served.added(fit, half)
         for scale, bonus in product(SCALES, bonuses):
             after = served.ranks(added * np.float32(scale) + np.float32(bonus) * served.is_new)
             ndcg = float(gains(after).mean())
@@ -237,15 +243,14 @@ def fit_reranker(
     record |= {"ndcg@10 gain, low": difference.low, "ndcg@10 gain, high": difference.high}
     if difference.low <= 0:
         return None, record
-    everyone = np.ones(len(before), dtype=np.bool_)
-    fit = Fit.of(fitted_to, everyone, rarity, seeds)
-    reranker = Reranker.of(
-        fit.means,
-        fit.scales,
-        fit.networks,
+    reranker = fit_part(
+        fitted_to,
+        np.ones(len(before), dtype=np.bool_),
+        rarity,
+        seeds,
         manifest,
-        scale=scale,
         exclude_seen=exclude_seen,
+        scale=scale,
         new_item_bonus=bonus,
     )
     return reranker, record

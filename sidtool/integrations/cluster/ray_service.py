@@ -114,7 +114,7 @@ class _HealthCheck:
 
     def check_health(self) -> None:
         """Called by Ray, which replaces a replica that raises."""
-        if not self.app.state.service.is_alive:
+        if not self.app.state.service.batcher.is_alive:
             raise RuntimeError("the thread of the model has ended")
 
 

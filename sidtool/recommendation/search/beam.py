@@ -18,13 +18,7 @@ from sidtool.memory.mixture import NO_PRIOR, Prior
 from sidtool.model.vocabulary import SidTokens
 from sidtool.recommendation.search.columns import token_columns
 from sidtool.recommendation.search.device_trie import FilterArrays, TrieArrays, trie_arrays
-from sidtool.recommendation.search.driver import (
-    TOKEN_BUDGET,
-    Children,
-    Decoder,
-    evaluation_mode,
-    tree_tokens,
-)
+from sidtool.recommendation.search.driver import TOKEN_BUDGET, Decoder, evaluation_mode, tree_tokens
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.results import (
     EMPTY_RESULT,
@@ -119,19 +113,20 @@ class _BeamSearch:
             self._target_nodes = torch.from_numpy(paths).to(device)  # (batch, levels)
         self._survived = torch.zeros(len(filters), dtype=torch.long, device=device)
 
-    def rank(self, level: int, children: Children) -> torch.Tensor:
+    def rank(
+        self, level: int, nodes: torch.Tensor, valid: torch.Tensor, log_probs: torch.Tensor
+    ) -> torch.Tensor:
         """As `Search.rank`: by scores, or by the mixture."""
-        valid = children.valid
         if self._filters is not None:
-            valid &= self._filters.eligible(level, children.nodes) > 0
-        totals = self._scores.unsqueeze(-1) + children.log_probs
+            valid &= self._filters.eligible(level, nodes) > 0
+        totals = self._scores.unsqueeze(-1) + log_probs
         totals = totals.masked_fill_(~valid, -torch.inf)
         if self._mixture is None:
             return totals
         if level == self._trie.levels - 1 and self._trie.log_size is not None:
             # items share the probability of their SID, where a memory tells them apart
             is_mixed = self._mixture.is_mixed[:, None, None]
-            totals -= self._trie.log_size[children.nodes] * is_mixed
+            totals -= self._trie.log_size[nodes] * is_mixed
         self._totals = totals.flatten(1)
         return self._mixture.add_to(self._totals, level, totals.shape[-1])
 

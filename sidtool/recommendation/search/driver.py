@@ -8,7 +8,7 @@ scores, lists by those of partial lists. `Decoder.grow` does the rest."""
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -44,26 +44,16 @@ MAX_TREE_TOKENS = 1 << 14
 FEWER_BEAMS = "lower -k and --num-beams; --candidates scores any number of items exactly"
 
 
-class Children(NamedTuple):
-    """The children of (batch, beams) prefixes, padded to the level's largest fan-out:
-    (batch, beams, fan-out) each."""
-
-    nodes: torch.Tensor
-    """int64: of the trie's level"""
-    valid: torch.Tensor
-    """bool: False for padding"""
-    codes: torch.Tensor
-    """int64"""
-    log_probs: torch.Tensor
-    """float32: of each code after its prefix"""
-
-
 class Search(Protocol):
     """What one kind of search knows of a batch."""
 
-    def rank(self, level: int, children: Children) -> torch.Tensor:
-        """(batch, beams, fan-out): what the best children are chosen by, minus infinity for those
-        that may not be."""
+    def rank(
+        self, level: int, nodes: torch.Tensor, valid: torch.Tensor, log_probs: torch.Tensor
+    ) -> torch.Tensor:
+        """(batch, beams, fan-out): what the best children of the prefixes so far are chosen by,
+        minus infinity for those that may not be. Of the same shape are the nodes of the children,
+        padded to the level's largest fan-out, whether each is none of the padding, and the
+        log-probability of its code."""
 
     def follow(
         self, level: int, nodes: torch.Tensor, ranks: torch.Tensor, best: torch.Tensor
@@ -136,8 +126,8 @@ class Decoder:
                 log_probs = log_probs.gather(-1, of_level.places(codes))
                 if normalize == "trie":
                     log_probs = normalize_over_children(log_probs, valid)
-                ranks = search.rank(level, Children(children, valid, codes, log_probs))
-                ranks = ranks.flatten(1)  # (batch, beams * fan-out)
+                # (batch, beams * fan-out)
+                ranks = search.rank(level, children, valid, log_probs).flatten(1)
                 ranks, best = ranks.topk(min(widths[level], ranks.shape[1]))  # (batch, beams)
                 nodes = children.flatten(1).gather(1, best)
                 codes = codes.flatten(1).gather(1, best)

@@ -14,13 +14,7 @@ import torch
 from sidtool.model.vocabulary import SidTokens
 from sidtool.recommendation.search.columns import token_columns
 from sidtool.recommendation.search.device_trie import FilterArrays, TrieArrays, trie_arrays
-from sidtool.recommendation.search.driver import (
-    TOKEN_BUDGET,
-    Children,
-    Decoder,
-    evaluation_mode,
-    tree_tokens,
-)
+from sidtool.recommendation.search.driver import TOKEN_BUDGET, Decoder, evaluation_mode, tree_tokens
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.results import ItemList, Normalize, check_scores
 from sidtool.tokenizer.bundle import Trie
@@ -115,9 +109,10 @@ class _ListSearch:
         self._ends = self._scores.unsqueeze(-1)
         """(batch, beams, items + 1): the score in front of the first item and after each"""
 
-    def rank(self, level: int, children: Children) -> torch.Tensor:
+    def rank(
+        self, level: int, nodes: torch.Tensor, valid: torch.Tensor, log_probs: torch.Tensor
+    ) -> torch.Tensor:
         """As `Search.rank`: by scores of the children that lead to an item which may be written."""
-        nodes, valid = children.nodes, children.valid
         is_open = valid
         if self._filters.excludes:
             is_open = valid & (self._filters.eligible(level, nodes) > 0)
@@ -134,7 +129,7 @@ class _ListSearch:
             used_up = is_child & (counts >= self._filters.eligible(level, written))
             closed = torch.zeros_like(nodes).scatter_add(-1, slots, used_up.long()) > 0
             is_open = is_open & ~closed
-        scores = self._scores.unsqueeze(-1) + children.log_probs
+        scores = self._scores.unsqueeze(-1) + log_probs
         scores = scores.masked_fill(~is_open, -torch.inf)
         if self._shortest <= n_written:
             # a list that is finished goes on as its first child, with the score that it has

@@ -8,7 +8,7 @@ uses `DecodingHead`, which turns hidden states into log-probabilities."""
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Self
 
 import torch
@@ -207,22 +207,14 @@ class DecodingHead:
         return block.float().view(*hidden.shape[:-1], -1)
 
 
-@dataclass
-class _Given:
-    """What a replaced base model returns. Attributes of a module would be set by checks that take
-    as long as a small layer, as would a copy of the output."""
-
-    output: Any = None
-    hidden: Any = None
-
-
 class _FixedOutput(nn.Module):
     """Replaces a base model and returns hidden states computed elsewhere."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config  # T5Gemma's soft cap is in that of its decoder
-        self.given = _Given()
+        # setting attributes of a module takes as long as a small layer, as would copying the output
+        self.given = SimpleNamespace(output=None, hidden=None)
 
     def forward(self, *_: Any, **__: Any) -> Any:
         self.given.output.last_hidden_state = self.given.hidden

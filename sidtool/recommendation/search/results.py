@@ -80,11 +80,6 @@ class ItemList:
     scores: NDArray[np.float32]
     """(n,) log-probability of each SID after the prompt and the SIDs before it"""
 
-    @property
-    def score(self) -> float:
-        """Log-probability of the list."""
-        return float(self.scores.sum(dtype=np.float64))
-
     @classmethod
     def of(
         cls, leaves: Leaves, scores: NDArray[np.float32], trie: Trie, leaf_filter: LeafFilter | None

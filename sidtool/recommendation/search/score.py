@@ -51,19 +51,16 @@ def score_sids(
         catalog = None
         if trie is not None and normalize == "trie":
             catalog = trie_arrays(trie, model.device)
-        tries = [
-            Trie.from_codes(distinct[start : start + CANDIDATES], tokens.space.sizes)
+        tries = {
+            start: Trie.from_codes(distinct[start : start + CANDIDATES], tokens.space.sizes)
             for start in range(0, len(distinct), CANDIDATES)
-        ]
+        }
         capacity = min(CANDIDATES, len(distinct)) * (tokens.space.levels - 1)
         for batch, tree in decoder.trees(prompts, capacity, TOKEN_BUDGET):
             prefilled = tree.prefill()
-            start = 0
-            for chunk in tries:
+            for start, chunk in tries.items():
                 of_chunk = _score(tree, decoder.head, prefilled, chunk, columns, normalize, catalog)
-                stop = start + chunk.n_leaves
-                scores[batch, start:stop] = of_chunk.cpu().numpy()
-                start = stop
+                scores[batch, start : start + chunk.n_leaves] = of_chunk.cpu().numpy()
                 tree.rewind()
     return scores[:, inverse]
 

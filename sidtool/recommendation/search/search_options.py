@@ -31,18 +31,13 @@ class SeenOptions:
 
     def with_seen(self, targets_repeat: bool | None) -> Self:
         """The options with this choice made, by `SplitReference.targets_repeat`."""
-        return replace(self, exclude_seen=excludes_seen(self.exclude_seen, targets_repeat))
-
-
-def excludes_seen(chosen: bool | None, targets_repeat: bool | None) -> bool:
-    """Whether items of a history are excluded: as chosen, or else if no held-out target repeats
-    one."""
-    return targets_repeat is False if chosen is None else chosen
+        chosen = self.exclude_seen
+        return replace(self, exclude_seen=targets_repeat is False if chosen is None else chosen)
 
 
 def seen_reason(chosen: bool | None, targets_repeat: bool | None) -> str:
-    """What `excludes_seen` decides and why, in words."""
-    if chosen not in (None, excludes_seen(None, targets_repeat)):
+    """What `SeenOptions.with_seen` decides and why, in words."""
+    if chosen not in (None, targets_repeat is False):
         return "seen items removed, as chosen" if chosen else "seen items kept, as chosen"
     if targets_repeat is None:
         return "seen items kept: the split does not record whether targets repeat"

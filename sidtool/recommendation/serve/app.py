@@ -6,6 +6,7 @@ OpenAPI describes them to people and generators of clients; bodies are read by t
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from sidtool import tokenizer
 from sidtool.base.errors import MissingPackageError, SidtoolError, UsageError
 from sidtool.base.options import meanings
 from sidtool.recommendation.recommend_options import RecommendOptions
@@ -50,8 +52,8 @@ async def _answer(request: Request, *, scores: bool) -> Response:
     that they are from."""
     service: Service = request.app.state.service
     limits = service.options.limits
-    deadline = service.deadline()
-    call = read_call(await read_body(request, limits, deadline), limits, scores=scores)
+    body, deadline = await read_body(request, limits)
+    call = read_call(body, limits, scores=scores)
     answered = await service.answer(call, deadline)
     bundles = dict.fromkeys(each.served.loaded.bundle.digest[:12] for each in answered)
     headers = {"sidtool-bundle": ", ".join(bundles)}
@@ -71,23 +73,31 @@ async def encode(request: Request) -> Response:
     """The body is {"texts": [...]}, which are embedded by the encoder that the bundle records, or
     {"vectors": [[...]]}. Each answer has the SID and the items with that SID."""
     service: Service = request.app.state.service
-    deadline = service.deadline()
-    inputs = read_vectors(await read_body(request, service.options.limits, deadline))
-    return json_reply({"encodings": await service.encodings(inputs, deadline)})
+    body, deadline = await read_body(request, service.options.limits)
+    inputs = read_vectors(body)
+    encodings = await service.aside(
+        lambda: [asdict(encoding) for encoding in service.encode(inputs)], deadline
+    )
+    return json_reply({"encodings": encodings})
 
 
 async def decode(request: Request) -> Response:
     """The body is {"texts": [...]}. For each text, every SID in it with its status (item, retired,
     unknown, malformed) and items."""
     service: Service = request.app.state.service
-    deadline = service.deadline()
-    texts = read_texts(await read_body(request, service.options.limits, deadline))
-    return json_reply({"decoded": await service.decoded(texts, deadline)})
+    body, deadline = await read_body(request, service.options.limits)
+    texts = read_texts(body)
+    bundle = service.batcher.served.loaded.bundle
+    decoded = await service.aside(
+        lambda: [[asdict(sid) for sid in tokenizer.decode(bundle, text)] for text in texts],
+        deadline,
+    )
+    return json_reply({"decoded": decoded})
 
 
 async def healthz(request: Request) -> Response:
     """503 if the model's thread has ended."""
-    if not request.app.state.service.is_alive:
+    if not request.app.state.service.batcher.is_alive:
         return refusal(503, "the thread of the model has ended")
     return json_reply({"ok": True})
 
@@ -95,10 +105,10 @@ async def healthz(request: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """What is served; 503 if the service is ending."""
     service: Service = request.app.state.service
-    if service.is_draining or not service.is_alive:
+    if service.is_draining or not service.batcher.is_alive:
         return refusal(503, "the service is ending")
     not_taken = service.watcher.last_error or None
-    return json_reply({"ready": True, **service.served.to_json(), "not_taken": not_taken})
+    return json_reply({"ready": True, **service.batcher.served.to_json(), "not_taken": not_taken})
 
 
 async def metrics(request: Request) -> Response:
@@ -271,7 +281,7 @@ def make_app(
         except SidtoolError as error:
             log.error("%s", error)
             raise
-        app.state.service.start()
+        app.state.service.watcher.start()
         if on_start is not None:
             on_start()
         yield

@@ -9,7 +9,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -62,11 +63,6 @@ class Served:
         if len(bundle):
             bundle.items.title(0)
         return cls(loaded, version, defaults, Recommender.of(loaded, defaults, None))
-
-    @property
-    def device(self) -> str:
-        """The kind of device that the model is on, such as "cpu"."""
-        return str(self.loaded.model.device.type)
 
     @property
     def seen(self) -> str:
@@ -139,11 +135,16 @@ class Served:
 class Waiting:
     """A request that waits for its answer."""
 
-    request: Request
+    request: Request | BadRequest
     choices: Choices
-    future: Any
-    """The future of the call that waits; a cancelled one needs no answer."""
+    future: "Future[Answered]" = field(default_factory=Future)
+    """A cancelled one needs no answer."""
     arrived: float = field(default_factory=time.monotonic)
+
+    def resolve(self, answered: "Answered") -> None:
+        """Give the call its answer, unless it waits no longer."""
+        with suppress(InvalidStateError):
+            self.future.set_result(answered)
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,6 @@ class Answered:
 
     answer: Answer | None
     served: Served
-
-
-Delivery = list[tuple[Waiting, Answered]]
 
 
 class Busy(Exception):
@@ -166,125 +164,81 @@ class Busy(Exception):
 
 
 class Batcher:
-    """Runs the model in a thread of its own. `deliver` is called there with the answers of each
-    batch."""
+    """Runs the model in a thread of its own."""
 
-    def __init__(
-        self,
-        served: Served,
-        limits: ServeLimits,
-        metrics: Metrics,
-        deliver: Callable[[Delivery], None],
-    ) -> None:
+    def __init__(self, served: Served, limits: ServeLimits, metrics: Metrics) -> None:
         self.served = served
         self._limits = limits
         self._metrics = metrics
-        self._deliver = deliver
         self._waiting: list[Waiting] = []
         """Oldest first. Those with the same options can share a batch; the oldest one decides which
         options are next, so none starves."""
-        self._calls: list[Callable[[], None]] = []
-        """what runs in the thread between two batches"""
-        self._changed = threading.Condition()
-        self._stopping = False
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
         self._seconds_per_request = 0.0
-        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the model's thread runs."""
-        return self._thread.is_alive()
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        self._thread = ThreadPoolExecutor(1, "model")
+        self.is_alive = True
+        """False when the thread was stopped, or has left a batch without answers."""
 
     def stop(self) -> None:
         """Answer what waits, then end the thread. No request may be submitted afterwards."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
-        self._thread.join()
+        self._stopping.set()
+        self._thread.shutdown()
+        self.is_alive = False
 
     def submit(self, requests: Sequence[Waiting]) -> None:
         """Let requests wait for their answers: all of them, or none if there is no room (Busy)."""
-        with self._changed:
+        with self._lock:
             if len(self._waiting) + len(requests) > self._limits.max_waiting:
                 # when the requests that wait now will have been answered
                 seconds = ceil(len(self._waiting) * self._seconds_per_request)
                 raise Busy(min(max(seconds, 1), MAX_RETRY_SECONDS))
             self._waiting += requests
             self._metrics.waiting.set(len(self._waiting))
-            self._changed.notify()
+        for _ in requests:  # each batch takes one of them at least
+            self._thread.submit(self._run_batch)
 
     def exchange(self, served: Served) -> None:
-        """Answer all further batches with another value, once it has answered a request.
+        """Answer all further batches with another value, once it has answered a request between two
+        batches.
 
-        Raises what `Served.warm_up` raises, and the old one stays; CancelledError if the thread
-        ends."""
+        Raises what `Served.warm_up` raises, and the old one stays; RuntimeError if the thread has
+        ended."""
+        self._thread.submit(served.warm_up).result()
+        self.served = served
 
-        future: Future[None] = Future()
-
-        def warm_up() -> None:
-            try:
-                served.warm_up()
-                self.served = served
-                future.set_result(None)
-            except Exception as error:
-                future.set_exception(error)
-
-        with self._changed:
-            if self._stopping:
-                future.cancel()
-            else:
-                self._calls.append(warm_up)
-            self._changed.notify()
-        future.result()
-
-    def _run(self) -> None:
-        while self._wait():
-            with self._changed:
-                calls = self._calls
-                self._calls = []
-            for call in calls:
-                call()
-            served = self.served
-            batch, delivery = self._take_batch(served)
-            if batch:
+    def _run_batch(self) -> None:
+        """Answer a batch of what waits, when the oldest has waited long enough for others."""
+        with self._lock:
+            oldest = self._waiting[:1]
+        if not oldest:
+            return
+        left = oldest[0].arrived + self._limits.batch_seconds - time.monotonic()
+        self._stopping.wait(max(left, 0))
+        served = self.served
+        try:
+            if batch := self._take_batch(served):
                 start = time.monotonic()
-                delivery += self._answer(served, batch)
+                self._answer(served, batch)
                 seconds = time.monotonic() - start
                 self._metrics.batch_requests.observe(len(batch))
                 self._metrics.batch_seconds.observe(seconds)
                 latest = seconds / len(batch)
                 old = self._seconds_per_request or latest
                 self._seconds_per_request = old + _SMOOTHING * (latest - old)
-            if delivery:
-                self._deliver(delivery)
+        except Exception as error:
+            self.is_alive = False
+            log.error("a batch failed with %s", frames(error))
 
-    def _wait(self) -> bool:
-        """Wait for something to do; with requests, until the oldest has waited long enough for
-        others to join it. False if the thread should end."""
-        with self._changed:
-            while not (self._waiting or self._calls or self._stopping):
-                self._changed.wait()
-            while self._waiting and not (self._calls or self._stopping):
-                left = self._waiting[0].arrived + self._limits.batch_seconds - time.monotonic()
-                if left <= 0:
-                    break
-                self._changed.wait(left)
-            return bool(self._waiting or self._calls or not self._stopping)
-
-    def _take_batch(self, served: Served) -> tuple[list[tuple[Waiting, Prepared]], Delivery]:
-        """The requests of the next batch, prepared, and the answers to those that have no place in
-        one because they are wrong."""
+    def _take_batch(self, served: Served) -> list[tuple[Waiting, Prepared]]:
+        """The requests of the next batch, prepared; those that are wrong are answered."""
         batch: list[tuple[Waiting, Prepared]] = []
-        wrong: Delivery = []
-        with self._changed:
+        with self._lock:
             oldest = self._waiting[:1]
             similar = [each for each in self._waiting if each.choices == oldest[0].choices]
         taken = set()
-        by_device = CPU_BATCH_TOKENS if served.device == "cpu" else GPU_BATCH_TOKENS
+        is_on_cpu = served.loaded.model.device.type == "cpu"
+        by_device = CPU_BATCH_TOKENS if is_on_cpu else GPU_BATCH_TOKENS
         budget = self._limits.batch_tokens or by_device
         longest = 0
         for waiting in similar:
@@ -301,16 +255,16 @@ class Batcher:
                         break
                     batch.append((waiting, prepared))
                 else:
-                    wrong.append((waiting, Answered(prepared, served)))
+                    waiting.resolve(Answered(prepared, served))
             taken.add(waiting)
-        with self._changed:
+        with self._lock:
             self._waiting = [each for each in self._waiting if each not in taken]
             self._metrics.waiting.set(len(self._waiting))
-        return batch, wrong
+        return batch
 
-    def _answer(self, served: Served, batch: Sequence[tuple[Waiting, Prepared]]) -> Delivery:
-        """The answers to a batch. An error of a batch is looked for request by request, so that it
-        is that of the request which caused it."""
+    def _answer(self, served: Served, batch: Sequence[tuple[Waiting, Prepared]]) -> None:
+        """Answer a batch. An error of a batch is looked for request by request, so that it is that
+        of the request which caused it."""
         requests = [waiting for waiting, _ in batch]
         try:
             recommender = served.recommender(requests[0].choices)
@@ -318,13 +272,12 @@ class Batcher:
             answers: list[Answer | None] = [*recommender.answer_prepared(prepared)]
         except Exception as error:
             if len(batch) > 1:
-                alone = [self._answer(served, [each]) for each in batch]
-                return [answered for answers_ in alone for answered in answers_]
+                for each in batch:
+                    self._answer(served, [each])
+                return
             answers = [_failure(error, requests[0])]
-        return [
-            (waiting, Answered(answer, served))
-            for waiting, answer in zip(requests, answers, strict=True)
-        ]
+        for waiting, answer in zip(requests, answers, strict=True):
+            waiting.resolve(Answered(answer, served))
 
 
 def _failure(error: Exception, waiting: Waiting) -> BadRequest | None:

@@ -145,10 +145,6 @@ def _are_texts(value: Any) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
-def _are_lists(value: Any) -> TypeGuard[list[list[Any]]]:
-    return isinstance(value, list) and all(isinstance(row, list) for row in value)
-
-
 def read_vectors(body: bytes) -> list[str] | Vectors:
     """The texts of {"texts": [...]} or the (n, dim) float32 vectors of {"vectors": [[...]]}.
     Raises DataError for another body."""
@@ -159,7 +155,8 @@ def read_vectors(body: bytes) -> list[str] | Vectors:
     rows = value["vectors"]
     # types first: as float32 texts and true would be numbers, too, and an array of texts has room
     # for the longest one at each place
-    if _are_lists(rows) and {*map(type, chain.from_iterable(rows))} <= {int, float}:
+    are_lists = isinstance(rows, list) and all(isinstance(row, list) for row in rows)
+    if are_lists and {*map(type, chain.from_iterable(rows))} <= {int, float}:
         try:
             with np.errstate(over="ignore"):
                 vectors = np.array(rows, dtype=np.float32)

@@ -71,9 +71,11 @@ class Guard:
             log.debug("%s %s %s %.1f ms", scope["method"], path, status, 1000 * seconds)
 
 
-async def read_body(request: Request, limits: ServeLimits, deadline: float) -> bytes:
-    """The body of a call, which arrives until `deadline`, a time of the loop. Raises HTTPException
-    413 if it is too long, 408 if it does not arrive in time, 400 if it ends early."""
+async def read_body(request: Request, limits: ServeLimits) -> tuple[bytes, float]:
+    """The body of a call, and the time of the loop until which it arrives and the call is answered.
+    Raises HTTPException 413 if it is too long, 408 if it does not arrive in time, 400 if it ends
+    early."""
+    deadline = asyncio.get_running_loop().time() + limits.seconds
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > limits.max_body:
         raise _too_long(limits)
@@ -89,7 +91,7 @@ async def read_body(request: Request, limits: ServeLimits, deadline: float) -> b
         raise HTTPException(408, detail, {"connection": "close"}) from None
     except ClientDisconnect:
         raise HTTPException(400, "the connection was closed within the body") from None
-    return bytes(body)
+    return bytes(body), deadline
 
 
 def _too_long(limits: ServeLimits) -> HTTPException:

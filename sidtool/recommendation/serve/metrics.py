@@ -3,6 +3,7 @@ to files of one folder (PROMETHEUS_MULTIPROC_DIR), and any of them answers for a
 
 import os
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -18,42 +19,28 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        registry = self._registry
-        self.calls = Counter("sidtool_calls", "HTTP calls", ["path", "status"], registry=registry)
-        self.call_seconds = Histogram(
+        counter = partial(Counter, registry=self._registry)
+        gauge = partial(Gauge, registry=self._registry)
+        histogram = partial(Histogram, registry=self._registry)
+        self.calls = counter("sidtool_calls", "HTTP calls", ["path", "status"])
+        self.call_seconds = histogram(
             "sidtool_call_seconds",
             "Seconds from the first byte of a call to its answer",
             ["path"],
             buckets=SECONDS,
-            registry=registry,
         )
-        self.batch_requests = Histogram(
-            "sidtool_batch_requests", "Requests in a batch", buckets=REQUESTS, registry=registry
+        self.batch_requests = histogram(
+            "sidtool_batch_requests", "Requests in a batch", buckets=REQUESTS
         )
-        self.batch_seconds = Histogram(
-            "sidtool_batch_seconds",
-            "Seconds that the model ran for a batch",
-            buckets=SECONDS,
-            registry=registry,
+        self.batch_seconds = histogram(
+            "sidtool_batch_seconds", "Seconds that the model ran for a batch", buckets=SECONDS
         )
-        self.waiting = Gauge(
-            "sidtool_waiting_requests",
-            "Requests that wait for the model",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self.items = Gauge(
-            "sidtool_items",
-            "Items of the bundle in use",
-            multiprocess_mode="livemin",
-            registry=registry,
-        )
-        self.exchanges = Counter(
-            "sidtool_exchanges",
-            "Newer models, bundles or memories: exchanged, refused or failed",
-            ["result"],
-            registry=registry,
-        )
+        waiting = "Requests that wait for the model"
+        self.waiting = gauge("sidtool_waiting_requests", waiting, multiprocess_mode="livesum")
+        items = "Items of the bundle in use"
+        self.items = gauge("sidtool_items", items, multiprocess_mode="livemin")
+        exchanged = "Newer models, bundles or memories: exchanged, refused or failed"
+        self.exchanges = counter("sidtool_exchanges", exchanged, ["result"])
 
     def page(self) -> bytes:
         """The numbers of all worker processes, in the text format of Prometheus."""

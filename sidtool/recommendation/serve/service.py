@@ -3,23 +3,21 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import asdict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sidtool.base.errors import DataError, RefusedError, SidtoolError
 from sidtool.base.visible import visible
 from sidtool.data import Vectors
-from sidtool.recommendation.requests import Request
-from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delivery, Served, Waiting
+from sidtool.recommendation.requests import BadRequest
+from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Served, Waiting
 from sidtool.recommendation.serve.bodies import Call
 from sidtool.recommendation.serve.metrics import Metrics
 from sidtool.recommendation.serve.serve_options import ServeOptions, Version
 from sidtool.recommendation.serve.sources import Sources
-from sidtool.tokenizer import Encoding, check_not_empty, decode, encode, open_encoder
-from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer import Encoding, check_not_empty, encode, open_encoder
 from sidtool.tokenizer.encoder import TextEncoder
 
 MAX_SIDE_CALLS = 32
@@ -31,17 +29,15 @@ T = TypeVar("T")
 
 
 class Service:
-    """What the calls to one process share. `open` loads, `start` and `stop` begin and end the
-    threads."""
+    """What the calls to one process share. `open` loads, `stop` ends the threads."""
 
     def __init__(self, options: ServeOptions, sources: Sources, served: Served) -> None:
         self.options = options
         self.metrics = Metrics()
         self.is_draining = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._batcher = Batcher(served, options.limits, self.metrics, self._deliver)
-        self.watcher = Watcher(sources, self._batcher, self.metrics)
-        """What looks for newer versions."""
+        self.batcher = Batcher(served, options.limits, self.metrics)
+        self.watcher = Watcher(sources, self.batcher, self.metrics)
+        """What looks for newer versions, once it is started."""
         self._side = ThreadPoolExecutor(1, "side")
         self._side_calls: list[Future[Any]] = []
         self._encoder: tuple[Any, TextEncoder] | None = None
@@ -60,83 +56,33 @@ class Service:
         log.info("%s", served.seen)
         return cls(options, sources, served)
 
-    @property
-    def served(self) -> Served:
-        """What answers now."""
-        return self._batcher.served
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the model's thread runs."""
-        return self._batcher.is_alive
-
-    def start(self) -> None:
-        """Start the threads, for calls of the running event loop."""
-        self._loop = asyncio.get_running_loop()
-        self._batcher.start()
-        self.watcher.start()
-
     async def stop(self) -> None:
         """Answer what waits, and end the threads."""
         self.is_draining = True
         self.watcher.stop()
-        await asyncio.to_thread(self._batcher.stop)
+        await asyncio.to_thread(self.batcher.stop)
         self._side.shutdown(wait=False, cancel_futures=True)
 
-    def deadline(self) -> float:
-        """The time of the loop until which a call that begins now is answered."""
-        return asyncio.get_running_loop().time() + self.options.limits.seconds
-
-    async def answer(self, call: Call, deadline: float | None = None) -> list[Answered]:
+    async def answer(self, call: Call, deadline: float) -> list[Answered]:
         """The answers to the requests of a call, in order. Raises Busy if too many wait,
-        TimeoutError after the deadline, by default that of a call that begins now."""
-        loop = asyncio.get_running_loop()
-        served = self.served
-        futures: list[asyncio.Future[Answered]] = []
-        waiting = []
-        for request in call.requests:
-            future: asyncio.Future[Answered] = loop.create_future()
-            futures.append(future)
-            if isinstance(request, Request):
-                waiting.append(Waiting(request, call.choices, future))
-            else:
-                future.set_result(Answered(request, served))
-        self._batcher.submit(waiting)
+        TimeoutError after the deadline, a time of the loop."""
+        served = self.batcher.served
+        requests = [Waiting(request, call.choices) for request in call.requests]
+        for waiting in requests:
+            if isinstance(waiting.request, BadRequest):
+                waiting.resolve(Answered(waiting.request, served))
+        self.batcher.submit([waiting for waiting in requests if not waiting.future.done()])
+        futures = [asyncio.wrap_future(waiting.future) for waiting in requests]
         try:
-            async with asyncio.timeout_at(self.deadline() if deadline is None else deadline):
+            async with asyncio.timeout_at(deadline):
                 return [await future for future in futures]
         finally:
             for future in futures:
                 future.cancel()  # has no effect on those that are done
 
-    def _deliver(self, delivery: Delivery) -> None:
-        def resolve() -> None:
-            for waiting, answered in delivery:
-                if not waiting.future.done():
-                    waiting.future.set_result(answered)
-
-        assert self._loop is not None
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(resolve)
-
-    async def encodings(self, inputs: list[str] | Vectors, deadline: float) -> list[dict[str, Any]]:
-        """The SID of each text or vector, as `sidtool encode --json` prints it. Raises as
-        `sidtool.encode`, Busy and TimeoutError."""
-        bundle = self.served.loaded.bundle
-        return await self._aside(
-            lambda: [asdict(encoding) for encoding in self._encode(bundle, inputs)], deadline
-        )
-
-    async def decoded(self, texts: Sequence[str], deadline: float) -> list[list[dict[str, Any]]]:
-        """The SIDs in each text, as `sidtool decode --json` prints them. Raises Busy and
-        TimeoutError."""
-        bundle = self.served.loaded.bundle
-        return await self._aside(
-            lambda: [[asdict(sid) for sid in decode(bundle, text)] for text in texts], deadline
-        )
-
-    async def _aside(self, function: Callable[[], T], deadline: float) -> T:
-        """The result of a function that runs in a thread beside the model's."""
+    async def aside(self, function: Callable[[], T], deadline: float) -> T:
+        """The result of a function that runs in a thread beside the model's. Raises Busy and
+        TimeoutError as `answer`."""
         waiting = [call for call in self._side_calls if not call.done()]
         if len(waiting) >= MAX_SIDE_CALLS:
             raise Busy(1)
@@ -145,8 +91,10 @@ class Service:
         async with asyncio.timeout_at(deadline):
             return await asyncio.wrap_future(future)
 
-    def _encode(self, bundle: Bundle, inputs: list[str] | Vectors) -> list[Encoding]:
-        """By the encoder of the bundle, which is loaded for the first text and stays in memory."""
+    def encode(self, inputs: list[str] | Vectors) -> list[Encoding]:
+        """The SID of each text or vector. The encoder of the bundle is loaded for the first text
+        and stays in memory. Raises as `sidtool.encode`."""
+        bundle = self.batcher.served.loaded.bundle
         if not isinstance(inputs, list):
             return encode(bundle, vectors=inputs)
         if not inputs:
@@ -195,11 +143,10 @@ class Watcher:
         while not self._stopping.wait(self._sources.options.poll_seconds):
             try:
                 self.look()
-            except CancelledError:
-                return
             except Exception as error:
                 # a store or a library may raise anything; what is served stays
-                self._keep("failed", f"{type(error).__name__}: {error}")
+                if not self._stopping.is_set():
+                    self._keep("failed", f"{type(error).__name__}: {error}")
 
     def look(self) -> bool:
         """Exchange what is served if there is another version, and whether it was exchanged.

@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +22,6 @@ from sidtool.registry import (
     split_reference,
 )
 from sidtool.tokenizer.bundle import MAX_ROOT_BYTES, Bundle
-
-_LIMITS: Mapping[Kind, int] = {
-    "model": MAX_JSON,
-    "bundle": MAX_ROOT_BYTES,
-    "memory": MAX_ROOT_BYTES,
-}
-"""Bytes of the largest root document of each kind."""
 
 
 @dataclass(frozen=True)
@@ -116,16 +108,18 @@ def _root_digest(reference: str, kind: Kind) -> str:
     location, record = _located(reference, kind)
     if record is not None:
         return record.root
-    root = Storage(location).read(ROOTS[kind], limit=_LIMITS[kind])
+    limit, hint = MAX_ROOT_BYTES, None
+    if kind == "model":
+        limit, hint = MAX_JSON, "sidtool serve MODEL, the folder of extend-model, train or rl"
+    root = Storage(location).read(ROOTS[kind], limit=limit)
     if root is None:
-        hints = {"model": "sidtool serve MODEL, the folder of extend-model, train or rl"}
-        raise DataError(f"there is no {kind} at {location}", hint=hints.get(kind))
+        raise DataError(f"there is no {kind} at {location}", hint=hint)
     return hashlib.sha256(root).hexdigest()
 
 
 def _located(reference: str, kind: Kind) -> tuple[str, VersionRecord | None]:
-    """The location of a model, bundle or memory. Raises DataError if it is published as another
-    kind."""
+    """The location of a model, bundle or memory. Raises UsageError if it is published as
+    another kind."""
     location, record = locate(reference)
     if record is not None and record.kind != kind:
         raise UsageError(f"{reference} is a {record.kind}, not a {kind}")

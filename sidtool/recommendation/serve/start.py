@@ -55,12 +55,11 @@ def serve(
         service_folder() as folder,
     ):
         url = listening.url(listener.getsockname()[1])
+        on_start = (lambda: started(url)) if started else None
         if listening.workers == 1:
-            service = Service.open(options, folder)
-            run_process(options, listener, service, on_start=lambda: started and started(url))
+            run_process(options, listener, Service.open(options, folder), on_start=on_start)
         else:
             Sources(options, folder).check()
-            on_start = (lambda: started(url)) if started else None
             serve_with_workers(options, listening.workers, listener, str(folder), verbose, on_start)
 
 

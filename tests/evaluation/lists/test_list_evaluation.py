@@ -25,11 +25,11 @@ from sidtool.evaluation.lists.list_evaluation import (
     means,
 )
 from sidtool.evaluation.lists.list_metrics import (
-    HeldOutSessions,
     ItemFacts,
     ListTruth,
     item_facts,
     kendall_tau,
+    list_truth,
     list_values,
 )
 from sidtool.recommendation import RecommendOptions, Request
@@ -55,50 +55,36 @@ def values_of(items: np.ndarray, held_out: ListTruth, length: int) -> dict[str, 
     return dict(zip(list_metric_names(length), values.tolist(), strict=True))
 
 
-def test_a_list_of_three_with_two_of_four_targets() -> None:
-    values = values_of(rows(3, 0, 1), truth(0, 4, 3, 2), 3)
-    assert values["recall@3"] == pytest.approx(2 / 3)  # of the three that a list of 3 can have
-    ideal = 1 + 1 / LOG3 + 0.5
-    assert values["ndcg@3"] == pytest.approx((1 + 1 / LOG3) / ideal)
-    assert values["kendall_tau"] == -1  # 3 comes after 0 in the session
-    # cosines: 3 and 0 .6, 3 and 1 .8, 0 and 1 0
-    assert values["diversity"] == pytest.approx(1 - 1.4 / 3)
-    assert values["novelty"] == pytest.approx((4 + 1 + 2) / 3)
-    assert (values["repeats"], values["legal"], values["length"]) == (0, 1, 3)
+SECOND = (1 / LOG3) / (1 + 1 / LOG3)
+"""NDCG of a list whose second item is one of two targets."""
+UNDEFINED = math.nan
 
 
-def test_repeated_and_illegal_entries() -> None:
-    values = values_of(rows(2, 0, 2, -1), truth(0, 2), 5)
-    assert values["recall@5"] == 1
-    # the repeat at rank 3 gains nothing
-    assert values["ndcg@5"] == 1
-    assert values["kendall_tau"] == -1
-    assert values["diversity"] == pytest.approx(2)
-    assert values["novelty"] == pytest.approx((3 + 1) / 2)
-    assert values["repeats"] == pytest.approx(1 / 4)
-    assert values["legal"] == pytest.approx(3 / 4)
-    assert values["length"] == 4
-
-
-def test_what_is_behind_the_length_does_not_count() -> None:
-    values = values_of(rows(1, 0, 2), truth(0, 2), 2)
-    assert values["recall@2"] == 0.5
-    assert values["ndcg@2"] == pytest.approx((1 / LOG3) / (1 + 1 / LOG3))
-    assert math.isnan(values["kendall_tau"])
-    assert values["length"] == 2
-
-
-def test_an_empty_list_finds_nothing() -> None:
-    values = values_of(rows(), truth(0), 3)
-    assert (values["recall@3"], values["ndcg@3"], values["length"]) == (0, 0, 0)
-    undefined = ("kendall_tau", "diversity", "novelty", "repeats", "legal")
-    assert all(math.isnan(values[name]) for name in undefined)
-
-
-def test_a_target_that_cannot_be_recommended_is_never_found() -> None:
-    values = values_of(rows(-1, 0), truth(0, -1), 2)
-    assert values["recall@2"] == 0.5
-    assert values["ndcg@2"] == pytest.approx((1 / LOG3) / (1 + 1 / LOG3))
+@pytest.mark.parametrize(
+    ("items", "targets", "length", "expected"),
+    [
+        # recall is of the three that a list of 3 can have; 3 comes after 0 in the session;
+        # cosines: 3 and 0 .6, 3 and 1 .8, 0 and 1 0
+        (
+            (3, 0, 1),
+            (0, 4, 3, 2),
+            3,
+            (2 / 3, (1 + 1 / LOG3) / (1.5 + 1 / LOG3), -1, 1 - 1.4 / 3, (4 + 1 + 2) / 3, 0, 1, 3),
+        ),
+        # the repeat at rank 3 gains nothing, and -1 is illegal
+        ((2, 0, 2, -1), (0, 2), 5, (1, 1, -1, 2, (3 + 1) / 2, 1 / 4, 3 / 4, 4)),
+        # what is behind the length does not count
+        ((1, 0, 2), (0, 2), 2, (0.5, SECOND, UNDEFINED, 1, (2 + 1) / 2, 0, 1, 2)),
+        ((), (0,), 3, (0, 0, *[UNDEFINED] * 5, 0)),
+        # a target that cannot be recommended is never found
+        ((-1, 0), (0, -1), 2, (0.5, SECOND, UNDEFINED, UNDEFINED, 1, 0, 0.5, 2)),
+    ],
+)
+def test_values_of_lists_computed_by_hand(
+    items: tuple[int, ...], targets: tuple[int, ...], length: int, expected: tuple[float, ...]
+) -> None:
+    values = list_values(rows(*items), truth(*targets), FACTS, length)
+    assert values == pytest.approx(expected, nan_ok=True)
 
 
 def test_a_feedback_that_ties_orders_no_pair() -> None:
@@ -235,8 +221,8 @@ def test_seen_items_are_illegal_where_they_are_excluded(split: Split) -> None:
 
 def test_a_feedback_orders_the_targets(split: Split) -> None:
     bundle = small_bundle(40)
-    sessions = HeldOutSessions.of(bundle, split.test, exclude_seen=False, order="rating")
-    for example, truth in zip(split.test, sessions.truths, strict=True):
+    for example in split.test:
+        truth = list_truth(bundle, example, exclude_seen=False, order="rating")
         ratings = [target.feedback["rating"] for target in example.targets]
         assert truth.order.tolist() == [-rating for rating in ratings]
         assert truth.targets.tolist() == bundle.items.rows(list(example.items)).tolist()

@@ -10,7 +10,7 @@ import torch
 from sidtool.base.errors import DataError, UsageError
 from sidtool.evaluation.tasks.questions import Question
 from sidtool.evaluation.tasks.task_evaluation import evaluate_questions
-from sidtool.evaluation.tasks.text_answers import exact_match, normalized, token_f1
+from sidtool.evaluation.tasks.text_answers import exact_match, token_f1
 from sidtool.model import LoadedModel
 from sidtool.model.prompt import begin, catalog, prompt_encoder, sids, template
 from sidtool.recommendation.search import BeamOptions, Normalize
@@ -174,14 +174,6 @@ def test_texts_are_written_greedily_and_perplexity_is_the_answers(loaded: Loaded
         for question in questions
     ]
     assert result.metrics["token_f1"] == pytest.approx(np.mean([*map(token_f1, written, texts)]))
-    # the model's own words, asked for, are right
-    own = [
-        to_text(loaded, row, text)
-        for row, text in enumerate(written)
-        if normalized(text) and "<" not in text
-    ]
-    if own:
-        assert evaluate_questions(loaded, "sid-to-title", own).metrics["token_f1"] > 0
     total, count = 0.0, 0
     for question in questions:
         before, answer = encoder.ids(question.prompt), encoder.ids(question.answer)
@@ -210,8 +202,6 @@ def test_invalid_sets_of_questions_are_refused(loaded: LoadedModel) -> None:
         evaluate_questions(loaded, "t", [])
     with pytest.raises(DataError, match="several kinds"):
         evaluate_questions(loaded, "t", [to_sid(loaded, "x", 1), to_text(loaded, 1, "x")])
-    with pytest.raises(UsageError, match="num_beams must be at least 1"):
-        evaluate_questions(loaded, "t", [to_sid(loaded, "x", 1)], search=BeamOptions(num_beams=0))
 
 
 @pytest.mark.parametrize(
@@ -219,12 +209,8 @@ def test_invalid_sets_of_questions_are_refused(loaded: LoadedModel) -> None:
     [
         ("The Toy Story!", "toy story", 1.0, 1.0),
         ("Toy Story 2", "toy story", 0.0, 4 / 5),  # two of three, two of two
-        (
-            "toy toy",
-            "toy story",
-            0.0,
-            2 / 4,
-        ),  # one of two, one of two: a word counts as often as it stands
+        # one of two, one of two: a word counts as often as it stands
+        ("toy toy", "toy story", 0.0, 2 / 4),
         ("story", "An Alien", 0.0, 0.0),
         ("the", "", 1.0, 1.0),  # no words at all
         ("alien", "the", 0.0, 0.0),

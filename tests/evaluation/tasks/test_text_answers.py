@@ -43,7 +43,7 @@ SHARED_PROMPTS = [
     SharedPrompt(tokens(20), tokens(5, 4)),
     SharedPrompt(tokens(3), tokens(2, 4)),
     SharedPrompt([], []),
-    SharedPrompt(tokens(11), tokens(1, 1)),
+    SharedPrompt(tokens(11), tokens(1, 4)),
 ]
 
 
@@ -197,23 +197,11 @@ def test_probabilities_are_those_of_the_whole_answers() -> None:
     labels = sorted_labels(each.text for each in questions)
     assert labels == ("not at all", "yes")
     encoder = prompt_encoder(MODEL.tokenizer, MODEL.tokens)
-    expected = []
-    for each in questions:
-        prompt = encoder.ids(each.prompt)
-        of_labels = []
-        for label in labels:
-            answer = encoder.ids([catalog(label), template("<eos>")])
-            with torch.no_grad():
-                logits = MODEL.model(torch.tensor([[*prompt, *answer]])).logits[0]
-            logs = logits.log_softmax(-1)
-            places = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
-            of_labels.append(
-                sum(float(logs[at, token]) for at, token in zip(places, answer, strict=True))
-            )
-        weights = np.exp(np.array(of_labels) - max(of_labels))
-        expected.append(weights / weights.sum())
+    answers = [encoder.ids([catalog(label), template("<eos>")]) for label in labels]
     probabilities = label_probabilities(MODEL, questions, labels)
-    assert probabilities == pytest.approx(np.array(expected), abs=1e-5)
+    for each, of_labels in zip(questions, probabilities, strict=True):
+        losses, _ = answer_losses(MODEL.model, [encoder.ids(each.prompt)] * 2, answers)
+        assert of_labels == pytest.approx(np.exp(-losses) / np.exp(-losses).sum(), abs=1e-5)
 
 
 def test_metrics_follow_from_the_probabilities() -> None:

@@ -19,37 +19,18 @@ from sidtool.evaluation.tuning.mixture_choice import (
     LOSS,
     POWERS,
     WEIGHTS,
-    Grid,
     MixtureChoice,
-    SmoothNdcg,
+    best_cell,
     choose_for_new_items,
     choose_gate,
     fit_gate,
+    gate_loss,
     grid_ranks,
 )
 from sidtool.memory import ItemContent
 from sidtool.memory.manifest import ContentSettings
 from sidtool.memory.mixture import DEFAULT_NEW_ITEM_FACTOR, ItemDistribution, WeightedMemory
 from tests.evaluation.shop import memory_of, trie_model, visits
-
-
-@pytest.mark.parametrize(("shared", "exclude_seen"), [(False, False), (True, True)])
-def test_the_grid_has_the_metric_of_each_mixture(shared: bool, exclude_seen: bool) -> None:
-    loaded = trie_model(shared=shared)
-    events, examples = visits(users=40)
-    memory = memory_of(events, loaded.bundle)
-    options = TuneMemoryOptions(num_beams=40, exclude_seen=exclude_seen)
-    candidates = candidates_of(loaded, memory, examples, options)
-    everyone = np.ones(candidates.users, dtype=np.bool_)
-    grid = Grid.of(grid_ranks(candidates), candidates, everyone)
-    assert grid.users == len(examples)
-    for weight, power in ((0.05, 0.5), (0.3, 2.0), (0.5, 1.0), (0.9, 4.0), (1.0, 1.5)):
-        mixture = replace(loaded, memory=WeightedMemory(memory, weight, power))
-        how = EvaluationOptions(ks=(10,), exclude_seen=exclude_seen, baselines=False, num_beams=40)
-        metrics = evaluate_examples(mixture, examples, events, how).metrics
-        value = grid.values[WEIGHTS.index(weight), POWERS.index(power)]
-        assert value == pytest.approx(metrics["ndcg@10"], abs=1e-9), (weight, power)
-    assert (grid.values[0] == grid.values[0, 0]).all()
 
 
 def test_fewer_items_than_the_cut_off_choose_nothing() -> None:
@@ -59,17 +40,12 @@ def test_fewer_items_than_the_cut_off_choose_nothing() -> None:
 
 
 def test_of_equal_values_the_smallest_weight_is_chosen() -> None:
-    values = np.zeros((len(WEIGHTS), len(POWERS)))
-    assert Grid(values, 3).best == (0.0, POWERS[0])
-    values[4:7, 5] = 0.2
-    values[4, 6] = 0.2
-    assert Grid(values, 3).best == (WEIGHTS[4], POWERS[5])
-    assert Grid(values, 3).summary == {
-        "users": 3.0,
-        "ndcg@10 model": 0.0,
-        "ndcg@10 memory": 0.0,
-        "ndcg@10 mixture": 0.2,
-    }
+    candidates = users(0, informative=True)
+    everyone = np.ones(USERS, dtype=np.bool_)
+    ranks = np.full((len(WEIGHTS), len(POWERS), USERS), K)
+    assert best_cell(ranks, candidates, everyone)[:2] == (0.0, POWERS[0])
+    ranks[4:7, 5] = ranks[4, 6] = 3
+    assert best_cell(ranks, candidates, everyone)[:2] == (WEIGHTS[4], POWERS[5])
 
 
 USERS = 400
@@ -105,7 +81,7 @@ def users(seed: int, *, informative: bool) -> Candidates:
 
 def test_the_gradient_is_that_of_the_loss() -> None:
     candidates = users(0, informative=True)
-    objective = SmoothNdcg(
+    arguments = (
         np.concatenate([np.ones((USERS, 1)), candidates.features], axis=1),
         np.exp(candidates.model_scores),
         np.exp(candidates.memory_scores),
@@ -113,12 +89,12 @@ def test_the_gradient_is_that_of_the_loss() -> None:
         np.where(candidates.is_rare, 3.0, 1.0),
     )
     parameters = np.random.default_rng(1).normal(size=6)
-    _, gradient = objective.loss(parameters)
+    _, gradient = gate_loss(parameters, *arguments)
     for index in range(6):
         step = np.zeros(6)
         step[index] = 1e-5
-        rise = objective.loss(parameters + step)[0] - objective.loss(parameters - step)[0]
-        assert gradient[index] == pytest.approx(rise / 2e-5, rel=1e-4, abs=1e-7)
+        after, before = (gate_loss(parameters + sign * step, *arguments)[0] for sign in (1, -1))
+        assert gradient[index] == pytest.approx((after - before) / 2e-5, rel=1e-4, abs=1e-7)
 
 
 def test_a_gate_finds_the_feature_that_says_whom_to_trust() -> None:
@@ -154,23 +130,6 @@ def test_without_targets_there_is_no_gate() -> None:
 def test_a_half_of_few_users_judges_no_gate(count: int) -> None:
     candidates = replace(users(0, informative=True), in_first_half=np.arange(USERS) < count)
     assert choose_gate(candidates, grid_ranks(candidates))[0] is None
-
-
-@pytest.mark.parametrize("shared", [False, True])
-def test_the_ranks_of_a_gate_are_those_of_an_evaluation(shared: bool) -> None:
-    loaded = trie_model(shared=shared)
-    events, examples = visits(users=40)
-    memory = memory_of(events, loaded.bundle)
-    options = TuneMemoryOptions(num_beams=40)
-    candidates = candidates_of(loaded, memory, examples, options, None)
-    raised = candidates.raised(1.5)
-    gate = fit_gate(candidates, raised, np.ones(40, dtype=np.bool_), 0.5, 1.0)
-    assert gate is not None
-    ranks = candidates.ranks(raised, gate.weights(candidates.features))
-    mixture = replace(loaded, memory=WeightedMemory(memory, 0.0, 1.5, gate))
-    how = EvaluationOptions(ks=(10,), baselines=False, num_beams=40)
-    metrics = evaluate_examples(mixture, examples, events, how).metrics
-    assert gains(ranks).mean() == pytest.approx(metrics["ndcg@10"], abs=1e-9)
 
 
 SHOPPERS = 600
@@ -270,8 +229,11 @@ def test_users_who_all_want_new_items_lose_nothing() -> None:
     assert choose_for_new_items(candidates, IDS)[1] == 1
 
 
-@pytest.mark.parametrize(("shared", "factor"), [(False, 0.0), (True, 0.1)])
-def test_ranks_with_a_factor_are_those_of_an_evaluation(shared: bool, factor: float) -> None:
+@pytest.mark.parametrize(
+    ("shared", "exclude_seen", "factor"),
+    [(False, False, 1.0), (True, True, 1.0), (False, False, 0.0), (True, False, 0.1)],
+)
+def test_ranks_are_those_of_an_evaluation(shared: bool, exclude_seen: bool, factor: float) -> None:
     loaded = trie_model(shared=shared)
     events, examples = visits(users=40)
     old = {item for user in events[:3] for item in user.items}
@@ -284,14 +246,31 @@ def test_ranks_with_a_factor_are_those_of_an_evaluation(shared: bool, factor: fl
     content = ItemContent(sparse.csr_matrix(cosines), ContentSettings("codes"))
     memory = memory_of(few, loaded.bundle, content)
     assert (memory.events == 0).any()
-    options = TuneMemoryOptions(num_beams=40)
-    candidates = candidates_of(loaded, memory, examples, options, None).with_factor(factor)
-    how = EvaluationOptions(ks=(10,), baselines=False, num_beams=40)
-    for weight, power in ((0.4, 1.5), (1.0, 2.0)):
-        ranks = candidates.ranks(candidates.raised(power), weight)
-        mixed = WeightedMemory(memory, weight, power, new_item_factor=factor)
+    options = TuneMemoryOptions(num_beams=40, exclude_seen=exclude_seen)
+    candidates = candidates_of(loaded, memory, examples, options).with_factor(factor)
+    everyone = np.ones(40, dtype=np.bool_)
+    _, _, grid = best_cell(grid_ranks(candidates), candidates, everyone)
+    assert (grid[0] == grid[0, 0]).all()
+    summary = MixtureChoice.of(candidates).summary
+    measured = [summary[f"ndcg@10 {system}"] for system in ("model", "memory")]
+    assert (summary["users"], measured) == (40, [grid[0].max(), grid[-1].max()])
+    how = EvaluationOptions(ks=(10,), exclude_seen=exclude_seen, baselines=False, num_beams=40)
+    fitted = fit_gate(candidates, candidates.raised(1.5), everyone, 0.5, 1.0)
+    assert fitted is not None
+    for weight, power, gate in (
+        (0.05, 0.5, None),
+        (0.5, 1.0, None),
+        (0.9, 4.0, None),
+        (1.0, 2.0, None),
+        (0.0, 1.5, fitted),
+    ):
+        choice = MixtureChoice(weight, power, gate, {})
+        expected = float(gains(choice.ranks(candidates)).mean())
+        mixed = WeightedMemory(memory, weight, power, gate, new_item_factor=factor)
         evaluation = evaluate_examples(replace(loaded, memory=mixed), examples, few, how)
-        assert gains(ranks).mean() == pytest.approx(evaluation.metrics["ndcg@10"], abs=1e-9)
+        assert evaluation.metrics["ndcg@10"] == pytest.approx(expected, abs=1e-9), (weight, power)
+        if gate is None:
+            assert grid[WEIGHTS.index(weight), POWERS.index(power)] == expected
         if weight == 1:
             alone = evaluation.baselines["memory alone"]["ndcg@10"]
-            assert alone == pytest.approx(evaluation.metrics["ndcg@10"], abs=1e-9)
+            assert alone == pytest.approx(expected, abs=1e-9)

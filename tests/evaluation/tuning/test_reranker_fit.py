@@ -14,7 +14,7 @@ from sidtool.evaluation.tuning import TuneMemoryOptions
 from sidtool.evaluation.tuning.memory_tuning import candidates_of, choose_binding
 from sidtool.evaluation.tuning.mixture_candidates import K, gains
 from sidtool.evaluation.tuning.mixture_choice import MixtureChoice
-from sidtool.evaluation.tuning.reranker_fit import Fit, RankedUsers, fit_reranker
+from sidtool.evaluation.tuning.reranker_fit import RankedUsers, fit_part, fit_reranker
 from sidtool.memory import build_memory
 from sidtool.memory.mixture import (
     N_FEATURES,
@@ -154,7 +154,8 @@ def test_lists_of_other_lengths_and_users_without_memory_keep_their_place() -> N
     ranked.mixed[:50, 6:] = -np.inf
     ranked.targets[:50] = np.minimum(ranked.targets[:50], 5)
     everyone = np.ones(USERS, dtype=np.bool_)
-    added = Fit.of(ranked, everyone, "twice", seeds=(0,)).added(ranked, everyone)
+    fitted = fit_part(ranked, everyone, "twice", (0,), MANIFEST, exclude_seen=False)
+    added = ranked.added(fitted, everyone)
     assert not added[:50, 6:].any()
     late = np.flatnonzero((ranked.targets >= 50) & ranked.is_mixed)
     assert added[late, ranked.targets[late]].mean() > added[late].mean() + 0.1
@@ -176,14 +177,12 @@ def test_evaluation_measures_what_was_fitted(shared: bool, exclude_seen: bool) -
     ranked = RankedUsers.of(candidates, choice, indexed, index)
     assert np.array_equal(ranked.ranks(0.0), choice.ranks(candidates))
     everyone = np.ones(len(examples), dtype=np.bool_)
-    fit = Fit.of(ranked, everyone, "logarithm", seeds=(0, 1))
-    fitted = Reranker.of(
-        fit.means, fit.scales, fit.networks, memory.manifest, scale=0.5, exclude_seen=exclude_seen
-    )
+    how_fitted = {"exclude_seen": exclude_seen, "scale": 0.5}
+    fitted = fit_part(ranked, everyone, "logarithm", (0, 1), memory.manifest, **how_fitted)
     weighted = WeightedMemory(memory, 0.3, 2.0, reranker=fitted)
     how = EvaluationOptions(ks=(10,), exclude_seen=exclude_seen, baselines=False, num_beams=40)
     evaluation = evaluate_examples(replace(loaded, memory=weighted), examples, events, how)
-    after = gains(ranked.ranks(0.5 * fit.added(ranked, everyone))).mean()
+    after = gains(ranked.ranks(ranked.added(fitted, everyone))).mean()
     before = gains(ranked.ranks(0.0)).mean()
     assert after != before
     assert evaluation.metrics["ndcg@10"] == pytest.approx(after, abs=1e-9)

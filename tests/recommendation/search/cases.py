@@ -13,6 +13,7 @@ from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import ARCHITECTURES, ENCODER_DECODERS, tiny_encoder_decoder, tiny_model
+from tests.recommendation.search.oracle import ListModel
 
 TEXT = 50
 """Token ids below this are text; the SID block starts here."""
@@ -150,7 +151,6 @@ def path_scores(
     return path_log_probs(model, prompt, codes, tokens, normalize, all_codes).sum(axis=1)
 
 
-@torch.no_grad()
 def path_log_probs(
     model: Any,
     prompt: Sequence[int],
@@ -159,35 +159,20 @@ def path_log_probs(
     normalize: str,
     all_codes: Any = None,
 ) -> np.ndarray[Any, Any]:
-    """The second oracle: each of (m, levels) SIDs run as an ordinary sequence after the prompt;
-    (m, levels) log-probabilities of its codes.
+    """The second oracle: the prefixes of each of (m, levels) SIDs run as ordinary sequences after
+    the prompt; (m, levels) log-probabilities of its codes.
 
-    Over the trie of (n, levels) `all_codes`, a SID that is none of them has minus infinity.
-    """
-    ids = torch.from_numpy(tokens.ids(codes, begin_end_tokens=False))
-    prompts = torch.tensor([list(prompt)]).expand(len(ids), -1)
-    if model.config.is_encoder_decoder:
-        starts = torch.full((len(ids), 1), model.config.decoder_start_token_id)
-        inputs = {"input_ids": prompts, "decoder_input_ids": torch.cat([starts, ids], 1)}
-        before = 0  # tokens in front of the one whose logits are of the first code
-    else:
-        inputs = {"input_ids": torch.cat([prompts, ids], 1)}
-        before = len(prompt) - 1
-    logits = model(**inputs).logits.float()
-    log_probs = []
-    for level, token_ids in enumerate(tokens.level_ids):
-        used = token_ids[token_ids >= 0]
-        row = logits[:, before + level]
-        columns = row if normalize == "vocabulary" else row[:, used]
-        if normalize == "trie":
-            goes_on = torch.zeros_like(row, dtype=torch.bool)
-            for sid in np.asarray(all_codes).astype(np.int64):
-                follows = torch.from_numpy((codes[:, :level] == sid[:level]).all(1))
-                goes_on[:, token_ids[sid[level]]] |= follows
-            row = row.masked_fill(~goes_on, -torch.inf)
-            columns = row[:, used]
-        log_probs.append(row.gather(1, ids[:, level : level + 1])[:, 0] - columns.logsumexp(-1))
-    return torch.stack(log_probs, dim=1).numpy()
+    Over the trie of (n, levels) `all_codes`, those of a SID that is none of them are not all
+    finite."""
+    catalog = [] if all_codes is None else np.asarray(all_codes).tolist()
+    oracle = ListModel(model, prompt, tokens, normalize, set(map(tuple, catalog)), {})
+    sids = list(map(tuple, np.asarray(codes).tolist()))
+    for level in range(tokens.space.levels):
+        oracle.compute(sorted({sid[:level] for sid in sids}))
+    return np.array(
+        [[oracle.steps(sid[:level])[code] for level, code in enumerate(sid)] for sid in sids],
+        dtype=np.float32,
+    )
 
 
 def assert_same(

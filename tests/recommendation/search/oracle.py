@@ -81,18 +81,18 @@ class ListModel:
         levels = self.tokens.space.levels
         ids: list[int] = []
         for place, code in enumerate(written):
-            ids.append(int(self.tokens.level_starts[place % levels]) + code)
+            ids.append(int(self.tokens.level_ids[place % levels][code]))
             if place % levels == levels - 1 and self.tokens.end is not None:
                 ids += [self.tokens.end, self.tokens.begin]
         return ids
 
     def _log_probs(self, written: Codes, logits: torch.Tensor) -> torch.Tensor:
         depth = len(written) % self.tokens.space.levels
-        first = int(self.tokens.level_starts[depth])
-        columns = slice(first, first + self.tokens.space.sizes[depth])
+        ids = torch.from_numpy(self.tokens.level_ids[depth])
+        # a code may have no token
+        result = torch.where(ids >= 0, logits[ids.clamp_min(0)], -torch.inf)
         if self.normalize == "vocabulary":
-            return logits.log_softmax(-1)[columns]
-        result = logits[columns]
+            return result - logits.logsumexp(-1)
         if self.normalize == "trie":
             prefix = written[len(written) - depth :]
             children = [sid[depth] for sid in self.all_sids if sid[:depth] == prefix]
@@ -105,12 +105,9 @@ class ListModel:
         """How many items a list has."""
         return min(length, sum(self.counts.values()))
 
-    def all_lists(self, length: int) -> list[tuple[Codes, float]]:
-        """Every list of this length, as its codes, with its log-probability."""
-        return self.beams(length, None)
-
     def beams(self, length: int, width: int | None) -> list[tuple[Codes, float]]:
-        """Plain beam search over lists, code by code; without a width nothing is pruned."""
+        """Plain beam search over lists, code by code, each with its log-probability; without a
+        width nothing is pruned."""
         beams: list[tuple[Codes, float]] = [((), 0.0)]
         for _ in range(self.length(length) * self.tokens.space.levels):
             self.compute([written for written, _ in beams])

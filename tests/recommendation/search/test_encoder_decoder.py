@@ -58,15 +58,6 @@ def test_prompts_are_encoded_once_and_beams_share_their_keys(architecture: str) 
     assert shapes == ["encoded", (3, 6), (3, 6)]
 
 
-def test_an_encoder_has_all_positions_for_the_prompt() -> None:
-    trie, tokens = make((5, 6, 4), 60)
-    model = tiny_encoder_decoder("bart", vocab_size=vocabulary(tokens), max_position_embeddings=16)
-    (result,) = beam_search(model, [[9] * 16], trie, tokens, num_beams=3, k=3)
-    assert len(result.leaves) == 3
-    with pytest.raises(DataError, match="a prompt has 17 tokens, the model has 16 positions"):
-        beam_search(model, [[9] * 17], trie, tokens, num_beams=3, k=3)
-
-
 @pytest.mark.parametrize(
     "architecture",
     [

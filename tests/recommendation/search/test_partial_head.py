@@ -7,10 +7,9 @@ import pytest
 import torch
 from peft import LoraConfig, TrainableTokensConfig, get_peft_model
 
-from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.driver import decoding_method
-from tests.models import tiny_encoder_decoder, tiny_model
+from tests.models import ARCHITECTURES, tiny_encoder_decoder, tiny_model
 from tests.recommendation.search.cases import (
     assert_same,
     make,
@@ -20,26 +19,19 @@ from tests.recommendation.search.cases import (
 )
 
 PROMPT = [9, 8, 7, 30, 31]
+TRIE, TOKENS = make((5, 6, 4), 60)
 
 
-def check(
-    model: Any,
-    trie: Any,
-    tokens: SidTokens,
-    *,
-    normalizes: tuple[str, ...] = ("level", "vocabulary"),
-) -> None:
+def check(model: Any) -> None:
     """Compare a search over the whole catalog with the model's ordinary forward."""
-    codes = trie.leaf_codes(np.arange(trie.n_leaves))
-    for normalize in normalizes:
-        want = path_scores(model, PROMPT, codes, tokens, normalize)
+    codes = TRIE.leaf_codes(np.arange(TRIE.n_leaves))
+    for normalize in ("level", "vocabulary"):
+        want = path_scores(model, PROMPT, codes, TOKENS, normalize)
         order = np.argsort(-want)
-        (result,) = beam_search(
-            model, [PROMPT], trie, tokens, num_beams=99, k=99, normalize=normalize
-        )
-        assert_same(
-            result, [tuple(row) for row in codes[order].tolist()], want[order].tolist(), trie
-        )
+        how: Any = {"num_beams": 99, "k": 99, "normalize": normalize}
+        (result,) = beam_search(model, [PROMPT], TRIE, TOKENS, **how)
+        sids = [tuple(row) for row in codes[order].tolist()]
+        assert_same(result, sids, want[order].tolist(), TRIE)
 
 
 @pytest.mark.parametrize(
@@ -62,65 +54,44 @@ def check(
     ],
 )
 def test_soft_caps_scales_and_biases_are_applied(name: str, config: dict[str, Any]) -> None:
-    trie, tokens = make((5, 6, 4), 60)
-    model = tiny_causal_model(name, vocabulary(tokens), **config)
+    model = tiny_causal_model(name, vocabulary(TOKENS), **config)
     bias = getattr(model.get_output_embeddings(), "bias", None)
     if name == "phi":
         assert bias is not None
         bias.data.normal_(std=2.0)
     assert decoding_method(model) == "sliced"
-    check(model, trie, tokens)
+    check(model)
 
 
-def _shake(model: Any) -> None:
-    for name, parameter in model.named_parameters():
-        if "lora_" in name or "trainable_tokens_delta" in name:
-            torch.nn.init.normal_(parameter, std=0.5)
+def lora(*targets: str) -> LoraConfig:
+    return LoraConfig(target_modules=list(targets), r=2)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_lora_on_layers_and_head_is_applied(tied: bool) -> None:
-    trie, tokens = make((5, 6, 4), 60)
-    base = tiny_model("qwen2", vocab_size=vocabulary(tokens), tied=tied)
-    targets = ["q_proj", "v_proj"] if tied else ["q_proj", "v_proj", "lm_head"]
-    model = get_peft_model(base, LoraConfig(target_modules=targets, r=2)).eval()
-    _shake(model)
-    check(model, trie, tokens)
+def token_rows() -> TrainableTokensConfig:
+    rows = list(range(TOKENS.start, TOKENS.stop))
+    return TrainableTokensConfig(token_indices=rows, target_modules=["embed_tokens"])
 
 
 @pytest.mark.parametrize(
-    "architecture",
-    ["t5", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mt5", "umt5", "bart"))],
+    ("architecture", "tied", "config"),
+    [
+        ("qwen2", True, lora("q_proj", "v_proj")),
+        ("qwen2", False, lora("q_proj", "v_proj", "lm_head")),
+        # not the queries: T5's attention is not scaled, so large ones amplify rounding
+        ("t5", False, lora("v", "lm_head")),
+        pytest.param("mt5", False, lora("v", "lm_head"), marks=pytest.mark.slow),
+        pytest.param("umt5", False, lora("v", "lm_head"), marks=pytest.mark.slow),
+        pytest.param("bart", False, lora("v_proj", "lm_head"), marks=pytest.mark.slow),
+        ("llama", True, token_rows()),
+        ("llama", False, token_rows()),
+        ("llama", False, LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"])),
+    ],
 )
-def test_lora_on_an_encoder_decoder_is_applied(architecture: str) -> None:
-    trie, tokens = make((5, 6, 4), 60)
-    base = tiny_encoder_decoder(architecture, vocab_size=vocabulary(tokens), tied=False)
-    # not the queries: T5's attention is not scaled, so large ones amplify rounding
-    values = "v_proj" if architecture == "bart" else "v"
-    model = get_peft_model(base, LoraConfig(target_modules=[values, "lm_head"], r=2)).eval()
-    _shake(model)
-    check(model, trie, tokens)
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_trainable_token_rows_are_applied(tied: bool) -> None:
-    trie, tokens = make((5, 6, 4), 60)
-    base = tiny_model("llama", vocab_size=vocabulary(tokens), tied=tied)
-    rows = list(range(tokens.start, tokens.stop))
-    model = get_peft_model(
-        base, TrainableTokensConfig(token_indices=rows, target_modules=["embed_tokens"])
-    ).eval()
-    _shake(model)
-    check(model, trie, tokens)
-
-
-def test_a_head_saved_as_a_whole_module_is_applied() -> None:
-    trie, tokens = make((5, 6, 4), 60)
-    base = tiny_model("llama", vocab_size=vocabulary(tokens), tied=False)
-    model = get_peft_model(
-        base, LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"])
-    ).eval()
+def test_adapters_are_applied(architecture: str, tied: bool, config: Any) -> None:
+    make_model = tiny_model if architecture in ARCHITECTURES else tiny_encoder_decoder
+    base = make_model(architecture, vocab_size=vocabulary(TOKENS), tied=tied)
+    model = get_peft_model(base, config).eval()
     for name, parameter in model.named_parameters():
-        if "lm_head" in name and "modules_to_save" in name:
-            torch.nn.init.normal_(parameter, std=0.7)
-    check(model, trie, tokens)
+        if any(part in name for part in ("lora_", "trainable_tokens_delta", "modules_to_save")):
+            torch.nn.init.normal_(parameter, std=0.5)
+    check(model)

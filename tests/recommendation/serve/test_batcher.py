@@ -6,8 +6,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,12 +18,12 @@ from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 from sidtool.recommendation.search import beam
-from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delivery, Served, Waiting
+from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Served, Waiting
 from sidtool.recommendation.serve.bodies import Choices
 from sidtool.recommendation.serve.metrics import Metrics
 from sidtool.recommendation.serve.serve_options import ServeLimits, Version
 from tests.recommendation.serve.conftest import OPTIONS
-from tests.waiting import DEADLOCK
+from tests.waiting import DEADLOCK, wait_until
 
 DEFAULTS = Choices()
 
@@ -33,7 +33,7 @@ def served(loaded: LoadedModel, version: str = "v1") -> Served:
 
 
 def waiting(number: int, choices: Choices = DEFAULTS, **request: Any) -> Waiting:
-    return Waiting(Request(f"u{number}", (f"i{number}",), **request), choices, Future())
+    return Waiting(Request(f"u{number}", (f"i{number}",), **request), choices)
 
 
 MakeBatcher = Callable[..., Batcher]
@@ -41,58 +41,52 @@ MakeBatcher = Callable[..., Batcher]
 
 @pytest.fixture
 def make_batcher(shop: LoadedModel) -> Iterator[MakeBatcher]:
-    """A function that makes a batcher, whose thread is not started; `batches` gets what it
-    delivers."""
+    """A function that makes a batcher; `batches` gets the users of each of its batches."""
     made: list[Batcher] = []
 
     def make(batches: Any = None, **limits: Any) -> Batcher:
-        deliver = batches.put if batches is not None else resolve
-        batcher = Batcher(served(shop), ServeLimits(**limits), Metrics(), deliver)
+        batcher = Batcher(served(shop), ServeLimits(**limits), Metrics())
+        answer = batcher._answer
+
+        def answer_and_tell(value: Served, batch: Any) -> None:
+            answer(value, batch)
+            batches.put([one.request.user for one, _ in batch])
+
+        if batches is not None:
+            batcher._answer = answer_and_tell
         made.append(batcher)
         return batcher
 
     yield make
     for batcher in made:
-        if batcher.is_alive:
-            batcher.stop()
-
-
-def resolve(delivery: Delivery) -> None:
-    for one, answered in delivery:
-        if not one.future.done():
-            one.future.set_result(answered)
-
-
-def users(delivery: Delivery) -> list[str]:
-    return [str(one.request.user) for one, _ in delivery]
+        batcher.stop()
 
 
 def test_requests_with_equal_options_share_batches_in_their_order(
     make_batcher: MakeBatcher, shop: LoadedModel
 ) -> None:
-    batches: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    batches: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
     tree = 8 * 2
     prompt = len(served(shop).recommender(Choices()).prepare(Request("u1", ("i1",))).query.prompt)
     batcher = make_batcher(batches, batch_tokens=3 * (prompt + 1 + tree))
     few = Choices((("k", 2),))
-    order = [1, 2, 3, 4, 5, 6, 7]
-    batcher.submit([waiting(n, few if n in (2, 5) else Choices()) for n in order])
-    batcher.start()
-    delivered = [batches.get(timeout=DEADLOCK) for _ in range(3)]
-    assert [users(delivery) for delivery in delivered] == [
+    requests = [waiting(n, few if n in (2, 5) else Choices()) for n in range(1, 8)]
+    batcher.submit(requests)
+    assert [batches.get(timeout=DEADLOCK) for _ in range(3)] == [
         ["u1", "u3", "u4"],
         ["u2", "u5"],  # the oldest that waited, and what can share its batch
         ["u6", "u7"],
     ]
-    for _, answered in delivered[1]:
-        assert isinstance(answered.answer, Recommendation)
-        assert len(answered.answer.items) == 2
+    for number in (2, 5):
+        answer = requests[number - 1].future.result().answer
+        assert isinstance(answer, Recommendation)
+        assert len(answer.items) == 2
 
 
 def test_a_long_prompt_is_padded_into_the_budget(
     make_batcher: MakeBatcher, shop: LoadedModel
 ) -> None:
-    batches: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    batches: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
     recommender = served(shop).recommender(Choices())
     short, long = Request("short", ("i1",)), Request("long", ("i1", "i2", "i3", "i4", "i5"))
     lengths = [len(recommender.prepare(each).query.prompt) for each in (short, long)]
@@ -100,27 +94,25 @@ def test_a_long_prompt_is_padded_into_the_budget(
     # three short ones fit, or two of which one is long
     batcher = make_batcher(batches, batch_tokens=max(3 * (lengths[0] + 16), 2 * (lengths[1] + 16)))
     requests = [short, long, short, short, short, short]
-    batcher.submit([Waiting(request, Choices(), Future()) for request in requests])
-    batcher.start()
-    assert users(batches.get(timeout=DEADLOCK)) == ["short", "long"]
-    assert users(batches.get(timeout=DEADLOCK)) == ["short"] * 3
-    assert users(batches.get(timeout=DEADLOCK)) == ["short"]
+    batcher.submit([Waiting(request, Choices()) for request in requests])
+    assert batches.get(timeout=DEADLOCK) == ["short", "long"]
+    assert batches.get(timeout=DEADLOCK) == ["short"] * 3
+    assert batches.get(timeout=DEADLOCK) == ["short"]
 
 
 def test_an_idle_model_waits_for_a_batch_and_no_longer(make_batcher: MakeBatcher) -> None:
-    batches: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    batches: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
     batcher = make_batcher(batches, batch_seconds=DEADLOCK, seconds=DEADLOCK)
-    batcher.start()
     batcher.submit([waiting(1)])
     batcher.submit([waiting(2)])
     with pytest.raises(queue.Empty):
         batches.get(timeout=0.2)
     batcher.stop()  # waits for nothing
-    assert users(batches.get(timeout=DEADLOCK)) == ["u1", "u2"]
+    assert batches.get(timeout=DEADLOCK) == ["u1", "u2"]
 
 
 def test_what_cannot_wait_is_refused_as_a_whole(make_batcher: MakeBatcher) -> None:
-    batcher = make_batcher(max_waiting=3)
+    batcher = make_batcher(max_waiting=3, batch_seconds=DEADLOCK, seconds=DEADLOCK)
     batcher.submit([waiting(1), waiting(2)])
     with pytest.raises(Busy, match="try again in 1 s"):
         batcher.submit([waiting(3), waiting(4)])
@@ -131,13 +123,12 @@ def test_what_cannot_wait_is_refused_as_a_whole(make_batcher: MakeBatcher) -> No
 
 
 def test_a_request_that_nobody_waits_for_is_left_out(make_batcher: MakeBatcher) -> None:
-    batches: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    batches: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
     batcher = make_batcher(batches)
     left = waiting(1)
     left.future.cancel()
     batcher.submit([left, waiting(2)])
-    batcher.start()
-    assert users(batches.get(timeout=DEADLOCK)) == ["u2"]
+    assert batches.get(timeout=DEADLOCK) == ["u2"]
 
 
 def test_an_error_of_a_batch_is_that_of_the_request_which_caused_it(
@@ -155,7 +146,6 @@ def test_an_error_of_a_batch_is_that_of_the_request_which_caused_it(
     batcher = make_batcher()
     requests = [waiting(n, deny=("i0",) if n == 3 else ()) for n in range(9)]
     batcher.submit(requests)
-    batcher.start()
     answers = [each.future.result(timeout=DEADLOCK).answer for each in requests]
     assert isinstance(answers[3], BadRequest)
     assert "a logit is NaN" in str(answers[3].error)
@@ -168,7 +158,6 @@ def test_wrong_options_are_the_answer_to_each_request(make_batcher: MakeBatcher)
     wrong = Choices(candidates=("nobody",))
     requests = [waiting(1, wrong), waiting(2), waiting(3, wrong)]
     batcher.submit(requests)
-    batcher.start()
     first, good, last = (each.future.result(timeout=DEADLOCK).answer for each in requests)
     for bad in (first, last):
         assert "'nobody' is not in the bundle" in str(bad.error)
@@ -180,7 +169,6 @@ def test_an_exchange_is_seen_by_whole_requests_only(
 ) -> None:
     """Every answer is that of the value which it names, while values are exchanged all the time."""
     batcher = make_batcher(batch_seconds=0.0)
-    batcher.start()
     bundle = shop.bundle
     # the second value has the same items under other names
     other_items = replace(
@@ -231,7 +219,6 @@ def test_a_value_that_cannot_answer_is_not_taken(
     make_batcher: MakeBatcher, shop: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batcher = make_batcher()
-    batcher.start()
     old, new = batcher.served, served(shop, "new")
     with monkeypatch.context() as patched:
         patched.setattr(Served, "warm_up", lambda _: (_ for _ in ()).throw(DataError("broken")))
@@ -246,10 +233,15 @@ def test_stopping_answers_what_waits(make_batcher: MakeBatcher) -> None:
     batcher = make_batcher()
     requests = [waiting(n) for n in range(30)]
     batcher.submit(requests)
-    batcher.start()
     batcher.stop()
     assert all(isinstance(each.future.result(0).answer, Recommendation) for each in requests)
     assert not batcher.is_alive
+
+
+def test_a_batch_that_got_no_answers_is_known(make_batcher: MakeBatcher) -> None:
+    batcher = make_batcher(SimpleNamespace(put=None))
+    batcher.submit([waiting(1)])
+    wait_until(lambda: not batcher.is_alive)
 
 
 def test_a_model_that_is_replaced_is_freed_at_once(shop: LoadedModel) -> None:

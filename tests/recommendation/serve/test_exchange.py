@@ -55,7 +55,10 @@ class Shop:
 
     def items(self) -> list[str]:
         answer = self.client.post("/v1/recommend", json={"history": HISTORY})
-        assert answer.headers["sidtool-bundle"] == self.service.served.loaded.bundle.digest[:12]
+        assert (
+            answer.headers["sidtool-bundle"]
+            == self.service.batcher.served.loaded.bundle.digest[:12]
+        )
         return list(answer.json()["items"])
 
 
@@ -71,14 +74,14 @@ def test_a_bundle_that_grows_is_taken(models: tuple[Path, Path], tmp_path: Path)
     catalog_bundle().save(path)
     shop = Shop(tmp_path, model=str(models[0]), bundle=str(path))
     with shop.client:
-        network = shop.service.served.loaded.model
+        network = shop.service.batcher.served.loaded.model
         assert shop.items() == offline(models[0])
         assert not shop.look()
         catalog_bundle(N_GROWN).save(path, force=True)
         assert shop.look()
         assert shop.items() == offline(models[0], path)
         assert len(shop.items()) == N_GROWN
-        assert shop.service.served.loaded.model is network  # no weight was read again
+        assert shop.service.batcher.served.loaded.model is network  # no weight was read again
         ready = shop.client.get("/readyz").json()
         assert (ready["items"], ready["compatibility"]) == (N_GROWN, "refreshed")
         assert 'sidtool_exchanges_total{result="exchanged"} 1.0' in shop.client.get("/metrics").text
