@@ -78,10 +78,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         multiply_examples(test)
 
 
+def pytest_collection() -> None:
+    """Import all modules without a garbage collection."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Keep the modules that are imported by now out of every later garbage collection."""
     gc.collect()
     gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def uncollected_modules() -> Iterator[None]:
+    """Keep what the tests of a file import, too, out of every later garbage collection, of which
+    each training has one."""
+    n_modules = len(sys.modules)
+    yield
+    if len(sys.modules) > n_modules + 50:
+        gc.collect()
+        gc.freeze()
 
 
 def multiply_examples(test: Any) -> None:
