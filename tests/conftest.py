@@ -20,6 +20,9 @@ pytest_plugins = ["tests.hostile.summary"]
 # TRL imports it, which takes two seconds, wherever it is installed
 sys.modules.setdefault("wandb", None)  # type: ignore[arg-type]
 
+# one thread per process adds up in one order, and waits for no other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # the power does not fail between a test's writes and its reads
 os.fsync = lambda descriptor: None
 
