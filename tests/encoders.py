@@ -30,7 +30,6 @@ def tiny_encoder(plain: Path, path: Path) -> Path:
     from sentence_transformers import SentenceTransformer
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     letters = [chr(code) for code in range(33, 127)]
     vocabulary = [

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from sidtool.data import Fields, FieldTypes, Items
 from sidtool.data.split import Example, Split, UserSequence
@@ -24,11 +23,6 @@ FIRST_TIME = 880_000_000.0
 TARGET_TIME = FIRST_TIME + 4000
 """Of each held-out event."""
 WORDS = ("red", "blue", "soft", "hair", "cream", "film", "toy", "story")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

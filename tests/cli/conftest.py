@@ -8,21 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from tests.cli.road import TRAINING, Road, catalog, done, link, walk, write_lines
 from tests.encoders import tiny_encoder
 from tests.hostile.writing_commands import own_codebook
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
 def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
-    torch.set_num_threads(1)
     return walk(tmp_path_factory.mktemp("road"))
 
 

@@ -1,5 +1,6 @@
 """An output never replaces what its own command reads."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,10 @@ from tests.cli.road import catalog as write_catalog
 from tests.cli.road import done, interactions, refused, tree, vectors, write_lines
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with every kind of input."""
-    folder = tmp_path / "data"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("data")
     interactions(folder / "events.csv")
     write_catalog(folder / "items.jsonl")
     vectors(folder / "vectors.npy")
@@ -25,6 +25,12 @@ def data(tmp_path: Path) -> Path:
     done(*build, folder / "vectors.npy", "-o", folder / "shop.zarr")
     done("push", folder / "shop.zarr", folder / "registry" / "shop")
     return folder
+
+
+@pytest.fixture
+def data(made: Path, tmp_path: Path) -> Path:
+    """A copy of the folder of inputs."""
+    return Path(shutil.copytree(made, tmp_path / "data"))
 
 
 @pytest.mark.parametrize(

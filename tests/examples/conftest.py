@@ -1,5 +1,5 @@
 """Fixtures shared with the tests of `training`."""
 
-from tests.training_fixtures import bundle, catalog, examples, models, one_thread, split
+from tests.training_fixtures import bundle, catalog, examples, models, split
 
-__all__ = ["bundle", "catalog", "examples", "models", "one_thread", "split"]
+__all__ = ["bundle", "catalog", "examples", "models", "split"]

@@ -22,6 +22,7 @@ from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_tokenizer
+from tests.pairs import all_pairs
 
 N_ITEMS = 60
 TASKS = (
@@ -96,27 +97,25 @@ def lines_at_once(
     return lines, lengths, sum(block.leaked for block in blocks)
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize(
-    ("begin", "tokenizer", "history_length", "max_length", "weight"),
-    [
-        (True, None, 1, 30, 1.0),
-        (True, "plain", 20, 420, 2.5),
-        (False, "chat", 6, 700, 1.0),
-        (False, None, 50, 9999, 0.4),
-        (True, "chat", 3, 1024, 4.0),
-    ],
+SETTINGS = (
+    # whether SIDs begin, tokenizer, history_length, max_length, weight
+    (True, None, 1, 30, 1.0),
+    (True, "plain", 20, 420, 2.5),
+    (False, "chat", 6, 700, 1.0),
+    (False, None, 50, 9999, 0.4),
+    (True, "chat", 3, 1024, 4.0),
 )
+
+
+@pytest.mark.parametrize(("task", "settings", "seed"), all_pairs(TASKS, SETTINGS, range(4)))
 def test_the_lines_are_those_of_single_examples(
     monkeypatch: pytest.MonkeyPatch,
     task: str,
-    begin: bool,
-    tokenizer: str | None,
-    history_length: int,
-    max_length: int,
-    weight: float,
+    settings: tuple[bool, str | None, int, int, float],
+    seed: int,
 ) -> None:
     monkeypatch.setattr(blocks, "BLOCK", 37)
+    begin, tokenizer, history_length, max_length, weight = settings
     bundle, items = shop(begin)
     options = SftOptions(
         {task: weight},
@@ -127,11 +126,10 @@ def test_the_lines_are_those_of_single_examples(
     )
     measure = None if tokenizer is None else tiny_tokenizer(chat=tokenizer == "chat")
     maker = ExampleMaker(bundle, items, options, measure)
-    for seed in range(4):
-        split = random_split(seed, leaks=seed > 1)
-        expected = lines_one_by_one(maker, bundle, task, split)
-        assert lines_at_once(maker, task, split) == expected
-        assert (expected[2] > 0) == (seed > 1)
+    split = random_split(seed, leaks=seed > 1)
+    expected = lines_one_by_one(maker, bundle, task, split)
+    assert lines_at_once(maker, task, split) == expected
+    assert (expected[2] > 0) == (seed > 1)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

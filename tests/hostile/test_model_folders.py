@@ -179,11 +179,9 @@ LOADED_FILES = (
 
 def load(folder: Path) -> LoadedModel:
     """The model, after a text and a SID went through tokenizer and network."""
-    import torch
 
     from sidtool.model.prompt.segments import catalog, prompt_encoder, sids
 
-    torch.set_num_threads(1)
     loaded = load_model_folder(folder, device="cpu")
     segments = [catalog("a lamp\n"), sids(loaded.bundle.space, loaded.bundle.items.codes[:1])]
     ids = prompt_encoder(loaded.tokenizer, loaded.tokens).ids(segments)

@@ -39,7 +39,7 @@ def count_groups(histories: list[list[str]], shards: Shards, how: KnnSettings, t
 
 @settings(max_examples=8, deadline=None)
 @given(
-    users=st.integers(1, 30),
+    users=st.integers(1, 12),
     longest=st.sampled_from([2, 9, 70]),
     pairs=st.sampled_from([1, 7, 100, 100_000]),
     neighbors=st.sampled_from([None, 3]),

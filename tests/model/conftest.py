@@ -5,17 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from sidtool.model.extend import extend_model
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
 from tests.models import tiny_model, tiny_tokenizer
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def shop() -> Bundle:

@@ -1,6 +1,7 @@
 """Models in a registry: versions by number, pulled as they were pushed, refused if anything in them
 is not what their contract records."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -169,6 +170,12 @@ def other_bundle(model: Path) -> None:
     make_bundle(ids, codes, codebook=make_codebook()).save(model / "sid.zarr", force=True)
 
 
+def other_bundle_with_its_digest(model: Path) -> None:
+    other_bundle(model)
+    root = hashlib.sha256((model / "sid.zarr" / "zarr.json").read_bytes()).hexdigest()
+    rewrite(model, files={**read_contract(model).files, "sid.zarr/zarr.json": root})
+
+
 def same_items(model: Path) -> None:
     renamed(catalog_bundle(), "other").save(model / "sid.zarr", force=True)
 
@@ -183,6 +190,7 @@ DAMAGES = {
     "tokenizer": (flip("tokenizer.json"), r"tokenizer\.json: its SHA-256 differs"),
     "codes": (flip("sid.zarr/items/sid/c/0/0"), "sid.zarr/items/sid/c/0/0: its SHA-256 differs"),
     "bundle": (other_bundle, "sid.zarr/zarr.json is not the one that sid.json records"),
+    "identity": (other_bundle_with_its_digest, r"has digest \w+, the contract says \w+"),
     "name of the bundle": (same_items, "is not the one that sid.json records"),
     "memory": (flip("memory.zarr/items/events/c/0"), "memory.zarr/items/events/c/0: its SHA-256"),
     "missing": (lambda model: (model / "tokenizer.json").unlink(), "tokenizer.json: missing"),

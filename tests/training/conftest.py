@@ -8,9 +8,9 @@ import pytest
 
 from sidtool.training.training import TrainingSummary, train
 from tests.training.runs import FAST, Stopped, valid_of
-from tests.training_fixtures import bundle, catalog, examples, models, one_thread, split
+from tests.training_fixtures import bundle, catalog, examples, models, split
 
-__all__ = ["bundle", "catalog", "examples", "models", "one_thread", "short_train", "split"]
+__all__ = ["bundle", "catalog", "examples", "models", "short_train", "split"]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ forbids."""
 import base64
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,17 @@ def render(page: Page) -> str:
 
     Raises MissingPackageError without Jinja2."""
     require("report")
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
+
+    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return _template().render(page=page, style=Markup(style), style_digest=digest)
+
+
+@cache
+def _template() -> Any:
+    """The template of a page, which takes longer to compile than a page to write."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         autoescape=True,
@@ -43,10 +53,7 @@ def render(page: Page) -> str:
         "numeric_columns": numeric_columns,
     }
     environment.globals |= {"drawing": drawing}
-    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    template = environment.get_template("page.html")
-    return template.render(page=page, style=Markup(style), style_digest=digest)
+    return environment.get_template("page.html")
 
 
 def cell(value: object) -> str:

@@ -19,7 +19,6 @@ from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 from tests.models import EOS
 
-torch.set_num_threads(1)
 N = 30
 
 

@@ -61,7 +61,6 @@ def one_by_one(model: Any, prompt: SharedPrompt) -> Any:
 def test_a_tree_gives_the_probabilities_of_whole_sequences(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.set_num_threads(1)
     make = tiny_encoder_decoder if architecture == "t5" else tiny_model
     model = make(architecture, vocab_size=VOCABULARY)
     monkeypatch.setattr(module, "ENDS", 2)
@@ -75,8 +74,6 @@ def test_a_prompt_that_is_too_long_is_refused() -> None:
     with pytest.raises(DataError, match="has 27 tokens, the model has 24 positions"):
         answer_probabilities(model, SHARED_PROMPTS, BRANCHES)
 
-
-torch.set_num_threads(1)
 
 PROMPTS = [[9, 8, 7, 30, 31], [20, 21], [40, 41, 42]]
 ANSWERS = [[50, 51, 52], [60], [70, 71, 72, 73, 74]]

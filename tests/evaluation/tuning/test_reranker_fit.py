@@ -10,7 +10,7 @@ import torch
 from sidtool.data.split import Split
 from sidtool.evaluation import EvaluationOptions, IndexedExamples
 from sidtool.evaluation.evaluation import evaluate_examples
-from sidtool.evaluation.tuning import TuneMemoryOptions
+from sidtool.evaluation.tuning import TuneMemoryOptions, reranker_fit
 from sidtool.evaluation.tuning.memory_tuning import candidates_of, choose_binding
 from sidtool.evaluation.tuning.mixture_candidates import K, gains
 from sidtool.evaluation.tuning.mixture_choice import MixtureChoice
@@ -28,11 +28,17 @@ from sidtool.memory.mixture.rerank_features import RERANK_FEATURES
 from tests.evaluation.shop import memory_of, trie_model, visits
 from tests.memory.cases import small_memory
 
-torch.set_num_threads(1)
 MANIFEST = small_memory().manifest
 USERS = 500
 WIDTH = 12
 HINT = [feature.name for feature in RERANK_FEATURES].index("largest cosine")
+
+
+@pytest.fixture(autouse=True)
+def short_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the passes, with steps that are twice as large."""
+    monkeypatch.setattr(reranker_fit, "EPOCHS", 6)
+    monkeypatch.setattr(reranker_fit, "LEARNING_RATE", 4e-3)
 
 
 def users(seed: int, *, hint: float, rare_loses: bool = False, width: int = WIDTH) -> RankedUsers:

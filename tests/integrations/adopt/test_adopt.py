@@ -25,8 +25,6 @@ from tests.integrations.adopt import foreign
 from tests.integrations.adopt.foreign import Foreign
 from tests.models import tiny_tokenizer
 
-torch.set_num_threads(1)
-
 SYSTEMS: dict[str, tuple[Any, str]] = {
     "openonerec": (foreign.openonerec, "openonerec"),
     "minionerec": (foreign.minionerec, "minionerec"),

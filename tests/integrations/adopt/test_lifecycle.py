@@ -32,8 +32,6 @@ from tests.integrations.adopt.foreign import Foreign
 from tests.models import tiny_model, tiny_tokenizer
 from tests.shared_data import DATA
 
-torch.set_num_threads(1)
-
 INDUSTRIAL = DATA / "minionerec-industrial"
 SHORT = {
     "max_steps": 2,

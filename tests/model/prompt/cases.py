@@ -36,8 +36,10 @@ histories = st.lists(
 
 
 @cache
+@cache
 def extended_tokenizer(space: SidSpace) -> tuple[Any, SidTokens]:
-    """A tiny tokenizer with the SID tokens of a space, and where they start."""
+    """A tiny tokenizer with the SID tokens of a space, and where they start; the same one for all
+    tests, which only read it."""
     tokenizer = tiny_tokenizer(chat=True)
     start = len(tokenizer)
     tokenizer.add_tokens(list(space.tokens), special_tokens=False)

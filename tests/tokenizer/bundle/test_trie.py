@@ -46,6 +46,8 @@ def test_children_agree_with_a_dictionary(case: Any, chunk: int) -> None:
         ]
     assert (trie.leaf_start is None) == (len(leaves) == len(rows))
     assert trie.leaves(np.arange(len(rows))).tolist() == [leaves.index(row) for row in rows]
+    counts = trie.items_per_leaf(np.arange(-1, len(leaves))).tolist()
+    assert counts == [0, *(rows.count(sid) for sid in leaves)]
 
 
 @given(catalogs(), st.data())

@@ -15,15 +15,6 @@ from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.quantize.methods import METHODS, fit
 from tests.tokenizer.quantize.material import QUICK, mixture, slow_codes, vectors_of
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 SLOW = pytest.mark.slow
 COSTLY = ("rq-kmeans+", "opq")
 """Methods that share most of their code with others."""

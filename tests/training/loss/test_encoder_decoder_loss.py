@@ -24,11 +24,6 @@ CODES = np.array([(0, 1, 2), (0, 1, 4), (0, 2, 0), (3, 0, 1), (3, 2, 2)], dtype=
 START = 0
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def some_examples(*, text: bool) -> list[TokenizedExample]:
     """Prompts of different lengths and an item each; with text behind it if `text`."""
     rng = np.random.default_rng(3)

@@ -12,8 +12,6 @@ from tests.recommendation.search.cases import model_of, prompt
 from tests.recommendation.search.oracle import ListModel
 from tests.recommendation.search.test_list_search import SIZES, catalog, space
 
-torch.set_num_threads(1)
-
 
 @pytest.mark.parametrize(
     ("architecture", "normalize", "begin_end"),

@@ -26,11 +26,6 @@ CODES = np.array(
 TRIE = Trie.from_codes(CODES, SPACE.sizes)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     return pad_left([torch.tensor(prompt) for prompt in prompts])
 

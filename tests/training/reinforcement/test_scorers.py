@@ -1,13 +1,11 @@
 """Scores of items by a memory against a slow computation."""
 
 import numpy as np
-import torch
 
 from sidtool.training.reinforcement.rewards.kinds import memory_scores
 from tests.bundles import small_bundle
 from tests.memory.cases import small_memory
 
-torch.set_num_threads(1)
 RNG = np.random.default_rng(0)
 
 
