@@ -82,10 +82,10 @@ def write(n: int, out: Path, folder: Path) -> None:
 
 def query(path: Path, n: int, in_parts: bool) -> dict[str, Any]:
     """The seconds, CPU seconds and peak of each step in this process."""
-    from sidtool.tokenizer.bundle import Bundle, item_map, stored
+    from sidtool.tokenizer.bundle import Bundle, contents, item_map
 
     if in_parts:
-        item_map.LARGE = stored.LARGE = 0  # type: ignore[attr-defined]
+        item_map.LARGE = contents.LARGE = 0  # type: ignore[attr-defined]
     ids = [f"i{number:0{DIGITS}d}" for number in np.random.default_rng(1).integers(0, n, MANY)]
     bundle = Bundle.open(path)  # imports
     steps: dict[str, dict[str, float]] = {}
