@@ -118,10 +118,10 @@ def time_format_hint(cells: Sequence[str]) -> str | None:
 
 
 def usual_formats(cells: Sequence[str]) -> list[str]:
-    """Those of TIME_FORMATS that the first cells have, but empty ones."""
+    """Those of TIME_FORMATS that the first cells have, but empty ones; none if all are empty."""
     filled = list(filter(None, map(str.strip, cells[:GUESSED_CELLS])))
     formats = []
-    for name in TIME_FORMATS:
+    for name in TIME_FORMATS if filled else ():
         with suppress(ValueError):
             for cell in filled:
                 datetime.strptime(cell, name)

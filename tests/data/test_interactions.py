@@ -232,6 +232,13 @@ def test_dates_of_a_recorded_format_are_read(tmp_path: Path) -> None:
     assert by_number.columns.time_format is None
 
 
+def test_empty_times_have_no_format(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "x.csv", TABLE | {"timestamp": [""] * 5})
+    with pytest.raises(DataError, match="row 1: the order '' is neither") as refusal:
+        read_interactions(path)
+    assert refusal.value.shell_hint is None
+
+
 def test_a_budget_below_the_events_of_one_user_is_refused(tmp_path: Path) -> None:
     table = {"user": ["u"] * 30 + ["v"], "item": ["a"] * 31, "timestamp": ["1"] * 31}
     path = write_table(tmp_path / "x.parquet", table)
