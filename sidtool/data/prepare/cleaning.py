@@ -20,7 +20,7 @@ from sidtool.data.prepare.check import (
     report,
     unusable_events,
 )
-from sidtool.data.prepare.tables import CatalogTable, Cells, EventTable
+from sidtool.data.prepare.tables import CatalogTable, Cells, EventTable, refuse_taken
 from sidtool.data.times import parse_moments, time_format_hint
 from sidtool.data.unknown_ids import known_spellings
 
@@ -116,10 +116,8 @@ def clean_catalog(catalog: CatalogTable) -> tuple[CatalogTable, dict[str, int], 
         "duplicate_item_id": len(ids) - empty - len(rows),
     }
     respelled = sum(ids[row] != catalog.ids[row] for row in rows)
-    renamed = {catalog.columns.id: "item_id"}
-    if catalog.columns.title is not None:
-        renamed[catalog.columns.title] = "title"
-    cells = _renamed(catalog.path, {**catalog.cells, catalog.columns.id: ids}, renamed, rows)
+    cells = {**catalog.cells, catalog.columns.id: ids}
+    cells = _renamed(catalog.path, cells, catalog.usual_names, rows)
     columns = replace(ITEM_COLUMNS, title="title" if "title" in cells else None)
     return CatalogTable(catalog.path, columns, cells), _positive(dropped), respelled
 
@@ -186,14 +184,8 @@ def _positive(counts: Mapping[str, int]) -> dict[str, int]:
 def _renamed(
     path: Path, cells: Mapping[str, Cells], names: Mapping[str, str], rows: Sequence[int]
 ) -> dict[str, Cells]:
-    """Some rows, with the columns by their new names. Raises UsageError if another column has one
-    of them."""
-    taken = {new for old, new in names.items() if new in cells and new not in names}
-    if taken:
-        raise UsageError(
-            f"{path} has a column {min(taken)!r} beside the one that gets this name",
-            hint="rename it in the file",
-        )
+    """Some rows, with the columns by their new names. Raises as `refuse_taken`."""
+    refuse_taken(path, cells, names)
     return {
         names.get(name, name): tuple(column[row] for row in rows) for name, column in cells.items()
     }
