@@ -269,11 +269,6 @@ class Moments:
     """(n,)"""
 
     @property
-    def is_unreadable(self) -> NDArray[np.bool_]:
-        """(n,) cells that are neither numbers nor dates."""
-        return np.isnan(self.seconds) & ~self.is_empty
-
-    @property
     def is_other_kind(self) -> NDArray[np.bool_]:
         """(n,) numbers among dates or dates among numbers, whichever are fewer."""
         readable = ~np.isnan(self.seconds)

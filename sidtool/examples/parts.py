@@ -34,13 +34,11 @@ EMPTY = hashlib.sha256(b"").hexdigest()
 def read_any_lineage(examples: Path) -> Lineage:
     """The lineage of a file of training examples, or of a folder of parts, which are checked when
     they are read. Raises as `read_lineage`."""
-    return _parts_lineage(examples) if in_parts(examples) else read_lineage(examples)
-
-
-def _parts_lineage(folder: Path) -> Lineage:
-    path = folder / PARTS_LINEAGE
-    lineage = parsed_lineage(Storage(as_url(folder)).read(PARTS_LINEAGE), path, folder)
-    if not sum(ExampleParts(folder, lineage).sizes):
+    if not in_parts(examples):
+        return read_lineage(examples)
+    path = examples / PARTS_LINEAGE
+    lineage = parsed_lineage(Storage(as_url(examples)).read(PARTS_LINEAGE), path, examples)
+    if not sum(ExampleParts(examples, lineage).sizes):
         raise DataError(f"{as_url(path)} lists no examples in parts", hint=AGAIN)
     return lineage
 
