@@ -116,13 +116,13 @@ class EventWeights:
         example is about; None for other examples, such as those of the catalog, and for those whose
         answer is feedback: bad feedback is as much of an answer as good one."""
         task = named_task(example.task)
-        if task.predicts_feedback:
+        if task.target == "feedback":
             return None
         if task.is_sequence:
             return [self._of_event(event) for event in example.events]
         if self.record is None:  # then only a sequence shows events of weight 0
             return None
-        if task.writes_list:
+        if task.target == "list":
             return [self._of_event(event) for event in example.events]
         is_of_event = example.events and example.item is not None
         return self._of_event(example.events[-1]) if is_of_event else None
