@@ -4,7 +4,7 @@ each part. `make-sft` writes it of a split in parts."""
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -58,7 +58,7 @@ def validation_users(examples: Path, lineage: Lineage) -> Path:
     return Path(_copied(location, name, digest).name) / VALID
 
 
-@lru_cache(maxsize=1)
+@cache
 def _copied(location: str, name: str, digest: str | None) -> "TemporaryDirectory[str]":
     """A temporary folder with a copy of validation users, which lasts as long as the process."""
     folder = TemporaryDirectory(prefix="sidtool-")
