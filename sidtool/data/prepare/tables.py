@@ -188,9 +188,10 @@ def guess_flags(items: Path, events: Path | None) -> str | None:
 
 
 def _trimmed_cells(path: Path) -> CellsByName:
-    names = column_names(path)
-    table = read_columns(path, names)
-    return {name: [(value or "").strip() for value in table[name].to_pylist()] for name in names}
+    """The cells of each column; no column if there are none."""
+    columns = read_columns(path, column_names(path)).items()
+    cells = {name: [(cell or "").strip() for cell in cells.to_pylist()] for name, cells in columns}
+    return cells if any(cells.values()) else {}
 
 
 def _ids(catalog: CellsByName, events: CellsByName) -> tuple[str | None, str | None]:

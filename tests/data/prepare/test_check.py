@@ -255,6 +255,12 @@ def test_many_events_of_equal_times_are_warned_about(
     )
 
 
+def test_nothing_is_guessed_of_a_table_without_rows(tmp_path: Path) -> None:
+    items = write_table(tmp_path / "items.csv", {"sku": ["a", "b"], "label": ["A", "B"]})
+    (tmp_path / "events.csv").write_text("foo,bar,baz\n")
+    assert guess_flags(items, tmp_path / "events.csv") == "--id-column sku --title-column label"
+
+
 def test_the_user_is_the_column_with_the_most_values_in_shuffled_events(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     items = tmp_path / "items.csv"
