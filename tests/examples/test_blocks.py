@@ -25,12 +25,8 @@ from tests.models import tiny_tokenizer
 
 N_ITEMS = 60
 TASKS = (
-    "sequence",
-    "next-item",
-    "title-history-to-sid",
-    "history-to-title",
-    "history-to-description",
-    "title-history-to-title",
+    *("sequence", "next-item", "title-history-to-sid"),
+    *("history-to-title", "history-to-description", "title-history-to-title"),
 )
 
 

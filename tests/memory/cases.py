@@ -1,25 +1,15 @@
 """Splits and bundles for the tests of memories."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from sidtool.data.split.split import Split
-from sidtool.data.split.values import Example, UserSequence
 from sidtool.memory.build import build_memory
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
+from tests.data.split.cases import split_of
 
-
-def split_of(histories: Sequence[Sequence[str]], held_out: Sequence[Example] = ()) -> Split:
-    """A user "u0", "u1" ... for each history of training events."""
-    train = tuple(
-        UserSequence(f"u{number}", tuple(items), tuple(range(len(items))))
-        for number, items in enumerate(histories)
-    )
-    return Split("leave-one-out", train, tuple(held_out), ())
+__all__ = ["split_of"]
 
 
 def random_histories(seed: int, users: int, items: int, longest: int = 9) -> list[list[str]]:
