@@ -189,9 +189,12 @@ def guess_flags(items: Path, events: Path | None) -> str | None:
 
 def _trimmed_cells(path: Path) -> CellsByName:
     """The cells of each column; no column if there are none."""
-    columns = read_columns(path, column_names(path)).items()
-    cells = {name: [(cell or "").strip() for cell in cells.to_pylist()] for name, cells in columns}
-    return cells if any(cells.values()) else {}
+    table = read_columns(path, column_names(path))
+    return {
+        name: [(cell or "").strip() for cell in column.to_pylist()]
+        for name, column in table.items()
+        if len(column)
+    }
 
 
 def _ids(catalog: CellsByName, events: CellsByName) -> tuple[str | None, str | None]:
