@@ -1,10 +1,13 @@
 """Splits and bundles for the tests of memories."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 
 from sidtool.memory.build import build_memory
 from sidtool.memory.manifest import KnnSettings
-from sidtool.memory.memory import Memory
+from sidtool.memory.memory import Memory, _digest
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.data.split.cases import split_of
@@ -28,6 +31,15 @@ def small_memory(
     bundle = bundle or small_bundle()
     histories = random_histories(seed, 40, len(bundle.items))
     return build_memory(split_of(histories), bundle, settings)
+
+
+def forged(memory: Memory, change: Callable[[dict[str, np.ndarray]], object]) -> Memory:
+    """A memory with changed arrays whose digest, if none is missing, is that of these arrays."""
+    arrays = {name: array.copy() for name, array in memory.arrays.items()}
+    change(arrays)
+    is_whole = arrays.keys() == memory.arrays.keys()
+    digest = _digest(memory.manifest, arrays) if is_whole else memory.digest
+    return Memory(replace(memory.manifest, digest=digest), arrays)
 
 
 def squared_cosines(vectors: np.ndarray, neighbors: int) -> np.ndarray:
