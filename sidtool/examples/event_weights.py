@@ -118,12 +118,11 @@ class EventWeights:
         task = named_task(example.task)
         if task.target == "feedback":
             return None
-        if task.is_sequence:
+        # where the record is None, only a sequence shows events of weight 0
+        if task.is_sequence or (task.target == "list" and self.record is not None):
             return [self._of_event(event) for event in example.events]
-        if self.record is None:  # then only a sequence shows events of weight 0
+        if self.record is None:
             return None
-        if task.target == "list":
-            return [self._of_event(event) for event in example.events]
         is_of_event = example.events and example.item is not None
         return self._of_event(example.events[-1]) if is_of_event else None
 

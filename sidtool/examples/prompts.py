@@ -92,7 +92,13 @@ def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Tem
     not, for several prompts of a whole history, and as `Templates.check`."""
     task = named_task(name)
     if chosen is not None:
-        _check_chosen(name, chosen)
+        if task.is_sequence and len(chosen.prompts) > 1:
+            raise UsageError(
+                f"{len(chosen.prompts)} prompts of task {name}, which shows each history once",
+                hint="give one, or use the task next-item",
+            )
+        replaced = ["{field}", "{event}", "{feedback}", "{fields}"]
+        chosen.check_slots([*replaced, LENGTH_SLOT] if task.target == "list" else replaced)
     templates = chosen or Templates.of_task(task.templates)
     has_separator = chosen is not None and bool(templates.separator)
     if has_separator and not templates.items and history_source(name) == "sid":
@@ -142,18 +148,6 @@ def with_field_tokens(frame: PromptFrame, field_tokens: FieldValues) -> PromptFr
             hint=f"sidtool extend-model --field-token {option}, and make-sft --model",
         )
     return replace(frame, field_tokens=field_tokens) if frame.token_slots else frame
-
-
-def _check_chosen(name: str, templates: Templates) -> None:
-    """Raise UsageError for several prompts of a whole history, and as `check_slots`."""
-    task = named_task(name)
-    if task.is_sequence and len(templates.prompts) > 1:
-        raise UsageError(
-            f"{len(templates.prompts)} prompts of task {name}, which shows each history once",
-            hint="give one, or use the task next-item",
-        )
-    replaced = ["{field}", "{event}", "{feedback}", "{fields}"]
-    templates.check_slots([*replaced, LENGTH_SLOT] if task.target == "list" else replaced)
 
 
 def _all_fields(name: str, types: FieldTypes) -> str:
