@@ -33,6 +33,15 @@ def small_memory(
     return build_memory(split_of(histories), bundle, settings)
 
 
+def slow_scores(memory: Memory, rows: list[int]) -> np.ndarray:
+    """The score of each item for a history of rows, by loops."""
+    similar = memory.neighbors.to_scipy().toarray().astype(np.float64)
+    scores = np.zeros(len(similar))
+    for age, row in enumerate(reversed(rows)):
+        scores += memory.manifest.settings.recency**age * similar[row]
+    return scores
+
+
 def forged(memory: Memory, change: Callable[[dict[str, np.ndarray]], object]) -> Memory:
     """A memory with changed arrays whose digest, if none is missing, is that of these arrays."""
     arrays = {name: array.copy() for name, array in memory.arrays.items()}
