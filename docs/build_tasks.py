@@ -69,9 +69,9 @@ def line(name: str, task: Task) -> str:
         needs = "titles"
     if task.is_sequence:
         cells = ("user", "", "SIDs of the history")
-    elif task.writes_list:
+    elif task.target == "list":
         cells = ("list", shown(task.source, task), SHOWN[task.target])
-    elif task.is_running_text:
+    elif task.target == "text":
         cells = (task.per, "", "running text of SIDs and titles")
     else:
         prompt = shown(task.source, task)

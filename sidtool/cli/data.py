@@ -206,7 +206,7 @@ def _say_manifest(manifest: SplitManifest) -> None:
     if counts.left_out:
         rows.append(("left out", f"{counts.left_out} {LEFT_OUT[manifest.protocol]}"))
     if counts.repeated_targets is not None:
-        reason = seen_reason(None, counts.targets_repeat)
+        reason = seen_reason(None, manifest.reference.targets_repeat)
         rows.append(("repeats", f"{counts.repeated_targets} targets; by default {reason}"))
     if manifest.cuts:
         rows.append(("cuts", f"{manifest.cuts.valid_from:.16g}, {manifest.cuts.test_from:.16g}"))

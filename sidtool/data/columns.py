@@ -145,7 +145,7 @@ def choose_column(
         return recorded
     for tier in conventional:
         names = {_plain_name(name) for name in tier}
-        matches = [each for each in available if _plain_name(each) in names]
+        matches = [name for name in available if _plain_name(name) in names]
         if len(matches) > 1:
             raise UsageError(
                 f"{path} has two columns that look like the {content}: {matches[0]!r} and "
@@ -203,7 +203,7 @@ def choose_event_columns(
     }
     if named.order_by == "row" or rows_ordered:
         del wanted["--order-column"]
-    chosen = {}
+    column_of = {}
     missing = {}
     for flag, (name, tiers, content, past) in wanted.items():
         hint = f"{command} {flag}"
@@ -211,7 +211,7 @@ def choose_event_columns(
         if column is None:
             missing[flag] = content
         else:
-            chosen[flag] = column
+            column_of[flag] = column
     if missing:
         rows = ", or with --order row if the rows are in order"
         raise UsageError(
@@ -219,11 +219,11 @@ def choose_event_columns(
             f"{', '.join(available)}",
             hint=f"{command} {', '.join(missing)}{rows if '--order-column' in missing else ''}",
         )
-    order = chosen.get("--order-column")
+    order = column_of.get("--order-column")
     time_format = named.time_format
     if recorded is not None and recorded.order == order:
         time_format = time_format or recorded.time_format
-    return EventColumns(chosen["--user-column"], chosen["--item-column"], order, time_format)
+    return EventColumns(column_of["--user-column"], column_of["--item-column"], order, time_format)
 
 
 def _plain_name(name: str) -> str:

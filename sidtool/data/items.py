@@ -173,23 +173,13 @@ def choose_catalog_columns(
 ) -> CatalogColumns:
     """The columns of ids and titles among those of a file; arguments and errors as in
     `read_items`."""
-    item_id = need_column(
-        path,
-        available,
-        id_column,
-        ID_COLUMNS,
-        "item id",
-        "name it with --id-column",
-        recorded=recorded.id if recorded else None,
-    )
+    past = recorded.id if recorded else None
+    hint = "name it with --id-column"
+    item_id = need_column(path, available, id_column, ID_COLUMNS, "item id", hint, recorded=past)
+    past = recorded.title if recorded else None
+    hint = "name it with --title-column"
     title = choose_column(
-        path,
-        available,
-        title_column,
-        TITLE_COLUMNS,
-        "title",
-        "name it with --title-column",
-        recorded=recorded.title if recorded else None,
+        path, available, title_column, TITLE_COLUMNS, "title", hint, recorded=past
     )
     return CatalogColumns(item_id, title)
 

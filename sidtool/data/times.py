@@ -118,10 +118,10 @@ def time_format_hint(cells: Sequence[str]) -> str | None:
 
 
 def usual_formats(cells: Sequence[str]) -> list[str]:
-    """Those of TIME_FORMATS that the first cells have, but empty ones."""
+    """Those of TIME_FORMATS that the first cells have, but empty ones; none if all are empty."""
     filled = list(filter(None, map(str.strip, cells[:GUESSED_CELLS])))
     formats = []
-    for name in TIME_FORMATS:
+    for name in TIME_FORMATS if filled else ():
         with suppress(ValueError):
             for cell in filled:
                 datetime.strptime(cell, name)
@@ -184,10 +184,7 @@ def _dates(column: Column) -> NDArray[np.float64] | None:
 
 def _parse_cells(path: Path, cells: Sequence[str], first_row: int) -> NDArray[np.float64]:
     numbers = np.empty(len(cells), dtype=np.float64)
-    rows: dict[str, int] = {}  # the first number and the first date
     for row, cell in enumerate(cells):
-        kind = _kind(cell)
-        first = rows.setdefault(kind, row)
         try:
             numbers[row] = parse_time(cell)
         except (ValueError, OverflowError) as error:
@@ -196,9 +193,8 @@ def _parse_cells(path: Path, cells: Sequence[str], first_row: int) -> NDArray[np
                 "ISO date",
                 hint=time_format_hint(cells),
             ) from error
-        if first == row and len(rows) == 2:
-            named = {kind: (first_row + at, cells[at]) for kind, at in rows.items()}
-            raise _mixed(path, named["number"], named["date"])
+        if _kind(cell) != _kind(cells[0]):
+            check_same_kind(path, (first_row, cells[0]), (first_row + row, cell))
     return numbers
 
 
@@ -207,19 +203,16 @@ def check_same_kind(path: Path, first: tuple[int, str], other: tuple[int, str]) 
     the other a date."""
     cells = {_kind(cell): (row, cell) for row, cell in (first, other)}
     if len(cells) == 2:
-        raise _mixed(path, cells["number"], cells["date"])
+        (number_row, number), (date_row, date) = cells["number"], cells["date"]
+        raise DataError(
+            f"{path}: the order is the number {number!r} in row {number_row + 1} and the date "
+            f"{date!r} in row {date_row + 1}",
+            hint="write all of them as ISO dates, or all as numbers",
+        )
 
 
 def _kind(cell: str) -> str:
     return "number" if NUMBER.fullmatch(cell) else "date"
-
-
-def _mixed(path: Path, number: tuple[int, str], date: tuple[int, str]) -> DataError:
-    return DataError(
-        f"{path}: the order is the number {number[1]!r} in row {number[0] + 1} and the date "
-        f"{date[1]!r} in row {date[0] + 1}",
-        hint="write all of them as ISO dates, or all as numbers",
-    )
 
 
 def _rest(column: Column, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -267,11 +260,6 @@ class Moments:
     """(n,)"""
     is_empty: NDArray[np.bool_]
     """(n,)"""
-
-    @property
-    def is_unreadable(self) -> NDArray[np.bool_]:
-        """(n,) cells that are neither numbers nor dates."""
-        return np.isnan(self.seconds) & ~self.is_empty
 
     @property
     def is_other_kind(self) -> NDArray[np.bool_]:

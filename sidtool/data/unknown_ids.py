@@ -97,7 +97,7 @@ def known_spellings(known: Iterable[str], unknown: Iterable[str]) -> dict[str, s
     for item in known if unknown else ():
         known_of.setdefault(plain_id(item), set()).add(item)
     pairs = {item: known_of.get(plain_id(item), set()) for item in unknown}
-    spellings = {item: next(iter(found)) for item, found in pairs.items() if len(found) == 1}
+    spellings = {item: next(iter(ids)) for item, ids in pairs.items() if len(ids) == 1}
     return spellings if len(spellings) >= MIN_ALIKE_SHARE * len(unknown) else {}
 
 

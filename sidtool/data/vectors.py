@@ -59,7 +59,7 @@ class VectorSource:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker needs, which gives vectors numbers and no ids, and opens the file anew."""
-        state = {each.name: getattr(self, each.name) for each in fields(self)}
+        state = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return state | {"ids": None, "run": run_here}
 
     @classmethod

@@ -43,8 +43,8 @@ def open_zarr(path: Path) -> tuple[Any, list[str] | None]:
 def _object_sizes(path: Path) -> dict[str, int]:
     """The bytes of each stored object by its name."""
     if path.suffix != ".zip":
-        files = (each for each in path.rglob("*") if each.is_file())
-        return {each.relative_to(path).as_posix(): each.stat().st_size for each in files}
+        files = (file for file in path.rglob("*") if file.is_file())
+        return {file.relative_to(path).as_posix(): file.stat().st_size for file in files}
     with ZipFile(path) as archive:
         entries = archive.infolist()
     if sum(entry.file_size for entry in entries) > _allowed(path.stat().st_size):

@@ -116,14 +116,13 @@ class EventWeights:
         example is about; None for other examples, such as those of the catalog, and for those whose
         answer is feedback: bad feedback is as much of an answer as good one."""
         task = named_task(example.task)
-        if task.predicts_feedback:
+        if task.target == "feedback":
             return None
-        if task.is_sequence:
+        # where the record is None, only a sequence shows events of weight 0
+        if task.is_sequence or (task.target == "list" and self.record is not None):
             return [self._of_event(event) for event in example.events]
-        if self.record is None:  # then only a sequence shows events of weight 0
+        if self.record is None:
             return None
-        if task.writes_list:
-            return [self._of_event(event) for event in example.events]
         is_of_event = example.events and example.item is not None
         return self._of_event(example.events[-1]) if is_of_event else None
 

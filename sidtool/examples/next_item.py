@@ -71,7 +71,7 @@ class EventLines:
         if task.history_source == "title":
             self._items = self._titles(rows, "title")
         self._answers = self._sids(rows, begin_token=False)
-        if not task.writes_sid:
+        if task.target != "sid":
             self._answers = self._titles(rows, task.column or "title")
         longest_item = int(self._items.characters.max(initial=0)) + len(self._separator)
         longest_prompt = longest_item * min(context.history_length, events.longest)
@@ -107,7 +107,7 @@ class EventLines:
         first_events = np.repeat(events.starts[:-1], events.sizes)
         targets = np.flatnonzero(first_events < np.arange(len(first_events)))
         numbers = np.arange(len(targets))
-        if self._context.task.writes_sid:
+        if self._context.task.target == "sid":
             return targets, numbers
         has_text = self._answers.characters[events.rows[targets]] > 0
         return targets[has_text], numbers[has_text]

@@ -4,7 +4,7 @@ each part. `make-sft` writes it of a split in parts."""
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,13 +34,11 @@ EMPTY = hashlib.sha256(b"").hexdigest()
 def read_any_lineage(examples: Path) -> Lineage:
     """The lineage of a file of training examples, or of a folder of parts, which are checked when
     they are read. Raises as `read_lineage`."""
-    return _parts_lineage(examples) if in_parts(examples) else read_lineage(examples)
-
-
-def _parts_lineage(folder: Path) -> Lineage:
-    path = folder / PARTS_LINEAGE
-    lineage = parsed_lineage(Storage(as_url(folder)).read(PARTS_LINEAGE), path, folder)
-    if not sum(ExampleParts(folder, lineage).sizes):
+    if not in_parts(examples):
+        return read_lineage(examples)
+    path = examples / PARTS_LINEAGE
+    lineage = parsed_lineage(Storage(as_url(examples)).read(PARTS_LINEAGE), path, examples)
+    if not sum(ExampleParts(examples, lineage).sizes):
         raise DataError(f"{as_url(path)} lists no examples in parts", hint=AGAIN)
     return lineage
 
@@ -60,7 +58,7 @@ def validation_users(examples: Path, lineage: Lineage) -> Path:
     return Path(_copied(location, name, digest).name) / VALID
 
 
-@lru_cache(maxsize=1)
+@cache
 def _copied(location: str, name: str, digest: str | None) -> "TemporaryDirectory[str]":
     """A temporary folder with a copy of validation users, which lasts as long as the process."""
     folder = TemporaryDirectory(prefix="sidtool-")

@@ -62,12 +62,12 @@ def frames_of_mix(
     for name in options.tasks:
         task_templates = options.templates.get(name)
         task = named_task(name)
-        if task.writes_list and (lists := options.list_targets) is not None:
+        if task.target == "list" and (lists := options.list_targets) is not None:
             task_templates = task_templates or Templates.of_task(task.templates)
             task_templates = task_templates.filled({LENGTH_SLOT: str(lists.length)})
         templates = templates_for(name, task_templates, types)
         # whole histories and running text, which have no prompt, are always plain
-        form = "text" if task.is_sequence or task.is_running_text else format
+        form = "text" if task.is_sequence or task.target == "text" else format
         of_task = []
         for number, prompt in enumerate(templates.prompts):
             prompt = prompt.replace("{field}", task.column.replace("_", " "))
@@ -92,7 +92,13 @@ def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Tem
     not, for several prompts of a whole history, and as `Templates.check`."""
     task = named_task(name)
     if chosen is not None:
-        _check_chosen(name, chosen)
+        if task.is_sequence and len(chosen.prompts) > 1:
+            raise UsageError(
+                f"{len(chosen.prompts)} prompts of task {name}, which shows each history once",
+                hint="give one, or use the task next-item",
+            )
+        replaced = ["{field}", "{event}", "{feedback}", "{fields}"]
+        chosen.check_slots([*replaced, LENGTH_SLOT] if task.target == "list" else replaced)
     templates = chosen or Templates.of_task(task.templates)
     has_separator = chosen is not None and bool(templates.separator)
     if has_separator and not templates.items and history_source(name) == "sid":
@@ -102,7 +108,7 @@ def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Tem
         return templates
     if task.feedback:
         hint = f"sidtool split EVENTS -o SPLIT --feedback {task.feedback}"
-        types.need_feedback(task.feedback, hint, as_label=task.predicts_feedback)
+        types.need_feedback(task.feedback, hint, as_label=task.target == "feedback")
     values = {
         "{field}": task.feedback.replace("_", " "),
         "{event}": f"{{event.{task.feedback}}}",
@@ -114,7 +120,7 @@ def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Tem
     shown_feedback = task.feedback if task.writes_sids else ""
     templates.check(name, history_source(name), types, shown_feedback, is_sequence=task.is_sequence)
     gaps = [prompt for prompt in templates.prompts if "{gap}" in prompt or "{gap:token}" in prompt]
-    if task.predicts_feedback and gaps:
+    if task.target == "feedback" and gaps:
         raise UsageError(
             "{gap} in a prompt is the time since the last event, which is the one in question",
             hint="put it into items",
@@ -142,18 +148,6 @@ def with_field_tokens(frame: PromptFrame, field_tokens: FieldValues) -> PromptFr
             hint=f"sidtool extend-model --field-token {option}, and make-sft --model",
         )
     return replace(frame, field_tokens=field_tokens) if frame.token_slots else frame
-
-
-def _check_chosen(name: str, templates: Templates) -> None:
-    """Raise UsageError for several prompts of a whole history, and as `check_slots`."""
-    task = named_task(name)
-    if task.is_sequence and len(templates.prompts) > 1:
-        raise UsageError(
-            f"{len(templates.prompts)} prompts of task {name}, which shows each history once",
-            hint="give one, or use the task next-item",
-        )
-    replaced = ["{field}", "{event}", "{feedback}", "{fields}"]
-    templates.check_slots([*replaced, LENGTH_SLOT] if task.writes_list else replaced)
 
 
 def _all_fields(name: str, types: FieldTypes) -> str:
@@ -199,13 +193,13 @@ class ServedPrompts:
             return None
         lists = self.options.list_targets
         # the first item of a list: the prompt is cut as it was in training
-        n_sids = lists.length if lists is not None and named_task(task).writes_list else 1
+        n_sids = lists.length if lists is not None and named_task(task).target == "list" else 1
         return self._after_history(HistoryPrompt, task, self._answer_length(task, n_sids))
 
     @property
     def list(self) -> ListPrompt | None:
         """The prompt that asks for a list of items, or None without such a task."""
-        task = next((name for name in self._tasks if named_task(name).writes_list), None)
+        task = next((name for name in self._tasks if named_task(name).target == "list"), None)
         lists = self.options.list_targets
         if task is None or lists is None:
             return None
@@ -218,7 +212,7 @@ class ServedPrompts:
         prompts = []
         for name in self._tasks:
             task = named_task(name)
-            if not task.predicts_feedback:
+            if task.target != "feedback":
                 continue
             column = split.train.store.fields[task.feedback]
             used = np.unique(column.codes[split.train.items.places])
@@ -248,7 +242,7 @@ class ServedPrompts:
         texts = {}
         for task, frames in self.frames.items():
             # in running text the item is the content, else the prompt ends with the answer
-            answer = "" if named_task(task).is_running_text else "{answer}"
+            answer = "" if named_task(task).target == "text" else "{answer}"
             texts[task] = tuple(
                 frame.template(frame.item or "{…}") + answer + frame.close for frame in frames
             )

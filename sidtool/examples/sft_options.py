@@ -115,7 +115,7 @@ class SftOptions(UnknownOptions):
     @property
     def list_targets(self) -> ListTargets | None:
         """The lists that are made, None without the task."""
-        has_lists = any(named_task(task).writes_list for task in self.tasks)
+        has_lists = any(named_task(task).target == "list" for task in self.tasks)
         return (self.lists or ListTargets()) if has_lists else None
 
     def example_format(self, tokenizer: Any | None) -> Format:

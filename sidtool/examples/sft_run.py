@@ -110,7 +110,9 @@ class SftInputs:
         tasks = [named_task(name) for name in self.options.tasks]
         if options.has_queries and not any(task.needs_queries for task in tasks):
             raise UsageError("queries are for a task about them", hint="--task query-to-sid=1")
-        if options.fields and not any(task.shows_columns for task in tasks):
+        if options.fields and not any(
+            task.per == "item" and task.target == "text" for task in tasks
+        ):
             raise UsageError(
                 f"columns ({', '.join(options.fields)}) are shown by the task item-text only",
                 hint="--task item-text=1, or a task of a column, as sid-to-COLUMN",

@@ -121,39 +121,14 @@ class Task:
         return self.per == "user" and self.target == "sid"
 
     @property
-    def writes_list(self) -> bool:
-        """Whether the answer is the SIDs of a list."""
-        return self.target == "list"
-
-    @property
-    def shows_columns(self) -> bool:
-        """Whether running text shows the chosen columns of the catalog."""
-        return self.per == "item" and self.is_running_text
-
-    @property
-    def writes_sid(self) -> bool:
-        """Whether the answer is one SID."""
-        return self.target == "sid"
-
-    @property
     def writes_sids(self) -> bool:
         """Whether every answer is one SID or several."""
         return self.target in ("sid", "list")
 
     @property
-    def is_running_text(self) -> bool:
-        """Whether all of an example is the completion, in text."""
-        return self.target == "text"
-
-    @property
-    def predicts_feedback(self) -> bool:
-        """Whether the answer is a feedback, which may be one of a few labels."""
-        return self.target == "feedback"
-
-    @property
     def history_source(self) -> Literal["sid", "title"] | None:
         """How the prompt shows a history; None for a task without such a prompt."""
-        if not self.of_users or self.is_running_text:
+        if not self.of_users or self.target == "text":
             return None
         return "title" if self.source == "title" else "sid"
 
@@ -270,7 +245,7 @@ class ExampleContext:
         """The target of an item and what closes the completion; empty if the item has no such
         text."""
         close = template(frame.close)
-        if self.task.writes_sid:
+        if self.task.target == "sid":
             codes = self.bundle.items.codes[index : index + 1]
             return (sids(self.bundle.space, codes, behind_begin=True), close)
         text = self.text(index)

@@ -127,7 +127,7 @@ def history_prompt_task(weights: Mapping[str, float]) -> str | None:
         return max(in_mix, key=lambda task: weights[task])
     for name in weights:
         task = named_task(name)
-        if task.needs_fields and task.writes_sid:
+        if task.needs_fields and task.target == "sid":
             return name
     return next((task for task in (list_task, title_task) if task in weights), None)
 

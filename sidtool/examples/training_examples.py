@@ -202,7 +202,7 @@ class ExampleMaker:
     ) -> ExampleContext:
         """What the examples of a task are made with."""
         task = named_task(name)
-        is_served = task.predicts_feedback or task.writes_list
+        is_served = task.target in ("feedback", "list")
         is_served |= name == history_prompt_task(self._options.tasks)
         return ExampleContext(
             name=name,

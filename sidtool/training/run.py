@@ -179,7 +179,7 @@ class TrainingRun(Run):
         made = self.lineage.history_prompt
         earlier = self.contract.history_prompt
         task = None if made is None else find_task(made.task)
-        if task is not None and task.writes_list and earlier is not None:
+        if task is not None and task.target == "list" and earlier is not None:
             return earlier
         return made or earlier
 

@@ -138,7 +138,7 @@ def _check_kind(kind: ModelKind, options: TrainOptions, lineage: Lineage) -> Non
             hint="leave batching out",
         )
     for name, task in tasks.items():
-        if task.is_running_text:
+        if task.target == "text":
             raise UsageError(
                 f"task {name} is running text, which has no prompt that an encoder could read",
                 hint="make training examples without it",

@@ -119,11 +119,11 @@ def test_every_task_is_measured(road: Road, spoken: Path, tmp_path: Path, task: 
     ran = done("evaluate-task", spoken, task, *of, "--items", road.items, *few, *query)
     value = ran.json
     assert (value["task"], value["n"]) == (task, 5)
-    if kind.writes_sid:
+    if kind.target == "sid":
         assert set(value["chance"]) == LAST_LEVEL
         assert {"hr@1", "hr@3", "ndcg@3"} | LAST_LEVEL <= set(value["metrics"])
         assert 0 < value["chance"]["exact"] <= value["chance"]["prefix@1"] < 1
-    elif kind.is_running_text:
+    elif kind.target == "text":
         assert set(value["metrics"]) == {"perplexity"}
     else:
         assert set(value["metrics"]) == {"exact_match", "token_f1", "perplexity"}

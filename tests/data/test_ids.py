@@ -15,20 +15,7 @@ from sidtool.data.tables.tables import column_names, read_columns
 from tests.data.tables.files import CONTAINERS, write_table
 
 LITERAL = [
-    " a",
-    "a ",
-    "\ta",
-    "a\xa0",
-    "A",
-    "a",
-    "1",
-    "01",
-    "1.0",
-    "1e3",
-    "nan",
-    "null",
-    "é",
-    "e\u0301",
+    *(" a", "a ", "\ta", "a\xa0", "A", "a", "1", "01", "1.0", "1e3", "nan", "null", "é", "e\u0301")
 ]
 BAD_IDS = {
     "NaN": "NaN",

@@ -46,11 +46,8 @@ def test_the_digest_depends_on_every_value(tmp_path: Path) -> None:
 
 def test_dates_are_seconds(tmp_path: Path) -> None:
     dates = [
-        "1970-01-01",
-        "1970-01-02T00:00:00Z",
-        "1970-01-01 01:00:00+01:00",
-        "1970-01-01T00:00:00.5",
-        "1970-01-01T00:16:40",
+        *("1970-01-01", "1970-01-02T00:00:00Z", "1970-01-01 01:00:00+01:00"),
+        *("1970-01-01T00:00:00.5", "1970-01-01T00:16:40"),
     ]
     table = {"user": list("uuuuu"), "item": list("abcde"), "date": dates}
     read = read_interactions(write_table(tmp_path / "x.csv", table))
@@ -144,13 +141,8 @@ def test_a_cut_is_a_finite_number_or_a_date(text: str) -> None:
 
 
 def test_columns_are_selected_by_flag(tmp_path: Path) -> None:
-    table = {
-        "user": ["u", "u"],
-        "who": ["a", "b"],
-        "what": ["x", "y"],
-        "when": ["2", "1"],
-        "item": ["i", "j"],
-    }
+    table = {"user": ["u", "u"], "who": ["a", "b"], "what": ["x", "y"]}
+    table |= {"when": ["2", "1"], "item": ["i", "j"]}
     path = write_table(tmp_path / "x.csv", table)
     read = read_interactions(path, EventNames("who", "what", "when"))
     assert (read.users.tolist(), read.items.tolist(), read.order.tolist()) == (
@@ -230,6 +222,13 @@ def test_dates_of_a_recorded_format_are_read(tmp_path: Path) -> None:
     other = write_table(tmp_path / "y.csv", {**table, "ts": ["1", "2", "3"]})
     by_number = read_interactions(other, EventNames(order="ts"), recorded=read.columns)
     assert by_number.columns.time_format is None
+
+
+def test_empty_times_have_no_format(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "x.csv", TABLE | {"timestamp": [""] * 5})
+    with pytest.raises(DataError, match="row 1: the order '' is neither") as refusal:
+        read_interactions(path)
+    assert refusal.value.shell_hint is None
 
 
 def test_a_budget_below_the_events_of_one_user_is_refused(tmp_path: Path) -> None:

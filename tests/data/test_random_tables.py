@@ -11,7 +11,6 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
 from sidtool.data.event_sort import EVENT_BYTES, Spill
@@ -170,9 +169,6 @@ def test_a_hundred_thousand_random_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
 ) -> None:
     check_tables(tmp_path, range(part * 10_000, (part + 1) * 10_000), monkeypatch)
-
-
-TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=5)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -6,6 +6,7 @@ from sidtool.base.errors import SidtoolWarning
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import read_items
 from sidtool.data.split.protocols import given, leave_one_out
+from tests.data.split.cases import trained
 from tests.shared_data import DATA
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not at hand")
@@ -38,13 +39,8 @@ def test_minionerec_industrial() -> None:
     split = given(folder / "train_partial.csv", folder / "valid.csv", folder / "test.csv")
     assert split.windows is not None
     assert (len(split.windows), len(split.valid), len(split.test)) == (10393, 4532, 4533)
-    shown = [
-        (s.user, item, at)
-        for s in split.train
-        for item, at in zip(s.items, s.positions, strict=True)
-    ]
+    shown = trained(split)
     assert split.held_out.count(shown) == 0
-    assert len({(user, at) for user, _, at in shown}) == len(
-        shown
-    )  # one item at each place of a sequence
+    # one item at each place of a sequence
+    assert len({(user, at) for user, _, at in shown}) == len(shown)
     assert {item for _, item, _ in shown} <= set(items.ids)

@@ -101,16 +101,16 @@ def check_completion(
     if example.task == "sequence":
         return
     task = named_task(example.task)
-    assert bool(example.prompt) != task.is_running_text
-    is_plain = format_ == "plain" or task.is_running_text
+    assert bool(example.prompt) != (task.target == "text")
+    is_plain = format_ == "plain" or task.target == "text"
     assert example.completion[-1].text.endswith("<eos>" if is_plain else "<|im_end|>")
     if task.writes_sids:
         assert not texts_of(example.completion, "catalog")
-    if task.writes_sid:
+    if task.target == "sid":
         codes = bundle.items.codes[bundle.items.row(example.item or "")]
         sid_tokens = example.completion[0].sid_tokens[: bundle.space.levels]
         assert sid_tokens == tuple((codes + bundle.space.offsets).tolist())
-    elif not (task.is_running_text or task.writes_list):
+    elif task.target not in ("text", "list"):
         values = items.fields[task.column] if task.target == "column" else items.titles
         (text,) = texts_of(example.completion, "catalog")
         assert text == item_text(values[index]) != ""
@@ -121,7 +121,7 @@ def check_templates(weights: Mapping[str, float], counts: Counter[str]) -> None:
     asked by."""
     served = {"sequence", "list", history_prompt_task(weights)}
     for name, weight in weights.items():
-        has_one = named_task(name).is_running_text or name == "sequence"
+        has_one = named_task(name).target == "text" or name == "sequence"
         assert counts[name] >= (1 if has_one else min(3, weight) if name in served else 3)
 
 

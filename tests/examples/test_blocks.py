@@ -26,12 +26,8 @@ from tests.pairs import all_pairs
 
 N_ITEMS = 60
 TASKS = (
-    "sequence",
-    "next-item",
-    "title-history-to-sid",
-    "history-to-title",
-    "history-to-description",
-    "title-history-to-title",
+    *("sequence", "next-item", "title-history-to-sid"),
+    *("history-to-title", "history-to-description", "title-history-to-title"),
 )
 
 

@@ -1,15 +1,18 @@
 """The files beside training examples, and what is combined with them."""
 
+import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 
+import fsspec
 import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError
 from sidtool.data.split.split import Split
 from sidtool.examples.lineage import read_lineage
-from sidtool.examples.parts import validation_users
+from sidtool.examples.parts import VALID, validation_users
 from tests.sealed import reseal
 from tests.training_fixtures import bundle, catalog, examples, make_split, split
 
@@ -32,6 +35,18 @@ def test_validation_users_that_were_changed_are_refused(made: Path, split: Split
     valid.unlink()
     with pytest.raises(DataError, match="is missing"):
         validation_users(made, lineage)
+
+
+def test_copies_of_validation_users_last_beside_those_of_other_examples(made: Path) -> None:
+    """The stages of a training are planned before the first one begins."""
+    copies = []
+    for name in ("first", "second"):
+        data = f"{name}\n".encode()
+        fsspec.filesystem("memory").pipe_file(f"/{name}/part-0000/{VALID}", data)
+        files = {f"part-0000/{VALID}": hashlib.sha256(data).hexdigest()}
+        lineage = replace(read_lineage(made), parts=({"part-0000/a": 1},), files=files)
+        copies.append(validation_users(Path(f"memory://{name}"), lineage))
+    assert [copy.read_text() for copy in copies] == ["first\n", "second\n"]
 
 
 @pytest.mark.parametrize("leaked", [5, -1])

@@ -25,6 +25,7 @@ from sidtool.model.prompt.segments import PromptEncoder
 from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
+from tests.data.split.cases import trained
 from tests.examples.cases import ALL_TASKS, QUERIES
 from tests.models import tiny_tokenizer
 
@@ -117,11 +118,7 @@ def test_running_text_contains_every_event_once(
 ) -> None:
     options = SftOptions({"history-text": 1.0}, history_length=3)
     _, examples = make_examples(bundle, catalog, split, options)
-    assert [event for example in examples for event in example.events] == [
-        (sequence.user, item, place)
-        for sequence in split.train
-        for item, place in zip(sequence.items, sequence.positions, strict=True)
-    ]
+    assert [event for example in examples for event in example.events] == trained(split)
     for example in examples:
         text, _ = segments_to_text(bundle.space, example.completion)
         for _, item, _ in example.events:

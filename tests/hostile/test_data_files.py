@@ -26,9 +26,10 @@ from sidtool.data.tables.tables import column_batches, read_columns
 from sidtool.integrations.formats.minionerec import read_minionerec
 from sidtool.integrations.formats.openonerec import read_openonerec
 from tests.data.split.lines import of_lines, write_lines
-from tests.data.split.test_files import resigned, splits
+from tests.data.split.test_files import splits
 from tests.hostile.harness import call, cases, count
 from tests.hostile.limits import check_seconds, limited
+from tests.sealed import reseal
 
 # Damage
 
@@ -293,8 +294,9 @@ def test_split_folders(
     content = damaged(files[name], changes)
     (folder / name).write_bytes(content)
     if is_signed and name != "split.json":
-        digest = hashlib.sha256(content).hexdigest()
-        resigned(folder, {"files": {**json.loads(files["split.json"])["files"], name: digest}})
+        listed = json.loads(files["split.json"])["files"]
+        listed[name] = hashlib.sha256(content).hexdigest()
+        reseal(folder / "split.json", {"files": listed})
     read = call(open_split, folder, input_bytes=len(content))
     if read is not None:
         # the damage is in blanks, or in a key that nobody reads

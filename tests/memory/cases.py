@@ -1,25 +1,18 @@
 """Splits and bundles for the tests of memories."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
-from sidtool.data.split.split import Split
-from sidtool.data.split.values import Example, UserSequence
 from sidtool.memory.build import build_memory
 from sidtool.memory.manifest import KnnSettings
-from sidtool.memory.memory import Memory
+from sidtool.memory.memory import Memory, _digest
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
+from tests.data.split.cases import split_of
 
-
-def split_of(histories: Sequence[Sequence[str]], held_out: Sequence[Example] = ()) -> Split:
-    """A user "u0", "u1" ... for each history of training events."""
-    train = tuple(
-        UserSequence(f"u{number}", tuple(items), tuple(range(len(items))))
-        for number, items in enumerate(histories)
-    )
-    return Split("leave-one-out", train, tuple(held_out), ())
+__all__ = ["split_of"]
 
 
 def random_histories(seed: int, users: int, items: int, longest: int = 9) -> list[list[str]]:
@@ -38,6 +31,24 @@ def small_memory(
     bundle = bundle or small_bundle()
     histories = random_histories(seed, 40, len(bundle.items))
     return build_memory(split_of(histories), bundle, settings)
+
+
+def slow_scores(memory: Memory, rows: list[int]) -> np.ndarray:
+    """The score of each item for a history of rows, by loops."""
+    similar = memory.neighbors.to_scipy().toarray().astype(np.float64)
+    scores = np.zeros(len(similar))
+    for age, row in enumerate(reversed(rows)):
+        scores += memory.manifest.settings.recency**age * similar[row]
+    return scores
+
+
+def forged(memory: Memory, change: Callable[[dict[str, np.ndarray]], object]) -> Memory:
+    """A memory with changed arrays whose digest, if none is missing, is that of these arrays."""
+    arrays = {name: array.copy() for name, array in memory.arrays.items()}
+    change(arrays)
+    is_whole = arrays.keys() == memory.arrays.keys()
+    digest = _digest(memory.manifest, arrays) if is_whole else memory.digest
+    return Memory(replace(memory.manifest, digest=digest), arrays)
 
 
 def squared_cosines(vectors: np.ndarray, neighbors: int) -> np.ndarray:

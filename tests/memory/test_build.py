@@ -173,16 +173,13 @@ def test_vectors_that_a_memory_does_not_compare_are_refused() -> None:
 SEQUENCES = [np.array([0, 1, 2]), np.array([1, 0]), np.array([0, 1])]
 
 
-def test_with_reverse_zero_only_later_items_are_similar() -> None:
-    how = KnnSettings(distance=0.5, reverse=0.0, normalization=0.0)
-    expected = [[0, 2, 0.5], [1, 0, 1], [0, 0, 0]]
-    assert item_similarity(SEQUENCES, 3, how).to_scipy().toarray().tolist() == expected
-
-
 def test_reverse_weighs_the_pairs_against_their_order() -> None:
-    how = KnnSettings(distance=0.5, reverse=0.25, normalization=0.0)
-    expected = [[0, 2.25, 0.5], [1.5, 0, 1], [0.125, 0.25, 0]]
-    assert item_similarity(SEQUENCES, 3, how).to_scipy().toarray().tolist() == expected
+    for reverse, expected in (
+        (0.0, [[0, 2, 0.5], [1, 0, 1], [0, 0, 0]]),
+        (0.25, [[0, 2.25, 0.5], [1.5, 0, 1], [0.125, 0.25, 0]]),
+    ):
+        how = KnnSettings(distance=0.5, reverse=reverse, normalization=0.0)
+        assert item_similarity(SEQUENCES, 3, how).to_scipy().toarray().tolist() == expected
 
 
 def test_a_history_recommends_what_followed_its_items() -> None:

@@ -1,7 +1,6 @@
 """Items have neighbors by content, new ones too."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +17,13 @@ from sidtool.memory.build import build_memory, verify_memory
 from sidtool.memory.content import ItemContent, nearest_items
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
-from sidtool.memory.memory import _digest as memory_digest
 from sidtool.memory.mixture.index import MemoryIndex
 from sidtool.memory.similarity import content_similarity
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.make.add import add_items
 from sidtool.tokenizer.quantize.mlp import unit
 from tests.bundles import small_bundle
-from tests.memory.cases import random_histories, split_of, squared_cosines
+from tests.memory.cases import forged, random_histories, split_of, squared_cosines
 
 BUNDLE = small_bundle()
 ITEMS = len(BUNDLE.items)
@@ -128,12 +126,7 @@ DAMAGES: dict[str, Callable[[dict[str, np.ndarray]], object]] = {
 def test_content_that_contradicts_the_rest_is_reported(tmp_path: Path, damage: str) -> None:
     """Although digests and objects agree with it."""
     memory = build_memory(SPLIT, GROWN, content=ItemContent.of(GROWN))
-    arrays = {name: array.copy() for name, array in memory.arrays.items()}
-    DAMAGES[damage](arrays)
-    digest = (
-        memory.digest if "content/weight" not in arrays else memory_digest(memory.manifest, arrays)
-    )
-    Memory(replace(memory.manifest, digest=digest), arrays).save(tmp_path / "m.zarr")
+    forged(memory, DAMAGES[damage]).save(tmp_path / "m.zarr")
     assert len(verify_memory(tmp_path / "m.zarr")) == 1
 
 

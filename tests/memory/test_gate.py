@@ -13,7 +13,7 @@ from sidtool.memory.build import build_memory
 from sidtool.memory.mixture.gate import FEATURES, LIMIT, Gate
 from sidtool.memory.mixture.index import MemoryIndex
 from tests.bundles import small_bundle
-from tests.memory.cases import random_histories, split_of
+from tests.memory.cases import random_histories, slow_scores, split_of
 
 BUNDLE = small_bundle()
 BUNDLE.items.retired[[4, 9]] = True
@@ -25,16 +25,11 @@ histories = st.lists(st.lists(st.integers(-1, 39), max_size=12), min_size=1, max
 
 
 def slow_features(history: list[int]) -> list[float]:
-    similar = MEMORY.neighbors.to_scipy().toarray().astype(np.float64)
-    recency = MEMORY.manifest.settings.recency
     rows = [row for row in history if row >= 0]
-    scores = np.zeros(40)
-    for age, row in enumerate(reversed(rows)):
-        scores += recency**age * similar[row]
-    scores = scores[BUNDLE.active]
+    scores = slow_scores(MEMORY, rows)[BUNDLE.active]
     if not scores.any():
         return [0.0] * len(FEATURES)
-    covered = sum(bool(similar[row].any()) for row in rows)
+    covered = sum(MEMORY.neighbors.offsets[row + 1] > MEMORY.neighbors.offsets[row] for row in rows)
     total = scores.sum()
     return [
         math.log(total),

@@ -15,7 +15,7 @@ from sidtool.memory.mixture import index as module
 from sidtool.memory.mixture.gate import ItemDistribution
 from sidtool.memory.mixture.index import MemoryIndex
 from tests.bundles import small_bundle
-from tests.memory.cases import random_histories, small_memory, split_of
+from tests.memory.cases import random_histories, slow_scores, small_memory, split_of
 
 BUNDLE = small_bundle()
 BUNDLE.items.retired[[4, 9]] = True
@@ -33,13 +33,7 @@ def slow(
     memory: Memory, history: list[int], power: float, new_item_factor: float = 1.0
 ) -> dict[int, float]:
     """Probabilities of the active items by position in SID order."""
-    similar = memory.neighbors.to_scipy().toarray().astype(np.float64)
-    recency = memory.manifest.settings.recency
-    rows = [row for row in history if row >= 0]
-    scores = np.zeros(len(BUNDLE.items))
-    for age, row in enumerate(reversed(rows)):
-        scores += recency**age * similar[row]
-    raised = scores**power
+    raised = slow_scores(memory, [row for row in history if row >= 0]) ** power
     raised[memory.events == 0] *= new_item_factor
     active = raised[BUNDLE.active]
     return {

@@ -85,7 +85,7 @@ class FieldOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "conditions", tuple(map(Condition.parse, self.target)))
-        names = [each.name for each in self.event_fields]
+        names = [column.name for column in self.event_fields]
         for name in names:
             if names.count(name) > 1:
                 raise UsageError(f"column {name!r} is named twice as feedback or context")
@@ -100,7 +100,7 @@ class FieldOptions:
     @property
     def all_feedback(self) -> tuple[FieldName, ...]:
         """The feedback columns, those of conditions included."""
-        named = {each.name for each in (*self.feedback, *self.context)}
+        named = {column.name for column in (*self.feedback, *self.context)}
         compared = dict.fromkeys(condition.field for condition in self.conditions)
         implied = (FieldName(name) for name in compared if name not in named)
         return (*self.feedback, *implied)

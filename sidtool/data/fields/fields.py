@@ -29,6 +29,8 @@ Values = Mapping[str, Value | None]
 TARGET = "target"
 """The event field by which a split with `--target` marks targets: TARGET_VALUES."""
 TARGET_VALUES: Mapping[bool, Value] = {True: "yes", False: "no"}
+PARTS = ("user", "event", "context", "feedback", "times", "time")
+"""Of fields, as they stand in JSON."""
 
 
 @dataclass(frozen=True)
@@ -141,15 +143,8 @@ class Fields:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of the parts that there are."""
-        parts = {
-            "user": self.user,
-            "event": self.event,
-            "context": self.context,
-            "feedback": self.feedback,
-            "times": self.times,
-            "time": self.time,
-        }
-        return {key: part for key, part in parts.items() if part is not None and part != {}}
+        parts = {name: getattr(self, name) for name in PARTS}
+        return {name: part for name, part in parts.items() if part is not None and part != {}}
 
     @classmethod
     def from_json(cls, value: Any, n_events: int) -> Self:
@@ -157,10 +152,9 @@ class Fields:
 
         Raises DataError, which names the part, for an unknown or malformed one."""
         parts = _object(value, "fields")
-        part_names = ("user", "event", "context", "feedback", "times", "time")
         for key in parts:
-            if key not in part_names:
-                raise DataError(f"fields have no part {key!r:.60}, but {', '.join(part_names)}")
+            if key not in PARTS:
+                raise DataError(f"fields have no part {key!r:.60}, but {', '.join(PARTS)}")
         event = _object(parts.get("event"), "event")
         times = parts.get("times")
         time = parts.get("time")

@@ -240,7 +240,7 @@ def unusable_events(
     }
     if moments is not None:
         flags["empty_time"] = moments.is_empty
-        flags["unreadable_time"] = moments.is_unreadable
+        flags["unreadable_time"] = np.isnan(moments.seconds) & ~moments.is_empty
         flags["mixed_time"] = moments.is_other_kind
     return flags
 

@@ -1,5 +1,6 @@
 """Cleaned copies of a catalog and its events, with a count of everything that was changed."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -20,7 +21,7 @@ from sidtool.data.prepare.check import (
     report,
     unusable_events,
 )
-from sidtool.data.prepare.tables import CatalogTable, Cells, EventTable
+from sidtool.data.prepare.tables import CatalogTable, Cells, EventTable, refuse_taken
 from sidtool.data.times import parse_moments, time_format_hint
 from sidtool.data.unknown_ids import known_spellings
 
@@ -111,17 +112,12 @@ def clean_catalog(catalog: CatalogTable) -> tuple[CatalogTable, dict[str, int], 
             best[item] = row
     rows = sorted(best.values())
     empty = ids.count("")
-    dropped: dict[str, int] = {
-        "empty_item_id": empty,
-        "duplicate_item_id": len(ids) - empty - len(rows),
-    }
+    dropped = Counter(empty_item_id=empty, duplicate_item_id=len(ids) - empty - len(rows))
     respelled = sum(ids[row] != catalog.ids[row] for row in rows)
-    renamed = {catalog.columns.id: "item_id"}
-    if catalog.columns.title is not None:
-        renamed[catalog.columns.title] = "title"
-    cells = _renamed(catalog.path, {**catalog.cells, catalog.columns.id: ids}, renamed, rows)
+    cells = {**catalog.cells, catalog.columns.id: ids}
+    cells = _renamed(catalog.path, cells, catalog.usual_names, rows)
     columns = replace(ITEM_COLUMNS, title="title" if "title" in cells else None)
-    return CatalogTable(catalog.path, columns, cells), _positive(dropped), respelled
+    return CatalogTable(catalog.path, columns, cells), dict(+dropped), respelled
 
 
 def clean_events(
@@ -142,12 +138,11 @@ def clean_events(
         for cell, ratio in zip(written_times, ratios.tolist(), strict=True)
     )
     is_dropped = np.zeros(len(users), dtype=np.bool_)
-    dropped: dict[str, int] = {}
+    dropped = Counter[str]()
     for reason, is_unusable in unusable_events(users, items, moments, catalog_ids).items():
         dropped[reason] = int((is_unusable & ~is_dropped).sum())  # a row counts for one reason
         is_dropped |= is_unusable
     rows = np.flatnonzero(~is_dropped)
-    dropped["duplicate_event"] = 0
     if events.times is not None:
         repeated = repeated_rows([(users[row], items[row], times[row]) for row in rows])
         dropped["duplicate_event"] = len(repeated)
@@ -171,7 +166,7 @@ def clean_events(
     cells = {**events.cells, columns.user: users, columns.item: items, order_column: times}
     names = {columns.user: "user_id", columns.item: "item_id", order_column: "timestamp"}
     table = _renamed(events.path, cells, names, rows.tolist())
-    return EventTable(events.path, EVENT_COLUMNS, table), _positive(dropped), respelled, converted
+    return EventTable(events.path, EVENT_COLUMNS, table), dict(+dropped), respelled, converted
 
 
 def _divided(cell: str, ratio: int) -> str:
@@ -179,21 +174,11 @@ def _divided(cell: str, ratio: int) -> str:
     return format(Decimal(cell.strip()) / ratio, "f") if ratio > 1 else cell.strip()
 
 
-def _positive(counts: Mapping[str, int]) -> dict[str, int]:
-    return {reason: count for reason, count in counts.items() if count}
-
-
 def _renamed(
     path: Path, cells: Mapping[str, Cells], names: Mapping[str, str], rows: Sequence[int]
 ) -> dict[str, Cells]:
-    """Some rows, with the columns by their new names. Raises UsageError if another column has one
-    of them."""
-    taken = {new for old, new in names.items() if new in cells and new not in names}
-    if taken:
-        raise UsageError(
-            f"{path} has a column {min(taken)!r} beside the one that gets this name",
-            hint="rename it in the file",
-        )
+    """Some rows, with the columns by their new names. Raises as `refuse_taken`."""
+    refuse_taken(path, cells, names)
     return {
         names.get(name, name): tuple(column[row] for row in rows) for name, column in cells.items()
     }

@@ -196,11 +196,11 @@ def prepare(
     if not len(events):
         counts = ", ".join(f"{step.events} after {step.name!r}" for step in steps)
         raise DataError(f"no event of {source} stays: {counts}")
-    chosen = {events.items[code] for code in np.unique(events.columns["item"]).tolist()}
+    written_ids = {events.items[code] for code in np.unique(events.columns["item"]).tolist()}
     if catalog is not None and options.all_items:
-        chosen = catalog
+        written_ids = catalog
     if catalog is not None:
-        dropped["item_without_events"] = len(catalog) - len(chosen)
+        dropped["item_without_events"] = len(catalog) - len(written_ids)
     names = tuple(without_credentials(str(path)) for path in event_files)
     prepared = Prepared(
         options.source,
@@ -209,7 +209,7 @@ def prepare(
         filters,
         steps,
         {reason: count for reason, count in dropped.items() if count},
-        len(chosen),
+        len(written_ids),
     )
     if dry_run:
         return prepared
@@ -218,7 +218,7 @@ def prepare(
             rows = iter([{"item_id": item} for item in events.items])
         else:
             rows = raw_format.read_items(item_file)
-        _write_items(folder / ITEMS_FILE, _once(rows, chosen))
+        _write_items(folder / ITEMS_FILE, _once(rows, written_ids))
         _write_events(folder / EVENTS_FILE, events)
         text = json.dumps(prepared.to_json(), indent=1, ensure_ascii=False)
         (folder / RECORD).write_text(f"{text}\n", encoding="utf-8")
@@ -250,9 +250,9 @@ def _several(source: Path, content: str, files: list[Path], hint: str) -> UsageE
     return UsageError(f"{source} has several files of {content}: {names}", hint=hint)
 
 
-def _once(rows: Iterator[dict[str, str]], chosen: set[str]) -> Iterator[dict[str, str]]:
-    """The rows of chosen items, the first one of each."""
-    remaining = set(chosen)
+def _once(rows: Iterator[dict[str, str]], written_ids: set[str]) -> Iterator[dict[str, str]]:
+    """The rows of some items, the first one of each."""
+    remaining = set(written_ids)
     for row in rows:
         if row["item_id"] in remaining:
             remaining.remove(row["item_id"])

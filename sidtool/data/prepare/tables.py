@@ -4,7 +4,7 @@ not say it, cells give a hint which columns are probably meant."""
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,12 @@ class CatalogTable:
         """(n,), all empty without a column of titles."""
         title = self.columns.title
         return ("",) * len(self.ids) if title is None else self.cells[title]
+
+    @property
+    def usual_names(self) -> dict[str, str]:
+        """The columns of ids and titles -> the names that are read without a flag."""
+        title = self.columns.title
+        return {self.columns.id: "item_id"} | ({} if title is None else {title: "title"})
 
 
 @dataclass(frozen=True)
@@ -137,14 +143,24 @@ def read_events(
 def read_items(
     path: Path, id_column: str | None = None, title: str | None = None
 ) -> Iterator[dict[str, str]]:
-    """The items of a catalog, with every column."""
+    """The items of a catalog, with every column; the first ones are `item_id`, and `title` if there
+    is one. Raises UsageError if another column has one of these names."""
     table = read_catalog_table(path, id_column, title)
-    for cells in zip(*table.cells.values(), strict=True):
-        row = dict(zip(table.cells, cells, strict=True))
-        first = {"item_id": row.pop(table.columns.id)}
-        if table.columns.title is not None:
-            first["title"] = row.pop(table.columns.title)
-        yield first | row
+    names = table.usual_names
+    refuse_taken(path, table.cells, names)
+    columns = {names.get(name, name): table.cells[name] for name in (*names, *table.cells)}
+    for cells in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, cells, strict=True))
+
+
+def refuse_taken(path: Path, available: Collection[str], names: Mapping[str, str]) -> None:
+    """Raise UsageError if a column has the new name of another one; `names` are old -> new."""
+    taken = {new for new in names.values() if new in available and new not in names}
+    if taken:
+        raise UsageError(
+            f"{path} has a column {min(taken)!r} beside the one that gets this name",
+            hint="rename it in the file",
+        )
 
 
 def guess_flags(items: Path, events: Path | None) -> str | None:
@@ -172,9 +188,13 @@ def guess_flags(items: Path, events: Path | None) -> str | None:
 
 
 def _trimmed_cells(path: Path) -> CellsByName:
-    names = column_names(path)
-    table = read_columns(path, names)
-    return {name: [(value or "").strip() for value in table[name].to_pylist()] for name in names}
+    """The cells of each column; no column if there are none."""
+    table = read_columns(path, column_names(path))
+    return {
+        name: [(cell or "").strip() for cell in column.to_pylist()]
+        for name, column in table.items()
+        if len(column)
+    }
 
 
 def _ids(catalog: CellsByName, events: CellsByName) -> tuple[str | None, str | None]:

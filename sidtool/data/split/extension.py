@@ -56,7 +56,7 @@ def _check_seen(split: Split, earlier: Split) -> None:
     in_order = split.windows is None and earlier.windows is None
     in_order &= split.reference.order == earlier.reference.order
     timed = _are_timed(split, earlier)
-    logs, earlier_logs = (_logs(each, users, timed) for each in (split, earlier))
+    logs, earlier_logs = (_logs(one, users, timed) for one in (split, earlier))
     # what follows the last target of a user is in no part
     shows_all = not split.fields.target
     for user in users:
@@ -129,11 +129,11 @@ def _learned(
     old: Mapping[int, ItemEvent],
     learned: Collection[int],
     new: Mapping[int, ItemEvent],
-    asked: Collection[int],
+    held_out: Collection[int],
     in_order: bool,
     shows_all: bool,
 ) -> ItemEvent | None:
-    """The first event `asked` of a user's `new` ones that may be an event `learned` of the `old`
+    """The first event `held_out` of a user's `new` ones that may be an event `learned` of the `old`
     ones, given by position; None without one.
 
     If all old events are, in order, among the new ones, an event may be one with as many old events
@@ -143,11 +143,11 @@ def _learned(
     old_places, new_places = sorted(old), sorted(new)
     olds = [old[place] for place in old_places]
     news = [new[place] for place in new_places]
-    before = _found(olds, news)
-    behind = _found(olds[::-1], news[::-1])[::-1]
+    before = _matched(olds, news)
+    behind = _matched(olds[::-1], news[::-1])[::-1]
     is_whole = in_order and before[-1] == len(olds)
     for at, event in enumerate(news):
-        if new_places[at] not in asked:
+        if new_places[at] not in held_out:
             continue
         for index, earlier in enumerate(olds):
             if earlier != event or old_places[index] not in learned:
@@ -158,7 +158,7 @@ def _learned(
     return None
 
 
-def _found(sought: Sequence[ItemEvent], events: Sequence[ItemEvent]) -> list[int]:
+def _matched(sought: Sequence[ItemEvent], events: Sequence[ItemEvent]) -> list[int]:
     """(events + 1): how many of the first `sought` are, in order, among the first 0, 1, 2 ...
     events."""
     counts = [0]

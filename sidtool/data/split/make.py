@@ -79,7 +79,8 @@ class SplitOptions:
     def further_columns(self) -> list[str]:
         """The columns of events that are read apart from ids and order."""
         names = [name.name for name in self.fields.event_fields]
-        names += self.sessions.columns if self.sessions else ()
+        if self.sessions is not None and self.sessions.column is not None:
+            names.append(self.sessions.column)
         return list(dict.fromkeys(names))
 
     @property

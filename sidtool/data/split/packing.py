@@ -115,7 +115,7 @@ class _Rows:
 def _ragged(lists: Sequence[Sequence[int]]) -> Ragged:
     """Lists of numbers, one behind the other."""
     numbers = np.fromiter(chain.from_iterable(lists), dtype=np.int32)
-    return Ragged.of_lengths(numbers, np.array([len(each) for each in lists], dtype=np.int64))
+    return Ragged.of_lengths(numbers, np.array([len(members) for members in lists], dtype=np.int64))
 
 
 class _Packer:

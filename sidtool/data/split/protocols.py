@@ -132,8 +132,8 @@ def temporal(
     is_held_out = logs.targets >= np.maximum(valid_start, starts + 1)[user_of]
     is_test = logs.targets >= test_start[user_of]
     valid, test = (
-        logs.examples(user_of[chosen], logs.targets[chosen])
-        for chosen in (is_held_out & ~is_test, is_held_out & is_test)
+        logs.examples(user_of[is_in_part], logs.targets[is_in_part])
+        for is_in_part in (is_held_out & ~is_test, is_held_out & is_test)
     )
     left_out = len(starts) - len(trained)
     return logs.split("temporal", train, valid, test, left_out, cuts)

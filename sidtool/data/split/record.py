@@ -50,11 +50,6 @@ class SessionRule(JsonRecord):
             raise UsageError("give either --session-gap or --session-column")
         check_options(self)
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns of events that the rule reads, apart from ids and order."""
-        return () if self.column is None else (self.column,)
-
     def __str__(self) -> str:
         if self.gap is None:
             return f"by column {self.column}"
@@ -180,11 +175,6 @@ class SplitCounts(JsonRecord):
     """Held-out targets at the time of the user's event before them: the rows of the file order the
     two. None under `given`, whose windows have no times, and in splits before 0.3."""
 
-    @property
-    def targets_repeat(self) -> bool | None:
-        """As `SplitReference.targets_repeat`."""
-        return None if self.repeated_targets is None else self.repeated_targets > 0
-
 
 @dataclass(frozen=True)
 class SplitManifest(JsonRecord):
@@ -229,13 +219,10 @@ class SplitManifest(JsonRecord):
     @property
     def reference(self) -> SplitReference:
         """The reference that everything made from this split carries."""
+        repeated = self.counts.repeated_targets
+        targets_repeat = None if repeated is None else repeated > 0
         return SplitReference(
-            self.protocol,
-            self.digest,
-            self.cuts,
-            self.extends,
-            self.columns,
-            self.counts.targets_repeat,
+            self.protocol, self.digest, self.cuts, self.extends, self.columns, targets_repeat
         )
 
     @classmethod

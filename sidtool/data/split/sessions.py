@@ -29,7 +29,7 @@ class SessionTable:
 
 
 def read_sessions(path: Path, events: Interactions, rule: SessionRule) -> SessionTable:
-    """The sessions of the events of a file, which were read with the cells of `rule.columns`.
+    """The sessions of the events of a file, which were read with the cells of its column.
 
     Raises UsageError for a column of ids, DataError for an event without a session, and with a gap
     if the order is no time."""

@@ -34,23 +34,18 @@ last-session, those of users with fewer sessions that have targets."""
 
 @dataclass(frozen=True)
 class SplitOrigin:
-    """Where a split came from: the fields of its manifest that do not follow from its parts."""
+    """Where a split came from: the fields of its manifest, and of the counts there, that do not
+    follow from its parts."""
 
     events_digest: str = ""
     columns: EventColumns | None = None
     cuts: Cuts | None = None
     left_out: int = 0
-    """As `SplitCounts.left_out`."""
     repeated_targets: int | None = None
-    """As `SplitCounts.repeated_targets`."""
     tied_targets: int | None = None
-    """As `SplitCounts.tied_targets`."""
     extends: tuple[str, ...] = ()
-    """As `SplitReference.extends`."""
     fields: FieldTypes | None = None
-    """The fields of events and users, None for a split without any."""
     sessions: SessionRule | None = None
-    """What a session is, None where the split records none."""
     drops_events: bool = False
     """Whether the split lacks events that the earlier split it extends was trained or validated
     on. What that one extends is then not known to be extended by later splits."""

@@ -69,12 +69,6 @@ class Example:
         return (self.item, *(target.item for target in self.rest))
 
     @property
-    def events(self) -> tuple[Event, ...]:
-        """The held-out events: all targets."""
-        rest = ((self.user, target.item, target.position) for target in self.rest)
-        return ((self.user, self.item, self.position), *rest)
-
-    @property
     def all_fields(self) -> Fields:
         """The fields of the history and of the targets behind it, as events."""
         before = self.fields

@@ -248,14 +248,11 @@ def _parse_literal(text: str) -> list[Any] | None:
         if mark == "]" and tokens[-1:] == [","] and tokens[-2:] != ["[", ","]:
             tokens.pop()  # Python allows a comma behind the last member
         try:
-            tokens.append(mark or number or encode_basestring(_literal(quoted)))
+            literal = quoted and (ast.literal_eval(quoted) if "\\" in quoted else quoted[1:-1])
+            tokens.append(mark or number or encode_basestring(literal))
         except (ValueError, SyntaxError):  # a malformed escape
             return None
     try:
         return list(parse_json(" ".join(tokens)))
     except ValueError:  # also for a lone surrogate, and for a number of thousands of digits
         return None
-
-
-def _literal(quoted: str) -> str:
-    return quoted[1:-1] if "\\" not in quoted else str(ast.literal_eval(quoted))

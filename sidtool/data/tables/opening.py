@@ -97,9 +97,9 @@ def require_regular(path: Path) -> None:
     """Raise DataError unless a path is a regular file, or a folder with only such below it."""
     if not path.exists():
         raise DataError(f"{path} does not exist")
-    for each in (path, *(path.rglob("*") if path.is_dir() else ())):
-        if not (each.is_file() or each.is_dir()):
-            raise DataError(f"{each} is neither a regular file nor a folder")
+    for file in (path, *(path.rglob("*") if path.is_dir() else ())):
+        if not (file.is_file() or file.is_dir()):
+            raise DataError(f"{file} is neither a regular file nor a folder")
 
 
 def refuse_repeated(path: Path, names: Sequence[str]) -> None:

@@ -17,7 +17,6 @@ Ids are stricter: a text as it stands, with blanks around it, or a whole number.
 id; 1.0 and true are none. In a CSV file every cell is a text."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -36,28 +35,18 @@ MAX_COLUMNS = 1 << 14
 Batches = Iterator[dict[str, Column]]
 
 
-@dataclass(frozen=True)
-class Container:
-    """How the files of a type are read."""
+ReadNames = Callable[[Path], tuple[str, ...]]
+ReadBatches = Callable[[Path, Sequence[str], Sequence[str]], Batches]
+"""Of a file, names, and those of them that hold ids: the columns as strings, some rows at a
+time."""
 
-    column_names: Callable[[Path], tuple[str, ...]]
-    batches: Callable[[Path, Sequence[str], Sequence[str]], Batches]
-    """Of a file, names, and those of them that hold ids: the columns as strings, some rows at a
-    time."""
-    whole: Callable[[Path, Sequence[str], Sequence[str]], Batches] | None = None
-    """As `batches`, if what is held in memory together has a limit of its own."""
-
-
-CONTAINERS: dict[str, Container] = {
+CONTAINERS: dict[str, tuple[ReadNames, ReadBatches]] = {
     **{
-        kind: Container(partial(header, kind=kind), partial(delimited_batches, kind=kind))
+        kind: (partial(header, kind=kind), partial(delimited_batches, kind=kind))
         for kind in DELIMITERS
     },
-    **dict.fromkeys(JSON, Container(json_column_names, json_batches)),
-    **dict.fromkeys(
-        PARQUET,
-        Container(parquet_column_names, parquet_batches, partial(parquet_batches, whole=True)),
-    ),
+    **dict.fromkeys(JSON, (json_column_names, json_batches)),
+    **dict.fromkeys(PARQUET, (parquet_column_names, parquet_batches)),
 }
 """Suffix of a file's name, without `.gz` -> how it is read; base/output_name.py has the suffixes,
 too."""
@@ -84,9 +73,9 @@ def column_names(path: Path) -> tuple[str, ...]:
     columns_of_files = []
     with table.named_errors():
         for file in table.files:
-            container = CONTAINERS[suffix(file)]
+            read_names, _ = CONTAINERS[suffix(file)]
             with read_errors(file):
-                columns_of_files.append(container.column_names(file))
+                columns_of_files.append(read_names(file))
         names, *others = columns_of_files
         for file, other in zip(table.files[1:], others, strict=True):
             if sorted(other) != sorted(names):
@@ -154,7 +143,9 @@ def _batches(path: Path, names: Sequence[str], ids: Sequence[str], whole: bool) 
     table = table_files(path)
     with table.named_errors():
         for file in table.files:
-            container = CONTAINERS[suffix(file)]
+            kind = suffix(file)
+            _, read = CONTAINERS[kind]
+            if whole and kind in PARQUET:  # what is held in memory together has a limit
+                read = partial(parquet_batches, whole=True)
             with read_errors(file):
-                read = (container.whole if whole else None) or container.batches
                 yield from read(file, names, ids)

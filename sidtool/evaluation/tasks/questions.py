@@ -49,7 +49,7 @@ class TaskEvaluationOptions(QuestionOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if named_task(self.task).writes_list:
+        if named_task(self.task).target == "list":
             raise UsageError(
                 "lists are no questions with one answer", hint="sidtool evaluate-lists MODEL SPLIT"
             )
@@ -166,7 +166,7 @@ def _example_maker(
     if trained is not None and (made := trained.sft) is not None:
         templates = {name: each for name, each in made.templates.items() if name == task}
         sft_options = replace(sft_options, history_length=made.history_length, templates=templates)
-        if named_task(task).is_running_text:
+        if named_task(task).target == "text":
             columns = columns or made.columns
     positions = max_positions(loaded.model) or sft_options.max_length
     max_length = min(sft_options.max_length, positions)

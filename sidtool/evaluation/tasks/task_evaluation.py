@@ -117,7 +117,7 @@ def evaluate_task(
         task,
         sampled,
         also_correct=others,
-        are_labels=named_task(task).predicts_feedback,
+        are_labels=named_task(task).target == "feedback",
         search=options,
         seed=options.seed,
         progress=progress,

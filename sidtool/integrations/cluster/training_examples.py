@@ -227,7 +227,7 @@ class ClusterExamples:
         tasks = [named_task(task) for task in inputs.options.tasks]
         # whether the lineage follows from the events of all users
         needs_all = inputs.weights is not None or any(
-            task.predicts_feedback or task.needs_queries for task in tasks
+            task.target == "feedback" or task.needs_queries for task in tasks
         )
         job = opener(inputs)("" if needs_all or not folders else folders[0])
         queries = None if inputs.catalog_options is None else inputs.catalog_options.queries

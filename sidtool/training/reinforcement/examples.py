@@ -206,7 +206,7 @@ def read_rl_examples(
     is_weighted = False
     for example in read_training_examples(path):
         known = find_task(example["task"])
-        is_list = known is not None and known.writes_list
+        is_list = known is not None and known.target == "list"
         if not (is_list if task is None else example["task"] == task):
             continue
         first = len(codes) // tokens.space.levels

@@ -217,7 +217,7 @@ def _check_examples(
     tasks = map(find_task, lineage.tasks)  # those that have examples
     if not is_of_lists:
         history_task(lineage, examples)
-    elif not any(task is not None and task.writes_list for task in tasks):
+    elif not any(task is not None and task.target == "list" for task in tasks):
         raise UsageError(
             f"algorithm=ipa needs examples of task list, {examples} has {', '.join(lineage.tasks)}",
             hint="make-sft --task list=1",

@@ -20,13 +20,8 @@ def rows(tiers: columns.Tiers) -> str:
 
 
 def test_the_page_lists_every_guess_in_its_tier() -> None:
-    for tiers in (
-        columns.ID_COLUMNS,
-        columns.TITLE_COLUMNS,
-        columns.USER_COLUMNS,
-        columns.ORDER_COLUMNS,
-    ):
-        assert rows(tiers) in PAGE
+    for content in ("ID", "TITLE", "USER", "ORDER"):
+        assert rows(getattr(columns, f"{content}_COLUMNS")) in PAGE
 
 
 def test_the_page_lists_every_problem_and_format() -> None:

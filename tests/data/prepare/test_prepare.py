@@ -187,6 +187,17 @@ def test_any_table_by_the_names_of_its_columns(tmp_path: Path) -> None:
     assert prepare(events, tmp_path / "all", whole).items == 3
 
 
+@pytest.mark.parametrize("name", ["item_id", "title"])
+def test_another_column_of_a_catalog_does_not_replace_ids_or_titles(
+    tmp_path: Path, name: str
+) -> None:
+    events = write_table(tmp_path / "e.csv", {"user": ["u"], "item": ["a"], "ts": ["1"]})
+    items = write_table(tmp_path / "i.csv", {"sku": ["a"], "label": ["A"], name: ["b"]})
+    options = PrepareOptions(items=items, id_column="sku", title_column="label")
+    with pytest.raises(UsageError, match=f"has a column '{name}' beside the one that gets this"):
+        prepare(events, tmp_path / "data", options)
+
+
 def test_events_without_a_catalog_give_ids(tmp_path: Path) -> None:
     events = write_table(tmp_path / "e.csv", {"user": ["u"], "item": ["a"], "ts": ["1"]})
     prepare(events, tmp_path / "data")

@@ -1,10 +1,32 @@
-"""Windows cut from sequences."""
+"""Splits of training events, and windows cut from sequences."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Event, Example, UserSequence
 from sidtool.data.split.windows import Window
 from tests.data.tables.files import write_table
+
+
+def sequence_of(user: str, items: Sequence[str]) -> UserSequence:
+    """The first events of a user."""
+    return UserSequence(user, tuple(items), tuple(range(len(items))))
+
+
+def split_of(histories: Sequence[Sequence[str]], held_out: Sequence[Example] = ()) -> Split:
+    """A user "u0", "u1" ... for each history of training events."""
+    train = (sequence_of(f"u{number}", items) for number, items in enumerate(histories))
+    return Split("leave-one-out", tuple(train), tuple(held_out), ())
+
+
+def trained(split: Split) -> list[Event]:
+    """The training events."""
+    return [
+        (sequence.user, item, position)
+        for sequence in split.train
+        for item, position in zip(sequence.items, sequence.positions, strict=True)
+    ]
 
 
 def windows_of(user: str, items: list[str], length: int) -> list[tuple[Window, int]]:

@@ -19,31 +19,17 @@ from sidtool.data.split.pairs.cooccurrence import (
     pair_weights,
     sum_pairs,
 )
-from sidtool.data.split.split import Split, SplitOrigin
-from sidtool.data.split.values import Example, UserSequence
-
-
-def split_of(*histories: str, held_out: tuple[Example, ...] = ()) -> Split:
-    """A user "u0", "u1" ... for each string, whose letters are the items of the training events."""
-    train = tuple(
-        UserSequence(f"u{at}", tuple(each), tuple(range(len(each))))
-        for at, each in enumerate(histories)
-    )
-    return Split("leave-one-out", train, held_out, ())
+from sidtool.data.split.split import SplitOrigin
+from sidtool.data.split.values import Example
+from tests.data.split.cases import split_of, trained
 
 
 def test_counts_decay_with_distance_and_end_at_the_window() -> None:
-    result = count_cooccurrence(
-        split_of("abcd", "ba", "aa"), "abcd", window=2, decay=0.5
-    ).counts.toarray()
+    split = split_of(["abcd", "ba", "aa"])
+    result = count_cooccurrence(split, "abcd", window=2, decay=0.5).counts.toarray()
     expected = np.zeros((4, 4))
-    for left, right, weight in (
-        (0, 1, 2.0),
-        (1, 2, 1.0),
-        (2, 3, 1.0),
-        (0, 2, 0.5),
-        (1, 3, 0.5),
-    ):  # a-d is 3 apart
+    weights = {(0, 1): 2.0, (1, 2): 1.0, (2, 3): 1.0, (0, 2): 0.5, (1, 3): 0.5}
+    for (left, right), weight in weights.items():  # a-d is 3 apart
         expected[left, right] = expected[right, left] = weight
     assert result.tolist() == expected.tolist()
 
@@ -70,12 +56,8 @@ def test_blocks_do_not_change_what_is_read_and_counted(
     histories: list[str], held_out: list[tuple[int, str, int]]
 ) -> None:
     examples = tuple(Example(f"u{user}", (), item, place) for user, item, place in held_out)
-    split = split_of(*histories, held_out=examples)
-    leaks = {(f"u{user}", item, place) for user, item, place in held_out} & {
-        (sequence.user, item, place)
-        for sequence in split.train
-        for place, item in enumerate(sequence.items)
-    }
+    split = split_of(histories, examples)
+    leaks = {(f"u{user}", item, place) for user, item, place in held_out} & {*trained(split)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cooccurrence, "BLOCK_EVENTS", 3)
         if leaks:
@@ -92,7 +74,7 @@ def test_blocks_do_not_change_what_is_read_and_counted(
 
 
 def test_events_of_unknown_items_are_not_counted() -> None:
-    result = count_cooccurrence(split_of("axb", "aa"), "abz", window=1, decay=1.0)
+    result = count_cooccurrence(split_of(["axb", "aa"]), "abz", window=1, decay=1.0)
     assert result.events.tolist() == [3, 1, 0]
     assert result.record.train_events == 5
     assert result.counts[0, 1] == 1
@@ -111,19 +93,19 @@ def test_many_names_are_looked_up_in_few_passes(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(pc, "index_in", count)
     letters = "abcdefghijklmnopqrstuvwxyz"
     ids = [letter for letter in reversed(letters) if letter != "x"]
-    sequences = item_sequences(split_of(letters, "xyz"), ids)
+    sequences = item_sequences(split_of([letters, "xyz"]), ids)
     assert len(passes) == 1
     assert "".join(ids[number] for number in sequences.items) == letters.replace("x", "") + "yz"
 
 
 def test_the_record_is_that_of_the_training_part() -> None:
-    other = split_of("ab", "ba", held_out=(Example("u0", ("a", "b"), "c", 2),))
+    other = split_of(["ab", "ba"], (Example("u0", ("a", "b"), "c", 2),))
     records = [
         count_cooccurrence(split, "abc", window=1, decay=1.0).record
         for split in (
-            split_of("ab", "ba"),
+            split_of(["ab", "ba"]),
             dataclasses.replace(other, origin=SplitOrigin("another file")),
-            split_of("ab", "ca"),
+            split_of(["ab", "ca"]),
         )
     ]
     assert records[0] == records[1]
@@ -131,14 +113,14 @@ def test_the_record_is_that_of_the_training_part() -> None:
 
 
 def test_a_held_out_event_among_the_training_ones_is_refused() -> None:
-    leaking = split_of("abc", held_out=(Example("u0", ("a", "b"), "c", 2),))
+    leaking = split_of(["abc"], (Example("u0", ("a", "b"), "c", 2),))
     with pytest.raises(RefusedError, match=r"1 held-out event.* among the training events"):
         count_cooccurrence(leaking, "abc", window=5, decay=0.5)
 
 
 def test_a_catalog_without_co_occurrences_is_refused() -> None:
     with pytest.raises(DataError, match="no two of the 2 items"):
-        count_cooccurrence(split_of("abc"), "xy", window=5, decay=0.5)
+        count_cooccurrence(split_of(["abc"]), "xy", window=5, decay=0.5)
 
 
 @pytest.mark.parametrize("users", [8, 12, 17])

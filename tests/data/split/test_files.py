@@ -129,7 +129,7 @@ def test_a_manifest_that_contradicts_the_files_is_refused(tmp_path: Path) -> Non
     path.write_text(json.dumps(stored | {"format": 99}))
     with pytest.raises(CompatibilityError, match="format 99"):
         read_split(folder)
-    resigned(folder, {"format": 4, "digest": "0" * 64})
+    reseal(folder / "split.json", {"format": 4, "digest": "0" * 64})
     with pytest.raises(IntegrityError, match="says 000000000000"):
         read_split(folder)
     path.write_text(json.dumps(stored | {"extends": ["0" * 64]}))
@@ -140,7 +140,7 @@ def test_a_manifest_that_contradicts_the_files_is_refused(tmp_path: Path) -> Non
         with pytest.raises(IntegrityError):
             read_split(folder)
     path.write_text(json.dumps(stored))
-    resigned(folder, {"later": "keys are ignored"})
+    reseal(folder / "split.json", {"later": "keys are ignored"})
     read_split(folder)
     path.unlink()
     with pytest.raises(DataError, match=r"it has no split\.json"):
@@ -246,11 +246,6 @@ def test_the_refusal_names_both_splits() -> None:
         check_split("bundle b", one, "events.csv", two)
 
 
-def resigned(folder: Path, changes: dict[str, object]) -> None:
-    """Change keys of the manifest; one whose value is ... is removed."""
-    reseal(folder / "split.json", changes)
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -282,7 +277,7 @@ def resigned(folder: Path, changes: dict[str, object]) -> None:
 def test_a_manifest_that_lies_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
     folder = tmp_path / "split"
     write_split(splits(tmp_path)[0], folder)
-    resigned(folder, changes)
+    reseal(folder / "split.json", changes)
     with pytest.raises(IntegrityError) as caught:
         read_split(folder)
     assert "\n" not in str(caught.value)
@@ -315,7 +310,7 @@ def rewritten(folder: Path, name: str, change: Callable[[list[dict[str, Any]]], 
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
     (folder / name).write_bytes(content)
     files = json.loads((folder / "split.json").read_text())["files"]
-    resigned(folder, {"files": {**files, name: hashlib.sha256(content).hexdigest()}})
+    reseal(folder / "split.json", {"files": {**files, name: hashlib.sha256(content).hexdigest()}})
 
 
 HISTORY_CHANGES: dict[str, Callable[[list[dict[str, Any]]], Any]] = {

@@ -19,6 +19,7 @@ from sidtool.data.split.histories import user_histories
 from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.record import SessionRule, parse_duration
 from sidtool.data.split.split import Split
+from tests.data.split.cases import trained
 from tests.data.split.lines import write_lines
 
 START = 880_000_000
@@ -100,18 +101,13 @@ def test_the_last_two_sessions_are_held_out(tmp_path: Path, events: list[Any], l
 
 def check_no_leak(split: Split, events: list[Any]) -> None:
     """No event of a held-out session is a training event, nor in the history of its targets."""
-    train = [
-        (sequence.user, item, position)
-        for sequence in split.train
-        for item, position in zip(sequence.items, sequence.positions, strict=True)
-    ]
-    assert split.held_out.count(train) == 0
+    assert split.held_out.count(trained(split)) == 0
     assert len(split.held_out) == sum(len(e.items) for e in (*split.valid, *split.test))
     for sequence in split.train:
         of_user = sorted((e for e in events if e[0] == sequence.user), key=lambda e: e[2])
         numbers = session_numbers([event[2] for event in of_user])
-        trained = [bisect_right(sequence.sessions, at) - 1 for at in range(len(sequence.items))]
-        assert trained == numbers[: len(trained)]
+        of_train = [bisect_right(sequence.sessions, at) - 1 for at in range(len(sequence.items))]
+        assert of_train == numbers[: len(of_train)]
         for example in (*split.valid, *split.test):
             if example.user == sequence.user:
                 held_out = {numbers[target.position] for target in example.targets}

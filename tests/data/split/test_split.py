@@ -19,7 +19,7 @@ from sidtool.data.split.protocols import given, leave_one_out, refuse_empty, tem
 from sidtool.data.split.record import Cuts
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import Event, Example
-from tests.data.split.cases import windows_of, write_rows
+from tests.data.split.cases import trained, windows_of, write_rows
 
 event = st.tuples(st.sampled_from("uvwxy"), st.sampled_from("abcd"), st.integers(0, 12))
 histories = st.lists(event, min_size=1, max_size=40)
@@ -60,14 +60,6 @@ def of_users(read: Interactions) -> dict[str, list[tuple[str, float]]]:
     for user, item, order in zip(read.users, read.items, read.order, strict=True):
         result[user].append((item, float(order)))
     return result
-
-
-def trained(split: Split) -> list[Event]:
-    return [
-        (s.user, item, at)
-        for s in split.train
-        for item, at in zip(s.items, s.positions, strict=True)
-    ]
 
 
 def asked(split: Split) -> list[Event]:
@@ -198,9 +190,8 @@ def test_given_windows_become_training_windows_unchanged(
         for row in windows_of(str(user), [str(item) for item in items], 3)
     ]
     assume(len({window for window, _ in rows}) == len(rows))
-    rows.sort(
-        key=lambda row: row[1]
-    )  # time: everybody's first event, everybody's second event, ...
+    # time: everybody's first event, everybody's second event, ...
+    rows.sort(key=lambda row: row[1])
     first, second = sorted(
         data.draw(st.sets(st.integers(1, len(rows) - 1), min_size=2, max_size=2))
     )
@@ -231,11 +222,8 @@ def test_given_windows_become_training_windows_unchanged(
 
 def test_given_windows_that_show_held_out_events_are_left_out(tmp_path: Path) -> None:
     rows = [("u", tuple("abcdefgh"[:at]), "abcdefgh"[at]) for at in range(1, 8)]
-    train = [
-        *rows[:4],
-        rows[5],
-        rows[6],
-    ]  # the target of valid stands in a history, that of test is a target
+    # the target of valid stands in a history, that of test is a target
+    train = [*rows[:4], rows[5], rows[6]]
     split = given(
         write_rows(tmp_path / "train.csv", train),
         write_rows(tmp_path / "valid.csv", [rows[4]]),

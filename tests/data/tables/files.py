@@ -10,15 +10,8 @@ import pyarrow.parquet as pq
 
 Table = dict[str, list[str]]
 CONTAINERS = (
-    "x.csv",
-    "x.csv.gz",
-    "x.tsv",
-    "x.jsonl",
-    "x.jsonl.gz",
-    "x.ndjson",
-    "x.json",
-    "x.parquet",
-    "x.pq",
+    *("x.csv", "x.csv.gz", "x.tsv", "x.jsonl", "x.jsonl.gz", "x.ndjson", "x.json"),
+    *("x.parquet", "x.pq"),
 )
 
 

@@ -126,11 +126,6 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             column_names(tmp_path / name)
 
 
-def test_a_header_without_rows_gives_empty_columns(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_text("id,b\n")
-    assert read_columns(tmp_path / "x.csv", ["id"])["id"].to_pylist() == []
-
-
 @given(st.lists(st.one_of(st.text(), st.integers(), st.lists(st.text(), max_size=2)), max_size=4))
 def test_lists_are_read_in_both_spellings(members: list[object]) -> None:
     assert parse_list(json.dumps(members)) == members
