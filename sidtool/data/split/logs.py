@@ -46,6 +46,16 @@ class UserLogs:
         last[has_later] = self.later_positions[self.later.stops[has_later] - 1]
         return last
 
+    def events_of(self, part: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(k,) the number of each user's first event in a part of PARTS, and (k,) how many it
+        has."""
+        if part == 0:
+            return np.zeros_like(self.n_train), self.n_train
+        if part == 1:
+            return self.n_train, self.n_valid
+        before = self.n_train + self.n_valid
+        return before, self.totals - before
+
     def events(
         self, users: NDArray[Any], first: NDArray[np.int64], counts: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -130,5 +140,13 @@ def _later_targets(
             )
         of_parts.append((users[is_later], positions[is_later].astype(np.int64), events[is_later]))
     users, positions, events = map(np.concatenate, zip(*of_parts, strict=True))
-    order = np.lexsort((positions, users))
+    order = by_user(users, positions)
     return users[order], positions[order], events[order]
+
+
+def by_user(users: NDArray[Any], positions: NDArray[Any]) -> Any:
+    """What orders events by user and position: a slice of all if they are, as one event of each
+    user is."""
+    if (users[1:] > users[:-1]).all():
+        return slice(None)
+    return np.lexsort((positions, users))

@@ -23,7 +23,7 @@ from sidtool.base.ranges import ranges
 from sidtool.base.threads import run_in_threads
 from sidtool.data.coded import Coded, Texts
 from sidtool.data.fields.fields import FieldType, Value
-from sidtool.data.split.logs import PARTS, UserLogs
+from sidtool.data.split.logs import PARTS, UserLogs, by_user
 from sidtool.data.split.packed import PackedExamples, Ragged
 from sidtool.data.split.split import Split
 
@@ -46,16 +46,14 @@ def folder_name(number: int) -> str:
 def write_logs(folder: Path, split: Split, logs: UserLogs, threads: int = 1) -> None:
     """The three files of a split whose events are ordered. One without rows has a group without
     rows, which names the columns."""
-    lengths = (logs.n_train, logs.n_valid, logs.totals - logs.n_train - logs.n_valid)
-    firsts = (np.zeros_like(logs.n_train), logs.n_train, logs.n_train + logs.n_valid)
 
     def write(part: int) -> None:
-        users = np.flatnonzero(lengths[part])
+        first, lengths = logs.events_of(part)
+        users = np.flatnonzero(lengths)
         own_columns = _own_columns(split, part)
-        groups = list(ranges(lengths[part][users], GROUP_EVENTS)) or [(0, 0)]
+        groups = list(ranges(lengths[users], GROUP_EVENTS)) or [(0, 0)]
         tables = (
-            _table(logs, users[start:stop], firsts[part], lengths[part], own_columns)
-            for start, stop in groups
+            _table(logs, users[start:stop], first, lengths, own_columns) for start, stop in groups
         )
         write_tables(folder / file_name(PARTS[part]), tables, distinct=("user",))
 
@@ -110,10 +108,10 @@ def _own_columns(split: Split, part: int) -> dict[str, Ragged | NDArray[np.int32
         return {"sessions": Ragged(train.sessions.values, starts, stops)}
     examples = split.valid if part == 1 else split.test
     positions, target_users = examples.event_positions, examples.event_users
-    by_user = np.lexsort((positions, target_users))
     counts = np.bincount(target_users, minlength=n_users)
+    in_order = positions[by_user(target_users, positions)]
     columns: dict[str, Ragged | NDArray[np.int32]] = {
-        "targets": Ragged.of_lengths(positions[by_user], counts)
+        "targets": Ragged.of_lengths(in_order, counts)
     }
     if split.protocol == "last-session":
         history = np.zeros(n_users, dtype=np.int32)
