@@ -36,8 +36,8 @@ class Spill:
     folder: Path
     """An existing folder of its own; it gets about 70 bytes per event."""
     budget: int
-    """Bytes for events that are coded together, then for a range of users. The ids of users and items come on top, about 200
-    bytes each, and about 150 MiB for a block of the table."""
+    """Bytes for events that are coded together, then for a range of users. The ids of users and
+    items come on top, about 200 bytes each, and about 150 MiB for a block of the table."""
 
     @property
     def coded_events(self) -> int:
