@@ -28,7 +28,7 @@ from sidtool.recommendation.requests import Request
 from sidtool.recommendation.search.partial_head import PartialHead
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
-from sidtool.training.loop.checkpoints import TOTALS_FILE, last_checkpoint
+from sidtool.training.loop.checkpoints import STATE_FILE, TOTALS_FILE, last_checkpoint
 from sidtool.training.loop.trainer import CausalTrainer
 from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.loss.augment import AugmentedExamples
@@ -413,6 +413,20 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     steps = np.diff([0, *(entry["step"] for entry in logged)])
     mean = np.average([entry["loss"] for entry in logged], weights=steps)
     assert mean == pytest.approx(whole.loss)
+
+
+def test_a_checkpoint_of_an_earlier_version_stops_where_it_says(
+    tmp_path: Path, short_train: Train
+) -> None:
+    settings = {**SMALL, "save_strategy": "steps", "save_steps": 2}
+    with pytest.raises(Stopped):
+        short_train("killed", **settings, stop=3)
+    path = tmp_path / "killed.partial/checkpoint-2" / STATE_FILE
+    state = json.loads(path.read_text())
+    state["stateful_callbacks"]["StopCallback"] = {"args": {}, "attributes": {"step": 4}}
+    path.write_text(json.dumps(state))
+    resumed = short_train("killed", **settings)
+    assert (resumed.resumed_from, resumed.steps) == ("checkpoint-2", 4)
 
 
 @pytest.mark.slow
