@@ -513,6 +513,21 @@ def test_what_a_library_refuses_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_error_of_a_checkpoint_is_no_refusal_of_settings(
+    tmp_path: Path, short_train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**SMALL, "save_strategy": "steps", "save_steps": 2}
+    with pytest.raises(Stopped):
+        short_train("killed", **settings, stop=3)
+
+    def fail(*_: Any) -> None:
+        raise TypeError("a state of another version")
+
+    monkeypatch.setattr("transformers.Trainer._load_callback_state", fail)
+    with pytest.raises(TypeError, match="a state of another version"):
+        short_train("killed", **settings)
+
+
 def test_an_unfinished_run_with_different_settings_is_not_resumed(
     tmp_path: Path, short_train: Train
 ) -> None:
