@@ -23,7 +23,7 @@ USER, ORDER, REST = "user", "order", "rest"
 RANGE_EVENTS = 1 << 20
 """Events that are sorted at once without a budget."""
 EVENT_BYTES = 160
-"""Bytes at the peak for each event of a run or range; benchmarks/data_path.py measures it."""
+"""Bytes at the peak for each event of a range; benchmarks/data_path.py measures it."""
 CODED_BYTES = 100
 """Bytes for each event whose texts are coded together, for ids of 20 bytes."""
 MIN_RUN_EVENTS = 1 << 17
@@ -36,8 +36,8 @@ class Spill:
     folder: Path
     """An existing folder of its own; it gets about 70 bytes per event."""
     budget: int
-    """Bytes for a run, then for a range of users. The ids of users and items come on top, about 200
-    bytes each, and about 150 MiB for a block of the table."""
+    """Bytes for events that are coded together, then for a range of users. The ids of users and
+    items come on top, about 200 bytes each, and about 150 MiB for a block of the table."""
 
     @property
     def coded_events(self) -> int:

@@ -1,7 +1,7 @@
 """User-item interactions (events): who interacted with which item, in which order.
 
-The table is read and coded in runs of two million events. Ids are coded, so an event takes 24
-bytes: 4 for each id, 8 for its order and 8 for its row."""
+The table is read in runs of two million events, and several of them are coded together once there
+are more ids. A coded event takes 24 bytes: 4 for each id, 8 for its order and 8 for its row."""
 
 import hashlib
 from collections import Counter, defaultdict

@@ -100,14 +100,15 @@ def _combined(
 ) -> SparseRows:
     """What a function makes of CSR matrices of counted pairs with equally many rows, for a block of
     rows at a time."""
-    parts = []
-    n_columns = []
-    for number, matrix in enumerate(matrices):
+
+    def stored(numbered: tuple[int, Any]) -> tuple[SparseRows, int]:
+        number, matrix = numbered
         rows = SparseRows.of(matrix, np.int64)
         if shards is not None:
             rows = rows_in_files(f"{name}-{number}", [rows], np.int64, shards.folder)
-        parts.append(rows)
-        n_columns.append(matrix.shape[1])
+        return rows, matrix.shape[1]
+
+    parts, n_columns = zip(*in_threads(stored, enumerate(matrices), threads), strict=True)
     if len(parts) == 1:
         return parts[0]
 

@@ -53,7 +53,7 @@ def test_neighbors_are_those_of_item_knn() -> None:
 def test_the_ids_of_a_large_bundle_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("item_map", "stored"):
+    for name in ("item_map", "contents"):
         monkeypatch.setattr(f"sidtool.tokenizer.bundle.{name}.LARGE", 1)
     BUNDLE.save(tmp_path / "shop.zarr")
     split = split_of(random_histories(1, 60, ITEMS))

@@ -125,6 +125,8 @@ class Split:
         suspects = self.train.take(
             np.flatnonzero(self.train.stop_positions > first_held_out[self.train.user_codes])
         )
+        if not len(suspects):
+            return 0
         users = np.repeat(suspects.user_codes, suspects.items.lengths)
         items, positions = suspects.items.joined, suspects.event_positions
         return int(self.held_out.are_held_out(users, items, positions).sum())

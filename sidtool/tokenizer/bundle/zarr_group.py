@@ -9,7 +9,6 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,7 +20,7 @@ from sidtool.base.errors import DataError, IntegrityError
 from sidtool.base.hub import hub_hint
 from sidtool.base.output import new_file, remove
 from sidtool.base.storage import Storage, is_zip, write_zip
-from sidtool.base.threads import in_threads, run_in_threads
+from sidtool.base.threads import in_threads
 from sidtool.tokenizer.bundle.zarr_arrays import GroupManifest, array_objects
 
 ROOT = "zarr.json"
@@ -107,23 +106,14 @@ def write_group(
 ) -> None:
     """Write arrays, then the root document, into an empty folder."""
 
-    def write(name: str, data: bytes) -> None:
+    def write(named: tuple[str, bytes]) -> tuple[str, str]:
+        name, data = named
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+        return name, _sha256(data)
 
-    run_in_threads((partial(write, *named) for named in array_objects(arrays)), threads)
-    commit(folder, manifest, threads)
-
-
-def commit(folder: Path, manifest: GroupManifest, threads: int = 1) -> None:
-    """Write the root document of a folder whose arrays are complete."""
-
-    def digest(named: tuple[str, bytes]) -> tuple[str, str]:
-        return named[0], _sha256(named[1])
-
-    stored = (named for named in Storage(folder).read_all() if named[0] != ROOT)
-    objects = dict(in_threads(digest, stored, threads))
+    objects = dict(in_threads(write, array_objects(arrays), threads))
     (folder / ROOT).write_bytes(spell_root(manifest.to_json() | {"objects": objects}))
 
 

@@ -30,6 +30,7 @@ from sidtool.tokenizer.bundle.contents import identify
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import Identity
 from tests.bundles import small_bundle
+from tests.sealed import reseal_group
 
 
 def rewritten(folder: Path, target: Path, rows: int) -> Path:
@@ -49,7 +50,7 @@ def rewritten(folder: Path, target: Path, rows: int) -> Path:
             compressors=None,
             config={"write_empty_chunks": True},
         )
-    zarr_group.commit(target, manifest)
+    reseal_group(target, manifest)
     return target
 
 
@@ -143,7 +144,7 @@ def test_a_bundle_without_its_index_opens(tmp_path: Path) -> None:
     made = small_bundle(items=5000, sizes=(20, 20, 20))
     made.save(folder)
     shutil.rmtree(folder / "index")
-    zarr_group.commit(folder, Bundle.open(folder).manifest)
+    reseal_group(folder, Bundle.open(folder).manifest)
     assert verify(folder) == []
     assert Bundle.open(folder).sid("i7") == made.sid("i7")
     Bundle.open(folder).save(tmp_path / "again.zarr")
