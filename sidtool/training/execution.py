@@ -98,7 +98,7 @@ def train_and_publish(
             if is_first and last_checkpoint(run.work) is None:
                 remove(run.work)
             has_begun = trainer is not None and trainer.state.global_step > 0
-            if isinstance(error, SidtoolError) or has_begun:
+            if isinstance(error, SidtoolError) or has_begun or checkpoint:
                 raise
             # the libraries check some settings only when they make an optimizer or a schedule
             raise UsageError(f"the trainer refuses its settings: {first_line(error)}") from error

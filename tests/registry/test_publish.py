@@ -324,6 +324,7 @@ def test_an_object_changed_in_the_store_is_not_pulled(
         for out in (tmp_path / "out.zarr", tmp_path / "out.zarr.zip"):
             with pytest.raises(IntegrityError, match=f"{name} differs from the published one"):
                 pull(shop, out)
+            assert not out.exists()
             assert not list(tmp_path.glob(f"out.zarr*/{name}"))
         place.put({name: whole[name]})
         remove(tmp_path / "out.zarr.partial")  # complete objects are not fetched again

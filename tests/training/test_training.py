@@ -28,7 +28,7 @@ from sidtool.recommendation.requests import Request
 from sidtool.recommendation.search.partial_head import PartialHead
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
-from sidtool.training.loop.checkpoints import TOTALS_FILE, last_checkpoint
+from sidtool.training.loop.checkpoints import STATE_FILE, TOTALS_FILE, last_checkpoint
 from sidtool.training.loop.trainer import CausalTrainer
 from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.loss.augment import AugmentedExamples
@@ -415,6 +415,20 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     assert mean == pytest.approx(whole.loss)
 
 
+def test_a_checkpoint_of_an_earlier_version_stops_where_it_says(
+    tmp_path: Path, short_train: Train
+) -> None:
+    settings = {**SMALL, "save_strategy": "steps", "save_steps": 2}
+    with pytest.raises(Stopped):
+        short_train("killed", **settings, stop=3)
+    path = tmp_path / "killed.partial/checkpoint-2" / STATE_FILE
+    state = json.loads(path.read_text())
+    state["stateful_callbacks"]["StopCallback"] = {"args": {}, "attributes": {"step": 4}}
+    path.write_text(json.dumps(state))
+    resumed = short_train("killed", **settings)
+    assert (resumed.resumed_from, resumed.steps) == ("checkpoint-2", 4)
+
+
 @pytest.mark.slow
 def test_a_finished_run_is_not_trained_further(
     tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch
@@ -497,6 +511,21 @@ def test_what_a_library_refuses_is_one_line(
         short_train("out", **settings)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_a_checkpoint_is_no_refusal_of_settings(
+    tmp_path: Path, short_train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**SMALL, "save_strategy": "steps", "save_steps": 2}
+    with pytest.raises(Stopped):
+        short_train("killed", **settings, stop=3)
+
+    def fail(*_: Any) -> None:
+        raise TypeError("a state of another version")
+
+    monkeypatch.setattr("transformers.Trainer._load_callback_state", fail)
+    with pytest.raises(TypeError, match="a state of another version"):
+        short_train("killed", **settings)
 
 
 def test_an_unfinished_run_with_different_settings_is_not_resumed(

@@ -177,12 +177,17 @@ class Batcher:
         self._stopping = threading.Event()
         self._seconds_per_request = 0.0
         self._thread = ThreadPoolExecutor(1, "model")
+        self._is_queued = False
+        """Whether a batch is in the queue of the thread. One at most is, or an exchange would wait
+        behind one for each request."""
         self.is_alive = True
         """False when the thread was stopped, or has left a batch without answers."""
 
     def stop(self) -> None:
         """Answer what waits, then end the thread. No request may be submitted afterwards."""
         self._stopping.set()
+        while self._is_queued:
+            self._thread.submit(lambda: None).result()
         self._thread.shutdown()
         self.is_alive = False
 
@@ -195,7 +200,12 @@ class Batcher:
                 raise Busy(min(max(seconds, 1), MAX_RETRY_SECONDS))
             self._waiting += requests
             self._metrics.waiting.set(len(self._waiting))
-        for _ in requests:  # each batch takes one of them at least
+            self._queue_batch()
+
+    def _queue_batch(self) -> None:
+        """Let the thread run a batch after what it does now, if requests wait."""
+        if self._waiting and not self._is_queued:
+            self._is_queued = True
             self._thread.submit(self._run_batch)
 
     def exchange(self, served: Served) -> None:
@@ -204,16 +214,16 @@ class Batcher:
 
         Raises what `Served.warm_up` raises, and the old one stays; RuntimeError if the thread has
         ended."""
-        self._thread.submit(served.warm_up).result()
-        self.served = served
+
+        def warm_up() -> None:
+            served.warm_up()
+            self.served = served
+
+        self._thread.submit(warm_up).result()
 
     def _run_batch(self) -> None:
         """Answer a batch of what waits, when the oldest has waited long enough for others."""
-        with self._lock:
-            oldest = self._waiting[:1]
-        if not oldest:
-            return
-        left = oldest[0].arrived + self._limits.batch_seconds - time.monotonic()
+        left = self._waiting[0].arrived + self._limits.batch_seconds - time.monotonic()
         self._stopping.wait(max(left, 0))
         served = self.served
         try:
@@ -229,6 +239,10 @@ class Batcher:
         except Exception as error:
             self.is_alive = False
             log.error("a batch failed with %s", frames(error))
+        with self._lock:
+            self._is_queued = False
+            if self.is_alive:
+                self._queue_batch()
 
     def _take_batch(self, served: Served) -> list[tuple[Waiting, Prepared]]:
         """The requests of the next batch, prepared; those that are wrong are answered."""

@@ -173,7 +173,8 @@ class Codebook:
     def prepare(self, vectors: Vectors) -> Vectors:
         """(n, dim) embeddings -> the vectors that `reconstruct` approximates: checked, fused and
         scaled as far as `params` and `encoder` say so."""
-        vectors = _checked(vectors, self.dim)
+        vectors = np.asarray(vectors, dtype=np.float32)
+        _check(vectors, self.dim)
         if self.params.fusion is not None:
             vectors = fuse(self.encoder, self.params.fusion, vectors)
         if "scale" in self.encoder:
@@ -199,7 +200,9 @@ class Codebook:
         def to_codes(block: Vectors) -> Codes:
             return self._codes(self.transform(block))
 
-        return by_blocks(to_codes, _checked(vectors, self.dim), len(self.levels), np.uint16)
+        vectors = np.asarray(vectors)  # those of a mapped file are read and converted in blocks
+        _check(vectors, self.dim)
+        return by_blocks(to_codes, vectors, len(self.levels), np.uint16)
 
     def _codes(self, block: Vectors) -> Codes:
         """(n, width) rows in the space of the centroids -> (n, levels) uint16. An offset common to
@@ -256,16 +259,18 @@ class Codebook:
         return total
 
 
-def _checked(vectors: Vectors, dim: int) -> Vectors:
-    """The vectors as float32. Raises DataError unless they are (n, dim) and finite."""
-    vectors = np.asarray(vectors, dtype=np.float32)
+def _check(vectors: Vectors, dim: int) -> None:
+    """Raise DataError unless vectors are (n, dim) and, as float32, finite."""
     if vectors.ndim != 2 or vectors.shape[1] != dim:
         raise DataError(f"vectors have shape {vectors.shape}, expected (n, {dim})")
-    finite = np.isfinite(vectors).all(axis=1)
+
+    def are_finite(block: Vectors) -> Any:
+        return np.isfinite(block).all(axis=1, keepdims=True)
+
+    finite = by_blocks(are_finite, vectors, 1, np.bool_)[:, 0]
     if not finite.all():
         raise DataError(
             f"{np.count_nonzero(~finite)} of {len(vectors)} vectors hold values that are not "
             f"finite, first in row {int(finite.argmin())}",
             hint="half-precision encoders overflow: embed in float32 or bfloat16",
         )
-    return vectors

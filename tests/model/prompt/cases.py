@@ -36,7 +36,6 @@ histories = st.lists(
 
 
 @cache
-@cache
 def extended_tokenizer(space: SidSpace) -> tuple[Any, SidTokens]:
     """A tiny tokenizer with the SID tokens of a space, and where they start; the same one for all
     tests, which only read it."""

@@ -244,6 +244,35 @@ def test_a_batch_that_got_no_answers_is_known(make_batcher: MakeBatcher) -> None
     wait_until(lambda: not batcher.is_alive)
 
 
+def test_an_exchange_waits_for_one_batch_however_many_requests_wait(
+    make_batcher: MakeBatcher, shop: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher = make_batcher(batch_tokens=1)  # each request is a batch
+    new = served(shop, "new")
+    is_running, is_queued = threading.Event(), threading.Event()
+    answer, run = batcher._answer, batcher._thread.submit
+
+    def answer_when_queued(value: Served, batch: Any) -> None:
+        is_running.set()
+        assert is_queued.wait(DEADLOCK)
+        answer(value, batch)
+
+    def tell(function: Callable[[], None]) -> Any:
+        future = run(function)
+        if is_running.is_set():
+            is_queued.set()
+        return future
+
+    monkeypatch.setattr(batcher, "_answer", answer_when_queued)
+    requests = [waiting(n) for n in range(5)]
+    batcher.submit(requests)
+    assert is_running.wait(DEADLOCK)
+    monkeypatch.setattr(batcher._thread, "submit", tell)
+    batcher.exchange(new)
+    versions = [one.future.result(DEADLOCK).served.version.model for one in requests]
+    assert versions == ["v1"] + 4 * ["new"]
+
+
 def test_a_model_that_is_replaced_is_freed_at_once(shop: LoadedModel) -> None:
     gc.disable()  # nothing waits for a collection of cycles
     try:

@@ -1,5 +1,6 @@
 """Encoding against an independent, level-by-level computation."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -74,8 +75,20 @@ def test_no_vectors_give_no_codes():
 def test_values_that_are_not_finite_are_refused(bad):
     vectors = vectors_of(0, BLOCK + 9, 5)
     vectors[BLOCK + 6, 2] = bad
-    with pytest.raises(DataError, match=rf"1 of {BLOCK + 9} vectors .* row {BLOCK + 6}$"):
+    with pytest.raises(DataError, match=rf"1 of {BLOCK + 9} vectors .* row {BLOCK + 6}\n"):
         codebook_of(0, (4,), 5).encode(vectors)
+
+
+def test_vectors_of_half_precision_are_converted_in_blocks():
+    codebook = codebook_of(0, (4,), 64)
+    vectors = np.tile(vectors_of(0, BLOCK, 64).astype(np.float16), (40, 1))
+    expected = codebook.encode(vectors[:BLOCK])
+    tracemalloc.start()
+    codes = codebook.encode(vectors)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < vectors.nbytes / 2
+    assert (codes == np.tile(expected, (40, 1))).all()
 
 
 def test_vectors_of_another_width_are_refused():
