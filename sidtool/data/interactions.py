@@ -223,7 +223,9 @@ class EventCoder:
         """Record batches of the events of a file, in its order: of the columns `user`, `item`,
         `order` (if there is none, events are in order) and further ones, which are coded, about
         `most_events` at once. Raises DataError for a malformed or empty cell."""
-        tables = runs_of_cells(batches, min(RUN_EVENTS, most_events // 2))
+        # threads hold as many events in runs ahead as wait to be coded
+        run_events = min(RUN_EVENTS, most_events // (self._threads + 2))
+        tables = runs_of_cells(batches, run_events)
         tables_with_rows = _with_first_rows(read_ahead(tables, self._threads))
         runs = in_threads(lambda table: _Run.read(path, *table), tables_with_rows, self._threads)
         waiting: list[_Run] = []

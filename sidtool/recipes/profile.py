@@ -129,13 +129,15 @@ def choose(profile: DataProfile, recipe: Recipe, minutes: float) -> Choices:
         and profile.events >= WIDE_EVENTS
         and 60 * minutes * EVENTS_PER_SECOND >= epochs * profile.events
     )
-    most = recipe.number("sft", "history_length", 0)  # 0: the recipe says nothing
+    most = math.nan  # the recipe says nothing
+    if recipe.settings("sft").get("history_length") is not None:
+        most = recipe.number("sft", "history_length", most)
     return Choices(
         text_template=template,
         text_columns=profile.text_columns,
         model_setting=WIDE if is_wide else None,
         # the last event is held out
-        history=None if profile.longest > most else max(1, profile.longest - 1),
+        history=max(1, profile.longest - 1) if profile.longest <= most else None,
         epochs=epochs,
     )
 

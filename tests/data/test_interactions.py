@@ -1,5 +1,6 @@
 """Interactions: events sorted by any order column."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.columns import EventColumns, EventNames
-from sidtool.data.event_sort import EVENT_BYTES, Spill
-from sidtool.data.interactions import read_interactions
+from sidtool.data.event_sort import EVENT_BYTES, USER, Spill
+from sidtool.data.interactions import ITEM, EventCoder, read_interactions
 from sidtool.data.times import parse_time, read_order
 from tests.data.tables.files import CONTAINERS, write_table
 from tests.pairs import all_pairs
@@ -229,6 +230,24 @@ def test_empty_times_have_no_format(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="row 1: the order '' is neither") as refusal:
         read_interactions(path)
     assert refusal.value.shell_hint is None
+
+
+@pytest.mark.parametrize("threads", [1, 2, 16])
+def test_no_more_is_read_ahead_with_more_threads(threads: int) -> None:
+    n_read = n_coded = most_ahead = 0
+
+    def batches() -> Iterator[dict[str, pa.ChunkedArray]]:
+        nonlocal n_read
+        for number in range(2_000):
+            n_read += 10
+            ids = [f"{number}-{place}" for place in range(10)]
+            yield dict.fromkeys((USER, ITEM), pa.chunked_array([ids]))
+
+    for run in EventCoder(threads).runs(Path("events.csv"), batches(), most_events=1_000):
+        most_ahead = max(most_ahead, n_read - n_coded)
+        n_coded += len(run)
+    assert n_coded == n_read == 20_000
+    assert most_ahead <= 3_000
 
 
 def test_a_budget_below_the_events_of_one_user_is_refused(tmp_path: Path) -> None:

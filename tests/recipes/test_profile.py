@@ -69,6 +69,11 @@ def test_a_history_is_as_long_as_the_longest_and_twenty_at_most() -> None:
     assert history(15, "minionerec") is None
 
 
+def test_an_empty_length_of_histories_is_left_to_make_sft(tmp_path: Path) -> None:
+    (tmp_path / "sft.yaml").write_text("history_length:\n")
+    assert choose(DataProfile(100, 1000, 50, (), 15), Recipe(tmp_path), 10).history is None
+
+
 def test_a_model_is_wider_with_a_million_events_and_the_time_for_them() -> None:
     def setting(events: int, minutes: float, recipe: str = "default") -> str | None:
         profile = DataProfile(100_000, events, events // 10, (), 100)

@@ -7,7 +7,7 @@ compact protocol."""
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 TRAILER = 8
 """Bytes behind the footer: its length, and PAR1."""
@@ -16,8 +16,10 @@ PAGE_HEADERS = (1 << 10, 1 << 16, 1 << 24)
 MAX_DEPTH = 32
 DELTA_BYTE_ARRAY = 7
 """The encoding in which a text repeats the beginning of the one before it."""
+_COLUMN = (4, 1, 3)
+"""FileMetaData.row_groups, RowGroup.columns, ColumnChunk.meta_data."""
 _TRUE, _FALSE, _BYTE = 1, 2, 3
-_I64, _DOUBLE, _BINARY = 6, 7, 8
+_I32, _I64, _DOUBLE, _BINARY = 5, 6, 7, 8
 _LIST, _SET, _MAP, _STRUCT = 9, 10, 11, 12
 
 
@@ -51,17 +53,17 @@ def column_chunks(path: Path) -> list[Chunk]:
         stream.seek(max(size - TRAILER, 0))
         length = int.from_bytes(stream.read(4), "little")
         stream.seek(max(size - TRAILER - length, 0))
-        reader = _Reader(stream.read(length))
+        footer = _Reader(stream.read(length), _COLUMN, _I64)
     try:
-        # FileMetaData.row_groups, RowGroup.columns, ColumnChunk.meta_data
-        columns = [column[3] for group in reader.struct()[4] for column in group[1]]
-        return [
-            Chunk(int(column[5]), int(min(column[9], column.get(11) or column[9])), int(column[7]))
-            for column in columns
-        ]
+        footer.skip_struct(())
     except IndexError as error:
         raise ValueError("its footer ends early") from error
-    except (KeyError, TypeError, AttributeError) as error:
+    try:
+        return [
+            Chunk(chunk[(5,)], min(chunk[(9,)], chunk.get((11,)) or chunk[(9,)]), chunk[(7,)])
+            for chunk in footer.structs
+        ]
+    except KeyError as error:
         raise ValueError("a column of its footer has no number of values") from error
 
 
@@ -72,81 +74,96 @@ def read_pages(stream: BinaryIO, chunk: Chunk) -> Iterator[Page]:
     values = 0
     while values < chunk.values and position < chunk.first + chunk.size:
         header, length = _page_header(stream, position)
-        size, stored = header.get(2, -1), header.get(3, -1)
-        try:
-            # of a data page, of one of version 2, or of a dictionary
-            place, encoding = {0: (5, 2), 3: (8, 4), 2: (7, 2)}.get(header.get(1, -1), (0, 0))
-            of_kind = header.get(place, {})
-            page = Page(of_kind.get(1, 0), size, place == 7, of_kind.get(encoding, 0))
-            is_damaged = min(size, stored, page.values, position) < 0
-        except (TypeError, AttributeError):  # of another type than the field has
-            is_damaged = True
-        if is_damaged:
+        size, stored = header.get((2,), -1), header.get((3,), -1)
+        # of a data page, of one of version 2, or of a dictionary
+        place, encoding = {0: (5, 2), 3: (8, 4), 2: (7, 2)}.get(header.get((1,), -1), (0, 0))
+        page = Page(header.get((place, 1), 0), size, place == 7, header.get((place, encoding), 0))
+        if min(size, stored, page.values, position) < 0:
             raise ValueError(f"a page header at byte {position} has a size below zero")
         yield page
         values += 0 if page.is_dictionary else page.values
         position += length + stored
 
 
-def _page_header(stream: BinaryIO, position: int) -> tuple[dict[int, Any], int]:
-    """A page header, and its length."""
+def _page_header(stream: BinaryIO, position: int) -> tuple[dict[tuple[int, ...], int], int]:
+    """The whole numbers of a page header, and its length."""
     for most in PAGE_HEADERS:
         stream.seek(max(position, 0))
-        reader = _Reader(stream.read(most))
+        header = _Reader(stream.read(most), (), _I32)
         try:
-            return reader.struct(), reader.position
+            header.skip_struct(())
+            return header.structs[0], header.position
         except IndexError:
             continue
     raise ValueError(f"the page header at byte {position} is malformed")
 
 
 class _Reader:
-    """A position in a struct, beyond whose end there is an IndexError."""
+    """A position in a struct, and the whole numbers of one kind before it in each struct that the
+    path `root` leads to, by the path from there."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, root: tuple[int, ...], kind: int) -> None:
         self._data = data
+        self._root = root
+        self._kind = kind
         self.position = 0
+        self.structs: list[dict[tuple[int, ...], int]] = []
 
-    def struct(self, depth: int = 0) -> dict[int, Any]:
-        """A struct: the number of each field -> whole number, struct, list of such, or None."""
-        fields: dict[int, Any] = {}
+    def skip_struct(self, path: tuple[int, ...]) -> None:
+        """Skip a struct; `path` has the numbers of the fields that lead to it."""
+        if len(path) > MAX_DEPTH:
+            raise ValueError("its footer is nested too deep")
+        if path == self._root:
+            self.structs.append({})
         field = 0
         while header := self._byte():
             delta, kind = header >> 4, header & 15
             field = field + delta if delta else self._integer()
-            # the header has the value of a boolean
-            fields[field] = None if kind in (_TRUE, _FALSE) else self._value(kind, depth + 1)
-        return fields
+            inner = (*path, field)
+            if kind == self._kind and inner[: len(self._root)] == self._root and self.structs:
+                self.structs[-1][inner[len(self._root) :]] = self._integer()
+            elif kind not in (_TRUE, _FALSE):  # the header has their value
+                self._skip(kind, inner)
 
-    def _value(self, kind: int, depth: int) -> Any:
-        if depth > MAX_DEPTH:
-            raise ValueError("its footer is nested too deep")
-        if _BYTE < kind <= _I64:
-            return self._integer()
-        if kind == _STRUCT:
-            return self.struct(depth)
-        if kind in (_LIST, _SET):
-            header = self._byte()
-            size = self._varint() if header >> 4 == 15 else header >> 4
-            return [self._value(header & 15, depth + 1) for _ in range(size)]
+    def _skip(self, kind: int, path: tuple[int, ...]) -> None:
         if kind in (_TRUE, _FALSE, _BYTE):
             self.position += 1
+        elif _BYTE < kind <= _I64:
+            self._varint()
         elif kind == _DOUBLE:
             self.position += 8
         elif kind == _BINARY:
             length = self._varint()  # this moves the position, too
             self.position += length
+        elif kind in (_LIST, _SET):
+            self._skip_list(path)
         elif kind == _MAP:
-            size = self._varint()
-            kinds = self._byte() if size else 0
-            for _ in range(size):
-                self._value(kinds >> 4, depth + 1)
-                self._value(kinds & 15, depth + 1)
+            self._skip_map(path)
+        elif kind == _STRUCT:
+            self.skip_struct(path)
         else:
             raise ValueError(f"its footer has a value of type {kind}")
         if self.position > len(self._data):
             raise IndexError
-        return None
+
+    def _skip_list(self, path: tuple[int, ...]) -> None:
+        header = self._byte()
+        size = header >> 4
+        # a list in a list has no field of its own, but counts as deeper
+        inner = (*path, 0) if header & 15 in (_LIST, _SET, _MAP) else path
+        if len(inner) > MAX_DEPTH:
+            raise ValueError("its footer is nested too deep")
+        for _ in range(self._varint() if size == 15 else size):
+            self._skip(header & 15, inner)
+
+    def _skip_map(self, path: tuple[int, ...]) -> None:
+        size = self._varint()
+        kinds = self._byte() if size else 0
+        if len(path) >= MAX_DEPTH:
+            raise ValueError("its footer is nested too deep")
+        for _ in range(size):
+            self._skip(kinds >> 4, (*path, 0))
+            self._skip(kinds & 15, (*path, 0))
 
     def _byte(self) -> int:
         self.position += 1

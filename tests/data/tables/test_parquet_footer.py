@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,6 +31,26 @@ def test_the_numbers_are_those_of_pyarrow(tmp_path: Path, rows: int, group: int)
         for column in range(footer.num_columns)
     ]
     assert [chunk.values for chunk in column_chunks(path)] == expected
+
+
+def test_fields_that_are_not_needed_take_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(lists_table(5), path)
+    data = path.read_bytes()
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    n_structs = 200_000
+    size = bytes([n_structs & 127 | 128, n_structs >> 7 & 127 | 128, n_structs >> 14])
+    # field 50, a list of empty structs, before the end of the footer
+    more = bytes([0x09, 100, 0xFC]) + size + bytes(n_structs)
+    footer = data[start:-9] + more + data[-9:-8]
+    expected = column_chunks(path)
+    path.write_bytes(data[:start] + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    assert pq.ParquetFile(path).metadata.num_rows == 5  # pyarrow skips it
+    tracemalloc.start()
+    assert column_chunks(path) == expected
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * n_structs
 
 
 def test_a_damaged_footer_never_ends_the_process(tmp_path: Path) -> None:
