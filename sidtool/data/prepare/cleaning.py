@@ -21,7 +21,7 @@ from sidtool.data.prepare.check import (
     report,
     unusable_events,
 )
-from sidtool.data.prepare.tables import CatalogTable, Cells, EventTable, refuse_taken
+from sidtool.data.prepare.tables import CatalogTable, Cells, EventTable, renamed
 from sidtool.data.times import parse_moments, time_format_hint
 from sidtool.data.unknown_ids import known_spellings
 
@@ -164,7 +164,7 @@ def clean_events(
         )
     order_column = columns.order or "timestamp"
     cells = {**events.cells, columns.user: users, columns.item: items, order_column: times}
-    names = {columns.user: "user_id", columns.item: "item_id", order_column: "timestamp"}
+    names = {"user_id": columns.user, "item_id": columns.item, "timestamp": order_column}
     table = _renamed(events.path, cells, names, rows.tolist())
     return EventTable(events.path, EVENT_COLUMNS, table), dict(+dropped), respelled, converted
 
@@ -177,11 +177,9 @@ def _divided(cell: str, ratio: int) -> str:
 def _renamed(
     path: Path, cells: Mapping[str, Cells], names: Mapping[str, str], rows: Sequence[int]
 ) -> dict[str, Cells]:
-    """Some rows, with the columns by their new names. Raises as `refuse_taken`."""
-    refuse_taken(path, cells, names)
-    return {
-        names.get(name, name): tuple(column[row] for row in rows) for name, column in cells.items()
-    }
+    """Some rows, with the columns by their new names. Raises as `renamed`."""
+    columns = renamed(path, cells, names)
+    return {name: tuple(column[row] for row in rows) for name, column in columns.items()}
 
 
 def _write(path: Path, cells: Mapping[str, Cells]) -> None:

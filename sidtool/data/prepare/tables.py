@@ -4,7 +4,7 @@ not say it, cells give a hint which columns are probably meant."""
 
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,9 +50,10 @@ class CatalogTable:
 
     @property
     def usual_names(self) -> dict[str, str]:
-        """The columns of ids and titles -> the names that are read without a flag."""
+        """The names that are read without a flag -> the columns of ids and titles, which may be the
+        same."""
         title = self.columns.title
-        return {self.columns.id: "item_id"} | ({} if title is None else {title: "title"})
+        return {"item_id": self.columns.id} | ({} if title is None else {"title": title})
 
 
 @dataclass(frozen=True)
@@ -147,20 +148,23 @@ def read_items(
     is one. Raises UsageError if another column has one of these names."""
     table = read_catalog_table(path, id_column, title)
     names = table.usual_names
-    refuse_taken(path, table.cells, names)
-    columns = {names.get(name, name): table.cells[name] for name in (*names, *table.cells)}
-    for cells in zip(*columns.values(), strict=True):
-        yield dict(zip(columns, cells, strict=True))
+    cells = renamed(path, table.cells, names)
+    columns = {name: cells[name] for name in (*names, *cells)}
+    for row in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, row, strict=True))
 
 
-def refuse_taken(path: Path, available: Collection[str], names: Mapping[str, str]) -> None:
-    """Raise UsageError if a column has the new name of another one; `names` are old -> new."""
-    taken = {new for new in names.values() if new in available and new not in names}
+def renamed(path: Path, cells: Mapping[str, Cells], names: Mapping[str, str]) -> dict[str, Cells]:
+    """The columns in their order, by the new names of some: `names` are new -> old, and two may be
+    of one column. Raises UsageError if another column has a new name."""
+    taken = names.keys() & cells.keys() - set(names.values())
     if taken:
         raise UsageError(
             f"{path} has a column {min(taken)!r} beside the one that gets this name",
             hint="rename it in the file",
         )
+    new_names = {name: [new for new, old in names.items() if old == name] for name in cells}
+    return {new: cells[name] for name, news in new_names.items() for new in news or [name]}
 
 
 def guess_flags(items: Path, events: Path | None) -> str | None:

@@ -187,6 +187,15 @@ def test_any_table_by_the_names_of_its_columns(tmp_path: Path) -> None:
     assert prepare(events, tmp_path / "all", whole).items == 3
 
 
+def test_ids_are_titles_if_both_are_one_column(tmp_path: Path) -> None:
+    events = write_table(tmp_path / "e.csv", {"user": ["u"], "item": ["a"], "ts": ["1"]})
+    items = write_table(tmp_path / "i.csv", {"price": ["1"], "sku": ["a"]})
+    options = PrepareOptions(items=items, id_column="sku", title_column="sku")
+    prepare(events, tmp_path / "data", options)
+    rows = pq.read_table(tmp_path / "data/items.parquet").to_pylist()
+    assert rows == [{"item_id": "a", "title": "a", "price": "1"}]
+
+
 @pytest.mark.parametrize("name", ["item_id", "title"])
 def test_another_column_of_a_catalog_does_not_replace_ids_or_titles(
     tmp_path: Path, name: str
