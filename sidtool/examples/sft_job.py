@@ -27,6 +27,7 @@ from sidtool.examples.training_examples import ExampleMaker
 from sidtool.tokenizer.bundle import Bundle
 
 Stream = BinaryIO | HashedFile
+"""What examples are written to."""
 
 
 class GeneralExamples(NamedTuple):
@@ -154,8 +155,8 @@ class SftJob:
             budget = round(other_tokens * share / (1 - share))
             copies = copies_within(lengths, budget, task_rng(GENERAL_TASK, self.options.seed))
             pairs = zip(train, copies, strict=True)
-            mixed = (example for example, n_copies in pairs for _ in range(n_copies))
-            counts[GENERAL_TASK] = self.write_examples(stream, mixed)
+            general = (example for example, n_copies in pairs for _ in range(n_copies))
+            counts[GENERAL_TASK] = self.write_examples(stream, general)
         return counts
 
     def write_valid(self, path: Path) -> None:

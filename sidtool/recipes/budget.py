@@ -76,10 +76,9 @@ def work_of(plan: Plan) -> Work | None:
     if plan.choices.epochs is None:
         return None
     counts = read_manifest(plan.split).counts
-    n_examples = sum(each.examples for each in read_lineage(plan.examples_of("sft")).tasks.values())
-    if (
-        recipe.settings("train").get("sliding_windows") == "all"
-    ):  # each event is the target of an example
+    n_examples = sum(task.examples for task in read_lineage(plan.examples_of("sft")).tasks.values())
+    # each event is the target of an example
+    if recipe.settings("train").get("sliding_windows") == "all":
         n_examples = counts.train_events
     steps_per_epoch = max(1, math.ceil(n_examples / recipe.batch_size))
     eval_users = int(recipe.number("train", "eval_users", TrainOptions.eval_users)) or counts.valid

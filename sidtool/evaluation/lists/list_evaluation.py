@@ -177,16 +177,20 @@ def evaluate_list_makers(
     # with the feedback of the target, for a model that is told it
     requests = [
         Request(
-            each.user,
-            each.history,
-            fields=replace(each.fields, feedback=each.feedback) if each.feedback else each.fields,
+            example.user,
+            example.history,
+            fields=(
+                replace(example.fields, feedback=example.feedback)
+                if example.feedback
+                else example.fields
+            ),
         )
-        for each in examples
+        for example in examples
     ]
     lists = {
         system: [
-            recommendable_rows(bundle, items[: options.length], each, exclude_seen=exclude_seen)
-            for each, items in zip(examples, make(requests), strict=True)
+            recommendable_rows(bundle, items[: options.length], example, exclude_seen=exclude_seen)
+            for example, items in zip(examples, make(requests), strict=True)
         ]
         for system, make in makers.items()
     }
@@ -247,8 +251,8 @@ def _evaluation(
     names = list_metric_names(length)
     users = tuple(example.user for example in examples)
     truths = [
-        list_truth(bundle, each, exclude_seen=bool(options.exclude_seen), order=options.order)
-        for each in examples
+        list_truth(bundle, example, exclude_seen=bool(options.exclude_seen), order=options.order)
+        for example in examples
     ]
     # (n, metrics) of each system
     values = {

@@ -183,9 +183,9 @@ def gate_loss(
     rows = np.arange(len(targets))
     weights = expit(inputs @ parameters)  # (n,)
     # (n, c); 1e-12 keeps the log of an item that neither knows finite
-    mixed = (1 - weights[:, None]) * model + weights[:, None] * memory + 1e-12
-    log_mixed = np.log(mixed)
-    leads = log_mixed - log_mixed[rows, targets][:, None]  # over the target
+    mixture = (1 - weights[:, None]) * model + weights[:, None] * memory + 1e-12
+    log_mixture = np.log(mixture)
+    leads = log_mixture - log_mixture[rows, targets][:, None]  # over the target
     before = expit(leads / TEMPERATURE)  # (n, c)
     ranks = before.sum(axis=1) + 0.5  # (n,); the target itself adds a half
     log_ranks = np.log1p(ranks)
@@ -193,7 +193,7 @@ def gate_loss(
     coefficients = np.concatenate([[0.0], parameters[1:]])  # the bias has no penalty
     loss = -(importance * gains).mean() + L2 * (coefficients**2).sum() / 2
     # slopes by the weight, from the mixture to the rank
-    log_slopes = (memory - model) / mixed  # (n, c)
+    log_slopes = (memory - model) / mixture  # (n, c)
     lead_slopes = log_slopes - log_slopes[rows, targets][:, None]
     rank_slopes = (before * (1 - before) * lead_slopes).sum(axis=1) / TEMPERATURE  # (n,)
     # the slope of the loss by the rank, then by `inputs @ parameters`

@@ -124,14 +124,14 @@ def assemble_history(
         return _assemble(frame, SidItems(space, history), fields, ending, encoder, max_tokens)
     if titles is None:
         indexes = sid_token_indexes(space, history)
-        shown = [Segment("sid", sid_tokens=tuple(sid)) for sid in indexes.tolist()]
+        segments = [Segment("sid", sid_tokens=tuple(sid)) for sid in indexes.tolist()]
     else:
-        shown = [catalog(item_text(title)) for title in titles]
-    items = [[segment] for segment in shown]
+        segments = [catalog(item_text(title)) for title in titles]
+    items = [[segment] for segment in segments]
     if frame.item:
         items = [
-            item_segments(frame.item, segment, fields, place - len(shown), frame.tokens)
-            for place, segment in enumerate(shown)
+            item_segments(frame.item, segment, fields, place - len(segments), frame.tokens)
+            for place, segment in enumerate(segments)
         ]
     content = SegmentItems(items, frame.separator)
     return _assemble(frame, content, fields, ending, encoder, max_tokens)

@@ -31,8 +31,9 @@ class SeenOptions:
 
     def with_seen(self, targets_repeat: bool | None) -> Self:
         """The options with this choice made, by `SplitReference.targets_repeat`."""
-        chosen = self.exclude_seen
-        return replace(self, exclude_seen=targets_repeat is False if chosen is None else chosen)
+        if self.exclude_seen is not None:
+            return self
+        return replace(self, exclude_seen=targets_repeat is False)
 
 
 def seen_reason(chosen: bool | None, targets_repeat: bool | None) -> str:

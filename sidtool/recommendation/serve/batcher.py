@@ -286,8 +286,8 @@ class Batcher:
             answers: list[Answer | None] = [*recommender.answer_prepared(prepared)]
         except Exception as error:
             if len(batch) > 1:
-                for each in batch:
-                    self._answer(served, [each])
+                for pair in batch:
+                    self._answer(served, [pair])
                 return
             answers = [_failure(error, requests[0])]
         for waiting, answer in zip(requests, answers, strict=True):
