@@ -1,22 +1,32 @@
 """Measure what each part of a recipe contributes: train it with one change at a time.
 
     python benchmarks/ablation.py DATA -o WORK [--only recipe,wide] [--seeds 0] [--epochs 12]
+        [--result FILE.json]
 
 Every variant is measured on all validation users; test is never read. Models train without
-teachers. Variants with the same codebook settings share the codebook."""
+teachers and recommend without a memory. Variants with the same codebook settings share the
+codebook."""
 
 import argparse
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-from environment import environment
+from environment import command_line, environment
 from recipe import Dataset, Recipe, RecipeRun, parse_numbers, run_recipe
 from table import METRICS, markdown, spread
 from variants import Changes, write_variant
 
 from sidtool.recipes import RECIPES
+
+
+def _width(size: int) -> list[str]:
+    """Fields of a model of this width, with heads as wide as those of `neox-tiny`."""
+    fields = {"hidden_size": size, "intermediate_size": 4 * size, "num_attention_heads": size // 32}
+    return [f"{name}={value}" for name, value in fields.items()]
+
 
 VARIANTS: dict[str, Changes] = {
     "recipe": {},
@@ -37,6 +47,15 @@ VARIANTS: dict[str, Changes] = {
     "text-only": {},
     "gpt2": {"model": {"preset": "gpt2-tiny"}},
     "wide": {"model": {"preset": "gpt2-mini"}, "train": {"learning_rate": 1e-3}},
+    "2m": {"model": {"set": _width(192)}},
+    "4m": {"model": {"set": [*_width(256), "num_hidden_layers=4"]}},
+    "28-epochs": {"train": {"num_train_epochs": 28}},
+    "56-epochs": {"train": {"num_train_epochs": 56}},
+    "28-epochs, dropout-0.2": {"train": {"num_train_epochs": 28, "dropout": 0.2}},
+    "2m, 28-epochs, dropout-0.2": {
+        "model": {"set": _width(192)},
+        "train": {"num_train_epochs": 28, "dropout": 0.2},
+    },
 }
 TEXT_ONLY = "text-only"
 """The variant whose codebook is built without co-occurrence."""
@@ -54,7 +73,7 @@ def run_variant(
     settings = (folder / "codebook.yaml").read_bytes() + str(cooccurrence).encode()
     codebook = work / "codebooks" / hashlib.sha256(settings).hexdigest()[:12]
     bundle = Recipe(dataset, built, codebook).bundle()
-    run = RecipeRun(recipe=folder, seeds=args.seeds, on="valid", bundle=bundle)
+    run = RecipeRun(recipe=folder, seeds=args.seeds, on="valid", bundle=bundle, memory=False)
     return run_recipe(dataset, run, work / name)
 
 
@@ -71,11 +90,16 @@ def main() -> None:
     parser.add_argument("--only", help=f"variants, comma-separated: {', '.join(VARIANTS)}")
     parser.add_argument("--seeds", type=parse_numbers, default=(0,))
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--result", type=Path, help="write the results to this file, as they come")
     args = parser.parse_args()
     dataset = Dataset.open(args.data, args.dataset)
     results = {}
     for name in args.only.split(",") if args.only else VARIANTS:
         results[name] = run_variant(name, dataset, args.recipe, args.out.resolve(), args)
+        if args.result is not None:
+            command = command_line("ablation.py", sys.argv[1:])
+            written = {"variants": results, **environment(), "command": command}
+            args.result.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     rows = []
     for name, result in results.items():
         seeds = result["seeds"]
