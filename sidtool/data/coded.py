@@ -104,18 +104,18 @@ class Texts(Sequence[str]):
         return objects
 
     @cached_property
-    def order(self) -> NDArray[np.int64]:
+    def order(self) -> NDArray[np.int32]:
         """(n,) the indexes of the texts by code points."""
         import pyarrow.compute as pc
 
-        order: NDArray[np.int64] = pc.sort_indices(self.arrow).to_numpy().view(np.int64)
+        order: NDArray[np.int32] = pc.sort_indices(self.arrow).to_numpy().astype(np.int32)
         return order
 
     @cached_property
-    def ranks(self) -> NDArray[np.int64]:
+    def ranks(self) -> NDArray[np.int32]:
         """(n,) the rank of each text by code points; the texts differ."""
-        ranks = np.empty(len(self), dtype=np.int64)
-        ranks[self.order] = np.arange(len(self))
+        ranks = np.empty(len(self), dtype=np.int32)
+        ranks[self.order] = np.arange(len(self), dtype=np.int32)
         return ranks
 
     @property

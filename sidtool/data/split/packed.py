@@ -115,7 +115,7 @@ class EventStore:
     """Field of users -> (users,) values"""
 
     @cached_property
-    def user_order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def user_order(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """The codes of users by bucket, which is the CRC-32 of the id, then by id, and (BUCKETS +
         1,) where each bucket starts."""
         buckets, by_id = user_buckets(self.users), self.users.order

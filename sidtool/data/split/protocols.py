@@ -167,7 +167,8 @@ class _UserLogs:
         """(n,) users' events before (n,) indexes, as training events."""
         starts = self.interactions.starts[users]
         items = Ragged(self.store.items, starts, stops)
-        return PackedSequences(self.store, users, items, None, self._sessions(starts, stops))
+        sessions = self._sessions(starts, stops)
+        return PackedSequences(self.store, users.astype(np.int32), items, None, sessions)
 
     def _sessions(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Ragged | None:
         """The starts of the sessions in (n,) ranges of events, counted from the user's first."""
@@ -182,7 +183,8 @@ class _UserLogs:
         """(n,) events by their indexes, each after all events of its user before it."""
         starts = self.interactions.starts[users]
         histories = Ragged(self.store.items, starts, events)
-        return PackedExamples(self.store, users, histories, Ragged.single(events), events - starts)
+        users, positions = users.astype(np.int32), (events - starts).astype(np.int32)
+        return PackedExamples(self.store, users, histories, Ragged.single(events), positions)
 
     def session_examples(
         self, users: NDArray[np.int64], sessions: SessionTable, numbers: NDArray[np.int64]
@@ -194,7 +196,7 @@ class _UserLogs:
         bounds = (np.searchsorted(self.targets, ends) for ends in (firsts, sessions.stops[numbers]))
         return PackedExamples(
             self.store,
-            users,
+            users.astype(np.int32),
             Ragged(self.store.items, starts[users], firsts),
             Ragged(self.targets, *bounds),
             self.targets - starts[self.interactions.users.codes[self.targets]],
