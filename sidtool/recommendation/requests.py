@@ -174,13 +174,15 @@ class Recommendation:
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name."""
-        value = asdict(self)
+        value = dict(vars(self))  # asdict copies every text
         for name in ("explanations", "list_score"):
             if value[name] is None:
                 del value[name]
-        for explanation in value.get("explanations", ()):
-            if not explanation["raised_by"]:
-                del explanation["raised_by"]
+        if self.explanations is not None:
+            value["explanations"] = tuple(map(asdict, self.explanations))
+            for explanation in value["explanations"]:
+                if not explanation["raised_by"]:
+                    del explanation["raised_by"]
         return value
 
 
