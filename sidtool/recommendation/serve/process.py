@@ -3,6 +3,7 @@ socket: their supervisor starts them, replaces those that end, and drains them. 
 but the files that they read."""
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import signal
@@ -85,8 +86,18 @@ def run_process(
 ) -> None:
     """Answer calls in this process until SIGTERM or SIGINT. Exits with 3 if the model cannot be
     loaded."""
+    is_main = threading.current_thread() is threading.main_thread()
+
+    def start() -> None:
+        if is_main:
+            # what is loaded by now stays; each search for garbage would look at all of it
+            gc.collect()
+            gc.freeze()
+        if on_start is not None:
+            on_start()
+
     config = uvicorn.Config(
-        make_app(options, service, on_start=on_start),
+        make_app(options, service, on_start=start),
         http=Connection,
         ws="none",
         h11_max_incomplete_event_size=MAX_HEAD,
@@ -99,7 +110,7 @@ def run_process(
         timeout_graceful_shutdown=int(options.limits.seconds) + 1,
     )
     listener.listen(config.backlog)  # so that a client may connect when `on_start` is called
-    if threading.current_thread() is not threading.main_thread():
+    if not is_main:
         uvicorn.Server(config).run(sockets=[listener])
         return
     # uvicorn raises the signal that ended it again, when it has drained
@@ -108,6 +119,7 @@ def run_process(
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         signal.signal(signal.SIGTERM, before)
+        gc.unfreeze()
 
 
 def _max_connections(wanted: int) -> int:
