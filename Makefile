@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml
 
 demo: venv  ## MovieLens-100K, from two files to a verdict and a report, in demo/
 	test -d demo/data || $(BIN)/sidtool example movielens -o demo/data
-	OMP_NUM_THREADS=1 $(BIN)/sidtool fit demo/data/items.csv demo/data/events.csv -o demo/movielens --minutes 4
+	$(BIN)/sidtool fit demo/data/items.csv demo/data/events.csv -o demo/movielens --minutes 4
 
 test: venv  ## one thread per process: two threads on a busy machine wait for each other
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=10

@@ -28,7 +28,7 @@ EVALUATION_COST = 1.5
 """The same in `evaluate`, which also ranks without the memory."""
 AFTER_SHARE = 0.4
 """Of the time that is left; the weight of the memory and the evaluation get no more."""
-VALIDATION_SHARE = 0.25
+VALIDATION_SHARE = 0.15
 """Of the time of the training; validation gets no more."""
 MIN_USERS = 200
 """Users of validation, tuning and evaluation at least, if there are so many."""
