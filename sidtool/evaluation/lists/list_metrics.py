@@ -143,7 +143,7 @@ def item_facts(bundle: Bundle, events: Sequence[UserSequence]) -> ItemFacts:
     items = bundle.items
     directions = None
     if bundle.codebook is not None:
-        vectors = bundle.codebook.decode(items.codes)
+        vectors = bundle.codebook.latent_vectors(items.codes)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         directions = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
     sequences = ItemSequences.of_ids(packed_sequences(events), list(items.ids))

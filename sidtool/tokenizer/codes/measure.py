@@ -176,7 +176,7 @@ def prefix_similarity(
     if codebook is not None:
         # squared distances between summed centroids; equal codes have exactly equal distances
         distinct, inverse = np.unique(codes[:, : len(codebook.levels)], axis=0, return_inverse=True)
-        sums = codebook.decode(distinct).astype(np.float64)
+        sums = codebook.latent_vectors(distinct).astype(np.float64)
         norms = np.square(sums).sum(axis=1)
         rows = inverse[queries]
         distances = norms[rows, None] + norms - 2 * sums[rows] @ sums.T

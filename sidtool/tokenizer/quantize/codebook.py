@@ -258,6 +258,11 @@ class Codebook:
             total += level[column]
         return total
 
+    def latent_vectors(self, codes: Codes) -> Vectors:
+        """As `decode`, without the columns behind those of the vectors, which have the prices of
+        `balanced` levels."""
+        return self.decode(codes)[:, : check_network(self.encoder, "in", self._fitted_dim)]
+
 
 def _check(vectors: Vectors, dim: int) -> None:
     """Raise DataError unless vectors are (n, dim) and, as float32, finite."""

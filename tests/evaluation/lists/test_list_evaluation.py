@@ -33,8 +33,10 @@ from sidtool.evaluation.lists.list_metrics import (
     list_values,
 )
 from sidtool.recommendation import RecommendOptions, Request
+from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
+from tests.tokenizer.quantize.material import with_prices
 
 DIRECTIONS = np.array([[1, 0], [0, 1], [-1, 0], [0.6, 0.8], [1, 0]], dtype=np.float32)
 FACTS = ItemFacts(DIRECTIONS, np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
@@ -230,13 +232,15 @@ def test_a_feedback_orders_the_targets(split: Split) -> None:
 
 def test_vectors_are_those_of_the_codebook(split: Split) -> None:
     bundle = small_bundle(40)
-    facts = item_facts(bundle, split.train)
     assert bundle.codebook is not None
-    assert facts.directions is not None
     row = 7
     codes = bundle.items.codes[row]
     summed = sum(level[code] for level, code in zip(bundle.codebook.levels, codes, strict=True))
-    np.testing.assert_allclose(facts.directions[row], summed / np.linalg.norm(summed), rtol=1e-5)
+    for codebook in (bundle.codebook, with_prices(bundle.codebook)):
+        facts = item_facts(Bundle.of(bundle.items, codebook, "reassign", name="b"), split.train)
+        assert facts.directions is not None
+        direction = summed / np.linalg.norm(summed)
+        np.testing.assert_allclose(facts.directions[row], direction, rtol=1e-5)
     assert item_facts(small_bundle(40, codebook=False), split.train).directions is None
 
 

@@ -79,6 +79,12 @@ def users(seed: int, *, informative: bool) -> Candidates:
     )
 
 
+def test_a_memory_of_new_items_alone_has_no_share_with_factor_0() -> None:
+    candidates = replace(users(0, informative=True), is_new=np.ones(WIDTH, dtype=np.bool_))
+    assert candidates.has_memory.all()
+    assert not candidates.with_factor(0.0).has_memory.any()
+
+
 def test_the_gradient_is_that_of_the_loss() -> None:
     candidates = users(0, informative=True)
     arguments = (

@@ -22,7 +22,7 @@ from sidtool.tokenizer.codes.report import CodebookReport, LevelUse
 from sidtool.tokenizer.make.compare import Behavior
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.quantize.methods import fit
-from tests.tokenizer.quantize.material import codebook_of, mixture, vectors_of
+from tests.tokenizer.quantize.material import codebook_of, mixture, vectors_of, with_prices
 
 
 def test_perplexity_and_utilization_of_a_level():
@@ -69,12 +69,14 @@ def slow_preservation(vectors, codes, codebook, depth, k):
     return np.mean(overlaps)
 
 
-def test_neighbor_preservation_equals_its_definition():
+@pytest.mark.parametrize("is_priced", [False, True])
+def test_neighbor_preservation_equals_its_definition(is_priced):
     vectors = mixture(1, 60, 6)
     codebook = codebook_of(1, (6, 6, 16), 6)
     codes = codebook.encode(vectors)
     _, distinct = np.unique(codes, axis=0, return_index=True)  # no ties at full depth
-    neighbors = measure.neighbor_preservation(vectors[distinct], codes[distinct], codebook)
+    stored = with_prices(codebook) if is_priced else codebook
+    neighbors = measure.neighbor_preservation(vectors[distinct], codes[distinct], stored)
     assert (neighbors.k, neighbors.queries, neighbors.pool) == (20, len(distinct), len(distinct))
     expected = slow_preservation(vectors[distinct], codes[distinct], codebook, 3, 20)
     assert neighbors.jaccard[-1] == pytest.approx(expected)

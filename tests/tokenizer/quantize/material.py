@@ -1,6 +1,7 @@
 """Small codebooks and vectors to test with."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -37,6 +38,17 @@ def codebook_of(
     ]
     levels[0] = levels[0] + np.float32(offset)
     return Codebook("rq-kmeans", tuple(levels), {}, QuantizerParams(normalize=normalize))
+
+
+def with_prices(codebook: Codebook) -> Codebook:
+    """The codebook with the columns that `balanced` levels have for the roots of their prices."""
+    n_levels = len(codebook.levels)
+    levels = [np.pad(level, ((0, 0), (0, n_levels))) for level in codebook.levels]
+    for number, level in enumerate(levels):
+        level[:, codebook.width + number] = np.linspace(0, 9, len(level))
+    return replace(
+        codebook, levels=tuple(levels), params=replace(codebook.params, dim=codebook.width)
+    )
 
 
 def slow_codes(vectors: Vectors, codebook: Codebook) -> tuple[Codes, np.ndarray]:
