@@ -79,15 +79,6 @@ def test_a_difference_of_almost_nothing_has_no_sign(
     assert [gain[4:8] for gain in gains] == [["+0.00", "-0.40", "to", "0.00"]] * 2
 
 
-def test_with_json_the_tables_are_on_stderr(
-    evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
-) -> None:
-    say_evaluation(evaluation, details=True, json=True)
-    written = capsys.readouterr()
-    assert len(written.out.splitlines()) == 1
-    assert "mean over items" in written.err
-
-
 @pytest.mark.parametrize(
     ("low", "high", "n", "decimals"),
     [
