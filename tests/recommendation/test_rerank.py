@@ -184,15 +184,6 @@ def test_a_re_ranker_that_adds_nothing_keeps_the_order_of_the_mixture() -> None:
             assert np.array_equal(before.positions, after.positions)
 
 
-def test_requests_do_not_depend_on_those_beside_them() -> None:
-    reranking, _, priors, histories, ranked = case(7)
-    together = reranking.reorder(ranked, priors, histories, 4)
-    for number, expected in enumerate(together):
-        (alone,) = reranking.reorder([ranked[number]], [priors[number]], [histories[number]], 4)
-        assert np.array_equal(alone.positions, expected.positions)
-        assert len(alone.positions) == min(4, len(ranked[number].positions))
-
-
 def test_items_after_the_first_hundred_follow_in_the_order_of_the_mixture() -> None:
     bundle = small_bundle(115)
     memory = small_memory(bundle)
