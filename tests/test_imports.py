@@ -1,5 +1,3 @@
-"""Imports: opening bundles loads neither torch nor transformers."""
-
 import ast
 import functools
 import importlib

@@ -1,5 +1,3 @@
-"""The learning curves of language alignment, on a tiny catalog and a tiny model."""
-
 import json
 import shutil
 from collections.abc import Callable

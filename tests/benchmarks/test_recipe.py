@@ -1,5 +1,3 @@
-"""The recipe script from data files to the results file, on a tiny catalog with two teachers."""
-
 import json
 from collections.abc import Callable
 from pathlib import Path

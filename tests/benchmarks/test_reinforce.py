@@ -1,5 +1,3 @@
-"""Rarity is a weight of events."""
-
 from pathlib import Path
 
 import numpy as np

@@ -1,6 +1,3 @@
-"""build-codebook with interactions and with several sources of vectors, and encoding with such
-bundles."""
-
 from pathlib import Path
 
 import pytest

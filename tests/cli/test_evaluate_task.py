@@ -1,5 +1,3 @@
-"""Training mixes of several tasks, evaluation per task, and recommendation by text query."""
-
 import json
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""The tables of an evaluation: their figures, their digits and their width."""
-
 import re
 from dataclasses import replace
 

@@ -1,5 +1,3 @@
-"""The commands add-items, diff, align, log and rebind."""
-
 import re
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""The commands of memories."""
-
 import hashlib
 import json
 import re

@@ -1,5 +1,3 @@
-"""The commands init-model, extend-model and adopt."""
-
 import json
 from pathlib import Path
 

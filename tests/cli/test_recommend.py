@@ -1,5 +1,3 @@
-"""The recommend command, also for users of a file of events or of a split."""
-
 import json
 from pathlib import Path
 from typing import Any

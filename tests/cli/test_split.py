@@ -1,5 +1,3 @@
-"""The command split, and the refusal to combine artifacts of different splits."""
-
 import json
 from pathlib import Path
 

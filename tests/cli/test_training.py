@@ -1,5 +1,3 @@
-"""The commands make-sft, train and rl."""
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,3 @@
-"""Bundles and manifests that somebody changed and signed again."""
-
 import json
 from collections.abc import Callable
 from typing import Any

@@ -1,5 +1,3 @@
-"""Hostile model folders: damaged weights, configurations, tokenizers, contracts and encoders."""
-
 import json
 import struct
 from collections.abc import Iterator

@@ -1,6 +1,3 @@
-"""Hostile requests: lines, streams and lists of ids, to the library and through a tiny model, and
-bodies of calls to a service."""
-
 import io
 import json
 from collections.abc import Iterator, Sequence

@@ -1,6 +1,3 @@
-"""Re-ranking: features and order against a reference written by hand, filters, ties, and where
-there is nothing to rank again."""
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

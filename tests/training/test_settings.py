@@ -1,5 +1,3 @@
-"""Training settings: typed, and unknown ones are errors."""
-
 import runpy
 import sys
 from collections.abc import Sequence

@@ -1,5 +1,3 @@
-"""The terminal: text from data is expected literally, and an error is one line."""
-
 import io
 import json
 import re

@@ -1,5 +1,3 @@
-"""A codebook whose vectors workers read, encode and assign is that of one process, to the byte."""
-
 import os
 import pickle
 import signal

@@ -1,6 +1,3 @@
-"""Every model folder has a card: its metadata is YAML, its code and its command run, and it shows
-what the contract records."""
-
 import re
 import shlex
 import shutil

@@ -1,5 +1,3 @@
-"""Catalog text never becomes a special or SID token; the same text in a template does."""
-
 from functools import cache
 from typing import Any
 

@@ -1,5 +1,3 @@
-"""Beam search against `generate`, against whole sequences, and in its edge cases."""
-
 from typing import Any
 
 import numpy as np

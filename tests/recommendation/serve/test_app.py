@@ -1,6 +1,3 @@
-"""The endpoints: every answer is what the library gives for the same requests, and every refusal
-is one line."""
-
 import asyncio
 import json
 import tracemalloc

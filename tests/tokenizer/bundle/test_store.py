@@ -1,6 +1,3 @@
-"""A bundle has one identity in every container and store, and a flipped byte is detected in
-each."""
-
 import shutil
 import sys
 from dataclasses import replace

@@ -1,5 +1,3 @@
-"""The judgment of a model against its start."""
-
 from dataclasses import replace
 from pathlib import Path
 
