@@ -1,5 +1,3 @@
-"""docs/check_figures.py finds figures of the pages that are not those of the results files."""
-
 import json
 import random
 import re

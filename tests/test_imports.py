@@ -1,5 +1,3 @@
-"""Imports: opening bundles loads neither torch nor transformers."""
-
 import ast
 import functools
 import importlib
@@ -10,15 +8,8 @@ import sys
 from pathlib import Path
 
 HEAVY = (
-    "torch",
-    "transformers",
-    "sentence_transformers",
-    "trl",
-    "datasets",
-    "sklearn",
-    "scipy",
-    "pyarrow",
-    "zarr",
+    *("torch", "transformers", "sentence_transformers", "trl", "datasets", "sklearn"),
+    *("scipy", "pyarrow", "zarr"),
 )
 
 

@@ -1,5 +1,3 @@
-"""An interrupt before the command line is there."""
-
 import os
 import signal
 import subprocess

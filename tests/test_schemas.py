@@ -1,5 +1,3 @@
-"""The published schemas accept every golden record, and reject what the readers reject."""
-
 import copy
 import json
 import random

@@ -1,5 +1,3 @@
-"""What a path holds, and the errors of commands that were given another kind."""
-
 from pathlib import Path
 
 import pytest

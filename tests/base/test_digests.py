@@ -1,5 +1,3 @@
-"""The digest of a file that was read before."""
-
 import os
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""Documents are parsed as written, or refused with a ValueError of one line."""
-
 import hashlib
 import json
 import os

@@ -1,5 +1,3 @@
-"""Hints in the words of Python and of a shell."""
-
 import pytest
 
 from sidtool.base.errors import DataError, SidtoolError, without_credentials

@@ -1,5 +1,3 @@
-"""Optional packages: which extra installs them, and the error when one is missing."""
-
 import importlib
 import sys
 import tomllib

@@ -1,5 +1,3 @@
-"""Options of functions as keywords."""
-
 import inspect
 
 import pytest

@@ -1,5 +1,3 @@
-"""Names and places that no output can have."""
-
 import os
 from pathlib import Path
 

@@ -1,6 +1,3 @@
-"""Records as JSON objects: nested records, tuples and unions survive a round trip, and nothing of
-another type is taken."""
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,6 +1,3 @@
-"""Storage: only an unchanged object is replaced; equal objects give equal zips, in which each
-object is one byte range."""
-
 import io
 import threading
 import zipfile

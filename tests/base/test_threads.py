@@ -1,5 +1,3 @@
-"""Results of threads come in order, and only a few ahead."""
-
 import time
 from collections.abc import Iterator
 

@@ -1,6 +1,3 @@
-"""The folder of unfinished work: only the same run resumes it, and a damaged record has a way
-out."""
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,9 @@
 """The scripts of `benchmarks/` as modules, sidtool's commands run in this process, and a data set,
 an encoder and a recipe of the smallest size."""
 
+import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
@@ -10,6 +12,8 @@ import yaml
 
 from tests.cli.road import catalog, interactions, run
 from tests.encoders import tiny_encoder
+from tests.model.cases import save_base
+from tests.models import tiny_model, tiny_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -31,6 +35,39 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(steps, "run_process", run_in_process)
     return names
+
+
+@pytest.fixture
+def script(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Run the main function of a script with these words; returns what it printed, or its error
+    where another exit code than 0 is expected."""
+
+    def run_script(name: str, *words: object, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, words)])
+        assert (importlib.import_module(name).main() or 0) == code
+        printed = capsys.readouterr()
+        return printed.err if code else printed.out
+
+    return run_script
+
+
+@pytest.fixture
+def finished(script: Callable[..., str], commands: list[str]) -> Callable[..., str]:
+    """Run a script to its end, and again, which runs no command; `commands` has those of the first
+    run."""
+
+    def run_twice(name: str, *words: object) -> str:
+        printed = script(name, *words)
+        first = commands.copy()
+        commands.clear()
+        script(name, *words)
+        assert commands == []
+        commands.extend(first)
+        return printed
+
+    return run_twice
 
 
 CONFIGS = {
@@ -84,3 +121,17 @@ def recipe_folder(tmp_path: Path) -> Path:
     for name, config in CONFIGS.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
     return folder
+
+
+@pytest.fixture
+def words(data: Path, recipe_folder: Path, tmp_path: Path) -> tuple[object, ...]:
+    """The words that the scripts which compare recipes share; their work is in "work"."""
+    options = ("--recipe", recipe_folder, "--encoder", tmp_path / "encoder")
+    return (data, "-o", tmp_path / "work", *options)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A tiny language model."""
+    tokenizer = tiny_tokenizer()
+    return save_base(tmp_path / "tiny", tiny_model("llama", vocab_size=len(tokenizer)), tokenizer)

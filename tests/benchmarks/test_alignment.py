@@ -1,44 +1,27 @@
-"""The learning curves of language alignment, on a tiny catalog and a tiny model."""
-
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.models import tiny_model, tiny_tokenizer
 
-
-@pytest.mark.slow
 def test_both_mixes_have_points_and_a_paired_difference(
-    data: Path, recipe_folder: Path, tmp_path: Path, commands: list[str]
+    script: Callable[..., str],
+    data: Path,
+    recipe_folder: Path,
+    base: Path,
+    tmp_path: Path,
+    commands: list[str],
 ) -> None:
-    from alignment import main
-
-    tokenizer = tiny_tokenizer()
-    base = tmp_path / "tiny"
-    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(base)
-    tokenizer.save_pretrained(base)
     work = tmp_path / "work"
-    sizes = (
-        "--tokens",
-        600,
-        "--users",
-        6,
-        "--valid-users",
-        4,
-        "--set",
-        "bf16=false",
-        "--levels",
-        "4x4x8",
-    )
+    sizes = ("--tokens", 600, "--users", 6, "--valid-users", 4, "--levels", "4x4x8")
     options = ("--recipe", recipe_folder, "--encoder", tmp_path / "encoder", "--model", base)
     names = ("--title-column", "title", "--set", "bf16=false")
 
     def run(name: str, *further: object) -> list[str]:
         commands.clear()
-        arguments = (data, name, "-o", work, *options, *sizes, *names, *further)
-        assert main([str(part) for part in arguments]) == 0
+        script("alignment", data, name, "-o", work, *options, *sizes, *names, *further)
         return list(commands)
 
     assert run("pretrained-mix", "--points", 1).count("train") == 4  # the search
@@ -51,7 +34,7 @@ def test_both_mixes_have_points_and_a_paired_difference(
     run("small")
 
     out = tmp_path / "alignment.json"
-    assert main(["--collect", str(work), str(out)]) == 0
+    script("alignment", "--collect", work, out)
     runs = json.loads(out.read_text())["data"]["shop"]
     assert set(runs) == {
         "pretrained-mix-0",
@@ -76,5 +59,5 @@ def test_both_mixes_have_points_and_a_paired_difference(
     for point in recorded["data"]["shop"]["scratch-sids-0"]["points"]:
         point["measured_on"]["machine"] = "another one"
     out.write_text(json.dumps(recorded))
-    assert main(["--collect", str(work), str(out)]) == 0
+    script("alignment", "--collect", work, out)
     assert json.loads(out.read_text()) == recorded

@@ -1,5 +1,3 @@
-"""The plan of a cluster follows from measured rates, and its simulation from its arithmetic."""
-
 import json
 import sys
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""A catalog is divided whatever its type, and the events of the old items stay."""
-
 import csv
 import json
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""The kit for a GPU: its pieces run on a CPU in small sizes, and a job goes on where it stopped."""
-
 import os
 import subprocess
 from pathlib import Path

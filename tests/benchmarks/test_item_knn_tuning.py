@@ -1,5 +1,3 @@
-"""Tuning item-kNN on a walk where only the last item matters."""
-
 import numpy as np
 
 from sidtool.data.split.values import Example, UserSequence

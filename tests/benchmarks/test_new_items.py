@@ -1,5 +1,3 @@
-"""The split without events of new items, and text-kNN against figures made by hand."""
-
 from pathlib import Path
 
 import numpy as np

@@ -1,26 +1,16 @@
-"""The recipe script from data files to the results file, on a tiny catalog with two teachers."""
-
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import yaml
 
 
 def test_two_teachers_end_with_a_results_file(
-    data: Path,
-    recipe_folder: Path,
-    tmp_path: Path,
-    commands: list[str],
-    capsys: pytest.CaptureFixture[str],
+    script: Callable[..., str], words: tuple[object, ...], tmp_path: Path, commands: list[str]
 ) -> None:
-    from recipe import main
-
     work = tmp_path / "work"
-    options = ["--recipe", recipe_folder, "--encoder", tmp_path / "encoder"]
-    arguments = [str(part) for part in (data, "-o", work, *options)]
-    seeds = ["--seeds", "0,1", "--teachers", "1,2"]
-    assert main([*arguments, *seeds]) == 0
+    seeds = ("--seeds", "0,1", "--teachers", "1,2")
+    out = script("recipe", *words, *seeds)
 
     result = json.loads((work / "result-test.json").read_text())
     assert [seed["seed"] for seed in result["seeds"]] == [0, 1]
@@ -39,7 +29,6 @@ def test_two_teachers_end_with_a_results_file(
         assert 0 <= seed["metrics"]["ndcg@10"] <= 1
         assert seed["seconds"] > 0
         assert seed["slices"]
-    out = capsys.readouterr().out
     assert "| sidtool | 2 |" in out
     assert "| model alone | 2 |" in out
     assert commands.count("train") == 4
@@ -48,29 +37,27 @@ def test_two_teachers_end_with_a_results_file(
 
     # a second run does nothing, and a third adds only what another seed needs
     commands.clear()
-    assert main([*arguments, *seeds]) == 0
+    script("recipe", *words, *seeds)
     assert commands == []
-    assert main([*arguments, "--seeds", "0,1,2", "--teachers", "1,2"]) == 0
+    script("recipe", *words, "--seeds", "0,1,2", "--teachers", "1,2")
     assert commands == ["train", "tune-memory", "evaluate"]
     commands.clear()
 
     # models of another budget have their own folder, and the result names it
-    budget = ("--seeds", "0", "--teachers", "", "--set", "num_train_epochs=2")
-    assert main([*arguments, *budget]) == 1
-    assert "seed-0/model was made with" in capsys.readouterr().err
-    changed = [str(part) for part in (data, "-o", tmp_path / "short", *options, *budget)]
-    assert main(changed) == 0
-    assert json.loads((tmp_path / "short" / "result-test.json").read_text())["changed"] == [
-        "num_train_epochs=2"
-    ]
-    step = (tmp_path / "short" / "steps" / "seed-0" / "model.json").read_text()
+    budget = ("--seeds", 0, "--teachers", "", "--set", "num_train_epochs=2")
+    assert "seed-0/model was made with" in script("recipe", *words, *budget, code=1)
+    short = tmp_path / "short"
+    script("recipe", words[0], "-o", short, *words[3:], *budget)
+    changed = json.loads((short / "result-test.json").read_text())["changed"]
+    assert changed == ["num_train_epochs=2"]
+    step = (short / "steps" / "seed-0" / "model.json").read_text()
     assert "num_train_epochs=2" in json.loads(step)["made"]
     commands.clear()
 
     # other teachers are other settings of the same models
-    assert main([*arguments, "--seeds", "0", "--teachers", "1"]) == 1
+    other = script("recipe", *words, "--seeds", 0, "--teachers", 1, code=1)
     assert commands == []
-    assert "seed-0/model was made with" in capsys.readouterr().err
+    assert "seed-0/model was made with" in other
 
 
 def test_a_dataset_file_names_the_files(tmp_path: Path) -> None:

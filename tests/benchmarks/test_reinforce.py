@@ -1,5 +1,3 @@
-"""Rarity is a weight of events, and the comparison of reinforcement runs to its end."""
-
 from pathlib import Path
 
 import numpy as np
@@ -32,27 +30,3 @@ def test_rarity_is_a_weight_of_the_events(tmp_path: Path, header: str) -> None:
     first = split.train[0]
     weight = weights.values[first.positions[1]]  # those of the first user are the first ones
     assert weight == pytest.approx(trained.count(first.items[1]) ** -0.5)
-
-
-@pytest.mark.slow
-def test_the_comparison_ends_with_tables(
-    data: Path,
-    recipe_folder: Path,
-    tmp_path: Path,
-    commands: list[str],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    from reinforce import main
-
-    arguments = [data, "-o", tmp_path / "work", "--encoder", tmp_path / "encoder"]
-    arguments += ["--recipe", recipe_folder, "--seeds", "0", "--rl-rates", "1e-3"]
-    arguments += ["--sft-rates", "1e-3", "--set", "max_steps=2", "--set", "eval_users=8"]
-    texts = [str(part) for part in arguments]
-    assert main(texts) == 0
-    assert commands.count("rl") >= 4
-    out = capsys.readouterr().out
-    for name in ("start", "GRPO", "GSPO", "weighted SFT", "teacher"):
-        assert f"| {name}" in out
-    commands.clear()
-    assert main(texts) == 0
-    assert commands == []

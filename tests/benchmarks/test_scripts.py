@@ -1,112 +1,68 @@
 """The scripts that compare recipes run to their end on a tiny data set."""
 
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.cli.test_lists import session_events
 
-@pytest.fixture
-def arguments(
-    data: Path, tmp_path: Path, commands: list[str], monkeypatch: pytest.MonkeyPatch
-) -> list[str]:
-    """The arguments that the scripts share; the commands run in this process."""
-    parts = (data, "-o", tmp_path / "work", "--encoder", tmp_path / "encoder")
-    return [str(part) for part in parts]
+Run = Callable[..., str]
+Words = tuple[object, ...]
 
 
-@pytest.mark.slow
-def test_the_ablation_ends_with_a_table(
-    arguments: list[str],
-    recipe_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    import ablation
+def result_of(folder: Path, name: str = "result.json") -> Any:
+    return json.loads((folder / "work" / name).read_text())
 
-    options = ["--recipe", str(recipe_folder), "--only", "recipe,dropout-0.2,text-only"]
-    monkeypatch.setattr(sys, "argv", ["ablation.py", *arguments, *options, "--epochs", "1"])
-    ablation.main()
-    out = capsys.readouterr().out
-    for name in ("recipe", "dropout-0.2", "text-only"):
+
+@pytest.mark.usefixtures("commands")
+def test_the_ablation_ends_with_a_table(script: Run, words: Words) -> None:
+    names = ("recipe", "dropout-0.2", "text-only")
+    out = script("ablation", *words, "--only", ",".join(names), "--epochs", 1)
+    for name in names:
         assert f"| {name} | 1 | 0." in out
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("commands")
 def test_the_methods_benchmark_ends_with_a_table(
-    arguments: list[str],
-    recipe_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    script: Run, data: Path, recipe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import methods
-
-    monkeypatch.setattr(methods, "RECIPES", recipe_folder.parent)
+    monkeypatch.setattr("methods.RECIPES", recipe_folder.parent)
     recipe_folder.rename(recipe_folder.parent / "default")
-    options = ["--methods", "rq-kmeans,opq", "--levels", "4x4x8", "--seeds", "0", "--epochs", "1"]
-    monkeypatch.setattr(sys, "argv", ["methods.py", *arguments, *options])
-    methods.main()
-    out = capsys.readouterr().out
+    folders = (data, "-o", tmp_path / "work", "--encoder", tmp_path / "encoder")
+    options = ("--methods", "rq-kmeans,opq", "--levels", "4x4x8", "--seeds", 0, "--epochs", 1)
+    out = script("methods", *folders, *options)
     assert out.count("| opq |") == out.count("| rq-kmeans |") == 2
     assert "| item-kNN |" in out
-    result = json.loads((tmp_path / "work" / "result.json").read_text())
-    assert len(result["methods"]) == 4
+    assert len(result_of(tmp_path)["methods"]) == 4
 
 
-@pytest.mark.slow
 def test_the_lifecycle_benchmark_ends_with_a_table(
-    arguments: list[str],
-    recipe_folder: Path,
-    tmp_path: Path,
-    commands: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    finished: Run, words: Words, tmp_path: Path, commands: list[str]
 ) -> None:
-    import lifecycle
-
-    options = ["--recipe", str(recipe_folder)]
-    monkeypatch.setattr(sys, "argv", ["lifecycle.py", *arguments, *options])
-    assert lifecycle.main() == 0
-    result = json.loads((tmp_path / "work" / "result.json").read_text())
+    out = finished("lifecycle", *words)
+    result = result_of(tmp_path)
     added = result["items_added"]
-    assert added["moved"] == 0
-    assert added["added"] == 12
-    assert added["training_events_of_new_items"] == 0
+    assert (added["moved"], added["added"], added["training_events_of_new_items"]) == (0, 12, 0)
     assert added["valid_targets_that_are_new"] > 0
     assert added["old_targets"]["n"] + added["new_targets"]["n"] == 40
     for figures in (added["new_targets"], added["new_targets_among_new_items"]):
         assert 0 <= figures["text_knn"] <= 1
     assert result["codebook_retrained"]["sids_kept"]["original"] == 60
-    out = capsys.readouterr().out
     assert "| new target, full catalog | 0." in out
     assert "| aligned codebook |" in out
     assert commands.count("train") == commands.count("build-memory") == 2
 
-    commands.clear()
-    assert lifecycle.main() == 0
-    assert commands == []
 
-
-@pytest.mark.slow
-def test_the_refresh_benchmark_ends_with_a_table(
-    arguments: list[str],
-    recipe_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    import refresh
-
-    options = ["--recipe", str(recipe_folder), "--seeds", "0", "--shares", "0.5"]
-    monkeypatch.setattr(sys, "argv", ["refresh.py", *arguments, *options])
-    refresh.main()
-    result = json.loads((tmp_path / "work" / "result.json").read_text())
-    systems = result["seeds"][0]["systems"]
+@pytest.mark.usefixtures("commands")
+def test_the_refresh_benchmark_ends_with_a_table(script: Run, words: Words, tmp_path: Path) -> None:
+    out = script("refresh", *words, "--seeds", 0, "--shares", 0.5)
+    systems = result_of(tmp_path)["seeds"][0]["systems"]
     assert list(systems) == ["trained anew", "aligned only", "refreshed, 0.5 of the steps"]
     assert systems["trained anew"]["difference"]["mean"] == 0
-    assert "| aligned only | 0." in capsys.readouterr().out
+    assert "| aligned only | 0." in out
 
 
 def test_the_results_table_reads_stored_results() -> None:
@@ -119,36 +75,20 @@ def test_the_results_table_reads_stored_results() -> None:
         assert "95% interval" in lines[-1]
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("commands")
 def test_sasrec_reads_the_split_of_a_recipe(
-    data: Path,
-    recipe_folder: Path,
-    tmp_path: Path,
-    commands: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    script: Run, data: Path, recipe_folder: Path, tmp_path: Path
 ) -> None:
-    import sasrec
     from recipe import Dataset, Recipe, RecipeRun
 
     run = RecipeRun(recipe=recipe_folder, encoder=tmp_path / "encoder")
     recipe = Recipe(Dataset.open(data), run, tmp_path / "work")
-    bundle = recipe.bundle()
-    options = ["-o", str(tmp_path / "sasrec.json"), "--epochs", "2", "--width", "8"]
-    monkeypatch.setattr(sys, "argv", ["sasrec.py", str(bundle), str(recipe.split()), *options])
-    sasrec.main()
-    assert "| 0 | 0." in capsys.readouterr().out
+    options = ("-o", tmp_path / "sasrec.json", "--epochs", 2, "--width", 8)
+    assert "| 0 | 0." in script("sasrec", recipe.bundle(), recipe.split(), *options)
 
 
-@pytest.mark.slow
 def test_late_events_end_with_a_table(
-    arguments: list[str],
-    data: Path,
-    recipe_folder: Path,
-    tmp_path: Path,
-    commands: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    finished: Run, words: Words, data: Path, tmp_path: Path, commands: list[str]
 ) -> None:
     import late_events
 
@@ -157,33 +97,147 @@ def test_late_events_end_with_a_table(
     cells = [row.split(",") for row in rows]
     cells = [[user, item, f"{time}{int(user[1:]):04d}"] for user, item, time in cells]
     (data / "interactions.csv").write_text("\n".join([header, *map(",".join, cells)]) + "\n")
-    options = ["--recipe", str(recipe_folder), "--seeds", "0"]
-    monkeypatch.setattr(sys, "argv", ["late_events.py", *arguments, *options])
-    assert late_events.main() == 0
-    out = capsys.readouterr().out
+    out = finished("late_events", *words, "--seeds", 0)
     for name in (late_events.OLD, late_events.REFRESHED, late_events.RETRAINED):
         assert f"| {name} | 0." in out
     assert "a new training" in out
-    systems = json.loads((tmp_path / "work" / "result.json").read_text())["seeds"][0]["systems"]
+    systems = result_of(tmp_path)["seeds"][0]["systems"]
     assert systems[late_events.OLD]["difference"]["mean"] == 0
     assert systems[late_events.OLD]["metrics"] != systems[late_events.REFRESHED]["metrics"]
     assert commands.count("train") == commands.count("build-memory") == 2
 
-    commands.clear()
-    assert late_events.main() == 0
-    assert commands == []
 
-
-@pytest.mark.slow
-def test_the_speed_of_reinforcement_ends_with_a_table(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_comparison_of_reinforcement_ends_with_tables(
+    finished: Run, words: Words, commands: list[str]
 ) -> None:
-    import reinforcement_speed
+    rates = ("--seeds", 0, "--rl-rates", "1e-3", "--sft-rates", "1e-3")
+    out = finished("reinforce", *words, *rates, "--set", "max_steps=2", "--set", "eval_users=8")
+    assert commands.count("rl") >= 4
+    for name in ("start", "GRPO", "GSPO", "weighted SFT", "teacher"):
+        assert f"| {name}" in out
 
-    options = ["--steps", "1", "--size", "4", "--prompts", "2"]
-    monkeypatch.setattr(sys, "argv", ["reinforcement_speed.py", *options])
-    reinforcement_speed.main()
-    out = capsys.readouterr().out
-    for variant in reinforcement_speed.VARIANTS:
-        assert f"| {variant} | 0." in out
-    assert "peak memory:" in out
+
+@pytest.mark.usefixtures("rated_data")
+def test_all_variants_of_fields_end_with_a_table(
+    script: Run, finished: Run, words: Words, tmp_path: Path, commands: list[str]
+) -> None:
+    from feedback import VARIANTS
+
+    fields = ("--feedback", "rating", "--users", "users.csv", "--user-field", "age")
+    arguments = (*words, *fields, "--seeds", 0, "--positive", "rating>=4")
+    assert "| feedback in history |" in finished("feedback", *arguments)
+    result = result_of(tmp_path, "result-test.json")
+    assert list(result["variants"]) == list(VARIANTS)
+    assert 0 < result["n"]["rating>=4"] < result["n"]["all"]
+    for group in ("all", "rating>=4"):
+        assert set(result["baselines"][group]) == {"popularity", "item-knn"}
+        for variant, by_group in result["variants"].items():
+            measured = by_group[group]
+            assert 0 <= measured["seeds"][0]["ndcg@10"] <= 1
+            assert set(measured["gain"]) == (set() if variant == "plain" else {"hr@10", "ndcg@10"})
+    assert result["templates"]["together"] == {
+        "prompts": ["{user.age:token}{history}"],
+        "items": ["{gap:token}{sid}{event.rating:token}"],
+    }
+    assert commands.count("train") == len(VARIANTS)
+    assert "no variant 'magic'" in script("feedback", *arguments, "--only", "magic", code=1)
+
+
+def test_losses_of_first_rows_end_in_tables(
+    script: Run,
+    finished: Run,
+    data: Path,
+    recipe_folder: Path,
+    base: Path,
+    tmp_path: Path,
+    commands: list[str],
+) -> None:
+    inputs = ("--items", data / "items.jsonl", "--interactions", data / "interactions.csv")
+    sizes = ("--models", base, "--batch-size", 4, "--users", 3, "--eval-users", 4)
+    options = ("--encoder", tmp_path / "encoder", "--title-column", "title", "--steps", 2)
+    rows = ("--inits", "codebook:1,random:0.1", "--stages", "embeddings,lora")
+    codebook = ("--codebook", recipe_folder / "codebook.yaml")
+    arguments = ("-o", tmp_path / "work", *inputs, *sizes, *options, *rows, *codebook)
+    assert "| random:0.1 | lora |" in finished("init_scale", *arguments)
+    result = result_of(tmp_path)
+    (first,) = result["first"].values()
+    assert list(first) == ["codebook:1", "random:0.1"]
+    for losses in first.values():
+        assert losses["vocabulary"] > losses["level"] > 0
+    # rows near the mean row give nearly equal logits
+    near = abs(first["random:0.1"]["level"] - result["uniform_level_loss"])
+    assert near < abs(first["codebook:1"]["level"] - result["uniform_level_loss"])
+    (trained,) = result["trained"].values()
+    assert set(trained["random:0.1"]) == {"embeddings", "lora"}
+    assert 0 <= trained["random:0.1"]["lora"]["ndcg@10"] <= 1
+    assert commands.count("train") == 4
+    error = script("init_scale", *arguments, "--inits", "codebok:1", code=1)
+    assert "'codebok:1' is not INIT:SCALE" in error
+
+
+def test_models_of_lists_end_with_a_table(
+    script: Run, finished: Run, words: Words, data: Path, tmp_path: Path, commands: list[str]
+) -> None:
+    from lists import TASKS
+
+    session_events(data / "interactions.csv", data / "interactions.csv")
+    sizes = ("--length", 3, "--session-gap", "30m", "--num-beams", 4, "--timed", 3)
+    arguments = (*words, *sizes, "--seeds", 0)
+    assert "| lists: greedy lists |" in finished("lists", *arguments)
+    systems = result_of(tmp_path, "result-test.json")["systems"]
+    of_lists = [
+        f"{name}: {search}"
+        for name in ("lists", "both", "aligned")
+        for search in ("lists", "greedy lists", "top items")
+    ]
+    assert set(systems) == {"items: top items", "popularity", "item-knn", *of_lists}
+    for system, measured in systems.items():
+        assert 0 <= measured["mean"]["recall@3"]["mean"] <= 1
+        assert measured["mean"]["repeats"]["mean"] == 0
+        assert measured["mean"]["legal"]["mean"] == 1
+        assert ("ndcg@3" in measured["gain"]) == (system != "items: top items")
+        assert (measured["seconds"] is None) == (system in ("popularity", "item-knn"))
+    assert systems["aligned: lists"]["reference"] == "lists: lists"
+    assert systems["both: lists"]["reference"] == "items: top items"
+    assert (commands.count("train"), commands.count("rl")) == (len(TASKS), 1)
+    assert "no variant 'magic'" in script("lists", *arguments, "--only", "magic", code=1)
+
+
+TASKS_OF_PLUM = {
+    "cpt": {"task": {"history-text": 1, "item-text": 1}, "format": "plain"},
+    "sft": {"task": {"sequence": 1}, "weight": "rating", "format": "plain"},
+    "evaluate": {"num_beams": 5},
+    "train": {"eval_users": 8},
+}
+
+
+@pytest.mark.usefixtures("rated_data")
+def test_both_models_of_plum_end_in_a_table(
+    finished: Run,
+    words: Words,
+    recipe_folder: Path,
+    base: Path,
+    tmp_path: Path,
+    commands: list[str],
+) -> None:
+    for name, config in TASKS_OF_PLUM.items():
+        (recipe_folder / f"{name}.yaml").write_text(json.dumps(config))
+    template = {"prompts": ["Of {user.age}:{history}"], "items": ["{sid} {event.rating}"]}
+    (recipe_folder / "sequence.json").write_text(json.dumps(template))
+    general = tmp_path / "general.txt"
+    general.write_text("\n\n".join(f"General text {n}." for n in range(40)), encoding="utf-8")
+    shown = ("--template", recipe_folder / "sequence.json", "--column", "description")
+    fields = (*shown, "--feedback", "rating", "--users", "users.csv", "--user-field", "age")
+    sizes = ("--model", base, "--tokens", 2000, "--limit", 6, "--general", general)
+    out = finished("plum", *words, *fields, *sizes)
+    assert "| PLUM |" in out
+    assert "continued pre-training gains R@10" in out
+    assert commands.count("train") == 3
+    (seed,) = result_of(tmp_path, "result-test.json")["seeds"]
+    systems = seed["systems"]
+    plain = "without continued pre-training"
+    assert set(systems) == {"PLUM", plain, "popularity", "item-knn"}
+    assert seed["n"] == 6
+    assert seed["perplexity"][0] != seed["perplexity"][1]
+    for name, gain in seed["gain"].items():
+        assert gain["mean"] == pytest.approx(systems["PLUM"][name] - systems[plain][name])

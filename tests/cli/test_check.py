@@ -1,5 +1,3 @@
-"""The commands check and prepare: ids and dates that a program changed, and what is left out."""
-
 import json
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""The commands build-codebook, inspect, verify, encode and decode."""
-
 import shutil
 from pathlib import Path
 

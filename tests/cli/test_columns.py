@@ -1,5 +1,3 @@
-"""Columns on the command line: asked for once, and hints that name flags that exist."""
-
 import ast
 import re
 from pathlib import Path

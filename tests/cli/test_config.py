@@ -1,5 +1,3 @@
-"""Precedence of flags, environment and options file, and the errors that every command shares."""
-
 import json
 import subprocess
 import sys

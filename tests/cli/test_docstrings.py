@@ -1,5 +1,3 @@
-"""The examples in the docstrings of the public functions, in a folder with a tiny shop."""
-
 import doctest
 from pathlib import Path
 

@@ -1,6 +1,3 @@
-"""Every command that writes has a dry run: it writes nothing, says what would be written where, and
-refuses an output that exists."""
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""The evaluate command."""
-
 import json
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""The tables of an evaluation: their figures, their digits and their width."""
-
 import re
 from dataclasses import replace
 
@@ -77,15 +75,6 @@ def test_a_difference_of_almost_nothing_has_no_sign(
     say_evaluation(same, details=False, json=False)
     gains = [line.split() for line in lines_of(capsys.readouterr().out, "all")]
     assert [gain[4:8] for gain in gains] == [["+0.00", "-0.40", "to", "0.00"]] * 2
-
-
-def test_with_json_the_tables_are_on_stderr(
-    evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
-) -> None:
-    say_evaluation(evaluation, details=True, json=True)
-    written = capsys.readouterr()
-    assert len(written.out.splitlines()) == 1
-    assert "mean over items" in written.err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,3 @@
-"""Fields on the command line: recorded by split, shown in a prompt, needed by a request."""
-
 import json
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""General text on the command line: make-sft --general, and the perplexity on its held-out part."""
-
 import json
 import re
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""Groups of options: fields of dataclasses as the flags of a command."""
-
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

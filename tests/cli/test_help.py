@@ -1,6 +1,3 @@
-"""The help: commands and options in panels, an example that parses, and nothing cut off at 80
-columns."""
-
 import re
 import shlex
 from functools import cache

@@ -1,5 +1,3 @@
-"""The commands import, export and compare, and the options of a quantizer."""
-
 from pathlib import Path
 
 import numpy as np

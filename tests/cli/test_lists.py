@@ -1,5 +1,3 @@
-"""Lists on the command line: sessions held out, trained on, recommended and evaluated."""
-
 import json
 from pathlib import Path
 

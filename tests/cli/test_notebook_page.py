@@ -1,5 +1,3 @@
-"""Every block of docs/notebook.md, run in order in the folder of a small shop."""
-
 import ast
 import re
 from contextlib import redirect_stdout

@@ -1,5 +1,3 @@
-"""An output never replaces what its own command reads."""
-
 import shutil
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""Own data: the messy shop from its two files to recommendations, and the check command."""
-
 from pathlib import Path
 
 from tests.cli.messy import messy_shop

@@ -1,5 +1,3 @@
-"""The pages of the documentation: options, error lines, names and links exist."""
-
 import ast
 import re
 import subprocess

@@ -1,8 +1,4 @@
-"""The recommend command, also for users of a file of events or of a split."""
-
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +10,6 @@ from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import N_ITEMS, N_USERS, Road, done, refused, run, write_lines
 
 ITEMS = {f"b{n:03d}" for n in range(N_ITEMS)}
-
-
-@pytest.mark.parametrize("k", [1, 200])
-def test_each_request_gets_exactly_k_different_items_in_input_order(
-    road: Road, requests: list[dict[str, Any]], requests_file: Path, k: int
-) -> None:
-    ask = ("recommend", road.tuned, "--file", requests_file, "-k", k, "--no-exclude-seen")
-    answers = done(*ask, "--json").lines
-    assert [answer["user"] for answer in answers] == [request["user"] for request in requests]
-    for answer in answers:
-        assert len(answer["items"]) == len(set(answer["items"])) == min(k, N_ITEMS)
-        assert answer["scores"] == sorted(answer["scores"], reverse=True)
-        assert answer["unknown"] == 0
 
 
 def test_one_history_is_the_same_request_as_a_line_of_a_file(
@@ -164,28 +147,6 @@ def test_only_a_compatible_bundle_is_accepted(road: Road) -> None:
     assert "hint: train a model for this bundle" in message
     refused(3, "evaluate", road.tuned, road.split, "--bundle", road.other)
     assert "sidtool extend-model" in refused(3, "recommend", road.base, "--history", "b001")
-
-
-@pytest.mark.slow
-def test_a_coprocess_is_answered_line_by_line(
-    road: Road, requests: list[dict[str, Any]], requests_file: Path
-) -> None:
-    expected = done("recommend", road.tuned, "--file", requests_file, "--json").lines
-    command = [sys.executable, "-m", "sidtool", "recommend", str(road.tuned), "--file", "-"]
-    with subprocess.Popen(
-        [*command, "--json"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as coprocess:
-        assert coprocess.stdin is not None
-        assert coprocess.stdout is not None
-        for request, answer in zip(requests[:3], expected, strict=False):
-            coprocess.stdin.write(json.dumps(request) + "\n")
-            coprocess.stdin.flush()
-            # the next request is written when this one was answered
-            line = json.loads(coprocess.stdout.readline())
-            assert (line["user"], line["items"]) == (answer["user"], answer["items"])
-        coprocess.stdin.close()
-        assert coprocess.stdout.read() == ""
-    assert coprocess.returncode == 0
 
 
 def by_requests(road: Road, folder: Path, users: list[str], *more: object) -> list[Any]:

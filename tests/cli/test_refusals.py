@@ -1,5 +1,3 @@
-"""Command lines that are refused: one line says why, and nothing is written."""
-
 import shlex
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""The commands push, pull, log and tag, and references in place of bundles."""
-
 import shutil
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""report: a page of every kind of artifact, and one line for what has none."""
-
 import json
 from pathlib import Path
 

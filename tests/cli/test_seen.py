@@ -1,5 +1,3 @@
-"""Seen items are removed where no held-out target repeats one, unless an option says otherwise."""
-
 import json
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""The list of settings: all that `--set` takes, as the code has it."""
-
 import dataclasses
 import json
 

@@ -1,5 +1,3 @@
-"""The command split, and the refusal to combine artifacts of different splits."""
-
 import json
 from pathlib import Path
 
@@ -39,15 +37,6 @@ def test_the_folder_and_what_is_printed(road: Road, tmp_path: Path) -> None:
     again = done("split", road.events, "-o", tmp_path / "again", "--json")
     assert again.json | {"sha256": manifest["sha256"]} == manifest
     assert tree(tmp_path / "again") == tree(road.split)
-
-
-def test_a_memory_budget_changes_no_byte(road: Road, tmp_path: Path) -> None:
-    bounded = tmp_path / "split"
-    done("split", road.events, "-o", bounded, "--memory", "64KiB")
-    assert tree(bounded) == tree(road.split)
-    error = refused(2, "split", road.events, "-o", tmp_path / "x", "--memory", "1KiB")
-    assert "events do not fit a budget of 1024 bytes" in error
-    assert list(tmp_path.iterdir()) == [bounded]
 
 
 def test_parts_have_the_digests_of_one_process(road: Road, tmp_path: Path) -> None:

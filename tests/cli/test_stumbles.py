@@ -1,5 +1,3 @@
-"""What the first commands on messy tables print: what is wrong, and the flags that work."""
-
 import shlex
 from collections.abc import Callable
 from pathlib import Path

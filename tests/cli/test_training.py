@@ -1,5 +1,3 @@
-"""The commands make-sft, train and rl."""
-
 import json
 from pathlib import Path
 from typing import Any
@@ -83,20 +81,6 @@ def test_train_prints_its_summary_and_the_next_command(road: Road) -> None:
     assert not (road.folder / "tuned.partial").exists()
     before, after = (load_file(folder / "model.safetensors") for folder in (road.model, road.tuned))
     assert any(not np.array_equal(before[name], after[name]) for name in before)
-
-
-def test_the_same_settings_from_flags_and_yaml_give_the_same_weights(
-    road: Road, tmp_path: Path
-) -> None:
-    config = tmp_path / "train.yaml"
-    config.write_text("num_train_epochs: 7\nper_device_train_batch_size: 16\neval_users: 8\n")
-    command = train(road, tmp_path / "tuned", "--config", config, "--json")
-    said = done(*command, "--set", "num_train_epochs=1").json  # the flag is stronger than the file
-    assert said["steps"] == 3
-    one, other = (
-        load_file(folder / "model.safetensors") for folder in (tmp_path / "tuned", road.tuned)
-    )
-    assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
 def test_an_existing_model_is_refused_and_a_dry_run_writes_nothing(

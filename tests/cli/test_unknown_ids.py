@@ -1,6 +1,3 @@
-"""Ids that the catalog or the bundle lacks: refused above 20%, and named below the results up to
-that."""
-
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,3 @@
-"""Columns: named, recorded, or guessed in tiers."""
-
 from itertools import chain
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""Ids and texts are read as they stand in every container, or refused in one line."""
-
 from pathlib import Path
 
 import pyarrow as pa

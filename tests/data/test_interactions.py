@@ -1,5 +1,3 @@
-"""Interactions: events sorted by any order column."""
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""Items: their text, and the rules for malformed ids and empty texts."""
-
 import warnings
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""Queries are read from JSON Lines or composed of columns."""
-
 from pathlib import Path
 
 import pytest

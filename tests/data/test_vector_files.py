@@ -1,6 +1,3 @@
-"""Vectors computed elsewhere: each item gets its own in every container, read at once or in
-parts."""
-
 import json
 import pickle
 import resource

@@ -1,5 +1,3 @@
-"""The whole evaluation, from constructed rankings and from a model."""
-
 import json
 from dataclasses import replace
 from typing import Any

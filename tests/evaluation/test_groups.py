@@ -1,6 +1,3 @@
-"""Groups and weights of examples: all, the macro mean over items, slices by training frequency, and
-those by fields, against the means over the same examples."""
-
 import json
 from typing import Any
 

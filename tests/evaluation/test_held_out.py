@@ -1,5 +1,3 @@
-"""Models of the same items compare, whatever their SIDs are."""
-
 import numpy as np
 import pytest
 

@@ -1,5 +1,3 @@
-"""The examples that are stored with an evaluation."""
-
 import json
 
 import numpy as np

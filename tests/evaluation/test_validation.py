@@ -1,5 +1,3 @@
-"""Validation by constrained recommendations."""
-
 from typing import Any
 
 import numpy as np

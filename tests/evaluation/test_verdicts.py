@@ -1,5 +1,3 @@
-"""The verdict of an evaluation in words."""
-
 from dataclasses import replace
 
 import pytest

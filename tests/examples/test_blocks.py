@@ -1,5 +1,3 @@
-"""Examples that are made many at once are those that are made one by one, to the byte."""
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""Weights of training examples against the values of the events that they show."""
-
 import math
 from itertools import chain
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""Segments and their text in a file are inverse forms."""
-
 import json
 from pathlib import Path
 

@@ -1,6 +1,3 @@
-"""Tasks that need fields: the next item in a context or with a feedback, and the feedback of an
-item."""
-
 import dataclasses
 import json
 from collections.abc import Callable

@@ -1,5 +1,3 @@
-"""General text: its documents, the held-out part, and pieces of texts."""
-
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,3 @@
-"""Windows over a history: every item is a target once, with enough history before it."""
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st

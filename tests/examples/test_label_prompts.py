@@ -1,6 +1,3 @@
-"""The prompts by which a model predicts labels: in the lineage, in the contract, and as its
-training examples."""
-
 import dataclasses
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""The files beside training examples, and what is combined with them."""
-
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,5 +1,3 @@
-"""Training examples of lists: their items, prompts and weights."""
-
 from pathlib import Path
 from typing import Any
 

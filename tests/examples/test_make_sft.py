@@ -1,5 +1,3 @@
-"""make-sft: complete or absent output, deterministic, without held-out events."""
-
 import dataclasses
 import json
 import os

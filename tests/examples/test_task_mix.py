@@ -1,5 +1,3 @@
-"""Mixes by weight and by token budget: deterministic, in proportion, within the budget."""
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,5 +1,3 @@
-"""Tasks: the generated page is current, template files match, and a mix determines the prompts."""
-
 import runpy
 from importlib.resources import files
 from pathlib import Path

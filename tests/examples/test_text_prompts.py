@@ -1,5 +1,3 @@
-"""Training examples and serving have the same token ids for the same text."""
-
 import dataclasses
 
 import pytest

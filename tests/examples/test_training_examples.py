@@ -1,6 +1,3 @@
-"""Training examples: complete, within the maximum length, of the right items and events, and
-without SID or special tokens from catalog text."""
-
 import dataclasses
 import json
 from collections.abc import Sequence

@@ -1,5 +1,3 @@
-"""Bundles and manifests that somebody changed and signed again."""
-
 import json
 from collections.abc import Callable
 from typing import Any
@@ -106,15 +104,8 @@ def drop_array(made: Draft, choose: Callable[[Any], Any]) -> None:
 
 
 CHANGES = (
-    change_manifest,
-    change_metadata,
-    change_values,
-    change_type,
-    change_shape,
-    change_chunk,
-    change_strings,
-    change_objects,
-    drop_array,
+    *(change_manifest, change_metadata, change_values, change_type, change_shape),
+    *(change_chunk, change_strings, change_objects, drop_array),
 )
 
 

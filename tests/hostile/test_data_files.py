@@ -1,5 +1,3 @@
-"""Hostile data files: what is read equals what was written, or the file is refused in one line."""
-
 import gzip
 import hashlib
 import io

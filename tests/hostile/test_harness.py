@@ -1,5 +1,3 @@
-"""The harness catches each way in which a command or function can misbehave."""
-
 import time
 from collections.abc import Callable
 

@@ -1,5 +1,3 @@
-"""Memories that somebody changed and signed again."""
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

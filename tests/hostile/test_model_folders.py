@@ -1,5 +1,3 @@
-"""Hostile model folders: damaged weights, configurations, tokenizers, contracts and encoders."""
-
 import json
 import struct
 from collections.abc import Iterator
@@ -168,12 +166,8 @@ def test_an_adapter_names_no_module(tmp_path_factory: Any, config: bytes) -> Non
 
 
 LOADED_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "generation_config.json",
-    "sid.json",
-    "model.safetensors",
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"),
+    *("sid.json", "model.safetensors"),
 )
 
 

@@ -1,5 +1,3 @@
-"""A registry that an attacker wrote: damaged records, pointers, names and objects."""
-
 import hashlib
 import json
 import os

@@ -1,6 +1,3 @@
-"""Hostile requests: lines, streams and lists of ids, to the library and through a tiny model, and
-bodies of calls to a service."""
-
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -55,19 +52,8 @@ GOOD_VALUES = {
 }
 INVALID_SPELLINGS = st.sampled_from(
     (
-        "NaN",
-        "-Infinity",
-        "1e999",
-        "9" * 5000,
-        '"\\ud83d"',
-        '["\\udfff"]',
-        "[" * 3000 + "]" * 3000,
-        '{"a": 1, "a": 2}',
-        "01",
-        "'i1'",
-        '"\n"',
-        "",
-        "nul",
+        *("NaN", "-Infinity", "1e999", "9" * 5000, '"\\ud83d"', '["\\udfff"]'),
+        *("[" * 3000 + "]" * 3000, '{"a": 1, "a": 2}', "01", "'i1'", '"\n"', "", "nul"),
         "[1,]",
     )
 )

@@ -1,5 +1,3 @@
-"""The gate of a memory: its features against loops, its weights, and gates that are refused."""
-
 import math
 from typing import Any
 

@@ -1,5 +1,3 @@
-"""The distribution of a memory against loops."""
-
 from typing import Any
 
 import numpy as np

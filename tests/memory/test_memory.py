@@ -1,5 +1,3 @@
-"""A stored memory: written and read, verified, and refused when it is damaged or inconsistent."""
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,5 +1,3 @@
-"""The re-ranker as a value: its JSON form, its networks, and the memories that it goes with."""
-
 import base64
 import math
 from dataclasses import replace

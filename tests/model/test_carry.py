@@ -1,5 +1,3 @@
-"""Embedding rows that a retrained codebook takes over from a trained model."""
-
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,6 +1,3 @@
-"""Initial embedding rows: distinct, distributed like the existing ones, and similar to centroids if
-made from a codebook."""
-
 from typing import get_args
 
 import numpy as np

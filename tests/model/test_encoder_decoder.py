@@ -1,5 +1,3 @@
-"""Encoder-decoder models: extended, loaded and refused as causal ones are."""
-
 import json
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,5 +1,3 @@
-"""Extending keeps the logits of a model, adds an embedding row per SID token, and records how."""
-
 import json
 import shutil
 from itertools import cycle

@@ -1,5 +1,3 @@
-"""A model whose weights are NaN or infinite is refused wherever a model is read or written."""
-
 from pathlib import Path
 
 import pytest

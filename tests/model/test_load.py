@@ -1,5 +1,3 @@
-"""The checks of a model folder before it is used."""
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

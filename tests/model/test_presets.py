@@ -1,6 +1,3 @@
-"""Models with random weights: deterministic, loadable like any base model, and refused if the
-settings are invalid."""
-
 import json
 from pathlib import Path
 from typing import get_args

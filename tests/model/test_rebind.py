@@ -1,6 +1,3 @@
-"""Binding a model to a newer bundle: the verdicts apply, weights stay, and a refusal writes
-nothing."""
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""A model that was loaded and saved by transformers alone says what it lost, and gets it back."""
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,5 +1,3 @@
-"""SID embedding rows train exactly as inside the whole weight, and no other row changes."""
-
 import pytest
 import torch
 

@@ -1,6 +1,3 @@
-"""The block of SID tokens: contiguous, level-major, at the ids that arithmetic gives, for any
-tokenizer."""
-
 import json
 
 import pytest

@@ -1,5 +1,3 @@
-"""The budget of time: what is chosen for a speed, and the speed that a log shows."""
-
 import json
 import shutil
 from pathlib import Path

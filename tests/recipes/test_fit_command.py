@@ -1,5 +1,3 @@
-"""The command fit."""
-
 from pathlib import Path
 
 from tests.cli.road import done, run

@@ -1,5 +1,3 @@
-"""The road from two files to a verdict: as a whole, interrupted, repeated and as a script."""
-
 import json
 import random
 import shutil

@@ -1,5 +1,3 @@
-"""What is measured of two files, and what is chosen by it."""
-
 import json
 from pathlib import Path
 

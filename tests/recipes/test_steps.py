@@ -1,5 +1,3 @@
-"""Steps: skipped when done; what something else made is refused, or made again."""
-
 import json
 from pathlib import Path
 from typing import TextIO

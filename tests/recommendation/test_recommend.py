@@ -1,5 +1,3 @@
-"""Requests to items: order, filters, shared SIDs, unknown ids, bounded reading ahead."""
-
 import itertools
 import json
 import sys

@@ -1,5 +1,3 @@
-"""Requests to lists: order, filters, candidates, shared SIDs, what is refused, files."""
-
 import json
 from dataclasses import replace
 from pathlib import Path

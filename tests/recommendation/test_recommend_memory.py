@@ -1,5 +1,3 @@
-"""Recommendations with a memory: filters, candidates, shared SIDs, explanations, refusals."""
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""Requests of JSON Lines, Parquet files and users, and results in Parquet."""
-
 import io
 import json
 import re

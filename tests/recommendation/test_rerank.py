@@ -1,6 +1,3 @@
-"""Re-ranking: features and order against a reference written by hand, filters, ties, and where
-there is nothing to rank again."""
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -182,15 +179,6 @@ def test_a_re_ranker_that_adds_nothing_keeps_the_order_of_the_mixture() -> None:
             ranked, nothing.reorder(ranked, priors, histories, 100), strict=True
         ):
             assert np.array_equal(before.positions, after.positions)
-
-
-def test_requests_do_not_depend_on_those_beside_them() -> None:
-    reranking, _, priors, histories, ranked = case(7)
-    together = reranking.reorder(ranked, priors, histories, 4)
-    for number, expected in enumerate(together):
-        (alone,) = reranking.reorder([ranked[number]], [priors[number]], [histories[number]], 4)
-        assert np.array_equal(alone.positions, expected.positions)
-        assert len(alone.positions) == min(4, len(ranked[number].positions))
 
 
 def test_items_after_the_first_hundred_follow_in_the_order_of_the_mixture() -> None:

@@ -1,5 +1,3 @@
-"""The output of recommendations: an interrupted run is continued at the right request."""
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,3 @@
-"""Requests that arrive while earlier ones are answered."""
-
 import io
 import os
 import threading

@@ -1,5 +1,3 @@
-"""Records, pointers, cards and objects of a registry that someone else wrote."""
-
 import json
 import os
 import shlex

@@ -1,6 +1,3 @@
-"""Bundles, memories and models as repositories of the Hugging Face hub, a server on this machine:
-pushed and loaded by its own client."""
-
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,5 +1,3 @@
-"""Memories in a registry: numbers, tags, references, copies."""
-
 from pathlib import Path
 
 import pytest

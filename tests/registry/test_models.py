@@ -1,6 +1,3 @@
-"""Models in a registry: versions by number, pulled as they were pushed, refused if anything in them
-is not what their contract records."""
-
 import hashlib
 import json
 import re

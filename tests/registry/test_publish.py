@@ -1,6 +1,3 @@
-"""The registry in a folder, on memory:// and on S3 over HTTP: which versions are visible at which
-moment."""
-
 import re
 import signal
 import subprocess

@@ -1,5 +1,3 @@
-"""Signed versions: what a registry with a policy gives, and what it refuses."""
-
 import base64
 import datetime
 import hashlib

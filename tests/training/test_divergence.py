@@ -1,5 +1,3 @@
-"""A training that diverges stops in one line, keeps its last good checkpoint, publishes nothing."""
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,3 @@
-"""A dry run of `train` refuses the training examples that the run refuses, and no others."""
-
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""Encoder-decoder models train on the examples of causal ones: every road, and what is refused."""
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,3 @@
-"""Trainings on examples in parts."""
-
 import hashlib
 import json
 import re

@@ -1,5 +1,3 @@
-"""Training settings: typed, and unknown ones are errors."""
-
 import runpy
 import sys
 from collections.abc import Sequence
@@ -46,6 +44,8 @@ def test_stages_name_their_examples(tmp_path: Path) -> None:
     config.write_text("stages:\n  - {eval_users: 7}\n  - {examples: e.jsonl}\n")
     first, second = read_stages(config)
     assert (first.examples, second.examples) == (None, Path("e.jsonl"))
+    flagged = read_stages(config, ["eval_users=5"])  # over a stage's own
+    assert [stage.options.eval_users for stage in flagged] == [5, 5]
     for value in ("3", "[a]", "''"):
         config.write_text(f"stages:\n  - {{examples: {value}}}\n")
         with pytest.raises(UsageError, match="examples must be a path"):

@@ -1,5 +1,3 @@
-"""Stages: which weights are trained, adapters and their merge, and resuming a killed stage."""
-
 import json
 import shutil
 from collections.abc import Callable, Mapping

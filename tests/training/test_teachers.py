@@ -1,6 +1,3 @@
-"""Distillation: a model comes closer to its teachers, which must have the same SIDs and
-tokenizer."""
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,6 +1,3 @@
-"""Training runs: the loss falls and equals a direct computation, packing is exact, and a killed run
-resumes exactly."""
-
 import json
 import shutil
 import subprocess

@@ -1,5 +1,3 @@
-"""A model with user tokens: a history begins with its user's token, as trained and as served."""
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,5 +1,3 @@
-"""Files of a model folder that no library may read are refused before any does."""
-
 import json
 import os
 import struct

@@ -1,5 +1,3 @@
-"""What a library raises while it loads a checkpoint is one line, and it makes no request."""
-
 import json
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""Weights are read once, checked, and do not follow their file."""
-
 from pathlib import Path
 from typing import Any
 

@@ -1,5 +1,3 @@
-"""The page of bundles: the tree, the map, the differences, and the neighbors against loops."""
-
 import time
 from dataclasses import replace
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""What a page says is good about a codebook and what is not."""
-
 import json
 from dataclasses import asdict, replace
 

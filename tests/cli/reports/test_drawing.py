@@ -1,5 +1,3 @@
-"""Where the shapes of charts are."""
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,5 +1,3 @@
-"""Pages as HTML: everything that comes from data is text."""
-
 import base64
 import hashlib
 import re

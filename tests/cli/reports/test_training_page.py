@@ -1,5 +1,3 @@
-"""What the page of a training says of its validation, and the curves with intervals."""
-
 import pytest
 
 from sidtool.cli.reports import drawing

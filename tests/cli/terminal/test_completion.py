@@ -1,5 +1,3 @@
-"""Completion in a shell: the words that a shell asks for, and what it gets."""
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""Watching a training: a bar with figures on a terminal, lines elsewhere; and its results."""
-
 import json
 import time
 from pathlib import Path

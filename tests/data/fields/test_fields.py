@@ -1,5 +1,3 @@
-"""Fields of events and users: typed, recorded, and aligned with their events."""
-
 import dataclasses
 import json
 from pathlib import Path

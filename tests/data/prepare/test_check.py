@@ -1,5 +1,3 @@
-"""The report of a messy catalog and its events, and cleaned copies."""
-
 import warnings
 from pathlib import Path
 

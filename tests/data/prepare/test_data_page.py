@@ -1,5 +1,3 @@
-"""docs/data.md lists what the code guesses, reports and reads."""
-
 from pathlib import Path
 from typing import get_args
 

@@ -1,5 +1,3 @@
-"""Raw data sets in their real formats, and the filters."""
-
 import gzip
 import json
 from functools import partial

@@ -1,5 +1,3 @@
-"""Pairs are counted in training events only, against counts by hand."""
-
 import dataclasses
 from typing import Any
 

@@ -1,5 +1,3 @@
-"""Examples are read back as written, and a malformed line is named."""
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

@@ -1,6 +1,3 @@
-"""The split folder: it is read back as written, has one digest per split, and every changed byte is
-refused."""
-
 import dataclasses
 import hashlib
 import json

@@ -1,5 +1,3 @@
-"""Whole histories of users: of events, and of the splits that are made of them."""
-
 from pathlib import Path
 
 import pytest

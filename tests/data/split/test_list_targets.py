@@ -1,5 +1,3 @@
-"""Lists of targets, computed by hand and against their definition."""
-
 from bisect import bisect_right
 from typing import Any
 

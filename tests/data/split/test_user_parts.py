@@ -1,5 +1,3 @@
-"""A split in parts has the digests and the examples of one that is made at once."""
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,6 +1,3 @@
-"""Windowed files: the parsing of a row, and the position of its target in the user's whole
-sequence."""
-
 from pathlib import Path
 from random import Random
 

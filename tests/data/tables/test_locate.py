@@ -1,5 +1,3 @@
-"""Tables in several files, in folders of Parquet and at URLs."""
-
 from pathlib import Path
 
 import fsspec

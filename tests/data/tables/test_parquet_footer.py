@@ -1,5 +1,3 @@
-"""The footer of a Parquet file, read without pyarrow."""
-
 import random
 import subprocess
 import sys

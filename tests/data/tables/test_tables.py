@@ -1,5 +1,3 @@
-"""Every container gives the same columns, and errors name the malformed place."""
-
 import csv
 import gzip
 import io

@@ -1,6 +1,3 @@
-"""Metrics of lists, computed by hand, and the evaluation of lists that are made by hand, beside the
-baselines."""
-
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence

@@ -1,5 +1,3 @@
-"""Fitting a re-ranker: what it finds, when it is not used, and that evaluation measures it."""
-
 from collections import Counter
 from dataclasses import replace
 

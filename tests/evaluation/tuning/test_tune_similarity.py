@@ -1,5 +1,3 @@
-"""The settings of a memory that are chosen on validation users."""
-
 from dataclasses import replace
 
 import numpy as np

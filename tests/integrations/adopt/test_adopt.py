@@ -1,6 +1,3 @@
-"""Models of other systems are adopted: they recommend what their own system does, train, and take a
-newer bundle."""
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -1,5 +1,3 @@
-"""A codebook whose vectors workers read, encode and assign is that of one process, to the byte."""
-
 import os
 import pickle
 import signal
@@ -17,7 +15,6 @@ import pytest
 from sidtool.base.errors import DataError
 from sidtool.base.jobs import Job
 from sidtool.integrations.cluster.engines import ENGINES, WorkerOptions, run_job
-from sidtool.integrations.cluster.ray_actors import ray_cluster
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.make.build import build_codebook
 from sidtool.tokenizer.quantize.codebook import Codebook
@@ -130,14 +127,6 @@ def test_refusals(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "exists already" in refused(2, *words, *vectors)  # before Ray starts
     events = ("--interactions", tmp_path)
     assert "--interactions is for one process" in refused(2, *words, *vectors, *events)
-
-
-@pytest.fixture(scope="module")
-def ray_of_two() -> Iterator[None]:
-    """A cluster of two CPUs, which the engine finds since the process is connected to it."""
-    pytest.importorskip("ray")
-    with ray_cluster(2):
-        yield
 
 
 @pytest.mark.slow

@@ -1,5 +1,3 @@
-"""The commands of examples/ray exist, with their options."""
-
 import json
 import os
 import re

@@ -1,5 +1,3 @@
-"""Outputs at URLs: nothing that exists is removed unless it may be replaced."""
-
 import uuid
 from collections.abc import Iterator
 from pathlib import Path

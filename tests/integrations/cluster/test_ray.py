@@ -3,7 +3,6 @@ killed."""
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -77,11 +76,3 @@ def test_a_connected_process_keeps_its_cluster(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(os.environ, "RAY_ADDRESS", "nowhere:1")
     with ray_cluster() as ray:
         assert ray.cluster_resources()["CPU"] == 2
-
-
-@pytest.fixture(scope="module")
-def ray_of_two() -> Iterator[None]:
-    """A cluster of two CPUs, which the engine finds since the process is connected to it."""
-    pytest.importorskip("ray")
-    with ray_cluster(2):
-        yield

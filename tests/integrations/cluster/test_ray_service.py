@@ -133,26 +133,32 @@ def test_ctrl_c_ends_the_deployment(fake: FakeServe, model: Path) -> None:
     assert fake.calls == ["delete sidtool", "shutdown"]
 
 
-def test_a_replica_that_cannot_start_says_why(fake: FakeServe, model: Path) -> None:
+DEPLOYMENT = RuntimeError(
+    "Deploying application sidtool failed: The deployment failed to start 3 times\n"
+    'Traceback (most recent call last):\n  File "x.py", line 1, in open\n'
+    "sidtool.base.errors.RefusedError: the model lacks a token\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("moment", "failure", "message"),
+    [
+        ("on_run", DEPLOYMENT, "^no replica can start: the model lacks a token$"),
+        (
+            "on_start",
+            TimeoutError("HTTP proxies not available after 60s.\nmore"),
+            "^Ray Serve does not start: HTTP proxies not available after 60s",
+        ),
+    ],
+)
+def test_replicas_and_proxies_that_cannot_start_are_one_line(
+    fake: FakeServe, model: Path, moment: str, failure: Exception, message: str
+) -> None:
     def fail() -> None:
-        raise RuntimeError(
-            "Deploying application sidtool failed: The deployment failed to start 3 times\n"
-            'Traceback (most recent call last):\n  File "x.py", line 1, in open\n'
-            "sidtool.base.errors.RefusedError: the model lacks a token\n"
-        )
+        raise failure
 
-    fake.on_run = fail
-    with pytest.raises(SidtoolError, match=r"^no replica can start: the model lacks a token$"):
-        serve_on_ray(ServeOptions(str(model)), Listening(port=0))
-    assert fake.calls == ["delete sidtool", "shutdown"]
-
-
-def test_proxies_that_cannot_start_are_one_line(fake: FakeServe, model: Path) -> None:
-    def fail() -> None:
-        raise TimeoutError("HTTP proxies not available after 60s.\nmore")
-
-    fake.on_start = fail
-    with pytest.raises(DataError, match=r"^Ray Serve does not start: HTTP proxies not available"):
+    setattr(fake, moment, fail)
+    with pytest.raises(SidtoolError, match=message):
         serve_on_ray(ServeOptions(str(model)), Listening(port=0))
     assert fake.calls == ["delete sidtool", "shutdown"]
 

@@ -1,6 +1,3 @@
-"""Recommendations over a folder, and evaluations whose examples are ranked in shards, are those of
-one process."""
-
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path

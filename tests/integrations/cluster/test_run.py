@@ -1,5 +1,3 @@
-"""Folders of Parquet in, folders of parts out: whole, in order, resumed, at paths and URLs."""
-
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path

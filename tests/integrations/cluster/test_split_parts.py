@@ -1,5 +1,3 @@
-"""A split in parts is the same for any engine and number of workers, and continues where it was."""
-
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,3 @@
-"""Vectors and SIDs of a folder are those of one call, whatever the shards."""
-
 import json
 import shutil
 from pathlib import Path

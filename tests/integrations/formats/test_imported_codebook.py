@@ -1,6 +1,3 @@
-"""Maps of other systems with their codebooks: what is imported gives back the map, and encodes new
-items."""
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,3 @@
-"""Maps of other systems: their files are read, and reproduced byte for byte."""
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

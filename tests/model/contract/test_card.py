@@ -1,6 +1,3 @@
-"""Every model folder has a card: its metadata is YAML, its code and its command run, and it shows
-what the contract records."""
-
 import re
 import shlex
 import shutil
@@ -129,10 +126,7 @@ def test_what_is_not_known_is_not_in_the_metadata(trained: Path, bundle: Bundle)
         "pipeline_tag": "text-generation",
         "license": "cc-by-4.0",
         "tags": [
-            "sidtool",
-            "semantic-ids",
-            "generative-recommendation",
-            "recommender-system",
+            *("sidtool", "semantic-ids", "generative-recommendation", "recommender-system"),
             "transformers",
         ],
         "model-index": [

@@ -1,6 +1,3 @@
-"""Every verdict on a bundle and a model, and the comparison behind it against an oracle of
-dictionaries."""
-
 import time
 from collections.abc import Sequence
 from dataclasses import replace

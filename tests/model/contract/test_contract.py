@@ -1,5 +1,3 @@
-"""The contract is read as it was written, and a malformed one is refused with one line."""
-
 import json
 import shutil
 from dataclasses import replace

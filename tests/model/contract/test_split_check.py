@@ -1,5 +1,3 @@
-"""A model may not meet what any of its stages may have learned."""
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""A prompt contains as much of the newest history as fits, inside its literal text."""
-
 import numpy as np
 import pytest
 from hypothesis import given

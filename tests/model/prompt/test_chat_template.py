@@ -1,5 +1,3 @@
-"""A chat template that loops, grows or fails is one line, soon."""
-
 import sys
 
 import pytest

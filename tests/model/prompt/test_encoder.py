@@ -1,5 +1,3 @@
-"""Catalog text never becomes a special or SID token; the same text in a template does."""
-
 from functools import cache
 from typing import Any
 
@@ -67,17 +65,8 @@ def test_special_tokens_of_the_base_vocabulary_are_avoided_too(text: str) -> Non
 spaced_texts = st.lists(
     st.sampled_from(
         [
-            "\n",
-            "\t",
-            " ",
-            "  ",
-            "\n\n",
-            "a",
-            "lamp",
-            "<table>",
-            "<start_of_turn>",
-            "<eos>",
-            "<s_a_1>",
+            *("\n", "\t", " ", "  ", "\n\n", "a", "lamp", "<table>", "<start_of_turn>"),
+            *("<eos>", "<s_a_1>"),
         ]
     ),
     max_size=12,

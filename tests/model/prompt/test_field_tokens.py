@@ -1,5 +1,3 @@
-"""Tokens of their own for values of fields: a value chooses one and never becomes another."""
-
 from functools import cache
 from typing import Any
 

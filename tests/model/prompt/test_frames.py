@@ -1,5 +1,3 @@
-"""Frames of prompts: the literal text around the content, in plain text and in chat markup."""
-
 import pytest
 
 from sidtool.base.errors import UsageError

@@ -1,5 +1,3 @@
-"""Long texts are cut between words."""
-
 from hypothesis import given
 from hypothesis import strategies as st
 

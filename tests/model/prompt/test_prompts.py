@@ -1,5 +1,3 @@
-"""Prompts survive their JSON form; incomplete ones are refused."""
-
 from dataclasses import asdict
 
 import pytest

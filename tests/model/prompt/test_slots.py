@@ -1,5 +1,3 @@
-"""Slots of templates: what is put into them, and that it cannot become markup."""
-
 import dataclasses
 from functools import cache
 from typing import Any

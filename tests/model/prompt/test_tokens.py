@@ -1,5 +1,3 @@
-"""Token ids of a block and of a table, against dictionaries."""
-
 import numpy as np
 import pytest
 from hypothesis import given

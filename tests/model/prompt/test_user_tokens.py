@@ -1,5 +1,3 @@
-"""Tokens of users: by a hash that never changes, and in no other text."""
-
 import hashlib
 
 import pytest

@@ -1,5 +1,3 @@
-"""Beam search against `generate`, against whole sequences, and in its edge cases."""
-
 from typing import Any
 
 import numpy as np
@@ -8,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import UsageError
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.driver import batches, decoding_method
 from sidtool.recommendation.search.partial_head import DecodingHead
@@ -188,15 +186,6 @@ def test_training_mode_is_restored_and_dropout_is_off() -> None:
     assert [module.training for module in model.modules()] == before
 
 
-def test_nan_logits_are_refused() -> None:
-    trie, tokens = make((6, 6, 6), 100)
-    model = tiny_model("llama", vocab_size=vocabulary(tokens), tied=False)
-    assert decoding_method(model) == "sliced"
-    model.lm_head.weight.data.fill_(torch.nan)
-    with pytest.raises(DataError, match="NaN"):
-        beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=3, k=3)
-
-
 def test_the_refusal_of_an_architecture_says_what_failed() -> None:
     trie, tokens = make((6, 6, 6), 100)
     model = tiny_model("llama", vocab_size=vocabulary(tokens), tied=False)
@@ -206,15 +195,6 @@ def test_the_refusal_of_an_architecture_says_what_failed() -> None:
     ) as refused:
         beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=3, k=3)
     assert isinstance(refused.value.__cause__, NotImplementedError)
-
-
-def test_an_empty_prompt_has_no_result() -> None:
-    trie, tokens = make((6, 6, 6), 100)
-    model = model_of("llama", tokens)
-    (alone,) = beam_search(model, [[9, 8]], trie, tokens, num_beams=3, k=3)
-    before, result, after = beam_search(model, [[], [9, 8], []], trie, tokens, num_beams=3, k=3)
-    assert len(before.leaves) == len(after.scores) == 0
-    assert result.leaves.tolist() == alone.leaves.tolist()
 
 
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(0, 20), st.integers(1, 300))

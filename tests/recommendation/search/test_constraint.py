@@ -1,5 +1,3 @@
-"""The logits processor against a dictionary of prefixes, and inside `generate`."""
-
 import copy
 from typing import Any
 

@@ -1,5 +1,3 @@
-"""Filters against brute force over every item."""
-
 from typing import Any
 
 import numpy as np

@@ -1,6 +1,3 @@
-"""Lists against brute force over all lists, against a plain beam search, and in their edge
-cases."""
-
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""The mixture with a memory against brute force over small catalogs."""
-
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""Partial heads apply everything that the whole head applies."""
-
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""Exact scores against whole sequences."""
-
 from typing import Any
 
 import numpy as np

@@ -1,6 +1,3 @@
-"""The endpoints: every answer is what the library gives for the same requests, and every refusal
-is one line."""
-
 import asyncio
 import json
 import tracemalloc
@@ -47,17 +44,6 @@ def check_equal(got: dict[str, Any], expected: dict[str, Any]) -> None:
 
 def as_json(answer: Recommendation | BadRequest) -> dict[str, Any]:
     return json.loads(json.dumps(answer.to_json()))
-
-
-@pytest.mark.parametrize("body", REQUESTS)
-def test_one_request_gets_the_line_of_recommend(
-    client: TestClient, shop: LoadedModel, body: dict[str, Any]
-) -> None:
-    (expected,) = recommend(shop, [Request.from_json(body)], OPTIONS.recommend)
-    answer = client.post("/v1/recommend", json=body)
-    assert answer.status_code == 200
-    check_equal(answer.json(), as_json(expected))
-    assert answer.headers["sidtool-bundle"] == shop.bundle.digest[:12]
 
 
 def test_many_requests_are_answered_in_order(client: TestClient, shop: LoadedModel) -> None:

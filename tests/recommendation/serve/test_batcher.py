@@ -1,5 +1,3 @@
-"""Batches: what shares one, what fits into one, and what an error or an exchange does to it."""
-
 import gc
 import queue
 import threading

@@ -1,5 +1,3 @@
-"""Many clients at once: each gets the answer to its own request, as `recommend` gives it."""
-
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 

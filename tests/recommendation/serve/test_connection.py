@@ -1,5 +1,3 @@
-"""Silent, slow and endless clients over real sockets: they are ended, and others are answered."""
-
 import json
 import socket
 import threading

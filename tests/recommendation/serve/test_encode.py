@@ -1,5 +1,3 @@
-"""Texts to semantic IDs over HTTP, by an encoder that stays in memory."""
-
 import json
 import shutil
 from dataclasses import asdict, replace

@@ -1,6 +1,3 @@
-"""A moved tag, a bundle that grows, another memory: taken if they fit, else refused and the old one
-stays."""
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

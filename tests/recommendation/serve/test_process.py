@@ -1,5 +1,3 @@
-"""`sidtool serve` as a process: it starts, answers, drains and ends; workers replace each other."""
-
 import io
 import json
 import os

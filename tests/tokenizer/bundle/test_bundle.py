@@ -1,5 +1,3 @@
-"""Bundles as values: look-ups, collections, tables, and those made of vectors in memory."""
-
 import json
 import shutil
 import subprocess

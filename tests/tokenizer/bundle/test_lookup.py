@@ -1,6 +1,3 @@
-"""Look-ups in a large stored bundle read only parts of it, with the same results as reading it
-whole."""
-
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path

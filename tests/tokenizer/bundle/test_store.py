@@ -1,6 +1,3 @@
-"""A bundle has one identity in every container and store, and a flipped byte is detected in
-each."""
-
 import shutil
 import sys
 from dataclasses import replace
@@ -185,14 +182,7 @@ def test_a_zip_that_another_program_packed_is_refused(tmp_path: Path) -> None:
 
 
 UNSAFE_NAMES = (
-    "../escape",
-    "/escape",
-    "a/../../escape",
-    "a//b",
-    "a/./b",
-    "",
-    "C:escape",
-    "a\\b",
+    *("../escape", "/escape", "a/../../escape", "a//b", "a/./b", "", "C:escape", "a\\b"),
     "a\0b",
 )
 

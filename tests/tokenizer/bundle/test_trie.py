@@ -1,5 +1,3 @@
-"""The trie against a dictionary of prefixes."""
-
 from typing import Any
 
 import numpy as np

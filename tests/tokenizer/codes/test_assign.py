@@ -1,6 +1,3 @@
-"""Collision policies: no duplicates, fewest moves, least distance, and no dependence on the order
-of the items."""
-
 import itertools
 import re
 

@@ -1,6 +1,3 @@
-"""Encoders are loaded with their settings and recognized by their probes; what is no encoder is
-refused; and an interrupted run gives the same bits."""
-
 import json
 import os
 import shutil

@@ -1,5 +1,3 @@
-"""Adding and removing items: no published SID ever changes."""
-
 import itertools
 import warnings
 from collections.abc import Sequence

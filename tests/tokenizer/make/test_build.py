@@ -1,5 +1,3 @@
-"""A build within a memory budget makes the same bundle, and its texts take no memory."""
-
 import json
 import tracemalloc
 from pathlib import Path

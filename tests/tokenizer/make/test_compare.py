@@ -1,5 +1,3 @@
-"""The comparison of bundles: each figure against counts by hand or a known value."""
-
 import tracemalloc
 from dataclasses import replace
 from itertools import combinations

@@ -1,6 +1,3 @@
-"""Options of a build and its warning about collapsed levels; bundles built with co-occurrence:
-held-out events have no effect, and new items are encoded by their text."""
-
 from pathlib import Path
 
 import numpy as np

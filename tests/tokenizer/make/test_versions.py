@@ -1,6 +1,3 @@
-"""Differences between two bundles against dictionaries, and alignment of one bundle with
-another."""
-
 import itertools
 from dataclasses import replace
 from pathlib import Path

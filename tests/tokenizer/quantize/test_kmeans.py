@@ -1,6 +1,3 @@
-"""Residual k-means: deterministic by seed, as good as scikit-learn's, with clear errors. Balanced
-k-means: even to within one, near the optimum, and even for later items."""
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

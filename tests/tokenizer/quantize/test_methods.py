@@ -1,6 +1,3 @@
-"""Properties of every quantizer, and of single ones; inference with numpy equals the networks that
-torch trained."""
-
 import warnings
 
 import numpy as np

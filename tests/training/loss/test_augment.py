@@ -1,5 +1,3 @@
-"""Augmentation: whole SIDs, unchanged completions, determined by seed, epoch and example."""
-
 import numpy as np
 import pytest
 from hypothesis import given

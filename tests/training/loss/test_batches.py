@@ -1,5 +1,3 @@
-"""Training examples as tensors: which tokens are targets, and the two layouts of a batch."""
-
 import json
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""Examples in parts: every one once in an epoch, by several processes that each read few parts."""
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby

@@ -1,5 +1,3 @@
-"""Prefixes of item sequences: each target item once, behind what precedes it."""
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st

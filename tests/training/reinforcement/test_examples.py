@@ -1,5 +1,3 @@
-"""Events out of training examples: histories and targets."""
-
 import json
 from pathlib import Path
 

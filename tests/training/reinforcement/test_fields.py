@@ -1,5 +1,3 @@
-"""Reinforcement of a model whose prompt shows fields, which `--split` gives."""
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""The judgment of a model against its start."""
-
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +10,6 @@ from sidtool.model.load import load_model_folder
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.search.results import RankedQueries
 from sidtool.tokenizer.bundle.bundle import Bundle
-
-POPULAR = tuple(f"i{number}" for number in range(20))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,3 @@
-"""Runs of `rl` whose reward is a model of labels: on lists and on items, with the feedback of the
-history; what does not fit is refused in one line."""
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

@@ -1,6 +1,3 @@
-"""Runs of `rl` on lists: complete models, rounds, exact resumption, a reward that rises,
-refusals."""
-
 import shutil
 from collections.abc import Callable
 from dataclasses import replace

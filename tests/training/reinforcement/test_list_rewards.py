@@ -1,5 +1,3 @@
-"""Rewards of lists, computed by hand."""
-
 import math
 from collections.abc import Sequence
 from typing import Any

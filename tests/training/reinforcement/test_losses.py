@@ -1,5 +1,3 @@
-"""The losses against values computed by hand."""
-
 import math
 
 import pytest

@@ -1,5 +1,3 @@
-"""Runs of reinforcement: complete models, exact resumption, refusals, and no checkpoint lost."""
-
 import json
 import shutil
 import subprocess

@@ -1,5 +1,3 @@
-"""Rewards against values computed by hand, and functions of the user."""
-
 import math
 from pathlib import Path
 from typing import Any

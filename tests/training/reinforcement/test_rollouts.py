@@ -1,5 +1,3 @@
-"""Groups of items for examples: the beam, without seen items."""
-
 from pathlib import Path
 from typing import Any
 

@@ -1,5 +1,3 @@
-"""Settings of reinforcement: each field of GRPOConfig can be set or says what to do instead."""
-
 import dataclasses
 from typing import Any
 

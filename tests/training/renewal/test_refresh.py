@@ -1,5 +1,3 @@
-"""Refreshing a trained model: a retrained codebook, new items and new events, by a short stage."""
-
 import shutil
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,5 +1,3 @@
-"""Hostile codebook files end in one line, execute nothing and allocate nothing."""
-
 import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
