@@ -12,8 +12,15 @@ from pathlib import Path
 from typing import Any
 
 EVENTS = (
-    *("os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.system", "pickle.find_class"),
-    *("pty.spawn", "subprocess.Popen", "urllib.Request"),
+    "os.exec",
+    "os.fork",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.system",
+    "pickle.find_class",
+    "pty.spawn",
+    "subprocess.Popen",
+    "urllib.Request",
 )
 LOCAL = ("socket.__new__", "socket.bind", "socket.gethostname")
 CODE_FOLDERS = (

@@ -289,7 +289,12 @@ def numbers(values: list[int]) -> bytes:
 def test_the_page_suffices_to_read_a_split_in_columns() -> None:
     parts = read_columns_of(GOLDEN / "split-4", [""])
     columns = {
-        *("user", "items", "positions", "times", "event_rating", "event_device"),
+        "user",
+        "items",
+        "positions",
+        "times",
+        "event_rating",
+        "event_device",
         "event_target",
     }
     assert set(parts["train"][0]) == columns | {"sessions"}

@@ -8,8 +8,15 @@ import sys
 from pathlib import Path
 
 HEAVY = (
-    *("torch", "transformers", "sentence_transformers", "trl", "datasets", "sklearn"),
-    *("scipy", "pyarrow", "zarr"),
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "trl",
+    "datasets",
+    "sklearn",
+    "scipy",
+    "pyarrow",
+    "zarr",
 )
 
 

@@ -18,8 +18,22 @@ from tests.encoders import tiny_encoder
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 WORDS = [
-    *("lamp", "chair", "table", "red", "blue", "green", "small", "large", "oak", "steel"),
-    *("glass", "garden", "kitchen", "office", "round", "square"),
+    "lamp",
+    "chair",
+    "table",
+    "red",
+    "blue",
+    "green",
+    "small",
+    "large",
+    "oak",
+    "steel",
+    "glass",
+    "garden",
+    "kitchen",
+    "office",
+    "round",
+    "square",
 ]
 
 

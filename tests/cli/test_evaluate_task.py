@@ -8,7 +8,10 @@ from tests.cli.road import N_ITEMS, TRAINING, Road, done, make_sft, refused, run
 from tests.examples.cases import ALL_TASKS
 
 TASKS = (
-    *("next-item=1", "title-to-sid=1", "sid-to-title=1", "description-to-sid=0.5"),
+    "next-item=1",
+    "title-to-sid=1",
+    "sid-to-title=1",
+    "description-to-sid=0.5",
     "item-text=0.5",
 )
 

@@ -62,7 +62,10 @@ def test_inspect_shows_what_a_model_records(road: Road) -> None:
     assert contract.pop("sha256")
     best = contract["stages"][-1]["params"]["best"]
     for words in (
-        *("base model", "extend > full", "sequence", "4x4x8"),
+        "base model",
+        "extend > full",
+        "sequence",
+        "4x4x8",
         f"ndcg@10  {best['value']:.4g}",
     ):
         assert words in shown

@@ -104,8 +104,15 @@ def drop_array(made: Draft, choose: Callable[[Any], Any]) -> None:
 
 
 CHANGES = (
-    *(change_manifest, change_metadata, change_values, change_type, change_shape),
-    *(change_chunk, change_strings, change_objects, drop_array),
+    change_manifest,
+    change_metadata,
+    change_values,
+    change_type,
+    change_shape,
+    change_chunk,
+    change_strings,
+    change_objects,
+    drop_array,
 )
 
 

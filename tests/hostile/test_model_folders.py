@@ -166,8 +166,12 @@ def test_an_adapter_names_no_module(tmp_path_factory: Any, config: bytes) -> Non
 
 
 LOADED_FILES = (
-    *("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"),
-    *("sid.json", "model.safetensors"),
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "sid.json",
+    "model.safetensors",
 )
 
 

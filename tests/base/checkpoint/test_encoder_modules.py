@@ -47,12 +47,16 @@ def evil_module(folder: Path) -> Path:
 @pytest.mark.parametrize(
     "module",
     [
-        *("evil_module.Evil", "evil_module", "sentence_transformers.evil_module.Evil"),
-        *("sentence_transformers.models.Evil", "sentence_transformers.models.Router"),
+        "evil_module.Evil",
+        "evil_module",
+        "sentence_transformers.evil_module.Evil",
+        "sentence_transformers.models.Evil",
+        "sentence_transformers.models.Router",
         "sentence_transformers.models.Asym",
         "sentence_transformers.util.import_from_string",
         "sentence_transformers.models.Pooling\n",
-        *("sentence_transformers.models.Pooling.load", ""),
+        "sentence_transformers.models.Pooling.load",
+        "",
     ],
 )
 def test_a_module_of_the_folder_does_not_run(

@@ -106,8 +106,13 @@ def vllm_config(folder: Path, **arguments: Any) -> Any:
 def vllm_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Modules named as vLLM's, with empty classes of its two processor interfaces."""
     for name in (
-        *("vllm", "vllm.v1", "vllm.v1.sample", "vllm.v1.sample.logits_processor"),
-        *("vllm.v1.worker", "vllm.v1.worker.gpu", "vllm.v1.worker.gpu.sample"),
+        "vllm",
+        "vllm.v1",
+        "vllm.v1.sample",
+        "vllm.v1.sample.logits_processor",
+        "vllm.v1.worker",
+        "vllm.v1.worker.gpu",
+        "vllm.v1.worker.gpu.sample",
         "vllm.v1.worker.gpu.sample.logits_processor",
     ):
         module: Any = ModuleType(name)

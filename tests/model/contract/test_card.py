@@ -126,7 +126,10 @@ def test_what_is_not_known_is_not_in_the_metadata(trained: Path, bundle: Bundle)
         "pipeline_tag": "text-generation",
         "license": "cc-by-4.0",
         "tags": [
-            *("sidtool", "semantic-ids", "generative-recommendation", "recommender-system"),
+            "sidtool",
+            "semantic-ids",
+            "generative-recommendation",
+            "recommender-system",
             "transformers",
         ],
         "model-index": [

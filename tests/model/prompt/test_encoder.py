@@ -65,8 +65,17 @@ def test_special_tokens_of_the_base_vocabulary_are_avoided_too(text: str) -> Non
 spaced_texts = st.lists(
     st.sampled_from(
         [
-            *("\n", "\t", " ", "  ", "\n\n", "a", "lamp", "<table>", "<start_of_turn>"),
-            *("<eos>", "<s_a_1>"),
+            "\n",
+            "\t",
+            " ",
+            "  ",
+            "\n\n",
+            "a",
+            "lamp",
+            "<table>",
+            "<start_of_turn>",
+            "<eos>",
+            "<s_a_1>",
         ]
     ),
     max_size=12,

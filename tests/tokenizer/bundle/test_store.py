@@ -182,7 +182,14 @@ def test_a_zip_that_another_program_packed_is_refused(tmp_path: Path) -> None:
 
 
 UNSAFE_NAMES = (
-    *("../escape", "/escape", "a/../../escape", "a//b", "a/./b", "", "C:escape", "a\\b"),
+    "../escape",
+    "/escape",
+    "a/../../escape",
+    "a//b",
+    "a/./b",
+    "",
+    "C:escape",
+    "a\\b",
     "a\0b",
 )
 
