@@ -87,3 +87,7 @@ def test_a_catalog_without_a_known_title_names_the_column(tmp_path: Path) -> Non
     ran = run("check", items)
     assert ran.code == 3
     assert ran.last == "hint: by their cells, columns are --id-column sku --title-column label"
+
+
+def test_a_folder_that_holds_no_bundle_is_answered_with_what_one_is(tmp_path: Path) -> None:
+    assert "hint: a bundle is a .zarr folder" in refused(3, "inspect", tmp_path)
