@@ -30,8 +30,7 @@ def check(
     names: EventNames,
     checks: UnknownOptions,
     events: Annotated[
-        Path | None,
-        typer.Argument(metavar="[EVENTS]", help="Events on its items, in any format of split."),
+        Path | None, typer.Argument(help="Events on its items, in any format of split.")
     ] = None,
     out: Annotated[
         Path | None,

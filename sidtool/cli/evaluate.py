@@ -139,10 +139,7 @@ def evaluate_task(
     use: ModelOptions,
     source: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[SOURCE]",
-            help="A file of training examples, or for a task about histories a split.",
-        ),
+        typer.Argument(help="A file of training examples, or for a task about histories a split."),
     ] = None,
     json: options.Json = False,
 ) -> None:

@@ -28,8 +28,7 @@ def add_items(
     out: options.Out,
     columns: CatalogNames,
     items: Annotated[
-        Path | None,
-        typer.Argument(metavar="[ITEMS]", help="New items, in any format of build-codebook."),
+        Path | None, typer.Argument(help="New items, in any format of build-codebook.")
     ] = None,
     remove: Annotated[Path | None, "File of item ids to retire, one per line."] = None,
     embeddings: Annotated[

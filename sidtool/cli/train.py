@@ -123,8 +123,7 @@ def refresh(
     split: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[SPLIT]",
-            help="Split of the newer events, made with --extends. Without it nothing is trained.",
+            help="Split of the newer events, made with --extends. Without it nothing is trained."
         ),
     ] = None,
     items: Annotated[

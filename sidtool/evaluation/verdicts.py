@@ -174,7 +174,10 @@ def _advice(compared: _Compared) -> str:
     if standing == "unknown":
         return "evaluate on a split with training events, which has item-kNN beside the model"
     if over_memory == "unknown" and standing != "ahead":
-        return "add a memory: build-memory, then tune-memory"
+        # a memory is mixed with scores that are normalized over the trie
+        trained = compared.evaluation.settings.get("normalize", "trie") == "trie"
+        before = "" if trained else "train with --set softmax_over=trie, "
+        return f"add a memory: {before}build-memory, then tune-memory"
     if share_of_new_targets(compared.evaluation) >= MANY_NEW and not memory.get("content"):
         return "give the memory content for new items: build-memory --items CATALOG"
     if compared.standing(POPULARITY) in ("level", "behind"):

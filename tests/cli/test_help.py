@@ -25,6 +25,7 @@ def test_the_help_fits_into_80_columns_with_nothing_cut_off(name: str) -> None:
     text = help_of(name)
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
+    assert "[[" not in text  # an optional argument has one pair of brackets
     assert f"SIDTOOL_{name.replace('-', '_').upper()}_" not in text  # variables of options
     panels = re.findall(r"╭─ (.+?) ─", text)
     shared = [panel for panel in panels if panel in PANELS]

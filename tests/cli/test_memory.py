@@ -89,7 +89,9 @@ def test_the_content_of_texts(road: Road, encoder: Path, tmp_path: Path) -> None
     lines = road.items.read_text().splitlines()
     write_lines(tmp_path / "few.jsonl", lines[:-1])
     few = ("build-memory", road.split, bundle, "--items", tmp_path / "few.jsonl")
-    assert "the catalog lacks 1 of" in refused(1, *few, "-o", tmp_path / "x")
+    error = refused(1, *few, "-o", tmp_path / "x")
+    assert "the catalog lacks 1 of" in error
+    assert "hint: give all items of the bundle, or retire these" in error
     copy.rename(tmp_path / "moved")
     refused(1, *command, "-o", tmp_path / "x")
     done(*command, "-o", tmp_path / "again.zarr", "--encoder", tmp_path / "moved")

@@ -67,8 +67,25 @@ def test_events_alone_name_all_flags_at_once(tmp_path: Path) -> None:
     done(*words, "--time-format", "%d.%m.%Y")
 
 
+def test_events_without_a_header_are_not_named_by_their_first_line(tmp_path: Path) -> None:
+    items = write_table(tmp_path / "i.csv", {"item_id": ["1", "2"], "title": ["A b", "C d"]})
+    events = tmp_path / "events.tsv"
+    events.write_text("7\t1\t5\t880912604\n8\t2\t4\t880912605\n7\t2\t4\t880912606\n")
+    error = refused(2, "check", items, events)
+    assert "events.tsv has no header: its first line is an event, 7, 1, 5, 880912604" in error
+    assert "hint: write one above it" in error
+    named = events.rename(tmp_path / "u.data")
+    assert "`sidtool prepare --from movielens` reads u.data" in refused(1, "check", items, named)
+    items.write_bytes(b"item_id,title\n1,caf\xe9\n")
+    assert "line 2: not UTF-8\nhint: save it as UTF-8, or convert it" in refused(1, "check", items)
+
+
 def test_a_catalog_without_a_known_title_names_the_column(tmp_path: Path) -> None:
     items = write_table(tmp_path / "i.csv", {"sku": ["1", "2"], "label": ["A b", "C d"]})
     ran = run("check", items)
     assert ran.code == 3
     assert ran.last == "hint: by their cells, columns are --id-column sku --title-column label"
+
+
+def test_a_folder_that_holds_no_bundle_is_answered_with_what_one_is(tmp_path: Path) -> None:
+    assert "hint: a bundle is a .zarr folder" in refused(3, "inspect", tmp_path)

@@ -169,7 +169,8 @@ def renamed(path: Path, cells: Mapping[str, Cells], names: Mapping[str, str]) ->
 
 def guess_flags(items: Path, events: Path | None) -> str | None:
     """The flags that name the columns, like "--id-column sku --title-column label"; those of
-    columns that nothing speaks for are left out. None without any."""
+    columns that nothing speaks for are left out. None without any. Raises UsageError if the events
+    have no header."""
     catalog = _trimmed_cells(items)
     cells = _trimmed_cells(events) if events else {}
     first = {name: values[:GUESSED_ROWS] for name, values in cells.items()}
@@ -177,6 +178,12 @@ def guess_flags(items: Path, events: Path | None) -> str | None:
     title = next((name for name in catalog if name != item_id and _are_texts(catalog[name])), None)
     others = [name for name in first if name != item]
     order = next((name for name in others if _are_times(first[name])), None)
+    if order is not None and _are_times([order]):
+        raise UsageError(
+            f"{events} has no header: its first line is an event, {', '.join(cells)}",
+            hint="write one above it, like user_id,item_id,timestamp; "
+            "`sidtool prepare --from movielens` reads u.data and ratings.dat",
+        )
     others = [name for name in others if name != order and not _are_times(first[name])]
     user = _user(cells, others, cells.get(item or ""))
     named = {

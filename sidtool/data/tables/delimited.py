@@ -204,7 +204,11 @@ def _first_row(path: Path, kind: str) -> list[str]:
 def _unicode(path: Path, line: int, cell: str) -> str:
     """The cell. Raises DataError if its bytes are not UTF-8."""
     if not cell.isascii() and any("\udc80" <= character <= "\udcff" for character in cell):
-        raise DataError(f"{path}, line {line}: not UTF-8")
+        raise DataError(
+            f"{path}, line {line}: not UTF-8",
+            hint="save it as UTF-8, or convert it, like `iconv -f windows-1252 -t utf-8`; "
+            "`sidtool prepare --from movielens` reads MovieLens as it is",
+        )
     return cell
 
 

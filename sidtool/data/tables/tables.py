@@ -62,7 +62,8 @@ def suffix(path: Path) -> str:
     if not path.exists():  # more likely a misspelled folder than a file of an unknown type
         raise DataError(f"{path} does not exist")
     raise DataError(
-        f"{path}: the name does not end in a known suffix", hint=f"known are {' '.join(CONTAINERS)}"
+        f"{path}: the name does not end in a known suffix",
+        hint=f"known are {' '.join(CONTAINERS)}; `sidtool prepare --from movielens` reads u.data",
     )
 
 

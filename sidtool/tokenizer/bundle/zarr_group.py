@@ -50,7 +50,9 @@ def read_root(storage: Storage, kind: Kind) -> Mapping[str, Any]:
             hint = f"the model's bundle is {copy}"
         raise DataError(f"{storage.location} is {other}, not a {kind}", hint=hint)
     if storage.exists():
-        raise IntegrityError(f"{storage.location} has no {ROOT}: an unfinished or damaged {kind}")
+        raise IntegrityError(
+            f"{storage.location} has no {ROOT}: an unfinished or damaged {kind}", hint=hint
+        )
     hint = hub_hint(storage.location) or hint
     raise DataError(f"no {kind} at {storage.location}", hint=hint)
 

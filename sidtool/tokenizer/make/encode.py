@@ -194,7 +194,8 @@ def item_vectors(
 def _item_texts(bundle: Bundle, path: Path | None) -> list[str]:
     """The texts of a bundle's items in a catalog, in the order of the bundle's rows."""
     items = read_new_items(bundle, path)
-    return [items.texts[row] for row in rows_in(items.ids, list(bundle.items.ids))]
+    hint = "give all items of the bundle, or retire these: `sidtool add-items BUNDLE --remove FILE`"
+    return [items.texts[row] for row in rows_in(items.ids, list(bundle.items.ids), hint)]
 
 
 def read_sources(
