@@ -141,7 +141,7 @@ CASES = [
     ("INIT --set vocab_size=9", 2, "follow from the tokenizer"),
     ("INIT --set n_layer=many", 2, "many"),
     ("INIT --set activation_function=nonsense", 2, "refuses its configuration"),
-    ("INIT --set n_head=0", 2, "refuses its configuration"),
+    ("INIT --set n_head=0", 2, "gpt2 needs n_head of at least 1, not 0"),
     ("INIT --preset huge", 2, "gpt2-tiny"),
     ("INIT --vocab-size 10", 2, "259"),
     ("INIT --vocab-size 10 --dry-run", 2, "259"),
