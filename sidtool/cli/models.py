@@ -9,7 +9,7 @@ import typer
 from sidtool import data, registry
 from sidtool import model as models
 from sidtool.base.hub import is_hub_url
-from sidtool.base.options import assignments, option
+from sidtool.base.options import MAX_SEED, assignments, option
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.cli.terminal import options
@@ -34,7 +34,7 @@ class ModelDesign:
         (), flag="--set", panel="Options", completes=lambda: options.setting_pairs("init-model")
     )
     """Field of the model's configuration, key=value."""
-    seed: int = option(0, minimum=0)
+    seed: int = option(0, minimum=0, maximum=MAX_SEED)
     """Seed of all random numbers."""
 
 
