@@ -4,6 +4,7 @@ forgets of what the model was pretrained on, on general text that the examples h
 
 import json
 import shutil
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ from sidtool.training.loop.checkpoints import (
 )
 from sidtool.training.run import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE, Run
 
+LIBRARIES = ("accelerate", "torch", "transformers", "trl")
+"""What settings are of."""
 LOGS_FOLDER = "runs"
 """Where TensorBoard's writer puts its files."""
 
@@ -98,7 +101,9 @@ def train_and_publish(
             if is_first and last_checkpoint(run.work) is None:
                 remove(run.work)
             has_begun = trainer is not None and trainer.state.global_step > 0
-            if isinstance(error, SidtoolError) or has_begun or checkpoint:
+            *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+            is_of_library = frame.f_globals["__name__"].partition(".")[0] in LIBRARIES
+            if isinstance(error, SidtoolError) or has_begun or checkpoint or not is_of_library:
                 raise
             # the libraries check some settings only when they make an optimizer or a schedule
             raise UsageError(f"the trainer refuses its settings: {first_line(error)}") from error

@@ -513,6 +513,14 @@ def test_what_a_library_refuses_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_error_of_our_own_is_no_refusal_of_settings(
+    short_train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidtool.training.trainer_setup.set_dropout", lambda *_: int("a fault"))
+    with pytest.raises(ValueError, match="a fault"):
+        short_train("out")
+
+
 def test_an_error_of_a_checkpoint_is_no_refusal_of_settings(
     tmp_path: Path, short_train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
