@@ -91,7 +91,8 @@ def extend_model(
     if how.dry_run:
         models.check_extension(opened, out, extension, force=how.force)
         if not is_hub_url(model):
-            models.locate_base(model, trust_remote_code=trust_remote_code)
+            revision = extension.revision
+            models.locate_base(model, revision=revision, trust_remote_code=trust_remote_code)
         n_tokens = len(opened.space.tokens)
         return how.plan(
             f"would add {n_tokens} tokens of {bundle} to {model} at {out}",

@@ -157,6 +157,8 @@ def recommend(
     A request of --file that cannot be answered gets {"line", "error"} in its place among the JSON
     Lines, the others are answered, and the exit code is 1. `missing` of an answer is the number of
     items fewer than k."""
+    if force and output.out is None:
+        raise UsageError("--force needs -o, the output to replace")
     if output.list_length is not None:
         if choices.k != ItemOptions.k:
             raise UsageError("--list is the number of items: leave out -k")
