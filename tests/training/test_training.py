@@ -502,7 +502,9 @@ def test_every_epoch_is_augmented_differently(
 
 
 @pytest.mark.parametrize(
-    "settings", [{"optim_args": "x"}, {"lr_scheduler_kwargs": {"end": 1}}], ids=str
+    "settings",
+    [{"optim_args": "x"}, {"lr_scheduler_kwargs": {"end": 1}}, {"optim": "lomo"}],
+    ids=str,
 )
 def test_what_a_library_refuses_is_one_line(
     tmp_path: Path, short_train: Train, settings: dict[str, Any]
