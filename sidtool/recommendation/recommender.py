@@ -204,7 +204,10 @@ class Prepared:
 def _check_explain(session: QuerySession, options: RecommendOptions) -> None:
     """Raise UsageError if there is no memory to explain."""
     if options.explain and session.mixture is None:
-        raise UsageError("--explain needs a memory", hint="give --memory, or tune-memory's model")
+        raise UsageError(
+            "--explain needs a memory",
+            hint="give --memory or tune-memory's model, and no --memory-weight 0",
+        )
 
 
 def _n_unknown(rows: ItemRows | None) -> int:
