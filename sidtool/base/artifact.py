@@ -9,7 +9,7 @@ MARKERS = {
     "zarr.json": "a Zarr group",
     "split.json": "a split",
     "sid.json": "a model with a SID vocabulary",
-    "refs.json": "a registry of bundles",
+    "refs.json": "a registry",
     "modules.json": "an encoder of sentence-transformers",
     "adapter_config.json": "a PEFT adapter without a SID vocabulary",
     "config.json": "a model without a SID vocabulary",

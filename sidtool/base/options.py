@@ -207,6 +207,10 @@ def meanings(kind: type) -> Mapping[str, str]:
     return texts
 
 
+MAX_SEED = (1 << 64) - 1
+"""The largest seed of torch."""
+MAX_TRAINING_SEED = (1 << 32) - 1
+"""That of the trainers of transformers, who seed numpy's old generator, too."""
 MAX_ID_BYTES = 1 << 28
 """Bytes of a file of ids: some ten million of them."""
 

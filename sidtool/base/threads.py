@@ -71,14 +71,25 @@ def read_ahead(values: Iterable[T], threads: int) -> Iterator[T]:
 
 def in_threads(function: Callable[[T], R], values: Iterable[T], threads: int) -> Iterator[R]:
     """The results of a function in the order of its values; at most `threads` + 1 results are
-    ahead of the one that is read."""
+    ahead of the one that is read. The same error is raised for any number of threads: an error of
+    a value after those of the values before it."""
     if threads == 1:
         yield from map(function, values)
         return
     pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        for value in values:
-            pending.append(pool.submit(function, value))
+
+        def submitted() -> Iterator[Future[R]]:
+            try:
+                for value in values:
+                    yield pool.submit(function, value)
+            except Exception as error:
+                failed: Future[R] = Future()
+                failed.set_exception(error)
+                yield failed
+
+        for future in submitted():
+            pending.append(future)
             if len(pending) > threads:
                 yield pending.popleft().result()
         while pending:

@@ -249,7 +249,7 @@ def decode(
             for item, title in zip(sid.items, sid.titles, strict=True):
                 say_cells(sid.sid, sid.status, item, *filter(None, [title]))
     if strict and failed:
-        raise RefusedError(f"{failed} SIDs are not those of active items of {bundle}")
+        raise RefusedError(f"{failed} SIDs are missing, or not of an active item of {bundle}")
 
 
 def _say_model(folder: str, *, json: bool) -> None:

@@ -49,6 +49,8 @@ def check(
     flag = next(iter(given_flags(names)), None)
     if events is None and flag is not None:
         raise UsageError(f"{flag} requires EVENTS")
+    if force and out is None:
+        raise UsageError("--force requires --fix OUT, the folder to replace")
     if out is not None:
         refuse_existing(out, force, FOLDER)
     catalog, table = preparing.read_tables(items, events, columns, names)

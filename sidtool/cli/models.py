@@ -9,7 +9,7 @@ import typer
 from sidtool import data, registry
 from sidtool import model as models
 from sidtool.base.hub import is_hub_url
-from sidtool.base.options import assignments, option
+from sidtool.base.options import MAX_SEED, assignments, option
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.cli.terminal import options
@@ -34,7 +34,7 @@ class ModelDesign:
         (), flag="--set", panel="Options", completes=lambda: options.setting_pairs("init-model")
     )
     """Field of the model's configuration, key=value."""
-    seed: int = option(0, minimum=0)
+    seed: int = option(0, minimum=0, maximum=MAX_SEED)
     """Seed of all random numbers."""
 
 
@@ -91,7 +91,8 @@ def extend_model(
     if how.dry_run:
         models.check_extension(opened, out, extension, force=how.force)
         if not is_hub_url(model):
-            models.locate_base(model, trust_remote_code=trust_remote_code)
+            revision = extension.revision
+            models.locate_base(model, revision=revision, trust_remote_code=trust_remote_code)
         n_tokens = len(opened.space.tokens)
         return how.plan(
             f"would add {n_tokens} tokens of {bundle} to {model} at {out}",

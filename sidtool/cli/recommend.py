@@ -157,6 +157,8 @@ def recommend(
     A request of --file that cannot be answered gets {"line", "error"} in its place among the JSON
     Lines, the others are answered, and the exit code is 1. `missing` of an answer is the number of
     items fewer than k."""
+    if force and output.out is None:
+        raise UsageError("--force needs -o, the output to replace")
     if output.list_length is not None:
         if choices.k != ItemOptions.k:
             raise UsageError("--list is the number of items: leave out -k")
@@ -191,7 +193,7 @@ def recommend(
             outcome = recommendation.recommend_to_file(
                 loaded, requests, target, choices, resume=resume, force=force, **shared
             )
-    _report(outcome, choices.k)
+    _report(outcome, choices.k, output.out)
     if output.candidates is None or choices.exclude_seen is not None:
         repeat = loaded.contract.targets_repeat
         note(seen_reason(choices.exclude_seen, repeat))
@@ -261,11 +263,13 @@ def _recommend_by_workers(
             stop=choices.strict,
             run=replace(run, progress=reports.get("recommend")),
         )
-    _report(outcome, choices.k)
+    _report(outcome, choices.k, output.out)
 
 
-def _report(outcome: Outcome, k: int) -> None:
-    """Warn of answers with fewer than k items; fail if a request has none."""
+def _report(outcome: Outcome, k: int, out: Path | None) -> None:
+    """Say what was written; warn of answers with fewer than k items; fail if a request has none."""
+    if out is not None:
+        note(f"{tables.as_url(out)}: answers to {outcome.requests} requests")
     if outcome.short:
         warn(
             f"{outcome.short} of {outcome.requests} requests have fewer than {k} items: filters or "

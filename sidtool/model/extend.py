@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sidtool.base.checkpoint import CONFIG
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
-from sidtool.base.options import check_options, option, options_from
+from sidtool.base.options import MAX_SEED, check_options, option, options_from
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.model.contract.card import check_license
@@ -157,7 +157,7 @@ class ExtendOptions:
     """Values of a field with tokens of their own, which templates show as {FIELD:token}:
     user.FIELD, context.FIELD, event.FIELD or feedback.FIELD with its values, or gap or ago alone.
     Repeatable."""
-    seed: int = option(0, minimum=0)
+    seed: int = option(0, minimum=0, maximum=MAX_SEED)
     """Seed of all random numbers."""
 
     def __post_init__(self) -> None:

@@ -83,6 +83,8 @@ _PRESETS: Mapping[Preset, dict[str, Any]] = {
     "t5-tiger": _TIGER,
 }
 """Keyword arguments of the transformers configuration of `model_type`."""
+_MAY_BE_ZERO = ("_token_id", "max_window_layers")
+"""Ends of keys of configurations that are no sizes."""
 
 
 def init_model(
@@ -127,7 +129,8 @@ def preset_fields(preset: Preset) -> Mapping[str, Any]:
 
 
 def model_shape(preset: Preset, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a preset with some keys changed. Raises UsageError for unknown keys."""
+    """The configuration of a preset with some keys changed. Raises UsageError for unknown keys, and
+    for a number of layers, a width or another size below 1."""
     require("models")
     from transformers import AutoConfig
 
@@ -141,6 +144,11 @@ def model_shape(preset: Preset, overrides: Mapping[str, Any]) -> dict[str, Any]:
     unknown = sorted(key for key in overrides if not hasattr(config, key))
     if unknown:
         raise UsageError(f"{shape['model_type']} has no configuration key {', '.join(unknown)}")
+    for key, value in overrides.items():
+        usual = getattr(config, key)
+        is_size = type(usual) is int and usual > 0 and not key.endswith(_MAY_BE_ZERO)
+        if is_size and type(value) is int and value < 1:
+            raise UsageError(f"{shape['model_type']} needs {key} of at least 1, not {value}")
     return shape
 
 
@@ -158,8 +166,6 @@ def _random_model(shape: Mapping[str, Any], vocab_size: int, seed: int) -> Any:
             actual = getattr(config, key, value)
             if isinstance(value, bool | int | float | str) and actual != value:
                 raise UsageError(f"{config.model_type} has {key}={actual}, whatever is set")
-        if config.num_hidden_layers < 1:
-            raise UsageError(f"{config.model_type} needs a layer, not {config.num_hidden_layers}")
         has_encoder = model_kind(config) == "encoder-decoder"
         model_class = AutoModelForSeq2SeqLM if has_encoder else AutoModelForCausalLM
         with torch.random.fork_rng(devices=[]):

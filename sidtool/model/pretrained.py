@@ -26,7 +26,13 @@ from sidtool.base.checkpoint import (
     weight_digests,
 )
 from sidtool.base.digests import file_digest
-from sidtool.base.errors import DataError, SidtoolWarning, UsageError
+from sidtool.base.errors import (
+    CompatibilityError,
+    DataError,
+    SidtoolWarning,
+    UsageError,
+    first_line,
+)
 from sidtool.base.hub import HUB_PREFIX, HubAccess, download_model, is_hub_url
 from sidtool.model.network.structure import model_kind
 
@@ -185,10 +191,14 @@ def load_config(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> A
 
 def save_pretrained(folder: Path, model: Any, tokenizer: Any) -> None:
     """Write a model (safetensors) and its tokenizer into a folder. Raises DataError if its weights
-    are not finite."""
+    are not finite, CompatibilityError if transformers cannot write such a model."""
     check_finite(model, "the model")
-    with _quiet():
-        model.save_pretrained(folder)
+    try:
+        with _quiet():
+            model.save_pretrained(folder)
+    except RuntimeError as error:
+        name = type(model).__name__
+        raise CompatibilityError(f"{name} cannot be written: {first_line(error)}") from error
     tokenizer.save_pretrained(folder)
 
 

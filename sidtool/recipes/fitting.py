@@ -14,7 +14,7 @@ from typing import Any
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.base.extras import require
-from sidtool.base.options import check_options, group, option, options_from
+from sidtool.base.options import MAX_TRAINING_SEED, check_options, group, option, options_from
 from sidtool.base.output import remove, write_whole
 from sidtool.base.output_lock import hold_lock
 from sidtool.base.records import JsonRecord
@@ -58,7 +58,7 @@ class FitOptions:
     three other columns of text."""
     fix: bool = option(False)
     """Continue with cleaned copies of the files (FOLDER/data) where problems would stop a build."""
-    seed: int = option(0, minimum=0)
+    seed: int = option(0, minimum=0, maximum=MAX_TRAINING_SEED)
     """Seed of all random numbers."""
     columns: CatalogNames = group(CatalogNames)
     """Columns of the catalog."""

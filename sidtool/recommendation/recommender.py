@@ -184,7 +184,7 @@ class Recommender:
         except SidtoolError as error:
             if request.line is not None:
                 where = f"line {request.line} of the requests"
-                error = type(error)(f"{where}: {error}", hint=error.hint)
+                error = type(error)(f"{where}: {error}", hint=error.shell_hint)
             return BadRequest(error, request.line, request.user)
         query = Query(prompt, leaf_filter, history if request.text is None else None)
         return Prepared(request, history, allowed, denied, query)
@@ -204,7 +204,10 @@ class Prepared:
 def _check_explain(session: QuerySession, options: RecommendOptions) -> None:
     """Raise UsageError if there is no memory to explain."""
     if options.explain and session.mixture is None:
-        raise UsageError("--explain needs a memory", hint="give --memory, or tune-memory's model")
+        raise UsageError(
+            "--explain needs a memory",
+            hint="give --memory or tune-memory's model, and no --memory-weight 0",
+        )
 
 
 def _n_unknown(rows: ItemRows | None) -> int:

@@ -4,6 +4,7 @@ forgets of what the model was pretrained on, on general text that the examples h
 
 import json
 import shutil
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import DataError, SidtoolError, UsageError, first_line
+from sidtool.base.extras import missing_package
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.records import is_number
 from sidtool.base.work_folder import open_work_folder
@@ -33,6 +35,8 @@ from sidtool.training.loop.checkpoints import (
 )
 from sidtool.training.run import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE, Run
 
+LIBRARIES = ("accelerate", "torch", "transformers", "trl")
+"""What settings are of."""
 LOGS_FOLDER = "runs"
 """Where TensorBoard's writer puts its files."""
 
@@ -93,12 +97,15 @@ def train_and_publish(
             check_weights(trainer)
             if check is not None:
                 check(trainer)
-        except (SidtoolError, ValueError, TypeError) as error:
+        except (SidtoolError, ValueError, TypeError, ImportError) as error:
             # without a checkpoint a corrected call must not find this run's settings
             if is_first and last_checkpoint(run.work) is None:
                 remove(run.work)
             has_begun = trainer is not None and trainer.state.global_step > 0
-            if isinstance(error, SidtoolError) or has_begun or checkpoint:
+            *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+            is_of_library = frame.f_globals["__name__"].partition(".")[0] in LIBRARIES
+            is_known = isinstance(error, SidtoolError) or missing_package(error) is not None
+            if is_known or has_begun or checkpoint or not is_of_library:
                 raise
             # the libraries check some settings only when they make an optimizer or a schedule
             raise UsageError(f"the trainer refuses its settings: {first_line(error)}") from error

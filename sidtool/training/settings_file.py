@@ -11,7 +11,7 @@ from typing import Any
 from sidtool.base.documents import parse_yaml, read_document
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import require
-from sidtool.base.options import assignments
+from sidtool.base.options import MAX_TRAINING_SEED, assignments
 from sidtool.training.settings import DECIDED, StageSettings, TrainOptions
 
 _YAML_TYPES: Mapping[str, tuple[type, ...]] = {
@@ -35,7 +35,7 @@ _RANGES: Mapping[str, tuple[int, float]] = {
     "adam_epsilon": (0, math.inf),
     "label_smoothing_factor": (0, 1),
     "dataloader_num_workers": (0, math.inf),
-    "seed": (0, math.inf),
+    "seed": (0, 1 + MAX_TRAINING_SEED),
     "data_seed": (0, math.inf),
 }
 """The smallest value of fields that the trainers of TRL do not check, or check too late, and what

@@ -35,7 +35,7 @@ KINDS = {
     "zarr": "a memory",
     "split": "a split",
     "sid": "a model with a SID vocabulary",
-    "refs": "a registry of bundles",
+    "refs": "a registry",
     "modules": "an encoder of sentence-transformers",
     "config": "a model without a SID vocabulary",
     "train.jsonl": "a file of training examples",

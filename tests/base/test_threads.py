@@ -30,6 +30,16 @@ def test_an_error_of_a_thread_is_raised(threads: int) -> None:
         list(in_threads(lambda value: 1 // value, [1, 0, 2], threads))
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_error_of_a_value_waits_for_those_of_earlier_ones(threads: int) -> None:
+    def values() -> Iterator[int]:
+        yield 0
+        raise ValueError("of the second value")
+
+    with pytest.raises(ZeroDivisionError):
+        list(in_threads(lambda value: 1 // value, values(), threads))
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_steps_are_run_and_the_first_failure_is_raised(threads: int) -> None:
     done: list[str] = []

@@ -42,8 +42,10 @@ def test_an_output_file_is_continued_after_an_interruption(
 ) -> None:
     out, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
     ask = ("recommend", road.tuned, "--file", requests_file, "-k", 5)
-    assert done(*ask, "-o", out).out == ""
+    written = done(*ask, "-o", out)
     whole = out.read_bytes()
+    assert written.out == ""
+    assert f"{out}: answers to {len(whole.splitlines())} requests\n" in written.err
     assert whole.decode() == done(*ask, "--json").out
     assert "--force" in refused(2, *ask, "-o", out)
     out.unlink()

@@ -6,7 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, MarianConfig, MarianMTModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    MarianConfig,
+    MarianMTModel,
+)
 
 from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.model.contract.folder import read_contract
@@ -282,4 +288,34 @@ def test_a_model_that_would_not_load_with_more_tokens_is_refused(
     save_base(tmp_path / "marian", model, tokenizer)
     with pytest.raises(CompatibilityError, match="MarianMTModel with more tokens would not load"):
         extend_model(str(tmp_path / "marian"), bundle, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "message"),
+    [
+        (
+            "fsmt",
+            {"langs": ["en", "de"], "d_model": 16, "encoder_layers": 1, "decoder_layers": 1},
+            "FSMTForConditionalGeneration cannot be used: its FSMTEncoder does not say",
+        ),
+        (
+            "reformer",
+            {"is_decoder": True, "hidden_size": 16, "axial_pos_embds_dim": [8, 8]},
+            "ReformerModelWithLMHead cannot be written: The weights trying to be saved",
+        ),
+    ],
+)
+def test_an_architecture_that_cannot_be_extended_is_refused_in_one_line(
+    bundle: Bundle, tmp_path: Path, kind: str, shape: dict[str, Any], message: str
+) -> None:
+    tokenizer = tiny_tokenizer()
+    n = len(tokenizer)
+    sizes = {"src_vocab_size": n, "tgt_vocab_size": n} if kind == "fsmt" else {"vocab_size": n}
+    config = AutoConfig.for_model(kind, **shape, **sizes)
+    model_class = AutoModelForSeq2SeqLM if kind == "fsmt" else AutoModelForCausalLM
+    save_base(tmp_path / kind, model_class.from_config(config), tokenizer)
+    with pytest.raises(CompatibilityError, match=message) as caught:
+        extend_model(str(tmp_path / kind), bundle, tmp_path / "out")
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

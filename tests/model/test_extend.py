@@ -132,6 +132,11 @@ def test_the_scale_is_that_of_every_matrix(
     torch.testing.assert_close(distances[1], distances[0] / 4, rtol=5e-3, atol=1e-5)
 
 
+def test_a_seed_that_torch_does_not_take_is_refused() -> None:
+    with pytest.raises(UsageError, match="seed must be at most 18446744073709551615, not 184"):
+        ExtendOptions(seed=1 << 64)
+
+
 def test_the_contract_names_bundle_and_base(bundle: Bundle, base: Path, tmp_path: Path) -> None:
     import hashlib
 

@@ -280,7 +280,7 @@ def test_a_registry_on_the_hub_stays_one(server: FakeHub, tmp_path: Path) -> Non
     push(str(tmp_path / "shop.zarr"), str(tmp_path / "registry"), tag="prod")
     server.repositories["org/old"] = tmp_path / "registry"
     assert open_bundle("hf://org/old@prod").digest == small_bundle().digest
-    with pytest.raises(RefusedError, match="is a registry of bundles"):
+    with pytest.raises(RefusedError, match="is a registry: it has refs"):
         small_bundle().push_to_hub("org/old")
 
 

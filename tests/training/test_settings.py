@@ -77,7 +77,7 @@ def test_stages_name_their_examples(tmp_path: Path) -> None:
         ("num_train_epochs=.inf", "num_train_epochs must be above 0, not inf"),
         ("max_steps=0", "max_steps must be at least 1, not 0"),
         ("max_steps=-2", "max_steps must be at least 1, not -2"),
-        ("seed=-1", "seed must be at least 0, not -1"),
+        ("seed=-1", "seed must be at least 0 and less than 4294967296, not -1"),
         ("learning_rate=-1", r"learning_rate must be at least 0, not -1"),
         ("learning_rate=.inf", "learning_rate must be at least 0, not inf"),
         ("weight_decay=.nan", "weight_decay must be at least 0, not nan"),

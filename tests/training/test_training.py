@@ -499,7 +499,9 @@ def test_every_epoch_is_augmented_differently(
 
 
 @pytest.mark.parametrize(
-    "settings", [{"optim_args": "x"}, {"lr_scheduler_kwargs": {"end": 1}}], ids=str
+    "settings",
+    [{"optim_args": "x"}, {"lr_scheduler_kwargs": {"end": 1}}, {"optim": "lomo"}],
+    ids=str,
 )
 def test_what_a_library_refuses_is_one_line(
     tmp_path: Path, short_train: Train, settings: dict[str, Any]
@@ -508,6 +510,14 @@ def test_what_a_library_refuses_is_one_line(
         short_train("out", **settings)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_our_own_is_no_refusal_of_settings(
+    short_train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidtool.training.trainer_setup.set_dropout", lambda *_: int("a fault"))
+    with pytest.raises(ValueError, match="a fault"):
+        short_train("out")
 
 
 def test_an_error_of_a_checkpoint_is_no_refusal_of_settings(

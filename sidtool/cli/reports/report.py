@@ -42,7 +42,9 @@ class ReportOptions:
     """Seed of all random numbers."""
 
     def check(self, kind: Kind, path: str | Path) -> None:
-        """Raise UsageError if a catalog, its column, vectors or events would not be used."""
+        """Raise UsageError if a catalog, its columns, vectors or events would not be used."""
+        if self.id_column is not None and self.items is None:
+            raise UsageError("--id-column requires --items")
         if kind == "training output" and self.items is not None:
             raise UsageError(f"--items does not apply to a training output like {path}")
         for name in ("field", "embeddings", "split"):

@@ -1,7 +1,7 @@
 """Metrics of single lists against the session that was held out. docs/metrics.md defines each.
 
-A list and a session are arrays of rows of a bundle. A row of -1 is an item that cannot be
-recommended: a target of -1 is never found, and an entry of -1 in a list is illegal."""
+A list and a session are arrays of rows of a bundle. A negative row is an item that cannot be
+recommended: such a target is never found, and such an entry of a list is illegal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +14,6 @@ from sidtool.data.split.pairs import ItemSequences, packed_sequences
 from sidtool.memory import count_events
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows
-
-UNKNOWN = -1
-"""The row of an item that is not to be recommended."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,12 +126,13 @@ def list_truth(
 def recommendable_rows(
     bundle: Bundle, ids: Sequence[str], example: Example, *, exclude_seen: bool
 ) -> ItemRows:
-    """The rows of items; -1 for one that is not active (absent, retired, or without tokens), and
-    for one of the example's history where those are excluded."""
+    """The rows of items; a negative number of its own for one that is not active (absent, retired,
+    or without tokens), and for one of the example's history where those are excluded."""
     rows = bundle.items.rows(ids)
-    rows[(rows >= 0) & ~bundle.is_active[rows]] = UNKNOWN
-    if exclude_seen:
-        rows[np.isin(rows, bundle.items.rows(example.history))] = UNKNOWN
+    seen = bundle.items.rows(example.history if exclude_seen else ())
+    is_illegal = (rows < 0) | ~bundle.is_active[rows] | np.isin(rows, seen)
+    for place in np.flatnonzero(is_illegal).tolist():
+        rows[place] = -1 - ids.index(ids[place])
     return rows
 
 

@@ -115,7 +115,7 @@ class _HealthCheck:
     def check_health(self) -> None:
         """Called by Ray, which replaces a replica that raises."""
         if not self.app.state.service.batcher.is_alive:
-            raise RuntimeError("the thread of the model has ended")
+            raise RuntimeError("the last batch failed")
 
 
 def _application(

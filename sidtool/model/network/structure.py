@@ -40,12 +40,17 @@ def decoder_start_id(model: Any) -> int:
 
 
 def embedding_layers(model: Any) -> list[Any]:
-    """The distinct layers that look token ids up."""
+    """The distinct layers that look token ids up. Raises CompatibilityError if an encoder or a
+    decoder does not say which is its own."""
     layers = [model.get_input_embeddings()]
     if is_encoder_decoder(model):
-        layers += [
-            part.get_input_embeddings() for part in (model.get_encoder(), model.get_decoder())
-        ]
+        for part in (model.get_encoder(), model.get_decoder()):
+            if not hasattr(part, "get_input_embeddings"):
+                raise CompatibilityError(
+                    f"{type(model).__name__} cannot be used: its {type(part).__name__} does not "
+                    "say which layer looks token ids up"
+                )
+            layers.append(part.get_input_embeddings())
     return list({id(layer): layer for layer in layers}.values())
 
 

@@ -96,17 +96,19 @@ async def decode(request: Request) -> Response:
 
 
 async def healthz(request: Request) -> Response:
-    """503 if the model's thread has ended."""
+    """503 if the last batch failed."""
     if not request.app.state.service.batcher.is_alive:
-        return refusal(503, "the thread of the model has ended")
+        return refusal(503, "the last batch failed, and the log of the service says where")
     return json_reply({"ok": True})
 
 
 async def readyz(request: Request) -> Response:
-    """What is served; 503 if the service is ending."""
+    """What is served; 503 if the service is ending, or the last batch failed."""
     service: Service = request.app.state.service
-    if service.is_draining or not service.batcher.is_alive:
+    if service.is_draining:
         return refusal(503, "the service is ending")
+    if not service.batcher.is_alive:
+        return await healthz(request)
     not_taken = service.watcher.last_error or None
     return json_reply({"ready": True, **service.batcher.served.to_json(), "not_taken": not_taken})
 
@@ -247,7 +249,7 @@ ROUTES = (
     Route(
         "/healthz",
         healthz,
-        "Whether the process can answer: 503 if the model's thread has ended",
+        "Whether the process can answer: 503 if the last batch failed",
         is_open=True,
     ),
     Route(

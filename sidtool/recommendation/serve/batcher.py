@@ -181,7 +181,7 @@ class Batcher:
         """Whether a batch is in the queue of the thread. One at most is, or an exchange would wait
         behind one for each request."""
         self.is_alive = True
-        """False when the thread was stopped, or has left a batch without answers."""
+        """False when the thread was stopped, or since a batch failed until the next succeeds."""
 
     def stop(self) -> None:
         """Answer what waits, then end the thread. No request may be submitted afterwards."""
@@ -229,7 +229,9 @@ class Batcher:
         try:
             if batch := self._take_batch(served):
                 start = time.monotonic()
-                self._answer(served, batch)
+                if self._answer(served, batch):
+                    served.warm_up()  # raises if nothing can be answered: a GPU may be lost
+                self.is_alive = True
                 seconds = time.monotonic() - start
                 self._metrics.batch_requests.observe(len(batch))
                 self._metrics.batch_seconds.observe(seconds)
@@ -276,9 +278,10 @@ class Batcher:
             self._metrics.waiting.set(len(self._waiting))
         return batch
 
-    def _answer(self, served: Served, batch: Sequence[tuple[Waiting, Prepared]]) -> None:
-        """Answer a batch. An error of a batch is looked for request by request, so that it is that
-        of the request which caused it."""
+    def _answer(self, served: Served, batch: Sequence[tuple[Waiting, Prepared]]) -> bool:
+        """Answer a batch, and whether an error nobody foresaw came in place of an answer. An error
+        of a batch is looked for request by request, so that it is that of the request which caused
+        it."""
         requests = [waiting for waiting, _ in batch]
         try:
             recommender = served.recommender(requests[0].choices)
@@ -286,12 +289,12 @@ class Batcher:
             answers: list[Answer | None] = [*recommender.answer_prepared(prepared)]
         except Exception as error:
             if len(batch) > 1:
-                for pair in batch:
-                    self._answer(served, [pair])
-                return
+                have_failed = [self._answer(served, [pair]) for pair in batch]
+                return any(have_failed)
             answers = [_failure(error, requests[0])]
         for waiting, answer in zip(requests, answers, strict=True):
             waiting.resolve(Answered(answer, served))
+        return None in answers
 
 
 def _failure(error: Exception, waiting: Waiting) -> BadRequest | None:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -111,15 +112,24 @@ def run_process(
     )
     listener.listen(config.backlog)  # so that a client may connect when `on_start` is called
     if not is_main:
-        uvicorn.Server(config).run(sockets=[listener])
+        _Server(config).run(sockets=[listener])
         return
     # uvicorn raises the signal that ended it again, when it has drained
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        _Server(config).run(sockets=[listener])
     finally:
         signal.signal(signal.SIGTERM, before)
         gc.unfreeze()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server; while it drains, Ctrl-C ends the process, whatever runs."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called for a signal."""
+        super().handle_exit(sig, frame)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _max_connections(wanted: int) -> int:

@@ -14,7 +14,7 @@ from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import library_versions
 from sidtool.base.jobs import RunJob, run_here
-from sidtool.base.options import check_options, option, options_from
+from sidtool.base.options import MAX_SEED, check_options, option, options_from
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.output_name import BUNDLE
 from sidtool.base.progress import Progress
@@ -79,7 +79,7 @@ class BuildOptions:
     fusion: FusionOptions = field(default_factory=FusionOptions)
     weights: tuple[float, ...] = ()
     """One per source of vectors, in proportion; all equal if none are given."""
-    seed: int = option(0, minimum=0)
+    seed: int = option(0, minimum=0, maximum=MAX_SEED)
     """Seed of all random numbers."""
 
     def __post_init__(self) -> None:

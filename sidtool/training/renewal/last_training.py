@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.base.options import check_options, option
+from sidtool.base.options import MAX_TRAINING_SEED, check_options, option
 from sidtool.data import FieldTypes
 from sidtool.examples import SftOptions, WeightOptions, named_task, read_lineage, templates_for
 from sidtool.model.contract import Contract, TrainParams
@@ -22,7 +22,7 @@ class RefreshOptions:
     """Length of the training stage, as a share of the epochs of the model's last one."""
     learning_rate: float | None = option(None)
     """Default: that of the model's last training stage; required if it was `lora`."""
-    seed: int = option(0, minimum=0)
+    seed: int = option(0, minimum=0, maximum=MAX_TRAINING_SEED)
     """Seed of all random numbers."""
 
     def __post_init__(self) -> None:

@@ -148,7 +148,7 @@ def test_the_session_itself_is_a_perfect_list(split: Split) -> None:
     options = ListEvaluationOptions(length=4)
     makers = {
         "truth": truth_maker(split),
-        "fixed": lambda requests: [("i0", "i0", "gone") for _ in requests],
+        "fixed": lambda requests: [("i0", "i0", "gone", "lost") for _ in requests],
     }
     bundle = small_bundle(40)
     evaluation = evaluate_list_makers(bundle, makers, split.test, split.train, options)
@@ -157,8 +157,8 @@ def test_the_session_itself_is_a_perfect_list(split: Split) -> None:
     for name in ("recall@4", "ndcg@4", "kendall_tau", "legal"):
         assert (truth[name].mean, truth[name].low, truth[name].high) == (1, 1, 1)
     fixed = evaluation.systems["fixed"]
-    assert fixed["repeats"].mean == pytest.approx(1 / 3)
-    assert fixed["legal"].mean == pytest.approx(2 / 3)
+    assert fixed["repeats"].mean == pytest.approx(1 / 4)
+    assert fixed["legal"].mean == pytest.approx(2 / 4)
     assert evaluation.coverage["fixed"] == pytest.approx(1 / 40)
     distinct = {item for example in split.test for item in example.items}
     assert evaluation.coverage["truth"] == pytest.approx(len(distinct) / 40)

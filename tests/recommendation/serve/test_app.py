@@ -23,6 +23,7 @@ from tests.loaded import loaded_model
 from tests.memory.rerankers import reranked_model
 from tests.recommendation.serve.conftest import N_ITEMS, OPTIONS, MakeClient
 from tests.recommendation.test_recommend_lists import list_shop
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
 
@@ -260,10 +261,15 @@ def test_an_error_that_nobody_foresaw_says_nothing_of_the_body(
         with monkeypatch.context() as patched, logged:
             patched.setattr(f"sidtool.recommendation.{place}", fail)
             answer = client.post("/v1/recommend", json={"history": ["i1"]})
+            wait_until(lambda: client.get("/healthz").status_code == 503)
         assert answer.status_code == 500
         assert "secret" not in answer.text
+    assert client.get("/readyz").status_code == 503
+    assert client.post("/v1/recommend", json={"history": ["i1"]}).status_code == 200
+    wait_until(lambda: client.get("/healthz").json() == {"ok": True})
     messages = [record.getMessage() for record in caplog.records]
-    assert sum("RuntimeError at test_app.py" in message for message in messages) == 2
+    # of the request, of the trial after it, and of the body
+    assert sum("RuntimeError at test_app.py" in message for message in messages) == 3
     assert not any(
         "secret" in message or record.exc_info
         for message, record in zip(messages, caplog.records, strict=True)

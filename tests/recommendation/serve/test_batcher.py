@@ -46,9 +46,10 @@ def make_batcher(shop: LoadedModel) -> Iterator[MakeBatcher]:
         batcher = Batcher(served(shop), ServeLimits(**limits), Metrics())
         answer = batcher._answer
 
-        def answer_and_tell(value: Served, batch: Any) -> None:
-            answer(value, batch)
+        def answer_and_tell(value: Served, batch: Any) -> bool:
+            has_failed = answer(value, batch)
             batches.put([one.request.user for one, _ in batch])
+            return has_failed
 
         if batches is not None:
             batcher._answer = answer_and_tell
@@ -236,10 +237,34 @@ def test_stopping_answers_what_waits(make_batcher: MakeBatcher) -> None:
     assert not batcher.is_alive
 
 
-def test_a_batch_that_got_no_answers_is_known(make_batcher: MakeBatcher) -> None:
-    batcher = make_batcher(SimpleNamespace(put=None))
+def test_a_batch_that_got_no_answers_is_known_until_the_next(make_batcher: MakeBatcher) -> None:
+    batches = SimpleNamespace(put=None)
+    batcher = make_batcher(batches)
     batcher.submit([waiting(1)])
     wait_until(lambda: not batcher.is_alive)
+    batches.put = print
+    batcher.submit([waiting(2)])
+    wait_until(lambda: batcher.is_alive)
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_an_error_nobody_foresaw_is_known_if_it_is_that_of_every_request(
+    make_batcher: MakeBatcher, monkeypatch: pytest.MonkeyPatch, is_lost: bool
+) -> None:
+    search = beam.beam_search
+
+    def failing(model: Any, prompts: Any, *rest: Any, **options: Any) -> Any:
+        if is_lost or options["filters"][0] is not None:
+            raise RuntimeError("an illegal memory access was encountered")
+        return search(model, prompts, *rest, **options)
+
+    monkeypatch.setattr(beam, "beam_search", failing)
+    batcher = make_batcher()
+    request = waiting(1, deny=("i0",))
+    batcher.submit([request])
+    assert request.future.result(DEADLOCK).answer is None
+    wait_until(lambda: not batcher._is_queued)
+    assert batcher.is_alive is not is_lost
 
 
 def test_an_exchange_waits_for_one_batch_however_many_requests_wait(
@@ -250,10 +275,10 @@ def test_an_exchange_waits_for_one_batch_however_many_requests_wait(
     is_running, is_queued = threading.Event(), threading.Event()
     answer, run = batcher._answer, batcher._thread.submit
 
-    def answer_when_queued(value: Served, batch: Any) -> None:
+    def answer_when_queued(value: Served, batch: Any) -> bool:
         is_running.set()
         assert is_queued.wait(DEADLOCK)
-        answer(value, batch)
+        return answer(value, batch)
 
     def tell(function: Callable[[], None]) -> Any:
         future = run(function)

@@ -176,6 +176,27 @@ def test_the_coprocess_of_the_page_answers(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_second_interrupt_ends_a_service_within_a_batch(model: Path, tmp_path: Path) -> None:
+    limits = ("--batch-wait", 1000 * DEADLOCK, "--timeout", DEADLOCK)
+    with running(tmp_path / "log", model, *limits) as service:
+        service.wait_until_ready()
+        url = urlsplit(service.url)
+        with socket.create_connection((url.hostname, url.port)) as connection:
+            connection.sendall(b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\n")
+            connection.sendall(b'content-length: 14\r\n\r\n{"history":[]}')
+            wait_until(lambda: "sidtool_waiting_requests 1.0" in service.get("/metrics"))
+            service.process.send_signal(signal.SIGINT)
+            wait_until(lambda: not is_open(url.port))
+            service.process.send_signal(signal.SIGINT)
+            assert service.process.wait(DEADLOCK) == -signal.SIGINT
+
+
+def is_open(port: int | None) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced(model: Path, expected: list[str], tmp_path: Path) -> None:
     with running(tmp_path / "log", model, "--workers", 2, "--timeout", DEADLOCK) as service:
         service.wait_until_ready()
