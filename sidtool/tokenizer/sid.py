@@ -69,16 +69,17 @@ class Levels:
 
     @staticmethod
     def for_items(n_items: int) -> "Levels":
-        """Three levels for a catalog without other sizes: the first has the power of two from half
-        as many codes as items, 32 to 1,024, the others half of it, at least 32. Where that is fewer
-        than 100 SIDs per item, all are doubled until it is not. docs/choosing.md gives the reasons.
+        """Three levels for a catalog without other sizes: the first has the largest power of two of
+        at most 5/8 as many codes as items, 32 to 1,024, the others half of it, at least 32. Where
+        that is fewer than 100 SIDs per item, all are doubled until it is not. docs/choosing.md
+        gives the reasons.
 
         Examples:
-            >>> [Levels.for_items(n).spelled_sizes for n in (60, 1682, 12101, 10**7)]
-            ['32x32x32', '1024x512x512', '1024x512x512', '2048x1024x1024']
+            >>> [Levels.for_items(n).spelled_sizes for n in (60, 300, 1682, 12101, 10**7)]
+            ['32x32x32', '128x64x64', '1024x512x512', '1024x512x512', '2048x1024x1024']
         """
-        half = max(1, -(-n_items // 2))
-        first = min(max(1 << (half - 1).bit_length(), MIN_CODES), MAX_FIRST_CODES)
+        most = max(5 * n_items // 8, MIN_CODES)
+        first = min(1 << (most.bit_length() - 1), MAX_FIRST_CODES)
         others = max(first // 2, MIN_CODES)
         sizes = [first, others, others]
         while prod(sizes) < SIDS_PER_ITEM * n_items and 2 * sizes[0] <= MAX_CODES:
