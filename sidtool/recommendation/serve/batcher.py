@@ -226,12 +226,13 @@ class Batcher:
         left = self._waiting[0].arrived + self._limits.batch_seconds - time.monotonic()
         self._stopping.wait(max(left, 0))
         served = self.served
+        batch: Sequence[tuple[Waiting, Prepared]] = ()
+        has_failed = False
         try:
             if batch := self._take_batch(served):
                 start = time.monotonic()
                 if self._answer(served, batch):
                     served.warm_up()  # raises if nothing can be answered: a GPU may be lost
-                self.is_alive = True
                 seconds = time.monotonic() - start
                 self._metrics.batch_requests.observe(len(batch))
                 self._metrics.batch_seconds.observe(seconds)
@@ -239,11 +240,13 @@ class Batcher:
                 old = self._seconds_per_request or latest
                 self._seconds_per_request = old + _SMOOTHING * (latest - old)
         except Exception as error:
-            self.is_alive = False
+            has_failed = True
             log.error("a batch failed with %s", frames(error))
         with self._lock:
             self._is_queued = False
-            if self.is_alive:
+            if batch or has_failed:
+                self.is_alive = not has_failed
+            if batch or not has_failed:  # else the same requests would fail again, for ever
                 self._queue_batch()
 
     def _take_batch(self, served: Served) -> list[tuple[Waiting, Prepared]]:
