@@ -35,7 +35,7 @@ from sidtool.training.loop.checkpoints import (
 )
 from sidtool.training.run import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE, Run
 
-LIBRARIES = ("accelerate", "torch", "transformers", "trl")
+LIBRARIES = ("accelerate", "peft", "torch", "transformers", "trl")
 """What settings are of."""
 LOGS_FOLDER = "runs"
 """Where TensorBoard's writer puts its files."""
