@@ -226,8 +226,11 @@ class Batcher:
         left = self._waiting[0].arrived + self._limits.batch_seconds - time.monotonic()
         self._stopping.wait(max(left, 0))
         served = self.served
+        is_taken = False
         try:
-            if batch := self._take_batch(served):
+            batch = self._take_batch(served)
+            is_taken = True
+            if batch:
                 start = time.monotonic()
                 if self._answer(served, batch):
                     served.warm_up()  # raises if nothing can be answered: a GPU may be lost
@@ -243,7 +246,7 @@ class Batcher:
             log.error("a batch failed with %s", frames(error))
         with self._lock:
             self._is_queued = False
-            if self.is_alive:
+            if is_taken:  # or the next batch would fail as this one, and all after it
                 self._queue_batch()
 
     def _take_batch(self, served: Served) -> list[tuple[Waiting, Prepared]]:

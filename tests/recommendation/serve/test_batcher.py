@@ -260,9 +260,9 @@ def test_an_error_nobody_foresaw_is_known_if_it_is_that_of_every_request(
 
     monkeypatch.setattr(beam, "beam_search", failing)
     batcher = make_batcher()
-    request = waiting(1, deny=("i0",))
-    batcher.submit([request])
-    assert request.future.result(DEADLOCK).answer is None
+    requests = [waiting(k, Choices((("k", k),)), deny=("i0",)) for k in (1, 2)]
+    batcher.submit(requests)  # with other options, and so in two batches
+    assert [request.future.result(DEADLOCK).answer for request in requests] == [None, None]
     wait_until(lambda: not batcher._is_queued)
     assert batcher.is_alive is not is_lost
 
