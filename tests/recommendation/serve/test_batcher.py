@@ -237,7 +237,9 @@ def test_stopping_answers_what_waits(make_batcher: MakeBatcher) -> None:
     assert not batcher.is_alive
 
 
-def test_a_batch_that_got_no_answers_is_known_until_the_next(make_batcher: MakeBatcher) -> None:
+def test_a_batch_that_got_no_answers_is_known_until_the_next(
+    make_batcher: MakeBatcher, shop: LoadedModel
+) -> None:
     batches = SimpleNamespace(put=None)
     batcher = make_batcher(batches)
     batcher.submit([waiting(1)])
@@ -245,6 +247,11 @@ def test_a_batch_that_got_no_answers_is_known_until_the_next(make_batcher: MakeB
     batches.put = print
     batcher.submit([waiting(2)])
     wait_until(lambda: batcher.is_alive)
+    batches.put = None
+    batcher.submit([waiting(3)])
+    wait_until(lambda: not batcher.is_alive)
+    batcher.exchange(served(shop, "new"))
+    assert batcher.is_alive
 
 
 @pytest.mark.parametrize("is_lost", [False, True])
