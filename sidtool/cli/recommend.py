@@ -158,7 +158,7 @@ def recommend(
     Lines, the others are answered, and the exit code is 1. `missing` of an answer is the number of
     items fewer than k."""
     if force and output.out is None:
-        raise UsageError("--force needs -o, the output to replace")
+        raise UsageError("--force requires -o, the output to replace")
     if output.list_length is not None:
         if choices.k != ItemOptions.k:
             raise UsageError("--list is the number of items: leave out -k")
@@ -269,7 +269,7 @@ def _recommend_by_workers(
 def _report(outcome: Outcome, k: int, out: Path | None) -> None:
     """Say what was written; warn of answers with fewer than k items; fail if a request has none."""
     if out is not None:
-        note(f"{tables.as_url(out)}: answers to {outcome.requests} requests")
+        note(f"{tables.as_url(out)}: answers to {outcome.requests - outcome.bad} requests")
     if outcome.short:
         warn(
             f"{outcome.short} of {outcome.requests} requests have fewer than {k} items: filters or "

@@ -4,6 +4,7 @@ forgets of what the model was pretrained on, on general text that the examples h
 
 import json
 import shutil
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -102,10 +103,11 @@ def train_and_publish(
             if is_first and last_checkpoint(run.work) is None:
                 remove(run.work)
             has_begun = trainer is not None and trainer.state.global_step > 0
-            *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-            is_of_library = frame.f_globals["__name__"].partition(".")[0] in LIBRARIES
+            frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+            names = (frame.f_globals.get("__name__", "").partition(".")[0] for frame in frames)
+            *_, package = (name for name in names if name not in sys.stdlib_module_names)
             is_known = isinstance(error, SidtoolError) or missing_package(error) is not None
-            if is_known or has_begun or checkpoint or not is_of_library:
+            if is_known or has_begun or checkpoint or package not in LIBRARIES:
                 raise
             # the libraries check some settings only when they make an optimizer or a schedule
             raise UsageError(f"the trainer refuses its settings: {first_line(error)}") from error

@@ -109,8 +109,9 @@ def test_bad_lines_are_reported_in_their_place(road: Road, tmp_path: Path) -> No
     assert table.out.splitlines()[0] == "[/b]"
     assert "line 2 of the requests is not JSON" in table.out
     out = tmp_path / "out.jsonl"
-    assert run(*ask, requests, "-o", out).code == 1
-    assert out.read_text() == ran.out
+    written = run(*ask, requests, "-o", out)
+    assert (written.code, out.read_text()) == (1, ran.out)
+    assert f"{out}: answers to 2 requests\n" in written.err
 
 
 def test_strict_stops_at_the_first_bad_line(road: Road, tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ CASES = [
     ("rl base+sid train.jsonl -o OUT", 3, "no history prompt"),
     ("RECOMMEND", 2, "one of --history, --file, --query and --events"),
     ("RECOMMEND --file nowhere.jsonl", 1, "nowhere.jsonl"),
-    ("RECOMMEND --history b001 --force", 2, "--force needs -o"),
+    ("RECOMMEND --history b001 --force", 2, "--force requires -o"),
     ("RECOMMEND --history b001 --memory-weight 0 --explain", 2, "no --memory-weight 0"),
     ("RECOMMEND --user u1", 2, "require --events"),
     ("RECOMMEND --events events.csv", 2, "requires one of --user, --users and --all-users"),

@@ -500,12 +500,18 @@ def test_every_epoch_is_augmented_differently(
 
 @pytest.mark.parametrize(
     "settings",
-    [{"optim_args": "x"}, {"lr_scheduler_kwargs": {"end": 1}}, {"optim": "lomo"}],
+    [
+        {"optim_args": "x"},
+        {"lr_scheduler_kwargs": {"end": 1}},
+        {"optim": "lomo"},
+        {"torch_compile_backend": "x"},  # by an enum of the standard library
+    ],
     ids=str,
 )
 def test_what_a_library_refuses_is_one_line(
-    tmp_path: Path, short_train: Train, settings: dict[str, Any]
+    tmp_path: Path, short_train: Train, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")  # transformers sets it
     with pytest.raises(UsageError, match="the trainer refuses its settings: ") as caught:
         short_train("out", **settings)
     assert "\n" not in str(caught.value)

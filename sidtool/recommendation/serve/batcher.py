@@ -181,7 +181,8 @@ class Batcher:
         """Whether a batch is in the queue of the thread. One at most is, or an exchange would wait
         behind one for each request."""
         self.is_alive = True
-        """False when the thread was stopped, or since a batch failed until the next succeeds."""
+        """False when the thread was stopped, or since a batch failed until the next one succeeds,
+        or the trial of another value."""
 
     def stop(self) -> None:
         """Answer what waits, then end the thread. No request may be submitted afterwards."""
@@ -218,6 +219,7 @@ class Batcher:
         def warm_up() -> None:
             served.warm_up()
             self.served = served
+            self.is_alive = True
 
         self._thread.submit(warm_up).result()
 

@@ -237,7 +237,9 @@ def test_stopping_answers_what_waits(make_batcher: MakeBatcher) -> None:
     assert not batcher.is_alive
 
 
-def test_a_batch_that_got_no_answers_is_known_until_the_next(make_batcher: MakeBatcher) -> None:
+def test_a_batch_that_got_no_answers_is_known_until_the_next(
+    make_batcher: MakeBatcher, shop: LoadedModel
+) -> None:
     batches = SimpleNamespace(put=None)
     batcher = make_batcher(batches)
     batcher.submit([waiting(1)])
@@ -245,6 +247,11 @@ def test_a_batch_that_got_no_answers_is_known_until_the_next(make_batcher: MakeB
     batches.put = print
     batcher.submit([waiting(2)])
     wait_until(lambda: batcher.is_alive)
+    batches.put = None
+    batcher.submit([waiting(3)])
+    wait_until(lambda: not batcher.is_alive)
+    batcher.exchange(served(shop, "new"))
+    assert batcher.is_alive
 
 
 @pytest.mark.parametrize("is_lost", [False, True])
@@ -260,9 +267,9 @@ def test_an_error_nobody_foresaw_is_known_if_it_is_that_of_every_request(
 
     monkeypatch.setattr(beam, "beam_search", failing)
     batcher = make_batcher()
-    request = waiting(1, deny=("i0",))
-    batcher.submit([request])
-    assert request.future.result(DEADLOCK).answer is None
+    requests = [waiting(k, Choices((("k", k),)), deny=("i0",)) for k in (1, 2)]
+    batcher.submit(requests)  # with other options, and so in two batches
+    assert [request.future.result(DEADLOCK).answer for request in requests] == [None, None]
     wait_until(lambda: not batcher._is_queued)
     assert batcher.is_alive is not is_lost
 
