@@ -31,3 +31,10 @@ def test_an_encoder_and_interactions_are_combined(
     done(*command, "--no-balanced", "--interactions", road.events, "--set", "collaborative_dim=4")
     assert len(done("encode", out, "a red lamp", "--json").lines) == 1
     assert Bundle.open(out).codebook.width == 20
+
+
+def test_files_of_vectors_have_weights(road: Road, tmp_path: Path) -> None:
+    out = tmp_path / "two.zarr"
+    done(*build_command(road, out, "--embeddings", f"{road.vectors}=3"))
+    sources = Bundle.open(out).codebook.params.fusion.sources
+    assert [source.weight for source in sources] == [0.25, 0.75]

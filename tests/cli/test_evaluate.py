@@ -14,7 +14,7 @@ from tests.cli.road import N_USERS, Ran, Road, done, refused, run
 
 @pytest.fixture(scope="module")
 def evaluated(road: Road) -> Ran:
-    return done("evaluate", road.tuned, road.split, "--json")
+    return done("evaluate", road.tuned, road.split, "--details", "--json")
 
 
 def test_json_has_every_metric_of_every_system(evaluated: Ran, road: Road) -> None:
@@ -46,6 +46,7 @@ def test_the_table_is_on_stdout_or_with_json_on_stderr(evaluated: Ran, road: Roa
     for word in ("popularity", "item-knn", "95% interval", f"{N_USERS} examples"):
         assert word in table
         assert word in evaluated.err
+    assert "mean over items" in evaluated.err  # of --details
     assert "SID level" not in table  # every item has its own SID
     shown = next(line.split() for line in table.splitlines() if line.startswith("ndcg@10"))
     assert float(shown[1]) == pytest.approx(evaluated.json["metrics"]["ndcg@10"], abs=5e-3)

@@ -173,10 +173,14 @@ def test_a_tuned_model_is_bound_to_the_child(road: Road, child: Path, tmp_path: 
     assert f"{N_ITEMS} items kept their SID, 6 were added, 2 removed" in ran.out
     query = ("--history", "b003,b004", "-k", N_ITEMS + 6, "--num-beams", 200, "--json")
     query = (*query, "--no-exclude-seen")
-    swapped = done("recommend", road.tuned, "--bundle", child, *query).json
+    unbound = done("recommend", road.tuned, "--bundle", child, *query)
+    assert "6 were added" in unbound.err
     bound = done("recommend", tmp_path / "m2", *query).json
-    assert bound == swapped
+    assert bound == unbound.json
     assert set(bound["items"]) == sids(child).keys() - {"b001", "b002"}
+    listed = write_lines(tmp_path / "listed.txt", ["n0", "n4", "b005"])
+    exact = done("recommend", tmp_path / "m2", *query, "--candidates", listed).json
+    assert exact["items"] == [item for item in bound["items"] if item in ("n0", "n4", "b005")]
     before = done("recommend", road.tuned, *query).json
     scores = dict(zip(before["items"], before["scores"], strict=True))
     for item, score in zip(bound["items"], bound["scores"], strict=True):

@@ -15,7 +15,7 @@ from sidtool.model.contract import MEMORY_COPY, read_contract
 from sidtool.registry import open_bundle
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.encoder import Encoder
-from tests.cli.road import TRAINING, Ran, Road, done, refused, tree, write_lines
+from tests.cli.road import TRAINING, Ran, Road, done, refused, run, tree, write_lines
 from tests.encoders import embed
 from tests.memory.rerankers import random_reranker
 
@@ -43,6 +43,10 @@ def test_build_memory(road: Road, tmp_path: Path) -> None:
     assert again.json["digest"] == memory.digest
     assert done("verify", out).out.startswith(f"{out}: 60 items")
     assert "--force" in refused(2, "build-memory", road.split, road.bundle, "-o", out)
+    damaged = out / "items/events/c/0"
+    damaged.write_bytes(damaged.read_bytes()[::-1])
+    verified = run("verify", out, "--json")
+    assert (verified.code, verified.json["broken"][0]["object"]) == (3, "items/events/c/0")
 
 
 def test_settings_are_chosen_on_validation_users(road: Road, tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ CASES = [
     ("MEMORY --encoder e", 2, "--encoder requires --items"),
     ("MEMORY --items items.jsonl --embeddings vectors.npy", 2, "give either"),
     ("MEMORY --items items.jsonl", 3, "was built from given vectors"),
+    ("SPLIT --memory 1KiB", 2, "events do not fit a budget of 1024 bytes"),
     ("SPLIT --parts 1", 2, "--parts must be at least 2"),
     ("SPLIT --resume", 2, "--resume requires --parts"),
     ("SPLIT --parts 2 --memory 1GiB", 2, "--memory is for one process without --parts"),

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.base.errors import UsageError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.driver import batches, decoding_method
 from sidtool.recommendation.search.partial_head import DecodingHead
@@ -184,6 +184,15 @@ def test_training_mode_is_restored_and_dropout_is_off() -> None:
     result = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=9, k=9)[0]
     assert result.leaves.tolist() == want.leaves.tolist()
     assert [module.training for module in model.modules()] == before
+
+
+def test_nan_logits_after_the_probe_are_refused() -> None:
+    trie, tokens = make((6, 6, 6), 100)
+    model = tiny_model("llama", vocab_size=vocabulary(tokens), tied=False)
+    assert decoding_method(model) == "sliced"
+    model.lm_head.weight.data.fill_(torch.nan)
+    with pytest.raises(DataError, match="NaN"):
+        beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=3, k=3)
 
 
 def test_the_refusal_of_an_architecture_says_what_failed() -> None:

@@ -274,6 +274,13 @@ def test_an_error_nobody_foresaw_is_known_if_it_is_that_of_every_request(
     assert batcher.is_alive is not is_lost
 
 
+def test_what_waits_is_answered_after_a_batch_that_failed(make_batcher: MakeBatcher) -> None:
+    batcher = make_batcher(SimpleNamespace(put=lambda users: users == ["u2"] or 1 // 0))
+    last = waiting(2, Choices((("k", 2),)))  # in a batch of its own
+    batcher.submit([waiting(1), last])
+    assert last.future.result(DEADLOCK).answer is not None
+
+
 def test_an_exchange_waits_for_one_batch_however_many_requests_wait(
     make_batcher: MakeBatcher, shop: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
