@@ -29,12 +29,12 @@ def start_server(shop: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Iterator
     returns a function that connects to it."""
     servers: list[uvicorn.Server] = []
 
-    class Server(uvicorn.Server):
+    class Server(process._Server):
         def __init__(self, config: uvicorn.Config) -> None:
             super().__init__(config)
             servers.append(self)
 
-    monkeypatch.setattr(process.uvicorn, "Server", Server)
+    monkeypatch.setattr(process, "_Server", Server)
     with ExitStack() as stack:
 
         def start(**constants: int) -> Connect:
