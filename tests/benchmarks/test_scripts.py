@@ -18,9 +18,11 @@ def result_of(folder: Path, name: str = "result.json") -> Any:
 
 
 @pytest.mark.usefixtures("commands")
-def test_the_ablation_ends_with_a_table(script: Run, words: Words) -> None:
+def test_the_ablation_ends_with_a_table(script: Run, words: Words, tmp_path: Path) -> None:
     names = ("recipe", "dropout-0.2", "text-only")
-    out = script("ablation", *words, "--only", ",".join(names), "--epochs", 1)
+    options = ("--only", ",".join(names), "--epochs", 1, "--result", tmp_path / "ablation.json")
+    out = script("ablation", *words, *options)
+    assert tuple(json.loads((tmp_path / "ablation.json").read_text())["variants"]) == names
     for name in names:
         assert f"| {name} | 1 | 0." in out
 
