@@ -198,43 +198,17 @@ def read_rl_examples(
     event or a list without a target is left out.
 
     Raises DataError for a malformed example, and if nothing is left."""
-    tokens = encoder.tokens
-    codes = array("i")  # token ids of codes
-    values = array("f")  # of each item, the weight that it has as a target
-    starts, stops, ends = array("q"), array("q"), array("q")  # a history, and what follows it
-    users = []
-    is_weighted = False
-    for example in read_training_examples(path):
-        known = find_task(example["task"])
-        is_list = known is not None and known.target == "list"
-        if not (is_list if task is None else example["task"] == task):
-            continue
-        first = len(codes) // tokens.space.levels
-        ids, is_target, weights = _codes_of(example, encoder)
-        codes.frombytes(ids.tobytes())
-        values.frombytes(np.where(is_target, weights, 0).astype(np.float32).tobytes())
-        spans = [(int((~is_target).sum()), len(is_target))]  # the targets are the list at the end
-        if task is not None:
-            is_target[:1] = False  # the first item has no history
-            places = np.flatnonzero(is_target & (weights > 0)).tolist()
-            spans = [(place, place + 1) for place in places]
-        is_weighted |= is_list and "weight" in example
-        for stop, end in spans:
-            starts.append(first)
-            stops.append(first + stop)
-            ends.append(first + end)
-            users.append(sys.intern(example.get("user", "")))
-    rows, first_active = find_items(np.frombuffer(codes, dtype=np.int32), tokens, bundle, path)
-    item_values = np.frombuffer(values, dtype=np.float32).astype(np.float64)
-    can_be_target = (first_active >= 0) & (item_values > 0)
+    shown = _Shown.read(path, task, encoder)
+    starts, stops, users = shown.starts, shown.stops, shown.users
+    rows, first_active = find_items(shown.codes, encoder.tokens, bundle, path)
+    can_be_target = (first_active >= 0) & (shown.values > 0)
     kept = []
     list_targets, list_values = [], []
-    spans_to_check: Iterable[tuple[int, tuple[int, int, int]]]
-    spans_to_check = enumerate(zip(starts, stops, ends, strict=True))
+    bounds = np.stack([starts, stops, shown.ends], axis=1)
     if task is not None and not exclude_seen:  # no event depends on its history
-        kept = np.flatnonzero(can_be_target[np.frombuffer(stops, dtype=np.int64)]).tolist()
-        spans_to_check = ()
-    for number, (start, stop, end) in spans_to_check:
+        kept = np.flatnonzero(can_be_target[stops]).tolist()
+        bounds = bounds[:0]
+    for number, (start, stop, end) in enumerate(bounds.tolist()):
         history = rows[start:stop]
         usable = can_be_target[stop:end]
         if exclude_seen:
@@ -244,23 +218,80 @@ def read_rl_examples(
         kept.append(number)
         if task is None:
             list_targets.append(first_active[stop:end][usable])
-            list_values.append(item_values[stop:end][usable])
+            list_values.append(shown.values[stop:end][usable])
     if not kept:
         what = "event with a history and a target" if task else "list with a history and an item"
         raise DataError(f"{path} has no {what} that can be recommended")
-    kept_stops = np.frombuffer(stops, dtype=np.int64)[kept]
-    targets = [of_list[0] for of_list in list_targets] if task is None else first_active[kept_stops]
+    targets = (
+        [of_list[0] for of_list in list_targets] if task is None else first_active[stops[kept]]
+    )
     return RlExamples(
         items=rows,
-        starts=np.frombuffer(starts, dtype=np.int64)[kept],
-        stops=kept_stops,
+        starts=starts[kept],
+        stops=stops[kept],
         targets=ItemRows(np.array(targets, dtype=np.int64)),
         users=tuple(users[number] for number in kept),
         left_out=len(users) - len(kept),
         exclude_seen=exclude_seen,
         list_targets=tuple(list_targets) if task is None else None,
-        list_values=tuple(list_values) if is_weighted else None,
+        list_values=tuple(list_values) if shown.are_weighted else None,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """The SIDs of a file's examples, one behind the other, and the n events or lists among them."""
+
+    codes: NDArray[np.int32]
+    """(items * levels,) token ids"""
+    values: NDArray[np.float64]
+    """(items,): the weight that each has as a target"""
+    starts: NDArray[np.int64]
+    """(n,): where each history starts"""
+    stops: NDArray[np.int64]
+    """(n,): where it stops, and what followed it starts"""
+    ends: NDArray[np.int64]
+    """(n,): where that ends"""
+    users: list[str]
+    are_weighted: bool
+    """whether lists have weights"""
+
+    @classmethod
+    def read(cls, path: Path, task: str | None, encoder: PromptEncoder) -> "_Shown":
+        """The events of a task, or without one the lists."""
+        codes, values = array("i"), array("f")
+        starts, stops, ends = array("q"), array("q"), array("q")
+        users: list[str] = []
+        are_weighted = False
+        for example in read_training_examples(path):
+            known = find_task(example["task"])
+            is_list = known is not None and known.target == "list"
+            if not (is_list if task is None else example["task"] == task):
+                continue
+            first = len(values)
+            ids, is_target, weights = _codes_of(example, encoder)
+            codes.frombytes(ids.tobytes())
+            values.frombytes(np.where(is_target, weights, 0).astype(np.float32).tobytes())
+            spans = [(int((~is_target).sum()), len(is_target))]  # the targets are at the end
+            if task is not None:
+                is_target[:1] = False  # the first item has no history
+                places = np.flatnonzero(is_target & (weights > 0)).tolist()
+                spans = [(place, place + 1) for place in places]
+            are_weighted |= is_list and "weight" in example
+            for stop, end in spans:
+                starts.append(first)
+                stops.append(first + stop)
+                ends.append(first + end)
+                users.append(sys.intern(example.get("user", "")))
+        return cls(
+            np.frombuffer(codes, dtype=np.int32),
+            np.frombuffer(values, dtype=np.float32).astype(np.float64),
+            np.frombuffer(starts, dtype=np.int64),
+            np.frombuffer(stops, dtype=np.int64),
+            np.frombuffer(ends, dtype=np.int64),
+            users,
+            are_weighted,
+        )
 
 
 def find_items(
