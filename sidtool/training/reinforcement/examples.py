@@ -217,8 +217,9 @@ def read_rl_examples(
             continue
         kept.append(number)
         if task is None:
-            list_targets.append(first_active[stop:end][usable])
-            list_values.append(shown.values[stop:end][usable])
+            of_list, exist = _items_of_list(first_active[stop:end][usable], bundle)
+            list_targets.append(of_list[exist])
+            list_values.append(shown.values[stop:end][usable][exist])
     if not kept:
         what = "event with a history and a target" if task else "list with a history and an item"
         raise DataError(f"{path} has no {what} that can be recommended")
@@ -309,6 +310,20 @@ def find_items(
     places = np.searchsorted(bundle.active, first)
     active = np.append(bundle.active, len(bundle.items))[places]
     return rows, np.where(active < stop, active, -1)
+
+
+def _items_of_list(
+    first_active: NDArray[np.int64], bundle: Bundle
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The items of a list of m SIDs, given by the first active item of each: a SID that is there
+    for the i-th time stands for the i-th of its active items, as in lists that a model writes. (m,)
+    rows, and (m,) whether there is one."""
+    n_before = np.tril(first_active[:, None] == first_active, -1).sum(axis=1)
+    places = np.searchsorted(bundle.active, first_active) + n_before
+    rows = bundle.active[np.minimum(places, len(bundle.active) - 1)]
+    codes = bundle.items.codes
+    has_sid = (codes[rows] == codes[first_active]).all(axis=1)
+    return rows, has_sid & (places < len(bundle.active))
 
 
 def _codes_of(
