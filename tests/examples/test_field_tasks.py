@@ -11,6 +11,7 @@ from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.items import Items
 from sidtool.data.split.files import write_split
 from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
 from sidtool.evaluation.tasks import TaskEvaluationOptions
 from sidtool.evaluation.tasks.questions import make_questions
@@ -26,6 +27,7 @@ from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.prompt.segments import PromptEncoder
 from sidtool.recommendation.query import QuerySession
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.make.encode import decode
 from tests.examples.cases import RATING_TASKS as TASKS
 from tests.examples.test_field_prompts import (
     TEMPLATES,
@@ -35,7 +37,7 @@ from tests.examples.test_field_prompts import (
     served,
     split_of,
 )
-from tests.loaded import loaded_model
+from tests.loaded import HISTORY_PROMPT, loaded_model
 from tests.model.contract.cases import TRAINED
 
 
@@ -215,6 +217,17 @@ def test_questions_are_made_as_the_training_examples_were(bundle: Bundle, rated:
         assert text.startswith("Mine: ")
         assert text.endswith(" and?\n")
         assert text.count(";") == 1  # between the two items of the history
+
+
+def test_a_question_shows_as_many_items_as_a_prompt(bundle: Bundle) -> None:
+    """Items that the bundle lacks take no place of others."""
+    *history, target = [bundle.items.ids[row] for row in range(HISTORY_PROMPT.history_length + 1)]
+    held_out = Example("u", (target, *history, "gone"), target, len(history) + 2)
+    model = untrained_model(bundle, HISTORY_PROMPT)
+    chosen = TaskEvaluationOptions(task="sequence", allow_unknown=True)
+    ([question], _) = make_questions(model, [held_out], chosen, FieldTypes())
+    text, _ = segments_to_text(bundle.space, (*question.prompt, *question.answer))
+    assert [piece.items[0] for piece in decode(bundle, text)] == [*history, target]
 
 
 def test_a_trained_template_makes_the_questions(bundle: Bundle, rated: Split) -> None:

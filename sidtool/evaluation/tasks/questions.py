@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.options import group, option, read_ids
 from sidtool.data import FieldTypes, UnknownOptions
@@ -122,12 +124,14 @@ def make_questions(
     check_targets(loaded.bundle, [example.item for example in examples], options, problem)
     histories = []
     for held_out in in_bundle:
-        history = held_out.history[-history_length:]
+        # the newest items that a prompt can show, and the target
+        known = np.flatnonzero(loaded.bundle.items.rows(held_out.history) >= 0)[-history_length:]
+        n_before = len(held_out.history)
+        places = [*known.tolist(), n_before]
         # the position of an example is that of its target
-        positions = tuple(range(held_out.position - len(history), held_out.position + 1))
-        n_events = len(held_out.history) + 1
-        fields = held_out.all_fields.take(range(n_events - len(positions), n_events))
-        items = (*history, held_out.item)
+        positions = tuple(held_out.position - n_before + place for place in places)
+        fields = held_out.all_fields.take(places)
+        items = (*(held_out.history[place] for place in places[:-1]), held_out.item)
         histories.append(UserSequence(held_out.user, items, positions, fields))
     split = Split.of("given", histories, windows=in_bundle, fields=types)
     questions: list[Question] = []

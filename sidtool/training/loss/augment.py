@@ -23,7 +23,7 @@ from sidtool.training.loss.item_fields import BARE_SIDS, ItemFields
 @dataclass(frozen=True)
 class Augmentation:
     """How histories vary. Reversing and shuffling apply to item sequences in which nothing but the
-    tokens of `item_fields` stands between SIDs."""
+    tokens of `item_fields` stands between SIDs, and whose answer is an item."""
 
     item_dropout: float = 0.0
     """probability that an item is left out of a history"""
@@ -65,7 +65,7 @@ class Augmentation:
         n_history = len(spans) - n_answers
         are_adjacent = self.item_fields.fit(ids, spans)
         order = self._order(len(spans), rng)
-        if are_adjacent and order is not None:
+        if are_adjacent and n_answers and order is not None:
             sources, places = self.item_fields.in_order(len(ids), spans, order)
             ids, targets, weights = ids[sources], targets[places], weights[sources]
             spans = item_spans(ids, tokens)
@@ -74,9 +74,9 @@ class Augmentation:
         rng.random()  # unused: keeps the later draws of a seed as they were in measured runs
         kept_items = rng.random(n_history) >= self.item_dropout
         kept_items[-1] |= not kept_items.any()  # the newest if none does
-        # text behind the last item may be the question
+        # text behind the last item may be the question, and a text as answer may be about it
         has_text = bool((spans[1:n_history, 0] > spans[: n_history - 1, 1]).any())
-        kept_items[-1] |= has_text and not are_adjacent
+        kept_items[-1] |= n_answers == 0 or (has_text and not are_adjacent)
         keep = np.ones(len(ids), dtype=np.bool_)
         for start, stop in self._blocks(spans, n_history, are_adjacent)[~kept_items]:
             keep[start:stop] = False

@@ -76,11 +76,13 @@ class RlExamples:
 
     def fields_before(self, number: int) -> Fields:
         """What is known before an event: the fields of the user, of the events up to the last one
-        of the history, and the context of the target."""
+        of the history, and the context of the target, of a list that of its earliest event."""
         if self.fields is None:
             return NO_FIELDS
-        target = self.targets[number : number + 1]
-        return self.fields.before(self.users[number], self.history(number), target)
+        targets = (self.targets[:, None] if self.list_targets is None else self.list_targets)[
+            number
+        ]
+        return self.fields.before(self.users[number], self.history(number), targets)
 
     def query(self, session: QuerySession, number: int) -> Query:
         """What a model is asked in serving, before the event that followed the history of an
@@ -132,7 +134,7 @@ class EventFields:
         sequences = {user.user: user for user in split.train if user.user in named}
         return cls(bundle, tuple(split.fields.context), sequences)
 
-    def before(self, user: str, history: NDArray[np.int64], target: NDArray[np.int64]) -> Fields:
+    def before(self, user: str, history: NDArray[np.int64], targets: NDArray[np.int64]) -> Fields:
         """As `RlExamples.fields_before`. Raises DataError if the user has no such events."""
         sequence = self.users.get(user)
         if sequence is not None:
@@ -140,10 +142,10 @@ class EventFields:
             in_bundle = np.flatnonzero(rows >= 0)
             items = self.bundle.items
             # examples show the first row with a SID
-            of_user, shown, next_row = (
-                items.rows_at(items.codes[part])[0] for part in (rows[in_bundle], history, target)
+            of_user, shown, following = (
+                items.rows_at(items.codes[part])[0] for part in (rows[in_bundle], history, targets)
             )
-            places = _places(of_user, shown, next_row)
+            places = _places(of_user, shown, following)
             if places is not None:
                 stop, place = places
                 up_to_target = sequence.fields.take(in_bundle[: place + 1].tolist())
@@ -155,23 +157,23 @@ class EventFields:
 
 
 def _places(
-    rows: NDArray[np.int64], history: NDArray[np.int64], target: NDArray[np.int64]
+    rows: NDArray[np.int64], history: NDArray[np.int64], targets: NDArray[np.int64]
 ) -> tuple[int, int] | None:
-    """Where among a user's rows a history ends and its target is; None if they do not contain it.
-    Of several places, the one with the target soonest behind the history."""
+    """Where among a user's rows a history ends and the first of its targets is; None if they do not
+    contain it. Of several places, the one with a target soonest behind the history."""
     if len(rows) <= len(history):
         return None
     windows = np.lib.stride_tricks.sliding_window_view(rows[:-1], len(history))
     stops = np.flatnonzero((windows == history).all(axis=1)) + len(history)
-    targets = np.flatnonzero(rows == target)
-    places = np.searchsorted(targets, stops)  # of the first target from each stop on
-    has_target = places < len(targets)
+    of_targets = np.flatnonzero(np.isin(rows, targets))
+    places = np.searchsorted(of_targets, stops)  # of the first target from each stop on
+    has_target = places < len(of_targets)
     if not has_target.any():
         return None
     stops = stops[has_target]
-    targets = targets[places[has_target]]
-    soonest = (targets - stops).argmin()
-    return int(stops[soonest]), int(targets[soonest])
+    firsts = of_targets[places[has_target]]
+    soonest = (firsts - stops).argmin()
+    return int(stops[soonest]), int(firsts[soonest])
 
 
 def history_task(lineage: Lineage, path: Path) -> str:
@@ -217,8 +219,9 @@ def read_rl_examples(
             continue
         kept.append(number)
         if task is None:
-            list_targets.append(first_active[stop:end][usable])
-            list_values.append(shown.values[stop:end][usable])
+            of_list, exist = _items_of_list(first_active[stop:end][usable], bundle)
+            list_targets.append(of_list[exist])
+            list_values.append(shown.values[stop:end][usable][exist])
     if not kept:
         what = "event with a history and a target" if task else "list with a history and an item"
         raise DataError(f"{path} has no {what} that can be recommended")
@@ -309,6 +312,20 @@ def find_items(
     places = np.searchsorted(bundle.active, first)
     active = np.append(bundle.active, len(bundle.items))[places]
     return rows, np.where(active < stop, active, -1)
+
+
+def _items_of_list(
+    first_active: NDArray[np.int64], bundle: Bundle
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The items of a list of m SIDs, given by the first active item of each: a SID that is there
+    for the i-th time stands for the i-th of its active items, as in lists that a model writes. (m,)
+    rows, and (m,) whether there is one."""
+    n_before = np.tril(first_active[:, None] == first_active, -1).sum(axis=1)
+    places = np.searchsorted(bundle.active, first_active) + n_before
+    rows = bundle.active[np.minimum(places, len(bundle.active) - 1)]
+    codes = bundle.items.codes
+    has_sid = (codes[rows] == codes[first_active]).all(axis=1)
+    return rows, has_sid & (places < len(bundle.active))
 
 
 def _codes_of(

@@ -280,6 +280,17 @@ def test_an_item_that_is_left_out_takes_its_text_along() -> None:
     assert seen == {1, 2, 3, 4}
 
 
+def test_the_item_that_a_question_is_about_stays_the_newest() -> None:
+    items = [(n, n % 3, n) for n in range(4)]
+    row = {"task": "predict-rating", "prompt": f"{spelled(BARE, items)} toy?", "completion": "4"}
+    example = encoded(BARE, row, codes_only=False)
+    tokens = ENCODERS[BARE].tokens
+    for seed in range(20):
+        varied = Augmentation(0.5, 0.5, 1.0)(example, tokens, np.random.default_rng(seed))
+        start, stop = item_spans(varied.ids, tokens)[-1]
+        assert tuple(tokens.codes(varied.ids[start:stop].astype(np.int64))) == items[-1]
+
+
 @given(st.sampled_from([MARKED, BARE]), histories, histories, chances, st.integers(0, 99))
 def test_a_list_keeps_all_of_its_items_and_the_question(
     space: SidSpace,

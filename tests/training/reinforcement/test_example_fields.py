@@ -16,13 +16,20 @@ from sidtool.training.reinforcement.examples import EventFields, read_rl_example
 from tests.examples.test_field_prompts import extended_tokenizer, random_split
 
 
-@pytest.mark.parametrize("task", ["sequence", "next-item", "list"])
+@pytest.mark.parametrize(
+    ("task", "lists"),
+    [
+        ("sequence", None),
+        ("next-item", None),
+        ("list", ListTargets(length=2)),
+        ("list", ListTargets(length=2, order="rating")),
+    ],
+)
 def test_fields_are_those_before_the_event(
-    bundle: Bundle, catalog: Items, tmp_path: Path, task: str
+    bundle: Bundle, catalog: Items, tmp_path: Path, task: str, lists: ListTargets | None
 ) -> None:
-    split = random_split(3, tmp_path)
+    split = random_split(4, tmp_path)
     tokenizer, tokens = extended_tokenizer(bundle.space)
-    lists = ListTargets(length=2) if task == "list" else None
     options = SftOptions({task: 1.0}, history_length=2, max_length=400, lists=lists)
     out = tmp_path / "train.jsonl"
     make_sft(bundle, catalog, split, out, options, tokenizer=tokenizer)

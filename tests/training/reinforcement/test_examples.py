@@ -21,7 +21,9 @@ def sid(row: int) -> str:
     return BUNDLE.space.spell(BUNDLE.items.codes[row], begin_end_tokens=True)
 
 
-def read(path: Path, task: str = "sequence", bundle: Bundle = BUNDLE, **given: bool) -> RlExamples:
+def read(
+    path: Path, task: str | None = "sequence", bundle: Bundle = BUNDLE, **given: bool
+) -> RlExamples:
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens(list(bundle.space.tokens))
     tokens = SidTokens(bundle.space, len(tiny_tokenizer()))
@@ -64,6 +66,19 @@ def test_events_are_counted_once_per_user_and_item(tmp_path: Path) -> None:
     )
     events = {each.user: set(each.items) for each in read(path).events(BUNDLE)}
     assert events == {"a": {IDS[1], IDS[2], IDS[3], IDS[4]}, "b": {IDS[1], IDS[4]}, "": {IDS[6]}}
+
+
+def test_items_of_a_list_that_share_a_sid_are_different_targets(tmp_path: Path) -> None:
+    bundle = small_bundle(12, (2, 2, 2), duplicates=True)
+    sids = [bundle.space.spell(codes, begin_end_tokens=True) for codes in bundle.items.codes]
+    shared = next(text for text in sids if sids.count(text) > 1)
+    rows = [row for row, text in enumerate(sids) if text == shared]
+    other = next(row for row in range(12) if row not in rows)
+    # as often as it has items, and once more
+    answer = sids[other] + shared * (len(rows) + 1)
+    example = {"task": "list", "prompt": sids[other], "completion": answer}
+    [targets] = read(write(tmp_path / "train.jsonl", example), None, bundle).list_targets or ()
+    assert targets.tolist() == [other, *rows]
 
 
 def test_no_target_that_counts_is_one_line(tmp_path: Path) -> None:
