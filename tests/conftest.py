@@ -42,7 +42,9 @@ TESTS = Path(__file__).parent
 TOGETHER = {
     "hostile/": "hostile",
     "recommendation/serve/": "serve",
-    **dict.fromkeys(("cli/", "recipes/", "training/", "test_audit", "test_readme"), "trains"),
+    **dict.fromkeys(
+        ("cli/", "recipes/", "training/", "registry/", "test_audit", "test_readme"), "trains"
+    ),
 }
 """Tests that share artifacts or imports which take seconds, by how their paths begin: one process
 runs the tests of a name, with `--dist loadgroup`. Other tests stay together by file."""

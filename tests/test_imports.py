@@ -106,6 +106,13 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache
+def nodes_of(path: Path) -> list[ast.ImportFrom | ast.Attribute]:
+    """The imports of names, and the attributes of names, in a module."""
+    walk = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return [node for node in walk if isinstance(node, ast.ImportFrom | ast.Attribute)]
+
+
 def module_imports() -> dict[str, set[str]]:
     """The modules that each module imports, also in functions: behind a door those with the
     names that it gives."""
@@ -119,7 +126,7 @@ def module_imports() -> dict[str, set[str]]:
     }
     imports = {}
     for name, path in paths.items():
-        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        nodes = nodes_of(path)
         named: list[str | None] = []
         modules: dict[str, str] = {}
         for node in nodes:
@@ -186,7 +193,7 @@ def test_no_house_imports_past_the_door_of_another() -> None:
     exported = doors()
     for path in PACKAGE.rglob("*.py"):
         house = path.relative_to(PACKAGE).parts[0]
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes_of(path):
             module = node.module if isinstance(node, ast.ImportFrom) else None
             if module is None or not module.startswith("sidtool."):
                 continue

@@ -188,7 +188,7 @@ from sidtool.base.errors import UsageError
 from sidtool.base.output import locked
 out, inside = map(Path, sys.argv[1:])
 entries = 0
-while entries < 100:
+while entries < 50:
     try:
         with locked(out):
             descriptor = os.open(inside, os.O_CREAT | os.O_EXCL)  # fails if another is inside
@@ -202,7 +202,7 @@ while entries < 100:
 
 def test_a_lock_that_is_removed_and_made_again_has_one_holder(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CONTENDER, str(tmp_path / "out"), str(tmp_path / "inside")]
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     for process in processes:
         _, message = process.communicate(timeout=DEADLOCK)
         assert process.returncode == 0, message

@@ -106,7 +106,8 @@ def test_a_hint_for_unusual_columns_names_flags_that_exist(
 def test_every_flag_of_every_hint_and_help_exists() -> None:
     package = Path(sidtool.__file__).parent
     for path in package.rglob("*.py"):
-        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        source = path.read_text(encoding="utf-8")
+        for call in ast.walk(ast.parse(source)) if "--" in source else ():
             for text in _hints(call):
                 assert set(FLAG.findall(text)) <= ALL_FLAGS, (path.name, text)
 

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,9 @@ def test_fields_reach_the_prompt_and_the_evaluation(road: Road, tmp_path: Path) 
 
     out = ("-o", tmp_path / "out")
     assert "shows fields" in refused(2, "rl", tuned, examples, *out)
-    done("refresh", tuned, road.bundle, split, "-o", tmp_path / "refreshed")
+    ran = done("refresh", tuned, road.bundle, split, "-o", tmp_path / "refreshed")
+    for text in re.findall(rf"{re.escape(str(tmp_path))}[^\s:,;]*", ran.out + ran.err):
+        assert Path(text).exists(), (text, ran.out, ran.err)
     renewed = json.loads((tmp_path / "refreshed" / "sid.json").read_text())
     assert renewed["history_prompt"] == contract["history_prompt"]
     assert "no field of the split" in refused(2, "refresh", tuned, road.bundle, road.split, *out)

@@ -1,18 +1,11 @@
-"""What a stranger's first hour stumbled over and no other test has: paths that are gone, choices on
-the first pages, and what a notebook shows of a value."""
+"""What a stranger's first hour stumbled over and no other test has: choices on the first pages, and
+what a notebook shows of a value."""
 
 import re
 from pathlib import Path
 
 import sidtool
-from tests.cli.road import Road, done
-
-
-def test_refresh_names_no_path_that_is_gone(road: Road, tmp_path: Path) -> None:
-    words = ("refresh", road.tuned, road.bundle, road.split, "-o", tmp_path / "new", "--share", 0.2)
-    ran = done(*words)
-    for text in re.findall(rf"{re.escape(str(tmp_path))}[^\s:,;]*", ran.out + ran.err):
-        assert Path(text).exists(), (text, ran.out, ran.err)
+from tests.cli.road import Road
 
 
 def test_the_first_pages_need_no_choice_of_model_or_levels() -> None:

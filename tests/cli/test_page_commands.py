@@ -71,6 +71,7 @@ def test_the_tutorial_runs_in_a_shell(tmp_path: Path) -> None:
     assert metrics["metrics"]["hr@10"] > 3 * by_chance
 
 
+@pytest.mark.slow
 def test_the_quick_start_runs_as_written(
     road: Road,
     encoder: Path,

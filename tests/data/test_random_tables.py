@@ -160,7 +160,7 @@ def check_tables(folder: Path, seeds: range, patch: pytest.MonkeyPatch) -> None:
 def test_random_tables_are_read_as_by_a_naive_reference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check_tables(tmp_path, range(300), monkeypatch)
+    check_tables(tmp_path, range(150), monkeypatch)
 
 
 @pytest.mark.slow

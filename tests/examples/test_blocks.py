@@ -54,7 +54,7 @@ def random_split(seed: int, leaks: bool = False) -> Split:
     rng = np.random.default_rng(seed)
     ids = [f'i"{row}' if row % 3 else f"ü{row}" for row in range(N_ITEMS + 9)]
     train, held_out = [], []
-    for number in range(40):
+    for number in range(20):
         user = f'u\\"{number}' if number % 2 else f"漢{number}"
         n = int(rng.choice([0, 1, 2, 3, 5, 13, 30]))
         items = tuple(rng.choice(ids, n).tolist())

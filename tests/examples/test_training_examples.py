@@ -211,7 +211,7 @@ pieces = st.sampled_from((*TRAPS, "<|im_start|>user", "{item}{sid}")) | st.text(
 trapped = st.lists(pieces, min_size=1, max_size=4).map("".join)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.lists(trapped, min_size=6, max_size=6), st.sampled_from(["plain", "chat"]))
 def test_catalog_text_never_becomes_a_token(texts: list[str], format_: str) -> None:
     """An example of hostile text has exactly the SID and special tokens of the same example with

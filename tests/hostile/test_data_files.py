@@ -126,10 +126,10 @@ def counted_memory() -> Iterator[Any]:
 
 TEXT = "x" * 50_000
 SMALL_FILES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
-    "repeated": (lambda: coded(TEXT, 1 << 16), {}),
-    "in-lists": (lambda: pa.FixedSizeListArray.from_arrays(coded(TEXT, 1 << 13), 4), {}),
+    "repeated": (lambda: coded(TEXT, 1 << 13), {}),
+    "in-lists": (lambda: pa.FixedSizeListArray.from_arrays(coded(TEXT, 3000), 4), {}),
     "in-maps": (
-        lambda: pa.MapArray.from_arrays(np.arange(5001), coded("k", 5000), coded(TEXT, 5000)),
+        lambda: pa.MapArray.from_arrays(np.arange(3001), coded("k", 3000), coded(TEXT, 3000)),
         {},
     ),
     "prefixes": (
@@ -143,7 +143,7 @@ SMALL_FILES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
         {"row_group_size": 4 << 20, "max_rows_per_page": 4 << 20},
     ),
 }
-"""What takes 150 MB to 3 GB from files of some kilobytes."""
+"""What takes 150 to 400 MB from files of some kilobytes."""
 
 
 @pytest.mark.parametrize("name", SMALL_FILES)

@@ -21,7 +21,7 @@ CONFIGS = {
     },
     "sft": {"task": {"sequence": 1}, "history_length": 10, "max_length": 64},
     "train": {
-        "num_train_epochs": 2,
+        "num_train_epochs": 1,
         "per_device_train_batch_size": 64,
         "softmax_over": "trie",
         "eval_users": 8,

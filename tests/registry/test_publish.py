@@ -292,7 +292,6 @@ def test_no_tag_is_lost_in_a_race(shop: str, first: Path) -> None:
 # Damage
 
 
-@in_every_store
 def test_an_object_stored_incompletely_stops_the_push(
     shop: str, first: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

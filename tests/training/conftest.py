@@ -36,12 +36,13 @@ def short_train(
                 raise Stopped
 
         made = examples(**(mix or {"sequence": 1.0}))
+        saves = "epoch" if validates else "no"  # the best model is that of a checkpoint
         return train(
             models(base) if isinstance(base, str) else base,
             made,
             tmp_path / name,
             valid=valid_of(made) if validates else None,
-            **{"progress": progress, **FAST, **more},
+            **{"progress": progress, **FAST, "save_strategy": saves, **more},
         )
 
     return run

@@ -14,7 +14,12 @@ from safetensors.torch import load_file
 from sidtool.training.reinforcement.reinforcement import RlSummary, rl
 from tests.doc_blocks import ROOT
 
-FAST = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
+FAST = {
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 16,
+    "learning_rate": 3e-3,
+    "save_strategy": "no",
+}
 OFTEN = {"eval_strategy": "steps", "save_strategy": "steps"}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 """Of a process that trains."""

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import uuid
@@ -63,22 +64,21 @@ def test_a_training_resumes_in_the_order_of_its_epoch(
         ExampleParts, "lines", lambda self, part: opened.append(part) or read(self, part)
     )
     settings = {**FAST, "per_device_train_batch_size": 8, "item_dropout": 0.2}
-    settings |= {"save_strategy": "steps", "save_steps": 2}
+    settings |= {"save_strategy": "steps", "save_steps": 5}
     summary = train(base, folder, tmp_path / "whole", **settings)
     assert len(opened) == 2 * 4  # in each epoch one part behind the other
-    kill_at = summary.steps - 2
 
     def kill(done: int, total: int) -> None:
-        if done == kill_at:
+        if done == summary.steps - 2:
             raise Stopped
 
     with pytest.raises(Stopped):
         train(base, folder, tmp_path / "killed", progress=kill, **settings)
+    shutil.copytree(tmp_path / "killed.partial", tmp_path / "other.partial")
     resumed = train(base, folder, tmp_path / "killed", **settings)
-    assert resumed.resumed_from is not None
+    step = int(resumed.resumed_from.removeprefix("checkpoint-"))
+    assert summary.steps / 2 < step  # in the second epoch
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
-    with pytest.raises(Stopped):
-        train(base, folder, tmp_path / "other", progress=kill, **settings)
     other_parts = in_parts_of(examples(sequence=1.0), tmp_path / "more", 5)
     with pytest.raises(UsageError, match="different examples: "):
         train(base, other_parts, tmp_path / "other", **settings)
@@ -187,7 +187,7 @@ def test_parts_and_validation_users_at_a_url(tmp_path: Path, models: Make, examp
         )
         assert planned.valid is not None
         assert planned.to_json()["examples"] == str(location)
-        settings = {"valid": planned.valid, "eval_users": 5, **FAST}
+        settings = {"valid": planned.valid, "eval_users": 5, **FAST, "save_strategy": "epoch"}
         train(models("gpt2"), location, tmp_path / f"{number}", **settings)
     assert same(weights(tmp_path / "0"), weights(tmp_path / "1"))
 

@@ -162,10 +162,11 @@ def test_killed_adapters_have_the_losses_of_uninterrupted_ones(
 def test_stages_run_in_order_and_resume(tmp_path: Path, models: Make, examples: Make) -> None:
     base, made = models("llama"), examples(sequence=1.0)
     fields = FAST | STRONG | OFTEN_3 | {"eval_strategy": "no"}
+    brief = {**fields, "max_steps": 2}
     of_lora = TrainOptions(stage="lora", lora_r=4, **SMALL)
     stages = [
-        StageSettings(TrainOptions(stage="embeddings", **SMALL), fields),
-        StageSettings(of_lora, fields),
+        StageSettings(TrainOptions(stage="embeddings", **SMALL), brief),
+        StageSettings(of_lora, brief),
         StageSettings(replace(of_lora, lora_alpha=8.0), fields),
     ]
     message: list[str] = []
@@ -205,7 +206,7 @@ def test_stages_run_in_order_and_resume(tmp_path: Path, models: Make, examples: 
     assert not list(tmp_path.glob("*.partial"))
     with pytest.raises(UsageError, match="exists already"):
         run("killed")
-    other = [replace(stages[0], sft_fields={**fields, "seed": 5}), *stages[1:]]
+    other = [replace(stages[0], sft_fields={**brief, "seed": 5}), *stages[1:]]
     shutil.rmtree(tmp_path / "killed")
     with pytest.raises(UsageError, match="killed-1-embeddings exists already"):
         train_stages(base, made, tmp_path / "killed", other)

@@ -36,7 +36,7 @@ BRIEF = {"num_train_epochs": 1, "per_device_train_batch_size": 8}
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory, models: Make, examples: Make) -> Path:
     out = tmp_path_factory.mktemp("teacher") / "tuned"
-    settings = {**FAST, **BRIEF, "num_train_epochs": 12}
+    settings = {**FAST, **BRIEF, "num_train_epochs": 3}
     train(models("gpt2"), examples(sequence=1.0), out, **settings)
     return out
 
@@ -57,6 +57,7 @@ def answers(folder: Path, examples: Path) -> torch.Tensor:
     return torch.cat(result)
 
 
+@pytest.mark.slow
 def test_distillation_brings_a_model_closer_to_its_teacher(
     tmp_path: Path, teacher: Path, examples: Make, short_train: Train
 ) -> None:

@@ -68,7 +68,7 @@ def expected_parts(
     return numbers.index(valid), *held_out
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(EVENTS, st.integers(1, 4))
 def test_the_last_two_sessions_are_held_out(tmp_path: Path, events: list[Any], least: int) -> None:
     users = {event[0] for event in events}

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.evaluation.tasks import SharedPrompt, answer_losses, answer_probabilities
@@ -173,6 +172,8 @@ def question(number: int, label: str) -> Question:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=30))
 def test_two_labels_have_the_auc_of_scikit_learn(rows: list[tuple[int, bool]]) -> None:
+    from sklearn.metrics import roc_auc_score  # here, as it imports much of SciPy
+
     scores, labels = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
     if len(set(labels)) == 2:
         expected = roc_auc_score(labels, scores)

@@ -33,6 +33,7 @@ from sidtool.tokenizer.sid import SidSpace
 from tests.cli.road import done, refused
 from tests.data.split.test_user_parts import write_events
 from tests.integrations.cluster.jobs import failing_at_the_third
+from tests.pairs import all_pairs
 
 LOCAL = RunOptions()
 
@@ -76,9 +77,10 @@ def same(one: Memory, other: Memory) -> bool:
     )
 
 
-@pytest.mark.parametrize("block_pairs", [1, 200, memory_pairs.BLOCK_PAIRS])
-@pytest.mark.parametrize("read_pairs", [7, memory_pairs.READ_PAIRS])
-@pytest.mark.parametrize("with_content", [False, True])
+@pytest.mark.parametrize(
+    ("block_pairs", "read_pairs", "with_content"),
+    all_pairs([1, 200, memory_pairs.BLOCK_PAIRS], [7, memory_pairs.READ_PAIRS], [False, True]),
+)
 def test_the_memory_is_that_of_one_process(
     shop: Path,
     tmp_path: Path,
@@ -170,7 +172,7 @@ def test_blocks_have_equally_many_pairs_however_popular_their_items_are(
             assert (catalog[first + 1 : stop] + 1).sum() <= 200
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3))])
 def test_other_events_of_some_users_are_counted_anew(shop: Path, tmp_path: Path, seed: int) -> None:
     """With an earlier memory, whose settings are kept."""
     rng = np.random.default_rng(seed)

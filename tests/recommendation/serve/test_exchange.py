@@ -171,17 +171,16 @@ def test_a_tag_of_a_model_moves(models: tuple[Path, Path], tmp_path: Path, store
         registry = f"memory://{tmp_path.name}/model"
     push(str(models[0]), registry, tag="prod")
     shop = Shop(tmp_path, model=f"{registry}@prod")
+    first, second = map(offline, models)
+    assert first != second
     with shop.client:
-        assert shop.items() == offline(models[0])
+        assert shop.items() == first
         push(str(models[1]), registry)
         assert not shop.look()  # the tag did not move
-        tag(f"{registry}@1.1", "prod")
-        assert shop.look()
-        assert shop.items() == offline(models[1])
-        assert offline(models[1]) != offline(models[0])
-        tag(f"{registry}@1.0", "prod")
-        assert shop.look()
-        assert shop.items() == offline(models[0])
+        for version, expected in (("1.1", second), ("1.0", first)):
+            tag(f"{registry}@{version}", "prod")
+            assert shop.look()
+            assert shop.items() == expected
 
 
 def test_a_nightly_memory_is_taken(models: tuple[Path, Path], tmp_path: Path) -> None:

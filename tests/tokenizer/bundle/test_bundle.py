@@ -41,7 +41,7 @@ def test_every_byte_of_the_root_document_is_verified(tmp_path: Path) -> None:
     small_bundle(items=3).save(bundle)
     root = bundle / "zarr.json"
     original = root.read_bytes()
-    for place in range(0, len(original), 3):
+    for place in range(0, len(original), 7):
         damaged = bytearray(original)
         damaged[place] ^= 0x20  # the flip that most often leaves JSON readable
         root.write_bytes(damaged)

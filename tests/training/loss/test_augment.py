@@ -1,3 +1,5 @@
+from functools import cache
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -190,7 +192,9 @@ def test_items_keep_their_weights(
         assert set(item_weights.tolist()) == {items.index(item) + 0.5}
 
 
-def some_rows(n: int = 40) -> TokenizedExamples:
+@cache
+def some_rows() -> TokenizedExamples:
+    n = 40
     rng, tokens = np.random.default_rng(5), ENCODERS[BARE].tokens
     ids = [(rng.integers(0, (4, 3, 5), (8, 3)) + tokens.level_starts).ravel() for _ in range(n)]
     flat = np.concatenate(ids).astype(np.int32)
@@ -244,15 +248,15 @@ def test_fewer_histories_are_reordered_in_every_epoch_and_none_in_the_last(
     plain = np.array([some_rows()[row][0] for row in range(40)])
 
     def moved(epoch: int, augmentation: Augmentation) -> float:
-        """The share of tokens that move in 20 runs."""
-        runs = [shown(seed, epoch, augmentation, epochs=epochs) for seed in range(20)]
+        """The share of tokens that move in six runs."""
+        runs = [shown(seed, epoch, augmentation, epochs=epochs) for seed in range(6)]
         return float((np.array(runs) != plain).mean())
 
     every_epoch = range(epochs)
     reversed_tokens = [moved(epoch, Augmentation(0.0, 1.0)) for epoch in every_epoch]
     whole = float((plain.reshape(40, 8, 3)[:, ::-1].reshape(40, 24) != plain).mean())
     expected = [share * whole for share in shares]
-    assert reversed_tokens == pytest.approx(expected, abs=0.09)  # five deviations
+    assert reversed_tokens == pytest.approx(expected, abs=0.16)  # five deviations
     shuffled = [moved(epoch, Augmentation(0.0, shuffle_span=1.0)) for epoch in every_epoch]
     assert shuffled == sorted(shuffled, reverse=True)
     assert epochs == 1 or shuffled[-1] == 0 < shuffled[-2]

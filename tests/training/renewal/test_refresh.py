@@ -49,7 +49,8 @@ QUICK = RefreshOptions(share=0.05)
 def trained(tmp_path_factory: pytest.TempPathFactory, models: Make, examples: Make) -> Path:
     made = examples(sequence=1.0)
     out = tmp_path_factory.mktemp("trained") / "model"
-    settings = {**FAST, "num_train_epochs": 12, **SMALL}
+    settings = {**FAST, "num_train_epochs": 6, "learning_rate": 1e-2, **SMALL}
+    settings |= {"save_strategy": "epoch"}
     train(models("gpt2"), made, out, valid=valid_of(made), **settings)
     return out
 
@@ -97,7 +98,7 @@ def test_a_refreshed_model_learns_the_new_codes_in_a_fraction_of_the_steps(
     before = read_contract(trained).params
     summary = refresh(trained, retrained, out, split=later, options=RefreshOptions(share=0.5))
     assert summary.verdict.kind == "aligned"
-    assert summary.training.epochs == pytest.approx(6)
+    assert summary.training.epochs == pytest.approx(3)
     assert summary.training.best > 0.2  # random: .05
     contract = read_contract(out)
     assert [record.stage for record in contract.stages] == ["extend", "full", "rebind", "full"]
@@ -140,7 +141,7 @@ def test_a_re_ranker_is_fitted_to_the_new_model_or_left_out(
     later: Split,
 ) -> None:
     trained, made = tmp_path / "trained", examples(sequence=1.0)
-    settings = {**FAST, **SMALL, "softmax_over": "trie"}
+    settings = {**FAST, **SMALL, "softmax_over": "trie", "save_strategy": "epoch"}
     train(models("gpt2"), made, trained, valid=valid_of(made), **settings)
     model = remember(trained, random_reranker(build_memory(split, bundle).manifest))
     refresh(model, bundle, tmp_path / "out", split=later, options=RefreshOptions(share=1.0))
@@ -425,7 +426,7 @@ def test_tasks_that_show_text_need_a_catalog(
 def test_an_interrupted_refresh_resumes_to_the_same_weights(
     tmp_path: Path, trained: Path, retrained: Bundle, later: Split
 ) -> None:
-    options = RefreshOptions(share=0.2)
+    options = RefreshOptions(share=0.4)
     refresh(trained, retrained, tmp_path / "whole", split=later, options=options)
 
     def stop_after_two_epochs(done: int, total: int) -> None:
