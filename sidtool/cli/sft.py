@@ -84,7 +84,7 @@ def make_sft(
         )
     if how.dry_run:
         return note(f"nothing written to {out}")
-    return next_step("sidtool train {model} {out} -o tuned", model=model or "MODEL+sid", out=out)
+    return next_step("sidtool train {model} {out} -o OUT", model=model or "MODEL+sid", out=out)
 
 
 def _say_lineage(lineage: "examples.Lineage") -> None:

@@ -132,8 +132,8 @@ def refuse_other(registry: Storage, published: VersionRecord, record: VersionRec
         raise RefusedError(
             f"{registry.location} already has version {record.version} with digest "
             f"{published.digest[:12]}; this bundle's digest is {record.digest[:12]}",
-            hint="published versions never change: make a new version with add-items or align, or "
-            "push to another NAME",
+            hint="published versions never change: run add-items or align on "
+            f"{registry.location}, or push to another NAME",
         )
 
 

@@ -96,6 +96,9 @@ def test_the_content_of_texts(road: Road, encoder: Path, tmp_path: Path) -> None
     error = refused(1, *few, "-o", tmp_path / "x")
     assert "the catalog lacks 1 of" in error
     assert "hint: give all items of the bundle, or retire these" in error
+    write_lines(tmp_path / "gone.txt", [json.loads(lines[-1])["item_id"]])
+    done("add-items", bundle, "--remove", tmp_path / "gone.txt", "-o", tmp_path / "later.zarr")
+    done("build-memory", road.split, tmp_path / "later.zarr", *few[3:], "-o", tmp_path / "l.zarr")
     copy.rename(tmp_path / "moved")
     refused(1, *command, "-o", tmp_path / "x")
     done(*command, "-o", tmp_path / "again.zarr", "--encoder", tmp_path / "moved")

@@ -153,6 +153,8 @@ def test_the_page_on_a_nightly_rebuild_runs() -> None:
     assert verify_memory(Path("tonight/memory.zarr")) == []
     assert len(open_bundle("registry/shop")) == 70
     assert len(open_bundle("registry/shop@prod")) == 60  # as the page ends: the version before
+    served = ("--bundle", "registry/shop@prod", "--memory", "registry/memory@prod")
+    done("recommend", "weekly+memory", *served, "--history", "b001")
     assert len(open_bundle("weekly/sid.zarr")) == 70
 
 

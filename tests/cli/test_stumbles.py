@@ -80,11 +80,20 @@ def test_events_without_a_header_are_not_named_by_their_first_line(tmp_path: Pat
     assert "line 2: not UTF-8\nhint: save it as UTF-8, or convert it" in refused(1, "check", items)
 
 
-def test_a_catalog_without_a_known_title_names_the_column(tmp_path: Path) -> None:
-    items = write_table(tmp_path / "i.csv", {"sku": ["1", "2"], "label": ["A b", "C d"]})
+@pytest.mark.parametrize(
+    ("labels", "hint"),
+    [
+        (["A b", "C d"], "by their cells, columns are --id-column sku --title-column label"),
+        (["1.5", "2"], "--title-column names the column that describes the items"),
+    ],
+)
+def test_a_catalog_without_a_known_title_names_the_column(
+    labels: list[str], hint: str, tmp_path: Path
+) -> None:
+    items = write_table(tmp_path / "i.csv", {"sku": ["1", "2"], "label": labels})
     ran = run("check", items)
     assert ran.code == 3
-    assert ran.last == "hint: by their cells, columns are --id-column sku --title-column label"
+    assert ran.last == f"hint: {hint}"
 
 
 def test_a_folder_that_holds_no_bundle_is_answered_with_what_one_is(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 def test_make_sft_writes_examples_and_lineage(road: Road) -> None:
     said = road.said["make-sft"]
-    assert said.last == f"next: sidtool train {road.model} {road.examples} -o tuned"
+    assert said.last == f"next: sidtool train {road.model} {road.examples} -o OUT"
     assert f"(leave-one-out): {N_USERS} validation examples; 0 held-out events" in said.out
     for name in SIDE:
         assert (road.folder / name).stat().st_size

@@ -125,8 +125,12 @@ class Report(JsonRecord):
         cleaned, where that is one of the ways."""
         kinds = {problem.kind for problem in self.stops}
         hints = []
-        if "no_titles" in kinds and (guessed := guess_flags(items, events)) is not None:
-            hints.append(f"by their cells, columns are {guessed}")
+        if "no_titles" in kinds:
+            guessed = guess_flags(items, events) or ""
+            named = "--title-column names the column that describes the items"
+            hints.append(
+                f"by their cells, columns are {guessed}" if "--title-column" in guessed else named
+            )
         if "unreadable_time" in kinds and table is not None:
             hints.append(time_format_hint(table.times or ()) or "")
         if kinds - {"no_titles", "unreadable_time"} or not any(hints):

@@ -3,6 +3,7 @@ in a text -> items."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Literal
 
@@ -192,10 +193,15 @@ def item_vectors(
 
 
 def _item_texts(bundle: Bundle, path: Path | None) -> list[str]:
-    """The texts of a bundle's items in a catalog, in the order of the bundle's rows."""
+    """The texts of a bundle's items in a catalog, in the order of the bundle's rows; of a retired
+    item that the catalog lacks, its title."""
     items = read_new_items(bundle, path)
+    texts = dict(zip(items.ids, items.texts, strict=True))
+    for item in compress(bundle.items.ids, bundle.items.retired):
+        texts.setdefault(item, bundle.title(item) or item)
     hint = "give all items of the bundle, or retire these: `sidtool add-items BUNDLE --remove FILE`"
-    return [items.texts[row] for row in rows_in(items.ids, list(bundle.items.ids), hint)]
+    rows_in(list(texts), list(bundle.items.ids), hint)
+    return [texts[item] for item in bundle.items.ids]
 
 
 def read_sources(
