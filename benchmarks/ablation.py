@@ -21,6 +21,13 @@ from variants import Changes, write_variant
 
 from sidtool.recipes import RECIPES
 
+
+def _width(size: int) -> list[str]:
+    """Fields of a model of this width, with heads as wide as those of `neox-tiny`."""
+    fields = {"hidden_size": size, "intermediate_size": 4 * size, "num_attention_heads": size // 32}
+    return [f"{name}={value}" for name, value in fields.items()]
+
+
 VARIANTS: dict[str, Changes] = {
     "recipe": {},
     "adamw": {"train": {"optimizer": "adamw", "learning_rate": 1.5e-3}},
@@ -40,6 +47,9 @@ VARIANTS: dict[str, Changes] = {
     "text-only": {},
     "gpt2": {"model": {"preset": "gpt2-tiny"}},
     "wide": {"model": {"preset": "gpt2-mini"}, "train": {"learning_rate": 1e-3}},
+    "2m": {"model": {"set": _width(192)}},
+    "4m": {"model": {"set": [*_width(256), "num_hidden_layers=4"]}},
+    "28-epochs-dropout-0.2": {"train": {"num_train_epochs": 28, "dropout": 0.2}},
 }
 TEXT_ONLY = "text-only"
 """The variant whose codebook is built without co-occurrence."""
