@@ -10,7 +10,15 @@ from typing import Any
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
-OUTSIDE = ("CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md", "benchmarks/ablation.md")
+OUTSIDE = (
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "benchmarks/README.md",
+    "benchmarks/ablation.md",
+    "examples/recipes/tiger/README.md",
+    "examples/recipes/onerec/README.md",
+    "examples/recipes/plum/README.md",
+)
 
 
 def on_files(files: Any, *, config: Any) -> Any:
@@ -24,4 +32,4 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Move links between docs/ and the outside pages to the tree of the site."""
     if page.file.src_uri not in OUTSIDE:
         return markdown.replace("](../", "](")
-    return markdown.replace("](../docs/", "](../").replace("](docs/", "](")
+    return markdown.replace("../docs/", "../").replace("](docs/", "](")

@@ -62,6 +62,7 @@ def test_every_page_is_in_the_navigation_and_every_link_leads_somewhere() -> Non
     for name in WRITTEN:
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page(name)):
             assert "://" in target or (DOCS / target).exists(), (name, target)
+            assert target[3:] in listed or not target.startswith("../"), (name, target)
 
 
 def test_every_module_that_the_page_on_the_design_names_exists() -> None:

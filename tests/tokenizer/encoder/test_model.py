@@ -45,7 +45,7 @@ def test_an_encoder_without_weights_is_one_line(module: str, folder: Path, tmp_p
     copy = tmp_path / "encoder"
     shutil.copytree(folder, copy)
     kind = f"sentence_transformers.models.{module}"
-    modules = [{"idx": 0, "name": "0", "path": "1_Pooling", "type": kind}]
+    modules = [{"idx": 0, "name": "0", "path": f"1_{module}", "type": kind}]
     (copy / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(DataError, match="encoder has no weights"):
         embed(TEXTS[:1], Encoder(str(copy)), cache=tmp_path)

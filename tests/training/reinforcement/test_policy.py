@@ -67,7 +67,7 @@ def test_recomputed_activations_give_the_same_gradient(architecture: str) -> Non
         return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
 
     kept = gradients()
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
     calls = []
     layers = [each for each in model.modules() if getattr(each, "gradient_checkpointing", False)]
