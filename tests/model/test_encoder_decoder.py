@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -299,10 +301,14 @@ def test_a_model_that_would_not_load_with_more_tokens_is_refused(
             {"langs": ["en", "de"], "d_model": 16, "encoder_layers": 1, "decoder_layers": 1},
             "FSMTForConditionalGeneration cannot be used: its FSMTEncoder does not say",
         ),
-        (
+        pytest.param(
             "reformer",
             {"is_decoder": True, "hidden_size": 16, "axial_pos_embds_dim": [8, 8]},
             "ReformerModelWithLMHead cannot be written: The weights trying to be saved",
+            marks=pytest.mark.skipif(
+                Version(transformers.__version__) < Version("5.24"),
+                reason="older versions write it",
+            ),
         ),
     ],
 )
