@@ -5,14 +5,13 @@ do in each beam search.
 
 Four levels of 256 codes, a vocabulary of 1,600 tokens, one thread, no cache; CPU seconds."""
 
+import argparse
 import json
 import time
 from importlib.metadata import version
 
-import xgrammar
 from decoder_cases import LEVELS, catalog
 from environment import environment
-from vllm.v1.structured_output.utils import choice_as_grammar
 
 from sidtool.tokenizer.sid import SidSpace
 
@@ -21,6 +20,12 @@ TEXT = 500
 
 def main() -> None:
     """Print the CPU seconds and the megabytes of the grammars of 2,000 to 20,000 SIDs."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
+    import xgrammar
+    from vllm.v1.structured_output.utils import choice_as_grammar
+
     space = SidSpace(LEVELS, begin=None, end=None)
     words = ["<unk>", "<eos>", *[f"w{number}" for number in range(2, TEXT)]]
     info = xgrammar.TokenizerInfo([*words, *space.tokens], vocab_size=1600, stop_token_ids=1)

@@ -48,9 +48,8 @@ def test_every_step_runs_by_workers_of_two_nodes(script: Run, out: Path) -> None
 
     printed = script("cluster", 3000, "--items", 90, "-o", out)
     results = results_of(out)
-    numbers = (0, *cluster.WORKERS)
     runs = [(one["step"], one["workers"]) for one in results]
-    assert runs == [(step, workers) for step in cluster.STEPS for workers in numbers]
+    assert runs == [(step, workers) for step in cluster.STEPS for workers in cluster.WORKERS]
     assert printed.count("| 3,000 | 90 |") == len(runs)
     for one in results:
         with_workers = one["workers"] > 0
