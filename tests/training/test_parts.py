@@ -211,7 +211,7 @@ def log(line):
         raise SystemExit(9)
 settings = {"save_strategy": "steps", "save_steps": 2, "logging_steps": 1, "num_train_epochs": 2}
 summary = train(base, made, out, per_device_train_batch_size=4, log=log, **settings)
-print("opened", len(opened), "in", summary.steps)
+sys.stdout.write(f"opened {len(opened)} in {summary.steps}\\n")  # at once: two processes write
 """
 
 
@@ -232,7 +232,6 @@ def test_two_processes_train_on_their_parts_and_resume(
 
     whole = run("whole")
     assert whole.returncode == 0, whole.stderr
-    # two processes may write to one line
     opened = [int(number) for number in re.findall(r"opened (\d+)", whole.stdout)]
     assert len(opened) == 2
     assert max(opened) <= 2 * (3 + 2)  # half of six, the parts that both read, and what fills up
