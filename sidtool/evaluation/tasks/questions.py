@@ -125,9 +125,9 @@ def make_questions(
     histories = []
     for held_out in in_bundle:
         # the newest items that a prompt can show, and the target
-        known = np.flatnonzero(loaded.bundle.items.rows(held_out.history) >= 0)[-history_length:]
+        in_history = np.flatnonzero(loaded.bundle.items.rows(held_out.history) >= 0).tolist()
         n_before = len(held_out.history)
-        places = [*known.tolist(), n_before]
+        places = [*in_history[-history_length:], n_before]
         # the position of an example is that of its target
         positions = tuple(held_out.position - n_before + place for place in places)
         fields = held_out.all_fields.take(places)

@@ -79,9 +79,8 @@ class RlExamples:
         of the history, and the context of the target, of a list that of its earliest event."""
         if self.fields is None:
             return NO_FIELDS
-        targets = (self.targets[:, None] if self.list_targets is None else self.list_targets)[
-            number
-        ]
+        lists = self.list_targets
+        targets = self.targets[number : number + 1] if lists is None else lists[number]
         return self.fields.before(self.users[number], self.history(number), targets)
 
     def query(self, session: QuerySession, number: int) -> Query:
@@ -142,10 +141,10 @@ class EventFields:
             in_bundle = np.flatnonzero(rows >= 0)
             items = self.bundle.items
             # examples show the first row with a SID
-            of_user, shown, following = (
+            user_rows, history_rows, target_rows = (
                 items.rows_at(items.codes[part])[0] for part in (rows[in_bundle], history, targets)
             )
-            places = _places(of_user, shown, following)
+            places = _places(user_rows, history_rows, target_rows)
             if places is not None:
                 stop, place = places
                 up_to_target = sequence.fields.take(in_bundle[: place + 1].tolist())
@@ -200,15 +199,15 @@ def read_rl_examples(
     event or a list without a target is left out.
 
     Raises DataError for a malformed example, and if nothing is left."""
-    shown = _Shown.read(path, task, encoder)
-    starts, stops, users = shown.starts, shown.stops, shown.users
-    rows, first_active = find_items(shown.codes, encoder.tokens, bundle, path)
-    can_be_target = (first_active >= 0) & (shown.values > 0)
-    kept = []
+    events = _FileEvents.read(path, task, encoder)
+    starts, stops, users = events.starts, events.stops, events.users
+    rows, first_active = find_items(events.codes, encoder.tokens, bundle, path)
+    can_be_target = (first_active >= 0) & (events.values > 0)
+    numbers = []  # of the events that are used
     list_targets, list_values = [], []
-    bounds = np.stack([starts, stops, shown.ends], axis=1)
+    bounds = np.stack([starts, stops, events.ends], axis=1)
     if task is not None and not exclude_seen:  # no event depends on its history
-        kept = np.flatnonzero(can_be_target[stops]).tolist()
+        numbers = np.flatnonzero(can_be_target[stops]).tolist()
         bounds = bounds[:0]
     for number, (start, stop, end) in enumerate(bounds.tolist()):
         history = rows[start:stop]
@@ -217,32 +216,32 @@ def read_rl_examples(
             usable = usable & ~(history[:, None] == rows[stop:end]).any(axis=0)
         if not usable.any() or (task is None and not (history >= 0).any()):
             continue
-        kept.append(number)
+        numbers.append(number)
         if task is None:
             of_list, exist = _items_of_list(first_active[stop:end][usable], bundle)
             list_targets.append(of_list[exist])
-            list_values.append(shown.values[stop:end][usable][exist])
-    if not kept:
+            list_values.append(events.values[stop:end][usable][exist])
+    if not numbers:
         what = "event with a history and a target" if task else "list with a history and an item"
         raise DataError(f"{path} has no {what} that can be recommended")
     targets = (
-        [of_list[0] for of_list in list_targets] if task is None else first_active[stops[kept]]
+        [of_list[0] for of_list in list_targets] if task is None else first_active[stops[numbers]]
     )
     return RlExamples(
         items=rows,
-        starts=starts[kept],
-        stops=stops[kept],
+        starts=starts[numbers],
+        stops=stops[numbers],
         targets=ItemRows(np.array(targets, dtype=np.int64)),
-        users=tuple(users[number] for number in kept),
-        left_out=len(users) - len(kept),
+        users=tuple(users[number] for number in numbers),
+        left_out=len(users) - len(numbers),
         exclude_seen=exclude_seen,
         list_targets=tuple(list_targets) if task is None else None,
-        list_values=tuple(list_values) if shown.are_weighted else None,
+        list_values=tuple(list_values) if events.are_weighted else None,
     )
 
 
 @dataclass(frozen=True, eq=False)
-class _Shown:
+class _FileEvents:
     """The SIDs of a file's examples, one behind the other, and the n events or lists among them."""
 
     codes: NDArray[np.int32]
@@ -260,15 +259,15 @@ class _Shown:
     """whether lists have weights"""
 
     @classmethod
-    def read(cls, path: Path, task: str | None, encoder: PromptEncoder) -> "_Shown":
+    def read(cls, path: Path, task: str | None, encoder: PromptEncoder) -> "_FileEvents":
         """The events of a task, or without one the lists."""
         codes, values = array("i"), array("f")
         starts, stops, ends = array("q"), array("q"), array("q")
         users: list[str] = []
         are_weighted = False
         for example in read_training_examples(path):
-            known = find_task(example["task"])
-            is_list = known is not None and known.target == "list"
+            kind = find_task(example["task"])
+            is_list = kind is not None and kind.target == "list"
             if not (is_list if task is None else example["task"] == task):
                 continue
             first = len(values)
