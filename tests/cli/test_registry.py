@@ -32,6 +32,11 @@ def test_push_reports_the_objects_sent(road: Road, tmp_path: Path) -> None:
     again = f"{shop}@1.0: already published, nothing was sent, {digest}\n"
     assert done("push", road.bundle, shop).out == again
     assert done("push", road.bundle, shop, "--json").json["new"] is False
+    next(shop.glob("versions/1.0-*/bundle.zarr/items/retired/c/0")).write_bytes(b"damaged")
+    assert run("verify", shop).last == "hint: push the same artifact again: it sends these objects"
+    repaired = f"{shop}@1.0: already published, 1 lost or damaged objects were sent, {digest}\n"
+    assert done("push", road.bundle, shop).out == repaired
+    done("verify", shop)
     assert "hint: published versions never change" in refused(3, "push", road.other, shop)
     assert "names a version" in refused(2, "push", road.bundle, f"{shop}@1.0")
 

@@ -156,7 +156,9 @@ def test_the_key_may_be_encrypted(tmp_path: Path, bundle_path: str, with_certifi
     wrong = {"SIDTOOL_SIGN_PASSWORD": "of another shop"}
     assert "cannot sign" in refused(2, *push_signed, env=wrong)
     assert not (tmp_path / "shop").exists()
-    done(*push_signed, env={"SIDTOOL_SIGN_PASSWORD": "of the shop"})
+    done("push", bundle_path, tmp_path / "shop")
+    signed = done(*push_signed, env={"SIDTOOL_SIGN_PASSWORD": "of the shop"})
+    assert "already published, its signature was written" in signed.out
     check_signed(str(tmp_path / "shop"), signers)
 
 
