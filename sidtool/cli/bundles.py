@@ -104,7 +104,7 @@ def verify(
     for name, reason in broken:
         warn(f"{name}: {reason}", label="broken:", style="bold red")
     if broken and record is not None:
-        note("push the same artifact again: it sends these objects", label="hint:")
+        note("push the same artifact again, as docs/registry.md#repair says", label="hint:")
     if broken:
         raise typer.Exit(EXIT_REFUSED)
     if not json:

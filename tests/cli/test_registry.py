@@ -33,7 +33,10 @@ def test_push_reports_the_objects_sent(road: Road, tmp_path: Path) -> None:
     assert done("push", road.bundle, shop).out == again
     assert done("push", road.bundle, shop, "--json").json["new"] is False
     next(shop.glob("versions/1.0-*/bundle.zarr/items/retired/c/0")).write_bytes(b"damaged")
-    assert run("verify", shop).last == "hint: push the same artifact again: it sends these objects"
+    assert (
+        run("verify", shop).last
+        == "hint: push the same artifact again, as docs/registry.md#repair says"
+    )
     repaired = f"{shop}@1.0: already published, 1 lost or damaged objects were sent, {digest}\n"
     assert done("push", road.bundle, shop).out == repaired
     done("verify", shop)
