@@ -29,6 +29,7 @@ from sidtool.registry.kinds import (
 from sidtool.registry.records import CARD, POINTER, UNKNOWN_LICENSE, VersionRecord
 from sidtool.registry.references import (
     POLICY,
+    check_version,
     find_version,
     is_flat_repository,
     read_policy,
@@ -167,6 +168,8 @@ def push(
                 hint="pull the version and push that, with the same license",
             )
         sign_version(registry, published, plan.source.manifest, signer)
+    elif signer is None:
+        check_version(registry, published)  # readers refuse one that is not signed
     pointer = records.update_pointer(
         registry, lambda current: current.with_version(record.version, tag)
     )

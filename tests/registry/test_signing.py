@@ -403,6 +403,10 @@ def test_the_commands_sign_and_check(tmp_path: Path, key: Path, bundle_path: str
     assert (tmp_path / "out.zarr.sig").exists()
     done("pull", f"{shop}@1.1", "-o", tmp_path / "out.zarr", "--force")
     assert not (tmp_path / "out.zarr.sig").exists()  # it was that of the version before
+    done("policy", shop, "--signed-by", public)
+    again = ("push", tmp_path / "next.zarr", shop, "--tag", "prod")
+    assert "is not signed" in refused(3, *again)
+    done(*again, "--sign", key)
 
 
 def flip(data: bytes, draw: random.Random) -> bytes:
