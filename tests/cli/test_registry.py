@@ -74,6 +74,8 @@ def test_log_and_tag(road: Road, shop: Path) -> None:
     assert len(ran.out.splitlines()) == 2
     assert "not in this lineage: 1.1" in ran.err
     assert "is not a valid tag" in refused(2, "tag", f"{shop}@1.0", "1.1")
+    (shop / "versions/1.0.json").unlink()
+    assert "has no version 1.0 for 'old': it has 1.1, old" in refused(1, "inspect", f"{shop}@old")
 
 
 def test_verify_finds_another_bundle_in_place_of_the_published_one(road: Road, shop: Path) -> None:
