@@ -15,6 +15,7 @@ from sidtool.cli.reports.bundle_tables import bundle_facts
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import (
     next_step,
+    note,
     say,
     say_cells,
     say_json,
@@ -102,6 +103,8 @@ def verify(
         say_json({"ok": not broken, "broken": objects})
     for name, reason in broken:
         warn(f"{name}: {reason}", label="broken:", style="bold red")
+    if broken and record is not None:
+        note("push the same artifact again, as docs/registry.md#repair says", label="hint:")
     if broken:
         raise typer.Exit(EXIT_REFUSED)
     if not json:

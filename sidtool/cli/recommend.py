@@ -273,7 +273,7 @@ def _report(outcome: Outcome, k: int, out: Path | None) -> None:
     if outcome.short:
         warn(
             f"{outcome.short} of {outcome.requests} requests have fewer than {k} items: filters or "
-            "the catalog leave no more"
+            "the catalog leave no more, or no item of the history is known"
         )
     outcome.raise_bad()
 

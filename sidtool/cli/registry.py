@@ -120,7 +120,10 @@ def push(
     elif pushed.new:
         say(f"{version}: pushed {pushed.sent} objects, {pushed.digest}")
     else:
-        say(f"{version}: already published, nothing was sent, {pushed.digest}")
+        sent = [f"{pushed.sent} lost or damaged objects were sent"] if pushed.sent else []
+        sent += ["its signature was written"] if sign is not None else []
+        done = " and ".join(sent) or "nothing was sent"
+        say(f"{version}: already published, {done}, {pushed.digest}")
     if on_hub:
         return next_step("sidtool verify {version}", version=version)
     return next_step("sidtool pull {version} -o DIR", version=f"{target}@{tag or pushed.version}")

@@ -35,7 +35,7 @@ RUN_EVENTS = 1 << 21
 CODED_EVENTS = 1 << 24
 """The most events that are coded at once."""
 DIGEST_VALUES = 1 << 20
-"""Values of an array that are hashed at once."""
+"""Values of an array that are hashed or compared at once."""
 ITEM, ROW = "item", "row"
 
 
@@ -72,6 +72,16 @@ class Interactions:
     def stops(self) -> NDArray[np.int64]:
         """(users,): one more than the index of each user's last event."""
         return np.append(self.starts[1:], len(self))
+
+    @property
+    def n_repeated(self) -> int:
+        """Events with the user, item and order of the event before them."""
+        columns = (self.users.codes, self.items.codes, self.order)
+        count = 0
+        for start in range(0, len(self), DIGEST_VALUES):
+            parts = [column[start : start + DIGEST_VALUES + 1] for column in columns]
+            count += int(np.all([part[1:] == part[:-1] for part in parts], axis=0).sum())
+        return count
 
 
 def read_interactions(

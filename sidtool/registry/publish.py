@@ -1,6 +1,6 @@
 """Publish versions of a bundle, a memory or a model at any fsspec URL: push, pull and tag.
 
-A version appears in this order: objects, card, root document, record, pointer. A push that is
+A version appears in this order: card, objects, root document, record, pointer. A push that is
 killed before the record leaves nothing that a reference resolves to; repeating it sends what is
 missing."""
 
@@ -29,6 +29,7 @@ from sidtool.registry.kinds import (
 from sidtool.registry.records import CARD, POINTER, UNKNOWN_LICENSE, VersionRecord
 from sidtool.registry.references import (
     POLICY,
+    check_version,
     find_version,
     is_flat_repository,
     read_policy,
@@ -44,7 +45,6 @@ from sidtool.registry.transfer import (
     download,
     push_to_hub,
     upload,
-    upload_root,
 )
 from sidtool.tokenizer.bundle import ROOT, Manifest, new_zip
 
@@ -119,12 +119,12 @@ def push(
     """Publish a bundle, memory or model (a path, URL or reference) as a version of URL/NAME, or as
     the files of the hub repository `hf://ORG/NAME`.
 
-    A version that is published already is not written again; the pointer and the tag are set in any
-    case. `dataset` names the data that it was made from, for the card. `sign` is a file with a
-    private key in PEM, which signs the version, or "keyless", if Sigstore is to sign for an
-    identity. Raises as `plan_push` and `Signer.of` do, RefusedError if the registry requires a
-    signature, IntegrityError if an object does not arrive as it was sent, DataError if the store
-    fails.
+    Of a version that is published already only what the store lost or damaged is sent; the pointer
+    and the tag are set in any case. `dataset` names the data that it was made from, for the card.
+    `sign` is a file with a private key in PEM, which signs the version, or "keyless", if Sigstore
+    is to sign for an identity. Raises as `plan_push` and `Signer.of` do, RefusedError if the
+    registry requires a signature, IntegrityError if an object does not arrive as it was sent,
+    DataError if the store fails.
 
     Examples:
         >>> pushed = sidtool.push("shop.zarr", "registry/shop", tag="prod", license="CC-BY-4.0")
@@ -152,6 +152,8 @@ def push(
         if published is None:
             sent += _send_version(plan, dataset, signer, progress)
             published, new = records.publish_record(registry, record)
+        elif published.root == record.root:  # the store may have lost or damaged some of it
+            sent += upload(plan.source, registry.folder(record.group), record, progress)
         if published.digest == record.digest:
             break
         # another push took the number: a memory or model gets the next one
@@ -166,6 +168,8 @@ def push(
                 hint="pull the version and push that, with the same license",
             )
         sign_version(registry, published, plan.source.manifest, signer)
+    elif signer is None:
+        check_version(registry, published)  # readers refuse one that is not signed
     pointer = records.update_pointer(
         registry, lambda current: current.with_version(record.version, tag)
     )
@@ -333,24 +337,21 @@ def _registry_at(target: str) -> Storage:
 def _send_version(
     plan: PushPlan, dataset: str | None, signer: Signer | None, progress: Progress | None
 ) -> int:
-    """Send everything of a version except its record: objects, card, and the root document last;
+    """Send everything of a version except its record: card, objects, and the root document last;
     and sign it. The objects that were sent. Raises RefusedError if the registry requires a
     signature, and there is no signer."""
     if signer is None and required_signers(plan.registry):
         raise RefusedError(
             f"versions of {plan.registry.location} must be signed", hint="push with --sign KEY"
         )
-    target = plan.registry.folder(plan.record.group)
-    source, manifest = plan.source.storage, plan.source.manifest
-    sent = upload(source, target, manifest, progress)
+    source, manifest = plan.source, plan.source.manifest
     # where a registry on this machine lies is nobody's business, and it may move
     local = plan.registry.local_path
     name = plan.registry.full_url if local is None else local.name
     reference = f"{name}@{plan.record.version}"
-    card = published_card(source.location, manifest, reference, plan.source.license)
+    card = published_card(source.storage.location, manifest, reference, source.license)
     plan.registry.folder(plan.record.folder).put({CARD: with_dataset(card, dataset).encode()})
-    # the root document marks the group as complete, so it must not appear before the other objects
-    upload_root(source, target, plan.record)
+    sent = upload(source, plan.registry.folder(plan.record.group), plan.record, progress)
     if signer is not None:
         sign_version(plan.registry, plan.record, manifest, signer)
-    return sent + 1
+    return sent

@@ -158,7 +158,10 @@ def find_version(reference: str) -> tuple[Storage, VersionRecord]:
         )
     names = ", ".join(available[:MAX_LISTED])
     more = f" and {len(available) - MAX_LISTED} more" if len(available) > MAX_LISTED else ""
-    raise DataError(f"{base} has no {name[:80]!r}: it has {names}{more}")
+    lost = repr(name[:80])
+    if version is not None and version != name:
+        lost = f"version {version} for {lost}"
+    raise DataError(f"{base} has no {lost}: it has {names}{more}")
 
 
 def check_signed(reference: str, signed_by: str | Path) -> None:

@@ -116,14 +116,16 @@ class Checksums:
 
 
 def upload(
-    source: Storage, target: Storage, manifest: AnyManifest, progress: Progress | None
+    source: Source, target: Storage, record: VersionRecord, progress: Progress | None
 ) -> int:
-    """Send the objects that the target lacks, all but the root document; the number sent. Raises
-    IntegrityError if the source changes meanwhile or an object does not arrive as sent."""
+    """Send the objects that the target lacks, the root document last, which completes the artifact;
+    the number sent. Raises IntegrityError if the source changes meanwhile or an object does not
+    arrive as sent."""
+    manifest, storage = source.manifest, source.storage
     stored = target.listing()
     large = {}  # objects that go in pieces, with their sizes; those of a zip are chunks of arrays
-    if not is_zip(source.location):
-        sizes = {name: int(info.get("size") or 0) for name, info in source.listing().items()}
+    if not is_zip(storage.location):
+        sizes = {name: int(info.get("size") or 0) for name, info in storage.listing().items()}
         large = {each: sizes[each] for each in manifest.objects if sizes.get(each, 0) > BATCH_BYTES}
     checksums: dict[str, Checksums] = {}
     sent = 0
@@ -131,13 +133,13 @@ def upload(
     for start in range(0, len(small), BATCH):
         missing: dict[str, bytes] = {}
         try:
-            objects = source.read_many(small[start : start + BATCH])
+            objects = storage.read_many(small[start : start + BATCH])
         except FileNotFoundError as error:
-            raise IntegrityError(f"{source.location} changed during the push") from error
+            raise IntegrityError(f"{storage.location} changed during the push") from error
         for name, data in objects.items():
             checksums[name] = Checksums.of(data)
             if checksums[name].sha256 != manifest.objects.get(name):
-                raise IntegrityError(f"{source.location}: {name} changed during the push")
+                raise IntegrityError(f"{storage.location}: {name} changed during the push")
             # an interrupted push leaves complete objects
             if not _is_stored(target, name, stored.get(name), checksums[name]):
                 missing[name] = data
@@ -148,10 +150,19 @@ def upload(
     _check_arrival(target, checksums)
     for number, (name, size) in enumerate(large.items(), 1):
         if not _has_digest(target, name, stored.get(name), size, manifest.objects[name]):
-            _send_pieces(source, target, name, size, manifest.objects[name])
+            _send_pieces(storage, target, name, size, manifest.objects[name])
             sent += 1
         if progress is not None:
             progress(len(checksums) + number, len(manifest.objects))
+    name = ROOTS[record.kind]
+    root = storage.read(name) or b""
+    expected = Checksums.of(root)
+    if expected.sha256 != record.root:
+        raise IntegrityError(f"{storage.location} changed during the push")
+    if not _is_stored(target, name, stored.get(name), expected):
+        target.put({name: root})
+        sent += 1
+    _check_arrival(target, {name: expected})
     return sent
 
 
@@ -179,17 +190,6 @@ def _has_digest(
         is_whole = info is not None and info.get("size") == size
         return is_whole and storage.digest(name, size) == digest
     return False
-
-
-def upload_root(source: Storage, target: Storage, record: VersionRecord) -> None:
-    """Send the root document, which completes the artifact on the target."""
-    name = ROOTS[record.kind]
-    root = source.read(name) or b""
-    checksums = Checksums.of(root)
-    if checksums.sha256 != record.root:
-        raise IntegrityError(f"{source.location} changed during the push")
-    target.put({name: root})
-    _check_arrival(target, {name: checksums})
 
 
 def download(

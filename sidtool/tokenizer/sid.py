@@ -71,18 +71,20 @@ class Levels:
     def for_items(n_items: int) -> "Levels":
         """Three levels for a catalog without other sizes: the first has the largest power of two of
         at most 5/8 as many codes as items, 32 to 1,024, the others half of it, at least 32. Where
-        that is fewer than 100 SIDs per item, all are doubled until it is not. docs/choosing.md
-        gives the reasons.
+        that is fewer than 100 SIDs per item, all are doubled until it is not. No level has more
+        codes than there are items. docs/choosing.md gives the reasons.
 
         Examples:
-            >>> [Levels.for_items(n).spelled_sizes for n in (60, 300, 1682, 12101, 10**7)]
-            ['32x32x32', '128x64x64', '1024x512x512', '1024x512x512', '2048x1024x1024']
+            >>> [Levels.for_items(n).spelled_sizes for n in (20, 60, 300, 12101, 10**7)]
+            ['16x16x16', '32x32x32', '128x64x64', '1024x512x512', '2048x1024x1024']
         """
-        most = max(5 * n_items // 8, MIN_CODES)
+        fewest = min(n_items, MIN_CODES) or 1
+        most = max(5 * n_items // 8, fewest)
         first = min(1 << (most.bit_length() - 1), MAX_FIRST_CODES)
-        others = max(first // 2, MIN_CODES)
+        others = max(first // 2, 1 << (fewest.bit_length() - 1))
         sizes = [first, others, others]
-        while prod(sizes) < SIDS_PER_ITEM * n_items and 2 * sizes[0] <= MAX_CODES:
+        largest = min(n_items, MAX_CODES)
+        while prod(sizes) < SIDS_PER_ITEM * n_items and 2 * sizes[0] <= largest:
             sizes = [2 * size for size in sizes]
         return Levels(tuple(sizes))
 

@@ -32,6 +32,14 @@ def test_push_reports_the_objects_sent(road: Road, tmp_path: Path) -> None:
     again = f"{shop}@1.0: already published, nothing was sent, {digest}\n"
     assert done("push", road.bundle, shop).out == again
     assert done("push", road.bundle, shop, "--json").json["new"] is False
+    next(shop.glob("versions/1.0-*/bundle.zarr/items/retired/c/0")).write_bytes(b"damaged")
+    assert (
+        run("verify", shop).last
+        == "hint: push the same artifact again, as docs/registry.md#repair says"
+    )
+    repaired = f"{shop}@1.0: already published, 1 lost or damaged objects were sent, {digest}\n"
+    assert done("push", road.bundle, shop).out == repaired
+    done("verify", shop)
     assert "hint: published versions never change" in refused(3, "push", road.other, shop)
     assert "names a version" in refused(2, "push", road.bundle, f"{shop}@1.0")
 
@@ -66,6 +74,8 @@ def test_log_and_tag(road: Road, shop: Path) -> None:
     assert len(ran.out.splitlines()) == 2
     assert "not in this lineage: 1.1" in ran.err
     assert "is not a valid tag" in refused(2, "tag", f"{shop}@1.0", "1.1")
+    (shop / "versions/1.0.json").unlink()
+    assert "has no version 1.0 for 'old': it has 1.1, old" in refused(1, "inspect", f"{shop}@old")
 
 
 def test_verify_finds_another_bundle_in_place_of_the_published_one(road: Road, shop: Path) -> None:

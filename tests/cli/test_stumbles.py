@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.messy import garden, library, parts
-from tests.cli.road import done, refused, run
+from tests.cli.road import done, refused, run, write_lines
 from tests.data.tables.files import write_table
 
 Shop = Callable[[Path], tuple[Path, Path]]
@@ -53,6 +53,13 @@ def test_fit_names_the_flags_with_which_its_road_begins(shop: Shop, tmp_path: Pa
     assert f"sidtool check {items} {events}" in road
     assert "sidtool evaluate" in road
     assert not out.exists()
+
+
+def test_events_before_their_catalog_are_named(tmp_path: Path) -> None:
+    items = write_lines(tmp_path / "items.csv", ["item_id,title,brand", "a,A,x", "b,B,x"])
+    events = write_lines(tmp_path / "events.csv", ["user_id,item_id,timestamp", "u,a,1", "u,b,2"])
+    error = refused(2, "check", events, items)
+    assert error == f"error: {events} has events: the catalog comes before them"
 
 
 def test_events_alone_name_all_flags_at_once(tmp_path: Path) -> None:

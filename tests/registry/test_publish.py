@@ -101,6 +101,16 @@ def test_the_same_bundle_again_changes_nothing(shop: str, first: Path, tmp_path:
     assert everything(shop) == before
 
 
+@in_every_store
+def test_the_same_bundle_again_repairs_what_the_store_damaged(shop: str, first: Path) -> None:
+    stored = Storage(push(str(first), shop).url)
+    before = everything(shop)
+    stored.put({ROOT: b"{}", next(name for name in stored.names() if name != ROOT): b"damaged"})
+    repaired = push(str(first), shop)
+    assert (repaired.new, repaired.sent) == (False, 2)
+    assert everything(shop) == before
+
+
 def test_a_version_is_never_replaced_by_another_bundle(
     shop: str, first: Path, tmp_path: Path
 ) -> None:
@@ -174,11 +184,11 @@ def test_a_push_can_be_killed_between_any_two_writes(
         sent.append(again.sent)
         assert (again.latest, verify(locate(place)[0])) == ("1.0", [])
     batches = -(-(objects - 1) // 8)
-    # no write, each batch, the card and zarr.json: nothing is visible. After the record the version
+    # no write, the card, each batch and zarr.json: nothing is visible. After the record the version
     # is, whole.
     assert [len(published) for published in visible] == [0] * (batches + 3) + [1]
-    left = [objects - 1 - min(8 * done, objects - 1) + 1 for done in range(batches)]
-    assert sent == [*left, 1, 1, 1, 0]
+    left = [objects - min(8 * done, objects - 1) for done in range(batches + 1)]
+    assert sent == [objects, *left, 0, 0]
 
 
 def test_a_push_killed_within_a_write_leaves_no_partial_object(first: Path, tmp_path: Path) -> None:

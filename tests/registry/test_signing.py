@@ -156,7 +156,9 @@ def test_the_key_may_be_encrypted(tmp_path: Path, bundle_path: str, with_certifi
     wrong = {"SIDTOOL_SIGN_PASSWORD": "of another shop"}
     assert "cannot sign" in refused(2, *push_signed, env=wrong)
     assert not (tmp_path / "shop").exists()
-    done(*push_signed, env={"SIDTOOL_SIGN_PASSWORD": "of the shop"})
+    done("push", bundle_path, tmp_path / "shop")
+    signed = done(*push_signed, env={"SIDTOOL_SIGN_PASSWORD": "of the shop"})
+    assert "already published, its signature was written" in signed.out
     check_signed(str(tmp_path / "shop"), signers)
 
 
@@ -401,6 +403,10 @@ def test_the_commands_sign_and_check(tmp_path: Path, key: Path, bundle_path: str
     assert (tmp_path / "out.zarr.sig").exists()
     done("pull", f"{shop}@1.1", "-o", tmp_path / "out.zarr", "--force")
     assert not (tmp_path / "out.zarr.sig").exists()  # it was that of the version before
+    done("policy", shop, "--signed-by", public)
+    again = ("push", tmp_path / "next.zarr", shop, "--tag", "prod")
+    assert "is not signed" in refused(3, *again)
+    done(*again, "--sign", key)
 
 
 def flip(data: bytes, draw: random.Random) -> bytes:

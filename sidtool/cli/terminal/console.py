@@ -32,6 +32,8 @@ MOST_DIGITS = 20
 """Characters of the longest number that a table keeps in one line."""
 _step_warnings: list[str] | None = None
 """The warnings of a command that runs as a step of another one; None outside of one."""
+_of_steps: set[str] = set()
+"""The warnings of all steps of the command, each of which is printed once."""
 _TyperUsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """The base of the errors that Typer raises for the words of a command line; it exports the one
 below it only."""
@@ -119,6 +121,7 @@ def set_verbosity(*, quiet: bool, verbose: bool) -> None:
         raise UsageError("give either -q or -v")
     if _step_warnings is not None:
         return
+    _of_steps.clear()
     _verbosity = QUIET if quiet else VERBOSE if verbose else NORMAL
     if verbose:
         warnings.simplefilter("default")
@@ -165,6 +168,9 @@ def warn(text: str, *, label: str = "warning:", style: str = "yellow") -> None:
     """A warning on stderr, with -q too."""
     if _step_warnings is not None:
         _step_warnings.append(text)
+        if text in _of_steps:
+            return
+        _of_steps.add(text)
     _print_line(text, label, style)
 
 

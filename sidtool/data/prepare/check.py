@@ -29,6 +29,8 @@ STOPS = {
 }
 """Problems that `split` or `build-codebook` refuse. `make-sft` refuses unknown items, too, if they
 are too many (`UnknownIds`)."""
+UNMENDED = {"no_titles", "nothing_to_evaluate"}
+"""Those that `clean` cannot mend, beside `no_items`."""
 MEANINGS = {
     "no_items": "no row below the header",
     "empty_item_id": "items without an id",
@@ -133,7 +135,11 @@ class Report(JsonRecord):
             )
         if "unreadable_time" in kinds and table is not None:
             hints.append(time_format_hint(table.times or ()) or "")
-        if kinds - {"no_titles", "unreadable_time"} or not any(hints):
+        if "nothing_to_evaluate" in kinds and table is not None:
+            user = table.columns.user
+            hints.append(f"--user-column names the column of users, if that is not {user!r}")
+        mended = set() if "no_items" in kinds else kinds - UNMENDED
+        if mended - {"unreadable_time"} or (mended and not any(hints)):
             hints.append(cleaning)
         return "; ".join(filter(None, hints))
 

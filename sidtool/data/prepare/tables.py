@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidtool.base.errors import UsageError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.data.columns import CatalogColumns, EventColumns, EventNames, choose_event_columns
 from sidtool.data.interactions import with_iso_times
 from sidtool.data.items import CatalogNames, choose_catalog_columns
@@ -91,6 +91,8 @@ def read_tables(
         catalog = read_catalog_table(items, columns.id_column, columns.title_column)
         return catalog, None if events is None else read_event_table(events, names)
     except UsageError as error:
+        if events is not None and _are_swapped(items, events):
+            raise UsageError(f"{items} has events: the catalog comes before them") from error
         missing = set(COLUMN_FLAG.findall(error.shell_hint or ""))
         guessed = guess_flags(items, events) if missing else None
         if guessed is None:
@@ -99,6 +101,18 @@ def read_tables(
         if missing - set(COLUMN_FLAG.findall(guessed)):
             hint += f"; {error.shell_hint}"
         raise UsageError(str(error), hint=hint) from error
+
+
+def _are_swapped(items: Path, events: Path) -> bool:
+    """Whether the first file has the columns of events and no titles, and the second has titles."""
+    try:
+        choose_event_columns(items, column_names(items), EventNames())
+        first, second = (
+            choose_catalog_columns(path, column_names(path)) for path in (items, events)
+        )
+    except (UsageError, DataError):
+        return False
+    return first.title is None and second.title is not None
 
 
 def read_catalog_table(

@@ -1,9 +1,10 @@
 """Makes a split from files of events, by options."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidtool.base.errors import UsageError
+from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.base.options import check_options, given_flags, group, option
 from sidtool.base.threads import release_arrow_memory
 from sidtool.data.columns import EventColumns, EventNames
@@ -15,6 +16,9 @@ from sidtool.data.split.record import Cuts, Protocol, SessionRule
 from sidtool.data.split.sessions import read_sessions
 from sidtool.data.split.split import Split
 from sidtool.data.times import parse_time
+
+MAX_REPEATED, MAX_REPEATED_SHARE = 50, 0.1
+"""Events, and their share, above which a file may hold events twice."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,8 @@ def make_split(
     """Split a file of events; under `given`, `events` holds the training windows. `recorded` are
     the columns of an earlier split of such events. With `spill`, events are sorted within a memory
     budget and lie in files. The split is the same for any number of threads. A part of it may be
-    empty if the events are those `of_some_users`.
+    empty if the events are those `of_some_users`. A SidtoolWarning says that many events repeat
+    others.
 
     Raises UsageError, DataError as the readers and the protocols do."""
     options = options or SplitOptions()
@@ -121,6 +126,15 @@ def make_split(
         events, options.columns, recorded=recorded, further=further, spill=spill, threads=threads
     )
     release_arrow_memory()
+    repeated = 0 if of_some_users else interactions.n_repeated
+    if repeated > max(MAX_REPEATED, MAX_REPEATED_SHARE * len(interactions)):
+        warnings.warn(
+            f"{repeated / len(interactions):.0%} of events repeat user, item and time of another "
+            "one: if files hold events twice, next items are easy to guess; `sidtool check ITEMS "
+            "EVENTS --fix OUT` leaves repeats out",
+            SidtoolWarning,
+            stacklevel=2,
+        )
     table = read_fields(events, interactions, options.fields) if options.fields.any else None
     sessions = read_sessions(events, interactions, rule) if rule else None
     if options.protocol == "temporal":

@@ -110,8 +110,10 @@ def read_contract(folder: Path) -> Contract:
     IntegrityError if the contract is damaged."""
     path = folder / CONTRACT
     kind = describe(folder)
+    pull = f"sidtool pull {folder} -o DIR copies a published model"
     if kind is None and not folder.is_dir():
-        raise DataError(f"there is no model folder at {folder}", hint=hub_hint(str(folder)))
+        hint = pull if "@" in folder.name else hub_hint(str(folder))
+        raise DataError(f"there is no model folder at {folder}", hint=hint)
     if not path.is_file():
         embedded = read_embedded(folder)
         if embedded is not None:
@@ -128,10 +130,11 @@ def read_contract(folder: Path) -> Contract:
                 f"{folder} is no model", hint=f"there are models in it: {names}"
             )
         base = folder if (folder / CONFIG).is_file() else "MODEL"
+        extend = f"sidtool extend-model {base} BUNDLE -o NEW makes one"
         raise CompatibilityError(
             f"{folder} is {kind or 'a folder'}, not a model with a SID vocabulary: it has no "
             f"{CONTRACT}",
-            hint=f"sidtool extend-model {base} BUNDLE -o NEW makes one",
+            hint=pull if kind == "a registry" else extend,
         )
     if path.stat().st_size > MAX_JSON:
         raise IntegrityError(f"{path} is damaged: {path.stat().st_size} bytes")

@@ -182,7 +182,7 @@ class Batcher:
         behind one for each request."""
         self.is_alive = True
         """False when the thread was stopped, or since a batch failed until the next one succeeds,
-        or the trial of another value."""
+        or a trial."""
 
     def stop(self) -> None:
         """Answer what waits, then end the thread. No request may be submitted afterwards."""
@@ -222,6 +222,14 @@ class Batcher:
             self.is_alive = True
 
         self._thread.submit(warm_up).result()
+
+    def recover(self) -> None:
+        """Answer a trial request if the last batch failed: where a load balancer reads /readyz, no
+        other one comes."""
+        if not self.is_alive:
+            with suppress(Exception):  # the log has the error of the batch
+                self.exchange(self.served)
+                log.warning("the model answers again")
 
     def _run_batch(self) -> None:
         """Answer a batch of what waits, when the oldest has waited long enough for others."""

@@ -151,7 +151,9 @@ class Watcher:
     def look(self) -> bool:
         """Exchange what is served if there is another version, and whether it was exchanged.
 
-        What cannot be read is tried again at each look, what does not fit after 1, 2, 4... more."""
+        What cannot be read, or failed in a batch, is tried again at each look, what does not fit
+        after 1, 2, 4... more."""
+        self._batcher.recover()
         served = self._batcher.served
         version: Version | None = None
         try:

@@ -64,7 +64,7 @@ class BuildOptions:
     sizes: tuple[int, ...] | None = option(
         None, reads=read_sizes, flag="--levels", panel="Quantizer"
     )
-    """Codes per level, like 256x256x256. Default: by the number of items, 1024x512x512 for 1,025 to
+    """Codes per level, like 256x256x256. Default: by the number of items, 1024x512x512 for 1,639 to
     2.6 million."""
     method: Method = option("rq-kmeans", panel="Quantizer")
     """Quantization method."""

@@ -17,6 +17,7 @@ import sidtool
 from sidtool.base.errors import DataError, SidtoolError
 from sidtool.base.visible import visible
 from sidtool.cli.terminal.console import (
+    as_step,
     detail,
     next_step,
     note,
@@ -268,6 +269,18 @@ def test_quiet_leaves_results_warnings_and_errors(
     assert captured.out == "result\n"
     notes = [] if quiet else ["a note", "next: sidtool inspect x"]
     assert captured.err.splitlines() == [*notes, "warning: careful", "error: wrong", "hint: right"]
+
+
+@pytest.mark.usefixtures("_normal")
+def test_steps_print_a_warning_once_and_record_each(capsys: pytest.CaptureFixture[str]) -> None:
+    for texts in (["a", "b"], ["a", "c"]):
+        with as_step() as warnings:
+            for text in texts:
+                warn(text)
+        assert warnings == texts
+    warn("a")  # of all steps, below the result
+    printed = capsys.readouterr().err.splitlines()
+    assert printed == ["warning: a", "warning: b", "warning: c", "warning: a"]
 
 
 @pytest.mark.usefixtures("_normal")

@@ -168,8 +168,12 @@ def test_a_column_with_the_name_of_another_is_refused(tmp_path: Path) -> None:
 def test_a_catalog_without_titles_and_events_of_short_users(tmp_path: Path) -> None:
     items = write_table(tmp_path / "i.csv", {"sku": ["a"], "price": ["1"]})
     events = write_table(tmp_path / "e.csv", {"user": ["u"], "item": ["a"], "ts": ["1"]})
-    kinds = {problem.kind for problem in check(items, events).stops}
+    report = check(items, events)
+    kinds = {problem.kind for problem in report.stops}
     assert kinds == {"no_titles", "nothing_to_evaluate"}
+    hint = report.mending_hint(items, events, read_event_table(events), "clean them")
+    assert "--user-column names the column of users" in hint
+    assert "clean them" not in hint  # which mends neither
     cleaned = clean(read_catalog_table(items), read_event_table(events), tmp_path / "out")
     assert {problem.kind for problem in cleaned.left.stops} == kinds
     assert pq.read_table(tmp_path / "out/items.parquet").column_names == ["item_id", "price"]

@@ -11,10 +11,11 @@ from hypothesis import assume, settings
 from hypothesis import given as given_case
 from hypothesis import strategies as st
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.data.coded import ArrowCodes, Coded, Texts
 from sidtool.data.columns import EventColumns
 from sidtool.data.interactions import Interactions
+from sidtool.data.split.make import make_split
 from sidtool.data.split.protocols import given, leave_one_out, refuse_empty, temporal
 from sidtool.data.split.record import Cuts
 from sidtool.data.split.split import Split
@@ -237,3 +238,14 @@ def test_given_windows_that_show_held_out_events_are_left_out(tmp_path: Path) ->
         split.held_out.count(event for window in split.windows for event in window_events(window))
         == 0
     )
+
+
+def test_a_split_warns_of_events_that_are_given_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidtool.data.interactions.DIGEST_VALUES", 3)
+    rows = [f"u{user},{item},{time}" for user in range(13) for time, item in enumerate("aabc")]
+    path = tmp_path / "events.csv"
+    path.write_text("\n".join(["user,item,time", *rows, *rows]))
+    with pytest.warns(SidtoolWarning, match="^50% of events repeat user, item and time"):
+        make_split(path)

@@ -185,6 +185,15 @@ def test_a_missing_folder_is_not_called_a_model_without_a_contract(tmp_path: Pat
         read_contract(tmp_path / "tuned")
 
 
+def test_a_published_model_is_to_be_pulled(tmp_path: Path) -> None:
+    (tmp_path / "refs.json").write_text("{}")
+    for name, error in (("tuned@prod", DataError), (".", CompatibilityError)):
+        with pytest.raises(error) as raised:
+            read_contract(tmp_path / name)
+        hint = f"sidtool pull {tmp_path / name} -o DIR copies a published model"
+        assert raised.value.shell_hint == hint
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"x"'])
 def test_a_json_value_that_is_no_contract_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "sid.json").write_text(text)

@@ -88,6 +88,19 @@ def test_a_bundle_that_grows_is_taken(models: tuple[Path, Path], tmp_path: Path)
         assert len(shop.items()) == N_ITEMS
 
 
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_model_that_failed_in_a_batch_is_tried_at_each_look(
+    models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_lost: bool
+) -> None:
+    shop = Shop(tmp_path, model=str(models[0]))
+    with shop.client:
+        shop.service.batcher.is_alive = False
+        if is_lost:
+            monkeypatch.setattr(Served, "warm_up", lambda _: 1 // 0)
+        assert not shop.look()
+        assert shop.client.get("/readyz").status_code == (503 if is_lost else 200)
+
+
 def test_a_bundle_of_another_codebook_is_refused_once_and_the_old_one_stays(
     models: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
