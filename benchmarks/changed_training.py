@@ -1,5 +1,5 @@
 """Comparisons of a recipe's models with models of the same seeds, examples and initial weights that
-another trainer made."""
+are trained in another way."""
 
 import json
 import sys
@@ -24,16 +24,24 @@ from sidtool.training.settings_file import read_stages
 from sidtool.training.training import train_stages
 
 
-def train_with(
-    trainer: Callable[..., Any], work: Path, seed: int, out: Path, changed: Sequence[str] = ()
+def train_recipe(
+    work: Path,
+    seed: int,
+    out: Path,
+    changed: Sequence[str] = (),
+    *,
+    trainer: Callable[..., Any] | None = None,
+    teachers: Sequence[Path] = (),
 ) -> Path:
-    """The model of a seed of a recipe's folder by another trainer, with changed settings."""
+    """The model of a seed of a recipe's folder with changed settings, by another trainer or with
+    teachers."""
     if not out.exists():
-        setattr(trainer_setup, "CausalTrainer", trainer)  # noqa: B010
+        if trainer is not None:
+            setattr(trainer_setup, "CausalTrainer", trainer)  # noqa: B010
         stages = read_stages(RECIPES / "default" / "train.yaml", [f"seed={seed}", *changed])
-        start = work / f"initial-{seed}" / "base+sid"
+        start, examples = work / f"initial-{seed}" / "base+sid", work / "sft" / "train.jsonl"
         out.parent.mkdir(parents=True, exist_ok=True)
-        train_stages(start, work / "sft" / "train.jsonl", out, stages, log=print)
+        train_stages(start, examples, out, stages, teachers=teachers, log=print)
     return out
 
 

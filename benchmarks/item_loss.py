@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from changed_training import compare, comparison_parser, store, train_with
+from changed_training import compare, comparison_parser, store, train_recipe
 from torch import nn
 from torch.nn.functional import embedding_bag
 
@@ -114,7 +114,7 @@ def trained(args: Namespace, seed: int) -> Path:
     """The model of a seed with the second loss; a killed training resumes with a new map."""
     out = Path(args.work) / f"item-loss-{args.weight}" / f"seed-{seed}"
     trainer = partial(ItemLossTrainer, weight=args.weight, positions=args.positions)
-    return train_with(trainer, args.work, seed, out)
+    return train_recipe(args.work, seed, out, trainer=trainer)
 
 
 def main() -> None:
