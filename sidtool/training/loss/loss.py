@@ -169,12 +169,13 @@ class Teachers:
         """For each teacher the logits of each part, (n, columns), on a training batch; `parts` are
         the indexes of targets, and their columns."""
         requests = [(targets.positions[indexes], columns) for indexes, columns in parts]
+        is_reversed = [targets.is_reversed[indexes] for indexes, _ in parts]
         return [
             *(
                 part_logits(model, head, inputs, requests, narrow=narrow)
                 for (model, head), narrow in zip(self._models, self._narrow, strict=True)
             ),
-            *(memory.blocks(inputs, targets, parts) for memory in self._memories),
+            *(memory.blocks(inputs, requests, is_reversed) for memory in self._memories),
         ]
 
 

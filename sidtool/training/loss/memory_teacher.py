@@ -13,7 +13,6 @@ from sidtool.model.vocabulary import SidTokens
 from sidtool.recommendation.search import Part, token_columns, trie_arrays
 from sidtool.tokenizer.bundle import Trie
 from sidtool.tokenizer.sid import ItemRows, Leaves, SidPositions
-from sidtool.training.loss.batches import Targets
 
 SMALLEST = 1e-6
 """Below it, what is left of a score may be the rounding of stored similarities alone."""
@@ -56,24 +55,27 @@ class MemoryTeacher:
             self._places.append(sparse.csr_matrix(entries, shape=(len(places), size)))
 
     def blocks(
-        self, inputs: Mapping[str, torch.Tensor], targets: Targets, parts: Sequence[Part]
+        self,
+        inputs: Mapping[str, torch.Tensor],
+        parts: Sequence[Part],
+        is_reversed: Sequence[torch.Tensor],
     ) -> list[torch.Tensor]:
-        """The logits of each level, (n, columns), at the n targets of a part."""
+        """The logits of each level, (n, columns), at the (n,) places of a part in the flattened
+        batch; (n,) bool for each part say whether the examples there are reversed."""
         from scipy import sparse
 
         ids = inputs["input_ids"].cpu().numpy()
         bounds = _bounds(inputs, ids.shape)
         starts, leaves = self._items(ids.ravel())
-        is_reversed = targets.is_reversed.cpu().numpy()
         # of each part the items that have a target in it
         items = [
-            np.searchsorted(starts, targets.positions[indexes].cpu().numpy() + 1 - level)
-            for level, (indexes, _) in enumerate(parts)
+            np.searchsorted(starts, places.cpu().numpy() + 1 - level)
+            for level, (places, _) in enumerate(parts)
         ]
         asked = np.unique(np.concatenate(items))
         backward = np.zeros(len(starts) + 1, dtype=np.bool_)
-        for of_level, (indexes, _) in zip(items, parts, strict=True):
-            backward[of_level] = is_reversed[indexes.cpu().numpy()]
+        for of_level, reversed_there in zip(items, is_reversed, strict=True):
+            backward[of_level] = reversed_there.cpu().numpy()
         scores = []
         for first, stop in zip(*_spans(starts, bounds), strict=True):
             of_example = asked[(asked >= first) & (asked < stop)]
@@ -82,7 +84,7 @@ class MemoryTeacher:
                 is_backward = bool(backward[of_example[0]])
                 scores.append(self._scores(known, of_example - first, is_backward))
         joined = sparse.vstack(scores, format="csr")
-        device = targets.ids.device
+        device = inputs["input_ids"].device
         return [
             self._logits(joined[np.searchsorted(asked, of_level)], leaves[of_level], level).to(
                 device

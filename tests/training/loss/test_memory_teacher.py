@@ -70,7 +70,10 @@ def test_a_memory_teaches_what_it_counted_of_other_users(
     inputs = make_batch(batch, pad=0)
     targets = Targets.pop(inputs, len(SIZES))
     parts = loss.parts(targets.ids)
-    blocks = MemoryTeacher(memory, loss.tokens, bundle.trie()).blocks(inputs, targets, parts)
+    places = [(targets.positions[indexes], columns) for indexes, columns in parts]
+    is_reversed = [targets.is_reversed[indexes] for indexes, _ in parts]
+    teacher = MemoryTeacher(memory, loss.tokens, bundle.trie())
+    blocks = teacher.blocks(inputs, places, is_reversed)
     lines = inputs["input_ids"].shape
     flat = inputs["input_ids"].ravel()
     positions = inputs.get("position_ids", torch.arange(lines[1]).expand(lines)).reshape(-1)
