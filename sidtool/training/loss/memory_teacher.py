@@ -76,7 +76,7 @@ class MemoryTeacher:
         backward = np.zeros(len(starts) + 1, dtype=np.bool_)
         for of_level, reversed_there in zip(items, is_reversed, strict=True):
             backward[of_level] = reversed_there.cpu().numpy()
-        scores = []
+        scores: list[Any] = [sparse.csr_matrix((0, len(self._codes)))]  # a batch without targets
         for first, stop in zip(*_spans(starts, bounds), strict=True):
             of_example = asked[(asked >= first) & (asked < stop)]
             if len(of_example):

@@ -87,3 +87,32 @@ def test_a_memory_teaches_what_it_counted_of_other_users(
                 np.testing.assert_allclose(got, expected[prefix][level], atol=1e-5)
                 n_compared += 1
     assert n_compared == 3 * sum(len(histories[user]) - 1 for user in users)
+
+
+@pytest.mark.parametrize(
+    ("ids", "n_targets"),
+    [
+        ([5, 6, 7], (0, 0, 0)),  # text alone
+        ([10, 13, 16], (0, 1, 1)),  # nothing is before the first token
+        ([10, 13, 16, 11, 14], (1, 2, 1)),  # a SID that the end cuts
+        ([10, 13, 16, 12, 15, 17], (1, 2, 2)),  # SIDs that no item has
+    ],
+)
+def test_a_memory_teaches_whatever_an_example_has(
+    ids: list[int], n_targets: tuple[int, ...]
+) -> None:
+    bundle = small_bundle(N_ITEMS, SIZES, begin_end_tokens=False, duplicates=True)
+    memory = build_memory(split_of(random_histories(3, 25, N_ITEMS)), bundle, SETTINGS)
+    loss = Loss("trie", SidTokens(bundle.space, 10), bundle.trie())
+    array = np.array(ids, dtype=np.int32)
+    targets_of = (array >= 10) & (np.arange(len(ids)) > 0)
+    inputs = packed_batch(
+        [TokenizedExample(array, targets_of, np.ones(len(ids), dtype=np.float32))], pad=0
+    )
+    targets = Targets.pop(inputs, len(SIZES))
+    parts = loss.parts(targets.ids)
+    places = [(targets.positions[indexes], columns) for indexes, columns in parts]
+    is_reversed = [targets.is_reversed[indexes] for indexes, _ in parts]
+    blocks = MemoryTeacher(memory, loss.tokens, bundle.trie()).blocks(inputs, places, is_reversed)
+    assert [block.shape for block in blocks] == [(n, 3) for n in n_targets]
+    assert all(torch.isfinite(block).all() for block in blocks)
