@@ -9,33 +9,20 @@ of the catalog has a score: a linear map of the hidden state times the sum of th
 its codes. The cross-entropy of these scores, times the weight, is added to the loss of a step; with
 `--positions` that of N random positions stands for all. The map is used in training only."""
 
-import argparse
-import json
-import sys
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from environment import command_line, environment
-from fused_models import NAMES, item_scores, metrics_of
-from numpy.typing import NDArray
-from recipe import parse_numbers
-from table import markdown
+from changed_training import compare, comparison_parser, store, train_recipe
 from torch import nn
 from torch.nn.functional import embedding_bag
 
-from sidtool.data.split import open_split
-from sidtool.evaluation.bootstrap import paired_differences
-from sidtool.evaluation.metrics import averages
-from sidtool.recipes import RECIPES
 from sidtool.recommendation.search import token_columns, trie_arrays
-from sidtool.training import trainer_setup
 from sidtool.training.loop.trainer import CausalTrainer
 from sidtool.training.loss.batches import Targets
-from sidtool.training.settings_file import read_stages
-from sidtool.training.training import train_stages
 
 
 class ItemSoftmax(torch.autograd.Function):
@@ -123,67 +110,21 @@ class ItemLossTrainer(CausalTrainer):
         return loss
 
 
-def trained(args: argparse.Namespace, seed: int) -> Path:
+def trained(args: Namespace, seed: int) -> Path:
     """The model of a seed with the second loss; a killed training resumes with a new map."""
     out = Path(args.work) / f"item-loss-{args.weight}" / f"seed-{seed}"
-    if not out.exists():
-        trainer = partial(ItemLossTrainer, weight=args.weight, positions=args.positions)
-        setattr(trainer_setup, "CausalTrainer", trainer)  # noqa: B010
-        stages = read_stages(RECIPES / "default" / "train.yaml", [f"seed={seed}"])
-        start = args.work / f"initial-{seed}" / "base+sid"
-        train_stages(start, args.work / "sft" / "train.jsonl", out, stages, log=print)
-    return out
-
-
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """The metrics of each seed with and without the second loss, and the difference of their
-    means."""
-    examples = open_split(args.work / "split").valid
-    with_loss: list[NDArray[np.float64]] = []
-    without: list[NDArray[np.float64]] = []
-    for seed in args.seeds:
-        for folder, values in (
-            (trained(args, seed), with_loss),
-            (args.work / f"seed-{seed}" / "model", without),
-        ):
-            found = item_scores(folder, examples, exclude_seen=not args.seen)
-            values.append(metrics_of(found, examples))
-    users = [example.user for example in examples]
-    gains = paired_differences(NAMES, np.mean(with_loss, 0), np.mean(without, 0), users)["all"]
-    return {
-        "n": len(examples),
-        "seeds": list(args.seeds),
-        "with item loss": [averages(NAMES, values) for values in with_loss],
-        "recipe": [averages(NAMES, values) for values in without],
-        "gain": {name: gain.to_json() for name, gain in gains.items()},
-        "command": command_line("item_loss.py", sys.argv[1:]),
-        **environment(),
-    }
+    trainer = partial(ItemLossTrainer, weight=args.weight, positions=args.positions)
+    return train_recipe(args.work, seed, out, trainer=trainer)
 
 
 def main() -> None:
-    """Print the table and write the results under the name of the data."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("work", type=Path)
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
+    """Measure the second loss."""
+    parser = comparison_parser(__doc__)
     parser.add_argument("--weight", type=float, default=0.3)
     parser.add_argument("--positions", type=int, default=0, help="0: all")
-    parser.add_argument("--seen", action="store_true")
     args = parser.parse_args()
-    result = measure(args)
-    stored = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
-    args.out.write_text(json.dumps(stored | {args.name: result}, indent=1) + "\n", encoding="utf-8")
-    rows = [
-        [system, *(f"{metrics[name]:.4f}" for name in ("hr@10", "ndcg@10"))]
-        for system in ("with item loss", "recipe")
-        for metrics in result[system]
-    ]
-    print(markdown(["model", "R@10", "N@10"], rows))
-    print(result["gain"]["ndcg@10"])
+    change = "with item loss"
+    store(args, compare(args, trained, change), change)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ def train(
     ] = None,
     teacher: Annotated[
         list[str] | None,
-        "Trained model with the same SIDs to distill from; repeat it to use the mean of several.",
+        "Trained model with the same SIDs to distill from, or a memory of the examples' split; "
+        "repeat it to use the mean of several.",
     ] = None,
     max_minutes: Annotated[
         float | None,

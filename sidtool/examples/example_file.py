@@ -187,6 +187,8 @@ class TokenizedExample(NamedTuple):
     is_sequence: bool = False
     """whether each target item is the answer to what precedes it; else all targets are one
     answer"""
+    is_reversed: bool = False
+    """whether augmentation reversed the order of its items"""
 
 
 def encode_example(

@@ -17,6 +17,7 @@ from sidtool.base.output import partial_path
 from sidtool.data.split import SplitReference
 from sidtool.data.tables import as_url
 from sidtool.examples import Lineage, find_task
+from sidtool.memory import Memory
 from sidtool.model.contract import Contract, ModelReference, SftRecord, StageRecord, TrainParams
 from sidtool.model.network import ModelKind
 from sidtool.model.prompt import HistoryPrompt
@@ -118,13 +119,20 @@ class TrainingRun(Run):
     sft_fields: Mapping[str, Any]
     """fields of SFTConfig as they were given"""
     teacher_dirs: tuple[Path, ...]
+    memories: Mapping[Path, Memory]
+    """the teachers that are no models, by their folders"""
     item_fields: ItemFields
     """the field tokens beside the items of sequences"""
 
     @cached_property
     def teachers(self) -> tuple[ModelReference, ...]:
         """The teachers."""
-        return tuple(ModelReference.of(folder) for folder in self.teacher_dirs)
+        return tuple(
+            ModelReference(str(folder.resolve()), {"memory": self.memories[folder].digest})
+            if folder in self.memories
+            else ModelReference.of(folder)
+            for folder in self.teacher_dirs
+        )
 
     def other_inputs(self) -> dict[str, Any]:
         """The teachers."""

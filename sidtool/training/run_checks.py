@@ -10,6 +10,7 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data.split import check_split
 from sidtool.data.tables import as_url
 from sidtool.examples import Lineage, find_task, read_any_lineage
+from sidtool.memory import Memory, is_memory
 from sidtool.model import check_model_folder
 from sidtool.model.contract import (
     Contract,
@@ -57,7 +58,11 @@ def plan_training(
         contract = replace(before.contract, history_prompt=before.history_prompt)
         made_from = before.lineage.split
         check_split(as_url(before.examples), made_from, location, lineage.split)
-    teacher_dirs = tuple(model_folder(teacher, trust_remote_code=trust) for teacher in teachers)
+    memories = {Path(path): Memory.open_verified(path) for path in teachers if is_memory(path)}
+    teacher_dirs = tuple(
+        Path(path) if Path(path) in memories else model_folder(path, trust_remote_code=trust)
+        for path in teachers
+    )
     if options.stage == "lora":
         refuse_base_as_output(out, contract, model_dir)
     lineage.check_bundle(bundle, location)
@@ -68,18 +73,19 @@ def plan_training(
             f"one to train, which has {', '.join(contract.field_tokens) or 'none'}",
             hint="make-sft --model with the model that is to be trained",
         )
-    by_name = {f"model {folder}": read_contract(folder) for folder in teacher_dirs}
+    models = [folder for folder in teacher_dirs if folder not in memories]
+    by_name = {f"model {folder}": read_contract(folder) for folder in models}
     learned_from = further_splits(bundle, by_name.values())
     _check_kind(contract.kind, options, lineage)
-    if teacher_dirs:
+    if models:
         from sidtool.training.loss.loss import check_teachers
 
-        check_teachers(teacher_dirs, contract, bundle)
+        check_teachers(models, contract, bundle)
     by_name[f"model {model_dir}"] = contract
     for name, model_contract in by_name.items():
         check_model_split(model_contract, bundle, location, lineage.split, model=name)
     check_fields(contract.kind, sft_fields)
-    return TrainingRun(
+    run = TrainingRun(
         model_dir=model_dir,
         examples=examples,
         out=out,
@@ -91,10 +97,14 @@ def plan_training(
         contract=contract,
         bundle=bundle,
         teacher_dirs=teacher_dirs,
+        memories=memories,
         learned_from=learned_from,
         item_fields=_item_fields(lineage, contract, options),
         trust_remote_code=trust,
     )
+    for folder, memory in memories.items():
+        _check_memory(f"memory {folder}", memory, run)
+    return run
 
 
 def _item_fields(lineage: Lineage, contract: Contract, options: TrainOptions) -> ItemFields:
@@ -111,6 +121,25 @@ def _item_fields(lineage: Lineage, contract: Contract, options: TrainOptions) ->
             hint="show fields as tokens, {event.FIELD:token}, or set both to 0",
         )
     return fields or BARE_SIDS
+
+
+def _check_memory(name: str, memory: Memory, run: TrainingRun) -> None:
+    """Raise CompatibilityError if the memory is of another bundle or split than the examples,
+    UsageError if it cannot teach a model of this kind with these settings."""
+    made_of, split = memory.manifest.bundle.digest, memory.manifest.split
+    if made_of != run.bundle.identity.digest or split != run.lineage.split:
+        raise CompatibilityError(
+            f"{name} has bundle {made_of[:12]} and split {split}, the examples have "
+            f"{run.bundle.identity.digest[:12]} and {run.lineage.split}",
+            hint="build-memory from the split and the bundle of the examples",
+        )
+    if run.contract.kind != "causal":
+        raise UsageError(f"{name} teaches causal models, not a model that is {run.contract.kind}")
+    if run.softmax_over != "trie":
+        raise UsageError(
+            f"{name} teaches which item comes next, and the loss is over {run.softmax_over}",
+            hint="--set softmax_over=trie",
+        )
 
 
 def _check_kind(kind: ModelKind, options: TrainOptions, lineage: Lineage) -> None:

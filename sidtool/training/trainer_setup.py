@@ -91,7 +91,11 @@ def build_trainer(
         distill_weight=options.distill_weight,
     )
     teachers = load_teachers(
-        run.teacher_dirs, loaded, loss.columns(), trust_remote_code=run.trust_remote_code
+        [folder for folder in run.teacher_dirs if folder not in run.memories],
+        loaded,
+        loss.columns(),
+        memories=list(run.memories.values()),
+        trust_remote_code=run.trust_remote_code,
     )
     callbacks: list[Any] = [ProgressCallback(progress, log)]
     for varied in (examples, order):

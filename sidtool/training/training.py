@@ -94,7 +94,8 @@ def train(
     examples; `train_stages` uses those by default), or the last checkpoint without `valid`.
     `sft_fields` are fields of TRL's SFTConfig by name. `bundle` is the bundle that the examples
     were made with, if that is a refreshed one and not the model's own. `teachers` are
-    trained models with the same SIDs and tokenizer (`TrainOptions.distill_weight`).
+    trained models with the same SIDs and tokenizer, or a memory of the examples' split
+    (`TrainOptions.distill_weight`).
 
     A run that was killed resumes from its last checkpoint when called again with the same
     arguments, and ends with the same weights. With `reuse`, an output of the same run is not made

@@ -147,7 +147,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory, models: Make, examples: Ma
     of_two |= {"begun": by_two + by_one, "resumed": by_two}
     of_one = {"out": str(folder / "one"), "ranks": 1, "fields": FIELDS}
     of_one |= {"begun": [], "resumed": by_one}
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29547"]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     for number, (command, settings) in enumerate(((launcher, of_two), ([], of_one))):
         path = folder / f"{number}.json"
         path.write_text(json.dumps(shared | settings))

@@ -225,7 +225,7 @@ def test_two_processes_train_on_their_parts_and_resume(
     environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"}
 
     def run(out: str, kill_at: int = 0) -> subprocess.CompletedProcess[str]:
-        launcher = ["torch.distributed.run", "--nproc-per-node=2", "--master-port=29541"]
+        launcher = ["torch.distributed.run", "--nproc-per-node=2", "--standalone"]
         line = [sys.executable, "-m", *launcher, str(tmp_path / "run.py"), str(base), str(made)]
         line += [str(tmp_path / out), str(kill_at)]
         return subprocess.run(line, env=environment, capture_output=True, text=True, check=False)

@@ -13,6 +13,7 @@ from sidtool.data.split.split import Split
 from sidtool.examples.example_file import TokenizedExamples
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.sft_run import make_sft
+from sidtool.memory.build import build_memory
 from sidtool.model.contract.compat import check_model_split
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.extend import extend_model
@@ -143,6 +144,37 @@ def test_incompatible_teachers_are_refused(
     load_teachers([wider], load_model_folder(base), (0, 5))
     with pytest.raises(CompatibilityError, match=r"wider\+sid has \d+ logits, the model \d+"):
         load_teachers([wider], load_model_folder(base), None)
+
+
+def test_a_memory_teaches(
+    tmp_path: Path, bundle: Bundle, split: Split, models: Make, short_train: Train
+) -> None:
+    memory = build_memory(split, bundle)
+    memory.save(tmp_path / "memory.zarr")
+    alone = {**BRIEF, "softmax_over": "trie"}
+    taught = {**alone, "teachers": [tmp_path / "memory.zarr"]}
+    steps = {"save_strategy": "steps", "save_steps": 2}
+    with pytest.raises(Stopped):
+        short_train("pupil", stop=3, **taught, **steps)
+    with pytest.raises(UsageError, match="different teachers"):
+        short_train("pupil", **alone, **steps)
+    short_train("pupil", **taught, **steps)
+    short_train("alone", **alone)
+    (teacher,) = read_contract(tmp_path / "pupil").params.teachers
+    assert teacher.weights == {"memory": memory.digest}
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("pupil", "alone")]
+    assert weights[0] != weights[1]
+    with pytest.raises(UsageError, match="the loss is over level"):
+        short_train("refused", **{**taught, "softmax_over": "level"})
+    with pytest.raises(UsageError, match="teaches causal models"):
+        short_train("refused", "t5", **taught)
+    for other in (
+        build_memory(make_split(seed=1), bundle),
+        build_memory(split, small_bundle(len(bundle.items), seed=9)),
+    ):
+        other.save(tmp_path / f"{other.digest}.zarr")
+        with pytest.raises(CompatibilityError, match="the examples have"):
+            short_train("refused", **{**taught, "teachers": [tmp_path / f"{other.digest}.zarr"]})
 
 
 def test_examples_are_packed_only_if_the_teachers_support_packing() -> None:

@@ -620,7 +620,7 @@ def test_a_killed_run_leaves_no_output_and_the_same_command_finishes_it(
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
 
 
-TORCHRUN = ["torch.distributed.run", "--nproc-per-node=2", "--master-port=29533"]
+TORCHRUN = ["torch.distributed.run", "--nproc-per-node=2", "--standalone"]
 
 
 @pytest.mark.slow

@@ -13,11 +13,11 @@ from sidtool.model.prompt.frames import Templates
 
 @dataclass(frozen=True)
 class ModelReference(JsonRecord):
-    """A model folder, identified by the digests of its weights."""
+    """A model folder, identified by the digests of its weights, or a memory that taught."""
 
     path: str
     weights: Mapping[str, str]
-    """weight file -> SHA-256 (hex)"""
+    """weight file -> SHA-256 (hex); of a memory, `memory` -> its digest"""
     files: Mapping[str, str] = field(default_factory=dict)
     """other file that determines the model -> SHA-256 (hex); empty in contracts before 0.3"""
 

@@ -148,7 +148,7 @@ class SidTrainer(WatchedTrainer):
         parts = self._loss.parts(targets.ids)
         requests = [(targets.positions[indexes], columns) for indexes, columns in parts]
         blocks = part_logits(model, self._head, inputs, requests, narrow=self.narrow)
-        teacher_blocks = self._teachers.blocks(inputs, requests) if self._teachers else ()
+        teacher_blocks = self._teachers.blocks(inputs, targets, parts) if self._teachers else ()
         total = self._loss.total(blocks, parts, targets, teacher_blocks)
         # all weights of a step may be 0, and so is its loss then
         smallest = torch.finfo(torch.float32).tiny

@@ -64,11 +64,12 @@ class Augmentation:
             n_answers = 1 if example.is_sequence else len(spans) - is_target.index(True)
         n_history = len(spans) - n_answers
         are_adjacent = self.item_fields.fit(ids, spans)
-        order = self._order(len(spans), rng)
+        order, is_reversed = self._order(len(spans), rng)
         if are_adjacent and n_answers and order is not None:
             sources, places = self.item_fields.in_order(len(ids), spans, order)
             ids, targets, weights = ids[sources], targets[places], weights[sources]
             spans = item_spans(ids, tokens)
+            example = example._replace(is_reversed=is_reversed)
         if n_history < 2:
             return example._replace(ids=ids, targets=targets, weights=weights)
         rng.random()  # unused: keeps the later draws of a seed as they were in measured runs
@@ -98,8 +99,11 @@ class Augmentation:
             stops[n_history - 1] = spans[n_history - 1, 1]
         return np.stack([starts, stops], axis=1)[:n_history]
 
-    def _order(self, n_items: int, rng: np.random.Generator) -> NDArray[np.intp] | None:
-        """(n_items,) the order of the items of a sequence; None if it stays as it is."""
+    def _order(
+        self, n_items: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.intp] | None, bool]:
+        """(n_items,) the order of the items of a sequence, None if it stays as it is; and whether
+        it is reversed."""
         order = np.arange(n_items)
         is_reversed = self.reverse_prob > 0 and rng.random() < self.reverse_prob
         if is_reversed:
@@ -107,7 +111,7 @@ class Augmentation:
         if self.shuffle_span:
             distance = self.shuffle_span * n_items
             order = order[np.argsort(np.arange(n_items) + distance * rng.random(n_items))]
-        return order if is_reversed or self.shuffle_span else None
+        return order if is_reversed or self.shuffle_span else None, is_reversed
 
 
 def item_spans(ids: NDArray[np.int32], tokens: SidTokens) -> NDArray[np.int64]:

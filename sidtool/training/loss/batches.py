@@ -16,8 +16,8 @@ IGNORED = -100
 def padded_batch(batch: Sequence[TokenizedExample], *, pad: int) -> dict[str, torch.Tensor]:
     """One example per line, padded to the longest with the token id `pad`.
 
-    Examples -> input_ids, labels and attention_mask (examples, longest) int64, and weights
-    (examples, longest) float32, 0 at tokens that are no targets."""
+    Examples -> input_ids, labels and attention_mask (examples, longest) int64, weights
+    (examples, longest) float32, 0 at tokens that are no targets, and is_reversed of that shape."""
     tensors, _ = _lay_out([[example] for example in batch], pad)
     lengths = torch.tensor([len(example.ids) for example in batch])
     mask = torch.arange(tensors["input_ids"].shape[1])[None] < lengths[:, None]
@@ -29,8 +29,8 @@ def packed_batch(batch: Sequence[TokenizedExample], *, pad: int) -> dict[str, to
     `padded_batch`, without the padding. transformers derives the attention mask that separates
     examples from the positions, under sdpa attention and without a cache only.
 
-    Examples -> input_ids, labels and position_ids (lines, longest) int64, and weights
-    (lines, longest) float32, 0 at tokens that are no targets."""
+    Examples -> input_ids, labels and position_ids (lines, longest) int64, weights
+    (lines, longest) float32, 0 at tokens that are no targets, and is_reversed of that shape."""
     # lines no longer than the longest example, by first fit decreasing
     ordered = sorted(batch, key=lambda example: -len(example.ids))
     width = len(ordered[0].ids)
@@ -59,7 +59,7 @@ def encoder_decoder_batch(
     (examples, longest answer), labels (examples, longest answer + 1) int64, and weights of that
     shape float32. The first label belongs to the start token, which is no target."""
     prompts, answers = [], []
-    for ids, targets, weights, _ in batch:
+    for ids, targets, weights, *_ in batch:
         split = int(targets.argmax())
         prompts.append(TokenizedExample(ids[:split], targets[:split], weights[:split]))
         # the start token, then the tokens up to the last target
@@ -98,19 +98,22 @@ def _lay_out(
     input_ids = np.full(shape, pad, dtype=np.int64)
     labels = np.full(shape, IGNORED, dtype=np.int64)
     weights = np.zeros(shape, dtype=np.float32)
+    is_reversed = np.zeros(shape, dtype=np.bool_)
     positions = np.zeros(shape, dtype=np.int64)
     for number, line in enumerate(lines):
         start = 0
-        for ids, targets, token_weights, _ in line:
+        for ids, targets, token_weights, _, was_reversed in line:
             span = slice(start, start + len(ids))
             input_ids[number, span] = ids
             labels[number, span] = np.where(targets, ids, IGNORED)
             weights[number, span] = np.where(targets, token_weights, 0)
             positions[number, span] = np.arange(len(ids))
+            is_reversed[number, span] = was_reversed
             start += len(ids)
         # positions restart at 0: padding counts as another sequence
         positions[number, start:] = np.arange(shape[1] - start)
     arrays = {"input_ids": input_ids, "labels": labels, "weights": weights}
+    arrays["is_reversed"] = is_reversed
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return tensors, torch.from_numpy(positions)
 
@@ -127,11 +130,13 @@ class Targets:
     """(n, levels - 1) int64: the token ids before each"""
     weights: torch.Tensor
     """(n,) float32 weights of the loss, which are equal within a SID"""
+    is_reversed: torch.Tensor
+    """(n,) bool: whether augmentation reversed the example of each"""
 
     @classmethod
     def pop(cls, inputs: dict[str, torch.Tensor], levels: int) -> "Targets":
         """The targets of a batch; what the model does not read is removed from it."""
-        weights = inputs.pop("weights")
+        weights, is_reversed = inputs.pop("weights"), inputs.pop("is_reversed")
         # what the predicted tokens follow: with an encoder-decoder, the decoder's part
         ids = inputs.get("decoder_input_ids", inputs["input_ids"])
         labels = inputs.pop("labels")
@@ -144,4 +149,5 @@ class Targets:
             line * ids.shape[1] + column,
             ids[line[:, None], columns_before],
             weights[line, column + 1],
+            is_reversed[line, column + 1],
         )

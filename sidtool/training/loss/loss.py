@@ -1,5 +1,5 @@
 """The training loss: cross-entropy over the tokens that a target competes with. Teachers, trained
-models whose distributions a model learns beside its targets."""
+models or memories whose distributions a model learns beside its targets."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sidtool.base.errors import CompatibilityError, UsageError
+from sidtool.memory import Memory
 from sidtool.model import LoadedModel, check_model_folder, load_model_folder
 from sidtool.model.contract import Contract, read_contract
 from sidtool.model.network import is_encoder_decoder
@@ -24,6 +25,7 @@ from sidtool.recommendation.search import (
 )
 from sidtool.tokenizer.bundle import Bundle, Trie
 from sidtool.training.loss.batches import Targets
+from sidtool.training.loss.memory_teacher import MemoryTeacher
 from sidtool.training.loss.probes import narrows_exactly, packs_exactly, part_logits
 from sidtool.training.settings import SoftmaxOver
 
@@ -148,9 +150,12 @@ class _Competitors:
 
 
 class Teachers:
-    """Frozen models in eval mode."""
+    """Frozen models in eval mode, and memories."""
 
-    def __init__(self, models: Sequence[Any], columns: Columns | None) -> None:
+    def __init__(
+        self, models: Sequence[Any], columns: Columns | None, memories: Sequence[MemoryTeacher] = ()
+    ) -> None:
+        self._memories = memories
         for model in models:
             model.eval().requires_grad_(False)
         self._models = [(model, PartialHead(model).install()) for model in models]
@@ -159,12 +164,18 @@ class Teachers:
 
     @torch.no_grad()
     def blocks(
-        self, inputs: Mapping[str, torch.Tensor], parts: Sequence[Part]
+        self, inputs: Mapping[str, torch.Tensor], targets: Targets, parts: Sequence[Part]
     ) -> list[list[torch.Tensor]]:
-        """For each teacher the logits of each part, (n, columns), on a training batch."""
+        """For each teacher the logits of each part, (n, columns), on a training batch; `parts` are
+        the indexes of targets, and their columns."""
+        requests = [(targets.positions[indexes], columns) for indexes, columns in parts]
+        is_reversed = [targets.is_reversed[indexes] for indexes, _ in parts]
         return [
-            part_logits(model, head, inputs, parts, narrow=narrow)
-            for (model, head), narrow in zip(self._models, self._narrow, strict=True)
+            *(
+                part_logits(model, head, inputs, requests, narrow=narrow)
+                for (model, head), narrow in zip(self._models, self._narrow, strict=True)
+            ),
+            *(memory.blocks(inputs, requests, is_reversed) for memory in self._memories),
         ]
 
 
@@ -207,9 +218,11 @@ def load_teachers(
     student: LoadedModel,
     columns: Columns | None,
     *,
+    memories: Sequence[Memory] = (),
     trust_remote_code: bool = False,
 ) -> Teachers:
-    """Load teachers on the student's device, in float32 on a CPU and bfloat16 elsewhere.
+    """Load teachers on the student's device, in float32 on a CPU and bfloat16 elsewhere; memories
+    teach on the CPU.
 
     `columns` are the token ids in the loss, None for all. Raises CompatibilityError if a tokenizer
     or the number of logits differs, and as `check_teachers` and `load_model_folder`."""
@@ -234,4 +247,6 @@ def load_teachers(
                 hint="train on examples that all answer with SIDs, or with a teacher of that size",
             )
         models.append(teacher.model)
-    return Teachers(models, columns)
+    trie = student.bundle.trie()
+    teaching = [MemoryTeacher(memory, student.tokens, trie) for memory in memories]
+    return Teachers(models, columns, teaching)

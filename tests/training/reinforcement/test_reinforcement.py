@@ -239,7 +239,7 @@ def test_two_processes_train_like_one(tmp_path: Path, tuned: Path, made: Path) -
     script = [str(tmp_path / "run.py"), str(tuned), str(made)]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     subprocess.run(
-        [*launch, "--master-port=29541", *script, str(tmp_path / "two"), "8"],
+        [*launch, "--standalone", *script, str(tmp_path / "two"), "8"],
         check=True,
         env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},
     )

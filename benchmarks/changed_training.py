@@ -1,0 +1,96 @@
+"""Comparisons of a recipe's models with models of the same seeds, examples and initial weights that
+are trained in another way."""
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from environment import command_line, environment
+from fused_models import NAMES, item_scores, metrics_of
+from numpy.typing import NDArray
+from recipe import parse_numbers
+from table import markdown
+
+from sidtool.data.split import open_split
+from sidtool.evaluation.bootstrap import paired_differences
+from sidtool.evaluation.metrics import averages
+from sidtool.recipes import RECIPES
+from sidtool.training import trainer_setup
+from sidtool.training.settings_file import read_stages
+from sidtool.training.training import train_stages
+
+
+def train_recipe(
+    work: Path,
+    seed: int,
+    out: Path,
+    changed: Sequence[str] = (),
+    *,
+    trainer: Callable[..., Any] | None = None,
+    teachers: Sequence[Path] = (),
+) -> Path:
+    """The model of a seed of a recipe's folder with changed settings, by another trainer or with
+    teachers."""
+    if not out.exists():
+        if trainer is not None:
+            setattr(trainer_setup, "CausalTrainer", trainer)  # noqa: B010
+        stages = read_stages(RECIPES / "default" / "train.yaml", [f"seed={seed}", *changed])
+        start, examples = work / f"initial-{seed}" / "base+sid", work / "sft" / "train.jsonl"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        train_stages(start, examples, out, stages, teachers=teachers, log=print)
+    return out
+
+
+def compare(
+    args: Namespace, trained: Callable[[Namespace, int], Path], change: str
+) -> dict[str, Any]:
+    """The metrics of each seed with and without a change, and the difference of their means."""
+    examples = open_split(args.work / "split").valid
+    changed: list[NDArray[np.float64]] = []
+    without: list[NDArray[np.float64]] = []
+    for seed in args.seeds:
+        for folder, values in (
+            (trained(args, seed), changed),
+            (args.work / f"seed-{seed}" / "model", without),
+        ):
+            found = item_scores(folder, examples, exclude_seen=not args.seen)
+            values.append(metrics_of(found, examples))
+    users = [example.user for example in examples]
+    gains = paired_differences(NAMES, np.mean(changed, 0), np.mean(without, 0), users)["all"]
+    return {
+        "n": len(examples),
+        "seeds": list(args.seeds),
+        change: [averages(NAMES, values) for values in changed],
+        "recipe": [averages(NAMES, values) for values in without],
+        "gain": {name: gain.to_json() for name, gain in gains.items()},
+        "command": command_line(Path(sys.argv[0]).name, sys.argv[1:]),
+        **environment(),
+    }
+
+
+def comparison_parser(description: str | None) -> ArgumentParser:
+    """The options of a script that compares trainings of a recipe's folder."""
+    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
+    parser.add_argument("--seen", action="store_true")
+    return parser
+
+
+def store(args: Namespace, result: dict[str, Any], change: str) -> None:
+    """Print the table and write the results under the name of the data."""
+    stored = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
+    args.out.write_text(json.dumps(stored | {args.name: result}, indent=1) + "\n", encoding="utf-8")
+    rows = [
+        [system, *(f"{metrics[name]:.4f}" for name in ("hr@10", "ndcg@10"))]
+        for system in (change, "recipe")
+        for metrics in result[system]
+    ]
+    print(markdown(["model", "R@10", "N@10"], rows))
+    print(result["gain"]["ndcg@10"])

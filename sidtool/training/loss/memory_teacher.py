@@ -1,0 +1,162 @@
+"""A memory as a teacher: its distribution over the items that may come next, code by code, without
+what the example's own user contributed to it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sidtool.memory import Memory
+from sidtool.model.vocabulary import SidTokens
+from sidtool.recommendation.search import Part, token_columns, trie_arrays
+from sidtool.tokenizer.bundle import Trie
+from sidtool.tokenizer.sid import ItemRows, Leaves, SidPositions
+
+SMALLEST = 1e-6
+"""Below it, what is left of a score may be the rounding of stored similarities alone."""
+NO_MASS = 1e-30
+"""The mass of a code of which the memory knows no item."""
+
+
+class MemoryTeacher:
+    """The distributions of a memory in place of a model's logits, for causal models.
+
+    The SIDs of an example before a target are its history. Pairs of items that the example has are
+    taken out of the memory's counts, since they contain the answer: what is left was counted of
+    other users. A reversed example has the memory that looks back. Where the memory has no item of
+    a prefix, the target itself is taught."""
+
+    def __init__(self, memory: Memory, tokens: SidTokens, trie: Trie) -> None:
+        from scipy import sparse
+
+        self._settings, self._window = memory.manifest.settings, memory.manifest.window
+        self._tokens, self._trie = tokens, trie
+        # by leaves of the trie: the history names SIDs, and items may share one
+        rows = ItemRows(np.arange(memory.manifest.items))
+        positions = trie.positions_of(rows)
+        active = np.flatnonzero(positions >= 0)
+        leaves = trie.leaves(SidPositions(positions[active]))
+        shape = (len(rows), trie.n_leaves)
+        of_leaf = sparse.csr_matrix((np.ones(len(leaves)), (active, leaves)), shape=shape)
+        n_items = np.maximum(np.bincount(leaves, minlength=trie.n_leaves), 1)
+        similarity = of_leaf.T @ memory.neighbors.to_scipy() @ of_leaf
+        forward = (sparse.diags(1 / n_items) @ similarity).tocsr()
+        self._similarity = {False: forward, True: forward.T.tocsr()}
+        self._events = of_leaf.T @ memory.events.astype(np.float64)
+        self._codes = trie.leaf_codes(Leaves(np.arange(trie.n_leaves))).astype(np.int64)
+        self._places = []
+        """For each level the (leaves, columns) matrix of the column of each leaf's code."""
+        columns = token_columns(tokens, "cpu").levels
+        for level, size in enumerate(tokens.space.sizes):
+            places = columns[level].places(torch.from_numpy(self._codes[:, level])).numpy()
+            entries = np.ones(len(places)), (np.arange(len(places)), places)
+            self._places.append(sparse.csr_matrix(entries, shape=(len(places), size)))
+
+    def blocks(
+        self,
+        inputs: Mapping[str, torch.Tensor],
+        parts: Sequence[Part],
+        is_reversed: Sequence[torch.Tensor],
+    ) -> list[torch.Tensor]:
+        """The logits of each level, (n, columns), at the (n,) places of a part in the flattened
+        batch; (n,) bool for each part say whether the examples there are reversed."""
+        from scipy import sparse
+
+        ids = inputs["input_ids"].cpu().numpy()
+        bounds = _bounds(inputs, ids.shape)
+        starts, leaves = self._items(ids.ravel())
+        # of each part the items that have a target in it
+        items = [
+            np.searchsorted(starts, places.cpu().numpy() + 1 - level)
+            for level, (places, _) in enumerate(parts)
+        ]
+        asked = np.unique(np.concatenate(items))
+        backward = np.zeros(len(starts) + 1, dtype=np.bool_)
+        for of_level, reversed_there in zip(items, is_reversed, strict=True):
+            backward[of_level] = reversed_there.cpu().numpy()
+        scores: list[Any] = [sparse.csr_matrix((0, len(self._codes)))]  # a batch without targets
+        for first, stop in zip(*_spans(starts, bounds), strict=True):
+            of_example = asked[(asked >= first) & (asked < stop)]
+            if len(of_example):
+                known = leaves[first:stop]
+                is_backward = bool(backward[of_example[0]])
+                scores.append(self._scores(known, of_example - first, is_backward))
+        joined = sparse.vstack(scores, format="csr")
+        device = inputs["input_ids"].device
+        return [
+            self._logits(joined[np.searchsorted(asked, of_level)], leaves[of_level], level).to(
+                device
+            )
+            for level, of_level in enumerate(items)
+        ]
+
+    def _items(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(items,) each: where the SIDs of a flat batch start, and their leaves; -1 for one that no
+        item has."""
+        levels = self._tokens.space.levels
+        starts = np.flatnonzero(self._tokens.is_code(ids, 0))
+        places = np.minimum(starts[:, None] + np.arange(levels), len(ids) - 1)
+        columns = token_columns(self._tokens, "cpu")
+        found, codes = columns.locate(torch.from_numpy(ids[places]))
+        leaves, exist = trie_arrays(self._trie, "cpu").descend(codes)
+        is_item = exist & (found == torch.arange(levels)).all(-1)
+        return starts, torch.where(is_item, leaves, -1).numpy()
+
+    def _scores(self, items: NDArray[np.int64], asked: NDArray[np.int64], backward: bool) -> Any:
+        """(n, leaves) CSR: the scores before some of the items of an example, without what the
+        example contributed to them."""
+        from scipy import sparse
+
+        settings = self._settings
+        ages = asked[:, None] - 1 - np.arange(len(items))
+        is_read = (ages >= 0) & (ages < self._window)
+        weights = np.where(is_read, settings.recency ** np.maximum(ages, 0.0), 0.0)
+        unique = np.unique(items[items >= 0])
+        is_item = (items[:, None] == unique).astype(np.float64)  # (items, unique)
+        similarity: Any = self._similarity[backward][unique]
+        gaps = np.abs(np.arange(len(items))[:, None] - np.arange(len(items)))
+        counts = settings.distance ** np.maximum(gaps - 1.0, 0.0)
+        counts[(gaps == 0) | (gaps > self._window)] = 0
+        counts[np.tril_indices_from(counts)] *= settings.reverse
+        events = np.outer(self._events[unique], self._events[unique])
+        own = is_item.T @ counts @ is_item
+        own /= events**settings.normalization + settings.shrinkage
+        np.fill_diagonal(own, 0)
+        own = np.minimum(own, similarity[:, unique].toarray())
+        n = len(unique)
+        entries = own.ravel(), (np.repeat(np.arange(n), n), np.tile(unique, n))
+        others = similarity - sparse.csr_matrix(entries, shape=similarity.shape)
+        scores = sparse.csr_matrix(weights @ is_item) @ others
+        scores.data[scores.data < SMALLEST] = 0
+        scores.eliminate_zeros()
+        return scores
+
+    def _logits(self, scores: Any, answers: NDArray[np.int64], level: int) -> torch.Tensor:
+        """(n, columns) float32: logarithms of the sums of scores behind each code that follows the
+        answers' prefixes; where there are none, of the answer's code alone."""
+        rows = np.repeat(np.arange(len(answers)), np.diff(scores.indptr))
+        prefixes = self._codes[answers[rows], :level]
+        inside = scores.copy()
+        inside.data *= (self._codes[scores.indices, :level] == prefixes).all(1)
+        sums = (inside @ self._places[level]).toarray()
+        none = sums.sum(1) == 0
+        sums[none] = self._places[level][answers[none]].toarray()
+        return torch.from_numpy(np.log(sums + NO_MASS)).float()
+
+
+def _bounds(inputs: Mapping[str, torch.Tensor], shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Where the examples of a batch start in its flat tokens, and where the last one ends; padding
+    may count as an example."""
+    n_tokens = shape[0] * shape[1]
+    if "position_ids" not in inputs:
+        return np.arange(0, n_tokens + 1, shape[1])
+    positions = inputs["position_ids"].cpu().numpy().ravel()
+    return np.append(np.flatnonzero(positions == 0), n_tokens)
+
+
+def _spans(starts: NDArray[np.int64], bounds: NDArray[np.int64]) -> tuple[list[int], list[int]]:
+    """The first item of each example, and the one behind its last."""
+    edges = np.searchsorted(starts, bounds)
+    return edges[:-1].tolist(), edges[1:].tolist()
