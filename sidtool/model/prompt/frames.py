@@ -32,7 +32,7 @@ Format = Literal["plain", "chat"]
 HISTORY_SLOT = "{history}"
 ITEM_SLOT = "{item}"
 _LIKE_A_SLOT = re.compile(r"\{[A-Za-z_][\w.:-]*\}")
-SPLIT_HINT = "sidtool split records fields: --feedback, --context, --users, --times"
+SPLIT_HINT = "sidtool split records fields: --feedback --context --users --times"
 
 
 @dataclass(frozen=True)
