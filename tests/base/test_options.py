@@ -1,13 +1,21 @@
 import inspect
+import json
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import sidtool
+from sidtool import FieldName, FieldOptions, FilterOptions, PrepareOptions
 from sidtool.base.errors import UsageError
 from sidtool.base.options import options_from
 from sidtool.data.split import SplitOptions
+from sidtool.evaluation import EvaluationOptions
 from sidtool.examples import SftOptions
 from sidtool.recipes import FitOptions
+from sidtool.recommendation import RecommendOptions
 from sidtool.recommendation.serve import serve_options
 from sidtool.tokenizer import BuildOptions
 
@@ -20,6 +28,31 @@ def test_keywords_are_named_as_fields_or_as_flags() -> None:
     assert options_from(SplitOptions, None, {}) == SplitOptions()
     given = SplitOptions()
     assert options_from(SplitOptions, given, {}) is given
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "held"),
+    [
+        (FieldOptions, "feedback", "rating:int", (FieldName("rating", "int"),)),
+        (FieldOptions, "feedback", ["rating"], (FieldName("rating"),)),
+        (FieldOptions, "target", "rating>=4", ("rating>=4",)),
+        (PrepareOptions, "items", "items.csv", Path("items.csv")),
+        (SplitOptions, "extends", "earlier", (Path("earlier"),)),
+        (FilterOptions, "since", 103, "103"),
+        (SftOptions, "tasks", "list=2", {"list": 2.0}),
+        (RecommendOptions, "allow", pd.Series(["a", "b"], index=[7, 3]), ("a", "b")),
+        (BuildOptions, "sizes", np.array([8, 4]), (8, 4)),
+        (EvaluationOptions, "ks", 5, (5,)),
+    ],
+)
+def test_values_of_callers_become_those_of_flags(
+    kind: type, name: str, value: Any, held: Any
+) -> None:
+    assert getattr(kind(**{name: value}), name) == held
+
+
+def test_numbers_of_numpy_are_recorded_as_numbers() -> None:
+    assert json.dumps(BuildOptions(seed=np.int64(3)).seed) == "3"  # type: ignore[arg-type]
 
 
 def test_an_unknown_keyword_lists_the_known_ones() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
-from sidtool.base.options import option
+from sidtool.base.options import check_options, option
 from sidtool.data.coded import Coded, object_array
 from sidtool.data.columns import USER_COLUMNS, need_column
 from sidtool.data.fields.fields import (
@@ -84,6 +84,7 @@ class FieldOptions:
     conditions: tuple[Condition, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_options(self)
         object.__setattr__(self, "conditions", tuple(map(Condition.parse, self.target)))
         names = [column.name for column in self.event_fields]
         for name in names:
