@@ -66,6 +66,7 @@ class SidtoolError(Exception):
 def _keyword(flag: re.Match[str]) -> str:
     """The keyword of a function that is a flag of its command."""
     name = (flag["switch"] or flag["off"] or flag["name"]).replace("-", "_")
+    name = "order_by" if name == "order" else name  # the keyword `order` names a column
     if flag["share"]:
         key, _, weight = flag["share"].partition("=")
         return f'{name}={{"{key}": {weight}}}'

@@ -149,8 +149,10 @@ def keywords_of(kind: type) -> Iterator[str]:
 
 def _from_keywords(kind: type[Options], given: Mapping[str, Any]) -> Options:
     values = {}
+    names = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
     for entry in fields(kind):  # type: ignore[arg-type]
         declared, flag = _declared(entry), _flag_keyword(entry)
+        flag = entry.name if flag in names else flag  # `order` names a column, not what orders
         value = given.get(entry.name, given.get(flag))
         member = required(entry.type)
         if declared.is_group and not isinstance(value, member):

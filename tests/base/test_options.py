@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import sidtool
-from sidtool import FieldName, FieldOptions, FilterOptions, PrepareOptions
+from sidtool import EventNames, FieldName, FieldOptions, FilterOptions, PrepareOptions
 from sidtool.base.errors import UsageError
 from sidtool.base.options import options_from
 from sidtool.data.split import SplitOptions
@@ -53,6 +53,11 @@ def test_values_of_callers_become_those_of_flags(
 
 def test_numbers_of_numpy_are_recorded_as_numbers() -> None:
     assert json.dumps(BuildOptions(seed=np.int64(3)).seed) == "3"  # type: ignore[arg-type]
+
+
+def test_a_keyword_that_is_a_field_is_not_the_flag_of_another() -> None:
+    columns = options_from(SplitOptions, None, {"order": "row"}).columns
+    assert columns == EventNames(order="row", order_by="column")
 
 
 def test_an_unknown_keyword_lists_the_known_ones() -> None:
