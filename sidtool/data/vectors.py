@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError, UsageError, first_line
 from sidtool.base.jobs import RunJob, run_here
 
 Vectors = NDArray[np.float32]
@@ -68,7 +68,7 @@ class VectorSource:
         matrix of numbers."""
         if isinstance(vectors, VectorSource):
             return vectors
-        array = np.asarray(vectors, dtype=np.float32)
+        array = as_array(vectors).astype(np.float32, copy=False)
         require_matrix("the array", array)
         return cls(array, max(len(array), 1))
 
@@ -166,6 +166,21 @@ def _open_gathering(stored: Stored) -> Callable[[tuple[tuple[int, int], NDArray[
         return stored[start:stop][rows - start]
 
     return gather
+
+
+def as_array(vectors: Any) -> NDArray[Any]:
+    """Vectors as an array of numbers: those of a list of rows, a table or a column of vectors of
+    pandas, or a tensor, too. Raises DataError for what has no numbers that NumPy can read."""
+    try:
+        array = np.asarray(vectors)
+        if array.dtype.kind not in "fiu":  # rows in a column, nullable numbers
+            array = np.array(array.tolist(), dtype=np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"the vectors are no numbers that NumPy can read: {first_line(error)}",
+            hint="like tensor.detach().cpu().float(), or matrix.toarray() of a sparse one",
+        ) from error
+    return array
 
 
 def check_finite(vectors: Vectors, source: str, describe: Callable[[int], str]) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.data.interactions import read_interactions
@@ -160,6 +161,17 @@ def test_the_weight_of_a_single_source_is_checked_too(tmp_path: Path) -> None:
             build_codebook(
                 listed(IDS), tmp_path / "x.zarr", options, embeddings=[mixture(0, N, 10)]
             )
+
+
+def test_one_source_is_a_file_a_table_or_a_tensor(tmp_path: Path) -> None:
+    vectors = mixture(0, N, 8)
+    np.save(tmp_path / "v.npy", vectors)
+    (tmp_path / "v.ids.txt").write_text("\n".join(IDS))
+    given = {"levels": "4x4x8", "force": True}
+    for source in (pd.DataFrame(vectors), torch.tensor(vectors)):
+        bundle = build_codebook(listed(IDS), tmp_path / "x.zarr", embeddings=source, **given)
+    codes = [each.codes for each in encode(bundle, vectors=vectors)]
+    assert [each.codes for each in encode(bundle, embeddings=str(tmp_path / "v.npy"))] == codes
 
 
 def test_texts_are_the_names_of_given_vectors() -> None:
