@@ -59,8 +59,7 @@ class Option:
         """What a field of type `kind` holds for a value as callers give it: numbers and columns of
         NumPy or pandas are those of Python, texts are read as the flag reads them, and one text may
         stand for several."""
-        if hasattr(value, "tolist"):
-            value = value.tolist()
+        value = plain(value)
         kind = required(kind)
         is_text = isinstance(value, str | Path)
         values = [value] if is_text else value
@@ -181,6 +180,13 @@ def required(kind: Any) -> Any:
     return Union[tuple(others)]  # noqa: UP007
 
 
+def plain(value: Any) -> Any:
+    """Numbers and columns of NumPy or pandas, and those in a mapping, as those of Python."""
+    if isinstance(value, dict):
+        return {key: plain(member) for key, member in value.items()}
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def settings_from(
     kind: type[Options],
     options: Options | None,
@@ -192,7 +198,7 @@ def settings_from(
     names = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
     of_kind = {name: value for name, value in given.items() if name in names}
     of_library = {name: value for name, value in given.items() if name not in names}
-    return options_from(kind, options, of_kind), {**(others or {}), **of_library}
+    return options_from(kind, options, of_kind), plain({**(others or {}), **of_library})
 
 
 def check_options(options: Any) -> None:

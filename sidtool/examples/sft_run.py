@@ -133,8 +133,8 @@ def make_sft(
     queries: Sequence[Query] = (),
     model: str | Path | None = None,
     tokenizer: Any | None = None,
-    weights: WeightOptions | None = None,
-    general: GeneralOptions | None = None,
+    weights: WeightOptions | str | None = None,
+    general: GeneralOptions | str | Path | None = None,
     threads: int | None = None,
     writer: ExampleWriter | None = None,
     dry_run: bool = False,
@@ -183,6 +183,10 @@ def make_sft(
     location, out = str(out), Path(out)
     if not dry_run and not in_folder:
         _refuse_outputs(out, force)
+    if isinstance(weights, str):
+        weights = WeightOptions(weights)
+    if isinstance(general, str | Path):
+        general = GeneralOptions(Path(general))
     inputs = SftInputs(
         bundle, items, split, options, catalog_options, model, weights, general, queries, tokenizer
     )

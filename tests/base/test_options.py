@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 import sidtool
-from sidtool import EventNames, FieldName, FieldOptions, FilterOptions, PrepareOptions
+from sidtool import EventNames, FieldName, FieldOptions, FilterOptions, PrepareOptions, RlOptions
 from sidtool.base.errors import UsageError
-from sidtool.base.options import options_from
+from sidtool.base.options import options_from, settings_from
 from sidtool.data.split import SplitOptions
 from sidtool.evaluation import EvaluationOptions
 from sidtool.examples import SftOptions
@@ -53,6 +53,9 @@ def test_values_of_callers_become_those_of_flags(
 
 def test_numbers_of_numpy_are_recorded_as_numbers() -> None:
     assert json.dumps(BuildOptions(seed=np.int64(3)).seed) == "3"  # type: ignore[arg-type]
+    assert json.dumps(SftOptions({"list": np.int64(2)}).tasks) == '{"list": 2}'
+    own, of_library = settings_from(RlOptions, None, {"seed": np.int64(3)}, {"beta": np.float64(1)})
+    assert (own, repr(of_library)) == (RlOptions(), "{'seed': 3, 'beta': 1.0}")
 
 
 def test_a_keyword_that_is_a_field_is_not_the_flag_of_another() -> None:

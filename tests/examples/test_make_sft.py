@@ -140,6 +140,17 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path, write: Write) -> No
     assert all(counts.tokens > counts.examples for counts in done.tasks.values())
 
 
+def test_inputs_are_named_as_their_flags_name_them(tmp_path: Path, write: Write) -> None:
+    with pytest.raises(DataError, match=r"none\.txt does not exist"):
+        write(general=str(tmp_path / "none.txt"), tokenizer=tiny_tokenizer())
+    with pytest.raises(UsageError, match="the split has no feedback 'rating'"):
+        write(weights="exp(rating/1)")
+    (tmp_path / "own.json").write_text('{"prompts": ["After {history}:"]}')
+    own = {"next-item": str(tmp_path / "own.json")}
+    write(tasks={"next-item": 1}, templates=own)
+    assert json.loads((tmp_path / "train.jsonl").open().readline())["prompt"].startswith("After ")
+
+
 def catalog_file(folder: Path, *columns: str) -> Path:
     """The ids of the shop, and columns of a text."""
     rows = ({"item_id": f"i{row}", **dict.fromkeys(columns, "text")} for row in range(N_ITEMS))
