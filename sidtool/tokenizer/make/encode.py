@@ -56,7 +56,8 @@ def encode(
         >>> len(encodings), encodings[0].sid.startswith("<s_a_")
         (60, True)
     """
-    texts = list(texts)  # a pandas Series is indexed by labels, not by places
+    # a pandas Series is indexed by labels, not by places
+    texts = [texts] if isinstance(texts, str) else list(texts)
     if embeddings:
         vectors = read_sources(bundle, embeddings)
     if vectors is None:
@@ -148,7 +149,10 @@ def recorded_encoder(
 
 
 def check_not_empty(texts: Sequence[str]) -> None:
-    """Raise DataError for an empty text."""
+    """Raise DataError for an empty text, and for what is none."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise DataError(f"a text is a string, not {text!r}")
     if not all(text.strip() for text in texts):
         raise DataError("an empty text has no semantic ID")
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from sidtool.data.split.split import Split
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.make.add import add_items
 from sidtool.tokenizer.make.build import BuildOptions, build, build_codebook
-from sidtool.tokenizer.make.encode import encode
+from sidtool.tokenizer.make.encode import check_not_empty, encode
 from sidtool.tokenizer.quantize.fusion import FusionOptions
 from tests.data.split.cases import write_windows
 from tests.tokenizer.quantize.material import mixture
@@ -174,6 +175,12 @@ def test_one_source_is_a_file_a_table_or_a_tensor(tmp_path: Path) -> None:
     assert [each.codes for each in encode(bundle, embeddings=str(tmp_path / "v.npy"))] == codes
 
 
+@pytest.mark.parametrize("text", ["", None, 7, float("nan")])
+def test_what_is_no_text_is_not_encoded(text: Any) -> None:
+    with pytest.raises(DataError, match=r"an empty text has no|a text is a string, not"):
+        check_not_empty([text])
+
+
 def test_texts_are_the_names_of_given_vectors() -> None:
     vectors = mixture(0, N, 8)
     bundle = Bundle.from_vectors(IDS, vectors, levels=(4, 4, 8))
@@ -181,6 +188,7 @@ def test_texts_are_the_names_of_given_vectors() -> None:
     assert [each.text for each in named] == ["a", "b"]
     unnamed = encode(bundle, vectors=vectors[:2])
     assert [each.codes for each in named] == [each.codes for each in unnamed]
+    assert [each.text for each in encode(bundle, "lamp", vectors=vectors[:1])] == ["lamp"]
     with pytest.raises(UsageError, match="3 texts for 2 vectors"):
         encode(bundle, ["a", "b", "c"], vectors=vectors[:2])
 
