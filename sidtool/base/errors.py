@@ -56,7 +56,7 @@ class SidtoolError(Exception):
         self.shell_hint = hint
         self.hint: str | None = None
         if hint is not None:
-            parts = re.split(r"(?<=[,;]) ", hint)
+            parts = re.split(r"(?<=[,;]) ", re.sub(r"^-o (?=\S+$)", "out=", hint))
             self.hint = " ".join(
                 part if _COMMAND.search(part) else _FLAG.sub(_keyword, part) for part in parts
             )
