@@ -172,7 +172,8 @@ def test_one_source_is_a_file_a_table_or_a_tensor(tmp_path: Path) -> None:
     for source in (pd.DataFrame(vectors), torch.tensor(vectors)):
         bundle = build_codebook(listed(IDS), tmp_path / "x.zarr", embeddings=source, **given)
     codes = [each.codes for each in encode(bundle, vectors=vectors)]
-    assert [each.codes for each in encode(bundle, embeddings=str(tmp_path / "v.npy"))] == codes
+    for embeddings in (str(tmp_path / "v.npy"), vectors):
+        assert [each.codes for each in encode(bundle, embeddings=embeddings)] == codes
 
 
 @pytest.mark.parametrize("text", ["", None, 7, float("nan")])
