@@ -90,7 +90,8 @@ class Option:
                     break
             else:
                 rule = None if abs(value) < math.inf else "a finite number"
-        if value is not None and rule is not None:
+        may_be_none = required(kind) != kind
+        if rule is not None and not (value is None and may_be_none):
             raise UsageError(f"{name} must be {rule}, not {value!r}")
 
 

@@ -47,7 +47,7 @@ class FieldName:
     type: FieldType | None = None
 
     def __post_init__(self) -> None:
-        Option().check("the type of a field", self.type, FieldType)
+        Option().check("the type of a field", self.type, FieldType | None)
 
     @classmethod
     def parse(cls, text: str) -> Self:
