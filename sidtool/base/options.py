@@ -55,6 +55,11 @@ class Option:
         assert self.reads is not None
         return next(iter(inspect.signature(self.reads).parameters.values())).annotation
 
+    @property
+    def has_other_unit(self) -> bool:
+        """Whether the flag takes a number that is not the value."""
+        return self.reads is not None and self.read_kind is float
+
     def held(self, value: Any, kind: Any) -> Any:
         """What a field of type `kind` holds for a value as callers give it: numbers and columns of
         NumPy or pandas are those of Python, texts are read as the flag reads them, and one text may
@@ -64,7 +69,7 @@ class Option:
         is_text = isinstance(value, str | Path)
         values = [value] if is_text else value
         several = get_origin(kind) if get_origin(kind) in (tuple, frozenset) else None
-        if self.reads is not None:
+        if self.reads is not None and not self.has_other_unit:
             takes_list = get_origin(self.read_kind) is list
             if is_text or (takes_list and _are_texts(values)):
                 return self.reads(values if takes_list else value)
@@ -159,6 +164,8 @@ def _from_keywords(kind: type[Options], given: Mapping[str, Any]) -> Options:
             if not given.keys().isdisjoint(keywords_of(member)):
                 values[entry.name] = _from_keywords(member, given)
         elif entry.name in given or flag in given:
+            if declared.has_other_unit and entry.name not in given and _is_number(value):
+                value = declared.reads(value)  # type: ignore[misc]
             values[entry.name] = value
     return kind(**values)
 

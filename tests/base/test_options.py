@@ -74,6 +74,8 @@ def test_keywords_reach_groups_by_their_flags() -> None:
     served, listening = serve_options("tuned", None, {"memory": "m.zarr", "k": 3, "port": 0})
     assert (served.model, served.memory.location, served.recommend.k) == ("tuned", "m.zarr", 3)
     assert listening.port == 0
+    by_flag, by_field = ({"batch_wait": 5}, {"batch_seconds": 0.005})  # milliseconds and seconds
+    assert serve_options("tuned", None, by_flag) == serve_options("tuned", None, by_field)
     assert options_from(FitOptions, None, {"id_column": "sku"}).columns.id_column == "sku"
     with pytest.raises(UsageError, match="there is no option hots"):
         serve_options("tuned", None, {"hots": "0.0.0.0"})
