@@ -148,6 +148,7 @@ class TaskCatalogOptions(CatalogNames):
         return self.queries is not None or self.query_text is not None
 
     def __post_init__(self) -> None:
+        check_options(self)
         if self.queries is not None and self.query_text is not None:
             raise UsageError("give either --queries or --query-text, not both")
 

@@ -140,17 +140,6 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path, write: Write) -> No
     assert all(counts.tokens > counts.examples for counts in done.tasks.values())
 
 
-def test_inputs_are_named_as_their_flags_name_them(tmp_path: Path, write: Write) -> None:
-    with pytest.raises(DataError, match=r"none\.txt does not exist"):
-        write(general=str(tmp_path / "none.txt"), tokenizer=tiny_tokenizer())
-    with pytest.raises(UsageError, match="the split has no feedback 'rating'"):
-        write(weights="exp(rating/1)")
-    (tmp_path / "own.json").write_text('{"prompts": ["After {history}:"]}')
-    own = {"next-item": str(tmp_path / "own.json")}
-    write(tasks={"next-item": 1}, templates=own)
-    assert json.loads((tmp_path / "train.jsonl").open().readline())["prompt"].startswith("After ")
-
-
 def catalog_file(folder: Path, *columns: str) -> Path:
     """The ids of the shop, and columns of a text."""
     rows = ({"item_id": f"i{row}", **dict.fromkeys(columns, "text")} for row in range(N_ITEMS))
@@ -220,7 +209,11 @@ def test_queries_are_given_once(tmp_path: Path, write: Write) -> None:
     options = SftOptions({"query-to-sid": 1.0})
     made = write(options=options, items=items, queries=QUERIES)
     assert made.tasks["query-to-sid"].examples + made.dropped_queries == len(QUERIES)
+    with pytest.raises(DataError, match="none does not exist"):
+        write("more.jsonl", options, items=items, queries=str(tmp_path / "none"))
     composed = {"catalog_options": TaskCatalogOptions(query_text="a {title}")}
+    by_keyword = write("a.jsonl", tasks={"query-to-sid": 1}, items=items, query_text="a {title}")
+    assert by_keyword.tasks == write("b.jsonl", options, items=items, **composed).tasks
     with pytest.raises(UsageError, match="given twice"):
         write("more.jsonl", options, items=items, queries=QUERIES, **composed)
     with pytest.raises(UsageError, match="the catalog is a value"):
