@@ -27,5 +27,4 @@ from .vector_files import open_vectors as open_vectors
 from .vector_files import read_vectors as read_vectors
 from .vectors import Vectors as Vectors
 from .vectors import VectorSource as VectorSource
-from .vectors import as_array as as_array
 from .vectors import check_finite as check_finite

@@ -136,7 +136,7 @@ def build_codebook(
     out = Path(out)
     refuse_existing(out, force, BUNDLE)
     if not isinstance(embeddings, list | tuple | None):
-        embeddings = [embeddings]  # type: ignore[list-item]  # or what `as_array` takes
+        embeddings = [embeddings]  # type: ignore[list-item]  # or what `VectorSource.of` takes
     if isinstance(encoder, str):
         encoder = Encoder(encoder)
     options = options_from(BuildOptions, options, given)

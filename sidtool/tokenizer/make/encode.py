@@ -12,16 +12,7 @@ import numpy as np
 from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.base.hub import HubAccess, download, is_hub_url
 from sidtool.base.progress import Progress
-from sidtool.data import (
-    Items,
-    TextNames,
-    Vectors,
-    VectorSource,
-    as_array,
-    open_vectors,
-    read_items,
-    rows_in,
-)
+from sidtool.data import Items, TextNames, Vectors, VectorSource, open_vectors, read_items, rows_in
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.encoder.lexical import LEXICAL
 from sidtool.tokenizer.encoder.model import TextEncoder, check_location, load_encoder
@@ -68,7 +59,7 @@ def encode(
     # a pandas Series is indexed by labels, not by places
     texts = [texts] if isinstance(texts, str) else list(texts)
     if not isinstance(embeddings, str | Path | list | tuple):  # as build_codebook takes them
-        vectors = as_array(embeddings)
+        vectors = VectorSource.as_array(embeddings)
     elif embeddings:
         vectors = read_sources(bundle, embeddings)
     if vectors is None:
