@@ -56,7 +56,7 @@ class SidtoolError(Exception):
         self.shell_hint = hint
         self.hint: str | None = None
         if hint is not None:
-            parts = re.split(r"(?<=[,;]) ", hint)
+            parts = re.split(r"(?<=[,;]) ", re.sub(r"^-o (?=\S+$)", "out=", hint))
             self.hint = " ".join(
                 part if _COMMAND.search(part) else _FLAG.sub(_keyword, part) for part in parts
             )
@@ -66,6 +66,7 @@ class SidtoolError(Exception):
 def _keyword(flag: re.Match[str]) -> str:
     """The keyword of a function that is a flag of its command."""
     name = (flag["switch"] or flag["off"] or flag["name"]).replace("-", "_")
+    name = "order_by" if name == "order" else name  # the keyword `order` names a column
     if flag["share"]:
         key, _, weight = flag["share"].partition("=")
         return f'{name}={{"{key}": {weight}}}'

@@ -11,7 +11,7 @@ import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from functools import cache
+from functools import cache, cached_property
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -49,6 +49,36 @@ class Option:
     """The field holds a dataclass of options; one that may be None is None unless an option of it
     is given."""
 
+    @cached_property
+    def read_kind(self) -> Any:
+        """The type of what `reads` takes."""
+        assert self.reads is not None
+        return next(iter(inspect.signature(self.reads).parameters.values())).annotation
+
+    @property
+    def has_other_unit(self) -> bool:
+        """Whether the flag takes a number that is not the value."""
+        return self.reads is not None and self.read_kind is float
+
+    def held(self, value: Any, kind: Any) -> Any:
+        """What a field of type `kind` holds for a value as callers give it: numbers and columns of
+        NumPy or pandas are those of Python, texts are read as the flag reads them, and one text may
+        stand for several."""
+        value = plain(value)
+        kind = required(kind)
+        is_text = isinstance(value, str | Path)
+        values = [value] if is_text else value
+        several = get_origin(kind) if get_origin(kind) in (tuple, frozenset) else None
+        if self.reads is not None and not self.has_other_unit:
+            takes_list = get_origin(self.read_kind) is list
+            if is_text or (takes_list and _are_texts(values)):
+                return self.reads(values if takes_list else value)
+        elif kind is Path and is_text:
+            return Path(value)
+        elif kind == tuple[Path, ...] and _are_texts(values):
+            return tuple(map(Path, values))
+        return several(values) if several and isinstance(values, list | tuple | set) else value
+
     def check(self, name: str, value: Any, kind: Any) -> None:
         """Raise UsageError for a value out of bounds or of another type than `kind`."""
         rule = _type_error(value, kind)
@@ -65,7 +95,8 @@ class Option:
                     break
             else:
                 rule = None if abs(value) < math.inf else "a finite number"
-        if value is not None and rule is not None:
+        may_be_none = required(kind) != kind
+        if rule is not None and not (value is None and may_be_none):
             raise UsageError(f"{name} must be {rule}, not {value!r}")
 
 
@@ -123,16 +154,18 @@ def keywords_of(kind: type) -> Iterator[str]:
 
 def _from_keywords(kind: type[Options], given: Mapping[str, Any]) -> Options:
     values = {}
+    names = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
     for entry in fields(kind):  # type: ignore[arg-type]
         declared, flag = _declared(entry), _flag_keyword(entry)
+        flag = entry.name if flag in names else flag  # `order` names a column, not what orders
         value = given.get(entry.name, given.get(flag))
         member = required(entry.type)
         if declared.is_group and not isinstance(value, member):
             if not given.keys().isdisjoint(keywords_of(member)):
                 values[entry.name] = _from_keywords(member, given)
         elif entry.name in given or flag in given:
-            if isinstance(value, str) and declared.reads is not None:
-                value = declared.reads(value)
+            if declared.has_other_unit and entry.name not in given and _is_number(value):
+                value = declared.reads(value)  # type: ignore[misc]
             values[entry.name] = value
     return kind(**values)
 
@@ -155,6 +188,13 @@ def required(kind: Any) -> Any:
     return Union[tuple(others)]  # noqa: UP007
 
 
+def plain(value: Any) -> Any:
+    """Numbers and columns of NumPy or pandas, and those in a mapping, as those of Python."""
+    if isinstance(value, dict):
+        return {key: plain(member) for key, member in value.items()}
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def settings_from(
     kind: type[Options],
     options: Options | None,
@@ -166,14 +206,17 @@ def settings_from(
     names = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
     of_kind = {name: value for name, value in given.items() if name in names}
     of_library = {name: value for name, value in given.items() if name not in names}
-    return options_from(kind, options, of_kind), {**(others or {}), **of_library}
+    return options_from(kind, options, of_kind), plain({**(others or {}), **of_library})
 
 
 def check_options(options: Any) -> None:
-    """Raise UsageError for the first value of a dataclass that is out of its bounds or not of its
-    type: numbers and texts of choices."""
+    """Put what a field holds (`Option.held`) in place of each value of a dataclass. Raise
+    UsageError for the first one that is out of its bounds or not of its type: numbers and texts of
+    choices."""
     for entry, declared in options_of(type(options)):
-        declared.check(entry.name, getattr(options, entry.name), entry.type)
+        value = declared.held(getattr(options, entry.name), entry.type)
+        object.__setattr__(options, entry.name, value)
+        declared.check(entry.name, value, entry.type)
 
 
 def _type_error(value: Any, kind: Any) -> str | None:
@@ -188,6 +231,11 @@ def _type_error(value: Any, kind: Any) -> str | None:
     if kind is bool and not isinstance(value, bool):
         return "true or false"
     return None
+
+
+def _are_texts(values: Any) -> bool:
+    kinds = {type(value) for value in values} if isinstance(values, list | tuple) else ()
+    return bool(kinds) and all(issubclass(kind, str | Path) for kind in kinds)
 
 
 def _is_number(value: Any) -> bool:

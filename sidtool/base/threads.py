@@ -8,13 +8,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+from sidtool.base.errors import UsageError
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def thread_count(threads: int | None = None) -> int:
-    """A number of threads; None: one for each core that this process may use."""
+    """A number of threads; None: one for each core that this process may use. Raises UsageError
+    for a number below 1."""
     if threads is not None:
+        if threads < 1:
+            raise UsageError(f"threads must be at least 1, not {threads}")
         return threads
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

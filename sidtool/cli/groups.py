@@ -71,8 +71,7 @@ class Flag:
     def type(self) -> Any:
         """The type of the flag: that of what is read, a list for a tuple."""
         if self.option.reads is not None:
-            read = inspect.signature(self.option.reads).parameters.values()
-            return next(iter(read)).annotation
+            return self.option.read_kind
         inner = required(self.hint)
         if get_origin(inner) in (tuple, frozenset):
             return list[get_args(inner)[0]]  # type: ignore[misc]

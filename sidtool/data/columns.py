@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from sidtool.base.errors import UsageError
-from sidtool.base.options import option
+from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
 from sidtool.data.times import check_time_format
 
@@ -111,6 +111,7 @@ class EventNames:
     numbers nor ISO dates."""
 
     def __post_init__(self) -> None:
+        check_options(self)
         if self.order_by == "row" and self.order is not None:
             raise UsageError("--order row and --order-column contradict each other")
         if self.order_by == "row" and self.time_format is not None:

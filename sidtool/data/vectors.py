@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError, UsageError, first_line
 from sidtool.base.jobs import RunJob, run_here
 
 Vectors = NDArray[np.float32]
@@ -62,13 +62,29 @@ class VectorSource:
         state = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return state | {"ids": None, "run": run_here}
 
+    @staticmethod
+    def as_array(vectors: Any) -> NDArray[Any]:
+        """Vectors as an array of numbers: those of a list of rows, a table or a column of vectors
+        of pandas, or a tensor, too. Raises DataError for what has no numbers that NumPy can
+        read."""
+        try:
+            array = np.asarray(vectors)
+            if array.dtype.kind not in "fiu":  # rows in a column, nullable numbers
+                array = np.array(array.tolist(), dtype=np.float32)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"the vectors are no numbers that NumPy can read: {first_line(error)}",
+                hint="like tensor.detach().cpu().float(), or matrix.toarray() of a sparse one",
+            ) from error
+        return array
+
     @classmethod
     def of(cls, vectors: "Vectors | VectorSource") -> "VectorSource":
         """A source of an array; a source is returned as it is. Raises DataError unless it is a
         matrix of numbers."""
         if isinstance(vectors, VectorSource):
             return vectors
-        array = np.asarray(vectors, dtype=np.float32)
+        array = cls.as_array(vectors).astype(np.float32, copy=False)
         require_matrix("the array", array)
         return cls(array, max(len(array), 1))
 

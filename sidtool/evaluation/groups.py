@@ -16,6 +16,7 @@ from sidtool.data.split import Example, UserSequence
 from sidtool.data.split.pairs import ItemSequences, packed_sequences
 from sidtool.evaluation.bootstrap import everyone
 from sidtool.memory import count_events
+from sidtool.model.prompt import SPLIT_HINT
 
 SLICES: Mapping[str, tuple[int, int | None]] = {
     "cold": (0, 0),
@@ -62,7 +63,6 @@ OTHERS = "all others"
 catalogs, such as an occupation."""
 UNKNOWN = "unknown"
 """The group of examples without a value."""
-SPLIT_HINT = "sidtool split records fields: --feedback, --context, --users"
 
 
 def field_groups(examples: Sequence[Example], name: str) -> dict[str, NDArray[np.float64]]:

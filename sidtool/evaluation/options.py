@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from sidtool.base.options import option
 from sidtool.data import UnknownOptions
 from sidtool.evaluation.metrics import COVERED, KS, metric_names
@@ -47,6 +49,7 @@ class EvaluationOptions(UnknownOptions, HeldOutOptions, SearchOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "ks", tuple(np.atleast_1d(self.ks).tolist()))
         metric_names(self.ks)
 
     @property

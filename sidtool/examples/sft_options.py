@@ -33,11 +33,6 @@ from sidtool.model.contract import TrainParams
 from sidtool.model.prompt import Format, Templates
 
 
-def _read_templates(pairs: list[str]) -> dict[str, Templates]:
-    files = assignments(pairs, option="--template")
-    return {task: Templates.read(Path(str(path))) for task, path in files.items()}
-
-
 @dataclass(frozen=True)
 class SftOptions(UnknownOptions):
     """What training examples are made.
@@ -68,7 +63,10 @@ class SftOptions(UnknownOptions):
     hide_text_of: frozenset[str] = option(frozenset(), reads=read_ids)
     """File of item ids, one per line, whose text is in no training example."""
     templates: Mapping[str, Templates] = option(
-        dict, reads=_read_templates, flag="--template", metavar="TASK=FILE"
+        dict,
+        reads=partial(assignments, option="--template"),
+        flag="--template",
+        metavar="TASK=FILE",
     )
     """Templates of a task in place of its own; they may show fields of the split, like {user.age}
     or {event.rating}. Repeatable."""
@@ -81,6 +79,11 @@ class SftOptions(UnknownOptions):
     def __post_init__(self) -> None:
         check_options(self)
         check_weights(self.tasks)
+        templates = {
+            task: value if isinstance(value, Templates) else Templates.read(str(value))
+            for task, value in self.templates.items()
+        }
+        object.__setattr__(self, "templates", templates)
         for task in self.templates:
             if task not in self.tasks:
                 raise UsageError(
@@ -145,6 +148,7 @@ class TaskCatalogOptions(CatalogNames):
         return self.queries is not None or self.query_text is not None
 
     def __post_init__(self) -> None:
+        check_options(self)
         if self.queries is not None and self.query_text is not None:
             raise UsageError("give either --queries or --query-text, not both")
 

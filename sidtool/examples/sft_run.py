@@ -10,12 +10,12 @@ from typing import Any, Protocol
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import sealed_text
 from sidtool.base.errors import UsageError
-from sidtool.base.options import options_from
+from sidtool.base.options import keywords_of, options_from
 from sidtool.base.output import locked, partial_path, publish, refuse_existing, remove
 from sidtool.base.output_name import JSON_LINES, check_suffix
 from sidtool.base.progress import Progress
 from sidtool.base.threads import arrow_threads, in_threads, meanwhile, thread_count
-from sidtool.data import Items, Query
+from sidtool.data import Items, Query, read_queries
 from sidtool.data.split import Split, folder_manifest, open_split
 from sidtool.examples.event_weights import EventWeights, WeightOptions
 from sidtool.examples.general_text import GeneralOptions
@@ -130,11 +130,11 @@ def make_sft(
     options: SftOptions | None = None,
     *,
     catalog_options: TaskCatalogOptions | None = None,
-    queries: Sequence[Query] = (),
+    queries: Sequence[Query] | str | Path = (),
     model: str | Path | None = None,
     tokenizer: Any | None = None,
-    weights: WeightOptions | None = None,
-    general: GeneralOptions | None = None,
+    weights: WeightOptions | str | None = None,
+    general: GeneralOptions | str | Path | None = None,
     threads: int | None = None,
     writer: ExampleWriter | None = None,
     dry_run: bool = False,
@@ -143,8 +143,9 @@ def make_sft(
     **given: Any,
 ) -> Lineage:
     """Write the training examples `out`, and beside it the validation users and the lineage. The
-    options may also be given as keywords, like `tasks={"next-item": 1}`. A `writer` makes a folder
-    of parts, with the other files in it, if `out` ends with "/" or is a URL.
+    options, those of the catalog too, may also be given as keywords, like
+    `tasks={"next-item": 1}`. A `writer` makes a folder of parts, with the other files in it, if
+    `out` ends with "/" or is a URL.
 
     `bundle` is a bundle or a reference to one, `items` a catalog or its file (read with
     `catalog_options`, which may name queries too), `split` a split, its folder, or a file of events
@@ -172,6 +173,10 @@ def make_sft(
         (0, ['sequence'])
     """
     in_folder = "://" in str(out) or str(out).endswith("/")
+    names = set(keywords_of(TaskCatalogOptions))
+    of_catalog = {name: given.pop(name) for name in given.keys() & names}
+    if of_catalog:
+        catalog_options = options_from(TaskCatalogOptions, catalog_options, of_catalog)
     options = options_from(SftOptions, options, given)
     if in_folder and writer is None:
         raise UsageError(f"{out} is a folder of parts, which a writer makes (ClusterExamples)")
@@ -183,6 +188,12 @@ def make_sft(
     location, out = str(out), Path(out)
     if not dry_run and not in_folder:
         _refuse_outputs(out, force)
+    if isinstance(queries, str | Path):
+        queries = read_queries(Path(queries))
+    if isinstance(weights, str):
+        weights = WeightOptions(weights)
+    if isinstance(general, str | Path):
+        general = GeneralOptions(Path(general))
     inputs = SftInputs(
         bundle, items, split, options, catalog_options, model, weights, general, queries, tokenizer
     )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.data import Vectors
+from sidtool.data import Vectors, VectorSource
 from sidtool.memory.manifest import CONTENT_WEIGHT, ContentSettings
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.quantize import cluster, unit
@@ -167,9 +167,9 @@ class ItemContent:
             settings = ContentSettings("codes", weight)
             prepared = codebook.reconstruct(bundle.items.codes)
         else:
+            vectors = np.ascontiguousarray(VectorSource.as_array(vectors), dtype=np.float32)
             if len(vectors) != len(bundle.items):
                 raise DataError(f"{len(vectors)} vectors for {len(bundle.items)} items")
-            vectors = np.ascontiguousarray(vectors, dtype=np.float32)
             digest = hashlib.sha256(vectors.reshape(-1).data).hexdigest()
             settings = ContentSettings("vectors", weight, digest)
             prepared = codebook.prepare(vectors)

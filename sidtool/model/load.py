@@ -220,7 +220,7 @@ def load_model_folder(
     device: str | None = None,
     dtype: Dtype | None = None,
     trust_remote_code: bool = False,
-    memory: MemoryOptions | None = None,
+    memory: MemoryOptions | str | Path | None = None,
     contract: Contract | None = None,
 ) -> LoadedModel:
     """Load a model that `extend-model` or a later stage wrote, a folder or `hf://ORG/NAME`, with
@@ -235,6 +235,8 @@ def load_model_folder(
     import torch
 
     check_device(device)
+    if isinstance(memory, str | Path):
+        memory = MemoryOptions(str(memory))
     name = str(folder).rstrip("/").rpartition("/")[2]
     folder = model_folder(folder, trust_remote_code=trust_remote_code)
     if device is None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
+from numbers import Integral
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,7 +52,7 @@ class Request:
         user = values["user"]
         if text is not None and not isinstance(text, str):
             raise DataError(f"'text' of a request is a string, not {_brief(text)}")
-        if user is not None and (isinstance(user, bool) or not isinstance(user, str | int)):
+        if user is not None and (isinstance(user, bool) or not isinstance(user, str | Integral)):
             raise DataError(f"'user' of a request is a string or an integer, not {_brief(user)}")
         if not isinstance(values["fields"], Fields):
             raise DataError(f"'fields' of a request is a Fields, not {_brief(values['fields'])}")

@@ -107,8 +107,8 @@ def plan_push(
 
 
 def push(
-    source: str,
-    target: str,
+    source: str | Path,
+    target: str | Path,
     *,
     tag: str | None = None,
     license: str | None = None,
@@ -131,6 +131,7 @@ def push(
         >>> pushed.version, pushed.new
         ('1.0', True)
     """
+    source, target = str(source), str(target)
     signer = None if sign is None else Signer.of(sign)
     if is_flat_repository(target):
         checked = check_source(source, license)
@@ -184,7 +185,7 @@ def push(
 
 
 def pull(
-    reference: str, out: str | Path, *, force: bool = False, progress: Progress | None = None
+    reference: str | Path, out: str | Path, *, force: bool = False, progress: Progress | None = None
 ) -> VersionRecord:
     """Copy a published version to a folder or a .zip, byte for byte, and verify it. A model goes to
     a folder, and gets its card. The signature of a signed version is written beside the copy.
@@ -199,7 +200,7 @@ def pull(
         '1.0'
     """
     out = Path(out)
-    registry, record = plan_pull(reference, out, force=force)
+    registry, record = plan_pull(str(reference), out, force=force)
     source = registry.folder(record.group)
     output = (
         new_zip(out, force=force) if is_zip(out.name) else new_dir(out, force=force, resume=True)
@@ -253,7 +254,7 @@ def tag(reference: str, name: str) -> VersionRecord:
 
 
 def policy(
-    registry: str, signed_by: str | Path | None = None, *, allow_unsigned: bool = False
+    registry: str | Path, signed_by: str | Path | None = None, *, allow_unsigned: bool = False
 ) -> str | None:
     """Require that versions of URL/NAME are signed by one of the keys or certificates in a PEM
     file or by `keyless:IDENTITY@ISSUER`, or nothing any more; the text of the policy, None without
@@ -271,7 +272,7 @@ def policy(
         raise UsageError(
             "--signed-by requires a signature, --allow-unsigned none: give one of the two"
         )
-    storage = _registry_at(registry)
+    storage = _registry_at(str(registry))
     if signed_by is not None:
         storage.put({POLICY: Signers.read(signed_by).text.encode()})
     elif allow_unsigned and storage.has(POLICY):

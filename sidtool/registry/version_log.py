@@ -1,6 +1,7 @@
 """The versions of a bundle, a memory or a model, with the names under which they are published."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from sidtool.base.records import JsonRecord
 from sidtool.base.storage import Storage
@@ -72,7 +73,7 @@ class VersionLog:
     """published versions that are not in the lineage of this bundle"""
 
 
-def log(reference: str) -> VersionLog:
+def log(reference: str | Path) -> VersionLog:
     """The versions of a bundle, memory or model (a path, URL or reference); for URL/NAME also which
     are published, and under which names. Those of a bundle are its lineage, those of others what
     was published under their name.
@@ -81,6 +82,7 @@ def log(reference: str) -> VersionLog:
         >>> [each.version.version for each in sidtool.log("shop.zarr").versions]
         ['1.0']
     """
+    reference = str(reference)
     location, record = locate(reference)
     manifest = read_manifest(location)
     check_published(location, manifest, record)

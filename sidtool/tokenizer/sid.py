@@ -1,6 +1,7 @@
 """Semantic IDs: level sizes and packed keys (`Levels`), their spelling as tokens (`SidSpace`), and
 the types of their indices."""
 
+import operator
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,10 @@ class Levels:
     sizes: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "sizes", tuple(map(operator.index, self.sizes)))
+        except TypeError as error:
+            raise UsageError(f"level sizes are like (256, 256, 256), not {self.sizes!r}") from error
         if not 1 <= len(self.sizes) <= len(LETTERS):
             raise UsageError(f"a semantic ID has 1 to {len(LETTERS)} levels, not {len(self.sizes)}")
         if any(not 1 <= size <= MAX_CODES for size in self.sizes):
@@ -220,7 +225,7 @@ class SidSpace(Levels, JsonRecord):
         tokens = dict(SPELLINGS[spelling])
         if not begin_end_tokens:
             tokens |= {"begin": None, "end": None}
-        return cls(tuple(sizes), **tokens)  # type: ignore[arg-type]
+        return cls(sizes, **tokens)  # type: ignore[arg-type]
 
     @property
     def has_begin_end_tokens(self) -> bool:

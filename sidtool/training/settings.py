@@ -99,7 +99,7 @@ class StageSettings:
     options: TrainOptions
     sft_fields: Mapping[str, Any]
     """fields of SFTConfig by name"""
-    examples: Path | None = None
+    examples: str | Path | None = None
     """training examples of this stage, if not those of the run"""
 
 

@@ -208,7 +208,7 @@ def plan_stages(
         is_last = number == len(stages)
         run = plan_training(
             model_dir,
-            settings.examples or Path(examples),
+            Path(settings.examples or examples),
             out if is_last else out.with_name(f"{out.name}-{number}-{settings.options.stage}"),
             settings.options,
             settings.sft_fields,

@@ -13,6 +13,9 @@ from sidtool.base.errors import DataError, SidtoolError, without_credentials
         ("name it with --title-column", "name it with title_column"),
         ("--task item-text=1", 'task={"item-text": 1}'),
         ("--model hf://ORG/NAME, or a folder", 'model="hf://ORG/NAME", or a folder'),
+        ("--order row reads them", 'order_by="row" reads them'),
+        ("-o shop.zarr", "out=shop.zarr"),
+        ("-o names the output", "-o names the output"),
         ("give --items FILE", "give items=FILE"),
         ("sidtool split --times", "sidtool split --times"),
         (

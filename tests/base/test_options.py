@@ -1,13 +1,21 @@
 import inspect
+import json
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import sidtool
+from sidtool import EventNames, FieldName, FieldOptions, FilterOptions, PrepareOptions, RlOptions
 from sidtool.base.errors import UsageError
-from sidtool.base.options import options_from
+from sidtool.base.options import options_from, settings_from
 from sidtool.data.split import SplitOptions
+from sidtool.evaluation import EvaluationOptions
 from sidtool.examples import SftOptions
 from sidtool.recipes import FitOptions
+from sidtool.recommendation import RecommendOptions
 from sidtool.recommendation.serve import serve_options
 from sidtool.tokenizer import BuildOptions
 
@@ -22,6 +30,39 @@ def test_keywords_are_named_as_fields_or_as_flags() -> None:
     assert options_from(SplitOptions, given, {}) is given
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "held"),
+    [
+        (FieldOptions, "feedback", "rating:int", (FieldName("rating", "int"),)),
+        (FieldOptions, "feedback", ["rating"], (FieldName("rating"),)),
+        (FieldOptions, "target", "rating>=4", ("rating>=4",)),
+        (PrepareOptions, "items", "items.csv", Path("items.csv")),
+        (SplitOptions, "extends", "earlier", (Path("earlier"),)),
+        (FilterOptions, "since", 103, "103"),
+        (SftOptions, "tasks", "list=2", {"list": 2.0}),
+        (RecommendOptions, "allow", pd.Series(["a", "b"], index=[7, 3]), ("a", "b")),
+        (BuildOptions, "sizes", np.array([8, 4]), (8, 4)),
+        (EvaluationOptions, "ks", 5, (5,)),
+    ],
+)
+def test_values_of_callers_become_those_of_flags(
+    kind: type, name: str, value: Any, held: Any
+) -> None:
+    assert getattr(kind(**{name: value}), name) == held
+
+
+def test_numbers_of_numpy_are_recorded_as_numbers() -> None:
+    assert json.dumps(BuildOptions(seed=np.int64(3)).seed) == "3"  # type: ignore[arg-type]
+    assert json.dumps(SftOptions({"list": np.int64(2)}).tasks) == '{"list": 2}'
+    own, of_library = settings_from(RlOptions, None, {"seed": np.int64(3)}, {"beta": np.float64(1)})
+    assert (own, repr(of_library)) == (RlOptions(), "{'seed': 3, 'beta': 1.0}")
+
+
+def test_a_keyword_that_is_a_field_is_not_the_flag_of_another() -> None:
+    columns = options_from(SplitOptions, None, {"order": "row"}).columns
+    assert columns == EventNames(order="row", order_by="column")
+
+
 def test_an_unknown_keyword_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"there is no option protocl, known are .*protocol"):
         options_from(SplitOptions, None, {"protocl": "temporal"})
@@ -33,6 +74,8 @@ def test_keywords_reach_groups_by_their_flags() -> None:
     served, listening = serve_options("tuned", None, {"memory": "m.zarr", "k": 3, "port": 0})
     assert (served.model, served.memory.location, served.recommend.k) == ("tuned", "m.zarr", 3)
     assert listening.port == 0
+    by_flag, by_field = ({"batch_wait": 5}, {"batch_seconds": 0.005})  # milliseconds and seconds
+    assert serve_options("tuned", None, by_flag) == serve_options("tuned", None, by_field)
     assert options_from(FitOptions, None, {"id_column": "sku"}).columns.id_column == "sku"
     with pytest.raises(UsageError, match="there is no option hots"):
         serve_options("tuned", None, {"hots": "0.0.0.0"})

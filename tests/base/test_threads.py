@@ -3,7 +3,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from sidtool.base.threads import in_threads, meanwhile, run_in_threads
+from sidtool.base.errors import UsageError
+from sidtool.base.threads import in_threads, meanwhile, run_in_threads, thread_count
+
+
+def test_a_number_of_threads_is_at_least_one() -> None:
+    with pytest.raises(UsageError, match="threads must be at least 1, not 0"):
+        thread_count(0)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -134,6 +134,7 @@ def test_values_out_of_bounds_are_refused_by_their_flags(
         ({"k": 0}, "k must be at least 1, not 0"),
         ({"k": 2.5}, "k must be a whole number, not 2.5"),
         ({"k": True}, "k must be a whole number, not True"),
+        ({"k": None}, "k must be a whole number, not None"),
         ({"kind": "c"}, "kind must be one of a, b, not 'c'"),
         ({"wrap": "yes"}, "wrap must be true or false, not 'yes'"),
     ],

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -5,8 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
+from sidtool.data import Items
+from sidtool.data.split import Split
+from sidtool.examples import make_sft
 from sidtool.examples.general_text import GeneralOptions, GeneralText, pieces
+from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import write_lines
+from tests.models import tiny_tokenizer
 
 
 def test_documents_are_divided_by_their_content_alone(tmp_path: Path) -> None:
@@ -45,3 +51,17 @@ def test_a_share_lies_between_0_and_1() -> None:
     for share in (0, 1, float("nan")):
         with pytest.raises(UsageError, match=r"share must be (more than 0|less than 1)"):
             GeneralOptions(Path("a"), share)
+
+
+def test_inputs_of_make_sft_are_named_as_their_flags_name_them(
+    bundle: Bundle, catalog: Items, split: Split, tmp_path: Path
+) -> None:
+    make = partial(make_sft, bundle, catalog, split, tmp_path / "train.jsonl")
+    with pytest.raises(DataError, match="none does not exist"):
+        make(general=str(tmp_path / "none"), tokenizer=tiny_tokenizer())
+    with pytest.raises(UsageError, match="the split has no feedback 'rating'"):
+        make(weights="exp(rating/1)")
+    own = tmp_path / "own.json"
+    own.write_text('{"prompts": ["After {history}:"]}')
+    make(tasks={"next-item": 1}, templates={"next-item": own})
+    assert '"prompt": "After ' in (tmp_path / "train.jsonl").read_text()

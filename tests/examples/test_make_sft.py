@@ -209,7 +209,11 @@ def test_queries_are_given_once(tmp_path: Path, write: Write) -> None:
     options = SftOptions({"query-to-sid": 1.0})
     made = write(options=options, items=items, queries=QUERIES)
     assert made.tasks["query-to-sid"].examples + made.dropped_queries == len(QUERIES)
+    with pytest.raises(DataError, match="none does not exist"):
+        write("more.jsonl", options, items=items, queries=str(tmp_path / "none"))
     composed = {"catalog_options": TaskCatalogOptions(query_text="a {title}")}
+    by_keyword = write("a.jsonl", tasks={"query-to-sid": 1}, items=items, query_text="a {title}")
+    assert by_keyword.tasks == write("b.jsonl", options, items=items, **composed).tasks
     with pytest.raises(UsageError, match="given twice"):
         write("more.jsonl", options, items=items, queries=QUERIES, **composed)
     with pytest.raises(UsageError, match="the catalog is a value"):

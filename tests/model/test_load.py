@@ -26,6 +26,11 @@ def test_a_loaded_model_recommends(made: Path, bundle: Bundle) -> None:
     assert served.model(ids).logits.shape[-1] == served.tokens.stop
 
 
+def test_a_memory_may_be_named(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no memory at .*tonight"):
+        load_model_folder(made, memory=str(tmp_path / "tonight.zarr"))
+
+
 def test_a_loaded_model_does_not_follow_its_files(made: Path) -> None:
     ids = torch.arange(9)[None]
     model = load_model_folder(made, device="cpu").model

@@ -5,6 +5,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -137,6 +138,8 @@ def test_a_request_takes_lists_and_a_number_of_a_user() -> None:
     history: Any = ["a", "b"]
     request = Request(user, history, deny=())
     assert request == Request("7", ("a", "b"))
+    user = np.int64(7)
+    assert Request(user, history) == request
     assert hash(request) == hash(Request("7", ("a", "b")))
 
 

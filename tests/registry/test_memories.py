@@ -53,7 +53,7 @@ def test_a_pulled_memory_is_byte_identical(
     nightly: str, memories: list[str], tmp_path: Path
 ) -> None:
     push(memories[1], nightly)
-    record = pull(nightly, tmp_path / "out.zarr")
+    record = pull(Path(nightly), tmp_path / "out.zarr")
     assert record.kind == "memory"
     assert files(tmp_path / "out.zarr") == files(Path(memories[1]))
     pull(nightly, tmp_path / "out.zarr.zip")

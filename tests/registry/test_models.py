@@ -251,7 +251,7 @@ def test_a_registry_holds_one_kind(model: Path, tmp_path: Path) -> None:
 
 def test_the_log_lists_the_published_models(model: Path, tmp_path: Path) -> None:
     shop = str(tmp_path / "models")
-    (entry,) = log(str(model)).versions
+    (entry,) = log(model).versions
     assert entry.version.version == "-"
     push(str(model), shop)
     push(str(changed(model)), shop, tag="prod")

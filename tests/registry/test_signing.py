@@ -337,8 +337,8 @@ def test_an_older_version_is_signed_as_such(tmp_path: Path, key: Path) -> None:
     for number in range(2):
         path = tmp_path / f"{number}.zarr"
         small_memory(small_bundle(), KnnSettings(neighbors=5 + number)).save(path)
-        push(str(path), str(shop), sign=str(key))
-    policy(str(shop), key.with_suffix(".pub"))
+        push(path, shop, sign=str(key))
+    policy(shop, key.with_suffix(".pub"))
     (old,) = shop.glob("versions/1.0-*")
     record = json.loads((shop / "versions/1.0.json").read_text())
     shutil.copytree(old, shop / f"versions/1.2-{record['root'][:12]}")

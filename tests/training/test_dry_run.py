@@ -228,7 +228,7 @@ def test_every_stage_is_checked_with_the_tokenizer_of_the_first(
     stages = [
         StageSettings(TrainOptions(stage="embeddings", **FEW), {}),
         StageSettings(TrainOptions(stage="lora", **FEW), {}),
-        StageSettings(TrainOptions(**FEW), {}, examples=broken),
+        StageSettings(TrainOptions(**FEW), {}, examples=str(broken)),
     ]
     run = (models("llama"), made, tmp_path / "out")
     check_stages(plan_stages(*run, stages[:2]))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
-from sidtool.base.options import option
+from sidtool.base.options import Option, check_options, option
 from sidtool.data.coded import Coded, object_array
 from sidtool.data.columns import USER_COLUMNS, need_column
 from sidtool.data.fields.fields import (
@@ -40,10 +40,14 @@ FITTING_KINDS: Mapping[FieldType, tuple[CellKind, ...]] = {
 
 @dataclass(frozen=True)
 class FieldName:
-    """A column as a user names it, with its type or None: the type of its values is then found."""
+    """A column as a user names it, with its type or None: the type of its values is then found.
+    Raises UsageError for another type."""
 
     name: str
     type: FieldType | None = None
+
+    def __post_init__(self) -> None:
+        Option().check("the type of a field", self.type, FieldType | None)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -84,6 +88,7 @@ class FieldOptions:
     conditions: tuple[Condition, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_options(self)
         object.__setattr__(self, "conditions", tuple(map(Condition.parse, self.target)))
         names = [column.name for column in self.event_fields]
         for name in names:

@@ -159,7 +159,7 @@ def prepare(
     **given: Any,
 ) -> Prepared:
     """Write `items.parquet`, `events.parquet` and `prepare.json` to the folder `out`. The options
-    may also be given as keywords.
+    may also be given as keywords, except for the format: `PrepareOptions(source="recbole")`.
 
     `source` is a file of events or a folder of the data set's files. Events are held in memory with
     20 bytes each and every id once; items are read twice, and written as they are read. Without a

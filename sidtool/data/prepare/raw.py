@@ -123,6 +123,9 @@ class FilterOptions(JsonRecord):
 
     def __post_init__(self) -> None:
         check_options(self)
+        for name in ("since", "until"):
+            if (moment := getattr(self, name)) is not None:
+                object.__setattr__(self, name, str(moment))  # a number, or a date of pandas
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,8 @@ GRID: Grid = {
 
 @dataclass(frozen=True, kw_only=True)
 class TuneSimilarityOptions(SeenOptions):
-    """How settings are chosen. Raises UsageError for fewer than one user."""
+    """How settings are chosen. Raises UsageError for fewer than one user, and for fixed settings
+    that there are not."""
 
     users: int | None = option(5000, minimum=1)
     """Validation examples for --tune, evenly spread."""
@@ -219,6 +220,8 @@ class TuneSimilarityOptions(SeenOptions):
 
     def __post_init__(self) -> None:
         check_options(self)
+        of_knn = {name: value for name, value in self.fixed.items() if name != CONTENT}
+        options_from(KnnSettings, None, of_knn)  # refuses unknown names, and values out of range
 
 
 @dataclass(frozen=True, eq=False)

@@ -83,9 +83,9 @@ class ModelSource(ModelOptions):
 
 
 def recommend_folder(
-    model: ModelSource | str,
-    requests: str,
-    out: str,
+    model: ModelSource | str | Path,
+    requests: str | Path,
+    out: str | Path,
     options: RecommendOptions | None = None,
     *,
     candidates: Sequence[str] | None = None,
@@ -110,7 +110,8 @@ def recommend_folder(
         >>> outcome.requests, outcome.bad
         (1, 0)
     """
-    source = ModelSource(model) if isinstance(model, str) else model
+    requests = str(requests)
+    source = ModelSource(str(model)) if isinstance(model, str | Path) else model
     options = options_from(RecommendOptions, options, given)
     listed = None if candidates is None else tuple(candidates)
     settings = asdict(options)
@@ -119,7 +120,7 @@ def recommend_folder(
     made_from = {"command": "recommend", **source.record(), "options": settings}
     work = partial(_open_answering, source, requests, options, listed, stop)
     report = run_over_folder(
-        work, requests, out, made_from, run or RunOptions(), shard_rows=shard_rows
+        work, requests, str(out), made_from, run or RunOptions(), shard_rows=shard_rows
     )
     counts = report.counts
     warn_of_unknown(counts)

@@ -65,7 +65,7 @@ class UserPart:
 
 
 def split_in_parts(
-    events: str,
+    events: str | Path,
     out: str | Path,
     options: SplitOptions | None = None,
     *,
@@ -87,7 +87,7 @@ def split_in_parts(
         >>> sidtool.split_in_parts("events.csv", "in-parts", run=run).counts.test
         40
     """
-    run = run or PartOptions()
+    events, run = str(events), run or PartOptions()
     urls = table_urls(events)
     n_parts = run.parts or part_count(count_events(urls))
     plan = PartPlan(options_from(SplitOptions, options, given), n_parts)

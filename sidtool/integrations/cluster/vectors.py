@@ -46,9 +46,9 @@ class ItemColumns(TextNames):
 
 
 def embed_folder(
-    items: str,
-    out: str,
-    encoder: Encoder,
+    items: str | Path,
+    out: str | Path,
+    encoder: Encoder | str,
     columns: ItemColumns | None = None,
     *,
     run: RunOptions | None = None,
@@ -66,6 +66,8 @@ def embed_folder(
         sidtool.base.errors.DataError: the encoder no-such-folder is not a folder
         encoder="lexical", encoder="minilm", or hf://ORG/NAME for a model of the Hugging Face hub
     """
+    out = str(out)
+    encoder = Encoder(encoder) if isinstance(encoder, str) else encoder
     check_model(encoder)
     columns = columns or ItemColumns()
     run = run or RunOptions()
@@ -75,13 +77,13 @@ def embed_folder(
         "columns": _settings(columns),
     }
     work = partial(_open_embedding, encoder, columns)
-    return run_over_folder(work, items, out, made_from, run, shard_rows=shard_rows)
+    return run_over_folder(work, str(items), out, made_from, run, shard_rows=shard_rows)
 
 
 def encode_folder(
-    bundle: str,
-    items: str,
-    out: str,
+    bundle: str | Path,
+    items: str | Path,
+    out: str | Path,
     columns: ItemColumns | None = None,
     *,
     model: str | None = None,
@@ -101,6 +103,7 @@ def encode_folder(
         sidtool.base.errors.RefusedError: bundle 'shop' was built from given vectors
         give embeddings
     """
+    bundle, out = str(bundle), str(out)
     opened = open_source(bundle)
     refuse_input(out, locate(bundle)[0])
     columns = columns or ItemColumns()
@@ -115,7 +118,7 @@ def encode_folder(
         "columns": _settings(columns),
     }
     work = partial(_open_encoding, bundle, model, trust_remote_code, columns)
-    return run_over_folder(work, items, out, made_from, run, shard_rows=shard_rows)
+    return run_over_folder(work, str(items), out, made_from, run, shard_rows=shard_rows)
 
 
 def _open_embedding(encoder: Encoder, columns: ItemColumns) -> Work[Shard]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sidtool.base.errors import SidtoolWarning, UsageError
-from sidtool.base.options import option
+from sidtool.base.options import Option, option
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import (
     BINARY_FILE,
@@ -109,11 +109,11 @@ def import_map(
     source: str | Path,
     out: str | Path,
     *,
-    items: CatalogFile | None = None,
+    items: CatalogFile | str | Path | None = None,
     info: str | Path | None = None,
     sizes: tuple[int, ...] | None = None,
     keys: Keys = "id",
-    codebook: CodebookFile | None = None,
+    codebook: CodebookFile | str | Path | None = None,
     force: bool = False,
 ) -> Bundle:
     """Write another system's map to `out` as a bundle; it encodes if there is its `codebook`.
@@ -132,11 +132,18 @@ def import_map(
     out = Path(out)
     refuse_existing(out, force, BUNDLE)
     name = out.name.removesuffix(".zip").removesuffix(".zarr")
+    items = _catalog_file(items)
+    if isinstance(codebook, str | Path):
+        codebook = CodebookFile(codebook)
     bundle = read_map(
         Path(source), name=name, items=items, info=info, sizes=sizes, keys=keys, codebook=codebook
     )
     bundle.save(out, force=force)
     return Bundle.open(out)
+
+
+def _catalog_file(items: CatalogFile | str | Path | None) -> CatalogFile | None:
+    return CatalogFile(Path(items)) if isinstance(items, str | Path) else items
 
 
 def read_map(
@@ -150,6 +157,7 @@ def read_map(
     codebook: CodebookFile | None = None,
 ) -> Bundle:
     """The bundle that `import_map` writes, with a name. Raises as `import_map` does."""
+    Option().check("keys", keys, Keys)
     readable = map_suffixes()
     form = readable.get(source.suffix)
     if form is None or form.read is None:
@@ -177,7 +185,7 @@ def export_map(
     out: str | Path,
     to: System,
     *,
-    items: CatalogFile | None = None,
+    items: CatalogFile | str | Path | None = None,
     keys: Keys = "id",
     tokens: SidTokens | None = None,
     force: bool = False,
@@ -195,7 +203,7 @@ def export_map(
         >>> [path.name for path in sidtool.export_map(bundle, "sids.json", "flashrec").files]
         ['sids.json']
     """
-    out = Path(out)
+    out, items = Path(out), _catalog_file(items)
     check_export_options(to, items=items, keys=keys, has_model=tokens is not None)
     form = FORMATS[to]
     assert form.write is not None  # checked above
@@ -213,6 +221,7 @@ def check_export_options(
     if to not in writers:
         raise UsageError(f"unknown system {to!r}", hint=f"one of {', '.join(writers)}")
     form = writers[to]
+    Option().check("keys", keys, Keys)
     if not form.has_catalog and (items is not None or keys != "id"):
         with_catalog = ", ".join(name for name in writers if writers[name].has_catalog)
         raise UsageError(f"--items and --keys apply to --to {with_catalog}, not to {to}")
@@ -221,7 +230,8 @@ def check_export_options(
         raise UsageError(f"--model applies to --to {with_tokens}, not to {to}")
     if form.tokens == "must" and not has_model:
         raise UsageError(
-            f"--to {to} writes token ids, and they depend on the model", hint="--model"
+            f"--to {to} writes token ids, and they depend on the model",
+            hint="`export --model MODEL`, or tokens=sidtool.model_tokens(MODEL, bundle)",
         )
 
 

@@ -32,7 +32,7 @@ Format = Literal["plain", "chat"]
 HISTORY_SLOT = "{history}"
 ITEM_SLOT = "{item}"
 _LIKE_A_SLOT = re.compile(r"\{[A-Za-z_][\w.:-]*\}")
-SPLIT_HINT = "sidtool split records fields: --feedback, --context, --users, --times"
+SPLIT_HINT = "sidtool split records fields: --feedback --context --users --times"
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,11 @@ class Templates(JsonRecord):
         return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
 
     @classmethod
-    def read(cls, path: Path) -> "Templates":
+    def read(cls, path: str | Path) -> "Templates":
         """The templates of a JSON file {"prompts": [...], "separator": "", "items": [...]}, where
         `separator` and `items` may be missing. Raises DataError if it is no such file."""
         try:
-            value = parse_json(read_document(path))
+            value = parse_json(read_document(Path(path)))
         except OSError as error:
             raise DataError(f"cannot read templates {path}: {error.strerror}") from error
         except ValueError as error:

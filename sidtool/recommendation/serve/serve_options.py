@@ -18,6 +18,10 @@ from sidtool.model import ModelOptions
 from sidtool.recommendation.recommend_options import RecommendOptions
 
 
+def _in_seconds(milliseconds: float) -> float:
+    return milliseconds / 1000
+
+
 @dataclass(frozen=True)
 class ServeLimits:
     """What a service accepts and how it batches. Raises UsageError for a value out of range."""
@@ -28,7 +32,7 @@ class ServeLimits:
     batch_seconds: float = option(
         0.002,
         minimum=0,
-        reads=lambda milliseconds: milliseconds / 1000,
+        reads=_in_seconds,
         default_text=2.0,
         flag="--batch-wait",
         metavar="MS",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.base.extras import data_frame, library_versions
+from sidtool.base.options import MAX_SEED, Option
 from sidtool.data import Items, Vectors, VectorSource, make_items
 from sidtool.data.split import SplitReference, check_split
 from sidtool.tokenizer.bundle.card import bundle_card
@@ -29,6 +30,8 @@ from sidtool.tokenizer.codes.report import Policy
 from sidtool.tokenizer.encoder.lexical import LexicalEncoder
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import Codes, ItemRows, Levels, SidSpace, Spelling, read_sizes
+
+SEED = Option(minimum=0, maximum=MAX_SEED)
 
 
 class Bundle(StoredBundle):
@@ -138,21 +141,23 @@ class Bundle(StoredBundle):
         if collisions not in get_args(Policy):
             hint = f"choose from {', '.join(get_args(Policy))}"
             raise UsageError(f"there is no collision policy {collisions!r}", hint=hint)
+        seed = SEED.held(seed, int)
+        SEED.check("seed", seed, int)
         if "sizes" in method_options:
             raise UsageError("there is no option sizes", hint='levels="256x256x256"')
         if levels is None:
             levels = Levels.for_items(len(ids)).sizes
         sizes = read_sizes(levels) if isinstance(levels, str) else levels
-        SidSpace.of_spelling(sizes, spelling)
+        sizes = SidSpace.of_spelling(sizes, spelling).sizes
         if titles is not None and len(titles) != len(ids):
             raise DataError(f"{len(titles)} titles for {len(ids)} items")
 
-        def fit_codebook() -> Codebook:
-            return fit(vectors, sizes, method=method, seed=seed, **method_options)
+        source = VectorSource.of(vectors)
 
-        codebook, assigned, report = make_codes(
-            VectorSource.of(vectors), ids, fit_codebook, collisions, seed=seed
-        )
+        def fit_codebook() -> Codebook:
+            return fit(source, sizes, method=method, seed=seed, **method_options)
+
+        codebook, assigned, report = make_codes(source, ids, fit_codebook, collisions, seed=seed)
         space = SidSpace.of_spelling(assigned.level_sizes, spelling)
         return cls.of(
             ItemMap.of(space, ids, assigned.codes, titles),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.base.progress import Progress
-from sidtool.data import Items, Vectors
+from sidtool.data import Items, Vectors, VectorSource
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import ItemsChange
@@ -117,6 +117,7 @@ def add_items(
         >>> len(bundle.sids()), len(newer.sids())
         (60, 59)
     """
+    remove = list(remove)  # a pandas Series is indexed by labels, not by places
     change = item_change(bundle, items, remove)
     old = bundle.items
     rows = old.rows(items.ids)  # -1 for a new item
@@ -132,6 +133,7 @@ def add_items(
         vectors = embed_texts(
             bundle, texts, model=encoder, trust_remote_code=trust_remote_code, progress=progress
         )
+    vectors = None if vectors is None else VectorSource.as_array(vectors)
     n_vectors = 0 if vectors is None else len(vectors)
     if n_vectors != n_new:
         raise DataError(f"{n_vectors} vectors for {n_new} new items")

@@ -135,8 +135,8 @@ def build_codebook(
     """
     out = Path(out)
     refuse_existing(out, force, BUNDLE)
-    if isinstance(embeddings, np.ndarray | VectorSource | str | Path):
-        embeddings = [embeddings]
+    if not isinstance(embeddings, list | tuple | None):
+        embeddings = [embeddings]  # type: ignore[list-item]  # or what `VectorSource.of` takes
     if isinstance(encoder, str):
         encoder = Encoder(encoder)
     options = options_from(BuildOptions, options, given)

@@ -56,17 +56,21 @@ def encode(
         >>> len(encodings), encodings[0].sid.startswith("<s_a_")
         (60, True)
     """
-    texts = list(texts)  # a pandas Series is indexed by labels, not by places
-    if embeddings:
+    # a pandas Series is indexed by labels, not by places
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if not isinstance(embeddings, str | Path | list | tuple):  # as build_codebook takes them
+        vectors = VectorSource.as_array(embeddings)
+    elif embeddings:
         vectors = read_sources(bundle, embeddings)
     if vectors is None:
         vectors = embed_texts(bundle, texts, model=model, trust_remote_code=trust_remote_code)
-    names = texts or [str(row) for row in range(len(vectors))]
-    if len(names) != len(vectors):
-        raise UsageError(f"{len(names)} texts for {len(vectors)} vectors")
+    rows_of_codes = bundle.encode(vectors).tolist()
+    names = texts or [str(row) for row in range(len(rows_of_codes))]
+    if len(names) != len(rows_of_codes):
+        raise UsageError(f"{len(names)} texts for {len(rows_of_codes)} vectors")
     encodings = []
     items = bundle.items
-    for text, codes in zip(names, bundle.encode(vectors).tolist(), strict=True):
+    for text, codes in zip(names, rows_of_codes, strict=True):
         rows = range(*items.rows_under(codes))
         ids = tuple(items.ids[row] for row in rows if not items.retired[row])
         encodings.append(Encoding(text, bundle.space.spell(codes), tuple(codes), ids))
@@ -147,7 +151,10 @@ def recorded_encoder(
 
 
 def check_not_empty(texts: Sequence[str]) -> None:
-    """Raise DataError for an empty text."""
+    """Raise DataError for an empty text, and for what is none."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise DataError(f"a text is a string, not {text!r}")
     if not all(text.strip() for text in texts):
         raise DataError("an empty text has no semantic ID")
 
@@ -206,7 +213,7 @@ def _item_texts(bundle: Bundle, path: Path | None) -> list[str]:
 
 def read_sources(
     bundle: Bundle,
-    paths: Sequence[str | Path],
+    paths: Sequence[str | Path] | str | Path,
     ids: Sequence[str] | None = None,
     *,
     by_row: bool | None = None,
@@ -219,7 +226,7 @@ def read_sources(
 
 def open_sources(
     bundle: Bundle,
-    paths: Sequence[str | Path],
+    paths: Sequence[str | Path] | str | Path,
     ids: Sequence[str] | None = None,
     *,
     by_row: bool | None = None,
@@ -228,6 +235,7 @@ def open_sources(
     bundle has no codebook, UsageError if the number of files, their widths or their lengths do not
     fit, DataError as `open_vectors`."""
     dims = bundle.require_codebook().dims
+    paths = [paths] if isinstance(paths, str | Path) else paths
     sources = [open_vectors(Path(path), ids, by_row=by_row) for path in paths]
     widths = tuple(source.shape[1] for source in sources)
     if widths != dims:

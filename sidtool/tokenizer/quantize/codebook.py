@@ -12,7 +12,7 @@ import numpy as np
 
 from sidtool.base.errors import DataError
 from sidtool.base.records import JsonRecord
-from sidtool.data import Vectors
+from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.quantize.fusion import Fusion, check_fusion, fuse
 from sidtool.tokenizer.quantize.mlp import Arrays, by_blocks, check_network, forward, has, unit
 from sidtool.tokenizer.sid import Codes
@@ -173,7 +173,7 @@ class Codebook:
     def prepare(self, vectors: Vectors) -> Vectors:
         """(n, dim) embeddings -> the vectors that `reconstruct` approximates: checked, fused and
         scaled as far as `params` and `encoder` say so."""
-        vectors = np.asarray(vectors, dtype=np.float32)
+        vectors = VectorSource.as_array(vectors).astype(np.float32, copy=False)
         _check(vectors, self.dim)
         if self.params.fusion is not None:
             vectors = fuse(self.encoder, self.params.fusion, vectors)
@@ -200,7 +200,8 @@ class Codebook:
         def to_codes(block: Vectors) -> Codes:
             return self._codes(self.transform(block))
 
-        vectors = np.asarray(vectors)  # those of a mapped file are read and converted in blocks
+        # those of a mapped file are read and converted in blocks
+        vectors = VectorSource.as_array(vectors)
         _check(vectors, self.dim)
         return by_blocks(to_codes, vectors, len(self.levels), np.uint16)
 

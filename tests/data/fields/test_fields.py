@@ -204,6 +204,8 @@ def test_a_type_can_be_named(events: Path) -> None:
     with pytest.raises(DataError, match=r"events.csv, row 1: device is 'tv', no int"):
         split_of(events, context=(FieldName.parse("device:int"),))
     assert FieldName.parse("a:b") == FieldName("a:b")
+    with pytest.raises(UsageError, match="must be one of int, float, str, not 'number'"):
+        FieldName("rating", "number")  # type: ignore[arg-type]
     assert FieldName.parse(":int") == FieldName(":int")
 
 

@@ -134,6 +134,8 @@ def test_wrong_inputs_are_refused() -> None:
         tune_similarity(split_of(random_histories(0, 9, ITEMS)), BUNDLE)
     with pytest.raises(UsageError, match="users must be at least 1"):
         TuneSimilarityOptions(users=0)
+    with pytest.raises(UsageError, match="there is no option neighbours, known are distance"):
+        TuneSimilarityOptions(fixed={"neighbours": 5, "content_weight": 0.5})
     leaking = split_of([["i1", "i2", "i3"]], [Example("u0", ("i1", "i2"), "i3", 2)])
     with pytest.raises(RefusedError, match="1 held-out event"):
         tune_similarity(leaking, BUNDLE)

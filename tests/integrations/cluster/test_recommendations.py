@@ -66,11 +66,7 @@ def test_the_rows_are_those_of_one_process(
     with warnings.catch_warnings(record=True) as over_folder:
         warnings.simplefilter("always", SidtoolWarning)
         outcome = recommend_folder(
-            source,
-            str(tmp_path / "requests"),
-            str(tmp_path / "out"),
-            options,
-            shard_rows=shard_rows,
+            source, tmp_path / "requests", tmp_path / "out", options, shard_rows=shard_rows
         )
     assert [str(each.message) for each in over_folder if each.category is SidtoolWarning] == [
         str(each.message) for each in one_process if each.category is SidtoolWarning

@@ -31,7 +31,7 @@ def test_a_run_continues_with_what_is_finished(
         split_in_parts(str(events), out, run=PartOptions(parts=4, resume=True))
     options = SplitOptions("temporal", valid_from=1, test_from=2)
     with pytest.raises(UsageError, match="different options"):
-        split_in_parts(str(events), out, options, run=PartOptions(parts=5, resume=True))
+        split_in_parts(events, out, options, run=PartOptions(parts=5, resume=True))
     assert divide(events, out, resume=True) == expected
     with pytest.raises(UsageError, match="exists already"):
         divide(events, out)

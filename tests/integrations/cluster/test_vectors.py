@@ -44,7 +44,11 @@ def test_embed(inputs: Path, tmp_path: Path) -> None:
     items = sidtool.read_items(inputs / "items.jsonl")
     for name, rows in (("whole", 100), ("shards", 16)):
         embed_folder(
-            str(inputs / "items"), str(tmp_path / name), encoder, run=RunOptions(), shard_rows=rows
+            inputs / "items",
+            tmp_path / name,
+            str(inputs / "encoder"),
+            run=RunOptions(),
+            shard_rows=rows,
         )
     whole = table_of(tmp_path / "whole")
     assert whole["item_id"].to_pylist() == list(items.ids)
@@ -71,8 +75,7 @@ def test_encode(inputs: Path, tmp_path: Path) -> None:
     lineage = json.loads((out / "_lineage.json").read_text())
     assert (lineage["command"], lineage["bundle"]) == ("encode", bundle.identity.digest)
     titles = ItemColumns(text_template="{title}")
-    shop, folder = str(inputs / "shop.zarr"), str(inputs / "items")
-    encode_folder(shop, folder, str(tmp_path / "titles"), titles)
+    encode_folder(inputs / "shop.zarr", inputs / "items", tmp_path / "titles", titles)
     assert table_of(tmp_path / "titles")["sid"].to_pylist() != table["sid"].to_pylist()
 
 

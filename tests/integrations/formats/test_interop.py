@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, SidtoolError, UsageError
 from sidtool.data.items import Items, make_items
-from sidtool.integrations.formats.convert import export_map
+from sidtool.integrations.formats.convert import export_map, import_map
 from sidtool.integrations.formats.inference_engines import infers_layout, sid_option
 from sidtool.integrations.formats.maps import Export
 from sidtool.integrations.formats.minionerec import read_minionerec, write_minionerec
@@ -360,7 +360,23 @@ def test_options_of_another_system_are_refused(tmp_path: Path) -> None:
         export_map(bundle, tmp_path / "x.bin", "xllm")
     with pytest.raises(UsageError, match="unknown system 'tiger'"):
         export_map(bundle, tmp_path / "x", "tiger")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="keys must be one of id, line, not 'lines'"):
+        export_map(bundle, tmp_path / "x", "minionerec", keys="lines")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_catalog_may_be_a_path(tmp_path: Path) -> None:
+    bundle = small_bundle(2)
+    lines = "".join(f'{{"item_id": "{item}", "title": "T"}}\n' for item in bundle)
+    (tmp_path / "items.jsonl").write_text(lines)
+    items = str(tmp_path / "items.jsonl")
+    export_map(bundle, tmp_path / "maps", "minionerec", items=items, keys="line")
+    source, out = tmp_path / "maps" / "index.json", tmp_path / "x.zarr"
+    assert import_map(source, out, items=items, keys="line").sids() == bundle.sids()
+    with pytest.raises(UsageError, match="keys must be one of id, line, not 'lines'"):
+        import_map(source, out, items=items, keys="lines", force=True)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="does not exist"):
+        import_map(source, out, codebook=str(tmp_path / "none.npz"), force=True)
 
 
 def test_a_bundle_of_retired_items_is_not_exported(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import scipy.sparse
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -266,6 +268,12 @@ def test_a_level_is_appended() -> None:
         ({"ids": ["a"]}, DataError, "60 vectors for 1 items"),
         ({"titles": ["a"]}, DataError, "1 titles for 60 items"),
         ({"vectors": np.zeros(60)}, DataError, "array"),
+        ({"vectors": vectors() + 0j}, DataError, "not 'complex'"),
+        ({"vectors": torch.zeros(60, 8, dtype=torch.bfloat16)}, DataError, "no numbers that NumPy"),
+        ({"vectors": scipy.sparse.eye_array(60).tocsr()}, DataError, "no numbers that NumPy"),
+        ({"levels": 4}, UsageError, r"level sizes are like \(256, 256, 256\), not 4"),
+        ({"levels": (4.0, 4)}, UsageError, "level sizes are like"),
+        ({"seed": -1}, UsageError, "seed must be at least 0, not -1"),
         ({"method": "x"}, UsageError, "no method 'x'"),
         ({"depth": 3}, UsageError, "no option 'depth'"),
         ({"levels": (64,)}, DataError, "distinct"),
@@ -292,6 +300,14 @@ def test_a_series_is_read_by_place_and_not_by_label() -> None:
     shuffled = Bundle.from_vectors(table["item_id"], titles=table["title"], **given)
     listed = Bundle.from_vectors(list(table["item_id"]), titles=list(table["title"]), **given)
     assert shuffled.digest == listed.digest
+    column = pd.Series(list(given["vectors"]), index=table.index)
+    levels = np.array(SIZES)
+    assert (
+        Bundle.from_vectors(IDS, column, levels=levels).sids()
+        == Bundle.from_vectors(
+            IDS, pd.DataFrame(given["vectors"]).astype("Float32"), levels=SIZES
+        ).sids()
+    )
     rows = listed.items.rows(list(table["item_id"]))
     assert listed.items.rows(table["item_id"]).tolist() == rows.tolist()
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -206,7 +207,7 @@ def test_an_unchanged_bundle_is_no_new_version() -> None:
 def test_invalid_additions_are_refused() -> None:
     bundle = built()
     with pytest.raises(DataError, match=r"1 ids to remove .*, the first is 'nobody'"):
-        add_items(bundle, remove=["old1", "nobody"])
+        add_items(bundle, remove=pd.Series(["old1", "nobody"], index=[7, 8]))
     with pytest.raises(UsageError, match="'old1' is both added and removed"):
         add_items(bundle, listed(["old1"]), remove=["old1"])
     with pytest.raises(DataError, match=r"1 vectors? for 2 new items"):

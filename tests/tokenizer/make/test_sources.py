@@ -1,8 +1,10 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.data.interactions import read_interactions
@@ -13,7 +15,7 @@ from sidtool.data.split.split import Split
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.make.add import add_items
 from sidtool.tokenizer.make.build import BuildOptions, build, build_codebook
-from sidtool.tokenizer.make.encode import encode
+from sidtool.tokenizer.make.encode import check_not_empty, encode
 from sidtool.tokenizer.quantize.fusion import FusionOptions
 from tests.data.split.cases import write_windows
 from tests.tokenizer.quantize.material import mixture
@@ -162,6 +164,24 @@ def test_the_weight_of_a_single_source_is_checked_too(tmp_path: Path) -> None:
             )
 
 
+def test_one_source_is_a_file_a_table_or_a_tensor(tmp_path: Path) -> None:
+    vectors = mixture(0, N, 8)
+    np.save(tmp_path / "v.npy", vectors)
+    (tmp_path / "v.ids.txt").write_text("\n".join(IDS))
+    given = {"levels": "4x4x8", "force": True}
+    for source in (pd.DataFrame(vectors), torch.tensor(vectors)):
+        bundle = build_codebook(listed(IDS), tmp_path / "x.zarr", embeddings=source, **given)
+    codes = [each.codes for each in encode(bundle, vectors=vectors)]
+    for embeddings in (str(tmp_path / "v.npy"), vectors):
+        assert [each.codes for each in encode(bundle, embeddings=embeddings)] == codes
+
+
+@pytest.mark.parametrize("text", ["", None, 7, float("nan")])
+def test_what_is_no_text_is_not_encoded(text: Any) -> None:
+    with pytest.raises(DataError, match=r"an empty text has no|a text is a string, not"):
+        check_not_empty([text])
+
+
 def test_texts_are_the_names_of_given_vectors() -> None:
     vectors = mixture(0, N, 8)
     bundle = Bundle.from_vectors(IDS, vectors, levels=(4, 4, 8))
@@ -169,6 +189,7 @@ def test_texts_are_the_names_of_given_vectors() -> None:
     assert [each.text for each in named] == ["a", "b"]
     unnamed = encode(bundle, vectors=vectors[:2])
     assert [each.codes for each in named] == [each.codes for each in unnamed]
+    assert [each.text for each in encode(bundle, "lamp", vectors=vectors[:1])] == ["lamp"]
     with pytest.raises(UsageError, match="3 texts for 2 vectors"):
         encode(bundle, ["a", "b", "c"], vectors=vectors[:2])
 
