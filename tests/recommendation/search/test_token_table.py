@@ -137,7 +137,8 @@ def test_the_loss_is_that_of_the_same_logits_in_a_block(tokens: SidTokens, over:
         preceding = torch.zeros(7, 3, 2, dtype=torch.long)
         preceding[:, 1, 1] = ids[:, 0]
         preceding[:, 2] = ids[:, :2]
-        targets = Targets(ids.flatten(), torch.arange(21), preceding.flatten(0, 1), torch.ones(21))
+        each = torch.ones(21), torch.zeros(21, dtype=torch.bool)
+        targets = Targets(ids.flatten(), torch.arange(21), preceding.flatten(0, 1), *each)
         parts = loss.parts(targets.ids)
         blocks = [
             of_logits[indexes][:, slice(*columns) if isinstance(columns, tuple) else columns]
