@@ -2,6 +2,7 @@
 what the example's own user contributed to it."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -67,30 +68,28 @@ class MemoryTeacher:
         ids = inputs["input_ids"].cpu().numpy()
         bounds = _bounds(inputs, ids.shape)
         starts, leaves = self._items(ids.ravel())
-        # of each part the items that have a target in it
-        items = [
+        # the numbers of the items that have a target in each part, and in any
+        in_parts = [
             np.searchsorted(starts, places.cpu().numpy() + 1 - level)
             for level, (places, _) in enumerate(parts)
         ]
-        asked = np.unique(np.concatenate(items))
+        targets = np.unique(np.concatenate(in_parts))
         backward = np.zeros(len(starts) + 1, dtype=np.bool_)
-        for of_level, reversed_there in zip(items, is_reversed, strict=True):
-            backward[of_level] = reversed_there.cpu().numpy()
+        for numbers, of_part in zip(in_parts, is_reversed, strict=True):
+            backward[numbers] = of_part.cpu().numpy()
         scores: list[Any] = [sparse.csr_matrix((0, len(self._codes)))]  # a batch without targets
-        for first, stop in zip(*_spans(starts, bounds), strict=True):
-            of_example = asked[(asked >= first) & (asked < stop)]
+        for first, stop in pairwise(np.searchsorted(starts, bounds).tolist()):
+            of_example = targets[(targets >= first) & (targets < stop)]
             if len(of_example):
-                known = leaves[first:stop]
                 is_backward = bool(backward[of_example[0]])
-                scores.append(self._scores(known, of_example - first, is_backward))
+                example = leaves[first:stop]
+                scores.append(self._scores(example, of_example - first, is_backward))
         joined = sparse.vstack(scores, format="csr")
-        device = inputs["input_ids"].device
-        return [
-            self._logits(joined[np.searchsorted(asked, of_level)], leaves[of_level], level).to(
-                device
-            )
-            for level, of_level in enumerate(items)
+        logits = [
+            self._logits(joined[np.searchsorted(targets, numbers)], leaves[numbers], level)
+            for level, numbers in enumerate(in_parts)
         ]
+        return [block.to(inputs["input_ids"].device) for block in logits]
 
     def _items(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(items,) each: where the SIDs of a flat batch start, and their leaves; -1 for one that no
@@ -99,39 +98,49 @@ class MemoryTeacher:
         starts = np.flatnonzero(self._tokens.is_code(ids, 0))
         places = np.minimum(starts[:, None] + np.arange(levels), len(ids) - 1)
         columns = token_columns(self._tokens, "cpu")
-        found, codes = columns.locate(torch.from_numpy(ids[places]))
+        token_levels, codes = columns.locate(torch.from_numpy(ids[places]))
         leaves, exist = trie_arrays(self._trie, "cpu").descend(codes)
-        is_item = exist & (found == torch.arange(levels)).all(-1)
+        is_item = exist & (token_levels == torch.arange(levels)).all(-1)
         return starts, torch.where(is_item, leaves, -1).numpy()
 
-    def _scores(self, items: NDArray[np.int64], asked: NDArray[np.int64], backward: bool) -> Any:
-        """(n, leaves) CSR: the scores before some of the items of an example, without what the
+    def _scores(self, items: NDArray[np.int64], targets: NDArray[np.int64], backward: bool) -> Any:
+        """(n, leaves) CSR: the scores before n of the items of an example, without what the
         example contributed to them."""
         from scipy import sparse
 
-        settings = self._settings
-        ages = asked[:, None] - 1 - np.arange(len(items))
+        ages = targets[:, None] - 1 - np.arange(len(items))
         is_read = (ages >= 0) & (ages < self._window)
-        weights = np.where(is_read, settings.recency ** np.maximum(ages, 0.0), 0.0)
-        unique = np.unique(items[items >= 0])
-        is_item = (items[:, None] == unique).astype(np.float64)  # (items, unique)
-        similarity: Any = self._similarity[backward][unique]
-        gaps = np.abs(np.arange(len(items))[:, None] - np.arange(len(items)))
-        counts = settings.distance ** np.maximum(gaps - 1.0, 0.0)
-        counts[(gaps == 0) | (gaps > self._window)] = 0
-        counts[np.tril_indices_from(counts)] *= settings.reverse
-        events = np.outer(self._events[unique], self._events[unique])
-        own = is_item.T @ counts @ is_item
-        own /= events**settings.normalization + settings.shrinkage
-        np.fill_diagonal(own, 0)
-        own = np.minimum(own, similarity[:, unique].toarray())
-        n = len(unique)
-        entries = own.ravel(), (np.repeat(np.arange(n), n), np.tile(unique, n))
-        others = similarity - sparse.csr_matrix(entries, shape=similarity.shape)
-        scores = sparse.csr_matrix(weights @ is_item) @ others
+        weights = np.where(is_read, self._settings.recency ** np.maximum(ages, 0.0), 0.0)
+        distinct = np.unique(items[items >= 0])
+        is_item = (items[:, None] == distinct).astype(np.float64)  # (items, distinct)
+        similarity: Any = self._similarity[backward][distinct]
+        contributed = self._contributed(distinct, is_item)
+        # neighbors that were cut off have nothing that could be taken out
+        contributed = np.minimum(contributed, similarity[:, distinct].toarray())
+        n = len(distinct)
+        entries = contributed.ravel(), (np.repeat(np.arange(n), n), np.tile(distinct, n))
+        of_others = similarity - sparse.csr_matrix(entries, shape=similarity.shape)
+        scores = sparse.csr_matrix(weights @ is_item) @ of_others
         scores.data[scores.data < SMALLEST] = 0
         scores.eliminate_zeros()
         return scores
+
+    def _contributed(
+        self, distinct: NDArray[np.int64], is_item: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """(n, n): what an example contributed to the similarities of its n distinct items;
+        `is_item` (items, n) says which of them each item is."""
+        settings = self._settings
+        numbers = np.arange(len(is_item))
+        gaps = np.abs(numbers[:, None] - numbers)
+        counts = settings.distance ** np.maximum(gaps - 1.0, 0.0)
+        counts[(gaps == 0) | (gaps > self._window)] = 0
+        counts[np.tril_indices_from(counts)] *= settings.reverse
+        products = np.outer(self._events[distinct], self._events[distinct])
+        contributed: NDArray[np.float64] = is_item.T @ counts @ is_item
+        contributed /= products**settings.normalization + settings.shrinkage
+        np.fill_diagonal(contributed, 0)
+        return contributed
 
     def _logits(self, scores: Any, answers: NDArray[np.int64], level: int) -> torch.Tensor:
         """(n, columns) float32: logarithms of the sums of scores behind each code that follows the
@@ -154,9 +163,3 @@ def _bounds(inputs: Mapping[str, torch.Tensor], shape: tuple[int, ...]) -> NDArr
         return np.arange(0, n_tokens + 1, shape[1])
     positions = inputs["position_ids"].cpu().numpy().ravel()
     return np.append(np.flatnonzero(positions == 0), n_tokens)
-
-
-def _spans(starts: NDArray[np.int64], bounds: NDArray[np.int64]) -> tuple[list[int], list[int]]:
-    """The first item of each example, and the one behind its last."""
-    edges = np.searchsorted(starts, bounds)
-    return edges[:-1].tolist(), edges[1:].tolist()
