@@ -1,11 +1,11 @@
-"""What a model learns from a memory as its teacher, alone and served with that memory.
+"""What a model learns from teachers, alone and served with a memory.
 
-    python benchmarks/memory_teacher.py WORK -o FILE.json --name NAME [--seeds 0,1,2]
-        [--weight 0.5] [--seen]
+    python benchmarks/teachers.py WORK -o FILE.json --name NAME [--seeds 0,1,2]
+        [--of memory|models|both] [--models 0,1,2] [--weight 0.5] [--seen]
 
-WORK is a folder that `recipe.py --teachers ""` filled: its models are compared on validation users
-with models of the same seeds, examples and settings that learn from WORK/memory.zarr, too
-(`train --teacher`), whose distributions have this weight in the loss."""
+WORK is a folder that `recipe.py --teachers ""` filled. Its models are compared on validation users
+with models of the same seeds, examples and settings that learn from WORK/memory.zarr, from the
+WORK/seed-* of `--models`, or from both (`train --teacher`), with this weight in the loss."""
 
 import json
 import sys
@@ -15,13 +15,16 @@ from subprocess import run
 from typing import Any
 
 from changed_training import compare, comparison_parser, store, train_recipe
+from recipe import parse_numbers
 
 
 def trained(args: Namespace, seed: int) -> Path:
-    """The model of a seed with the memory as teacher."""
-    out = Path(args.work) / f"memory-teacher-{args.weight}" / f"seed-{seed}" / "model"
-    weight = f"distill_weight={args.weight}"
-    return train_recipe(args.work, seed, out, [weight], teachers=[args.work / "memory.zarr"])
+    """The model of a seed with teachers."""
+    out = args.work / f"{args.of}-teacher-{args.weight}" / f"seed-{seed}" / "model"
+    memory = [args.work / "memory.zarr"] if args.of != "models" else []
+    models = [args.work / f"seed-{each}" / "model" for each in args.models]
+    teachers = [*memory, *(models if args.of != "memory" else [])]
+    return train_recipe(args.work, seed, out, [f"distill_weight={args.weight}"], teachers=teachers)
 
 
 def served(args: Namespace, model: Path) -> Path:
@@ -51,11 +54,17 @@ def served_metrics(args: Namespace, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure the memory as teacher."""
+    """Measure the teachers."""
     parser = comparison_parser(__doc__)
+    parser.add_argument("--of", choices=("memory", "models", "both"), default="memory")
+    parser.add_argument("--models", type=parse_numbers, default=(0, 1, 2))
     parser.add_argument("--weight", type=float, default=0.5)
     args = parser.parse_args()
-    change = "memory as teacher"
+    change = {
+        "memory": "memory as teacher",
+        "models": "models as teachers",
+        "both": "memory and models as teachers",
+    }[args.of]
     result = compare(args, trained, change)
     result["served"] = [served_metrics(args, seed) for seed in args.seeds]
     store(args, result, change)
