@@ -54,12 +54,12 @@ class Validator:
         self._queries = list(
             example_queries(session, indexed, exclude_seen=exclude_seen, follow=False)
         )
-        # queries that may find one item only: their search scores the item
+        # queries that may find one item only: their search scores the item, where there is a prompt
         trie = session.trie
         self._target_queries = [
             replace(query, leaf_filter=LeafFilter(trie, trie.positions(ItemRows(target))))
             for query, target in zip(self._queries, indexed.targets[:, None], strict=True)
-            if target[0] >= 0
+            if target[0] >= 0 and query.prompt
         ][:LOSS_USERS]
 
     @property

@@ -13,6 +13,7 @@ from sidtool.evaluation import (
     validation,
 )
 from sidtool.evaluation.baselines import baseline_values
+from sidtool.model.prompt import HistoryPrompt
 from sidtool.recommendation import QuerySession
 from sidtool.recommendation.search import Normalize
 from sidtool.recommendation.search.score import score_sids
@@ -63,6 +64,15 @@ def test_the_loss_is_that_of_the_targets_sid(
     monkeypatch.setattr(validation, "LOSS_USERS", 3)
     made, _ = validator(bundle, examples, normalize="trie")
     assert made.sums(model)[[4, 6]].tolist() == [9, 3]
+
+
+def test_a_history_that_the_bundle_lacks_has_no_loss() -> None:
+    bundle = small_bundle(N, begin_end_tokens=False)  # nothing is left of its prompt
+    sids_alone = HistoryPrompt("sequence", "{history}", 5, 200)
+    session = QuerySession.of(loaded := loaded_model(bundle, history_prompt=sids_alone))
+    examples = [Example("u", ("i20",), "i1", 1), Example("v", ("unknown",), "i0", 1)]
+    made = Validator(examples, session, users=0, num_beams=N, k=N, seed=0)
+    assert made.sums(loaded.model)[[0, 4, 6]].tolist() == [1, 2, 1]
 
 
 def test_figures_have_intervals_and_item_knn(bundle: Bundle) -> None:
