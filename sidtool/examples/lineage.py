@@ -225,8 +225,8 @@ def read_lineage(train: Path) -> Lineage:
     changed since, RefusedError if it records held-out events in them, UsageError for a folder."""
     if in_parts(train):
         raise UsageError(
-            f"{as_url(train)} is a folder of parts, which only train reads",
-            hint="make-sft -o FILE.jsonl",
+            f"{as_url(train)} is a folder, and only train reads examples in parts",
+            hint="name the file that make-sft wrote, as train.jsonl",
         )
     path = side_files(train)["meta"]
     try:
@@ -252,7 +252,7 @@ def read_lineage(train: Path) -> Lineage:
 def _unreadable(path: Path, train: Path) -> DataError:
     return DataError(
         f"cannot read the lineage {as_url(path)} of {as_url(train)}",
-        hint="sidtool make-sft writes it",
+        hint="name the file of examples, or the folder of its parts, that make-sft wrote",
     )
 
 
