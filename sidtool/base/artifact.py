@@ -23,6 +23,9 @@ LINEAGE_SUFFIX = ".meta.json"
 """What training examples have beside them, after their own name."""
 
 
+EXAMPLES = "a file of training examples"
+
+
 def describe(location: str | Path) -> str | None:
     """The kind of artifact at a path with an article, like "a split"; None if it is none. Reads
     names of files, and the attributes of a Zarr group."""
@@ -32,7 +35,7 @@ def describe(location: str | Path) -> str | None:
             return "the work folder of an unfinished run"
         if path.is_file():
             if path.with_name(path.name + LINEAGE_SUFFIX).is_file():
-                return "a file of training examples"
+                return EXAMPLES
             return None if path.suffix == ".zip" else "a file"
         for name, kind in MARKERS.items():
             if not (path / name).is_file():

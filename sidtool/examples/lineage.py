@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from sidtool.base.artifact import EXAMPLES, describe
 from sidtool.base.digests import digest_strings, file_digest
 from sidtool.base.documents import check_seal, parse_json
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
@@ -29,6 +30,7 @@ LINEAGE_FORMAT = 1
 """The newest lineage format that this version reads and the one that it writes."""
 AGAIN = "make the training examples again"
 """What to do about examples that were changed."""
+WHAT_TO_NAME = "name the file that make-sft wrote, such as sft/train.jsonl"
 
 
 @dataclass(frozen=True)
@@ -224,10 +226,8 @@ def read_lineage(train: Path) -> Lineage:
     Raises DataError if there is none, it has a newer format or is malformed, or the examples
     changed since, RefusedError if it records held-out events in them, UsageError for a folder."""
     if in_parts(train):
-        raise UsageError(
-            f"{as_url(train)} is a folder, and only train reads examples in parts",
-            hint="name the file that make-sft wrote, as train.jsonl",
-        )
+        what = describe(as_url(train)) or "a folder of parts"
+        raise UsageError(f"{as_url(train)} is {what}, not {EXAMPLES}", hint=WHAT_TO_NAME)
     path = side_files(train)["meta"]
     try:
         require_regular(path)
@@ -250,10 +250,11 @@ def read_lineage(train: Path) -> Lineage:
 
 
 def _unreadable(path: Path, train: Path) -> DataError:
-    return DataError(
-        f"cannot read the lineage {as_url(path)} of {as_url(train)}",
-        hint="name the file of examples, or the folder of its parts, that make-sft wrote",
-    )
+    what = describe(as_url(train))
+    problem = f"cannot read the lineage {as_url(path)} of {as_url(train)}"
+    if what not in (None, "a file", EXAMPLES):
+        problem = f"{as_url(train)} is {what}, not {EXAMPLES}"
+    return DataError(problem, hint=WHAT_TO_NAME)
 
 
 def parsed_lineage(data: bytes | None, path: Path, train: Path) -> Lineage:

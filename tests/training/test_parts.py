@@ -172,7 +172,7 @@ def test_what_needs_a_file_is_refused(tmp_path: Path, models: Make, examples: Ma
         train(models("gpt2"), folder, tmp_path / "out", sliding_windows="drawn")
     with pytest.raises(UsageError, match="examples in parts are not cut to prefixes"):
         train(models("t5"), folder, tmp_path / "out")
-    with pytest.raises(UsageError, match="is a folder, and only train reads"):
+    with pytest.raises(UsageError, match="is a folder of parts, not a file"):
         rl(models("gpt2"), folder, tmp_path / "out")
 
 

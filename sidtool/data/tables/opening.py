@@ -18,6 +18,7 @@ from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from sidtool.base.artifact import describe
 from sidtool.base.errors import DataError, SidtoolError, UsageError
 
 PARQUET = (".parquet", ".pq")
@@ -146,7 +147,8 @@ class TableFiles:
 def table_files(path: Path) -> TableFiles:
     """The files that a path stands for. A path that exists, or that names nothing, is itself.
 
-    Raises DataError for a pattern without a match, or a URL that cannot be read."""
+    Raises DataError for a pattern without a match, a folder that is no table, or a URL that cannot
+    be read."""
     if URL.match(str(path)):
         return _copied(as_url(path))
     if has_magic(str(path)) and not path.exists():
@@ -155,6 +157,8 @@ def table_files(path: Path) -> TableFiles:
         if not matches:
             raise DataError(f"no file matches {path}")
         return TableFiles(matches)
+    if path.is_dir() and (what := describe(path)):
+        raise DataError(f"{path} is {what}, not a table")
     return TableFiles(parquet_files(path) or (path,))
 
 
