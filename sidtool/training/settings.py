@@ -136,6 +136,10 @@ COMMON_DECIDED: dict[str, str] = {
     "load_best_model_at_end": "the output is always the best checkpoint on the validation set",
     "resume_from_checkpoint": "the same command resumes",
     "save_only_model": "a run resumes only from a checkpoint with its optimizer",
+    "logging_nan_inf_filter": "a loss that is no number stops the training",
+    "restore_callback_states_from_checkpoint": "a resumed run stops early as a whole one would",
+    "per_device_eval_batch_size": "validation runs in batches that fit",
+    "trust_remote_code": "--trust-remote-code",
 }
 """Fields of every trainer that sidtool decides, and what to do instead of setting them."""
 
@@ -150,3 +154,7 @@ DECIDED: Mapping[str, str] = COMMON_DECIDED | {
     "assistant_only_loss": "the targets are those that make-sft wrote",
 }
 """Fields of SFTConfig that sidtool decides, and what to do instead of setting them."""
+
+SETTABLE = frozenset({"activation_offloading", "chat_template_path", "eos_token"})
+"""Of the fields that SFTConfig adds to TrainingArguments, those that have an effect: sidtool loads
+models, and reads, tokenizes and batches examples."""

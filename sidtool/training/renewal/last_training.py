@@ -12,6 +12,7 @@ from sidtool.examples import SftOptions, WeightOptions, named_task, read_lineage
 from sidtool.model.contract import Contract, TrainParams
 from sidtool.model.prompt import HistoryPrompt
 from sidtool.training.settings import DEFAULTS, TrainOptions
+from sidtool.training.settings_file import TRAINING
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,10 @@ def training_settings(
     if train_options.token_budget is not None:
         budget = round(train_options.token_budget * options.share)
         train_options = replace(train_options, token_budget=budget)
-    sft_fields = dict(last.sft_fields)
+    # an earlier version took some that have no effect
+    sft_fields = {
+        name: value for name, value in last.sft_fields.items() if not TRAINING.refusal(name)
+    }
     if (steps := sft_fields.get("max_steps", -1)) > 0:
         sft_fields["max_steps"] = max(1, round(steps * options.share))
     elif train_options.token_budget is None:
