@@ -78,12 +78,13 @@ class TrainOptions(StageOptions):
     eval_num_beams: int = option(20, minimum=1)
     """Beam width in validation."""
     eval_exclude_seen: bool | None = option(None)
-    """Exclude the items of a user's history from the recommendations in validation. Default: so if
+    """Exclude the items of a user's history from the recommendations in validation. Default: on if
     no held-out target of the split is an item of its own history."""
     early_stopping_patience: int | None = option(None, minimum=1)
     """Stop after this many validations without a better metric. Default: train to the end."""
     stop_step: int | None = option(None, minimum=1)
-    """Stop at this step, with a validation, as `--max-minutes` did. Default: train to the end."""
+    """Stop at this step, with a validation, as a run with `--max-minutes` did. Default: train to
+    the end."""
 
     def __post_init__(self) -> None:
         check_options(self)
