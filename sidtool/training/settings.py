@@ -83,8 +83,7 @@ class TrainOptions(StageOptions):
     early_stopping_patience: int | None = option(None, minimum=1)
     """Stop after this many validations without a better metric. Default: train to the end."""
     stop_step: int | None = option(None, minimum=1)
-    """Stop at this step, with a validation, as a run with `--max-minutes` did. Default: train to
-    the end."""
+    """Stop at this step, with a validation, as `--max-minutes` does. Default: train to the end."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -141,6 +140,7 @@ COMMON_DECIDED: dict[str, str] = {
     "restore_callback_states_from_checkpoint": "a resumed run stops early as a whole one would",
     "per_device_eval_batch_size": "validation runs in batches that fit",
     "trust_remote_code": "--trust-remote-code",
+    "remove_unused_columns": "examples are prepared by sidtool",
 }
 """Fields of every trainer that sidtool decides, and what to do instead of setting them."""
 
@@ -149,7 +149,6 @@ DECIDED: Mapping[str, str] = COMMON_DECIDED | {
     "padding_free": "--set batching=packed",
     "max_length": "make-sft --max-length limits the length of examples",
     "dataset_kwargs": "examples are tokenized by sidtool",
-    "remove_unused_columns": "examples are tokenized by sidtool",
     "train_sampling_strategy": "--set batching=packed avoids padding",
     "loss_type": "--set softmax_over chooses the tokens of the loss",
     "assistant_only_loss": "the targets are those that make-sft wrote",
@@ -157,5 +156,4 @@ DECIDED: Mapping[str, str] = COMMON_DECIDED | {
 """Fields of SFTConfig that sidtool decides, and what to do instead of setting them."""
 
 SETTABLE = frozenset({"activation_offloading", "chat_template_path", "eos_token"})
-"""Of the fields that SFTConfig adds to TrainingArguments, those that have an effect: sidtool loads
-models, and reads, tokenizes and batches examples."""
+"""Of the fields that SFTConfig adds to TrainingArguments, those that have an effect."""

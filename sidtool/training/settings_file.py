@@ -21,7 +21,6 @@ _YAML_TYPES: Mapping[str, tuple[type, ...]] = {
     "float": (int, float),
 }
 
-
 _RANGES: Mapping[str, tuple[int, float]] = {
     "per_device_train_batch_size": (1, math.inf),
     "gradient_accumulation_steps": (1, math.inf),

@@ -117,7 +117,6 @@ release of TRL adds, are refused."""
 _ROLLOUTS = "groups are made by sidtool's beam search"
 
 DECIDED: Mapping[str, str] = COMMON_DECIDED | {
-    "remove_unused_columns": "examples are prepared by sidtool",
     "use_liger_kernel": "log-probabilities are computed by sidtool",
     "num_generations_eval": "--set eval_num_beams is the width of validation",
     "max_completion_length": "a SID has as many codes as the bundle has levels",

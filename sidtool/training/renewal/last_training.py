@@ -1,7 +1,7 @@
 """The training stage that a model had last: what it was, and how it is repeated in short."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +121,7 @@ def training_settings(
     """The settings of the model's last training stage, shortened; adapters are merged by now, so
     all weights are trained in their place. Raises UsageError for those without a learning rate for
     that."""
-    names = {field.name for field in fields(TrainOptions)}
-    recorded = {name: value for name, value in last.options.items() if name in names}
+    recorded = {key: value for key, value in last.options.items() if key in TRAINING.option_types}
     recorded.pop("stop_step", None)  # of a schedule that is another now
     train_options = TrainOptions(**recorded)
     if train_options.stage == "lora":
@@ -136,9 +135,7 @@ def training_settings(
         budget = round(train_options.token_budget * options.share)
         train_options = replace(train_options, token_budget=budget)
     # an earlier version took some that have no effect
-    sft_fields = {
-        name: value for name, value in last.sft_fields.items() if not TRAINING.refusal(name)
-    }
+    sft_fields = {key: value for key, value in last.sft_fields.items() if not TRAINING.refusal(key)}
     if (steps := sft_fields.get("max_steps", -1)) > 0:
         sft_fields["max_steps"] = max(1, round(steps * options.share))
     elif train_options.token_budget is None:
