@@ -118,9 +118,9 @@ def check_fields(last: TrainParams, types: FieldTypes) -> None:
 def training_settings(
     last: TrainParams, options: RefreshOptions
 ) -> tuple[TrainOptions, Mapping[str, Any]]:
-    """The settings of the model's last training stage, shortened; adapters are merged by now, so
-    all weights are trained in their place. Raises UsageError for those without a learning rate for
-    that."""
+    """The settings of the model's last training stage, shortened, without those that cannot be set
+    any more; adapters are merged by now, so all weights are trained in their place. Raises
+    UsageError for those without a learning rate for that."""
     recorded = {key: value for key, value in last.options.items() if key in TRAINING.option_types}
     recorded.pop("stop_step", None)  # of a schedule that is another now
     train_options = TrainOptions(**recorded)
@@ -134,7 +134,6 @@ def training_settings(
     if train_options.token_budget is not None:
         budget = round(train_options.token_budget * options.share)
         train_options = replace(train_options, token_budget=budget)
-    # an earlier version took some that have no effect
     sft_fields = {key: value for key, value in last.sft_fields.items() if not TRAINING.refusal(key)}
     if (steps := sft_fields.get("max_steps", -1)) > 0:
         sft_fields["max_steps"] = max(1, round(steps * options.share))
