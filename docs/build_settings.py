@@ -18,7 +18,7 @@ Written by `make docs` from the code; do not edit. `sidtool settings COMMAND` pr
 
 Commands take these keys by `--set key=value`; an unknown key is an error. `sidtool train` and `sidtool rl` also take
 them in the YAML file of `--config`, at the top level or, for `train`, for one stage of its `stages` list, where
-`examples: FILE` is accepted too. `memory: FILE` and `split: FILE` of `train` are those of `--memory` and `--split`. Fields of libraries keep their name and their meaning, and their defaults are those
+`examples: FILE` is accepted too. Fields of libraries keep their name and their meaning, and their defaults are those
 of TRL {version} and of the transformers release beside it, except where a default of the library is given in
 parentheses. "auto" is chosen for the machine: bfloat16 on a GPU that supports it, the CPU if there is no GPU.
 `bf16=auto` also selects bfloat16 on a CPU that has instructions for it.
@@ -59,8 +59,7 @@ def section(command: Configurable) -> str:
         if group in DECIDED_FIELDS:
             fixed = [f"| `{key}` | {text} |" for key, text in DECIDED_FIELDS[group].items()]
             parts.append(FIXED.format(config=group) + "\n".join(fixed) + "\n")
-            if group == rl.RL_SETTINGS.config:
-                parts.append(f"| other fields that {group} adds | sidtool has no use for them |\n")
+            parts.append(f"| other fields that {group} adds | sidtool has no use for them |\n")
     return "".join(parts)
 
 

@@ -69,7 +69,7 @@ class QuantizerSettings:
         panel="Quantizer",
         completes=lambda: options.setting_pairs("build-codebook"),
     )
-    """Option of the method or of the fusion of vectors."""
+    """Option of the method or of the fusion; `sidtool settings build-codebook` lists them."""
 
     def apply(self, build: BuildOptions, *, has_events: bool) -> BuildOptions:
         """The options with these of the method and of the fusion.

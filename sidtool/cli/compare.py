@@ -64,7 +64,7 @@ def compare(
     catalog: CatalogFile | None,
     embeddings: Annotated[Path | None, "Vectors of the items: .npy, Parquet or Zarr."] = None,
     field: Annotated[
-        str | None, "Column of ITEMS with labels, like brand, to measure purity."
+        str | None, "Column of --items with labels, like brand, to measure purity."
     ] = None,
     interactions: Annotated[
         Path | None,

@@ -41,9 +41,9 @@ class Thresholds:
 class Comparison(Thresholds):
     """What an evaluation of recommendations is compared with."""
 
-    against: str | None = option(None, metavar="MODEL")
+    against: str | None = option(None, metavar="OTHER")
     """Another model of the same items, or the same model without --normalize: print by how much
-    MODEL is better, with paired intervals, over all examples and in each slice."""
+    MODEL is better than OTHER, with paired intervals; evaluate does so in each slice, too."""
 
     def load(self, use: ModelOptions) -> LoadedModel | None:
         """The other model, on the same device."""

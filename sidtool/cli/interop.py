@@ -28,7 +28,7 @@ class MapOptions:
     """Codes per level, like 256x256x256; default: those of the codebook, or the next powers of
     two."""
     keys: Keys = option("id")
-    """Keys of index.json: item ids, or line numbers of ITEMS from 0."""
+    """Keys of index.json: item ids, or line numbers of --items from 0."""
 
 
 def import_(
@@ -112,7 +112,7 @@ class ExportOptions:
     to: System = option()
     """Target system."""
     keys: Keys = option("id")
-    """Keys of index.json: item ids, or line numbers of ITEMS from 0."""
+    """Keys of index.json: item ids, or line numbers of --items from 0."""
     model: str | None = option(None)
     """Model that the inference engine serves, if the map has token ids or depends on them."""
 

@@ -93,7 +93,7 @@ def add_items(
 
 
 def diff(
-    old: Annotated[str, "A bundle: NAME.zarr, NAME.zarr.zip or a URL."],
+    old: options.Bundle,
     new: Annotated[str, "The later bundle."],
     exit_code: Annotated[bool, "Exit 3 when the bundles differ."] = False,
     json: options.Json = False,

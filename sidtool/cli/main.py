@@ -124,7 +124,7 @@ def root(
 ) -> None:
     """Semantic IDs as a portable, versioned, verified tokenizer for generative recommendation.
 
-    Every option is also a variable: SIDTOOL_EVALUATE_NUM_BEAMS is that of `sidtool evaluate
+    Every long option is also a variable: SIDTOOL_EVALUATE_NUM_BEAMS is that of `sidtool evaluate
     --num-beams`."""
 
 

@@ -33,7 +33,7 @@ class ModelDesign:
     settings: tuple[str, ...] = option(
         (), flag="--set", panel="Options", completes=lambda: options.setting_pairs("init-model")
     )
-    """Field of the model's configuration, key=value."""
+    """Field of the model's configuration, key=value; `sidtool settings init-model` lists them."""
     seed: int = option(0, minimum=0, maximum=MAX_SEED)
     """Seed of all random numbers."""
 

@@ -17,7 +17,7 @@ from sidtool.base.records import JsonRecord
 from sidtool.model import DEFAULT_PRESET, Preset, preset_fields
 from sidtool.tokenizer.quantize import METHODS, FusionOptions
 from sidtool.training import DEFAULTS, MACHINE_DEFAULTS, TRAINING, Vocabulary, type_name
-from sidtool.training.reinforcement import RL_DEFAULTS, RL_SETTINGS
+from sidtool.training.reinforcement import ALGORITHM_DEFAULTS, RL_DEFAULTS, RL_SETTINGS
 
 Configurable = Literal["build-codebook", "init-model", "train", "rl"]
 """The commands with `--set`."""
@@ -73,7 +73,7 @@ def list_settings(command: Configurable, *, preset: Preset = DEFAULT_PRESET) -> 
     if command == "train":
         return list(_training_settings(TRAINING, DEFAULTS))
     if command == "rl":
-        return list(_training_settings(RL_SETTINGS, RL_DEFAULTS))
+        return list(_training_settings(RL_SETTINGS, {**RL_DEFAULTS, **ALGORITHM_DEFAULTS["grpo"]}))
     raise UsageError(
         f"{command!r} has no settings", hint=f"commands are {', '.join(get_args(Configurable))}"
     )

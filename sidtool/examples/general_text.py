@@ -24,7 +24,7 @@ class GeneralOptions:
 
     path: Path = option(flag="--general")
     """General text to mix in, against forgetting: JSON Lines with `text`, or a text file with blank
-    lines between documents. 1 in 20 documents is held out."""
+    lines between documents. 1 in 20 documents is held out, at most 200."""
     share: float = option(0.2, above=0, below=1, flag="--general-share")
     """Share of general text in all tokens."""
 

@@ -48,7 +48,7 @@ class SftOptions(UnknownOptions):
         completes=lambda: TASKS,
         flag="--task",
     )
-    """Task and weight, like next-item=1; repeatable. Default: sequence=1."""
+    """Task (docs/tasks.md) and weight, like next-item=1; repeatable. Default: sequence=1."""
     format: Literal["auto", "plain", "chat"] = option("auto")
     """Plain text or chat turns; auto: chat if the tokenizer has a chat template and a task other
     than `sequence` is made."""

@@ -34,7 +34,7 @@ class KnnSettings(JsonRecord):
     neighbors: int | None = option(None, minimum=1)
     """Most similar items kept per item."""
     recency: float = option(0.75, above=0, maximum=1)
-    """Weight of a history's item per later item."""
+    """Factor of the weight of a history's item for each item after it."""
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -78,12 +78,12 @@ class TrainOptions(StageOptions):
     eval_num_beams: int = option(20, minimum=1)
     """Beam width in validation."""
     eval_exclude_seen: bool | None = option(None)
-    """Exclude the items of a user's history from the recommendations in validation. Default: so if
+    """Exclude the items of a user's history from the recommendations in validation. Default: on if
     no held-out target of the split is an item of its own history."""
     early_stopping_patience: int | None = option(None, minimum=1)
     """Stop after this many validations without a better metric. Default: train to the end."""
     stop_step: int | None = option(None, minimum=1)
-    """Stop at this step, with a validation, as `--max-minutes` did. Default: train to the end."""
+    """Stop at this step, with a validation, as `--max-minutes` does. Default: train to the end."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -136,6 +136,11 @@ COMMON_DECIDED: dict[str, str] = {
     "load_best_model_at_end": "the output is always the best checkpoint on the validation set",
     "resume_from_checkpoint": "the same command resumes",
     "save_only_model": "a run resumes only from a checkpoint with its optimizer",
+    "logging_nan_inf_filter": "a loss that is no number stops the training",
+    "restore_callback_states_from_checkpoint": "a resumed run stops early as a whole one would",
+    "per_device_eval_batch_size": "validation runs in batches that fit",
+    "trust_remote_code": "--trust-remote-code",
+    "remove_unused_columns": "examples are prepared by sidtool",
 }
 """Fields of every trainer that sidtool decides, and what to do instead of setting them."""
 
@@ -144,9 +149,11 @@ DECIDED: Mapping[str, str] = COMMON_DECIDED | {
     "padding_free": "--set batching=packed",
     "max_length": "make-sft --max-length limits the length of examples",
     "dataset_kwargs": "examples are tokenized by sidtool",
-    "remove_unused_columns": "examples are tokenized by sidtool",
     "train_sampling_strategy": "--set batching=packed avoids padding",
     "loss_type": "--set softmax_over chooses the tokens of the loss",
     "assistant_only_loss": "the targets are those that make-sft wrote",
 }
 """Fields of SFTConfig that sidtool decides, and what to do instead of setting them."""
+
+SETTABLE = frozenset({"activation_offloading", "chat_template_path", "eos_token"})
+"""Of the fields that SFTConfig adds to TrainingArguments, those that have an effect."""

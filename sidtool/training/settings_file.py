@@ -12,7 +12,7 @@ from sidtool.base.documents import parse_yaml, read_document
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.options import MAX_TRAINING_SEED, assignments
-from sidtool.training.settings import DECIDED, StageSettings, TrainOptions
+from sidtool.training.settings import DECIDED, SETTABLE, StageSettings, TrainOptions
 
 _YAML_TYPES: Mapping[str, tuple[type, ...]] = {
     "int": (int,),
@@ -20,7 +20,6 @@ _YAML_TYPES: Mapping[str, tuple[type, ...]] = {
     "str": (str,),
     "float": (int, float),
 }
-
 
 _RANGES: Mapping[str, tuple[int, float]] = {
     "per_device_train_batch_size": (1, math.inf),
@@ -77,9 +76,8 @@ class Vocabulary:
     """name of the configuration class of TRL"""
     decided: Mapping[str, str]
     """fields of the configuration that sidtool decides, and what to do instead of setting them"""
-    settable: frozenset[str] | None = None
-    """of the fields that the configuration adds to TrainingArguments, those that can be set; None
-    for all but the decided ones"""
+    settable: frozenset[str]
+    """of the fields that the configuration adds to TrainingArguments, those that can be set"""
 
     @property
     def option_types(self) -> dict[str, str]:
@@ -97,7 +95,7 @@ class Vocabulary:
 
     def refusal(self, key: str) -> str | None:
         """What to do instead of setting a field of the configuration; None if it can be set."""
-        if key in self.decided or self.settable is None or key in self.settable:
+        if key in self.decided or key in self.settable:
             return self.decided.get(key)
         from transformers import TrainingArguments
 
@@ -105,7 +103,7 @@ class Vocabulary:
         return None if key in names else f"sidtool has no use for this field of {self.config}"
 
 
-TRAINING = Vocabulary(TrainOptions, "SFTConfig", DECIDED)
+TRAINING = Vocabulary(TrainOptions, "SFTConfig", DECIDED, SETTABLE)
 
 
 def read_settings(

@@ -76,11 +76,9 @@ def made_config(
         "dataloader_pin_memory": on_gpu,
         **own_fields,
         "output_dir": str(run.work),
-        # a loss that is no number stops the training
         "logging_nan_inf_filter": False,
         "metric_for_best_model": f"eval_{run.options.metric_for_best_model}",
         "greater_is_better": True,
-        # else early stopping would count from zero in a resumed run
         "restore_callback_states_from_checkpoint": True,
         **decided,
     }

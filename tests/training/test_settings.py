@@ -68,6 +68,11 @@ def test_stages_name_their_examples(tmp_path: Path) -> None:
         ("gradient_checkpointing=1", "must be bool"),
         ("bf16=fast", "must be bool"),
         ("max_length=3", "cannot be set"),
+        # they would have no effect
+        ("logging_nan_inf_filter=true", "cannot be set"),
+        ("per_device_eval_batch_size=4", "cannot be set"),
+        ("trust_remote_code=true", "cannot be set"),
+        ("shuffle_dataset=true", "cannot be set"),
         ("softmax_over=nothing", "softmax_over must be one of"),
         ("metric_for_best_model=mrr@5", "must be hr@K"),
         ("item_dropout=1.5", "item_dropout must be at most 1"),

@@ -80,7 +80,7 @@ class FieldOptions:
     users: Path | None = option(None, metavar="FILE")
     """Table of users, one row each: age, country, ..."""
     times: bool = option(False)
-    """Record the time of every event, for {gap} and {ago}."""
+    """Record the time of every event, for {gap} and {ago} in templates, and for --extends."""
     target: tuple[str, ...] = option((), metavar="CONDITION")
     """What counts as a target, like 'rating>=4' or behavior=buy; repeatable, all must hold. Other
     events stay in histories."""

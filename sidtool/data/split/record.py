@@ -41,7 +41,7 @@ class SessionRule(JsonRecord):
         None, above=0, reads=parse_duration, flag="--session-gap", metavar="TIME"
     )
     """An event that comes so long after the user's previous one begins a session: seconds, or like
-    30m, 12h or 1d. Required by last-session, else recorded for lists."""
+    30m, 12h or 1d. last-session requires this or --session-column."""
     column: str | None = option(None, flag="--session-column")
     """Column that names a user's sessions, in place of --session-gap."""
 

@@ -63,7 +63,7 @@ class TuneMemoryOptions(SeenOptions):
     users: int | None = option(None, minimum=1)
     """Validation examples, evenly spread; default: all."""
     num_beams: int = option(100, minimum=10)
-    """Beam width, and the number of items that are ranked again: those of NDCG@10 or more."""
+    """Beam width, and the number of items that are ranked again; NDCG@10 needs at least 10."""
     rerank: bool = option(True)
     """Fit a re-ranker too, and use it if it is better on users that it was not fitted to."""
 

@@ -46,7 +46,7 @@ class PartOptions(RunOptions):
 
     parts: int | None = option(None, minimum=2, maximum=BUCKETS, panel="Workers")
     """Parts that users are divided into, each made alone and stored in files of its own. Default:
-    one for each 500,000 events with --engine ray, from 8 to 1,024, else the files are those of all
+    one for each 524,288 events with --engine ray, from 8 to 1,024, else the files are those of all
     users."""
 
     @property

@@ -26,7 +26,7 @@ class SeenOptions:
     """Whether items of a history are recommended."""
 
     exclude_seen: bool | None = option(None, panel="Seen items")
-    """Never recommend an item of the history. Default: so if no held-out target of the split is an
+    """Never recommend an item of the history. Default: on if no held-out target of the split is an
     item of its own history."""
 
     def with_seen(self, targets_repeat: bool | None) -> Self:

@@ -16,9 +16,9 @@ class Encoder:
     """An encoder of texts and its settings; None: the model's own setting. `lexical` has none."""
 
     model: str = option(flag="--encoder", panel="Encoder")
-    """lexical (tf-idf of words and character n-grams, fitted to the catalog and stored in the
-    bundle), minilm (needs sidtool[minilm]), or a sentence-transformers model: folder or
-    hf://ORG/NAME."""
+    """lexical (build-codebook only: tf-idf of words and character n-grams, fitted to the catalog
+    and stored in the bundle), minilm (needs sidtool[minilm]), or a sentence-transformers model:
+    folder or hf://ORG/NAME."""
     revision: str | None = option(None, panel="Encoder")
     """Revision of the model on the hub."""
     pooling: str | None = option(None, panel="Encoder")

@@ -117,10 +117,7 @@ release of TRL adds, are refused."""
 _ROLLOUTS = "groups are made by sidtool's beam search"
 
 DECIDED: Mapping[str, str] = COMMON_DECIDED | {
-    "remove_unused_columns": "examples are prepared by sidtool",
-    "per_device_eval_batch_size": "validation runs in batches that fit",
     "use_liger_kernel": "log-probabilities are computed by sidtool",
-    "trust_remote_code": "--trust-remote-code",
     "num_generations_eval": "--set eval_num_beams is the width of validation",
     "max_completion_length": "a SID has as many codes as the bundle has levels",
     "reward_weights": "--set reward=NAME=WEIGHT,... names the rewards",

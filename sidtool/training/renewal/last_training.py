@@ -1,7 +1,7 @@
 """The training stage that a model had last: what it was, and how it is repeated in short."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from sidtool.examples import SftOptions, WeightOptions, named_task, read_lineage
 from sidtool.model.contract import Contract, TrainParams
 from sidtool.model.prompt import HistoryPrompt
 from sidtool.training.settings import DEFAULTS, TrainOptions
+from sidtool.training.settings_file import TRAINING
 
 
 @dataclass(frozen=True)
@@ -117,11 +118,10 @@ def check_fields(last: TrainParams, types: FieldTypes) -> None:
 def training_settings(
     last: TrainParams, options: RefreshOptions
 ) -> tuple[TrainOptions, Mapping[str, Any]]:
-    """The settings of the model's last training stage, shortened; adapters are merged by now, so
-    all weights are trained in their place. Raises UsageError for those without a learning rate for
-    that."""
-    names = {field.name for field in fields(TrainOptions)}
-    recorded = {name: value for name, value in last.options.items() if name in names}
+    """The settings of the model's last training stage, shortened, without those that cannot be set
+    any more; adapters are merged by now, so all weights are trained in their place. Raises
+    UsageError for those without a learning rate for that."""
+    recorded = {key: value for key, value in last.options.items() if key in TRAINING.option_types}
     recorded.pop("stop_step", None)  # of a schedule that is another now
     train_options = TrainOptions(**recorded)
     if train_options.stage == "lora":
@@ -134,7 +134,7 @@ def training_settings(
     if train_options.token_budget is not None:
         budget = round(train_options.token_budget * options.share)
         train_options = replace(train_options, token_budget=budget)
-    sft_fields = dict(last.sft_fields)
+    sft_fields = {key: value for key, value in last.sft_fields.items() if not TRAINING.refusal(key)}
     if (steps := sft_fields.get("max_steps", -1)) > 0:
         sft_fields["max_steps"] = max(1, round(steps * options.share))
     elif train_options.token_budget is None:
