@@ -34,7 +34,7 @@ CASES = [
     ("recommend model --num-beam 3", 2, "--num-beams"),
     ("recommend model --[/b]", 2, "No such option: --[/b]"),
     ("recommend model --file", 2, "Option '--file' requires an argument."),
-    ("recommend model -k [/b]", 2, "Invalid value for '-k'"),
+    ("recommend model -k [/b]", 2, "Invalid value for '-k': '[/b]' should be a valid integer"),
     ("build-codebook", 2, "Missing argument 'ITEMS'"),
     ("tag a b c", 2, "unexpected extra argument"),
     ("BUILD --levels 4xx8", 2, "'4xx8'"),
