@@ -50,7 +50,7 @@ class FitOptions:
     minutes: float = option(10.0, above=0)
     """Time for everything. Fewer epochs, and fewer users to evaluate on, keep it."""
     model: str | None = option(None)
-    """Language model for recipes that are for one: hf://ORG/NAME, or a folder."""
+    """Language model, for a recipe that makes none of its own: hf://ORG/NAME, or a folder."""
     encoder: str = option("lexical")
     """Encoder of the items' texts, as of build-codebook: lexical needs no download."""
     text_template: str | None = option(None)
