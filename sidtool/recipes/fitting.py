@@ -150,12 +150,12 @@ def fit(
     raw, out = _inputs(items, events, options), Path(out)
     # what a build would refuse is refused before anything is written, unless it is cleaned first
     profile = None if options.fix else _measured(raw)
+    first = check_step(raw, out, fixes=options.fix)
+    inputs = raw.cleaned(first.output) if options.fix else raw
+    total = 1 + len(_plan(options, inputs, profile, out).steps())
     with _own_folder(out):
         steps = Steps(out, run_command, replaces=True, clock=clock)
-        road = _Road(steps, options.minutes, notify, clock, clock())
-        first = check_step(raw, out, fixes=options.fix)
-        inputs = raw.cleaned(first.output) if options.fix else raw
-        road.total = 1 + len(_plan(options, inputs, profile, out).steps())
+        road = _Road(steps, options.minutes, notify, clock, clock(), total=total)
         road.do(first)
         profile = profile or _measured(inputs)
         plan = _plan(options, inputs, profile, out)

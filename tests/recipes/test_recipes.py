@@ -154,8 +154,10 @@ def test_minionerec_is_trained_by_rewards_at_last(shop: Shop, tmp_path: Path) ->
 def test_only_a_recipe_for_a_language_model_takes_one(
     recipe: str, model: str | None, message: str, shop: Shop, tmp_path: Path
 ) -> None:
+    out = tmp_path / "out"
     with pytest.raises(UsageError, match=message):
-        plan_fit(shop.items, shop.events, tmp_path / "out", FitOptions(recipe=recipe, model=model))
+        fit(shop.items, shop.events, out, FitOptions(recipe=recipe, model=model))
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
