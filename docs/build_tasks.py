@@ -15,7 +15,7 @@ Written by `make docs` from the code; do not edit.
 `sidtool make-sft --task NAME=WEIGHT` makes training examples of a task; the option may be repeated. A weight of 1 takes
 every example once, 0.5 half of them, 3 each in three templates. With `--max-tokens` weights are the tasks' shares of a
 token budget. In `FIELD-to-sid`, `sid-to-FIELD` and `prefix-to-FIELD`, FIELD is any column of the catalog, as in `brand-to-sid`. The last
-three tasks need fields of the split ([feedback.md](feedback.md#tasks)); in them FIELD is a feedback.
+three tasks need [fields of the split](feedback.md#tasks); their FIELD is a feedback.
 
 A model recommends from a history by one task of its mix: by `sequence` or `next-item`, whichever has the larger weight.
 Without these it uses `context-to-sid` or `next-item-by-FIELD`, whichever is named first, then `list`, then
@@ -34,8 +34,9 @@ a general corpus, as a share of all tokens ([training.md](training.md#choosing-t
 TEMPLATES = """
 ## Templates
 
-The files are in `sidtool/model/prompt/templates`. `⏎` is a line break. A trained model recommends with the first template of
-its task; other examples, and further copies of an example, take the templates in turn.
+The files are in `sidtool/model/prompt/templates`. `⏎` is a line break. A model recommends, writes lists and predicts labels
+with the first template of the task, so each example of such a task is made with it. Further copies, and the examples of
+other tasks, take the templates in turn.
 
 """
 PER = {"event": "training event", "item": "item", "query": "query"}

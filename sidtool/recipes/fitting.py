@@ -50,7 +50,7 @@ class FitOptions:
     minutes: float = option(10.0, above=0)
     """Time for everything. Fewer epochs, and fewer users to evaluate on, keep it."""
     model: str | None = option(None)
-    """Language model for recipes that are for one: hf://ORG/NAME, or a folder."""
+    """Language model, for a recipe that makes none of its own: hf://ORG/NAME, or a folder."""
     encoder: str = option("lexical")
     """Encoder of the items' texts, as of build-codebook: lexical needs no download."""
     text_template: str | None = option(None)
@@ -150,12 +150,12 @@ def fit(
     raw, out = _inputs(items, events, options), Path(out)
     # what a build would refuse is refused before anything is written, unless it is cleaned first
     profile = None if options.fix else _measured(raw)
+    first = check_step(raw, out, fixes=options.fix)
+    inputs = raw.cleaned(first.output) if options.fix else raw
+    total = 1 + len(_plan(options, inputs, profile, out).steps())
     with _own_folder(out):
         steps = Steps(out, run_command, replaces=True, clock=clock)
-        road = _Road(steps, options.minutes, notify, clock, clock())
-        first = check_step(raw, out, fixes=options.fix)
-        inputs = raw.cleaned(first.output) if options.fix else raw
-        road.total = 1 + len(_plan(options, inputs, profile, out).steps())
+        road = _Road(steps, options.minutes, notify, clock, clock(), total=total)
         road.do(first)
         profile = profile or _measured(inputs)
         plan = _plan(options, inputs, profile, out)

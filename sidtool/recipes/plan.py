@@ -75,7 +75,7 @@ class Plan:
 
     def before_training(self) -> Iterator[Step]:
         """The steps up to the training, and the memory, which needs no model. Raises UsageError if
-        the recipe is for a language model and none was named."""
+        the recipe is for a language model and none was named, or makes its own and one was."""
         recipe, commands = self.recipe, self._commands
         yield commands.split(self.split, *recipe.options("split"))
         has_cooccurrence = recipe.settings("recipe").get("cooccurrence", True)
@@ -84,18 +84,17 @@ class Plan:
             *("--encoder", _path_or_word(self.encoder)),
             *flag("--interactions", self.split if has_cooccurrence else None),
         )
-        base: object = self.folder / "base"
-        if recipe.has("model"):
+        if recipe.has("model") == bool(self.base):
+            problem = "makes its own" if self.base else "needs a language"
+            raise UsageError(
+                f"recipe {recipe.name} {problem} model",
+                hint="leave out --model" if self.base else "--model hf://ORG/NAME, or a folder",
+            )
+        base = _path_or_word(self.base) if self.base else self.folder / "base"
+        if not self.base:
             setting = flag("--set", self.choices.model_setting)
             options = ("--bundle", self.bundle, *setting)
             yield commands.untrained(self.folder / "base", self.seed, *options)
-        elif self.base is None:
-            raise UsageError(
-                f"recipe {recipe.name} needs a language model",
-                hint="--model hf://ORG/NAME, or a folder",
-            )
-        else:
-            base = _path_or_word(self.base)
         yield commands.tokens(base, self.bundle, self.initial, self.seed)
         history = flag("--history-length", self.choices.history)
         yield self._examples("examples", "sft", *history)

@@ -59,7 +59,8 @@ def small_language_model(folder: Path) -> str:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_command_of_a_recipe_has_its_options(name: str, shop: Shop, tmp_path: Path) -> None:
-    options = FitOptions(recipe=name, model="hf://ORG/NAME")
+    model = None if Recipe.named(name).has("model") else "hf://ORG/NAME"
+    options = FitOptions(recipe=name, model=model)
     steps = plan_fit(shop.items, shop.events, tmp_path / "out", options)
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     for step in steps:
@@ -146,9 +147,17 @@ def test_minionerec_is_trained_by_rewards_at_last(shop: Shop, tmp_path: Path) ->
     assert isinstance(contract.params, RlParams)
 
 
-def test_a_recipe_for_a_language_model_needs_one(shop: Shop, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="recipe plum needs a language model"):
-        plan_fit(shop.items, shop.events, tmp_path / "out", FitOptions(recipe="plum"))
+@pytest.mark.parametrize(
+    ("recipe", "model", "message"),
+    [("plum", None, "plum needs a language model"), ("tiger", "base", "tiger makes its own model")],
+)
+def test_only_a_recipe_for_a_language_model_takes_one(
+    recipe: str, model: str | None, message: str, shop: Shop, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match=message):
+        fit(shop.items, shop.events, out, FitOptions(recipe=recipe, model=model))
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
