@@ -79,6 +79,7 @@ def evaluate_task(
     """
     options = options_from(TaskEvaluationOptions, options, given)
     loaded = load_model_folder(model) if isinstance(model, str | Path) else model
+    loaded = replace(loaded, memory=None)  # it has no part in an answer, nor in what was learned
     source = None if source is None else Path(source)
     task = options.task
     per_user = named_task(task).of_users
@@ -103,8 +104,7 @@ def evaluate_task(
     else:
         if options.only_items is not None:
             raise UsageError(f"task {task} is about users", hint="leave out --only-items")
-        # questions are answered without a memory, so it may have learned from any events
-        held_out = HeldOut.open(replace(loaded, memory=None), source, options.on)
+        held_out = HeldOut.open(loaded, source, options.on)
         sampled, others = make_questions(loaded, held_out.part, options, held_out.split.fields)
     if options.limit is not None and options.limit < len(sampled):
         # at random, in their order; the answers of the others stay correct for their groups
