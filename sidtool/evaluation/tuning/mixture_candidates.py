@@ -54,7 +54,7 @@ class Candidates:
         distributions: Sequence[ItemDistribution],
     ) -> "Candidates":
         """Lay out the items of each example, and their probabilities."""
-        width = max(len(items.positions) for items in ranked)
+        width = max(1, *(len(items.positions) for items in ranked))
         shape = (len(ranked), width)
         positions = np.full(shape, -1, dtype=np.int64)
         model_scores = np.full(shape, -np.inf)
