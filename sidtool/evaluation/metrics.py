@@ -36,10 +36,10 @@ class TargetRanks:
 
 
 def metric_names(ks: Sequence[int] = KS) -> tuple[str, ...]:
-    """ "hr@1", "hr@3" ... "ndcg@1" ... "mrr@50". Raises UsageError unless the cut-offs are positive
-    and ascending."""
-    if not ks or min(ks) < 1 or list(ks) != sorted(set(ks)):
-        raise UsageError(f"cut-offs must be positive, ascending numbers, not {list(ks)}")
+    """ "hr@1", "hr@3" ... "ndcg@1" ... "mrr@50". Raises UsageError unless the cut-offs are whole,
+    positive and ascending."""
+    if {*map(type, ks)} != {int} or min(ks) < 1 or list(ks) != sorted(set(ks)):
+        raise UsageError(f"cut-offs must be positive, ascending whole numbers, not {list(ks)}")
     return tuple(f"{kind}@{k}" for kind in KINDS for k in ks)
 
 
