@@ -85,9 +85,8 @@ def metric_values(ranks: TargetRanks, ks: Sequence[int] = KS) -> NDArray[np.floa
 def find_targets(
     ranked: Index, targets: Index, sizes: NDArray[np.int64] | None = None
 ) -> TargetRanks:
-    """The ranks of (n,) targets in (n, k) ranked entries, best first, both in
-    one of the index spaces. An entry of -1 is empty, a
-    target of -1 is never ranked.
+    """The ranks of (n,) targets in (n, k) ranked entries, best first, both in one of the index
+    spaces. An entry of -1 is empty, a target of -1 is never ranked.
 
     `sizes`: (n, k), the number of items behind each entry (a semantic ID may have several); one
     each if it is not given."""
