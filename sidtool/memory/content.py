@@ -161,7 +161,8 @@ class ItemContent:
         bundle's rows; without them by the sums of the centroids of the items' codes. `compare` is
         `nearest_items`, by whatever processes.
 
-        Raises RefusedError if the bundle has no codebook, DataError if the vectors do not fit."""
+        Raises RefusedError if the bundle has no codebook, DataError for vectors that do not fit or
+        are not finite."""
         codebook = bundle.require_codebook()
         if vectors is None:
             settings = ContentSettings("codes", weight)
