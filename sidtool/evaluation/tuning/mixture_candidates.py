@@ -112,7 +112,7 @@ class Candidates:
 
     @cached_property
     def has_memory(self) -> NDArray[np.bool_]:
-        """(n,) whether the memory has any item for the user, which the factor leaves."""
+        """(n,) whether the memory has any item for the user that the factor leaves."""
         is_left = ~self.is_new | (self.new_item_factor > 0)
         return np.array([is_left[each.positions].any() for each in self.distributions])
 
