@@ -50,7 +50,7 @@ class Measurement:
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """A sample of validation users, in groups of which the slices are some."""
+    """Validation users, and the groups of their examples, the slices among them."""
 
     session: QuerySession
     examples: IndexedExamples

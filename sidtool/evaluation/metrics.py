@@ -36,10 +36,10 @@ class TargetRanks:
 
 
 def metric_names(ks: Sequence[int] = KS) -> tuple[str, ...]:
-    """ "hr@1", "hr@3" ... "ndcg@1" ... "mrr@50". Raises UsageError unless the cut-offs are positive
-    and ascending."""
-    if not ks or min(ks) < 1 or list(ks) != sorted(set(ks)):
-        raise UsageError(f"cut-offs must be positive, ascending numbers, not {list(ks)}")
+    """ "hr@1", "hr@3" ... "ndcg@1" ... "mrr@50". Raises UsageError unless the cut-offs are whole,
+    positive and ascending."""
+    if {*map(type, ks)} != {int} or min(ks) < 1 or list(ks) != sorted(set(ks)):
+        raise UsageError(f"cut-offs must be positive, ascending whole numbers, not {list(ks)}")
     return tuple(f"{kind}@{k}" for kind in KINDS for k in ks)
 
 
@@ -85,9 +85,8 @@ def metric_values(ranks: TargetRanks, ks: Sequence[int] = KS) -> NDArray[np.floa
 def find_targets(
     ranked: Index, targets: Index, sizes: NDArray[np.int64] | None = None
 ) -> TargetRanks:
-    """The ranks of (n,) targets in (n, k) ranked entries, best first, both in
-    one of the index spaces. An entry of -1 is empty, a
-    target of -1 is never ranked.
+    """The ranks of (n,) targets in (n, k) ranked entries, best first, both in one of the index
+    spaces. An entry of -1 is empty, a target of -1 is never ranked.
 
     `sizes`: (n, k), the number of items behind each entry (a semantic ID may have several); one
     each if it is not given."""

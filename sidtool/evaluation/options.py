@@ -25,9 +25,9 @@ class HeldOutOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions(UnknownOptions, HeldOutOptions, SearchOptions):
-    """How recommendations are evaluated: at least the largest cut-off is the beam width, and no
-    system, baselines included, recommends a seen item with `exclude_seen`. A model that the model
-    is compared with is decoded as it was trained.
+    """How recommendations are evaluated: the beam width is at least `depth`, and no system,
+    baselines included, recommends a seen item with `exclude_seen`. A model that the model is
+    compared with is decoded as it was trained.
 
     Raises UsageError for a number out of range or unordered cut-offs."""
 

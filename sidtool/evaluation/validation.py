@@ -98,7 +98,7 @@ class Validator:
             half_width = TO_95_PERCENT * (variance / users) ** 0.5
             figures[name] = mean
             figures[name + LOW] = max(0.0, mean - half_width)
-            figures[name + HIGH] = mean + half_width
+            figures[name + HIGH] = min(1.0, mean + half_width)
             if name in self._item_knn:
                 figures[name + OF_ITEM_KNN] = self._item_knn[name]
         if loss_users:

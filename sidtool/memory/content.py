@@ -62,9 +62,9 @@ class Cells:
         return [(first, min(first + step, n)) for first in range(0, n, step)]
 
     def nearest(self, first: int, stop: int) -> NDArray[np.uint64]:
-        """(stop - first, width): the nearest vectors of those in a block, each as the bits of its
-        cosine above those of NO_COLUMN - its number; where there are fewer, the bits of the cosine
-        are 0."""
+        """(stop - first, width): the nearest vectors of those in a block, each as one number: the
+        bits of its cosine in the high half, NO_COLUMN less its row in the low one, so that the
+        largest are nearest. Where there are fewer, the high half is 0."""
         rows = self.order[first:stop]
         width = min(NEIGHBORS, len(self.order) - 1)
         nearest = np.zeros((len(rows), width), dtype=np.uint64)
@@ -161,7 +161,8 @@ class ItemContent:
         bundle's rows; without them by the sums of the centroids of the items' codes. `compare` is
         `nearest_items`, by whatever processes.
 
-        Raises RefusedError if the bundle has no codebook, DataError if the vectors do not fit."""
+        Raises RefusedError if the bundle has no codebook, DataError for vectors that do not fit or
+        are not finite."""
         codebook = bundle.require_codebook()
         if vectors is None:
             settings = ContentSettings("codes", weight)

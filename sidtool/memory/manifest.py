@@ -16,8 +16,8 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class KnnSettings(JsonRecord):
-    """How item-kNN weights events. With `distance` 1, `recency` 1 and no shrinkage, similarity is
-    the cosine of the item columns.
+    """How item-kNN weights events. With `distance` 1 and the other defaults, similarity is the
+    cosine of the item columns, as far as a user has an item once and no more than WINDOW events.
 
     Raises UsageError for a number out of range."""
 

@@ -29,7 +29,7 @@ class SparseRows:
     items: NDArray[np.uint32]
     """(m,): the column of each entry, ascending within a row"""
     weights: NDArray[Any]
-    """(m,): float32 similarities or int64 counts"""
+    """(m,): float32 or float64 similarities, or int64 counts"""
 
     @classmethod
     def of(cls, matrix: Any, dtype: Any) -> "SparseRows":

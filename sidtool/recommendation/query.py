@@ -85,8 +85,8 @@ class QuerySession:
         """The session of a loaded model; scores are normalized as it was trained unless given.
 
         With a `list_length`, histories are followed by a list: their prompt is that of lists, with
-        room for as many items. Raises DataError then if the model was not trained on lists,
-        UsageError if it has a memory, with which lists are not mixed."""
+        room for as many items. Raises DataError then if the model was not trained on lists;
+        UsageError for a memory with lists, or with scores that are not normalized over the trie."""
         contract = loaded.contract
         normalize = normalize or contract.normalize
         history_prompt: HistoryPrompt | None = contract.history_prompt

@@ -67,7 +67,7 @@ def recommend(
         ('u1', 3)
     """
     options = options_from(RecommendOptions, options, given)
-    is_history = isinstance(requests, list | tuple) and {*map(type, requests)} == {str}
+    is_history = isinstance(requests, list | tuple) and isinstance(next(iter(requests), None), str)
     if is_history or isinstance(requests, Request | Mapping):
         requests = [requests]  # type: ignore[list-item]
     answers = answer_each(

@@ -27,7 +27,6 @@ class Recommender:
     model: Any
     options: RecommendOptions
     candidates: ItemRows | None
-    """sorted, each one once"""
     allowed: SidPositions | None
     denied: ItemRows
 
@@ -40,15 +39,15 @@ class Recommender:
         session: QuerySession | None = None,
     ) -> "Recommender":
         """Look up the lists of items; `session` is one of this model with these scores, if there
-        is one already. Raises DataError as `recommend` does."""
+        is one already. Raises DataError as `recommend` does, UsageError as `QuerySession.of`
+        and for an explanation without a memory."""
         loaded = load_model_folder(model) if isinstance(model, str | Path) else model
         list_length = options.k if options.list else None
         session = session or QuerySession.of(loaded, options.normalize, list_length=list_length)
-        if list_length is not None:
-            prompt = loaded.contract.list_prompt
-            if prompt is not None and list_length > prompt.list_length:
-                trained = prompt.list_length
-                _warn(f"the model was trained on lists of {trained} items, not {list_length}")
+        prompt = loaded.contract.list_prompt
+        if options.list and prompt is not None and options.k > prompt.list_length:
+            trained = prompt.list_length
+            _warn(f"the model was trained on lists of {trained} items, not {options.k}")
         _check_explain(session, options)
         # candidates are named, so they are scored
         repeats = loaded.contract.targets_repeat if candidates is None else None
@@ -60,7 +59,6 @@ class Recommender:
             if (candidate_index < 0).any():
                 unknown = candidates[int(candidate_index.argmin())]
                 raise DataError(f"candidate {unknown!r} is not in the bundle")
-            candidate_index = ItemRows(np.unique(candidate_index))
         allowed = None
         for name, ids in (("allow list", options.allow), ("candidates", candidates)):
             if ids is not None:
@@ -79,7 +77,8 @@ class Recommender:
         return cls(session, loaded.model, options, candidate_index, allowed, denied)
 
     def with_options(self, options: RecommendOptions) -> "Recommender":
-        """The same model and lists with other options. Raises UsageError as `of`."""
+        """The same model and lists with other options. Raises UsageError for an explanation without
+        a memory."""
         _check_explain(self.session, options)
         if options.exclude_seen is None:
             options = replace(options, exclude_seen=self.options.exclude_seen)

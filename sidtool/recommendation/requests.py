@@ -159,7 +159,7 @@ class Recommendation:
     unknown_denied: int = 0
     """Number of ids of the request's deny list that the bundle lacks."""
     missing: int = 0
-    """Number of items fewer than k: filters, or the catalog, leave no more."""
+    """Number of items fewer than k: filters or catalog leave no more, or the prompt is empty."""
     explanations: tuple[Explanation, ...] | None = None
     """One per item, if they were requested."""
     list_score: float | None = None

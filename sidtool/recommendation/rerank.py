@@ -41,9 +41,9 @@ class Reranking:
         histories: Sequence[ItemRows | None],
         k: int,
     ) -> list[RankedItems]:
-        """The first k of the items of each request after the first RERANKED have a new order; those
-        of a request whose memory has no share keep theirs. Equal items stay in the order of the
-        mixture."""
+        """The first k items of each request, of which the first RERANKED are ordered again before
+        the list is cut; not those of a request whose memory has no share. Equal items stay in the
+        order of the mixture."""
         reordered = [
             replace(
                 items.take(np.arange(min(k, len(items.positions)))),

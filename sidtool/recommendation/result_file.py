@@ -76,7 +76,6 @@ def result_file(
 
     Raises UsageError if `path` exists, without `force`; with `resume`, if an unfinished run had
     another `fingerprint` (everything that determines the lines but the requests)."""
-    refuse_existing(path, force)
     with locked(path) as work:
         refuse_existing(path, force)
         if not resume:

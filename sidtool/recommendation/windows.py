@@ -87,8 +87,8 @@ class LiveRequests:
 
 
 def arriving_requests(stream: IO[bytes]) -> LiveRequests | Iterator[Request | BadRequest]:
-    """The requests of a binary stream of JSON Lines: live ones if it can pause, as a pipe can; a
-    regular file cannot, and has no descriptor if it is in memory."""
+    """The requests of a binary stream of JSON Lines: live ones if it may pause, as a pipe does, and
+    a regular file or a stream in memory does not."""
     try:
         mode = os.fstat(stream.fileno()).st_mode
     except (OSError, ValueError):

@@ -76,7 +76,7 @@ def test_an_empty_ranking_has_no_hit() -> None:
 
 def test_metric_names_are_parsed_and_unknown_ones_refused() -> None:
     assert metric_names((1, 10)) == ("hr@1", "hr@10", "ndcg@1", "ndcg@10", "mrr@1", "mrr@10")
-    for wrong in ((), (0, 1), (5, 3), (5, 5)):
+    for wrong in ((), (0, 1), (5, 3), (5, 5), ("5",), (1.5,), (None,)):
         with pytest.raises(UsageError, match="cut-offs"):
             metric_names(wrong)
     check_names(["hr@1"], metric_names())

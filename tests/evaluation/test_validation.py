@@ -83,6 +83,7 @@ def test_figures_have_intervals_and_item_knn(bundle: Bundle) -> None:
     half_width = 1.96 * (mean * (1 - mean) / 16) ** 0.5  # of a share of 16 users
     assert figures["hr@5_high"] == pytest.approx(mean + half_width)
     assert figures["hr@5_low"] == pytest.approx(max(0, mean - half_width))
+    assert made.figures([1, 1, 1, 1, 2, 0, 0])["hr@5_high"] == 1  # not 1.19
     assert figures["ndcg@5_item_knn"] == 0.25
     assert "hr@5_item_knn" not in figures
 

@@ -400,11 +400,11 @@ def test_lists_of_items_are_ids_or_a_file_of_them(shop: LoadedModel, tmp_path: P
 def test_a_history_or_a_mapping_is_a_request(shop: LoadedModel) -> None:
     ids = IDS[:2]
     expected = recommend(shop, [Request(history=tuple(ids))], k=3)[0].items
-    spelled = [ids, tuple(ids), {"history": ids}, Request(history=tuple(ids))]
+    spelled = [ids, tuple(ids), [*np.array(ids)], {"history": ids}, Request(history=tuple(ids))]
     for each in spelled:
         assert [answer.items for answer in recommend(shop, each, k=3)] == [expected]
-    assert [answer.items for answer in recommend(shop, spelled, k=3)] == [expected] * 4
-    assert [answer.items for answer in recommend(shop, iter(spelled), k=3)] == [expected] * 4
+    assert [answer.items for answer in recommend(shop, spelled, k=3)] == [expected] * 5
+    assert [answer.items for answer in recommend(shop, iter(spelled), k=3)] == [expected] * 5
 
 
 def test_answers_as_a_table_of_pandas(shop: LoadedModel) -> None:

@@ -119,8 +119,10 @@ def evaluate_lists(
 
     A model that was not trained on lists is evaluated by the first items of its ranking, and a
     model that was by both. `against` is another model for the same items. Raises CompatibilityError
-    if a model or its bundle may have learned from held-out events or `against` recommends other
-    items, UsageError if the split lacks the feedback of the order, DataError without examples.
+    if a model, its bundle or its memory may have learned from held-out events or `against`
+    recommends other items, RefusedError if the bundle lacks too many targets, UsageError if the
+    split lacks the feedback of the order or a model of lists has a memory, DataError without
+    examples.
 
     Examples:
         >>> evaluation = sidtool.evaluate_lists("tuned", "split", length=3, num_beams=5)

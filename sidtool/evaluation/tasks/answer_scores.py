@@ -75,13 +75,13 @@ class SharedPrompt:
     """k prompts that share their start."""
 
     start: Sequence[int]
-    """token ids, at least one"""
+    """token ids; a tree grows on at least one"""
     ends: Sequence[Sequence[int]]
     """k continuations of the start, of one length of at least 1, the same for all prompts"""
 
     @classmethod
     def single(cls, prompt: Sequence[int]) -> "SharedPrompt":
-        """One prompt of two tokens or more."""
+        """One prompt, with its last token as the only end."""
         return cls(prompt[:-1], [prompt[-1:]])
 
 
@@ -93,7 +93,8 @@ def answer_probabilities(
     behind each end, among these answers.
 
     A prompt is read once; its ends and the answers behind them are a tree over its cache.
-    Encoder-decoders, and models that no mask can steer, read every prompt with every answer anew.
+    Encoder-decoders, models that no mask can steer, and prompts of which one has no start are read
+    anew with every answer.
     Raises DataError if a prompt with its answer is longer than the model's positions."""
     with evaluation_mode(model) as bare:
         # an encoder reads a prompt as a whole, and no tree can grow on nothing

@@ -70,8 +70,8 @@ def evaluate_task(
     `open_split`); a task about items or queries needs none. Users whose item the bundle lacks are
     left out, and a SidtoolWarning counts them. Raises UsageError if source and options do not fit
     the task, CompatibilityError if the training examples are of another bundle or the model may
-    have learned from held-out events, DataError if there is no question, and as
-    `evaluate_questions`.
+    have learned from held-out events, RefusedError if too many users would be left out, DataError
+    if there is no question, and as `evaluate_questions`.
 
     Examples:
         >>> sidtool.evaluate_task("tuned", "split", task="next-item", limit=4, num_beams=5).n
@@ -79,6 +79,7 @@ def evaluate_task(
     """
     options = options_from(TaskEvaluationOptions, options, given)
     loaded = load_model_folder(model) if isinstance(model, str | Path) else model
+    loaded = replace(loaded, memory=None)  # it has no part in an answer
     source = None if source is None else Path(source)
     task = options.task
     per_user = named_task(task).of_users
@@ -103,8 +104,7 @@ def evaluate_task(
     else:
         if options.only_items is not None:
             raise UsageError(f"task {task} is about users", hint="leave out --only-items")
-        # questions are answered without a memory, so it may have learned from any events
-        held_out = HeldOut.open(replace(loaded, memory=None), source, options.on)
+        held_out = HeldOut.open(loaded, source, options.on)
         sampled, others = make_questions(loaded, held_out.part, options, held_out.split.fields)
     if options.limit is not None and options.limit < len(sampled):
         # at random, in their order; the answers of the others stay correct for their groups

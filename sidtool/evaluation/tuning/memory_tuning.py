@@ -89,7 +89,7 @@ def tune_memory(
 
     Raises CompatibilityError if the model, its bundle or the memory may have learned from held-out
     events or the memory is of another bundle, UsageError if `out` exists without `force` or the
-    model's scores are not normalized over the trie.
+    model's scores are not normalized over the trie, DataError without validation examples.
 
     Examples:
         >>> split = sidtool.open_split("split")
@@ -211,7 +211,7 @@ GRID: Grid = {
 @dataclass(frozen=True, kw_only=True)
 class TuneSimilarityOptions(SeenOptions):
     """How settings are chosen. Raises UsageError for fewer than one user, and for fixed settings
-    that there are not."""
+    of item-kNN that are unknown or out of range."""
 
     users: int | None = option(5000, minimum=1)
     """Validation examples for --tune, evenly spread."""

@@ -54,7 +54,7 @@ class Candidates:
         distributions: Sequence[ItemDistribution],
     ) -> "Candidates":
         """Lay out the items of each example, and their probabilities."""
-        width = max(len(items.positions) for items in ranked)
+        width = max(1, *(len(items.positions) for items in ranked))
         shape = (len(ranked), width)
         positions = np.full(shape, -1, dtype=np.int64)
         model_scores = np.full(shape, -np.inf)
@@ -112,7 +112,7 @@ class Candidates:
 
     @cached_property
     def has_memory(self) -> NDArray[np.bool_]:
-        """(n,) whether the memory has any item for the user, which the factor leaves."""
+        """(n,) whether the memory has any item for the user that the factor leaves."""
         is_left = ~self.is_new | (self.new_item_factor > 0)
         return np.array([is_left[each.positions].any() for each in self.distributions])
 

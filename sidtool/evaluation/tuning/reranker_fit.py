@@ -207,7 +207,7 @@ def fit_reranker(
     seed: int = 0,
 ) -> tuple[Reranker | None, dict[str, float]]:
     """As `choose_reranker`: fitted to lists without new items, judged on the lists of the mixture.
-    NETWORKS seeds from NETWORKS times `seed` on are drawn from."""
+    The networks have the seeds from NETWORKS times `seed` on."""
     seeds = range(seed * NETWORKS, (seed + 1) * NETWORKS)
     halves = (served.in_first_half, ~served.in_first_half)
     if any((half & fitted_to.is_informative).sum() < RERANK_USERS for half in halves):

@@ -53,7 +53,7 @@ def beam_search(
     lost; "vocabulary" gives exactly the scores of `generate`. "trie" makes the probabilities of all
     SIDs sum to one; it suits models trained so (`softmax_over=trie`), and favors prefixes with few
     children with others. `filters`, one per prompt, exclude items exactly and change no score. With
-    `priors`, one per prompt, the beam ranks by the mixture with a memory (`mixture.rank_items`
+    `priors`, one per prompt, the beam ranks by the mixture with a memory (`results.rank_items`
     then ranks the items). With `targets`, a leaf per prompt or -1, each result says after how many
     levels the target's prefix was among the beams. An empty prompt gets an empty result.
 

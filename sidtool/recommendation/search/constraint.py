@@ -27,10 +27,10 @@ from sidtool.tokenizer.bundle import Trie
 class SidLogitsProcessor(LogitsProcessor):
     """Keeps the scores of tokens that continue a valid SID; all others become minus infinity.
 
-    With `begin_end_tokens`, every SID is between a begin and an end token. `normalize` "level"
-    replaces the scores by log-probabilities over the level's codes, "trie" by those over its valid
-    codes; "vocabulary" leaves them as they are. `filters`, one per prompt, exclude items; the beams
-    of a prompt are consecutive rows, as in `generate`.
+    With `begin_end_tokens`, every SID is between a begin and an end token, if the space has them.
+    `normalize` "level" replaces the scores by log-probabilities over the level's codes, "trie" by
+    those over its valid codes; "vocabulary" leaves them as they are. `filters`, one per prompt,
+    exclude items; the beams of a prompt are consecutive rows, as in `generate`.
 
     With `strict`, a row whose prefix is no prefix of a valid SID raises DataError. Beam search
     needs `strict=False` where it has more beams than valid prefixes: unused beams then get minus

@@ -102,7 +102,7 @@ class Served:
 
     def warm_up(self) -> None:
         """Answer one request, so that what is made at first use exists. Raises RefusedError if the
-        model cannot answer at all."""
+        model has no prompt for it, DataError if its logits are not numbers."""
         contract = self.loaded.contract
         prompt = contract.history_prompt
         history = tuple(islice(self.loaded.bundle.items.ids, 1))

@@ -34,7 +34,7 @@ class Sources:
     def version(self) -> Version:
         """What is at the locations now; reads the root documents only.
 
-        Raises DataError if one of them cannot be read or is of another kind."""
+        Raises DataError if one of them cannot be read, UsageError if it is of another kind."""
         options = self.options
         memory = options.memory.location
         return Version(

@@ -1,6 +1,7 @@
 """Metrics of tasks: SID answers against exact scores of every SID, text answers against loops,
 chance by counting."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,16 @@ import torch
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.evaluation.tasks.questions import Question
-from sidtool.evaluation.tasks.task_evaluation import evaluate_questions
+from sidtool.evaluation.tasks.task_evaluation import evaluate_questions, evaluate_task
 from sidtool.evaluation.tasks.text_answers import exact_match, token_f1
+from sidtool.memory.mixture import WeightedMemory
 from sidtool.model import LoadedModel
 from sidtool.model.prompt import begin, catalog, prompt_encoder, sids, template
 from sidtool.recommendation.search import BeamOptions, Normalize
 from sidtool.recommendation.search.score import score_sids
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
+from tests.memory.cases import small_memory
 from tests.models import EOS
 
 N = 30
@@ -194,6 +197,13 @@ def test_running_text_has_a_perplexity_alone(loaded: LoadedModel) -> None:
     losses = [-float(logs[at - 1, ids[at]]) for at in range(1, len(ids))]
     assert result.metrics == {"perplexity": pytest.approx(np.exp(np.mean(losses)), rel=1e-4)}
     assert result.confidence_interval == {}
+
+
+def test_a_memory_has_no_part_in_an_answer(loaded: LoadedModel) -> None:
+    mixed = replace(loaded, memory=WeightedMemory(small_memory(loaded.bundle)))
+    asked: dict[str, Any] = {"task": "title-to-sid", "limit": 2, "num_beams": 3}
+    alone = evaluate_task(loaded, None, **asked, normalize="level")
+    assert evaluate_task(mixed, None, **asked, normalize="level") == alone
 
 
 def test_invalid_sets_of_questions_are_refused(loaded: LoadedModel) -> None:

@@ -8,7 +8,7 @@ import pytest
 from scipy import sparse
 
 from sidtool.base.errors import UsageError
-from sidtool.data.split import UserSequence
+from sidtool.data.split import Example, UserSequence
 from sidtool.evaluation import EvaluationOptions
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.tuning import TuneMemoryOptions
@@ -30,13 +30,26 @@ from sidtool.evaluation.tuning.mixture_choice import (
 from sidtool.memory import ItemContent
 from sidtool.memory.manifest import ContentSettings
 from sidtool.memory.mixture import DEFAULT_NEW_ITEM_FACTOR, ItemDistribution, WeightedMemory
+from sidtool.model.prompt import HistoryPrompt
+from tests.bundles import small_bundle
 from tests.evaluation.shop import memory_of, trie_model, visits
+from tests.loaded import loaded_model
+from tests.memory.cases import small_memory
 
 
 def test_fewer_items_than_the_cut_off_choose_nothing() -> None:
     """Of one candidate, every weight and the model alone have the same NDCG@10."""
     with pytest.raises(UsageError, match="num_beams must be at least 10, not 9"):
         TuneMemoryOptions(num_beams=9)
+
+
+def test_users_of_whom_nothing_is_known_choose_nothing() -> None:
+    bundle = small_bundle(begin_end_tokens=False)  # nothing is left of their prompt
+    loaded = loaded_model(bundle, history_prompt=HistoryPrompt("sequence", "{history}", 5, 200))
+    loaded = replace(loaded, contract=replace(loaded.contract, normalize="trie"))
+    users = [Example("u", ("gone",), "i0", 1)]
+    candidates = candidates_of(loaded, small_memory(bundle), users, TuneMemoryOptions())
+    assert choose_for_new_items(candidates, ["u"])[0].weight == 0
 
 
 def test_of_equal_values_the_smallest_weight_is_chosen() -> None:
