@@ -44,7 +44,8 @@ def write_windows_without(split: Split, new_items: Collection[str], out: Path) -
     for sequence in split.train:
         old = [item for item in sequence.items if item not in new_items]
         if old:
-            train.append((sequence.user, old[:-1], old[-1]))
+            # another id: windows of one user are of one sequence, and histories have new items
+            train.append((f"{sequence.user} (training)", old[:-1], old[-1]))
     with new_dir(out) as folder:
         _write(folder / "train.csv", train)
         for name, examples in (("valid.csv", split.valid), ("test.csv", split.test)):
