@@ -66,7 +66,7 @@ def test_text_knn_weighs_later_items_more() -> None:
     from new_items import text_knn
 
     vectors = np.array([[1, 0], [0, 1], [3, 1], [1, 3], [-1, 0]], dtype=np.float32)
-    oldest_first = [np.array([0, 1])]  # the profile is (0.5, 1)
+    oldest_first = [np.array([0, -1, 1, -1])]  # the profile is (0.5, 1)
     everything = text_knn(vectors, oldest_first, 5, exclude_seen=False)
     # by hand: .5, 1, (1.5 + 1) / sqrt(10) = .79, (.5 + 3) / sqrt(10) = 1.11, -.5
     assert everything.tolist() == [[3, 1, 2, 0, 4]]

@@ -3,10 +3,13 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from sidtool import Bundle
 from tests.cli.test_lists import session_events
 
 Run = Callable[..., str]
@@ -88,6 +91,11 @@ def test_sasrec_reads_the_split_of_a_recipe(
     options = ("-o", tmp_path / "sasrec.json", "--epochs", 2, "--width", 8)
     assert "| 0 | 0." in script("sasrec", recipe.bundle(), recipe.split(), *options)
 
+    from sasrec import padded
+
+    # the items of these users are unknown
+    assert padded([np.array([], np.int64)] * 2).tolist() == [[0], [0]]
+
 
 def test_late_events_end_with_a_table(
     finished: Run, words: Words, data: Path, tmp_path: Path, commands: list[str]
@@ -153,6 +161,7 @@ def test_losses_of_first_rows_end_in_tables(
     base: Path,
     tmp_path: Path,
     commands: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     inputs = ("--items", data / "items.jsonl", "--interactions", data / "interactions.csv")
     sizes = ("--models", base, "--batch-size", 4, "--users", 3, "--eval-users", 4)
@@ -175,6 +184,18 @@ def test_losses_of_first_rows_end_in_tables(
     assert commands.count("train") == 4
     error = script("init_scale", *arguments, "--inits", "codebok:1", code=1)
     assert "'codebok:1' is not INIT:SCALE" in error
+
+    from init_scale import HISTORY, Rows, losses_before_training
+
+    bundle = tmp_path / "work" / "ml.zarr"
+    known = list(Bundle.open(str(bundle)).items.ids)[:HISTORY]
+
+    def losses(*history: str) -> object:
+        users = SimpleNamespace(valid=[SimpleNamespace(history=history)])
+        monkeypatch.setattr("init_scale.open_split", lambda _: users)
+        return list(losses_before_training(base, bundle, bundle, [Rows("random", 0.1)], 1))
+
+    assert losses(*known[:4], "unknown", *known[4:]) == losses(*known)
 
 
 def test_models_of_lists_end_with_a_table(
