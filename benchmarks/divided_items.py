@@ -36,7 +36,8 @@ def catalog_rows(items: Path) -> list[str]:
     """The rows of a catalog as lines of JSON: those of JSON Lines as they are, cells of others as
     text."""
     if items.suffix == ".jsonl":
-        return items.read_text(encoding="utf-8").splitlines(keepends=True)
+        with items.open(encoding="utf-8") as stream:
+            return list(stream)  # not splitlines(), which divides titles at U+2028
     names = column_names(items)
     columns = [column.to_pylist() for column in read_columns(items, names).values()]
     return [
