@@ -62,7 +62,8 @@ def write_events_of(items: Path, events: Path, out: Path, min_events: int) -> Pa
         (folder / EVENTS).open("w", encoding="utf-8", newline="") as stream,
     ):
         writer = csv.writer(stream)
-        writer.writerow(["user_id", "item_id", "timestamp"])
+        # of the same name: positions of two splits are compared where one column orders both
+        writer.writerow(["user_id", "item_id", interactions.columns.order or "timestamp"])
         for user_events in by_user.values():
             if len(user_events) >= min_events:
                 writer.writerows(user_events)

@@ -41,11 +41,11 @@ def test_events_of_old_items_stay_with_users_who_have_enough(tmp_path: Path) -> 
     items.write_text("".join(json.dumps(row) + "\n" for row in ROWS[:2]))
     events = tmp_path / "events.tsv"
     rows = ["u\ti0\t3", "u\ti1\t1", "u\ti9\t2", "v\ti0\t1", "v\ti9\t2"]
-    events.write_text("\n".join(["user_id\titem_id\ttimestamp", *rows]) + "\n")
+    events.write_text("\n".join(["user_id\titem_id\torder", *rows]) + "\n")
     folder = write_events_of(items, events, tmp_path / "events", min_events=2)
     with (folder / EVENTS).open(newline="") as stream:
-        stored = [(row["user_id"], row["item_id"]) for row in csv.DictReader(stream)]
-    assert stored == [("u", "i1"), ("u", "i0")]
+        stored = [(row["user_id"], row["item_id"], row["order"]) for row in csv.DictReader(stream)]
+    assert stored == [("u", "i1", "1.0"), ("u", "i0", "3.0")]
 
 
 @pytest.mark.parametrize("items", ["items.jsonl"], indirect=True)
