@@ -133,7 +133,7 @@ def test_all_variants_of_fields_end_with_a_table(
 ) -> None:
     from feedback import VARIANTS
 
-    fields = ("--feedback", "rating", "--users", "users.csv", "--user-field", "age")
+    fields = ("--feedback", "rating", "--users", "users.csv", "--user-field", "age:str")
     arguments = (*words, *fields, "--seeds", 0, "--positive", "rating>=4")
     assert "| feedback in history |" in finished("feedback", *arguments)
     result = result_of(tmp_path, "result-test.json")
