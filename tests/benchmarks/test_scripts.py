@@ -1,15 +1,17 @@
 """The scripts that compare recipes run to their end on a tiny data set."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pytest
 
 from sidtool import Bundle
+from sidtool.recipes import Ran, steps
 from tests.cli.test_lists import session_events
 
 Run = Callable[..., str]
@@ -199,7 +201,13 @@ def test_losses_of_first_rows_end_in_tables(
 
 
 def test_models_of_lists_end_with_a_table(
-    script: Run, finished: Run, words: Words, data: Path, tmp_path: Path, commands: list[str]
+    script: Run,
+    finished: Run,
+    words: Words,
+    data: Path,
+    tmp_path: Path,
+    commands: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from lists import TASKS
 
@@ -223,6 +231,17 @@ def test_models_of_lists_end_with_a_table(
     assert systems["aligned: lists"]["reference"] == "lists: lists"
     assert systems["both: lists"]["reference"] == "items: top items"
     assert (commands.count("train"), commands.count("rl")) == (len(TASKS), 1)
+
+    # a model that the guard refuses is measured all the same, and named
+    run_process = steps.run_process
+
+    def refuse(command: list[str], stdout: TextIO) -> Ran:
+        is_refused = command[0] == "rl" and "--allow-worse-slices" not in command
+        return Ran(3) if is_refused else run_process(command, stdout)
+
+    monkeypatch.setattr(steps, "run_process", refuse)
+    shutil.rmtree(tmp_path / "work" / "aligned")
+    assert "worse on a slice after alignment: seeds [0]" in finished("lists", *arguments)
     assert "no variant 'magic'" in script("lists", *arguments, "--only", "magic", code=1)
 
 
