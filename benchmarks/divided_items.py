@@ -36,7 +36,8 @@ def catalog_rows(items: Path) -> list[str]:
     """The rows of a catalog as lines of JSON: those of JSON Lines as they are, cells of others as
     text."""
     if items.suffix == ".jsonl":
-        return items.read_text(encoding="utf-8").splitlines(keepends=True)
+        with items.open(encoding="utf-8") as stream:
+            return list(stream)  # not splitlines(), which divides titles at U+2028
     names = column_names(items)
     columns = [column.to_pylist() for column in read_columns(items, names).values()]
     return [
@@ -61,7 +62,8 @@ def write_events_of(items: Path, events: Path, out: Path, min_events: int) -> Pa
         (folder / EVENTS).open("w", encoding="utf-8", newline="") as stream,
     ):
         writer = csv.writer(stream)
-        writer.writerow(["user_id", "item_id", "timestamp"])
+        # of the same name: positions of two splits are compared where one column orders both
+        writer.writerow(["user_id", "item_id", interactions.columns.order or "timestamp"])
         for user_events in by_user.values():
             if len(user_events) >= min_events:
                 writer.writerows(user_events)

@@ -30,6 +30,7 @@ from reinforce_table import METRICS, Values, differences, group_means
 from table import markdown, spread
 from variant_run import VariantRun, chosen_variants, run_variants, variant_parser
 
+from sidtool.data.fields.field_columns import FieldName
 from sidtool.data.fields.fields import Condition
 from sidtool.evaluation.bootstrap import everyone
 from sidtool.model.prompt.template_slots import value_text
@@ -63,11 +64,16 @@ class Fields:
     feedback: str
     users: Path | None
     user_fields: tuple[str, ...]
-    """Columns of `users`"""
+    """Columns of `users`, with a type where one is given: `age:str`."""
     weight: str
     """`make-sft --weight`"""
     clip: float
     """`make-sft --weight-clip`"""
+
+    @property
+    def user_names(self) -> list[str]:
+        """The columns without types."""
+        return [FieldName.parse(name).name for name in self.user_fields]
 
     @property
     def variants(self) -> list[str]:
@@ -86,7 +92,7 @@ class Fields:
 
     def templates(self, parts: frozenset[str]) -> dict[str, list[str]] | None:
         """The templates of `sequence` with these parts; None if nothing stands beside an item."""
-        user = "".join(f"{{user.{name}:token}}" for name in self.user_fields)
+        user = "".join(f"{{user.{name}:token}}" for name in self.user_names)
         prompt = f"{user}{{history}}" if USER_FIELDS in parts else "{history}"
         gap = "{gap:token}" if TIME_GAPS in parts else ""
         feedback = f"{{event.{self.feedback}:token}}" if IN_HISTORY in parts else ""
@@ -115,7 +121,7 @@ class FeedbackRun(VariantRun):
         """The options of extend-model that give tokens to the frequent values of the fields."""
         counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for sequence in self.split.train:
-            for name in self.fields.user_fields:
+            for name in self.fields.user_names:
                 counts[f"user.{name}"][value_text(sequence.fields.user.get(name))] += 1
             ratings = sequence.fields.event[self.fields.feedback]
             counts[f"event.{self.fields.feedback}"].update(map(value_text, ratings))

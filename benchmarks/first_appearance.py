@@ -15,8 +15,11 @@ parser.add_argument("interactions", type=Path)
 parser.add_argument("out", type=Path)
 args = parser.parse_args()
 lines = {}
-for line in args.items.read_text(encoding="utf-8").splitlines(keepends=True):
-    lines[json.loads(line)["item_id"]] = line
+with args.items.open(encoding="utf-8") as stream:
+    for line in stream:
+        lines[str(json.loads(line)["item_id"])] = line
 with args.interactions.open(encoding="utf-8", newline="") as stream:
     ids = dict.fromkeys(row["item_id"] for row in csv.DictReader(stream))
+if lacking := ids.keys() - lines.keys():
+    parser.error(f"{args.items} lacks {len(lacking)} items with events, such as {min(lacking)!r}")
 args.out.write_text("".join(lines[item] for item in ids), encoding="utf-8")

@@ -166,12 +166,13 @@ def losses_before_training(
     tokenizer = load_tokenizer(checkpoint)
     tokens = add_sid_tokens(tokenizer, bundle.space)
     network = load_model(checkpoint, dtype="float32").eval()
-    histories = [example.history for example in open_split(split).valid]
-    histories = [each[-HISTORY:] for each in histories if len(each) >= HISTORY][:n_users]
+    of_users = [bundle.items.rows(example.history) for example in open_split(split).valid]
+    known = [row_ids[row_ids >= 0] for row_ids in of_users]
+    histories = [row_ids[-HISTORY:] for row_ids in known if len(row_ids) >= HISTORY][:n_users]
     first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     ids = []
     for history in histories:
-        codes = bundle.items.codes[bundle.items.rows(history)]
+        codes = bundle.items.codes[history]
         ids.append([*first, *tokens.ids(codes, begin_end_tokens=False).ravel().tolist()])
     for rows in all_rows:
         options = ExtendOptions(init=rows.init, init_scale=rows.scale)

@@ -39,6 +39,7 @@ from sidtool.evaluation.lists.list_evaluation import (
 from sidtool.evaluation.lists.list_metrics import list_metric_names
 from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.recipes import StepError
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
@@ -61,6 +62,8 @@ ALIGNMENT: Sequence[object] = (
 )
 """The options of `rl`: one round, eight lists of each history."""
 NAMES = (*TASKS, ALIGNED)
+REFUSED = 3
+"""Exit code of `sidtool rl` where every checkpoint is worse than the start on a slice."""
 SEPARATOR = ","
 """Between models of the command line."""
 REFERENCE = f"{ITEMS}: top items"
@@ -123,7 +126,21 @@ class ListRun(VariantRun):
         seen = f"exclude_seen={self.recipe.dataset.exclude_seen}".lower()
         options += ("--set", seen, "--set", f"seed={seed}")
         start = super().model(LISTS, seed)
-        return self.recipe.steps.run(model, "rl", start, examples, "-o", model, *options)
+        command = ("rl", start, examples, "-o", model, *options)
+        refusal = self.refusal(seed)
+        if not refusal.exists():
+            try:
+                return self.recipe.steps.run(model, *command)
+            except StepError as error:
+                if error.exit_code != REFUSED:
+                    raise
+                refusal.touch()
+        # written all the same, to be measured
+        return self.recipe.steps.run(model, *command, "--allow-worse-slices")
+
+    def refusal(self, seed: int) -> Path:
+        """A file that is there if the guard of `rl` refused every checkpoint of a seed."""
+        return self.recipe.work / ALIGNED / f"seed-{seed}" / "refused"
 
     def systems(self, name: str, seed: int) -> dict[str, Values]:
         """By system: every metric of every user, of the model's lists, of its ranking, and with the
@@ -236,6 +253,7 @@ def result_of(run: ListRun, names: Sequence[str]) -> dict[str, Any]:
         "n": len(users),
         "targets": sum(len(example.items) for example in run.part),
         "seeds": list(seeds),
+        "refused": [seed for seed in seeds if run.refusal(seed).exists()],
         "protocol": asdict(run.protocol),
         "training_seconds": {
             name: run.recipe.steps.seconds(*(f"{name}/seed-{seed}/model" for seed in seeds))
@@ -273,6 +291,8 @@ def result_table(result: Mapping[str, Any]) -> str:
         rows.append(row)
     columns = [cell for name in names for cell in (name, "gain")]
     text = f"{result['n']} users, {result['targets']} held-out items, {len(result['seeds'])} seeds"
+    if result["refused"]:
+        text += f"; worse on a slice after alignment: seeds {result['refused']}"
     return f"{markdown([result['on'], *columns, 'ms a request'], rows)}\n\n{text}"
 
 

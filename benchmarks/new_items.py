@@ -44,7 +44,8 @@ def write_windows_without(split: Split, new_items: Collection[str], out: Path) -
     for sequence in split.train:
         old = [item for item in sequence.items if item not in new_items]
         if old:
-            train.append((sequence.user, old[:-1], old[-1]))
+            # another id: windows of one user are of one sequence, and histories have new items
+            train.append((f"{sequence.user} (training)", old[:-1], old[-1]))
     with new_dir(out) as folder:
         _write(folder / "train.csv", train)
         for name, examples in (("valid.csv", split.valid), ("test.csv", split.test)):
@@ -64,14 +65,16 @@ def text_knn(
     """(h, k) int64: the items whose vectors have the largest cosines to the items of each of h
     histories, best first.
 
-    `vectors` are (n, dim), a history has rows of them, oldest first. The cosine to an item that g
-    later ones follow counts RECENCY^g. `only` are the rows that may be recommended."""
+    `vectors` are (n, dim), a history has rows of them, oldest first; -1, an item without a vector,
+    is left out. The cosine to an item that g later ones follow counts RECENCY^g. `only` are the
+    rows that may be recommended."""
     directions = unit(vectors)
     denied = np.zeros(len(vectors), dtype=np.bool_)
     if only is not None:
         denied = ~np.isin(np.arange(len(vectors)), only)
     ranked = np.empty((len(histories), k), dtype=np.int64)
-    for row, history in enumerate(histories):
+    for row, row_ids in enumerate(histories):
+        history = row_ids[row_ids >= 0]
         weights = RECENCY ** np.arange(len(history))[::-1]
         scores = directions @ (weights @ directions[history])  # (n,)
         scores[denied] = -np.inf

@@ -6,7 +6,8 @@ The old model is trained without a random 10% of the items, their events, and th
 fewer than three events left. The new data has all items, events and users, and a codebook of
 another seed. Compared on the new test users: the old model with the aligned bundle, a refreshed
 one (a share of the training steps), and one that is trained anew. Item level, full ranking, seen
-items left out; differences are paired bootstraps over users."""
+items left out unless the data set's description says otherwise; differences are paired bootstraps
+over users."""
 
 import argparse
 import json
@@ -55,12 +56,14 @@ def run_seed(dataset: Dataset, args: argparse.Namespace, seed: int) -> dict[str,
         out = work / "new" / f"refreshed-{share:g}"
         parts = ["refresh", old_model, bundle, new.split(), "-o", out, "--share", share]
         systems[name] = new.steps.run(out, *parts, "--seed", seed)
-    return {"seed": seed, "systems": measure(systems, new.held_out(args.on))}
+    options = EvaluationOptions(exclude_seen=dataset.exclude_seen)
+    return {"seed": seed, "systems": measure(systems, new.held_out(args.on), options)}
 
 
-def measure(systems: dict[str, Path], examples: Sequence[Example]) -> dict[str, Any]:
+def measure(
+    systems: dict[str, Path], examples: Sequence[Example], options: EvaluationOptions
+) -> dict[str, Any]:
     """Each system's metrics, and its paired difference to the model that is trained anew."""
-    options = EvaluationOptions(exclude_seen=True)
     evaluations = {
         name: evaluate_examples(load_model_folder(model), examples, None, options)
         for name, model in systems.items()

@@ -41,6 +41,7 @@ from sidtool.evaluation.tuning.reranker_fit import choose_reranker
 from sidtool.memory import Memory
 from sidtool.memory.mixture import FeatureIndex, MemoryIndex, Reranker, WeightedMemory
 from sidtool.model import LoadedModel, load_model_folder
+from sidtool.recipes.steps import content_digest
 from sidtool.recommendation import WINDOW, QuerySession, in_windows
 from sidtool.recommendation.rerank import Reranking
 from sidtool.recommendation.search import RankedItems
@@ -268,6 +269,13 @@ def main() -> None:
     parser.add_argument("--trained", default="", help="how MODEL was trained, for the results file")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    digests = [content_digest(path) for path in (args.model, args.split, args.memory)]
+    made = json.dumps([*digests, args.users, args.limit, args.seen])
+    record = args.out / "made.json"
+    kept = record.read_text(encoding="utf-8") if record.exists() else None
+    if kept != made and any(args.out.glob("*.npz")):
+        parser.error(f"{args.out} holds searches of other inputs or options: use another folder")
+    record.write_text(made, encoding="utf-8")
     bench = Bench(
         load_model_folder(str(args.model)), open_memory(str(args.memory)), args.out, not args.seen
     )

@@ -81,9 +81,11 @@ class SasRec(nn.Module):
 
 
 def padded(sequences: Sequences) -> torch.Tensor:
-    """The newest LENGTH items of each, (n, longest) int64, padded with item 0 on the right."""
+    """The newest LENGTH items of each, (n, longest) int64, padded with item 0 on the right; one
+    column at least."""
     newest = [torch.from_numpy(sequence[-LENGTH:]) for sequence in sequences]
-    return nn.utils.rnn.pad_sequence(newest, batch_first=True)
+    items = nn.utils.rnn.pad_sequence(newest, batch_first=True)
+    return nn.functional.pad(items, (0, int(items.shape[1] == 0)))
 
 
 def batches(train: Sequences, rng: np.random.Generator) -> list[Sequences]:

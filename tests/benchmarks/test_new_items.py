@@ -13,6 +13,7 @@ EVENTS = {
     "u2": ["n1", "n2", "a", "b"],
     "u3": ["n1"],
     "u4": ["a", "b", "c", "n1"],
+    "u5": ["a", "n1", "b", "a", "b"],  # training has the targets, and lacks the item between
 }
 
 
@@ -38,15 +39,16 @@ def test_training_has_no_event_of_a_new_item(events: Path, tmp_path: Path) -> No
     assert manifest.counts.left_out == 0
     split = make_split(folder / "train.csv", options)
     assert {user.user: user.items for user in split.train} == {
-        "u1": ("a", "b", "c"),
-        "u4": ("a", "b"),
+        "u1 (training)": ("a", "b", "c"),
+        "u4 (training)": ("a", "b"),
+        "u5 (training)": ("a", "b"),
     }
     for part, expected in ((split.valid, original.valid), (split.test, original.test)):
         pairs = [(each.user, each.history, each.item) for each in part]
         assert pairs == [(each.user, each.history, each.item) for each in expected]
     # validation can weigh new items, test measures them
-    assert [each.item for each in split.valid] == ["n2", "a", "c"]
-    assert [each.item for each in split.test] == ["d", "b", "n1"]
+    assert [each.item for each in split.valid] == ["n2", "a", "c", "a"]
+    assert [each.item for each in split.test] == ["d", "b", "n1", "b"]
     assert split.valid[0].history == ("a", "n1", "b", "c")
 
 
@@ -64,7 +66,7 @@ def test_text_knn_weighs_later_items_more() -> None:
     from new_items import text_knn
 
     vectors = np.array([[1, 0], [0, 1], [3, 1], [1, 3], [-1, 0]], dtype=np.float32)
-    oldest_first = [np.array([0, 1])]  # the profile is (0.5, 1)
+    oldest_first = [np.array([0, -1, 1, -1])]  # the profile is (0.5, 1)
     everything = text_knn(vectors, oldest_first, 5, exclude_seen=False)
     # by hand: .5, 1, (1.5 + 1) / sqrt(10) = .79, (.5 + 3) / sqrt(10) = 1.11, -.5
     assert everything.tolist() == [[3, 1, 2, 0, 4]]

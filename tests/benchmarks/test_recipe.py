@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 
 
@@ -41,6 +42,14 @@ def test_two_teachers_end_with_a_results_file(
     assert commands == []
     script("recipe", *words, "--seeds", "0,1,2", "--teachers", "1,2")
     assert commands == ["train", "tune-memory", "evaluate"]
+    commands.clear()
+
+    # searches that are kept are of one model and of the same users
+    inputs = (work / "seed-0" / "model", work / "split", work / "memory.zarr")
+    options = ("-o", tmp_path / "rerank", "--seeds", 0)
+    assert "| mixture | 0." in script("rerank", *inputs, *options)
+    with pytest.raises(SystemExit):
+        script("rerank", *inputs, *options, "--limit", 5)
     commands.clear()
 
     # models of another budget have their own folder, and the result names it

@@ -1,12 +1,17 @@
 """The scripts that compare recipes run to their end on a tiny data set."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TextIO
 
+import numpy as np
 import pytest
 
+from sidtool import Bundle
+from sidtool.recipes import Ran, steps
 from tests.cli.test_lists import session_events
 
 Run = Callable[..., str]
@@ -88,6 +93,11 @@ def test_sasrec_reads_the_split_of_a_recipe(
     options = ("-o", tmp_path / "sasrec.json", "--epochs", 2, "--width", 8)
     assert "| 0 | 0." in script("sasrec", recipe.bundle(), recipe.split(), *options)
 
+    from sasrec import padded
+
+    # the items of these users are unknown
+    assert padded([np.array([], np.int64)] * 2).tolist() == [[0], [0]]
+
 
 def test_late_events_end_with_a_table(
     finished: Run, words: Words, data: Path, tmp_path: Path, commands: list[str]
@@ -125,7 +135,7 @@ def test_all_variants_of_fields_end_with_a_table(
 ) -> None:
     from feedback import VARIANTS
 
-    fields = ("--feedback", "rating", "--users", "users.csv", "--user-field", "age")
+    fields = ("--feedback", "rating", "--users", "users.csv", "--user-field", "age:str")
     arguments = (*words, *fields, "--seeds", 0, "--positive", "rating>=4")
     assert "| feedback in history |" in finished("feedback", *arguments)
     result = result_of(tmp_path, "result-test.json")
@@ -153,6 +163,7 @@ def test_losses_of_first_rows_end_in_tables(
     base: Path,
     tmp_path: Path,
     commands: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     inputs = ("--items", data / "items.jsonl", "--interactions", data / "interactions.csv")
     sizes = ("--models", base, "--batch-size", 4, "--users", 3, "--eval-users", 4)
@@ -176,9 +187,27 @@ def test_losses_of_first_rows_end_in_tables(
     error = script("init_scale", *arguments, "--inits", "codebok:1", code=1)
     assert "'codebok:1' is not INIT:SCALE" in error
 
+    from init_scale import HISTORY, Rows, losses_before_training
+
+    bundle = tmp_path / "work" / "ml.zarr"
+    known = list(Bundle.open(str(bundle)).items.ids)[:HISTORY]
+
+    def losses(*history: str) -> object:
+        users = SimpleNamespace(valid=[SimpleNamespace(history=history)])
+        monkeypatch.setattr("init_scale.open_split", lambda _: users)
+        return list(losses_before_training(base, bundle, bundle, [Rows("random", 0.1)], 1))
+
+    assert losses(*known[:4], "unknown", *known[4:]) == losses(*known)
+
 
 def test_models_of_lists_end_with_a_table(
-    script: Run, finished: Run, words: Words, data: Path, tmp_path: Path, commands: list[str]
+    script: Run,
+    finished: Run,
+    words: Words,
+    data: Path,
+    tmp_path: Path,
+    commands: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from lists import TASKS
 
@@ -202,6 +231,17 @@ def test_models_of_lists_end_with_a_table(
     assert systems["aligned: lists"]["reference"] == "lists: lists"
     assert systems["both: lists"]["reference"] == "items: top items"
     assert (commands.count("train"), commands.count("rl")) == (len(TASKS), 1)
+
+    # a model that the guard refuses is measured all the same, and named
+    run_process = steps.run_process
+
+    def refuse(command: list[str], stdout: TextIO) -> Ran:
+        is_refused = command[0] == "rl" and "--allow-worse-slices" not in command
+        return Ran(3) if is_refused else run_process(command, stdout)
+
+    monkeypatch.setattr(steps, "run_process", refuse)
+    shutil.rmtree(tmp_path / "work" / "aligned")
+    assert "worse on a slice after alignment: seeds [0]" in finished("lists", *arguments)
     assert "no variant 'magic'" in script("lists", *arguments, "--only", "magic", code=1)
 
 
