@@ -161,6 +161,7 @@ def run_refresh(
     memory = _renewed_memory(plan, plan.split)
     work = out.with_name(f"{out.name}.refresh.partial")
     examples = work / "examples" / "train.jsonl"
+    is_validated = plan.contract.history_prompt is not None and len(plan.split.valid) > 0
     # a model with a memory is trained beside the output, which then gets the renewed memory; a
     # resumed call keeps a model that is trained
     trained = out.with_name(f"{out.name}.trained.partial") / "model"
@@ -186,7 +187,7 @@ def run_refresh(
                 out if memory is None else trained,
                 options=train_options,
                 sft_fields=sft_fields,
-                valid=side_files(examples)["valid"] if plan.contract.history_prompt else None,
+                valid=side_files(examples)["valid"] if is_validated else None,
                 force=force,
                 reuse=memory is not None,
                 trust_remote_code=plan.trust_remote_code,
