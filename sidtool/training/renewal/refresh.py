@@ -116,9 +116,10 @@ def refresh(
     of other items, from the files `embeddings` or by the texts of `items`. Without a split the
     memory is left out. Teachers of the last stage are not used, of which `notify` receives a line.
 
-    Raises UsageError if `out` exists without `force`, or a catalog or vectors are needed;
-    RefusedError if the bundle cannot be aligned; CompatibilityError if the model was not trained by
-    `train` or may have learned from events that the split holds out.
+    Raises UsageError if `out` exists without `force`, for a model of adapters, if a catalog or
+    vectors are needed, or if its training examples cannot be made again; RefusedError if the bundle
+    cannot be aligned; CompatibilityError if the model was not trained by `train`, which a split
+    requires, or may have learned from events that the split holds out.
 
     Examples:
         >>> bundle = sidtool.open_bundle("shop.zarr")
@@ -271,6 +272,11 @@ def plan_refresh(
     require("models" if split is None else "train")
     model_dir = model_folder(model, trust_remote_code=trust_remote_code)
     contract, own_bundle, _ = check_model_folder(model_dir)
+    if contract.base_folder is not None:
+        raise UsageError(
+            f"{model_dir} has adapters, whose base cannot be changed",
+            hint="sidtool merge writes a whole model",
+        )
     if not isinstance(bundle, Bundle):
         bundle = open_source(str(bundle))
     try:

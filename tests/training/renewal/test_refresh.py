@@ -463,6 +463,14 @@ def test_an_interrupted_refresh_resumes_to_the_same_weights(
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
+def test_a_plan_refuses_a_model_of_adapters(tmp_path: Path, trained: Path, bundle: Bundle) -> None:
+    shutil.copytree(trained, tmp_path / "model")
+    contract = replace(read_contract(trained), base_folder=ModelReference.of(trained))
+    write_contract(tmp_path / "model", contract, bundle)
+    with pytest.raises(UsageError, match="has adapters"):
+        plan_refresh(tmp_path / "model", bundle, tmp_path / "out", options=QUICK)
+
+
 def test_a_stage_of_adapters_needs_a_rate_for_all_weights() -> None:
     adapters = replace(TRAINED, options={"stage": "lora", "forgotten": 1})
     with pytest.raises(UsageError, match="learning rate is too large for all weights"):
