@@ -1,7 +1,7 @@
 """The options of training examples, shared by the library and the command line, and the catalog and
 queries that tasks are made of, read with every column that they need."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -161,7 +161,7 @@ class TaskCatalogOptions(CatalogNames):
 
 def read_catalog(
     items: Path,
-    tasks: Iterable[str],
+    tasks: Collection[str],
     options: TaskCatalogOptions,
     recorded: CatalogColumns | None = None,
 ) -> tuple[Items, tuple[Query, ...]]:

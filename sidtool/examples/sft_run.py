@@ -162,8 +162,8 @@ def make_sft(
 
     Raises UsageError if an output exists, CompatibilityError if the bundle's codebook was built
     from another split or the model from another bundle, RefusedError if a held-out event is in a
-    training example, or if too many ids are unknown (`SftJob.check_ids`), and what ExampleMaker
-    and EventWeights raise.
+    training example, or if too many ids are unknown (`SftJob.check_ids`), DataError if there is no
+    example, and what ExampleMaker and EventWeights raise.
 
     Examples:
         >>> lineage = sidtool.make_sft(

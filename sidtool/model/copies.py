@@ -74,7 +74,7 @@ def rebind(
     force: bool = False,
 ) -> Verdict:
     """Write a copy of the model in `folder` with `bundle` inside; returns the verdict on it. A dry
-    run reads no weights and writes nothing.
+    run loads no weights and writes nothing.
 
     Weights and tokenizer are copied unchanged; the contract records the replacement as a stage. A
     model that another program saved gets its contract and the bundle that it was made for back; its

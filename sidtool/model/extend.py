@@ -101,7 +101,7 @@ def initial_embeddings(
       (Johnson and Lindenstrauss 1984) that all levels share, so that the rows of a SID add up to
       the projection of its item. Lengths keep their order within the level and are rescaled to the
       mean and deviation of the existing rows. Levels without centroids and begin/end tokens get
-      random directions and the same lengths.
+      random directions and the mean length.
     * `mean`: the mean of existing rows plus noise (`MEAN_NOISE`).
     * `random`: Gaussian with the mean and deviation of existing rows per dimension.
 
