@@ -169,10 +169,7 @@ def read_catalog(
     the columns of ids and titles that the bundle records.
 
     Raises UsageError for an unknown task or a missing column, DataError for a malformed file."""
-    fields = list(options.fields)
-    for task in tasks:
-        if column := named_task(task).column:
-            fields.append(column)
+    fields = [*options.fields, *filter(None, (named_task(task).column for task in tasks))]
     if options.query_text is not None:
         columns = template_columns(options.query_text)
         fields += [name for name in columns if name != "title"]

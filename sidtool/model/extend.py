@@ -51,7 +51,6 @@ from sidtool.tokenizer.quantize import Codebook, unit
 from sidtool.tokenizer.sid import SidSpace
 
 Init = Literal["codebook", "mean", "random"]
-DEFAULT_INIT: Init = "codebook"
 DEFAULT_SCALE = 1.0
 """Distance of new rows from the mean row, in distances of the existing rows."""
 
@@ -137,7 +136,7 @@ class ExtendOptions:
     """Which tokens a model gets beside those of SIDs, and what their first rows are. Raises
     UsageError for a value out of range."""
 
-    init: Init = option(DEFAULT_INIT)
+    init: Init = option("codebook")
     """What the first embedding rows of SID tokens are made from: centroids of the codebook, noise
     around the mean row, or random rows."""
     init_scale: float = option(DEFAULT_SCALE, above=0)

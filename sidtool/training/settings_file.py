@@ -161,7 +161,7 @@ def _check_range(key: str, value: Any) -> None:
             hint="-1 is the default: num_train_epochs decides",
         )
     smallest, above = _RANGES.get(key, (-math.inf, math.inf))
-    if key in _RANGES and isinstance(value, int | float) and not smallest <= value < above:
+    if isinstance(value, int | float) and not smallest <= value < above:
         less = "" if above == math.inf else f" and less than {above}"
         raise UsageError(f"{key} must be at least {smallest}{less}, not {value}")
 

@@ -225,8 +225,8 @@ def plan_stages(
 
 
 def check_stages(planned: Sequence[TrainingRun]) -> None:
-    """Read what the stages will read, except weights, as they will read it. Raises as `train`
-    does before its first step, and for every example."""
+    """Read what the stages of `plan_stages` will read, except weights, as they will read it. Raises
+    as `train` does before its first step, and for every example."""
     from sidtool.model import load_without_weights
     from sidtool.training.trainer_setup import check_inputs
 
@@ -237,7 +237,6 @@ def check_stages(planned: Sequence[TrainingRun]) -> None:
             loaded = load_without_weights(
                 first.model_dir, first.contract, run.bundle, trust_remote_code=run.trust_remote_code
             )
-            run_config(run)  # raises for settings that do not fit together
             check_inputs(run, loaded)
 
 
