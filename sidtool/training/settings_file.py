@@ -215,8 +215,7 @@ def _typed(key: str, value: Any, annotation: str) -> Any:
             if "str" not in annotation and "Literal" not in annotation:  # else it stays text
                 raise UsageError(f"{key} must be a number, not {value!r}") from error
     expected = annotation.removesuffix(" | None")
-    optional = expected != annotation
-    if optional and value is None:
+    if value is None and expected != annotation:
         return None
     types = _YAML_TYPES.get(expected)
     # `type` and not isinstance: a bool is an int for Python
