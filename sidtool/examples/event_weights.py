@@ -71,8 +71,8 @@ class EventWeights:
 
     @classmethod
     def read(cls, options: WeightOptions | None, split: Split) -> Self | None:
-        """The weights of the training events by a field of the split; None without options if every
-        event is a target, since all weights are 1 then.
+        """The weights of the training events by a field of the split. Without options those of
+        targets are 1; None then if the split marks no targets, since all are.
 
         Raises UsageError if the split has no such field of numbers, DataError for a value that is
         missing or makes no weight."""

@@ -149,7 +149,7 @@ def problem_of(example: Any) -> str:
         return f"has the keys {sorted(example)}, not prompt and completion, or text"
     weight = example.get("weight", 1)
     weights = weight if isinstance(weight, list) else [weight]
-    if not all(is_number(number) and 0 <= number <= LARGEST_WEIGHT for number in weights):
+    if not weights or not all(is_number(n) and 0 <= n <= LARGEST_WEIGHT for n in weights):
         return "has a weight that is neither a number from 0 nor a list of such numbers"
     spans_by_side = example.get("catalog", {})
     if not isinstance(spans_by_side, dict):
@@ -263,10 +263,10 @@ class TokenizedExamples:
         examples: Iterable[Mapping[str, Any]] | None = None,
     ) -> "TokenizedExamples":
         """Tokenize a file of training examples; examples without a target of a weight above 0 are
-        left out, and, with `after_prompts`, item sequences of a single item, which nothing
-        precedes. With `user_tokens`, the examples of a user's history begin with the user's token;
-        those of queries do not, since a search has no user. `examples` are some that were read from
-        `path` already, perhaps none.
+        left out, and, with `after_prompts`, item sequences without one behind their first item,
+        which nothing precedes. With `user_tokens`, the examples of a user's history begin with the
+        user's token; those of queries do not, since a search has no user. `examples` are some that
+        were read from `path` already, perhaps none.
 
         Raises DataError, with the line, for a malformed example, and if no example of the file has
         a target."""
@@ -282,11 +282,11 @@ class TokenizedExamples:
             except DataError as error:
                 line = f"{path}:{number}" if examples is None else f"an example of {as_url(path)}"
                 raise DataError(f"{line}: {error}") from error
+            counted = encoded.targets & (encoded.weights > 0)
+            if after_prompts and encoded.is_sequence:
+                counted &= np.cumsum(tokens.is_code(encoded.ids, 0)) > 1
             # the codes of a history of one item may have nothing before them
-            if not (encoded.targets & (encoded.weights > 0)).any():
-                continue
-            n_sids = int(tokens.is_code(encoded.ids, 0).sum())
-            if after_prompts and encoded.is_sequence and n_sids < 2:
+            if not counted.any():
                 continue
             task = find_task(example["task"])
             of_user = task is not None and task.of_users and example.get("user")

@@ -89,8 +89,8 @@ def sequence_windows(lengths: Numbers, history_length: int) -> Windows:
     target once.
 
     An example has `history_length` items and the next one, as a prompt has when serving. The last
-    example ends where the history ends. Examples overlap, so that no target of a long history has
-    less than half of `history_length` before it."""
+    example ends where the history ends. Examples overlap, so that every target but those of the
+    first example has at least half of `history_length` before it."""
     size = history_length + 1
     stride = max(1, history_length // 2)
     n_windows = (lengths > 0) + np.maximum(0, -((size - lengths) // stride))

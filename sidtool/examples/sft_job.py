@@ -141,11 +141,10 @@ class SftJob:
 
     def _write_tasks(self, stream: Stream | None) -> dict[str, ExampleCounts]:
         counts: dict[str, ExampleCounts] = {}
-        n_tasks = len(self.options.tasks)
         for done, task in enumerate(self.options.tasks, start=1):
             counts[task] = self.write_task(stream, task)
             if self.progress is not None:
-                self.progress(done, n_tasks)
+                self.progress(done, len(self.options.tasks))
         if self.general is not None:
             # drawn at random, all equally often, until they have their share of the tokens
             train = self.general.train

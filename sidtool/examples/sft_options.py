@@ -1,7 +1,7 @@
 """The options of training examples, shared by the library and the command line, and the catalog and
 queries that tasks are made of, read with every column that they need."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -161,7 +161,7 @@ class TaskCatalogOptions(CatalogNames):
 
 def read_catalog(
     items: Path,
-    tasks: Iterable[str],
+    tasks: Collection[str],
     options: TaskCatalogOptions,
     recorded: CatalogColumns | None = None,
 ) -> tuple[Items, tuple[Query, ...]]:
@@ -169,10 +169,7 @@ def read_catalog(
     the columns of ids and titles that the bundle records.
 
     Raises UsageError for an unknown task or a missing column, DataError for a malformed file."""
-    fields = list(options.fields)
-    for task in tasks:
-        if column := named_task(task).column:
-            fields.append(column)
+    fields = [*options.fields, *filter(None, (named_task(task).column for task in tasks))]
     if options.query_text is not None:
         columns = template_columns(options.query_text)
         fields += [name for name in columns if name != "title"]

@@ -162,8 +162,8 @@ def make_sft(
 
     Raises UsageError if an output exists, CompatibilityError if the bundle's codebook was built
     from another split or the model from another bundle, RefusedError if a held-out event is in a
-    training example, or if too many ids are unknown (`SftJob.check_ids`), and what ExampleMaker
-    and EventWeights raise.
+    training example, or if too many ids are unknown (`SftJob.check_ids`), DataError if there is no
+    example, and what ExampleMaker and EventWeights raise.
 
     Examples:
         >>> lineage = sidtool.make_sft(
@@ -180,7 +180,8 @@ def make_sft(
     options = options_from(SftOptions, options, given)
     if in_folder and writer is None:
         raise UsageError(f"{out} is a folder of parts, which a writer makes (ClusterExamples)")
-    if in_folder and not _is_in_parts(split):
+    manifest = None if isinstance(split, Split) or not in_folder else folder_manifest(Path(split))
+    if in_folder and (manifest is None or manifest.parts < 2):
         raise UsageError(
             f"{out} has the parts of a split in parts, and {split} is none",
             hint="sidtool split --parts, or -o FILE.jsonl",
@@ -212,12 +213,6 @@ def make_sft(
         job = inputs.open(progress, n_threads)
         job.check_ids()
         return job.lineage(job.write(None)[0], {}) if dry_run else _written(job, out, force)
-
-
-def _is_in_parts(split: Split | str | Path) -> bool:
-    """Whether a split is a folder with parts of the users."""
-    manifest = None if isinstance(split, Split) else folder_manifest(Path(split))
-    return manifest is not None and manifest.parts > 1
 
 
 def _written(job: SftJob, out: Path, force: bool) -> Lineage:

@@ -134,7 +134,8 @@ class Task:
 
 
 class ItemTexts:
-    """The titles and columns of a catalog, by the index of an item in the bundle.
+    """The titles and columns of a catalog, by the index of an item in the bundle; a title that the
+    catalog lacks is that of the bundle.
 
     The text of items whose ids are in `hide_text_of` is left out, as if they had none. Running text
     shows `columns` of the catalog, by default all that were read."""

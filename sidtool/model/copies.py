@@ -74,7 +74,7 @@ def rebind(
     force: bool = False,
 ) -> Verdict:
     """Write a copy of the model in `folder` with `bundle` inside; returns the verdict on it. A dry
-    run reads no weights and writes nothing.
+    run loads no weights and writes nothing.
 
     Weights and tokenizer are copied unchanged; the contract records the replacement as a stage. A
     model that another program saved gets its contract and the bundle that it was made for back; its
@@ -229,14 +229,9 @@ def carry_model(
 
     A code's row is the mean of the old codes' rows, weighted by how many of the code's items had
     them (`carried_rows`); a code without such items is initialized as `extend-model` does. Raises
-    CompatibilityError unless the model may use the bundle, UsageError for an adapter model or an
-    output that exists without `force`."""
+    CompatibilityError unless the model, which is a whole one, may use the bundle, UsageError if
+    `out` exists without `force`."""
     folder = model_folder(folder)
-    if read_contract(folder).base_folder is not None:
-        raise UsageError(
-            f"{folder} has adapters, whose base cannot be changed",
-            hint="sidtool merge writes a whole model",
-        )
     loaded = load_model_folder(
         folder, device="cpu", dtype="float32", trust_remote_code=trust_remote_code
     )

@@ -51,7 +51,6 @@ from sidtool.tokenizer.quantize import Codebook, unit
 from sidtool.tokenizer.sid import SidSpace
 
 Init = Literal["codebook", "mean", "random"]
-DEFAULT_INIT: Init = "codebook"
 DEFAULT_SCALE = 1.0
 """Distance of new rows from the mean row, in distances of the existing rows."""
 
@@ -101,7 +100,7 @@ def initial_embeddings(
       (Johnson and Lindenstrauss 1984) that all levels share, so that the rows of a SID add up to
       the projection of its item. Lengths keep their order within the level and are rescaled to the
       mean and deviation of the existing rows. Levels without centroids and begin/end tokens get
-      random directions and the same lengths.
+      random directions and the mean length.
     * `mean`: the mean of existing rows plus noise (`MEAN_NOISE`).
     * `random`: Gaussian with the mean and deviation of existing rows per dimension.
 
@@ -137,7 +136,7 @@ class ExtendOptions:
     """Which tokens a model gets beside those of SIDs, and what their first rows are. Raises
     UsageError for a value out of range."""
 
-    init: Init = option(DEFAULT_INIT)
+    init: Init = option("codebook")
     """What the first embedding rows of SID tokens are made from: centroids of the codebook, noise
     around the mean row, or random rows."""
     init_scale: float = option(DEFAULT_SCALE, above=0)

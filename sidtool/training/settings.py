@@ -1,6 +1,7 @@
 """The settings of a training run: sidtool's own, its defaults for TRL's SFTConfig, and the fields
 of SFTConfig that sidtool decides. docs/settings.md is generated from this module."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,12 @@ SoftmaxOver = Literal["vocabulary", "sid", "level", "trie"]
 
 
 def parse_metric(text: str) -> tuple[str, int]:
-    """ "ndcg@10" -> ("ndcg", 10). Raises UsageError for anything but hr@K and ndcg@K."""
-    name, _, k = text.partition("@")
-    if name not in ("hr", "ndcg") or not k.isdecimal() or int(k) < 1:
-        raise UsageError(f"metric_for_best_model must be hr@K or ndcg@K, not {text!r}")
-    return name, int(k)
+    """ "ndcg@10" -> ("ndcg", 10). Raises UsageError for anything but hr@K and ndcg@K, where K is
+    spelled as in the names of metrics."""
+    match = re.fullmatch("(hr|ndcg)@([1-9][0-9]{0,8})", text)
+    if match is None:
+        raise UsageError(f"metric_for_best_model must be hr@K or ndcg@K, not {text!r:.80}")
+    return match[1], int(match[2])
 
 
 @dataclass(frozen=True)

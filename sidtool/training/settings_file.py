@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -150,7 +151,7 @@ def typed_fields(vocabulary: Vocabulary, fields: Mapping[str, Any]) -> dict[str,
 
 
 def _check_range(key: str, value: Any) -> None:
-    if key == "num_train_epochs" and not 0 < value < math.inf:
+    if key == "num_train_epochs" and value <= 0:
         raise UsageError(
             f"num_train_epochs must be above 0, not {value:g}: nothing would be trained"
         )
@@ -160,7 +161,7 @@ def _check_range(key: str, value: Any) -> None:
             hint="-1 is the default: num_train_epochs decides",
         )
     smallest, above = _RANGES.get(key, (-math.inf, math.inf))
-    if key in _RANGES and isinstance(value, int | float) and not smallest <= value < above:
+    if isinstance(value, int | float) and not smallest <= value < above:
         less = "" if above == math.inf else f" and less than {above}"
         raise UsageError(f"{key} must be at least {smallest}{less}, not {value}")
 
@@ -209,19 +210,22 @@ def _typed(key: str, value: Any, annotation: str) -> Any:
     """The value in the type of its field: YAML reads 2e-3 as text and 1 as an integer."""
     if isinstance(value, str) and "float" in annotation:
         try:
-            return float(value)
+            value = float(value)
         except ValueError as error:
             if "str" not in annotation and "Literal" not in annotation:  # else it stays text
                 raise UsageError(f"{key} must be a number, not {value!r}") from error
     expected = annotation.removesuffix(" | None")
-    optional = expected != annotation
-    if optional and value is None:
+    if value is None and expected != annotation:
         return None
     types = _YAML_TYPES.get(expected)
     # `type` and not isinstance: a bool is an int for Python
     if types and type(value) not in types:
         raise UsageError(f"{key} must be {expected}, not {value!r}")
-    return float(value) if expected == "float" else value
+    if expected != "float":
+        return value
+    if not abs(value) <= sys.float_info.max:  # infinity, NaN, or an int beyond all floats
+        raise UsageError(f"{key} must be a finite number, not {value!r:.40}")
+    return float(value)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

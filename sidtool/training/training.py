@@ -196,10 +196,10 @@ def plan_stages(
 ) -> list[TrainingRun]:
     """The stages of `train_stages` in order, each with everything checked that needs no weights.
 
-    A stage is validated on the users beside its examples, if it or an earlier stage trains on a
-    task with a history prompt; else it trains to its end. Raises UsageError if the output exists
-    without `force`, MissingPackageError without the packages of training, and what `train` raises
-    before it reads weights."""
+    A stage is validated on the users beside its examples, if there are some, and it or an earlier
+    stage trains on a task with a history prompt; else it trains to its end. Raises UsageError if
+    the output exists without `force`, MissingPackageError without the packages of training, and
+    what `train` raises before it reads weights."""
     out = Path(out)
     refuse_existing(out, force, FOLDER)
     require("train")
@@ -216,7 +216,7 @@ def plan_stages(
             trust_remote_code=trust_remote_code,
             before=planned[-1] if planned else None,
         )
-        if run.history_prompt is not None:
+        if run.history_prompt is not None and run.lineage.valid:
             run = replace(run, valid=validation_users(run.examples, run.lineage))
         with quiet(), offline():
             run_config(run)  # raises for settings that do not fit together
@@ -225,8 +225,8 @@ def plan_stages(
 
 
 def check_stages(planned: Sequence[TrainingRun]) -> None:
-    """Read what the stages will read, except weights, as they will read it. Raises as `train`
-    does before its first step, and for every example."""
+    """Read what the stages of `plan_stages` will read, except weights, as they will read it. Raises
+    as `train` does before its first step, and for every example."""
     from sidtool.model import load_without_weights
     from sidtool.training.trainer_setup import check_inputs
 
@@ -237,7 +237,6 @@ def check_stages(planned: Sequence[TrainingRun]) -> None:
             loaded = load_without_weights(
                 first.model_dir, first.contract, run.bundle, trust_remote_code=run.trust_remote_code
             )
-            run_config(run)  # raises for settings that do not fit together
             check_inputs(run, loaded)
 
 

@@ -216,11 +216,19 @@ def test_templates_that_do_not_fit_are_refused(
     assert message in str(error.value)
 
 
-def test_a_sequence_has_one_prompt(bundle: Bundle, catalog: Items) -> None:
-    templates = {"sequence": Templates(("{history}", "Bought: {history}"), "")}
-    options = SftOptions({"sequence": 1.0}, templates=templates)
-    with pytest.raises(UsageError, match="2 prompts of task sequence"):
-        ExampleMaker(bundle, catalog, options)
+@pytest.mark.parametrize(
+    ("templates", "said"),
+    [
+        (Templates(("{history}", "Bought: {history}"), ""), "2 prompts of task sequence"),
+        (Templates(("{history}",), " {gap} "), "separator ' {gap} ' has {gap}"),
+    ],
+)
+def test_a_sequence_has_one_prompt_and_a_separator_no_slot(
+    bundle: Bundle, catalog: Items, templates: Templates, said: str
+) -> None:
+    options = SftOptions({"sequence": 1.0}, templates={"sequence": templates})
+    with pytest.raises(UsageError, match=said):
+        ExampleMaker(bundle, catalog, options, fields=TYPES)
 
 
 def test_the_fields_of_a_task_are_filled_in_beside_all_fields() -> None:

@@ -131,8 +131,10 @@ class Templates(JsonRecord):
 
     def check_slots(self, replaced: Collection[str]) -> None:
         """Raise UsageError for what looks like a slot, but is none and not `replaced` later: it
-        would stay in the text of every example."""
-        for text in (*self.prompts, self.separator, *self.items):
+        would stay in the text of every example. A separator has no slots."""
+        for slot in _LIKE_A_SLOT.findall(self.separator):
+            raise UsageError(f"separator {self.separator!r:.80} has {slot}, put it into items")
+        for text in (*self.prompts, *self.items):
             literal = "\n".join(piece for piece in parse(text) if isinstance(piece, str))
             for slot in _LIKE_A_SLOT.findall(literal):
                 if slot != HISTORY_SLOT and slot not in replaced:

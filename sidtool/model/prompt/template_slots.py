@@ -82,7 +82,7 @@ def span(seconds: float) -> str:
 
 
 def value_text(value: Value | None) -> str:
-    """A value on one line; a whole number without decimals, whatever its type."""
+    """A value on one line, UNKNOWN for none; 4 and 4.0 are spelled alike."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)
     text = "" if value is None else item_text(str(value))

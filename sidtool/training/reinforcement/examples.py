@@ -44,8 +44,7 @@ class RlExamples:
     users: tuple[str, ...]
     """(n,): the user of each event, "" if its example names none"""
     left_out: int
-    """events whose target cannot be recommended: a retired item, or one of the history where seen
-    items are excluded"""
+    """events and lists that are not used, as `read_rl_examples` says"""
     fields: "EventFields | None" = None
     """those of the events; None if no prompt shows any"""
     exclude_seen: bool = False
@@ -196,7 +195,7 @@ def read_rl_examples(
 ) -> RlExamples:
     """Read the events of a task, or without one the lists of a file. Retired items and, with
     `exclude_seen`, those of the history are no targets, since they are never recommended then; an
-    event or a list without a target is left out.
+    event or a list without a target is left out, and so is a list without a history.
 
     Raises DataError for a malformed example, and if nothing is left."""
     events = _FileEvents.read(path, task, encoder)

@@ -20,7 +20,7 @@ class RefreshOptions:
     """How a model is refreshed. Raises UsageError for a share outside of (0, 1]."""
 
     share: float = option(0.2, above=0, maximum=1)
-    """Length of the training stage, as a share of the epochs of the model's last one."""
+    """Length of the training stage, as a share of the model's last one."""
     learning_rate: float | None = option(None)
     """Default: that of the model's last training stage; required if it was `lora`."""
     seed: int = option(0, minimum=0, maximum=MAX_TRAINING_SEED)

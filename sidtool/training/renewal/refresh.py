@@ -116,9 +116,10 @@ def refresh(
     of other items, from the files `embeddings` or by the texts of `items`. Without a split the
     memory is left out. Teachers of the last stage are not used, of which `notify` receives a line.
 
-    Raises UsageError if `out` exists without `force`, or a catalog or vectors are needed;
-    RefusedError if the bundle cannot be aligned; CompatibilityError if the model was not trained by
-    `train` or may have learned from events that the split holds out.
+    Raises UsageError if `out` exists without `force`, for a model of adapters, if a catalog or
+    vectors are needed, or if its training examples cannot be made again; RefusedError if the bundle
+    cannot be aligned; CompatibilityError if the model was not trained by `train`, which a split
+    requires, or may have learned from events that the split holds out.
 
     Examples:
         >>> bundle = sidtool.open_bundle("shop.zarr")
@@ -161,6 +162,7 @@ def run_refresh(
     memory = _renewed_memory(plan, plan.split)
     work = out.with_name(f"{out.name}.refresh.partial")
     examples = work / "examples" / "train.jsonl"
+    is_validated = plan.contract.history_prompt is not None and len(plan.split.valid) > 0
     # a model with a memory is trained beside the output, which then gets the renewed memory; a
     # resumed call keeps a model that is trained
     trained = out.with_name(f"{out.name}.trained.partial") / "model"
@@ -186,7 +188,7 @@ def run_refresh(
                 out if memory is None else trained,
                 options=train_options,
                 sft_fields=sft_fields,
-                valid=side_files(examples)["valid"] if plan.contract.history_prompt else None,
+                valid=side_files(examples)["valid"] if is_validated else None,
                 force=force,
                 reuse=memory is not None,
                 trust_remote_code=plan.trust_remote_code,
@@ -270,6 +272,11 @@ def plan_refresh(
     require("models" if split is None else "train")
     model_dir = model_folder(model, trust_remote_code=trust_remote_code)
     contract, own_bundle, _ = check_model_folder(model_dir)
+    if contract.base_folder is not None:
+        raise UsageError(
+            f"{model_dir} has adapters, whose base cannot be changed",
+            hint="sidtool merge writes a whole model",
+        )
     if not isinstance(bundle, Bundle):
         bundle = open_source(str(bundle))
     try:

@@ -128,12 +128,23 @@ def test_a_weight_is_that_of_an_example_or_of_each_sid() -> None:
     assert set(plain.tolist()) == {1}
 
 
-@pytest.mark.parametrize("weight", ["-1", "true", '"2"', "[1, -1]", "[[1]]", "null", "1e39"])
+@pytest.mark.parametrize("weight", ["-1", "true", '"2"', "[1, -1]", "[[1]]", "[]", "null", "1e39"])
 def test_a_malformed_weight_is_named(tmp_path: Path, weight: str) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text(f'{{"task": "mine", "prompt": "a", "completion": "b", "weight": {weight}}}')
     with pytest.raises(DataError, match=r"train.jsonl:1 has a weight that is neither"):
         TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
+
+
+@pytest.mark.parametrize(("weight", "number"), [([1, 0], 0), ([0, 1], 1)])
+def test_a_sequence_whose_first_item_alone_counts_has_no_prefix(
+    tmp_path: Path, weight: list[int], number: int
+) -> None:
+    path = tmp_path / "train.jsonl"
+    whole = {"task": "sequence", "text": SID * 2}
+    path.write_text("".join(json.dumps(row) + "\n" for row in (whole, whole | {"weight": weight})))
+    how = {"codes_only": True, "after_prompts": True}
+    assert len(TokenizedExamples.read(path, ENCODER, ENCODER.tokens, **how)) == 1 + number
 
 
 def test_examples_are_read_and_malformed_lines_are_named(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ from sidtool.model.prompt.frames import Templates
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.renewal.last_training import RefreshOptions, training_settings
 from sidtool.training.renewal.refresh import plan_refresh, refresh
-from sidtool.training.training import train
+from sidtool.training.settings import StageSettings, TrainOptions
+from sidtool.training.training import plan_stages, train
 from tests.bundles import small_bundle
 from tests.memory.rerankers import random_reranker
 from tests.model.contract.cases import TRAINED
@@ -293,6 +294,18 @@ def test_a_bundle_with_more_items_keeps_every_row(
     assert same(weights(trained), weights(tmp_path / "same"))
 
 
+def test_without_validation_users_the_training_runs_to_its_end(
+    tmp_path: Path, trained: Path, bundle: Bundle, later: Split
+) -> None:
+    split = replace(later, valid=())
+    summary = refresh(trained, bundle, tmp_path / "out", split=split, options=QUICK)
+    assert summary.training.metric is None
+    make_sft(bundle, bundle.catalog, split, tmp_path / "train.jsonl")
+    stages = [StageSettings(TrainOptions(), {})]
+    (run,) = plan_stages(trained, tmp_path / "train.jsonl", tmp_path / "next", stages)
+    assert run.valid is None
+
+
 def test_a_split_that_does_not_extend_the_models_is_refused(
     tmp_path: Path, trained: Path, retrained: Bundle, later: Split
 ) -> None:
@@ -448,6 +461,14 @@ def test_an_interrupted_refresh_resumes_to_the_same_weights(
     assert same(weights(tmp_path / "whole"), weights(out))
     names = ["resumed", "resumed-refresh", "whole"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_a_plan_refuses_a_model_of_adapters(tmp_path: Path, trained: Path, bundle: Bundle) -> None:
+    shutil.copytree(trained, tmp_path / "model")
+    contract = replace(read_contract(trained), base_folder=ModelReference.of(trained))
+    write_contract(tmp_path / "model", contract, bundle)
+    with pytest.raises(UsageError, match="has adapters"):
+        plan_refresh(tmp_path / "model", bundle, tmp_path / "out", options=QUICK)
 
 
 def test_a_stage_of_adapters_needs_a_rate_for_all_weights() -> None:
