@@ -157,9 +157,12 @@ def table_files(path: Path) -> TableFiles:
         if not matches:
             raise DataError(f"no file matches {path}")
         return TableFiles(matches)
-    if path.is_dir() and (what := describe(path)):
+    files = parquet_files(path)
+    what = describe(path) if path.is_dir() else None
+    # Parquet files of others may stand beside a config.json
+    if what == "a split" or (what and not files):
         raise DataError(f"{path} is {what}, not a table")
-    return TableFiles(parquet_files(path) or (path,))
+    return TableFiles(files or (path,))
 
 
 def as_url(path: str | Path) -> str:

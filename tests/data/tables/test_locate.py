@@ -34,7 +34,8 @@ def test_a_pattern_is_the_table_of_its_files(tmp_path: Path, name: str) -> None:
 def test_a_folder_of_parquet_files_is_a_table(tmp_path: Path) -> None:
     whole = read_interactions(write_table(tmp_path / "x.csv", TABLE))
     parts(tmp_path / "events", "x.parquet")
-    (tmp_path / "events/_SUCCESS").touch()
+    for name in ("_SUCCESS", "config.json", "events.meta.json"):
+        (tmp_path / "events" / name).touch()
     assert read_interactions(tmp_path / "events").digest == whole.digest
     digest = open_split(tmp_path / "x.csv").reference.digest
     assert open_split(tmp_path / "events").reference.digest == digest
