@@ -22,8 +22,8 @@ GROUPS = {"bundle": "a bundle", "memory": "a memory"}
 LINEAGE_SUFFIX = ".meta.json"
 """What training examples have beside them, after their own name."""
 
-
 EXAMPLES = "a file of training examples"
+"""The kind of a file with a lineage beside it."""
 
 
 def describe(location: str | Path) -> str | None:

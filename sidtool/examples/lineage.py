@@ -31,6 +31,7 @@ LINEAGE_FORMAT = 1
 AGAIN = "make the training examples again"
 """What to do about examples that were changed."""
 WHAT_TO_NAME = "name the file that make-sft wrote, such as sft/train.jsonl"
+"""What to do about a path that is no file of training examples."""
 
 
 @dataclass(frozen=True)
