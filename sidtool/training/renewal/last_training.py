@@ -135,6 +135,8 @@ def training_settings(
         budget = round(train_options.token_budget * options.share)
         train_options = replace(train_options, token_budget=budget)
     sft_fields = {key: value for key, value in last.sft_fields.items() if not TRAINING.refusal(key)}
+    if sft_fields.get("save_strategy") == "no":  # of a training without validation
+        del sft_fields["save_strategy"]
     if (steps := sft_fields.get("max_steps", -1)) > 0:
         sft_fields["max_steps"] = max(1, round(steps * options.share))
     elif train_options.token_budget is None:
