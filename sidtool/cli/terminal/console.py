@@ -94,7 +94,7 @@ def one_line_errors() -> Iterator[None]:
         # the libraries that check values write several lines
         message = " ".join(usage.format_message().split()).replace("Value error, ", "")
         if problems := getattr(error.__cause__, "errors", None):
-            message = message.replace("Input", repr(problems()[0]["input"]), 1)
+            message = message.replace("Input", f"{problems()[0]['input']!r:.80}", 1)
         # the help lists what exists; a bad value's message says itself what is right
         _print_error(message, None if is_value else f"{usage.ctx.command_path} --help")
         raise typer.Exit(UsageError.exit_code) from None
