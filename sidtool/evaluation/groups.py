@@ -69,7 +69,7 @@ def field_groups(examples: Sequence[Example], name: str) -> dict[str, NDArray[np
     """Value -> (n,) float64, 1 for the examples with this value of a field like `user.age`, else 0.
 
     Of more than MOST_GROUPS numbers, each group is a quarter of the examples, called by its first
-    and last number. Raises UsageError if the examples have no such field."""
+    and last number, once if they are one. Raises UsageError if the examples have no such field."""
     values = [_value(example, name) for example in examples]
     labels = _labels(values)
     label_of = np.array([labels[value] for value in values], dtype=object)
@@ -142,7 +142,8 @@ def _labels(values: Sequence[Value | None]) -> dict[Value | None, str]:
         # a limit belongs to the quarter below
         for _, group in groupby(zip(quarters, distinct, strict=True), key=itemgetter(0)):
             inside = [value for _, value in group]
-            labels |= dict.fromkeys(inside, f"{_spell(inside[0])} to {_spell(inside[-1])}")
+            ends = dict.fromkeys(map(_spell, (inside[0], inside[-1])))
+            labels |= dict.fromkeys(inside, " to ".join(ends))
     return labels | {None: UNKNOWN} if None in values else labels
 
 

@@ -158,6 +158,8 @@ _REFUSALS = {
     413: "the body is too long",
     422: "the body is no request, or the model cannot answer it",
     429: "too many requests wait; Retry-After says for how many seconds",
+    500: FAILED,
+    501: "a package that the service lacks",
     503: "no answer within the time limit, or the service is ending",
 }
 
