@@ -18,7 +18,7 @@ from table import markdown
 from sidtool.data.split import open_split
 from sidtool.evaluation.bootstrap import paired_differences
 from sidtool.evaluation.metrics import averages
-from sidtool.recipes import RECIPES
+from sidtool.model.contract import TrainParams, read_contract
 from sidtool.training import trainer_setup
 from sidtool.training.settings_file import read_stages
 from sidtool.training.training import train_stages
@@ -33,12 +33,16 @@ def train_recipe(
     trainer: Callable[..., Any] | None = None,
     teachers: Sequence[Path] = (),
 ) -> Path:
-    """The model of a seed of a recipe's folder with changed settings, by another trainer or with
-    teachers."""
+    """The model of a seed of a recipe's folder, with the settings of WORK/seed-N/model but for the
+    changed ones, by another trainer or with teachers."""
     if not out.exists():
         if trainer is not None:
             setattr(trainer_setup, "CausalTrainer", trainer)  # noqa: B010
-        stages = read_stages(RECIPES / "default" / "train.yaml", [f"seed={seed}", *changed])
+        params = read_contract(work / f"seed-{seed}" / "model").params
+        assert isinstance(params, TrainParams)
+        settings = {**params.options, **params.sft_fields}
+        recorded = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+        stages = read_stages(None, [*recorded, *changed])
         start, examples = work / f"initial-{seed}" / "base+sid", work / "sft" / "train.jsonl"
         out.parent.mkdir(parents=True, exist_ok=True)
         train_stages(start, examples, out, stages, teachers=teachers, log=print)
