@@ -3,6 +3,7 @@
 An actor loads what the job needs (a model, an encoder) once and works on one shard at a time. If it
 dies, Ray restarts it and repeats the shard."""
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -74,9 +75,10 @@ def _run_actors(
 
 
 def actor_resources(ray: Any, n_actors: int) -> dict[str, float]:
-    """What each of a number of actors has of a cluster: a processor, and its share of the GPUs."""
+    """What each of a number of actors has of a cluster: a processor, and a GPU or, of one that
+    several share, an equal part."""
     n_gpus = ray.cluster_resources().get("GPU", 0)
-    return {"num_cpus": 1, "num_gpus": min(1, n_gpus / n_actors)}
+    return {"num_cpus": 1, "num_gpus": 1 / math.ceil(n_actors / n_gpus) if n_gpus else 0}
 
 
 class _Actor:
