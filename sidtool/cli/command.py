@@ -116,7 +116,7 @@ def _resumption(out: Any, *, by_option: bool) -> str:
         return ""
     command = "the same command with --resume" if by_option else "the same command"
     folder = Path(out)
-    works = list(folder.parent.glob(f"{glob.escape(folder.name)}*.partial"))
+    works = list(folder.parent.glob(f"{glob.escape(folder.name)}[.-]*partial"))
     checkpoints = [path for work in works for path in work.glob("checkpoint-*")]
     if checkpoints:
         newest = max(checkpoints, key=lambda path: path.stat().st_mtime)
