@@ -55,7 +55,7 @@ def check_suffix(path: Path, kind: OutputKind) -> None:
     suffix = next((suffix for suffix in FILE_SUFFIXES if name.endswith(suffix)), None)
     if suffix is None or name.endswith(kind.suffixes):
         return
-    right = path.name[: -len(suffix)] + next(iter(kind.suffixes), "")
+    right = path.parent / (path.name[: -len(suffix)] + next(iter(kind.suffixes), ""))
     raise UsageError(
         f"{path} ends with {suffix}, but {kind.content} is written", hint=f"-o {right}"
     )

@@ -116,7 +116,7 @@ def _resumption(out: Any, *, by_option: bool) -> str:
         return ""
     command = "the same command with --resume" if by_option else "the same command"
     folder = Path(out)
-    works = list(folder.parent.glob(f"{glob.escape(folder.name)}*.partial"))
+    works = list(folder.parent.glob(f"{glob.escape(folder.name)}[.-]*partial"))
     checkpoints = [path for work in works for path in work.glob("checkpoint-*")]
     if checkpoints:
         newest = max(checkpoints, key=lambda path: path.stat().st_mtime)
@@ -175,13 +175,15 @@ def _kind(path: Path) -> str:
 
 
 def _paths(values: Any) -> Iterator[Path]:
-    """Every existing file and folder that the values of parameters name, without a version
-    (PATH@VERSION) or a weight (PATH=WEIGHT)."""
+    """Every existing file and folder that the values of parameters name, by a pattern, too, without
+    a version (PATH@VERSION) or a weight (PATH=WEIGHT)."""
     if isinstance(values, list | tuple):
         for value in values:
             yield from _paths(value)
     elif isinstance(values, str | Path):
         for text in (str(values), *(str(values).rpartition(sign)[0] for sign in "@=")):
             with suppress(OSError, ValueError):  # no path
-                if text and Path(text).exists():
-                    yield Path(text).resolve()
+                # Path.glob takes no absolute pattern
+                for path in (text, *glob.glob(text)):  # noqa: PTH207
+                    if path and Path(path).exists():
+                        yield Path(path).resolve()

@@ -174,8 +174,6 @@ def split(
             raise UsageError("--memory is for one process without --parts: more parts take less")
         if threads is not None:
             raise UsageError("--threads is for one process without --parts: leave it out")
-        if run.dry_run:
-            raise UsageError("--dry-run counts in one process: leave out --engine and --parts")
         with progress("split") as reports:
             run = replace(run, progress=reports.get("split"))
             manifest = cluster.split_in_parts(tables.as_url(events), out, rules, run=run)

@@ -35,7 +35,7 @@ from sidtool.tokenizer.bundle import Bundle
 class Output:
     """What is recommended, and where it is written."""
 
-    list_length: int | None = option(None, flag="--list", metavar="M", panel="Lists")
+    list_length: int | None = option(None, flag="--list", minimum=1, metavar="M", panel="Lists")
     """Recommend one list of M items, in the order in which the model writes them, in place of the
     best next items. Needs a model that was trained on task list."""
     candidates: tuple[str, ...] | None = option(None, reads=read_ids)

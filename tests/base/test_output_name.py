@@ -134,6 +134,8 @@ def test_a_name_is_of_the_right_file_type_or_of_none(
     for name in wrong:
         with pytest.raises(UsageError, match=f"ends with .*, but {kind.content} is") as caught:
             check_suffix(Path("folder") / name, kind)
-        check_suffix(Path(str(caught.value.shell_hint).removeprefix("-o ")), kind)
+        better = Path(str(caught.value.shell_hint).removeprefix("-o "))
+        assert better.parent == Path("folder")
+        check_suffix(better, kind)
     for name in right:
         check_suffix(Path(name), kind)

@@ -146,6 +146,8 @@ def test_columns_are_asked_for_once(road: Road, tmp_path: Path) -> None:
     done("export", bundle, "-o", tmp_path / "map", "--to", "minionerec", "--items", items)
     done("add-items", bundle, items, "-o", more, "--embeddings", road.vectors)
     done("compare", bundle, "--items", items, "--field", "text", "--interactions", events)
+    shown = ("--items", items, "--field", "text", "--split", events)
+    done("report", bundle, "-o", tmp_path / "page.html", *shown)
     done("split", events, "-o", tmp_path / "later", "--extends", split)
     done("evaluate-task", model, "title-to-sid", "--items", items, "--limit", 4)
     assert run("init-model", items, "-o", tmp_path / "x").code == 2

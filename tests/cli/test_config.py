@@ -185,10 +185,10 @@ def test_an_interrupted_training_says_that_the_same_command_goes_on(
 ) -> None:
     monkeypatch.setattr("sidtool.training.train_stages", interrupted)
     command = ("train", road.model, road.examples, "-o", tmp_path / "tuned")
+    (tmp_path / "tuned2.partial").mkdir()  # of another output
     assert run(*command).err == "interrupted\n"
     checkpoint = tmp_path / "tuned-1-lora.partial" / "checkpoint-4"
     checkpoint.mkdir(parents=True)
-    (tmp_path / "tuned2.partial").mkdir()
     ran = run(*command)
     assert (ran.code, ran.out) == (130, "")
     assert ran.err == f"interrupted: the same command continues from {checkpoint}\n"

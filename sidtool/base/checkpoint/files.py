@@ -58,9 +58,9 @@ def check_folder(
     folder: Path, parts: Sequence[str] = ("",), *, trust_remote_code: bool = False
 ) -> StoredWeights:
     """Check the files directly in a model folder, or in these parts of it; returns what their
-    weight files have. Raises DataError for a file that is not regular or leads outside, or for
-    damaged weights, RefusedError for weights that are only pickled. With `trust_remote_code` only
-    what would block a reader is refused."""
+    weight files have. Raises DataError for a file that is not regular and for damaged weights,
+    RefusedError for what leads outside and for weights that are only pickled. With
+    `trust_remote_code` only what would block a reader is refused."""
     stored = StoredWeights()
     for part in dict.fromkeys((*parts, *_nested_templates(folder, parts))):
         for path in _files(folder / part):

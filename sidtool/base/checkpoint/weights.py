@@ -21,8 +21,9 @@ _PATCHING = threading.Lock()
 
 def read_weights(path: Path, digest: str | None = None) -> dict[str, Any]:
     """The tensors of a safetensors file by name, on the CPU. It is read once, tensor by tensor, so
-    peak memory is that of the tensors. Raises DataError for a damaged file, IntegrityError if the
-    SHA-256 (hex) of what was read is not `digest`."""
+    peak memory is that of the tensors. Raises as `read_entries` for a damaged file, DataError for
+    one that becomes shorter, IntegrityError if the SHA-256 (hex) of what was read is not
+    `digest`."""
     import torch
     from safetensors.torch import load
 

@@ -43,7 +43,8 @@ class Storage:
     """The objects at a path or URL. Nothing is read or written before a method is called.
 
     Methods raise DataError if the store fails. The constructor raises UsageError if the URL's
-    protocol is unknown or its client is not installed."""
+    protocol is unknown, MissingPackageError if an extra of sidtool has its client and is not
+    installed."""
 
     def __init__(self, location: str | Path) -> None:
         self.location = str(location).rstrip("/") or str(location)

@@ -96,12 +96,12 @@ def report(
         page = training_page({name: read_training(Path(path)) for name, path in names.items()})
     else:
         bundles = {name: open_bundle(str(path)) for name, path in names.items()}
+        first = next(iter(names))
         values = None
         field = options.field or ""
         if file is not None:
-            catalog = file.read(fields=[field])
+            catalog = file.read(fields=[field], bundle=bundles[first])
             values = dict(zip(catalog.ids, catalog.fields[field], strict=True))
-        first = next(iter(names))
         parent = open_parent(names[first], bundles[first])
         columns = bundles[first].manifest.made_from.event_columns
         users = None if options.split is None else open_split(options.split, recorded=columns).train

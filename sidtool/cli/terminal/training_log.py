@@ -6,12 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sidtool.base.progress import Log
 from sidtool.cli.terminal.console import is_verbose, next_step, note, say, say_json, warn_early
 from sidtool.cli.terminal.pace import Pace, Progress
 from sidtool.evaluation import HIGH, LOW, OF_ITEM_KNN
-
-Log = Callable[[Mapping[str, float]], None]
-"""Called with a log line of a training: its step and figures by name."""
 
 
 def watch() -> tuple[Callable[[Progress | None], Progress | None], Log]:

@@ -3,15 +3,15 @@
 An actor loads what the job needs (a model, an encoder) once and works on one shard at a time. If it
 dies, Ray restarts it and repeats the shard."""
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sidtool.base.errors import DataError, SidtoolError
+from sidtool.base.errors import DataError, SidtoolError, first_line
 from sidtool.base.extras import require
 from sidtool.base.jobs import Job
-from sidtool.data.tables import one_line
 
 RESTARTS = 3
 """How often an actor is restarted."""
@@ -74,9 +74,10 @@ def _run_actors(
 
 
 def actor_resources(ray: Any, n_actors: int) -> dict[str, float]:
-    """What each of a number of actors has of a cluster: a processor, and its share of the GPUs."""
+    """What each of a number of actors has of a cluster: a processor, and a GPU or, of one that
+    several share, an equal part."""
     n_gpus = ray.cluster_resources().get("GPU", 0)
-    return {"num_cpus": 1, "num_gpus": min(1, n_gpus / n_actors)}
+    return {"num_cpus": 1, "num_gpus": 1 / math.ceil(n_actors / n_gpus) if n_gpus else 0}
 
 
 class _Actor:
@@ -120,7 +121,7 @@ def ray_cluster(workers: int | None = None) -> Iterator[Any]:
             ray.shutdown()
             if attempt == attempts:
                 address = os.environ.get("RAY_ADDRESS", "this machine")
-                message = f"there is no Ray cluster at {address}: {one_line(error)}"
+                message = f"there is no Ray cluster at {address}: {first_line(error)}"
                 raise DataError(message) from error
     try:
         yield ray

@@ -3,6 +3,7 @@
 Shards depend on the files alone, never on the number of workers: what is made of a shard is the
 same wherever and whenever it is made."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -140,8 +141,10 @@ def table_urls(source: str) -> list[str]:
     """The URLs of the files of a table: those of a pattern, of Parquet in a folder, or of the file
     itself. Raises DataError if there are none."""
     filesystem, root = open_store(source)
-    if has_magic(root):
-        names = [name for name in sorted(filesystem.glob(root)) if not _is_hidden(name)]
+    if has_magic(root) and not filesystem.exists(root):
+        above = re.split(r"[*?[]", root, maxsplit=1)[0].rpartition("/")[0]
+        names = sorted(filesystem.glob(root))
+        names = [name for name in names if not _is_hidden(name.removeprefix(above))]
         if not names:
             raise DataError(f"no file matches {source}")
         return [_url(filesystem, name) for name in names]

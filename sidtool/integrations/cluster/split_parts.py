@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.documents import sealed_text
-from sidtool.base.errors import DataError, without_credentials
+from sidtool.base.errors import DataError, UsageError, without_credentials
 from sidtool.base.options import option, options_from
+from sidtool.base.output import refuse_existing
+from sidtool.base.output_name import FOLDER
 from sidtool.data import EventColumns
 from sidtool.data.split import BUCKETS, MANIFEST, SplitManifest, SplitOptions
 from sidtool.data.split.parts import (
@@ -79,8 +81,8 @@ def split_in_parts(
     The digests of the split are those of `split_events`, and the files the same for any engine and
     number of workers. An interrupted run is resumed from the files and parts that are finished.
 
-    Raises UsageError if the output exists, or for options that need the events of all users, and as
-    `split_events` does.
+    Raises UsageError if the output exists, for options that need the events of all users and for a
+    dry run, and as `split_events` does.
 
     Examples:
         >>> run = sidtool.PartOptions(parts=4)
@@ -88,6 +90,9 @@ def split_in_parts(
         40
     """
     events, run = str(events), run or PartOptions()
+    if run.dry_run:
+        raise UsageError("--dry-run counts in one process: leave out --engine and --parts")
+    refuse_existing(Path(out), run.force, FOLDER)
     urls = table_urls(events)
     n_parts = run.parts or part_count(count_events(urls))
     plan = PartPlan(options_from(SplitOptions, options, given), n_parts)

@@ -105,7 +105,7 @@ def write_flashrec(bundle: Bundle, path: Path, export: Export) -> Exported:
             value = _json([{"pid": items.ids[row]} for _, row in with_key])
             stream.write(f'{separator}"{key}":{value}')
             separator = ","
-        stream.write("{}" if separator == "{" else "}")
+        stream.write("}")
     engine_options = f"--sid-vocab-file {path}"
     if infers_layout(bundle.space):
         return Exported((path,), engine_options)

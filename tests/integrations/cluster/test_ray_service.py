@@ -77,10 +77,10 @@ class FakeServe:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeServe:
-    """A cluster of four CPUs and one GPU on which Ray Serve is this object."""
+    """A cluster of four CPUs and two GPUs on which Ray Serve is this object."""
     ray = pytest.importorskip("ray")
     serve = FakeServe()
-    cluster = SimpleNamespace(cluster_resources=lambda: {"CPU": 4, "GPU": 1})
+    cluster = SimpleNamespace(cluster_resources=lambda: {"CPU": 4, "GPU": 2})
 
     @contextmanager
     def connected(workers: int) -> Iterator[Any]:
@@ -108,7 +108,7 @@ def test_sigterm_ends_the_deployment(fake: FakeServe, model: Path, moment: str) 
     if moment == "while replicas start":
         fake.on_run = terminate
     options = ServeOptions(str(model), limits=ServeLimits(seconds=4, max_waiting=7))
-    listening = Listening(port=0, workers=2)
+    listening = Listening(port=0, workers=3)
     serve_on_ray(options, listening, started=lambda url: (urls.append(url), terminate()))
     assert len(urls) == (moment == "when they answer")
     assert all(url.startswith("http://127.0.0.1:") for url in urls)
@@ -120,7 +120,8 @@ def test_sigterm_ends_the_deployment(fake: FakeServe, model: Path, moment: str) 
         return
     assert fake.deployed["graceful_shutdown_timeout_s"] > 4
     assert fake.deployed["max_ongoing_requests"] > 7
-    assert fake.deployed["num_replicas"] == 2
+    assert fake.deployed["num_replicas"] == 3
+    # two on one GPU: two thirds of a GPU would leave a third of each, too little for one
     assert fake.deployed["ray_actor_options"]["num_gpus"] == 0.5
 
 

@@ -129,16 +129,6 @@ def test_the_output_has_a_part_per_shard_and_a_lineage(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
 
 
-def test_an_existing_output_is_replaced_by_force_alone(tmp_path: Path) -> None:
-    write_numbers(tmp_path / "in")
-    double(tmp_path / "in", tmp_path / "out", RunOptions())
-    with pytest.raises(UsageError, match="exists already"):
-        double(tmp_path / "in", tmp_path / "out", RunOptions())
-    write_numbers(tmp_path / "other", (2,))
-    double(tmp_path / "other", tmp_path / "out", RunOptions(force=True))
-    assert read_numbers(tmp_path / "out") == [0, 2]
-
-
 def test_an_interrupted_run_is_resumed_from_its_parts(tmp_path: Path) -> None:
     write_numbers(tmp_path / "in")
     with pytest.raises(DataError, match="9 is bad"):

@@ -6,6 +6,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.data.split import SplitOptions
 from sidtool.data.split.parts import user_parts
 from sidtool.integrations.cluster import PartOptions, split_in_parts, split_parts
+from sidtool.integrations.cluster.shards import table_urls
 from tests.cli.road import tree
 from tests.data.split.test_user_parts import write_events
 from tests.integrations.cluster.jobs import failing_at_the_third
@@ -35,9 +36,18 @@ def test_a_run_continues_with_what_is_finished(
     assert divide(events, out, resume=True) == expected
     with pytest.raises(UsageError, match="exists already"):
         divide(events, out)
+    with pytest.raises(UsageError, match="--dry-run counts in one process"):
+        divide(events, tmp_path / "plan", dry_run=True)
+    with pytest.raises(UsageError, match=r"ends with \.csv, but a folder is written"):
+        divide(events, tmp_path / "split.csv")
 
 
 def test_events_at_a_url(tmp_path: Path) -> None:
     events = write_events(tmp_path / "events")
     expected = divide(events, tmp_path / "one")
     assert divide(f"file://{events}", tmp_path / "two") == expected
+    (tmp_path / ".own").mkdir()
+    hidden = events.rename(tmp_path / ".own" / "events")
+    assert divide(f"{hidden}/*.parquet", tmp_path / "three") == expected
+    named = (hidden / "0.parquet").rename(hidden / "[0].parquet")  # a name, not a pattern
+    assert table_urls(str(named)) == [str(named)]

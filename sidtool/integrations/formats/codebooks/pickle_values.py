@@ -42,7 +42,6 @@ class Call:
     args: Any
     items: dict[Any, Any] = field(default_factory=dict)
     """what is set by key afterwards"""
-    state: Any = None
 
 
 def read_pickle(data: bytes) -> Any:
@@ -95,10 +94,7 @@ class _Reader:
                 if isinstance(key, str | int | float):
                     items[key] = value
         elif name == "BUILD":
-            (state,) = self._take(1)
-            target = self.stack[-1]
-            if isinstance(target, Call):
-                target.state = state
+            self._take(1)  # the state of what no tensor is made of
         elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
             self._memo[len(self._memo) if argument is None else argument] = self.stack[-1]
         else:
