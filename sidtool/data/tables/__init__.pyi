@@ -3,7 +3,6 @@ from .opening import PARQUET as PARQUET
 from .opening import as_url as as_url
 from .opening import library_errors as library_errors
 from .opening import object_version as object_version
-from .opening import one_line as one_line
 from .opening import open_file as open_file
 from .opening import read_errors as read_errors
 from .opening import require_regular as require_regular

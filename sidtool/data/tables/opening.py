@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from sidtool.base.artifact import describe
-from sidtool.base.errors import DataError, SidtoolError, UsageError
+from sidtool.base.errors import DataError, SidtoolError, UsageError, first_line
 
 PARQUET = (".parquet", ".pq")
 _VERSION_KEYS = (
@@ -34,8 +34,6 @@ FREE_BYTES = 1 << 22
 as many."""
 MAX_EXPANSION = 100
 """Bytes beyond FREE_BYTES that each byte of a compressed file may expand to."""
-MAX_MESSAGE = 200
-"""Characters of another library's message: some quote the data."""
 URL = re.compile(r"([a-z][a-z0-9+]+):/+(?=[^/])")
 """The start of a URL; a Path has lost its second slash."""
 
@@ -91,7 +89,7 @@ def library_errors(path: Path, content: str = "") -> Iterator[None]:
         raise
     except Exception as error:  # pyarrow, numpy, zarr, gzip and csv have no common class
         purpose = f" as {content}" if content else ""
-        raise DataError(f"{path} cannot be read{purpose}: {one_line(error)}") from error
+        raise DataError(f"{path} cannot be read{purpose}: {first_line(error)}") from error
 
 
 def require_regular(path: Path) -> None:
@@ -108,16 +106,6 @@ def refuse_repeated(path: Path, names: Sequence[str]) -> None:
     if len(set(names)) != len(names):
         repeated = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{path} has two columns named {repeated!r}")
-
-
-def one_line(error: Exception) -> str:
-    """The message of another library's error: its first line, without control characters."""
-    if isinstance(error, MemoryError):
-        return "it needs more memory than there is"
-    if isinstance(error, RecursionError):
-        return "the nesting is too deep"
-    text = next(iter(str(error).splitlines()), "")[:MAX_MESSAGE] or type(error).__name__
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 @dataclass(frozen=True)
@@ -194,7 +182,8 @@ def _copied(url: str) -> TableFiles:
         filesystem, root = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise UsageError(
-            f"{url} cannot be opened: {one_line(error)}", hint="pip install 'sidtool[s3]' for s3://"
+            f"{url} cannot be opened: {first_line(error)}",
+            hint="pip install 'sidtool[s3]' for s3://",
         ) from error
     folder = Path(_copies().name) / str(len(list(Path(_copies().name).iterdir())))
     folder.mkdir()
@@ -214,7 +203,7 @@ def _copied(url: str) -> TableFiles:
             filesystem.get_file(name, str(target))
         versions = tuple(object_version(filesystem.info(name)) for name in remote)
     except Exception as error:  # clients of stores have no common class
-        raise DataError(f"{url} cannot be read: {one_line(error)}") from error
+        raise DataError(f"{url} cannot be read: {first_line(error)}") from error
     if not remote:
         raise DataError(f"{url} does not exist, or holds no Parquet files")
     files = tuple(folder / _below(name, common) for name in remote)

@@ -14,10 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
-from sidtool.base.errors import DataError, SidtoolError, UsageError
+from sidtool.base.errors import DataError, SidtoolError, UsageError, first_line
 from sidtool.base.output import disk_errors, locked, publish, refuse_existing, remove
 from sidtool.base.work_folder import RUN_FILE, open_work_folder
-from sidtool.data.tables import library_errors, one_line
+from sidtool.data.tables import library_errors
 from sidtool.integrations.cluster.shards import is_local, open_store
 
 LINEAGE = "_lineage.json"
@@ -113,7 +113,7 @@ def _write_errors(url: str) -> Iterator[None]:
     except SidtoolError:
         raise
     except Exception as error:  # clients of stores have no common class
-        raise DataError(f"{url} cannot be written: {one_line(error)}") from error
+        raise DataError(f"{url} cannot be written: {first_line(error)}") from error
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def temporary_folder() -> Iterator[Path]:
         folder = Path(gettempdir())
     except FileNotFoundError as error:  # it tries to write there
         raise DataError(
-            f"temporary files on {platform.node()} cannot be written: {one_line(error)}",
+            f"temporary files on {platform.node()} cannot be written: {first_line(error)}",
             hint="free space there, or set TMPDIR",
         ) from error
     errors = disk_errors(folder, f"{folder} on {platform.node()}")

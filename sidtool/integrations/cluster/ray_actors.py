@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sidtool.base.errors import DataError, SidtoolError
+from sidtool.base.errors import DataError, SidtoolError, first_line
 from sidtool.base.extras import require
 from sidtool.base.jobs import Job
-from sidtool.data.tables import one_line
 
 RESTARTS = 3
 """How often an actor is restarted."""
@@ -120,7 +119,7 @@ def ray_cluster(workers: int | None = None) -> Iterator[Any]:
             ray.shutdown()
             if attempt == attempts:
                 address = os.environ.get("RAY_ADDRESS", "this machine")
-                message = f"there is no Ray cluster at {address}: {one_line(error)}"
+                message = f"there is no Ray cluster at {address}: {first_line(error)}"
                 raise DataError(message) from error
     try:
         yield ray

@@ -17,9 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from sidtool.base.errors import DataError, MissingPackageError, SidtoolError, UsageError
+from sidtool.base.errors import DataError, MissingPackageError, SidtoolError, UsageError, first_line
 from sidtool.base.extras import require
-from sidtool.data.tables import one_line
 from sidtool.integrations.cluster.ray_actors import RESTARTS, actor_resources, ray_cluster
 from sidtool.recommendation.serve import Listening, ServeOptions, serve_options
 
@@ -196,12 +195,12 @@ def _serve(
             try:
                 serve.start(http_options=http, logging_config=LOGGING)
             except Exception as error:  # Ray raises bare ones
-                raise DataError(f"Ray Serve does not start: {one_line(error)}") from error
+                raise DataError(f"Ray Serve does not start: {first_line(error)}") from error
             try:
                 serve.run(application, name=NAME, route_prefix="/")
             except Exception as error:
                 ours = re.search(r"sidtool\.base\.errors\.\w+: (.+)", str(error))
-                reason = one_line(error) if ours is None else ours[1]
+                reason = first_line(error) if ours is None else ours[1]
                 raise SidtoolError(f"no replica can start: {reason}") from error
             ending.is_immediate = False
             if started is not None:
@@ -254,7 +253,7 @@ def _wait(ending: _Ending) -> None:
         try:
             is_there = NAME in serve.status().applications
         except Exception as error:
-            raise SidtoolError(f"the Ray cluster cannot be reached: {one_line(error)}") from error
+            raise SidtoolError(f"the Ray cluster cannot be reached: {first_line(error)}") from error
         if not is_there:
             raise SidtoolError("the application was deleted from the Ray cluster")
 
@@ -276,7 +275,7 @@ def _drain(seconds: float) -> None:
         if not serve.status().applications:
             serve.shutdown()
     except Exception as error:  # a cluster that is gone has nothing to drain
-        log.warning("the Ray cluster does not drain: %s", one_line(error))
+        log.warning("the Ray cluster does not drain: %s", first_line(error))
 
 
 def _remove_elsewhere(ray: Any, folder: Path) -> None:
