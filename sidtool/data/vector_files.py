@@ -65,8 +65,8 @@ def open_vectors(
     `memory` is a budget in bytes for the vectors that are in memory at once (None: no limit). It
     covers neither ids nor codes.
 
-    Raises DataError if an item has no vector or an id has two, and, on reading, if a vector is not
-    finite; UsageError if the budget is too small."""
+    Raises DataError if one of `ids` has no vector or an id of the file has two, and, on reading, if
+    a vector is not finite; UsageError if the budget is too small."""
     stored, read_ids, chunk = _open_matrix(path)
     with library_errors(path, "vectors"):
         stored_ids = read_ids()
