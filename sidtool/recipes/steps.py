@@ -23,6 +23,7 @@ from sidtool.base.digests import file_digest
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import SidtoolError
 from sidtool.base.output import remove, write_whole
+from sidtool.data.tables import URL, table_files
 
 SIDTOOL = (sys.executable, "-m", "sidtool")
 RECORDS = "steps"
@@ -186,14 +187,16 @@ class Steps:
                 continue
             inside = path.is_relative_to(self.folder)
             name = path.relative_to(self.folder).as_posix() if inside else path.name
-            digest = self._digests.get(path) or content_digest(path)
+            digest = self._digests.get(path) or content_digest(word)
             parts.append({"path": name, "digest": digest})
         return parts
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of the files in a folder; "" if there is
-    neither."""
+    """SHA-256 of a file, or of the names and contents of the files in a folder; the versions of the
+    files at a URL; "" if there is nothing."""
+    if URL.match(str(path)):
+        return " ".join(table_files(path).versions)
     if path.is_file():
         return file_digest(path)
     state = hashlib.sha256()

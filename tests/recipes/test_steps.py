@@ -2,8 +2,10 @@ import json
 from pathlib import Path
 from typing import TextIO
 
+import fsspec
 import pytest
 
+from sidtool.data.tables import opening
 from sidtool.recipes import Ran, StepError, Steps
 from sidtool.recipes.steps import run_process
 
@@ -88,6 +90,17 @@ def test_steps_that_replace_repeat_what_depends_on_a_change(
     assert run() == ["make-second"]
     third.unlink()
     assert run() == ["make-third"]
+
+
+def test_a_changed_object_at_a_url_repeats_its_step(tmp_path: Path, ran: list[list[str]]) -> None:
+    store = fsspec.filesystem("memory")
+    for content in (b"a", None, b"changed"):
+        if content is not None:
+            store.pipe_file("/shop/items.csv", content)
+        opening._copied.cache_clear()  # a process copies it once
+        steps = make_steps(tmp_path, ran, replaces=True)
+        steps.run(tmp_path / "out", "make", Path("memory://shop/items.csv"), tmp_path / "out")
+    assert len(ran) == 2
 
 
 def test_a_failed_step_runs_again_and_its_time_counts(tmp_path: Path, ran: list[list[str]]) -> None:

@@ -30,6 +30,7 @@ from sidtool.data.prepare.raw import (
     table_batches,
 )
 from sidtool.data.prepare.tables import read_events, read_items
+from sidtool.data.tables.opening import as_url
 
 Source = Literal[
     "amazon-2014", "amazon-2018", "amazon-2023", "movielens", "recbole", "kuairand", "table"
@@ -201,11 +202,11 @@ def prepare(
         written_ids = catalog
     if catalog is not None:
         dropped["item_without_events"] = len(catalog) - len(written_ids)
-    names = tuple(without_credentials(str(path)) for path in event_files)
+    names = tuple(without_credentials(as_url(path)) for path in event_files)
     prepared = Prepared(
         options.source,
         names,
-        without_credentials(str(item_file)) if item_file else None,
+        without_credentials(as_url(item_file)) if item_file else None,
         filters,
         steps,
         {reason: count for reason, count in dropped.items() if count},

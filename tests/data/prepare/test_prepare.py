@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -205,9 +206,10 @@ def test_another_column_of_a_catalog_does_not_replace_ids_or_titles(
         prepare(events, tmp_path / "data", options)
 
 
-def test_events_without_a_catalog_give_ids(tmp_path: Path) -> None:
-    events = write_table(tmp_path / "e.csv", {"user": ["u"], "item": ["a"], "ts": ["1"]})
-    prepare(events, tmp_path / "data")
+def test_events_at_a_url_without_a_catalog_give_ids(tmp_path: Path) -> None:
+    fsspec.filesystem("memory").pipe_file("/shop/e.csv", b"user,item,ts\nu,a,1\n")
+    prepared = prepare("memory://shop/e.csv", tmp_path / "data")
+    assert prepared.event_files == ("memory://shop/e.csv",)
     assert pq.read_table(tmp_path / "data/items.parquet").to_pylist() == [{"item_id": "a"}]
 
 
