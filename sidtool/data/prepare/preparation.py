@@ -50,8 +50,6 @@ class Format:
     patterns, folders and URLs."""
     read_events: Callable[[Path], Iterator[Cells]]
     read_items: Callable[[Path], Iterator[dict[str, str]]]
-    units_per_second: int = 1
-    """Of the times."""
     has_several_files: bool = False
     """Whether the events of a data set are in more than one file."""
     min_rating: float | None = None
@@ -115,7 +113,6 @@ def _amazon(year: amazon.Year) -> Format:
         amazon.find_files,
         partial(amazon.read_reviews, year=year),
         partial(amazon.read_metadata, year=year),
-        1000 if year == "2023" else 1,
     )
 
 
@@ -143,7 +140,6 @@ FORMATS: dict[str, Format] = {
         _kuairand_files,
         partial(table_batches, columns=KUAIRAND),
         partial(read_items, id_column="video_id"),
-        units_per_second=1000,
         has_several_files=True,
         min_rating=1.0,
     ),
@@ -191,9 +187,7 @@ def prepare(
         dropped["duplicate_item_id"] = rows_of.total() - len(rows_of)
         catalog = set(rows_of)
     read = collect((path, raw_format.read_events(path)) for path in event_files)
-    events, steps = filter_events(
-        read, filters, catalog=catalog, units_per_second=raw_format.units_per_second
-    )
+    events, steps = filter_events(read, filters, catalog=catalog)
     if not len(events):
         counts = ", ".join(f"{step.events} after {step.name!r}" for step in steps)
         raise DataError(f"no event of {source} stays: {counts}")

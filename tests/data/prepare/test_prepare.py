@@ -213,17 +213,6 @@ def test_events_at_a_url_without_a_catalog_give_ids(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "data/items.parquet").to_pylist() == [{"item_id": "a"}]
 
 
-def test_windows_are_in_the_unit_of_the_times(tmp_path: Path) -> None:
-    for make, source in ((amazon_2018, "amazon-2018"), (amazon_2023, "amazon-2023")):
-        folder = tmp_path / source
-        folder.mkdir()
-        window = FilterOptions(since="1970-01-01T00:00:10", until="1970-01-01T00:00:12")
-        options = PrepareOptions(source, filters=window)  # type: ignore[arg-type]
-        prepared = prepare(make(folder), folder / "out", options)
-        assert prepared.steps[-1].events == 2
-        assert prepared.items == 2
-
-
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
