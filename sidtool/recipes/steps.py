@@ -23,7 +23,7 @@ from sidtool.base.digests import file_digest
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import SidtoolError
 from sidtool.base.output import remove, write_whole
-from sidtool.data.tables import URL, table_files
+from sidtool.data.tables import table_files
 
 SIDTOOL = (sys.executable, "-m", "sidtool")
 RECORDS = "steps"
@@ -187,16 +187,14 @@ class Steps:
                 continue
             inside = path.is_relative_to(self.folder)
             name = path.relative_to(self.folder).as_posix() if inside else path.name
-            digest = self._digests.get(path) or content_digest(word)
+            digest = self._digests.get(path) or _input_digest(word)
             parts.append({"path": name, "digest": digest})
         return parts
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of the files in a folder; the versions of the
-    files at a URL; "" if there is nothing."""
-    if URL.match(str(path)):
-        return " ".join(table_files(path).versions)
+    """SHA-256 of a file, or of the names and contents of the files in a folder; "" if there is
+    neither."""
     if path.is_file():
         return file_digest(path)
     state = hashlib.sha256()
@@ -204,6 +202,14 @@ def content_digest(path: Path) -> str:
     for file in files:
         state.update(f"{file.relative_to(path).as_posix()}\0{file_digest(file)}\n".encode())
     return state.hexdigest() if files else ""
+
+
+def _input_digest(path: Path) -> str:
+    """As `content_digest`; the versions of files at a URL, the digests of those of a pattern."""
+    if path.exists():
+        return content_digest(path)
+    table = table_files(path)
+    return " ".join(table.versions or map(content_digest, table.files))
 
 
 def _write_record(path: Path, record: Mapping[str, Any]) -> None:

@@ -1,6 +1,5 @@
 from .json_tables import json_lines as json_lines
 from .opening import PARQUET as PARQUET
-from .opening import URL as URL
 from .opening import as_url as as_url
 from .opening import library_errors as library_errors
 from .opening import object_version as object_version
