@@ -186,7 +186,7 @@ def choose_event_columns(
     has_options: bool = False,
 ) -> EventColumns:
     """The columns of events among those of a file; errors as in `read_interactions`. `has_options`
-    says whether the command itself has the options that name them, as `split` has."""
+    says whether the command itself has the options that name them, as `check` has."""
     command = "name it with" if has_options else f"`sidtool split {path} -o SPLIT` names it with"
     if named.user is named.item is None and choose_column(
         path, available, None, HISTORY_COLUMNS, "history"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import DataError, UsageError
+from sidtool.data.columns import choose_column
 from sidtool.data.items import Items, render, template_columns
 from sidtool.data.tables.json_tables import is_id, json_lines
 from sidtool.data.tables.tables import column_names, read_columns, suffix
@@ -32,18 +33,19 @@ class Query:
 def read_queries(path: Path) -> tuple[Query, ...]:
     """The queries of a JSON Lines file, or of a table of another type with the columns item, text
     and optionally user. Raises DataError, with the line or row, for a malformed query, and if there
-    are none."""
-    rows = json_lines(path) if suffix(path) in JSON_LINES else _table_rows(path)
+    are none; UsageError for a table without items or texts."""
+    is_table = suffix(path) not in JSON_LINES
+    place = "row" if is_table else "line"
     queries = []
-    for number, row in rows:
+    for number, row in _table_rows(path) if is_table else json_lines(path):
         item, text, user = row.get("item"), row.get("text"), row.get("user")
         if not is_id(item) or not isinstance(text, str) or not text.strip():
             raise DataError(
-                f"{path}, line {number}: a query has the keys item and text, and optionally user, "
-                f"not {sorted(row)}"
+                f"{path}, {place} {number}: a query has an item and a text, and optionally a user, "
+                f"not {row!r:.80}"
             )
         if user is not None and not is_id(user):
-            raise DataError(f"{path}, line {number}: the user is {user!r}, not an id")
+            raise DataError(f"{path}, {place} {number}: the user is {user!r}, not an id")
         queries.append(
             Query(str(item), " ".join(text.split()), None if user is None else str(user))
         )
@@ -73,7 +75,10 @@ def compose_queries(items: Items, template: str) -> tuple[Query, ...]:
 
 def _table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number and cells of each row; empty cells are left out."""
-    names = [name for name in ("item", "text", "user") if name in column_names(path)]
+    available = column_names(path)
+    names = ["item", "text", *(["user"] if "user" in available else [])]
+    for name in names:
+        choose_column(path, available, name, (), "queries")
     table = read_columns(path, names, ids=[name for name in names if name != "text"])
     columns = [table[name].to_pylist() for name in names]
     for number, cells in enumerate(zip(*columns, strict=True), start=1):

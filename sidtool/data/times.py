@@ -53,9 +53,9 @@ def time_units(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def count_units(column: Column, numbers: NDArray[np.float64]) -> Counter[float]:
-    """How many cells of an order, given as `numbers` too, are times in each unit; dates are not
-    counted."""
-    if not len(column) or _kind(column[0].as_py().strip()) == "date":
+    """How many cells of an order, `trimmed` and given as `numbers` too, are times in each unit;
+    dates are not counted."""
+    if _kind(column[0].as_py()) == "date":
         return Counter()
     units = time_units(numbers)
     return +Counter({unit: int(np.count_nonzero(units == unit)) for unit in UNIT_NAMES})

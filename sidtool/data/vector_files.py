@@ -1,6 +1,7 @@
 """Vectors made by another program, in `.npy`, Parquet or Zarr."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -65,8 +66,8 @@ def open_vectors(
     `memory` is a budget in bytes for the vectors that are in memory at once (None: no limit). It
     covers neither ids nor codes.
 
-    Raises DataError if an item has no vector or an id has two, and, on reading, if a vector is not
-    finite; UsageError if the budget is too small."""
+    Raises DataError if one of `ids` has no vector or an id of the file has two, and, on reading, if
+    a vector is not finite; UsageError if the budget is too small."""
     stored, read_ids, chunk = _open_matrix(path)
     with library_errors(path, "vectors"):
         stored_ids = read_ids()
@@ -107,8 +108,7 @@ def _open_matrix(path: Path) -> Opened:
         with copies.named_errors():
             stored, read_ids, chunk = _open_matrix(first if is_file else Path(copies.folder))
         return _Guarded(path, stored), copies.named_errors()(read_ids), chunk
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
+    require_regular(path)
     name = path.name.lower()
     readers: dict[str, Callable[[Path], Opened]] = {
         ".npy": lambda path: (_Npy(path), partial(_ids_beside, path), 0),
@@ -125,7 +125,6 @@ def _open_matrix(path: Path) -> Opened:
             f"{path}: the name does not end in a known suffix",
             hint=f"known are {' '.join(readers)}",
         )
-    require_regular(path)
     with library_errors(path, "vectors"):
         stored, read_ids, chunk = opener(path)
         require_matrix(str(path), stored)
@@ -206,9 +205,7 @@ class _Npy:
             self.shape, self._order, self.dtype = npy_header(stream)
             self._offset = stream.tell()
         stored = path.stat().st_size - self._offset
-        claimed = self.dtype.itemsize
-        for size in self.shape:
-            claimed *= size  # of Python, which does not overflow
+        claimed = math.prod((self.dtype.itemsize, *self.shape))  # of Python: it does not overflow
         if self.dtype.hasobject or min(self.shape, default=1) < 0 or claimed != stored:
             raise ValueError(
                 f"the header claims {claimed} bytes of shape {self.shape} and type {self.dtype}, "

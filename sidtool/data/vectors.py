@@ -140,7 +140,7 @@ class VectorSource:
         return vectors
 
     def all(self) -> Vectors:
-        """(n, dim) float32, as a new array."""
+        """(n, dim) float32; those of an array of this type may be the array itself."""
         if self.stored_rows is None:
             return self.read((0, len(self)))
         return self.take(np.arange(len(self)))

@@ -5,7 +5,6 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +16,7 @@ from sidtool.base.extras import require
 from sidtool.base.options import MAX_TRAINING_SEED, check_options, group, option, options_from
 from sidtool.base.output import remove, write_whole
 from sidtool.base.output_lock import hold_lock
+from sidtool.base.output_name import check_name
 from sidtool.base.records import JsonRecord
 from sidtool.data import CatalogNames, EventNames, UnknownOptions
 from sidtool.data.prepare import clean, read_tables, report
@@ -147,13 +147,15 @@ def fit(
         'ahead'
     """
     options = options_from(FitOptions, options, given)
-    raw, out = _inputs(items, events, options), Path(out)
+    out = Path(out)
+    raw = _inputs(items, events, out, options)
     # what a build would refuse is refused before anything is written, unless it is cleaned first
     profile = None if options.fix else _measured(raw)
     first = check_step(raw, out, fixes=options.fix)
     inputs = raw.cleaned(first.output) if options.fix else raw
     total = 1 + len(_plan(options, inputs, profile, out).steps())
-    with _own_folder(out):
+    (out / RECORDS).mkdir(parents=True, exist_ok=True)
+    with hold_lock(out):
         steps = Steps(out, run_command, replaces=True, clock=clock)
         road = _Road(steps, options.minutes, notify, clock, clock(), total=total)
         road.do(first)
@@ -199,7 +201,8 @@ def plan_fit(
     """The steps that `fit` would run if there were time for all epochs; runs nothing. Raises as
     `fit`."""
     options = options or FitOptions()
-    raw, out = _inputs(items, events, options), Path(out)
+    out = Path(out)
+    raw = _inputs(items, events, out, options)
     first = check_step(raw, out, fixes=options.fix)
     if not options.fix:
         return [first, *_plan(options, raw, _measured(raw), out).steps()]
@@ -210,24 +213,18 @@ def plan_fit(
     return [first, *_plan(options, raw.cleaned(first.output), profile, out).steps()]
 
 
-def _inputs(items: str | Path, events: str | Path, options: FitOptions) -> Inputs:
-    # what a later step needs is missing at once
-    require("train")
-    require("report")
-    allow_unknown = options.checks.allow_unknown
-    return Inputs(Path(items), Path(events), options.columns, options.names, allow_unknown)
-
-
-@contextmanager
-def _own_folder(out: Path) -> Iterator[None]:
-    """Lock the folder, which is new, empty or one of an earlier call."""
+def _inputs(items: str | Path, events: str | Path, out: Path, options: FitOptions) -> Inputs:
+    """The data set. Raises UsageError for a folder that is neither new, empty nor one of an earlier
+    call, MissingPackageError for what a later step would lack."""
+    check_name(out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is no folder")
     if out.exists() and any(out.iterdir()) and not (out / RECORDS).is_dir():
         raise UsageError(f"{out} has other files", hint="write to a new folder")
-    (out / RECORDS).mkdir(parents=True, exist_ok=True)
-    with hold_lock(out):
-        yield
+    require("train")
+    require("report")
+    allow_unknown = options.checks.allow_unknown
+    return Inputs(Path(items), Path(events), options.columns, options.names, allow_unknown)
 
 
 def _measured(inputs: Inputs) -> DataProfile:

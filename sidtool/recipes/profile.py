@@ -129,9 +129,7 @@ def choose(profile: DataProfile, recipe: Recipe, minutes: float) -> Choices:
         and profile.events >= WIDE_EVENTS
         and 60 * minutes * EVENTS_PER_SECOND >= epochs * profile.events
     )
-    most = math.nan  # the recipe says nothing
-    if recipe.settings("sft").get("history_length") is not None:
-        most = recipe.number("sft", "history_length", most)
+    most = recipe.number("sft", "history_length", 0)
     return Choices(
         text_template=template,
         text_columns=profile.text_columns,

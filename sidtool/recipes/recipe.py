@@ -75,10 +75,11 @@ class Recipe:
             raise UsageError(f"{path} cannot be read: {error}") from error
 
     def number(self, part: str, name: str, default: float) -> float:
-        """A number of at least 0 that a file says. Raises UsageError if it says something else."""
-        value = self.settings(part).get(name, default)
+        """A number of at least 0 that a file says, or the default. Raises UsageError if it says
+        something else."""
+        value = self.settings(part).get(name)
         try:
-            number = float(value)  # YAML reads 1e-3 as text
+            number = float(default if value is None else value)  # YAML reads 1e-3 as text
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not 0 <= number < math.inf:

@@ -23,6 +23,7 @@ from sidtool.base.digests import file_digest
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import SidtoolError
 from sidtool.base.output import remove, write_whole
+from sidtool.data.tables import table_files
 
 SIDTOOL = (sys.executable, "-m", "sidtool")
 RECORDS = "steps"
@@ -186,7 +187,7 @@ class Steps:
                 continue
             inside = path.is_relative_to(self.folder)
             name = path.relative_to(self.folder).as_posix() if inside else path.name
-            digest = self._digests.get(path) or content_digest(path)
+            digest = self._digests.get(path) or _input_digest(word)
             parts.append({"path": name, "digest": digest})
         return parts
 
@@ -201,6 +202,14 @@ def content_digest(path: Path) -> str:
     for file in files:
         state.update(f"{file.relative_to(path).as_posix()}\0{file_digest(file)}\n".encode())
     return state.hexdigest() if files else ""
+
+
+def _input_digest(path: Path) -> str:
+    """As `content_digest`; the versions of files at a URL, the digests of those of a pattern."""
+    if path.exists():
+        return content_digest(path)
+    table = table_files(path)
+    return " ".join(table.versions or map(content_digest, table.files))
 
 
 def _write_record(path: Path, record: Mapping[str, Any]) -> None:

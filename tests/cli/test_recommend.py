@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from sidtool.data.split.histories import user_histories
+from sidtool.data.split.files import user_histories
 from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import N_ITEMS, N_USERS, Road, done, refused, run, write_lines
 

@@ -87,7 +87,7 @@ def test_json_that_would_lose_or_change_a_value_is_refused(
 
 @pytest.mark.parametrize("name", [*CONTAINERS[:-2], "x.inter"])
 def test_a_byte_order_mark_is_skipped(tmp_path: Path, name: str) -> None:
-    if name.endswith(".gz"):
+    if name.lower().endswith(".gz"):
         pytest.skip("written compressed")
     path = write_table(tmp_path / name, {"item_id": ["a", "b"], "title": ["t", "u"]})
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())

@@ -27,8 +27,10 @@ def test_queries_are_read_from_tables(tmp_path: Path, name: str) -> None:
     path = write_table(tmp_path / name, table)
     assert read_queries(path) == (Query("a", "a film"), Query("7", "x", "9"))
     broken = write_table(tmp_path / f"broken-{name}", {"item": ["a", ""], "text": ["x", "y"]})
-    with pytest.raises(DataError, match="line 2: a query has the keys"):
+    with pytest.raises(DataError, match="row 2: a query has an item and a text"):
         read_queries(broken)
+    with pytest.raises(UsageError, match="no column 'text' for the queries"):
+        read_queries(write_table(tmp_path / f"other-{name}", {"item": ["a"]}))
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,6 @@ def test_the_examples_of_beauty_are_valid() -> None:
         22363,
     )
     assert set(events.items) == set(items.ids)
-    assert len(split.train) == len(split.test)
 
 
 def test_minionerec_industrial() -> None:

@@ -221,8 +221,11 @@ def test_files_that_stop_a_build_are_refused_before_anything_runs(
 
 def test_a_folder_with_other_files_is_refused(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(UsageError, match="has other files"):
-        fit(shop.items, shop.events, tmp_path, shop.options)
+    for run in (fit, plan_fit):
+        with pytest.raises(UsageError, match="has other files"):
+            run(shop.items, shop.events, tmp_path, shop.options)
+        with pytest.raises(UsageError, match="is a URL"):
+            run(shop.items, shop.events, "s3://bucket/shop", shop.options)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 

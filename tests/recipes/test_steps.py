@@ -2,8 +2,10 @@ import json
 from pathlib import Path
 from typing import TextIO
 
+import fsspec
 import pytest
 
+from sidtool.data.tables import opening
 from sidtool.recipes import Ran, StepError, Steps
 from sidtool.recipes.steps import run_process
 
@@ -88,6 +90,26 @@ def test_steps_that_replace_repeat_what_depends_on_a_change(
     assert run() == ["make-second"]
     third.unlink()
     assert run() == ["make-third"]
+
+
+def test_changed_files_at_a_url_or_of_a_pattern_repeat_their_step(
+    tmp_path: Path, ran: list[list[str]]
+) -> None:
+    store, local = fsspec.filesystem("memory"), tmp_path / "events-1.csv"
+
+    def commands() -> int:
+        opening._copied.cache_clear()  # a process copies a file once
+        sources = (Path("memory://shop/items.csv"), tmp_path / "events-*.csv")
+        make_steps(tmp_path, ran, replaces=True).run(tmp_path / "out", *sources, tmp_path / "out")
+        return len(ran)
+
+    store.pipe_file("/shop/items.csv", b"a")
+    local.write_text("a")
+    assert [commands(), commands()] == [1, 1]
+    store.pipe_file("/shop/items.csv", b"changed")
+    assert commands() == 2
+    local.write_text("changed")
+    assert commands() == 3
 
 
 def test_a_failed_step_runs_again_and_its_time_counts(tmp_path: Path, ran: list[list[str]]) -> None:

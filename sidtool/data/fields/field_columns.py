@@ -136,12 +136,16 @@ class FieldTable:
     """(n,)"""
 
 
-def read_fields(path: Path, events: Interactions, options: FieldOptions) -> FieldTable:
+def read_fields(
+    path: Path, events: Interactions, options: FieldOptions, *, of_some_users: bool = False
+) -> FieldTable:
     """The fields of the events of a file, which were read with the cells of
     `options.event_fields`, and of their users.
 
     Raises UsageError for a missing column, one of ids or an unfit condition, DataError for mixed
-    types, a value that is not of its type, an order that is no time, or a user with two rows."""
+    types, a value that is not of its type, an order that is no time, or a user with two rows; also
+    for events without a target or without any value of a field, unless they are those
+    `of_some_users` and the field's type is named."""
     for name in options.event_fields:
         if name.name in (events.columns.user, events.columns.item):
             # as context, the item would be its own prompt
@@ -151,12 +155,14 @@ def read_fields(path: Path, events: Interactions, options: FieldOptions) -> Fiel
     for name in options.event_fields:
         flag = "--context" if name in options.context else "--feedback"
         cells = events.cells[name.name]
-        types[name.name], columns[name.name] = typed_values(path, name, cells, events.rows, flag)
+        types[name.name], columns[name.name] = typed_values(
+            path, name, cells, events.rows, flag, of_some_users=of_some_users
+        )
     is_target = np.ones(len(events), dtype=np.bool_)
     for condition in options.conditions:
         is_target &= condition.holds(columns[condition.field], types[condition.field])
     if options.conditions:
-        if not is_target.any():
+        if not (is_target.any() or of_some_users):
             raise DataError(f"no event of {path} fulfills --target {' '.join(options.target)}")
         marks = object_array(TARGET_VALUES[flag] for flag in (False, True))
         columns[TARGET] = Coded(marks, is_target.astype(np.int8))
@@ -173,15 +179,22 @@ def read_fields(path: Path, events: Interactions, options: FieldOptions) -> Fiel
 
 
 def typed_values(
-    path: Path, name: FieldName, cells: Coded[str], rows: NDArray[np.int64], flag: str
+    path: Path,
+    name: FieldName,
+    cells: Coded[str],
+    rows: NDArray[np.int64],
+    flag: str,
+    *,
+    of_some_users: bool = False,
 ) -> tuple[FieldType, Coded[Value | None]]:
     """The type of a column and its values; `rows` are the numbers of the cells' rows, from 0, and
-    `flag` names the column in errors. An empty cell is None. Raises DataError."""
+    `flag` names the column in errors. An empty cell is None. Raises DataError as `read_fields`."""
     # in the order of the rows, so that an error names the first one
     kinds: dict[str, CellKind] = {cell: _kind(cell) for cell in cells.names.tolist() if cell}
-    if not kinds:
-        raise DataError(f"{path}: {name.name} has no value")
     kind = name.type
+    if not kinds and not (of_some_users and kind):
+        hint = f"name its type, like {flag} {name.name}:float" if of_some_users else None
+        raise DataError(f"{path}: {name.name} has no value", hint=hint)
     if kind is None:
         text = next((cell for cell, actual in kinds.items() if actual == "str"), None)
         number = next((cell for cell, actual in kinds.items() if actual != "str"), None)

@@ -40,7 +40,7 @@ FIELDS: dict[Year, dict[str, str]] = {
 }
 """Column of the catalog -> key of the metadata."""
 MAX_LINE = 1 << 22
-"""Characters of a line of Python that are parsed."""
+"""Bytes of a line of Python that are parsed."""
 
 
 def read_reviews(path: Path, year: Year) -> Iterator[Cells]:

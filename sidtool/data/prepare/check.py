@@ -296,8 +296,8 @@ def unordered_rows(users: Sequence[str], seconds: NDArray[np.float64]) -> list[i
 def tied_rows(
     users: Sequence[str], items: Sequence[str], seconds: NDArray[np.float64]
 ) -> list[int]:
-    """The rows at the time of a row above them of the same user with another item; unknown times
-    (NaN) are not compared."""
+    """The rows at the time of an earlier row of the user, with another item than the first one at
+    this time; unknown times (NaN) are not compared."""
     first: dict[tuple[str, float], str] = {}
     rows = []
     for row, (user, item, moment) in enumerate(zip(users, items, seconds.tolist(), strict=True)):

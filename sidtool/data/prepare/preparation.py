@@ -30,6 +30,7 @@ from sidtool.data.prepare.raw import (
     table_batches,
 )
 from sidtool.data.prepare.tables import read_events, read_items
+from sidtool.data.tables.opening import as_url
 
 Source = Literal[
     "amazon-2014", "amazon-2018", "amazon-2023", "movielens", "recbole", "kuairand", "table"
@@ -49,8 +50,6 @@ class Format:
     patterns, folders and URLs."""
     read_events: Callable[[Path], Iterator[Cells]]
     read_items: Callable[[Path], Iterator[dict[str, str]]]
-    units_per_second: int = 1
-    """Of the times."""
     has_several_files: bool = False
     """Whether the events of a data set are in more than one file."""
     min_rating: float | None = None
@@ -114,7 +113,6 @@ def _amazon(year: amazon.Year) -> Format:
         amazon.find_files,
         partial(amazon.read_reviews, year=year),
         partial(amazon.read_metadata, year=year),
-        1000 if year == "2023" else 1,
     )
 
 
@@ -142,7 +140,6 @@ FORMATS: dict[str, Format] = {
         _kuairand_files,
         partial(table_batches, columns=KUAIRAND),
         partial(read_items, id_column="video_id"),
-        units_per_second=1000,
         has_several_files=True,
         min_rating=1.0,
     ),
@@ -190,9 +187,7 @@ def prepare(
         dropped["duplicate_item_id"] = rows_of.total() - len(rows_of)
         catalog = set(rows_of)
     read = collect((path, raw_format.read_events(path)) for path in event_files)
-    events, steps = filter_events(
-        read, filters, catalog=catalog, units_per_second=raw_format.units_per_second
-    )
+    events, steps = filter_events(read, filters, catalog=catalog)
     if not len(events):
         counts = ", ".join(f"{step.events} after {step.name!r}" for step in steps)
         raise DataError(f"no event of {source} stays: {counts}")
@@ -201,11 +196,11 @@ def prepare(
         written_ids = catalog
     if catalog is not None:
         dropped["item_without_events"] = len(catalog) - len(written_ids)
-    names = tuple(without_credentials(str(path)) for path in event_files)
+    names = tuple(without_credentials(as_url(path)) for path in event_files)
     prepared = Prepared(
         options.source,
         names,
-        without_credentials(str(item_file)) if item_file else None,
+        without_credentials(as_url(item_file)) if item_file else None,
         filters,
         steps,
         {reason: count for reason, count in dropped.items() if count},

@@ -139,17 +139,13 @@ class Step(JsonRecord):
 
 
 def filter_events(
-    events: RawEvents,
-    options: FilterOptions,
-    *,
-    catalog: Collection[str] | None = None,
-    units_per_second: int = 1,
+    events: RawEvents, options: FilterOptions, *, catalog: Collection[str] | None = None
 ) -> tuple[RawEvents, tuple[Step, ...]]:
     """The events that stay, and the counts after each filter that applies.
 
     Filters apply in this order: rating, window, items of the `catalog`, repeated events (user, item
-    and time), k-core. Dates are compared in `units_per_second` of the times. Raises UsageError for
-    a rating threshold without ratings."""
+    and time), k-core. Raises UsageError for a rating threshold without ratings, and for a moment of
+    the window that is neither a number nor a date."""
     steps = [_step("read", events)]
 
     def keep(name: str, rows: NDArray[np.bool_]) -> None:
@@ -162,7 +158,7 @@ def filter_events(
             raise UsageError("--min-rating needs ratings, and the events have none")
         keep("rating", events.columns["rating"] >= options.min_rating)
     if options.since is not None or options.until is not None:
-        keep("window", _in_window(events.columns["order"], options, units_per_second))
+        keep("window", _in_window(events.columns["order"], options))
     if catalog is not None:
         in_catalog = np.array([item in catalog for item in events.items], dtype=np.bool_)
         keep("catalog", in_catalog[events.columns["item"]])
@@ -191,13 +187,10 @@ def core(
     return mask
 
 
-def _in_window(
-    times: NDArray[np.float64], options: FilterOptions, unit: float
-) -> NDArray[np.bool_]:
-    """`unit`: of the data set's times, so many to a second; a table may have another one."""
+def _in_window(times: NDArray[np.float64], options: FilterOptions) -> NDArray[np.bool_]:
+    """(n,) which times are in the window, whose dates are in the unit of most times."""
     inside = np.ones(len(times), dtype=np.bool_)
-    if unit == 1 and len(times):
-        unit = units_per_second(float(np.median(times))) or 1
+    unit = (units_per_second(float(np.median(times))) if len(times) else None) or 1
     if options.since is not None:
         inside &= times >= _moment(options.since, unit)
     if options.until is not None:

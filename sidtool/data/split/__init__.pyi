@@ -7,7 +7,7 @@ from .files import open_split as open_split
 from .files import read_manifest as read_manifest
 from .files import read_split as read_split
 from .files import split_events as split_events
-from .histories import user_histories as user_histories
+from .files import user_histories as user_histories
 from .list_targets import MAX_LENGTH as MAX_LENGTH
 from .list_targets import ListTargets as ListTargets
 from .make import SplitOptions as SplitOptions

@@ -37,12 +37,9 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
 
 
 def _target_json(target: FurtherTarget) -> dict[str, Any]:
-    fields = Fields(context=target.context, feedback=target.feedback, time=target.time).to_json()
-    value: dict[str, Any] = {"item": target.item, "position": target.position}
-    for name in ("feedback", "context", "time"):
-        if name in fields:
-            value[name] = fields[name]
-    return value
+    parts = {"feedback": target.feedback, "context": target.context, "time": target.time}
+    given = {name: part for name, part in parts.items() if part not in (None, {})}
+    return {"item": target.item, "position": target.position, **given}
 
 
 def read_examples(path: Path) -> Iterator[Example]:

@@ -135,7 +135,9 @@ def make_split(
             SidtoolWarning,
             stacklevel=2,
         )
-    table = read_fields(events, interactions, options.fields) if options.fields.any else None
+    table = None
+    if options.fields.any:
+        table = read_fields(events, interactions, options.fields, of_some_users=of_some_users)
     sessions = read_sessions(events, interactions, rule) if rule else None
     if options.protocol == "temporal":
         split = temporal(interactions, cuts, table, sessions)

@@ -99,7 +99,8 @@ class SplitReference(JsonRecord):
     @property
     def time_unit(self) -> float | None:
         """Units of the cuts in a second, 0 for numbers that are no times since 1970; None without
-        cuts, and where they count the rows of a file, as another file has others."""
+        cuts or with two units, and where they count the rows of a file, as another file has
+        others."""
         if self.cuts is None or self.order is None:
             return None
         units = {units_per_second(cut) for cut in (self.cuts.valid_from, self.cuts.test_from)}

@@ -6,6 +6,7 @@ from .opening import object_version as object_version
 from .opening import open_file as open_file
 from .opening import read_errors as read_errors
 from .opening import require_regular as require_regular
+from .opening import table_files as table_files
 from .parquet import FREE_ROWS as FREE_ROWS
 from .parquet import ROWS_PER_BYTE as ROWS_PER_BYTE
 from .parquet import id_strings as id_strings

@@ -115,7 +115,10 @@ def _fast_batches(
         column_types=dict.fromkeys(used, pa.string()),
         strings_can_be_null=False,
     )
-    with arrow_csv.open_csv(path, read_options, parse_options, convert_options) as reader:
+    with (
+        open_file(path) as stream,
+        arrow_csv.open_csv(stream, read_options, parse_options, convert_options) as reader,
+    ):
         for batch in reader:
             table = pa.Table.from_batches([batch])
             yield dict(zip(places, table.columns, strict=True))

@@ -9,7 +9,7 @@ import gzip
 import re
 import tempfile
 from codecs import BOM_UTF8
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -136,12 +136,12 @@ def table_files(path: Path) -> TableFiles:
     """The files that a path stands for. A path that exists, or that names nothing, is itself.
 
     Raises DataError for a pattern without a match, a folder that is no table, or a URL that cannot
-    be read."""
+    be read, UsageError for one whose client is missing."""
     if URL.match(str(path)):
         return _copied(as_url(path))
     if has_magic(str(path)) and not path.exists():
         pattern = path.relative_to(path.anchor).as_posix()
-        matches = tuple(sorted(Path(path.anchor).glob(pattern)))
+        matches = _outermost(Path(path.anchor).glob(pattern))
         if not matches:
             raise DataError(f"no file matches {path}")
         return TableFiles(matches)
@@ -164,7 +164,13 @@ def parquet_files(path: Path) -> tuple[Path, ...]:
     """The Parquet files in a folder whose name does not say that it has some; none for others."""
     if not path.is_dir() or path.name.lower().endswith(PARQUET):
         return ()
-    return tuple(sorted(file for suffix in PARQUET for file in path.rglob(f"*{suffix}")))
+    return _outermost(file for suffix in PARQUET for file in path.rglob(f"*{suffix}"))
+
+
+def _outermost(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """Paths in their order, without those in another one: a folder `x.parquet` is one table."""
+    distinct = set(paths)
+    return tuple(sorted(path for path in distinct if distinct.isdisjoint(path.parents)))
 
 
 @cache

@@ -89,9 +89,10 @@ def column_names(path: Path) -> tuple[str, ...]:
 def read_columns(
     path: Path, names: Sequence[str], *, ids: Sequence[str] = (), folder: Path | None = None
 ) -> dict[str, Column]:
-    """The named columns as pyarrow string arrays of one length, null where a row has no value.
-    `ids` are those of them that hold ids. The rows of several files follow each other in the order
-    of the files' names. The columns are in memory, or in an unnamed file of a folder.
+    """The named columns as pyarrow string arrays of one length, null (in delimited files empty)
+    where a row has no value. `ids` are those of them that hold ids. The rows of several files
+    follow each other in the order of the files' names. The columns are in memory, or in an unnamed
+    file of a folder.
 
     Raises DataError, with file and line, if the file is missing or malformed, or an id is neither
     text nor a whole number.

@@ -18,8 +18,7 @@ from sidtool.base.errors import (
 from sidtool.data.columns import EventNames
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.fields.fields import NO_FIELDS, Condition, Fields, FieldType, FieldTypes
-from sidtool.data.split.files import read_split, split_events, write_split
-from sidtool.data.split.histories import user_histories
+from sidtool.data.split.files import read_split, split_events, user_histories, write_split
 from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.split import Split
 from tests.data.split.lines import write_lines

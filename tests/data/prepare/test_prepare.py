@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -205,21 +206,11 @@ def test_another_column_of_a_catalog_does_not_replace_ids_or_titles(
         prepare(events, tmp_path / "data", options)
 
 
-def test_events_without_a_catalog_give_ids(tmp_path: Path) -> None:
-    events = write_table(tmp_path / "e.csv", {"user": ["u"], "item": ["a"], "ts": ["1"]})
-    prepare(events, tmp_path / "data")
+def test_events_at_a_url_without_a_catalog_give_ids(tmp_path: Path) -> None:
+    fsspec.filesystem("memory").pipe_file("/shop/e.csv", b"user,item,ts\nu,a,1\n")
+    prepared = prepare("memory://shop/e.csv", tmp_path / "data")
+    assert prepared.event_files == ("memory://shop/e.csv",)
     assert pq.read_table(tmp_path / "data/items.parquet").to_pylist() == [{"item_id": "a"}]
-
-
-def test_windows_are_in_the_unit_of_the_times(tmp_path: Path) -> None:
-    for make, source in ((amazon_2018, "amazon-2018"), (amazon_2023, "amazon-2023")):
-        folder = tmp_path / source
-        folder.mkdir()
-        window = FilterOptions(since="1970-01-01T00:00:10", until="1970-01-01T00:00:12")
-        options = PrepareOptions(source, filters=window)  # type: ignore[arg-type]
-        prepared = prepare(make(folder), folder / "out", options)
-        assert prepared.steps[-1].events == 2
-        assert prepared.items == 2
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError
 from sidtool.data.columns import EventColumns
 from sidtool.data.fields.fields import NO_FIELDS
-from sidtool.data.split.files import split_events
-from sidtool.data.split.histories import user_histories
+from sidtool.data.split.files import split_events, user_histories
 from sidtool.data.split.make import SplitOptions
 from tests.data.split.cases import write_rows
 from tests.data.tables.files import write_table

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.split.extension import extended
-from sidtool.data.split.files import read_split, split_events, write_split
-from sidtool.data.split.histories import user_histories
+from sidtool.data.split.files import read_split, split_events, user_histories, write_split
 from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.record import SessionRule, parse_duration
 from sidtool.data.split.split import Split

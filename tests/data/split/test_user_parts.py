@@ -98,6 +98,22 @@ def test_a_part_without_training_events_has_no_sessions(tmp_path: Path) -> None:
     assert read_split(tmp_path / "split").reference == make_split(events, options).reference
 
 
+def test_a_part_may_lack_targets_and_values(tmp_path: Path) -> None:
+    users = [event % 40 for event in range(N_EVENTS)]
+    columns = {
+        "user_id": [f"u{user}" for user in users],
+        "rating": ["3" if user < 3 else "1" for user in users],
+        "clicks": ["7" if user == 0 else "" for user in users],
+    }
+    events = write_events(tmp_path / "events", **columns)
+    options = SplitOptions(
+        fields=FieldOptions((FieldName("clicks", "int"),), target=("rating>=2",))
+    )
+    manifest = divide(events, tmp_path / "split", options)
+    assert manifest.reference == make_split(events, options).reference
+    assert len(read_split(tmp_path / "split").test) == 3
+
+
 def test_a_csv_pattern(tmp_path: Path) -> None:
     (tmp_path / "events").mkdir()
     for number in range(2):

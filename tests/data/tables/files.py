@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 Table = dict[str, list[str]]
 CONTAINERS = (
-    *("x.csv", "x.csv.gz", "x.tsv", "x.jsonl", "x.jsonl.gz", "x.ndjson", "x.json"),
+    *("x.csv", "x.csv.GZ", "x.tsv", "x.jsonl", "x.jsonl.gz", "x.ndjson", "x.json"),
     *("x.parquet", "x.pq"),
 )
 
@@ -18,13 +18,13 @@ CONTAINERS = (
 def write_table(path: Path, table: Table) -> Path:
     """Write columns of strings at `path`, in the container that its suffix names."""
     rows = [dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)]
-    kind = path.name.removesuffix(".gz").rsplit(".", 1)[1]
+    kind = path.name.lower().removesuffix(".gz").rsplit(".", 1)[1]
     if kind in ("parquet", "pq"):
         pq.write_table(pa.table(table), path)
         return path
     with (
         gzip.open(path, "wt", encoding="utf-8", newline="")
-        if path.suffix == ".gz"
+        if path.suffix.lower() == ".gz"
         else path.open("w", encoding="utf-8", newline="") as stream
     ):
         if kind in ("jsonl", "ndjson", "json"):

@@ -37,6 +37,10 @@ def test_a_folder_of_parquet_files_is_a_table(tmp_path: Path) -> None:
     for name in ("_SUCCESS", "config.json", "events.meta.json"):
         (tmp_path / "events" / name).touch()
     assert read_interactions(tmp_path / "events").digest == whole.digest
+    (tmp_path / "lake").mkdir()
+    parts(tmp_path / "lake/x.parquet", "x.parquet")  # one table, as Spark writes it
+    for path in ("lake", "lake/**/*.parquet"):
+        assert read_interactions(tmp_path / path).digest == whole.digest
     digest = open_split(tmp_path / "x.csv").reference.digest
     assert open_split(tmp_path / "events").reference.digest == digest
     split_events(tmp_path / "events", tmp_path / "split")

@@ -128,7 +128,7 @@ def group_rows(plan: PartPlan, columns: EventColumns, source: Path, out: Path) -
             sizes = np.bincount(part_of, minlength=plan.parts)
             # the rows of a part stay in order
             order = np.argsort(part_of.astype(np.int16), kind="stable")
-            [rows] = run.take(order).combine_chunks().to_batches() or [None]
+            [rows] = run.take(order).combine_chunks().to_batches()
             for start, size in zip(np.cumsum(sizes) - sizes, sizes, strict=True):
                 file.write_batch(rows.slice(start, size))
             counts += sizes
