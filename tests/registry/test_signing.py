@@ -385,7 +385,8 @@ def test_the_commands_sign_and_check(tmp_path: Path, key: Path, bundle_path: str
     both = refused(2, "policy", shop, "--signed-by", public, "--allow-unsigned")
     assert "give one of the two" in both
     assert done("policy", shop, "--signed-by", public, "--json").json["signed_by"]
-    assert "must be signed" in refused(3, "push", bundle_path, shop)
+    for more in ((), ("--dry-run",)):
+        assert "must be signed" in refused(3, "push", bundle_path, shop, *more)
     done("push", bundle_path, shop, "--sign", key)
     done("pull", shop, "-o", tmp_path / "out.zarr")
     done("verify", tmp_path / "out.zarr", "--signed-by", public)
