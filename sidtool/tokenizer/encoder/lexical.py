@@ -90,11 +90,7 @@ class LexicalEncoder:
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays by the names under which a bundle stores them."""
-        return {
-            "encoder/components": self.components,
-            "encoder/feature_hash": self.feature_hash,
-            "encoder/idf": self.idf,
-        }
+        return dict(zip(ARRAYS, (self.components, self.feature_hash, self.idf), strict=True))
 
     @cached_property
     def record(self) -> Mapping[str, Any]:
