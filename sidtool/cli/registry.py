@@ -93,7 +93,7 @@ def push(
             objects=checked.n_objects,
         )
     if dry_run:
-        plan = registries.plan_push(artifact, target, tag=tag, license=license)
+        plan = registries.plan_push(artifact, target, tag=tag, license=license, sign=sign)
         return say_plan(
             f"would push {plan.source.n_objects} objects as version {plan.record.version} "
             f"of {target}",

@@ -196,8 +196,8 @@ def check_finite(vectors: Vectors, source: str, describe: Callable[[int], str]) 
 
 
 def require_matrix(name: str, stored: Stored) -> None:
-    """Raise DataError unless it is a matrix of numbers."""
-    if len(stored.shape) != 2 or np.dtype(stored.dtype).kind not in "fiu":
+    """Raise DataError unless it is a matrix of numbers with at least one column."""
+    if len(stored.shape) != 2 or not stored.shape[1] or np.dtype(stored.dtype).kind not in "fiu":
         raise DataError(
             f"{name} holds an array of shape {stored.shape} and type {stored.dtype}, not a "
             "matrix of numbers"

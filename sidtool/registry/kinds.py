@@ -5,11 +5,12 @@ root documents of bundle and memory inside have those of their objects."""
 
 from collections.abc import Mapping
 
+from sidtool.base.errors import RefusedError
 from sidtool.base.output_name import BUNDLE, FOLDER, MEMORY, OutputKind
 from sidtool.base.storage import Storage, is_zip
 from sidtool.memory import MemoryManifest, is_memory, memory_card
 from sidtool.model.contract import CONTRACT, StoredModel, stored_card
-from sidtool.registry.records import Kind
+from sidtool.registry.records import Kind, VersionRecord, version_key
 from sidtool.tokenizer.bundle import ROOT, Manifest, bundle_card, parse_root, read_root
 
 AnyManifest = Manifest | MemoryManifest | StoredModel
@@ -43,6 +44,30 @@ def parse_manifest(location: str, root: bytes, kind: Kind) -> AnyManifest:
         return StoredModel.parse(location, root)
     value = parse_root(location, root, kind)
     return MemoryManifest.from_json(value) if kind == "memory" else Manifest.from_json(value)
+
+
+def record_of(
+    manifest: AnyManifest, root: str, license: str, last: VersionRecord | None
+) -> VersionRecord:
+    """The record to publish after the last published one: a bundle has its own version, others get
+    the next one, or that of the last one if they are the same. Raises RefusedError if the last one
+    is of another kind."""
+    if isinstance(manifest, Manifest):
+        version = manifest.version
+    elif last is None:
+        version = "1.0"
+    elif last.digest == manifest.digest:
+        version = last.version
+    else:
+        major, minor = version_key(last.version)
+        version = f"{major}.{minor + 1}"
+    kind = kind_of(manifest)
+    if last is not None and last.kind != kind:
+        raise RefusedError(
+            f"the folder has versions of a {last.kind}, and this is a {kind}",
+            hint="push to another NAME",
+        )
+    return VersionRecord(version, manifest.digest, root, license, kind)
 
 
 def published_card(

@@ -18,14 +18,7 @@ from sidtool.base.signatures import SIGNATURE, Signer, Signers
 from sidtool.base.storage import Storage, is_zip
 from sidtool.model.contract import CONTRACT
 from sidtool.registry import records
-from sidtool.registry.kinds import (
-    OUTPUTS,
-    ROOTS,
-    AnyManifest,
-    kind_of,
-    published_card,
-    read_manifest,
-)
+from sidtool.registry.kinds import OUTPUTS, ROOTS, kind_of, published_card, read_manifest, record_of
 from sidtool.registry.records import CARD, POINTER, UNKNOWN_LICENSE, VersionRecord
 from sidtool.registry.references import (
     POLICY,
@@ -46,7 +39,7 @@ from sidtool.registry.transfer import (
     push_to_hub,
     upload,
 )
-from sidtool.tokenizer.bundle import ROOT, Manifest, new_zip
+from sidtool.tokenizer.bundle import ROOT, new_zip
 
 
 @dataclass(frozen=True)
@@ -76,7 +69,12 @@ class Pushed:
 
 
 def plan_push(
-    source: str, target: str, *, tag: str | None = None, license: str | None = None
+    source: str,
+    target: str,
+    *,
+    tag: str | None = None,
+    license: str | None = None,
+    sign: str | None = None,
 ) -> PushPlan:
     """Check that a bundle, memory or model (a path, URL or reference) can be pushed to URL/NAME;
     writes nothing.
@@ -86,7 +84,8 @@ def plan_push(
     it). `license` is by default that of the model's contract, else unknown. Raises UsageError if
     the target cannot be a registry folder or the tag is not valid, IntegrityError if the source is
     damaged, RefusedError if the version of a bundle is published with another digest, the folder
-    has versions of another kind, or a model needs a base."""
+    has versions of another kind, a model needs a base, or a new version must be signed and `sign`
+    is not given."""
     if tag is not None:
         records.check_tag(tag)
     registry = _registry_at(target)
@@ -94,7 +93,7 @@ def plan_push(
     manifest = checked.manifest
     root = checked.storage.read(ROOTS[kind_of(manifest)]) or b""
     versions = records.list_versions(registry)
-    record = _record_of(
+    record = record_of(
         manifest,
         hashlib.sha256(root).hexdigest(),
         checked.license or UNKNOWN_LICENSE,
@@ -103,6 +102,10 @@ def plan_push(
     published = records.read_record(registry, record.version)
     if published is not None:
         records.refuse_other(registry, published, record)
+    elif sign is None and required_signers(registry):
+        raise RefusedError(
+            f"versions of {registry.location} must be signed", hint="push with --sign KEY"
+        )
     return PushPlan(checked, registry, record)
 
 
@@ -122,9 +125,8 @@ def push(
     Of a version that is published already only what the store lost or damaged is sent; the pointer
     and the tag are set in any case. `dataset` names the data that it was made from, for the card.
     `sign` is a file with a private key in PEM, which signs the version, or "keyless", if Sigstore
-    is to sign for an identity. Raises as `plan_push` and `Signer.of` do, RefusedError if the
-    registry requires a signature, IntegrityError if an object does not arrive as it was sent,
-    DataError if the store fails.
+    is to sign for an identity. Raises as `plan_push` and `Signer.of` do, IntegrityError if an
+    object does not arrive as it was sent, DataError if the store fails.
 
     Examples:
         >>> pushed = sidtool.push("shop.zarr", "registry/shop", tag="prod", license="CC-BY-4.0")
@@ -144,7 +146,7 @@ def push(
             sent=commit.n_files,
             latest=None,
         )
-    plan = plan_push(source, target, tag=tag, license=license)
+    plan = plan_push(source, target, tag=tag, license=license, sign=sign)
     registry = plan.registry
     sent = 0
     while True:
@@ -159,7 +161,7 @@ def push(
             break
         # another push took the number: a memory or model gets the next one
         records.refuse_other(registry, published, record)
-        following = _record_of(plan.source.manifest, record.root, record.license, published)
+        following = record_of(plan.source.manifest, record.root, record.license, published)
         plan = replace(plan, record=following)
     if signer is not None and not new:  # published before: signed if it is this one to the byte
         if published != plan.record:
@@ -281,36 +283,12 @@ def policy(
     return None if stored is None else stored.text
 
 
-def _record_of(
-    manifest: AnyManifest, root: str, license: str, last: VersionRecord | None
-) -> VersionRecord:
-    """The record to publish after the last published one. Raises RefusedError if that is of another
-    kind, DataError if the version of a bundle is malformed."""
-    if isinstance(manifest, Manifest):
-        version = manifest.version
-        records.version_key(version)
-    elif last is None:
-        version = "1.0"
-    elif last.digest == manifest.digest:
-        version = last.version
-    else:
-        major, minor = records.version_key(last.version)
-        version = f"{major}.{minor + 1}"
-    kind = kind_of(manifest)
-    if last is not None and last.kind != kind:
-        raise RefusedError(
-            f"the folder has versions of a {last.kind}, and this is a {kind}",
-            hint="push to another NAME",
-        )
-    return VersionRecord(version, manifest.digest, root, license, kind)
-
-
 def _registry_at(target: str) -> Storage:
     """The registry folder URL/NAME. Raises UsageError if it cannot be one."""
     base, version = split_reference(target)
     if version is not None:
         raise UsageError(
-            f"{target!r} names a version, but push chooses the version", hint=f"push to {base}"
+            f"{target!r} names a version of {base}, and not that folder", hint=f"give {base}"
         )
     if base.endswith((".zarr", ".zip")):
         raise UsageError(
@@ -339,12 +317,7 @@ def _send_version(
     plan: PushPlan, dataset: str | None, signer: Signer | None, progress: Progress | None
 ) -> int:
     """Send everything of a version except its record: card, objects, and the root document last;
-    and sign it. The objects that were sent. Raises RefusedError if the registry requires a
-    signature, and there is no signer."""
-    if signer is None and required_signers(plan.registry):
-        raise RefusedError(
-            f"versions of {plan.registry.location} must be signed", hint="push with --sign KEY"
-        )
+    and sign it. The objects that were sent."""
     source, manifest = plan.source, plan.source.manifest
     # where a registry on this machine lies is nobody's business, and it may move
     local = plan.registry.local_path

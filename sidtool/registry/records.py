@@ -23,10 +23,8 @@ from sidtool.base.storage import Snapshot, Storage
 
 Kind = Literal["bundle", "memory", "model"]
 
-
 FOLDERS: Mapping[Kind, str] = {"bundle": "bundle.zarr", "memory": "memory.zarr", "model": "model"}
 """The folder of the objects in that of a version."""
-
 
 FORMAT = 1
 """The registry layout that this version writes, and the newest that it reads."""

@@ -79,14 +79,10 @@ def open_parent(reference: str | Path, bundle: Bundle) -> Bundle | None:
     URL/NAME. Raises as `open_bundle` does."""
     if bundle.manifest.parent is None or is_group(str(reference)):
         return None
-    registry = Storage(split_reference(str(reference))[0])
-    for record in list_records(registry):
+    base = split_reference(str(reference))[0]
+    for record in list_records(Storage(base)):
         if record.digest == bundle.manifest.parent:
-            check_version(registry, record)
-            location = registry.folder(record.group).location
-            parent = Bundle.open(location)
-            check_published(location, parent.manifest, record)
-            return parent
+            return open_bundle(f"{base}@{record.version}")
     return None
 
 

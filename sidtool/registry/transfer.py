@@ -196,7 +196,7 @@ def download(
     source: Storage, record: VersionRecord, folder: Path, progress: Progress | None
 ) -> None:
     """Copy a published artifact to a folder, which may hold a part of it. No more is read of an
-    object than the store says it has, and nothing is written for one that differs from its digest.
+    object than the store says it has, and one that differs from its digest is removed again.
     Raises IntegrityError if the root document or an object differs from what was published,
     DataError if the disk has no room for it."""
     root, manifest, sizes = published(source, record)

@@ -93,8 +93,8 @@ def log(reference: str | Path) -> VersionLog:
         keys = [(version.version, version.digest) for version in manifest.history]
         return VersionLog(
             versions=tuple(
-                LoggedVersion(version, names.get(key, ()))
-                for version, key in reversed(list(zip(manifest.history, keys, strict=True)))
+                LoggedVersion(version, names.get((version.version, version.digest), ()))
+                for version in reversed(manifest.history)
             ),
             in_registry=bool(published),
             other_versions=tuple(key[0] for key in names if key not in keys),

@@ -165,7 +165,6 @@ class SidMatch:
     """A run of SID tokens in a text; `codes` is None if the run is not one complete SID."""
 
     text: str
-    start: int
     codes: tuple[int, ...] | None
 
 
@@ -295,7 +294,7 @@ class SidSpace(Levels, JsonRecord):
         codes = tuple(int(match["code"]) for match in run)
         complete = levels == list(range(self.levels)) and self._within_levels(codes)
         exact = complete and self.spell(codes) == text  # "<s_a_01>" is not a token
-        return SidMatch(text, run[0].start(), codes if exact else None)
+        return SidMatch(text, codes if exact else None)
 
     def _within_levels(self, codes: Sequence[int]) -> bool:
         pairs = zip(codes, self.sizes, strict=False)

@@ -120,7 +120,9 @@ def test_a_plan_counts_what_would_be_read(
     assert plan_of(*commands["rebind"], *out)["kind"] == "same"
 
 
-def test_a_codebook_that_cannot_be_built_is_not_planned(inputs: Path, tmp_path: Path) -> None:
+def test_a_codebook_that_cannot_be_built_is_not_planned(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     build = ("build-codebook", inputs / "items.jsonl", "-o", tmp_path / "out.zarr")
     given = (*build, "--embeddings", inputs / "vectors.npy")
     none = both_refuse(1, *build, "--embeddings", tmp_path / "none.npy", "--levels", "4x4x8")
@@ -130,6 +132,9 @@ def test_a_codebook_that_cannot_be_built_is_not_planned(inputs: Path, tmp_path: 
     assert "2x2x2" in both_refuse(2, *given, "--levels", "2x2x2")
     allowed = (*given, "--levels", "2x2x2", "--collisions", "allow")
     assert plan_of(*allowed)["items"] == 60
+    monkeypatch.setattr("sidtool.data.vectors.MIN_ROWS", 1)
+    two = (*given, *given[-2:], "--levels", "4x4x8")
+    assert "60 vectors are fused in memory" in both_refuse(2, *two, "--memory", "4kB")
 
 
 def test_a_memory_that_cannot_be_built_is_not_planned(inputs: Path, tmp_path: Path) -> None:

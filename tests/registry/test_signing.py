@@ -22,7 +22,7 @@ from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.mixture.index import MemoryOptions
 from sidtool.recommendation.serve.serve_options import ServeOptions
 from sidtool.recommendation.serve.sources import Sources
-from sidtool.registry import check_signed, open_bundle, open_memory, policy, pull, push
+from sidtool.registry import check_signed, open_bundle, open_memory, open_parent, policy, pull, push
 from sidtool.registry.references import located
 from sidtool.tokenizer.make.add import add_items
 from tests.bundles import small_bundle
@@ -385,7 +385,8 @@ def test_the_commands_sign_and_check(tmp_path: Path, key: Path, bundle_path: str
     both = refused(2, "policy", shop, "--signed-by", public, "--allow-unsigned")
     assert "give one of the two" in both
     assert done("policy", shop, "--signed-by", public, "--json").json["signed_by"]
-    assert "must be signed" in refused(3, "push", bundle_path, shop)
+    for more in ((), ("--dry-run",)):
+        assert "must be signed" in refused(3, "push", bundle_path, shop, *more)
     done("push", bundle_path, shop, "--sign", key)
     done("pull", shop, "-o", tmp_path / "out.zarr")
     done("verify", tmp_path / "out.zarr", "--signed-by", public)
@@ -407,6 +408,10 @@ def test_the_commands_sign_and_check(tmp_path: Path, key: Path, bundle_path: str
     again = ("push", tmp_path / "next.zarr", shop, "--tag", "prod")
     assert "is not signed" in refused(3, *again)
     done(*again, "--sign", key)
+    (retired,) = shop.glob("versions/1.0-*/bundle.zarr/items/retired/c/0")
+    retired.write_bytes(b"damaged")
+    with pytest.raises(IntegrityError, match="items/retired"):
+        open_parent(shop, larger)
 
 
 def flip(data: bytes, draw: random.Random) -> bytes:

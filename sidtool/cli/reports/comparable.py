@@ -67,7 +67,8 @@ def answers(figures: BundleFigures) -> tuple[str, ...]:
             f"model cannot tell from it; in public catalogs up to {highest:.1%} do."
         )
         (bad if codebook.sharing > highest else usual).append(text)
-    for number, level in enumerate(figures.levels):
+    # an appended level is no part of the codebook, and most items have its first code
+    for number, level in enumerate(figures.levels[: -1 if figures.policy == "append" else None]):
         name = f"Level {number + 1}"
         share = codebook.even[number]
         text = f"{name} has a perplexity of {level.use.perplexity:.0f}, {share:.0%} of the possible"

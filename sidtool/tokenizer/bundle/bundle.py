@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Unpack, get_args
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,9 +138,7 @@ class Bundle(StoredBundle):
         for title in titles or ():
             if not isinstance(title, str):
                 raise DataError(f"a title is a text, not {title!r}")
-        if collisions not in get_args(Policy):
-            hint = f"choose from {', '.join(get_args(Policy))}"
-            raise UsageError(f"there is no collision policy {collisions!r}", hint=hint)
+        Option().check("collisions", collisions, Policy)
         seed = SEED.held(seed, int)
         SEED.check("seed", seed, int)
         if "sizes" in method_options:

@@ -1,4 +1,4 @@
-"""The manifest of a bundle: every value that is not an array (`layout` has the arrays), and the
+"""The manifest of a bundle: every value that is not an array (`contents` has the arrays), and the
 fields of the next version."""
 
 import datetime
@@ -269,11 +269,9 @@ class Manifest(JsonRecord):
         """The provenance of the version after this one, made by the same recipe. Another codebook
         increments the major version ("1.4" -> "2.0"), other items the minor one ("1.4" -> "1.5").
         The report is left out: it describes the built version only."""
-        major, _, minor = self.version.partition(".")
-        next_major = f"{int(major) + 1}.0"
-        next_minor = f"{major}.{int(minor or 0) + 1}"
+        major, minor = map(int, self.version.split("."))
         return {
-            "version": next_major if new_codebook else next_minor,
+            "version": f"{major + 1}.0" if new_codebook else f"{major}.{minor + 1}",
             "parent": self.identity.digest,
             "lineage": self.history,
             "change": change,

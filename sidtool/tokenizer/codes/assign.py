@@ -185,10 +185,8 @@ def _choose_last_codes(
         return np.bincount(last_codes[group], minlength=len(centroids))
 
     pairs = np.flatnonzero(sizes == 2)
-    n_batches = max(1, -(-len(pairs) // PAIRS))  # rounded up
-    for batch in np.array_split(pairs, n_batches):
-        if not len(batch):
-            continue
+    n_batches = -(-len(pairs) // PAIRS)  # rounded up
+    for batch in np.array_split(pairs, n_batches) if n_batches else ():
         both = starts[batch][:, None] + np.arange(2)  # (pairs, 2)
         in_use = np.stack([counts(group) > 0 for group in batch.tolist()])
         chosen[both] = assign_pairs(nearest[both[:, 0]], residuals[both], centroids, in_use)

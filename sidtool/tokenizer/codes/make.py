@@ -42,9 +42,9 @@ def make_codes(
     report.
 
     Finished codes are stored in the folder `work`. `progress` is called with the encoded vectors
-    and their number; the seed draws the items that are measured. Warns of a level whose codes are
-    hardly used (SidtoolWarning). Raises DataError if the numbers of vectors and ids differ, and as
-    `assign`."""
+    and their number; the seed draws the items that are measured. Warns of a level of the codebook
+    whose codes are hardly used (SidtoolWarning). Raises DataError if the numbers of vectors and ids
+    differ, and as `assign`."""
     if len(vectors) != len(ids):
         raise DataError(f"{len(vectors)} vectors for {len(ids)} items")
     seconds: dict[str, float] = {}
@@ -55,7 +55,8 @@ def make_codes(
     with _timed(seconds, "collisions"):
         assigned = assign(raw, vectors, codebook, ids, policy)
     report = codebook_report(vectors, codebook, raw, assigned, seed=seed)
-    for letter, level in zip(LETTERS, report.levels, strict=False):
+    # an appended level is no part of the codebook, and most items have its first code
+    for letter, level, _ in zip(LETTERS, report.levels, codebook.levels, strict=False):
         if level.is_collapsed(report.items):
             warnings.warn(
                 f"level {letter} is collapsed: its {level.size} codes have a perplexity of "

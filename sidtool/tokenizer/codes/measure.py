@@ -76,9 +76,10 @@ def residual_variance(vectors: Vectors, codebook: Codebook, codes: Codes) -> tup
     depth = min(codes.shape[1], len(codebook.levels))
     error = np.zeros(depth)
     total = 0.0
-    mean = codebook.prepare(vectors).mean(axis=0, dtype=np.float64)
+    prepared = codebook.prepare(vectors)
+    mean = prepared.mean(axis=0, dtype=np.float64)
     for start in range(0, len(codes), ROWS):
-        rows = codebook.prepare(vectors[start : start + ROWS])
+        rows = prepared[start : start + ROWS]
         total += float(np.square(rows - mean).sum())
         for level in range(depth):
             approximation = codebook.reconstruct(codes[start : start + ROWS, : level + 1])

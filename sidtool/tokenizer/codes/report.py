@@ -50,7 +50,7 @@ class Assigned:
 
 def equal_rows(codes: Codes) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Row indices sorted by codes, and the lengths of the runs of equal codes in that order."""
-    order = np.lexsort(codes.T[::-1]) if codes.shape[1] else np.arange(len(codes))
+    order = np.lexsort(codes.T[::-1])
     if not len(codes):
         return order, np.zeros(0, dtype=np.intp)
     ordered = codes[order]

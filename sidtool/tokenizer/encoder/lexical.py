@@ -69,11 +69,10 @@ class LexicalEncoder:
             rows = np.random.default_rng(0).choice(len(texts), MAX_FITTED, replace=False)
             texts = [texts[row] for row in np.sort(rows).tolist()]
         blocks = list(_feature_blocks(texts))
-        hashes, items = np.unique(
-            np.concatenate([kind.hashes for block in blocks for kind in block]), return_counts=True
-        )
-        if not len(hashes):
+        all_hashes = [kind.hashes for block in blocks for kind in block]
+        if not any(map(len, all_hashes)):
             raise DataError("no text has a letter or a number: the lexical encoder needs words")
+        hashes, items = np.unique(np.concatenate(all_hashes), return_counts=True)
         least = 2 if len(texts) > DIM and items.max() > 1 else 1
         frequent = np.flatnonzero(items >= least)
         most = np.argsort(-items[frequent], kind="stable")[:MAX_FEATURES]
@@ -91,11 +90,7 @@ class LexicalEncoder:
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays by the names under which a bundle stores them."""
-        return {
-            "encoder/components": self.components,
-            "encoder/feature_hash": self.feature_hash,
-            "encoder/idf": self.idf,
-        }
+        return dict(zip(ARRAYS, (self.components, self.feature_hash, self.idf), strict=True))
 
     @cached_property
     def record(self) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 
@@ -96,10 +96,6 @@ def encoder_folder(encoder: Encoder) -> Path:
 
 def load_model(encoder: Encoder, folder: Path) -> tuple[Any, Encoder]:
     """The model in a folder, and the encoder with the model's own settings filled in."""
-    if encoder.dtype not in (None, *get_args(Dtype)):
-        raise UsageError(
-            f"the precision of an encoder is {', '.join(get_args(Dtype))}, not {encoder.dtype!r}"
-        )
     stored = check_encoder(folder, trust_remote_code=encoder.trust_remote_code)
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
-from sidtool.base.options import option
+from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
 
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -13,7 +13,8 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder of texts and its settings; None: the model's own setting. `lexical` has none."""
+    """An encoder of texts and its settings; None: the model's own setting. `lexical` has none.
+    Raises UsageError for a length or a precision that does not exist."""
 
     model: str = option(flag="--encoder", panel="Encoder")
     """lexical (build-codebook only: tf-idf of words and character n-grams, fitted to the catalog
@@ -33,6 +34,9 @@ class Encoder:
     """Scale vectors to length 1, even if the model does not."""
     trust_remote_code: bool = option(False)
     """Run a model's own code and load pickled weights."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class EncoderRecipe(JsonRecord):
             pooling=self.pooling,
             prompt=self.prompt,
             max_length=self.max_length,
-            dtype=cast(Dtype | None, self.dtype),  # checked when the model is loaded
+            dtype=cast(Dtype | None, self.dtype),
             normalize=self.normalize,
             trust_remote_code=trust_remote_code,
         )

@@ -69,11 +69,10 @@ def item_change(bundle: Bundle, items: Items, remove: Sequence[str]) -> ItemsCha
         )
     old = bundle.items
     rows = old.rows(items.ids)  # -1 for a new item
-    retitled = [
-        row
+    retitled = sum(
+        row >= 0 and title not in ("", old.title(row))
         for row, title in zip(rows.tolist(), items.titles, strict=True)
-        if row >= 0 and title and title != old.title(row)
-    ]
+    )
     added = int((rows < 0).sum())
     policy = bundle.manifest.collisions.policy
     if added and bundle.codebook is not None and policy == "reassign":
@@ -81,7 +80,7 @@ def item_change(bundle: Bundle, items: Items, remove: Sequence[str]) -> ItemsCha
     return ItemsChange(
         added=added,
         restored=int(old.retired[rows[rows >= 0]].sum()),
-        retitled=len(retitled),
+        retitled=retitled,
         retired=int((~old.retired[np.unique(old.rows(remove))]).sum()),
     )
 

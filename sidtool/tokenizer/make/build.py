@@ -104,7 +104,7 @@ def build_codebook(
     *,
     catalog: TextNames | None = None,
     encoder: Encoder | str | None = None,
-    embeddings: Source | Sequence[Source] = (),
+    embeddings: Source | Sequence[Source] | None = None,
     interactions: Split | str | Path | None = None,
     by_row: bool = False,
     memory: int | None = None,
@@ -145,7 +145,7 @@ def build_codebook(
         refuse_existing(out, force)
         folder = None if memory is None else work.parent
         items, sources, split = _opened(
-            items, catalog, encoder, embeddings, interactions, memory, by_row, folder
+            items, options, catalog, encoder, embeddings, interactions, memory, by_row, folder
         )
         options = replace(options, sizes=options.sizes_for(len(items)))
         made_by: Mapping[str, Any]
@@ -198,11 +198,9 @@ def plan_build(
     memory: int | None = None,
 ) -> Items:
     """The catalog of a build. Raises what `build_codebook` would raise for these arguments before
-    it reads or makes vectors; and its UsageError for more items than SIDs, of which some always
-    collide."""
-    items, _, _ = _opened(items, catalog, encoder, embeddings, interactions, memory, by_row)
-    if embeddings:
-        source_shares(len(embeddings), options.weights)
+    it counts co-occurrence, and reads or makes vectors; and its UsageError for more items than
+    SIDs, of which some always collide."""
+    items = _opened(items, options, catalog, encoder, embeddings, interactions, memory, by_row)[0]
     levels = Levels(options.sizes_for(len(items)))
     if options.collisions == "reassign" and len(items) > levels.capacity:
         require_capacity(len(items), levels)
@@ -211,16 +209,18 @@ def plan_build(
 
 def _opened(
     items: Items | str | Path,
+    options: BuildOptions,
     catalog: TextNames | None,
     encoder: Encoder | None,
-    embeddings: Sequence[Source],
+    embeddings: Sequence[Source] | None,
     interactions: Split | str | Path | None,
     memory: int | None,
     by_row: bool,
     folder: Path | None = None,
 ) -> tuple[Items, list[VectorSource], Split | None]:
     """The catalog, the sources of vectors and the split of a build. Raises UsageError unless there
-    is an encoder or embeddings, but not both; MissingPackageError or DataError if the encoder's
+    is an encoder or embeddings, but not both, for weights that do not fit, and for sources that are
+    fused and larger than the memory limit; MissingPackageError or DataError if the encoder's
     packages or its folder are missing."""
     if (encoder is None) == (not embeddings):
         raise UsageError(
@@ -238,8 +238,16 @@ def _opened(
         open_vectors(Path(source), items.ids, memory=memory, by_row=by_row)
         if isinstance(source, str | Path)
         else VectorSource.of(source)
-        for source in embeddings
+        for source in embeddings or ()
     ]
+    source_shares(len(sources) or 1, options.weights)  # raises for weights that do not fit
+    for source in sources if len(sources) > 1 or interactions is not None else ():
+        if source.limit < len(source):
+            raise UsageError(
+                f"{len(source)} vectors are fused in memory, and the memory limit holds "
+                f"{source.limit}",
+                hint="a larger --memory",
+            )
     return items, sources, interactions
 
 
@@ -328,27 +336,17 @@ def _fused(
 ) -> tuple[VectorSource, Fusion | None, Arrays]:
     """What a codebook is fitted to: (n, width) vectors, and how they were fused, with the arrays
     of the fusion. One source alone is not changed; fused vectors are held in memory."""
-    source_shares(len(sources), options.weights)  # raises for weights that do not fit
     if cooccurrence is None and len(sources) == 1:
         return VectorSource.of(sources[0]), None, {}
-    whole = []
-    for source in map(VectorSource.of, sources):
-        if source.limit < len(source):
-            raise UsageError(
-                f"{len(source)} vectors are fused in memory, and the memory limit holds "
-                f"{source.limit}",
-                hint="a larger --memory",
-            )
-        whole.append(source.all())
+    whole = [VectorSource.of(source).all() for source in sources]
     joined = np.concatenate(whole, axis=1)
     fusion = fuse_sources(whole, options.weights)
     if cooccurrence is None:
         return VectorSource.of(fuse({}, fusion, joined)), fusion, {}
-    dims = options.fusion.collaborative_dim
     fusion, arrays, fused = add_collaborative(
         fusion,
         joined,
-        factors(ppmi(cooccurrence.counts), dims, options.seed),
+        factors(ppmi(cooccurrence.counts), options.fusion.collaborative_dim, options.seed),
         cooccurrence.events,
         options.fusion.collaborative_weight,
     )

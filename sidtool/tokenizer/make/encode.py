@@ -101,17 +101,15 @@ def embed_texts(
 ) -> Vectors:
     """n texts -> (n, dim) float32, by the encoder of the bundle's recipe, on every GPU. Raises as
     `open_encoder` and `check_texts`."""
-    check_texts(bundle, texts, model=model, trust_remote_code=trust_remote_code)
+    check_texts(bundle, texts, model=model)
     encoder = open_encoder(bundle, model=model, trust_remote_code=trust_remote_code)
     return encoder.vectors(texts, devices=None, progress=progress)
 
 
-def check_texts(
-    bundle: Bundle, texts: Sequence[str], *, model: str | None, trust_remote_code: bool = False
-) -> None:
+def check_texts(bundle: Bundle, texts: Sequence[str], *, model: str | None) -> None:
     """Raise what `embed_texts` raises before it loads anything: as `recorded_encoder`, and
     DataError for an empty text."""
-    recorded_encoder(bundle, model=model, trust_remote_code=trust_remote_code)
+    recorded_encoder(bundle, model=model)
     check_not_empty(texts)
 
 

@@ -24,8 +24,8 @@ WARM_UP = 0.1
 
 @dataclass(frozen=True)
 class Scale:
-    """A shift and factor that bring embeddings to mean 0 and standard deviation 1 over all
-    values."""
+    """A shift to mean 0 in each dimension, and a factor for all of them: the standard deviation of
+    all values before the shift."""
 
     mean: NDArray[np.float32]
     deviation: float
@@ -166,9 +166,9 @@ def train(
     weights = [*model.parameters()]
     if quantizer is not None:
         weights += quantizer.parameters()
-    steps = epochs * -(-len(data) // BATCH)
+    steps = epochs * -(-len(data) // BATCH)  # at least 1
     optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for epoch in range(epochs):
         for batch in torch.randperm(len(data), generator=generator).split(BATCH):
             latent = model.encode(data[batch])

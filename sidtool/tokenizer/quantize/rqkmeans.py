@@ -201,7 +201,7 @@ def balanced_kmeans(
     error = np.inf
     for _ in range(ROUNDS):
         distances = squared_distances(vectors, centroids)
-        prices = even_prices(distances, prices, PRICE_UPDATES, START_TEMPERATURE)
+        prices = even_prices(distances, prices)
         codes = even_codes(distances + prices)
         chosen = distances[np.arange(len(codes)), codes]
         previous = error
@@ -211,7 +211,7 @@ def balanced_kmeans(
         centroids = means(vectors, codes, chosen, centroids)
         done += 1
     distances = squared_distances(vectors, centroids)
-    prices = even_prices(distances, prices, PRICE_UPDATES, START_TEMPERATURE)
+    prices = even_prices(distances, prices)
     return centroids, prices - prices.min(), done
 
 
@@ -223,15 +223,13 @@ def squared_distances(vectors: Vectors, centroids: Vectors) -> Distances:
     return np.maximum(distances, 0, out=distances)
 
 
-def even_prices(
-    distances: Distances, prices: Distances, updates: int, temperature: float
-) -> Distances:
+def even_prices(distances: Distances, prices: Distances) -> Distances:
     """(n, K) squared distances -> (K,) prices under which the cheapest choice is nearly even.
 
-    Each update lets the rows choose softly, at a temperature that falls from `temperature` to
-    END_TEMPERATURE (in standard deviations of the distances), and raises a price by the log of its
-    centroid's excess demand: Sinkhorn's update, annealed. The prices whose cheapest choices were
-    most even are returned; prices stay as they are if all distances are equal."""
+    Each update lets the rows choose softly, at a temperature that falls from START_TEMPERATURE to
+    END_TEMPERATURE, and raises a price by the log of its centroid's excess demand: Sinkhorn's
+    update, annealed. The prices whose cheapest choices were most even are returned; prices stay as
+    they are if all distances are equal."""
     n, size = distances.shape
     ones = np.ones(size, dtype=np.float32)
     scale = float(distances.std())
@@ -240,7 +238,7 @@ def even_prices(
         return prices
     best = prices
     least_misplaced = np.inf
-    for current in np.geomspace(temperature * scale, END_TEMPERATURE * scale, updates):
+    for current in np.geomspace(START_TEMPERATURE * scale, END_TEMPERATURE * scale, PRICE_UPDATES):
         counts = np.zeros(size, dtype=np.intp)  # rows whose cheapest choice each centroid is
         demand = np.zeros(size)  # the sum of their soft choices
         for start in range(0, n, PRICED_ROWS):  # the arrays of a chunk stay in the cache

@@ -46,10 +46,11 @@ def test_what_is_bad_comes_first() -> None:
     assert [sentence.partition(":")[0] for sentence in usual] == ["Usual", "Usual", "Good", "Good"]
 
 
-def test_levels_that_no_public_catalog_has_are_not_judged() -> None:
+def test_an_appended_level_and_those_that_no_public_catalog_has_are_not_judged() -> None:
     assert len(answers(figures(levels=6))) == 1 + max(
         len(each.sizes) for each in public_codebooks()
     )
+    assert len(answers(replace(figures(), policy="append"))) == 1 + 2
 
 
 def test_a_bundle_stands_beside_public_catalogs() -> None:

@@ -63,9 +63,10 @@ def test_few_or_equal_texts_have_as_many_dimensions_as_their_rank(texts: list[st
     assert encoder.dim == len(set(texts))
 
 
-def test_a_catalog_without_words_is_refused() -> None:
+@pytest.mark.parametrize("texts", [["!", "?"], []])
+def test_a_catalog_without_words_is_refused(texts: list[str]) -> None:
     with pytest.raises(DataError, match="no text has a letter or a number"):
-        LexicalEncoder.fit(["!", "?"])
+        LexicalEncoder.fit(texts)
 
 
 def test_a_stored_encoder_without_features_is_refused() -> None:

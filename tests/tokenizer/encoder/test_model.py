@@ -73,8 +73,9 @@ def test_an_invalid_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no pooling 'best'") as caught:
         embed(["a"], Encoder(str(folder), pooling="best"), cache=tmp_path)
     assert "lasttoken" in str(caught.value.shell_hint)
-    with pytest.raises(UsageError, match="int3"):
-        embed(["a"], Encoder(str(folder), dtype="int3"), cache=tmp_path)
+    for setting in ({"dtype": "int3"}, {"max_length": 0}):
+        with pytest.raises(UsageError, match=r"bfloat16, not 'int3'|at least 1, not 0"):
+            Encoder(str(folder), **setting)
 
 
 def test_pickled_weights_load_only_when_trusted(folder: Path, tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ def stored(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     return {name: file.read_bytes() for name, file in files.items()}, root
 
 
-@pytest.mark.filterwarnings("ignore:level d is collapsed")  # which is appended
 @pytest.mark.parametrize(
     ("catalog", "titles", "template", "collisions", "dims"),
     [

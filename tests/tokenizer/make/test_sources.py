@@ -13,8 +13,9 @@ from sidtool.data.split.protocols import given, leave_one_out, temporal
 from sidtool.data.split.record import Cuts
 from sidtool.data.split.split import Split
 from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.add import add_items
-from sidtool.tokenizer.make.build import BuildOptions, build, build_codebook
+from sidtool.tokenizer.make.build import BuildOptions, build, build_codebook, plan_build
 from sidtool.tokenizer.make.encode import check_not_empty, encode
 from sidtool.tokenizer.quantize.fusion import FusionOptions
 from tests.data.split.cases import write_windows
@@ -155,13 +156,12 @@ def test_co_occurring_items_share_more_of_their_sid_than_by_text_alone(tmp_path:
     assert together(split_of(tmp_path, events)) >= together(None) + 5
 
 
-def test_the_weight_of_a_single_source_is_checked_too(tmp_path: Path) -> None:
+def test_the_weight_of_a_single_source_is_checked_too() -> None:
     for weights in ((-1.0,), (1.0, 2.0)):
         options = BuildOptions((8, 8, 4), weights=weights)
-        with pytest.raises(UsageError, match="1 sources of vectors need 1 positive weights"):
-            build_codebook(
-                listed(IDS), tmp_path / "x.zarr", options, embeddings=[mixture(0, N, 10)]
-            )
+        for source in ({"embeddings": [mixture(0, N, 10)]}, {"encoder": Encoder("lexical")}):
+            with pytest.raises(UsageError, match="1 sources of vectors need 1 positive weights"):
+                plan_build(listed(IDS), options, **source)
 
 
 def test_one_source_is_a_file_a_table_or_a_tensor(tmp_path: Path) -> None:
@@ -174,6 +174,8 @@ def test_one_source_is_a_file_a_table_or_a_tensor(tmp_path: Path) -> None:
     codes = [each.codes for each in encode(bundle, vectors=vectors)]
     for embeddings in (str(tmp_path / "v.npy"), vectors):
         assert [each.codes for each in encode(bundle, embeddings=embeddings)] == codes
+    by_texts = {"encoder": "lexical", "embeddings": None}
+    assert len(build_codebook(listed(IDS), tmp_path / "x.zarr", **by_texts, **given)) == N
 
 
 @pytest.mark.parametrize("text", ["", None, 7, float("nan")])
@@ -207,6 +209,7 @@ def test_several_sources_are_fused_and_all_required(tmp_path: Path) -> None:
     for wrong, message in (
         ([sources[0], sources[1][1:]], "59 vectors for 60 items"),
         (sources[0][:, 0], r"an array of shape \(60,\)"),
+        (sources[0][:, :0], r"an array of shape \(60, 0\)"),
     ):
         with pytest.raises(DataError, match=message):
             build_codebook(listed(IDS), tmp_path / "x.zarr", options, embeddings=wrong)

@@ -180,14 +180,15 @@ def test_codes_are_even_to_within_one(seed, n, size, tied):
     assert counts.max() - counts.min() <= 1
 
 
-def test_assignment_is_near_the_optimum():
+def test_assignment_is_near_the_optimum(monkeypatch):
     optimize = pytest.importorskip("scipy.optimize")
     vectors = mixture(0, 600, 8)
     centroids, _ = kmeans.kmeans(vectors, 12, np.random.default_rng(0))
     distances = rqkmeans.squared_distances(vectors, centroids)
     rows, seats = optimize.linear_sum_assignment(np.repeat(distances, 50, axis=1))
     best = distances[rows, seats // 50].sum()
-    prices = rqkmeans.even_prices(distances, np.zeros(12, dtype=np.float32), 60, 1.0)
+    monkeypatch.setattr(rqkmeans, "PRICE_UPDATES", 60)
+    prices = rqkmeans.even_prices(distances, np.zeros(12, dtype=np.float32))
     ours = distances[rows, rqkmeans.even_codes(distances + prices)].sum()
     assert best * (1 - 1e-5) <= ours <= best * 1.01
 
