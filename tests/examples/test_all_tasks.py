@@ -13,21 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sidtool.data import Items, Query, compose_queries, read_items
 from sidtool.data.interactions import read_interactions
-from sidtool.data.items import Items, read_items
-from sidtool.data.queries import Query, compose_queries
+from sidtool.data.split import Split
 from sidtool.data.split.protocols import leave_one_out
-from sidtool.data.split.split import Split
-from sidtool.examples.sft_options import SftOptions
+from sidtool.examples import ExampleMaker, SftOptions
 from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import TASKS, history_prompt_task, named_task
-from sidtool.examples.training_examples import ExampleMaker
-from sidtool.model.prompt.frames import Format
+from sidtool.model.prompt import Format, Segment, catalog, prompt_encoder
 from sidtool.model.prompt.item_text import item_text
-from sidtool.model.prompt.segments import Segment, catalog, prompt_encoder
-from sidtool.model.vocabulary.tokens import SidTokens
-from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.model.vocabulary import SidTokens
+from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.tokenizer.sid import SidSpace
 from tests.examples.cases import ALL_TASKS, QUERIES
 from tests.models import tiny_tokenizer

@@ -4,20 +4,13 @@ from pathlib import Path
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.data.fields.fields import NO_FIELDS
-from sidtool.data.items import Items
+from sidtool.data import NO_FIELDS, Items
 from sidtool.evaluation.tasks import TaskEvaluationOptions
 from sidtool.evaluation.tasks.questions import make_questions
-from sidtool.examples.lineage import read_lineage
-from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.sft_run import make_sft
-from sidtool.examples.training_examples import ExampleMaker
-from sidtool.model.contract.contract import Contract
-from sidtool.model.prompt.assemble import label_prompt_ids
-from sidtool.model.prompt.frames import Templates
-from sidtool.model.prompt.prompts import LabelPrompt
-from sidtool.model.prompt.segments import PromptEncoder
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.examples import ExampleMaker, SftOptions, make_sft, read_lineage
+from sidtool.model.contract import Contract
+from sidtool.model.prompt import LabelPrompt, PromptEncoder, Templates, label_prompt_ids
+from sidtool.tokenizer.bundle import Bundle
 from tests.examples.test_field_prompts import extended_tokenizer, random_split, split_of
 from tests.loaded import loaded_model
 

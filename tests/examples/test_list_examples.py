@@ -5,23 +5,15 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import UsageError
-from sidtool.data.fields.field_columns import FieldName, FieldOptions
-from sidtool.data.items import Items
-from sidtool.data.split.list_targets import ListTargets
+from sidtool.data import FieldName, FieldOptions, Items
+from sidtool.data.split import ListTargets, SessionRule, Split
 from sidtool.data.split.make import SplitOptions, make_split
-from sidtool.data.split.record import SessionRule
-from sidtool.data.split.split import Split
+from sidtool.examples import ExampleMaker, SftOptions, make_sft, read_lineage
 from sidtool.examples.event_weights import EventWeights, WeightOptions
 from sidtool.examples.example_file import encode_example, example_json, read_training_examples
-from sidtool.examples.lineage import read_lineage
-from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.sft_run import make_sft
-from sidtool.examples.training_examples import ExampleMaker
-from sidtool.model.prompt.assemble import history_prompt_ids
-from sidtool.model.prompt.frames import Format, Templates
-from sidtool.model.prompt.segments import PromptEncoder
-from sidtool.model.vocabulary.tokens import SidTokens
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.model.prompt import Format, PromptEncoder, Templates, history_prompt_ids
+from sidtool.model.vocabulary import SidTokens
+from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.examples.cases import shown_items
 from tests.models import tiny_tokenizer

@@ -2,15 +2,12 @@ import dataclasses
 
 import pytest
 
-from sidtool.data.items import Items
-from sidtool.data.split.split import Split
-from sidtool.examples.sft_options import SftOptions
+from sidtool.data import Items
+from sidtool.data.split import Split
+from sidtool.examples import ExampleMaker, SftOptions
 from sidtool.examples.tasks import TEXT_PROMPT_TASKS
-from sidtool.examples.training_examples import ExampleMaker
-from sidtool.model.prompt.assemble import text_prompt_ids
-from sidtool.model.prompt.frames import Format
-from sidtool.model.prompt.segments import PromptEncoder
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.model.prompt import Format, PromptEncoder, text_prompt_ids
+from sidtool.tokenizer.bundle import Bundle
 from tests.examples.cases import QUERIES
 from tests.model.prompt.cases import extended_tokenizer
 

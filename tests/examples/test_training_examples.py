@@ -9,18 +9,14 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.items import Items
-from sidtool.data.queries import Query
-from sidtool.data.split.split import Split
-from sidtool.data.split.values import Example, UserSequence
+from sidtool.data import Items, Query
+from sidtool.data.split import Example, Split, UserSequence
+from sidtool.examples import ExampleMaker, SftOptions, TaskCatalogOptions, named_task, read_catalog
 from sidtool.examples.example_file import encode_example, example_json, segments_to_text
-from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions, read_catalog
 from sidtool.examples.task import TrainingExample
-from sidtool.examples.tasks import named_task
-from sidtool.examples.training_examples import ExampleMaker
-from sidtool.model.prompt.segments import PromptEncoder
-from sidtool.model.vocabulary.tokens import SidTokens
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.model.prompt import PromptEncoder
+from sidtool.model.vocabulary import SidTokens
+from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.data.split.cases import trained
 from tests.examples.cases import ALL_TASKS, QUERIES

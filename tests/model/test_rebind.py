@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning, UsageError
-from sidtool.data.items import make_items
-from sidtool.memory.build import build_memory, verify_memory
-from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
-from sidtool.model.copies import bind_memory, outlook, rebind
-from sidtool.model.load import check_model_folder, load_model_folder
-from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.bundle.item_map import ItemMap
-from sidtool.tokenizer.make.add import add_items
+from sidtool.data import make_items
+from sidtool.memory import build_memory, verify_memory
+from sidtool.model import bind_memory, check_model_folder, load_model_folder, outlook, rebind
+from sidtool.model.contract import MEMORY_COPY, MemoryBinding
+from sidtool.tokenizer import add_items
+from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.tokenizer.make.align import align
 from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import renamed

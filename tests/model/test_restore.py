@@ -9,12 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError
-from sidtool.model.contract.contract import MemoryBinding
-from sidtool.model.contract.folder import read_contract, write_contract
+from sidtool.model import extend_model, load_model_folder, rebind
+from sidtool.model.contract import MemoryBinding, read_contract, write_contract
 from sidtool.model.contract.stage_record import ExtendParams, RestoreParams, StageRecord
-from sidtool.model.copies import rebind
-from sidtool.model.extend import extend_model
-from sidtool.model.load import load_model_folder
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import renamed
 from tests.cli.road import done, refused

@@ -5,18 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sidtool.memory.content import ItemContent
-from sidtool.memory.manifest import KnnSettings
-from sidtool.memory.memory import Memory
-from sidtool.memory.mixture.gate import Prior
-from sidtool.memory.mixture.index import MemoryIndex
-from sidtool.memory.mixture.rerank_index import FeatureIndex
-from sidtool.memory.rows import SparseRows
+from sidtool.memory import ItemContent, KnnSettings, Memory, SparseRows
+from sidtool.memory.mixture import FeatureIndex, MemoryIndex, Prior
 from sidtool.memory.similarity import CountedPairs, content_similarity, count_events, similar_items
-from sidtool.model.load import LoadedModel
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import recommend
-from sidtool.recommendation.requests import Recommendation, Request
+from sidtool.model import LoadedModel
+from sidtool.recommendation import Recommendation, RecommendOptions, Request, recommend
 from sidtool.recommendation.rerank import Reranking
 from sidtool.recommendation.search.results import RankedItems, mix
 from sidtool.tokenizer.sid import ItemRows, SidPositions

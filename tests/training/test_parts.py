@@ -15,11 +15,9 @@ import pytest
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import sealed_text
 from sidtool.base.errors import DataError, UsageError
-from sidtool.examples import ExampleParts
-from sidtool.examples.lineage import read_lineage, side_files
-from sidtool.training.reinforcement.reinforcement import rl
-from sidtool.training.settings_file import read_stages
-from sidtool.training.training import check_stages, plan_stages, train
+from sidtool.examples import ExampleParts, read_lineage, side_files
+from sidtool.training import check_stages, plan_stages, read_stages, train
+from sidtool.training.reinforcement import rl
 from tests.sealed import reseal
 from tests.training.runs import ENVIRONMENT, FAST, Stopped, same, weights
 

@@ -10,23 +10,16 @@ import pytest
 import torch
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.data.items import Items
-from sidtool.data.split.split import Split
-from sidtool.examples.lineage import read_lineage
-from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.sft_run import make_sft
-from sidtool.memory.build import build_memory, verify_memory
-from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.copies import bind_memory, merge
-from sidtool.model.extend import extend_model
-from sidtool.model.load import load_model_folder
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import recommend
-from sidtool.recommendation.requests import Request
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.data import Items
+from sidtool.data.split import Split
+from sidtool.examples import SftOptions, make_sft, read_lineage
+from sidtool.memory import build_memory, verify_memory
+from sidtool.model import bind_memory, extend_model, load_model_folder, merge
+from sidtool.model.contract import MEMORY_COPY, MemoryBinding, read_contract
+from sidtool.recommendation import RecommendOptions, Request, recommend
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.training import StageSettings, TrainOptions
 from sidtool.training.loop.checkpoints import last_checkpoint
-from sidtool.training.settings import StageSettings, TrainOptions
 from sidtool.training.training import TrainingSummary, plan_stages, train, train_stages
 from tests.models import tiny_model, tiny_tokenizer
 from tests.training.runs import FAST, OFTEN, Stopped, same, valid_of, weights

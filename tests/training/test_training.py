@@ -15,23 +15,21 @@ import torch
 from trl import SFTConfig
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.examples.example_file import TokenizedExamples
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.load import load_model_folder
-from sidtool.model.vocabulary.tokens import SidTokens
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import recommend
-from sidtool.recommendation.requests import Request
-from sidtool.recommendation.search.partial_head import PartialHead
-from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.examples import TokenizedExamples
+from sidtool.model import load_model_folder
+from sidtool.model.contract import read_contract
+from sidtool.model.vocabulary import SidTokens
+from sidtool.recommendation import RecommendOptions, Request, recommend
+from sidtool.recommendation.search import PartialHead
+from sidtool.tokenizer.bundle import Trie
 from sidtool.tokenizer.sid import SidSpace
+from sidtool.training import HISTORY_FILE, MACHINE_FILE
 from sidtool.training.loop.checkpoints import STATE_FILE, TOTALS_FILE, last_checkpoint
 from sidtool.training.loop.trainer import CausalTrainer
 from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.loss.augment import AugmentedExamples
 from sidtool.training.loss.loss import Loss, Teachers
 from sidtool.training.loss.probes import narrows_exactly, packs_exactly
-from sidtool.training.run import HISTORY_FILE, MACHINE_FILE
 from sidtool.training.training import TrainingSummary, train
 from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 from tests.pairs import all_pairs

@@ -8,11 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
-from sidtool.data.fields.fields import NO_FIELDS, Fields
+from sidtool.data import NO_FIELDS, Fields
 from sidtool.examples.example_file import segments_to_text, text_to_segments
-from sidtool.model.prompt.assemble import history_prompt_ids
-from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.model.prompt.segments import PromptEncoder, catalog, template
+from sidtool.model.prompt import HistoryPrompt, PromptEncoder, catalog, history_prompt_ids, template
 from sidtool.model.prompt.template_slots import (
     Slot,
     frame_segments,

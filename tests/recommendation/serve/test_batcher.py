@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.model.load import LoadedModel
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import recommend
-from sidtool.recommendation.requests import BadRequest, Recommendation, Request
+from sidtool.model import LoadedModel
+from sidtool.recommendation import BadRequest, Recommendation, RecommendOptions, Request, recommend
 from sidtool.recommendation.search import beam
 from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Served, Waiting
 from sidtool.recommendation.serve.bodies import Choices
