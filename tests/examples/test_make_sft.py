@@ -312,6 +312,7 @@ EXAMPLE = {"task": "item", "prompt": "a lamp", "completion": "b", "catalog": {"p
         {"catalog": {"prompt": [[4, 2]]}},
         {"catalog": {"prompt": [[-4, -2]]}},
         {"catalog": {"prompt": [[2, 4], [3, 6]]}},
+        {"catalog": {"prompt": [[4, 6], [2, 3]]}},
         {"catalog": {"text": [[0, 1]]}},
     ],
     ids=json.dumps,

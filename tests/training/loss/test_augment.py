@@ -170,28 +170,6 @@ def test_examples_without_a_history_and_running_text_stay(row: dict[str, object]
     assert all(np.array_equal(one, other) for one, other in zip(after, before, strict=True))
 
 
-@given(
-    st.sampled_from([MARKED, BARE]),
-    st.integers(2, 9),
-    st.integers(0, 8),
-    chances,
-    chances,
-    st.integers(0, 99),
-)
-def test_items_keep_their_weights(
-    space: SidSpace, length: int, context: int, drop: float, share: float, seed: int
-) -> None:
-    tokens = ENCODERS[space].tokens
-    items = [(at % 4, at // 4, at % 5) for at in range(length)]  # all different
-    before = sequence(space, items, context, weight=[at + 0.5 for at in range(length)])
-    ids, _, weights, *_ = Augmentation(drop, share, share)(
-        before, tokens, np.random.default_rng(seed)
-    )
-    of_items = weights.reshape(-1, tokens.space.levels + 2 * space.has_begin_end_tokens)
-    for item, item_weights in zip(decoded(ids.tolist(), tokens), of_items, strict=True):
-        assert set(item_weights.tolist()) == {items.index(item) + 0.5}
-
-
 @cache
 def some_rows() -> TokenizedExamples:
     n = 40
@@ -401,9 +379,10 @@ def test_items_keep_their_fields_however_they_are_varied(
         if name == "device":
             assert ahead == item
         assert behind in (None, item)
-        # the weight of a token is its place before: SIDs stay whole
+        # the weight of a token is its place before
         start = int(item_spans(varied.ids, tokens)[place, 0])
-        assert np.diff(varied.weights[start : start + 3]).tolist() == [1, 1]
+        own = int(item_spans(before.ids, tokens)[item, 0])
+        assert varied.weights[start : start + 3].tolist() == [own, own + 1, own + 2]
     assert fields.before == 0 or (GAP <= varied.ids[1] < RATED)
     assert varied.ids[-1] == tokens.level_starts[2] + shown_items(varied.ids, fields)[-1][1] // 4
     assert set(varied.ids[varied.targets].tolist()) <= set(tokens.token_ids.tolist())
