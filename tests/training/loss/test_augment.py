@@ -1,4 +1,5 @@
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from sidtool.training.loss.augment import Augmentation, AugmentedExamples, item_
 from sidtool.training.loss.item_fields import ItemFields
 from tests.models import tiny_tokenizer
 
+SIDs = list[tuple[int, ...]]
 MARKED, BARE = SidSpace((4, 3, 5)), SidSpace((4, 3, 5), begin=None, end=None)
 
 
@@ -29,7 +31,7 @@ histories = st.lists(codes, min_size=1, max_size=9)
 chances = st.sampled_from([0.0, 0.3, 0.8, 1.0])
 
 
-def spelled(space: SidSpace, items: list[tuple[int, ...]]) -> str:
+def spelled(space: SidSpace, items: SIDs) -> str:
     return "".join(space.spell(item, begin_end_tokens=True) for item in items)
 
 
@@ -37,9 +39,7 @@ def encoded(space: SidSpace, row: dict[str, object], *, codes_only: bool) -> Tok
     return encode_example(row, ENCODERS[space], ENCODERS[space].tokens, codes_only=codes_only)
 
 
-def sequence(
-    space: SidSpace, items: list[tuple[int, ...]], context: int, **more: object
-) -> TokenizedExample:
+def sequence(space: SidSpace, items: SIDs, context: int, **more: object) -> TokenizedExample:
     """An item sequence; if `context` is within it, that many items are its prompt."""
     row: dict[str, object] = {"task": "sequence", "text": spelled(space, items), **more}
     if 0 < context < len(items):
@@ -49,12 +49,12 @@ def sequence(
     return encoded(space, row, codes_only=True)
 
 
-def is_part(part: list[tuple[int, ...]], whole: list[tuple[int, ...]]) -> bool:
+def is_part(part: SIDs, whole: SIDs) -> bool:
     left = iter(whole)
     return all(item in left for item in part)
 
 
-def decoded(ids: list[int], tokens: SidTokens) -> list[tuple[int, ...]]:
+def decoded(ids: list[int], tokens: SidTokens) -> SIDs:
     """The SIDs that the ids spell; fails if they are not whole SIDs in sequence."""
     edge = int(tokens.space.has_begin_end_tokens)
     rows = np.array(ids).reshape(-1, tokens.space.levels + 2 * edge)
@@ -68,7 +68,7 @@ def decoded(ids: list[int], tokens: SidTokens) -> list[tuple[int, ...]]:
 
 @given(st.sampled_from([MARKED, BARE]), histories, st.integers(0, 8), chances, st.integers(0, 99))
 def test_a_shortened_history_has_whole_items_in_order(
-    space: SidSpace, items: list[tuple[int, ...]], context: int, drop: float, seed: int
+    space: SidSpace, items: SIDs, context: int, drop: float, seed: int
 ) -> None:
     tokens = ENCODERS[space].tokens
     before = sequence(space, items, context)
@@ -92,7 +92,7 @@ def test_a_shortened_history_has_whole_items_in_order(
 
 @given(st.sampled_from([MARKED, BARE]), histories, st.integers(0, 8), chances)
 def test_a_reversed_history_has_targets_at_the_same_positions(
-    space: SidSpace, items: list[tuple[int, ...]], context: int, drop: float
+    space: SidSpace, items: SIDs, context: int, drop: float
 ) -> None:
     tokens = ENCODERS[space].tokens
     before = sequence(space, items, context)
@@ -129,7 +129,7 @@ def test_shuffled_items_stay_within_the_span_and_targets_keep_their_positions(
 
 @given(histories, chances, st.booleans(), st.integers(0, 99))
 def test_the_frame_and_the_completion_of_a_next_item_example_stay(
-    items: list[tuple[int, ...]], drop: float, codes_only: bool, seed: int
+    items: SIDs, drop: float, codes_only: bool, seed: int
 ) -> None:
     tokens, answer = ENCODERS[MARKED].tokens, MARKED.spell((1, 2, 3), begin_end_tokens=True)
     row = {
@@ -183,11 +183,7 @@ def some_rows() -> TokenizedExamples:
 
 
 def shown(
-    seed: int,
-    epoch: int,
-    augmentation: Augmentation,
-    order: list[int] | None = None,
-    epochs: int = 10**6,
+    seed: int, epoch: int, augmentation: Augmentation, order: Any = None, epochs: int = 10**6
 ) -> list[list[int]]:
     rows = AugmentedExamples(some_rows(), augmentation, ENCODERS[BARE].tokens, seed)
     rows.vary(epoch, epochs)
@@ -275,11 +271,7 @@ def test_the_item_that_a_question_is_about_stays_the_newest() -> None:
 
 @given(st.sampled_from([MARKED, BARE]), histories, histories, chances, st.integers(0, 99))
 def test_a_list_keeps_all_of_its_items_and_the_question(
-    space: SidSpace,
-    history: list[tuple[int, ...]],
-    items: list[tuple[int, ...]],
-    drop: float,
-    seed: int,
+    space: SidSpace, history: SIDs, items: SIDs, drop: float, seed: int
 ) -> None:
     tokens = ENCODERS[space].tokens
     begin = space.begin or ""
