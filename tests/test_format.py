@@ -181,7 +181,6 @@ def test_the_page_suffices_to_embed_with_a_lexical_encoder() -> None:
         if name.startswith("encoder/")
     }
     lexical = Bundle.open(path).lexical
-    assert lexical is not None
     texts = [
         "NAIL polish, 3.5g!",
         "漢字とかな ٣.٥",

@@ -79,7 +79,6 @@ def lines_at_once(
 ) -> Any:
     events = maker.events(split)
     made = maker.task_blocks(task, split, events, users or range(len(events)), first)
-    assert made is not None
     # the order in which they are made has no effect
     blocks = [make() for make in reversed(list(made))][::-1]
     lines = b"".join(bytes(block.lines) for block in blocks)

@@ -66,7 +66,6 @@ def requests_of(split: Split) -> Iterator[tuple[Any, Request]]:
 def served(
     maker: ExampleMaker, request: Request, bundle: Bundle, catalog: Items, *model: Any
 ) -> Any:
-    assert maker.prompts.history is not None
     rows = bundle.items.rows(request.history)
     titles = [catalog.titles[int(item[1:])] for item in request.history]
     codes = bundle.items.codes[rows]

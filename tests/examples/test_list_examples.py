@@ -9,7 +9,7 @@ from sidtool.data import FieldName, FieldOptions, Items
 from sidtool.data.split import ListTargets, SessionRule, Split
 from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.examples import ExampleMaker, SftOptions, make_sft, read_lineage
-from sidtool.examples.event_weights import EventWeights, WeightOptions
+from sidtool.examples.event_weights import WeightOptions
 from sidtool.examples.example_file import encode_example, example_json, read_training_examples
 from sidtool.model.prompt import Format, PromptEncoder, Templates, history_prompt_ids
 from sidtool.model.vocabulary import SidTokens
@@ -77,10 +77,8 @@ def test_lists_are_trained_as_they_are_served(
     maker, tokenizer, tokens = maker_of(bundle, catalog, sessions, ListTargets(3), **options)
     encoder = PromptEncoder(tokenizer, tokens)
     prompt = maker.prompts.list
-    assert prompt is not None
     assert prompt.list_length == 3
     assert "Which 3 items come next?" in prompt.template
-    assert maker.prompts.history is not None
     assert maker.prompts.history.task == "list"
     examples = list(maker.examples(sessions))
     by_hand = lists_by_hand(sessions, bundle, 3)
@@ -120,8 +118,6 @@ def test_an_event_of_weight_0_is_in_no_list_and_a_feedback_orders(
     assert lineage.lists == lists
     assert read_lineage(out).list_prompt == lineage.list_prompt
     maker, _, _ = maker_of(bundle, catalog, sessions, lists)
-    event_weights = EventWeights.read(weights, sessions)
-    assert event_weights is not None
     made = list(maker.examples(sessions))
     for example, stored in zip(made, read_training_examples(out), strict=True):
         values = [ratings[user, item] for user, item, _ in example.events]
@@ -142,7 +138,6 @@ def test_templates_of_a_user_name_the_length_and_show_fields(
     templates = Templates(("Rated: {history} Next {length}:",), "", ("{sid}{event.rating};",))
     lists = ListTargets(2)
     maker, _, _ = maker_of(bundle, catalog, sessions, lists, templates={"list": templates})
-    assert maker.prompts.list is not None
     assert "Next 2:" in maker.prompts.list.template
     (example, *_) = maker.examples(sessions)
     first = sessions.train[0]
@@ -162,7 +157,5 @@ def test_a_mix_keeps_a_prompt_for_items_and_one_for_lists(
 ) -> None:
     options = SftOptions({"list": 3.0, "next-item": 1.0})
     maker = ExampleMaker(bundle, catalog, options, tiny_tokenizer())
-    assert maker.prompts.history is not None
     assert maker.prompts.history.task == "next-item"
-    assert maker.prompts.list is not None
     assert maker.prompts.list.list_length == 10

@@ -21,7 +21,6 @@ def test_text_prompts_are_the_same(
     options = SftOptions({task: 3.0, "sid-to-title": 1.0}, format=format_)
     maker = ExampleMaker(bundle, catalog, options, tokenizer, QUERIES)
     prompt = maker.prompts.text
-    assert prompt is not None
     assert (prompt.task, prompt.format) == (task, format_)
     trained = [example.prompt for example in maker.examples(split) if example.task == task]
     texts = {

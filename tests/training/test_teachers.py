@@ -142,9 +142,7 @@ def test_incompatible_teachers_are_refused(
         load_teachers([wider], load_model_folder(base), None)
 
 
-def test_a_memory_teaches(
-    tmp_path: Path, bundle: Bundle, split: Split, models: Make, short_train: Train
-) -> None:
+def test_a_memory_teaches(tmp_path: Path, bundle: Bundle, split: Split, short_train: Train) -> None:
     memory = build_memory(split, bundle)
     memory.save(tmp_path / "memory.zarr")
     alone = {**BRIEF, "softmax_over": "trie"}
