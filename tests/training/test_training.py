@@ -411,11 +411,20 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
 
 
 def test_a_checkpoint_of_an_earlier_version_stops_where_it_says(
-    tmp_path: Path, short_train: Train
+    tmp_path: Path, short_train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {**SMALL, "save_strategy": "steps", "save_steps": 2}
     with pytest.raises(Stopped):
         short_train("killed", **settings, stop=3)
+
+    def fail(*_: Any) -> None:
+        raise TypeError("a state of another version")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.Trainer._load_callback_state", fail)
+        # an error of a checkpoint is no refusal of settings
+        with pytest.raises(TypeError, match="a state of another version"):
+            short_train("killed", **settings)
     path = tmp_path / "killed.partial/checkpoint-2" / STATE_FILE
     state = json.loads(path.read_text())
     state["stateful_callbacks"]["StopCallback"] = {"args": {}, "attributes": {"step": 4}}
@@ -522,21 +531,6 @@ def test_an_error_of_our_own_is_no_refusal_of_settings(
     monkeypatch.setattr("sidtool.training.trainer_setup.set_dropout", lambda *_: int("a fault"))
     with pytest.raises(ValueError, match="a fault"):
         short_train("out")
-
-
-def test_an_error_of_a_checkpoint_is_no_refusal_of_settings(
-    tmp_path: Path, short_train: Train, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = {**SMALL, "save_strategy": "steps", "save_steps": 2}
-    with pytest.raises(Stopped):
-        short_train("killed", **settings, stop=3)
-
-    def fail(*_: Any) -> None:
-        raise TypeError("a state of another version")
-
-    monkeypatch.setattr("transformers.Trainer._load_callback_state", fail)
-    with pytest.raises(TypeError, match="a state of another version"):
-        short_train("killed", **settings)
 
 
 def test_an_unfinished_run_with_different_settings_is_not_resumed(
