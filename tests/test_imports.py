@@ -29,22 +29,16 @@ def loaded_by(program: str) -> set[str]:
     return set(filter(None, done.stdout.splitlines()[-1].split(",")))
 
 
-def test_import_sidtool_loads_nothing_heavy() -> None:
-    assert loaded_by("import sidtool") == set()
-
-
-def test_rooms_that_recommend_and_evaluate_load_no_model() -> None:
-    rooms = "sidtool.recommendation.recommendations, sidtool.evaluation.evaluation"
-    assert not loaded_by(f"import {rooms}") & {"torch", "transformers", "scipy"}
-
-
-def test_the_functions_that_train_name_the_extra_that_they_need() -> None:
-    """Each is imported without torch, which a base install lacks, and says so when it is called."""
-    rooms = "training.training", "training.renewal.refresh", "training.reinforcement.reinforcement"
-    assert "torch" not in loaded_by("; ".join(f"import sidtool.{room}" for room in rooms))
+def test_rooms_that_recommend_evaluate_and_train_load_no_model() -> None:
+    """A base install lacks torch: what trains says so when it is called."""
+    rooms = ["recommendation.recommendations", "evaluation.evaluation", "training.training"]
+    rooms += ["training.renewal.refresh", "training.reinforcement.reinforcement"]
+    loaded = loaded_by("; ".join(f"import sidtool.{room}" for room in rooms))
+    assert not loaded & {"torch", "transformers", "scipy"}
 
 
 def test_help_loads_nothing_heavy() -> None:
+    """Nor does `import sidtool`, which it begins with."""
     program = (
         "from typer.testing import CliRunner; from sidtool.cli.main import app; "
         "lines = ['--help'], ['train', '--help'], ['--version']; "
