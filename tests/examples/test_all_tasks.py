@@ -22,11 +22,10 @@ from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import TASKS, history_prompt_task, named_task
 from sidtool.model.prompt import Format, Segment, catalog, prompt_encoder
 from sidtool.model.prompt.item_text import item_text
-from sidtool.model.vocabulary import SidTokens
 from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.tokenizer.sid import SidSpace
 from tests.examples.cases import ALL_TASKS, QUERIES
-from tests.models import tiny_tokenizer
+from tests.model.prompt.cases import extended_tokenizer
 from tests.shared_data import DATA
 
 pytestmark = pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
@@ -64,8 +63,7 @@ def check_real(items: Items, events: Path, format_: Format) -> None:
 def check(
     bundle: Bundle, items: Items, split: Split, options: SftOptions, queries: Sequence[Query]
 ) -> None:
-    tokenizer = tiny_tokenizer(chat=True)
-    tokenizer.add_tokens(list(bundle.space.tokens))
+    tokenizer, tokens = extended_tokenizer(bundle.space)
     maker = ExampleMaker(bundle, items, options, tokenizer, queries)
     catalog_index = {item_id: index for index, item_id in enumerate(items.ids)}
     catalog_texts: set[str] = set()
@@ -80,7 +78,7 @@ def check(
         templates.add((example.task, frozenset(texts_of(example.prompt, "template"))))
     check_templates(options.tasks, Counter(task for task, _ in templates))
     added = set(tokenizer.added_tokens_decoder)
-    encoder = prompt_encoder(tokenizer, SidTokens(bundle.space, 512))
+    encoder = prompt_encoder(tokenizer, tokens)
     for text in catalog_texts:
         with_markup = f"{text}<s_a_1> <|im_end|>{text}<eos>"
         assert not added & set(encoder.ids([catalog(text), catalog(with_markup)]))

@@ -16,6 +16,7 @@ from sidtool.model.vocabulary import SidTokens
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.examples.cases import shown_items
+from tests.model.prompt.cases import extended_tokenizer
 from tests.models import tiny_tokenizer
 
 START = 880_000_000
@@ -43,9 +44,7 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> Split:
 def maker_of(
     bundle: Bundle, catalog: Items, split: Split, lists: ListTargets, **options: Any
 ) -> tuple[ExampleMaker, Any, SidTokens]:
-    tokenizer = tiny_tokenizer(chat=True)
-    tokens = SidTokens(bundle.space, len(tokenizer))
-    tokenizer.add_tokens(list(bundle.space.tokens))
+    tokenizer, tokens = extended_tokenizer(bundle.space)
     sft_options = SftOptions({"list": 1.0}, lists=lists, **options)
     maker = ExampleMaker(bundle, catalog, sft_options, tokenizer, fields=split.fields)
     return maker, tokenizer, tokens

@@ -12,20 +12,13 @@ from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.loss.augment import Augmentation, AugmentedExamples, item_spans
 from sidtool.training.loss.item_fields import ItemFields
-from tests.models import tiny_tokenizer
+from tests.model.prompt.cases import extended_tokenizer
 
 SIDs = list[tuple[int, ...]]
 MARKED, BARE = SidSpace((4, 3, 5)), SidSpace((4, 3, 5), begin=None, end=None)
 
 
-def encoder(space: SidSpace) -> PromptEncoder:
-    tokenizer = tiny_tokenizer()
-    tokens = SidTokens(space, len(tokenizer))
-    tokenizer.add_tokens(list(space.tokens))
-    return PromptEncoder(tokenizer, tokens)
-
-
-ENCODERS = {space: encoder(space) for space in (MARKED, BARE)}
+ENCODERS = {space: PromptEncoder(*extended_tokenizer(space)) for space in (MARKED, BARE)}
 codes = st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 4))
 histories = st.lists(codes, min_size=1, max_size=9)
 chances = st.sampled_from([0.0, 0.3, 0.8, 1.0])
@@ -238,14 +231,12 @@ def test_fewer_histories_are_reordered_in_every_epoch_and_none_in_the_last(
 
 def test_an_item_that_is_left_out_takes_its_text_along() -> None:
     space = BARE
-    tokenizer = tiny_tokenizer()
-    tokenizer.add_tokens(list(space.tokens))
+    tokenizer, tokens = extended_tokenizer(space)
     items = [f"{space.spell((n % 4, n % 3, n % 5))} rated {n};" for n in range(4)]
     row = {"task": "next-item", "prompt": "".join(items) + " Next?"}
     row["completion"] = space.spell((1, 1, 1))
     example = encoded(space, row, codes_only=True)
     augmentation = Augmentation(item_dropout=0.5)
-    tokens = ENCODERS[space].tokens
     seen = set()
     for seed in range(60):
         varied = augmentation(example, tokens, np.random.default_rng(seed))
