@@ -32,24 +32,12 @@ def tiny_encoder(plain: Path, path: Path) -> Path:
 
     torch.manual_seed(0)
     letters = [chr(code) for code in range(33, 127)]
-    vocabulary = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        *letters,
-        *(f"##{letter}" for letter in letters),
-    ]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = [*special, *letters, *(f"##{letter}" for letter in letters)]
     (plain / "vocab.txt").write_text("\n".join(vocabulary))
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-    )
-    BertModel(config).save_pretrained(plain)
+    shape = {"hidden_size": 16, "intermediate_size": 32}
+    shape |= {"num_hidden_layers": 1, "num_attention_heads": 2}
+    BertModel(BertConfig(vocab_size=len(vocabulary), **shape)).save_pretrained(plain)
     BertTokenizerFast(str(plain / "vocab.txt"), model_max_length=64).save_pretrained(plain)
     SentenceTransformer(str(plain), device="cpu").save(str(path), create_model_card=False)
     return path

@@ -5,6 +5,7 @@ import hashlib
 import json
 import unicodedata
 import zlib
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -95,10 +96,14 @@ def strings_of(arrays: dict[str, Any], name: str) -> list[str]:
 
 
 def id_hash(text: str) -> int:
+    return hash_of(text.encode())
+
+
+def hash_of(numbers: Iterable[int]) -> int:
+    """Of the bytes of an id, or of the letters of a feature."""
     multiplier = 0x9E3779B97F4A7C15
-    value = sum(
-        (byte + 1) * pow(multiplier, place, 1 << 64) for place, byte in enumerate(text.encode(), 1)
-    ) % (1 << 64)
+    powers = ((n + 1) * pow(multiplier, place, 1 << 64) for place, n in enumerate(numbers, 1))
+    value = sum(powers) % (1 << 64)
     return (value ^ (value >> 32)) * multiplier % (1 << 64)
 
 
@@ -153,25 +158,15 @@ def lexical_features(text: str) -> tuple[dict[str, int], dict[str, int]]:
     return words, n_grams
 
 
-def feature_hash(text: str) -> int:
-    multiplier = 0x9E3779B97F4A7C15
-    value = sum(
-        (ord(letter) + 1) * pow(multiplier, at, 1 << 64) for at, letter in enumerate(text, 1)
-    )
-    value %= 1 << 64
-    return (value ^ (value >> 32)) * multiplier % (1 << 64)
-
-
 def lexical_vector(arrays: dict[str, Any], text: str) -> Any:
     rows = {value: row for row, value in enumerate(arrays["encoder/feature_hash"].tolist())}
     components = arrays["encoder/components"].astype(np.float64)
     vector = np.zeros(components.shape[1])
     for kind in lexical_features(text):
         weights = {
-            rows[feature_hash(feature)]: (1 + np.log(count))
-            * float(arrays["encoder/idf"][rows[feature_hash(feature)]])
-            for feature, count in kind.items()
-            if feature_hash(feature) in rows
+            rows[key]: (1 + np.log(times)) * float(arrays["encoder/idf"][rows[key]])
+            for feature, times in kind.items()
+            if (key := hash_of(map(ord, feature))) in rows
         }
         length = np.sqrt(2 * sum(weight**2 for weight in weights.values()))
         for row, weight in weights.items():
@@ -190,7 +185,6 @@ def test_the_page_suffices_to_embed_with_a_lexical_encoder() -> None:
         if name.startswith("encoder/")
     }
     lexical = Bundle.open(path).lexical
-    assert lexical is not None
     texts = [
         "NAIL polish, 3.5g!",
         "漢字とかな ٣.٥",
@@ -288,15 +282,8 @@ def numbers(values: list[int]) -> bytes:
 
 def test_the_page_suffices_to_read_a_split_in_columns() -> None:
     parts = read_columns_of(GOLDEN / "split-4", [""])
-    columns = {
-        "user",
-        "items",
-        "positions",
-        "times",
-        "event_rating",
-        "event_device",
-        "event_target",
-    }
+    fields = {"event_rating", "event_device", "event_target"}
+    columns = {"user", "items", "positions", "times"} | fields
     assert set(parts["train"][0]) == columns | {"sessions"}
     assert set(parts["test"][0]) == columns | {"targets", "history"}
 

@@ -124,7 +124,6 @@ def test_groups_and_weights_enter_an_evaluation() -> None:
         assert group.n == inside.sum()
         assert group.metrics == pytest.approx(averages(names, evaluation.values.values[inside]))
     ratings = np.array([example.feedback["rating"] or 0.0 for example in some], dtype=float)
-    assert evaluation.weighted is not None
     assert evaluation.weighted.n == (ratings > 0).sum()
     expected = averages(names, evaluation.values.values, ratings)
     assert evaluation.weighted.metrics == pytest.approx(expected)

@@ -13,24 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sidtool.data import Items, Query, compose_queries, read_items
 from sidtool.data.interactions import read_interactions
-from sidtool.data.items import Items, read_items
-from sidtool.data.queries import Query, compose_queries
+from sidtool.data.split import Split
 from sidtool.data.split.protocols import leave_one_out
-from sidtool.data.split.split import Split
-from sidtool.examples.sft_options import SftOptions
+from sidtool.examples import ExampleMaker, SftOptions
 from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import TASKS, history_prompt_task, named_task
-from sidtool.examples.training_examples import ExampleMaker
-from sidtool.model.prompt.frames import Format
+from sidtool.model.prompt import Format, Segment, catalog, prompt_encoder
 from sidtool.model.prompt.item_text import item_text
-from sidtool.model.prompt.segments import Segment, catalog, prompt_encoder
-from sidtool.model.vocabulary.tokens import SidTokens
-from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.tokenizer.sid import SidSpace
 from tests.examples.cases import ALL_TASKS, QUERIES
-from tests.models import tiny_tokenizer
+from tests.model.prompt.cases import extended_tokenizer
 from tests.shared_data import DATA
 
 pytestmark = pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
@@ -68,8 +63,7 @@ def check_real(items: Items, events: Path, format_: Format) -> None:
 def check(
     bundle: Bundle, items: Items, split: Split, options: SftOptions, queries: Sequence[Query]
 ) -> None:
-    tokenizer = tiny_tokenizer(chat=True)
-    tokenizer.add_tokens(list(bundle.space.tokens))
+    tokenizer, tokens = extended_tokenizer(bundle.space)
     maker = ExampleMaker(bundle, items, options, tokenizer, queries)
     catalog_index = {item_id: index for index, item_id in enumerate(items.ids)}
     catalog_texts: set[str] = set()
@@ -84,7 +78,7 @@ def check(
         templates.add((example.task, frozenset(texts_of(example.prompt, "template"))))
     check_templates(options.tasks, Counter(task for task, _ in templates))
     added = set(tokenizer.added_tokens_decoder)
-    encoder = prompt_encoder(tokenizer, SidTokens(bundle.space, 512))
+    encoder = prompt_encoder(tokenizer, tokens)
     for text in catalog_texts:
         with_markup = f"{text}<s_a_1> <|im_end|>{text}<eos>"
         assert not added & set(encoder.ids([catalog(text), catalog(with_markup)]))
@@ -151,8 +145,6 @@ def test_the_examples_of_beauty_are_valid(format_: Format) -> None:
 @pytest.mark.parametrize("format_", ["plain", "chat"])
 def test_the_examples_of_movielens_are_valid(format_: Format) -> None:
     spec = find_spec("recbole")
-    assert spec is not None
-    assert spec.submodule_search_locations
     films = (
         Path(spec.submodule_search_locations[0]) / "dataset_example" / "ml-100k" / "ml-100k.item"
     )

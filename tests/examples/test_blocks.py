@@ -7,17 +7,13 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.data.items import Items
-from sidtool.data.split.examples import write_examples
-from sidtool.data.split.split import Split
+from sidtool.data import Items
+from sidtool.data.split import Split, write_examples
 from sidtool.data.split.values import Example, FurtherTarget, UserSequence
-from sidtool.examples import blocks
+from sidtool.examples import ExampleMaker, SftOptions, blocks, named_task
 from sidtool.examples.example_file import example_json
-from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.tasks import BLOCKS, named_task
-from sidtool.examples.training_examples import ExampleMaker
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.examples.tasks import BLOCKS
+from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_tokenizer
 from tests.pairs import all_pairs
@@ -83,7 +79,6 @@ def lines_at_once(
 ) -> Any:
     events = maker.events(split)
     made = maker.task_blocks(task, split, events, users or range(len(events)), first)
-    assert made is not None
     # the order in which they are made has no effect
     blocks = [make() for make in reversed(list(made))][::-1]
     lines = b"".join(bytes(block.lines) for block in blocks)

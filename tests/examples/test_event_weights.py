@@ -89,7 +89,6 @@ def test_every_target_has_the_weight_of_its_event(
     assert tasks == set(TASKS)
     trained = [weight_of[user.user, item] for user in split.train for item in user.items]
     record = read_lineage(weighted).weights
-    assert record is not None
     assert record.mean == pytest.approx(np.mean(trained))
     assert (record.smallest, record.largest) == (min(trained), max(trained))
     unclipped = [rating_of[user.user, item] for user in split.train for item in user.items]
@@ -102,7 +101,6 @@ def test_every_target_has_the_weight_of_its_event(
 def test_a_column_is_a_weight_as_it_is(bundle: Bundle, events: Path) -> None:
     split = rated_split(events)
     weights = EventWeights.read(WeightOptions("rating"), split)
-    assert weights is not None
     rating_of = ratings(events)
     assert weights.values.tolist() == [
         rating_of[sequence.user, item] for sequence in split.train for item in sequence.items

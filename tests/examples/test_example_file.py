@@ -1,13 +1,8 @@
-import json
-from pathlib import Path
-
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.base.errors import DataError
-from sidtool.examples.example_file import read_training_examples, segments_to_text, text_to_segments
+from sidtool.examples.example_file import segments_to_text, text_to_segments
 from sidtool.model.prompt.segments import PromptEncoder, Segment, catalog, sids, template
 from tests.model.prompt.cases import SPACE, catalog_texts, extended_tokenizer, histories
 
@@ -36,11 +31,3 @@ def test_the_text_of_segments_has_the_same_token_ids(segments: list[Segment]) ->
     assert [text[start:stop] for start, stop in spans] == [
         segment.text for segment in merged if segment.kind == "catalog"
     ]
-
-
-@pytest.mark.parametrize("spans", [[[2, 9]], [[1, 2], [0, 1]], [[2, 1]]])
-def test_spans_that_do_not_fit_are_refused(tmp_path: Path, spans: list[list[int]]) -> None:
-    path = tmp_path / "train.jsonl"
-    path.write_text(json.dumps({"task": "item-text", "text": "abc", "catalog": {"text": spans}}))
-    with pytest.raises(DataError, match="catalog spans that are not in the order"):
-        list(read_training_examples(path))

@@ -11,17 +11,15 @@ import numpy as np
 import pytest
 
 from sidtool.cli.settings_table import list_settings
-from sidtool.data.items import Items
-from sidtool.data.split.split import Split
-from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.sft_run import make_sft
-from sidtool.examples.tasks import TASKS, find_task
+from sidtool.data import Items
+from sidtool.data.split import Split
+from sidtool.examples import TASKS, SftOptions, find_task, make_sft
+from sidtool.integrations.cluster import RunOptions
 from sidtool.integrations.cluster.engines import ENGINES
-from sidtool.integrations.cluster.run import RunOptions
-from sidtool.integrations.formats.convert import FORMATS, export_map, outputs
+from sidtool.integrations.formats import FORMATS, export_map, outputs
 from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle import Bundle, verify
-from sidtool.tokenizer.quantize.methods import METHODS
+from sidtool.tokenizer.quantize import METHODS
 from sidtool.training.reinforcement.rewards.kinds import REWARDS, parse_rewards
 from sidtool.training.reinforcement.rewards.reward import Groups, RewardContext, reward_sum
 from tests.doc_blocks import blocks, page

@@ -10,21 +10,14 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.fields.field_columns import FieldName, FieldOptions
-from sidtool.data.fields.fields import FieldTypes
-from sidtool.data.items import Items
+from sidtool.data import FieldName, FieldOptions, FieldTypes, Items
+from sidtool.data.split import Split
 from sidtool.data.split.make import SplitOptions, make_split
-from sidtool.data.split.split import Split
+from sidtool.examples import ExampleMaker, SftOptions, templates_for
 from sidtool.examples.example_file import example_json, prompt_and_completion
-from sidtool.examples.prompts import templates_for
-from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.training_examples import ExampleMaker
-from sidtool.model.prompt.assemble import history_prompt_ids
-from sidtool.model.prompt.frames import Templates
-from sidtool.model.prompt.segments import PromptEncoder
-from sidtool.recommendation.query import QuerySession
-from sidtool.recommendation.requests import Request
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.model.prompt import PromptEncoder, Templates, history_prompt_ids
+from sidtool.recommendation import QuerySession, Request
+from sidtool.tokenizer.bundle import Bundle
 from tests.loaded import loaded_model
 from tests.model.prompt.cases import extended_tokenizer
 
@@ -73,7 +66,6 @@ def requests_of(split: Split) -> Iterator[tuple[Any, Request]]:
 def served(
     maker: ExampleMaker, request: Request, bundle: Bundle, catalog: Items, *model: Any
 ) -> Any:
-    assert maker.prompts.history is not None
     rows = bundle.items.rows(request.history)
     titles = [catalog.titles[int(item[1:])] for item in request.history]
     codes = bundle.items.codes[rows]

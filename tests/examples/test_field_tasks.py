@@ -7,27 +7,21 @@ from typing import Any
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.fields.fields import FieldTypes
-from sidtool.data.items import Items
+from sidtool.data import FieldTypes, Items
+from sidtool.data.split import Example, Split
 from sidtool.data.split.files import write_split
-from sidtool.data.split.split import Split
-from sidtool.data.split.values import Example
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
-from sidtool.evaluation.tasks import TaskEvaluationOptions
+from sidtool.evaluation.tasks import TaskEvaluationOptions, evaluate_task
 from sidtool.evaluation.tasks.questions import make_questions
-from sidtool.evaluation.tasks.task_evaluation import evaluate_task
+from sidtool.examples import ExampleMaker, SftOptions
 from sidtool.examples.example_file import segments_to_text
-from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.task import TrainingExample
-from sidtool.examples.training_examples import ExampleMaker
-from sidtool.model.contract.stage_record import SftRecord, StageRecord
-from sidtool.model.load import LoadedModel
-from sidtool.model.prompt.frames import Templates
-from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.model.prompt.segments import PromptEncoder
-from sidtool.recommendation.query import QuerySession
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.make.encode import decode
+from sidtool.model import LoadedModel
+from sidtool.model.contract import SftRecord, StageRecord
+from sidtool.model.prompt import HistoryPrompt, PromptEncoder, Templates
+from sidtool.recommendation import QuerySession
+from sidtool.tokenizer import decode
+from sidtool.tokenizer.bundle import Bundle
 from tests.examples.cases import RATING_TASKS as TASKS
 from tests.examples.test_field_prompts import (
     TEMPLATES,

@@ -12,9 +12,7 @@ from sidtool.data.split.split import Split
 from sidtool.examples.lineage import read_lineage
 from sidtool.examples.parts import VALID, validation_users
 from tests.sealed import reseal
-from tests.training_fixtures import bundle, catalog, examples, make_split, split
-
-__all__ = ["bundle", "catalog", "examples", "split"]
+from tests.training_fixtures import make_split
 
 
 @pytest.fixture

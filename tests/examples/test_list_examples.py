@@ -5,25 +5,18 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import UsageError
-from sidtool.data.fields.field_columns import FieldName, FieldOptions
-from sidtool.data.items import Items
-from sidtool.data.split.list_targets import ListTargets
+from sidtool.data import FieldName, FieldOptions, Items
+from sidtool.data.split import ListTargets, SessionRule, Split
 from sidtool.data.split.make import SplitOptions, make_split
-from sidtool.data.split.record import SessionRule
-from sidtool.data.split.split import Split
-from sidtool.examples.event_weights import EventWeights, WeightOptions
+from sidtool.examples import ExampleMaker, SftOptions, make_sft, read_lineage
+from sidtool.examples.event_weights import WeightOptions
 from sidtool.examples.example_file import encode_example, example_json, read_training_examples
-from sidtool.examples.lineage import read_lineage
-from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.sft_run import make_sft
-from sidtool.examples.training_examples import ExampleMaker
-from sidtool.model.prompt.assemble import history_prompt_ids
-from sidtool.model.prompt.frames import Format, Templates
-from sidtool.model.prompt.segments import PromptEncoder
-from sidtool.model.vocabulary.tokens import SidTokens
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.model.prompt import Format, PromptEncoder, Templates, history_prompt_ids
+from sidtool.model.vocabulary import SidTokens
+from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.examples.cases import shown_items
+from tests.model.prompt.cases import extended_tokenizer
 from tests.models import tiny_tokenizer
 
 START = 880_000_000
@@ -51,9 +44,7 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> Split:
 def maker_of(
     bundle: Bundle, catalog: Items, split: Split, lists: ListTargets, **options: Any
 ) -> tuple[ExampleMaker, Any, SidTokens]:
-    tokenizer = tiny_tokenizer(chat=True)
-    tokens = SidTokens(bundle.space, len(tokenizer))
-    tokenizer.add_tokens(list(bundle.space.tokens))
+    tokenizer, tokens = extended_tokenizer(bundle.space)
     sft_options = SftOptions({"list": 1.0}, lists=lists, **options)
     maker = ExampleMaker(bundle, catalog, sft_options, tokenizer, fields=split.fields)
     return maker, tokenizer, tokens
@@ -85,10 +76,8 @@ def test_lists_are_trained_as_they_are_served(
     maker, tokenizer, tokens = maker_of(bundle, catalog, sessions, ListTargets(3), **options)
     encoder = PromptEncoder(tokenizer, tokens)
     prompt = maker.prompts.list
-    assert prompt is not None
     assert prompt.list_length == 3
     assert "Which 3 items come next?" in prompt.template
-    assert maker.prompts.history is not None
     assert maker.prompts.history.task == "list"
     examples = list(maker.examples(sessions))
     by_hand = lists_by_hand(sessions, bundle, 3)
@@ -128,8 +117,6 @@ def test_an_event_of_weight_0_is_in_no_list_and_a_feedback_orders(
     assert lineage.lists == lists
     assert read_lineage(out).list_prompt == lineage.list_prompt
     maker, _, _ = maker_of(bundle, catalog, sessions, lists)
-    event_weights = EventWeights.read(weights, sessions)
-    assert event_weights is not None
     made = list(maker.examples(sessions))
     for example, stored in zip(made, read_training_examples(out), strict=True):
         values = [ratings[user, item] for user, item, _ in example.events]
@@ -150,7 +137,6 @@ def test_templates_of_a_user_name_the_length_and_show_fields(
     templates = Templates(("Rated: {history} Next {length}:",), "", ("{sid}{event.rating};",))
     lists = ListTargets(2)
     maker, _, _ = maker_of(bundle, catalog, sessions, lists, templates={"list": templates})
-    assert maker.prompts.list is not None
     assert "Next 2:" in maker.prompts.list.template
     (example, *_) = maker.examples(sessions)
     first = sessions.train[0]
@@ -170,7 +156,5 @@ def test_a_mix_keeps_a_prompt_for_items_and_one_for_lists(
 ) -> None:
     options = SftOptions({"list": 3.0, "next-item": 1.0})
     maker = ExampleMaker(bundle, catalog, options, tiny_tokenizer())
-    assert maker.prompts.history is not None
     assert maker.prompts.history.task == "next-item"
-    assert maker.prompts.list is not None
     assert maker.prompts.list.list_length == 10

@@ -64,9 +64,7 @@ def test_the_files_are_deterministic_and_match_the_lineage(
         task: sum(row["task"] == task for row in rows) for task in ALL_TASKS
     }
     assert lineage.leaked_events == 0
-    assert lineage.history_prompt is not None
     assert lineage.history_prompt.task == "sequence"
-    assert lineage.text_prompt is not None
     assert lineage.text_prompt.task == "query-to-sid"
     assert sum(counts.share for counts in lineage.tasks.values()) == pytest.approx(1)
     assert lineage.bundle == bundle.identity
@@ -312,6 +310,7 @@ EXAMPLE = {"task": "item", "prompt": "a lamp", "completion": "b", "catalog": {"p
         {"catalog": {"prompt": [[4, 2]]}},
         {"catalog": {"prompt": [[-4, -2]]}},
         {"catalog": {"prompt": [[2, 4], [3, 6]]}},
+        {"catalog": {"prompt": [[4, 6], [2, 3]]}},
         {"catalog": {"text": [[0, 1]]}},
     ],
     ids=json.dumps,

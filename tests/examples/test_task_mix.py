@@ -3,13 +3,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import UsageError
-from sidtool.data.items import Items
-from sidtool.data.split.split import Split
-from sidtool.data.split.values import UserSequence
-from sidtool.examples.sft_options import SftOptions
+from sidtool.data import Items
+from sidtool.data.split import Split, UserSequence
+from sidtool.examples import ExampleMaker, SftOptions
 from sidtool.examples.tasks import token_budgets, tokens_of_mix
-from sidtool.examples.training_examples import ExampleMaker
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.models import tiny_tokenizer
 

@@ -1,6 +1,4 @@
-import runpy
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,13 +11,6 @@ from sidtool.examples.tasks import history_prompt_task, named_task
 from sidtool.model.prompt import PromptFrame
 from tests.examples.cases import ALL_TASKS, RATING_TASKS
 from tests.models import tiny_tokenizer
-
-DOCS = Path(__file__).parents[2] / "docs"
-
-
-def test_the_tasks_page_is_current() -> None:
-    page = runpy.run_path(str(DOCS / "build_tasks.py"))["page"]()
-    assert (DOCS / "tasks.md").read_text(encoding="utf-8") == page
 
 
 def test_every_template_file_belongs_to_a_task() -> None:

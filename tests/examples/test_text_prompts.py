@@ -2,15 +2,12 @@ import dataclasses
 
 import pytest
 
-from sidtool.data.items import Items
-from sidtool.data.split.split import Split
-from sidtool.examples.sft_options import SftOptions
+from sidtool.data import Items
+from sidtool.data.split import Split
+from sidtool.examples import ExampleMaker, SftOptions
 from sidtool.examples.tasks import TEXT_PROMPT_TASKS
-from sidtool.examples.training_examples import ExampleMaker
-from sidtool.model.prompt.assemble import text_prompt_ids
-from sidtool.model.prompt.frames import Format
-from sidtool.model.prompt.segments import PromptEncoder
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.model.prompt import Format, PromptEncoder, text_prompt_ids
+from sidtool.tokenizer.bundle import Bundle
 from tests.examples.cases import QUERIES
 from tests.model.prompt.cases import extended_tokenizer
 
@@ -24,7 +21,6 @@ def test_text_prompts_are_the_same(
     options = SftOptions({task: 3.0, "sid-to-title": 1.0}, format=format_)
     maker = ExampleMaker(bundle, catalog, options, tokenizer, QUERIES)
     prompt = maker.prompts.text
-    assert prompt is not None
     assert (prompt.task, prompt.format) == (task, format_)
     trained = [example.prompt for example in maker.examples(split) if example.task == task]
     texts = {

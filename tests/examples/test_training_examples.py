@@ -9,21 +9,17 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.items import Items
-from sidtool.data.queries import Query
-from sidtool.data.split.split import Split
-from sidtool.data.split.values import Example, UserSequence
+from sidtool.data import Items, Query
+from sidtool.data.split import Example, Split, UserSequence
+from sidtool.examples import ExampleMaker, SftOptions, TaskCatalogOptions, named_task, read_catalog
 from sidtool.examples.example_file import encode_example, example_json, segments_to_text
-from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions, read_catalog
 from sidtool.examples.task import TrainingExample
-from sidtool.examples.tasks import named_task
-from sidtool.examples.training_examples import ExampleMaker
-from sidtool.model.prompt.segments import PromptEncoder
-from sidtool.model.vocabulary.tokens import SidTokens
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.model.prompt import PromptEncoder
+from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.data.split.cases import trained
 from tests.examples.cases import ALL_TASKS, QUERIES
+from tests.model.prompt.cases import extended_tokenizer
 from tests.models import tiny_tokenizer
 
 
@@ -216,9 +212,8 @@ trapped = st.lists(pieces, min_size=1, max_size=4).map("".join)
 def test_catalog_text_never_becomes_a_token(texts: list[str], format_: str) -> None:
     """An example of hostile text has exactly the SID and special tokens of the same example with
     harmless text."""
-    bundle, tokenizer = small_bundle(6), tiny_tokenizer(chat=True)
-    tokens = SidTokens(bundle.space, len(tokenizer))
-    tokenizer.add_tokens(list(bundle.space.tokens))
+    bundle = small_bundle(6)
+    tokenizer, tokens = extended_tokenizer(bundle.space)
     encoder = PromptEncoder(tokenizer, tokens)
     added = set(tokenizer.added_tokens_decoder)
     ids = tuple(f"i{number}" for number in range(6))

@@ -18,7 +18,7 @@ from sidtool.memory import similarity
 from sidtool.memory.build import build_memory, rebuild_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.manifest import KnnSettings
-from sidtool.memory.similarity import history_scores, item_similarity, largest
+from sidtool.memory.similarity import item_similarity, largest
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.make.add import add_items
 from tests.bundles import small_bundle
@@ -168,33 +168,6 @@ def test_vectors_that_a_memory_does_not_compare_are_refused() -> None:
     with pytest.raises(UsageError, match="compares no vectors"):
         rebuild_memory(memory, split, bundle, vectors)
     assert rebuild_memory(memory, split, bundle).digest == memory.digest
-
-
-SEQUENCES = [np.array([0, 1, 2]), np.array([1, 0]), np.array([0, 1])]
-
-
-def test_reverse_weighs_the_pairs_against_their_order() -> None:
-    for reverse, expected in (
-        (0.0, [[0, 2, 0.5], [1, 0, 1], [0, 0, 0]]),
-        (0.25, [[0, 2.25, 0.5], [1.5, 0, 1], [0.125, 0.25, 0]]),
-    ):
-        how = KnnSettings(distance=0.5, reverse=reverse, normalization=0.0)
-        assert item_similarity(SEQUENCES, 3, how).to_scipy().toarray().tolist() == expected
-
-
-def test_a_history_recommends_what_followed_its_items() -> None:
-    how = KnnSettings(distance=1.0, reverse=0.0, normalization=0.0)
-    similarity = item_similarity([np.array([0, 1])], 2, how)
-    scores = history_scores(similarity, [np.array([0]), np.array([1])], 1.0).toarray()
-    assert scores.tolist() == [[0, 1], [0, 0]]
-
-
-@pytest.mark.parametrize("normalization", [0.0, 0.3, 0.5, 1.0])
-def test_normalization_is_a_power_of_the_events(normalization: float) -> None:
-    how = KnnSettings(distance=1.0, normalization=normalization, shrinkage=0.5)
-    similarity = item_similarity(SEQUENCES, 3, how).to_scipy().toarray()
-    assert similarity[0, 1] == pytest.approx(3 / (9**normalization + 0.5))
-    assert similarity[2, 0] == pytest.approx(1 / (3**normalization + 0.5))
 
 
 @given(values=st.lists(st.sampled_from([1.0, 2.0, 3.0]), max_size=12), count=st.integers(1, 12))

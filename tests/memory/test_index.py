@@ -5,13 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.memory.build import build_memory
-from sidtool.memory.content import ItemContent
-from sidtool.memory.manifest import KnnSettings
-from sidtool.memory.memory import Memory
+from sidtool.memory import ItemContent, KnnSettings, Memory, build_memory
+from sidtool.memory.mixture import ItemDistribution, MemoryIndex
 from sidtool.memory.mixture import index as module
-from sidtool.memory.mixture.gate import ItemDistribution
-from sidtool.memory.mixture.index import MemoryIndex
 from tests.bundles import small_bundle
 from tests.memory.cases import random_histories, slow_scores, small_memory, split_of
 

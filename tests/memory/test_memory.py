@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
-from sidtool.memory.build import verify_memory
-from sidtool.memory.manifest import KnnSettings
-from sidtool.memory.memory import Memory
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.memory import KnnSettings, Memory, verify_memory
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.zarr_group import spell_root
 from tests.bundles import small_bundle
 from tests.memory.cases import forged, small_memory

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import Texts
 from sidtool.data.split.pairs import cooccurrence, count_blocks
-from sidtool.memory.build import SplitPairs, build_memory, verify_memory
-from sidtool.memory.content import ItemContent
-from sidtool.memory.manifest import KnnSettings
+from sidtool.memory import ItemContent, KnnSettings, SplitPairs, build_memory, verify_memory
 from sidtool.memory.rows import ITEM, Shards
 from sidtool.memory.similarity import BLOCK_ENTRY, GROUP_ENTRY
 from tests.bundles import small_bundle

@@ -7,11 +7,9 @@ import pytest
 import torch
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, SidtoolWarning
-from sidtool.model import load
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.extend import ExtendOptions, extend_model
-from sidtool.model.load import check_model_folder, load_model_folder
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.model import ExtendOptions, check_model_folder, extend_model, load, load_model_folder
+from sidtool.model.contract import read_contract
+from sidtool.tokenizer.bundle import Bundle
 from tests.model.cases import distinct_codes, make_bundle, make_codebook
 from tests.model.conftest import shop
 from tests.models import tiny_tokenizer, unsigned

@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning, UsageError
-from sidtool.data.items import make_items
-from sidtool.memory.build import build_memory, verify_memory
-from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
-from sidtool.model.copies import bind_memory, outlook, rebind
-from sidtool.model.load import check_model_folder, load_model_folder
-from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.bundle.item_map import ItemMap
-from sidtool.tokenizer.make.add import add_items
+from sidtool.data import make_items
+from sidtool.memory import build_memory, verify_memory
+from sidtool.model import bind_memory, check_model_folder, load_model_folder, outlook, rebind
+from sidtool.model.contract import MEMORY_COPY, MemoryBinding
+from sidtool.tokenizer import add_items
+from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.tokenizer.make.align import align
 from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import renamed
+from tests.cli.road import tree
 from tests.memory.cases import split_of
 from tests.model.cases import DIM, distinct_codes, make_bundle, make_codebook
 
@@ -32,11 +31,6 @@ def grown(bundle: Bundle, ids: Sequence[str] = ("new0", "new1")) -> Bundle:
 
 def retrained(seed: int = 5) -> Bundle:
     return make_bundle(IDS, OTHER_CODES, codebook=make_codebook(seed), name="retrained")
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_a_model_of_the_parent_bundle_is_bound_to_the_child(
@@ -55,7 +49,7 @@ def test_a_model_of_the_parent_bundle_is_bound_to_the_child(
     assert (bound.verdict.kind, bound.bundle.identity) == ("same", child.identity)
     assert bound.contract.params.previous_bundle == bundle.identity.digest
     assert [record.stage for record in bound.contract.stages] == ["extend", "rebind"]
-    before, after = contents(made), contents(tmp_path / "bound")
+    before, after = tree(made), tree(tmp_path / "bound")
     assert before.keys() == after.keys()
     written = {"README.md", "config.json", "sid.json"}
     kept = {name for name in before if not name.startswith("sid.zarr/")} - written
@@ -101,12 +95,12 @@ def test_a_bundle_that_cannot_be_aligned_requires_training(bundle: Bundle) -> No
 
 
 def test_a_refused_rebind_writes_nothing(made: Path, bundle: Bundle, tmp_path: Path) -> None:
-    there = contents(tmp_path)
+    there = tree(tmp_path)
     with pytest.raises(CompatibilityError):
         rebind(made, retrained(), tmp_path / "bound")
     with pytest.raises(UsageError, match="exists already"):
         rebind(made, grown(bundle), made)
-    assert contents(tmp_path) == there
+    assert tree(tmp_path) == there
     rebind(made, grown(bundle), made, force=True)  # a model may be rebound in its own place
     assert check_model_folder(made)[1].identity == grown(bundle).identity
 

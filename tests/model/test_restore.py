@@ -9,17 +9,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError
-from sidtool.model.contract.contract import MemoryBinding
-from sidtool.model.contract.folder import read_contract, write_contract
+from sidtool.model import extend_model, load_model_folder, rebind
+from sidtool.model.contract import MemoryBinding, read_contract, write_contract
 from sidtool.model.contract.stage_record import ExtendParams, RestoreParams, StageRecord
-from sidtool.model.copies import rebind
-from sidtool.model.extend import extend_model
-from sidtool.model.load import load_model_folder
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import renamed
-from tests.cli.road import done, refused
+from tests.cli.road import done, refused, tree
 from tests.model.contract.cases import HISTORY
-from tests.model.test_rebind import contents, grown
+from tests.model.test_rebind import grown
 
 
 @pytest.fixture
@@ -77,7 +74,7 @@ def test_unchanged_weights_are_recognized(model: Path, bundle: Bundle, tmp_path:
 
 def test_what_cannot_be_restored_is_refused(model: Path, bundle: Bundle, tmp_path: Path) -> None:
     saved = save_again(model, tmp_path / "saved")
-    before = contents(tmp_path)
+    before = tree(tmp_path)
     other = grown(bundle)
     needed = bundle.identity.digest[:12]
     with pytest.raises(CompatibilityError, match=f"was made for bundle {needed}"):
@@ -86,7 +83,7 @@ def test_what_cannot_be_restored_is_refused(model: Path, bundle: Bundle, tmp_pat
     with pytest.raises(DataError, match=r"saved has no tokenizer\.json"):
         rebind(saved, bundle, tmp_path / "restored")
     del before["saved/tokenizer.json"]
-    assert contents(tmp_path) == before
+    assert tree(tmp_path) == before
     rebind(save_again(model, saved), renamed(bundle, "other"), tmp_path / "restored")
 
 

@@ -45,7 +45,6 @@ def answer(loaded: LoadedModel, request: Request, **options: Any) -> Recommendat
 
 def memory_ranking(loaded: LoadedModel, history: tuple[str, ...], power: float) -> list[str]:
     """The ids of all items with memory mass, best first, equal ones in SID order."""
-    assert loaded.memory is not None
     bundle = loaded.bundle
     index = MemoryIndex.of(loaded.memory.memory, bundle)
     (distribution,) = index.distributions([bundle.items.rows(history)], power)
@@ -89,7 +88,6 @@ def test_candidates_are_ranked_by_the_mixture(architecture: str, duplicates: boo
 def test_explanations_name_the_history_that_the_memory_spoke_from() -> None:
     loaded = mixed(shop(), 0.5)
     result = answer(loaded, Request(history=HISTORY), k=60, explain=True)
-    assert result.explanations is not None
     assert len(result.explanations) == len(result.items)
     from_memory = set(memory_ranking(loaded, HISTORY, 2.0))
     for item, explanation in zip(result.items, result.explanations, strict=True):
@@ -190,7 +188,6 @@ def test_a_weight_replaces_the_gate_of_a_contract(tmp_path: Path) -> None:
     chosen = []
     for options in (MemoryOptions(), MemoryOptions(power=3.0), MemoryOptions(weight=0.1)):
         weighted = choose_memory(tmp_path, binding, loaded.bundle, options)
-        assert weighted is not None
         chosen.append((weighted.gate, weighted.weight, weighted.power))
     assert chosen == [(gate, 0.4, 2.0), (gate, 0.4, 3.0), (None, 0.1, 2.0)]
 

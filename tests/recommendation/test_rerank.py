@@ -5,18 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sidtool.memory.content import ItemContent
-from sidtool.memory.manifest import KnnSettings
-from sidtool.memory.memory import Memory
-from sidtool.memory.mixture.gate import Prior
-from sidtool.memory.mixture.index import MemoryIndex
-from sidtool.memory.mixture.rerank_index import FeatureIndex
-from sidtool.memory.rows import SparseRows
+from sidtool.memory import ItemContent, KnnSettings, Memory, SparseRows
+from sidtool.memory.mixture import FeatureIndex, MemoryIndex, Prior
 from sidtool.memory.similarity import CountedPairs, content_similarity, count_events, similar_items
-from sidtool.model.load import LoadedModel
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import recommend
-from sidtool.recommendation.requests import Recommendation, Request
+from sidtool.model import LoadedModel
+from sidtool.recommendation import Recommendation, RecommendOptions, Request, recommend
 from sidtool.recommendation.rerank import Reranking
 from sidtool.recommendation.search.results import RankedItems, mix
 from sidtool.tokenizer.sid import ItemRows, SidPositions
@@ -159,7 +152,6 @@ def test_features_and_order_are_those_of_the_reference() -> None:
             rows = row_of[before.positions]
             features = reference(memory, known, rows.tolist(), logs)
             inputs = fitted.standardized(np.array(features))
-            assert after.features is not None
             order = [before.positions.tolist().index(item) for item in after.positions.tolist()]
             assert after.features == pytest.approx(inputs[order], abs=2e-4), seed
             bonuses = np.where(memory.events[rows] == 0, 0.7, 0.0)
@@ -167,7 +159,6 @@ def test_features_and_order_are_those_of_the_reference() -> None:
             assert (np.diff(scores) <= 1e-4).all(), seed
             # what is reported is the mixture's
             assert np.array_equal(after.scores, before.scores[order])
-            assert after.mixture_order is not None
             assert np.array_equal(after.mixture_order, before.positions)
 
 
@@ -199,7 +190,6 @@ def test_items_after_the_first_hundred_follow_in_the_order_of_the_mixture() -> N
 
 def reranked(loaded: LoadedModel) -> LoadedModel:
     """The model with its memory and a random re-ranker."""
-    assert loaded.memory is not None
     fitted = random_reranker(loaded.memory.memory.manifest, strength=0.5)
     return replace(loaded, memory=replace(loaded.memory, reranker=fitted))
 
@@ -246,7 +236,6 @@ def test_without_a_history_or_a_known_item_the_model_alone_ranks() -> None:
 def test_an_explanation_names_the_features_that_raised_an_item() -> None:
     loaded = reranked(mixed(shop(), 0.4))
     (answer,) = answers(loaded, [Request(history=("i3", "i17"))], k=5, explain=True)
-    assert answer.explanations is not None
     for explanation in answer.explanations:
         values = list(explanation.raised_by.values())
         assert values == sorted(values, reverse=True)

@@ -40,10 +40,6 @@ def record(**values: Any) -> Edit:
     return lambda examples, lineage, valid: lineage.update(values)
 
 
-def forget(key: str) -> Edit:
-    return lambda examples, lineage, valid: lineage.pop(key)
-
-
 def prompt(**values: Any) -> Edit:
     return lambda examples, lineage, valid: lineage["history_prompt"].update(values)
 
@@ -114,7 +110,7 @@ EDITS: dict[str, Edit] = {
     # lineage
     "a leak": record(leaked_events=5),
     "another format": record(format=2),
-    "no bundle": forget("bundle"),
+    "no bundle": lambda examples, lineage, valid: lineage.pop("bundle"),
     "another split": record(split={"protocol": "leave-one-out", "digest": "0" * 64}),
     "no files": record(files={}),
     "no tasks": record(tasks={}),

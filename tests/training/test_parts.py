@@ -15,11 +15,9 @@ import pytest
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import sealed_text
 from sidtool.base.errors import DataError, UsageError
-from sidtool.examples import ExampleParts
-from sidtool.examples.lineage import read_lineage, side_files
-from sidtool.training.reinforcement.reinforcement import rl
-from sidtool.training.settings_file import read_stages
-from sidtool.training.training import check_stages, plan_stages, train
+from sidtool.examples import ExampleParts, read_lineage, side_files
+from sidtool.training import check_stages, plan_stages, read_stages, train
+from sidtool.training.reinforcement import rl
 from tests.sealed import reseal
 from tests.training.runs import ENVIRONMENT, FAST, Stopped, same, weights
 
@@ -45,12 +43,21 @@ def in_parts_of(made: Path, folder: Path, n: int) -> Path:
     return folder
 
 
-def test_one_part_gives_what_its_file_gives(tmp_path: Path, models: Make, examples: Make) -> None:
+def test_one_part_at_a_url_gives_what_its_file_gives(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
     base, made = models("gpt2"), examples(sequence=1.0)
     folder = in_parts_of(made, tmp_path / "parts", 1)
-    train(base, made, tmp_path / "file", **FAST)
-    train(base, folder, tmp_path / "one", **FAST)
-    assert same(weights(tmp_path / "file"), weights(tmp_path / "one"))
+    url = f"memory://{uuid.uuid4().hex}/parts"
+    filesystem, root = fsspec.core.url_to_fs(url)
+    filesystem.put(str(folder), root, recursive=True)
+    settings = {"eval_users": 5, **FAST, "save_strategy": "epoch"}
+    for name, location in (("file", made), ("url", url)):
+        (planned,) = plan_stages(base, location, tmp_path / name, read_stages(None))
+        assert planned.valid is not None
+        assert planned.to_json()["examples"] == str(location)
+        train(base, location, tmp_path / name, valid=planned.valid, **settings)
+    assert same(weights(tmp_path / "file"), weights(tmp_path / "url"))
 
 
 def test_a_training_resumes_in_the_order_of_its_epoch(
@@ -174,22 +181,6 @@ def test_what_needs_a_file_is_refused(tmp_path: Path, models: Make, examples: Ma
         train(models("t5"), folder, tmp_path / "out")
     with pytest.raises(UsageError, match="is a folder of parts, not a file"):
         rl(models("gpt2"), folder, tmp_path / "out")
-
-
-def test_parts_and_validation_users_at_a_url(tmp_path: Path, models: Make, examples: Make) -> None:
-    folder = in_parts_of(examples(sequence=1.0), tmp_path / "parts", 2)
-    url = f"memory://{uuid.uuid4().hex}/parts"
-    filesystem, root = fsspec.core.url_to_fs(url)
-    filesystem.put(str(folder), root, recursive=True)
-    for number, location in enumerate((folder, url)):
-        (planned,) = plan_stages(
-            models("gpt2"), location, tmp_path / f"{number}", read_stages(None)
-        )
-        assert planned.valid is not None
-        assert planned.to_json()["examples"] == str(location)
-        settings = {"valid": planned.valid, "eval_users": 5, **FAST, "save_strategy": "epoch"}
-        train(models("gpt2"), location, tmp_path / f"{number}", **settings)
-    assert same(weights(tmp_path / "0"), weights(tmp_path / "1"))
 
 
 SCRIPT = """

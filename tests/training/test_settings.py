@@ -154,11 +154,9 @@ def test_bf16_is_used_where_the_processor_multiplies_in_it(
         assert run_config(run).eval_on_start is False, "there is nothing to evaluate"
 
 
-def test_the_settings_page_is_current() -> None:
+def test_the_settings_page_has_our_settings_whatever_the_version_of_trl() -> None:
     builder = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "build_settings.py"))
     page = builder["PAGE"].read_text(encoding="utf-8")
-    assert not builder["is_stale"]()
-    # sidtool's own settings do not depend on the version of TRL
     ours = [setting for setting in list_settings("train") if setting.group == "sidtool"]
     assert {setting.key for setting in ours} == {field.name for field in fields(TrainOptions)}
     for setting in ours:

@@ -10,23 +10,16 @@ import pytest
 import torch
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.data.items import Items
-from sidtool.data.split.split import Split
-from sidtool.examples.lineage import read_lineage
-from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.sft_run import make_sft
-from sidtool.memory.build import build_memory, verify_memory
-from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.copies import bind_memory, merge
-from sidtool.model.extend import extend_model
-from sidtool.model.load import load_model_folder
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import recommend
-from sidtool.recommendation.requests import Request
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.data import Items
+from sidtool.data.split import Split
+from sidtool.examples import SftOptions, make_sft, read_lineage
+from sidtool.memory import build_memory, verify_memory
+from sidtool.model import bind_memory, extend_model, load_model_folder, merge
+from sidtool.model.contract import MEMORY_COPY, MemoryBinding, read_contract
+from sidtool.recommendation import RecommendOptions, Request, recommend
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.training import StageSettings, TrainOptions
 from sidtool.training.loop.checkpoints import last_checkpoint
-from sidtool.training.settings import StageSettings, TrainOptions
 from sidtool.training.training import TrainingSummary, plan_stages, train, train_stages
 from tests.models import tiny_model, tiny_tokenizer
 from tests.training.runs import FAST, OFTEN, Stopped, same, valid_of, weights
@@ -253,21 +246,6 @@ def test_what_a_later_stage_lacks_is_found_before_the_first_one_trains(
     }
 
 
-def test_an_adapter_requires_its_unchanged_base(
-    tmp_path: Path, models: Make, short_train: Train
-) -> None:
-    shutil.copytree(models("llama"), tmp_path / "here/base")
-    short_train("here/out", tmp_path / "here/base", **LORA, max_steps=1)
-    (tmp_path / "here").rename(tmp_path / "there")
-    load_model_folder(tmp_path / "there/out")  # the two moved together
-    shutil.rmtree(tmp_path / "there/base")
-    with pytest.raises(CompatibilityError, match="does not exist"):
-        load_model_folder(tmp_path / "there/out")
-    shutil.copytree(models("llama", seed=3), tmp_path / "here/base")
-    with pytest.raises(CompatibilityError, match="has other weights"):
-        load_model_folder(tmp_path / "there/out")
-
-
 @pytest.mark.slow
 def test_padding_is_not_counted_as_tokens(examples: Make, short_train: Train) -> None:
     packed, padded = (
@@ -325,25 +303,6 @@ def test_checkpoints_without_validation_select_none(short_train: Train) -> None:
     assert summary.steps == 12
 
 
-def test_adapters_never_replace_their_base(
-    tmp_path: Path, models: Make, short_train: Train, bundle: Bundle, split: Split
-) -> None:
-    base, adapters = tmp_path / "base", tmp_path / "adapters"
-    shutil.copytree(models("llama"), base)
-    before = weights(base)
-    with pytest.raises(UsageError, match="is the base of the adapters that would replace it"):
-        short_train("base", base, **LORA, max_steps=1, force=True)
-    short_train("adapters", base, **LORA, max_steps=1)
-    with pytest.raises(UsageError, match="is the base of the adapters"):
-        short_train("base", adapters, **LORA, max_steps=1, force=True)
-    memory = build_memory(split, bundle)
-    binding = MemoryBinding(memory.digest, 0.4, 3.0, {})
-    with pytest.raises(UsageError, match="is the base of the adapters"):
-        bind_memory(adapters, memory, binding, base, force=True)
-    assert same(weights(base), before)
-    assert load_model_folder(adapters).bundle.digest == bundle.digest
-
-
 def test_every_stage_is_checked_before_the_first_one_runs(
     tmp_path: Path, models: Make, examples: Make
 ) -> None:
@@ -390,3 +349,28 @@ def test_validation_prompts_fit_the_positions_of_the_model(
     out = tmp_path / "out"
     summary = train(tmp_path / "base+sid", made, out, valid=valid_of(made), **settings)
     assert summary.best is not None
+
+
+def test_adapters_never_replace_their_base_and_require_it_unchanged(
+    tmp_path: Path, models: Make, short_train: Train, bundle: Bundle, split: Split
+) -> None:
+    base, adapters = tmp_path / "here/base", tmp_path / "here/out"
+    shutil.copytree(models("llama"), base)
+    with pytest.raises(UsageError, match="is the base of the adapters that would replace it"):
+        short_train("here/base", base, **LORA, max_steps=1, force=True)
+    short_train("here/out", base, **LORA, max_steps=1)
+    with pytest.raises(UsageError, match="is the base of the adapters"):
+        short_train("here/base", adapters, **LORA, max_steps=1, force=True)
+    memory = build_memory(split, bundle)
+    binding = MemoryBinding(memory.digest, 0.4, 3.0, {})
+    with pytest.raises(UsageError, match="is the base of the adapters"):
+        bind_memory(adapters, memory, binding, base, force=True)
+    assert same(weights(base), weights(models("llama")))
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert load_model_folder(tmp_path / "there/out").bundle.digest == bundle.digest  # both moved
+    shutil.rmtree(tmp_path / "there/base")
+    with pytest.raises(CompatibilityError, match="does not exist"):
+        load_model_folder(tmp_path / "there/out")
+    shutil.copytree(models("llama", seed=3), base)
+    with pytest.raises(CompatibilityError, match="has other weights"):
+        load_model_folder(tmp_path / "there/out")

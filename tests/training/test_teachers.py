@@ -8,21 +8,17 @@ import pytest
 import torch
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.data.items import Items
-from sidtool.data.split.split import Split
-from sidtool.examples.example_file import TokenizedExamples
-from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.sft_run import make_sft
-from sidtool.memory.build import build_memory
-from sidtool.model.contract.compat import check_model_split
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.extend import extend_model
-from sidtool.model.load import load_model_folder
-from sidtool.model.prompt.segments import prompt_encoder
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.data import Items
+from sidtool.data.split import Split
+from sidtool.examples import SftOptions, TokenizedExamples, make_sft
+from sidtool.memory import build_memory
+from sidtool.model import extend_model, load_model_folder
+from sidtool.model.contract import check_model_split, read_contract
+from sidtool.model.prompt import prompt_encoder
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.training import TrainOptions
 from sidtool.training.loss.loss import Teachers, load_teachers
 from sidtool.training.run_checks import plan_training
-from sidtool.training.settings import TrainOptions
 from sidtool.training.training import TrainingSummary, train
 from tests.bundles import small_bundle
 from tests.models import tiny_model, tiny_tokenizer, unsigned
@@ -146,9 +142,7 @@ def test_incompatible_teachers_are_refused(
         load_teachers([wider], load_model_folder(base), None)
 
 
-def test_a_memory_teaches(
-    tmp_path: Path, bundle: Bundle, split: Split, models: Make, short_train: Train
-) -> None:
+def test_a_memory_teaches(tmp_path: Path, bundle: Bundle, split: Split, short_train: Train) -> None:
     memory = build_memory(split, bundle)
     memory.save(tmp_path / "memory.zarr")
     alone = {**BRIEF, "softmax_over": "trie"}

@@ -15,23 +15,21 @@ import torch
 from trl import SFTConfig
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.examples.example_file import TokenizedExamples
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.load import load_model_folder
-from sidtool.model.vocabulary.tokens import SidTokens
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import recommend
-from sidtool.recommendation.requests import Request
-from sidtool.recommendation.search.partial_head import PartialHead
-from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.examples import TokenizedExamples
+from sidtool.model import load_model_folder
+from sidtool.model.contract import read_contract
+from sidtool.model.vocabulary import SidTokens
+from sidtool.recommendation import RecommendOptions, Request, recommend
+from sidtool.recommendation.search import PartialHead
+from sidtool.tokenizer.bundle import Trie
 from sidtool.tokenizer.sid import SidSpace
+from sidtool.training import HISTORY_FILE, MACHINE_FILE
 from sidtool.training.loop.checkpoints import STATE_FILE, TOTALS_FILE, last_checkpoint
 from sidtool.training.loop.trainer import CausalTrainer
 from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.loss.augment import AugmentedExamples
 from sidtool.training.loss.loss import Loss, Teachers
 from sidtool.training.loss.probes import narrows_exactly, packs_exactly
-from sidtool.training.run import HISTORY_FILE, MACHINE_FILE
 from sidtool.training.training import TrainingSummary, train
 from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 from tests.pairs import all_pairs
@@ -413,11 +411,20 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
 
 
 def test_a_checkpoint_of_an_earlier_version_stops_where_it_says(
-    tmp_path: Path, short_train: Train
+    tmp_path: Path, short_train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {**SMALL, "save_strategy": "steps", "save_steps": 2}
     with pytest.raises(Stopped):
         short_train("killed", **settings, stop=3)
+
+    def fail(*_: Any) -> None:
+        raise TypeError("a state of another version")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.Trainer._load_callback_state", fail)
+        # an error of a checkpoint is no refusal of settings
+        with pytest.raises(TypeError, match="a state of another version"):
+            short_train("killed", **settings)
     path = tmp_path / "killed.partial/checkpoint-2" / STATE_FILE
     state = json.loads(path.read_text())
     state["stateful_callbacks"]["StopCallback"] = {"args": {}, "attributes": {"step": 4}}
@@ -524,21 +531,6 @@ def test_an_error_of_our_own_is_no_refusal_of_settings(
     monkeypatch.setattr("sidtool.training.trainer_setup.set_dropout", lambda *_: int("a fault"))
     with pytest.raises(ValueError, match="a fault"):
         short_train("out")
-
-
-def test_an_error_of_a_checkpoint_is_no_refusal_of_settings(
-    tmp_path: Path, short_train: Train, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = {**SMALL, "save_strategy": "steps", "save_steps": 2}
-    with pytest.raises(Stopped):
-        short_train("killed", **settings, stop=3)
-
-    def fail(*_: Any) -> None:
-        raise TypeError("a state of another version")
-
-    monkeypatch.setattr("transformers.Trainer._load_callback_state", fail)
-    with pytest.raises(TypeError, match="a state of another version"):
-        short_train("killed", **settings)
 
 
 def test_an_unfinished_run_with_different_settings_is_not_resumed(

@@ -9,23 +9,21 @@ import pytest
 import torch
 
 from sidtool.base.errors import CompatibilityError, DataError, UsageError
-from sidtool.data.split.split import Split
-from sidtool.examples.example_file import TokenizedExamples, read_training_examples
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.copies import merge
-from sidtool.model.extend import ExtendOptions, extend_model
-from sidtool.model.load import load_model_folder
-from sidtool.model.prompt.segments import prompt_encoder
-from sidtool.recommendation.query import QuerySession
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.data.split import Split
+from sidtool.examples import TokenizedExamples, read_training_examples
+from sidtool.model import ExtendOptions, extend_model, load_model_folder, merge
+from sidtool.model.contract import read_contract
+from sidtool.model.prompt import prompt_encoder
+from sidtool.recommendation import QuerySession
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.training import train
+from sidtool.training.reinforcement import RlOptions
 from sidtool.training.reinforcement.examples import read_rl_examples
 from sidtool.training.reinforcement.list_trainer import ListValidation
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.kinds import list_recall
 from sidtool.training.reinforcement.rewards.reward import RewardContext
 from sidtool.training.reinforcement.rollouts import GroupMaker
-from sidtool.training.reinforcement.settings import RlOptions
-from sidtool.training.training import train
 from tests.training.runs import short_rl
 
 Make = Callable[..., Path]

@@ -229,13 +229,11 @@ def test_a_feedback_orders_the_targets(split: Split) -> None:
 
 def test_vectors_are_those_of_the_codebook(split: Split) -> None:
     bundle = small_bundle(40)
-    assert bundle.codebook is not None
     row = 7
     codes = bundle.items.codes[row]
     summed = sum(level[code] for level, code in zip(bundle.codebook.levels, codes, strict=True))
     for codebook in (bundle.codebook, with_prices(bundle.codebook)):
         facts = item_facts(Bundle.of(bundle.items, codebook, "reassign", name="b"), split.train)
-        assert facts.directions is not None
         direction = summed / np.linalg.norm(summed)
         np.testing.assert_allclose(facts.directions[row], direction, rtol=1e-5)
     assert item_facts(small_bundle(40, codebook=False), split.train).directions is None

@@ -9,14 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sidtool.model import extend_model
+from sidtool.model.contract import Contract, MemoryBinding, read_contract, write_contract
 from sidtool.model.contract.card import model_card
-from sidtool.model.contract.contract import Contract, MemoryBinding
-from sidtool.model.contract.folder import read_contract, write_contract
-from sidtool.model.extend import extend_model
-from sidtool.model.prompt.prompts import HistoryPrompt, TextPrompt
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import recommend
-from sidtool.recommendation.requests import Request
+from sidtool.model.prompt import HistoryPrompt, TextPrompt
+from sidtool.recommendation import RecommendOptions, Request, recommend
 from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import done
 from tests.model.cases import save_base

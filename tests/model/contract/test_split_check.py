@@ -4,10 +4,8 @@ from pathlib import Path
 import pytest
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.data.split.record import SplitReference
-from sidtool.model.contract.compat import check_model_split
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.contract.stage_record import StageRecord
+from sidtool.data.split import SplitReference
+from sidtool.model.contract import StageRecord, check_model_split, read_contract
 from sidtool.tokenizer.bundle import Bundle
 from tests.model.contract.cases import TRAINED
 

@@ -7,11 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.fields.fields import Fields
+from sidtool.data import Fields
 from sidtool.examples.prompts import with_field_tokens
-from sidtool.model.prompt.assemble import history_prompt_ids
-from sidtool.model.prompt.frames import PromptFrame
-from sidtool.model.prompt.prompts import HistoryPrompt
+from sidtool.model.prompt import HistoryPrompt, PromptFrame, history_prompt_ids
 from sidtool.model.prompt.template_slots import Slot, parse, parse_field_tokens, value_text
 from sidtool.model.vocabulary.tokenizer import add_block
 from sidtool.model.vocabulary.tokens import FieldTokenLookup, FieldTokens, SidTokens

@@ -8,11 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
-from sidtool.data.fields.fields import NO_FIELDS, Fields
+from sidtool.data import Fields
 from sidtool.examples.example_file import segments_to_text, text_to_segments
-from sidtool.model.prompt.assemble import history_prompt_ids
-from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.model.prompt.segments import PromptEncoder, catalog, template
+from sidtool.model.prompt import HistoryPrompt, PromptEncoder, catalog, history_prompt_ids, template
 from sidtool.model.prompt.template_slots import (
     Slot,
     frame_segments,
@@ -246,4 +244,3 @@ def test_a_sequence_goes_on_with_the_context_of_the_next_item() -> None:
     assert prompt.shows_fields
     with pytest.raises(DataError, match=r"\{sid\} exactly once"):
         HistoryPrompt("sequence", "{history}", 5, 99, item="{gap}")
-    assert NO_FIELDS.event == {}

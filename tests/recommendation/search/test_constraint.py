@@ -9,10 +9,8 @@ from hypothesis import strategies as st
 from transformers import LogitsProcessorList
 
 from sidtool.base.errors import DataError
-from sidtool.model.network.structure import decoder_start_id
-from sidtool.recommendation.search.constraint import SidLogitsProcessor
-from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.results import Normalize
+from sidtool.model.network import decoder_start_id
+from sidtool.recommendation.search import LeafFilter, Normalize, SidLogitsProcessor
 from tests.models import tiny_model
 from tests.recommendation.search.cases import (
     beam_config,

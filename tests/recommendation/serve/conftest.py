@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from sidtool.model.load import LoadedModel
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.serve.app import make_app
+from sidtool.model import LoadedModel
+from sidtool.recommendation import RecommendOptions
+from sidtool.recommendation.serve import Service, Sources, make_app
 from sidtool.recommendation.serve.batcher import Served
 from sidtool.recommendation.serve.serve_options import ServeLimits, ServeOptions, Version
-from sidtool.recommendation.serve.service import Service
-from sidtool.recommendation.serve.sources import Sources
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 from tests.waiting import DEADLOCK

@@ -94,7 +94,6 @@ def running(log: Path, *words: object, env: dict[str, str] | None = None) -> Ite
         ) as process,
     ):
         try:
-            assert process.stdout is not None
             line = process.stdout.readline()
             assert line, log.read_text()
             yield Running(json.loads(line)["url"], process, log)

@@ -7,23 +7,16 @@ import pytest
 from fastapi.testclient import TestClient
 
 from sidtool.base.errors import RefusedError
-from sidtool.data.split.split import Split
-from sidtool.data.split.values import UserSequence
-from sidtool.memory.build import build_memory
-from sidtool.memory.mixture.index import MemoryOptions
-from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.model.prompt.prompts import HistoryPrompt, TextPrompt
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import recommend
-from sidtool.recommendation.requests import Request
-from sidtool.recommendation.serve.app import make_app
+from sidtool.data.split import Split, UserSequence
+from sidtool.memory import build_memory
+from sidtool.memory.mixture import MemoryOptions
+from sidtool.model import LoadedModel, load_model_folder
+from sidtool.model.prompt import HistoryPrompt, TextPrompt
+from sidtool.recommendation import RecommendOptions, Request, recommend
+from sidtool.recommendation.serve import Service, Sources, make_app
 from sidtool.recommendation.serve.batcher import Served
 from sidtool.recommendation.serve.serve_options import ServeOptions, Version
-from sidtool.recommendation.serve.service import Service
-from sidtool.recommendation.serve.sources import Sources
-from sidtool.registry import push
-from sidtool.registry.publish import tag
-from sidtool.registry.references import open_bundle
+from sidtool.registry import open_bundle, push, tag
 from tests.loaded import with_prompts
 from tests.recommendation.serve.conftest import OPTIONS
 from tests.recommendation.serve.disk import N_GROWN, N_ITEMS, catalog_bundle, save_model

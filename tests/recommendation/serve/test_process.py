@@ -16,10 +16,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from sidtool.cli.serve import example_call
-from sidtool.model.load import load_model_folder
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import recommend
-from sidtool.recommendation.requests import Request
+from sidtool.model import load_model_folder
+from sidtool.recommendation import RecommendOptions, Request, recommend
 from sidtool.recommendation.serve.start import service_folder
 from tests.cli.road import refused
 from tests.cli.test_columns import COMMANDS

@@ -1,4 +1,5 @@
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,25 +12,19 @@ from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.loss.augment import Augmentation, AugmentedExamples, item_spans
 from sidtool.training.loss.item_fields import ItemFields
-from tests.models import tiny_tokenizer
+from tests.model.prompt.cases import extended_tokenizer
 
+SIDs = list[tuple[int, ...]]
 MARKED, BARE = SidSpace((4, 3, 5)), SidSpace((4, 3, 5), begin=None, end=None)
 
 
-def encoder(space: SidSpace) -> PromptEncoder:
-    tokenizer = tiny_tokenizer()
-    tokens = SidTokens(space, len(tokenizer))
-    tokenizer.add_tokens(list(space.tokens))
-    return PromptEncoder(tokenizer, tokens)
-
-
-ENCODERS = {space: encoder(space) for space in (MARKED, BARE)}
+ENCODERS = {space: PromptEncoder(*extended_tokenizer(space)) for space in (MARKED, BARE)}
 codes = st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 4))
 histories = st.lists(codes, min_size=1, max_size=9)
 chances = st.sampled_from([0.0, 0.3, 0.8, 1.0])
 
 
-def spelled(space: SidSpace, items: list[tuple[int, ...]]) -> str:
+def spelled(space: SidSpace, items: SIDs) -> str:
     return "".join(space.spell(item, begin_end_tokens=True) for item in items)
 
 
@@ -37,9 +32,7 @@ def encoded(space: SidSpace, row: dict[str, object], *, codes_only: bool) -> Tok
     return encode_example(row, ENCODERS[space], ENCODERS[space].tokens, codes_only=codes_only)
 
 
-def sequence(
-    space: SidSpace, items: list[tuple[int, ...]], context: int, **more: object
-) -> TokenizedExample:
+def sequence(space: SidSpace, items: SIDs, context: int, **more: object) -> TokenizedExample:
     """An item sequence; if `context` is within it, that many items are its prompt."""
     row: dict[str, object] = {"task": "sequence", "text": spelled(space, items), **more}
     if 0 < context < len(items):
@@ -49,12 +42,12 @@ def sequence(
     return encoded(space, row, codes_only=True)
 
 
-def is_part(part: list[tuple[int, ...]], whole: list[tuple[int, ...]]) -> bool:
+def is_part(part: SIDs, whole: SIDs) -> bool:
     left = iter(whole)
     return all(item in left for item in part)
 
 
-def decoded(ids: list[int], tokens: SidTokens) -> list[tuple[int, ...]]:
+def decoded(ids: list[int], tokens: SidTokens) -> SIDs:
     """The SIDs that the ids spell; fails if they are not whole SIDs in sequence."""
     edge = int(tokens.space.has_begin_end_tokens)
     rows = np.array(ids).reshape(-1, tokens.space.levels + 2 * edge)
@@ -68,7 +61,7 @@ def decoded(ids: list[int], tokens: SidTokens) -> list[tuple[int, ...]]:
 
 @given(st.sampled_from([MARKED, BARE]), histories, st.integers(0, 8), chances, st.integers(0, 99))
 def test_a_shortened_history_has_whole_items_in_order(
-    space: SidSpace, items: list[tuple[int, ...]], context: int, drop: float, seed: int
+    space: SidSpace, items: SIDs, context: int, drop: float, seed: int
 ) -> None:
     tokens = ENCODERS[space].tokens
     before = sequence(space, items, context)
@@ -92,7 +85,7 @@ def test_a_shortened_history_has_whole_items_in_order(
 
 @given(st.sampled_from([MARKED, BARE]), histories, st.integers(0, 8), chances)
 def test_a_reversed_history_has_targets_at_the_same_positions(
-    space: SidSpace, items: list[tuple[int, ...]], context: int, drop: float
+    space: SidSpace, items: SIDs, context: int, drop: float
 ) -> None:
     tokens = ENCODERS[space].tokens
     before = sequence(space, items, context)
@@ -129,7 +122,7 @@ def test_shuffled_items_stay_within_the_span_and_targets_keep_their_positions(
 
 @given(histories, chances, st.booleans(), st.integers(0, 99))
 def test_the_frame_and_the_completion_of_a_next_item_example_stay(
-    items: list[tuple[int, ...]], drop: float, codes_only: bool, seed: int
+    items: SIDs, drop: float, codes_only: bool, seed: int
 ) -> None:
     tokens, answer = ENCODERS[MARKED].tokens, MARKED.spell((1, 2, 3), begin_end_tokens=True)
     row = {
@@ -170,28 +163,6 @@ def test_examples_without_a_history_and_running_text_stay(row: dict[str, object]
     assert all(np.array_equal(one, other) for one, other in zip(after, before, strict=True))
 
 
-@given(
-    st.sampled_from([MARKED, BARE]),
-    st.integers(2, 9),
-    st.integers(0, 8),
-    chances,
-    chances,
-    st.integers(0, 99),
-)
-def test_items_keep_their_weights(
-    space: SidSpace, length: int, context: int, drop: float, share: float, seed: int
-) -> None:
-    tokens = ENCODERS[space].tokens
-    items = [(at % 4, at // 4, at % 5) for at in range(length)]  # all different
-    before = sequence(space, items, context, weight=[at + 0.5 for at in range(length)])
-    ids, _, weights, *_ = Augmentation(drop, share, share)(
-        before, tokens, np.random.default_rng(seed)
-    )
-    of_items = weights.reshape(-1, tokens.space.levels + 2 * space.has_begin_end_tokens)
-    for item, item_weights in zip(decoded(ids.tolist(), tokens), of_items, strict=True):
-        assert set(item_weights.tolist()) == {items.index(item) + 0.5}
-
-
 @cache
 def some_rows() -> TokenizedExamples:
     n = 40
@@ -205,11 +176,7 @@ def some_rows() -> TokenizedExamples:
 
 
 def shown(
-    seed: int,
-    epoch: int,
-    augmentation: Augmentation,
-    order: list[int] | None = None,
-    epochs: int = 10**6,
+    seed: int, epoch: int, augmentation: Augmentation, order: Any = None, epochs: int = 10**6
 ) -> list[list[int]]:
     rows = AugmentedExamples(some_rows(), augmentation, ENCODERS[BARE].tokens, seed)
     rows.vary(epoch, epochs)
@@ -264,14 +231,12 @@ def test_fewer_histories_are_reordered_in_every_epoch_and_none_in_the_last(
 
 def test_an_item_that_is_left_out_takes_its_text_along() -> None:
     space = BARE
-    tokenizer = tiny_tokenizer()
-    tokenizer.add_tokens(list(space.tokens))
+    tokenizer, tokens = extended_tokenizer(space)
     items = [f"{space.spell((n % 4, n % 3, n % 5))} rated {n};" for n in range(4)]
     row = {"task": "next-item", "prompt": "".join(items) + " Next?"}
     row["completion"] = space.spell((1, 1, 1))
     example = encoded(space, row, codes_only=True)
     augmentation = Augmentation(item_dropout=0.5)
-    tokens = ENCODERS[space].tokens
     seen = set()
     for seed in range(60):
         varied = augmentation(example, tokens, np.random.default_rng(seed))
@@ -297,11 +262,7 @@ def test_the_item_that_a_question_is_about_stays_the_newest() -> None:
 
 @given(st.sampled_from([MARKED, BARE]), histories, histories, chances, st.integers(0, 99))
 def test_a_list_keeps_all_of_its_items_and_the_question(
-    space: SidSpace,
-    history: list[tuple[int, ...]],
-    items: list[tuple[int, ...]],
-    drop: float,
-    seed: int,
+    space: SidSpace, history: SIDs, items: SIDs, drop: float, seed: int
 ) -> None:
     tokens = ENCODERS[space].tokens
     begin = space.begin or ""
@@ -401,9 +362,10 @@ def test_items_keep_their_fields_however_they_are_varied(
         if name == "device":
             assert ahead == item
         assert behind in (None, item)
-        # the weight of a token is its place before: SIDs stay whole
+        # the weight of a token is its place before
         start = int(item_spans(varied.ids, tokens)[place, 0])
-        assert np.diff(varied.weights[start : start + 3]).tolist() == [1, 1]
+        own = int(item_spans(before.ids, tokens)[item, 0])
+        assert varied.weights[start : start + 3].tolist() == [own, own + 1, own + 2]
     assert fields.before == 0 or (GAP <= varied.ids[1] < RATED)
     assert varied.ids[-1] == tokens.level_starts[2] + shown_items(varied.ids, fields)[-1][1] // 4
     assert set(varied.ids[varied.targets].tolist()) <= set(tokens.token_ids.tolist())

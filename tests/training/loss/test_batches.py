@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError
 from sidtool.examples.example_file import TokenizedExample, TokenizedExamples, encode_example
 from sidtool.model.prompt.segments import PromptEncoder
-from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.loss.batches import (
     IGNORED,
@@ -18,14 +17,11 @@ from sidtool.training.loss.batches import (
     padded_batch,
     parts_by_length,
 )
-from tests.models import tiny_tokenizer
+from tests.model.prompt.cases import extended_tokenizer
 
 SPACE = SidSpace((4, 3))
-
-
-TOKENIZER = tiny_tokenizer()
-ENCODER = PromptEncoder(TOKENIZER, SidTokens(SPACE, len(TOKENIZER)))
-TOKENIZER.add_tokens(list(SPACE.tokens))
+TOKENIZER, TOKENS = extended_tokenizer(SPACE)
+ENCODER = PromptEncoder(TOKENIZER, TOKENS)
 
 
 def targets(row: dict[str, object], *, codes_only: bool = False) -> list[str]:

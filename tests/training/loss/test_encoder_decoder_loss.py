@@ -90,14 +90,3 @@ def test_over_part_of_the_vocabulary_it_is_a_direct_computation(over: SoftmaxOve
             target = int(np.flatnonzero(competitors == answer[level])[0])
             expected -= float(example.weights[-1]) * float(logs[target].detach())
     assert float(value.detach()) == pytest.approx(expected, rel=1e-4)
-
-
-def test_a_weight_of_two_equals_the_example_twice() -> None:
-    model = tiny_encoder_decoder("mt5", vocab_size=VOCAB)
-    first, second, *_ = some_examples(text=False)
-    ones = [each._replace(weights=each.weights * 0 + 1) for each in (first, second)]
-    heavy = ones[0]._replace(weights=ones[0].weights * 2)
-    loss = Loss("level", TOKENS)
-    weighted, _ = total(model, loss, [heavy, ones[1]])
-    twice, _ = total(model, loss, [ones[0], ones[1], ones[0]])
-    torch.testing.assert_close(weighted, twice)

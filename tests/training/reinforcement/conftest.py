@@ -1,4 +1,4 @@
-"""Fixtures of a tiny shop, and of a model that was trained on lists for a moment."""
+"""Training examples of the tiny shop, and models trained on them for a moment."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +7,23 @@ import pytest
 
 from sidtool.training.training import train
 from tests.training.runs import FAST
-from tests.tuned_fixtures import made, tuned
 
-__all__ = ["made", "tuned"]
+
+@pytest.fixture(scope="session")
+def made(examples: Callable[..., Path]) -> Path:
+    """The training examples of the shop."""
+    return examples(sequence=1.0)
+
+
+@pytest.fixture(scope="session")
+def tuned(
+    tmp_path_factory: pytest.TempPathFactory, models: Callable[..., Path], made: Path
+) -> Path:
+    """A model whose beams hit now and then, normalized over the trie."""
+    out = tmp_path_factory.mktemp("tuned") / "model"
+    settings = {**FAST, "num_train_epochs": 3, "softmax_over": "trie"}
+    train(models("llama"), made, out, **settings)
+    return out
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,10 @@ from sidtool.base.errors import DataError
 from sidtool.data.split.split import Split
 from sidtool.examples.lineage import read_lineage
 from sidtool.model.prompt.segments import prompt_encoder
-from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.examples import RlExamples, history_task, read_rl_examples
 from tests.bundles import small_bundle
-from tests.models import tiny_tokenizer
+from tests.model.prompt.cases import extended_tokenizer
 
 BUNDLE = small_bundle(12)
 IDS = list(BUNDLE.items.ids)
@@ -24,10 +23,8 @@ def sid(row: int) -> str:
 def read(
     path: Path, task: str | None = "sequence", bundle: Bundle = BUNDLE, **given: bool
 ) -> RlExamples:
-    tokenizer = tiny_tokenizer()
-    tokenizer.add_tokens(list(bundle.space.tokens))
-    tokens = SidTokens(bundle.space, len(tiny_tokenizer()))
-    return read_rl_examples(path, task, prompt_encoder(tokenizer, tokens), bundle, **given)
+    encoder = prompt_encoder(*extended_tokenizer(bundle.space))
+    return read_rl_examples(path, task, encoder, bundle, **given)
 
 
 def write(path: Path, *examples: dict[str, object]) -> Path:

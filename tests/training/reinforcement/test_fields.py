@@ -1,3 +1,6 @@
+"""Fields of training examples' events against those of the split, event by event, and training with
+them."""
+
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -6,20 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sidtool.base.errors import UsageError
-from sidtool.data.items import Items
+from sidtool.base.errors import DataError, UsageError
+from sidtool.data import Items
+from sidtool.data.split import ListTargets, Split
 from sidtool.data.split.files import read_split, write_split
-from sidtool.data.split.split import Split
-from sidtool.examples.example_file import encode_example, read_training_examples
-from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.sft_run import make_sft
-from sidtool.model.load import load_model_folder
-from sidtool.model.prompt.frames import Templates
-from sidtool.model.prompt.segments import prompt_encoder
-from sidtool.recommendation.query import QuerySession
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.examples import SftOptions, encode_example, make_sft, read_training_examples
+from sidtool.model import load_model_folder
+from sidtool.model.prompt import PromptEncoder, Templates, prompt_encoder
+from sidtool.recommendation import QuerySession
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.training import train
 from sidtool.training.reinforcement.examples import EventFields, read_rl_examples
-from sidtool.training.training import train
+from tests.examples.test_field_prompts import extended_tokenizer, random_split
 from tests.models import tiny_tokenizer
 from tests.training.runs import short_rl
 from tests.training_fixtures import rated_split
@@ -88,3 +89,47 @@ def test_such_a_model_is_trained_further(
     with pytest.raises(UsageError, match="shows fields, which the training examples do not repeat"):
         short_rl(model, made, tmp_path / "none", **STEP)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "lists"),
+    [
+        ("sequence", None),
+        ("next-item", None),
+        ("list", ListTargets(length=2)),
+        ("list", ListTargets(length=2, order="rating")),
+    ],
+)
+def test_fields_are_those_before_the_event(
+    bundle: Bundle, catalog: Items, tmp_path: Path, task: str, lists: ListTargets | None
+) -> None:
+    split = random_split(4, tmp_path)
+    tokenizer, tokens = extended_tokenizer(bundle.space)
+    options = SftOptions({task: 1.0}, history_length=2, max_length=400, lists=lists)
+    out = tmp_path / "train.jsonl"
+    make_sft(bundle, catalog, split, out, options, tokenizer=tokenizer)
+    encoder = PromptEncoder(tokenizer, tokens)
+    examples = read_rl_examples(out, None if lists else task, encoder, bundle)
+    examples = replace(examples, fields=EventFields.of(examples.users, split, bundle))
+    train = {user.user: user for user in split.train}
+    assert len(examples) >= 6
+    for number in range(len(examples)):
+        user = train[examples.users[number]]
+        rows = bundle.items.rows(user.items).tolist()
+        # in this shop no user has an item twice
+        stop = rows.index(examples.history(number)[-1]) + 1
+        expected = user.fields.before(stop, tuple(split.fields.context))
+        assert examples.fields_before(number) == expected
+
+
+def test_another_split_is_refused(bundle: Bundle, catalog: Items, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    split = random_split(3, tmp_path)
+    tokenizer, tokens = extended_tokenizer(bundle.space)
+    out = tmp_path / "train.jsonl"
+    make_sft(bundle, catalog, split, out, SftOptions({"sequence": 1.0}), tokenizer=tokenizer)
+    encoder = PromptEncoder(tokenizer, tokens)
+    examples = read_rl_examples(out, "sequence", encoder, bundle)
+    examples = replace(examples, fields=EventFields(bundle, (), {}))
+    with pytest.raises(DataError, match="shows events that user 'u0' has not in the split"):
+        examples.fields_before(0)

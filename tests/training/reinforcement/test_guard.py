@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, RefusedError, UsageError
-from sidtool.data.items import Items
-from sidtool.data.split.split import Split
-from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.sft_run import make_sft
-from sidtool.memory.build import build_memory
-from sidtool.model.contract.stage_record import RlParams
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.data import Items
+from sidtool.data.split import Split
+from sidtool.examples import SftOptions, make_sft
+from sidtool.memory import build_memory
+from sidtool.model.contract import RlParams
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.training.reinforcement import RlOptions, plan_rl
 from sidtool.training.reinforcement.rewards.kinds import REWARDS
 from sidtool.training.reinforcement.rewards.reward import (
     Groups,
@@ -25,8 +25,6 @@ from sidtool.training.reinforcement.rewards.reward import (
     RunFacts,
     reward_sum,
 )
-from sidtool.training.reinforcement.rl_run import plan_rl
-from sidtool.training.reinforcement.settings import RlOptions
 from tests.training.runs import short_rl
 from tests.training_fixtures import make_split
 

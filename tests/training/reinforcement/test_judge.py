@@ -11,8 +11,6 @@ from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.search.results import RankedQueries
 from sidtool.tokenizer.bundle.bundle import Bundle
 
-POPULAR = tuple(f"i{number}" for number in range(20))
-
 
 @pytest.fixture(scope="module")
 def judge(tuned: Path, bundle: Bundle) -> Judge:

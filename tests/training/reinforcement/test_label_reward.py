@@ -7,21 +7,17 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.data.fields.fields import Fields, FieldTypes
-from sidtool.data.items import Items
+from sidtool.data import Fields, FieldTypes, Items
+from sidtool.data.split import Split
 from sidtool.data.split.files import write_split
-from sidtool.data.split.split import Split
-from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.sft_run import make_sft
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.contract.stage_record import ModelReference
-from sidtool.model.load import load_model_folder
-from sidtool.model.prompt.frames import Templates
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.examples import SftOptions, make_sft
+from sidtool.model import load_model_folder
+from sidtool.model.contract import ModelReference, read_contract
+from sidtool.model.prompt import Templates
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.training import train
+from sidtool.training.reinforcement import RlOptions, plan_rl
 from sidtool.training.reinforcement.rewards import label
-from sidtool.training.reinforcement.rl_run import plan_rl
-from sidtool.training.reinforcement.settings import RlOptions
-from sidtool.training.training import train
 from tests.models import tiny_tokenizer
 from tests.training.runs import short_rl
 from tests.training_fixtures import split_with_fields

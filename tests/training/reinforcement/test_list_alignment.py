@@ -23,6 +23,7 @@ from sidtool.training.reinforcement.settings import RlOptions
 from tests.sealed import reseal
 from tests.training.runs import OFTEN, Stopped, same, short_rl, weights
 
+Make = Callable[..., Path]
 IPA: dict[str, Any] = {
     "algorithm": "ipa",
     "num_generations": 2,
@@ -112,11 +113,7 @@ def test_rounds_raise_the_reward(
 
 
 def test_what_does_not_fit_lists_is_refused(
-    tmp_path: Path,
-    list_model: Path,
-    made_lists: Path,
-    models: Callable[..., Path],
-    examples: Callable[..., Path],
+    tmp_path: Path, list_model: Path, made_lists: Path, models: Make, examples: Make
 ) -> None:
     def plan(model: Path, made: Path, *, fields: Any = None, **options: Any) -> None:
         how = RlOptions(algorithm="ipa", **{"reward": "ndcg", **options})

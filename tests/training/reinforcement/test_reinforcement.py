@@ -13,13 +13,11 @@ import torch
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import sealed_text
 from sidtool.base.errors import DataError, RefusedError, UsageError
-from sidtool.examples.lineage import read_lineage, side_files
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.load import load_model_folder
-from sidtool.training.reinforcement.reinforcement import rl
-from sidtool.training.reinforcement.rl_run import plan_rl
-from sidtool.training.reinforcement.settings import RlOptions
-from sidtool.training.training import train
+from sidtool.examples import read_lineage, side_files
+from sidtool.model import load_model_folder
+from sidtool.model.contract import read_contract
+from sidtool.training import train
+from sidtool.training.reinforcement import RlOptions, plan_rl, rl
 from tests.training.runs import ENVIRONMENT, Stopped, same, short_rl, weights
 
 TWO_ITERATIONS = {"num_iterations": 2, "steps_per_generation": 2, "max_steps": 6}

@@ -11,8 +11,10 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import SidSpace
-from sidtool.training.reinforcement.rewards.kinds import REWARDS, parse_rewards
+from sidtool.training.reinforcement.rewards.kinds import REWARDS, memory_scores, parse_rewards
 from sidtool.training.reinforcement.rewards.reward import Groups, RewardContext, reward_sum
+from tests.bundles import small_bundle
+from tests.memory.cases import small_memory
 
 # "b" and "c" share a SID; rows are in the order of the ids
 CODES = np.array([[0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 1], [1, 1, 1]], dtype=np.uint16)
@@ -50,14 +52,6 @@ def test_rank_is_the_reward_of_minionerec() -> None:
     np.testing.assert_allclose(result, [expected, [0, 0, 0, 0]], rtol=1e-12)
     # with four items: 1, .6309, .5 and .4307 of 2.5616
     np.testing.assert_allclose(result[0], [-0.3904, -0.2463, 0, -0.1681], atol=5e-5)
-
-
-def bundle_of_8() -> Bundle:
-    space = SidSpace((2, 2, 2))
-    codes = space.unpack(np.arange(8, dtype=np.uint64))
-    return Bundle.of(
-        ItemMap.of(space, [f"i{row}" for row in range(8)], codes), None, "reassign", name="eight"
-    )
 
 
 def test_a_sum_is_weighted() -> None:
@@ -147,7 +141,7 @@ def test_rewards_of_a_group_do_not_depend_on_the_others(seed: int, n: int, size:
     rng = np.random.default_rng(seed)
     items = [[int(row) for row in rng.permutation(9)[:size] - 1] for _ in range(n)]
     targets = [int(row) for row in rng.integers(0, 8, n)]
-    context = RewardContext(bundle_of_8())
+    context = RewardContext(small_bundle(8, (2, 2, 2)))
     for name in (
         name for name, kind in REWARDS.items() if kind.function and "item" in kind.answers
     ):
@@ -156,3 +150,19 @@ def test_rewards_of_a_group_do_not_depend_on_the_others(seed: int, n: int, size:
         for row in range(n):
             alone = groups_of([items[row]], [targets[row]])
             np.testing.assert_array_equal(rewards_of(name, alone, context)[0], whole[row])
+
+
+def test_a_memory_scores_items_relative_to_the_best_one() -> None:
+    bundle = small_bundle()
+    bundle.items.retired[[4, 9]] = True
+    memory = small_memory(bundle)
+    histories = [np.array([3, -1, 7]), np.array([], dtype=np.int64), np.array([12])]
+    items = np.random.default_rng(0).permuted(np.tile(np.arange(40), (3, 1)), axis=1)
+    result = memory_scores(memory, bundle)(histories, None, items)
+    similar = memory.neighbors.to_scipy().toarray()
+    recency = memory.manifest.settings.recency
+    for row, scores in enumerate((recency * similar[3] + similar[7], 0 * similar[0], similar[12])):
+        scores[[4, 9]] = 0  # retired items are not recommended
+        expected = scores[items[row]] / max(scores.max(), 1e-30)
+        np.testing.assert_allclose(result[row], expected, rtol=1e-5)
+    assert result[0].max() == result[2].max() == 1

@@ -12,27 +12,25 @@ import torch
 
 from sidtool.base.errors import CompatibilityError, RefusedError, UsageError
 from sidtool.base.output import locked
-from sidtool.data.items import Items
+from sidtool.data import Items, Vectors
 from sidtool.data.split.extension import extended
 from sidtool.data.split.split import Split, SplitOrigin
-from sidtool.data.vectors import Vectors
-from sidtool.examples.event_weights import WeightOptions
-from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.sft_run import make_sft
-from sidtool.memory.build import build_memory, verify_memory
-from sidtool.memory.content import ItemContent
-from sidtool.memory.manifest import KnnSettings
-from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
-from sidtool.model.contract.folder import read_contract, write_contract
-from sidtool.model.contract.stage_record import ModelReference, StageRecord
-from sidtool.model.copies import bind_memory
-from sidtool.model.load import load_model_folder
-from sidtool.model.prompt.frames import Templates
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.training.renewal.last_training import RefreshOptions, training_settings
+from sidtool.examples import SftOptions, WeightOptions, make_sft
+from sidtool.memory import ItemContent, KnnSettings, build_memory, verify_memory
+from sidtool.model import bind_memory, load_model_folder
+from sidtool.model.contract import (
+    MEMORY_COPY,
+    MemoryBinding,
+    ModelReference,
+    StageRecord,
+    read_contract,
+    write_contract,
+)
+from sidtool.model.prompt import Templates
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.training import StageSettings, TrainOptions, plan_stages, train
+from sidtool.training.renewal import RefreshOptions, training_settings
 from sidtool.training.renewal.refresh import plan_refresh, refresh
-from sidtool.training.settings import StageSettings, TrainOptions
-from sidtool.training.training import plan_stages, train
 from tests.bundles import small_bundle
 from tests.memory.rerankers import random_reranker
 from tests.model.contract.cases import TRAINED
