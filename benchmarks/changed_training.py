@@ -16,6 +16,7 @@ from recipe import parse_numbers
 from table import markdown
 
 from sidtool.data.split import open_split
+from sidtool.evaluation import evaluate
 from sidtool.evaluation.bootstrap import paired_differences
 from sidtool.evaluation.metrics import averages
 from sidtool.model.contract import TrainParams, read_contract
@@ -87,10 +88,24 @@ def comparison_parser(description: str | None) -> ArgumentParser:
     return parser
 
 
-def store(args: Namespace, result: dict[str, Any], change: str) -> None:
-    """Print the table and write the results under the name of the data."""
+def served_metrics(args: Namespace, served: Path, other: Path) -> dict[str, Any]:
+    """The validation metrics of a model with its memory, by the parts of what is served, and the
+    paired difference from another one."""
+    evaluation = evaluate(
+        served, args.work / "split", against=other, on="valid", exclude_seen=not args.seen
+    ).to_json()
+    return {name: evaluation[name] for name in ("n", "metrics", "baselines", "differences")}
+
+
+def store_result(args: Namespace, result: dict[str, Any]) -> None:
+    """Write results under the name of the data."""
     stored = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
     args.out.write_text(json.dumps(stored | {args.name: result}, indent=1) + "\n", encoding="utf-8")
+
+
+def store(args: Namespace, result: dict[str, Any], change: str) -> None:
+    """Print the table and write the results under the name of the data."""
+    store_result(args, result)
     rows = [
         [system, *(f"{metrics[name]:.4f}" for name in ("hr@10", "ndcg@10"))]
         for system in (change, "recipe")

@@ -10,12 +10,10 @@ served with WORK/memory.zarr, tuned on the same users."""
 
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
-from changed_training import compare, comparison_parser, store, train_recipe
+from changed_training import compare, comparison_parser, served_metrics, store, train_recipe
 
 from sidtool.data.split import open_split
-from sidtool.evaluation import evaluate
 from sidtool.evaluation.tuning import tune_memory
 from sidtool.registry import open_memory
 
@@ -43,19 +41,6 @@ def served(args: Namespace, model: Path) -> Path:
     return out
 
 
-def served_metrics(args: Namespace, seed: int) -> dict[str, Any]:
-    """The validation metrics of a seed's model with the memory, by the parts of what is served, and
-    the paired difference from the recipe's model with the memory."""
-    evaluation = evaluate(
-        served(args, trained(args, seed)),
-        args.work / "split",
-        against=served(args, args.work / f"seed-{seed}" / "model"),
-        on="valid",
-        exclude_seen=not args.seen,
-    ).to_json()
-    return {name: evaluation[name] for name in ("metrics", "baselines", "differences")}
-
-
 def main() -> None:
     """Measure the teachers."""
     parser = comparison_parser(__doc__)
@@ -64,7 +49,14 @@ def main() -> None:
     args = parser.parse_args()
     change = CHANGES[args.of]
     result = compare(args, trained, change)
-    result["served"] = [served_metrics(args, seed) for seed in args.seeds]
+    result["served"] = [
+        served_metrics(
+            args,
+            served(args, trained(args, seed)),
+            served(args, args.work / f"seed-{seed}" / "model"),
+        )
+        for seed in args.seeds
+    ]
     store(args, result, change)
     for of_seed in result["served"]:
         print({name: values["ndcg@10"] for name, values in of_seed["differences"].items()})
