@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -78,6 +78,7 @@ HEADER = {
 
 @cases(300)
 @given(header=damaged_json(HEADER), length=st.one_of(st.none(), SIZES), extra=st.integers(-9, 9))
+@example(header=b"\xef\xbb\xbf" + json.dumps(HEADER).encode(), length=None, extra=0)
 def test_weights_read_are_those_of_a_consistent_header(
     weights: Path, header: bytes, length: int | None, extra: int
 ) -> None:

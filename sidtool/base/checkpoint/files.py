@@ -239,7 +239,7 @@ def read_entries(stream: BinaryIO) -> tuple[bytes, dict[str, dict[str, Any]]]:
     if size < 8 or header_size > size - 8:
         raise ValueError(f"a header of {header_size} bytes in a file of {size}")
     start += stream.read(header_size)
-    header = parse_json(start[8:])
+    header = parse_json(start[8:].decode())  # the library takes no byte order mark
     metadata = header.pop("__metadata__", {})
     if not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("metadata that is not text")
