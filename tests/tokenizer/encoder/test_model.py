@@ -74,7 +74,7 @@ def test_an_invalid_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
         embed(["a"], Encoder(str(folder), pooling="best"), cache=tmp_path)
     assert "lasttoken" in str(caught.value.shell_hint)
     for setting in ({"dtype": "int3"}, {"max_length": 0}):
-        with pytest.raises(UsageError, match=r"bfloat16, not 'int3'|at least 1, not 0"):
+        with pytest.raises(UsageError, match=r"not 'int3'|at least 1, not 0"):
             Encoder(str(folder), **setting)
 
 
