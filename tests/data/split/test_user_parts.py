@@ -114,6 +114,20 @@ def test_a_part_may_lack_targets_and_values(tmp_path: Path) -> None:
     assert len(read_split(tmp_path / "split").test) == 3
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (FieldOptions((FieldName("clicks", "int"),)), "clicks: no event has a value"),
+        (FieldOptions((FieldName("rating"),), target=("rating>=2",)), "no event fulfills --target"),
+    ],
+)
+def test_all_parts_may_not(tmp_path: Path, fields: FieldOptions, words: str) -> None:
+    columns = {"rating": ["1"] * N_EVENTS, "clicks": [""] * N_EVENTS}
+    events = write_events(tmp_path / "events", **columns)
+    with pytest.raises(DataError, match=words):
+        divide(events, tmp_path / "split", SplitOptions(fields=fields))
+
+
 def test_a_csv_pattern(tmp_path: Path) -> None:
     (tmp_path / "events").mkdir()
     for number in range(2):

@@ -16,10 +16,10 @@ from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import Digest, JsonRecord
 from sidtool.base.threads import release_arrow_memory
-from sidtool.data.coded import Texts
+from sidtool.data.coded import Coded, Texts
 from sidtool.data.columns import EventColumns, EventNames, choose_column, choose_event_columns
 from sidtool.data.event_sort import ORDER, USER
-from sidtool.data.fields.fields import FieldTypes
+from sidtool.data.fields.fields import TARGET, TARGET_VALUES, FieldTypes, Value
 from sidtool.data.interactions import ITEM, EventCoder, filled_ids, runs_of_cells, with_iso_times
 from sidtool.data.split.consistency import check_parts
 from sidtool.data.split.digests import BucketDigests, split_digest
@@ -179,6 +179,8 @@ class SplitPart(JsonRecord):
     files: dict[str, Digest]
     """Name in the folder of the part -> SHA-256"""
     fields: FieldTypes | None = None
+    empty: tuple[str, ...] = ()
+    """Fields of events without a value; TARGET without a target"""
 
 
 def split_part(
@@ -193,7 +195,14 @@ def split_part(
     digests = BucketDigests.of(split.train, split.valid, split.test, plan.buckets(number))
     files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
     origin = split.origin
-    return SplitPart(split.counts, digests, origin.events_digest, files, origin.fields)
+    columns_of = split.train.store.fields.items()
+    empty = tuple(name for name, column in columns_of if _is_empty(name, column))
+    return SplitPart(split.counts, digests, origin.events_digest, files, origin.fields, empty)
+
+
+def _is_empty(name: str, column: Coded[Value | None]) -> bool:
+    nothing = TARGET_VALUES[False] if name == TARGET else None
+    return all(column.names[code] == nothing for code in np.unique(column.codes))
 
 
 def empty_part(plan: PartPlan, number: int) -> SplitPart:
@@ -209,8 +218,8 @@ def joined_manifest(
 ) -> SplitManifest:
     """The manifest of a split that lies in the folders of its parts, given in their order.
 
-    Raises DataError if training, validation or test is empty, or if a field has another type in
-    another part."""
+    Raises DataError if training, validation or test is empty, if a field has another type in
+    another part or a value in none, and if no part has a target."""
     options = plan.options
     made = [part for part in parts if part.files]
     fields = made[0].fields
@@ -220,6 +229,11 @@ def joined_manifest(
                 f"the fields of the events have the types {fields} and {part.fields} in two parts",
                 hint="name the types, like --feedback rating:float",
             )
+    empty = set.intersection(*(set(part.empty) for part in made))
+    if TARGET in empty:
+        raise DataError(f"no event fulfills --target {' '.join(options.fields.target)}")
+    if empty:
+        raise DataError(f"{', '.join(sorted(empty))}: no event has a value")
     totals = Counter[str]()
     for part in parts:
         totals.update(part.counts.to_json())
