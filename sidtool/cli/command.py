@@ -3,6 +3,7 @@ that its output replaces no input."""
 
 import glob
 import inspect
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -116,7 +117,12 @@ def _resumption(out: Any, *, by_option: bool) -> str:
         return ""
     command = "the same command with --resume" if by_option else "the same command"
     folder = Path(out)
-    works = list(folder.parent.glob(f"{glob.escape(folder.name)}[.-]*partial"))
+    works = [
+        path
+        for path in folder.parent.glob(f"{glob.escape(folder.name)}[.-]*partial")
+        # of stage 2: OUT-2-lora.partial; OUT-2.partial is of another output
+        if re.fullmatch(r"(\.[a-z]+|-\d+-\w+)?\.partial", path.name.removeprefix(folder.name))
+    ]
     checkpoints = [path for work in works for path in work.glob("checkpoint-*")]
     if checkpoints:
         newest = max(checkpoints, key=lambda path: path.stat().st_mtime)
@@ -184,6 +190,7 @@ def _paths(values: Any) -> Iterator[Path]:
         for text in (str(values), *(str(values).rpartition(sign)[0] for sign in "@=")):
             with suppress(OSError, ValueError):  # no path
                 # Path.glob takes no absolute pattern
-                for path in (text, *glob.glob(text)):  # noqa: PTH207
+                found = glob.glob(text, recursive=True, include_hidden=True)  # noqa: PTH207
+                for path in (text, *found):
                     if path and Path(path).exists():
                         yield Path(path).resolve()
