@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 
@@ -120,13 +120,19 @@ def load_model(encoder: Encoder, folder: Path) -> tuple[Any, Encoder]:
         prompt = encoder.prompt
         if prompt is None:
             prompt = model.prompts.get(model.default_prompt_name)
+        dtype = str(weight.dtype).removeprefix("torch.")
+        if dtype not in get_args(Dtype):
+            raise DataError(
+                f"the weights of the encoder {encoder.model} are {dtype}", hint="--dtype float32"
+            )
+        longest = model.max_seq_length  # infinite for a table of vectors
         return model.eval(), replace(
             encoder,
             revision=folder.name if is_hub_url(encoder.model) else encoder.revision,
             pooling=_set_pooling(model, encoder),
             prompt=prompt,
-            max_length=model.max_seq_length,
-            dtype=cast(Dtype, str(weight.dtype).removeprefix("torch.")),
+            max_length=longest if isinstance(longest, int) else None,
+            dtype=cast(Dtype, dtype),
         )
 
 
