@@ -42,7 +42,7 @@ def read_queries(path: Path) -> tuple[Query, ...]:
         if not is_id(item) or not isinstance(text, str) or not text.strip():
             raise DataError(
                 f"{path}, {place} {number}: a query has an item and a text, and optionally a user, "
-                f"not {row!r:.80}"
+                f"not {sorted(row)}"
             )
         if user is not None and not is_id(user):
             raise DataError(f"{path}, {place} {number}: the user is {user!r}, not an id")

@@ -287,9 +287,7 @@ def _registry_at(target: str) -> Storage:
     """The registry folder URL/NAME. Raises UsageError if it cannot be one."""
     base, version = split_reference(target)
     if version is not None:
-        raise UsageError(
-            f"{target!r} names a version of {base}, and not that folder", hint=f"give {base}"
-        )
+        raise UsageError(f"{target!r} names a version, not the folder", hint=f"give {base}")
     if base.endswith((".zarr", ".zip")):
         raise UsageError(
             f"{base!r} has the name of a bundle or memory, but the target is a folder of versions",

@@ -49,6 +49,7 @@ def parquet_batches(
     """The named columns as strings, at most BATCH_ROWS and PART_BYTES of decoded values at a time:
     a file of any number of equal values can be read. Those in `ids` must hold texts or whole
     numbers. `whole`: raise DataError for what is too large to be held in memory together."""
+    parquet_column_names(path)
     first = 0
     for table in whole_tables(path, names) if whole else _tables(path, BATCH_ROWS, names):
         yield {
