@@ -78,6 +78,14 @@ def test_an_invalid_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
             Encoder(str(folder), **setting)
 
 
+def test_weights_of_another_precision_are_refused(folder: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    SentenceTransformer(str(folder)).double().save(str(tmp_path / "double"))
+    with pytest.raises(DataError, match="are float64"):
+        embed(["a"], Encoder(str(tmp_path / "double")), cache=tmp_path)
+
+
 def test_pickled_weights_load_only_when_trusted(folder: Path, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file
