@@ -122,9 +122,7 @@ def load_model(encoder: Encoder, folder: Path) -> tuple[Any, Encoder]:
             prompt = model.prompts.get(model.default_prompt_name)
         dtype = str(weight.dtype).removeprefix("torch.")
         if dtype not in get_args(Dtype):
-            raise DataError(
-                f"the weights of the encoder {encoder.model} are {dtype}", hint="--dtype float32"
-            )
+            raise DataError(f"the weights of {encoder.model} are {dtype}", hint="--dtype float32")
         longest = model.max_seq_length  # infinite for a table of vectors
         return model.eval(), replace(
             encoder,
