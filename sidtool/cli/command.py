@@ -190,7 +190,7 @@ def _paths(values: Any) -> Iterator[Path]:
         for text in (str(values), *(str(values).rpartition(sign)[0] for sign in "@=")):
             with suppress(OSError, ValueError):  # no path
                 # Path.glob takes no absolute pattern
-                found = glob.glob(text, recursive=True, include_hidden=True)  # noqa: PTH207
-                for path in (text, *found):
+                matches = glob.glob(text, recursive=True, include_hidden=True)  # noqa: PTH207
+                for path in (text, *matches):
                     if path and Path(path).exists():
                         yield Path(path).resolve()

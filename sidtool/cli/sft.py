@@ -1,6 +1,6 @@
 """The make-sft command."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +51,8 @@ def make_sft(
     writer = None
     if workers.on_cluster or out.endswith("/") or "://" in out:
         inputs = SftInputs(bundle, items, split, sft, catalog, model, weights)
-        writer = cluster.ClusterExamples(inputs, cluster.RunOptions(**asdict(workers)))
+        run = cluster.RunOptions(workers.engine, workers.workers, resume=workers.resume)
+        writer = cluster.ClusterExamples(inputs, run)
         if not workers.on_cluster:
             writer, threads = replace(writer, threads=thread_count(threads)), None
     with progress("examples") as report:

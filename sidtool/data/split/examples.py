@@ -38,8 +38,8 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
 
 def _target_json(target: FurtherTarget) -> dict[str, Any]:
     parts = {"feedback": target.feedback, "context": target.context, "time": target.time}
-    given = {name: part for name, part in parts.items() if part not in (None, {})}
-    return {"item": target.item, "position": target.position, **given}
+    filled = {name: part for name, part in parts.items() if part not in (None, {})}
+    return {"item": target.item, "position": target.position, **filled}
 
 
 def read_examples(path: Path) -> Iterator[Example]:

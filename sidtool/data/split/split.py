@@ -231,18 +231,19 @@ class HeldOutEvents:
         n_held_out = 0
         while block := list(islice(stream, COUNTED)):
             users, items, positions = zip(*block, strict=True)
-            code_of_user, code_of_item = self._codes
-            user_codes = [code_of_user.get(user, -1) for user in users]
-            item_codes = [code_of_item.get(item, -1) for item in items]
+            user_codes = [self._user_codes.get(user, -1) for user in users]
+            item_codes = [self._item_codes.get(item, -1) for item in items]
             columns = (np.array(column) for column in (user_codes, item_codes, positions))
             n_held_out += int(self.are_held_out(*columns).sum())
         return n_held_out
 
     @cached_property
-    def _codes(self) -> list[dict[str, int]]:
-        """Those of users, and those of items."""
-        ids = (self._store.users.tolist(), self._store.names.tolist())
-        return [{text: code for code, text in enumerate(texts)} for texts in ids]
+    def _user_codes(self) -> dict[str, int]:
+        return {user: code for code, user in enumerate(self._store.users.tolist())}
+
+    @cached_property
+    def _item_codes(self) -> dict[str, int]:
+        return {item: code for code, item in enumerate(self._store.names.tolist())}
 
 
 def _keys(users: NDArray[Any], positions: NDArray[Any]) -> NDArray[np.int64]:
