@@ -9,6 +9,13 @@ from sidtool.training.training import train
 from tests.training.runs import FAST
 
 
+def trained(model: Path, made: Path, out: Path) -> Path:
+    """A model trained for a moment, normalized over the trie."""
+    settings = {**FAST, "num_train_epochs": 3, "softmax_over": "trie"}
+    train(model, made, out, **settings)
+    return out
+
+
 @pytest.fixture(scope="session")
 def made(examples: Callable[..., Path]) -> Path:
     """The training examples of the shop."""
@@ -19,11 +26,8 @@ def made(examples: Callable[..., Path]) -> Path:
 def tuned(
     tmp_path_factory: pytest.TempPathFactory, models: Callable[..., Path], made: Path
 ) -> Path:
-    """A model whose beams hit now and then, normalized over the trie."""
-    out = tmp_path_factory.mktemp("tuned") / "model"
-    settings = {**FAST, "num_train_epochs": 3, "softmax_over": "trie"}
-    train(models("llama"), made, out, **settings)
-    return out
+    """A model whose beams hit now and then."""
+    return trained(models("llama"), made, tmp_path_factory.mktemp("tuned") / "model")
 
 
 @pytest.fixture(scope="session")
@@ -36,8 +40,5 @@ def made_lists(examples: Callable[..., Path]) -> Path:
 def list_model(
     tmp_path_factory: pytest.TempPathFactory, models: Callable[..., Path], made_lists: Path
 ) -> Path:
-    """A model that writes lists, normalized over the trie."""
-    out = tmp_path_factory.mktemp("lists") / "model"
-    settings = {**FAST, "num_train_epochs": 3, "softmax_over": "trie"}
-    train(models("llama"), made_lists, out, **settings)
-    return out
+    """A model that writes lists."""
+    return trained(models("llama"), made_lists, tmp_path_factory.mktemp("lists") / "model")
