@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from environment import command_line, environment
+from environment import command_line, environment, store_under
 from fused_models import NAMES, item_scores, metrics_of
 from numpy.typing import NDArray
 from recipe import parse_numbers
@@ -97,15 +97,9 @@ def served_metrics(args: Namespace, served: Path, other: Path) -> dict[str, Any]
     return {name: evaluation[name] for name in ("n", "metrics", "baselines", "differences")}
 
 
-def store_result(args: Namespace, result: dict[str, Any]) -> None:
-    """Write results under the name of the data."""
-    stored = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
-    args.out.write_text(json.dumps(stored | {args.name: result}, indent=1) + "\n", encoding="utf-8")
-
-
 def store(args: Namespace, result: dict[str, Any], change: str) -> None:
     """Print the table and write the results under the name of the data."""
-    store_result(args, result)
+    store_under(args.name, result, args.out)
     rows = [
         [system, *(f"{metrics[name]:.4f}" for name in ("hr@10", "ndcg@10"))]
         for system in (change, "recipe")

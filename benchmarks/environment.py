@@ -1,4 +1,4 @@
-"""The machine, the versions and the commit that a result was measured with."""
+"""The machine, the versions and the commit that a result was measured with, and its file."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("sidtool", "torch", "transformers", "trl", "sentence-transformers", "numpy", "zarr")
 
@@ -26,6 +27,12 @@ def command_line(script: str, arguments: Sequence[str]) -> str:
     """The call of a script, without the folders of this machine: of an absolute path the name."""
     parts = [Path(each).name if Path(each).is_absolute() else each for each in arguments]
     return shlex.join(["python", f"benchmarks/{script}", *parts])
+
+
+def store_under(name: str, result: Any, out: Path) -> None:
+    """Write a result into a file of several, which have names."""
+    stored = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    out.write_text(json.dumps(stored | {name: result}, indent=1) + "\n", encoding="utf-8")
 
 
 def _version(package: str) -> str:

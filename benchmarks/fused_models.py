@@ -1,7 +1,7 @@
 """What models gain when their distributions over items are averaged, whatever codebooks they have.
 
-    python benchmarks/fused_models.py SPLIT MODEL MODEL ... -o FILE.json [--on valid] [--users N]
-        [--seen]
+    python benchmarks/fused_models.py SPLIT MODEL MODEL ... -o FILE.json --name NAME [--on valid]
+        [--users N] [--seen]
 
 The models are trained on SPLIT with bundles of the same items. Each recommends its best items by
 beam search. An item's score is the mean of its probabilities, 0 where it was not found. Full
@@ -9,7 +9,6 @@ ranking, item level; items of the history are left out unless `--seen` is given.
 codebook show what an ensemble gains, two of different codebooks what is gained beyond that."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from environment import command_line, environment
+from environment import command_line, environment, store_under
 from numpy.typing import NDArray
 from table import markdown
 
@@ -115,12 +114,13 @@ def main() -> None:
     parser.add_argument("split", type=Path)
     parser.add_argument("models", type=Path, nargs="+")
     parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--name", required=True)
     parser.add_argument("--on", choices=("valid", "test"), default="valid")
     parser.add_argument("--users", type=int, help="evenly spread")
     parser.add_argument("--seen", action="store_true")
     args = parser.parse_args()
     result = measure(args)
-    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    store_under(args.name, result, args.out)
     systems = [*result["models"], {"model": "fused", **result["fused"]}]
     rows = [
         [system["model"], *(f"{system['metrics'][name]:.4f}" for name in ("hr@10", "ndcg@10"))]

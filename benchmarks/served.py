@@ -8,8 +8,8 @@ paired by user: WORK less OTHER, and less each part of what WORK serves."""
 import sys
 from pathlib import Path
 
-from changed_training import comparison_parser, served_metrics, store_result
-from environment import command_line, environment
+from changed_training import comparison_parser, served_metrics
+from environment import command_line, environment, store_under
 from table import markdown
 
 
@@ -29,7 +29,7 @@ def main() -> None:
         "command": command_line("served.py", sys.argv[1:]),
         **environment(),
     }
-    store_result(args, result)
+    store_under(args.name, result, args.out)
     rows = [
         [seed, system, f"{of_seed['differences'][system]['ndcg@10']['mean']:+.4f}"]
         for seed, of_seed in zip(args.seeds, metrics, strict=True)
