@@ -1,12 +1,14 @@
 """What models gain when their distributions over items are averaged, whatever codebooks they have.
 
     python benchmarks/fused_models.py SPLIT MODEL MODEL ... -o FILE.json --name NAME [--on valid]
-        [--users N] [--seen]
+        [--users N] [--seen] [--mixed MODEL+MEMORY]
 
 The models are trained on SPLIT with bundles of the same items. Each recommends its best items by
 beam search. An item's score is the mean of its probabilities, 0 where it was not found. Full
 ranking, item level; items of the history are left out unless `--seen` is given. Two models of one
-codebook show what an ensemble gains, two of different codebooks what is gained beyond that."""
+codebook show what an ensemble gains, two of different codebooks what is gained beyond that. With
+`--mixed`, the first model and the mean are each mixed with the memory of a model, too, by the best
+of several weights on the same users."""
 
 import argparse
 import sys
@@ -24,6 +26,7 @@ from sidtool.data.split import Example, evenly_spaced, open_split
 from sidtool.evaluation.bootstrap import paired_differences
 from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
+from sidtool.memory.mixture import MemoryIndex
 from sidtool.model import load_model_folder
 from sidtool.recommendation import WINDOW, QuerySession, in_windows
 from sidtool.tokenizer.sid import ItemRows
@@ -32,8 +35,11 @@ BEAMS = 100
 KS = (1, 5, 10)
 NAMES = metric_names(KS)
 
+WEIGHTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+"""Of a memory in a mixture."""
+
 Scores = list[dict[str, float]]
-"""Of each example: the probability of the items that a model found."""
+"""Of each example: the probability of the items that a model, or a memory, found."""
 
 
 def item_scores(folder: Path, examples: Sequence[Example], *, exclude_seen: bool) -> Scores:
@@ -54,16 +60,49 @@ def item_scores(folder: Path, examples: Sequence[Example], *, exclude_seen: bool
     return found
 
 
-def fused(systems: Sequence[Scores]) -> Scores:
-    """The mean of the systems' probabilities."""
+def memory_scores(folder: Path, examples: Sequence[Example], *, exclude_seen: bool) -> Scores:
+    """The probabilities of the items that the memory of a model finds."""
+    loaded = load_model_folder(str(folder))
+    assert loaded.memory is not None
+    memory = loaded.memory
+    index = MemoryIndex.of(memory.memory, loaded.bundle, memory.new_item_factor)
+    indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=exclude_seen)
+    trie = loaded.bundle.trie()
+    ids = loaded.bundle.items.ids
+    found: Scores = []
+    for start in range(0, len(examples), WINDOW):
+        histories = indexed.histories[start : start + WINDOW]
+        for items in index.distributions(histories, memory.power):
+            denied = indexed.denied_positions(len(found))
+            items = items.select(~np.isin(items.positions, denied))
+            rows = trie.item_rows(items.positions).tolist()
+            probabilities = np.exp(items.log_probs).tolist()
+            found.append(dict(zip((ids[row] for row in rows), probabilities, strict=True)))
+    return found
+
+
+def fused(systems: Sequence[Scores], weights: Sequence[float] | None = None) -> Scores:
+    """The weighted mean of the systems' probabilities; equal weights unless given."""
+    weights = weights or [1 / len(systems)] * len(systems)
     means = []
     for of_example in zip(*systems, strict=True):
         total: dict[str, float] = {}
-        for scores in of_example:
+        for scores, weight in zip(of_example, weights, strict=True):
             for item, probability in scores.items():
-                total[item] = total.get(item, 0.0) + probability / len(systems)
+                total[item] = total.get(item, 0.0) + probability * weight
         means.append(total)
     return means
+
+
+def best_mixed(
+    model: Scores, memory: Scores, examples: Sequence[Example]
+) -> tuple[float, NDArray[np.float64]]:
+    """The memory's weight with the best NDCG@10, and the metrics with it."""
+    mixed = [
+        (weight, metrics_of(fused([model, memory], [1 - weight, weight]), examples))
+        for weight in WEIGHTS
+    ]
+    return max(mixed, key=lambda each: each[1][:, NAMES.index("ndcg@10")].mean())
 
 
 def metrics_of(scores: Scores, examples: Sequence[Example]) -> NDArray[np.float64]:
@@ -89,9 +128,24 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     examples = evenly_spaced(part, args.users)
     systems = [item_scores(model, examples, exclude_seen=not args.seen) for model in args.models]
     values = [metrics_of(scores, examples) for scores in systems]
-    fused_values = metrics_of(fused(systems), examples)
+    mean = fused(systems)
+    fused_values = metrics_of(mean, examples)
     users = [example.user for example in examples]
-    gains = paired_differences(NAMES, fused_values, values[0], users)["all"]
+
+    def gain(better: NDArray[np.float64], than: NDArray[np.float64]) -> dict[str, Any]:
+        gains = paired_differences(NAMES, better, than, users)["all"]
+        return {name: asdict(gain) for name, gain in gains.items()}
+
+    mixed = {}
+    if args.mixed is not None:
+        memory = memory_scores(args.mixed, examples, exclude_seen=not args.seen)
+        first_weight, first_values = best_mixed(systems[0], memory, examples)
+        fused_weight, mixed_values = best_mixed(mean, memory, examples)
+        mixed["mixed with the memory"] = {
+            "first": {"weight": first_weight, "metrics": averages(NAMES, first_values)},
+            "fused": {"weight": fused_weight, "metrics": averages(NAMES, mixed_values)},
+            "gain over the first": gain(mixed_values, first_values),
+        }
     return {
         "on": args.on,
         "n": len(examples),
@@ -100,7 +154,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             for model, each in zip(args.models, values, strict=True)
         ],
         "fused": {"metrics": averages(NAMES, fused_values)},
-        "gain over the first": {name: asdict(gain) for name, gain in gains.items()},
+        "gain over the first": gain(fused_values, values[0]),
+        **mixed,
         "command": command_line("fused_models.py", sys.argv[1:]),
         **environment(),
     }
@@ -118,6 +173,7 @@ def main() -> None:
     parser.add_argument("--on", choices=("valid", "test"), default="valid")
     parser.add_argument("--users", type=int, help="evenly spread")
     parser.add_argument("--seen", action="store_true")
+    parser.add_argument("--mixed", type=Path, help="a model with a memory")
     args = parser.parse_args()
     result = measure(args)
     store_under(args.name, result, args.out)
@@ -128,6 +184,8 @@ def main() -> None:
     ]
     print(markdown(["model", "R@10", "N@10"], rows))
     print(result["gain over the first"]["ndcg@10"])
+    if args.mixed is not None:
+        print(result["mixed with the memory"]["gain over the first"]["ndcg@10"])
 
 
 if __name__ == "__main__":
