@@ -70,7 +70,7 @@ def read_call(body: bytes, limits: ServeLimits, *, scores: bool) -> Call:
     value = read_object(body)
     choices = read_choices(value, limits, scores=scores)
     if "requests" not in value:
-        _check_keys([value])
+        _keys([value])
         request = {key: part for key, part in value.items() if key not in NAMES}
         for key in request:
             if similar := similar_key(key, NAMES):
@@ -80,7 +80,8 @@ def read_call(body: bytes, limits: ServeLimits, *, scores: bool) -> Call:
     requests = value["requests"]
     if not isinstance(requests, list):
         raise DataError("'requests' is a list of requests")
-    _check_keys(requests)
+    if misplaced := _keys(requests) & {*NAMES}:
+        raise DataError(f"{min(misplaced)!r} stands beside 'requests', not in one of them")
     if len(requests) > limits.max_waiting:
         raise DataError(
             f"{len(requests)} requests in one call, at most {limits.max_waiting} can wait",
@@ -93,11 +94,12 @@ def read_call(body: bytes, limits: ServeLimits, *, scores: bool) -> Call:
     return Call(tuple(read), choices, is_one=False)
 
 
-def _check_keys(requests: Sequence[Any]) -> None:
-    """Raise DataError if requests have more different keys than are read."""
-    n_keys = len({key for request in requests if isinstance(request, dict) for key in request})
-    if n_keys > MOST_KEYS:
+def _keys(requests: Sequence[Any]) -> set[str]:
+    """The different keys of requests. Raises DataError if they are more than are read."""
+    keys = {key for request in requests if isinstance(request, dict) for key in request}
+    if (n_keys := len(keys)) > MOST_KEYS:
         raise DataError(f"requests with {n_keys} different keys in one call, at most {MOST_KEYS}")
+    return keys
 
 
 def read_choices(value: Mapping[str, Any], limits: ServeLimits, *, scores: bool) -> Choices:

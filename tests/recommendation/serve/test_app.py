@@ -141,6 +141,7 @@ WRONG_BODIES: list[tuple[str, bytes, int, str]] = [
     ("recommend", MANY_KEYS, 422, "with 301 different keys in one call, at most 256"),
     ("recommend", b'{"requests": [' + MANY_KEYS + b"]}", 422, "with 301 different keys"),
     ("recommend", b'{"requests": [], "history": []}', 422, "the key 'history'"),
+    ("recommend", b'{"requests": [{"history": [], "k": 3}]}', 422, "'k' stands beside"),
     ("recommend", b'{"history": [], "list": 3, "k": 3}', 422, "has no 'k'"),
     ("recommend", b'{"history": [], "list": true}', 422, "a whole number"),
     ("recommend", b'{"history": [], "list": 1000000}', 400, "too many"),
