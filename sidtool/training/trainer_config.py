@@ -91,7 +91,7 @@ def made_config(
     try:
         arguments = config_class(**fields)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"settings do not fit together: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"settings do not fit together: {' '.join(str(error).split())}") from error
     if arguments.n_gpu > 1:
         raise UsageError(
             f"one process trains on one GPU, but {arguments.n_gpu} are visible",
