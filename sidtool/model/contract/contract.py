@@ -206,8 +206,10 @@ class Contract(JsonRecord):
         for record in self.stages:
             if isinstance(record.params, TrainParams | RlParams):
                 splits += [*record.params.learned_from, record.params.split]
-        if self.memory is not None and self.memory.split is not None:
-            splits.append(self.memory.split)
+        if self.memory is not None and (tuned := self.memory.split) is not None:
+            # a refresh keeps what was chosen on a split that its own extends
+            is_earlier = any(tuned.digest in reference.extends for reference in splits)
+            splits.insert(0 if is_earlier else len(splits), tuned)
         return splits
 
     def event_columns(self, bundle: Bundle) -> EventColumns | None:

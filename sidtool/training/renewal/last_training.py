@@ -115,6 +115,12 @@ def check_fields(last: TrainParams, types: FieldTypes) -> None:
         templates_for(task, templates.get(task), types)
 
 
+def chosen_seen(recorded: bool | None, targets_repeat: bool | None) -> bool | None:
+    """Whether seen items are excluded; None if a record has the default by its split, since the
+    newer split may have another."""
+    return None if recorded == (targets_repeat is False) else recorded
+
+
 def training_settings(
     last: TrainParams, options: RefreshOptions
 ) -> tuple[TrainOptions, Mapping[str, Any]]:
@@ -124,6 +130,8 @@ def training_settings(
     recorded = {key: value for key, value in last.options.items() if key in TRAINING.option_types}
     recorded.pop("stop_step", None)  # of a schedule that is another now
     train_options = TrainOptions(**recorded)
+    seen = chosen_seen(train_options.eval_exclude_seen, last.split.targets_repeat)
+    train_options = replace(train_options, eval_exclude_seen=seen)
     if train_options.stage == "lora":
         if options.learning_rate is None:
             raise UsageError(

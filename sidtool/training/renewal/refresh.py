@@ -36,6 +36,7 @@ from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.renewal.last_training import (
     RefreshOptions,
     check_fields,
+    chosen_seen,
     last_sft_options,
     last_training,
     last_weights,
@@ -200,7 +201,9 @@ def run_refresh(
                 before = plan.contract.memory
                 if before.reranker is not None and plan.split.valid:
                     # it was fitted to the earlier model: all is chosen again
-                    choice = TuneMemoryOptions(exclude_seen=before.reranker.exclude_seen)
+                    repeats = plan.contract.targets_repeat
+                    seen = chosen_seen(before.reranker.exclude_seen, repeats)
+                    choice = TuneMemoryOptions(exclude_seen=seen)
                     tune_memory(trained, plan.split, memory, out, choice, force=force)
                 else:
                     binding = replace(before, digest=memory.digest, reranker=None)

@@ -5,7 +5,7 @@ import pytest
 
 from sidtool.base.errors import CompatibilityError
 from sidtool.data.split import SplitReference
-from sidtool.model.contract import StageRecord, check_model_split, read_contract
+from sidtool.model.contract import MemoryBinding, StageRecord, check_model_split, read_contract
 from sidtool.tokenizer.bundle import Bundle
 from tests.model.contract.cases import TRAINED
 
@@ -31,3 +31,8 @@ def test_the_newest_split_says_whether_targets_repeat(trained: Path) -> None:
     assert replace(contract, stages=tuple(stages)).targets_repeat is False
     assert replace(contract, stages=tuple(stages[:1])).targets_repeat is True
     assert replace(contract, stages=tuple(stages[2:])).targets_repeat is None
+    # a memory whose weight was chosen on the earlier split
+    newer = StageRecord("full", replace(TRAINED, split=replace(splits[1], extends=("12" * 32,))))
+    binding = MemoryBinding("ab" * 32, 0.5, 2.0, {}, split=splits[0])
+    refreshed = replace(contract, stages=(newer,), memory=binding)
+    assert refreshed.targets_repeat is False

@@ -480,3 +480,15 @@ def test_a_stage_of_adapters_needs_a_rate_for_all_weights() -> None:
     options, fields = training_settings(rows, RefreshOptions())
     assert options.stage == "embeddings"
     assert "shuffle_dataset" not in fields
+
+
+@pytest.mark.parametrize(
+    ("repeats", "recorded", "expected"),
+    [(False, True, None), (True, False, None), (None, False, None), (True, True, True)],
+)
+def test_the_newer_split_decides_on_seen_items_unless_they_were_chosen(
+    repeats: bool | None, recorded: bool, expected: bool | None
+) -> None:
+    split = replace(TRAINED.split, targets_repeat=repeats)
+    last = replace(TRAINED, split=split, options={"eval_exclude_seen": recorded})
+    assert training_settings(last, QUICK)[0].eval_exclude_seen is expected
