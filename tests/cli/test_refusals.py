@@ -244,6 +244,8 @@ CASES = [
     ("TASK title-to-sid --items items.jsonl --on valid", 2, "--on valid has no effect without"),
     ("TASK sid-to-description", 2, "'description'"),
     ("TASK query-to-sid", 2, "--queries FILE"),
+    ("TASK title-to-sid --title-column name", 2, "need the catalog"),
+    ("refresh tuned shop.zarr -o OUT --id-column sku", 2, "need the catalog"),
     ("TASK title-to-sid train.jsonl", 1, "no training example of task title-to-sid"),
     ("TASK sequence train.jsonl --items items.jsonl", 2, "contains the questions already"),
     ("TASK sequence train.jsonl --query-text {title}", 2, "contains the questions already"),

@@ -181,7 +181,7 @@ def _example_maker(
         catalog = replace(options.catalog, fields=columns)
         items, queries = read_catalog(options.items, [task], catalog, recorded)
     else:
-        if options.catalog.fields or options.catalog.query_text is not None:
+        if replace(options.catalog, queries=None) != TaskCatalogOptions():
             raise UsageError("columns of the catalog need the catalog", hint="--items FILE")
         items = bundle.catalog
         queries = options.catalog.queries_of(items)

@@ -272,6 +272,8 @@ def plan_refresh(
     """Check what a refresh checks before it reads weights, a catalog or vectors; writes nothing.
     Raises as `refresh`."""
     refuse_existing(out, force, FOLDER)
+    if items is None and catalog_options not in (None, TaskCatalogOptions()):
+        raise UsageError("columns of the catalog need the catalog", hint="--items CATALOG")
     require("models" if split is None else "train")
     model_dir = model_folder(model, trust_remote_code=trust_remote_code)
     contract, own_bundle, _ = check_model_folder(model_dir)
