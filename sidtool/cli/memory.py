@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from sidtool.evaluation.tuning import TuneMemoryOptions, TuneSimilarityOptions
 from sidtool.integrations import cluster
 from sidtool.integrations.cluster import ResumableWorkers
 from sidtool.memory import DEFAULT
+from sidtool.model.contract import model_folder, open_bundle_copy, read_contract
 from sidtool.recommendation.search import seen_reason
 from sidtool.tokenizer.bundle import Bundle
 
@@ -105,9 +107,10 @@ def build_memory(
         raise UsageError("--users and --exclude-seen require --tune")
     previous = None if building.earlier is None else registry.open_memory(building.earlier)
     opened = registry.open_source(bundle)
+    open_split = partial(splits.open_split, split, recorded=opened.manifest.made_from.event_columns)
     events: splits.Split | splits.SplitManifest
     if workers.on_cluster or how.dry_run:  # what is refused starts no cluster
-        events = cluster.parts_manifest(split) if workers.on_cluster else splits.open_split(split)
+        events = cluster.parts_manifest(split) if workers.on_cluster else open_split()
         opened.check_split("the split of the memory", events.reference)
         source.check(opened)
     if how.dry_run:
@@ -128,7 +131,7 @@ def build_memory(
             files = None
             if building.memory is not None:
                 files = works.enter_context(memories.Shards.beside(out, building.memory))
-            events = splits.open_split(split)
+            events = open_split()
             counter = memories.SplitPairs(events, files, building.threads)
         opened.check_split("the split of the memory", events.reference)
         weight = building.content_weight
@@ -164,7 +167,10 @@ def tune_memory(
     """Choose the weight and power of a memory on validation users, fit a re-ranker to them, and
     bind them to a copy of a model."""
     opened = registry.open_memory(memory)
-    events = splits.open_split(split)
+    folder = model_folder(model)
+    contract = read_contract(folder)
+    columns = contract.event_columns(open_bundle_copy(folder, contract))
+    events = splits.open_split(split, recorded=columns)
     if how.dry_run:
         examples = tuning.plan_tune_memory(model, events, opened, out, search, force=how.force)
         return how.plan(

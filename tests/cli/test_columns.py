@@ -149,5 +149,8 @@ def test_columns_are_asked_for_once(road: Road, tmp_path: Path) -> None:
     shown = ("--items", items, "--field", "text", "--split", events)
     done("report", bundle, "-o", tmp_path / "page.html", *shown)
     done("split", events, "-o", tmp_path / "later", "--extends", split)
+    done("build-memory", events, bundle, "-o", tmp_path / "memory.zarr")
+    tune = ("tune-memory", model, events, tmp_path / "memory.zarr", "-o", tmp_path / "x")
+    assert "over the trie" in refused(2, *tune)
     done("evaluate-task", model, "title-to-sid", "--items", items, "--limit", 4)
     assert run("init-model", items, "-o", tmp_path / "x").code == 2

@@ -12,6 +12,7 @@ from .contract import Contract as Contract
 from .contract import MemoryBinding as MemoryBinding
 from .folder import inspect_model as inspect_model
 from .folder import model_folder as model_folder
+from .folder import open_bundle_copy as open_bundle_copy
 from .folder import push_model as push_model
 from .folder import read_contract as read_contract
 from .folder import refuse_base_as_output as refuse_base_as_output
