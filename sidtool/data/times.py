@@ -81,6 +81,14 @@ def parse_time(text: str) -> float:
     return number
 
 
+def parse_moment(text: str, unit: float = 1) -> float:
+    """A number as it is, or a date in a unit of so many to a second. Raises UsageError."""
+    try:
+        return parse_time(text) * (1 if NUMBER.fullmatch(text) else unit)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"a moment is a number or an ISO date: {error}") from error
+
+
 def check_time_format(time_format: str) -> None:
     """Raise UsageError unless a text is a format of dates (codes of strftime)."""
     try:

@@ -18,7 +18,7 @@ from sidtool.data.interactions import EventCoder
 from sidtool.data.tables.delimited import delimited_batches
 from sidtool.data.tables.opening import read_errors
 from sidtool.data.tables.tables import column_batches, column_names
-from sidtool.data.times import NUMBER, parse_time, units_per_second
+from sidtool.data.times import parse_moment, units_per_second
 
 BATCH = 1 << 16
 """Rows of Python values that a reader passes on at once."""
@@ -192,18 +192,10 @@ def _in_window(times: NDArray[np.float64], options: FilterOptions) -> NDArray[np
     inside = np.ones(len(times), dtype=np.bool_)
     unit = (units_per_second(float(np.median(times))) if len(times) else None) or 1
     if options.since is not None:
-        inside &= times >= _moment(options.since, unit)
+        inside &= times >= parse_moment(options.since, unit)
     if options.until is not None:
-        inside &= times < _moment(options.until, unit)
+        inside &= times < parse_moment(options.until, unit)
     return inside
-
-
-def _moment(text: str, unit: float) -> float:
-    """A number as it is, or a date in the unit of the times. Raises UsageError."""
-    try:
-        return parse_time(text) * (1 if NUMBER.fullmatch(text) else unit)
-    except (ValueError, OverflowError) as error:
-        raise UsageError(f"a moment is a number or an ISO date: {error}") from error
 
 
 def _first_of_each(events: RawEvents) -> NDArray[np.bool_]:

@@ -4,6 +4,8 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.base.options import check_options, given_flags, group, option
 from sidtool.base.threads import release_arrow_memory
@@ -15,7 +17,7 @@ from sidtool.data.split.protocols import given, last_session, leave_one_out, ref
 from sidtool.data.split.record import Cuts, Protocol, SessionRule
 from sidtool.data.split.sessions import read_sessions
 from sidtool.data.split.split import Split
-from sidtool.data.times import parse_time
+from sidtool.data.times import parse_moment, units_per_second
 
 MAX_REPEATED, MAX_REPEATED_SHARE = 50, 0.1
 """Events, and their share, above which a file may hold events twice."""
@@ -87,15 +89,12 @@ class SplitOptions:
             names.append(self.sessions.column)
         return list(dict.fromkeys(names))
 
-    @property
-    def cuts(self) -> Cuts | None:
-        """The cuts as numbers, None if none are given. Raises UsageError."""
+    def cuts(self, unit: float = 1) -> Cuts | None:
+        """The cuts as numbers, dates in a unit of so many to a second; None if none are given.
+        Raises UsageError."""
         if self.valid_from is None or self.test_from is None:
             return None
-        try:
-            return Cuts(parse_time(str(self.valid_from)), parse_time(str(self.test_from)))
-        except (ValueError, OverflowError) as error:
-            raise UsageError(f"a cut is a number or an ISO date: {error}") from error
+        return Cuts(*(parse_moment(str(cut), unit) for cut in (self.valid_from, self.test_from)))
 
 
 def make_split(
@@ -119,7 +118,7 @@ def make_split(
         split = given(events, options.valid, options.test)
         refuse_empty(split.protocol, split.counts)
         return split
-    cuts = options.cuts  # parsed before the events are read
+    options.cuts()  # refused before the events are read
     rule = options.sessions
     further = options.further_columns
     interactions = read_interactions(
@@ -140,7 +139,8 @@ def make_split(
         table = read_fields(events, interactions, options.fields, of_some_users=of_some_users)
     sessions = read_sessions(events, interactions, rule) if rule else None
     if options.protocol == "temporal":
-        split = temporal(interactions, cuts, table, sessions)
+        unit = units_per_second(float(np.abs(interactions.order).max())) or 1
+        split = temporal(interactions, options.cuts(unit), table, sessions)
     elif options.protocol == "last-session" and sessions is not None:
         split = last_session(interactions, sessions, table)
     else:

@@ -85,12 +85,13 @@ def test_a_part_without_events_has_no_files(tmp_path: Path) -> None:
 
 
 def test_a_part_without_training_events_has_no_sessions(tmp_path: Path) -> None:
-    timestamps = [1_700_000_000 + event for event in range(N_EVENTS)]
+    timestamps = [1_700_000_000_000 + 1000 * event for event in range(N_EVENTS)]
     # all users but one have their events behind the cuts
     users = ["early" if event < N_EVENTS // 2 else f"u{event % 9}" for event in range(N_EVENTS)]
     columns = {"user_id": users, "timestamp": list(map(str, timestamps))}
     events = write_events(tmp_path / "events", **columns)
-    cuts = {"valid_from": timestamps[200], "test_from": timestamps[400]}
+    # dates are in the unit of the times; a number is one of them
+    cuts = {"valid_from": "2023-11-14T22:16:40", "test_from": timestamps[400]}
     options = SplitOptions("temporal", sessions=SessionRule(gap=40_000.0), **cuts)
     manifest = divide(events, tmp_path / "split", options)
     of_parts = [read_split(tmp_path / "split", only) for only in manifest.folders]

@@ -26,7 +26,7 @@ from sidtool.data.split.digests import BucketDigests, split_digest
 from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.packed import BUCKETS, user_buckets
 from sidtool.data.split.protocols import refuse_empty
-from sidtool.data.split.record import SPLIT_FORMAT, SplitCounts, SplitManifest
+from sidtool.data.split.record import SPLIT_FORMAT, Cuts, SplitCounts, SplitManifest
 from sidtool.data.split.write_parts import folder_name, write_logs
 from sidtool.data.tables.tables import column_batches, column_names
 from sidtool.data.times import check_one_unit, check_same_kind
@@ -50,7 +50,7 @@ class PartPlan:
             (bool(options.extends), "--extends: two splits are compared in one process"),
             (options.fields.users is not None, "--users: each part would read the whole table"),
             (
-                options.protocol == "temporal" and options.cuts is None,
+                options.protocol == "temporal" and options.cuts() is None,
                 "--protocol temporal without --valid-from and --test-from: the default cuts are "
                 "those of all events in one order",
             ),
@@ -179,6 +179,7 @@ class SplitPart(JsonRecord):
     files: dict[str, Digest]
     """Name in the folder of the part -> SHA-256"""
     fields: FieldTypes | None = None
+    cuts: Cuts | None = None
     empty: tuple[str, ...] = ()
     """Fields of events without a value; TARGET without a target"""
 
@@ -197,7 +198,9 @@ def split_part(
     origin = split.origin
     columns_of = split.train.store.fields.items()
     empty = tuple(name for name, column in columns_of if _is_empty(name, column))
-    return SplitPart(split.counts, digests, origin.events_digest, files, origin.fields, empty)
+    return SplitPart(
+        split.counts, digests, origin.events_digest, files, origin.fields, origin.cuts, empty
+    )
 
 
 def _is_empty(name: str, column: Coded[Value | None]) -> bool:
@@ -248,7 +251,7 @@ def joined_manifest(
         held_out_digest=digests.held_out_digest,
         events_digest=hashlib.sha256(events.encode()).hexdigest(),
         counts=counts,
-        cuts=options.cuts,
+        cuts=made[0].cuts,
         columns=columns,
         files={
             f"{folder_name(number)}/{name}": digest
