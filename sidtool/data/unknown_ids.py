@@ -2,6 +2,7 @@
 them."""
 
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -82,16 +83,18 @@ def guess_spelling(
     """How ids differ, if `known_spellings` finds any: "ids of the catalog look like '0034', those
     of events like '34'"."""
     for unknown_id, known_id in known_spellings(known, unknown).items():
+        # of one composed form they look equal
+        spell = ascii if _composed(known_id) == _composed(unknown_id) else repr
         return (
-            f"ids of {known_name} look like {known_id!r}, those of {unknown_name} like "
-            f"{unknown_id!r}"
+            f"ids of {known_name} look like {spell(known_id)}, those of {unknown_name} like "
+            f"{spell(unknown_id)}"
         )
     return None
 
 
 def known_spellings(known: Iterable[str], unknown: Iterable[str]) -> dict[str, str]:
-    """Unknown id -> the only known one that is equal without leading zeros, blanks, case and ".0";
-    empty unless most of the unknown ids have one."""
+    """Unknown id -> the only known one that is equal without leading zeros, blanks, case, ".0" and
+    Unicode form; empty unless most of the unknown ids have one."""
     unknown = list(dict.fromkeys(filter(None, unknown)))
     known_of: dict[str, set[str]] = {}
     for item in known if unknown else ():
@@ -103,4 +106,8 @@ def known_spellings(known: Iterable[str], unknown: Iterable[str]) -> dict[str, s
 
 def plain_id(item: str) -> str:
     """An id without what programs that read tables change."""
-    return NUMBER_ENDING.sub("", item.strip().casefold()).lstrip("0")
+    return NUMBER_ENDING.sub("", _composed(item).strip().casefold()).lstrip("0")
+
+
+def _composed(item: str) -> str:
+    return unicodedata.normalize("NFC", item)
