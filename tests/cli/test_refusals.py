@@ -134,6 +134,7 @@ CASES = [
     ("SPLIT --valid-from 3 --test-from 4", 2, "require --protocol temporal"),
     ("SPLIT --protocol temporal --valid-from soon --test-from 9", 2, "soon"),
     ("SPLIT --user-column who", 2, "who"),
+    ("SPLIT --user-column item_id", 2, "different columns, not --user-column item_id, --item"),
     ("SPLIT --protocol temporal --valid-from 1 --test-from 2", 1, "no part"),
     ("SPLIT --protocol last-session", 2, "requires --session-gap"),
     ("SPLIT --session-gap soon", 2, "no time"),
