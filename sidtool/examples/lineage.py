@@ -185,8 +185,8 @@ class Lineage(JsonRecord):
                 raise CompatibilityError(
                     f"{examples} was made with a bundle whose {part} digest is {made_with[:12]}, "
                     f"the model's is {used[:12]}",
-                    hint="make the examples with the model's bundle, or give the bundle that they "
-                    "were made with",
+                    hint="make the examples with the model's bundle, or give the model theirs by "
+                    "sidtool rebind",
                 )
 
     def to_json(self) -> dict[str, Any]:

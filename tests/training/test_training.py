@@ -328,8 +328,9 @@ def test_examples_of_another_bundle_are_refused_before_weights_load(
     reseal(meta, lineage)
     loading = "sidtool.training.trainer_setup.load_model_folder"
     monkeypatch.setattr(loading, lambda *a, **k: pytest.fail("weights were loaded"))
-    with pytest.raises(CompatibilityError, match="items digest is 000000000000"):
+    with pytest.raises(CompatibilityError, match="items digest is 000000000000") as caught:
         train(models("llama"), made, tmp_path / "tuned")
+    assert "sidtool rebind" in caught.value.shell_hint  # `sidtool train` takes no bundle
 
 
 def test_dropout_needs_layers_of_dropout(tmp_path: Path, short_train: Train) -> None:
