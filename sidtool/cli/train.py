@@ -158,7 +158,7 @@ def refresh(
     )
     if how.dry_run:
         message = plan.verdict.message or "the same bundle"
-        text = f"would bring {model} to the bundle at {plan.out}: {message}"
+        text = f"would write {plan.out}, {model} with the newer bundle: {message}"
         values: dict[str, Any] = {"model": str(plan.out), "bundle": plan.verdict.kind}
         values["reassigned_share"] = plan.verdict.reassigned_share
         if plan.last is not None and plan.split is not None:

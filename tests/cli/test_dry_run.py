@@ -117,6 +117,7 @@ def test_a_plan_counts_what_would_be_read(
     refreshed = plan_of(*commands["refresh on events"], *out)
     assert (refreshed["bundle"], refreshed["tasks"]) == ("same", {"sequence": 1.0})
     assert refreshed["settings"]["num_train_epochs"] == pytest.approx(0.2)
+    assert "would write" in done(*commands["refresh"], *out, "--dry-run").err
     assert plan_of(*commands["rebind"], *out)["kind"] == "same"
 
 
