@@ -131,7 +131,7 @@ def export(
     tokens = None if target.model is None else formats.model_tokens(target.model, opened)
     if how.dry_run:
         refuse_existing(out, how.force, formats.FORMATS[to].output)
-        n_items = formats.plan_export(opened, to, items=catalog, keys=keys)
+        n_items = formats.plan_export(opened, to, items=catalog, keys=keys, tokens=tokens)
         text = f"would export {n_items} items of {bundle} for {to} to {out}"
         return how.plan(text, out=str(out), system=to, items=n_items)
     exported = formats.export_map(

@@ -86,6 +86,7 @@ CASES = [
     ("EXPORT flashrec --keys line", 2, "apply to --to minionerec, not to flashrec"),
     ("EXPORT openonerec --model M", 2, "--model applies to --to sid-gr, flashrec, xllm, not"),
     ("EXPORT xllm --model base+sid", 1, "ids that are numbers, not 'b0"),
+    ("EXPORT xllm --model base+sid --dry-run", 1, "ids that are numbers, not 'b0"),
     ("EXPORT xllm", 2, "they depend on the model"),
     ("COMPARE --field brand", 2, "--field requires --items"),
     ("COMPARE --items items.csv", 2, "--items requires --field"),

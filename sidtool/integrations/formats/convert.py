@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.base.options import Option, option
 from sidtool.base.output import refuse_existing
@@ -23,14 +26,17 @@ from sidtool.data import CatalogNames, Items, read_items
 from sidtool.integrations.formats.grid import read_grid
 from sidtool.integrations.formats.imported_codebook import CodebookFile, with_codebook
 from sidtool.integrations.formats.inference_engines import (
+    flashrec_rows,
+    sid_gr_rows,
     write_flashrec,
     write_sid_gr,
     write_vllm_gr,
     write_xllm,
+    xllm_rows,
 )
 from sidtool.integrations.formats.maps import Export, Exported, Keys
 from sidtool.integrations.formats.minionerec import (
-    minionerec_entries,
+    minionerec_rows,
     read_minionerec,
     write_minionerec,
 )
@@ -70,6 +76,8 @@ class Format:
     suffix: str = ""
     """Of the files that `read` reads."""
     write: Callable[[Bundle, Path, Export], Exported] | None = None
+    rows: Callable[[Bundle, Export], NDArray[np.int64]] = lambda bundle, _: bundle.active
+    """The rows that `write` writes; raises what `write` raises before it writes."""
     output: OutputKind = FOLDER
     """What `write` writes."""
     has_catalog: bool = False
@@ -81,13 +89,15 @@ class Format:
 System = Literal["minionerec", "openonerec", "vllm-gr", "sid-gr", "flashrec", "xllm"]
 """The systems that a map can be exported for."""
 FORMATS: dict[str, Format] = {
-    "minionerec": Format(read_minionerec, ".json", write_minionerec, FOLDER, has_catalog=True),
-    "openonerec": Format(read_openonerec, ".parquet", write_openonerec, PARQUET_FILE),
+    "minionerec": Format(
+        read_minionerec, ".json", write_minionerec, minionerec_rows, has_catalog=True
+    ),
+    "openonerec": Format(read_openonerec, ".parquet", write_openonerec, output=PARQUET_FILE),
     "grid": Format(read_grid, ".pt"),
     "vllm-gr": Format(write=write_vllm_gr, output=JSON_FILE),
-    "sid-gr": Format(write=write_sid_gr, output=JSON_LINES, tokens="must"),
-    "flashrec": Format(write=write_flashrec, output=JSON_FILE, tokens="may"),
-    "xllm": Format(write=write_xllm, output=BINARY_FILE, tokens="must"),
+    "sid-gr": Format(write=write_sid_gr, rows=sid_gr_rows, output=JSON_LINES, tokens="must"),
+    "flashrec": Format(write=write_flashrec, rows=flashrec_rows, output=JSON_FILE, tokens="may"),
+    "xllm": Format(write=write_xllm, rows=xllm_rows, output=BINARY_FILE, tokens="must"),
 }
 """The maps of other systems by name. A new one is a file with its reader or writer, a line, and a
 name in `System` if it is written."""
@@ -208,9 +218,7 @@ def export_map(
     form = FORMATS[to]
     assert form.write is not None  # checked above
     check_suffix(out, form.output)
-    _count_exported(bundle)
-    catalog = items.read(bundle=bundle) if items is not None else None
-    return form.write(bundle, out, Export(catalog, keys, tokens, force))
+    return form.write(bundle, out, _export(bundle, items, keys, tokens, force=force))
 
 
 def check_export_options(
@@ -236,21 +244,28 @@ def check_export_options(
 
 
 def plan_export(
-    bundle: Bundle, to: System, *, items: CatalogFile | None = None, keys: Keys = "id"
+    bundle: Bundle,
+    to: System,
+    *,
+    items: CatalogFile | None = None,
+    keys: Keys = "id",
+    tokens: SidTokens | None = None,
 ) -> int:
-    """The number of items that an export would write. Raises as `export_map` for a bundle without
-    active items, and for keys and a catalog that do not fit."""
-    n_items = _count_exported(bundle)
-    if FORMATS[to].has_catalog:
-        catalog = items.read(bundle=bundle) if items is not None else None
-        minionerec_entries(bundle, catalog, keys)
-    return n_items
+    """The number of items that an export would write. Raises as `export_map`."""
+    return len(FORMATS[to].rows(bundle, _export(bundle, items, keys, tokens)))
 
 
-def _count_exported(bundle: Bundle) -> int:
-    """The number of items that an export writes. Raises UsageError if every item is retired."""
+def _export(
+    bundle: Bundle,
+    items: CatalogFile | None,
+    keys: Keys,
+    tokens: SidTokens | None,
+    *,
+    force: bool = False,
+) -> Export:
+    """Raises UsageError if every item is retired."""
     if not len(bundle.active):
         raise UsageError(
             f"bundle {bundle.manifest.name!r} has no items to export: all {len(bundle)} are retired"
         )
-    return len(bundle.active)
+    return Export(items.read(bundle=bundle) if items is not None else None, keys, tokens, force)

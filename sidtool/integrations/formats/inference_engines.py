@@ -57,20 +57,14 @@ def write_vllm_gr(bundle: Bundle, path: Path, export: Export) -> Exported:
 
 def write_sid_gr(bundle: Bundle, path: Path, export: Export) -> Exported:
     """The JSON Lines of sid-gr-inference's `--catalog-jsonl`: the active items in SID order. Raises
-    UsageError if items share a SID.
+    as `sid_gr_rows`.
 
     {"item_id": "B01", "token_ids": [151669, 151932, 152210]}
     """
     tokens = export.tokens
     assert tokens is not None  # "must" in FORMATS
     items = bundle.items
-    shared = CollisionCounts.of(items.codes[bundle.active]).items
-    if shared:
-        raise UsageError(
-            f"sid-gr-inference needs one item for each SID, and {shared} items share one",
-            hint="build the codebook with --collisions reassign or append",
-        )
-    rows = rows_with_tokens(bundle, tokens)
+    rows = sid_gr_rows(bundle, export)
     with new_file(path, force=export.force) as target, target.open("w", encoding="utf-8") as stream:
         for block in _blocks(rows):
             token_ids = tokens.ids(items.codes[block], begin_end_tokens=False)
@@ -80,22 +74,30 @@ def write_sid_gr(bundle: Bundle, path: Path, export: Export) -> Exported:
     return Exported((path,))
 
 
+def sid_gr_rows(bundle: Bundle, export: Export) -> NDArray[np.int64]:
+    """The rows that `write_sid_gr` writes. Raises UsageError if items share a SID."""
+    assert export.tokens is not None  # "must" in FORMATS
+    shared = CollisionCounts.of(bundle.items.codes[bundle.active]).items
+    if shared:
+        raise UsageError(
+            f"sid-gr-inference needs one item for each SID, and {shared} items share one",
+            hint="build the codebook with --collisions reassign or append",
+        )
+    return rows_with_tokens(bundle, export.tokens)
+
+
 def write_flashrec(bundle: Bundle, path: Path, export: Export) -> Exported:
     """The JSON catalog of FlashRec's `--sid-vocab-file`: the active items in SID order, one SID
-    after the other. Raises UsageError if SIDs have no begin and end token.
+    after the other. Raises as `flashrec_rows`.
 
     It maps comma-separated codes to items: {"12,200,7,1": [{"pid": "B01"}], ...}. The last code is
     that of the end token in a level {begin, end}, so that its probability is part of the score, as
     in FlashRec's own converter."""
-    sid = None if export.tokens is None else sid_option(export.tokens)
-    if not bundle.space.has_begin_end_tokens:
-        raise UsageError(
-            "FlashRec needs a begin and an end token around a SID, and this bundle has none"
-        )
+    rows = flashrec_rows(bundle, export)
     items = bundle.items
     keys_and_rows = (
         (",".join(map(str, [*codes, END])), row)
-        for block in _blocks(bundle.active)
+        for block in _blocks(rows)
         for row, codes in zip(block.tolist(), items.codes[block].tolist(), strict=True)
     )
     with new_file(path, force=export.force) as target, target.open("w", encoding="utf-8") as stream:
@@ -109,12 +111,24 @@ def write_flashrec(bundle: Bundle, path: Path, export: Export) -> Exported:
     engine_options = f"--sid-vocab-file {path}"
     if infers_layout(bundle.space):
         return Exported((path,), engine_options)
-    if sid is None:
+    if export.tokens is None:
         lacks = (
             "FlashRec cannot infer the layout of these SIDs: --model MODEL gives its --sid option"
         )
         return Exported((path,), engine_options, lacks)
-    return Exported((path,), f"{engine_options} --sid {sid}")
+    return Exported((path,), f"{engine_options} --sid {sid_option(export.tokens)}")
+
+
+def flashrec_rows(bundle: Bundle, export: Export) -> NDArray[np.int64]:
+    """The rows that `write_flashrec` writes. Raises UsageError if SIDs have no begin and end token,
+    CompatibilityError as `sid_option`."""
+    if export.tokens is not None:
+        sid_option(export.tokens)
+    if not bundle.space.has_begin_end_tokens:
+        raise UsageError(
+            "FlashRec needs a begin and an end token around a SID, and this bundle has none"
+        )
+    return bundle.active
 
 
 def infers_layout(space: SidSpace) -> bool:
@@ -145,26 +159,33 @@ def write_xllm(bundle: Bundle, path: Path, export: Export) -> Exported:
     request, constrains beams: the active items in SID order.
 
     A record has 20 bytes in little-endian order: the item id as int64, then three token ids as
-    int32. Raises UsageError unless SIDs have three levels, DataError for an id that is no
-    number."""
+    int32. Raises as `xllm_rows`."""
     tokens = export.tokens
     assert tokens is not None  # "must" in FORMATS
+    rows = xllm_rows(bundle, export)
+    with new_file(path, force=export.force) as target, target.open("wb") as stream:
+        for block in _blocks(rows):
+            records = np.empty(len(block), dtype=XLLM_RECORD)
+            records["item"] = [int(bundle.items.ids[row]) for row in block.tolist()]
+            records["tokens"] = tokens.ids(bundle.items.codes[block], begin_end_tokens=False)
+            stream.write(records.tobytes())
+    return Exported((path,))
+
+
+def xllm_rows(bundle: Bundle, export: Export) -> NDArray[np.int64]:
+    """The rows that `write_xllm` writes. Raises UsageError unless SIDs have three levels, DataError
+    for an id that is no number."""
+    assert export.tokens is not None  # "must" in FORMATS
     if bundle.space.levels != XLLM_LEVELS:
         raise UsageError(
             f"xLLM needs semantic IDs of {XLLM_LEVELS} levels, and these have {bundle.space.levels}"
         )
-    rows = rows_with_tokens(bundle, tokens)
-    with new_file(path, force=export.force) as target, target.open("wb") as stream:
-        for block in _blocks(rows):
-            ids = [bundle.items.ids[row] for row in block.tolist()]
-            if not are_numbers(ids):
-                wrong = next(item for item in ids if not are_numbers([item]))
-                raise DataError(f"xLLM needs item ids that are numbers, not {wrong[:60]!r}")
-            records = np.empty(len(block), dtype=XLLM_RECORD)
-            records["item"] = np.array(ids, dtype=np.int64)
-            records["tokens"] = tokens.ids(bundle.items.codes[block], begin_end_tokens=False)
-            stream.write(records.tobytes())
-    return Exported((path,))
+    rows = rows_with_tokens(bundle, export.tokens)
+    for row in rows:
+        item = bundle.items.ids[int(row)]
+        if not are_numbers([item]):
+            raise DataError(f"xLLM needs item ids that are numbers, not {item[:60]!r}")
+    return rows
 
 
 def _blocks(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:

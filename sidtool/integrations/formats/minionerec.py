@@ -81,9 +81,9 @@ def write_minionerec(bundle: Bundle, folder: Path, export: Export) -> Exported:
     """Write `index.json`, and `info.txt` if the bundle or the catalog has titles.
 
     Entries are in the order of the catalog, or else of the ids (by number if all are numbers).
-    Raises as `minionerec_entries`.
+    Raises as `minionerec_rows`.
     """
-    rows, index_keys, titles = minionerec_entries(bundle, export.items, export.keys)
+    rows, index_keys, titles = _entries(bundle, export)
     codes = bundle.items.codes[rows].tolist()
     tokens = [[bundle.space.token(level, code) for level, code in enumerate(sid)] for sid in codes]
     with new_dir(folder, force=export.force) as work:
@@ -150,13 +150,19 @@ def _titles_from_info(path: Path, index: dict[str, list[str]]) -> list[str]:
     return [titles.get(key, "") for key in index]
 
 
-def minionerec_entries(
-    bundle: Bundle, items: Items | None, keys: Keys
-) -> tuple[NDArray[np.int64], list[str], list[str] | None]:
-    """Rows of the bundle, keys and titles, in the order in which `write_minionerec` writes them.
+def minionerec_rows(bundle: Bundle, export: Export) -> NDArray[np.int64]:
+    """The rows that `write_minionerec` writes, in its order.
 
-    Raises UsageError if keys are line numbers and `items` is missing, DataError if `items` lacks an
-    item or `info.txt` cannot hold an id."""
+    Raises UsageError if keys are line numbers and there is no catalog, DataError if the catalog
+    lacks an item or `info.txt` cannot hold an id."""
+    return _entries(bundle, export)[0]
+
+
+def _entries(
+    bundle: Bundle, export: Export
+) -> tuple[NDArray[np.int64], list[str], list[str] | None]:
+    """Rows of the bundle, keys and titles; raises as `minionerec_rows`."""
+    items, keys = export.items, export.keys
     ids, rows = sorted_active_rows(bundle)
     index_keys = ids
     titles = None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
-from sidtool.integrations.formats.convert import FORMATS, System, export_map
+from sidtool.integrations.formats.convert import FORMATS, System, export_map, plan_export
 from sidtool.integrations.formats.inference_engines import sid_option
 from sidtool.model.vocabulary import NO_TOKEN, SidTokens
 from sidtool.model.vocabulary.tokens import TokenTable
@@ -71,6 +71,8 @@ def test_items_without_a_token_are_left_out_and_counted(tmp_path: Path) -> None:
     lost = int(((codes[:, 1] == 3) | (codes[:, 2] == 0)).sum())
     with pytest.warns(SidtoolWarning, match=f"^{lost} of 200 items are left out"):
         export_map(bundle, tmp_path / "vocab.bin", "xllm", tokens=tokens)
+    with pytest.warns(SidtoolWarning, match=f"^{lost} of 200 items are left out"):
+        assert plan_export(bundle, "xllm", tokens=tokens) == 200 - lost
     expected = {item: ids for item, ids in expected_tokens(bundle, tokens).items() if min(ids) >= 0}
     records = read_xllm(tmp_path / "vocab.bin")
     assert 0 < len(records) == 200 - lost
