@@ -141,6 +141,9 @@ def broken_objects(
     manifest does not name are not read, and unless it is `alone`, they are allowed."""
     names = set(storage.names()) - {ROOT}
     listed = names & manifest.objects.keys()
+    if storage.local_path is not None and not is_zip(storage.location):
+        # a link may lead nowhere
+        listed = {name for name in listed if (storage.local_path / name).exists()}
     stored = {name: _sha256(data) for name, data in storage.read_all(list(listed))}
     broken = [
         (name, "missing" if name not in stored else "its SHA-256 differs from the manifest's")
@@ -148,7 +151,8 @@ def broken_objects(
         if stored.get(name) != digest
     ]
     if alone:
-        broken += [(name, "not in the manifest") for name in sorted(names - listed)]
+        unknown = sorted(names - manifest.objects.keys())
+        broken += [(name, "not in the manifest") for name in unknown]
     if not broken and is_zip(storage.location):
         with tempfile.TemporaryFile() as repacked, storage.open_file() as zipped:
             write_zip(repacked, storage.read_all(), last=ROOT)

@@ -221,6 +221,11 @@ def test_links_to_regular_files_are_followed(tmp_path: Path) -> None:
         file.symlink_to(blob)
     assert verify(path) == []
     assert len(Bundle.open(path).items) == 6
+    for name, target in (("items/sid/c/0/0", "nowhere"), ("items/zarr.json", "zarr.json")):
+        (path / name).unlink()
+        (path / name).symlink_to(target)
+    missing = [("items/sid/c/0/0", "missing"), ("items/zarr.json", "missing")]
+    assert verify(path) == missing
 
 
 def test_a_root_document_has_a_limit(tmp_path: Path) -> None:
