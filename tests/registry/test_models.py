@@ -4,7 +4,10 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -99,6 +102,24 @@ def test_a_pulled_model_equals_the_pushed_one(shop: str, model: Path, tmp_path: 
     assert second.digest != pushed.digest
     assert find_version(f"{shop}@prod")[1].version == "1.0"
     assert push(f"{shop}@1.0", f"{shop}-mirror").digest == pushed.digest
+
+
+def test_a_web_server_without_sizes_and_ranges_is_a_store(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(transfer, "BATCH_BYTES", 50_000)  # the weights go in pieces
+    monkeypatch.setattr(storage, "PIECE_BYTES", 50_000)
+    push(str(model), str(tmp_path / "models"))
+    serving = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), serving) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        pull(f"{url}/models", tmp_path / "out")
+        assert broken_parts(f"{url}/out") == []
+        assert push(f"{url}/out", str(tmp_path / "models")).new is False
+        server.shutdown()
+    assert tree(tmp_path / "out") == published(model)
 
 
 def test_a_push_can_be_killed_between_any_two_writes(

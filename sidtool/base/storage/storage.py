@@ -82,7 +82,7 @@ class Storage:
 
     def names(self) -> list[str]:
         """The names of all objects, sorted."""
-        return sorted(self._zip_spans if is_zip(self.location) else self.listing())
+        return sorted(self._zip_spans if is_zip(self.location) else self._records())
 
     def child_names(self, *, files: bool = True) -> list[str]:
         """The names directly in the folder, without `files` those of folders; empty if the folder
@@ -97,6 +97,12 @@ class Storage:
 
     def listing(self) -> dict[str, Mapping[str, Any]]:
         """Every object of a folder by name, with the store's record of it (size, checksum ...)."""
+        return {  # a page of links, as of http://, has no sizes
+            name: record if record.get("size") is not None else self.info(name) or record
+            for name, record in self._records().items()
+        }
+
+    def _records(self) -> dict[str, Mapping[str, Any]]:
         with self._store_errors("read"):
             records = self._filesystem.find(self._root, detail=True)
         return {path.removeprefix(self._root).lstrip("/"): info for path, info in records.items()}
@@ -148,7 +154,7 @@ class Storage:
                     raise response
         parts = map(bytes, responses)
         return [
-            b"" if start is not None and start == stop else next(parts)
+            b"" if start is not None and start == stop else _in_range(next(parts), start, stop)
             for _, start, stop in located
         ]
 
@@ -264,6 +270,13 @@ def _connect(location: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise UsageError(f"{location} cannot be opened: {' '.join(str(error).split())}") from error
     return filesystem, root.rstrip("/")
+
+
+def _in_range(data: bytes, start: int | None, stop: int | None) -> bytes:
+    """The range of the bytes with which a store answers: a web server that knows no ranges sends
+    the whole object."""
+    first = start or 0
+    return data[first:stop] if stop is not None and len(data) > stop - first else data
 
 
 def _replace_file(path: Path, pieces: Iterable[bytes], *, beside: Path) -> None:
