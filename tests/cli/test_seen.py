@@ -8,7 +8,7 @@ from tests.cli.road import TRAINING, Road, done, write_lines
 
 REMOVED = "seen items removed: no target of the split repeats an item of its history"
 KEPT = "seen items kept: targets of the split repeat items of their history"
-UNKNOWN = "seen items kept: the split does not record whether targets repeat"
+UNKNOWN = "seen items kept: no split records whether targets repeat"
 
 
 @pytest.fixture(scope="module")

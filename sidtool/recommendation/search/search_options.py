@@ -41,7 +41,7 @@ def seen_reason(chosen: bool | None, targets_repeat: bool | None) -> str:
     if chosen not in (None, targets_repeat is False):
         return "seen items removed, as chosen" if chosen else "seen items kept, as chosen"
     if targets_repeat is None:
-        return "seen items kept: the split does not record whether targets repeat"
+        return "seen items kept: no split records whether targets repeat"
     if targets_repeat:
         return "seen items kept: targets of the split repeat items of their history"
     return "seen items removed: no target of the split repeats an item of its history"
