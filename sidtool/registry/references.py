@@ -208,7 +208,8 @@ def is_group(location: str) -> bool:
         path = Path(location)
         try:
             if path.exists():
-                return (path / ROOT).exists() or not (path / POINTER).exists()
+                is_file = not path.is_dir()
+                return is_file or (path / ROOT).exists() or not _is_registry(Storage(location))
         except OSError as error:
             raise UsageError(f"{location[:80]!r} is not a path: {error.strerror}") from error
         return "@" not in path.name
@@ -216,7 +217,12 @@ def is_group(location: str) -> bool:
     if "@" in name or name.endswith((".zarr", ".zip")):
         return "@" not in name
     storage = Storage(location)
-    return storage.has(ROOT) or not storage.has(POINTER)
+    return storage.has(ROOT) or not _is_registry(storage)
+
+
+def _is_registry(storage: Storage) -> bool:
+    """Whether a folder has published versions; its pointer may be lost or not be written yet."""
+    return storage.has(POINTER) or bool(list_versions(storage))
 
 
 POLICY = "signed-by.pem"

@@ -290,6 +290,14 @@ def test_an_object_stays_complete_while_it_is_replaced(tmp_path: Path) -> None:
 
 
 @in_every_store
+def test_versions_without_a_pointer_are_named(shop: str, first: Path) -> None:
+    push(str(first), shop)
+    registry = Storage(shop)
+    registry._filesystem.rm(registry._path(POINTER))
+    with pytest.raises(DataError, match=r"has no 'latest': it has 1\.0"):
+        locate(shop)
+
+
 def test_no_tag_is_lost_in_a_race(shop: str, first: Path) -> None:
     push(str(first), shop)
     names = [f"t{at}" for at in range(6)]
