@@ -130,23 +130,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     values = [metrics_of(scores, examples) for scores in systems]
     mean = fused(systems)
     fused_values = metrics_of(mean, examples)
-    users = [example.user for example in examples]
-
-    def gain(better: NDArray[np.float64], than: NDArray[np.float64]) -> dict[str, Any]:
-        gains = paired_differences(NAMES, better, than, users)["all"]
-        return {name: asdict(gain) for name, gain in gains.items()}
-
-    mixed = {}
-    if args.mixed is not None:
-        memory = memory_scores(args.mixed, examples, exclude_seen=not args.seen)
-        first_weight, first_values = best_mixed(systems[0], memory, examples)
-        fused_weight, mixed_values = best_mixed(mean, memory, examples)
-        mixed["mixed with the memory"] = {
-            "first": {"weight": first_weight, "metrics": averages(NAMES, first_values)},
-            "fused": {"weight": fused_weight, "metrics": averages(NAMES, mixed_values)},
-            "gain over the first": gain(mixed_values, first_values),
-        }
-    return {
+    result = {
         "on": args.on,
         "n": len(examples),
         "models": [
@@ -154,11 +138,29 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             for model, each in zip(args.models, values, strict=True)
         ],
         "fused": {"metrics": averages(NAMES, fused_values)},
-        "gain over the first": gain(fused_values, values[0]),
-        **mixed,
+        "gain over the first": gains(fused_values, values[0], examples),
         "command": command_line("fused_models.py", sys.argv[1:]),
         **environment(),
     }
+    if args.mixed is not None:
+        memory = memory_scores(args.mixed, examples, exclude_seen=not args.seen)
+        first_weight, first_values = best_mixed(systems[0], memory, examples)
+        fused_weight, mixed_values = best_mixed(mean, memory, examples)
+        result["mixed with the memory"] = {
+            "first": {"weight": first_weight, "metrics": averages(NAMES, first_values)},
+            "fused": {"weight": fused_weight, "metrics": averages(NAMES, mixed_values)},
+            "gain over the first": gains(mixed_values, first_values, examples),
+        }
+    return result
+
+
+def gains(
+    changed: NDArray[np.float64], first: NDArray[np.float64], examples: Sequence[Example]
+) -> dict[str, Any]:
+    """The differences of two systems' metrics, paired by user."""
+    users = [example.user for example in examples]
+    differences = paired_differences(NAMES, changed, first, users)["all"]
+    return {name: asdict(difference) for name, difference in differences.items()}
 
 
 def main() -> None:
