@@ -298,6 +298,7 @@ def test_versions_without_a_pointer_are_named(shop: str, first: Path) -> None:
         locate(shop)
 
 
+@in_every_store
 def test_no_tag_is_lost_in_a_race(shop: str, first: Path) -> None:
     push(str(first), shop)
     names = [f"t{at}" for at in range(6)]
