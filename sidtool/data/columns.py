@@ -221,8 +221,8 @@ def choose_event_columns(
             hint=f"{command} {', '.join(missing)}{rows if '--order-column' in missing else ''}",
         )
     if len(set(column_of.values())) < len(column_of):
-        chosen = ", ".join(f"{flag} {column}" for flag, column in column_of.items())
-        raise UsageError(f"{path}: user, item and order need different columns, not {chosen}")
+        flags = ", ".join(f"{flag} {column}" for flag, column in column_of.items())
+        raise UsageError(f"{path}: user, item and order need different columns, not {flags}")
     order = column_of.get("--order-column")
     time_format = named.time_format
     if recorded is not None and recorded.order == order:

@@ -77,10 +77,10 @@ def write_sid_gr(bundle: Bundle, path: Path, export: Export) -> Exported:
 def sid_gr_rows(bundle: Bundle, export: Export) -> NDArray[np.int64]:
     """The rows that `write_sid_gr` writes. Raises UsageError if items share a SID."""
     assert export.tokens is not None  # "must" in FORMATS
-    shared = CollisionCounts.of(bundle.items.codes[bundle.active]).items
-    if shared:
+    n_sharing = CollisionCounts.of(bundle.items.codes[bundle.active]).items
+    if n_sharing:
         raise UsageError(
-            f"sid-gr-inference needs one item for each SID, and {shared} items share one",
+            f"sid-gr-inference needs one item for each SID, and {n_sharing} items share one",
             hint="build the codebook with --collisions reassign or append",
         )
     return rows_with_tokens(bundle, export.tokens)
