@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from environment import command_line, environment
-from recipe import Dataset, Recipe, RecipeRun, parse_numbers, run_recipe
+from recipe import Dataset, Recipe, RecipeRun, parse_seeds, run_recipe
 from table import METRICS, markdown, spread
 from variants import Changes, write_variant
 
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, help="YAML file that names the files in DATA")
     parser.add_argument("--encoder", type=Path, help="folder of a sentence-transformers model")
     parser.add_argument("--only", help=f"variants, comma-separated: {', '.join(VARIANTS)}")
-    parser.add_argument("--seeds", type=parse_numbers, default=(0,))
+    parser.add_argument("--seeds", type=parse_seeds, default=(0,))
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--result", type=Path, help="write the results to this file, as they come")
     args = parser.parse_args()

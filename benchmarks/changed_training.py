@@ -12,7 +12,7 @@ import numpy as np
 from environment import command_line, environment, store_under
 from fused_models import NAMES, item_scores, metrics_of
 from numpy.typing import NDArray
-from recipe import parse_numbers
+from recipe import parse_seeds
 from table import markdown
 
 from sidtool.data.split import open_split
@@ -83,7 +83,7 @@ def comparison_parser(description: str | None) -> ArgumentParser:
     parser.add_argument("work", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--name", required=True)
-    parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
+    parser.add_argument("--seeds", type=parse_seeds, default=(0, 1, 2))
     parser.add_argument("--seen", action="store_true")
     return parser
 

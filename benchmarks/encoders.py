@@ -20,7 +20,7 @@ import numpy as np
 from catalog_examples import Part
 from environment import command_line, environment
 from new_items import text_knn
-from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
+from recipe import Dataset, Recipe, RecipeRun, parse_seeds, recipe_parser
 from variants import Changes, write_variant
 
 from sidtool.base.documents import parse_json
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder of the model minilm")
     parser.add_argument("--levels", default="", help="sizes of levels, separated by commas")
     parser.add_argument("--trained", default="lexical,minilm", help="encoders of trained models")
-    parser.add_argument("--seeds", type=parse_numbers, default=(0,))
+    parser.add_argument("--seeds", type=parse_seeds, default=(0,))
     parser.add_argument("--epochs", type=float, default=2)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

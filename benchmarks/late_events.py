@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from compared import compare
 from environment import environment
-from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
+from recipe import Dataset, Recipe, RecipeRun, parse_seeds, recipe_parser
 from table import markdown, spread
 
 from sidtool.data.interactions import read_interactions
@@ -133,7 +133,7 @@ def main() -> int:
     """Run, write WORK/result.json, print the table."""
     parser = recipe_parser(__doc__)
     parser.add_argument("--embeddings", type=Path, help="file of vectors of all items")
-    parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
+    parser.add_argument("--seeds", type=parse_seeds, default=(0, 1, 2))
     parser.add_argument("--on", choices=("valid", "test"), default="test")
     args = parser.parse_args()
     try:

@@ -13,7 +13,7 @@ from statistics import mean
 from typing import Any, Literal
 
 from environment import environment
-from recipe import Dataset, RecipeRun, parse_numbers, run_recipe
+from recipe import Dataset, RecipeRun, parse_seeds, run_recipe
 from table import markdown, spread
 from variants import write_variant
 
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--encoder", type=Path, help="folder of a sentence-transformers model")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--levels", default="256x256x256")
-    parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
+    parser.add_argument("--seeds", type=parse_seeds, default=(0, 1, 2))
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--limit", type=int, default=6000, help="users, evenly spread")
     args = parser.parse_args()

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from environment import command_line, environment
 from init_scale import SMOLLM2
-from recipe import Recipe, parse_numbers, recipe_parser
+from recipe import Recipe, parse_seeds, recipe_parser
 from table import markdown
 from variant_run import run_variants
 from wheels import unpack_wheels
@@ -172,7 +172,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--general", type=Path, help="file of general text")
     parser.add_argument("--tokens", type=int, default=50_000, help="of a stage")
     parser.add_argument("--limit", type=int, default=300, help="users that are evaluated")
-    parser.add_argument("--seeds", type=parse_numbers, default=(0,))
+    parser.add_argument("--seeds", type=parse_seeds, default=(0,))
     parser.add_argument("--on", choices=("valid", "test"), default="test")
     parser.add_argument("--set", action="append", default=[], help="train --set, for every model")
     return parser.parse_args(arguments)

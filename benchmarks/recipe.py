@@ -339,6 +339,13 @@ def parse_numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(",") if number)
 
 
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """At least one number."""
+    if not (seeds := parse_numbers(text)):
+        raise argparse.ArgumentTypeError("at least one seed is needed")
+    return seeds
+
+
 def recipe_folder(name: str) -> Path:
     """The folder of a recipe of the package, or a folder."""
     return Recipes.named(name).folder
@@ -361,7 +368,7 @@ def recipe_parser(description: str | None) -> argparse.ArgumentParser:
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = recipe_parser(__doc__)
-    parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
+    parser.add_argument("--seeds", type=parse_seeds, default=(0, 1, 2))
     parser.add_argument("--teachers", type=parse_numbers, default=(0, 1, 2))
     parser.add_argument("--on", choices=("valid", "test"), default="test")
     parser.add_argument("--bundle", type=Path, help="a finished bundle, instead of a new codebook")

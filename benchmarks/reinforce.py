@@ -29,7 +29,7 @@ import numpy as np
 import yaml
 from environment import command_line, environment
 from model_values import model_values
-from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
+from recipe import Dataset, Recipe, RecipeRun, parse_seeds, recipe_parser
 from reinforce_table import START, Values, differences, group_means, result_tables
 
 from sidtool.data.split.files import open_split
@@ -341,7 +341,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = recipe_parser(__doc__)
     parser.add_argument("--embeddings", type=Path, help="file of vectors of all items")
     parser.add_argument("--bundle", type=Path, help="a finished bundle, instead of a new codebook")
-    parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
+    parser.add_argument("--seeds", type=parse_seeds, default=(0, 1, 2))
     parser.add_argument("--on", choices=("valid", "test"), default="test")
     parser.add_argument("--only", help=f"variants, of: {'; '.join(VARIANTS)}")
     parser.add_argument("--rl-rates", type=parse_rates, default=RL_RATES)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from environment import command_line, environment
 from numpy.typing import NDArray
-from recipe import parse_numbers
+from recipe import parse_seeds
 from table import markdown
 
 from sidtool.data.split import Split, evenly_spaced, open_split
@@ -262,7 +262,7 @@ def main() -> None:
     for name in ("model", "split", "memory"):
         parser.add_argument(name, type=Path, metavar=name.upper())
     parser.add_argument("-o", "--out", type=Path, required=True, help="work folder")
-    parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
+    parser.add_argument("--seeds", type=parse_seeds, default=(0, 1, 2))
     parser.add_argument("--users", type=int, help="validation users, evenly spread")
     parser.add_argument("--limit", type=int, help="test users, evenly spread")
     parser.add_argument("--seen", action="store_true")

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
+from recipe import Dataset, Recipe, RecipeRun, parse_seeds, recipe_parser
 
 from sidtool.data.split.files import open_split
 from sidtool.data.split.split import Split
@@ -79,7 +79,7 @@ def variant_parser(
     """The parser of `recipe_parser` with seeds, the evaluated part, and which of the variants to
     run besides the first one."""
     parser = recipe_parser(description)
-    parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
+    parser.add_argument("--seeds", type=parse_seeds, default=(0, 1, 2))
     parser.add_argument("--on", choices=("valid", "test"), default="test")
     listed = f"{separator} ".join(variants)
     parser.add_argument("--only", help=f"what to run besides {variants[0]}, of: {listed}")

@@ -69,6 +69,14 @@ def test_two_teachers_end_with_a_results_file(
     assert "seed-0/model was made with" in other
 
 
+def test_a_recipe_needs_a_seed(
+    script: Callable[..., str], words: tuple[object, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        script("recipe", *words, "--seeds", "", "--teachers", "1")
+    assert "--seeds: at least one seed is needed" in capsys.readouterr().err
+
+
 def test_a_dataset_file_names_the_files(tmp_path: Path) -> None:
     from recipe import Dataset
 
