@@ -1,6 +1,8 @@
 import io
 import threading
 import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.base.errors import DataError
 from sidtool.base.storage.conditional import take_snapshot, write_if_unchanged
 from sidtool.base.storage.storage import Storage
 from sidtool.base.storage.zips import write_zip, zip_directory
@@ -81,3 +84,16 @@ def test_a_compressed_zip_is_refused() -> None:
         archive.writestr("a", b"0" * 1000)
     with pytest.raises(ValueError, match="layout"):
         zip_directory(stream)
+
+
+def test_a_zip_of_a_server_without_ranges_is_not_called_damaged(tmp_path: Path) -> None:
+    with (tmp_path / "shop.zarr.zip").open("wb") as stream:
+        write_zip(stream, [("zarr.json", b"{}"), ("c/0", b"1" * 100)], last="zarr.json")
+    serving = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), serving) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        storage = Storage(f"http://127.0.0.1:{server.server_port}/shop.zarr.zip")
+        with pytest.raises(DataError, match=r"cannot be read in parts: .* range") as caught:
+            storage.names()
+        server.shutdown()
+    assert caught.value.hint == "download it and use the copy"

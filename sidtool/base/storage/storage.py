@@ -16,7 +16,7 @@ from typing import Any
 from sidtool.base.errors import DataError, IntegrityError, SidtoolError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.storage.conditional import Snapshot, protocols, take_snapshot, write_if_unchanged
-from sidtool.base.storage.zips import Span, is_zip, zip_directory
+from sidtool.base.storage.zips import Span, UnreadableError, is_zip, zip_directory
 
 Range = tuple[str, int | None, int | None]
 """An object's name and its first and last byte (exclusive); None is its start or its end."""
@@ -228,16 +228,18 @@ class Storage:
 
     @cached_property
     def _zip_spans(self) -> dict[str, Span]:
-        try:
+        with self._store_errors("read", passed=(SidtoolError, *_MISSING)):
             if self._is_local:
                 check_file(self._root)
             with self._filesystem.open(self._root, "rb", cache_type="none") as stream:
-                return zip_directory(stream)
-        except (FileNotFoundError, IntegrityError):
-            raise
-        except Exception as error:  # a damaged record makes zipfile raise errors of many kinds
-            name = self.location.rpartition("/")[2]
-            raise IntegrityError(f"{name} is damaged: {error}") from error
+                try:
+                    return zip_directory(stream)
+                except UnreadableError as error:
+                    text = f"{self.full_url} cannot be read in parts: {error}"
+                    raise DataError(text, hint="download it and use the copy") from error
+                except Exception as error:  # damage makes zipfile raise errors of many kinds
+                    name = self.location.rpartition("/")[2]
+                    raise IntegrityError(f"{name} is damaged: {error}") from error
 
     @contextmanager
     def _store_errors(

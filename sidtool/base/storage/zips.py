@@ -17,6 +17,10 @@ _LOCAL_HEADER_BYTES = 30
 """Length of a zip entry's header before its name."""
 
 
+class UnreadableError(Exception):
+    """A store does not send a part of a zip. zipfile would take an OSError for damage."""
+
+
 def is_zip(location: str) -> bool:
     """Whether a location's name is that of a zip."""
     return location.endswith(".zip")
@@ -24,7 +28,8 @@ def is_zip(location: str) -> bool:
 
 def zip_directory(stream: IO[bytes]) -> dict[str, Span]:
     """The byte range of each object in a zip that `write_zip` wrote, from its directory alone.
-    Raises ValueError if the zip has another layout, and what zipfile raises if it is damaged."""
+    Raises ValueError if the zip has another layout, what zipfile raises if it is damaged, and
+    UnreadableError."""
     archive = zipfile.ZipFile(BoundedReader(stream))
     entries = archive.infolist()
     starts = [
@@ -54,8 +59,12 @@ class BoundedReader:
         self.seekable = stream.seekable
 
     def read(self, n_bytes: int = -1) -> bytes:
-        """The next bytes, by default those to the end. Raises ValueError if they are too many."""
-        data = self._stream.read(min(n_bytes, MAX_BYTES) if n_bytes >= 0 else MAX_BYTES)
+        """The next bytes, by default those to the end. Raises ValueError if they are too many, and
+        UnreadableError."""
+        try:
+            data = self._stream.read(min(n_bytes, MAX_BYTES) if n_bytes >= 0 else MAX_BYTES)
+        except Exception as error:  # each store's client has its own exceptions
+            raise UnreadableError(error) from error
         if len(data) == MAX_BYTES:
             raise ValueError(f"its directory has {MAX_BYTES} bytes or more")
         return data
