@@ -140,10 +140,12 @@ def find_version(reference: str) -> tuple[Storage, VersionRecord]:
     none, IntegrityError unless it is signed as the registry requires."""
     base, name = split_reference(reference)
     registry = Storage(base)
-    pointer = read_pointer(registry)
     name = name or LATEST
-    version = pointer.latest if name == LATEST else pointer.tags.get(name, name)
-    record = read_record(registry, version) if version else None
+    record = read_record(registry, name)  # a version number needs no pointer
+    if record is None:
+        pointer = read_pointer(registry)
+        version = pointer.latest if name == LATEST else pointer.tags.get(name)
+        record = read_record(registry, version) if version else None
     if record is not None:
         check_version(registry, record)
         return registry, record
@@ -155,7 +157,7 @@ def find_version(reference: str) -> tuple[Storage, VersionRecord]:
     names = ", ".join(available[:MAX_LISTED])
     more = f" and {len(available) - MAX_LISTED} more" if len(available) > MAX_LISTED else ""
     lost = repr(name[:80])
-    if version is not None and version != name:
+    if version is not None:
         lost = f"version {version} for {lost}"
     raise DataError(f"{base} has no {lost}: it has {names}{more}")
 

@@ -97,6 +97,8 @@ def test_a_document_is_a_small_regular_file(
     make(shop / name)
     with pytest.raises(IntegrityError, match=r"is not a regular file|the limit is 1048576"):
         open_bundle(str(shop))
+    if name == "refs.json":
+        assert open_bundle(f"{shop}@1.0").manifest.version == "1.0"
 
 
 @pytest.mark.parametrize(
