@@ -211,4 +211,6 @@ def test_wrong_words_are_usage_errors(road: Road, evaluation: Path, tmp_path: Pa
     )
     assert "--field applies to bundles" in refused(2, "report", evaluation, *field, *out)
     assert "an HTML page is written" in refused(2, "report", road.bundle, "-o", tmp_path / "a.csv")
-    refused(1, "report", tmp_path / "nothing.zarr", *out)
+    for first in ((), (road.tuned,), (evaluation,)):
+        missing = refused(1, "report", *first, tmp_path / "nothing.zarr", *out)
+        assert f"{tmp_path / 'nothing.zarr'} does not exist" in missing

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sidtool.base.artifact import describe
-from sidtool.base.errors import UsageError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.options import option, options_from
 from sidtool.base.output import new_file, refuse_existing
@@ -119,9 +119,14 @@ def report(
 
 
 def _common_kind(paths: Sequence[str | Path]) -> Kind:
-    """The kind of all artifacts. Raises UsageError if they differ, or without any."""
+    """The kind of all artifacts. Raises UsageError if they differ, or without any, DataError if a
+    path does not exist."""
     if not paths:
         raise UsageError("there is nothing to report on")
+    for path in paths:
+        is_reference = "://" in str(path) or "@" in Path(path).name
+        if not is_reference and not Path(path).exists():
+            raise DataError(f"{path} does not exist")
     named: dict[str | None, Kind] = {
         "a model with a SID vocabulary": "training output",
         "a file": "evaluation",
