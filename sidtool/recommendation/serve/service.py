@@ -112,8 +112,8 @@ class Service:
 
 
 MAX_PAUSE = 32
-"""The most looks at a refused version before it is loaded again: it may have been repaired, which
-its root document does not show."""
+"""The most looks at a version that was not taken before it is loaded again: it may have been
+repaired, which its root document does not show."""
 
 
 class Watcher:
@@ -123,7 +123,7 @@ class Watcher:
         self._sources = sources
         self._batcher = batcher
         self._metrics = metrics
-        self._refused: Version | None = None
+        self._not_taken: Version | None = None
         self._pause = 1
         self._looks_left = 0
         self.last_error = ""
@@ -151,8 +151,8 @@ class Watcher:
     def look(self) -> bool:
         """Exchange what is served if there is another version, and whether it was exchanged.
 
-        What cannot be read, or failed in a batch, is tried again at each look, what does not fit
-        after 1, 2, 4... more."""
+        What failed in a batch is tried again at each look, a version that was not taken after 1, 2,
+        4... more."""
         self._batcher.recover()
         served = self._batcher.served
         version: Version | None = None
@@ -160,9 +160,9 @@ class Watcher:
             version = self._sources.version()
             if version == served.version:
                 self.last_error = ""
-                self._refused = None
+                self._not_taken = None
                 return False
-            if version != self._refused:
+            if version != self._not_taken:
                 self._pause = 1
             elif self._looks_left:
                 self._looks_left -= 1
@@ -173,15 +173,13 @@ class Watcher:
             self._batcher.exchange(new)
             self._sources.remove_copies(version)
         except SidtoolError as error:
-            is_refused = isinstance(error, RefusedError)
-            if is_refused:
-                self._refused = version
-                self._looks_left = self._pause
-                self._pause = min(2 * self._pause, MAX_PAUSE)
-            self._keep("refused" if is_refused else "failed", str(error))
+            self._not_taken = version
+            self._looks_left = self._pause
+            self._pause = min(2 * self._pause, MAX_PAUSE)
+            self._keep("refused" if isinstance(error, RefusedError) else "failed", str(error))
             return False
         self.last_error = ""
-        self._refused = None
+        self._not_taken = None
         self._metrics.exchanges.labels("exchanged").inc()
         self._metrics.items.set(len(new.loaded.bundle))
         bundle = new.loaded.bundle

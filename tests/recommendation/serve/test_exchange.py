@@ -18,6 +18,7 @@ from sidtool.recommendation.serve.batcher import Served
 from sidtool.recommendation.serve.serve_options import ServeOptions, Version
 from sidtool.registry import open_bundle, push, tag
 from tests.loaded import with_prompts
+from tests.model.test_finite import poison
 from tests.recommendation.serve.conftest import OPTIONS
 from tests.recommendation.serve.disk import N_GROWN, N_ITEMS, catalog_bundle, save_model
 
@@ -146,6 +147,24 @@ def test_a_refused_model_is_taken_when_it_was_repaired(
         put(models[1])
         assert any(shop.look() for _ in range(9))
         assert shop.items() == offline(models[1])
+
+
+def test_a_model_with_weights_that_are_nan_is_not_loaded_at_each_look(
+    models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shutil.copytree(models[0], tmp_path / "model")
+    shop = Shop(tmp_path, model=str(path))
+    loads: list[object] = []
+    load = Sources.load
+    monkeypatch.setattr(Sources, "load", lambda sources: loads.append(1) or load(sources))
+    with shop.client:
+        shutil.copytree(models[1], path, dirs_exist_ok=True)
+        poison(path, float("nan"))
+        assert not any(shop.look() for _ in range(5))
+        assert "NaN or infinite" in shop.client.get("/readyz").json()["not_taken"]
+        assert len(loads) == 2
+        shutil.copytree(models[1], path, dirs_exist_ok=True)
+        assert shop.look()
 
 
 def test_what_is_replaced_while_it_is_read_is_not_taken(
