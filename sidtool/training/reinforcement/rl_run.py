@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidtool.base.digests import file_digest
-from sidtool.base.errors import CompatibilityError, UsageError
+from sidtool.base.errors import CompatibilityError, DataError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
@@ -207,7 +207,13 @@ def _check_rewards(
 def _check_examples(
     lineage: Lineage, examples: Path, rewards: "tuple[RewardTerm, ...]", is_of_lists: bool
 ) -> None:
-    """Raise UsageError if training examples lack weights, histories as SIDs, or lists."""
+    """Raise UsageError if training examples lack weights, histories as SIDs, or lists, DataError if
+    they lack validation users, by which the checkpoint is chosen."""
+    if not lineage.valid:
+        raise DataError(
+            f"rl chooses its checkpoint by validation users, and {examples} has none",
+            hint="make-sft from a split that has them",
+        )
     for term in rewards:
         if term.kind.needs_weights and lineage.weights is None:
             raise UsageError(

@@ -18,6 +18,7 @@ from sidtool.model import load_model_folder
 from sidtool.model.contract import read_contract
 from sidtool.training import train
 from sidtool.training.reinforcement import RlOptions, plan_rl, rl
+from tests.sealed import reseal
 from tests.training.runs import ENVIRONMENT, Stopped, same, short_rl, weights
 
 TWO_ITERATIONS = {"num_iterations": 2, "steps_per_generation": 2, "max_steps": 6}
@@ -209,6 +210,15 @@ def test_a_plan_checks_and_writes_nothing(tmp_path: Path, tuned: Path, made: Pat
         assert line.startswith(f"{options.algorithm} starts from")
         assert f"reward {reward};" in line
     assert not list(tmp_path.iterdir())
+
+
+def test_examples_without_validation_users_are_refused_by_the_plan(
+    tmp_path: Path, tuned: Path, made: Path
+) -> None:
+    examples = shutil.copytree(made.parent, tmp_path / "examples") / made.name
+    reseal(side_files(examples)["meta"], {"valid": 0})
+    with pytest.raises(DataError, match=r"by validation users, and .* has none"):
+        plan_rl(tuned, examples, tmp_path / "out", RlOptions(), {})
 
 
 def test_a_model_that_cannot_recommend_is_refused(
