@@ -44,6 +44,12 @@ def units_per_second(number: float) -> float | None:
     return next((unit for start, unit in UNITS if abs(number) >= start), None)
 
 
+def unit_of_all(numbers: NDArray[np.float64]) -> float | None:
+    """In which unit all times of an order are, as `units_per_second`: that of the latest, since
+    early ones look like a coarser unit."""
+    return units_per_second(float(np.abs(numbers).max(initial=0)))
+
+
 def time_units(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n,): in which unit each number is a time between 1973 and 2286, as `units_per_second`; 0 for
     other numbers. Times of one column are in one unit, those of a counter may have any size."""

@@ -4,8 +4,6 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.base.options import check_options, given_flags, group, option
 from sidtool.base.threads import release_arrow_memory
@@ -17,7 +15,7 @@ from sidtool.data.split.protocols import given, last_session, leave_one_out, ref
 from sidtool.data.split.record import Cuts, Protocol, SessionRule
 from sidtool.data.split.sessions import read_sessions
 from sidtool.data.split.split import Split
-from sidtool.data.times import parse_moment, units_per_second
+from sidtool.data.times import parse_moment, unit_of_all
 
 MAX_REPEATED, MAX_REPEATED_SHARE = 50, 0.1
 """Events, and their share, above which a file may hold events twice."""
@@ -139,7 +137,7 @@ def make_split(
         table = read_fields(events, interactions, options.fields, of_some_users=of_some_users)
     sessions = read_sessions(events, interactions, rule) if rule else None
     if options.protocol == "temporal":
-        unit = units_per_second(float(np.abs(interactions.order).max())) or 1
+        unit = unit_of_all(interactions.order) or 1
         split = temporal(interactions, options.cuts(unit), table, sessions)
     elif options.protocol == "last-session" and sessions is not None:
         split = last_session(interactions, sessions, table)

@@ -337,17 +337,23 @@ def test_filters_count_what_they_leave() -> None:
     assert len(left) == 0
 
 
+EARLY = [("1500000000", "2023-01-01"), ("20000000", "1971-01-01")]
+
+
 @pytest.mark.parametrize("digits", [0, 3, 6, 9])
-def test_dates_are_compared_with_times_in_every_unit(tmp_path: Path, digits: int) -> None:
-    times = [moment + "0" * digits for moment in ("1500000000", "1700000000")]
-    table = {"user": ["u", "u"], "item": ["a", "b"], "time": times}
+@pytest.mark.parametrize(("early", "since"), EARLY)
+def test_dates_are_compared_with_times_in_every_unit(
+    tmp_path: Path, digits: int, early: str, since: str
+) -> None:
+    times = [moment + "0" * digits for moment in (early, early, "1700000000")]
+    table = {"user": ["u"] * 3, "item": ["a", "b", "c"], "time": times}
     events = write_table(tmp_path / "events.csv", table)
     filters = FilterOptions(since="2023-01-01")
     columns = EventNames("user", "item", "time")
     options = PrepareOptions("table", filters=filters, columns=columns)
     prepared = prepare(events, tmp_path / "out", options)
     assert [(step.name, step.events) for step in prepared.steps] == [
-        ("read", 2),
+        ("read", 3),
         ("window", 1),
         ("repeated", 1),
     ]
