@@ -5,7 +5,6 @@ from typing import TextIO
 import fsspec
 import pytest
 
-from sidtool.data.tables import opening
 from sidtool.recipes import Ran, StepError, Steps
 from sidtool.recipes.steps import run_process
 
@@ -98,7 +97,6 @@ def test_changed_files_at_a_url_or_of_a_pattern_repeat_their_step(
     store, local = fsspec.filesystem("memory"), tmp_path / "events-1.csv"
 
     def commands() -> int:
-        opening._copied.cache_clear()  # a process copies a file once
         sources = (Path("memory://shop/items.csv"), tmp_path / "events-*.csv")
         make_steps(tmp_path, ran, replaces=True).run(tmp_path / "out", *sources, tmp_path / "out")
         return len(ran)

@@ -2,8 +2,8 @@
 files are opened: within limits, with errors that name the file, and decompressed if the name ends
 in `.gz` (not Parquet, which compresses itself).
 
-A file at a URL is copied once per process: readers check a file before they read it, and need it
-whole for that."""
+A file at a URL is copied once per process and version: readers check a file before they read it,
+and need it whole for that."""
 
 import gzip
 import re
@@ -138,7 +138,7 @@ def table_files(path: Path) -> TableFiles:
     Raises DataError for a pattern without a match, a folder that is no table, or a URL that cannot
     be read, UsageError for one whose client is missing."""
     if URL.match(str(path)):
-        return _copied(as_url(path))
+        return _copied(as_url(path), *_remote_files(as_url(path)))
     if has_magic(str(path)) and not path.exists():
         pattern = path.relative_to(path.anchor).as_posix()
         matches = _outermost(Path(path.anchor).glob(pattern))
@@ -173,41 +173,56 @@ def _outermost(paths: Iterable[Path]) -> tuple[Path, ...]:
     return tuple(sorted(path for path in distinct if distinct.isdisjoint(path.parents)))
 
 
-@cache
-def _copied(url: str) -> TableFiles:
-    """Copies of the files at a URL. Raises DataError, UsageError if the client is missing."""
+def _remote_files(url: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The folder of the files at a URL, and each file with what changes with it. Raises DataError,
+    UsageError if the client is missing."""
     import fsspec
 
     try:
-        filesystem, root = fsspec.core.url_to_fs(url)
+        filesystem, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as error:
         raise UsageError(
             f"{url} cannot be opened: {first_line(error)}",
             hint="pip install 'sidtool[s3]' for s3://",
         ) from error
-    folder = Path(_copies().name) / str(len(list(Path(_copies().name).iterdir())))
-    folder.mkdir()
     try:
         is_folder = filesystem.isdir(root)
         common = root if is_folder else root.rpartition("/")[0]
         if has_magic(root):
-            remote = sorted(filesystem.glob(root))
+            remote = filesystem.glob(root, detail=True)
         elif is_folder:
-            names = filesystem.find(root)
-            remote = sorted(name for name in names if name.lower().endswith(PARQUET))
+            found = filesystem.find(root, detail=True)
+            remote = {name: found[name] for name in found if name.lower().endswith(PARQUET)}
         else:
-            remote = [root] if filesystem.exists(root) else []
-        for name in remote:
-            target = folder / _below(name, common)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            filesystem.get_file(name, str(target))
-        versions = tuple(object_version(filesystem.info(name)) for name in remote)
+            remote = {root: filesystem.info(root)} if filesystem.exists(root) else {}
+        versions = [
+            (name, object_version(info if info.get("size") is not None else filesystem.info(name)))
+            for name, info in sorted(remote.items())  # a page of links, as of http://, has no sizes
+        ]
     except Exception as error:  # clients of stores have no common class
         raise DataError(f"{url} cannot be read: {first_line(error)}") from error
-    if not remote:
+    if not versions:
         raise DataError(f"{url} does not exist, or holds no Parquet files")
-    files = tuple(folder / _below(name, common) for name in remote)
-    return TableFiles(files, filesystem.unstrip_protocol(common), str(folder), versions)
+    return common, tuple(versions)
+
+
+@cache
+def _copied(url: str, common: str, versions: tuple[tuple[str, str], ...]) -> TableFiles:
+    """Copies of these files below a folder of a store. Raises DataError."""
+    import fsspec
+
+    filesystem, _ = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    folder = Path(_copies().name) / str(len(list(Path(_copies().name).iterdir())))
+    folder.mkdir()
+    files = tuple(folder / _below(name, common) for name, _ in versions)
+    try:
+        for (name, _), target in zip(versions, files, strict=True):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            filesystem.get_file(name, str(target))
+    except Exception as error:  # clients of stores have no common class
+        raise DataError(f"{url} cannot be read: {first_line(error)}") from error
+    of_files = tuple(version for _, version in versions)
+    return TableFiles(files, filesystem.unstrip_protocol(common), str(folder), of_files)
 
 
 def object_version(info: Mapping[str, Any]) -> str:
