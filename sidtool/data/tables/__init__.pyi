@@ -1,6 +1,7 @@
 from .json_tables import json_lines as json_lines
 from .opening import PARQUET as PARQUET
 from .opening import as_url as as_url
+from .opening import is_hidden as is_hidden
 from .opening import library_errors as library_errors
 from .opening import object_version as object_version
 from .opening import open_file as open_file

@@ -141,7 +141,8 @@ def table_files(path: Path) -> TableFiles:
         return _copied(as_url(path), *_remote_files(as_url(path)))
     if has_magic(str(path)) and not path.exists():
         pattern = path.relative_to(path.anchor).as_posix()
-        matches = _outermost(Path(path.anchor).glob(pattern))
+        found = Path(path.anchor).glob(pattern)
+        matches = _outermost(file for file in found if not is_hidden(file.as_posix(), str(path)))
         if not matches:
             raise DataError(f"no file matches {path}")
         return TableFiles(matches)
@@ -164,7 +165,15 @@ def parquet_files(path: Path) -> tuple[Path, ...]:
     """The Parquet files in a folder whose name does not say that it has some; none for others."""
     if not path.is_dir() or path.name.lower().endswith(PARQUET):
         return ()
-    return _outermost(file for suffix in PARQUET for file in path.rglob(f"*{suffix}"))
+    files = (file for suffix in PARQUET for file in path.rglob(f"*{suffix}"))
+    return _outermost(file for file in files if not is_hidden(file.relative_to(path).as_posix()))
+
+
+def is_hidden(name: str, pattern: str = "") -> bool:
+    """Whether a step of a path begins with a dot, as those of unfinished outputs do, behind what a
+    pattern has before its first wildcard."""
+    start = re.split(r"[*?[]", pattern, maxsplit=1)[0]
+    return "/." in f"/{name}"[len(start) :]
 
 
 def _outermost(paths: Iterable[Path]) -> tuple[Path, ...]:
@@ -195,9 +204,11 @@ def _remote_files(url: str) -> tuple[str, tuple[tuple[str, str], ...]]:
             remote = {name: found[name] for name in found if name.lower().endswith(PARQUET)}
         else:
             remote = {root: filesystem.info(root)} if filesystem.exists(root) else {}
+        pattern = root if has_magic(root) else f"{root}/"
         versions = [
             (name, object_version(info if info.get("size") is not None else filesystem.info(name)))
             for name, info in sorted(remote.items())  # a page of links, as of http://, has no sizes
+            if not is_hidden(name, pattern)
         ]
     except Exception as error:  # clients of stores have no common class
         raise DataError(f"{url} cannot be read: {first_line(error)}") from error

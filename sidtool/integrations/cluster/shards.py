@@ -3,7 +3,6 @@
 Shards depend on the files alone, never on the number of workers: what is made of a shard is the
 same wherever and whenever it is made."""
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from sidtool.data.tables import (
     FREE_ROWS,
     PARQUET,
     ROWS_PER_BYTE,
+    is_hidden,
     library_errors,
     object_version,
     open_dataset,
@@ -127,7 +127,7 @@ def parquet_urls(source: str) -> list[str]:
             names = sorted(
                 name
                 for name in filesystem.find(root)
-                if name.lower().endswith(PARQUET) and not _is_hidden(name.removeprefix(root))
+                if name.lower().endswith(PARQUET) and not is_hidden(name, f"{root}/")
             )
         else:
             is_table = root.lower().endswith(PARQUET) and filesystem.exists(root)
@@ -142,9 +142,7 @@ def table_urls(source: str) -> list[str]:
     itself. Raises DataError if there are none."""
     filesystem, root = open_store(source)
     if has_magic(root) and not filesystem.exists(root):
-        above = re.split(r"[*?[]", root, maxsplit=1)[0].rpartition("/")[0]
-        names = sorted(filesystem.glob(root))
-        names = [name for name in names if not _is_hidden(name.removeprefix(above))]
+        names = [name for name in sorted(filesystem.glob(root)) if not is_hidden(name, root)]
         if not names:
             raise DataError(f"no file matches {source}")
         return [_url(filesystem, name) for name in names]
@@ -161,11 +159,6 @@ def file_versions(urls: Sequence[str]) -> dict[str, str]:
             info = filesystem.info(path)
         versions[without_credentials(url)] = object_version(info)
     return versions
-
-
-def _is_hidden(name: str) -> bool:
-    """Whether a step of a path begins with a dot, as those of unfinished outputs do."""
-    return any(step.startswith(".") for step in name.split("/"))
 
 
 def _url(filesystem: Any, name: str) -> str:

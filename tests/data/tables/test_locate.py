@@ -6,7 +6,9 @@ import pytest
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.interactions import read_interactions
 from sidtool.data.split.files import open_split, split_events
+from sidtool.data.tables.opening import table_files
 from sidtool.data.tables.tables import column_names, read_columns
+from sidtool.integrations.cluster.shards import table_urls
 from tests.data.tables.files import CONTAINERS, write_table
 from tests.s3 import BUCKET, Wire
 
@@ -45,6 +47,25 @@ def test_a_folder_of_parquet_files_is_a_table(tmp_path: Path) -> None:
     assert open_split(tmp_path / "events").reference.digest == digest
     split_events(tmp_path / "events", tmp_path / "split")
     assert open_split(tmp_path / "split").reference.digest == digest
+
+
+def test_hidden_files_are_no_part_of_a_table(tmp_path: Path) -> None:
+    for name in ("a", ".b", ".c/d", "e/f", "e/.g"):
+        file = tmp_path / "h" / f"{name}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_table(file, TABLE)
+    tables = {
+        "h": ["a", "f"],
+        "h/*.parquet": ["a"],
+        "h/**/*.parquet": ["a", "f"],
+        "h/.b*.parquet": [".b"],
+        "h/.c": ["d"],
+        "h/.c/*.parquet": ["d"],
+    }
+    for path, names in tables.items():
+        for located in (tmp_path / path, Path(f"file://{tmp_path}/{path}")):
+            assert [file.stem for file in table_files(located).files] == names
+        assert [Path(url).stem for url in table_urls(str(tmp_path / path))] == names
 
 
 def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
