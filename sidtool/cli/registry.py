@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sidtool import registry as registries
-from sidtool.base.extras import require
+from sidtool.base.signatures import Signer
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_plan, say_table
 from sidtool.cli.terminal.pace import progress
@@ -80,8 +80,8 @@ def push(
 ) -> None:
     """Publish a bundle, memory or model as an immutable version, or as the files of a hub
     repository; an interrupted push leaves nothing visible."""
-    if sign is not None:
-        require("sign")
+    if dry_run and sign is not None:
+        Signer.of(sign)  # raises for one that cannot sign, as the push does
     on_hub = registries.is_flat_repository(target)
     if dry_run and on_hub:
         checked = registries.check_source(artifact, license)

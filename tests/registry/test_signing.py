@@ -150,9 +150,10 @@ def test_the_key_may_be_encrypted(tmp_path: Path, bundle_path: str, with_certifi
         signers.write_bytes(text.partition(b"-----END ENCRYPTED PRIVATE KEY-----\n")[2])
     (tmp_path / "key.pem").write_bytes(text)
     push_signed = ("push", bundle_path, tmp_path / "shop", "--sign", tmp_path / "key.pem")
-    error = refused(2, *push_signed)
-    assert "key.pem is encrypted" in error
-    assert "SIDTOOL_SIGN_PASSWORD" in error
+    for words in ((), ("--dry-run",)):
+        error = refused(2, *push_signed, *words)
+        assert "key.pem is encrypted" in error
+        assert "SIDTOOL_SIGN_PASSWORD" in error
     wrong = {"SIDTOOL_SIGN_PASSWORD": "of another shop"}
     assert "cannot sign" in refused(2, *push_signed, env=wrong)
     assert not (tmp_path / "shop").exists()
