@@ -294,7 +294,7 @@ def event_seconds(
         largest = f"{np.abs(events.order).max():g}"
         order = "the order of the rows" if events.columns.order is None else largest
         raise DataError(
-            f"{path}: {flag} needs times since 1970 or dates, the order is {order}",
+            f"{path}: {flag} needs times or dates, some after March 1973: the order is {order}",
             hint="--order-column names the column of the times",
         )
     seconds = events.order / per_second
