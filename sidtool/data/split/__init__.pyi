@@ -23,3 +23,4 @@ from .split import evenly_spaced as evenly_spaced
 from .values import Event as Event
 from .values import Example as Example
 from .values import UserSequence as UserSequence
+from .write_parts import folder_name as folder_name

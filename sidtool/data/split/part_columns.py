@@ -34,13 +34,10 @@ class PartColumn:
 
     @property
     def decoded(self) -> "PartColumn":
-        """The same without dictionaries."""
+        """The texts without dictionaries."""
         import pyarrow as pa
 
-        are_coded = [pa.types.is_dictionary(chunk.type) for chunk in self.chunks]
-        pairs = zip(self.chunks, are_coded, strict=True)
-        chunks = [chunk.dictionary_decode() if is_coded else chunk for chunk, is_coded in pairs]
-        return replace(self, chunks=chunks)
+        return replace(self, chunks=[chunk.cast(pa.string()) for chunk in self.chunks])
 
 
 PartFile = dict[str, PartColumn]

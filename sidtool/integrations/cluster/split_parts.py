@@ -15,7 +15,7 @@ from sidtool.base.options import option, options_from
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.data import EventColumns
-from sidtool.data.split import BUCKETS, MANIFEST, SplitManifest, SplitOptions
+from sidtool.data.split import BUCKETS, MANIFEST, SplitManifest, SplitOptions, folder_name
 from sidtool.data.split.parts import (
     GroupedRows,
     PartPlan,
@@ -155,7 +155,7 @@ def _open_split(plan: PartPlan, columns: EventColumns, source: str) -> Work[User
     def split(_: int, part: UserPart, place: Path) -> PartReport:
         rows = place / "rows.parquet"
         gather_rows(part.files, part.number, plan.parts, rows)
-        files = place / plan.folder(part.number)
+        files = place / folder_name(part.number)
         files.mkdir()
         with errors_at(rows, f"part {part.number} of {plan.parts} of {source}"):
             made = split_part(plan, columns, part.number, rows, files)

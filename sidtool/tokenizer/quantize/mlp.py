@@ -67,16 +67,11 @@ def by_blocks(
     result = np.zeros((len(vectors), width), dtype=dtype)
     for start in range(0, len(vectors), BLOCK):
         rows = vectors[start : start + BLOCK]
-        block = function(padded(rows))
+        padded = np.zeros((BLOCK, rows.shape[1]), dtype=np.float32)
+        padded[: len(rows)] = rows
+        block = function(padded)
         result[start : start + len(rows), : block.shape[1]] = block[: len(rows)]
     return result
-
-
-def padded(rows: Rows) -> Rows:
-    """A whole block: the rows, followed by zeros."""
-    block = np.zeros((BLOCK, rows.shape[1]), dtype=np.float32)
-    block[: len(rows)] = rows
-    return block
 
 
 def unit(vectors: Rows) -> Rows:

@@ -69,11 +69,6 @@ class PartPlan:
             choose_column(path, available, name, (), "events")
         return choose_event_columns(path, available, self.options.columns)
 
-    @staticmethod
-    def folder(part: int) -> str:
-        """The folder of the files of a part."""
-        return folder_name(part)
-
     def buckets(self, part: int) -> range:
         """The buckets of a part."""
         # the smallest bucket b with b * parts // BUCKETS == part, and that of the next part
