@@ -12,7 +12,6 @@ from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from glob import has_magic
 from io import BufferedReader, RawIOBase
 from pathlib import Path
@@ -119,6 +118,8 @@ class TableFiles:
     """Local folder of the copies."""
     versions: tuple[str, ...] = ()
     """Of each copied file, what changes with it."""
+    holder: Any = None
+    """What keeps the copies: they are removed with it."""
 
     @contextmanager
     def named_errors(self) -> Iterator[None]:
@@ -138,7 +139,7 @@ def table_files(path: Path) -> TableFiles:
     Raises DataError for a pattern without a match, a folder that is no table, or a URL that cannot
     be read, UsageError for one whose client is missing."""
     if URL.match(str(path)):
-        return _copied(as_url(path), *_remote_files(as_url(path)))
+        return _copied(as_url(path))
     if has_magic(str(path)) and not path.exists():
         pattern = path.relative_to(path.anchor).as_posix()
         found = Path(path.anchor).glob(pattern)
@@ -217,15 +218,21 @@ def _remote_files(url: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     return common, tuple(versions)
 
 
-@cache
-def _copied(url: str, common: str, versions: tuple[tuple[str, str], ...]) -> TableFiles:
-    """Copies of these files below a folder of a store. Raises DataError."""
+_COPIES: dict[str, tuple[Any, TableFiles]] = {}
+"""URL -> its files as `_remote_files` gives them, and their copies."""
+
+
+def _copied(url: str) -> TableFiles:
+    """Copies of the files at a URL, which take the place of those of an earlier version. Raises as
+    `_remote_files`."""
     import fsspec
 
+    remote = common, versions = _remote_files(url)
+    if url in _COPIES and _COPIES[url][0] == remote:
+        return _COPIES[url][1]
     filesystem, _ = fsspec.core.url_to_fs(url, use_listings_cache=False)
-    folder = Path(_copies().name) / str(len(list(Path(_copies().name).iterdir())))
-    folder.mkdir()
-    files = tuple(folder / _below(name, common) for name, _ in versions)
+    folder = tempfile.TemporaryDirectory(prefix="sidtool-")
+    files = tuple(Path(folder.name) / _below(name, common) for name, _ in versions)
     try:
         for (name, _), target in zip(versions, files, strict=True):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -233,7 +240,9 @@ def _copied(url: str, common: str, versions: tuple[tuple[str, str], ...]) -> Tab
     except Exception as error:  # clients of stores have no common class
         raise DataError(f"{url} cannot be read: {first_line(error)}") from error
     of_files = tuple(version for _, version in versions)
-    return TableFiles(files, filesystem.unstrip_protocol(common), str(folder), of_files)
+    source = filesystem.unstrip_protocol(common)
+    _COPIES[url] = remote, TableFiles(files, source, folder.name, of_files, folder)
+    return _COPIES[url][1]
 
 
 def object_version(info: Mapping[str, Any]) -> str:
@@ -246,9 +255,3 @@ def _below(name: str, folder: str) -> str:
     """The path of a remote file below a folder, or its name alone. No step of it leads upward."""
     relative = name.removeprefix(folder).lstrip("/")
     return relative if ".." not in relative.split("/") else name.rpartition("/")[2]
-
-
-@cache
-def _copies() -> "tempfile.TemporaryDirectory[str]":
-    """A folder for copies, removed when the process ends."""
-    return tempfile.TemporaryDirectory(prefix="sidtool-")

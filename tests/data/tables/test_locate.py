@@ -96,3 +96,14 @@ def test_tables_at_a_url_are_read(tmp_path: Path, s3: Wire) -> None:
         column_names(Path(f"s3://{BUCKET}/data/none.csv"))
     with pytest.raises(UsageError, match=r"nope://x\.csv cannot be opened"):
         column_names(Path("nope://x.csv"))
+
+
+def test_a_newer_copy_takes_the_place_of_an_older_one() -> None:
+    store, url = fsspec.filesystem("memory"), Path("memory://replaced/x.csv")
+    folders: list[str] = []
+    for user in ("u", "v"):
+        store.pipe_file("/replaced/x.csv", f"user\n{user}\n".encode())
+        assert read_columns(url, ["user"])["user"].to_pylist() == [user]
+        folders += [table_files(url).folder, table_files(url).folder]
+    assert folders[0] == folders[1] != folders[2] == folders[3]
+    assert [Path(folder).exists() for folder in folders[1:3]] == [False, True]
