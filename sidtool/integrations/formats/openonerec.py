@@ -88,9 +88,11 @@ def _codes(path: Path, ids: list[str], column: Any) -> NDArray[np.int64]:
         raise DataError(f"{path}: the column sid has type {kind}, not lists of codes")
     lengths = pc.unique(pc.list_value_length(column)).to_pylist()
     codes = pc.list_flatten(column)
-    if len(lengths) != 1 or lengths == [0] or codes.null_count:
+    if len(lengths) != 1 or lengths == [0]:
         spelled = " and ".join(map(str, sorted(lengths)))
-        raise DataError(f"{path}: SIDs have {spelled} codes, but all need the same number")
+        raise DataError(f"{path}: SIDs have {spelled} codes, but all need the same number, above 0")
+    if codes.null_count:
+        raise DataError(f"{path}: a sid has an empty code")
     return np.asarray(codes.to_numpy(), dtype=np.int64).reshape(len(ids), lengths[0])
 
 
@@ -111,4 +113,10 @@ def _spelled_codes(path: Path, ids: list[str], sids: list[str]) -> NDArray[np.in
         raise DataError(
             f"{path}: every pid needs one row, with a sid spelled like <s_a_1><s_b_2><s_c_3>"
         )
-    return parse_tokens(path, tokens)[1]
+    template, codes = parse_tokens(path, tokens)
+    if template != SPELLINGS["openonerec"]["template"]:
+        raise DataError(
+            f"{path}: its SIDs are spelled like {template}, those of OpenOneRec like <s_a_1>",
+            hint="an index.json, with a list of tokens for each item, may have any spelling",
+        )
+    return codes

@@ -221,11 +221,13 @@ def test_a_key_that_is_no_line_number_is_refused(tmp_path: Path, key: str) -> No
         (pa.array([1, 2]), [[0] * 5000] * 2, "level"),
         (pa.array([1, 2]), [[1], None], "empty"),
         (pa.array([1, 2]), [[1], [2, 3]], "1 and 2 codes"),
-        (pa.array([1, 2]), [[1], [None]], "all need the same number"),
+        (pa.array([1, 2]), [[1], [None]], "a sid has an empty code"),
+        (pa.array([1, 2]), pa.array([[], []], pa.list_(pa.int64())), "the same number, above 0"),
         (pa.array([1, 1]), [[1], [2]], "repeated"),
         (pa.array([1, 2]), [1.5, 2.5], "not lists of codes"),
         (pa.array([1, 2]), ["<s_a_1>", "<s_b_1>"], "not a token of level 'a'"),
         (pa.array([1, 2]), ["<s_a_1>", "lamp"], "spelled like"),
+        (pa.array([1, 2]), ["<a_1>", "<a_2>"], "its SIDs are spelled like <{level}_{code}>"),
     ],
 )
 def test_a_malformed_parquet_map_is_refused(
