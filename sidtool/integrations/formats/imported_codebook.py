@@ -189,9 +189,11 @@ def _measure(
 ) -> Encoded:
     """Compare the map with what the codebook gives. Raises ThresholdError if too few are equal."""
     assert source.embeddings is not None
-    ids = list(catalog_ids) if catalog_ids is not None else sorted_active_rows(bundle)[0]
-    of_catalog = read_vectors(Path(source.embeddings), ids, by_row=source.by_row)
-    vectors = of_catalog[rows_in(ids, list(bundle.items.ids))]  # (n, dim)
+    ids = list(bundle.items.ids)
+    if source.by_row:  # the file may have no ids, but a row for each item of the catalog
+        ids = list(catalog_ids) if catalog_ids is not None else sorted_active_rows(bundle)[0]
+    stored = read_vectors(Path(source.embeddings), ids, by_row=source.by_row)
+    vectors = stored[rows_in(ids, list(bundle.items.ids))]  # (n, dim)
     if vectors.shape[1] != codebook.dim:
         raise CompatibilityError(
             f"{source.embeddings} has vectors of {vectors.shape[1]} dimensions, the codebook "

@@ -163,13 +163,13 @@ def compare_bundles(
         column = items.fields[field]
         labels = tuple(column[row] for row in rows_in(items.ids, ids))
     if embeddings is not None:
-        if items is not None:
-            rows = rows_in(items.ids, ids)
-            vectors = read_vectors(Path(embeddings), items.ids, by_row=by_row)[rows]
-        elif by_row:
-            raise UsageError("--by-row needs the catalog", hint="give it by --items ITEMS")
-        else:
-            vectors = read_vectors(Path(embeddings), ids, by_row=False)
+        stored_ids: Sequence[str] = ids
+        if by_row:  # the file may have no ids, but a row for each item of the catalog
+            if items is None:
+                raise UsageError("--by-row needs the catalog", hint="give it by --items ITEMS")
+            stored_ids = items.ids
+        stored = read_vectors(Path(embeddings), stored_ids, by_row=by_row)
+        vectors = stored[rows_in(stored_ids, ids)]
     if interactions is not None:
         columns = bundles[0].manifest.made_from.event_columns
         behavior = Behavior.of(open_split(interactions, recorded=columns).train, ids)

@@ -286,3 +286,13 @@ def test_vectors_without_ids_follow_the_catalog(tmp_path: Path) -> None:
     np.save(tmp_path / "vectors.npy", rows.numpy()[order[:-3]])
     with pytest.raises(DataError, match=r"the catalog lacks 3 of 60 items"):
         import_map(path, tmp_path / "y.zarr", items=items, codebook=source)
+
+
+@pytest.mark.filterwarnings(UNRECORDED)
+def test_items_that_only_the_catalog_has_need_no_vectors(tmp_path: Path) -> None:
+    path, checkpoint, _ = rq_vae(tmp_path, vectors(tmp_path, named=True))
+    lines = ["item_id,title", *(f"{item},title {item}" for item in range(N + 5))]
+    (tmp_path / "items.csv").write_text("\n".join(lines) + "\n")
+    source = CodebookFile(checkpoint, tmp_path / "vectors.npy")
+    bundle = import_map(path, tmp_path / "x.zarr", items=tmp_path / "items.csv", codebook=source)
+    assert encoded(bundle) == Encoded(N, (N, N, N))

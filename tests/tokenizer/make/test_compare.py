@@ -1,6 +1,7 @@
 import tracemalloc
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,6 +118,22 @@ def test_bundles_of_different_items_cannot_be_compared() -> None:
     assert common_ids([one, small_bundle(40, seed=1)]) == tuple(sorted(f"i{n}" for n in range(40)))
     with pytest.raises(DataError, match=r"differ in 1 items? \(first: 'i40'\)"):
         common_ids([one, other])
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+def test_vectors_by_id_need_only_the_items_of_the_bundles(tmp_path: Path, by_row: bool) -> None:
+    bundle = built()
+    ids = common_ids([bundle])
+    # the catalog has another order, and by id another item, too
+    names = (*(() if by_row else ("later",)), *reversed(ids))
+    items = make_items(names, names, names, fields={}, template="{title}")
+    rows = vectors()[::-1] if by_row else vectors()
+    np.save(tmp_path / "vectors.npy", rows)
+    if not by_row:
+        (tmp_path / "vectors.ids.txt").write_text("\n".join(ids) + "\n")
+    path = tmp_path / "vectors.npy"
+    figures = compare_bundles([bundle], embeddings=path, items=items, by_row=by_row)
+    assert figures == [describe(bundle, Evidence(ids, vectors()))]
 
 
 @pytest.mark.parametrize("items", [None, make_items(("i0",), ("",), ("",), fields={}, template="")])
