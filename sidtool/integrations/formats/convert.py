@@ -181,9 +181,7 @@ def read_map(
     elif info is not None or keys != "id":
         raise UsageError(f"--info and --keys line apply to an index.json, not to {source}")
     catalog = items.read() if items is not None else None
-    # with a codebook, the level sizes are its own
-    map_sizes = sizes if codebook is None else None
-    bundle = form.read(source, name=name, sizes=map_sizes, items=catalog, **of_catalog)
+    bundle = form.read(source, name=name, sizes=sizes, items=catalog, **of_catalog)
     if codebook is None:
         return bundle
     catalog_ids = None if catalog is None else catalog.ids

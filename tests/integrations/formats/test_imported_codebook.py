@@ -153,6 +153,10 @@ def test_grid_with_its_map_and_its_appended_level(tmp_path: Path, is_vae: bool) 
     assert bundle.sid("0").startswith("<s_a_")
     larger = add_items(bundle, new_items("new"), rows.numpy()[:1])
     assert larger.items.codes[larger.items.row("new")][:3].tolist() == codes[0].tolist()
+    # the codebook does not say how many codes the appended level has
+    out = tmp_path / "wide.zarr"
+    wide = import_map(tmp_path / "map.pt", out, sizes=(7, 5, 6, 99), codebook=source)
+    assert (wide.space.sizes, wide.manifest.collisions.capacity) == ((7, 5, 6, 99), 99)
 
 
 def test_a_map_of_grid_alone(tmp_path: Path) -> None:
