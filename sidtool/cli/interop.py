@@ -15,6 +15,7 @@ from sidtool.cli.terminal.console import next_step, note, say, say_json
 from sidtool.integrations import formats
 from sidtool.integrations.formats import CatalogFile, CodebookFile, Keys, System
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.codes import CollisionCounts
 from sidtool.tokenizer.sid import read_sizes
 
 
@@ -76,19 +77,19 @@ def import_(
 
 def _say_imported(bundle: Bundle, out: Path, *, json: bool) -> None:
     manifest = bundle.manifest
-    policy = manifest.collisions.policy
     encoded = formats.encoded_share(bundle)
     if json:
         figures = {
             "bundle": str(out),
             "digest": bundle.identity.digest,
             "items": manifest.items,
-            "policy": policy,
+            "policy": manifest.collisions.policy,
             "codebook": manifest.source.get("codebook_layout"),
             "encoded": None if encoded is None else {**encoded.to_json(), "share": encoded.share},
         }
         return say_json(figures)
-    sharing = "some items share a SID" if policy == "allow" else "every item has its own SID"
+    n_sharing = CollisionCounts.of(bundle.items.codes).items
+    sharing = f"{n_sharing} items share a SID" if n_sharing else "every item has its own SID"
     book = "no codebook"
     if bundle.codebook is not None:
         book = f"codebook of {bundle.codebook.method} for vectors of {bundle.codebook.dim} numbers"

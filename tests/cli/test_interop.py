@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,14 @@ def test_a_codebook_is_imported_with_its_map(road: Road, tmp_path: Path) -> None
     wrong = (*command[:-1], tmp_path / "other.npy", "--by-row", "-o", tmp_path / "x.zarr")
     assert "gives back the SIDs of" in refused(3, *wrong)
     done(*wrong, "--fail-under", 0)
+    # two items of one SID, whose last level the codebook lacks
+    sids = json.loads((tmp_path / "mini" / "index.json").read_text())
+    sids["b001"] = sids["b002"]
+    (tmp_path / "mini" / "index.json").write_text(json.dumps(sids))
+    with np.load(tmp_path / "codebooks.npz") as levels:
+        np.savez(tmp_path / "codebooks.npz", **{name: levels[name] for name in levels.files[:2]})
+    shared = done(*command, "-o", tmp_path / "s.zarr", "--fail-under", 0)
+    assert "2 items share a SID; codebook of rq-kmeans" in shared.out
 
 
 def test_compare_measures_bundles_and_vectors(road: Road, index: Path, tmp_path: Path) -> None:
