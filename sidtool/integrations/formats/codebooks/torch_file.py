@@ -43,6 +43,8 @@ STORAGES = {
 _TENSOR = "torch._utils._rebuild_tensor_v2"
 _WRAPPERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 MAX_DIMENSIONS = 8
+OLD_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""How torch.save before PyTorch 1.6 begins a file, and later without its zip: a number, pickled."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ class TorchFile:
         self.path = path
         require_regular(path)
         with library_errors(path, "a file of torch.save"), path.open("rb") as stream:
+            if stream.read(len(OLD_START)) == OLD_START:
+                raise _no_pickle(path)
             archive = open_zip(stream)
             entries = zip_entries(archive, path.stat().st_size)
             for name, entry in entries.items():
@@ -113,10 +117,7 @@ class TorchFile:
                     )
             pickles = [name for name in entries if name.endswith("/data.pkl")]
             if len(pickles) != 1:
-                raise DataError(
-                    f"{path} has no data.pkl, which torch.save writes since PyTorch 1.6",
-                    hint="load it with its own program and save it again",
-                )
+                raise _no_pickle(path)
             root = pickles[0].removesuffix("data.pkl")
             small = {"byteorder": b"little"}
             for name in ("byteorder", "data.pkl"):
@@ -182,6 +183,13 @@ class TorchFile:
         if tensor.storage == BFLOAT16:
             return (array.astype(np.uint32) << 16).view(np.float32)
         return np.ascontiguousarray(array)
+
+
+def _no_pickle(path: Path) -> DataError:
+    return DataError(
+        f"{path} has no data.pkl, which torch.save writes since PyTorch 1.6",
+        hint="load it with its own program and save it again",
+    )
 
 
 def tensors_of(value: Any) -> dict[str, StoredTensor]:

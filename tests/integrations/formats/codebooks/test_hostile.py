@@ -49,6 +49,10 @@ def refused(path: Path, message: str) -> None:
         (lambda path: path.write_bytes(b""), "is not a zip file"),
         (lambda path: path.write_bytes(b"\x80\x02}q\x00."), "is not a zip file"),
         (lambda path: hostile.rezip(path, {"model.json": b"{}"}), "has no data.pkl"),
+        (
+            lambda path: torch.save({}, path, _use_new_zipfile_serialization=False),
+            "has no data.pkl, which torch.save writes since PyTorch 1.6",
+        ),
     ],
 )
 def test_claims_and_bombs(tmp_path: Path, make: Callable[[Path], None], message: str) -> None:
