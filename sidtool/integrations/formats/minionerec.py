@@ -147,6 +147,8 @@ def _titles_from_info(path: Path, index: dict[str, list[str]]) -> list[str]:
                 f"{path}, line {number}: item {key!r} has the title {title[:40]!r}, before it had "
                 f"{titles[key][:40]!r}"
             )
+    if not titles.keys() & index.keys():
+        raise DataError(f"{path} has none of the {len(index)} items of the index")
     return [titles.get(key, "") for key in index]
 
 

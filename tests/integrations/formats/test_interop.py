@@ -177,6 +177,7 @@ def test_a_malformed_index_is_refused(tmp_path: Path, index: str, message: str) 
     [
         ("<a_5><b_0>\tA lamp\n", "line 1: .* is not SID, title and key"),
         ("<a_5><b_1>\tA lamp\t0\n", "the index has <a_5><b_0>"),
+        ("<a_5><b_0>\tA lamp\tx0\n", "has none of the 3 items of the index"),
         ("<a_5><b_0>\tA lamp\t0\n<a_5><b_0>\tRug\t0\n", "line 2: item '0' has the title 'Rug'"),
     ],
 )
