@@ -26,11 +26,15 @@ def check_alignable(new: Bundle, old: Bundle) -> tuple[Codebook, Codebook]:
         raise RefusedError(
             f"bundle {name!r} is a map without a codebook: there is nothing to align"
         )
-    if new.space.sizes != old.space.sizes or new.codebook.sizes != old.codebook.sizes:
+    has_levels = new.codebook.sizes == old.codebook.sizes and new.space.levels == old.space.levels
+    # how many codes an appended level has depends on the items, so one may have room for the other
+    if not has_levels or (new.items.codes >= np.array(old.space.sizes)).any():
         raise RefusedError(
             f"the new bundle's levels are {new.space.spelled_sizes}, the old one's "
             f"{old.space.spelled_sizes}",
-            hint="build the new codebook with the old one's levels and collision policy",
+            hint="more items share codes than the appended level of the old bundle has room for"
+            if has_levels
+            else "build the new codebook with the old one's levels and collision policy",
         )
     first, old_first = new.codebook.params.first_code, old.codebook.params.first_code
     if first != old_first:
@@ -58,7 +62,7 @@ def align(new: Bundle, old: Bundle) -> Bundle:
     first those that agree at all earlier levels (the Hungarian method on co-assignment counts);
     codes without common items are matched by the distance of their centroids. Placeholders (codes
     below `first_code`) keep their names. Residuals do not depend on names, so encoding and decoding
-    do not change. The result has the spelling of `old`, is its next major version, and names its
+    do not change. The result has the SID space of `old`, is its next major version, and names its
     codebook in `compatible_with`. Raises RefusedError as `check_alignable` does.
 
     Examples:

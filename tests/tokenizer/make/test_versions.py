@@ -244,15 +244,25 @@ def test_an_aligned_bundle_records_compatible_codebooks(
     assert Bundle.open(path).manifest.to_json() | {"objects": {}} == aligned.manifest.to_json()
 
 
-def test_an_appended_level_keeps_its_names(clusters: Vectors) -> None:
-    old, new = shop(clusters, 0, "append"), shop(clusters, 1, "append")
-    if old.space != new.space:  # the appended levels came out different
-        with pytest.raises(RefusedError, match="levels are"):
-            align(new, old)
-        return
+@pytest.mark.parametrize("capacity", [3, 16, 64])
+def test_an_appended_level_keeps_its_names(clusters: Vectors, capacity: int) -> None:
+    """How many codes it has depends on the items: up to 3 items share their codes here."""
+    old = shop(clusters, 0, "append", SidSpace((8, 8, 8, capacity)))
+    new = shop(clusters, 1, "append")
     aligned = align(new, old)
+    assert (aligned.space, aligned.manifest.collisions) == (old.space, old.manifest.collisions)
     rows = aligned.items.rows(list(new.items.ids))
     np.testing.assert_array_equal(aligned.items.codes[rows, 3], new.items.codes[:, 3])
+    codes = new.items.codes.copy()
+    codes[0, 3] = 15
+    items = ItemMap.of(new.space, list(new.items.ids), codes)
+    crowded = Bundle.of(items, new.codebook, "append", name="crowded")
+    if capacity == 3:
+        with pytest.raises(RefusedError, match=r"levels are 8x8x8x16, .* 8x8x8x3") as caught:
+            align(crowded, old)
+        assert "the appended level of the old bundle" in (caught.value.hint or "")
+    else:
+        assert align(crowded, old).space == old.space
 
 
 def test_bundles_that_cannot_be_aligned_are_refused(clusters: Vectors) -> None:
