@@ -234,8 +234,16 @@ def find_tokens(tokenizer: Any, space: SidSpace) -> SidTokens:
     """The ids of the tokens of a space in a tokenizer; codes may lack one.
 
     Raises CompatibilityError if there are none, if a whole level, the begin or the end token has
-    none, or if the tokenizer reads the text of one as something else."""
+    none, if one is no added token, or if the tokenizer reads the text of one as something else."""
     added = tokenizer.get_added_vocab()
+    vocabulary = tokenizer.get_vocab()
+    plain = [token for token in space.tokens if token in vocabulary and token not in added]
+    if plain:
+        raise CompatibilityError(
+            f"{len(plain)} SID tokens, like {plain[0]}, are words of the tokenizer's base "
+            "vocabulary, not added tokens",
+            hint="tokenizer.add_tokens(SID_TOKENS) adds them with the ids that they have",
+        )
     ids = [added.get(token, NO_TOKEN) for token in space.tokens]
     if set(ids) == {NO_TOKEN}:
         raise CompatibilityError(

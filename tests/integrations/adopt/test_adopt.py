@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
 from sidtool.integrations.adopt import AdoptOptions, adopt, check_adoption
@@ -289,12 +290,27 @@ def test_begin_and_end_tokens_are_needed_where_the_map_has_them() -> None:
     assert tokens.begin == tokens.start + 5
 
 
+def test_words_of_the_base_vocabulary_are_no_added_tokens() -> None:
+    words = {"<unk>": 0, "<a_0>": 1, "<b_0>": 2}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    with pytest.raises(
+        CompatibilityError, match="2 SID tokens, like <a_0>, are words of"
+    ) as caught:
+        find_tokens(tokenizer, SPACE)
+    assert "add_tokens" in (caught.value.hint or "")
+    tokenizer.add_tokens(["<a_0>", "<b_0>"])
+    assert find_tokens(tokenizer, SPACE).token_ids[[0, 4]].tolist() == [1, 2]
+
+
 class Splitting:
     """A tokenizer that has a token and yet reads its text as two."""
 
     def get_added_vocab(self) -> dict[str, int]:
         names = [SPACE.token(level, code) for level in range(2) for code in range(4)]
         return {name: 10 + number for number, name in enumerate(names)}
+
+    get_vocab = get_added_vocab
 
     def __call__(self, names: list[str], **_: Any) -> dict[str, list[list[int]]]:
         added = self.get_added_vocab()
