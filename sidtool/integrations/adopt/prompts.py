@@ -6,7 +6,7 @@ markup of `benchmarks/.../qwen3_soft_switch.jinja2`; MiniOneRec `data.py` (`Eval
 which it reports its metrics); LC-Rec `prompt.py` (the first of its texts); LETTER
 `LETTER-TIGER/data.py`, or LC-Rec's prompt for a causal model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -222,13 +222,23 @@ def _from_file(path: Path, kind: ModelKind) -> tuple[PromptPreset, str]:
 def worked_prompt(
     prompt: HistoryPrompt, tokenizer: Any, tokens: SidTokens, bundle: Bundle
 ) -> WorkedPrompt:
-    """The prompt of a history of the first items of the bundle."""
-    rows = bundle.active[:N_SHOWN]
+    """The prompt of a history of the first items of the bundle. Raises UsageError if no item fits
+    into a prompt."""
+    rows = bundle.active[: min(N_SHOWN, prompt.history_length)]
     codes = bundle.items.codes[rows]
-    titles: Sequence[str] | None = None
+    titles: list[str] | None = None
     if prompt.history_as == "title":
         titles = [bundle.items.title(int(row)) for row in rows]
-    ids = history_prompt_ids(prompt, tokenizer, tokens, codes, titles)
+    without_oldest = [
+        history_prompt_ids(prompt, tokenizer, tokens, codes[n:], titles and titles[n:])
+        for n in range(len(rows) + 1)
+    ]
+    ids = without_oldest[0]
+    # the oldest items may not fit: a prompt without them has the same tokens
+    first = max(n for n, others in enumerate(without_oldest) if others == ids)
+    if first == len(rows):
+        raise UsageError(f"no item of a history fits into a prompt of {prompt.max_length} tokens")
+    codes, titles = codes[first:], titles and titles[first:]
     # the same prompt as text, as the other system writes it
     names = titles or [bundle.space.spell(sid, begin_end_tokens=True) for sid in codes]
     form = prompt.item or "{sid}"
@@ -242,6 +252,6 @@ def worked_prompt(
         text,
         tuple(ids),
         tuple(map(str, tokenizer.convert_ids_to_tokens(ids))),
-        tuple(bundle.items.ids[row] for row in rows.tolist()),
+        tuple(bundle.items.ids[row] for row in rows[first:].tolist()),
         np.array_equal(tokenizer(text, add_special_tokens=False)["input_ids"], ids),
     )

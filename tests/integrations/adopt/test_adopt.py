@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
 from sidtool.integrations.adopt import AdoptOptions, adopt, check_adoption
 from sidtool.integrations.adopt.adoption import find_tokens, level_sizes
+from sidtool.integrations.adopt.prompts import WorkedPrompt
 from sidtool.integrations.formats import import_map, model_tokens
 from sidtool.model import load_model_folder
 from sidtool.model.contract import read_contract
@@ -174,6 +175,21 @@ def test_a_prompt_of_the_users_own(tmp_path: Path) -> None:
     assert (prompt.history_length, prompt.max_length, prompt.separator) == (2, 2048, " | ")
     shown = " | ".join("".join(model.sids[item]) for item in adoption.prompt.history)
     assert adoption.prompt.text == text.replace("{history}", shown)
+
+
+def test_the_worked_prompt_has_the_items_that_fit(tmp_path: Path) -> None:
+    model = foreign.minionerec(tmp_path / "model")
+
+    def worked(**limits: int) -> WorkedPrompt:
+        options = AdoptOptions(preset="minionerec", **limits)
+        return check_adoption(model.folder, model.map, tmp_path / "out", options).prompt
+
+    both = worked()
+    for limits in ({"history_length": 1}, {"max_length": len(both.ids) - 1}):
+        one = worked(**limits)
+        assert (len(one.history), one.as_text) == (1, True)
+    with pytest.raises(UsageError, match="no item of a history fits into a prompt of 9 tokens"):
+        worked(max_length=9)
 
 
 def broken(name: str, tmp_path: Path) -> tuple[Path, Path, AdoptOptions]:
