@@ -52,10 +52,15 @@ class Checkpoint:
     revision: str | None = None
     """commit on the hub, if it comes from there"""
 
+    @property
+    def path(self) -> Path:
+        """The GGUF file, or the folder: what messages name."""
+        return self.folder / (self.gguf or "")
+
     def weight_digests(self) -> dict[str, str]:
         """SHA-256 (hex) of each weight file, by name."""
         if self.gguf:
-            return {self.gguf: file_digest(self.folder / self.gguf)}
+            return {self.gguf: file_digest(self.path)}
         return weight_digests(self.folder)
 
     def file_digests(self) -> dict[str, str]:
@@ -125,10 +130,10 @@ def load_model(
     stored = check_model(checkpoint.folder, checkpoint.gguf, trust_remote_code=trust_remote_code)
     kwargs: dict[str, Any] = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
     quiet = _quiet(gguf=checkpoint.gguf is not None)
-    load = loading(checkpoint.folder, PURPOSE, stored)
-    with quiet, load, private_weights(digests):
+    path = checkpoint.path
+    with quiet, loading(path, PURPOSE, stored), private_weights(digests):
         if checkpoint.gguf and stored:
-            _check_gguf(checkpoint.folder / checkpoint.gguf, stored)
+            _check_gguf(path, stored)
         model_class = _model_class(checkpoint, trust_remote_code)
         model, report = model_class.from_pretrained(
             checkpoint.folder,
@@ -139,16 +144,15 @@ def load_model(
             output_loading_info=True,
             **kwargs,
         )
-    folder = checkpoint.folder
     layers = getattr(model.config, "num_hidden_layers", None)
     if type(layers) is int and layers < 1:
-        raise DataError(f"{folder} has a configuration of {layers} layers")
+        raise DataError(f"{path} has a configuration of {layers} layers")
     missing, unexpected = report["missing_keys"], report["unexpected_keys"]
     if missing:
-        raise DataError(f"{folder} lacks weights of its configuration: {_abbreviated(missing)}")
+        raise DataError(f"{path} lacks weights of its configuration: {_abbreviated(missing)}")
     if unexpected:
         warnings.warn(
-            f"{folder} has {len(unexpected)} weights that its configuration does not use: "
+            f"{path} has {len(unexpected)} weights that its configuration does not use: "
             f"{_abbreviated(unexpected)}",
             SidtoolWarning,
             stacklevel=2,
@@ -160,7 +164,7 @@ def load_model(
         for name in ("quantization_config", "_pre_quantization_dtype"):
             if hasattr(model.config, name):
                 delattr(model.config, name)
-    check_finite(model, folder)
+    check_finite(model, path)
     return model.eval()
 
 
@@ -170,9 +174,9 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
 
     stored = check_model(checkpoint.folder, checkpoint.gguf, trust_remote_code=trust_remote_code)
     kwargs: dict[str, Any] = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
-    with loading(checkpoint.folder, PURPOSE):
+    with loading(checkpoint.path, PURPOSE):
         if checkpoint.gguf and stored:
-            _check_gguf(checkpoint.folder / checkpoint.gguf, stored)
+            _check_gguf(checkpoint.path, stored)
         return AutoTokenizer.from_pretrained(
             checkpoint.folder, trust_remote_code=trust_remote_code, local_files_only=True, **kwargs
         )

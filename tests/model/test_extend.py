@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gguf import GGUFWriter
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sidtool.base.errors import (
@@ -353,6 +354,17 @@ class TestWhatIsRefused:
         (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
         with pytest.raises(UsageError, match="adapter"):
             extend_model(str(tmp_path / "adapter"), bundle, tmp_path / "out")
+
+    def test_a_gguf_file_without_a_tokenizer(self, bundle: Bundle, tmp_path: Path) -> None:
+        writer = GGUFWriter(tmp_path / "small.gguf", "llama")
+        writer.add_block_count(1)
+        writer.add_tensor("token_embd.weight", np.zeros((4, 32), dtype=np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        with pytest.raises(DataError, match=r"small\.gguf does not load as a language model"):
+            extend_model(str(tmp_path / "small.gguf"), bundle, tmp_path / "out")
 
 
 def test_a_damaged_bundle_is_refused_before_a_model_is_written(
