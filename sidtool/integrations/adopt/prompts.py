@@ -236,7 +236,7 @@ def worked_prompt(
     ids = without_oldest[0]
     # the oldest items may not fit: a prompt without them has the same tokens
     first = max(n for n, others in enumerate(without_oldest) if others == ids)
-    if first == len(rows):
+    if first == len(rows) > 0:
         raise UsageError(f"no item of a history fits into a prompt of {prompt.max_length} tokens")
     codes, titles = codes[first:], titles and titles[first:]
     # the same prompt as text, as the other system writes it
