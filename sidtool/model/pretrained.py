@@ -40,6 +40,8 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 PURPOSE = "as a language model"
 
 _GGUF_ENCODER_DECODERS = ("t5", "umt5")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json")
+"""What tokenizers are read from beside the files that their classes name."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def load_model(
 
 
 def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:
-    """The tokenizer. Raises as `load_model` does."""
+    """The tokenizer. Raises as `load_model` does, and DataError if the checkpoint has none."""
     from transformers import AutoTokenizer
 
     stored = check_model(checkpoint.folder, checkpoint.gguf, trust_remote_code=trust_remote_code)
@@ -177,9 +179,17 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
     with loading(checkpoint.path, PURPOSE):
         if checkpoint.gguf and stored:
             _check_gguf(checkpoint.path, stored)
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.folder, trust_remote_code=trust_remote_code, local_files_only=True, **kwargs
         )
+    names = getattr(tokenizer, "vocab_files_names", None) or {}  # none of one for bytes
+    files = {*_TOKENIZER_FILES, *names.values()} - {"tokenizer_config.json"}
+    # without a vocabulary transformers makes an empty tokenizer of the model's class
+    if names and not checkpoint.gguf and not any((checkpoint.folder / n).is_file() for n in files):
+        raise DataError(
+            f"{checkpoint.folder} has no tokenizer", hint="tokenizer.save_pretrained writes it"
+        )
+    return tokenizer
 
 
 def load_config(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:

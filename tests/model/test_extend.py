@@ -355,6 +355,16 @@ class TestWhatIsRefused:
         with pytest.raises(UsageError, match="adapter"):
             extend_model(str(tmp_path / "adapter"), bundle, tmp_path / "out")
 
+    @pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])
+    def test_a_model_without_its_tokenizer(
+        self, architecture: str, bundle: Bundle, tmp_path: Path
+    ) -> None:
+        """transformers makes an empty one, whose new tokens would take the rows of the others."""
+        tiny_model(architecture, vocab_size=512).save_pretrained(tmp_path / "bare")
+        with pytest.raises(DataError, match="bare has no tokenizer") as caught:
+            extend_model(str(tmp_path / "bare"), bundle, tmp_path / "out")
+        assert "save_pretrained" in (caught.value.hint or "")
+
     def test_a_gguf_file_without_a_tokenizer(self, bundle: Bundle, tmp_path: Path) -> None:
         writer = GGUFWriter(tmp_path / "small.gguf", "llama")
         writer.add_block_count(1)
