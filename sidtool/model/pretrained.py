@@ -20,6 +20,7 @@ from sidtool.base.checkpoint import (
     check_folder,
     check_model,
     check_settings,
+    check_tokenizer,
     loading,
     private_weights,
     settings_digests,
@@ -40,8 +41,6 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 PURPOSE = "as a language model"
 
 _GGUF_ENCODER_DECODERS = ("t5", "umt5")
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json")
-"""What tokenizers are read from beside the files that their classes name."""
 
 
 @dataclass(frozen=True)
@@ -182,13 +181,8 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
         tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.folder, trust_remote_code=trust_remote_code, local_files_only=True, **kwargs
         )
-    names = getattr(tokenizer, "vocab_files_names", None) or {}  # none of one for bytes
-    files = {*_TOKENIZER_FILES, *names.values()} - {"tokenizer_config.json"}
-    # without a vocabulary transformers makes an empty tokenizer of the model's class
-    if names and not checkpoint.gguf and not any((checkpoint.folder / n).is_file() for n in files):
-        raise DataError(
-            f"{checkpoint.folder} has no tokenizer", hint="tokenizer.save_pretrained writes it"
-        )
+    if not checkpoint.gguf:
+        check_tokenizer(checkpoint.folder, tokenizer)
     return tokenizer
 
 

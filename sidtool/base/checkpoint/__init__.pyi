@@ -16,6 +16,7 @@ from .files import weight_digests as weight_digests
 from .guard import check_encoder as check_encoder
 from .guard import check_model as check_model
 from .guard import check_settings as check_settings
+from .guard import check_tokenizer as check_tokenizer
 from .guard import loading as loading
 from .guard import module_folders as module_folders
 from .weights import check_finite as check_finite

@@ -16,6 +16,7 @@ from sidtool.base.checkpoint.files import (
     CONFIG,
     EMBEDDED,
     INDEX,
+    TOKENIZER_FILES,
     TRUST,
     WEIGHTS,
     StoredWeights,
@@ -235,6 +236,16 @@ def check_encoder(folder: Path, *, trust_remote_code: bool = False) -> StoredWei
             check_settings(path, settings, stored)
             _check_transformer(path, settings)
     return stored
+
+
+def check_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Raise DataError if a model's folder has no vocabulary: transformers makes an empty tokenizer
+    of the model's class then."""
+    names = getattr(tokenizer, "vocab_files_names", None) or {}  # none of one that reads bytes
+    files = {*TOKENIZER_FILES, *names.values()} - {"tokenizer_config.json"}
+    parts = module_folders(folder)
+    if names and not any((folder / part / name).is_file() for part in parts for name in files):
+        raise DataError(f"{folder} has no tokenizer", hint="tokenizer.save_pretrained writes it")
 
 
 def module_folders(folder: Path) -> tuple[str, ...]:

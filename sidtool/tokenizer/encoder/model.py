@@ -15,6 +15,7 @@ import numpy as np
 from sidtool.base.checkpoint import (
     check_encoder,
     check_file,
+    check_tokenizer,
     loading,
     module_folders,
     private_weights,
@@ -117,9 +118,8 @@ def load_model(encoder: Encoder, folder: Path) -> tuple[Any, Encoder]:
             raise DataError(f"the encoder {encoder.model} has no weights")
         if encoder.max_length is not None:
             model.max_seq_length = encoder.max_length
-        prompt = encoder.prompt
-        if prompt is None:
-            prompt = model.prompts.get(model.default_prompt_name)
+        check_tokenizer(folder, getattr(model, "tokenizer", None))
+        default_prompt = model.prompts.get(model.default_prompt_name)
         dtype = str(weight.dtype).removeprefix("torch.")
         if dtype not in get_args(Dtype):
             raise DataError(f"the weights of {encoder.model} are {dtype}", hint="--dtype float32")
@@ -128,7 +128,7 @@ def load_model(encoder: Encoder, folder: Path) -> tuple[Any, Encoder]:
             encoder,
             revision=folder.name if is_hub_url(encoder.model) else encoder.revision,
             pooling=_set_pooling(model, encoder),
-            prompt=prompt,
+            prompt=default_prompt if encoder.prompt is None else encoder.prompt,
             max_length=longest if isinstance(longest, int) else None,
             dtype=cast(Dtype, dtype),
         )

@@ -51,6 +51,16 @@ def test_an_encoder_without_weights_is_one_line(module: str, folder: Path, tmp_p
         embed(TEXTS[:1], Encoder(str(copy)), cache=tmp_path)
 
 
+def test_an_encoder_without_its_tokenizer_is_refused(folder: Path, tmp_path: Path) -> None:
+    """transformers makes an empty one, which has the unknown token for every word."""
+    copy = tmp_path / "encoder"
+    shutil.copytree(folder, copy)
+    for path in copy.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(DataError, match="encoder has no tokenizer"):
+        load_encoder(Encoder(str(copy)))
+
+
 def test_settings_are_applied(folder: Path, tmp_path: Path) -> None:
     encoder = Encoder(str(folder))
     plain, _ = embed(["find: lamp"], encoder, cache=tmp_path)
