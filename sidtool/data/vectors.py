@@ -185,11 +185,12 @@ def _open_gathering(stored: Stored) -> Callable[[tuple[tuple[int, int], NDArray[
 
 
 def check_finite(vectors: Vectors, source: str, describe: Callable[[int], str]) -> None:
-    """Raise DataError if a row is not finite; `describe` names a row for the message."""
+    """Raise DataError if a row is not finite; `describe` names a row for the message. The rows may
+    be a sample in random order."""
     wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(wrong):
         raise DataError(
-            f"{source}: {len(wrong)} of {len(vectors)} vectors are not finite, the first is "
+            f"{source}: {len(wrong)} of {len(vectors)} vectors are not finite, like "
             f"{describe(int(wrong[0]))}",
             hint="half precision overflows in some encoders: --dtype float32",
         )

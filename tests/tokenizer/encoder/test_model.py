@@ -219,9 +219,7 @@ def test_vectors_that_are_not_finite_are_named(
         return vectors
 
     monkeypatch.setattr(room, "encode_texts", broken)
-    with pytest.raises(
-        DataError, match=r"2 of 23 vectors are not finite, the first is text 5 \('item 5"
-    ):
+    with pytest.raises(DataError, match=r"2 of 23 vectors are not finite, like text 5 \('item 5"):
         embed(TEXTS, Encoder(str(folder)), cache=tmp_path)
 
 
