@@ -16,7 +16,7 @@ ORDERED_DICT = "collections.OrderedDict"
 _LITERALS = (
     *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "SHORT_BINSTRING", "BINSTRING"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "SHORT_BINSTRING", "BINSTRING"),
 )
 
 
@@ -114,6 +114,8 @@ class _Reader:
                 return {}
             case "EMPTY_LIST" | "EMPTY_SET":  # nothing that a pickle makes is hashed
                 return []
+            case "FROZENSET":
+                return self._above_mark()
             case "EMPTY_TUPLE":
                 return ()
             case "TUPLE1" | "TUPLE2" | "TUPLE3":

@@ -198,6 +198,8 @@ def save_rqvae(model: nn.Module, path: Path, *, protocol: int = 4) -> None:
         "epoch": 3,
         "best_loss": 0.5,
         "best_collision_rate": np.float64(0.25),
+        "losses": np.arange(3.0),
+        "frozen": frozenset({"rq"}),
         "state_dict": model.state_dict(),
         "optimizer": optimizer.state_dict(),
     }

@@ -57,7 +57,7 @@ def test_openonerec_names_its_encoder_by_the_width_of_its_vectors(tmp_path: Path
     assert read_codebook(tmp_path / "model.pt").encoder == OPENONEREC_ENCODER
 
 
-@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("protocol", [2, 4, 5])
 @pytest.mark.parametrize(
     "bn", [{}, {"bn": True}, {"bn": True, "bn_at_end": True}], ids=["plain", "LC-Rec", "LETTER"]
 )
