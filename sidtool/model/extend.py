@@ -37,6 +37,7 @@ from sidtool.model.pretrained import (
     locate,
     save_pretrained,
 )
+from sidtool.model.prompt.segments import prompt_encoder
 from sidtool.model.prompt.template_slots import parse_field_tokens
 from sidtool.model.vocabulary.tokenizer import add_block, add_sid_tokens, check_token_ids
 from sidtool.model.vocabulary.tokens import (
@@ -179,10 +180,10 @@ def extend_model(
     `model` is a folder, a .gguf file or `hf://ORG/NAME`. `field_tokens` of the options are values
     of fields, as texts: {"user.age": ("18", "25")}.
 
-    Raises UsageError if `out` exists without `force` or the bundle lacks the codebook that `init`
-    needs, DataError if the model cannot be loaded, RefusedError if it needs
-    `trust_remote_code`, CompatibilityError if it has a SID vocabulary already, IntegrityError if
-    the bundle is damaged.
+    Raises UsageError if `out` exists without `force`, the bundle lacks the codebook that `init`
+    needs or the tokenizer is a slow one, DataError if the model cannot be loaded, RefusedError if
+    it needs `trust_remote_code`, CompatibilityError if it has a SID vocabulary already,
+    IntegrityError if the bundle is damaged.
 
     Examples:
         >>> contract = sidtool.extend_model("base", sidtool.open_bundle("shop.zarr"), "extended")
@@ -196,6 +197,7 @@ def extend_model(
     checkpoint = locate_base(model, revision=options.revision, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
     tokens = add_sid_tokens(tokenizer, bundle.space)
+    prompt_encoder(tokenizer, tokens)  # raises UsageError for a tokenizer that no prompt can use
     users = UserTokens(tokens.stop, options.user_tokens)
     fields = FieldTokens.of(users.stop, options.field_tokens)
     add_block(tokenizer, users, "--user-tokens")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFWriter
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, ByT5Tokenizer
 
 from sidtool.base.errors import (
     CompatibilityError,
@@ -24,7 +24,7 @@ from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.sid import SPELLINGS, SidSpace
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
-from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
+from tests.models import ARCHITECTURES, tiny_encoder_decoder, tiny_model, tiny_tokenizer
 
 TEXT = "Which item comes next? Toy Story (1995) is a film"
 
@@ -364,6 +364,13 @@ class TestWhatIsRefused:
         with pytest.raises(DataError, match="bare has no tokenizer") as caught:
             extend_model(str(tmp_path / "bare"), bundle, tmp_path / "out")
         assert "save_pretrained" in (caught.value.hint or "")
+
+    def test_a_slow_tokenizer(self, bundle: Bundle, tmp_path: Path) -> None:
+        tiny_encoder_decoder("t5", vocab_size=384).save_pretrained(tmp_path / "byt5")
+        ByT5Tokenizer().save_pretrained(tmp_path / "byt5")
+        with pytest.raises(UsageError, match="ByT5Tokenizer is a slow tokenizer"):
+            extend_model(str(tmp_path / "byt5"), bundle, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
     def test_a_gguf_file_without_a_tokenizer(self, bundle: Bundle, tmp_path: Path) -> None:
         writer = GGUFWriter(tmp_path / "small.gguf", "llama")
