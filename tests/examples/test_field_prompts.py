@@ -188,6 +188,7 @@ def test_a_sequence_ends_with_the_sid_of_its_last_target(
         ("next-item", "{history}", "{event.stars}{sid}", "event fields are: rating, device"),
         ("next-item", "{history}", "{event.rating}", "must contain {sid} exactly once"),
         ("title-history-to-sid", "{history}", "{sid}", "must contain {title} exactly once"),
+        ("title-history-to-sid", "{history}", "{sid} {title}", "once, and no other slot of"),
         ("next-item", "{users.age}{history}", "", "has {users.age}, which is no slot"),
         ("next-item", "{history}", "{sid}{rating}", "has {rating}, which is no slot"),
         ("next-item", "{history}{length}", "", "has {length}, which is no slot"),

@@ -173,7 +173,8 @@ class Templates(JsonRecord):
             item_slots = [slot for slot in slots(form) if slot.part in ("sid", "title")]
             if form and item_slots != [Slot(history_as)]:
                 raise UsageError(
-                    f"item {form!r:.80} of task {task} must contain {Slot(history_as)} exactly once"
+                    f"item {form!r:.80} of task {task} must contain {Slot(history_as)} exactly "
+                    "once, and no other slot of the item"
                 )
             for slot in slots(form):
                 if slot.part in ("user", "context", "feedback"):
