@@ -184,7 +184,7 @@ def adopted_prompt(tokenizer: Any, kind: ModelKind, options: AdoptOptions) -> Hi
         before = tokenizer.bos_token or ""
     end = tokenizer.eos_token_id
     # some tokenizers put the end token behind every text, as T5's does
-    is_appended = end is not None and tokenizer("a")["input_ids"][-1] == end
+    is_appended = tokenizer("a")["input_ids"][-1:] == [end]
     after = around.close if is_appended else ""
     return HistoryPrompt(
         task=TASK,

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
 from sidtool.integrations.adopt import AdoptOptions, adopt, check_adoption
 from sidtool.integrations.adopt.adoption import find_tokens, level_sizes
-from sidtool.integrations.adopt.prompts import WorkedPrompt
+from sidtool.integrations.adopt.prompts import WorkedPrompt, adopted_prompt
 from sidtool.integrations.formats import import_map, model_tokens
 from sidtool.model import load_model_folder
 from sidtool.model.contract import read_contract
@@ -317,6 +317,13 @@ def test_words_of_the_base_vocabulary_are_no_added_tokens() -> None:
     assert "add_tokens" in (caught.value.hint or "")
     tokenizer.add_tokens(["<a_0>", "<b_0>"])
     assert find_tokens(tokenizer, SPACE).token_ids[[0, 4]].tolist() == [1, 2]
+
+
+def test_a_tokenizer_without_words_has_a_prompt() -> None:
+    backend = Tokenizer(models.BPE({"<pad>": 0, "</s>": 1}, []))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    prompt = adopted_prompt(tokenizer, "encoder-decoder", AdoptOptions(preset="letter"))
+    assert (tokenizer("a")["input_ids"], prompt.template) == ([], "{history}")
 
 
 class Splitting:
