@@ -31,7 +31,12 @@ from sidtool.model.contract import (
     usable_items,
     write_contract,
 )
-from sidtool.model.network import check_embedding_rows, model_kind, vocabulary_weights
+from sidtool.model.network import (
+    check_embedding_rows,
+    decoder_start_id,
+    model_kind,
+    vocabulary_weights,
+)
 from sidtool.model.vocabulary import NO_TOKEN, SidTokens
 from sidtool.registry import open_source
 from sidtool.tokenizer.bundle import Bundle
@@ -180,6 +185,8 @@ def check_adoption(
     network = load_model(checkpoint, trust_remote_code=trust_remote_code)
     check_embedding_rows(network, tokens.stop)
     kind = model_kind(network.config)
+    if kind == "encoder-decoder":
+        decoder_start_id(network)  # raises DataError if there is none
     prompt = adopted_prompt(tokenizer, kind, options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SidtoolWarning)  # the report has the number

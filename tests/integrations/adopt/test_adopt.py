@@ -217,6 +217,12 @@ def broken(name: str, tmp_path: Path) -> tuple[Path, Path, AdoptOptions]:
         options = AdoptOptions(preset="letter")
         model = foreign.letter(tmp_path / "model")
         options = AdoptOptions(preset="minionerec")
+    if name == "no start":
+        options = AdoptOptions(preset="letter")
+        model = foreign.letter(tmp_path / "model")
+        for path in (model.folder / "config.json", model.folder / "generation_config.json"):
+            settings = json.loads(path.read_text()) | {"decoder_start_token_id": None}
+            path.write_text(json.dumps(settings))
     if name == "two prompts":
         path = tmp_path / "own.json"
         path.write_text(json.dumps({"prompts": ["{history}", "Items: {history}"]}))
@@ -235,6 +241,7 @@ def broken(name: str, tmp_path: Path) -> tuple[Path, Path, AdoptOptions]:
         ("markup", CompatibilityError, "<think> is one token in the prompt of openonerec"),
         ("no prompt", UsageError, "prompt that the model was trained with is not known"),
         ("encoder", UsageError, "for causal models"),
+        ("no start", DataError, "has no decoder_start_token_id"),
         ("two prompts", UsageError, "has 2 prompts"),
         ("no map", DataError, "none.json"),
     ],
