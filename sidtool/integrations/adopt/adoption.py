@@ -37,6 +37,7 @@ from sidtool.model.network import (
     model_kind,
     vocabulary_weights,
 )
+from sidtool.model.prompt import fit_prompt
 from sidtool.model.vocabulary import NO_TOKEN, SidTokens
 from sidtool.registry import open_source
 from sidtool.tokenizer.bundle import Bundle
@@ -188,6 +189,8 @@ def check_adoption(
     if kind == "encoder-decoder":
         decoder_start_id(network)  # raises DataError if there is none
     prompt = adopted_prompt(tokenizer, kind, options)
+    # what is left of it where the model has fewer positions
+    fitted = fit_prompt(prompt, network, bundle.space.levels - 1) or prompt
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SidtoolWarning)  # the report has the number
         usable = usable_items(bundle, tokens)
@@ -213,7 +216,7 @@ def check_adoption(
         checkpoint=checkpoint,
         contract=contract,
         bundle=bundle,
-        prompt=worked_prompt(prompt, tokenizer, tokens, usable),
+        prompt=worked_prompt(fitted, tokenizer, tokens, usable),
         codes_without_token=codes_without_token,
         items_without_token=items_without_token,
         items=len(bundle.active),

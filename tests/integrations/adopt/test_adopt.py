@@ -223,6 +223,10 @@ def broken(name: str, tmp_path: Path) -> tuple[Path, Path, AdoptOptions]:
         for path in (model.folder / "config.json", model.folder / "generation_config.json"):
             settings = json.loads(path.read_text()) | {"decoder_start_token_id": None}
             path.write_text(json.dumps(settings))
+    if name == "few positions":
+        rows = len(model.tokenizer)
+        short = foreign.tiny_model("gpt2", vocab_size=rows, max_position_embeddings=64)
+        foreign._save(model.folder, short, model.tokenizer)
     if name == "two prompts":
         path = tmp_path / "own.json"
         path.write_text(json.dumps({"prompts": ["{history}", "Items: {history}"]}))
@@ -242,6 +246,7 @@ def broken(name: str, tmp_path: Path) -> tuple[Path, Path, AdoptOptions]:
         ("no prompt", UsageError, "prompt that the model was trained with is not known"),
         ("encoder", UsageError, "for causal models"),
         ("no start", DataError, "has no decoder_start_token_id"),
+        ("few positions", UsageError, "no item of a history fits into a prompt of 62 tokens"),
         ("two prompts", UsageError, "has 2 prompts"),
         ("no map", DataError, "none.json"),
     ],
