@@ -20,33 +20,43 @@ def open_work_folder(
 ) -> None:
     """Keep an unfinished work folder of the same run, else start a new one. `fingerprint` has
     everything that must be equal for a run to resume, as JSON values; `restart` says how to start
-    again. The caller holds the lock of the output. Raises, without `force`, UsageError if the
-    folder belongs to a different run, DataError if its record is damaged."""
+    again. The caller holds the lock of the output. Raises without `force` as
+    `check_work_folder`."""
     path = work / RUN_FILE
     if path.exists():
         try:
-            old = flat(dict(parse_json(path.read_bytes())))
-        except (OSError, ValueError, TypeError) as error:
+            return check_work_folder(work, fingerprint, restart=restart)
+        except (DataError, UsageError):
             if not force:
-                reason = " ".join(str(error).split())
-                raise DataError(f"{path} is damaged: {reason}", hint=restart) from error
-            old = {RUN_FILE: "damaged"}
-        new = flat(fingerprint)
-        different = [
-            f"{key}: {shortened(old.get(key))}, not {shortened(new.get(key))}"
-            for key in sorted({*old, *new})
-            if old.get(key) != new.get(key)
-        ]
-        if not different:
-            return
-        if not force:
-            listed = "; ".join(different[:MAX_LISTED])
-            rest = len(different) - MAX_LISTED
-            raise UsageError(
-                f"{work} has an unfinished run with different {listed}"
-                + (f"; and {rest} more" if rest > 0 else ""),
-                hint=f"repeat its settings to resume it; {restart}",
-            )
+                raise
     remove(work)
     work.mkdir(parents=True)
     write_whole(path, json.dumps(fingerprint, indent=1) + "\n")
+
+
+def check_work_folder(
+    work: Path, fingerprint: Mapping[str, Any], *, restart: str, partly: bool = False
+) -> None:
+    """Raise UsageError if an unfinished work folder belongs to a different run, DataError if its
+    record is damaged. `fingerprint` may be `partly` known: what both have is compared then."""
+    path = work / RUN_FILE
+    try:
+        old = flat(dict(parse_json(path.read_bytes())))
+    except (OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is damaged: {reason}", hint=restart) from error
+    new = flat(fingerprint)
+    keys = old.keys() & new.keys() if partly else old.keys() | new.keys()
+    different = [
+        f"{key}: {shortened(old.get(key))}, not {shortened(new.get(key))}"
+        for key in sorted(keys)
+        if old.get(key) != new.get(key)
+    ]
+    if different:
+        listed = "; ".join(different[:MAX_LISTED])
+        rest = len(different) - MAX_LISTED
+        raise UsageError(
+            f"{work} has an unfinished run with different {listed}"
+            + (f"; and {rest} more" if rest > 0 else ""),
+            hint=f"repeat its settings to resume it; {restart}",
+        )

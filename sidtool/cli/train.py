@@ -77,7 +77,7 @@ def train(
             force=how.force,
             trust_remote_code=trust_remote_code,
         )
-        training.check_stages(planned)
+        training.check_stages(planned, force=how.force)
         lines = [f"would train {stage}" for stage in planned]
         return how.plan("\n".join(lines), stages=[stage.to_json() for stage in planned])
     labels = [f"{number} {each.options.stage}" for number, each in enumerate(stages, start=1)]
@@ -233,6 +233,7 @@ def rl(
             trust_remote_code=inputs.trust_remote_code,
             force=how.force,
         )
+        reinforcement.check_rl(run, force=how.force)
         return how.plan(f"would train: {run.inheritance()}", **run.to_json())
     with progress("train") as report:
         steps_of, log = watch()

@@ -16,7 +16,7 @@ from sidtool.base.errors import DataError, SidtoolError, UsageError, first_line
 from sidtool.base.extras import missing_package
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.records import is_number
-from sidtool.base.work_folder import open_work_folder
+from sidtool.base.work_folder import RUN_FILE, check_work_folder, open_work_folder
 from sidtool.data.tables import json_lines
 from sidtool.examples import (
     Lineage,
@@ -38,6 +38,7 @@ from sidtool.training.run import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE, Ru
 
 LIBRARIES = ("accelerate", "peft", "torch", "transformers", "trl")
 """What settings are of."""
+RESTART = "--force starts again"
 LOGS_FOLDER = "runs"
 """Where TensorBoard's writer puts its files."""
 
@@ -82,8 +83,7 @@ def train_and_publish(
         with arguments.main_process_first(desc="open the work folder"):
             if is_first:
                 fingerprint = run.resumable(arguments.world_size)
-                restart = "--force starts again"
-                open_work_folder(run.work, fingerprint, restart=restart, force=force)
+                open_work_folder(run.work, fingerprint, restart=RESTART, force=force)
             checkpoint = last_checkpoint(run.work)
             if is_first and checkpoint:
                 relocate_best(checkpoint)
@@ -126,6 +126,13 @@ def train_and_publish(
             remove(run.work)
         trainer.accelerator.wait_for_everyone()
     return Finished(trainer, checkpoint, totals)
+
+
+def check_unfinished(run: Run, processes: int) -> None:
+    """Raise as `train_and_publish` without `force` for an unfinished run with different settings;
+    writes nothing."""
+    if (run.work / RUN_FILE).exists():
+        check_work_folder(run.work, run.resumable(processes), restart=RESTART)
 
 
 def write_history(entries: Iterable[Mapping[str, Any]], folder: Path) -> None:

@@ -18,7 +18,12 @@ from sidtool.base.progress import Log, Progress
 from sidtool.examples import validation_users
 from sidtool.model.contract import TrainParams, read_contract
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.training.execution import Finished, ForgettingCheck, train_and_publish
+from sidtool.training.execution import (
+    Finished,
+    ForgettingCheck,
+    check_unfinished,
+    train_and_publish,
+)
 from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.run import TrainingRun
 from sidtool.training.run_checks import plan_training
@@ -132,12 +137,8 @@ def train(
     forgetting = ForgettingCheck.read(run.examples, run.lineage, run.contract.tokens)
     if notify:
         notify(run.inheritance())
-    if reuse and out.exists():
-        params = read_contract(out).params
-        if isinstance(params, TrainParams) and params.run == run.digest:
-            return TrainingSummary(run.options.stage, str(out), reused=True)
-    # with `reuse`, the output of another run
-    refuse_existing(out, force, FOLDER)
+    if reuse and _is_made(run, force=force):
+        return TrainingSummary(run.options.stage, str(out), reused=True)
     with quiet(), offline():
         arguments = run_config(run)
         if max_minutes is not None and arguments.world_size > 1:
@@ -152,6 +153,17 @@ def train(
         check = None if forgetting is None else forgetting.measure
         finished = train_and_publish(run, arguments, build, force=force, check=check)
     return _summary(run, finished, forgetting)
+
+
+def _is_made(run: TrainingRun, *, force: bool = False) -> bool:
+    """Whether the output is there already. Raises UsageError, without `force`, if it is of another
+    run."""
+    if run.out.exists():
+        params = read_contract(run.out).params
+        if isinstance(params, TrainParams) and params.run == run.digest:
+            return True
+    refuse_existing(run.out, force, FOLDER)
+    return False
 
 
 def _summary(
@@ -224,9 +236,10 @@ def plan_stages(
     return planned
 
 
-def check_stages(planned: Sequence[TrainingRun]) -> None:
+def check_stages(planned: Sequence[TrainingRun], *, force: bool = False) -> None:
     """Read what the stages of `plan_stages` will read, except weights, as they will read it. Raises
-    as `train` does before its first step, and for every example."""
+    as `train` does before its first step, and for every example; as `train_stages` for what it
+    finds of the outputs."""
     from sidtool.model import load_without_weights
     from sidtool.training.trainer_setup import check_inputs
 
@@ -238,6 +251,9 @@ def check_stages(planned: Sequence[TrainingRun]) -> None:
                 first.model_dir, first.contract, run.bundle, trust_remote_code=run.trust_remote_code
             )
             check_inputs(run, loaded)
+            # what the stage before has yet to make determines a run, too
+            if not force and run.model_dir.exists() and not _is_made(run):
+                check_unfinished(run, run_config(run).world_size)
 
 
 def train_stages(

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,11 @@ import pytest
 
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import SEAL
-from sidtool.base.errors import DataError, SidtoolError
+from sidtool.base.errors import DataError, SidtoolError, UsageError
 from sidtool.model.contract.folder import read_contract
 from sidtool.training.settings import StageSettings, TrainOptions
 from sidtool.training.training import check_stages, plan_stages, train, train_stages
+from tests.training.runs import Stopped
 
 FIRST, LAST = 0, -1
 SID = "<|sid_begin|><s_a_0><s_b_0><s_c_0><|sid_end|>"
@@ -230,6 +232,41 @@ def test_every_stage_is_checked_with_the_tokenizer_of_the_first(
     check_stages(plan_stages(*run, stages[:2]))
     with pytest.raises(DataError, match="an example has 2 weights and 3 SIDs"):
         check_stages(plan_stages(*run, stages))
+
+
+def test_a_dry_run_refuses_what_another_run_has_left(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
+    run = (models("llama"), examples(sequence=1.0), tmp_path / "out")
+    fields = {"max_steps": 2, "save_strategy": "no", "eval_strategy": "no"}
+    first = StageSettings(TrainOptions(stage="embeddings", **FEW), fields)
+    last = StageSettings(TrainOptions(**FEW), fields)
+
+    def stop(number: int) -> Callable[[int, int], None]:
+        def progress(done: int, total: int) -> None:
+            if (number, done) == (2, 1):
+                raise Stopped
+
+        return progress
+
+    with pytest.raises(Stopped):
+        train_stages(*run, [first, last], progress=stop)
+    check_stages(plan_stages(*run, [first, last]))
+    faster = {**fields, "learning_rate": 1e-5}
+    others = {
+        r"out\.partial has an unfinished run with different settings\.learning_rate": [
+            first,
+            replace(last, sft_fields=faster),
+        ],
+        "out-1-embeddings exists already": [replace(first, sft_fields=faster), last],
+    }
+    for message, stages in others.items():
+        planned = plan_stages(*run, stages)
+        with pytest.raises(UsageError, match=message):
+            check_stages(planned)
+        with pytest.raises(UsageError, match=message):
+            train_stages(*run, stages)
+        check_stages(planned, force=True)
 
 
 def test_the_model_of_a_dry_run_may_be_adapters(

@@ -1,3 +1,4 @@
+from .reinforcement import check_rl as check_rl
 from .reinforcement import rl as rl
 from .rl_run import plan_rl as plan_rl
 from .settings import ALGORITHM_DEFAULTS as ALGORITHM_DEFAULTS

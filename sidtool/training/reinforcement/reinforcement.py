@@ -10,7 +10,7 @@ from sidtool.base.extras import offline
 from sidtool.base.options import settings_from
 from sidtool.base.progress import Log, Progress
 from sidtool.base.records import JsonRecord
-from sidtool.training.execution import train_and_publish
+from sidtool.training.execution import check_unfinished, train_and_publish
 from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.reinforcement.rl_run import RlRun, plan_rl
 from sidtool.training.reinforcement.settings import RlOptions
@@ -139,6 +139,15 @@ def rl(
         trained_parameters=sum(weight.numel() for weight in trained),
         resumed_from=finished.checkpoint.name if finished.checkpoint else None,
     )
+
+
+def check_rl(run: RlRun, *, force: bool = False) -> None:
+    """Raise as `rl` for settings that do not fit together, and for an unfinished run with different
+    ones; reads no weights and writes nothing."""
+    with quiet(), offline():
+        arguments = grpo_config(run)
+        if not force:
+            check_unfinished(run, arguments.world_size)
 
 
 def grpo_config(run: RlRun) -> Any:

@@ -1,18 +1,23 @@
 """The training stage that a model had last: what it was, and how it is repeated in short."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.options import MAX_TRAINING_SEED, check_options, option
+from sidtool.base.output import partial_path
+from sidtool.base.work_folder import RUN_FILE, check_work_folder
 from sidtool.data import FieldTypes
 from sidtool.examples import SftOptions, WeightOptions, named_task, read_lineage, templates_for
 from sidtool.model.contract import Contract, TrainParams
 from sidtool.model.prompt import HistoryPrompt
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.training.execution import RESTART
+from sidtool.training.run import json_values
 from sidtool.training.settings import DEFAULTS, TrainOptions
-from sidtool.training.settings_file import TRAINING
+from sidtool.training.settings_file import TRAINING, typed_fields
 
 
 @dataclass(frozen=True)
@@ -156,3 +161,19 @@ def training_settings(
     if options.learning_rate is not None:
         sft_fields["learning_rate"] = options.learning_rate
     return train_options, sft_fields
+
+
+def refuse_other_run(
+    out: Path, bundle: Bundle, options: TrainOptions, sft_fields: Mapping[str, Any]
+) -> None:
+    """Raise UsageError for an unfinished training with another bundle or other settings, before its
+    examples are made again, with which `train` compares everything."""
+    work = partial_path(out)
+    if not (work / RUN_FILE).exists():
+        return
+    settings = {**DEFAULTS, **typed_fields(TRAINING, sft_fields)}
+    if options.token_budget is not None:
+        del settings["num_train_epochs"]  # follows from the examples
+    chosen = {name: value for name, value in asdict(options).items() if value is not None}
+    known = {"bundle": bundle.identity.digest, "options": chosen, "settings": settings}
+    check_work_folder(work, json_values(known), restart=RESTART, partly=True)

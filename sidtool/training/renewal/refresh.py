@@ -40,6 +40,7 @@ from sidtool.training.renewal.last_training import (
     last_sft_options,
     last_training,
     last_weights,
+    refuse_other_run,
     refuse_other_template,
     training_settings,
 )
@@ -65,6 +66,14 @@ class RefreshPlan:
     catalog_options: TaskCatalogOptions
     options: RefreshOptions
     trust_remote_code: bool
+
+    @property
+    def trained(self) -> Path:
+        """Where the model is trained: a model with a memory beside the output, which then gets the
+        renewed memory; a resumed call keeps a model that is trained."""
+        if self.contract.memory is None:
+            return self.out
+        return self.out.with_name(f"{self.out.name}.trained.partial") / "model"
 
 
 @dataclass(frozen=True)
@@ -164,9 +173,6 @@ def run_refresh(
     work = out.with_name(f"{out.name}.refresh.partial")
     examples = work / "examples" / "train.jsonl"
     is_validated = plan.contract.history_prompt is not None and len(plan.split.valid) > 0
-    # a model with a memory is trained beside the output, which then gets the renewed memory; a
-    # resumed call keeps a model that is trained
-    trained = out.with_name(f"{out.name}.trained.partial") / "model"
 
     def say(text: str) -> None:
         """A line about the model, not about its copy with the newer bundle."""
@@ -186,7 +192,7 @@ def run_refresh(
             training = train(
                 work / "model",
                 examples,
-                out if memory is None else trained,
+                plan.trained,
                 options=train_options,
                 sft_fields=sft_fields,
                 valid=side_files(examples)["valid"] if is_validated else None,
@@ -204,12 +210,12 @@ def run_refresh(
                     repeats = plan.contract.targets_repeat
                     seen = chosen_seen(before.reranker.exclude_seen, repeats)
                     choice = TuneMemoryOptions(exclude_seen=seen)
-                    tune_memory(trained, plan.split, memory, out, choice, force=force)
+                    tune_memory(plan.trained, plan.split, memory, out, choice, force=force)
                 else:
                     binding = replace(before, digest=memory.digest, reranker=None)
-                    bind_memory(trained, memory, binding, out, force=force)
+                    bind_memory(plan.trained, memory, binding, out, force=force)
                 training = replace(training, model=str(out))  # it was trained in a folder beside
-                remove(trained.parent)
+                remove(plan.trained.parent)
         finally:
             remove(work)
     return RefreshSummary(str(out), verdict, training)
@@ -330,4 +336,6 @@ def plan_refresh(
         are_given = bool(embeddings) or catalog is not None
         memory.manifest.check_vectors(bundle.identity, are_given=are_given)
         check_item_vectors(bundle, catalog, embeddings=embeddings)
+    if not force:
+        refuse_other_run(plan.trained, bundle, *training_settings(last, options))
     return replace(plan, split=split, last=last)

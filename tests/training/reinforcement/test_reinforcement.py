@@ -13,13 +13,14 @@ import torch
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import sealed_text
 from sidtool.base.errors import DataError, RefusedError, UsageError
+from sidtool.base.options import settings_from
 from sidtool.examples import read_lineage, side_files
 from sidtool.model import load_model_folder
 from sidtool.model.contract import read_contract
 from sidtool.training import train
-from sidtool.training.reinforcement import RlOptions, plan_rl, rl
+from sidtool.training.reinforcement import RlOptions, check_rl, plan_rl, rl
 from tests.sealed import reseal
-from tests.training.runs import ENVIRONMENT, Stopped, same, short_rl, weights
+from tests.training.runs import ENVIRONMENT, RL, Stopped, same, short_rl, weights
 
 TWO_ITERATIONS = {"num_iterations": 2, "steps_per_generation": 2, "max_steps": 6}
 """Groups are made every four steps, two per epoch of the shop's 288 events and more; the checkpoint
@@ -129,6 +130,16 @@ def test_a_stopped_run_resumes_to_the_same_weights(tmp_path: Path, tuned: Path, 
     with pytest.raises(Stopped):
         short_rl(tuned, made, tmp_path / "stopped", stop=whole.steps, **TWO_ITERATIONS)
     assert not (tmp_path / "stopped").exists()
+
+    def check(**more: Any) -> None:
+        own, fields = settings_from(RlOptions, None, None, {**RL, **TWO_ITERATIONS, **more})
+        check_rl(plan_rl(tuned, made, tmp_path / "stopped", own, fields))
+
+    check()
+    with pytest.raises(UsageError, match=r"different settings\.learning_rate"):
+        check(learning_rate=1e-5)
+    with pytest.raises(UsageError, match="gradient_accumulation_steps=3 does not divide"):
+        check(gradient_accumulation_steps=3)
     resumed = short_rl(tuned, made, tmp_path / "stopped", **TWO_ITERATIONS)
     assert resumed.resumed_from is not None
     assert resumed.steps == whole.steps

@@ -454,6 +454,11 @@ def test_an_interrupted_refresh_resumes_to_the_same_weights(
     with pytest.raises(KeyboardInterrupt):
         refresh(trained, retrained, out, progress=stop_after_two_epochs, **arguments)
     assert not out.exists()
+    plan_refresh(trained, retrained, out, **arguments)
+    other = {"split": later, "options": replace(options, share=0.2)}
+    with pytest.raises(UsageError, match=r"different settings\.num_train_epochs"):
+        plan_refresh(trained, retrained, out, **other)
+    plan_refresh(trained, retrained, out, force=True, **other)
     summary = refresh(trained, retrained, out, **arguments)
     assert summary.training.resumed_from is not None
     assert same(weights(tmp_path / "whole"), weights(out))
