@@ -117,11 +117,20 @@ def rebind(
 
 
 def _rebound(
-    contract: Contract, bundle: Bundle, verdict: Verdict, memory: MemoryBinding | None = None
+    contract: Contract,
+    bundle: Bundle,
+    verdict: Verdict,
+    *,
+    memory: MemoryBinding | None = None,
+    refresh_share: float | None = None,
 ) -> Contract:
     """The contract of a model with another bundle inside."""
-    params = RebindParams(contract.identity.digest, verdict.kind, verdict.reassigned_share)
-    record = StageRecord("rebind", params)
+    record = StageRecord(
+        "rebind",
+        RebindParams(
+            contract.identity.digest, verdict.kind, verdict.reassigned_share, refresh_share
+        ),
+    )
     return contract.with_stage(record, identity=bundle.identity, memory=memory)
 
 
@@ -222,10 +231,12 @@ def carry_model(
     out: str | Path,
     *,
     seed: int = 0,
+    refresh_share: float | None = None,
     trust_remote_code: bool = False,
     force: bool = False,
 ) -> Verdict:
-    """Write the model in `folder` with `bundle` inside, and embedding rows for its codes.
+    """Write the model in `folder` with `bundle` inside, and embedding rows for its codes;
+    `refresh_share` is recorded.
 
     A code's row is the mean of the old codes' rows, weighted by how many of the code's items had
     them (`carried_rows`); a code without such items is initialized as `extend-model` does. Raises
@@ -240,7 +251,8 @@ def carry_model(
         _carry_embeddings(loaded, bundle, seed)
     with new_dir(Path(out), force=force) as target:
         save_pretrained(target, loaded.model, loaded.tokenizer)
-        write_contract(target, _rebound(loaded.contract, bundle, verdict), bundle)
+        rebound = _rebound(loaded.contract, bundle, verdict, refresh_share=refresh_share)
+        write_contract(target, rebound, bundle)
     return verdict
 
 

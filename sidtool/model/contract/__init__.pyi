@@ -21,6 +21,7 @@ from .folder import write_contract as write_contract
 from .stage_record import AdoptParams as AdoptParams
 from .stage_record import Forgetting as Forgetting
 from .stage_record import ModelReference as ModelReference
+from .stage_record import RebindParams as RebindParams
 from .stage_record import RlParams as RlParams
 from .stage_record import Selection as Selection
 from .stage_record import SftRecord as SftRecord

@@ -175,6 +175,9 @@ class RebindParams(JsonRecord):
     """digest of its identity"""
     verdict: str
     reassigned_share: float
+    refresh_share: float | None = None
+    """length of the training stage that follows, as a share of the one that `refresh` repeats;
+    None if `refresh` trains nothing, and in contracts before 0.3"""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from sidtool.base.output import partial_path
 from sidtool.base.work_folder import RUN_FILE, check_work_folder
 from sidtool.data import FieldTypes
 from sidtool.examples import SftOptions, WeightOptions, named_task, read_lineage, templates_for
-from sidtool.model.contract import Contract, TrainParams
+from sidtool.model.contract import Contract, RebindParams, TrainParams
 from sidtool.model.prompt import HistoryPrompt
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.execution import RESTART
@@ -25,7 +26,8 @@ class RefreshOptions:
     """How a model is refreshed. Raises UsageError for a share outside of (0, 1]."""
 
     share: float = option(0.2, above=0, maximum=1)
-    """Length of the training stage, as a share of the model's last one."""
+    """Length of the training stage, as a share of the model's last one that `refresh` did not
+    shorten."""
     learning_rate: float | None = option(None)
     """Default: that of the model's last training stage; required if it was `lora`."""
     seed: int = option(0, minimum=0, maximum=MAX_TRAINING_SEED)
@@ -36,19 +38,22 @@ class RefreshOptions:
 
 
 def last_training(contract: Contract, model_dir: Path) -> TrainParams:
-    """The parameters of a model's last training stage.
+    """The parameters of a model's last training stage, in full length if `refresh` made it.
 
     Raises CompatibilityError without one, UsageError if its training examples cannot be made again
     from what the contract records."""
+    stages = [record.params for record in contract.stages]
     trained = [
-        record.params for record in contract.stages if isinstance(record.params, TrainParams)
+        (before, params)
+        for before, params in pairwise([None, *stages])
+        if isinstance(params, TrainParams)
     ]
     if not trained:
         raise CompatibilityError(
             f"model {model_dir} was not trained by sidtool: its tasks and settings are unknown",
             hint="sidtool make-sft and sidtool train",
         )
-    last = trained[-1]
+    before, last = trained[-1]
     made, prompt = last.sft, contract.history_prompt
     unknown = None
     if any(named_task(task).needs_queries for task in last.task_weights):
@@ -68,6 +73,8 @@ def last_training(contract: Contract, model_dir: Path) -> TrainParams:
             "so refresh cannot make them again",
             hint=f"sidtool make-sft {option}, then sidtool train",
         )
+    if isinstance(before, RebindParams) and before.refresh_share is not None:
+        return _with_length(last, 1 / before.refresh_share)
     return last
 
 
@@ -126,12 +133,27 @@ def chosen_seen(recorded: bool | None, targets_repeat: bool | None) -> bool | No
     return None if recorded == (targets_repeat is False) else recorded
 
 
+def _with_length(params: TrainParams, share: float) -> TrainParams:
+    """A training stage with a share of its length."""
+    options, sft_fields = dict(params.options), dict(params.sft_fields)
+    if (budget := options.get("token_budget")) is not None:
+        options["token_budget"] = max(1, round(budget * share))
+        sft_fields.pop("num_train_epochs", None)  # follows from the budget
+    elif (steps := sft_fields.get("max_steps", -1)) > 0:
+        sft_fields["max_steps"] = max(1, round(steps * share))
+    else:
+        epochs = sft_fields.get("num_train_epochs", DEFAULTS["num_train_epochs"])
+        sft_fields["num_train_epochs"] = epochs * share
+    return replace(params, options=options, sft_fields=sft_fields)
+
+
 def training_settings(
     last: TrainParams, options: RefreshOptions
 ) -> tuple[TrainOptions, Mapping[str, Any]]:
     """The settings of the model's last training stage, shortened, without those that cannot be set
     any more; adapters are merged by now, so all weights are trained in their place. Raises
     UsageError for those without a learning rate for that."""
+    last = _with_length(last, options.share)
     recorded = {key: value for key, value in last.options.items() if key in TRAINING.option_types}
     recorded.pop("stop_step", None)  # of a schedule that is another now
     train_options = TrainOptions(**recorded)
@@ -144,19 +166,9 @@ def training_settings(
                 hint="--learning-rate 1e-4",
             )
         train_options = replace(train_options, stage="full")
-    if train_options.token_budget is not None:
-        budget = round(train_options.token_budget * options.share)
-        train_options = replace(train_options, token_budget=budget)
     sft_fields = {key: value for key, value in last.sft_fields.items() if not TRAINING.refusal(key)}
     if sft_fields.get("save_strategy") == "no":  # of a training without validation
         del sft_fields["save_strategy"]
-    if (steps := sft_fields.get("max_steps", -1)) > 0:
-        sft_fields["max_steps"] = max(1, round(steps * options.share))
-    elif train_options.token_budget is None:
-        epochs = sft_fields.get("num_train_epochs", DEFAULTS["num_train_epochs"])
-        sft_fields["num_train_epochs"] = epochs * options.share
-    else:
-        sft_fields.pop("num_train_epochs", None)
     sft_fields["seed"] = options.seed
     if options.learning_rate is not None:
         sft_fields["learning_rate"] = options.learning_rate

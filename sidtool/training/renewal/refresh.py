@@ -227,6 +227,7 @@ def _carry(plan: RefreshPlan, out: Path, *, force: bool) -> Verdict:
         plan.bundle,
         out,
         seed=plan.options.seed,
+        refresh_share=None if plan.split is None else plan.options.share,
         trust_remote_code=plan.trust_remote_code,
         force=force,
     )

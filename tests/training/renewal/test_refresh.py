@@ -1,6 +1,6 @@
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from sidtool.model.contract import (
     MEMORY_COPY,
     MemoryBinding,
     ModelReference,
+    RebindParams,
     StageRecord,
     read_contract,
     write_contract,
@@ -30,6 +31,7 @@ from sidtool.model.prompt import Templates
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training import StageSettings, TrainOptions, plan_stages, train
 from sidtool.training.renewal import RefreshOptions, training_settings
+from sidtool.training.renewal.last_training import last_training
 from sidtool.training.renewal.refresh import plan_refresh, refresh
 from tests.bundles import small_bundle
 from tests.memory.rerankers import random_reranker
@@ -462,6 +464,10 @@ def test_an_interrupted_refresh_resumes_to_the_same_weights(
     summary = refresh(trained, retrained, out, **arguments)
     assert summary.training.resumed_from is not None
     assert same(weights(tmp_path / "whole"), weights(out))
+    # the next refresh is as long
+    plan = plan_refresh(out, retrained, tmp_path / "next", **arguments)
+    _, fields = training_settings(plan.last, options)
+    assert fields["num_train_epochs"] == pytest.approx(0.4 * 6)
     names = ["resumed", "resumed-refresh", "whole"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
@@ -485,6 +491,31 @@ def test_a_stage_of_adapters_needs_a_rate_for_all_weights() -> None:
     options, fields = training_settings(rows, RefreshOptions())
     assert options.stage == "embeddings"
     assert "shuffle_dataset" not in fields
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "length"),
+    [
+        ({"num_train_epochs": 4}, "num_train_epochs", 0.8),
+        ({"max_steps": 44}, "max_steps", 9),
+        ({"token_budget": 1000}, "token_budget", 200),
+    ],
+)
+def test_every_refresh_is_as_long(
+    trained: Path, settings: dict[str, int], name: str, length: float
+) -> None:
+    contract = read_contract(trained)
+    stage = replace(TRAINED, options=settings, sft_fields=settings)
+    lengths = []
+    for _ in range(3):
+        contract = replace(contract, stages=(*contract.stages, StageRecord("full", stage)))
+        last = last_training(contract, trained)
+        options, fields = training_settings(last, RefreshOptions(share=0.2))
+        stage = replace(TRAINED, options=asdict(options), sft_fields=fields)
+        lengths.append({**asdict(options), **fields}[name])
+        carried = StageRecord("rebind", RebindParams("", "aligned", 0.5, 0.2))
+        contract = replace(contract, stages=(*contract.stages, carried))
+    assert lengths == pytest.approx([length] * 3)
 
 
 @pytest.mark.parametrize(
