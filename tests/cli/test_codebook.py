@@ -1,3 +1,4 @@
+import re
 import shutil
 from pathlib import Path
 
@@ -40,7 +41,20 @@ def test_inspect_shows_the_manifest(road: Road) -> None:
         assert words in shown
     manifest = done("inspect", road.bundle, "--json").json
     assert manifest["items"] == N_ITEMS
-    assert manifest == Bundle.open(road.bundle).manifest.to_json()
+    assert manifest == {**Bundle.open(road.bundle).manifest.to_json(), "retired_items": 0}
+
+
+def test_inspect_counts_retired_items_apart(road: Road, tmp_path: Path) -> None:
+    gone = tmp_path / "gone.txt"
+    gone.write_text("b001\nb002\n")
+    newer = tmp_path / "newer.zarr"
+    done("add-items", road.bundle, "-o", newer, "--remove", gone)
+    done("rebind", road.tuned, newer, "-o", tmp_path / "model")
+    for artifact in (newer, tmp_path / "model"):
+        shown = done("inspect", artifact).out
+        assert re.search(rf"^items +{N_ITEMS - 2} *$", shown, re.MULTILINE), shown
+        assert re.search(r"^retired items +2 *$", shown, re.MULTILINE), shown
+    assert done("inspect", newer, "--json").json["retired_items"] == 2
 
 
 def test_inspect_compares_prefixes_with_events_labels_and_an_earlier_bundle(

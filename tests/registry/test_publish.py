@@ -20,6 +20,7 @@ from sidtool.registry.references import find_version, locate, open_bundle, split
 from sidtool.registry.version_log import published_names
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.zarr_group import ROOT
+from sidtool.tokenizer.make.add import add_items
 from tests.bundles import small_bundle
 from tests.cli.road import done
 from tests.registry.conftest import in_every_store
@@ -434,7 +435,7 @@ def card(shop: str) -> str:
 
 
 def test_the_code_on_the_card_loads_the_bundle(
-    shop: str, first: Path, monkeypatch: pytest.MonkeyPatch
+    shop: str, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pushed = push(str(first), shop)
     text = card(shop)
@@ -449,11 +450,16 @@ def test_the_code_on_the_card_loads_the_bundle(
     exec(code, variables)
     assert variables["bundle"].identity.digest == pushed.digest
     assert not any("README" in name for name in Storage(pushed.url).listing())
+    # one whose first item is retired, too
+    bundle = Bundle.open(first)
+    add_items(bundle, remove=[bundle.items.ids[0]]).save(tmp_path / "fewer.zarr")
+    push(str(tmp_path / "fewer.zarr"), shop)
+    (code,) = re.findall(r"```python\n(.*?)```", card(shop), flags=re.DOTALL)
+    exec(code, variables)
+    assert variables["bundle"].manifest.version == "1.1"
 
 
 def test_the_card_contains_license_and_parents(shop: str, tmp_path: Path) -> None:
-    from sidtool.tokenizer.make.add import add_items
-
     grown = add_items(small_bundle(name="a | b\nc"), remove=["i3"])
     grown.save(tmp_path / "grown.zarr")
     push(str(tmp_path / "grown.zarr"), shop, license="CC-BY-4.0")

@@ -99,7 +99,6 @@ def bundle_page(
 def _facts(bundle: Bundle, figures: BundleFigures) -> dict[str, object]:
     return {
         **bundle_facts(bundle),
-        "retired items": bundle.manifest.items - figures.items,
         "items that shared a SID before": figures.before.items if figures.before else None,
         "items that share a SID": figures.after.items,
         "reassigned items": figures.reassigned,

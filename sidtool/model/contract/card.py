@@ -136,7 +136,8 @@ def summary(contract: Contract, bundle: Bundle) -> dict[str, object]:
         "license": contract.license or "unknown",
         # of a path the last part, because others name folders of a machine
         "base model": base if base.startswith(HUB_PREFIX) else PurePath(base).name,
-        "items": manifest.items,
+        "items": len(bundle.active),
+        "retired items": int(bundle.items.retired.sum()),
         "SIDs": f"{contract.space.spelled_sizes} codes, spelled like {first_sid}",
         "SID tokens": f"ids {tokens.start} to {tokens.stop - 1}{missing}",
         "bundle": f"{manifest.name} {manifest.version}, digest {manifest.identity.digest}",
@@ -148,7 +149,8 @@ def summary(contract: Contract, bundle: Bundle) -> dict[str, object]:
     if contract.memory is not None:
         memory = contract.memory
         weight = "by a gate per request" if memory.gate else f"weight {memory.weight:g}"
-        values["memory"] = f"{memory.digest}, {weight}, power {memory.power:g}"
+        order = f", re-ranker {memory.reranker.digest[:12]}" if memory.reranker else ""
+        values["memory"] = f"{memory.digest}, {weight}, power {memory.power:g}{order}"
     return values
 
 
@@ -211,7 +213,7 @@ def _reference(model: Mapping[str, Any]) -> str:
 def _data(contract: Contract, bundle: Bundle) -> Iterator[tuple[str, object]]:
     """The catalog, and what each stage was trained on."""
     manifest = bundle.manifest
-    yield "items", manifest.items
+    yield "items", len(bundle.active)
     collaborative = (manifest.recipe or {}).get("collaborative")
     if collaborative is not None:
         yield "training events in the codebook", collaborative["train_events"]
