@@ -63,7 +63,8 @@ class RefreshPlan:
     out: Path
     items: Path | None
     embeddings: Sequence[str | Path]
-    catalog_options: TaskCatalogOptions
+    catalog: Items | None
+    """what training examples are made of; None without a split"""
     options: RefreshOptions
     trust_remote_code: bool
 
@@ -162,12 +163,11 @@ def run_refresh(
 ) -> RefreshSummary:
     """Do as `refresh` does what `plan_refresh` has planned."""
     out = plan.out
-    if plan.split is None or plan.last is None:
+    if plan.split is None or plan.last is None or plan.catalog is None:
         return RefreshSummary(str(out), _carry(plan, out, force=force), None)
     if plan.last.teachers and notify:
         notify("the model was distilled: refresh trains it without its teachers")
     sft_options = last_sft_options(plan.contract, plan.last, plan.options.seed)
-    catalog = _catalog(plan, plan.last)
     train_options, sft_fields = training_settings(plan.last, plan.options)
     memory = _renewed_memory(plan, plan.split)
     work = out.with_name(f"{out.name}.refresh.partial")
@@ -185,7 +185,7 @@ def run_refresh(
         # made anew by a resumed call: the same inputs give the same files, which are checked
         try:
             verdict = _carry(plan, work / "model", force=True)
-            made_from = (plan.bundle, catalog, plan.split, examples, sft_options)
+            made_from = (plan.bundle, plan.catalog, plan.split, examples, sft_options)
             weights = last_weights(plan.last)
             make_sft(*made_from, model=work / "model", weights=weights, force=True)
             refuse_other_template(plan.contract, examples, plan.model_dir)
@@ -252,15 +252,16 @@ def _embedded_catalog(memory: Memory, plan: RefreshPlan) -> Path | None:
     return plan.items
 
 
-def _catalog(plan: RefreshPlan, last: TrainParams) -> Items:
+def _catalog(
+    bundle: Bundle, items: str | Path | None, options: TaskCatalogOptions, last: TrainParams
+) -> Items:
     """The catalog; without a file, the ids and titles of the bundle: the tasks need no more."""
-    bundle, options = plan.bundle, plan.catalog_options
-    if plan.items is not None:
-        recorded = bundle.manifest.made_from.columns
-        if last.sft is not None:
-            options = replace(options, fields=last.sft.columns)
-        return read_catalog(plan.items, last.task_weights, options, recorded)[0]
-    return bundle.catalog
+    if items is None:
+        return bundle.catalog
+    if last.sft is not None:
+        options = replace(options, fields=last.sft.columns)
+    recorded = bundle.manifest.made_from.columns
+    return read_catalog(Path(items), last.task_weights, options, recorded)[0]
 
 
 def plan_refresh(
@@ -276,7 +277,7 @@ def plan_refresh(
     trust_remote_code: bool = False,
     force: bool = False,
 ) -> RefreshPlan:
-    """Check what a refresh checks before it reads weights, a catalog or vectors; writes nothing.
+    """Check what a refresh checks before it reads weights or vectors; writes nothing.
     Raises as `refresh`."""
     refuse_existing(out, force, FOLDER)
     if items is None and catalog_options not in (None, TaskCatalogOptions()):
@@ -305,7 +306,7 @@ def plan_refresh(
         out=out,
         items=None if items is None else Path(items),
         embeddings=embeddings,
-        catalog_options=catalog_options or TaskCatalogOptions(),
+        catalog=None,
         options=options,
         trust_remote_code=trust_remote_code,
     )
@@ -339,4 +340,5 @@ def plan_refresh(
         check_item_vectors(bundle, catalog, embeddings=embeddings)
     if not force:
         refuse_other_run(plan.trained, bundle, *training_settings(last, options))
-    return replace(plan, split=split, last=last)
+    made_of = _catalog(bundle, items, catalog_options or TaskCatalogOptions(), last)
+    return replace(plan, split=split, last=last, catalog=made_of)

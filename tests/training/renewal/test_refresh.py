@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.base.errors import CompatibilityError, RefusedError, UsageError
+from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.base.output import locked
 from sidtool.data import Items, Vectors
 from sidtool.data.split.extension import extended
@@ -434,6 +434,9 @@ def test_tasks_that_show_text_need_a_catalog(
     with pytest.raises(UsageError, match="title-to-sid shows text") as error:
         refresh(tmp_path / "model", bundle, tmp_path / "out", split=split)
     assert error.value.shell_hint == "--items CATALOG"
+    inputs = {"split": split, "items": tmp_path / "missing.csv", "options": QUICK}
+    with pytest.raises(DataError, match="does not exist"):
+        plan_refresh(tmp_path / "model", bundle, tmp_path / "out", **inputs)
 
 
 def test_an_interrupted_refresh_resumes_to_the_same_weights(
