@@ -75,6 +75,7 @@ def train(
             stages,
             teachers=teacher or (),
             force=how.force,
+            max_minutes=max_minutes,
             trust_remote_code=trust_remote_code,
         )
         training.check_stages(planned, force=how.force)

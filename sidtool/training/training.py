@@ -204,6 +204,7 @@ def plan_stages(
     *,
     teachers: Sequence[str | Path] = (),
     force: bool = False,
+    max_minutes: float | None = None,
     trust_remote_code: bool = False,
 ) -> list[TrainingRun]:
     """The stages of `train_stages` in order, each with everything checked that needs no weights.
@@ -212,6 +213,8 @@ def plan_stages(
     stage trains on a task with a history prompt; else it trains to its end. Raises UsageError if
     the output exists without `force`, MissingPackageError without the packages of training, and
     what `train` raises before it reads weights."""
+    if max_minutes is not None and len(stages) > 1:
+        raise UsageError("max_minutes is for one stage: the configuration lists several")
     out = Path(out)
     refuse_existing(out, force, FOLDER)
     require("train")
@@ -275,8 +278,6 @@ def train_stages(
     `progress` gives the reporter of a stage by its number, from 1. `max_minutes` is as in `train`,
     for one stage. Returns the summary of each stage. Raises as `plan_stages` and `train`, and
     UsageError if an intermediate output has different settings, without `force`."""
-    if max_minutes is not None and len(stages) > 1:
-        raise UsageError("max_minutes is for one stage: the configuration lists several")
     planned = plan_stages(
         model_dir,
         examples,
@@ -284,6 +285,7 @@ def train_stages(
         stages,
         teachers=teachers,
         force=force,
+        max_minutes=max_minutes,
         trust_remote_code=trust_remote_code,
     )
     summaries = []

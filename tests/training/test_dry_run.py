@@ -252,6 +252,8 @@ def test_a_dry_run_refuses_what_another_run_has_left(
     with pytest.raises(Stopped):
         train_stages(*run, [first, last], progress=stop)
     check_stages(plan_stages(*run, [first, last]))
+    with pytest.raises(UsageError, match="max_minutes is for one stage"):
+        plan_stages(*run, [first, last], max_minutes=1)
     faster = {**fields, "learning_rate": 1e-5}
     others = {
         r"out\.partial has an unfinished run with different settings\.learning_rate": [

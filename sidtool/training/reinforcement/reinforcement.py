@@ -142,12 +142,15 @@ def rl(
 
 
 def check_rl(run: RlRun, *, force: bool = False) -> None:
-    """Raise as `rl` for settings that do not fit together, and for an unfinished run with different
-    ones; reads no weights and writes nothing."""
+    """Raise as `rl` for settings that do not fit together or the examples, for malformed examples,
+    and for an unfinished run with different settings; reads no weights and writes nothing."""
+    from sidtool.training.reinforcement.trainer_setup import check_examples
+
     with quiet(), offline():
         arguments = grpo_config(run)
         if not force:
             check_unfinished(run, arguments.world_size)
+        check_examples(run, arguments)
 
 
 def grpo_config(run: RlRun) -> Any:

@@ -11,7 +11,7 @@ from sidtool.base.errors import UsageError
 from sidtool.base.progress import Log, Progress
 from sidtool.data.split import read_examples
 from sidtool.evaluation import Judge, sample_examples
-from sidtool.model import LoadedModel, load_model_folder
+from sidtool.model import LoadedModel, load_model_folder, load_without_weights
 from sidtool.model.contract import Selection, write_contract
 from sidtool.model.prompt import prompt_encoder
 from sidtool.recommendation import QuerySession
@@ -29,6 +29,15 @@ from sidtool.training.reinforcement.rewards.reward import RewardContext, reward_
 from sidtool.training.reinforcement.rl_run import RlRun
 from sidtool.training.reinforcement.rollouts import GroupMaker
 from sidtool.training.reinforcement.trainer import GroupTrainer
+
+
+def check_examples(run: RlRun, arguments: Any) -> None:
+    """Read the examples and the validation users of a run. Raises as `build_trainer`."""
+    loaded = load_without_weights(
+        run.model_dir, run.contract, run.bundle, trust_remote_code=run.trust_remote_code
+    )
+    _read_examples(run, loaded, arguments)
+    tuple(read_examples(run.valid))
 
 
 def build_trainer(

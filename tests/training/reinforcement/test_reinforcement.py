@@ -131,15 +131,17 @@ def test_a_stopped_run_resumes_to_the_same_weights(tmp_path: Path, tuned: Path, 
         short_rl(tuned, made, tmp_path / "stopped", stop=whole.steps, **TWO_ITERATIONS)
     assert not (tmp_path / "stopped").exists()
 
-    def check(**more: Any) -> None:
+    def check(out: str = "stopped", **more: Any) -> None:
         own, fields = settings_from(RlOptions, None, None, {**RL, **TWO_ITERATIONS, **more})
-        check_rl(plan_rl(tuned, made, tmp_path / "stopped", own, fields))
+        check_rl(plan_rl(tuned, made, tmp_path / out, own, fields))
 
     check()
     with pytest.raises(UsageError, match=r"different settings\.learning_rate"):
         check(learning_rate=1e-5)
     with pytest.raises(UsageError, match="gradient_accumulation_steps=3 does not divide"):
         check(gradient_accumulation_steps=3)
+    with pytest.raises(UsageError, match="a generation has 1000 prompts"):
+        check("new", per_device_train_batch_size=2000)
     resumed = short_rl(tuned, made, tmp_path / "stopped", **TWO_ITERATIONS)
     assert resumed.resumed_from is not None
     assert resumed.steps == whole.steps
