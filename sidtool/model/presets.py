@@ -128,6 +128,17 @@ def preset_fields(preset: Preset) -> Mapping[str, Any]:
     return _PRESETS[preset]
 
 
+def planned_shape(preset: Preset, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration that `init_model` would use. Raises UsageError as `init_model` does; makes
+    no weights."""
+    import torch
+
+    shape = model_shape(preset, overrides)
+    with torch.device("meta"):
+        _random_model(shape, MIN_VOCABULARY, seed=0)
+    return shape
+
+
 def model_shape(preset: Preset, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a preset with some keys changed. Raises UsageError for unknown keys, and
     for a number of layers, a width or another size below 1."""

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sidtool.base.errors import UsageError
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.model.presets import MIN_VOCABULARY, Preset, init_model, train_tokenizer
+from sidtool.model.presets import MIN_VOCABULARY, Preset, init_model, planned_shape, train_tokenizer
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.models import SENTENCES
 
@@ -125,6 +125,9 @@ def test_invalid_settings_are_refused(kwargs: dict, message: str, tmp_path: Path
         init_model(TEXTS, tmp_path / "a", **{"preset": "gpt2-tiny", **kwargs})
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+    if "vocab_size" not in kwargs:
+        with pytest.raises(UsageError, match=message):
+            planned_shape(kwargs.get("preset", "gpt2-tiny"), kwargs.get("overrides", {}))
 
 
 def test_the_path_of_a_catalog_is_not_taken_for_its_texts(tmp_path: Path) -> None:
