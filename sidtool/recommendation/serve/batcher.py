@@ -123,7 +123,7 @@ class Served:
             "model": self.version.model,
             "bundle": bundle.digest,
             "bundle_version": bundle.manifest.version,
-            "items": len(bundle),
+            "items": len(bundle.active),
             "compatibility": self.loaded.verdict.kind,
             "memory": None if memory is None else memory.memory.digest,
             "exclude_seen": self.base.options.exclude_seen,

@@ -183,7 +183,7 @@ class Watcher:
         self._metrics.exchanges.labels("exchanged").inc()
         self._metrics.items.set(len(new.loaded.bundle))
         bundle = new.loaded.bundle
-        log.warning("now serving %d items, bundle %s", len(bundle), bundle.digest[:12])
+        log.warning("now serving %d items, bundle %s", len(bundle.active), bundle.digest[:12])
         return True
 
     def _keep(self, result: str, message: str) -> None:

@@ -17,6 +17,7 @@ from sidtool.recommendation.recommendations import answer_each, recommend
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 from sidtool.recommendation.serve.batcher import Busy
 from sidtool.recommendation.serve.bodies import read_vectors
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.make.encode import decode, encode
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
@@ -283,6 +284,13 @@ def test_readiness_names_what_is_served(client: TestClient, shop: LoadedModel) -
     assert value["ready"] is True
     assert (value["bundle"], value["items"]) == (shop.bundle.digest, N_ITEMS)
     assert value["not_taken"] is None
+
+
+def test_readiness_counts_no_retired_items(make_client: MakeClient, shop: LoadedModel) -> None:
+    retired = np.arange(N_ITEMS) < 3
+    fewer = Bundle.of(replace(shop.bundle.items, retired=retired), None, "reassign", name="fewer")
+    client = make_client(replace(shop, bundle=fewer))
+    assert client.get("/readyz").json()["items"] == N_ITEMS - 3
 
 
 def test_seen_items_are_left_out_where_the_model_says_that_targets_never_repeat(
