@@ -59,7 +59,7 @@ class SftOptions(UnknownOptions):
     seed: int = option(0, minimum=0)
     """Seed of all random numbers."""
     max_tokens: int | None = option(None, minimum=1)
-    """Token budget of the whole mix; weights are then shares of it."""
+    """Token budget of all tasks, beside general text; weights are then shares of it."""
     hide_text_of: frozenset[str] = option(frozenset(), reads=read_ids)
     """File of item ids, one per line, whose text is in no training example."""
     templates: Mapping[str, Templates] = option(
