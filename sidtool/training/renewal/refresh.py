@@ -330,7 +330,7 @@ def plan_refresh(
     check_fields(last, split.fields)
     for name in last.task_weights if items is None else ():
         task = named_task(name)
-        if task.history_source != "sid" or not task.writes_sids:
+        if task.history_source != "sid" or task.target not in ("sid", "list", "feedback"):
             raise UsageError(f"task {name} shows text of items", hint="--items CATALOG")
     if contract.memory is not None:
         memory = Memory.open(model_dir / MEMORY_COPY)

@@ -360,7 +360,19 @@ def test_a_model_is_refreshed_on_examples_as_those_it_was_trained_on(
     # and once more: what refresh trained is recorded as what train trained
     again = tmp_path / "again"
     refresh(out, bundle, again, split=trained_on)
-    assert read_contract(again).params == replace(params, run=ANY, sft_fields=ANY, best=ANY)
+    assert read_contract(again).params == replace(params, run=ANY, best=ANY)
+
+
+def test_label_prediction_needs_no_catalog(
+    tmp_path: Path, weighted: Path, bundle: Bundle, later: Split
+) -> None:
+    shutil.copytree(weighted, tmp_path / "model")
+    contract = read_contract(weighted)
+    stage = StageRecord("full", replace(contract.params, task_weights={"predict-rating": 1.0}))
+    write_contract(tmp_path / "model", contract.with_stage(stage), bundle)
+    inputs = {"split": rated_split(later), "options": QUICK}
+    plan = plan_refresh(tmp_path / "model", bundle, tmp_path / "out", **inputs)
+    assert plan.last.task_weights == {"predict-rating": 1.0}
 
 
 def test_a_split_without_the_fields_is_refused(
