@@ -164,6 +164,8 @@ def run_refresh(
     """Do as `refresh` does what `plan_refresh` has planned."""
     out = plan.out
     if plan.split is None or plan.last is None or plan.catalog is None:
+        if plan.contract.memory is not None and notify:
+            notify("the memory is left out: sidtool tune-memory binds one to the new model")
         return RefreshSummary(str(out), _carry(plan, out, force=force), None)
     if plan.last.teachers and notify:
         notify("the model was distilled: refresh trains it without its teachers")

@@ -127,8 +127,10 @@ def test_the_memory_is_built_again(
     assert loaded.memory.memory.digest == expected.digest
     assert verify_memory(out / MEMORY_COPY) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "refreshed"]
-    refresh(model, retrained, tmp_path / "aligned")
+    lines: list[str] = []
+    refresh(model, retrained, tmp_path / "aligned", notify=lines.append)
     assert read_contract(tmp_path / "aligned").memory is None
+    assert "memory is left out" in lines[0]
 
 
 @pytest.mark.slow
