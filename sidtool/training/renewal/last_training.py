@@ -8,11 +8,12 @@ from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.options import MAX_TRAINING_SEED, check_options, option
-from sidtool.base.output import partial_path
+from sidtool.base.output import partial_path, refuse_existing
+from sidtool.base.output_name import FOLDER
 from sidtool.base.work_folder import RUN_FILE, check_work_folder
 from sidtool.data import FieldTypes
 from sidtool.examples import SftOptions, WeightOptions, named_task, read_lineage, templates_for
-from sidtool.model.contract import Contract, RebindParams, TrainParams
+from sidtool.model.contract import Contract, RebindParams, TrainParams, read_contract
 from sidtool.model.prompt import HistoryPrompt
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.execution import RESTART
@@ -178,14 +179,20 @@ def training_settings(
 def refuse_other_run(
     out: Path, bundle: Bundle, options: TrainOptions, sft_fields: Mapping[str, Any]
 ) -> None:
-    """Raise UsageError for an unfinished training with another bundle or other settings, before its
-    examples are made again, with which `train` compares everything."""
+    """Raise UsageError for a training, unfinished or not, with another bundle or other settings,
+    before its examples are made again, with which `train` compares everything."""
     work = partial_path(out)
-    if not (work / RUN_FILE).exists():
-        return
     settings = {**DEFAULTS, **typed_fields(TRAINING, sft_fields)}
     if options.token_budget is not None:
         del settings["num_train_epochs"]  # follows from the examples
     chosen = {name: value for name, value in asdict(options).items() if value is not None}
     known = {"bundle": bundle.identity.digest, "options": chosen, "settings": settings}
-    check_work_folder(work, json_values(known), restart=RESTART, partly=True)
+    if (work / RUN_FILE).exists():
+        check_work_folder(work, json_values(known), restart=RESTART, partly=True)
+    if out.exists():
+        contract, made = read_contract(out), {}
+        if isinstance(contract.params, TrainParams) and contract.identity == bundle.identity:
+            made = {**DEFAULTS, **contract.params.sft_fields, **contract.params.options}
+        wanted, made = json_values({**settings, **chosen}), json_values(made)
+        if any(made.get(name) != value for name, value in wanted.items()):
+            refuse_existing(out, False, FOLDER)

@@ -233,8 +233,9 @@ def test_what_a_killed_refresh_left_is_replaced_by_force(
 ) -> None:
     out = tmp_path / "out"
     other = replace(QUICK, learning_rate=1e-4)
+    plan_refresh(interrupted, retrained, out, split=later, options=QUICK)
     with pytest.raises(UsageError, match="exists already"):
-        refresh(interrupted, retrained, out, split=later, options=other)
+        plan_refresh(interrupted, retrained, out, split=later, options=other)
     refresh(interrupted, retrained, out, split=later, options=other, force=True)
     params = read_contract(out).params
     assert params.sft_fields["learning_rate"] == 1e-4
