@@ -1,12 +1,12 @@
 from .json_tables import json_lines as json_lines
 from .opening import PARQUET as PARQUET
 from .opening import as_url as as_url
-from .opening import is_hidden as is_hidden
 from .opening import library_errors as library_errors
 from .opening import object_version as object_version
 from .opening import open_file as open_file
 from .opening import read_errors as read_errors
 from .opening import require_regular as require_regular
+from .opening import store_files as store_files
 from .opening import table_files as table_files
 from .parquet import FREE_ROWS as FREE_ROWS
 from .parquet import ROWS_PER_BYTE as ROWS_PER_BYTE

@@ -166,21 +166,47 @@ def parquet_files(path: Path) -> tuple[Path, ...]:
     """The Parquet files in a folder whose name does not say that it has some; none for others."""
     if not path.is_dir() or path.name.lower().endswith(PARQUET):
         return ()
-    files = (file for suffix in PARQUET for file in path.rglob(f"*{suffix}"))
+    files = (file for file in path.rglob("*") if file.name.lower().endswith(PARQUET))
     return _outermost(file for file in files if not is_hidden(file.relative_to(path).as_posix()))
 
 
 def is_hidden(name: str, pattern: str = "") -> bool:
     """Whether a step of a path begins with a dot, as those of unfinished outputs do, behind what a
     pattern has before its first wildcard."""
-    start = re.split(r"[*?[]", pattern, maxsplit=1)[0]
-    return "/." in f"/{name}"[len(start) :]
+    return "/." in f"/{name}"[len(_before_wildcards(pattern)) :]
+
+
+def _before_wildcards(pattern: str) -> str:
+    return re.split(r"[*?[]", pattern, maxsplit=1)[0]
 
 
 def _outermost(paths: Iterable[Path]) -> tuple[Path, ...]:
-    """Paths in their order, without those in another one: a folder `x.parquet` is one table."""
+    """Paths by name, as stores list them, without those in another one: a folder `x.parquet` is one
+    table."""
     distinct = set(paths)
-    return tuple(sorted(path for path in distinct if distinct.isdisjoint(path.parents)))
+    outermost = (path for path in distinct if distinct.isdisjoint(path.parents))
+    return tuple(sorted(outermost, key=Path.as_posix))
+
+
+def store_files(filesystem: Any, root: str) -> dict[str, Mapping[str, Any]]:
+    """The files of a table in a store: those that match a pattern, those of Parquet in a folder, or
+    the file itself, by name, each with what its client says of it."""
+    is_pattern = has_magic(root) and not filesystem.exists(root)
+    if is_pattern:
+        matches = filesystem.glob(root, detail=True)
+    elif filesystem.isdir(root):
+        matches = {root: {"type": "directory"}}
+    else:
+        matches = {root: filesystem.info(root)} if filesystem.exists(root) else {}
+    found: dict[str, Mapping[str, Any]] = {}
+    for match, info in matches.items():
+        if info["type"] == "directory":
+            inside = filesystem.find(match, detail=True)
+            found |= {name: inside[name] for name in inside if name.lower().endswith(PARQUET)}
+        else:
+            found[match] = info
+    start = root if is_pattern else f"{root}/"
+    return {name: found[name] for name in sorted(found) if not is_hidden(name, start)}
 
 
 def _remote_files(url: str) -> tuple[str, tuple[tuple[str, str], ...]]:
@@ -197,20 +223,11 @@ def _remote_files(url: str) -> tuple[str, tuple[tuple[str, str], ...]]:
         ) from error
     try:
         is_folder = filesystem.isdir(root)
-        common = root if is_folder else root.rpartition("/")[0]
-        if has_magic(root):
-            remote = filesystem.glob(root, detail=True)
-        elif is_folder:
-            found = filesystem.find(root, detail=True)
-            remote = {name: found[name] for name in found if name.lower().endswith(PARQUET)}
-        else:
-            remote = {root: filesystem.info(root)} if filesystem.exists(root) else {}
-        pattern = root if has_magic(root) else f"{root}/"
+        common = root if is_folder else _before_wildcards(root).rpartition("/")[0]
         versions = [
             (name, object_version(info if info.get("size") is not None else filesystem.info(name)))
-            for name, info in sorted(remote.items())  # a page of links, as of http://, has no sizes
-            if not is_hidden(name, pattern)
-        ]
+            for name, info in store_files(filesystem, root).items()
+        ]  # a page of links, as of http://, has no sizes
     except Exception as error:  # clients of stores have no common class
         raise DataError(f"{url} cannot be read: {first_line(error)}") from error
     if not versions:

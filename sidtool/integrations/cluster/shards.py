@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from glob import has_magic
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,10 +17,10 @@ from sidtool.data.tables import (
     FREE_ROWS,
     PARQUET,
     ROWS_PER_BYTE,
-    is_hidden,
     library_errors,
     object_version,
     open_dataset,
+    store_files,
 )
 
 ROWS = 4096
@@ -123,15 +122,8 @@ def parquet_urls(source: str) -> list[str]:
     """The URLs of the Parquet files, sorted. Raises DataError if there are none."""
     filesystem, root = open_store(source)
     with library_errors(Path(source)):
-        if filesystem.isdir(root):
-            names = sorted(
-                name
-                for name in filesystem.find(root)
-                if name.lower().endswith(PARQUET) and not is_hidden(name, f"{root}/")
-            )
-        else:
-            is_table = root.lower().endswith(PARQUET) and filesystem.exists(root)
-            names = [root] if is_table else []
+        found = store_files(filesystem, root) if filesystem.exists(root) else {}
+    names = [name for name in found if name.lower().endswith(PARQUET)]
     if not names:
         raise DataError(f"{source} is no Parquet file, and no folder of such files")
     return [_url(filesystem, name) for name in names]
@@ -141,12 +133,11 @@ def table_urls(source: str) -> list[str]:
     """The URLs of the files of a table: those of a pattern, of Parquet in a folder, or of the file
     itself. Raises DataError if there are none."""
     filesystem, root = open_store(source)
-    if has_magic(root) and not filesystem.exists(root):
-        names = [name for name in sorted(filesystem.glob(root)) if not is_hidden(name, root)]
-        if not names:
-            raise DataError(f"no file matches {source}")
-        return [_url(filesystem, name) for name in names]
-    return parquet_urls(source) if filesystem.isdir(root) else [_url(filesystem, root)]
+    with library_errors(Path(source)):
+        names = store_files(filesystem, root)
+    if not names:
+        raise DataError(f"{source} does not exist, or holds no Parquet files")
+    return [_url(filesystem, name) for name in names]
 
 
 def file_versions(urls: Sequence[str]) -> dict[str, str]:

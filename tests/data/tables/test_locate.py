@@ -68,6 +68,21 @@ def test_hidden_files_are_no_part_of_a_table(tmp_path: Path) -> None:
         assert [Path(url).stem for url in table_urls(str(tmp_path / path))] == names
 
 
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [("", "cbeaz"), ("**/*.parquet", "cea"), ("d/*.parquet", "ea"), ("d*/*.p*", "cbea")],
+)
+def test_each_way_reads_the_same_files_in_one_order(tmp_path: Path, path: str, names: str) -> None:
+    folder = tmp_path / "lake"
+    for name in ("d/x.parquet/a.parquet", "d/e.parquet", "d-1/c.parquet", "d.2/b.pq", "z.PARQUET"):
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_table(folder / "file.parquet", {"user": [file.stem]}).rename(file)
+    for located in (folder / path, Path(f"file://{folder}/{path}")):
+        assert "".join(read_columns(located, ["user"])["user"].to_pylist()) == names
+    assert "".join(Path(url).stem for url in table_urls(str(folder / path))) == names
+
+
 def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     pattern = parts(tmp_path, "x.csv")
     write_table(tmp_path / "x-2.csv", {"user": ["u"], "other": ["a"]})
@@ -90,6 +105,8 @@ def test_tables_at_a_url_are_read(tmp_path: Path, s3: Wire) -> None:
     for location in ("data/x.csv", "data/x*.csv", "events", "events/x-*.parquet"):
         path = Path(f"s3://{BUCKET}/{location}")
         assert read_interactions(path).digest == whole.digest
+    with pytest.raises(DataError, match="does not exist"):
+        table_urls(f"s3://{BUCKET}/none.csv")
     with pytest.raises(DataError, match=rf"s3://{BUCKET}/data/torn.csv, line 2"):
         read_columns(Path(f"s3://{BUCKET}/data/torn.csv"), ["user", "item", "ts"])
     with pytest.raises(DataError, match="does not exist"):
