@@ -97,7 +97,7 @@ def open_store(url: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        return fsspec.core.url_to_fs(url)
+        return fsspec.core.url_to_fs(url, use_listings_cache=False)  # files may be replaced
     except ImportError as error:
         raise missing_package(error) or UsageError(f"{url} cannot be opened: {error}") from error
     except ValueError as error:

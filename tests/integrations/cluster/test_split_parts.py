@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import boto3
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
@@ -10,6 +11,7 @@ from sidtool.integrations.cluster.shards import table_urls
 from tests.cli.road import tree
 from tests.data.split.test_user_parts import write_events
 from tests.integrations.cluster.jobs import failing_at_the_third
+from tests.s3 import BUCKET, Wire
 
 
 def divide(events: Path | str, out: Path, **run: object) -> dict[str, bytes]:
@@ -51,3 +53,14 @@ def test_events_at_a_url(tmp_path: Path) -> None:
     assert divide(f"{hidden}/*.parquet", tmp_path / "three") == expected
     named = (hidden / "0.parquet").rename(hidden / "[0].parquet")  # a name, not a pattern
     assert table_urls(str(named)) == [str(named)]
+
+
+def test_events_at_a_url_that_were_replaced(tmp_path: Path, s3: Wire) -> None:
+    url, store = f"s3://{BUCKET}/replaced/events", boto3.client("s3")
+    for n_files in (2, 3):
+        events = write_events(tmp_path / f"events-{n_files}", n_files)
+        for file in events.iterdir():
+            key = f"replaced/events/{file.name}"
+            store.upload_file(str(file), BUCKET, key)  # fsspec does not know of it
+        expected = divide(events, tmp_path / f"local-{n_files}")
+        assert divide(url, tmp_path / f"remote-{n_files}") == expected
