@@ -222,8 +222,11 @@ class ClusterExamples:
         files: Mapping[str, str] = {}
         if not isinstance(inputs.split, Split):
             manifest = folder_manifest(Path(inputs.split))
-            if manifest is not None and manifest.parts > 1:
-                folders, files = manifest.folders, manifest.files
+            if manifest is None:  # a table of events
+                files = file_versions(table_urls(as_url(inputs.split)))
+            else:
+                files = manifest.files
+                folders = manifest.folders if manifest.parts > 1 else []
         tasks = [named_task(task) for task in inputs.options.tasks]
         # whether the lineage follows from the events of all users
         needs_all = inputs.weights is not None or any(

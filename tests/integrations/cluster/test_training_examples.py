@@ -204,6 +204,24 @@ def test_a_run_continues_with_finished_parts(
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_a_run_does_not_continue_with_other_files_of_the_split(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order of the users is not in the digest of a split."""
+    inputs = inputs_of(tmp_path, bundle, catalog, split, tasks={"sequence": 1.0})
+    monkeypatch.setattr(example_shards, "_write_shard", failing_at_the_third(WRITE_SHARD, []))
+    with pytest.raises(DataError, match="the disk is full"):
+        make(inputs, tmp_path / "train.jsonl", ClusterExamples(inputs, RunOptions(), 2))
+    reordered = Split.of(split.protocol, list(split.train)[::-1], split.valid, split.test)
+    assert reordered.reference == split.reference
+    write_split(reordered, tmp_path / "reordered")
+    events = rated_events(tmp_path / "events.csv")
+    for other in (tmp_path / "reordered", events):
+        writer = ClusterExamples(replace(inputs, split=other), RunOptions(resume=True), 2)
+        with pytest.raises(UsageError, match="different files"):
+            make(writer.inputs, tmp_path / "train.jsonl", writer)
+
+
 @pytest.fixture(params=["folder", "memory", pytest.param("s3", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a folder of parts may be."""
