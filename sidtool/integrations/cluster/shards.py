@@ -67,8 +67,9 @@ class Shard:
 
     def fetch(self, folder: Path) -> Path:
         """Write the rows into a Parquet file of their own in a local folder -> its path. A column
-        that a file lacks is empty. Raises DataError for a file that cannot be read or has fewer
-        rows than it had, and for columns of types that do not go together."""
+        that a file lacks is empty; texts and lists may be stored in several ways. Raises DataError
+        for a file that cannot be read or has fewer rows than it had, and for columns of types that
+        do not go together."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -76,9 +77,25 @@ class Shard:
         tables = [pa.Table.from_batches(_batches(piece)) for piece in self.pieces]
         are_equal = all(table.schema == tables[0].schema for table in tables)
         with library_errors(Path(self.source)):
+            if not are_equal:
+                tables = [table.cast(pa.schema(map(_plain, table.schema))) for table in tables]
             rows = pa.concat_tables(tables, promote_options="none" if are_equal else "default")
         pq.write_table(rows, path)
         return path
+
+
+def _plain(field: Any) -> Any:
+    """An Arrow field whose texts and lists are of the types that most writers use."""
+    import pyarrow as pa
+
+    kind = field.type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        kind = pa.string()
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = pa.list_(_plain(kind.value_field))
+    return pa.field(field.name, kind)
 
 
 @contextmanager

@@ -59,6 +59,30 @@ def test_files_of_a_shard_may_lack_columns_but_not_differ_in_their_types(tmp_pat
         shard.fetch(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.large_string(),
+        pa.string_view(),
+        pa.dictionary(pa.int8(), pa.string()),
+        pa.dictionary(pa.int32(), pa.large_string()),
+    ],
+)
+def test_files_of_a_shard_may_store_texts_in_several_ways(
+    tmp_path: Path, kind: pa.DataType
+) -> None:
+    texts = pa.array(["a", None, "c"])
+    other = texts.dictionary_encode() if pa.types.is_dictionary(kind) else texts.cast(kind)
+    lists = pa.array([["a"], None, []])
+    pq.write_table(pa.table({"x": texts, "y": lists}), tmp_path / "0.parquet")
+    large = lists.cast(pa.large_list(pa.large_string()))
+    pq.write_table(pa.table({"x": other.cast(kind), "y": large}), tmp_path / "1.parquet")
+    (shard,) = list_shards(str(tmp_path))
+    table = pq.read_table(shard.fetch(tmp_path))
+    assert table["x"].to_pylist() == 2 * ["a", None, "c"]
+    assert table["y"].to_pylist() == 2 * [["a"], None, []]
+
+
 def test_a_file_that_shrank_is_refused(tmp_path: Path) -> None:
     write_numbers(tmp_path / "in")
     *_, last = list_shards(str(tmp_path / "in"), 6)
