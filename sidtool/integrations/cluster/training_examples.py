@@ -235,10 +235,11 @@ class ClusterExamples:
         job = opener(inputs)("" if needs_all or not folders else folders[0])
         queries = None if inputs.catalog_options is None else inputs.catalog_options.queries
         contract = None if inputs.model is None else read_contract(model_folder(inputs.model))
+        cells = job.items.fields  # not in the digest of the items
         made_from = {
             "command": "make-sft",
             "bundle": job.bundle.identity.digest,
-            "catalog": job.items.digest,
+            "catalog": digest_strings([job.items.digest, *cells], *cells.values()),
             "queries": {} if queries is None else file_versions(table_urls(str(queries))),
             "split": job.split.reference.digest,
             "files": digest_strings(files.keys(), files.values()),

@@ -204,11 +204,13 @@ def test_a_run_continues_with_finished_parts(
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_a_run_does_not_continue_with_other_files_of_the_split(
+def test_a_run_does_not_continue_with_other_inputs(
     tmp_path: Path, bundle: Bundle, catalog: Items, split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The order of the users is not in the digest of a split."""
-    inputs = inputs_of(tmp_path, bundle, catalog, split, tasks={"sequence": 1.0})
+    """The order of the users is not in the digest of a split, and columns not in that of items."""
+    inputs = inputs_of(tmp_path, bundle, catalog, split, tasks={"sequence": 1.0, "item-text": 1.0})
+    column, cells = next(iter(catalog.fields.items()))
+    inputs = replace(inputs, catalog_options=TaskCatalogOptions(fields=(column,)))
     monkeypatch.setattr(example_shards, "_write_shard", failing_at_the_third(WRITE_SHARD, []))
     with pytest.raises(DataError, match="the disk is full"):
         make(inputs, tmp_path / "train.jsonl", ClusterExamples(inputs, RunOptions(), 2))
@@ -216,10 +218,16 @@ def test_a_run_does_not_continue_with_other_files_of_the_split(
     assert reordered.reference == split.reference
     write_split(reordered, tmp_path / "reordered")
     events = rated_events(tmp_path / "events.csv")
-    for other in (tmp_path / "reordered", events):
-        writer = ClusterExamples(replace(inputs, split=other), RunOptions(resume=True), 2)
-        with pytest.raises(UsageError, match="different files"):
-            make(writer.inputs, tmp_path / "train.jsonl", writer)
+    texts = {"item_id": list(catalog.ids), "title": list(catalog.titles), column: list(cells)[::-1]}
+    items = write_table(tmp_path / "other.parquet", texts)
+    for others, words in (
+        (replace(inputs, split=tmp_path / "reordered"), "different files"),
+        (replace(inputs, split=events), "different files"),
+        (replace(inputs, items=items), "different catalog"),
+    ):
+        writer = ClusterExamples(others, RunOptions(resume=True), 2)
+        with pytest.raises(UsageError, match=words):
+            make(others, tmp_path / "train.jsonl", writer)
 
 
 @pytest.fixture(params=["folder", "memory", pytest.param("s3", marks=pytest.mark.slow)])
