@@ -88,7 +88,7 @@ def library_errors(path: Path, content: str = "") -> Iterator[None]:
         raise
     except Exception as error:  # pyarrow, numpy, zarr, gzip and csv have no common class
         purpose = f" as {content}" if content else ""
-        raise DataError(f"{path} cannot be read{purpose}: {first_line(error)}") from error
+        raise DataError(f"{as_url(path)} cannot be read{purpose}: {first_line(error)}") from error
 
 
 def require_regular(path: Path) -> None:

@@ -8,7 +8,7 @@ from sidtool.data.interactions import read_interactions
 from sidtool.data.split.files import open_split, split_events
 from sidtool.data.tables.opening import table_files
 from sidtool.data.tables.tables import column_names, read_columns
-from sidtool.integrations.cluster.shards import table_urls
+from sidtool.integrations.cluster.shards import list_shards, table_urls
 from tests.data.tables.files import CONTAINERS, write_table
 from tests.s3 import BUCKET, Wire
 
@@ -107,6 +107,9 @@ def test_tables_at_a_url_are_read(tmp_path: Path, s3: Wire) -> None:
         assert read_interactions(path).digest == whole.digest
     with pytest.raises(DataError, match="does not exist"):
         table_urls(f"s3://{BUCKET}/none.csv")
+    store.pipe_file(f"{BUCKET}/torn/0.parquet", b"PAR1")
+    with pytest.raises(DataError, match=rf"^s3://{BUCKET}/torn/0.parquet cannot be read"):
+        list_shards(f"s3://{BUCKET}/torn")
     with pytest.raises(DataError, match=rf"s3://{BUCKET}/data/torn.csv, line 2"):
         read_columns(Path(f"s3://{BUCKET}/data/torn.csv"), ["user", "item", "ts"])
     with pytest.raises(DataError, match="does not exist"):
