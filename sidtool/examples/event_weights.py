@@ -75,7 +75,7 @@ class EventWeights:
         targets are 1; None then if the split marks no targets, since all are.
 
         Raises UsageError if the split has no such field of numbers, DataError for a value that is
-        missing or makes no weight."""
+        missing or makes no weight, and if all weights of a whole split are 0."""
         if options is None and not split.fields.target:
             return None
         if options is not None:
@@ -98,7 +98,9 @@ class EventWeights:
         n_clipped = int(np.count_nonzero(is_target & (weights < unclipped)))
         of_targets = weights[is_target]
         if not of_targets.any():
-            raise DataError(f"all training events have the weight 0 by {options.expression}")
+            if split.origin.whole is None:
+                raise DataError(f"all training events have the weight 0 by {options.expression}")
+            of_targets = np.ones(1)  # nobody reads the record of a part
         total = float(of_targets.sum())
         record = WeightRecord(
             expression=options.expression,

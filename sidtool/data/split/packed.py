@@ -235,8 +235,8 @@ class PackedSequences(_Packed[UserSequence]):
         marks = self.store.fields.get(TARGET)
         if marks is None:
             return np.ones(self.n_events, dtype=np.bool_)
-        is_marked = np.array([mark == TARGET_VALUES[True] for mark in marks.names.tolist()])
-        return is_marked[marks.codes[self.items.places]]
+        is_marked = [mark == TARGET_VALUES[True] for mark in marks.names.tolist()]
+        return np.array(is_marked, dtype=np.bool_)[marks.codes[self.items.places]]
 
     def take(self, rows: Any) -> "PackedSequences":
         """The sequences at some rows, or of a slice of them."""

@@ -379,6 +379,29 @@ def test_fields_and_weights(tmp_path: Path, bundle: Bundle, catalog: Items) -> N
     check_same(inputs, tmp_path, users=2)
 
 
+@pytest.mark.parametrize(("protocol", "rating"), [("leave-one-out", "0"), ("temporal", "2")])
+def test_parts_without_a_weight_above_0(
+    tmp_path: Path, bundle: Bundle, catalog: Items, protocol: Any, rating: str
+) -> None:
+    """Only one user has weights, or training events before the cuts."""
+    table: dict[str, list[str]] = {"user_id": [], "item_id": [], "timestamp": [], "rating": []}
+    rows = [(f"u{n % 6}", n, n + 60 * (n % 6 > 0), rating if n % 6 else "3") for n in range(120)]
+    for user, item, time, value in (*rows, ("late", 1, 150, rating)):  # its event is in no part
+        row = (user, f"i{item % 50}", str(time), value)
+        for cells, cell in zip(table.values(), row, strict=True):
+            cells.append(cell)
+    events = write_table(tmp_path / "events.csv", table)
+    cuts = {"valid_from": 60, "test_from": 100} if protocol == "temporal" else {}
+    target = ("rating>=2",) if protocol == "temporal" else ()
+    fields = FieldOptions((FieldName("rating", "int"),), target=target)
+    options = SplitOptions(protocol, fields=fields, **cuts)  # type: ignore[arg-type]
+    split_in_parts(str(events), tmp_path / "in-parts", options, run=PartOptions(parts=64))
+    tasks = {"sequence": 1.0, "next-item": 1.0}
+    inputs = inputs_of(tmp_path, bundle, catalog, make_split(events, options), tasks=tasks)
+    inputs = replace(inputs, split=tmp_path / "in-parts", weights=WeightOptions("rating"))
+    check_same(inputs, tmp_path)
+
+
 def test_windows(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
     parts: dict[str, list[list[str]]] = {"train": [], "valid": [], "test": []}
     for user in range(6):
