@@ -177,8 +177,11 @@ def test_bad_rows_of_parquet_requests_are_named(tmp_path: Path) -> None:
     (tmp_path / "torn.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="cannot be read as requests"):
         list(read_request_file(tmp_path / "torn.parquet"))
-    with pytest.raises(DataError, match="no request file"):
+    with pytest.raises(DataError, match=r"no request file .*gone\.parquet$"):
         read_request_file(tmp_path / "gone.parquet")
+    with pytest.raises(DataError, match="no request file") as caught:
+        read_request_file(tmp_path)
+    assert caught.value.shell_hint == "--engine ray answers a folder of Parquet"
 
 
 def test_results_are_a_table(tmp_path: Path) -> None:
