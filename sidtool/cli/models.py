@@ -60,7 +60,7 @@ def init_model(
             f"would create {design.preset} with at most {design.vocab_size} text tokens at {out}",
             model=str(out),
             vocab_size=design.vocab_size,
-            configuration=models.planned_shape(design.preset, overrides),
+            configuration=models.model_shape(design.preset, overrides, design.vocab_size),
         )
     parameters = models.init_model(
         catalog.texts,

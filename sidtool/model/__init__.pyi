@@ -16,7 +16,7 @@ from .presets import DEFAULT_PRESET as DEFAULT_PRESET
 from .presets import MIN_VOCABULARY as MIN_VOCABULARY
 from .presets import Preset as Preset
 from .presets import init_model as init_model
-from .presets import planned_shape as planned_shape
+from .presets import model_shape as model_shape
 from .presets import preset_fields as preset_fields
 from .pretrained import Checkpoint as Checkpoint
 from .pretrained import Dtype as Dtype

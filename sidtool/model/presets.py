@@ -113,7 +113,7 @@ def init_model(
         raise UsageError(f"init_model takes texts, not {texts!r}", hint="use read_items(...).texts")
     out = Path(out)
     refuse_existing(out, force, FOLDER)
-    shape = model_shape(preset, overrides or {})
+    shape = model_shape(preset, overrides or {}, vocab_size)
     tokenizer = train_tokenizer(texts, vocab_size)
     model = _random_model(shape, len(tokenizer), seed)
     with new_dir(out, force=force) as folder:
@@ -128,21 +128,11 @@ def preset_fields(preset: Preset) -> Mapping[str, Any]:
     return _PRESETS[preset]
 
 
-def planned_shape(preset: Preset, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration that `init_model` would use. Raises UsageError as `init_model` does; makes
-    no weights."""
-    import torch
-
-    shape = model_shape(preset, overrides)
-    with torch.device("meta"):
-        _random_model(shape, MIN_VOCABULARY, seed=0)
-    return shape
-
-
-def model_shape(preset: Preset, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a preset with some keys changed. Raises UsageError for unknown keys, and
-    for a number of layers, a width or another size below 1."""
+def model_shape(preset: Preset, overrides: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
+    """The configuration of a preset with some keys changed. Raises UsageError for unknown keys, for
+    a number of layers, a width or another size below 1, and for what a model refuses."""
     require("models")
+    import torch
     from transformers import AutoConfig
 
     fields = preset_fields(preset)
@@ -160,6 +150,8 @@ def model_shape(preset: Preset, overrides: Mapping[str, Any]) -> dict[str, Any]:
         is_size = type(usual) is int and usual > 0 and not key.endswith(_MAY_BE_ZERO)
         if is_size and type(value) is int and value < 1:
             raise UsageError(f"{shape['model_type']} needs {key} of at least 1, not {value}")
+    with torch.device("meta"):  # without weights
+        _random_model(shape, vocab_size, seed=0)
     return shape
 
 
@@ -184,6 +176,7 @@ def _random_model(shape: Mapping[str, Any], vocab_size: int, seed: int) -> Any:
             return model_class.from_config(config, dtype=torch.float32)
     except (
         StrictDataclassError,
+        AssertionError,
         ValueError,
         TypeError,
         LookupError,

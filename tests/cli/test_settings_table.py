@@ -67,7 +67,7 @@ def test_every_listed_key_of_init_model_can_be_set(preset: str) -> None:
     listed = list_settings("init-model", preset=preset)  # type: ignore[arg-type]
     assert len(listed) > 10
     assert all(setting.meaning for setting in listed)
-    assert model_shape(preset, {setting.key: setting.default for setting in listed})  # type: ignore[arg-type]
+    assert model_shape(preset, {setting.key: setting.default for setting in listed}, 512)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("command", ["build-codebook", "init-model", "train", "rl"])

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sidtool.base.errors import UsageError
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.model.presets import MIN_VOCABULARY, Preset, init_model, planned_shape, train_tokenizer
+from sidtool.model.presets import MIN_VOCABULARY, Preset, init_model, model_shape, train_tokenizer
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.models import SENTENCES
 
@@ -99,6 +99,7 @@ def test_overrides_reach_the_configuration(tmp_path: Path) -> None:
     init_model(TEXTS, tmp_path / "a", preset="gpt2-tiny", vocab_size=300, overrides=changed)
     config = json.loads((tmp_path / "a" / "config.json").read_text())
     assert config.items() >= {**changed, "attn_pdrop": 0.0}.items()
+    assert model_shape("llama-tiny", {"pad_token_id": 300}, 4096)["pad_token_id"] == 300
 
 
 @pytest.mark.parametrize(
@@ -117,6 +118,7 @@ def test_overrides_reach_the_configuration(tmp_path: Path) -> None:
         ({"preset": "qwen3-tiny", "overrides": {"hidden_size": 0}}, "qwen3 needs hidden_size of"),
         ({"overrides": {"n_layer": "two"}}, "gpt2 refuses its configuration"),
         ({"overrides": {"n_head": 5}}, "gpt2 refuses its configuration"),
+        ({"preset": "llama-tiny", "overrides": {"pad_token_id": 5000}}, "llama refuses its conf"),
         ({"overrides": {"vocab_size": 5}}, "vocab_size and model_type cannot be set"),
     ],
 )
@@ -127,7 +129,7 @@ def test_invalid_settings_are_refused(kwargs: dict, message: str, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
     if "vocab_size" not in kwargs:
         with pytest.raises(UsageError, match=message):
-            planned_shape(kwargs.get("preset", "gpt2-tiny"), kwargs.get("overrides", {}))
+            model_shape(kwargs.get("preset", "gpt2-tiny"), kwargs.get("overrides", {}), 4096)
 
 
 def test_the_path_of_a_catalog_is_not_taken_for_its_texts(tmp_path: Path) -> None:
