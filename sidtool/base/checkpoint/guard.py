@@ -243,8 +243,9 @@ def check_tokenizer(folder: Path, tokenizer: Any) -> None:
     of the model's class then."""
     names = getattr(tokenizer, "vocab_files_names", None) or {}  # none of one that reads bytes
     files = {*TOKENIZER_FILES, *names.values()} - {"tokenizer_config.json"}
-    parts = module_folders(folder)
-    if names and not any((folder / part / name).is_file() for part in parts for name in files):
+    # modules may have folders of their own modules
+    paths = folder.rglob("*") if (folder / MODULES).is_file() else folder.iterdir()
+    if names and not any(path.name in files for path in paths):
         raise DataError(f"{folder} has no tokenizer", hint="tokenizer.save_pretrained writes it")
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Router
 
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.data import Vectors
@@ -59,6 +61,16 @@ def test_an_encoder_without_its_tokenizer_is_refused(folder: Path, tmp_path: Pat
         path.unlink()
     with pytest.raises(DataError, match="encoder has no tokenizer"):
         load_encoder(Encoder(str(copy)))
+
+
+def test_the_tokenizers_of_a_router_are_in_folders_below_its_own(
+    folder: Path, tmp_path: Path
+) -> None:
+    modules = list(SentenceTransformer(str(folder)))
+    router = Router.for_query_document(query_modules=modules, document_modules=modules)
+    SentenceTransformer(modules=[router]).save(str(tmp_path / "router"))
+    record = load_encoder(Encoder(str(tmp_path / "router"), trust_remote_code=True)).record
+    assert record["dim"] == load_encoder(Encoder(str(folder))).record["dim"]
 
 
 def test_settings_are_applied(folder: Path, tmp_path: Path) -> None:
