@@ -17,7 +17,14 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.options import check_options, option
 from sidtool.data import FieldTypes
 from sidtool.model.network import ModelKind
-from sidtool.model.prompt import Format, HistoryPrompt, Templates, history_prompt_ids, make_frame
+from sidtool.model.prompt import (
+    MAX_TOKENS,
+    Format,
+    HistoryPrompt,
+    Templates,
+    history_prompt_ids,
+    make_frame,
+)
 from sidtool.model.vocabulary import SidTokens
 from sidtool.tokenizer.bundle import Bundle
 
@@ -224,21 +231,19 @@ def worked_prompt(
 ) -> WorkedPrompt:
     """The prompt of a history of the first items of the bundle. Raises UsageError if no item fits
     into a prompt."""
-    rows = bundle.active[: min(N_SHOWN, prompt.history_length)]
-    codes = bundle.items.codes[rows]
-    titles: list[str] | None = None
-    if prompt.history_as == "title":
-        titles = [bundle.items.title(int(row)) for row in rows]
-    without_oldest = [
-        history_prompt_ids(prompt, tokenizer, tokens, codes[n:], titles and titles[n:])
-        for n in range(len(rows) + 1)
-    ]
-    ids = without_oldest[0]
-    # the oldest items may not fit: a prompt without them has the same tokens
-    first = max(n for n, others in enumerate(without_oldest) if others == ids)
-    if first == len(rows) > 0:
+    whole = replace(prompt, max_length=MAX_TOKENS)  # items that do not fit are not left out
+    n_shown = min(N_SHOWN, prompt.history_length, len(bundle.active))
+    for n_items in range(n_shown, -1, -1):
+        rows = bundle.active[:n_items]
+        codes = bundle.items.codes[rows]
+        titles: list[str] | None = None
+        if prompt.history_as == "title":
+            titles = [bundle.items.title(int(row)) for row in rows]
+        ids = history_prompt_ids(whole, tokenizer, tokens, codes, titles)
+        if len(ids) <= prompt.max_length:
+            break
+    if n_shown and not n_items:
         raise UsageError(f"no item of a history fits into a prompt of {prompt.max_length} tokens")
-    codes, titles = codes[first:], titles and titles[first:]
     # the same prompt as text, as the other system writes it
     names = titles or [bundle.space.spell(sid, begin_end_tokens=True) for sid in codes]
     form = prompt.item or "{sid}"
@@ -252,6 +257,6 @@ def worked_prompt(
         text,
         tuple(ids),
         tuple(map(str, tokenizer.convert_ids_to_tokens(ids))),
-        tuple(bundle.items.ids[row] for row in rows[first:].tolist()),
+        tuple(bundle.items.ids[row] for row in rows.tolist()),
         np.array_equal(tokenizer(text, add_special_tokens=False)["input_ids"], ids),
     )

@@ -190,6 +190,12 @@ def test_the_worked_prompt_has_the_items_that_fit(tmp_path: Path) -> None:
         assert (len(one.history), one.as_text) == (1, True)
     with pytest.raises(UsageError, match="no item of a history fits into a prompt of 9 tokens"):
         worked(max_length=9)
+    # an item without a title has no tokens, and yet it fits
+    own = {"prompts": ["Items: {history}"], "items": ["{title}"]}
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    options = AdoptOptions(template_file=tmp_path / "own.json")
+    untitled = check_adoption(model.folder, model.map, tmp_path / "out", options).prompt
+    assert (len(untitled.history), untitled.text) == (2, "Items: ")
 
 
 def broken(name: str, tmp_path: Path) -> tuple[Path, Path, AdoptOptions]:
