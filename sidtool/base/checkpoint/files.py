@@ -23,8 +23,6 @@ EMBEDDED = "sidtool"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TOKENIZER = "tokenizer.json"
-TOKENIZER_FILES = (TOKENIZER, "tokenizer.model", "tekken.json")
-"""What tokenizers are read from beside the files that their classes name."""
 ADAPTER = "adapter_model.safetensors"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
 """Files of pickled weights that the libraries load."""

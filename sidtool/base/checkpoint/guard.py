@@ -16,7 +16,7 @@ from sidtool.base.checkpoint.files import (
     CONFIG,
     EMBEDDED,
     INDEX,
-    TOKENIZER_FILES,
+    TOKENIZER,
     TRUST,
     WEIGHTS,
     StoredWeights,
@@ -242,7 +242,8 @@ def check_tokenizer(folder: Path, tokenizer: Any) -> None:
     """Raise DataError if a model's folder has no vocabulary: transformers makes an empty tokenizer
     of the model's class then."""
     names = getattr(tokenizer, "vocab_files_names", None) or {}  # none of one that reads bytes
-    files = {*TOKENIZER_FILES, *names.values()} - {"tokenizer_config.json"}
+    files = {*names.values(), TOKENIZER, "tokenizer.model", "tekken.json"}
+    files.discard("tokenizer_config.json")
     # modules may have folders of their own modules
     paths = folder.rglob("*") if (folder / MODULES).is_file() else folder.iterdir()
     if names and not any(path.name in files for path in paths):

@@ -102,21 +102,16 @@ def _spelled_codes(path: Path, ids: list[str], sids: list[str]) -> NDArray[np.in
     tokens = {}
     for item, sid in zip(ids, sids, strict=True):
         spelled = sid.removeprefix(begin).removesuffix(end)
-        tokens[item] = re.findall("<[^>]*>", spelled)
+        tokens[item] = re.findall("<s_[a-z]_[0-9]+>", spelled)
         if "".join(tokens[item]) != spelled:
             raise DataError(
                 f"{path}: pid {item!r} has {sid[:60]!r}, not a sid spelled like "
-                "<s_a_1><s_b_2><s_c_3>"
+                "<s_a_1><s_b_2><s_c_3>",
+                hint="an index.json, with a list of tokens for each item, may have any spelling",
             )
     lengths = {len(sid) for sid in tokens.values()}
     if len(tokens) != len(ids) or len(lengths) != 1 or lengths == {0}:
         raise DataError(
             f"{path}: every pid needs one row, with a sid spelled like <s_a_1><s_b_2><s_c_3>"
         )
-    template, codes = parse_tokens(path, tokens)
-    if template != SPELLINGS["openonerec"]["template"]:
-        raise DataError(
-            f"{path}: its SIDs are spelled like {template}, those of OpenOneRec like <s_a_1>",
-            hint="an index.json, with a list of tokens for each item, may have any spelling",
-        )
-    return codes
+    return parse_tokens(path, tokens)[1]
