@@ -169,6 +169,7 @@ def _exists_already(out: str) -> UsageError:
 
 def _names(filesystem: Any, root: str) -> set[str]:
     """The names directly in a folder of a store; of a file, its own."""
+    filesystem.invalidate_cache(root)
     try:
         paths = [path.rstrip("/") for path in filesystem.ls(root, detail=False)]
     except FileNotFoundError:

@@ -114,7 +114,7 @@ def open_store(url: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        return fsspec.core.url_to_fs(url, use_listings_cache=False)  # files may be replaced
+        return fsspec.core.url_to_fs(url)
     except ImportError as error:
         raise missing_package(error) or UsageError(f"{url} cannot be opened: {error}") from error
     except ValueError as error:
@@ -138,6 +138,7 @@ def list_shards(source: str, rows: int = ROWS) -> list[Shard]:
 def parquet_urls(source: str) -> list[str]:
     """The URLs of the Parquet files, sorted. Raises DataError if there are none."""
     filesystem, root = open_store(source)
+    filesystem.invalidate_cache()  # files may be replaced; what follows reads this list
     with library_errors(Path(source)):
         found = store_files(filesystem, root) if filesystem.exists(root) else {}
     names = [name for name in found if name.lower().endswith(PARQUET)]
@@ -150,6 +151,7 @@ def table_urls(source: str) -> list[str]:
     """The URLs of the files of a table: those of a pattern, of Parquet in a folder, or of the file
     itself. Raises DataError if there are none."""
     filesystem, root = open_store(source)
+    filesystem.invalidate_cache()  # files may be replaced; what follows reads this list
     with library_errors(Path(source)):
         names = store_files(filesystem, root)
     if not names:
