@@ -125,12 +125,8 @@ def _rebound(
     refresh_share: float | None = None,
 ) -> Contract:
     """The contract of a model with another bundle inside."""
-    record = StageRecord(
-        "rebind",
-        RebindParams(
-            contract.identity.digest, verdict.kind, verdict.reassigned_share, refresh_share
-        ),
-    )
+    previous, share = contract.identity.digest, verdict.reassigned_share
+    record = StageRecord("rebind", RebindParams(previous, verdict.kind, share, refresh_share))
     return contract.with_stage(record, identity=bundle.identity, memory=memory)
 
 
