@@ -57,7 +57,7 @@ def inspect(
         measured, changes = probe.measure(opened, catalog)
         if json:
             values = opened.manifest.to_json()
-            values["retired_items"] = int(opened.items.retired.sum())
+            values["retired_items"] = opened.n_retired
             if measured is not None:
                 values["figures"] = measured.to_json()
             if changes is not None:

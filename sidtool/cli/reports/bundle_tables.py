@@ -74,8 +74,8 @@ def bundle_facts(bundle: Bundle) -> dict[str, object]:
     return {
         "name": f"{manifest.name} {manifest.version} (format {manifest.format})",
         "digest": manifest.identity.digest,
-        "items": len(bundle.active),
-        "retired items": int(bundle.items.retired.sum()),
+        "items": len(bundle) - bundle.n_retired,
+        "retired items": bundle.n_retired,
         "levels": f"{space.spelled_sizes}, {space.template}",
         "begin and end tokens": f"{space.begin} {space.end}" if space.begin else "none",
         "collisions": manifest.collisions.policy,

@@ -137,7 +137,7 @@ def summary(contract: Contract, bundle: Bundle) -> dict[str, object]:
         # of a path the last part, because others name folders of a machine
         "base model": base if base.startswith(HUB_PREFIX) else PurePath(base).name,
         "items": len(bundle.active),
-        "retired items": int(bundle.items.retired.sum()),
+        "retired items": bundle.n_retired,
         "SIDs": f"{contract.space.spelled_sizes} codes, spelled like {first_sid}",
         "SID tokens": f"ids {tokens.start} to {tokens.stop - 1}{missing}",
         "bundle": f"{manifest.name} {manifest.version}, digest {manifest.identity.digest}",

@@ -183,6 +183,11 @@ class Bundle(StoredBundle):
         """The one digest over the three of the identity."""
         return self.identity.digest
 
+    @property
+    def n_retired(self) -> int:
+        """The number of retired items; reads no other array than that of their marks."""
+        return int(self.arrays["items/retired"].sum())
+
     @cached_property
     def active(self) -> ItemRows:
         """(n_active,) int64: the rows of `items` that are not retired."""

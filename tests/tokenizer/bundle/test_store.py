@@ -136,6 +136,15 @@ def test_an_object_that_is_missing_or_short_is_named_when_it_is_read(tmp_path: P
         _ = bundle.items
 
 
+def test_retired_items_are_counted_by_their_marks_alone(tmp_path: Path) -> None:
+    bundle = small_bundle()
+    bundle.items.retired[3] = True
+    bundle.save(tmp_path / "shop.zarr")
+    for array in ("sid", "id_bytes", "id_offset", "title_bytes"):
+        shutil.rmtree(tmp_path / "shop.zarr" / "items" / array)
+    assert Bundle.open(tmp_path / "shop.zarr").n_retired == 1
+
+
 def test_a_bundle_without_its_index_opens(tmp_path: Path) -> None:
     folder = tmp_path / "shop.zarr"
     made = small_bundle(items=5000, sizes=(20, 20, 20))
