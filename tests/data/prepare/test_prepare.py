@@ -337,13 +337,10 @@ def test_filters_count_what_they_leave() -> None:
     assert len(left) == 0
 
 
-EARLY = [("1500000000", "2023-01-01"), ("20000000", "1971-01-01")]
-
-
 @pytest.mark.parametrize("digits", [0, 3, 6, 9])
-@pytest.mark.parametrize(("early", "since"), EARLY)
+@pytest.mark.parametrize("early", ["1500000000", "20000000"])
 def test_dates_are_compared_with_times_in_every_unit(
-    tmp_path: Path, digits: int, early: str, since: str
+    tmp_path: Path, digits: int, early: str
 ) -> None:
     times = [moment + "0" * digits for moment in (early, early, "1700000000")]
     table = {"user": ["u"] * 3, "item": ["a", "b", "c"], "time": times}
