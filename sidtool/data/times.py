@@ -44,7 +44,7 @@ def units_per_second(number: float) -> float | None:
     return next((unit for start, unit in UNITS if abs(number) >= start), None)
 
 
-def unit_of_all(numbers: NDArray[np.float64]) -> float | None:
+def common_unit(numbers: NDArray[np.float64]) -> float | None:
     """In which unit all times of an order are, as `units_per_second`: that of the latest, since
     early ones look like a coarser unit."""
     return units_per_second(float(np.abs(numbers).max(initial=0)))

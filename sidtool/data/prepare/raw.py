@@ -18,7 +18,7 @@ from sidtool.data.interactions import EventCoder
 from sidtool.data.tables.delimited import delimited_batches
 from sidtool.data.tables.opening import read_errors
 from sidtool.data.tables.tables import column_batches, column_names
-from sidtool.data.times import parse_moment, unit_of_all
+from sidtool.data.times import common_unit, parse_moment
 
 BATCH = 1 << 16
 """Rows of Python values that a reader passes on at once."""
@@ -190,7 +190,7 @@ def core(
 def _in_window(times: NDArray[np.float64], options: FilterOptions) -> NDArray[np.bool_]:
     """(n,) which times are in the window, whose dates are in the unit of the times."""
     inside = np.ones(len(times), dtype=np.bool_)
-    unit = unit_of_all(times) or 1
+    unit = common_unit(times) or 1
     if options.since is not None:
         inside &= times >= parse_moment(options.since, unit)
     if options.until is not None:

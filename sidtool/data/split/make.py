@@ -15,7 +15,7 @@ from sidtool.data.split.protocols import given, last_session, leave_one_out, ref
 from sidtool.data.split.record import Cuts, Protocol, SessionRule
 from sidtool.data.split.sessions import read_sessions
 from sidtool.data.split.split import Split
-from sidtool.data.times import parse_moment, unit_of_all
+from sidtool.data.times import common_unit, parse_moment
 
 MAX_REPEATED, MAX_REPEATED_SHARE = 50, 0.1
 """Events, and their share, above which a file may hold events twice."""
@@ -137,7 +137,7 @@ def make_split(
         table = read_fields(events, interactions, options.fields, of_some_users=of_some_users)
     sessions = read_sessions(events, interactions, rule) if rule else None
     if options.protocol == "temporal":
-        unit = unit_of_all(interactions.order) or 1
+        unit = common_unit(interactions.order) or 1
         split = temporal(interactions, options.cuts(unit), table, sessions)
     elif options.protocol == "last-session" and sessions is not None:
         split = last_session(interactions, sessions, table)
