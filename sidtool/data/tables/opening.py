@@ -171,13 +171,9 @@ def parquet_files(path: Path) -> tuple[Path, ...]:
 
 
 def is_hidden(name: str, pattern: str = "") -> bool:
-    """Whether a step of a path begins with a dot, as those of unfinished outputs do, behind what a
-    pattern has before its first wildcard."""
-    return "/." in f"/{name}"[len(_before_wildcards(pattern)) :]
-
-
-def _before_wildcards(pattern: str) -> str:
-    return re.split(r"[*?[]", pattern, maxsplit=1)[0]
+    """Whether more steps of a path begin with a dot, as those of unfinished outputs do, than of the
+    pattern or folder that it was found by."""
+    return f"/{name}".count("/.") > f"/{pattern}".count("/.")
 
 
 def _outermost(paths: Iterable[Path]) -> tuple[Path, ...]:
@@ -191,8 +187,7 @@ def _outermost(paths: Iterable[Path]) -> tuple[Path, ...]:
 def store_files(filesystem: Any, root: str) -> dict[str, Mapping[str, Any]]:
     """The files of a table in a store: those that match a pattern, those of Parquet in a folder, or
     the file itself, by name, each with what its client says of it."""
-    is_pattern = has_magic(root) and not filesystem.exists(root)
-    if is_pattern:
+    if has_magic(root) and not filesystem.exists(root):
         matches = filesystem.glob(root, detail=True)
     elif filesystem.isdir(root):
         matches = {root: {"type": "directory"}}
@@ -205,8 +200,7 @@ def store_files(filesystem: Any, root: str) -> dict[str, Mapping[str, Any]]:
             found |= {name: inside[name] for name in inside if name.lower().endswith(PARQUET)}
         else:
             found[match] = info
-    start = root if is_pattern else f"{root}/"
-    return {name: found[name] for name in sorted(found) if not is_hidden(name, start)}
+    return {name: found[name] for name in sorted(found) if not is_hidden(name, root)}
 
 
 def _remote_files(url: str) -> tuple[str, tuple[tuple[str, str], ...]]:
@@ -223,7 +217,7 @@ def _remote_files(url: str) -> tuple[str, tuple[tuple[str, str], ...]]:
         ) from error
     try:
         is_folder = filesystem.isdir(root)
-        common = root if is_folder else _before_wildcards(root).rpartition("/")[0]
+        common = root if is_folder else re.split(r"[*?[]", root)[0].rpartition("/")[0]
         versions = [
             (name, object_version(info if info.get("size") is not None else filesystem.info(name)))
             for name, info in store_files(filesystem, root).items()

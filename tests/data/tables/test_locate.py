@@ -61,6 +61,7 @@ def test_hidden_files_are_no_part_of_a_table(tmp_path: Path) -> None:
         "h/.b*.parquet": [".b"],
         "h/.c": ["d"],
         "h/.c/*.parquet": ["d"],
+        "h/*/.g*.parquet": [".g"],
     }
     for path, names in tables.items():
         for located in (tmp_path / path, Path(f"file://{tmp_path}/{path}")):
