@@ -203,9 +203,9 @@ def store_files(filesystem: Any, root: str) -> dict[str, Mapping[str, Any]]:
     return {name: found[name] for name in sorted(found) if not is_hidden(name, root)}
 
 
-def _remote_files(url: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """The folder of the files at a URL, and each file with what changes with it. Raises DataError,
-    UsageError if the client is missing."""
+def _remote_files(url: str) -> tuple[Any, str, dict[str, str]]:
+    """The store and the folder of the files at a URL, and what changes with each file. Raises
+    DataError, UsageError if the client is missing."""
     import fsspec
 
     try:
@@ -216,44 +216,41 @@ def _remote_files(url: str) -> tuple[str, tuple[tuple[str, str], ...]]:
             hint="pip install 'sidtool[s3]' for s3://",
         ) from error
     try:
-        is_folder = filesystem.isdir(root)
-        common = root if is_folder else re.split(r"[*?[]", root)[0].rpartition("/")[0]
-        versions = [
-            (name, object_version(info if info.get("size") is not None else filesystem.info(name)))
+        versions = {
+            name: object_version(info if info.get("size") is not None else filesystem.info(name))
             for name, info in store_files(filesystem, root).items()
-        ]  # a page of links, as of http://, has no sizes
+        }  # a page of links, as of http://, has no sizes
     except Exception as error:  # clients of stores have no common class
         raise DataError(f"{url} cannot be read: {first_line(error)}") from error
     if not versions:
         raise DataError(f"{url} does not exist, or holds no Parquet files")
-    return common, tuple(versions)
+    is_folder = all(name.startswith(f"{root}/") for name in versions)
+    folder = root if is_folder else re.split(r"[*?[]", root)[0].rpartition("/")[0]
+    return filesystem, folder, versions
 
 
-_COPIES: dict[str, tuple[Any, TableFiles]] = {}
-"""URL -> its files as `_remote_files` gives them, and their copies."""
+_COPIES: dict[str, tuple[dict[str, str], TableFiles]] = {}
+"""URL -> what changes with each of its files, and their copies."""
 
 
 def _copied(url: str) -> TableFiles:
     """Copies of the files at a URL, which take the place of those of an earlier version. Raises as
     `_remote_files`."""
-    import fsspec
-
-    remote = common, versions = _remote_files(url)
-    if url in _COPIES and _COPIES[url][0] == remote:
+    filesystem, common, versions = _remote_files(url)
+    if url in _COPIES and _COPIES[url][0] == versions:
         return _COPIES[url][1]
-    filesystem, _ = fsspec.core.url_to_fs(url, use_listings_cache=False)
     folder = tempfile.TemporaryDirectory(prefix="sidtool-")
-    files = tuple(Path(folder.name) / _below(name, common) for name, _ in versions)
+    files = tuple(Path(folder.name) / _below(name, common) for name in versions)
     try:
-        for (name, _), target in zip(versions, files, strict=True):
+        for name, target in zip(versions, files, strict=True):
             target.parent.mkdir(parents=True, exist_ok=True)
             filesystem.get_file(name, str(target))
     except Exception as error:  # clients of stores have no common class
         raise DataError(f"{url} cannot be read: {first_line(error)}") from error
-    of_files = tuple(version for _, version in versions)
     source = filesystem.unstrip_protocol(common)
-    _COPIES[url] = remote, TableFiles(files, source, folder.name, of_files, folder)
-    return _COPIES[url][1]
+    copies = TableFiles(files, source, folder.name, tuple(versions.values()), folder)
+    _COPIES[url] = versions, copies
+    return copies
 
 
 def object_version(info: Mapping[str, Any]) -> str:
