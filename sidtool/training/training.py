@@ -254,9 +254,10 @@ def check_stages(planned: Sequence[TrainingRun], *, force: bool = False) -> None
                 first.model_dir, first.contract, run.bundle, trust_remote_code=run.trust_remote_code
             )
             check_inputs(run, loaded)
+            processes = run_config(run).world_size
             # what the stage before has yet to make determines a run, too
             if not force and run.model_dir.exists() and not _is_made(run):
-                check_unfinished(run, run_config(run).world_size)
+                check_unfinished(run, processes)
 
 
 def train_stages(

@@ -269,6 +269,9 @@ def test_a_dry_run_refuses_what_another_run_has_left(
         with pytest.raises(UsageError, match=message):
             train_stages(*run, stages)
         check_stages(planned, force=True)
+    unfit = replace(last, sft_fields={**fields, "save_strategy": "epoch", "eval_strategy": "steps"})
+    with pytest.raises(UsageError, match="settings do not fit together"):
+        check_stages(plan_stages(*run, [first, unfit]), force=True)
 
 
 def test_the_model_of_a_dry_run_may_be_adapters(
