@@ -181,18 +181,19 @@ def refuse_other_run(
 ) -> None:
     """Raise UsageError for a training, unfinished or not, with another bundle or other settings,
     before its examples are made again, with which `train` compares everything."""
-    work = partial_path(out)
     settings = {**DEFAULTS, **typed_fields(TRAINING, sft_fields)}
     if options.token_budget is not None:
         del settings["num_train_epochs"]  # follows from the examples
     chosen = {name: value for name, value in asdict(options).items() if value is not None}
-    known = {"bundle": bundle.identity.digest, "options": chosen, "settings": settings}
+    work = partial_path(out)
     if (work / RUN_FILE).exists():
+        known = {"bundle": bundle.identity.digest, "options": chosen, "settings": settings}
         check_work_folder(work, json_values(known), restart=RESTART, partly=True)
     if out.exists():
-        contract, made = read_contract(out), {}
-        if isinstance(contract.params, TrainParams) and contract.identity == bundle.identity:
-            made = {**DEFAULTS, **contract.params.sft_fields, **contract.params.options}
-        wanted, made = json_values({**settings, **chosen}), json_values(made)
-        if any(made.get(name) != value for name, value in wanted.items()):
-            refuse_existing(out, False, FOLDER)
+        contract = read_contract(out)
+        params = contract.params
+        if isinstance(params, TrainParams) and contract.identity == bundle.identity:
+            made = json_values({**DEFAULTS, **params.sft_fields, **params.options})
+            if made.items() >= json_values({**settings, **chosen}).items():
+                return
+        refuse_existing(out, False, FOLDER)

@@ -340,7 +340,8 @@ def plan_refresh(
         are_given = bool(embeddings) or catalog is not None
         memory.manifest.check_vectors(bundle.identity, are_given=are_given)
         check_item_vectors(bundle, catalog, embeddings=embeddings)
+    train_options, sft_fields = training_settings(last, options)
     if not force:
-        refuse_other_run(plan.trained, bundle, *training_settings(last, options))
+        refuse_other_run(plan.trained, bundle, train_options, sft_fields)
     made_of = _catalog(bundle, items, catalog_options or TaskCatalogOptions(), last)
     return replace(plan, split=split, last=last, catalog=made_of)

@@ -373,8 +373,8 @@ def test_label_prediction_needs_no_catalog(
     contract = read_contract(weighted)
     stage = StageRecord("full", replace(contract.params, task_weights={"predict-rating": 1.0}))
     write_contract(tmp_path / "model", contract.with_stage(stage), bundle)
-    inputs = {"split": rated_split(later), "options": QUICK}
-    plan = plan_refresh(tmp_path / "model", bundle, tmp_path / "out", **inputs)
+    out = tmp_path / "out"
+    plan = plan_refresh(tmp_path / "model", bundle, out, split=rated_split(later), options=QUICK)
     assert plan.last.task_weights == {"predict-rating": 1.0}
 
 
@@ -449,9 +449,9 @@ def test_tasks_that_show_text_need_a_catalog(
     with pytest.raises(UsageError, match="title-to-sid shows text") as error:
         refresh(tmp_path / "model", bundle, tmp_path / "out", split=split)
     assert error.value.shell_hint == "--items CATALOG"
-    inputs = {"split": split, "items": tmp_path / "missing.csv", "options": QUICK}
+    model, items = tmp_path / "model", tmp_path / "missing.csv"
     with pytest.raises(DataError, match="does not exist"):
-        plan_refresh(tmp_path / "model", bundle, tmp_path / "out", **inputs)
+        plan_refresh(model, bundle, tmp_path / "out", split=split, items=items, options=QUICK)
 
 
 def test_an_interrupted_refresh_resumes_to_the_same_weights(
@@ -475,10 +475,10 @@ def test_an_interrupted_refresh_resumes_to_the_same_weights(
         refresh(trained, retrained, out, progress=stop_after_two_epochs, **arguments)
     assert not out.exists()
     plan_refresh(trained, retrained, out, **arguments)
-    other = {"split": later, "options": replace(options, share=0.2)}
+    other = replace(options, share=0.2)
     with pytest.raises(UsageError, match=r"different settings\.num_train_epochs"):
-        plan_refresh(trained, retrained, out, **other)
-    plan_refresh(trained, retrained, out, force=True, **other)
+        plan_refresh(trained, retrained, out, split=later, options=other)
+    plan_refresh(trained, retrained, out, split=later, options=other, force=True)
     summary = refresh(trained, retrained, out, **arguments)
     assert summary.training.resumed_from is not None
     assert same(weights(tmp_path / "whole"), weights(out))
@@ -496,6 +496,19 @@ def test_a_plan_refuses_a_model_of_adapters(tmp_path: Path, trained: Path, bundl
     write_contract(tmp_path / "model", contract, bundle)
     with pytest.raises(UsageError, match="has adapters"):
         plan_refresh(tmp_path / "model", bundle, tmp_path / "out", options=QUICK)
+
+
+def test_a_plan_needs_a_rate_for_merged_adapters(
+    tmp_path: Path, trained: Path, bundle: Bundle, later: Split
+) -> None:
+    model = shutil.copytree(trained, tmp_path / "model")
+    contract = read_contract(trained)
+    options = contract.params.options | {"stage": "lora"}
+    stage = StageRecord("lora", replace(contract.params, options=options))
+    write_contract(model, contract.with_stage(stage), bundle)
+    for force in (False, True):
+        with pytest.raises(UsageError, match="learning rate is too large for all weights"):
+            plan_refresh(model, bundle, tmp_path / "out", split=later, options=QUICK, force=force)
 
 
 def test_a_stage_of_adapters_needs_a_rate_for_all_weights() -> None:
