@@ -41,7 +41,7 @@ class Service:
         self._side = ThreadPoolExecutor(1, "side")
         self._side_calls: list[Future[Any]] = []
         self._encoder: tuple[Any, TextEncoder] | None = None
-        self.metrics.items.set(len(served.loaded.bundle))
+        self.metrics.items.set(len(served.loaded.bundle.active))
 
     @classmethod
     def open(cls, options: ServeOptions, copies: Path) -> "Service":
@@ -181,8 +181,8 @@ class Watcher:
         self.last_error = ""
         self._not_taken = None
         self._metrics.exchanges.labels("exchanged").inc()
-        self._metrics.items.set(len(new.loaded.bundle))
         bundle = new.loaded.bundle
+        self._metrics.items.set(len(bundle.active))
         log.warning("now serving %d items, bundle %s", len(bundle.active), bundle.digest[:12])
         return True
 

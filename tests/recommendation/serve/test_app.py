@@ -291,6 +291,7 @@ def test_readiness_counts_no_retired_items(make_client: MakeClient, shop: Loaded
     fewer = Bundle.of(replace(shop.bundle.items, retired=retired), None, "reassign", name="fewer")
     client = make_client(replace(shop, bundle=fewer))
     assert client.get("/readyz").json()["items"] == N_ITEMS - 3
+    assert f"sidtool_items {N_ITEMS - 3}.0" in client.get("/metrics").text
 
 
 def test_seen_items_are_left_out_where_the_model_says_that_targets_never_repeat(
