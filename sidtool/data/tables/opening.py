@@ -142,17 +142,17 @@ def table_files(path: Path) -> TableFiles:
         return _copied(as_url(path))
     if has_magic(str(path)) and not path.exists():
         pattern = path.relative_to(path.anchor).as_posix()
-        found = Path(path.anchor).glob(pattern)
-        matches = _outermost(file for file in found if not is_hidden(file.as_posix(), str(path)))
+        files = Path(path.anchor).glob(pattern)
+        matches = _outermost(file for file in files if not is_hidden(file.as_posix(), str(path)))
         if not matches:
             raise DataError(f"no file matches {path}")
         return TableFiles(matches)
-    files = parquet_files(path)
+    inside = parquet_files(path)
     what = describe(path) if path.is_dir() else None
     # Parquet files of others may stand beside a config.json
-    if what == "a split" or (what and not files):
+    if what == "a split" or (what and not inside):
         raise DataError(f"{path} is {what}, not a table")
-    return TableFiles(files or (path,))
+    return TableFiles(inside or (path,))
 
 
 def as_url(path: str | Path) -> str:
@@ -193,14 +193,14 @@ def store_files(filesystem: Any, root: str) -> dict[str, Mapping[str, Any]]:
         matches = {root: {"type": "directory"}}
     else:
         matches = {root: filesystem.info(root)} if filesystem.exists(root) else {}
-    found: dict[str, Mapping[str, Any]] = {}
+    files: dict[str, Mapping[str, Any]] = {}
     for match, info in matches.items():
         if info["type"] == "directory":
             inside = filesystem.find(match, detail=True)
-            found |= {name: inside[name] for name in inside if name.lower().endswith(PARQUET)}
+            files |= {name: inside[name] for name in inside if name.lower().endswith(PARQUET)}
         else:
-            found[match] = info
-    return {name: found[name] for name in sorted(found) if not is_hidden(name, root)}
+            files[match] = info
+    return {name: files[name] for name in sorted(files) if not is_hidden(name, root)}
 
 
 def _remote_files(url: str) -> tuple[Any, str, dict[str, str]]:

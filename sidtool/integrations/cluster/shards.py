@@ -140,8 +140,8 @@ def parquet_urls(source: str) -> list[str]:
     filesystem, root = open_store(source)
     filesystem.invalidate_cache()  # files may be replaced; what follows reads this list
     with library_errors(Path(source)):
-        found = store_files(filesystem, root) if filesystem.exists(root) else {}
-    names = [name for name in found if name.lower().endswith(PARQUET)]
+        files = store_files(filesystem, root) if filesystem.exists(root) else {}
+    names = [name for name in files if name.lower().endswith(PARQUET)]
     if not names:
         raise DataError(f"{source} is no Parquet file, and no folder of such files")
     return [_url(filesystem, name) for name in names]

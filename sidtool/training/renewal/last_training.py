@@ -184,16 +184,18 @@ def refuse_other_run(
     settings = {**DEFAULTS, **typed_fields(TRAINING, sft_fields)}
     if options.token_budget is not None:
         del settings["num_train_epochs"]  # follows from the examples
-    chosen = {name: value for name, value in asdict(options).items() if value is not None}
+    set_options = {name: value for name, value in asdict(options).items() if value is not None}
     work = partial_path(out)
     if (work / RUN_FILE).exists():
-        known = {"bundle": bundle.identity.digest, "options": chosen, "settings": settings}
-        check_work_folder(work, json_values(known), restart=RESTART, partly=True)
+        fingerprint = json_values(
+            {"bundle": bundle.identity.digest, "options": set_options, "settings": settings}
+        )
+        check_work_folder(work, fingerprint, restart=RESTART, partly=True)
     if out.exists():
         contract = read_contract(out)
         params = contract.params
         if isinstance(params, TrainParams) and contract.identity == bundle.identity:
             made = json_values({**DEFAULTS, **params.sft_fields, **params.options})
-            if made.items() >= json_values({**settings, **chosen}).items():
+            if made.items() >= json_values({**settings, **set_options}).items():
                 return
         refuse_existing(out, False, FOLDER)
