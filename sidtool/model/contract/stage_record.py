@@ -1,7 +1,7 @@
 """The stages that made a model, as its contract records them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -142,22 +142,6 @@ class RlParams(JsonRecord):
     learned_from: tuple[SplitReference, ...] = ()
     """further splits that the bundle's codebook and the models and memory of rewards learned
     from"""
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "RlParams":
-        """The stored record; contracts before 0.3 have a field for each reward."""
-        params = super().from_json(value)
-        earlier = {name: value.get(key) for key, name in _EARLIER_INPUTS.items()}
-        inputs = {name: stored for name, stored in earlier.items() if stored is not None}
-        return replace(params, reward_inputs={**inputs, **params.reward_inputs})
-
-
-_EARLIER_INPUTS = {
-    "reward_memory": "collaborative",
-    "reward_teacher": "teacher",
-    "reward_model": "label",
-}
-"""Fields of contracts before 0.3, and the rewards whose inputs they have."""
 
 
 @dataclass(frozen=True)

@@ -57,21 +57,9 @@ class WatchedTrainer(Trainer):
         """Load the result of a training that had ended at this checkpoint."""
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         self.continue_counts(checkpoint)
-        self._continue_stop()
         self._load_from_checkpoint(str(checkpoint))
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
             self._load_best_model()
-
-    def _load_callback_state(self) -> None:
-        self._continue_stop()
-        super()._load_callback_state()
-
-    def _continue_stop(self) -> None:
-        """Take `stop_step` from where earlier versions stored it: transformers would make a new
-        StopCallback of it, without arguments."""
-        stored = self.state.stateful_callbacks.pop(StopCallback.__name__, None)
-        if stored is not None and stored["attributes"]["step"] is not None:
-            self.stop_step = stored["attributes"]["step"]
 
     def continue_counts(self, checkpoint: Path) -> None:
         """Count from what a checkpoint has; the first process has the sums of all."""

@@ -13,7 +13,6 @@ from sidtool.data import Items
 from sidtool.data.split import Split
 from sidtool.examples import SftOptions, make_sft
 from sidtool.memory import build_memory
-from sidtool.model.contract import RlParams
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.reinforcement import RlOptions, plan_rl
 from sidtool.training.reinforcement.rewards.kinds import REWARDS
@@ -67,23 +66,6 @@ def test_a_new_reward_with_an_input_is_a_function_and_a_line(
     assert reward_sum(run.rewards, groups, context).tolist() == [[6, 0]]
     with pytest.raises(UsageError, match="reward stock requires --reward-input stock=PATH"):
         plan_rl(*start)
-
-
-def test_inputs_in_earlier_contracts_are_read() -> None:
-    reference = {"path": "m", "weights": {}}
-    record = {
-        "examples": "e",
-        "split": {"protocol": "leave-one-out", "digest": "d" * 64},
-        "start": reference,
-        "options": {},
-        "grpo_fields": {},
-        "run": "r",
-        "reward_memory": "digest",
-        "reward_model": reference,
-    }
-    params = RlParams.from_json(record)
-    assert params.reward_inputs == {"collaborative": "digest", "label": reference}
-    assert RlParams.from_json(params.to_json()) == params
 
 
 def test_a_model_has_learned_what_its_rewards_learned(
