@@ -4,12 +4,10 @@ examples, with confidence intervals. docs/metrics.md defines every number."""
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -99,7 +97,7 @@ def evaluate(
         5
     """
     options = options_from(EvaluationOptions, options, given)
-    with temporary_shards(baseline_memory) as shards:
+    with Shards.temporary(baseline_memory) as shards:
         held_out = HeldOut.open(model, split, options.on, against)
         repeats = held_out.split.reference.targets_repeat
         reason = seen_reason(options.exclude_seen, repeats)
@@ -124,16 +122,6 @@ def evaluate(
         if (tied := held_out.split.tied_share) is not None:
             settings["tied_targets"] = round(tied, 4)
         return replace(evaluation, settings=settings)
-
-
-@contextmanager
-def temporary_shards(budget: int | None) -> Iterator[Shards | None]:
-    """A temporary folder for pairs beyond a budget; None without one."""
-    if budget is None:
-        yield None
-        return
-    with TemporaryDirectory(prefix="sidtool-") as name:
-        yield Shards(Path(name), budget)
 
 
 def evaluate_examples(

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, Self
 
 import numpy as np
@@ -121,6 +122,16 @@ class Shards:
         be made."""
         with folder_beside(out) as folder:
             yield cls(folder, budget)
+
+    @classmethod
+    @contextmanager
+    def temporary(cls, budget: int | None) -> Iterator[Self | None]:
+        """In a temporary folder; None without a budget."""
+        if budget is None:
+            yield None
+            return
+        with TemporaryDirectory(prefix="sidtool-") as name:
+            yield cls(Path(name), budget)
 
     def entries(self, n_items: int, entry_bytes: int, threads: int = 1) -> int:
         """The pairs that fit into memory, for each thread. Raises UsageError if there are none."""

@@ -155,14 +155,9 @@ def build_codebook(
             if encoder.model == LEXICAL:
                 lexical = LexicalEncoder.fit(items.texts)
             text_encoder = lexical or load_encoder(encoder)
-            vectors = [
-                text_encoder.vectors(
-                    items.texts,
-                    cache=work / "vectors",
-                    devices=None,
-                    progress=progress.get("embed"),
-                )
-            ]
+            cache, embed = work / "vectors", progress.get("embed")
+            embedded = text_encoder.vectors(items.texts, cache=cache, devices=None, progress=embed)
+            vectors = [embedded]
             made_by = text_encoder.record
         else:
             made_by = {"vectors": "given", "dim": sum(source.shape[1] for source in sources)}
