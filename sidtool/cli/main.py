@@ -129,9 +129,11 @@ def root(
 
 
 def main() -> None:
-    """Run the command line; a call that begins with the name of a command loads no other."""
+    """Run the command line; a call that begins with the name of a command loads no other, and one
+    that asks for the version loads none."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
-    make_app(*([name] if name in COMMANDS else COMMANDS))()
+    names = [] if name == "--version" else [name] if name in COMMANDS else COMMANDS
+    make_app(*names)()
 
 
 def __getattr__(name: str) -> Any:
