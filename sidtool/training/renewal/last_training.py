@@ -135,8 +135,11 @@ def chosen_seen(recorded: bool | None, targets_repeat: bool | None) -> bool | No
 
 
 def _with_length(params: TrainParams, share: float) -> TrainParams:
-    """A training stage with a share of its length."""
+    """A training stage with a share of its length: of its steps, if it was stopped."""
     options, sft_fields = dict(params.options), dict(params.sft_fields)
+    if (stopped := options.pop("stop_step", None)) is not None:
+        options.pop("token_budget", None)
+        sft_fields["max_steps"] = stopped
     if (budget := options.get("token_budget")) is not None:
         options["token_budget"] = max(1, round(budget * share))
         sft_fields.pop("num_train_epochs", None)  # follows from the budget
@@ -156,7 +159,6 @@ def training_settings(
     UsageError for those without a learning rate for that."""
     last = _with_length(last, options.share)
     recorded = {key: value for key, value in last.options.items() if key in TRAINING.option_types}
-    recorded.pop("stop_step", None)  # of a schedule that is another now
     train_options = TrainOptions(**recorded)
     seen = chosen_seen(train_options.eval_exclude_seen, last.split.targets_repeat)
     train_options = replace(train_options, eval_exclude_seen=seen)

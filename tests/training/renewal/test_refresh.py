@@ -530,6 +530,8 @@ def test_a_stage_of_adapters_needs_a_rate_for_all_weights() -> None:
         ({"num_train_epochs": 4}, "num_train_epochs", 0.8),
         ({"max_steps": 44}, "max_steps", 9),
         ({"token_budget": 1000}, "token_budget", 200),
+        ({"token_budget": 1000, "stop_step": 44}, "max_steps", 9),
+        ({"num_train_epochs": 4, "stop_step": 44}, "max_steps", 9),
     ],
 )
 def test_every_refresh_is_as_long(
