@@ -23,6 +23,7 @@ from sidtool.base.output_name import (
     check_suffix,
 )
 from sidtool.data import CatalogNames, Items, read_items
+from sidtool.data.tables.opening import parquet_files
 from sidtool.integrations.formats.grid import read_grid
 from sidtool.integrations.formats.imported_codebook import CodebookFile, with_codebook
 from sidtool.integrations.formats.inference_engines import (
@@ -128,10 +129,11 @@ def import_map(
 ) -> Bundle:
     """Write another system's map to `out` as a bundle; it encodes if there is its `codebook`.
 
-    `source` is an index.json (see minionerec.py for `info` and `keys`), a pid2sid.parquet or GRID's
-    .pt. Level sizes default to those of the codebook, or to the powers of two that hold
-    the codes. Raises UsageError for options that do not apply or an existing output, DataError for
-    a malformed file, RefusedError if the codebook is not that of the map (`with_codebook`).
+    `source` is an index.json (see minionerec.py for `info` and `keys`), a pid2sid.parquet or a
+    folder of such, or GRID's .pt. Level sizes default to those of the codebook, or to the powers of
+    two that hold the codes. Raises UsageError for options that do not apply or an existing output,
+    DataError for a malformed file, RefusedError if the codebook is not that of the map
+    (`with_codebook`).
 
     Examples:
         >>> bundle = sidtool.open_bundle("shop.zarr")
@@ -169,7 +171,7 @@ def read_map(
     """The bundle that `import_map` writes, with a name. Raises as `import_map` does."""
     Option().check("keys", keys, Keys)
     readable = map_suffixes()
-    form = readable.get(source.suffix)
+    form = readable.get(".parquet" if parquet_files(source) else source.suffix)
     if form is None or form.read is None:
         raise UsageError(
             f"{source}: no known map has the suffix {source.suffix!r}",

@@ -12,11 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.digests import file_digest
+from sidtool.base.digests import digest_strings, file_digest
 from sidtool.base.errors import DataError
 from sidtool.base.output import new_file
 from sidtool.data import Items, rows_in
-from sidtool.data.tables import id_strings, parquet_column_names, read_errors, whole_tables
+from sidtool.data.tables import (
+    id_strings,
+    open_dataset,
+    parquet_column_names,
+    read_errors,
+    whole_tables,
+)
 from sidtool.integrations.formats.maps import (
     Export,
     Exported,
@@ -33,7 +39,7 @@ from sidtool.tokenizer.sid import SPELLINGS, SidSpace
 def read_openonerec(
     path: Path, *, name: str, sizes: tuple[int, ...] | None = None, items: Items | None = None
 ) -> Bundle:
-    """The bundle of a Parquet map; titles come from `items`.
+    """The bundle of a Parquet map, a file or a folder of such; titles come from `items`.
 
     Raises DataError if a column is missing, a SID is malformed or an item is repeated or not in
     `items`, UsageError if the sizes do not fit the codes.
@@ -41,6 +47,7 @@ def read_openonerec(
     import pyarrow as pa
 
     with read_errors(path):
+        files = [Path(file) for file in open_dataset(path).files]
         names = parquet_column_names(path)
         wanted = [name for name in ("pid", "sid") if name in names]
         tables = list(whole_tables(path, wanted)) if wanted else []
@@ -56,7 +63,9 @@ def read_openonerec(
     codes = _codes(path, ids, table["sid"])
     space = SidSpace(level_sizes(codes, sizes), **SPELLINGS["openonerec"])  # type: ignore[arg-type]
     titles = None if items is None else [items.titles[row] for row in rows_in(items.ids, ids)]
-    source = {"system": "openonerec", "map": file_digest(path)}
+    digests = [file_digest(file) for file in files]
+    digest = digests[0] if path.is_file() else digest_strings(digests)
+    source = {"system": "openonerec", "map": digest}
     return map_bundle(space, ids, codes, titles, name=name, source=source, catalog=items)
 
 

@@ -296,6 +296,17 @@ def test_openonerec_is_reproduced(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "again.parquet").equals(table)
 
 
+@pytest.mark.parametrize("name", ["maps", "map.parquet"])
+def test_openonerec_may_be_a_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    for number in (0, 1):
+        rows = {"pid": [f"i{number}"], "sid": [[5, number]]}
+        pq.write_table(pa.table(rows), folder / f"part-{number}.parquet")
+    bundle = import_map(folder, tmp_path / "out.zarr")
+    assert sids(bundle) == {"i0": (5, 0), "i1": (5, 1)}
+
+
 def test_a_parquet_map_of_another_catalog_is_refused(tmp_path: Path) -> None:
     table = pa.table({"pid": [3, 20], "sid": [[5, 0], [1, 2]]})
     pq.write_table(table, tmp_path / "map.parquet")
