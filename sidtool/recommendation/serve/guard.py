@@ -76,27 +76,21 @@ async def read_body(request: Request, limits: ServeLimits) -> tuple[bytes, float
     Raises HTTPException 413 if it is too long, 408 if it does not arrive in time, 400 if it ends
     early."""
     deadline = asyncio.get_running_loop().time() + limits.seconds
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > limits.max_body:
-        raise _too_long(limits)
     body = bytearray()
     try:
         async with asyncio.timeout_at(deadline):
             async for piece in request.stream():
-                body += piece
-                if len(body) > limits.max_body:
-                    raise _too_long(limits)
+                # a long one is read to its end: whoever still sends does not read the answer
+                if len(body) <= limits.max_body:
+                    body += piece
     except TimeoutError:
         detail = f"the body did not arrive within {limits.seconds:g} seconds"
         raise HTTPException(408, detail, {"connection": "close"}) from None
     except ClientDisconnect:
         raise HTTPException(400, "the connection was closed within the body") from None
+    if len(body) > limits.max_body:
+        raise HTTPException(413, f"the body has more than {limits.max_body} bytes")
     return bytes(body), deadline
-
-
-def _too_long(limits: ServeLimits) -> HTTPException:
-    detail = f"the body has more than {limits.max_body} bytes"
-    return HTTPException(413, detail, {"connection": "close"})
 
 
 def json_reply(

@@ -121,3 +121,12 @@ def test_a_client_may_end_its_half_after_its_requests(start_server: StartServer)
     connection.sendall(CALL + CALL)
     connection.shutdown(socket.SHUT_WR)
     assert read_all(connection).count(b"HTTP/1.1 200 ") == 2
+
+
+def test_a_client_that_sends_before_it_reads_learns_that_its_body_is_too_long(
+    start_server: StartServer,
+) -> None:
+    size = 16 << 20  # more than the buffers of both sockets
+    head = b"POST /v1/recommend HTTP/1.0\r\ncontent-length: %d\r\n\r\n" % size
+    received = answer(start_server(), head + b" " * size)
+    assert received.startswith(b"HTTP/1.1 413 ")
