@@ -4,6 +4,7 @@ but the files that they read."""
 
 import asyncio
 import gc
+import logging
 import multiprocessing
 import os
 import signal
@@ -31,6 +32,8 @@ from sidtool.recommendation.serve.metrics import FOLDER_VARIABLE
 from sidtool.recommendation.serve.serve_options import Listening, ServeOptions
 from sidtool.recommendation.serve.service import Service
 
+log = logging.getLogger(__name__)
+
 KEEP_ALIVE_SECONDS = 65
 """How long an idle connection stays open: longer than load balancers keep theirs."""
 SPARE_CONNECTIONS = 1000
@@ -53,11 +56,13 @@ def bound_socket(listening: Listening) -> socket.socket:
         listener.bind((listening.host, listening.port))
     except OSError as error:
         listener.close()
-        raise DataError(
-            f"{listening.host} port {listening.port} cannot be used: {error.strerror or error}",
-            hint="--port 0 takes any free port",
-        ) from error
+        raise _unusable(listening.host, listening.port, error) from error
     return listener
+
+
+def _unusable(host: str, port: int, error: OSError) -> DataError:
+    message = f"{host} port {port} cannot be used: {error.strerror or error}"
+    return DataError(message, hint="--port 0 takes any free port")
 
 
 def threads_per_worker(n_workers: int) -> int | None:
@@ -86,7 +91,7 @@ def run_process(
     on_start: Callable[[], object] | None = None,
 ) -> None:
     """Answer calls in this process until SIGTERM or SIGINT. Exits with 3 if the model cannot be
-    loaded."""
+    loaded. Raises DataError if another process listens at the address by now."""
     is_main = threading.current_thread() is threading.main_thread()
 
     def start() -> None:
@@ -110,7 +115,11 @@ def run_process(
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(options.limits.seconds) + 1,
     )
-    listener.listen(config.backlog)  # so that a client may connect when `on_start` is called
+    try:
+        listener.listen(config.backlog)  # so that a client may connect when `on_start` is called
+    except OSError as error:
+        host, port, *_ = listener.getsockname()
+        raise _unusable(host, port, error) from error
     if not is_main:
         _Server(config).run(sockets=[listener])
         return
@@ -305,4 +314,8 @@ def _work(
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     with log_to_stderr(verbose=verbose):
-        run_process(options, listener, on_start=ready.set)
+        try:
+            run_process(options, listener, on_start=ready.set)
+        except DataError as error:
+            log.error("%s", error)
+            sys.exit(1)

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,8 @@ import pytest
 from sidtool.cli.serve import example_call
 from sidtool.model import load_model_folder
 from sidtool.recommendation import RecommendOptions, Request, recommend
+from sidtool.recommendation.serve import process
+from sidtool.recommendation.serve.serve_options import Listening
 from sidtool.recommendation.serve.start import service_folder
 from tests.cli.road import refused
 from tests.cli.test_columns import COMMANDS
@@ -244,8 +247,30 @@ def test_a_service_that_cannot_start_says_so(model: Path, tmp_path: Path) -> Non
     assert "has no token" in refused(2, "serve", model, env={"SIDTOOL_TOKEN": ""})
 
 
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_port_that_is_taken_while_the_model_loads_is_named(
+    model: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    def bound_as_other_listens(listening: Listening) -> socket.socket:
+        other = stack.enter_context(bind(listening))
+        listening = replace(listening, port=other.getsockname()[1])
+        late = bind(listening)
+        other.listen()
+        return late
+
+    bind = process.bound_socket
+    with ExitStack() as stack:
+        monkeypatch.setattr(process, "bound_socket", bound_as_other_listens)
+        message = refused(1, "serve", model, "--port", 0, "--workers", workers)
+    message += capfd.readouterr().err
+    assert "cannot be used: Address already in use" in message
+    assert "Traceback" not in message
+
+
 KILLED = """
 import os, signal
+from sidtool.recommendation.serve import process
+from sidtool.recommendation.serve.serve_options import Listening
 from sidtool.recommendation.serve.start import service_folder
 
 with service_folder() as folder:
