@@ -281,6 +281,7 @@ def serve_with_workers(
                 del workers[process]
                 start_worker()
     finally:
+        listener.close()  # else calls would wait in its queue, for nobody
         # each ends when it has answered its calls
         for process in workers:
             process.terminate()

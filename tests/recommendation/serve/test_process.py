@@ -192,6 +192,26 @@ def test_a_second_interrupt_ends_a_service_within_a_batch(model: Path, tmp_path:
             assert service.process.wait(DEADLOCK) == -signal.SIGINT
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_service_that_ends_closes_its_port_and_answers_its_calls(
+    model: Path, tmp_path: Path, workers: int
+) -> None:
+    limits = ("--workers", workers, "--timeout", DEADLOCK)
+    with running(tmp_path / "log", model, *limits) as service:
+        service.wait_until_ready()
+        url = urlsplit(service.url)
+        with socket.create_connection((url.hostname, url.port)) as connection:
+            connection.sendall(b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\ncontent-length: 14\r\n")
+            connection.sendall(b"expect: 100-continue\r\n\r\n")
+            assert connection.recv(1 << 12).startswith(b"HTTP/1.1 100 ")
+            service.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: not is_open(url.port))
+            connection.sendall(b'{"history":[]}')
+            assert connection.recv(1 << 12).startswith(b"HTTP/1.1 200 ")
+        assert service.process.wait(DEADLOCK) == 0
+
+
 def is_open(port: int | None) -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
