@@ -73,8 +73,9 @@ class Request:
                 raise DataError(f"a request has no key {_brief(key)}, but {similar!r}")
         history = _ids(value, "history")
         if history is None and value.get("text") is None:
+            keys = sorted(key for key, part in value.items() if part is not None)
             raise DataError(
-                f"a request has the key 'history' or 'text', this one has {_brief(sorted(value))}"
+                f"a request has the key 'history' or 'text', this one has {_brief(keys)}"
             )
         fields = value.get("fields")
         return cls(

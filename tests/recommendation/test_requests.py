@@ -42,6 +42,7 @@ def test_requests_of_json_lines() -> None:
         ("[1]", "is not a JSON object"),
         ('{"text": 3}', "is a string, not 3"),
         ('{"user": "u"}', "has the key 'history' or 'text'"),
+        ('{"user": "u", "history": null}', r'this one has \["user"\]$'),
         ('{"history": "a,b"}', "a list of item ids"),
         ('{"history": [1]}', "a list of item ids"),
         ("NULL", "is not JSON"),
