@@ -213,7 +213,8 @@ def read_request_file(path: Path) -> Iterator[Request | BadRequest]:
     are needed. Raises DataError at once if there is no such file."""
     is_parquet = path.name.lower().endswith(PARQUET)
     if not (path.exists() if is_parquet else path.is_file()):
-        hint = "--engine ray answers a folder of Parquet" if path.is_dir() else None
+        hint = "--file - reads a pipe" if path.exists() else None
+        hint = "--engine ray answers a folder of Parquet" if path.is_dir() else hint
         raise DataError(f"there is no request file {path}", hint=hint)
     if is_parquet:
         return read_parquet_requests(path)

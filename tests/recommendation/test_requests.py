@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import re
 import tracemalloc
 from pathlib import Path
@@ -183,6 +184,10 @@ def test_bad_rows_of_parquet_requests_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no request file") as caught:
         read_request_file(tmp_path)
     assert caught.value.shell_hint == "--engine ray answers a folder of Parquet"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="no request file") as caught:
+        read_request_file(tmp_path / "pipe")
+    assert caught.value.shell_hint == "--file - reads a pipe"
 
 
 def test_results_are_a_table(tmp_path: Path) -> None:
