@@ -265,15 +265,9 @@ ROUTES = (
 """In the order of the page of OpenAPI."""
 
 
-def make_app(
-    options: ServeOptions,
-    service: Service | None = None,
-    *,
-    on_start: Callable[[], object] | None = None,
-) -> FastAPI:
+def make_app(options: ServeOptions, service: Service | None = None) -> FastAPI:
     """The application of one process. Without a `service` that is open already, its lifespan
-    loads the model; it starts the model's thread, and at its end answers what waits. `on_start`
-    is called when calls can be answered.
+    loads the model; it starts the model's thread, and at its end answers what waits.
 
     A model that cannot be loaded is one line in the log, and ends the start."""
 
@@ -286,8 +280,6 @@ def make_app(
             log.error("%s", error)
             raise
         app.state.service.watcher.start()
-        if on_start is not None:
-            on_start()
         yield
         await app.state.service.stop()
 

@@ -287,6 +287,16 @@ def test_a_port_that_is_taken_while_the_model_loads_is_named(
     assert "Traceback" not in message
 
 
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_service_whose_output_is_full_says_so(model: Path, workers: int) -> None:
+    words = (sys.executable, "-m", "sidtool", "serve", model, "--port", "0", "--workers", workers)
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [*map(str, words)], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (ran.returncode, ran.stderr) == (1, "error: [Errno 28] No space left on device\n")
+
+
 KILLED = """
 import os, signal
 from sidtool.recommendation.serve import process
