@@ -276,8 +276,9 @@ def make_app(options: ServeOptions, service: Service | None = None) -> FastAPI:
         try:
             # of a worker, whose folder for temporary files is removed by its supervisor
             app.state.service = service or Service.open(options, Path(mkdtemp()))
-        except SidtoolError as error:
-            log.error("%s", error)
+        except Exception as error:
+            kind = "" if isinstance(error, SidtoolError) else f"{type(error).__name__}: "
+            log.error("%s%s", kind, error)
             raise
         app.state.service.watcher.start()
         yield

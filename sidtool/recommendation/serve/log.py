@@ -44,6 +44,8 @@ def start_log(*, verbose: bool) -> logging.Handler:
     """Log as `log_to_stderr` does, to the end of the process -> what writes the lines."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Format())
+    # what uvicorn repeats of an error of the start, which has a line already
+    handler.addFilter(lambda record: not record.getMessage().startswith("Traceback"))
     for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.addHandler(handler)

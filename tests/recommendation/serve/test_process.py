@@ -16,15 +16,18 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from sidtool.base.errors import DataError
 from sidtool.cli.serve import example_call
 from sidtool.model import load_model_folder
 from sidtool.recommendation import RecommendOptions, Request, recommend
-from sidtool.recommendation.serve import process
+from sidtool.recommendation.serve import Service, process
+from sidtool.recommendation.serve.log import log_to_stderr
 from sidtool.recommendation.serve.serve_options import Listening
 from sidtool.recommendation.serve.start import service_folder
 from tests.cli.road import refused
 from tests.cli.test_columns import COMMANDS
 from tests.doc_blocks import ROOT, blocks, page
+from tests.recommendation.serve.conftest import OPTIONS
 from tests.recommendation.serve.disk import Running, running, save_model
 from tests.waiting import DEADLOCK, wait_until
 
@@ -297,9 +300,35 @@ def test_a_service_whose_output_is_full_says_so(model: Path, workers: int) -> No
     assert (ran.returncode, ran.stderr) == (1, "error: [Errno 28] No space left on device\n")
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (DataError("no model"), "no model"),
+        (RuntimeError("out of memory"), "RuntimeError: out of memory"),
+    ],
+)
+def test_a_worker_that_cannot_start_logs_why(
+    error: Exception, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Service, "open", fail)
+    with (
+        process.bound_socket(Listening(port=0)) as listener,
+        log_to_stderr(verbose=False),
+        pytest.raises(SystemExit, match="3"),
+    ):
+        process.run_process(OPTIONS, listener)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith(f" error: {line}")
+    assert second.endswith(" error: Application startup failed. Exiting.")
+
+
 KILLED = """
 import os, signal
-from sidtool.recommendation.serve import process
+from sidtool.recommendation.serve import Service, process
+from sidtool.recommendation.serve.log import log_to_stderr
 from sidtool.recommendation.serve.serve_options import Listening
 from sidtool.recommendation.serve.start import service_folder
 
