@@ -39,7 +39,7 @@ KEEP_ALIVE_SECONDS = 65
 SPARE_CONNECTIONS = 1000
 """Open connections beyond those of requests that wait."""
 MAX_HEAD = 1 << 14
-"""Bytes of the head of a request; a longer one is refused with 400."""
+"""Bytes of the head of a request after which one that has not ended is refused with 400."""
 SPARE_FILES = 2304
 """Open files beyond the connections: uvicorn accepts up to 2,048 connections at once."""
 DRAIN_SECONDS = 10.0
