@@ -111,7 +111,11 @@ class Recommendations(Iterator[Recommendation]):
             if self._failed is not None:
                 raise self._failed
             try:
-                self._kept.append(next(self._answers))
+                answer = next(self._answers, None)
+                if answer is None:
+                    only = f"only {len(self._kept)} of {len(self)} requests were answered"
+                    raise SidtoolError(only, hint="after an interrupt, call recommend again")
+                self._kept.append(answer)
                 if len(self._kept) == self._n_requests:
                     next(self._answers, None)  # which warns of unknown ids
             except Exception as error:

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.base.errors import DataError, MissingPackageError, SidtoolWarning, UsageError
+from sidtool.base.errors import (
+    DataError,
+    MissingPackageError,
+    SidtoolError,
+    SidtoolWarning,
+    UsageError,
+)
 from sidtool.model.load import LoadedModel
 from sidtool.model.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.recommendation import recommendations as module
@@ -456,6 +462,23 @@ def test_a_bad_request_among_others_is_shown_and_raised_again(shop: LoadedModel)
         with pytest.raises(DataError):
             found[1]
     assert repr(found).splitlines()[0] == "<2 recommendations>"
+
+
+def test_answers_after_an_interrupt_are_not_fewer(
+    shop: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sidtool.recommendation.recommendations.WINDOW", 1)
+    found = recommend(shop, [Request("u"), Request("v")], k=2, progress=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        found.to_pandas()
+    for _ in range(2):
+        with pytest.raises(SidtoolError, match="only 1 of 2 requests were answered") as caught:
+            found.to_pandas()
+    assert caught.value.hint == "after an interrupt, call recommend again"
+    assert found[0].user == "u"
 
 
 def test_a_table_needs_pandas(shop: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
