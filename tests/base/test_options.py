@@ -8,7 +8,16 @@ import pandas as pd
 import pytest
 
 import sidtool
-from sidtool import EventNames, FieldName, FieldOptions, FilterOptions, PrepareOptions, RlOptions
+from sidtool import (
+    EventNames,
+    FieldName,
+    FieldOptions,
+    FilterOptions,
+    KnnSettings,
+    PrepareOptions,
+    RlOptions,
+    TrainOptions,
+)
 from sidtool.base.errors import UsageError
 from sidtool.base.options import options_from, settings_from
 from sidtool.data.split import SplitOptions
@@ -43,17 +52,20 @@ def test_keywords_are_named_as_fields_or_as_flags() -> None:
         (RecommendOptions, "allow", pd.Series(["a", "b"], index=[7, 3]), ("a", "b")),
         (BuildOptions, "sizes", np.array([8, 4]), (8, 4)),
         (EvaluationOptions, "ks", 5, (5,)),
+        (KnnSettings, "distance", 1, 1.0),
+        (TrainOptions, "dropout", 0, 0.0),
+        (SftOptions, "tasks", {"list": np.int64(2)}, {"list": 2.0}),
     ],
 )
 def test_values_of_callers_become_those_of_flags(
     kind: type, name: str, value: Any, held: Any
 ) -> None:
-    assert getattr(kind(**{name: value}), name) == held
+    # as text: 1 and 1.0 are equal, but not in a digest
+    assert str(getattr(kind(**{name: value}), name)) == str(held)
 
 
 def test_numbers_of_numpy_are_recorded_as_numbers() -> None:
     assert json.dumps(BuildOptions(seed=np.int64(3)).seed) == "3"  # type: ignore[arg-type]
-    assert json.dumps(SftOptions({"list": np.int64(2)}).tasks) == '{"list": 2}'
     own, of_library = settings_from(RlOptions, None, {"seed": np.int64(3)}, {"beta": np.float64(1)})
     assert (own, repr(of_library)) == (RlOptions(), "{'seed': 3, 'beta': 1.0}")
 
