@@ -35,6 +35,7 @@ from sidtool.base.errors import (
     first_line,
 )
 from sidtool.base.hub import HUB_PREFIX, HubAccess, download_model, is_hub_url
+from sidtool.base.progress import hidden_bars
 from sidtool.model.network.structure import model_kind
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -281,19 +282,16 @@ def _quiet(*, gguf: bool = False) -> Iterator[None]:
 
     is_terminal = sys.stderr.isatty()
     verbosity = logging.get_verbosity()
-    has_bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
-    if not is_terminal:
-        logging.disable_progress_bar()
-    # the GGUF reader ignores that setting and calls tqdm itself
-    hide = gguf and not is_terminal
     try:
-        with contextlib.redirect_stderr(io.StringIO()) if hide else contextlib.nullcontext():
+        with contextlib.ExitStack() as hidden:
+            if not is_terminal:
+                hidden.enter_context(hidden_bars())
+            if gguf and not is_terminal:  # its reader ignores that setting and calls tqdm itself
+                hidden.enter_context(contextlib.redirect_stderr(io.StringIO()))
             yield
     finally:
         logging.set_verbosity(verbosity)
-        if has_bars:
-            logging.enable_progress_bar()
 
 
 def _abbreviated(names: Any) -> str:

@@ -27,7 +27,7 @@ from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, U
 from sidtool.base.extras import library_versions, require
 from sidtool.base.hub import HUB_PREFIX, HubAccess, download, is_hub_url
 from sidtool.base.output import cache_array, cached_array
-from sidtool.base.progress import Progress
+from sidtool.base.progress import Progress, hidden_bars
 from sidtool.data import Vectors, check_finite
 from sidtool.tokenizer.encoder.lexical import LEXICAL, LexicalEncoder
 from sidtool.tokenizer.encoder.settings import Dtype, Encoder, EncoderRecipe
@@ -99,14 +99,12 @@ def load_model(encoder: Encoder, folder: Path) -> tuple[Any, Encoder]:
     """The model in a folder, and the encoder with the model's own settings filled in."""
     stored = check_encoder(folder, trust_remote_code=encoder.trust_remote_code)
     from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     settings: dict[str, Any] = {} if encoder.trust_remote_code else {"use_safetensors": True}
     if encoder.dtype is not None:
         settings["dtype"] = encoder.dtype
     load = loading(folder, PURPOSE, None if encoder.trust_remote_code else stored)
-    with load, private_weights():
+    with load, private_weights(), hidden_bars():
         model = SentenceTransformer(
             str(folder),
             trust_remote_code=encoder.trust_remote_code,

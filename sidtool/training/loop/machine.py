@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import UsageError
+from sidtool.base.progress import hidden_bars
 
 
 def supports_bf16() -> bool:
@@ -81,21 +82,20 @@ def float32_attention() -> Iterator[None]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Suppress warnings and logs of the libraries, which concern their own defaults."""
-    import transformers
+    import transformers  # noqa: F401 - which gives its logger a level
 
-    logging.getLogger("accelerate").setLevel(logging.ERROR)
-    logging.getLogger("trl").setLevel(logging.ERROR)
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    loggers = {name: logging.getLogger(name) for name in ("accelerate", "trl", "transformers")}
+    levels = {name: logger.level for name, logger in loggers.items()}
+    for logger in loggers.values():
+        logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), hidden_bars():
             for module in ("trl", "transformers", "torch", "accelerate", "datasets"):
                 warnings.filterwarnings("ignore", module=rf"{module}\.")
             yield
     finally:
-        transformers.logging.set_verbosity(level)
-        transformers.logging.enable_progress_bar()
+        for name, logger in loggers.items():
+            logger.setLevel(levels[name])
 
 
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Router
+from transformers.utils import logging
 
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.data import Vectors
@@ -71,6 +72,14 @@ def test_the_tokenizers_of_a_router_are_in_folders_below_its_own(
     SentenceTransformer(modules=[router]).save(str(tmp_path / "router"))
     record = load_encoder(Encoder(str(tmp_path / "router"), trust_remote_code=True)).record
     assert record["dim"] == load_encoder(Encoder(str(folder))).record["dim"]
+
+
+def test_an_encoder_leaves_progress_bars_as_they_were(folder: Path) -> None:
+    for switch in (logging.disable_progress_bar, logging.enable_progress_bar):
+        switch()
+        had_bars = logging.is_progress_bar_enabled()
+        load_encoder(Encoder(str(folder)))
+        assert logging.is_progress_bar_enabled() == had_bars
 
 
 def test_settings_are_applied(folder: Path, tmp_path: Path) -> None:
