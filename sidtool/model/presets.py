@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from sidtool.base.errors import UsageError
 from sidtool.base.extras import require
+from sidtool.base.options import plain
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.model.network.structure import model_kind
@@ -113,7 +114,8 @@ def init_model(
         raise UsageError(f"init_model takes texts, not {texts!r}", hint="use read_items(...).texts")
     out = Path(out)
     refuse_existing(out, force, FOLDER)
-    shape = model_shape(preset, overrides or {}, vocab_size)
+    vocab_size, overrides = plain(vocab_size), plain(dict(overrides or {}))
+    shape = model_shape(preset, overrides, vocab_size)
     tokenizer = train_tokenizer(texts, vocab_size)
     model = _random_model(shape, len(tokenizer), seed)
     with new_dir(out, force=force) as folder:

@@ -9,6 +9,7 @@ import pytest
 
 import sidtool
 from sidtool import (
+    Bundle,
     EventNames,
     FieldName,
     FieldOptions,
@@ -66,6 +67,10 @@ def test_values_of_callers_become_those_of_flags(
 
 def test_numbers_of_numpy_are_recorded_as_numbers() -> None:
     assert json.dumps(BuildOptions(seed=np.int64(3)).seed) == "3"  # type: ignore[arg-type]
+    assert BuildOptions(method_options={"balanced": np.True_}).method_options == {"balanced": True}
+    ids, vectors = ["a", "b"], np.eye(2, dtype=np.float32)
+    bundle = Bundle.from_vectors(ids, vectors, levels=(2, 2), balanced=np.False_)
+    assert len(bundle) == 2
     own, of_library = settings_from(RlOptions, None, {"seed": np.int64(3)}, {"beta": np.float64(1)})
     assert (own, repr(of_library)) == (RlOptions(), "{'seed': 3, 'beta': 1.0}")
 

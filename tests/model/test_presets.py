@@ -1,7 +1,8 @@
 import json
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -95,8 +96,9 @@ def test_the_vocabulary_has_the_requested_size() -> None:
 
 
 def test_overrides_reach_the_configuration(tmp_path: Path) -> None:
-    changed = {"n_layer": 1, "resid_pdrop": 0.3, "tie_word_embeddings": False}
-    init_model(TEXTS, tmp_path / "a", preset="gpt2-tiny", vocab_size=300, overrides=changed)
+    changed = {"n_layer": np.int64(1), "resid_pdrop": 0.3, "tie_word_embeddings": False}
+    size: Any = np.int64(300)
+    init_model(TEXTS, tmp_path / "a", preset="gpt2-tiny", vocab_size=size, overrides=changed)
     config = json.loads((tmp_path / "a" / "config.json").read_text())
     assert config.items() >= {**changed, "attn_pdrop": 0.0}.items()
     assert model_shape("llama-tiny", {"pad_token_id": 300}, 4096)["pad_token_id"] == 300

@@ -14,7 +14,7 @@ from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import library_versions
 from sidtool.base.jobs import RunJob, run_here
-from sidtool.base.options import MAX_SEED, check_options, option, options_from
+from sidtool.base.options import MAX_SEED, check_options, option, options_from, plain
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.output_name import BUNDLE
 from sidtool.base.progress import Progress
@@ -84,7 +84,8 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
-        check_method(self.method, dict(self.method_options))
+        object.__setattr__(self, "method_options", plain(dict(self.method_options)))
+        check_method(self.method, self.method_options)
         if self.sizes is not None:
             self.space(self.sizes)
 

@@ -1,12 +1,13 @@
 """The methods that fit a codebook, by name."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Literal, get_args
 
 from sidtool.base.errors import UsageError
 from sidtool.base.extras import require
+from sidtool.base.options import plain
 from sidtool.base.progress import Progress
 from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.quantize import pq, rqkmeans, rqvae
@@ -59,7 +60,7 @@ METHODS: dict[str, Quantizer] = {
 """The methods by name."""
 
 
-def check_method(method: str, options: dict[str, Any]) -> None:
+def check_method(method: str, options: Mapping[str, Any]) -> None:
     """Raise UsageError unless the method exists and has these options, with values of their types
     (whole numbers from 1); MissingPackageError if its packages are not installed."""
     if method not in METHODS:
@@ -97,6 +98,7 @@ def fit(
     vector to length 1 first) for all. The same seed and vectors give the same codebook. Raises
     UsageError for an unknown method, option or level size, DataError if a value is not finite or
     there are fewer distinct vectors than codes in a level."""
+    options = plain(options)
     check_method(method, options)
     Levels(tuple(sizes))
     return METHODS[method].fit(vectors, sizes, seed=seed, progress=progress, **options)
