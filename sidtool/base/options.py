@@ -136,9 +136,11 @@ def options_from(kind: type[Options], options: Options | None, given: Mapping[st
     """The options of a function that takes them as a dataclass or as keywords, those `given`, by
     the names of the fields or of their flags: `tasks` or `task`. Keywords of a group are those of
     its fields. A text for a field of another type is read as that of a flag. Raises UsageError for
-    both, for a keyword that is no option, and for a value out of range."""
+    both, for options of another type, a keyword that is no option and a value out of range."""
     if options is not None and given:
         raise UsageError(f"options and the keyword {next(iter(given))} are both given: use one")
+    if options is not None and not isinstance(options, kind):
+        raise UsageError(f"options are a {kind.__name__} or keywords, not {options!r}")
     names = dict.fromkeys(keywords_of(kind))
     for name in given:
         if name not in names:
