@@ -6,6 +6,7 @@ from .data import EventNames as EventNames
 from .data import FieldName as FieldName
 from .data import FieldOptions as FieldOptions
 from .data import Fields as Fields
+from .data import TextNames as TextNames
 from .data import read_items as read_items
 from .data.prepare import FilterOptions as FilterOptions
 from .data.prepare import PrepareOptions as PrepareOptions
@@ -54,6 +55,7 @@ from .memory import ItemContent as ItemContent
 from .memory import KnnSettings as KnnSettings
 from .memory import Memory as Memory
 from .memory import build_memory as build_memory
+from .memory.mixture import MemoryOptions as MemoryOptions
 from .model import ExtendOptions as ExtendOptions
 from .model import LoadedModel as LoadedModel
 from .model import extend_model as extend_model
@@ -91,6 +93,7 @@ from .tokenizer import explain as explain
 from .tokenizer.bundle import Bundle as Bundle
 from .tokenizer.bundle import verify as verify
 from .tokenizer.encoder import Encoder as Encoder
+from .tokenizer.quantize import FusionOptions as FusionOptions
 from .tokenizer.sid import SidSpace as SidSpace
 from .training import StageSettings as StageSettings
 from .training import TrainOptions as TrainOptions

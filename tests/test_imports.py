@@ -6,7 +6,10 @@ import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 HEAVY = (
     "torch",
@@ -85,6 +88,34 @@ def test_every_exported_function_takes_paths_as_text() -> None:
             kinds = str(parameter.annotation)
             if "pathlib.Path" in kinds:
                 assert "str" in kinds, f"{name}({parameter.name}: {kinds})"
+
+
+AS_KEYWORDS = ("CatalogNames", "RefreshOptions", "TaskCatalogOptions", "UnknownOptions")
+"""Options that are not public, because the functions that take them have their fields as
+keywords."""
+
+
+def members(hint: Any) -> Iterator[Any]:
+    """The types that a type is made of."""
+    yield hint
+    for part in get_args(hint):
+        yield from members(part)
+
+
+def test_options_that_are_no_keywords_are_public() -> None:
+    import sidtool
+    from sidtool.base.options import options_of
+
+    exported = [getattr(sidtool, name) for name in set(sidtool.__all__) - {"__version__"}]
+    taken = [
+        kind
+        for each in exported
+        if inspect.isfunction(each) or (is_dataclass(each) and any(options_of(each)))
+        for name, hint in get_type_hints(each).items()
+        for kind in members(hint)
+        if name != "return" and is_dataclass(kind) and any(options_of(kind))  # type: ignore[arg-type]
+    ]
+    assert {kind.__name__ for kind in taken if kind not in exported} == {*AS_KEYWORDS}
 
 
 PACKAGE = Path(__file__).resolve().parents[1] / "sidtool"

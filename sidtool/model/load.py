@@ -224,7 +224,7 @@ def load_model_folder(
     contract: Contract | None = None,
 ) -> LoadedModel:
     """Load a model that `extend-model` or a later stage wrote, a folder or `hf://ORG/NAME`, with
-    the memory that its contract or `memory` names.
+    the memory that its contract or `memory` names; `sidtool.MemoryOptions(weight=0)` leaves it out.
 
     `device` defaults to the GPU if there is one, `dtype` to float32 on a CPU and bfloat16
     elsewhere. A folder that is replaced meanwhile is loaded again, once; `contract` is the one that
