@@ -30,7 +30,8 @@ def serve(
 
     `started` is called with the URL when calls are answered. Raises MissingPackageError without
     the extra `serve`, DataError if the address cannot be used, what `load_model_folder` raises if
-    the model cannot be loaded, and KeyboardInterrupt for SIGINT.
+    the model cannot be loaded, KeyboardInterrupt for SIGINT, and UsageError where an event loop
+    runs, as in a cell of a notebook.
 
     Examples:
         >>> import os, signal
@@ -43,6 +44,7 @@ def serve(
         'http://127.0.0.1'
     """
     require("serve")
+    _refuse_running_loop()
     from sidtool.recommendation.serve.log import log_to_stderr
     from sidtool.recommendation.serve.process import bound_socket, run_process, serve_with_workers
     from sidtool.recommendation.serve.service import Service
@@ -61,6 +63,17 @@ def serve(
         else:
             Sources(options, folder).check()
             serve_with_workers(options, listening.workers, listener, str(folder), verbose, on_start)
+
+
+def _refuse_running_loop() -> None:
+    import asyncio
+
+    with suppress(RuntimeError):  # there is none
+        asyncio.get_running_loop()
+        raise UsageError(
+            "a service cannot run inside of an event loop, as that of a notebook",
+            hint="threading.Thread(target=sidtool.serve, args=[...], daemon=True).start()",
+        )
 
 
 @contextmanager

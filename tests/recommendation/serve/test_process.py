@@ -1,3 +1,4 @@
+import asyncio
 import io
 import json
 import os
@@ -16,14 +17,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from sidtool.base.errors import DataError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.cli.serve import example_call
 from sidtool.model import load_model_folder
 from sidtool.recommendation import RecommendOptions, Request, recommend
 from sidtool.recommendation.serve import Service, process
 from sidtool.recommendation.serve.log import log_to_stderr
 from sidtool.recommendation.serve.serve_options import Listening
-from sidtool.recommendation.serve.start import service_folder
+from sidtool.recommendation.serve.start import serve, service_folder
 from tests.cli.road import refused
 from tests.cli.test_columns import COMMANDS
 from tests.doc_blocks import ROOT, blocks, page
@@ -323,6 +324,18 @@ def test_a_worker_that_cannot_start_logs_why(
     first, second = capsys.readouterr().err.splitlines()
     assert first.endswith(f" error: {line}")
     assert second.endswith(" error: Application startup failed. Exiting.")
+
+
+def test_a_service_in_a_cell_of_a_notebook_is_refused_in_one_line() -> None:
+    async def cell() -> None:
+        serve("no-model", port=0)
+
+    with pytest.raises(UsageError, match="cannot run inside of an event loop") as caught:
+        asyncio.run(cell())
+    assert (
+        caught.value.hint
+        == "threading.Thread(target=sidtool.serve, args=[...], daemon=True).start()"
+    )
 
 
 KILLED = """
