@@ -34,6 +34,7 @@ from sidtool.training.loop.checkpoints import (
     last_checkpoint,
     relocate_best,
 )
+from sidtool.training.loop.machine import random_states_kept
 from sidtool.training.run import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE, Run
 
 LIBRARIES = ("accelerate", "peft", "torch", "transformers", "trl")
@@ -77,7 +78,8 @@ def train_and_publish(
     which training had ended) and `write_model` (a folder), which every process calls. `check` may
     refuse the trained model by raising; its checkpoints then stay. Raises UsageError if the output
     exists or an unfinished run had different settings, without `force`."""
-    with locked(run.out) if arguments.process_index == 0 else nullcontext():
+    lock = locked(run.out) if arguments.process_index == 0 else nullcontext()
+    with lock, random_states_kept():
         refuse_existing(run.out, force)
         is_first = arguments.process_index == 0
         with arguments.main_process_first(desc="open the work folder"):

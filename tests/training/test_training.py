@@ -1,4 +1,5 @@
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,17 @@ def test_training_lowers_the_loss_and_writes_a_complete_model(
     assert load_model_folder(tmp_path / "tuned").contract == contract
     with pytest.raises(UsageError, match="exists already"):
         short_train("tuned")
+
+
+def test_the_random_states_of_the_caller_are_restored(short_train: Train) -> None:
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+
+    draws = []
+    for name in ("first", "second"):
+        short_train(name, max_steps=1)
+        draws.append(draw())
+    assert not set(draws[0]) & set(draws[1])
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,15 @@ divides weights, gradients and optimizer states among processes, can train."""
 import contextlib
 import logging
 import os
+import random
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sidtool.base.errors import UsageError
 from sidtool.base.progress import hidden_bars
@@ -96,6 +99,21 @@ def quiet() -> Iterator[None]:
     finally:
         for name, logger in loggers.items():
             logger.setLevel(levels[name])
+
+
+@contextlib.contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Give the caller the random states of the processor back, which a trainer seeds."""
+    import torch
+
+    state = random.getstate()
+    of_numpy = np.random.get_state()  # noqa: NPY002 - the one that transformers seeds
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(of_numpy)  # noqa: NPY002
 
 
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd")
