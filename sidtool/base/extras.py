@@ -1,12 +1,14 @@
 """Optional packages: the extra of sidtool that installs each, and the error when one is missing."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
 from sidtool.base.errors import MissingPackageError
+from sidtool.base.process_setting import process_setting
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "models": (
@@ -104,11 +106,8 @@ def hub_settings(**values: bool) -> Iterator[None]:
     # the libraries read these constants at each request, the environment only when imported
     from huggingface_hub import constants
 
-    before = {name: getattr(constants, name) for name in values}
-    for name, value in values.items():
-        setattr(constants, name, value)
-    try:
+    with ExitStack() as settings:
+        for name, value in values.items():
+            read, write = partial(getattr, constants, name), partial(setattr, constants, name)
+            settings.enter_context(process_setting(name, read, write, value))
         yield
-    finally:
-        for name, value in before.items():
-            setattr(constants, name, value)

@@ -1,7 +1,6 @@
 """The Hugging Face hub: used only for a repository that is named `hf://ORG/NAME` or, at a branch,
 tag or commit, `hf://ORG/NAME@REVISION`."""
 
-import logging
 import re
 import sys
 from abc import ABC, abstractmethod
@@ -14,6 +13,7 @@ from pathlib import Path
 from sidtool.base.artifact import MARKERS
 from sidtool.base.errors import DataError, RefusedError, UsageError, first_line
 from sidtool.base.extras import hub_settings, offline, require
+from sidtool.base.progress import errors_only
 from sidtool.base.signatures import MAX_SIGNATURE, SIGNATURE, Signer, Signers, published_signers
 
 HUB_PREFIX = "hf://"
@@ -303,16 +303,13 @@ def _quietly() -> Iterator[None]:
         enable_progress_bars,
     )
 
-    log = logging.getLogger("huggingface_hub._snapshot_download")
-    level = log.level
-    log.setLevel(logging.ERROR)
     hides_bars = not (sys.stderr.isatty() or are_progress_bars_disabled())
     if hides_bars:
         disable_progress_bars()
     try:
-        yield
+        with errors_only("huggingface_hub._snapshot_download"):
+            yield
     finally:
-        log.setLevel(level)
         if hides_bars:
             enable_progress_bars()
 

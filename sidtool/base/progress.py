@@ -1,7 +1,10 @@
 """How long work reports how far it is."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from sidtool.base.process_setting import process_setting
 
 Progress = Callable[[int, int], None]
 """Called with the number of finished steps, and their total or 0 if it is unknown."""
@@ -14,12 +17,22 @@ Log = Callable[[dict[str, float]], None]
 @contextmanager
 def hidden_bars() -> Iterator[None]:
     """Without the progress bars of transformers."""
-    from transformers.utils import logging
+    from transformers.utils.logging import (
+        disable_progress_bar,
+        enable_progress_bar,
+        is_progress_bar_enabled,
+    )
 
-    has_bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
+    def show(has_bars: bool) -> None:
+        (enable_progress_bar if has_bars else disable_progress_bar)()
+
+    with process_setting("progress bars", is_progress_bar_enabled, show, False):
         yield
-    finally:
-        if has_bars:
-            logging.enable_progress_bar()
+
+
+@contextmanager
+def errors_only(name: str) -> Iterator[None]:
+    """With nothing but errors of the logger of this name."""
+    logger = logging.getLogger(name)
+    with process_setting(name, lambda: logger.level, logger.setLevel, logging.ERROR):
+        yield

@@ -35,7 +35,7 @@ from sidtool.base.errors import (
     first_line,
 )
 from sidtool.base.hub import HUB_PREFIX, HubAccess, download_model, is_hub_url
-from sidtool.base.progress import hidden_bars
+from sidtool.base.progress import errors_only, hidden_bars
 from sidtool.model.network.structure import model_kind
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -278,20 +278,15 @@ def _quiet(*, gguf: bool = False) -> Iterator[None]:
 
     What is missing in a checkpoint is checked here, and every T5 with an untied head gets a
     warning, since its configuration always says that it is tied."""
-    from transformers.utils import logging
+    import transformers  # noqa: F401 - which gives its logger a level
 
     is_terminal = sys.stderr.isatty()
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with contextlib.ExitStack() as hidden:
-            if not is_terminal:
-                hidden.enter_context(hidden_bars())
-            if gguf and not is_terminal:  # its reader ignores that setting and calls tqdm itself
-                hidden.enter_context(contextlib.redirect_stderr(io.StringIO()))
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
+    with errors_only("transformers"), contextlib.ExitStack() as hidden:
+        if not is_terminal:
+            hidden.enter_context(hidden_bars())
+        if gguf and not is_terminal:  # its reader ignores that setting and calls tqdm itself
+            hidden.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        yield
 
 
 def _abbreviated(names: Any) -> str:

@@ -2,7 +2,6 @@
 divides weights, gradients and optimizer states among processes, can train."""
 
 import contextlib
-import logging
 import os
 import random
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.errors import UsageError
-from sidtool.base.progress import hidden_bars
+from sidtool.base.progress import errors_only, hidden_bars
 
 
 def supports_bf16() -> bool:
@@ -87,18 +86,11 @@ def quiet() -> Iterator[None]:
     """Suppress warnings and logs of the libraries, which concern their own defaults."""
     import transformers  # noqa: F401 - which gives its logger a level
 
-    loggers = {name: logging.getLogger(name) for name in ("accelerate", "trl", "transformers")}
-    levels = {name: logger.level for name, logger in loggers.items()}
-    for logger in loggers.values():
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), hidden_bars():
-            for module in ("trl", "transformers", "torch", "accelerate", "datasets"):
-                warnings.filterwarnings("ignore", module=rf"{module}\.")
-            yield
-    finally:
-        for name, logger in loggers.items():
-            logger.setLevel(levels[name])
+    logs = (errors_only("accelerate"), errors_only("trl"), errors_only("transformers"))
+    with logs[0], logs[1], logs[2], warnings.catch_warnings(), hidden_bars():
+        for module in ("trl", "transformers", "torch", "accelerate", "datasets"):
+            warnings.filterwarnings("ignore", module=rf"{module}\.")
+        yield
 
 
 @contextlib.contextmanager

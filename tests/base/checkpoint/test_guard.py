@@ -1,4 +1,5 @@
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,20 @@ def test_no_request_leaves_while_loading() -> None:
         with pytest.raises(OfflineModeIsEnabled):
             get_session().get("https://huggingface.co")
     assert before == constants.HF_HUB_OFFLINE
+
+
+def test_blocks_of_two_threads_restore_what_the_first_one_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thread that began to load while another did left the process offline."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with ExitStack() as second:
+        with hub.offline():
+            second.enter_context(hub.offline())
+        assert constants.HF_HUB_OFFLINE
+    assert not constants.HF_HUB_OFFLINE
 
 
 @pytest.mark.parametrize(
