@@ -7,6 +7,7 @@ which they differ: what it lacks belongs here, behind its head in `partial_head`
 and cache layers of `token_tree`."""
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -55,6 +56,10 @@ def additive_masks(
     return masks if len(masks) > 1 else next(iter(masks.values()))
 
 
+PATCHING = threading.RLock()
+"""Held while modules that threads may share have other functions, or must have their own."""
+
+
 class TreePositions:
     """What a decoder is given of the tokens of a tree: their positions, and what they attend to.
 
@@ -73,7 +78,7 @@ class TreePositions:
             module
             for name, module in modules
             if name.rpartition(".")[2] == "embed_positions"
-            and "position_ids" in inspect.signature(module.forward).parameters
+            and "position_ids" in inspect.signature(type(module).forward).parameters
         ]
 
     def mask(self, visible: torch.Tensor, distances: torch.Tensor) -> Any:
@@ -90,21 +95,22 @@ class TreePositions:
         size = max(key_depths) + 1
         queries = torch.tensor(depths, device=device)
         keys = torch.tensor(key_depths, device=device)
-        for module in self._biases:
-            module.compute_bias = partial(_bias, module.compute_bias, size, queries, keys)
-        # the position embeddings of these depths, in place of those the model asked for
-        for module in self._embeddings:
-            embed = module.forward
-            module.forward = lambda *given, embed=embed, **others: embed(
-                *given, **{**others, "position_ids": queries}
-            )
-        try:
-            yield
-        finally:
+        with PATCHING:
             for module in self._biases:
-                del module.compute_bias
+                module.compute_bias = partial(_bias, module.compute_bias, size, queries, keys)
+            # the position embeddings of these depths, in place of those the model asked for
             for module in self._embeddings:
-                del module.forward
+                embed = module.forward
+                module.forward = lambda *given, embed=embed, **others: embed(
+                    *given, **{**others, "position_ids": queries}
+                )
+            try:
+                yield
+            finally:
+                for module in self._biases:
+                    del module.compute_bias
+                for module in self._embeddings:
+                    del module.forward
 
     @contextmanager
     def in_recomputation(self, network: Any, depths: Sequence[int]) -> Iterator[None]:

@@ -15,7 +15,7 @@ import torch
 
 from sidtool.base.errors import SidtoolError, UsageError, first_line
 from sidtool.model.network import check_positions, decoder_start_id, is_encoder_decoder
-from sidtool.recommendation.search.architectures import attention_windows
+from sidtool.recommendation.search.architectures import PATCHING, attention_windows
 from sidtool.recommendation.search.columns import TokenColumns
 from sidtool.recommendation.search.device_trie import TrieArrays, normalize_over_children
 from sidtool.recommendation.search.kernels import fast_linear, grouped_keys
@@ -214,7 +214,8 @@ def decoding_method(model: Any) -> DecodingMethod | None:
     """The fastest method that gives this model's own logits, None if no tree does; cached per
     model."""
     if model not in _methods:
-        _methods[model] = _probe(model)
+        with PATCHING:
+            _methods[model] = _probe(model)
     return _methods[model]
 
 

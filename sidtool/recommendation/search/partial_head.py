@@ -16,6 +16,7 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from sidtool.model.network import is_encoder_decoder
+from sidtool.recommendation.search.architectures import PATCHING
 from sidtool.recommendation.search.columns import Columns, part_of
 from sidtool.recommendation.search.kernels import product
 from sidtool.recommendation.search.results import Normalize
@@ -87,15 +88,16 @@ class PartialHead(nn.Module):
         if not self._biased:
             yield
             return
-        self._biases = [module._buffers[_BIAS] for module in self._biased]
-        for module, bias in zip(self._biased, self._biases, strict=True):
-            module._buffers[_BIAS] = bias.new_zeros(1, 1)
-        try:
-            yield
-        finally:
+        with PATCHING:
+            self._biases = [module._buffers[_BIAS] for module in self._biased]
             for module, bias in zip(self._biased, self._biases, strict=True):
-                module._buffers[_BIAS] = bias
-            self._biases = []
+                module._buffers[_BIAS] = bias.new_zeros(1, 1)
+            try:
+                yield
+            finally:
+                for module, bias in zip(self._biased, self._biases, strict=True):
+                    module._buffers[_BIAS] = bias
+                self._biases = []
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(batch, length, dim) hidden states -> logits: of one part (1, n, columns), of several

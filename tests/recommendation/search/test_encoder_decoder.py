@@ -1,7 +1,9 @@
 """What only encoder-decoder models have: encoded prompts, positions by depth, biases behind the
 head, a start token. Parity with `generate` is in `test_beam.py`."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,22 @@ def test_the_probe_detects_positions_that_are_not_by_depth(
     assert driver._probe(model) == "sliced"
     monkeypatch.setattr(TreePositions, "at", lambda *_: nullcontext())
     assert driver._probe(model) is None
+
+
+@pytest.mark.parametrize("architecture", ENCODER_DECODERS)
+def test_threads_may_share_a_model(architecture: str) -> None:
+    """Its positions are replaced for the forward pass of one of them."""
+    trie, tokens = make((4, 5, 6), 60)
+    expected, shared = (model_of(architecture, tokens) for _ in range(2))
+    batches = [[PROMPTS[0][: 1 + n % 3] * (1 + n % 4)] for n in range(12)]
+
+    def search(model: Any, prompts: list[list[int]]) -> list[int]:
+        (result,) = beam_search(model, prompts, trie, tokens, num_beams=20, k=20)
+        return result.leaves.tolist()
+
+    with ThreadPoolExecutor(6) as pool:
+        results = list(pool.map(partial(search, shared), batches))
+    assert results == [search(expected, prompts) for prompts in batches]
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bart"])
