@@ -13,7 +13,7 @@ from pathlib import Path
 from sidtool.base.artifact import MARKERS
 from sidtool.base.errors import DataError, RefusedError, UsageError, first_line
 from sidtool.base.extras import hub_settings, offline, require
-from sidtool.base.progress import errors_only
+from sidtool.base.process_setting import errors_only
 from sidtool.base.signatures import MAX_SIGNATURE, SIGNATURE, Signer, Signers, published_signers
 
 HUB_PREFIX = "hf://"

@@ -1,5 +1,6 @@
 """Settings of the process, such as those of a library, for the length of a block."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,3 +32,27 @@ def process_setting(
                 _SETTINGS[name] = (blocks - 1, before)
             else:
                 write(before)
+
+
+@contextmanager
+def hidden_bars() -> Iterator[None]:
+    """Without the progress bars of transformers."""
+    from transformers.utils.logging import (
+        disable_progress_bar,
+        enable_progress_bar,
+        is_progress_bar_enabled,
+    )
+
+    def show(has_bars: bool) -> None:
+        (enable_progress_bar if has_bars else disable_progress_bar)()
+
+    with process_setting("progress bars", is_progress_bar_enabled, show, False):
+        yield
+
+
+@contextmanager
+def errors_only(name: str) -> Iterator[None]:
+    """With nothing but errors of the logger of this name."""
+    logger = logging.getLogger(name)
+    with process_setting(name, lambda: logger.level, logger.setLevel, logging.ERROR):
+        yield

@@ -35,7 +35,7 @@ from sidtool.base.errors import (
     first_line,
 )
 from sidtool.base.hub import HUB_PREFIX, HubAccess, download_model, is_hub_url
-from sidtool.base.progress import errors_only, hidden_bars
+from sidtool.base.process_setting import errors_only, hidden_bars
 from sidtool.model.network.structure import model_kind
 
 Dtype = Literal["float32", "bfloat16", "float16"]

@@ -27,7 +27,8 @@ from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, U
 from sidtool.base.extras import library_versions, require
 from sidtool.base.hub import HUB_PREFIX, HubAccess, download, is_hub_url
 from sidtool.base.output import cache_array, cached_array
-from sidtool.base.progress import Progress, hidden_bars
+from sidtool.base.process_setting import hidden_bars
+from sidtool.base.progress import Progress
 from sidtool.data import Vectors, check_finite
 from sidtool.tokenizer.encoder.lexical import LEXICAL, LexicalEncoder
 from sidtool.tokenizer.encoder.settings import Dtype, Encoder, EncoderRecipe

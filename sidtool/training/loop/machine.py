@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.errors import UsageError
-from sidtool.base.progress import errors_only, hidden_bars
+from sidtool.base.process_setting import errors_only, hidden_bars
 
 
 def supports_bf16() -> bool:
