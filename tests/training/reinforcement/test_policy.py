@@ -53,6 +53,23 @@ def test_groups_score_like_single_sids(architecture: str, normalize: Normalize) 
     assert all(grad is not None and grad.isfinite().all() for grad in gradients)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "t5"])
+@pytest.mark.parametrize("normalize", ["trie", "level"])
+def test_groups_score_sids_of_one_level(architecture: str, normalize: Normalize) -> None:
+    make_model = tiny_encoder_decoder if architecture in ENCODER_DECODERS else tiny_model
+    model = make_model(architecture, vocab_size=60)
+    tokens = SidTokens(SidSpace((8,)), 40)
+    codes = np.arange(0, 8, 2, dtype=np.uint16)[:, None]
+    trie = Trie.from_codes(codes, (8,))
+    policy = Policy.of(model, tokens, trie, normalize)
+    group = torch.from_numpy(codes.astype(np.int64)).expand(2, -1, -1)
+    scores = policy.scores(model, *padded(PROMPTS), group)
+    expected = score_sids(model, PROMPTS, codes, tokens, normalize=normalize, trie=trie)
+    np.testing.assert_allclose(scores.log_probs[..., 0].detach(), expected, atol=2e-4)
+    scores.log_probs.sum().backward()
+    assert model.get_output_embeddings().weight.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("architecture", SOME_ARCHITECTURES)
 def test_recomputed_activations_give_the_same_gradient(architecture: str) -> None:
     make_model = tiny_encoder_decoder if architecture in ENCODER_DECODERS else tiny_model
