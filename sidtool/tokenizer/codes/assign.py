@@ -239,7 +239,7 @@ def assign_group(
     distances = np.maximum(squared_distances(residuals, centroids[columns]), 0)
     # in a unit so small that m distances and m rewards add up exactly, below 2**53
     bits = 52 - 2 * (len(distances) + 1).bit_length()
-    largest = max(float(distances.max()), np.finfo(np.float64).tiny)
+    largest = float(distances.max()) or 1.0  # 0 if all centroids are equal, and all residuals
     costs = np.rint(distances * (2.0**bits / largest))
     reward = costs.max() * (len(nearest) + 1) + 1  # keeping a code outweighs all distances
     costs -= np.where(keeps, reward, 0)

@@ -109,6 +109,15 @@ def test_equal_items_are_ordered_by_id():
     assert assigned.codes.ravel().tolist() == [4, 3, 2, 1]  # by distance: 2, 3, 1, 4 for a, b, c, d
 
 
+def test_items_at_distance_zero_from_every_code_are_ordered_by_id():
+    levels = (np.eye(3, dtype=np.float32), np.zeros((4, 3), dtype=np.float32))
+    codebook = Codebook("rq-kmeans", levels, {})
+    vectors = np.repeat(levels[0], 3, axis=0)
+    assigned = settle(codebook, vectors, list("ihgfedcba"), "reassign")
+    expected = [[code, last] for code in range(3) for last in (2, 1, 0)]
+    assert assigned.codes.tolist() == expected
+
+
 def test_group_larger_than_its_prefix_spills_to_the_next_nearest():
     levels = (
         np.array([[0], [10], [100]], dtype=np.float32),
