@@ -194,9 +194,8 @@ def _settings(params: StageParams) -> dict[str, object]:
             settings[name] = _reference(value)
         elif name == "reward_inputs":
             for reward, stored in value.items():
-                settings[f"input of {reward}"] = (
-                    stored if isinstance(stored, str) else _reference(stored)
-                )
+                is_model = isinstance(stored, Mapping) and "weights" in stored
+                settings[f"input of {reward}"] = _reference(stored) if is_model else stored
         elif name == "teachers":
             settings[name] = ", ".join(_reference(teacher) for teacher in value)
         else:

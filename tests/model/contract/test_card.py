@@ -12,12 +12,13 @@ import yaml
 from sidtool.model import extend_model
 from sidtool.model.contract import Contract, MemoryBinding, read_contract, write_contract
 from sidtool.model.contract.card import model_card
+from sidtool.model.contract.stage_record import RlParams, StageRecord
 from sidtool.model.prompt import HistoryPrompt, TextPrompt
 from sidtool.recommendation import RecommendOptions, Request, recommend
 from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import done
 from tests.model.cases import save_base
-from tests.model.contract.cases import HISTORY, TEACHER, trained_model
+from tests.model.contract.cases import HISTORY, TEACHER, TRAINED, trained_model
 from tests.models import tiny_encoder_decoder, tiny_tokenizer
 
 
@@ -114,6 +115,19 @@ def test_a_card_shows_recipe_data_and_metric(trained: Path) -> None:
         assert row in card
     assert "/home/someone" not in card
     assert "metric_k" not in card
+
+
+def test_a_card_shows_what_identifies_the_input_of_any_reward(
+    trained: Path, bundle: Bundle
+) -> None:
+    inputs = {"collaborative": "ab" * 32, "label": TEACHER.to_json(), "price": {"rows": 60}}
+    params = RlParams(
+        TRAINED.examples, TRAINED.split, TEACHER, {}, {}, TRAINED.run, reward_inputs=inputs
+    )
+    card = model_card(read_contract(trained).with_stage(StageRecord("rl", params)), bundle)
+    assert f"| input of collaborative | {'ab' * 32} |" in card
+    assert "| input of label | teacher (eeeeeeeeeeee) |" in card
+    assert "| input of price | {'rows': 60} |" in card
 
 
 def test_what_is_not_known_is_not_in_the_metadata(trained: Path, bundle: Bundle) -> None:
