@@ -72,8 +72,10 @@ def check_method(method: str, options: Mapping[str, Any]) -> None:
             raise UsageError(
                 f"method {method} has no option {name!r}", hint=f"choose from {', '.join(declared)}"
             )
-        kind = declared[name].type
-        if type(value) not in (kind, *get_args(kind)):
+        kinds = (declared[name].type, *get_args(declared[name].type))
+        if type(value) is int and float in kinds:
+            continue
+        if type(value) not in kinds:
             raise UsageError(f"option {name} of method {method} cannot be {value!r}")
         if type(value) is int and value < 1:
             raise UsageError(

@@ -1,4 +1,5 @@
 import warnings
+from typing import Annotated
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from sidtool.tokenizer.codes.assign import assign
 from sidtool.tokenizer.codes.measure import level_use, residual_variance
 from sidtool.tokenizer.quantize import autoencoder
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
-from sidtool.tokenizer.quantize.methods import METHODS, fit
+from sidtool.tokenizer.quantize.methods import METHODS, Quantizer, fit
 from tests.tokenizer.quantize.material import QUICK, mixture, slow_codes, vectors_of
 
 SLOW = pytest.mark.slow
@@ -125,6 +126,16 @@ def test_methods_options_and_sizes_that_make_no_sense_are_refused():
         fit(vectors, (4, 0))
     with pytest.raises(UsageError, match="5 levels cannot share 4 dimensions"):
         fit(vectors, (2,) * 5, method="opq")
+
+
+def test_a_whole_number_is_a_value_of_an_option_that_is_a_float(monkeypatch):
+    def fit_wide(vectors, sizes, *, seed, progress, spread: Annotated[float, "Width."] = 2.0):
+        return spread
+
+    monkeypatch.setitem(METHODS, "wide", Quantizer(fit_wide))
+    assert [fit(None, (4,), method="wide", spread=spread) for spread in (0, 3, 0.5)] == [0, 3, 0.5]
+    with pytest.raises(UsageError, match="option spread of method wide cannot be True"):
+        fit(None, (4,), method="wide", spread=True)
 
 
 @pytest.mark.parametrize("skip", [False, True])
