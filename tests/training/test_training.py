@@ -423,6 +423,26 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     assert mean == pytest.approx(whole.loss)
 
 
+@pytest.mark.parametrize("scheduler", ["reduce_lr_on_plateau", "greedy"])
+def test_a_learning_rate_falls_where_the_metric_does_not_rise(
+    tmp_path: Path, short_train: Train, scheduler: str
+) -> None:
+    kwargs = {"patience": 0, "factor": 0.5, "threshold": 0.0, "min_lr": 1e-9}
+    steps = {"eval_steps": 1, "save_steps": 1, "logging_steps": 1, "learning_rate": 0.01}
+    settings = {"lr_scheduler_type": scheduler, "lr_scheduler_kwargs": kwargs, "max_steps": 8}
+    short_train("tuned", "llama", validates=True, **SMALL | OFTEN | steps | settings)
+    entries = [
+        json.loads(line) for line in (tmp_path / "tuned" / HISTORY_FILE).read_text().splitlines()
+    ]
+    metrics = [entry["eval_ndcg@10"] for entry in entries if "eval_ndcg@10" in entry]
+    rates = [entry["learning_rate"] for entry in entries if "loss" in entry]
+    bests = np.maximum.accumulate([-1.0, *metrics])
+    falls = [metric <= best for metric, best in zip(metrics, bests[:-1], strict=True)]
+    assert [after < before for before, after in pairwise(rates)] == falls[:-1]
+    assert any(falls[1:-1])
+    assert not all(falls[1:-1])
+
+
 def test_an_error_of_a_checkpoint_is_no_refusal_of_settings(
     short_train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
