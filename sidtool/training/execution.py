@@ -39,6 +39,8 @@ from sidtool.training.run import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE, Ru
 
 LIBRARIES = ("accelerate", "peft", "torch", "transformers", "trl")
 """What settings are of."""
+REFUSALS = (ValueError, TypeError, KeyError, AttributeError, ImportError)
+"""What libraries raise for a setting that they do not take."""
 RESTART = "--force starts again"
 LOGS_FOLDER = "runs"
 """Where TensorBoard's writer puts its files."""
@@ -100,7 +102,7 @@ def train_and_publish(
             check_weights(trainer)
             if check is not None:
                 check(trainer)
-        except (SidtoolError, ValueError, TypeError, ImportError) as error:
+        except (SidtoolError, *REFUSALS) as error:
             # without a checkpoint a corrected call must not find this run's settings
             if is_first and last_checkpoint(run.work) is None:
                 remove(run.work)

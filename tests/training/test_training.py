@@ -536,6 +536,8 @@ def test_every_epoch_is_augmented_differently(
         {"optim_args": "x"},
         {"lr_scheduler_kwargs": {"end": 1}},
         {"optim": "lomo"},
+        {"log_level": "loud"},  # by a KeyError
+        {"gradient_checkpointing_kwargs": "x"},  # by an AttributeError
         {"torch_compile_backend": "x"},  # by an enum of the standard library
     ],
     ids=str,
