@@ -205,8 +205,8 @@ def _examples(
         if longest > limit:
             raise UsageError(
                 f"the longest training example has {longest} tokens, the limit is {limit}",
-                hint="make-sft --model measures examples; lower --history-length or raise "
-                "--max-length",
+                hint="examples that fit: make-sft --model MODEL --max-length "
+                f"{limit - bool(run.contract.users)}",
             )
         return made
 

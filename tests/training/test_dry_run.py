@@ -218,6 +218,15 @@ def test_settings_and_examples_are_checked_together(
         assert bool(same_refusal(models("llama"), made, chosen, {})) == is_refused
 
 
+def test_the_hint_at_examples_that_are_too_long_has_the_length_that_fits(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
+    short = models("gpt2", max_position_embeddings=16)
+    with pytest.raises(UsageError, match="tokens, the limit is 16") as caught:
+        train(short, examples(sequence=1.0), tmp_path / "out", sft_fields={"max_steps": 1})
+    assert caught.value.hint == "examples that fit: make-sft --model MODEL --max-length 16"
+
+
 def test_every_stage_is_checked_with_the_tokenizer_of_the_first(
     tmp_path: Path, models: Make, examples: Make
 ) -> None:
