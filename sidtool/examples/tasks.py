@@ -91,7 +91,7 @@ def find_task(name: str) -> Task | None:
     if name in TASKS and "FIELD" not in name:
         return replace(TASKS[name], templates=TASKS[name].templates or name)
     for family, task in TASKS.items():
-        match = re.fullmatch(family.replace("FIELD", r"(\w+)"), name)
+        match = re.fullmatch(family.replace("FIELD", r"(.+)"), name)
         if match and task.feedback:
             return replace(task, templates=family.lower(), feedback=match[1])
         if match and match[1] not in _RESERVED:

@@ -19,6 +19,14 @@ def test_every_template_file_belongs_to_a_task() -> None:
     assert names == {named_task(task).templates for task in (*ALL_TASKS, *RATING_TASKS)}
 
 
+@pytest.mark.parametrize("name", ["brand", "release date", "brand-name", "brand.name"])
+def test_a_column_or_field_of_any_name_has_its_tasks(name: str) -> None:
+    for task in (f"{name}-to-sid", f"sid-to-{name}", f"prefix-to-{name}"):
+        assert named_task(task).column == name
+    for task in (f"next-item-by-{name}", f"predict-{name}"):
+        assert named_task(task).feedback == name
+
+
 @pytest.mark.parametrize(
     ("mix", "task"),
     [
