@@ -63,9 +63,7 @@ def test_no_kind(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["split", "modules", "config", "train.jsonl", "events.csv"])
 @pytest.mark.parametrize("command", ["inspect", "verify"])
-def test_a_command_that_reads_bundles_says_what_it_was_given(
-    folder: Path, name: str, command: str
-) -> None:
+def test_a_command_of_bundles_says_what_it_was_given(folder: Path, name: str, command: str) -> None:
     message = refused(1, command, folder / name)
     assert f"{folder / name} is {KINDS[name]}, not a bundle" in message
 
@@ -84,6 +82,5 @@ def test_a_command_that_reads_splits_says_what_it_was_given(folder: Path) -> Non
 
 def test_the_bundle_of_a_model_is_named(folder: Path) -> None:
     (folder / "sid" / "sid.zarr").mkdir()
-    assert f"the model's bundle is {folder / 'sid' / 'sid.zarr'}" in refused(
-        1, "decode", folder / "sid", "<s_a_0>"
-    )
+    message = refused(1, "decode", folder / "sid", "<s_a_0>")
+    assert f"the model's bundle is {folder / 'sid' / 'sid.zarr'}" in message

@@ -125,21 +125,15 @@ def test_yaml_that_is_malformed_is_refused(text: str, message: str) -> None:
 
 
 def test_yaml_may_use_aliases_and_merge_keys() -> None:
-    assert parse_yaml("a: &x {p: 1}\nb: {<<: *x, q: 2}\nc: [*x, *x]") == {
-        "a": {"p": 1},
-        "b": {"p": 1, "q": 2},
-        "c": [{"p": 1}, {"p": 1}],
-    }
+    expected = {"a": {"p": 1}, "b": {"p": 1, "q": 2}, "c": [{"p": 1}, {"p": 1}]}
+    assert parse_yaml("a: &x {p: 1}\nb: {<<: *x, q: 2}\nc: [*x, *x]") == expected
     assert parse_yaml("") is None
 
 
 def test_outer_scalars_of_yaml_stay_as_they_are_written() -> None:
     text = "on: 005\nuser: [00123, yes, ~]\nset: {rate: 1e-3, sizes: [1, 2]}\n"
-    assert parse_yaml(text, text_levels=3) == {
-        "on": "005",
-        "user": ["00123", "yes", None],
-        "set": {"rate": "1e-3", "sizes": [1, 2]},
-    }
+    kept = {"on": "005", "user": ["00123", "yes", None], "set": {"rate": "1e-3", "sizes": [1, 2]}}
+    assert parse_yaml(text, text_levels=3) == kept
     assert parse_yaml("on: 005") == {True: 5}
 
 

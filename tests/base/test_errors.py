@@ -26,8 +26,7 @@ from sidtool.base.errors import DataError, SidtoolError, without_credentials
 )
 def test_a_hint_speaks_python_and_the_command_line_shows_flags(shell: str, python: str) -> None:
     error = SidtoolError("wrong", hint=shell)
-    assert (error.hint, error.shell_hint) == (python, shell)
-    assert error.__notes__ == [python]
+    assert (error.hint, error.shell_hint, error.__notes__) == (python, shell, [python])
 
 
 def test_an_error_without_a_hint_has_no_note() -> None:

@@ -27,12 +27,6 @@ MODULES = {
 """The package that an extra brings, where its name is not that of the requirement."""
 
 
-def import_error(name: str) -> ImportError:
-    with pytest.raises(ImportError) as caught:
-        importlib.import_module(name)
-    return caught.value
-
-
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_the_packages_of_an_extra_are_those_of_the_distribution(extra: str) -> None:
     names = {each.name for each in DECLARED[extra]} - {"sidtool"}
@@ -69,12 +63,11 @@ def test_a_missing_package_is_named_with_the_extra_that_is_required(
 
 def test_an_import_error_names_the_extra_of_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    assert str(missing_package(import_error("peft"))) == (
-        "peft is not installed: pip install 'sidtool[models]'"
-    )
-    assert str(missing_package(import_error("no_such_package.part"))) == (
-        "no_such_package is not installed: pip install no_such_package"
-    )
+    for name, install in (("peft", "'sidtool[models]'"), ("no_package.part", "no_package")):
+        message = f"{name.partition('.')[0]} is not installed: pip install {install}"
+        with pytest.raises(ImportError) as caught:
+            importlib.import_module(name)
+        assert str(missing_package(caught.value)) == message
 
 
 def test_the_cause_of_an_import_error_is_named() -> None:

@@ -58,9 +58,7 @@ def test_keywords_are_named_as_fields_or_as_flags() -> None:
         (SftOptions, "tasks", {"list": np.int64(2)}, {"list": 2.0}),
     ],
 )
-def test_values_of_callers_become_those_of_flags(
-    kind: type, name: str, value: Any, held: Any
-) -> None:
+def test_values_become_those_of_flags(kind: type, name: str, value: Any, held: Any) -> None:
     # as text: 1 and 1.0 are equal, but not in a digest
     assert str(getattr(kind(**{name: value}), name)) == str(held)
 

@@ -114,12 +114,8 @@ with new_file(Path(sys.argv[1]), force=True) as path:
 @contextmanager
 def writing(out: Path) -> Iterator["subprocess.Popen[str]"]:
     """Another process that writes the output until its stdin is closed."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(out)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    line = [sys.executable, "-c", WRITER, str(out)]
+    process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "writing\n"
     try:
         yield process
@@ -218,9 +214,7 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
     assert victim.read_text() == "precious"
 
 
-def test_a_file_system_without_locks_is_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_system_may_have_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_locks(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -294,9 +288,7 @@ def test_any_output_replaces_any_older_one(tmp_path: Path, old: str, new: str) -
     assert names(target) == []
 
 
-def test_state_is_written_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_state_is_written_whole_or_never(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     sync = os.fsync
 
@@ -337,7 +329,6 @@ def numpy_save(folder: Path) -> None:
 
 
 def text_save(folder: Path) -> None:
-    """A large text."""
     (folder / "a.txt").write_text("x" * (1 << 20))
 
 
@@ -396,9 +387,7 @@ def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
         pass
 
 
-def test_a_failed_move_keeps_the_old_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_move_keeps_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     out.mkdir()
     rename = Path.rename
@@ -416,9 +405,7 @@ def test_a_failed_move_keeps_the_old_folder(
     assert names(tmp_path) == ["new", "out"]
 
 
-def test_a_folder_that_is_in_use_is_removed_by_a_later_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_in_use_is_removed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a network file system, where a mapped file stays."""
     work, removed = tmp_path / "out.partial", tmp_path / "out.partial.removed"
     work.mkdir()
@@ -441,8 +428,6 @@ def test_a_folder_that_is_in_use_is_removed_by_a_later_run(
 
 
 def raising(error: OSError) -> Callable[..., None]:
-    """A function that fails."""
-
     def fail(_: Path, ignore_errors: bool = False) -> None:
         if not ignore_errors:
             raise error

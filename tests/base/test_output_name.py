@@ -28,9 +28,7 @@ def test_a_name_of_unfinished_work_is_no_output(tmp_path: Path, suffix: str) -> 
 
 @pytest.mark.parametrize("force", [True, False])
 @pytest.mark.parametrize("name", ["bundle.zarr/new", "bundle.zarr/items/new", "shop/versions/1.0"])
-def test_an_output_inside_of_what_is_published_is_refused(
-    tmp_path: Path, name: str, force: bool
-) -> None:
+def test_no_output_is_inside_of_what_is_published(tmp_path: Path, name: str, force: bool) -> None:
     for folder in ("bundle.zarr/items", "shop/versions"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "bundle.zarr" / "zarr.json").touch()
@@ -51,9 +49,7 @@ def test_a_device_or_a_pipe_is_not_replaced(tmp_path: Path) -> None:
     assert pipe.is_fifo()
 
 
-def test_a_folder_of_other_work_is_not_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_work_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkout = tmp_path / "checkout"
     (checkout / ".git").mkdir(parents=True)
     (checkout / "docs").mkdir()
@@ -68,9 +64,7 @@ def test_a_folder_of_other_work_is_not_replaced(
     refuse_existing(Path("new"), True, RESULTS)
 
 
-def test_a_link_is_replaced_wherever_it_leads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_link_is_replaced_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run-1" / ".git").mkdir(parents=True)
     for name, target in (("latest", "run-1"), ("loop", "loop")):
         (tmp_path / name).symlink_to(target)

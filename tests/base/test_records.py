@@ -57,19 +57,10 @@ class Everything(JsonRecord):
 
 
 SAMPLES: tuple[Any, ...] = (None, "x", True, 1, 1.5, [], {}, [1], ["a", 1], {"a": 1}, {"a": "b"})
-ACCEPTED: dict[str, tuple[Any, ...]] = {
-    "text": ("x",),
-    "flag": (True,),
-    "count": (1,),
-    "share": (1, 1.5),
-    "choice": (),
-    "optional": (None, 1),
-    "many": ([], [1]),
-    "pair": (["a", 1],),
-    "names": ({}, {"a": "b"}),
-    "free": ({}, {"a": 1}, {"a": "b"}),
-    "shape": (),
-}
+ACCEPTED: dict[str, tuple[Any, ...]] = {"text": ("x",), "flag": (True,), "count": (1,)}
+ACCEPTED |= {"share": (1, 1.5), "choice": (), "optional": (None, 1), "many": ([], [1])}
+ACCEPTED |= {"pair": (["a", 1],), "names": ({}, {"a": "b"}), "free": ({}, {"a": 1}, {"a": "b"})}
+ACCEPTED |= {"shape": ()}
 
 
 @pytest.mark.parametrize("key", ACCEPTED)

@@ -41,9 +41,7 @@ def test_an_object_is_written_only_as_it_was_read(target: tuple[Any, str]) -> No
     assert not filesystem.exists(path)
 
 
-def test_a_store_in_memory_is_not_written_while_it_is_listed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_store_in_memory_is_not_written_while_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Storage(f"memory://{uuid4()}")
     store.put({"one": b"1"})
     writer = threading.Thread(target=lambda: store.put({"two": b"2"}))

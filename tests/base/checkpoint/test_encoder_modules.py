@@ -25,10 +25,6 @@ def folder(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "encoder"))
 
 
-def change(path: Path, **values: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-
 def change_module(folder: Path, number: int, **values: Any) -> None:
     modules = json.loads((folder / "modules.json").read_text())
     modules[number] |= values
@@ -47,16 +43,10 @@ def evil_module(folder: Path) -> Path:
 @pytest.mark.parametrize(
     "module",
     [
-        "evil_module.Evil",
-        "evil_module",
-        "sentence_transformers.evil_module.Evil",
-        "sentence_transformers.models.Evil",
-        "sentence_transformers.models.Router",
-        "sentence_transformers.models.Asym",
+        *("evil_module.Evil", "evil_module", "sentence_transformers.evil_module.Evil", ""),
+        *(f"sentence_transformers.models.{name}" for name in ("Evil", "Router", "Asym")),
+        *(f"sentence_transformers.models.Pooling{end}" for end in ("\n", ".load")),
         "sentence_transformers.util.import_from_string",
-        "sentence_transformers.models.Pooling\n",
-        "sentence_transformers.models.Pooling.load",
-        "",
     ],
 )
 def test_a_module_of_the_folder_does_not_run(
@@ -96,7 +86,8 @@ def test_a_module_is_inside_of_the_folder(path: str, folder: Path) -> None:
     ],
 )
 def test_settings_name_no_code(file: str, values: dict[str, Any], folder: Path) -> None:
-    change(folder / file, **values)
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
     with pytest.raises(RefusedError):
         check_encoder(folder)
 

@@ -30,8 +30,7 @@ def test_the_tensors_are_those_of_the_library_and_stay(path: Path) -> None:
         file.truncate(10)
     assert tensors.keys() == expected.keys()
     for name, tensor in tensors.items():
-        assert tensor.dtype == expected[name].dtype
-        assert tensor.shape == expected[name].shape
+        assert (tensor.dtype, tensor.shape) == (expected[name].dtype, expected[name].shape)
         assert torch.equal(tensor, expected[name])
 
 
@@ -44,9 +43,7 @@ def test_a_changed_byte_is_refused(path: Path) -> None:
         read_weights(path, digest)
 
 
-def test_a_file_that_is_truncated_meanwhile_is_refused(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_truncated_meanwhile_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sidtool.base.checkpoint import weights
 
     def read_and_truncate(stream: Any) -> Any:
