@@ -71,10 +71,8 @@ def garden(folder: Path) -> tuple[Path, Path]:
     items.append("G003;Rose 3 nochmal;1,00")
     events = ["Kunde;Artikelnummer;Kaufdatum"]
     events += [f"K{user};G{item:03d};{13 + step}.03.2024" for user, item, step in _walks(30)]
-    return (
-        _write(folder / "artikel.csv", items, mark=True),
-        _write(folder / "kaeufe.csv", events, mark=True),
-    )
+    catalog = _write(folder / "artikel.csv", items, mark=True)
+    return catalog, _write(folder / "kaeufe.csv", events, mark=True)
 
 
 def parts(folder: Path) -> tuple[Path, Path]:

@@ -96,19 +96,14 @@ def refused(code: int, *arguments: object, **how: Any) -> str:
 
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file under a folder by its relative path, for comparing before and after."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def write_lines(path: Path, lines: Iterable[Any]) -> Path:
     """JSON Lines, or plain lines where they are strings."""
-    path.write_text(
-        "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines),
-        "utf-8",
-    )
+    texts = (line if isinstance(line, str) else json.dumps(line) for line in lines)
+    path.write_text("".join(f"{text}\n" for text in texts), "utf-8")
     return path
 
 
@@ -212,7 +207,7 @@ def protocol_split(road: "Road", folder: Path, protocol: str) -> Path:
     return out
 
 
-def build_command(road: "Road", out: Path, *more: object) -> tuple[object, ...]:
+def build_words(road: "Road", out: Path, *more: object) -> tuple[object, ...]:
     """The words of `build-codebook` on the shop's items and vectors."""
     options = ("--embeddings", road.vectors, "--levels", "4x4x8")
     return ("build-codebook", road.items, "-o", out, *options, *more)
@@ -240,23 +235,11 @@ class Road:
         return self.folder / FILES[name]
 
 
-FILES = {
-    "items": "items.jsonl",
-    "events": "events.csv",
-    "vectors": "vectors.npy",
-    "bundle": "shop.zarr",
-    "zipped": "shop.zarr.zip",
-    "other": "other.zarr",
-    "base": "base",
-    "model": "base+sid",
-    "examples": "train.jsonl",
-    "valid": "valid.jsonl",
-    "split": "split",
-    "test": "test.jsonl",
-    "tuned": "tuned",
-    "foreign": "foreign",
-    "foreign_map": "foreign-maps/index.json",
-}
+FILES = {"items": "items.jsonl", "events": "events.csv", "vectors": "vectors.npy"}
+FILES |= {"bundle": "shop.zarr", "zipped": "shop.zarr.zip", "other": "other.zarr", "base": "base"}
+FILES |= {"model": "base+sid", "examples": "train.jsonl", "valid": "valid.jsonl", "split": "split"}
+FILES |= {"test": "test.jsonl", "tuned": "tuned", "foreign": "foreign"}
+FILES |= {"foreign_map": "foreign-maps/index.json"}
 
 
 def walk(folder: Path) -> Road:
@@ -274,8 +257,7 @@ def walk(folder: Path) -> Road:
     said["extend-model"] = done("extend-model", road.base, road.bundle, "-o", road.model)
     foreign_model(road.model, road.foreign)
     done("export", road.bundle, "--to", "minionerec", "-o", road.foreign_map.parent)
-    said["make-sft"] = done(
-        "make-sft", road.bundle, road.items, road.split, "-o", road.examples, "--model", road.model
-    )
+    sft = ("make-sft", road.bundle, road.items, road.split, "-o", road.examples)
+    said["make-sft"] = done(*sft, "--model", road.model)
     said["train"] = done(*train(road, road.tuned, *EPOCH, "--set", "eval_users=8"))
     return road

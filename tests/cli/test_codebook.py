@@ -3,9 +3,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from sidtool.tokenizer.bundle import Bundle
-from tests.cli.road import N_ITEMS, Road, build_command, done, refused, run
+from tests.cli.road import N_ITEMS, Road, build_words, done, refused, run
 
 
 def test_the_report_is_printed_and_the_next_command_named(road: Road) -> None:
@@ -15,23 +16,16 @@ def test_the_report_is_printed_and_the_next_command_named(road: Road) -> None:
         assert words in said.out
 
 
-def test_json_is_one_object_and_the_same_command_gives_the_same_bundle(
-    road: Road, tmp_path: Path
-) -> None:
-    ran = done(*build_command(road, tmp_path / "again.zarr", "--json"))
+def test_json_is_one_object_and_builds_repeat(road: Road, tmp_path: Path) -> None:
+    ran = done(*build_words(road, tmp_path / "again.zarr", "--json"))
     opened = Bundle.open(road.bundle)
     assert ran.json["digest"] == opened.identity.digest
-    reports = [
-        {**report, "seconds": None} for report in (ran.json["report"], opened.manifest.report)
-    ]
-    assert reports[0] == reports[1]
-    assert all(seconds > 0 for seconds in ran.json["report"]["seconds"].values())
+    seconds = ran.json["report"]["seconds"]
+    assert ran.json["report"] == {**opened.manifest.report, "seconds": seconds}
+    assert all(second > 0 for second in seconds.values())
     assert [level["size"] for level in ran.json["report"]["levels"]] == [4, 4, 8]
     assert ran.json["bundle"] == str(tmp_path / "again.zarr")
     assert not (tmp_path / "again.zarr.partial").exists()
-
-
-# inspect
 
 
 def test_inspect_shows_the_manifest(road: Road) -> None:
@@ -57,9 +51,7 @@ def test_inspect_counts_retired_items_apart(road: Road, tmp_path: Path) -> None:
     assert done("inspect", newer, "--json").json["retired_items"] == 2
 
 
-def test_inspect_compares_prefixes_with_events_labels_and_an_earlier_bundle(
-    road: Road, tmp_path: Path
-) -> None:
+def test_inspect_compares_prefixes_with_events_and_labels(road: Road, tmp_path: Path) -> None:
     gone = tmp_path / "gone.txt"
     gone.write_text("b001\n")
     done("add-items", road.bundle, "-o", tmp_path / "newer.zarr", "--remove", gone)
@@ -68,8 +60,7 @@ def test_inspect_compares_prefixes_with_events_labels_and_an_earlier_bundle(
     command += ("--against", tmp_path / "newer.zarr")
     manifest = done("inspect", road.bundle, "--json").json
     shown = done(*command, "--json").json
-    assert shown["same_prefix"] == [1, 1, 1]
-    assert shown["drift"] == [0, 0, 0]
+    assert (shown["same_prefix"], shown["drift"]) == ([1, 1, 1], [0, 0, 0])
     compared = done("compare", road.bundle, *labels, "--interactions", road.split, "--json").json
     assert {"bundle": str(road.bundle), **shown["figures"]} == compared["bundles"][0]
     assert {name: shown[name] for name in manifest} == manifest
@@ -97,9 +88,6 @@ def test_inspect_lists_what_the_items_of_a_code_have_in_common(road: Road) -> No
     assert "greater than or equal to 0" in fewer_than_none.err
 
 
-# verify
-
-
 def test_verify_accepts_an_intact_bundle(road: Road) -> None:
     for bundle in (road.bundle, road.zipped):
         assert done("verify", bundle, "--json").json == {"ok": True, "broken": []}
@@ -118,9 +106,6 @@ def test_a_flipped_byte_is_exit_3_and_its_object_is_named(road: Road, tmp_path: 
     assert f"broken: {name}" in run("verify", bundle).err
 
 
-# encode and decode
-
-
 def test_decode_returns_the_items_of_every_sid(road: Road) -> None:
     items = Bundle.open(road.bundle).items
     space = Bundle.open(road.bundle).space
@@ -129,10 +114,8 @@ def test_decode_returns_the_items_of_every_sid(road: Road) -> None:
     assert [piece["items"] for piece in result] == [[item] for item in list(items.ids)]
     assert {piece["status"] for piece in result} == {"item"}
     lines = done("decode", road.bundle, text="\n".join(sids) + "\n").out.splitlines()
-    expected = [
-        f"{sid}\titem\t{items.ids[row]}\t{items.title(row)}" for row, sid in enumerate(sids)
-    ]
-    assert lines == expected
+    rows = zip(sids, items.ids, map(items.title, range(N_ITEMS)), strict=True)
+    assert lines == [f"{sid}\titem\t{item}\t{title}" for sid, item, title in rows]
 
 
 def test_decode_reports_unknown_and_malformed_sids(road: Road) -> None:
@@ -153,9 +136,7 @@ def test_decode_reports_unknown_and_malformed_sids(road: Road) -> None:
         assert "warning: no semantic ID in 'nothing here'" in ran.err
 
 
-def test_encode_of_text_needs_the_encoder_of_the_recipe(
-    road: Road, encoder: Path, tmp_path: Path
-) -> None:
+def test_encode_needs_the_encoder_of_the_recipe(road: Road, encoder: Path, tmp_path: Path) -> None:
     assert "hint: give --embeddings" in refused(3, "encode", road.bundle, "a lamp")
     moved, out = tmp_path / "moved", tmp_path / "text.zarr"
     shutil.copytree(encoder, moved)
@@ -196,3 +177,35 @@ def test_a_lexical_encoder_is_stored_and_encodes_later(road: Road, tmp_path: Pat
 def test_embed_names_what_fits_a_lexical_encoder(road: Road, tmp_path: Path) -> None:
     error = refused(2, "embed", road.items, "-o", tmp_path / "vectors", "--encoder", "lexical")
     assert "hint: sidtool build-codebook ITEMS --encoder lexical" in error
+
+
+@pytest.fixture(scope="module")
+def social(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("social") / "shop.zarr"
+    fusion = ("--set", "collaborative_dim=6", "--set", "collaborative_weight=0.4")
+    done(*build_words(road, out, "--interactions", road.events, *fusion))
+    return out
+
+
+def test_inspect_describes_the_co_occurrence_source(road: Road, social: Path) -> None:
+    shown = done("inspect", social).out
+    assert "training events, leave-one-out, fused into" in shown
+    assert "weight 0.4" in shown
+    assert "fused into" not in done("inspect", road.bundle).out
+    done("verify", social)
+    assert Bundle.open(social).identity != Bundle.open(road.bundle).identity
+
+
+def test_an_encoder_and_events_are_combined(road: Road, encoder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "text.zarr"
+    command = ("build-codebook", road.items, "-o", out, "--levels", "4x4x8", "--encoder", encoder)
+    done(*command, "--no-balanced", "--interactions", road.events, "--set", "collaborative_dim=4")
+    assert len(done("encode", out, "a red lamp", "--json").lines) == 1
+    assert Bundle.open(out).codebook.width == 20
+
+
+def test_files_of_vectors_have_weights(road: Road, tmp_path: Path) -> None:
+    out = tmp_path / "two.zarr"
+    done(*build_words(road, out, "--embeddings", f"{road.vectors}=3"))
+    sources = Bundle.open(out).codebook.params.fusion.sources
+    assert [source.weight for source in sources] == [0.25, 0.75]

@@ -90,9 +90,7 @@ def test_every_catalog_and_every_file_of_events_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
-def test_a_hint_for_unusual_columns_names_flags_that_exist(
-    inputs: dict[str, Path], case: tuple[str, str]
-) -> None:
+def test_a_hint_names_flags_that_exist(inputs: dict[str, Path], case: tuple[str, str]) -> None:
     words = (inputs.get(word, word) for word in CASES[case])
     error = refused(2, case[0], *words)
     assert "looks like the" in error

@@ -28,12 +28,7 @@ def built(road: Road, out: Path) -> tuple[object, ...]:
     ],
 )
 def test_flags_override_the_environment_which_overrides_the_file(
-    road: Road,
-    tmp_path: Path,
-    flag: str | None,
-    variable: str | None,
-    file: str | None,
-    sizes: tuple[int, ...],
+    road: Road, tmp_path: Path, flag: str | None, variable: str | None, file: str | None, sizes: Any
 ) -> None:
     command, env = [*built(road, tmp_path / "b.zarr")], {}
     if flag:
@@ -47,19 +42,14 @@ def test_flags_override_the_environment_which_overrides_the_file(
     assert Bundle.open(tmp_path / "b.zarr").space.sizes == sizes
 
 
-def test_a_file_may_name_options_with_either_dash_and_hold_flags(
-    road: Road, tmp_path: Path
-) -> None:
+def test_a_file_names_options_with_either_dash_and_holds_flags(road: Road, tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
-    config.write_text(
-        "levels: 4x4x8\nid-column: item_id\ntitle_column: title\nbegin_end_tokens: false\njson: "
-        "true\nseed: 3\n"
-    )
+    columns = "id-column: item_id\ntitle_column: title\n"
+    config.write_text(f"levels: 4x4x8\n{columns}begin_end_tokens: false\njson: true\nseed: 3\n")
     ran = done(*built(road, tmp_path / "b.zarr"), "--config", config)
     bundle = Bundle.open(tmp_path / "b.zarr")
     assert ran.json["digest"] == bundle.identity.digest
     assert bundle.space.begin is None
-    assert bundle.codebook is not None
     assert bundle.codebook.params.fit["seed"] == 3
 
 
@@ -68,10 +58,8 @@ def test_options_that_repeat_are_lists_or_mappings_in_a_file(road: Road, tmp_pat
     config.write_text("task: {next-item: 1, title-to-sid: 0.5}\nhistory_length: 3\n")
     command = make_sft(road, tmp_path / "train.jsonl", "--json")
     lineage = done(*command, "--config", config, "--dry-run").json
-    assert (lineage["task_weights"], lineage["history_length"]) == (
-        {"next-item": 1.0, "title-to-sid": 0.5},
-        3,
-    )
+    assert lineage["task_weights"] == {"next-item": 1.0, "title-to-sid": 0.5}
+    assert lineage["history_length"] == 3
     config.write_text("task: [next-item=1]\nformat: plain\n")
     lineage = done(*command, "--config", config, "--dry-run").json
     assert (lineage["task_weights"], lineage["example_format"]) == ({"next-item": 1.0}, "plain")
@@ -79,9 +67,8 @@ def test_options_that_repeat_are_lists_or_mappings_in_a_file(road: Road, tmp_pat
 
 def test_a_file_names_options_as_the_flags_do(road: Road, tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
-    config.write_text(
-        "preset: gpt2-tiny\nset: {n_layer: 1, n_embd: 16, n_head: 2}\nvocab-size: 300\n"
-    )
+    shape = "{n_layer: 1, n_embd: 16, n_head: 2}"
+    config.write_text(f"preset: gpt2-tiny\nset: {shape}\nvocab-size: 300\n")
     done("init-model", road.items, "-o", tmp_path / "m", "--config", config)
     weights, expected = (folder / "model.safetensors" for folder in (tmp_path / "m", road.base))
     assert weights.read_bytes() == expected.read_bytes()
@@ -106,9 +93,7 @@ def test_a_file_names_options_as_the_flags_do(road: Road, tmp_path: Path) -> Non
         ("set: &a [*a]\n", "cannot be read"),
     ],
 )
-def test_an_unknown_option_in_a_file_is_exit_2(
-    road: Road, tmp_path: Path, content: str, message: str
-) -> None:
+def test_unknown_options_are_exit_2(road: Road, tmp_path: Path, content: str, message: str) -> None:
     config = tmp_path / "c.yaml"
     config.write_text(content)
     assert message in refused(2, *built(road, tmp_path / "b.zarr"), "--config", config)
@@ -116,9 +101,8 @@ def test_an_unknown_option_in_a_file_is_exit_2(
 
 
 def test_a_missing_options_file_is_an_error(road: Road, tmp_path: Path) -> None:
-    assert "none.yaml" in refused(
-        2, *built(road, tmp_path / "b.zarr"), "--config", tmp_path / "none.yaml"
-    )
+    command = (*built(road, tmp_path / "b.zarr"), "--config", tmp_path / "none.yaml")
+    assert "none.yaml" in refused(2, *command)
 
 
 def test_the_environment_applies_to_every_command(road: Road) -> None:
@@ -210,7 +194,5 @@ def test_the_module_is_the_command() -> None:
     line = [sys.executable, "-m", "sidtool"]
     shown = subprocess.run([*line, "--version"], capture_output=True, text=True, check=True)
     assert (shown.stdout, shown.stderr) == (f"sidtool {sidtool.__version__}\n", "")
-    assert (
-        subprocess.run([*line, "verify", "none.zarr"], capture_output=True, check=False).returncode
-        == 1
-    )
+    failed = subprocess.run([*line, "verify", "none.zarr"], capture_output=True, check=False)
+    assert failed.returncode == 1

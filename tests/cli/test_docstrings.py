@@ -22,7 +22,6 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 def examples_of(name: str) -> list[doctest.DocTest]:
-    """The examples of a public name."""
     finder = doctest.DocTestFinder(recurse=False)
     tests = finder.find(getattr(sidtool, name), name, globs={"sidtool": sidtool})
     return [test for test in tests if test.examples]

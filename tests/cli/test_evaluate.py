@@ -63,10 +63,8 @@ def test_a_threshold_decides_the_exit_code(evaluated: Ran, road: Road) -> None:
     result = evaluated.json["metrics"]["hr@50"]
     assert 0 < result < 1
     ask = ("evaluate", road.tuned, road.split, "--json")
-    assert (
-        done(*ask, "--fail-under", f"hr@50={result}", "--fail-under", "ndcg@10=0").json
-        == evaluated.json
-    )
+    thresholds = ("--fail-under", f"hr@50={result}", "--fail-under", "ndcg@10=0")
+    assert done(*ask, *thresholds).json == evaluated.json
     below = run(*ask, "--fail-under", "ndcg@10=0", "--fail-under", f"hr@50={result + 0.01}")
     assert (below.code, below.json) == (3, evaluated.json)  # the figures are there all the same
     assert below.last.startswith("error: hr@50 is ")
@@ -82,6 +80,5 @@ def test_a_limit_and_the_validation_part_are_evaluated(road: Road, tmp_path: Pat
     loaded = load_model_folder(road.tuned)
     by_library = evaluate_examples(loaded, split.valid, split.train, options)
     assert valid["metrics"] == by_library.metrics
-    same_split = done("evaluate", road.tuned, road.events, "--limit", 7, "--json").json
-    assert same_split == few
+    assert done("evaluate", road.tuned, road.events, "--limit", 7, "--json").json == few
     refused(1, "evaluate", road.tuned, tmp_path / "none.jsonl")

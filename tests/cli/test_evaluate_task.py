@@ -1,26 +1,22 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from sidtool.examples import read_lineage, read_training_examples
 from sidtool.examples.tasks import named_task
 from tests.cli.road import N_ITEMS, TRAINING, Road, done, make_sft, refused, run, write_lines
 from tests.examples.cases import ALL_TASKS
 
-TASKS = (
-    "next-item=1",
-    "title-to-sid=1",
-    "sid-to-title=1",
-    "description-to-sid=0.5",
-    "item-text=0.5",
-)
+MIX = ("next-item=1", "title-to-sid=1", "sid-to-title=1", "description-to-sid=0.5", "item-text=0.5")
 
 
 @pytest.fixture(scope="module")
 def spoken(road: Road) -> Path:
     """A model trained on a mix of tasks."""
     examples, out = road.folder / "spoken-train.jsonl", road.folder / "spoken"
-    tasks = [word for task in TASKS for word in ("--task", task)]
+    tasks = [word for task in MIX for word in ("--task", task)]
     done(*make_sft(road, examples, "--model", road.model, *tasks))
     done("train", road.model, examples, "-o", out, *TRAINING)
     return out
@@ -33,11 +29,8 @@ def test_a_dry_run_reports_budgets_tokens_and_shares(road: Road, tmp_path: Path)
         *("--max-tokens", 4000, "--dry-run"),
     )
     said = done(*command, "--json").json
-    assert said["task_budgets"] == {
-        "next-item": 800,
-        "title-to-sid": 2400,
-        "sid-to-description": 800,
-    }
+    budgets = {"next-item": 800, "title-to-sid": 2400, "sid-to-description": 800}
+    assert said["task_budgets"] == budgets
     for task, counted in said["tasks"].items():
         assert 0.8 * said["task_budgets"][task] < counted["tokens"] <= said["task_budgets"][task]
         assert 0 < counted["longest"] < 200
@@ -53,18 +46,15 @@ def test_a_dry_run_reports_budgets_tokens_and_shares(road: Road, tmp_path: Path)
 def test_queries_are_read_or_composed(road: Road, tmp_path: Path) -> None:
     made = make_sft(road, tmp_path / "train.jsonl", "--task", "query-to-sid=1")
     assert "--queries FILE" in refused(2, *made)
-    queries = write_lines(
-        tmp_path / "q.jsonl",
-        [{"item": "b001", "text": "a lamp"}, {"item": "zzz", "text": "nothing"}],
-    )
+    rows = [{"item": "b001", "text": "a lamp"}, {"item": "zzz", "text": "nothing"}]
+    queries = write_lines(tmp_path / "q.jsonl", rows)
     said = done(*made, "--queries", queries, "--json").json
     assert (said["tasks"]["query-to-sid"]["examples"], said["dropped_queries"]) == (1, 1)
     assert said["text_prompt"]["task"] == "query-to-sid"
     composed = done(*made, "--query-text", "looking for: {description}", "--json", "--force").json
     assert composed["tasks"]["query-to-sid"]["examples"] == N_ITEMS
-    assert "not both" in refused(
-        2, *made, "--queries", queries, "--query-text", "{title}", "--force"
-    )
+    both = ("--queries", queries, "--query-text", "{title}", "--force")
+    assert "not both" in refused(2, *made, *both)
     assert "no column 'color'" in refused(2, *made, "--query-text", "{color}", "--force")
 
 
@@ -87,14 +77,11 @@ def test_items_are_found_by_text(road: Road, spoken: Path) -> None:
     assert both[0]["items"] == answer["items"]
     assert both[0]["scores"] == pytest.approx(answer["scores"], abs=1e-5)
     assert len(both[1]["items"]) == 7
-    message = refused(1, "recommend", road.tuned, "--query", "red lamp")
-    assert "--task title-to-sid=1" in message
+    assert "--task title-to-sid=1" in refused(1, "recommend", road.tuned, "--query", "red lamp")
     contract = json.loads((spoken / "sid.json").read_text())
     assert contract["text_prompt"]["task"] == "title-to-sid"
     assert contract["stages"][-1]["params"]["example_format"] == "plain"
 
-
-# evaluate-task
 
 ALL = [task for task in ALL_TASKS if "brand" not in task and task != "list"]
 ALL += ["prefix-to-description"]
@@ -164,3 +151,44 @@ def test_questions_are_restricted_to_listed_items(road: Road, spoken: Path, tmp_
     assert (failed.code, "exact is" in failed.last) == (3, True)
     below = write_lines(tmp_path / "gone", ["zzz"])
     assert "there are no questions" in refused(1, *ask, "--only-items", below)
+
+
+def corpus(path: Path, n: int) -> Path:
+    return write_lines(path, ({"text": f"Document {number} speaks. " * 30} for number in range(n)))
+
+
+def document_numbers(path: Path) -> set[str]:
+    """The numbers of the documents that the examples of general text show."""
+    examples = read_training_examples(path)
+    texts = [example["text"] for example in examples if example["task"] == "general-text"]
+    return set(re.findall(r"Document (\d+)", " ".join(texts)))
+
+
+def test_general_text_has_its_share_and_a_part_is_held_out(road: Road, tmp_path: Path) -> None:
+    general = corpus(tmp_path / "corpus.jsonl", 40)
+    out = tmp_path / "train.jsonl"
+    sft = ("make-sft", road.bundle, road.items, road.split, "-o", out, "--max-length", 128)
+    mix = ("--task", "item-text=1", "--task", "history-text=1", "--history-length", 3)
+    model = ("--model", road.model)
+    assert "needs a tokenizer" in refused(2, *sft, *mix, "--general", general)
+    assert "requires --general" in refused(2, *sft, *mix, *model, "--general-share", 0.5)
+    assert "no part of a mix" in refused(2, *sft, "--task", "general-text=1")
+    said = done(*sft, *mix, *model, "--general", general, "--general-share", 0.5)
+    assert "40 documents, 2 of them held out" in said.out
+    lineage = read_lineage(out)
+    counts = lineage.tasks["general-text"]
+    assert counts.share == pytest.approx(0.5, abs=0.02)
+    assert counts.longest <= 128
+    assert lineage.general.held_out == 2
+
+    held_out = tmp_path / "general.jsonl"
+    assert held_out.name in lineage.files
+    numbers = {path: document_numbers(path) for path in (held_out, out)}
+    assert len(numbers[held_out]) == 2
+    assert not numbers[held_out] & numbers[out]
+    said = done("evaluate-task", road.model, "general-text", held_out, "--json")
+    assert "perplexity" in said.out
+
+    done(*sft, *mix, *model, "--force")
+    assert not held_out.exists()
+    assert "general-text" not in json.dumps(read_lineage(out).to_json())

@@ -31,9 +31,7 @@ def lines_of(text: str, label: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith(label)]
 
 
-def test_the_tables_show_the_figures(
-    evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tables_show_figures(evaluation: Evaluation, capsys: pytest.CaptureFixture[str]) -> None:
     say_evaluation(evaluation, details=False, json=False)
     short = capsys.readouterr().out
     say_evaluation(evaluation, details=True, json=False)
@@ -51,14 +49,12 @@ def test_the_tables_show_the_figures(
     rare = evaluation.slices["rare"]
     assert slice_rows[0].split()[2] == str(rare.n)
     survival = slice_rows[1].split()[3:]
-    assert [float(figure) for figure in survival] == pytest.approx(
-        [rare.metrics[f"survival@{level}"] for level in (1, 2, 3)], abs=6e-3
-    )
+    expected = [rare.metrics[f"survival@{level}"] for level in (1, 2, 3)]
+    assert [float(figure) for figure in survival] == pytest.approx(expected, abs=6e-3)
     gain = slice_rows[3].split()
     assert gain[2] == "ndcg@10"
-    assert float(gain[5]) == pytest.approx(
-        rare.metrics["ndcg@10"] - rare.baselines["other model"]["ndcg@10"], abs=6e-3
-    )
+    difference = rare.metrics["ndcg@10"] - rare.baselines["other model"]["ndcg@10"]
+    assert float(gain[5]) == pytest.approx(difference, abs=6e-3)
     assert not lines_of(short, "mean over items, ")
     assert len(lines_of(short, "mean over items")) == 2  # of the gain, in two metrics
     assert f"{evaluation.coverage['model']:.1%}" in text
@@ -69,10 +65,8 @@ def test_a_difference_of_almost_nothing_has_no_sign(
     evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nothing = Difference(-1e-9, -0.4, -1e-9, 0.5)
-    same = replace(
-        evaluation, differences={"other model": dict.fromkeys(evaluation.metrics, nothing)}
-    )
-    say_evaluation(same, details=False, json=False)
+    differences = {"other model": dict.fromkeys(evaluation.metrics, nothing)}
+    say_evaluation(replace(evaluation, differences=differences), details=False, json=False)
     gains = [line.split() for line in lines_of(capsys.readouterr().out, "all")]
     assert [gain[4:8] for gain in gains] == [["+0.00", "-0.40", "to", "0.00"]] * 2
 

@@ -46,8 +46,7 @@ def test_the_page_on_feedback_runs_as_written(
         words = [word.replace("epochs=10", "epochs=1") for word in command.words]
         done(*words)
     contract = json.loads(Path("tuned/sid.json").read_text(encoding="utf-8"))
-    prompt = contract["history_prompt"]
-    assert [prompt["item"]] == json.loads(templates)["items"]
+    assert [contract["history_prompt"]["item"]] == json.loads(templates)["items"]
     assert json.loads(sequence)["items"] == ["{gap}{sid}{event.rating}"]
 
 

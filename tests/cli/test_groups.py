@@ -121,9 +121,7 @@ def test_given_options_are_a_mapping() -> None:
         (("--size", "9" * 400 + "GiB"), "is not a size"),
     ],
 )
-def test_values_out_of_bounds_are_refused_by_their_flags(
-    words: tuple[object, ...], message: str
-) -> None:
+def test_values_out_of_bounds_are_refused_by_flag(words: tuple[object, ...], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         run(*words)
 
@@ -139,9 +137,7 @@ def test_values_out_of_bounds_are_refused_by_their_flags(
         ({"wrap": "yes"}, "wrap must be true or false, not 'yes'"),
     ],
 )
-def test_values_of_the_library_are_checked_by_their_names(
-    values: dict[str, Any], message: str
-) -> None:
+def test_values_of_the_library_are_checked_by_name(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Options(**values)
     assert Options(k=np.int64(3)).k == 3

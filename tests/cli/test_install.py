@@ -12,6 +12,7 @@ import pytest
 from tests.cli.base_install import ROOT, check_base_install
 
 pytestmark = pytest.mark.slow
+CACHES = shutil.ignore_patterns("__pycache__")
 
 
 def pip(python: Path, *words: object) -> str:
@@ -28,9 +29,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clone")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / name)
-    shutil.copytree(
-        ROOT / "sidtool", folder / "sidtool", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    shutil.copytree(ROOT / "sidtool", folder / "sidtool", ignore=CACHES)
     return folder
 
 
@@ -46,26 +45,16 @@ def test_a_base_install_runs_every_command_or_names_its_extra(
     pip(python, "install", clone)
     packages = pip(python, "list", "--format", "freeze")
     assert "torch" not in packages
-    installed = subprocess.run(
-        [python, "-c", "import sidtool; print(sidtool.__file__)"],
-        cwd=tmp_path,
-        env={},
-        capture_output=True,
-        text=True,
-    )
+    where = [python, "-c", "import sidtool; print(sidtool.__file__)"]
+    installed = subprocess.run(where, cwd=tmp_path, env={}, capture_output=True, text=True)
     assert installed.stdout.startswith(str(tmp_path)), installed
-    version = subprocess.run(
-        [python.parent / "sidtool", "--version"], capture_output=True, text=True, env={}
-    )
+    command = [python.parent / "sidtool", "--version"]
+    version = subprocess.run(command, capture_output=True, text=True, env={})
     assert version.stdout.startswith("sidtool "), version
     # only the tests, so that nothing but the installed package is imported
-    shutil.copytree(
-        ROOT / "tests", tmp_path / "path" / "tests", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    shutil.copytree(ROOT / "tests", tmp_path / "path" / "tests", ignore=CACHES)
     check_base_install(str(python), base_inputs, tmp_path / "out", tmp_path / "path")
 
 
-def test_every_command_works_or_names_the_extra_that_it_needs(
-    base_inputs: Path, tmp_path: Path
-) -> None:
+def test_every_command_works_or_names_the_extra_it_needs(base_inputs: Path, tmp_path: Path) -> None:
     check_base_install(sys.executable, base_inputs, tmp_path / "out", ROOT)

@@ -6,7 +6,7 @@ import pytest
 
 from sidtool.model.contract.folder import read_contract
 from sidtool.tokenizer.bundle import Bundle
-from tests.cli.road import N_ITEMS, Road, build_command, done, refused, tree
+from tests.cli.road import N_ITEMS, Road, build_words, done, refused, tree
 from tests.hostile.writing_commands import own_codebook
 
 
@@ -26,17 +26,14 @@ def test_export_and_import_are_inverse(road: Road, index: Path, tmp_path: Path) 
     assert tree(tmp_path / "again") == tree(index)
 
 
-def test_an_imported_map_supports_every_command_except_encode(
-    road: Road, index: Path, tmp_path: Path
-) -> None:
+def test_an_imported_map_supports_all_but_encode(road: Road, index: Path, tmp_path: Path) -> None:
     done("import", index / "index.json", "-o", tmp_path / "m.zarr")
     done("verify", tmp_path / "m.zarr")
     assert "a map without a codebook" in done("inspect", tmp_path / "m.zarr").out
     sid = done("decode", tmp_path / "m.zarr", Bundle.open(road.bundle).sid("b007"), "--json").json
     assert sid["items"] == ["b007"]
-    assert "without a codebook" in refused(
-        3, "encode", tmp_path / "m.zarr", "--embeddings", road.vectors
-    )
+    encode = ("encode", tmp_path / "m.zarr", "--embeddings", road.vectors)
+    assert "without a codebook" in refused(3, *encode)
     done("extend-model", road.base, tmp_path / "m.zarr", "-o", tmp_path / "m+sid", "--init", "mean")
 
 
@@ -44,7 +41,7 @@ def test_flashrec_gets_the_option_that_it_cannot_infer(road: Road, tmp_path: Pat
     ran = done("export", road.bundle, "--to", "flashrec", "-o", tmp_path / "sids.json")
     assert ran.out == f"--sid-vocab-file {tmp_path / 'sids.json'}\n"
     four, model, out = tmp_path / "four.zarr", tmp_path / "four", tmp_path / "four.json"
-    done(*build_command(road, four, "--levels", "4x4x4x4"))
+    done(*build_words(road, four, "--levels", "4x4x4x4"))
     done("extend-model", road.base, four, "-o", model)
     command = ("export", four, "--to", "flashrec", "--force", "-o", out)
     assert "--model MODEL gives its --sid" in done(*command).err
@@ -57,7 +54,7 @@ def test_flashrec_gets_the_option_that_it_cannot_infer(road: Road, tmp_path: Pat
 
 
 def test_a_codebook_is_imported_with_its_map(road: Road, tmp_path: Path) -> None:
-    done(*build_command(road, tmp_path / "plain.zarr", "--no-balanced"))
+    done(*build_words(road, tmp_path / "plain.zarr", "--no-balanced"))
     own_codebook(tmp_path / "plain.zarr", tmp_path / "codebooks.npz")
     done("export", tmp_path / "plain.zarr", "--to", "minionerec", "-o", tmp_path / "mini")
     command = ("import", tmp_path / "mini" / "index.json", "--codebook", tmp_path / "codebooks.npz")
@@ -65,8 +62,7 @@ def test_a_codebook_is_imported_with_its_map(road: Road, tmp_path: Path) -> None
     assert "the encoder of" in asked
     assert "is not known" in asked
     command = (*command, "--embeddings", road.vectors)
-    planned = done(*command, "-o", tmp_path / "m.zarr", "--dry-run")
-    assert "4x4x8" in planned.err
+    assert "4x4x8" in done(*command, "-o", tmp_path / "m.zarr", "--dry-run").err
     assert not (tmp_path / "m.zarr").exists()
     ran = done(*command, "-o", tmp_path / "m.zarr")
     assert "codebook of rq-kmeans for vectors of" in ran.out

@@ -33,13 +33,7 @@ def child(road: Road, tmp_path: Path) -> Path:
 
 def sids(path: Path) -> dict[str, str]:
     bundle = Bundle.open(path)
-    return {
-        item: bundle.space.spell(row)
-        for item, row in zip(bundle.items.ids, bundle.items.codes, strict=True)
-    }
-
-
-# add-items
+    return dict(zip(bundle.items.ids, map(bundle.space.spell, bundle.items.codes), strict=True))
 
 
 def test_add_items_changes_no_sid(road: Road, child: Path) -> None:
@@ -47,32 +41,23 @@ def test_add_items_changes_no_sid(road: Road, child: Path) -> None:
     assert sids(child).items() >= sids(road.bundle).items()
     assert sids(child).keys() - sids(road.bundle).keys() == {f"n{row}" for row in range(6)}
     decoded = done("decode", child, sids(child)["b001"], sids(child)["n3"], "--json").lines
-    assert [(piece["status"], piece["items"]) for piece in decoded] == [
-        ("retired", ["b001"]),
-        ("item", ["n3"]),
-    ]
+    found = [(piece["status"], piece["items"]) for piece in decoded]
+    assert found == [("retired", ["b001"]), ("item", ["n3"])]
     assert Bundle.open(child).items.title(Bundle.open(child).items.row("n3")) == "red lamp n3"
 
 
-def test_adding_the_whole_catalog_adds_only_new_items(
-    road: Road, encoder: Path, tmp_path: Path
-) -> None:
+def test_adding_a_catalog_adds_only_new_items(road: Road, encoder: Path, tmp_path: Path) -> None:
     """Texts are made with the template and encoder of the bundle, for new items only."""
     first = tmp_path / "text.zarr"
     template = ("--text-template", "{title}. {description}")
     build = ("build-codebook", road.items, "--levels", "4x4x8", "--encoder", encoder)
     done(*build, "-o", first, *template)
-    lines = road.items.read_text().splitlines()
-    catalog = write_lines(
-        tmp_path / "items.jsonl",
-        [*lines, '{"item_id": "n0", "title": "a rug", "description": "d"}'],
-    )
+    rug = '{"item_id": "n0", "title": "a rug", "description": "d"}'
+    catalog = write_lines(tmp_path / "items.jsonl", [*road.items.read_text().splitlines(), rug])
     ran = done("add-items", first, catalog, "-o", tmp_path / "child.zarr", "--json")
     assert ran.json["added"] == 1
-    assert (
-        f"{N_ITEMS} of {N_ITEMS + 1} items are in the bundle already and keep their SID; 0 titles"
-        in ran.err
-    )
+    kept = f"{N_ITEMS} of {N_ITEMS + 1} items are in the bundle already and keep their SID"
+    assert f"{kept}; 0 titles" in ran.err
     assert sids(tmp_path / "child.zarr").items() >= sids(first).items()
     nearest = done("encode", first, "a rug. d", "--json").json
     assert nearest["items"] == []  # it is free, so the new item gets it
@@ -88,11 +73,7 @@ def test_items_are_removed_without_an_encoder(road: Road, tmp_path: Path) -> Non
     # a blank is part of an id
     assert "1 ids to remove are not in the bundle, the first is 'b002 '" in refused(1, *command)
     write_lines(gone, ["b001", "", "b002"])
-    message = done(*command).out
-    assert message == f"{tmp_path / 'child.zarr'}: shop 1.1, 2 retired\n"
-
-
-# diff and log
+    assert done(*command).out == f"{tmp_path / 'child.zarr'}: shop 1.1, 2 retired\n"
 
 
 def test_diff_reports_changes_and_their_consequence(road: Road, child: Path) -> None:
@@ -104,10 +85,8 @@ def test_diff_reports_changes_and_their_consequence(road: Road, child: Path) -> 
     assert "models of the old bundle: works (the catalog changed" in table
     assert re.search(r"^added +6 ", table, re.MULTILINE)
     back = done("diff", child, road.bundle, "--json").json
-    assert (set(back["restored"]), set(back["gone"])) == (
-        {"b001", "b002"},
-        {f"n{row}" for row in range(6)},
-    )
+    assert set(back["restored"]) == {"b001", "b002"}
+    assert set(back["gone"]) == {f"n{row}" for row in range(6)}
 
 
 def test_diff_of_two_builds_suggests_align(road: Road) -> None:
@@ -127,38 +106,28 @@ def test_log_is_newest_first(road: Road, child: Path, tmp_path: Path) -> None:
     gone = write_lines(tmp_path / "more.txt", ["b003"])
     done("add-items", child, "--remove", gone, "-o", tmp_path / "third.zarr")
     versions = done("log", tmp_path / "third.zarr", "--json").lines
-    digests = [
-        Bundle.open(path).identity.digest for path in (tmp_path / "third.zarr", child, road.bundle)
-    ]
+    bundles = (tmp_path / "third.zarr", child, road.bundle)
+    digests = [Bundle.open(path).identity.digest for path in bundles]
     assert [version["digest"] for version in versions] == digests
     assert [version["version"] for version in versions] == ["1.2", "1.1", "1.0"]
     table = done("log", tmp_path / "third.zarr").out.splitlines()
-    assert [line.rstrip().rpartition("  ")[2] for line in table[1:]] == [
-        "1 retired",
-        "6 added, 2 retired",
-        f"built with {N_ITEMS} items",
-    ]
+    changes = ["1 retired", "6 added, 2 retired", f"built with {N_ITEMS} items"]
+    assert [line.rstrip().rpartition("  ")[2] for line in table[1:]] == changes
     assert "hint: a bundle is" in refused(1, "log", tmp_path / "none.zarr")
-
-
-# align and rebind
 
 
 def test_align_and_rebind(road: Road, tmp_path: Path) -> None:
     aligned = tmp_path / "aligned.zarr"
-    assert "the model was made for codebook" in refused(
-        3, "rebind", road.tuned, road.other, "-o", tmp_path / "m2"
-    )
+    rebind = ("rebind", road.tuned, road.other, "-o", tmp_path / "m2")
+    assert "the model was made for codebook" in refused(3, *rebind)
     message = done("align", road.other, "--to", road.bundle, "-o", aligned, "--json").json
     assert verify(aligned) == []
     kept = sum(sid == sids(road.bundle)[item] for item, sid in sids(aligned).items())
     assert (message["common"], message["after"][-1]) == (N_ITEMS, kept)
     assert message["after"][0] >= message["before"][0]
     table = done("align", road.other, "--to", road.bundle, "-o", aligned, "--force").out
-    assert (
-        f"SIDs preserved: {message['before'][-1]} of {N_ITEMS} common items before, {kept} after"
-        in table
-    )
+    counts = f"{message['before'][-1]} of {N_ITEMS} common items before, {kept} after"
+    assert f"SIDs preserved: {counts}" in table
     assert "aligned" in done("log", aligned).out
     assert done("diff", road.bundle, aligned, "--json").json["verdict"]["kind"] == "works"
     ran = done("rebind", road.tuned, aligned, "-o", tmp_path / "m2", "--json")
@@ -176,8 +145,7 @@ def test_a_tuned_model_is_bound_to_the_child(road: Road, child: Path, tmp_path: 
     unbound = done("recommend", road.tuned, "--bundle", child, *query)
     assert "6 were added" in unbound.err
     bound = done("recommend", tmp_path / "m2", *query).json
-    assert bound == unbound.json
-    assert set(bound["items"]) == sids(child).keys() - {"b001", "b002"}
+    assert (bound, set(bound["items"])) == (unbound.json, sids(child).keys() - {"b001", "b002"})
     listed = write_lines(tmp_path / "listed.txt", ["n0", "n4", "b005"])
     exact = done("recommend", tmp_path / "m2", *query, "--candidates", listed).json
     assert exact["items"] == [item for item in bound["items"] if item in ("n0", "n4", "b005")]

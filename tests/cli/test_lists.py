@@ -53,8 +53,7 @@ def test_a_later_stage_keeps_the_prompts(folder: Path, road: Road, tmp_path: Pat
     contract = json.loads((tmp_path / "tuned" / "sid.json").read_text(encoding="utf-8"))
     assert contract["history_prompt"]["task"] == "next-item"
     assert contract["list_prompt"]["list_length"] == 3
-    inspected = done("inspect", tmp_path / "tuned")
-    assert "next-item, list" in inspected.out
+    assert "next-item, list" in done("inspect", tmp_path / "tuned").out
 
 
 @pytest.mark.slow
@@ -65,8 +64,7 @@ def test_a_model_of_lists_alone_recommends_items(folder: Path, road: Road, tmp_p
     done("train", road.model, examples, "-o", tuned, *TRAINING)
     answer = done("recommend", tuned, "--history", "b001,b002", "-k", 3, "--json").json
     assert len(answer["items"]) == 3
-    evaluation = done("evaluate", tuned, split, "--json", "--limit", 5).json
-    assert evaluation["n"] == 5
+    assert done("evaluate", tuned, split, "--json", "--limit", 5).json["n"] == 5
 
 
 def test_lists_are_evaluated_on_sessions(folder: Path, tmp_path: Path) -> None:
@@ -101,5 +99,4 @@ def test_a_list_is_printed_in_its_order_with_its_score(folder: Path) -> None:
 
 def test_a_model_of_items_is_evaluated_by_its_ranking(road: Road) -> None:
     words = ("evaluate-lists", road.tuned, road.split, "--length", 3, "--limit", 4, "--json")
-    evaluation = done(*words).json
-    assert list(evaluation["systems"]) == ["top items", "popularity", "item-knn"]
+    assert list(done(*words).json["systems"]) == ["top items", "popularity", "item-knn"]

@@ -9,10 +9,8 @@ from tests.cli.road import TINY, Road, done, refused
 
 
 def test_next_steps_carry_the_users_paths(road: Road) -> None:
-    assert (
-        road.said["init-model"].last
-        == f"next: sidtool extend-model {road.base} BUNDLE -o {road.base}+sid"
-    )
+    extend = f"sidtool extend-model {road.base} BUNDLE -o {road.base}+sid"
+    assert road.said["init-model"].last == f"next: {extend}"
     make = f"sidtool make-sft {road.bundle} ITEMS SPLIT -o sft/train.jsonl --model {road.model}"
     assert road.said["extend-model"].last == f"next: {make}"
 
@@ -24,12 +22,9 @@ def test_init_model_makes_a_model_of_the_given_shape(road: Road, tmp_path: Path)
     assert (config["n_layer"], config["n_embd"], config["n_head"]) == (1, 16, 2)
     assert config["vocab_size"] <= 300
     weights = load_file(tmp_path / "m/model.safetensors")
-    assert said == {
-        "model": str(tmp_path / "m"),
-        "preset": "gpt2-tiny",
-        "parameters": said["parameters"],
-    }
-    assert said["parameters"] == sum(array.size for array in weights.values())
+    parameters = sum(array.size for array in weights.values())
+    made = {"model": str(tmp_path / "m"), "preset": "gpt2-tiny", "parameters": parameters}
+    assert said == made
     again = load_file(road.base / "model.safetensors")
     assert all(np.array_equal(weights[name], again[name]) for name in weights)
     done(*command, "--force", "--seed", 1)
@@ -50,9 +45,8 @@ def test_extend_model_reports_what_it_added(road: Road, tmp_path: Path) -> None:
     bundle = Bundle.open(road.bundle)
     assert said["bundle"] == bundle.identity.digest
     assert said["token_stop"] - said["token_start"] == len(bundle.space.tokens) == 4 + 4 + 8 + 2
-    one, other = (
-        load_file(folder / "model.safetensors") for folder in (tmp_path / "m", road.model)
-    )
+    one = load_file(tmp_path / "m/model.safetensors")
+    other = load_file(road.model / "model.safetensors")
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
@@ -60,14 +54,8 @@ def test_inspect_shows_what_a_model_records(road: Road) -> None:
     shown = done("inspect", road.tuned).out
     contract = json.loads((road.tuned / "sid.json").read_text())
     assert contract.pop("sha256")
-    best = contract["stages"][-1]["params"]["best"]
-    for words in (
-        "base model",
-        "extend > full",
-        "sequence",
-        "4x4x8",
-        f"ndcg@10  {best['value']:.4g}",
-    ):
+    best = contract["stages"][-1]["params"]["best"]["value"]
+    for words in ("base model", "extend > full", "sequence", "4x4x8", f"ndcg@10  {best:.4g}"):
         assert words in shown
     assert done("inspect", road.tuned, "--json").json == contract
     prefix = done("inspect", road.tuned, "--prefix", "<s_a_0>").out
@@ -82,10 +70,8 @@ def test_a_foreign_model_is_adopted_and_recommends(road: Road, tmp_path: Path) -
     assert "0 codes have no token" in lines[0]
     assert lines[1].endswith(": 0 of 60")
     assert "Below is an instruction" in lines[3]
-    assert (
-        lines[-1]
-        == f"{tmp_path / 'adopted'}: {road.foreign} with the 60 items of {road.foreign_map}"
-    )
+    adopted = f"{tmp_path / 'adopted'}: {road.foreign} with the 60 items of {road.foreign_map}"
+    assert lines[-1] == adopted
     words = ran.last.removeprefix("next: sidtool ").split()
     assert len(done(*words).out.splitlines()) >= 10
 

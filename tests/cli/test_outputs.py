@@ -92,9 +92,7 @@ def test_a_bundle_is_replaced_by_its_next_version(data: Path, name: str) -> None
     ],
     ids=lambda command: f"{command[0]} -o {command[-1]}",
 )
-def test_an_artifact_is_not_replaced_by_one_of_another_kind(
-    data: Path, command: tuple[str, ...]
-) -> None:
+def test_an_artifact_is_not_replaced_by_another_kind(data: Path, command: tuple[str, ...]) -> None:
     done("split", data / "events.csv", "-o", data / "events")
     done("pull", f"{data / 'registry' / 'shop'}@1.0", "-o", data / "shop.zarr.zip")
     (data / "base").mkdir()
@@ -105,8 +103,7 @@ def test_an_artifact_is_not_replaced_by_one_of_another_kind(
 
 
 def test_every_command_that_writes_an_artifact_exists() -> None:
-    commands = set(get_command(app).commands)
-    assert set(_WRITES) <= commands
+    assert set(_WRITES) <= set(get_command(app).commands)
 
 
 def test_a_pull_never_replaces_a_registry(data: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import sidtool
-from tests.cli.road import flags
+from tests.cli.road import Road, flags
 from tests.doc_blocks import DOCS, ROOT, commands, page
 
 MODULE = re.compile(r"`((?!docs|tests|benchmarks|examples/re)[\w/]+(?:\.py|/))`")
@@ -68,9 +68,8 @@ def test_every_page_is_in_the_navigation_and_every_link_leads_somewhere() -> Non
 def test_every_module_that_the_page_on_the_design_names_exists() -> None:
     text = page("design.md")
     houses = re.findall(r"^\| `(\w+)/` \| (?:.*?) \| (.*) \|$", text, flags=re.MULTILINE)
-    assert {name for name, _ in houses} == {
-        path.parent.name for path in (ROOT / "sidtool").glob("*/__init__.py")
-    }
+    packages = {path.parent.name for path in (ROOT / "sidtool").glob("*/__init__.py")}
+    assert {name for name, _ in houses} == packages
     named = {f"{house}/{name}" for house, cell in houses for name in MODULE.findall(cell)}
     inside = text[text.index("| to change") :]
     named |= {name for name in MODULE.findall(inside) if "/" in name.rstrip("/")}
@@ -83,3 +82,37 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert 'id="sidtool.build_codebook"' in (tmp_path / "api/index.html").read_text("utf-8")
+
+
+def test_the_first_pages_need_no_choice_of_model_or_levels() -> None:
+    folder = Path(__file__).parents[2]
+    for name in ("README.md", "docs/tutorial.md", "docs/fit.md", "Makefile"):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert not re.findall(r"--preset (?!neox-tiny)\S+|--levels \S+", text), name
+
+
+LONGEST = 250
+
+
+def test_values_that_grow_with_the_data_are_one_short_line(road: Road) -> None:
+    bundle = sidtool.open_bundle(road.bundle)
+    split = sidtool.open_split(road.split)
+    other = sidtool.open_bundle(road.folder / "other.zarr")
+    evaluation = sidtool.evaluate(road.tuned, road.split, limit=5)
+    values: dict[str, object] = {
+        f"<Bundle '{bundle.manifest.name}': 60 items": bundle,
+        "<60 items, the first is 'b000': text '{title}'": sidtool.read_items(road.items),
+        "<Split by leave-one-out: 40 users": split,
+        "<PackedSequences: 40>": split.train,
+        "<PackedExamples: 40>": split.test,
+        "<Memory of 60 items, ": sidtool.build_memory(split, bundle),
+        "<Diff: ": sidtool.diff(bundle, other),
+        "<LoadedModel of ": sidtool.load_model_folder(road.tuned),
+        "<Evaluation of 5 examples, ndcg@10: model ": evaluation,
+    }
+    for start, value in values.items():
+        shown = repr(value)
+        assert shown.startswith(start), shown
+        assert shown.endswith(">")
+        assert len(shown) < LONGEST, shown
+        assert "\n" not in shown

@@ -33,10 +33,8 @@ def test_push_reports_the_objects_sent(road: Road, tmp_path: Path) -> None:
     assert done("push", road.bundle, shop).out == again
     assert done("push", road.bundle, shop, "--json").json["new"] is False
     next(shop.glob("versions/1.0-*/bundle.zarr/items/retired/c/0")).write_bytes(b"damaged")
-    assert (
-        run("verify", shop).last
-        == "hint: push the same artifact again, as docs/registry.md#repair says"
-    )
+    hint = "hint: push the same artifact again, as docs/registry.md#repair says"
+    assert run("verify", shop).last == hint
     repaired = f"{shop}@1.0: already published, 1 lost or damaged objects were sent, {digest}\n"
     assert done("push", road.bundle, shop).out == repaired
     done("verify", shop)
@@ -48,23 +46,19 @@ def test_pull_restores_the_bundle(road: Road, shop: Path, tmp_path: Path) -> Non
     out = tmp_path / "out.zarr"
     pulled = done("pull", f"{shop}@1.0", "-o", out, "--json").json
     assert tree(out) == tree(road.bundle)
-    assert (pulled["bundle"], pulled["version"]) == (str(out), "1.0")
-    assert pulled["license"] == "unknown"
+    assert (pulled["bundle"], pulled["version"], pulled["license"]) == (str(out), "1.0", "unknown")
     assert "exists already" in refused(2, "pull", shop, "-o", out)
     assert "license MIT" in done("pull", shop, "-o", out, "--force").out
     assert tree(out) == tree(tmp_path / "second.zarr")
-    assert "has no '9.9': it has 1.1, 1.0, prod" in refused(
-        1, "pull", f"{shop}@9.9", "-o", tmp_path / "x.zarr"
-    )
+    missing = refused(1, "pull", f"{shop}@9.9", "-o", tmp_path / "x.zarr")
+    assert "has no '9.9': it has 1.1, 1.0, prod" in missing
     assert "hint: sidtool push" in refused(1, "pull", tmp_path / "none", "-o", tmp_path / "x.zarr")
 
 
 def test_log_and_tag(road: Road, shop: Path) -> None:
     versions = done("log", shop, "--json").lines
-    assert [(each["version"], each["published"]) for each in versions] == [
-        ("1.1", ["1.1", "latest", "prod"]),
-        ("1.0", ["1.0"]),
-    ]
+    published = [(each["version"], each["published"]) for each in versions]
+    assert published == [("1.1", ["1.1", "latest", "prod"]), ("1.0", ["1.0"])]
     assert done("tag", f"{shop}@1.0", "old").out == f"{shop}@old is now version 1.0\n"
     assert done("tag", f"{shop}@old", "prod", "--json").json["version"] == "1.0"
     table = done("log", shop).out.splitlines()
@@ -94,8 +88,7 @@ def test_every_command_takes_a_reference(road: Road, shop: Path, tmp_path: Path)
     old, new = f"{shop}@1.0", f"{shop}@prod"
     assert done("inspect", old, "--json").json == done("inspect", road.bundle, "--json").json
     assert f"{N_ITEMS} items" in done("verify", new).out
-    sid = Bundle.open(road.bundle).sid("b003")
-    assert "b003" in done("decode", new, sid).out
+    assert "b003" in done("decode", new, Bundle.open(road.bundle).sid("b003")).out
     assert done("encode", old, "--embeddings", road.vectors).out.count("\n") == N_ITEMS
     assert done("diff", old, new, "--json").json["retired"] == ["b001"]
     assert done("compare", old, road.other, "--json").out

@@ -70,9 +70,8 @@ def test_a_published_bundle_is_compared_with_its_parent(
 
 def test_the_page_of_a_training(road: Road, tmp_path: Path) -> None:
     text = page(tmp_path / "page.html", road.tuned).text
-    entries = [
-        json.loads(line) for line in (road.tuned / "training.jsonl").read_text().splitlines()
-    ]
+    lines = (road.tuned / "training.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
     for figure in ("loss", "learning_rate", "ndcg@10", "hr@10", "validation loss"):
         assert f"{figure} by step" in text
     validated = [entry for entry in entries if "eval_ndcg@10" in entry]
@@ -115,9 +114,8 @@ def test_twenty_users_are_shown_with_titles(road: Road, evaluation: Path, tmp_pa
         assert text.count(f"User {sample['user']}, then {titles[sample['target']]}") == 1
         assert len(sample["recommended"]) == 3
         assert all(len(items) == 10 for items in hits)
-    n_hits = sum(
-        sample["target"] in items for sample in samples for items in sample["recommended"].values()
-    )
+    lists = [(each["target"], each["recommended"].values()) for each in samples]
+    n_hits = sum(target in items for target, recommended in lists for items in recommended)
     assert text.count("✓") == n_hits > 0
     catalog = tmp_path / "catalog.csv"
     catalog.write_text(f"item_id,title\n{samples[0]['target']},another title\n")
@@ -170,9 +168,7 @@ def test_another_file_is_refused(content: str, message: str, tmp_path: Path) -> 
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_metric_that_is_missing_or_at_no_number_is_named(
-    evaluation: Path, tmp_path: Path
-) -> None:
+def test_a_metric_missing_or_at_no_number_is_named(evaluation: Path, tmp_path: Path) -> None:
     stored = json.loads(evaluation.read_text())
     path = tmp_path / "file.json"
 
@@ -206,9 +202,8 @@ def test_wrong_words_are_usage_errors(road: Road, evaluation: Path, tmp_path: Pa
     assert "is given twice" in refused(2, "report", road.bundle, road.bundle, *out)
     assert "--items and --field" in refused(2, "report", road.bundle, *field[:2], *out)
     assert "--items does not apply" in refused(2, "report", road.tuned, *field[:2], *out)
-    assert "--embeddings applies to" in refused(
-        2, "report", evaluation, *out, "--embeddings", road.vectors
-    )
+    vectors = ("--embeddings", road.vectors)
+    assert "--embeddings applies to" in refused(2, "report", evaluation, *out, *vectors)
     assert "--field applies to bundles" in refused(2, "report", evaluation, *field, *out)
     assert "an HTML page is written" in refused(2, "report", road.bundle, "-o", tmp_path / "a.csv")
     for first in ((), (road.tuned,), (evaluation,)):

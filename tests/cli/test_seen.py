@@ -49,12 +49,10 @@ def recommended(model: Path, history: list[str], *more: object) -> tuple[set[str
 def test_seen_items_are_removed_where_no_target_repeats(road: Road, tmp_path: Path) -> None:
     counts = json.loads((road.split / "split.json").read_text())["counts"]
     assert counts["repeated_targets"] == 0
-    assert (
-        f"0 targets; by default {REMOVED}" in done("split", road.events, "-o", tmp_path / "s").out
-    )
+    said = done("split", road.events, "-o", tmp_path / "s").out
+    assert f"0 targets; by default {REMOVED}" in said
     assert f"in validation {REMOVED}" in road.said["train"].err
-    ran = done("evaluate", road.tuned, road.split)
-    assert REMOVED in ran.out.splitlines()
+    assert REMOVED in done("evaluate", road.tuned, road.split).out.splitlines()
     evaluation = done("evaluate", road.tuned, road.split, "--json").json
     settings = evaluation["settings"]
     assert (settings["exclude_seen"], settings["seen"]) == (True, REMOVED)
@@ -71,9 +69,7 @@ def test_seen_items_are_removed_where_no_target_repeats(road: Road, tmp_path: Pa
     assert items >= set(history)
 
 
-def test_seen_items_are_kept_where_a_target_repeats(
-    road: Road, repeating: Path, tmp_path: Path
-) -> None:
+def test_seen_items_stay_where_targets_repeat(road: Road, repeating: Path, tmp_path: Path) -> None:
     tuned = trained(road, repeating, tmp_path)
     evaluation = done("evaluate", tuned, repeating, "--json").json
     assert evaluation["settings"]["exclude_seen"] is False
@@ -90,10 +86,8 @@ def test_a_memory_is_tuned_and_a_reward_learned_by_the_same_rule(
     road: Road, repeating: Path, tmp_path: Path
 ) -> None:
     for split, reason in ((road.split, REMOVED), (repeating, KEPT)):
-        built = done(
-            "build-memory", split, road.bundle, "-o", tmp_path / "m.zarr", "--tune", "--force"
-        )
-        assert reason in built.err
+        build = ("build-memory", split, road.bundle, "-o", tmp_path / "m.zarr")
+        assert reason in done(*build, "--tune", "--force").err
     plan = done("rl", road.tuned, road.examples, "-o", tmp_path / "out", "--dry-run")
     assert REMOVED in plan.err
 

@@ -42,10 +42,8 @@ def test_every_key_of_train_is_listed_and_every_listed_key_is_taken() -> None:
     ours = {field.name for field in dataclasses.fields(TrainOptions)}
     assert listed.keys() == ours | {name for name in fields if TRAINING.refusal(name) is None}
     assert all(setting.meaning for setting in listed.values())
-    assert (listed["learning_rate"].default, listed["learning_rate"].library_default) == (
-        1e-3,
-        2e-5,
-    )
+    rate = listed["learning_rate"]
+    assert (rate.default, rate.library_default) == (1e-3, 2e-5)
     assert listed["bf16"].default == "auto"
     for key in DEFAULTS:
         (stage,) = read_stages(None, [f"{key}={listed[key].spelled_default}"])
@@ -54,9 +52,8 @@ def test_every_key_of_train_is_listed_and_every_listed_key_is_taken() -> None:
 
 def test_every_key_of_build_codebook_is_listed_with_a_meaning() -> None:
     listed = list_settings("build-codebook")
-    methods = {
-        (f"method {name}", key) for name, method in METHODS.items() for key in method.options
-    }
+    options = {name: method.options for name, method in METHODS.items()}
+    methods = {(f"method {name}", key) for name, keys in options.items() for key in keys}
     fusion = {("fusion of vectors", field.name) for field in dataclasses.fields(FusionOptions)}
     assert {(setting.group, setting.key) for setting in listed} == methods | fusion
     assert all(setting.meaning for setting in listed)
@@ -97,6 +94,5 @@ def test_the_command_prints_a_table_per_group_or_json_lines() -> None:
     assert "method rq-vae\n" in text
     assert "Width of the latent vectors" in text
     lines = done("settings", "build-codebook", "--json").lines
-    assert lines == [
-        json.loads(json.dumps(setting.to_json())) for setting in list_settings("build-codebook")
-    ]
+    listed = [setting.to_json() for setting in list_settings("build-codebook")]
+    assert lines == json.loads(json.dumps(listed))

@@ -4,16 +4,7 @@ from pathlib import Path
 import pytest
 
 from sidtool.data.split.files import read_split
-from tests.cli.road import (
-    N_USERS,
-    TRAINING,
-    Road,
-    build_command,
-    done,
-    protocol_split,
-    refused,
-    tree,
-)
+from tests.cli.road import N_USERS, TRAINING, Road, build_words, done, protocol_split, refused, tree
 
 PAIRS = [
     ("temporal", "temporal"),
@@ -25,9 +16,8 @@ PAIRS = [
 
 def test_the_folder_and_what_is_printed(road: Road, tmp_path: Path) -> None:
     said = road.said["split"]
-    assert {path.name for path in road.split.iterdir()} == {
-        *("train.parquet", "valid.parquet", "test.parquet", "split.json")
-    }
+    names = {"train.parquet", "valid.parquet", "test.parquet", "split.json"}
+    assert {path.name for path in road.split.iterdir()} == names
     assert f"of {N_USERS} users" in said.out
     step = f"next: sidtool build-codebook ITEMS -o BUNDLE.zarr --interactions {road.split}"
     assert said.last == f"{step} --encoder ENCODER"
@@ -43,17 +33,15 @@ def test_parts_have_the_digests_of_one_process(road: Road, tmp_path: Path) -> No
     stored = json.loads((road.split / "split.json").read_text())
     said = done("split", road.events, "-o", tmp_path / "parts", "--parts", 3, "--json")
     assert said.json["parts"] == 3
-    assert {key for key in stored if stored[key] != said.json.get(key)} == {
-        *("events_digest", "files", "sha256")
-    }
+    different = {key for key in stored if stored[key] != said.json.get(key)}
+    assert different == {"events_digest", "files", "sha256"}
     examples = ("make-sft", road.bundle, road.items, tmp_path / "parts", "-o", tmp_path / "a.jsonl")
     assert done(*examples, "--json").json["split"]["digest"] == stored["digest"]
 
 
 def test_a_dry_run_writes_nothing_and_force_replaces(road: Road, tmp_path: Path) -> None:
     out = tmp_path / "split"
-    dry = done("split", road.events, "-o", out, "--dry-run", "--json")
-    assert dry.json["files"] == {}
+    assert done("split", road.events, "-o", out, "--dry-run", "--json").json["files"] == {}
     assert not out.exists()
     done("split", road.events, "-o", out)
     assert "--force" in refused(2, "split", road.events, "-o", out)
@@ -65,9 +53,8 @@ def test_given_windows_are_counted(road: Road, tmp_path: Path) -> None:
     folder = protocol_split(road, tmp_path, "given")
     manifest = json.loads((folder / "split.json").read_text())
     assert manifest["counts"]["windows"] == len(read_split(folder).windows or ())
-    message = refused(
-        2, "make-sft", road.bundle, road.items, tmp_path / "train.csv", "-o", "x.jsonl"
-    )
+    windows = tmp_path / "train.csv"
+    message = refused(2, "make-sft", road.bundle, road.items, windows, "-o", "x.jsonl")
     assert "holds windows" in message
     assert "sidtool split" in message
 
@@ -88,7 +75,7 @@ class Folders(dict[str, Path]):
             self[key] = protocol_split(road, self.folder, protocol)
         elif kind == "bundle":
             interactions = ("--interactions", self[f"{protocol}:split"])
-            done(*build_command(road, out, *interactions, "--set", "collaborative_dim=4"))
+            done(*build_words(road, out, *interactions, "--set", "collaborative_dim=4"))
         elif kind == "examples":
             self[key] = out / "train.jsonl"
             made = ("make-sft", road.bundle, road.items, self[f"{protocol}:split"], "-o", self[key])
@@ -118,9 +105,8 @@ def test_a_bundle_a_model_and_examples_of_a_different_split_are_refused(
     folders: dict[str, Path], road: Road, tmp_path: Path, one: str, other: str
 ) -> None:
     code = 0 if one == other else 3
-    bundle, model, split = (
-        folders[key] for key in (f"{one}:bundle", f"{one}:model", f"{other}:split")
-    )
+    bundle, model = folders[f"{one}:bundle"], folders[f"{one}:model"]
+    split = folders[f"{other}:split"]
     made = ("make-sft", bundle, road.items, split)
     expect(code, *made, "-o", tmp_path / "train.jsonl", "--dry-run")
     expect(code, "evaluate", model, split, "--limit", 2)

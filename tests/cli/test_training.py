@@ -16,9 +16,6 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-# make-sft
-
-
 def test_make_sft_writes_examples_and_lineage(road: Road) -> None:
     said = road.said["make-sft"]
     assert said.last == f"next: sidtool train {road.model} {road.examples} -o OUT"
@@ -26,10 +23,8 @@ def test_make_sft_writes_examples_and_lineage(road: Road) -> None:
     for name in SIDE:
         assert (road.folder / name).stat().st_size
     lineage = json.loads((road.folder / "train.jsonl.meta.json").read_text())
-    assert (lineage["split"]["protocol"], lineage["task_weights"]) == (
-        "leave-one-out",
-        {"sequence": 1.0},
-    )
+    assert lineage["split"]["protocol"] == "leave-one-out"
+    assert lineage["task_weights"] == {"sequence": 1.0}
     space = Bundle.open(road.bundle).space
     for row in lines_of(road.valid):
         assert row["item"].startswith("b")
@@ -65,27 +60,20 @@ def test_a_column_of_the_events_weights_the_examples(road: Road, tmp_path: Path)
     assert "the split has no feedback 'rating', it has none" in refused(2, *made, *weighted)
 
 
-# train
-
-
 def test_train_prints_its_summary_and_the_next_command(road: Road) -> None:
     said = road.said["train"]
     assert said.last == f"next: sidtool evaluate {road.tuned} SPLIT"
     message = dict(line.split(": ", 1) for line in said.out.splitlines())
     assert (message["steps"], message["metric"]) == ("3", "ndcg@10")
     contract = json.loads((road.tuned / "sid.json").read_text())
-    assert (contract["stages"][-1]["stage"], contract["history_prompt"]["task"]) == (
-        "full",
-        "sequence",
-    )
+    assert contract["stages"][-1]["stage"] == "full"
+    assert contract["history_prompt"]["task"] == "sequence"
     assert not (road.folder / "tuned.partial").exists()
     before, after = (load_file(folder / "model.safetensors") for folder in (road.model, road.tuned))
     assert any(not np.array_equal(before[name], after[name]) for name in before)
 
 
-def test_an_existing_model_is_refused_and_a_dry_run_writes_nothing(
-    road: Road, tmp_path: Path
-) -> None:
+def test_an_existing_model_is_refused_and_a_plan_writes_nothing(road: Road, tmp_path: Path) -> None:
     before = tree(road.tuned)
     for more in ((), ("--dry-run",)):
         assert "--force" in refused(2, *train(road, road.tuned, *more))
@@ -100,9 +88,6 @@ def test_an_existing_model_is_refused_and_a_dry_run_writes_nothing(
     lines = done(*train(road, tmp_path / "new", "--dry-run", "--config", config)).err
     first = tmp_path / "new-1-embeddings"
     assert f"output {first}\nwould train {first} on" in lines
-
-
-# Stages and adapters
 
 
 def test_stages_of_one_configuration_are_trained_and_merged(road: Road, tmp_path: Path) -> None:
@@ -130,16 +115,12 @@ def test_stages_of_one_configuration_are_trained_and_merged(road: Road, tmp_path
     one, other = (done("recommend", model, *asked).json for model in (tmp_path / "out", plain))
     assert one["items"] == other["items"]
     np.testing.assert_allclose(one["scores"], other["scores"], atol=1e-4)
-    measured = done("evaluate", tmp_path / "out", road.split, "--limit", 3, "--json").json
-    assert measured["n"] == 3
+    assert done("evaluate", tmp_path / "out", road.split, "--limit", 3, "--json").json["n"] == 3
     done(*make_sft(road, tmp_path / "r.jsonl", "--model", tmp_path / "out"))
     done("rebind", tmp_path / "out", road.bundle, "-o", tmp_path / "elsewhere/bound")
     assert done("recommend", tmp_path / "elsewhere/bound", *asked).json["items"] == one["items"]
     (tmp_path / "out-1-embeddings").rename(tmp_path / "moved")
     assert "which does not exist" in refused(3, "recommend", tmp_path / "out", *asked)
-
-
-# Titles that spell tokens
 
 
 SMALL = (
@@ -152,8 +133,7 @@ def test_rl_prints_validations_its_summary_and_the_next_command(road: Road, tmp_
     out = tmp_path / "out"
     command = ("rl", road.tuned, road.examples, "-o", out, *SMALL)
     ran = done(*command, "--reward", "rank=1,exact=0.5", "--algorithm", "ecpo", "--json")
-    assert ran.json["algorithm"] == "ecpo"
-    assert ran.json["model"] == str(out)
+    assert (ran.json["algorithm"], ran.json["model"]) == ("ecpo", str(out))
     assert (ran.json["steps"], ran.json["groups"]) == (2, 4)
     lines = ran.err.splitlines()
     assert lines[0].startswith(f"ecpo starts from {road.tuned}")
@@ -177,6 +157,5 @@ def test_settings_come_from_a_file_and_a_dry_run_writes_nothing(road: Road, tmp_
     assert "groups of 4, reward exact=1,rank=1" in ran.err
     plan = done(*command, "--set", "num_generations=4", "--dry-run", "--json").json
     assert (plan["dry_run"], plan["start"]) == (True, str(road.tuned))
-    assert plan["options"]["algorithm"] == "gspo"
-    assert plan["settings"]["num_generations"] == 4
+    assert (plan["options"]["algorithm"], plan["settings"]["num_generations"]) == ("gspo", 4)
     assert [path.name for path in tmp_path.iterdir()] == ["rl.yaml"]

@@ -35,7 +35,6 @@ class Parsed(HTMLParser):
         self.text += data
 
     def count(self, tag: str) -> int:
-        """How many elements of this name there are."""
         return sum(each == tag for each, _ in self.tags)
 
 
@@ -57,6 +56,5 @@ def parsed(html: str) -> Parsed:
         assert not any(name.startswith("on") or name == "style" for name in attributes), tag
         if "href" in attributes:
             target = attributes["href"]
-            assert target is not None
             assert target.removeprefix("#") in ids
     return page

@@ -36,9 +36,8 @@ def walk_page(html: str, folder: Path, scheme: str) -> dict[str, Any]:
     """What a browser saw on a page."""
     path = folder / "page.html"
     path.write_text(html, encoding="utf-8")
-    done = subprocess.run(
-        ["node", str(WALK), PACKAGES, str(path), scheme], capture_output=True, text=True
-    )
+    command = ["node", str(WALK), PACKAGES, str(path), scheme]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     seen: dict[str, Any] = json.loads(done.stdout)
     return seen
@@ -71,9 +70,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize(
     "kind", ["blocks", "bundle", "bundles", "training", "evaluation", "evaluations"]
 )
-def test_a_page_is_walked_through(
-    kind: str, scheme: str, pages: dict[str, str], tmp_path: Path
-) -> None:
+def test_pages_can_be_walked(kind: str, scheme: str, pages: dict[str, str], tmp_path: Path) -> None:
     seen = walk_page(pages[kind], tmp_path, scheme)
     assert seen["messages"] == []
     assert [Path(url).name.partition("#")[0] for url in seen["requests"]] == ["page.html"]

@@ -40,7 +40,6 @@ def four_items() -> Bundle:
 
 
 def walked(nodes: tuple[Node, ...]) -> list[Node]:
-    """All nodes of a tree."""
     return [each for node in nodes for each in (node, *walked(node.children))]
 
 
@@ -89,8 +88,7 @@ def test_a_large_tree_says_what_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -
     assert sum(node.items for node in nodes) == 300
     for node in nodes:
         others = node.items - sum(child.items for child in node.children)
-        assert len(node.children) == 2
-        assert node.left_out == f"and 3 more codes with {others} items"
+        assert (len(node.children), node.left_out) == (2, f"and 3 more codes with {others} items")
 
 
 def test_the_plane_is_that_of_the_largest_variances() -> None:
@@ -109,8 +107,7 @@ def test_groups_of_points_are_the_most_frequent_ones() -> None:
     points = np.zeros((len(groups), 2))
     series = grouped_points(points, list(map(str, range(len(groups)))), groups)
     assert [each.name for each in series] == ["a", "b", "c", "d", "e", "f", "g", "all others"]
-    assert series[0].labels == ("1", "2")
-    assert series[-1].labels == ("3", "9", "10")
+    assert (series[0].labels, series[-1].labels) == (("1", "2"), ("3", "9", "10"))
 
 
 def test_a_map_needs_a_codebook_and_three_items() -> None:

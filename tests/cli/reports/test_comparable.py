@@ -47,9 +47,8 @@ def test_what_is_bad_comes_first() -> None:
 
 
 def test_an_appended_level_and_those_that_no_public_catalog_has_are_not_judged() -> None:
-    assert len(answers(figures(levels=6))) == 1 + max(
-        len(each.sizes) for each in public_codebooks()
-    )
+    most = max(len(each.sizes) for each in public_codebooks())
+    assert len(answers(figures(levels=6))) == 1 + most
     assert len(answers(replace(figures(), policy="append"))) == 1 + 2
 
 

@@ -51,12 +51,8 @@ def test_tasks_and_settings_are_completed() -> None:
 def test_bash_gets_commands_options_and_choices(words: str, completions: set[str]) -> None:
     count = words.count(" ")
     program = "import sys; sys.argv[0] = 'sidtool'; from sidtool.__main__ import main; main()"
-    ended = subprocess.run(
-        [sys.executable, "-c", program],
-        env={"COMP_WORDS": words, "COMP_CWORD": str(count), "_SIDTOOL_COMPLETE": "complete_bash"},
-        cwd=Path(__file__).parents[3],
-        capture_output=True,
-        text=True,
-    )
-    assert ended.stderr == ""
-    assert set(ended.stdout.split()) == completions
+    command = [sys.executable, "-c", program]
+    env = {"COMP_WORDS": words, "COMP_CWORD": str(count), "_SIDTOOL_COMPLETE": "complete_bash"}
+    root = Path(__file__).parents[3]
+    ended = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
+    assert (ended.stderr, set(ended.stdout.split())) == ("", completions)

@@ -7,6 +7,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from hypothesis import given
@@ -33,24 +34,17 @@ from sidtool.cli.terminal.pace import progress
 from tests.cli.road import done, refused, run, write_lines
 
 HOSTILE = (
-    "[/b]",
-    "lamp \\[/sale]",
-    "[bold]x",
-    "[link=https://example.com]x[/link]",
-    ":smile:",
-    "\x1b[31mred\x1b[0m",
-    "\x1b]0;title\x07",
-    "\x9b2J",
-    "bell\x07",
-    "over\rwritten",
-    "two\nlines",
-    "\ttab",
-    "\u202eright to left",
-    "\u2066isolated",
-    "line\u2028separator",
-    "half of a pair \ud83d",
-    "\x7f",
-    "\x00",
+    *("[/b]", "lamp \\[/sale]", "[bold]x", "[link=https://example.com]x[/link]", ":smile:"),
+    *(
+        "\x1b[31mred\x1b[0m",
+        "\x1b]0;title\x07",
+        "\x9b2J",
+        "bell\x07",
+        "over\rwritten",
+        "two\nlines",
+    ),
+    *("\ttab", "\u202eright to left", "\u2066isolated", "line\u2028separator"),
+    *("half of a pair \ud83d", "\x7f", "\x00"),
 )
 STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f]")
 CELLS = st.one_of(st.sampled_from(HOSTILE), st.text(max_size=20))
@@ -92,14 +86,11 @@ def test_visible_text_steers_no_terminal(text: str) -> None:
 
 
 @given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=4), title=CELLS)
-def test_cells_and_titles_are_literal_on_a_terminal(
-    rows: list[tuple[str, str]], title: str
-) -> None:
+def test_cells_and_titles_are_literal_on_terminals(rows: list[tuple[str, str]], title: str) -> None:
     with terminal() as screen:
         say_table(["first", "[second]"], rows, title=title)
     lines = written(screen).split("\n")
-    assert lines[0] == visible(title)
-    assert len(lines) == len(rows) + 3
+    assert (lines[0], len(lines)) == (visible(title), len(rows) + 3)
     start = lines[1].index("[second]")
     for line, (first, second) in zip(lines[2:], rows, strict=False):
         assert not STEERING.search(line)
@@ -137,9 +128,7 @@ def test_progress_labels_are_literal(text: str) -> None:
 
 
 def test_only_the_modules_of_the_terminal_write_to_it() -> None:
-    writing = re.compile(
-        r"^\s*(from|import) rich\b|\bprint\(|\btyper\.(echo|secho)\(", re.MULTILINE
-    )
+    writing = re.compile(r"(?m)^\s*(from|import) rich\b|\bprint\(|\btyper\.(echo|secho)\(")
     root = Path(sidtool.__file__).parent
     writers = {
         path.relative_to(root).as_posix()
@@ -153,26 +142,21 @@ def test_only_the_modules_of_the_terminal_write_to_it() -> None:
 
 @pytest.mark.parametrize("name", ["[/b].zarr", "[bold]x.zarr", "\x1b[31m.zarr", "two\nlines.zarr"])
 def test_a_file_name_is_literal_in_an_error(name: str, tmp_path: Path) -> None:
-    message = refused(1, "inspect", tmp_path / name)
-    assert visible(name) in message
+    assert visible(name) in refused(1, "inspect", tmp_path / name)
 
 
 def test_hostile_titles_pass_through_every_table(tmp_path: Path) -> None:
     titles = [text for text in HOSTILE if "\ud83d" not in text]
-    rows = [
-        {"item_id": f"[/{number}]", "title": title, "brand": title}
-        for number, title in enumerate(titles)
-    ]
+    rows = [{"item_id": f"[/{n}]", "title": text, "brand": text} for n, text in enumerate(titles)]
     items = write_lines(tmp_path / "items.jsonl", rows)
     out = tmp_path / "[/shop].zarr"
-    embeddings = _vectors(tmp_path, [row["item_id"] for row in rows])
+    embeddings = tmp_path / "vectors.npy"
+    np.save(embeddings, np.random.default_rng(0).normal(size=(len(rows), 8)).astype(np.float32))
+    write_lines(tmp_path / "vectors.ids.txt", [row["item_id"] for row in rows])
     command = ("build-codebook", items, "-o", out, "--embeddings", embeddings, "--levels", "4x4x4")
     built = done(*command)
     commands: list[Any] = [built, done("inspect", out), done("log", out), done("diff", out, out)]
-    sids = [
-        json.loads(line)["sid"]
-        for line in done("encode", out, "--embeddings", embeddings, "--json").out.splitlines()
-    ]
+    sids = [row["sid"] for row in done("encode", out, "--embeddings", embeddings, "--json").lines]
     commands += [done("inspect", out, "--prefix", "<s_a_0>", "--examples", 20)]
     decoded = done("decode", out, *sids)
     for ran in [*commands, decoded]:
@@ -184,15 +168,6 @@ def test_hostile_titles_pass_through_every_table(tmp_path: Path) -> None:
     for line in done("decode", out, *sids, "--json").lines:
         for item, title in zip(line["items"], line["titles"], strict=True):
             assert title == " ".join(by_id[item].split()) or title == by_id[item]
-
-
-def _vectors(folder: Path, ids: list[str]) -> Path:
-    import numpy as np
-
-    path = folder / "vectors.npy"
-    np.save(path, np.random.default_rng(0).normal(size=(len(ids), 8)).astype(np.float32))
-    write_lines(path.with_suffix(".ids.txt"), ids)
-    return path
 
 
 def test_no_words_print_the_help() -> None:
