@@ -30,8 +30,7 @@ event = st.tuples(st.sampled_from("uvw"), st.sampled_from("abcd"), st.integers(-
 def test_events_are_the_same_in_every_container(tmp_path: Path, name: str) -> None:
     read = read_interactions(write_table(tmp_path / name, TABLE))
     assert list(zip(read.users, read.items, read.order.tolist(), strict=True)) == EVENTS
-    assert read.columns.order == "timestamp"
-    assert len(read) == 5
+    assert (read.columns.order, len(read)) == ("timestamp", 5)
     assert read.digest == read_interactions(write_table(tmp_path / "y.tsv", TABLE)).digest
 
 
@@ -144,11 +143,8 @@ def test_columns_are_selected_by_flag(tmp_path: Path) -> None:
     table |= {"when": ["2", "1"], "item": ["i", "j"]}
     path = write_table(tmp_path / "x.csv", table)
     read = read_interactions(path, EventNames("who", "what", "when"))
-    assert (read.users.tolist(), read.items.tolist(), read.order.tolist()) == (
-        ["a", "b"],
-        ["x", "y"],
-        [2.0, 1.0],
-    )
+    columns = (read.users.tolist(), read.items.tolist(), read.order.tolist())
+    assert columns == (["a", "b"], ["x", "y"], [2.0, 1.0])
     with pytest.raises(UsageError, match="no column 'nobody'"):
         read_interactions(path, EventNames("nobody"))
     with pytest.raises(UsageError, match="looks like the user id") as caught:
@@ -163,8 +159,7 @@ def test_events_without_an_order_are_refused_unless_the_rows_are_meant(tmp_path:
     assert "--order row" in str(caught.value.shell_hint)
     read = read_interactions(path, EventNames(order_by="row"))
     assert (read.items.tolist(), read.columns.order) == (["b", "a", "c"], None)
-    recorded = read_interactions(path, recorded=read.columns)
-    assert recorded.digest == read.digest
+    assert read_interactions(path, recorded=read.columns).digest == read.digest
     with pytest.raises(UsageError, match="contradict"):
         EventNames(order="when", order_by="row")
 
@@ -174,8 +169,7 @@ def test_recorded_columns_come_before_guesses_and_after_names(tmp_path: Path) ->
     path = write_table(tmp_path / "x.csv", table)
     recorded = EventColumns("who", "gone", "time")
     assert read_interactions(path, recorded=recorded).columns == EventColumns("who", "item", "time")
-    named = read_interactions(path, EventNames("user"), recorded=recorded)
-    assert named.columns.user == "user"
+    assert read_interactions(path, EventNames("user"), recorded=recorded).columns.user == "user"
 
 
 @pytest.mark.parametrize(

@@ -18,19 +18,14 @@ TABLE = {
 
 @pytest.mark.parametrize("name", [*CONTAINERS, "x.item"])
 def test_a_catalog_is_the_same_in_every_container(tmp_path: Path, name: str) -> None:
-    items = read_items(
-        write_table(tmp_path / name, TABLE), text_template="{title} ({brand})", fields=["brand"]
-    )
+    path = write_table(tmp_path / name, TABLE)
+    items = read_items(path, text_template="{title} ({brand})", fields=["brand"])
     assert items.ids == ("B1", "B2", "B3")
     assert items.titles == ("Red lamp", "Blue lamp", "<s_a_1> lamp")
     assert items.texts == ("Red lamp (Lux)", "Blue lamp", "<s_a_1> lamp (Lux)")
     assert items.fields == {"brand": ("Lux", "", "Lux")}
-    assert (
-        items.digest
-        == read_items(
-            write_table(tmp_path / "y.csv", TABLE), text_template="{title} ({brand})"
-        ).digest
-    )
+    other = read_items(write_table(tmp_path / "y.csv", TABLE), text_template="{title} ({brand})")
+    assert items.digest == other.digest
 
 
 def test_the_digest_depends_on_every_value(tmp_path: Path) -> None:
@@ -38,20 +33,17 @@ def test_the_digest_depends_on_every_value(tmp_path: Path) -> None:
     for column, value in (("asin", "B9"), ("title", "Lamp")):
         changed = TABLE | {column: [*TABLE[column][:2], value]}
         digests.add(read_items(write_table(tmp_path / "x.csv", changed)).digest)
-    digests.add(
-        read_items(write_table(tmp_path / "x.csv", TABLE), text_template="{asin} {title}").digest
-    )
+    path = write_table(tmp_path / "x.csv", TABLE)
+    digests.add(read_items(path, text_template="{asin} {title}").digest)
     assert len(digests) == 4
 
 
 def test_the_title_placeholder_means_the_title_column(tmp_path: Path) -> None:
-    path = write_table(
-        tmp_path / "x.csv", {"movie_id": ["1"], "movie_title": ["Heat"], "alias": ["Hot"]}
-    )
+    table = {"movie_id": ["1"], "movie_title": ["Heat"], "alias": ["Hot"]}
+    path = write_table(tmp_path / "x.csv", table)
     assert read_items(path).texts == ("Heat",)
-    assert read_items(
-        path, title_column="alias", text_template="{title} / {movie_title}"
-    ).texts == ("Hot / Heat",)
+    both = read_items(path, title_column="alias", text_template="{title} / {movie_title}")
+    assert both.texts == ("Hot / Heat",)
     assert read_items(path, id_column="alias").ids == ("Hot",)
 
 
@@ -96,12 +88,8 @@ words = st.text("abcXYZ019", min_size=1, max_size=6)
 @given(words, words, words)
 def test_a_full_template_is_filled_as_python_would(title: str, brand: str, year: str) -> None:
     values = {"title": title, "brand": brand, "year": year}
-    for template in (
-        "{title}. {brand} ({year})",
-        "Name: {title}; [{brand}], {year}.",
-        "{title}{brand}",
-        "{year}",
-    ):
+    sentences = ("{title}. {brand} ({year})", "Name: {title}; [{brand}], {year}.")
+    for template in (*sentences, "{title}{brand}", "{year}"):
         assert render(template, values) == template.format(**values)
 
 

@@ -14,10 +14,8 @@ ITEMS = Items(
 
 def test_queries_are_read(tmp_path: Path) -> None:
     path = tmp_path / "queries.jsonl"
-    path.write_text(
-        '{"item": "a", "text": " a  funny\\nfilm "}\n\n{"item": 7, "text": "x", "user": 9, '
-        '"more": 1}\n'
-    )
+    second = '{"item": 7, "text": "x", "user": 9, "more": 1}\n'
+    path.write_text('{"item": "a", "text": " a  funny\\nfilm "}\n\n' + second)
     assert read_queries(path) == (Query("a", "a funny film"), Query("7", "x", "9"))
 
 
@@ -62,9 +60,7 @@ def test_malformed_queries_are_refused(tmp_path: Path, line: str) -> None:
 
 
 def test_queries_are_composed_of_columns() -> None:
-    assert compose_queries(ITEMS, "{genre} like {title}") == (
-        Query("a", "Comedy like One"),
-        Query("c", "Drama like Three"),
-    )
+    made = compose_queries(ITEMS, "{genre} like {title}")
+    assert made == (Query("a", "Comedy like One"), Query("c", "Drama like Three"))
     with pytest.raises(UsageError, match="'year'"):
         compose_queries(ITEMS, "{genre} of {year}")

@@ -17,24 +17,18 @@ def test_the_examples_of_beauty_are_valid() -> None:
         items = read_items(DATA / "beauty" / "items.jsonl")
     events = read_interactions(DATA / "beauty" / "interactions.csv")
     split = leave_one_out(events)
-    assert (len(items), len(events), len(split.train), len(split.test)) == (
-        12101,
-        198502,
-        22363,
-        22363,
-    )
+    counts = (len(items), len(events), len(split.train), len(split.test))
+    assert counts == (12101, 198502, 22363, 22363)
     assert set(events.items) == set(items.ids)
 
 
 def test_minionerec_industrial() -> None:
     folder = DATA / "minionerec-industrial"
-    items = read_items(
-        folder / "item.json", text_template="{title}. {description}", fields=["description"]
-    )
+    template = "{title}. {description}"
+    items = read_items(folder / "item.json", text_template=template, fields=["description"])
     assert items.ids == tuple(str(row) for row in range(3686))
-    assert not any(
-        text.startswith("['") or text.endswith("']") for text in items.fields["description"]
-    )
+    descriptions = items.fields["description"]
+    assert not any(text.startswith("['") or text.endswith("']") for text in descriptions)
     split = given(folder / "train_partial.csv", folder / "valid.csv", folder / "test.csv")
     assert split.windows is not None
     assert (len(split.windows), len(split.valid), len(split.test)) == (10393, 4532, 4533)

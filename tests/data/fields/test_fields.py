@@ -58,10 +58,11 @@ def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_events(path: Path, rows: list[Any]) -> Path:
-    lines = [
-        f"{user},{item},{START + s},{rating},{device}" for user, item, s, rating, device in rows
+    lines = ["user_id,item_id,timestamp,rating,device"]
+    lines += [
+        f"{user},{item},{START + at},{rating},{kind}" for user, item, at, rating, kind in rows
     ]
-    path.write_text("\n".join(["user_id,item_id,timestamp,rating,device", *lines]) + "\n")
+    path.write_text("\n".join(lines) + "\n")
     return path
 
 
@@ -72,9 +73,8 @@ def split_of(events: Path, protocol: Any = "leave-one-out", **fields: Any) -> Sp
 def test_every_event_keeps_its_fields(events: Path) -> None:
     with pytest.warns(SidtoolWarning, match="1 of 2 users of the events have no row in users.csv"):
         split = make_split(events, SplitOptions(fields=ALL))
-    assert split.fields == FieldTypes(
-        {"rating": "int"}, {"device": "str"}, {"age": "int", "city": "str"}, times=True
-    )
+    users = {"age": "int", "city": "str"}
+    assert split.fields == FieldTypes({"rating": "int"}, {"device": "str"}, users, times=True)
     a, b = split.train
     assert a.fields == Fields(
         {"age": 24, "city": "Ulm"},
@@ -83,10 +83,8 @@ def test_every_event_keeps_its_fields(events: Path) -> None:
     )
     assert b.fields.user == {"age": None, "city": None}  # not in the table
     test = split.test[0]
-    assert test.fields.event == {
-        "rating": (5, 4, 2, 5, 1, 4),
-        "device": ("tv", "web", None, "tv", "tv", "web"),
-    }
+    devices = ("tv", "web", None, "tv", "tv", "web")
+    assert test.fields.event == {"rating": (5, 4, 2, 5, 1, 4), "device": devices}
     assert (test.fields.context, test.fields.time) == ({"device": "web"}, START + 360)
     assert test.feedback == {"rating": 3}  # not among what is known before the event
 
@@ -108,9 +106,9 @@ def test_only_targets_behind_the_cuts_are_held_out(events: Path) -> None:
     fields = FieldOptions(target=("rating>=4",))
     split = make_split(events, SplitOptions("temporal", **cuts, fields=fields))
     assert [(valid.user, valid.item) for valid in split.valid] == [("a", "i6")]
-    assert [(test.user, test.history, test.item) for test in split.test] == [
-        ("b", ("i9", "i1"), "i2")  # i1 is no target: it is in a history only
-    ]
+    # i1 is no target: it is in a history only
+    asked = [(test.user, test.history, test.item) for test in split.test]
+    assert asked == [("b", ("i9", "i1"), "i2")]
     assert [user.items[-1] for user in split.train] == ["i5", "i9"]
     assert user_histories_of(split)["b"] == ("i9", "i1", "i2")
 
@@ -132,19 +130,10 @@ def test_fields_are_stored_and_not_in_the_digest(events: Path) -> None:
     assert read_split(Path("rich")) == make_split(events, SplitOptions(fields=ALL))
     assert read_split(Path("plain")).fields == FieldTypes()
     row = pq.read_table("rich/test.parquet").to_pylist()[1]
-    assert row == {
-        "user": "b",
-        "items": ["i2"],
-        "positions": [2],
-        "targets": [2],
-        "times": [START + 600],
-        "event_rating": [5],
-        "event_device": ["tv"],
-        "user_age": None,
-        "user_city": None,
-    }
+    columns = {"user": "b", "items": ["i2"], "positions": [2], "targets": [2]}
+    fields = {"event_rating": [5], "event_device": ["tv"], "user_age": None, "user_city": None}
+    assert row == columns | {"times": [START + 600]} | fields
     marked = split_events(events, "marked", SplitOptions(fields=FieldOptions(target=("rating>3",))))
-    assert marked.fields is not None
     assert marked.fields.feedback == {"rating": "int"}  # what a condition compares is feedback
     assert read_split(Path("marked")).train[0].fields.event["target"] == ("yes", "yes", "no")
 
@@ -271,8 +260,7 @@ def test_fields_are_read_back(events: list[Any], data: st.DataObject) -> None:
         times=tuple(time for _, time in events) if data.draw(st.booleans()) else None,
         time=data.draw(st.none() | st.integers(0, 9)),
     )
-    stored = json.loads(json.dumps(fields.to_json()))
-    assert Fields.from_json(stored, len(events)) == fields
+    assert Fields.from_json(json.loads(json.dumps(fields.to_json())), len(events)) == fields
     assert fields.over(NO_FIELDS) == NO_FIELDS.over(fields) == fields
 
 

@@ -111,8 +111,7 @@ def test_cleaning_leaves_no_problem_that_stops(tmp_path: Path) -> None:
     assert cleaned.dropped_events == dict.fromkeys((*reasons, "duplicate_event"), 1)
     with pytest.warns(SidtoolWarning, match="1 of 4 items have no text"):
         items = read_items(tmp_path / "out/items.parquet", fields=["price"])
-    assert items.ids == ("b", "a", "caf\u00e9", "d")
-    assert items.titles == ("Bed", "Art", "Coffee", "")
+    assert (items.ids, items.titles) == (("b", "a", "caf\u00e9", "d"), ("Bed", "Art", "Coffee", ""))
     assert items.fields["price"] == ("2", "4", "6", "8")
     events = read_interactions(tmp_path / "out/events.parquet")
     rows = list(zip(events.users, events.items, events.order.tolist(), strict=True))
@@ -149,11 +148,8 @@ def test_times_are_written_in_the_coarsest_unit(
 
 
 def test_the_rarer_kind_of_time_is_left_out(tmp_path: Path) -> None:
-    table = {
-        "user": list("uuuu"),
-        "item": list("abab"),
-        "ts": ["2021-01-02", "5", "2021-01-01", ""],
-    }
+    times = ["2021-01-02", "5", "2021-01-01", ""]
+    table = {"user": list("uuuu"), "item": list("abab"), "ts": times}
     cleaned, dropped, _ = cleaned_events(tmp_path, table)
     assert dropped == {"empty_time": 1, "mixed_time": 1}
     assert cleaned.times == ("2021-01-01", "2021-01-02")
@@ -221,27 +217,23 @@ def test_unordered_and_repeated_rows_by_brute_force(events: list[tuple[str, int]
 
 def test_the_order_of_rows_replaces_no_column(tmp_path: Path) -> None:
     table = {"user_id": ["u", "u"], "item_id": ["a", "a"], "timestamp": ["5", "4"]}
-    events = read_event_table(
-        write_table(tmp_path / "events.csv", table), EventNames(order_by="row")
-    )
+    source = write_table(tmp_path / "events.csv", table)
+    events = read_event_table(source, EventNames(order_by="row"))
     catalog = read_catalog_table(write_table(tmp_path / "items.csv", {"item_id": ["a"]}))
     with pytest.raises(UsageError, match="a column 'timestamp', which the number of each row"):
         clean(catalog, events, tmp_path / "out")
 
 
 @pytest.mark.parametrize(("times", "is_warned"), [("123456", False), ("112345", True)])
-def test_many_events_of_equal_times_are_warned_about(
-    tmp_path: Path, times: str, is_warned: bool
-) -> None:
+def test_many_equal_times_are_warned_about(tmp_path: Path, times: str, is_warned: bool) -> None:
     items = write_table(tmp_path / "items.csv", {"sku": list("abcdef"), "name": list("ABCDEF")})
     table = {"user": ["u"] * 6, "sku": list("abcdef"), "ts": list(times)}
     checked = check(items, write_table(tmp_path / "events.csv", table))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         checked.refuse_stops("", allow_unknown=False)
-    assert [str(each.message)[:40] for each in caught] == (
-        ["17% of events are at the time of another"] if is_warned else []
-    )
+    warned = ["17% of events are at the time of another"] if is_warned else []
+    assert [str(each.message)[:40] for each in caught] == warned
 
 
 def test_nothing_is_guessed_of_a_table_without_rows(tmp_path: Path) -> None:

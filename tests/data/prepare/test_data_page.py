@@ -10,11 +10,8 @@ PAGE = (Path(__file__).resolve().parents[3] / "docs/data.md").read_text(encoding
 
 
 def rows(tiers: columns.Tiers) -> str:
-    lines = [
-        f"| {number} | {', '.join(f'`{name}`' for name in tier)} |"
-        for number, tier in enumerate(tiers, 1)
-    ]
-    return "\n".join(lines)
+    tiers = [", ".join(f"`{name}`" for name in tier) for tier in tiers]
+    return "\n".join(f"| {number} | {names} |" for number, names in enumerate(tiers, 1))
 
 
 def test_the_page_lists_every_guess_in_its_tier() -> None:

@@ -58,15 +58,9 @@ def amazon_2018(folder: Path) -> Path:
 
 
 def amazon_2023(folder: Path) -> Path:
+    rest = {"title": "review", "asin": "variant"}
     rows = [
-        {
-            "rating": rating,
-            "title": "review",
-            "asin": "variant",
-            "parent_asin": item,
-            "user_id": user,
-            "timestamp": time * 1000,
-        }
+        {"rating": rating, **rest, "parent_asin": item, "user_id": user, "timestamp": time * 1000}
         for user, item, time, rating in EVENTS
     ]
     write(folder / "All_Beauty.jsonl.gz", lines(rows))
@@ -176,12 +170,10 @@ def test_any_table_by_the_names_of_its_columns(tmp_path: Path) -> None:
     )
     prepared = prepare(events, tmp_path / "data", options)
     assert [step.events for step in prepared.steps] == [3, 2, 2, 2]
-    assert pq.read_table(tmp_path / "data/items.parquet").to_pylist() == [
-        {"item_id": "a", "title": "A"}
-    ]
-    assert (
-        pq.read_table(tmp_path / "data/events.parquet")["timestamp"].to_pylist() == [1609545600] * 2
-    )
+    rows = pq.read_table(tmp_path / "data/items.parquet").to_pylist()
+    assert rows == [{"item_id": "a", "title": "A"}]
+    times = pq.read_table(tmp_path / "data/events.parquet")["timestamp"]
+    assert times.to_pylist() == [1609545600] * 2
     whole = PrepareOptions(items=items, all_items=True, columns=options.columns, id_column="code")
     assert prepare(events, tmp_path / "all", whole).items == 3
 
@@ -196,9 +188,7 @@ def test_ids_are_titles_if_both_are_one_column(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["item_id", "title"])
-def test_another_column_of_a_catalog_does_not_replace_ids_or_titles(
-    tmp_path: Path, name: str
-) -> None:
+def test_another_column_of_a_catalog_replaces_no_ids_or_titles(tmp_path: Path, name: str) -> None:
     events = write_table(tmp_path / "e.csv", {"user": ["u"], "item": ["a"], "ts": ["1"]})
     items = write_table(tmp_path / "i.csv", {"sku": ["a"], "label": ["A"], name: ["b"]})
     options = PrepareOptions(items=items, id_column="sku", title_column="label")
@@ -274,9 +264,7 @@ def test_options_that_do_not_apply_are_refused(tmp_path: Path) -> None:
         ("--title-column", {"title_column": "foo"}),
     ],
 )
-def test_options_of_a_catalog_require_one(
-    tmp_path: Path, flag: str, option: dict[str, Any]
-) -> None:
+def test_options_of_a_catalog_need_one(tmp_path: Path, flag: str, option: dict[str, Any]) -> None:
     events = write_table(tmp_path / "e.csv", {"user": ["u"], "item": ["a"], "ts": ["1"]})
     with pytest.raises(UsageError, match=f"{flag} requires a catalog"):
         prepare(events, tmp_path / "x", PrepareOptions(**option))
@@ -305,14 +293,8 @@ def test_the_core_is_a_fixed_point_and_the_largest_one(
     while True:  # one user or item at a time: the largest core does not depend on the order
         counts_u = [sum(users[row] == users[other] for other in left) for row in left]
         counts_i = [sum(items[row] == items[other] for other in left) for row in left]
-        drop = next(
-            (
-                row
-                for row, u, i in zip(left, counts_u, counts_i, strict=True)
-                if u < user_min or i < item_min
-            ),
-            None,
-        )
+        counts = zip(left, counts_u, counts_i, strict=True)
+        drop = next((row for row, u, i in counts if u < user_min or i < item_min), None)
         if drop is None:
             break
         left.remove(drop)
@@ -326,22 +308,15 @@ def test_filters_count_what_they_leave() -> None:
     events = collect([(Path("x"), [batch])])
     options = FilterOptions(min_rating=3, since="1", until="6", k_core=2)
     left, steps = filter_events(events, options, catalog={"a", "b"})
-    assert [(step.name, step.events) for step in steps] == [
-        ("read", 6),
-        ("rating", 5),
-        ("window", 4),
-        ("catalog", 4),
-        ("repeated", 3),
-        ("core", 0),
-    ]
+    names = ("read", "rating", "window", "catalog", "repeated", "core")
+    counts = [(step.name, step.events) for step in steps]
+    assert counts == [*zip(names, (6, 5, 4, 4, 3, 0), strict=True)]
     assert len(left) == 0
 
 
 @pytest.mark.parametrize("digits", [0, 3, 6, 9])
 @pytest.mark.parametrize("early", ["1500000000", "20000000"])
-def test_dates_are_compared_with_times_in_every_unit(
-    tmp_path: Path, digits: int, early: str
-) -> None:
+def test_dates_are_compared_with_times_of_any_unit(tmp_path: Path, digits: int, early: str) -> None:
     times = [moment + "0" * digits for moment in (early, early, "1700000000")]
     table = {"user": ["u"] * 3, "item": ["a", "b", "c"], "time": times}
     events = write_table(tmp_path / "events.csv", table)
@@ -349,11 +324,8 @@ def test_dates_are_compared_with_times_in_every_unit(
     columns = EventNames("user", "item", "time")
     options = PrepareOptions("table", filters=filters, columns=columns)
     prepared = prepare(events, tmp_path / "out", options)
-    assert [(step.name, step.events) for step in prepared.steps] == [
-        ("read", 3),
-        ("window", 1),
-        ("repeated", 1),
-    ]
+    steps = [(step.name, step.events) for step in prepared.steps]
+    assert steps == [("read", 3), ("window", 1), ("repeated", 1)]
 
 
 def test_items_without_an_id_are_left_out(tmp_path: Path) -> None:
@@ -361,5 +333,4 @@ def test_items_without_an_id_are_left_out(tmp_path: Path) -> None:
     items = write_table(tmp_path / "i.csv", {"item_id": ["a", "", "b"], "title": ["A", "B", "C"]})
     prepared = prepare(events, tmp_path / "data", PrepareOptions(items=items, all_items=True))
     assert prepared.items == 2
-    written = pq.read_table(tmp_path / "data/items.parquet")["item_id"].to_pylist()
-    assert written == ["a", "b"]
+    assert pq.read_table(tmp_path / "data/items.parquet")["item_id"].to_pylist() == ["a", "b"]

@@ -21,7 +21,6 @@ def split_of(histories: Sequence[Sequence[str]], held_out: Sequence[Example] = (
 
 
 def trained(split: Split) -> list[Event]:
-    """The training events."""
     return [
         (sequence.user, item, position)
         for sequence in split.train

@@ -64,17 +64,15 @@ def test_blocks_do_not_change_what_is_read_and_counted(
             return
         sequences = item_sequences(split, "abcd")
         blocks = list(count_blocks(sequences, 4, 0.5, 3, limit=2))
-    assert ["".join("abcd"[item] for item in items) for items in sequences] == [
-        history.replace("x", "") for history in histories
-    ]
+    known = [history.replace("x", "") for history in histories]
+    assert ["".join("abcd"[item] for item in items) for items in sequences] == known
     expected = count_pairs(sequences, 4, 0.5, 3).toarray()
     assert sum_pairs(blocks).toarray().tolist() == expected.tolist()
 
 
 def test_events_of_unknown_items_are_not_counted() -> None:
     result = count_cooccurrence(split_of(["axb", "aa"]), "abz", window=1, decay=1.0)
-    assert result.events.tolist() == [3, 1, 0]
-    assert result.record.train_events == 5
+    assert (result.events.tolist(), result.record.train_events) == ([3, 1, 0], 5)
     assert result.counts[0, 1] == 1
 
 
@@ -98,13 +96,10 @@ def test_many_names_are_looked_up_in_few_passes(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_record_is_that_of_the_training_part() -> None:
     other = split_of(["ab", "ba"], (Example("u0", ("a", "b"), "c", 2),))
+    elsewhere = dataclasses.replace(other, origin=SplitOrigin("another file"))
     records = [
         count_cooccurrence(split, "abc", window=1, decay=1.0).record
-        for split in (
-            split_of(["ab", "ba"]),
-            dataclasses.replace(other, origin=SplitOrigin("another file")),
-            split_of(["ab", "ca"]),
-        )
+        for split in (split_of(["ab", "ba"]), elsewhere, split_of(["ab", "ca"]))
     ]
     assert records[0] == records[1]
     assert records[2].train_digest != records[0].train_digest

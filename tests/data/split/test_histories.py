@@ -33,10 +33,8 @@ def test_a_split_has_the_histories_of_its_events(
     expected: dict[str, list[tuple[int, str]]] = {}
     for user, item, time in events:
         expected.setdefault(user, []).append((time, item))
-    assert histories == {
-        user: tuple(item for _, item in sorted(of_user, key=lambda each: each[0]))
-        for user, of_user in expected.items()
-    }
+    in_order = {user: sorted(each, key=lambda event: event[0]) for user, each in expected.items()}
+    assert histories == {user: tuple(item for _, item in each) for user, each in in_order.items()}
     folder = tmp_path / "split"
     try:
         split_events(path, folder, SplitOptions(protocol), force=True)  # type: ignore[arg-type]

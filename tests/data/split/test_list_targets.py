@@ -31,12 +31,8 @@ def lists_of(sequence: UserSequence, **options: Any) -> list[tuple[int, tuple[in
 def test_without_sessions_a_list_has_the_next_events() -> None:
     sequence = sequence_of("abcdefgh")
     assert lists_of(sequence, length=3) == [(1, (1, 2, 3)), (4, (4, 5, 6)), (7, (7,))]
-    assert lists_of(sequence, length=3, stride=2) == [
-        (1, (1, 2, 3)),
-        (3, (3, 4, 5)),
-        (5, (5, 6, 7)),
-        (7, (7,)),
-    ]
+    overlapping = [(1, (1, 2, 3)), (3, (3, 4, 5)), (5, (5, 6, 7)), (7, (7,))]
+    assert lists_of(sequence, length=3, stride=2) == overlapping
     assert lists_of(sequence_of("a"), length=3) == []
 
 

@@ -24,37 +24,20 @@ FIELDS = Fields(
     {"age": 3}, {"rating": (5, 5.0, None), "device": ("tv",) * 3}, times=(1.0, 2.0, 3.0)
 )
 NOTHING = Fields({"age": None}, {"rating": (), "device": ()}, times=())
-SEQUENCES = (
-    UserSequence("u", ("a", "b", "a"), (0, 1, 2), FIELDS, (0, 2)),
-    UserSequence("v", (), (), NOTHING),
+SEQUENCES = (UserSequence("u", ("a", "b", "a"), (0, 1, 2), FIELDS, (0, 2)),)
+SEQUENCES += (UserSequence("v", (), (), NOTHING),)
+SHOWN = Fields(
+    {"age": 3}, {"rating": (5, 5.0), "device": ("tv",) * 2}, {"device": "tv"}, (1.0, 2.0), 3.0
 )
-EXAMPLES = (
-    Example(
-        "u",
-        ("a", "b"),
-        "a",
-        2,
-        Fields(
-            {"age": 3},
-            {"rating": (5, 5.0), "device": ("tv",) * 2},
-            {"device": "tv"},
-            (1.0, 2.0),
-            3.0,
-        ),
-        {"rating": None},
-        (FurtherTarget("d", 7, {"rating": 1}, {"device": None}, 9.0),),
-    ),
-)
+FURTHER = (FurtherTarget("d", 7, {"rating": 1}, {"device": None}, 9.0),)
+EXAMPLES = (Example("u", ("a", "b"), "a", 2, SHOWN, {"rating": None}, FURTHER),)
 
 
 def test_packed_parts_equal_what_was_packed() -> None:
     parts = pack_parts(iter(SEQUENCES), iter(EXAMPLES), iter(()), None, TYPES)
-    assert parts.train == SEQUENCES
-    assert parts.valid == EXAMPLES
-    assert parts.test == ()
+    assert (parts.train, parts.valid, parts.test) == (SEQUENCES, EXAMPLES, ())
     assert parts.train != SEQUENCES[:1]
-    assert parts.train[-1] == SEQUENCES[-1]
-    assert parts.train[1:] == SEQUENCES[1:]
+    assert (parts.train[-1], parts.train[1:]) == (SEQUENCES[-1], SEQUENCES[1:])
     assert parts.train.take([1, 0]) == SEQUENCES[::-1]
     # equal values of different types stay what they are
     assert [type(value) for value in parts.train[0].fields.event["rating"]][:2] == [int, float]
@@ -86,8 +69,7 @@ def test_positions_with_gaps_are_kept() -> None:
 def test_held_out_events_are_a_set(events: list[tuple[str, str, int]]) -> None:
     half = len(events) // 2
     parts = [
-        [Example(user, (), item, at) for user, item, at in part]
-        for part in (events[:half], events[half:])
+        [Example(u, (), i, at) for u, i, at in part] for part in (events[:half], events[half:])
     ]
     held_out = Split.of("given", (), *parts).held_out
     possible = [(user, item, at) for user in "uvw" for item in "abc" for at in range(5)]

@@ -121,9 +121,8 @@ def test_a_signed_file_that_no_writer_made_is_refused(
     path = folder / f"{part}.parquet"
     table = pq.read_table(path)
     if message == "clicks":
-        table = table.rename_columns(
-            ["clicks" if name == "event_clicks" else name for name in table.column_names]
-        )
+        names = ["clicks" if name == "event_clicks" else name for name in table.column_names]
+        table = table.rename_columns(names)
         message = "not the columns"
     pq.write_table(change(table), path)
     reseal(folder / "split.json", {"files": files | {path.name: file_digest(path)}})

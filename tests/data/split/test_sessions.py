@@ -82,9 +82,8 @@ def test_the_last_two_sessions_are_held_out(tmp_path: Path, events: list[Any], l
         for example in part:
             n_train, valid, test = expected[example.user]
             targets = valid if name == "valid" else test
-            assert [(at, e[1]) for at, e in targets] == [
-                (target.position, target.item) for target in example.targets
-            ]
+            asked = [(target.position, target.item) for target in example.targets]
+            assert [(at, e[1]) for at, e in targets] == asked
             assert [e[3] for _, e in targets] == [t.feedback["rating"] for t in example.targets]
             assert [START + e[2] for _, e in targets] == [t.time for t in example.targets]
             if name == "valid":
@@ -165,13 +164,11 @@ def test_what_contradicts_the_protocol_is_refused(tmp_path: Path) -> None:
     shown = dataclasses.replace(test, history=(*test.history, test.item))
     sequences = tuple(dataclasses.replace(sequence, sessions=()) for sequence in split.train)
     origin = dataclasses.replace(split.origin, sessions=None)
+    elsewhere = dataclasses.replace(valid, history=("a",))
     for changed, message in (
         ({"valid": (shorter,)}, "has 2 targets, which are not all 3 events"),
         ({"test": (shown,)}, "history that does not end at its targets"),
-        (
-            {"valid": (dataclasses.replace(valid, history=("a",)),)},
-            "history that does not end at its targets",
-        ),
+        ({"valid": (elsewhere,)}, "history that does not end at its targets"),
         ({"train": sequences}, "has 0 sessions"),
         ({"protocol": "temporal"}, "malformed|several targets in one example"),
         ({"origin": origin}, "last-session split has no sessions|has 2 sessions"),

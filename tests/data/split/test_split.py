@@ -68,16 +68,12 @@ def asked(split: Split) -> list[Event]:
 
 
 @given_case(histories)
-def test_leave_one_out_holds_out_two_events_of_each_user(
-    events: list[tuple[str, str, int]],
-) -> None:
+def test_leave_one_out_holds_out_two_events_per_user(events: list[tuple[str, str, int]]) -> None:
     read = interactions(events)
     whole = {user: [item for item, _ in result] for user, result in of_users(read).items()}
     assume(any(len(items) > 2 for items in whole.values()))
     split = leave_one_out(read)
-    valid, test = (
-        {example.user: example for example in part} for part in (split.valid, split.test)
-    )
+    valid, test = ({each.user: each for each in part} for part in (split.valid, split.test))
     assert [sequence.user for sequence in split.train] == list(whole)
     for sequence in split.train:
         items = whole[sequence.user]
@@ -91,8 +87,7 @@ def test_leave_one_out_holds_out_two_events_of_each_user(
             if example is not None:
                 message = (list(example.history), example.item, example.position)
                 assert message == (items[:place], items[place], place)
-    short = sum(len(items) < 3 for items in whole.values())
-    assert len(split.train) - len(split.test) == short
+    assert len(split.train) - len(split.test) == sum(len(items) < 3 for items in whole.values())
     check_whole(split, read)
 
 
@@ -131,9 +126,8 @@ def test_a_temporal_cut_is_the_same_for_all_users(
     assert all(first <= moments[e.user, e.position] < second for e in split.valid)
     assert all(second <= moments[e.user, e.position] for e in split.test)
     for example in (*split.valid, *split.test):
-        assert list(example.history) == [
-            item for item, _ in whole[example.user][: example.position]
-        ]
+        shown = whole[example.user][: example.position]
+        assert list(example.history) == [item for item, _ in shown]
         assert example.history
     check_whole(split, read)
 
@@ -148,9 +142,8 @@ def test_fractions_determine_the_cuts(n: int, random: object) -> None:
 
 
 def test_events_with_equal_timestamps_stay_together() -> None:
-    split = temporal(
-        interactions([("u", "a", moment) for moment in (0, 1, 2, 3, 4, 5, 5, 5, 5, 9)])
-    )
+    moments = (0, 1, 2, 3, 4, 5, 5, 5, 5, 9)
+    split = temporal(interactions([("u", "a", moment) for moment in moments]))
     assert (len(split.train[0].items), len(split.valid), len(split.test)) == (5, 4, 1)
 
 
@@ -193,9 +186,8 @@ def test_given_windows_become_training_windows_unchanged(
     assume(len({window for window, _ in rows}) == len(rows))
     # time: everybody's first event, everybody's second event, ...
     rows.sort(key=lambda row: row[1])
-    first, second = sorted(
-        data.draw(st.sets(st.integers(1, len(rows) - 1), min_size=2, max_size=2))
-    )
+    cuts = st.sets(st.integers(1, len(rows) - 1), min_size=2, max_size=2)
+    first, second = sorted(data.draw(cuts))
     parts = [rows[:first], rows[first:second], rows[second:]]
     paths = [
         write_rows(tmp_path / f"{name}.csv", [(w.user, w.history, w.item) for w, _ in part])
@@ -205,18 +197,16 @@ def test_given_windows_become_training_windows_unchanged(
     assume(not split.origin.left_out)  # a window may show a held-out event: test_windows.py
     for result, part in zip((split.windows, split.valid, split.test), parts, strict=True):
         assert result is not None
-        assert [(e.user, e.history, e.item, e.position) for e in result] == [
-            (window.user, window.history, window.item, at) for window, at in part
-        ]
+        expected = [(window.user, window.history, window.item, at) for window, at in part]
+        assert [(e.user, e.history, e.item, e.position) for e in result] == expected
     whole = {
         (str(user), str(item), at)
         for user, items in enumerate(people)
         for at, item in enumerate(items)
     }
     last = {window.user: at for window, at in parts[0]}
-    assert sorted(trained(split)) == sorted(
-        event for event in whole if event[2] <= last.get(event[0], -1)
-    )
+    expected = [event for event in whole if event[2] <= last.get(event[0], -1)]
+    assert sorted(trained(split)) == sorted(expected)
     assert split.held_out.count(trained(split)) == 0
     assert split.counts.left_out == 0
 
@@ -225,24 +215,16 @@ def test_given_windows_that_show_held_out_events_are_left_out(tmp_path: Path) ->
     rows = [("u", tuple("abcdefgh"[:at]), "abcdefgh"[at]) for at in range(1, 8)]
     # the target of valid stands in a history, that of test is a target
     train = [*rows[:4], rows[5], rows[6]]
-    split = given(
-        write_rows(tmp_path / "train.csv", train),
-        write_rows(tmp_path / "valid.csv", [rows[4]]),
-        write_rows(tmp_path / "test.csv", [rows[6]]),
-    )
+    parts = {"train": train, "valid": [rows[4]], "test": [rows[6]]}
+    split = given(*(write_rows(tmp_path / f"{name}.csv", part) for name, part in parts.items()))
     assert split.counts.left_out == 2
-    assert split.windows is not None
     assert [window.position for window in split.windows] == [1, 2, 3, 4]
     assert "".join(split.train[0].items) == "abcde"
-    assert (
-        split.held_out.count(event for window in split.windows for event in window_events(window))
-        == 0
-    )
+    shown = [event for window in split.windows for event in window_events(window)]
+    assert split.held_out.count(shown) == 0
 
 
-def test_a_split_warns_of_events_that_are_given_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_split_warns_of_repeated_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sidtool.data.interactions.DIGEST_VALUES", 3)
     rows = [f"u{user},{item},{time}" for user in range(13) for time, item in enumerate("aabc")]
     path = tmp_path / "events.csv"

@@ -107,9 +107,8 @@ def test_a_part_may_lack_targets_and_values(tmp_path: Path) -> None:
         "clicks": ["7" if user == 0 else "" for user in users],
     }
     events = write_events(tmp_path / "events", **columns)
-    options = SplitOptions(
-        fields=FieldOptions((FieldName("clicks", "int"),), target=("rating>=2",))
-    )
+    fields = FieldOptions((FieldName("clicks", "int"),), target=("rating>=2",))
+    options = SplitOptions(fields=fields)
     manifest = divide(events, tmp_path / "split", options)
     assert manifest.reference == make_split(events, options).reference
     assert len(read_split(tmp_path / "split").test) == 3

@@ -13,9 +13,8 @@ from tests.data.tables.files import write_table
 LENGTH = 3
 NO_HISTORIES = ("[1, [2]]", "[1, 2", "[1.0]", "[true]", "['a' 'b']", "[1 2]", "[1_0]", "[1,,2]")
 NO_HISTORIES += ("['\\ud800']",)
-sequences = st.lists(
-    st.lists(st.sampled_from("abcde"), min_size=2, max_size=12), min_size=1, max_size=3
-)
+sequence = st.lists(st.sampled_from("abcde"), min_size=2, max_size=12)
+sequences = st.lists(sequence, min_size=1, max_size=3)
 
 
 def test_minionerec_rows_are_read(tmp_path: Path) -> None:
@@ -25,12 +24,9 @@ def test_minionerec_rows_are_read(tmp_path: Path) -> None:
         "history_item_id": ["[3437, 642]", '["a", "b"]', "7 8", ""],
         "item_id": ["5", "6", "9", "1"],
     }
-    assert read_windows(write_table(tmp_path / "x.csv", table)) == (
-        Window("u", ("3437", "642"), "5"),
-        Window("v", ("a", "b"), "6"),
-        Window("w", ("7", "8"), "9"),
-        Window("x", (), "1"),
-    )
+    windows = (Window("u", ("3437", "642"), "5"), Window("v", ("a", "b"), "6"))
+    windows += (Window("w", ("7", "8"), "9"), Window("x", (), "1"))
+    assert read_windows(write_table(tmp_path / "x.csv", table)) == windows
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 Table = dict[str, list[str]]
-CONTAINERS = (
-    *("x.csv", "x.csv.GZ", "x.tsv", "x.jsonl", "x.jsonl.gz", "x.ndjson", "x.json"),
-    *("x.parquet", "x.pq"),
-)
+CONTAINERS = ("x.csv", "x.csv.GZ", "x.tsv", "x.jsonl", "x.jsonl.gz", "x.ndjson", "x.json")
+CONTAINERS += ("x.parquet", "x.pq")
 
 
 def write_table(path: Path, table: Table) -> Path:

@@ -104,8 +104,7 @@ def test_tables_at_a_url_are_read(tmp_path: Path, s3: Wire) -> None:
         store.put_file(str(file), f"{BUCKET}/events/{file.name}")
     store.pipe_file(f"{BUCKET}/data/torn.csv", b"user,item,ts\nu,a\n")
     for location in ("data/x.csv", "data/x*.csv", "events", "events/x-*.parquet"):
-        path = Path(f"s3://{BUCKET}/{location}")
-        assert read_interactions(path).digest == whole.digest
+        assert read_interactions(Path(f"s3://{BUCKET}/{location}")).digest == whole.digest
     with pytest.raises(DataError, match="does not exist"):
         table_urls(f"s3://{BUCKET}/none.csv")
     store.pipe_file(f"{BUCKET}/torn/0.parquet", b"PAR1")

@@ -29,19 +29,14 @@ cells = st.text(
 @given(st.lists(st.tuples(cells, cells), min_size=1, max_size=6))
 def test_every_container_is_read_back(tmp_path: Path, rows: list[tuple[str, str]]) -> None:
     # a row of one empty cell would be a blank line, so there is always a third column
-    table = {
-        "a": [a for a, _ in rows],
-        "b": [b for _, b in rows],
-        "n": [str(n) for n in range(len(rows))],
-    }
+    numbers = [str(n) for n in range(len(rows))]
+    table = {"a": [a for a, _ in rows], "b": [b for _, b in rows], "n": numbers}
     for name in CONTAINERS:
         path = write_table(tmp_path / name, table)
         assert column_names(path) == ("a", "b", "n")
         read = read_columns(path, ["b", "a"])
-        assert {key: column.to_pylist() for key, column in read.items()} == {
-            "a": table["a"],
-            "b": table["b"],
-        }, name
+        columns = {key: column.to_pylist() for key, column in read.items()}
+        assert columns == {"a": table["a"], "b": table["b"]}, name
 
 
 def test_recbole_names_lose_their_type_and_quotes_are_text(tmp_path: Path) -> None:
@@ -58,8 +53,7 @@ def test_the_keys_of_a_json_object_are_a_column(tmp_path: Path, text: str) -> No
     path = tmp_path / "item.json"
     path.write_text(text)
     columns = read_columns(path, ["item_id", "t"])
-    assert columns["item_id"].to_pylist() == ["0", "7"]
-    assert columns["t"].to_pylist() == ["a", "b"]
+    assert (columns["item_id"].to_pylist(), columns["t"].to_pylist()) == (["0", "7"], ["a", "b"])
 
 
 def test_mixed_types_become_text(tmp_path: Path) -> None:
