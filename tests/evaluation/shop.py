@@ -23,9 +23,8 @@ def shop(*, shared: bool, retired: Sequence[str] = (), items: int = 40) -> Bundl
     bundle = small_bundle(items, sizes, duplicates=shared)
     flags = bundle.items.retired.copy()
     flags[bundle.items.rows(retired)] = True
-    return Bundle.of(
-        replace(bundle.items, retired=flags), None, "allow" if shared else "reassign", name="shop"
-    )
+    items = replace(bundle.items, retired=flags)
+    return Bundle.of(items, None, "allow" if shared else "reassign", name="shop")
 
 
 def visits(
@@ -52,7 +51,7 @@ def random_leaves(bundle: Bundle, n: int, k: int, seed: int = 0) -> np.ndarray:
     return leaves
 
 
-def evaluate_rankings(
+def evaluate_shop(
     bundle: Bundle,
     examples: Sequence[Example],
     leaves: np.ndarray,
@@ -74,5 +73,4 @@ def trie_model(*, shared: bool) -> LoadedModel:
 def memory_of(
     events: Sequence[UserSequence], bundle: Bundle, content: ItemContent | None = None
 ) -> Memory:
-    """The memory of training events."""
     return build_memory(Split("leave-one-out", tuple(events), (), ()), bundle, content=content)

@@ -19,6 +19,7 @@ from tests.shared_data import DATA
 BEAUTY = DATA / "beauty"
 ITEMS = 9
 
+Lists = list[list[int]]
 sequence = st.lists(st.integers(0, ITEMS - 1), max_size=7)
 weights = st.builds(
     KnnSettings,
@@ -31,11 +32,11 @@ weights = st.builds(
 )
 
 
-def arrays(sequences: list[list[int]]) -> list[np.ndarray]:
+def arrays(sequences: Lists) -> list[np.ndarray]:
     return [np.array(items, dtype=np.int64) for items in sequences]
 
 
-def slow_similarity(sequences: list[list[int]], how: KnnSettings) -> dict[int, dict[int, float]]:
+def slow_similarity(sequences: Lists, how: KnnSettings) -> dict[int, dict[int, float]]:
     together: dict[int, dict[int, float]] = {item: {} for item in range(ITEMS)}
     for items in sequences:
         for i, one in enumerate(items):
@@ -67,7 +68,7 @@ def slow_similarity(sequences: list[list[int]], how: KnnSettings) -> dict[int, d
 
 @given(sequences=st.lists(sequence, max_size=6), how=weights)
 @settings(max_examples=60, deadline=None)
-def test_similarities_agree_with_loops(sequences: list[list[int]], how: KnnSettings) -> None:
+def test_similarities_agree_with_loops(sequences: Lists, how: KnnSettings) -> None:
     result = item_similarity(arrays(sequences), ITEMS, how).to_scipy().toarray()
     slow = slow_similarity(sequences, how)
     if how.neighbors is None:
@@ -88,11 +89,7 @@ def test_similarities_agree_with_loops(sequences: list[list[int]], how: KnnSetti
 )
 @settings(max_examples=30, deadline=None)
 def test_item_knn_ranks_by_score_then_popularity(
-    sequences: list[list[int]],
-    histories: list[list[int]],
-    how: KnnSettings,
-    k: int,
-    exclude_seen: bool,
+    sequences: Lists, histories: Lists, how: KnnSettings, k: int, exclude_seen: bool
 ) -> None:
     similar = item_similarity(arrays(sequences), ITEMS, how)
     result = item_knn(similar, arrays(histories), k, settings=how, exclude_seen=exclude_seen)
@@ -114,9 +111,8 @@ def test_item_knn_ranks_by_score_then_popularity(
 
 
 def test_equal_scores_rank_by_popularity() -> None:
-    similar = item_similarity(
-        arrays([[0, 4, 0, 3, 0, 2], [0, 5], [0, 1]]), 6, KnnSettings(distance=1.0)
-    )
+    sequences = arrays([[0, 4, 0, 3, 0, 2], [0, 5], [0, 1]])
+    similar = item_similarity(sequences, 6, KnnSettings(distance=1.0))
     both = item_knn(similar, arrays([[0]]), 6, settings=KnnSettings(), exclude_seen=True)
     ties = similar.to_scipy().toarray()[0]
     expected = sorted(range(1, 6), key=lambda item: (-np.float32(ties[item]), item))
@@ -128,9 +124,7 @@ def test_equal_scores_rank_by_popularity() -> None:
     k=st.integers(1, 12),
     exclude_seen=st.booleans(),
 )
-def test_popularity_is_the_index_in_order(
-    histories: list[list[int]], k: int, exclude_seen: bool
-) -> None:
+def test_popularity_is_the_index_in_order(histories: Lists, k: int, exclude_seen: bool) -> None:
     result = popularity(arrays(histories), ITEMS, k, exclude_seen=exclude_seen)
     for history, row in zip(histories, result.tolist(), strict=True):
         expected = [item for item in range(ITEMS) if not (exclude_seen and item in history)][:k]

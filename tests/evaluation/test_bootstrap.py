@@ -41,9 +41,7 @@ def drawn_examples(users: list[str], seed: int, resamples: int) -> list[list[int
     return [[row for number in draw for row in examples[distinct[number]]] for draw in draws]
 
 
-def test_the_intervals_of_groups_equal_means_over_resampled_examples(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_intervals_of_groups_equal_means_over_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "RESAMPLES", 200)
     rng = np.random.default_rng(0)
     owners = [f"u{number}" for number in rng.integers(0, 20, 60)]
@@ -51,17 +49,12 @@ def test_the_intervals_of_groups_equal_means_over_resampled_examples(
     groups = {"all": np.ones(60), "slice": np.arange(60.0) < 30, "weighted": rng.random(60)}
     ends = bootstrap.intervals(["a", "b"], values, owners, groups, seed=3)
     differences = bootstrap.paired_differences(["a", "b"], values, other, owners, groups, seed=3)
+    drawn = drawn_examples(owners, 3, 200)
     for group, weights in groups.items():
-        means = [
-            np.average(values[rows], axis=0, weights=weights[rows])
-            for rows in drawn_examples(owners, 3, 200)
-        ]
+        means = [np.average(values[rows], axis=0, weights=weights[rows]) for rows in drawn]
         expected = np.quantile(means, [0.025, 0.975], axis=0).T
         np.testing.assert_allclose(list(ends[group].values()), expected)
-        other_means = [
-            np.average(other[rows], axis=0, weights=weights[rows])
-            for rows in drawn_examples(owners, 3, 200)
-        ]
+        other_means = [np.average(other[rows], axis=0, weights=weights[rows]) for rows in drawn]
         difference = np.array(means) - np.array(other_means)
         low, high = np.quantile(difference, [0.025, 0.975], axis=0)
         for column, name in enumerate(("a", "b")):

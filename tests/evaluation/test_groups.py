@@ -14,7 +14,7 @@ from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.groups import example_groups, field_groups, fulfilling, target_weights
 from sidtool.evaluation.metrics import averages
 from tests.bundles import small_bundle
-from tests.evaluation.shop import evaluate_rankings
+from tests.evaluation.shop import evaluate_shop
 from tests.loaded import loaded_model
 
 
@@ -52,10 +52,8 @@ def test_the_groups_of_any_examples(targets: list[str], seed: int) -> None:
     slices = [groups[name] for name in SLICES if name in groups and name != "warm"]
     assert (np.sum(slices, axis=0) == 1).all()  # each example is in one slice
     values = rng.random((len(targets), 1))
-    by_item = [
-        np.mean([value for value, target in zip(values[:, 0], targets, strict=True) if target == i])
-        for i in set(targets)
-    ]
+    pairs = list(zip(values[:, 0], targets, strict=True))
+    by_item = [np.mean([value for value, target in pairs if target == i]) for i in set(targets)]
     macro = averages(["m"], values, groups["macro"])["m"]
     assert macro == pytest.approx(float(np.mean(by_item)))
 
@@ -64,17 +62,12 @@ TYPES = FieldTypes({"rating": "int"}, {"device": "str"}, {"age": "int"})
 
 
 def examples(rows: list[tuple[Any, Any, Any]]) -> list[Example]:
-    return [
-        Example(
-            f"u{number % 7}",
-            ("i1",),
-            f"i{number % 9}",
-            1,
-            Fields({"age": age}, {}, {"device": device}),
-            {"rating": rating},
-        )
-        for number, (age, device, rating) in enumerate(rows)
-    ]
+    made = []
+    for number, (age, device, rating) in enumerate(rows):
+        user, item = f"u{number % 7}", f"i{number % 9}"
+        fields = Fields({"age": age}, {}, {"device": device})
+        made.append(Example(user, ("i1",), item, 1, fields, {"rating": rating}))
+    return made
 
 
 def test_few_values_are_groups_in_order() -> None:
@@ -112,12 +105,11 @@ def test_rare_texts_are_one_group() -> None:
 def test_groups_and_weights_enter_an_evaluation() -> None:
     rng = np.random.default_rng(0)
     bundle = small_bundle(40)
-    some = examples(
-        [(int(rng.integers(3)), "tv", [None, 0, 1, 5][rng.integers(4)]) for _ in range(60)]
-    )
+    rows = [(int(rng.integers(3)), "tv", [None, 0, 1, 5][rng.integers(4)]) for _ in range(60)]
+    some = examples(rows)
     leaves = np.stack([rng.permutation(bundle.trie().n_leaves)[:20] for _ in some])
     options = {"ks": (5, 10), "by": ("user.age",), "weight": "rating", "seed": 3}
-    evaluation = evaluate_rankings(bundle, some, leaves, None, **options)
+    evaluation = evaluate_shop(bundle, some, leaves, None, **options)
     names = evaluation.values.names
     for age, group in evaluation.by["user.age"].items():
         inside = np.array([str(example.fields.user["age"]) == age for example in some])

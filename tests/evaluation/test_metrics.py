@@ -25,23 +25,16 @@ from sidtool.evaluation.metrics import (
 )
 
 
-def values_at(before: int, group: int, ks: tuple[int, ...]) -> dict[str, float]:
-    ranks = TargetRanks(np.array([before]), np.array([group]))
-    return averages(metric_names(ks), metric_values(ranks, ks))
-
-
 @given(before=st.integers(0, 6), group=st.integers(1, 5), k=st.integers(1, 9))
-def test_a_shared_sid_gives_the_mean_over_every_order_of_its_items(
-    before: int, group: int, k: int
-) -> None:
+def test_a_shared_sid_gives_the_mean_over_orders_of_items(before: int, group: int, k: int) -> None:
     ranks = [before + order.index(0) + 1 for order in permutations(range(group))]
     hits = [rank for rank in ranks if rank <= k]
-    result = values_at(before, group, (k,))
+    targets = TargetRanks(np.array([before]), np.array([group]))
+    result = averages(metric_names((k,)), metric_values(targets, (k,)))
     assert result[f"hr@{k}"] == pytest.approx(len(hits) / len(ranks))
     assert result[f"mrr@{k}"] == pytest.approx(sum(1 / rank for rank in hits) / len(ranks))
-    assert result[f"ndcg@{k}"] == pytest.approx(
-        sum(1 / log2(rank + 1) for rank in hits) / len(ranks)
-    )
+    gains = sum(1 / log2(rank + 1) for rank in hits)
+    assert result[f"ndcg@{k}"] == pytest.approx(gains / len(ranks))
 
 
 def test_a_target_that_is_not_ranked_scores_zero() -> None:
@@ -53,15 +46,13 @@ def test_find_targets_counts_the_items_before(data: st.DataObject) -> None:
     width, n = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 5))
     rows = [data.draw(st.permutations(range(8)))[:width] for _ in range(n)]
     cut = [data.draw(st.integers(0, width)) for _ in range(n)]
-    ranked = np.array(
-        [row[:stop] + [-1] * (width - stop) for row, stop in zip(rows, cut, strict=True)]
-    )
+    padded = (row[:stop] + [-1] * (width - stop) for row, stop in zip(rows, cut, strict=True))
+    ranked = np.array([*padded])
     sizes = np.array(data.draw(st.lists(st.integers(1, 4), min_size=8, max_size=8)))
     targets = np.array(data.draw(st.lists(st.integers(-1, 7), min_size=n, max_size=n)))
     ranks = find_targets(ranked, targets, np.where(ranked >= 0, sizes[ranked], 0))
-    for row, stop, target, before, group in zip(
-        rows, cut, targets, ranks.before, ranks.group_size, strict=True
-    ):
+    columns = (rows, cut, targets, ranks.before, ranks.group_size)
+    for row, stop, target, before, group in zip(*columns, strict=True):
         if target in row[:stop]:
             ahead = row[: row.index(target)]
             assert (before, group) == (sum(sizes[leaf] for leaf in ahead), sizes[target])

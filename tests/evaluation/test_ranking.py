@@ -18,11 +18,8 @@ K = 30
 
 def groups(bundle: Bundle, leaves: Any, banned: set[str]) -> list[list[str]]:
     """The item ids of each leaf, banned ones left out."""
-    named = [
-        [bundle.items.ids[row] for row in bundle.trie().leaf_rows(leaf)]
-        for leaf in leaves
-        if leaf >= 0
-    ]
+    rows = (bundle.trie().leaf_rows(leaf) for leaf in leaves if leaf >= 0)
+    named = [[bundle.items.ids[row] for row in group] for group in rows]
     return [[item for item in group if item not in banned] for group in named]
 
 
@@ -43,20 +40,16 @@ def test_ranks_count_only_items_that_may_be_recommended(shared: bool, exclude_se
         banned = set(example.history) if exclude_seen else set()
         order = groups(bundle, leaves[row], banned)
         flat = [item for group in order for item in group]
-        assert [
-            bundle.items.ids[bundle.active[place]] for place in first[row] if place >= 0
-        ] == flat[:10]
+        places = [place for place in first[row] if place >= 0]
+        assert [bundle.items.ids[bundle.active[place]] for place in places] == flat[:10]
         at = next((n for n, group in enumerate(order) if example.item in group), None)
         if at is None:
             assert ranks.group_size[row] == sids.group_size[row] == 0
             continue
         hits += 1
-        assert (ranks.before[row], ranks.group_size[row]) == (
-            sum(map(len, order[:at])),
-            len(order[at]),
-        )
-        assert sids.group_size[row] == 1
-        assert sids.before[row] == at
+        assert ranks.before[row] == sum(map(len, order[:at]))
+        assert ranks.group_size[row] == len(order[at])
+        assert (sids.group_size[row], sids.before[row]) == (1, at)
     assert hits > 5
 
 
@@ -76,9 +69,8 @@ def test_targets_that_cannot_be_recommended_are_misses() -> None:
     assert (targets >= 0).tolist() == [False, False, False, True]
     # a retired item stays in the history
     assert indexed.histories[0].tolist() == bundle.items.rows(["i2", "i1"]).tolist()
-    assert (
-        IndexedExamples.of(bundle, examples, exclude_seen=False).target_positions >= 0
-    ).tolist() == [True, False, False, True]
+    with_seen = IndexedExamples.of(bundle, examples, exclude_seen=False).target_positions
+    assert (with_seen >= 0).tolist() == [True, False, False, True]
     everything = np.tile(np.arange(bundle.trie().n_leaves), (4, 1))
     assert (item_ranks(indexed, everything).group_size > 0).tolist() == [True, False, False, False]
 

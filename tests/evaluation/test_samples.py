@@ -6,7 +6,7 @@ from sidtool.data.split import Example, UserSequence
 from sidtool.evaluation import IndexedExamples, StoredEvaluation
 from sidtool.evaluation.ranking import first_items
 from sidtool.evaluation.results import HISTORY, positions_in, sampled_users
-from tests.evaluation.shop import evaluate_rankings, random_leaves, shop, visits
+from tests.evaluation.shop import evaluate_shop, random_leaves, shop, visits
 
 
 def test_samples_are_spread_and_end_with_the_first_items() -> None:
@@ -14,7 +14,7 @@ def test_samples_are_spread_and_end_with_the_first_items() -> None:
     events, examples = visits()
     indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
     leaves = random_leaves(bundle, len(examples), 50)
-    result = evaluate_rankings(bundle, examples, leaves, events, samples=7)
+    result = evaluate_shop(bundle, examples, leaves, events, samples=7)
     assert [sample.user for sample in result.samples] == [f"u{30 * n // 7}" for n in range(7)]
     ids = [bundle.items.ids[row] for row in bundle.active.tolist()]
     expected = first_items(indexed, leaves, 10)
@@ -34,7 +34,7 @@ def test_the_baselines_recommend_items_of_the_catalog() -> None:
     events = [UserSequence("u", ("i1", "i2", "i2"), (0, 1, 2))]
     examples = [Example("u", ("i1",), "i9", 3)]
     leaves = random_leaves(bundle, 1, 50)
-    result = evaluate_rankings(bundle, examples, leaves, events, exclude_seen=True)
+    result = evaluate_shop(bundle, examples, leaves, events, exclude_seen=True)
     (sample,) = result.samples
     # the one item that was seen is left out; items without events rank by id
     assert sample.recommended["popularity"][:3] == ("i2", "i0", "i10")
@@ -46,11 +46,8 @@ def test_the_baselines_recommend_items_of_the_catalog() -> None:
 def test_long_histories_are_cut_and_unknown_items_stay() -> None:
     bundle = shop(shared=False)
     history = ("nowhere", *(f"i{n}" for n in range(HISTORY)))
-    indexed = IndexedExamples.of(
-        bundle,
-        [Example("u", history, "gone", 21), Example("v", ("gone",), "i1", 1)],
-        exclude_seen=False,
-    )
+    examples = [Example("u", history, "gone", 21), Example("v", ("gone",), "i1", 1)]
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
     short, other = sampled_users(indexed, {"model": np.array([[0, -1], [-1, -1]])}, 20)
     assert (short.earlier, short.history, short.target) == (1, history[1:], "gone")
     assert short.recommended == {"model": (bundle.items.ids[bundle.active[0]],)}

@@ -58,9 +58,8 @@ def test_a_model_alone_is_placed_beside_item_knn() -> None:
     assert behind.advice == "add a memory: build-memory, then tune-memory"
     by_level = evaluated(0.053, differences={"item-knn": gain(-0.007, -0.012, -0.003)})
     by_level.settings["normalize"] = "level"  # tune-memory refuses such a model
-    assert verdict(by_level).advice == (
-        "add a memory: train with --set softmax_over=trie, build-memory, then tune-memory"
-    )
+    advice = "add a memory: train with --set softmax_over=trie, build-memory, then tune-memory"
+    assert verdict(by_level).advice == advice
     level = verdict(evaluated(0.061, differences={"item-knn": gain(0.001, -0.003, 0.006)}))
     assert level.standing == "level"
     assert level.sentences == (
@@ -80,9 +79,8 @@ def test_a_model_with_a_memory_is_placed_with_and_without_it() -> None:
         "item-knn": gain(0.0114, 0.0072, 0.0156),
         "memory alone": gain(0.003, 0.001, 0.005),
     }
-    answer = verdict(
-        evaluated(0.0714, differences=differences, alone=gain(-0.0066, -0.01, -0.003), new=40)
-    )
+    alone = gain(-0.0066, -0.01, -0.003)
+    answer = verdict(evaluated(0.0714, differences=differences, alone=alone, new=40))
     assert answer.sentences == (
         "Yes: use it",
         "with its memory the model is 19% ahead of item-kNN (ndcg@10 .0714 against .0600, "
@@ -93,9 +91,8 @@ def test_a_model_with_a_memory_is_placed_with_and_without_it() -> None:
     )
     assert answer.standing == "ahead"
     differences["mixture"] = gain(0.0024, 0.001, 0.003)
-    reranked = verdict(
-        evaluated(0.0714, differences=differences, alone=gain(-0.007, -0.01, -0.003))
-    )
+    alone = gain(-0.007, -0.01, -0.003)
+    reranked = verdict(evaluated(0.0714, differences=differences, alone=alone))
     assert reranked.sentences[3] == "re-ranked 4% ahead of the mixture (95% interval +2% to +5%)"
 
 
@@ -196,5 +193,4 @@ def test_an_evaluation_has_the_intervals_that_the_verdict_needs() -> None:
     second = verdict(evaluation).sentences[1]
     assert second.startswith("with its memory the model is ")
     assert ", without " in second
-    stored = StoredEvaluation.from_json(evaluation.to_json())
-    assert verdict(stored) == verdict(evaluation)
+    assert verdict(StoredEvaluation.from_json(evaluation.to_json())) == verdict(evaluation)

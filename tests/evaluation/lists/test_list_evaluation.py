@@ -15,7 +15,6 @@ from sidtool.evaluation.bootstrap import intervals, paired_differences
 from sidtool.evaluation.lists import ListEvaluationOptions, evaluate_lists, list_metric_names
 from sidtool.evaluation.lists.list_evaluation import (
     TOP_ITEMS,
-    ListMaker,
     differences,
     evaluate_list_makers,
     list_maker,
@@ -117,8 +116,7 @@ def test_a_list_that_is_the_session_is_perfect(session: list[int], n: int, lengt
     if min(n, length) > 1:
         assert values["kendall_tau"] == 1
         reverse = values_of(rows(*session[: min(n, length)][::-1]), held_out, length)
-        assert reverse["kendall_tau"] == -1
-        assert reverse[f"ndcg@{length}"] == pytest.approx(1)
+        assert (reverse["kendall_tau"], reverse[f"ndcg@{length}"]) == (-1, pytest.approx(1))
 
 
 @pytest.fixture(scope="module")
@@ -139,15 +137,11 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     return make_split(path, options)
 
 
-def truth_maker(split: Split) -> ListMaker:
-    items_of = {example.user: example.items for example in split.test}
-    return lambda requests: (items_of[request.user] for request in requests)
-
-
 def test_the_session_itself_is_a_perfect_list(split: Split) -> None:
     options = ListEvaluationOptions(length=4)
+    items_of = {example.user: example.items for example in split.test}
     makers = {
-        "truth": truth_maker(split),
+        "truth": lambda requests: (items_of[request.user] for request in requests),
         "fixed": lambda requests: [("i0", "i0", "gone", "lost") for _ in requests],
     }
     bundle = small_bundle(40)
@@ -211,9 +205,8 @@ def test_seen_items_are_illegal_where_they_are_excluded(split: Split) -> None:
     bundle = small_bundle(40)
     for exclude_seen, legal in ((False, 1.0), (True, 0.0)):
         options = ListEvaluationOptions(length=2, exclude_seen=exclude_seen, baselines=False)
-        evaluation = evaluate_list_makers(
-            bundle, {"seen": last_seen}, split.test, split.train, options
-        )
+        makers = {"seen": last_seen}
+        evaluation = evaluate_list_makers(bundle, makers, split.test, split.train, options)
         assert evaluation.systems["seen"]["legal"].mean == legal
         assert list(evaluation.systems) == ["seen"]
 
@@ -270,8 +263,7 @@ def test_a_mean_is_over_the_examples_that_have_a_value() -> None:
 
 
 def test_a_metric_without_a_value_has_no_mean() -> None:
-    values = with_gaps(1.0)
-    assert set(means(NAMES, values, USERS, seed=0)) == {"recall", "length"}
+    assert set(means(NAMES, with_gaps(1.0), USERS, seed=0)) == {"recall", "length"}
 
 
 def test_a_difference_is_over_the_examples_that_both_have() -> None:
@@ -279,8 +271,6 @@ def test_a_difference_is_over_the_examples_that_both_have() -> None:
     result = differences(NAMES, one, other, USERS, seed=1)
     both = np.isfinite(one[:, 1] - other[:, 1])
     assert result["tau"].mean == pytest.approx((one - other)[both, 1].mean())
-    chosen = [0, 2]
-    whole = paired_differences(
-        ("recall", "length"), one[:, chosen], other[:, chosen], USERS, seed=1
-    )["all"]
+    others = (one[:, [0, 2]], other[:, [0, 2]])
+    whole = paired_differences(("recall", "length"), *others, USERS, seed=1)["all"]
     assert result["recall"] == whole["recall"]

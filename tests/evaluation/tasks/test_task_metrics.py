@@ -23,6 +23,7 @@ from tests.memory.cases import small_memory
 from tests.models import EOS
 
 N = 30
+SEARCH = BeamOptions(num_beams=N)
 
 
 def made(*, crowded: bool = False) -> LoadedModel:
@@ -47,9 +48,8 @@ def to_sid(
 def to_text(loaded: LoadedModel, row: int, text: str) -> Question:
     space = loaded.bundle.space
     sid = sids(space, loaded.bundle.items.codes[row : row + 1])
-    return Question(
-        (template("SID: "), sid, template("\nTitle: ")), (catalog(text), template("<eos>"))
-    )
+    prompt = (template("SID: "), sid, template("\nTitle: "))
+    return Question(prompt, (catalog(text), template("<eos>")))
 
 
 def exact_scores(
@@ -62,17 +62,11 @@ def exact_scores(
 
 
 @pytest.mark.parametrize("normalize", ["level", "trie", "vocabulary"])
-def test_sid_accuracy_and_retrieval_are_those_of_exact_scores(
-    loaded: LoadedModel, normalize: Normalize
-) -> None:
+def test_sid_metrics_are_those_of_exact_scores(loaded: LoadedModel, normalize: Normalize) -> None:
     questions = [to_sid(loaded, f"film {row}", row) for row in range(N)]
     # the model was trained over the level
-    result = evaluate_questions(
-        loaded,
-        "title-to-sid",
-        questions,
-        search=BeamOptions(num_beams=N, normalize=None if normalize == "level" else normalize),
-    )
+    search = BeamOptions(num_beams=N, normalize=None if normalize == "level" else normalize)
+    result = evaluate_questions(loaded, "title-to-sid", questions, search=search)
     assert result.settings["normalize"] == normalize
     codes, scores = loaded.bundle.items.codes, exact_scores(loaded, questions, normalize)
     best = codes[scores.argmax(axis=1)]
@@ -82,18 +76,13 @@ def test_sid_accuracy_and_retrieval_are_those_of_exact_scores(
     ranks = (scores > np.diag(scores)[:, None]).sum(axis=1)
     assert result.metrics["exact"] == result.metrics["hr@1"] == pytest.approx((ranks == 0).mean())
     assert result.metrics["hr@20"] == pytest.approx((ranks < 20).mean())
-    assert result.metrics["ndcg@20"] == pytest.approx(
-        np.where(ranks < 20, 1 / np.log2(ranks + 2), 0).mean()
-    )
-    assert result.n == N
+    gains = np.where(ranks < 20, 1 / np.log2(ranks + 2), 0)
+    assert (result.metrics["ndcg@20"], result.n) == (pytest.approx(gains.mean()), N)
     for name, (low, high) in result.confidence_interval.items():
         assert low <= result.metrics[name] <= high
     narrow = evaluate_questions(loaded, "title-to-sid", questions, search=BeamOptions(num_beams=1))
-    assert {name for name in narrow.metrics if "@" in name and "prefix" not in name} == {
-        "hr@1",
-        "ndcg@1",
-        "mrr@1",
-    }
+    names = {name for name in narrow.metrics if "@" in name and "prefix" not in name}
+    assert names == {"hr@1", "ndcg@1", "mrr@1"}
 
 
 def test_chance_is_a_sid_drawn_at_random(loaded: LoadedModel) -> None:
@@ -108,18 +97,11 @@ def test_chance_is_a_sid_drawn_at_random(loaded: LoadedModel) -> None:
 def test_an_answer_correct_for_one_question_is_correct_for_its_group(loaded: LoadedModel) -> None:
     first = int(exact_scores(loaded, [to_sid(loaded, "same", 0)])[0].argmax())
     wrong = (first + 7) % N
-    alone = evaluate_questions(
-        loaded, "t", [to_sid(loaded, "same", wrong)], search=BeamOptions(num_beams=N)
-    )
+    alone = evaluate_questions(loaded, "t", [to_sid(loaded, "same", wrong)], search=SEARCH)
     assert alone.metrics["exact"] == 0
     also_correct = [to_sid(loaded, "whatever", first, ("same",))]
-    helped = evaluate_questions(
-        loaded,
-        "t",
-        [to_sid(loaded, "same", wrong, ("same",))],
-        also_correct=also_correct,
-        search=BeamOptions(num_beams=N),
-    )
+    asked = [to_sid(loaded, "same", wrong, ("same",))]
+    helped = evaluate_questions(loaded, "t", asked, also_correct=also_correct, search=SEARCH)
     assert (helped.metrics["exact"], helped.metrics["prefix@1"]) == (1, 1)
     assert helped.metrics["hr@1"] == 0  # retrieval looks for the item itself
     assert helped.chance["exact"] == pytest.approx(2 / N)
@@ -131,11 +113,8 @@ def test_a_shared_sid_is_correct_and_its_items_share_the_rank() -> None:
     best = int(exact_scores(loaded, [to_sid(loaded, "x", 0)])[0].argmax())
     size = int((keys == keys[best]).sum())
     assert size > 1
-    result = evaluate_questions(
-        loaded, "t", [to_sid(loaded, "x", best)], search=BeamOptions(num_beams=N)
-    )
-    assert result.metrics["exact"] == 1
-    assert result.metrics["hr@1"] == pytest.approx(1 / size)
+    result = evaluate_questions(loaded, "t", [to_sid(loaded, "x", best)], search=SEARCH)
+    assert (result.metrics["exact"], result.metrics["hr@1"]) == (1, pytest.approx(1 / size))
 
 
 def test_a_whole_history_is_evaluated_by_its_last_item(loaded: LoadedModel) -> None:
@@ -143,10 +122,8 @@ def test_a_whole_history_is_evaluated_by_its_last_item(loaded: LoadedModel) -> N
     whole = Question((), (sids(space, codes[[3, 8, 5]]), template("")))
     cut = (sids(space, codes[[3, 8]]), begin(space))
     asked = Question(cut, (sids(space, codes[5:6], behind_begin=True),))
-    assert (
-        evaluate_questions(loaded, "t", [whole]).metrics
-        == evaluate_questions(loaded, "t", [asked]).metrics
-    )
+    results = [evaluate_questions(loaded, "t", [question]) for question in (whole, asked)]
+    assert results[0].metrics == results[1].metrics
 
 
 def greedy(loaded: LoadedModel, ids: list[int], n: int) -> list[int]:
@@ -169,12 +146,8 @@ def test_texts_are_written_greedily_and_perplexity_is_the_answers(loaded: Loaded
     assert "normalize" not in result.settings
     with pytest.raises(UsageError, match="no answer of task sid-to-title is a SID"):
         evaluate_questions(loaded, "sid-to-title", questions, search=BeamOptions(normalize="trie"))
-    written = [
-        loaded.tokenizer.decode(
-            greedy(loaded, encoder.ids(question.prompt), room), skip_special_tokens=True
-        )
-        for question in questions
-    ]
+    answers = [greedy(loaded, encoder.ids(question.prompt), room) for question in questions]
+    written = [loaded.tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
     assert result.metrics["token_f1"] == pytest.approx(np.mean([*map(token_f1, written, texts)]))
     total, count = 0.0, 0
     for question in questions:
@@ -225,8 +198,6 @@ def test_invalid_sets_of_questions_are_refused(loaded: LoadedModel) -> None:
         ("alien", "the", 0.0, 0.0),
     ],
 )
-def test_text_metrics_equal_values_computed_by_hand(
-    result: str, right: str, exact: float, f1: float
-) -> None:
+def test_text_metrics_equal_those_by_hand(result: str, right: str, exact: float, f1: float) -> None:
     assert exact_match(result, right) == exact
     assert token_f1(result, right) == pytest.approx(f1)

@@ -163,11 +163,8 @@ def shop_candidates(seed: int, *, new_score: float, new_share: float) -> Candida
     model = rng.dirichlet(np.full(ITEMS, 0.3), SHOPPERS)
     scores = rng.normal(size=(SHOPPERS, ITEMS))
     wants_new = rng.random(SHOPPERS) < new_share
-    targets = np.where(
-        wants_new,
-        rng.integers(ITEMS - NEW, ITEMS, SHOPPERS),
-        rng.integers(0, ITEMS - NEW, SHOPPERS),
-    )
+    new_items = rng.integers(ITEMS - NEW, ITEMS, SHOPPERS)
+    targets = np.where(wants_new, new_items, rng.integers(0, ITEMS - NEW, SHOPPERS))
     scores[np.arange(SHOPPERS), targets] += 2.0
     scores[:, ITEMS - NEW :] += new_score
     logs = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
@@ -198,15 +195,12 @@ def test_users_with_warm_targets_lose_less_than_the_noise(new_score: float) -> N
     assert 0 < factor < 1
     without = candidates.with_factor(0.0)
     before = recall(choice, without)
-    assert choice == replace(
-        MixtureChoice.of(without.select(without.is_warm)), summary=choice.summary
-    )
+    warm = without.select(without.is_warm)
+    assert choice == replace(MixtureChoice.of(warm), summary=choice.summary)
     n = len(before)
     deviation = np.sqrt(before.mean() * (1 - before.mean()) / n)
-    lost = {
-        each: before.mean() - recall(choice, candidates.with_factor(each)).mean()
-        for each in FACTORS
-    }
+    recalls = {each: recall(choice, candidates.with_factor(each)) for each in FACTORS}
+    lost = {each: before.mean() - recalls[each].mean() for each in FACTORS}
     # the bootstrap's interval is 1.96 deviations to each side, give or take
     assert lost[factor] <= LOSS * 2.2 * deviation
     assert all(lost[each] > LOSS * 1.7 * deviation for each in FACTORS if each > factor)
@@ -243,8 +237,7 @@ def test_a_memory_without_new_items_has_the_default() -> None:
 
 
 def test_users_who_all_want_new_items_lose_nothing() -> None:
-    candidates = shop_candidates(3, new_score=1.0, new_share=1.0)
-    assert choose_for_new_items(candidates, IDS)[1] == 1
+    assert choose_for_new_items(shop_candidates(3, new_score=1.0, new_share=1.0), IDS)[1] == 1
 
 
 @pytest.mark.parametrize(

@@ -119,9 +119,8 @@ def test_new_items_get_a_bonus_where_they_are_targets_more_often_than_listed(
     ranked = users(0, hint=3.0)
     rng = np.random.default_rng(1)
     rows = np.arange(USERS)
-    ranked.features[..., TRAINING_EVENTS] = np.where(
-        rng.random(ranked.mixed.shape) < of_items, 0, 1
-    )
+    without = rng.random(ranked.mixed.shape) < of_items
+    ranked.features[..., TRAINING_EVENTS] = np.where(without, 0, 1)
     is_new = rng.random(USERS) < of_targets
     ranked.features[rows, ranked.targets, TRAINING_EVENTS] = np.where(is_new, 0, 1)
     served = replace(ranked, target_events=np.where(is_new, 0, 9))
@@ -216,10 +215,6 @@ def test_only_validation_targets_decide_and_no_count_has_a_held_out_event() -> N
     candidates = candidates_of(loaded, memory, examples, options)
     choice = MixtureChoice(0.3, 2.0, None, {})
     index = FeatureIndex.of(memory, MemoryIndex.of(memory, loaded.bundle), loaded.bundle)
-    features = [
-        RankedUsers.of(
-            candidates, choice, IndexedExamples.of(loaded.bundle, part, exclude_seen=False), index
-        ).features
-        for part in (valid, examples)
-    ]
+    parts = [IndexedExamples.of(loaded.bundle, x, exclude_seen=False) for x in (valid, examples)]
+    features = [RankedUsers.of(candidates, choice, part, index).features for part in parts]
     assert np.array_equal(*features)

@@ -119,8 +119,7 @@ def test_fixed_settings_are_not_tuned() -> None:
     options = TuneSimilarityOptions(users=20, fixed=fixed)
     tuned = tune_similarity(SPLIT, BUNDLE, CONTENT, options)
     assert tuned.settings.reverse == 0.9
-    assert tuned.content.settings == replace(CONTENT.settings, weight=0.3)
-    assert tuned.users == 20
+    assert (tuned.content.settings, tuned.users) == (replace(CONTENT.settings, weight=0.3), 20)
 
 
 def test_wrong_inputs_are_refused() -> None:
