@@ -36,9 +36,8 @@ def bundle_of(items: Items) -> Bundle:
     space = SidSpace((32, 32, 32))
     keys = np.random.default_rng(0).choice(space.capacity, size=len(items), replace=False)
     codes = np.stack(np.unravel_index(keys, space.sizes), axis=1).astype(np.uint16)
-    return Bundle.of(
-        ItemMap.of(space, items.ids, codes, items.titles), None, "reassign", name="real"
-    )
+    map_of_items = ItemMap.of(space, items.ids, codes, items.titles)
+    return Bundle.of(map_of_items, None, "reassign", name="real")
 
 
 def possible_tasks(items: Items) -> list[str]:
@@ -145,9 +144,6 @@ def test_the_examples_of_beauty_are_valid(format_: Format) -> None:
 @pytest.mark.parametrize("format_", ["plain", "chat"])
 def test_the_examples_of_movielens_are_valid(format_: Format) -> None:
     spec = find_spec("recbole")
-    films = (
-        Path(spec.submodule_search_locations[0]) / "dataset_example" / "ml-100k" / "ml-100k.item"
-    )
-    check_real(
-        read_items(films, fields=("class", "release_year")), films.with_suffix(".inter"), format_
-    )
+    folder = Path(spec.submodule_search_locations[0]) / "dataset_example" / "ml-100k"
+    items = read_items(folder / "ml-100k.item", fields=("class", "release_year"))
+    check_real(items, folder / "ml-100k.inter", format_)

@@ -98,10 +98,7 @@ SETTINGS = (
 
 @pytest.mark.parametrize(("task", "settings", "seed"), all_pairs(TASKS, SETTINGS, range(4)))
 def test_the_lines_are_those_of_single_examples(
-    monkeypatch: pytest.MonkeyPatch,
-    task: str,
-    settings: tuple[bool, str | None, int, int, float],
-    seed: int,
+    monkeypatch: pytest.MonkeyPatch, task: str, settings: Any, seed: int
 ) -> None:
     monkeypatch.setattr(blocks, "BLOCK", 37)
     begin, tokenizer, history_length, max_length, weight = settings

@@ -68,9 +68,8 @@ def test_every_target_has_the_weight_of_its_event(
     weight_of = {key: min(math.exp(value / 2), 9.0) for key, value in rating_of.items()}
     users = [sequence.user for sequence in split.train]
     tasks = set()
-    for before, example in zip(
-        read_training_examples(plain), read_training_examples(weighted), strict=True
-    ):
+    rows = zip(read_training_examples(plain), read_training_examples(weighted), strict=True)
+    for before, example in rows:
         weight = example.pop("weight", None)
         assert example == before
         tasks.add(example["task"])
@@ -102,9 +101,8 @@ def test_a_column_is_a_weight_as_it_is(bundle: Bundle, events: Path) -> None:
     split = rated_split(events)
     weights = EventWeights.read(WeightOptions("rating"), split)
     rating_of = ratings(events)
-    assert weights.values.tolist() == [
-        rating_of[sequence.user, item] for sequence in split.train for item in sequence.items
-    ]
+    trained = [(each.user, item) for each in split.train for item in each.items]
+    assert weights.values.tolist() == [rating_of[event] for event in trained]
 
 
 @pytest.mark.parametrize(

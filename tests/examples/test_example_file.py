@@ -28,6 +28,5 @@ def test_the_text_of_segments_has_the_same_token_ids(segments: list[Segment]) ->
     text, spans = segments_to_text(SPACE, merged)
     encoder = PromptEncoder(*extended_tokenizer(SPACE))
     assert encoder.ids(text_to_segments(SPACE, text, spans)) == encoder.ids(merged)
-    assert [text[start:stop] for start, stop in spans] == [
-        segment.text for segment in merged if segment.kind == "catalog"
-    ]
+    spelled = [segment.text for segment in merged if segment.kind == "catalog"]
+    assert [text[start:stop] for start, stop in spans] == spelled

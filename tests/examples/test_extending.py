@@ -24,7 +24,7 @@ from sidtool.training.reinforcement.rewards.kinds import REWARDS, parse_rewards
 from sidtool.training.reinforcement.rewards.reward import Groups, RewardContext, reward_sum
 from tests.doc_blocks import blocks, page
 from tests.integrations.cluster.jobs import double, read_numbers, write_numbers
-from tests.recommendation.search.cases import make, model_of, prompt
+from tests.search_cases import make, model_of, prompt
 
 KINDS = ("quantizer", "task", "reward", "search", "map format", "engine")
 DICTS: tuple[Any, ...] = (METHODS, TASKS, REWARDS, FORMATS, ENGINES)

@@ -150,23 +150,17 @@ def test_a_sequence_contains_every_served_prompt(
             assert any(owner == of and sequence[: len(ids)] == ids for of, sequence in sequences)
 
 
-def test_a_separator_stands_between_the_sids_of_a_history(
-    tmp_path: Path, bundle: Bundle, catalog: Items
-) -> None:
+def test_a_separator_stands_between_sids(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
     split = split_of([(1, "tv", 1) for _ in range(15)], [(7, "Ulm")] * 3, tmp_path)
     templates = {"next-item": Templates(("{history}?",), ", ")}
     options = SftOptions({"next-item": 1.0}, templates=templates)
     maker = ExampleMaker(bundle, catalog, options, None, (), split.fields)
-    shown = {
-        "".join(segment.text or "#" for segment in example.prompt).partition("?")[0]
-        for example in maker.examples(split)
-    }
+    prompts = ([part.text or "#" for part in each.prompt] for each in maker.examples(split))
+    shown = {"".join(texts).partition("?")[0] for texts in prompts}
     assert shown == {"#", "#, #"}
 
 
-def test_a_sequence_ends_with_the_sid_of_its_last_target(
-    tmp_path: Path, bundle: Bundle, catalog: Items
-) -> None:
+def test_sequences_end_with_the_last_target(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
     split = split_of([(at % 5 + 1, "tv", 1) for at in range(15)], [(7, "Ulm")] * 3, tmp_path)
     options = SftOptions({"sequence": 1.0}, templates={"sequence": TEMPLATES["sequence"]})
     maker = ExampleMaker(bundle, catalog, options, None, (), split.fields)
@@ -227,10 +221,8 @@ def test_a_sequence_has_one_prompt_and_a_separator_no_slot(
 def test_the_fields_of_a_task_are_filled_in_beside_all_fields() -> None:
     chosen = Templates(("{fields}: {history} by {field} {feedback}",), "", ("{sid}{event}",))
     filled = templates_for("next-item-by-rating", chosen, TYPES)
-    assert filled.prompts == (
-        "age {user.age}, city {user.city}, device {context.device}, last event {gap} ago: {history}"
-        " by rating {feedback.rating}",
-    )
+    known = "age {user.age}, city {user.city}, device {context.device}, last event {gap} ago"
+    assert filled.prompts == (known + ": {history} by rating {feedback.rating}",)
     assert filled.items == ("{sid}{event.rating}",)
 
 
@@ -270,9 +262,7 @@ def test_malformed_template_files_are_refused(tmp_path: Path, text: str, message
     assert Templates.read(path) == Templates(("{history}",), " ", ("{sid}",))
 
 
-def test_items_that_the_bundle_lacks_take_their_fields_along(
-    tmp_path: Path, bundle: Bundle, catalog: Items
-) -> None:
+def test_missing_items_take_fields_along(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
     templates = {"next-item": TEMPLATES["next-item"]}
     options = SftOptions({"next-item": 1.0}, "plain", templates=templates)
     maker = ExampleMaker(bundle, catalog, options, None, (), TYPES)
@@ -282,10 +272,8 @@ def test_items_that_the_bundle_lacks_take_their_fields_along(
     whole = Request.from_json({"history": ["i1", "nobody", "i2"], "fields": fields | more})
     fewer = {"event": {"rating": [5, 4]}, "times": [0, 500]}
     known = Request.from_json({"history": ["i1", "i2"], "fields": fields | fewer})
-    prompts = [
-        session.from_history(bundle.items.rows(each.history), each.fields)
-        for each in (whole, known)
-    ]
+    histories = ((bundle.items.rows(each.history), each.fields) for each in (whole, known))
+    prompts = [session.from_history(*history) for history in histories]
     assert prompts[0] == prompts[1]
     with pytest.raises(DataError, match=r"shows \{event.rating\}, which the request lacks"):
         session.from_history(np.array([0]))

@@ -44,9 +44,8 @@ def rated(tmp_path: Path) -> Split:
 @pytest.fixture
 def maker_of(bundle: Bundle, catalog: Items, rated: Split) -> Callable[..., ExampleMaker]:
     def make(task: str, split: Split = rated, **options: Any) -> ExampleMaker:
-        return ExampleMaker(
-            bundle, catalog, SftOptions({task: 1.0}, **options), fields=split.fields
-        )
+        options = SftOptions({task: 1.0}, **options)
+        return ExampleMaker(bundle, catalog, options, fields=split.fields)
 
     return make
 
@@ -87,10 +86,8 @@ def test_no_prompt_shows_the_feedback_of_its_target(
     maker = maker_of(task, templates=templates)
 
     def shown(split: Split) -> list[tuple[Any, ...]]:
-        return [
-            (example.events, example.prompt, example.completion)
-            for example in maker.examples(split)
-        ]
+        made = maker.examples(split)
+        return [(example.events, example.prompt, example.completion) for example in made]
 
     changed = []
     for sequence in rated.train:
@@ -188,9 +185,8 @@ def test_tasks_are_evaluated_on_a_split(bundle: Bundle, rated: Split, tmp_path: 
         ("predict-rating", {"accuracy", "log_loss", "auc"}),
         ("context-to-sid", {"exact", "hr@1"}),
     ):
-        result = evaluate_task(
-            model, tmp_path / "split", TaskEvaluationOptions(task=task, num_beams=5)
-        )
+        options = TaskEvaluationOptions(task=task, num_beams=5)
+        result = evaluate_task(model, tmp_path / "split", options)
         assert result.n == len(rated.test)
         assert names <= set(result.metrics)
         json.dumps(result.to_json(), allow_nan=False)

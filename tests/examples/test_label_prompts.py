@@ -61,9 +61,7 @@ def test_labels_travel_to_the_contract(bundle: Bundle, catalog: Items, tmp_path:
     assert LabelPrompt.from_json(stored["label_prompts"][0]) == prompt
 
 
-def test_values_that_are_no_labels_have_no_prompt(
-    bundle: Bundle, catalog: Items, tmp_path: Path
-) -> None:
+def test_other_values_have_no_prompt(bundle: Bundle, catalog: Items, tmp_path: Path) -> None:
     for name, ratings in (("many", range(60)), ("one", [3] * 60)):
         (tmp_path / name).mkdir()
         split = split_of([(n, "tv", 60) for n in ratings], [(20, "Ulm")] * 12, tmp_path / name)
@@ -73,9 +71,7 @@ def test_values_that_are_no_labels_have_no_prompt(
         LabelPrompt(TASK, "{history}", 5, 50, feedback="rating", labels=("3",), close="")
 
 
-def test_a_trained_label_prompt_makes_the_questions(
-    bundle: Bundle, catalog: Items, tmp_path: Path
-) -> None:
+def test_a_label_prompt_makes_the_questions(bundle: Bundle, catalog: Items, tmp_path: Path) -> None:
     split = random_split(7, tmp_path)
     model = loaded_model(bundle)
     options = SftOptions({TASK: 1.0}, "plain", templates={TASK: MINE}, history_length=4)

@@ -106,11 +106,10 @@ def test_an_event_of_weight_0_is_in_no_list_and_a_feedback_orders(
 ) -> None:
     lists = ListTargets(4, order="rating")
     options = SftOptions({"list": 1.0}, lists=lists)
-    ratings = {
-        (s.user, item): rating
-        for s in sessions.train
-        for item, rating in zip(s.items, s.fields.event["rating"], strict=True)
-    }
+    ratings = {}
+    for s in sessions.train:
+        users = [(s.user, item) for item in s.items]
+        ratings |= zip(users, s.fields.event["rating"], strict=True)
     weights = WeightOptions("rating")
     out = tmp_path / "train.jsonl"
     lineage = make_sft(bundle, catalog, sessions, out, options, weights=weights)
@@ -124,9 +123,8 @@ def test_an_event_of_weight_0_is_in_no_list_and_a_feedback_orders(
         answer = values[-len(shown_items(bundle, example.completion)) :]
         assert answer == sorted(answer, reverse=True)
     without_low = list(maker.examples(sessions, counts=lambda event: ratings[event[:2]] > 2))
-    shown = [
-        event for e in without_low for event in e.events[-len(shown_items(bundle, e.completion)) :]
-    ]
+    n_shown = [(e.events, len(shown_items(bundle, e.completion))) for e in without_low]
+    shown = [event for events, n in n_shown for event in events[-n:]]
     assert min(ratings[event[:2]] for event in shown) == 3
     assert len(shown) < sum(len(shown_items(bundle, example.completion)) for example in made)
 
@@ -151,10 +149,7 @@ def test_options_of_lists_need_the_task() -> None:
     assert SftOptions({"list": 1.0}).list_targets == ListTargets(10)
 
 
-def test_a_mix_keeps_a_prompt_for_items_and_one_for_lists(
-    bundle: Bundle, catalog: Items, sessions: Split
-) -> None:
+def test_a_mix_has_prompts_for_both_kinds(bundle: Bundle, catalog: Items, sessions: Split) -> None:
     options = SftOptions({"list": 3.0, "next-item": 1.0})
     maker = ExampleMaker(bundle, catalog, options, tiny_tokenizer())
-    assert maker.prompts.history.task == "next-item"
-    assert maker.prompts.list.list_length == 10
+    assert (maker.prompts.history.task, maker.prompts.list.list_length) == ("next-item", 10)

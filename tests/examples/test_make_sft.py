@@ -55,16 +55,12 @@ def test_the_files_are_deterministic_and_match_the_lineage(
     for name in ("a", "b"):
         write(f"{name}/train.jsonl", ALL, tokenizer=tiny_tokenizer(), queries=QUERIES)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    assert set(contents(tmp_path / "a")) == {
-        *("train.jsonl", "valid.jsonl", "train.jsonl.meta.json")
-    }
+    assert set(contents(tmp_path / "a")) == {"train.jsonl", "valid.jsonl", "train.jsonl.meta.json"}
     lineage = read_lineage(tmp_path / "a" / "train.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "a" / "train.jsonl").read_text().splitlines()]
-    assert {task: counts.examples for task, counts in lineage.tasks.items()} == {
-        task: sum(row["task"] == task for row in rows) for task in ALL_TASKS
-    }
-    assert lineage.leaked_events == 0
-    assert lineage.history_prompt.task == "sequence"
+    counted = {task: counts.examples for task, counts in lineage.tasks.items()}
+    assert counted == {task: sum(row["task"] == task for row in rows) for task in ALL_TASKS}
+    assert (lineage.leaked_events, lineage.history_prompt.task) == (0, "sequence")
     assert lineage.text_prompt.task == "query-to-sid"
     assert sum(counts.share for counts in lineage.tasks.values()) == pytest.approx(1)
     assert lineage.bundle == bundle.identity
@@ -290,34 +286,17 @@ EXAMPLE = {"task": "item", "prompt": "a lamp", "completion": "b", "catalog": {"p
 @pytest.mark.parametrize(
     "change",
     [
-        {"task": 5},
-        {"task": ["item"]},
-        {"prompt": None},
-        {"completion": 5},
-        {"catalog": None},
-        {"catalog": [[2, 6]]},
-        {"catalog": {"prompt": None}},
-        {"catalog": {"prompt": 5}},
-        {"catalog": {"prompt": {"2": 6}}},
-        {"catalog": {"prompt": "ab"}},
-        {"catalog": {"prompt": [2, 6]}},
-        {"catalog": {"prompt": ["ab"]}},
-        {"catalog": {"prompt": [[2]]}},
-        {"catalog": {"prompt": [[2, 4, 6]]}},
-        {"catalog": {"prompt": [[2.0, 6.0]]}},
-        {"catalog": {"prompt": [[False, True]]}},
-        {"catalog": {"prompt": [[2, 7]]}},
-        {"catalog": {"prompt": [[4, 2]]}},
-        {"catalog": {"prompt": [[-4, -2]]}},
-        {"catalog": {"prompt": [[2, 4], [3, 6]]}},
-        {"catalog": {"prompt": [[4, 6], [2, 3]]}},
+        *({"task": value} for value in (5, ["item"])),
+        *({"prompt": None}, {"completion": 5}, {"catalog": None}, {"catalog": [[2, 6]]}),
+        *({"catalog": {"prompt": spans}} for spans in (None, 5, {"2": 6}, "ab", [2, 6], ["ab"])),
+        *({"catalog": {"prompt": [span]}} for span in ([2], [2, 4, 6], [2.0, 6.0], [False, True])),
+        *({"catalog": {"prompt": [span]}} for span in ([2, 7], [4, 2], [-4, -2])),
+        *({"catalog": {"prompt": spans}} for spans in ([[2, 4], [3, 6]], [[4, 6], [2, 3]])),
         {"catalog": {"text": [[0, 1]]}},
     ],
     ids=json.dumps,
 )
-def test_a_malformed_example_is_an_error_with_its_line(
-    change: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_malformed_example_is_named_by_line(change: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text(f"{json.dumps(EXAMPLE)}\n{json.dumps(EXAMPLE | change)}\n")
     with pytest.raises(DataError, match=r"train\.jsonl:2 ") as caught:

@@ -35,9 +35,7 @@ def test_a_weight_is_the_mean_number_of_copies(weight: float, seed: int) -> None
     st.integers(1, 15_000),
     st.integers(0, 3),
 )
-def test_a_mix_matches_its_token_budget(
-    weights: dict[str, float], max_tokens: int, seed: int
-) -> None:
+def test_a_mix_matches_its_budget(weights: dict[str, float], max_tokens: int, seed: int) -> None:
     options = SftOptions(weights, seed=seed, max_tokens=max_tokens)
     maker = ExampleMaker(small_bundle(40), ITEMS, options, tiny_tokenizer())
     examples = list(maker.examples(SPLIT))

@@ -60,13 +60,9 @@ def test_chat_frames_need_a_template_that_renders_both_messages() -> None:
 @pytest.mark.parametrize(
     "tasks",
     [
-        {"nonsense": 1.0},
+        *({task: 1.0} for task in ("nonsense", "query-to-title", "prefix-to-sid")),
+        *({"sequence": weight} for weight in (0.0, float("nan"), float("inf"))),
         {},
-        {"sequence": 0.0},
-        {"sequence": float("nan")},
-        {"sequence": float("inf")},
-        {"query-to-title": 1.0},
-        {"prefix-to-sid": 1.0},
     ],
 )
 def test_unknown_tasks_and_weights_are_refused(tasks: dict[str, float]) -> None:

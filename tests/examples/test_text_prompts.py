@@ -23,10 +23,8 @@ def test_text_prompts_are_the_same(
     prompt = maker.prompts.text
     assert (prompt.task, prompt.format) == (task, format_)
     trained = [example.prompt for example in maker.examples(split) if example.task == task]
-    texts = {
-        next(segment.text for segment in segments if segment.kind == "catalog")
-        for segments in trained
-    }
+    catalogs = ([part.text for part in each if part.kind == "catalog"] for each in trained)
+    texts = {catalog[0] for catalog in catalogs}
     encoder = PromptEncoder(tokenizer, tokens)
     trained_ids = [encoder.ids(segments) for segments in trained]
     for text in texts:

@@ -1,7 +1,7 @@
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -23,18 +23,15 @@ from tests.model.prompt.cases import extended_tokenizer
 from tests.models import tiny_tokenizer
 
 
-def test_an_example_that_cannot_fit_is_an_error(
-    bundle: Bundle, catalog: Items, split: Split
-) -> None:
+def test_examples_that_cannot_fit_are_errors(bundle: Bundle, catalog: Items, split: Split) -> None:
     with pytest.raises(DataError, match="does not fit 20"):
         make_examples(bundle, catalog, split, SftOptions({"next-item": 1}, max_length=20))
     with pytest.raises(UsageError, match="take 105 tokens"):
         ExampleMaker(bundle, catalog, SftOptions({"sequence": 1}, max_length=100), tiny_tokenizer())
     ExampleMaker(bundle, catalog, SftOptions({"sequence": 1}, max_length=105), tiny_tokenizer())
     beginning = tiny_tokenizer()
-    beginning.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<bos> $A", special_tokens=[("<bos>", 1)]
-    )
+    processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    beginning.backend_tokenizer.post_processor = processor
     with pytest.raises(UsageError, match="take 106 tokens"):
         ExampleMaker(bundle, catalog, SftOptions({"sequence": 1}, max_length=105), beginning)
 
@@ -42,9 +39,8 @@ def test_an_example_that_cannot_fit_is_an_error(
 def test_unknown_items_are_dropped_and_counted(bundle: Bundle, catalog: Items) -> None:
     split = Split("leave-one-out", (UserSequence("u", ("i0", "gone", "i1"), (0, 1, 2)),), (), ())
     maker = ExampleMaker(bundle, catalog, SftOptions({"next-item": 1}))
-    assert [example.events for example in maker.examples(split)] == [
-        (("u", "i0", 0), ("u", "i1", 2))
-    ]
+    events = [example.events for example in maker.examples(split)]
+    assert events == [(("u", "i0", 0), ("u", "i1", 2))]
     assert maker.events(split).n_dropped == 1
     nothing = Split("leave-one-out", (UserSequence("u", ("gone",), (0,)),), (), ())
     with pytest.raises(DataError, match="none of the items in 1 training events"):
@@ -72,11 +68,7 @@ def test_a_task_needs_its_column(bundle: Bundle, catalog: Items) -> None:
 
 
 def make_examples(
-    bundle: Bundle,
-    catalog: Items,
-    split: Split,
-    options: SftOptions,
-    queries: Sequence[Query] = QUERIES,
+    bundle: Bundle, catalog: Items, split: Split, options: SftOptions, queries: Any = QUERIES
 ) -> tuple[ExampleMaker, list[TrainingExample]]:
     maker = ExampleMaker(bundle, catalog, options, tiny_tokenizer(), queries)
     return maker, list(maker.examples(split))
@@ -106,9 +98,7 @@ def test_a_column_task_shows_column_and_sid(
     assert depths == ({1, 2} if task == "prefix-to-brand" else set())
 
 
-def test_running_text_contains_every_event_once(
-    bundle: Bundle, catalog: Items, split: Split
-) -> None:
+def test_running_text_has_every_event_once(bundle: Bundle, catalog: Items, split: Split) -> None:
     options = SftOptions({"history-text": 1.0}, history_length=3)
     _, examples = make_examples(bundle, catalog, split, options)
     assert [event for example in examples for event in example.events] == trained(split)
@@ -119,9 +109,7 @@ def test_running_text_contains_every_event_once(
             assert catalog.titles[int(item[1:])] in text
 
 
-def test_item_text_shows_numbers_of_the_catalog(
-    bundle: Bundle, split: Split, tmp_path: Path
-) -> None:
+def test_item_text_shows_catalog_numbers(bundle: Bundle, split: Split, tmp_path: Path) -> None:
     rows = [
         {"item_id": item, "title": f"title {number}", "price": 9.5 + number, "rating": number % 5}
         for number, item in enumerate(bundle.items.ids)
@@ -182,9 +170,7 @@ def test_a_user_query_for_an_item_that_is_held_out_again_is_left_out(
     assert [example.events for example in examples] == [((user.user, user.items[2], 2),)]
 
 
-def test_items_with_hidden_text_are_shown_as_sids_only(
-    bundle: Bundle, catalog: Items, split: Split
-) -> None:
+def test_items_with_hidden_text_are_sids_only(bundle: Bundle, catalog: Items, split: Split) -> None:
     hidden = frozenset({"i3", "i17"})
     hidden_texts = {catalog.titles[int(item[1:])] for item in hidden}
     hidden_texts |= {"something like number 3", "another name for three"}
@@ -233,5 +219,4 @@ def test_catalog_text_never_becomes_a_token(texts: list[str], format_: str) -> N
             tokens_by_example.append((example.task, [id_ for id_ in example_ids if id_ in added]))
         return tokens_by_example
 
-    hostile = tuple(f"x{text}" for text in texts)
-    assert added_tokens(hostile) == added_tokens(("harmless",) * 6)
+    assert added_tokens(tuple(f"x{text}" for text in texts)) == added_tokens(("harmless",) * 6)
