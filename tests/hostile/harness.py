@@ -68,7 +68,6 @@ class Outcome:
 
     @property
     def refused(self) -> bool:
-        """Whether the command failed."""
         return self.code != 0
 
     @property
@@ -85,6 +84,7 @@ def cases(default: int, *, most: int = 10_000_000) -> settings:
     proportion to SIDTOOL_HOSTILE_CASES, at most `most`, from new seeds; the others always run the
     same ones.
     """
+    too_large = (HealthCheck.data_too_large, HealthCheck.large_base_example)
     scaled = min(most, max(FEWEST_CASES, default * TOTAL_CASES // FIXED_CASES))
     return settings(
         max_examples=scaled,
@@ -95,9 +95,8 @@ def cases(default: int, *, most: int = 10_000_000) -> settings:
         print_blob=NEW_SEEDS,
         phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.target, Phase.shrink),
         suppress_health_check=[
+            *too_large,
             HealthCheck.too_slow,
-            HealthCheck.data_too_large,
-            HealthCheck.large_base_example,
             HealthCheck.function_scoped_fixture,
         ],
     )

@@ -39,8 +39,6 @@ class OutOfTime(BaseException):
 
 @dataclass(frozen=True)
 class Usage:
-    """What a call used."""
-
     seconds: float
     """processor time"""
     memory: int
@@ -66,7 +64,7 @@ def limited(seconds: float = SECONDS) -> Iterator[list[Usage]]:
         finally:
             spent = time.process_time() - begun
             imported = len(sys.modules) > modules
-            used.append(Usage(spent, _peak() - before, imported))
+            used.append(Usage(spent, _status(b"VmHWM:") - before, imported))
 
 
 def allowance(seconds: float) -> float:
@@ -135,10 +133,6 @@ def _reset_peak() -> int:
     if _CLEAR_PEAK.exists():
         _CLEAR_PEAK.write_bytes(b"5")
     return _status(b"VmRSS:")
-
-
-def _peak() -> int:
-    return _status(b"VmHWM:")
 
 
 def _status(key: bytes) -> int:

@@ -243,8 +243,7 @@ class BundleLife(RuleBasedStateMachine):
         records = {record.version: record.digest for record in list_records(registry)}
         assert records == self.published
         pointer = read_pointer(registry)
-        assert pointer.latest == max(self.published, key=version_key)
-        assert pointer.tags == self.tags
+        assert (pointer.latest, pointer.tags) == (max(self.published, key=version_key), self.tags)
         assert open_bundle(str(self.shop)).manifest.version == pointer.latest
 
     def teardown(self) -> None:

@@ -103,17 +103,8 @@ def drop_array(made: Draft, choose: Callable[[Any], Any]) -> None:
     del made.arrays[a_name(made, choose)]
 
 
-CHANGES = (
-    change_manifest,
-    change_metadata,
-    change_values,
-    change_type,
-    change_shape,
-    change_chunk,
-    change_strings,
-    change_objects,
-    drop_array,
-)
+CHANGES = (change_manifest, change_metadata, change_values, change_type, change_shape)
+CHANGES += (change_chunk, change_strings, change_objects, drop_array)
 
 
 def a_name(made: Draft, choose: Callable[[Any], Any]) -> str:
@@ -173,9 +164,7 @@ def check(location: str, made: Draft, objects: dict[str, bytes]) -> None:
 
 @cases(400)
 @given(st.data())
-def test_a_bundle_that_was_changed_and_signed_is_found_or_read_as_it_is(
-    data: st.DataObject,
-) -> None:
+def test_a_bundle_changed_and_signed_is_found_or_read_as_it_is(data: st.DataObject) -> None:
     made = BASES[data.draw(numbers) % len(BASES)].copy()
     for _ in range(1 + data.draw(numbers) % 2):
         change = CHANGES[data.draw(numbers) % len(CHANGES)]

@@ -21,12 +21,7 @@ from sidtool.training import MACHINE_FILE
 from tests.cli import road
 from tests.hostile.crash import KILLED, Ended, Fault, run_forked, start_forked
 from tests.hostile.harness import NEW_SEEDS, TOTAL_CASES, count
-from tests.hostile.writing_commands import (
-    Writing,
-    heavy_commands,
-    light_commands,
-    writing_command_names,
-)
+from tests.hostile.writing_commands import Writing, heavy_commands, light_commands, writing_names
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -91,11 +86,8 @@ def place(writing: Writing, inputs: Path, folder: Path, *, old: bool) -> Place:
     assert ended.code == 0, ended.err
     after = tree(work)
     assert new.before != after
-    events: dict[Fault, int] = {
-        "kill": ended.events,
-        "full": ended.growing,
-        "read-only": ended.creating,
-    }
+    events: dict[Fault, int] = {"kill": ended.events, "full": ended.growing}
+    events["read-only"] = ended.creating
     return Place(writing, work, older, new.before, after, events)
 
 
@@ -186,15 +178,12 @@ def check_result(place: Place, at: int) -> None:
 
 def slow_beside_quick(commands: Iterable[str]) -> list[Any]:
     """Parameters of a test, of which `make test` tries those of QUICK."""
-    return [
-        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in commands
-    ]
+    slow = pytest.mark.slow
+    return [pytest.param(name, marks=() if name in QUICK else slow) for name in commands]
 
 
 @pytest.mark.parametrize("command", slow_beside_quick(LIGHT))
-def test_a_fault_at_an_event_leaves_the_old_output_or_the_new(
-    inputs: Path, tmp_path: Path, command: str
-) -> None:
+def test_faults_leave_the_old_output_or_the_new(inputs: Path, tmp_path: Path, command: str) -> None:
     check(light_commands(inputs)[command], inputs, tmp_path, command)
 
 
@@ -220,7 +209,7 @@ def check(writing: Writing, inputs: Path, folder: Path, seed: str) -> None:
 
 def test_every_command_that_writes_is_tested() -> None:
     names = {name.partition(" ")[0] for name in (*LIGHT, *HEAVY)}  # without the variants
-    assert names == writing_command_names()
+    assert names == writing_names()
 
 
 def outcome(writing: Writing, folder: Path) -> tuple[Ended, dict[str, bytes]]:

@@ -40,19 +40,13 @@ PIECES = [
 ]
 """Bytes that mean something to a parser."""
 
-edits = st.lists(
-    st.tuples(
-        st.sampled_from(["insert", "delete", "repeat", "flip"]),
-        st.floats(0, 1),
-        st.sampled_from(PIECES),
-        st.integers(1, 8),
-    ),
-    min_size=1,
-    max_size=3,
-)
+kinds = st.sampled_from(["insert", "delete", "repeat", "flip"])
+edit = st.tuples(kinds, st.floats(0, 1), st.sampled_from(PIECES), st.integers(1, 8))
+edits = st.lists(edit, min_size=1, max_size=3)
+Changes = list[tuple[str, float, bytes, int]]
 
 
-def damaged(content: bytes, changes: list[tuple[str, float, bytes, int]]) -> bytes:
+def damaged(content: bytes, changes: Changes) -> bytes:
     """A content with pieces inserted, or with bytes removed, repeated or changed."""
     for kind, share, piece, length in changes:
         at = int(share * len(content))
@@ -85,9 +79,7 @@ TABLES = {
 
 @cases(240)
 @given(name=st.sampled_from(list(TABLES)), changes=edits, is_compressed=st.booleans())
-def test_tables(
-    tmp_path: Path, name: str, changes: list[tuple[str, float, bytes, int]], is_compressed: bool
-) -> None:
+def test_tables(tmp_path: Path, name: str, changes: Changes, is_compressed: bool) -> None:
     content = damaged(TABLES[name], changes)
     path = tmp_path / name
     path.write_bytes(content)
@@ -102,9 +94,8 @@ def test_tables(
 
 
 def coded(text: str, rows: int) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(
-        pa.array(np.zeros(rows, dtype=np.int32)), pa.array([text])
-    )
+    indices = pa.array(np.zeros(rows, dtype=np.int32))
+    return pa.DictionaryArray.from_arrays(indices, pa.array([text]))
 
 
 POOLS = []
@@ -125,6 +116,7 @@ def counted_memory() -> Iterator[Any]:
 
 
 TEXT = "x" * 50_000
+PAGE_SIZES = ("row_group_size", "max_rows_per_page")
 SMALL_FILES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "repeated": (lambda: coded(TEXT, 1 << 13), {}),
     "in-lists": (lambda: pa.FixedSizeListArray.from_arrays(coded(TEXT, 3000), 4), {}),
@@ -138,10 +130,7 @@ SMALL_FILES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     ),
     "plain": (lambda: pa.array([TEXT] * 3000), {"use_dictionary": False}),
     "one-cell": (lambda: pa.array(["x" * (100 << 20)]), {}),
-    "short": (
-        lambda: coded("ab", 4 << 20),
-        {"row_group_size": 4 << 20, "max_rows_per_page": 4 << 20},
-    ),
+    "short": (lambda: coded("ab", 4 << 20), dict.fromkeys(PAGE_SIZES, 4 << 20)),
 }
 """What takes 150 to 400 MB from files of some kilobytes."""
 
@@ -214,10 +203,7 @@ def vector_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 @cases(60)
 @given(name=st.sampled_from(["x.npy", "x.parquet", "x.zarr.zip"]), changes=edits)
 def test_vectors(
-    tmp_path: Path,
-    vector_files: dict[str, bytes],
-    name: str,
-    changes: list[tuple[str, float, bytes, int]],
+    tmp_path: Path, vector_files: dict[str, bytes], name: str, changes: Changes
 ) -> None:
     content = damaged(vector_files[name], changes)
     (tmp_path / name).write_bytes(content)
@@ -228,12 +214,10 @@ def test_vectors(
         assert vectors.ndim == 2
 
 
+keys = st.sampled_from(["name", "configuration", "chunk_shape"])
 json_values = st.recursive(
     st.sampled_from([None, True, -1, 0, 1, 2, 3, 4, 10**9, 10**18, 10**400, 1.5, "", "x", "|O"]),
-    lambda members: (
-        st.lists(members, max_size=3)
-        | st.dictionaries(st.sampled_from(["name", "configuration", "chunk_shape"]), members)
-    ),
+    lambda members: st.lists(members, max_size=3) | st.dictionaries(keys, members),
     max_leaves=4,
 )
 
@@ -299,12 +283,7 @@ def split_files(tmp_path_factory: pytest.TempPathFactory) -> SplitFiles:
     is_signed=st.booleans(),
 )
 def test_split_folders(
-    tmp_path: Path,
-    split_files: SplitFiles,
-    kind: str,
-    part: str,
-    changes: list[tuple[str, float, bytes, int]],
-    is_signed: bool,
+    tmp_path: Path, split_files: SplitFiles, kind: str, part: str, changes: Changes, is_signed: bool
 ) -> None:
     split, files = split_files[kind]
     name = f"{part}.{'json' if part == 'split' else kind}"
@@ -342,9 +321,7 @@ CONTENTS = {
 
 @cases(190)
 @given(kind=st.sampled_from(list(CONTENTS)), changes=edits)
-def test_queries_windows_and_maps(
-    tmp_path: Path, kind: str, changes: list[tuple[str, float, bytes, int]]
-) -> None:
+def test_queries_windows_and_maps(tmp_path: Path, kind: str, changes: Changes) -> None:
     content = damaged(CONTENTS[kind], changes)
     path = tmp_path / ("x.parquet" if kind == "map" else "x.jsonl")
     path.write_bytes(content)

@@ -51,9 +51,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     tokenizer = tiny_tokenizer(chat=True)
-    tiny_model("llama", vocab_size=len(tokenizer), num_hidden_layers=1).save_pretrained(
-        folder / "base"
-    )
+    model = tiny_model("llama", vocab_size=len(tokenizer), num_hidden_layers=1)
+    model.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     extend_model(str(folder / "base"), small_bundle(20), folder / "made")
     return folder / "made"
@@ -105,18 +104,13 @@ def test_an_index_names_files_beside_it(weights: Path, index: bytes) -> None:
     (weights.parent / "w.bin").write_bytes(b"pickled")
     try:
         if call(check_folder, weights.parent) is not None:
-            names = json.loads(index)["weight_map"].values()
-            assert set(names) <= {"model.safetensors"}
+            assert set(json.loads(index)["weight_map"].values()) <= {"model.safetensors"}
     finally:
         path.unlink()
 
 
-ENCODER_FILES = (
-    "modules.json",
-    "config.json",
-    "sentence_bert_config.json",
-    "1_Pooling/config.json",
-)
+ENCODER_FILES = ("modules.json", "config.json", "sentence_bert_config.json")
+ENCODER_FILES += ("1_Pooling/config.json",)
 
 
 @cases(300)
@@ -141,16 +135,9 @@ def test_a_contract_is_read_strictly(model: Path, data: st.DataObject) -> None:
         assert Contract.from_json(json.loads(json.dumps(contract.to_json()))) == contract
 
 
-ADAPTER = {
-    "peft_type": "LORA",
-    "r": 4,
-    "lora_alpha": 8,
-    "target_modules": ["q_proj"],
-    "trainable_token_indices": {"model.embed_tokens": list(range(TOKENS.start, TOKENS.stop))},
-    "megatron_core": "megatron.core",
-    "auto_mapping": None,
-    "init_lora_weights": True,
-}
+ADAPTER = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
+ADAPTER |= {"megatron_core": "megatron.core", "auto_mapping": None, "init_lora_weights": True}
+ADAPTER["trainable_token_indices"] = {"model.embed_tokens": list(range(TOKENS.start, TOKENS.stop))}
 
 
 @cases(200)
@@ -158,22 +145,15 @@ ADAPTER = {
 def test_an_adapter_names_no_module(tmp_path_factory: Any, config: bytes) -> None:
     folder = tmp_path_factory.getbasetemp()
     (folder / "adapter_config.json").write_bytes(config)
-    settings = call(
-        read_lora_config, folder, range(TOKENS.start, TOKENS.stop), "CAUSAL_LM", **LOADING
-    )
+    ids = range(TOKENS.start, TOKENS.stop)
+    settings = call(read_lora_config, folder, ids, "CAUSAL_LM", **LOADING)
     if settings is not None:
         assert settings.megatron_config is None
         assert settings.init_lora_weights is True
 
 
-LOADED_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "generation_config.json",
-    "sid.json",
-    "model.safetensors",
-)
+LOADED_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
+LOADED_FILES += ("sid.json", "model.safetensors")
 
 
 def load(folder: Path) -> LoadedModel:

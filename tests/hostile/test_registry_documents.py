@@ -26,14 +26,8 @@ from tests.hostile.documents import damaged_json, texts
 from tests.hostile.harness import call, cases, classify, run
 
 DIGEST = "0123456789abcdef" * 4
-RECORD = {
-    "digest": DIGEST,
-    "format": 1,
-    "kind": "memory",
-    "license": "MIT",
-    "root": DIGEST,
-    "version": "1.0",
-}
+RECORD = {"digest": DIGEST, "format": 1, "kind": "memory", "license": "MIT", "root": DIGEST}
+RECORD |= {"version": "1.0"}
 REFS = {"format": 1, "latest": "1.0", "tags": {"prod": "1.0"}}
 VERSION = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)")
 DIGITS = re.compile(r"[0-9a-f]{64}")
@@ -49,9 +43,6 @@ def registry_with(name: str, data: bytes) -> Storage:
     return registry
 
 
-# Records and the pointer
-
-
 @cases(400)
 @given(damaged_json(RECORD))
 def test_a_record_is_read_as_written_or_refused(data: bytes) -> None:
@@ -60,9 +51,8 @@ def test_a_record_is_read_as_written_or_refused(data: bytes) -> None:
     if record is None:
         return
     written = json.loads(data)
-    assert record.to_json() == {"license": "unknown", "format": 1, "kind": "bundle"} | {
-        key: written[key] for key in RECORD if key in written
-    }
+    written = {key: written[key] for key in RECORD if key in written}
+    assert record.to_json() == {"license": "unknown", "format": 1, "kind": "bundle"} | written
     assert record.version == "1.0"
     assert DIGITS.fullmatch(record.digest)
     assert DIGITS.fullmatch(record.root)
@@ -77,9 +67,8 @@ def test_a_pointer_is_read_as_written_or_refused(data: bytes) -> None:
     if pointer is None:
         return
     written = json.loads(data)
-    assert pointer.to_json() == {"latest": None, "tags": {}, "format": 1} | {
-        key: written[key] for key in REFS if key in written
-    }
+    written = {key: written[key] for key in REFS if key in written}
+    assert pointer.to_json() == {"latest": None, "tags": {}, "format": 1} | written
     assert pointer.latest is None or VERSION.fullmatch(pointer.latest)
     assert all(VERSION.fullmatch(version) for version in pointer.tags.values())
     assert all(call(check_tag, name) is None for name in pointer.tags)
@@ -100,9 +89,6 @@ def test_other_names_beside_the_records_are_ignored(names: list[str]) -> None:
         assert records is None, "a record of another version is in the place of this one"
 
 
-# Names
-
-
 @cases(200)
 @given(
     st.sampled_from(("", "memory://", "memory://a/", "file:///nowhere/", "nowhere://", "://", "/")),
@@ -119,9 +105,6 @@ def test_any_reference_is_resolved_or_refused(start: str, name: str, version: st
     if len(name) < 200:
         call(locate, reference)
         call(open_bundle, reference)
-
-
-# A whole registry
 
 
 @pytest.fixture(scope="module")
@@ -205,28 +188,17 @@ NAMES = (
 )
 KEYS = ("version", "name", "items", "identity", "objects", "parent")
 
+files = st.sampled_from((*DOCUMENTS, *OBJECTS))
+kinds = st.sampled_from(sorted(KINDS))
+values = st.one_of(st.none(), st.integers(), st.just({}), st.sampled_from(("1.0", "9.9", "x")))
 damages = st.one_of(
-    st.builds(
-        partial,
-        st.just(replace_file),
-        name=st.sampled_from((*DOCUMENTS, *OBJECTS)),
-        kind=st.sampled_from(sorted(KINDS)),
-    ),
+    st.builds(partial, st.just(replace_file), name=files, kind=kinds),
     st.builds(partial, st.just(add_object), name=st.sampled_from(NAMES)),
     *(
-        st.builds(
-            partial, st.just(change_document), name=st.just(name), data=damaged_json(document)
-        )
-        for name, document in DOCUMENTS.items()
+        st.builds(partial, st.just(change_document), name=st.just(name), data=damaged_json(value))
+        for name, value in DOCUMENTS.items()
     ),
-    st.builds(
-        partial,
-        st.just(change_manifest),
-        key=st.sampled_from(KEYS),
-        value=st.one_of(
-            st.none(), st.integers(), st.just({}), st.sampled_from(("1.0", "9.9", "x"))
-        ),
-    ),
+    st.builds(partial, st.just(change_manifest), key=st.sampled_from(KEYS), value=values),
 )
 """Changes of a registry whose version 1.1 is pulled."""
 
@@ -245,9 +217,8 @@ def test_nothing_is_written_outside_of_the_output(
         outcome = classify(run("pull", f"{shop}@1.1", "-o", folder / "out.zarr"))
         after = set(folder.rglob("*")) - before
         if outcome.refused:
-            left = (
-                {folder / "out.zarr.partial"} if (folder / "out.zarr.partial").exists() else set()
-            )
+            partial_copy = folder / "out.zarr.partial"
+            left = {partial_copy} if partial_copy.exists() else set()
             assert all(path in left or left & set(path.parents) for path in after), after
         else:
             assert tree(folder / "out.zarr") == tree(folder_of(shop))

@@ -166,11 +166,8 @@ def light_commands(folder: Path) -> dict[str, Writing]:
         "push": Writing(("push", folder / "shop2.zarr", "OUT"), out="shop"),
         "tag": Writing(("tag", "OUT@1.0", "stable"), out="shop"),
     }
-    for system, out in (
-        ("minionerec", "out"),
-        ("openonerec", "out.parquet"),
-        ("flashrec", "out.json"),
-    ):
+    outputs = {"minionerec": "out", "openonerec": "out.parquet", "flashrec": "out.json"}
+    for system, out in outputs.items():
         command = ("export", bundle, "--to", system)
         cases[f"export {system}"] = Writing(command, ("export", other, *command[2:]), out=out)
     return cases
@@ -215,7 +212,7 @@ def heavy_commands(folder: Path) -> dict[str, Writing]:
     }
 
 
-def writing_command_names() -> set[str]:
+def writing_names() -> set[str]:
     """The registered commands that have the option `-o`, and those that write to a registry; but
     `fit`, which runs others, and `example`, which needs a network."""
     names = {"push", "tag"}
