@@ -64,9 +64,8 @@ class Foreign:
             return_dict_in_generate=True,
             output_scores=True,
         )
-        model.generation_config = GenerationConfig(
-            decoder_start_token_id=config.get("decoder_start_token_id")
-        )
+        first = config.get("decoder_start_token_id")
+        model.generation_config = GenerationConfig(decoder_start_token_id=first)
         out = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -170,25 +169,21 @@ def letter(folder: Path) -> Foreign:
     tokenizer = sentencepiece_tokenizer("$A <eos>")
     _split_at(tokenizer, index)
     _save(folder, tiny_encoder_decoder("t5", vocab_size=len(tokenizer)), tokenizer)
-    return Foreign(
-        folder,
-        _index_path(folder),
-        tokenizer,
-        index,
-        lambda history: "".join("".join(index[item]) for item in history),
-    )
+
+    def prompt(history: Sequence[str]) -> str:
+        return "".join("".join(index[item]) for item in history)
+
+    return Foreign(folder, _index_path(folder), tokenizer, index, prompt)
 
 
 def sentencepiece_tokenizer(form: str, before: str = "") -> Any:
     """A BPE tokenizer with the normalizer of LLaMA's and T5's; `form` and `before` are what it puts
     around a text."""
     backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    replaced = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    backend.normalizer = normalizers.Sequence(replaced)
+    written = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence(written)
     special = ["<pad>", "<bos>", "<eos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=special, show_progress=False)
     backend.train_from_iterator(SENTENCES, trainer)

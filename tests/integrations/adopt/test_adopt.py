@@ -27,10 +27,7 @@ from tests.models import tiny_tokenizer
 SYSTEMS: dict[str, tuple[Any, str]] = {
     "openonerec": (foreign.openonerec, "openonerec"),
     "minionerec": (foreign.minionerec, "minionerec"),
-    "minionerec-qwen3": (
-        lambda folder: foreign.minionerec(folder, "qwen3", padding=37),
-        "minionerec",
-    ),
+    "minionerec-qwen3": (lambda path: foreign.minionerec(path, "qwen3", padding=37), "minionerec"),
     "lc-rec": (foreign.lc_rec, "lc-rec"),
     "letter": (foreign.letter, "letter"),
 }
@@ -102,9 +99,8 @@ def test_tokens_in_order_are_a_block_and_sorted_ones_a_table(adopted: Make) -> N
     assert json.loads((folder / "sid.json").read_text())["format"] == 3
     used = {token for sid in model.sids.values() for token in sid}
     named = zip(contract.space.tokens, contract.tokens.token_ids.tolist(), strict=True)
-    assert {token: token_id for token, token_id in named if token_id >= 0} == {
-        token: model.tokenizer.convert_tokens_to_ids(token) for token in used
-    }
+    ids = {token: token_id for token, token_id in named if token_id >= 0}
+    assert ids == {token: model.tokenizer.convert_tokens_to_ids(token) for token in used}
 
 
 def test_the_report_counts_rows_codes_and_settings(tmp_path: Path) -> None:
@@ -171,7 +167,6 @@ def test_a_prompt_of_the_users_own(tmp_path: Path) -> None:
     options = AdoptOptions(template_file=tmp_path / "own.json", history_length=2)
     adoption = adopt(model.folder, model.map, tmp_path / "out", options)
     prompt = adoption.contract.history_prompt
-    assert prompt is not None
     assert (prompt.history_length, prompt.max_length, prompt.separator) == (2, 2048, " | ")
     shown = " | ".join("".join(model.sids[item]) for item in adoption.prompt.history)
     assert adoption.prompt.text == text.replace("{history}", shown)
@@ -203,15 +198,13 @@ def broken(name: str, tmp_path: Path) -> tuple[Path, Path, AdoptOptions]:
     model = foreign.minionerec(tmp_path / "model")
     options = AdoptOptions(preset="minionerec")
     if name == "other spelling":
-        spelled = {
-            item: [token.replace("<", "<s_") for token in sid] for item, sid in model.sids.items()
-        }
+        sids = model.sids.items()
+        spelled = {item: [token.replace("<", "<s_") for token in sid] for item, sid in sids}
         model.map.write_text(json.dumps(spelled))
     if name == "too few rows":
         tokenizer = model.tokenizer
-        foreign._save(
-            model.folder, foreign.tiny_model("qwen2", vocab_size=len(tokenizer) - 3), tokenizer
-        )
+        smaller = foreign.tiny_model("qwen2", vocab_size=len(tokenizer) - 3)
+        foreign._save(model.folder, smaller, tokenizer)
     if name == "no level":
         index = {item: [*sid, f"<d_{row}>"] for row, (item, sid) in enumerate(model.sids.items())}
         model.map.write_text(json.dumps(index))
@@ -308,10 +301,8 @@ def test_codes_without_a_token_have_none() -> None:
     tokenizer = tokenizer_with([*texts("a", [3, 0]), *texts("b", [1, 2, 3])])
     tokens = find_tokens(tokenizer, SPACE)
     first = len(tokenizer) - 5
-    assert [ids.tolist() for ids in tokens.level_ids] == [
-        [first + 1, -1, -1, first],
-        [-1, first + 2, first + 3, first + 4],
-    ]
+    level_ids = [ids.tolist() for ids in tokens.level_ids]
+    assert level_ids == [[first + 1, -1, -1, first], [-1, first + 2, first + 3, first + 4]]
 
 
 def test_begin_and_end_tokens_are_needed_where_the_map_has_them() -> None:
@@ -320,17 +311,15 @@ def test_begin_and_end_tokens_are_needed_where_the_map_has_them() -> None:
     with pytest.raises(CompatibilityError, match=r"but not <\|sid_end\|>"):
         find_tokens(tokenizer_with([*codes, "<|sid_begin|>"]), space)
     tokens = find_tokens(tokenizer_with(["<|sid_end|>", *codes, "<|sid_begin|>"]), space)
-    assert tokens.end == tokens.start
-    assert tokens.begin == tokens.start + 5
+    assert (tokens.end, tokens.begin) == (tokens.start, tokens.start + 5)
 
 
 def test_words_of_the_base_vocabulary_are_no_added_tokens() -> None:
     words = {"<unk>": 0, "<a_0>": 1, "<b_0>": 2}
     backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
-    with pytest.raises(
-        CompatibilityError, match="2 SID tokens, like <a_0>, are words of"
-    ) as caught:
+    message = "2 SID tokens, like <a_0>, are words of"
+    with pytest.raises(CompatibilityError, match=message) as caught:
         find_tokens(tokenizer, SPACE)
     assert "add_tokens" in (caught.value.hint or "")
     tokenizer.add_tokens(["<a_0>", "<b_0>"])
@@ -355,9 +344,8 @@ class Splitting:
 
     def __call__(self, names: list[str], **_: Any) -> dict[str, list[list[int]]]:
         added = self.get_added_vocab()
-        return {
-            "input_ids": [[added[name], 3] if "b_2" in name else [added[name]] for name in names]
-        }
+        ids = [[added[name], 3] if "b_2" in name else [added[name]] for name in names]
+        return {"input_ids": ids}
 
     def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
         return [f"token {token_id}" for token_id in ids]

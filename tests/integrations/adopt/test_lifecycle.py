@@ -33,21 +33,15 @@ from tests.models import tiny_model, tiny_tokenizer
 from tests.shared_data import DATA
 
 INDUSTRIAL = DATA / "minionerec-industrial"
-SHORT = {
-    "max_steps": 2,
-    "per_device_train_batch_size": 8,
-    "learning_rate": 0.01,
-    "eval_strategy": "no",
-    "save_strategy": "no",
-}
+SHORT = {"max_steps": 2, "per_device_train_batch_size": 8, "learning_rate": 0.01}
+SHORT |= {"eval_strategy": "no", "save_strategy": "no"}
 
 
 def split_of(items: list[str]) -> Split:
     """Eight users who go through the items in steps of one."""
     users = [items[start : start + 6] for start in range(0, 16, 2)]
-    train_part = [
-        UserSequence(f"u{n}", tuple(row[:4]), (0, 1, 2, 3)) for n, row in enumerate(users)
-    ]
+    histories = [(f"u{n}", tuple(row[:4])) for n, row in enumerate(users)]
+    train_part = [UserSequence(user, items, (0, 1, 2, 3)) for user, items in histories]
     valid = [Example(f"u{n}", tuple(row[:4]), row[4], 4) for n, row in enumerate(users)]
     test = [Example(f"u{n}", tuple(row[:5]), row[5], 5) for n, row in enumerate(users)]
     return Split("leave-one-out", tuple(train_part), tuple(valid), tuple(test))
@@ -69,14 +63,9 @@ def shops(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[For
             titles = tuple(f"film {item}" for item in ids)
             catalog = make_items(ids, titles, titles, fields={}, template="{title}")
             loaded = load_model_folder(out)
-            make_sft(
-                loaded.bundle,
-                catalog,
-                split_of(list(ids)),
-                folder / "train.jsonl",
-                SftOptions({"next-item": 1.0}, max_length=512, history_length=4),
-                model=out,
-            )
+            options = SftOptions({"next-item": 1.0}, max_length=512, history_length=4)
+            examples = folder / "train.jsonl"
+            make_sft(loaded.bundle, catalog, split_of(list(ids)), examples, options, model=out)
             made[name] = model, out, folder / "train.jsonl"
         return made[name]
 
@@ -92,9 +81,7 @@ def weights_of(folder: Path) -> tuple[LoadedModel, torch.Tensor]:
     ("name", "stage"),
     [pytest.param("openonerec", "embeddings", marks=pytest.mark.slow), ("minionerec", "full")],
 )
-def test_an_adopted_model_trains_and_takes_a_newer_bundle(
-    name: str, stage: Any, shops: Any, tmp_path: Path
-) -> None:
+def test_adopted_models_train_further(name: str, stage: Any, shops: Any, tmp_path: Path) -> None:
     model, folder, examples = shops(name)
     options = TrainOptions(stage=stage, softmax_over="trie" if stage == "full" else "sid")
     train(folder, examples, tmp_path / "tuned", options=options, sft_fields=SHORT)
@@ -105,7 +92,6 @@ def test_an_adopted_model_trains_and_takes_a_newer_bundle(
     assert contract.tokens == read_contract(folder).tokens
     prompt = read_contract(folder).history_prompt
     assert prompt is not None
-    assert contract.history_prompt is not None
     assert contract.history_prompt.template == prompt.template
     assert contract.history_prompt.separator == prompt.separator
     moved = (before != after).any(1).nonzero().ravel().tolist()
@@ -138,17 +124,12 @@ def test_the_files_of_minionerec_evaluate_through_an_adopted_model(tmp_path: Pat
     used = sorted({token for sid in index.values() for token in sid})
     tokenizer.add_tokens(used)
     tokenizer.save_pretrained(tmp_path / "model")
-    tiny_model("qwen2", vocab_size=len(tokenizer), max_position_embeddings=2048).save_pretrained(
-        tmp_path / "model"
-    )
+    model = tiny_model("qwen2", vocab_size=len(tokenizer), max_position_embeddings=2048)
+    model.save_pretrained(tmp_path / "model")
     bundle = read_map(INDUSTRIAL / "index.json", name="industrial", info=INDUSTRIAL / "info.txt")
     bundle.save(tmp_path / "industrial.zarr")
-    adoption = adopt(
-        tmp_path / "model",
-        tmp_path / "industrial.zarr",
-        tmp_path / "adopted",
-        AdoptOptions(preset="minionerec"),
-    )
+    folders = (tmp_path / "model", tmp_path / "industrial.zarr", tmp_path / "adopted")
+    adoption = adopt(*folders, AdoptOptions(preset="minionerec"))
     assert (adoption.items, adoption.items_without_token, adoption.equal_rows) == (3686, 0, 0)
     assert adoption.tokens.number == len(used) == 560
     parts = {
@@ -157,11 +138,8 @@ def test_the_files_of_minionerec_evaluate_through_an_adopted_model(tmp_path: Pat
     }
     options = SplitOptions(protocol="given", valid=parts["valid"], test=parts["test"])
     split_events(parts["train"], tmp_path / "split", options)
-    evaluation = evaluate(
-        tmp_path / "adopted",
-        tmp_path / "split",
-        EvaluationOptions(limit=12, ks=(10,), num_beams=20, samples=0),
-    )
+    options = EvaluationOptions(limit=12, ks=(10,), num_beams=20, samples=0)
+    evaluation = evaluate(tmp_path / "adopted", tmp_path / "split", options)
     assert evaluation.n == 12
     assert 0 <= evaluation.metrics["hr@10"] <= 1
     # the SIDs of the windows are those of the bundle
@@ -171,18 +149,10 @@ def test_the_files_of_minionerec_evaluate_through_an_adopted_model(tmp_path: Pat
             assert copy.sid(row["item_id"]) == row["item_sid"]
 
 
-GRPO_FIELDS: dict[str, Any] = {
-    "num_generations": 4,
-    "per_device_train_batch_size": 8,
-    "learning_rate": 1e-2,
-    "warmup_steps": 0,
-    "logging_steps": 1,
-    "max_steps": 3,
-    "eval_strategy": "steps",
-    "eval_steps": 3,
-    "save_strategy": "steps",
-    "save_steps": 3,
-}
+GRPO_FIELDS: dict[str, Any] = {"num_generations": 4, "per_device_train_batch_size": 8}
+GRPO_FIELDS |= {"learning_rate": 1e-2, "warmup_steps": 0, "logging_steps": 1, "max_steps": 3}
+GRPO_FIELDS |= {"eval_strategy": "steps", "save_strategy": "steps"}
+GRPO_FIELDS |= {"eval_steps": 3, "save_steps": 3}
 
 
 class Oracle:
@@ -192,13 +162,11 @@ class Oracle:
     def __init__(self, system: Foreign, normalize: str) -> None:
         self.normalize = normalize
         vocabulary = system.tokenizer.get_vocab()
-        self.paths = {
-            tuple(vocabulary[token] for token in sid): sid for sid in system.sids.values()
-        }
+        paths = ((tuple(vocabulary[token] for token in sid), sid) for sid in system.sids.values())
+        self.paths = dict(paths)
+        texts = vocabulary.items()
         self.of_level = [
-            sorted(
-                token_id for text, token_id in vocabulary.items() if text.startswith(f"<{level}_")
-            )
+            sorted(number for text, number in texts if text.startswith(f"<{level}_"))
             for level in "abc"
         ]
 
@@ -228,7 +196,6 @@ def test_log_probabilities_are_those_over_the_table(
         start = tmp_path / "tuned"
     oracle = Oracle(system, normalize)
     table = read_contract(start).token_table
-    assert table is not None
     assert -1 in table.ids  # of codes that are not used
     scored = 0
     plain = Policy.scores
@@ -265,8 +232,7 @@ def test_log_probabilities_are_those_over_the_table(
     assert scored >= 3 * 8
     assert all(entry["grad_norm"] > 0 for entry in logs if "grad_norm" in entry)
     loaded = load_model_folder(tmp_path / "reinforced")
-    assert loaded.contract.token_table == table
-    assert loaded.contract.stages[-1].stage == "rl"
+    assert (loaded.contract.token_table, loaded.contract.stages[-1].stage) == (table, "rl")
     before = load_model_folder(start).model.get_input_embeddings().weight
     after = loaded.model.get_input_embeddings().weight
     used = [token_id for token_id in table.ids if token_id >= 0]

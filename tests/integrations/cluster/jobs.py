@@ -42,9 +42,8 @@ def write_numbers(folder: Path, sizes: tuple[int, ...] = (7, 1, 12)) -> list[int
 
 def read_numbers(folder: Path) -> list[int]:
     """The numbers in the parts of an output, in the order of the parts."""
-    return [
-        n for part in sorted(folder.glob("part-*")) for n in pq.read_table(part)["n"].to_pylist()
-    ]
+    parts = map(pq.read_table, sorted(folder.glob("part-*")))
+    return [number for table in parts for number in table["n"].to_pylist()]
 
 
 def open_doubling(killed_in: str = "", bad: int = -1) -> Work[Shard]:
@@ -73,6 +72,5 @@ def double(
 ) -> RunReport:
     """Double the numbers of a folder in shards of four."""
     work = partial(open_doubling, **choices)
-    return run_over_folder(
-        work, str(source), str(out), {"command": "double"}, options, shard_rows=4
-    )
+    lineage = {"command": "double"}
+    return run_over_folder(work, str(source), str(out), lineage, options, shard_rows=4)

@@ -112,13 +112,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     users = np.arange(N_EVENTS) % N_USERS
     items = (N_ITEMS * rng.random(N_EVENTS) ** 2).astype(int)
     times = rng.integers(0, 10**6, N_EVENTS)
-    table = pa.table(
-        {
-            "user_id": [f"u{user}" for user in users],
-            "item_id": [f"i{item}" for item in items],
-            "timestamp": times,
-        }
-    )
+    ids = {"user_id": [f"u{user}" for user in users], "item_id": [f"i{item}" for item in items]}
+    table = pa.table({**ids, "timestamp": times})
     rows = N_EVENTS // N_FILES
     for number in range(N_FILES):
         pq.write_table(table.slice(number * rows, rows), folder / "events" / f"{number}.parquet")

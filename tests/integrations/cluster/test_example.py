@@ -46,8 +46,7 @@ def test_a_second_call_makes_what_is_missing(tmp_path: Path) -> None:
     inputs = ("items", "events", "requests", "encoder", "model")
     call = ["bash", str(FOLDER / "run.sh"), *inputs, str(out)]
     subprocess.run(call, check=True, env=environ)
-    first = (tmp_path / "log").read_text().split()
-    assert len(first) == 9
+    assert len((tmp_path / "log").read_text().split()) == 9
     (out / "memory.zarr").rmdir()
     subprocess.run(call, check=True, env=environ)
     assert (tmp_path / "log").read_text().split()[9:] == ["build-memory", "evaluate"]

@@ -158,9 +158,7 @@ def test_memory_grows_with_the_items_of_a_part(shop: Path, tmp_path: Path) -> No
     assert peak < len(ids)  # bytes
 
 
-def test_blocks_have_equally_many_pairs_however_popular_their_items_are(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_blocks_have_equally_many_pairs_at_any_popularity(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker's memory follows from the pairs of a block. Items without pairs fill blocks, too."""
     monkeypatch.setattr(memory_pairs, "BLOCK_PAIRS", 200)
     sizes = np.sort(np.random.default_rng(0).pareto(1, 3000) * 10).astype(np.int64)[::-1]
@@ -229,9 +227,7 @@ def test_one_display_shows_all_stages(
     assert displays == [("embed", "build-memory", "tune")]
 
 
-def test_options_and_inputs_that_workers_do_not_take_are_refused(
-    shop: Path, tmp_path: Path
-) -> None:
+def test_options_and_inputs_workers_do_not_take_are_refused(shop: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     words = (shop / "shop.zarr", "-o", tmp_path / "m.zarr", "--engine", "ray")
     for flag, value in (("--memory", "1GiB"), ("--threads", 1)):

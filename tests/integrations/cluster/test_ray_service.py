@@ -183,8 +183,7 @@ def test_other_applications_are_left_alone(fake: FakeServe, model: Path) -> None
         terminate()
 
     serve_on_ray(ServeOptions(str(model)), Listening(port=0), started=deploy_another)
-    assert fake.calls == ["delete sidtool"]
-    assert fake.names == ["another"]
+    assert (fake.calls, fake.names) == (["delete sidtool"], ["another"])
 
 
 def test_more_replicas_than_processors_are_a_line_in_the_log(
@@ -195,9 +194,7 @@ def test_more_replicas_than_processors_are_a_line_in_the_log(
     assert "5 replicas wait for a CPU each: the cluster has 4" in capsys.readouterr().err
 
 
-def test_a_cluster_needs_a_port(
-    fake: FakeServe, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_port_is_needed(fake: FakeServe, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     with pytest.raises(UsageError, match="a cluster needs a port"):
         serve_on_ray(ServeOptions(str(model)), Listening(port=0))
@@ -300,8 +297,7 @@ def test_metrics_count_the_calls_of_all_replicas(service: Running) -> None:
 
 @pytest.mark.slow
 def test_sigterm_answers_what_was_received_and_ends_the_cluster(service: Running) -> None:
-    answer = call_across_sigterm(service, "x-nothing: x")
-    assert len(answer["items"]) == 3
+    assert len(call_across_sigterm(service, "x-nothing: x")["items"]) == 3
     assert service.process.wait(DEADLOCK) == 0
     assert replicas() == []
 

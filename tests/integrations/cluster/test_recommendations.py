@@ -1,5 +1,6 @@
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,8 @@ def test_the_rows_are_those_of_one_process(
     bad = 13
     assert actual[bad]["line"] == expected[bad]["line"] == bad + 1
     assert actual[bad]["error"].startswith(f"row 14 of {tmp_path / 'requests'}: ")
-    assert [row for n, row in enumerate(actual) if n != bad] == [
-        row for n, row in enumerate(expected) if n != bad
-    ]
+    others = [[row for n, row in enumerate(rows) if n != bad] for rows in (actual, expected)]
+    assert others[0] == others[1]
     assert (outcome.requests, outcome.bad, outcome.short) == (21, 1, 0)
     with pytest.raises(DataError, match="row 14 of"):
         outcome.raise_bad()
@@ -113,21 +113,14 @@ def test_the_evaluation_is_the_same(
     options = EvaluationOptions(ks=(5,), num_beams=10, exclude_seen=True, normalize=normalize)
     expected = evaluate_examples(loaded, examples, events, options)
     seen: list[tuple[int, int]] = []
-    actual = evaluate_examples(
-        loaded,
-        examples,
-        events,
-        options,
-        ranker=ranker,
-        progress=lambda done, total: seen.append((done, total)),
-    )
+    evaluate = partial(evaluate_examples, loaded, examples, events, options, ranker=ranker)
+    actual = evaluate(progress=lambda *step: seen.append(step))
     assert actual.to_json() == expected.to_json()
     mixture = actual.baselines.get("mixture")
     assert (mixture is not None and mixture != actual.metrics) == reranked
     n_passes = 2 if with_memory else 1  # a model with a memory is ranked alone, too
     assert seen[-1] == (11 * n_passes, 11 * n_passes)
     assert expected.values is not None
-    assert actual.values is not None
     np.testing.assert_array_equal(actual.values.values, expected.values.values)
 
 
@@ -153,7 +146,6 @@ class LoadedSource:
     loaded: LoadedModel
 
     def load(self) -> LoadedModel:
-        """The model."""
         return self.loaded
 
     def record(self) -> dict[str, Any]:

@@ -53,9 +53,8 @@ def test_files_of_a_shard_may_lack_columns_but_not_differ_in_their_types(tmp_pat
     pq.write_table(pa.table({"n": ["3"]}), tmp_path / "1.parquet")
     (tmp_path / "rows-0.parquet").unlink()
     (shard,) = list_shards(str(tmp_path))
-    with pytest.raises(
-        DataError, match=r"0\.parquet and 1 more cannot be read: .* Field n has inc"
-    ):
+    message = r"0\.parquet and 1 more cannot be read: .* Field n has inc"
+    with pytest.raises(DataError, match=message):
         shard.fetch(tmp_path)
 
 
@@ -68,9 +67,7 @@ def test_files_of_a_shard_may_lack_columns_but_not_differ_in_their_types(tmp_pat
         pa.dictionary(pa.int32(), pa.large_string()),
     ],
 )
-def test_files_of_a_shard_may_store_texts_in_several_ways(
-    tmp_path: Path, kind: pa.DataType
-) -> None:
+def test_files_of_a_shard_may_store_texts_in_many_ways(tmp_path: Path, kind: pa.DataType) -> None:
     texts = pa.array(["a", None, "c"])
     other = texts.dictionary_encode() if pa.types.is_dictionary(kind) else texts.cast(kind)
     lists = pa.array([["a"], None, []])
@@ -102,9 +99,7 @@ def test_a_source_without_rows_is_refused(tmp_path: Path, name: str) -> None:
         list_shards("nowhere://x")
 
 
-def test_reports_come_in_order_while_parts_are_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reports_are_in_order_of_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     order = [1, 0, 3, 2]
 
@@ -120,12 +115,8 @@ def test_reports_come_in_order_while_parts_are_made(
     monkeypatch.setattr(run, "run_job", out_of_order)
     folder = PartFolder(str(tmp_path))
     reports = parts_in_order(lambda: touch, ["a", "b", "c", "d"], folder, RunOptions())
-    assert [(report.name, len(made)) for report in reports] == [
-        ("a", 2),
-        ("b", 2),
-        ("c", 4),
-        ("d", 4),
-    ]
+    counts = [(report.name, len(made)) for report in reports]
+    assert counts == [("a", 2), ("b", 2), ("c", 4), ("d", 4)]
     again = parts_in_order(lambda: touch, ["a", "b", "c", "d"], folder, RunOptions())
     monkeypatch.setattr(run, "run_job", lambda *_: iter(()))
     assert [report.name for report in again] == ["a", "b", "c", "d"]
@@ -137,19 +128,14 @@ def test_the_output_has_a_part_per_shard_and_a_lineage(tmp_path: Path) -> None:
     options = RunOptions(progress=lambda done, total: seen.append((done, total)))
     report = double(tmp_path / "in", tmp_path / "out", options)
     assert read_numbers(tmp_path / "out") == [2 * n for n in numbers]
-    assert report.rows == len(numbers)
-    assert report.counts == {"sum": sum(numbers)}
+    assert (report.rows, report.counts) == (len(numbers), {"sum": sum(numbers)})
     assert seen == [(n, 5) for n in range(1, 6)]
     lineage = json.loads((tmp_path / "out" / "_lineage.json").read_text())
-    assert lineage["command"] == "double"
-    assert lineage["rows"] == len(numbers)
-    assert lineage["files"] == {
-        part.name: file_digest(part) for part in sorted((tmp_path / "out").glob("part-*"))
-    }
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *lineage["files"],
-        "_lineage.json",
-    }
+    assert (lineage["command"], lineage["rows"]) == ("double", len(numbers))
+    parts = sorted((tmp_path / "out").glob("part-*"))
+    assert lineage["files"] == {part.name: file_digest(part) for part in parts}
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {*lineage["files"], "_lineage.json"}
     assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
 
 
@@ -191,9 +177,7 @@ def test_a_remote_file_is_copied_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
     memory.rm("/once", recursive=True)
 
 
-def test_a_footer_that_claims_too_many_rows_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_claimed_rows_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_numbers(tmp_path / "in", (40,))
     monkeypatch.setattr("sidtool.integrations.cluster.shards.FREE_ROWS", 0)
     monkeypatch.setattr("sidtool.integrations.cluster.shards.ROWS_PER_BYTE", 0)

@@ -19,9 +19,7 @@ def divide(events: Path | str, out: Path, **run: object) -> dict[str, bytes]:
     return tree(out)
 
 
-def test_a_run_continues_with_what_is_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_continues_with_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events, out = write_events(tmp_path / "events"), tmp_path / "split"
     expected = divide(events, tmp_path / "one")
     split_one = user_parts.split_part

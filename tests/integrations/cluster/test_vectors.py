@@ -40,16 +40,10 @@ def table_of(folder: Path) -> pa.Table:
 
 
 def test_embed(inputs: Path, tmp_path: Path) -> None:
-    encoder = Encoder(str(inputs / "encoder"))
+    encoder, run = Encoder(str(inputs / "encoder")), RunOptions()
     items = sidtool.read_items(inputs / "items.jsonl")
     for name, rows in (("whole", 100), ("shards", 16)):
-        embed_folder(
-            inputs / "items",
-            tmp_path / name,
-            str(inputs / "encoder"),
-            run=RunOptions(),
-            shard_rows=rows,
-        )
+        embed_folder(inputs / "items", tmp_path / name, encoder.model, run=run, shard_rows=rows)
     whole = table_of(tmp_path / "whole")
     assert whole["item_id"].to_pylist() == list(items.ids)
     expected, _ = embed(items.texts, encoder, cache=tmp_path / "cache")

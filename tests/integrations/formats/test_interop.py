@@ -45,15 +45,13 @@ def catalog(*ids: str) -> Items:
 def retire(bundle: Bundle, *ids: str) -> Bundle:
     retired = np.zeros(len(bundle.items), dtype=np.bool_)
     retired[bundle.items.rows(ids)] = True
-    return Bundle.of(
-        replace(bundle.items, retired=retired), bundle.codebook, "reassign", name="retired"
-    )
+    items = replace(bundle.items, retired=retired)
+    return Bundle.of(items, bundle.codebook, "reassign", name="retired")
 
 
 def sids(bundle: Bundle) -> dict[str, tuple[int, ...]]:
-    return {
-        bundle.items.ids[int(row)]: tuple(bundle.items.codes[row].tolist()) for row in bundle.active
-    }
+    items = bundle.items
+    return {items.ids[row]: tuple(items.codes[row].tolist()) for row in bundle.active.tolist()}
 
 
 @needs_data
@@ -94,12 +92,10 @@ def test_any_index_is_reproduced(
     assert not bundle.space.has_begin_end_tokens
     assert sids(bundle) == {str(item): sid for item, sid in enumerate(rows)}
     for size, codes in zip(bundle.space.sizes, zip(*rows, strict=True), strict=True):
-        assert size == min(
-            power for power in (1 << bits for bits in range(17)) if power > max(codes)
-        )
-    assert bundle.manifest.collisions.policy == (
-        "reassign" if len(set(rows)) == len(rows) else "allow"
-    )
+        powers = (1 << bits for bits in range(17))
+        assert size == min(power for power in powers if power > max(codes))
+    policy = "reassign" if len(set(rows)) == len(rows) else "allow"
+    assert bundle.manifest.collisions.policy == policy
     export_map(bundle, folder / "out", "minionerec")
     assert (folder / "out" / "index.json").read_bytes() == path.read_bytes()
 
@@ -107,9 +103,8 @@ def test_any_index_is_reproduced(
 def test_level_sizes_may_be_given(tmp_path: Path) -> None:
     path, _ = written(tmp_path)
     assert read_minionerec(path, name="map", sizes=(6, 256)).space.sizes == (6, 256)
-    with pytest.raises(
-        UsageError, match="the largest codes are \\[5, 3\\], the level sizes are 5x256"
-    ):
+    message = r"the largest codes are \[5, 3\], the level sizes are 5x256"
+    with pytest.raises(UsageError, match=message):
         read_minionerec(path, name="map", sizes=(5, 256))
     with pytest.raises(UsageError, match="there are 3 level sizes, the semantic IDs have 2 levels"):
         read_minionerec(path, name="map", sizes=(8, 8, 8))
@@ -181,9 +176,7 @@ def test_a_malformed_index_is_refused(tmp_path: Path, index: str, message: str) 
         ("<a_5><b_0>\tA lamp\t0\n<a_5><b_0>\tRug\t0\n", "line 2: item '0' has the title 'Rug'"),
     ],
 )
-def test_an_info_file_that_contradicts_the_index_is_refused(
-    tmp_path: Path, info: str, message: str
-) -> None:
+def test_an_info_file_for_another_index_is_refused(tmp_path: Path, info: str, message: str) -> None:
     path, lines = written(tmp_path, INDEX, info)
     with pytest.raises(DataError, match=message):
         read_minionerec(path, name="map", info=lines)
@@ -196,11 +189,8 @@ def test_line_ends_and_byte_order_marks_of_windows_are_read(
     path, info = written(tmp_path, INDEX, encode(INFO))
     path.write_bytes(encode(path.read_text()).encode())
     bundle = read_minionerec(path, name="map", info=info)
-    assert [bundle.items.title(bundle.items.row(key)) for key in INDEX] == [
-        "A lamp",
-        "Soap, 3 pieces",
-        "",
-    ]
+    titles = [bundle.items.title(bundle.items.row(key)) for key in INDEX]
+    assert titles == ["A lamp", "Soap, 3 pieces", ""]
 
 
 @pytest.mark.parametrize("key", ["007", "９", "1" * 5000, "-1", " 1", "1.0"])
@@ -322,9 +312,7 @@ def test_a_parquet_map_of_another_catalog_is_refused(tmp_path: Path) -> None:
         ["<|sid_begin|><s_a_5><s_b_0><|sid_end|>", "<s_a_1><s_b_2>"],
     ],
 )
-def test_openonerec_may_have_lists_of_any_type_or_spelled_sids(
-    tmp_path: Path, column: object
-) -> None:
+def test_openonerec_has_lists_of_any_type_or_spelled_sids(tmp_path: Path, column: object) -> None:
     pq.write_table(pa.table({"pid": ["x", "y"], "sid": column}), tmp_path / "map.parquet")
     assert sids(read_openonerec(tmp_path / "map.parquet", name="map")) == {"x": (5, 0), "y": (1, 2)}
 
@@ -336,19 +324,15 @@ def test_flashrec_reads_the_same_tokens(tmp_path: Path, sizes: tuple[int, ...]) 
     block, spelled_sizes = sid_option(SidTokens(bundle.space, start)).split("/")
     first, last = map(int, block.split(":"))
     widths = list(map(int, spelled_sizes.split(",")))
-    assert (
-        (first, last + 1)
-        == (start, start + len(bundle.space.tokens))
-        == (start, start + sum(widths))
-    )
+    assert start == first
+    assert last + 1 - start == len(bundle.space.tokens) == sum(widths)
     spelled = {}
     for key, items in json.loads((tmp_path / "sids.json").read_text()).items():
         # FlashRec: token = start + sum of the sizes before + code, and the last level is {begin,
         # end}
         ids = [start + sum(widths[:level]) + int(code) for level, code in enumerate(key.split(","))]
-        spelled["".join(bundle.space.tokens[token - start] for token in ids)] = [
-            each["pid"] for each in items
-        ]
+        tokens = (bundle.space.tokens[token - start] for token in ids)
+        spelled["".join(tokens)] = [each["pid"] for each in items]
     expected: dict[str, list[str]] = {}
     for item in bundle.items.ids:
         expected.setdefault(bundle.sid(item) + "<|sid_end|>", []).append(item)

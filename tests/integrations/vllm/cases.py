@@ -105,16 +105,10 @@ def vllm_config(folder: Path, **arguments: Any) -> Any:
 @pytest.fixture
 def vllm_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Modules named as vLLM's, with empty classes of its two processor interfaces."""
-    for name in (
-        "vllm",
-        "vllm.v1",
-        "vllm.v1.sample",
-        "vllm.v1.sample.logits_processor",
-        "vllm.v1.worker",
-        "vllm.v1.worker.gpu",
-        "vllm.v1.worker.gpu.sample",
-        "vllm.v1.worker.gpu.sample.logits_processor",
-    ):
+    processors = ("vllm.v1.sample.logits_processor", "vllm.v1.worker.gpu.sample.logits_processor")
+    packages = [processor.split(".") for processor in processors]
+    names = {".".join(parts[:n]) for parts in packages for n in range(1, len(parts) + 1)}
+    for name in sorted(names):
         module: Any = ModuleType(name)
         module.LogitsProcessor = type("LogitsProcessor", (), {"__module__": name})
         module.SamplingParams = SamplingParams

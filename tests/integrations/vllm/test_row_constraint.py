@@ -121,8 +121,7 @@ def test_a_row_that_has_left_the_trie_has_no_valid_token(layout: Layout) -> None
     tokens = constraint.contract.tokens
     second_code = spelled(constraint, [0, 0])[1]
     tails = torch.tensor([constraint.tail([second_code, second_code], ())])
-    out = constraint.apply(torch.zeros(1, tokens.stop), tails, [None])
-    assert (out == -torch.inf).all()
+    assert (constraint.apply(torch.zeros(1, tokens.stop), tails, [None]) == -torch.inf).all()
 
 
 @pytest.mark.parametrize("layout", ["block", "table"])

@@ -69,8 +69,7 @@ def test_recommendations_are_those_of_sidtools_decoder(llm: Any, own: LoadedMode
     want = list(recommend(own, REQUESTS, options))
     answers = list(recommend(engine_model(llm), REQUESTS, options))
     for answer, other in zip(answers, want, strict=True):
-        assert answer.items == other.items
-        assert answer.scores == pytest.approx(other.scores, abs=1e-3)
+        assert (answer.items, answer.scores) == (other.items, pytest.approx(other.scores, abs=1e-3))
         assert len(answer.items) == 6 or other.missing
 
 

@@ -59,8 +59,7 @@ def test_items_and_order_are_those_of_recommend(
     with pytest.warns(SidtoolWarning):
         answers = list(recommend(engine_model(engine), requests, options))
     for answer, other in zip(answers, want, strict=True):
-        assert answer.items == other.items
-        assert answer.scores == pytest.approx(other.scores, abs=1e-4)
+        assert (answer.items, answer.scores) == (other.items, pytest.approx(other.scores, abs=1e-4))
         assert answer.missing == other.missing
     assert set(engine.lengths) == {12}
 

@@ -23,13 +23,11 @@ class RunsCode:
 
 
 def members(path: Path) -> dict[str, bytes]:
-    """The entries of a zip."""
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
 def rezip(path: Path, entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:
-    """Write entries as a zip."""
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, data in entries.items():
             archive.writestr(name, data)

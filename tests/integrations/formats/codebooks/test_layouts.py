@@ -35,8 +35,7 @@ def rows(count: int = 300, dim: int = DIM) -> torch.Tensor:
 def check(path: Path, expected: Any, **facts: Any) -> None:
     """The codes of a file are these, and it has these facts."""
     foreign = read_codebook(path)
-    assert foreign.codebook.sizes == SIZES
-    assert foreign.codebook.dim == DIM
+    assert (foreign.codebook.sizes, foreign.codebook.dim) == (SIZES, DIM)
     codes = foreign.codebook.encode(rows().numpy())
     assert len({tuple(sid) for sid in codes.tolist()}) > 20
     assert codes.tolist() == expected.tolist()
@@ -148,9 +147,8 @@ def test_files_without_a_known_codebook_are_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", other=np.zeros(3))
     with pytest.raises(DataError, match=r"its tensors are 'other'"):
         read_codebook(tmp_path / "x.npz")
-    torch.save(
-        {"centroids.0": torch.zeros(2, 2), "centroids.2": torch.zeros(2, 2)}, tmp_path / "g.pt"
-    )
+    levels = {"centroids.0": torch.zeros(2, 2), "centroids.2": torch.zeros(2, 2)}
+    torch.save(levels, tmp_path / "g.pt")
     with pytest.raises(DataError, match=r"has the levels \[0, 2\], not 0, 1, 2"):
         read_codebook(tmp_path / "g.pt")
     with pytest.raises(DataError, match=r"no known codebook has the suffix"):
