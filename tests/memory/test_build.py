@@ -45,14 +45,11 @@ def test_neighbors_are_those_of_item_knn() -> None:
     actual = memory.neighbors.to_scipy().toarray()
     np.testing.assert_array_equal(actual, expected.astype(np.float32))
     assert (np.diff(memory.neighbors.offsets) <= 3).all()
-    assert (
-        memory.events.tolist() == np.bincount(np.concatenate(sequences), minlength=ITEMS).tolist()
-    )
+    counts = np.bincount(np.concatenate(sequences), minlength=ITEMS)
+    assert memory.events.tolist() == counts.tolist()
 
 
-def test_the_ids_of_a_large_bundle_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ids_of_a_large_bundle_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("item_map", "contents"):
         monkeypatch.setattr(f"sidtool.tokenizer.bundle.{name}.LARGE", 1)
     BUNDLE.save(tmp_path / "shop.zarr")
@@ -174,5 +171,4 @@ def test_vectors_that_a_memory_does_not_compare_are_refused() -> None:
 def test_of_equal_values_the_first_are_the_largest(values: list[float], count: int) -> None:
     array = np.array(values)
     order = np.lexsort((np.arange(len(array)), -array))[:count]
-    indexes = np.arange(len(array))[largest(array, count)]
-    assert indexes.tolist() == np.sort(order).tolist()
+    assert np.arange(len(array))[largest(array, count)].tolist() == np.sort(order).tolist()

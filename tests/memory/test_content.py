@@ -84,9 +84,8 @@ def test_similarity_by_content_is_added_to_that_of_the_events() -> None:
 
 @pytest.mark.parametrize("neighbors", [2, None])
 def test_neighbors_follow_from_what_is_stored(tmp_path: Path, neighbors: int | None) -> None:
-    memory = build_memory(
-        SPLIT, GROWN, KnnSettings(neighbors=neighbors), content=ItemContent.of(GROWN, VECTORS)
-    )
+    content = ItemContent.of(GROWN, VECTORS)
+    memory = build_memory(SPLIT, GROWN, KnnSettings(neighbors=neighbors), content=content)
     memory.save(tmp_path / "m.zarr")
     assert verify_memory(tmp_path / "m.zarr") == []
 
@@ -103,9 +102,8 @@ def test_the_content_is_recorded_and_covered_by_the_digest(tmp_path: Path) -> No
     assert len({memory.digest for memory in memories}) == 5
     for number, content in enumerate(contents, 1):
         memories[number].save(tmp_path / f"{number}.zarr")
-        assert (
-            Memory.open_verified(tmp_path / f"{number}.zarr").manifest.content == content.settings
-        )
+        stored = Memory.open_verified(tmp_path / f"{number}.zarr")
+        assert stored.manifest.content == content.settings
 
 
 DAMAGES: dict[str, Callable[[dict[str, np.ndarray]], object]] = {
@@ -167,9 +165,7 @@ def mixture(n: int, clusters: int, seed: int) -> Vectors:
     seed=st.integers(0, 3),
 )
 @settings(max_examples=40, deadline=None)
-def test_the_nearest_items_agree_with_loops(
-    count: int, neighbors: int, block: int, seed: int
-) -> None:
+def test_nearest_items_agree_with_loops(count: int, neighbors: int, block: int, seed: int) -> None:
     vectors = unit(np.random.default_rng(seed).normal(size=(count, 6)).astype(np.float32))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "BLOCK_VALUES", block)
@@ -180,9 +176,7 @@ def test_the_nearest_items_agree_with_loops(
 
 
 @pytest.mark.parametrize("block", [2**24, 64])
-def test_comparing_all_cells_is_comparing_all_pairs(
-    block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_cells_give_all_pairs(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = mixture(300, 12, seed=1)
     exact = nearest_items(vectors)
     monkeypatch.setattr(module, "MOST_COMPARED", 100)

@@ -16,9 +16,8 @@ BUNDLE.items.retired[[4, 9]] = True
 MEMORY = small_memory(BUNDLE)
 
 # items from 30 on have no events, and neighbors by content alone
-WITH_NEW_ITEMS = build_memory(
-    split_of(random_histories(0, 40, 30)), BUNDLE, content=ItemContent.of(BUNDLE)
-)
+CONTENT = ItemContent.of(BUNDLE)
+WITH_NEW_ITEMS = build_memory(split_of(random_histories(0, 40, 30)), BUNDLE, content=CONTENT)
 
 histories = st.lists(st.lists(st.integers(-1, 39), max_size=12), min_size=1, max_size=4)
 
@@ -30,16 +29,13 @@ def slow(
     raised = slow_scores(memory, [row for row in history if row >= 0]) ** power
     raised[memory.events == 0] *= new_item_factor
     active = raised[BUNDLE.active]
-    return {
-        position: value / active.sum() for position, value in enumerate(active.tolist()) if value
-    }
+    values = enumerate(active.tolist())
+    return {position: value / active.sum() for position, value in values if value}
 
 
 @given(histories=histories, power=st.sampled_from([0.5, 1.0, 3.0]), dense=st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_distributions_agree_with_loops(
-    histories: list[list[int]], power: float, dense: bool
-) -> None:
+def test_distributions_match_loops(histories: list[list[int]], power: float, dense: bool) -> None:
     index = MemoryIndex.of(MEMORY, BUNDLE)
     arrays = [np.array(history, dtype=np.int64) for history in histories]
     with pytest.MonkeyPatch.context() as patch:
@@ -49,9 +45,8 @@ def test_distributions_agree_with_loops(
     for history, result, alone in zip(histories, results, apart, strict=True):
         expected = slow(MEMORY, history, power)
         assert result.positions.tolist() == sorted(expected)
-        np.testing.assert_allclose(
-            np.exp(result.log_probs), [expected[key] for key in sorted(expected)], rtol=1e-6
-        )
+        probabilities = [expected[key] for key in sorted(expected)]
+        np.testing.assert_allclose(np.exp(result.log_probs), probabilities, rtol=1e-6)
         np.testing.assert_array_equal(alone.positions, result.positions)
         np.testing.assert_array_equal(alone.log_probs, result.log_probs)
 
@@ -62,21 +57,17 @@ def test_distributions_agree_with_loops(
     factor=st.sampled_from([0.0, 1e-6, 0.1, 0.9, 1.0]),
 )
 @settings(max_examples=60, deadline=None)
-def test_the_scores_of_new_items_have_a_factor(
-    histories: list[list[int]], power: float, factor: float
-) -> None:
+def test_new_items_have_a_factor(histories: list[list[int]], power: float, factor: float) -> None:
     index = MemoryIndex.of(WITH_NEW_ITEMS, BUNDLE, factor)
     plain = MemoryIndex.of(WITH_NEW_ITEMS, BUNDLE)
     arrays = [np.array(history, dtype=np.int64) for history in histories]
     results = index.distributions(arrays, power)
-    for history, result, whole in zip(
-        histories, results, plain.distributions(arrays, power), strict=True
-    ):
+    unscaled = plain.distributions(arrays, power)
+    for history, result, whole in zip(histories, results, unscaled, strict=True):
         expected = slow(WITH_NEW_ITEMS, history, power, factor)
         assert result.positions.tolist() == sorted(expected)
-        np.testing.assert_allclose(
-            np.exp(result.log_probs), [expected[key] for key in sorted(expected)], rtol=1e-6
-        )
+        probabilities = [expected[key] for key in sorted(expected)]
+        np.testing.assert_allclose(np.exp(result.log_probs), probabilities, rtol=1e-6)
         # a gate reads the scores as they were
         if len(result):
             assert (result.log_mass, result.log_peak) == (whole.log_mass, whole.log_peak)

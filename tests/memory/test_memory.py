@@ -29,10 +29,8 @@ def test_a_memory_is_read_as_it_was_written(tmp_path: Path, name: str) -> None:
     memory.save(tmp_path / name)
     assert verify_memory(tmp_path / name) == []
     stored = Memory.open_verified(tmp_path / name)
-    assert stored.digest == memory.digest
-    assert stored.manifest.settings == memory.manifest.settings
-    assert stored.manifest.split == memory.manifest.split
-    assert list(stored.ids) == list(memory.ids)
+    assert (stored.digest, stored.manifest.settings) == (memory.digest, memory.manifest.settings)
+    assert (stored.manifest.split, list(stored.ids)) == (memory.manifest.split, list(memory.ids))
     for rows in ("pairs", "neighbors"):
         expected = getattr(memory, rows).to_scipy().toarray()
         np.testing.assert_array_equal(getattr(stored, rows).to_scipy().toarray(), expected)
@@ -83,27 +81,26 @@ def test_a_bundle_is_no_memory_and_a_memory_no_bundle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("format", None),
+        *((key, None) for key in ("format", "settings")),
+        *((key, -1) for key in ("items", "train_events")),
         ("format", 0),
-        ("items", -1),
-        ("settings", None),
         ("settings", {"recency": 7}),
         ("bundle", {}),
         ("split", 3),
         ("digest", "00" * 32),
         ("train_events", 7),
         ("window", 0),
-        ("train_events", -1),
         ("train_digest", "x"),
         ("bundle", {"space": "0" * 64, "codebook": "0" * 64, "items": "0" * 64, "digest": "1"}),
         ("bundle", {"space": "a", "codebook": "b", "items": "c", "digest": "d"}),
         ("split", {"protocol": "temporal", "digest": "\x1b[2J"}),
         ("objects", {"../x": "0" * 64}),
         ("objects", {"x": "0"}),
-        ("content", 3),
-        ("content", {"source": "text"}),
+        *(
+            ("content", value)
+            for value in (3, {"source": "text"}, {"source": "codes", "weight": 0})
+        ),
         ("content", {"source": "vectors", "vectors": "x"}),
-        ("content", {"source": "codes", "weight": 0}),
     ],
 )
 def test_a_changed_manifest_is_refused(tmp_path: Path, key: str, value: object) -> None:

@@ -1,5 +1,6 @@
 """A sharded build gives the memory of a build in memory, byte for byte."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,9 @@ def test_a_sharded_build_equals_one_in_memory(
     content = ItemContent.of(BUNDLE) if with_content else None
     folder = tmp_path_factory.mktemp("shards")
     shards = Shards(folder, budget_for(threads * pairs))
-    expected = build_memory(split_of(histories), BUNDLE, how, content=content, threads=1)
-    actual = build_memory(
-        split_of(histories), BUNDLE, how, content=content, shards=shards, threads=threads
-    )
+    build = partial(build_memory, split_of(histories), BUNDLE, how, content=content)
+    expected = build(threads=1)
+    actual = build(shards=shards, threads=threads)
     assert actual.arrays.keys() == expected.arrays.keys()
     for name, array in expected.arrays.items():
         assert actual.arrays[name].dtype == array.dtype
@@ -82,8 +82,7 @@ def test_a_weight_that_overflows_over_groups_of_users_is_refused(
     monkeypatch.setattr(cooccurrence, "UNIT", 2.0**-60)  # an adjacent pair counts 2 ** 60
     shards = Shards(tmp_path, budget_for(1))
     seven, eight = (split_of([["i1", "i2"]] * users) for users in (7, 8))
-    memory = build_memory(seven, BUNDLE, shards=shards)
-    assert memory.pairs.weights.tolist() == [7 * 2**60]
+    assert build_memory(seven, BUNDLE, shards=shards).pairs.weights.tolist() == [7 * 2**60]
     with pytest.raises(DataError, match="two items co-occur too often"):
         build_memory(eight, BUNDLE, shards=shards)
 
@@ -94,9 +93,8 @@ def test_counts_of_another_distance_do_not_change_the_first(tmp_path: Path) -> N
     counters = (SplitPairs(split), SplitPairs(split, Shards(tmp_path, budget_for(50))))
     for distance in (0.85, 0.5, 0.85):
         how = KnnSettings(distance=distance)
-        expected, actual = (
-            counter.similar(counter.count(ids, distance), how, None) for counter in counters
-        )
+        counts = ((counter, counter.count(ids, distance)) for counter in counters)
+        expected, actual = (counter.similar(count, how, None) for counter, count in counts)
         for one, other in zip(expected, actual, strict=True):
             np.testing.assert_array_equal(one.weights, other.weights)
 
