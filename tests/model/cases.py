@@ -17,9 +17,8 @@ DIM = 12
 
 def make_codebook(seed: int = 0, sizes: Sequence[int] = SIZES) -> Codebook:
     rng = np.random.default_rng(seed)
-    levels = tuple(
-        rng.normal(size=(size, DIM)).astype(np.float32) / (n + 1) for n, size in enumerate(sizes)
-    )
+    scaled = ((np.float32(number + 1), size) for number, size in enumerate(sizes))
+    levels = tuple(rng.normal(size=(size, DIM)).astype(np.float32) / by for by, size in scaled)
     return Codebook("rq-kmeans", levels, {}, QuantizerParams(fit={"seed": seed}))
 
 
@@ -33,12 +32,10 @@ def make_bundle(
 ) -> Bundle:
     items = ItemMap.of(space or SidSpace(SIZES), ids, codes, [f"Title of {item}" for item in ids])
     if codebook is not None:
-        facts["recipe"] = {
-            "quantizer": {"method": codebook.method, "parameters": codebook.params.to_json()}
-        }
-    return Bundle.of(
-        items, codebook, facts.pop("policy", "reassign"), name=facts.pop("name", "shop"), **facts
-    )
+        quantizer = {"method": codebook.method, "parameters": codebook.params.to_json()}
+        facts["recipe"] = {"quantizer": quantizer}
+    policy, name = facts.pop("policy", "reassign"), facts.pop("name", "shop")
+    return Bundle.of(items, codebook, policy, name=name, **facts)
 
 
 def distinct_codes(n: int, seed: int = 0, sizes: Sequence[int] = SIZES) -> Codes:

@@ -13,9 +13,8 @@ from tests.models import tiny_model, tiny_tokenizer
 
 
 def shop() -> Bundle:
-    return make_bundle(
-        [f"item{n}" for n in range(20)], distinct_codes(20), codebook=make_codebook()
-    )
+    ids = [f"item{n}" for n in range(20)]
+    return make_bundle(ids, distinct_codes(20), codebook=make_codebook())
 
 
 @pytest.fixture

@@ -29,9 +29,7 @@ def existing(width: int = 64, seed: int = 0) -> np.ndarray:
     constant=st.booleans(),
 )
 @settings(max_examples=20, deadline=None)
-def test_embedding_rows_differ_and_are_finite(
-    init: Init, width: int, seed: int, constant: bool
-) -> None:
+def test_rows_differ_and_are_finite(init: Init, width: int, seed: int, constant: bool) -> None:
     """Also where every centroid of a level is the same, as after clusters became empty, and where
     the codebook is wider than the model."""
     codebook = make_codebook(seed % 100)
@@ -39,8 +37,7 @@ def test_embedding_rows_differ_and_are_finite(
         levels = tuple(np.ones_like(level) for level in codebook.levels)
         codebook = Codebook("rq-kmeans", levels, {}, {})
     rows = initial_embeddings(SPACE, codebook, init, EmbeddingStatistics.of(existing(width)), seed)
-    assert rows.dtype == np.float32
-    assert rows.shape == (len(SPACE.tokens), width)
+    assert (rows.dtype, rows.shape) == (np.float32, (len(SPACE.tokens), width))
     assert np.isfinite(rows).all()
     assert len(np.unique(rows, axis=0)) == len(rows)
 
@@ -48,9 +45,8 @@ def test_embedding_rows_differ_and_are_finite(
 def test_codebook_rows_have_the_norms_of_the_existing_rows() -> None:
     sizes = (64, 128)
     old = existing()
-    rows = initial_embeddings(
-        SidSpace(sizes), make_codebook(sizes=sizes), "codebook", EmbeddingStatistics.of(old), 0
-    )
+    codebook, statistics = make_codebook(sizes=sizes), EmbeddingStatistics.of(old)
+    rows = initial_embeddings(SidSpace(sizes), codebook, "codebook", statistics, 0)
     lengths = np.linalg.norm(old, axis=1)
     of_begin_and_end = np.linalg.norm(rows[192:], axis=1)
     assert of_begin_and_end == pytest.approx(lengths.mean(), rel=0.2)
@@ -64,10 +60,8 @@ def test_codebook_rows_have_the_norms_of_the_existing_rows() -> None:
 
 def test_codebook_rows_have_the_cosines_of_the_centroids() -> None:
     sizes = (40,)
-    codebook = make_codebook(3, sizes)
-    rows = initial_embeddings(
-        SidSpace(sizes), codebook, "codebook", EmbeddingStatistics.of(existing(512)), 0
-    )[:40]
+    codebook, statistics = make_codebook(3, sizes), EmbeddingStatistics.of(existing(512))
+    rows = initial_embeddings(SidSpace(sizes), codebook, "codebook", statistics, 0)[:40]
     lower = np.tril_indices(40, -1)
 
     def cosines(points: np.ndarray) -> np.ndarray:

@@ -87,26 +87,20 @@ def test_old_logits_stay_and_every_embedding_gets_rows(
     bias = getattr(served.model, "final_logits_bias", None)
     if bias is not None:
         mean = before.final_logits_bias[0, :known].mean()
-        torch.testing.assert_close(
-            bias[0, tokens.start : tokens.stop], mean.expand(tokens.stop - known)
-        )
+        added = bias[0, tokens.start : tokens.stop]
+        torch.testing.assert_close(added, mean.expand(tokens.stop - known))
 
 
-def test_contract_and_generation_config_say_what_the_model_is(
-    bundle: Bundle, tmp_path: Path
-) -> None:
+def test_contract_and_generation_config_name_the_model(bundle: Bundle, tmp_path: Path) -> None:
     extended(tmp_path, bundle, "bart")
-    contract = read_contract(tmp_path / "out")
-    assert contract.kind == "encoder-decoder"
+    assert read_contract(tmp_path / "out").kind == "encoder-decoder"
     assert json.loads((tmp_path / "out" / "sid.json").read_text())["kind"] == "encoder-decoder"
     config = load_model_folder(tmp_path / "out").model.generation_config
     assert (config.decoder_start_token_id, config.do_sample, config.num_beams) == (2, False, 1)
     assert config.forced_eos_token_id is None
 
 
-def test_weights_of_another_kind_than_the_contract_says_are_refused(
-    bundle: Bundle, tmp_path: Path
-) -> None:
+def test_weights_of_another_kind_than_recorded_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     extended(tmp_path, bundle, "t5")
     unsigned(tmp_path / "out", kind="causal")
     with pytest.raises(CompatibilityError, match="encoder-decoder weights, its contract says cau"):
@@ -157,9 +151,8 @@ def test_halves_with_configurations_of_their_own_grow(bundle: Bundle, tmp_path: 
     config.decoder_start_token_id = 2
     model = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32).eval()
     save_base(tmp_path / "base", model, tiny_tokenizer())
-    contract = extend_model(
-        str(tmp_path / "base"), bundle, tmp_path / "out", ExtendOptions(user_tokens=3)
-    )
+    options = ExtendOptions(user_tokens=3)
+    contract = extend_model(str(tmp_path / "base"), bundle, tmp_path / "out", options)
     served = load_model_folder(tmp_path / "out").model
     ids = torch.arange(8).reshape(2, 4)
     with torch.no_grad():
@@ -264,8 +257,7 @@ def test_the_shape_of_tiger(tmp_path: Path) -> None:
     count = init_model(SENTENCES, tmp_path / "base", preset="t5-tiger", vocab_size=300)
     assert count == layers + norms + 2 * 32 * 6 + 300 * 128
     model = load_model(Checkpoint(tmp_path / "base"))
-    assert model.config.dropout_rate == 0.1
-    assert model.config.dense_act_fn == "relu"
+    assert (model.config.dropout_rate, model.config.dense_act_fn) == (0.1, "relu")
     assert len({id(layer.weight) for layer in embedding_layers(model)}) == 1
 
 
@@ -278,9 +270,7 @@ def test_a_prompt_may_be_as_long_as_the_encoder_reads() -> None:
         check_positions(model, 65, 1)
 
 
-def test_a_model_that_would_not_load_with_more_tokens_is_refused(
-    bundle: Bundle, tmp_path: Path
-) -> None:
+def test_a_model_that_would_not_load_when_larger_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     """Marian has vocabularies of two sizes, one of which does not grow."""
     tokenizer = tiny_tokenizer()
     shape = {"d_model": 16, "vocab_size": len(tokenizer), "pad_token_id": 0}

@@ -62,9 +62,8 @@ def test_old_logits_stay_and_new_embedding_rows_differ(
     assert tokens.start == len(tokenizer)
     assert model.config.vocab_size == tokens.stop
     assert served.tokenizer(TEXT)["input_ids"] == tokenizer(TEXT)["input_ids"]
-    torch.testing.assert_close(
-        logits(model, served.tokenizer)[:, :known], logits(before, tokenizer)
-    )
+    extended_logits = logits(model, served.tokenizer)[:, :known]
+    torch.testing.assert_close(extended_logits, logits(before, tokenizer))
     head, embeddings = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     assert (head is embeddings) == tied
     for matrix in (head, embeddings):
@@ -143,12 +142,8 @@ def test_the_contract_names_bundle_and_base(bundle: Bundle, base: Path, tmp_path
 
     contract = extend_model(str(base), bundle, tmp_path / "out")
     assert contract == read_contract(tmp_path / "out")
-    assert (contract.identity, contract.stages[-1].stage, contract.history_prompt) == (
-        bundle.identity,
-        "extend",
-        None,
-    )
-    assert contract.base_model == str(base)
+    assert (contract.identity, contract.history_prompt) == (bundle.identity, None)
+    assert (contract.stages[-1].stage, contract.base_model) == ("extend", str(base))
     weights = hashlib.sha256((base / "model.safetensors").read_bytes()).hexdigest()
     assert contract.base_weights == {"model.safetensors": weights}
     assert Bundle.open(tmp_path / "out" / "sid.zarr").identity == bundle.identity
@@ -183,14 +178,11 @@ def test_a_vocabulary_without_begin_and_end_tokens(base: Path) -> None:
     assert served.tokens.begin is None
 
 
-def test_the_sampling_settings_of_an_instruct_model_are_removed(
-    bundle: Bundle, base: Path, tmp_path: Path
-) -> None:
+def test_sampling_settings_are_removed(bundle: Bundle, base: Path, tmp_path: Path) -> None:
     sampler = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.8}
     sampler |= {"repetition_penalty": 1.1}
-    (base / "generation_config.json").write_text(
-        json.dumps({**sampler, "eos_token_id": [2, 4], "num_beams": 3})
-    )
+    settings = {**sampler, "eos_token_id": [2, 4], "num_beams": 3}
+    (base / "generation_config.json").write_text(json.dumps(settings))
     extend_model(str(base), bundle, tmp_path / "out")
     stored = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     stored.pop("transformers_version")
@@ -200,9 +192,7 @@ def test_the_sampling_settings_of_an_instruct_model_are_removed(
 
 
 @pytest.mark.parametrize("asked", [None, "float32"])
-def test_the_dtype_is_that_of_the_checkpoint_by_default(
-    asked: str | None, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_the_checkpoint_sets_the_dtype(asked: str | None, bundle: Bundle, tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     half = tiny_model("qwen3", vocab_size=len(tokenizer)).to(torch.bfloat16)
     base = saved(tmp_path, tokenizer, half)
@@ -241,9 +231,8 @@ def test_a_token_that_exists_already_is_refused(where: str, bundle: Bundle, tmp_
     else:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         state["model"]["vocab"]["<s_b_2>"] = len(tokenizer)
-        tokenizer = type(tokenizer)(
-            tokenizer_object=tokenizer.backend_tokenizer.from_str(json.dumps(state))
-        )
+        backend = tokenizer.backend_tokenizer.from_str(json.dumps(state))
+        tokenizer = type(tokenizer)(tokenizer_object=backend)
     message = "already has 1 of the 20 SID tokens: <s_b_2> has id"
     with pytest.raises(CompatibilityError, match=message):
         extended(saved(tmp_path, tokenizer), bundle)
@@ -318,9 +307,8 @@ class TestWhatIsRefused:
         )
         config = json.loads((base / "config.json").read_text())
         own = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
-        (base / "config.json").write_text(
-            json.dumps({**config, "model_type": "own", "auto_map": own})
-        )
+        config |= {"model_type": "own", "auto_map": own}
+        (base / "config.json").write_text(json.dumps(config))
         with pytest.raises(RefusedError, match="needs custom code") as caught:
             extend_model(str(base), bundle, tmp_path / "out")
         assert "--trust-remote-code" in str(caught.value.shell_hint)
@@ -356,9 +344,7 @@ class TestWhatIsRefused:
             extend_model(str(tmp_path / "adapter"), bundle, tmp_path / "out")
 
     @pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])
-    def test_a_model_without_its_tokenizer(
-        self, architecture: str, bundle: Bundle, tmp_path: Path
-    ) -> None:
+    def test_a_missing_tokenizer(self, architecture: str, bundle: Bundle, tmp_path: Path) -> None:
         """transformers makes an empty one, whose new tokens would take the rows of the others."""
         tiny_model(architecture, vocab_size=512).save_pretrained(tmp_path / "bare")
         with pytest.raises(DataError, match="bare has no tokenizer") as caught:
@@ -384,9 +370,7 @@ class TestWhatIsRefused:
             extend_model(str(tmp_path / "small.gguf"), bundle, tmp_path / "out")
 
 
-def test_a_damaged_bundle_is_refused_before_a_model_is_written(
-    bundle: Bundle, tmp_path: Path
-) -> None:
+def test_a_damaged_bundle_is_refused_before_writing(bundle: Bundle, tmp_path: Path) -> None:
     bundle.save(tmp_path / "shop.zarr")
     chunk = tmp_path / "shop.zarr/codebook/level_0/c/0/0"
     content = bytearray(chunk.read_bytes())

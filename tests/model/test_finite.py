@@ -104,9 +104,8 @@ def test_adapters_are_checked_too(made: Path, bundle: Bundle, tmp_path: Path) ->
     folder = tmp_path / "adapter"
     adapters.save(folder, adapters.state())
     loaded.tokenizer.save_pretrained(folder)
-    contract = read_contract(made).with_stage(
-        StageRecord("adapters", None), base_folder=ModelReference.of(made)
-    )
+    stage = StageRecord("adapters", None)
+    contract = read_contract(made).with_stage(stage, base_folder=ModelReference.of(made))
     write_contract(folder, contract, bundle)
     assert {CONTRACT, BUNDLE_COPY} <= {path.name for path in folder.iterdir()}
     load_model_folder(folder)

@@ -17,8 +17,7 @@ from tests.models import tiny_tokenizer, unsigned
 
 def test_a_loaded_model_recommends(made: Path, bundle: Bundle) -> None:
     served = load_model_folder(made)
-    assert served.bundle.identity == bundle.identity
-    assert served.verdict.kind == "same"
+    assert (served.bundle.identity, served.verdict.kind) == (bundle.identity, "same")
     assert not served.model.training
     ids = torch.from_numpy(served.tokens.ids(bundle.items.codes[:1]))
     assert served.model(ids).logits.shape[-1] == served.tokens.stop
@@ -133,12 +132,9 @@ def test_float32_is_the_default_on_a_cpu(made: Path) -> None:
 
 def test_a_newer_bundle_is_used_with_a_notice(made: Path, bundle: Bundle) -> None:
     ids = [*bundle.items.ids, "new"]
-    free = next(
-        row for row in distinct_codes(40) if not (bundle.items.codes == row).all(axis=1).any()
-    )
-    newer = make_bundle(
-        ids, np.concatenate([bundle.items.codes, free[None]]), codebook=make_codebook()
-    )
+    taken = bundle.items.codes
+    free = next(row for row in distinct_codes(40) if not (taken == row).all(axis=1).any())
+    newer = make_bundle(ids, np.concatenate([taken, free[None]]), codebook=make_codebook())
     served = load_model_folder(made, bundle=newer)
     assert served.bundle is newer
     assert served.verdict.kind == "refreshed"

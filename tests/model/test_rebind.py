@@ -33,9 +33,7 @@ def retrained(seed: int = 5) -> Bundle:
     return make_bundle(IDS, OTHER_CODES, codebook=make_codebook(seed), name="retrained")
 
 
-def test_a_model_of_the_parent_bundle_is_bound_to_the_child(
-    made: Path, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_a_model_is_bound_to_a_child_bundle(made: Path, bundle: Bundle, tmp_path: Path) -> None:
     child = add_items(grown(grown(bundle), ["new2"]), remove=["item3", "new0"])
     child.save(tmp_path / "child.zarr")
     stored = Bundle.open(tmp_path / "child.zarr")

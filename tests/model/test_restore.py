@@ -63,9 +63,8 @@ def test_the_contract_survives_save_pretrained(model: Path, bundle: Bundle, tmp_
 
 def test_unchanged_weights_are_recognized(model: Path, bundle: Bundle, tmp_path: Path) -> None:
     saved = save_again(model, tmp_path / "saved")
-    assert "the weights are those that sidtool wrote" in (
-        rebind(saved, bundle, tmp_path / "restored").message
-    )
+    verdict = rebind(saved, bundle, tmp_path / "restored")
+    assert "the weights are those that sidtool wrote" in verdict.message
     assert read_contract(tmp_path / "restored").params == RestoreParams(False)
     again = save_again(tmp_path / "restored", tmp_path / "saved again")  # as often as one likes
     rebind(again, bundle, tmp_path / "restored again")
@@ -87,9 +86,7 @@ def test_what_cannot_be_restored_is_refused(model: Path, bundle: Bundle, tmp_pat
     rebind(save_again(model, saved), renamed(bundle, "other"), tmp_path / "restored")
 
 
-def test_a_model_that_lost_its_tokens_is_refused(
-    model: Path, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_a_model_that_lost_tokens_is_refused(model: Path, bundle: Bundle, tmp_path: Path) -> None:
     def shrink(network: Any) -> None:
         network.resize_token_embeddings(network.config.vocab_size - 1)
 

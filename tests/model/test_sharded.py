@@ -50,15 +50,9 @@ def logits_of(model: Any) -> torch.Tensor:
     return logits
 
 
-def blocks_of(model: Any, head: PartialHead) -> list[torch.Tensor]:
-    return head.blocks(lambda: logits_of(model), PARTS)
-
-
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("rows_only", [True, False])
-def test_a_divided_model_has_the_logits_and_gradients_of_a_whole_one(
-    tied: bool, rows_only: bool
-) -> None:
+def test_a_divided_model_has_whole_logits_and_gradients(tied: bool, rows_only: bool) -> None:
     models = [tiny_model("gemma3", vocab_size=90, tied=tied) for _ in range(2)]
     blocks, rows = [], []
     for model, is_divided in zip(models, (False, True), strict=True):
@@ -72,7 +66,7 @@ def test_a_divided_model_has_the_logits_and_gradients_of_a_whole_one(
             divide(model)
         assert is_sharded(model) == is_divided
         assert head.is_plain
-        found = blocks_of(model, head)
+        found = head.blocks(lambda model=model: logits_of(model), PARTS)
         sum(block.sin().sum() for block in found).backward()
         blocks.append(found)
     for block, expected in zip(blocks[1], blocks[0], strict=True):
@@ -136,9 +130,8 @@ def test_rows_that_were_trained_are_in_whole_weights() -> None:
             assert torch.equal(value, state[name])
     for name, value in start.items():
         changed = (value != state[name]).nonzero()[:, 0].unique().tolist()
-        assert changed == (
-            list(SID_IDS) if name.endswith(("embed_tokens.weight", "lm_head.weight")) else []
-        )
+        learns = name.endswith(("embed_tokens.weight", "lm_head.weight"))
+        assert changed == (list(SID_IDS) if learns else [])
 
 
 def test_a_process_that_keeps_nothing_takes_part() -> None:

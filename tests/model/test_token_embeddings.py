@@ -28,9 +28,8 @@ def test_logits_and_gradients_are_those_of_the_whole_weight(architecture: str, t
     model.requires_grad_(False)
     rows = TokenEmbeddings(model, range(TOKENS.start, TOKENS.stop))
     seen: list[torch.Tensor] = []
-    model.get_input_embeddings().register_forward_hook(
-        lambda layer, inputs, output: seen.append(inputs[0])
-    )
+    embeddings = model.get_input_embeddings()
+    embeddings.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
     learns = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert len(learns) == (1 if tied else 2)
     want, result = plain(input_ids=IDS).logits, model(input_ids=IDS).logits
@@ -40,8 +39,7 @@ def test_logits_and_gradients_are_those_of_the_whole_weight(architecture: str, t
     loss_of(want).backward()
     loss_of(result).backward()
     layers = {"get_input_embeddings", "get_output_embeddings"}
-    named = rows.named(model)
-    assert len(named) == len(learns)
+    assert len(rows.named(model)) == len(learns)
     for layer in layers:
         whole = getattr(plain, layer)().weight.grad[TOKENS.start : TOKENS.stop]
         own = getattr(model, layer)()

@@ -28,7 +28,6 @@ def trained_model(base: Path, bundle: Bundle, out: Path) -> Path:
     """A base model with SID tokens, a contract of two stages and a prompt for histories."""
     contract = extend_model(base, bundle, out, ExtendOptions(license="cc-by-4.0"))
     stage = StageRecord("full", TRAINED)
-    write_contract(
-        out, contract.with_stage(stage, history_prompt=HISTORY, normalize="trie"), bundle
-    )
+    contract = contract.with_stage(stage, history_prompt=HISTORY, normalize="trie")
+    write_contract(out, contract, bundle)
     return out

@@ -46,9 +46,8 @@ def test_additions_are_a_refresh() -> None:
 
 def test_removals_and_titles_are_a_refresh() -> None:
     assert check_bundle(OLD, made(IDS[:15], CODES[:15])).kind == "refreshed"
-    retitled = Bundle.of(
-        ItemMap.of(OLD.space, IDS, CODES[:20], ["t"] * 20), None, "reassign", name="x"
-    )
+    items = ItemMap.of(OLD.space, IDS, CODES[:20], ["t"] * 20)
+    retitled = Bundle.of(items, None, "reassign", name="x")
     assert check_bundle(OLD, retitled).kind == "refreshed"  # the codebook is gone, and no SID moved
 
 
@@ -122,9 +121,8 @@ def test_the_comparison_agrees_with_dictionaries(old: dict[str, int], new: dict[
     space = SidSpace((3, 4))
 
     def as_map(held: dict[str, int]) -> ItemMap:
-        codes = np.array([divmod(place, 4) for place in held.values()], dtype=np.uint16).reshape(
-            -1, 2
-        )
+        codes = np.array([divmod(place, 4) for place in held.values()], dtype=np.uint16)
+        codes = codes.reshape(-1, 2)
         return ItemMap.of(space, list(held), codes)
 
     overlap = compare(as_map(old), as_map(new))
@@ -148,12 +146,8 @@ def test_the_comparison_costs_no_more_than_a_few_sorts_of_the_ids() -> None:
     codes = space.unpack(keys)
     names = StringArray.of([f"B{place * 7919 % n:09d}" for place in range(n)])
     old = ItemMap(space, names, codes, np.zeros(n, dtype=np.bool_))
-    new = ItemMap(
-        space,
-        StringArray(names.data[: 10 * (n - 9)], names.offsets[: n - 8]),
-        codes[: n - 9],
-        old.retired,
-    )
+    fewer = StringArray(names.data[: 10 * (n - 9)], names.offsets[: n - 8])
+    new = ItemMap(space, fewer, codes[: n - 9], old.retired)
     hashes = names.hashes()
     started = time.process_time()
     np.argsort(hashes, kind="stable")

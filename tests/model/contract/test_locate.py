@@ -46,20 +46,15 @@ def test_a_model_of_the_hub_comes_with_its_bundle(server: FakeHub, trained: Path
     assert server.downloads == downloads  # they are in the cache
 
 
-def test_a_model_of_the_hub_recommends_as_its_folder_does(
-    server: FakeHub, trained: Path, bundle: Bundle
-) -> None:
+def test_a_hub_model_recommends_as_a_folder(server: FakeHub, trained: Path, bundle: Bundle) -> None:
     request = ("--history", "item3,item7", "-k", 3, "--json")
     assert done("recommend", URL, *request).json == done("recommend", trained, *request).json
-    loaded = load_model_folder(URL)
-    assert loaded.contract == read_contract(trained)
+    assert load_model_folder(URL).contract == read_contract(trained)
     assert check_model_folder(URL)[1].identity == bundle.identity
     SidLogitsProcessor.from_pretrained(URL)
 
 
-def test_a_model_of_the_hub_is_copied_whole(
-    server: FakeHub, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_a_hub_model_is_copied_whole(server: FakeHub, bundle: Bundle, tmp_path: Path) -> None:
     bundle.save(tmp_path / "shop.zarr")
     out = tmp_path / "bound"
     done("rebind", URL, tmp_path / "shop.zarr", "-o", out)
@@ -80,9 +75,8 @@ def test_a_damaged_bundle_on_the_hub_is_refused(server: FakeHub, trained: Path) 
 
 def test_what_is_no_model_is_refused_in_one_line(server: FakeHub, base: Path) -> None:
     server.repositories["org/base"] = base
-    assert "not a model with a SID vocabulary: it has no sid.json" in refused(
-        3, "recommend", "hf://org/base", "--history", "item3"
-    )
+    message = refused(3, "recommend", "hf://org/base", "--history", "item3")
+    assert "not a model with a SID vocabulary: it has no sid.json" in message
     assert not any(name.startswith("sid.zarr") for name in server.downloads)
     error = refused(1, "recommend", "hf://org/nothing", "--history", "item3")
     assert "'hf://org/nothing' cannot be downloaded from the hub" in error

@@ -23,10 +23,8 @@ def test_the_split_of_every_stage_is_checked(trained: Path, bundle: Bundle) -> N
 
 def test_the_newest_split_says_whether_targets_repeat(trained: Path) -> None:
     contract = read_contract(trained)
-    splits = [
-        SplitReference("temporal", digest * 32, targets_repeat=repeats)
-        for digest, repeats in (("12", True), ("34", False), ("56", None))
-    ]
+    repeats = {"12": True, "34": False, "56": None}.items()
+    splits = [SplitReference("temporal", digest * 32, targets_repeat=r) for digest, r in repeats]
     stages = [StageRecord("full", replace(TRAINED, split=split)) for split in splits]
     assert replace(contract, stages=tuple(stages)).targets_repeat is False
     assert replace(contract, stages=tuple(stages[:1])).targets_repeat is True
@@ -34,5 +32,4 @@ def test_the_newest_split_says_whether_targets_repeat(trained: Path) -> None:
     # a memory whose weight was chosen on the earlier split
     newer = StageRecord("full", replace(TRAINED, split=replace(splits[1], extends=("12" * 32,))))
     binding = MemoryBinding("ab" * 32, 0.5, 2.0, {}, split=splits[0])
-    refreshed = replace(contract, stages=(newer,), memory=binding)
-    assert refreshed.targets_repeat is False
+    assert replace(contract, stages=(newer,), memory=binding).targets_repeat is False

@@ -14,24 +14,13 @@ from tests.models import tiny_tokenizer
 SPACE = SidSpace((4, 3, 5))
 BARE_SPACE = SidSpace((4, 3, 5), template="<{level}_{code}>", begin=None, end=None)
 
-markup = st.sampled_from(
-    [
-        *SPACE.tokens,
-        *BARE_SPACE.tokens[:3],
-        "<|im_start|>",
-        "<|im_end|>",
-        "<bos>",
-        "<eos>",
-        "<pad>",
-        "<s_a_99>",
-    ]
-)
+SPECIAL = ("<|im_start|>", "<|im_end|>", "<bos>", "<eos>", "<pad>", "<s_a_99>")
+markup = st.sampled_from([*SPACE.tokens, *BARE_SPACE.tokens[:3], *SPECIAL])
 catalog_texts = st.lists(st.one_of(markup, st.text(max_size=8)), max_size=6).map("".join)
 """Text that contains SID and special tokens."""
 
-histories = st.lists(
-    st.tuples(*(st.integers(0, size - 1) for size in SPACE.sizes)), min_size=1, max_size=5
-)
+codes = st.tuples(*(st.integers(0, size - 1) for size in SPACE.sizes))
+histories = st.lists(codes, min_size=1, max_size=5)
 """Lists of codes, one tuple per item."""
 
 
@@ -59,14 +48,9 @@ def sentencepiece_tokenizer(*, in_vocabulary: bool, byte_fallback: bool) -> Any:
     words += [f"<0x{byte:02X}>" for byte in range(256)] if byte_fallback else []
     words += "\u2581abcdefghijklmnopqrstuvwxyz<>|_/0123456789."
     merges = [("\u2581", "\u2581"), ("\n", "\n")] if in_vocabulary else []
+    numbers = {word: number for number, word in enumerate(words)}
     backend = Tokenizer(
-        models.BPE(
-            vocab={word: number for number, word in enumerate(words)},
-            merges=merges,
-            unk_token="<unk>",
-            byte_fallback=byte_fallback,
-            fuse_unk=True,
-        )
+        models.BPE(numbers, merges, unk_token="<unk>", byte_fallback=byte_fallback, fuse_unk=True)
     )
     backend.normalizer = normalizers.Replace(" ", "\u2581")
     backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
@@ -85,7 +69,7 @@ def sentencepiece_tokenizer(*, in_vocabulary: bool, byte_fallback: bool) -> Any:
 
 
 @cache
-def tokenizers_of_every_kind() -> tuple[tuple[Any, SidTokens], ...]:
+def all_tokenizers() -> tuple[tuple[Any, SidTokens], ...]:
     """Byte-level and SentencePiece tokenizers with the SID tokens of `SPACE`."""
     made = [extended_tokenizer(SPACE)]
     for in_vocabulary in (True, False):

@@ -28,8 +28,7 @@ def test_a_prompt_contains_the_newest_items_that_fit(
     before = encoder.ids([template("Seen:\n")])
     after = encoder.ids([template("\nNext?\n")])
     history_ids = ids[len(before) : len(ids) - len(after) - 1]
-    assert ids[: len(before)] == before
-    assert ids[-1] == tokens.begin
+    assert (ids[: len(before)], ids[-1]) == (before, tokens.begin)
     assert ids[len(ids) - len(after) - 1 : -1] == after
     n_items = len(history_ids) // 5
     room = max_length - len(before) - len(after) - 1
@@ -38,14 +37,11 @@ def test_a_prompt_contains_the_newest_items_that_fit(
 
 
 @given(histories)
-def test_without_begin_token_a_prompt_ends_with_the_last_sid(
-    history: list[tuple[int, ...]],
-) -> None:
+def test_without_begin_token_the_last_sid_ends_a_prompt(history: list[tuple[int, ...]]) -> None:
     tokenizer, tokens = extended_tokenizer(BARE_SPACE)
     codes = np.array(history, dtype=np.uint16)
-    ids = history_prompt_ids(
-        HistoryPrompt("sequence", "{history}", 50, 1000), tokenizer, tokens, codes
-    )
+    prompt = HistoryPrompt("sequence", "{history}", 50, 1000)
+    ids = history_prompt_ids(prompt, tokenizer, tokens, codes)
     assert ids == tokens.ids(codes).ravel().tolist()
 
 
@@ -100,12 +96,9 @@ def test_only_the_end_of_a_text_is_cut(text: str, max_length: int) -> None:
 
 
 @given(st.lists(st.integers(1, 9), max_size=8), st.integers(0, 40), st.integers(0, 3))
-def test_count_fitting_is_the_longest_tail_that_fits(
-    lengths: list[int], room: int, separator_length: int
-) -> None:
+def test_the_longest_tail_is_counted(lengths: list[int], room: int, separator_length: int) -> None:
     def tokens_of_last(n: int) -> int:
         return sum(lengths[len(lengths) - n :]) + separator_length * max(0, n - 1)
 
-    assert count_fitting(lengths, room, separator_length) == max(
-        n for n in range(len(lengths) + 1) if tokens_of_last(n) <= room or n == 0
-    )
+    fitting = [n for n in range(len(lengths) + 1) if tokens_of_last(n) <= room or n == 0]
+    assert count_fitting(lengths, room, separator_length) == max(fitting)

@@ -13,28 +13,19 @@ from sidtool.tokenizer.sid import SidSpace
 from tests.model.prompt.cases import (
     SPACE,
     SPACES,
+    all_tokenizers,
     catalog_texts,
     extended_tokenizer,
-    tokenizers_of_every_kind,
 )
 
 
 @cache
 def word_tokenizer() -> Any:
     """A tokenizer whose base vocabulary contains special tokens as whole words."""
-    words = [
-        "<unk>",
-        "<eos>",
-        "<|im_end|>",
-        "<s_a_1>",
-        *"abcdefghijklmnopqrstuvwxyz<>|_/ 0123456789",
-        "<|",
-        "im",
-        "end",
-    ]
-    backend = Tokenizer(
-        models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>")
-    )
+    letters = "abcdefghijklmnopqrstuvwxyz<>|_/ 0123456789"
+    words = ["<unk>", "<eos>", "<|im_end|>", "<s_a_1>", *letters, "<|", "im", "end"]
+    numbers = {word: index for index, word in enumerate(words)}
+    backend = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, unk_token="<unk>", eos_token="<eos>"
@@ -62,30 +53,16 @@ def test_special_tokens_of_the_base_vocabulary_are_avoided_too(text: str) -> Non
     assert encoder.ids([catalog("<|im_end|>")])
 
 
-spaced_texts = st.lists(
-    st.sampled_from(
-        [
-            "\n",
-            "\t",
-            " ",
-            "  ",
-            "\n\n",
-            "a",
-            "lamp",
-            "<table>",
-            "<start_of_turn>",
-            "<eos>",
-            "<s_a_1>",
-        ]
-    ),
-    max_size=12,
-).map("".join)
+pieces = st.sampled_from(
+    ["\n", "\t", " ", "  ", "\n\n", "a", "lamp", "<table>", "<start_of_turn>", "<eos>", "<s_a_1>"]
+)
+spaced_texts = st.lists(pieces, max_size=12).map("".join)
 
 
 @pytest.mark.parametrize("kind", range(5))
 @given(text=spaced_texts)
 def test_white_space_comes_back_by_decode(kind: int, text: str) -> None:
-    tokenizer, tokens = tokenizers_of_every_kind()[kind]
+    tokenizer, tokens = all_tokenizers()[kind]
     ids = prompt_encoder(tokenizer, tokens).ids([catalog(text)])
     assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
     added = tokenizer.added_tokens_decoder

@@ -1,7 +1,9 @@
+import sys
+
 import pytest
 
-from sidtool.base.errors import UsageError
-from sidtool.model.prompt.frames import make_frame
+from sidtool.base.errors import DataError, UsageError
+from sidtool.model.prompt.frames import make_frame, render
 from tests.models import tiny_tokenizer
 
 
@@ -32,9 +34,56 @@ def test_without_a_tokenizer_there_are_no_begin_and_end_texts() -> None:
 
 def test_a_chat_frame_contains_the_markup_around_content_and_completion() -> None:
     frame = make_frame("The history: {history}.", tiny_tokenizer(chat=True), "chat")
-    assert frame.template("{history}") == (
-        "<|im_start|>user\nThe history: {history}.<|im_end|>\n<|im_start|>assistant\n"
-    )
+    content = "<|im_start|>user\nThe history: {history}.<|im_end|>\n<|im_start|>assistant\n"
+    assert frame.template("{history}") == content
     assert frame.close == "<|im_end|>"
     with pytest.raises(UsageError, match="chat template"):
         make_frame("a{item}b", tiny_tokenizer(), "chat")
+
+
+MESSAGES = [{"role": "user", "content": "hello"}]
+LOOP = "{% for a in range(100000) %}"
+NUMBER = "{{ messages | length }}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        f"{LOOP}{LOOP}{LOOP}x",
+        f"{LOOP}{LOOP}{LOOP}{{% endfor %}}{{% endfor %}}{{% endfor %}}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+        "{{ 9 ** 9 ** 9 }}",
+        "{{ 'a' * 10000000000 }}",
+        "{{ 'a' * 1000000000 }}",
+        "{{ 'a' | center(10000000000) }}",
+        "{{ '%10000000000d' % 1 }}",
+        "{{ '{:>10000000000}'.format(1) }}",
+        "{{ lipsum(n=100000) }}",
+        "{% set ns = namespace(x='a') %}" + "{% set ns.x = ns.x ~ ns.x %}" * 40 + "{{ ns.x }}",
+        "{% set ns = namespace(x=['a']) %}" + "{% set ns.x = ns.x + ns.x %}" * 40,
+        "{% set ns = namespace(x=7) %}"
+        + "{% for a in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}{{ ns.x }}",
+        "x" * 300_000,
+        f"{LOOP}{{{{ messages }}}}{{% endfor %}}",
+        "{{ " + "(" * 10_000,
+        "{{ messages.__class__.__mro__ }}",
+        "{{ cycler.__init__.__globals__ }}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}",
+        "{{ raise_exception('no') }}",
+        "{{ raise_exception('a\nb') }}",
+        "{{ messages[7].content }}",
+        "{{ 1 / 0 }}",
+        "{% if %}",
+        "{{ nothing() }}",
+    ],
+    ids=lambda template: template[:40],
+)
+def test_a_template_is_limited(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidtool.model.prompt.frames.SECONDS", 0.3)
+    tokenizer = tiny_tokenizer(chat=True)
+    tokenizer.chat_template = template
+    with pytest.raises(DataError, match="chat template") as caught:
+        render(tokenizer, MESSAGES)
+    assert str(caught.value).isprintable()
+    assert sys.gettrace() is None

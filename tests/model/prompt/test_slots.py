@@ -21,12 +21,7 @@ from sidtool.model.prompt.template_slots import (
     span,
     value_text,
 )
-from tests.model.prompt.cases import (
-    SPACE,
-    catalog_texts,
-    extended_tokenizer,
-    tokenizers_of_every_kind,
-)
+from tests.model.prompt.cases import SPACE, all_tokenizers, catalog_texts, extended_tokenizer
 
 PROMPT = HistoryPrompt(
     "next-item",
@@ -39,13 +34,9 @@ values = st.none() | catalog_texts | st.integers() | st.floats(allow_nan=False)
 
 
 def test_literal_text_and_slots_alternate() -> None:
-    assert parse("a{user.x y}{gap}{nothing} {event.}{sid}") == (
-        "a",
-        Slot("user", "x y"),
-        Slot("gap"),
-        "{nothing} {event.}",
-        Slot("sid"),
-    )
+    parsed = parse("a{user.x y}{gap}{nothing} {event.}{sid}")
+    slots = (Slot("user", "x y"), Slot("gap"), "{nothing} {event.}", Slot("sid"))
+    assert parsed == ("a", *slots)
     assert [str(slot) for slot in parse("{user.x y}{gap}")] == ["{user.x y}", "{gap}"]
     assert opening("a{gap}{sid}b{title}") == "a{gap}"
 
@@ -87,10 +78,8 @@ def test_spans_of_time_are_words(seconds: float, name: str) -> None:
 def test_gaps_are_between_events_and_until_now() -> None:
     fields = Fields(event={"r": (1, 2, 3)}, times=(0, 30, 4000), time=4000 + 90_000)
     shown = template("X")
-    texts = [
-        "".join(segment.text for segment in item_segments("{gap} {sid} {ago}", shown, fields, at))
-        for at in (-3, -2, -1)
-    ]
+    items = (item_segments("{gap} {sid} {ago}", shown, fields, at) for at in (-3, -2, -1))
+    texts = ["".join(segment.text for segment in segments) for segments in items]
     assert texts == ["unknown X days", "seconds X days", "hours X days"]
     (gap,) = frame_segments("{gap}", fields)
     assert gap == catalog("days")
@@ -104,13 +93,9 @@ def test_neighboring_template_texts_become_one() -> None:
 
 def fields_of(values: list[Any], n: int) -> Fields:
     age, city, device, *ratings = values
-    return Fields(
-        {"age": age, "city": city},
-        {"rating": tuple(ratings[:n])},
-        {"device": device},
-        tuple(100 * at for at in range(n)),
-        10_000,
-    )
+    times = tuple(100 * at for at in range(n))
+    user, event = {"age": age, "city": city}, {"rating": tuple(ratings[:n])}
+    return Fields(user, event, {"device": device}, times, 10_000)
 
 
 SPELLED = {" ", "\n", "\n\n", "\t", "\u2581\u2581"}
@@ -120,13 +105,9 @@ SPELLED = {" ", "\n", "\n\n", "\t", "\u2581\u2581"}
 @cache
 def forbidden_ids(tokenizer: Any) -> Any:
     """The ids of special tokens, and of added ones with a meaning."""
-    return np.array(
-        [
-            token
-            for token, added in tokenizer.added_tokens_decoder.items()
-            if added.content not in SPELLED and token != tokenizer.unk_token_id
-        ]
-    )
+    added = {token: text.content for token, text in tokenizer.added_tokens_decoder.items()}
+    unknown = tokenizer.unk_token_id
+    return np.array([t for t, text in added.items() if text not in SPELLED and t != unknown])
 
 
 def check_prompt(fields: Fields, n: int, tokenizer: Any, tokens: Any, prompt: Any = PROMPT) -> None:
@@ -141,7 +122,7 @@ def check_prompt(fields: Fields, n: int, tokenizer: Any, tokens: Any, prompt: An
 @settings(deadline=None, max_examples=40)
 @given(st.lists(values, min_size=6, max_size=6), st.integers(0, 3), st.sampled_from(range(5)))
 def test_no_field_becomes_a_sid_or_a_special_token(some: list[Any], n: int, kind: int) -> None:
-    tokenizer, tokens = tokenizers_of_every_kind()[kind]
+    tokenizer, tokens = all_tokenizers()[kind]
     check_prompt(fields_of(some, n), n, tokenizer, tokens)
 
 
@@ -170,9 +151,8 @@ def check_random_values(n_values: int, seed: int) -> None:
     n_items, n_fields = 8, 250
     names = [f"f{number}" for number in range(n_fields)]
     item = "".join(f"{{event.{name}}}" for name in names)
-    prompt = dataclasses.replace(
-        PROMPT, history_length=n_items, max_length=1 << 20, item=item + "{sid}{gap}/{ago}; "
-    )
+    item += "{sid}{gap}/{ago}; "
+    prompt = dataclasses.replace(PROMPT, history_length=n_items, max_length=1 << 20, item=item)
     for _ in range(-(-n_values // (n_items * n_fields + 3))):
         age, city, device, *shown = random_values(rng, n_items * n_fields + 3)
         columns = {name: tuple(shown[at::n_fields]) for at, name in enumerate(names)}
@@ -193,7 +173,7 @@ def test_a_million_values_smuggle_no_token_in() -> None:
 @settings(deadline=None, max_examples=40)
 @given(st.lists(values, min_size=6, max_size=6), st.sampled_from(range(5)))
 def test_a_file_of_examples_gives_the_same_tokens(some: list[Any], kind: int) -> None:
-    tokenizer, tokens = tokenizers_of_every_kind()[kind]
+    tokenizer, tokens = all_tokenizers()[kind]
     encoder = PromptEncoder(tokenizer, tokens)
     fields = fields_of(some, 3)
     items = [item_segments(PROMPT.item, template("-"), fields, at) for at in (-3, -2, -1)]

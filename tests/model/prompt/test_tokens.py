@@ -1,11 +1,14 @@
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.base.errors import DataError
-from sidtool.model.prompt.segments import PromptEncoder, sids
-from sidtool.model.vocabulary.tokens import SidTokens, TokenTable
+from sidtool.base.errors import CompatibilityError, DataError
+from sidtool.model.prompt.segments import PromptEncoder, catalog, sids
+from sidtool.model.vocabulary.tokenizer import add_block, add_sid_tokens
+from sidtool.model.vocabulary.tokens import SidTokens, TokenTable, UserTokens
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_tokenizer
 
@@ -29,9 +32,8 @@ def tables(draw: st.DrawFn) -> SidTokens:
 def test_every_token_is_found_by_its_id_and_no_other_is(tokens: SidTokens) -> None:
     space = tokens.space
     names = dict(zip(tokens.token_ids.tolist(), space.tokens, strict=True))
-    level_of = {
-        space.token(level, code): level for level in range(space.levels) for code in range(5)
-    }
+    pairs = np.ndindex(space.levels, 5)
+    level_of = {space.token(level, code): level for level, code in pairs}
     ids = np.arange(-3, tokens.stop + 3)
     expected = [level_of.get(names.get(token, ""), -1) if token >= 0 else -1 for token in ids]
     assert tokens.levels(ids).tolist() == expected
@@ -60,8 +62,7 @@ def test_codes_are_those_whose_ids_they_are(tokens: SidTokens, seed: int) -> Non
 
 def test_ids_that_are_a_block_need_no_table() -> None:
     block = SidTokens.of_ids(SPACE, range(7, 14))
-    assert block == SidTokens(SPACE, 7)
-    assert block.level_starts.tolist() == [7, 10]
+    assert (block, block.level_starts.tolist()) == (SidTokens(SPACE, 7), [7, 10])
     with pytest.raises(ValueError, match="no block"):
         _ = TABLE.level_starts
 
@@ -95,7 +96,42 @@ def test_a_table_of_another_space_is_refused() -> None:
 
 def test_a_prompt_with_a_code_that_has_no_token_is_refused() -> None:
     encoder = PromptEncoder(tiny_tokenizer(), TABLE)
-    shown = sids(SPACE, np.array([[0, 1]], dtype=np.uint16))
-    assert encoder.ids([shown]) == [15, 12, 20, 8]
+    assert encoder.ids([sids(SPACE, np.array([[0, 1]], dtype=np.uint16))]) == [15, 12, 20, 8]
     with pytest.raises(DataError, match="no token for <s_a_2>"):
         encoder.ids([sids(SPACE, np.array([[2, 1]], dtype=np.uint16))])
+
+
+USERS = UserTokens(100, 2000)
+
+
+@given(st.text())
+def test_the_token_of_a_user_is_the_hash_that_the_format_names(user: str) -> None:
+    digest = hashlib.sha256(user.encode()).hexdigest()
+    assert USERS.id(user) == 100 + int(digest[:16], 16) % 2000
+
+
+def test_the_tokens_of_three_users_stay_for_ever() -> None:
+    assert [USERS.id(user) for user in ("u1", "A3SGXH7AUHU8GW", "Zoë")] == [142, 205, 148]
+
+
+def test_users_are_spread_over_all_tokens() -> None:
+    ids = {UserTokens(5, 50).id(f"user {number}") for number in range(1000)}
+    assert ids == set(range(5, 55))
+
+
+def test_the_token_stands_behind_the_begin_token() -> None:
+    assert [USERS.place(ids, 1) for ids in ([1, 7], [7, 1], [])] == [1, 0, 0]
+    assert USERS.place([1, 7], None) == 0
+
+
+def test_text_of_a_catalog_never_becomes_a_user_token() -> None:
+    tokenizer = tiny_tokenizer()
+    tokens = add_sid_tokens(tokenizer, SidSpace((4, 3)))
+    users = UserTokens(tokens.stop, 3)
+    add_block(tokenizer, users, "--user-tokens")
+    assert (users.start, users.stop) == (tokens.stop, len(tokenizer))
+    ids = PromptEncoder(tokenizer, tokens).ids([catalog("<user_1> bought it")])
+    assert not set(ids) & set(range(users.start, users.stop))
+    assert tokenizer.decode(ids) == "<user_1> bought it"
+    with pytest.raises(CompatibilityError, match="already has the token <user_0>, with id"):
+        add_block(tokenizer, users, "--user-tokens")
