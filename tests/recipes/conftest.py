@@ -12,6 +12,9 @@ from sidtool.recipes.fitting import Fitted
 from tests.cli.road import catalog, interactions
 from tests.encoders import tiny_encoder
 
+TRAIN = {"num_train_epochs": 1, "per_device_train_batch_size": 64, "softmax_over": "trie"}
+TRAIN |= {"eval_users": 8, "eval_steps": 0.5, "save_steps": 0.5}
+TRAIN |= {"eval_strategy": "steps", "save_strategy": "steps"}
 CONFIGS = {
     "codebook": {"levels": "4x4x8", "begin_end_tokens": False},
     "model": {
@@ -20,16 +23,7 @@ CONFIGS = {
         "set": ["hidden_size=16", "num_attention_heads=2", "num_hidden_layers=1"],
     },
     "sft": {"task": {"sequence": 1}, "history_length": 10, "max_length": 64},
-    "train": {
-        "num_train_epochs": 1,
-        "per_device_train_batch_size": 64,
-        "softmax_over": "trie",
-        "eval_users": 8,
-        "eval_steps": 0.5,
-        "save_steps": 0.5,
-        "eval_strategy": "steps",
-        "save_strategy": "steps",
-    },
+    "train": TRAIN,
     "memory": {"tune": True, "users": 20},
 }
 
@@ -67,8 +61,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 @dataclass(frozen=True)
 class Finished:
-    """The road, run once."""
-
     folder: Path
     fitted: Fitted
 

@@ -20,15 +20,7 @@ from sidtool.recipes.budget import (
 from sidtool.recipes.profile import Choices
 from tests.recipes.conftest import Finished
 
-WORK = Work(
-    steps_per_epoch=300,
-    epochs=20.0,
-    validations=10,
-    eval_users=2000,
-    valid=5000,
-    test=5000,
-    has_memory=True,
-)
+WORK = Work(300, 20.0, validations=10, eval_users=2000, valid=5000, test=5000, has_memory=True)
 
 
 @pytest.mark.parametrize("total", [300.0, 600.0, 3000.0])
@@ -56,10 +48,9 @@ def test_a_machine_that_is_too_slow_still_trains_and_evaluates() -> None:
 
 
 def test_more_time_gives_no_fewer_epochs() -> None:
-    epochs = [
-        choose_within(Choices(), WORK, Speed(0.1, 0.002), total=total, spent=30).epochs
-        for total in (60, 120, 300, 600, 1200)
-    ]
+    budgets = (60, 120, 300, 600, 1200)
+    plans = [choose_within(Choices(), WORK, Speed(0.1, 0.002), total=t, spent=30) for t in budgets]
+    epochs = [plan.epochs for plan in plans]
     assert epochs == sorted(epochs, key=lambda value: value or 0)
     assert epochs[0] != epochs[-1]
 

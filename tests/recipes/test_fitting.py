@@ -15,6 +15,7 @@ import sidtool.recipes.steps
 from sidtool.base.errors import RefusedError, UsageError
 from sidtool.recipes import FitOptions, Ran, fit, plan_fit, shell_script
 from sidtool.recipes.fitting import Fitted
+from tests.cli.road import done, run
 from tests.recipes.conftest import Finished, Shop
 from tests.sealed import reseal
 
@@ -65,11 +66,9 @@ def _probe(folder: Path) -> None:
 
 def outputs(folder: Path) -> dict[str, bytes]:
     """Every file of a road but the records, which have times."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.relative_to(folder).parts[0] != "steps"
-    }
+    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    kept = (name for name in files if name.parts[0] != "steps")
+    return {name.as_posix(): files[name].read_bytes() for name in kept}
 
 
 def result(fitted: Fitted) -> object:
@@ -92,9 +91,7 @@ def test_a_finished_road_is_not_run_again(finished: Finished, shop: Shop) -> Non
     assert result(again) == result(finished.fitted)
 
 
-def test_each_step_is_announced_with_the_time_left(
-    finished: Finished, shop: Shop, tmp_path: Path
-) -> None:
+def test_steps_are_announced_with_time_left(finished: Finished, shop: Shop, tmp_path: Path) -> None:
     lines: list[str] = []
     replay = Replay(finished, tmp_path / "out")
     how = {"run_command": replay, "notify": lines.append}
@@ -182,9 +179,7 @@ def test_a_road_that_is_killed_anywhere_ends_with_the_same(
     assert ours == theirs
 
 
-def test_a_changed_option_repeats_what_depends_on_it(
-    finished: Finished, shop: Shop, tmp_path: Path
-) -> None:
+def test_a_changed_option_repeats_its_steps(finished: Finished, shop: Shop, tmp_path: Path) -> None:
     out = tmp_path / "out"
     recipe = tmp_path / "recipe"
     shutil.copytree(shop.recipe, recipe)
@@ -203,9 +198,7 @@ def test_a_changed_option_repeats_what_depends_on_it(
     assert commands(options) == ["train", "train"]
 
 
-def test_files_that_stop_a_build_are_refused_before_anything_runs(
-    shop: Shop, tmp_path: Path
-) -> None:
+def test_files_that_stop_a_build_are_refused_before_any_step(shop: Shop, tmp_path: Path) -> None:
     items = tmp_path / "items.jsonl"
     lines = shop.items.read_text().splitlines()
     items.write_text("\n".join([*lines, lines[0]]) + "\n")
@@ -221,17 +214,15 @@ def test_files_that_stop_a_build_are_refused_before_anything_runs(
 
 def test_a_folder_with_other_files_is_refused(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    for run in (fit, plan_fit):
+    for each in (fit, plan_fit):
         with pytest.raises(UsageError, match="has other files"):
-            run(shop.items, shop.events, tmp_path, shop.options)
+            each(shop.items, shop.events, tmp_path, shop.options)
         with pytest.raises(UsageError, match="is a URL"):
-            run(shop.items, shop.events, "s3://bucket/shop", shop.options)
+            each(shop.items, shop.events, "s3://bucket/shop", shop.options)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_with_time_for_all_the_printed_script_is_the_one_that_was_run(
-    finished: Finished, shop: Shop
-) -> None:
+def test_with_enough_time_the_printed_script_is_what_ran(finished: Finished, shop: Shop) -> None:
     steps = plan_fit(shop.items, shop.events, finished.folder, shop.options)
     printed = shell_script(steps, f"sidtool fit {shop.items} {shop.events}")
     assert printed == (finished.folder / "run.sh").read_text()
@@ -247,7 +238,53 @@ def test_the_script_makes_the_same_files(finished: Finished, shop: Shop, tmp_pat
         assert (out / name).read_bytes() == (finished.folder / name).read_bytes(), name
     bundles = [sidtool.open_bundle(str(each / "bundle.zarr")) for each in (out, finished.folder)]
     assert bundles[0].manifest.digest == bundles[1].manifest.digest
-    metrics = [
-        json.loads((each / "evaluation.json").read_text()) for each in (out, finished.folder)
-    ]
-    assert metrics[0]["metrics"] == metrics[1]["metrics"]
+    metrics = [(each / "evaluation.json").read_text() for each in (out, finished.folder)]
+    assert json.loads(metrics[0])["metrics"] == json.loads(metrics[1])["metrics"]
+
+
+def line(shop: Shop, out: Path) -> tuple[object, ...]:
+    """The words that made the finished road, in a folder."""
+    words = ("fit", shop.items, shop.events, "-o", out, "--recipe", shop.recipe)
+    return (*words, "--encoder", shop.encoder)
+
+
+def test_the_verdict_and_the_report_come_last(finished: Finished, shop: Shop) -> None:
+    ran = done(*line(shop, finished.folder))
+    verdict, report = ran.out.splitlines()
+    assert verdict.startswith(("Yes: ", "No: "))
+    assert "item-kNN" in verdict
+    assert report == f"report: {finished.folder}/report.html"
+    said = ran.err.splitlines()
+    assert said[0].startswith("step 1 of 11: check; ")
+    assert f"{finished.folder}/run.sh has the commands" in said[-2]
+    printed = done(*line(shop, finished.folder), "--json").json
+    assert said[-1] == f"next: {printed['next']}"
+    if verdict.startswith("Yes"):
+        assert f"sidtool recommend {finished.folder}/model+memory --history b0" in said[-1]
+    else:
+        assert printed["next"] == printed["verdict"]["advice"]
+    assert printed["verdict"]["sentences"]
+    assert printed["profile"]["users"] == 40
+
+
+def test_a_dry_run_prints_a_script_and_writes_nothing(shop: Shop, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ran = done(*line(shop, out), "--dry-run")
+    assert ran.out.startswith("#!/usr/bin/env bash\n")
+    assert "sidtool train " in ran.out
+    steps = done(*line(shop, out), "--dry-run", "--json").json["steps"]
+    assert [words[0] for words in steps][:3] == ["check", "split", "build-codebook"]
+    assert not out.exists()
+
+
+def test_a_step_that_fails_has_its_exit_code_and_names_itself(shop: Shop, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe"
+    recipe.mkdir()
+    for name in ("codebook", "sft", "train", "model"):
+        (recipe / f"{name}.yaml").write_text("unknown: 1\n")
+    words = ("fit", shop.items, shop.events, "-o", tmp_path / "out", "--recipe", recipe)
+    ran = run(*words, "--encoder", shop.encoder)
+    assert (ran.code, ran.out) == (2, "")
+    assert "has no option 'unknown'" in ran.err
+    assert "build-codebook " in ran.err.splitlines()[-1]
+    assert ran.err.splitlines()[-1].endswith("ended with exit code 2")

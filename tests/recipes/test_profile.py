@@ -10,24 +10,13 @@ from sidtool.recipes.profile import DataProfile, choose, enough_epochs, measure
 def write(folder: Path) -> DataProfile:
     """The profile of a catalog with columns of every kind, and of two events of each user."""
     items = folder / "items.jsonl"
-    rows = [
-        {
-            "item_id": f"b{n}",
-            "title": f"lamp {n}",
-            "isbn": f"X{n}YZ",
-            "price": f"{n}.90",
-            "added": "2020-01-01",
-            "image": f"https://shop.example/{n}.png",
-            "brand": "Acorn" if n % 2 else "Birch",
-            "empty": "" if n else "one",
-            "constant": "shop",
-            "text": f"A long text of item {n}.",
-            "a.b": "not for templates",
-            "color": "red" if n % 3 else "blue",
-            "kind": "lamp" if n % 5 else "rug",
-        }
-        for n in range(20)
-    ]
+    rows = []
+    for n in range(20):
+        row = {"item_id": f"b{n}", "title": f"lamp {n}", "isbn": f"X{n}YZ", "price": f"{n}.90"}
+        row |= {"added": "2020-01-01", "image": f"https://shop.example/{n}.png"}
+        row |= {"brand": "Acorn" if n % 2 else "Birch", "empty": "" if n else "one"}
+        row |= {"constant": "shop", "text": f"A long text of item {n}.", "a.b": "not for templates"}
+        rows.append(row | {"color": "red" if n % 3 else "blue", "kind": "lamp" if n % 5 else "rug"})
     items.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     events = folder / "events.csv"
     lines = [f"u{n},b{n + step},{step}" for n in range(10) for step in range(3)]
