@@ -56,9 +56,8 @@ def test_answers_come_in_the_order_of_the_requests(any_shop: LoadedModel, monkey
     requests = [Request(f"u{n}", tuple(IDS[n : n + n % 7])) for n in range(11)]
     reports: list[tuple[int, int]] = []
     options = RecommendOptions(k=5, num_beams=8)
-    answers = list(
-        recommend(any_shop, requests, options, progress=lambda *report: reports.append(report))
-    )
+    recommended = recommend(any_shop, requests, options, progress=lambda *at: reports.append(at))
+    answers = list(recommended)
     assert [answer.user for answer in answers] == [f"u{n}" for n in range(11)]
     assert reports == [(4, 11), (8, 11), (11, 11)]
     items = any_shop.bundle.items
@@ -115,8 +114,7 @@ def test_filters_of_the_run_and_of_a_request_are_combined(any_shop: LoadedModel)
     ]
     answers = answers_to(any_shop, requests, k=60, num_beams=2, exclude_seen=True)
     items = {answer.user: answer.items for answer in answers}
-    assert sorted(items["deny"]) == sorted(IDS[20:])
-    assert sorted(items["allow"]) == sorted(IDS[30:40])
+    assert (sorted(items["deny"]), sorted(items["allow"])) == (sorted(IDS[20:]), sorted(IDS[30:40]))
     assert items["none"] == ()
     answers = answers_to(any_shop, requests, k=60, allow=tuple(IDS[:35]), deny=tuple(IDS[33:]))
     items = {answer.user: answer.items for answer in answers}
@@ -289,9 +287,7 @@ def test_unknown_ids_of_a_list_of_a_request_are_counted(shop: LoadedModel, name:
         ("trie", float("inf"), "bart"),
     ],
 )
-def test_a_diverged_model_gives_no_empty_answers(
-    normalize: Any, value: float, architecture: str
-) -> None:
+def test_divergence_gives_no_empty_answers(normalize: Any, value: float, architecture: str) -> None:
     shop = loaded_model(small_bundle(60), architecture)
     with torch.no_grad():
         for weight in shop.model.base_model.parameters():
@@ -309,11 +305,8 @@ def test_beams_that_take_gigabytes_are_refused(beams: int) -> None:
 
 def test_an_empty_prompt_gets_no_items_and_other_requests_are_answered(shop: LoadedModel) -> None:
     without_begin = replace(shop.contract.space, begin=None, end=None)
-    contract = replace(
-        shop.contract,
-        space=without_begin,
-        history_prompt=HistoryPrompt("sequence", "{history}", 5, 100),
-    )
+    prompt = HistoryPrompt("sequence", "{history}", 5, 100)
+    contract = replace(shop.contract, space=without_begin, history_prompt=prompt)
     bare = replace(shop, contract=contract)
     options = RecommendOptions(k=3)
     requests = [Request(history=("no such item",)), Request(history=(IDS[0],))]
@@ -438,10 +431,8 @@ def test_answers_to_a_list_are_kept_and_shown_by_titles(shop: LoadedModel) -> No
     shown = repr(found).splitlines()
     assert shown[:2] == ["<4 recommendations>", f"  {first!r}"]
     assert shown[3:] == [f"  {found[2]!r}", "  ..."]
-    assert (
-        repr(first)
-        == f"<6 items for u0 (1 unknown in the history): {' | '.join(first.titles[:5])} | ...>"
-    )
+    titles = " | ".join(first.titles[:5])
+    assert repr(first) == f"<6 items for u0 (1 unknown in the history): {titles} | ...>"
     assert found[1:3] == answers[1:3]
     nameless = replace(first, user=None, unknown=0, items=first.items[:1], titles=("",))
     assert repr(nameless) == f"<1 items: {first.items[0]}>"

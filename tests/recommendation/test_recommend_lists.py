@@ -51,9 +51,8 @@ def test_a_list_is_that_of_the_decoder_after_the_prompt_of_lists(shop: LoadedMod
     text = shop.tokenizer.decode(prompts[0])
     assert text.startswith("The history: ")
     assert "Next 4:" in text
-    expected = search_lists(
-        shop.model, prompts, session.trie, session.tokens, length=4, num_beams=3
-    )
+    trie, tokens = session.trie, session.tokens
+    expected = search_lists(shop.model, prompts, trie, tokens, length=4, num_beams=3)
     for request, answer, (found,) in zip(requests, answers, expected, strict=True):
         assert answer.user == request.user
         assert [shop.bundle.items.row(item) for item in answer.items] == found.positions.tolist()
@@ -70,10 +69,8 @@ def test_filters_hold_for_every_place_of_a_list(shop: LoadedModel) -> None:
         Request("denied", tuple(IDS[:3]), deny=tuple(IDS[3:58])),
     ]
     few, none, denied = lists_of(shop, requests, exclude_seen=True)
-    assert set(few.items) == set(IDS[3:5])
-    assert few.missing == 2
-    assert none.items == ()
-    assert none.list_score == 0
+    assert (set(few.items), few.missing) == (set(IDS[3:5]), 2)
+    assert (none.items, none.list_score) == ((), 0)
     assert set(denied.items) == set(IDS[58:])
 
 

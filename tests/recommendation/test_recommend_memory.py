@@ -91,9 +91,8 @@ def test_explanations_name_the_history_that_the_memory_spoke_from() -> None:
     assert len(result.explanations) == len(result.items)
     from_memory = set(memory_ranking(loaded, HISTORY, 2.0))
     for item, explanation in zip(result.items, result.explanations, strict=True):
-        assert (
-            (explanation.memory_share > 0) == bool(explanation.because_of) == (item in from_memory)
-        )
+        is_remembered = item in from_memory
+        assert (explanation.memory_share > 0) == bool(explanation.because_of) == is_remembered
         assert set(explanation.because_of) <= set(HISTORY)
         shares = list(explanation.because_of.values())
         assert shares == sorted(shares, reverse=True)
@@ -195,9 +194,8 @@ def test_a_weight_replaces_the_gate_of_a_contract(tmp_path: Path) -> None:
 def test_an_answer_does_not_depend_on_the_others_of_its_batch() -> None:
     """A text has no memory, and an empty history none either: the model alone ranks, also where
     items share a SID."""
-    loaded = loaded_model(
-        small_bundle(60, duplicates=True), text_prompt=TextPrompt("title-to-sid", "{item}:", 100)
-    )
+    prompt = TextPrompt("title-to-sid", "{item}:", 100)
+    loaded = loaded_model(small_bundle(60, duplicates=True), text_prompt=prompt)
     loaded = replace(loaded, contract=replace(loaded.contract, normalize="trie"))
     with_memory = mixed(loaded, 0.5)
     alone = [Request(text="red"), Request(text="category"), Request()]
@@ -207,7 +205,6 @@ def test_an_answer_does_not_depend_on_the_others_of_its_batch() -> None:
         beside = [*alone, Request(history=HISTORY)]
         *answers, of_history = recommend(with_memory, beside, options, candidates=candidates)
         for one, other in zip(by_model, answers, strict=True):
-            assert other.items == one.items
-            assert other.scores == pytest.approx(one.scores, abs=1e-5)
+            assert (other.items, other.scores) == (one.items, pytest.approx(one.scores, abs=1e-5))
         single = list(recommend(with_memory, beside[-1:], options, candidates=candidates))
         assert single[0].items == of_history.items

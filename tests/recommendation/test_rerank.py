@@ -141,13 +141,8 @@ def test_features_and_order_are_those_of_the_reference() -> None:
             if not prior.is_mixed:
                 assert np.array_equal(after.positions, before.positions)
                 continue
-            logs = np.stack(
-                [
-                    before.model_scores,
-                    prior.distribution.log_probs_at(before.positions),
-                    before.scores,
-                ]
-            )
+            of_memory = prior.distribution.log_probs_at(before.positions)
+            logs = np.stack([before.model_scores, of_memory, before.scores])
             known = history[history >= 0].tolist()
             rows = row_of[before.positions]
             features = reference(memory, known, rows.tolist(), logs)
@@ -166,9 +161,8 @@ def test_a_re_ranker_that_adds_nothing_keeps_the_order_of_the_mixture() -> None:
     for seed in range(10):
         reranking, memory, priors, histories, ranked = case(seed)
         nothing = replace(reranking, reranker=random_reranker(memory.manifest, strength=0))
-        for before, after in zip(
-            ranked, nothing.reorder(ranked, priors, histories, 100), strict=True
-        ):
+        reordered = nothing.reorder(ranked, priors, histories, 100)
+        for before, after in zip(ranked, reordered, strict=True):
             assert np.array_equal(before.positions, after.positions)
 
 
@@ -207,9 +201,8 @@ def test_recommendations_are_ranked_again_with_the_scores_of_the_mixture(duplica
     (before,) = answers(plain, [request], k=60)
     (after,) = answers(reranked(plain), [request], k=60)
     assert after.items != before.items
-    assert dict(zip(after.items, after.scores, strict=True)) == dict(
-        zip(before.items, before.scores, strict=True)
-    )
+    scores = [dict(zip(each.items, each.scores, strict=True)) for each in (before, after)]
+    assert scores[0] == scores[1]
     (first,) = answers(reranked(plain), [request], k=5)
     assert first.items == after.items[:5]
 
@@ -218,8 +211,7 @@ def test_filters_that_leave_three_items_and_candidates_are_ranked_again() -> Non
     loaded = reranked(mixed(shop(), 0.4))
     request = Request(history=("i3", "i17"))
     (few,) = answers(loaded, [replace(request, allow=("i1", "i8", "i9"))], k=10)
-    assert sorted(few.items) == ["i1", "i8", "i9"]
-    assert few.missing == 7
+    assert (sorted(few.items), few.missing) == (["i1", "i8", "i9"], 7)
     candidates = [f"i{number}" for number in range(60)]
     options = RecommendOptions(num_beams=60, k=60)
     (exact,) = recommend(loaded, [request], options, candidates=candidates)

@@ -34,9 +34,7 @@ def interrupted(out: Path) -> Path:
 
 @pytest.mark.parametrize("n_bytes", [0, 3, len(WHOLE) // 2, len(WHOLE) - 1, len(WHOLE)])
 @pytest.mark.parametrize("digest_bytes", [0, 5, 2 * DIGEST_BYTES, 4 * DIGEST_BYTES])
-def test_lines_and_digests_that_are_cut_off_anywhere_resume(
-    tmp_path: Path, n_bytes: int, digest_bytes: int
-) -> None:
+def test_cut_off_lines_and_digests_resume(tmp_path: Path, n_bytes: int, digest_bytes: int) -> None:
     out = tmp_path / "out.jsonl"
     work = interrupted(out)
     (work / "results.jsonl").write_bytes(WHOLE[:n_bytes])

@@ -48,9 +48,7 @@ def items(window: list[Request | BadRequest]) -> list[str]:
     cuts=st.lists(st.integers(0, 200), max_size=6),
     size=st.integers(1, 4),
 )
-def test_a_pipe_has_the_requests_of_the_same_file(
-    content: bytes, cuts: list[int], size: int
-) -> None:
+def test_a_pipe_has_the_requests_of_a_file(content: bytes, cuts: list[int], size: int) -> None:
     reading, writing = os.pipe()
     places = sorted({0, len(content), *(min(cut, len(content)) for cut in cuts)})
 

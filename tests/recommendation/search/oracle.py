@@ -66,10 +66,8 @@ class ListModel:
         prompts = [list(self.prompt)] * len(lists)
         if self.model.config.is_encoder_decoder:
             start = self.model.config.decoder_start_token_id
-            inputs = {
-                "input_ids": torch.tensor(prompts),
-                "decoder_input_ids": torch.tensor([[start, *ids] for ids in answers]),
-            }
+            inputs = {"input_ids": torch.tensor(prompts)}
+            inputs["decoder_input_ids"] = torch.tensor([[start, *ids] for ids in answers])
         else:
             pairs = zip(prompts, answers, strict=True)
             inputs = {"input_ids": torch.tensor([[*ids, *answer] for ids, answer in pairs])}

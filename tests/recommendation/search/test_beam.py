@@ -11,7 +11,7 @@ from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.driver import batches, decoding_method
 from sidtool.recommendation.search.partial_head import DecodingHead
 from tests.models import tiny_model
-from tests.recommendation.search.cases import (
+from tests.search_cases import (
     EVERY_ARCHITECTURE,
     SOME_ARCHITECTURES,
     assert_same,
@@ -60,9 +60,8 @@ def test_scores_and_items_equal_those_of_generate(
     result = beam_search(
         model, prompts, trie, tokens, num_beams=width, k=width, normalize="vocabulary"
     )
-    for mine, (sids, scores) in zip(
-        result, generate(model, prompts, trie, tokens, width), strict=True
-    ):
+    expected = generate(model, prompts, trie, tokens, width)
+    for mine, (sids, scores) in zip(result, expected, strict=True):
         assert_same(mine, sids, scores, trie)
 
 
@@ -77,20 +76,14 @@ def test_a_wide_beam_ranks_the_whole_catalog(architecture: str, normalize: Any) 
     rng = np.random.default_rng(1)
     codes = trie.leaf_codes(np.arange(trie.n_leaves))
     prompts = [prompt(rng, length) for length in (3, 29, 11)]
-    for ids, result in zip(
-        prompts,
-        beam_search(model, prompts, trie, tokens, num_beams=500, k=500, normalize=normalize),
-        strict=True,
-    ):
+    results = beam_search(model, prompts, trie, tokens, num_beams=500, k=500, normalize=normalize)
+    for ids, result in zip(prompts, results, strict=True):
         want = path_scores(model, ids, codes, tokens, normalize, codes)
         if normalize == "trie":
-            np.testing.assert_allclose(
-                np.exp(want).sum(), 1, atol=1e-4
-            )  # a distribution over the catalog
+            np.testing.assert_allclose(np.exp(want).sum(), 1, atol=1e-4)  # over the catalog
         order = np.argsort(-want)
-        assert_same(
-            result, [tuple(row) for row in codes[order].tolist()], want[order].tolist(), trie
-        )
+        sids = [tuple(row) for row in codes[order].tolist()]
+        assert_same(result, sids, want[order].tolist(), trie)
 
 
 def test_work_that_changes_no_result_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,14 +112,9 @@ def test_scores_do_not_depend_on_the_batch(architecture: str) -> None:
     trie, tokens = make((6, 6, 6), 80)
     model = model_of(architecture, tokens)
     rng = np.random.default_rng(2)
-    start = prompt(rng, 18)
-    prompts = [
-        prompt(rng, 5),
-        start + prompt(rng, 3),
-        start + prompt(rng, 9),
-        start,
-        prompt(rng, 40),
-    ]
+    start, first = prompt(rng, 18), prompt(rng, 5)
+    behind = [start + prompt(rng, 3), start + prompt(rng, 9), start]
+    prompts = [first, *behind, prompt(rng, 40)]
     together = beam_search(model, prompts, trie, tokens, num_beams=7, k=7)
     for budget in (1, 100):
         apart = beam_search(model, prompts, trie, tokens, num_beams=7, k=7, token_budget=budget)
@@ -145,9 +133,7 @@ def test_scores_do_not_depend_on_the_batch(architecture: str) -> None:
         ((4, 3, 4), 40, True),
     ],
 )
-def test_catalogs_of_unusual_shapes_are_ranked(
-    sizes: tuple[int, ...], items: int, repeats: bool
-) -> None:
+def test_unusual_catalogs_are_ranked(sizes: tuple[int, ...], items: int, repeats: bool) -> None:
     trie, tokens = make(sizes, items, repeats=repeats)
     model = model_of("llama", tokens)
     result = beam_search(model, [[7, 8, 9], [10]], trie, tokens, num_beams=100, k=1000)
@@ -163,13 +149,9 @@ def test_low_precision_scores_are_close(dtype: torch.dtype) -> None:
     trie, tokens = make((6, 6, 6), 100)
     model = tiny_model("qwen3", vocab_size=vocabulary(tokens)).to(dtype)
     assert decoding_method(model) == "sliced"
-    exact = path_scores(
-        tiny_model("qwen3", vocab_size=vocabulary(tokens)),
-        [9, 8, 7],
-        trie.leaf_codes(np.arange(100)),
-        tokens,
-        "level",
-    )
+    whole = tiny_model("qwen3", vocab_size=vocabulary(tokens))
+    leaves = trie.leaf_codes(np.arange(100))
+    exact = path_scores(whole, [9, 8, 7], leaves, tokens, "level")
     (result,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=100, k=100)
     np.testing.assert_allclose(result.scores, exact[result.leaves], atol=0.5)
 
@@ -199,20 +181,16 @@ def test_the_refusal_of_an_architecture_says_what_failed() -> None:
     trie, tokens = make((6, 6, 6), 100)
     model = tiny_model("llama", vocab_size=vocabulary(tokens), tied=False)
     model.config.layer_types = ["linear_attention"] * model.config.num_hidden_layers
-    with pytest.raises(
-        UsageError, match=r"mask \(layers of kind \['linear_attention'\]\)"
-    ) as refused:
+    message = r"mask \(layers of kind \['linear_attention'\]\)"
+    with pytest.raises(UsageError, match=message) as refused:
         beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=3, k=3)
     assert isinstance(refused.value.__cause__, NotImplementedError)
 
 
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(0, 20), st.integers(1, 300))
-def test_batches_hold_each_prompt_once_within_the_budget(
-    lengths: list[int], tree: int, budget: int
-) -> None:
+def test_each_prompt_is_in_one_batch_in_budget(lengths: list[int], tree: int, budget: int) -> None:
     result = list(batches(lengths, tree, budget))
-    assert sorted(i for batch in result for i in batch) == [
-        i for i, length in enumerate(lengths) if length
-    ]
+    filled = [i for i, length in enumerate(lengths) if length]
+    assert sorted(i for batch in result for i in batch) == filled
     for batch in result:
         assert len(batch) == 1 or len(batch) * (max(lengths[i] for i in batch) + tree) <= budget

@@ -12,7 +12,7 @@ from sidtool.base.errors import DataError
 from sidtool.model.network import decoder_start_id
 from sidtool.recommendation.search import LeafFilter, Normalize, SidLogitsProcessor
 from tests.models import tiny_model
-from tests.recommendation.search.cases import (
+from tests.search_cases import (
     beam_config,
     catalog,
     generate,
@@ -45,9 +45,8 @@ def test_tokens_that_continue_a_valid_sid_are_allowed(
         sid = sids[which % len(sids)]
         full = tokens.ids(sid[None], begin_end_tokens=begin_end_tokens)[0].tolist()
         done = full[: min(cut, len(full))]
-        rows.append(
-            ([7, 9] if text_before or not done else tokens.ids(sids[:1])[0].tolist()) + done
-        )
+        before = [7, 9] if text_before or not done else tokens.ids(sids[:1])[0].tolist()
+        rows.append(before + done)
         wants.append(_wanted(rows[-1], legal, tokens, begin_end_tokens))
     longest = max(map(len, rows))
     ids = torch.tensor([[7] * (longest - len(row)) + row for row in rows])
@@ -65,7 +64,7 @@ def _wanted(
     tail: list[int] = []
     for token in reversed(ids):
         inside = tokens.start <= token < tokens.start + tokens.space.n_codes
-        if not inside or (tail and _level(tokens, tail[0]) == 0):
+        if not inside or (tail and tail[0] < tokens.level_starts[1]):
             break
         tail.insert(0, token)
     prefix = tuple(token - int(tokens.level_starts[level]) for level, token in enumerate(tail))
@@ -79,14 +78,8 @@ def _wanted(
     return {sid[level] + int(tokens.level_starts[level]) for sid in legal if sid[:level] == prefix}
 
 
-def _level(tokens: Any, token: int) -> int:
-    return int(np.searchsorted(tokens.level_starts, token, side="right")) - 1
-
-
 @pytest.mark.parametrize("architecture", ["qwen3", "t5", "bart"])
-def test_generate_with_the_processor_equals_generate_with_the_prefix_function(
-    architecture: str,
-) -> None:
+def test_generate_with_the_processor_equals_the_prefix_function(architecture: str) -> None:
     trie, tokens = make((6, 6, 6), 120)
     model = model_of(architecture, tokens)
     prompts = [[9, 8, 7], [20, 21, 22]]
@@ -151,12 +144,10 @@ def test_each_prompt_has_a_separate_filter() -> None:
         LeafFilter.of(trie, trie.positions(np.flatnonzero(firsts == code)), np.zeros(0, int))
         for code in (1, 2)
     ]
-    result = SidLogitsProcessor(trie, tokens, filters=filters)(
-        torch.full((4, 1), 9), torch.zeros(4, vocabulary(tokens))
-    )
-    assert torch.isfinite(result).nonzero()[:, 1].tolist() == [
-        tokens.start + code for code in (1, 1, 2, 2)
-    ]
+    processor = SidLogitsProcessor(trie, tokens, filters=filters)
+    result = processor(torch.full((4, 1), 9), torch.zeros(4, vocabulary(tokens)))
+    allowed = [tokens.start + code for code in (1, 1, 2, 2)]
+    assert torch.isfinite(result).nonzero()[:, 1].tolist() == allowed
 
 
 def test_a_dead_end_raises() -> None:
@@ -168,7 +159,5 @@ def test_a_dead_end_raises() -> None:
         ids = torch.tensor([tail])
         with pytest.raises(DataError, match="no valid SID"):
             SidLogitsProcessor(trie, tokens)(ids, torch.zeros(1, vocabulary(tokens)))
-        loose = SidLogitsProcessor(trie, tokens, strict=False)(
-            ids, torch.zeros(1, vocabulary(tokens))
-        )
-        assert (loose == -torch.inf).all()
+        processor = SidLogitsProcessor(trie, tokens, strict=False)
+        assert (processor(ids, torch.zeros(1, vocabulary(tokens))) == -torch.inf).all()

@@ -17,14 +17,7 @@ from sidtool.recommendation.search.architectures import TreePositions
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.driver import decoding_method
 from tests.models import ENCODER_DECODERS, tiny_encoder_decoder
-from tests.recommendation.search.cases import (
-    assert_same,
-    generate,
-    make,
-    model_of,
-    path_scores,
-    vocabulary,
-)
+from tests.search_cases import assert_same, generate, make, model_of, path_scores, vocabulary
 
 PROMPTS = [[9, 8, 7], [20, 21, 22, 23, 24, 25], [30]]
 
@@ -92,9 +85,8 @@ def test_their_families_run_as_trees(architecture: str) -> None:
     assert decoding_method(model) == "sliced"
     options: dict[str, Any] = {"num_beams": 7, "k": 7, "normalize": "vocabulary"}
     results = beam_search(model, PROMPTS, trie, tokens, **options)
-    for result, (sids, scores) in zip(
-        results, generate(model, PROMPTS, trie, tokens, 7), strict=True
-    ):
+    expected = generate(model, PROMPTS, trie, tokens, 7)
+    for result, (sids, scores) in zip(results, expected, strict=True):
         assert_same(result, sids, scores, trie)
 
 

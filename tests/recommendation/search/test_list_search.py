@@ -15,8 +15,8 @@ from sidtool.recommendation.search.results import ItemList
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_encoder_decoder, tiny_model
-from tests.recommendation.search.cases import TEXT, catalog, model_of, prompt, vocabulary
 from tests.recommendation.search.oracle import Codes, ListModel, eligible_counts
+from tests.search_cases import TEXT, catalog, model_of, prompt, vocabulary
 
 SIZES = (3, 4, 3)
 
@@ -99,8 +99,7 @@ def test_a_wide_beam_finds_every_list(
         oracle = list_model(model, ids, trie, tokens, normalize, leaf_filter)
         expected = dict(oracle.beams(length, None)) if oracle.length(length) else {}
         scores = {codes_of(one, trie): score_of(one) for one in lists}
-        assert len(scores) == len(lists)
-        assert scores.keys() == expected.keys()
+        assert (len(scores), scores.keys()) == (len(lists), expected.keys())
         for codes, score in scores.items():
             assert score == pytest.approx(expected[codes], abs=1e-4, rel=1e-5)
         assert all(np.diff([score_of(one) for one in lists]) <= 1e-4)

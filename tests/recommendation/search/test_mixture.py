@@ -9,13 +9,7 @@ from sidtool.memory.mixture.gate import NO_PRIOR, ItemDistribution, Prior
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.results import mix, rank_items
-from tests.recommendation.search.cases import (
-    SOME_ARCHITECTURES,
-    make,
-    model_of,
-    path_scores,
-    prompt,
-)
+from tests.search_cases import SOME_ARCHITECTURES, make, model_of, path_scores, prompt
 
 
 def distribution(rng: np.random.Generator, items: int, share: float = 0.5) -> ItemDistribution:
@@ -71,10 +65,8 @@ def test_a_wide_beam_equals_brute_force(
     rng = np.random.default_rng(seed)
     prompts = [prompt(rng, int(length)) for length in rng.integers(1, 20, len(weights))]
     shares = [0.5, 0.0, 1.0][: len(weights)]
-    priors = [
-        Prior(distribution(rng, trie.n_items, share), weight)
-        for weight, share in zip(weights, shares, strict=True)
-    ]
+    weighted = zip(weights, shares, strict=True)
+    priors = [Prior(distribution(rng, trie.n_items, share), w) for w, share in weighted]
     filters: list[LeafFilter | None] = [None] * len(prompts)
     if filtered:
         allowed = trie.positions(rng.permutation(trie.n_items)[: max(1, items // 2)])
@@ -170,5 +162,4 @@ def test_the_share_of_the_memory_is_reported() -> None:
 
 
 def test_equal_items_are_in_sid_order() -> None:
-    ranked = mix(np.array([5, 2, 9]), np.full(3, -1.0), NO_PRIOR, 2)
-    assert ranked.positions.tolist() == [2, 5]
+    assert mix(np.array([5, 2, 9]), np.full(3, -1.0), NO_PRIOR, 2).positions.tolist() == [2, 5]

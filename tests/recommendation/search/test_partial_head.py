@@ -8,13 +8,7 @@ from peft import LoraConfig, TrainableTokensConfig, get_peft_model
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.driver import decoding_method
 from tests.models import ARCHITECTURES, tiny_encoder_decoder, tiny_model
-from tests.recommendation.search.cases import (
-    assert_same,
-    make,
-    path_scores,
-    tiny_causal_model,
-    vocabulary,
-)
+from tests.search_cases import assert_same, make, path_scores, tiny_causal_model, vocabulary
 
 PROMPT = [9, 8, 7, 30, 31]
 TRIE, TOKENS = make((5, 6, 4), 60)

@@ -7,7 +7,7 @@ from sidtool.recommendation.search import score as score_module
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.score import score_sids
 from tests.models import tiny_model
-from tests.recommendation.search.cases import (
+from tests.search_cases import (
     SOME_ARCHITECTURES,
     catalog,
     make,
@@ -20,30 +20,24 @@ from tests.recommendation.search.cases import (
 
 @pytest.mark.parametrize("normalize", ["level", pytest.param("vocabulary", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("architecture", SOME_ARCHITECTURES)
-def test_scores_equal_those_of_whole_sequences(
-    architecture: str, normalize: Any, monkeypatch: Any
-) -> None:
+def test_scores_equal_whole_sequences(architecture: str, normalize: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(score_module, "CANDIDATES", 7)
     monkeypatch.setattr(score_module, "TOKEN_BUDGET", 120)
     _, tokens = make((4, 5, 6), 3)
     model = model_of(architecture, tokens)
-    candidates = catalog(
-        (4, 5, 6), 40, 9, repeats=True
-    )  # most of them in no catalog, some of them twice
+    # most of them in no catalog, some of them twice
+    candidates = catalog((4, 5, 6), 40, 9, repeats=True)
     candidates = candidates[np.random.default_rng(0).permutation(len(candidates))]
     rng = np.random.default_rng(5)
     prompts = [prompt(rng, length) for length in (4, 20, 9)]
     result = score_sids(model, prompts, candidates, tokens, normalize=normalize)
     assert result.shape == (3, 40)
     for row, ids in zip(result, prompts, strict=True):
-        np.testing.assert_allclose(
-            row, path_scores(model, ids, candidates, tokens, normalize), atol=1e-4
-        )
+        expected = path_scores(model, ids, candidates, tokens, normalize)
+        np.testing.assert_allclose(row, expected, atol=1e-4)
 
 
-def test_over_the_trie_scores_are_those_of_the_beam_and_unknown_sids_are_impossible(
-    monkeypatch: Any,
-) -> None:
+def test_over_the_trie_scores_are_the_beams_and_unknown_sids_impossible(monkeypatch: Any) -> None:
     monkeypatch.setattr(score_module, "TOKEN_BUDGET", 120)
     trie, tokens = make((4, 5, 6), 60)
     model = tiny_model("qwen3", vocab_size=vocabulary(tokens))
@@ -58,9 +52,8 @@ def test_over_the_trie_scores_are_those_of_the_beam_and_unknown_sids_are_impossi
         want = path_scores(model, ids, candidates, tokens, "trie", all_codes)
         np.testing.assert_allclose(row[known], want[known], atol=1e-4)
     (beam,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=20, k=20, normalize="trie")
-    again = score_sids(
-        model, [[9, 8, 7]], trie.leaf_codes(beam.leaves), tokens, normalize="trie", trie=trie
-    )
+    codes = trie.leaf_codes(beam.leaves)
+    again = score_sids(model, [[9, 8, 7]], codes, tokens, normalize="trie", trie=trie)
     np.testing.assert_allclose(again[0], beam.scores, atol=1e-4)
 
 

@@ -11,7 +11,7 @@ from sidtool.memory.mixture.gate import ItemDistribution, Prior
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.tokenizer.bundle.trie import Trie
-from tests.recommendation.search.cases import make, model_of, path_log_probs, prompt
+from tests.search_cases import make, model_of, path_log_probs, prompt
 
 SIZES = (5, 6, 4)
 
@@ -34,25 +34,17 @@ def surviving_prefixes(
 
 def expected_survival(codes: np.ndarray, beams: list[set[tuple[int, ...]]]) -> list[int]:
     """For each SID, the number of levels at which its prefix is in the beam."""
-    return [
-        sum(tuple(sid[: level + 1]) in prefixes for level, prefixes in enumerate(beams))
-        for sid in codes.tolist()
-    ]
+    levels = list(enumerate(beams, 1))
+    return [sum(tuple(sid[:n]) in beam for n, beam in levels) for sid in codes.tolist()]
 
 
 def survival_of_all(
-    model: Any,
-    ids: list[int],
-    trie: Trie,
-    tokens: Any,
-    leaf_filter: Any,
-    prior: Any,
-    **options: Any,
+    model: Any, ids: list[int], trie: Trie, tokens: Any, leaf_filter: Any, prior: Any, **how: Any
 ) -> list[int]:
     """The survival of every leaf as the target: one prompt per leaf."""
     n = trie.n_leaves
     lists = {"filters": [leaf_filter] * n, "priors": [prior] * n, "targets": list(range(n))}
-    results = beam_search(model, [ids] * n, trie, tokens, k=1, **lists, **options)
+    results = beam_search(model, [ids] * n, trie, tokens, k=1, **lists, **how)
     return [result.survived for result in results]
 
 

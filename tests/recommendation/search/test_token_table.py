@@ -21,15 +21,7 @@ from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.loss.batches import Targets
 from sidtool.training.loss.loss import Loss
 from sidtool.training.reinforcement.policy import Policy
-from tests.recommendation.search.cases import (
-    TEXT,
-    assert_same,
-    catalog,
-    generate,
-    model_of,
-    path_scores,
-    prompt,
-)
+from tests.search_cases import TEXT, assert_same, catalog, generate, model_of, path_scores, prompt
 
 SIZES = (5, 12, 4)
 SPACE = SidSpace(SIZES)
@@ -58,9 +50,8 @@ def moved(architecture: str, tokens: SidTokens) -> tuple[Any, Any]:
     original = model_of(architecture, BLOCK)
     model = copy.deepcopy(original)
     with torch.no_grad():
-        for weight, new in zip(
-            vocabulary_weights(original), vocabulary_weights(model), strict=True
-        ):
+        weights = zip(vocabulary_weights(original), vocabulary_weights(model), strict=True)
+        for weight, new in weights:
             new[tokens.token_ids] = weight[BLOCK.token_ids]
         if hasattr(model, "final_logits_bias"):
             bias = original.final_logits_bias[:, BLOCK.token_ids]
@@ -96,9 +87,8 @@ def test_items_and_scores_equal_those_of_generate(
     result = beam_search(
         model, PROMPTS, trie, tokens, num_beams=width, k=width, normalize="vocabulary"
     )
-    for mine, (sids, scores) in zip(
-        result, generate(model, PROMPTS, trie, tokens, width), strict=True
-    ):
+    expected = generate(model, PROMPTS, trie, tokens, width)
+    for mine, (sids, scores) in zip(result, expected, strict=True):
         assert_same(mine, sids, scores, trie)
     for normalize in ("level", "trie"):
         scored = score_sids(model, PROMPTS[:1], codes, tokens, normalize=normalize, trie=trie)
@@ -168,21 +158,17 @@ def test_the_constraint_allows_what_it_allows_of_a_block(
         ids = np.concatenate([np.full((len(sids), 1), 7), blocks[:, :cut]], axis=1)
         chosen = {"begin_end_tokens": begin_end_tokens, "normalize": normalize}
         expected = SidLogitsProcessor(TRIE, BLOCK, **chosen)(torch.from_numpy(ids), scores)
-        allowed = SidLogitsProcessor(TRIE, tokens, **chosen)(
-            torch.from_numpy(to_table[ids]), at_table
-        )
-        torch.testing.assert_close(
-            allowed[:, tokens.token_ids], expected[:, BLOCK.token_ids], atol=1e-6, rtol=1e-6
-        )
+        processor = SidLogitsProcessor(TRIE, tokens, **chosen)
+        allowed = processor(torch.from_numpy(to_table[ids]), at_table)
+        at_sids = allowed[:, tokens.token_ids]
+        torch.testing.assert_close(at_sids, expected[:, BLOCK.token_ids], atol=1e-6, rtol=1e-6)
         others = np.setdiff1d(np.arange(len(to_table)), tokens.token_ids)
         assert (allowed[:, others] == -torch.inf).all()
 
 
 def test_neighbors_are_a_slice_of_the_head_and_others_are_gathered() -> None:
     for level, columns in enumerate(token_columns(text_order(), "cpu").levels):
-        assert columns.columns == (
-            int(text_order().level_ids[level].min()),
-            int(text_order().level_ids[level].max()) + 1,
-        )
+        ids = text_order().level_ids[level]
+        assert columns.columns == (int(ids.min()), int(ids.max()) + 1)
     gathered = token_columns(scattered(), "cpu").levels[1].columns
     assert gathered.tolist() == sorted(scattered().level_ids[1].tolist())
