@@ -127,9 +127,7 @@ def test_an_error_lists_few_names(shop: Path) -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [("digest", DIGEST), ("version", "1.1")])
-def test_a_record_of_another_bundle_is_refused(
-    shop: Path, tmp_path: Path, key: str, value: str
-) -> None:
+def test_a_foreign_record_is_refused(shop: Path, tmp_path: Path, key: str, value: str) -> None:
     changed(shop / "versions/1.0.json", **{key: value})
     version = value if key == "version" else "1.0"
     for path in list((shop / "versions").iterdir()):
@@ -178,16 +176,12 @@ def test_names_on_a_card_are_text_and_not_code() -> None:
     manifest = replace(small_bundle(name=evil).manifest, created="`x`")
     text = bundle_card(manifest, 's3://bucket/");evil("', "MIT")
     assert "\x1b" not in text
-    assert text.partition("---\n\n")[2].startswith(
-        "# x\\`; rm -rf ~ # \\| \\<img src=x\\> \\[click\\](http://evil) "
-    )
+    title = "# x\\`; rm -rf ~ # \\| \\<img src=x\\> \\[click\\](http://evil) "
+    assert text.partition("---\n\n")[2].startswith(title)
     assert "\n* created: \\`x\\`\n" in text
     (command,) = [line for line in text.splitlines() if line.startswith("sidtool pull ")]
-    assert shlex.split(command)[2:] == [
-        's3://bucket/");evil("',
-        "-o",
-        "x`; rm -rf ~ # | <img src=x> [click](http://evil) \N{REPLACEMENT CHARACTER}[31m.zarr",
-    ]
+    name = "x`; rm -rf ~ # | <img src=x> [click](http://evil) \N{REPLACEMENT CHARACTER}[31m.zarr"
+    assert shlex.split(command)[2:] == ['s3://bucket/");evil("', "-o", name]
     code = text.partition("```python\n")[2].partition("```")[0]
     (call,) = [line for line in code.splitlines() if line.startswith("bundle = ")]
     opened: list[str] = []

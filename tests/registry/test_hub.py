@@ -44,8 +44,7 @@ def test_a_pushed_bundle_is_loaded_by_name(server: FakeHub) -> None:
     assert commit.is_new
     assert commit.url == f"hf://org/shop@{commit.id}"
     loaded = Bundle.from_pretrained("org/shop", token="hf_mine")
-    assert loaded.identity == bundle.identity
-    assert loaded.sids() == bundle.sids()
+    assert (loaded.identity, loaded.sids()) == (bundle.identity, bundle.sids())
     assert "Bearer hf_mine" in server.tokens
     names = set(tree(server.files("org/shop", commit.id)))
     objects = {"zarr.json", *loaded.manifest.objects}
@@ -89,9 +88,7 @@ def test_what_is_in_the_cache_needs_no_server(
     assert Bundle.from_pretrained("org/shop", cache_dir=mine).digest == bundle.digest
 
 
-def test_bundle_and_memory_may_be_folders_of_one_repository(
-    server: FakeHub, tmp_path: Path
-) -> None:
+def test_bundle_and_memory_may_share_one_repository(server: FakeHub, tmp_path: Path) -> None:
     bundle = small_bundle()
     memory = small_memory(bundle, KnnSettings())
     bundle.save(tmp_path / "repo/tokenizer.zarr")
@@ -151,9 +148,7 @@ def test_a_pushed_model_is_loaded_by_name(server: FakeHub, model: Path) -> None:
     assert newest.contract == sidtool.LoadedModel.from_pretrained(model).contract
 
 
-def test_a_model_may_be_one_folder_of_a_repository(
-    server: FakeHub, model: Path, tmp_path: Path
-) -> None:
+def test_a_model_may_be_a_repository_folder(server: FakeHub, model: Path, tmp_path: Path) -> None:
     shutil.copytree(model, tmp_path / "repo/tuned")
     (tmp_path / "repo/other.safetensors").write_bytes(b"of another system")
     server.repositories["org/nested"] = tmp_path / "repo"

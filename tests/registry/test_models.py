@@ -94,8 +94,7 @@ def test_a_pulled_model_equals_the_pushed_one(shop: str, model: Path, tmp_path: 
     record = pull(f"{shop}@prod", out)
     assert (record.kind, record.license) == ("model", "cc-by-4.0")
     assert tree(out) == published(model)
-    loaded = load_model_folder(out)
-    assert loaded.memory is not None
+    assert load_model_folder(out).memory is not None
     assert broken_parts(locate(shop)[0]) == []
     second = push(str(changed(model)), shop)
     assert (second.version, second.latest) == ("1.1", "1.1")
@@ -304,9 +303,8 @@ def test_the_commands_take_models(model: Path, tmp_path: Path) -> None:
     ran = done("pull", f"{shop}@prod", "-o", tmp_path / "out")
     assert ran.last == f"next: sidtool recommend {tmp_path / 'out'} --history ITEM,ITEM -k 10"
     verified = done("verify", tmp_path / "out").out
-    assert verified == (
-        f"{tmp_path / 'out'}: 20 items, {len(stored.objects) + 1} objects, {stored.digest}\n"
-    )
+    counts = f"20 items, {len(stored.objects) + 1} objects, {stored.digest}"
+    assert verified == f"{tmp_path / 'out'}: {counts}\n"
     assert "extend > full" in done("log", shop).out
     (tmp_path / "out/README.md").write_text("my own card")  # no part of the model
     done("verify", tmp_path / "out")
