@@ -20,9 +20,8 @@ def test_spelling_and_parsing_are_inverse(
     for begin_end_tokens in (False, True):
         text = space.spell(codes, begin_end_tokens=begin_end_tokens)
         assert space.parse(text) == codes
-        assert [result.codes for result in space.find(f"see {text}{text}, or {text}.")] == [
-            codes
-        ] * 3
+        found = space.find(f"see {text}{text}, or {text}.")
+        assert [result.codes for result in found] == [codes] * 3
     assert space.parse_prefix(space.spell(codes[:1])) == codes[:1]
 
 
@@ -71,8 +70,7 @@ def test_an_invalid_space_is_refused(arguments: dict[str, object], message: str)
 
 
 def test_begin_and_end_may_look_like_codes_outside_of_the_levels() -> None:
-    space = SidSpace((4, 4), begin="<s_a_4>", end="<s_c_1>")
-    assert len(set(space.tokens)) == 10
+    assert len(set(SidSpace((4, 4), begin="<s_a_4>", end="<s_c_1>").tokens)) == 10
     assert SidSpace((4, 4), begin="<s_a_04>", end="<s_b_01>").parse("<s_a_1><s_b_1>") == (1, 1)
 
 

@@ -45,9 +45,8 @@ class Draft:
 
     def reindex(self) -> None:
         """Make the index of the ids and codes."""
-        hashed = sorted(
-            (id_hash(text), row) for row, text in enumerate(strings_of(self.arrays, "id"))
-        )
+        ids = strings_of(self.arrays, "id")
+        hashed = sorted((id_hash(text), row) for row, text in enumerate(ids))
         self.arrays["index/id_hash"] = np.array([value for value, _ in hashed], dtype=np.uint64)
         self.arrays["index/id_row"] = np.array([row for _, row in hashed], dtype=np.uint32)
         self.arrays["index/id_hash_first"] = self.arrays["index/id_hash"][::4096]

@@ -199,8 +199,7 @@ def test_every_status_is_reported(bundle: Bundle) -> None:
     decoded = decode(bundle, text)
     expected = ["item", "retired", "unknown", "malformed", "malformed", "item", "item"]
     assert [piece.status for piece in decoded] == expected
-    assert decoded[0].items == (bundle.items.ids[0],)
-    assert decoded[1].items == (bundle.items.ids[4],)
+    assert (decoded[0].items, decoded[1].items) == ((bundle.items.ids[0],), (bundle.items.ids[4],))
     assert decoded[2].items == ()
 
 
@@ -250,8 +249,7 @@ def test_the_codes_are_those_of_the_command(tmp_path: Path) -> None:
 def test_a_level_is_appended() -> None:
     doubled = np.repeat(vectors()[:30], 2, axis=0)
     bundle = Bundle.from_vectors(IDS, doubled, levels=(4, 8), collisions="append")
-    assert bundle.space.levels == 3
-    assert bundle.manifest.collisions.capacity == bundle.space.sizes[-1]
+    assert (bundle.space.levels, bundle.manifest.collisions.capacity) == (3, bundle.space.sizes[-1])
     assert len(set(bundle.sids().values())) == 60
 
 
@@ -296,12 +294,9 @@ def test_a_series_is_read_by_place_and_not_by_label() -> None:
     assert shuffled.digest == listed.digest
     column = pd.Series(list(given["vectors"]), index=table.index)
     levels = np.array(SIZES)
-    assert (
-        Bundle.from_vectors(IDS, column, levels=levels).sids()
-        == Bundle.from_vectors(
-            IDS, pd.DataFrame(given["vectors"]).astype("Float32"), levels=SIZES
-        ).sids()
-    )
+    frame = pd.DataFrame(given["vectors"]).astype("Float32")
+    of_column = Bundle.from_vectors(IDS, column, levels=levels)
+    assert of_column.sids() == Bundle.from_vectors(IDS, frame, levels=SIZES).sids()
     rows = listed.items.rows(list(table["item_id"]))
     assert listed.items.rows(table["item_id"]).tolist() == rows.tolist()
 

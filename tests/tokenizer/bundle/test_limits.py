@@ -39,7 +39,6 @@ def refused(location: str | Path, n_bytes: int) -> str:
 
 
 def use(bundle: Bundle) -> None:
-    """Read everything."""
     _ = bundle.items, bundle.codebook, bundle.trie(), bundle.sid("i1")
 
 
@@ -62,14 +61,11 @@ def stored_bytes(made: Draft) -> int:
 @pytest.mark.parametrize(
     ("more", "message"), [(4000, "has 4013 bytes, not 1 to 64"), (51, "codebook/level")]
 )
-def test_many_codes_cost_nothing_before_they_are_spelled(
-    tmp_path: Path, more: int, message: str
-) -> None:
+def test_many_codes_cost_nothing_before_spelling(tmp_path: Path, more: int, message: str) -> None:
     made = draft()
     made.manifest["space"] |= {"sizes": [65536] * 4, "template": "{level}{code}" + "x" * more}
     made.identify()
-    path = made.write(tmp_path / "shop.zarr")
-    assert message in refused(path, stored_bytes(made))
+    assert message in refused(made.write(tmp_path / "shop.zarr"), stored_bytes(made))
 
 
 def claimed(made: Draft, items: int, **changes: Any) -> Draft:
@@ -88,9 +84,7 @@ def claimed(made: Draft, items: int, **changes: Any) -> Draft:
     ("items", "rows", "container"),
     all_pairs([10**7, 10**9, (1 << 32) - 1], [1, 7, 4096, 1 << 40], ["shop.zarr", "shop.zarr.zip"]),
 )
-def test_sizes_are_bounded_by_what_is_stored(
-    tmp_path: Path, items: int, rows: int, container: str
-) -> None:
+def test_storage_bounds_the_sizes(tmp_path: Path, items: int, rows: int, container: str) -> None:
     made = claimed(draft(), items)
     for meta in made.metadata.values():
         meta["chunk_grid"]["configuration"]["chunk_shape"][0] = rows

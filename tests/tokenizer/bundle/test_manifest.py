@@ -19,22 +19,11 @@ A, B = "a" * 64, "b" * 64
 VERSION = {"version": "1.0", "digest": A, "name": "old", "created": "", "change": {"kind": "items"}}
 ENCODER = {"model": "some/where", "dim": 2, "probes": [{"text": "x", "vector": [0.5, 1]}]}
 COLLABORATIVE = {"mode": "fused", "protocol": "temporal", "train_events": 3}
-RECIPE = {
-    "quantizer": {"method": "rq-kmeans", "parameters": {}},
-    "encoder": ENCODER,
-    "text_template": "{title}",
-    "collaborative": COLLABORATIVE,
-}
-VALID: dict[str, Any] = {
-    "version": "1.1",
-    "parent": A,
-    "lineage": [VERSION],
-    "compatible_with": [B],
-    "recipe": RECIPE,
-    "source": {"catalog": A},
-    "libraries": {"numpy": "2.0"},
-    "created": "2026-01-02T03:04:05+00:00",
-}
+RECIPE = {"quantizer": {"method": "rq-kmeans", "parameters": {}}, "encoder": ENCODER}
+RECIPE |= {"text_template": "{title}", "collaborative": COLLABORATIVE}
+VALID: dict[str, Any] = {"version": "1.1", "parent": A, "lineage": [VERSION]}
+VALID |= {"compatible_with": [B], "recipe": RECIPE, "source": {"catalog": A}}
+VALID |= {"libraries": {"numpy": "2.0"}, "created": "2026-01-02T03:04:05+00:00"}
 
 Path_ = tuple[str | int, ...]
 
@@ -80,11 +69,6 @@ def test_the_manifest_that_the_others_change_is_valid(tmp_path: Path) -> None:
     manifest = Bundle.open(path).manifest
     assert manifest.lineage[0].change == ItemsChange()
     assert Manifest.from_json(manifest.to_json() | {"invented": 1}) == manifest
-
-
-def path_of(text: str) -> Path_:
-    """The path that is written like "lineage 0 change"; "" is the manifest itself."""
-    return tuple(int(key) if key.isdigit() else key for key in text.split())
 
 
 WRONG_VALUES: dict[str, list[Any]] = {
@@ -133,8 +117,9 @@ WRONG_VALUES: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize("text", WRONG_VALUES)
 def test_a_value_out_of_range_is_refused(shop: Path, text: str) -> None:
+    path = tuple(int(key) if key.isdigit() else key for key in text.split())
     for wrong in WRONG_VALUES[text]:
-        refused_root(shop, root_document(changed(draft().manifest, path_of(text), wrong)))
+        refused_root(shop, root_document(changed(draft().manifest, path, wrong)))
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -160,9 +145,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_root_document_that_is_not_spelled_as_specified_is_refused(
-    shop: Path, damage: str
-) -> None:
+def test_a_root_document_that_is_not_as_specified_is_refused(shop: Path, damage: str) -> None:
     root = root_document(draft().manifest)
     damaged = DAMAGES[damage](root)
     assert damaged != root
@@ -196,8 +179,7 @@ def test_what_readers_refuse_is_not_written(tmp_path: Path) -> None:
 def test_parameters_keep_what_they_do_not_know() -> None:
     stored = {"dim": 3, "seed": 0, "fit": {"x": 1}}
     params = QuantizerParams.from_json(stored)
-    assert (params.dim, params.fit) == (3, {"seed": 0, "fit": {"x": 1}})
-    assert params.to_json() == stored
+    assert (params.dim, params.fit, params.to_json()) == (3, {"seed": 0, "fit": {"x": 1}}, stored)
 
 
 def refused_root(path: Path, root: bytes) -> None:

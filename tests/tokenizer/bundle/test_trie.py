@@ -39,9 +39,8 @@ def test_children_agree_with_a_dictionary(case: Any, chunk: int) -> None:
     leaves = sorted(set(rows))
     assert [tuple(row) for row in trie.leaf_codes(np.arange(len(leaves))).tolist()] == leaves
     for leaf, sid in enumerate(leaves):
-        assert trie.leaf_rows(leaf).tolist() == [
-            row for row, codes_ in enumerate(rows) if codes_ == sid
-        ]
+        expected = [row for row, codes_ in enumerate(rows) if codes_ == sid]
+        assert trie.leaf_rows(leaf).tolist() == expected
     assert (trie.leaf_start is None) == (len(leaves) == len(rows))
     assert trie.leaves(np.arange(len(rows))).tolist() == [leaves.index(row) for row in rows]
     counts = trie.items_per_leaf(np.arange(-1, len(leaves))).tolist()
@@ -51,18 +50,16 @@ def test_children_agree_with_a_dictionary(case: Any, chunk: int) -> None:
 @given(catalogs(), st.data())
 def test_row_ids_of_the_bundle_are_returned(case: Any, data: st.DataObject) -> None:
     codes, sizes = case
-    active = np.array(
-        sorted(data.draw(st.sets(st.integers(0, 200), min_size=len(codes), max_size=len(codes))))
-    )
+    ids = st.sets(st.integers(0, 200), min_size=len(codes), max_size=len(codes))
+    active = np.array(sorted(data.draw(ids)))
     trie = Trie.from_codes(codes, sizes, active)
     rows = np.array(data.draw(st.lists(st.integers(-1, 210), max_size=50)), dtype=np.int64)
     expected = sorted(set(rows.tolist()) & set(active.tolist()))
     positions = trie.positions(rows)
     assert active[positions].tolist() == expected
     for position in positions:
-        assert active[position] in trie.leaf_rows(
-            int(trie.leaves(positions[positions == position])[0])
-        )
+        (leaf,) = trie.leaves(np.array([position]))
+        assert active[position] in trie.leaf_rows(int(leaf))
 
 
 @pytest.mark.parametrize(

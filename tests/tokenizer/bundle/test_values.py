@@ -15,12 +15,8 @@ from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from tests.bundles import small_bundle
 from tests.tokenizer.bundle.drafts import Draft
 
-NETWORK = {
-    "codebook/encoder/in_0_weight": np.ones((3, 8), dtype=np.float32),
-    "codebook/encoder/in_0_bias": np.ones(8, dtype=np.float32),
-    "codebook/encoder/out_0_weight": np.ones((8, 3), dtype=np.float32),
-    "codebook/encoder/out_0_bias": np.ones(3, dtype=np.float32),
-}
+HIDDEN = {"in_0_weight": (3, 8), "in_0_bias": (8,), "out_0_weight": (8, 3), "out_0_bias": (3,)}
+NETWORK = {f"codebook/encoder/{name}": np.ones(x, np.float32) for name, x in HIDDEN.items()}
 
 
 def draft(items: int = 6) -> Draft:
@@ -43,7 +39,6 @@ def strings(name: str, first: bytes, second: bytes = b"i1") -> Callable[[Draft],
 
 
 def values(name: str, index: object, value: object) -> Callable[[Draft], object]:
-    """Change values of an array."""
     return lambda made: made.arrays[name].__setitem__(index, value)
 
 
@@ -64,7 +59,6 @@ def reshaped(shapes: dict[str, tuple[int, ...]]) -> Callable[[Draft], object]:
 
 
 def parameters(**values: object) -> Callable[[Draft], object]:
-    """Change parameters of the quantizer."""
     return lambda made: made.manifest["recipe"]["quantizer"]["parameters"].update(values)
 
 

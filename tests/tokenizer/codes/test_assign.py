@@ -47,8 +47,7 @@ def test_reassign_leaves_no_duplicates_and_moves_the_fewest(case):
     raw = codebook.encode(vectors)
     assigned = settle(codebook, vectors, ids, "reassign")
     assert len(np.unique(assigned.codes, axis=0)) == len(vectors)
-    assert assigned.after == CollisionCounts(0, 0, 1)
-    assert assigned.level_sizes == codebook.sizes
+    assert (assigned.after, assigned.level_sizes) == (CollisionCounts(0, 0, 1), codebook.sizes)
     Levels(assigned.level_sizes).check(assigned.codes)
     # every SID in use keeps one of its items, and more is not possible
     assert assigned.reassigned.sum() == len(raw) - len(np.unique(raw, axis=0))
@@ -88,13 +87,10 @@ def test_reassign_equals_an_exhaustive_search(seed, n, copies):
     def cost(codes):
         return sum(codes != raw[:, 1]), sum(distances[range(n), codes])
 
-    legal = [
-        codes
-        for codes in itertools.permutations(range(5), n)
-        if all(
-            code in free or code == nearest for code, nearest in zip(codes, raw[:, 1], strict=True)
-        )
-    ]
+    nearest = raw[:, 1]
+    permutations = itertools.permutations(range(5), n)
+    pairs = ((codes, zip(codes, nearest, strict=True)) for codes in permutations)
+    legal = [codes for codes, each in pairs if all(c in free or c == near for c, near in each)]
     best = min(cost(np.array(codes)) for codes in legal)
     assigned = settle(codebook, vectors, [f"i{row}" for row in range(n)], "reassign")
     moves, distance = cost(assigned.codes[:, 1])
@@ -119,10 +115,8 @@ def test_items_at_distance_zero_from_every_code_are_ordered_by_id():
 
 
 def test_group_larger_than_its_prefix_spills_to_the_next_nearest():
-    levels = (
-        np.array([[0], [10], [100]], dtype=np.float32),
-        np.array([[-1], [1]], dtype=np.float32),
-    )
+    first, second = np.array([[0], [10], [100]]), np.array([[-1], [1]])
+    levels = (first.astype(np.float32), second.astype(np.float32))
     codebook = Codebook("rq-kmeans", levels, {})
     vectors = np.array([[1], [1], [1], [1.5], [99]], dtype=np.float32)
     assigned = settle(codebook, vectors, ["c", "b", "a", "z", "y"], "reassign")
@@ -141,8 +135,7 @@ def test_a_full_space_is_refused_with_the_depth_that_suffices():
 def test_a_full_space_without_collisions_is_accepted():
     codebook = codebook_of(0, (1, 2), 3)
     vectors = codebook.decode(np.array([[0, 0], [0, 1]], dtype=np.uint16))
-    assigned = settle(codebook, vectors, ["a", "b"], "reassign")
-    assert assigned.codes.tolist() == [[0, 0], [0, 1]]
+    assert settle(codebook, vectors, ["a", "b"], "reassign").codes.tolist() == [[0, 0], [0, 1]]
 
 
 @pytest.mark.filterwarnings("ignore:level . is collapsed")
@@ -184,9 +177,8 @@ def test_append_numbers_a_group_by_id_and_reserves_codes(case):
 
 def test_allow_changes_nothing_and_counts():
     codes = np.array([[0, 1], [0, 1], [1, 1], [1, 0], [0, 1], [1, 0]], dtype=np.uint16)
-    assigned = assign(
-        codes, vectors_of(0, 6, 3), codebook_of(0, (2, 2), 3), list("abcdef"), "allow"
-    )
+    codebook = codebook_of(0, (2, 2), 3)
+    assigned = assign(codes, vectors_of(0, 6, 3), codebook, list("abcdef"), "allow")
     assert (assigned.codes == codes).all()
     assert assigned.before == assigned.after == CollisionCounts(items=5, groups=2, largest=3)
     assert not assigned.reassigned.any()

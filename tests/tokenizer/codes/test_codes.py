@@ -43,12 +43,10 @@ def test_residual_variance_equals_a_direct_computation():
     vectors, codebook = mixture(0, 300, 8), codebook_of(0, (8, 8), 8)
     codes = codebook.encode(vectors)
     total = np.square(vectors - vectors.mean(axis=0)).sum()
-    expected = [
-        np.square(vectors - codebook.decode(codes[:, :depth])).sum() / total for depth in (1, 2)
-    ]
-    assert measure.residual_variance(vectors, codebook, codes) == pytest.approx(
-        tuple(expected), rel=1e-5
-    )
+    decoded = (codebook.decode(codes[:, :depth]) for depth in (1, 2))
+    expected = tuple(np.square(vectors - each).sum() / total for each in decoded)
+    variance = measure.residual_variance(vectors, codebook, codes)
+    assert variance == pytest.approx(expected, rel=1e-5)
 
 
 def slow_preservation(vectors, codes, codebook, depth, k):
@@ -79,16 +77,15 @@ def test_neighbor_preservation_equals_its_definition(is_priced):
     neighbors = measure.neighbor_preservation(vectors[distinct], codes[distinct], stored)
     assert (neighbors.k, neighbors.queries, neighbors.pool) == (20, len(distinct), len(distinct))
     expected = slow_preservation(vectors[distinct], codes[distinct], codebook, 3, 20)
-    assert neighbors.jaccard[-1] == pytest.approx(expected)
-    assert len(neighbors.jaccard) == 3
+    assert (neighbors.jaccard[-1], len(neighbors.jaccard)) == (pytest.approx(expected), 3)
 
 
 def test_large_inputs_are_sampled(monkeypatch):
     monkeypatch.setattr(measure, "POOL", 50)
     monkeypatch.setattr(measure, "QUERIES", 10)
-    neighbors = measure.neighbor_preservation(
-        vectors_of(0, 90, 4), codebook_of(0, (8,), 4).encode(vectors_of(0, 90, 4)), None
-    )
+    vectors = vectors_of(0, 90, 4)
+    codes = codebook_of(0, (8,), 4).encode(vectors)
+    neighbors = measure.neighbor_preservation(vectors, codes, None)
     assert (neighbors.queries, neighbors.pool) == (10, 50)
 
 
@@ -112,10 +109,8 @@ def test_whole_report_is_json_and_repeatable(policy):
 
 
 def test_one_item_has_no_neighbor_preservation():
-    neighbors = measure.neighbor_preservation(
-        vectors_of(0, 1, 4), np.zeros((1, 2), dtype=np.uint16), None
-    )
-    assert neighbors.jaccard == (1.0, 1.0)
+    codes = np.zeros((1, 2), dtype=np.uint16)
+    assert measure.neighbor_preservation(vectors_of(0, 1, 4), codes, None).jaccard == (1.0, 1.0)
 
 
 @pytest.mark.parametrize(("full", "collapsed"), [(60, [0]), (30, [])])
@@ -174,8 +169,7 @@ def test_steps_stay_within_a_user_and_the_catalog() -> None:
 
 
 def test_events_of_each_item_are_counted() -> None:
-    behavior = Behavior.of(events("abxb", "ba"), ["b", "a", "d"])
-    assert behavior.events.tolist() == [3, 2, 0]
+    assert Behavior.of(events("abxb", "ba"), ["b", "a", "d"]).events.tolist() == [3, 2, 0]
 
 
 def test_alignment_equals_its_definition() -> None:

@@ -36,10 +36,8 @@ def slow_overflow(latent: Vectors, codebook: Codebook, taken: Codes) -> list[tup
     first_levels = zip(codebook.levels[:-1], prefixes.T, strict=True)
     sums = sum(level[column].astype(float) for level, column in first_levels)
     distances = np.square(latent[:, None].astype(float) - sums).sum(axis=2).astype(np.float32)
-    room = [
-        codebook.sizes[-1] - sum((*p, c) in used for c in range(codebook.sizes[-1]))
-        for p in prefixes.tolist()
-    ]
+    last = range(codebook.sizes[-1])
+    room = [len(last) - sum((*p, c) in used for c in last) for p in prefixes.tolist()]
     homes: dict[int, list[tuple[float, int]]] = {}
     waiting = set(range(len(latent)))
     while waiting:
@@ -98,9 +96,8 @@ def test_a_space_fills_to_its_last_sid():
 
 
 def test_a_space_of_64_bits_is_searched():
-    levels = tuple(
-        np.arange(2**16, dtype=np.float32)[:, None] / np.float32(64**level) for level in range(4)
-    )
+    codes = np.arange(2**16, dtype=np.float32)[:, None]
+    levels = tuple(codes / np.float32(64**level) for level in range(4))
     top = np.full((2, 4), 2**16 - 1, dtype=np.uint16)
     top[1, -1] = 0
     codebook = Codebook("rq-kmeans", levels, {})
@@ -165,9 +162,7 @@ def keys_of(levels: Levels, codes: list[tuple[int, ...]]) -> Keys:
 
 
 @given(st.lists(st.sampled_from(ALL_SIDS), unique=True), st.lists(st.sampled_from(ALL_SIDS)))
-def test_free_sids_are_counted_as_in_a_set(
-    taken: list[tuple[int, ...]], more: list[tuple[int, ...]]
-) -> None:
+def test_free_sids_match_a_set(taken: list[tuple[int, ...]], more: list[tuple[int, ...]]) -> None:
     free = FreeSids(LEVELS, keys_of(LEVELS, taken), first_code=0)
     added = sorted(set(more) - set(taken))
     by_prefix = [sid[:-1] for sid in added]
@@ -175,23 +170,18 @@ def test_free_sids_are_counted_as_in_a_set(
     counts = np.array([by_prefix.count(prefix) for prefix in distinct], dtype=np.intp)
     free.take(keys_of(PREFIXES, distinct), counts)
     in_use = {*taken, *added}
-    expected = {
-        prefix: sum((*prefix, code) not in in_use for code in range(LEVELS.sizes[-1]))
-        for prefix in ALL_PREFIXES
-    }
+    codes = range(LEVELS.sizes[-1])
+    expected = {p: sum((*p, code) not in in_use for code in codes) for p in ALL_PREFIXES}
     assert free.count(keys_of(PREFIXES, ALL_PREFIXES)).tolist() == list(expected.values())
     full_first, full_second = free.full_prefixes()
     full = [prefix for prefix, number in expected.items() if number == 0]
     assert full_second.tolist() == keys_of(PREFIXES, full).tolist()
-    assert full_first.tolist() == [
-        code for code in range(2) if all((code, second) in full for second in range(3))
-    ]
+    is_full = [all((code, second) in full for second in range(3)) for code in range(2)]
+    assert full_first.tolist() == np.flatnonzero(is_full).tolist()
 
 
 @given(st.integers(0, 99), st.sets(st.sampled_from(ALL_PREFIXES)))
-def test_the_nearest_prefixes_equal_an_exhaustive_search(
-    seed: int, full: set[tuple[int, int]]
-) -> None:
+def test_nearest_prefixes_equal_an_exhaustive_search(seed: int, full: set[tuple[int, int]]) -> None:
     rng = np.random.default_rng(seed)
     centroids = tuple(rng.normal(size=(size, 4)).astype(np.float32) for size in LEVELS.sizes)
     vectors = rng.normal(size=(3, 4)).astype(np.float32)
@@ -207,9 +197,8 @@ def test_the_nearest_prefixes_equal_an_exhaustive_search(
             assert np.isinf(distances[row]).all()
             continue
         expected = np.square(vector - sums).sum(axis=1)
-        np.testing.assert_allclose(
-            distances[row, : len(candidates)], np.sort(expected), rtol=1e-4, atol=1e-5
-        )
+        found = distances[row, : len(candidates)]
+        np.testing.assert_allclose(found, np.sort(expected), rtol=1e-4, atol=1e-5)
         assert np.isinf(distances[row, len(candidates) :]).all()
         nearest = candidates[int(expected.argmin())]
         assert prefixes[row, 0] == keys_of(PREFIXES, [nearest])[0]

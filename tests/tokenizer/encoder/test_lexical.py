@@ -31,8 +31,7 @@ def cosines(encoder: LexicalEncoder, text: str, others: list[str]) -> list[float
 
 def test_the_same_texts_give_the_same_encoder_and_vectors_of_length_one() -> None:
     encoder = LexicalEncoder.fit(TEXTS)
-    again = LexicalEncoder.fit(TEXTS)
-    assert encoder.record == again.record
+    assert encoder.record == LexicalEncoder.fit(TEXTS).record
     vectors = encoder.vectors(TEXTS)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
     # a text alone, and in another order, has the same vector
@@ -99,9 +98,7 @@ def test_a_language_without_spaces_is_compared_by_pairs_of_characters() -> None:
     assert lamp > soap > novel - 1e-6
 
 
-def test_a_large_catalog_is_sampled_and_features_are_limited(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_large_catalog_is_sampled_and_features_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "MAX_FITTED", 280)
     monkeypatch.setattr(room, "MAX_FEATURES", 50)
     encoder = LexicalEncoder.fit(TEXTS)

@@ -27,9 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "outside"])
-def test_weights_that_no_module_reads_are_regular_files(
-    kind: str, folder: Path, tmp_path: Path
-) -> None:
+def test_weights_no_module_reads_are_regular_files(kind: str, folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "encoder"
     shutil.copytree(folder, copy)
     (copy / "extra").mkdir()
@@ -64,9 +62,7 @@ def test_an_encoder_without_its_tokenizer_is_refused(folder: Path, tmp_path: Pat
         load_encoder(Encoder(str(copy)))
 
 
-def test_the_tokenizers_of_a_router_are_in_folders_below_its_own(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_the_tokenizers_of_a_router_are_in_folders_below(folder: Path, tmp_path: Path) -> None:
     modules = list(SentenceTransformer(str(folder)))
     router = Router.for_query_document(query_modules=modules, document_modules=modules)
     SentenceTransformer(modules=[router]).save(str(tmp_path / "router"))
@@ -85,9 +81,8 @@ def test_an_encoder_leaves_progress_bars_as_they_were(folder: Path) -> None:
 def test_settings_are_applied(folder: Path, tmp_path: Path) -> None:
     encoder = Encoder(str(folder))
     plain, _ = embed(["find: lamp"], encoder, cache=tmp_path)
-    np.testing.assert_allclose(
-        embed(["lamp"], replace(encoder, prompt="find: "), cache=tmp_path)[0], plain, atol=1e-6
-    )
+    prompted, _ = embed(["lamp"], replace(encoder, prompt="find: "), cache=tmp_path)
+    np.testing.assert_allclose(prompted, plain, atol=1e-6)
     unit, _ = embed(["find: lamp"], replace(encoder, normalize=True), cache=tmp_path)
     np.testing.assert_allclose(unit, plain / np.linalg.norm(plain), atol=1e-6)
     half, facts = embed(["find: lamp"], replace(encoder, dtype="bfloat16"), cache=tmp_path)
@@ -159,9 +154,8 @@ def test_the_recipe_records_the_defaults_of_the_model(folder: Path, tmp_path: Pa
     again = Encoder(**{field.name: facts[field.name] for field in fields(Encoder)})
     vectors, facts_again = embed(TEXTS, again, cache=tmp_path)
     assert facts_again == facts
-    np.testing.assert_array_equal(
-        vectors, embed(TEXTS, Encoder(str(folder)), cache=tmp_path / "b")[0]
-    )
+    anew, _ = embed(TEXTS, Encoder(str(folder)), cache=tmp_path / "b")
+    np.testing.assert_array_equal(vectors, anew)
 
 
 @pytest.fixture
@@ -173,9 +167,8 @@ def test_vectors_are_those_of_sentence_transformers(folder: Path, tmp_path: Path
     from sentence_transformers import SentenceTransformer
 
     reports: list[tuple[int, int]] = []
-    vectors, facts = embed(
-        TEXTS, Encoder(str(folder)), cache=tmp_path, progress=lambda *at: reports.append(at)
-    )
+    encoder = Encoder(str(folder))
+    vectors, facts = embed(TEXTS, encoder, cache=tmp_path, progress=lambda *at: reports.append(at))
     expected = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
@@ -245,9 +238,7 @@ def test_vectors_that_are_not_finite_are_named(
 
 
 @pytest.mark.slow
-def test_several_devices_give_the_vectors_of_one(
-    folder: Path, tmp_path: Path, small_blocks: None
-) -> None:
+def test_several_devices_agree_with_one(folder: Path, tmp_path: Path, small_blocks: None) -> None:
     expected, record = embed(TEXTS, Encoder(str(folder)), cache=tmp_path / "one")
     devices = ["cpu", "cpu"]
     reports: list[tuple[int, int]] = []

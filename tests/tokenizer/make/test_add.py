@@ -124,8 +124,7 @@ def test_a_retired_item_gets_its_sid_back(ids: list[str], data: st.DataObject) -
     assert without.trie().n_items == len(before.items) - len(some)
     for item in some:  # no newcomer takes it, though it is the nearest one
         newcomer = make_items(("twin",), ("",), ("x",), fields={}, template="{title}")
-        twin = add_items(without, newcomer, vectors_of([item]))
-        assert twin.sid("twin") != without.sid(item)
+        assert add_items(without, newcomer, vectors_of([item])).sid("twin") != without.sid(item)
     assert grown(without, some).identity == before.identity
 
 
@@ -169,8 +168,7 @@ def test_existing_items_keep_their_sid_and_get_the_new_title() -> None:
     assert published(after).items() >= published(bundle).items()
     titles = ["film old0", "novel old1", "novel old2", "novel new"]
     assert [after.title(title.split()[1]) for title in titles] == titles
-    change = ItemsChange(added=1, retitled=2, catalog=novels.digest)
-    assert after.manifest.change == change
+    assert after.manifest.change == ItemsChange(added=1, retitled=2, catalog=novels.digest)
 
 
 def test_a_new_version_records_its_parents() -> None:

@@ -36,9 +36,8 @@ N = 80
 
 def vectors() -> Vectors:
     rng = np.random.default_rng(3)
-    return (rng.normal(size=(5, 6))[np.arange(N) % 5] + 0.3 * rng.normal(size=(N, 6))).astype(
-        np.float32
-    )
+    centers = rng.normal(size=(5, 6))[np.arange(N) % 5]
+    return (centers + 0.3 * rng.normal(size=(N, 6))).astype(np.float32)
 
 
 def built() -> Bundle:
@@ -51,8 +50,7 @@ def test_without_vectors_the_report_of_the_build_is_used() -> None:
     bundle = built()
     report = bundle.manifest.codebook_report
     figures = describe(bundle, Evidence(common_ids([bundle])))
-    assert figures.before == report.collisions.before
-    assert figures.after == report.collisions.after
+    assert (figures.before, figures.after) == (report.collisions.before, report.collisions.after)
     expected = (report.reassigned, "rq-kmeans", N)
     assert (figures.reassigned, figures.method, figures.items) == expected
     assert figures.residual_variance == report.residual_variance_assigned
@@ -66,9 +64,8 @@ def test_with_vectors_a_bundle_is_measured_again() -> None:
     bundle = built()
     ids = common_ids([bundle])
     figures = describe(bundle, Evidence(ids, vectors()), seed=2)
-    assert figures.residual_variance == pytest.approx(
-        bundle.manifest.report["residual_variance_assigned"], rel=1e-5
-    )
+    stored = bundle.manifest.report["residual_variance_assigned"]
+    assert figures.residual_variance == pytest.approx(stored, rel=1e-5)
     codes = bundle.items.codes[bundle.items.rows(ids)]
     direct = neighbor_preservation(vectors(), codes, bundle.codebook, seed=2).jaccard
     assert tuple(level.neighbors for level in figures.levels) == direct
@@ -186,9 +183,8 @@ def test_labels_and_steps_fill_the_columns() -> None:
     labels = tuple("" if row == 7 else f"kind {row % 5}" for row in range(N))
     steps = np.array(list(combinations(range(0, N, 9), 2)))
     events_of = np.arange(N)[::-1].copy()
-    figures = describe(
-        bundle, Evidence(ids, labels=labels, behavior=Behavior(steps, events_of)), seed=4
-    )
+    behavior = Behavior(steps, events_of)
+    figures = describe(bundle, Evidence(ids, labels=labels, behavior=behavior), seed=4)
     codes = bundle.items.codes[bundle.items.rows(ids)]
     purity = [figures.purity_by_chance, *(level.purity for level in figures.levels)]
     assert purity == prefix_purity(codes, bundle.space.sizes, labels)

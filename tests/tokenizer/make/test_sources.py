@@ -56,21 +56,14 @@ def built(
         fusion=FusionOptions(**{"collaborative_dim": 6, **settings}),  # type: ignore[arg-type]
         seed=seed,
     )
-    return build(
-        listed(IDS),
-        [mixture(0, N, 10)],
-        options,
-        name="shop",
-        encoder={"vectors": "given"},
-        split=split,
-    )
+    given = {"vectors": "given"}
+    vectors = [mixture(0, N, 10)]
+    return build(listed(IDS), vectors, options, name="shop", encoder=given, split=split)
 
 
 @pytest.mark.parametrize("protocol", ["leave-one-out", "temporal", "given"])
 @pytest.mark.parametrize("method", ["rq-kmeans", pytest.param("rq-vae", marks=pytest.mark.slow)])
-def test_only_training_events_change_the_codebook(
-    tmp_path: Path, protocol: str, method: str
-) -> None:
+def test_only_training_events_change_a_codebook(tmp_path: Path, protocol: str, method: str) -> None:
     bundle = built(split_of(tmp_path, EVENTS, protocol), method=method)
     assert (bundle.manifest.recipe or {})["collaborative"]["protocol"] == protocol
     lengths = {user: sum(event[0] == user for event in EVENTS) - 2 for user, _, _ in EVENTS}
@@ -130,9 +123,7 @@ def test_every_method_supports_co_occurrence_and_later_items(tmp_path: Path, met
     assert opened.encode(fresh).tolist() == made.encode(fresh).tolist()
 
 
-def test_an_item_without_events_is_coded_by_its_text_and_one_with_many_is_not(
-    tmp_path: Path,
-) -> None:
+def test_items_without_events_are_coded_by_text_and_those_with_many_are_not(tmp_path: Path) -> None:
     bundle = built(split_of(tmp_path, EVENTS), collaborative_weight=0.6)
     raw = bundle.encode(mixture(0, N, 10))
     same = (bundle.items.codes[bundle.items.rows(IDS)] == raw).all(axis=1)

@@ -23,11 +23,9 @@ from tests.bundles import small_bundle
 
 SPACE = SidSpace((3, 4))
 
-held = st.dictionaries(
-    st.sampled_from([f"i{n}" for n in range(9)]),
-    st.tuples(st.integers(0, 11), st.booleans(), st.sampled_from(["", "lamp", "soap"])),
-    min_size=1,
-)
+names = st.sampled_from([f"i{n}" for n in range(9)])
+items = st.tuples(st.integers(0, 11), st.booleans(), st.sampled_from(["", "lamp", "soap"]))
+held = st.dictionaries(names, items, min_size=1)
 
 
 def made(items: dict[str, tuple[int, bool, str]]) -> Bundle:
@@ -51,9 +49,8 @@ def test_diff_agrees_with_dictionaries(
     assert set(result.restored) == {item for item in common if old[item][1] and not new[item][1]}
     assert set(result.retitled) == {item for item in common if old[item][2] != new[item][2]}
     moved = {item: (old[item][0], new[item][0]) for item in common if old[item][0] != new[item][0]}
-    assert {move.item: move.depth for move in result.moved} == {
-        item: 1 if before // 4 != after // 4 else 2 for item, (before, after) in moved.items()
-    }
+    depths = {item: 1 if one // 4 != other // 4 else 2 for item, (one, other) in moved.items()}
+    assert {move.item: move.depth for move in result.moved} == depths
     assert result.kept == len(common) - len(moved)
     for move in result.moved:
         places = tuple(SPACE.spell(divmod(place, 4)) for place in moved[move.item])
@@ -77,11 +74,8 @@ def test_the_manifests_are_compared_key_by_key() -> None:
     old = small_bundle()
     codebook = replace(old.codebook, params=QuantizerParams(fit={"seed": 7}))
     new = Bundle.of(old.items, codebook, "allow", name="other")
-    assert diff(old, new).manifest == {
-        "name": ("small", "other"),
-        "collisions.policy": ("reassign", "allow"),
-        "recipe.quantizer.parameters.seed": (0, 7),
-    }
+    changed = {"name": ("small", "other"), "collisions.policy": ("reassign", "allow")}
+    assert diff(old, new).manifest == changed | {"recipe.quantizer.parameters.seed": (0, 7)}
 
 
 def test_sids_of_different_depth_differ_at_the_shorter_length() -> None:
@@ -100,9 +94,6 @@ def test_versions_count_up_and_the_history_grows() -> None:
     assert [version.version for version in third.history] == ["1.0", "1.1", "2.0"]
     assert [version.change for version in third.history] == [BuildChange(40), added, aligned]
     assert Manifest.from_json(third.to_json()) == third
-
-
-# align
 
 
 def shop(
@@ -143,26 +134,22 @@ def test_aligning_shuffled_codes_restores_the_bundle(seed: int, n: int) -> None:
     """Codes without items are matched by their centroids."""
     old = small_bundle(n)
     aligned = align(renamed(old, seed), old)
-    change = aligned.manifest.change
-    assert change.after == (n, n, n)
+    assert aligned.manifest.change.after == (n, n, n)
     assert aligned.identity == old.identity
 
 
-def test_aligning_a_retrained_codebook_keeps_more_sids_and_the_same_vectors(
-    clusters: Vectors,
-) -> None:
+def test_aligning_a_retrained_codebook_keeps_more_sids_and_its_vectors(clusters: Vectors) -> None:
     old, new = shop(clusters, 0), shop(clusters, 1)
     aligned = align(new, old)
     change = aligned.manifest.change
     assert change.after[0] > 0.9 * change.common  # eight clusters, found by both
     assert all(after > before for before, after in zip(change.before, change.after, strict=True))
     rows = aligned.items.rows(list(new.items.ids))
-    np.testing.assert_array_equal(
-        aligned.codebook.decode(aligned.items.codes[rows]), new.codebook.decode(new.items.codes)
-    )
-    np.testing.assert_array_equal(
-        aligned.codebook.decode(aligned.encode(clusters)), new.codebook.decode(new.encode(clusters))
-    )
+    for codes, others in (
+        (aligned.items.codes[rows], new.items.codes),
+        (aligned.encode(clusters), new.encode(clusters)),
+    ):
+        np.testing.assert_array_equal(aligned.codebook.decode(codes), new.codebook.decode(others))
     ours = old.items.codes == aligned.items.codes[aligned.items.rows(list(old.items.ids))]
     assert change.after == tuple(np.logical_and.accumulate(ours, axis=1).sum(axis=0).tolist())
 
@@ -186,9 +173,8 @@ def test_placeholders_keep_their_names(seed: int, tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
     codes = aligned.encode(vectors)
     assert (codes.min(), aligned.items.codes.min()) == (1, 1)
-    np.testing.assert_array_equal(
-        aligned.codebook.decode(codes), new.codebook.decode(new.encode(vectors))
-    )
+    decoded = new.codebook.decode(new.encode(vectors))
+    np.testing.assert_array_equal(aligned.codebook.decode(codes), decoded)
     aligned.save(tmp_path / "aligned.zarr")
     assert verify(tmp_path / "aligned.zarr") == []
 
@@ -219,9 +205,7 @@ def test_each_level_is_matched_optimally(clusters: Vectors) -> None:
         earlier = earlier & (codes[:, level] == old.items.codes[:, level])
 
 
-def test_an_aligned_bundle_records_compatible_codebooks(
-    clusters: Vectors, tmp_path: object
-) -> None:
+def test_aligned_bundles_record_compatible_codebooks(clusters: Vectors, tmp_path: object) -> None:
     old, new = shop(clusters, 0), shop(clusters, 1, space=SidSpace((8, 8, 8), begin=None, end=None))
     retired = replace(new.items, retired=np.arange(160) < 3, stored_index=None)
     new = Bundle.of(retired, new.codebook, "reassign", name="new")
@@ -233,9 +217,8 @@ def test_an_aligned_bundle_records_compatible_codebooks(
     assert aligned.space == old.space
     assert (aligned.manifest.name, aligned.manifest.version) == ("shop0", "2.0")
     assert aligned.manifest.parent == old.identity.digest
-    assert aligned.manifest.change == AlignChange(
-        new.identity.digest, change.common, change.before, change.after
-    )
+    change = AlignChange(new.identity.digest, change.common, change.before, change.after)
+    assert aligned.manifest.change == change
     gone = {new.items.ids[row] for row in range(3)}
     assert {aligned.items.ids[int(row)] for row in np.flatnonzero(aligned.items.retired)} == gone
     path = tmp_path / "aligned.zarr"  # type: ignore[operator]

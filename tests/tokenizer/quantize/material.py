@@ -46,9 +46,8 @@ def with_prices(codebook: Codebook) -> Codebook:
     levels = [np.pad(level, ((0, 0), (0, n_levels))) for level in codebook.levels]
     for number, level in enumerate(levels):
         level[:, codebook.width + number] = np.linspace(0, 9, len(level))
-    return replace(
-        codebook, levels=tuple(levels), params=replace(codebook.params, dim=codebook.width)
-    )
+    params = replace(codebook.params, dim=codebook.width)
+    return replace(codebook, levels=tuple(levels), params=params)
 
 
 def slow_codes(vectors: Vectors, codebook: Codebook) -> tuple[Codes, np.ndarray]:
@@ -60,8 +59,7 @@ def slow_codes(vectors: Vectors, codebook: Codebook) -> tuple[Codes, np.ndarray]
         distances = ((residual[:, None] - level.astype(np.float64)) ** 2).sum(axis=2)
         codes.append(distances.argmin(axis=1))
         ordered = np.sort(distances, axis=1)
-        margins.append(
-            ordered[:, 1] - ordered[:, 0] if len(level) > 1 else np.full(len(vectors), np.inf)
-        )
+        alone = np.full(len(vectors), np.inf)
+        margins.append(ordered[:, 1] - ordered[:, 0] if len(level) > 1 else alone)
         residual -= level[codes[-1]]
     return np.stack(codes, axis=1).astype(np.uint16), np.min(margins, axis=0)

@@ -100,9 +100,8 @@ def test_vectors_of_another_width_are_refused():
 def test_codes_below_the_first_one_are_never_given(seed, first, unit_residuals):
     plain = codebook_of(seed, (5, 4), 3)
     plain = replace(plain, params=QuantizerParams(normalize_residuals=unit_residuals))
-    padded = tuple(
-        np.concatenate([np.zeros((first, 3), dtype=np.float32), level]) for level in plain.levels
-    )
+    before = np.zeros((first, 3), dtype=np.float32)
+    padded = tuple(np.concatenate([before, level]) for level in plain.levels)
     shifted = replace(plain, levels=padded, params=replace(plain.params, first_code=first))
     shifted.check()
     vectors = vectors_of(seed + 1, 30, 3) * np.float32(0.1)  # zero is often the nearest
@@ -114,9 +113,8 @@ def test_codes_below_the_first_one_are_never_given(seed, first, unit_residuals):
 
 
 def test_residuals_are_scaled_to_length_1_before_each_level():
-    codebook = replace(
-        codebook_of(2, (6, 5, 4), 3), params=QuantizerParams(normalize_residuals=True)
-    )
+    params = QuantizerParams(normalize_residuals=True)
+    codebook = replace(codebook_of(2, (6, 5, 4), 3), params=params)
     vectors = vectors_of(3, BLOCK + 5, 3)
     codes = codebook.encode(vectors)
     for vector, sid in zip(vectors[:50].astype(np.float64), codes[:50].tolist(), strict=True):

@@ -49,9 +49,8 @@ def test_an_item_gets_a_mixture_of_its_factors_and_the_predicted_ones() -> None:
 
     vectors, events = mixture(1, 120, 8), np.arange(120) % 5
     collaborative = collaborative_of(vectors, events)
-    fusion, arrays, fused = add_collaborative(
-        fuse_sources([vectors]), vectors, collaborative, events, 0.4
-    )
+    plain = fuse_sources([vectors])
+    fusion, arrays, fused = add_collaborative(plain, vectors, collaborative, events, 0.4)
     known = unit(vectors) * np.sqrt(0.6)
     own = unit(collaborative) * np.sqrt(0.4)
     np.testing.assert_allclose(fused[:, :8], known, atol=1e-6)
@@ -70,9 +69,9 @@ def test_an_item_gets_a_mixture_of_its_factors_and_the_predicted_ones() -> None:
 def test_a_codebook_with_a_fusion_is_the_codebook_of_fused_vectors(method: str) -> None:
     sources = [mixture(2, 300, 9), mixture(3, 300, 4)]
     joined, events = np.concatenate(sources, axis=1), np.arange(300) % 4
-    fusion, arrays, fused = add_collaborative(
-        fuse_sources(sources, (2, 1)), joined, collaborative_of(joined, events), events, 0.5
-    )
+    collaborative = collaborative_of(joined, events)
+    plain = fuse_sources(sources, (2, 1))
+    fusion, arrays, fused = add_collaborative(plain, joined, collaborative, events, 0.5)
     inner = fit(fused, (16, 8), method=method, normalize=method == "pq", **QUICK.get(method, {}))
     outer = inner.with_fusion(fusion, arrays)
     assert (outer.dims, outer.dim) == ((9, 4), 13)
@@ -130,9 +129,8 @@ def test_factors_are_those_of_a_dense_decomposition(dims: int) -> None:
     assert vectors_of_items.shape == (30, dims)
     assert not vectors_of_items[[4, 9]].any()
     assert not vectors_of_items[:, rank:].any()
-    np.testing.assert_allclose(
-        vectors_of_items[:, :rank] @ vectors_of_items[:, :rank].T, expected @ expected.T, atol=1e-4
-    )
+    products = vectors_of_items[:, :rank] @ vectors_of_items[:, :rank].T
+    np.testing.assert_allclose(products, expected @ expected.T, atol=1e-4)
     largest = np.abs(vectors_of_items[:, :rank]).argmax(axis=0)
     assert (vectors_of_items[largest, np.arange(rank)] > 0).all()
 

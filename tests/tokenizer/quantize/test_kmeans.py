@@ -68,10 +68,8 @@ def test_later_levels_compensate_for_earlier_ones():
 
 def test_an_empty_code_restarts_at_the_largest_residual(monkeypatch):
     rows = mixture(2, 300, 6)
-    levels = [
-        np.concatenate([rows[:7], np.full((1, 6), 1e3, dtype=np.float32)]),
-        np.zeros((1, 6), dtype=np.float32),
-    ]
+    far = np.full((1, 6), 1e3, dtype=np.float32)
+    levels = [np.concatenate([rows[:7], far]), np.zeros((1, 6), dtype=np.float32)]
     codes = [kmeans.nearest(rows, levels[0])[0], np.zeros(300, dtype=np.intp)]
     assert 7 not in codes[0]
     left = rows - levels[0][codes[0]]
@@ -100,10 +98,8 @@ def test_a_common_offset_of_all_vectors_changes_no_codes():
     vectors = np.round(mixture(0, 400, 12), 2)
     offset = np.float32(64)
     plain, moved = fit(vectors, (16, 8)), fit(vectors + offset, (16, 8))
-    errors = [
-        residual_variance(v, b, b.encode(v))[-1]
-        for v, b in ((vectors, plain), (vectors + offset, moved))
-    ]
+    pairs = ((vectors, plain), (vectors + offset, moved))
+    errors = [residual_variance(v, b, b.encode(v))[-1] for v, b in pairs]
     assert errors[1] == pytest.approx(errors[0], rel=0.05)
 
 
@@ -221,5 +217,4 @@ def test_few_vectors_per_code_are_balanced_by_default(rows, expected):
 def test_a_small_budget_does_not_change_the_default():
     vectors = np.random.default_rng(2).normal(size=(400, 4)).astype(np.float32)
     # 200 rows at once are few for 32 codes, 400 are not
-    codebook = fit(VectorSource(vectors, 200), (32, 2))
-    assert codebook.params.fit["balanced"] is False
+    assert fit(VectorSource(vectors, 200), (32, 2)).params.fit["balanced"] is False

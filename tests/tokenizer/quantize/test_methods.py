@@ -71,9 +71,8 @@ def test_reassign_gives_each_item_a_unique_sid(method, options):
     vectors = mixture(2, 400, 12)
     vectors[:30] = vectors[0]  # more equal items than the last level has codes
     codebook = quick(vectors, (16, 8, 8), method, options)
-    result = assign(
-        codebook.encode(vectors), vectors, codebook, [f"{row:03}" for row in range(400)], "reassign"
-    )
+    ids = [f"{row:03}" for row in range(400)]
+    result = assign(codebook.encode(vectors), vectors, codebook, ids, "reassign")
     assert len(np.unique(result.codes, axis=0)) == 400
 
 
@@ -89,9 +88,8 @@ def test_product_quantization_encodes_each_part_separately():
 
 def test_the_rotation_is_orthogonal_and_helps_with_correlated_dimensions():
     rng = np.random.default_rng(0)
-    vectors = (
-        mixture(5, 1500, 3) @ rng.standard_normal((3, 12)) + 0.1 * vectors_of(6, 1500, 12)
-    ).astype(np.float32)
+    turned = mixture(5, 1500, 3) @ rng.standard_normal((3, 12))
+    vectors = (turned + 0.1 * vectors_of(6, 1500, 12)).astype(np.float32)
     plain, turned = (fit(vectors, (16, 16, 16), method=method) for method in ("pq", "opq"))
     rotation = turned.encoder["in_0_weight"]
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(12), atol=1e-5)
@@ -155,9 +153,8 @@ def test_numpy_inference_equals_the_torch_networks(skip):
     expected = latent * scale.deviation + scale.mean if skip else latent
     np.testing.assert_allclose(codebook.transform(vectors), expected, atol=1e-4)
     whole = Codebook("any", (expected.astype(np.float32),), model.arrays(scale), params)
-    np.testing.assert_allclose(
-        whole.reconstruct(np.arange(50, dtype=np.uint16)[:, None]), back, atol=1e-4
-    )
+    reconstructed = whole.reconstruct(np.arange(50, dtype=np.uint16)[:, None])
+    np.testing.assert_allclose(reconstructed, back, atol=1e-4)
 
 
 def test_unused_codes_are_revived():
