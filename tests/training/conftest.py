@@ -1,22 +1,20 @@
 """Fixtures shared with the tests of `sft`, and short trainings of the tiny shop."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sidtool.training.training import TrainingSummary, train
-from tests.training.runs import FAST, Stopped, valid_of
+from tests.training.runs import FAST, Make, Stopped, Train, valid_of
 from tests.training_fixtures import bundle, catalog, examples, models, split
 
 __all__ = ["bundle", "catalog", "examples", "models", "short_train", "split"]
 
 
 @pytest.fixture
-def short_train(
-    tmp_path: Path, models: Callable[..., Path], examples: Callable[..., Path]
-) -> Callable[..., TrainingSummary]:
+def short_train(tmp_path: Path, models: Make, examples: Make) -> Train:
     """Trains a tiny model, by its architecture or folder, on the shop into a folder of this name.
 
     `stop` is the step after which it stops as if killed; `validates` on the users beside the

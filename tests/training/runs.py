@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +12,20 @@ import torch
 from safetensors.torch import load_file
 
 from sidtool.training.reinforcement.reinforcement import RlSummary, rl
+from sidtool.training.training import TrainingSummary
 from tests.doc_blocks import ROOT
 
-FAST = {
-    "num_train_epochs": 2,
-    "per_device_train_batch_size": 16,
-    "learning_rate": 3e-3,
-    "save_strategy": "no",
-}
+Make = Callable[..., Path]
+Train = Callable[..., TrainingSummary]
+FAST = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
+FAST |= {"save_strategy": "no"}
 OFTEN = {"eval_strategy": "steps", "save_strategy": "steps"}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 """Of a process that trains."""
 
-RL = {
-    **OFTEN,
-    "num_generations": 4,
-    "per_device_train_batch_size": 16,
-    "learning_rate": 1e-2,
-    "warmup_steps": 0,
-    "logging_steps": 1,
-    "max_steps": 4,
-    "eval_steps": 2,
-    "save_steps": 2,
-    "eval_users": 6,
-    "eval_num_beams": 10,
-}
+RL = {**OFTEN, "num_generations": 4, "per_device_train_batch_size": 16, "learning_rate": 1e-2}
+RL |= {"warmup_steps": 0, "logging_steps": 1, "max_steps": 4, "eval_steps": 2, "save_steps": 2}
+RL |= {"eval_users": 6, "eval_num_beams": 10}
 
 
 class Stopped(Exception):
@@ -44,7 +33,6 @@ class Stopped(Exception):
 
 
 def weights(folder: Path, name: str = "model.safetensors") -> dict[str, torch.Tensor]:
-    """The tensors of a model folder."""
     return dict(load_file(folder / name))
 
 

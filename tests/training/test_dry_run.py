@@ -12,7 +12,7 @@ from sidtool.base.errors import DataError, SidtoolError, UsageError
 from sidtool.model.contract.folder import read_contract
 from sidtool.training.settings import StageSettings, TrainOptions
 from sidtool.training.training import check_stages, plan_stages, train, train_stages
-from tests.training.runs import Stopped
+from tests.training.runs import Make, Stopped
 
 FIRST, LAST = 0, -1
 SID = "<|sid_begin|><s_a_0><s_b_0><s_c_0><|sid_end|>"
@@ -146,10 +146,8 @@ EDITS: dict[str, Edit] = {
 
 def edited(edit: Edit, made: Path, folder: Path) -> Path:
     """Edited training examples whose lineage has their digests."""
-    examples, valid = (
-        [json.loads(text) for text in made.with_name(name).read_text().splitlines()]
-        for name in ("train.jsonl", "valid.jsonl")
-    )
+    files = [made.with_name(name).read_text() for name in ("train.jsonl", "valid.jsonl")]
+    examples, valid = ([json.loads(line) for line in text.splitlines()] for text in files)
     lineage = json.loads(made.with_name("train.jsonl.meta.json").read_text())
     del lineage[SEAL]  # as a document of an earlier version: what it says is checked
     edit(examples, lineage, valid)
@@ -185,7 +183,6 @@ def same_refusal(
     return dry
 
 
-Make = Callable[..., Path]
 FEW = {"eval_users": 5, "eval_num_beams": 5}
 
 
@@ -209,9 +206,7 @@ def test_a_dry_run_refuses_what_the_run_refuses(
     assert name != "nothing" or not refusal
 
 
-def test_settings_and_examples_are_checked_together(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
+def test_settings_are_checked_with_examples(tmp_path: Path, models: Make, examples: Make) -> None:
     chosen = TrainOptions(sliding_windows="all", item_dropout=0.5, **FEW)
     for name, is_refused in (("a single item", False), ("too few weights", True)):
         made = edited(EDITS[name], examples(sequence=1.0, sid_to_title=1.0), tmp_path / name)
@@ -243,9 +238,7 @@ def test_every_stage_is_checked_with_the_tokenizer_of_the_first(
         check_stages(plan_stages(*run, stages))
 
 
-def test_a_dry_run_refuses_what_another_run_has_left(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
+def test_a_dry_run_refuses_what_was_left(tmp_path: Path, models: Make, examples: Make) -> None:
     run = (models("llama"), examples(sequence=1.0), tmp_path / "out")
     fields = {"max_steps": 2, "save_strategy": "no", "eval_strategy": "no"}
     first = StageSettings(TrainOptions(stage="embeddings", **FEW), fields)
@@ -264,13 +257,10 @@ def test_a_dry_run_refuses_what_another_run_has_left(
     with pytest.raises(UsageError, match="max_minutes is for one stage"):
         plan_stages(*run, [first, last], max_minutes=1)
     faster = {**fields, "learning_rate": 1e-5}
-    others = {
-        r"out\.partial has an unfinished run with different settings\.learning_rate": [
-            first,
-            replace(last, sft_fields=faster),
-        ],
-        "out-1-embeddings exists already": [replace(first, sft_fields=faster), last],
-    }
+    unfinished = r"out\.partial has an unfinished run with different settings\.learning_rate"
+    finished = "out-1-embeddings exists already"
+    later, earlier = replace(last, sft_fields=faster), replace(first, sft_fields=faster)
+    others = {unfinished: [first, later], finished: [earlier, last]}
     for message, stages in others.items():
         planned = plan_stages(*run, stages)
         with pytest.raises(UsageError, match=message):
@@ -283,9 +273,7 @@ def test_a_dry_run_refuses_what_another_run_has_left(
         check_stages(plan_stages(*run, [first, unfit]), force=True)
 
 
-def test_the_model_of_a_dry_run_may_be_adapters(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
+def test_the_model_of_a_plan_may_be_adapters(tmp_path: Path, models: Make, examples: Make) -> None:
     made = examples(sequence=1.0)
     options = TrainOptions(stage="lora", lora_r=4, **FEW)
     train(models("llama"), made, tmp_path / "lora", options=options, sft_fields={"max_steps": 1})
@@ -295,9 +283,7 @@ def test_the_model_of_a_dry_run_may_be_adapters(
     assert "the model has 512 positions" in refusal
 
 
-def test_a_later_stage_has_the_prompt_of_an_earlier_one(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
+def test_a_later_stage_has_the_earlier_prompt(tmp_path: Path, models: Make, examples: Make) -> None:
     """Examples without a history prompt are validated by that of the stage before."""
     stages = [
         StageSettings(TrainOptions(stage="embeddings", **FEW), {}),

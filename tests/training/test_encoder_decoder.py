@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,8 @@ from sidtool.training.loop import trainer
 from sidtool.training.settings import StageSettings, TrainOptions
 from sidtool.training.training import TrainingSummary, plan_stages, train
 from tests.models import ENCODER_DECODERS
-from tests.training.runs import Stopped, same, weights
+from tests.training.runs import Make, Stopped, Train, same, weights
 
-Make = Callable[..., Path]
-Train = Callable[..., TrainingSummary]
 PROMPTS = torch.arange(24).reshape(2, 12) + 5
 ANSWERS = torch.arange(6).reshape(2, 3) + 40
 
@@ -29,9 +26,7 @@ def logits(folder: Path) -> torch.Tensor:
 
 
 @pytest.mark.slow
-def test_training_lowers_the_loss_and_validation_finds_the_pattern(
-    tmp_path: Path, short_train: Train
-) -> None:
+def test_training_lowers_the_loss_and_finds_the_pattern(tmp_path: Path, short_train: Train) -> None:
     logs: list[dict[str, float]] = []
     settings = {"eval_users": 20, "eval_num_beams": 5, "sliding_windows": "all"}
     settings |= {"softmax_over": "trie", "num_train_epochs": 4, "learning_rate": 1e-2}
@@ -153,9 +148,7 @@ def test_only_the_rows_of_sid_tokens_are_trained(
 
 
 @pytest.mark.slow
-def test_an_encoder_decoder_teaches_its_kind(
-    tmp_path: Path, models: Make, short_train: Train
-) -> None:
+def test_an_encoder_decoder_can_teach(tmp_path: Path, models: Make, short_train: Train) -> None:
     settings = {"softmax_over": "level", "max_steps": 2}
     plain = short_train("plain", "t5", **settings)
     taught = short_train("taught", "t5", teachers=[models("mt5")], **settings)

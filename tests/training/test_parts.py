@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +18,7 @@ from sidtool.examples import ExampleParts, read_lineage, side_files
 from sidtool.training import check_stages, plan_stages, read_stages, train
 from sidtool.training.reinforcement import rl
 from tests.sealed import reseal
-from tests.training.runs import ENVIRONMENT, FAST, Stopped, same, weights
-
-Make = Callable[..., Path]
+from tests.training.runs import ENVIRONMENT, FAST, Make, Stopped, same, weights
 
 
 def in_parts_of(made: Path, folder: Path, n: int) -> Path:
@@ -43,9 +40,7 @@ def in_parts_of(made: Path, folder: Path, n: int) -> Path:
     return folder
 
 
-def test_one_part_at_a_url_gives_what_its_file_gives(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
+def test_one_part_at_a_url_is_like_a_file(tmp_path: Path, models: Make, examples: Make) -> None:
     base, made = models("gpt2"), examples(sequence=1.0)
     folder = in_parts_of(made, tmp_path / "parts", 1)
     url = f"memory://{uuid.uuid4().hex}/parts"
@@ -92,9 +87,7 @@ def test_a_training_resumes_in_the_order_of_its_epoch(
 
 
 @pytest.mark.slow
-def test_workers_of_the_data_loader_change_nothing(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
+def test_workers_of_the_loader_change_nothing(tmp_path: Path, models: Make, examples: Make) -> None:
     base = models("gpt2")
     folder = in_parts_of(examples(sequence=1.0), tmp_path / "parts", 3)
     settings = {**FAST, "per_device_train_batch_size": 8, "item_dropout": 0.2}
@@ -128,9 +121,7 @@ def test_a_lost_or_changed_part_is_refused(tmp_path: Path, models: Make, example
         train(base, folder, tmp_path / "out", **FAST)
 
 
-def test_a_count_that_the_part_has_not_is_refused(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
+def test_a_wrong_count_of_a_part_is_refused(tmp_path: Path, models: Make, examples: Make) -> None:
     folder = in_parts_of(examples(sequence=1.0), tmp_path / "parts", 2)
     parts = json.loads((folder / "_lineage.json").read_text())["parts"]
     parts[0]["part-0000000/mixed.jsonl"] += 1
@@ -142,9 +133,7 @@ def test_a_count_that_the_part_has_not_is_refused(
         train(models("gpt2"), folder, tmp_path / "out", **FAST)
 
 
-def test_the_first_part_may_have_no_validation_users(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
+def test_the_first_part_may_lack_validation(tmp_path: Path, models: Make, examples: Make) -> None:
     folder = in_parts_of(examples(sequence=1.0), tmp_path / "parts", 2)
     path = folder / "part-0000000" / "valid.jsonl"
     path.write_bytes(b"")
@@ -155,9 +144,7 @@ def test_the_first_part_may_have_no_validation_users(
     assert planned.valid == folder / "part-0000001" / "valid.jsonl"
 
 
-def test_a_part_that_cannot_be_trained_on_is_named(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
+def test_an_unusable_part_is_named(tmp_path: Path, models: Make, examples: Make) -> None:
     made = examples(sequence=1.0)
     line = json.loads(made.read_text().splitlines()[0])
     problems = {"has no training example with a target": {"weight": 0.0}}
@@ -207,9 +194,7 @@ sys.stdout.write(f"opened {len(opened)} in {summary.steps}\\n")  # at once: two 
 
 
 @pytest.mark.slow
-def test_two_processes_train_on_their_parts_and_resume(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
+def test_two_processes_train_and_resume_parts(tmp_path: Path, models: Make, examples: Make) -> None:
     base = models("gpt2", resid_pdrop=0.1)
     made = in_parts_of(examples(sequence=1.0, **{"sid-to-title": 1.0}), tmp_path / "parts", 6)
     (tmp_path / "run.py").write_text(SCRIPT)

@@ -22,11 +22,9 @@ from sidtool.training import StageSettings, TrainOptions
 from sidtool.training.loop.checkpoints import last_checkpoint
 from sidtool.training.training import TrainingSummary, plan_stages, train, train_stages
 from tests.models import tiny_model, tiny_tokenizer
-from tests.training.runs import FAST, OFTEN, Stopped, same, valid_of, weights
+from tests.training.runs import FAST, OFTEN, Make, Stopped, Train, same, valid_of, weights
 from tests.training_fixtures import make_split
 
-Make = Callable[..., Path]
-Train = Callable[..., TrainingSummary]
 STRONG = {"learning_rate": 3e-2, "weight_decay": 0.5}
 OFTEN_3 = {**OFTEN, "save_steps": 3, "eval_steps": 3}
 SMALL = {"eval_users": 8, "eval_num_beams": 10}
@@ -97,9 +95,8 @@ def test_merged_adapters_give_the_same_logits(
     summary = short_train("out", base, validates=True, **LORA)
     assert not (tmp_path / "out/model.safetensors").exists()
     # PEFT alone, with nothing of ours, is the model unmerged
-    unmerged = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "out")
-    ).eval()
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    unmerged = PeftModel.from_pretrained(plain, str(tmp_path / "out")).eval()
     served = load_model_folder(tmp_path / "out")
     merge(tmp_path / "out", tmp_path / "merged")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
@@ -110,10 +107,8 @@ def test_merged_adapters_give_the_same_logits(
         torch.testing.assert_close(plain(input_ids=IDS).logits, want, atol=1e-4, rtol=0)
         assert (start(input_ids=IDS).logits - want).abs().max() > 0.1
     requests = [Request(history=("i1", "i2", "i3"))]
-    message = [
-        list(recommend(one, requests, BEST_10))
-        for one in (served, load_model_folder(tmp_path / "merged"))
-    ]
+    both = (served, load_model_folder(tmp_path / "merged"))
+    message = [list(recommend(one, requests, BEST_10)) for one in both]
     by_hand = list(recommend(replace(served, model=unmerged), requests, BEST_10))
     assert message[0][0].items == message[1][0].items == by_hand[0].items
     np.testing.assert_allclose(message[0][0].scores, by_hand[0].scores, atol=1e-4)
@@ -124,9 +119,7 @@ def test_merged_adapters_give_the_same_logits(
         merge(tmp_path / "merged", tmp_path / "again")
 
 
-def test_killed_adapters_have_the_losses_of_uninterrupted_ones(
-    tmp_path: Path, short_train: Train
-) -> None:
+def test_killed_adapters_have_the_losses_of_whole_runs(tmp_path: Path, short_train: Train) -> None:
     def run(out: str, stop: int | None = None) -> dict[int, Mapping[str, float]]:
         curve: dict[int, Mapping[str, float]] = {}
 
@@ -181,11 +174,9 @@ def test_stages_run_in_order_and_resume(tmp_path: Path, models: Make, examples: 
         run("killed", (3, 4))
     message.clear()
     summaries = run("killed")
-    assert [(summary.model, summary.reused) for summary in summaries] == [
-        (str(tmp_path / "killed-1-embeddings"), True),
-        (str(tmp_path / "killed-2-lora"), True),
-        (str(tmp_path / "killed"), False),
-    ]
+    names = [("killed-1-embeddings", True), ("killed-2-lora", True), ("killed", False)]
+    expected = [(str(tmp_path / name), reused) for name, reused in names]
+    assert [(summary.model, summary.reused) for summary in summaries] == expected
     assert "embeddings starts from" in message[0]
     assert "(extend > embeddings > lora)" in message[2]
     config = json.loads((tmp_path / "killed/adapter_config.json").read_text())
@@ -236,14 +227,9 @@ def test_what_a_later_stage_lacks_is_found_before_the_first_one_trains(
         assert not list(tmp_path.glob("out*"))
     options = asdict(first.options) | {"eval_exclude_seen": False}  # as the split decides
     (planned,) = plan_stages(models("llama"), made, tmp_path / "out", [first])
-    assert planned.to_json() == {
-        "model": str(tmp_path / "out"),
-        "starts_from": str(models("llama")),
-        "examples": str(made),
-        "valid": str(valid_of(made)),
-        "options": options,
-        "settings": OFTEN_3,
-    }
+    paths = {"starts_from": models("llama"), "examples": made, "valid": valid_of(made)}
+    paths = {name: str(path) for name, path in paths.items()} | {"model": str(tmp_path / "out")}
+    assert planned.to_json() == {**paths, "options": options, "settings": OFTEN_3}
 
 
 @pytest.mark.slow
@@ -258,9 +244,7 @@ def test_padding_is_not_counted_as_tokens(examples: Make, short_train: Train) ->
     assert 0 < packed.peak_rss_gib < 100
 
 
-def test_a_token_budget_determines_the_number_of_steps(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
+def test_a_token_budget_determines_the_steps(tmp_path: Path, models: Make, examples: Make) -> None:
     made = examples(sequence=1.0)
     counted = read_lineage(made).tokens
     settings = {"per_device_train_batch_size": 8, "token_budget": counted // 2}
@@ -303,9 +287,7 @@ def test_checkpoints_without_validation_select_none(short_train: Train) -> None:
     assert summary.steps == 12
 
 
-def test_every_stage_is_checked_before_the_first_one_runs(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
+def test_stages_are_checked_before_any_run(tmp_path: Path, models: Make, examples: Make) -> None:
     first = StageSettings(TrainOptions(stage="embeddings"), {})
     for options, fields, message in (
         (TrainOptions(), {"save_strategy": "steps"}, "not fit .*Save strategy: .*STEPS"),
@@ -317,9 +299,7 @@ def test_every_stage_is_checked_before_the_first_one_runs(
             plan_stages(models("llama"), made, tmp_path / "out", stages)
 
 
-def test_a_run_is_the_same_however_a_step_is_divided(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
+def test_a_run_is_the_same_however_divided(tmp_path: Path, models: Make, examples: Make) -> None:
     def digest(**fields: int) -> str:
         stage = StageSettings(TrainOptions(), fields)
         made = examples(sequence=1.0)

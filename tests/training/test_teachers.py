@@ -1,5 +1,4 @@
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,12 @@ from sidtool.tokenizer.bundle import Bundle
 from sidtool.training import TrainOptions
 from sidtool.training.loss.loss import Teachers, load_teachers
 from sidtool.training.run_checks import plan_training
-from sidtool.training.training import TrainingSummary, train
+from sidtool.training.training import train
 from tests.bundles import small_bundle
 from tests.models import tiny_model, tiny_tokenizer, unsigned
-from tests.training.runs import FAST, Stopped
+from tests.training.runs import FAST, Make, Stopped, Train
 from tests.training_fixtures import make_split
 
-Make = Callable[..., Path]
-Train = Callable[..., TrainingSummary]
 BRIEF = {"num_train_epochs": 1, "per_device_train_batch_size": 8}
 
 
@@ -42,9 +39,8 @@ def answers(folder: Path, examples: Path) -> torch.Tensor:
     """(targets, codes) log-probabilities over all codes, where the examples have targets."""
 
     served = load_model_folder(folder)
-    read = TokenizedExamples.read(
-        examples, prompt_encoder(served.tokenizer, served.tokens), served.tokens, codes_only=True
-    )
+    encoder = prompt_encoder(served.tokenizer, served.tokens)
+    read = TokenizedExamples.read(examples, encoder, served.tokens, codes_only=True)
     result = []
     for ids, targets, *_ in (read[i] for i in range(20)):
         with torch.no_grad():
@@ -77,18 +73,14 @@ def test_the_contract_names_its_teachers_and_the_model_needs_none(
 ) -> None:
     short_train("pupil", **BRIEF, teachers=(teacher, teacher))
     (first, second) = read_contract(tmp_path / "pupil").params.teachers
-    assert first == second
-    assert first.path == str(teacher)
-    assert list(first.weights) == ["model.safetensors"]
+    assert (first, first.path, list(first.weights)) == (second, str(teacher), ["model.safetensors"])
     assert read_contract(teacher).params.teachers == ()
     names = {path.name for path in (tmp_path / "pupil").iterdir()}
     assert names == {path.name for path in teacher.iterdir()}
 
 
 @pytest.mark.slow
-def test_a_killed_distillation_resumes_with_the_same_teachers_only(
-    teacher: Path, short_train: Train
-) -> None:
+def test_a_killed_distillation_needs_the_same_teachers(teacher: Path, short_train: Train) -> None:
     steps = {**BRIEF, "save_strategy": "steps", "save_steps": 2}
     with pytest.raises(Stopped):
         short_train("killed", teachers=[teacher], stop=3, **steps)
@@ -117,14 +109,10 @@ def test_incompatible_teachers_are_refused(
     own = read_contract(base)
     longer = tiny_tokenizer(chat=True)
     longer.add_tokens(["another"])
-    refused(
-        extended("shifted", longer, load_model_folder(base).bundle),
-        f"the model from {own.token_start}",
-    )
-    refused(
-        extended("foreign", tiny_tokenizer(chat=True), small_bundle(40, seed=9)),
-        r"foreign\+sid has other SIDs: .* has codebook",
-    )
+    shifted = extended("shifted", longer, load_model_folder(base).bundle)
+    refused(shifted, f"the model from {own.token_start}")
+    foreign = extended("foreign", tiny_tokenizer(chat=True), small_bundle(40, seed=9))
+    refused(foreign, r"foreign\+sid has other SIDs: .* has codebook")
     refused(tmp_path / "shifted", "it has no sid.json")
     spelled = extended("spelled", tiny_tokenizer(chat=True), load_model_folder(base).bundle)
     path = spelled / "tokenizer.json"

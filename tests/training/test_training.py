@@ -39,6 +39,7 @@ from tests.training.runs import ENVIRONMENT, FAST, OFTEN, Stopped, kill_at, same
 
 Make = Callable[..., Path]
 Train = Callable[..., TrainingSummary]
+
 SMALL = {"eval_users": 20, "eval_num_beams": 10}
 SGD = {"max_steps": 4, "optim": "sgd", "learning_rate": 0.3}
 
@@ -202,9 +203,8 @@ def test_loss_and_gradient_equal_a_direct_computation(
     rng = np.random.default_rng(1)
     lengths = [5, 9, 3, 12]
     levels = np.array([60, 68, 74])
-    ids = np.concatenate(
-        [(levels[np.arange(n) % 3] + rng.integers(0, 6, n)) for n in lengths]
-    ).astype(np.int32)
+    ids = [levels[np.arange(n) % 3] + rng.integers(0, 6, n) for n in lengths]
+    ids = np.concatenate(ids).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     targets = rng.random(len(ids)) < 0.7
     targets[offsets[:-1]] = False
@@ -214,10 +214,8 @@ def test_loss_and_gradient_equal_a_direct_computation(
     items = every[rng.random(len(every)) < 0.6]  # so some targets are no item's
     trie = Trie.from_codes(items, (8, 6, 7)) if over == "trie" else None
     loss_of = Loss(over, SidTokens(SidSpace((8, 6, 7)), 60), trie, smoothing, distill)
-    taught_by = [
-        tiny_model(kind, vocab_size=83, seed=seed)
-        for kind, seed in ((architecture, 1), ("llama", 2))
-    ]
+    kinds = ((architecture, 1), ("llama", 2))
+    taught_by = [tiny_model(kind, vocab_size=83, seed=seed) for kind, seed in kinds]
     teachers = Teachers(taught_by, loss_of.columns()) if distill else None
     losses, gradients = [], []
     for batching in ("packed", "padded"):
@@ -244,9 +242,8 @@ def test_loss_and_gradient_equal_a_direct_computation(
         for place in np.flatnonzero(marked).tolist():
             token = int(row_ids[place])
             level = int(np.searchsorted(levels, token, side="right")) - 1
-            first, stop = {"vocabulary": (0, 83), "sid": (60, 81)}.get(
-                over, (levels[level], [*levels[1:], 81][level])
-            )
+            of_level = (levels[level], [*levels[1:], 81][level])
+            first, stop = {"vocabulary": (0, 83), "sid": (60, 81)}.get(over, of_level)
             rivals = np.arange(first, stop)
             if over == "trie":
                 prefix = row_ids[place - level : place] - levels[:level]
@@ -264,18 +261,15 @@ def test_loss_and_gradient_equal_a_direct_computation(
     total.backward()
     for loss, gradient in zip(losses, gradients, strict=True):
         torch.testing.assert_close(loss, total.detach(), atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(
-            gradient, model.get_input_embeddings().weight.grad, atol=1e-4, rtol=1e-3
-        )
+        mine = model.get_input_embeddings().weight.grad
+        torch.testing.assert_close(gradient, mine, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
     ("batching", "accumulation"), [("packed", 4), pytest.param("padded", 1, marks=pytest.mark.slow)]
 )
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_a_weight_of_two_equals_the_example_twice(
-    tmp_path: Path, batching: str, accumulation: int
-) -> None:
+def test_a_weight_of_two_is_two_examples(tmp_path: Path, batching: str, accumulation: int) -> None:
     """One step of gradient descent over all examples, in as many batches as are accumulated."""
     rng = np.random.default_rng(2)
     counts = np.array([1, 2, 0, 3, 1, 2, 2, 5])  # 16 examples
@@ -351,9 +345,7 @@ def test_dropout_needs_layers_of_dropout(tmp_path: Path, short_train: Train) -> 
     assert not list(tmp_path.glob("tuned*"))
 
 
-def test_the_contract_records_the_normalization_of_the_loss(
-    tmp_path: Path, short_train: Train
-) -> None:
+def test_the_contract_records_the_loss_normalization(tmp_path: Path, short_train: Train) -> None:
     short_train(
         "tuned", "llama", validates=True, **SMALL, softmax_over="trie", eval_exclude_seen=True
     )
@@ -560,9 +552,7 @@ def test_an_error_of_our_own_is_no_refusal_of_settings(
         short_train("out")
 
 
-def test_an_unfinished_run_with_different_settings_is_not_resumed(
-    tmp_path: Path, short_train: Train
-) -> None:
+def test_a_run_of_other_settings_is_not_resumed(tmp_path: Path, short_train: Train) -> None:
     with pytest.raises(Stopped):
         short_train("tuned", stop=1)
     with pytest.raises(UsageError, match="different settings"):
@@ -576,9 +566,7 @@ def test_an_unfinished_run_with_different_settings_is_not_resumed(
 
 
 @pytest.mark.slow
-def test_a_step_may_be_divided_otherwise_when_a_run_resumes(
-    tmp_path: Path, short_train: Train
-) -> None:
+def test_a_resumed_step_may_be_divided_otherwise(tmp_path: Path, short_train: Train) -> None:
     """As two processes would have left it, with half of the batch each."""
 
     def run(name: str, size: int, number: int, stop: int | None = None) -> TrainingSummary:
@@ -611,7 +599,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from sidtool.training.settings import TrainOptions
-from sidtool.training.training import train
+from sidtool.training.training import TrainingSummary, train
 base, examples, out = map(Path, sys.argv[1:4])
 every = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
 batch_size = int(sys.argv[4])

@@ -1,5 +1,4 @@
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,9 +23,8 @@ from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.kinds import list_recall
 from sidtool.training.reinforcement.rewards.reward import RewardContext
 from sidtool.training.reinforcement.rollouts import GroupMaker
-from tests.training.runs import short_rl
+from tests.training.runs import Make, short_rl
 
-Make = Callable[..., Path]
 BRIEF = {"num_train_epochs": 1, "per_device_train_batch_size": 64, "learning_rate": 3e-3}
 
 
@@ -38,9 +36,7 @@ def with_users(tmp_path_factory: pytest.TempPathFactory, models: Make, bundle: B
     return out
 
 
-def test_the_contract_records_the_tokens_and_every_embedding_has_rows(
-    with_users: Path, models: Make
-) -> None:
+def test_the_contract_records_tokens_that_have_rows(with_users: Path, models: Make) -> None:
     loaded = load_model_folder(with_users)
     contract = loaded.contract
     assert contract.user_tokens == 50
@@ -65,13 +61,8 @@ def test_a_served_prompt_is_that_of_its_training_example(
     train(with_users, made, out, stage="embeddings", **BRIEF)
     loaded = load_model_folder(out)
     users = loaded.contract.users
-    read = TokenizedExamples.read(
-        made,
-        prompt_encoder(loaded.tokenizer, loaded.tokens),
-        loaded.tokens,
-        codes_only=True,
-        user_tokens=users,
-    )
+    encoder, tokens = prompt_encoder(loaded.tokenizer, loaded.tokens), loaded.tokens
+    read = TokenizedExamples.read(made, encoder, tokens, codes_only=True, user_tokens=users)
     session = QuerySession.of(loaded)
     levels = loaded.tokens.space.levels
     first = loaded.tokens.start
@@ -93,9 +84,7 @@ def test_a_served_prompt_is_that_of_its_training_example(
     assert checked > 20
 
 
-def test_a_query_has_no_user_token_and_no_example_is_without_a_weight(
-    with_users: Path, tmp_path: Path
-) -> None:
+def test_queries_have_no_user_token_and_examples_a_weight(with_users: Path, tmp_path: Path) -> None:
     loaded = load_model_folder(with_users)
     sid = loaded.bundle.space.spell((0,) * loaded.bundle.space.levels)
     path = tmp_path / "train.jsonl"
@@ -114,9 +103,7 @@ def test_a_query_has_no_user_token_and_no_example_is_without_a_weight(
 
 
 @pytest.mark.slow
-def test_adapters_train_the_rows_of_users_and_merge(
-    with_users: Path, tmp_path: Path, examples: Make
-) -> None:
+def test_adapters_train_rows_of_users(with_users: Path, tmp_path: Path, examples: Make) -> None:
     made = examples(sequence=1.0)
     train(with_users, made, tmp_path / "lora", stage="lora", lora_r=2, **BRIEF)
     merge(tmp_path / "lora", tmp_path / "merged")
@@ -131,9 +118,7 @@ def test_adapters_train_the_rows_of_users_and_merge(
 
 
 @pytest.mark.slow
-def test_groups_begin_with_the_token_of_their_user(
-    with_users: Path, tmp_path: Path, examples: Make
-) -> None:
+def test_groups_begin_with_a_user_token(with_users: Path, tmp_path: Path, examples: Make) -> None:
     made = examples(sequence=1.0)
     start = tmp_path / "tuned"
     train(with_users, made, start, softmax_over="trie", **BRIEF)
@@ -158,9 +143,8 @@ def test_groups_begin_with_the_token_of_their_user(
 def test_lists_are_validated_behind_the_token_of_their_user(
     tmp_path: Path, models: Make, bundle: Bundle, examples: Make, split: Split
 ) -> None:
-    extend_model(
-        models("gpt2").parent / "base", bundle, tmp_path / "base+sid", ExtendOptions(user_tokens=50)
-    )
+    base = models("gpt2").parent / "base"
+    extend_model(base, bundle, tmp_path / "base+sid", ExtendOptions(user_tokens=50))
     train(tmp_path / "base+sid", examples(list=1.0), tmp_path / "lists", **BRIEF)
     loaded = load_model_folder(tmp_path / "lists")
     session = QuerySession.of(loaded, list_length=3)

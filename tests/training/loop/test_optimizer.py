@@ -32,16 +32,13 @@ def test_hidden_matrices_use_muon_and_each_weight_has_one_optimizer(
     optimizer = MuonAdamW(model, lr=1e-2, weight_decay=0.1)
     muon, *others = optimizer.param_groups
     names = {id(weight): name for name, weight in model.named_parameters()}
-    assert {names[id(weight)] for weight in muon["params"]} == {
-        name
-        for name, weight in model.named_parameters()
-        if weight.ndim == 2 and ("h." in name or "layers." in name)
-    }
+    matrices = {name for name, weight in model.named_parameters() if weight.ndim == 2}
+    hidden = {name for name in matrices if "h." in name or "layers." in name}
+    assert {names[id(weight)] for weight in muon["params"]} == hidden
     every = [id(weight) for group in optimizer.param_groups for weight in group["params"]]
     assert sorted(every) == sorted(names)
-    assert {
-        (group["weight_decay"], weight.ndim > 1) for group in others for weight in group["params"]
-    } == {(0.1, True), (0.0, False)}
+    weights = [(group["weight_decay"], weight) for group in others for weight in group["params"]]
+    assert {(decay, weight.ndim > 1) for decay, weight in weights} == {(0.1, True), (0.0, False)}
 
 
 def test_muon_steps_equal_those_of_torch_and_the_rest_those_of_adamw() -> None:
@@ -99,9 +96,7 @@ def test_without_bf16_a_step_is_similar_and_in_float32() -> None:
 
 
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6), (8, 8)])
-def test_orthogonalization_keeps_singular_vectors_and_equalizes_values(
-    shape: tuple[int, int],
-) -> None:
+def test_orthogonalization_keeps_singular_vectors_with_equal_values(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     left, lengths, right = torch.linalg.svd(matrix, full_matrices=False)
     made = left.T @ orthogonal(matrix, (3.4445, -4.7750, 2.0315), 5) @ right.T

@@ -110,9 +110,8 @@ def test_shuffled_items_stay_within_the_span_and_targets_keep_their_positions(
     tokens = ENCODERS[space].tokens
     items = [(at % 4, at // 4, at % 5) for at in range(length)]  # all different
     before = sequence(space, items, context)
-    ids, targets, *_ = Augmentation(0.0, shuffle_span=share)(
-        before, tokens, np.random.default_rng(seed)
-    )
+    rng = np.random.default_rng(seed)
+    ids, targets, *_ = Augmentation(0.0, shuffle_span=share)(before, tokens, rng)
     result = decoded(ids.tolist(), tokens)
     assert sorted(result) == sorted(items)
     assert all(abs(result.index(item) - at) <= share * length for at, item in enumerate(items))
@@ -132,9 +131,8 @@ def test_the_frame_and_the_completion_of_a_next_item_example_stay(
     }
     example = encoded(MARKED, row, codes_only=codes_only)
     ids, targets, *_ = example
-    kept, marked, *_ = Augmentation(drop, reverse_prob=1.0, shuffle_span=1.0)(
-        example, tokens, np.random.default_rng(seed)
-    )
+    augmentation = Augmentation(drop, reverse_prob=1.0, shuffle_span=1.0)
+    kept, marked, *_ = augmentation(example, tokens, np.random.default_rng(seed))
     first = int(np.flatnonzero(ids == tokens.begin)[0])
     rest = ids[first + 5 * len(items) :]
     assert kept[:first].tolist() == ids[:first].tolist()
@@ -195,16 +193,13 @@ def test_augmentation_depends_on_seed_epoch_and_example_only() -> None:
 
 def test_probabilities_are_respected() -> None:
     plain = [some_rows()[row][0] for row in range(40)]
-    dropped = [
-        8 - len(ids) // 3 for epoch in range(50) for ids in shown(0, epoch, Augmentation(0.3))
-    ]
+    lengths = [len(ids) for epoch in range(50) for ids in shown(0, epoch, Augmentation(0.3))]
+    dropped = [8 - length // 3 for length in lengths]
     # 2,000 rows: five deviations are .14
     assert np.mean(dropped) == pytest.approx(7 * 0.3, abs=0.1)
-    turned = [
-        ids != raw.tolist()
-        for epoch in range(50)
-        for ids, raw in zip(shown(0, epoch, Augmentation(0.0, 0.3)), plain, strict=True)
-    ]
+    runs = (shown(0, epoch, Augmentation(0.0, 0.3)) for epoch in range(50))
+    pairs = [pair for run in runs for pair in zip(run, plain, strict=True)]
+    turned = [ids != raw.tolist() for ids, raw in pairs]
     assert np.mean(turned) == pytest.approx(0.3, abs=0.052)  # five deviations of 2,000 rows
 
 
@@ -270,8 +265,7 @@ def test_a_list_keeps_all_of_its_items_and_the_question(
     row = {"prompt": prompt, "completion": spelled(space, items).removeprefix(begin) + "<eos>"}
     before = encoded(space, {"task": "list", **row}, codes_only=True)
     varied = Augmentation(drop, 1.0, 1.0)(before, tokens, np.random.default_rng(seed))
-    answer = before.ids[before.targets].tolist()
-    assert varied.ids[varied.targets].tolist() == answer
+    assert varied.ids[varied.targets].tolist() == before.ids[before.targets].tolist()
     stop = int(np.flatnonzero(before.targets)[0])
     first = int(np.flatnonzero(varied.targets)[0])
     assert varied.ids[first:].tolist() == before.ids[stop:].tolist()
@@ -336,9 +330,8 @@ def test_a_reversed_sequence_takes_its_fields_along(
 ) -> None:
     fields = BESIDE[name]
     before = sequence_with(fields, 4)
-    varied = Augmentation(reverse_prob=1.0, item_fields=fields)(
-        before, ENCODERS[BARE].tokens, np.random.default_rng(0)
-    )
+    augmentation = Augmentation(reverse_prob=1.0, item_fields=fields)
+    varied = augmentation(before, ENCODERS[BARE].tokens, np.random.default_rng(0))
     assert shown_items(varied.ids, fields) == expected
 
 

@@ -61,17 +61,12 @@ def test_a_title_that_spells_a_code_is_text() -> None:
     assert marked[-1] == "<eos>"
 
 
-examples = st.lists(
-    st.integers(2, 12).map(
-        lambda n: TokenizedExample(
-            np.arange(1, n + 1, dtype=np.int32) * 7 % 50 + 1,
-            np.arange(n) % 3 == 1,
-            np.arange(n, dtype=np.float32) / n,
-        )
-    ),
-    min_size=1,
-    max_size=9,
-)
+def example_of(n: int) -> TokenizedExample:
+    ids = np.arange(1, n + 1, dtype=np.int32) * 7 % 50 + 1
+    return TokenizedExample(ids, np.arange(n) % 3 == 1, np.arange(n, dtype=np.float32) / n)
+
+
+examples = st.lists(st.integers(2, 12).map(example_of), min_size=1, max_size=9)
 
 
 @given(examples)
@@ -80,9 +75,8 @@ def test_both_layouts_contain_the_same_examples(batch: list[TokenizedExample]) -
     for number, (ids, marked, weights, *_) in enumerate(batch):
         assert padded["input_ids"][number, : len(ids)].tolist() == ids.tolist()
         assert padded["attention_mask"][number].sum() == len(ids)
-        assert (
-            padded["labels"][number, : len(ids)].tolist() == np.where(marked, ids, IGNORED).tolist()
-        )
+        shown = padded["labels"][number, : len(ids)]
+        assert shown.tolist() == np.where(marked, ids, IGNORED).tolist()
         token_weights = np.where(marked, weights, 0).tolist()
         assert padded["weights"][number, : len(ids)].tolist() == token_weights
         assert not padded["weights"][number, len(ids) :].any()
@@ -148,8 +142,7 @@ def test_examples_are_read_and_malformed_lines_are_named(tmp_path: Path) -> None
     lines = [{"task": "sequence", "text": SID}, {"task": "mine", "prompt": "a", "completion": "b"}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     tokenized = TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
-    assert len(tokenized) == 2
-    assert tokenized.lengths.tolist() == [4, 2]
+    assert (len(tokenized), tokenized.lengths.tolist()) == (2, [4, 2])
     assert tokenized[1][1].tolist() == [False, True]
     for broken, said in (
         ("{", "not JSON"),
@@ -199,12 +192,8 @@ def test_an_encoder_decoder_reads_prompts_and_writes_answers(
             prompt = part["input_ids"][line][mask[line]].tolist()
             answer = labels[is_target].tolist()
             found.append((prompt, answer, part["weights"][line][is_target].tolist()))
-    expected = [
-        (
-            example.ids[: int(example.targets.argmax())].tolist(),
-            example.ids[example.targets].tolist(),
-            example.weights[example.targets].tolist(),
-        )
-        for example in examples
-    ]
+    expected = []
+    for ids, targets, weights, *_ in examples:
+        prompt = ids[: int(targets.argmax())]
+        expected.append((prompt.tolist(), ids[targets].tolist(), weights[targets].tolist()))
     assert sorted(found) == sorted(expected)

@@ -98,17 +98,14 @@ def test_a_memory_teaches_what_it_counted_of_other_users(
         ([10, 13, 16, 12, 15, 17], (1, 2, 2)),  # SIDs that no item has
     ],
 )
-def test_a_memory_teaches_whatever_an_example_has(
-    ids: list[int], n_targets: tuple[int, ...]
-) -> None:
+def test_a_memory_teaches_what_an_example_has(ids: list[int], n_targets: tuple[int, ...]) -> None:
     bundle = small_bundle(N_ITEMS, SIZES, begin_end_tokens=False, duplicates=True)
     memory = build_memory(split_of(random_histories(3, 25, N_ITEMS)), bundle, SETTINGS)
     loss = Loss("trie", SidTokens(bundle.space, 10), bundle.trie())
     array = np.array(ids, dtype=np.int32)
     targets_of = (array >= 10) & (np.arange(len(ids)) > 0)
-    inputs = packed_batch(
-        [TokenizedExample(array, targets_of, np.ones(len(ids), dtype=np.float32))], pad=0
-    )
+    example = TokenizedExample(array, targets_of, np.ones(len(ids), dtype=np.float32))
+    inputs = packed_batch([example], pad=0)
     targets = Targets.pop(inputs, len(SIZES))
     parts = loss.parts(targets.ids)
     places = [(targets.positions[indexes], columns) for indexes, columns in parts]

@@ -1,6 +1,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -65,9 +65,8 @@ def test_each_example_is_seen_once_in_an_epoch(
     total = sum(sizes)
     assert {len(of_rank) for of_rank in seen} == {len(seen[0])}  # as many steps
     assert len(seen[0]) < total / processes + 1 + batch_size
-    shares = [
-        (rank + 1) * total // processes - rank * total // processes for rank in range(processes)
-    ]
+    ends = [rank * total // processes for rank in range(processes + 1)]
+    shares = [stop - start for start, stop in pairwise(ends)]
     once = [pair for of_rank, share in zip(seen, shares, strict=True) for pair in of_rank[:share]]
     assert sorted(once) == [(part, n) for part, size in enumerate(sizes) for n in range(size)]
     for of_rank, parts in zip(seen, opened, strict=True):
@@ -89,8 +88,7 @@ def test_a_process_opens_its_parts_alone() -> None:
     seen, opened = epoch_of([100] * 64, processes=16, batch_size=10)
     for of_rank, parts in zip(seen, opened, strict=True):
         assert len(of_rank) == 400
-        assert len(parts) == 4
-        assert len(set(parts)) == 4
+        assert (len(parts), len(set(parts))) == (4, 4)
     assert sorted(part for parts in opened for part in parts) == list(range(64))
     # more processes than parts: a part is shared
     _, opened = epoch_of([100, 100], processes=4, batch_size=10)
@@ -108,9 +106,8 @@ def test_examples_that_are_left_out_are_replaced_by_others_of_the_part() -> None
         return [pair for pair in pairs if pair[1] % 2 == 0]
 
     for rank in range(5):
-        examples = PartExamples(
-            Numbered(of_parts=[10]), cast("Any", even), seed=0, rank=rank, processes=5
-        )
+        parts = Numbered(of_parts=[10])
+        examples = PartExamples(parts, cast("Any", even), seed=0, rank=rank, processes=5)
         first = rank * examples.per_process
         assert all(examples[first + n][1] % 2 == 0 for n in range(examples.per_process))
     none = PartExamples(Numbered(of_parts=[10]), cast("Any", lambda pairs: []), seed=0)

@@ -1,12 +1,11 @@
 """Training examples of the tiny shop, and models trained on them for a moment."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sidtool.training.training import train
-from tests.training.runs import FAST
+from tests.training.runs import FAST, Make
 
 
 def trained(model: Path, made: Path, out: Path) -> Path:
@@ -17,28 +16,24 @@ def trained(model: Path, made: Path, out: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def made(examples: Callable[..., Path]) -> Path:
+def made(examples: Make) -> Path:
     """The training examples of the shop."""
     return examples(sequence=1.0)
 
 
 @pytest.fixture(scope="session")
-def tuned(
-    tmp_path_factory: pytest.TempPathFactory, models: Callable[..., Path], made: Path
-) -> Path:
+def tuned(tmp_path_factory: pytest.TempPathFactory, models: Make, made: Path) -> Path:
     """A model whose beams hit now and then."""
     return trained(models("llama"), made, tmp_path_factory.mktemp("tuned") / "model")
 
 
 @pytest.fixture(scope="session")
-def made_lists(examples: Callable[..., Path]) -> Path:
+def made_lists(examples: Make) -> Path:
     """Training examples of lists, of up to ten items."""
     return examples(list=1.0)
 
 
 @pytest.fixture(scope="session")
-def list_model(
-    tmp_path_factory: pytest.TempPathFactory, models: Callable[..., Path], made_lists: Path
-) -> Path:
+def list_model(tmp_path_factory: pytest.TempPathFactory, models: Make, made_lists: Path) -> Path:
     """A model that writes lists."""
     return trained(models("llama"), made_lists, tmp_path_factory.mktemp("lists") / "model")

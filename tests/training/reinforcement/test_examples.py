@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -42,14 +43,12 @@ def test_every_target_of_a_sequence_becomes_an_event(tmp_path: Path) -> None:
     examples = read(path)
     histories = [examples.history(number).tolist() for number in range(len(examples))]
     assert histories == [[3], [3, 5], [7, 8]]
-    assert examples.targets.tolist() == [5, 3, 9]
-    assert examples.left_out == 0
+    assert (examples.targets.tolist(), examples.left_out) == ([5, 3, 9], 0)
     (events,) = examples.events(BUNDLE)
     assert events.items == (IDS[5], IDS[3], IDS[9])
     # with seen items excluded, the repeated item 3 can never be recommended
     unseen = read(path, exclude_seen=True)
-    assert unseen.targets.tolist() == [5, 9]
-    assert unseen.left_out == 1
+    assert (unseen.targets.tolist(), unseen.left_out) == ([5, 9], 1)
 
 
 def test_events_are_counted_once_per_user_and_item(tmp_path: Path) -> None:
@@ -87,10 +86,9 @@ def test_no_target_that_counts_is_one_line(tmp_path: Path) -> None:
 
 
 def test_next_item_examples_have_their_target_in_the_completion(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "train.jsonl",
-        {"task": "next-item", "prompt": f"bought {sid(2)}{sid(4)} next:", "completion": sid(6)},
-    )
+    prompt = f"bought {sid(2)}{sid(4)} next:"
+    example = {"task": "next-item", "prompt": prompt, "completion": sid(6)}
+    path = write(tmp_path / "train.jsonl", example)
     examples = read(path, "next-item")
     assert examples.history(0).tolist() == [2, 4]
     assert examples.targets.tolist() == [6]
@@ -101,11 +99,7 @@ def test_events_are_those_of_the_split(made: Path, bundle: Bundle, split: Split)
     lineage = read_lineage(made)
     examples = read(made, history_task(lineage, made), bundle)
     assert len(examples) == sum(len(user.items) - 1 for user in split.train if user.items)
-    pairs = {
-        (user.items[index - 1], user.items[index])
-        for user in split.train
-        for index in range(1, len(user.items))
-    }
+    pairs = {pair for user in split.train for pair in pairwise(user.items)}
     ids = bundle.items.ids
     for number in range(len(examples)):
         last = examples.history(number)[-1]

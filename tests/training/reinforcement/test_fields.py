@@ -1,7 +1,6 @@
 """Fields of training examples' events against those of the split, event by event, and training with
 them."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from sidtool.training import train
 from sidtool.training.reinforcement.examples import EventFields, read_rl_examples
 from tests.examples.test_field_prompts import extended_tokenizer, random_split
 from tests.models import tiny_tokenizer
-from tests.training.runs import short_rl
+from tests.training.runs import Make, short_rl
 from tests.training_fixtures import rated_split
 
 TEMPLATES = Templates(("{user.age}:{history}",), "", ("{gap} {sid}{event.rating};",))
@@ -42,15 +41,14 @@ def with_fields(
     bundle: Bundle,
     catalog: Items,
     rated: Path,
-    models: Callable[..., Path],
+    models: Make,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, Path]:
     """A model whose prompt shows fields, and its training examples."""
     folder = tmp_path_factory.mktemp("with-fields")
     made = folder / "train.jsonl"
-    options = SftOptions(
-        {"sequence": 1.0}, max_length=200, history_length=6, templates={"sequence": TEMPLATES}
-    )
+    templates = {"sequence": TEMPLATES}
+    options = SftOptions({"sequence": 1.0}, max_length=200, history_length=6, templates=templates)
     make_sft(bundle, catalog, rated, made, options, tokenizer=tiny_tokenizer())
     train(models("llama"), made, folder / "model", max_steps=2, per_device_train_batch_size=16)
     return folder / "model", made

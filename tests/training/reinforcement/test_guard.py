@@ -28,9 +28,7 @@ from tests.training.runs import short_rl
 from tests.training_fixtures import make_split
 
 
-def test_a_memory_of_another_split_is_refused(
-    tmp_path: Path, tuned: Path, made: Path, bundle: Bundle
-) -> None:
+def test_another_split_is_refused(tmp_path: Path, tuned: Path, made: Path, bundle: Bundle) -> None:
     build_memory(make_split(seed=1), bundle).save(tmp_path / "memory.zarr")
     options = RlOptions(reward="collaborative=1")
     inputs = {"collaborative": tmp_path / "memory.zarr"}
@@ -58,8 +56,7 @@ def test_a_new_reward_with_an_input_is_a_function_and_a_line(
     start = (tuned, made, tmp_path / "out", RlOptions(reward="stock=2"), {})
     run = plan_rl(*start, reward_inputs=inputs)
     assert run.other_inputs() == {"input of stock": "digest"}
-    params = run.new_contract().params
-    assert params.reward_inputs == {"stock": "digest"}
+    assert run.new_contract().params.reward_inputs == {"stock": "digest"}
     context = RewardContext(run.bundle, {"stock": run.reward_inputs["stock"].load("cpu")})
     row = run.bundle.items.rows(["i1"])[0]
     groups = Groups([np.zeros(0, dtype=np.int64)], np.array([[row, -1]]), np.array([0]))
@@ -80,8 +77,7 @@ def test_a_model_has_learned_what_its_rewards_learned(
     options = RlOptions(reward="collaborative=1")
     inputs = {"collaborative": tmp_path / "memory.zarr"}
     run = plan_rl(tuned, made, tmp_path / "out", options, {}, reward_inputs=inputs)
-    params = run.new_contract().stages[-1].params
-    assert params.learned_from == (first.reference,)
+    assert run.new_contract().stages[-1].params.learned_from == (first.reference,)
 
 
 @pytest.mark.slow

@@ -16,10 +16,8 @@ from sidtool.tokenizer.bundle.bundle import Bundle
 def judge(tuned: Path, bundle: Bundle) -> Judge:
     """Forty users, of which each wants another item; items 0 to 19 are popular, the others cold."""
     examples = [Example(f"u{n}", (f"i{(n + 1) % 40}",), f"i{n}", 1) for n in range(40)]
-    popular = [
-        UserSequence(f"v{n}", tuple(f"i{i}" for i in range(20)), tuple(range(20)))
-        for n in range(100)
-    ]
+    items = tuple(f"i{i}" for i in range(20))
+    popular = [UserSequence(f"v{n}", items, tuple(range(20))) for n in range(100)]
     session = QuerySession.of(load_model_folder(tuned))
     return Judge.of(session, examples, popular, metric="ndcg@3", num_beams=3, exclude_seen=False)
 
@@ -72,15 +70,13 @@ def test_lists_that_recall_less_are_a_worse_slice(judge: Judge) -> None:
     # what differs by chance is within the interval
     noise = np.random.default_rng(0).normal(0, 0.2, 30)
     assert not judge.worse_slices(start, measured(recall + noise - noise.mean() - 0.01, 0.9))
-    by_lists = replace(judge, metric="list_reward")
-    assert by_lists.k == 10
+    assert replace(judge, metric="list_reward").k == 10
 
 
 def test_a_loss_on_a_slice_is_seen_behind_a_gain_on_another(judge: Judge) -> None:
     start = judge.measure([ranked(judge, np.arange(40) < 20)])
-    frequent = np.array(
-        [example.item in {f"i{i}" for i in range(20)} for example in judge.examples.examples]
-    )
+    popular = {f"i{i}" for i in range(20)}
+    frequent = np.array([example.item in popular for example in judge.examples.examples])
     current = judge.measure([ranked(judge, ~frequent)])
     worse = judge.worse_slices(start, current)
     assert set(worse) == {("ndcg@3", "popular"), ("ndcg@3", "warm")}

@@ -19,7 +19,7 @@ from sidtool.training import train
 from sidtool.training.reinforcement import RlOptions, plan_rl
 from sidtool.training.reinforcement.rewards import label
 from tests.models import tiny_tokenizer
-from tests.training.runs import short_rl
+from tests.training.runs import Make, short_rl
 from tests.training_fixtures import split_with_fields
 
 LABEL: dict[str, Any] = {"reward": "label=1", "positive_label": "rating>=4"}
@@ -51,20 +51,16 @@ def trained(
     bundle: Bundle,
     catalog: Items,
     rated: Path,
-    models: Callable[..., Path],
+    models: Make,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[..., Path]:
+) -> Make:
     """Models trained to predict ratings, by the steps and the templates of their task."""
 
     def make(steps: int, *items: str) -> Path:
         folder = tmp_path_factory.mktemp("labels")
-        prompts = Templates(("{history}",), "", items)
-        options = SftOptions(
-            {"predict-rating": 1.0},
-            max_length=200,
-            history_length=6,
-            templates={"predict-rating": prompts},
-        )
+        templates = {"predict-rating": Templates(("{history}",), "", items)}
+        task = {"predict-rating": 1.0}
+        options = SftOptions(task, max_length=200, history_length=6, templates=templates)
         made = folder / "train.jsonl"
         make_sft(bundle, catalog, rated, made, options, tokenizer=tiny_tokenizer())
         settings = {"max_steps": steps, "per_device_train_batch_size": 32, "learning_rate": 1e-2}
@@ -75,7 +71,7 @@ def trained(
 
 
 @pytest.fixture(scope="module")
-def reward_model(trained: Callable[..., Path]) -> Path:
+def reward_model(trained: Make) -> Path:
     """A model that predicts ratings, from prompts with ratings."""
     return trained(4, "{sid}{event.rating};")
 
@@ -142,7 +138,7 @@ def test_what_does_not_fit_is_refused(
     made_lists: Path,
     rated: Path,
     reward_model: Path,
-    trained: Callable[..., Path],
+    trained: Make,
     split: Split,
 ) -> None:
     def plan(**how: Any) -> Any:

@@ -57,9 +57,8 @@ def by_hand(scorer: LabelScores, segments: list[Segment], labels: Any, positive:
         with torch.no_grad():
             logs = model.model(**inputs).logits[0].log_softmax(-1)
         places = range(start, start + len(answer))
-        probabilities.append(
-            np.exp(sum(float(logs[p, t]) for p, t in zip(places, answer, strict=True)))
-        )
+        spelled = zip(places, answer, strict=True)
+        probabilities.append(np.exp(sum(float(logs[p, t]) for p, t in spelled)))
     return float(sum(probabilities[place] for place in positive) / sum(probabilities))
 
 

@@ -1,5 +1,4 @@
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,28 +20,15 @@ from sidtool.training.reinforcement.rewards.reward import Groups
 from sidtool.training.reinforcement.rl_run import _policy_prompt, plan_rl
 from sidtool.training.reinforcement.settings import RlOptions
 from tests.sealed import reseal
-from tests.training.runs import OFTEN, Stopped, same, short_rl, weights
+from tests.training.runs import OFTEN, Make, Stopped, same, short_rl, weights
 
-Make = Callable[..., Path]
-IPA: dict[str, Any] = {
-    "algorithm": "ipa",
-    "num_generations": 2,
-    "per_device_train_batch_size": 32,
-    "learning_rate": 1e-3,
-    "max_steps": -1,
-    "num_train_epochs": 2,
-    "eval_strategy": "epoch",
-    "save_strategy": "epoch",
-    "eval_users": 12,
-    "eval_num_beams": 2,
-    "candidate_lists": 4,
-    "reward": "ndcg",
-}
+IPA: dict[str, Any] = {"algorithm": "ipa", "num_generations": 2, "per_device_train_batch_size": 32}
+IPA |= {"learning_rate": 1e-3, "max_steps": -1, "num_train_epochs": 2, "eval_strategy": "epoch"}
+IPA |= {"save_strategy": "epoch", "eval_users": 12, "eval_num_beams": 2, "candidate_lists": 4}
+IPA |= {"reward": "ndcg"}
 
 
-def test_a_round_of_lists_writes_a_complete_model(
-    tmp_path: Path, list_model: Path, made_lists: Path
-) -> None:
+def test_a_round_makes_a_whole_model(tmp_path: Path, list_model: Path, made_lists: Path) -> None:
     logs: list[dict[str, float]] = []
     settings = {**IPA, "num_train_epochs": 1}
     summary = short_rl(list_model, made_lists, tmp_path / "out", log=logs.append, **settings)
@@ -108,8 +94,7 @@ def test_rounds_raise_the_reward(
     ends = [entry["eval_list_reward"] for entry in logs if "eval_list_reward" in entry]
     assert len(ends) == 3
     assert max(ends) > start + 0.1
-    assert summary.best == pytest.approx(max(ends))
-    assert summary.start == start
+    assert (summary.best, summary.start) == (pytest.approx(max(ends)), start)
 
 
 def test_what_does_not_fit_lists_is_refused(

@@ -15,12 +15,8 @@ A, B, C, D = range(4)
 
 def rewards_of(text: str, lists: Any, targets: Any, values: Any = None, **scores: Any) -> Any:
     """The rewards of the lists of one prompt."""
-    groups = Groups(
-        [np.array([7])],
-        np.array([lists]),
-        [np.array(targets)],
-        values=None if values is None else [np.array(values)],
-    )
+    values = None if values is None else [np.array(values)]
+    groups = Groups([np.array([7])], np.array([lists]), [np.array(targets)], values=values)
     shared = RewardContext(small_bundle(8), scores)
     return reward_sum(parse_rewards(text, lists=True), groups, shared)[0].tolist()
 
@@ -32,9 +28,8 @@ def test_recall_is_the_share_of_the_targets() -> None:
 
 def test_ndcg_discounts_by_place_and_weight() -> None:
     second, third = 1 / math.log2(3), 1 / math.log2(4)
-    assert rewards_of("ndcg", [[A, C, B], [B, A, C]], [A, C]) == pytest.approx(
-        [1.0, (second + third) / (1 + second)]
-    )
+    rewards = rewards_of("ndcg", [[A, C, B], [B, A, C]], [A, C])
+    assert rewards == pytest.approx([1.0, (second + third) / (1 + second)])
     # with weights the best list begins with the heavier target
     weighted = rewards_of("ndcg=2", [[A, C], [C, A]], [A, C], [1.0, 3.0])
     assert weighted == pytest.approx([2 * (1 + 3 * second) / (3 + second), 2.0])

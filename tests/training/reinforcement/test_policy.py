@@ -14,7 +14,10 @@ from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.reinforcement.policy import Policy, pad_left
 from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model
-from tests.recommendation.search.cases import SOME_ARCHITECTURES
+from tests.pairs import all_pairs
+from tests.recommendation.search.oracle import ListModel
+from tests.recommendation.search.test_list_search import SIZES, catalog, space
+from tests.search_cases import SOME_ARCHITECTURES, model_of, prompt
 
 PROMPTS = [[5, 9, 3, 14, 7, 21, 2, 8, 30, 11], [6, 1, 33]]
 SPACE = SidSpace((3, 2, 3))
@@ -40,9 +43,8 @@ def test_groups_score_like_single_sids(architecture: str, normalize: Normalize) 
     codes = torch.from_numpy(CODES[leaves].astype(np.int64))
     scores = policy.scores(model, *padded(PROMPTS), codes)
     expected = score_sids(model, PROMPTS, CODES, TOKENS, normalize=normalize, trie=TRIE)
-    np.testing.assert_allclose(
-        scores.log_probs.sum(-1).detach(), np.take_along_axis(expected, leaves, 1), atol=2e-4
-    )
+    sums = scores.log_probs.sum(-1).detach()
+    np.testing.assert_allclose(sums, np.take_along_axis(expected, leaves, 1), atol=2e-4)
     assert scores.log_probs.shape == scores.entropies.shape == (2, 4, 3)
     if normalize == "trie":
         # the last code of [2, 0, 1] is the only one that continues its prefix
@@ -155,6 +157,47 @@ def test_groups_score_over_a_table_of_token_ids(normalize: Normalize) -> None:
                     actual = float(scores.log_probs[row, column, level])
                     assert actual == pytest.approx(expected, abs=2e-4)
                     entropy = -float((logs.exp() * logs).sum())
-                    assert float(scores.entropies[row, column, level]) == pytest.approx(
-                        entropy, abs=2e-4
-                    )
+                    measured = float(scores.entropies[row, column, level])
+                    assert measured == pytest.approx(entropy, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "normalize", "begin_end"),
+    all_pairs(["llama", "gpt2", "gemma3"], ["level", "trie"], [True, False]),
+)
+def test_log_probs_equal_those_of_ordinary_sequences(
+    architecture: str, normalize: Any, begin_end: bool
+) -> None:
+    from sidtool.tokenizer.bundle.trie import Trie
+
+    all_codes = catalog(SIZES, 15, 3)
+    trie = Trie.from_codes(all_codes, SIZES)
+    tokens = space(SIZES, begin_end)
+    model = model_of(architecture, tokens)
+    policy = Policy.of(model, tokens, trie, normalize)
+    rng = np.random.default_rng(0)
+    prompts = [prompt(rng, length) for length in (3, 9, 6)]
+    lists = [[1, 4, 9], [2, 2], [14]]  # leaves
+    codes = torch.zeros(3, 3, 3, dtype=torch.long)
+    valid = torch.zeros(3, 3, dtype=torch.bool)
+    for row, leaves in enumerate(lists):
+        codes[row, : len(leaves)] = torch.from_numpy(all_codes[leaves].astype(np.int64))
+        codes[row, len(leaves) :] = torch.from_numpy(all_codes[0].astype(np.int64))
+        valid[row, : len(leaves)] = True
+    ids, mask = pad_left([torch.tensor(each) for each in prompts])
+    log_probs = policy.list_log_probs(model, ids, mask, codes, valid)
+    assert log_probs.shape == codes.shape
+    sids = {tuple(row) for row in all_codes.tolist()}
+    for row, leaves in enumerate(lists):
+        oracle = ListModel(model, prompts[row], tokens, normalize, sids, {})
+        written = tuple(all_codes[leaves].ravel().tolist())
+        expected = [float(oracle.steps(written[:at])[written[at]]) for at in range(len(written))]
+        of_list = log_probs[row, : len(leaves)].detach().ravel()
+        np.testing.assert_allclose(of_list, expected, atol=1e-4)
+        assert (log_probs[row, len(leaves) :] == 0).all()
+    model.zero_grad()
+    log_probs.sum().backward()
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    model.zero_grad()

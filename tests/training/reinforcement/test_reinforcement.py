@@ -2,7 +2,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from sidtool.model.contract import read_contract
 from sidtool.training import train
 from sidtool.training.reinforcement import RlOptions, check_rl, plan_rl, rl
 from tests.sealed import reseal
-from tests.training.runs import ENVIRONMENT, RL, Stopped, same, short_rl, weights
+from tests.training.runs import ENVIRONMENT, RL, Make, Stopped, same, short_rl, weights
 
 TWO_ITERATIONS = {"num_iterations": 2, "steps_per_generation": 2, "max_steps": 6}
 """Groups are made every four steps, two per epoch of the shop's 288 events and more; the checkpoint
@@ -46,8 +45,7 @@ def test_every_algorithm_writes_a_complete_model(
     assert contract.history_prompt == before.history_prompt
     assert contract.normalize == before.normalize == "trie"
     params = contract.params
-    assert params.start.path == str(tuned.resolve())
-    assert params.options["algorithm"] == algorithm
+    assert (params.start.path, params.options["algorithm"]) == (str(tuned.resolve()), algorithm)
     assert load_model_folder(out).contract == contract
     assert not same(weights(out), weights(tuned))
     start = next(entry for entry in logs if "start_ndcg@10" in entry)
@@ -61,9 +59,7 @@ def test_every_algorithm_writes_a_complete_model(
 
 
 @pytest.mark.slow
-def test_an_encoder_decoder_learns_from_groups(
-    tmp_path: Path, models: Callable[..., Path], made: Path
-) -> None:
+def test_an_encoder_decoder_learns(tmp_path: Path, models: Make, made: Path) -> None:
     start = tmp_path / "start"
     train(models("t5"), made, start, softmax_over="trie", max_steps=2, learning_rate=3e-3)
     logs: list[dict[str, float]] = []
@@ -87,9 +83,7 @@ def test_unseen_items_train_in_bfloat16(tmp_path: Path, tuned: Path, made: Path)
 
 
 @pytest.mark.slow
-def test_the_best_validation_is_published_also_between_checkpoints(
-    tmp_path: Path, tuned: Path, made: Path
-) -> None:
+def test_the_best_may_be_between_checkpoints(tmp_path: Path, tuned: Path, made: Path) -> None:
     results = {}
     for save_steps in (1, 500):
         fields = {"max_steps": 4, "eval_steps": 1, "save_steps": save_steps}
@@ -106,9 +100,7 @@ def test_the_best_validation_is_published_also_between_checkpoints(
 
 
 @pytest.mark.slow
-def test_events_that_cannot_be_recommended_are_counted(
-    tmp_path: Path, tuned: Path, made: Path
-) -> None:
+def test_unrecommendable_events_are_counted(tmp_path: Path, tuned: Path, made: Path) -> None:
     repeating = tmp_path / "examples" / "train.jsonl"
     shutil.copytree(made.parent, repeating.parent)
     first, *others = repeating.read_text().splitlines()
@@ -180,9 +172,7 @@ def test_a_reward_that_fails_loses_no_checkpoint(
     assert (summary.resumed_from, summary.steps) == ("checkpoint-2", 4)
 
 
-def test_a_model_that_is_worse_on_a_slice_is_refused(
-    tmp_path: Path, tuned: Path, made: Path
-) -> None:
+def test_a_model_worse_on_a_slice_is_refused(tmp_path: Path, tuned: Path, made: Path) -> None:
     """The reward punishes hits, and nothing holds the model back."""
     harmful: dict[str, Any] = {"reward": "exact=-1", "sft_weight": 0.0, "eval_users": 0}
     harmful |= {"beta": 0.0, "learning_rate": 0.2, "max_steps": 2}
@@ -225,18 +215,14 @@ def test_a_plan_checks_and_writes_nothing(tmp_path: Path, tuned: Path, made: Pat
     assert not list(tmp_path.iterdir())
 
 
-def test_examples_without_validation_users_are_refused_by_the_plan(
-    tmp_path: Path, tuned: Path, made: Path
-) -> None:
+def test_a_plan_needs_validation_users(tmp_path: Path, tuned: Path, made: Path) -> None:
     examples = shutil.copytree(made.parent, tmp_path / "examples") / made.name
     reseal(side_files(examples)["meta"], {"valid": 0})
     with pytest.raises(DataError, match=r"by validation users, and .* has none"):
         plan_rl(tuned, examples, tmp_path / "out", RlOptions(), {})
 
 
-def test_a_model_that_cannot_recommend_is_refused(
-    tmp_path: Path, models: Callable[..., Path], made: Path
-) -> None:
+def test_a_model_must_recommend(tmp_path: Path, models: Make, made: Path) -> None:
     with pytest.raises(RefusedError, match="no history prompt"):
         rl(models("llama"), made, tmp_path / "out")
 
@@ -259,11 +245,8 @@ def test_two_processes_train_like_one(tmp_path: Path, tuned: Path, made: Path) -
     (tmp_path / "run.py").write_text(PROGRAM)
     script = [str(tmp_path / "run.py"), str(tuned), str(made)]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    subprocess.run(
-        [*launch, "--standalone", *script, str(tmp_path / "two"), "8"],
-        check=True,
-        env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},
-    )
+    command = [*launch, "--standalone", *script, str(tmp_path / "two"), "8"]
+    subprocess.run(command, check=True, env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"})
     alone = [sys.executable, *script, str(tmp_path / "one"), "16"]
     subprocess.run(alone, check=True, env=ENVIRONMENT)
     assert not (tmp_path / "two.partial").exists()

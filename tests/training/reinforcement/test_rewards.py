@@ -18,19 +18,16 @@ from tests.memory.cases import small_memory
 
 # "b" and "c" share a SID; rows are in the order of the ids
 CODES = np.array([[0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 1], [1, 1, 1]], dtype=np.uint16)
-BUNDLE = Bundle.of(
-    ItemMap.of(SidSpace((2, 2, 2)), list("abcde"), CODES), None, "allow", name="shared"
-)
+ITEMS = ItemMap.of(SidSpace((2, 2, 2)), list("abcde"), CODES)
+BUNDLE = Bundle.of(ITEMS, None, "allow", name="shared")
 A, B, C, D, E = range(5)
 CONTEXT = RewardContext(BUNDLE)
 NOTHING = np.zeros(0, dtype=np.int64)
 
 
 def groups_of(items: list[list[int]], targets: list[int], **fields: Any) -> Groups:
-    histories = [NOTHING] * len(items)
-    return Groups(
-        **{"histories": histories} | fields, items=np.array(items), targets=np.array(targets)
-    )
+    fields = {"histories": [NOTHING] * len(items)} | fields
+    return Groups(**fields, items=np.array(items), targets=np.array(targets))
 
 
 def rewards_of(text: str, groups: Groups, context: RewardContext = CONTEXT) -> Any:
@@ -111,8 +108,7 @@ def test_a_function_of_the_user_gets_item_ids(user_module: str) -> None:
 
     path = list(sys.path)
     groups = groups_of([[A, E, -1]], [E], histories=[np.array([B, -1, D])])
-    result = rewards_of(f"{user_module}:length=2,exact", groups)
-    assert result.tolist() == [[4, 7, 0]]
+    assert rewards_of(f"{user_module}:length=2,exact", groups).tolist() == [[4, 7, 0]]
     assert sys.modules[user_module].calls == [([["b", "d"]], [["a", "e"]], ["e"])]
     assert sys.path == path
 
@@ -127,9 +123,7 @@ def test_a_function_of_the_user_gets_item_ids(user_module: str) -> None:
         ("nothing", "failed: TypeError: 'NoneType' object is not iterable"),
     ],
 )
-def test_a_failing_function_of_the_user_is_one_line(
-    user_module: str, function: str, message: str
-) -> None:
+def test_a_failing_user_function_is_one_line(user_module: str, function: str, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         rewards_of(f"{user_module}:{function}", groups_of([[A, E, D]], [E]))
     assert "\n" not in str(caught.value)
@@ -142,9 +136,8 @@ def test_rewards_of_a_group_do_not_depend_on_the_others(seed: int, n: int, size:
     items = [[int(row) for row in rng.permutation(9)[:size] - 1] for _ in range(n)]
     targets = [int(row) for row in rng.integers(0, 8, n)]
     context = RewardContext(small_bundle(8, (2, 2, 2)))
-    for name in (
-        name for name, kind in REWARDS.items() if kind.function and "item" in kind.answers
-    ):
+    kinds = {name: kind for name, kind in REWARDS.items() if kind.function}
+    for name in (name for name, kind in kinds.items() if "item" in kind.answers):
         whole = rewards_of(name, groups_of(items, targets), context)
         assert np.isfinite(whole).all()
         for row in range(n):

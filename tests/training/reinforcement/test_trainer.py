@@ -19,11 +19,8 @@ from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.reinforcement.trainer import GroupTrainer, clip_early
 from sidtool.training.reinforcement.trainer_setup import build_trainer
 
-FIELDS: dict[str, Any] = {
-    "num_generations": 4,
-    "per_device_train_batch_size": 8,
-    "steps_per_generation": 2,
-}
+FIELDS: dict[str, Any] = {"num_generations": 4, "per_device_train_batch_size": 8}
+FIELDS |= {"steps_per_generation": 2}
 BATCH = [{"prompt": str(number)} for number in (0, 5, 9, 14) for _ in range(4)]
 Build = Callable[..., GroupTrainer]
 
@@ -87,16 +84,9 @@ ADVANTAGES = torch.tensor([1.0, -1.0, 0.5, -0.5])
 def loss_of(trainer: GroupTrainer, monkeypatch: pytest.MonkeyPatch) -> float:
     """The loss of a batch of one group, whose new and old probabilities are those above."""
     rows = torch.zeros(4, 3, dtype=torch.long)
-    inputs = {
-        "prompt_ids": rows[:, :2],
-        "prompt_mask": rows[:, :2] + 1,
-        "completion_ids": rows,
-        "completion_mask": rows + 1,
-        "tool_mask": rows + 1,
-        "advantages": ADVANTAGES,
-        "old_per_token_logps": OLD.log(),
-        "num_items_in_batch": torch.tensor(12),
-    }
+    inputs = {"prompt_ids": rows[:, :2], "prompt_mask": rows[:, :2] + 1, "completion_ids": rows}
+    inputs |= {"completion_mask": rows + 1, "tool_mask": rows + 1, "advantages": ADVANTAGES}
+    inputs |= {"old_per_token_logps": OLD.log(), "num_items_in_batch": torch.tensor(12)}
 
     scores = GroupScores(NEW.log()[None], torch.zeros(1, 4, 3))
     monkeypatch.setattr(Policy, "scores", lambda *_: scores)
@@ -169,9 +159,8 @@ def test_preference_loss_by_hand() -> None:
     chosen = torch.tensor([-1.0, -1.0])
     rejected = torch.tensor([-2.0, -0.5])
     is_preference = torch.tensor([True, False])
-    loss = preference_loss(
-        chosen, rejected, torch.zeros(2), torch.tensor([0.5, 0.0]), is_preference, beta=0.1
-    )
+    scales, margins = torch.zeros(2), torch.tensor([0.5, 0.0])
+    loss = preference_loss(chosen, rejected, scales, margins, is_preference, beta=0.1)
     # r: chosen -0.1, rejected -0.25
     assert loss.tolist() == pytest.approx([-math.log(1 / (1 + math.exp(-0.15))), 0.0])
 

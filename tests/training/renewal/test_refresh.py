@@ -1,5 +1,4 @@
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
@@ -36,10 +35,9 @@ from sidtool.training.renewal.refresh import plan_refresh, refresh
 from tests.bundles import small_bundle
 from tests.memory.rerankers import random_reranker
 from tests.model.contract.cases import TRAINED
-from tests.training.runs import FAST, same, valid_of, weights
+from tests.training.runs import FAST, Make, same, valid_of, weights
 from tests.training_fixtures import N_ITEMS, make_split, rated_split
 
-Make = Callable[..., Path]
 refresh_module = import_module("sidtool.training.renewal.refresh")
 """The door of the room gives the function under this name."""
 SMALL = {"eval_users": 20, "eval_num_beams": 10}
@@ -57,7 +55,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, models: Make, examples: Ma
 
 
 @pytest.fixture
-def remember(tmp_path: Path, trained: Path, split: Split, bundle: Bundle) -> Callable[..., Path]:
+def remember(tmp_path: Path, trained: Path, split: Split, bundle: Bundle) -> Make:
     """Writes a copy of a model with a memory, built from the split with these arguments."""
 
     def write(of: Path = trained, reranker: Any = None, **how: Any) -> Path:
@@ -77,12 +75,8 @@ def later(split: Split) -> Split:
         tuple(replace(each, user=f"new-{each.user}") for each in part)
         for part in (new.train, new.valid, new.test)
     ]
-    grown = Split(
-        "leave-one-out",
-        (*split.train, *others[0]),
-        (*split.valid, *others[1]),
-        (*split.test, *others[2]),
-    )
+    parts = zip((split.train, split.valid, split.test), others, strict=True)
+    grown = Split("leave-one-out", *((*old, *more) for old, more in parts))
     return extended(grown, split)
 
 
@@ -98,16 +92,13 @@ def test_a_refreshed_model_learns_the_new_codes_in_a_fraction_of_the_steps(
     out = tmp_path / "refreshed"
     before = read_contract(trained).params
     summary = refresh(trained, retrained, out, split=later, options=RefreshOptions(share=0.5))
-    assert summary.verdict.kind == "aligned"
-    assert summary.training.epochs == pytest.approx(3)
+    assert (summary.verdict.kind, summary.training.epochs) == ("aligned", pytest.approx(3))
     assert summary.training.best > 0.2  # random: .05
     contract = read_contract(out)
     assert [record.stage for record in contract.stages] == ["extend", "full", "rebind", "full"]
     params = contract.params
-    assert params.split == later.reference
-    assert params.task_weights == before.task_weights
-    loaded = load_model_folder(out)
-    assert len(loaded.bundle.items) == N_ITEMS + 5
+    assert (params.split, params.task_weights) == (later.reference, before.task_weights)
+    assert len(load_model_folder(out).bundle.items) == N_ITEMS + 5
     assert not list(tmp_path.glob("refreshed?*"))
 
 
@@ -149,8 +140,7 @@ def test_a_re_ranker_is_fitted_to_the_new_model_or_left_out(
     model = remember(trained, random_reranker(build_memory(split, bundle).manifest))
     refresh(model, bundle, tmp_path / "out", split=later, options=RefreshOptions(share=1.0))
     renewed = read_contract(tmp_path / "out").memory
-    assert renewed.split == later.reference
-    assert renewed.validation["users"] == len(later.valid)
+    assert (renewed.split, renewed.validation["users"]) == (later.reference, len(later.valid))
     assert renewed.reranker is None  # too few users
 
 
@@ -237,8 +227,7 @@ def test_what_a_killed_refresh_left_is_replaced_by_force(
     with pytest.raises(UsageError, match="exists already"):
         plan_refresh(interrupted, retrained, out, split=later, options=other)
     refresh(interrupted, retrained, out, split=later, options=other, force=True)
-    params = read_contract(out).params
-    assert params.sft_fields["learning_rate"] == 1e-4
+    assert read_contract(out).params.sft_fields["learning_rate"] == 1e-4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
 
 
@@ -257,8 +246,7 @@ def test_a_line_says_that_teachers_are_not_used(
     how: Any = {"split": later, "options": QUICK, "notify": lines.append}
     refresh(tmp_path / "student", retrained, tmp_path / "out", **how)
     assert line in lines
-    refreshed = read_contract(tmp_path / "out").params
-    assert refreshed.teachers == ()
+    assert read_contract(tmp_path / "out").params.teachers == ()
 
 
 @pytest.mark.parametrize(
@@ -278,9 +266,7 @@ def test_what_only_training_needs_is_refused_without_a_split(
     assert not list(tmp_path.iterdir())
 
 
-def test_without_a_split_only_bundle_and_rows_change(
-    tmp_path: Path, trained: Path, retrained: Bundle
-) -> None:
+def test_without_a_split_only_rows_change(tmp_path: Path, trained: Path, retrained: Bundle) -> None:
     summary = refresh(trained, retrained, tmp_path / "aligned")
     assert summary.training is None
     before, after = weights(trained), weights(tmp_path / "aligned")
@@ -290,9 +276,7 @@ def test_without_a_split_only_bundle_and_rows_change(
     assert torch.equal(before[changed[0]][:start], after[changed[0]][:start])
 
 
-def test_a_bundle_with_more_items_keeps_every_row(
-    tmp_path: Path, trained: Path, bundle: Bundle
-) -> None:
+def test_a_larger_bundle_keeps_every_row(tmp_path: Path, trained: Path, bundle: Bundle) -> None:
     assert refresh(trained, bundle, tmp_path / "same").verdict.kind == "same"
     assert same(weights(trained), weights(tmp_path / "same"))
 
