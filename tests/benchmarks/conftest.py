@@ -14,6 +14,7 @@ from tests.cli.road import catalog, interactions, run
 from tests.encoders import tiny_encoder
 from tests.model.cases import save_base
 from tests.models import tiny_model, tiny_tokenizer
+from tests.recipes.conftest import CONFIGS as SMALLEST
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -70,21 +71,8 @@ def finished(script: Callable[..., str], commands: list[str]) -> Callable[..., s
     return run_twice
 
 
-CONFIGS = {
-    "codebook": {"levels": "4x4x8", "begin_end_tokens": False},
-    "model": {
-        "preset": "neox-tiny",
-        "vocab_size": 300,
-        "set": ["hidden_size=16", "num_attention_heads=2", "num_hidden_layers=1"],
-    },
-    "sft": {"task": {"sequence": 1}, "history_length": 10, "max_length": 64},
-    "train": {
-        "num_train_epochs": 1,
-        "softmax_over": "trie",
-        "distill_weight": 0.8,
-        "eval_users": 8,
-    },
-}
+TRAIN = {"num_train_epochs": 1, "softmax_over": "trie", "distill_weight": 0.8, "eval_users": 8}
+CONFIGS = {name: SMALLEST[name] for name in ("codebook", "model", "sft")} | {"train": TRAIN}
 
 
 @pytest.fixture

@@ -36,13 +36,8 @@ def test_both_mixes_have_points_and_a_paired_difference(
     out = tmp_path / "alignment.json"
     script("alignment", "--collect", work, out)
     runs = json.loads(out.read_text())["data"]["shop"]
-    assert set(runs) == {
-        "pretrained-mix-0",
-        "pretrained-sids-0",
-        "scratch-sids-0",
-        "small-0",
-        "baselines",
-    }
+    names = {"pretrained-mix-0", "pretrained-sids-0", "scratch-sids-0", "small-0", "baselines"}
+    assert set(runs) == names
     first, second = runs["pretrained-mix-0"]["points"]
     (sids,) = runs["pretrained-sids-0"]["points"]
     assert (first["tokens"], second["tokens"]) == (600, 1200)

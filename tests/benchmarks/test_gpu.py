@@ -32,8 +32,7 @@ def job(folder: Path, fails: str) -> tuple[int, list[str], str]:
 def test_a_job_that_was_stopped_goes_on(tmp_path: Path) -> None:
     code, calls, errors = job(tmp_path, "decoder\n")
     assert code == 1
-    assert calls[:4] == ["parity", "decoder", "floor", "graphs"]
-    assert calls[-1] == "table"
+    assert (calls[:4], calls[-1]) == (["parity", "decoder", "floor", "graphs"], "table")
     assert len(calls) == 4 + 12 + 1
     assert "decoder: failed with 3" in errors
     assert not (tmp_path / "work" / "decoder.json").exists()

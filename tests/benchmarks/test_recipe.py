@@ -23,8 +23,7 @@ def test_two_teachers_end_with_a_results_file(
         "item-knn, tuned on validation",
     }
     assert [seed["seed"] for seed in result["baselines"]["model alone"]["seeds"]] == [0, 1]
-    assert result["teachers"] == [1, 2]
-    assert result["leaked_events"] == 0
+    assert (result["teachers"], result["leaked_events"]) == ([1, 2], 0)
     assert {"machine", "versions", "commit", "command", "protocol"} <= result.keys()
     for seed in result["seeds"]:
         assert 0 <= seed["metrics"]["ndcg@10"] <= 1
