@@ -11,17 +11,8 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-EVENTS = (
-    "os.exec",
-    "os.fork",
-    "os.posix_spawn",
-    "os.spawn",
-    "os.system",
-    "pickle.find_class",
-    "pty.spawn",
-    "subprocess.Popen",
-    "urllib.Request",
-)
+EVENTS = ("os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.system", "pickle.find_class")
+EVENTS += ("pty.spawn", "subprocess.Popen", "urllib.Request")
 LOCAL = ("socket.__new__", "socket.bind", "socket.gethostname")
 CODE_FOLDERS = (
     *(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")),
@@ -61,11 +52,8 @@ def plant_code(folder: Path) -> None:
     for name in ("evil_module.py", "modeling.py", "sitecustomize.py", "custom_generate.py"):
         (folder / name).write_text(code)
     config = json.loads((folder / "config.json").read_text())
-    config["auto_map"] = {
-        "AutoConfig": "evil_module.Evil",
-        "AutoModel": "evil_module.Evil",
-        "AutoModelForCausalLM": "evil_module.Evil",
-    }
+    names = ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
+    config["auto_map"] = dict.fromkeys(names, "evil_module.Evil")
     (folder / "config.json").write_text(json.dumps(config))
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text())

@@ -56,20 +56,10 @@ def tiny_model(
     GPT-2 has absolute positions, GPT-NeoX turns half of each head; Qwen2, GPT-2 and GPT-NeoX have
     biases. `overrides` go to the configuration. The same arguments give the same weights, whatever
     random state the caller is in."""
-    shape: dict[str, Any] = {
-        "vocab_size": vocab_size,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": tied,
-        "bos_token_id": BOS,
-        "eos_token_id": EOS,
-        "pad_token_id": PAD,
-    }
+    shape: dict[str, Any] = {"vocab_size": vocab_size, "hidden_size": 32, "intermediate_size": 48}
+    shape |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    shape |= {"head_dim": 8, "max_position_embeddings": 512, "tie_word_embeddings": tied}
+    shape |= {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
     own: dict[str, dict[str, Any]] = {
         "mistral": {"sliding_window": 8},
         "gemma3": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
@@ -105,15 +95,9 @@ def tiny_encoder_decoder(
     The head of a tied T5 or UMT5 is scaled, all of the T5 family have relative positions, whose
     buckets a test's prompt fills; BART has absolute ones, and a bias of its logits. An untied BART
     also has separate embeddings in encoder and decoder."""
-    shape: dict[str, Any] = {
-        "vocab_size": vocab_size,
-        "d_model": 32,
-        "tie_word_embeddings": tied,
-        "bos_token_id": BOS,
-        "eos_token_id": EOS,
-        "pad_token_id": PAD,
-        "decoder_start_token_id": PAD,
-    }
+    shape: dict[str, Any] = {"vocab_size": vocab_size, "d_model": 32, "tie_word_embeddings": tied}
+    shape |= {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
+    shape["decoder_start_token_id"] = PAD
     if not architecture.endswith("t5"):
         heads = {f"{part}_attention_heads": 4 for part in ("encoder", "decoder")}
         layers = {f"{part}_layers": 2 for part in ("encoder", "decoder")}

@@ -35,9 +35,7 @@ def check_audit(folder: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_the_commands_only_read_and_write_files(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commands_only_read_and_write_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process that has imported everything: a hook for audits stays until its end."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", False)

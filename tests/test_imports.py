@@ -11,17 +11,10 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-HEAVY = (
-    "torch",
-    "transformers",
-    "sentence_transformers",
-    "trl",
-    "datasets",
-    "sklearn",
-    "scipy",
-    "pyarrow",
-    "zarr",
-)
+import sidtool
+
+HEAVY = ("torch", "transformers", "sentence_transformers", "trl", "datasets", "sklearn", "scipy")
+HEAVY += ("pyarrow", "zarr")
 
 
 def loaded_by(program: str) -> set[str]:
@@ -61,20 +54,11 @@ def test_exported_names_are_functions_and_classes() -> None:
 def test_every_command_is_an_exported_function() -> None:
     import sidtool
     from sidtool.cli.main import app
+    from tests.cli.test_docstrings import COMMANDS as RENAMED
 
-    renamed = {
-        "compare": "compare_bundles",
-        "embed": "embed_folder",
-        "example": "write_example",
-        "export": "export_map",
-        "import": "import_map",
-        "inspect": "explain",
-        "settings": "list_settings",
-        "split": "split_events",
-    }
     for command in app.registered_commands:
         name = str(command.name)
-        assert renamed.get(name, name.replace("-", "_")) in sidtool.__all__
+        assert RENAMED.get(name, name.replace("-", "_")) in sidtool.__all__
 
 
 def test_every_exported_function_takes_paths_as_text() -> None:
@@ -223,3 +207,23 @@ def test_dir_lists_the_public_names_alone() -> None:
 
     assert dir(sidtool) == sorted(sidtool.__all__)
     assert {"Any", "lazy_loader", "importlib"}.isdisjoint(dir(sidtool))
+
+
+SOURCES = sorted(Path(sidtool.__file__).parent.rglob("*.py"))
+ASSERT = re.compile(r"^\s*assert\b", re.MULTILINE)
+
+
+def test_an_assert_only_tells_the_type_checker_what_holds() -> None:
+    """It names a type, and whoever checks input raises an error instead."""
+    asserts = [
+        (path, node)
+        for path in SOURCES
+        if ASSERT.search(text := path.read_text(encoding="utf-8"))
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Assert)
+    ]
+    for path, node in asserts:
+        condition = ast.unparse(node.test)
+        narrows = condition.startswith("isinstance(") or condition.endswith(" is not None")
+        assert narrows, f"{path}:{node.lineno}: {condition}"
+        assert node.msg is None, f"{path}:{node.lineno}: raise an error with this message"

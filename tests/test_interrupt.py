@@ -31,5 +31,4 @@ def test_an_interrupt_while_modules_are_imported_is_no_traceback(tmp_path: Path,
         # a shell ignores interrupts for what it runs in the background, and pytest may run there
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    assert ended.returncode == -signal.SIGINT
-    assert (ended.stdout, ended.stderr) == ("", "")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")

@@ -86,17 +86,12 @@ def rated_split(split: Split) -> Split:
     """A split with ages, ratings and times."""
 
     def fields_of(user: str, items: tuple[str, ...]) -> Fields:
-        number = user_number(user)
+        number = int(user.rpartition("u")[2])
         ratings = tuple((number + place) % 5 + 1 for place in range(len(items)))
         times = tuple(FIRST_TIME + 40 * number * place**2 for place in range(len(items)))
         return Fields({"age": 20 + number % 7}, {"rating": ratings}, {}, times)
 
     return split_with_fields(split, RATED, fields_of, lambda user, item: {"rating": 3})
-
-
-def user_number(user: str) -> int:
-    """The number in a user's name."""
-    return int(user.rpartition("u")[2])
 
 
 @pytest.fixture(scope="session")

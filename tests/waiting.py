@@ -25,7 +25,6 @@ class Start:
         self._condition = threading.Condition()  # its lock is reentrant
 
     def wait(self) -> None:
-        """Wait for the other works."""
         with self._condition:
             self.arrive()
             happened = self._condition.wait_for(lambda: len(self._arrived) == self._works, DEADLOCK)
