@@ -4,6 +4,7 @@ from .opening import as_url as as_url
 from .opening import library_errors as library_errors
 from .opening import object_version as object_version
 from .opening import open_file as open_file
+from .opening import parquet_files as parquet_files
 from .opening import read_errors as read_errors
 from .opening import require_regular as require_regular
 from .opening import store_files as store_files

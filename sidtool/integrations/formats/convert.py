@@ -23,7 +23,7 @@ from sidtool.base.output_name import (
     check_suffix,
 )
 from sidtool.data import CatalogNames, Items, read_items
-from sidtool.data.tables.opening import parquet_files
+from sidtool.data.tables import parquet_files
 from sidtool.integrations.formats.grid import read_grid
 from sidtool.integrations.formats.imported_codebook import CodebookFile, with_codebook
 from sidtool.integrations.formats.inference_engines import (
