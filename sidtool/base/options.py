@@ -62,12 +62,10 @@ class Option:
 
     def held(self, value: Any, kind: Any) -> Any:
         """What a field of type `kind` holds for a value as callers give it: numbers and columns of
-        NumPy or pandas are those of Python, 1 is 1.0 where the flag reads 1.0, texts are read as
-        the flag reads them, and one text may stand for several."""
+        NumPy or pandas are those of Python, texts are read as the flag reads them, and one text may
+        stand for several."""
         value = plain(value)
         kind = required(kind)
-        if kind is float and type(value) is int and abs(value) <= MAX_WHOLE:
-            return float(value)
         is_text = isinstance(value, str | Path)
         values = [value] if is_text else value
         several = get_origin(kind) if get_origin(kind) in (tuple, frozenset) else None
@@ -259,8 +257,6 @@ def meanings(kind: type) -> Mapping[str, str]:
     return texts
 
 
-MAX_WHOLE = 1 << 53
-"""Up to this every whole number is a float."""
 MAX_SEED = (1 << 64) - 1
 """The largest seed of torch."""
 MAX_TRAINING_SEED = (1 << 32) - 1

@@ -111,11 +111,7 @@ class JsonRecord:
                 values[field.name] = _typed(hints[field.name], value[field.name], field.name)
             elif is_required(cls, field):
                 raise TypeError(f"{field.name} is missing")
-        record = cls(**values)
-        for name, stored in values.items():
-            if type(stored) is int:  # options make 1.0 of 1, which has another digest
-                object.__setattr__(record, name, stored)
-        return record
+        return cls(**values)
 
 
 def refuse_newer(value: Any, newest: int, what: str) -> None:

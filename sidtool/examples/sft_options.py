@@ -79,8 +79,6 @@ class SftOptions(UnknownOptions):
     def __post_init__(self) -> None:
         check_options(self)
         check_weights(self.tasks)
-        weights = {task: float(weight) for task, weight in self.tasks.items()}
-        object.__setattr__(self, "tasks", weights)
         templates = {
             task: value if isinstance(value, Templates) else Templates.read(str(value))
             for task, value in self.templates.items()

@@ -36,18 +36,6 @@ def test_a_memory_is_read_as_it_was_written(tmp_path: Path, name: str) -> None:
         np.testing.assert_array_equal(getattr(stored, rows).to_scipy().toarray(), expected)
 
 
-def test_a_whole_number_of_the_settings_is_covered_as_it_is_stored(tmp_path: Path) -> None:
-    memory = small_memory(settings=KnnSettings(distance=1))
-    assert memory.digest == small_memory(settings=KnnSettings(distance=1.0)).digest
-    stored = {**memory.manifest.to_json()["settings"], "distance": 1}
-    settings = KnnSettings.from_json(stored)
-    assert json.dumps(settings.to_json()["distance"]) == "1"  # of an earlier version
-    changed = Memory(replace(memory.manifest, settings=settings), memory.arrays)
-    earlier = forged(changed, lambda arrays: None)
-    earlier.save(tmp_path / "m.zarr")
-    assert Memory.open_verified(tmp_path / "m.zarr").digest == earlier.digest != memory.digest
-
-
 def test_an_existing_output_is_not_replaced(tmp_path: Path) -> None:
     small_memory().save(tmp_path / "m.zarr")
     with pytest.raises(UsageError, match="exists already"):
