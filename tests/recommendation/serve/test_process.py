@@ -340,9 +340,6 @@ def test_a_service_in_a_cell_of_a_notebook_is_refused_in_one_line() -> None:
 
 KILLED = """
 import os, signal
-from sidtool.recommendation.serve import Service, process
-from sidtool.recommendation.serve.log import log_to_stderr
-from sidtool.recommendation.serve.serve_options import Listening
 from sidtool.recommendation.serve.start import service_folder
 
 with service_folder() as folder:
