@@ -265,22 +265,30 @@ ROUTES = (
 """In the order of the page of OpenAPI."""
 
 
-def make_app(options: ServeOptions, service: Service | None = None) -> FastAPI:
+def make_app(
+    options: ServeOptions,
+    service: Service | None = None,
+    *,
+    on_start: Callable[[], object] | None = None,
+) -> FastAPI:
     """The application of one process. Without a `service` that is open already, its lifespan
-    loads the model; it starts the model's thread, and at its end answers what waits.
+    loads the model; it starts the model's thread, and at its end answers what waits. `on_start`
+    is called when calls can be answered.
 
-    A model that cannot be loaded is one line in the log, and ends the start."""
+    An error of the start, as of a model that cannot be loaded, is one line in the log."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
             # of a worker, whose folder for temporary files is removed by its supervisor
             app.state.service = service or Service.open(options, Path(mkdtemp()))
+            app.state.service.watcher.start()
+            if on_start is not None:
+                on_start()
         except Exception as error:
             kind = "" if isinstance(error, SidtoolError) else f"{type(error).__name__}: "
             log.error("%s%s", kind, error)
             raise
-        app.state.service.watcher.start()
         yield
         await app.state.service.stop()
 

@@ -103,7 +103,7 @@ def run_process(
             on_start()
 
     config = uvicorn.Config(
-        make_app(options, service),
+        make_app(options, service, on_start=start),
         http=Connection,
         ws="none",
         h11_max_incomplete_event_size=MAX_HEAD,
@@ -121,12 +121,12 @@ def run_process(
         host, port, *_ = listener.getsockname()
         raise _unusable(host, port, error) from error
     if not is_main:
-        _Server(config, start).run(sockets=[listener])
+        _Server(config).run(sockets=[listener])
         return
     # uvicorn raises the signal that ended it again, when it has drained
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        _Server(config, start).run(sockets=[listener])
+        _Server(config).run(sockets=[listener])
     finally:
         signal.signal(signal.SIGTERM, before)
         gc.unfreeze()
@@ -134,19 +134,6 @@ def run_process(
 
 class _Server(uvicorn.Server):
     """uvicorn's server; while it drains, Ctrl-C ends the process, whatever runs."""
-
-    def __init__(self, config: uvicorn.Config, on_start: Callable[[], object]) -> None:
-        super().__init__(config)
-        self._on_start = on_start
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Called by uvicorn: load the model, listen, and say so; an error of that ends `run`."""
-        await super().startup(sockets)
-        try:
-            self._on_start()
-        except BaseException:
-            await self.shutdown(sockets)
-            raise
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called for a signal."""

@@ -30,8 +30,8 @@ def start_server(shop: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Iterator
     servers: list[uvicorn.Server] = []
 
     class Server(process._Server):
-        def __init__(self, config: uvicorn.Config, on_start: Callable[[], object]) -> None:
-            super().__init__(config, on_start)
+        def __init__(self, config: uvicorn.Config) -> None:
+            super().__init__(config)
             servers.append(self)
 
     monkeypatch.setattr(process, "_Server", Server)

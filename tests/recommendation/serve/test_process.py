@@ -19,7 +19,7 @@ import pytest
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.cli.serve import example_call
-from sidtool.model import load_model_folder
+from sidtool.model import LoadedModel, load_model_folder
 from sidtool.recommendation import RecommendOptions, Request, recommend
 from sidtool.recommendation.serve import Service, process
 from sidtool.recommendation.serve.log import log_to_stderr
@@ -28,7 +28,7 @@ from sidtool.recommendation.serve.start import serve, service_folder
 from tests.cli.road import refused
 from tests.cli.test_columns import COMMANDS
 from tests.doc_blocks import ROOT, blocks, page
-from tests.recommendation.serve.conftest import OPTIONS
+from tests.recommendation.serve.conftest import OPTIONS, open_service
 from tests.recommendation.serve.disk import Running, running, save_model
 from tests.waiting import DEADLOCK, wait_until
 
@@ -291,16 +291,7 @@ def test_a_port_that_is_taken_while_the_model_loads_is_named(
     assert "Traceback" not in message
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_service_whose_output_is_full_says_so(model: Path, workers: int) -> None:
-    words = (sys.executable, "-m", "sidtool", "serve", model, "--port", "0", "--workers", workers)
-    with Path("/dev/full").open("w") as full:
-        ran = subprocess.run(
-            [*map(str, words)], stdout=full, stderr=subprocess.PIPE, text=True, check=False
-        )
-    assert (ran.returncode, ran.stderr) == (1, "error: [Errno 28] No space left on device\n")
-
-
+@pytest.mark.parametrize("is_open", [False, True])
 @pytest.mark.parametrize(
     ("error", "line"),
     [
@@ -308,19 +299,25 @@ def test_a_service_whose_output_is_full_says_so(model: Path, workers: int) -> No
         (RuntimeError("out of memory"), "RuntimeError: out of memory"),
     ],
 )
-def test_a_worker_that_cannot_start_logs_why(
-    error: Exception, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_process_that_cannot_start_logs_why(
+    shop: LoadedModel,
+    error: Exception,
+    line: str,
+    is_open: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(Service, "open", fail)
+    service = open_service(shop) if is_open else None
     with (
         process.bound_socket(Listening(port=0)) as listener,
         log_to_stderr(verbose=False),
         pytest.raises(SystemExit, match="3"),
     ):
-        process.run_process(OPTIONS, listener)
+        process.run_process(OPTIONS, listener, service, on_start=fail)
     first, second = capsys.readouterr().err.splitlines()
     assert first.endswith(f" error: {line}")
     assert second.endswith(" error: Application startup failed. Exiting.")
