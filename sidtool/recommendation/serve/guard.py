@@ -76,6 +76,11 @@ async def read_body(request: Request, limits: ServeLimits) -> tuple[bytes, float
     Raises HTTPException 413 if it is too long, 408 if it does not arrive in time, 400 if it ends
     early."""
     deadline = asyncio.get_running_loop().time() + limits.seconds
+    message = f"the body has more than {limits.max_body} bytes"
+    too_long = HTTPException(413, message, {"connection": "close"})
+    length = request.headers.get("content-length", "")
+    if "expect" in request.headers and length.isdigit() and int(length) > limits.max_body:
+        raise too_long  # the client waits before it sends the body
     body = bytearray()
     try:
         async with asyncio.timeout_at(deadline):
@@ -84,12 +89,13 @@ async def read_body(request: Request, limits: ServeLimits) -> tuple[bytes, float
                 if len(body) <= limits.max_body:
                     body += piece
     except TimeoutError:
-        detail = f"the body did not arrive within {limits.seconds:g} seconds"
-        raise HTTPException(408, detail, {"connection": "close"}) from None
+        if len(body) <= limits.max_body:
+            detail = f"the body did not arrive within {limits.seconds:g} seconds"
+            raise HTTPException(408, detail, {"connection": "close"}) from None
     except ClientDisconnect:
         raise HTTPException(400, "the connection was closed within the body") from None
     if len(body) > limits.max_body:
-        raise HTTPException(413, f"the body has more than {limits.max_body} bytes")
+        raise too_long
     return bytes(body), deadline
 
 

@@ -234,20 +234,30 @@ def test_an_answer_that_takes_too_long_is_503(
     assert "time limit" in answer.json()["error"]
 
 
-def test_a_body_that_does_not_arrive_is_408(client: TestClient) -> None:
+@pytest.mark.parametrize(
+    ("length", "status", "message"),
+    [(100, 408, "did not arrive within"), (101, 413, "has more than 100 bytes")],
+)
+def test_a_body_that_does_not_end_in_time_is_refused(
+    length: int, status: int, message: str
+) -> None:
     from starlette.requests import Request as HttpRequest
 
     from sidtool.recommendation.serve.app import read_body
     from sidtool.recommendation.serve.serve_options import ServeLimits
 
-    async def never() -> Any:
-        await asyncio.sleep(3600)
+    pieces = [b"x" * length]
 
-    limits = ServeLimits(seconds=0.02, batch_seconds=0)
-    request = HttpRequest({"type": "http", "headers": []}, never)
-    with pytest.raises(Exception, match="did not arrive within") as caught:
+    async def receive() -> Any:
+        if not pieces:
+            await asyncio.sleep(3600)
+        return {"type": "http.request", "body": pieces.pop(), "more_body": True}
+
+    limits = ServeLimits(max_body=100, seconds=0.02, batch_seconds=0)
+    request = HttpRequest({"type": "http", "headers": []}, receive)
+    with pytest.raises(Exception, match=message) as caught:
         asyncio.run(read_body(request, limits))
-    assert caught.value.status_code == 408  # type: ignore[attr-defined]
+    assert caught.value.status_code == status  # type: ignore[attr-defined]
 
 
 def test_an_error_that_nobody_foresaw_says_nothing_of_the_body(

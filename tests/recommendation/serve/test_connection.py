@@ -130,3 +130,11 @@ def test_a_client_that_sends_before_it_reads_learns_that_its_body_is_too_long(
     head = b"POST /v1/recommend HTTP/1.0\r\ncontent-length: %d\r\n\r\n" % size
     received = answer(start_server(), head + b" " * size)
     assert received.startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_client_that_waits_to_send_a_body_that_is_too_long_does_not_send_it(
+    start_server: StartServer,
+) -> None:
+    head = b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n"
+    received = answer(start_server(), head + b"content-length: 9999999\r\n\r\n")
+    assert received.startswith(b"HTTP/1.1 413 ")
