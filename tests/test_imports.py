@@ -91,15 +91,15 @@ def test_options_that_are_no_keywords_are_public() -> None:
     from sidtool.base.options import options_of
 
     exported = [getattr(sidtool, name) for name in set(sidtool.__all__) - {"__version__"}]
-    taken = [
+    parameter_types = [
         kind
-        for each in exported
-        if inspect.isfunction(each) or (is_dataclass(each) and any(options_of(each)))
-        for name, hint in get_type_hints(each).items()
+        for owner in exported
+        if inspect.isfunction(owner) or (is_dataclass(owner) and any(options_of(owner)))
+        for name, hint in get_type_hints(owner).items()
         for kind in members(hint)
         if name != "return" and is_dataclass(kind) and any(options_of(kind))  # type: ignore[arg-type]
     ]
-    assert {kind.__name__ for kind in taken if kind not in exported} == {*AS_KEYWORDS}
+    assert {kind.__name__ for kind in parameter_types if kind not in exported} == {*AS_KEYWORDS}
 
 
 PACKAGE = Path(__file__).resolve().parents[1] / "sidtool"

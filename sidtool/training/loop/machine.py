@@ -86,8 +86,13 @@ def quiet() -> Iterator[None]:
     """Suppress warnings and logs of the libraries, which concern their own defaults."""
     import transformers  # noqa: F401 - which gives its logger a level
 
-    logs = (errors_only("accelerate"), errors_only("trl"), errors_only("transformers"))
-    with logs[0], logs[1], logs[2], warnings.catch_warnings(), hidden_bars():
+    with (
+        errors_only("accelerate"),
+        errors_only("trl"),
+        errors_only("transformers"),
+        warnings.catch_warnings(),
+        hidden_bars(),
+    ):
         for module in ("trl", "transformers", "torch", "accelerate", "datasets"):
             warnings.filterwarnings("ignore", module=rf"{module}\.")
         yield
