@@ -90,11 +90,11 @@ def made_config(
             )
     try:
         arguments = config_class(**fields)
+        if fields.get("lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy"):
+            # these compare the metric of a validation with the best one, by default the least
+            arguments.lr_scheduler_kwargs = {"mode": "max"} | (arguments.lr_scheduler_kwargs or {})
     except (ValueError, TypeError) as error:
         raise UsageError(f"settings do not fit together: {' '.join(str(error).split())}") from error
-    if fields.get("lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy"):
-        # these compare the metric of a validation with the best one, by default the least
-        arguments.lr_scheduler_kwargs = {"mode": "max", **(arguments.lr_scheduler_kwargs or {})}
     if arguments.n_gpu > 1:
         raise UsageError(
             f"one process trains on one GPU, but {arguments.n_gpu} are visible",

@@ -435,6 +435,12 @@ def test_a_learning_rate_falls_where_the_metric_does_not_rise(
     assert not all(falls[1:-1])
 
 
+def test_the_arguments_of_a_schedule_are_a_mapping(short_train: Train) -> None:
+    settings = {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": "x"}
+    with pytest.raises(UsageError, match="settings do not fit together"):
+        short_train("tuned", "llama", validates=True, **SMALL | OFTEN | settings)
+
+
 def test_an_error_of_a_checkpoint_is_no_refusal_of_settings(
     short_train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
