@@ -138,7 +138,7 @@ def options_from(kind: type[Options], options: Options | None, given: Mapping[st
     if options is not None and given:
         raise UsageError(f"options and the keyword {next(iter(given))} are both given: use one")
     if options is not None and not isinstance(options, kind):
-        raise UsageError(f"options are a {kind.__name__} or keywords, not {options!r}")
+        raise UsageError(f"options are {kind.__name__} or keywords, not {type(options).__name__}")
     names = dict.fromkeys(keywords_of(kind))
     for name in given:
         if name not in names:

@@ -79,7 +79,7 @@ def test_an_unknown_keyword_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match="options and the keyword seed are both given"):
         options_from(SftOptions, SftOptions(), {"seed": 1})
     for other in ({"seed": 1}, 5, FitOptions()):
-        with pytest.raises(UsageError, match="options are a SftOptions or keywords, not "):
+        with pytest.raises(UsageError, match="options are SftOptions or keywords, not"):
             options_from(SftOptions, other, {})  # type: ignore[arg-type]
 
 

@@ -86,13 +86,9 @@ def quiet() -> Iterator[None]:
     """Suppress warnings and logs of the libraries, which concern their own defaults."""
     import transformers  # noqa: F401 - which gives its logger a level
 
-    with (
-        errors_only("accelerate"),
-        errors_only("trl"),
-        errors_only("transformers"),
-        warnings.catch_warnings(),
-        hidden_bars(),
-    ):
+    with warnings.catch_warnings(), hidden_bars(), contextlib.ExitStack() as logs:
+        for name in ("accelerate", "trl", "transformers"):
+            logs.enter_context(errors_only(name))
         for module in ("trl", "transformers", "torch", "accelerate", "datasets"):
             warnings.filterwarnings("ignore", module=rf"{module}\.")
         yield
