@@ -107,10 +107,9 @@ class TokenColumns:
 
     def ids(self, codes: torch.Tensor) -> torch.Tensor:
         """(..., depth) int64 codes of the first levels -> (..., depth) token ids."""
-        ids = torch.empty_like(codes)  # depth may be 0: nothing precedes the code of one level
-        for level in range(codes.shape[-1]):
-            ids[..., level] = self.levels[level].ids(codes[..., level])
-        return ids
+        columns = zip(self.levels, codes.unbind(-1), strict=False)
+        ids = [level.ids(of_level) for level, of_level in columns]
+        return torch.stack(ids, dim=-1) if ids else codes  # none precede the code of one level
 
     def codes(self, ids: torch.Tensor) -> torch.Tensor:
         """(..., depth) token ids of the first levels -> (..., depth) codes."""
