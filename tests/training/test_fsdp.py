@@ -244,8 +244,10 @@ def test_two_ranks_train_as_one_process(outputs: Path, models: Make, name: str) 
     trained = values(outputs / "two" / name)
     if stage == "embeddings":
         ids = read_contract(outputs / "two" / name).added_ids
-        changes = {key: (trained[key] != value).flatten(1) for key, value in start.items()}
-        moved = {key: rows.any(1).nonzero()[:, 0].tolist() for key, rows in changes.items()}
+        moved = {
+            key: (trained[key] != value).reshape(len(value), -1).any(-1).nonzero()[:, 0].tolist()
+            for key, value in start.items()
+        }
         weights = [rows for rows in moved.values() if rows]
         assert len(weights) == (2 if made_with else 1)
         assert all(set(rows) <= set(ids) for rows in weights)
