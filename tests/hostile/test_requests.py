@@ -274,7 +274,7 @@ OBJECTS = st.dictionaries(st.sampled_from(MEMBERS), VALUES, max_size=4)
 BODIES = st.one_of(
     lines().map(lambda line_and_request: line_and_request[0]),
     st.binary(max_size=60),
-    st.one_of(VALUES, OBJECTS).map(lambda value: json.dumps(value).encode()),
+    *(values.map(lambda value: json.dumps(value).encode()) for values in (VALUES, OBJECTS)),
 )
 
 
