@@ -45,14 +45,11 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_exported_names_are_functions_and_classes() -> None:
     """tests/cli/test_pages.py has their list, that of docs/api.md."""
-    import sidtool
-
     assert all(callable(getattr(sidtool, name)) for name in set(sidtool.__all__) - {"__version__"})
     assert sidtool.__version__ == importlib.metadata.version("sidtool")
 
 
 def test_every_command_is_an_exported_function() -> None:
-    import sidtool
     from sidtool.cli.main import app
     from tests.cli.test_docstrings import COMMANDS as RENAMED
 
@@ -62,8 +59,6 @@ def test_every_command_is_an_exported_function() -> None:
 
 
 def test_every_exported_function_takes_paths_as_text() -> None:
-    import sidtool
-
     for name in set(sidtool.__all__) - {"__version__"}:
         exported = getattr(sidtool, name)
         if not inspect.isfunction(exported):
@@ -87,7 +82,6 @@ def members(hint: Any) -> Iterator[Any]:
 
 
 def test_options_that_are_no_keywords_are_public() -> None:
-    import sidtool
     from sidtool.base.options import options_of
 
     exported = [getattr(sidtool, name) for name in set(sidtool.__all__) - {"__version__"}]
@@ -203,8 +197,6 @@ def test_no_house_imports_past_the_door_of_another() -> None:
 
 
 def test_dir_lists_the_public_names_alone() -> None:
-    import sidtool
-
     assert dir(sidtool) == sorted(sidtool.__all__)
     assert {"Any", "lazy_loader", "importlib"}.isdisjoint(dir(sidtool))
 
@@ -214,7 +206,8 @@ ASSERT = re.compile(r"^\s*assert\b", re.MULTILINE)
 
 
 def test_an_assert_only_tells_the_type_checker_what_holds() -> None:
-    """It names a type, and whoever checks input raises an error instead."""
+    """With PYTHONOPTIMIZE=1 Python skips it: it names a type, and whoever checks input raises an
+    error instead."""
     asserts = [
         (path, node)
         for path in SOURCES

@@ -218,8 +218,10 @@ def descr(kind: str = "<f4", shape: str = "(2, 2)", order: str = "False") -> str
 @pytest.mark.parametrize(
     "content",
     [
-        *(npy(descr(shape=s), bytes(16)) for s in ("(1000000000, 1000000000)", f"({2**62}, 4)")),
-        *(npy(descr(shape=s), bytes(16)) for s in ("(-1, 2)", "(-2, -2)", "(2, 3)", "(2.0, 2)")),
+        npy(descr(shape="(1000000000, 1000000000)"), bytes(16)),
+        npy(descr(shape=f"({2**62}, 4)"), bytes(16)),
+        *(npy(descr(shape=shape), bytes(16)) for shape in ("(-1, 2)", "(-2, -2)")),
+        *(npy(descr(shape=shape), bytes(16)) for shape in ("(2, 3)", "(2.0, 2)")),
         *(npy(descr(shape=shape)) for shape in ("2", "(" * 4000)),
         *(npy(descr(kind=kind)) for kind in ("|V0", "<U1000000000")),
         *(npy(header) for header in ("-" * 9000, "[" * 9000, "{}")),

@@ -49,7 +49,8 @@ def test_features_agree_with_loops_at_any_power(histories: list[list[int]], powe
 
 def gate(**changes: Any) -> Gate:
     values: dict[str, Any] = {"means": (1.0,) * 5, "scales": (2.0,) * 5, "intercept": 0.5}
-    return Gate(**({"coefficients": (0.0, 1.0, 0.0, 0.0, -1.0)} | values | changes))
+    values["coefficients"] = (0.0, 1.0, 0.0, 0.0, -1.0)
+    return Gate(**(values | changes))
 
 
 def test_weights_are_a_logistic_function() -> None:

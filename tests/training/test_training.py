@@ -4,7 +4,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,10 +34,18 @@ from sidtool.training.training import TrainingSummary, train
 from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 from tests.pairs import all_pairs
 from tests.sealed import reseal
-from tests.training.runs import ENVIRONMENT, FAST, OFTEN, Stopped, kill_at, same, valid_of, weights
-
-Make = Callable[..., Path]
-Train = Callable[..., TrainingSummary]
+from tests.training.runs import (
+    ENVIRONMENT,
+    FAST,
+    OFTEN,
+    Make,
+    Stopped,
+    Train,
+    kill_at,
+    same,
+    valid_of,
+    weights,
+)
 
 SMALL = {"eval_users": 20, "eval_num_beams": 10}
 SGD = {"max_steps": 4, "optim": "sgd", "learning_rate": 0.3}
@@ -605,7 +612,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from sidtool.training.settings import TrainOptions
-from sidtool.training.training import TrainingSummary, train
+from sidtool.training.training import train
 base, examples, out = map(Path, sys.argv[1:4])
 every = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
 batch_size = int(sys.argv[4])

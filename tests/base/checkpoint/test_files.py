@@ -93,7 +93,8 @@ def entry(start: int, stop: int, **changes: object) -> Entry:
     [
         *({"a": entry(0, 8), "b": entry(start, start + 8)} for start in (4, 12)),
         *({"a": entry(0, end)} for end in (8, 24)),
-        *({"a": entry(0, 16, shape=s)} for s in ([1 << 40, 1 << 40], [-2, -2], [2.0, 2], None)),
+        *({"a": entry(0, 16, shape=shape)} for shape in ([1 << 40, 1 << 40], [-2, -2])),
+        *({"a": entry(0, 16, shape=shape)} for shape in ([2.0, 2], None)),
         *({"a": entry(0, 16, dtype=dtype)} for dtype in ("P64", [])),
         *({"a": value} for value in ([0, 16], {"dtype": "F32"})),
         [],

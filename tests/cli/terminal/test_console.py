@@ -35,15 +35,8 @@ from tests.cli.road import done, refused, run, write_lines
 
 HOSTILE = (
     *("[/b]", "lamp \\[/sale]", "[bold]x", "[link=https://example.com]x[/link]", ":smile:"),
-    *(
-        "\x1b[31mred\x1b[0m",
-        "\x1b]0;title\x07",
-        "\x9b2J",
-        "bell\x07",
-        "over\rwritten",
-        "two\nlines",
-    ),
-    *("\ttab", "\u202eright to left", "\u2066isolated", "line\u2028separator"),
+    *("\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "\x9b2J", "bell\x07", "over\rwritten"),
+    *("two\nlines", "\ttab", "\u202eright to left", "\u2066isolated", "line\u2028separator"),
     *("half of a pair \ud83d", "\x7f", "\x00"),
 )
 STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f]")

@@ -215,6 +215,8 @@ def test_only_validation_targets_decide_and_no_count_has_a_held_out_event() -> N
     candidates = candidates_of(loaded, memory, examples, options)
     choice = MixtureChoice(0.3, 2.0, None, {})
     index = FeatureIndex.of(memory, MemoryIndex.of(memory, loaded.bundle), loaded.bundle)
-    parts = [IndexedExamples.of(loaded.bundle, x, exclude_seen=False) for x in (valid, examples)]
-    features = [RankedUsers.of(candidates, choice, part, index).features for part in parts]
+    features = []
+    for part in (valid, examples):
+        indexed = IndexedExamples.of(loaded.bundle, part, exclude_seen=False)
+        features.append(RankedUsers.of(candidates, choice, indexed, index).features)
     assert np.array_equal(*features)

@@ -23,8 +23,10 @@ def test_the_split_of_every_stage_is_checked(trained: Path, bundle: Bundle) -> N
 
 def test_the_newest_split_says_whether_targets_repeat(trained: Path) -> None:
     contract = read_contract(trained)
-    repeats = {"12": True, "34": False, "56": None}.items()
-    splits = [SplitReference("temporal", digest * 32, targets_repeat=r) for digest, r in repeats]
+    splits = [
+        SplitReference("temporal", digest * 32, targets_repeat=repeats)
+        for digest, repeats in (("12", True), ("34", False), ("56", None))
+    ]
     stages = [StageRecord("full", replace(TRAINED, split=split)) for split in splits]
     assert replace(contract, stages=tuple(stages)).targets_repeat is False
     assert replace(contract, stages=tuple(stages[:1])).targets_repeat is True

@@ -43,7 +43,6 @@ def test_a_chat_frame_contains_the_markup_around_content_and_completion() -> Non
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 LOOP = "{% for a in range(100000) %}"
-NUMBER = "{{ messages | length }}"
 
 
 @pytest.mark.parametrize(

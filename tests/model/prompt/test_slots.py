@@ -105,9 +105,9 @@ SPELLED = {" ", "\n", "\n\n", "\t", "\u2581\u2581"}
 @cache
 def forbidden_ids(tokenizer: Any) -> Any:
     """The ids of special tokens, and of added ones with a meaning."""
-    added = {token: text.content for token, text in tokenizer.added_tokens_decoder.items()}
-    unknown = tokenizer.unk_token_id
-    return np.array([t for t, text in added.items() if text not in SPELLED and t != unknown])
+    added = {id_: token.content for id_, token in tokenizer.added_tokens_decoder.items()}
+    special = {id_ for id_, text in added.items() if text not in SPELLED}
+    return np.array(sorted(special - {tokenizer.unk_token_id}))
 
 
 def check_prompt(fields: Fields, n: int, tokenizer: Any, tokens: Any, prompt: Any = PROMPT) -> None:

@@ -80,7 +80,8 @@ def test_a_wide_beam_ranks_the_whole_catalog(architecture: str, normalize: Any) 
     for ids, result in zip(prompts, results, strict=True):
         want = path_scores(model, ids, codes, tokens, normalize, codes)
         if normalize == "trie":
-            np.testing.assert_allclose(np.exp(want).sum(), 1, atol=1e-4)  # over the catalog
+            # a distribution over the catalog
+            np.testing.assert_allclose(np.exp(want).sum(), 1, atol=1e-4)
         order = np.argsort(-want)
         sids = [tuple(row) for row in codes[order].tolist()]
         assert_same(result, sids, want[order].tolist(), trie)

@@ -65,8 +65,8 @@ def test_a_wide_beam_equals_brute_force(
     rng = np.random.default_rng(seed)
     prompts = [prompt(rng, int(length)) for length in rng.integers(1, 20, len(weights))]
     shares = [0.5, 0.0, 1.0][: len(weights)]
-    weighted = zip(weights, shares, strict=True)
-    priors = [Prior(distribution(rng, trie.n_items, share), w) for w, share in weighted]
+    memories = [distribution(rng, trie.n_items, share) for share in shares]
+    priors = list(map(Prior, memories, weights))
     filters: list[LeafFilter | None] = [None] * len(prompts)
     if filtered:
         allowed = trie.positions(rng.permutation(trie.n_items)[: max(1, items // 2)])

@@ -15,8 +15,8 @@ from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from tests.bundles import small_bundle
 from tests.tokenizer.bundle.drafts import Draft
 
-HIDDEN = {"in_0_weight": (3, 8), "in_0_bias": (8,), "out_0_weight": (8, 3), "out_0_bias": (3,)}
-NETWORK = {f"codebook/encoder/{name}": np.ones(x, np.float32) for name, x in HIDDEN.items()}
+SHAPES = {"in_0_weight": (3, 8), "in_0_bias": (8,), "out_0_weight": (8, 3), "out_0_bias": (3,)}
+NETWORK = {f"codebook/encoder/{name}": np.ones(SHAPES[name], np.float32) for name in SHAPES}
 
 
 def draft(items: int = 6) -> Draft:

@@ -165,11 +165,9 @@ def test_groups_score_over_a_table_of_token_ids(normalize: Normalize) -> None:
     ("architecture", "normalize", "begin_end"),
     all_pairs(["llama", "gpt2", "gemma3"], ["level", "trie"], [True, False]),
 )
-def test_log_probs_equal_those_of_ordinary_sequences(
+def test_log_probs_of_lists_equal_those_of_ordinary_sequences(
     architecture: str, normalize: Any, begin_end: bool
 ) -> None:
-    from sidtool.tokenizer.bundle.trie import Trie
-
     all_codes = catalog(SIZES, 15, 3)
     trie = Trie.from_codes(all_codes, SIZES)
     tokens = space(SIZES, begin_end)
