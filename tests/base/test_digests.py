@@ -6,7 +6,9 @@ import pytest
 from sidtool.base import digests
 
 
-def test_a_changed_file_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_read_again_only_if_it_may_have_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "weights"
     path.write_bytes(b"a" * 9)
     first = digests.file_digest(path)

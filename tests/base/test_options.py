@@ -53,7 +53,9 @@ def test_keywords_are_named_as_fields_or_as_flags() -> None:
         (EvaluationOptions, "ks", 5, (5,)),
     ],
 )
-def test_values_become_those_of_flags(kind: type, name: str, value: Any, held: Any) -> None:
+def test_values_of_callers_become_those_of_flags(
+    kind: type, name: str, value: Any, held: Any
+) -> None:
     assert getattr(kind(**{name: value}), name) == held
 
 

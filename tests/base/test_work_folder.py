@@ -47,7 +47,9 @@ def test_the_same_run_keeps_its_work(work: Path) -> None:
         ({**RUN, "model": "x" * 99}, f"'{'x' * 56}..."),
     ],
 )
-def test_another_run_is_refused_in_detail(work: Path, other: dict[str, Any], message: str) -> None:
+def test_another_run_is_refused_with_what_differs(
+    work: Path, other: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UsageError) as refused:
         opened(work, other)
     assert str(refused.value).startswith(f"{work} has an unfinished run with different ")

@@ -16,7 +16,9 @@ def test_the_report_is_printed_and_the_next_command_named(road: Road) -> None:
         assert words in said.out
 
 
-def test_json_is_one_object_and_builds_repeat(road: Road, tmp_path: Path) -> None:
+def test_json_is_one_object_and_the_same_command_gives_the_same_bundle(
+    road: Road, tmp_path: Path
+) -> None:
     ran = done(*build_words(road, tmp_path / "again.zarr", "--json"))
     opened = Bundle.open(road.bundle)
     assert ran.json["digest"] == opened.identity.digest
@@ -51,7 +53,9 @@ def test_inspect_counts_retired_items_apart(road: Road, tmp_path: Path) -> None:
     assert done("inspect", newer, "--json").json["retired_items"] == 2
 
 
-def test_inspect_compares_prefixes_with_events_and_labels(road: Road, tmp_path: Path) -> None:
+def test_inspect_compares_prefixes_with_events_labels_and_an_earlier_bundle(
+    road: Road, tmp_path: Path
+) -> None:
     gone = tmp_path / "gone.txt"
     gone.write_text("b001\n")
     done("add-items", road.bundle, "-o", tmp_path / "newer.zarr", "--remove", gone)

@@ -10,7 +10,7 @@ from sidtool.data.split.files import open_split
 from sidtool.model.contract.folder import read_contract, write_contract
 from sidtool.registry.references import open_bundle
 from tests.cli.road import Road, done, refused, tree
-from tests.hostile.writing_commands import light_commands, light_inputs, writing_names
+from tests.hostile.writing_commands import light_commands, light_inputs, writing_command_names
 
 Words = tuple[object, ...]
 
@@ -65,7 +65,7 @@ def test_commands_that_write_have_a_dry_run() -> None:
         for command in app.registered_commands
         if command.callback is not None and "dry_run" in command.callback.__annotations__
     }
-    assert writing_names() - having == WITHOUT
+    assert writing_command_names() - having == WITHOUT
 
 
 @pytest.mark.parametrize("name", LIGHT)
@@ -93,7 +93,9 @@ def test_dry_runs_write_no_model(commands: dict[str, Words], tmp_path: Path, nam
     assert "--force" in both_refuse(2, *commands[name], "-o", out)
 
 
-def test_plans_count_what_is_read(inputs: Path, commands: dict[str, Words], tmp_path: Path) -> None:
+def test_a_plan_counts_what_would_be_read(
+    inputs: Path, commands: dict[str, Words], tmp_path: Path
+) -> None:
     light = {name: case.line(tmp_path) for name, case in light_commands(inputs).items()}
     split = open_split(inputs / "split")
     n_events = sum(len(user.items) for user in split.train)

@@ -164,7 +164,9 @@ def document_numbers(path: Path) -> set[str]:
     return set(re.findall(r"Document (\d+)", " ".join(texts)))
 
 
-def test_general_text_has_its_share_and_a_part_is_held_out(road: Road, tmp_path: Path) -> None:
+def test_general_text_has_its_share_and_its_held_out_part_is_evaluated(
+    road: Road, tmp_path: Path
+) -> None:
     general = corpus(tmp_path / "corpus.jsonl", 40)
     out = tmp_path / "train.jsonl"
     sft = ("make-sft", road.bundle, road.items, road.split, "-o", out, "--max-length", 128)

@@ -12,7 +12,9 @@ from tests.cli.road import N_ITEMS, N_USERS, Road, done, refused, run, write_lin
 ITEMS = {f"b{n:03d}" for n in range(N_ITEMS)}
 
 
-def test_a_history_is_the_request_of_a_line(road: Road, requests: list[dict[str, Any]]) -> None:
+def test_one_history_is_the_same_request_as_a_line_of_a_file(
+    road: Road, requests: list[dict[str, Any]]
+) -> None:
     ask = ("recommend", road.tuned)
     history = ",".join(requests[0]["history"])
     by_flag = done(*ask, "--history", history, "--json").json

@@ -92,7 +92,9 @@ def test_events_without_a_header_are_not_named_by_their_first_line(tmp_path: Pat
         (["1.5", "2"], "--title-column names the column that describes the items"),
     ],
 )
-def test_a_catalog_hints_at_its_title_column(labels: list[str], hint: str, tmp_path: Path) -> None:
+def test_a_catalog_without_a_known_title_names_the_column(
+    labels: list[str], hint: str, tmp_path: Path
+) -> None:
     items = write_table(tmp_path / "i.csv", {"sku": ["1", "2"], "label": labels})
     ran = run("check", items)
     assert (ran.code, ran.last) == (3, f"hint: {hint}")

@@ -153,7 +153,9 @@ def check_tables(folder: Path, seeds: range, patch: pytest.MonkeyPatch) -> None:
         check_table(random_table(rng), folder / "events.csv", spill, threads)
 
 
-def test_random_tables_agree_with_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_tables_are_read_as_by_a_naive_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     check_tables(tmp_path, range(150), monkeypatch)
 
 

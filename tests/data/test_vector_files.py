@@ -129,7 +129,9 @@ def many(path: Path, rows: int, dim: int, ids: list[str]) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["x.npy", "x.parquet", "x.zarr"])
 @pytest.mark.parametrize("asked", [None, "same", "mixed"])
-def test_vectors_in_parts_equal_those_at_once(tmp_path: Path, name: str, asked: str | None) -> None:
+def test_vectors_read_in_parts_equal_those_read_at_once(
+    tmp_path: Path, name: str, asked: str | None
+) -> None:
     rows, dim, rng = 5000, 4, np.random.default_rng(0)
     ids = [f"i{row}" for row in range(rows)]
     vectors = many(tmp_path / name, rows, dim, ids)

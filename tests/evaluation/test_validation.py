@@ -49,7 +49,9 @@ def test_seen_items_are_excluded_on_request(bundle: Bundle) -> None:
     assert hidden.sums(model, 0, 2) + hidden.sums(model, 1, 2) == pytest.approx(hidden.sums(model))
 
 
-def test_the_loss_is_that_of_the_target(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_is_that_of_the_targets_sid(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     targets = [*(f"i{number}" for number in range(8)), "an item that the bundle lacks"]
     examples = [Example(f"u{target}", ("i20", "i21"), target, 2) for target in targets]
     made, model = validator(bundle, examples, normalize="trie", exclude_seen=True)

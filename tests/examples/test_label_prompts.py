@@ -61,7 +61,9 @@ def test_labels_travel_to_the_contract(bundle: Bundle, catalog: Items, tmp_path:
     assert LabelPrompt.from_json(stored["label_prompts"][0]) == prompt
 
 
-def test_other_values_have_no_prompt(bundle: Bundle, catalog: Items, tmp_path: Path) -> None:
+def test_values_that_are_no_labels_have_no_prompt(
+    bundle: Bundle, catalog: Items, tmp_path: Path
+) -> None:
     for name, ratings in (("many", range(60)), ("one", [3] * 60)):
         (tmp_path / name).mkdir()
         split = split_of([(n, "tv", 60) for n in ratings], [(20, "Ulm")] * 12, tmp_path / name)

@@ -170,7 +170,9 @@ def test_a_user_query_for_an_item_that_is_held_out_again_is_left_out(
     assert [example.events for example in examples] == [((user.user, user.items[2], 2),)]
 
 
-def test_items_with_hidden_text_are_sids_only(bundle: Bundle, catalog: Items, split: Split) -> None:
+def test_items_with_hidden_text_are_shown_as_sids_only(
+    bundle: Bundle, catalog: Items, split: Split
+) -> None:
     hidden = frozenset({"i3", "i17"})
     hidden_texts = {catalog.titles[int(item[1:])] for item in hidden}
     hidden_texts |= {"something like number 3", "another name for three"}

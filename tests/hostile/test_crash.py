@@ -21,7 +21,12 @@ from sidtool.training import MACHINE_FILE
 from tests.cli import road
 from tests.hostile.crash import KILLED, Ended, Fault, run_forked, start_forked
 from tests.hostile.harness import NEW_SEEDS, TOTAL_CASES, count
-from tests.hostile.writing_commands import Writing, heavy_commands, light_commands, writing_names
+from tests.hostile.writing_commands import (
+    Writing,
+    heavy_commands,
+    light_commands,
+    writing_command_names,
+)
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -209,7 +214,7 @@ def check(writing: Writing, inputs: Path, folder: Path, seed: str) -> None:
 
 def test_every_command_that_writes_is_tested() -> None:
     names = {name.partition(" ")[0] for name in (*LIGHT, *HEAVY)}  # without the variants
-    assert names == writing_names()
+    assert names == writing_command_names()
 
 
 def outcome(writing: Writing, folder: Path) -> tuple[Ended, dict[str, bytes]]:

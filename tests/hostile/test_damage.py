@@ -17,7 +17,7 @@ from tests.hostile.writing_commands import (
     heavy_inputs,
     light_commands,
     light_inputs,
-    writing_names,
+    writing_command_names,
 )
 
 CASES = 1_000
@@ -159,7 +159,7 @@ def check(readings: dict[str, Writing], n: int, folder: Path) -> None:
 def test_every_writing_command_has_sources_or_none() -> None:
     readings = light_readings(NO_INPUTS) | heavy_readings(NO_INPUTS)
     named = {str(reading.command[0]) for reading in readings.values()}
-    assert named | NOTHING_STORED | NOTHING_MADE >= writing_names()
+    assert named | NOTHING_STORED | NOTHING_MADE >= writing_command_names()
 
 
 def test_a_damaged_byte_is_never_published(light: Path, tmp_path: Path) -> None:

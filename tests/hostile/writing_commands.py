@@ -212,7 +212,7 @@ def heavy_commands(folder: Path) -> dict[str, Writing]:
     }
 
 
-def writing_names() -> set[str]:
+def writing_command_names() -> set[str]:
     """The registered commands that have the option `-o`, and those that write to a registry; but
     `fit`, which runs others, and `example`, which needs a network."""
     names = {"push", "tag"}

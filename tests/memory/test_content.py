@@ -176,7 +176,9 @@ def test_nearest_items_agree_with_loops(count: int, neighbors: int, block: int, 
 
 
 @pytest.mark.parametrize("block", [2**24, 64])
-def test_all_cells_give_all_pairs(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparing_all_cells_is_comparing_all_pairs(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vectors = mixture(300, 12, seed=1)
     exact = nearest_items(vectors)
     monkeypatch.setattr(module, "MOST_COMPARED", 100)

@@ -57,7 +57,9 @@ def test_distributions_match_loops(histories: list[list[int]], power: float, den
     factor=st.sampled_from([0.0, 1e-6, 0.1, 0.9, 1.0]),
 )
 @settings(max_examples=60, deadline=None)
-def test_new_items_have_a_factor(histories: list[list[int]], power: float, factor: float) -> None:
+def test_the_scores_of_new_items_have_a_factor(
+    histories: list[list[int]], power: float, factor: float
+) -> None:
     index = MemoryIndex.of(WITH_NEW_ITEMS, BUNDLE, factor)
     plain = MemoryIndex.of(WITH_NEW_ITEMS, BUNDLE)
     arrays = [np.array(history, dtype=np.int64) for history in histories]

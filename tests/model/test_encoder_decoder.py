@@ -91,7 +91,9 @@ def test_old_logits_stay_and_every_embedding_gets_rows(
         torch.testing.assert_close(added, mean.expand(tokens.stop - known))
 
 
-def test_contract_and_generation_config_name_the_model(bundle: Bundle, tmp_path: Path) -> None:
+def test_contract_and_generation_config_say_what_the_model_is(
+    bundle: Bundle, tmp_path: Path
+) -> None:
     extended(tmp_path, bundle, "bart")
     assert read_contract(tmp_path / "out").kind == "encoder-decoder"
     assert json.loads((tmp_path / "out" / "sid.json").read_text())["kind"] == "encoder-decoder"

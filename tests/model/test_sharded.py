@@ -52,7 +52,9 @@ def logits_of(model: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("rows_only", [True, False])
-def test_a_divided_model_has_whole_logits_and_gradients(tied: bool, rows_only: bool) -> None:
+def test_a_divided_model_has_the_logits_and_gradients_of_a_whole_one(
+    tied: bool, rows_only: bool
+) -> None:
     models = [tiny_model("gemma3", vocab_size=90, tied=tied) for _ in range(2)]
     blocks, rows = [], []
     for model, is_divided in zip(models, (False, True), strict=True):

@@ -62,7 +62,9 @@ def test_what_something_else_made_is_refused(tmp_path: Path, ran: list[list[str]
         make_steps(tmp_path, ran).run(tmp_path / "other", "make", tmp_path / "other")
 
 
-def test_steps_that_replace_repeat_what_depends_on_it(tmp_path: Path, ran: list[list[str]]) -> None:
+def test_steps_that_replace_repeat_what_depends_on_a_change(
+    tmp_path: Path, ran: list[list[str]]
+) -> None:
     config, other = tmp_path / "config.yaml", tmp_path / "other.yaml"
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
 

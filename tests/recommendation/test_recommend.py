@@ -287,7 +287,9 @@ def test_unknown_ids_of_a_list_of_a_request_are_counted(shop: LoadedModel, name:
         ("trie", float("inf"), "bart"),
     ],
 )
-def test_divergence_gives_no_empty_answers(normalize: Any, value: float, architecture: str) -> None:
+def test_a_diverged_model_gives_no_empty_answers(
+    normalize: Any, value: float, architecture: str
+) -> None:
     shop = loaded_model(small_bundle(60), architecture)
     with torch.no_grad():
         for weight in shop.model.base_model.parameters():

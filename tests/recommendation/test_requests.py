@@ -115,7 +115,9 @@ IDS = "a list of item ids, which are strings"
         ("fields", None, "a Fields", "null"),
     ],
 )
-def test_python_requests_are_checked_as_bodies(key: str, value: Any, kind: str, shown: str) -> None:
+def test_a_request_in_python_is_checked_as_a_body_is(
+    key: str, value: Any, kind: str, shown: str
+) -> None:
     message = f"{key!r} of a request is {kind}, not {shown}"
     with pytest.raises(DataError) as caught:
         Request(**{key: value})

@@ -148,7 +148,9 @@ def test_a_pushed_model_is_loaded_by_name(server: FakeHub, model: Path) -> None:
     assert newest.contract == sidtool.LoadedModel.from_pretrained(model).contract
 
 
-def test_a_model_may_be_a_repository_folder(server: FakeHub, model: Path, tmp_path: Path) -> None:
+def test_a_model_may_be_one_folder_of_a_repository(
+    server: FakeHub, model: Path, tmp_path: Path
+) -> None:
     shutil.copytree(model, tmp_path / "repo/tuned")
     (tmp_path / "repo/other.safetensors").write_bytes(b"of another system")
     server.repositories["org/nested"] = tmp_path / "repo"

@@ -65,7 +65,9 @@ def test_a_pulled_bundle_equals_the_pushed_one(shop: str, first: Path, tmp_path:
     assert locate(f"{shop}@prod")[0] == pushed.url
 
 
-def test_an_unsigned_pull_removes_nothing_beside_it(shop: str, first: Path, tmp_path: Path) -> None:
+def test_an_unsigned_pull_removes_nothing_beside_a_new_copy(
+    shop: str, first: Path, tmp_path: Path
+) -> None:
     push(str(first), shop)
     beside = tmp_path / "copy.zarr.sig"
     beside.write_text("of another copy")
@@ -107,7 +109,9 @@ def test_the_same_bundle_again_repairs_what_the_store_damaged(shop: str, first: 
     assert everything(shop) == before
 
 
-def test_a_version_is_never_replaced(shop: str, first: Path, tmp_path: Path) -> None:
+def test_a_version_is_never_replaced_by_another_bundle(
+    shop: str, first: Path, tmp_path: Path
+) -> None:
     push(str(first), shop)
     before = everything(shop)
     with pytest.raises(RefusedError, match=r"already has version 1\.0 with digest"):
@@ -399,7 +403,9 @@ def test_a_folder_of_other_things_becomes_a_registry(shop: str, first: Path) -> 
 
 
 @pytest.mark.parametrize("spelling", ["{}", "file://{}", "local://{}"])
-def test_no_push_into_a_bundle_or_a_registry(first: Path, tmp_path: Path, spelling: str) -> None:
+def test_a_push_into_a_bundle_or_a_registry_is_refused(
+    first: Path, tmp_path: Path, spelling: str
+) -> None:
     push(str(first), spelling.format(tmp_path / "shop"))
     before = files(tmp_path)
     for folder in (first, tmp_path / "shop"):

@@ -97,7 +97,9 @@ def test_a_signed_version_is_pulled_with_its_signature(
     check_signed(str(tmp_path / "out.zarr.zip"), key.with_suffix(".pub"))
 
 
-def test_what_is_not_signed_right_is_refused(tmp_path: Path, key: Path, bundle_path: str) -> None:
+def test_unsigned_and_wrongly_signed_versions_are_refused(
+    tmp_path: Path, key: Path, bundle_path: str
+) -> None:
     shop = str(tmp_path / "registry/shop")
     write_key(tmp_path / "other.pem")
     push(bundle_path, shop)
@@ -303,7 +305,9 @@ def test_a_reader_can_require_signers_itself(
         open_bundle(shop)
 
 
-def test_recommend_and_serve_refuse_the_unsigned(tmp_path: Path, key: Path, model: Path) -> None:
+def test_recommend_and_serve_refuse_unsigned_models_and_memories(
+    tmp_path: Path, key: Path, model: Path
+) -> None:
     models, nightly = str(tmp_path / "models"), str(tmp_path / "nightly")
     small_memory(small_bundle(), KnnSettings()).save(tmp_path / "memory.zarr")
     push(str(model), models)
@@ -365,7 +369,9 @@ def test_what_is_no_key_is_refused(tmp_path: Path, key: Path, bundle_path: str) 
     [b"", b"{}", b'{"verificationMaterial": []}', b"[" * 100_000],
     ids=["empty", "no material", "a list", "nested"],
 )
-def test_a_signature_of_another_form_fails(signature: bytes, key: Path, bundle_path: str) -> None:
+def test_a_signature_of_another_form_is_not_valid(
+    signature: bytes, key: Path, bundle_path: str
+) -> None:
     Path(f"{bundle_path}.sig").write_bytes(signature)
     with pytest.raises(IntegrityError, match=r"the signature of .* is not valid: ") as caught:
         check_signed(bundle_path, key.with_suffix(".pub"))

@@ -92,7 +92,9 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
-def test_a_high_learning_rate_is_named(optimizer: str, tmp_path: Path, short_train: Train) -> None:
+def test_a_learning_rate_that_is_too_high_is_named(
+    optimizer: str, tmp_path: Path, short_train: Train
+) -> None:
     settings = {"learning_rate": 1e38, "max_grad_norm": 0.0, "eval_strategy": "no"}
     settings |= {"save_strategy": "no", "warmup_steps": 0, "optimizer": optimizer}
     with pytest.raises(SidtoolError, match=r"diverged at step \d of .*; there is no checkpoint"):

@@ -206,7 +206,9 @@ def test_a_dry_run_refuses_what_the_run_refuses(
     assert name != "nothing" or not refusal
 
 
-def test_settings_are_checked_with_examples(tmp_path: Path, models: Make, examples: Make) -> None:
+def test_settings_and_examples_are_checked_together(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
     chosen = TrainOptions(sliding_windows="all", item_dropout=0.5, **FEW)
     for name, is_refused in (("a single item", False), ("too few weights", True)):
         made = edited(EDITS[name], examples(sequence=1.0, sid_to_title=1.0), tmp_path / name)
@@ -238,7 +240,9 @@ def test_every_stage_is_checked_with_the_tokenizer_of_the_first(
         check_stages(plan_stages(*run, stages))
 
 
-def test_a_dry_run_refuses_what_was_left(tmp_path: Path, models: Make, examples: Make) -> None:
+def test_a_dry_run_refuses_what_another_run_has_left(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
     run = (models("llama"), examples(sequence=1.0), tmp_path / "out")
     fields = {"max_steps": 2, "save_strategy": "no", "eval_strategy": "no"}
     first = StageSettings(TrainOptions(stage="embeddings", **FEW), fields)

@@ -26,7 +26,9 @@ def logits(folder: Path) -> torch.Tensor:
 
 
 @pytest.mark.slow
-def test_training_lowers_the_loss_and_finds_the_pattern(tmp_path: Path, short_train: Train) -> None:
+def test_training_lowers_the_loss_and_validation_finds_the_pattern(
+    tmp_path: Path, short_train: Train
+) -> None:
     logs: list[dict[str, float]] = []
     settings = {"eval_users": 20, "eval_num_beams": 5, "sliding_windows": "all"}
     settings |= {"softmax_over": "trie", "num_train_epochs": 4, "learning_rate": 1e-2}

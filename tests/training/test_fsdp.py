@@ -235,7 +235,9 @@ def test_fsdp_on_a_cpu_is_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_two_ranks_train_as_one_process(outputs: Path, models: Make, name: str) -> None:
+def test_two_ranks_train_divided_weights_as_one_process_does(
+    outputs: Path, models: Make, name: str
+) -> None:
     check_same_training(outputs / "two" / name, outputs / "one" / name, TOLERANCES.get(name, 1e-5))
     architecture, made_with = CASES[name]["base"]
     stage = CASES[name]["options"].get("stage", "full")

@@ -40,7 +40,9 @@ def in_parts_of(made: Path, folder: Path, n: int) -> Path:
     return folder
 
 
-def test_one_part_at_a_url_is_like_a_file(tmp_path: Path, models: Make, examples: Make) -> None:
+def test_one_part_at_a_url_gives_what_its_file_gives(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
     base, made = models("gpt2"), examples(sequence=1.0)
     folder = in_parts_of(made, tmp_path / "parts", 1)
     url = f"memory://{uuid.uuid4().hex}/parts"
@@ -194,7 +196,9 @@ sys.stdout.write(f"opened {len(opened)} in {summary.steps}\\n")  # at once: two 
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_resume_parts(tmp_path: Path, models: Make, examples: Make) -> None:
+def test_two_processes_train_on_their_parts_and_resume(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
     base = models("gpt2", resid_pdrop=0.1)
     made = in_parts_of(examples(sequence=1.0, **{"sid-to-title": 1.0}), tmp_path / "parts", 6)
     (tmp_path / "run.py").write_text(SCRIPT)

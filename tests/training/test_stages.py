@@ -299,7 +299,9 @@ def test_stages_are_checked_before_any_run(tmp_path: Path, models: Make, example
             plan_stages(models("llama"), made, tmp_path / "out", stages)
 
 
-def test_a_run_is_the_same_however_divided(tmp_path: Path, models: Make, examples: Make) -> None:
+def test_a_run_is_the_same_however_a_step_is_divided(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
     def digest(**fields: int) -> str:
         stage = StageSettings(TrainOptions(), fields)
         made = examples(sequence=1.0)

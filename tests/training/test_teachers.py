@@ -80,7 +80,9 @@ def test_the_contract_names_its_teachers_and_the_model_needs_none(
 
 
 @pytest.mark.slow
-def test_a_killed_distillation_needs_the_same_teachers(teacher: Path, short_train: Train) -> None:
+def test_a_killed_distillation_resumes_with_the_same_teachers_only(
+    teacher: Path, short_train: Train
+) -> None:
     steps = {**BRIEF, "save_strategy": "steps", "save_steps": 2}
     with pytest.raises(Stopped):
         short_train("killed", teachers=[teacher], stop=3, **steps)

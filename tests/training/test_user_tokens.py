@@ -36,7 +36,9 @@ def with_users(tmp_path_factory: pytest.TempPathFactory, models: Make, bundle: B
     return out
 
 
-def test_the_contract_records_tokens_that_have_rows(with_users: Path, models: Make) -> None:
+def test_the_contract_records_the_tokens_and_every_embedding_has_rows(
+    with_users: Path, models: Make
+) -> None:
     loaded = load_model_folder(with_users)
     contract = loaded.contract
     assert contract.user_tokens == 50
@@ -84,7 +86,9 @@ def test_a_served_prompt_is_that_of_its_training_example(
     assert checked > 20
 
 
-def test_queries_have_no_user_token_and_examples_a_weight(with_users: Path, tmp_path: Path) -> None:
+def test_a_query_has_no_user_token_and_no_example_is_without_a_weight(
+    with_users: Path, tmp_path: Path
+) -> None:
     loaded = load_model_folder(with_users)
     sid = loaded.bundle.space.spell((0,) * loaded.bundle.space.levels)
     path = tmp_path / "train.jsonl"
@@ -103,7 +107,9 @@ def test_queries_have_no_user_token_and_examples_a_weight(with_users: Path, tmp_
 
 
 @pytest.mark.slow
-def test_adapters_train_rows_of_users(with_users: Path, tmp_path: Path, examples: Make) -> None:
+def test_adapters_train_the_rows_of_users_and_merge(
+    with_users: Path, tmp_path: Path, examples: Make
+) -> None:
     made = examples(sequence=1.0)
     train(with_users, made, tmp_path / "lora", stage="lora", lora_r=2, **BRIEF)
     merge(tmp_path / "lora", tmp_path / "merged")
@@ -118,7 +124,9 @@ def test_adapters_train_rows_of_users(with_users: Path, tmp_path: Path, examples
 
 
 @pytest.mark.slow
-def test_groups_begin_with_a_user_token(with_users: Path, tmp_path: Path, examples: Make) -> None:
+def test_groups_begin_with_the_token_of_their_user(
+    with_users: Path, tmp_path: Path, examples: Make
+) -> None:
     made = examples(sequence=1.0)
     start = tmp_path / "tuned"
     train(with_users, made, start, softmax_over="trie", **BRIEF)

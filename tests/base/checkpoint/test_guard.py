@@ -110,7 +110,9 @@ def test_a_malformed_hub_url_is_a_usage_error(url: str) -> None:
     ],
     ids=str,
 )
-def test_no_configuration_claims_what_is_missing(settings: dict[str, object], folder: Path) -> None:
+def test_a_configuration_claims_no_more_than_is_stored(
+    settings: dict[str, object], folder: Path
+) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
     with pytest.raises(SidtoolError) as caught:

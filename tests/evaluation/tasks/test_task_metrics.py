@@ -198,6 +198,8 @@ def test_invalid_sets_of_questions_are_refused(loaded: LoadedModel) -> None:
         ("alien", "the", 0.0, 0.0),
     ],
 )
-def test_text_metrics_equal_those_by_hand(result: str, right: str, exact: float, f1: float) -> None:
+def test_text_metrics_equal_values_computed_by_hand(
+    result: str, right: str, exact: float, f1: float
+) -> None:
     assert exact_match(result, right) == exact
     assert token_f1(result, right) == pytest.approx(f1)

@@ -81,7 +81,9 @@ def weights_of(folder: Path) -> tuple[LoadedModel, torch.Tensor]:
     ("name", "stage"),
     [pytest.param("openonerec", "embeddings", marks=pytest.mark.slow), ("minionerec", "full")],
 )
-def test_adopted_models_train_further(name: str, stage: Any, shops: Any, tmp_path: Path) -> None:
+def test_an_adopted_model_trains_and_takes_a_newer_bundle(
+    name: str, stage: Any, shops: Any, tmp_path: Path
+) -> None:
     model, folder, examples = shops(name)
     options = TrainOptions(stage=stage, softmax_over="trie" if stage == "full" else "sid")
     train(folder, examples, tmp_path / "tuned", options=options, sft_fields=SHORT)

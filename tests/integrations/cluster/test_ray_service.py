@@ -194,7 +194,9 @@ def test_more_replicas_than_processors_are_a_line_in_the_log(
     assert "5 replicas wait for a CPU each: the cluster has 4" in capsys.readouterr().err
 
 
-def test_a_port_is_needed(fake: FakeServe, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_needs_a_port(
+    fake: FakeServe, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     with pytest.raises(UsageError, match="a cluster needs a port"):
         serve_on_ray(ServeOptions(str(model)), Listening(port=0))

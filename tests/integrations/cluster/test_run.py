@@ -99,7 +99,9 @@ def test_a_source_without_rows_is_refused(tmp_path: Path, name: str) -> None:
         list_shards("nowhere://x")
 
 
-def test_reports_are_in_order_of_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reports_come_in_order_while_parts_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[int] = []
     order = [1, 0, 3, 2]
 

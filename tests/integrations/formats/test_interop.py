@@ -176,7 +176,9 @@ def test_a_malformed_index_is_refused(tmp_path: Path, index: str, message: str) 
         ("<a_5><b_0>\tA lamp\t0\n<a_5><b_0>\tRug\t0\n", "line 2: item '0' has the title 'Rug'"),
     ],
 )
-def test_an_info_file_for_another_index_is_refused(tmp_path: Path, info: str, message: str) -> None:
+def test_an_info_file_that_contradicts_the_index_is_refused(
+    tmp_path: Path, info: str, message: str
+) -> None:
     path, lines = written(tmp_path, INDEX, info)
     with pytest.raises(DataError, match=message):
         read_minionerec(path, name="map", info=lines)

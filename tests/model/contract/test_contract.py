@@ -155,7 +155,9 @@ def test_a_token_table_is_stored_in_format_3(bundle: Bundle) -> None:
         ("end", 3, "token_start"),
     ],
 )
-def test_impossible_ids_are_refused(key: str, member: object, problem: str, bundle: Bundle) -> None:
+def test_an_impossible_token_table_is_malformed(
+    key: str, member: object, problem: str, bundle: Bundle
+) -> None:
     value = json.loads(json.dumps(with_table(bundle).to_json()))
     del value["token_stop"]
     value["token_table"][key] = member
@@ -210,7 +212,9 @@ OTHER_SPACES += [{"template": "<x_{level}_{code}>"}, {"sizes": [4, 8, 6]}, {"siz
 
 
 @pytest.mark.parametrize("changes", OTHER_SPACES, ids=str)
-def test_a_space_not_of_the_copy_is_refused(changes: dict[str, object], stored: Path) -> None:
+def test_a_space_other_than_that_of_the_bundle_copy_is_refused(
+    changes: dict[str, object], stored: Path
+) -> None:
     space = json.loads((stored / "sid.json").read_text())["space"] | changes
     reseal(stored / "sid.json", {"space": space, "token_stop": ...})
     with pytest.raises(CompatibilityError, match="its bundle copy has") as caught:

@@ -46,7 +46,9 @@ def test_a_model_of_the_hub_comes_with_its_bundle(server: FakeHub, trained: Path
     assert server.downloads == downloads  # they are in the cache
 
 
-def test_a_hub_model_recommends_as_a_folder(server: FakeHub, trained: Path, bundle: Bundle) -> None:
+def test_a_model_of_the_hub_recommends_as_its_folder_does(
+    server: FakeHub, trained: Path, bundle: Bundle
+) -> None:
     request = ("--history", "item3,item7", "-k", 3, "--json")
     assert done("recommend", URL, *request).json == done("recommend", trained, *request).json
     assert load_model_folder(URL).contract == read_contract(trained)

@@ -96,7 +96,9 @@ def test_only_the_end_of_a_text_is_cut(text: str, max_length: int) -> None:
 
 
 @given(st.lists(st.integers(1, 9), max_size=8), st.integers(0, 40), st.integers(0, 3))
-def test_the_longest_tail_is_counted(lengths: list[int], room: int, separator_length: int) -> None:
+def test_count_fitting_is_the_longest_tail_that_fits(
+    lengths: list[int], room: int, separator_length: int
+) -> None:
     def tokens_of_last(n: int) -> int:
         return sum(lengths[len(lengths) - n :]) + separator_length * max(0, n - 1)
 

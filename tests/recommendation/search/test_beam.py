@@ -189,7 +189,9 @@ def test_the_refusal_of_an_architecture_says_what_failed() -> None:
 
 
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(0, 20), st.integers(1, 300))
-def test_each_prompt_is_in_one_batch_in_budget(lengths: list[int], tree: int, budget: int) -> None:
+def test_batches_hold_each_prompt_once_within_the_budget(
+    lengths: list[int], tree: int, budget: int
+) -> None:
     result = list(batches(lengths, tree, budget))
     filled = [i for i, length in enumerate(lengths) if length]
     assert sorted(i for batch in result for i in batch) == filled

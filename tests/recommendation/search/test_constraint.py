@@ -79,7 +79,9 @@ def _wanted(
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "t5", "bart"])
-def test_generate_with_the_processor_equals_the_prefix_function(architecture: str) -> None:
+def test_generate_with_the_processor_equals_generate_with_the_prefix_function(
+    architecture: str,
+) -> None:
     trie, tokens = make((6, 6, 6), 120)
     model = model_of(architecture, tokens)
     prompts = [[9, 8, 7], [20, 21, 22]]

@@ -59,7 +59,9 @@ def test_gradients_autocast_other_precisions_and_empty_inputs_use_torch() -> Non
     assert all(event.key != "mkldnn::_linear_pointwise" for event in profile.key_averages())
 
 
-def test_masked_attention_on_a_cpu_reads_each_key_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masked_attention_on_a_cpu_reads_the_keys_of_a_group_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     module = nn.Module()
     module.num_key_value_groups = 2
     query, key = torch.randn(1, 4, 3, 8), torch.randn(1, 2, 5, 8)

@@ -20,7 +20,9 @@ from tests.search_cases import (
 
 @pytest.mark.parametrize("normalize", ["level", pytest.param("vocabulary", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("architecture", SOME_ARCHITECTURES)
-def test_scores_equal_whole_sequences(architecture: str, normalize: Any, monkeypatch: Any) -> None:
+def test_scores_equal_those_of_whole_sequences(
+    architecture: str, normalize: Any, monkeypatch: Any
+) -> None:
     monkeypatch.setattr(score_module, "CANDIDATES", 7)
     monkeypatch.setattr(score_module, "TOKEN_BUDGET", 120)
     _, tokens = make((4, 5, 6), 3)
@@ -37,7 +39,9 @@ def test_scores_equal_whole_sequences(architecture: str, normalize: Any, monkeyp
         np.testing.assert_allclose(row, expected, atol=1e-4)
 
 
-def test_over_the_trie_scores_are_the_beams_and_unknown_sids_impossible(monkeypatch: Any) -> None:
+def test_over_the_trie_scores_are_those_of_the_beam_and_unknown_sids_are_impossible(
+    monkeypatch: Any,
+) -> None:
     monkeypatch.setattr(score_module, "TOKEN_BUDGET", 120)
     trie, tokens = make((4, 5, 6), 60)
     model = tiny_model("qwen3", vocab_size=vocabulary(tokens))

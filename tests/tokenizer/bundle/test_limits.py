@@ -84,7 +84,9 @@ def claimed(made: Draft, items: int, **changes: Any) -> Draft:
     ("items", "rows", "container"),
     all_pairs([10**7, 10**9, (1 << 32) - 1], [1, 7, 4096, 1 << 40], ["shop.zarr", "shop.zarr.zip"]),
 )
-def test_storage_bounds_the_sizes(tmp_path: Path, items: int, rows: int, container: str) -> None:
+def test_sizes_are_bounded_by_what_is_stored(
+    tmp_path: Path, items: int, rows: int, container: str
+) -> None:
     made = claimed(draft(), items)
     for meta in made.metadata.values():
         meta["chunk_grid"]["configuration"]["chunk_shape"][0] = rows

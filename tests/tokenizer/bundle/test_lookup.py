@@ -120,7 +120,9 @@ def test_look_ups_in_parts_equal_look_ups_in_the_whole(
 
 
 @pytest.mark.parametrize("name", ["shop.zarr", "shop.zarr.zip"])
-def test_ten_look_ups_read_a_twentieth(tmp_path: Path, counted: type[Counted], name: str) -> None:
+def test_ten_look_ups_read_a_twentieth_at_most(
+    tmp_path: Path, counted: type[Counted], name: str
+) -> None:
     n = 200_000
     made = large_bundle(n)
     made.save(tmp_path / name)
@@ -270,7 +272,9 @@ def test_hashes_do_not_depend_on_neighbors(texts: list[str], chunk: int) -> None
 
 
 @given(st.text("aé日", max_size=9), st.lists(st.integers(0, 27), max_size=9), st.integers(1, 4))
-def test_bytes_that_are_no_utf8_are_always_refused(text: str, cuts: list[int], chunk: int) -> None:
+def test_a_string_that_is_not_utf8_is_refused_in_any_chunk(
+    text: str, cuts: list[int], chunk: int
+) -> None:
     data = text.encode()
     offsets = np.array([0, *sorted(min(cut, len(data)) for cut in cuts), len(data)])
     strings = [data[start:stop] for start, stop in pairwise(offsets.tolist())]

@@ -74,7 +74,9 @@ def same(one: Bundle, other: Bundle) -> None:
 
 @settings(max_examples=5, deadline=None)
 @given(st.data())
-def test_order_chunks_and_container_change_no_value_nor_identity(data: st.DataObject) -> None:
+def test_order_chunks_container_and_place_change_neither_values_nor_identity(
+    data: st.DataObject,
+) -> None:
     n = data.draw(st.integers(0, 30))
     made = small_bundle(n, duplicates=data.draw(st.booleans()), codebook=data.draw(st.booleans()))
     order = data.draw(st.permutations(range(n)))

@@ -162,7 +162,9 @@ def keys_of(levels: Levels, codes: list[tuple[int, ...]]) -> Keys:
 
 
 @given(st.lists(st.sampled_from(ALL_SIDS), unique=True), st.lists(st.sampled_from(ALL_SIDS)))
-def test_free_sids_match_a_set(taken: list[tuple[int, ...]], more: list[tuple[int, ...]]) -> None:
+def test_free_sids_are_counted_as_in_a_set(
+    taken: list[tuple[int, ...]], more: list[tuple[int, ...]]
+) -> None:
     free = FreeSids(LEVELS, keys_of(LEVELS, taken), first_code=0)
     added = sorted(set(more) - set(taken))
     by_prefix = [sid[:-1] for sid in added]

@@ -62,7 +62,9 @@ def test_an_encoder_without_its_tokenizer_is_refused(folder: Path, tmp_path: Pat
         load_encoder(Encoder(str(copy)))
 
 
-def test_the_tokenizers_of_a_router_are_in_folders_below(folder: Path, tmp_path: Path) -> None:
+def test_the_tokenizers_of_a_router_are_in_folders_below_its_own(
+    folder: Path, tmp_path: Path
+) -> None:
     modules = list(SentenceTransformer(str(folder)))
     router = Router.for_query_document(query_modules=modules, document_modules=modules)
     SentenceTransformer(modules=[router]).save(str(tmp_path / "router"))

@@ -120,7 +120,9 @@ def test_fields_are_those_before_the_event(
         assert examples.fields_before(number) == expected
 
 
-def test_another_split_is_refused(bundle: Bundle, catalog: Items, tmp_path: Path) -> None:
+def test_a_memory_of_another_split_is_refused(
+    bundle: Bundle, catalog: Items, tmp_path: Path
+) -> None:
     (tmp_path / "other").mkdir()
     split = random_split(3, tmp_path)
     tokenizer, tokens = extended_tokenizer(bundle.space)

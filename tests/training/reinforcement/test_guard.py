@@ -28,7 +28,9 @@ from tests.training.runs import short_rl
 from tests.training_fixtures import make_split
 
 
-def test_another_split_is_refused(tmp_path: Path, tuned: Path, made: Path, bundle: Bundle) -> None:
+def test_a_memory_of_another_split_is_refused(
+    tmp_path: Path, tuned: Path, made: Path, bundle: Bundle
+) -> None:
     build_memory(make_split(seed=1), bundle).save(tmp_path / "memory.zarr")
     options = RlOptions(reward="collaborative=1")
     inputs = {"collaborative": tmp_path / "memory.zarr"}

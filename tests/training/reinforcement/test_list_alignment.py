@@ -28,7 +28,9 @@ IPA |= {"save_strategy": "epoch", "eval_users": 12, "eval_num_beams": 2, "candid
 IPA |= {"reward": "ndcg"}
 
 
-def test_a_round_makes_a_whole_model(tmp_path: Path, list_model: Path, made_lists: Path) -> None:
+def test_a_round_of_lists_writes_a_complete_model(
+    tmp_path: Path, list_model: Path, made_lists: Path
+) -> None:
     logs: list[dict[str, float]] = []
     settings = {**IPA, "num_train_epochs": 1}
     summary = short_rl(list_model, made_lists, tmp_path / "out", log=logs.append, **settings)

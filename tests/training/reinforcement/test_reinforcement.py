@@ -59,7 +59,7 @@ def test_every_algorithm_writes_a_complete_model(
 
 
 @pytest.mark.slow
-def test_an_encoder_decoder_learns(tmp_path: Path, models: Make, made: Path) -> None:
+def test_an_encoder_decoder_learns_from_groups(tmp_path: Path, models: Make, made: Path) -> None:
     start = tmp_path / "start"
     train(models("t5"), made, start, softmax_over="trie", max_steps=2, learning_rate=3e-3)
     logs: list[dict[str, float]] = []
@@ -83,7 +83,9 @@ def test_unseen_items_train_in_bfloat16(tmp_path: Path, tuned: Path, made: Path)
 
 
 @pytest.mark.slow
-def test_the_best_may_be_between_checkpoints(tmp_path: Path, tuned: Path, made: Path) -> None:
+def test_the_best_validation_is_published_also_between_checkpoints(
+    tmp_path: Path, tuned: Path, made: Path
+) -> None:
     results = {}
     for save_steps in (1, 500):
         fields = {"max_steps": 4, "eval_steps": 1, "save_steps": save_steps}
@@ -222,7 +224,7 @@ def test_a_plan_needs_validation_users(tmp_path: Path, tuned: Path, made: Path) 
         plan_rl(tuned, examples, tmp_path / "out", RlOptions(), {})
 
 
-def test_a_model_must_recommend(tmp_path: Path, models: Make, made: Path) -> None:
+def test_a_model_that_cannot_recommend_is_refused(tmp_path: Path, models: Make, made: Path) -> None:
     with pytest.raises(RefusedError, match="no history prompt"):
         rl(models("llama"), made, tmp_path / "out")
 

@@ -266,7 +266,9 @@ def test_what_only_training_needs_is_refused_without_a_split(
     assert not list(tmp_path.iterdir())
 
 
-def test_without_a_split_only_rows_change(tmp_path: Path, trained: Path, retrained: Bundle) -> None:
+def test_without_a_split_only_bundle_and_rows_change(
+    tmp_path: Path, trained: Path, retrained: Bundle
+) -> None:
     summary = refresh(trained, retrained, tmp_path / "aligned")
     assert summary.training is None
     before, after = weights(trained), weights(tmp_path / "aligned")
