@@ -68,5 +68,6 @@ def test_a_guess_needs_half_of_the_unknown_ids() -> None:
     assert guess_spelling(known, [" b1 "], "the catalog", "events") is not None
     composed = guess_spelling(["\xe9"], ["e\u0301"], "the catalog", "events")
     assert composed == r"ids of the catalog look like '\xe9', those of events like 'e\u0301'"
+    assert guess_spelling(known, ["34", "x"], "the catalog", "events") is not None
     assert guess_spelling(known, ["34", "x", "y"], "the catalog", "events") is None
     assert guess_spelling(known, [], "the catalog", "events") is None
