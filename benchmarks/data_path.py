@@ -218,13 +218,13 @@ def item_knn(folder: Path, budget: int | None) -> Callable[[], Any]:
     from sidtool import open_split as open_folder
     from sidtool.data.split.split import evenly_spaced
     from sidtool.evaluation.baselines import baseline_values
-    from sidtool.evaluation.evaluation import temporary_shards
     from sidtool.evaluation.ranking import IndexedExamples
+    from sidtool.memory.rows import Shards
 
     opened, bundle = open_folder(folder / "split"), open_bundle(str(folder / "shop.zarr"))
 
     def work() -> None:
-        with temporary_shards(budget) as shards:
+        with Shards.temporary(budget) as shards:
             ranked = evenly_spaced(opened.test, USERS)
             examples = IndexedExamples.of(bundle, ranked, exclude_seen=False)
             baseline_values(examples, opened.train, (10,), k=10, shards=shards)
