@@ -1,8 +1,11 @@
+from typing import Any
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.examples.example_file import segments_to_text, text_to_segments
+from sidtool.examples.example_file import problem_of, segments_to_text, text_to_segments
 from sidtool.model.prompt.segments import PromptEncoder, Segment, catalog, sids, template
 from tests.model.prompt.cases import SPACE, catalog_texts, extended_tokenizer, histories
 
@@ -30,3 +33,22 @@ def test_the_text_of_segments_has_the_same_token_ids(segments: list[Segment]) ->
     assert encoder.ids(text_to_segments(SPACE, text, spans)) == encoder.ids(merged)
     spelled = [segment.text for segment in merged if segment.kind == "catalog"]
     assert [text[start:stop] for start, stop in spans] == spelled
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"user": "7", "weight": 0, "catalog": {"prompt": [[0, 1]]}}, None),
+        ({"task": None}, "has no task"),
+        ({"task": 3}, "has no task"),
+        ({"user": 7}, "has user 7, not an id"),
+        ({"completion": None}, "has the keys ['completion', 'prompt', 'task'], not prompt"),
+        ({"weight": -1}, "has a weight that is neither"),
+        ({"catalog": {"prompt": [[0, 2]]}}, "has catalog spans"),
+    ],
+)
+def test_a_line_that_is_no_training_example_says_why(
+    change: dict[str, Any], problem: str | None
+) -> None:
+    said = problem_of({"task": "next-item", "prompt": "a", "completion": "b"} | change)
+    assert said == "" if problem is None else said.startswith(problem)

@@ -53,6 +53,13 @@ def test_examples_that_record_a_leak_are_refused(made: Path, leaked: int) -> Non
         read_lineage(made)
 
 
+@pytest.mark.parametrize("other", [0, 2, "1", None])
+def test_a_lineage_of_another_format_is_refused(made: Path, other: object) -> None:
+    reseal(made.with_name("train.jsonl.meta.json"), {"format": other})
+    with pytest.raises(DataError, match="is no lineage of format 1"):
+        read_lineage(made)
+
+
 def test_examples_of_another_split_are_refused(made: Path, split: Split) -> None:
     lineage = read_lineage(made)
     lineage.check_split(split)
