@@ -12,6 +12,7 @@ from sidtool.model.prompt.segments import PromptEncoder
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.loss.batches import (
     IGNORED,
+    Targets,
     encoder_decoder_batch,
     packed_batch,
     padded_batch,
@@ -98,6 +99,21 @@ def test_both_layouts_contain_the_same_examples(batch: list[TokenizedExample]) -
         for ids, marked, weights, *_ in batch
     ]
     assert sorted(result) == sorted(expected)
+
+
+@given(examples)
+def test_targets_have_the_ids_weights_and_tokens_before_them(batch: list[TokenizedExample]) -> None:
+    inputs = padded_batch(batch, pad=0)
+    popped = Targets.pop(dict(inputs), SPACE.levels)
+    shown = (popped.ids, popped.weights, popped.preceding[:, 0])
+    expected = [
+        (ids[place], weights[place], ids[place - 1])
+        for ids, marked, weights, *_ in batch
+        for place in np.flatnonzero(marked)
+    ]
+    assert list(zip(*(values.tolist() for values in shown), strict=True)) == expected
+    before = inputs["input_ids"].flatten()[popped.positions]
+    assert before.tolist() == popped.preceding[:, 0].tolist()
 
 
 def test_a_weight_is_that_of_an_example_or_of_each_sid() -> None:
