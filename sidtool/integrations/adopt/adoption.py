@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.artifact import describe
 from sidtool.base.checkpoint import model_digests
 from sidtool.base.errors import CompatibilityError, SidtoolWarning, UsageError
 from sidtool.base.extras import require
@@ -21,7 +20,7 @@ from sidtool.integrations.adopt.prompts import (
     adopted_prompt,
     worked_prompt,
 )
-from sidtool.integrations.formats.convert import map_suffixes, read_map
+from sidtool.integrations.formats.convert import map_format, read_map
 from sidtool.model import Checkpoint, load_model, load_tokenizer, locate_base
 from sidtool.model.contract import (
     AdoptParams,
@@ -231,7 +230,7 @@ def _open_map(source: str | Path, tokenizer: Any) -> Bundle:
     """A bundle, or the bundle of another system's map, whose levels have every code that the
     tokenizer has a token for."""
     path = Path(source)
-    if path.suffix not in map_suffixes() or describe(path) != "a file":
+    if map_format(path) is None or not path.exists():
         return open_source(source)
     imported = read_map(path, name=path.stem)
     sizes = level_sizes(tokenizer, imported)

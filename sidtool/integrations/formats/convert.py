@@ -104,7 +104,12 @@ FORMATS: dict[str, Format] = {
 name in `System` if it is written."""
 
 
-def map_suffixes() -> dict[str, Format]:
+def map_format(source: Path) -> Format | None:
+    """The format of a map by its suffix, that of Parquet for a folder of such; None for others."""
+    return _readable().get(".parquet" if parquet_files(source) else source.suffix)
+
+
+def _readable() -> dict[str, Format]:
     """The formats that can be read, by the suffix of their files."""
     return {form.suffix: form for form in FORMATS.values() if form.read is not None}
 
@@ -170,12 +175,11 @@ def read_map(
 ) -> Bundle:
     """The bundle that `import_map` writes, with a name. Raises as `import_map` does."""
     Option().check("keys", keys, Keys)
-    readable = map_suffixes()
-    form = readable.get(".parquet" if parquet_files(source) else source.suffix)
+    form = map_format(source)
     if form is None or form.read is None:
         raise UsageError(
             f"{source}: no known map has the suffix {source.suffix!r}",
-            hint=f"known suffixes are {', '.join(readable)}",
+            hint=f"known suffixes are {', '.join(_readable())}",
         )
     of_catalog: dict[str, Any] = {}
     if form.has_catalog:

@@ -1,6 +1,6 @@
 """The training stage that a model had last: what it was, and how it is repeated in short."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -36,6 +36,21 @@ class RefreshOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+
+
+def refuse_options_of_training(
+    options: RefreshOptions, *, items: str | Path | None, embeddings: Sequence[str | Path]
+) -> None:
+    """Raise UsageError for an option that has no effect without a split."""
+    is_set = {
+        "--items": items is not None,
+        "--embeddings": bool(embeddings),
+        "--share": options.share != RefreshOptions.share,
+        "--learning-rate": options.learning_rate is not None,
+    }
+    unused = next((option for option, has_value in is_set.items() if has_value), None)
+    if unused is not None:
+        raise UsageError(f"{unused} has no effect without a split: nothing is trained")
 
 
 def last_training(contract: Contract, model_dir: Path) -> TrainParams:

@@ -40,6 +40,7 @@ from sidtool.training.renewal.last_training import (
     last_sft_options,
     last_training,
     last_weights,
+    refuse_options_of_training,
     refuse_other_run,
     refuse_other_template,
     training_settings,
@@ -313,15 +314,7 @@ def plan_refresh(
         trust_remote_code=trust_remote_code,
     )
     if split is None:
-        given = {
-            "--items": items is not None,
-            "--embeddings": bool(embeddings),
-            "--share": options.share != RefreshOptions.share,
-            "--learning-rate": options.learning_rate is not None,
-        }
-        for option, is_given in given.items():
-            if is_given:
-                raise UsageError(f"{option} has no effect without a split: nothing is trained")
+        refuse_options_of_training(options, items=items, embeddings=embeddings)
         return plan
     if embeddings and contract.memory is None:
         raise UsageError(f"{model_dir} has no memory, which --embeddings are for")

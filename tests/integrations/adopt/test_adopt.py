@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -86,6 +87,15 @@ def test_weights_and_tokenizer_are_copied_byte_for_byte(name: str, adopted: Make
     after = json.loads((folder / "config.json").read_text())
     assert after.pop("sidtool")["stages"][0]["stage"] == "adopt"
     assert after == before
+
+
+def test_a_map_may_be_a_folder_of_parquet(adopted: Make, tmp_path: Path) -> None:
+    model, _ = adopted("openonerec")
+    (tmp_path / "maps").mkdir()
+    shutil.copy(model.map, tmp_path / "maps" / "part-0.parquet")
+    options = AdoptOptions(preset="openonerec")
+    report = check_adoption(model.folder, tmp_path / "maps", tmp_path / "out", options)
+    assert report.items == len(model.sids)
 
 
 def test_tokens_in_order_are_a_block_and_sorted_ones_a_table(adopted: Make) -> None:
