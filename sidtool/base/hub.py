@@ -5,7 +5,7 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 from sidtool.base.artifact import MARKERS
 from sidtool.base.errors import DataError, RefusedError, UsageError, first_line
 from sidtool.base.extras import hub_settings, offline, require
-from sidtool.base.process_setting import errors_only
+from sidtool.base.process_setting import errors_only, process_setting
 from sidtool.base.signatures import MAX_SIGNATURE, SIGNATURE, Signer, Signers, published_signers
 
 HUB_PREFIX = "hf://"
@@ -303,15 +303,13 @@ def _quietly() -> Iterator[None]:
         enable_progress_bars,
     )
 
-    hides_bars = not (sys.stderr.isatty() or are_progress_bars_disabled())
-    if hides_bars:
-        disable_progress_bars()
-    try:
-        with errors_only("huggingface_hub._snapshot_download"):
-            yield
-    finally:
-        if hides_bars:
-            enable_progress_bars()
+    def show(has_bars: bool) -> None:
+        (enable_progress_bars if has_bars else disable_progress_bars)()
+
+    bars = process_setting("hub bars", lambda: not are_progress_bars_disabled(), show, False)
+    log = errors_only("huggingface_hub._snapshot_download")
+    with log, nullcontext() if sys.stderr.isatty() else bars:
+        yield
 
 
 def _parse(url: str, revision: str | None) -> tuple[str, str | None]:
