@@ -145,7 +145,9 @@ def _stored_rows(
         if stored.shape[0] != len(ids):
             raise DataError(f"{path} has {stored.shape[0]} vectors for {len(ids)} items")
         return None
-    stored_texts, texts = _texts(stored_ids), _texts(ids)
+    stored_texts, texts = (
+        names if isinstance(names, Texts) else Texts.packed(names) for names in (stored_ids, ids)
+    )
     if not stored_texts.are_distinct:
         repeated = next(item for item, count in Counter(stored_texts).items() if count > 1)
         raise DataError(f"{path} has two vectors for item {repeated!r}")
@@ -163,10 +165,6 @@ def _stored_rows(
             f"{path} has no vector for {len(missing)} of {len(ids)} items, the first is {first!r}"
         )
     return stored_rows
-
-
-def _texts(ids: Sequence[str]) -> Texts:
-    return ids if isinstance(ids, Texts) else Texts.packed(ids)
 
 
 # The containers
