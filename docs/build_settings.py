@@ -21,7 +21,7 @@ them in the YAML file of `--config`, at the top level or, for `train`, for one s
 `examples: FILE` is accepted too. Fields of libraries keep their name and their meaning, and their defaults are those
 of TRL {version} and of the transformers release beside it, except where a default of the library is given in
 parentheses. "auto" is chosen for the machine: bfloat16 on a GPU that supports it, the CPU if there is no GPU.
-`bf16=auto` also selects bfloat16 on a CPU that has instructions for it.
+`bf16=auto` also selects bfloat16 on a CPU that is faster in it (AMX, Arm).
 """
 FIXED = """
 ### Fields of {config} that sidtool decides

@@ -9,7 +9,7 @@ from sidtool.base.checkpoint import CONFIG, read_object
 from sidtool.base.errors import UsageError
 from sidtool.model import Dtype
 from sidtool.model.network import ModelKind
-from sidtool.training.loop.machine import check_fsdp, is_set, supports_bf16
+from sidtool.training.loop.machine import check_fsdp, is_faster_in_bf16, is_set
 from sidtool.training.run import Run, TrainingRun
 
 
@@ -69,7 +69,7 @@ def made_config(
     own_fields = dict(run.config_fields)
     on_gpu = torch.cuda.is_available() and not own_fields.get("use_cpu", False)
     if own_fields.get("bf16") == "auto":
-        own_fields["bf16"] = torch.cuda.is_bf16_supported() if on_gpu else supports_bf16()
+        own_fields["bf16"] = torch.cuda.is_bf16_supported() if on_gpu else is_faster_in_bf16()
     fields = {
         "use_cpu": not on_gpu,
         "bf16": on_gpu and torch.cuda.is_bf16_supported(),

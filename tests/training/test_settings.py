@@ -130,9 +130,14 @@ def test_every_default_is_a_field_of_sftconfig() -> None:
 
 @pytest.mark.parametrize(
     ("capabilities", "used"),
-    [({"avx2": True}, False), ({"avx2": True, "avx512_bf16": True}, True), ({"bf16": True}, True)],
+    [
+        ({"avx2": True}, False),
+        ({"avx2": True, "avx512_bf16": True}, False),
+        ({"avx512_bf16": True, "amx_bf16": True}, True),
+        ({"bf16": True}, True),
+    ],
 )
-def test_bf16_is_used_where_the_processor_multiplies_in_it(
+def test_bf16_is_used_where_the_processor_multiplies_faster_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], used: bool
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
