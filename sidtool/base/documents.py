@@ -52,8 +52,11 @@ def sealed_text(value: Mapping[str, Any]) -> str:
 def check_seal(value: Mapping[str, Any]) -> None:
     """Raise ValueError if a document differs from its own digest; those of earlier versions have
     none."""
-    rest = {key: member for key, member in value.items() if key != SEAL}
-    if len(rest) < len(value) and value[SEAL] != hashlib.sha256(canonical(rest)).hexdigest():
+    unsealed = {key: member for key, member in value.items() if key != SEAL}
+    if (
+        len(unsealed) < len(value)
+        and value[SEAL] != hashlib.sha256(canonical(unsealed)).hexdigest()
+    ):
         raise ValueError("it differs from its own SHA-256")
 
 
@@ -85,9 +88,12 @@ def parse_json(text: str | bytes) -> Any:
         # too deep for functions that call themselves for the members of a value
         containers = [value]
         for _ in range(MAX_JSON_DEPTH):
-            groups = (each.values() if isinstance(each, dict) else each for each in containers)
+            groups = (
+                container.values() if isinstance(container, dict) else container
+                for container in containers
+            )
             containers = [
-                each for group in groups for each in group if isinstance(each, dict | list)
+                member for group in groups for member in group if isinstance(member, dict | list)
             ]
             if not containers:
                 break

@@ -18,7 +18,9 @@ def literal(value: object) -> str:
 def one_line(text: str) -> str:
     """A text on one line without control characters."""
     line = " ".join(text.split())
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in line)
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line
+    )
 
 
 def shell_word(text: str) -> str:

@@ -89,8 +89,8 @@ class Option:
                 (self.maximum, operator.le, "at most"),
                 (self.below, operator.lt, "less than"),
             )
-            for bound, is_kept, words in bounds:
-                if bound is not None and not is_kept(value, bound):
+            for bound, compare, words in bounds:
+                if bound is not None and not compare(value, bound):
                     rule = f"{words} {bound}"
                     break
             else:
@@ -130,20 +130,22 @@ def given_flags(options: Any) -> dict[str, str]:
     }
 
 
-def options_from(kind: type[Options], options: Options | None, given: Mapping[str, Any]) -> Options:
-    """The options of a function that takes them as a dataclass or as keywords, those `given`, by
-    the names of the fields or of their flags: `tasks` or `task`. Keywords of a group are those of
+def options_from(
+    kind: type[Options], options: Options | None, keywords: Mapping[str, Any]
+) -> Options:
+    """The options of a function that takes them as a dataclass or as `keywords`, by the names
+    of the fields or of their flags: `tasks` or `task`. Keywords of a group are those of
     its fields. A text for a field of another type is read as that of a flag. Raises UsageError for
     both, for options of another type, a keyword that is no option and a value out of range."""
-    if options is not None and given:
-        raise UsageError(f"options and the keyword {next(iter(given))} are both given: use one")
+    if options is not None and keywords:
+        raise UsageError(f"options and the keyword {next(iter(keywords))} are both given: use one")
     if options is not None and not isinstance(options, kind):
         raise UsageError(f"options are {kind.__name__} or keywords, not {type(options).__name__}")
     names = dict.fromkeys(keywords_of(kind))
-    for name in given:
+    for name in keywords:
         if name not in names:
             raise UsageError(f"there is no option {name}, known are {', '.join(names)}")
-    return options or _from_keywords(kind, given)
+    return options or _from_keywords(kind, keywords)
 
 
 def keywords_of(kind: type) -> Iterator[str]:
@@ -154,19 +156,19 @@ def keywords_of(kind: type) -> Iterator[str]:
             yield from keywords_of(required(entry.type))
 
 
-def _from_keywords(kind: type[Options], given: Mapping[str, Any]) -> Options:
+def _from_keywords(kind: type[Options], keywords: Mapping[str, Any]) -> Options:
     values = {}
     names = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
     for entry in fields(kind):  # type: ignore[arg-type]
         declared, flag = _declared(entry), _flag_keyword(entry)
         flag = entry.name if flag in names else flag  # `order` names a column, not what orders
-        value = given.get(entry.name, given.get(flag))
-        member = required(entry.type)
-        if declared.is_group and not isinstance(value, member):
-            if not given.keys().isdisjoint(keywords_of(member)):
-                values[entry.name] = _from_keywords(member, given)
-        elif entry.name in given or flag in given:
-            if declared.has_other_unit and entry.name not in given and _is_number(value):
+        value = keywords.get(entry.name, keywords.get(flag))
+        field_type = required(entry.type)
+        if declared.is_group and not isinstance(value, field_type):
+            if not keywords.keys().isdisjoint(keywords_of(field_type)):
+                values[entry.name] = _from_keywords(field_type, keywords)
+        elif entry.name in keywords or flag in keywords:
+            if declared.has_other_unit and entry.name not in keywords and _is_number(value):
                 value = declared.reads(value)  # type: ignore[misc]
             values[entry.name] = value
     return kind(**values)
@@ -201,14 +203,14 @@ def settings_from(
     kind: type[Options],
     options: Options | None,
     others: Mapping[str, Any] | None,
-    given: Mapping[str, Any],
+    keywords: Mapping[str, Any],
 ) -> tuple[Options, dict[str, Any]]:
     """As `options_from`, for a function that also takes the settings of a library, `others`: what
     is no field of `kind` is one of these."""
     names = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
-    of_kind = {name: value for name, value in given.items() if name in names}
-    of_library = {name: value for name, value in given.items() if name not in names}
-    return options_from(kind, options, of_kind), plain({**(others or {}), **of_library})
+    option_values = {name: value for name, value in keywords.items() if name in names}
+    library_settings = {name: value for name, value in keywords.items() if name not in names}
+    return options_from(kind, options, option_values), plain({**(others or {}), **library_settings})
 
 
 def check_options(options: Any) -> None:

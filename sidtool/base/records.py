@@ -168,21 +168,24 @@ def _typed(hint: Any, value: Any, key: str) -> Any:
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise _mismatch(key, "a list", value)
-        members = get_args(hint)
-        if members[-1] is Ellipsis:
-            members = (members[0],) * len(value)
-        if len(members) != len(value):
-            raise TypeError(f"{key} has {len(value)} members, not {len(members)}")
-        pairs = zip(members, value, strict=True)
-        return tuple(_typed(each, member, f"{key}[{i}]") for i, (each, member) in enumerate(pairs))
+        member_types = get_args(hint)
+        if member_types[-1] is Ellipsis:
+            member_types = (member_types[0],) * len(value)
+        if len(member_types) != len(value):
+            raise TypeError(f"{key} has {len(value)} members, not {len(member_types)}")
+        pairs = zip(member_types, value, strict=True)
+        return tuple(
+            _typed(member_type, member, f"{key}[{i}]")
+            for i, (member_type, member) in enumerate(pairs)
+        )
     if hasattr(hint, "from_json"):
         return _record(hint, value, key)
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise _mismatch(key, "an object", value)
-        of_key, of_value = get_args(hint)
+        key_type, value_type = get_args(hint)
         return {
-            _typed(of_key, name, f"a key of {key}"): _typed(of_value, member, f"{key}.{name}")
+            _typed(key_type, name, f"a key of {key}"): _typed(value_type, member, f"{key}.{name}")
             for name, member in value.items()
         }
     matches = is_number(value) if hint is float else type(value) is hint

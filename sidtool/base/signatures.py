@@ -234,7 +234,7 @@ class Signers:
 def published_signers(signed_by: str | Path | None = None) -> list[Signers]:
     """Who must have signed what is published: those that are given, and those of
     SIDTOOL_SIGNED_BY. Raises as `Signers.read`."""
-    return [Signers.read(each) for each in (signed_by, os.environ.get(SIGNED_BY)) if each]
+    return [Signers.read(source) for source in (signed_by, os.environ.get(SIGNED_BY)) if source]
 
 
 def _identities(text: str) -> Iterator[tuple[str, str]]:

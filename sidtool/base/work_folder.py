@@ -54,9 +54,9 @@ def check_work_folder(
     ]
     if different:
         listed = "; ".join(different[:MAX_LISTED])
-        rest = len(different) - MAX_LISTED
+        n_unlisted = len(different) - MAX_LISTED
         raise UsageError(
             f"{work} has an unfinished run with different {listed}"
-            + (f"; and {rest} more" if rest > 0 else ""),
+            + (f"; and {n_unlisted} more" if n_unlisted > 0 else ""),
             hint=f"repeat its settings to resume it; {restart}",
         )

@@ -138,9 +138,11 @@ class Storage:
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         """The bytes of each range, fetched concurrently. Raises FileNotFoundError if an object does
         not exist."""
-        located = [self._locate(*each) for each in ranges]
+        located = [self._locate(*byte_range) for byte_range in ranges]
         # stores refuse empty ranges
-        requests = [each for each in located if each[1] is None or each[1] != each[2]]
+        requests = [
+            request for request in located if request[1] is None or request[1] != request[2]
+        ]
         responses: list[Any]
         with self._store_errors("read", passed=(SidtoolError, *_MISSING)):
             if self._is_local or not requests:
