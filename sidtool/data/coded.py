@@ -35,9 +35,9 @@ class Coded(Generic[T], Sequence[T]):
     @classmethod
     def of(cls, values: Iterable[T]) -> Self:
         """Code values by their first appearance."""
-        code_of: dict[T, int] = {}
-        codes = [code_of.setdefault(value, len(code_of)) for value in values]
-        return cls(object_array(code_of), np.array(codes, dtype=np.int32))
+        code_by_value: dict[T, int] = {}
+        codes = [code_by_value.setdefault(value, len(code_by_value)) for value in values]
+        return cls(object_array(code_by_value), np.array(codes, dtype=np.int32))
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -145,8 +145,8 @@ class Texts(Sequence[str]):
         places = np.full(len(self), -1, dtype=np.int32)
         span = max(LOOKED_UP, len(self))  # each makes the table anew, which takes as long as n
         for start in range(0, len(searched), span):
-            own_places = pc.index_in(searched.slice(start, span), value_set=table)
-            places[own_places.drop_null()] = start + np.flatnonzero(own_places.is_valid())
+            matches = pc.index_in(searched.slice(start, span), value_set=table)
+            places[matches.drop_null()] = start + np.flatnonzero(matches.is_valid())
         return places
 
     def __len__(self) -> int:

@@ -196,23 +196,23 @@ def choose_event_columns(
             hint=f"sidtool split {path} --protocol given --valid FILE --test FILE -o FOLDER",
         )
     rows_ordered = recorded is not None and recorded.order is None and named.order is None
-    before = recorded or EventNames()
+    recorded_names = recorded or EventNames()
     wanted: dict[str, tuple[str | None, Tiers, str, str | None]] = {
-        "--user-column": (named.user, USER_COLUMNS, "user id", before.user),
-        "--item-column": (named.item, ID_COLUMNS, "item id", before.item),
-        "--order-column": (named.order, ORDER_COLUMNS, TIME, before.order),
+        "--user-column": (named.user, USER_COLUMNS, "user id", recorded_names.user),
+        "--item-column": (named.item, ID_COLUMNS, "item id", recorded_names.item),
+        "--order-column": (named.order, ORDER_COLUMNS, TIME, recorded_names.order),
     }
     if named.order_by == "row" or rows_ordered:
         del wanted["--order-column"]
-    column_of = {}
+    column_by_flag = {}
     missing = {}
-    for flag, (name, tiers, content, past) in wanted.items():
+    for flag, (name, tiers, content, recorded_name) in wanted.items():
         hint = f"{command} {flag}"
-        column = choose_column(path, available, name, tiers, content, hint, recorded=past)
+        column = choose_column(path, available, name, tiers, content, hint, recorded=recorded_name)
         if column is None:
             missing[flag] = content
         else:
-            column_of[flag] = column
+            column_by_flag[flag] = column
     if missing:
         rows = ", or with --order row if the rows are in order"
         raise UsageError(
@@ -220,14 +220,16 @@ def choose_event_columns(
             f"{', '.join(available)}",
             hint=f"{command} {', '.join(missing)}{rows if '--order-column' in missing else ''}",
         )
-    if len(set(column_of.values())) < len(column_of):
-        flags = ", ".join(f"{flag} {column}" for flag, column in column_of.items())
+    if len(set(column_by_flag.values())) < len(column_by_flag):
+        flags = ", ".join(f"{flag} {column}" for flag, column in column_by_flag.items())
         raise UsageError(f"{path}: user, item and order need different columns, not {flags}")
-    order = column_of.get("--order-column")
+    order = column_by_flag.get("--order-column")
     time_format = named.time_format
     if recorded is not None and recorded.order == order:
         time_format = time_format or recorded.time_format
-    return EventColumns(column_of["--user-column"], column_of["--item-column"], order, time_format)
+    return EventColumns(
+        column_by_flag["--user-column"], column_by_flag["--item-column"], order, time_format
+    )
 
 
 def _plain_name(name: str) -> str:

@@ -168,7 +168,7 @@ class _OrderCells(NamedTuple):
     """The cells of an order as numbers."""
 
     numbers: NDArray[np.float64]
-    rest: NDArray[np.float64]
+    remainders: NDArray[np.float64]
     """The digits that a number leaves out"""
     first: tuple[int, str]
     """The first row, and what it has"""
@@ -179,8 +179,8 @@ class _OrderCells(NamedTuple):
     def read(cls, path: Path, cells: Column, row: int) -> "_OrderCells":
         """Read cells, the first of which is in a row. Raises DataError for one that is no order."""
         texts = trimmed(cells)
-        numbers, rest = read_order(path, texts, row)
-        return cls(numbers, rest, (row, texts[0].as_py()), count_units(texts, numbers))
+        numbers, remainders = read_order(path, texts, row)
+        return cls(numbers, remainders, (row, texts[0].as_py()), count_units(texts, numbers))
 
 
 class _Run(NamedTuple):
@@ -212,7 +212,7 @@ class _Run(NamedTuple):
 
         numbers = {ORDER: self.rows.astype(np.float64), REST: np.zeros(len(self.rows))}
         if self.order is not None:
-            numbers = {ORDER: self.order.numbers, REST: self.order.rest}
+            numbers = {ORDER: self.order.numbers, REST: self.order.remainders}
         return pa.record_batch({ROW: self.rows, **numbers, **codes})
 
 
@@ -243,8 +243,8 @@ class EventCoder:
             if run.order is not None:
                 self._note(path, run.order)
             waiting.append(run)
-            n_known = max(len(self._codes[name].values) for name in run.columns)
-            if sum(len(run.rows) for run in waiting) >= min(n_known, most_events):
+            n_values = max(len(self._codes[name].values) for name in run.columns)
+            if sum(len(run.rows) for run in waiting) >= min(n_values, most_events):
                 yield from self._coded(waiting)
                 waiting = []
         yield from self._coded(waiting)

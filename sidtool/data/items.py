@@ -159,8 +159,8 @@ def read_items(
             stacklevel=2,
         )
         texts = hold(text or item for text, item in zip(texts, ids, strict=True))
-    of_items = {name: plain[sources[name]] for name in fields}
-    items = make_items(ids, titles, texts, fields=of_items, template=template)
+    item_fields = {name: plain[sources[name]] for name in fields}
+    items = make_items(ids, titles, texts, fields=item_fields, template=template)
     return replace(items, columns=columns, folder=place)
 
 

@@ -176,8 +176,8 @@ def read_order(
         cell = column[row].as_py()
         raise DataError(f"{path}, row {first_row + row + 1}: the order is {cell!r}")
     longest = pc.max(pc.binary_length(column)).as_py() or 0
-    rest = _rest(column, numbers) if longest > FLOAT_DIGITS else np.zeros(len(numbers))
-    return numbers, rest
+    remainders = _remainders(column, numbers) if longest > FLOAT_DIGITS else np.zeros(len(numbers))
+    return numbers, remainders
 
 
 def _dates(column: Column) -> NDArray[np.float64] | None:
@@ -229,9 +229,9 @@ def _kind(cell: str) -> str:
     return "number" if NUMBER.fullmatch(cell) else "date"
 
 
-def _rest(column: Column, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+def _remainders(column: Column, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n,): by what the exact moments of texts are larger than their float64 `numbers`. Number and
-    rest together have twice the digits of a float64."""
+    remainder together have twice the digits of a float64."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

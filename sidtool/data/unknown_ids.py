@@ -29,8 +29,8 @@ class UnknownOptions:
     def check_unknown(
         self,
         problem: str,
-        known: Iterable[str],
-        unknown: Sequence[str],
+        known_ids: Iterable[str],
+        unknown_ids: Sequence[str],
         sources: tuple[str, str],
         *,
         count: int,
@@ -38,7 +38,7 @@ class UnknownOptions:
     ) -> None:
         """Raise RefusedError if `count` of `total` are too many unknown ids, unless they are
         allowed; warn of fewer. `sources` names those of the known and of the unknown ids."""
-        guess = guess_spelling(known, unknown, *sources)
+        guess = guess_spelling(known_ids, unknown_ids, *sources)
         UnknownIds(count, total, problem, guess).check(allow_unknown=self.allow_unknown)
 
 
@@ -78,11 +78,11 @@ class UnknownIds(JsonRecord):
 
 
 def guess_spelling(
-    known: Iterable[str], unknown: Iterable[str], known_name: str, unknown_name: str
+    known_ids: Iterable[str], unknown_ids: Iterable[str], known_name: str, unknown_name: str
 ) -> str | None:
     """How ids differ, if `known_spellings` finds any: "ids of the catalog look like '0034', those
     of events like '34'"."""
-    for unknown_id, known_id in known_spellings(known, unknown).items():
+    for unknown_id, known_id in known_spellings(known_ids, unknown_ids).items():
         # of one composed form they look equal
         spell = ascii if _composed(known_id) == _composed(unknown_id) else repr
         return (
@@ -92,16 +92,16 @@ def guess_spelling(
     return None
 
 
-def known_spellings(known: Iterable[str], unknown: Iterable[str]) -> dict[str, str]:
+def known_spellings(known_ids: Iterable[str], unknown_ids: Iterable[str]) -> dict[str, str]:
     """Unknown id -> the only known one that is equal without leading zeros, blanks, case, ".0" and
     Unicode form; empty unless most of the unknown ids have one."""
-    unknown = list(dict.fromkeys(filter(None, unknown)))
-    known_of: dict[str, set[str]] = {}
-    for item in known if unknown else ():
-        known_of.setdefault(plain_id(item), set()).add(item)
-    pairs = {item: known_of.get(plain_id(item), set()) for item in unknown}
+    unknown_ids = list(dict.fromkeys(filter(None, unknown_ids)))
+    ids_by_plain_id: dict[str, set[str]] = {}
+    for item in known_ids if unknown_ids else ():
+        ids_by_plain_id.setdefault(plain_id(item), set()).add(item)
+    pairs = {item: ids_by_plain_id.get(plain_id(item), set()) for item in unknown_ids}
     spellings = {item: next(iter(ids)) for item, ids in pairs.items() if len(ids) == 1}
-    return spellings if len(spellings) >= MIN_ALIKE_SHARE * len(unknown) else {}
+    return spellings if len(spellings) >= MIN_ALIKE_SHARE * len(unknown_ids) else {}
 
 
 def plain_id(item: str) -> str:

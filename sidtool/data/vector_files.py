@@ -282,16 +282,16 @@ class _ParquetColumn:
         self._dim = first.shape[1]
         self.shape = (sum(size for *_, size in self._groups), self._dim)
         self.dtype = first.dtype
-        self._rest = self._forward(0)
+        self._blocks = self._forward(0)
 
     def __getitem__(self, key: slice) -> NDArray[Any]:
         if key.start != self._next:
-            self._rest = self._forward(key.start)
+            self._blocks = self._forward(key.start)
         missing = key.stop - key.start
         parts = []
-        while missing and (part := next(self._rest, None)) is not None:
+        while missing and (part := next(self._blocks, None)) is not None:
             if len(part) > missing:
-                self._rest = chain([part[missing:]], self._rest)
+                self._blocks = chain([part[missing:]], self._blocks)
             parts.append(part[:missing])
             missing -= len(parts[-1])
         self._next = key.stop

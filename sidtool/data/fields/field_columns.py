@@ -137,7 +137,7 @@ class FieldTable:
 
 
 def read_fields(
-    path: Path, events: Interactions, options: FieldOptions, *, of_some_users: bool = False
+    path: Path, events: Interactions, options: FieldOptions, *, is_subset: bool = False
 ) -> FieldTable:
     """The fields of the events of a file, which were read with the cells of
     `options.event_fields`, and of their users.
@@ -145,7 +145,7 @@ def read_fields(
     Raises UsageError for a missing column, one of ids or an unfit condition, DataError for mixed
     types, a value that is not of its type, an order that is no time, or a user with two rows; also
     for events without a target or without any value of a field, unless they are those
-    `of_some_users` and the field's type is named."""
+    of some users (`is_subset`) and the field's type is named."""
     for name in options.event_fields:
         if name.name in (events.columns.user, events.columns.item):
             # as context, the item would be its own prompt
@@ -156,13 +156,13 @@ def read_fields(
         flag = "--context" if name in options.context else "--feedback"
         cells = events.cells[name.name]
         types[name.name], columns[name.name] = typed_values(
-            path, name, cells, events.rows, flag, of_some_users=of_some_users
+            path, name, cells, events.rows, flag, is_subset=is_subset
         )
     is_target = np.ones(len(events), dtype=np.bool_)
     for condition in options.conditions:
         is_target &= condition.holds(columns[condition.field], types[condition.field])
     if options.conditions:
-        if not (is_target.any() or of_some_users):
+        if not (is_target.any() or is_subset):
             raise DataError(f"no event of {path} fulfills --target {' '.join(options.target)}")
         marks = object_array(TARGET_VALUES[flag] for flag in (False, True))
         columns[TARGET] = Coded(marks, is_target.astype(np.int8))
@@ -185,15 +185,15 @@ def typed_values(
     rows: NDArray[np.int64],
     flag: str,
     *,
-    of_some_users: bool = False,
+    is_subset: bool = False,
 ) -> tuple[FieldType, Coded[Value | None]]:
     """The type of a column and its values; `rows` are the numbers of the cells' rows, from 0, and
     `flag` names the column in errors. An empty cell is None. Raises DataError as `read_fields`."""
     # in the order of the rows, so that an error names the first one
     kinds: dict[str, CellKind] = {cell: _kind(cell) for cell in cells.names.tolist() if cell}
     kind = name.type
-    if not kinds and not (of_some_users and kind):
-        hint = f"name its type, like {flag} {name.name}:float" if of_some_users else None
+    if not kinds and not (is_subset and kind):
+        hint = f"name its type, like {flag} {name.name}:float" if is_subset else None
         raise DataError(f"{path}: {name.name} has no value", hint=hint)
     if kind is None:
         text = next((cell for cell, actual in kinds.items() if actual == "str"), None)
@@ -257,7 +257,7 @@ def _read_users(
         if name.name == id_column:
             raise UsageError(f"column {id_column!r} of {path} has the ids of users, it is no field")
     table = read_columns(path, [id_column, *(name.name for name in names)], ids=[id_column])
-    row_of = rows_by_id(path, (cell or "" for cell in table[id_column].to_pylist()), "user")
+    row_by_user = rows_by_id(path, (cell or "" for cell in table[id_column].to_pylist()), "user")
     types: dict[str, FieldType] = {}
     columns: dict[str, Coded[Value | None]] = {}
     for name in names:
@@ -266,7 +266,7 @@ def _read_users(
             path, name, cells, np.arange(len(cells)), "--user-field"
         )
     n_users = len(events.users.names)
-    rows = np.array([row_of.get(user, -1) for user in events.users.names.tolist()])
+    rows = np.array([row_by_user.get(user, -1) for user in events.users.names.tolist()])
     n_unknown = int((rows < 0).sum())
     if n_unknown == n_users:
         raise DataError(f"{path} has none of the {n_users} users of the events")

@@ -182,10 +182,10 @@ def prepare(
         filters = replace(filters, min_rating=raw_format.min_rating)
     catalog, dropped = None, {}
     if item_file is not None:
-        rows_of = Counter(row["item_id"] for row in raw_format.read_items(item_file))
-        dropped = {"empty_item_id": rows_of.pop("", 0)}
-        dropped["duplicate_item_id"] = rows_of.total() - len(rows_of)
-        catalog = set(rows_of)
+        row_counts = Counter(row["item_id"] for row in raw_format.read_items(item_file))
+        dropped = {"empty_item_id": row_counts.pop("", 0)}
+        dropped["duplicate_item_id"] = row_counts.total() - len(row_counts)
+        catalog = set(row_counts)
     read = collect((path, raw_format.read_events(path)) for path in event_files)
     events, steps = filter_events(read, filters, catalog=catalog)
     if not len(events):

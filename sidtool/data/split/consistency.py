@@ -152,23 +152,23 @@ def _countable(train: PackedSequences, by_session: bool) -> NDArray[np.int64]:
     if not by_session and TARGET not in train.store.fields:
         return lengths
     is_target = train.target_marks
-    user_of = np.repeat(np.arange(len(train)), lengths)
+    users = np.repeat(np.arange(len(train)), lengths)
     if by_session and train.sessions is not None:
         firsts = np.cumsum(lengths) - lengths
         starts = train.sessions.joined + np.repeat(firsts, train.sessions.lengths)
-        session_of = np.searchsorted(starts, np.flatnonzero(is_target), side="right") - 1
-        user_of = user_of[starts[np.unique(session_of)]]
+        target_sessions = np.searchsorted(starts, np.flatnonzero(is_target), side="right") - 1
+        users = users[starts[np.unique(target_sessions)]]
     else:
-        user_of = user_of[is_target]
-    return np.bincount(user_of, minlength=len(train))
+        users = users[is_target]
+    return np.bincount(users, minlength=len(train))
 
 
 def _check_windows(split: Split, windows: PackedExamples) -> None:
     """Check that the training events are those of the windows, and that none is held out."""
     for name, part in (("windows", windows), ("valid", split.valid), ("test", split.test)):
         _refuse(name, part, part.positions < part.histories.lengths, "a target before its history")
-    of_windows = parts_of_windows(windows, split.valid, split.test).train
-    implied = {sequence.user: sequence for sequence in of_windows}
+    window_sequences = parts_of_windows(windows, split.valid, split.test).train
+    implied = {sequence.user: sequence for sequence in window_sequences}
     stored = {sequence.user: sequence for sequence in split.train}
     for user in implied.keys() | stored.keys():
         if implied.get(user) != stored.get(user):

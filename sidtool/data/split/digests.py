@@ -69,17 +69,17 @@ class BucketDigests(JsonRecord):
             ends = bounds[run[0] : run[1] + 1]
             users, ends = order[ends[0] : ends[-1]], ends - ends[0]
             states = _Utf8.of(store.users, users).states(ends)
-            of_run = []
+            run_digests = []
             for part in parts:
-                rows = users if part.row_of is None else part.row_of[users]
+                rows = users if part.user_rows is None else part.user_rows[users]
                 is_there = rows >= 0
                 if is_there.all():  # parts that have the same users begin with the same bytes
-                    of_run.append(part.digests(rows, ends, [state.copy() for state in states]))
+                    run_digests.append(part.digests(rows, ends, [state.copy() for state in states]))
                     continue
-                own_ends = np.concatenate([[0], np.cumsum(is_there)])[ends]
-                own_states = _Utf8.of(store.users, users[is_there]).states(own_ends)
-                of_run.append(part.digests(rows[is_there], own_ends, own_states))
-            return of_run
+                part_ends = np.concatenate([[0], np.cumsum(is_there)])[ends]
+                part_states = _Utf8.of(store.users, users[is_there]).states(part_ends)
+                run_digests.append(part.digests(rows[is_there], part_ends, part_states))
+            return run_digests
 
         runs = in_threads(digests, ranges(np.diff(bounds), n_users), arrow_thread_count())
         return cls(*(tuple(chain.from_iterable(part)) for part in zip(*runs, strict=True)))
@@ -87,7 +87,9 @@ class BucketDigests(JsonRecord):
     @classmethod
     def joined(cls, ranges: Sequence["BucketDigests"]) -> "BucketDigests":
         """Those of all buckets, given as consecutive ranges."""
-        columns = [(of_range.train, of_range.valid, of_range.test) for of_range in ranges]
+        columns = [
+            (bucket_range.train, bucket_range.valid, bucket_range.test) for bucket_range in ranges
+        ]
         return cls(*(tuple(chain.from_iterable(part)) for part in zip(*columns, strict=True)))
 
     @property
@@ -150,26 +152,26 @@ class _UserEvents:
     @classmethod
     def of_targets(cls, part: PackedExamples) -> "_UserEvents":
         """The targets of each user by position, then by item."""
-        items, positions, user_of = part.event_items, part.event_positions, part.event_users
-        if (user_of[1:] > user_of[:-1]).all():
-            ones = np.broadcast_to(np.ones(1, dtype="<u4"), user_of.shape)
-            return cls(part.store, user_of, np.arange(len(user_of)), ones, items, positions)
+        items, positions, event_users = part.event_items, part.event_positions, part.event_users
+        if (event_users[1:] > event_users[:-1]).all():
+            ones = np.broadcast_to(np.ones(1, dtype="<u4"), event_users.shape)
+            return cls(part.store, event_users, np.arange(len(event_users)), ones, items, positions)
         # windows may disagree on an item
-        order = np.lexsort((part.names.ranks[items], positions, user_of))
-        users, counts = np.unique(user_of, return_counts=True)
+        order = np.lexsort((part.names.ranks[items], positions, event_users))
+        users, counts = np.unique(event_users, return_counts=True)
         starts, lengths = np.cumsum(counts) - counts, counts.astype("<u4")
         return cls(part.store, users, starts, lengths, items[order], positions[order])
 
     @cached_property
-    def row_of(self) -> NDArray[np.integer[Any]] | None:
+    def user_rows(self) -> NDArray[np.integer[Any]] | None:
         """(users of the store,): the index of each user above, -1 for one who is not there; None if
         these are all users by code."""
         codes = np.arange(len(self.store.users), dtype=np.int32)
         if np.array_equal(self.users, codes):
             return None
-        row_of = np.full_like(codes, -1)
-        row_of[self.users] = codes[: len(self.users)]
-        return row_of
+        user_rows = np.full_like(codes, -1)
+        user_rows[self.users] = codes[: len(self.users)]
+        return user_rows
 
     def digests(
         self, rows: NDArray[np.integer[Any]], bounds: NDArray[np.int64], states: Iterable[Any]
@@ -186,10 +188,10 @@ class _UserEvents:
         event_bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[bounds]
         digests = []
         spans = zip(pairwise(bounds.tolist()), pairwise(event_bounds.tolist()), states, strict=True)
-        for of_users, of_events, state in spans:
-            state.update(lengths[slice(*of_users)].data)
-            items.update(state, *of_events)
-            state.update(positions[slice(*of_events)].data)
+        for user_span, event_span, state in spans:
+            state.update(lengths[slice(*user_span)].data)
+            items.update(state, *event_span)
+            state.update(positions[slice(*event_span)].data)
             digests.append(state.hexdigest())
         return digests
 

@@ -56,11 +56,11 @@ def read_examples(path: Path) -> Iterator[Example]:
             ids = (_id(row, "user"), history, _id(row, "item"))
             fields = _fields(row, len(history))
             feedback = Fields.from_json({"context": row.get("feedback")}, 0).context
-            rest = _rest(row, position)
-        yield Example(*ids, position, fields, feedback, rest)
+            further_targets = _further_targets(row, position)
+        yield Example(*ids, position, fields, feedback, further_targets)
 
 
-def _rest(row: Mapping[str, Any], position: int) -> tuple[FurtherTarget, ...]:
+def _further_targets(row: Mapping[str, Any], position: int) -> tuple[FurtherTarget, ...]:
     """The further targets of an example. Raises DataError unless their positions ascend from that
     of the first one."""
     value = row.get("rest", [])

@@ -225,8 +225,8 @@ class _EventRows:
         if later is None:
             return joined
         new, old = later.train.store, parts[0].store
-        users_of, items_of = _codes(new.users, old.users), _codes(new.names, old.names)
-        return cls(users_of[joined.users], items_of[joined.items], joined.times)
+        user_codes, item_codes = _codes(new.users, old.users), _codes(new.names, old.names)
+        return cls(user_codes[joined.users], item_codes[joined.items], joined.times)
 
     @classmethod
     def concatenated(cls, parts: Sequence["_EventRows"]) -> "_EventRows":
@@ -251,13 +251,13 @@ class _EventRows:
         events = self.users * (int(self.items.max(initial=0)) + 1) + self.items
         if self.times.any():
             events = np.unique(events, return_inverse=True)[1]
-            moments, moment_of = np.unique(self.times, return_inverse=True)
-            events = events * len(moments) + moment_of
+            moments, moment_codes = np.unique(self.times, return_inverse=True)
+            events = events * len(moments) + moment_codes
         return np.unique(events, return_inverse=True)[1]
 
 
 def _codes(names: Texts, others: Texts) -> NDArray[np.int64]:
     """(others,): the code of each among names, or a new one."""
-    code_of = {name: code for code, name in enumerate(names)}
-    codes = [code_of.setdefault(name, len(code_of)) for name in others]
+    code_by_name = {name: code for code, name in enumerate(names)}
+    codes = [code_by_name.setdefault(name, len(code_by_name)) for name in others]
     return np.array(codes, dtype=np.int64)

@@ -290,7 +290,7 @@ def user_histories(source: Path, *, recorded: EventColumns | None = None) -> Map
         split = read_split(source)
     else:
         # all events are in its parts, also where no user has enough of them to be held out
-        split = make_split(source, recorded=recorded, of_some_users=True)
+        split = make_split(source, recorded=recorded, is_subset=True)
     return _EventHistories(split) if split.windows is None else _histories_of_windows(split)
 
 
@@ -323,10 +323,10 @@ def _histories_of_windows(split: Split) -> Mapping[str, History]:
     for sequence in split.train:
         events[sequence.user] = dict(zip(sequence.positions, sequence.items, strict=True))
     for example in (*split.valid, *split.test):
-        of_user = events.setdefault(example.user, {})
-        of_user.update(enumerate(example.history, example.position - len(example.history)))
-        of_user[example.position] = example.item
+        user_events = events.setdefault(example.user, {})
+        user_events.update(enumerate(example.history, example.position - len(example.history)))
+        user_events[example.position] = example.item
     return {
-        user: (tuple(item for _, item in sorted(of_user.items())), NO_FIELDS)
-        for user, of_user in events.items()
+        user: (tuple(item for _, item in sorted(user_events.items())), NO_FIELDS)
+        for user, user_events in events.items()
     }

@@ -61,18 +61,20 @@ class ListTargets(JsonRecord):
         for session_start, stop in zip(starts, (*starts[1:], len(sequence.items)), strict=True):
             behind_first = range(max(session_start, 1), stop)
             targets = [
-                at for at in behind_first if is_counted[at] and sequence.fields.is_target(at)
+                index
+                for index in behind_first
+                if is_counted[index] and sequence.fields.is_target(index)
             ]
             for first in range(0, len(targets), self.stride or self.length):
-                of_list = targets[first : first + self.length]
-                start = max(session_start, 1) if first == 0 else of_list[0]
-                yield TargetList(start, tuple(_ordered(sequence, of_list, self.order)))
+                list_targets = targets[first : first + self.length]
+                start = max(session_start, 1) if first == 0 else list_targets[0]
+                yield TargetList(start, tuple(_ordered(sequence, list_targets, self.order)))
 
 
 def _ordered(sequence: UserSequence, targets: Sequence[int], order: str | None) -> list[int]:
     """The targets without repeated items, in the order of the list."""
-    first_of = {sequence.items[index]: index for index in reversed(targets)}
-    distinct = sorted(first_of.values())
+    first_by_item = {sequence.items[index]: index for index in reversed(targets)}
+    distinct = sorted(first_by_item.values())
     if order is None:
         return distinct
     values = sequence.fields.event[order]

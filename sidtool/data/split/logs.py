@@ -62,11 +62,11 @@ class UserLogs:
         """The store's events, and their positions, of `counts` events from the number `first` on,
         for each of some users."""
         positions = consecutive(first, counts).copy()
-        user_of = np.repeat(users, counts)
-        behind = positions - self.lengths[user_of]
-        events = self.starts[user_of] + positions
+        event_users = np.repeat(users, counts)
+        behind = positions - self.lengths[event_users]
+        events = self.starts[event_users] + positions
         is_later = np.flatnonzero(behind >= 0)
-        places = self.later.starts[user_of[is_later]] + behind[is_later]
+        places = self.later.starts[event_users[is_later]] + behind[is_later]
         events[is_later] = self.later.values[places]
         positions[is_later] = self.later_positions[places]
         return events, positions
@@ -126,7 +126,7 @@ def _later_targets(
     """User codes, positions and store events of the targets behind their users' longest lists, by
     user and position. Raises IntegrityError if another target contradicts its user's list."""
     store = split.train.store
-    of_parts = []
+    part_targets = []
     for part in (split.valid, split.test):
         users, positions, events = part.event_users, part.event_positions, part.targets.joined
         is_later = positions >= lengths[users]
@@ -138,8 +138,10 @@ def _later_targets(
                 f"user {store.users[users[wrong[0]]]!r} has a target at position "
                 f"{positions[wrong[0]]} that another part contradicts"
             )
-        of_parts.append((users[is_later], positions[is_later].astype(np.int64), events[is_later]))
-    users, positions, events = map(np.concatenate, zip(*of_parts, strict=True))
+        part_targets.append(
+            (users[is_later], positions[is_later].astype(np.int64), events[is_later])
+        )
+    users, positions, events = map(np.concatenate, zip(*part_targets, strict=True))
     order = by_user(users, positions)
     return users[order], positions[order], events[order]
 

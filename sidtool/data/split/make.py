@@ -102,13 +102,13 @@ def make_split(
     recorded: EventColumns | None = None,
     spill: Spill | None = None,
     threads: int = 1,
-    of_some_users: bool = False,
+    is_subset: bool = False,
 ) -> Split:
     """Split a file of events; under `given`, `events` holds the training windows. `recorded` are
     the columns of an earlier split of such events. With `spill`, events are sorted within a memory
     budget and lie in files. The split is the same for any number of threads. A part of it may be
-    empty if the events are those `of_some_users`. A SidtoolWarning says that many events repeat
-    others.
+    empty if the events are those of some users (`is_subset`). A SidtoolWarning says that many
+    events repeat others.
 
     Raises UsageError, DataError as the readers and the protocols do."""
     options = options or SplitOptions()
@@ -123,7 +123,7 @@ def make_split(
         events, options.columns, recorded=recorded, further=further, spill=spill, threads=threads
     )
     release_arrow_memory()
-    repeated = 0 if of_some_users else interactions.n_repeated
+    repeated = 0 if is_subset else interactions.n_repeated
     if repeated > max(MAX_REPEATED, MAX_REPEATED_SHARE * len(interactions)):
         warnings.warn(
             f"{repeated / len(interactions):.0%} of events repeat user, item and time of another "
@@ -134,7 +134,7 @@ def make_split(
         )
     table = None
     if options.fields.any:
-        table = read_fields(events, interactions, options.fields, of_some_users=of_some_users)
+        table = read_fields(events, interactions, options.fields, is_subset=is_subset)
     sessions = read_sessions(events, interactions, rule) if rule else None
     if options.protocol == "temporal":
         unit = common_unit(interactions.order) or 1
@@ -143,6 +143,6 @@ def make_split(
         split = last_session(interactions, sessions, table)
     else:
         split = leave_one_out(interactions, table, sessions)
-    if not of_some_users:
+    if not is_subset:
         refuse_empty(split.protocol, split.counts)
     return split

@@ -264,7 +264,7 @@ class PackedExamples(_Packed[Example]):
     """n lists of item codes: the store's"""
     targets: Ragged
     """n lists of the store's events: the targets of each example, at least one"""
-    positions_of: NDArray[np.integer[Any]]
+    target_positions: NDArray[np.integer[Any]]
     """(`targets.values`,): the position of each of these in its user's whole sequence"""
 
     @property
@@ -275,7 +275,7 @@ class PackedExamples(_Packed[Example]):
     @property
     def positions(self) -> NDArray[np.integer[Any]]:
         """(n,): the position of the first target"""
-        return self.positions_of[self.targets.starts]
+        return self.target_positions[self.targets.starts]
 
     @property
     def event_users(self) -> NDArray[np.integer[Any]]:
@@ -290,7 +290,7 @@ class PackedExamples(_Packed[Example]):
     @property
     def event_positions(self) -> NDArray[np.integer[Any]]:
         """(events,): the position of each target, example by example."""
-        return self.targets.of(self.positions_of)
+        return self.targets.of(self.target_positions)
 
     @property
     def repeated_targets(self) -> int:
@@ -309,16 +309,16 @@ class PackedExamples(_Packed[Example]):
         """The examples at some rows, or of a slice of them."""
         users = self.user_codes[rows]
         parts = (self.histories.take(rows), self.targets.take(rows))
-        return PackedExamples(self.store, users, *parts, self.positions_of)
+        return PackedExamples(self.store, users, *parts, self.target_positions)
 
     def _value(self, index: int) -> Example:
         store = self.store
         history = tuple(self.names[self.histories[index]].tolist())
         places = range(int(self.targets.starts[index]), int(self.targets.stops[index]))
-        first, *rest = (
+        first, *further_targets = (
             FurtherTarget(
                 self.names[store.items[event]],
-                int(self.positions_of[place]),
+                int(self.target_positions[place]),
                 store.at(event, store.types.feedback),
                 store.at(event, store.types.context),
                 store.time(event),
@@ -330,5 +330,5 @@ class PackedExamples(_Packed[Example]):
             start, stop = int(self.histories.starts[index]), int(self.histories.stops[index])
             fields = store.of_events(int(self.user_codes[index]), slice(start, stop))
             fields = replace(fields, context=first.context, time=first.time)
-        user, further = self.users[index], tuple(rest)
+        user, further = self.users[index], tuple(further_targets)
         return Example(user, history, first.item, first.position, fields, first.feedback, further)

@@ -157,9 +157,9 @@ class _Packer:
         types = self._types
         columns = {
             name: Coded[Value | None](
-                object_array(value for _, value in code_of), np.array(codes, dtype=np.int32)
+                object_array(value for _, value in code_by_value), np.array(codes, dtype=np.int32)
             )
-            for name, (code_of, codes) in self._columns.items()
+            for name, (code_by_value, codes) in self._columns.items()
         }
         user_fields = {
             name: Coded[Value | None].of(values[name] for values in self._user_fields.values())
@@ -178,8 +178,8 @@ class _Packer:
     def _begin(self, rows: _Rows, user: str, items: Iterable[str], fields: Fields) -> None:
         """Add a user with a list of events."""
         code = self._users.setdefault(user, len(self._users))
-        known = self._user_fields.setdefault(code, fields.user)
-        if known != fields.user or known.keys() != self._types.user.keys():
+        user_fields = self._user_fields.setdefault(code, fields.user)
+        if user_fields != fields.user or user_fields.keys() != self._types.user.keys():
             raise _other_fields(user)
         rows.users.append(code)
         rows.starts.append(len(self._events))
@@ -192,9 +192,12 @@ class _Packer:
         if fields.event.keys() != self._columns.keys() or has_times != self._types.times:
             raise _other_fields(user)
         for name, values in fields.event.items():
-            code_of, codes = self._columns[name]
+            code_by_value, codes = self._columns[name]
             # 5 and 5.0 are equal, and stay what they are
-            codes.extend(code_of.setdefault((type(value), value), len(code_of)) for value in values)
+            codes.extend(
+                code_by_value.setdefault((type(value), value), len(code_by_value))
+                for value in values
+            )
         self._times.extend(fields.times or ())
         if has_times and len(self._times) != len(self._events):
             raise _other_fields(user)

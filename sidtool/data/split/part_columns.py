@@ -124,20 +124,20 @@ def coded_columns(columns: Sequence[PartColumn]) -> tuple[Any, list[Iterable[NDA
 
     # of a coded chunk the distinct values are hashed, not all of them
     chunks = [[(_distinct(chunk), chunk) for chunk in column.chunks] for column in columns]
-    coded = pa.chunked_array(values for of_column in chunks for values, _ in of_column)
+    coded = pa.chunked_array(values for column_chunks in chunks for values, _ in column_chunks)
     coded = coded.dictionary_encode()
     names = coded.chunk(0).dictionary if coded.num_chunks else pa.array([], coded.type.value_type)
     code_arrays = (chunk.indices for chunk in coded.chunks)  # none of an empty chunk
 
-    def codes(of_values: Any, chunk: Any) -> NDArray[np.int32]:
+    def codes(value_codes: Any, chunk: Any) -> NDArray[np.int32]:
         if pa.types.is_dictionary(chunk.type):
-            of_values = of_values.take(chunk.indices)
-        return (pc.fill_null(of_values, -1) if of_values.null_count else of_values).to_numpy()
+            value_codes = value_codes.take(chunk.indices)
+        return (pc.fill_null(value_codes, -1) if value_codes.null_count else value_codes).to_numpy()
 
     nothing = pa.array([], pa.int32())
     parts = [
-        [(next(code_arrays) if len(values) else nothing, chunk) for values, chunk in of_column]
-        for of_column in chunks
+        [(next(code_arrays) if len(values) else nothing, chunk) for values, chunk in column_chunks]
+        for column_chunks in chunks
     ]
     return names, [starmap(codes, part) for part in parts]
 

@@ -127,12 +127,12 @@ def temporal(
     )
     trained = np.flatnonzero(valid_start > starts)
     train = logs.sequences(trained, valid_start[trained])
-    user_of = interactions.users.codes[logs.targets]
+    target_users = interactions.users.codes[logs.targets]
     # the first event of a user is no example, which needs a history
-    is_held_out = logs.targets >= np.maximum(valid_start, starts + 1)[user_of]
-    is_test = logs.targets >= test_start[user_of]
+    is_held_out = logs.targets >= np.maximum(valid_start, starts + 1)[target_users]
+    is_test = logs.targets >= test_start[target_users]
     valid, test = (
-        logs.examples(user_of[is_in_part], logs.targets[is_in_part])
+        logs.examples(target_users[is_in_part], logs.targets[is_in_part])
         for is_in_part in (is_held_out & ~is_test, is_held_out & is_test)
     )
     left_out = len(starts) - len(trained)
@@ -175,9 +175,9 @@ class _UserLogs:
         if self.session_table is None:
             return None
         first_events = self.session_table.starts
-        of_user = self.interactions.starts[self.interactions.users.codes[first_events]]
+        user_starts = self.interactions.starts[self.interactions.users.codes[first_events]]
         bounds = (np.searchsorted(first_events, ends) for ends in (starts, stops))
-        return Ragged(first_events - of_user, *bounds)
+        return Ragged(first_events - user_starts, *bounds)
 
     def examples(self, users: NDArray[np.int64], events: NDArray[np.int64]) -> PackedExamples:
         """(n,) events by their indexes, each after all events of its user before it."""

@@ -125,8 +125,8 @@ def _coded_users(columns: Sequence[PartColumn]) -> tuple[Texts, list[NDArray[np.
             return users, [np.arange(len(users), dtype=np.int32)] * len(columns)
     distinct = [column for column, is_other in zip(columns, others, strict=True) if is_other]
     values, parts = coded_columns([columns[0], *distinct])
-    first, *rest = (joined_arrays(list(part)) for part in parts)
-    return Texts(values), [rest.pop(0) if is_other else first for is_other in others]
+    first_codes, *other_codes = (joined_arrays(list(part)) for part in parts)
+    return Texts(values), [other_codes.pop(0) if is_other else first_codes for is_other in others]
 
 
 def _values(names: Any, codes: NDArray[np.int32]) -> Coded[Value | None]:
@@ -143,14 +143,14 @@ def _user_values(
 ) -> Coded[Value | None]:
     """The value of each user. Raises IntegrityError if two rows of a user differ."""
     names, parts = coded_columns(columns)
-    codes, of_rows = np.concatenate([*chain.from_iterable(parts)]), np.concatenate(row_users)
-    of_users = np.zeros(len(users), dtype=np.int32)
-    of_users[of_rows] = codes
-    wrong = np.flatnonzero(of_users[of_rows] != codes)
+    codes, user_codes = np.concatenate([*chain.from_iterable(parts)]), np.concatenate(row_users)
+    codes_by_user = np.zeros(len(users), dtype=np.int32)
+    codes_by_user[user_codes] = codes
+    wrong = np.flatnonzero(codes_by_user[user_codes] != codes)
     if len(wrong):
-        user = users[of_rows[wrong[0]]]
+        user = users[user_codes[wrong[0]]]
         raise IntegrityError(f"user_{name} of user {user!r} differs between two files")
-    return _values(names, of_users)
+    return _values(names, codes_by_user)
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,18 +275,18 @@ def _examples(path: Path, file: PartFile, store: EventStore, log: _Log) -> Packe
     event_lengths, event_positions = log.row_lengths[part], file["positions"].numbers
     if not lengths.all():
         raise IntegrityError(f"{path}: a row has no target")
-    is_of_all = np.array_equal(lengths, event_lengths)
-    if not (is_of_all and np.array_equal(positions, event_positions)):
+    has_equal_lengths = np.array_equal(lengths, event_lengths)
+    if not (has_equal_lengths and np.array_equal(positions, event_positions)):
         rows = np.repeat(np.arange(len(users)), lengths)
         # one number for a row and a position; both ascend
         event_keys = np.repeat(np.arange(len(users)), event_lengths) << 31 | event_positions
         keys = rows << 31 | positions
-        of_targets = np.minimum(np.searchsorted(event_keys, keys), len(event_keys) - 1)
-        if not np.array_equal(event_keys[of_targets], keys) or (np.diff(keys) <= 0).any():
+        target_places = np.minimum(np.searchsorted(event_keys, keys), len(event_keys) - 1)
+        if not np.array_equal(event_keys[target_places], keys) or (np.diff(keys) <= 0).any():
             raise IntegrityError(
                 f"{path}: the targets of a user are not among the events of the row"
             )
-        events = events[of_targets]
+        events = events[target_places]
     if "history" in file:
         history_lengths = file["history"].numbers
         targets = Ragged.of_lengths(events, lengths)

@@ -60,10 +60,10 @@ def _named_begins(
     Sessions that overlap are one: a part of it that was held out would have events of the same
     session before it."""
     keys = users.astype(np.int64) * (int(names.max(initial=0)) + 1) + names
-    _, key_of = np.unique(keys, return_inverse=True)
-    last_of_key = np.zeros(len(keys), dtype=np.int64)
-    last_of_key[key_of] = np.arange(len(keys))  # a later event replaces an earlier one
-    end = np.maximum.accumulate(last_of_key[key_of])  # of all sessions begun so far
+    _, session_codes = np.unique(keys, return_inverse=True)
+    last_events = np.zeros(len(keys), dtype=np.int64)
+    last_events[session_codes] = np.arange(len(keys))  # a later event replaces an earlier one
+    end = np.maximum.accumulate(last_events[session_codes])  # of all sessions begun so far
     begins = np.ones(len(keys), dtype=np.bool_)
     begins[1:] = end[:-1] < np.arange(1, len(keys))
     return begins

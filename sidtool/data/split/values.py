@@ -60,8 +60,11 @@ class Example:
     @property
     def targets(self) -> tuple[FurtherTarget, ...]:
         """All targets: the item, and those of `rest`."""
-        known = (self.fields.context, self.fields.time)
-        return (FurtherTarget(self.item, self.position, self.feedback, *known), *self.rest)
+        context_and_time = (self.fields.context, self.fields.time)
+        return (
+            FurtherTarget(self.item, self.position, self.feedback, *context_and_time),
+            *self.rest,
+        )
 
     @property
     def items(self) -> tuple[str, ...]:
@@ -71,18 +74,18 @@ class Example:
     @property
     def all_fields(self) -> Fields:
         """The fields of the history and of the targets behind it, as events."""
-        before = self.fields
-        if before is NO_FIELDS:
+        history_fields = self.fields
+        if history_fields is NO_FIELDS:
             return NO_FIELDS
-        of_targets = [
+        target_fields = [
             {**target.feedback, **target.context, TARGET: TARGET_VALUES[True]}
             for target in self.targets
         ]
         event = {
-            name: (*values, *(of_target[name] for of_target in of_targets))
-            for name, values in before.event.items()
+            name: (*values, *(fields[name] for fields in target_fields))
+            for name, values in history_fields.event.items()
         }
-        if before.times is None:
-            return Fields(before.user, event)
+        if history_fields.times is None:
+            return Fields(history_fields.user, event)
         times = [target.time for target in self.targets if target.time is not None]
-        return Fields(before.user, event, times=(*before.times, *times))
+        return Fields(history_fields.user, event, times=(*history_fields.times, *times))

@@ -75,16 +75,16 @@ def join_windows(
     training windows or a held-out item that is in training windows of the user."""
     longest = 0
     may_be_cut: set[Window] = set()
-    of_users: dict[str, tuple[list[Window], list[Window]]] = {}  # in training, and held out
+    user_windows: dict[str, tuple[list[Window], list[Window]]] = {}  # in training, and held out
     for number, part in enumerate((train, valid, test)):
         length = max((len(window.history) for window in part), default=0)
         longest = max(longest, length)
         may_be_cut.update(window for window in part if len(window.history) == length)
         for window in part:
-            of_users.setdefault(window.user, ([], []))[number > 0].append(window)
+            user_windows.setdefault(window.user, ([], []))[number > 0].append(window)
     positions: dict[Window, int] = {}
     leaking = set()
-    for trained, held_out in of_users.values():
+    for trained, held_out in user_windows.values():
         _check_agreement(trained, held_out, longest)
         joined = JoinedWindows.of([*trained, *held_out], longest, may_be_cut)
         positions |= joined.positions
@@ -141,7 +141,7 @@ class JoinedWindows:
     cut: Set[Window]
     """Windows that may not begin with the user's first event: those with the longest history, of
     all files, or of their own file if windows are missing."""
-    known: Set[Events]
+    window_events: Set[Events]
     """The events of each window."""
 
     @classmethod
@@ -168,45 +168,45 @@ class JoinedWindows:
         """Whether a window may show the event that is the target of another one: where both have
         the same items up to that event, and each further event of the window is the target of one,
         too, if this is true of the joined sequence."""
-        events, other = window.events, target.events
-        n_before = len(other) - 1
+        events, target_events = window.events, target.events
+        n_before = len(target_events) - 1
         for place, item in enumerate(events):
             if item != target.item:
                 continue
             # the position of an uncut window is known, that of the other event would be larger
-            known = window if place < n_before else target
-            if place != n_before and known not in self.cut:
+            earlier = window if place < n_before else target
+            if place != n_before and earlier not in self.cut:
                 continue
             n_shared = min(place, n_before) + 1
-            if events[place + 1 - n_shared : place + 1] != other[-n_shared:]:
+            if events[place + 1 - n_shared : place + 1] != target_events[-n_shared:]:
                 continue
-            past = other if place < n_before else events[: place + 1]
-            both = past + events[place + 1 :]
+            prefix = target_events if place < n_before else events[: place + 1]
+            joined = prefix + events[place + 1 :]
             if not self.is_complete or all(
-                both[max(0, index - self.longest) : index + 1] in self.known
-                for index in range(len(past), len(both))
+                joined[max(0, index - self.longest) : index + 1] in self.window_events
+                for index in range(len(prefix), len(joined))
             ):
                 return True
         return False
 
 
 def _chains(
-    windows: Sequence[Events], longest: int, is_first_known: bool
+    windows: Sequence[Events], longest: int, is_first_fixed: bool
 ) -> Iterator[tuple[Events, int]]:
     """Distinct windows in order, each with its overlap with the one before: the longest overlaps
     are joined first, among equal ones that with the next window of the files. The first window
     stays the first if that is known."""
     followers: dict[int, tuple[int, int]] = {}
-    last_of = {index: index for index in range(len(windows))}  # of each chain, by its first window
+    last_by_first = {index: index for index in range(len(windows))}  # windows of each chain
     for overlap in range(longest, 0, -1):
-        if len(last_of) < 2:
+        if len(last_by_first) < 2:
             break
         waiting: dict[Events, list[int]] = defaultdict(list)
-        for first in list(last_of)[is_first_known:]:
+        for first in list(last_by_first)[is_first_fixed:]:
             waiting[windows[first][:overlap]].append(first)
-        for first in list(last_of):
-            while first in last_of:  # else it was joined to another chain
-                last = last_of[first]
+        for first in list(last_by_first):
+            while first in last_by_first:  # else it was joined to another chain
+                last = last_by_first[first]
                 candidates = waiting.get(windows[last][-overlap:], [])
                 place = bisect(candidates, last)
                 nearest = (*candidates[place : place + 2], *candidates[:2])
@@ -216,8 +216,8 @@ def _chains(
                     break
                 candidates.remove(follower)
                 followers[last] = follower, overlap
-                last_of[first] = last_of.pop(follower)
-    for first in last_of:
+                last_by_first[first] = last_by_first.pop(follower)
+    for first in last_by_first:
         link: tuple[int, int] | None = (first, 0)
         while link is not None:
             yield windows[link[0]], link[1]

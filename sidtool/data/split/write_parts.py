@@ -50,10 +50,10 @@ def write_logs(folder: Path, split: Split, logs: UserLogs, threads: int = 1) -> 
     def write(part: int) -> None:
         first, lengths = logs.events_of(part)
         users = np.flatnonzero(lengths)
-        own_columns = _own_columns(split, part)
+        part_columns = _part_columns(split, part)
         groups = list(ranges(lengths[users], GROUP_EVENTS)) or [(0, 0)]
         tables = (
-            _table(logs, users[start:stop], first, lengths, own_columns) for start, stop in groups
+            _table(logs, users[start:stop], first, lengths, part_columns) for start, stop in groups
         )
         write_tables(folder / file_name(PARTS[part]), tables, distinct=("user",))
 
@@ -65,10 +65,10 @@ def _table(
     users: NDArray[np.int64],
     firsts: NDArray[np.int64],
     lengths: NDArray[np.int64],
-    own_columns: Mapping[str, Ragged | NDArray[np.int32]],
+    part_columns: Mapping[str, Ragged | NDArray[np.int32]],
 ) -> Any:
     """The rows of some users, who have (k,) events from the (k,) first numbers on, for each of the
-    k users of the logs; `own_columns` are those that the part alone has, by user, too."""
+    k users of the logs; `part_columns` are those that the part alone has, by user, too."""
     import pyarrow as pa
 
     store, counts = logs.store, lengths[users]
@@ -78,7 +78,7 @@ def _table(
         "items": _lists(_coded_texts(store.names, store.items[places]), counts),
         "positions": _lists(positions, counts, pa.int32()),
     }
-    for name, column in own_columns.items():
+    for name, column in part_columns.items():
         if isinstance(column, Ragged):
             lists = column.take(users)
             columns[name] = _lists(lists.joined, lists.lengths, pa.int32())
@@ -95,7 +95,7 @@ def _table(
     return pa.table(columns)
 
 
-def _own_columns(split: Split, part: int) -> dict[str, Ragged | NDArray[np.int32]]:
+def _part_columns(split: Split, part: int) -> dict[str, Ragged | NDArray[np.int32]]:
     """The columns that a part alone has, by user code: where sessions start, or what of the events
     is a target, and under last-session the length of the history."""
     train, n_users = split.train, len(split.train.store.users)

@@ -77,8 +77,8 @@ def delimited_batches(
     import pyarrow as pa
 
     has_header = available is None
-    place_of = {name: place for place, name in enumerate(available or header(path, kind))}
-    places = {name: place_of[name] for name in names}
+    place_by_name = {name: place for place, name in enumerate(available or header(path, kind))}
+    places = {name: place_by_name[name] for name in names}
     quotes = "none" if kind in RECBOLE else _quotes(path, delimiter(path, kind))
     done = 0
     if quotes != "unusual":
@@ -89,7 +89,7 @@ def delimited_batches(
             return
         except pa.ArrowInvalid:
             pass  # Python's parser names the line, and reads rows of any length
-    columns = _read_strictly(path, kind, places, None if has_header else len(place_of))
+    columns = _read_strictly(path, kind, places, None if has_header else len(place_by_name))
     yield {name: column.slice(done) for name, column in columns.items()}
 
 

@@ -127,17 +127,17 @@ def column_batches(path: Path, names: Sequence[str], *, ids: Sequence[str] = ())
 def rows_by_id(path: Path, ids: Iterable[str], content: str) -> dict[str, int]:
     """The row of each id of an item or a user, from 0. Raises DataError for an empty id, or one in
     two rows."""
-    row_of: dict[str, int] = {}
+    row_by_id: dict[str, int] = {}
     for row, member in enumerate(ids):
         if not member:
             raise DataError(f"{path}, row {row + 1}: the {content} id is empty")
-        if member in row_of:
+        if member in row_by_id:
             raise DataError(
-                f"{path}: {content} id {member!r} is in rows {row_of[member] + 1} and {row + 1}",
+                f"{path}: {content} id {member!r} is in rows {row_by_id[member] + 1} and {row + 1}",
                 hint="an id has one row: drop the other",
             )
-        row_of[member] = row
-    return row_of
+        row_by_id[member] = row
+    return row_by_id
 
 
 def _batches(path: Path, names: Sequence[str], ids: Sequence[str], whole: bool) -> Batches:

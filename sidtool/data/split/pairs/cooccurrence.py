@@ -102,10 +102,10 @@ class ItemSequences(Sequence[NDArray[np.integer[Any]]]):
         def numbered(block: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
             lists = users.items.take(slice(*block))
             items = numbers[lists.joined]
-            is_known = items >= 0
-            if is_known.all():
+            has_number = items >= 0
+            if has_number.all():
                 return items, lists.lengths
-            return items[is_known], np.diff(_offsets(is_known)[_offsets(lists.lengths)])
+            return items[has_number], np.diff(_offsets(has_number)[_offsets(lists.lengths)])
 
         blocks = ranges(users.items.lengths, BLOCK_EVENTS)
         parts = [(numbers[:0], _offsets([])[:0]), *in_threads(numbered, blocks, threads)]

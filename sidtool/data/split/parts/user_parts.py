@@ -118,11 +118,11 @@ def group_rows(plan: PartPlan, columns: EventColumns, source: Path, out: Path) -
                     [cells] = with_iso_times([cells], columns.time_format)
                 coder.check_order(source, cells[ORDER], first)
             coded = run[columns.user].combine_chunks().dictionary_encode()
-            part_of_user = user_buckets(Texts(coded.dictionary)).astype(np.int64)
-            part_of = (part_of_user * plan.parts // BUCKETS)[coded.indices.to_numpy()]
-            sizes = np.bincount(part_of, minlength=plan.parts)
+            buckets = user_buckets(Texts(coded.dictionary)).astype(np.int64)
+            row_parts = (buckets * plan.parts // BUCKETS)[coded.indices.to_numpy()]
+            sizes = np.bincount(row_parts, minlength=plan.parts)
             # the rows of a part stay in order
-            order = np.argsort(part_of.astype(np.int16), kind="stable")
+            order = np.argsort(row_parts.astype(np.int16), kind="stable")
             [rows] = run.take(order).combine_chunks().to_batches()
             for start, size in zip(np.cumsum(sizes) - sizes, sizes, strict=True):
                 file.write_batch(rows.slice(start, size))
@@ -184,15 +184,15 @@ def split_part(
 ) -> SplitPart:
     """Split the rows of a part, given as a file, and write its files into a folder."""
     options = replace(plan.options, columns=EventNames())
-    split = make_split(rows, options, recorded=columns, of_some_users=True)
+    split = make_split(rows, options, recorded=columns, is_subset=True)
     logs = check_parts(split, is_whole=False)
     assert logs is not None  # windows are refused
     write_logs(folder, split, logs)
     digests = BucketDigests.of(split.train, split.valid, split.test, plan.buckets(number))
     files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
     origin = split.origin
-    columns_of = split.train.store.fields.items()
-    empty = tuple(name for name, column in columns_of if _is_empty(name, column))
+    named_columns = split.train.store.fields.items()
+    empty = tuple(name for name, column in named_columns if _is_empty(name, column))
     return SplitPart(
         split.counts, digests, origin.events_digest, files, origin.fields, origin.cuts, empty
     )
