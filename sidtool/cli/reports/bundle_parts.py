@@ -240,7 +240,7 @@ def neighbor_blocks(
             (
                 names[at],
                 float(cosines[at]),
-                int(near.shared[query, at]),
+                int(near.shared_levels[query, at]),
                 Mark("kept") if by_sid[at] else "lost",
             )
             for at in neighbors.tolist()

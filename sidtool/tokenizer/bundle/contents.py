@@ -48,15 +48,15 @@ def identify(
             key: value for key, value in recipe["encoder"].items() if key not in _LOCATION_KEYS
         }
         recipe = {**recipe, "encoder": encoder}
-    of_codebook = hashlib.sha256(canonical({"recipe": recipe, "policy": policy}))
+    codebook_hash = hashlib.sha256(canonical({"recipe": recipe, "policy": policy}))
     if codebook is not None:
         for name, array in sorted(codebook_arrays(codebook).items()):
-            hash_array(of_codebook, name, array)
-    of_items = hashlib.sha256()
+            hash_array(codebook_hash, name, array)
+    items_hash = hashlib.sha256()
     for name, array in item_arrays(items).items():
-        hash_array(of_items, name.removeprefix("items/"), array)
-    of_space = hashlib.sha256(canonical(space.to_json()))
-    return Identity(of_space.hexdigest(), of_codebook.hexdigest(), of_items.hexdigest())
+        hash_array(items_hash, name.removeprefix("items/"), array)
+    space_hash = hashlib.sha256(canonical(space.to_json()))
+    return Identity(space_hash.hexdigest(), codebook_hash.hexdigest(), items_hash.hexdigest())
 
 
 def codebook_arrays(codebook: Codebook) -> dict[str, NDArray[Any]]:

@@ -53,19 +53,19 @@ def download_group(
     source = folder_or_url(name_or_path)
     copy, folders = fetch_roots(source, ROOT, access)
     kinds = [kind] if kind is not None else get_args(Kind)
-    kind_of = {
-        folder: of_folder
+    kind_by_folder = {
+        folder: candidate
         for folder in folders
-        for of_folder in kinds
-        if describe(copy / folder) == f"a {of_folder}"
+        for candidate in kinds
+        if describe(copy / folder) == f"a {candidate}"
     }
-    folder = only_folder(source, " or ".join(kinds), list(kind_of))
-    name = folder.rstrip("/") or f"{kind_of[folder]}.zarr"
+    folder = only_folder(source, " or ".join(kinds), list(kind_by_folder))
+    name = folder.rstrip("/") or f"{kind_by_folder[folder]}.zarr"
     check_signed_copy(
-        source, access, copy, name, lambda: signed_objects(copy / folder, kind_of[folder])
+        source, access, copy, name, lambda: signed_objects(copy / folder, kind_by_folder[folder])
     )
     if not isinstance(source, Path):
-        objects = read_root(Storage(copy / folder), kind_of[folder])["objects"]
+        objects = read_root(Storage(copy / folder), kind_by_folder[folder])["objects"]
         # the commit, so that both downloads are of one version
         at_commit = replace(access, revision=copy.name)
         download(source.partition("@")[0], at_commit, allow=[folder + name for name in objects])

@@ -200,7 +200,10 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
         rows = (0, layout.shape[0])
         ranges = layout.byte_ranges(name, rows)
         chunks = self._read(name, [(key, 0, layout.chunk_bytes) for key, _, _ in ranges])
-        pieces = [(each, data[: each[2]]) for each, data in zip(ranges, chunks, strict=True)]
+        pieces = [
+            (byte_range, data[: byte_range[2]])
+            for byte_range, data in zip(ranges, chunks, strict=True)
+        ]
         array = _assemble(name, layout, rows, pieces)
         self._check_digests({key: data for (key, _, _), data in zip(ranges, chunks, strict=True)})
         return array

@@ -68,8 +68,8 @@ def _append(
         )
     rank = np.zeros(len(raw), dtype=np.uint16)
     starts = np.cumsum(runs) - runs
-    shared = runs > 1
-    for start, size in zip(starts[shared], runs[shared], strict=True):
+    is_shared = runs > 1
+    for start, size in zip(starts[is_shared], runs[is_shared], strict=True):
         rows = sorted(order[start : start + size], key=lambda row: ids[row])
         rank[rows] = np.arange(size)
     return np.column_stack([raw, rank]), (*sizes, capacity)
@@ -82,7 +82,8 @@ def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequenc
         return raw
     require_capacity(len(raw), Levels(codebook.sizes))
     # a group has the items of one prefix, if some of them collide: those that do, sorted by id, are
-    # shared[firsts[g] : firsts[g + 1]], all of them order[bounds[p] : bounds[p + 1]], p = groups[g]
+    # colliding_rows[firsts[g] : firsts[g + 1]], all of them order[bounds[p] : bounds[p + 1]] with
+    # p = groups[g]
     prefixes = raw[order, :-1]
     changes = (prefixes[1:] != prefixes[:-1]).any(axis=1)
     bounds = np.flatnonzero(np.concatenate([[True], changes, [True]]))
@@ -90,28 +91,30 @@ def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequenc
     firsts = np.flatnonzero(np.diff(prefix, prepend=-1))
     groups = prefix[firsts]
     firsts = np.append(firsts, len(colliding))
-    shared = order[colliding]
+    colliding_rows = order[colliding]
     for first, stop in pairwise(firsts.tolist()):
-        shared[first:stop] = sorted(shared[first:stop].tolist(), key=lambda row: ids[row])
+        colliding_rows[first:stop] = sorted(
+            colliding_rows[first:stop].tolist(), key=lambda row: ids[row]
+        )
     parts = []
     start = 0
     while start < len(groups):
         # groups whose colliding items' vectors may be held at once, at least one
         stop = int(np.searchsorted(firsts, firsts[start] + source.limit, side="right")) - 1
         stop = max(stop, start + 1)
-        rows = shared[firsts[start] : firsts[stop]]
+        rows = colliding_rows[firsts[start] : firsts[stop]]
         members = [order[bounds[p] : bounds[p + 1]] for p in groups[start:stop].tolist()]
         last_codes = raw[np.concatenate(members), -1]
         sizes = np.diff(firsts[start : stop + 1])
         parts.append(Groups(rows, raw[rows], sizes, last_codes, np.array([*map(len, members)])))
         start = stop
-    new_codes = np.empty(len(shared), dtype=np.int64)  # -1: the prefix is full
+    new_codes = np.empty(len(colliding_rows), dtype=np.int64)  # -1: the prefix is full
     ends = np.cumsum([len(part.rows) for part in parts])
     for index, last in source.run(partial(_open_choosing, codebook, source), parts):
         new_codes[ends[index] - len(last) : ends[index]] = last
     codes = raw.copy()
-    codes[shared, -1] = np.maximum(new_codes, 0)
-    overflow = sorted(shared[new_codes < 0].tolist(), key=lambda row: ids[row])
+    codes[colliding_rows, -1] = np.maximum(new_codes, 0)
+    overflow = sorted(colliding_rows[new_codes < 0].tolist(), key=lambda row: ids[row])
     if overflow:
         settled = np.ones(len(codes), dtype=np.bool_)
         settled[overflow] = False
@@ -178,7 +181,7 @@ def _choose_last_codes(
     """(m,) last codes for the m colliding items of some groups, by their `nearest` ones and their
     residuals; -1 if the prefix has none left. `sizes` are the groups' numbers of colliding items,
     `last_codes` the nearest ones of all their items."""
-    chosen = np.empty(len(nearest), dtype=np.int64)
+    codes = np.empty(len(nearest), dtype=np.int64)
     starts = np.cumsum(sizes) - sizes
 
     def counts(group: int) -> NDArray[np.intp]:
@@ -187,13 +190,15 @@ def _choose_last_codes(
     pairs = np.flatnonzero(sizes == 2)
     n_batches = -(-len(pairs) // PAIRS)  # rounded up
     for batch in np.array_split(pairs, n_batches) if n_batches else ():
-        both = starts[batch][:, None] + np.arange(2)  # (pairs, 2)
+        pair_rows = starts[batch][:, None] + np.arange(2)  # (pairs, 2)
         in_use = np.stack([counts(group) > 0 for group in batch.tolist()])
-        chosen[both] = assign_pairs(nearest[both[:, 0]], residuals[both], centroids, in_use)
+        codes[pair_rows] = assign_pairs(
+            nearest[pair_rows[:, 0]], residuals[pair_rows], centroids, in_use
+        )
     for group in np.flatnonzero(sizes > 2).tolist():
         span = slice(starts[group], starts[group] + sizes[group])
-        chosen[span] = assign_group(nearest[span], residuals[span], centroids, counts(group))
-    return chosen
+        codes[span] = assign_group(nearest[span], residuals[span], centroids, counts(group))
+    return codes
 
 
 def assign_pairs(
@@ -218,9 +223,9 @@ def assign_pairs(
     is_equal = (residuals[:, 0] == residuals[:, 1]).all(axis=1)
     second_moves = stay[:, 0] + move[:, 1] <= stay[:, 1] + move[:, 0]
     mover = np.where(is_equal | second_moves, 1, 0)
-    chosen = np.repeat(nearest.astype(np.int64)[:, None], 2, axis=1)
-    chosen[groups, mover] = np.where(is_full, -1, target[groups, mover])
-    return chosen
+    codes = np.repeat(nearest.astype(np.int64)[:, None], 2, axis=1)
+    codes[groups, mover] = np.where(is_full, -1, target[groups, mover])
+    return codes
 
 
 def assign_group(
@@ -245,19 +250,21 @@ def assign_group(
     costs -= np.where(keeps, reward, 0)
     costs[~keeps & (counts[columns] > 1)] = np.inf  # the code of another colliding pair
     rows, positions = linear_sum_assignment(costs)
-    chosen = np.full(len(nearest), -1, dtype=np.int64)
-    chosen[rows] = columns[positions]
+    codes = np.full(len(nearest), -1, dtype=np.int64)
+    codes[rows] = columns[positions]
     # duplicates are interchangeable for the solver: the cheaper codes go to the lower ids
     duplicates: dict[tuple[int, bytes], list[int]] = {}
     for row, (code, residual) in enumerate(zip(nearest.tolist(), residuals, strict=True)):
         duplicates.setdefault((code, residual.tobytes()), []).append(row)
-    for equal in duplicates.values():
-        if len(equal) == 1:
+    for duplicate_rows in duplicates.values():
+        if len(duplicate_rows) == 1:
             continue
-        cost_of = dict(zip(columns.tolist(), costs[equal[0]].tolist(), strict=True))
-        by_cost = [(cost_of.get(code, np.inf), code) for code in chosen[equal].tolist()]
-        chosen[equal] = [code for _, code in sorted(by_cost)]
-    return chosen
+        cost_by_code = dict(zip(columns.tolist(), costs[duplicate_rows[0]].tolist(), strict=True))
+        by_cost = [
+            (cost_by_code.get(code, np.inf), code) for code in codes[duplicate_rows].tolist()
+        ]
+        codes[duplicate_rows] = [code for _, code in sorted(by_cost)]
+    return codes
 
 
 def squared_distances(rows: Vectors, centroids: Vectors) -> NDArray[np.float64]:

@@ -126,7 +126,7 @@ class NearItems:
     """(n,): rows of the codes; the first q are the queries"""
     cosines: NDArray[np.float32]
     """(q, n)"""
-    shared: NDArray[np.float64]
+    shared_levels: NDArray[np.float64]
     """(q, n): codes in common, from the first one on"""
     by_vector: NDArray[np.bool_]
     """(q, n): among the k nearest"""
@@ -189,11 +189,11 @@ def prefix_similarity(
 def shared_levels(codes: Codes, queries: NDArray[np.intp]) -> NDArray[np.float64]:
     """(q, n) float64: length of the common prefix of each query's codes and each item's."""
     still_equal = np.ones((len(queries), len(codes)), dtype=bool)
-    shared = np.zeros(still_equal.shape)
+    lengths = np.zeros(still_equal.shape)
     for column in codes.T:
         still_equal &= column[queries, None] == column
-        shared += still_equal
-    return shared
+        lengths += still_equal
+    return lengths
 
 
 Shares = list[float | None]

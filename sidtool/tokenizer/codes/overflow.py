@@ -115,12 +115,14 @@ class PrefixSearch:
         level = self._levels[depth]
         table = np.tile(np.square(level).sum(axis=1), (len(nodes), 1))
         table[:, : self._first_code] = np.inf
-        rest = nodes
+        prefixes = nodes
         for earlier in reversed(range(depth)):
-            codes, of_node = np.unique(rest & low_bits(self._bits[earlier]), return_inverse=True)
+            codes, inverse = np.unique(
+                prefixes & low_bits(self._bits[earlier]), return_inverse=True
+            )
             products = 2 * self._levels[earlier][codes] @ level.T
-            table += products[of_node]
-            rest = rest >> np.uint64(self._bits[earlier])
+            table += products[inverse]
+            prefixes = prefixes >> np.uint64(self._bits[earlier])
         # a full prefix of this depth is excluded if its parent is a node of the beam
         parents = full >> np.uint64(self._bits[depth])
         position = np.minimum(np.searchsorted(nodes, parents), len(nodes) - 1)
@@ -180,8 +182,8 @@ def place_overflow(latent: Vectors, codebook: Codebook, taken: Codes) -> Codes:
             if len(exhausted):
                 full = free.full_prefixes()
                 for batch in np.array_split(exhausted, -(-len(exhausted) // search.batch)):
-                    found = search.nearest(latent[batch], full)
-                    candidates[batch], distances_to[batch, :CANDIDATES] = found
+                    hits = search.nearest(latent[batch], full)
+                    candidates[batch], distances_to[batch, :CANDIDATES] = hits
                 column[exhausted] = 0
             requested = candidates[unresolved, column[unresolved]]
             unresolved = unresolved[free.count(requested) == 0]
@@ -253,10 +255,10 @@ def _nearest_free(
     that are not free, and is updated."""
     group = np.repeat(np.arange(len(counts)), counts)
     turn = consecutive(np.zeros_like(counts), counts)
-    chosen = np.empty(len(costs), dtype=np.intp)
+    codes = np.empty(len(costs), dtype=np.intp)
     for step in range(int(counts.max())):
         rows = np.flatnonzero(turn == step)  # at most one row per group
         free_costs = np.where(in_use[group[rows]], np.inf, costs[rows])
-        chosen[rows] = free_costs.argmin(axis=1)
-        in_use[group[rows], chosen[rows]] = True
-    return chosen
+        codes[rows] = free_costs.argmin(axis=1)
+        in_use[group[rows], codes[rows]] = True
+    return codes

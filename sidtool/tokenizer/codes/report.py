@@ -29,8 +29,8 @@ class CollisionCounts(JsonRecord):
     def of(cls, codes: Codes) -> "CollisionCounts":
         """Count the collisions in (n, levels) codes."""
         _, sizes = equal_rows(codes)
-        shared = sizes[sizes > 1]
-        return cls(int(shared.sum()), len(shared), int(sizes.max(initial=0)))
+        shared_sizes = sizes[sizes > 1]
+        return cls(int(shared_sizes.sum()), len(shared_sizes), int(sizes.max(initial=0)))
 
 
 @dataclass(frozen=True)

@@ -149,18 +149,18 @@ class LexicalEncoder:
 
         rows = []
         for block in blocks:
-            kinds = []
-            for kind in block:
-                shape = (kind.n_texts, len(self.feature_hash))
-                columns = np.searchsorted(self.feature_hash, kind.hashes)
+            matrices = []
+            for features in block:
+                shape = (features.n_texts, len(self.feature_hash))
+                columns = np.searchsorted(self.feature_hash, features.hashes)
                 columns = np.minimum(columns, shape[1] - 1)
-                is_known = self.feature_hash[columns] == kind.hashes
-                columns, texts = columns[is_known], kind.texts[is_known]
-                weights = (1 + np.log(kind.counts[is_known])) * self.idf[columns]
-                squares = np.bincount(texts, weights=np.square(weights), minlength=kind.n_texts)
+                is_feature = self.feature_hash[columns] == features.hashes
+                columns, texts = columns[is_feature], features.texts[is_feature]
+                weights = (1 + np.log(features.counts[is_feature])) * self.idf[columns]
+                squares = np.bincount(texts, weights=np.square(weights), minlength=features.n_texts)
                 weights = (weights / np.sqrt(2 * squares[texts])).astype(np.float32)
-                kinds.append(sparse.csr_matrix((weights, (texts, columns)), shape=shape))
-            rows.append(kinds[0] + kinds[1])
+                matrices.append(sparse.csr_matrix((weights, (texts, columns)), shape=shape))
+            rows.append(matrices[0] + matrices[1])
         return sparse.vstack(rows, format="csr")
 
 
@@ -222,26 +222,31 @@ def _feature_blocks(texts: Sequence[str]) -> Iterator[tuple[_Features, _Features
     for start in range(0, len(texts), BLOCK):
         pieces = [normalized(text) for text in texts[start : start + BLOCK]]
         letters = np.frombuffer("".join(pieces).encode("utf-32-le"), dtype=np.uint32)
-        text_of = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
-        yield _words(len(pieces), letters, text_of), _n_grams(len(pieces), letters, text_of)
+        letter_texts = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
+        yield (
+            _words(len(pieces), letters, letter_texts),
+            _n_grams(len(pieces), letters, letter_texts),
+        )
 
 
-def _words(n_texts: int, letters: NDArray[np.uint32], text_of: NDArray[np.int64]) -> _Features:
+def _words(n_texts: int, letters: NDArray[np.uint32], letter_texts: NDArray[np.int64]) -> _Features:
     is_space = letters == _SPACE
     starts = np.flatnonzero(is_space[:-1] & ~is_space[1:]) + 1
     stops = np.flatnonzero(~is_space[:-1] & is_space[1:]) + 1
     inside = np.flatnonzero(~is_space)
     if not len(starts):
-        return _Features.of(n_texts, text_of[:0], np.empty(0, dtype=np.uint64))
+        return _Features.of(n_texts, letter_texts[:0], np.empty(0, dtype=np.uint64))
     places = inside - np.repeat(starts, stops - starts)  # of each letter in its word
     powers = np.cumprod(np.full(int(places.max()) + 2, _MULTIPLIER, dtype=np.uint64))
     terms = (letters[inside].astype(np.uint64) + np.uint64(1)) * powers[places + 1]
     firsts = np.concatenate([[0], np.cumsum(stops - starts)[:-1]])
     hashes = np.add.reduceat(terms, firsts) + powers[:1] * _WORD_MARK
-    return _Features.of(n_texts, text_of[starts], hashes)
+    return _Features.of(n_texts, letter_texts[starts], hashes)
 
 
-def _n_grams(n_texts: int, letters: NDArray[np.uint32], text_of: NDArray[np.int64]) -> _Features:
+def _n_grams(
+    n_texts: int, letters: NDArray[np.uint32], letter_texts: NDArray[np.int64]
+) -> _Features:
     """Three characters without a space in the middle, and two of a script without spaces."""
     is_space = letters == _SPACE
     is_unspaced = letters >= _FIRST_WITHOUT_SPACES
@@ -251,7 +256,7 @@ def _n_grams(n_texts: int, letters: NDArray[np.uint32], text_of: NDArray[np.int6
     twos = np.flatnonzero(is_unspaced[:-1] & is_unspaced[1:])
     hash_of_two = terms[0][:-1] + terms[1][1:]
     hashes = np.concatenate([hash_of_two[threes] + terms[2][threes + 2], hash_of_two[twos]])
-    return _Features.of(n_texts, text_of[np.concatenate([threes, twos])], hashes)
+    return _Features.of(n_texts, letter_texts[np.concatenate([threes, twos])], hashes)
 
 
 def _right_singular_vectors(matrix: Any, most: int) -> Vectors:

@@ -159,7 +159,7 @@ def _set_pooling(model: Any, encoder: Encoder) -> str | None:
 
 def encode_texts(model: Any, encoder: Encoder, texts: list[str], pool: Any = None) -> Vectors:
     """(n, dim) vectors; with a pool, a block on each of its devices."""
-    shared = {} if pool is None else {"pool": pool, "chunk_size": BLOCK}
+    pool_options = {} if pool is None else {"pool": pool, "chunk_size": BLOCK}
     with loading(encoder.model, PURPOSE):
         vectors = model.encode(
             texts,
@@ -167,7 +167,7 @@ def encode_texts(model: Any, encoder: Encoder, texts: list[str], pool: Any = Non
             batch_size=BATCH,
             show_progress_bar=False,
             normalize_embeddings=encoder.normalize,
-            **shared,
+            **pool_options,
         )
     return np.ascontiguousarray(vectors, dtype=np.float32)
 

@@ -43,12 +43,12 @@ class Behavior:
         """The training events of items `ids`. Raises DataError if no two of them are
         consecutive."""
         packed = packed_sequences(users)
-        number_of = {item: number for number, item in enumerate(ids)}
-        numbers = np.array([number_of.get(name, -1) for name in packed.names], dtype=np.int64)
+        number_by_id = {item: number for number, item in enumerate(ids)}
+        numbers = np.array([number_by_id.get(name, -1) for name in packed.names], dtype=np.int64)
         items = numbers[packed.items.joined]
         positions = packed.event_positions
-        user = np.repeat(np.arange(len(packed)), packed.items.lengths)
-        follows = (np.diff(user) == 0) & (np.diff(positions) == 1)
+        event_users = np.repeat(np.arange(len(packed)), packed.items.lengths)
+        follows = (np.diff(event_users) == 0) & (np.diff(positions) == 1)
         follows &= (items[:-1] >= 0) & (items[1:] >= 0)
         if not follows.any():
             raise DataError("no user has two consecutive training events with items of the bundles")
@@ -209,15 +209,15 @@ def describe(bundle: Bundle, evidence: Evidence, *, seed: int = 0) -> BundleFigu
         neighbors = neighbor_preservation(vectors, codes, codebook, seed=seed).jaccard
     elif report is not None:
         neighbors = report.neighbors.jaccard
-    of_events: Sequence[Figures] = [[None] * len(sizes)] * 6
+    event_figures: Sequence[Figures] = [[None] * len(sizes)] * 6
     if evidence.behavior is not None:
         steps = evidence.behavior.steps
-        of_events = (
+        event_figures = (
             *mutual_information(codes, steps, seed=seed),
             *prefix_alignment(codes, sizes, steps),
             *prefix_spread(codes, sizes, evidence.behavior.events),
         )
-    columns = zip(level_use(codes, sizes), neighbors, purity[1:], *of_events, strict=True)
+    columns = zip(level_use(codes, sizes), neighbors, purity[1:], *event_figures, strict=True)
     return BundleFigures(
         name=bundle.manifest.name,
         digest=bundle.identity.digest,
@@ -241,13 +241,13 @@ def prefix_purity(codes: Codes, sizes: Sequence[int], labels: Sequence[str]) -> 
     without a label, and at each depth items whose prefix no other item has: one item alone is
     always pure. None if no item is left."""
     labeled = np.flatnonzero([bool(label) for label in labels])
-    number_of: dict[str, int] = {}
-    numbers = [number_of.setdefault(label, len(number_of)) for label in labels if label]
-    label = np.array(numbers, dtype=np.int64)
+    number_by_label: dict[str, int] = {}
+    numbers = [number_by_label.setdefault(label, len(number_by_label)) for label in labels if label]
+    label_numbers = np.array(numbers, dtype=np.int64)
     purity: list[float | None] = []
     whole_catalog = np.zeros(len(labeled), dtype=np.int64)
     for group in (whole_catalog, *prefix_groups(codes[labeled], sizes)):
-        group_and_label = group * (label.max(initial=0) + 1) + label
+        group_and_label = group * (label_numbers.max(initial=0) + 1) + label_numbers
         _, pair, counts = np.unique(group_and_label, return_inverse=True, return_counts=True)
         others = np.bincount(group)[group] - 1
         shares = (counts[pair] - 1)[others > 0] / others[others > 0]

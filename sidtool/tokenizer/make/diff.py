@@ -119,8 +119,8 @@ def _ids(items: ItemMap, rows: Iterable[Any]) -> tuple[str, ...]:
 
 def _first_difference(old: Codes, new: Codes) -> NDArray[np.int64]:
     """(n, levels), (n, levels) -> (n,) int64: the first level that differs, from 1; 0 if none."""
-    shared = min(old.shape[1], new.shape[1])
-    differs = old[:, :shared] != new[:, :shared]
+    common_depth = min(old.shape[1], new.shape[1])
+    differs = old[:, :common_depth] != new[:, :common_depth]
     # SIDs of another depth differ where the shorter one ends
     longer = np.full((len(old), 1), old.shape[1] != new.shape[1])
     differs = np.concatenate([differs, longer], axis=1)

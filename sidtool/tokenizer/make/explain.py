@@ -93,21 +93,23 @@ class TitleWords:
     @classmethod
     def of(cls, items: ItemMap) -> "TitleWords":
         """Split the titles of an item map; without titles there are no words."""
-        number_of: dict[str, int] = {}
+        number_by_word: dict[str, int] = {}
         numbers = array("i")
         lengths = []
         for title in items.titles if items.titles is not None else [""] * len(items):
             distinct = set(_WORD.findall(title.lower()))
-            numbers.extend([number_of.setdefault(word, len(number_of)) for word in distinct])
+            numbers.extend(
+                [number_by_word.setdefault(word, len(number_by_word)) for word in distinct]
+            )
             lengths.append(len(distinct))
         pairs = np.frombuffer(numbers, dtype=np.int32) if numbers else np.zeros(0, dtype=np.int32)
         return cls(
-            words=tuple(number_of),
+            words=tuple(number_by_word),
             numbers=pairs,
             offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
             active=np.repeat(~items.retired, lengths),
             n_active=np.concatenate([[0], np.cumsum(~items.retired, dtype=np.int64)]),
-            totals=np.bincount(pairs, minlength=len(number_of)),
+            totals=np.bincount(pairs, minlength=len(number_by_word)),
         )
 
     def terms(self, first: int, stop: int, count: int) -> tuple[Term, ...]:

@@ -128,11 +128,11 @@ class ResidualQuantizer(nn.Module):
                 codes = distances.argmin(dim=1)  # |residual|^2 is equal for all codes
                 self._used[level][codes] = True
                 self._residuals[level] = residual.detach()
-            chosen = centroids[codes]
-            loss = loss + COMMITMENT * _error(residual, chosen.detach())
-            loss = loss + _error(chosen, residual.detach())
-            residual = residual - chosen.detach()
-            quantized = quantized + chosen
+            nearest = centroids[codes]
+            loss = loss + COMMITMENT * _error(residual, nearest.detach())
+            loss = loss + _error(nearest, residual.detach())
+            residual = residual - nearest.detach()
+            quantized = quantized + nearest
         return latent + (quantized - latent).detach(), loss
 
     @torch.no_grad()

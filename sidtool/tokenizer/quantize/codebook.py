@@ -218,8 +218,8 @@ class Codebook:
             for level, (start, stop) in enumerate(pairwise(starts)):
                 level_scores = scores[:, start:stop]  # (n, K_l), a view
                 for earlier in range(level):
-                    chosen = starts[earlier] + codes[:, earlier].astype(np.intp)
-                    level_scores -= products[chosen, start:stop]
+                    product_rows = starts[earlier] + codes[:, earlier].astype(np.intp)
+                    level_scores -= products[product_rows, start:stop]
                 level_scores[:, : self.params.first_code] = -np.inf
                 codes[:, level] = level_scores.argmax(axis=1)
             return codes

@@ -165,17 +165,17 @@ def add_collaborative(
     trust = np.where(is_warm, events / (events + PRIOR), 0)
     trust = trust.astype(np.float32)[:, None]  # (n, 1)
     # ridge regression with intercept in closed form, on the items that have a collaborative vector
-    known, targets = inputs[is_warm], observed[is_warm]
-    n, width = known.shape
-    input_mean = known.mean(axis=0, dtype=np.float64)
-    target_mean = targets.mean(axis=0, dtype=np.float64)
-    variance = _products(known, known) - n * np.outer(input_mean, input_mean)
-    covariance = _products(known, targets) - n * np.outer(input_mean, target_mean)
+    warm_inputs, warm_targets = inputs[is_warm], observed[is_warm]
+    n, width = warm_inputs.shape
+    input_mean = warm_inputs.mean(axis=0, dtype=np.float64)
+    target_mean = warm_targets.mean(axis=0, dtype=np.float64)
+    variance = _products(warm_inputs, warm_inputs) - n * np.outer(input_mean, input_mean)
+    covariance = _products(warm_inputs, warm_targets) - n * np.outer(input_mean, target_mean)
     # never 0: there may be fewer rows than columns
     strength = RIDGE * (np.trace(variance) / width or 1.0)
     weight = np.linalg.solve(variance + strength * np.eye(width), covariance)
     bias = target_mean - input_mean @ weight
-    del known, targets  # they are not held beside the fused vectors
+    del warm_inputs, warm_targets  # they are not held beside the fused vectors
     arrays = {
         f"{COLLABORATIVE}_0_weight": weight.astype(np.float32),
         f"{COLLABORATIVE}_0_bias": bias.astype(np.float32),

@@ -128,20 +128,20 @@ def cluster(vectors: Vectors, size: int, rng: np.random.Generator) -> Vectors:
 def plus_plus(vectors: Vectors, size: int, rng: np.random.Generator) -> Vectors:
     """Greedy k-means++: of a few candidates drawn by squared distance, keep the one that lowers the
     error most."""
-    candidates = 2 + int(np.log(size))
+    n_candidates = 2 + int(np.log(size))
     norms = np.einsum("ij,ij->i", vectors, vectors)
-    chosen = np.empty(size, dtype=np.intp)
-    chosen[0] = rng.integers(len(vectors))
-    closest = _distances_to_rows(vectors, norms, chosen[:1])[0]
+    center_rows = np.empty(size, dtype=np.intp)
+    center_rows[0] = rng.integers(len(vectors))
+    closest = _distances_to_rows(vectors, norms, center_rows[:1])[0]
     for step in range(1, size):
         cumulated = np.cumsum(closest, dtype=np.float64)
-        drawn = np.searchsorted(cumulated, rng.random(candidates) * cumulated[-1], side="right")
+        drawn = np.searchsorted(cumulated, rng.random(n_candidates) * cumulated[-1], side="right")
         drawn = np.minimum(drawn, len(vectors) - 1)
         lowered = np.minimum(closest, _distances_to_rows(vectors, norms, drawn))  # (candidates, n)
         best = int(lowered.sum(axis=1, dtype=np.float64).argmin())
-        chosen[step] = drawn[best]
+        center_rows[step] = drawn[best]
         closest = lowered[best]
-    return vectors[chosen]
+    return vectors[center_rows]
 
 
 def _distances_to_rows(vectors: Vectors, norms: Distances, rows: Labels) -> Distances:

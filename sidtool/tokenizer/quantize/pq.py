@@ -120,5 +120,5 @@ def _principal_axes(rows: Vectors, parts: Parts) -> NDArray[np.float32]:
         open_parts = [n for n, part in enumerate(parts) if len(axes_of_part[n]) < len(part)]
         best = min(open_parts, key=lambda n: sum(logs[axis] for axis in axes_of_part[n]))
         axes_of_part[best].append(axis)
-    order = np.concatenate([np.array(chosen) for chosen in axes_of_part]).astype(np.intp)
+    order = np.concatenate([np.array(part_axes) for part_axes in axes_of_part]).astype(np.intp)
     return axes[:, order].astype(np.float32)

@@ -203,12 +203,12 @@ def balanced_kmeans(
         distances = squared_distances(vectors, centroids)
         prices = even_prices(distances, prices)
         codes = even_codes(distances + prices)
-        chosen = distances[np.arange(len(codes)), codes]
+        row_distances = distances[np.arange(len(codes)), codes]
         previous = error
-        error = float(chosen.sum(dtype=np.float64))
+        error = float(row_distances.sum(dtype=np.float64))
         if previous - error <= TOLERANCE * error:
             break
-        centroids = means(vectors, codes, chosen, centroids)
+        centroids = means(vectors, codes, row_distances, centroids)
         done += 1
     distances = squared_distances(vectors, centroids)
     prices = even_prices(distances, prices)
