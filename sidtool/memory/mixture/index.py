@@ -140,8 +140,8 @@ class MemoryIndex:
                 rows = ItemRows(history[history >= 0])
                 stored = self.memory_rows[rows]
                 neighbors = np.where(stored < 0, 0, offsets[stored + 1] - offsets[stored])
-                given = GateInput(distribution, self.item_events(rows), neighbors)
-                features[row] = [feature.value(given) for feature in FEATURES]
+                gate_input = GateInput(distribution, self.item_events(rows), neighbors)
+                features[row] = [feature.value(gate_input) for feature in FEATURES]
         return features
 
     def item_events(self, rows: ItemRows) -> NDArray[np.int64]:

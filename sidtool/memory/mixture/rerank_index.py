@@ -72,35 +72,35 @@ class FeatureIndex:
         positions: NDArray[np.int64],
         model: NDArray[np.float64],
         memory: NDArray[np.float64],
-        mixed: NDArray[np.float64],
+        mixture: NDArray[np.float64],
     ) -> NDArray[np.float32]:
         """(n, c, N_FEATURES) of the (n, c) items of n requests, by position in SID order, in the
         order of the mixture, -1 where there are fewer; the others are the logs of the items'
         probabilities by model, memory and mixture. Undefined where there is no item."""
-        present = positions >= 0
-        rows = np.where(present, self.candidate_rows[positions], -1)
-        in_memory = np.isfinite(memory) & present
+        is_present = positions >= 0
+        rows = np.where(is_present, self.candidate_rows[positions], -1)
+        in_memory = np.isfinite(memory) & is_present
         n_in_memory = in_memory.sum(axis=1)[:, None]
         items = ListedItems(
             rows=rows,
             events=np.where(rows < 0, 0, self.events[rows]),
             log_model=np.maximum(model, LOG_FLOOR),
             log_memory=np.maximum(memory, LOG_FLOOR),
-            log_mixture=np.maximum(mixed, LOG_FLOOR),
+            log_mixture=np.maximum(mixture, LOG_FLOOR),
             in_memory=in_memory,
-            model_ranks=_ranks(model, present),
-            memory_ranks=np.minimum(_ranks(memory, present), n_in_memory),
+            model_ranks=_ranks(model, is_present),
+            memory_ranks=np.minimum(_ranks(memory, is_present), n_in_memory),
             log_length=np.zeros((len(histories), 1)),
             log_last=np.zeros((len(histories), 1)),
         )
         slots = np.full(len(self.events), -1, dtype=np.int64)
         for request, history in enumerate(histories):
-            read = self.memory_rows[history[history >= 0]]
-            items.log_length[request] = np.log1p(len(read))
-            if len(read):
-                last_events = self.events[read[-1]] if read[-1] >= 0 else 0
+            history_rows = self.memory_rows[history[history >= 0]]
+            items.log_length[request] = np.log1p(len(history_rows))
+            if len(history_rows):
+                last_events = self.events[history_rows[-1]] if history_rows[-1] >= 0 else 0
                 items.log_last[request] = np.log1p(last_events)
-                self._compare(items, request, read[-HISTORY:], slots)
+                self._compare(items, request, history_rows[-HISTORY:], slots)
         features = np.empty((*positions.shape, N_FEATURES), dtype=np.float32)
         for number, feature in enumerate(RERANK_FEATURES):
             features[..., number] = feature.values(items)
@@ -114,21 +114,21 @@ class FeatureIndex:
         after."""
         rows = items.rows[request]
         n = len(rows)
-        known = np.flatnonzero(rows >= 0)
-        slots[rows[known]] = known
+        candidates = np.flatnonzero(rows >= 0)
+        slots[rows[candidates]] = candidates
         ages = age_weights([len(history)], self.settings.recency)
         last = len(history) - 1
         # (m,) each: the event, the candidate and the value of each pair that is there
         event, candidate, counts = _matches(self.pairs, history, slots)
         after, before = counts.real.astype(np.float64), counts.imag
-        own_events, other_events = self.events[history[event]], self.events[rows[candidate]]
-        products = (own_events * other_events.astype(np.float64)) ** self.settings.normalization
+        history_events, item_events = self.events[history[event]], self.events[rows[candidate]]
+        products = (history_events * item_events.astype(np.float64)) ** self.settings.normalization
         weights = after + self.settings.reverse * before
         similarities = weights / (products + self.settings.shrinkage)
         items.event_scores[request] = np.bincount(candidate, similarities * ages[event], n)
-        of_last = event == last
-        items.followed[request, candidate[of_last]] = after[of_last]
-        items.preceded[request, candidate[of_last]] = before[of_last]
+        is_last = event == last
+        items.followed[request, candidate[is_last]] = after[is_last]
+        items.preceded[request, candidate[is_last]] = before[is_last]
         event, candidate, powers = _matches(self.cosines, history, slots)
         fewer = np.minimum(self.events[history[event]], self.events[rows[candidate]])
         similarities = self.content_weight * powers * content_gain(fewer)
@@ -136,12 +136,12 @@ class FeatureIndex:
         is_compared = event > last - COMPARED
         event, candidate = event[is_compared], candidate[is_compared]
         cosines = np.sqrt(powers[is_compared])  # POWER is 2
-        of_last = event == last
-        items.last_cosine[request, candidate[of_last]] = cosines[of_last]
+        is_last = event == last
+        items.last_cosine[request, candidate[is_last]] = cosines[is_last]
         np.maximum.at(items.largest_cosine[request], candidate, cosines)
         sums = np.bincount(candidate, cosines * ages[event], n)
         items.mean_cosine[request] = sums / ages[-COMPARED:].sum()
-        slots[rows[known]] = -1
+        slots[rows[candidates]] = -1
 
 
 def _matches(

@@ -141,18 +141,18 @@ class Reranker(JsonRecord):
             data = base64.b64decode(self.weights, validate=True)
         except ValueError as error:
             raise UsageError("the weights of a re-ranker are not base64") from error
-        count, rest = divmod(len(data), 4 * PARAMETERS)
-        if rest or not 1 <= count <= MAX_NETWORKS:
+        n_networks, remainder = divmod(len(data), 4 * PARAMETERS)
+        if remainder or not 1 <= n_networks <= MAX_NETWORKS:
             raise UsageError(
                 f"a re-ranker has 1 to {MAX_NETWORKS} networks of {4 * PARAMETERS} bytes, not "
                 f"{len(data)} bytes"
             )
-        values = np.frombuffer(data, dtype="<f4").astype(np.float32)
-        if not (np.abs(values) <= LIMIT).all():
+        weights = np.frombuffer(data, dtype="<f4").astype(np.float32)
+        if not (np.abs(weights) <= LIMIT).all():
             raise UsageError(f"a weight of a re-ranker is larger than {LIMIT:g}")
         ends = np.cumsum([int(np.prod(shape)) for shape in SHAPES])[:-1]
         networks = []
-        for row in values.reshape(count, PARAMETERS):
+        for row in weights.reshape(n_networks, PARAMETERS):
             arrays = zip(np.split(row, ends), SHAPES, strict=True)
             networks.append(Network(*(array.reshape(shape) for array, shape in arrays)))
         return tuple(networks)
@@ -167,14 +167,14 @@ class Reranker(JsonRecord):
     def check_memory(self, manifest: MemoryManifest) -> None:
         """Raise CompatibilityError unless a memory has the settings of the one that this was fitted
         with: it may be of other events."""
-        for name, own, given in (
+        for name, fitted, actual in (
             ("settings", self.settings, manifest.settings),
             ("content", self.content, _compared(manifest)),
         ):
-            if own != given:
+            if fitted != actual:
                 raise CompatibilityError(
-                    f"the re-ranker was fitted with a memory of {name} {_short(own)}, this memory "
-                    f"has {_short(given)}",
+                    f"the re-ranker was fitted with a memory of {name} {_short(fitted)}, this "
+                    f"memory has {_short(actual)}",
                     hint="--no-rerank leaves it out; sidtool tune-memory fits it to this memory",
                 )
 
