@@ -188,8 +188,10 @@ def _settings(params: StageParams) -> dict[str, object]:
         if name in _NOT_SETTINGS or value is None or value == []:
             continue
         if name in ("options", "sft_fields", "grpo_fields"):
-            chosen = {key: each for key, each in flat_record(value).items() if each is not None}
-            settings |= chosen
+            options = {
+                key: member for key, member in flat_record(value).items() if member is not None
+            }
+            settings |= options
         elif name in ("start", "base"):
             settings[name] = _reference(value)
         elif name == "reward_inputs":

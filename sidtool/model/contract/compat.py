@@ -58,18 +58,20 @@ def check_bundle(model_bundle: Bundle, bundle: Bundle) -> Verdict:
     if bundle.identity == model_bundle.identity:
         return Verdict("same")
     if bundle.space != model_bundle.space:
-        own, other = (
-            f"{each.space.spelled_sizes} ({each.space.example})" for each in (model_bundle, bundle)
+        model_space, bundle_space = (
+            f"{compared.space.spelled_sizes} ({compared.space.example})"
+            for compared in (model_bundle, bundle)
         )
         raise CompatibilityError(
-            f"the bundle's space is {other}, the model's is {own}: their tokens differ",
+            f"the bundle's space is {bundle_space}, the model's is {model_space}: their tokens "
+            "differ",
             hint="extend and train a model for this bundle",
         )
     name = bundle.manifest.name
-    codebook, own_codebook = bundle.identity.codebook, model_bundle.identity.codebook
+    codebook, model_codebook = bundle.identity.codebook, model_bundle.identity.codebook
     overlap = compare(model_bundle.items, bundle.items)
     unchanged = not overlap.reassigned and not overlap.reused
-    if unchanged and (overlap.common or codebook == own_codebook):
+    if unchanged and (overlap.common or codebook == model_codebook):
         added = int((~bundle.items.retired).sum()) - overlap.active
         removed = int((~model_bundle.items.retired).sum()) - overlap.active
         message = (
@@ -77,7 +79,7 @@ def check_bundle(model_bundle: Bundle, bundle: Bundle) -> Verdict:
             f"{added} were added, {removed} removed"
         )
         return Verdict("refreshed", message)
-    if own_codebook in bundle.manifest.compatible_with:
+    if model_codebook in bundle.manifest.compatible_with:
         share = overlap.reassigned / max(overlap.common, 1)
         message = (
             f"bundle {name!r} is aligned with the model's: {share:.1%} of the "
@@ -85,7 +87,7 @@ def check_bundle(model_bundle: Bundle, bundle: Bundle) -> Verdict:
         )
         return Verdict("aligned", message, share)
     changed = f"{overlap.reassigned} of {overlap.common} common items have another SID"
-    if codebook == own_codebook:
+    if codebook == model_codebook:
         raise CompatibilityError(
             f"bundle {name!r} changes SIDs of the model's bundle: {changed}, "
             f"{overlap.reused} SIDs are reused",
@@ -93,7 +95,7 @@ def check_bundle(model_bundle: Bundle, bundle: Bundle) -> Verdict:
         )
     raise CompatibilityError(
         f"bundle {name!r} has codebook {codebook[:12]}, the model was made for codebook "
-        f"{own_codebook[:12]} ({changed})",
+        f"{model_codebook[:12]} ({changed})",
         hint="train a model for this bundle, or use the bundle that the model was made for",
     )
 
@@ -141,8 +143,8 @@ def further_splits(
 ) -> tuple[SplitReference, ...]:
     """The splits that a bundle's codebook and models may have learned from, and others, without
     repeats."""
-    of_models = (reference for contract in contracts for reference in contract.splits)
-    references = (bundle.manifest.made_from.split, *of_models, *others)
+    model_splits = (reference for contract in contracts for reference in contract.splits)
+    references = (bundle.manifest.made_from.split, *model_splits, *others)
     return tuple(dict.fromkeys(reference for reference in references if reference))
 
 

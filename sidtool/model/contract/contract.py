@@ -217,7 +217,7 @@ class Contract(JsonRecord):
         built from; None if neither records them."""
         references = [bundle.manifest.made_from.split, *self.splits]
         columns = (reference.columns for reference in reversed(references) if reference)
-        return next((each for each in columns if each is not None), None)
+        return next((recorded for recorded in columns if recorded is not None), None)
 
     @property
     def targets_repeat(self) -> bool | None:

@@ -68,11 +68,11 @@ def vocabulary_weights(model: Any) -> list[Any]:
 def freeze_unread_embeddings(model: Any) -> None:
     """Freeze the shared embeddings of an encoder-decoder that has others, as an untied BART does:
     nothing reads them, and DDP waits for a gradient of every weight that is not frozen."""
-    shared = model.get_input_embeddings()
+    shared_embeddings = model.get_input_embeddings()
     readers = [model.get_encoder().get_input_embeddings()]
     readers += [model.get_decoder().get_input_embeddings(), model.get_output_embeddings()]
-    if all(reader.weight is not shared.weight for reader in readers):
-        shared.requires_grad_(False)
+    if all(reader.weight is not shared_embeddings.weight for reader in readers):
+        shared_embeddings.requires_grad_(False)
 
 
 def share_embedding_layers(model: Any) -> None:
@@ -81,12 +81,16 @@ def share_embedding_layers(model: Any) -> None:
     knows that layer and the head."""
     if not is_encoder_decoder(model):
         return
-    shared = model.get_input_embeddings()
+    shared_layer = model.get_input_embeddings()
     for part in (model.get_encoder(), model.get_decoder()):
-        rows = part.get_input_embeddings()
-        scales = {getattr(layer, "embed_scale", None) for layer in (shared, rows)}
-        if rows.weight is shared.weight and type(rows) is type(shared) and len(scales) == 1:
-            part.set_input_embeddings(shared)
+        part_layer = part.get_input_embeddings()
+        scales = {getattr(layer, "embed_scale", None) for layer in (shared_layer, part_layer)}
+        if (
+            part_layer.weight is shared_layer.weight
+            and type(part_layer) is type(shared_layer)
+            and len(scales) == 1
+        ):
+            part.set_input_embeddings(shared_layer)
 
 
 def grow_vocabulary(model: Any, n_rows: int) -> None:

@@ -255,8 +255,8 @@ def make_frame(
             "the chat template does not render user and assistant messages once each",
             hint="--format plain",
         )
-    before, _, rest = text.partition(_CONTENT)
-    after, _, close = rest.partition(_COMPLETION)
+    before, _, tail = text.partition(_CONTENT)
+    after, _, close = tail.partition(_COMPLETION)
     # A space before a SID would become a stray token, and space after the end of the turn is never
     # generated.
     return PromptFrame(before, after.rstrip(" "), close.rstrip(), separator, "chat")
