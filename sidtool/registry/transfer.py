@@ -126,7 +126,7 @@ def upload(
     large = {}  # objects that go in pieces, with their sizes; those of a zip are chunks of arrays
     if not is_zip(storage.location):
         sizes = {name: int(info.get("size") or 0) for name, info in storage.listing().items()}
-        large = {each: sizes[each] for each in manifest.objects if sizes.get(each, 0) > BATCH_BYTES}
+        large = {name: sizes[name] for name in manifest.objects if sizes.get(name, 0) > BATCH_BYTES}
     checksums: dict[str, Checksums] = {}
     sent = 0
     small = sorted(manifest.objects.keys() - large)

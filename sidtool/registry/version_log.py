@@ -88,7 +88,7 @@ def log(reference: str | Path) -> VersionLog:
     check_published(location, manifest, record)
     published = {} if record is None else published_names(reference)
     if isinstance(manifest, Manifest):
-        names = {(each.version, each.digest): names for each, names in published.items()}
+        names = {(version.version, version.digest): names for version, names in published.items()}
         # a later version may revert a change, so two versions may have the same digest
         keys = [(version.version, version.digest) for version in manifest.history]
         return VersionLog(
@@ -104,12 +104,12 @@ def log(reference: str | Path) -> VersionLog:
     if not published:
         return VersionLog((LoggedVersion(_version(manifest, name, "-"), ()),), False)
     versions = []
-    for each, its_names in published.items():
-        location = Storage(base).folder(each.group).location
+    for version, version_names in published.items():
+        location = Storage(base).folder(version.group).location
         stored = read_manifest(location)
-        check_published(location, stored, each)
+        check_published(location, stored, version)
         if not isinstance(stored, Manifest):
-            versions.append(LoggedVersion(_version(stored, name, each.version), its_names))
+            versions.append(LoggedVersion(_version(stored, name, version.version), version_names))
     return VersionLog(tuple(versions), True)
 
 
