@@ -196,7 +196,7 @@ def write_validation(path: Path, examples: PackedExamples) -> None:
     first_items = texts.add_escaped(names, '"', '"')
     next_items = texts.add_escaped(names, ', "', '"')
     targets = texts.add_escaped(names, '], "item": "', '"')
-    distinct, position_of = np.unique(examples.positions, return_inverse=True)
+    distinct, inverse = np.unique(examples.positions, return_inverse=True)
     positions = texts.add([f', "position": {position}}}\n' for position in distinct.tolist()])
     with path.open("wb") as stream:
         for start, stop in ranges(examples.histories.lengths, BLOCK):
@@ -212,7 +212,7 @@ def write_validation(path: Path, examples: PackedExamples) -> None:
                 line_part(one_each * opening),
                 LinePart(sizes, history),
                 line_part(part.items + np.int64(targets)),
-                line_part(position_of[start:stop] + positions),
+                line_part(inverse[start:stop] + positions),
             ]
             stream.write(texts.joined(line_by_line(parts)))
 

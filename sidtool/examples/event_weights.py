@@ -60,7 +60,7 @@ class WeightOptions:
 class EventWeights:
     """The weight of every training event of a split; an event that is no target has 0."""
 
-    number_of: Mapping[str, int]
+    number_by_user: Mapping[str, int]
     """user -> number"""
     starts: NDArray[np.int64]
     """(users + 1,): where the weights of each user start, in the order of the events"""
@@ -83,9 +83,9 @@ class EventWeights:
         train = split.train
         starts = np.concatenate([[0], np.cumsum(train.items.lengths)])
         is_target = train.target_marks
-        number_of = {user: number for number, user in enumerate(train.users)}
+        number_by_user = {user: number for number, user in enumerate(train.users)}
         if options is None:
-            return cls(number_of, starts, is_target.astype(np.float64), None)
+            return cls(number_by_user, starts, is_target.astype(np.float64), None)
         column = train.store.fields[options.field]
         distinct = [np.nan if value is None else float(value) for value in column.names.tolist()]
         values = np.array(distinct, dtype=np.float64)[column.codes[train.items.places]]
@@ -96,22 +96,22 @@ class EventWeights:
         weights = np.minimum(unclipped, options.clip or np.inf)
         _check_weights(options, values, weights, is_target)
         n_clipped = int(np.count_nonzero(is_target & (weights < unclipped)))
-        of_targets = weights[is_target]
-        if not of_targets.any():
+        target_weights = weights[is_target]
+        if not target_weights.any():
             if split.origin.whole is None:
                 raise DataError(f"all training events have the weight 0 by {options.expression}")
-            of_targets = np.ones(1)  # nobody reads the record of a part
-        total = float(of_targets.sum())
+            target_weights = np.ones(1)  # nobody reads the record of a part
+        total = float(target_weights.sum())
         record = WeightRecord(
             expression=options.expression,
             clip=options.clip,
-            smallest=float(of_targets.min()),
-            mean=total / len(of_targets),
-            largest=float(of_targets.max()),
+            smallest=float(target_weights.min()),
+            mean=total / len(target_weights),
+            largest=float(target_weights.max()),
             clipped=n_clipped,
-            effective_events=total**2 / float(np.square(of_targets).sum()),
+            effective_events=total**2 / float(np.square(target_weights).sum()),
         )
-        return cls(number_of, starts, np.where(is_target, weights, 0.0), record)
+        return cls(number_by_user, starts, np.where(is_target, weights, 0.0), record)
 
     def of_example(self, example: TrainingExample) -> float | list[float] | None:
         """The weight of each item of a sequence or a list, or that of the event whose item an
@@ -134,7 +134,7 @@ class EventWeights:
 
     def _of_event(self, event: Event) -> float:
         user, _, position = event
-        return float(self.values[self.starts[self.number_of[user]] + position])
+        return float(self.values[self.starts[self.number_by_user[user]] + position])
 
 
 def _check_weights(

@@ -289,8 +289,8 @@ class TokenizedExamples:
             if not counted.any():
                 continue
             task = find_task(example["task"])
-            of_user = task is not None and task.of_users and example.get("user")
-            if user_tokens is not None and of_user:
+            has_user = task is not None and task.of_users and example.get("user")
+            if user_tokens is not None and has_user:
                 place = user_tokens.place(encoded.ids.tolist(), encoder.begin_id)
                 encoded = encoded._replace(
                     ids=np.insert(encoded.ids, place, user_tokens.id(example["user"])),

@@ -59,15 +59,15 @@ def training_queries(context: ExampleContext) -> list[TrainingQuery]:
     """The queries for active items whose text is shown; those of a user only for items of the
     user's training events that are not held out again, since a query does not say which event it
     is."""
-    of_users = {(query.user, query.item) for query in context.queries if query.user is not None}
+    user_items = {(query.user, query.item) for query in context.queries if query.user is not None}
     split = context.split
-    for example in (*split.valid, *split.test) if of_users else ():
-        of_users.difference_update((example.user, item) for item in example.items)
+    for example in (*split.valid, *split.test) if user_items else ():
+        user_items.difference_update((example.user, item) for item in example.items)
     positions = {
-        (user.user, item): position
-        for user in (context.split.train if of_users else ())
-        for item, position in zip(user.items, user.positions, strict=True)
-        if (user.user, item) in of_users
+        (sequence.user, item): position
+        for sequence in (context.split.train if user_items else ())
+        for item, position in zip(sequence.items, sequence.positions, strict=True)
+        if (sequence.user, item) in user_items
     }
     usable: list[TrainingQuery] = []
     rows = context.bundle.items.rows([query.item for query in context.queries]).tolist()

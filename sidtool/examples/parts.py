@@ -97,10 +97,10 @@ class ExampleParts:
         Raises DataError if a file is missing, was changed or has other lines than recorded."""
         lines: list[bytes] = []
         for name, n_lines in self.lineage.parts[part].items():
-            of_file = _checked(str(self), name, self.lineage.files.get(name)).split(b"\n")
-            if of_file.pop() or len(of_file) != n_lines:
+            file_lines = _checked(str(self), name, self.lineage.files.get(name)).split(b"\n")
+            if file_lines.pop() or len(file_lines) != n_lines:
                 raise DataError(f"{self}/{name} has not {n_lines} lines", hint=AGAIN)
-            lines += of_file
+            lines += file_lines
         return lines
 
     def example(self, part: int, line: bytes) -> dict[str, Any]:

@@ -68,14 +68,14 @@ def frames_of_mix(
         templates = templates_for(name, task_templates, types)
         # whole histories and running text, which have no prompt, are always plain
         form = "text" if task.is_sequence or task.target == "text" else format
-        of_task = []
+        task_frames = []
         for number, prompt in enumerate(templates.prompts):
             prompt = prompt.replace("{field}", task.column.replace("_", " "))
             frame = make_frame(prompt, tokenizer, form, templates.separator)
             close = "" if task.is_sequence else frame.close
             frame = replace(frame, item=templates.item(number), close=close)
-            of_task.append(with_field_tokens(frame, field_tokens))
-        frames[name] = tuple(of_task)
+            task_frames.append(with_field_tokens(frame, field_tokens))
+        frames[name] = tuple(task_frames)
     if trained_prompt is not None and trained_prompt.task in frames:
         check_prompt(trained_prompt, types)
         close = frames[trained_prompt.task][0].close
@@ -83,40 +83,40 @@ def frames_of_mix(
     return frames
 
 
-def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Templates:
-    """The templates of a task for a split with these fields: those `chosen` by the user, or its
-    own.
+def templates_for(name: str, user_templates: Templates | None, types: FieldTypes) -> Templates:
+    """The templates of a task for a split with these fields: `user_templates`, or its own.
 
     `{fields}` becomes every field of users and contexts by name, `{event}` and `{feedback}` the
     feedback of the task. Raises UsageError if the split lacks a field, for a slot that there is
     not, for several prompts of a whole history, and as `Templates.check`."""
     task = named_task(name)
-    if chosen is not None:
-        if task.is_sequence and len(chosen.prompts) > 1:
+    if user_templates is not None:
+        if task.is_sequence and len(user_templates.prompts) > 1:
             raise UsageError(
-                f"{len(chosen.prompts)} prompts of task {name}, which shows each history once",
+                f"{len(user_templates.prompts)} prompts of task {name}, which shows each "
+                "history once",
                 hint="give one, or use the task next-item",
             )
         replaced = ["{field}", "{event}", "{feedback}", "{fields}"]
-        chosen.check_slots([*replaced, LENGTH_SLOT] if task.target == "list" else replaced)
-    templates = chosen or Templates.of_task(task.templates)
-    has_separator = chosen is not None and bool(templates.separator)
+        user_templates.check_slots([*replaced, LENGTH_SLOT] if task.target == "list" else replaced)
+    templates = user_templates or Templates.of_task(task.templates)
+    has_separator = user_templates is not None and bool(templates.separator)
     if has_separator and not templates.items and history_source(name) == "sid":
         # a history that is SIDs alone has no room for a separator
         templates = replace(templates, items=("{sid}",) * len(templates.prompts))
-    if chosen is None and not task.needs_fields:
+    if user_templates is None and not task.needs_fields:
         return templates
     if task.feedback:
         hint = f"sidtool split EVENTS -o SPLIT --feedback {task.feedback}"
         types.need_feedback(task.feedback, hint, as_label=task.target == "feedback")
-    values = {
+    slot_values = {
         "{field}": task.feedback.replace("_", " "),
         "{event}": f"{{event.{task.feedback}}}",
         "{feedback}": f"{{feedback.{task.feedback}}}",
     }
     if any("{fields}" in prompt for prompt in templates.prompts):
-        values["{fields}"] = _all_fields(name, types)
-    templates = templates.filled(values)
+        slot_values["{fields}"] = _all_fields(name, types)
+    templates = templates.filled(slot_values)
     shown_feedback = task.feedback if task.writes_sids else ""
     templates.check(name, history_source(name), types, shown_feedback, is_sequence=task.is_sequence)
     gaps = [prompt for prompt in templates.prompts if "{gap}" in prompt or "{gap:token}" in prompt]
@@ -251,7 +251,7 @@ class ServedPrompts:
     @property
     def field_tokens(self) -> FieldValues:
         """The values with tokens, if a template of the mix shows tokens."""
-        frames = (frame for of_task in self.frames.values() for frame in of_task)
+        frames = (frame for task_frames in self.frames.values() for frame in task_frames)
         return next((frame.field_tokens for frame in frames if frame.field_tokens), {})
 
     def _after_history(self, kind: type[_Prompt], task: str, n_answer: int, **more: Any) -> _Prompt:

@@ -156,19 +156,21 @@ def list_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingE
             targets = [place for place, index in places if in_bundle[place : place + 1] == [index]]
             if not start or not targets:
                 continue
-            before = history.cut(max(0, start - context.history_length), start)
+            prompt_history = history.cut(max(0, start - context.history_length), start)
             # the fields of the history, and the context of the list's first event
-            known = history.fields.before(min(targets), tuple(context.types.context))
+            prompt_fields = history.fields.before(min(targets), tuple(context.types.context))
             rows = [history.indexes[place] for place in targets]
             target_events = [history.cut(place, place + 1).events[0] for place in targets]
             for copy in range(copies()):
                 frame = context.frame(copy)
                 close = template(frame.close)
-                fields = known.until(start) if frame.has_slots else NO_FIELDS
+                fields = prompt_fields.until(start) if frame.has_slots else NO_FIELDS
                 # a prompt is cut as when serving, where the length of the list is not known before
                 longest = (_sids(context, rows[:1] * context.lists.length), close)
-                prompt, n_items = context.history_prompt(frame, before.indexes, longest, fields)
-                events = (*before.newest(n_items).events, *target_events)
+                prompt, n_items = context.history_prompt(
+                    frame, prompt_history.indexes, longest, fields
+                )
+                events = (*prompt_history.newest(n_items).events, *target_events)
                 completion = (_sids(context, rows), close)
                 yield TrainingExample(context.name, prompt, completion, events)
 

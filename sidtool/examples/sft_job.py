@@ -149,7 +149,7 @@ class SftJob:
             # drawn at random, all equally often, until they have their share of the tokens
             train = self.general.train
             lengths = [self.maker.length(example.segments) for example in train]
-            other_tokens = sum(of_task.tokens for of_task in counts.values())
+            other_tokens = sum(example_counts.tokens for example_counts in counts.values())
             share = self.general.record.share
             budget = round(other_tokens * share / (1 - share))
             copies = copies_within(lengths, budget, task_rng(GENERAL_TASK, self.options.seed))

@@ -174,9 +174,9 @@ def make_sft(
     """
     in_folder = "://" in str(out) or str(out).endswith("/")
     names = set(keywords_of(TaskCatalogOptions))
-    of_catalog = {name: given.pop(name) for name in given.keys() & names}
-    if of_catalog:
-        catalog_options = options_from(TaskCatalogOptions, catalog_options, of_catalog)
+    catalog_values = {name: given.pop(name) for name in given.keys() & names}
+    if catalog_values:
+        catalog_options = options_from(TaskCatalogOptions, catalog_options, catalog_values)
     options = options_from(SftOptions, options, given)
     if in_folder and writer is None:
         raise UsageError(f"{out} is a folder of parts, which a writer makes (ClusterExamples)")

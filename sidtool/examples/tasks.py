@@ -201,10 +201,10 @@ def copies_within(lengths: Sequence[int], budget: int, rng: np.random.Generator)
     total = int(sizes.sum())
     if total == 0:
         return [0] * len(sizes)
-    rounds, rest = divmod(budget, total)
+    rounds, remainder = divmod(budget, total)
     copies = np.full(len(sizes), rounds)
     # in random order, the examples whose sizes add up to at most the rest
     order = rng.permutation(len(sizes))
-    once_more = order[sizes[order].cumsum() <= rest]
+    once_more = order[sizes[order].cumsum() <= remainder]
     copies[once_more] += 1
     return [int(n) for n in copies]
