@@ -246,12 +246,12 @@ class QuerySession:
             model_scores = scores.astype(np.float64)
             if prior is not None and prior.is_mixed:
                 model_scores -= np.log(trie.items_per_leaf(trie.leaves(positions)))
-            eligible = np.isfinite(model_scores)
+            is_eligible = np.isfinite(model_scores)
             if query.leaf_filter is not None:
-                eligible &= query.leaf_filter.passes(positions)
-            chosen = SidPositions(positions[eligible])
-            width = self._width(k, len(chosen))
-            ranked.append(mix(chosen, model_scores[eligible], prior or NO_PRIOR, width))
+                is_eligible &= query.leaf_filter.passes(positions)
+            eligible = SidPositions(positions[is_eligible])
+            width = self._width(k, len(eligible))
+            ranked.append(mix(eligible, model_scores[is_eligible], prior or NO_PRIOR, width))
         return self._reranked(ranked, queries, priors, k)
 
     def _priors(self, queries: Sequence[Query]) -> list[Prior | None]:

@@ -37,7 +37,7 @@ def recommend(
     *,
     candidates: Sequence[str] | None = None,
     progress: Progress | None = None,
-    **given: Any,
+    **keywords: Any,
 ) -> "Recommendations":
     """Recommend k items for each request, in order, as the requests are read. The options may also
     be given as keywords; `.to_pandas()` of the result is a table of all items. Answers to a list
@@ -66,7 +66,7 @@ def recommend(
         >>> answer.user, len(answer.items)
         ('u1', 3)
     """
-    options = options_from(RecommendOptions, options, given)
+    options = options_from(RecommendOptions, options, keywords)
     is_history = isinstance(requests, list | tuple) and isinstance(next(iter(requests), None), str)
     if is_history or isinstance(requests, Request | Mapping):
         requests = [requests]  # type: ignore[list-item]
@@ -89,7 +89,7 @@ class Recommendations(Iterator[Recommendation]):
         self._answers = cast(Iterator[Recommendation], answers)
         self._n_requests = n_requests
         """None for requests that are no list; their answers are not kept."""
-        self._kept: list[Recommendation] = []
+        self._past_answers: list[Recommendation] = []
         self._failed: Exception | None = None
         self._unread = iter(self) if n_requests is not None else self._answers
 
@@ -105,23 +105,23 @@ class Recommendations(Iterator[Recommendation]):
     def __getitem__(self, place: int | slice) -> Recommendation | list[Recommendation]:
         """The answer to the request at a place, or those of a slice; makes those before it."""
         if isinstance(place, slice):
-            return [self[each] for each in range(len(self))[place]]
+            return [self[index] for index in range(len(self))[place]]
         place = range(len(self))[place]
-        while len(self._kept) <= place:
+        while len(self._past_answers) <= place:
             if self._failed is not None:
                 raise self._failed
             try:
                 answer = next(self._answers, None)
                 if answer is None:
-                    only = f"only {len(self._kept)} of {len(self)} requests were answered"
+                    only = f"only {len(self._past_answers)} of {len(self)} requests were answered"
                     raise SidtoolError(only, hint="after an interrupt, call recommend again")
-                self._kept.append(answer)
-                if len(self._kept) == self._n_requests:
+                self._past_answers.append(answer)
+                if len(self._past_answers) == self._n_requests:
                     next(self._answers, None)  # which warns of unknown ids
             except Exception as error:
                 self._failed = error
                 raise
-        return self._kept[place]
+        return self._past_answers[place]
 
     def __iter__(self) -> Iterator[Recommendation]:
         return self if self._n_requests is None else map(self.__getitem__, range(len(self)))

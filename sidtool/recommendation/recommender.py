@@ -92,7 +92,7 @@ class Recommender:
         """The answers to requests whose items were looked up, in order: the k best items, with a
         memory by the mixture; or a list of k items."""
         session, model, options = self.session, self.model, self.options
-        queries = [each.query for each in prepared if isinstance(each, Prepared)]
+        queries = [request.query for request in prepared if isinstance(request, Prepared)]
         ranked: Sequence[RankedItems | ItemList]
         if options.list:
             # candidates are what a list may contain: their scores depend on the items before them
@@ -105,11 +105,11 @@ class Recommender:
         else:
             ranked = session.search_items(model, queries, k=options.k, num_beams=options.num_beams)
         rankings = iter(ranked)
-        for each in prepared:
-            if isinstance(each, BadRequest):
-                yield each
+        for request in prepared:
+            if isinstance(request, BadRequest):
+                yield request
             else:
-                yield self._recommendation(each, next(rankings))
+                yield self._recommendation(request, next(rankings))
 
     def _recommendation(
         self, prepared: "Prepared", ranked: RankedItems | ItemList
@@ -128,12 +128,12 @@ class Recommender:
             if session.reranking is not None and ranked.features is not None:
                 raised = session.reranking.reranker.raised_by(ranked.features, most=3)
                 raised_by[: len(raised)] = raised
-            of_items = zip(ranked.memory_shares.tolist(), sources, raised_by, strict=True)
+            item_reasons = zip(ranked.memory_shares.tolist(), sources, raised_by, strict=True)
             explanations = tuple(
                 Explanation(
                     share, {items.ids[row]: part for row, part in list(parts.items())[:3]}, raised
                 )
-                for share, parts, raised in of_items
+                for share, parts, raised in item_reasons
             )
         return Recommendation(
             user=prepared.request.user,
@@ -160,11 +160,11 @@ class Recommender:
         allowed = None if request.allow is None else rows(request.allow)
         try:
             if self.options.strict:
-                for name, ids, of_ids in (
+                for name, ids, item_rows in (
                     ("allow", request.allow or (), allowed),
                     ("deny", request.deny, denied),
                 ):
-                    if of_ids is not None and (unknown := _unknown_ids(ids, of_ids)):
+                    if item_rows is not None and (unknown := _unknown_ids(ids, item_rows)):
                         raise DataError(f"the {name} list of the request has {unknown}")
             positions = self.allowed
             if allowed is not None:

@@ -233,13 +233,13 @@ def read_parquet_requests(
     some rows of a larger table, that has the `name`, and their first row has a number from 0."""
     with library_errors(path, "requests"):
         for number, row in enumerate(parquet_rows(path), start=first_row + 1):
-            value = {
-                key: [str(each) if type(each) is int else each for each in cell]
+            request = {
+                key: [str(entry) if type(entry) is int else entry for entry in cell]
                 if isinstance(cell, list)
                 else cell
                 for key, cell in row.items()
             }
-            yield request_or_bad(value, number, f"row {number} of {name or path}")
+            yield request_or_bad(request, number, f"row {number} of {name or path}")
 
 
 def read_request_stream(stream: IO[bytes]) -> Iterator[Request | BadRequest]:
@@ -248,9 +248,9 @@ def read_request_stream(stream: IO[bytes]) -> Iterator[Request | BadRequest]:
     BadRequest is in the place of a malformed one."""
     number = 0
     while line := stream.readline(LINE_LIMIT):
-        rest = line
-        while len(rest) == LINE_LIMIT and not rest.endswith(b"\n"):
-            rest = stream.readline(LINE_LIMIT)
+        chunk = line
+        while len(chunk) == LINE_LIMIT and not chunk.endswith(b"\n"):
+            chunk = stream.readline(LINE_LIMIT)
         number += 1
         line = line.removeprefix(BOM_UTF8) if number == 1 else line
         if not line.strip():

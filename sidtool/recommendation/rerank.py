@@ -52,40 +52,44 @@ class Reranking:
             for items in ranked
         ]
         # row of those that are ordered again, their memory's distribution and their history
-        mixed = [
+        reranked = [
             (row, prior.distribution, history)
             for row, (prior, history) in enumerate(zip(priors, histories, strict=True))
             if prior is not None and history is not None and prior.is_mixed
             if len(ranked[row].positions)
         ]
-        if not mixed:
+        if not reranked:
             return reordered
         # (n, c) the first items of n requests
-        lists = [ranked[row] for row, _, _ in mixed]
+        lists = [ranked[row] for row, _, _ in reranked]
         width = min(RERANKED, max(len(items.positions) for items in lists))
         positions = padded_lists([items.positions for items in lists], width)
         scores = padded_lists([items.scores for items in lists], width, -np.inf, np.float64)
-        model = padded_lists([items.model_scores for items in lists], width, -np.inf, np.float64)
-        memory = np.stack(
+        model_scores = padded_lists(
+            [items.model_scores for items in lists], width, -np.inf, np.float64
+        )
+        memory_scores = np.stack(
             [
-                distribution.log_probs_at(SidPositions(of_request))
-                for (_, distribution, _), of_request in zip(mixed, positions, strict=True)
+                distribution.log_probs_at(SidPositions(candidates))
+                for (_, distribution, _), candidates in zip(reranked, positions, strict=True)
             ]
         )
-        known = [history for _, _, history in mixed]
-        features = self.index.features(known, positions, model, memory, scores)
+        reranked_histories = [history for _, _, history in reranked]
+        features = self.index.features(
+            reranked_histories, positions, model_scores, memory_scores, scores
+        )
         inputs = self.reranker.standardized(features)
         present = positions >= 0
         scores[present] += self.reranker.scores(inputs[present])
         scores[present] += self.reranker.bonuses(features[present])
         orders = np.argsort(-scores, axis=1, kind="stable")
-        for (row, _, _), of_request, order in zip(mixed, inputs, orders, strict=True):
+        for (row, _, _), request_inputs, order in zip(reranked, inputs, orders, strict=True):
             places = np.arange(len(ranked[row].positions))
             count = min(len(places), RERANKED)
             places[:count] = order[:count]
             reordered[row] = replace(
                 ranked[row].take(places[:k]),
                 mixture_order=reordered[row].mixture_order,
-                features=of_request[places[: min(count, k)]],
+                features=request_inputs[places[: min(count, k)]],
             )
         return reordered

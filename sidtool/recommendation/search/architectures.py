@@ -101,8 +101,8 @@ class TreePositions:
             # the position embeddings of these depths, in place of those the model asked for
             for module in self._embeddings:
                 embed = module.forward
-                module.forward = lambda *given, embed=embed, **others: embed(
-                    *given, **{**others, "position_ids": queries}
+                module.forward = lambda *args, embed=embed, **kwargs: embed(
+                    *args, **{**kwargs, "position_ids": queries}
                 )
             try:
                 yield
@@ -145,8 +145,8 @@ def _bias(
 ) -> torch.Tensor:
     """(1, heads, queries, keys): the bias between tokens at (q,) and (k,) depths below `size`, by
     the model's own function of a sequence, whatever sequence the model asked it for."""
-    of_sequence = compute(size, size)  # (1, heads, size, size)
-    return of_sequence[:, :, depths][..., key_depths]
+    sequence_bias = compute(size, size)  # (1, heads, size, size)
+    return sequence_bias[:, :, depths][..., key_depths]
 
 
 class EncodedPrompts(nn.Module):

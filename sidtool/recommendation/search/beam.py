@@ -201,14 +201,14 @@ class MixtureArrays:
         """(batch, beams * fan-out) logs of the model's part for the candidates of a level -> the
         same with the memory's part."""
         self._places = torch.add(self._slots[level], self._beams, alpha=fan_out)
-        mixed = torch.logaddexp(totals.gather(1, self._places), self._shares)
+        mixture = torch.logaddexp(totals.gather(1, self._places), self._shares)
         # of the items below one prefix, that with the largest share counts
-        return totals.scatter_reduce(1, self._places, mixed, "amax")
+        return totals.scatter_reduce(1, self._places, mixture, "amax")
 
     def follow(self, best: torch.Tensor) -> None:
         """Go on with the items below the best candidates of a level, (batch, beams) indexes."""
-        ordered, beam_of = best.sort()
+        ordered, beam_order = best.sort()
         nearest = torch.searchsorted(ordered, self._places).clamp_max_(best.shape[1] - 1)
         in_beam = ordered.gather(1, nearest) == self._places
         self._shares = torch.where(in_beam, self._shares, -torch.inf)
-        self._beams = beam_of.gather(1, nearest)
+        self._beams = beam_order.gather(1, nearest)

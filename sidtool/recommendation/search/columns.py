@@ -108,14 +108,14 @@ class TokenColumns:
     def ids(self, codes: torch.Tensor) -> torch.Tensor:
         """(..., depth) int64 codes of the first levels -> (..., depth) token ids."""
         columns = zip(self.levels, codes.unbind(-1), strict=False)
-        ids = [level.ids(of_level) for level, of_level in columns]
+        ids = [level.ids(level_codes) for level, level_codes in columns]
         return torch.stack(ids, dim=-1) if ids else codes  # none precede the code of one level
 
     def codes(self, ids: torch.Tensor) -> torch.Tensor:
         """(..., depth) token ids of the first levels -> (..., depth) codes."""
         codes = [
-            level.codes_at(places_in(level.columns, of_level))
-            for level, of_level in zip(self.levels, ids.unbind(-1), strict=False)
+            level.codes_at(places_in(level.columns, level_ids))
+            for level, level_ids in zip(self.levels, ids.unbind(-1), strict=False)
         ]
         return torch.stack(codes, dim=-1)
 
@@ -124,8 +124,8 @@ class TokenColumns:
         code, and (...) its code there."""
         indexes = ids - self._start
         if self._index_of_id is not None:
-            inside = (indexes >= 0) & (indexes < len(self._index_of_id))
-            found = self._index_of_id[torch.where(inside, indexes, 0)]
-            indexes = torch.where(inside, found, -1)
+            is_inside = (indexes >= 0) & (indexes < len(self._index_of_id))
+            code_indexes = self._index_of_id[torch.where(is_inside, indexes, 0)]
+            indexes = torch.where(is_inside, code_indexes, -1)
         levels = torch.searchsorted(self._edges, indexes, right=True) - 1
         return levels, indexes - self._edges[levels.clamp_min(0)]

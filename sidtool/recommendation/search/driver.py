@@ -108,22 +108,22 @@ class Decoder:
         root = None  # hidden states whose normalizers are still to be subtracted
         joins_passes = normalize == "vocabulary" and self.head.is_sliced and trie.levels > 1
         for item in range(n_items):
-            for level, of_level in enumerate(columns.levels):
+            for level, level_columns in enumerate(columns.levels):
                 if joins_passes and item == level == 0:
                     # the beams of a prompt share this normalizer, which does not change their
                     # order: one pass over the vocabulary computes it and those of the next level
-                    log_probs = self.head.logits(hidden, of_level.columns)
+                    log_probs = self.head.logits(hidden, level_columns.columns)
                     root = hidden
                 elif root is not None:
                     normalizers = self.head.normalizers(torch.cat([root, hidden], dim=1))
-                    log_probs = self.head.logits(hidden, of_level.columns)
+                    log_probs = self.head.logits(hidden, level_columns.columns)
                     log_probs -= normalizers[:, :1] + normalizers[:, 1:]
                     root = None
                 else:
-                    log_probs = self.head.log_probs(hidden, of_level.columns, normalize)
+                    log_probs = self.head.log_probs(hidden, level_columns.columns, normalize)
                 # (batch, beams, fan-out) each
                 children, codes, valid = trie.candidates(level, nodes)
-                log_probs = log_probs.gather(-1, of_level.places(codes))
+                log_probs = log_probs.gather(-1, level_columns.places(codes))
                 if normalize == "trie":
                     log_probs = normalize_over_children(log_probs, valid)
                 # (batch, beams * fan-out)
@@ -134,9 +134,9 @@ class Decoder:
                 parents = best // children.shape[-1]
                 search.follow(level, nodes, ranks, best)
                 if level < trie.levels - 1:
-                    hidden = tree.step(of_level.ids(codes), parents)  # (batch, beams, dim)
+                    hidden = tree.step(level_columns.ids(codes), parents)  # (batch, beams, dim)
             if item < n_items - 1:
-                ids = of_level.ids(codes).unsqueeze(-1)
+                ids = level_columns.ids(codes).unsqueeze(-1)
                 ends = torch.tensor(between, dtype=ids.dtype, device=ids.device)
                 # (batch, beams, 1 + between)
                 ids = torch.cat([ids, ends.expand(*ids.shape[:2], -1)], dim=-1)

@@ -145,10 +145,10 @@ class _ListSearch:
     ) -> None:
         """As `Search.follow`."""
         parents = best // self._fan_out
-        of_parent = (torch.arange(len(parents), device=parents.device).unsqueeze(1), parents)
-        self._items = self._items[of_parent]
-        self._current = torch.cat([self._current[of_parent], nodes.unsqueeze(-1)], dim=-1)
-        self._ends = self._ends[of_parent]
+        parent_index = (torch.arange(len(parents), device=parents.device).unsqueeze(1), parents)
+        self._items = self._items[parent_index]
+        self._current = torch.cat([self._current[parent_index], nodes.unsqueeze(-1)], dim=-1)
+        self._ends = self._ends[parent_index]
         self._scores = ranks
         if level == self._levels - 1:
             self._items = torch.cat([self._items, self._current.unsqueeze(2)], dim=2)

@@ -135,8 +135,8 @@ def full_blocks(logits: torch.Tensor, parts: Sequence[Part]) -> list[torch.Tenso
     flat = logits.flatten(0, 1)  # (positions, vocabulary)
     blocks = []
     for positions, columns in parts:
-        of_positions = flat[positions]
-        blocks.append(of_positions if columns is None else of_positions[:, part_of(columns)])
+        position_logits = flat[positions]
+        blocks.append(position_logits if columns is None else position_logits[:, part_of(columns)])
     return blocks
 
 

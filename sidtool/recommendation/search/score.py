@@ -59,8 +59,10 @@ def score_sids(
         for batch, tree in decoder.trees(prompts, capacity, TOKEN_BUDGET):
             prefilled = tree.prefill()
             for start, chunk in tries.items():
-                of_chunk = _score(tree, decoder.head, prefilled, chunk, columns, normalize, catalog)
-                scores[batch, start : start + chunk.n_leaves] = of_chunk.cpu().numpy()
+                chunk_scores = _score(
+                    tree, decoder.head, prefilled, chunk, columns, normalize, catalog
+                )
+                scores[batch, start : start + chunk.n_leaves] = chunk_scores.cpu().numpy()
                 tree.rewind()
     return scores[:, inverse]
 
@@ -80,24 +82,26 @@ def _score(
     hidden = prefilled  # (batch, nodes above, dim)
     scores = torch.zeros(batch, 1, device=device)
     catalog_nodes = torch.zeros(1, dtype=torch.long, device=device)  # the catalog's root
-    for level, of_level in enumerate(columns.levels):
+    for level, level_columns in enumerate(columns.levels):
         # (batch, nodes above, columns)
-        log_probs = head.log_probs(hidden, of_level.columns, normalize)
+        log_probs = head.log_probs(hidden, level_columns.columns, normalize)
         pointers = torch.from_numpy(trie.children[level]).to(device).long()
         above = torch.arange(len(pointers) - 1, device=device)
         parents = above.repeat_interleave(pointers.diff())  # (nodes,)
         codes = torch.from_numpy(trie.codes[level]).to(device).long()  # (nodes,)
-        step = log_probs[:, parents, of_level.places(codes)]  # (batch, nodes)
+        node_log_probs = log_probs[:, parents, level_columns.places(codes)]  # (batch, nodes)
         if catalog is not None:
             # of the probability that each node gives to its children in the catalog
             _, children, valid = catalog.candidates(level, catalog_nodes.unsqueeze(0))
-            places = of_level.places(children).expand(batch, -1, -1)  # (batch, nodes, fan-out)
-            of_children = log_probs.gather(-1, places).masked_fill(~valid, -torch.inf)
-            normalizer = of_children.logsumexp(-1)  # (batch, nodes above)
+            places = level_columns.places(children).expand(batch, -1, -1)  # (batch, nodes, fan-out)
+            child_log_probs = log_probs.gather(-1, places).masked_fill(~valid, -torch.inf)
+            normalizer = child_log_probs.logsumexp(-1)  # (batch, nodes above)
             catalog_nodes, exists = catalog.child(level, catalog_nodes[parents], codes)
-            step = (step - normalizer[:, parents]).masked_fill(~exists, -torch.inf)
-        scores = scores[:, parents] + step
+            node_log_probs = (node_log_probs - normalizer[:, parents]).masked_fill(
+                ~exists, -torch.inf
+            )
+        scores = scores[:, parents] + node_log_probs
         if level < trie.levels - 1:
-            ids = of_level.ids(codes).expand(batch, -1)
+            ids = level_columns.ids(codes).expand(batch, -1)
             hidden = tree.step(ids, parents.expand(batch, -1))
     return scores

@@ -36,10 +36,10 @@ class SeenOptions:
         return replace(self, exclude_seen=targets_repeat is False)
 
 
-def seen_reason(chosen: bool | None, targets_repeat: bool | None) -> str:
+def seen_reason(exclude_seen: bool | None, targets_repeat: bool | None) -> str:
     """What `SeenOptions.with_seen` decides and why, in words."""
-    if chosen not in (None, targets_repeat is False):
-        return "seen items removed, as chosen" if chosen else "seen items kept, as chosen"
+    if exclude_seen not in (None, targets_repeat is False):
+        return "seen items removed, as chosen" if exclude_seen else "seen items kept, as chosen"
     if targets_repeat is None:
         return "seen items kept: no split records whether targets repeat"
     if targets_repeat:

@@ -59,27 +59,27 @@ class TokenTree:
 
     def prefill(self) -> torch.Tensor:
         """(batch, 1, dim): the hidden state of each prompt's last token."""
-        shared = 0
+        prefix_length = 0
         if len(self._prompts) > 1:
             # the lexicographically first and last prompt differ where any two do
             lowest, highest = min(map(tuple, self._prompts)), max(map(tuple, self._prompts))
             limit = min(len(prompt) for prompt in self._prompts) - 1
             pairs = enumerate(zip(lowest, highest, strict=False))
-            shared = next((place for place, (one, other) in pairs if one != other), limit)
-            shared = min(shared, limit)
-        if shared < SHARED_MIN:
-            shared = 0
+            prefix_length = next((place for place, (one, other) in pairs if one != other), limit)
+            prefix_length = min(prefix_length, limit)
+        if prefix_length < SHARED_MIN:
+            prefix_length = 0
         else:
-            start = torch.tensor([self._prompts[0][:shared]], device=self._device)
-            self._forward(start, None, None)
-        rest = [list(prompt[shared:]) for prompt in self._prompts]
-        longest = self._longest - shared
+            prefix = torch.tensor([self._prompts[0][:prefix_length]], device=self._device)
+            self._forward(prefix, None, None)
+        suffixes = [list(prompt[prefix_length:]) for prompt in self._prompts]
+        longest = self._longest - prefix_length
         # padded on the right, where causal attention hides the padding from every real token
-        padded = [row + row[-1:] * (longest - len(row)) for row in rest]
+        padded = [suffix + suffix[-1:] * (longest - len(suffix)) for suffix in suffixes]
         ids = torch.tensor(padded, device=self._device)
-        positions = torch.arange(shared, self._longest, device=self._device).unsqueeze(0)
+        positions = torch.arange(prefix_length, self._longest, device=self._device).unsqueeze(0)
         rows = torch.arange(len(ids), device=self._device)
-        last = self._lengths - shared - 1
+        last = self._lengths - prefix_length - 1
         modules = self._base.named_modules() if longest > 1 else ()
         # the last of each name, which is that of the last layer
         inner = {name.rpartition(".")[2]: module for name, module in modules}
@@ -121,16 +121,18 @@ class TokenTree:
         is_single = self._visible.shape[1] == 1  # it attends to every token
         if is_single or isinstance(self._base, EncodedPrompts):
             return
-        used = self._visible[..., self._longest :].any(1)  # (batch, tree tokens)
-        n_kept = int(used.sum(1).max())
-        kept = used.int().argsort(dim=1, descending=True, stable=True)[:, :n_kept] + self._longest
+        is_used = self._visible[..., self._longest :].any(1)  # (batch, tree tokens)
+        n_used = int(is_used.sum(1).max())
+        used_positions = (
+            is_used.int().argsort(dim=1, descending=True, stable=True)[:, :n_used] + self._longest
+        )
         for layer in self._cache.layers:
-            layer.select(kept, self._longest)
-        prompt = torch.arange(self._longest, device=self._device).expand(len(kept), -1)
-        kept = torch.cat([prompt, kept], dim=1)
-        self._key_positions = self._key_positions.gather(1, kept)
+            layer.select(used_positions, self._longest)
+        prompt = torch.arange(self._longest, device=self._device).expand(len(used_positions), -1)
+        used_positions = torch.cat([prompt, used_positions], dim=1)
+        self._key_positions = self._key_positions.gather(1, used_positions)
         beams = self._visible.shape[1]
-        self._visible = self._visible.gather(2, kept.unsqueeze(1).expand(-1, beams, -1))
+        self._visible = self._visible.gather(2, used_positions.unsqueeze(1).expand(-1, beams, -1))
 
     def rewind(self) -> None:
         """Drop the trees: the next step extends the prompts."""
@@ -209,12 +211,12 @@ class _PreallocatedLayer(DynamicLayer):
         self.length = stop
         return self.keys[:rows, :, :stop], self.values[:rows, :, :stop]
 
-    def select(self, kept: torch.Tensor, start: int) -> None:
+    def select(self, positions: torch.Tensor, start: int) -> None:
         """Of the tokens from `start` on, keep those at (rows, n) places."""
-        stop = start + kept.shape[1]
+        stop = start + positions.shape[1]
         for states in (self.keys, self.values):
             _, heads, _, dim = states.shape
-            places = kept[:, None, :, None].expand(-1, heads, -1, dim)
+            places = positions[:, None, :, None].expand(-1, heads, -1, dim)
             states[:, :, start:stop] = states.gather(2, places)
         self.length = stop
 

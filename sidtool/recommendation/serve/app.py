@@ -54,10 +54,10 @@ async def _answer(request: Request, *, scores: bool) -> Response:
     limits = service.options.limits
     body, deadline = await read_body(request, limits)
     call = read_call(body, limits, scores=scores)
-    answered = await service.answer(call, deadline)
-    bundles = dict.fromkeys(each.served.loaded.bundle.digest[:12] for each in answered)
+    results = await service.answer(call, deadline)
+    bundles = dict.fromkeys(result.served.loaded.bundle.digest[:12] for result in results)
     headers = {"sidtool-bundle": ", ".join(bundles)}
-    answers = [each.answer for each in answered]
+    answers = [result.answer for result in results]
     if not call.is_one:
         values = [{"error": FAILED} if answer is None else answer.to_json() for answer in answers]
         return json_reply({"answers": values}, headers)

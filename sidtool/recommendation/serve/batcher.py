@@ -264,11 +264,11 @@ class Batcher:
         batch: list[tuple[Waiting, Prepared]] = []
         with self._lock:
             oldest = self._waiting[:1]
-            similar = [each for each in self._waiting if each.choices == oldest[0].choices]
+            similar = [waiting for waiting in self._waiting if waiting.choices == oldest[0].choices]
         taken = set()
         is_on_cpu = served.loaded.model.device.type == "cpu"
-        by_device = CPU_BATCH_TOKENS if is_on_cpu else GPU_BATCH_TOKENS
-        budget = self._limits.batch_tokens or by_device
+        default_budget = CPU_BATCH_TOKENS if is_on_cpu else GPU_BATCH_TOKENS
+        budget = self._limits.batch_tokens or default_budget
         longest = 0
         for waiting in similar:
             prepared: Prepared | BadRequest | None = None
@@ -287,7 +287,7 @@ class Batcher:
                     waiting.resolve(Answered(prepared, served))
             taken.add(waiting)
         with self._lock:
-            self._waiting = [each for each in self._waiting if each not in taken]
+            self._waiting = [waiting for waiting in self._waiting if waiting not in taken]
             self._metrics.waiting.set(len(self._waiting))
         return batch
 
@@ -298,8 +298,8 @@ class Batcher:
         requests = [waiting for waiting, _ in batch]
         try:
             recommender = served.recommender(requests[0].choices)
-            prepared = [each for _, each in batch]
-            answers: list[Answer | None] = [*recommender.answer_prepared(prepared)]
+            prepared_requests = [prepared for _, prepared in batch]
+            answers: list[Answer | None] = [*recommender.answer_prepared(prepared_requests)]
         except Exception as error:
             if len(batch) > 1:
                 have_failed = [self._answer(served, [pair]) for pair in batch]

@@ -20,7 +20,7 @@ class Choices:
     """Options of requests; those with the same ones can share a batch. The others are the
     service's own."""
 
-    given: tuple[tuple[str, Any], ...] = ()
+    body_options: tuple[tuple[str, Any], ...] = ()
     """The options in the body, by the names of KINDS, and their values."""
     candidates: tuple[str, ...] | None = None
     """Items that are scored exactly, in place of a beam search."""
@@ -28,7 +28,7 @@ class Choices:
     def options(self, defaults: RecommendOptions) -> RecommendOptions:
         """The service's options with those of the call. Raises UsageError for a value out of
         range."""
-        values = dict(self.given)
+        values = dict(self.body_options)
         if "list" in values:
             values |= {"k": values["list"], "list": True}
         if self.candidates is not None:
@@ -87,11 +87,11 @@ def read_call(body: bytes, limits: ServeLimits, *, scores: bool) -> Call:
             f"{len(requests)} requests in one call, at most {limits.max_waiting} can wait",
             hint="send them in several calls",
         )
-    read = (
-        request_or_bad(each, number, f"line {number} of the requests")
-        for number, each in enumerate(requests, start=1)
+    parsed_requests = (
+        request_or_bad(request, number, f"line {number} of the requests")
+        for number, request in enumerate(requests, start=1)
     )
-    return Call(tuple(read), choices, is_one=False)
+    return Call(tuple(parsed_requests), choices, is_one=False)
 
 
 def _keys(requests: Sequence[Any]) -> set[str]:
@@ -107,8 +107,8 @@ def read_choices(value: Mapping[str, Any], limits: ServeLimits, *, scores: bool)
 
     Raises DataError for a missing option or one of another type, UsageError for a value beyond the
     limits."""
-    chosen = {name: value[name] for name in KINDS if value.get(name) is not None}
-    for name, option in chosen.items():
+    options = {name: value[name] for name in KINDS if value.get(name) is not None}
+    for name, option in options.items():
         # type: a bool is an int, too
         if type(option) is not KINDS[name]:
             kind = "a whole number" if KINDS[name] is int else "true or false"
@@ -120,17 +120,17 @@ def read_choices(value: Mapping[str, Any], limits: ServeLimits, *, scores: bool)
         candidates = tuple(candidates)
     elif candidates is not None:
         raise DataError("'candidates' are scored by /v1/score; 'allow' restricts a beam search")
-    if "list" in chosen and (scores or "k" in chosen):
+    if "list" in options and (scores or "k" in options):
         other = "candidates" if scores else "k"
         raise DataError(f"'list' is the length of a list, which has no {other!r}")
     # k and beams of candidates need no tree
-    widths = [] if scores else [chosen.get(name, 1) for name in ("k", "num_beams", "list")]
+    widths = [] if scores else [options.get(name, 1) for name in ("k", "num_beams", "list")]
     if max(widths, default=1) > limits.max_beams:
         raise UsageError(
             f"{max(widths)} items or beams are too many, the limit of this service is "
             f"{limits.max_beams}"
         )
-    return Choices(tuple(chosen.items()), candidates)
+    return Choices(tuple(options.items()), candidates)
 
 
 def read_texts(body: bytes) -> list[str]:

@@ -62,8 +62,8 @@ class Guard:
                 await answer(scope, receive, send_counted)
         finally:
             # a client may try any number of other paths
-            known = {route.path for route in scope["app"].routes}
-            path = scope["path"] if scope["path"] in known else "other"
+            route_paths = {route.path for route in scope["app"].routes}
+            path = scope["path"] if scope["path"] in route_paths else "other"
             seconds = time.monotonic() - start
             metrics = scope["app"].state.service.metrics
             metrics.calls.labels(path, status).inc()

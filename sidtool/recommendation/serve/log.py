@@ -61,6 +61,8 @@ def log_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 def frames(error: BaseException) -> str:
     """The kind of an error and where it was raised, innermost first, without its message."""
-    places = traceback.extract_tb(error.__traceback__)[-N_FRAMES:]
-    spelled = (f"{Path(each.filename).name}:{each.lineno} {each.name}" for each in reversed(places))
+    stack = traceback.extract_tb(error.__traceback__)[-N_FRAMES:]
+    spelled = (
+        f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(stack)
+    )
     return f"{type(error).__name__} at {' < '.join(spelled)}"

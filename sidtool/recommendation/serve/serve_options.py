@@ -118,16 +118,16 @@ class Listening:
 
 
 def serve_options(
-    options: ServeOptions | str, listening: Listening | None, given: Mapping[str, Any]
+    options: ServeOptions | str, listening: Listening | None, keywords: Mapping[str, Any]
 ) -> tuple[ServeOptions, Listening]:
     """What to serve and where, of the arguments and keywords of `serve`. Raises UsageError."""
     names = set(keywords_of(Listening))
-    where = {name: value for name, value in given.items() if name in names}
-    others = {name: value for name, value in given.items() if name not in names}
-    listening = options_from(Listening, listening, where)
+    listening_keywords = {name: value for name, value in keywords.items() if name in names}
+    serve_keywords = {name: value for name, value in keywords.items() if name not in names}
+    listening = options_from(Listening, listening, listening_keywords)
     if isinstance(options, str):
-        return options_from(ServeOptions, None, {"model": options, **others}), listening
-    return options_from(ServeOptions, options, others), listening
+        return options_from(ServeOptions, None, {"model": options, **serve_keywords}), listening
+    return options_from(ServeOptions, options, serve_keywords), listening
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def serve(
     *,
     verbose: bool = False,
     started: Callable[[str], None] | None = None,
-    **given: Any,
+    **keywords: Any,
 ) -> None:
     """Serve a model until the process gets SIGTERM, then answer what was received and return. With
     the name of a model in place of the options, these and where to listen are keywords.
@@ -50,7 +50,7 @@ def serve(
     from sidtool.recommendation.serve.service import Service
     from sidtool.recommendation.serve.sources import Sources
 
-    options, listening = serve_options(options, listening, given)
+    options, listening = serve_options(options, listening, keywords)
     with (
         log_to_stderr(verbose=verbose),
         bound_socket(listening) as listener,
