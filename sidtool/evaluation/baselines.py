@@ -55,13 +55,13 @@ class Catalog:
         sequences = ItemSequences.of_ids(packed_sequences(users), ids)
         counts = count_events(sequences, len(ids)).tolist()
         order = sorted(range(len(ids)), key=lambda row: (-counts[row], ids[row]))
-        rank_of = np.empty(len(ids), dtype=np.int32)
-        rank_of[order] = np.arange(len(ids))
+        ranks = np.empty(len(ids), dtype=np.int32)
+        ranks[order] = np.arange(len(ids))
         ranked = tuple(ids[row] for row in order)
         return cls(
             ids=ranked,
             index={item: rank for rank, item in enumerate(ranked)},
-            sequences=ItemSequences(rank_of[sequences.items], sequences.offsets),
+            sequences=ItemSequences(ranks[sequences.items], sequences.offsets),
         )
 
     @classmethod
@@ -214,23 +214,23 @@ def _filled(best: NDArray[np.int64], seen: ItemSequences, items: int, k: int) ->
     ranked = np.full((len(best), k), -1, dtype=np.int64)
     width = min(items, 2 * k + int(seen.lengths.max(initial=0)))  # no more popular ones are needed
     for start, stop in ranges(np.full(len(best), width + best.shape[1]), FILLED):
-        of_block, block = seen[start:stop], best[start:stop]
-        row_numbers = np.arange(len(block))
-        rows = np.repeat(row_numbers, of_block.lengths)
-        numbers = row_numbers[:, None] * items + block
-        is_left = (block >= 0) & ~np.isin(numbers, rows * items + of_block.items)
+        seen_block, best_block = seen[start:stop], best[start:stop]
+        row_numbers = np.arange(len(best_block))
+        rows = np.repeat(row_numbers, seen_block.lengths)
+        numbers = row_numbers[:, None] * items + best_block
+        is_left = (best_block >= 0) & ~np.isin(numbers, rows * items + seen_block.items)
         order = np.argsort(~is_left, axis=1, kind="stable")[:, :k]
-        first = np.take_along_axis(np.where(is_left, block, -1), order, axis=1)
+        first = np.take_along_axis(np.where(is_left, best_block, -1), order, axis=1)
         ranked[start:stop, : first.shape[1]] = first
         # (block, width): the popular items that are neither seen nor among the first
-        is_free = np.ones((len(block), width), dtype=np.bool_)
-        is_popular = of_block.items < width
-        is_free[rows[is_popular], of_block.items[is_popular]] = False
-        taken, columns = np.nonzero((first >= 0) & (first < width))
-        is_free[taken, first[taken, columns]] = False
+        is_free = np.ones((len(best_block), width), dtype=np.bool_)
+        is_popular = seen_block.items < width
+        is_free[rows[is_popular], seen_block.items[is_popular]] = False
+        first_rows, columns = np.nonzero((first >= 0) & (first < width))
+        is_free[first_rows, first[first_rows, columns]] = False
         places = (first >= 0).sum(axis=1)[:, None] + is_free.cumsum(axis=1) - 1
-        free, popular = np.nonzero(is_free & (places < k))
-        ranked[start + free, places[free, popular]] = popular
+        free_rows, popular = np.nonzero(is_free & (places < k))
+        ranked[start + free_rows, places[free_rows, popular]] = popular
     return PopularityRanks(ranked)
 
 

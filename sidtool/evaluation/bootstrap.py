@@ -54,8 +54,8 @@ def intervals(
     the user of each example. Without `groups` there is one, "all"."""
     from_zero = paired_differences(names, values, np.zeros_like(values), users, groups, seed=seed)
     return {
-        group: {name: (mean.low, mean.high) for name, mean in of_group.items()}
-        for group, of_group in from_zero.items()
+        group: {name: (mean.low, mean.high) for name, mean in group_means.items()}
+        for group, group_means in from_zero.items()
     }
 
 
@@ -87,8 +87,8 @@ def paired_differences(
     mean = np.stack([np.average(differences, axis=0, weights=group) for group in groups.values()])
     columns = np.stack([mean, low, high, p_value], axis=-1).tolist()  # (groups, metrics, 4)
     return {
-        group: {name: Difference(*column) for name, column in zip(names, of_group, strict=True)}
-        for group, of_group in zip(groups, columns, strict=True)
+        group: {name: Difference(*column) for name, column in zip(names, row, strict=True)}
+        for group, row in zip(groups, columns, strict=True)
     }
 
 
@@ -100,17 +100,17 @@ def _resampled_means(
 ) -> NDArray[np.float64]:
     """(RESAMPLES, groups, metrics) weighted means, each over as many users as there are, drawn with
     replacement; NaN where a resample has nobody of a group."""
-    _, user_of = np.unique(np.asarray(users, dtype=np.str_), return_inverse=True)
+    _, user_indexes = np.unique(np.asarray(users, dtype=np.str_), return_inverse=True)
     totals = []
     for weights in groups:
-        inside = np.flatnonzero(weights)
-        members, member_of = np.unique(user_of[inside], return_inverse=True)
+        example_rows = np.flatnonzero(weights)
+        members, member_indexes = np.unique(user_indexes[example_rows], return_inverse=True)
         # (members, metrics + 1): weighted sums of each metric, and last of the weights
         sums = np.zeros((len(members), values.shape[1] + 1))
-        with_ones = np.column_stack([values[inside], np.ones(len(inside))])
-        np.add.at(sums, member_of, with_ones * weights[inside, None])
+        with_ones = np.column_stack([values[example_rows], np.ones(len(example_rows))])
+        np.add.at(sums, member_indexes, with_ones * weights[example_rows, None])
         totals.append((members, sums))
-    n_users = int(user_of.max()) + 1
+    n_users = int(user_indexes.max()) + 1
     rng = np.random.default_rng(seed)
     chunk = min(max(1, CHUNK // n_users), RESAMPLES)
     times_drawn = np.empty((chunk, n_users))
@@ -120,7 +120,7 @@ def _resampled_means(
         times_drawn = times_drawn[: len(drawn)]
         for row, users_of_row in enumerate(drawn):
             times_drawn[row] = np.bincount(users_of_row, minlength=n_users)
-        sums = np.stack([times_drawn[:, members] @ each for members, each in totals], axis=1)
+        sums = np.stack([times_drawn[:, members] @ sums for members, sums in totals], axis=1)
         with np.errstate(invalid="ignore"):
             # the mean over examples: a user with more examples weighs more
             means.append(sums[..., :-1] / sums[..., -1:])

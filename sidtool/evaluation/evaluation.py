@@ -76,7 +76,7 @@ def evaluate(
     baseline_memory: int | None = None,
     ranker: Ranker | None = None,
     progress: Progress | None = None,
-    **given: Any,
+    **keywords: Any,
 ) -> Evaluation:
     """Evaluate a model on the held-out examples of a split: a `Split`, its folder, or a file of
     events (as `open_split`). The options may also be given as keywords, like `limit=100`.
@@ -96,7 +96,7 @@ def evaluate(
         >>> sidtool.evaluate("tuned", "split", limit=5).n
         5
     """
-    options = options_from(EvaluationOptions, options, given)
+    options = options_from(EvaluationOptions, options, keywords)
     with Shards.temporary(baseline_memory) as shards:
         held_out = HeldOut.open(model, split, options.on, against)
         repeats = held_out.split.reference.targets_repeat
@@ -256,8 +256,8 @@ def evaluation_of(
         )
     groups = example_groups(examples.examples, events)
     fields, target = _groups_of_fields(examples.examples, options)
-    for name, of_field in fields.items():
-        groups |= {f"{name}={value}": weights for value, weights in of_field.items()}
+    for name, value_weights in fields.items():
+        groups |= {f"{name}={value}": weights for value, weights in value_weights.items()}
     if target is not None:
         groups[WEIGHTED] = target
     by_group = group_averages(model, systems, users, groups, seed=options.seed)
@@ -266,16 +266,16 @@ def evaluation_of(
         n_weighted = int(np.count_nonzero(groups[WEIGHTED]))
         weighted = replace(by_group[WEIGHTED], n=n_weighted)
     by = {
-        name: {value: by_group[f"{name}={value}"] for value in of_field}
-        for name, of_field in fields.items()
+        name: {value: by_group[f"{name}={value}"] for value in value_weights}
+        for name, value_weights in fields.items()
     }
     first_items = {"model": model.first_items}
     first_items |= {name: system.first_items for name, system in systems.items()}
     n_items = len(examples.bundle.active)
     samples = sampled_users(examples, first_items, options.samples)
     slices = {
-        name: Slice(**vars(by_group.get(name, NO_EXAMPLES)), events=of_target)
-        for name, of_target in (SLICES.items() if events else ())
+        name: Slice(**vars(by_group.get(name, NO_EXAMPLES)), events=event_range)
+        for name, event_range in (SLICES.items() if events else ())
     }
     from_item_knn = {
         name: system_differences(

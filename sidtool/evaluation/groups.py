@@ -45,14 +45,14 @@ def example_groups(
         return groups
     ids = list(n_examples)
     n_events = count_events(ItemSequences.of_ids(packed_sequences(events), ids), len(ids))
-    events_of = dict(zip(ids, n_events.tolist(), strict=True))
-    target_events = np.array([events_of[target] for target in targets])
+    event_counts = dict(zip(ids, n_events.tolist(), strict=True))
+    target_events = np.array([event_counts[target] for target in targets])
     for name, (first, last) in SLICES.items():
-        inside = target_events >= first
+        is_inside = target_events >= first
         if last is not None:
-            inside &= target_events <= last
-        if inside.any():
-            groups[name] = inside.astype(np.float64)
+            is_inside &= target_events <= last
+        if is_inside.any():
+            groups[name] = is_inside.astype(np.float64)
     return groups
 
 
@@ -72,9 +72,9 @@ def field_groups(examples: Sequence[Example], name: str) -> dict[str, NDArray[np
     and last number, once if they are one. Raises UsageError if the examples have no such field."""
     values = [_value(example, name) for example in examples]
     labels = _labels(values)
-    label_of = np.array([labels[value] for value in values], dtype=object)
+    example_labels = np.array([labels[value] for value in values], dtype=object)
     ordered = sorted(dict.fromkeys(labels.values()), key=(OTHERS, UNKNOWN).__contains__)
-    return {label: (label_of == label).astype(np.float64) for label in ordered}
+    return {label: (example_labels == label).astype(np.float64) for label in ordered}
 
 
 def target_weights(examples: Sequence[Example], name: str) -> NDArray[np.float64]:
@@ -136,14 +136,14 @@ def _labels(values: Sequence[Value | None]) -> dict[Value | None, str]:
         common = [value for value, _ in counts.most_common(MOST_GROUPS - 1)]
         labels |= {value: OTHERS for value in counts if value not in common}
     elif len(counts) > MOST_GROUPS:
-        of_examples = [value for value in values if value is not None]
-        limits = np.quantile(np.array(of_examples, dtype=np.float64), [0.25, 0.5, 0.75])
+        present_values = [value for value in values if value is not None]
+        limits = np.quantile(np.array(present_values, dtype=np.float64), [0.25, 0.5, 0.75])
         quarters = np.searchsorted(limits, np.array(distinct, dtype=np.float64)).tolist()
         # a limit belongs to the quarter below
         for _, group in groupby(zip(quarters, distinct, strict=True), key=itemgetter(0)):
-            inside = [value for _, value in group]
-            ends = dict.fromkeys(map(_spell, (inside[0], inside[-1])))
-            labels |= dict.fromkeys(inside, " to ".join(ends))
+            group_values = [value for _, value in group]
+            ends = dict.fromkeys(map(_spell, (group_values[0], group_values[-1])))
+            labels |= dict.fromkeys(group_values, " to ".join(ends))
     return labels | {None: UNKNOWN} if None in values else labels
 
 

@@ -127,16 +127,16 @@ class Judge:
         differences = paired_differences(
             metric_names([self.k]), current.values, start.values, users, self.groups
         )
-        numbers = {name: np.flatnonzero(group) for name, group in self.groups.items()}
-        n_users = {name: len({users[n] for n in of_group}) for name, of_group in numbers.items()}
+        group_rows = {name: np.flatnonzero(group) for name, group in self.groups.items()}
+        n_users = {name: len({users[row] for row in rows}) for name, rows in group_rows.items()}
         by_slice = {
             (self.item_metric, name): by_metric[self.item_metric]
             for name, by_metric in differences.items()
             if name in SLICES and n_users[name] >= MIN_USERS
         }
         if start.list_values is not None and current.list_values is not None:
-            of_lists = paired_differences(
+            list_differences = paired_differences(
                 LIST_METRICS, current.list_values, start.list_values, current.list_users
             )
-            by_slice["list_recall", "all"] = of_lists["all"]["list_recall"]
-        return {key: each for key, each in by_slice.items() if each.high < 0}
+            by_slice["list_recall", "all"] = list_differences["all"]["list_recall"]
+        return {key: difference for key, difference in by_slice.items() if difference.high < 0}

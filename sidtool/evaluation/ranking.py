@@ -51,20 +51,20 @@ class IndexedExamples:
         """Look every item up, each one once."""
         all_ids = (item for example in examples for item in (*example.history, example.item))
         ids = list(dict.fromkeys(all_ids))
-        index_of = dict(zip(ids, bundle.items.rows(ids).tolist(), strict=True))
+        rows_by_id = dict(zip(ids, bundle.items.rows(ids).tolist(), strict=True))
         histories = []
         fields = []
         for example in examples:
-            history = np.array([index_of[item] for item in example.history], dtype=np.int64)
-            in_bundle = history >= 0
-            histories.append(ItemRows(history[in_bundle]))
-            is_whole = example.fields is NO_FIELDS or in_bundle.all()
-            places = np.flatnonzero(in_bundle).tolist()
-            of_items = example.fields if is_whole else example.fields.take(places)
+            history = np.array([rows_by_id[item] for item in example.history], dtype=np.int64)
+            is_in_bundle = history >= 0
+            histories.append(ItemRows(history[is_in_bundle]))
+            is_whole = example.fields is NO_FIELDS or is_in_bundle.all()
+            places = np.flatnonzero(is_in_bundle).tolist()
+            item_fields = example.fields if is_whole else example.fields.take(places)
             # a model that is told the feedback of the next item is told that of the target
             feedback = example.feedback
-            fields.append(replace(of_items, feedback=feedback) if feedback else of_items)
-        targets = np.array([index_of[example.item] for example in examples], dtype=np.int64)
+            fields.append(replace(item_fields, feedback=feedback) if feedback else item_fields)
+        targets = np.array([rows_by_id[example.item] for example in examples], dtype=np.int64)
         # items that are not active have a SID, so they stay in a history
         targets[(targets >= 0) & ~bundle.is_active[targets]] = -1
         parts = (tuple(examples), tuple(histories), tuple(fields))

@@ -219,7 +219,7 @@ class Evaluation(StoredEvaluation):
 
     def __repr__(self) -> str:
         """The number of examples, and NDCG@10 or whatever stands in its place, by system."""
-        name = next(iter([each for each in self.metrics if each == "ndcg@10"] or self.metrics))
+        name = next(iter([name for name in self.metrics if name == "ndcg@10"] or self.metrics))
         systems = {"model": self.metrics, **self.baselines}
         values = ", ".join(f"{system} {means[name]:.4f}" for system, means in systems.items())
         return f"<Evaluation of {self.n} examples, {name}: {values}>"

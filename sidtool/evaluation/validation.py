@@ -78,13 +78,13 @@ class Validator:
         sizes = self._session.trie.items_per_leaf(ranked)
         targets = Leaves(self._target_leaves[share])
         values = metric_values(find_targets(ranked, targets, sizes), [self.k])
-        of_users = values[:, :2]  # hit rate and NDCG
-        squares = (of_users**2).sum(axis=0)
+        metrics = values[:, :2]  # hit rate and NDCG
+        squares = (metrics**2).sum(axis=0)
         losses = []
-        if targeted := self._target_queries[share]:
-            found = self._session.search(model, targeted, k=1, num_beams=1)
-            losses = [-float(result.scores[0]) for result in found]
-        return np.array([*of_users.sum(axis=0), *squares, len(queries), sum(losses), len(losses)])
+        if target_queries := self._target_queries[share]:
+            target_results = self._session.search(model, target_queries, k=1, num_beams=1)
+            losses = [-float(result.scores[0]) for result in target_results]
+        return np.array([*metrics.sum(axis=0), *squares, len(queries), sum(losses), len(losses)])
 
     def figures(self, sums: Sequence[float]) -> Metrics:
         """HR@K and NDCG@K, each with the ends of its 95% interval (normal approximation) and the

@@ -111,7 +111,7 @@ def evaluate_lists(
     *,
     against: LoadedModel | str | Path | None = None,
     progress: Progress | None = None,
-    **given: Any,
+    **keywords: Any,
 ) -> ListEvaluation:
     """Evaluate the lists of a model on the held-out sessions of a split: a `Split`, its folder, or
     a file of events (as `open_split`). Without sessions, a session is the one item that is held
@@ -129,7 +129,7 @@ def evaluate_lists(
         >>> list(evaluation.systems)
         ['top items', 'popularity', 'item-knn']
     """
-    options = options_from(ListEvaluationOptions, options, given)
+    options = options_from(ListEvaluationOptions, options, keywords)
     held_out = HeldOut.open(model, split, options.on, against)
     repeats = held_out.split.reference.targets_repeat
     reason = seen_reason(options.exclude_seen, repeats)
@@ -139,9 +139,9 @@ def evaluate_lists(
         check_same_catalog(loaded.bundle, other.bundle)
     order = options.order
     if order is None:  # that of the lists of the model's training, if the split has it
-        trained = [record.params for record in loaded.contract.stages]
-        made = [each.lists for each in trained if isinstance(each, TrainParams) and each.lists]
-        order = made[-1].order if made and made[-1].order in fields.feedback else None
+        stages = [record.params for record in loaded.contract.stages]
+        lists = [stage.lists for stage in stages if isinstance(stage, TrainParams) and stage.lists]
+        order = lists[-1].order if lists and lists[-1].order in fields.feedback else None
     if order is not None:
         fields.need_numbers(order, "the order")
     options = replace(options, order=order)
@@ -150,7 +150,7 @@ def evaluate_lists(
         as_trained = replace(options, normalize=None)
         makers[OTHER_MODEL] = next(iter(_makers(other, as_trained, progress).values()))
     examples = evenly_spaced(held_out.part, options.limit)
-    check_targets(loaded.bundle, [item for each in examples for item in each.items], options)
+    check_targets(loaded.bundle, [item for example in examples for item in example.items], options)
     train = held_out.split.train
     evaluation = evaluate_list_makers(loaded.bundle, makers, examples, train, options)
     settings = {
@@ -200,8 +200,8 @@ def evaluate_list_makers(
         catalog = Catalog.of_bundle(bundle, events)
         ranked = rank_baselines(catalog, examples, k=options.length, exclude_seen=exclude_seen)
         rows = bundle.items.rows(catalog.ids)
-        for system, of_system in ranked.items():
-            lists[system] = [ItemRows(rows[items[items >= 0]]) for items in of_system]
+        for system, rankings in ranked.items():
+            lists[system] = [ItemRows(rows[items[items >= 0]]) for items in rankings]
     return _evaluation(bundle, examples, lists, item_facts(bundle, events), options)
 
 
@@ -216,17 +216,17 @@ def _makers(
         normalize=options.normalize,
         exclude_seen=options.exclude_seen,
     )
-    search: dict[str, RecommendOptions] = {}
+    searches: dict[str, RecommendOptions] = {}
     if loaded.contract.list_prompt is not None:
-        search[LISTS] = replace(ranking, list=True)
+        searches[LISTS] = replace(ranking, list=True)
     if loaded.contract.history_prompt is not None:
-        search[TOP_ITEMS] = ranking
-    if not search:
+        searches[TOP_ITEMS] = ranking
+    if not searches:
         raise DataError(
             "the model was not trained to recommend: its contract has no prompt of a history",
             hint="make-sft --task list=1, then train",
         )
-    return {system: list_maker(loaded, chosen, progress) for system, chosen in search.items()}
+    return {system: list_maker(loaded, search, progress) for system, search in searches.items()}
 
 
 def list_maker(
@@ -261,10 +261,10 @@ def _evaluation(
         system: np.stack(
             [
                 list_values(items, truth, facts, length)
-                for items, truth in zip(of_system, truths, strict=True)
+                for items, truth in zip(system_lists, truths, strict=True)
             ]
         )
-        for system, of_system in lists.items()
+        for system, system_lists in lists.items()
     }
     first, *others = values
     targets = [truth.targets for truth in truths]
@@ -273,21 +273,22 @@ def _evaluation(
         n=len(users),
         length=length,
         systems={
-            system: means(names, each, users, seed=options.seed) for system, each in values.items()
+            system: means(names, system_values, users, seed=options.seed)
+            for system, system_values in values.items()
         },
         differences={
             system: differences(names, values[first], values[system], users, seed=options.seed)
             for system in others
         },
         coverage={
-            system: coverage(np.concatenate([*of_system, np.zeros(0, dtype=np.int64)]), n_active)
-            for system, of_system in lists.items()
+            system: coverage(np.concatenate([*system_lists, np.zeros(0, dtype=np.int64)]), n_active)
+            for system, system_lists in lists.items()
         },
         counts={  # targets that cannot be recommended are never found
             "users": len(set(users)),
             "active_items": n_active,
             "targets": sum(map(len, targets)),
-            "targets_not_recommendable": sum(int((each < 0).sum()) for each in targets),
+            "targets_not_recommendable": sum(int((rows < 0).sum()) for rows in targets),
             "empty_histories": sum(not example.history for example in examples),
         },
         settings={
@@ -327,7 +328,7 @@ def differences(
     both = np.where(np.isfinite(others), values, np.nan)
     for columns, defined in _by_definition(both):
         metrics = [names[column] for column in columns]
-        one, other = (np.nan_to_num(each[:, columns]) for each in (values, others))
+        one, other = (np.nan_to_num(scores[:, columns]) for scores in (values, others))
         by_group = paired_differences(metrics, one, other, users, {"all": defined}, seed=seed)
         result |= by_group["all"]
     return {name: result[name] for name in names if name in result}

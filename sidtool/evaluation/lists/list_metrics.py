@@ -70,8 +70,8 @@ def list_values(
 def recall(items: ItemRows, targets: ItemRows, length: int) -> float:
     """Share of the session's items in the list, of as many as the list could have (as in D. Liang
     et al., WWW 2018): a list of 10 that has 10 of 30 targets has found all it could."""
-    found = np.isin(targets, items) & (targets >= 0)
-    return float(found.sum()) / min(length, len(targets))
+    is_hit = np.isin(targets, items) & (targets >= 0)
+    return float(is_hit.sum()) / min(length, len(targets))
 
 
 def ndcg(items: ItemRows, targets: ItemRows, length: int) -> float:
@@ -88,8 +88,8 @@ def kendall_tau(distinct: ItemRows, truth: ListTruth) -> float:
     """Kendall's tau between the list and the session over the targets that the list has: pairs in
     the same order less pairs in the opposite one, by all pairs that have an order; NaN without
     such a pair (the gamma of Goodman and Kruskal, 1954, where places tie)."""
-    place_of = dict(zip(truth.targets.tolist(), truth.order.tolist(), strict=True))
-    places = np.array([place_of[row] for row in distinct.tolist() if row >= 0 and row in place_of])
+    orders = dict(zip(truth.targets.tolist(), truth.order.tolist(), strict=True))
+    places = np.array([orders[row] for row in distinct.tolist() if row >= 0 and row in orders])
     if len(places) < 2:
         return np.nan
     # +1 where the list has a pair in the session's order, -1 where it has the opposite one
@@ -117,9 +117,11 @@ def list_truth(
     ids = list(dict.fromkeys(example.items))
     places = np.arange(len(ids), dtype=np.float64)
     if order is not None:
-        first_of = {target.item: target for target in reversed(example.targets)}
-        values = [first_of[item].feedback[order] for item in ids]
-        places = np.array([-v if isinstance(v, int | float) else np.nan for v in values])
+        first_targets = {target.item: target for target in reversed(example.targets)}
+        values = [first_targets[item].feedback[order] for item in ids]
+        places = np.array(
+            [-value if isinstance(value, int | float) else np.nan for value in values]
+        )
     return ListTruth(recommendable_rows(bundle, ids, example, exclude_seen=exclude_seen), places)
 
 

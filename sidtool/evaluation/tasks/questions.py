@@ -138,9 +138,9 @@ def make_questions(
     also_correct: list[Question] = []
     for example in maker.examples(split):
         question = _question(example.task, example.prompt, example.completion)
-        only = options.only_items
-        chosen = only is None or example.item is None or example.item in only
-        (questions if chosen else also_correct).append(question)
+        only_items = options.only_items
+        is_evaluated = only_items is None or example.item is None or example.item in only_items
+        (questions if is_evaluated else also_correct).append(question)
     if not questions:
         raise DataError(
             f"there are no questions of task {options.task}",
@@ -156,8 +156,8 @@ def _example_maker(
     examples were made, as far as the model's contract records it."""
     contract, task = loaded.contract, options.task
     # the prompt of the task if it predicts labels, else that by which the model recommends
-    of_labels = (prompt for prompt in contract.label_prompts if prompt.task == task)
-    prompt = next(of_labels, contract.history_prompt)
+    label_prompts = (prompt for prompt in contract.label_prompts if prompt.task == task)
+    prompt = next(label_prompts, contract.history_prompt)
     sft_options = SftOptions(
         tasks={task: 1.0},
         format=cast(Format | None, contract.example_format) or "auto",
@@ -167,11 +167,11 @@ def _example_maker(
     trained = contract.training_of(task)
     if trained is not None and trained.max_length:
         sft_options = replace(sft_options, max_length=trained.max_length)
-    if trained is not None and (made := trained.sft) is not None:
-        templates = {name: each for name, each in made.templates.items() if name == task}
-        sft_options = replace(sft_options, history_length=made.history_length, templates=templates)
+    if trained is not None and (sft := trained.sft) is not None:
+        templates = {name: template for name, template in sft.templates.items() if name == task}
+        sft_options = replace(sft_options, history_length=sft.history_length, templates=templates)
         if named_task(task).target == "text":
-            columns = columns or made.columns
+            columns = columns or sft.columns
     positions = max_positions(loaded.model) or sft_options.max_length
     max_length = min(sft_options.max_length, positions)
     sft_options = replace(sft_options, max_length=max_length, columns=columns or None)

@@ -62,7 +62,7 @@ def evaluate_task(
     options: TaskEvaluationOptions | None = None,
     *,
     progress: Progress | None = None,
-    **given: Any,
+    **keywords: Any,
 ) -> TaskEvaluation:
     """Evaluate a model on one task. The options may also be given as keywords.
 
@@ -77,7 +77,7 @@ def evaluate_task(
         >>> sidtool.evaluate_task("tuned", "split", task="next-item", limit=4, num_beams=5).n
         4
     """
-    options = options_from(TaskEvaluationOptions, options, given)
+    options = options_from(TaskEvaluationOptions, options, keywords)
     loaded = load_model_folder(model) if isinstance(model, str | Path) else model
     loaded = replace(loaded, memory=None)  # it has no part in an answer
     source = None if source is None else Path(source)
@@ -110,7 +110,7 @@ def evaluate_task(
         # at random, in their order; the answers of the others stay correct for their groups
         rng = np.random.default_rng(options.seed)
         drawn = set(rng.choice(len(sampled), options.limit, replace=False).tolist())
-        others = [*others, *(each for n, each in enumerate(sampled) if n not in drawn)]
+        others = [*others, *(question for n, question in enumerate(sampled) if n not in drawn)]
         sampled = [sampled[n] for n in sorted(drawn)]
     return evaluate_questions(
         loaded,
@@ -159,7 +159,7 @@ def evaluate_questions(
         )
     settings: dict[str, Any] = {"num_beams": search.num_beams, "seed": seed, "resamples": RESAMPLES}
     chance: dict[str, float] = {}
-    of_all: dict[str, float] = {}
+    overall_metrics: dict[str, float] = {}
     if ends_in_sid:
         settings["normalize"] = search.normalize or loaded.contract.normalize
         names, values, chance = sid_answer_metrics(
@@ -169,15 +169,15 @@ def evaluate_questions(
         from sidtool.evaluation.tasks.text_answers import label_metrics, text_answer_metrics
 
         if are_labels and sorted_labels(question.text for question in questions):
-            names, values, of_all, chance = label_metrics(loaded, questions)
+            names, values, overall_metrics, chance = label_metrics(loaded, questions)
         else:
-            names, values, of_all = text_answer_metrics(loaded, questions, progress)
+            names, values, overall_metrics = text_answer_metrics(loaded, questions, progress)
     # the bootstrap draws single questions
     units = [str(number) for number in range(len(values))]
     return TaskEvaluation(
         task=task,
         n=len(questions),
-        metrics=averages(names, values) | of_all,
+        metrics=averages(names, values) | overall_metrics,
         confidence_interval=intervals(names, values, units, seed=seed)["all"],
         chance=chance,
         settings=settings,
@@ -226,8 +226,8 @@ def sid_answer_metrics(
     # (n, levels): 1 where the prefix of the first answer is one of a correct answer
     accuracy = np.array(
         [
-            [float(prefix in of_question) for prefix in prefixes(codes)]
-            for codes, of_question in zip(first_answers, correct, strict=True)
+            [float(prefix in correct_prefixes) for prefix in prefixes(codes)]
+            for codes, correct_prefixes in zip(first_answers, correct, strict=True)
         ]
     )
     accuracy[ranked[:, 0] < 0] = 0  # an empty prompt has no answer
@@ -235,25 +235,25 @@ def sid_answer_metrics(
 
     # retrieval ranks items: items that share a SID share its rank
     all_codes = trie.leaf_codes(Leaves(np.arange(trie.n_leaves))).tolist()
-    leaf_of = {tuple(codes): leaf for leaf, codes in enumerate(all_codes)}
-    targets = Leaves(np.array([leaf_of.get(codes, -1) for codes in answers], dtype=np.int64))
+    leaves = {tuple(codes): leaf for leaf, codes in enumerate(all_codes)}
+    targets = Leaves(np.array([leaves.get(codes, -1) for codes in answers], dtype=np.int64))
     sizes = trie.items_per_leaf(ranked)
     retrieval = metric_values(find_targets(ranked, targets, sizes), ks)
     names = (*accuracy_names, *metric_names(ks))
     values = np.concatenate([accuracy, retrieval], axis=1)
-    return names, values, _chance(accuracy_names, correct, leaf_of)
+    return names, values, _chance(accuracy_names, correct, leaves)
 
 
 def _chance(
-    names: Sequence[str], correct: Sequence[Set[SidCodes]], leaf_of: Mapping[SidCodes, int]
+    names: Sequence[str], correct: Sequence[Set[SidCodes]], leaves: Mapping[SidCodes, int]
 ) -> dict[str, float]:
     """The expected accuracy of an answer drawn uniformly from the catalog's SIDs."""
-    sids_below = Counter(prefix for codes in leaf_of for prefix in prefixes(codes))
+    sids_below = Counter(prefix for codes in leaves for prefix in prefixes(codes))
     sums = np.zeros(len(names))
     for correct_prefixes in correct:
         for prefix in correct_prefixes:
             sums[len(prefix) - 1] += sids_below[prefix]
-    means = sums / (len(leaf_of) * len(correct))
+    means = sums / (len(leaves) * len(correct))
     return dict(zip(names, means.tolist(), strict=True))
 
 

@@ -162,19 +162,19 @@ def label_metrics(
         )
     probabilities = label_probabilities(loaded, questions, labels)
     answers = np.array([labels.index(question.text) for question in questions])
-    correct = probabilities.argmax(axis=1) == answers
+    is_correct = probabilities.argmax(axis=1) == answers
     # a probability may be 0 in floating point
-    of_answers = np.maximum(probabilities[np.arange(len(answers)), answers], SMALLEST)
+    target_probabilities = np.maximum(probabilities[np.arange(len(answers)), answers], SMALLEST)
     shares = np.bincount(answers, minlength=len(labels)) / len(answers)
     chance = {"accuracy": float(shares.max()), "log_loss": float(-(shares * np.log(shares)).sum())}
-    ranked = {}
+    ranking_metrics = {}
     are_ordered = are_numbers(labels)
     if len(labels) == 2 or are_ordered:
         numbers = [float(label) if are_ordered else place for place, label in enumerate(labels)]
-        ranked["auc"] = concordance(probabilities @ np.array(numbers), answers)
+        ranking_metrics["auc"] = concordance(probabilities @ np.array(numbers), answers)
         chance["auc"] = 0.5
-    values = np.stack([correct.astype(np.float64), -np.log(of_answers)], axis=1)
-    return ("accuracy", "log_loss"), values, ranked, chance
+    values = np.stack([is_correct.astype(np.float64), -np.log(target_probabilities)], axis=1)
+    return ("accuracy", "log_loss"), values, ranking_metrics, chance
 
 
 def label_probabilities(
@@ -187,10 +187,10 @@ def label_probabilities(
     probabilities = np.empty((len(questions), len(labels)))
     for closing in closings:  # one, unless examples of several formats were joined
         answers = [encoder.ids([catalog(label), *closing]) for label in labels]
-        numbers = [n for n, each in enumerate(questions) if each.closing == closing]
-        prompts = [SharedPrompt.single(encoder.ids(questions[n].prompt)) for n in numbers]
-        of_labels = answer_probabilities(loaded.model, prompts, answers)
-        probabilities[numbers] = np.concatenate(of_labels)
+        rows = [row for row, question in enumerate(questions) if question.closing == closing]
+        prompts = [SharedPrompt.single(encoder.ids(questions[row].prompt)) for row in rows]
+        prompt_probabilities = answer_probabilities(loaded.model, prompts, answers)
+        probabilities[rows] = np.concatenate(prompt_probabilities)
     return probabilities
 
 

@@ -80,7 +80,7 @@ def tune_memory(
     *,
     force: bool = False,
     progress: Progress | None = None,
-    **given: Any,
+    **keywords: Any,
 ) -> MemoryBinding:
     """Write a copy of a model folder that is bound to a memory, with the weight and the power that
     are best on the validation examples of a split, and a gate and a re-ranker if they are better on
@@ -101,7 +101,7 @@ def tune_memory(
         >>> 0 <= binding.weight <= 1
         True
     """
-    options = options_from(TuneMemoryOptions, options, given)
+    options = options_from(TuneMemoryOptions, options, keywords)
     options = options.with_seen(split.reference.targets_repeat)
     examples = plan_tune_memory(model, split, memory, out, options, force=force)
     loaded = load_model_folder(model)
@@ -220,8 +220,8 @@ class TuneSimilarityOptions(SeenOptions):
 
     def __post_init__(self) -> None:
         check_options(self)
-        of_knn = {name: value for name, value in self.fixed.items() if name != CONTENT}
-        options_from(KnnSettings, None, of_knn)  # refuses unknown names, and values out of range
+        settings = {name: value for name, value in self.fixed.items() if name != CONTENT}
+        options_from(KnnSettings, None, settings)  # refuses unknown names, and values out of range
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +247,7 @@ def tune_similarity(
     *,
     counter: PairCounter | None = None,
     progress: Callable[[int, int], None] | None = None,
-    **given: Any,
+    **keywords: Any,
 ) -> TunedSimilarity:
     """The settings of a memory with the best NDCG@10 on validation examples of a split. The options
     may also be given as keywords. A `counter` reads the events, as in `build_memory`.
@@ -255,7 +255,7 @@ def tune_similarity(
     Test examples are not read. Raises DataError without validation examples, CompatibilityError if
     the bundle's codebook may have learned from held-out events, RefusedError if a held-out event is
     among the training events."""
-    options = options_from(TuneSimilarityOptions, options, given)
+    options = options_from(TuneSimilarityOptions, options, keywords)
     options = options.with_seen(split.reference.targets_repeat)
     bundle.check_split("the split of the memory", split.reference)
     counter = counter or SplitPairs(split)

@@ -84,11 +84,11 @@ class Candidates:
 
     def select(self, users: NDArray[np.bool_]) -> "Candidates":
         """Those of the users with a flag."""
-        kept = np.flatnonzero(users)
+        rows = np.flatnonzero(users)
         names = ("positions", "model_scores", "memory_scores", "targets", "features")
         flags = ("is_rare", "in_first_half", "is_warm")
-        arrays = {name: getattr(self, name)[kept] for name in (*names, *flags)}
-        distributions = tuple(self.distributions[row] for row in kept.tolist())
+        arrays = {name: getattr(self, name)[rows] for name in (*names, *flags)}
+        distributions = tuple(self.distributions[row] for row in rows.tolist())
         return replace(self, distributions=distributions, **arrays)
 
     def with_factor(self, new_item_factor: float) -> "Candidates":
@@ -114,7 +114,9 @@ class Candidates:
     def has_memory(self) -> NDArray[np.bool_]:
         """(n,) whether the memory has any item for the user that the factor leaves."""
         is_left = ~self.is_new | (self.new_item_factor > 0)
-        return np.array([is_left[each.positions].any() for each in self.distributions])
+        return np.array(
+            [is_left[distribution.positions].any() for distribution in self.distributions]
+        )
 
     @property
     def users(self) -> int:

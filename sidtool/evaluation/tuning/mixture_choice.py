@@ -115,10 +115,13 @@ def choose_gate(
         _, _, ranks = _best_gate(candidates, grid_ranks, ~half)
         gate_ranks[half] = ranks[half]
     everyone = np.ones(candidates.users, dtype=np.bool_)
-    of_constant = quality(constant_ranks, grid_ranks, candidates, everyone)
-    of_gate = quality(gate_ranks, grid_ranks, candidates, everyone)
-    judged = {"ndcg@10 constant, judged": of_constant[1], "ndcg@10 gate, judged": of_gate[1]}
-    if of_gate <= of_constant:
+    constant_quality = quality(constant_ranks, grid_ranks, candidates, everyone)
+    gate_quality = quality(gate_ranks, grid_ranks, candidates, everyone)
+    judged = {
+        "ndcg@10 constant, judged": constant_quality[1],
+        "ndcg@10 gate, judged": gate_quality[1],
+    }
+    if gate_quality <= constant_quality:
         return None, 0.0, judged
     gate, power, _ = _best_gate(candidates, grid_ranks, everyone)
     return gate, power, judged
@@ -257,24 +260,28 @@ def choose_for_new_items(
     the best for these users in a catalog without new items, and the largest factor by which they
     lose no more. A loss is counted from that choice without new items."""
     choice = MixtureChoice.of(candidates)
-    if not any(candidates.is_new[each.positions].any() for each in candidates.distributions):
+    if not any(
+        candidates.is_new[distribution.positions].any() for distribution in candidates.distributions
+    ):
         return choice, DEFAULT_NEW_ITEM_FACTOR  # the memory recommends no new item to any user
     if not candidates.is_warm.any():
         return choice, 1.0
     warm = candidates.select(candidates.is_warm)
-    without = warm.with_factor(0.0)
-    cautious = MixtureChoice.of(without)
-    before = _hits(cautious.ranks(without))
+    without_new_items = warm.with_factor(0.0)
+    cautious = MixtureChoice.of(without_new_items)
+    hits_before = _hits(cautious.ranks(without_new_items))
     warm_users = [users[row] for row in np.flatnonzero(candidates.is_warm).tolist()]
-    low, high = intervals([METRIC], before[:, None], warm_users)["all"][METRIC]
-    lowest = float(before.mean()) - LOSS * (high - low) / 2
+    low, high = intervals([METRIC], hits_before[:, None], warm_users)["all"][METRIC]
+    lowest = float(hits_before.mean()) - LOSS * (high - low) / 2
     if _hits(choice.ranks(warm)).mean() >= lowest:
         return choice, 1.0
     # factor 0 loses nothing
     factor = next(
-        each for each in FACTORS if _hits(cautious.ranks(warm.with_factor(each))).mean() >= lowest
+        factor
+        for factor in FACTORS
+        if _hits(cautious.ranks(warm.with_factor(factor))).mean() >= lowest
     )
-    after = _hits(cautious.ranks(warm.with_factor(factor)))
+    hits_after = _hits(cautious.ranks(warm.with_factor(factor)))
     mixture = float(gains(cautious.ranks(candidates.with_factor(factor))).mean())
     judged_on_warm = {
         f"{name} of warm targets, without new items": value
@@ -285,8 +292,8 @@ def choose_for_new_items(
         **{name: choice.summary[name] for name in ("users", "ndcg@10 model", "ndcg@10 memory")},
         "ndcg@10 mixture": mixture,
         **judged_on_warm,
-        f"{METRIC} of warm targets": float(after.mean()),
-        f"{METRIC} of warm targets, without new items": float(before.mean()),
+        f"{METRIC} of warm targets": float(hits_after.mean()),
+        f"{METRIC} of warm targets, without new items": float(hits_before.mean()),
     }
     return replace(cautious, summary=measured), factor
 

@@ -68,7 +68,7 @@ class RankedUsers:
 
     features: NDArray[np.float32]
     """(n, c, N_FEATURES)"""
-    mixed: NDArray[np.float64]
+    log_mixture: NDArray[np.float64]
     """(n, c) logs of the mixed probabilities; minus infinity where there are fewer items"""
     targets: NDArray[np.int64]
     """(n,) the target's column, -1 if it is not among the items"""
@@ -89,13 +89,13 @@ class RankedUsers:
     ) -> "RankedUsers":
         """Rank the candidates of each user by a mixture, and make their features."""
         raised = candidates.raised(choice.power)
-        mixed = candidates.mixed(raised, choice.weights(candidates))
+        log_mixture = candidates.mixed(raised, choice.weights(candidates))
         positions = candidates.positions
-        order = np.lexsort((positions, np.where(positions < 0, np.inf, -mixed)))[:, :RERANKED]
+        order = np.lexsort((positions, np.where(positions < 0, np.inf, -log_mixture)))[:, :RERANKED]
         ranked = (np.arange(len(order))[:, None], order)
-        mixed, raised = mixed[ranked], raised[ranked]
+        log_mixture, raised = log_mixture[ranked], raised[ranked]
         model_scores = candidates.model_scores[ranked]
-        is_item = ~np.isneginf(mixed)
+        is_item = ~np.isneginf(log_mixture)
         positions = np.where(is_item, positions[ranked], -1)
         target_columns = candidates.targets[:, None]
         is_target = (order == target_columns) & (target_columns >= 0) & is_item
@@ -107,13 +107,13 @@ class RankedUsers:
                 positions[block],
                 model_scores[block],
                 raised[block],
-                mixed[block],
+                log_mixture[block],
             )
         targets = examples.targets
         stored = np.where(targets < 0, -1, index.memory_rows[targets])
         return cls(
             features,
-            np.where(positions < 0, -np.inf, mixed),
+            np.where(positions < 0, -np.inf, log_mixture),
             np.where(is_target.any(axis=1), is_target.argmax(axis=1), -1),
             candidates.has_memory,
             np.where(stored < 0, np.where(targets < 0, -1, 0), index.events[stored]),
@@ -129,18 +129,18 @@ class RankedUsers:
     @property
     def is_new(self) -> NDArray[np.bool_]:
         """(n, c) whether an item has no training events."""
-        return np.isfinite(self.mixed) & (self.features[..., TRAINING_EVENTS] == 0)
+        return np.isfinite(self.log_mixture) & (self.features[..., TRAINING_EVENTS] == 0)
 
     def added(self, reranker: Reranker, users: NDArray[np.bool_]) -> NDArray[np.float32]:
         """(n, c) scores of a re-ranker for a part of the users, 0 for the others."""
-        added = np.zeros(self.mixed.shape, dtype=np.float32)
-        present = np.isfinite(self.mixed) & users[:, None]
+        added = np.zeros(self.log_mixture.shape, dtype=np.float32)
+        present = np.isfinite(self.log_mixture) & users[:, None]
         added[present] = reranker.scores(reranker.standardized(self.features[present]))
         return added
 
     def ranks(self, added: NDArray[np.floating[Any]] | float) -> NDArray[np.int64]:
         """(n,) ranks of the targets from 0, at most K, where (n, c) scores are added."""
-        scores = self.mixed + np.where(self.is_mixed[:, None], added, 0.0)
+        scores = self.log_mixture + np.where(self.is_mixed[:, None], added, 0.0)
         # equal items stay in the order of the mixture
         places = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
         return target_ranks(scores, self.targets, places)
@@ -160,7 +160,7 @@ def fit_part(
     """Fit a network of each seed to a part of the users."""
     rows = np.flatnonzero(users & ranked.is_informative)
     features = ranked.features[rows]  # (m, c, N_FEATURES)
-    present = np.isfinite(ranked.mixed[rows])
+    present = np.isfinite(ranked.log_mixture[rows])
     means = features[present].mean(axis=0, dtype=np.float64).tolist()
     # a feature that is the same for all items has no effect
     deviations = features[present].std(axis=0, dtype=np.float64)
@@ -168,7 +168,7 @@ def fit_part(
     inputs = standardized_features(features, means, scales)
     inputs[~present] = 0
     importance = RARITY_WEIGHTS[rarity](ranked.target_events[rows])
-    batch = (inputs, ranked.mixed[rows], ranked.targets[rows], importance / importance.mean())
+    batch = (inputs, ranked.log_mixture[rows], ranked.targets[rows], importance / importance.mean())
     return Reranker.of(
         means,
         scales,
@@ -219,7 +219,7 @@ def fit_reranker(
     best: tuple[str, float, float, NDArray[np.int64]] | None = None
     best_ndcg = highest = -1.0
     for rarity in RARITY_WEIGHTS:
-        added = np.zeros(served.mixed.shape, dtype=np.float32)
+        added = np.zeros(served.log_mixture.shape, dtype=np.float32)
         for half in halves:
             fit = fit_part(fitted_to, ~half, rarity, seeds[:1], manifest, exclude_seen=exclude_seen)
             added += served.added(fit, half)
@@ -258,7 +258,7 @@ def fit_reranker(
 
 def fit_network(
     inputs: NDArray[np.float32],
-    mixed: NDArray[np.float64],
+    log_mixture: NDArray[np.float64],
     targets: NDArray[np.int64],
     importance: NDArray[np.float64],
     *,
@@ -283,16 +283,16 @@ def fit_network(
         )
         tensors = (
             torch.from_numpy(inputs),
-            torch.from_numpy(mixed.astype(np.float32)),
+            torch.from_numpy(log_mixture.astype(np.float32)),
             torch.from_numpy(targets),
             torch.from_numpy(importance.astype(np.float32)),
         )
         module.train()
         for _ in range(EPOCHS):
             for rows in torch.randperm(users).split(BATCH_USERS):
-                x, log_mixed, target, weight = (tensor[rows] for tensor in tensors)
-                added = module["linear"](x) + module["deep"](x)  # (b, c, 1)
-                loss = (weight * _losses(log_mixed + added[..., 0], target)).mean()
+                features, scores, target, weight = (tensor[rows] for tensor in tensors)
+                added = module["linear"](features) + module["deep"](features)  # (b, c, 1)
+                loss = (weight * _losses(scores + added[..., 0], target)).mean()
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -340,9 +340,9 @@ def _losses(scores: Any, targets: Any) -> Any:
     listwise cross-entropy."""
     import torch
 
-    of_target = scores.gather(1, targets[:, None])  # (b, 1)
+    target_scores = scores.gather(1, targets[:, None])  # (b, 1)
     # minus infinity adds 0; the target itself adds a half
-    ranks = 0.5 + torch.sigmoid((scores - of_target) / TEMPERATURE).sum(dim=1)
+    ranks = 0.5 + torch.sigmoid((scores - target_scores) / TEMPERATURE).sum(dim=1)
     ndcg = 1 / torch.log2(1 + ranks)
-    entropy = torch.logsumexp(scores, dim=1) - of_target[:, 0]
+    entropy = torch.logsumexp(scores, dim=1) - target_scores[:, 0]
     return NDCG_WEIGHT * (1 - ndcg) + ENTROPY_WEIGHT * entropy

@@ -119,7 +119,7 @@ def test_new_items_get_a_bonus_where_they_are_targets_more_often_than_listed(
     ranked = users(0, hint=3.0)
     rng = np.random.default_rng(1)
     rows = np.arange(USERS)
-    without = rng.random(ranked.mixed.shape) < of_items
+    without = rng.random(ranked.log_mixture.shape) < of_items
     ranked.features[..., TRAINING_EVENTS] = np.where(without, 0, 1)
     is_new = rng.random(USERS) < of_targets
     ranked.features[rows, ranked.targets, TRAINING_EVENTS] = np.where(is_new, 0, 1)
@@ -147,13 +147,13 @@ def test_lists_without_new_items_have_the_others_in_their_order() -> None:
     assert (ranked.targets[~is_new] >= 0).all()
     n_new = int(candidates.is_new.sum())
     assert n_new >= len(without)
-    assert (np.isfinite(ranked.mixed).sum(axis=1) == 40 - n_new).all()
-    assert (np.diff(ranked.mixed[:, : 40 - n_new], axis=1) <= 0).all()
+    assert (np.isfinite(ranked.log_mixture).sum(axis=1) == 40 - n_new).all()
+    assert (np.diff(ranked.log_mixture[:, : 40 - n_new], axis=1) <= 0).all()
 
 
 def test_lists_of_other_lengths_and_users_without_memory_keep_their_place() -> None:
     ranked = users(3, hint=3.0, width=60)
-    ranked.mixed[:50, 6:] = -np.inf
+    ranked.log_mixture[:50, 6:] = -np.inf
     ranked.targets[:50] = np.minimum(ranked.targets[:50], 5)
     everyone = np.ones(USERS, dtype=np.bool_)
     fitted = fit_part(ranked, everyone, "twice", (0,), MANIFEST, exclude_seen=False)
