@@ -110,8 +110,8 @@ def train_and_publish(
             frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
             names = (frame.f_globals.get("__name__", "").partition(".")[0] for frame in frames)
             *_, package = (name for name in names if name not in sys.stdlib_module_names)
-            is_known = isinstance(error, SidtoolError) or missing_package(error) is not None
-            if is_known or has_begun or checkpoint or package not in LIBRARIES:
+            is_explained = isinstance(error, SidtoolError) or missing_package(error) is not None
+            if is_explained or has_begun or checkpoint or package not in LIBRARIES:
                 raise
             # the libraries check some settings only when they make an optimizer or a schedule
             raise UsageError(f"the trainer refuses its settings: {first_line(error)}") from error
@@ -153,8 +153,8 @@ def write_history(entries: Iterable[Mapping[str, Any]], folder: Path) -> None:
         lines[HISTORY_FILE].append(json.dumps({"step": entry["step"], **repeated}))
         if measured:
             lines[MACHINE_FILE].append(json.dumps({"step": entry["step"], **measured}))
-    for name, of_file in lines.items():
-        (folder / name).write_text("".join(f"{line}\n" for line in of_file), encoding="utf-8")
+    for name, file_lines in lines.items():
+        (folder / name).write_text("".join(f"{line}\n" for line in file_lines), encoding="utf-8")
 
 
 def read_log(path: Path) -> tuple[dict[str, float], ...]:

@@ -163,17 +163,17 @@ class TrainingRun(Run):
         """Tokens in the softmax of the loss, with `auto` resolved.
 
         Raises UsageError for a choice that needs SIDs as answers with other examples."""
-        chosen = self.options.softmax_over
+        softmax_over = self.options.softmax_over
         tasks = map(find_task, self.lineage.tasks)
         sid_only = all(task is not None and task.writes_sids for task in tasks)
-        if chosen == "auto":
+        if softmax_over == "auto":
             return "sid" if sid_only else "vocabulary"
-        if chosen != "vocabulary" and not sid_only:
+        if softmax_over != "vocabulary" and not sid_only:
             raise UsageError(
-                f"softmax_over={chosen} requires that all training examples answer with SIDs",
+                f"softmax_over={softmax_over} requires that all training examples answer with SIDs",
                 hint="softmax_over=vocabulary",
             )
-        return chosen
+        return softmax_over
 
     @property
     def normalize(self) -> Literal["level", "trie"]:
@@ -262,7 +262,7 @@ class TrainingRun(Run):
 
 def changed_fields(fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a configuration that differ from sidtool's defaults, as JSON values."""
-    return json_values({key: each for key, each in fields.items() if defaults.get(key) != each})
+    return json_values({key: value for key, value in fields.items() if defaults.get(key) != value})
 
 
 def json_values(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -126,10 +126,10 @@ def _item_fields(lineage: Lineage, contract: Contract, options: TrainOptions) ->
 def _check_memory(name: str, memory: Memory, run: TrainingRun) -> None:
     """Raise CompatibilityError if the memory is of another bundle or split than the examples,
     UsageError if it cannot teach a model of this kind with these settings."""
-    made_of, split = memory.manifest.bundle.digest, memory.manifest.split
-    if made_of != run.bundle.identity.digest or split != run.lineage.split:
+    digest, split = memory.manifest.bundle.digest, memory.manifest.split
+    if digest != run.bundle.identity.digest or split != run.lineage.split:
         raise CompatibilityError(
-            f"{name} has bundle {made_of[:12]} and split {split}, the examples have "
+            f"{name} has bundle {digest[:12]} and split {split}, the examples have "
             f"{run.bundle.identity.digest[:12]} and {run.lineage.split}",
             hint="build-memory from the split and the bundle of the examples",
         )

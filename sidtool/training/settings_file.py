@@ -48,21 +48,21 @@ def read_stages(config: Path | None, pairs: Sequence[str] = ()) -> list[StageSet
     Settings outside the list apply to every stage. A stage's own settings override them, and
     `pairs` override both. Raises UsageError for an unknown key or a value of the wrong type,
     DataError for an unreadable file."""
-    shared = _read_yaml(config) if config else {}
-    listed = shared.pop("stages", None)
+    defaults = _read_yaml(config) if config else {}
+    listed = defaults.pop("stages", None)
     overrides = assignments(list(pairs))
     if listed is None:
-        return [_stage_settings(shared | overrides)]
+        return [_stage_settings(defaults | overrides)]
     is_list = isinstance(listed, list) and all(isinstance(entry, dict) for entry in listed)
     if not is_list or not listed:
         example = "{stage: embeddings, learning_rate: 0.01}"
         raise UsageError(f"stages must be a list of mappings like {example}, not {listed!r}")
-    if "stage" in overrides or "stage" in shared:
+    if "stage" in overrides or "stage" in defaults:
         raise UsageError("stage cannot be set for a configuration that lists stages")
     stages = []
     for entry in listed:
         settings = {key: value for key, value in entry.items() if key != "examples"}
-        stages.append(_stage_settings(shared | settings | overrides, entry.get("examples")))
+        stages.append(_stage_settings(defaults | settings | overrides, entry.get("examples")))
     return stages
 
 

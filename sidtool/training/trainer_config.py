@@ -66,15 +66,15 @@ def made_config(
     GPUs."""
     import torch
 
-    own_fields = dict(run.config_fields)
-    on_gpu = torch.cuda.is_available() and not own_fields.get("use_cpu", False)
-    if own_fields.get("bf16") == "auto":
-        own_fields["bf16"] = torch.cuda.is_bf16_supported() if on_gpu else is_faster_in_bf16()
+    run_fields = dict(run.config_fields)
+    on_gpu = torch.cuda.is_available() and not run_fields.get("use_cpu", False)
+    if run_fields.get("bf16") == "auto":
+        run_fields["bf16"] = torch.cuda.is_bf16_supported() if on_gpu else is_faster_in_bf16()
     fields = {
         "use_cpu": not on_gpu,
         "bf16": on_gpu and torch.cuda.is_bf16_supported(),
         "dataloader_pin_memory": on_gpu,
-        **own_fields,
+        **run_fields,
         "output_dir": str(run.work),
         "logging_nan_inf_filter": False,
         "metric_for_best_model": f"eval_{run.options.metric_for_best_model}",

@@ -88,7 +88,7 @@ def train(
     progress: Progress | None = None,
     log: Log | None = None,
     notify: Callable[[str], None] | None = None,
-    **given: Any,
+    **keywords: Any,
 ) -> TrainingSummary:
     """Train a model on a file of training examples and write it to the folder `out`.
 
@@ -118,7 +118,7 @@ def train(
         >>> summary.steps, summary.stage
         (2, 'full')
     """
-    own, of_sft = settings_from(TrainOptions, options, sft_fields, given)
+    train_options, sft_settings = settings_from(TrainOptions, options, sft_fields, keywords)
     out = Path(out)
     require("train")
     if not reuse:
@@ -127,8 +127,8 @@ def train(
         model_dir,
         Path(examples),
         out,
-        own,
-        of_sft,
+        train_options,
+        sft_settings,
         valid=None if valid is None else Path(valid),
         bundle=bundle,
         teachers=teachers,

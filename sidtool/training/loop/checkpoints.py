@@ -107,9 +107,9 @@ def check_weights(trainer: Any) -> None:
     parts = ((name, local_part(weight)) for name, weight in trainer.model.named_parameters())
     names = non_finite(parts)
     if is_sharded(trainer.model):
-        found: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
-        distributed.all_gather_object(found, names)
-        names = list(dict.fromkeys(name for part in found for name in part))
+        gathered: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
+        distributed.all_gather_object(gathered, names)
+        names = list(dict.fromkeys(name for part in gathered for name in part))
     if names:
         what = f"{names[0]} is NaN or infinite, as {len(names) - 1} other weights"
         raise _diverged(trainer, trainer.state.global_step, what)

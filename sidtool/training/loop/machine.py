@@ -102,13 +102,13 @@ def random_states_kept() -> Iterator[None]:
     import torch
 
     state = random.getstate()
-    of_numpy = np.random.get_state()  # noqa: NPY002 - the one that transformers seeds
+    numpy_state = np.random.get_state()  # noqa: NPY002 - the one that transformers seeds
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
         random.setstate(state)
-        np.random.set_state(of_numpy)  # noqa: NPY002
+        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd")
@@ -152,18 +152,18 @@ def check_fsdp(arguments: Any) -> None:
             f"optim={optim} cannot be combined with fsdp", hint=f"optim={', '.join(OPTIMIZERS)}"
         )
     plugin = FullyShardedDataParallelPlugin(**(arguments.fsdp_plugin_args or {}))
-    given = {
+    plugin_settings = {
         "fsdp_version": str(plugin.fsdp_version),
         "fsdp_state_dict_type": plugin.state_dict_type.name,
         "fsdp_cpu_ram_efficient_loading": str(bool(plugin.cpu_ram_efficient_loading)).lower(),
         "fsdp_offload_params": str(isinstance(plugin.cpu_offload, CPUOffloadPolicy)).lower(),
         "fsdp_activation_checkpointing": str(bool(plugin.activation_checkpointing)).lower(),
     }
-    for name, value in given.items():
-        instead, reason = _SUPPORTED[name]
-        if value != instead.partition(",")[0]:
+    for name, value in plugin_settings.items():
+        supported, reason = _SUPPORTED[name]
+        if value != supported.partition(",")[0]:
             raise UsageError(
-                f"{name}: {value} is not supported: {reason}", hint=f"{name}: {instead}"
+                f"{name}: {value} is not supported: {reason}", hint=f"{name}: {supported}"
             )
 
 

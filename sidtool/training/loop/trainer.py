@@ -182,8 +182,8 @@ class SidTrainer(WatchedTrainer):
         model = self.accelerator.unwrap_model(self.model).eval()
         sharded = is_sharded(model)
         # a model with weights in two precisions runs only under autocast
-        mixed = len({weight.dtype for weight in model.parameters()}) > 1
-        autocast = torch.autocast(self.args.device.type, torch.bfloat16, enabled=mixed)
+        has_mixed_dtypes = len({weight.dtype for weight in model.parameters()}) > 1
+        autocast = torch.autocast(self.args.device.type, torch.bfloat16, enabled=has_mixed_dtypes)
         with class_forward(model), whole_model(model), torch.no_grad(), autocast:
             if sharded and self.token_embeddings:
                 self.token_embeddings.write_rows()

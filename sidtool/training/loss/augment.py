@@ -73,18 +73,18 @@ class Augmentation:
         if n_history < 2:
             return example._replace(ids=ids, targets=targets, weights=weights)
         rng.random()  # unused: keeps the later draws of a seed as they were in measured runs
-        kept_items = rng.random(n_history) >= self.item_dropout
-        kept_items[-1] |= not kept_items.any()  # the newest if none does
+        item_mask = rng.random(n_history) >= self.item_dropout
+        item_mask[-1] |= not item_mask.any()  # the newest if none does
         # text behind the last item may be the question, and a text as answer may be about it
         has_text = bool((spans[1:n_history, 0] > spans[: n_history - 1, 1]).any())
-        kept_items[-1] |= n_answers == 0 or (has_text and not are_adjacent)
-        keep = np.ones(len(ids), dtype=np.bool_)
-        for start, stop in self._blocks(spans, n_history, are_adjacent)[~kept_items]:
-            keep[start:stop] = False
-        ids = ids[keep]
-        targets = targets[keep]
+        item_mask[-1] |= n_answers == 0 or (has_text and not are_adjacent)
+        token_mask = np.ones(len(ids), dtype=np.bool_)
+        for start, stop in self._blocks(spans, n_history, are_adjacent)[~item_mask]:
+            token_mask[start:stop] = False
+        ids = ids[token_mask]
+        targets = targets[token_mask]
         targets[0] = False  # nothing comes before the first token
-        return example._replace(ids=ids, targets=targets, weights=weights[keep])
+        return example._replace(ids=ids, targets=targets, weights=weights[token_mask])
 
     def _blocks(
         self, spans: NDArray[np.int64], n_history: int, are_adjacent: bool

@@ -113,9 +113,9 @@ class Loss:
         arrays = trie_arrays(self.trie, places.device)
         columns = token_columns(self.tokens, places.device)
         first = preceding.shape[1] - level
-        found, prefix = columns.locate(preceding[:, first:])  # (n, level) each
-        is_prefix = (found == torch.arange(level, device=places.device)).all(-1)
-        nodes, prefix_exists = arrays.descend(prefix)
+        prefix_levels, prefix_codes = columns.locate(preceding[:, first:])  # (n, level) each
+        is_prefix = (prefix_levels == torch.arange(level, device=places.device)).all(-1)
+        nodes, prefix_exists = arrays.descend(prefix_codes)
         # (n, fan-out): nodes, their codes, and which of the slots are in use
         children, child_codes, in_use = (part[0] for part in arrays.candidates(level, nodes[None]))
         codes = columns.levels[level].codes_at(places)

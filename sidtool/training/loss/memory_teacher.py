@@ -40,12 +40,12 @@ class MemoryTeacher:
         active = np.flatnonzero(positions >= 0)
         leaves = trie.leaves(SidPositions(positions[active]))
         shape = (len(rows), trie.n_leaves)
-        of_leaf = sparse.csr_matrix((np.ones(len(leaves)), (active, leaves)), shape=shape)
+        leaf_matrix = sparse.csr_matrix((np.ones(len(leaves)), (active, leaves)), shape=shape)
         n_items = np.maximum(np.bincount(leaves, minlength=trie.n_leaves), 1)
-        similarity = of_leaf.T @ memory.neighbors.to_scipy() @ of_leaf
+        similarity = leaf_matrix.T @ memory.neighbors.to_scipy() @ leaf_matrix
         forward = (sparse.diags(1 / n_items) @ similarity).tocsr()
         self._similarity = {False: forward, True: forward.T.tocsr()}
-        self._events = of_leaf.T @ memory.events.astype(np.float64)
+        self._events = leaf_matrix.T @ memory.events.astype(np.float64)
         self._codes = trie.leaf_codes(Leaves(np.arange(trie.n_leaves))).astype(np.int64)
         self._places = []
         """For each level the (leaves, columns) matrix of the column of each leaf's code."""
@@ -75,15 +75,15 @@ class MemoryTeacher:
         ]
         targets = np.unique(np.concatenate(in_parts))
         backward = np.zeros(len(starts) + 1, dtype=np.bool_)
-        for numbers, of_part in zip(in_parts, is_reversed, strict=True):
-            backward[numbers] = of_part.cpu().numpy()
+        for numbers, flags in zip(in_parts, is_reversed, strict=True):
+            backward[numbers] = flags.cpu().numpy()
         scores: list[Any] = [sparse.csr_matrix((0, len(self._codes)))]  # a batch without targets
         for first, stop in pairwise(np.searchsorted(starts, bounds).tolist()):
-            of_example = targets[(targets >= first) & (targets < stop)]
-            if len(of_example):
-                is_backward = bool(backward[of_example[0]])
-                example = leaves[first:stop]
-                scores.append(self._scores(example, of_example - first, is_backward))
+            example_targets = targets[(targets >= first) & (targets < stop)]
+            if len(example_targets):
+                is_backward = bool(backward[example_targets[0]])
+                example_leaves = leaves[first:stop]
+                scores.append(self._scores(example_leaves, example_targets - first, is_backward))
         joined = sparse.vstack(scores, format="csr")
         logits = [
             self._logits(joined[np.searchsorted(targets, numbers)], leaves[numbers], level)
@@ -119,8 +119,8 @@ class MemoryTeacher:
         contributed = np.minimum(contributed, similarity[:, distinct].toarray())
         n = len(distinct)
         entries = contributed.ravel(), (np.repeat(np.arange(n), n), np.tile(distinct, n))
-        of_others = similarity - sparse.csr_matrix(entries, shape=similarity.shape)
-        scores = sparse.csr_matrix(weights @ is_item) @ of_others
+        net_similarity = similarity - sparse.csr_matrix(entries, shape=similarity.shape)
+        scores = sparse.csr_matrix(weights @ is_item) @ net_similarity
         scores.data[scores.data < SMALLEST] = 0
         scores.eliminate_zeros()
         return scores

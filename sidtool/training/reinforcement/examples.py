@@ -163,13 +163,13 @@ def _places(
         return None
     windows = np.lib.stride_tricks.sliding_window_view(rows[:-1], len(history))
     stops = np.flatnonzero((windows == history).all(axis=1)) + len(history)
-    of_targets = np.flatnonzero(np.isin(rows, targets))
-    places = np.searchsorted(of_targets, stops)  # of the first target from each stop on
-    has_target = places < len(of_targets)
+    target_places = np.flatnonzero(np.isin(rows, targets))
+    places = np.searchsorted(target_places, stops)  # of the first target from each stop on
+    has_target = places < len(target_places)
     if not has_target.any():
         return None
     stops = stops[has_target]
-    firsts = of_targets[places[has_target]]
+    firsts = target_places[places[has_target]]
     soonest = (firsts - stops).argmin()
     return int(stops[soonest]), int(firsts[soonest])
 
@@ -217,15 +217,13 @@ def read_rl_examples(
             continue
         numbers.append(number)
         if task is None:
-            of_list, exist = _items_of_list(first_active[stop:end][usable], bundle)
-            list_targets.append(of_list[exist])
+            items, exist = _items_of_list(first_active[stop:end][usable], bundle)
+            list_targets.append(items[exist])
             list_values.append(events.values[stop:end][usable][exist])
     if not numbers:
         what = "event with a history and a target" if task else "list with a history and an item"
         raise DataError(f"{path} has no {what} that can be recommended")
-    targets = (
-        [of_list[0] for of_list in list_targets] if task is None else first_active[stops[numbers]]
-    )
+    targets = [items[0] for items in list_targets] if task is None else first_active[stops[numbers]]
     return RlExamples(
         items=rows,
         starts=starts[numbers],

@@ -110,11 +110,11 @@ class ListTrainer(GroupTrainer):
                 once["valid"][:, :n_lists].flatten(0, 1),
             )
         by_list = log_probs.view(-1, n_lists, *log_probs.shape[1:])  # (pairs, lists, m, levels)
-        of_lists = by_list.sum((-2, -1))
+        list_log_probs = by_list.sum((-2, -1))
         is_preference = once["rewards"][:, 0] > once["rewards"][:, 1]
         losses = preference_loss(
-            of_lists[:, 0],
-            of_lists[:, 1],
+            list_log_probs[:, 0],
+            list_log_probs[:, 1],
             once["reference"][:, 0],
             once["reference"][:, 1],
             is_preference,
@@ -202,7 +202,7 @@ class ListValidation:
         """Look up the items of examples; those without an active one of the bundle are left out.
         Raises DataError if none is left."""
         items = session.bundle.items
-        found = []
+        entries = []
         for example in examples:
             rows = items.rows(example.history)
             in_bundle = np.flatnonzero(rows >= 0)
@@ -214,15 +214,23 @@ class ListValidation:
                 following = following[~np.isin(following, history)]
             if len(following):
                 targets = np.array(list(dict.fromkeys(following.tolist())), dtype=np.int64)
-                fields = example.fields.take(in_bundle.tolist())
+                item_fields = example.fields.take(in_bundle.tolist())
                 denied = session.leaf_filter(None, [history] if options.exclude_seen else [])
-                prompt = session.from_history(history, fields, user=example.user)
-                found.append((example.user, Query(prompt, denied), history, targets, fields))
-        if not found:
+                prompt = session.from_history(history, item_fields, user=example.user)
+                entries.append((example.user, Query(prompt, denied), history, targets, item_fields))
+        if not entries:
             raise DataError("no validation user has a held-out item that a list may have")
-        users, queries, histories, lists, known = zip(*found, strict=True)
+        users, queries, histories, lists, fields = zip(*entries, strict=True)
         return cls(
-            session, users, queries, histories, lists, known, reward, length, options.eval_num_beams
+            session,
+            users,
+            queries,
+            histories,
+            lists,
+            fields,
+            reward,
+            length,
+            options.eval_num_beams,
         )
 
     def lists(self, model: Any, process: int = 0, processes: int = 1) -> NDArray[np.int64]:

@@ -48,13 +48,13 @@ def write_lists(
 ) -> NDArray[np.int64]:
     """(n, n_lists, length) bundle rows of the lists that a model writes for each query, -1 where
     there is no item."""
-    found = session.search_lists(
+    results = session.search_lists(
         model, queries, length=length, num_beams=num_beams, n_lists=n_lists
     )
     lists = np.full((len(queries), n_lists, length), -1, dtype=np.int64)
-    for row, candidates in enumerate(found):
-        for place, one in enumerate(candidates):
-            rows = session.trie.item_rows(one.positions)
+    for row, candidates in enumerate(results):
+        for place, candidate in enumerate(candidates):
+            rows = session.trie.item_rows(candidate.positions)
             lists[row, place, : len(rows)] = rows
     return lists
 
@@ -101,10 +101,10 @@ class PairMaker:
         reference = log_probs.sum((-2, -1)).view(-1, 2).cpu()
         pairs = {}
         for row, number in enumerate(numbers):
-            of_prompt = rewards[row][~np.isnan(rewards[row])]
+            scores = rewards[row][~np.isnan(rewards[row])]
             best, worst, mean = 0.0, 0.0, 0.0
-            if len(of_prompt):
-                best, worst, mean = of_prompt.max(), of_prompt.min(), of_prompt.mean()
+            if len(scores):
+                best, worst, mean = scores.max(), scores.min(), scores.mean()
             if best - worst <= NO_SPREAD:  # equal but for rounding
                 worst = best
             pairs[number] = ListPair(
@@ -122,13 +122,13 @@ class PairMaker:
     ) -> NDArray[np.int64]:
         """(n, 3, m) rows: the best and the worst list, else the targets; then the targets."""
         rows = np.full((len(lists), 3, self.length), -1, dtype=np.int64)
-        for row, of_prompt in enumerate(rewards):
+        for row, list_rewards in enumerate(rewards):
             following = targets[row][: self.length]
             rows[row, :, : len(following)] = following
-            if not np.isnan(of_prompt).all():
-                rows[row, 0] = lists[row, np.nanargmax(of_prompt)]
+            if not np.isnan(list_rewards).all():
+                rows[row, 0] = lists[row, np.nanargmax(list_rewards)]
                 # of equally bad lists, the one that the model finds likeliest
-                rows[row, 1] = lists[row, np.nanargmin(of_prompt)]
+                rows[row, 1] = lists[row, np.nanargmin(list_rewards)]
         return rows
 
 

@@ -183,11 +183,11 @@ class Policy:
         total = prompt_length + chains * (levels - 1)
         rows = torch.arange(n, device=device) * total
         first = rows + prompt_length  # the first token of the first chain
-        of_levels = token_columns(self.tokens, device).levels
-        parts: list[Part] = [(first - 1, of_levels[0].columns)]
+        level_columns = token_columns(self.tokens, device).levels
+        parts: list[Part] = [(first - 1, level_columns[0].columns)]
         for level in range(1, levels):
             offsets = torch.arange(chains, device=device) * (levels - 1) + level - 1
-            parts.append(((first[:, None] + offsets).flatten(), of_levels[level].columns))
+            parts.append(((first[:, None] + offsets).flatten(), level_columns[level].columns))
         return parts
 
     def list_log_probs(

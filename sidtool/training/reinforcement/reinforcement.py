@@ -63,7 +63,7 @@ def rl(
     progress: Progress | None = None,
     log: Log | None = None,
     notify: Callable[[str], None] | None = None,
-    **given: Any,
+    **keywords: Any,
 ) -> RlSummary:
     """Train a model further on the items that it recommends for the histories in a file of
     training examples, and write it to the folder `out`. Every setting of `--set` may also be given
@@ -95,13 +95,13 @@ def rl(
         >>> summary.algorithm, summary.steps
         ('grpo', 1)
     """
-    own, of_grpo = settings_from(RlOptions, options, grpo_fields, given)
+    rl_options, grpo_settings = settings_from(RlOptions, options, grpo_fields, keywords)
     run = plan_rl(
         model_dir,
         Path(examples),
         Path(out),
-        own,
-        of_grpo,
+        rl_options,
+        grpo_settings,
         reward_inputs=reward_inputs or {},
         split=split,
         trust_remote_code=trust_remote_code,

@@ -130,10 +130,10 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
         numbers = np.array([int(prompt) for prompt in prompts[::size]], dtype=np.int64)  # (n,)
         model = self.accelerator.unwrap_model(self.model)
         with class_forward(model), self.accelerator.autocast():
-            queries, found = self.maker.make(model, numbers)
+            queries, sampled_leaves = self.maker.make(model, numbers)
         trie = self.maker.session.trie
-        valid = found >= 0
-        leaves = Leaves(np.maximum(found, 0))  # (n, G): any leaf where not valid
+        valid = sampled_leaves >= 0
+        leaves = Leaves(np.maximum(sampled_leaves, 0))  # (n, G): any leaf where not valid
         positions = leaves if trie.leaf_start is None else trie.leaf_start[leaves].astype(np.int64)
         items = trie.item_rows(SidPositions(positions))  # (n, G): the first item of each leaf
         groups = self.maker.examples.groups(numbers.tolist(), np.where(valid, items, -1))
@@ -162,8 +162,8 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
             targets = self.maker.target_leaves(np.array(numbers))
             target_codes = self.maker.session.trie.leaf_codes(targets)
             # for a batch that is split by rows
-            of_rows = np.repeat(target_codes.astype(np.int64), self.num_generations, axis=0)
-            output["target_codes"] = torch.from_numpy(of_rows).to(self.args.device)
+            row_codes = np.repeat(target_codes.astype(np.int64), self.num_generations, axis=0)
+            output["target_codes"] = torch.from_numpy(row_codes).to(self.args.device)
         return output
 
     def count(self, tokens: int, groups: int) -> None:
@@ -197,22 +197,22 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
             with self.accelerator.autocast():
                 scored.append(policy.scores(model, *batch))
         log_probs, entropies = (torch.cat(parts) for parts in zip(*scored, strict=True))
-        of_items = log_probs[:, :size].reshape(-1, levels)
+        item_log_probs = log_probs[:, :size].reshape(-1, levels)
         if inputs is not None:
-            of_targets = None if targets is None else log_probs[:, size].contiguous()
-            self._target_log_probs = of_targets
+            target_log_probs = None if targets is None else log_probs[:, size].contiguous()
+            self._target_log_probs = target_log_probs
             old = inputs.get("old_per_token_logps")
             # without old ones they are those of this step: every ratio is 1
             if self.options.algorithm == "ecpo" and old is not None:
                 inputs["old_per_token_logps"] = clip_early(
-                    of_items,
+                    item_log_probs,
                     old,
                     inputs["advantages"][:, None],
                     inputs["tool_mask"],
                     bound=1 + self.epsilon_high + EARLY_CLIP,
                     level=self.importance_sampling_level,
                 )
-        return of_items, entropies[:, :size].reshape(-1, levels), None
+        return item_log_probs, entropies[:, :size].reshape(-1, levels), None
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's loss and the cross-entropy of the targets."""
@@ -275,9 +275,9 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
         much."""
         entries = [entry for entry in self.state.log_history if "eval_worse_slices" in entry]
         last = entries[-1] if entries else {}
-        found = ((_GAIN_OF_SLICE.fullmatch(name), value) for name, value in last.items())
+        gains = ((_GAIN_OF_SLICE.fullmatch(name), value) for name, value in last.items())
         return ", ".join(
-            f"{match['group']} ({match['metric']} {value:+.4f})" for match, value in found if match
+            f"{match['group']} ({match['metric']} {value:+.4f})" for match, value in gains if match
         )
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:

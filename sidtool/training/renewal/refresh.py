@@ -113,7 +113,7 @@ def refresh(
     progress: Progress | None = None,
     log: Log | None = None,
     notify: Callable[[str], None] | None = None,
-    **given: Any,
+    **keywords: Any,
 ) -> RefreshSummary:
     """Write the model in `model_dir`, brought to `bundle` and to the events of `split`, to `out`.
     The options may also be given as keywords.
@@ -147,7 +147,7 @@ def refresh(
         items=items,
         embeddings=embeddings,
         catalog_options=catalog_options,
-        options=options_from(RefreshOptions, options, given),
+        options=options_from(RefreshOptions, options, keywords),
         trust_remote_code=trust_remote_code,
         force=force,
     )
@@ -287,7 +287,7 @@ def plan_refresh(
         raise UsageError("columns of the catalog need the catalog", hint="--items CATALOG")
     require("models" if split is None else "train")
     model_dir = model_folder(model, trust_remote_code=trust_remote_code)
-    contract, own_bundle, _ = check_model_folder(model_dir)
+    contract, model_bundle, _ = check_model_folder(model_dir)
     if contract.base_folder is not None:
         raise UsageError(
             f"{model_dir} has adapters, whose base cannot be changed",
@@ -296,14 +296,14 @@ def plan_refresh(
     if not isinstance(bundle, Bundle):
         bundle = open_source(str(bundle))
     try:
-        check_bundle(own_bundle, bundle)
+        check_bundle(model_bundle, bundle)
     except CompatibilityError:  # the model cannot use it as it is
-        bundle = align(bundle, own_bundle)
+        bundle = align(bundle, model_bundle)
     plan = RefreshPlan(
         model_dir=model_dir,
         contract=contract,
         bundle=bundle,
-        verdict=check_bundle(own_bundle, bundle),
+        verdict=check_bundle(model_bundle, bundle),
         split=None,
         last=None,
         out=out,
@@ -319,7 +319,7 @@ def plan_refresh(
     if embeddings and contract.memory is None:
         raise UsageError(f"{model_dir} has no memory, which --embeddings are for")
     if not isinstance(split, Split):
-        split = open_split(split, recorded=contract.event_columns(own_bundle))
+        split = open_split(split, recorded=contract.event_columns(model_bundle))
     check_model_split(contract, bundle, "the split", split.reference, model=f"model {model_dir}")
     last = last_training(contract, model_dir)
     check_fields(last, split.fields)
@@ -336,5 +336,5 @@ def plan_refresh(
     train_options, sft_fields = training_settings(last, options)
     if not force:
         refuse_other_run(plan.trained, bundle, train_options, sft_fields)
-    made_of = _catalog(bundle, items, catalog_options or TaskCatalogOptions(), last)
-    return replace(plan, split=split, last=last, catalog=made_of)
+    training_catalog = _catalog(bundle, items, catalog_options or TaskCatalogOptions(), last)
+    return replace(plan, split=split, last=last, catalog=training_catalog)

@@ -77,8 +77,8 @@ def list_ndcg(groups: Groups, _: RewardContext) -> Matrix:
     values = groups.values or _equal_values(groups)
     discounts = _discounts(groups.items.shape[2])
     ideal = np.zeros((len(groups.targets), 1))
-    for row, of_targets in enumerate(values):
-        best = np.sort(of_targets)[::-1][: len(discounts)]
+    for row, weights in enumerate(values):
+        best = np.sort(weights)[::-1][: len(discounts)]
         ideal[row] = (best * discounts[: len(best)]).sum()
     gained: Matrix = (_gains(groups, values) * discounts).sum(axis=-1) / ideal
     return gained
@@ -94,7 +94,7 @@ def _equal_values(groups: Groups) -> Values:
 
 def _gained_share(groups: Groups, values: Values) -> Matrix:
     """(n, G): the sum of the weights of the targets in a list, relative to that of all targets."""
-    totals = np.array([of_targets.sum() for of_targets in values])
+    totals = np.array([weights.sum() for weights in values])
     share: Matrix = _gains(groups, values).sum(axis=-1) / totals[:, None]
     return share
 
@@ -102,10 +102,10 @@ def _gained_share(groups: Groups, values: Values) -> Matrix:
 def _gains(groups: Groups, values: Values) -> Any:
     """(n, G, m): the weight of each item as a target, 0 if it is none."""
     gains = np.zeros(groups.items.shape)
-    of_rows = zip(groups.items, groups.targets, values, strict=True)
-    for row, (lists, targets, of_targets) in enumerate(of_rows):
+    rows = zip(groups.items, groups.targets, values, strict=True)
+    for row, (lists, targets, weights) in enumerate(rows):
         matches = lists[..., None] == targets  # (G, m, targets)
-        gains[row] = (matches * of_targets).max(axis=-1)
+        gains[row] = (matches * weights).max(axis=-1)
     return gains
 
 
@@ -178,18 +178,16 @@ def _call(
             "prompts"
         )
     rewards = np.zeros(places.shape)
-    for group, (of_prompt, judged) in enumerate(zip(returned, answers, strict=True)):
-        if of_prompt.shape != (len(judged),):
+    for group, (scores, judged) in enumerate(zip(returned, answers, strict=True)):
+        if scores.shape != (len(judged),):
             raise DataError(
-                f"reward {name} returned shape {of_prompt.shape} for the {len(judged)} {kind}s of "
+                f"reward {name} returned shape {scores.shape} for the {len(judged)} {kind}s of "
                 f"a prompt, not ({len(judged)},)"
             )
-        if not np.isfinite(of_prompt).all():
-            place = int(np.isfinite(of_prompt).argmin())
-            raise DataError(
-                f"reward {name} returned {of_prompt[place]} for {kind} {judged[place]!r}"
-            )
-        rewards[group, places[group]] = of_prompt
+        if not np.isfinite(scores).all():
+            place = int(np.isfinite(scores).argmin())
+            raise DataError(f"reward {name} returned {scores[place]} for {kind} {judged[place]!r}")
+        rewards[group, places[group]] = scores
     return rewards
 
 

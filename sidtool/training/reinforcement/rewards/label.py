@@ -121,18 +121,18 @@ class LabelScores:
         """(n, k): the probability that each of (n, k) bundle rows, as the next item of n histories,
         has a positive label; 0 for -1. `fields` are those known before the next item of each
         history."""
-        known_fields = [NO_FIELDS] * len(histories) if fields is None else fields
+        all_fields = [NO_FIELDS] * len(histories) if fields is None else fields
         distinct = [np.unique(rows[rows >= 0]) for rows in items]
         prompts = [
-            self._prompts(history, of_history, rows)
-            for history, of_history, rows in zip(histories, known_fields, distinct, strict=True)
+            self._prompts(history, history_fields, rows)
+            for history, history_fields, rows in zip(histories, all_fields, distinct, strict=True)
         ]
         by_item = answer_probabilities(self.loaded.model, prompts, self.answers)
         scores = np.zeros(items.shape)
         for row, (rows, probabilities) in enumerate(zip(distinct, by_item, strict=True)):
-            of_rows = probabilities @ np.array(self.is_positive, dtype=np.float64)
+            row_scores = probabilities @ np.array(self.is_positive, dtype=np.float64)
             is_item = items[row] >= 0
-            scores[row, is_item] = of_rows[np.searchsorted(rows, items[row, is_item])]
+            scores[row, is_item] = row_scores[np.searchsorted(rows, items[row, is_item])]
         return scores
 
     def _prompts(
