@@ -129,7 +129,7 @@ def fit(
     run_command: RunCommand | None = None,
     notify: Callable[[str], None] = lambda line: None,
     clock: Callable[[], float] = time.monotonic,
-    **given: Any,
+    **keywords: Any,
 ) -> Fitted:
     """Fit a model with a memory to a catalog and its events, evaluate it, and say how it compares
     with item-kNN. The options may also be given as keywords, like `minutes=5`.
@@ -146,7 +146,7 @@ def fit(
         >>> fitted.verdict.standing  # doctest: +SKIP
         'ahead'
     """
-    options = options_from(FitOptions, options, given)
+    options = options_from(FitOptions, options, keywords)
     out = Path(out)
     raw = _inputs(items, events, out, options)
     # what a build would refuse is refused before anything is written, unless it is cleaned first

@@ -148,13 +148,13 @@ class Plan:
     def training(self, out: Path, settings: Mapping[str, object]) -> Step:
         """The training of the model; `settings` replace the chosen ones."""
         start = self.folder / "pretrained" if self.recipe.has("pretrain") else self.initial
-        chosen: dict[str, object] = {
+        defaults: dict[str, object] = {
             "seed": self.seed,
             "num_train_epochs": self.choices.epochs,
             "eval_users": self.choices.eval_users,
             "stop_step": self.choices.stop_step,
         }
-        values = chosen | dict(settings)
+        values = defaults | dict(settings)
         return self._commands.training("train", start, self.examples_of("sft"), out, values)
 
 

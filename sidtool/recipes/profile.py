@@ -146,7 +146,7 @@ def enough_epochs(profile: DataProfile, recipe: Recipe) -> float | None:
     settings = recipe.settings("train")
     if "stages" in settings or "token_budget" in settings:
         return None
-    of_recipe = recipe.number("train", "num_train_epochs", DEFAULTS["num_train_epochs"])
+    recipe_epochs = recipe.number("train", "num_train_epochs", DEFAULTS["num_train_epochs"])
     n_examples = max(profile.users, profile.events / EVENTS_PER_EXAMPLE)
     steps_per_epoch = math.ceil(n_examples / recipe.batch_size)
-    return max(of_recipe, min(math.ceil(MIN_STEPS / steps_per_epoch), MAX_EPOCHS))
+    return max(recipe_epochs, min(math.ceil(MIN_STEPS / steps_per_epoch), MAX_EPOCHS))
