@@ -126,7 +126,7 @@ def adopt(
     *,
     trust_remote_code: bool = False,
     force: bool = False,
-    **given: Any,
+    **keywords: Any,
 ) -> Adoption:
     """Write `model`, which has SID tokens already, to folder `out` with a contract and its map. The
     options may also be given as keywords.
@@ -143,7 +143,7 @@ def adopt(
         (0, 'adopt')
     """
     out = Path(out)
-    options = options_from(AdoptOptions, options, given)
+    options = options_from(AdoptOptions, options, keywords)
     adoption = check_adoption(
         model, source, out, options, trust_remote_code=trust_remote_code, force=force
     )

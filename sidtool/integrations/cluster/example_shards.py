@@ -120,23 +120,23 @@ def _write_shard(job: SftJob, shard: TaskShard, folder: Path, n_parts: int) -> P
     stay in parts, one for each part if they are not of users."""
     folder.mkdir()
     counts: dict[str, ExampleCounts] = {}
-    of_part = bool(shard.folder) and all(named_task(task).of_users for task in shard.tasks)
-    parts: list[dict[str, int]] = [{} for _ in range(1 if of_part else n_parts)]
+    is_user_part = bool(shard.folder) and all(named_task(task).of_users for task in shard.tasks)
+    parts: list[dict[str, int]] = [{} for _ in range(1 if is_user_part else n_parts)]
     for task, first_number in zip(shard.tasks, shard.first_numbers, strict=True):
         path = folder / f"{task}.jsonl"
         with path.open("wb") as stream:
             counts[task] = job.write_task(stream, task, shard.units, first_number)
         if n_parts:
             _divide(path, counts[task].examples, parts)
-    facts: dict[str, Any] = {"tasks": {task: asdict(made) for task, made in counts.items()}}
-    if of_part:
+    facts: dict[str, Any] = {"tasks": {task: asdict(count) for task, count in counts.items()}}
+    if is_user_part:
         facts["totals"] = asdict(job.totals)
         job.write_valid(folder / VALID)
     if n_parts:
         paths = sorted(folder.iterdir())
         facts["files"] = {f"{folder.name}/{path.name}": file_digest(path) for path in paths}
         facts["parts"] = parts
-    return PartReport(folder.name, sum(made.examples for made in counts.values()), facts=facts)
+    return PartReport(folder.name, sum(count.examples for count in counts.values()), facts=facts)
 
 
 def _divide(path: Path, n_lines: int, parts: Sequence[dict[str, int]]) -> None:

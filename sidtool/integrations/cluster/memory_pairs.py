@@ -279,9 +279,9 @@ def write_block(
     Raises DataError for a pair that weighs too much."""
     first, stop = block
     n_items = len(events)
-    of_parts = [_read_pairs(path, block, n_items) for path in parts]
-    counted = sum_pairs(of_parts)
-    del of_parts
+    part_pairs = [_read_pairs(path, block, n_items) for path in parts]
+    counted = sum_pairs(part_pairs)
+    del part_pairs
     later, earlier = counted[:, :n_items], counted[:, n_items:]
     del counted
     similar = similar_block(later, earlier, events[first:stop], events, settings, content)

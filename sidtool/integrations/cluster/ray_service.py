@@ -44,7 +44,7 @@ def serve_on_ray(
     *,
     verbose: bool = False,
     started: Callable[[str], None] | None = None,
-    **given: Any,
+    **keywords: Any,
 ) -> None:
     """Serve a model by `listening.workers` replicas of Ray Serve until the process gets SIGTERM,
     then answer what was received and return. The cluster is that of RAY_ADDRESS, or one on this
@@ -70,7 +70,7 @@ def serve_on_ray(
         threads_per_worker,
     )
 
-    options, listening = serve_options(options, listening, given)
+    options, listening = serve_options(options, listening, keywords)
     with tempfile.TemporaryDirectory(prefix="sidtool-serve-") as copies:
         Sources(options, Path(copies)).check()
     try:

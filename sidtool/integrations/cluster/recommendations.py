@@ -92,7 +92,7 @@ def recommend_folder(
     stop: bool = False,
     run: RunOptions | None = None,
     shard_rows: int = ROWS,
-    **given: Any,
+    **keywords: Any,
 ) -> Outcome:
     """Answer the requests of a Parquet file, or of a folder of such at any fsspec URL, and write a
     folder of Parquet with a row per request, in the order of the requests. The options may also be
@@ -112,7 +112,7 @@ def recommend_folder(
     """
     requests = str(requests)
     source = ModelSource(str(model)) if isinstance(model, str | Path) else model
-    options = options_from(RecommendOptions, options, given)
+    options = options_from(RecommendOptions, options, keywords)
     listed = None if candidates is None else tuple(candidates)
     settings = asdict(options)
     for name, ids in (("allow", options.allow), ("deny", options.deny), ("candidates", listed)):

@@ -72,7 +72,7 @@ def split_in_parts(
     options: SplitOptions | None = None,
     *,
     run: PartOptions | None = None,
-    **given: Any,
+    **keywords: Any,
 ) -> SplitManifest:
     """Split events into a folder that has files of its own for each of several parts of the users.
     The options may also be given as keywords.
@@ -95,7 +95,7 @@ def split_in_parts(
     refuse_existing(Path(out), run.force, FOLDER)
     urls = table_urls(events)
     n_parts = run.parts or part_count(count_events(urls))
-    plan = PartPlan(options_from(SplitOptions, options, given), n_parts)
+    plan = PartPlan(options_from(SplitOptions, options, keywords), n_parts)
     versions = file_versions(urls)
     with local_file(urls[0]) as path:
         columns = plan.columns_of(path)
@@ -135,7 +135,7 @@ def _grouped(
     rows = [GroupedRows.from_json(report.facts) for report in reports]
     check_orders(source, list(zip(urls, rows, strict=True)))
     paths = tuple(Path(grouped.url) / report.name for report in reports)
-    totals = np.sum([of_file.counts for of_file in rows], axis=0).tolist()
+    totals = np.sum([file_rows.counts for file_rows in rows], axis=0).tolist()
     if not any(totals):
         raise DataError(f"{source} holds no events")
     return [UserPart(part, total, paths) for part, total in enumerate(totals) if total]

@@ -200,10 +200,10 @@ class ClusterExamples:
             users_part = 0
             for report in made.reports:
                 files |= report.facts["files"]
-                of_users = "totals" in report.facts
-                for number, pieces in enumerate(report.facts["parts"], users_part * of_users):
+                has_users = "totals" in report.facts
+                for number, pieces in enumerate(report.facts["parts"], users_part * has_users):
                     parts[number] |= pieces
-                users_part += of_users
+                users_part += has_users
             for name in sorted(files.keys() - Storage(folder.url).listing().keys()):
                 raise DataError(f"{folder.url}/{name} is lost", hint=RESTART)
             lineage = made.lineage(made.write(None)[0], files)
@@ -268,13 +268,13 @@ class ClusterExamples:
                 yield TaskShard((task,), "" if named_task(task).needs_queries else folders[0])
         # how many examples a part has is known without its events, but for few tasks
         by_events = [task for task in tasks if job.maker.counts_events(task, job.split)]
-        of_events: list[Mapping[str, int]] = [{}] * len(folders)
+        part_counts: list[Mapping[str, int]] = [{}] * len(folders)
         if by_events:
             count = partial(open_counting, worker_inputs, by_events)
             numbers = parts_in_order(count, folders, folder.subfolder(".numbers"), run)
-            of_events = [report.counts for report in numbers]
+            part_counts = [report.counts for report in numbers]
         before = dict.fromkeys(tasks, 0)
-        for name, events in zip(folders, of_events, strict=True):
+        for name, events in zip(folders, part_counts, strict=True):
             yield TaskShard(tasks, name, first_numbers=tuple(before.values()))
             n_users = row_count(f"{worker_inputs.split}/{name}/{TRAIN_FILE}") if tasks else 0
             for task in tasks:

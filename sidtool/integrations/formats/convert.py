@@ -181,13 +181,13 @@ def read_map(
             f"{source}: no known map has the suffix {source.suffix!r}",
             hint=f"known suffixes are {', '.join(_readable())}",
         )
-    of_catalog: dict[str, Any] = {}
+    catalog_options: dict[str, Any] = {}
     if form.has_catalog:
-        of_catalog = {"info": None if info is None else Path(info), "keys": keys}
+        catalog_options = {"info": None if info is None else Path(info), "keys": keys}
     elif info is not None or keys != "id":
         raise UsageError(f"--info and --keys line apply to an index.json, not to {source}")
     catalog = items.read() if items is not None else None
-    bundle = form.read(source, name=name, sizes=sizes, items=catalog, **of_catalog)
+    bundle = form.read(source, name=name, sizes=sizes, items=catalog, **catalog_options)
     if codebook is None:
         return bundle
     catalog_ids = None if catalog is None else catalog.ids

@@ -169,19 +169,19 @@ def _fitted(
         levels = tuple(np.concatenate([placeholder, level]) for level in codebook.levels)
         params = replace(codebook.params, first_code=1)
         codebook = replace(codebook, levels=levels, params=params)
-    own_sizes = (*codebook.sizes, *bundle.space.sizes[n_levels:])
-    if sizes is not None and sizes != own_sizes:
+    space_sizes = (*codebook.sizes, *bundle.space.sizes[n_levels:])
+    if sizes is not None and sizes != space_sizes:
         raise UsageError(
             f"--levels has {'x'.join(map(str, sizes))}, the codebook {path} needs "
-            f"{'x'.join(map(str, own_sizes))}"
+            f"{'x'.join(map(str, space_sizes))}"
         )
     largest = codes.max(axis=0).tolist()
-    if any(code >= size for code, size in zip(largest, own_sizes, strict=True)):
+    if any(code >= size for code, size in zip(largest, space_sizes, strict=True)):
         raise CompatibilityError(
             f"the map's largest codes are {largest}, the codebook {path} has "
             f"{'x'.join(map(str, codebook.sizes))} codes"
         )
-    return replace(bundle.space, sizes=own_sizes), codebook
+    return replace(bundle.space, sizes=space_sizes), codebook
 
 
 def _measure(

@@ -131,8 +131,8 @@ def _titles_from_info(path: Path, index: dict[str, list[str]]) -> list[str]:
         text = stream.read().decode("utf-8")  # read_text would also end lines at "\r"
     for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
         line = line.removesuffix("\r")
-        sid, first_tab, rest = line.partition("\t")
-        title, last_tab, key = rest.rpartition("\t")
+        sid, first_tab, title_and_key = line.partition("\t")
+        title, last_tab, key = title_and_key.rpartition("\t")
         if not (first_tab and last_tab):
             raise DataError(
                 f"{path}, line {number}: {line[:60]!r} is not SID, title and key between tabs"

@@ -79,8 +79,8 @@ def read_codebook(path: Path) -> ForeignCodebook:
         if not names:
             raise _unknown(path, list(arrays))
         with library_errors(path, "a codebook"):
-            of_npz = Codebook("rq-kmeans", _levels(arrays, names), {}, QuantizerParams())
-        foreign = ForeignCodebook("rq-kmeans", of_npz, may_count_from_one=True)
+            codebook = Codebook("rq-kmeans", _levels(arrays, names), {}, QuantizerParams())
+        foreign = ForeignCodebook("rq-kmeans", codebook, may_count_from_one=True)
     else:
         foreign = _read_torch(path)
     with library_errors(path, "a codebook"):
@@ -99,8 +99,8 @@ def _read_torch(path: Path) -> ForeignCodebook:
         tensors = _tensors(file.value)
         if names := _level_names(path, tensors, _RESKMEANS):
             levels = _levels(file.arrays({name: tensors[name] for name in names}), names)
-            is_own = levels[0].shape[1] == OPENONEREC_DIM
-            encoder = OPENONEREC_ENCODER if is_own else None
+            is_openonerec = levels[0].shape[1] == OPENONEREC_DIM
+            encoder = OPENONEREC_ENCODER if is_openonerec else None
             codebook = Codebook("rq-kmeans", levels, {}, QuantizerParams())
             return ForeignCodebook("openonerec", codebook, encoder=encoder)
         if names := _level_names(path, tensors, _RQVAE):

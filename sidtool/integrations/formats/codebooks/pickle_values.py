@@ -129,8 +129,8 @@ class _Reader:
             case "GLOBAL":
                 return Name(argument.replace(" ", ".", 1))
             case "STACK_GLOBAL":
-                module, of_module = self._take(2)
-                return Name(f"{module}.{of_module}")
+                module, attribute = self._take(2)
+                return Name(f"{module}.{attribute}")
             case "BINPERSID":
                 return Stored(*self._take(1))
             case "REDUCE" | "NEWOBJ":
