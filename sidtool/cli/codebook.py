@@ -101,7 +101,7 @@ def build_codebook(
     inputs: VectorInputs,
     settings: QuantizerSettings,
     workers: WorkerOptions = WorkerOptions(),
-    how: options.Writing = options.Writing(),
+    writing: options.Writing = options.Writing(),
 ) -> None:
     """Build a codebook and the item-SID map of a catalog, as one bundle."""
     inputs.check_workers(workers)
@@ -118,11 +118,11 @@ def build_codebook(
         "interactions": inputs.interactions,
         "memory": inputs.memory,
     }
-    refuse_existing(out, how.force, BUNDLE)  # before workers start
-    if how.dry_run:
+    refuse_existing(out, writing.force, BUNDLE)  # before workers start
+    if writing.dry_run:
         read = tokenizer.plan_build(items, build, **data)
         sizes = build.sizes_for(len(read))
-        return how.plan(
+        return writing.plan(
             f"would build {'x'.join(map(str, sizes))} for {len(read)} items at {out}\n"
             f"text of {read.ids[0]}: {read.texts[0]}",
             bundle=str(out),
@@ -132,12 +132,12 @@ def build_codebook(
         )
     with progress("embed", "quantize", "encode") as stages, cluster.connected(workers) as run:
         bundle = tokenizer.build_codebook(
-            items, out, build, run=run, force=how.force, progress=stages, **data
+            items, out, build, run=run, force=writing.force, progress=stages, **data
         )
-    if build.sizes is None and not how.json:
+    if build.sizes is None and not writing.json:
         say(f"levels: {bundle.space.spelled_sizes}, by the number of items ({len(bundle):,})")
     manifest = bundle.manifest
-    if how.json:
+    if writing.json:
         report = dict(manifest.report)
         say_json({"bundle": str(out), "digest": manifest.digest, "report": report})
     elif manifest.codebook_report is not None:

@@ -80,18 +80,20 @@ def prepare(
     source: Annotated[Path, "File of reviews, ratings or events, or the data set's folder."],
     out: options.Out,
     source_options: PrepareOptions,
-    how: options.Writing = options.Writing(),
+    writing: options.Writing = options.Writing(),
 ) -> None:
     """Write items.parquet and events.parquet from a public data set or any table of events."""
-    prepared = preparing.prepare(source, out, source_options, dry_run=how.dry_run, force=how.force)
-    if how.json:
+    prepared = preparing.prepare(
+        source, out, source_options, dry_run=writing.dry_run, force=writing.force
+    )
+    if writing.json:
         say_json(prepared.to_json())
     else:
         rows = [(step.name, step.events, step.users, step.items) for step in prepared.steps]
         say_table(["after", "events", "users", "items"], rows)
         _say_left_out(prepared.dropped_items)
         say(f"{out}: {prepared.items} items, {prepared.steps[-1].events} events")
-    if how.dry_run:
+    if writing.dry_run:
         return note(f"nothing written to {out}")
     return next_step("sidtool split {out}/events.parquet -o SPLIT", out=out)
 
@@ -166,7 +168,7 @@ def split(
     ] = None,
     threads: options.Threads = None,
     run: PartOptions = PartOptions(),
-    how: options.Writing = options.Writing(),
+    writing: options.Writing = options.Writing(),
 ) -> None:
     """Split user events into training, validation and test, for all later commands."""
     if run.is_divided:
@@ -181,13 +183,19 @@ def split(
         raise UsageError("--resume requires --parts: without parts, a split starts again")
     else:
         manifest = splits.split_events(
-            events, out, rules, memory=memory, threads=threads, dry_run=how.dry_run, force=how.force
+            events,
+            out,
+            rules,
+            memory=memory,
+            threads=threads,
+            dry_run=writing.dry_run,
+            force=writing.force,
         )
-    if how.json:
+    if writing.json:
         say_json(manifest.to_json())
     else:
         _say_manifest(manifest)
-    if how.dry_run:
+    if writing.dry_run:
         return note(f"nothing written to {out}")
     command = "sidtool build-codebook ITEMS -o BUNDLE.zarr --interactions {out} --encoder ENCODER"
     return next_step(command, out=out)

@@ -32,7 +32,7 @@ def say_evaluation(evaluation: Evaluation, *, details: bool, json: bool) -> None
             tell(line)
     tell("")
     # every metric of every system but the other model
-    systems = {name: each for name, each in evaluation.baselines.items() if name != OTHER_MODEL}
+    systems = {name: means for name, means in evaluation.baselines.items() if name != OTHER_MODEL}
     rows = []
     for name in evaluation.sid_level:
         if not name.endswith("@3"):

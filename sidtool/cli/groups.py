@@ -125,9 +125,9 @@ class Flag:
 
 
 def with_flags(
-    command: Callable[..., Any], shared: Iterable[inspect.Parameter] = ()
+    command: Callable[..., Any], extra: Iterable[inspect.Parameter] = ()
 ) -> Callable[..., Any]:
-    """The function of a command with the flags of its groups in place of them, and with `shared`
+    """The function of a command with the flags of its groups in place of them, and with `extra`
     parameters, which it does not see. A group `X | None` is None unless one of its flags is
     given."""
     hints = get_type_hints(command, include_extras=True)
@@ -141,7 +141,7 @@ def with_flags(
             declared = _declared(parameter, hints[name])
             kind = inspect.Parameter.KEYWORD_ONLY
             parameters[name] = parameter.replace(annotation=declared, kind=kind)
-    for parameter in shared:
+    for parameter in extra:
         parameters.setdefault(parameter.name, parameter)
 
     @functools.wraps(command)
@@ -194,7 +194,7 @@ def _make(group: Any, values: Mapping[str, Any]) -> Any:
     kind = _kind(group)
     hints = get_type_hints(kind)
     made: dict[str, Any] = {}
-    given: dict[str, str] = {}
+    spellings: dict[str, str] = {}
     missing = []
     for field, declared in options_of(kind):
         if declared.is_group:
@@ -207,13 +207,13 @@ def _make(group: Any, values: Mapping[str, Any]) -> Any:
             made[field.name] = flag.read(values[flag.name])
             is_given = flag.is_given(values[flag.name])
             missing += [flag.spelling] if flag.default is MISSING and not is_given else []
-        given |= {field.name: flag.spelling} if is_given else {}
+        spellings |= {field.name: flag.spelling} if is_given else {}
     if isinstance(group, Given):
-        return {name: made[name] for name in given}
-    if kind is not group and not given:
+        return {name: made[name] for name in spellings}
+    if kind is not group and not spellings:
         return None
     if missing:
-        raise UsageError(f"{next(iter(given.values()))} requires {missing[0]}")
+        raise UsageError(f"{next(iter(spellings.values()))} requires {missing[0]}")
     return kind(**made)
 
 

@@ -45,10 +45,10 @@ def import_(
     catalog: CatalogFile | None,
     codebook: CodebookFile | None,
     choices: MapOptions,
-    how: options.Writing = options.Writing(),
+    writing: options.Writing = options.Writing(),
 ) -> None:
     """Import another system's map as a bundle, with its codebook if there is one."""
-    refuse_existing(out, how.force, BUNDLE)
+    refuse_existing(out, writing.force, BUNDLE)
     bundle = formats.read_map(
         source,
         name=out.name.removesuffix(".zip").removesuffix(".zarr"),
@@ -58,8 +58,8 @@ def import_(
         keys=choices.keys,
         codebook=codebook,
     )
-    if how.dry_run:
-        return how.plan(
+    if writing.dry_run:
+        return writing.plan(
             f"would import {bundle.manifest.items} items of {source}, "
             f"{bundle.space.spelled_sizes}, to {out}",
             bundle=str(out),
@@ -67,8 +67,8 @@ def import_(
             sizes=list(bundle.space.sizes),
             policy=bundle.manifest.collisions.policy,
         )
-    bundle.save(out, force=how.force)
-    _say_imported(bundle, out, json=how.json)
+    bundle.save(out, force=writing.force)
+    _say_imported(bundle, out, json=writing.json)
     start = "codebook" if bundle.codebook is not None else "mean"
     return next_step(
         "sidtool extend-model MODEL {out} -o MODEL+sid --init {start}", out=out, start=start
@@ -123,22 +123,22 @@ def export(
     out: Annotated[Path, typer.Option("-o", "--out", help=f"For {formats.outputs()}.")],
     target: ExportOptions,
     catalog: CatalogFile | None,
-    how: options.Writing = options.Writing(),
+    writing: options.Writing = options.Writing(),
 ) -> None:
     """Export a bundle's map for another system or inference engine, without retired items."""
     to, keys = target.to, target.keys
     formats.check_export_options(to, items=catalog, keys=keys, has_model=target.model is not None)
     opened = registry.open_source(bundle)
     tokens = None if target.model is None else formats.model_tokens(target.model, opened)
-    if how.dry_run:
-        refuse_existing(out, how.force, formats.FORMATS[to].output)
+    if writing.dry_run:
+        refuse_existing(out, writing.force, formats.FORMATS[to].output)
         n_items = formats.plan_export(opened, to, items=catalog, keys=keys, tokens=tokens)
         text = f"would export {n_items} items of {bundle} for {to} to {out}"
-        return how.plan(text, out=str(out), system=to, items=n_items)
+        return writing.plan(text, out=str(out), system=to, items=n_items)
     exported = formats.export_map(
-        opened, out, to, items=catalog, keys=keys, tokens=tokens, force=how.force
+        opened, out, to, items=catalog, keys=keys, tokens=tokens, force=writing.force
     )
-    if how.json:
+    if writing.json:
         files = [str(file) for file in exported.files]
         options = exported.engine_options or None
         return say_json({"system": to, "files": files, "engine_options": options})

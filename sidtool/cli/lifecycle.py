@@ -37,7 +37,7 @@ def add_items(
     by_row: options.ByRow = False,
     encoder: Annotated[str | None, "Present location of the bundle's encoder, if it moved."] = None,
     trust_remote_code: options.Trust = False,
-    how: options.Writing = options.Writing(),
+    writing: options.Writing = options.Writing(),
 ) -> None:
     """Add items to a bundle and retire others; published SIDs never move."""
     if items is None and remove is None:
@@ -48,11 +48,11 @@ def add_items(
         raise UsageError("--by-row requires --embeddings")
     if items is None and (embeddings or encoder or columns != CatalogNames()):
         raise UsageError("options for vectors, encoder and columns need ITEMS")
-    refuse_existing(out, how.force, BUNDLE)
+    refuse_existing(out, writing.force, BUNDLE)
     opened = registry.open_source(bundle)
     catalog = tokenizer.read_new_items(opened, items, TextNames(**asdict(columns)))
     retired = () if remove is None else read_ids(remove)
-    if how.dry_run:
+    if writing.dry_run:
         change = tokenizer.planned_change(
             opened,
             catalog,
@@ -61,7 +61,7 @@ def add_items(
             encoder=encoder,
             remove=retired,
         )
-        return how.plan(
+        return writing.plan(
             f"would add {change.added} of {len(catalog)} items to {bundle}, restore "
             f"{change.restored}, retitle {change.retitled} and retire {change.retired}, at {out}",
             bundle=str(out),
@@ -82,13 +82,13 @@ def add_items(
             remove=retired,
             progress=stages.get("embed"),
         )
-    grown.save(out, force=how.force)
+    grown.save(out, force=writing.force)
     manifest = grown.manifest
-    value = {"bundle": str(out), "version": manifest.version, "digest": grown.identity.digest}
+    record = {"bundle": str(out), "version": manifest.version, "digest": grown.identity.digest}
     if grown is not opened:
-        value |= manifest.change.to_json()
+        record |= manifest.change.to_json()
     changed = "nothing changed" if grown is opened else str(manifest.change)
-    how.say(value, f"{out}: {manifest.name} {manifest.version}, {changed}")
+    writing.say(record, f"{out}: {manifest.name} {manifest.version}, {changed}")
     return next_step("sidtool recommend MODEL --bundle {out} --history ...", out=out)
 
 
@@ -119,23 +119,23 @@ def align(
     new: Annotated[str, "The bundle with the retrained codebook."],
     out: options.Out,
     to: Annotated[str, typer.Option("--to", metavar="OLD", help="The bundle whose codes it gets.")],
-    how: options.Writing = options.Writing(),
+    writing: options.Writing = options.Writing(),
 ) -> None:
     """Rename the codes of a retrained codebook so that most items keep their old codes."""
-    refuse_existing(out, how.force, BUNDLE)
+    refuse_existing(out, writing.force, BUNDLE)
     aligned = tokenizer.align(registry.open_source(new), registry.open_source(to))
     change = aligned.manifest.change
     assert isinstance(change, AlignChange)
     counts = {name: getattr(change, name) for name in ("common", "before", "after")}
-    if how.dry_run:
-        return how.plan(
+    if writing.dry_run:
+        return writing.plan(
             f"would rename codes of {new}: {change.after[-1]} of {change.common} common items keep "
             f"their SID of {to}, {change.before[-1]} before, at {out}",
             bundle=str(out),
             **counts,
         )
-    aligned.save(out, force=how.force)
-    if how.json:
+    aligned.save(out, force=writing.force)
+    if writing.json:
         return say_json({"bundle": str(out), "digest": aligned.identity.digest} | counts)
     pairs = zip(change.before, change.after, strict=True)
     rows = [
@@ -154,15 +154,15 @@ def rebind(
     model: options.Model,
     newer: Annotated[str, "The compatible bundle to put into the model."],
     out: options.Out,
-    how: options.Writing = options.Writing(),
+    writing: options.Writing = options.Writing(),
 ) -> None:
     """Copy a model folder with a newer bundle, after the compatibility check of recommend
     --bundle."""
     opened = registry.open_source(newer)
-    verdict = models.rebind(model, opened, out, dry_run=how.dry_run, force=how.force)
-    value = {"model": str(out), "bundle": opened.identity.digest} | asdict(verdict)
+    verdict = models.rebind(model, opened, out, dry_run=writing.dry_run, force=writing.force)
+    record = {"model": str(out), "bundle": opened.identity.digest} | asdict(verdict)
     message = verdict.message or "the same bundle as before"
-    if how.dry_run:
-        return how.plan(f"would copy {model} with {newer} to {out}: {message}", **value)
-    how.say(value, f"{out}: {message}")
+    if writing.dry_run:
+        return writing.plan(f"would copy {model} with {newer} to {out}: {message}", **record)
+    writing.say(record, f"{out}: {message}")
     return next_step("sidtool recommend {out} --history ...", out=out)

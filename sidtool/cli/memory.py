@@ -91,15 +91,15 @@ def build_memory(
     split: options.Split,
     bundle: options.Bundle,
     out: options.Out,
-    given: Annotated[dict[str, Any], Given(DEFAULT)],
+    settings: Annotated[dict[str, Any], Given(DEFAULT)],
     search: TuneSimilarityOptions,
     source: VectorInputs,
     building: Building,
     workers: ResumableWorkers = ResumableWorkers(),
-    how: options.Writing = options.Writing(),
+    writing: options.Writing = options.Writing(),
 ) -> None:
     """Build a memory: which items co-occur in the training events of a split."""
-    refuse_existing(out, how.force, MEMORY)
+    refuse_existing(out, writing.force, MEMORY)
     for flag, value in (("--memory", building.memory), ("--threads", building.threads)):
         if workers.on_cluster and value is not None:
             raise UsageError(f"{flag} is for one process: leave out --engine")
@@ -109,12 +109,12 @@ def build_memory(
     opened = registry.open_source(bundle)
     open_split = partial(splits.open_split, split, recorded=opened.manifest.made_from.event_columns)
     events: splits.Split | splits.SplitManifest
-    if workers.on_cluster or how.dry_run:  # what is refused starts no cluster
+    if workers.on_cluster or writing.dry_run:  # what is refused starts no cluster
         events = cluster.parts_manifest(split) if workers.on_cluster else open_split()
         opened.check_split("the split of the memory", events.reference)
         source.check(opened)
-    if how.dry_run:
-        return _say_plan(events, opened, out, given, how)
+    if writing.dry_run:
+        return _say_plan(events, opened, out, settings, writing)
     with ExitStack() as works:
         counter: cluster.ClusterPairs | memories.SplitPairs
         reports = works.enter_context(progress("embed", "build-memory", "tune"))
@@ -138,17 +138,17 @@ def build_memory(
         vectors = source.read(opened, reports.get("embed"))
         content = memories.content_of(opened, vectors, weight, previous, counter.nearest_items)
         if building.tune:
-            fixed = given if weight is None else {**given, "content_weight": weight}
+            fixed = settings if weight is None else {**settings, "content_weight": weight}
             search = replace(search, fixed=fixed)
             report = reports.get("tune")
             built = _build_tuned(events, opened, content, search, counter, report)
         else:
             built = memories.build_memory(
-                events, opened, earlier=previous, content=content, counter=counter, **given
+                events, opened, earlier=previous, content=content, counter=counter, **settings
             )
-        built.save(out, force=how.force, threads=building.threads)
+        built.save(out, force=writing.force, threads=building.threads)
     manifest = built.manifest
-    how.say(
+    writing.say(
         {"memory": str(out)} | manifest.to_json(),
         f"{out}: {len(built.arrays['neighbors/item'])} neighbors of {manifest.items} items, from "
         f"{manifest.train_events} training events of split {manifest.split}, {built.digest}",
@@ -162,7 +162,7 @@ def tune_memory(
     memory: Annotated[str, "A memory of build-memory, or URL/NAME@VERSION."],
     out: options.Out,
     search: TuneMemoryOptions,
-    how: options.Writing = options.Writing(),
+    writing: options.Writing = options.Writing(),
 ) -> None:
     """Choose the weight and power of a memory on validation users, fit a re-ranker to them, and
     bind them to a copy of a model."""
@@ -171,9 +171,9 @@ def tune_memory(
     contract = read_contract(folder)
     columns = contract.event_columns(open_bundle_copy(folder, contract))
     events = splits.open_split(split, recorded=columns)
-    if how.dry_run:
-        examples = tuning.plan_tune_memory(model, events, opened, out, search, force=how.force)
-        return how.plan(
+    if writing.dry_run:
+        examples = tuning.plan_tune_memory(model, events, opened, out, search, force=writing.force)
+        return writing.plan(
             f"would bind memory {opened.digest[:12]} to a copy of {model} at {out}, with the "
             f"weight and power that are best on {len(examples)} validation examples",
             model=str(out),
@@ -184,11 +184,11 @@ def tune_memory(
     with progress("tune-memory") as reports:
         report = reports.get("tune-memory")
         binding = tuning.tune_memory(
-            model, events, opened, out, search, force=how.force, progress=report
+            model, events, opened, out, search, force=writing.force, progress=report
         )
     seen = seen_reason(search.exclude_seen, events.reference.targets_repeat)
     reranker = binding.reranker
-    if how.json:
+    if writing.json:
         values = binding.to_json()
         values["reranker"] = None if reranker is None else reranker.digest  # not its weights
         return say_json({"model": str(out)} | values | {"seen": seen})
@@ -206,13 +206,13 @@ def _say_plan(
     split: "splits.Split | splits.SplitManifest",
     bundle: Bundle,
     out: Path,
-    given: dict[str, Any],
-    how: options.Writing,
+    settings: dict[str, Any],
+    writing: options.Writing,
 ) -> None:
     """How much a memory would be built from."""
     counts = split.counts
-    named = ", ".join(f"{name} {value}" for name, value in given.items()) or "the defaults"
-    how.plan(
+    named = ", ".join(f"{name} {value}" for name, value in settings.items()) or "the defaults"
+    writing.plan(
         f"would build a memory of {len(bundle.items)} items from {counts.train_events} "
         f"training events of {counts.users} users, with {named}, at {out}",
         memory=str(out),
@@ -221,7 +221,7 @@ def _say_plan(
         items=len(bundle.items),
         users=counts.users,
         train_events=counts.train_events,
-        settings=given,
+        settings=settings,
     )
 
 

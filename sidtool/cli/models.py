@@ -43,7 +43,7 @@ def init_model(
     out: options.Out,
     columns: TextNames,
     design: ModelDesign,
-    how: options.Writing = options.Writing(),
+    writing: options.Writing = options.Writing(),
 ) -> None:
     """Create an untrained model and its tokenizer, for training from scratch."""
     recorded = None
@@ -54,9 +54,9 @@ def init_model(
         recorded = manifest.made_from.columns
     catalog = data.read_items(items, **asdict(columns), recorded=recorded)
     overrides = assignments(list(design.settings))
-    if how.dry_run:
-        refuse_existing(out, how.force, FOLDER)
-        return how.plan(
+    if writing.dry_run:
+        refuse_existing(out, writing.force, FOLDER)
+        return writing.plan(
             f"would create {design.preset} with at most {design.vocab_size} text tokens at {out}",
             model=str(out),
             vocab_size=design.vocab_size,
@@ -69,9 +69,9 @@ def init_model(
         vocab_size=design.vocab_size,
         overrides=overrides,
         seed=design.seed,
-        force=how.force,
+        force=writing.force,
     )
-    how.say(
+    writing.say(
         {"model": str(out), "preset": design.preset, "parameters": parameters},
         f"{out}: {design.preset}, {parameters:,} parameters",
     )
@@ -84,17 +84,17 @@ def extend_model(
     out: options.Out,
     extension: ExtendOptions,
     trust_remote_code: options.Trust = False,
-    how: options.Writing = options.Writing(),
+    writing: options.Writing = options.Writing(),
 ) -> None:
     """Add a bundle's SID tokens to a language model."""
     opened = registry.open_source(bundle)
-    if how.dry_run:
-        models.check_extension(opened, out, extension, force=how.force)
+    if writing.dry_run:
+        models.check_extension(opened, out, extension, force=writing.force)
         if not is_hub_url(model):
             revision = extension.revision
             models.locate_base(model, revision=revision, trust_remote_code=trust_remote_code)
         n_tokens = len(opened.space.tokens)
-        return how.plan(
+        return writing.plan(
             f"would add {n_tokens} tokens of {bundle} to {model} at {out}",
             model=str(out),
             base=model,
@@ -105,11 +105,11 @@ def extend_model(
             init=extension.init,
         )
     contract = models.extend_model(
-        model, opened, out, extension, trust_remote_code=trust_remote_code, force=how.force
+        model, opened, out, extension, trust_remote_code=trust_remote_code, force=writing.force
     )
     tokens = contract.tokens
     token_range = {"token_start": tokens.start, "token_stop": tokens.stop}
-    if how.json:
+    if writing.json:
         say_json({"model": str(out)} | token_range | {"bundle": contract.identity.digest})
     else:
         n_tokens = tokens.stop - tokens.start
@@ -132,14 +132,16 @@ def adopt(
     out: options.Out,
     origin: AdoptOptions,
     trust_remote_code: options.Trust = False,
-    how: options.Writing = options.Writing(),
+    writing: options.Writing = options.Writing(),
 ) -> None:
     """Take over a model that another system trained, with its map of items.
 
     Checks that each SID token is one token with an embedding row, and shows a prompt."""
-    run = adopting.check_adoption if how.dry_run else adopting.adopt
-    adoption = run(model, source, out, origin, trust_remote_code=trust_remote_code, force=how.force)
-    if not how.json:
+    run = adopting.check_adoption if writing.dry_run else adopting.adopt
+    adoption = run(
+        model, source, out, origin, trust_remote_code=trust_remote_code, force=writing.force
+    )
+    if not writing.json:
         tokens = adoption.tokens
         layout = "a table" if tokens.table else "one block"
         prompt = adoption.prompt
@@ -155,13 +157,13 @@ def adopt(
         )
         for warning in adoption.warnings:
             warn(warning)
-    if how.dry_run:
-        return how.plan(
+    if writing.dry_run:
+        return writing.plan(
             f"would copy {model} to {out} with the {adoption.items} items of {source}",
             model=str(out),
             **adoption.to_json(),
         )
-    how.say(
+    writing.say(
         {"model": str(out), **adoption.to_json()},
         f"{out}: {model} with the {adoption.items} items of {source}",
     )
@@ -173,18 +175,18 @@ def merge(
     model: options.Model,
     out: options.Out,
     dtype: Annotated[Dtype, "Precision to store; the merge itself is in float32."] = "float32",
-    how: options.Writing = options.Writing(),
+    writing: options.Writing = options.Writing(),
 ) -> None:
     """Merge LoRA adapters into their base model."""
-    base = models.merge(model, out, dtype=dtype, dry_run=how.dry_run, force=how.force)
-    if how.dry_run:
-        return how.plan(
+    base = models.merge(model, out, dtype=dtype, dry_run=writing.dry_run, force=writing.force)
+    if writing.dry_run:
+        return writing.plan(
             f"would merge the adapters of {model} into {base.path} at {out}",
             model=str(out),
             base=base.path,
             dtype=dtype,
         )
-    how.say(
+    writing.say(
         {"model": str(out), "base": base.path, "dtype": dtype},
         f"{out}: adapters of {model} merged into {base.path}, {dtype}",
     )

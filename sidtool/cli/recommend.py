@@ -179,19 +179,19 @@ def recommend(
     is_one = source.file is None and source.users is None and not source.all_users
     outcome = Outcome()
     with progress("recommend") as reports:
-        shared: dict[str, Any] = {
+        keywords: dict[str, Any] = {
             "candidates": output.candidates,
             "stop": choices.strict or is_one,
             "progress": reports.get("recommend"),
         }
         if output.out is None:
-            answers = recommendation.answer_each(loaded, requests, choices, **shared)
+            answers = recommendation.answer_each(loaded, requests, choices, **keywords)
             for answer in outcome.count(answers):
                 _say_answer(answer, loaded.bundle, json=json)
         else:
             target, resume = output.out, output.resume
             outcome = recommendation.recommend_to_file(
-                loaded, requests, target, choices, resume=resume, force=force, **shared
+                loaded, requests, target, choices, resume=resume, force=force, **keywords
             )
     _report(outcome, choices.k, output.out)
     if output.candidates is None or choices.exclude_seen is not None:

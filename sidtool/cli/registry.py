@@ -129,13 +129,15 @@ def push(
     return next_step("sidtool pull {version} -o DIR", version=f"{target}@{tag or pushed.version}")
 
 
-def pull(reference: Reference, out: options.Out, how: options.Writing = options.Writing()) -> None:
+def pull(
+    reference: Reference, out: options.Out, writing: options.Writing = options.Writing()
+) -> None:
     """Copy a published bundle, memory or model to disk, byte for byte, and verify it."""
-    if how.dry_run:
-        registry, record = registries.plan_pull(reference, out, force=how.force)
+    if writing.dry_run:
+        registry, record = registries.plan_pull(reference, out, force=writing.force)
         _, _, sizes = registries.published(registry.folder(record.group), record)
         size = sum(sizes.values())
-        return how.plan(
+        return writing.plan(
             f"would pull {record.kind} {reference}, version {record.version}, {len(sizes) + 1} "
             f"objects of {size / 1e6:.1f} MB to {out}",
             out=str(out),
@@ -147,8 +149,8 @@ def pull(reference: Reference, out: options.Out, how: options.Writing = options.
             bytes=size,
         )
     with progress("pull") as report:
-        record = registries.pull(reference, out, force=how.force, progress=report.get("pull"))
-    if how.json:
+        record = registries.pull(reference, out, force=writing.force, progress=report.get("pull"))
+    if writing.json:
         fields = {"version": record.version, "digest": record.digest, "license": record.license}
         say_json({record.kind: str(out), **fields})
     else:

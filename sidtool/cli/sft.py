@@ -45,7 +45,7 @@ def make_sft(
         str | None, "Extended model whose tokenizer measures and formats the examples."
     ] = None,
     threads: options.Threads = None,
-    how: options.Writing = options.Writing(),
+    writing: options.Writing = options.Writing(),
 ) -> None:
     """Write training examples, validation users and their lineage."""
     writer = None
@@ -68,11 +68,11 @@ def make_sft(
             general=general,
             threads=threads,
             writer=writer,
-            dry_run=how.dry_run,
-            force=how.force,
+            dry_run=writing.dry_run,
+            force=writing.force,
             progress=report.get("examples"),
         )
-    if how.json:
+    if writing.json:
         say_json(lineage.to_json())
     else:
         _say_lineage(lineage)
@@ -82,7 +82,7 @@ def make_sft(
             f"the text of {', '.join(texts)} has no end, which only a tokenizer has: a model never "
             "learns to stop (--model)"
         )
-    if how.dry_run:
+    if writing.dry_run:
         return note(f"nothing written to {out}")
     return next_step("sidtool train {model} {out} -o OUT", model=model or "MODEL+sid", out=out)
 

@@ -34,7 +34,7 @@ def train(
         "at a path or URL.",
     ],
     out: options.Out,
-    chosen: Annotated[Mapping[str, str], Given(StageOptions())],
+    stage_options: Annotated[Mapping[str, str], Given(StageOptions())],
     config: Annotated[Path | None, "YAML file of training settings; may list `stages`."] = None,
     set_: Annotated[
         list[str] | None,
@@ -58,46 +58,46 @@ def train(
         ),
     ] = None,
     trust_remote_code: options.Trust = False,
-    how: options.Writing = options.Writing(),
+    writing: options.Writing = options.Writing(),
 ) -> None:
     """Train a model and keep the checkpoint that recommends best on the validation set.
 
     A killed run leaves OUT.partial, and the same command resumes it. If the configuration lists
     stages, each trains the output of the one before; intermediate outputs stay beside the last one,
     as OUT-1-embeddings."""
-    pairs = (*(set_ or ()), *(f"{name}={value}" for name, value in chosen.items()))
+    pairs = (*(set_ or ()), *(f"{name}={value}" for name, value in stage_options.items()))
     stages = training.read_stages(config, pairs)
-    if how.dry_run:
+    if writing.dry_run:
         planned = training.plan_stages(
             model,
             examples,
             out,
             stages,
             teachers=teacher or (),
-            force=how.force,
+            force=writing.force,
             max_minutes=max_minutes,
             trust_remote_code=trust_remote_code,
         )
-        training.check_stages(planned, force=how.force)
+        training.check_stages(planned, force=writing.force)
         lines = [f"would train {stage}" for stage in planned]
-        return how.plan("\n".join(lines), stages=[stage.to_json() for stage in planned])
-    labels = [f"{number} {each.options.stage}" for number, each in enumerate(stages, start=1)]
+        return writing.plan("\n".join(lines), stages=[stage.to_json() for stage in planned])
+    labels = [f"{number} {stage.options.stage}" for number, stage in enumerate(stages, start=1)]
     with progress(*labels) as report:
-        steps_of, log = watch()
+        step_progress, log = watch()
         summaries = training.train_stages(
             model,
             examples,
             out,
             stages,
             teachers=teacher or (),
-            force=how.force,
+            force=writing.force,
             max_minutes=max_minutes,
             trust_remote_code=trust_remote_code,
-            progress=lambda number: steps_of(report.get(labels[number - 1])),
+            progress=lambda number: step_progress(report.get(labels[number - 1])),
             log=log,
             notify=notify,
         )
-    return say_summaries([summary.to_json() for summary in summaries], out, json=how.json)
+    return say_summaries([summary.to_json() for summary in summaries], out, json=writing.json)
 
 
 def settings(
@@ -111,7 +111,10 @@ def settings(
             for setting in settings:
                 say_json(setting.to_json())
             continue
-        rows = [(each.key, each.type, each.spelled_default, each.meaning) for each in settings]
+        rows = [
+            (setting.key, setting.type, setting.spelled_default, setting.meaning)
+            for setting in settings
+        ]
         say_table(["key", "type", "default", "meaning"], rows, title=group)
         say("")
 
@@ -120,7 +123,7 @@ def refresh(
     model: options.Model,
     bundle: Annotated[str, "The newer bundle: other items, or retrained."],
     out: options.Out,
-    chosen: RefreshOptions,
+    refresh_options: RefreshOptions,
     columns: CatalogNames,
     split: Annotated[
         Path | None,
@@ -139,7 +142,7 @@ def refresh(
         "items.",
     ] = None,
     trust_remote_code: options.Trust = False,
-    how: options.Writing = options.Writing(),
+    writing: options.Writing = options.Writing(),
 ) -> None:
     """Bring a trained model to a newer bundle and newer events by a short training stage.
 
@@ -153,11 +156,11 @@ def refresh(
         items=items,
         embeddings=embeddings or (),
         catalog_options=TaskCatalogOptions(**asdict(columns)),
-        options=chosen,
+        options=refresh_options,
         trust_remote_code=trust_remote_code,
-        force=how.force,
+        force=writing.force,
     )
-    if how.dry_run:
+    if writing.dry_run:
         message = plan.verdict.message or "the same bundle"
         text = f"would write {plan.out}, {model} with the newer bundle: {message}"
         values: dict[str, Any] = {"model": str(plan.out), "bundle": plan.verdict.kind}
@@ -170,13 +173,17 @@ def refresh(
             values["split"] = plan.split.reference.digest
             values["options"] = asdict(train_options)
             values["settings"] = dict(sft_fields)
-        return how.plan(text, **values)
+        return writing.plan(text, **values)
     with progress("train") as report:
-        steps_of, log = watch()
+        step_progress, log = watch()
         summary = renewal.run_refresh(
-            plan, force=how.force, progress=steps_of(report.get("train")), log=log, notify=notify
+            plan,
+            force=writing.force,
+            progress=step_progress(report.get("train")),
+            log=log,
+            notify=notify,
         )
-    return say_summaries([summary.to_json()], out, split=split or "SPLIT", json=how.json)
+    return say_summaries([summary.to_json()], out, split=split or "SPLIT", json=writing.json)
 
 
 @dataclass(frozen=True)
@@ -212,7 +219,7 @@ def rl(
     objective: Annotated[Mapping[str, str], Given(ObjectiveOptions())],
     config: Annotated[Path | None, "YAML file of settings."] = None,
     inputs: RlInputs = RlInputs(),
-    how: options.Writing = options.Writing(),
+    writing: options.Writing = options.Writing(),
 ) -> None:
     """Train a trained model further by rewards of its own recommendations.
 
@@ -222,7 +229,7 @@ def rl(
     pairs = [*inputs.pairs, *(f"{name}={value}" for name, value in objective.items())]
     rl_options, fields = training.read_settings(reinforcement.RL_SETTINGS, config, pairs)
     reward_inputs = _parse_inputs(inputs.reward_input)
-    if how.dry_run:
+    if writing.dry_run:
         run = reinforcement.plan_rl(
             model,
             examples,
@@ -232,12 +239,12 @@ def rl(
             reward_inputs=reward_inputs,
             split=inputs.split,
             trust_remote_code=inputs.trust_remote_code,
-            force=how.force,
+            force=writing.force,
         )
-        reinforcement.check_rl(run, force=how.force)
-        return how.plan(f"would train: {run.inheritance()}", **run.to_json())
+        reinforcement.check_rl(run, force=writing.force)
+        return writing.plan(f"would train: {run.inheritance()}", **run.to_json())
     with progress("train") as report:
-        steps_of, log = watch()
+        step_progress, log = watch()
         summary = reinforcement.rl(
             model,
             examples,
@@ -247,13 +254,13 @@ def rl(
             reward_inputs=reward_inputs,
             split=inputs.split,
             allow_worse_slices=inputs.allow_worse_slices,
-            force=how.force,
+            force=writing.force,
             trust_remote_code=inputs.trust_remote_code,
-            progress=steps_of(report.get("train")),
+            progress=step_progress(report.get("train")),
             log=log,
             notify=notify,
         )
-    return say_summaries([summary.to_json()], out, json=how.json)
+    return say_summaries([summary.to_json()], out, json=writing.json)
 
 
 def _parse_inputs(texts: Iterable[str]) -> dict[str, str]:

@@ -73,9 +73,9 @@ def bundle_page(
         evidence = Evidence(None, labels=labels, behavior=behavior)
         figures[name] = describe(bundle, evidence, seed=seed)
     facts = {name: _facts(bundle, figures[name]) for name, bundle in bundles.items()}
-    judgements = [Listing(f"Codes of {name}", answers(each)) for name, each in figures.items()]
-    of_bundles = [Comparable.of(name, each) for name, each in figures.items()]
-    beside = comparison([*of_bundles, *public_codebooks()])
+    judgements = [Listing(f"Codes of {name}", answers(figure)) for name, figure in figures.items()]
+    codebooks = [Comparable.of(name, figure) for name, figure in figures.items()]
+    beside = comparison([*codebooks, *public_codebooks()])
     sections = [
         Section("What is good and what is not", (*judgements, beside, USUAL)),
         Section("Overview", (facts_table("What the bundle is", facts),)),

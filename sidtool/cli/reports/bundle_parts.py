@@ -53,12 +53,12 @@ class CodebookTree:
     @cached_property
     def _labels(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
         """The distinct values, and (n_active,) the position of each item's value; -1 without."""
-        number_of: dict[str, int] = {}
+        numbers: dict[str, int] = {}
         labels = []
         for row in self.bundle.active.tolist():
             value = (self.values or {}).get(self.bundle.items.ids[row], "")
-            labels.append(number_of.setdefault(value, len(number_of)) if value else -1)
-        return tuple(number_of), np.array(labels, dtype=np.int64)
+            labels.append(numbers.setdefault(value, len(numbers)) if value else -1)
+        return tuple(numbers), np.array(labels, dtype=np.int64)
 
     @property
     def is_whole(self) -> bool:
@@ -192,13 +192,13 @@ def grouped_points(
     frequent = names[np.argsort(-counts, kind="stable")][: COLORS - 1].tolist()
     series = []
     for name in (*frequent, ""):
-        inside = [
-            at for at, group in enumerate(groups) if (group if group in frequent else "") == name
+        rows = [
+            row for row, group in enumerate(groups) if (group if group in frequent else "") == name
         ]
-        if inside:
-            places = tuple((float(points[at, 0]), float(points[at, 1])) for at in inside)
-            names_of = tuple(labels[at] for at in inside)
-            series.append(Series(name or "all others", places, names_of))
+        if rows:
+            places = tuple((float(points[row, 0]), float(points[row, 1])) for row in rows)
+            point_labels = tuple(labels[row] for row in rows)
+            series.append(Series(name or "all others", places, point_labels))
     return tuple(series)
 
 

@@ -61,7 +61,7 @@ def answers(figures: BundleFigures) -> tuple[str, ...]:
     if not codebook.sharing:
         good.append("Good: every item has a SID of its own.")
     else:
-        highest = max(each.sharing for each in public_codebooks())
+        highest = max(public.sharing for public in public_codebooks())
         text = (
             f"{codebook.sharing:.1%} of the items share their SID with another one, which the "
             f"model cannot tell from it; in public catalogs up to {highest:.1%} do."
@@ -75,7 +75,7 @@ def answers(figures: BundleFigures) -> tuple[str, ...]:
         if level.use.is_collapsed(figures.items):
             bad.append(f"{text}: it is collapsed, a few codes have nearly all items.")
             continue
-        others = [each.even[number] for each in public_codebooks() if len(each.even) > number]
+        others = [public.even[number] for public in public_codebooks() if len(public.even) > number]
         if not others:
             continue
         beside = f"public catalogs have {min(others):.0%} to {max(others):.0%}"
@@ -92,10 +92,10 @@ def comparison(codebooks: Sequence[Comparable]) -> Table:
     """The figures of codebooks as a table."""
     rows = tuple(
         (
-            *(each.catalog, each.made_by, f"{each.items:,}", "x".join(map(str, each.sizes))),
-            *(f"{each.sharing:.1%}", _shares(each.used), _shares(each.even)),
+            *(entry.catalog, entry.made_by, f"{entry.items:,}", "x".join(map(str, entry.sizes))),
+            *(f"{entry.sharing:.1%}", _shares(entry.used), _shares(entry.even)),
         )
-        for each in codebooks
+        for entry in codebooks
     )
     columns = (
         *("catalog", "codebook", "items", "codes per level", "items sharing a SID"),

@@ -85,9 +85,9 @@ def draw_lines(chart: LineChart) -> tuple[list[Line], list[Tick], tuple[Tick, ..
     for series in chart.series:
         placed = tuple((x_axis.at(x), y_axis.at(y)) for x, y in series.points)
         dots = placed if len(placed) <= 24 else ()
-        ends_of = list(zip(series.points, series.intervals, strict=False))
-        low = [(x_axis.at(x), y_axis.at(end)) for (x, _), (end, _) in ends_of]
-        high = [(x_axis.at(x), y_axis.at(end)) for (x, _), (_, end) in ends_of]
+        point_intervals = list(zip(series.points, series.intervals, strict=False))
+        low = [(x_axis.at(x), y_axis.at(end)) for (x, _), (end, _) in point_intervals]
+        high = [(x_axis.at(x), y_axis.at(end)) for (x, _), (_, end) in point_intervals]
         band = _spell([*low, *reversed(high)])  # along the low ends, and back along the high ones
         lines.append(Line(_spell(placed), dots, band))
     whole = all(float(x).is_integer() for x, _ in points)

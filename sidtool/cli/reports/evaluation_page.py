@@ -114,7 +114,9 @@ def evaluation_page(evaluations: Evaluations, titles: Titles | None = None) -> P
     if any(evaluation.slices for evaluation in evaluations.values()):
         blocks = tuple(_slices(evaluations, f"ndcg@{nearest}"))
         sections.append(Section("Slices by training events of the target", blocks))
-    levels = {name: _points("survival", each.metrics) for name, each in evaluations.items()}
+    levels = {
+        name: _points("survival", evaluation.metrics) for name, evaluation in evaluations.items()
+    }
     lines = tuple(Series(name, points) for name, points in levels.items() if points)
     if lines:
         text = (
@@ -258,13 +260,13 @@ def sample_blocks(
     A sample that several evaluations have is shown once, with the recommendations of each.
     `titles` come before those of the evaluations."""
     merged: dict[tuple[str, str, int, tuple[str, ...]], dict[str, Sample]] = {}
-    of_items: dict[str, str] = {}
+    item_titles: dict[str, str] = {}
     for name, evaluation in evaluations.items():
-        of_items |= evaluation.titles
+        item_titles |= evaluation.titles
         for sample in evaluation.samples:
             key = (sample.user, sample.target, sample.earlier, sample.history)
             merged.setdefault(key, {})[name] = sample
-    of_items |= titles or {}
+    item_titles |= titles or {}
     if not merged:
         return
     n_examples = next(iter(evaluations.values())).n
@@ -280,12 +282,12 @@ def sample_blocks(
         for system, items in lists.items():
             rank = items.index(sample.target) + 1 if sample.target in items else "–"
             ranks.append(f"{system}: {rank}")
-        target = named(sample.target, of_items.get(sample.target, ""))
+        target = named(sample.target, item_titles.get(sample.target, ""))
         caption = f"History of user {sample.user}, oldest first"
         if sample.earlier:
             caption += f"; {sample.earlier:,} earlier items are left out"
-        history = tuple(named(item, of_items.get(item, "")) for item in sample.history)
-        blocks = (Listing(caption, history), _recommendations(sample, lists, of_items))
+        history = tuple(named(item, item_titles.get(item, "")) for item in sample.history)
+        blocks = (Listing(caption, history), _recommendations(sample, lists, item_titles))
         yield Details(f"User {sample.user}, then {target} ({', '.join(ranks)})", blocks)
 
 

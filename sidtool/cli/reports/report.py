@@ -62,7 +62,7 @@ def report(
     options: ReportOptions | None = None,
     *,
     force: bool = False,
-    **given: Any,
+    **keywords: Any,
 ) -> None:
     """Write the HTML page of a bundle, a model folder that `train` wrote, or the JSON of
     `evaluate --json`; of several of one kind, a page that compares them. A published bundle is
@@ -75,7 +75,7 @@ def report(
         >>> sidtool.report("shop.zarr", "shop.html")
         >>> sidtool.report(["shop.zarr", "other.zarr"], "both.html", seed=1)
     """
-    options = options_from(ReportOptions, options, given)
+    options = options_from(ReportOptions, options, keywords)
     paths = [what] if isinstance(what, str | Path) else list(what)
     refuse_existing(Path(out), force, HTML_FILE)
     require("report")

@@ -210,7 +210,9 @@ def course(history: Sequence[Entry], figure: str) -> tuple[str, ...]:
 def _settings(trainings: Mapping[str, Training]) -> Table:
     """The settings of the last stages; settings that differ come first."""
     stages = {name: training.contract.params for name, training in trainings.items()}
-    settings = {name: flat_record(each.to_json()) if each else {} for name, each in stages.items()}
+    settings = {
+        name: flat_record(stage.to_json()) if stage else {} for name, stage in stages.items()
+    }
     table = facts_table("Settings of the last stage", settings, "setting")
     rows = sorted(table.rows, key=lambda row: all(cell == row[1] for cell in row[1:]))
     return replace(table, rows=tuple(rows))

@@ -32,7 +32,7 @@ MOST_DIGITS = 20
 """Characters of the longest number that a table keeps in one line."""
 _step_warnings: list[str] | None = None
 """The warnings of a command that runs as a step of another one; None outside of one."""
-_of_steps: set[str] = set()
+_all_step_warnings: set[str] = set()
 """The warnings of all steps of the command, each of which is printed once."""
 _TyperUsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """The base of the errors that Typer raises for the words of a command line; it exports the one
@@ -54,10 +54,10 @@ class Commands(TyperGroup):
             parameter.allow_from_autoenv = False
         return parameters
 
-    def make_context(self, info_name: Any, args: list[str], *rest: Any, **extra: Any) -> Any:
+    def make_context(self, info_name: Any, args: list[str], *positional: Any, **extra: Any) -> Any:
         """Parse what stands before the command's name; without any word, Typer prints the help."""
         with one_line_errors() if args else nullcontext():
-            return super().make_context(info_name, args, *rest, **extra)
+            return super().make_context(info_name, args, *positional, **extra)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command. `SIDTOOL_DEBUG=1` shows tracebacks."""
@@ -123,7 +123,7 @@ def set_verbosity(*, quiet: bool, verbose: bool) -> None:
         raise UsageError("give either -q or -v")
     if _step_warnings is not None:
         return
-    _of_steps.clear()
+    _all_step_warnings.clear()
     _verbosity = QUIET if quiet else VERBOSE if verbose else NORMAL
     if verbose:
         warnings.simplefilter("default")
@@ -170,9 +170,9 @@ def warn(text: str, *, label: str = "warning:", style: str = "yellow") -> None:
     """A warning on stderr, with -q too."""
     if _step_warnings is not None:
         _step_warnings.append(text)
-        if text in _of_steps:
+        if text in _all_step_warnings:
             return
-        _of_steps.add(text)
+        _all_step_warnings.add(text)
     _print_line(text, label, style)
 
 

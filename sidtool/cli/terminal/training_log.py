@@ -34,7 +34,7 @@ def watch() -> tuple[Callable[[Progress | None], Progress | None], Log]:
             left = [pace.left] if pace.left and "loss" in entry else []
             note(f"{step}: {', '.join([*parts.values(), *left])}")
 
-    def steps_of(report: Progress | None) -> Progress | None:
+    def step_progress(report: Progress | None) -> Progress | None:
         if report is None:
             return None
 
@@ -47,7 +47,7 @@ def watch() -> tuple[Callable[[Progress | None], Progress | None], Log]:
 
         return step
 
-    return steps_of, log
+    return step_progress, log
 
 
 def notify(text: str) -> None:

@@ -27,8 +27,8 @@ LINES = [
 
 def test_without_a_terminal_each_log_line_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("train"):
-        steps_of, log = watch()
-        steps_of(None)
+        step_progress, log = watch()
+        step_progress(None)
         for entry in ENTRIES:
             log(entry)
     assert capsys.readouterr().err.splitlines() == LINES
@@ -40,8 +40,8 @@ def test_a_log_line_has_the_number_of_steps_and_the_time_that_is_left(
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     with progress("train") as report:
-        steps_of, log = watch()
-        steps = steps_of(report["train"])
+        step_progress, log = watch()
+        steps = step_progress(report["train"])
         assert steps is not None
         for now, step in [(0.0, 1), (1.0, 3), (35.0, 8)]:
             clock[0] = now
@@ -58,8 +58,8 @@ def test_a_log_line_has_the_number_of_steps_and_the_time_that_is_left(
 def test_quiet_prints_none_of_them(capsys: pytest.CaptureFixture[str]) -> None:
     set_verbosity(quiet=True, verbose=False)
     with progress("train") as report:
-        steps_of, log = watch()
-        assert steps_of(report.get("train")) is None
+        step_progress, log = watch()
+        assert step_progress(report.get("train")) is None
         log(ENTRIES[0])
     set_verbosity(quiet=False, verbose=False)
     assert capsys.readouterr().err == ""
@@ -67,8 +67,8 @@ def test_quiet_prints_none_of_them(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_on_a_terminal_the_bar_has_the_last_figures() -> None:
     with terminal() as screen, progress("train") as report:
-        steps_of, log = watch()
-        steps = steps_of(report["train"])
+        step_progress, log = watch()
+        steps = step_progress(report["train"])
         assert steps is not None
         for entry in ENTRIES:
             log(entry)
