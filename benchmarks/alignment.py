@@ -340,13 +340,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """One run, or the merge of all."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["--collect"]:
-        work, out = map(Path, given[1:])
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    if argv[:1] == ["--collect"]:
+        work, out = map(Path, argv[1:])
         recorded = json.loads(out.read_text("utf-8")) if out.exists() else {}
         out.write_text(json.dumps(collect(work, recorded), indent=1) + "\n", encoding="utf-8")
         return 0
-    args = parse_arguments(given)
+    args = parse_arguments(argv)
     dataset = Dataset.open(args.data, args.dataset)
     name = args.dataset.stem if args.dataset else args.data.name
     # the split and the seeds are those of the recipe whose model the curves are compared with

@@ -43,21 +43,23 @@ def main() -> None:
     sets: dict[str, Any] = stored.get("sets", {})
     for name, model, split in args.set:
         for protocol, exclude_seen in PROTOCOLS.items():
-            of_set = sets.setdefault(name, {})
-            if protocol in of_set:
+            protocols = sets.setdefault(name, {})
+            if protocol in protocols:
                 continue
-            of_set[protocol] = measured(model, split, exclude_seen, args.limit)
+            protocols[protocol] = measured(model, split, exclude_seen, args.limit)
             print(f"{name}, {protocol}: done", file=sys.stderr, flush=True)
             command = command_line("both_protocols.py", sys.argv[1:])
             result = {"sets": sets, "command": command, **environment()}
             args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     rows = []
-    for name, of_set in sets.items():
-        for system in ("model with memory", *of_set["kept"]["baselines"]):
-            for protocol, values in of_set.items():
+    for name, protocols in sets.items():
+        for system in ("model with memory", *protocols["kept"]["baselines"]):
+            for protocol, values in protocols.items():
                 is_model = system == "model with memory"
                 metrics = values["metrics"] if is_model else values["baselines"][system]
-                rows.append([name, system, protocol, *(f"{metrics[each]:.4f}" for each in METRICS)])
+                rows.append(
+                    [name, system, protocol, *(f"{metrics[metric]:.4f}" for metric in METRICS)]
+                )
     print(markdown(["data set", "system", "seen items", *METRICS.values()], rows))
 
 

@@ -121,7 +121,7 @@ def query(path: Path, n: int, in_parts: bool) -> dict[str, Any]:
         "bytes": size,
         "trie_bytes": trie.nbytes,
         "steps": steps,
-        "peak": max(each["peak"] for each in steps.values()),
+        "peak": max(figures["peak"] for figures in steps.values()),
     }
 
 
@@ -212,9 +212,9 @@ def main() -> None:
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if args.child is not None:
-        path, *rest = args.child
-        work = build if len(rest) == 1 else query
-        print(json.dumps(work(Path(path), *rest)))
+        path, *settings = args.child
+        work = build if len(settings) == 1 else query
+        print(json.dumps(work(Path(path), *settings)))
         return
     results: list[dict[str, Any]] = []
     built = []

@@ -62,8 +62,8 @@ def compare(
             (trained(args, seed), changed),
             (args.work / f"seed-{seed}" / "model", without),
         ):
-            found = item_scores(folder, examples, exclude_seen=not args.seen)
-            values.append(metrics_of(found, examples))
+            scores = item_scores(folder, examples, exclude_seen=not args.seen)
+            values.append(metrics_of(scores, examples))
     users = [example.user for example in examples]
     gains = paired_differences(NAMES, np.mean(changed, 0), np.mean(without, 0), users)["all"]
     return {

@@ -114,7 +114,7 @@ def plan_step(
     command = [run["command"]["peak"] for run in (before, last)]
     by_parts = worker[1] + per_unit(worker, part_events) * (events / parts - part_events[1])
     by_items = worker[1] + per_unit(worker, run_items) * (items - run_items[1])
-    of_command = command[1] + per_unit(command, run_items) * (items - run_items[1])
+    command_bytes = command[1] + per_unit(command, run_items) * (items - run_items[1])
     seconds = per_event("worker_cpu_seconds") * events
     shuffled = per_event("shuffled") * events
     n_nodes = nodes.workers / nodes.per_node
@@ -127,7 +127,7 @@ def plan_step(
         shuffled_tb=shuffled / 1e12,
         worker_gib_by_parts=by_parts / GIB,
         worker_gib_by_items=None if step == "split" else by_items / GIB,
-        command_gib=of_command / GIB,
+        command_gib=command_bytes / GIB,
     )
 
 

@@ -340,8 +340,8 @@ def balanced_by_sidtool(n: int) -> float:
     centroids, prices, _ = balanced_kmeans(vectors, 256, np.random.default_rng(0))
     distances = squared_distances(vectors, centroids)
     codes = even_codes(distances + prices)
-    own = distances[np.arange(n), codes]
-    return float(own.sum(dtype=np.float64) / np.square(vectors, dtype=np.float64).sum())
+    code_distances = distances[np.arange(n), codes]
+    return float(code_distances.sum(dtype=np.float64) / np.square(vectors, dtype=np.float64).sum())
 
 
 def balanced_by_flow(n: int) -> float:
@@ -428,12 +428,12 @@ def scale(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     loaded = Bundle.open(out)
     yield step("load", lambda: (loaded.items, loaded.codebook))[1]
     yield step("trie", loaded.trie)[1]
-    asked = [items.ids[row] for row in np.random.default_rng(1).integers(0, n, 10_000)]
+    sample_ids = [items.ids[row] for row in np.random.default_rng(1).integers(0, n, 10_000)]
     items_back, row = step(
         "10,000 items to SIDs and back",
-        lambda: [loaded.item_ids(loaded.sid(item)) for item in asked],
+        lambda: [loaded.item_ids(loaded.sid(item)) for item in sample_ids],
     )
-    if any(item not in back for item, back in zip(asked, items_back, strict=True)):
+    if any(item not in back for item, back in zip(sample_ids, items_back, strict=True)):
         raise SystemExit("an item is not found by its SID")
     yield row
     broken, row = step("verify", lambda: verify(out))

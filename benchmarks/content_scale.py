@@ -70,8 +70,8 @@ def measure(name: str, vectors: Vectors) -> Row:
     if n > MOST_PAIRS:
         return Row(name, n, dim, cells_seconds, None, None)
     exact, pairs_seconds = timed(directions, n)
-    found = by_cells.multiply(exact > 0).nnz / exact.nnz
-    return Row(name, n, dim, cells_seconds, pairs_seconds, found)
+    share = by_cells.multiply(exact > 0).nnz / exact.nnz
+    return Row(name, n, dim, cells_seconds, pairs_seconds, share)
 
 
 def measure_all(args: argparse.Namespace) -> Iterator[Row]:
@@ -86,9 +86,9 @@ def table(rows: Sequence[Row]) -> str:
     cells = []
     for row in rows:
         pairs = "" if row.pairs_seconds is None else f"{row.pairs_seconds:.1f}"
-        found = "" if row.found is None else f"{row.found:.3f}"
+        share = "" if row.found is None else f"{row.found:.3f}"
         cells.append(
-            [row.vectors, f"{row.n:,}", str(row.dim), f"{row.cells_seconds:.1f}", pairs, found]
+            [row.vectors, f"{row.n:,}", str(row.dim), f"{row.cells_seconds:.1f}", pairs, share]
         )
     header = ["vectors", "n", "dim", "CPU s, by cells", "CPU s, all pairs", "neighbors found"]
     return markdown(header, cells)

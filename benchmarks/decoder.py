@@ -94,7 +94,7 @@ def against_generate(scale: Scale) -> dict[str, Any]:
     model = qwen3(scale.hidden, scale.layers, VOCABULARY)
     scratch, scratch_8k = qwen3(128, 2, VOCABULARY), qwen3(128, 2, 8192)
     batch, width = scale.batch
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for name, one, text, n, wide, normalizes in (
         ("batch1", model, TEXT, 1, 50, ("level", "vocabulary")),
         ("batch8", model, TEXT, batch, width, ("level",)),
@@ -122,9 +122,9 @@ def against_generate(scale: Scale) -> dict[str, Any]:
         )
         for normalize, seconds in zip(normalizes, fast, strict=True):
             key = f"speedup_{name}" if normalize == "level" else f"speedup_{name}_{normalize}"
-            found |= {key: slow / seconds, f"seconds_{name}_{normalize}": seconds}
-        found[f"seconds_{name}_generate"] = slow
-    return found
+            figures |= {key: slow / seconds, f"seconds_{name}_{normalize}": seconds}
+        figures[f"seconds_{name}_generate"] = slow
+    return figures
 
 
 def growth(scale: Scale) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def growth(scale: Scale) -> dict[str, Any]:
     Trie.from_codes(many, LEVELS)
     build = time.perf_counter() - start
     (small, tokens), (large, _) = trie_and_tokens(few), trie_and_tokens(many)
-    a, b = medians(
+    small_seconds, large_seconds = medians(
         5 * scale.repeats,
         lambda: run_beam(model, prompts, 50, small, tokens, "level"),
         lambda: run_beam(model, prompts, 50, large, tokens, "level"),
@@ -152,9 +152,9 @@ def growth(scale: Scale) -> dict[str, Any]:
     def timed(self: Any, level: int, nodes: torch.Tensor) -> Any:
         nonlocal spent
         start = time.perf_counter()
-        found = gather(self, level, nodes)
+        candidates = gather(self, level, nodes)
         spent += time.perf_counter() - start
-        return found
+        return candidates
 
     TrieArrays.candidates = timed  # type: ignore[method-assign]
     shares = []
@@ -164,7 +164,7 @@ def growth(scale: Scale) -> dict[str, Any]:
         shares.append(spent / (time.perf_counter() - start))
     TrieArrays.candidates = gather  # type: ignore[method-assign]
     return {
-        "growth_1e4_1e7": b / a,
+        "growth_1e4_1e7": large_seconds / small_seconds,
         "constraint_share": float(np.median(shares)),
         "trie_items": scale.large,
         "trie_seconds": build,
@@ -268,8 +268,8 @@ def legality(scale: Scale) -> dict[str, Any]:
     for start in range(0, scale.requests, 1000):
         batch = min(1000, scale.requests - start)
         prompts = [rng.integers(10, 500, length).tolist() for length in rng.integers(1, 20, batch)]
-        for found in beam_search(model, prompts, trie, tokens, num_beams=5, k=5):
-            sids = list(map(tuple, trie.leaf_codes(found.leaves).tolist()))
+        for ranked in beam_search(model, prompts, trie, tokens, num_beams=5, k=5):
+            sids = list(map(tuple, trie.leaf_codes(ranked.leaves).tolist()))
             emitted += len(sids)
             wrong += 5 - len(set(sids) & legal)
     return {"requests": scale.requests, "emitted": emitted, "illegal": wrong}
@@ -313,10 +313,10 @@ def main() -> None:
     if arguments.peak:
         print(peak(scale, arguments.peak))
         return
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for name in arguments.parts or PARTS:
         part = PARTS[name](scale)
-        found |= part
+        figures |= part
         if not arguments.json:
             for key, value in part.items():
                 print(
@@ -325,7 +325,7 @@ def main() -> None:
                 )
     if arguments.json:
         command = command_line("decoder.py", sys.argv[1:])
-        print(json.dumps({**found, "command": command, **environment()}, indent=1))
+        print(json.dumps({**figures, "command": command, **environment()}, indent=1))
 
 
 if __name__ == "__main__":

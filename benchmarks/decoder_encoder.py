@@ -28,7 +28,7 @@ def encoder_decoder(repeats: int, items: int, shape: T5Shape) -> dict[str, Any]:
     allowed = prefix_function(codes, TEXT, start=1)
     model = t5(shape)
     beams = shape.num_beams
-    figures = {"encoder_decoder_parameters": sum(each.numel() for each in model.parameters())}
+    figures = {"encoder_decoder_parameters": sum(weight.numel() for weight in model.parameters())}
     for n in shape.batches:
         name = f"batch{n}"
         prompts = prompts_of(n, TEXT)

@@ -51,11 +51,11 @@ def with_memory(rounds: int, sizes: tuple[int, ...]) -> dict[str, float]:
         sides = [side for items in sizes for side in _sides(case, model, items)]
         seconds = medians(rounds * case.factor, *sides, clock=time.process_time)
         alone = dict(zip(sizes, seconds[::2], strict=True))
-        mixed = dict(zip(sizes, seconds[1::2], strict=True))
+        mixture = dict(zip(sizes, seconds[1::2], strict=True))
         figures[f"seconds_{case.name}"] = alone[sizes[0]]
         for items in sizes:
-            figures[f"memory_{case.name}_{items:.0e}"] = mixed[items] / alone[items]
-        figures[f"growth_{case.name}"] = mixed[sizes[-1]] / mixed[sizes[0]]
+            figures[f"memory_{case.name}_{items:.0e}"] = mixture[items] / alone[items]
+        figures[f"growth_{case.name}"] = mixture[sizes[-1]] / mixture[sizes[0]]
     return figures
 
 

@@ -25,16 +25,16 @@ def shares(model: Any, n_items: int, batch: tuple[int, int], repeats: int) -> di
     spent: dict[Any, float] = {}
     multiplications = 0
 
-    def timed(function: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    def timed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         nonlocal multiplications
         start = time.process_time()
-        result = function(*given, **named)
+        result = function(*args, **kwargs)
         spent[function] += time.process_time() - start
         if function is product:
-            multiplications += given[0].numel() * len(given[1])
+            multiplications += args[0].numel() * len(args[1])
         return result
 
-    found = []
+    turns = []
     for turn in range(2 * repeats + 1):
         spent, multiplications = {product: 0.0, attention: 0.0}, 0
         kernels.product = partial(timed, product)
@@ -46,15 +46,15 @@ def shares(model: Any, n_items: int, batch: tuple[int, int], repeats: int) -> di
         with torch.no_grad():
             start = time.process_time()
             product(square, square, None)
-            of_square = time.process_time() - start
-        ideal = multiplications * of_square / 2048**3
+            product_seconds = time.process_time() - start
+        ideal = multiplications * product_seconds / 2048**3
         if turn:
-            found.append((spent[product] / seconds, spent[attention] / seconds, ideal / seconds))
-    layers, of_attention, at_best = np.median(found, axis=0).tolist()
+            turns.append((spent[product] / seconds, spent[attention] / seconds, ideal / seconds))
+    linear_share, attention_share, best_share = np.median(turns, axis=0).tolist()
     return {
-        "share_linear": layers,
-        "share_attention": of_attention,
-        "share_other": 1 - layers - of_attention,
-        "share_linear_at_best": at_best,
+        "share_linear": linear_share,
+        "share_attention": attention_share,
+        "share_other": 1 - linear_share - attention_share,
+        "share_linear_at_best": best_share,
         "repeats": 2 * repeats,
     }

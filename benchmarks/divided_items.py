@@ -26,8 +26,8 @@ def divide_items(items: Path, out: Path, new_share: float, seed: int) -> Path:
         (1 - new_share) * len(rows)
     )
     with new_dir(out) as folder:
-        for name, kept in ((OLD, ~is_new), (NEW, is_new)):
-            lines = [row for row, keep in zip(rows, kept, strict=True) if keep]
+        for name, is_in_file in ((OLD, ~is_new), (NEW, is_new)):
+            lines = [row for row, keep in zip(rows, is_in_file, strict=True) if keep]
             (folder / name).write_text("".join(lines), encoding="utf-8")
     return out
 

@@ -132,18 +132,18 @@ def compare(
 ) -> None:
     """Measure what WORK/result.json lacks; models are trained for the encoders `trained`."""
     path = comparison.work / "result.json"
-    found = parse_json(path.read_bytes()) if path.exists() else {}
+    results = parse_json(path.read_bytes()) if path.exists() else {}
 
     def measured(name: str, work: Callable[[], dict[str, Any]]) -> None:
-        if name not in found:
-            found[name] = work()
+        if name not in results:
+            results[name] = work()
             result = {
-                **found,
+                **results,
                 **environment(),
                 "command": command_line("encoders.py", sys.argv[1:]),
             }
             write_whole(path, json.dumps(result, indent=1) + "\n")
-            print(name, json.dumps(found[name]), flush=True)
+            print(name, json.dumps(results[name]), flush=True)
 
     for encoder in ENCODERS:
         measured(f"text-kNN {encoder}", lambda: comparison.text_knn(encoder))

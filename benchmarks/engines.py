@@ -208,8 +208,8 @@ class Model:
 
     def _structured(self, prompts: list[list[int]], width: int) -> Sids:
         """A beam ends where none of its most probable tokens is allowed: () for each missing."""
-        found = self._vllm(self.structured, prompts, width, self.grammar)
-        return [[*sids, *[()] * (width - len(sids))] for sids in found]
+        answers = self._vllm(self.structured, prompts, width, self.grammar)
+        return [[*sids, *[()] * (width - len(sids))] for sids in answers]
 
     def _search(self, prompts: list[list[int]], width: int) -> Sids:
         results = self.search(
@@ -218,11 +218,14 @@ class Model:
         return self._sids([result.leaves for result in results])
 
     def _sids(self, leaves: Sequence[Any]) -> Sids:
-        return [list(map(tuple, self.trie.leaf_codes(each).tolist())) for each in leaves]
+        return [
+            list(map(tuple, self.trie.leaf_codes(prompt_leaves).tolist()))
+            for prompt_leaves in leaves
+        ]
 
     def illegal_share(self, sids: Sids) -> float:
         """The share of answers that are no SID of the catalog, or missing."""
-        flat = [sid for of_prompt in sids for sid in of_prompt]
+        flat = [sid for prompt_sids in sids for sid in prompt_sids]
         return sum(sid not in self.valid for sid in flat) / len(flat)
 
 
@@ -296,8 +299,8 @@ def agreement(answers: Sids, others: Sids) -> float:
     """The share of places at which two lists of SIDs agree."""
     pairs = [
         (first, second)
-        for of_prompt, of_other in zip(answers, others, strict=True)
-        for first, second in zip(of_prompt, of_other, strict=True)
+        for prompt_sids, other_sids in zip(answers, others, strict=True)
+        for first, second in zip(prompt_sids, other_sids, strict=True)
     ]
     return sum(first == second for first, second in pairs) / len(pairs)
 

@@ -25,7 +25,7 @@ def environment() -> dict[str, object]:
 
 def command_line(script: str, arguments: Sequence[str]) -> str:
     """The call of a script, without the folders of this machine: of an absolute path the name."""
-    parts = [Path(each).name if Path(each).is_absolute() else each for each in arguments]
+    parts = [Path(word).name if Path(word).is_absolute() else word for word in arguments]
     return shlex.join(["python", f"benchmarks/{script}", *parts])
 
 

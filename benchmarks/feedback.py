@@ -176,10 +176,10 @@ class FeedbackRun(VariantRun):
         measured = {}
         for group in self.groups:
             name = f"metrics-{on}" if group == ALL else f"metrics-{on}-positive"
-            chosen = [] if group == ALL else ["--target", group]
+            options = [] if group == ALL else ["--target", group]
             metrics = model.with_name(f"{name}.json")
-            evaluation = self.recipe.evaluated(model, metrics, "--on", on, *chosen)
-            measured[group] = {name: dict(of) for name, of in evaluation["baselines"].items()}
+            evaluation = self.recipe.evaluated(model, metrics, "--on", on, *options)
+            measured[group] = {name: dict(means) for name, means in evaluation["baselines"].items()}
         return measured
 
 
@@ -191,15 +191,18 @@ def result_of(run: FeedbackRun, variants: Sequence[str]) -> dict[str, Any]:
     means: dict[str, Values] = {}
     measured: dict[str, Any] = {}
     for variant in variants:
-        of_seeds = [run.values(variant, seed) for seed in seeds]
-        mean_values = np.mean([values.values for values in of_seeds], axis=0)
-        means[variant] = Values(of_seeds[0].names, mean_values)
+        seed_values = [run.values(variant, seed) for seed in seeds]
+        mean_values = np.mean([values.values for values in seed_values], axis=0)
+        means[variant] = Values(seed_values[0].names, mean_values)
         gains: Mapping[str, Any] = {}
         if variant != PLAIN:
             gains = differences(means[variant], means[PLAIN], users, run.groups)
-        by_seed = [group_means(each, run.groups) for each in of_seeds]
+        by_seed = [group_means(values, run.groups) for values in seed_values]
         measured[variant] = {
-            group: {"seeds": [each[group] for each in by_seed], "gain": gains.get(group, {})}
+            group: {
+                "seeds": [by_group[group] for by_group in by_seed],
+                "gain": gains.get(group, {}),
+            }
             for group in run.groups
         }
     return {
@@ -230,7 +233,7 @@ def result_tables(result: Mapping[str, Any]) -> str:
                 row += ["" if gain is None else f"{gain['mean']:+.4f}", interval]
             rows.append(row)
         for name, metrics in result["baselines"][group].items():
-            cells = [cell for each in METRICS for cell in (f"{metrics[each]:.4f}", "", "")]
+            cells = [cell for metric in METRICS for cell in (f"{metrics[metric]:.4f}", "", "")]
             rows.append([name, *cells])
         columns = [cell for name in METRICS for cell in (name, "gain", "95% interval")]
         title = f"{result['on']}, {group}, {n} users"

@@ -50,14 +50,14 @@ def item_scores(folder: Path, examples: Sequence[Example], *, exclude_seen: bool
     queries = example_queries(session, indexed, follow=False)
     trie = loaded.bundle.trie()
     ids = loaded.bundle.items.ids
-    found: Scores = []
+    scores: Scores = []
     for batch in in_windows(queries, WINDOW, 0, None):
         for items in session.search_items(loaded.model, batch, k=BEAMS, num_beams=BEAMS):
             rows = trie.item_rows(items.positions).tolist()
             probabilities = np.exp(items.scores).tolist()
-            found.append(dict(zip((ids[row] for row in rows), probabilities, strict=True)))
-        print(f"{folder}: {len(found)} of {len(examples)}", file=sys.stderr)
-    return found
+            scores.append(dict(zip((ids[row] for row in rows), probabilities, strict=True)))
+        print(f"{folder}: {len(scores)} of {len(examples)}", file=sys.stderr)
+    return scores
 
 
 def memory_scores(folder: Path, examples: Sequence[Example], *, exclude_seen: bool) -> Scores:
@@ -69,25 +69,25 @@ def memory_scores(folder: Path, examples: Sequence[Example], *, exclude_seen: bo
     indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=exclude_seen)
     trie = loaded.bundle.trie()
     ids = loaded.bundle.items.ids
-    found: Scores = []
+    scores: Scores = []
     for start in range(0, len(examples), WINDOW):
         histories = indexed.histories[start : start + WINDOW]
         for items in index.distributions(histories, memory.power):
-            denied = indexed.denied_positions(len(found))
+            denied = indexed.denied_positions(len(scores))
             items = items.select(~np.isin(items.positions, denied))
             rows = trie.item_rows(items.positions).tolist()
             probabilities = np.exp(items.log_probs).tolist()
-            found.append(dict(zip((ids[row] for row in rows), probabilities, strict=True)))
-    return found
+            scores.append(dict(zip((ids[row] for row in rows), probabilities, strict=True)))
+    return scores
 
 
 def fused(systems: Sequence[Scores], weights: Sequence[float] | None = None) -> Scores:
     """The weighted mean of the systems' probabilities; equal weights unless given."""
     weights = weights or [1 / len(systems)] * len(systems)
     means = []
-    for of_example in zip(*systems, strict=True):
+    for example_scores in zip(*systems, strict=True):
         total: dict[str, float] = {}
-        for scores, weight in zip(of_example, weights, strict=True):
+        for scores, weight in zip(example_scores, weights, strict=True):
             for item, probability in scores.items():
                 total[item] = total.get(item, 0.0) + probability * weight
         means.append(total)
@@ -98,19 +98,19 @@ def best_mixed(
     model: Scores, memory: Scores, examples: Sequence[Example]
 ) -> tuple[float, NDArray[np.float64]]:
     """The memory's weight with the best NDCG@10, and the metrics with it."""
-    mixed = [
+    mixtures = [
         (weight, metrics_of(fused([model, memory], [1 - weight, weight]), examples))
         for weight in WEIGHTS
     ]
-    return max(mixed, key=lambda each: each[1][:, NAMES.index("ndcg@10")].mean())
+    return max(mixtures, key=lambda mixture: mixture[1][:, NAMES.index("ndcg@10")].mean())
 
 
 def metrics_of(scores: Scores, examples: Sequence[Example]) -> NDArray[np.float64]:
     """(n, metrics) of the items in descending order of their scores."""
     ranked = np.full((len(examples), max(KS)), -1, dtype=np.int64)
     targets = np.zeros(len(examples), dtype=np.int64)
-    for row, (of_example, example) in enumerate(zip(scores, examples, strict=True)):
-        best = sorted(of_example, key=lambda item: (-of_example[item], item))[: max(KS)]
+    for row, (example_scores, example) in enumerate(zip(scores, examples, strict=True)):
+        best = sorted(example_scores, key=lambda item: (-example_scores[item], item))[: max(KS)]
         # the target is item 0 of its row, all others are any other number
         ranked[row, : len(best)] = [int(item != example.item) for item in best]
     return metric_values(find_targets(ItemRows(ranked), ItemRows(targets)), KS)
@@ -134,8 +134,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "on": args.on,
         "n": len(examples),
         "models": [
-            {"model": short_name(model), "metrics": averages(NAMES, each)}
-            for model, each in zip(args.models, values, strict=True)
+            {"model": short_name(model), "metrics": averages(NAMES, model_values)}
+            for model, model_values in zip(args.models, values, strict=True)
         ],
         "fused": {"metrics": averages(NAMES, fused_values)},
         "gain over the first": gains(fused_values, values[0], examples),

@@ -86,9 +86,9 @@ def parity(device: torch.device, scale: Scale) -> dict[str, Any]:
         for batch in scale.batches[:2]:
             for normalize in ("vocabulary", "level", "trie"):
                 prompts = prompts_of(batch)
-                found = run_beam(model, prompts, WIDTH, trie, tokens, normalize)
-                before = expected.setdefault((batch, normalize), found)
-                for one, other in zip(before, found, strict=True):
+                results = run_beam(model, prompts, WIDTH, trie, tokens, normalize)
+                before = expected.setdefault((batch, normalize), results)
+                for one, other in zip(before, results, strict=True):
                     scores = {int(leaf): score for leaf, score in zip(*one[:2], strict=True)}
                     common = [leaf for leaf in other.leaves.tolist() if leaf in scores]
                     pairs = zip(other.leaves.tolist(), other.scores.tolist(), strict=True)

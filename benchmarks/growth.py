@@ -54,8 +54,10 @@ class Growth:
         """The examples with the old items of their histories alone, where there are any."""
         new_items = set(self.new_items)
         old = [
-            replace(each, history=tuple(item for item in each.history if item not in new_items))
-            for each in examples
+            replace(
+                example, history=tuple(item for item in example.history if item not in new_items)
+            )
+            for example in examples
         ]
         return [example for example in old if example.history]
 
@@ -78,7 +80,9 @@ def after_adding(growth: Growth, seed: int) -> dict[str, Any]:
         "moved": len(diff(growth.before.bundle, growth.after.bundle).moved),
         "added": len(new_items),
         "training_events_of_new_items": sum(item in new_items for item in events),
-        "valid_targets_that_are_new": sum(each.item in new_items for each in growth.split.valid),
+        "valid_targets_that_are_new": sum(
+            example.item in new_items for example in growth.split.valid
+        ),
         "memory": memory_record(growth.after),
         "old_targets": {
             "n": len(old),
@@ -141,7 +145,7 @@ def only_new_items(growth: Growth, examples: Sequence[Example], seed: int) -> di
     sample = [examples[index] for index in order.tolist()]
     new_items = growth.new_items
     alone = list_hits(alone_of(growth.after), sample, growth)
-    mixed = list_hits(growth.after, sample, growth)
+    with_memory = list_hits(growth.after, sample, growth)
     by_text = text_hits(growth, sample, only=growth.after.bundle.items.rows(new_items))
     users = [example.user for example in sample]
     return {
@@ -149,10 +153,10 @@ def only_new_items(growth: Growth, examples: Sequence[Example], seed: int) -> di
         "items": len(new_items),
         "chance": K / len(new_items),
         **{name: float(hits.mean()) for name, hits in alone.items()},
-        "with_memory": {name: float(hits.mean()) for name, hits in mixed.items()},
+        "with_memory": {name: float(hits.mean()) for name, hits in with_memory.items()},
         "text_knn": float(by_text.mean()),
         "with_memory_over_text_knn": {
-            name: hit_difference(hits, by_text, users) for name, hits in mixed.items()
+            name: hit_difference(hits, by_text, users) for name, hits in with_memory.items()
         },
     }
 

@@ -166,9 +166,9 @@ def losses_before_training(
     tokenizer = load_tokenizer(checkpoint)
     tokens = add_sid_tokens(tokenizer, bundle.space)
     network = load_model(checkpoint, dtype="float32").eval()
-    of_users = [bundle.items.rows(example.history) for example in open_split(split).valid]
-    known = [row_ids[row_ids >= 0] for row_ids in of_users]
-    histories = [row_ids[-HISTORY:] for row_ids in known if len(row_ids) >= HISTORY][:n_users]
+    user_rows = [bundle.items.rows(example.history) for example in open_split(split).valid]
+    bundle_rows = [row_ids[row_ids >= 0] for row_ids in user_rows]
+    histories = [row_ids[-HISTORY:] for row_ids in bundle_rows if len(row_ids) >= HISTORY][:n_users]
     first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     ids = []
     for history in histories:
@@ -200,9 +200,9 @@ def losses_of(
         sums["vocabulary"] += float(loss)
         for level in range(levels):
             start = int(tokens.level_starts[level])
-            own = logits[level::levels, start : start + tokens.space.sizes[level]]
+            level_logits = logits[level::levels, start : start + tokens.space.sizes[level]]
             loss = torch.nn.functional.cross_entropy(
-                own, targets[level::levels] - start, reduction="sum"
+                level_logits, targets[level::levels] - start, reduction="sum"
             )
             sums["level"] += float(loss)
     return {name: total / n_targets for name, total in sums.items()}
@@ -269,7 +269,7 @@ def result_tables(result: dict[str, Any]) -> str:
                 name,
                 way,
                 stage,
-                *[f"{figures[each]:.4f}" if each in figures else "" for each in names],
+                *[f"{figures[figure]:.4f}" if figure in figures else "" for figure in names],
             ]
             for name, ways in result["trained"].items()
             for way, stages in ways.items()

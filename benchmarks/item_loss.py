@@ -38,19 +38,19 @@ class ItemSoftmax(torch.autograd.Function):
         states, vectors = states.to(dtype), vectors.to(dtype)
         scores = (states @ vectors.T).float()  # (n, items)
         largest = scores.amax(1, keepdim=True)
-        of_target = scores.gather(1, items[:, None])
+        target_scores = scores.gather(1, items[:, None])
         total = scores.sub_(largest).exp_().sum(1, keepdim=True)
         scores.div_(total)
         scores[torch.arange(len(items)), items] -= 1
         ctx.save_for_backward(states, vectors, scores)
-        return (total.log() + largest - of_target)[:, 0]
+        return (total.log() + largest - target_scores)[:, 0]
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         """The gradients of states and vectors."""
         states, vectors, scores = ctx.saved_tensors
-        of_scores = (scores * gradient[:, None]).to(states.dtype)
-        return (of_scores @ vectors).float(), (of_scores.T @ states).float(), None, None
+        score_gradient = (scores * gradient[:, None]).to(states.dtype)
+        return (score_gradient @ vectors).float(), (score_gradient.T @ states).float(), None, None
 
 
 class ItemLossTrainer(CausalTrainer):

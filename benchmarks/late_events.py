@@ -105,10 +105,10 @@ def result_table(seeds: list[dict[str, Any]]) -> str:
     rows = []
     for name in seeds[0]["systems"]:
         results = [seed["systems"][name] for seed in seeds]
-        figures = [spread([each["metrics"][metric] for each in results]) for metric in METRICS]
+        figures = [spread([result["metrics"][metric] for result in results]) for metric in METRICS]
         intervals = [
-            f"{each['difference']['low']:.4f} to {each['difference']['high']:.4f}"
-            for each in results
+            f"{result['difference']['low']:.4f} to {result['difference']['high']:.4f}"
+            for result in results
         ]
         rows.append([name, *figures, ", ".join(intervals)])
     header = ["", *METRICS.values(), "N@10 over the first row, 95% interval per seed"]

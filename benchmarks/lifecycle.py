@@ -158,7 +158,7 @@ def item_rows(added: dict[str, Any]) -> list[tuple[Any, ...]]:
     new = added["new_targets"]
     old_histories = new["histories_without_new_items"]
     only_new = added["new_targets_among_new_items"]
-    mixed = only_new["with_memory"]
+    mixture = only_new["with_memory"]
     text = only_new["text_knn"]
     names = ("beam", "with_memory", "text_knn")
     return [
@@ -166,11 +166,16 @@ def item_rows(added: dict[str, Any]) -> list[tuple[Any, ...]]:
         ("old target, after", old["after"], old["with_memory"]["after"]),
         ("new target, full catalog", *[new[name] for name in names]),
         ("... by the history's old items", *[old_histories[name] for name in names]),
-        ("new target, only new items, --allow", only_new["allow_list"], mixed["allow_list"], text),
+        (
+            "new target, only new items, --allow",
+            only_new["allow_list"],
+            mixture["allow_list"],
+            text,
+        ),
         (
             "new target, only new items, --candidates",
             only_new["candidate_scoring"],
-            mixed["candidate_scoring"],
+            mixture["candidate_scoring"],
             text,
         ),
     ]

@@ -182,14 +182,14 @@ class ListRun(VariantRun):
             num_beams=self.protocol.num_beams,
             exclude_seen=self.recipe.dataset.exclude_seen,
         )
-        chosen: dict[str, RecommendOptions] = {}
+        searches: dict[str, RecommendOptions] = {}
         if loaded.contract.list_prompt is not None:
-            chosen[f"{name}: lists"] = replace(ranking, list=True)
-            chosen[f"{name}: greedy lists"] = replace(ranking, list=True, num_beams=1)
+            searches[f"{name}: lists"] = replace(ranking, list=True)
+            searches[f"{name}: greedy lists"] = replace(ranking, list=True, num_beams=1)
         # the ranking keeps all beams that it is given, so it gets as many as items at least
         n_beams = max(self.protocol.length, self.protocol.num_beams)
-        chosen[f"{name}: top items"] = replace(ranking, num_beams=n_beams)
-        return chosen
+        searches[f"{name}: top items"] = replace(ranking, num_beams=n_beams)
+        return searches
 
     def seconds(self, name: str, seed: int) -> dict[str, float]:
         """Seconds of one request by system, in batches."""
@@ -233,7 +233,7 @@ def result_of(run: ListRun, names: Sequence[str]) -> dict[str, Any]:
         seconds |= run.seconds(name, seeds[0])
     mean_values = {system: _mean(values) for system, values in by_system.items()}
     measured: dict[str, Any] = {}
-    for system, of_seeds in by_system.items():
+    for system, seed_values in by_system.items():
         gain = {}
         reference = reference_of(system)
         if system != reference:
@@ -241,8 +241,8 @@ def result_of(run: ListRun, names: Sequence[str]) -> dict[str, Any]:
         measured[system] = {
             "reference": reference,
             "seeds": [
-                {name: mean.mean for name, mean in means(metrics, each, users, seed=0).items()}
-                for each in of_seeds
+                {name: mean.mean for name, mean in means(metrics, values, users, seed=0).items()}
+                for values in seed_values
             ],
             "mean": means(metrics, mean_values[system], users, seed=0),
             "gain": gain,
@@ -260,8 +260,8 @@ def result_of(run: ListRun, names: Sequence[str]) -> dict[str, Any]:
             for name in names
         },
         "systems": {
-            system: {**each, "mean": _records(each["mean"]), "gain": _records(each["gain"])}
-            for system, each in measured.items()
+            system: {**record, "mean": _records(record["mean"]), "gain": _records(record["gain"])}
+            for system, record in measured.items()
         },
         **environment(),
     }
@@ -274,8 +274,8 @@ def _mean(values: Sequence[Values]) -> Values:
     return np.where(defined > 0, np.nansum(stacked, axis=0) / np.maximum(defined, 1), np.nan)
 
 
-def _records(of_metrics: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: record.to_json() for name, record in of_metrics.items()}
+def _records(records: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: record.to_json() for name, record in records.items()}
 
 
 def result_table(result: Mapping[str, Any]) -> str:
@@ -283,11 +283,11 @@ def result_table(result: Mapping[str, Any]) -> str:
     length = result["protocol"]["length"]
     names = [f"{name}@{length}" if name in ("recall", "ndcg") else name for name in SHOWN]
     rows = []
-    for system, each in result["systems"].items():
+    for system, figures in result["systems"].items():
         row: list[object] = [system]
         for name in names:
-            row += _cells(each["mean"].get(name), each["gain"].get(name))
-        row.append("" if each["seconds"] is None else f"{1000 * each['seconds']:.0f}")
+            row += _cells(figures["mean"].get(name), figures["gain"].get(name))
+        row.append("" if figures["seconds"] is None else f"{1000 * figures['seconds']:.0f}")
         rows.append(row)
     columns = [cell for name in names for cell in (name, "gain")]
     text = f"{result['n']} users, {result['targets']} held-out items, {len(result['seeds'])} seeds"

@@ -92,9 +92,9 @@ def run_searches(model: Any, prompts: list[list[int]], width: int, trie: Any, to
     from sidtool.tokenizer.sid import ItemRows
 
     histories = [list(prompt) for prompt in prompts]
-    found: list[list[int]] = [[] for _ in prompts]
+    leaf_lists: list[list[int]] = [[] for _ in prompts]
     for _ in range(LENGTH):
-        denied = [ItemRows(np.array(each, dtype=np.int64)) for each in found]
+        denied = [ItemRows(np.array(leaves, dtype=np.int64)) for leaves in leaf_lists]
         filters = [LeafFilter.of(trie, None, rows) for rows in denied]
         results = beam_search(
             model,
@@ -106,7 +106,7 @@ def run_searches(model: Any, prompts: list[list[int]], width: int, trie: Any, to
             filters=filters,
             token_budget=1 << 20,
         )
-        for history, leaves, result in zip(histories, found, results, strict=True):
+        for history, leaves, result in zip(histories, leaf_lists, results, strict=True):
             leaves.append(int(result.leaves[0]))
             codes = trie.leaf_codes(result.leaves[:1])
             # behind the begin token that the prompt ends with: the SID, its end, the next begin

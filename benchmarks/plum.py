@@ -141,7 +141,10 @@ def result_table(result: Mapping[str, Any]) -> str:
     seed."""
     seeds = result["seeds"]
     rows = [
-        [name, *[f"{mean(seed['systems'][name][each] for seed in seeds):.4f}" for each in METRICS]]
+        [
+            name,
+            *[f"{mean(seed['systems'][name][metric] for seed in seeds):.4f}" for metric in METRICS],
+        ]
         for name in seeds[0]["systems"]
     ]
     lines = [markdown([result["on"], *METRICS.values()], rows), ""]

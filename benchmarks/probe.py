@@ -142,14 +142,14 @@ def correlate(rows: Sequence[Mapping[str, Any]], probe: str) -> dict[str, float]
     drawn = np.random.default_rng(0).integers(0, len(rows), size=(RESAMPLES, len(rows)))
     resampled = [spearman(values[draw], recall[draw]) for draw in drawn]
     low, high = np.quantile(resampled, (0.025, 0.975)).tolist()
-    chosen = values.argmax() if spearman(values, recall) > 0 else values.argmin()
-    share = float(recall[chosen] / recall.max())
+    best = values.argmax() if spearman(values, recall) > 0 else values.argmin()
+    share = float(recall[best] / recall.max())
     return {"rho": spearman(values, recall), "low": low, "high": high, "chosen/best": share}
 
 
 def summary(codebooks: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Data set and group of its codebooks -> probe -> correlation."""
-    found: dict[str, Any] = {}
+    correlations: dict[str, Any] = {}
     for name, rows in codebooks.items():
         parts = {
             "all": rows,
@@ -157,22 +157,25 @@ def summary(codebooks: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, A
             TOGETHER: [row for row in rows if row["signal"] == TOGETHER],
             "same SIDs": [row for row in rows if row["same_sids"]],
         }
-        for part, chosen in parts.items():
-            if len(chosen) > 3:
-                of_probes = {probe: correlate(chosen, probe) for probe in rows[0]["probes"]}
-                found[f"{name}, {part}"] = {"codebooks": len(chosen), "probes": of_probes}
-    return found
+        for part, part_rows in parts.items():
+            if len(part_rows) > 3:
+                by_probe = {probe: correlate(part_rows, probe) for probe in rows[0]["probes"]}
+                correlations[f"{name}, {part}"] = {"codebooks": len(part_rows), "probes": by_probe}
+    return correlations
 
 
-def correlation_table(found: Mapping[str, Any]) -> str:
+def correlation_table(correlations: Mapping[str, Any]) -> str:
     """A line per probe, with the correlation and its interval in each group of codebooks."""
-    first = next(iter(found.values()))
+    first = next(iter(correlations.values()))
     rows = []
     for probe in first["probes"]:
-        values = [group["probes"][probe] for group in found.values()]
-        cells = [f"{each['rho']:.2f} ({each['low']:.2f} to {each['high']:.2f})" for each in values]
+        values = [group["probes"][probe] for group in correlations.values()]
+        cells = [
+            f"{correlation['rho']:.2f} ({correlation['low']:.2f} to {correlation['high']:.2f})"
+            for correlation in values
+        ]
         rows.append([probe, *cells])
-    header = [f"{name} ({group['codebooks']})" for name, group in found.items()]
+    header = [f"{name} ({group['codebooks']})" for name, group in correlations.items()]
     return markdown(["figure", *header], rows)
 
 
@@ -222,14 +225,14 @@ def main() -> int:
                 "probes": codebooks.measure(bundle),
             }
             result.setdefault(name, []).append(row)
-    found = summary(result)
-    stored = {"codebooks": result, "correlations": found, **environment()}
+    correlations = summary(result)
+    stored = {"codebooks": result, "correlations": correlations, **environment()}
     sources = [f"{name}={Path(folder).name}" for name, folder, *_ in map(split_source, args.data)]
     words = ["-o", args.out, "--data", *sources, "--methods", args.methods]
     stored["command"] = command_line("probe.py", list(map(str, words)))
     path = args.out / "result.json"
     path.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
-    print(correlation_table(found))
+    print(correlation_table(correlations))
     return 0
 
 

@@ -162,37 +162,37 @@ def _measure_once(name: str, run: Callable[[Path, Any], Any], folder: Path, coun
     cluster = ray_cluster(count) if count else nullcontext()
     with cluster, watch_actors() as actors:  # the start of the cluster is not measured
         start = now()
-        own = time.process_time()
+        cpu_time = time.process_time()
         run(folder / f"{name}-{count}", options)
         seconds = now() - start
-        own = time.process_time() - own
+        cpu_time = time.process_time() - cpu_time
     n_loaded = max(count, 1)
     per_part = (done[-1] - done[n_loaded - 1]) / max(len(done) - n_loaded, 1)
     # an actor that died before it had a shard is none of the workers
-    cpu = sorted((use.cpu_seconds for use in actors.values()), reverse=True)[:count] or [own]
+    cpu = sorted((use.cpu_seconds for use in actors.values()), reverse=True)[:count] or [cpu_time]
     return Measured(name, count, seconds, per_part, cpu, os.getloadavg()[0])
 
 
 def table(results: list[Measured]) -> str:
     """Each run beside that of one worker."""
-    alone = {each.step: each for each in results if each.workers == 1}
+    alone = {run.step: run for run in results if run.workers == 1}
     header = ["step", "workers", "seconds", "speed-up", "per part", "speed-up per part"]
     header += ["CPU seconds of each", "CPU over one worker", "cores", "load"]
     rows = []
-    for each in results:
-        one = alone.get(each.step, each)
+    for run in results:
+        single = alone.get(run.step, run)
         rows.append(
             (
-                each.step,
-                each.workers or "none",
-                f"{each.seconds:.1f}",
-                f"{one.seconds / each.seconds:.2f}",
-                f"{each.seconds_per_part:.2f}",
-                f"{one.seconds_per_part / each.seconds_per_part:.2f}",
-                ", ".join(f"{seconds:.0f}" for seconds in each.cpu_seconds),
-                f"{sum(each.cpu_seconds) / sum(one.cpu_seconds):.2f}",
-                f"{each.cores:.2f}",
-                f"{each.load:.1f}",
+                run.step,
+                run.workers or "none",
+                f"{run.seconds:.1f}",
+                f"{single.seconds / run.seconds:.2f}",
+                f"{run.seconds_per_part:.2f}",
+                f"{single.seconds_per_part / run.seconds_per_part:.2f}",
+                ", ".join(f"{seconds:.0f}" for seconds in run.cpu_seconds),
+                f"{sum(run.cpu_seconds) / sum(single.cpu_seconds):.2f}",
+                f"{run.cores:.2f}",
+                f"{run.load:.1f}",
             )
         )
     return markdown(header, rows)
@@ -230,7 +230,7 @@ def main() -> None:
             args.model = str(make_shop(folder, args.model_items, args.dim, args.layers).model)
         write_items(folder / "items.parquet", args.items)
         write_requests(folder / "requests.parquet", args.model, args.requests)
-        items, requests = (str(folder / f"{each}.parquet") for each in ("items", "requests"))
+        items, requests = (str(folder / f"{stem}.parquet") for stem in ("items", "requests"))
         encoder = Encoder(args.encoder)
         search = RecommendOptions(num_beams=args.num_beams)
         size = {"shard_rows": args.shard_rows}
@@ -245,7 +245,7 @@ def main() -> None:
         results += measure("recommend", recommend, folder, workers)
     print(table(results))
     if args.json is not None:
-        values = [asdict(each) for each in results]
+        values = [asdict(result) for result in results]
         args.json.write_text(json.dumps({"results": values, **environment()}, indent=1) + "\n")
 
 

@@ -265,7 +265,7 @@ def _result(recipe: Recipe, bundle: Path, evaluations: dict[int, dict[str, Any]]
     baselines = {name: {"metrics": metrics} for name, metrics in first["baselines"].items()}
     if run.memory:
         # they differ by seed; the memory does not
-        is_reranked = any(MIXTURE in each["baselines"] for each in evaluations.values())
+        is_reranked = any(MIXTURE in evaluation["baselines"] for evaluation in evaluations.values())
         for name in (MODEL_ALONE, MIXTURE) if is_reranked else (MODEL_ALONE,):
             baselines[name] = {
                 "seeds": [
@@ -283,7 +283,7 @@ def _result(recipe: Recipe, bundle: Path, evaluations: dict[int, dict[str, Any]]
         "teachers": list(run.teachers),
         "memory": run.memory,
         "changed": list(run.settings),
-        "seeds": [_seed(recipe, seed, found) for seed, found in evaluations.items()],
+        "seeds": [_seed(recipe, seed, evaluation) for seed, evaluation in evaluations.items()],
         "baselines": baselines,
         "n": first["n"],
         "settings": first["settings"],

@@ -134,7 +134,7 @@ class Comparison:
         share = 0.5 / TEACHER_STEP
         options = ("--teacher", teacher.model)
         student = self._continue(variant, seed, rate, examples, share, *options)
-        tokens = sum(each.tokens or 0 for each in (teacher, student))
+        tokens = sum(cell.tokens or 0 for cell in (teacher, student))
         return Cell(student.model, teacher.seconds + student.seconds, tokens)
 
     def _reinforce(self, variant: str, seed: int, rate: float) -> Cell:
@@ -305,7 +305,9 @@ def run_comparison(comparison: Comparison, part: str) -> dict[str, Any]:
         cells = {seed: comparison.cell(variant, seed, rate) for seed in comparison.recipe.run.seeds}
         measured = {seed: comparison.values(cell, part) for seed, cell in cells.items()}
         names = next(iter(measured.values())).names
-        means[variant] = Values(names, np.mean([each.values for each in measured.values()], axis=0))
+        means[variant] = Values(
+            names, np.mean([values.values for values in measured.values()], axis=0)
+        )
         seeds = [
             {
                 "seed": seed,

@@ -50,12 +50,12 @@ def differences(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Group -> metric -> paired difference of one system less another."""
     one, two = (
-        np.column_stack([each.column(name) for name in METRICS]) for each in (values, other)
+        np.column_stack([system.column(name) for name in METRICS]) for system in (values, other)
     )
     by_group = paired_differences(METRICS, one, two, users, groups)
     return {
-        group: {name: asdict(difference) for name, difference in of_group.items()}
-        for group, of_group in by_group.items()
+        group: {name: asdict(difference) for name, difference in by_metric.items()}
+        for group, by_metric in by_group.items()
     }
 
 
@@ -102,8 +102,8 @@ def _system_row(
 
 def _intervals(by_group: Mapping[str, Any], groups: Sequence[str]) -> list[str]:
     """Differences in thousandths of N@10, with their 95% intervals."""
-    of_groups = [by_group[group]["ndcg@10"] for group in groups]
+    gains = [by_group[group]["ndcg@10"] for group in groups]
     return [
-        f"{1e3 * each['mean']:+.1f} ({1e3 * each['low']:+.1f} to {1e3 * each['high']:+.1f})"
-        for each in of_groups
+        f"{1e3 * gain['mean']:+.1f} ({1e3 * gain['low']:+.1f} to {1e3 * gain['high']:+.1f})"
+        for gain in gains
     ]

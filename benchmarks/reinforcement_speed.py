@@ -67,8 +67,8 @@ def trainer_of(
     """The trainer of a variant."""
     fields, options = VARIANTS[variant]
     batch = {"num_generations": size, "per_device_train_batch_size": size * prompts}
-    chosen = RlOptions(**options)
-    run = plan_rl(start, examples, out, chosen, {**fields, **batch})
+    rl_options = RlOptions(**options)
+    run = plan_rl(start, examples, out, rl_options, {**fields, **batch})
     trainer = build_trainer(run, grpo_config(run), True, None, None)
     trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = 1
@@ -235,11 +235,11 @@ def run(arguments: argparse.Namespace) -> None:
         return
     rows = [
         [
-            each["variant"],
-            *(f"{each[key]:.3f}" for key in ("step_seconds", "floor_seconds")),
-            f"{each['ratio']:.2f}",
+            result["variant"],
+            *(f"{result[key]:.3f}" for key in ("step_seconds", "floor_seconds")),
+            f"{result['ratio']:.2f}",
         ]
-        for each in results
+        for result in results
     ]
     print(markdown(["step", "seconds", "floor", "ratio"], rows))
     print(f"\npeak memory: {memory['step']:.0f} MiB, supervised {memory['supervised']:.0f} MiB")

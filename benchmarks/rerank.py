@@ -96,7 +96,7 @@ class Bench:
         stored = np.load(path)
         ends = np.cumsum(stored["lengths"])[:-1]
         names = ("positions", "scores", "shares", "model")
-        columns = [np.split(stored[each], ends) for each in names]
+        columns = [np.split(stored[column], ends) for column in names]
         return [
             RankedItems(SidPositions(positions), scores, shares, model)
             for positions, scores, shares, model in zip(*columns, strict=True)
@@ -145,8 +145,8 @@ class Measured:
         """Group -> metric -> paired difference with its interval."""
         differences = paired_differences(METRICS, values, others, self.users, self.groups)
         return {
-            group: {name: each.to_json() for name, each in of_group.items()}
-            for group, of_group in differences.items()
+            group: {name: difference.to_json() for name, difference in by_metric.items()}
+            for group, by_metric in differences.items()
         }
 
 
@@ -272,8 +272,8 @@ def main() -> None:
     digests = [content_digest(path) for path in (args.model, args.split, args.memory)]
     made = json.dumps([*digests, args.users, args.limit, args.seen])
     record = args.out / "made.json"
-    kept = record.read_text(encoding="utf-8") if record.exists() else None
-    if kept != made and any(args.out.glob("*.npz")):
+    recorded = record.read_text(encoding="utf-8") if record.exists() else None
+    if recorded != made and any(args.out.glob("*.npz")):
         parser.error(f"{args.out} holds searches of other inputs or options: use another folder")
     record.write_text(made, encoding="utf-8")
     bench = Bench(

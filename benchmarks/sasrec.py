@@ -53,9 +53,9 @@ class Block(nn.Module):
         users, items, width = x.shape
         qkv = self.qkv(self.norms[0](x)).view(users, items, 3, self.heads, -1)
         queries, keys, values = qkv.permute(2, 0, 3, 1, 4)  # (users, heads, items, width / heads)
-        mixed = scaled_dot_product_attention(queries, keys, values, is_causal=True)
-        mixed = mixed.transpose(1, 2).reshape(users, items, width)
-        x = x + self.dropout(self.out(mixed))
+        attended = scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        attended = attended.transpose(1, 2).reshape(users, items, width)
+        x = x + self.dropout(self.out(attended))
         inner = self.dropout(relu(self.up(self.norms[1](x))))
         return x + self.dropout(self.down(inner))
 
@@ -213,7 +213,7 @@ def main() -> None:
             continue
         rates = [result["seeds"][0]["dropout"]] if result["seeds"] else args.dropout
         trained = [fit(examples, seed, rate, args) for rate in rates]
-        model, record = max(trained, key=lambda each: each[1]["valid"]["ndcg@10"])
+        model, record = max(trained, key=lambda fitted: fitted[1]["valid"]["ndcg@10"])
         record["by_dropout"] = {str(other["dropout"]): other["valid"] for _, other in trained}
         ranked = rank(model, examples.test, TOP, exclude_seen=not args.keep_seen)
         record["metrics"] = examples.test.score(ranked)

@@ -65,12 +65,12 @@ def saturation(shop: Shop, server: Server, n_requests: int) -> dict[str, Any]:
     sums: defaultdict[str, float] = defaultdict(float)
     ratios = []
     for part in range(ROUNDS):
-        some = slice(part * n_requests // ROUNDS, (part + 1) * n_requests // ROUNDS)
+        chunk = slice(part * n_requests // ROUNDS, (part + 1) * n_requests // ROUNDS)
         start, cpu = time.perf_counter(), time.process_time()
-        offline = list(recommend(loaded, requests[some], OPTIONS))
+        offline = list(recommend(loaded, requests[chunk], OPTIONS))
         offline_wall, offline_cpu = time.perf_counter() - start, time.process_time() - cpu
         start, cpu = time.perf_counter(), server.cpu_seconds()
-        replies = asyncio.run(saturate(server.url, bodies[some], CLIENTS))
+        replies = asyncio.run(saturate(server.url, bodies[chunk], CLIENTS))
         served_wall, served_cpu = time.perf_counter() - start, server.cpu_seconds() - cpu
         assert len(replies) == len(offline)
         for reply, answer in zip(replies, offline, strict=True):
@@ -99,7 +99,9 @@ def queue(shop: Shop, batch_tokens: int, batch_wait: float) -> dict[str, Any]:
     recommender = Recommender.of(loaded, OPTIONS, None)
     read = (Request.from_json(body) for body in shop.bodies(CLIENTS))
     prepared = [recommender.prepare(request) for request in read]
-    longest = max(len(each.query.prompt) for each in prepared if isinstance(each, Prepared))
+    longest = max(
+        len(request.query.prompt) for request in prepared if isinstance(request, Prepared)
+    )
     tokens = longest + OPTIONS.num_beams * (loaded.bundle.space.levels - 1)
     largest = min(max(batch_tokens // tokens, 1), CLIENTS)
     costs = batch_costs(lambda n: list(recommender.answer_prepared(prepared[:n])))
@@ -126,17 +128,17 @@ def latency(shop: Shop, server: Server, n_requests: int) -> dict[str, Any]:
     n_alone = max(len(bodies) // 8, 20)
     n_saturated = max(len(bodies) // 8, CLIENTS)
     for part in range(ROUNDS):
-        some = slice(part * n_alone // ROUNDS, (part + 1) * n_alone // ROUNDS)
-        alone += [each.seconds for each in asyncio.run(saturate(server.url, bodies[some], 1))]
+        chunk = slice(part * n_alone // ROUNDS, (part + 1) * n_alone // ROUNDS)
+        alone += [reply.seconds for reply in asyncio.run(saturate(server.url, bodies[chunk], 1))]
         start = time.perf_counter()
         asyncio.run(saturate(server.url, shop.bodies(n_saturated), CLIENTS))
         rates.append(n_saturated / (time.perf_counter() - start))
-        some = slice(part * len(bodies) // ROUNDS, (part + 1) * len(bodies) // ROUNDS)
-        replies = asyncio.run(open_loop(server.url, bodies[some], rates[-1] / 2, seed=part))
+        chunk = slice(part * len(bodies) // ROUNDS, (part + 1) * len(bodies) // ROUNDS)
+        replies = asyncio.run(open_loop(server.url, bodies[chunk], rates[-1] / 2, seed=part))
         assert all(reply.status == 200 for reply in replies)
         loaded += [reply.seconds for reply in replies]
-    p50, p99 = (1000 * float(np.percentile(alone, each)) for each in (50, 99))
-    half_p50, half_p99 = (1000 * float(np.percentile(loaded, each)) for each in (50, 99))
+    p50, p99 = (1000 * float(np.percentile(alone, percent)) for percent in (50, 99))
+    half_p50, half_p99 = (1000 * float(np.percentile(loaded, percent)) for percent in (50, 99))
     return {
         "rates": [rate / 2 for rate in rates],
         "alone_p50_ms": p50,
@@ -226,7 +228,7 @@ async def _soak(
             # of the older worker: one that was just started is still growing
             memory.append(max(server.resident_bytes(), default=0))
 
-    tasks = [asyncio.create_task(each()) for each in (move_tag, kill_worker, watch_memory)]
+    tasks = [asyncio.create_task(job()) for job in (move_tag, kill_worker, watch_memory)]
     try:
         return await saturate(server.url, bodies, 16, retry=True)
     finally:
@@ -262,9 +264,9 @@ def main() -> None:
     parser.add_argument("--kill-seconds", type=float, default=45.0)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("-o", "--out", type=Path, help="write the results to this file")
-    given = parser.parse_args()
+    args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    options = {name: value for name, value in vars(given).items() if name != "out"}
+    options = {name: value for name, value in vars(args).items() if name != "out"}
     result: dict[str, Any] = {
         "command": command_line("serve.py", sys.argv[1:]),
         "environment": environment(),
@@ -272,23 +274,23 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory(prefix="serve-") as name:
         folder = Path(name)
-        shop = make_shop(folder, given.items, given.dim, given.layers)
+        shop = make_shop(folder, args.items, args.dim, args.layers)
         result["parameters"] = shop.n_parameters
-        if {"saturation", "latency"} & set(given.parts):
-            limits = ("--batch-wait", given.batch_wait, "--batch-tokens", given.batch_tokens)
+        if {"saturation", "latency"} & set(args.parts):
+            limits = ("--batch-wait", args.batch_wait, "--batch-tokens", args.batch_tokens)
             with serving(folder, shop.model, *limits) as server:
-                if "saturation" in given.parts:
-                    result["saturation"] = saturation(shop, server, given.requests)
-                if "latency" in given.parts:
-                    result["latency"] = latency(shop, server, given.requests)
-        if "queue" in given.parts:
-            result["queue"] = queue(shop, given.batch_tokens, given.batch_wait)
-        if "soak" in given.parts:
-            times = (given.swap_seconds, given.kill_seconds)
-            result["soak"] = soak(shop, folder, given.soak_requests, *times)
-    if given.out is not None:
-        given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if given.json:
+                if "saturation" in args.parts:
+                    result["saturation"] = saturation(shop, server, args.requests)
+                if "latency" in args.parts:
+                    result["latency"] = latency(shop, server, args.requests)
+        if "queue" in args.parts:
+            result["queue"] = queue(shop, args.batch_tokens, args.batch_wait)
+        if "soak" in args.parts:
+            times = (args.swap_seconds, args.kill_seconds)
+            result["soak"] = soak(shop, folder, args.soak_requests, *times)
+    if args.out is not None:
+        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if args.json:
         print(json.dumps(result))
         return
     for part in PARTS:

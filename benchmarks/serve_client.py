@@ -50,7 +50,7 @@ class Server:
         """The processes that answer."""
         pid = self.process.pid
         listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        children = [int(each) for each in listed if b"spawn_main" in _command(int(each))]
+        children = [int(child) for child in listed if b"spawn_main" in _command(int(child))]
         return children or [pid]
 
     def cpu_seconds(self) -> float:

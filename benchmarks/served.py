@@ -31,9 +31,9 @@ def main() -> None:
     }
     store_under(args.name, result, args.out)
     rows = [
-        [seed, system, f"{of_seed['differences'][system]['ndcg@10']['mean']:+.4f}"]
-        for seed, of_seed in zip(args.seeds, metrics, strict=True)
-        for system in of_seed["differences"]
+        [seed, system, f"{seed_metrics['differences'][system]['ndcg@10']['mean']:+.4f}"]
+        for seed, seed_metrics in zip(args.seeds, metrics, strict=True)
+        for system in seed_metrics["differences"]
     ]
     print(markdown(["seed", "N@10 less that of", "difference"], rows))
 

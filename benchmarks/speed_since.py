@@ -78,10 +78,10 @@ def compare(before: Path, now: Path, rounds: int, steps: int) -> dict[str, dict[
     for side in sides.values():
         side.end()
     result = {}
-    for part, of_side in speeds.items():
-        pairs = zip(of_side["now"][1:], of_side["before"][1:], strict=True)
+    for part, side_speeds in speeds.items():
+        pairs = zip(side_speeds["now"][1:], side_speeds["before"][1:], strict=True)
         ratios = [now_speed / before_speed for now_speed, before_speed in pairs]
-        medians = {name: median(values[1:]) for name, values in of_side.items()}
+        medians = {name: median(values[1:]) for name, values in side_speeds.items()}
         result[part] = {"ratio": median(ratios), **medians}
     return result
 
@@ -199,8 +199,8 @@ def main() -> int:
         print(json.dumps({**environment(), "before": args.commit, **result}))
         return 0
     rows = [
-        [part, f"{each['before']:.0f}", f"{each['now']:.0f}", f"{each['ratio']:.3f}"]
-        for part, each in result.items()
+        [part, f"{speeds['before']:.0f}", f"{speeds['now']:.0f}", f"{speeds['ratio']:.3f}"]
+        for part, speeds in result.items()
     ]
     print(json.dumps(environment()))
     print(markdown(["", f"per CPU second at {args.commit}", "now", "ratio"], rows))

@@ -58,8 +58,8 @@ def main() -> None:
         for seed in args.seeds
     ]
     store(args, result, change)
-    for of_seed in result["served"]:
-        print({name: values["ndcg@10"] for name, values in of_seed["differences"].items()})
+    for seed_metrics in result["served"]:
+        print({name: values["ndcg@10"] for name, values in seed_metrics["differences"].items()})
 
 
 if __name__ == "__main__":

@@ -117,9 +117,9 @@ def prepare(case: Case, folder: Path, steps: int) -> tuple[Path, Path]:
         ItemMap.of(space, list(ids), codes, list(ids)), None, "reassign", name="speed"
     )
     tokenizer = train_tokenizer(ids, MIN_VOCABULARY)
-    own = {key: value for key, value in case.shape.items() if key != "model_type"}
+    settings = {key: value for key, value in case.shape.items() if key != "model_type"}
     shape = AutoConfig.for_model(
-        case.shape["model_type"], vocab_size=case.vocabulary, pad_token_id=0, **own
+        case.shape["model_type"], vocab_size=case.vocabulary, pad_token_id=0, **settings
     )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(shape, dtype=torch.float32).save_pretrained(folder / "base")
