@@ -65,8 +65,8 @@ def page() -> str:
             parts.append(f"## {panel}\n")
         command.describe()
         hints = get_type_hints(callbacks[name])
-        parameters = [each for each in command.params if each.name != "help"]
-        rows = [table_row(each, hints[each.name]) for each in parameters]
+        parameters = [parameter for parameter in command.params if parameter.name != "help"]
+        rows = [table_row(parameter, hints[parameter.name]) for parameter in parameters]
         table = "\n".join(["| | | default |", "| --- | --- | --- |", *rows])
         example = Text.from_markup(command.epilog).plain.removeprefix("Example: ")
         block = f"```bash\n{example}\n```"

@@ -164,8 +164,8 @@ def _annotated(hint: Any, rule: Rule | ReadAs, defined: dict[str, Any]) -> dict[
     keys: dict[str, Any] = {"minimum": rule.minimum, "maximum": rule.maximum}
     if rule.pattern is not None:
         keys["pattern"] = f"^(?:{rule.pattern})$"
-    given = {key: value for key, value in keys.items() if value is not None}
-    return _schema(hint, defined) | given
+    limits = {key: value for key, value in keys.items() if value is not None}
+    return _schema(hint, defined) | limits
 
 
 def files() -> dict[Path, str]:

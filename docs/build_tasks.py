@@ -82,10 +82,10 @@ def line(name: str, task: Task) -> str:
 
 def templates(name: str) -> str:
     """The templates of a task, as a list."""
-    found = Templates.of_task(name.lower())
-    lines = [f"* `{prompt}`".replace("\n", "⏎") for prompt in found.prompts]
-    if found.items:
-        items = [f"`{item}`".replace("\n", "⏎") for item in found.items]
+    task_templates = Templates.of_task(name.lower())
+    lines = [f"* `{prompt}`".replace("\n", "⏎") for prompt in task_templates.prompts]
+    if task_templates.items:
+        items = [f"`{item}`".replace("\n", "⏎") for item in task_templates.items]
         lines.append(f"* an item: {', '.join(items)}")
     return "\n".join([f"### {name}\n", *lines, ""])
 

@@ -78,8 +78,8 @@ class Block:
         """The numbers of the block, each with its line."""
         text = without_code("\n".join(self.lines))
         return [
-            (self.line + text.count("\n", 0, found.start()), found[0])
-            for found in NUMBER.finditer(text)
+            (self.line + text.count("\n", 0, match.start()), match[0])
+            for match in NUMBER.finditer(text)
         ]
 
 
@@ -95,11 +95,11 @@ class Check:
     def check_page(self, name: str, text: str) -> None:
         self.page = name
         try:
-            found = blocks(text)
+            page_blocks = blocks(text)
         except FigureError as error:
             self.error(1, str(error))
             return
-        for block in found:
+        for block in page_blocks:
             try:
                 self.check_block(block)
             except (ArithmeticError, ValueError) as error:
@@ -110,10 +110,10 @@ class Check:
         if any(line.startswith("|") for line in block.source):
             self.check_table(block)
             return
-        figures, place, file, rest = block.figures(), 0, "", ""
+        figures, place, file, kind = block.figures(), 0, "", ""
         for line in block.source:
             if line in KINDS:
-                rest = line
+                kind = line
             elif line.endswith(".json"):
                 file = line
             elif line.startswith("holds: "):
@@ -130,9 +130,9 @@ class Check:
                     self.compare(*figures[place], source)
                     place += 1
         for number, text in figures[place:]:
-            if rest and is_metric(text):
-                self.compare(number, text, Source(rest))
-            elif not rest:
+            if kind and is_metric(text):
+                self.compare(number, text, Source(kind))
+            elif not kind:
                 self.need_source(number, text)
 
     def check_table(self, block: Block) -> None:
@@ -157,19 +157,19 @@ class Check:
         for place, (row, (cells, default)) in enumerate(zip(rows, lines, strict=True)):
             number = block.line + 2 + place
             for text, cell in itertools.zip_longest(row, cells, fillvalue=""):
-                found = numbers(text)
+                figures = numbers(text)
                 origin = sources(cell, default) if cell else []
                 if cell in KINDS:
-                    origin *= len(found)
+                    origin *= len(figures)
                 if not cell:
-                    for figure in found:
+                    for figure in figures:
                         self.need_source(number, figure)
-                elif found and len(found) != len(origin):
+                elif figures and len(figures) != len(origin):
                     raise FigureError(
-                        f"{text!r} has {len(found)} figures, its source {cell!r} {len(origin)}"
+                        f"{text!r} has {len(figures)} figures, its source {cell!r} {len(origin)}"
                     )
                 else:
-                    for figure, source in zip(found, origin, strict=False):
+                    for figure, source in zip(figures, origin, strict=False):
                         self.compare(number, figure, source)
 
     def need_source(self, line: int, text: str) -> None:
@@ -207,9 +207,9 @@ class Source:
     file: str = ""
 
     def value(self, results: Path) -> float:
-        first, *rest = re.split(r" ([-+*/]) ", self.expression)
+        first, *operations = re.split(r" ([-+*/]) ", self.expression)
         total = self.operand(results, first)
-        for sign, text in zip(rest[::2], rest[1::2], strict=True):
+        for sign, text in zip(operations[::2], operations[1::2], strict=True):
             total = OPERATORS[sign](total, self.operand(results, text))
         return total
 
@@ -233,7 +233,9 @@ def read_json(path: Path) -> Any:
 
 def leaves(results: Path, file: str, path: str) -> list[Any]:
     """The values of a path in all files that match the pattern."""
-    values = [read_json(each) for each in sorted(results.glob(file))] if file else []
+    values = (
+        [read_json(results_file) for results_file in sorted(results.glob(file))] if file else []
+    )
     if not values:
         raise FigureError(f"no results file {file!r} for {path}")
     for key in path.split("/"):
@@ -254,7 +256,7 @@ def children(value: Any, key: str) -> list[Any]:
 
 def sources(text: str, file: str) -> list[Source]:
     """The expressions of a text; braces stand for one expression each."""
-    return [Source(each, file) for part in text.split("; ") for each in expanded(part.strip())]
+    return [Source(term, file) for part in text.split("; ") for term in expanded(part.strip())]
 
 
 def named_sources(line: str, file: str) -> list[tuple[str, Source]]:
@@ -269,11 +271,11 @@ def named_sources(line: str, file: str) -> list[tuple[str, Source]]:
 
 
 def expanded(text: str) -> list[str]:
-    found = re.search(r"\{([^{}]*)\}", text)
-    if not found:
+    braces = re.search(r"\{([^{}]*)\}", text)
+    if not braces:
         return [text]
-    before, after = text[: found.start()], text[found.end() :]
-    return [before + name + rest for name in found[1].split(",") for rest in expanded(after)]
+    before, after = text[: braces.start()], text[braces.end() :]
+    return [before + name + ending for name in braces[1].split(",") for ending in expanded(after)]
 
 
 def filled(cell: str, paths: list[str]) -> str:
@@ -286,12 +288,12 @@ def filled(cell: str, paths: list[str]) -> str:
 
 
 def numbers(text: str) -> list[str]:
-    return [found[0] for found in NUMBER.finditer(without_code(text))]
+    return [match[0] for match in NUMBER.finditer(without_code(text))]
 
 
 def without_code(text: str) -> str:
     """A text without code, links, numbers of arXiv and names of intervals; lines stay."""
-    return NOT_FIGURES.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
+    return NOT_FIGURES.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
 
 
 def is_metric(text: str) -> bool:
@@ -314,7 +316,7 @@ def split_row(line: str) -> list[str]:
 
 def blocks(text: str) -> list[Block]:
     """The blocks of a page outside of code, each with the source below it."""
-    found: list[Block] = []
+    page: list[Block] = []
     comment: list[str] | None = None
     fence, fresh = False, True
     for number, line in enumerate(text.splitlines(), 1):
@@ -323,32 +325,32 @@ def blocks(text: str) -> list[Block]:
             line = line.strip().removeprefix("<!-- source:")
         if comment is not None:
             comment.append(line.replace("-->", "").strip())
-            if not found:
+            if not page:
                 raise FigureError(f"line {number}: a source without text above it")
             if "-->" in line:
-                found[-1].source += [part for part in comment if part]
+                page[-1].source += [part for part in comment if part]
                 comment, fresh = None, True
         elif line.strip().startswith("```"):
             fence, fresh = not fence, True
         elif fence or not line.strip():
             fresh = True
-        elif fresh and line.startswith("  ") and found and found[-1].is_open_list:
-            found[-1].lines += [""] * (number - found[-1].line - len(found[-1].lines)) + [line]
+        elif fresh and line.startswith("  ") and page and page[-1].is_open_list:
+            page[-1].lines += [""] * (number - page[-1].line - len(page[-1].lines)) + [line]
             fresh = False
         elif fresh and line.startswith("    "):
             continue  # indented code
         elif fresh:
-            found.append(Block(number, [line]))
+            page.append(Block(number, [line]))
             fresh = False
         else:
-            found[-1].lines.append(line)
+            page[-1].lines.append(line)
     if comment is not None:
         raise FigureError("a source has no end -->")
-    return found
+    return page
 
 
 def pages() -> list[Path]:
-    written = sorted(each for place in PLACES for each in ROOT.glob(place))
+    written = sorted(page for place in PLACES for page in ROOT.glob(place))
     return [ROOT / "README.md", *(page for page in written if page.name not in GENERATED)]
 
 
