@@ -81,8 +81,8 @@ def parity(device: torch.device, scale: Scale) -> dict[str, Any]:
     model = qwen3(scale.hidden, scale.layers, VOCABULARY)
     result: dict[str, Any] = {"largest_difference": 0.0, "different_sids": 0, "sids": 0}
     expected: dict[tuple[int, str], Any] = {}
-    for where in (torch.device("cpu"), device):
-        model.to(where)
+    for target_device in (torch.device("cpu"), device):
+        model.to(target_device)
         for batch in scale.batches[:2]:
             for normalize in ("vocabulary", "level", "trie"):
                 prompts = prompts_of(batch)

@@ -270,12 +270,12 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     digests = [content_digest(path) for path in (args.model, args.split, args.memory)]
-    made = json.dumps([*digests, args.users, args.limit, args.seen])
+    inputs = json.dumps([*digests, args.users, args.limit, args.seen])
     record = args.out / "made.json"
     recorded = record.read_text(encoding="utf-8") if record.exists() else None
-    if recorded != made and any(args.out.glob("*.npz")):
+    if recorded != inputs and any(args.out.glob("*.npz")):
         parser.error(f"{args.out} holds searches of other inputs or options: use another folder")
-    record.write_text(made, encoding="utf-8")
+    record.write_text(inputs, encoding="utf-8")
     bench = Bench(
         load_model_folder(str(args.model)), open_memory(str(args.memory)), args.out, not args.seen
     )

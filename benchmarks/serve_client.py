@@ -49,8 +49,8 @@ class Server:
     def workers(self) -> list[int]:
         """The processes that answer."""
         pid = self.process.pid
-        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        children = [int(child) for child in listed if b"spawn_main" in _command(int(child))]
+        pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = [int(child) for child in pids if b"spawn_main" in _command(int(child))]
         return children or [pid]
 
     def cpu_seconds(self) -> float:

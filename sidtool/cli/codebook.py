@@ -110,7 +110,7 @@ def build_codebook(
     sources = [_parse_source(text) for text in inputs.embeddings]
     build = replace(build, weights=tuple(weight for _, weight in sources))
     build = settings.apply(build, has_events=inputs.interactions is not None)
-    data: dict[str, Any] = {
+    build_inputs: dict[str, Any] = {
         "catalog": catalog,
         "encoder": encoder,
         "embeddings": [path for path, _ in sources],
@@ -120,7 +120,7 @@ def build_codebook(
     }
     refuse_existing(out, writing.force, BUNDLE)  # before workers start
     if writing.dry_run:
-        read = tokenizer.plan_build(items, build, **data)
+        read = tokenizer.plan_build(items, build, **build_inputs)
         sizes = build.sizes_for(len(read))
         return writing.plan(
             f"would build {'x'.join(map(str, sizes))} for {len(read)} items at {out}\n"
@@ -132,7 +132,7 @@ def build_codebook(
         )
     with progress("embed", "quantize", "encode") as stages, cluster.connected(workers) as run:
         bundle = tokenizer.build_codebook(
-            items, out, build, run=run, force=writing.force, progress=stages, **data
+            items, out, build, run=run, force=writing.force, progress=stages, **build_inputs
         )
     if build.sizes is None and not writing.json:
         say(f"levels: {bundle.space.spelled_sizes}, by the number of items ({len(bundle):,})")

@@ -146,9 +146,9 @@ def with_flags(
 
     @functools.wraps(command)
     def run(**values: Any) -> Any:
-        alone = {name: values[name] for name in hints if name in values and name not in groups}
-        made = {name: _make(kind, values) for name, kind in groups.items()}
-        return command(**alone, **made)
+        arguments = {name: values[name] for name in hints if name in values and name not in groups}
+        options = {name: _make(kind, values) for name, kind in groups.items()}
+        return command(**arguments, **options)
 
     run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     run.__annotations__ = {name: flag.annotation for name, flag in parameters.items()}
@@ -193,28 +193,28 @@ def _make(group: Any, values: Mapping[str, Any]) -> Any:
     bounds, and for flags of an optional group without the one that it requires."""
     kind = _kind(group)
     hints = get_type_hints(kind)
-    made: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     spellings: dict[str, str] = {}
     missing = []
     for field, declared in options_of(kind):
         if declared.is_group:
             flag = next(_flags(hints[field.name]))
-            made[field.name] = _make(hints[field.name], values)
+            fields[field.name] = _make(hints[field.name], values)
             default = None if field.default_factory is MISSING else field.default_factory()
-            is_given = made[field.name] != default
+            is_given = fields[field.name] != default
         else:
             flag = Flag(group, field, declared, hints[field.name], kind is group)
-            made[field.name] = flag.read(values[flag.name])
+            fields[field.name] = flag.read(values[flag.name])
             is_given = flag.is_given(values[flag.name])
             missing += [flag.spelling] if flag.default is MISSING and not is_given else []
         spellings |= {field.name: flag.spelling} if is_given else {}
     if isinstance(group, Given):
-        return {name: made[name] for name in spellings}
+        return {name: fields[name] for name in spellings}
     if kind is not group and not spellings:
         return None
     if missing:
         raise UsageError(f"{next(iter(spellings.values()))} requires {missing[0]}")
-    return kind(**made)
+    return kind(**fields)
 
 
 def _group(hint: Any) -> Any:

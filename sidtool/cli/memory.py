@@ -211,10 +211,10 @@ def _say_plan(
 ) -> None:
     """How much a memory would be built from."""
     counts = split.counts
-    named = ", ".join(f"{name} {value}" for name, value in settings.items()) or "the defaults"
+    text = ", ".join(f"{name} {value}" for name, value in settings.items()) or "the defaults"
     writing.plan(
         f"would build a memory of {len(bundle.items)} items from {counts.train_events} "
-        f"training events of {counts.users} users, with {named}, at {out}",
+        f"training events of {counts.users} users, with {text}, at {out}",
         memory=str(out),
         bundle=bundle.identity.digest,
         split=split.reference.digest,

@@ -182,8 +182,8 @@ class Recommender:
                 prompt = session.from_text(request.text)
         except SidtoolError as error:
             if request.line is not None:
-                where = f"line {request.line} of the requests"
-                error = type(error)(f"{where}: {error}", hint=error.shell_hint)
+                location = f"line {request.line} of the requests"
+                error = type(error)(f"{location}: {error}", hint=error.shell_hint)
             return BadRequest(error, request.line, request.user)
         query = Query(prompt, leaf_filter, history if request.text is None else None)
         return Prepared(request, history, allowed, denied, query)

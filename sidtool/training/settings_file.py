@@ -49,18 +49,18 @@ def read_stages(config: Path | None, pairs: Sequence[str] = ()) -> list[StageSet
     `pairs` override both. Raises UsageError for an unknown key or a value of the wrong type,
     DataError for an unreadable file."""
     defaults = _read_yaml(config) if config else {}
-    listed = defaults.pop("stages", None)
+    entries = defaults.pop("stages", None)
     overrides = assignments(list(pairs))
-    if listed is None:
+    if entries is None:
         return [_stage_settings(defaults | overrides)]
-    is_list = isinstance(listed, list) and all(isinstance(entry, dict) for entry in listed)
-    if not is_list or not listed:
+    is_list = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+    if not is_list or not entries:
         example = "{stage: embeddings, learning_rate: 0.01}"
-        raise UsageError(f"stages must be a list of mappings like {example}, not {listed!r}")
+        raise UsageError(f"stages must be a list of mappings like {example}, not {entries!r}")
     if "stage" in overrides or "stage" in defaults:
         raise UsageError("stage cannot be set for a configuration that lists stages")
     stages = []
-    for entry in listed:
+    for entry in entries:
         settings = {key: value for key, value in entry.items() if key != "examples"}
         stages.append(_stage_settings(defaults | settings | overrides, entry.get("examples")))
     return stages

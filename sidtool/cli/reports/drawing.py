@@ -91,7 +91,7 @@ def draw_lines(chart: LineChart) -> tuple[list[Line], list[Tick], tuple[Tick, ..
         band = _spell([*low, *reversed(high)])  # along the low ends, and back along the high ones
         lines.append(Line(_spell(placed), dots, band))
     whole = all(float(x).is_integer() for x, _ in points)
-    x_ticks = [(at, label) for at, label in x_axis.ticks(8) if not whole or "." not in label]
+    x_ticks = [(x, label) for x, label in x_axis.ticks(8) if not whole or "." not in label]
     return lines, x_ticks, y_axis.ticks()
 
 

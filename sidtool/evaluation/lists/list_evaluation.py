@@ -324,14 +324,14 @@ def differences(
 ) -> dict[str, Difference]:
     """By how much one system is better than another, as `paired_differences`, over the examples
     where a metric is defined for both."""
-    result: dict[str, Difference] = {}
+    by_metric: dict[str, Difference] = {}
     both = np.where(np.isfinite(others), values, np.nan)
     for columns, defined in _by_definition(both):
         metrics = [names[column] for column in columns]
         one, other = (np.nan_to_num(scores[:, columns]) for scores in (values, others))
         by_group = paired_differences(metrics, one, other, users, {"all": defined}, seed=seed)
-        result |= by_group["all"]
-    return {name: result[name] for name in names if name in result}
+        by_metric |= by_group["all"]
+    return {name: by_metric[name] for name in names if name in by_metric}
 
 
 def _by_definition(values: Values) -> list[tuple[list[int], NDArray[np.float64]]]:

@@ -193,12 +193,12 @@ class ClusterExamples:
             worker_inputs = share_catalog(inputs, job, folder)
             shards = list(self._folder_shards(job, folders, worker_inputs, folder, run))
             work = partial(open_inputs, worker_inputs, self.threads, len(folders))
-            made = _cluster_job(job, folder, list(parts_in_order(work, shards, folder, run)))
-            made.check_ids()
+            cluster_job = _cluster_job(job, folder, list(parts_in_order(work, shards, folder, run)))
+            cluster_job.check_ids()
             files: dict[str, str] = {}
             parts: list[dict[str, int]] = [{} for _ in folders]
             users_part = 0
-            for report in made.reports:
+            for report in cluster_job.reports:
                 files |= report.facts["files"]
                 has_users = "totals" in report.facts
                 for number, pieces in enumerate(report.facts["parts"], users_part * has_users):
@@ -206,7 +206,7 @@ class ClusterExamples:
                 users_part += has_users
             for name in sorted(files.keys() - Storage(folder.url).listing().keys()):
                 raise DataError(f"{folder.url}/{name} is lost", hint=RESTART)
-            lineage = made.lineage(made.write(None)[0], files)
+            lineage = cluster_job.lineage(cluster_job.write(None)[0], files)
             lineage = replace(lineage, parts=tuple(part for part in parts if part))
             folder.finish(sealed_text(lineage.to_json()), PARTS_LINEAGE)
         return lineage

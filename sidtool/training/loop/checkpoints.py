@@ -111,8 +111,8 @@ def check_weights(trainer: Any) -> None:
         distributed.all_gather_object(gathered, names)
         names = list(dict.fromkeys(name for part in gathered for name in part))
     if names:
-        what = f"{names[0]} is NaN or infinite, as {len(names) - 1} other weights"
-        raise _diverged(trainer, trainer.state.global_step, what)
+        problem = f"{names[0]} is NaN or infinite, as {len(names) - 1} other weights"
+        raise _diverged(trainer, trainer.state.global_step, problem)
 
 
 def _diverged(trainer: Any, step: int, what: str) -> SidtoolError:

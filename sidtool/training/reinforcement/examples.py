@@ -221,8 +221,8 @@ def read_rl_examples(
             list_targets.append(items[exist])
             list_values.append(events.values[stop:end][usable][exist])
     if not numbers:
-        what = "event with a history and a target" if task else "list with a history and an item"
-        raise DataError(f"{path} has no {what} that can be recommended")
+        missing = "event with a history and a target" if task else "list with a history and an item"
+        raise DataError(f"{path} has no {missing} that can be recommended")
     targets = [items[0] for items in list_targets] if task is None else first_active[stops[numbers]]
     return RlExamples(
         items=rows,

@@ -207,8 +207,8 @@ class ListValidation:
             rows = items.rows(example.history)
             in_bundle = np.flatnonzero(rows >= 0)
             history = ItemRows(rows[in_bundle])
-            named = items.rows(example.items)
-            following = named[named >= 0]
+            target_rows = items.rows(example.items)
+            following = target_rows[target_rows >= 0]
             following = following[session.bundle.is_active[following]]
             if options.exclude_seen:
                 following = following[~np.isin(following, history)]

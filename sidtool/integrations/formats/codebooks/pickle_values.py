@@ -134,12 +134,12 @@ class _Reader:
             case "BINPERSID":
                 return Stored(*self._take(1))
             case "REDUCE" | "NEWOBJ":
-                what, args = self._take(2)
-                is_mapping = isinstance(what, Name) and what.name == ORDERED_DICT and args == ()
-                return {} if is_mapping else Call(what, args)
+                callee, args = self._take(2)
+                is_mapping = isinstance(callee, Name) and callee.name == ORDERED_DICT and args == ()
+                return {} if is_mapping else Call(callee, args)
             case "NEWOBJ_EX":
-                what, args, _ = self._take(3)
-                return Call(what, args)
+                callee, args, _ = self._take(3)
+                return Call(callee, args)
         raise ValueError(f"its pickle has the operation {name}, which PyTorch does not write")
 
     def _take(self, count: int) -> tuple[Any, ...]:
