@@ -132,8 +132,8 @@ def test_yaml_may_use_aliases_and_merge_keys() -> None:
 
 def test_outer_scalars_of_yaml_stay_as_they_are_written() -> None:
     text = "on: 005\nuser: [00123, yes, ~]\nset: {rate: 1e-3, sizes: [1, 2]}\n"
-    kept = {"on": "005", "user": ["00123", "yes", None], "set": {"rate": "1e-3", "sizes": [1, 2]}}
-    assert parse_yaml(text, text_levels=3) == kept
+    tree = {"on": "005", "user": ["00123", "yes", None], "set": {"rate": "1e-3", "sizes": [1, 2]}}
+    assert parse_yaml(text, text_levels=3) == tree
     assert parse_yaml("on: 005") == {True: 5}
 
 

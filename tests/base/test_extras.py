@@ -29,7 +29,7 @@ MODULES = {
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_the_packages_of_an_extra_are_those_of_the_distribution(extra: str) -> None:
-    names = {each.name for each in DECLARED[extra]} - {"sidtool"}
+    names = {requirement.name for requirement in DECLARED[extra]} - {"sidtool"}
     # these two come with transformers
     brought = set(EXTRAS[extra]) - {"tokenizers", "safetensors"}
     assert {MODULES.get(name, name) for name in names} == brought

@@ -34,8 +34,8 @@ def test_keywords_are_named_as_fields_or_as_flags() -> None:
     assert options_from(BuildOptions, None, {"levels": (8, 4)}).sizes == (8, 4)
     assert options_from(BuildOptions, None, {"levels": "8x4"}).sizes == (8, 4)
     assert options_from(SplitOptions, None, {}) == SplitOptions()
-    given = SplitOptions()
-    assert options_from(SplitOptions, given, {}) is given
+    options = SplitOptions()
+    assert options_from(SplitOptions, options, {}) is options
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def test_numbers_of_numpy_are_recorded_as_numbers() -> None:
     ids, vectors = ["a", "b"], np.eye(2, dtype=np.float32)
     bundle = Bundle.from_vectors(ids, vectors, levels=(2, 2), balanced=np.False_)
     assert len(bundle) == 2
-    own, of_library = settings_from(RlOptions, None, {"seed": np.int64(3)}, {"beta": np.float64(1)})
-    assert (own, repr(of_library)) == (RlOptions(), "{'seed': 3, 'beta': 1.0}")
+    options, fields = settings_from(RlOptions, None, {"seed": np.int64(3)}, {"beta": np.float64(1)})
+    assert (options, repr(fields)) == (RlOptions(), "{'seed': 3, 'beta': 1.0}")
 
 
 def test_a_keyword_that_is_a_field_is_not_the_flag_of_another() -> None:

@@ -67,7 +67,7 @@ ACCEPTED |= {"shape": ()}
 def test_a_field_takes_values_of_its_own_type_only(key: str) -> None:
     for value in SAMPLES:
         # True == 1 == 1.0 in Python, so types are compared too
-        accepted = any(value == each and type(value) is type(each) for each in ACCEPTED[key])
+        accepted = any(value == other and type(value) is type(other) for other in ACCEPTED[key])
         stored = {**Everything().to_json(), key: value}
         if accepted:
             assert Everything.from_json(stored).to_json() == stored
