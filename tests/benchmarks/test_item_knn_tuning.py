@@ -29,9 +29,9 @@ def test_tuning_selects_the_last_item_where_only_it_matters() -> None:
     assert quality(catalog, valid, best) > quality(catalog, valid, flat)
 
 
-def quality(catalog: Catalog, valid: list[Example], how: KnnSettings) -> float:
-    similar = item_similarity(catalog.sequences, len(catalog), how)
+def quality(catalog: Catalog, valid: list[Example], settings: KnnSettings) -> float:
+    similar = item_similarity(catalog.sequences, len(catalog), settings)
     histories = [catalog.index_of(example.history) for example in valid]
-    ranked = item_knn(similar, histories, 10, settings=how, exclude_seen=True)
+    ranked = item_knn(similar, histories, 10, settings=settings, exclude_seen=True)
     targets = catalog.targets([example.item for example in valid])
     return float(metric_values(find_targets(ranked, targets), (10,))[:, 1].mean())

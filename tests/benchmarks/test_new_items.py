@@ -44,11 +44,11 @@ def test_training_has_no_event_of_a_new_item(events: Path, tmp_path: Path) -> No
         "u5 (training)": ("a", "b"),
     }
     for part, expected in ((split.valid, original.valid), (split.test, original.test)):
-        pairs = [(each.user, each.history, each.item) for each in part]
-        assert pairs == [(each.user, each.history, each.item) for each in expected]
+        pairs = [(example.user, example.history, example.item) for example in part]
+        assert pairs == [(example.user, example.history, example.item) for example in expected]
     # validation can weigh new items, test measures them
-    assert [each.item for each in split.valid] == ["n2", "a", "c", "a"]
-    assert [each.item for each in split.test] == ["d", "b", "n1", "b"]
+    assert [example.item for example in split.valid] == ["n2", "a", "c", "a"]
+    assert [example.item for example in split.test] == ["d", "b", "n1", "b"]
     assert split.valid[0].history == ("a", "n1", "b", "c")
 
 

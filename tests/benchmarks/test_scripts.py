@@ -190,14 +190,14 @@ def test_losses_of_first_rows_end_in_tables(
     from init_scale import HISTORY, Rows, losses_before_training
 
     bundle = tmp_path / "work" / "ml.zarr"
-    known = list(Bundle.open(str(bundle)).items.ids)[:HISTORY]
+    catalog_ids = list(Bundle.open(str(bundle)).items.ids)[:HISTORY]
 
     def losses(*history: str) -> object:
         users = SimpleNamespace(valid=[SimpleNamespace(history=history)])
         monkeypatch.setattr("init_scale.open_split", lambda _: users)
         return list(losses_before_training(base, bundle, bundle, [Rows("random", 0.1)], 1))
 
-    assert losses(*known[:4], "unknown", *known[4:]) == losses(*known)
+    assert losses(*catalog_ids[:4], "unknown", *catalog_ids[4:]) == losses(*catalog_ids)
 
 
 def test_models_of_lists_end_with_a_table(
@@ -216,12 +216,12 @@ def test_models_of_lists_end_with_a_table(
     arguments = (*words, *sizes, "--seeds", 0)
     assert "| lists: greedy lists |" in finished("lists", *arguments)
     systems = result_of(tmp_path, "result-test.json")["systems"]
-    of_lists = [
+    list_systems = [
         f"{name}: {search}"
         for name in ("lists", "both", "aligned")
         for search in ("lists", "greedy lists", "top items")
     ]
-    assert set(systems) == {"items: top items", "popularity", "item-knn", *of_lists}
+    assert set(systems) == {"items: top items", "popularity", "item-knn", *list_systems}
     for system, measured in systems.items():
         assert 0 <= measured["mean"]["recall@3"]["mean"] <= 1
         assert (measured["mean"]["repeats"]["mean"], measured["mean"]["legal"]["mean"]) == (0, 1)

@@ -164,6 +164,6 @@ def test_the_simulated_queue_has_the_figures_of_the_page() -> None:
 
     seconds = simulate(BatchCosts((1,), (1.0,)), 0.5, wait=0.0, largest=1, n_calls=100_000)
     assert np.percentile(seconds, 99) == pytest.approx(4.3, rel=0.05)
-    shared = BatchCosts((1, 96), (1.0, 2.1))
-    seconds = simulate(shared, shared.saturated_rate(96) / 2, wait=0.0, largest=96)
+    costs = BatchCosts((1, 96), (1.0, 2.1))
+    seconds = simulate(costs, costs.saturated_rate(96) / 2, wait=0.0, largest=96)
     assert np.percentile(seconds, 99) == pytest.approx(2.8, rel=0.03)
