@@ -60,7 +60,7 @@ def _command() -> Any:
 def flags(command: str) -> set[str]:
     """The flags of a command. Raises KeyError for an unknown one."""
     parameters = _command().commands[command].params
-    return {flag for each in parameters for flag in (*each.opts, *each.secondary_opts)}
+    return {flag for option in parameters for flag in (*option.opts, *option.secondary_opts)}
 
 
 def run(*arguments: object, env: dict[str, str] | None = None, text: str | None = None) -> Ran:
@@ -68,24 +68,24 @@ def run(*arguments: object, env: dict[str, str] | None = None, text: str | None 
     handle is raised."""
     clean = {name: None for name in os.environ if name.startswith("SIDTOOL_")}
     result = CliRunner().invoke(
-        _command(), [str(each) for each in arguments], env={**clean, **(env or {})}, input=text
+        _command(), [str(word) for word in arguments], env={**clean, **(env or {})}, input=text
     )
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Ran(result.exit_code, result.stdout, result.stderr)
 
 
-def done(*arguments: object, **how: Any) -> Ran:
+def done(*arguments: object, **keywords: Any) -> Ran:
     """Run a command that must exit with 0."""
-    ran = run(*arguments, **how)
+    ran = run(*arguments, **keywords)
     assert ran.code == 0, ran.err
     return ran
 
 
-def refused(code: int, *arguments: object, **how: Any) -> str:
+def refused(code: int, *arguments: object, **keywords: Any) -> str:
     """Run a command that must fail with this exit code, one error line, at most one hint line, and
     no result; returns these lines."""
-    ran = run(*arguments, **how)
+    ran = run(*arguments, **keywords)
     assert (ran.code, ran.out) == (code, ""), (ran.code, ran.out, ran.err)
     assert "Traceback" not in ran.err
     lines = [line for line in ran.err.splitlines() if not line.startswith("warning:")]

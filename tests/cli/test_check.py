@@ -34,7 +34,7 @@ def test_check_refuses_events_that_lost_their_leading_zeros(tmp_path: Path) -> N
     assert "check ITEMS EVENTS --fix OUT` writes them as the catalog does" in ran.last
     assert "--allow-unknown" in ran.last
     report = run("check", *shop(tmp_path, IDS, bad=10), "--json").json
-    assert [each["kind"] for each in report["problems"] if each["stops"]] == ["unknown_item"]
+    assert [entry["kind"] for entry in report["problems"] if entry["stops"]] == ["unknown_item"]
     ran = done("check", *shop(tmp_path, IDS, bad=10), "--allow-unknown")
     assert "warning: 100.0% of events" in ran.err
 

@@ -173,7 +173,7 @@ def test_a_lexical_encoder_is_stored_and_encodes_later(road: Road, tmp_path: Pat
     assert done("encode", grown, *titles, "--json").lines == rows
     memory = ("build-memory", road.split, grown, "--items", road.items, "-o", tmp_path / "m.zarr")
     assert "the catalog lacks 1 of" in refused(1, *memory)
-    done(*(each if each is not grown else out for each in memory))
+    done(*(word if word is not grown else out for word in memory))
     moved = refused(3, "encode", out, "a lamp", "--encoder", road.items)
     assert "was built with the encoder lexical, not with" in moved
 

@@ -123,22 +123,22 @@ def test_a_codebook_that_cannot_be_built_is_not_planned(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build = ("build-codebook", inputs / "items.jsonl", "-o", tmp_path / "out.zarr")
-    given = (*build, "--embeddings", inputs / "vectors.npy")
+    command = (*build, "--embeddings", inputs / "vectors.npy")
     none = both_refuse(1, *build, "--embeddings", tmp_path / "none.npy", "--levels", "4x4x8")
     assert "none.npy does not exist" in none
-    both_refuse(2, *given, "--levels", "4x4x8", "--memory", "1B")
+    both_refuse(2, *command, "--levels", "4x4x8", "--memory", "1B")
     both_refuse(2, *build, "--embeddings", f"{inputs / 'vectors.npy'}=-1", "--levels", "4x4x8")
-    assert "2x2x2" in both_refuse(2, *given, "--levels", "2x2x2")
-    allowed = (*given, "--levels", "2x2x2", "--collisions", "allow")
+    assert "2x2x2" in both_refuse(2, *command, "--levels", "2x2x2")
+    allowed = (*command, "--levels", "2x2x2", "--collisions", "allow")
     assert plan_of(*allowed)["items"] == 60
     monkeypatch.setattr("sidtool.data.vectors.MIN_ROWS", 1)
-    two = (*given, *given[-2:], "--levels", "4x4x8")
+    two = (*command, *command[-2:], "--levels", "4x4x8")
     assert "60 vectors are fused in memory" in both_refuse(2, *two, "--memory", "4kB")
 
 
 def test_a_memory_that_cannot_be_built_is_not_planned(inputs: Path, tmp_path: Path) -> None:
     build = ("build-memory", inputs / "split", inputs / "shop.zarr", "-o", tmp_path / "memory.zarr")
-    given = ("--embeddings", inputs / "vectors.npy")
+    vectors = ("--embeddings", inputs / "vectors.npy")
     assert "given vectors" in both_refuse(3, *build, "--items", inputs / "items.jsonl")
     both_refuse(1, *build, "--embeddings", tmp_path / "none.npy")
-    assert plan_of(*build, *given)["items"] == 60
+    assert plan_of(*build, *vectors)["items"] == 60

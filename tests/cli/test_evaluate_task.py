@@ -98,10 +98,10 @@ LAST_LEVEL = {"exact", "prefix@1", "prefix@2"}
 )
 def test_every_task_is_measured(road: Road, spoken: Path, tmp_path: Path, task: str) -> None:
     kind = named_task(task)
-    of = (road.split,) if kind.of_users else ()
+    split_argument = (road.split,) if kind.of_users else ()
     query = ("--query-text", "looking for {title}") if kind.needs_queries else ()
     few = ("--limit", 5, "--num-beams", 3, "--json")
-    ran = done("evaluate-task", spoken, task, *of, "--items", road.items, *few, *query)
+    ran = done("evaluate-task", spoken, task, *split_argument, "--items", road.items, *few, *query)
     value = ran.json
     assert (value["task"], value["n"]) == (task, 5)
     if kind.target == "sid":

@@ -23,8 +23,8 @@ def evaluation() -> Evaluation:
     loaded = loaded_model(bundle)
     loaded = replace(loaded, contract=replace(loaded.contract, normalize="trie"))
     memory = build_memory(Split("leave-one-out", tuple(events), (), ()), bundle)
-    mixed = replace(loaded, memory=WeightedMemory(memory, 0.4, 2.0))
-    return evaluate_examples(mixed, examples, events, EvaluationOptions(), against=loaded)
+    with_memory = replace(loaded, memory=WeightedMemory(memory, 0.4, 2.0))
+    return evaluate_examples(with_memory, examples, events, EvaluationOptions(), against=loaded)
 
 
 def lines_of(text: str, label: str) -> list[str]:

@@ -85,13 +85,13 @@ def test_fields_reach_the_prompt_and_the_evaluation(road: Road, tmp_path: Path) 
     (answer,) = done(*recommend, "--file", "-", text=first).lines
     assert len(answer["items"]) == 3
     request = json.loads(first)
-    of_user = ("--events", split, "--user", request["user"])
-    assert "shows {context.device}, which the request lacks" in refused(1, *recommend, *of_user)
+    user_flags = ("--events", split, "--user", request["user"])
+    assert "shows {context.device}, which the request lacks" in refused(1, *recommend, *user_flags)
     now = {"context": {"device": "tv"}, "time": request["fields"]["time"] + 60}
-    assert len(done(*recommend, *of_user, "--fields", json.dumps(now)).lines[0]["items"]) == 3
-    given = json.dumps(request["fields"])
+    assert len(done(*recommend, *user_flags, "--fields", json.dumps(now)).lines[0]["items"]) == 3
+    fields = json.dumps(request["fields"])
     history = ("--history", ",".join(request["history"]))
-    assert done(*recommend, *history, "--fields", given).lines[0]["items"] == answer["items"]
+    assert done(*recommend, *history, "--fields", fields).lines[0]["items"] == answer["items"]
     more = json.dumps({**request["fields"], "user": {**request["fields"]["user"], "size": 3}})
     warned = done(*recommend, *history, "--fields", more).err
     assert "does not show event.device, user.size of --fields: it shows context.device" in warned

@@ -54,12 +54,12 @@ def run(*words: object) -> Any:
     app = typer.Typer()
 
     def command(
-        chosen: Options,
+        options: Options,
         base: Base,
         given: Annotated[dict[str, Any], Given(Settings(0.8))],
         is_alone: Annotated[bool, "A parameter of its own."] = False,
     ) -> None:
-        typer.echo(json.dumps({**asdict(chosen), "base": base.k, "given": given}, default=sorted))
+        typer.echo(json.dumps({**asdict(options), "base": base.k, "given": given}, default=sorted))
 
     app.command(cls=Command)(with_flags(command))
     ran = CliRunner().invoke(app, [str(word) for word in words])

@@ -28,8 +28,8 @@ def test_the_help_fits_into_80_columns_with_nothing_cut_off(name: str) -> None:
     assert "[[" not in text  # an optional argument has one pair of brackets
     assert f"SIDTOOL_{name.replace('-', '_').upper()}_" not in text  # variables of options
     panels = re.findall(r"╭─ (.+?) ─", text)
-    shared = [panel for panel in panels if panel in PANELS]
-    assert shared == sorted(shared, key=list(PANELS).index)
+    common_panels = [panel for panel in panels if panel in PANELS]
+    assert common_panels == sorted(common_panels, key=list(PANELS).index)
     assert panels[-1] == "General"
     assert re.search(r"--quiet .* -q .*\n.*--verbose .* -v ", text)
 
@@ -41,8 +41,8 @@ def test_the_example_of_a_command_parses(name: str) -> None:
     program, called, *words = shlex.split(example.removeprefix("Example: "))
     assert (program, called) == ("sidtool", name)
     context = command.make_context(name, words)
-    required = [each.name for each in command.params if each.required]
-    assert all(context.params[each] is not None for each in required)
+    required = [parameter.name for parameter in command.params if parameter.required]
+    assert all(context.params[required_name] is not None for required_name in required)
     assert "Example: sidtool" in " ".join(help_of(name).split())
 
 

@@ -58,9 +58,9 @@ def test_a_codebook_is_imported_with_its_map(road: Road, tmp_path: Path) -> None
     own_codebook(tmp_path / "plain.zarr", tmp_path / "codebooks.npz")
     done("export", tmp_path / "plain.zarr", "--to", "minionerec", "-o", tmp_path / "mini")
     command = ("import", tmp_path / "mini" / "index.json", "--codebook", tmp_path / "codebooks.npz")
-    asked = refused(2, *command, "-o", tmp_path / "m.zarr")
-    assert "the encoder of" in asked
-    assert "is not known" in asked
+    error = refused(2, *command, "-o", tmp_path / "m.zarr")
+    assert "the encoder of" in error
+    assert "is not known" in error
     command = (*command, "--embeddings", road.vectors)
     assert "4x4x8" in done(*command, "-o", tmp_path / "m.zarr", "--dry-run").err
     assert not (tmp_path / "m.zarr").exists()
@@ -79,8 +79,8 @@ def test_a_codebook_is_imported_with_its_map(road: Road, tmp_path: Path) -> None
     (tmp_path / "mini" / "index.json").write_text(json.dumps(sids))
     with np.load(tmp_path / "codebooks.npz") as levels:
         np.savez(tmp_path / "codebooks.npz", **{name: levels[name] for name in levels.files[:2]})
-    shared = done(*command, "-o", tmp_path / "s.zarr", "--fail-under", 0)
-    assert "2 items share a SID; codebook of rq-kmeans" in shared.out
+    imported = done(*command, "-o", tmp_path / "s.zarr", "--fail-under", 0)
+    assert "2 items share a SID; codebook of rq-kmeans" in imported.out
 
 
 def test_compare_measures_bundles_and_vectors(road: Road, index: Path, tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ def test_add_items_changes_no_sid(road: Road, child: Path) -> None:
     assert sids(child).items() >= sids(road.bundle).items()
     assert sids(child).keys() - sids(road.bundle).keys() == {f"n{row}" for row in range(6)}
     decoded = done("decode", child, sids(child)["b001"], sids(child)["n3"], "--json").lines
-    found = [(piece["status"], piece["items"]) for piece in decoded]
-    assert found == [("retired", ["b001"]), ("item", ["n3"])]
+    statuses = [(piece["status"], piece["items"]) for piece in decoded]
+    assert statuses == [("retired", ["b001"]), ("item", ["n3"])]
     assert Bundle.open(child).items.title(Bundle.open(child).items.row("n3")) == "red lamp n3"
 
 
@@ -56,8 +56,8 @@ def test_adding_a_catalog_adds_only_new_items(road: Road, encoder: Path, tmp_pat
     catalog = write_lines(tmp_path / "items.jsonl", [*road.items.read_text().splitlines(), rug])
     ran = done("add-items", first, catalog, "-o", tmp_path / "child.zarr", "--json")
     assert ran.json["added"] == 1
-    kept = f"{N_ITEMS} of {N_ITEMS + 1} items are in the bundle already and keep their SID"
-    assert f"{kept}; 0 titles" in ran.err
+    message = f"{N_ITEMS} of {N_ITEMS + 1} items are in the bundle already and keep their SID"
+    assert f"{message}; 0 titles" in ran.err
     assert sids(tmp_path / "child.zarr").items() >= sids(first).items()
     nearest = done("encode", first, "a rug. d", "--json").json
     assert nearest["items"] == []  # it is free, so the new item gets it
@@ -122,19 +122,19 @@ def test_align_and_rebind(road: Road, tmp_path: Path) -> None:
     assert "the model was made for codebook" in refused(3, *rebind)
     message = done("align", road.other, "--to", road.bundle, "-o", aligned, "--json").json
     assert verify(aligned) == []
-    kept = sum(sid == sids(road.bundle)[item] for item, sid in sids(aligned).items())
-    assert (message["common"], message["after"][-1]) == (N_ITEMS, kept)
+    n_preserved = sum(sid == sids(road.bundle)[item] for item, sid in sids(aligned).items())
+    assert (message["common"], message["after"][-1]) == (N_ITEMS, n_preserved)
     assert message["after"][0] >= message["before"][0]
     table = done("align", road.other, "--to", road.bundle, "-o", aligned, "--force").out
-    counts = f"{message['before'][-1]} of {N_ITEMS} common items before, {kept} after"
+    counts = f"{message['before'][-1]} of {N_ITEMS} common items before, {n_preserved} after"
     assert f"SIDs preserved: {counts}" in table
     assert "aligned" in done("log", aligned).out
     assert done("diff", road.bundle, aligned, "--json").json["verdict"]["kind"] == "works"
     ran = done("rebind", road.tuned, aligned, "-o", tmp_path / "m2", "--json")
     assert "warning: bundle" in ran.err
     assert ran.json["kind"] == "aligned"
-    asked = done("recommend", tmp_path / "m2", "--history", "b003,b004", "-k", 3, "--json").json
-    assert len(asked["items"]) == 3
+    answer = done("recommend", tmp_path / "m2", "--history", "b003,b004", "-k", 3, "--json").json
+    assert len(answer["items"]) == 3
 
 
 def test_a_tuned_model_is_bound_to_the_child(road: Road, child: Path, tmp_path: Path) -> None:

@@ -85,8 +85,8 @@ def test_lists_are_evaluated_on_sessions(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_list_is_printed_in_its_order_with_its_score(folder: Path) -> None:
-    asked = ("--history", "b001,b002", "--list", 4, "--num-beams", 3, "--exclude-seen")
-    command = ("recommend", folder / "tuned", *asked)
+    request = ("--history", "b001,b002", "--list", 4, "--num-beams", 3, "--exclude-seen")
+    command = ("recommend", folder / "tuned", *request)
     answer = done(*command, "--json").json
     assert len(set(answer["items"])) == 4
     assert not {"b001", "b002"} & set(answer["items"])

@@ -150,14 +150,14 @@ def test_recommend_uses_the_memory_of_the_contract(
     weight = json.loads((bound / "sid.json").read_text())["memory"]
     options = ("--memory", memory, "--memory-weight", weight["weight"])
     options = (*options, "--memory-power", weight["power"])
-    own = done("recommend", bound, *history).json
-    assert own == done("recommend", trie_model, *history, *options).json
+    answer = done("recommend", bound, *history).json
+    assert answer == done("recommend", trie_model, *history, *options).json
     alone = done("recommend", trie_model, *history).json
     assert done("recommend", bound, *history, "--memory-weight", 0).json == alone
     explained = done("recommend", bound, *history, "--explain", "--memory-weight", 0.5).json
     assert len(explained["explanations"]) == len(explained["items"])
     table = done("recommend", bound, *history[:2], "--explain", "--memory-weight", 0.5).out
-    reasons = {item for each in explained["explanations"] for item in each["because_of"]}
+    reasons = {item for entry in explained["explanations"] for item in entry["because_of"]}
     bundle = open_bundle(road.bundle)
     assert any(bundle.title(item) in table.partition("because of")[2] for item in reasons)
     assert not any(item in table for item in reasons - set(explained["items"]))

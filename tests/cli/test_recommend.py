@@ -140,9 +140,9 @@ def test_a_list_of_ids_that_is_not_utf8_is_named_by_its_line(road: Road, tmp_pat
 
 def test_only_a_compatible_bundle_is_accepted(road: Road) -> None:
     ask = ("recommend", road.tuned, "--history", "b001,b002", "--json")
-    own = done(*ask)
+    expected = done(*ask)
     for bundle in (road.bundle, road.zipped):
-        assert done(*ask, "--bundle", bundle) == own
+        assert done(*ask, "--bundle", bundle) == expected
     message = refused(3, *ask, "--bundle", road.other)
     ours, theirs = (Bundle.open(path).identity.codebook[:12] for path in (road.other, road.bundle))
     assert ours in message
@@ -163,9 +163,9 @@ def by_requests(road: Road, folder: Path, users: list[str], *more: object) -> li
 def test_users_are_answered_as_their_histories_are(road: Road, tmp_path: Path) -> None:
     expected = by_requests(road, tmp_path, ["u3", "u1"], "--exclude-seen")
     common = ("recommend", road.tuned, "-k", 3, "--exclude-seen", "--json")
-    chosen = ("--user", "u3", "--user", "u1")
+    user_flags = ("--user", "u3", "--user", "u1")
     for events in (road.events, road.split):
-        assert done(*common, "--events", events, *chosen).lines == expected
+        assert done(*common, "--events", events, *user_flags).lines == expected
     users = write_lines(tmp_path / "users.txt", ["u3", "u1"])
     assert done(*common, "--events", road.events, "--users", users).lines == expected
     histories = user_histories(road.events)

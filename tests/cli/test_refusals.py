@@ -258,8 +258,8 @@ CASES = [
 
 @pytest.mark.parametrize(("line", "code", "message"), CASES, ids=[case[0][:60] for case in CASES])
 def test_it_is_one_line(road: Road, tmp_path: Path, line: str, code: int, message: str) -> None:
-    first, _, rest = line.partition(" ")
-    command, *words = shlex.split(f"{START.get(first, first)} {rest}")
+    first, _, arguments = line.partition(" ")
+    command, *words = shlex.split(f"{START.get(first, first)} {arguments}")
     places = {word: road.folder / word for word in FILES.values()} | {"OUT": tmp_path / "out"}
     assert message in refused(code, command, *(places.get(word, word) for word in words))
     assert not (tmp_path / "out").exists()

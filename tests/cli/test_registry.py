@@ -57,7 +57,7 @@ def test_pull_restores_the_bundle(road: Road, shop: Path, tmp_path: Path) -> Non
 
 def test_log_and_tag(road: Road, shop: Path) -> None:
     versions = done("log", shop, "--json").lines
-    published = [(each["version"], each["published"]) for each in versions]
+    published = [(version["version"], version["published"]) for version in versions]
     assert published == [("1.1", ["1.1", "latest", "prod"]), ("1.0", ["1.0"])]
     assert done("tag", f"{shop}@1.0", "old").out == f"{shop}@old is now version 1.0\n"
     assert done("tag", f"{shop}@old", "prod", "--json").json["version"] == "1.0"
@@ -79,7 +79,7 @@ def test_verify_finds_another_bundle_in_place_of_the_published_one(road: Road, s
     done("verify", stored)  # intact, but not what was published
     ran = run("verify", shop, "--json")
     assert ran.code == 3
-    ((name, reason),) = [(each["object"], each["reason"]) for each in ran.json["broken"]]
+    ((name, reason),) = [(problem["object"], problem["reason"]) for problem in ran.json["broken"]]
     assert name == "zarr.json"
     assert "differs from the published one" in reason
 

@@ -114,7 +114,7 @@ def test_twenty_users_are_shown_with_titles(road: Road, evaluation: Path, tmp_pa
         assert text.count(f"User {sample['user']}, then {titles[sample['target']]}") == 1
         assert len(sample["recommended"]) == 3
         assert all(len(items) == 10 for items in hits)
-    lists = [(each["target"], each["recommended"].values()) for each in samples]
+    lists = [(user["target"], user["recommended"].values()) for user in samples]
     n_hits = sum(target in items for target, recommended in lists for items in recommended)
     assert text.count("✓") == n_hits > 0
     catalog = tmp_path / "catalog.csv"

@@ -58,9 +58,9 @@ def test_seen_items_are_removed_where_no_target_repeats(road: Road, tmp_path: Pa
     assert (settings["exclude_seen"], settings["seen"]) == (True, REMOVED)
     same = done("evaluate", road.tuned, road.split, "--exclude-seen", "--json").json
     assert same == evaluation
-    kept = done("evaluate", road.tuned, road.split, "--no-exclude-seen", "--json").json
-    assert kept["settings"]["exclude_seen"] is False
-    assert kept["settings"]["seen"] == "seen items kept, as chosen"
+    with_seen = done("evaluate", road.tuned, road.split, "--no-exclude-seen", "--json").json
+    assert with_seen["settings"]["exclude_seen"] is False
+    assert with_seen["settings"]["seen"] == "seen items kept, as chosen"
     history = history_of(road.split, road.events)
     items, said = recommended(road.tuned, history)
     assert REMOVED in said

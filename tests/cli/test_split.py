@@ -142,8 +142,8 @@ def test_the_split_record_survives_the_life_cycle_of_a_bundle(
     done("align", bundle, "--to", road.bundle, "-o", tmp_path / "aligned.zarr")
     done("push", bundle, tmp_path / "registry/shop")
     made = (tmp_path / "fewer.zarr", tmp_path / "aligned.zarr", tmp_path / "registry/shop@latest")
-    for kept in made:
-        command = ("make-sft", kept, road.items, "--dry-run", "-o", tmp_path / "train.jsonl")
+    for path in made:
+        command = ("make-sft", path, road.items, "--dry-run", "-o", tmp_path / "train.jsonl")
         expect(3, *command, folders["temporal:split"])
         expect(0, *command, folders["leave-one-out:split"])
     model = folders["leave-one-out:model"]

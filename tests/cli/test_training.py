@@ -111,16 +111,16 @@ def test_stages_of_one_configuration_are_trained_and_merged(road: Road, tmp_path
     assert merged["base"] == str(tmp_path / "out-1-embeddings")
     refused(2, "merge", tmp_path / "out", "-o", plain)
     refused(2, "merge", road.tuned, "-o", tmp_path / "again")
-    asked = ("--history", "b001,b002", "--json", "-k", 5)
-    one, other = (done("recommend", model, *asked).json for model in (tmp_path / "out", plain))
+    request = ("--history", "b001,b002", "--json", "-k", 5)
+    one, other = (done("recommend", model, *request).json for model in (tmp_path / "out", plain))
     assert one["items"] == other["items"]
     np.testing.assert_allclose(one["scores"], other["scores"], atol=1e-4)
     assert done("evaluate", tmp_path / "out", road.split, "--limit", 3, "--json").json["n"] == 3
     done(*make_sft(road, tmp_path / "r.jsonl", "--model", tmp_path / "out"))
     done("rebind", tmp_path / "out", road.bundle, "-o", tmp_path / "elsewhere/bound")
-    assert done("recommend", tmp_path / "elsewhere/bound", *asked).json["items"] == one["items"]
+    assert done("recommend", tmp_path / "elsewhere/bound", *request).json["items"] == one["items"]
     (tmp_path / "out-1-embeddings").rename(tmp_path / "moved")
-    assert "which does not exist" in refused(3, "recommend", tmp_path / "out", *asked)
+    assert "which does not exist" in refused(3, "recommend", tmp_path / "out", *request)
 
 
 SMALL = (

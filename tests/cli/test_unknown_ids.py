@@ -62,12 +62,12 @@ def test_a_share_of_exactly_a_fifth_warns() -> None:
 
 
 def test_a_guess_needs_half_of_the_unknown_ids() -> None:
-    known = ["0034", "0035", "B1"]
-    assert guess_spelling(known, ["34", "35"], "the catalog", "events") == GUESS
-    assert guess_spelling(known, ["34.0"], "the catalog", "events") is not None
-    assert guess_spelling(known, [" b1 "], "the catalog", "events") is not None
+    catalog_ids = ["0034", "0035", "B1"]
+    assert guess_spelling(catalog_ids, ["34", "35"], "the catalog", "events") == GUESS
+    assert guess_spelling(catalog_ids, ["34.0"], "the catalog", "events") is not None
+    assert guess_spelling(catalog_ids, [" b1 "], "the catalog", "events") is not None
     composed = guess_spelling(["\xe9"], ["e\u0301"], "the catalog", "events")
     assert composed == r"ids of the catalog look like '\xe9', those of events like 'e\u0301'"
-    assert guess_spelling(known, ["34", "x"], "the catalog", "events") is not None
-    assert guess_spelling(known, ["34", "x", "y"], "the catalog", "events") is None
-    assert guess_spelling(known, [], "the catalog", "events") is None
+    assert guess_spelling(catalog_ids, ["34", "x"], "the catalog", "events") is not None
+    assert guess_spelling(catalog_ids, ["34", "x", "y"], "the catalog", "events") is None
+    assert guess_spelling(catalog_ids, [], "the catalog", "events") is None

@@ -35,7 +35,7 @@ class Parsed(HTMLParser):
         self.text += data
 
     def count(self, tag: str) -> int:
-        return sum(each == tag for each, _ in self.tags)
+        return sum(name == tag for name, _ in self.tags)
 
 
 def parsed(html: str) -> Parsed:

@@ -40,7 +40,7 @@ def four_items() -> Bundle:
 
 
 def walked(nodes: tuple[Node, ...]) -> list[Node]:
-    return [each for node in nodes for each in (node, *walked(node.children))]
+    return [subtree_node for node in nodes for subtree_node in (node, *walked(node.children))]
 
 
 def test_the_tree_counts_active_items() -> None:
@@ -106,7 +106,7 @@ def test_groups_of_points_are_the_most_frequent_ones() -> None:
     groups = ["b", "a", "a", "", *"cdefghi"]
     points = np.zeros((len(groups), 2))
     series = grouped_points(points, list(map(str, range(len(groups)))), groups)
-    assert [each.name for each in series] == ["a", "b", "c", "d", "e", "f", "g", "all others"]
+    assert [group.name for group in series] == ["a", "b", "c", "d", "e", "f", "g", "all others"]
     assert (series[0].labels, series[-1].labels) == (("1", "2"), ("3", "9", "10"))
 
 
@@ -117,7 +117,7 @@ def test_a_map_needs_a_codebook_and_three_items() -> None:
     assert isinstance(text, str)
     assert text.startswith(f"{DRAWN:,} of {DRAWN + 5:,} items")
     assert isinstance(chart, Scatter)
-    assert sum(len(each.points) for each in chart.series) == DRAWN
+    assert sum(len(series.points) for series in chart.series) == DRAWN
 
 
 def test_levels_are_measured_by_hand() -> None:
@@ -140,7 +140,7 @@ def test_two_bundles_are_compared() -> None:
     items = ItemMap.of(old.space, ["a", "b", "c", "e"], codes, list(old.items.titles or ()))
     new = Bundle.of(items, None, "reassign", name="new")
     page = bundle_page({"old": old, "new": new})
-    (section,) = (each for each in page.sections if each.heading == "From old to new")
+    (section,) = (section for section in page.sections if section.heading == "From old to new")
     counts, *_, moves = section.blocks
     assert isinstance(counts, Table)
     assert isinstance(moves, Table)
@@ -183,23 +183,23 @@ def test_kept_neighbors_are_near_both_ways(tmp_path: Path) -> None:
     assert len(details) == QUERIES
     directions = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     sids = bundle.sids()
-    for each in details:
-        assert isinstance(each, Details)
-        item = each.summary.partition(":")[0]
+    for detail in details:
+        assert isinstance(detail, Details)
+        item = detail.summary.partition(":")[0]
         cosines = directions @ directions[ids.index(item)]
         order = [ids[at] for at in np.argsort(-cosines) if ids[at] != item][:NEAREST]
-        nearest = each.blocks[0]
+        nearest = detail.blocks[0]
         assert isinstance(nearest, Table)
         assert [row[0] for row in nearest.rows] == order
         near_both_ways = [row[0] for row in nearest.rows if isinstance(row[3], Mark)]
-        assert f"{len(near_both_ways)} of {NEAREST}" in each.summary
+        assert f"{len(near_both_ways)} of {NEAREST}" in detail.summary
         codes = bundle.space.parse(sids[item])
-        for neighbor, cosine, shared, _ in nearest.rows:
+        for neighbor, cosine, n_shared, _ in nearest.rows:
             np.testing.assert_allclose(cosine, cosines[ids.index(str(neighbor))], atol=1e-5)
             others = bundle.space.parse(sids[str(neighbor)])
             first = next(at for at in range(3) if codes[at] != others[at])
-            assert shared == first
-        instead = [block.lines for block in each.blocks[1:] if isinstance(block, Listing)]
+            assert n_shared == first
+        instead = [block.lines for block in detail.blocks[1:] if isinstance(block, Listing)]
         near_by_sid = {*near_both_ways, *(line for lines in instead for line in lines)}
         assert len(near_by_sid) == NEAREST
         # an item that shares more codes is nearer by SID than all that share fewer

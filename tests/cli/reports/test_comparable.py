@@ -38,7 +38,7 @@ def test_what_is_bad_comes_first() -> None:
         "Look at it: Level 2 has a perplexity of 20, 8% of the possible: it is collapsed, a few "
         "codes have nearly all items."
     )
-    lowest = min(each.even[1] for each in public_codebooks())
+    lowest = min(codebook.even[1] for codebook in public_codebooks())
     low = answers(figures(perplexity=256 * lowest - 2))
     assert low[0].startswith("Look at it: Level 2 has a perplexity of ")
     assert "collapsed" not in low[0]
@@ -47,7 +47,7 @@ def test_what_is_bad_comes_first() -> None:
 
 
 def test_an_appended_level_and_those_that_no_public_catalog_has_are_not_judged() -> None:
-    most = max(len(each.sizes) for each in public_codebooks())
+    most = max(len(codebook.sizes) for codebook in public_codebooks())
     assert len(answers(figures(levels=6))) == 1 + most
     assert len(answers(replace(figures(), policy="append"))) == 1 + 2
 
@@ -64,14 +64,14 @@ def test_a_bundle_stands_beside_public_catalogs() -> None:
 def test_the_figures_are_those_that_were_measured() -> None:
     path = ROOT / "benchmarks" / "results" / "comparable.json"
     measured = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    assert json.loads(json.dumps([asdict(each) for each in public_codebooks()])) == measured
+    assert json.loads(json.dumps([asdict(codebook) for codebook in public_codebooks()])) == measured
 
 
 def test_figures_are_shares_of_what_is_possible() -> None:
     bundle = small_bundle(40, (4, 5, 64))
-    own = Comparable.of("shop", describe(bundle, Evidence(None)))
+    comparable = Comparable.of("shop", describe(bundle, Evidence(None)))
     counts = [np.bincount(column) for column in bundle.items.codes.T]
-    for number, of_level in enumerate(counts):
-        probabilities = of_level[of_level > 0] / 40
+    for number, level_counts in enumerate(counts):
+        probabilities = level_counts[level_counts > 0] / 40
         perplexity = np.exp(-(probabilities * np.log(probabilities)).sum())
-        assert np.isclose(own.even[number], perplexity / min((4, 5, 64)[number], 40))
+        assert np.isclose(comparable.even[number], perplexity / min((4, 5, 64)[number], 40))

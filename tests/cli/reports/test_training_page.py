@@ -27,8 +27,8 @@ def test_a_loss_that_rises_is_overfitting(last: float, overfits: bool) -> None:
     history = [validated(10, 0.06, 5.6), validated(20, 0.055), validated(30, 0.05, last)]
     sentences = course(history, METRIC)
     assert "20% ahead of item-kNN (0.0500) on the same users." in sentences
-    found = "The validation loss rises since step 20: the model overfits." in sentences
-    assert found == overfits
+    is_reported = "The validation loss rises since step 20: the model overfits." in sentences
+    assert is_reported == overfits
     assert not any("more epochs" in sentence for sentence in sentences)
 
 

@@ -47,11 +47,11 @@ def test_a_log_line_has_the_number_of_steps_and_the_time_that_is_left(
             clock[0] = now
             steps(step, 400)
             log({"step": step, "loss": 2.5, "learning_rate": 1e-3})
-    rest = "loss 2.5, learning rate 0.001"
+    figures = "loss 2.5, learning rate 0.001"
     assert capsys.readouterr().err.splitlines() == [
-        f"step 1 of 400: {rest}",
-        f"step 3 of 400: {rest}",  # of two steps in one second nothing follows for 397
-        f"step 8 of 400: {rest}, about 33 min left",
+        f"step 1 of 400: {figures}",
+        f"step 3 of 400: {figures}",  # of two steps in one second nothing follows for 397
+        f"step 8 of 400: {figures}, about 33 min left",
     ]
 
 
