@@ -47,10 +47,10 @@ def test_a_json_value_that_is_no_id_is_refused(tmp_path: Path, name: str, value:
 def test_whole_numbers_keep_their_digits(tmp_path: Path) -> None:
     digits = ["1", "-7", "9" * 19, "1" + "0" * 30, "8" * 5000]
     path = tmp_path / "x.jsonl"
-    path.write_text("".join(f'{{"item_id": {each}, "price": {each}.50}}\n' for each in digits))
+    path.write_text("".join(f'{{"item_id": {text}, "price": {text}.50}}\n' for text in digits))
     columns = read_columns(path, ["item_id", "price"], ids=["item_id"])
     assert columns["item_id"].to_pylist() == digits
-    assert columns["price"].to_pylist() == [f"{each}.50" for each in digits]
+    assert columns["price"].to_pylist() == [f"{text}.50" for text in digits]
 
 
 def test_a_number_and_its_text_are_one_id(tmp_path: Path) -> None:

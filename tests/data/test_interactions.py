@@ -114,10 +114,10 @@ def test_dates_are_read_together_as_one_by_one(dates: list[str]) -> None:
         with pytest.raises(DataError, match="neither a number nor an ISO date"):
             read_order(Path("x"), pa.chunked_array([dates]))
     else:
-        numbers, rest = read_order(Path("x"), pa.chunked_array([dates]))
+        numbers, remainders = read_order(Path("x"), pa.chunked_array([dates]))
         assert numbers.tolist() == expected
         singles = [read_order(Path("x"), pa.chunked_array([[date]]))[1][0] for date in dates]
-        assert rest.tolist() == singles
+        assert remainders.tolist() == singles
 
 
 def test_parquet_times_of_any_type_are_ordered(tmp_path: Path) -> None:

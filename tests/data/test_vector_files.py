@@ -360,7 +360,7 @@ def test_damage_in_a_later_part_is_one_line(tmp_path: Path) -> None:
         source = open_vectors(tmp_path / name)
         damaged = tmp_path / name
         if damaged.is_dir():
-            damaged = max((damaged / "vectors" / "c").rglob("0"), key=lambda each: each.parts)
+            damaged = max((damaged / "vectors" / "c").rglob("0"), key=lambda file: file.parts)
         content = bytearray(damaged.read_bytes())
         quarter = len(content) // 4
         content[4 : 3 * quarter] = b"\xff" * (3 * quarter - 4)
@@ -389,8 +389,8 @@ def test_parquet_at_a_url(tmp_path: Path) -> None:
     files.put(str(tmp_path / "x.parquet"), "/shop/vectors/part.parquet")
     for url in ("memory://shop/vectors", "memory://shop/vectors/part.parquet"):
         vectors = open_vectors(Path(url), ["b", "d"])
-        for each in (vectors, pickle.loads(pickle.dumps(vectors))):
-            assert each.all().tolist() == [[6, 7, 8], [0, 1, 2]]
+        for copy in (vectors, pickle.loads(pickle.dumps(vectors))):
+            assert copy.all().tolist() == [[6, 7, 8], [0, 1, 2]]
     before = open_vectors(Path("memory://shop/vectors")).fingerprint
     assert open_vectors(Path("memory://shop/vectors")).fingerprint == before
     files.pipe_file("/shop/bad/part.parquet", b"no table")

@@ -107,8 +107,8 @@ def test_only_targets_behind_the_cuts_are_held_out(events: Path) -> None:
     split = make_split(events, SplitOptions("temporal", **cuts, fields=fields))
     assert [(valid.user, valid.item) for valid in split.valid] == [("a", "i6")]
     # i1 is no target: it is in a history only
-    asked = [(test.user, test.history, test.item) for test in split.test]
-    assert asked == [("b", ("i9", "i1"), "i2")]
+    examples = [(test.user, test.history, test.item) for test in split.test]
+    assert examples == [("b", ("i9", "i1"), "i2")]
     assert [user.items[-1] for user in split.train] == ["i5", "i9"]
     assert user_histories_of(split)["b"] == ("i9", "i1", "i2")
 

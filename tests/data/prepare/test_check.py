@@ -86,9 +86,9 @@ def test_what_the_report_calls_a_stop_stops_the_readers(tmp_path: Path) -> None:
         {"user": ["u", "", "u"]},
     ):
         events = write_table(tmp_path / "events.csv", good_events | change)
-        found = check(write_table(tmp_path / "items.csv", good_items), events)
+        check_report = check(write_table(tmp_path / "items.csv", good_items), events)
         later = {"nothing_to_evaluate", "unknown_item"}  # of which the readers know nothing
-        stops = [each.kind for each in found.stops if each.kind not in later]
+        stops = [problem.kind for problem in check_report.stops if problem.kind not in later]
         try:
             read_interactions(events)
         except Exception:
@@ -233,7 +233,7 @@ def test_many_equal_times_are_warned_about(tmp_path: Path, times: str, is_warned
         warnings.simplefilter("always")
         checked.refuse_stops("", allow_unknown=False)
     warned = ["17% of events are at the time of another"] if is_warned else []
-    assert [str(each.message)[:40] for each in caught] == warned
+    assert [str(warning.message)[:40] for warning in caught] == warned
 
 
 def test_nothing_is_guessed_of_a_table_without_rows(tmp_path: Path) -> None:

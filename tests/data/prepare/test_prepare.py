@@ -58,9 +58,9 @@ def amazon_2018(folder: Path) -> Path:
 
 
 def amazon_2023(folder: Path) -> Path:
-    rest = {"title": "review", "asin": "variant"}
+    texts = {"title": "review", "asin": "variant"}
     rows = [
-        {"rating": rating, **rest, "parent_asin": item, "user_id": user, "timestamp": time * 1000}
+        {"rating": rating, **texts, "parent_asin": item, "user_id": user, "timestamp": time * 1000}
         for user, item, time, rating in EVENTS
     ]
     write(folder / "All_Beauty.jsonl.gz", lines(rows))

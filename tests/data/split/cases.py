@@ -52,4 +52,4 @@ def write_windows(folder: Path, events: list[tuple[str, str, int]]) -> list[Path
         for place in range(1, len(items)):
             part = {len(items) - 1: "test", len(items) - 2: "valid"}.get(place, "train")
             rows[part].append((user, items[:place], items[place]))
-    return [write_rows(folder / f"{part}.csv", of_part) for part, of_part in rows.items()]
+    return [write_rows(folder / f"{part}.csv", part_rows) for part, part_rows in rows.items()]

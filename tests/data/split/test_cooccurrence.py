@@ -64,8 +64,8 @@ def test_blocks_do_not_change_what_is_read_and_counted(
             return
         sequences = item_sequences(split, "abcd")
         blocks = list(count_blocks(sequences, 4, 0.5, 3, limit=2))
-    known = [history.replace("x", "") for history in histories]
-    assert ["".join("abcd"[item] for item in items) for items in sequences] == known
+    catalog_histories = [history.replace("x", "") for history in histories]
+    assert ["".join("abcd"[item] for item in items) for items in sequences] == catalog_histories
     expected = count_pairs(sequences, 4, 0.5, 3).toarray()
     assert sum_pairs(blocks).toarray().tolist() == expected.tolist()
 

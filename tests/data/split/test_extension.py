@@ -158,8 +158,8 @@ Log = list[tuple[int, str]]
 def split_of_logs(users: dict[str, Log]) -> Split:
     """Leave-one-out; all events of users with fewer than three are training events."""
     items = {user: [item for _, item in log] for user, log in users.items()}
-    split = leave_one_out({user: each for user, each in items.items() if len(each) > 2})
-    short = (sequence_of(user, each) for user, each in items.items() if len(each) in (1, 2))
+    split = leave_one_out({user: ids for user, ids in items.items() if len(ids) > 2})
+    short = (sequence_of(user, ids) for user, ids in items.items() if len(ids) in (1, 2))
     return replace(split, train=(*split.train, *short))
 
 
@@ -204,11 +204,11 @@ def test_a_late_repeat_is_not_taken_for_the_event_that_was_learned(tmp_path: Pat
     paths = write_days(tmp_path, old=old, late=late, again=again)
     for times, path in ((False, paths[1]), (True, paths[1]), (False, paths[2])):
         options = SplitOptions(fields=FieldOptions(times=times))
-        earlier, later = (make_split(each, options) for each in (paths[0], path))
+        earlier, later = (make_split(events_file, options) for events_file in (paths[0], path))
         with pytest.raises(CompatibilityError, match="'a' of user 'u', which may be a training"):
             extended(later, earlier)
     options = SplitOptions(fields=FieldOptions(times=True))
-    before, after = (make_split(each, options) for each in (paths[0], paths[2]))
+    before, after = (make_split(events_file, options) for events_file in (paths[0], paths[2]))
     assert before.reference.excludes_held_out(extended(after, before).reference)
 
 

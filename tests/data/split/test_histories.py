@@ -33,17 +33,17 @@ def test_a_split_has_the_histories_of_its_events(
     expected: dict[str, list[tuple[int, str]]] = {}
     for user, item, time in events:
         expected.setdefault(user, []).append((time, item))
-    in_order = {user: sorted(each, key=lambda event: event[0]) for user, each in expected.items()}
-    assert histories == {user: tuple(item for _, item in each) for user, each in in_order.items()}
+    in_order = {user: sorted(log, key=lambda event: event[0]) for user, log in expected.items()}
+    assert histories == {user: tuple(item for _, item in log) for user, log in in_order.items()}
     folder = tmp_path / "split"
     try:
         split_events(path, folder, SplitOptions(protocol), force=True)  # type: ignore[arg-type]
     except DataError:
         return  # a part is empty
-    of_split = items_of(folder)
+    split_histories = items_of(folder)
     # a temporal split leaves out users with one event that is held out
-    assert dict(of_split).items() <= dict(histories).items()
-    assert all(len(histories[user]) == 1 for user in histories.keys() - of_split.keys())
+    assert dict(split_histories).items() <= dict(histories).items()
+    assert all(len(histories[user]) == 1 for user in histories.keys() - split_histories.keys())
 
 
 def test_recorded_columns_are_read(tmp_path: Path) -> None:

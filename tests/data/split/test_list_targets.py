@@ -25,7 +25,7 @@ def sequence_of(
 
 def lists_of(sequence: UserSequence, **options: Any) -> list[tuple[int, tuple[int, ...]]]:
     made = ListTargets(**{"length": 10, **options}).lists_of(sequence)
-    return [(each.start, each.targets) for each in made]
+    return [(target_list.start, target_list.targets) for target_list in made]
 
 
 def test_without_sessions_a_list_has_the_next_events() -> None:
@@ -48,7 +48,10 @@ def test_only_targets_are_in_lists_and_others_in_histories() -> None:
     assert lists_of(sequence, length=1) == [(1, (1,)), (2, (3,)), (4, (4,)), (5, (7,))]
     counted = {1, 4}
     made = ListTargets(2).lists_of(sequence, lambda event: event[2] in counted)
-    assert [(each.start, each.targets) for each in made] == [(1, (1,)), (2, (4,))]
+    assert [(target_list.start, target_list.targets) for target_list in made] == [
+        (1, (1,)),
+        (2, (4,)),
+    ]
 
 
 def test_a_feedback_orders_a_list() -> None:
@@ -73,15 +76,15 @@ def test_every_list_is_of_one_session_behind_its_history(
     sessions = (0, *sorted(start for start in starts if start < len(items)))
     sequence = sequence_of(items, sessions)
     lists = list(ListTargets(length, stride).lists_of(sequence))
-    for each in lists:
-        assert 1 <= len(each.targets) <= length
-        assert 0 < each.start <= min(each.targets)
-        assert len({bisect_right(sessions, index) for index in each.targets}) == 1
-        assert len({items[index] for index in each.targets}) == len(each.targets)
-        first_of_session = sessions[bisect_right(sessions, each.targets[0]) - 1]
-        assert each.start >= first_of_session
+    for target_list in lists:
+        assert 1 <= len(target_list.targets) <= length
+        assert 0 < target_list.start <= min(target_list.targets)
+        assert len({bisect_right(sessions, index) for index in target_list.targets}) == 1
+        assert len({items[index] for index in target_list.targets}) == len(target_list.targets)
+        first_of_session = sessions[bisect_right(sessions, target_list.targets[0]) - 1]
+        assert target_list.start >= first_of_session
     if stride <= length:  # no event but the first, and repeats of its list, is left out
-        covered = {items[index] for each in lists for index in each.targets}
+        covered = {items[index] for target_list in lists for index in target_list.targets}
         assert covered == set(items[1:])
 
 

@@ -55,13 +55,13 @@ def expected_parts(
 ) -> tuple[int, list[Any], list[Any]]:
     """Number of training events, and the targets of validation and test, of a user's events in
     order, by hand: (position, event)."""
-    of_user = sorted((event for event in events if event[0] == user), key=lambda event: event[2])
-    numbers = session_numbers([event[2] for event in of_user])
-    numbered = list(enumerate(zip(numbers, of_user, strict=True)))
+    log = sorted((event for event in events if event[0] == user), key=lambda event: event[2])
+    numbers = session_numbers([event[2] for event in log])
+    numbered = list(enumerate(zip(numbers, log, strict=True)))
     targets = [(number, (at, event)) for at, (number, event) in numbered if is_target(event)]
     with_targets = sorted({number for number, _ in targets})
     if len(with_targets) < 3:
-        return len(of_user), [], []
+        return len(log), [], []
     valid, test = with_targets[-2:]
     held_out = [[target for number, target in targets if number == held] for held in (valid, test)]
     return numbers.index(valid), *held_out
@@ -82,8 +82,8 @@ def test_the_last_two_sessions_are_held_out(tmp_path: Path, events: list[Any], l
         for example in part:
             n_train, valid, test = expected[example.user]
             targets = valid if name == "valid" else test
-            asked = [(target.position, target.item) for target in example.targets]
-            assert [(at, e[1]) for at, e in targets] == asked
+            example_targets = [(target.position, target.item) for target in example.targets]
+            assert [(at, e[1]) for at, e in targets] == example_targets
             assert [e[3] for _, e in targets] == [t.feedback["rating"] for t in example.targets]
             assert [START + e[2] for _, e in targets] == [t.time for t in example.targets]
             if name == "valid":
@@ -102,16 +102,16 @@ def check_no_leak(split: Split, events: list[Any]) -> None:
     assert split.held_out.count(trained(split)) == 0
     assert len(split.held_out) == sum(len(e.items) for e in (*split.valid, *split.test))
     for sequence in split.train:
-        of_user = sorted((e for e in events if e[0] == sequence.user), key=lambda e: e[2])
-        numbers = session_numbers([event[2] for event in of_user])
-        of_train = [bisect_right(sequence.sessions, at) - 1 for at in range(len(sequence.items))]
-        assert of_train == numbers[: len(of_train)]
+        log = sorted((e for e in events if e[0] == sequence.user), key=lambda e: e[2])
+        numbers = session_numbers([event[2] for event in log])
+        sessions = [bisect_right(sequence.sessions, at) - 1 for at in range(len(sequence.items))]
+        assert sessions == numbers[: len(sessions)]
         for example in (*split.valid, *split.test):
             if example.user == sequence.user:
                 held_out = {numbers[target.position] for target in example.targets}
                 assert len(held_out) == 1
                 assert held_out.isdisjoint(numbers[: len(example.history)])
-                assert example.history == tuple(e[1] for e in of_user[: len(example.history)])
+                assert example.history == tuple(e[1] for e in log[: len(example.history)])
 
 
 SESSIONS = [

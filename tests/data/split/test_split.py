@@ -73,12 +73,12 @@ def test_leave_one_out_holds_out_two_events_per_user(events: list[tuple[str, str
     whole = {user: [item for item, _ in result] for user, result in of_users(read).items()}
     assume(any(len(items) > 2 for items in whole.values()))
     split = leave_one_out(read)
-    valid, test = ({each.user: each for each in part} for part in (split.valid, split.test))
+    valid, test = ({target.user: target for target in part} for part in (split.valid, split.test))
     assert [sequence.user for sequence in split.train] == list(whole)
     for sequence in split.train:
         items = whole[sequence.user]
-        rest = items if len(items) < 3 else items[:-2]
-        assert (list(sequence.items), list(sequence.positions)) == (rest, list(range(len(rest))))
+        train = items if len(items) < 3 else items[:-2]
+        assert (list(sequence.items), list(sequence.positions)) == (train, list(range(len(train))))
         assert (sequence.user in valid, sequence.user in test) == (len(items) > 2,) * 2
         for example, place in (
             (valid.get(sequence.user), len(items) - 2),
@@ -158,9 +158,9 @@ def test_a_split_with_an_empty_part_is_refused() -> None:
     without_test = temporal(read, Cuts(3, 99))
     with pytest.raises(DataError, match="0 test"):
         refuse_empty(without_test.protocol, without_test.counts)
-    of_short_users = leave_one_out(interactions([("u", "a", 0), ("v", "b", 0)]))
+    short_users_split = leave_one_out(interactions([("u", "a", 0), ("v", "b", 0)]))
     with pytest.raises(DataError, match="0 valid"):
-        refuse_empty(of_short_users.protocol, of_short_users.counts)
+        refuse_empty(short_users_split.protocol, short_users_split.counts)
 
 
 def window_events(window: Example) -> list[Event]:

@@ -66,14 +66,14 @@ def test_the_whole_is_that_of_one_process(tmp_path: Path, name: str) -> None:
     split = read_split(tmp_path / "split")
     for part in ("train", "valid", "test"):
         mine, theirs = (
-            sorted(getattr(each, part), key=lambda row: (row.user, str(row)))
-            for each in (split, whole)
+            sorted(getattr(source, part), key=lambda row: (row.user, str(row)))
+            for source in (split, whole)
         )
         assert mine == theirs
-    of_parts = [read_split(tmp_path / "split", only) for only in manifest.folders]
-    assert sum(part.counts.train_events for part in of_parts) == whole.counts.train_events
-    assert sum(len(part.test) for part in of_parts) == len(whole.test)
-    assert {part.reference for part in of_parts} == {whole.reference}
+    part_splits = [read_split(tmp_path / "split", only) for only in manifest.folders]
+    assert sum(part.counts.train_events for part in part_splits) == whole.counts.train_events
+    assert sum(len(part.test) for part in part_splits) == len(whole.test)
+    assert {part.reference for part in part_splits} == {whole.reference}
 
 
 def test_a_part_without_events_has_no_files(tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_a_part_without_training_events_has_no_sessions(tmp_path: Path) -> None:
     cuts = {"valid_from": "2023-11-14T22:16:40", "test_from": timestamps[400]}
     options = SplitOptions("temporal", sessions=SessionRule(gap=40_000.0), **cuts)
     manifest = divide(events, tmp_path / "split", options)
-    of_parts = [read_split(tmp_path / "split", only) for only in manifest.folders]
-    assert sorted(part.counts.train_events for part in of_parts)[-2:] == [0, 200]
+    part_splits = [read_split(tmp_path / "split", only) for only in manifest.folders]
+    assert sorted(part.counts.train_events for part in part_splits)[-2:] == [0, 200]
     assert read_split(tmp_path / "split").reference == make_split(events, options).reference
 
 

@@ -76,9 +76,9 @@ def test_positions_below_the_cut_are_exact_in_any_order_with_any_rows_missing(
     rows = [
         row for user, items in enumerate(sequences) for row in windows_of(str(user), items, LENGTH)
     ]
-    some = data.draw(st.permutations(rows))[: data.draw(st.integers(1, len(rows)))]
-    longest = max(len(window.history) for window, _ in some)
-    for (window, true), result in zip(some, positions([window for window, _ in some]), strict=True):
+    part = data.draw(st.permutations(rows))[: data.draw(st.integers(1, len(rows)))]
+    longest = max(len(window.history) for window, _ in part)
+    for (window, true), result in zip(part, positions([window for window, _ in part]), strict=True):
         assert result == true or len(window.history) == longest
         assert result >= len(window.history)
 
@@ -86,9 +86,9 @@ def test_positions_below_the_cut_are_exact_in_any_order_with_any_rows_missing(
 @given(st.integers(1, 9), st.randoms(use_true_random=False))
 def test_a_window_that_skips_rows_still_overlaps(skipped: int, random: Random) -> None:
     rows = windows_of("u", [str(n) for n in range(30)], length=10)
-    kept = [*rows[:9], rows[9 + skipped], *rows[11 + skipped :]]  # histories of 1 to 9, then full
-    random.shuffle(kept)
-    assert positions([window for window, _ in kept]) == [at for _, at in kept]
+    gapped = [*rows[:9], rows[9 + skipped], *rows[11 + skipped :]]  # histories of 1 to 9, then full
+    random.shuffle(gapped)
+    assert positions([window for window, _ in gapped]) == [at for _, at in gapped]
 
 
 def test_the_same_full_window_is_one_event() -> None:
@@ -158,8 +158,8 @@ def test_missing_windows_hide_no_held_out_event(case: tuple[int, list[list[Place
     longest = max((len(window.history) for window in at), default=0)
     for window in shown_targets(files) - leaking:
         # what is left is all of another sequence, in which the window does not show the target
-        of_user = [each for each in at if each.user == window.user]
-        assert JoinedWindows.of(of_user, longest, set()).is_complete
+        user_windows = [other for other in at if other.user == window.user]
+        assert JoinedWindows.of(user_windows, longest, set()).is_complete
         assert n_items < 6
     if n_items == 1000:
         assert leaking == shown_targets(files)
