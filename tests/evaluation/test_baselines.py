@@ -36,31 +36,31 @@ def arrays(sequences: Lists) -> list[np.ndarray]:
     return [np.array(items, dtype=np.int64) for items in sequences]
 
 
-def slow_similarity(sequences: Lists, how: KnnSettings) -> dict[int, dict[int, float]]:
+def slow_similarity(sequences: Lists, knn: KnnSettings) -> dict[int, dict[int, float]]:
     together: dict[int, dict[int, float]] = {item: {} for item in range(ITEMS)}
     for items in sequences:
         for i, one in enumerate(items):
             for j, other in enumerate(items):
                 if one != other:
-                    weight = how.distance ** (abs(i - j) - 1)
+                    weight = knn.distance ** (abs(i - j) - 1)
                     if j < i:
-                        weight *= how.reverse
+                        weight *= knn.reverse
                     together[one][other] = together[one].get(other, 0) + weight
     events = [sum(items.count(item) for items in sequences) for item in range(ITEMS)]
     similar = {
         one: {
-            other: w / ((events[one] * events[other]) ** how.normalization + how.shrinkage)
+            other: w / ((events[one] * events[other]) ** knn.normalization + knn.shrinkage)
             for other, w in row.items()
             if w > 0
         }
         for one, row in together.items()
     }
-    if how.neighbors is None:
+    if knn.neighbors is None:
         return similar
     # compared as the code compares them: rounding must not decide who is near
     return {
         one: dict(
-            sorted(row.items(), key=lambda pair: (-round(pair[1], 12), pair[0]))[: how.neighbors]
+            sorted(row.items(), key=lambda pair: (-round(pair[1], 12), pair[0]))[: knn.neighbors]
         )
         for one, row in similar.items()
     }
@@ -76,8 +76,8 @@ def test_similarities_agree_with_loops(sequences: Lists, how: KnnSettings) -> No
         np.testing.assert_allclose(result, expected, rtol=1e-12)
     else:  # which of two equal neighbors stays may hang on rounding; how near they are may not
         for one in range(ITEMS):
-            kept = sorted(result[one][result[one] > 0])
-            np.testing.assert_allclose(kept, sorted(slow[one].values()), rtol=1e-9)
+            neighbor_scores = sorted(result[one][result[one] > 0])
+            np.testing.assert_allclose(neighbor_scores, sorted(slow[one].values()), rtol=1e-9)
 
 
 @given(

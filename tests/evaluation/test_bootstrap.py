@@ -37,7 +37,9 @@ def drawn_examples(users: list[str], seed: int, resamples: int) -> list[list[int
     distinct = sorted(set(users))
     rng = np.random.default_rng(seed)
     draws = rng.integers(len(distinct), size=(resamples, len(distinct)))
-    examples = {user: [row for row, of in enumerate(users) if of == user] for user in distinct}
+    examples = {
+        user: [row for row, owner in enumerate(users) if owner == user] for user in distinct
+    }
     return [[row for number in draw for row in examples[distinct[number]]] for draw in draws]
 
 

@@ -214,14 +214,14 @@ def test_scores_are_normalized_as_requested(normalize: Normalize | None) -> None
     in_sid_order = bundle.items.codes[bundle.active]
     expected = {}
     for over in ("level", normalize or "level"):
-        how: dict[str, Any] = {"normalize": over, "trie": bundle.trie()}
-        scores = score_sids(loaded.model, prompts, in_sid_order, loaded.tokens, **how)
+        search_options: dict[str, Any] = {"normalize": over, "trie": bundle.trie()}
+        scores = score_sids(loaded.model, prompts, in_sid_order, loaded.tokens, **search_options)
         leaves = np.argsort(-scores, axis=1, kind="stable")
         expected[over] = evaluate_shop(bundle, examples, leaves, events).metrics
-    own = {name: value for name, value in result.metrics.items() if "survival" not in name}
-    assert own == pytest.approx(expected[normalize or "level"])
+    metrics = {name: value for name, value in result.metrics.items() if "survival" not in name}
+    assert metrics == pytest.approx(expected[normalize or "level"])
     gain = result.differences["other model"]["ndcg@10"].mean
-    assert gain == pytest.approx(own["ndcg@10"] - expected["level"]["ndcg@10"])
+    assert gain == pytest.approx(metrics["ndcg@10"] - expected["level"]["ndcg@10"])
     assert (gain == 0) == (normalize is None)
     assert result.settings["normalize"] == (normalize or "level")
     assert result.settings["against"]["normalize"] == "level"
@@ -230,11 +230,11 @@ def test_scores_are_normalized_as_requested(normalize: Normalize | None) -> None
 def test_the_progress_counts_every_pass() -> None:
     events, examples = visits()
     loaded = trie_model(shared=False)
-    mixed = replace(loaded, memory=WeightedMemory(memory_of(events, loaded.bundle)))
+    with_memory = replace(loaded, memory=WeightedMemory(memory_of(events, loaded.bundle)))
     reports: list[tuple[int, int]] = []
     options = EvaluationOptions(ks=(5,), num_beams=10)
     evaluate_examples(
-        mixed,
+        with_memory,
         examples,
         events,
         options,
@@ -251,12 +251,12 @@ def test_a_memory_needs_scores_over_the_trie() -> None:
     loaded = loaded_model(shop(shared=False))
     loaded = replace(loaded, memory=WeightedMemory(memory_of(events, loaded.bundle)))
     options = EvaluationOptions(ks=(5,), num_beams=10, normalize="trie")
-    of_trie = replace(loaded, contract=replace(loaded.contract, normalize="trie"))
+    over_trie = replace(loaded, contract=replace(loaded.contract, normalize="trie"))
     result = evaluate_examples(loaded, examples, events, options)
-    expected = evaluate_examples(of_trie, examples, events, replace(options, normalize=None))
+    expected = evaluate_examples(over_trie, examples, events, replace(options, normalize=None))
     assert result.to_json() == expected.to_json()
     with pytest.raises(UsageError, match="normalized over the trie, not the vocabulary"):
-        evaluate_examples(of_trie, examples, events, replace(options, normalize="vocabulary"))
+        evaluate_examples(over_trie, examples, events, replace(options, normalize="vocabulary"))
 
 
 def test_a_model_with_a_memory_is_compared_with_both_of_its_parts() -> None:
@@ -297,7 +297,7 @@ def test_an_evaluation_is_a_table_and_a_line() -> None:
     assert rare.loc["model", "low"] == result.slices["rare"].confidence_interval["ndcg@10"][0]
     assert rare.loc["item-knn", "value"] == result.slices["rare"].baselines["item-knn"]["ndcg@10"]
     assert set(table.group) >= {"all", "macro", "warm"}
-    means = {name: f"{each['ndcg@10']:.4f}" for name, each in result.baselines.items()}
+    means = {name: f"{metrics['ndcg@10']:.4f}" for name, metrics in result.baselines.items()}
     assert repr(result) == (
         f"<Evaluation of 30 examples, ndcg@10: model {result.metrics['ndcg@10']:.4f}, "
         f"popularity {means['popularity']}, item-knn {means['item-knn']}>"

@@ -71,12 +71,12 @@ def examples(rows: list[tuple[Any, Any, Any]]) -> list[Example]:
 
 
 def test_few_values_are_groups_in_order() -> None:
-    some = examples([(9, "b", 1), (10, None, 2), (9, "a", None), (None, "b", 1)])
-    groups = {name: list(inside) for name, inside in field_groups(some, "user.age").items()}
+    held_out = examples([(9, "b", 1), (10, None, 2), (9, "a", None), (None, "b", 1)])
+    groups = {name: list(inside) for name, inside in field_groups(held_out, "user.age").items()}
     assert groups == {"9": [1, 0, 1, 0], "10": [0, 1, 0, 0], "unknown": [0, 0, 0, 1]}
     assert list(groups) == ["9", "10", "unknown"]
-    assert list(field_groups(some, "context.device")) == ["a", "b", "unknown"]
-    assert list(field_groups(some, "feedback.rating")) == ["1", "2", "unknown"]
+    assert list(field_groups(held_out, "context.device")) == ["a", "b", "unknown"]
+    assert list(field_groups(held_out, "feedback.rating")) == ["1", "2", "unknown"]
 
 
 def test_many_numbers_are_quarters() -> None:
@@ -106,16 +106,16 @@ def test_groups_and_weights_enter_an_evaluation() -> None:
     rng = np.random.default_rng(0)
     bundle = small_bundle(40)
     rows = [(int(rng.integers(3)), "tv", [None, 0, 1, 5][rng.integers(4)]) for _ in range(60)]
-    some = examples(rows)
-    leaves = np.stack([rng.permutation(bundle.trie().n_leaves)[:20] for _ in some])
+    held_out = examples(rows)
+    leaves = np.stack([rng.permutation(bundle.trie().n_leaves)[:20] for _ in held_out])
     options = {"ks": (5, 10), "by": ("user.age",), "weight": "rating", "seed": 3}
-    evaluation = evaluate_shop(bundle, some, leaves, None, **options)
+    evaluation = evaluate_shop(bundle, held_out, leaves, None, **options)
     names = evaluation.values.names
     for age, group in evaluation.by["user.age"].items():
-        inside = np.array([str(example.fields.user["age"]) == age for example in some])
+        inside = np.array([str(example.fields.user["age"]) == age for example in held_out])
         assert group.n == inside.sum()
         assert group.metrics == pytest.approx(averages(names, evaluation.values.values[inside]))
-    ratings = np.array([example.feedback["rating"] or 0.0 for example in some], dtype=float)
+    ratings = np.array([example.feedback["rating"] or 0.0 for example in held_out], dtype=float)
     assert evaluation.weighted.n == (ratings > 0).sum()
     expected = averages(names, evaluation.values.values, ratings)
     assert evaluation.weighted.metrics == pytest.approx(expected)
@@ -128,24 +128,24 @@ def test_groups_and_weights_enter_an_evaluation() -> None:
 
 
 def test_only_targets_that_fulfill_a_condition_remain() -> None:
-    some = examples([(1, "", rating) for rating in (1, 5, None, 4)])
-    left = fulfilling(some, ["rating>=4"], TYPES)
+    held_out = examples([(1, "", rating) for rating in (1, 5, None, 4)])
+    left = fulfilling(held_out, ["rating>=4"], TYPES)
     assert [example.feedback["rating"] for example in left] == [5, 4]
     with pytest.raises(DataError, match="no target of the 4 examples fulfills rating>5 and rat"):
-        fulfilling(some, ["rating>5", "rating<2"], TYPES)
+        fulfilling(held_out, ["rating>5", "rating<2"], TYPES)
     with pytest.raises(UsageError, match="no feedback 'stars'"):
-        fulfilling(some, ["stars>5"], TYPES)
+        fulfilling(held_out, ["stars>5"], TYPES)
 
 
 def test_unknown_fields_are_refused() -> None:
-    some = examples([(1, "tv", 1)])
+    held_out = examples([(1, "tv", 1)])
     for name in ("age", "user.", "item.age"):
         with pytest.raises(UsageError, match=r"is not one of user.FIELD"):
-            field_groups(some, name)
+            field_groups(held_out, name)
     with pytest.raises(UsageError, match=r"--by user.city: the split has no such field, only age"):
-        field_groups(some, "user.city")
+        field_groups(held_out, "user.city")
     with pytest.raises(UsageError, match="--weight stars: the split has no such field"):
-        target_weights(some, "stars")
+        target_weights(held_out, "stars")
     with pytest.raises(UsageError, match="field of texts"):
         target_weights(examples([(1, "", "good")]), "rating")
     for rating in (-1, 0, None):

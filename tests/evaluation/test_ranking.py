@@ -31,8 +31,8 @@ def test_ranks_count_only_items_that_may_be_recommended(shared: bool, exclude_se
     leaves = random_leaves(bundle, len(examples), K)
     if exclude_seen and not shared:  # the decoder's filter takes these away
         for row, ranked in enumerate(leaves):
-            kept = ranked[~np.isin(ranked, indexed.denied_positions(row))]
-            ranked[:] = [*kept, *[-1] * (K - len(kept))]
+            eligible = ranked[~np.isin(ranked, indexed.denied_positions(row))]
+            ranked[:] = [*eligible, *[-1] * (K - len(eligible))]
     ranks, sids = item_ranks(indexed, leaves), Ranking.of_sids(indexed, leaves).sid_ranks
     first = first_items(indexed, leaves, 10)
     hits = 0
@@ -106,5 +106,5 @@ def test_items_that_repeat_a_sid_count_once_among_sids() -> None:
     ranking = Ranking.of_items(indexed, positions)
     for row, target in enumerate(indexed.target_leaves.tolist()):
         distinct = list(dict.fromkeys(leaves[row].tolist()))
-        found = (ranking.sid_ranks.before[row], ranking.sid_ranks.group_size[row])
-        assert found == ((distinct.index(target), 1) if target in distinct else (0, 0))
+        sid_rank = (ranking.sid_ranks.before[row], ranking.sid_ranks.group_size[row])
+        assert sid_rank == ((distinct.index(target), 1) if target in distinct else (0, 0))

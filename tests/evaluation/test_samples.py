@@ -60,7 +60,7 @@ def test_positions_of_another_bundle_are_those_of_the_same_items() -> None:
     in_other = positions_in(one, other, positions)
     assert in_other[1, -1] == -1
     ids = [
-        [bundle.items.ids[row] for row in bundle.active[of]]
-        for bundle, of in ((one, positions[0]), (other, in_other[0]))
+        [bundle.items.ids[row] for row in bundle.active[user_positions]]
+        for bundle, user_positions in ((one, positions[0]), (other, in_other[0]))
     ]
     assert ids[0] == ids[1]

@@ -181,8 +181,8 @@ def test_the_metric_is_ndcg_nearest_to_ten(names: tuple[str, ...], expected: str
 def test_an_evaluation_has_the_intervals_that_the_verdict_needs() -> None:
     events, examples = visits()
     loaded = trie_model(shared=False)
-    mixed = replace(loaded, memory=WeightedMemory(memory_of(events, loaded.bundle), 0.4, 2.0))
-    evaluation = evaluate_examples(mixed, examples, events, EvaluationOptions(), against=loaded)
+    mixture = replace(loaded, memory=WeightedMemory(memory_of(events, loaded.bundle), 0.4, 2.0))
+    evaluation = evaluate_examples(mixture, examples, events, EvaluationOptions(), against=loaded)
     from_item_knn = evaluation.differences_from_item_knn
     assert set(from_item_knn) == {"other model", "model alone", "memory alone", "popularity"}
     for system, differences in from_item_knn.items():

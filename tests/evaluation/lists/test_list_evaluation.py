@@ -139,9 +139,9 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 
 def test_the_session_itself_is_a_perfect_list(split: Split) -> None:
     options = ListEvaluationOptions(length=4)
-    items_of = {example.user: example.items for example in split.test}
+    session_items = {example.user: example.items for example in split.test}
     makers = {
-        "truth": lambda requests: (items_of[request.user] for request in requests),
+        "truth": lambda requests: (session_items[request.user] for request in requests),
         "fixed": lambda requests: [("i0", "i0", "gone", "lost") for _ in requests],
     }
     bundle = small_bundle(40)

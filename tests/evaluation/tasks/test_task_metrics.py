@@ -57,8 +57,8 @@ def exact_scores(
 ) -> Any:
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     prompts = [encoder.ids(question.prompt) for question in questions]
-    how: Any = {"normalize": normalize, "trie": loaded.bundle.trie()}
-    return score_sids(loaded.model, prompts, loaded.bundle.items.codes, loaded.tokens, **how)
+    options: Any = {"normalize": normalize, "trie": loaded.bundle.trie()}
+    return score_sids(loaded.model, prompts, loaded.bundle.items.codes, loaded.tokens, **options)
 
 
 @pytest.mark.parametrize("normalize", ["level", "trie", "vocabulary"])
@@ -88,9 +88,9 @@ def test_sid_metrics_are_those_of_exact_scores(loaded: LoadedModel, normalize: N
 def test_chance_is_a_sid_drawn_at_random(loaded: LoadedModel) -> None:
     questions = [to_sid(loaded, f"film {row}", row) for row in range(0, N, 3)]
     result = evaluate_questions(loaded, "title-to-sid", questions, search=BeamOptions(num_beams=2))
-    codes, own = loaded.bundle.items.codes, loaded.bundle.items.codes[::3]
+    codes, target_codes = loaded.bundle.items.codes, loaded.bundle.items.codes[::3]
     for level in (1, 2, 3):
-        share = (codes[None, :, :level] == own[:, None, :level]).all(axis=2).mean()
+        share = (codes[None, :, :level] == target_codes[:, None, :level]).all(axis=2).mean()
         assert result.chance["exact" if level == 3 else f"prefix@{level}"] == pytest.approx(share)
 
 
@@ -100,8 +100,8 @@ def test_an_answer_correct_for_one_question_is_correct_for_its_group(loaded: Loa
     alone = evaluate_questions(loaded, "t", [to_sid(loaded, "same", wrong)], search=SEARCH)
     assert alone.metrics["exact"] == 0
     also_correct = [to_sid(loaded, "whatever", first, ("same",))]
-    asked = [to_sid(loaded, "same", wrong, ("same",))]
-    helped = evaluate_questions(loaded, "t", asked, also_correct=also_correct, search=SEARCH)
+    questions = [to_sid(loaded, "same", wrong, ("same",))]
+    helped = evaluate_questions(loaded, "t", questions, also_correct=also_correct, search=SEARCH)
     assert (helped.metrics["exact"], helped.metrics["prefix@1"]) == (1, 1)
     assert helped.metrics["hr@1"] == 0  # retrieval looks for the item itself
     assert helped.chance["exact"] == pytest.approx(2 / N)
@@ -121,8 +121,8 @@ def test_a_whole_history_is_evaluated_by_its_last_item(loaded: LoadedModel) -> N
     space, codes = loaded.bundle.space, loaded.bundle.items.codes
     whole = Question((), (sids(space, codes[[3, 8, 5]]), template("")))
     cut = (sids(space, codes[[3, 8]]), begin(space))
-    asked = Question(cut, (sids(space, codes[5:6], behind_begin=True),))
-    results = [evaluate_questions(loaded, "t", [question]) for question in (whole, asked)]
+    last_item = Question(cut, (sids(space, codes[5:6], behind_begin=True),))
+    results = [evaluate_questions(loaded, "t", [question]) for question in (whole, last_item)]
     assert results[0].metrics == results[1].metrics
 
 
@@ -173,10 +173,10 @@ def test_running_text_has_a_perplexity_alone(loaded: LoadedModel) -> None:
 
 
 def test_a_memory_has_no_part_in_an_answer(loaded: LoadedModel) -> None:
-    mixed = replace(loaded, memory=WeightedMemory(small_memory(loaded.bundle)))
-    asked: dict[str, Any] = {"task": "title-to-sid", "limit": 2, "num_beams": 3}
-    alone = evaluate_task(loaded, None, **asked, normalize="level")
-    assert evaluate_task(mixed, None, **asked, normalize="level") == alone
+    with_memory = replace(loaded, memory=WeightedMemory(small_memory(loaded.bundle)))
+    options: dict[str, Any] = {"task": "title-to-sid", "limit": 2, "num_beams": 3}
+    alone = evaluate_task(loaded, None, **options, normalize="level")
+    assert evaluate_task(with_memory, None, **options, normalize="level") == alone
 
 
 def test_invalid_sets_of_questions_are_refused(loaded: LoadedModel) -> None:

@@ -53,7 +53,7 @@ def one_by_one(model: Any, prompt: SharedPrompt) -> Any:
         whole = [*prompt.start, *end]
         losses = [answer_losses(model, [whole], [answer])[0][0] for answer in BRANCHES]
         scores.append(np.exp(-np.array(losses)))
-    return np.array([each / each.sum() for each in scores]).reshape(-1, len(BRANCHES))
+    return np.array([score / score.sum() for score in scores]).reshape(-1, len(BRANCHES))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3", "t5"])
@@ -63,8 +63,8 @@ def test_a_tree_gives_the_probabilities_of_whole_sequences(
     make = tiny_encoder_decoder if architecture == "t5" else tiny_model
     model = make(architecture, vocab_size=VOCABULARY)
     monkeypatch.setattr(module, "ENDS", 2)
-    found = answer_probabilities(model, SHARED_PROMPTS, BRANCHES)
-    for prompt, probabilities in zip(SHARED_PROMPTS, found, strict=True):
+    tree_probabilities = answer_probabilities(model, SHARED_PROMPTS, BRANCHES)
+    for prompt, probabilities in zip(SHARED_PROMPTS, tree_probabilities, strict=True):
         np.testing.assert_allclose(probabilities, one_by_one(model, prompt), atol=1e-5)
 
 
@@ -192,19 +192,19 @@ def test_more_labels_are_compared_in_pairs(rows: list[tuple[int, int]]) -> None:
 
 def test_probabilities_are_those_of_the_whole_answers() -> None:
     questions = [question(1, "yes"), question(2, "not at all")]
-    labels = sorted_labels(each.text for each in questions)
+    labels = sorted_labels(labeled_question.text for labeled_question in questions)
     assert labels == ("not at all", "yes")
     encoder = prompt_encoder(MODEL.tokenizer, MODEL.tokens)
     answers = [encoder.ids([catalog(label), template("<eos>")]) for label in labels]
     probabilities = label_probabilities(MODEL, questions, labels)
-    for each, of_labels in zip(questions, probabilities, strict=True):
-        losses, _ = answer_losses(MODEL.model, [encoder.ids(each.prompt)] * 2, answers)
-        assert of_labels == pytest.approx(np.exp(-losses) / np.exp(-losses).sum(), abs=1e-5)
+    for labeled_question, distribution in zip(questions, probabilities, strict=True):
+        losses, _ = answer_losses(MODEL.model, [encoder.ids(labeled_question.prompt)] * 2, answers)
+        assert distribution == pytest.approx(np.exp(-losses) / np.exp(-losses).sum(), abs=1e-5)
 
 
 def test_metrics_follow_from_the_probabilities() -> None:
     questions = [question(n, label) for n, label in enumerate(["10", "9", "10", "2.5"])]
-    labels = sorted_labels(each.text for each in questions)
+    labels = sorted_labels(labeled_question.text for labeled_question in questions)
     assert labels == ("2.5", "9", "10")
     names, values, ranked, chance = label_metrics(MODEL, questions)
     probabilities = label_probabilities(MODEL, questions, labels)

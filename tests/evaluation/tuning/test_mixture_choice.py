@@ -199,11 +199,11 @@ def test_users_with_warm_targets_lose_less_than_the_noise(new_score: float) -> N
     assert choice == replace(MixtureChoice.of(warm), summary=choice.summary)
     n = len(before)
     deviation = np.sqrt(before.mean() * (1 - before.mean()) / n)
-    recalls = {each: recall(choice, candidates.with_factor(each)) for each in FACTORS}
-    lost = {each: before.mean() - recalls[each].mean() for each in FACTORS}
+    recalls = {other: recall(choice, candidates.with_factor(other)) for other in FACTORS}
+    lost = {other: before.mean() - recalls[other].mean() for other in FACTORS}
     # the bootstrap's interval is 1.96 deviations to each side, give or take
     assert lost[factor] <= LOSS * 2.2 * deviation
-    assert all(lost[each] > LOSS * 1.7 * deviation for each in FACTORS if each > factor)
+    assert all(lost[other] > LOSS * 1.7 * deviation for other in FACTORS if other > factor)
     # users who want a new item gain
     new = candidates.select(~candidates.is_warm)
     with_new = gains(choice.ranks(new.with_factor(factor))).mean()
@@ -214,10 +214,10 @@ def test_users_with_warm_targets_lose_less_than_the_noise(new_score: float) -> N
     assert choice.summary["hr@10 of warm targets, without new items"] == before.mean()
     assert choice.summary["users"] == SHOPPERS
     # the memory's own figure is of all users, beside the one that the factor was chosen with
-    of_all = MixtureChoice.of(candidates).summary["ndcg@10 memory"]
-    assert choice.summary["ndcg@10 memory"] == of_all
-    of_warm = MixtureChoice.of(without.select(without.is_warm)).summary["ndcg@10 memory"]
-    assert choice.summary["ndcg@10 memory of warm targets, without new items"] == of_warm
+    all_users_ndcg = MixtureChoice.of(candidates).summary["ndcg@10 memory"]
+    assert choice.summary["ndcg@10 memory"] == all_users_ndcg
+    warm_targets_ndcg = MixtureChoice.of(without.select(without.is_warm)).summary["ndcg@10 memory"]
+    assert choice.summary["ndcg@10 memory of warm targets, without new items"] == warm_targets_ndcg
 
 
 def test_new_items_that_hurt_nobody_keep_their_scores() -> None:
@@ -270,7 +270,7 @@ def test_ranks_are_those_of_an_evaluation(shared: bool, exclude_seen: bool, fact
     summary = MixtureChoice.of(candidates).summary
     measured = [summary[f"ndcg@10 {system}"] for system in ("model", "memory")]
     assert (summary["users"], measured) == (40, [grid[0].max(), grid[-1].max()])
-    how = EvaluationOptions(ks=(10,), exclude_seen=exclude_seen, baselines=False, num_beams=40)
+    settings = EvaluationOptions(ks=(10,), exclude_seen=exclude_seen, baselines=False, num_beams=40)
     fitted = fit_gate(candidates, candidates.raised(1.5), everyone, 0.5, 1.0)
     assert fitted is not None
     for weight, power, gate in (
@@ -282,8 +282,8 @@ def test_ranks_are_those_of_an_evaluation(shared: bool, exclude_seen: bool, fact
     ):
         choice = MixtureChoice(weight, power, gate, {})
         expected = float(gains(choice.ranks(candidates)).mean())
-        mixed = WeightedMemory(memory, weight, power, gate, new_item_factor=factor)
-        evaluation = evaluate_examples(replace(loaded, memory=mixed), examples, few, how)
+        weighted = WeightedMemory(memory, weight, power, gate, new_item_factor=factor)
+        evaluation = evaluate_examples(replace(loaded, memory=weighted), examples, few, settings)
         assert evaluation.metrics["ndcg@10"] == pytest.approx(expected, abs=1e-9), (weight, power)
         if gate is None:
             assert grid[WEIGHTS.index(weight), POWERS.index(power)] == expected

@@ -133,7 +133,7 @@ def test_lists_without_new_items_have_the_others_in_their_order() -> None:
     loaded = trie_model(shared=False)
     events, examples = visits(users=60)
     without = {"i7", "i8", "i9"}
-    old = [replace(each, items=tuple(i for i in each.items if i not in without)) for each in events]
+    old = [replace(user, items=tuple(i for i in user.items if i not in without)) for user in events]
     memory = memory_of(old, loaded.bundle)
     candidates = candidates_of(loaded, memory, examples, TuneMemoryOptions(num_beams=40))
     index = FeatureIndex.of(memory, MemoryIndex.of(memory, loaded.bundle), loaded.bundle)
@@ -141,7 +141,7 @@ def test_lists_without_new_items_have_the_others_in_their_order() -> None:
     choice = MixtureChoice(0.3, 2.0, None, {})
     assert candidates.lists_new_items
     ranked = RankedUsers.of(candidates.without_new_items(), choice, indexed, index)
-    is_new = np.array([each.item in without for each in examples])
+    is_new = np.array([example.item in without for example in examples])
     assert is_new.any()
     assert (ranked.targets[is_new] == -1).all()
     assert (ranked.targets[~is_new] >= 0).all()
@@ -182,8 +182,8 @@ def test_evaluation_measures_what_was_fitted(shared: bool, exclude_seen: bool) -
     how_fitted = {"exclude_seen": exclude_seen, "scale": 0.5}
     fitted = fit_part(ranked, everyone, "logarithm", (0, 1), memory.manifest, **how_fitted)
     weighted = WeightedMemory(memory, 0.3, 2.0, reranker=fitted)
-    how = EvaluationOptions(ks=(10,), exclude_seen=exclude_seen, baselines=False, num_beams=40)
-    evaluation = evaluate_examples(replace(loaded, memory=weighted), examples, events, how)
+    settings = EvaluationOptions(ks=(10,), exclude_seen=exclude_seen, baselines=False, num_beams=40)
+    evaluation = evaluate_examples(replace(loaded, memory=weighted), examples, events, settings)
     after = gains(ranked.ranks(ranked.added(fitted, everyone))).mean()
     before = gains(ranked.ranks(0.0)).mean()
     assert after != before
@@ -199,10 +199,12 @@ def test_only_validation_targets_decide_and_no_count_has_a_held_out_event() -> N
     items = [f"i{number}" for number in range(40)]
     counts = Counter(item for sequence in events for item in sequence.items)
     fewest = sorted(items, key=lambda item: counts[item])[:3]  # one of the features tells these
-    valid = [replace(each, item=fewest[row % 3]) for row, each in enumerate(examples)]
+    valid = [replace(example, item=fewest[row % 3]) for row, example in enumerate(examples)]
     bindings = []
     for shift in (0, 7):
-        test = [replace(each, item=items[(row + shift) % 40]) for row, each in enumerate(examples)]
+        test = [
+            replace(example, item=items[(row + shift) % 40]) for row, example in enumerate(examples)
+        ]
         split = Split("leave-one-out", tuple(events), tuple(valid), tuple(test))
         memory = build_memory(split, loaded.bundle)
         options = TuneMemoryOptions(num_beams=40)

@@ -40,22 +40,22 @@ def ndcg(
     """NDCG@10 by loops over the memory that `build_memory` makes with these settings."""
     values = dict(settings)
     weight = values.pop("content_weight", 0.0)
-    how = replace(DEFAULT, **values)
+    knn = replace(DEFAULT, **values)
     content = CONTENT.weighted(weight) if weight else None
-    memory = build_memory(split, bundle, how, content=content)
+    memory = build_memory(split, bundle, knn, content=content)
     similarity = memory.neighbors.to_scipy().toarray().astype(np.float64)
-    row_of = {item: row for row, item in enumerate(bundle.items.ids)}
+    item_rows = {item: row for row, item in enumerate(bundle.items.ids)}
     gains = []
     for example in split.valid:
-        history = [row_of[item] for item in example.history if item in row_of][-50:]
-        scores = np.zeros(len(row_of))
+        history = [item_rows[item] for item in example.history if item in item_rows][-50:]
+        scores = np.zeros(len(item_rows))
         for age, row in enumerate(reversed(history)):
-            scores += how.recency**age * similarity[row]
+            scores += knn.recency**age * similarity[row]
         scores[bundle.items.retired] = 0
         if exclude_seen:
-            scores[[row_of[item] for item in example.history if item in row_of]] = 0
+            scores[[item_rows[item] for item in example.history if item in item_rows]] = 0
         ranked = [row for row in np.argsort(-scores, kind="stable")[:10] if scores[row] > 0]
-        is_hit = np.array(ranked) == row_of[example.item]
+        is_hit = np.array(ranked) == item_rows[example.item]
         gains.append(float((is_hit / np.log2(np.arange(len(ranked)) + 2)).sum()))
     return sum(gains) / len(gains)
 
