@@ -58,8 +58,8 @@ def random_split(seed: int, leaks: bool = False) -> Split:
         train.append(UserSequence(user, items, positions))
         for index in range(0, n, 5):
             other = items[index] if leaks else "another item"
-            rest = (FurtherTarget(items[-1] if leaks else "x", positions[-1]),)
-            held_out.append(Example(user, (), other, positions[index], rest=rest * (seed % 2)))
+            extra = (FurtherTarget(items[-1] if leaks else "x", positions[-1]),)
+            held_out.append(Example(user, (), other, positions[index], rest=extra * (seed % 2)))
     held_out.append(Example("nobody", ("i1",), "i2", 1))
     half = len(held_out) // 2
     return Split("temporal", tuple(train), tuple(held_out[:half]), tuple(held_out[half:]))
@@ -158,12 +158,12 @@ def test_what_shows_fields_or_has_a_budget_is_made_one_by_one(
     bundle: Bundle, catalog: Items, split: Split
 ) -> None:
     assert {named_task(task).make for task in TASKS} == set(BLOCKS)
-    given = replace(split, protocol="given", windows=tuple(split.valid))
+    given_split = replace(split, protocol="given", windows=tuple(split.valid))
     options = SftOptions({"next-item": 1.0, "title-to-sid": 1.0})
     maker = ExampleMaker(bundle, catalog, options)
     users = range(len(split.train))
     assert maker.task_blocks("next-item", split, maker.events(split), users) is not None
-    assert maker.task_blocks("next-item", given, maker.events(given), users) is None
+    assert maker.task_blocks("next-item", given_split, maker.events(given_split), users) is None
     assert maker.task_blocks("title-to-sid", split, maker.events(split), users) is None
     budget = replace(options, max_tokens=500)
     limited = ExampleMaker(bundle, catalog, budget, tiny_tokenizer())

@@ -64,8 +64,8 @@ def test_every_target_has_the_weight_of_its_event(
     sft_options = SftOptions(TASKS, history_length=4)
     make_sft(bundle, catalog, split, plain, sft_options)
     make_sft(bundle, catalog, split, weighted, sft_options, weights=options)
-    rating_of = ratings(events)
-    weight_of = {key: min(math.exp(value / 2), 9.0) for key, value in rating_of.items()}
+    event_ratings = ratings(events)
+    event_weights = {key: min(math.exp(value / 2), 9.0) for key, value in event_ratings.items()}
     users = [sequence.user for sequence in split.train]
     tasks = set()
     rows = zip(read_training_examples(plain), read_training_examples(weighted), strict=True)
@@ -78,19 +78,19 @@ def test_every_target_has_the_weight_of_its_event(
             continue
         items = items_of(example, bundle)
         if example["task"] == "sequence":
-            candidates = [[weight_of.get((user, item)) for item in items] for user in users]
+            candidates = [[event_weights.get((user, item)) for item in items] for user in users]
         elif example["task"] == "next-item":
-            candidates = [weight_of.get((user, items[-1])) for user in users]
+            candidates = [event_weights.get((user, items[-1])) for user in users]
         else:
             assert isinstance(weight, float)
             continue
         assert weight in candidates
     assert tasks == set(TASKS)
-    trained = [weight_of[user.user, item] for user in split.train for item in user.items]
+    trained = [event_weights[user.user, item] for user in split.train for item in user.items]
     record = read_lineage(weighted).weights
     assert record.mean == pytest.approx(np.mean(trained))
     assert (record.smallest, record.largest) == (min(trained), max(trained))
-    unclipped = [rating_of[user.user, item] for user in split.train for item in user.items]
+    unclipped = [event_ratings[user.user, item] for user in split.train for item in user.items]
     assert record.clipped == sum(math.exp(rating / 2) > 9 for rating in unclipped)
     expected = np.sum(trained) ** 2 / np.sum(np.square(trained))
     assert record.effective_events == pytest.approx(expected)
@@ -100,9 +100,9 @@ def test_every_target_has_the_weight_of_its_event(
 def test_a_column_is_a_weight_as_it_is(bundle: Bundle, events: Path) -> None:
     split = rated_split(events)
     weights = EventWeights.read(WeightOptions("rating"), split)
-    rating_of = ratings(events)
-    trained = [(each.user, item) for each in split.train for item in each.items]
-    assert weights.values.tolist() == [rating_of[event] for event in trained]
+    event_ratings = ratings(events)
+    trained = [(sequence.user, item) for sequence in split.train for item in sequence.items]
+    assert weights.values.tolist() == [event_ratings[event] for event in trained]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_an_event_that_is_no_target_has_weight_0_and_labels_have_none(
 ) -> None:
     """A model that predicts feedback learns bad feedback too."""
     split = rated_split(events, target=("rating>=3",))
-    rating_of = ratings(events)
+    event_ratings = ratings(events)
     out = tmp_path / "train.jsonl"
     weights = None if expression is None else WeightOptions(expression)
     tasks = dict.fromkeys(("sequence", "next-item", "predict-rating", "predict-target"), 1.0)
@@ -172,7 +172,7 @@ def test_an_event_that_is_no_target_has_weight_0_and_labels_have_none(
             assert "weight" not in example
             continue
         items = items_of(example, bundle)
-        values = [rating_of[example["user"], item] for item in items]
+        values = [event_ratings[example["user"], item] for item in items]
         if example["task"] == "next-item":
             assert values[-1] >= 3  # the others are no examples
             assert example.get("weight") == (None if expression is None else values[-1])

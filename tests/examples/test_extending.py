@@ -58,7 +58,7 @@ def test_a_quantizer_makes_a_bundle(added: dict[str, Any], tmp_path: Path) -> No
     assert np.isin(bundle.codebook.levels[0], vectors).all()
     bundle.save(tmp_path / "random.zarr")
     assert verify(tmp_path / "random.zarr") == []
-    (setting,) = [each for each in list_settings("build-codebook") if "random" in each.group]
+    (setting,) = [entry for entry in list_settings("build-codebook") if "random" in entry.group]
     assert (setting.key, setting.meaning) == ("normalize", "Scale every vector to length 1 first.")
 
 
@@ -67,9 +67,9 @@ def test_a_task_makes_its_examples(
 ) -> None:
     items = [item for user in split.train for item in user.items]
     unseen = set(items[:3])
-    kept = [user for user in split.train if not unseen & set(user.items)]
-    fewer = replace(split, train=tuple(kept))
-    seen = {item for user in kept for item in user.items}
+    users = [user for user in split.train if not unseen & set(user.items)]
+    fewer = replace(split, train=tuple(users))
+    seen = {item for user in users for item in user.items}
     out = tmp_path / "train.jsonl"
     make_sft(bundle, catalog, fewer, out, SftOptions(tasks={"new-title-to-sid": 1.0}))
     examples = [json.loads(line) for line in out.read_text().splitlines()]
@@ -100,8 +100,8 @@ def test_a_search_finds_leaves(added: dict[str, Any]) -> None:
     siblings = codes.repeat(3, axis=0)
     siblings[:, 2] = np.tile(np.arange(3), len(codes))  # every last code behind each prefix
     scores = score_sids(model, prompts, siblings, tokens).reshape(len(prompts), -1, 3)
-    of_prefix = np.log(np.exp(scores).sum(axis=2))
-    last = scores[:, np.arange(len(codes)), codes[:, 2]] - of_prefix
+    prefix_scores = np.log(np.exp(scores).sum(axis=2))
+    last = scores[:, np.arange(len(codes)), codes[:, 2]] - prefix_scores
     np.testing.assert_array_equal(leaves, last.argmax(axis=1))
 
 

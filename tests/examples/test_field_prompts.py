@@ -46,9 +46,9 @@ def split_of(rows: list[Any], users: list[Any], folder: Path) -> Split:
         for number, (age, city) in enumerate(users):
             user = {"user_id": f"u{number}", "age": age, "city": city or "-"}
             stream.write(json.dumps(user) + "\n")
-    of_users = (FieldName("age", "int"), FieldName("city", "str"))
+    user_fields = (FieldName("age", "int"), FieldName("city", "str"))
     rating, device = (FieldName("rating", "int"),), (FieldName("device", "str"),)
-    fields = FieldOptions(rating, device, of_users, table, True)
+    fields = FieldOptions(rating, device, user_fields, table, True)
     return make_split(events, SplitOptions(fields=fields))
 
 
@@ -147,7 +147,9 @@ def test_a_sequence_contains_every_served_prompt(
     for (owner, _, position), request in requests_of(split):
         if position <= history_length:
             ids = served(maker, request, bundle, catalog, tokenizer, tokens)
-            assert any(owner == of and sequence[: len(ids)] == ids for of, sequence in sequences)
+            assert any(
+                owner == user and sequence[: len(ids)] == ids for user, sequence in sequences
+            )
 
 
 def test_a_separator_stands_between_sids(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
@@ -155,7 +157,7 @@ def test_a_separator_stands_between_sids(tmp_path: Path, bundle: Bundle, catalog
     templates = {"next-item": Templates(("{history}?",), ", ")}
     options = SftOptions({"next-item": 1.0}, templates=templates)
     maker = ExampleMaker(bundle, catalog, options, None, (), split.fields)
-    prompts = ([part.text or "#" for part in each.prompt] for each in maker.examples(split))
+    prompts = ([part.text or "#" for part in example.prompt] for example in maker.examples(split))
     shown = {"".join(texts).partition("?")[0] for texts in prompts}
     assert shown == {"#", "#, #"}
 
@@ -219,10 +221,10 @@ def test_a_sequence_has_one_prompt_and_a_separator_no_slot(
 
 
 def test_the_fields_of_a_task_are_filled_in_beside_all_fields() -> None:
-    chosen = Templates(("{fields}: {history} by {field} {feedback}",), "", ("{sid}{event}",))
-    filled = templates_for("next-item-by-rating", chosen, TYPES)
-    known = "age {user.age}, city {user.city}, device {context.device}, last event {gap} ago"
-    assert filled.prompts == (known + ": {history} by rating {feedback.rating}",)
+    templates = Templates(("{fields}: {history} by {field} {feedback}",), "", ("{sid}{event}",))
+    filled = templates_for("next-item-by-rating", templates, TYPES)
+    all_fields = "age {user.age}, city {user.city}, device {context.device}, last event {gap} ago"
+    assert filled.prompts == (all_fields + ": {history} by rating {feedback.rating}",)
     assert filled.items == ("{sid}{event.rating}",)
 
 
@@ -273,8 +275,8 @@ def test_items_that_the_bundle_lacks_take_their_fields_along(
     more = {"event": {"rating": [5, 1, 4]}, "times": [0, 10, 500]}
     whole = Request.from_json({"history": ["i1", "nobody", "i2"], "fields": fields | more})
     fewer = {"event": {"rating": [5, 4]}, "times": [0, 500]}
-    known = Request.from_json({"history": ["i1", "i2"], "fields": fields | fewer})
-    histories = ((bundle.items.rows(each.history), each.fields) for each in (whole, known))
+    part = Request.from_json({"history": ["i1", "i2"], "fields": fields | fewer})
+    histories = ((bundle.items.rows(request.history), request.fields) for request in (whole, part))
     prompts = [session.from_history(*history) for history in histories]
     assert prompts[0] == prompts[1]
     with pytest.raises(DataError, match=r"shows \{event.rating\}, which the request lacks"):

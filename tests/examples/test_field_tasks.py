@@ -95,14 +95,14 @@ def test_no_prompt_shows_the_feedback_of_its_target(
         event = {**sequence.fields.event, "rating": (*earlier, 77)}
         fields = dataclasses.replace(sequence.fields, event=event)
         changed.append(dataclasses.replace(sequence, fields=fields))
-    last_events = {(s.user, s.items[-1], s.positions[-1]) for s in rated.train}
+    last_events = {(user.user, user.items[-1], user.positions[-1]) for user in rated.train}
     n_targets = 0
     pairs = zip(shown(rated), shown(dataclasses.replace(rated, train=tuple(changed))), strict=True)
     for (events, prompt, completion), (_, other_prompt, other_completion) in pairs:
         is_target = events[-1] in last_events
         n_targets += is_target
-        told = task == "next-item-by-rating" and is_target
-        assert (prompt == other_prompt) != told
+        is_shown = task == "next-item-by-rating" and is_target
+        assert (prompt == other_prompt) != is_shown
         assert (completion == other_completion) != (task == "predict-rating" and is_target)
     assert n_targets == len(rated.train)
 
@@ -120,8 +120,8 @@ def test_the_prompt_is_served_as_it_was_trained(
     ratings = {user.user: user.fields.event["rating"] for user in split.train}
     for (user, item, position), request in requests_of(split):
         fields = dataclasses.replace(request.fields, feedback={"rating": ratings[user][position]})
-        told = dataclasses.replace(request, fields=fields)
-        ids = served(maker, told, bundle, catalog, tokenizer, tokens)
+        with_rating = dataclasses.replace(request, fields=fields)
+        ids = served(maker, with_rating, bundle, catalog, tokenizer, tokens)
         assert ids == trained[user, item, position]
     if task == "next-item-by-rating":
         with pytest.raises(DataError, match=r"shows \{feedback.rating\}, which the request lacks"):
@@ -214,8 +214,8 @@ def test_a_question_shows_as_many_items_as_a_prompt(bundle: Bundle) -> None:
     *history, target = [bundle.items.ids[row] for row in range(HISTORY_PROMPT.history_length + 1)]
     held_out = Example("u", (target, *history, "gone"), target, len(history) + 2)
     model = untrained_model(bundle, HISTORY_PROMPT)
-    chosen = TaskEvaluationOptions(task="sequence", allow_unknown=True)
-    ([question], _) = make_questions(model, [held_out], chosen, FieldTypes())
+    options = TaskEvaluationOptions(task="sequence", allow_unknown=True)
+    ([question], _) = make_questions(model, [held_out], options, FieldTypes())
     text, _ = segments_to_text(bundle.space, (*question.prompt, *question.answer))
     assert [piece.items[0] for piece in decode(bundle, text)] == [*history, target]
 
@@ -227,11 +227,11 @@ def test_a_trained_template_makes_the_questions(bundle: Bundle, rated: Split) ->
     maker = ExampleMaker(bundle, catalog, options, fields=rated.fields)
     model = untrained_model(bundle, maker.prompts.history)
     session = QuerySession.of(model)
-    chosen = TaskEvaluationOptions(task="next-item")
-    questions, _ = make_questions(model, rated.test, chosen, rated.fields)
+    task_options = TaskEvaluationOptions(task="next-item")
+    questions, _ = make_questions(model, rated.test, task_options, rated.fields)
     indexed = IndexedExamples.of(bundle, rated.test, exclude_seen=False)
     encoder = PromptEncoder(model.tokenizer, model.tokens)
     for question, query in zip(questions, example_queries(session, indexed), strict=True):
         assert encoder.ids(question.prompt) == list(query.prompt)
     with pytest.raises(UsageError, match="is no field of the split"):
-        make_questions(model, rated.test, chosen, FieldTypes())
+        make_questions(model, rated.test, task_options, FieldTypes())

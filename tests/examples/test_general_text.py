@@ -61,7 +61,7 @@ def test_inputs_of_make_sft_are_named_as_their_flags_name_them(
         make(general=str(tmp_path / "none"), tokenizer=tiny_tokenizer())
     with pytest.raises(UsageError, match="the split has no feedback 'rating'"):
         make(weights="exp(rating/1)")
-    own = tmp_path / "own.json"
-    own.write_text('{"prompts": ["After {history}:"]}')
-    make(tasks={"next-item": 1}, templates={"next-item": own})
+    template_file = tmp_path / "own.json"
+    template_file.write_text('{"prompts": ["After {history}:"]}')
+    make(tasks={"next-item": 1}, templates={"next-item": template_file})
     assert '"prompt": "After ' in (tmp_path / "train.jsonl").read_text()

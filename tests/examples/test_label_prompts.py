@@ -35,13 +35,13 @@ def test_a_label_prompt_equals_that_of_the_training_example(
     assert len(made) > 6
     for example in made:
         user, _, position = example.events[-1]
-        of_user = events[user]
-        stop = of_user.positions.index(position)
-        known = NO_FIELDS
-        if of_user.fields is not NO_FIELDS:
-            known = of_user.fields.before(stop, tuple(split.fields.context)).with_next()
-        codes = bundle.items.codes[bundle.items.rows(of_user.items[: stop + 1])]
-        ids = label_prompt_ids(prompt, tokenizer, tokens, codes, known)
+        sequence = events[user]
+        stop = sequence.positions.index(position)
+        fields = NO_FIELDS
+        if sequence.fields is not NO_FIELDS:
+            fields = sequence.fields.before(stop, tuple(split.fields.context)).with_next()
+        codes = bundle.items.codes[bundle.items.rows(sequence.items[: stop + 1])]
+        ids = label_prompt_ids(prompt, tokenizer, tokens, codes, fields)
         assert ids == encoder.ids(example.prompt)
 
 
@@ -87,6 +87,6 @@ def test_a_label_prompt_makes_the_questions(bundle: Bundle, catalog: Items, tmp_
     for question, example in zip(questions, split.test, strict=True):
         items = bundle.items.rows((*example.history, example.item))
         codes = bundle.items.codes[items]
-        known = example.fields.with_next()
-        ids = label_prompt_ids(prompt, model.tokenizer, model.tokens, codes, known)
+        fields = example.fields.with_next()
+        ids = label_prompt_ids(prompt, model.tokenizer, model.tokens, codes, fields)
         assert encoder.ids(question.prompt) == ids

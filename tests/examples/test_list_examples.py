@@ -52,7 +52,7 @@ def maker_of(
 
 def lists_by_hand(split: Split, bundle: Bundle, length: int) -> list[tuple[str, list[str]]]:
     """User and items of every list, from the training events alone."""
-    found = []
+    user_lists = []
     for sequence in split.train:
         stops = (*sequence.sessions[1:], len(sequence.items))
         for start, stop in zip(sequence.sessions, stops, strict=True):
@@ -61,8 +61,8 @@ def lists_by_hand(split: Split, bundle: Bundle, length: int) -> list[tuple[str, 
                 items = [sequence.items[index] for index in indexes[first : first + length]]
                 items = [item for item in items if item in bundle.items.ids]
                 if items:
-                    found.append((sequence.user, items))
-    return found
+                    user_lists.append((sequence.user, items))
+    return user_lists
 
 
 @pytest.mark.parametrize("begin_end_tokens", [True, False])
@@ -82,12 +82,12 @@ def test_lists_are_trained_as_they_are_served(
     examples = list(maker.examples(sessions))
     by_hand = lists_by_hand(sessions, bundle, 3)
     assert [(e.events[0][0], shown_items(bundle, e.completion)) for e in examples] == by_hand
-    items_of = {sequence.user: sequence.items for sequence in sessions.train}
+    user_items = {sequence.user: sequence.items for sequence in sessions.train}
     for example in examples:
         shown = shown_items(bundle, example.completion)
         assert [item for _, item, _ in example.events[-len(shown) :]] == shown
         user, _, first = example.events[-len(shown)]
-        before = [item for item in items_of[user][:first] if item in bundle.items.ids]
+        before = [item for item in user_items[user][:first] if item in bundle.items.ids]
         codes = bundle.items.codes[bundle.items.rows(before)]
         served = history_prompt_ids(prompt, tokenizer, tokens, codes, None)
         assert encoder.ids(example.prompt) == served

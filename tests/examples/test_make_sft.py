@@ -37,8 +37,8 @@ Write = Callable[..., Lineage]
 def write(tmp_path: Path, bundle: Bundle, catalog: Items, split: Split) -> Write:
     """make-sft of the shop; other inputs are given by keyword."""
 
-    def make(name: str = "train.jsonl", options: SftOptions | None = None, **given: Any) -> Lineage:
-        inputs: dict[str, Any] = {"bundle": bundle, "items": catalog, "split": split, **given}
+    def make(name: str = "train.jsonl", options: SftOptions | None = None, **extra: Any) -> Lineage:
+        inputs: dict[str, Any] = {"bundle": bundle, "items": catalog, "split": split, **extra}
         (tmp_path / name).parent.mkdir(exist_ok=True)
         return make_sft(out=tmp_path / name, options=options, **inputs)
 
@@ -144,7 +144,7 @@ def catalog_file(folder: Path, *columns: str) -> Path:
 
 def test_what_no_example_is_made_of_is_said(tmp_path: Path, split: Split, write: Write) -> None:
     items = catalog_file(tmp_path, "title", "brand")
-    train = tuple(UserSequence(each.user, each.items[:1], (0,)) for each in split.train)
+    train = tuple(UserSequence(sequence.user, sequence.items[:1], (0,)) for sequence in split.train)
     short = dataclasses.replace(split, train=train)
     with pytest.raises(DataError, match="no training example of next-item can be made"):
         write(options=SftOptions({"next-item": 1.0}), items=items, split=short)
@@ -181,7 +181,7 @@ def test_running_text_shows_the_columns_that_were_asked_for(tmp_path: Path, writ
         lineage = write(name, options, items=items, catalog_options=made)
         assert lineage.columns == fields
         examples = read_training_examples(tmp_path / name)
-        texts = [each["text"] for each in examples if "text" in each]
+        texts = [example["text"] for example in examples if "text" in example]
         assert texts
         assert not any("brand:" in text for text in texts)
         assert all(("color:" in text) == bool(fields) for text in texts)

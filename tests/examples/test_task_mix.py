@@ -42,8 +42,8 @@ def test_a_mix_matches_its_budget(weights: dict[str, float], max_tokens: int, se
     assert examples == list(maker.examples(SPLIT))
     total_weight = sum(weights.values())
     for task, weight in weights.items():
-        of_task = [example for example in examples if example.task == task]
-        lengths = [maker.length(example.segments) for example in of_task]
+        task_examples = [example for example in examples if example.task == task]
+        lengths = [maker.length(example.segments) for example in task_examples]
         budget = int(max_tokens * weight / total_weight)
         assert sum(lengths) <= budget
         if lengths:  # room for one more only because copies have other templates

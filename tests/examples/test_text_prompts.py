@@ -23,7 +23,7 @@ def test_text_prompts_are_the_same(
     prompt = maker.prompts.text
     assert (prompt.task, prompt.format) == (task, format_)
     trained = [example.prompt for example in maker.examples(split) if example.task == task]
-    catalogs = ([part.text for part in each if part.kind == "catalog"] for each in trained)
+    catalogs = ([part.text for part in segments if part.kind == "catalog"] for segments in trained)
     texts = {catalog[0] for catalog in catalogs}
     encoder = PromptEncoder(tokenizer, tokens)
     trained_ids = [encoder.ids(segments) for segments in trained]

@@ -124,7 +124,7 @@ def test_item_text_shows_catalog_numbers(bundle: Bundle, split: Split, tmp_path:
     _, examples = make_examples(bundle, catalog, split, SftOptions(tasks), queries)
     texts: dict[str, list[str]] = {task: [] for task in tasks}
     for example in examples:
-        catalog_text = [each.text for each in example.segments if each.kind == "catalog"]
+        catalog_text = [segment.text for segment in example.segments if segment.kind == "catalog"]
         texts[example.task].append("".join(catalog_text))
     assert texts["item-text"][0] == "title 0\nprice: 9.5\nrating: 0"
     assert texts["item-text"][3] == "title 3\nrating: 3"
