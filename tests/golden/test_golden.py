@@ -215,8 +215,8 @@ def test_the_training_examples_of_format_1() -> None:
     space = Bundle.open(BUNDLE).space
     (film,) = [example for example in examples if "Amélie — <s_a_1>" in example.get("prompt", "")]
     prompt, completion = prompt_and_completion(film, space)
-    assert "Amélie — <s_a_1>" in [each.text for each in prompt if each.kind == "catalog"]
-    assert [each.kind for each in completion] == ["sid"]
+    assert "Amélie — <s_a_1>" in [segment.text for segment in prompt if segment.kind == "catalog"]
+    assert [segment.kind for segment in completion] == ["sid"]
     valid = EXAMPLES.with_name("valid.jsonl")
     assert tuple(read_examples(valid)) == read_split(GOLDEN / "split").valid
 
