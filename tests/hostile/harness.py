@@ -107,12 +107,12 @@ def run(*arguments: object, stdin: bytes | str = b"", seconds: float = SECONDS) 
 
     An exception that the command does not handle is raised, as a defect of the command.
     """
-    words = tuple(str(each) for each in arguments)
+    words = tuple(str(argument) for argument in arguments)
     data = stdin.encode() if isinstance(stdin, str) else stdin
     out, err = _stream(b""), _stream(b"")
     # variables that would set options of a command
-    own = [name for name in os.environ if name.startswith("SIDTOOL_")]
-    hidden = {name: os.environ.pop(name) for name in own}
+    option_variables = [name for name in os.environ if name.startswith("SIDTOOL_")]
+    hidden = {name: os.environ.pop(name) for name in option_variables}
     streams = sys.stdin, sys.stdout, sys.stderr
     sys.stdin, sys.stdout, sys.stderr = _stream(data), out, err
     try:

@@ -206,7 +206,7 @@ class BundleLife(RuleBasedStateMachine):
     def damage(self, data: st.DataObject) -> None:
         """One flipped bit in any file is found."""
         files = sorted(path for path in self.path.rglob("*") if path.is_file())
-        path = data.draw(st.sampled_from([each for each in files if each.stat().st_size]))
+        path = data.draw(st.sampled_from([file for file in files if file.stat().st_size]))
         whole = path.read_bytes()
         place = data.draw(st.integers(0, len(whole) - 1))
         bit = 1 << data.draw(st.integers(0, 7))

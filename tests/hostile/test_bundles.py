@@ -174,7 +174,7 @@ def test_a_bundle_changed_and_signed_is_found_or_read_as_it_is(data: st.DataObje
     objects = signed(made, restore=bool(data.draw(numbers) % 4))
     STORE.store.clear()
     if data.draw(st.booleans()):
-        STORE.pipe({f"/hostile/shop.zarr/{name}": each for name, each in objects.items()})
+        STORE.pipe({f"/hostile/shop.zarr/{name}": content for name, content in objects.items()})
         check(FOLDER, made, objects)
     else:
         STORE.pipe("/hostile/shop.zarr.zip", zipped(objects))
@@ -208,5 +208,5 @@ def test_a_changed_root_document_is_refused_or_says_the_same(data: st.DataObject
     text = json.dumps(new, indent=data.draw(st.sampled_from([None, 1])), sort_keys=True)
     STORE.store.clear()
     objects = made.parts() | {ROOT: text.encode("utf-8", "surrogatepass")}
-    STORE.pipe({f"/hostile/shop.zarr/{name}": each for name, each in objects.items()})
+    STORE.pipe({f"/hostile/shop.zarr/{name}": content for name, content in objects.items()})
     assert call(verify, FOLDER) or objects[ROOT] == made.stored()[ROOT]

@@ -94,8 +94,8 @@ def heavy(light: Path) -> Path:
     """The inputs of all commands."""
     (light / "memory.zarr").rename(light / "earlier.zarr")
     heavy_inputs(light)
-    mixed = (light / "mixed", light / "split", light / "memory.zarr", "--num-beams", 10)
-    done("tune-memory", *mixed, "-o", light / "bound")
+    inputs = (light / "mixed", light / "split", light / "memory.zarr", "--num-beams", 10)
+    done("tune-memory", *inputs, "-o", light / "bound")
     return light
 
 

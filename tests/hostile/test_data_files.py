@@ -330,7 +330,7 @@ def test_queries_windows_and_maps(tmp_path: Path, kind: str, changes: Changes) -
         texts = [text for query in queries for text in (query.item, query.text, query.user or "x")]
     elif kind == "windows":
         windows = call(read_windows, path, input_bytes=len(content)) or ()
-        texts = [text for each in windows for text in (each.user, each.item, *each.history)]
+        texts = [text for window in windows for text in (window.user, window.item, *window.history)]
     else:
         read = read_openonerec if kind == "map" else read_minionerec
         bundle = call(read, path, name="x", input_bytes=len(content))

@@ -160,12 +160,12 @@ def test_a_stream_has_a_request_or_an_error_for_each_line(
     stored = enumerate(stream_lines, 1)
     expected = [(number, request) for number, (line, request) in stored if line.strip()]
     assert len(requests) == len(expected)
-    for request, (number, of_line) in zip(requests, expected, strict=True):
+    for request, (number, expected_request) in zip(requests, expected, strict=True):
         assert request.line == number
-        if of_line is None:
+        if expected_request is None:
             assert isinstance(request, BadRequest) or (number == 1 and not mark)
         else:
-            assert request == of_line
+            assert request == expected_request
 
 
 @pytest.fixture(scope="module")
@@ -232,9 +232,9 @@ def check_answer(
     assert set(answer.items) <= eligible
     assert len(answer.items) == len(set(answer.items)) == min(options.k, len(eligible))
     assert answer.missing == options.k - len(answer.items)
-    assert answer.unknown == sum(not is_item(each) for each in request.history)
-    assert answer.unknown_allowed == sum(not is_item(each) for each in request.allow or ())
-    assert answer.unknown_denied == sum(not is_item(each) for each in request.deny)
+    assert answer.unknown == sum(not is_item(item) for item in request.history)
+    assert answer.unknown_allowed == sum(not is_item(item) for item in request.allow or ())
+    assert answer.unknown_denied == sum(not is_item(item) for item in request.deny)
     assert list(answer.scores) == sorted(answer.scores, reverse=True)
 
 
