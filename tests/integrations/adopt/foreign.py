@@ -133,12 +133,12 @@ def minionerec(folder: Path, architecture: str = "qwen2", *, padding: int = 0) -
             "further context. Write a response that appropriately completes the request. \n\n"
             "### Instruction:\nCan you predict the next possible item that the user may expect?\n\n"
         )
-        asked = (
+        question = (
             "Can you predict the next possible item the user may expect, given the following "
             f"chronological interaction history: {shown}"
         )
         # the tokenizer of the fixture has a begin token, which it does not put there itself
-        return f"<bos>{instruction}### User Input: \n{asked}\n\n### Response:\n"
+        return f"<bos>{instruction}### User Input: \n{question}\n\n### Response:\n"
 
     return Foreign(folder, _index_path(folder), tokenizer, index, prompt)
 

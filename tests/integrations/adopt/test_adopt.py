@@ -81,8 +81,8 @@ def test_the_prompt_has_the_tokens_that_the_system_reads(name: str, adopted: Mak
 def test_weights_and_tokenizer_are_copied_byte_for_byte(name: str, adopted: Make) -> None:
     model, folder = adopted(name)
     names = {path.name for path in model.folder.iterdir()}
-    for each in sorted(names - {"config.json"}):
-        assert (folder / each).read_bytes() == (model.folder / each).read_bytes()
+    for file_name in sorted(names - {"config.json"}):
+        assert (folder / file_name).read_bytes() == (model.folder / file_name).read_bytes()
     before = json.loads((model.folder / "config.json").read_text())
     after = json.loads((folder / "config.json").read_text())
     assert after.pop("sidtool")["stages"][0]["stage"] == "adopt"
@@ -141,8 +141,8 @@ def test_items_without_a_token_are_never_recommended(tmp_path: Path) -> None:
     with pytest.warns(SidtoolWarning, match="1 of 31 items .* 'new'"):
         loaded = load_model_folder(tmp_path / "out")
     options = RecommendOptions(k=31, num_beams=31)
-    known = Request(user="u", history=("1", "2"))
-    (answer,) = recommend(loaded, [known], options)
+    request = Request(user="u", history=("1", "2"))
+    (answer,) = recommend(loaded, [request], options)
     assert sorted(answer.items) == sorted(model.sids)
     # nor does one stand in a history
     with_new = Request(user="u", history=("1", "new", "2"))
@@ -196,8 +196,8 @@ def test_the_worked_prompt_has_the_items_that_fit(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no item of a history fits into a prompt of 9 tokens"):
         worked(max_length=9)
     # an item without a title has no tokens, and yet it fits
-    own = {"prompts": ["Items: {history}"], "items": ["{title}"]}
-    (tmp_path / "own.json").write_text(json.dumps(own))
+    templates = {"prompts": ["Items: {history}"], "items": ["{title}"]}
+    (tmp_path / "own.json").write_text(json.dumps(templates))
     options = AdoptOptions(template_file=tmp_path / "own.json")
     untitled = check_adoption(model.folder, model.map, tmp_path / "out", options).prompt
     assert (len(untitled.history), untitled.text) == (2, "Items: ")

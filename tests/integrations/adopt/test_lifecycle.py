@@ -181,7 +181,7 @@ class Oracle:
             competing = self.of_level[level]
             if self.normalize == "trie":
                 before = tuple(path[:level])
-                competing = sorted({each[level] for each in self.paths if each[:level] == before})
+                competing = sorted({leaf[level] for leaf in self.paths if leaf[:level] == before})
             at = logits[len(prompt) + level - 1]
             scores.append(float(at[token_id] - at[competing].logsumexp(0)))
         return scores

@@ -64,9 +64,9 @@ class TwoNodes:
 
     def kill_worker(self, draw: Random) -> bool:
         """Kill a random worker -> whether there was one."""
-        nodes = [each for each in (self.cluster.head_node, self.second) if each is not None]
+        nodes = [node for node in (self.cluster.head_node, self.second) if node is not None]
         raylets = [node.all_processes["raylet"][0].process.pid for node in nodes]
-        workers = sorted(each for raylet in raylets for each in workers_of(raylet))
+        workers = sorted(worker for raylet in raylets for worker in workers_of(raylet))
         if not workers:
             return False
         with suppress(ProcessLookupError):

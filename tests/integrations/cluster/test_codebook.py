@@ -111,17 +111,17 @@ def test_a_bad_vector_is_named_by_its_row(shop: Path, tmp_path: Path) -> None:
     vectors[row] = np.nan
     path = tmp_path / "bad.parquet"
     pq.write_table(pa.table({"item_id": table["item_id"], "vector": list(vectors)}), path)
-    given = inputs(shop) | {"embeddings": path}
+    build_inputs = inputs(shop) | {"embeddings": path}
     with pytest.raises(DataError, match=r"not finite, like .*\(?row 7\)?"):
-        build_codebook(shop / "items.csv", tmp_path / "bad.zarr", **given, run=elsewhere)
+        build_codebook(shop / "items.csv", tmp_path / "bad.zarr", **build_inputs, run=elsewhere)
 
 
 def test_refusals(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     words = ("build-codebook", shop / "items.csv", "-o", tmp_path / "b.zarr", *WORKERS)
     vectors = ("--embeddings", shop / "vectors")
-    for given in ((*vectors, *vectors), ("--encoder", "lexical"), ()):
-        assert "reads vectors from one --embeddings" in refused(2, *words, *given)
+    for vector_flags in ((*vectors, *vectors), ("--encoder", "lexical"), ()):
+        assert "reads vectors from one --embeddings" in refused(2, *words, *vector_flags)
     (tmp_path / "b.zarr").mkdir()
     monkeypatch.setitem(ENGINES, "ray", replace(ENGINES["ray"], connect=None))
     assert "exists already" in refused(2, *words, *vectors)  # before Ray starts

@@ -16,12 +16,12 @@ FOLDER = Path(__file__).parents[3] / "examples" / "ray"
 
 def test_every_option_of_the_script_is_one_of_its_command() -> None:
     text = (FOLDER / "run.sh").read_text()
-    shared = re.search(r"^ray=\((.*)\)$", text, re.M)
-    assert shared is not None
+    ray_options = re.search(r"^ray=\((.*)\)$", text, re.M)
+    assert ray_options is not None
     lines = re.findall(r"^(?:unless \S+ )?(sidtool .*)$", text, re.M)
     assert len(lines) == 9
     for line in lines:
-        line = line.replace('"${ray[@]}"', shared[1])
+        line = line.replace('"${ray[@]}"', ray_options[1])
         assert named_flags(line) <= flags(line.split()[1])
     assert sum('"${ray[@]}"' in line for line in lines) == 7
 

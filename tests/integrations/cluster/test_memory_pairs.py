@@ -57,13 +57,13 @@ def shop_of(ids: list[str]) -> Bundle:
 
 
 def count(
-    shop: Path, out: Path, options: RunOptions = LOCAL, split: str = "split", **how: Any
+    shop: Path, out: Path, options: RunOptions = LOCAL, split: str = "split", **build_options: Any
 ) -> Memory:
     """The memory that workers count, saved and opened again."""
     bundle = Bundle.open(shop / "shop.zarr")
     place = str(shop / "shop.zarr")
     with ClusterPairs.opened(shop / split, place, out, options) as counter:
-        build_memory(counter.manifest, bundle, counter=counter, **how).save(out)
+        build_memory(counter.manifest, bundle, counter=counter, **build_options).save(out)
     return Memory.open(out)
 
 
@@ -144,9 +144,9 @@ def test_settings_are_chosen_on_users_of_some_parts(shop: Path, tmp_path: Path, 
 def test_memory_grows_with_the_items_of_a_part(shop: Path, tmp_path: Path) -> None:
     """Not with all items: their ids are mapped."""
     text = np.char.encode([f"stranger {number:07d}" for number in range(300_000)])
-    own = np.char.encode([f"{item:04d}" for item in range(3, 36)])
-    data = np.concatenate([array.view(np.uint8) for array in (text, own)])
-    sizes = np.repeat([16, 4], [len(text), len(own)])
+    catalog_ids = np.char.encode([f"{item:04d}" for item in range(3, 36)])
+    data = np.concatenate([array.view(np.uint8) for array in (text, catalog_ids)])
+    sizes = np.repeat([16, 4], [len(text), len(catalog_ids)])
     ids = Texts.of_utf8(data, np.concatenate([[0], np.cumsum(sizes)]))
     split = open_split(shop / "split")
     memory_pairs.count_part(split, ids, 0.85, tmp_path / "warm.arrow")

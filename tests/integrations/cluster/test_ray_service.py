@@ -237,14 +237,16 @@ def service(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
 @pytest.mark.slow
 def test_answers_are_those_of_recommend(service: Running, model: Path) -> None:
     histories = [("b001",), ("b002", "b003"), ("b004", "b001", "b009")]
-    asked = [Request(history=history) for history in histories]
-    expected = [*recommend(load_model_folder(model), asked, RecommendOptions(k=3))]
+    requests = [Request(history=history) for history in histories]
+    expected = [*recommend(load_model_folder(model), requests, RecommendOptions(k=3))]
     for history, answer in zip(histories, expected, strict=True):
         got = service.post("/v1/recommend", {"history": history})
         assert got["items"] == list(answer.items)
         assert got["scores"] == pytest.approx(list(answer.scores), abs=1e-4)
-    many = service.post("/v1/recommend", {"requests": [{"history": each} for each in histories]})
-    assert [each["items"] for each in many["answers"]] == [list(each.items) for each in expected]
+    many = service.post("/v1/recommend", {"requests": [{"history": ids} for ids in histories]})
+    assert [answer["items"] for answer in many["answers"]] == [
+        list(answer.items) for answer in expected
+    ]
     assert service.get("/readyz")["items"] == 40
 
 
@@ -317,12 +319,12 @@ def call(url: str, body: bytes | None) -> tuple[int, bytes]:
 
 def replicas() -> list[int]:
     """The processes of replicas on this machine."""
-    found = []
+    process_ids = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes()
         except OSError:
             continue
         if command.startswith(b"ray::ServeReplica"):
-            found.append(int(process.name))
-    return found
+            process_ids.append(int(process.name))
+    return process_ids

@@ -69,9 +69,9 @@ def test_the_rows_are_those_of_one_process(
         outcome = recommend_folder(
             source, tmp_path / "requests", tmp_path / "out", options, shard_rows=shard_rows
         )
-    assert [str(each.message) for each in over_folder if each.category is SidtoolWarning] == [
-        str(each.message) for each in one_process if each.category is SidtoolWarning
-    ]
+    assert [
+        str(warning.message) for warning in over_folder if warning.category is SidtoolWarning
+    ] == [str(warning.message) for warning in one_process if warning.category is SidtoolWarning]
     expected = pq.read_table(tmp_path / "one.parquet").to_pylist()
     parts = sorted((tmp_path / "out").glob("part-*"))
     assert len(parts) == -(-21 // shard_rows)

@@ -320,9 +320,9 @@ def test_a_folder_of_parts_continues_and_names_a_lost_file(
     with pytest.raises(UsageError, match="the parts of a split in parts"):
         make(inputs, out, ClusterExamples(inputs, RunOptions()))
     writer = ClusterExamples(inputs, RunOptions())
-    given = (inputs.bundle, inputs.items, inputs.split, out, inputs.options)
+    arguments = (inputs.bundle, inputs.items, inputs.split, out, inputs.options)
     with pytest.raises(UsageError, match="the parts of a split in parts"):
-        make_sft(*given, writer=writer, dry_run=True)
+        make_sft(*arguments, writer=writer, dry_run=True)
     with pytest.raises(UsageError, match="is a folder of parts, which a writer makes"):
         make(inputs, out)
     split_in_parts(str(events), tmp_path / "in-parts", run=PartOptions(parts=16))
@@ -435,13 +435,13 @@ def test_general_text_threads_and_leaks_are_refused(
     writer = ClusterExamples(inputs, RunOptions(), 7)
     (tmp_path / "general.txt").write_text("One.\n\nTwo.\n\nThree.\n")
     arguments = (inputs.bundle, inputs.items, inputs.split, tmp_path / "train.jsonl")
-    shared: dict[str, Any] = {"catalog_options": inputs.catalog_options, "writer": writer}
+    options: dict[str, Any] = {"catalog_options": inputs.catalog_options, "writer": writer}
     general = GeneralOptions(tmp_path / "general.txt")
     with pytest.raises(UsageError, match="--general"):
-        make_sft(*arguments, general=general, tokenizer=tiny_tokenizer(), **shared)
+        make_sft(*arguments, general=general, tokenizer=tiny_tokenizer(), **options)
     with pytest.raises(UsageError, match="--threads is for one process"):
-        make_sft(*arguments, threads=2, **shared)
+        make_sft(*arguments, threads=2, **options)
     monkeypatch.setattr(EventBlock, "count_held_out", lambda *_: 1)
     with pytest.raises(RefusedError, match="held-out events are in"):
-        make_sft(*arguments, **shared)
+        make_sft(*arguments, **options)
     assert [path.name for path in tmp_path.glob("*train*")] == ["train.jsonl.parts.partial"]

@@ -64,8 +64,10 @@ def test_encode(inputs: Path, tmp_path: Path) -> None:
     bundle = open_bundle(str(inputs / "shop.zarr"))
     expected = encode(bundle, items.texts)
     assert table["item_id"].to_pylist() == list(items.ids)
-    assert table["sid"].to_pylist() == [each.sid for each in expected]
-    assert [tuple(row) for row in table["codes"].to_pylist()] == [each.codes for each in expected]
+    assert table["sid"].to_pylist() == [encoding.sid for encoding in expected]
+    assert [tuple(row) for row in table["codes"].to_pylist()] == [
+        encoding.codes for encoding in expected
+    ]
     lineage = json.loads((out / "_lineage.json").read_text())
     assert (lineage["command"], lineage["bundle"]) == ("encode", bundle.identity.digest)
     titles = ItemColumns(text_template="{title}")

@@ -15,8 +15,8 @@ def sorted_tokens(bundle: Bundle, start: int, unused: tuple[tuple[int, int], ...
     space = replace(bundle.space, begin=None, end=None)
     lacking = {space.token(level, code) for level, code in unused}
     present = sorted(token for token in space.tokens if token not in lacking)
-    id_of = {token: start + number for number, token in enumerate(present)}
-    return SidTokens.of_ids(space, [id_of.get(token, NO_TOKEN) for token in space.tokens])
+    token_ids = {token: start + number for number, token in enumerate(present)}
+    return SidTokens.of_ids(space, [token_ids.get(token, NO_TOKEN) for token in space.tokens])
 
 
 def numbered_bundle(

@@ -108,9 +108,9 @@ def test_a_map_that_counts_from_one(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "codebooks.npz", **levels)
     codes = model.codes(rows)
     _, firsts = np.unique(codes, axis=0, return_index=True)
-    kept = np.sort(firsts)  # one item of each SID
-    np.save(tmp_path / "vectors.npy", rows.numpy()[kept])
-    path = index(tmp_path, codes[kept], first=1)
+    first_rows = np.sort(firsts)  # one item of each SID
+    np.save(tmp_path / "vectors.npy", rows.numpy()[first_rows])
+    path = index(tmp_path, codes[first_rows], first=1)
     source = CodebookFile(tmp_path / "codebooks.npz", tmp_path / "vectors.npy", by_row=True)
     bundle = import_map(path, tmp_path / "shop.zarr", codebook=source)
     assert (bundle.manifest.format, bundle.space.sizes) == (2, (8, 6, 7))
@@ -146,8 +146,8 @@ def test_grid_with_its_map_and_its_appended_level(tmp_path: Path, is_vae: bool) 
     assert bundle.manifest.format == 2
     assert (bundle.manifest.collisions.policy, bundle.space.levels) == ("append", 4)
     assert encoded(bundle).equal == (N, N, N)
-    rows_of = bundle.items.rows([str(item) for item in range(N)])
-    assert bundle.items.codes[rows_of].tolist() == digits.tolist()
+    item_rows = bundle.items.rows([str(item) for item in range(N)])
+    assert bundle.items.codes[item_rows].tolist() == digits.tolist()
     assert bundle.sid("0").startswith("<s_a_")
     larger = add_items(bundle, new_items("new"), rows.numpy()[:1])
     assert larger.items.codes[larger.items.row("new")][:3].tolist() == codes[0].tolist()

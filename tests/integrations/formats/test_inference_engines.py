@@ -98,7 +98,7 @@ class VllmGrCatalog:
         node = self.trie if node is None else node
         if not node:
             return [()]
-        return [(token, *rest) for token, child in node.items() for rest in self.paths(child)]
+        return [(token, *suffix) for token, child in node.items() for suffix in self.paths(child)]
 
 
 @pytest.mark.parametrize("begin_end_tokens", [True, False])
@@ -142,9 +142,9 @@ def test_sid_gr_reads_every_item_with_its_tokens(tmp_path: Path) -> None:
     export_map(bundle, tmp_path / "catalog.jsonl", "sid-gr", tokens=tokens)
     read = read_sid_gr(tmp_path / "catalog.jsonl", tokens.stop)
     assert read == expected_tokens(bundle, tokens)
-    shared = numbered_bundle(200, (9, 8, 7), duplicates=True)
+    colliding = numbered_bundle(200, (9, 8, 7), duplicates=True)
     with pytest.raises(UsageError, match="one item for each SID, and"):
-        export_map(shared, tmp_path / "no.jsonl", "sid-gr", tokens=SidTokens(shared.space, 0))
+        export_map(colliding, tmp_path / "no.jsonl", "sid-gr", tokens=SidTokens(colliding.space, 0))
     assert not (tmp_path / "no.jsonl").exists()
 
 

@@ -273,7 +273,7 @@ def test_retired_items_are_not_written(tmp_path: Path) -> None:
     assert set(json.loads((tmp_path / "mini" / "index.json").read_text())) == left
     assert set(pq.read_table(tmp_path / "open.parquet")["pid"].to_pylist()) == left
     flash = json.loads((tmp_path / "flash.json").read_text())
-    assert {each["pid"] for group in flash.values() for each in group} == left
+    assert {item["pid"] for group in flash.values() for item in group} == left
 
 
 def test_openonerec_is_reproduced(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_flashrec_reads_the_same_tokens(tmp_path: Path, sizes: tuple[int, ...]) 
         # end}
         ids = [start + sum(widths[:level]) + int(code) for level, code in enumerate(key.split(","))]
         tokens = (bundle.space.tokens[token - start] for token in ids)
-        spelled["".join(tokens)] = [each["pid"] for each in items]
+        spelled["".join(tokens)] = [item["pid"] for item in items]
     expected: dict[str, list[str]] = {}
     for item in bundle.items.ids:
         expected.setdefault(bundle.sid(item) + "<|sid_end|>", []).append(item)

@@ -77,11 +77,11 @@ def test_vllms_own_beam_search_is_constrained(llm: Any, own: LoadedModel) -> Non
     from vllm.sampling_params import BeamSearchParams
 
     session = QuerySession.of(own)
-    prompts = [session.from_history(own.bundle.items.rows(each.history)) for each in REQUESTS]
+    prompts = [session.from_history(own.bundle.items.rows(request.history)) for request in REQUESTS]
     params = BeamSearchParams(beam_width=NUM_BEAMS, max_tokens=len(SIZES), ignore_eos=True)
     outputs = llm.beam_search([{"prompt_token_ids": prompt} for prompt in prompts], params)
     options = RecommendOptions(k=NUM_BEAMS, num_beams=NUM_BEAMS)
-    plain = [Request(each.user, each.history) for each in REQUESTS]
+    plain = [Request(request.user, request.history) for request in REQUESTS]
     for output, answer in zip(outputs, recommend(own, plain, options), strict=True):
         ids = np.array([beam.tokens[-len(SIZES) :] for beam in output.sequences])
         sids = [own.bundle.space.spell(codes) for codes in own.tokens.codes(ids)]

@@ -82,14 +82,14 @@ def test_rows_follow_their_requests_through_the_batch(folder: Path) -> None:
         logits = torch.randn(len(batch), tokens.stop)
         out = processor.apply(logits.clone())
         for row, (params, prompt, written) in enumerate(batch):
-            own = RequestSettings.of(params.extra_args)
+            settings = RequestSettings.of(params.extra_args)
             want = logits[row : row + 1]
-            if own.constrained:
+            if settings.constrained:
                 tail = torch.tensor([constraint.tail(prompt, written)])
-                want = constraint.apply(want, tail, [constraint.leaf_filter(own)])
+                want = constraint.apply(want, tail, [constraint.leaf_filter(settings)])
             assert torch.equal(out[row], want[0])
             written.append(int(out[row].argmax()))  # the engine's list grows
-            seen.add((own.constrained, len(own.deny) > 0, len(written) > 3))
+            seen.add((settings.constrained, len(settings.deny) > 0, len(written) > 3))
     assert len(seen) >= 5
 
 

@@ -34,10 +34,10 @@ def own(folder: Path) -> LoadedModel:
     return load_model_folder(folder)
 
 
-def engine_of(folder: Path, own: LoadedModel, normalize: Any = None, beams: int = 12) -> Any:
+def engine_of(folder: Path, loaded: LoadedModel, normalize: Any = None, beams: int = 12) -> Any:
     arguments = engine_arguments(folder, num_beams=beams, normalize=normalize)
     constraint = RowConstraint.of(EngineSettings(str(folder), normalize=normalize))
-    return TokenEngine(own.model, constraint, vllm_config(folder, **arguments))
+    return TokenEngine(loaded.model, constraint, vllm_config(folder, **arguments))
 
 
 @pytest.mark.parametrize(

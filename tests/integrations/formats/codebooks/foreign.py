@@ -111,7 +111,7 @@ class ResKmeans(nn.Module):
         )
 
     def codes(self, rows: Tensor) -> NDArray[Any]:
-        return residual_codes(rows, [each.data for each in self.centroids])
+        return residual_codes(rows, [centroids.data for centroids in self.centroids])
 
 
 class GridMLP(nn.Module):
