@@ -61,21 +61,21 @@ def test_new_items_are_reached_from_old_ones(vectors: np.ndarray | None) -> None
     assert (similar[NEW_ROWS].sum(axis=1) > 0).all()
     assert (similar[:, NEW_ROWS].sum(axis=0) > 0).all()
     index = MemoryIndex.of(memory, GROWN)
-    position_of = np.argsort(GROWN.active)
+    item_positions = np.argsort(GROWN.active)
     for row in NEW_ROWS.tolist():
         nearest_old = int(np.argmax(np.delete(similar[:, row], NEW_ROWS)))
         old_rows = np.delete(np.arange(len(GROWN.items)), NEW_ROWS)
         (distribution,) = index.distributions([old_rows[[nearest_old]]], 1.0)
-        assert position_of[row] in distribution.positions
+        assert item_positions[row] in distribution.positions
         (from_new,) = index.distributions([np.array([row])], 1.0)
         assert len(from_new)
 
 
 def test_similarity_by_content_is_added_to_that_of_the_events() -> None:
     content = ItemContent.of(GROWN, VECTORS, 0.7)
-    how = KnnSettings(neighbors=None)
-    plain = build_memory(SPLIT, GROWN, how)
-    both = build_memory(SPLIT, GROWN, how, content=content)
+    knn = KnnSettings(neighbors=None)
+    plain = build_memory(SPLIT, GROWN, knn)
+    both = build_memory(SPLIT, GROWN, knn, content=content)
     added = content_similarity(content.nearest, 0.7, plain.events).toarray()
     expected = plain.neighbors.to_scipy().toarray() + added + added.T
     np.testing.assert_allclose(both.neighbors.to_scipy().toarray(), expected, rtol=1e-5)

@@ -28,12 +28,12 @@ def budget_for(pairs: int) -> int:
     return ITEM * ITEMS + BLOCK_ENTRY * pairs
 
 
-def count_groups(histories: list[list[str]], shards: Shards, how: KnnSettings, threads: int) -> int:
+def count_groups(histories: list[list[str]], shards: Shards, knn: KnnSettings, threads: int) -> int:
     """The groups of events whose pairs are counted apart."""
-    row_of = {item: row for row, item in enumerate(BUNDLE.items.ids)}
-    sequences = [np.array([row_of[item] for item in items]) for items in histories]
+    item_rows = {item: row for row, item in enumerate(BUNDLE.items.ids)}
+    sequences = [np.array([item_rows[item] for item in items]) for items in histories]
     limit = shards.entries(ITEMS, GROUP_ENTRY, threads)
-    return len(list(count_blocks(sequences, ITEMS, how.distance, limit=limit)))
+    return len(list(count_blocks(sequences, ITEMS, knn.distance, limit=limit)))
 
 
 @settings(max_examples=8, deadline=None)
@@ -58,11 +58,11 @@ def test_a_sharded_build_equals_one_in_memory(
 ) -> None:
     # two users whose items surely co-occur
     histories = [["i1", "i2"], *random_histories(seed, users, ITEMS, longest + 1), ["i2", "i3"]]
-    how = KnnSettings(shrinkage=0.5, neighbors=neighbors)
+    knn = KnnSettings(shrinkage=0.5, neighbors=neighbors)
     content = ItemContent.of(BUNDLE) if with_content else None
     folder = tmp_path_factory.mktemp("shards")
     shards = Shards(folder, budget_for(threads * pairs))
-    build = partial(build_memory, split_of(histories), BUNDLE, how, content=content)
+    build = partial(build_memory, split_of(histories), BUNDLE, knn, content=content)
     expected = build(threads=1)
     actual = build(shards=shards, threads=threads)
     assert actual.arrays.keys() == expected.arrays.keys()
@@ -70,7 +70,7 @@ def test_a_sharded_build_equals_one_in_memory(
         assert actual.arrays[name].dtype == array.dtype
         np.testing.assert_array_equal(actual.arrays[name], array)
     assert actual.digest == expected.digest
-    groups = count_groups(histories, shards, how, threads)
+    groups = count_groups(histories, shards, knn, threads)
     assert groups > 1 if pairs == 1 else groups >= 1
     if pairs == 100_000:
         assert groups == 1
@@ -92,9 +92,9 @@ def test_counts_of_another_distance_do_not_change_the_first(tmp_path: Path) -> N
     ids = Texts(list(BUNDLE.items.ids))
     counters = (SplitPairs(split), SplitPairs(split, Shards(tmp_path, budget_for(50))))
     for distance in (0.85, 0.5, 0.85):
-        how = KnnSettings(distance=distance)
+        knn = KnnSettings(distance=distance)
         counts = ((counter, counter.count(ids, distance)) for counter in counters)
-        expected, actual = (counter.similar(count, how, None) for counter, count in counts)
+        expected, actual = (counter.similar(count, knn, None) for counter, count in counts)
         for one, other in zip(expected, actual, strict=True):
             np.testing.assert_array_equal(one.weights, other.weights)
 
