@@ -48,8 +48,8 @@ def test_codebook_rows_have_the_norms_of_the_existing_rows() -> None:
     codebook, statistics = make_codebook(sizes=sizes), EmbeddingStatistics.of(old)
     rows = initial_embeddings(SidSpace(sizes), codebook, "codebook", statistics, 0)
     lengths = np.linalg.norm(old, axis=1)
-    of_begin_and_end = np.linalg.norm(rows[192:], axis=1)
-    assert of_begin_and_end == pytest.approx(lengths.mean(), rel=0.2)
+    begin_end_lengths = np.linalg.norm(rows[192:], axis=1)
+    assert begin_end_lengths == pytest.approx(lengths.mean(), rel=0.2)
     for level in (rows[:64], rows[64:192]):
         assert np.linalg.norm(level, axis=1).mean() == pytest.approx(lengths.mean(), rel=0.05)
         distances = np.linalg.norm(level - old.mean(axis=0), axis=1)

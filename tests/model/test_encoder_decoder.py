@@ -71,9 +71,9 @@ def test_old_logits_stay_and_every_embedding_gets_rows(
     before = extended(tmp_path, bundle, architecture, tied=tied, padding=padding)
     served = load_model_folder(tmp_path / "out")
     tokens = served.tokens
-    known = tokens.start
-    torch.testing.assert_close(logits(served.model)[..., :known], logits(before)[..., :known])
-    n_rows = max(known + padding, tokens.stop)
+    start = tokens.start
+    torch.testing.assert_close(logits(served.model)[..., :start], logits(before)[..., :start])
+    n_rows = max(start + padding, tokens.stop)
     assert served.model.config.vocab_size == n_rows
     weights = vocabulary_weights(served.model)
     # an untied BART has its own embeddings in encoder and decoder, and a shared one besides
@@ -86,9 +86,9 @@ def test_old_logits_stay_and_every_embedding_gets_rows(
         assert np.isfinite(rows).all()
     bias = getattr(served.model, "final_logits_bias", None)
     if bias is not None:
-        mean = before.final_logits_bias[0, :known].mean()
+        mean = before.final_logits_bias[0, :start].mean()
         added = bias[0, tokens.start : tokens.stop]
-        torch.testing.assert_close(added, mean.expand(tokens.stop - known))
+        torch.testing.assert_close(added, mean.expand(tokens.stop - start))
 
 
 def test_contract_and_generation_config_say_what_the_model_is(
@@ -230,15 +230,15 @@ def t5_tokenizer() -> Any:
 
 def test_the_tokenizer_of_t5_gets_sid_and_user_tokens(bundle: Bundle, tmp_path: Path) -> None:
     tokenizer = t5_tokenizer()
-    known = len(tokenizer)
+    start = len(tokenizer)
     # as t5-small, which has 28 rows more than tokens
-    model = tiny_encoder_decoder("t5", vocab_size=known + 28)
+    model = tiny_encoder_decoder("t5", vocab_size=start + 28)
     save_base(tmp_path / "base", model, tokenizer)
     extend_model(str(tmp_path / "base"), bundle, tmp_path / "out", ExtendOptions(user_tokens=7))
     loaded = load_model_folder(tmp_path / "out")
     tokens, users = loaded.tokens, loaded.contract.users
-    assert (tokens.start, users.stop) == (known, len(loaded.tokenizer))
-    assert loaded.model.config.vocab_size == max(known + 28, users.stop)
+    assert (tokens.start, users.stop) == (start, len(loaded.tokenizer))
+    assert loaded.model.config.vocab_size == max(start + 28, users.stop)
     text = "The user has bought"
     assert loaded.tokenizer(text)["input_ids"] == tokenizer(text)["input_ids"]
     codes = bundle.items.codes[:2]
@@ -246,7 +246,7 @@ def test_the_tokenizer_of_t5_gets_sid_and_user_tokens(bundle: Bundle, tmp_path: 
     title = catalog("<user_3> a red <s_a_1> lipstick</s>")
     ids = encoder.ids([template(text), sids(bundle.space, codes), title])
     assert ids.count(tokenizer.eos_token_id) == 0
-    added = [token_id for token_id in ids if token_id >= known]
+    added = [token_id for token_id in ids if token_id >= start]
     assert added == tokens.ids(codes).ravel().tolist()
 
 

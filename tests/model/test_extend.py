@@ -53,8 +53,8 @@ def logits(model: Any, tokenizer: Any, text: str = TEXT) -> torch.Tensor:
 def test_old_logits_stay_and_new_embedding_rows_differ(
     architecture: str, tied: bool, bundle: Bundle, tmp_path: Path
 ) -> None:
-    known = len(tiny_tokenizer())
-    before = tiny_model(architecture, vocab_size=known, tied=tied)
+    start = len(tiny_tokenizer())
+    before = tiny_model(architecture, vocab_size=start, tied=tied)
     base = saved(tmp_path, tiny_tokenizer(), before)
     tokenizer = AutoTokenizer.from_pretrained(base)  # Qwen2's own class, which adds a token
     served = extended(base, bundle)
@@ -62,7 +62,7 @@ def test_old_logits_stay_and_new_embedding_rows_differ(
     assert tokens.start == len(tokenizer)
     assert model.config.vocab_size == tokens.stop
     assert served.tokenizer(TEXT)["input_ids"] == tokenizer(TEXT)["input_ids"]
-    extended_logits = logits(model, served.tokenizer)[:, :known]
+    extended_logits = logits(model, served.tokenizer)[:, :start]
     torch.testing.assert_close(extended_logits, logits(before, tokenizer))
     head, embeddings = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     assert (head is embeddings) == tied
@@ -82,18 +82,18 @@ def test_padded_embedding_rows_are_overwritten_and_the_matrix_never_shrinks(
     padding: int, tied: bool, bundle: Bundle, tmp_path: Path
 ) -> None:
     """Qwen has more rows than tokens: the block starts at len(tokenizer), inside the matrix."""
-    known = len(tiny_tokenizer())
-    before = tiny_model("qwen3", vocab_size=known + padding, tied=tied)
+    start = len(tiny_tokenizer())
+    before = tiny_model("qwen3", vocab_size=start + padding, tied=tied)
     model = extended(saved(tmp_path, tiny_tokenizer(), before), bundle).model
-    stop = known + len(bundle.space.tokens)
-    assert model.config.vocab_size == max(known + padding, stop)
+    stop = start + len(bundle.space.tokens)
+    assert model.config.vocab_size == max(start + padding, stop)
     pairs = [
         (before.get_input_embeddings(), model.get_input_embeddings()),
         (before.get_output_embeddings(), model.get_output_embeddings()),
     ]
     for old, new in pairs:
-        assert (old.weight[known : known + 5] != new.weight[known : known + 5]).any(dim=1).all()
-        assert torch.equal(old.weight[:known], new.weight[:known])
+        assert (old.weight[start : start + 5] != new.weight[start : start + 5]).any(dim=1).all()
+        assert torch.equal(old.weight[:start], new.weight[:start])
         assert torch.equal(old.weight[stop:], new.weight[stop : len(old.weight)])
 
 
@@ -123,12 +123,12 @@ def test_the_scale_is_that_of_every_matrix(
         contract = extend_model(base, bundle, out, ExtendOptions(init=init, init_scale=scale))
         assert contract.params == ExtendParams(init, 0, scale)
         served = load_model_folder(out).model
-        of_matrices = []
+        matrix_norms = []
         for layer in (served.get_input_embeddings(), served.get_output_embeddings()):
             weight = layer.weight.detach()
             offsets = weight[contract.token_start :] - weight[: contract.token_start].mean(dim=0)
-            of_matrices.append(offsets.norm(dim=1))
-        distances.append(torch.stack(of_matrices))
+            matrix_norms.append(offsets.norm(dim=1))
+        distances.append(torch.stack(matrix_norms))
     torch.testing.assert_close(distances[1], distances[0] / 4, rtol=5e-3, atol=1e-5)
 
 
@@ -258,15 +258,15 @@ def test_an_output_is_replaced_only_with_force(bundle: Bundle, base: Path, tmp_p
 
 def test_a_head_with_a_bias_is_extended(bundle: Bundle, tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
-    known = len(tokenizer)
+    start = len(tokenizer)
     shape = {"hidden_size": 32, "intermediate_size": 48}
     shape |= {"num_hidden_layers": 1, "num_attention_heads": 4}
-    config = AutoConfig.for_model("phi", vocab_size=known, **shape)
+    config = AutoConfig.for_model("phi", vocab_size=start, **shape)
     before = AutoModelForCausalLM.from_config(config).eval()
     torch.nn.init.normal_(before.lm_head.bias)
     model = extended(saved(tmp_path, tokenizer, before), bundle).model
-    torch.testing.assert_close(logits(model, tokenizer)[:, :known], logits(before, tokenizer))
-    assert torch.allclose(model.lm_head.bias[known:], before.lm_head.bias.mean())
+    torch.testing.assert_close(logits(model, tokenizer)[:, :start], logits(before, tokenizer))
+    assert torch.allclose(model.lm_head.bias[start:], before.lm_head.bias.mean())
 
 
 class TestWhatIsRefused:
@@ -306,8 +306,8 @@ class TestWhatIsRefused:
             "class OwnModel(LlamaForCausalLM):\n    config_class = OwnConfig\n"
         )
         config = json.loads((base / "config.json").read_text())
-        own = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
-        config |= {"model_type": "own", "auto_map": own}
+        auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+        config |= {"model_type": "own", "auto_map": auto_map}
         (base / "config.json").write_text(json.dumps(config))
         with pytest.raises(RefusedError, match="needs custom code") as caught:
             extend_model(str(base), bundle, tmp_path / "out")

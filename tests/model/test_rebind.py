@@ -50,8 +50,8 @@ def test_a_model_is_bound_to_a_child_bundle(made: Path, bundle: Bundle, tmp_path
     before, after = tree(made), tree(tmp_path / "bound")
     assert before.keys() == after.keys()
     written = {"README.md", "config.json", "sid.json"}
-    kept = {name for name in before if not name.startswith("sid.zarr/")} - written
-    assert all(before[name] == after[name] for name in kept)
+    copied_files = {name for name in before if not name.startswith("sid.zarr/")} - written
+    assert all(before[name] == after[name] for name in copied_files)
 
 
 def test_a_retrained_bundle_works_after_align(made: Path, bundle: Bundle, tmp_path: Path) -> None:

@@ -68,9 +68,9 @@ def test_a_divided_model_has_the_logits_and_gradients_of_a_whole_one(
             divide(model)
         assert is_sharded(model) == is_divided
         assert head.is_plain
-        found = head.blocks(lambda model=model: logits_of(model), PARTS)
-        sum(block.sin().sum() for block in found).backward()
-        blocks.append(found)
+        logit_blocks = head.blocks(lambda model=model: logits_of(model), PARTS)
+        sum(block.sin().sum() for block in logit_blocks).backward()
+        blocks.append(logit_blocks)
     for block, expected in zip(blocks[1], blocks[0], strict=True):
         torch.testing.assert_close(block, expected)
     gradients = [dict(model.named_parameters()) for model in models]
@@ -100,9 +100,9 @@ def test_the_whole_model_is_an_ordinary_one_until_it_is_divided_again() -> None:
         twin = copy.copy(model)  # as beam search does, and FSDP2 does not allow
         torch.testing.assert_close(logits_of(twin), expected)
         torch.testing.assert_close(logits_of(model), expected)
-        kept = {id(module): len(module._forward_hooks) for module in model.modules()}
+        hook_counts = {id(module): len(module._forward_hooks) for module in model.modules()}
         assert all(
-            kept[id(module)] == number + (module is model.base_model.norm)
+            hook_counts[id(module)] == number + (module is model.base_model.norm)
             for module, number in hooks
         )
     assert [type(module) for module in model.modules()] == classes

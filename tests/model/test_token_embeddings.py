@@ -42,9 +42,9 @@ def test_logits_and_gradients_are_those_of_the_whole_weight(architecture: str, t
     assert len(rows.named(model)) == len(learns)
     for layer in layers:
         whole = getattr(plain, layer)().weight.grad[TOKENS.start : TOKENS.stop]
-        own = getattr(model, layer)()
-        if hasattr(own, "sid_rows"):
-            torch.testing.assert_close(own.sid_rows.grad, whole, atol=1e-5, rtol=1e-4)
+        module = getattr(model, layer)()
+        if hasattr(module, "sid_rows"):
+            torch.testing.assert_close(module.sid_rows.grad, whole, atol=1e-5, rtol=1e-4)
     assert model.state_dict().keys() == plain.state_dict().keys()
 
 
@@ -80,8 +80,8 @@ def test_a_step_changes_only_the_sid_block_and_partial_heads_use_it(
     twin = tiny_model("gemma3", vocab_size=90, tied=tied)
     twin.load_state_dict(model.state_dict())
     with torch.no_grad():
-        of_both = [network(input_ids=IDS).logits for network in (twin, model)]
-    torch.testing.assert_close(*of_both, atol=1e-5, rtol=1e-5)
+        both_logits = [network(input_ids=IDS).logits for network in (twin, model)]
+    torch.testing.assert_close(*both_logits, atol=1e-5, rtol=1e-5)
 
 
 def test_low_precision_weights_have_float32_trained_rows() -> None:

@@ -24,14 +24,14 @@ def test_every_token_is_where_arithmetic_says(
 ) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens(before)
-    known = dict(tokenizer.get_vocab())
+    old_ids = dict(tokenizer.get_vocab())
     space = SidSpace(sizes, **SPELLINGS[spelling])  # type: ignore[arg-type]
     tokens = add_sid_tokens(tokenizer, space)
-    assert tokens.start == len(known)
+    assert tokens.start == len(old_ids)
     ids = tokenizer.convert_tokens_to_ids(list(space.tokens))
     assert ids == list(range(tokens.start, tokens.stop))
     vocabulary = tokenizer.get_vocab()
-    assert {text: place for text, place in vocabulary.items() if place < tokens.start} == known
+    assert {text: place for text, place in vocabulary.items() if place < tokens.start} == old_ids
     first_codes = [space.token(level, 0) for level in range(space.levels)]
     assert tokenizer.convert_ids_to_tokens(tokens.level_starts.tolist()) == first_codes
     assert not set(space.tokens) & set(tokenizer.all_special_tokens)

@@ -162,8 +162,8 @@ def test_names_on_a_card_are_text(trained: Path, bundle: Bundle) -> None:
 
 
 def loading_of(contract: Contract, bundle: Bundle) -> str:
-    _, _, rest = model_card(contract, bundle).partition("## How to load it\n")
-    return rest.partition("## Recipe")[0]
+    _, _, section = model_card(contract, bundle).partition("## How to load it\n")
+    return section.partition("## Recipe")[0]
 
 
 def test_a_card_says_how_each_kind_of_model_is_loaded(trained: Path, bundle: Bundle) -> None:

@@ -129,8 +129,8 @@ def test_the_comparison_agrees_with_dictionaries(old: dict[str, int], new: dict[
     common = old.keys() & new.keys()
     assert overlap.common == len(common)
     assert overlap.reassigned == sum(old[item] != new[item] for item in common)
-    kept = {old[item] for item in common if old[item] == new[item]}
-    assert overlap.reused == len((set(old.values()) & set(new.values())) - kept)
+    preserved_sids = {old[item] for item in common if old[item] == new[item]}
+    assert overlap.reused == len((set(old.values()) & set(new.values())) - preserved_sids)
 
 
 @pytest.mark.slow

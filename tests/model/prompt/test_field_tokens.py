@@ -85,11 +85,11 @@ def test_slots_say_whether_they_show_tokens() -> None:
 
 
 def test_fields_and_their_values_are_given_as_texts() -> None:
-    given = parse_field_tokens(["user.job=writer,artist", "event.a=1"])
-    assert given == {"user.job": ("writer", "artist"), "event.a": ("1",)}
+    field_tokens = parse_field_tokens(["user.job=writer,artist", "event.a=1"])
+    assert field_tokens == {"user.job": ("writer", "artist"), "event.a": ("1",)}
     # as prompts show them: numbers without zeros at their end, texts without space around them
-    given = parse_field_tokens(["event.rating=1.0,2.50,10", "user.job=writer, artist"])
-    assert given == {"event.rating": ("1", "2.5", "10"), "user.job": ("writer", "artist")}
+    field_tokens = parse_field_tokens(["event.rating=1.0,2.50,10", "user.job=writer, artist"])
+    assert field_tokens == {"event.rating": ("1", "2.5", "10"), "user.job": ("writer", "artist")}
     lookup = FieldTokenLookup(parse_field_tokens(["event.rating=1.0,2.5"]))
     shown = [value_text(value) for value in (1.0, 1, 2.5, "1.0", 3)]
     assert [lookup.text("event.rating", text)[-2] for text in shown] == ["0", "0", "1", "0", "2"]

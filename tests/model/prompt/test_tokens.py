@@ -33,9 +33,9 @@ def test_every_token_is_found_by_its_id_and_no_other_is(tokens: SidTokens) -> No
     space = tokens.space
     names = dict(zip(tokens.token_ids.tolist(), space.tokens, strict=True))
     pairs = np.ndindex(space.levels, 5)
-    level_of = {space.token(level, code): level for level, code in pairs}
+    token_levels = {space.token(level, code): level for level, code in pairs}
     ids = np.arange(-3, tokens.stop + 3)
-    expected = [level_of.get(names.get(token, ""), -1) if token >= 0 else -1 for token in ids]
+    expected = [token_levels.get(names.get(token, ""), -1) if token >= 0 else -1 for token in ids]
     assert tokens.levels(ids).tolist() == expected
     assert tokens.is_code(ids).tolist() == [level >= 0 for level in expected]
     assert tokens.is_code(ids, 0).tolist() == [level == 0 for level in expected]
