@@ -106,6 +106,6 @@ def test_users_behind_a_slow_training_are_fewer(finished: Finished, tmp_path: Pa
     (model / "machine.jsonl").write_text('{"step": 6000, "seconds": 1400}\n')
     budget = Budget(WORK, Speed(0.1, 0.005), 1000, tmp_path / "budget.json", {})
     planned = Choices(epochs=20.0)
-    chosen = budget.choose_again(planned, model, TRAINING, 950)
-    assert chosen.tuning_users == chosen.test_users == 1285  # in 45 seconds
+    choices = budget.choose_again(planned, model, TRAINING, 950)
+    assert choices.tuning_users == choices.test_users == 1285  # in 45 seconds
     assert budget.choose_again(planned, model, "evaluation", 990) == planned

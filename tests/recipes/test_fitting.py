@@ -67,8 +67,8 @@ def _probe(folder: Path) -> None:
 def outputs(folder: Path) -> dict[str, bytes]:
     """Every file of a road but the records, which have times."""
     files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
-    kept = (name for name in files if name.parts[0] != "steps")
-    return {name.as_posix(): files[name].read_bytes() for name in kept}
+    names = (name for name in files if name.parts[0] != "steps")
+    return {name.as_posix(): files[name].read_bytes() for name in names}
 
 
 def result(fitted: Fitted) -> object:
@@ -94,8 +94,8 @@ def test_a_finished_road_is_not_run_again(finished: Finished, shop: Shop) -> Non
 def test_steps_are_announced_with_time_left(finished: Finished, shop: Shop, tmp_path: Path) -> None:
     lines: list[str] = []
     replay = Replay(finished, tmp_path / "out")
-    how = {"run_command": replay, "notify": lines.append}
-    fitted = fit(shop.items, shop.events, tmp_path / "out", shop.options, **how)
+    callbacks = {"run_command": replay, "notify": lines.append}
+    fitted = fit(shop.items, shop.events, tmp_path / "out", shop.options, **callbacks)
     assert tuple(replay.commands) == STEPS
     steps = [line for line in lines if line.startswith("step ")]
     assert steps[0].startswith("step 1 of 11: check; at most 10.0 min left")
@@ -214,11 +214,11 @@ def test_files_that_stop_a_build_are_refused_before_any_step(shop: Shop, tmp_pat
 
 def test_a_folder_with_other_files_is_refused(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    for each in (fit, plan_fit):
+    for function in (fit, plan_fit):
         with pytest.raises(UsageError, match="has other files"):
-            each(shop.items, shop.events, tmp_path, shop.options)
+            function(shop.items, shop.events, tmp_path, shop.options)
         with pytest.raises(UsageError, match="is a URL"):
-            each(shop.items, shop.events, "s3://bucket/shop", shop.options)
+            function(shop.items, shop.events, "s3://bucket/shop", shop.options)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -236,9 +236,9 @@ def test_the_script_makes_the_same_files(finished: Finished, shop: Shop, tmp_pat
     subprocess.run(["bash", "-c", command], check=True)
     for name in ("split/split.json", "sft/train.jsonl", "model+memory/model.safetensors"):
         assert (out / name).read_bytes() == (finished.folder / name).read_bytes(), name
-    bundles = [sidtool.open_bundle(str(each / "bundle.zarr")) for each in (out, finished.folder)]
+    bundles = [sidtool.open_bundle(str(path / "bundle.zarr")) for path in (out, finished.folder)]
     assert bundles[0].manifest.digest == bundles[1].manifest.digest
-    metrics = [(each / "evaluation.json").read_text() for each in (out, finished.folder)]
+    metrics = [(path / "evaluation.json").read_text() for path in (out, finished.folder)]
     assert json.loads(metrics[0])["metrics"] == json.loads(metrics[1])["metrics"]
 
 
