@@ -136,8 +136,8 @@ def test_all_items_of_a_shared_sid_are_recommended(k: int) -> None:
         assert sid != next_sid or next_row == row + 1
     if k >= 60:
         request = Request(history=("i1", "i2"), deny=answer.items[:1])
-        (rest,) = answers_to(shop, [request], k=k)
-        assert set(rest.items) == set(answer.items[1:])
+        (without_first,) = answers_to(shop, [request], k=k)
+        assert set(without_first.items) == set(answer.items[1:])
 
 
 def test_retired_items_are_never_recommended_and_may_be_denied() -> None:
@@ -400,8 +400,8 @@ def test_a_history_or_a_mapping_is_a_request(shop: LoadedModel) -> None:
     ids = IDS[:2]
     expected = recommend(shop, [Request(history=tuple(ids))], k=3)[0].items
     spelled = [ids, tuple(ids), [*np.array(ids)], {"history": ids}, Request(history=tuple(ids))]
-    for each in spelled:
-        assert [answer.items for answer in recommend(shop, each, k=3)] == [expected]
+    for spelling in spelled:
+        assert [answer.items for answer in recommend(shop, spelling, k=3)] == [expected]
     assert [answer.items for answer in recommend(shop, spelled, k=3)] == [expected] * 5
     assert [answer.items for answer in recommend(shop, iter(spelled), k=3)] == [expected] * 5
 
@@ -421,40 +421,40 @@ def test_answers_as_a_table_of_pandas(shop: LoadedModel) -> None:
 
 def test_answers_to_a_list_are_kept_and_shown_by_titles(shop: LoadedModel) -> None:
     requests = [Request(f"u{n}", (IDS[n], "unknown")) for n in range(4)]
-    found = recommend(shop, requests, k=6)
+    recommendations = recommend(shop, requests, k=6)
     with pytest.warns(SidtoolWarning, match="4 ids in the histories are not in the bundle"):
-        answers = list(found)
+        answers = list(recommendations)
     assert [answer.user for answer in answers] == ["u0", "u1", "u2", "u3"]
-    assert len(found) == 4
-    assert (found[3], found[-4]) == (answers[3], next(found))
+    assert len(recommendations) == 4
+    assert (recommendations[3], recommendations[-4]) == (answers[3], next(recommendations))
     with pytest.raises(IndexError):
-        found[4]
-    first = found[0]
-    shown = repr(found).splitlines()
+        recommendations[4]
+    first = recommendations[0]
+    shown = repr(recommendations).splitlines()
     assert shown[:2] == ["<4 recommendations>", f"  {first!r}"]
-    assert shown[3:] == [f"  {found[2]!r}", "  ..."]
+    assert shown[3:] == [f"  {recommendations[2]!r}", "  ..."]
     titles = " | ".join(first.titles[:5])
     assert repr(first) == f"<6 items for u0 (1 unknown in the history): {titles} | ...>"
-    assert found[1:3] == answers[1:3]
+    assert recommendations[1:3] == answers[1:3]
     nameless = replace(first, user=None, unknown=0, items=first.items[:1], titles=("",))
     assert repr(nameless) == f"<1 items: {first.items[0]}>"
 
 
 def test_answers_to_an_iterator_are_read_once(shop: LoadedModel) -> None:
-    found = recommend(shop, iter([Request("u"), Request("v")]), k=2)
-    assert repr(found) == "<Recommendations, made as they are read>"
-    assert [next(found).user, *(answer.user for answer in found)] == ["u", "v"]
-    assert list(found) == []
+    recommendations = recommend(shop, iter([Request("u"), Request("v")]), k=2)
+    assert repr(recommendations) == "<Recommendations, made as they are read>"
+    assert [next(recommendations).user, *(answer.user for answer in recommendations)] == ["u", "v"]
+    assert list(recommendations) == []
     with pytest.raises(TypeError, match="pass a list of them"):
-        len(found)
+        len(recommendations)
 
 
 def test_a_bad_request_among_others_is_shown_and_raised_again(shop: LoadedModel) -> None:
-    found = recommend(shop, [Request("u"), Request("v", text="red")], k=2)
+    recommendations = recommend(shop, [Request("u"), Request("v", text="red")], k=2)
     for _ in range(2):
         with pytest.raises(DataError):
-            found[1]
-    assert repr(found).splitlines()[0] == "<2 recommendations>"
+            recommendations[1]
+    assert repr(recommendations).splitlines()[0] == "<2 recommendations>"
 
 
 def test_answers_after_an_interrupt_are_not_fewer(
@@ -464,14 +464,14 @@ def test_answers_after_an_interrupt_are_not_fewer(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("sidtool.recommendation.recommendations.WINDOW", 1)
-    found = recommend(shop, [Request("u"), Request("v")], k=2, progress=interrupt)
+    recommendations = recommend(shop, [Request("u"), Request("v")], k=2, progress=interrupt)
     with pytest.raises(KeyboardInterrupt):
-        found.to_pandas()
+        recommendations.to_pandas()
     for _ in range(2):
         with pytest.raises(SidtoolError, match="only 1 of 2 requests were answered") as caught:
-            found.to_pandas()
+            recommendations.to_pandas()
     assert caught.value.hint == "after an interrupt, call recommend again"
-    assert found[0].user == "u"
+    assert recommendations[0].user == "u"
 
 
 def test_a_table_needs_pandas(shop: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:

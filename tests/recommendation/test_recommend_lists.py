@@ -53,11 +53,11 @@ def test_a_list_is_that_of_the_decoder_after_the_prompt_of_lists(shop: LoadedMod
     assert "Next 4:" in text
     trie, tokens = session.trie, session.tokens
     expected = search_lists(shop.model, prompts, trie, tokens, length=4, num_beams=3)
-    for request, answer, (found,) in zip(requests, answers, expected, strict=True):
+    for request, answer, (ranked,) in zip(requests, answers, expected, strict=True):
         assert answer.user == request.user
-        assert [shop.bundle.items.row(item) for item in answer.items] == found.positions.tolist()
-        assert list(answer.scores) == found.scores.tolist()
-        assert answer.list_score == pytest.approx(found.scores.sum(), abs=1e-5)
+        assert [shop.bundle.items.row(item) for item in answer.items] == ranked.positions.tolist()
+        assert list(answer.scores) == ranked.scores.tolist()
+        assert answer.list_score == pytest.approx(ranked.scores.sum(), abs=1e-5)
         assert answer.missing == 0
         assert json.loads(json.dumps(answer.to_json()))["list_score"] == answer.list_score
 

@@ -184,11 +184,11 @@ def test_a_weight_replaces_the_gate_of_a_contract(tmp_path: Path) -> None:
     memory.save(tmp_path / MEMORY_COPY)
     gate = Gate((0.0,) * 5, (1.0,) * 5, (0.3,) * 5, 0.2)
     binding = MemoryBinding(memory.digest, 0.4, 2.0, {}, gate)
-    chosen = []
+    mixtures = []
     for options in (MemoryOptions(), MemoryOptions(power=3.0), MemoryOptions(weight=0.1)):
         weighted = choose_memory(tmp_path, binding, loaded.bundle, options)
-        chosen.append((weighted.gate, weighted.weight, weighted.power))
-    assert chosen == [(gate, 0.4, 2.0), (gate, 0.4, 3.0), (None, 0.1, 2.0)]
+        mixtures.append((weighted.gate, weighted.weight, weighted.power))
+    assert mixtures == [(gate, 0.4, 2.0), (gate, 0.4, 3.0), (None, 0.1, 2.0)]
 
 
 def test_an_answer_does_not_depend_on_the_others_of_its_batch() -> None:
@@ -203,8 +203,8 @@ def test_an_answer_does_not_depend_on_the_others_of_its_batch() -> None:
     for candidates in (None, [f"i{row}" for row in range(60)]):
         by_model = list(recommend(loaded, alone, options, candidates=candidates))
         beside = [*alone, Request(history=HISTORY)]
-        *answers, of_history = recommend(with_memory, beside, options, candidates=candidates)
+        *answers, history_answer = recommend(with_memory, beside, options, candidates=candidates)
         for one, other in zip(by_model, answers, strict=True):
             assert (other.items, other.scores) == (one.items, pytest.approx(one.scores, abs=1e-5))
         single = list(recommend(with_memory, beside[-1:], options, candidates=candidates))
-        assert single[0].items == of_history.items
+        assert single[0].items == history_answer.items

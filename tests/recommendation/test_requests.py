@@ -80,7 +80,7 @@ def test_a_bad_line_is_in_the_place_of_its_answer(end: str) -> None:
     first, second, third, fourth = read_request_stream(stream)
     assert (first, third) == (Request(history=("a",)), Request(history=("b\u2028c",)))
     assert isinstance(fourth, BadRequest)
-    assert [each.line for each in (first, second, third, fourth)] == [1, 2, 4, 5]
+    assert [request.line for request in (first, second, third, fourth)] == [1, 2, 4, 5]
     assert second.to_json() == {"line": 2, "error": str(second.error)}
 
 
@@ -91,7 +91,7 @@ def test_a_line_without_an_end_costs_bounded_memory(monkeypatch: pytest.MonkeyPa
     first, second, third = read_request_stream(stream)
     assert first == third == Request(history=("a",))
     assert isinstance(second, BadRequest)
-    assert [each.line for each in (first, second, third)] == [1, 2, 3]
+    assert [request.line for request in (first, second, third)] == [1, 2, 3]
 
 
 def test_keys_of_other_purposes_pass() -> None:
@@ -141,9 +141,9 @@ def test_users_become_requests_in_order(tmp_path: Path) -> None:
     table = {"user": list("uvu"), "item": list("abc"), "time": ["2", "1", "1"]}
     events = write_table(tmp_path / "x.csv", table)
     assert user_requests(events) == [Request("u", ("c", "a")), Request("v", ("b",))]
-    chosen = user_requests(events, ["v", "gone", "u"])
-    assert (chosen[0], chosen[2]) == (Request("v", ("b",)), Request("u", ("c", "a")))
-    bad = chosen[1]
+    requests = user_requests(events, ["v", "gone", "u"])
+    assert (requests[0], requests[2]) == (Request("v", ("b",)), Request("u", ("c", "a")))
+    bad = requests[1]
     assert bad.to_json() == {"user": "gone", "error": f"user 'gone' has no events in {events}"}
 
 

@@ -49,34 +49,34 @@ def reference(
         event_scores.append(event)
         content_scores.append(content)
     floored = np.maximum(logs, -30).tolist()
-    by_model = sorted(range(len(items)), key=lambda c: -logs[0, c])
-    by_memory = sorted(range(len(items)), key=lambda c: -logs[1, c])
+    by_model = sorted(range(len(items)), key=lambda candidate: -logs[0, candidate])
+    by_memory = sorted(range(len(items)), key=lambda candidate: -logs[1, candidate])
     in_memory = [bool(np.isfinite(value)) for value in logs[1]]
     rows = []
-    for c, item in enumerate(items):
+    for candidate, item in enumerate(items):
         ages = [settings.recency**age for age in range(len(compared))][::-1]
         near = [cosines[other, item] for other in compared]
         length = math.log1p(len(history))
         popular = 0.0 if last is None else math.log1p(events[last])
-        model, of_memory, mixture = (floored[part][c] for part in range(3))
+        model, memory_log_prob, mixture = (floored[part][candidate] for part in range(3))
         best_event, best_content = max(event_scores), max(content_scores)
         rows.append(
             [
-                *(model, of_memory, mixture, float(in_memory[c])),
-                math.log1p(by_model.index(c)),
-                math.log1p(min(by_memory.index(c), sum(in_memory))),
-                math.log(event_scores[c] + 1e-4),
-                math.log(content_scores[c] + 1e-4),
-                event_scores[c] / best_event if best_event else 0.0,
-                content_scores[c] / best_content if best_content else 0.0,
+                *(model, memory_log_prob, mixture, float(in_memory[candidate])),
+                math.log1p(by_model.index(candidate)),
+                math.log1p(min(by_memory.index(candidate), sum(in_memory))),
+                math.log(event_scores[candidate] + 1e-4),
+                math.log(content_scores[candidate] + 1e-4),
+                event_scores[candidate] / best_event if best_event else 0.0,
+                content_scores[candidate] / best_content if best_content else 0.0,
                 0.0 if last is None else math.log1p(counts[last, item]),
                 0.0 if last is None else math.log1p(counts[item, last]),
                 math.log1p(events[item]),
                 near[-1] if near else 0.0,
                 max(near, default=0.0),
                 float(np.dot(near, ages)) / sum(ages) if near else 0.0,
-                *(length, popular, length * model, length * of_memory),
-                *(popular * model, popular * of_memory),
+                *(length, popular, length * model, length * memory_log_prob),
+                *(popular * model, popular * memory_log_prob),
             ]
         )
     return rows
@@ -119,7 +119,7 @@ def case(seed: int) -> tuple[Reranking, Memory, list[Prior], list[ItemRows], lis
     index = MemoryIndex.of(memory, bundle)
     read = [ItemRows(rng.integers(0, n, size=rng.integers(1, 60))) for _ in range(REQUESTS - 2)]
     read += [ItemRows(np.array([-1, 0])), ItemRows(np.zeros(0, dtype=np.int64))]
-    priors = [Prior(each, 0.4) for each in index.distributions(read, 1.5)]
+    priors = [Prior(distribution, 0.4) for distribution in index.distributions(read, 1.5)]
     ranked = []
     for prior in priors:
         # a filter may leave three items; equal probabilities make ties
@@ -136,16 +136,16 @@ def test_features_and_order_are_those_of_the_reference() -> None:
         reranking, memory, priors, histories, ranked = case(seed)
         fitted = reranking.reranker
         reordered = reranking.reorder(ranked, priors, histories, 100)
-        row_of = reranking.index.candidate_rows
+        candidate_rows = reranking.index.candidate_rows
         for prior, history, before, after in zip(priors, histories, ranked, reordered, strict=True):
             if not prior.is_mixed:
                 assert np.array_equal(after.positions, before.positions)
                 continue
-            of_memory = prior.distribution.log_probs_at(before.positions)
-            logs = np.stack([before.model_scores, of_memory, before.scores])
-            known = history[history >= 0].tolist()
-            rows = row_of[before.positions]
-            features = reference(memory, known, rows.tolist(), logs)
+            memory_log_probs = prior.distribution.log_probs_at(before.positions)
+            logs = np.stack([before.model_scores, memory_log_probs, before.scores])
+            history_rows = history[history >= 0].tolist()
+            rows = candidate_rows[before.positions]
+            features = reference(memory, history_rows, rows.tolist(), logs)
             inputs = fitted.standardized(np.array(features))
             order = [before.positions.tolist().index(item) for item in after.positions.tolist()]
             assert after.features == pytest.approx(inputs[order], abs=2e-4), seed
@@ -201,7 +201,7 @@ def test_recommendations_are_ranked_again_with_the_scores_of_the_mixture(duplica
     (before,) = answers(plain, [request], k=60)
     (after,) = answers(reranked(plain), [request], k=60)
     assert after.items != before.items
-    scores = [dict(zip(each.items, each.scores, strict=True)) for each in (before, after)]
+    scores = [dict(zip(answer.items, answer.scores, strict=True)) for answer in (before, after)]
     assert scores[0] == scores[1]
     (first,) = answers(reranked(plain), [request], k=5)
     assert first.items == after.items[:5]

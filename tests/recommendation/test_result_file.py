@@ -16,9 +16,9 @@ class _Killed(Exception):
     pass
 
 
-def write(out: Path, requests: list[Request], *, stop: bool = False, **how: Any) -> None:
+def write(out: Path, requests: list[Request], *, stop: bool = False, **file_options: Any) -> None:
     """Answer each request with its user; `stop` fails when all lines are written."""
-    with result_file(out, {"k": 1}, **({"resume": True, "force": False} | how)) as file:
+    with result_file(out, {"k": 1}, **({"resume": True, "force": False} | file_options)) as file:
         for request in file.remaining(requests):
             file.write({"n": request.user})
         if stop:

@@ -38,7 +38,7 @@ def pipe() -> Iterator[Pipe]:
 
 
 def items(window: list[Request | BadRequest]) -> list[str]:
-    return [each.history[0] if isinstance(each, Request) else "bad" for each in window]
+    return [request.history[0] if isinstance(request, Request) else "bad" for request in window]
 
 
 @given(
@@ -67,7 +67,7 @@ def test_a_pipe_has_the_requests_of_a_file(content: bytes, cuts: list[int], size
     requests = [request for window in windows for request in window]
     expected = list(read_request_stream(io.BytesIO(content)))
     assert list(map(repr, requests)) == list(map(repr, expected))
-    assert [each.line for each in requests] == [each.line for each in expected]
+    assert [request.line for request in requests] == [request.line for request in expected]
 
 
 def test_a_window_ends_where_the_input_pauses(pipe: Pipe) -> None:

@@ -114,5 +114,5 @@ class ListModel:
                 for written, score in beams
                 for code in self.open_codes(written)
             ]
-            beams = sorted(longer, key=lambda each: -each[1])[:width]
+            beams = sorted(longer, key=lambda beam: -beam[1])[:width]
         return beams

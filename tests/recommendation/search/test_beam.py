@@ -100,7 +100,7 @@ def test_work_that_changes_no_result_is_left_out(monkeypatch: pytest.MonkeyPatch
     )
     attention = model.model.layers[-1].self_attn
     for layer in (attention.q_proj, attention.o_proj):
-        layer.register_forward_pre_hook(lambda _, given: queries.append(given[0].shape[:2]))
+        layer.register_forward_pre_hook(lambda _, inputs: queries.append(inputs[0].shape[:2]))
     beam_search(model, [[7, 8, 9], [10]], trie, tokens, num_beams=5, k=5, normalize="vocabulary")
     assert passes == [(2, 1 + 5), (2, 5)]  # of the root and the first level together
     assert queries[:2] == [(2, 1), (2, 1)]  # the ends of the prompts

@@ -37,7 +37,7 @@ def test_the_probe_detects_positions_that_are_not_by_depth(
 def test_threads_may_share_a_model(architecture: str) -> None:
     """Its positions are replaced for the forward pass of one of them."""
     trie, tokens = make((4, 5, 6), 60)
-    expected, shared = (model_of(architecture, tokens) for _ in range(2))
+    reference_model, shared_model = (model_of(architecture, tokens) for _ in range(2))
     batches = [[PROMPTS[0][: 1 + n % 3] * (1 + n % 4)] for n in range(12)]
 
     def search(model: Any, prompts: list[list[int]]) -> list[int]:
@@ -45,8 +45,8 @@ def test_threads_may_share_a_model(architecture: str) -> None:
         return result.leaves.tolist()
 
     with ThreadPoolExecutor(6) as pool:
-        results = list(pool.map(partial(search, shared), batches))
-    assert results == [search(expected, prompts) for prompts in batches]
+        results = list(pool.map(partial(search, shared_model), batches))
+    assert results == [search(reference_model, prompts) for prompts in batches]
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bart"])
@@ -61,7 +61,7 @@ def test_prompts_are_encoded_once_and_beams_share_their_keys(architecture: str) 
         shapes.append(tuple(output.shape[:2]) if isinstance(output, torch.Tensor) else "encoded")
 
     layers = [module for path, module in model.named_modules() if path.endswith(name)]
-    hooks = [each.register_forward_hook(record) for each in (model.get_encoder(), *layers)]
+    hooks = [module.register_forward_hook(record) for module in (model.get_encoder(), *layers)]
     beam_search(model, PROMPTS, trie, tokens, num_beams=20, k=20)
     for hook in hooks:
         hook.remove()

@@ -28,12 +28,12 @@ class Net(nn.Module):
 def test_products_are_equal_for_every_kind_of_layer() -> None:
     torch.manual_seed(0)
     net, hidden = Net(), torch.randn(2, 5, 24)
-    own = net(hidden).detach()
+    expected = net(hidden).detach()
     with linear.fast_linear(net), torch.no_grad(), torch.profiler.profile() as profile:
         result = net(hidden)
     events = profile.key_averages()
-    assert [e.count for e in events if e.key == "mkldnn::_linear_pointwise"] == [3]
-    torch.testing.assert_close(result, own, atol=1e-5, rtol=1e-5)
+    assert [event.count for event in events if event.key == "mkldnn::_linear_pointwise"] == [3]
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
     assert all("forward" not in layer.__dict__ for layer in net.modules())
 
 
@@ -71,14 +71,14 @@ def test_masked_attention_on_a_cpu_reads_the_keys_of_a_group_once(
     monkeypatch.setattr(
         nn.functional,
         "scaled_dot_product_attention",
-        lambda *given, **named: heads.append(given[1].shape[1]) or attend(*given, **named),
+        lambda *inputs, **named: heads.append(inputs[1].shape[1]) or attend(*inputs, **named),
     )
     repeated, _ = sdpa_attention.sdpa_attention_forward(module, query, key, key, mask)
     with linear.grouped_keys():
-        shared, _ = sdpa_attention.sdpa_attention_forward(module, query, key, key, mask)
+        grouped, _ = sdpa_attention.sdpa_attention_forward(module, query, key, key, mask)
     sdpa_attention.sdpa_attention_forward(module, query, key, key, mask)
     assert heads == [4, 2, 4]
-    torch.testing.assert_close(shared, repeated)
+    torch.testing.assert_close(grouped, repeated)
 
 
 def test_intel_and_unknown_processors_keep_mkl(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ def catalogs(draw: st.DrawFn, most: int) -> tuple[Trie, list[LeafFilter | None]]
         active = np.sort(np.random.default_rng(most).choice(2 * most, len(codes), replace=False))
     trie = Trie.from_codes(codes.astype(np.uint16), SIZES, active)
     rows = st.lists(st.integers(0, 2 * most), max_size=most)
-    rows = rows.map(lambda each: np.array(each, np.int64))
+    rows = rows.map(lambda numbers: np.array(numbers, np.int64))
     filters: list[LeafFilter | None] = []
     for _ in range(2):
         allow, deny = draw(st.none() | rows), draw(rows)
@@ -157,7 +157,7 @@ def test_lists_do_not_depend_on_the_batch() -> None:
     assert [len(lists) for lists in together] == [1, 1, 1, 0]
     assert len(together[1][0].leaves) == 2
     for one, other in zip(together, apart, strict=True):
-        assert [each.leaves.tolist() for each in one] == [each.leaves.tolist() for each in other]
+        assert [beam.leaves.tolist() for beam in one] == [beam.leaves.tolist() for beam in other]
 
 
 def test_trees_that_are_too_large_are_refused() -> None:

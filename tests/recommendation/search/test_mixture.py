@@ -30,13 +30,13 @@ def brute_force(
     model = np.repeat(np.exp(scores.astype(np.float64)) / (sizes if weight else 1), sizes)
     memory = np.zeros(trie.n_items)
     memory[prior.distribution.positions] = np.exp(prior.distribution.log_probs)
-    mixed = (1 - weight) * model + weight * memory
+    mixture_scores = (1 - weight) * model + weight * memory
     order = [
         position
-        for position in np.argsort(-mixed, kind="stable").tolist()
+        for position in np.argsort(-mixture_scores, kind="stable").tolist()
         if leaf_filter is None or leaf_filter.passes(np.array([position])).all()
     ]
-    return order, mixed[order]
+    return order, mixture_scores[order]
 
 
 @settings(max_examples=15, deadline=None)
@@ -71,22 +71,22 @@ def test_a_wide_beam_equals_brute_force(
     if filtered:
         allowed = trie.positions(rng.permutation(trie.n_items)[: max(1, items // 2)])
         denied = rng.permutation(trie.n_items)[: items // 3]
-        filters = [LeafFilter.of(trie, each, denied) for each in (allowed, None, allowed)]
+        filters = [LeafFilter.of(trie, allow, denied) for allow in (allowed, None, allowed)]
         filters = filters[: len(prompts)]
-    how: dict[str, Any] = {"num_beams": trie.n_leaves, "k": k, "normalize": "trie"}
-    results = beam_search(model, prompts, trie, tokens, filters=filters, priors=priors, **how)
+    options: dict[str, Any] = {"num_beams": trie.n_leaves, "k": k, "normalize": "trie"}
+    results = beam_search(model, prompts, trie, tokens, filters=filters, priors=priors, **options)
     codes = trie.leaf_codes(np.arange(trie.n_leaves))
     for ids, result, prior, leaf_filter in zip(prompts, results, priors, filters, strict=True):
         ranked = rank_items(result, trie, leaf_filter, prior, k)
         scores = path_scores(model, ids, codes, tokens, "trie", codes)
-        order, mixed = brute_force(scores, trie, prior, leaf_filter)
+        order, mixture_scores = brute_force(scores, trie, prior, leaf_filter)
         assert len(ranked.positions) == min(k, len(order))
         assert len(set(ranked.positions.tolist())) == len(ranked.positions)
         assert set(ranked.positions.tolist()) <= set(order)
-        expected = mixed[: len(ranked.positions)]
+        expected = mixture_scores[: len(ranked.positions)]
         if prior.weight < 1:
             np.testing.assert_allclose(np.exp(ranked.scores), expected, rtol=2e-4, atol=1e-6)
-        by_position = dict(zip(order, mixed.tolist(), strict=True))
+        by_position = dict(zip(order, mixture_scores.tolist(), strict=True))
         actual = [by_position[position] for position in ranked.positions.tolist()]
         np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=1e-6)
 
@@ -101,8 +101,8 @@ def test_weight_1_gives_the_ranking_of_the_memory(num_beams: int, repeats: bool)
         memory = distribution(rng, trie.n_items)
         best = memory.positions[np.lexsort((memory.positions, -memory.log_probs))]
         prior = Prior(memory, 1.0)
-        how = {"num_beams": num_beams, "k": num_beams, "normalize": "trie", "priors": [prior]}
-        (result,) = beam_search(model, [prompt(rng, 5)], trie, tokens, **how)
+        options = {"num_beams": num_beams, "k": num_beams, "normalize": "trie", "priors": [prior]}
+        (result,) = beam_search(model, [prompt(rng, 5)], trie, tokens, **options)
         ranked = rank_items(result, trie, None, prior, num_beams)
         assert ranked.positions.tolist() == best[:num_beams].tolist()
         np.testing.assert_array_equal(ranked.scores, np.sort(memory.log_probs)[::-1][:num_beams])
@@ -114,9 +114,9 @@ def test_weight_1_fills_up_with_the_model() -> None:
     model = model_of("llama", tokens)
     memory = ItemDistribution(np.array([7, 31]), np.log([0.25, 0.75]))
     prior = Prior(memory, 1.0)
-    how: dict[str, Any] = {"num_beams": 60, "k": 60, "normalize": "trie"}
-    (alone,) = beam_search(model, [[9, 8]], trie, tokens, **how)
-    (result,) = beam_search(model, [[9, 8]], trie, tokens, priors=[prior], **how)
+    options: dict[str, Any] = {"num_beams": 60, "k": 60, "normalize": "trie"}
+    (alone,) = beam_search(model, [[9, 8]], trie, tokens, **options)
+    (result,) = beam_search(model, [[9, 8]], trie, tokens, priors=[prior], **options)
     ranked = rank_items(result, trie, None, prior, 12)
     others = [leaf for leaf in alone.leaves.tolist() if leaf not in (7, 31)]
     assert ranked.positions.tolist() == [31, 7, *others[:10]]
@@ -129,10 +129,10 @@ def test_without_memory_mass_scores_are_those_of_the_model_to_the_bit(architectu
     rng = np.random.default_rng(1)
     prompts = [prompt(rng, 7), prompt(rng, 12)]
     empty = Prior(ItemDistribution(np.zeros(0, dtype=np.int64), np.zeros(0)), 0.7)
-    how: dict[str, Any] = {"num_beams": 9, "k": 9, "normalize": "trie"}
-    alone = beam_search(model, prompts, trie, tokens, **how)
+    options: dict[str, Any] = {"num_beams": 9, "k": 9, "normalize": "trie"}
+    alone = beam_search(model, prompts, trie, tokens, **options)
     for priors in ([None, None], [empty, empty], [None, empty]):
-        results = beam_search(model, prompts, trie, tokens, priors=priors, **how)
+        results = beam_search(model, prompts, trie, tokens, priors=priors, **options)
         for result, expected in zip(results, alone, strict=True):
             np.testing.assert_array_equal(result.leaves, expected.leaves)
             np.testing.assert_array_equal(result.scores, expected.scores)
@@ -145,9 +145,9 @@ def test_mixtures_do_not_depend_on_the_batch() -> None:
     rng = np.random.default_rng(2)
     prompts = [prompt(rng, length) for length in (5, 18, 9, 40)]
     priors = [Prior(distribution(rng, 150, share), 0.4) for share in (0.2, 0.0, 0.9, 0.5)]
-    how: dict[str, Any] = {"num_beams": 7, "k": 7, "normalize": "trie", "priors": priors}
-    together = beam_search(model, prompts, trie, tokens, **how)
-    apart = beam_search(model, prompts, trie, tokens, token_budget=1, **how)
+    options: dict[str, Any] = {"num_beams": 7, "k": 7, "normalize": "trie", "priors": priors}
+    together = beam_search(model, prompts, trie, tokens, **options)
+    apart = beam_search(model, prompts, trie, tokens, token_budget=1, **options)
     for one, other in zip(together, apart, strict=True):
         assert one.leaves.tolist() == other.leaves.tolist()
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)

@@ -20,8 +20,8 @@ def check(model: Any) -> None:
     for normalize in ("level", "vocabulary"):
         want = path_scores(model, PROMPT, codes, TOKENS, normalize)
         order = np.argsort(-want)
-        how: Any = {"num_beams": 99, "k": 99, "normalize": normalize}
-        (result,) = beam_search(model, [PROMPT], TRIE, TOKENS, **how)
+        options: Any = {"num_beams": 99, "k": 99, "normalize": normalize}
+        (result,) = beam_search(model, [PROMPT], TRIE, TOKENS, **options)
         sids = [tuple(row) for row in codes[order].tolist()]
         assert_same(result, sids, want[order].tolist(), TRIE)
 

@@ -49,12 +49,12 @@ def test_over_the_trie_scores_are_those_of_the_beam_and_unknown_sids_are_impossi
     candidates = catalog((4, 5, 6), 40, 9, repeats=True)
     candidates = candidates[np.random.default_rng(0).permutation(len(candidates))]
     result = score_sids(model, [[9, 8, 7], [9]], candidates, tokens, normalize="trie", trie=trie)
-    known = (candidates[:, None] == all_codes).all(-1).any(1)
-    assert 0 < known.sum() < len(known)
-    assert (result[:, ~known] == -np.inf).all()
+    is_in_catalog = (candidates[:, None] == all_codes).all(-1).any(1)
+    assert 0 < is_in_catalog.sum() < len(is_in_catalog)
+    assert (result[:, ~is_in_catalog] == -np.inf).all()
     for row, ids in zip(result, ([9, 8, 7], [9]), strict=True):
         want = path_scores(model, ids, candidates, tokens, "trie", all_codes)
-        np.testing.assert_allclose(row[known], want[known], atol=1e-4)
+        np.testing.assert_allclose(row[is_in_catalog], want[is_in_catalog], atol=1e-4)
     (beam,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=20, k=20, normalize="trie")
     codes = trie.leaf_codes(beam.leaves)
     again = score_sids(model, [[9, 8, 7]], codes, tokens, normalize="trie", trie=trie)

@@ -39,12 +39,12 @@ def expected_survival(codes: np.ndarray, beams: list[set[tuple[int, ...]]]) -> l
 
 
 def survival_of_all(
-    model: Any, ids: list[int], trie: Trie, tokens: Any, leaf_filter: Any, prior: Any, **how: Any
+    model: Any, ids: list[int], trie: Trie, tokens: Any, leaf_filter: Any, prior: Any, **extra: Any
 ) -> list[int]:
     """The survival of every leaf as the target: one prompt per leaf."""
     n = trie.n_leaves
     lists = {"filters": [leaf_filter] * n, "priors": [prior] * n, "targets": list(range(n))}
-    results = beam_search(model, [ids] * n, trie, tokens, k=1, **lists, **how)
+    results = beam_search(model, [ids] * n, trie, tokens, k=1, **lists, **extra)
     return [result.survived for result in results]
 
 
@@ -94,8 +94,8 @@ def test_survival_with_a_memory(num_beams: int, weight: float) -> None:
             below = (codes[:, : level + 1] == sid[: level + 1]).all(axis=1)
             largest[row, level] = memory[below].max()
     # with weight 1 the model still orders items of which the memory knows nothing
-    mixed = max(1 - weight, 1e-300) * model_probs + weight * largest
-    beams = surviving_prefixes(mixed, codes, num_beams, np.ones(50, dtype=bool))
+    mixture_probs = max(1 - weight, 1e-300) * model_probs + weight * largest
+    beams = surviving_prefixes(mixture_probs, codes, num_beams, np.ones(50, dtype=bool))
     prior = Prior(ItemDistribution(positions, np.log(shares)), weight)
     survived = survival_of_all(
         model, ids, trie, tokens, None, prior, num_beams=num_beams, normalize="trie"

@@ -121,17 +121,17 @@ def test_the_loss_is_that_of_the_same_logits_in_a_block(tokens: SidTokens, over:
     at_table = logits.clone()
     at_table[:, tokens.token_ids] = logits[:, BLOCK.token_ids]
     totals = []
-    for of_logits, its_tokens in ((logits, BLOCK), (at_table, tokens)):
-        loss = Loss(over, its_tokens, TRIE if over == "trie" else None, smoothing=0.1)
-        ids = torch.from_numpy(its_tokens.ids(sids, begin_end_tokens=False))  # (7, 3)
+    for case_logits, case_tokens in ((logits, BLOCK), (at_table, tokens)):
+        loss = Loss(over, case_tokens, TRIE if over == "trie" else None, smoothing=0.1)
+        ids = torch.from_numpy(case_tokens.ids(sids, begin_end_tokens=False))  # (7, 3)
         preceding = torch.zeros(7, 3, 2, dtype=torch.long)
         preceding[:, 1, 1] = ids[:, 0]
         preceding[:, 2] = ids[:, :2]
-        each = torch.ones(21), torch.zeros(21, dtype=torch.bool)
-        targets = Targets(ids.flatten(), torch.arange(21), preceding.flatten(0, 1), *each)
+        weighting = torch.ones(21), torch.zeros(21, dtype=torch.bool)
+        targets = Targets(ids.flatten(), torch.arange(21), preceding.flatten(0, 1), *weighting)
         parts = loss.parts(targets.ids)
         blocks = [
-            of_logits[indexes][:, slice(*columns) if isinstance(columns, tuple) else columns]
+            case_logits[indexes][:, slice(*columns) if isinstance(columns, tuple) else columns]
             for indexes, columns in parts
         ]
         totals.append(float(loss.total(blocks, parts, targets)))
@@ -156,9 +156,9 @@ def test_the_constraint_allows_what_it_allows_of_a_block(
     at_table[:, tokens.token_ids] = scores[:, BLOCK.token_ids]
     for cut in range(blocks.shape[1]):
         ids = np.concatenate([np.full((len(sids), 1), 7), blocks[:, :cut]], axis=1)
-        chosen = {"begin_end_tokens": begin_end_tokens, "normalize": normalize}
-        expected = SidLogitsProcessor(TRIE, BLOCK, **chosen)(torch.from_numpy(ids), scores)
-        processor = SidLogitsProcessor(TRIE, tokens, **chosen)
+        options = {"begin_end_tokens": begin_end_tokens, "normalize": normalize}
+        expected = SidLogitsProcessor(TRIE, BLOCK, **options)(torch.from_numpy(ids), scores)
+        processor = SidLogitsProcessor(TRIE, tokens, **options)
         allowed = processor(torch.from_numpy(to_table[ids]), at_table)
         at_sids = allowed[:, tokens.token_ids]
         torch.testing.assert_close(at_sids, expected[:, BLOCK.token_ids], atol=1e-6, rtol=1e-6)

@@ -59,7 +59,7 @@ def test_many_requests_are_answered_in_order(client: TestClient, shop: LoadedMod
     for got, one in zip([*answers[:n_good], *answers[-n_good:]], expected, strict=True):
         check_equal(got, as_json(one))
     text, misspelled, foreign = answers[n_good:-n_good]
-    assert [each["line"] for each in (text, misspelled, foreign)] == [6, 7, 8]
+    assert [failure["line"] for failure in (text, misspelled, foreign)] == [6, 7, 8]
     assert text["error"].startswith("line 6 of the requests: the model was not trained")
     assert "no key" in misspelled["error"]
     assert "not a JSON object" in foreign["error"]
@@ -89,7 +89,7 @@ def test_the_filters_of_the_service_hold_for_all_requests(make_client: MakeClien
 def test_vectors_are_encoded_and_sids_decoded(client: TestClient, shop: LoadedModel) -> None:
     vectors = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
     answer = client.post("/v1/encode", json={"vectors": vectors.tolist()})
-    expected = [asdict(each) for each in encode(shop.bundle, vectors=vectors)]
+    expected = [asdict(encoding) for encoding in encode(shop.bundle, vectors=vectors)]
     assert answer.json()["encodings"] == json.loads(json.dumps(expected))
     texts = [f"first {shop.bundle.sid('i3')} then <s_a_1>", ""]
     answer = client.post("/v1/decode", json={"texts": texts})
@@ -98,8 +98,8 @@ def test_vectors_are_encoded_and_sids_decoded(client: TestClient, shop: LoadedMo
     refused = client.post("/v1/encode", json={"vectors": [[1.0, 2.0]]})
     assert refused.status_code == 422
     assert "expected (n, 8)" in refused.json()["error"]
-    given = client.post("/v1/encode", json={"texts": ["a lamp"]})
-    assert given.status_code == 422  # the bundle names no encoder
+    response = client.post("/v1/encode", json={"texts": ["a lamp"]})
+    assert response.status_code == 422  # the bundle names no encoder
 
 
 def test_vectors_of_texts_take_no_more_memory_than_the_body() -> None:
@@ -197,9 +197,9 @@ def test_a_long_body_is_refused_whatever_it_says_of_its_length(make_client: Make
 def test_a_token_is_required_everywhere_but_for_probes(make_client: MakeClient) -> None:
     client = make_client(token="open sesame")
     for method, path in (("post", "/v1/recommend"), ("get", "/metrics"), ("get", "/openapi.json")):
-        for given in ("", "Bearer ", "Bearer open", "Basic open sesame", "bearer open sesame"):
-            answer = client.request(method, path, headers={"authorization": given})
-            assert answer.status_code == 401, (path, given)
+        for header in ("", "Bearer ", "Bearer open", "Basic open sesame", "bearer open sesame"):
+            answer = client.request(method, path, headers={"authorization": header})
+            assert answer.status_code == 401, (path, header)
             assert answer.headers["www-authenticate"] == "Bearer"
     good = {"authorization": "Bearer open sesame"}
     assert client.post("/v1/recommend", json=REQUESTS[0], headers=good).status_code == 200
@@ -325,8 +325,8 @@ def test_seen_items_are_left_out_where_the_model_says_that_targets_never_repeat(
     assert seen(client, **named) == {"i1", "i3"}
     assert seen(client, **named, exclude_seen=True) == {"i3"}
     assert seen(make_client()) == {"i1", "i2", "i3"}
-    kept = make_client(loaded, recommend=RecommendOptions(exclude_seen=False))
-    assert seen(kept) == {"i1", "i2", "i3"}
+    with_seen = make_client(loaded, recommend=RecommendOptions(exclude_seen=False))
+    assert seen(with_seen) == {"i1", "i2", "i3"}
 
 
 @pytest.mark.parametrize("body", REQUESTS)

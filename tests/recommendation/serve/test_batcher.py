@@ -85,7 +85,7 @@ def test_a_long_prompt_is_padded_into_the_budget(
     batches: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
     recommender = served(shop).recommender(Choices())
     short, long = Request("short", ("i1",)), Request("long", ("i1", "i2", "i3", "i4", "i5"))
-    lengths = [len(recommender.prepare(each).query.prompt) for each in (short, long)]
+    lengths = [len(recommender.prepare(request).query.prompt) for request in (short, long)]
     assert lengths[1] > lengths[0]
     # three short ones fit, or two of which one is long
     batcher = make_batcher(batches, batch_tokens=max(3 * (lengths[0] + 16), 2 * (lengths[1] + 16)))
@@ -132,17 +132,17 @@ def test_an_error_of_a_batch_is_that_of_the_request_which_caused_it(
 ) -> None:
     search = beam.beam_search
 
-    def poisoned(model: Any, prompts: Any, *rest: Any, **options: Any) -> Any:
+    def poisoned(model: Any, prompts: Any, *arguments: Any, **options: Any) -> Any:
         for leaf_filter in options["filters"]:
             if leaf_filter is not None:
                 raise DataError("a logit is NaN") if len(prompts) < 9 else RuntimeError("boom")
-        return search(model, prompts, *rest, **options)
+        return search(model, prompts, *arguments, **options)
 
     monkeypatch.setattr(beam, "beam_search", poisoned)
     batcher = make_batcher()
     requests = [waiting(n, deny=("i0",) if n == 3 else ()) for n in range(9)]
     batcher.submit(requests)
-    answers = [each.future.result(timeout=DEADLOCK).answer for each in requests]
+    answers = [request.future.result(timeout=DEADLOCK).answer for request in requests]
     assert "a logit is NaN" in str(answers[3].error)
     others = [answer for n, answer in enumerate(answers) if n != 3]
     assert all(isinstance(answer, Recommendation) for answer in others)
@@ -153,7 +153,7 @@ def test_wrong_options_are_the_answer_to_each_request(make_batcher: MakeBatcher)
     wrong = Choices(candidates=("nobody",))
     requests = [waiting(1, wrong), waiting(2), waiting(3, wrong)]
     batcher.submit(requests)
-    first, good, last = (each.future.result(timeout=DEADLOCK).answer for each in requests)
+    first, good, last = (request.future.result(timeout=DEADLOCK).answer for request in requests)
     for bad in (first, last):
         assert "'nobody' is not in the bundle" in str(bad.error)
     assert isinstance(good, Recommendation)
@@ -195,10 +195,10 @@ def test_an_exchange_is_seen_by_whole_requests_only(
     end = time.monotonic() + DEADLOCK
     while len(seen) < 2 and time.monotonic() < end:
         requests = [waiting(n) for n in range(12)]
-        for each in requests:
-            batcher.submit([each])
-        for n, each in enumerate(requests):
-            answered: Answered = each.future.result(timeout=DEADLOCK)
+        for request in requests:
+            batcher.submit([request])
+        for n, request in enumerate(requests):
+            answered: Answered = request.future.result(timeout=DEADLOCK)
             name = answered.served.version.model
             if name == "v1":
                 name = "one"
@@ -228,7 +228,7 @@ def test_stopping_answers_what_waits(make_batcher: MakeBatcher) -> None:
     requests = [waiting(n) for n in range(30)]
     batcher.submit(requests)
     batcher.stop()
-    assert all(isinstance(each.future.result(0).answer, Recommendation) for each in requests)
+    assert all(isinstance(request.future.result(0).answer, Recommendation) for request in requests)
     assert not batcher.is_alive
 
 
@@ -255,10 +255,10 @@ def test_an_error_nobody_foresaw_is_known_if_it_is_that_of_every_request(
 ) -> None:
     search = beam.beam_search
 
-    def failing(model: Any, prompts: Any, *rest: Any, **options: Any) -> Any:
+    def failing(model: Any, prompts: Any, *arguments: Any, **options: Any) -> Any:
         if is_lost or options["filters"][0] is not None:
             raise RuntimeError("an illegal memory access was encountered")
-        return search(model, prompts, *rest, **options)
+        return search(model, prompts, *arguments, **options)
 
     monkeypatch.setattr(beam, "beam_search", failing)
     batcher = make_batcher()

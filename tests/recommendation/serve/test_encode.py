@@ -36,7 +36,7 @@ def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_texts_are_encoded_as_by_the_library(
     make_client: MakeClient, bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = [asdict(each) for each in encode(bundle, TEXTS)]
+    expected = [asdict(encoding) for encoding in encode(bundle, TEXTS)]
     loads = []
     load = room.load_model
 

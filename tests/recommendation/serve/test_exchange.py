@@ -110,7 +110,7 @@ def test_a_bundle_of_another_codebook_is_refused_once_and_the_old_one_stays(
         assert ready.status_code == 200
         assert "the model was made for codebook" in ready.json()["not_taken"]
         assert not shop.look()  # it is not loaded again
-        assert sum("refused, the old one stays" in each.message for each in caplog.records) == 1
+        assert sum("refused, the old one stays" in record.message for record in caplog.records) == 1
         shutil.rmtree(path)
         assert not shop.look()
         assert "there is no bundle" in shop.client.get("/readyz").json()["not_taken"]

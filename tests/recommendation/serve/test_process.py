@@ -243,7 +243,7 @@ def test_a_killed_worker_is_replaced(model: Path, expected: list[str], tmp_path:
 def children(pid: int) -> list[int]:
     """The worker processes of a supervisor: those that run sidtool's code."""
     listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    commands = {int(each): Path(f"/proc/{each}/cmdline").read_bytes() for each in listed}
+    commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in listed}
     return [child for child, command in commands.items() if b"spawn_main" in command]
 
 
