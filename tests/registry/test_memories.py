@@ -62,8 +62,8 @@ def test_a_pulled_memory_is_identical(nightly: str, memories: list[str], tmp_pat
 def test_a_reference_replaces_a_path(nightly: str, memories: list[str], tmp_path: Path) -> None:
     push(memories[0], nightly, tag="prod")
     bundle = small_bundle()
-    chosen = choose_memory(tmp_path, None, bundle, located(MemoryOptions(f"{nightly}@prod")))
-    assert chosen.memory.digest == Memory.open(memories[0]).digest
+    weighted = choose_memory(tmp_path, None, bundle, located(MemoryOptions(f"{nightly}@prod")))
+    assert weighted.memory.digest == Memory.open(memories[0]).digest
     with pytest.raises(DataError, match="is a memory, not a bundle"):
         open_bundle(nightly)
 
@@ -100,10 +100,12 @@ def test_of_memories_pushed_at_once_each_gets_a_number(
     monkeypatch.setattr(Storage, "put_if_unchanged", at_once)
     works = (lambda path=path: push(path, nightly) for path in memories)
     results = run_concurrently(*works, start=start)
-    pushed = [each for each in results if isinstance(each, Pushed)]
-    assert sorted(each.version for each in pushed) == ["1.0", "1.1", "1.2"]
-    assert all(each.new and verify_memory(each.url) == [] for each in pushed)
-    assert open_memory(nightly).manifest.digest == max(pushed, key=lambda each: each.version).digest
+    pushed = [entry for entry in results if isinstance(entry, Pushed)]
+    assert sorted(entry.version for entry in pushed) == ["1.0", "1.1", "1.2"]
+    assert all(entry.new and verify_memory(entry.url) == [] for entry in pushed)
+    assert (
+        open_memory(nightly).manifest.digest == max(pushed, key=lambda entry: entry.version).digest
+    )
 
 
 def test_the_commands_take_memories(memories: list[str], tmp_path: Path) -> None:

@@ -275,7 +275,7 @@ def test_the_log_lists_the_published_models(model: Path, tmp_path: Path) -> None
     push(str(model), shop)
     push(str(changed(model)), shop, tag="prod")
     history = log(shop)
-    assert [each.published for each in history.versions] == [("1.1", "latest", "prod"), ("1.0",)]
+    assert [entry.published for entry in history.versions] == [("1.1", "latest", "prod"), ("1.0",)]
     digest = catalog_bundle().identity.digest[:12]
     assert str(history.versions[0].version.change) == f"extend > full > full, bundle {digest}"
 

@@ -264,8 +264,8 @@ def test_of_two_pushes_of_one_version_one_wins(
     monkeypatch.setattr(Storage, "put_if_unchanged", at_once)
     works = (lambda: push(str(first), shop), lambda: push(str(second), shop))
     results = run_concurrently(*works, start=start)
-    (winner,) = [each for each in results if isinstance(each, Pushed)]
-    (loser,) = [each for each in results if isinstance(each, RefusedError)]
+    (winner,) = [result for result in results if isinstance(result, Pushed)]
+    (loser,) = [result for result in results if isinstance(result, RefusedError)]
     assert winner.new
     assert "already has version 1.0" in str(loser)
     assert verify(locate(shop)[0]) == []

@@ -213,12 +213,12 @@ def sigstore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSigstore:
     monkeypatch.setattr(ClientTrustConfig, "production", lambda: None)
     monkeypatch.setenv("SIGSTORE_IDENTITY_TOKEN", f"{JOB} of {ISSUER}")
     monkeypatch.setattr(
-        signing.Config, "use_sigstore_signer", lambda self, **given: fake.use_signer(self, **given)
+        signing.Config, "use_sigstore_signer", lambda self, **named: fake.use_signer(self, **named)
     )
     monkeypatch.setattr(
         verifying.Config,
         "use_sigstore_verifier",
-        lambda self, **given: fake.use_verifier(self, **given),
+        lambda self, **named: fake.use_verifier(self, **named),
     )
     return fake
 
@@ -436,7 +436,7 @@ def change_base64(text: bytes, draw: random.Random) -> bytes:
     if text[at : at + 1] == b"\n":
         return text[:at] + text[at + 2 :]
     alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-    other = draw.choice([each for each in alphabet if each != text[at]])
+    other = draw.choice([byte for byte in alphabet if byte != text[at]])
     return text[:at] + bytes([other]) + text[at + 1 :]
 
 

@@ -164,9 +164,9 @@ def test_what_verify_accepts_of_a_bundle_can_be_used(values: tuple[Any, ...]) ->
     assert check(objects, made.manifest | listed, use_bundle)
     more = [made.manifest | {key: value} for key in ("kind", "else") for value in values]
     documents = [
-        each for each in (*changes(made.manifest, values), *more) if isinstance(each, dict)
+        value for value in (*changes(made.manifest, values), *more) if isinstance(value, dict)
     ]
-    signed = [signed_bundle(made, each) | listed for each in documents]
+    signed = [signed_bundle(made, document) | listed for document in documents]
     accepted = [check(objects, manifest, use_bundle) for manifest in signed]
     assert 0 < sum(accepted) < len(accepted) / 2
 
@@ -179,8 +179,10 @@ def test_what_verify_accepts_of_a_memory_is_usable(tmp_path: Path, values: tuple
     objects = {name: (tmp_path / "memory.zarr" / name).read_bytes() for name in listed["objects"]}
     assert check(objects, stored | listed, use_memory)
     more = [stored | {"else": value} for value in values]
-    documents = [each for each in (*changes(stored, values), *more) if isinstance(each, dict)]
-    accepted = [check(objects, signed_memory(each | listed), use_memory) for each in documents]
+    documents = [value for value in (*changes(stored, values), *more) if isinstance(value, dict)]
+    accepted = [
+        check(objects, signed_memory(document | listed), use_memory) for document in documents
+    ]
     assert 0 < sum(accepted) < len(accepted) / 2
 
 
@@ -203,5 +205,5 @@ def test_what_verify_accepts_of_a_model_is_usable(tmp_path: Path, values: tuple[
         return not broken
 
     assert is_accepted(stored)
-    accepted = [is_accepted(each) for each in changes(stored, values) if isinstance(each, dict)]
+    accepted = [is_accepted(value) for value in changes(stored, values) if isinstance(value, dict)]
     assert 0 < sum(accepted) < len(accepted) / 2
