@@ -20,8 +20,8 @@ def test_spelling_and_parsing_are_inverse(
     for begin_end_tokens in (False, True):
         text = space.spell(codes, begin_end_tokens=begin_end_tokens)
         assert space.parse(text) == codes
-        found = space.find(f"see {text}{text}, or {text}.")
-        assert [result.codes for result in found] == [codes] * 3
+        matches = space.find(f"see {text}{text}, or {text}.")
+        assert [result.codes for result in matches] == [codes] * 3
     assert space.parse_prefix(space.spell(codes[:1])) == codes[:1]
 
 

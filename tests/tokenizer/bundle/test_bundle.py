@@ -167,8 +167,8 @@ def test_similar_items_are_the_nearest_by_prefix(duplicates: bool) -> None:
         nearest = sorted(others, key=lambda other: -round(similarity[row, other], 9))
         levels = np.floor(similarity[row])
         for k in (1, 7, 100):
-            found = bundle.similar(bundle.items.ids[row], k)
-            rows = [bundle.items.row(item) for item in found]
+            similar_ids = bundle.similar(bundle.items.ids[row], k)
+            rows = [bundle.items.row(item) for item in similar_ids]
             assert len(set(rows)) == min(k, len(others))
             assert row not in rows
             assert 5 not in rows
@@ -288,15 +288,15 @@ def test_what_does_not_fit_is_named(
 def test_a_series_is_read_by_place_and_not_by_label() -> None:
     order = np.random.default_rng(1).permutation(60)
     table = pd.DataFrame({"item_id": IDS, "title": TITLES}).iloc[order]
-    given = {"vectors": vectors()[order], "levels": SIZES}
-    shuffled = Bundle.from_vectors(table["item_id"], titles=table["title"], **given)
-    listed = Bundle.from_vectors(list(table["item_id"]), titles=list(table["title"]), **given)
+    inputs = {"vectors": vectors()[order], "levels": SIZES}
+    shuffled = Bundle.from_vectors(table["item_id"], titles=table["title"], **inputs)
+    listed = Bundle.from_vectors(list(table["item_id"]), titles=list(table["title"]), **inputs)
     assert shuffled.digest == listed.digest
-    column = pd.Series(list(given["vectors"]), index=table.index)
+    column = pd.Series(list(inputs["vectors"]), index=table.index)
     levels = np.array(SIZES)
-    frame = pd.DataFrame(given["vectors"]).astype("Float32")
-    of_column = Bundle.from_vectors(IDS, column, levels=levels)
-    assert of_column.sids() == Bundle.from_vectors(IDS, frame, levels=SIZES).sids()
+    frame = pd.DataFrame(inputs["vectors"]).astype("Float32")
+    from_column = Bundle.from_vectors(IDS, column, levels=levels)
+    assert from_column.sids() == Bundle.from_vectors(IDS, frame, levels=SIZES).sids()
     rows = listed.items.rows(list(table["item_id"]))
     assert listed.items.rows(table["item_id"]).tolist() == rows.tolist()
 
@@ -328,7 +328,7 @@ def test_sids_are_decoded_together() -> None:
     sids = [bundle.space.spell(codes) for codes in np.ndindex(*bundle.space.sizes)]
     decoded = bundle.decode(sids)
     pairs = bundle.sids().items()
-    expected = [sorted(item for item, of_item in pairs if of_item == sid) for sid in sids]
+    expected = [sorted(item for item, item_sid in pairs if item_sid == sid) for sid in sids]
     assert [sorted(items) for items in decoded] == expected
     assert [] in decoded
     assert bundle.decode([]) == []

@@ -211,7 +211,7 @@ def test_a_zip_is_a_regular_file(tmp_path: Path, kind: str) -> None:
 
 def test_links_to_regular_files_are_followed(tmp_path: Path) -> None:
     path = draft().write(tmp_path / "shop.zarr")  # as in the cache of the Hugging Face hub
-    for file in [each for each in path.rglob("*") if each.is_file()]:
+    for file in [entry for entry in path.rglob("*") if entry.is_file()]:
         blob = tmp_path / uuid4().hex
         file.rename(blob)
         file.symlink_to(blob)

@@ -110,9 +110,9 @@ def test_look_ups_in_parts_equal_look_ups_in_the_whole(
         assert opened.item_ids(whole.sid(item)) == whole.item_ids(whole.sid(item))
     requested = ["absent", "", *(whole.items.ids[row] for row in rows)]
     part = opened.items_for(len(requested))
-    found = part.rows(requested).tolist()
-    assert found == whole.items.rows(requested).tolist()
-    for row in (row for row in found if row >= 0):
+    requested_rows = part.rows(requested).tolist()
+    assert requested_rows == whole.items.rows(requested).tolist()
+    for row in (row for row in requested_rows if row >= 0):
         values = part.codes[row].tolist(), bool(part.retired[row]), part.title(row)
         expected = whole.items.codes[row].tolist(), bool(whole.items.retired[row])
         assert values == (*expected, whole.items.title(row))

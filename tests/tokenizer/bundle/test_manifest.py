@@ -30,10 +30,10 @@ Path_ = tuple[str | int, ...]
 
 def changed(value: Any, path: Path_, new: Any) -> Any:
     """A JSON value with another member at a path; `new` is a value, or REMOVED."""
-    key, *rest = path
+    key, *inner_keys = path
     copy = value.copy()
-    if rest:
-        copy[key] = changed(value[key], tuple(rest), new)
+    if inner_keys:
+        copy[key] = changed(value[key], tuple(inner_keys), new)
     elif new is REMOVED:
         del copy[key]
     else:

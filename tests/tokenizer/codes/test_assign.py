@@ -56,8 +56,8 @@ def test_reassign_leaves_no_duplicates_and_moves_the_fewest(case):
     assert not assigned.reassigned[alone].any()
     # an item leaves its prefix only if that is full
     for row in np.flatnonzero((raw[:, :-1] != assigned.codes[:, :-1]).any(axis=1)):
-        of_prefix = (assigned.codes[:, :-1] == raw[row, :-1]).all(axis=1)
-        assert of_prefix.sum() == codebook.sizes[-1]
+        shares_prefix = (assigned.codes[:, :-1] == raw[row, :-1]).all(axis=1)
+        assert shares_prefix.sum() == codebook.sizes[-1]
 
 
 @settings(deadline=None)
@@ -90,7 +90,11 @@ def test_reassign_equals_an_exhaustive_search(seed, n, copies):
     nearest = raw[:, 1]
     permutations = itertools.permutations(range(5), n)
     pairs = ((codes, zip(codes, nearest, strict=True)) for codes in permutations)
-    legal = [codes for codes, each in pairs if all(c in free or c == near for c, near in each)]
+    legal = [
+        codes
+        for codes, code_pairs in pairs
+        if all(code in free or code == nearest_code for code, nearest_code in code_pairs)
+    ]
     best = min(cost(np.array(codes)) for codes in legal)
     assigned = settle(codebook, vectors, [f"i{row}" for row in range(n)], "reassign")
     moves, distance = cost(assigned.codes[:, 1])
@@ -152,8 +156,8 @@ def test_following_the_hints_ends_in_a_codebook(n, distinct):
             hint = error.shell_hint or ""
             if "policy append" in hint:
                 policy = "append"
-            elif found := re.search("levels of at most ([0-9]+) codes", hint):
-                sizes = (int(found[1]),) * 2
+            elif match := re.search("levels of at most ([0-9]+) codes", hint):
+                sizes = (int(match[1]),) * 2
             else:
                 sizes = read_sizes(hint.split()[1])
     assert len(np.unique(made.items.codes, axis=0)) == n

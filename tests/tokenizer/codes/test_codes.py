@@ -44,7 +44,7 @@ def test_residual_variance_equals_a_direct_computation():
     codes = codebook.encode(vectors)
     total = np.square(vectors - vectors.mean(axis=0)).sum()
     decoded = (codebook.decode(codes[:, :depth]) for depth in (1, 2))
-    expected = tuple(np.square(vectors - each).sum() / total for each in decoded)
+    expected = tuple(np.square(vectors - approximation).sum() / total for approximation in decoded)
     variance = measure.residual_variance(vectors, codebook, codes)
     assert variance == pytest.approx(expected, rel=1e-5)
 
@@ -59,8 +59,8 @@ def slow_preservation(vectors, codes, codebook, depth, k):
 
         def far(item, query=query):
             common = list(codes[item, :depth] == codes[query, :depth])
-            shared = common.index(False) if False in common else depth
-            return -shared, np.square(sums[item] - sums[query]).sum()
+            n_shared = common.index(False) if False in common else depth
+            return -n_shared, np.square(sums[item] - sums[query]).sum()
 
         by_prefix = sorted(others, key=far)[:k]
         overlaps.append(len(set(near) & set(by_prefix)) / len(set(near) | set(by_prefix)))
@@ -176,14 +176,14 @@ def test_alignment_equals_its_definition() -> None:
     rng = np.random.default_rng(4)
     codes = rng.integers(0, 3, size=(20, 2)).astype(np.uint16)
     steps = rng.integers(0, 20, size=(60, 2))
-    found = measure.prefix_alignment(codes, (3, 3), steps)
+    alignment = measure.prefix_alignment(codes, (3, 3), steps)
     steps = steps[steps[:, 0] != steps[:, 1]]
     for depth in (1, 2):
         same = [tuple(codes[a, :depth]) == tuple(codes[b, :depth]) for a, b in steps]
-        assert found[0][depth - 1] == pytest.approx(np.mean(same))
+        assert alignment[0][depth - 1] == pytest.approx(np.mean(same))
         pairs = [(a, b) for a, b in product(steps[:, 0], steps[:, 1]) if a != b]
         same = [tuple(codes[a, :depth]) == tuple(codes[b, :depth]) for a, b in pairs]
-        assert found[1][depth - 1] == pytest.approx(np.mean(same))
+        assert alignment[1][depth - 1] == pytest.approx(np.mean(same))
 
 
 def test_alignment_is_one_within_a_prefix_and_chance_elsewhere() -> None:
@@ -221,10 +221,10 @@ def test_encoding_in_parts_equals_encoding_at_once(tmp_path):
     assert book.params.fit["sample"] == 1024
     raw = encode_all(book, source)
     assert (raw == book.encode(vectors)).all()
-    whole, parts = (assign(raw, given, book, ids, "reassign") for given in (vectors, source))
+    whole, parts = (assign(raw, inputs, book, ids, "reassign") for inputs in (vectors, source))
     assert (whole.codes == parts.codes).all()
     assert whole.reassigned.sum() > 1024  # more than is held at once
-    reports = [measure.codebook_report(given, book, raw, whole) for given in (vectors, source)]
+    reports = [measure.codebook_report(inputs, book, raw, whole) for inputs in (vectors, source)]
     assert [report.measured for report in reports] == [3500, 1024]
     assert reports[0].neighbors == reports[1].neighbors
     variances = [report.residual_variance for report in reports]
@@ -243,9 +243,9 @@ def test_an_interrupted_run_resumes(tmp_path, monkeypatch, finished):
 
     with pytest.raises(KeyboardInterrupt):
         encode_all(book, source, folder=folder, progress=stop)
-    kept = sorted(folder.rglob("*.npy"))
-    assert len(kept) == finished
-    kept[0].write_bytes(kept[0].read_bytes()[:-5])  # as a crash of the machine may leave a part
+    files = sorted(folder.rglob("*.npy"))
+    assert len(files) == finished
+    files[0].write_bytes(files[0].read_bytes()[:-5])  # as a crash of the machine may leave a part
     encoded, plain = [], Codebook.encode
     monkeypatch.setattr(
         Codebook, "encode", lambda self, rows: encoded.append(len(rows)) or plain(self, rows)

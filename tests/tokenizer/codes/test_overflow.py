@@ -199,8 +199,8 @@ def test_nearest_prefixes_equal_an_exhaustive_search(seed: int, full: set[tuple[
             assert np.isinf(distances[row]).all()
             continue
         expected = np.square(vector - sums).sum(axis=1)
-        found = distances[row, : len(candidates)]
-        np.testing.assert_allclose(found, np.sort(expected), rtol=1e-4, atol=1e-5)
+        nearest_distances = distances[row, : len(candidates)]
+        np.testing.assert_allclose(nearest_distances, np.sort(expected), rtol=1e-4, atol=1e-5)
         assert np.isinf(distances[row, len(candidates) :]).all()
         nearest = candidates[int(expected.argmin())]
         assert prefixes[row, 0] == keys_of(PREFIXES, [nearest])[0]

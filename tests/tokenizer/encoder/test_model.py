@@ -191,9 +191,9 @@ def test_an_interrupted_run_gives_the_same_bits(
 
     with pytest.raises(KeyboardInterrupt):
         embed(TEXTS, Encoder(str(folder)), cache=tmp_path / "cut", progress=stop)
-    kept = sorted((tmp_path / "cut").rglob("*.npy"))
-    assert len(kept) == finished
-    kept[0].write_bytes(kept[0].read_bytes()[:-5])  # as a crash of the machine may leave a block
+    files = sorted((tmp_path / "cut").rglob("*.npy"))
+    assert len(files) == finished
+    files[0].write_bytes(files[0].read_bytes()[:-5])  # as a crash of the machine may leave a block
     encoded: list[int] = []
     plain = room.encode_texts
 

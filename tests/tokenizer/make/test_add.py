@@ -88,11 +88,11 @@ def test_no_sequence_of_adds_and_removes_moves_a_published_sid(
     bundle = built(policy)
     expected = alive(bundle)
     for adds, ids in steps:
-        known = published(bundle)
-        chosen = ids if adds else [item for item in ids if item in known]
-        bundle = grown(bundle, chosen) if adds else add_items(bundle, remove=chosen)
-        expected = expected | set(chosen) if adds else expected - set(chosen)
-        assert published(bundle).items() >= known.items()
+        published_sids = published(bundle)
+        changed_ids = ids if adds else [item for item in ids if item in published_sids]
+        bundle = grown(bundle, changed_ids) if adds else add_items(bundle, remove=changed_ids)
+        expected = expected | set(changed_ids) if adds else expected - set(changed_ids)
+        assert published(bundle).items() >= published_sids.items()
         assert alive(bundle) == expected
         if policy != "allow":
             assert len(np.unique(bundle.items.keys)) == len(bundle.items)
@@ -118,14 +118,14 @@ def test_one_batch_equals_many_batches(policy: Policy, ids: list[str], cuts: set
 @given(ids=st.lists(st.sampled_from(NAMES), unique=True, min_size=1), data=st.data())
 def test_a_retired_item_gets_its_sid_back(ids: list[str], data: st.DataObject) -> None:
     before = grown(built(), ids)
-    some = data.draw(st.lists(st.sampled_from(ids), unique=True, min_size=1))
-    without = add_items(before, remove=some)
-    assert alive(without) == alive(before) - set(some)
-    assert without.trie().n_items == len(before.items) - len(some)
-    for item in some:  # no newcomer takes it, though it is the nearest one
+    removed = data.draw(st.lists(st.sampled_from(ids), unique=True, min_size=1))
+    without = add_items(before, remove=removed)
+    assert alive(without) == alive(before) - set(removed)
+    assert without.trie().n_items == len(before.items) - len(removed)
+    for item in removed:  # no newcomer takes it, though it is the nearest one
         newcomer = make_items(("twin",), ("",), ("x",), fields={}, template="{title}")
         assert add_items(without, newcomer, vectors_of([item])).sid("twin") != without.sid(item)
-    assert grown(without, some).identity == before.identity
+    assert grown(without, removed).identity == before.identity
 
 
 def test_append_uses_the_lowest_free_code_and_allow_shares() -> None:

@@ -62,9 +62,9 @@ def test_a_memory_budget_changes_no_byte(
 
     def built(folder: str, **budget: int) -> tuple[dict[str, bytes], dict[str, Any]]:
         out = tmp_path / folder / "shop.zarr"
-        given = {"embeddings": sources, "levels": "4x4x8", "collisions": collisions}
+        options = {"embeddings": sources, "levels": "4x4x8", "collisions": collisions}
         names = TextNames(text_template=template)
-        bundle = build_codebook(items, out, catalog=names, **given, **budget)
+        bundle = build_codebook(items, out, catalog=names, **options, **budget)
         assert (bundle.items.titles is not None) == any(titles or ())
         assert [path.name for path in out.parent.iterdir()] == ["shop.zarr"]
         return stored(out)

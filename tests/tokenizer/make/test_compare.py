@@ -142,7 +142,9 @@ def test_labels_need_a_column_that_was_read(items: Items | None) -> None:
 def by_hand(prefixes: list[tuple[int, ...]], labels: list[str]) -> float | None:
     shares = []
     for item, prefix in enumerate(prefixes):
-        same = [n for n, each in enumerate(prefixes) if each == prefix and labels[n] and n != item]
+        same = [
+            n for n, other in enumerate(prefixes) if other == prefix and labels[n] and n != item
+        ]
         if labels[item] and same:
             shares.append(sum(labels[n] == labels[item] for n in same) / len(same))
     return sum(shares) / len(shares) if shares else None
@@ -182,8 +184,8 @@ def test_labels_and_steps_fill_the_columns() -> None:
     ids = common_ids([bundle])
     labels = tuple("" if row == 7 else f"kind {row % 5}" for row in range(N))
     steps = np.array(list(combinations(range(0, N, 9), 2)))
-    events_of = np.arange(N)[::-1].copy()
-    behavior = Behavior(steps, events_of)
+    event_counts = np.arange(N)[::-1].copy()
+    behavior = Behavior(steps, event_counts)
     figures = describe(bundle, Evidence(ids, labels=labels, behavior=behavior), seed=4)
     codes = bundle.items.codes[bundle.items.rows(ids)]
     purity = [figures.purity_by_chance, *(level.purity for level in figures.levels)]
@@ -198,7 +200,7 @@ def test_labels_and_steps_fill_the_columns() -> None:
     assert alignment == prefix_alignment(codes, bundle.space.sizes, steps)
     spread = ([level.head_spread for level in figures.levels],)
     spread += ([level.tail_spread for level in figures.levels],)
-    assert spread == prefix_spread(codes, bundle.space.sizes, events_of)
+    assert spread == prefix_spread(codes, bundle.space.sizes, event_counts)
     first = figures.levels[0]
     assert first.to_json()["alignment_lift"] == first.alignment / first.alignment_by_chance
     assert figures.levels[0].purity > 0.6 > 0.3 > figures.purity_by_chance  # items lie by kind

@@ -56,9 +56,9 @@ def built(
         fusion=FusionOptions(**{"collaborative_dim": 6, **settings}),  # type: ignore[arg-type]
         seed=seed,
     )
-    given = {"vectors": "given"}
+    encoder = {"vectors": "given"}
     vectors = [mixture(0, N, 10)]
-    return build(listed(IDS), vectors, options, name="shop", encoder=given, split=split)
+    return build(listed(IDS), vectors, options, name="shop", encoder=encoder, split=split)
 
 
 @pytest.mark.parametrize("protocol", ["leave-one-out", "temporal", "given"])
@@ -159,14 +159,14 @@ def test_one_source_is_a_file_a_table_or_a_tensor(tmp_path: Path) -> None:
     vectors = mixture(0, N, 8)
     np.save(tmp_path / "v.npy", vectors)
     (tmp_path / "v.ids.txt").write_text("\n".join(IDS))
-    given = {"levels": "4x4x8", "force": True}
+    options = {"levels": "4x4x8", "force": True}
     for source in (pd.DataFrame(vectors), torch.tensor(vectors)):
-        bundle = build_codebook(listed(IDS), tmp_path / "x.zarr", embeddings=source, **given)
-    codes = [each.codes for each in encode(bundle, vectors=vectors)]
+        bundle = build_codebook(listed(IDS), tmp_path / "x.zarr", embeddings=source, **options)
+    codes = [encoding.codes for encoding in encode(bundle, vectors=vectors)]
     for embeddings in (str(tmp_path / "v.npy"), vectors):
-        assert [each.codes for each in encode(bundle, embeddings=embeddings)] == codes
+        assert [encoding.codes for encoding in encode(bundle, embeddings=embeddings)] == codes
     by_texts = {"encoder": "lexical", "embeddings": None}
-    assert len(build_codebook(listed(IDS), tmp_path / "x.zarr", **by_texts, **given)) == N
+    assert len(build_codebook(listed(IDS), tmp_path / "x.zarr", **by_texts, **options)) == N
 
 
 @pytest.mark.parametrize("text", ["", None, 7, float("nan")])
@@ -179,10 +179,10 @@ def test_texts_are_the_names_of_given_vectors() -> None:
     vectors = mixture(0, N, 8)
     bundle = Bundle.from_vectors(IDS, vectors, levels=(4, 4, 8))
     named = encode(bundle, pd.Series(["a", "b"], index=[1, 0]), vectors=vectors[:2])
-    assert [each.text for each in named] == ["a", "b"]
+    assert [encoding.text for encoding in named] == ["a", "b"]
     unnamed = encode(bundle, vectors=vectors[:2])
-    assert [each.codes for each in named] == [each.codes for each in unnamed]
-    assert [each.text for each in encode(bundle, "lamp", vectors=vectors[:1])] == ["lamp"]
+    assert [encoding.codes for encoding in named] == [encoding.codes for encoding in unnamed]
+    assert [encoding.text for encoding in encode(bundle, "lamp", vectors=vectors[:1])] == ["lamp"]
     with pytest.raises(UsageError, match="3 texts for 2 vectors"):
         encode(bundle, ["a", "b", "c"], vectors=vectors[:2])
 

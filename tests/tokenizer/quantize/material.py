@@ -23,8 +23,8 @@ def mixture(seed: int, n: int, dim: int, clusters: int = 30) -> Vectors:
     rng = np.random.default_rng(seed)
     centers = rng.standard_normal((clusters, dim))
     weights = 1 / np.arange(1, clusters + 1)
-    chosen = rng.choice(clusters, n, p=weights / weights.sum())
-    return (centers[chosen] + 0.4 * rng.standard_normal((n, dim))).astype(np.float32)
+    cluster_ids = rng.choice(clusters, n, p=weights / weights.sum())
+    return (centers[cluster_ids] + 0.4 * rng.standard_normal((n, dim))).astype(np.float32)
 
 
 def codebook_of(

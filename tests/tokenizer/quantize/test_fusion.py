@@ -51,14 +51,14 @@ def test_an_item_gets_a_mixture_of_its_factors_and_the_predicted_ones() -> None:
     collaborative = collaborative_of(vectors, events)
     plain = fuse_sources([vectors])
     fusion, arrays, fused = add_collaborative(plain, vectors, collaborative, events, 0.4)
-    known = unit(vectors) * np.sqrt(0.6)
-    own = unit(collaborative) * np.sqrt(0.4)
-    np.testing.assert_allclose(fused[:, :8], known, atol=1e-6)
+    content = unit(vectors) * np.sqrt(0.6)
+    latent = unit(collaborative) * np.sqrt(0.4)
+    np.testing.assert_allclose(fused[:, :8], content, atol=1e-6)
     warm = events > 0
-    strength = np.square(known[warm] - known[warm].mean(axis=0)).sum() / 8
-    predicted = Ridge(strength).fit(known[warm], own[warm]).predict(known)
+    strength = np.square(content[warm] - content[warm].mean(axis=0)).sum() / 8
+    predicted = Ridge(strength).fit(content[warm], latent[warm]).predict(content)
     trust = (events / (events + 2))[:, None]
-    np.testing.assert_allclose(fused[:, 8:], trust * own + (1 - trust) * predicted, atol=1e-4)
+    np.testing.assert_allclose(fused[:, 8:], trust * latent + (1 - trust) * predicted, atol=1e-4)
     np.testing.assert_allclose(fuse(arrays, fusion, vectors)[:, 8:], predicted, atol=1e-4)
     assert [source.weight for source in fusion.sources] == [0.6]
     assert fusion.collaborative.warm_items == warm.sum()

@@ -59,9 +59,9 @@ def test_later_levels_compensate_for_earlier_ones():
     expected = [first.copy(), second.copy()]
     for level, other in ((0, 1), (1, 0)):
         for code in np.unique(codes[level]):
-            rest = rows - expected[other][codes[other]]
-            expected[level][code] = rest[codes[level] == code].mean(axis=0)
-    used = [np.unique(of) for of in codes]  # a code without rows is another matter
+            residuals = rows - expected[other][codes[other]]
+            expected[level][code] = residuals[codes[level] == code].mean(axis=0)
+    used = [np.unique(column) for column in codes]  # a code without rows is another matter
     for level, by_hand, codes_in_use in zip(result, expected, used, strict=True):
         np.testing.assert_allclose(level[codes_in_use], by_hand[codes_in_use], atol=1e-4)
 
@@ -191,14 +191,14 @@ def test_assignment_is_near_the_optimum(monkeypatch):
 
 def test_catalog_and_later_items_spread_evenly():
     vectors = mixture(1, 6000, 8)
-    known, new = vectors[:4000], vectors[4000:]
+    catalog_vectors, new = vectors[:4000], vectors[4000:]
     spread = {}
     for even in (False, True):
-        codebook = fit(known, (16, 8), balanced=even)
-        for name, rows in (("known", known), ("new", new)):
+        codebook = fit(catalog_vectors, (16, 8), balanced=even)
+        for name, rows in (("known", catalog_vectors), ("new", new)):
             columns = zip(codebook.encode(rows).T, (16, 8), strict=True)
             counts = [np.bincount(column, minlength=size) for column, size in columns]
-            spread[name, even] = [float(np.std(c / len(rows) * len(c))) for c in counts]
+            spread[name, even] = [float(np.std(usage / len(rows) * len(usage))) for usage in counts]
     assert max(spread["known", True]) < 0.1
     assert max(spread["new", True]) < 0.25
     assert min(spread["known", False]) > 0.2

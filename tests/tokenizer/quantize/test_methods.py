@@ -81,8 +81,8 @@ def test_product_quantization_encodes_each_part_separately():
     codebook = fit(vectors, (8, 8), method="pq")
     codes = codebook.encode(vectors)
     for level, part in enumerate((slice(0, 5), slice(5, 10))):
-        own = codebook.levels[level][:, part].astype(np.float64)
-        distances = np.square(vectors[:, None, part] - own).sum(axis=2)
+        centers = codebook.levels[level][:, part].astype(np.float64)
+        distances = np.square(vectors[:, None, part] - centers).sum(axis=2)
         assert (distances[np.arange(500), codes[:, level]] < distances.min(axis=1) + 1e-4).all()
 
 
