@@ -44,7 +44,7 @@ def damage_gradient(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
 def damage_weight(monkeypatch: pytest.MonkeyPatch, value: float, *, step: int = 6) -> None:
     def on_step_end(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == step:
-            trained = [each for each in kwargs["model"].parameters() if each.requires_grad]
+            trained = [weight for weight in kwargs["model"].parameters() if weight.requires_grad]
             with torch.no_grad():
                 trained[-1].view(-1)[-1] = value
 

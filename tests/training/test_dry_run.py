@@ -153,8 +153,8 @@ def edited(edit: Edit, made: Path, folder: Path) -> Path:
     edit(examples, lineage, valid)
     folder.mkdir()
     for name, values in (("train.jsonl", examples), ("valid.jsonl", valid)):
-        lines = [each if isinstance(each, str) else json.dumps(each) for each in values]
-        text = "".join(f"{each}\n" for each in lines)
+        lines = [value if isinstance(value, str) else json.dumps(value) for value in values]
+        text = "".join(f"{jsonl_line}\n" for jsonl_line in lines)
         (folder / name).write_bytes(text.encode("utf-8", "surrogateescape"))
         if isinstance(lineage.get("files"), dict) and lineage["files"]:
             lineage["files"][name] = file_digest(folder / name)
@@ -209,10 +209,10 @@ def test_a_dry_run_refuses_what_the_run_refuses(
 def test_settings_and_examples_are_checked_together(
     tmp_path: Path, models: Make, examples: Make
 ) -> None:
-    chosen = TrainOptions(sliding_windows="all", item_dropout=0.5, **FEW)
+    options = TrainOptions(sliding_windows="all", item_dropout=0.5, **FEW)
     for name, is_refused in (("a single item", False), ("too few weights", True)):
         made = edited(EDITS[name], examples(sequence=1.0, sid_to_title=1.0), tmp_path / name)
-        assert bool(same_refusal(models("llama"), made, chosen, {})) == is_refused
+        assert bool(same_refusal(models("llama"), made, options, {})) == is_refused
 
 
 def test_the_hint_at_examples_that_are_too_long_has_the_length_that_fits(

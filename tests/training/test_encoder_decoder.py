@@ -137,8 +137,8 @@ def test_only_the_rows_of_sid_tokens_are_trained(
     start = read_contract(base).token_start
     before, after = weights(base), weights(tmp_path / "rows")
     assert before.keys() == after.keys()
-    shared = next((name for name in before if name.endswith("shared.weight")), "")
-    n_rows = len(before["lm_head.weight" if "lm_head.weight" in before else shared])
+    shared_name = next((name for name in before if name.endswith("shared.weight")), "")
+    n_rows = len(before["lm_head.weight" if "lm_head.weight" in before else shared_name])
     changed = set()
     for name, weight in before.items():
         if torch.equal(weight, after[name]):
@@ -183,11 +183,11 @@ def test_what_an_encoder_decoder_cannot_do_is_refused_in_one_line(
 ) -> None:
     made, out = examples(**tasks), tmp_path / "out"
     others = [models(name) for name in teachers]
-    chosen = TrainOptions(**options)
+    settings = TrainOptions(**options)
     with pytest.raises(UsageError, match=message) as refusal:
-        train(models(base), made, out, options=chosen, sft_fields=fields, teachers=others)
+        train(models(base), made, out, options=settings, sft_fields=fields, teachers=others)
     assert "\n" not in str(refusal.value)
     # a plan, as --dry-run prints it, is refused too
     with pytest.raises(UsageError, match=message):
-        plan_stages(models(base), made, out, [StageSettings(chosen, fields)], teachers=others)
+        plan_stages(models(base), made, out, [StageSettings(settings, fields)], teachers=others)
     assert list(tmp_path.iterdir()) == []

@@ -128,19 +128,19 @@ def outputs(tmp_path_factory: pytest.TempPathFactory, models: Make, examples: Ma
     for name, case in CASES.items():
         made = {"base": str(models(case["base"][0], **case["base"][1]))}
         if "teachers" in case:
-            made["teachers"] = [str(models(kind, **how)) for kind, how in case["teachers"]]
+            made["teachers"] = [str(models(kind, **extra)) for kind, extra in case["teachers"]]
         cases[name] = {**case, **made}
     by_two = [(name, str(folder / "by two" / name)) for name in KILLED]
     by_one = [(name, str(folder / "by one" / name)) for name in KILLED]
-    shared = {"examples": str(examples(sequence=1.0)), "options": OPTIONS, "cases": cases}
-    of_two = {"out": str(folder / "two"), "ranks": 2, "fields": {**FIELDS, "fsdp": True}}
-    of_two |= {"begun": by_two + by_one, "resumed": by_two}
-    of_one = {"out": str(folder / "one"), "ranks": 1, "fields": FIELDS}
-    of_one |= {"begun": [], "resumed": by_one}
+    common = {"examples": str(examples(sequence=1.0)), "options": OPTIONS, "cases": cases}
+    two_ranks = {"out": str(folder / "two"), "ranks": 2, "fields": {**FIELDS, "fsdp": True}}
+    two_ranks |= {"begun": by_two + by_one, "resumed": by_two}
+    one_rank = {"out": str(folder / "one"), "ranks": 1, "fields": FIELDS}
+    one_rank |= {"begun": [], "resumed": by_one}
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    for number, (command, settings) in enumerate(((launcher, of_two), ([], of_one))):
+    for number, (command, settings) in enumerate(((launcher, two_ranks), ([], one_rank))):
         path = folder / f"{number}.json"
-        path.write_text(json.dumps(shared | settings))
+        path.write_text(json.dumps(common | settings))
         line = [sys.executable, *command, str(program), str(path)]
         subprocess.run(line, check=True, env=ENVIRONMENT)
     return folder
@@ -163,14 +163,14 @@ def check_same_training(folder: Path, expected: Path, tolerance: float) -> None:
     for key, numbers in curve(expected).items():
         assert curve(folder)[key] == pytest.approx(numbers, abs=tolerance), key
     assert len(curve(folder)["loss"]) == FIELDS["max_steps"]
-    wanted, found = values(expected), values(folder)
-    assert found.keys() == wanted.keys()
+    wanted, actual = values(expected), values(folder)
+    assert actual.keys() == wanted.keys()
     for name, value in wanted.items():
-        torch.testing.assert_close(found[name], value, atol=tolerance, rtol=10 * tolerance)
+        torch.testing.assert_close(actual[name], value, atol=tolerance, rtol=10 * tolerance)
     assert {path.name for path in folder.iterdir()} == {path.name for path in expected.iterdir()}
     assert verify_model(str(folder)) == []
     assert not folder.with_name(f"{folder.name}.partial").exists()
-    best, expected_best = (read_contract(each).params.best for each in (folder, expected))
+    best, expected_best = (read_contract(path).params.best for path in (folder, expected))
     assert best.value == pytest.approx(expected_best.value, abs=tolerance)
 
 

@@ -28,13 +28,13 @@ def in_parts_of(made: Path, folder: Path, n: int) -> Path:
     files, parts = {}, []
     valid = side_files(made)["valid"].read_bytes()
     for number in range(n):
-        of_part = lines[number * len(lines) // n : (number + 1) * len(lines) // n]
+        part_lines = lines[number * len(lines) // n : (number + 1) * len(lines) // n]
         name = f"part-{number:07d}"
         (folder / name).mkdir(parents=True)
-        for file, data in (("mixed.jsonl", b"".join(of_part)), ("valid.jsonl", valid)):
+        for file, data in (("mixed.jsonl", b"".join(part_lines)), ("valid.jsonl", valid)):
             (folder / name / file).write_bytes(data)
             files[f"{name}/{file}"] = hashlib.sha256(data).hexdigest()
-        parts.append({f"{name}/mixed.jsonl": len(of_part)})
+        parts.append({f"{name}/mixed.jsonl": len(part_lines)})
     value = replace(lineage, files=files, parts=tuple(parts)).to_json()
     (folder / "_lineage.json").write_text(sealed_text(value))
     return folder

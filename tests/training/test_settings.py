@@ -119,12 +119,12 @@ def test_unreadable_files_are_data_errors(tmp_path: Path) -> None:
 
 
 def test_every_default_is_a_field_of_sftconfig() -> None:
-    known = {field.name for field in fields(SFTConfig)}
-    assert set(DEFAULTS) <= known
-    assert set(DECIDED) <= known
+    trl_fields = {field.name for field in fields(SFTConfig)}
+    assert set(DEFAULTS) <= trl_fields
+    assert set(DECIDED) <= trl_fields
     # ours replaces TRL's: `ndcg@10` in place of the name of a metric in a log
-    own = {field.name for field in fields(TrainOptions)}
-    assert known & own == {"metric_for_best_model"}
+    sidtool_fields = {field.name for field in fields(TrainOptions)}
+    assert trl_fields & sidtool_fields == {"metric_for_best_model"}
     assert typed_fields(TRAINING, DEFAULTS)["learning_rate"] == DEFAULTS["learning_rate"]
 
 

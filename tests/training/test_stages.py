@@ -149,11 +149,11 @@ def test_stages_run_in_order_and_resume(tmp_path: Path, models: Make, examples: 
     base, made = models("llama"), examples(sequence=1.0)
     fields = FAST | STRONG | OFTEN_3 | {"eval_strategy": "no"}
     brief = {**fields, "max_steps": 2}
-    of_lora = TrainOptions(stage="lora", lora_r=4, **SMALL)
+    lora_options = TrainOptions(stage="lora", lora_r=4, **SMALL)
     stages = [
         StageSettings(TrainOptions(stage="embeddings", **SMALL), brief),
-        StageSettings(of_lora, brief),
-        StageSettings(replace(of_lora, lora_alpha=8.0), fields),
+        StageSettings(lora_options, brief),
+        StageSettings(replace(lora_options, lora_alpha=8.0), fields),
     ]
     message: list[str] = []
 

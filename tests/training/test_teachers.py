@@ -45,8 +45,8 @@ def answers(folder: Path, examples: Path) -> torch.Tensor:
     for ids, targets, *_ in (read[i] for i in range(20)):
         with torch.no_grad():
             logits = served.model(input_ids=torch.tensor(ids[None].astype("int64"))).logits[0, :-1]
-        asked = logits[torch.from_numpy(targets[1:].copy())]
-        result.append(asked[:, served.tokens.start : served.tokens.stop].log_softmax(-1))
+        target_logits = logits[torch.from_numpy(targets[1:].copy())]
+        result.append(target_logits[:, served.tokens.start : served.tokens.stop].log_softmax(-1))
     return torch.cat(result)
 
 
@@ -97,10 +97,10 @@ def test_incompatible_teachers_are_refused(
 ) -> None:
     base = models("gpt2")
 
-    def extended(name: str, tokenizer: Any, of: Any, padding: int = 0) -> Path:
+    def extended(name: str, tokenizer: Any, bundle: Any, padding: int = 0) -> Path:
         tokenizer.save_pretrained(tmp_path / name)
         tiny_model("gpt2", vocab_size=len(tokenizer) + padding).save_pretrained(tmp_path / name)
-        extend_model(str(tmp_path / name), of, tmp_path / f"{name}+sid")
+        extend_model(str(tmp_path / name), bundle, tmp_path / f"{name}+sid")
         return tmp_path / f"{name}+sid"
 
     def refused(folder: Path, message: str) -> None:
@@ -108,11 +108,11 @@ def test_incompatible_teachers_are_refused(
             short_train("pupil", teachers=(teacher, folder))
         assert not list(tmp_path.glob("pupil*"))
 
-    own = read_contract(base)
+    contract = read_contract(base)
     longer = tiny_tokenizer(chat=True)
     longer.add_tokens(["another"])
     shifted = extended("shifted", longer, load_model_folder(base).bundle)
-    refused(shifted, f"the model from {own.token_start}")
+    refused(shifted, f"the model from {contract.token_start}")
     foreign = extended("foreign", tiny_tokenizer(chat=True), small_bundle(40, seed=9))
     refused(foreign, r"foreign\+sid has other SIDs: .* has codebook")
     refused(tmp_path / "shifted", "it has no sid.json")
@@ -175,7 +175,7 @@ def test_a_model_has_learned_what_its_teachers_learned(
     teacher was trained on."""
 
     def later(users: int, *extends: Split) -> Split:
-        digests = tuple(each.reference.digest for each in extends)
+        digests = tuple(earlier.reference.digest for earlier in extends)
         return replace(make_split(users), origin=replace(split.origin, extends=digests))
 
     second = later(59, split)

@@ -220,14 +220,14 @@ def test_loss_and_gradient_equal_a_direct_computation(
     every = np.stack(np.unravel_index(np.arange(6**3), (6, 6, 6)), axis=1).astype(np.uint16)
     items = every[rng.random(len(every)) < 0.6]  # so some targets are no item's
     trie = Trie.from_codes(items, (8, 6, 7)) if over == "trie" else None
-    loss_of = Loss(over, SidTokens(SidSpace((8, 6, 7)), 60), trie, smoothing, distill)
+    sid_loss = Loss(over, SidTokens(SidSpace((8, 6, 7)), 60), trie, smoothing, distill)
     kinds = ((architecture, 1), ("llama", 2))
     taught_by = [tiny_model(kind, vocab_size=83, seed=seed) for kind, seed in kinds]
-    teachers = Teachers(taught_by, loss_of.columns()) if distill else None
+    teachers = Teachers(taught_by, sid_loss.columns()) if distill else None
     losses, gradients = [], []
     for batching in ("packed", "padded"):
         model = tiny_model(architecture, vocab_size=83)
-        trainer = trainer_of(tmp_path, model, examples, loss_of, batching, teachers)
+        trainer = trainer_of(tmp_path, model, examples, sid_loss, batching, teachers)
         assert trainer.packed == (batching == "packed")
         assert trainer.narrow
         loss = trainer.compute_loss(model, trainer.data_collator([examples[i] for i in range(4)]))
@@ -245,12 +245,12 @@ def test_loss_and_gradient_equal_a_direct_computation(
         row_ids, marked, row_weights, *_ = examples[row]
         inputs = {"input_ids": torch.tensor(row_ids[None].astype("int64")), "use_cache": False}
         logits = model(**inputs).logits[0]
-        of_teachers = [teacher(**inputs).logits[0].detach() for teacher in taught_by]
+        teacher_logits = [teacher(**inputs).logits[0].detach() for teacher in taught_by]
         for place in np.flatnonzero(marked).tolist():
             token = int(row_ids[place])
             level = int(np.searchsorted(levels, token, side="right")) - 1
-            of_level = (levels[level], [*levels[1:], 81][level])
-            first, stop = {"vocabulary": (0, 83), "sid": (60, 81)}.get(over, of_level)
+            level_bounds = (levels[level], [*levels[1:], 81][level])
+            first, stop = {"vocabulary": (0, 83), "sid": (60, 81)}.get(over, level_bounds)
             rivals = np.arange(first, stop)
             if over == "trie":
                 prefix = row_ids[place - level : place] - levels[:level]
@@ -260,7 +260,7 @@ def test_loss_and_gradient_equal_a_direct_computation(
             logp = torch.log_softmax(logits[place - 1, rivals], dim=0)
             target = torch.full_like(logp, smoothing / len(rivals))
             target[rivals.tolist().index(token)] += 1 - smoothing
-            taught = [torch.softmax(each[place - 1, rivals], dim=0) for each in of_teachers]
+            taught = [torch.softmax(scores[place - 1, rivals], dim=0) for scores in teacher_logits]
             soft = sum(taught) / len(taught)
             cross_entropy = -((1 - distill) * target + distill * soft) @ logp
             total = total + float(row_weights[place]) * cross_entropy
@@ -527,7 +527,7 @@ def test_every_epoch_is_augmented_differently(
 ) -> None:
     epochs: list[tuple[int, int]] = []
     monkeypatch.setattr(
-        AugmentedExamples, "vary", lambda self, epoch, of: epochs.append((epoch, of))
+        AugmentedExamples, "vary", lambda self, epoch, n_epochs: epochs.append((epoch, n_epochs))
     )
     short_train("plain", max_steps=8)
     short_train("varied", max_steps=8, shuffle_span=0.5)
@@ -600,9 +600,9 @@ def test_a_resumed_step_may_be_divided_otherwise(tmp_path: Path, short_train: Tr
     with pytest.raises(UsageError, match="different examples of a step: 16, not 32"):
         run("killed", 16, 2)
     assert run("killed", 8, 2).resumed_from == "checkpoint-2"
-    whole, found = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     for name, weight in whole.items():
-        torch.testing.assert_close(found[name], weight, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(resumed[name], weight, atol=1e-5, rtol=1e-4)
 
 
 SCRIPT = """

@@ -50,8 +50,8 @@ def test_the_contract_records_the_tokens_and_every_embedding_has_rows(
     # those of SID tokens are as without users
     plain = load_model_folder(models("t5"))
     sid_rows = slice(contract.tokens.start, contract.tokens.stop)
-    own = loaded.model.get_input_embeddings().weight[sid_rows]
-    assert torch.equal(own, plain.model.get_input_embeddings().weight[sid_rows])
+    sid_weights = loaded.model.get_input_embeddings().weight[sid_rows]
+    assert torch.equal(sid_weights, plain.model.get_input_embeddings().weight[sid_rows])
 
 
 @pytest.mark.parametrize("task", ["sequence", pytest.param("next_item", marks=pytest.mark.slow)])

@@ -66,21 +66,21 @@ def test_a_shortened_history_has_whole_items_in_order(
     tokens = ENCODERS[space].tokens
     before = sequence(space, items, context)
     ids, targets, *_ = Augmentation(drop)(before, tokens, np.random.default_rng(seed))
-    kept = decoded(ids.tolist(), tokens)
-    assert is_part(kept, items)
-    assert kept[-1] == items[-1]
-    assert len(kept) >= min(2, len(items))
+    history = decoded(ids.tolist(), tokens)
+    assert is_part(history, items)
+    assert history[-1] == items[-1]
+    assert len(history) >= min(2, len(items))
     if drop == 0:
-        assert kept == items
+        assert history == items
     if drop == 1 and len(items) > 1:
-        assert kept == items[-2:]
+        assert history == items[-2:]
     assert not targets[0]
     size = tokens.space.levels + 2 * space.has_begin_end_tokens
     # what comes before the first target gives context, and is none
-    of_items = targets.reshape(-1, size).sum(axis=1)
-    first = int(np.flatnonzero(of_items)[0]) if of_items.any() else 0
-    assert (of_items[first + 1 :] == tokens.space.levels).all()
-    assert before[1].sum() - targets.sum() <= tokens.space.levels * (len(items) - len(kept)) + 1
+    item_targets = targets.reshape(-1, size).sum(axis=1)
+    first = int(np.flatnonzero(item_targets)[0]) if item_targets.any() else 0
+    assert (item_targets[first + 1 :] == tokens.space.levels).all()
+    assert before[1].sum() - targets.sum() <= tokens.space.levels * (len(items) - len(history)) + 1
 
 
 @given(st.sampled_from([MARKED, BARE]), histories, st.integers(0, 8), chances)
@@ -132,15 +132,15 @@ def test_the_frame_and_the_completion_of_a_next_item_example_stay(
     example = encoded(MARKED, row, codes_only=codes_only)
     ids, targets, *_ = example
     augmentation = Augmentation(drop, reverse_prob=1.0, shuffle_span=1.0)
-    kept, marked, *_ = augmentation(example, tokens, np.random.default_rng(seed))
+    augmented, marked, *_ = augmentation(example, tokens, np.random.default_rng(seed))
     first = int(np.flatnonzero(ids == tokens.begin)[0])
-    rest = ids[first + 5 * len(items) :]
-    assert kept[:first].tolist() == ids[:first].tolist()
-    assert kept[len(kept) - len(rest) :].tolist() == rest.tolist()
-    history = decoded(kept[first : len(kept) - len(rest)].tolist(), tokens)
+    suffix = ids[first + 5 * len(items) :]
+    assert augmented[:first].tolist() == ids[:first].tolist()
+    assert augmented[len(augmented) - len(suffix) :].tolist() == suffix.tolist()
+    history = decoded(augmented[first : len(augmented) - len(suffix)].tolist(), tokens)
     assert is_part(history, items)
     assert history[-1] == items[-1] or drop > 0
-    assert kept[marked].tolist() == ids[targets].tolist()
+    assert augmented[marked].tolist() == ids[targets].tolist()
 
 
 def with_item(*texts: str) -> str:
@@ -183,10 +183,10 @@ def shown(
 
 
 def test_augmentation_depends_on_seed_epoch_and_example_only() -> None:
-    some = Augmentation(0.2)
-    assert shown(1, 2, some) == shown(1, 2, some, order=list(range(39, -1, -1)))
-    assert shown(1, 2, some) != shown(1, 3, some)
-    assert shown(1, 2, some) != shown(2, 2, some)
+    augmentation = Augmentation(0.2)
+    assert shown(1, 2, augmentation) == shown(1, 2, augmentation, order=list(range(39, -1, -1)))
+    assert shown(1, 2, augmentation) != shown(1, 3, augmentation)
+    assert shown(1, 2, augmentation) != shown(2, 2, augmentation)
     raw = some_rows()
     assert shown(1, 2, Augmentation(0.0)) == [raw[row][0].tolist() for row in range(len(raw))]
 
@@ -236,9 +236,9 @@ def test_an_item_that_is_left_out_takes_its_text_along() -> None:
     for seed in range(60):
         varied = augmentation(example, tokens, np.random.default_rng(seed))
         text = tokenizer.decode(varied.ids)
-        rest = text.removesuffix(" Next?" + space.spell((1, 1, 1)))
-        present = [item for item in items if item in rest]
-        assert rest == "".join(present)
+        history_text = text.removesuffix(" Next?" + space.spell((1, 1, 1)))
+        present = [item for item in items if item in history_text]
+        assert history_text == "".join(present)
         assert present[-1] == items[-1]  # whose text may be part of the question
         seen.add(len(present))
     assert seen == {1, 2, 3, 4}
@@ -357,8 +357,8 @@ def test_items_keep_their_fields_however_they_are_varied(
         assert behind in (None, item)
         # the weight of a token is its place before
         start = int(item_spans(varied.ids, tokens)[place, 0])
-        own = int(item_spans(before.ids, tokens)[item, 0])
-        assert varied.weights[start : start + 3].tolist() == [own, own + 1, own + 2]
+        origin = int(item_spans(before.ids, tokens)[item, 0])
+        assert varied.weights[start : start + 3].tolist() == [origin, origin + 1, origin + 2]
     assert fields.before == 0 or (GAP <= varied.ids[1] < RATED)
     assert varied.ids[-1] == tokens.level_starts[2] + shown_items(varied.ids, fields)[-1][1] // 4
     assert set(varied.ids[varied.targets].tolist()) <= set(tokens.token_ids.tolist())

@@ -149,8 +149,8 @@ def test_a_sequence_whose_first_item_alone_counts_has_no_prefix(
     path = tmp_path / "train.jsonl"
     whole = {"task": "sequence", "text": SID * 2}
     path.write_text("".join(json.dumps(row) + "\n" for row in (whole, whole | {"weight": weight})))
-    how = {"codes_only": True, "after_prompts": True}
-    assert len(TokenizedExamples.read(path, ENCODER, ENCODER.tokens, **how)) == 1 + number
+    options = {"codes_only": True, "after_prompts": True}
+    assert len(TokenizedExamples.read(path, ENCODER, ENCODER.tokens, **options)) == 1 + number
 
 
 def test_examples_are_read_and_malformed_lines_are_named(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_an_encoder_decoder_reads_prompts_and_writes_answers(
         examples.append(TokenizedExample(ids, targets, weights))
     batch = encoder_decoder_batch(examples, pad=PAD, start=START)
     parts = parts_by_length(batch, n_lines)
-    found = []
+    actual = []
     for part in parts:
         assert 1 <= len(part["input_ids"]) <= n_lines
         mask = part["attention_mask"].bool()
@@ -207,9 +207,9 @@ def test_an_encoder_decoder_reads_prompts_and_writes_answers(
             assert decoded[1:][is_target[1:-1]].tolist() == labels[1:-1][is_target[1:-1]].tolist()
             prompt = part["input_ids"][line][mask[line]].tolist()
             answer = labels[is_target].tolist()
-            found.append((prompt, answer, part["weights"][line][is_target].tolist()))
+            actual.append((prompt, answer, part["weights"][line][is_target].tolist()))
     expected = []
     for ids, targets, weights, *_ in examples:
         prompt = ids[: int(targets.argmax())]
         expected.append((prompt.tolist(), ids[targets].tolist(), weights[targets].tolist()))
-    assert sorted(found) == sorted(expected)
+    assert sorted(actual) == sorted(expected)

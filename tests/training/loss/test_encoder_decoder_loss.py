@@ -55,7 +55,9 @@ def test_over_the_vocabulary_it_is_the_loss_of_transformers(architecture: str, t
     model = tiny_encoder_decoder(
         architecture, vocab_size=VOCAB, tied=tied, decoder_start_token_id=START
     )
-    examples = [each._replace(weights=each.weights * 0 + 1) for each in some_examples(text=True)]
+    examples = [
+        example._replace(weights=example.weights * 0 + 1) for example in some_examples(text=True)
+    ]
     value, batch = total(model, Loss("vocabulary", TOKENS), examples)
     labels = batch["labels"][:, 1:].contiguous()
     expected = model(

@@ -61,12 +61,12 @@ def test_a_memory_teaches_what_it_counted_of_other_users(
             rows = similarity[:, items[:place]].T if backward else similarity[items[:place]]
             scores = (SETTINGS.recency**ages) @ rows
             answer = codes[items[place]]
-            found = expected.setdefault(tuple(ids[: 3 * (place + 1)].tolist()), [])
+            distributions = expected.setdefault(tuple(ids[: 3 * (place + 1)].tolist()), [])
             for level, size in enumerate(SIZES):
                 behind = (codes[:, :level] == answer[:level]).all(1)
                 sums = np.bincount(codes[behind, level], scores[behind], minlength=size)
                 sums[answer[level]] += not sums.any()
-                found.append(sums / sums.sum())
+                distributions.append(sums / sums.sum())
     inputs = make_batch(batch, pad=0)
     targets = Targets.pop(inputs, len(SIZES))
     parts = loss.parts(targets.ids)
@@ -103,8 +103,8 @@ def test_a_memory_teaches_what_an_example_has(ids: list[int], n_targets: tuple[i
     memory = build_memory(split_of(random_histories(3, 25, N_ITEMS)), bundle, SETTINGS)
     loss = Loss("trie", SidTokens(bundle.space, 10), bundle.trie())
     array = np.array(ids, dtype=np.int32)
-    targets_of = (array >= 10) & (np.arange(len(ids)) > 0)
-    example = TokenizedExample(array, targets_of, np.ones(len(ids), dtype=np.float32))
+    is_target = (array >= 10) & (np.arange(len(ids)) > 0)
+    example = TokenizedExample(array, is_target, np.ones(len(ids), dtype=np.float32))
     inputs = packed_batch([example], pad=0)
     targets = Targets.pop(inputs, len(SIZES))
     parts = loss.parts(targets.ids)

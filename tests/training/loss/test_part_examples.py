@@ -20,16 +20,16 @@ class Numbered(ExampleParts):
 
     folder: Path = Path()
     lineage: Lineage = None  # type: ignore[assignment]
-    of_parts: Sequence[int] = ()
+    lengths: Sequence[int] = ()
     opened: list[int] = field(default_factory=list)
 
     @property
     def sizes(self) -> Sequence[int]:
-        return self.of_parts
+        return self.lengths
 
     def lines(self, part: int) -> list[bytes]:
         self.opened.append(part)
-        return [b"%d" % number for number in range(self.of_parts[part])]
+        return [b"%d" % number for number in range(self.lengths[part])]
 
     def example(self, part: int, line: bytes) -> Any:
         return part, int(line)
@@ -41,7 +41,7 @@ def epoch_of(
     """What each process sees in an epoch, and the parts that it opens, in order."""
     seen, opened = [], []
     for rank in range(processes):
-        parts = Numbered(of_parts=sizes)
+        parts = Numbered(lengths=sizes)
         place = {"batch_size": batch_size, "rank": rank, "processes": processes}
         examples = PartExamples(parts, cast("Any", list), seed=seed, **place)
         order = PartOrder(examples)
@@ -63,15 +63,15 @@ def test_each_example_is_seen_once_in_an_epoch(
 ) -> None:
     seen, opened = epoch_of(sizes, processes, batch_size, seed, epoch)
     total = sum(sizes)
-    assert {len(of_rank) for of_rank in seen} == {len(seen[0])}  # as many steps
+    assert {len(pairs) for pairs in seen} == {len(seen[0])}  # as many steps
     assert len(seen[0]) < total / processes + 1 + batch_size
     ends = [rank * total // processes for rank in range(processes + 1)]
     shares = [stop - start for start, stop in pairwise(ends)]
-    once = [pair for of_rank, share in zip(seen, shares, strict=True) for pair in of_rank[:share]]
+    once = [pair for pairs, share in zip(seen, shares, strict=True) for pair in pairs[:share]]
     assert sorted(once) == [(part, n) for part, size in enumerate(sizes) for n in range(size)]
-    for of_rank, parts in zip(seen, opened, strict=True):
+    for pairs, parts in zip(seen, opened, strict=True):
         # one part behind the other, each read once
-        assert len(parts) <= len([part for part, _ in groupby(of_rank, lambda pair: pair[0])]) + 3
+        assert len(parts) <= len([part for part, _ in groupby(pairs, lambda pair: pair[0])]) + 3
     assert epoch_of(sizes, processes, batch_size, seed, epoch) == (seen, opened)
 
 
@@ -86,8 +86,8 @@ def test_orders_differ_by_epoch_and_seed() -> None:
 
 def test_a_process_opens_its_parts_alone() -> None:
     seen, opened = epoch_of([100] * 64, processes=16, batch_size=10)
-    for of_rank, parts in zip(seen, opened, strict=True):
-        assert len(of_rank) == 400
+    for pairs, parts in zip(seen, opened, strict=True):
+        assert len(pairs) == 400
         assert (len(parts), len(set(parts))) == (4, 4)
     assert sorted(part for parts in opened for part in parts) == list(range(64))
     # more processes than parts: a part is shared
@@ -96,7 +96,7 @@ def test_a_process_opens_its_parts_alone() -> None:
 
 
 def test_the_index_of_another_process_is_refused() -> None:
-    examples = PartExamples(Numbered(of_parts=[4]), cast("Any", list), seed=0, rank=1, processes=2)
+    examples = PartExamples(Numbered(lengths=[4]), cast("Any", list), seed=0, rank=1, processes=2)
     with pytest.raises(UsageError, match="process 1 is asked for an example of process 0"):
         examples[0]
 
@@ -106,10 +106,10 @@ def test_examples_that_are_left_out_are_replaced_by_others_of_the_part() -> None
         return [pair for pair in pairs if pair[1] % 2 == 0]
 
     for rank in range(5):
-        parts = Numbered(of_parts=[10])
+        parts = Numbered(lengths=[10])
         examples = PartExamples(parts, cast("Any", even), seed=0, rank=rank, processes=5)
         first = rank * examples.per_process
         assert all(examples[first + n][1] % 2 == 0 for n in range(examples.per_process))
-    none = PartExamples(Numbered(of_parts=[10]), cast("Any", lambda pairs: []), seed=0)
+    none = PartExamples(Numbered(lengths=[10]), cast("Any", lambda pairs: []), seed=0)
     with pytest.raises(DataError, match="has no training example with a target"):
         none[0]

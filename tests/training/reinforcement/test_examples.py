@@ -22,10 +22,10 @@ def sid(row: int) -> str:
 
 
 def read(
-    path: Path, task: str | None = "sequence", bundle: Bundle = BUNDLE, **given: bool
+    path: Path, task: str | None = "sequence", bundle: Bundle = BUNDLE, **options: bool
 ) -> RlExamples:
     encoder = prompt_encoder(*extended_tokenizer(bundle.space))
-    return read_rl_examples(path, task, encoder, bundle, **given)
+    return read_rl_examples(path, task, encoder, bundle, **options)
 
 
 def write(path: Path, *examples: dict[str, object]) -> Path:
@@ -60,18 +60,18 @@ def test_events_are_counted_once_per_user_and_item(tmp_path: Path) -> None:
         {"task": "sequence", "user": "b", "text": sid(4) + sid(1)},
         {"task": "sequence", "text": sid(5) + sid(6)},
     )
-    events = {each.user: set(each.items) for each in read(path).events(BUNDLE)}
+    events = {sequence.user: set(sequence.items) for sequence in read(path).events(BUNDLE)}
     assert events == {"a": {IDS[1], IDS[2], IDS[3], IDS[4]}, "b": {IDS[1], IDS[4]}, "": {IDS[6]}}
 
 
 def test_items_of_a_list_that_share_a_sid_are_different_targets(tmp_path: Path) -> None:
     bundle = small_bundle(12, (2, 2, 2), duplicates=True)
     sids = [bundle.space.spell(codes, begin_end_tokens=True) for codes in bundle.items.codes]
-    shared = next(text for text in sids if sids.count(text) > 1)
-    rows = [row for row, text in enumerate(sids) if text == shared]
+    shared_sid = next(text for text in sids if sids.count(text) > 1)
+    rows = [row for row, text in enumerate(sids) if text == shared_sid]
     other = next(row for row in range(12) if row not in rows)
     # as often as it has items, and once more
-    answer = sids[other] + shared * (len(rows) + 1)
+    answer = sids[other] + shared_sid * (len(rows) + 1)
     example = {"task": "list", "prompt": sids[other], "completion": answer}
     [targets] = read(write(tmp_path / "train.jsonl", example), None, bundle).list_targets or ()
     assert targets.tolist() == [other, *rows]

@@ -120,9 +120,9 @@ def test_lists_are_rewarded_by_the_model_of_labels(
     ids = load_model_folder(tmp_path / "out").bundle.items.ids
     for histories, fields, items, scores in seen:
         assert ((scores > 0) == (items >= 0)).all()
-        for history, known in zip(histories, fields, strict=True):
+        for history, history_fields in zip(histories, fields, strict=True):
             # every event of the history has its own rating, and none is of a candidate
-            ratings = known.event["rating"][-len(history) :]
+            ratings = history_fields.event["rating"][-len(history) :]
             assert list(ratings) == [rating(ids[row]) for row in history]
     # the last lists that were rewarded are those of validation
     *_, items, scores = seen[-1]
@@ -141,14 +141,14 @@ def test_what_does_not_fit_is_refused(
     trained: Make,
     split: Split,
 ) -> None:
-    def plan(**how: Any) -> Any:
-        options = {**LABEL, **how.pop("options", {})}
-        inputs: dict[str, Any] = {"reward_inputs": {"label": reward_model}, "split": rated, **how}
-        chosen = RlOptions(algorithm="ipa", **options)
-        return plan_rl(list_model, made_lists, tmp_path / "out", chosen, {}, **inputs)
+    def plan(**extra: Any) -> Any:
+        options = {**LABEL, **extra.pop("options", {})}
+        inputs: dict[str, Any] = {"reward_inputs": {"label": reward_model}, "split": rated, **extra}
+        rl_options = RlOptions(algorithm="ipa", **options)
+        return plan_rl(list_model, made_lists, tmp_path / "out", rl_options, {}, **inputs)
 
     assert plan().reward_inputs["label"].prompt.labels == ("1", "5")
-    for how, message in (
+    for extra, message in (
         ({"reward_inputs": {}}, "reward label requires --reward-input label=PATH"),
         ({"options": {"positive_label": None}}, "requires --set positive_label=CONDITION"),
         ({"options": {"reward": "ndcg"}}, "--reward-input label requires the reward label"),
@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_refused(
         ({"split": rated / "valid.parquet"}, "is no split folder"),
     ):
         with pytest.raises(UsageError, match=message):
-            plan(**how)
+            plan(**extra)
     with pytest.raises(CompatibilityError, match="was not trained to predict labels"):
         plan(reward_inputs={"label": list_model})
     write_split(split, tmp_path / "without")

@@ -85,8 +85,8 @@ def test_the_reward_is_the_probability_of_the_positive_labels(architecture: str)
 def test_the_history_has_its_feedback_and_the_item_has_none() -> None:
     scorer = scorer_of("rating>=3")
     ratings = [(3, 1, 10, None, 2), (1,)]
-    known = [Fields({"age": 30 + row}, {"rating": each}) for row, each in enumerate(ratings)]
-    scores = scorer(HISTORIES, known, np.array([[5, 14], [9, 9]]))
+    fields = [Fields({"age": 30 + row}, {"rating": values}) for row, values in enumerate(ratings)]
+    scores = scorer(HISTORIES, fields, np.array([[5, 14], [9, 9]]))
     texts = [("10", "unknown", "2"), ("1",)]
     for row, history in enumerate(HISTORIES):
         segments = [template("Aged "), catalog(str(30 + row)), template(": ")]
@@ -108,10 +108,10 @@ def test_rewards_of_items_and_of_lists_read_the_scores() -> None:
     groups = Groups(HISTORIES, items, np.array([5, 11]))
     np.testing.assert_allclose(reward_sum(parse_rewards("label=2"), groups, context), 2 * scores)
     lists = np.array([[[5, 9, -1], [-1, -1, -1]], [[11, 30, 2], [30, 11, -1]]])
-    of_lists = Groups(HISTORIES, lists, [np.array([5]), np.array([11])])
-    found = reward_sum(parse_rewards("label", lists=True), of_lists, context)
+    list_groups = Groups(HISTORIES, lists, [np.array([5]), np.array([11])])
+    rewards = reward_sum(parse_rewards("label", lists=True), list_groups, context)
     expected = [[scores[0, :2].mean(), 0.0], [scores[1].mean(), scores[1, :2].mean()]]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(rewards, expected, rtol=1e-5)
 
 
 def test_labels_are_chosen_by_a_condition() -> None:

@@ -103,8 +103,8 @@ def test_what_does_not_fit_lists_is_refused(
     tmp_path: Path, list_model: Path, made_lists: Path, models: Make, examples: Make
 ) -> None:
     def plan(model: Path, made: Path, *, fields: Any = None, **options: Any) -> None:
-        how = RlOptions(algorithm="ipa", **{"reward": "ndcg", **options})
-        plan_rl(model, made, tmp_path / "out", how, fields or {})
+        rl_options = RlOptions(algorithm="ipa", **{"reward": "ndcg", **options})
+        plan_rl(model, made, tmp_path / "out", rl_options, fields or {})
 
     for options, message in (
         ({"reward": "exact=1"}, "no reward 'exact'"),
@@ -136,7 +136,7 @@ def test_pairs_are_the_best_and_the_worst_list(
 ) -> None:
     loaded = load_model_folder(list_model)
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
-    found = read_rl_examples(made_lists, None, encoder, loaded.bundle)
+    rl_examples = read_rl_examples(made_lists, None, encoder, loaded.bundle)
     seen: list[Groups] = []
 
     def reward(groups: Groups) -> Any:
@@ -144,7 +144,7 @@ def test_pairs_are_the_best_and_the_worst_list(
         return groups.items[..., 0].astype(np.float64)  # of the first item's row
 
     session = QuerySession.of(loaded, list_length=4)
-    maker = PairMaker(session, found, reward, 4, RlOptions("ipa", candidate_lists=5))
+    maker = PairMaker(session, rl_examples, reward, 4, RlOptions("ipa", candidate_lists=5))
     policy = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
     pairs = maker.make(loaded.model, policy, [0, 3])
     (groups,) = seen
@@ -157,7 +157,7 @@ def test_pairs_are_the_best_and_the_worst_list(
         best, worst = groups.items[row, first.argmax()], groups.items[row, first.argmin()]
         assert pair.codes[0].tolist() == codes[best].tolist()
         assert pair.codes[1].tolist() == codes[worst].tolist()
-        following = found.list_targets[number][:4]
+        following = rl_examples.list_targets[number][:4]
         assert pair.codes[2, : len(following)].tolist() == codes[following].tolist()
         assert pair.valid[2].tolist() == [place < len(following) for place in range(4)]
         assert pair.reference.shape == (2,)

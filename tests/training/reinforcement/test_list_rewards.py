@@ -17,8 +17,8 @@ def rewards_of(text: str, lists: Any, targets: Any, values: Any = None, **scores
     """The rewards of the lists of one prompt."""
     values = None if values is None else [np.array(values)]
     groups = Groups([np.array([7])], np.array([lists]), [np.array(targets)], values=values)
-    shared = RewardContext(small_bundle(8), scores)
-    return reward_sum(parse_rewards(text, lists=True), groups, shared)[0].tolist()
+    context = RewardContext(small_bundle(8), scores)
+    return reward_sum(parse_rewards(text, lists=True), groups, context)[0].tolist()
 
 
 def test_recall_is_the_share_of_the_targets() -> None:

@@ -85,11 +85,11 @@ def test_recomputed_activations_give_the_same_gradient(architecture: str) -> Non
         policy.scores(model, *padded(PROMPTS), codes).log_probs.sum().backward()
         return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
 
-    kept = gradients()
+    expected = gradients()
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
     calls = []
-    layers = [each for each in model.modules() if getattr(each, "gradient_checkpointing", False)]
+    layers = [layer for layer in model.modules() if getattr(layer, "gradient_checkpointing", False)]
     checkpoint = layers[0]._gradient_checkpointing_func
 
     def counted(*arguments: Any, **others: Any) -> Any:
@@ -98,7 +98,7 @@ def test_recomputed_activations_give_the_same_gradient(architecture: str) -> Non
 
     for layer in layers:
         layer._gradient_checkpointing_func = counted
-    for one, other in zip(gradients(), kept, strict=True):
+    for one, other in zip(gradients(), expected, strict=True):
         # weights of a tiny model are large, and so is the rounding of small sums of gradients
         torch.testing.assert_close(one, other, atol=1e-4 * float(other.abs().max()), rtol=1e-4)
     assert len(calls) >= 2
@@ -147,7 +147,7 @@ def test_groups_score_over_a_table_of_token_ids(normalize: Normalize) -> None:
                 path = [levels[level][code] for level, code in enumerate(sid)]
                 logits = model(torch.tensor([prompt + path])).logits[0]
                 for level, token_id in enumerate(path):
-                    competing = [each for each in levels[level] if each >= 0]
+                    competing = [rival for rival in levels[level] if rival >= 0]
                     if normalize == "trie":
                         same = (codes[:, :level] == sid[:level]).all(axis=1)
                         competing = [levels[level][code] for code in set(codes[same, level])]
@@ -182,7 +182,7 @@ def test_log_probs_of_lists_equal_those_of_ordinary_sequences(
         codes[row, : len(leaves)] = torch.from_numpy(all_codes[leaves].astype(np.int64))
         codes[row, len(leaves) :] = torch.from_numpy(all_codes[0].astype(np.int64))
         valid[row, : len(leaves)] = True
-    ids, mask = pad_left([torch.tensor(each) for each in prompts])
+    ids, mask = pad_left([torch.tensor(token_ids) for token_ids in prompts])
     log_probs = policy.list_log_probs(model, ids, mask, codes, valid)
     assert log_probs.shape == codes.shape
     sids = {tuple(row) for row in all_codes.tolist()}
@@ -190,8 +190,8 @@ def test_log_probs_of_lists_equal_those_of_ordinary_sequences(
         oracle = ListModel(model, prompts[row], tokens, normalize, sids, {})
         written = tuple(all_codes[leaves].ravel().tolist())
         expected = [float(oracle.steps(written[:at])[written[at]]) for at in range(len(written))]
-        of_list = log_probs[row, : len(leaves)].detach().ravel()
-        np.testing.assert_allclose(of_list, expected, atol=1e-4)
+        token_log_probs = log_probs[row, : len(leaves)].detach().ravel()
+        np.testing.assert_allclose(token_log_probs, expected, atol=1e-4)
         assert (log_probs[row, len(leaves) :] == 0).all()
     model.zero_grad()
     log_probs.sum().backward()

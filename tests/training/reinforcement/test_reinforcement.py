@@ -53,9 +53,9 @@ def test_every_algorithm_writes_a_complete_model(
     assert summary.start == start["start_ndcg@10"]
     gain = last["eval_ndcg@10"] - start["start_ndcg@10"]
     assert last["eval_ndcg@10_gain"] == pytest.approx(gain)
-    of_items = {"eval_hr@10", "eval_coverage@10", "eval_worse_slices"}
-    of_groups = {"eval_reward", "eval_dead_groups", "eval_kl"}
-    assert of_items | of_groups <= last.keys()
+    item_metrics = {"eval_hr@10", "eval_coverage@10", "eval_worse_slices"}
+    group_metrics = {"eval_reward", "eval_dead_groups", "eval_kl"}
+    assert item_metrics | group_metrics <= last.keys()
 
 
 @pytest.mark.slow
@@ -126,8 +126,8 @@ def test_a_stopped_run_resumes_to_the_same_weights(tmp_path: Path, tuned: Path, 
     assert not (tmp_path / "stopped").exists()
 
     def check(out: str = "stopped", **more: Any) -> None:
-        own, fields = settings_from(RlOptions, None, None, {**RL, **TWO_ITERATIONS, **more})
-        check_rl(plan_rl(tuned, made, tmp_path / out, own, fields))
+        options, fields = settings_from(RlOptions, None, None, {**RL, **TWO_ITERATIONS, **more})
+        check_rl(plan_rl(tuned, made, tmp_path / out, options, fields))
 
     check()
     with pytest.raises(UsageError, match=r"different settings\.learning_rate"):

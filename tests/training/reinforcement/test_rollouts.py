@@ -20,11 +20,11 @@ def loaded(tuned: Path) -> LoadedModel:
     return load_model_folder(tuned)
 
 
-def make(loaded: LoadedModel, made: Path, **given: bool) -> tuple[Any, GroupMaker]:
+def make(loaded: LoadedModel, made: Path, **options: bool) -> tuple[Any, GroupMaker]:
     session = QuerySession.of(loaded)
     policy = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
-    examples = read_rl_examples(made, "sequence", encoder, loaded.bundle, **given)
+    examples = read_rl_examples(made, "sequence", encoder, loaded.bundle, **options)
     maker = GroupMaker(session, policy, examples, size=4)
     return maker.make(loaded.model, NUMBERS)[1], maker
 

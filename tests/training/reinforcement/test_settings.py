@@ -22,8 +22,8 @@ FIELDS = {field.name for field in dataclasses.fields(GRPOConfig)}
 
 
 def test_all_named_fields_exist() -> None:
-    of_algorithms = {name for fields in ALGORITHM_DEFAULTS.values() for name in fields}
-    assert {*DECIDED, *RL_DEFAULTS, *CHOICES, *of_algorithms, *SETTABLE} <= FIELDS
+    algorithm_fields = {name for fields in ALGORITHM_DEFAULTS.values() for name in fields}
+    assert {*DECIDED, *RL_DEFAULTS, *CHOICES, *algorithm_fields, *SETTABLE} <= FIELDS
     assert not {*DECIDED} & {*RL_DEFAULTS, *CHOICES, *SETTABLE}
 
 

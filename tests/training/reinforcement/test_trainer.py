@@ -106,8 +106,8 @@ def test_grpo_dapo_and_gspo_by_hand(build: Build, monkeypatch: pytest.MonkeyPatc
     plain = {"beta": 0.0}
     grpo = loss_of(build(plain, sft_weight=0.0), monkeypatch)
     assert grpo == pytest.approx(float(clipped(ratios, 0.2, 0.2).mean(1).mean()), abs=1e-6)
-    of_dapo = {**plain, "loss_type": "dapo", "epsilon_high": 0.28}
-    dapo = loss_of(build(of_dapo, sft_weight=0.0), monkeypatch)
+    dapo_settings = {**plain, "loss_type": "dapo", "epsilon_high": 0.28}
+    dapo = loss_of(build(dapo_settings, sft_weight=0.0), monkeypatch)
     assert dapo == pytest.approx(float(clipped(ratios, 0.2, 0.28).sum() / (12 / 2)), abs=1e-6)
     gspo = loss_of(build(plain, algorithm="gspo", sft_weight=0.0), monkeypatch)
     sequence = ratios.log().mean(1, keepdim=True).exp()

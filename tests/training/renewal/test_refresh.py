@@ -58,10 +58,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, models: Make, examples: Ma
 def remember(tmp_path: Path, trained: Path, split: Split, bundle: Bundle) -> Make:
     """Writes a copy of a model with a memory, built from the split with these arguments."""
 
-    def write(of: Path = trained, reranker: Any = None, **how: Any) -> Path:
-        memory = build_memory(split, bundle, **how)
+    def write(folder: Path = trained, reranker: Any = None, **build_options: Any) -> Path:
+        memory = build_memory(split, bundle, **build_options)
         binding = MemoryBinding(memory.digest, 0.4, 3.0, {}, reranker=reranker)
-        bind_memory(of, memory, binding, tmp_path / "model")
+        bind_memory(folder, memory, binding, tmp_path / "model")
         return tmp_path / "model"
 
     return write
@@ -72,7 +72,7 @@ def later(split: Split) -> Split:
     """The events of the split and those of new users."""
     new = make_split(users=20, seed=1)
     others = [
-        tuple(replace(each, user=f"new-{each.user}") for each in part)
+        tuple(replace(entry, user=f"new-{entry.user}") for entry in part)
         for part in (new.train, new.valid, new.test)
     ]
     parts = zip((split.train, split.valid, split.test), others, strict=True)
@@ -243,8 +243,8 @@ def test_a_line_says_that_teachers_are_not_used(
     write_contract(tmp_path / "student", contract, bundle)
     line = "the model was distilled: refresh trains it without its teachers"
     lines: list[str] = []
-    how: Any = {"split": later, "options": QUICK, "notify": lines.append}
-    refresh(tmp_path / "student", retrained, tmp_path / "out", **how)
+    arguments: Any = {"split": later, "options": QUICK, "notify": lines.append}
+    refresh(tmp_path / "student", retrained, tmp_path / "out", **arguments)
     assert line in lines
     assert read_contract(tmp_path / "out").params.teachers == ()
 
