@@ -62,7 +62,7 @@ class FakeHub:
             if tree != path:
                 revision, _, below = tree.partition("/")
                 entries = _tree(self.files(name, self.commit_of(name, revision)))
-                inside = [each for each in entries if str(each["path"]).startswith(below)]
+                inside = [entry for entry in entries if str(entry["path"]).startswith(below)]
                 return {}, json.dumps(inside).encode()
             resolved = path.removeprefix(f"/{name}/resolve/")
             if resolved != path:
@@ -107,7 +107,7 @@ class FakeHub:
             if action == "paths-info":
                 stored = _tree(self.files(name, self.commit_of(name, revision)))
                 wanted = json.loads(body)["paths"]
-                return {}, json.dumps([each for each in stored if each["path"] in wanted]).encode()
+                return {}, json.dumps([file for file in stored if file["path"] in wanted]).encode()
             if action == "preupload":
                 return {}, json.dumps({"files": self._modes(name, revision, body)}).encode()
             if action == "commit":
@@ -116,15 +116,15 @@ class FakeHub:
 
     def _modes(self, name: str, revision: str, body: bytes) -> list[dict[str, Any]]:
         folder = self.files(name, self.commit_of(name, revision))
-        return [_mode(folder / each["path"], each) for each in json.loads(body)["files"]]
+        return [_mode(folder / file["path"], file) for file in json.loads(body)["files"]]
 
     def _transfers(self, objects: list[dict[str, Any]]) -> dict[str, Any]:
         """Where each object goes; one that was uploaded before goes nowhere."""
-        missing = [each for each in objects if each["oid"] not in self.large]
-        where = {each["oid"]: {"href": f"{self.endpoint}/lfs/{each['oid']}"} for each in missing}
-        uploads = [{**each, "actions": {"upload": where[each["oid"]]}} for each in missing]
-        known = [each for each in objects if each["oid"] in self.large]
-        return {"transfer": "basic", "objects": [*uploads, *known]}
+        missing = [entry for entry in objects if entry["oid"] not in self.large]
+        where = {entry["oid"]: {"href": f"{self.endpoint}/lfs/{entry['oid']}"} for entry in missing}
+        uploads = [{**entry, "actions": {"upload": where[entry["oid"]]}} for entry in missing]
+        uploaded = [entry for entry in objects if entry["oid"] in self.large]
+        return {"transfer": "basic", "objects": [*uploads, *uploaded]}
 
     def _commit(self, name: str, revision: str, body: bytes) -> dict[str, Any]:
         before = self.commit_of(name, revision)
@@ -203,8 +203,8 @@ def serve_hub(cache: Path) -> Iterator[FakeHub]:
 
         def do_DELETE(self) -> None:
             name, _, tag = self._path.removeprefix("/api/models/").partition("/tag/")
-            known = hub.references.pop((name, tag), None)
-            self._answer(({}, b"{}") if known else None, with_body=True, error="RevisionNotFound")
+            commit = hub.references.pop((name, tag), None)
+            self._answer(({}, b"{}") if commit else None, with_body=True, error="RevisionNotFound")
 
         def log_message(self, *_: object) -> None:
             pass

@@ -43,8 +43,8 @@ def unsigned(folder: Path, **changes: Any) -> None:
     """Change keys of a model's contract, and make it one that records no digests of its files and
     none of itself, as those before 0.3."""
     value = json.loads((folder / "sid.json").read_text(encoding="utf-8")) | changes
-    kept = {key: member for key, member in value.items() if key not in ("files", SEAL)}
-    (folder / "sid.json").write_text(json.dumps(kept), encoding="utf-8")
+    members = {key: member for key, member in value.items() if key not in ("files", SEAL)}
+    (folder / "sid.json").write_text(json.dumps(members), encoding="utf-8")
 
 
 def tiny_model(
@@ -60,7 +60,7 @@ def tiny_model(
     shape |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     shape |= {"head_dim": 8, "max_position_embeddings": 512, "tie_word_embeddings": tied}
     shape |= {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
-    own: dict[str, dict[str, Any]] = {
+    extras: dict[str, dict[str, Any]] = {
         "mistral": {"sliding_window": 8},
         "gemma3": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
         "gpt_neox": {
@@ -79,7 +79,7 @@ def tiny_model(
     if architecture == "qwen2":
         del shape["head_dim"]
     name = {"gemma3": "gemma3_text"}.get(architecture, architecture)
-    config = AutoConfig.for_model(name, **{**shape, **own.get(architecture, {}), **overrides})
+    config = AutoConfig.for_model(name, **{**shape, **extras.get(architecture, {}), **overrides})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -102,12 +102,12 @@ def tiny_encoder_decoder(
         heads = {f"{part}_attention_heads": 4 for part in ("encoder", "decoder")}
         layers = {f"{part}_layers": 2 for part in ("encoder", "decoder")}
         widths = {f"{part}_ffn_dim": 48 for part in ("encoder", "decoder")}
-        own = {**heads, **layers, **widths, "max_position_embeddings": 512, "dropout": 0.0}
-        own |= {"decoder_start_token_id": EOS, "scale_embedding": True}
+        extra = {**heads, **layers, **widths, "max_position_embeddings": 512, "dropout": 0.0}
+        extra |= {"decoder_start_token_id": EOS, "scale_embedding": True}
     else:
-        own = {"num_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 48, "dropout_rate": 0.0}
-        own |= {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 16}
-    config = AutoConfig.for_model(architecture, **{**shape, **own, **overrides})
+        extra = {"num_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 48, "dropout_rate": 0.0}
+        extra |= {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 16}
+    config = AutoConfig.for_model(architecture, **{**shape, **extra, **overrides})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)

@@ -16,8 +16,8 @@ def reseal(path: Path, changes: Mapping[str, Any]) -> None:
     """Change keys of a document with its own digest, which then has that of the new values; a key
     whose value is ... is removed."""
     stored = {**json.loads(path.read_text(encoding="utf-8")), **changes, SEAL: ...}
-    kept = {key: value for key, value in stored.items() if value is not ...}
-    path.write_text(sealed_text(kept), encoding="utf-8")
+    members = {key: value for key, value in stored.items() if value is not ...}
+    path.write_text(sealed_text(members), encoding="utf-8")
 
 
 def reseal_group(folder: Path, manifest: GroupManifest) -> None:

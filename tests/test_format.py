@@ -264,9 +264,9 @@ def events_digest(rows: list[tuple[str, list[str], list[int]]]) -> str:
     for bucket in buckets:
         bucket.sort()
         users = [user for user, _, _ in bucket]
-        items = [item for _, of_user, _ in bucket for item in of_user]
-        data = texts(users) + numbers([len(of_user) for _, of_user, _ in bucket])
-        data += texts(items) + numbers([at for _, _, of_user in bucket for at in of_user])
+        items = [item for _, user_items, _ in bucket for item in user_items]
+        data = texts(users) + numbers([len(user_items) for _, user_items, _ in bucket])
+        data += texts(items) + numbers([at for _, _, places in bucket for at in places])
         digests += hashlib.sha256(data).digest()
     return sha256(digests)
 
@@ -344,7 +344,7 @@ def test_the_page_suffices_to_read_training_examples() -> None:
     manifest, _ = read_bundle(GOLDEN / "bundle.zarr.zip")
     assert all(lineage["bundle"][part] == manifest["identity"][part] for part in lineage["bundle"])
     examples = json_lines(folder / "train.jsonl")
-    counts = {task: sum(each["task"] == task for each in examples) for task in lineage["tasks"]}
+    counts = {task: sum(line["task"] == task for line in examples) for task in lineage["tasks"]}
     assert counts == {task: numbers["examples"] for task, numbers in lineage["tasks"].items()}
     spans = 0
     for example in examples:

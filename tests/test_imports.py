@@ -150,7 +150,7 @@ def module_imports() -> dict[str, set[str]]:
             named.add(whole if whole in paths else behind(module, name))
             if whole in doors():  # registry.open_bundle, of a door that is imported as a whole
                 text = path.read_text(encoding="utf-8")
-                named |= {behind(whole, each) for each in re.findall(rf"\b{alias}\.(\w+)", text)}
+                named |= {behind(whole, name) for name in re.findall(rf"\b{alias}\.(\w+)", text)}
         imports[importer] = {module for module in named if module in paths} - {importer}
     return imports
 

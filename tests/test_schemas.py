@@ -47,8 +47,8 @@ READERS: dict[str, Callable[[Any], Any]] = {
 
 def golden_records() -> Iterator[tuple[str, str, Any]]:
     """The name of the schema, the file and the value of every golden record."""
-    for name, files_of in (("contract", "model*/sid.json"), ("split", "split*/split.json")):
-        for path in sorted(GOLDEN.glob(files_of)):
+    for name, pattern in (("contract", "model*/sid.json"), ("split", "split*/split.json")):
+        for path in sorted(GOLDEN.glob(pattern)):
             yield name, path.parent.name, json.loads(path.read_text(encoding="utf-8"))
     for name, path in (
         ("bundle", GOLDEN / "bundle.zarr.zip"),

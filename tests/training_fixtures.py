@@ -64,15 +64,15 @@ def split_with_fields(
 ) -> Split:
     """A split with the fields of each user and history, and the feedback of each held-out event."""
 
-    def example(each: Example) -> Example:
-        fields = fields_of(each.user, each.history)
+    def example(target: Example) -> Example:
+        fields = fields_of(target.user, target.history)
         if types.times:
             fields = replace(fields, time=TARGET_TIME)
-        return replace(each, fields=fields, feedback=dict(feedback_of(each.user, each.item)))
+        return replace(target, fields=fields, feedback=dict(feedback_of(target.user, target.item)))
 
     return replace(
         split,
-        train=tuple(replace(each, fields=fields_of(each.user, each.items)) for each in split.train),
+        train=tuple(replace(user, fields=fields_of(user.user, user.items)) for user in split.train),
         valid=tuple(map(example, split.valid)),
         test=tuple(map(example, split.test)),
         origin=replace(split.origin, fields=types),
