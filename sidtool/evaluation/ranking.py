@@ -135,20 +135,14 @@ def rank_index(
 
 
 def example_queries(
-    session: QuerySession,
-    examples: IndexedExamples,
-    *,
-    exclude_seen: bool | None = None,
-    follow: bool = True,
+    session: QuerySession, examples: IndexedExamples, *, follow: bool = True
 ) -> Iterator[Query]:
-    """The query of each example; with `follow`, its target is followed through the beam. Seen items
-    are excluded as those of the examples are, unless given."""
-    exclude_seen = examples.exclude_seen if exclude_seen is None else exclude_seen
+    """The query of each example; with `follow`, its target is followed through the beam."""
     targets = examples.target_leaves.tolist() if follow else [-1] * len(examples.histories)
     for example, history, fields, target in zip(
         examples.examples, examples.histories, examples.fields, targets, strict=True
     ):
-        leaf_filter = session.leaf_filter(None, [history] if exclude_seen else [])
+        leaf_filter = session.leaf_filter(None, [history] if examples.exclude_seen else [])
         prompt = session.from_history(history, fields, user=example.user)
         yield Query(prompt, leaf_filter, history, target)
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.data.split import Example
-from sidtool.evaluation.metrics import Metrics, find_targets, metric_values
-from sidtool.evaluation.ranking import IndexedExamples, example_queries, sample_examples
+from sidtool.evaluation.metrics import Metrics, metric_values
+from sidtool.evaluation.ranking import IndexedExamples, example_queries, item_ranks, sample_examples
 from sidtool.recommendation import QuerySession
 from sidtool.recommendation.search import LeafFilter
 from sidtool.tokenizer.sid import ItemRows, Leaves
@@ -47,18 +47,13 @@ class Validator:
         self._item_knn = item_knn or {}
         self._num_beams = num_beams
         self._session = session
-        # the filters below exclude seen items; here that would make a seen target a miss even if
-        # another item of its SID is recommended
-        indexed = IndexedExamples.of(session.bundle, examples, exclude_seen=False)
-        self._target_leaves = indexed.target_leaves
-        self._queries = list(
-            example_queries(session, indexed, exclude_seen=exclude_seen, follow=False)
-        )
+        self._examples = IndexedExamples.of(session.bundle, examples, exclude_seen=exclude_seen)
+        self._queries = list(example_queries(session, self._examples, follow=False))
         # queries that may find one item only: their search scores the item, where there is a prompt
         trie = session.trie
         self._target_queries = [
             replace(query, leaf_filter=LeafFilter(trie, trie.positions(ItemRows(target))))
-            for query, target in zip(self._queries, indexed.targets[:, None], strict=True)
+            for query, target in zip(self._queries, self._examples.targets[:, None], strict=True)
             if target[0] >= 0 and query.prompt
         ][:LOSS_USERS]
 
@@ -72,13 +67,12 @@ class Validator:
         of their squares, and number of users; loss of targets, and number of such users."""
         share = slice(rank, None, ranks)
         queries = self._queries[share]
-        ranked = self._session.rank(
+        ranked = Leaves(np.full((len(self._queries), self.k), -1, dtype=np.int64))
+        ranked[share] = self._session.rank(
             model, queries, k=self.k, num_beams=self._num_beams, window=max(1, len(queries))
         ).leaves
-        sizes = self._session.trie.items_per_leaf(ranked)
-        targets = Leaves(self._target_leaves[share])
-        values = metric_values(find_targets(ranked, targets, sizes), [self.k])
-        metrics = values[:, :2]  # hit rate and NDCG
+        values = metric_values(item_ranks(self._examples, ranked), [self.k])
+        metrics = values[share, :2]  # hit rate and NDCG
         squares = (metrics**2).sum(axis=0)
         losses = []
         if target_queries := self._target_queries[share]:

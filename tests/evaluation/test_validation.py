@@ -9,10 +9,13 @@ from sidtool.evaluation import (
     Validator,
     baselines,
     item_knn_metrics,
+    rank_examples,
     sample_examples,
     validation,
 )
 from sidtool.evaluation.baselines import baseline_values
+from sidtool.evaluation.metrics import metric_values
+from sidtool.evaluation.ranking import Ranking
 from sidtool.model.prompt import HistoryPrompt
 from sidtool.recommendation import QuerySession
 from sidtool.recommendation.search import Normalize
@@ -47,6 +50,21 @@ def test_seen_items_are_excluded_on_request(bundle: Bundle) -> None:
     hidden, _ = validator(bundle, [*again, *fresh], exclude_seen=True)
     assert hidden.sums(model)[[0, 4]].tolist() == [8, 16]
     assert hidden.sums(model, 0, 2) + hidden.sums(model, 1, 2) == pytest.approx(hidden.sums(model))
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_shared_sids_are_measured_as_in_an_evaluation(exclude_seen: bool) -> None:
+    _, examples = visits()  # some targets are seen
+    catalog = shop(shared=True)
+    made, model = validator(catalog, examples, k=5, exclude_seen=exclude_seen)
+    loaded = loaded_model(catalog)
+    indexed = IndexedExamples.of(catalog, examples, exclude_seen=exclude_seen)
+    ranked = rank_examples(loaded, indexed, k=5, num_beams=N)
+    values = metric_values(Ranking.of(indexed, ranked).item_ranks, [5])
+    figures = made.figures(made.sums(model))
+    expected = values[:, :2].mean(axis=0)
+    assert 0 < figures["hr@5"] == pytest.approx(expected[0])
+    assert figures["ndcg@5"] == pytest.approx(expected[1])
 
 
 def test_the_loss_is_that_of_the_targets_sid(
