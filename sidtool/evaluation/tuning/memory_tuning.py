@@ -121,7 +121,8 @@ def choose_binding(
     """The weight, power, gate, factor of new items and re-ranker that are chosen on validation
     examples of a split."""
     candidates = candidates_of(loaded, memory, examples, options, progress)
-    choice, factor = choose_for_new_items(candidates, [example.user for example in examples])
+    users = [example.user for example in examples]
+    choice, factor = choose_for_new_items(candidates, users)
     reranker: Reranker | None = None
     judged: dict[str, float] = {}
     if options.rerank and (choice.weight > 0 or choice.gate is not None):
@@ -136,7 +137,7 @@ def choose_binding(
         memory.digest,
         choice.weight,
         choice.power,
-        {**choice.summary, **judged},
+        {"users": float(len(set(users))), **choice.summary, **judged},
         choice.gate,
         factor,
         split,

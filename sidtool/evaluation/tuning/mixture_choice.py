@@ -79,7 +79,6 @@ class MixtureChoice:
         everyone = np.ones(candidates.users, dtype=np.bool_)
         weight, power, values = best_cell(ranks, candidates, everyone)
         summary = {
-            "users": float(candidates.users),
             "ndcg@10 model": float(values[0].max()),
             "ndcg@10 memory": float(values[-1].max()),
             "ndcg@10 mixture": float(values[WEIGHTS.index(weight), POWERS.index(power)]),
@@ -286,10 +285,9 @@ def choose_for_new_items(
     judged_on_warm = {
         f"{name} of warm targets, without new items": value
         for name, value in cautious.summary.items()
-        if name != "users"
     }
     measured = {
-        **{name: choice.summary[name] for name in ("users", "ndcg@10 model", "ndcg@10 memory")},
+        **{name: choice.summary[name] for name in ("ndcg@10 model", "ndcg@10 memory")},
         "ndcg@10 mixture": mixture,
         **judged_on_warm,
         f"{METRIC} of warm targets": float(hits_after.mean()),

@@ -193,6 +193,17 @@ def test_evaluation_measures_what_was_fitted(shared: bool, exclude_seen: bool) -
     assert evaluation.settings["memory"]["reranker"] == fitted.digest
 
 
+def test_a_user_of_several_examples_is_counted_once() -> None:
+    loaded = trie_model(shared=False)
+    events, examples = visits()
+    later = [replace(example, position=example.position + 1) for example in examples]
+    split = Split("temporal", tuple(events), (*examples, *later), ())
+    memory = build_memory(split, loaded.bundle)
+    options = TuneMemoryOptions(num_beams=40)
+    binding = choose_binding(loaded, memory, split.valid, split.reference, options)
+    assert binding.validation["users"] == len(examples)
+
+
 def test_only_validation_targets_decide_and_no_count_has_a_held_out_event() -> None:
     loaded = trie_model(shared=False)
     events, examples = visits(users=300)
