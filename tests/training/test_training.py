@@ -256,6 +256,7 @@ def test_loss_and_gradient_equal_a_direct_computation(
                 prefix = row_ids[place - level : place] - levels[:level]
                 rivals = np.unique(items[(items[:, :level] == prefix).all(1), level]) + first
                 if token not in rivals:
+                    targets[offsets[row] + place] = False
                     continue
             logp = torch.log_softmax(logits[place - 1, rivals], dim=0)
             target = torch.full_like(logp, smoothing / len(rivals))
@@ -264,6 +265,7 @@ def test_loss_and_gradient_equal_a_direct_computation(
             soft = sum(taught) / len(taught)
             cross_entropy = -((1 - distill) * target + distill * soft) @ logp
             total = total + float(row_weights[place]) * cross_entropy
+    assert int(trainer.n_seen[1]) == 2 * targets.sum()
     total = total / float(weights[targets].sum())
     total.backward()
     for loss, gradient in zip(losses, gradients, strict=True):

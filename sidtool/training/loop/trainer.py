@@ -76,7 +76,7 @@ class SidTrainer(WatchedTrainer):
 
         def collate_and_count(batch: Sequence[TokenizedExample]) -> dict[str, torch.Tensor]:
             n_tokens = sum(len(example.ids) for example in batch)  # without padding
-            return collator(batch) | {"tokens": torch.tensor(n_tokens)}
+            return loss.countable(collator(batch)) | {"tokens": torch.tensor(n_tokens)}
 
         super().__init__(
             model=model,

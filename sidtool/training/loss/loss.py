@@ -3,9 +3,11 @@ models or memories whose distributions a model learns beside its targets."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from sidtool.base.errors import CompatibilityError, UsageError
@@ -24,7 +26,8 @@ from sidtool.recommendation.search import (
     trie_arrays,
 )
 from sidtool.tokenizer.bundle import Bundle, Trie
-from sidtool.training.loss.batches import Targets
+from sidtool.tokenizer.sid import Keys, Leaves, Levels
+from sidtool.training.loss.batches import IGNORED, Targets
 from sidtool.training.loss.memory_teacher import MemoryTeacher
 from sidtool.training.loss.probes import narrows_exactly, packs_exactly, part_logits
 from sidtool.training.settings import SoftmaxOver
@@ -66,6 +69,39 @@ class Loss:
             parts.append((in_level.nonzero()[:, 0], level.columns))
         return parts
 
+    @cached_property
+    def _prefix_keys(self) -> list[Keys]:
+        """For each level the sorted keys of the items' prefixes that end with its code."""
+        assert self.trie is not None
+        codes = self.trie.leaf_codes(Leaves(np.arange(self.trie.n_leaves)))
+        sizes = self.tokens.space.sizes
+        return [
+            np.unique(Levels(sizes[:depth]).pack(codes[:, :depth]))
+            for depth in range(1, len(sizes) + 1)
+        ]
+
+    def countable(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A batch on the CPU, of whose targets those are left that count: over the trie, those that
+        continue their prefix to an item."""
+        kept = dict(batch)
+        if self.trie is None:
+            return kept
+        targets = Targets.pop(dict(batch), self.tokens.space.levels)
+        ids = torch.cat([targets.preceding, targets.ids[:, None]], dim=1)  # (n, levels)
+        kept |= {name: batch[name].clone() for name in ("labels", "weights")}
+        width = batch.get("decoder_input_ids", batch["input_ids"]).shape[1]
+        for level, (indexes, _) in enumerate(self.parts(targets.ids)):
+            levels, codes = token_columns(self.tokens, "cpu").locate(ids[indexes, -1 - level :])
+            is_prefix = (levels == torch.arange(level + 1)).all(-1).numpy()
+            known = self._prefix_keys[level]
+            keys = Levels(self.tokens.space.sizes[: level + 1]).pack(codes.numpy())
+            exists = known[np.searchsorted(known, keys).clip(max=len(known) - 1)] == keys
+            before = targets.positions[indexes[torch.from_numpy(~(is_prefix & exists))]]
+            lost = before // width, before % width + 1
+            kept["labels"][lost] = IGNORED
+            kept["weights"][lost] = 0
+        return kept
+
     def total(
         self,
         blocks: Blocks,
@@ -73,8 +109,8 @@ class Loss:
         targets: Targets,
         teacher_blocks: Sequence[Blocks] = (),
     ) -> torch.Tensor:
-        """() float: the sum of the losses at n targets, each times its weight, from the logits of
-        each part and of each teacher."""
+        """() float: the sum of the losses at n targets of a `countable` batch, each times its
+        weight, from the logits of each part and of each teacher."""
         total = torch.zeros((), device=targets.ids.device)
         for level, (block, (indexes, columns)) in enumerate(zip(blocks, parts, strict=True)):
             if not len(indexes):
@@ -100,8 +136,7 @@ class Loss:
                 )  # (teachers, n, competitors)
                 distilled = -(teacher_logs.exp().mean(0) * logs).sum(-1)
                 losses = torch.lerp(losses, distilled, self.distill_weight)
-            weighted = targets.weights[indexes] * losses
-            total = total + weighted[competitors.counted].sum()
+            total = total + (targets.weights[indexes] * losses).sum()
         return total
 
     def _competitors(
@@ -109,30 +144,22 @@ class Loss:
     ) -> "_Competitors":
         """Of (n,) targets of a level, given by their columns, after (n, levels - 1) token ids."""
         if self.trie is None:
-            return _Competitors(lambda block: block.log_softmax(-1), places, width, slice(None))
+            return _Competitors(lambda block: block.log_softmax(-1), places, width)
         arrays = trie_arrays(self.trie, places.device)
         columns = token_columns(self.tokens, places.device)
         first = preceding.shape[1] - level
-        prefix_levels, prefix_codes = columns.locate(preceding[:, first:])  # (n, level) each
-        is_prefix = (prefix_levels == torch.arange(level, device=places.device)).all(-1)
-        nodes, prefix_exists = arrays.descend(prefix_codes)
+        _, prefix_codes = columns.locate(preceding[:, first:])  # (n, level)
+        nodes, _ = arrays.descend(prefix_codes)
         # (n, fan-out): nodes, their codes, and which of the slots are in use
         children, child_codes, in_use = (part[0] for part in arrays.candidates(level, nodes[None]))
-        codes = columns.levels[level].codes_at(places)
-        target_nodes, target_exists = arrays.child(level, nodes, codes)
+        target_nodes, _ = arrays.child(level, nodes, columns.levels[level].codes_at(places))
         child_places = columns.levels[level].places(child_codes)
 
         def log_probabilities(block: torch.Tensor) -> torch.Tensor:
             logits = block.gather(-1, child_places)
             return normalize_over_children(logits, in_use).masked_fill(~in_use, 0.0)
 
-        return _Competitors(
-            log_probabilities,
-            # a target without a node is not counted, so any valid index will do
-            (target_nodes - children[:, 0]).clamp_min(0),
-            in_use.sum(-1),
-            is_prefix & prefix_exists & target_exists,
-        )
+        return _Competitors(log_probabilities, target_nodes - children[:, 0], in_use.sum(-1))
 
 
 @dataclass(frozen=True)
@@ -145,8 +172,6 @@ class _Competitors:
     """(n,) index of the target among its competitors"""
     number: torch.Tensor | int
     """(n,) number of competitors, the target included"""
-    counted: torch.Tensor | slice
-    """(n,) whether the target counts"""
 
 
 class Teachers:
