@@ -92,3 +92,18 @@ def test_over_part_of_the_vocabulary_it_is_a_direct_computation(over: SoftmaxOve
             target = int(np.flatnonzero(competitors == answer[level])[0])
             expected -= float(example.weights[-1]) * float(logs[target].detach())
     assert float(value.detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_codes_that_no_item_continues_are_no_targets() -> None:
+    loss = Loss("trie", TOKENS, Trie.from_codes(CODES, SPACE.sizes))
+    known, lost = TOKENS.ids(np.array([(0, 2, 0), (0, 2, 1)], dtype=np.uint16)).tolist()
+    examples = []
+    for prompt, answer in (([4, 5, 6], known), ([7], lost)):
+        ids = np.array([*prompt, *answer], dtype=np.int32)
+        targets = np.arange(len(ids)) >= len(prompt)
+        examples.append(TokenizedExample(ids, targets, np.ones(len(ids), dtype=np.float32)))
+    batch = encoder_decoder_batch(examples, pad=0, start=START)
+    kept = loss.countable(batch)
+    assert kept["labels"].tolist() == [[IGNORED, *known], [IGNORED, *lost[:2], IGNORED]]
+    assert kept["weights"].tolist() == [[0, 1, 1, 1], [0, 1, 1, 0]]
+    assert torch.equal(kept["decoder_input_ids"], batch["decoder_input_ids"])
