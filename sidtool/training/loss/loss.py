@@ -83,24 +83,27 @@ class Loss:
     def countable(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A batch on the CPU, of whose targets those are left that count: over the trie, those that
         continue their prefix to an item."""
-        kept = dict(batch)
+        countable = dict(batch)
         if self.trie is None:
-            return kept
+            return countable
         targets = Targets.pop(dict(batch), self.tokens.space.levels)
         ids = torch.cat([targets.preceding, targets.ids[:, None]], dim=1)  # (n, levels)
-        kept |= {name: batch[name].clone() for name in ("labels", "weights")}
+        countable |= {name: batch[name].clone() for name in ("labels", "weights")}
         width = batch.get("decoder_input_ids", batch["input_ids"]).shape[1]
         for level, (indexes, _) in enumerate(self.parts(targets.ids)):
             levels, codes = token_columns(self.tokens, "cpu").locate(ids[indexes, -1 - level :])
             is_prefix = (levels == torch.arange(level + 1)).all(-1).numpy()
-            known = self._prefix_keys[level]
+            prefix_keys = self._prefix_keys[level]
             keys = Levels(self.tokens.space.sizes[: level + 1]).pack(codes.numpy())
-            exists = known[np.searchsorted(known, keys).clip(max=len(known) - 1)] == keys
+            exists = (
+                prefix_keys[np.searchsorted(prefix_keys, keys).clip(max=len(prefix_keys) - 1)]
+                == keys
+            )
             before = targets.positions[indexes[torch.from_numpy(~(is_prefix & exists))]]
-            lost = before // width, before % width + 1
-            kept["labels"][lost] = IGNORED
-            kept["weights"][lost] = 0
-        return kept
+            dropped = before // width, before % width + 1
+            countable["labels"][dropped] = IGNORED
+            countable["weights"][dropped] = 0
+        return countable
 
     def total(
         self,
