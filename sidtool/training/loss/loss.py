@@ -3,11 +3,9 @@ models or memories whose distributions a model learns beside its targets."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from sidtool.base.errors import CompatibilityError, UsageError
@@ -26,7 +24,6 @@ from sidtool.recommendation.search import (
     trie_arrays,
 )
 from sidtool.tokenizer.bundle import Bundle, Trie
-from sidtool.tokenizer.sid import Keys, Leaves, Levels
 from sidtool.training.loss.batches import IGNORED, Targets
 from sidtool.training.loss.memory_teacher import MemoryTeacher
 from sidtool.training.loss.probes import narrows_exactly, packs_exactly, part_logits
@@ -69,17 +66,6 @@ class Loss:
             parts.append((in_level.nonzero()[:, 0], level.columns))
         return parts
 
-    @cached_property
-    def _prefix_keys(self) -> list[Keys]:
-        """For each level the sorted keys of the items' prefixes that end with its code."""
-        assert self.trie is not None
-        codes = self.trie.leaf_codes(Leaves(np.arange(self.trie.n_leaves)))
-        sizes = self.tokens.space.sizes
-        return [
-            np.unique(Levels(sizes[:depth]).pack(codes[:, :depth]))
-            for depth in range(1, len(sizes) + 1)
-        ]
-
     def countable(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A batch on the CPU, of whose targets those are left that count: over the trie, those that
         continue their prefix to an item."""
@@ -90,16 +76,12 @@ class Loss:
         ids = torch.cat([targets.preceding, targets.ids[:, None]], dim=1)  # (n, levels)
         countable |= {name: batch[name].clone() for name in ("labels", "weights")}
         width = batch.get("decoder_input_ids", batch["input_ids"]).shape[1]
+        columns, arrays = token_columns(self.tokens, "cpu"), trie_arrays(self.trie, "cpu")
         for level, (indexes, _) in enumerate(self.parts(targets.ids)):
-            levels, codes = token_columns(self.tokens, "cpu").locate(ids[indexes, -1 - level :])
-            is_prefix = (levels == torch.arange(level + 1)).all(-1).numpy()
-            prefix_keys = self._prefix_keys[level]
-            keys = Levels(self.tokens.space.sizes[: level + 1]).pack(codes.numpy())
-            exists = (
-                prefix_keys[np.searchsorted(prefix_keys, keys).clip(max=len(prefix_keys) - 1)]
-                == keys
-            )
-            before = targets.positions[indexes[torch.from_numpy(~(is_prefix & exists))]]
+            levels, codes = columns.locate(ids[indexes, -1 - level :])
+            _, exists = arrays.descend(codes)
+            exists &= (levels == torch.arange(level + 1)).all(-1)
+            before = targets.positions[indexes[~exists]]
             dropped = before // width, before % width + 1
             countable["labels"][dropped] = IGNORED
             countable["weights"][dropped] = 0
