@@ -266,11 +266,14 @@ def upload(
             api.create_branch(repository, branch=branch, exist_ok=True)
         info = api.model_info(repository, revision=branch)
         stored = {sibling.rfilename for sibling in info.siblings or ()}
-        for name, other in MARKERS.items():
-            if name in stored - files.keys():
-                raise RefusedError(
-                    f"{url} is {other}: it has {name}", hint="push to another repository"
-                )
+        others = {name: other for name, other in MARKERS.items() if name in stored - files.keys()}
+        if "sid.json" in files.keys() - stored:  # a model would hide or replace what is in a folder
+            groups = [name for name in stored if re.fullmatch(r"[^/]+/zarr\.json", name)]
+            others |= dict.fromkeys(groups, "a bundle or memory")
+        for name, other in others.items():
+            raise RefusedError(
+                f"{url} is {other}: it has {name}", hint="push to another repository"
+            )
         stale = [
             name
             for name in sorted(stored - files.keys())

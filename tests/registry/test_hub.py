@@ -146,6 +146,10 @@ def test_a_pushed_model_is_loaded_by_name(server: FakeHub, model: Path) -> None:
         loaded.bundle.push_to_hub("org/model")
     newest = sidtool.LoadedModel.from_pretrained("org/model")
     assert newest.contract == sidtool.LoadedModel.from_pretrained(model).contract
+    for artifact, name in ((loaded.bundle, "org/bundle"), (loaded.memory.memory, "org/memory")):
+        artifact.push_to_hub(name)
+        with pytest.raises(RefusedError, match="is a bundle or memory: it has"):
+            push(str(model), f"hf://{name}")
 
 
 def test_a_model_may_be_one_folder_of_a_repository(
