@@ -274,6 +274,11 @@ def policy(
         raise UsageError(
             "--signed-by requires a signature, --allow-unsigned none: give one of the two"
         )
+    if is_flat_repository(str(registry)):
+        raise UsageError(
+            f"{registry} is a repository of the hub, which has no policy",
+            hint="SIDTOOL_SIGNED_BY names who must have signed what is read from the hub",
+        )
     storage = _registry_at(str(registry))
     if signed_by is not None:
         storage.put({POLICY: Signers.read(signed_by).text.encode()})

@@ -150,6 +150,11 @@ def find_version(reference: str) -> tuple[Storage, VersionRecord]:
         check_version(registry, record)
         return registry, record
     available = [*list_versions(registry), *pointer.tags]
+    if not available and is_hub_repository(base):
+        raise DataError(
+            f"{base} has commits of the hub, not versions",
+            hint="`hf download` copies its files, and `push --tag` sets a tag",
+        )
     if not available:
         raise DataError(
             f"nothing was pushed to {base}", hint=f"sidtool push BUNDLE {registry.location}"

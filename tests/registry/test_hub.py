@@ -274,6 +274,9 @@ def test_the_commands_know_repositories(server: FakeHub, tmp_path: Path) -> None
     done("verify", f"hf://org/shop@{commit}")
     assert open_bundle("hf://org/shop").digest == bundle.digest
     assert "is not a hub model" in refused(2, "push", tmp_path / "shop.zarr", "hf://org/..")
+    for words in (("pull", "hf://org/shop", "-o", tmp_path), ("tag", "hf://org/shop@v1", "b")):
+        assert "hf://org/shop has commits of the hub, not versions" in refused(1, *words)
+    assert "hint: SIDTOOL_SIGNED_BY" in refused(2, "policy", "hf://org/shop", "--allow-unsigned")
 
 
 def test_a_registry_on_the_hub_stays_one(server: FakeHub, tmp_path: Path) -> None:
