@@ -7,9 +7,9 @@ from sidtool.base.records import JsonRecord
 from sidtool.base.storage import Storage
 from sidtool.memory import MemoryManifest
 from sidtool.model.contract import StoredModel
-from sidtool.registry.kinds import read_manifest
+from sidtool.registry.kinds import parse_manifest, read_manifest
 from sidtool.registry.records import LATEST, VersionRecord, list_records, read_pointer
-from sidtool.registry.references import check_published, locate, split_reference
+from sidtool.registry.references import check_published, locate, published_root, split_reference
 from sidtool.tokenizer.bundle import Manifest, Version
 
 
@@ -106,7 +106,7 @@ def log(reference: str | Path) -> VersionLog:
     versions = []
     for version, version_names in published.items():
         location = Storage(base).folder(version.group).location
-        stored = read_manifest(location)
+        stored = parse_manifest(location, published_root(location, version), version.kind)
         check_published(location, stored, version)
         if not isinstance(stored, Manifest):
             versions.append(LoggedVersion(_version(stored, name, version.version), version_names))

@@ -278,6 +278,9 @@ def test_the_log_lists_the_published_models(model: Path, tmp_path: Path) -> None
     assert [entry.published for entry in history.versions] == [("1.1", "latest", "prod"), ("1.0",)]
     digest = catalog_bundle().identity.digest[:12]
     assert str(history.versions[0].version.change) == f"extend > full > full, bundle {digest}"
+    shutil.rmtree(next(Path(shop).glob("versions/1.0-*")))
+    with pytest.raises(IntegrityError, match=r"versions/1\.0-.*: sid\.json differs"):
+        log(shop)
 
 
 def test_the_card_names_license_and_reference(model: Path, tmp_path: Path) -> None:
