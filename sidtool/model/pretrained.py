@@ -144,11 +144,18 @@ def load_model(
             trust_remote_code=trust_remote_code,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
             **kwargs,
         )
     layers = getattr(model.config, "num_hidden_layers", None)
     if type(layers) is int and layers < 1:
         raise DataError(f"{path} has a configuration of {layers} layers")
+    for name, stored_shape, shape in sorted(report["mismatched_keys"]):
+        raise DataError(
+            f"{path} has {name} of shape {tuple(stored_shape)}, its configuration says "
+            f"{tuple(shape)}",
+            hint="where tokens were added, vocab_size in config.json is the number of rows",
+        )
     missing, unexpected = report["missing_keys"], report["unexpected_keys"]
     if missing:
         raise DataError(f"{path} lacks weights of its configuration: {_abbreviated(missing)}")

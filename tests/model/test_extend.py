@@ -320,6 +320,13 @@ class TestWhatIsRefused:
     def test_missing_and_damaged_weights(self, bundle: Bundle, base: Path, tmp_path: Path) -> None:
         from safetensors.torch import load_file, save_file
 
+        settings = (base / "config.json").read_text()
+        vocab_size = json.loads(settings)["vocab_size"]
+        smaller = json.loads(settings) | {"vocab_size": vocab_size - 3}
+        (base / "config.json").write_text(json.dumps(smaller))
+        with pytest.raises(DataError, match=rf"has .*weight of shape \({vocab_size}, 32\), its"):
+            extend_model(str(base), bundle, tmp_path / "out")
+        (base / "config.json").write_text(settings)
         weights = load_file(base / "model.safetensors")
         weights.pop("model.layers.0.mlp.up_proj.weight")
         save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
