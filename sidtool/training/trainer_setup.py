@@ -148,9 +148,10 @@ def _added_parts(
     run: TrainingRun, loaded: LoadedModel
 ) -> tuple[Lora | None, TokenEmbeddings | None]:
     """Adapters, or the embedding rows that are trained alone, added to a model."""
-    options, ids = run.options, loaded.contract.added_ids
+    options = run.options
     if options.stage == "full":
         return None, None
+    ids = loaded.contract.added_ids  # raises if other tokens are between them
     if options.stage == "lora":
         r, alpha = options.lora_r, options.lora_alpha
         return Lora(loaded.model, run.model_dir, ids, r=r, alpha=alpha, seed=run.seed), None

@@ -168,7 +168,7 @@ class Contract(JsonRecord):
             raise UsageError(
                 f"the SID tokens have ids {self.token_start} to {self.tokens.stop - 1} with other "
                 "tokens between them: their rows cannot be trained alone",
-                hint="stage=full trains all weights",
+                hint="--stage full trains all weights",
             )
         return range(self.token_start, self.ids_stop)
 

@@ -116,13 +116,15 @@ def openonerec(folder: Path, architecture: str = "qwen3") -> Foreign:
     return Foreign(folder, folder.with_suffix(".parquet"), tokenizer, sids, prompt)
 
 
-def minionerec(folder: Path, architecture: str = "qwen2", *, padding: int = 0) -> Foreign:
-    """Only the used tokens, sorted as texts; the model is resized to the tokenizer, or keeps
-    `padding` rows behind it."""
+def minionerec(
+    folder: Path, architecture: str = "qwen2", *, padding: int = 0, others: Sequence[str] = ()
+) -> Foreign:
+    """Only the used tokens, and `others`, sorted as texts; the model is resized to the tokenizer,
+    or keeps `padding` rows behind it."""
     codes = random_codes((40, 12, 30))
     index = _index(folder, codes)
     tokenizer = tiny_tokenizer()
-    tokenizer.add_tokens(sorted({token for sid in index.values() for token in sid}))
+    tokenizer.add_tokens(sorted({token for sid in index.values() for token in sid} | {*others}))
     model = tiny_model(architecture, vocab_size=len(tokenizer) + padding)
     _save(folder, model, tokenizer)
 

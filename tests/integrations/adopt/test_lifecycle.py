@@ -51,7 +51,11 @@ def split_of(items: list[str]) -> Split:
 def shops(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Foreign, Path, Path]]:
     """A system's model, its adopted folder, and training examples in its own prompt."""
     made: dict[str, tuple[Foreign, Path, Path]] = {}
-    systems: dict[str, Any] = {"openonerec": foreign.openonerec, "minionerec": foreign.minionerec}
+    systems: dict[str, Any] = {
+        "openonerec": foreign.openonerec,
+        # with a token between those of SIDs
+        "minionerec": lambda folder: foreign.minionerec(folder, others=["<b>"]),
+    }
 
     def make(name: str) -> tuple[Foreign, Path, Path]:
         if name not in made:
