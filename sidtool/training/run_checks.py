@@ -65,6 +65,8 @@ def plan_training(
     )
     if options.stage == "lora":
         refuse_base_as_output(out, contract, model_dir)
+    if options.stage != "full":
+        _ = contract.added_ids  # raises if other tokens are between them
     lineage.check_bundle(bundle, location)
     shown = lineage.field_tokens
     if shown and dict(shown) != dict(contract.field_tokens):

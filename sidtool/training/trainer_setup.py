@@ -151,7 +151,7 @@ def _added_parts(
     options = run.options
     if options.stage == "full":
         return None, None
-    ids = loaded.contract.added_ids  # raises if other tokens are between them
+    ids = loaded.contract.added_ids
     if options.stage == "lora":
         r, alpha = options.lora_r, options.lora_alpha
         return Lora(loaded.model, run.model_dir, ids, r=r, alpha=alpha, seed=run.seed), None

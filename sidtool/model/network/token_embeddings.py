@@ -46,7 +46,7 @@ class TokenEmbeddings:
             raise UsageError(
                 "embedding rows can be trained in ordinary embeddings and a plain head, not in "
                 f"{type(tables[0]).__name__} and {type(head).__name__}",
-                hint="stage=full trains all weights",
+                hint="--stage full trains all weights",
             )
         self._start = ids.start
         self._stop = ids.stop

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from sidtool.base.errors import UsageError
 from sidtool.data import make_items
 from sidtool.data.split import Example, Split, SplitOptions, UserSequence, split_events
 from sidtool.evaluation import EvaluationOptions, evaluate
@@ -27,6 +28,7 @@ from sidtool.tokenizer.make.add import NO_ITEMS
 from sidtool.training import TrainOptions, train
 from sidtool.training.reinforcement import RlOptions, rl
 from sidtool.training.reinforcement.policy import GroupScores, Policy
+from sidtool.training.run_checks import plan_training
 from tests.integrations.adopt import foreign
 from tests.integrations.adopt.foreign import Foreign
 from tests.models import tiny_model, tiny_tokenizer
@@ -105,6 +107,9 @@ def test_an_adopted_model_trains_and_takes_a_newer_bundle(
     assert set(moved) & set(used)
     if stage == "embeddings":
         assert set(moved) <= set(used)
+    else:
+        with pytest.raises(UsageError, match="other tokens between them"):
+            plan_training(folder, examples, tmp_path / "rows", TrainOptions(stage="lora"), {})
     first = next(iter(model.sids))
     newer = add_items(loaded.bundle, NO_ITEMS, remove=[first])
     assert rebind(tmp_path / "tuned", newer, tmp_path / "rebound").kind == "refreshed"
