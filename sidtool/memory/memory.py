@@ -20,7 +20,7 @@ from sidtool.base.errors import CompatibilityError, IntegrityError, SidtoolError
 from sidtool.base.hub import is_hub_repository
 from sidtool.base.markdown import front_matter, key_value_table, literal, shell_word
 from sidtool.base.output_name import MEMORY
-from sidtool.base.storage import Storage
+from sidtool.base.storage import Storage, package
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.rows import SparseRows
 from sidtool.tokenizer.bundle import (
@@ -225,7 +225,7 @@ def memory_card(manifest: MemoryManifest, reference: str, license: str | None) -
         events=manifest.train_events,
         digest=manifest.digest,
         created=literal(manifest.created or "unknown"),
-        extra="hub" if on_hub else "s3",
+        package=package(reference),
         reference=shell_word(reference),
         command=f"sidtool verify {shell_word(reference)}" if on_hub else pull,
         settings=key_value_table(flat_record(settings)),

@@ -193,3 +193,16 @@ def test_a_card_of_an_ordinary_bundle_has_no_quotes(tmp_path: Path) -> None:
     manifest = Bundle(replace(small_bundle().manifest, name="shop"), {}).manifest
     text = bundle_card(manifest, "s3://bucket/shop@1.0", "MIT")
     assert "\nsidtool pull s3://bucket/shop@1.0 -o shop.zarr\n" in text
+
+
+@pytest.mark.parametrize(
+    ("registry", "package"),
+    [
+        ("shop", "sidtool"),
+        ("gs://bucket/shop", "'sidtool[gcs]'"),
+        ("hf://a/b/shop", "'sidtool[hub]'"),
+    ],
+)
+def test_a_card_installs_what_reads_its_registry(registry: str, package: str) -> None:
+    text = bundle_card(small_bundle().manifest, f"{registry}@1.0", None)
+    assert f"\npip install {package}\n" in text

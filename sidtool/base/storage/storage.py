@@ -258,6 +258,13 @@ class Storage:
             raise DataError(f"{self.full_url} cannot be {action}: {reason}") from error
 
 
+def package(location: str) -> str:
+    """What pip installs to read a location, as a word of a shell."""
+    protocol, is_url, _ = location.partition("://")
+    extra = _EXTRAS.get(protocol) if is_url else None
+    return f"'sidtool[{extra}]'" if extra else "sidtool"
+
+
 def _connect(location: str) -> tuple[Any, str]:
     """The file system of a path or URL, and the path on it."""
     import fsspec

@@ -15,6 +15,7 @@ from sidtool.base.markdown import (
     shell_word,
     table,
 )
+from sidtool.base.storage import package
 from sidtool.tokenizer.bundle.manifest import Manifest, flat_record
 
 
@@ -56,7 +57,7 @@ def bundle_card(manifest: Manifest, reference: str, license: str | None) -> str:
         policy=manifest.collisions.policy,
         digest=manifest.identity.digest,
         created=literal(manifest.created or "unknown"),
-        extra="hub" if on_hub else "s3",
+        package=package(reference),
         command=f"sidtool verify {shell_word(reference)}" if on_hub else pull,
         door="Bundle" if on_hub else "open_bundle",
         opening=f"Bundle.from_pretrained({repository})"
