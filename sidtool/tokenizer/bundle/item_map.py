@@ -213,7 +213,7 @@ class ItemMap:
             raise DataError(f"item {int(order[empty].min())} has an empty id")
         del order
         if repeated := items.repeated_ids():
-            raise DataError(f"{len(repeated)} item ids are repeated")
+            raise DataError(f"{len(repeated)} item ids are repeated, like {repeated[0][:60]!r}")
         return items
 
     def __len__(self) -> int:

@@ -216,7 +216,7 @@ def test_a_key_that_is_no_line_number_is_refused(tmp_path: Path, key: str) -> No
         (pa.array([1, 2]), [[1], [2, 3]], "1 and 2 codes"),
         (pa.array([1, 2]), [[1], [None]], "a sid has an empty code"),
         (pa.array([1, 2]), pa.array([[], []], pa.list_(pa.int64())), "the same number, above 0"),
-        (pa.array([1, 1]), [[1], [2]], "repeated"),
+        (pa.array([1, 1]), [[1], [2]], "repeated, like '1'"),
         (pa.array([1, 2]), [1.5, 2.5], "not lists of codes"),
         (pa.array([1, 2]), ["<s_a_1>", "<s_b_1>"], "not a token of level 'a'"),
         (pa.array([1, 2]), ["<s_a_1>", "lamp"], "spelled like"),
