@@ -1,10 +1,12 @@
 """Splits of grown data: what a model learned from an earlier split stays usable with a later one.
 
 A later split has new events, items and users, so its digest differs. It extends the earlier split
-if nothing that it holds out was seen in training or in validation there."""
+if nothing that it holds out was seen in training or in validation there. Where the last events of a
+user are held out, those that were learned stay training events: the next event of a user with two,
+which are trained on, would hold out the second one."""
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -47,33 +49,52 @@ def extended(split: Split, earlier: Split) -> Split:
 
 
 def _check_seen(split: Split, earlier: Split) -> None:
+    for code, item_event, parts, _ in _seen(split, earlier):
+        raise CompatibilityError(
+            f"split {split.reference} holds out item {item_event[0]!r} of user "
+            f"{split.valid.store.users[code]!r}, which may be a {parts} event of the earlier "
+            "split: a model of that one may have learned it",
+            hint="an extending split needs later events of the same users, or new users; "
+            "if both are made with --times, repeats of an item are distinguished",
+        )
+
+
+def learned_targets(split: Split, earlier: Sequence[Split]) -> NDArray[np.int64]:
+    """(users,): 2 where an event that is held out for test may be a training or validation event of
+    an `earlier` split, else 1 where one that is held out for validation may be a training event, 0
+    elsewhere."""
+    learned = np.zeros(len(split.valid.store.users), dtype=np.int64)
+    for one in earlier:
+        for code, _, _, n_last in _seen(split, one):
+            learned[code] = max(learned[code], n_last)
+    return learned
+
+
+def _seen(split: Split, earlier: Split) -> Iterator[tuple[int, ItemEvent, str, int]]:
+    """The code of each user of whom `split` may hold out what `earlier` has seen, each such event,
+    the parts of `earlier` that may have it, and 2 if it is held out for test, else 1."""
     targets = _EventRows.of([split.valid, split.test])
     seen_before = _EventRows.of([earlier.train, earlier.valid], split)
     codes = _EventRows.concatenated([targets, seen_before]).codes
     n_targets = len(targets.users)
-    repeated = targets.users[np.isin(codes[:n_targets], codes[n_targets:])]
-    users = split.valid.store.users[np.unique(repeated)].tolist()
+    repeated = np.unique(targets.users[np.isin(codes[:n_targets], codes[n_targets:])])
+    users = split.valid.store.users[repeated].tolist()
     in_order = split.windows is None and earlier.windows is None
     in_order &= split.reference.order == earlier.reference.order
     timed = _are_timed(split, earlier)
     logs, earlier_logs = (_logs(one, users, timed) for one in (split, earlier))
     # what follows the last target of a user is in no part
     shows_all = not split.fields.target
-    for user in users:
+    for code, user in zip(repeated.tolist(), users, strict=True):
         log, old = logs[user], earlier_logs[user]
-        for parts, learned, held_out in (
-            ("training", old.train, log.valid | log.test),
-            ("training or validation", old.train | old.valid, log.test),
+        for parts, learned, held_out, n_last in (
+            ("training", old.train, log.test, 2),
+            ("training", old.train, log.valid, 1),
+            ("training or validation", old.train | old.valid, log.test, 2),
         ):
             seen = _learned(old.events, learned, log.events, held_out, in_order, shows_all)
             if seen is not None:
-                raise CompatibilityError(
-                    f"split {split.reference} holds out item {seen[0]!r} of user {user!r}, which "
-                    f"may be a {parts} event of the earlier split: a model of that one may have "
-                    "learned it",
-                    hint="an extending split needs later events of the same users, or new users; "
-                    "if both are made with --times, repeats of an item are distinguished",
-                )
+                yield code, seen, parts, n_last
 
 
 def _are_timed(split: Split, earlier: Split) -> bool:

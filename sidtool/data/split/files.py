@@ -93,7 +93,14 @@ def split_events(
                 aside.folder.mkdir()
             earlier.append(open_split(path, spill=aside))
         recorded = earlier[0].origin.columns if earlier else None
-        split = make_split(Path(events), options, recorded=recorded, spill=spill, threads=n_threads)
+        split = make_split(
+            Path(events),
+            options,
+            recorded=recorded,
+            spill=spill,
+            threads=n_threads,
+            earlier=earlier,
+        )
         for earlier_split in earlier:
             split = extended(split, earlier_split)
         if dry_run:

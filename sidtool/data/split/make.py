@@ -1,19 +1,24 @@
 """Makes a split from files of events, by options."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.base.options import check_options, given_flags, group, option
 from sidtool.base.threads import release_arrow_memory
 from sidtool.data.columns import EventColumns, EventNames
 from sidtool.data.event_sort import Spill
-from sidtool.data.fields.field_columns import FieldOptions, read_fields
-from sidtool.data.interactions import read_interactions
+from sidtool.data.fields.field_columns import FieldOptions, FieldTable, read_fields
+from sidtool.data.interactions import Interactions, read_interactions
+from sidtool.data.split.extension import learned_targets
 from sidtool.data.split.protocols import given, last_session, leave_one_out, refuse_empty, temporal
 from sidtool.data.split.record import Cuts, Protocol, SessionRule
-from sidtool.data.split.sessions import read_sessions
+from sidtool.data.split.sessions import SessionTable, read_sessions
 from sidtool.data.split.split import Split
 from sidtool.data.times import common_unit, parse_moment
 
@@ -42,8 +47,8 @@ class SplitOptions:
     fields: FieldOptions = group(FieldOptions)
     """Further columns of the events, a table of users, and what counts as a target."""
     extends: tuple[Path, ...] = option((), metavar="SPLIT")
-    """Earlier split of the same data. Its bundles and models stay usable with the new split, if
-    nothing that is held out was trained on. Repeatable."""
+    """Earlier split of the same data. Its bundles and models stay usable with the new split, which
+    holds out nothing that was trained on. Repeatable."""
     sessions: SessionRule | None = group(None)
     """What a session is; required by last-session, recorded under leave-one-out and temporal."""
 
@@ -103,12 +108,14 @@ def make_split(
     spill: Spill | None = None,
     threads: int = 1,
     is_subset: bool = False,
+    earlier: Sequence[Split] = (),
 ) -> Split:
     """Split a file of events; under `given`, `events` holds the training windows. `recorded` are
     the columns of an earlier split of such events. With `spill`, events are sorted within a memory
     budget and lie in files. The split is the same for any number of threads. A part of it may be
-    empty if the events are those of some users (`is_subset`). A SidtoolWarning says that many
-    events repeat others.
+    empty if the events are those of some users (`is_subset`). Where a user's last events are held
+    out, those that `earlier` splits may have learned from are training events; a SidtoolWarning
+    says how many, and another one that many events repeat others.
 
     Raises UsageError, DataError as the readers and the protocols do."""
     options = options or SplitOptions()
@@ -139,10 +146,30 @@ def make_split(
     if options.protocol == "temporal":
         unit = common_unit(interactions.order) or 1
         split = temporal(interactions, options.cuts(unit), table, sessions)
-    elif options.protocol == "last-session" and sessions is not None:
-        split = last_session(interactions, sessions, table)
     else:
-        split = leave_one_out(interactions, table, sessions)
+        split = _without_last(interactions, table, sessions, options.protocol)
+        learned = learned_targets(split, earlier)
+        if learned.any():
+            warnings.warn(
+                f"{learned.sum()} events of {np.count_nonzero(learned)} users that would be held "
+                "out are training events: the earlier split trained on them, or may have",
+                SidtoolWarning,
+                stacklevel=2,
+            )
+            split = _without_last(interactions, table, sessions, options.protocol, learned)
     if not is_subset:
         refuse_empty(split.protocol, split.counts)
     return split
+
+
+def _without_last(
+    interactions: Interactions,
+    table: FieldTable | None,
+    sessions: SessionTable | None,
+    protocol: Protocol,
+    learned: NDArray[np.int64] | None = None,
+) -> Split:
+    """The split that holds out the last targets of each user, or sessions by that protocol."""
+    if protocol == "last-session" and sessions is not None:
+        return last_session(interactions, sessions, table, learned)
+    return leave_one_out(interactions, table, sessions, learned)

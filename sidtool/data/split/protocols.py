@@ -38,12 +38,13 @@ def leave_one_out(
     interactions: Interactions,
     table: FieldTable | None = None,
     sessions: SessionTable | None = None,
+    learned: NDArray[np.int64] | None = None,
 ) -> Split:
     """Split off the last target of each user for test and the one before it for validation.
 
     Users with fewer than MIN_LENGTH targets are trained on and not evaluated. Every event is a
     target, unless `table` says otherwise; it holds the fields of the events. `sessions` are
-    recorded."""
+    recorded. `learned` is (users,): as `learned_targets`, which are training events."""
     logs = _UserLogs(interactions, table, sessions)
     starts, stops = interactions.starts, interactions.stops
     # the targets of each user are at places first:last of all targets
@@ -55,24 +56,44 @@ def leave_one_out(
     valid, test = last[evaluated] - 2, last[evaluated] - 1
     if targets is not None:
         valid, test = targets[valid], targets[test]
-    trained = stops.copy()
-    trained[evaluated] = valid
-    left_out = int((stops[evaluated] - test - 1).sum())
+    trained, is_valid, is_test = _held_out(stops, evaluated, valid, test, learned)
+    left_out = int((stops[evaluated] - test - 1)[is_test].sum())
     users = np.arange(len(starts))
     train = logs.sequences(users, trained)
-    valid_part, test_part = (logs.examples(evaluated, events) for events in (valid, test))
+    valid_part = logs.examples(evaluated[is_valid], valid[is_valid])
+    test_part = logs.examples(evaluated[is_test], test[is_test])
     return logs.split("leave-one-out", train, valid_part, test_part, left_out)
 
 
+def _held_out(
+    stops: NDArray[np.int64],
+    evaluated: NDArray[np.int64],
+    valid: NDArray[np.int64],
+    test: NDArray[np.int64],
+    learned: NDArray[np.int64] | None,
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """(users,): where the training events of each user end, and (evaluated,) whether each evaluated
+    user has a validation and a test example, which begin at the events `valid` and `test`."""
+    n_learned = np.zeros(len(evaluated)) if learned is None else learned[evaluated]
+    is_valid, is_test = n_learned == 0, n_learned < 2
+    trained = stops.copy()
+    trained[evaluated[is_test]] = test[is_test]
+    trained[evaluated[is_valid]] = valid[is_valid]
+    return trained, is_valid, is_test
+
+
 def last_session(
-    interactions: Interactions, sessions: SessionTable, table: FieldTable | None = None
+    interactions: Interactions,
+    sessions: SessionTable,
+    table: FieldTable | None = None,
+    learned: NDArray[np.int64] | None = None,
 ) -> Split:
     """Split off the last session of each user for test and the one before it for validation.
 
     Sessions without a target are not counted; users with fewer than MIN_LENGTH others are trained
     on and not evaluated. All events before the validation session are training events. A history
     ends where the session of its targets begins; the targets of the session are those that `table`
-    marks, all without it."""
+    marks, all without it. `learned` is as in `leave_one_out`."""
     logs = _UserLogs(interactions, table, sessions)
     starts, stops = interactions.starts, interactions.stops
     with_targets = np.unique(np.searchsorted(sessions.starts, logs.targets, side="right") - 1)
@@ -82,16 +103,15 @@ def last_session(
     evaluated = np.flatnonzero(last - np.searchsorted(first_events, starts) >= MIN_LENGTH)
     valid = with_targets[last[evaluated] - 2]
     test = with_targets[last[evaluated] - 1]
-    trained = stops.copy()
-    trained[evaluated] = sessions.starts[valid]
+    firsts = (sessions.starts[valid], sessions.starts[test])
+    trained, is_valid, is_test = _held_out(stops, evaluated, *firsts, learned)
     n_targets = np.searchsorted(logs.targets, sessions.stops) - np.searchsorted(
         logs.targets, sessions.starts
     )
-    left_out = int((stops[evaluated] - sessions.starts[test] - n_targets[test]).sum())
+    left_out = int((stops[evaluated] - sessions.starts[test] - n_targets[test])[is_test].sum())
     train = logs.sequences(np.arange(len(starts)), trained)
-    valid_part, test_part = (
-        logs.session_examples(evaluated, sessions, part) for part in (valid, test)
-    )
+    valid_part = logs.session_examples(evaluated[is_valid], sessions, valid[is_valid])
+    test_part = logs.session_examples(evaluated[is_test], sessions, test[is_test])
     return logs.split("last-session", train, valid_part, test_part, left_out)
 
 

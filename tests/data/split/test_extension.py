@@ -1,6 +1,7 @@
 """A split of grown data extends the earlier split only if nothing that it holds out was trained
 on."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.split.extension import extended
 from sidtool.data.split.files import open_split, read_split, split_events, write_split
 from sidtool.data.split.make import SplitOptions, make_split
+from sidtool.data.split.record import Protocol, SessionRule
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import Example
 from tests.data.split.cases import sequence_of
@@ -73,6 +75,42 @@ def test_a_file_of_new_events_alone_is_warned_of() -> None:
     # that one user's old events were dropped is no reason
     new["bob"] = new["cat"]
     extended(leave_one_out(new), earlier)
+
+
+@pytest.mark.parametrize("protocol", ["leave-one-out", "last-session"])
+@pytest.mark.parametrize(
+    ("old", "new", "parts"),
+    [
+        ("bc", "bcd", ("bc", "", "d")),  # users with two events are trained on
+        ("bc", "bcde", ("bc", "d", "e")),
+        ("bc", "abc", ("abc", "", "")),  # a arrived late
+        ("bcde", "bcd", ("bcd", "", "")),  # e was taken back
+        ("bcde", "bcdef", ("bcd", "e", "f")),
+    ],
+)
+def test_a_learned_event_stays_a_training_event(
+    tmp_path: Path, protocol: Protocol, old: str, new: str, parts: tuple[str, ...]
+) -> None:
+    rule = SessionRule(gap=1.0) if protocol == "last-session" else None
+    options = SplitOptions(protocol, sessions=rule)
+    lines = [
+        "".join(f"u,{item},{'abcdef'.index(item)}00000000\n" for item in items)
+        for items in (old, new)
+    ]
+    paths = write_days(tmp_path, old=lines[0], new=lines[1])
+    earlier = split_events(paths[0], tmp_path / "earlier", options)
+    options = replace(options, extends=(tmp_path / "earlier",))
+    message = f"{2 - len(parts[2])} events of 1 users that would be held out are training events"
+    with nullcontext() if parts[1] else pytest.warns(SidtoolWarning, match=message):
+        split_events(paths[1], tmp_path / "later", options)
+    later = read_split(tmp_path / "later")
+    train = "".join(item for user in later.train if user.user == "u" for item in user.items)
+    valid, test = (
+        "".join(example.item for example in part if example.user == "u")
+        for part in (later.valid, later.test)
+    )
+    assert (train, valid, test) == parts
+    assert later.reference.extends == (earlier.digest,)
 
 
 def test_what_an_earlier_split_lacks_is_not_extended_through_it() -> None:
@@ -297,5 +335,8 @@ def test_an_extension_is_the_same_within_a_memory_budget(tmp_path: Path, kind: s
         out = tmp_path / f"grown-{memory}"
         manifest = split_events(tmp_path / "grown.csv", out, options, memory=memory)
         assert manifest.extends == open_split(out).reference.extends == (digest,)
-        with pytest.raises(CompatibilityError, match="which may be a training event"):
-            split_events(tmp_path / "leaks.csv", tmp_path / "leaks", options, memory=memory)
+        leaks = tmp_path / f"leaks-{memory}"
+        with pytest.warns(SidtoolWarning, match="2 events of 1 users that would be"):
+            manifest = split_events(tmp_path / "leaks.csv", leaks, options, memory=memory)
+        assert (manifest.counts.valid, manifest.counts.test) == (4, 4)
+        assert read_split(leaks).reference.extends == (digest,)
