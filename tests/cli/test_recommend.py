@@ -147,7 +147,7 @@ def test_only_a_compatible_bundle_is_accepted(road: Road) -> None:
     ours, theirs = (Bundle.open(path).identity.codebook[:12] for path in (road.other, road.bundle))
     assert ours in message
     assert theirs in message
-    assert "hint: train a model for this bundle" in message
+    assert "hint: sidtool refresh brings the model to this bundle" in message
     refused(3, "evaluate", road.tuned, road.split, "--bundle", road.other)
     assert "sidtool extend-model" in refused(3, "recommend", road.base, "--history", "b001")
 

@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import CompatibilityError
 from sidtool.memory import ItemContent, KnnSettings, Memory, build_memory
 from sidtool.memory.mixture import ItemDistribution, MemoryIndex
 from sidtool.memory.mixture import index as module
+from sidtool.tokenizer import align
 from tests.bundles import small_bundle
 from tests.memory.cases import random_histories, slow_scores, small_memory, split_of
 
@@ -49,6 +51,13 @@ def test_distributions_match_loops(histories: list[list[int]], power: float, den
         np.testing.assert_allclose(np.exp(result.log_probs), probabilities, rtol=1e-6)
         np.testing.assert_array_equal(alone.positions, result.positions)
         np.testing.assert_array_equal(alone.log_probs, result.log_probs)
+
+
+def test_a_retrained_bundle_without_an_item_of_the_memory_is_refused() -> None:
+    retrained = align(small_bundle(39, seed=1), BUNDLE)
+    with pytest.raises(CompatibilityError, match="lacks 1 of the 40 items of the memory") as caught:
+        MemoryIndex.of(MEMORY, retrained)
+    assert caught.value.hint == "build the memory with this bundle: sidtool build-memory"
 
 
 @given(

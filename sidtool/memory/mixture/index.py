@@ -59,10 +59,12 @@ class MemoryIndex:
         rows = ItemRows(np.arange(n))
         if memory.manifest.bundle.digest != bundle.identity.digest:
             rows = bundle.items.rows(list(memory.ids))
-            if len(np.unique(rows[rows >= 0])) != n:
+            n_lacking = n - len(np.unique(rows[rows >= 0]))
+            if n_lacking:
                 raise CompatibilityError(
-                    "the memory has other items than the earlier version of bundle "
-                    f"{bundle.manifest.name!r} that it was built for"
+                    f"bundle {bundle.manifest.name!r} lacks {n_lacking} of the {n} items of the "
+                    "memory, which was built for an earlier version of it",
+                    hint="build the memory with this bundle: sidtool build-memory",
                 )
         recency = memory.manifest.settings.recency
         index = cls.of_neighbors(memory.neighbors, memory.events, recency, bundle, rows)

@@ -96,7 +96,8 @@ def check_bundle(model_bundle: Bundle, bundle: Bundle) -> Verdict:
     raise CompatibilityError(
         f"bundle {name!r} has codebook {codebook[:12]}, the model was made for codebook "
         f"{model_codebook[:12]} ({changed})",
-        hint="train a model for this bundle, or use the bundle that the model was made for",
+        hint="sidtool refresh brings the model to this bundle; the one that it was made for is in "
+        "its folder, sid.zarr",
     )
 
 
