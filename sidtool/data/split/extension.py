@@ -30,7 +30,8 @@ def extended(split: Split, earlier: Split) -> Split:
     `earlier`, or one that it holds out for test a training or validation event there. Cuts in time
     can rule that out; otherwise positions may differ, because events can be added anywhere, and
     `_learned` says which events may be the same. That `split` lacks training events of most users
-    of `earlier` is a SidtoolWarning: a file of the new events alone was probably split.
+    of `earlier` is a SidtoolWarning: a file of the new events alone was probably split. So is that
+    it lacks any, since later splits then have to extend those before `earlier` themselves.
     """
     reference = earlier.reference
     cuts = reference.comparable_cuts(split.reference)
@@ -191,23 +192,27 @@ def _matched(sought: Sequence[ItemEvent], events: Sequence[ItemEvent]) -> list[i
 
 def _drops_events(split: Split, earlier: Split) -> bool:
     """Whether `split` lacks training events of `earlier`, or events that this one trains or
-    validates on. Warns if it lacks training events of most users."""
+    validates on; a SidtoolWarning says so."""
     timed = _are_timed(split, earlier)
     trained = _EventRows.of([earlier.train], split, timed=timed)
     n_users = len(np.unique(trained.users))
     n_lost_train = len(trained.users_that_lack(_EventRows.of([split.train], timed=timed)))
-    if 2 * n_lost_train > n_users:
-        warnings.warn(
-            f"training events of {n_lost_train} of the {n_users} users of the earlier split are "
-            "missing: a split is made from all events, old and new",
-            SidtoolWarning,
-            stacklevel=3,
-        )
     both = _EventRows.of([earlier.train, earlier.valid], split, timed=timed)
-    if n_lost_train or not np.isin(both.users, trained.users).all():
-        return True
+    is_validated_only = not np.isin(both.users, trained.users).all()
     now = _EventRows.of([split.train, split.valid], timed=timed)
-    return len(both.users_that_lack(now)) > 0
+    if not n_lost_train and not is_validated_only and not len(both.users_that_lack(now)):
+        return False
+    message = (
+        f"events that split {earlier.reference} learned from are missing: a later split that is to "
+        "extend it, or what it extends, has to name each by --extends"
+    )
+    if 2 * n_lost_train > n_users:
+        message = (
+            f"training events of {n_lost_train} of the {n_users} users of the earlier split are "
+            "missing: a split is made from all events, old and new"
+        )
+    warnings.warn(message, SidtoolWarning, stacklevel=3)
+    return True
 
 
 @dataclass(frozen=True, eq=False)

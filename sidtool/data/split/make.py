@@ -150,13 +150,16 @@ def make_split(
         split = _without_last(interactions, table, sessions, options.protocol)
         learned = learned_targets(split, earlier)
         if learned.any():
-            warnings.warn(
-                f"{learned.sum()} events of {np.count_nonzero(learned)} users that would be held "
-                "out are training events: the earlier split trained on them, or may have",
-                SidtoolWarning,
-                stacklevel=2,
-            )
-            split = _without_last(interactions, table, sessions, options.protocol, learned)
+            without = _without_last(interactions, table, sessions, options.protocol, learned)
+            # where nothing else is left to hold out, `extended` refuses the split
+            if without.valid and without.test:
+                split = without
+                warnings.warn(
+                    f"{learned.sum()} events of {np.count_nonzero(learned)} users that would be "
+                    "held out are training events: the earlier split trained on them, or may have",
+                    SidtoolWarning,
+                    stacklevel=2,
+                )
     if not is_subset:
         refuse_empty(split.protocol, split.counts)
     return split

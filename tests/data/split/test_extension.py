@@ -22,6 +22,7 @@ from tests.data.split.cases import sequence_of
 from tests.data.split.lines import write_lines
 
 Sequences = dict[str, list[str]]
+DROPS_EVENTS = pytest.mark.filterwarnings("ignore:events that split .* learned from are missing")
 
 
 def leave_one_out(users: Sequences) -> Split:
@@ -72,9 +73,9 @@ def test_a_file_of_new_events_alone_is_warned_of() -> None:
     message = "training events of 2 of the 3 users of the earlier split are missing"
     with pytest.warns(SidtoolWarning, match=message):
         extended(leave_one_out(new), earlier)
-    # that one user's old events were dropped is no reason
-    new["bob"] = new["cat"]
-    extended(leave_one_out(new), earlier)
+    new["bob"] = new["cat"]  # one user's old events were dropped
+    with pytest.warns(SidtoolWarning, match=f"events that split {earlier.reference.digest[:12]}"):
+        extended(leave_one_out(new), earlier)
 
 
 @pytest.mark.parametrize("protocol", ["leave-one-out", "last-session"])
@@ -113,6 +114,18 @@ def test_a_learned_event_stays_a_training_event(
     assert later.reference.extends == (earlier.digest,)
 
 
+def test_a_file_of_which_the_last_events_were_lost_is_refused(tmp_path: Path) -> None:
+    """Of every user all is learned, so nothing would be left to hold out."""
+    whole, torn = (tmp_path / f"{name}.csv" for name in ("whole", "torn"))
+    for path, count in ((whole, 8), (torn, 5)):
+        rows = (f"{user},i{at},{at}\n" for user in "uv" for at in range(count))
+        path.write_text(f"user_id,item_id,timestamp\n{''.join(rows)}", encoding="utf-8")
+    options = SplitOptions(extends=(whole,))
+    with pytest.raises(CompatibilityError, match="may be a training event of the earlier split"):
+        split_events(torn, tmp_path / "torn", options)
+
+
+@DROPS_EVENTS
 def test_what_an_earlier_split_lacks_is_not_extended_through_it() -> None:
     """Weekly splits of windows of time: the third may hold out what only the first trained on."""
     others = {user: ["a", "b", "c", "d"] for user in ("bob", "cat", "dan")}
@@ -127,6 +140,7 @@ def test_what_an_earlier_split_lacks_is_not_extended_through_it() -> None:
         extended(leave_one_out({**others, "ann": list("abcdef")}), first)
 
 
+@DROPS_EVENTS
 def test_a_split_may_extend_several() -> None:
     """Each is checked, so a chain that has dropped events can be joined again."""
     others = {user: ["a", "b", "c", "d"] for user in ("bob", "cat", "dan")}
@@ -140,6 +154,7 @@ def test_a_split_may_extend_several() -> None:
     assert joined.extends == (first.reference.digest, second.reference.digest)
 
 
+@DROPS_EVENTS
 def test_validation_events_that_are_missing_are_dropped_events() -> None:
     first = leave_one_out({"ann": ["a", "b", "c", "d"], "bob": ["a", "b", "c"]})
     complete = extended(leave_one_out({"ann": ["a", "b", "c", "e"], "bob": ["a", "b", "c"]}), first)
@@ -148,6 +163,7 @@ def test_validation_events_that_are_missing_are_dropped_events() -> None:
     assert lacking.origin.drops_events
 
 
+@DROPS_EVENTS
 def test_dropped_events_are_recorded_in_the_folder(tmp_path: Path) -> None:
     first = leave_one_out({user: ["a", "b", "c", "d"] for user in ("ann", "bob", "cat")})
     second = extended(leave_one_out({user: ["a", "b", "c", "d"] for user in ("ann", "bob")}), first)
@@ -266,6 +282,7 @@ def test_an_event_behind_the_last_target_is_in_no_part_and_may_be_learned(tmp_pa
         extended(later, earlier)
 
 
+@DROPS_EVENTS
 def test_a_repeat_does_not_stand_for_an_event_that_was_dropped(tmp_path: Path) -> None:
     """The second split has an `a` of another day in place of that of day 3; the third has both."""
     learned = "u,a,0\nu,a,300000000\n"

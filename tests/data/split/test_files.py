@@ -3,6 +3,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,9 @@ def test_the_refusal_names_both_splits() -> None:
     message = r"bundle b .* 111111111111 \(leave-one-out\), events.csv .* 222222222222 \(given\)"
     with pytest.raises(CompatibilityError, match=message):
         check_split("bundle b", one, "events.csv", two)
+    with pytest.raises(CompatibilityError) as caught:
+        check_split("bundle b", one, "events.csv", replace(two, extends=("3" * 64,)))
+    assert str(caught.value.shell_hint).endswith(f"one more --extends, which names split {one}")
 
 
 @pytest.mark.parametrize(
