@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -302,12 +301,13 @@ def _is_within(file: object, path: Path) -> bool:
 
 @contextmanager
 def folder_beside(out: Path) -> Iterator[Path]:
-    """A temporary folder beside an output, which is removed afterwards. Raises DataError if it
-    cannot be made."""
+    """A folder beside an output, which is removed afterwards, or by the next call where this one
+    was killed. Raises UsageError if another process has it, DataError if it cannot be made."""
     place = next(folder for folder in out.absolute().parents if folder.is_dir())
-    try:
-        temporary = TemporaryDirectory(prefix=f"{out.name}.", dir=place)
-    except OSError as error:
-        raise DataError(f"{place} cannot be written: {error.strerror}") from error
-    with temporary as folder:
-        yield Path(folder)
+    with locked(place / f"{out.name}.files") as folder:
+        remove(folder)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            remove(folder)

@@ -18,6 +18,7 @@ from sidtool.base import output, output_lock
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.base.output import (
     cache_array,
+    folder_beside,
     locked,
     new_dir,
     new_file,
@@ -167,6 +168,22 @@ def write_both(partial: Path, out: Path) -> None:
     """Write an output and, as another program, the path where it will be."""
     (partial / "a" if partial.is_dir() else partial).write_text("mine")
     out.write_text("another program's")
+
+
+def test_a_folder_beside_an_output_of_a_killed_run_is_removed_by_the_next(tmp_path: Path) -> None:
+    out = tmp_path / "memory.zarr"
+    child = os.fork()
+    if child == 0:
+        with folder_beside(out) as folder:
+            (folder / "pairs").touch()
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert list(tmp_path.rglob("pairs"))
+    with folder_beside(out) as folder:
+        assert list(folder.iterdir()) == []
+        with pytest.raises(UsageError, match="is being written by"), folder_beside(out):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
