@@ -115,7 +115,7 @@ def make_split(
     budget and lie in files. The split is the same for any number of threads. A part of it may be
     empty if the events are those of some users (`is_subset`). Where a user's last events are held
     out, those that `earlier` splits may have learned from are training events; a SidtoolWarning
-    says how many, and another one that many events repeat others.
+    counts their users, and another one says that many events repeat others.
 
     Raises UsageError, DataError as the readers and the protocols do."""
     options = options or SplitOptions()
@@ -155,8 +155,9 @@ def make_split(
             if without.valid and without.test:
                 split = without
                 warnings.warn(
-                    f"{learned.sum()} events of {np.count_nonzero(learned)} users that would be "
-                    "held out are training events: the earlier split trained on them, or may have",
+                    f"{np.count_nonzero(learned)} users have no validation target, and "
+                    f"{np.count_nonzero(learned > 1)} of them no test target: the earlier split "
+                    "may have trained on what would be held out",
                     SidtoolWarning,
                     stacklevel=2,
                 )

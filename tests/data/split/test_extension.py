@@ -101,7 +101,7 @@ def test_a_learned_event_stays_a_training_event(
     paths = write_days(tmp_path, old=lines[0], new=lines[1])
     earlier = split_events(paths[0], tmp_path / "earlier", options)
     options = replace(options, extends=(tmp_path / "earlier",))
-    message = f"{2 - len(parts[2])} events of 1 users that would be held out are training events"
+    message = f"1 users have no validation target, and {1 - len(parts[2])} of them no test target"
     with nullcontext() if parts[1] else pytest.warns(SidtoolWarning, match=message):
         split_events(paths[1], tmp_path / "later", options)
     later = read_split(tmp_path / "later")
@@ -353,7 +353,7 @@ def test_an_extension_is_the_same_within_a_memory_budget(tmp_path: Path, kind: s
         manifest = split_events(tmp_path / "grown.csv", out, options, memory=memory)
         assert manifest.extends == open_split(out).reference.extends == (digest,)
         leaks = tmp_path / f"leaks-{memory}"
-        with pytest.warns(SidtoolWarning, match="2 events of 1 users that would be"):
+        with pytest.warns(SidtoolWarning, match="1 users have no validation target, and 1 of"):
             manifest = split_events(tmp_path / "leaks.csv", leaks, options, memory=memory)
         assert (manifest.counts.valid, manifest.counts.test) == (4, 4)
         assert read_split(leaks).reference.extends == (digest,)
