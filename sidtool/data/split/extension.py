@@ -74,11 +74,8 @@ def learned_targets(split: Split, earlier: Sequence[Split]) -> NDArray[np.int64]
 def _seen(split: Split, earlier: Split) -> Iterator[tuple[int, ItemEvent, str, int]]:
     """The code of each user of whom `split` may hold out what `earlier` has seen, each such event,
     the parts of `earlier` that may have it, and 2 if it is held out for test, else 1."""
-    targets = _EventRows.of([split.valid, split.test])
-    seen_before = _EventRows.of([earlier.train, earlier.valid], split)
-    codes = _EventRows.concatenated([targets, seen_before]).codes
-    n_targets = len(targets.users)
-    repeated = np.unique(targets.users[np.isin(codes[:n_targets], codes[n_targets:])])
+    learners = ((split.valid, [earlier.train]), (split.test, [earlier.train, earlier.valid]))
+    repeated = np.unique(np.concatenate([_repeated(split, *pair) for pair in learners]))
     users = split.valid.store.users[repeated].tolist()
     in_order = split.windows is None and earlier.windows is None
     in_order &= split.reference.order == earlier.reference.order
@@ -96,6 +93,16 @@ def _seen(split: Split, earlier: Split) -> Iterator[tuple[int, ItemEvent, str, i
             seen = _learned(old.events, learned, log.events, held_out, in_order, shows_all)
             if seen is not None:
                 yield code, seen, parts, n_last
+
+
+def _repeated(
+    split: Split, held_out: PackedExamples, seen: Sequence[PackedSequences | PackedExamples]
+) -> NDArray[np.int64]:
+    """The users of `held_out` targets whose items they have in parts of an earlier split."""
+    targets = _EventRows.of([held_out])
+    codes = _EventRows.concatenated([targets, _EventRows.of(seen, split)]).codes
+    n_targets = len(targets.users)
+    return targets.users[np.isin(codes[:n_targets], codes[n_targets:])]
 
 
 def _are_timed(split: Split, earlier: Split) -> bool:
