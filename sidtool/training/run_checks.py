@@ -68,13 +68,7 @@ def plan_training(
     if options.stage != "full":
         _ = contract.added_ids  # raises if other tokens are between them
     lineage.check_bundle(bundle, location)
-    shown = lineage.field_tokens
-    if shown and dict(shown) != dict(contract.field_tokens):
-        raise CompatibilityError(
-            f"{location} shows tokens of {', '.join(shown)} as another model has them than the "
-            f"one to train, which has {', '.join(contract.field_tokens) or 'none'}",
-            hint="make-sft --model with the model that is to be trained",
-        )
+    _check_field_tokens(lineage, contract, location)
     models = [folder for folder in teacher_dirs if folder not in memories]
     by_name = {f"model {folder}": read_contract(folder) for folder in models}
     learned_from = further_splits(bundle, by_name.values())
@@ -107,6 +101,17 @@ def plan_training(
     for folder, memory in memories.items():
         _check_memory(f"memory {folder}", memory, run)
     return run
+
+
+def _check_field_tokens(lineage: Lineage, contract: Contract, location: str | Path) -> None:
+    """Raise CompatibilityError if the examples show tokens of fields that the model has not."""
+    shown = lineage.field_tokens
+    if shown and dict(shown) != dict(contract.field_tokens):
+        raise CompatibilityError(
+            f"{location} shows tokens of {', '.join(shown)} as another model has them than the "
+            f"one to train, which has {', '.join(contract.field_tokens) or 'none'}",
+            hint="make-sft --model with the model that is to be trained",
+        )
 
 
 def _item_fields(lineage: Lineage, contract: Contract, options: TrainOptions) -> ItemFields:
