@@ -205,9 +205,8 @@ def _drops_events(split: Split, earlier: Split) -> bool:
     n_users = len(np.unique(trained.users))
     n_lost_train = len(trained.users_that_lack(_EventRows.of([split.train], timed=timed)))
     both = _EventRows.of([earlier.train, earlier.valid], split, timed=timed)
-    is_validated_only = not np.isin(both.users, trained.users).all()
     now = _EventRows.of([split.train, split.valid], timed=timed)
-    if not n_lost_train and not is_validated_only and not len(both.users_that_lack(now)):
+    if not n_lost_train and not len(both.users_that_lack(now)):
         return False
     message = (
         f"events that split {earlier.reference} learned from are missing: a later split that is to "

@@ -323,8 +323,9 @@ def test_times_of_two_columns_are_not_compared(tmp_path: Path, times: bool) -> N
 
 def test_cuts_in_time_show_that_a_repeated_item_was_not_seen(tmp_path: Path) -> None:
     """A week later, with two weeks of validation: validation overlaps, and the user's only item of
-    the earlier split is held out again."""
+    the earlier split is held out again. Another user is new in the earlier validation."""
     lines = [f"u,i{day},{day}" for day in range(1, 40)] + ["v,a,1", "v,b,21", "v,a,31"]
+    lines += ["w,c,12", "w,d,13"]
     path = tmp_path / "events.csv"
     path.write_text("user_id,item_id,timestamp\n" + "\n".join(lines))
     earlier, later, back = (
@@ -332,7 +333,9 @@ def test_cuts_in_time_show_that_a_repeated_item_was_not_seen(tmp_path: Path) -> 
         for start in (10, 17, 9)
     )
     assert not earlier.reference.excludes_held_out(later.reference)
-    assert earlier.reference.excludes_held_out(extended(later, earlier).reference)
+    grown = extended(later, earlier)
+    assert earlier.reference.excludes_held_out(grown.reference)
+    assert not grown.origin.drops_events
     with pytest.raises(CompatibilityError, match="which may be a training event"):
         extended(back, earlier)
 
