@@ -145,7 +145,7 @@ def check_split(
     if made_from is None or split is None or made_from.excludes_held_out(split):
         return
     hint = "make both from one split, or the later one with `sidtool split --extends`"
-    if split.extends:
+    if split.extends and split.digest not in made_from.extends:
         hint = f"make split {split} again with one more --extends, which names split {made_from}"
     raise CompatibilityError(
         f"{made} was made from split {made_from}, {used} is of split {split}: it may have learned "

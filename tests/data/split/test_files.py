@@ -241,6 +241,10 @@ def test_the_refusal_names_both_splits() -> None:
     with pytest.raises(CompatibilityError) as caught:
         check_split("bundle b", one, "events.csv", replace(two, extends=("3" * 64,)))
     assert str(caught.value.shell_hint).endswith(f"one more --extends, which names split {one}")
+    later = replace(one, extends=("2" * 64, "3" * 64))
+    with pytest.raises(CompatibilityError) as caught:
+        check_split("bundle b", later, "events.csv", replace(two, extends=("3" * 64,)))
+    assert str(caught.value.shell_hint).startswith("make both from one split")
 
 
 @pytest.mark.parametrize(
