@@ -65,6 +65,15 @@ class TrieArrays:
             leaves = np.add.reduceat(leaves, pointers[:-1])
         return torch.from_numpy(paths).to(self.children[0].device)
 
+    @cached_property
+    def _keys(self) -> list[torch.Tensor]:
+        """Per level (n_l,) int64: the parent and the code of each node as one number, ascending."""
+        keys = []
+        for size, codes, children in zip(self.sizes, self.codes, self.children, strict=True):
+            parents = torch.arange(len(children) - 1, device=codes.device)
+            keys.append(parents.repeat_interleave(children.diff()) * size + codes)
+        return keys
+
     def candidates(
         self, level: int, nodes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -84,10 +93,12 @@ class TrieArrays:
         self, level: int, nodes: torch.Tensor, codes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The child by its code of each of (n,) prefixes, and whether there is one."""
-        children, child_codes, valid = self.candidates(level, nodes.unsqueeze(0))
-        matches = (valid & (child_codes == codes.view(1, -1, 1)))[0]  # (n, fan-out)
-        position = matches.int().argmax(-1, keepdim=True)
-        return children[0].gather(1, position).squeeze(1), matches.any(-1)
+        keys = self._keys[level]
+        wanted = nodes * self.sizes[level] + codes
+        places = torch.searchsorted(keys, wanted).clamp_max(len(keys) - 1)
+        # a code that the level lacks may make the key of another prefix
+        exists = (keys[places] == wanted) & (self.codes[level][places] == codes)
+        return torch.where(exists, places, self.children[level][nodes].long()), exists
 
     def descend(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The node of each of (n, depth) prefixes, and whether there is one; depth 0 is the root,

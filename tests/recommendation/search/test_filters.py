@@ -93,3 +93,18 @@ def test_requests_share_an_allow_list() -> None:
     filters = [LeafFilter.of(trie, allowed, np.array([row])) for row in range(3)]
     arrays = trie_arrays(trie, torch.device("cpu"))
     assert len(FilterArrays(filters, arrays, torch.device("cpu")).allowed_keys) == 20
+
+
+@settings(deadline=None)
+@given(tries(), st.integers(0, 2), st.integers(-9, 9))
+def test_a_child_is_found_by_its_code_whatever_the_level_lacks(
+    trie: Trie, level: int, code: int
+) -> None:
+    children, codes = trie.children[level], trie.codes[level]
+    nodes, exist = trie_arrays(trie, torch.device("cpu")).child(
+        level, torch.arange(len(children) - 1), torch.full((len(children) - 1,), code)
+    )
+    for parent, (node, exists) in enumerate(zip(nodes.tolist(), exist.tolist(), strict=True)):
+        below = codes[children[parent] : children[parent + 1]].tolist()
+        assert exists == (code in below)
+        assert node == children[parent] + (below.index(code) if exists else 0)
