@@ -106,10 +106,10 @@ def _resampled_means(
         example_rows = np.flatnonzero(weights)
         members, member_indexes = np.unique(user_indexes[example_rows], return_inverse=True)
         # (members, metrics + 1): weighted sums of each metric, and last of the weights
-        sums = np.zeros((len(members), values.shape[1] + 1))
+        member_sums = np.zeros((len(members), values.shape[1] + 1))
         with_ones = np.column_stack([values[example_rows], np.ones(len(example_rows))])
-        np.add.at(sums, member_indexes, with_ones * weights[example_rows, None])
-        totals.append((members, sums))
+        np.add.at(member_sums, member_indexes, with_ones * weights[example_rows, None])
+        totals.append((members, member_sums))
     n_users = int(user_indexes.max()) + 1
     rng = np.random.default_rng(seed)
     chunk = min(max(1, CHUNK // n_users), RESAMPLES)
@@ -120,7 +120,9 @@ def _resampled_means(
         times_drawn = times_drawn[: len(drawn)]
         for row, users_of_row in enumerate(drawn):
             times_drawn[row] = np.bincount(users_of_row, minlength=n_users)
-        sums = np.stack([times_drawn[:, members] @ sums for members, sums in totals], axis=1)
+        sums = np.stack(
+            [times_drawn[:, members] @ member_sums for members, member_sums in totals], axis=1
+        )
         with np.errstate(invalid="ignore"):
             # the mean over examples: a user with more examples weighs more
             means.append(sums[..., :-1] / sums[..., -1:])
