@@ -151,6 +151,7 @@ def find_version(reference: str) -> tuple[Storage, VersionRecord]:
         return registry, record
     available = [*list_versions(registry), *pointer.tags]
     if not available and is_hub_repository(base):
+        download(base, allow=[POINTER])  # raises where the hub has no such repository
         raise DataError(
             f"{base} has commits of the hub, not versions",
             hint="`hf download` copies its files, and `push --tag` sets a tag",

@@ -277,6 +277,8 @@ def test_the_commands_know_repositories(server: FakeHub, tmp_path: Path) -> None
     for words in (("pull", "hf://org/shop", "-o", tmp_path), ("tag", "hf://org/shop@v1", "b")):
         assert "hf://org/shop has commits of the hub, not versions" in refused(1, *words)
     assert "hint: SIDTOOL_SIGNED_BY" in refused(2, "policy", "hf://org/shop", "--allow-unsigned")
+    missing = refused(1, "pull", "hf://org/none", "-o", tmp_path)
+    assert "'hf://org/none' cannot be downloaded from the hub" in missing
 
 
 def test_a_registry_on_the_hub_stays_one(server: FakeHub, tmp_path: Path) -> None:
