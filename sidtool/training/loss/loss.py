@@ -38,8 +38,8 @@ class Loss:
     """Cross-entropy with a softmax over part of the vocabulary.
 
     Over the trie, a target competes with the codes that continue its prefix to an item: a step with
-    one such code costs nothing, and the product over the levels is a distribution over items. A SID
-    that no item has (of a retired item in a history) is not a target then."""
+    one such code costs nothing, and the product over the levels is a distribution over items. A
+    code that leads to no item (of a retired item in a history) is no target: see `countable`."""
 
     over: SoftmaxOver
     tokens: SidTokens
