@@ -69,12 +69,12 @@ class Loss:
     def countable(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A batch on the CPU, of whose targets those are left that count: over the trie, those that
         continue their prefix to an item."""
-        countable = dict(batch)
+        counted = dict(batch)
         if self.trie is None:
-            return countable
+            return counted
         targets = Targets.pop(dict(batch), self.tokens.space.levels)
         ids = torch.cat([targets.preceding, targets.ids[:, None]], dim=1)  # (n, levels)
-        countable |= {name: batch[name].clone() for name in ("labels", "weights")}
+        counted |= {name: batch[name].clone() for name in ("labels", "weights")}
         width = batch.get("decoder_input_ids", batch["input_ids"]).shape[1]
         columns, arrays = token_columns(self.tokens, "cpu"), trie_arrays(self.trie, "cpu")
         for level, (indexes, _) in enumerate(self.parts(targets.ids)):
@@ -83,9 +83,9 @@ class Loss:
             exists &= (levels == torch.arange(level + 1)).all(-1)
             before = targets.positions[indexes[~exists]]
             dropped = before // width, before % width + 1
-            countable["labels"][dropped] = IGNORED
-            countable["weights"][dropped] = 0
-        return countable
+            counted["labels"][dropped] = IGNORED
+            counted["weights"][dropped] = 0
+        return counted
 
     def total(
         self,
