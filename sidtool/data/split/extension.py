@@ -65,8 +65,8 @@ def learned_targets(split: Split, earlier: Sequence[Split]) -> NDArray[np.int64]
     an `earlier` split, else 1 where one that is held out for validation may be a training event, 0
     elsewhere."""
     learned = np.zeros(len(split.valid.store.users), dtype=np.int64)
-    for one in earlier:
-        for code, _, _, n_last in _seen(split, one):
+    for earlier_split in earlier:
+        for code, _, _, n_last in _seen(split, earlier_split):
             learned[code] = max(learned[code], n_last)
     return learned
 

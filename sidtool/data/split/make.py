@@ -3,10 +3,10 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.base.options import check_options, given_flags, group, option
@@ -147,20 +147,7 @@ def make_split(
         unit = common_unit(interactions.order) or 1
         split = temporal(interactions, options.cuts(unit), table, sessions)
     else:
-        split = _without_last(interactions, table, sessions, options.protocol)
-        learned = learned_targets(split, earlier)
-        if learned.any():
-            without = _without_last(interactions, table, sessions, options.protocol, learned)
-            # where nothing else is left to hold out, `extended` refuses the split
-            if without.valid and without.test:
-                split = without
-                warnings.warn(
-                    f"{np.count_nonzero(learned)} users have no validation target, and "
-                    f"{np.count_nonzero(learned > 1)} of them no test target: the earlier split "
-                    "may have trained on what would be held out",
-                    SidtoolWarning,
-                    stacklevel=2,
-                )
+        split = _without_last(interactions, table, sessions, options.protocol, earlier)
     if not is_subset:
         refuse_empty(split.protocol, split.counts)
     return split
@@ -171,9 +158,25 @@ def _without_last(
     table: FieldTable | None,
     sessions: SessionTable | None,
     protocol: Protocol,
-    learned: NDArray[np.int64] | None = None,
+    earlier: Sequence[Split],
 ) -> Split:
-    """The split that holds out the last targets of each user, or sessions by that protocol."""
+    """The split that holds out the last targets of each user, or sessions by that protocol, but for
+    those that `earlier` splits may have learned from; a SidtoolWarning counts their users."""
+    hold_out = partial(leave_one_out, interactions, table, sessions)
     if protocol == "last-session" and sessions is not None:
-        return last_session(interactions, sessions, table, learned)
-    return leave_one_out(interactions, table, sessions, learned)
+        hold_out = partial(last_session, interactions, sessions, table)
+    split = hold_out()
+    learned = learned_targets(split, earlier)
+    if not learned.any():
+        return split
+    extending = hold_out(learned=learned)
+    if not (extending.valid and extending.test):
+        return split  # `extended` refuses it: nothing else is left to hold out
+    warnings.warn(
+        f"{np.count_nonzero(learned)} users have no validation target, and "
+        f"{np.count_nonzero(learned > 1)} of them no test target: the earlier split "
+        "may have trained on what would be held out",
+        SidtoolWarning,
+        stacklevel=3,
+    )
+    return extending

@@ -193,7 +193,9 @@ histories = st.lists(st.sampled_from("abcd"), min_size=3, max_size=7)
 def test_a_grown_history_always_extends_its_beginning(users: list[tuple[list[str], int]]) -> None:
     later = {f"u{number}": items for number, (items, _) in enumerate(users)}
     earlier = {f"u{number}": items[:length] for number, (items, length) in enumerate(users)}
-    extended(leave_one_out(later), leave_one_out(earlier))
+    beginning = leave_one_out(earlier)
+    origin = extended(leave_one_out(later), beginning).origin
+    assert origin.extends == (beginning.reference.digest,)
 
 
 def write_days(folder: Path, **lines: str) -> list[Path]:
