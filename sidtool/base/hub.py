@@ -270,7 +270,8 @@ def upload(
         if "sid.json" in files.keys() - stored:  # a model would hide or replace what is in a folder
             groups = [name for name in stored if re.fullmatch(r"[^/]+/zarr\.json", name)]
             others |= dict.fromkeys(groups, "a bundle or memory")
-        for name, other in others.items():
+        if others:
+            name, other = next(iter(others.items()))
             raise RefusedError(
                 f"{url} is {other}: it has {name}", hint="push to another repository"
             )

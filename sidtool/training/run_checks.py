@@ -105,10 +105,10 @@ def plan_training(
 
 def _check_field_tokens(lineage: Lineage, contract: Contract, location: str | Path) -> None:
     """Raise CompatibilityError if the examples show tokens of fields that the model has not."""
-    shown = lineage.field_tokens
-    if shown and dict(shown) != dict(contract.field_tokens):
+    fields = lineage.field_tokens
+    if fields and dict(fields) != dict(contract.field_tokens):
         raise CompatibilityError(
-            f"{location} shows tokens of {', '.join(shown)} as another model has them than the "
+            f"{location} shows tokens of {', '.join(fields)} as another model has them than the "
             f"one to train, which has {', '.join(contract.field_tokens) or 'none'}",
             hint="make-sft --model with the model that is to be trained",
         )

@@ -94,10 +94,10 @@ class TrieArrays:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The child by its code of each of (n,) prefixes, and whether there is one."""
         keys = self._keys[level]
-        wanted = nodes * self.sizes[level] + codes
-        places = torch.searchsorted(keys, wanted).clamp_max(len(keys) - 1)
+        child_keys = nodes * self.sizes[level] + codes
+        places = torch.searchsorted(keys, child_keys).clamp_max(len(keys) - 1)
         # a code that the level lacks may make the key of another prefix
-        exists = (keys[places] == wanted) & (self.codes[level][places] == codes)
+        exists = (keys[places] == child_keys) & (self.codes[level][places] == codes)
         return torch.where(exists, places, self.children[level][nodes].long()), exists
 
     def descend(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
