@@ -43,6 +43,24 @@ def test_help_loads_nothing_heavy() -> None:
     assert loaded_by(program) == set()
 
 
+def test_without_locks_of_files_sidtool_reads_and_does_not_write(tmp_path: Path) -> None:
+    """Windows lacks these modules and functions."""
+    program = (
+        "import os, sys; sys.modules |= dict.fromkeys(('fcntl', 'resource')); "
+        "del os.O_NOFOLLOW, os.O_NONBLOCK, os.set_blocking, os.sched_getaffinity; import sidtool; "
+        "bundle = sys.argv[1]; assert len(sidtool.open_bundle(bundle)); "
+        "assert sidtool.verify(bundle) == []; sys.argv = ['sidtool', 'split', *sys.argv[2:]]; "
+        "from sidtool.__main__ import main; main()"
+    )
+    bundle, events = Path(__file__).parent / "golden/bundle.zarr.zip", tmp_path / "events.csv"
+    events.write_text("user_id,item_id,timestamp\n" + "".join(f"u,{n},{n}\n" for n in range(5)))
+    command = [sys.executable, "-c", program, bundle, events, "-o", tmp_path / "split"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: sidtool writes on Linux and macOS only")
+    assert list(tmp_path.iterdir()) == [events]
+
+
 def test_exported_names_are_functions_and_classes() -> None:
     """tests/cli/test_pages.py has their list, that of docs/api.md."""
     assert all(callable(getattr(sidtool, name)) for name in set(sidtool.__all__) - {"__version__"})

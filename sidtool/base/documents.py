@@ -67,8 +67,10 @@ def read_document(path: Path, most: int = MAX_BYTES) -> bytes:
     is_named = path.is_fifo() and path.resolve().exists()
     wait = os.O_NONBLOCK if is_named else 0
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | wait)) as stream:
-        is_ready = not is_named or bool(select.select([stream], [], [], PIPE_SECONDS)[0])
-        os.set_blocking(stream.fileno(), True)
+        is_ready = True
+        if is_named:
+            is_ready = bool(select.select([stream], [], [], PIPE_SECONDS)[0])
+            os.set_blocking(stream.fileno(), True)
         content = stream.read(most + 1)
     if not (content or is_ready):
         raise OSError(errno.EPIPE, "nothing writes to this pipe", str(path))

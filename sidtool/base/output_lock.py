@@ -4,7 +4,6 @@ The lock of an output NAME is on the sibling file `NAME.partial.lock`, which say
 is a lock of flock(2), which the kernel releases when its process ends, however it ends."""
 
 import errno
-import fcntl
 import os
 import shlex
 import socket
@@ -16,10 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sidtool.base.errors import SidtoolWarning, UsageError
+from sidtool.base.extras import file_locks
 
 MAX_HOLDER_BYTES = 500
 _NOT_SUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
 
 
 @contextmanager
@@ -45,8 +44,9 @@ def hold_lock(path: Path) -> Iterator[None]:
 
 def _locked_file(lock: Path, path: Path) -> int:
     """The descriptor of the lock file, locked."""
+    fcntl = file_locks()
     while True:
-        descriptor = os.open(lock, _OPEN_FLAGS, 0o666)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

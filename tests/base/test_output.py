@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from sidtool.base import output, output_lock
+from sidtool.base import output
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.base.output import (
     cache_array,
@@ -237,7 +238,7 @@ def test_a_file_system_without_locks_is_a_warning(
     def no_locks(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(output_lock.fcntl, "flock", no_locks)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     with pytest.warns(SidtoolWarning, match="has no locks"), new_file(tmp_path / "out") as path:
         path.write_text("whole")
     assert names(tmp_path) == ["out"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import IntegrityError
+from sidtool.base.extras import file_locks
 
 LOCK = ".lock"
 """Lock file beside an object that is written conditionally to a local folder."""
@@ -72,8 +73,7 @@ def protocols(filesystem: Any) -> tuple[str, ...]:
 
 
 def _write_local(path: Path, before: Snapshot | None, data: bytes) -> bool:
-    import fcntl
-
+    fcntl = file_locks()
     path.parent.mkdir(parents=True, exist_ok=True)
     # no link, which could lead outside of the folder, and no pipe
     safe = os.O_NOFOLLOW | os.O_NONBLOCK
