@@ -68,17 +68,6 @@ def missing_package(error: Exception) -> MissingPackageError | None:
     return None
 
 
-def file_locks() -> Any:
-    """The module `fcntl`. Raises MissingPackageError on Windows, which has none."""
-    try:
-        import fcntl
-    except ImportError as error:
-        raise MissingPackageError(
-            "sidtool writes on Linux and macOS only, which have locks of files: on Windows, use WSL"
-        ) from error
-    return fcntl
-
-
 def data_frame(rows: Sequence[Sequence[object]], columns: Sequence[str]) -> Any:
     """Rows as a `pandas.DataFrame`. Raises MissingPackageError if pandas is not installed."""
     try:

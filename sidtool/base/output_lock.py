@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sidtool.base.errors import SidtoolWarning, UsageError
-from sidtool.base.extras import file_locks
+from sidtool.base.storage.conditional import file_locks
 
 MAX_HOLDER_BYTES = 500
 _NOT_SUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}

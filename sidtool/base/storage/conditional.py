@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.errors import IntegrityError
-from sidtool.base.extras import file_locks
+from sidtool.base.errors import IntegrityError, MissingPackageError
 
 LOCK = ".lock"
 """Lock file beside an object that is written conditionally to a local folder."""
@@ -70,6 +69,17 @@ def protocols(filesystem: Any) -> tuple[str, ...]:
     """The URL protocols of a file system."""
     names = filesystem.protocol
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def file_locks() -> Any:
+    """The module `fcntl`. Raises MissingPackageError on Windows, which has none."""
+    try:
+        import fcntl
+    except ImportError as error:
+        raise MissingPackageError(
+            "sidtool writes on Linux and macOS only, which have locks of files: on Windows, use WSL"
+        ) from error
+    return fcntl
 
 
 def _write_local(path: Path, before: Snapshot | None, data: bytes) -> bool:
