@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib.resources import files
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ from typing import Any, Literal
 from sidtool.base.checkpoint import loading
 from sidtool.base.documents import parse_json, read_document
 from sidtool.base.errors import DataError, UsageError
+from sidtool.base.process_setting import process_setting
 from sidtool.base.records import JsonRecord
 from sidtool.data import FieldTypes
 from sidtool.model.prompt.template_slots import Slot, opening, parse, slots
@@ -331,11 +332,8 @@ def _limited_memory() -> Iterator[None]:
 
     in_use = int(statistics.read_text().split()[0]) * resource.getpagesize()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = in_use + MEMORY
-    if soft != resource.RLIM_INFINITY:
-        limit = min(limit, soft)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    try:
+    limit = in_use + MEMORY if soft == resource.RLIM_INFINITY else min(in_use + MEMORY, soft)
+    read = partial(resource.getrlimit, resource.RLIMIT_AS)
+    write = partial(resource.setrlimit, resource.RLIMIT_AS)
+    with process_setting("memory", read, write, (limit, hard)):
         yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -1,4 +1,7 @@
+import resource
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -86,3 +89,28 @@ def test_a_template_is_limited(template: str, monkeypatch: pytest.MonkeyPatch) -
         render(tokenizer, MESSAGES)
     assert str(caught.value).isprintable()
     assert sys.gettrace() is None
+
+
+class PausingTokenizer(BeginningTokenizer):
+    """A tokenizer whose template says that it is rendered, and waits."""
+
+    chat_template = "{{ messages }}"
+
+    def __init__(self) -> None:
+        self.begun, self.may_end = threading.Event(), threading.Event()
+
+    def apply_chat_template(self, messages: object, tokenize: bool) -> str:
+        self.begun.set()
+        return str(self.may_end.wait(60))
+
+
+def test_overlapping_threads_leave_the_limit_of_memory_as_it_was() -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    tokenizers = [PausingTokenizer(), PausingTokenizer()]
+    with ThreadPoolExecutor() as pool:
+        rendered = [pool.submit(render, tokenizer, MESSAGES) for tokenizer in tokenizers]
+        assert all(tokenizer.begun.wait(60) for tokenizer in tokenizers)
+        for tokenizer, text in zip(tokenizers, rendered, strict=True):
+            tokenizer.may_end.set()
+            assert text.result() == "True"
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
