@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import UsageError
 from sidtool.memory.build import build_memory
-from sidtool.memory.mixture.gate import FEATURES, LIMIT, Gate
+from sidtool.memory.mixture.gate import GATE_FEATURES, LIMIT, Gate
 from sidtool.memory.mixture.index import MemoryIndex
 from tests.bundles import small_bundle
 from tests.memory.cases import random_histories, slow_scores, split_of
@@ -26,7 +26,7 @@ def slow_features(history: list[int]) -> list[float]:
     rows = [row for row in history if row >= 0]
     scores = slow_scores(MEMORY, rows)[BUNDLE.active]
     if not scores.any():
-        return [0.0] * len(FEATURES)
+        return [0.0] * len(GATE_FEATURES)
     covered = sum(MEMORY.neighbors.offsets[row + 1] > MEMORY.neighbors.offsets[row] for row in rows)
     total = scores.sum()
     return [
@@ -74,7 +74,7 @@ def test_the_largest_gates_give_weights_inside_of_0_and_1(size: float) -> None:
 
 def test_a_gate_of_fewer_features_reads_the_first_ones() -> None:
     """So a feature can be appended, and gates that were stored before stay what they are."""
-    features = np.random.default_rng(4).normal(size=(3, len(FEATURES)))
+    features = np.random.default_rng(4).normal(size=(3, len(GATE_FEATURES)))
     first = {"means": (1.0,) * 4, "scales": (2.0,) * 4, "coefficients": (0.3, 1.0, 0.2, -1.0)}
     older, without_last = gate(**first), gate(coefficients=(*first["coefficients"], 0.0))
     np.testing.assert_allclose(older.weights(features), without_last.weights(features))

@@ -35,7 +35,7 @@ class Candidates:
     is_rare: NDArray[np.bool_]
     """(n,) whether the target has few training events"""
     features: NDArray[np.float64]
-    """(n, FEATURES) what a gate reads"""
+    """(n, GATE_FEATURES) what a gate reads"""
     in_first_half: NDArray[np.bool_]
     """(n,) one of two halves of the users, by a hash of their ids"""
     is_warm: NDArray[np.bool_]

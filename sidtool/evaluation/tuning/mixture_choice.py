@@ -175,11 +175,11 @@ def gate_loss(
     gate (ApproxNDCG, Qin et al., 2010): an item counts as before the target by the sigmoid of how
     much higher its score in the mixture is.
 
-    `inputs` (n, 1 + FEATURES) is a column of ones, then the standardized features; `model` and
-    `memory` (n, c) are probabilities, `targets` (n,) the columns of the targets, and `importance`
-    (n,) how much each user counts. The likelihood of the target would be the wrong aim: it is
-    dominated by targets far from the first places, where the memory knows nothing, so it lowers
-    the weight."""
+    `inputs` (n, 1 + GATE_FEATURES) is a column of ones, then the standardized features; `model`
+    and `memory` (n, c) are probabilities, `targets` (n,) the columns of the targets, and
+    `importance` (n,) how much each user counts. The likelihood of the target would be the wrong
+    aim: it is dominated by targets far from the first places, where the memory knows nothing, so it
+    lowers the weight."""
     from scipy.special import expit
 
     rows = np.arange(len(targets))

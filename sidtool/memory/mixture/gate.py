@@ -112,7 +112,7 @@ class GateFeature(NamedTuple):
     meaning: str
 
 
-FEATURES = (
+GATE_FEATURES = (
     GateFeature("log mass", lambda x: x.distribution.log_mass, "sum of all scores"),
     GateFeature("log peak", lambda x: x.distribution.log_peak, "share of the largest score in it"),
     GateFeature("log history length", lambda x: float(np.log1p(len(x.events))), "number of items"),
@@ -130,14 +130,15 @@ FARTHEST = 3.0
 def standardize(
     features: NDArray[np.float64], means: Sequence[float], scales: Sequence[float]
 ) -> NDArray[np.float64]:
-    """(n, FEATURES) features in standard deviations from their means."""
+    """(n, GATE_FEATURES) features in standard deviations from their means."""
     deviations = (features - np.array(means)) / np.array(scales)
     return np.clip(deviations, -FARTHEST, FARTHEST)
 
 
 @dataclass(frozen=True)
 class Gate(JsonRecord):
-    """A logistic regression on the first of the standardized FEATURES, as many as it has numbers.
+    """A logistic regression on the first of the standardized GATE_FEATURES, as many as it has
+    numbers.
 
     Raises UsageError unless it has one number per feature, of at most LIMIT, with scales of at
     least 1 / LIMIT."""
@@ -150,10 +151,10 @@ class Gate(JsonRecord):
     def __post_init__(self) -> None:
         for name in ("means", "scales", "coefficients"):
             n_values = len(getattr(self, name))
-            if not 0 < n_values <= len(FEATURES) or n_values != len(self.means):
+            if not 0 < n_values <= len(GATE_FEATURES) or n_values != len(self.means):
                 raise UsageError(
-                    f"a gate of {len(self.means)} of the {len(FEATURES)} features has {n_values} "
-                    f"{name}"
+                    f"a gate of {len(self.means)} of the {len(GATE_FEATURES)} features has "
+                    f"{n_values} {name}"
                 )
         for value in (*self.means, *self.scales, *self.coefficients, self.intercept):
             if not abs(value) <= LIMIT:
@@ -162,7 +163,7 @@ class Gate(JsonRecord):
             raise UsageError(f"a scale of a gate is at least {1 / LIMIT:g}: {min(self.scales)}")
 
     def weights(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(n,) weights of the memory, from 0 to 1, for (n, FEATURES) requests."""
+        """(n,) weights of the memory, from 0 to 1, for (n, GATE_FEATURES) requests."""
         logits = (
             standardize(features[:, : len(self.means)], self.means, self.scales)
             @ np.array(self.coefficients)

@@ -12,7 +12,7 @@ from sidtool.base.errors import CompatibilityError
 from sidtool.base.options import option
 from sidtool.memory.memory import Memory
 from sidtool.memory.mixture.gate import (
-    FEATURES,
+    GATE_FEATURES,
     NO_ITEMS,
     Gate,
     GateInput,
@@ -133,9 +133,9 @@ class MemoryIndex:
     def features(
         self, histories: Sequence[ItemRows], distributions: Sequence[ItemDistribution]
     ) -> NDArray[np.float64]:
-        """(n, FEATURES) what a gate reads of n histories of bundle rows and their distributions;
-        zeros for one without items."""
-        features = np.zeros((len(histories), len(FEATURES)))
+        """(n, GATE_FEATURES) what a gate reads of n histories of bundle rows and their
+        distributions; zeros for one without items."""
+        features = np.zeros((len(histories), len(GATE_FEATURES)))
         offsets = self.neighbors.offsets
         for row, (history, distribution) in enumerate(zip(histories, distributions, strict=True)):
             if len(distribution):
@@ -143,7 +143,7 @@ class MemoryIndex:
                 stored = self.memory_rows[rows]
                 neighbors = np.where(stored < 0, 0, offsets[stored + 1] - offsets[stored])
                 gate_input = GateInput(distribution, self.item_events(rows), neighbors)
-                features[row] = [feature.value(gate_input) for feature in FEATURES]
+                features[row] = [feature.value(gate_input) for feature in GATE_FEATURES]
         return features
 
     def item_events(self, rows: ItemRows) -> NDArray[np.int64]:
