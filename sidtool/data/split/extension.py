@@ -8,7 +8,7 @@ which are trained on, would hold out the second one."""
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,11 +50,12 @@ def extended(split: Split, earlier: Split) -> Split:
 
 
 def _check_seen(split: Split, earlier: Split) -> None:
-    for code, item_event, parts, _ in _seen(split, earlier):
+    seen = next(_seen(split, earlier), None)
+    if seen is not None:
         raise CompatibilityError(
-            f"split {split.reference} holds out item {item_event[0]!r} of user "
-            f"{split.valid.store.users[code]!r}, which may be a {parts} event of the earlier "
-            "split: a model of that one may have learned it",
+            f"split {split.reference} holds out item {seen.event[0]!r} of user {seen.user!r}, "
+            f"which may be a {seen.parts} event of the earlier split: a model of that one may have "
+            "learned it",
             hint="an extending split needs later events of the same users, or new users; "
             "if both are made with --times, repeats of an item are distinguished",
         )
@@ -66,33 +67,46 @@ def learned_targets(split: Split, earlier: Sequence[Split]) -> NDArray[np.int64]
     elsewhere."""
     learned = np.zeros(len(split.valid.store.users), dtype=np.int64)
     for earlier_split in earlier:
-        for code, _, _, n_last in _seen(split, earlier_split):
-            learned[code] = max(learned[code], n_last)
+        for seen in _seen(split, earlier_split):
+            learned[seen.code] = max(learned[seen.code], 2 if seen.is_test else 1)
     return learned
 
 
-def _seen(split: Split, earlier: Split) -> Iterator[tuple[int, ItemEvent, str, int]]:
-    """The code of each user of whom `split` may hold out what `earlier` has seen, each such event,
-    the parts of `earlier` that may have it, and 2 if it is held out for test, else 1."""
+class _Seen(NamedTuple):
+    """An event that a split holds out, and that may be one of an earlier split."""
+
+    user: str
+    code: int
+    """the user's in the split that holds it out"""
+    event: ItemEvent
+    parts: str
+    """of the earlier split that may have it"""
+    is_test: bool
+    """whether it is held out for test, else for validation"""
+
+
+def _seen(split: Split, earlier: Split) -> Iterator[_Seen]:
+    """What `split` holds out of a user and `earlier` may have seen: up to one event each of
+    training and test, training and validation, and training or validation and test."""
     learners = ((split.valid, [earlier.train]), (split.test, [earlier.train, earlier.valid]))
     repeated = np.unique(np.concatenate([_repeated(split, *pair) for pair in learners]))
     users = split.valid.store.users[repeated].tolist()
-    in_order = split.windows is None and earlier.windows is None
-    in_order &= split.reference.order == earlier.reference.order
+    have_windows = split.windows is not None or earlier.windows is not None
+    in_order = not have_windows and split.reference.order == earlier.reference.order
     timed = _are_timed(split, earlier)
     logs, earlier_logs = (_logs(one, users, timed) for one in (split, earlier))
     # what follows the last target of a user is in no part
     shows_all = not split.fields.target
     for code, user in zip(repeated.tolist(), users, strict=True):
-        log, old = logs[user], earlier_logs[user]
-        for parts, learned, held_out, n_last in (
-            ("training", old.train, log.test, 2),
-            ("training", old.train, log.valid, 1),
-            ("training or validation", old.train | old.valid, log.test, 2),
+        new, old = logs[user], earlier_logs[user]
+        for parts, learned, held_out in (
+            ("training", old.train, new.test),
+            ("training", old.train, new.valid),
+            ("training or validation", old.train | old.valid, new.test),
         ):
-            seen = _learned(old.events, learned, log.events, held_out, in_order, shows_all)
-            if seen is not None:
-                yield code, seen, parts, n_last
+            event = _learned(old.events, learned, new.events, held_out, in_order, shows_all)
+            if event is not None:
+                yield _Seen(user, code, event, parts, is_test=held_out is new.test)
 
 
 def _repeated(
