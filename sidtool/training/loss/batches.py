@@ -136,18 +136,19 @@ class Targets:
     @classmethod
     def pop(cls, inputs: dict[str, torch.Tensor], levels: int) -> "Targets":
         """The targets of a batch; what the model does not read is removed from it."""
-        weights, is_reversed = inputs.pop("weights"), inputs.pop("is_reversed")
         # what the predicted tokens follow: with an encoder-decoder, the decoder's part
-        ids = inputs.get("decoder_input_ids", inputs["input_ids"])
-        labels = inputs.pop("labels")
-        # (lines, length - 1): the label of the next token
-        line, column = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)  # (n,) each
-        offsets = torch.arange(2 - levels, 1, device=column.device)
-        columns_before = (column[:, None] + offsets).clamp_min(0)
+        ids = inputs.get("decoder_input_ids", inputs["input_ids"])  # (lines, length)
+        labels, weights = inputs.pop("labels"), inputs.pop("weights")  # (lines, length) each
+        is_reversed = inputs.pop("is_reversed")
+        # (n,) each: where the token before a target is
+        line, before = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+        # (levels - 1,): how far the last tokens before a target are from the very last
+        offsets = torch.arange(2 - levels, 1, device=before.device)
+        columns_before = (before[:, None] + offsets).clamp_min(0)  # (n, levels - 1)
         return cls(
-            labels[line, column + 1],
-            line * ids.shape[1] + column,
-            ids[line[:, None], columns_before],
-            weights[line, column + 1],
-            is_reversed[line, column + 1],
+            ids=labels[line, before + 1],
+            positions=line * ids.shape[1] + before,
+            preceding=ids[line[:, None], columns_before],
+            weights=weights[line, before + 1],
+            is_reversed=is_reversed[line, before + 1],
         )
