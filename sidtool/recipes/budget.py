@@ -29,7 +29,9 @@ EVALUATION_COST = 1.5
 AFTER_SHARE = 0.4
 """Of the time that is left; the weight of the memory and the evaluation get no more."""
 VALIDATION_SHARE = 0.15
-"""Of the time of the training; validation gets no more."""
+"""Of the time of the training; validation gets no more, except for MIN_USERS."""
+MIN_STEP_SHARE = 0.05
+"""Of the time of the training; steps get at least that, whatever MIN_USERS take."""
 MIN_USERS = 200
 """Users of validation, tuning and evaluation at least, if there are so many."""
 LEAST_SHARE = 0.3
@@ -125,15 +127,18 @@ def choose_within(
     choices: Choices, work: Work, speed: Speed, *, total: float, spent: float
 ) -> Choices:
     """The choices with which the rest ends in `total` seconds, of which `spent` are gone."""
-    seconds = MARGIN * max(total - spent, LEAST_SHARE * total)
-    cost = speed.user * _user_costs(work, work.valid, work.test)
-    share = min(1.0, AFTER_SHARE * seconds / max(cost, 1e-9))
-    training = seconds - share * cost
-    validation = speed.user * work.validations
-    affordable = int(VALIDATION_SHARE * training / max(validation, 1e-9))
-    eval_users = min(work.eval_users, max(MIN_USERS, affordable))
-    stepping = max(training - validation * eval_users, 0.05 * training)
-    epochs = min(work.epochs, stepping / (speed.step * work.steps_per_epoch))
+    seconds_left = MARGIN * max(total - spent, LEAST_SHARE * total)
+    # tuning and evaluation: of all users, or of the share of them that AFTER_SHARE of it allows
+    seconds_of_all = speed.user * _user_costs(work, work.valid, work.test)
+    share = min(1.0, AFTER_SHARE * seconds_left / max(seconds_of_all, 1e-9))
+    training = seconds_left - share * seconds_of_all
+    # validation: of all its users, or of as many as VALIDATION_SHARE of the training allows
+    per_user = speed.user * work.validations
+    allowed = int(VALIDATION_SHARE * training / max(per_user, 1e-9))
+    eval_users = min(work.eval_users, max(MIN_USERS, allowed))
+    # the steps get the rest
+    step_seconds = max(training - per_user * eval_users, MIN_STEP_SHARE * training)
+    epochs = min(work.epochs, step_seconds / (speed.step * work.steps_per_epoch))
     # two digits, which a command line shows
     digits = 0 if epochs >= 10 else 1 - math.floor(math.log10(epochs))
     return replace(
