@@ -8,7 +8,7 @@ targets lose less than the noise of their recall."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,20 +45,28 @@ def best_cell(
     return WEIGHTS[weight], POWERS[power], values.reshape(-1, len(POWERS))
 
 
+class Quality(NamedTuple):
+    """How good ranks are; the larger is better."""
+
+    keeps_rare: bool
+    """whether they keep the memory's recall of rare targets"""
+    ndcg: float
+    """at 10"""
+
+
 def quality(
     ranks: NDArray[np.int64],
     grid_ranks: NDArray[np.int64],
     candidates: Candidates,
     users: NDArray[np.bool_],
-) -> tuple[bool, float]:
-    """Whether (n,) ranks keep the memory's recall of rare targets, and their NDCG@10, over a part
-    of the users: the larger is better."""
+) -> Quality:
+    """The quality of (n,) ranks over a part of the users."""
     rare = users & candidates.is_rare
     memory_ranks = grid_ranks[-1, POWERS.index(1.0)]
     memory_hits = int((memory_ranks[rare] < K).sum())
     hits = int((ranks[rare] < K).sum())
     keeps_rare = memory_hits < RARE_HITS or hits >= RARE_SHARE * memory_hits
-    return keeps_rare, float(gains(ranks[users]).mean())
+    return Quality(keeps_rare, float(gains(ranks[users]).mean()))
 
 
 @dataclass(frozen=True)
@@ -103,36 +111,44 @@ def choose_gate(
     """A gate, its power, and NDCG@10 of constant weight and gate on users that they were not chosen
     on: each half of the users judges the choice of the other. The gate is None if it is not better
     there."""
+    # (n,) each: the ranks of every user by what was chosen on the other half
     constant_ranks = np.full(candidates.users, K)
     gate_ranks = np.full(candidates.users, K)
     for half in (candidates.in_first_half, ~candidates.in_first_half):
         if half.sum() < GATE_USERS:
             return None, 0.0, {}
         weight, power, _ = best_cell(grid_ranks, candidates, ~half)
-        constant = grid_ranks[WEIGHTS.index(weight), POWERS.index(power)]
-        constant_ranks[half] = constant[half]
-        _, _, ranks = _best_gate(candidates, grid_ranks, ~half)
-        gate_ranks[half] = ranks[half]
+        constant_ranks[half] = grid_ranks[WEIGHTS.index(weight), POWERS.index(power), half]
+        gate_ranks[half] = _best_gate(candidates, grid_ranks, ~half).ranks[half]
     everyone = np.ones(candidates.users, dtype=np.bool_)
     constant_quality = quality(constant_ranks, grid_ranks, candidates, everyone)
     gate_quality = quality(gate_ranks, grid_ranks, candidates, everyone)
     judged = {
-        "ndcg@10 constant, judged": constant_quality[1],
-        "ndcg@10 gate, judged": gate_quality[1],
+        "ndcg@10 constant, judged": constant_quality.ndcg,
+        "ndcg@10 gate, judged": gate_quality.ndcg,
     }
     if gate_quality <= constant_quality:
         return None, 0.0, judged
-    gate, power, _ = _best_gate(candidates, grid_ranks, everyone)
-    return gate, power, judged
+    best = _best_gate(candidates, grid_ranks, everyone)
+    return best.gate, best.power, judged
+
+
+class _GateChoice(NamedTuple):
+    """A gate that was fitted to a part of the users; None if it could be fitted to none of them."""
+
+    gate: Gate | None
+    power: float
+    ranks: NDArray[np.int64]
+    """(n,) those of all users' targets"""
 
 
 def _best_gate(
     candidates: Candidates, grid_ranks: NDArray[np.int64], users: NDArray[np.bool_]
-) -> tuple[Gate | None, float, NDArray[np.int64]]:
-    """The best gate for a part of the users, its power, and the ranks of all users' targets."""
+) -> _GateChoice:
+    """The best gate for a part of the users."""
     weight, power, _ = best_cell(grid_ranks, candidates, users)
-    best: tuple[Gate | None, float, NDArray[np.int64]] = (None, power, np.full(len(users), K))
-    best_quality = (False, -1.0)
+    best = _GateChoice(None, power, np.full(len(users), K))
+    best_quality = Quality(False, -1.0)
     for power in GATE_POWERS:
         raised = candidates.raised(power)
         for importance in RARE_IMPORTANCE:
@@ -142,7 +158,7 @@ def _best_gate(
             ranks = candidates.ranks(raised, gate.weights(candidates.features))
             gate_quality = quality(ranks, grid_ranks, candidates, users)
             if gate_quality > best_quality:
-                best = (gate, power, ranks)
+                best = _GateChoice(gate, power, ranks)
                 best_quality = gate_quality
     return best
 
