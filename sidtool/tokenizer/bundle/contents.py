@@ -7,7 +7,7 @@ report and index are not part of it. docs/format.md specifies both."""
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -172,28 +172,21 @@ class StoredBundle(StoredGroup):
         return self.arrays if all(name in self.arrays for name in INDEX_ARRAYS) else None
 
     def _read_items(self, stored: StoredArrays | None, *, codes_in_parts: bool = False) -> ItemMap:
-        """The item map, whose arrays are read in parts if they are `stored`."""
-        arrays = self.arrays
-        read = arrays.__getitem__ if stored is None else stored.in_parts
-        title_arrays = {"items/title_bytes", "items/title_offset"} & arrays.keys()
+        """The item map: read whole and checked, or in parts if its arrays are `stored`. Codes are
+        read whole and checked unless they, too, are read in parts."""
+        read_whole = self.arrays.__getitem__
+        title_arrays = {"items/title_bytes", "items/title_offset"} & self.arrays.keys()
         if len(title_arrays) == 1:
             raise IntegrityError(f"{min(title_arrays)} is stored without the other of the titles")
-        index = None
-        if "index/id_hash" in arrays:
-            hashes, rows = read("index/id_hash"), read("index/id_row")
-            firsts = None if stored is None else arrays["index/id_hash_first"]
-            index = IdIndex(hashes, rows, firsts)
-        if stored is None and index is not None:
-            n_items, last_row = self.manifest.items, index.rows.max(initial=0)
-            if last_row >= max(n_items, 1):
-                raise IntegrityError(f"index/id_row names row {last_row} of {n_items} items")
+        index = self._read_index(stored)
 
         def strings(name: str) -> StringArray:
-            data, offsets = read(f"{name}_bytes"), read(f"{name}_offset")
-            make = StringArray if stored is not None else partial(StringArray.stored, name)
-            return make(data, offsets)
+            arrays = (f"{name}_bytes", f"{name}_offset")
+            if stored is None:
+                return StringArray.stored(name, *map(read_whole, arrays))
+            return StringArray(*map(stored.in_parts, arrays))
 
-        read_codes = read if codes_in_parts else arrays.__getitem__
+        read_codes = stored.in_parts if stored is not None and codes_in_parts else read_whole
         items = ItemMap(
             space=self.manifest.space,
             ids=strings("items/id"),
@@ -201,11 +194,25 @@ class StoredBundle(StoredGroup):
             retired=read_codes("items/retired"),
             titles=strings("items/title") if title_arrays else None,
             stored_index=index,
-            first_codes=None if stored is None else arrays["index/sid_first"],
+            first_codes=None if stored is None else read_whole("index/sid_first"),
         )
         if not codes_in_parts:
             items.checked_codes(0, len(items))
         return items
+
+    def _read_index(self, stored: StoredArrays | None) -> IdIndex | None:
+        """The index of ids: read whole and checked, or in parts; None if the bundle has none."""
+        arrays = self.arrays
+        if "index/id_hash" not in arrays:
+            return None
+        if stored is not None:
+            hashes, rows = map(stored.in_parts, ("index/id_hash", "index/id_row"))
+            return IdIndex(hashes, rows, arrays["index/id_hash_first"])
+        index = IdIndex(arrays["index/id_hash"], arrays["index/id_row"])
+        n_items, last_row = self.manifest.items, index.rows.max(initial=0)
+        if last_row >= max(n_items, 1):
+            raise IntegrityError(f"index/id_row names row {last_row} of {n_items} items")
+        return index
 
     @cached_property
     def codebook(self) -> Codebook | None:
