@@ -93,7 +93,7 @@ def _sorted_ranges(runs: Sequence[Any], budget: int | None, threads: int) -> Ite
         ]
         events = pa.Table.from_batches(slices).combine_chunks()
         keys = [(name, "ascending") for name in (USER, ORDER, REST)]
-        rows = pc.sort_indices(events, keys)  # stable, too
+        rows = pc.sort_indices(events, keys)  # stable: equal events stay in the order of the rows
         names = [name for name in events.column_names if name != REST]
         return {name: events[name].take(rows).to_numpy() for name in names}
 

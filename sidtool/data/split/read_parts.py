@@ -248,7 +248,8 @@ class _Log:
 
 
 def _count_from_zero(chunks: Sequence[Any], lengths: NDArray[np.int32]) -> bool:
-    """Whether the values of every list are 0, 1, 2 ...; a list lies in one chunk."""
+    """Whether the values of every list are 0, 1, 2 ...; a list lies in one chunk, and none is
+    empty."""
     ends = np.cumsum(lengths, dtype=np.int64)
     row, n_before = 0, 0
     for chunk in chunks:
@@ -258,7 +259,7 @@ def _count_from_zero(chunks: Sequence[Any], lengths: NDArray[np.int32]) -> bool:
         values = chunk.to_numpy()
         firsts = np.cumsum(sizes, dtype=np.int64) - sizes
         rises = np.diff(values) == 1
-        rises[firsts[1:] - 1] = True
+        rises[firsts[1:] - 1] = True  # from one list to the next, a value may do anything
         is_whole = sizes.sum() == len(values)
         if not is_whole or values[firsts].any() or not rises.all():
             return False
