@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.options import options_from
@@ -22,6 +21,7 @@ from sidtool.data.tables import json_lines, suffix
 from sidtool.evaluation.bootstrap import RESAMPLES, intervals
 from sidtool.evaluation.held_out import HeldOut
 from sidtool.evaluation.metrics import KS, averages, find_targets, metric_names, metric_values
+from sidtool.evaluation.tasks.answer_scores import AnswerMetrics
 from sidtool.evaluation.tasks.questions import (
     GroupKey,
     Question,
@@ -158,28 +158,27 @@ def evaluate_questions(
             hint="leave out --normalize",
         )
     settings: dict[str, Any] = {"num_beams": search.num_beams, "seed": seed, "resamples": RESAMPLES}
-    chance: dict[str, float] = {}
-    overall_metrics: dict[str, float] = {}
     if ends_in_sid:
         settings["normalize"] = search.normalize or loaded.contract.normalize
-        names, values, chance = sid_answer_metrics(
+        measured = sid_answer_metrics(
             loaded, questions, also_correct, search.num_beams, settings["normalize"], progress
         )
     else:
         from sidtool.evaluation.tasks.text_answers import label_metrics, text_answer_metrics
 
         if are_labels and sorted_labels(question.text for question in questions):
-            names, values, overall_metrics, chance = label_metrics(loaded, questions)
+            measured = label_metrics(loaded, questions)
         else:
-            names, values, overall_metrics = text_answer_metrics(loaded, questions, progress)
+            measured = text_answer_metrics(loaded, questions, progress)
+    names, values, overall, chance = measured
     # the bootstrap draws single questions
-    units = [str(number) for number in range(len(values))]
+    units = [str(number) for number in range(len(questions))]
     return TaskEvaluation(
         task=task,
         n=len(questions),
-        metrics=averages(names, values) | overall_metrics,
+        metrics={**averages(names, values), **overall},
         confidence_interval=intervals(names, values, units, seed=seed)["all"],
-        chance=chance,
+        chance=dict(chance),
         settings=settings,
     )
 
@@ -191,9 +190,9 @@ def sid_answer_metrics(
     num_beams: int,
     normalize: Normalize,
     progress: Progress | None,
-) -> tuple[tuple[str, ...], NDArray[np.float64], dict[str, float]]:
-    """Metric names, their (n, metrics) values, and the accuracy of a SID drawn from the catalog at
-    random. `also_correct`: as in `evaluate_questions`."""
+) -> AnswerMetrics:
+    """Accuracy by prefix, and retrieval of the item; by chance, the accuracy of a SID drawn from
+    the catalog at random. `also_correct`: as in `evaluate_questions`."""
     space = loaded.tokens.space
     trie = loaded.bundle.trie()
     ks = tuple(k for k in KS if k <= num_beams)
@@ -241,7 +240,7 @@ def sid_answer_metrics(
     retrieval = metric_values(find_targets(ranked, targets, sizes), ks)
     names = (*accuracy_names, *metric_names(ks))
     values = np.concatenate([accuracy, retrieval], axis=1)
-    return names, values, _chance(accuracy_names, correct, leaves)
+    return AnswerMetrics(names, values, chance=_chance(accuracy_names, correct, leaves))
 
 
 def _chance(

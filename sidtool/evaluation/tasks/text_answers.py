@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError
 from sidtool.base.progress import Progress
 from sidtool.evaluation.tasks.answer_scores import (
+    AnswerMetrics,
     SharedPrompt,
     answer_losses,
     answer_probabilities,
@@ -58,8 +59,8 @@ def token_f1(answer: str, correct: str) -> float:
 
 def text_answer_metrics(
     loaded: LoadedModel, questions: Sequence[Question], progress: Progress | None
-) -> tuple[tuple[str, ...], NDArray[np.float64], dict[str, float]]:
-    """Metric names and (n, metrics) values of the written answers (none for running text), and the
+) -> AnswerMetrics:
+    """Exact match and token F1 of the written answers (neither for running text), and the
     perplexity.
 
     The perplexity is exp of the mean loss over all tokens of the correct answers, their closing
@@ -68,9 +69,9 @@ def text_answer_metrics(
     prompts = [encoder.ids(question.prompt) for question in questions]
     answers = [encoder.ids(question.answer) for question in questions]
     losses, counts = answer_losses(loaded.model, prompts, answers)
-    metrics = {"perplexity": perplexity(losses, counts)}
+    overall = {"perplexity": perplexity(losses, counts)}
     if not questions[0].prompt:
-        return (), np.zeros((len(questions), 0)), metrics
+        return AnswerMetrics((), np.zeros((len(questions), 0)), overall)
     closing_tokens = {
         token for question in questions for token in encoder.ids(question.closing)[:1]
     }
@@ -80,7 +81,7 @@ def text_answer_metrics(
         [exact_match(text, question.text), token_f1(text, question.text)]
         for text, question in zip(written, questions, strict=True)
     ]
-    return ("exact_match", "token_f1"), np.array(values), metrics
+    return AnswerMetrics(("exact_match", "token_f1"), np.array(values), overall)
 
 
 @torch.no_grad()
@@ -147,11 +148,9 @@ SMALLEST = 1e-15
 """The smallest probability of which a log loss is taken."""
 
 
-def label_metrics(
-    loaded: LoadedModel, questions: Sequence[Question]
-) -> tuple[tuple[str, ...], NDArray[np.float64], dict[str, float], dict[str, float]]:
-    """Metric names, (n, metrics) values of accuracy and log loss, the AUC if there is one, and
-    what is reached without looking at a question: by the shares of the labels.
+def label_metrics(loaded: LoadedModel, questions: Sequence[Question]) -> AnswerMetrics:
+    """Accuracy and log loss, and the AUC if there is one; by chance, what follows from the shares
+    of the labels.
 
     Raises DataError if all answers are the same, since every model would be perfect."""
     labels = sorted_labels(question.text for question in questions)
@@ -167,14 +166,14 @@ def label_metrics(
     target_probabilities = np.maximum(probabilities[np.arange(len(answers)), answers], SMALLEST)
     shares = np.bincount(answers, minlength=len(labels)) / len(answers)
     chance = {"accuracy": float(shares.max()), "log_loss": float(-(shares * np.log(shares)).sum())}
-    ranking_metrics = {}
+    overall = {}
     are_ordered = are_numbers(labels)
     if len(labels) == 2 or are_ordered:
         numbers = [float(label) if are_ordered else place for place, label in enumerate(labels)]
-        ranking_metrics["auc"] = concordance(probabilities @ np.array(numbers), answers)
+        overall["auc"] = concordance(probabilities @ np.array(numbers), answers)
         chance["auc"] = 0.5
     values = np.stack([is_correct.astype(np.float64), -np.log(target_probabilities)], axis=1)
-    return ("accuracy", "log_loss"), values, ranking_metrics, chance
+    return AnswerMetrics(("accuracy", "log_loss"), values, overall, chance)
 
 
 def label_probabilities(
