@@ -158,7 +158,7 @@ def plan_rl(
         *(one.split for one in inputs.values() if one.split is not None),
     )
     prompts |= {one.name: one.prompt for one in inputs.values() if one.prompt is not None}
-    fields_split = _open_fields_split(split, prompts, examples, lineage)
+    fields_split = _open_fields_split(split, prompts, lineage)
     return RlRun(
         model_dir=model_dir,
         examples=examples,
@@ -250,10 +250,7 @@ def _policy_prompt(contract: Contract, model_dir: str | Path, is_of_lists: bool)
 
 
 def _open_fields_split(
-    path: str | Path | None,
-    prompts: Mapping[str, HistoryPrompt | LabelPrompt],
-    examples: Path,
-    lineage: Lineage,
+    path: str | Path | None, prompts: Mapping[str, HistoryPrompt | LabelPrompt], lineage: Lineage
 ) -> Split | None:
     """The split at `path`, if one of the prompts, by the name of their models, shows fields.
 
