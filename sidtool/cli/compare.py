@@ -106,15 +106,15 @@ def compare(
         rows.append((bundle, method, sizes, measured.items, *collisions, *build))
     columns = ["collide before", "after", "reassigned", "residual variance", "seconds"]
     say_table(["bundle", "method", "levels", "items", *columns], rows)
-    return say_figures(figures, use=True)
+    return say_figures(figures, shows_usage=True)
 
 
-def say_figures(figures: Sequence[tuple[str, BundleFigures]], *, use: bool) -> None:
-    """Print how bundles, each with its name, use the codes of their levels, if `use`, and what
-    training events say about the levels, if they were measured."""
+def say_figures(figures: Sequence[tuple[str, BundleFigures]], *, shows_usage: bool) -> None:
+    """Print how bundles, each with its name, use the codes of their levels, if `shows_usage`, and
+    what training events say about the levels, if they were measured."""
     first = figures[0][1]
     say("")
-    if use:
+    if shows_usage:
         table = level_table("", figures, USE_COLUMNS)
         say_table(table.columns, table.rows)
         neighbors, purity = USE_NOTES

@@ -45,11 +45,11 @@ class Comparison(Thresholds):
     """Another model of the same items, or the same model without --normalize: print by how much
     MODEL is better than OTHER, with paired intervals; evaluate does so in each slice, too."""
 
-    def load(self, use: ModelOptions) -> LoadedModel | None:
+    def load(self, model_options: ModelOptions) -> LoadedModel | None:
         """The other model, on the same device."""
         if self.against is None:
             return None
-        return load_model(self.against, replace(use, bundle=None))
+        return load_model(self.against, replace(model_options, bundle=None))
 
 
 def evaluate(
@@ -58,7 +58,7 @@ def evaluate(
     settings: EvaluationOptions,
     compared: Comparison,
     memory: MemoryOptions,
-    use: ModelOptions,
+    model_options: ModelOptions,
     workers: WorkerOptions,
     details: Annotated[
         bool,
@@ -82,9 +82,9 @@ def evaluate(
     thresholds = compared.values()
     ranker = None
     if workers.on_cluster:
-        source = model_source(model, use, memory)
+        source = model_source(model, model_options, memory)
         ranker = cluster.ClusterRanker(source, workers.engine, workers.workers)
-    loaded = load_model(model, use, memory)
+    loaded = load_model(model, model_options, memory)
     names = evaluation.model_metric_names(loaded.bundle.space.levels)
     evaluation.check_names(thresholds, names)
     with progress("evaluate") as reports:
@@ -92,7 +92,7 @@ def evaluate(
             loaded,
             split,
             settings,
-            against=compared.load(use),
+            against=compared.load(model_options),
             baseline_memory=baseline_memory,
             ranker=ranker,
             progress=reports.get("evaluate"),
@@ -108,17 +108,21 @@ def evaluate_lists(
     settings: ListEvaluationOptions,
     compared: Comparison,
     memory: MemoryOptions,
-    use: ModelOptions,
+    model_options: ModelOptions,
     json: options.Json = False,
 ) -> None:
     """Evaluate lists on whole held-out sessions, beside the first items of the model's ranking:
     recall and NDCG of the session, order, diversity, novelty, repeats and legality."""
     thresholds = compared.values()
     evaluation.check_names(thresholds, lists.list_metric_names(settings.length))
-    loaded = load_model(model, use, memory)
+    loaded = load_model(model, model_options, memory)
     with progress("evaluate") as reports:
         measured = lists.evaluate_lists(
-            loaded, split, settings, against=compared.load(use), progress=reports.get("evaluate")
+            loaded,
+            split,
+            settings,
+            against=compared.load(model_options),
+            progress=reports.get("evaluate"),
         )
     say_lists(measured, json=json)
     means = next(iter(measured.systems.values()))
@@ -136,7 +140,7 @@ def evaluate_task(
     questions: QuestionOptions,
     limits: Thresholds,
     catalog: TaskCatalogOptions,
-    use: ModelOptions,
+    model_options: ModelOptions,
     source: Annotated[
         Path | None,
         typer.Argument(help="A file of training examples, or for a task about histories a split."),
@@ -147,7 +151,7 @@ def evaluate_task(
     SID; accuracy, log loss and AUC if it is a label; else exact match, token F1 and perplexity."""
     thresholds = limits.values()
     settings = TaskEvaluationOptions(task=task, catalog=catalog, **vars(questions))
-    loaded = load_model(model, use)
+    loaded = load_model(model, model_options)
     with progress("evaluate") as reports:
         answers = tasks.evaluate_task(loaded, source, settings, progress=reports.get("evaluate"))
     say_task(answers, json=json)

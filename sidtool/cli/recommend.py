@@ -126,19 +126,21 @@ class RequestSource:
 
 
 def load_model(
-    model: str, use: ModelOptions, memory: MemoryOptions = MemoryOptions()
+    model: str, model_options: ModelOptions, memory: MemoryOptions = MemoryOptions()
 ) -> LoadedModel:
     """Load a model; print a notice if another bundle is compatible but not the same."""
-    loaded = model_source(model, use, memory).load()
+    loaded = model_source(model, model_options, memory).load()
     # an aligned bundle has raised a warning already
     if loaded.verdict.message and loaded.verdict.kind != "aligned":
         note(loaded.verdict.message)
     return loaded
 
 
-def model_source(model: str, use: ModelOptions, memory: MemoryOptions) -> "cluster.ModelSource":
+def model_source(
+    model: str, model_options: ModelOptions, memory: MemoryOptions
+) -> "cluster.ModelSource":
     """The model as this process or workers load it."""
-    return cluster.ModelSource(model, memory, **asdict(use))
+    return cluster.ModelSource(model, memory, **asdict(model_options))
 
 
 def recommend(
@@ -147,7 +149,7 @@ def recommend(
     choices: RecommendOptions,
     output: Output,
     memory: MemoryOptions,
-    use: ModelOptions,
+    model_options: ModelOptions,
     workers: WorkerOptions,
     force: options.Force = False,
     json: options.Json = False,
@@ -168,11 +170,11 @@ def recommend(
         raise UsageError("--candidates is an allow list already", hint="leave out --allow")
     if workers.on_cluster:
         run = RunOptions(**asdict(workers), resume=output.resume, force=force)
-        served = model_source(model, use, memory)
+        served = model_source(model, model_options, memory)
         return _recommend_by_workers(served, source.file, output, choices, run)
     if output.out is not None:
         refuse_existing(output.out, force, RESULTS)
-    loaded = load_model(model, use, memory)
+    loaded = load_model(model, model_options, memory)
     _check_shown(choices.fields, loaded, is_list=choices.list)
     requests = source.requests(loaded)
     # named by the command line: the error of one is that of the command

@@ -84,11 +84,11 @@ def bundle_page(
     for (old_name, old), (name, new) in pairwise([*before.items(), *bundles.items()]):
         sections.append(_differences(f"From {old_name} to {name}", diff(old, new)))
     for name, bundle in bundles.items():
-        of = f" of {name}" if len(bundles) > 1 else ""
-        sections += _bundle_sections(bundle, figures[name], values, field, of, seed)
+        suffix = f" of {name}" if len(bundles) > 1 else ""
+        sections += _bundle_sections(bundle, figures[name], values, field, suffix, seed)
         if embeddings is not None:
-            blocks = tuple(neighbor_blocks(bundle, embeddings, of, seed=seed))
-            sections.append(Section(f"Neighbors{of}", blocks))
+            blocks = tuple(neighbor_blocks(bundle, embeddings, suffix, seed=seed))
+            sections.append(Section(f"Neighbors{suffix}", blocks))
     what = "bundle" if len(bundles) == 1 else "bundles"
     summary = (
         f"The {what} {', '.join(bundles)}: codes, items and lineage of a semantic-ID tokenizer."
@@ -108,10 +108,15 @@ def _facts(bundle: Bundle, figures: BundleFigures) -> dict[str, object]:
 
 
 def _bundle_sections(
-    bundle: Bundle, figures: BundleFigures, values: Values | None, field: str, of: str, seed: int
+    bundle: Bundle,
+    figures: BundleFigures,
+    values: Values | None,
+    field: str,
+    suffix: str,
+    seed: int,
 ) -> Iterator[Section]:
     codes = bundle.items.codes[bundle.active]
-    yield Section(f"Levels{of}", tuple(_levels(bundle, codes, figures, of)))
+    yield Section(f"Levels{suffix}", tuple(_levels(bundle, codes, figures, suffix)))
     tree = CodebookTree(bundle, values)
     text = (
         "Open a code to see the codes below it, most items first. Words are those of titles "
@@ -127,39 +132,39 @@ def _bundle_sections(
             f"and each deeper level, and {LEAF} items of a full SID; every count and word is over "
             "all items."
         )
-    blocks = (text, Tree(f"Codes{of} and their items", tree.nodes()))
-    yield Section(f"Codebook{of}", blocks)
-    item_map = tuple(map_blocks(bundle, values, field, of, seed=seed))
+    blocks = (text, Tree(f"Codes{suffix} and their items", tree.nodes()))
+    yield Section(f"Codebook{suffix}", blocks)
+    item_map = tuple(map_blocks(bundle, values, field, suffix, seed=seed))
     if item_map:
-        yield Section(f"Map{of}", item_map)
-    yield Section(f"Lineage{of}", tuple(_lineage(bundle, of)))
+        yield Section(f"Map{suffix}", item_map)
+    yield Section(f"Lineage{suffix}", tuple(_lineage(bundle, suffix)))
 
 
-def _levels(bundle: Bundle, codes: Codes, figures: BundleFigures, of: str) -> Iterator[Block]:
+def _levels(bundle: Bundle, codes: Codes, figures: BundleFigures, suffix: str) -> Iterator[Block]:
     named = [(bundle.manifest.name, figures)]
-    use = level_table(f"Use and collisions per level{of}", named, USE_COLUMNS)
+    usage = level_table(f"Use and collisions per level{suffix}", named, USE_COLUMNS)
     prefix_counts = []
     for depth in range(1, codes.shape[1] + 1):
         counts = CollisionCounts.of(codes[:, :depth])
         n_prefixes = len(codes) - counts.items + counts.groups
         prefix_counts.append((n_prefixes, counts.items, counts.largest))
-    rows = tuple((*row, *counts) for row, counts in zip(use.rows, prefix_counts, strict=True))
-    columns = (*use.columns, "prefixes", "items sharing one", "largest")
-    yield replace(use, columns=columns, rows=rows)
+    rows = tuple((*row, *counts) for row, counts in zip(usage.rows, prefix_counts, strict=True))
+    columns = (*usage.columns, "prefixes", "items sharing one", "largest")
+    yield replace(usage, columns=columns, rows=rows)
     yield (
         "; ".join(USE_NOTES)
         + "; prefixes: the distinct first codes down to that level; items sharing one: those whose "
         "prefix another item has; largest: the most items of one prefix."
     )
     if figures.levels[0].alignment is not None:
-        yield level_table(f"Prefixes and training events{of}", named, EVENT_COLUMNS)
+        yield level_table(f"Prefixes and training events{suffix}", named, EVENT_COLUMNS)
         yield "; ".join(EVENT_NOTES)
     curves = []
     for column, size in zip(codes.T, bundle.space.sizes, strict=True):
         uses = np.sort(np.bincount(column, minlength=size))[::-1].tolist()
         curves.append(thinned(_by_number(uses), CURVE))
     yield LineChart(
-        f"Items per code{of}, codes in order of use",
+        f"Items per code{suffix}, codes in order of use",
         "rank of the code",
         "items",
         tuple(Series(f"level {number}", curve) for number, curve in enumerate(curves, 1)),
@@ -167,7 +172,7 @@ def _levels(bundle: Bundle, codes: Codes, figures: BundleFigures, of: str) -> It
     report = bundle.manifest.codebook_report
     if report is not None:
         yield LineChart(
-            f"What more levels add{of}",
+            f"What more levels add{suffix}",
             "levels",
             "share",
             (
@@ -186,17 +191,17 @@ def _by_number(values: Sequence[float]) -> tuple[tuple[float, float], ...]:
     return tuple((float(number), float(value)) for number, value in enumerate(values, 1))
 
 
-def _lineage(bundle: Bundle, of: str) -> Iterator[Block]:
+def _lineage(bundle: Bundle, suffix: str) -> Iterator[Block]:
     rows = tuple(
         (version.version, version.name, version.digest[:12], version.created, str(version.change))
         for version in bundle.manifest.history
     )
-    yield Table(f"Versions{of}", ("version", "name", "digest", "created", "change"), rows)
+    yield Table(f"Versions{suffix}", ("version", "name", "digest", "created", "change"), rows)
     if bundle.manifest.parent is not None:
         yield "A report on two versions, the older one first, shows what changed between them."
     recipe = flat_record({"recipe": bundle.manifest.recipe or {}, "source": bundle.manifest.source})
     if recipe:
-        yield Table(f"Recipe and sources{of}", ("setting", "value"), tuple(recipe.items()))
+        yield Table(f"Recipe and sources{suffix}", ("setting", "value"), tuple(recipe.items()))
 
 
 def _differences(heading: str, changes: Diff) -> Section:

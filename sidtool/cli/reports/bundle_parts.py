@@ -133,13 +133,13 @@ DRAWN = 2000
 
 
 def map_blocks(
-    bundle: Bundle, values: Mapping[str, str] | None, field: str, of: str, *, seed: int = 0
+    bundle: Bundle, values: Mapping[str, str] | None, field: str, suffix: str, *, seed: int = 0
 ) -> Iterator[Block]:
     """The two largest principal components of the reconstructed vectors of at most DRAWN active
     items, drawn with the seed; nothing without a codebook or with fewer than three items.
 
     The groups are the most frequent values of a field (item id -> value), or else codes of the
-    first level; `of` ends the caption."""
+    first level; `suffix` ends the caption."""
     codebook = bundle.codebook
     rows = bundle.active
     if codebook is None or len(rows) < 3:
@@ -163,7 +163,7 @@ def map_blocks(
         f"are the most frequent {by}."
     )
     series = grouped_points(points, labels, groups)
-    yield Scatter(f"Items{of} by principal components", series)
+    yield Scatter(f"Items{suffix} by principal components", series)
 
 
 def principal_plane(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:
@@ -209,10 +209,10 @@ NEAREST = 10
 
 
 def neighbor_blocks(
-    bundle: Bundle, embeddings: str | Path, of: str, *, seed: int = 0
+    bundle: Bundle, embeddings: str | Path, suffix: str, *, seed: int = 0
 ) -> Iterator[Block]:
     """What the SIDs of a bundle keep of the neighbors by the vectors in a file, measured and for a
-    few items drawn with the seed; `of` ends the captions.
+    few items drawn with the seed; `suffix` ends the captions.
 
     Raises DataError if the file has no vector of an active item, and as `open_vectors`."""
     items = bundle.items
@@ -224,7 +224,7 @@ def neighbor_blocks(
     codes = items.codes[bundle.active]
     measured = neighbor_preservation(vectors, codes, bundle.codebook, seed=seed)
     rows = tuple(enumerate(measured.jaccard, 1))
-    yield Table(f"Neighbors kept by the first codes{of}", ("codes", "Jaccard overlap"), rows)
+    yield Table(f"Neighbors kept by the first codes{suffix}", ("codes", "Jaccard overlap"), rows)
     yield (
         f"Mean overlap of the {measured.k} nearest items by vector and by prefix, for "
         f"{measured.queries:,} items among {measured.pool:,}. Below are {QUERIES} items drawn at "
