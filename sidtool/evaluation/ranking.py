@@ -61,7 +61,7 @@ class IndexedExamples:
             is_whole = example.fields is NO_FIELDS or is_in_bundle.all()
             places = np.flatnonzero(is_in_bundle).tolist()
             item_fields = example.fields if is_whole else example.fields.take(places)
-            # a model that is told the feedback of the next item is told that of the target
+            # a model that is given the feedback of the next item is given that of the target
             feedback = example.feedback
             fields.append(replace(item_fields, feedback=feedback) if feedback else item_fields)
         targets = np.array([rows_by_id[example.item] for example in examples], dtype=np.int64)

@@ -168,7 +168,7 @@ _Prompt = TypeVar("_Prompt", bound=HistoryPrompt)
 
 @dataclass(frozen=True)
 class ServedPrompts:
-    """The prompts by which a model trained on a mix of tasks is asked.
+    """The prompts by which a model trained on a mix of tasks is queried.
 
     A prompt leaves room for its answer within `max_length` tokens. Without an encoder only the
     tokens of SIDs are counted."""

@@ -89,7 +89,7 @@ class Fields:
     time: float | None = None
     """The time of what comes next."""
     feedback: Values = field(default_factory=dict)
-    """The feedback that what comes next is to have, for a task that is told it."""
+    """The feedback that what comes next is to have, for a task that is given it."""
 
     def is_target(self, index: int) -> bool:
         """Whether an event may be a target: all may, unless the split marks them."""

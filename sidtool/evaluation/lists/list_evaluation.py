@@ -176,7 +176,7 @@ def evaluate_list_makers(
     if not examples:
         raise DataError("there are no examples to evaluate on")
     exclude_seen = bool(options.exclude_seen)
-    # with the feedback of the target, for a model that is told it
+    # with the feedback of the target, for a model that is given it
     requests = [
         Request(
             example.user,

@@ -238,7 +238,7 @@ def _remote(
         if filesystem.exists(stored) and filesystem.cat_file(stored) != text and resume:
             raise UsageError(f"{url}.partial is of a run with other settings", hint=RESTART)
         if _is_half_moved(filesystem, root):
-            filesystem.rm(root, recursive=True)  # before the lineage, which tells that it may be
+            filesystem.rm(root, recursive=True)  # before the lineage, which says that it may be
         if not resume and filesystem.exists(work):
             filesystem.rm(work, recursive=True)
         filesystem.makedirs(work, exist_ok=True)

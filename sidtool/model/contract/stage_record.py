@@ -68,7 +68,7 @@ class Forgetting(JsonRecord):
 
 @dataclass(frozen=True)
 class SftRecord(JsonRecord):
-    """What `make-sft` was told beside tasks, format and limits of training examples."""
+    """What `make-sft` was given beside tasks, format and limits of training examples."""
 
     history_length: int
     columns: tuple[str, ...]

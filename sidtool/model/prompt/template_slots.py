@@ -1,7 +1,7 @@
 """Slots of a template for fields, and what is put into them.
 
 Around a history a template may have `{user.FIELD}`, `{context.FIELD}` (of what comes next),
-`{gap}` (the time since the last event) and, in tasks that are told it, `{feedback.FIELD}`. Beside
+`{gap}` (the time since the last event) and, in tasks that are given it, `{feedback.FIELD}`. Beside
 an item it may have `{event.FIELD}`, `{gap}` (the time between the event before it and this one) and
 `{ago}` (the time from this event until now). Values are catalog text, so none of them can become a
 SID or a special token. `{user.FIELD:token}`, `{gap:token}` ... show a value by the token that the

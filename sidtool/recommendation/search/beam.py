@@ -124,7 +124,7 @@ class _BeamSearch:
         if self._mixture is None:
             return totals
         if level == self._trie.levels - 1 and self._trie.log_size is not None:
-            # items share the probability of their SID, where a memory tells them apart
+            # items share the probability of their SID, where a memory distinguishes them
             is_mixed = self._mixture.is_mixed[:, None, None]
             totals -= self._trie.log_size[nodes] * is_mixed
         self._totals = totals.flatten(1)

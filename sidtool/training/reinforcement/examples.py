@@ -83,7 +83,7 @@ class RlExamples:
         return self.fields.before(self.users[number], self.history(number), targets)
 
     def query(self, session: QuerySession, number: int) -> Query:
-        """What a model is asked in serving, before the event that followed the history of an
+        """The query that a model gets in serving, before the event that followed the history of an
         example."""
         user = self.users[number] or None
         history = self.history(number)
