@@ -71,20 +71,24 @@ def choose_memory(
             f"{binding.digest[:12]}"
         )
     memory.check_bundle(bundle)
-    weight = WeightedMemory.weight if binding is None else binding.weight
-    power = WeightedMemory.power if binding is None else binding.power
-    is_tuned = options.weight is None and options.power is None
-    reranker = binding.reranker if binding is not None and is_tuned and options.rerank else None
-    if reranker is not None:
-        reranker.check_memory(memory.manifest)
-    return WeightedMemory(
-        memory,
-        weight if options.weight is None else options.weight,
-        power if options.power is None else options.power,
-        binding.gate if binding is not None and options.weight is None else None,
-        DEFAULT_NEW_ITEM_FACTOR if binding is None else binding.new_item_factor,
-        reranker,
-    )
+    weighted = WeightedMemory(memory, new_item_factor=DEFAULT_NEW_ITEM_FACTOR)
+    if binding is not None:
+        weighted = WeightedMemory(
+            memory,
+            binding.weight,
+            binding.power,
+            binding.gate,
+            binding.new_item_factor,
+            binding.reranker if options.rerank else None,
+        )
+    # the re-ranker was fitted to another mixture than these options make
+    if options.weight is not None:
+        weighted = replace(weighted, weight=options.weight, gate=None, reranker=None)
+    if options.power is not None:
+        weighted = replace(weighted, power=options.power, reranker=None)
+    if weighted.reranker is not None:
+        weighted.reranker.check_memory(memory.manifest)
+    return weighted
 
 
 @dataclass(frozen=True, kw_only=True)
