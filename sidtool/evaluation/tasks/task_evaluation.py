@@ -91,16 +91,17 @@ def evaluate_task(
     has_examples = False
     if source is not None and not source.is_dir() and suffix(source) in (".jsonl", ".ndjson"):
         has_examples = any("task" in value for _, value in islice(json_lines(source), 1))
-    if options.on != "test" and (has_examples or source is None or not per_user):
+    reads_split = source is not None and not has_examples and per_user
+    if options.on != "test" and not reads_split:
         raise UsageError(f"--on {options.on} has no effect without a split")
     others: Sequence[Question] = []
     if source is not None and has_examples:
         sampled = read_questions(loaded, source, options)
-    elif source is None and not per_user:
-        sampled, others = make_questions(loaded, (), options, FieldTypes())
-    elif source is None or not per_user:
+    elif (source is not None) != per_user:  # tasks of users are about a split, no others are
         needed = "needs a split" if per_user else "is about items or queries and takes no split"
         raise UsageError(f"task {task} {needed}", hint="or give a file of training examples")
+    elif source is None:
+        sampled, others = make_questions(loaded, (), options, FieldTypes())
     else:
         if options.only_items is not None:
             raise UsageError(f"task {task} is about users", hint="leave out --only-items")
