@@ -1,5 +1,6 @@
 """What inference engines are given of a bundle: the catalogs of vllm-gr, NVIDIA's sid-gr-inference,
-FlashRec and xLLM, and the token ids of its codes in a model."""
+FlashRec and xLLM, and the token ids of its codes in a model. The engines of `--engine` are others:
+`integrations/cluster/engines.py` has them."""
 
 import json
 import warnings
