@@ -126,16 +126,18 @@ class Codebook:
                 array = self.encoder[name]
                 if array.shape != (self._fitted_dim,) or self.params.fusion is not None:
                     raise ValueError(f"{name} has shape {array.shape} for vectors of {self.dims}")
-        networks = [("in", self._fitted_dim, check_network(self.encoder, "in", self._fitted_dim))]
+        latent = check_network(self.encoder, "in", self._fitted_dim)
+        widths = {"in": (self._fitted_dim, latent)}  # of what each network reads and gives
         if has(self.encoder, "out"):
-            latent = len(self.encoder["out_0_weight"])
-            networks.append(("out", latent, check_network(self.encoder, "out", latent)))
-            if networks[1][2] != self._fitted_dim:
-                raise ValueError(f"network 'out' gives {networks[1][2]}, dim is {self._fitted_dim}")
-        latent = max(networks[0][2], networks[-1][1] if len(networks) > 1 else 0)
+            source = len(self.encoder["out_0_weight"])
+            target = check_network(self.encoder, "out", source)
+            if target != self._fitted_dim:
+                raise ValueError(f"network 'out' gives {target}, dim is {self._fitted_dim}")
+            widths["out"] = (source, target)
+            latent = max(latent, source)
         if latent > width:
             raise ValueError(f"the centroids have width {width}, the networks need {latent}")
-        for name, source, target in networks:
+        for name, (source, target) in widths.items():
             if self.params.skip and has(self.encoder, name) and source != target:
                 raise ValueError(
                     f"network {name!r} maps {source} to {target}, skip needs one width"
