@@ -37,7 +37,7 @@ def test_help_loads_nothing_heavy() -> None:
     """Nor does `import sidtool`, which it begins with."""
     program = (
         "from typer.testing import CliRunner; from sidtool.cli.main import app; "
-        "lines = ['--help'], ['train', '--help'], ['--version']; "
+        "lines = ['--help'], ['train', '--help'], ['evaluate', '--help'], ['--version']; "
         "assert not any(CliRunner().invoke(app, line).exit_code for line in lines)"
     )
     assert loaded_by(program) == set()

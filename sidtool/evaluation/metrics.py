@@ -7,6 +7,7 @@ cli/evaluation_tables.py."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,18 @@ class TargetRanks:
     """(n,): items ranked before the target's group."""
     group_size: NDArray[np.int64]
     """(n,): items that share the target's rank, itself included; 0 where it was not ranked."""
+
+
+class AnswerMetrics(NamedTuple):
+    """The metrics of a model's answers to n questions."""
+
+    names: tuple[str, ...]
+    values: NDArray[np.float64]
+    """(n, metrics), in the order of `names`"""
+    overall: Mapping[str, float] = {}
+    """metrics that no single question has"""
+    chance: Mapping[str, float] = {}
+    """what some of them are without a look at the questions"""
 
 
 def metric_names(ks: Sequence[int] = KS) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """What a model thinks of given answers: their losses, and their probabilities among others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,18 +20,6 @@ from sidtool.recommendation.search import (
 )
 
 LOGITS_PER_BATCH = 1 << 25
-
-
-class AnswerMetrics(NamedTuple):
-    """The metrics of a model's answers to n questions."""
-
-    names: tuple[str, ...]
-    values: NDArray[np.float64]
-    """(n, metrics), in the order of `names`"""
-    overall: Mapping[str, float] = {}
-    """metrics that no single question has"""
-    chance: Mapping[str, float] = {}
-    """what some of them are without a look at the questions"""
 
 
 def perplexity(losses: NDArray[np.float64], counts: NDArray[np.int64]) -> float:

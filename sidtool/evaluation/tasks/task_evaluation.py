@@ -20,8 +20,14 @@ from sidtool.data import FieldTypes
 from sidtool.data.tables import json_lines, suffix
 from sidtool.evaluation.bootstrap import RESAMPLES, intervals
 from sidtool.evaluation.held_out import HeldOut
-from sidtool.evaluation.metrics import KS, averages, find_targets, metric_names, metric_values
-from sidtool.evaluation.tasks.answer_scores import AnswerMetrics
+from sidtool.evaluation.metrics import (
+    KS,
+    AnswerMetrics,
+    averages,
+    find_targets,
+    metric_names,
+    metric_values,
+)
 from sidtool.evaluation.tasks.questions import (
     GroupKey,
     Question,

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.base.progress import Progress
+from sidtool.evaluation.metrics import AnswerMetrics
 from sidtool.evaluation.tasks.answer_scores import (
-    AnswerMetrics,
     SharedPrompt,
     answer_losses,
     answer_probabilities,
