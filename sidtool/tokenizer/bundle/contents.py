@@ -175,18 +175,19 @@ class StoredBundle(StoredGroup):
         """The item map: read whole and checked, or in parts if its arrays are `stored`. Codes are
         read whole and checked unless they, too, are read in parts."""
         read_whole = self.arrays.__getitem__
+        read = read_whole if stored is None else stored.in_parts
+        read_codes = read if codes_in_parts else read_whole
         title_arrays = {"items/title_bytes", "items/title_offset"} & self.arrays.keys()
         if len(title_arrays) == 1:
             raise IntegrityError(f"{min(title_arrays)} is stored without the other of the titles")
         index = self._read_index(stored)
 
         def strings(name: str) -> StringArray:
-            arrays = (f"{name}_bytes", f"{name}_offset")
+            data, offsets = read(f"{name}_bytes"), read(f"{name}_offset")
             if stored is None:
-                return StringArray.stored(name, *map(read_whole, arrays))
-            return StringArray(*map(stored.in_parts, arrays))
+                return StringArray.stored(name, data, offsets)
+            return StringArray(data, offsets)
 
-        read_codes = stored.in_parts if stored is not None and codes_in_parts else read_whole
         items = ItemMap(
             space=self.manifest.space,
             ids=strings("items/id"),
@@ -206,7 +207,7 @@ class StoredBundle(StoredGroup):
         if "index/id_hash" not in arrays:
             return None
         if stored is not None:
-            hashes, rows = map(stored.in_parts, ("index/id_hash", "index/id_row"))
+            hashes, rows = stored.in_parts("index/id_hash"), stored.in_parts("index/id_row")
             return IdIndex(hashes, rows, arrays["index/id_hash_first"])
         index = IdIndex(arrays["index/id_hash"], arrays["index/id_row"])
         n_items, last_row = self.manifest.items, index.rows.max(initial=0)
