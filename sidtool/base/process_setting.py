@@ -17,8 +17,9 @@ _SETTINGS: dict[str, tuple[int, Any]] = {}
 def process_setting(
     name: str, read: Callable[[], T], write: Callable[[T], object], value: T
 ) -> Iterator[None]:
-    """Give a setting of the process this value, the same in every block, while the block runs.
-    Blocks of threads may overlap: the last one that ends restores what the first one found."""
+    """Give a setting of the process this value while the block runs. Blocks of threads may overlap:
+    the value of the one that began last holds, and the last one that ends restores what the first
+    one found."""
     with _LOCK:
         blocks, before = _SETTINGS.get(name) or (0, read())
         _SETTINGS[name] = (blocks + 1, before)

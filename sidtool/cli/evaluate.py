@@ -117,12 +117,9 @@ def evaluate_lists(
     evaluation.check_names(thresholds, lists.list_metric_names(settings.length))
     loaded = load_model(model, model_options, memory)
     with progress("evaluate") as reports:
+        other = compared.load(model_options)
         measured = lists.evaluate_lists(
-            loaded,
-            split,
-            settings,
-            against=compared.load(model_options),
-            progress=reports.get("evaluate"),
+            loaded, split, settings, against=other, progress=reports.get("evaluate")
         )
     say_lists(measured, json=json)
     means = next(iter(measured.systems.values()))

@@ -128,11 +128,11 @@ def choose_within(
 ) -> Choices:
     """The choices with which the rest ends in `total` seconds, of which `spent` are gone."""
     seconds_left = MARGIN * max(total - spent, LEAST_SHARE * total)
-    # tuning and evaluation: of all users, or of the share of them that AFTER_SHARE of it allows
+    # tuning and evaluation: all users, or the share of them that takes AFTER_SHARE of the time
     seconds_of_all = speed.user * _user_costs(work, work.valid, work.test)
     share = min(1.0, AFTER_SHARE * seconds_left / max(seconds_of_all, 1e-9))
     training = seconds_left - share * seconds_of_all
-    # validation: of all its users, or of as many as VALIDATION_SHARE of the training allows
+    # validation: all its users, or as many as VALIDATION_SHARE allows, but at least MIN_USERS
     per_user = speed.user * work.validations
     allowed = int(VALIDATION_SHARE * training / max(per_user, 1e-9))
     eval_users = min(work.eval_users, max(MIN_USERS, allowed))

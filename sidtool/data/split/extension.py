@@ -86,8 +86,9 @@ class _Seen(NamedTuple):
 
 
 def _seen(split: Split, earlier: Split) -> Iterator[_Seen]:
-    """What `split` holds out of a user and `earlier` may have seen: up to one event each of
-    training and test, training and validation, and training or validation and test."""
+    """The events that `split` holds out and `earlier` may have seen: for each user, the first one
+    of test that may be a training event, of validation that may be one, and of test that may be a
+    training or validation event."""
     learners = ((split.valid, [earlier.train]), (split.test, [earlier.train, earlier.valid]))
     repeated = np.unique(np.concatenate([_repeated(split, *pair) for pair in learners]))
     users = split.valid.store.users[repeated].tolist()

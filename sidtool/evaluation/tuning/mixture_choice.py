@@ -134,7 +134,7 @@ def choose_gate(
 
 
 class _GateChoice(NamedTuple):
-    """A gate that was fitted to a part of the users; None if it could be fitted to none of them."""
+    """A gate that was fitted to a part of the users, None if none could be."""
 
     gate: Gate | None
     power: float

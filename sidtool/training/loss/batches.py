@@ -142,7 +142,7 @@ class Targets:
         is_reversed = inputs.pop("is_reversed")
         # (n,) each: where the token before a target is
         line, before = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
-        # (levels - 1,): how far the last tokens before a target are from the very last
+        # (levels - 1,): where the preceding tokens are, counted from the last one of them
         offsets = torch.arange(2 - levels, 1, device=before.device)
         columns_before = (before[:, None] + offsets).clamp_min(0)  # (n, levels - 1)
         return cls(
