@@ -77,7 +77,7 @@ def file_locks() -> Any:
         import fcntl
     except ImportError as error:
         raise MissingPackageError(
-            "sidtool writes on Linux and macOS only, which have locks of files: on Windows, use WSL"
+            "sidtool writes on Linux and macOS only: on Windows, run it in WSL"
         ) from error
     return fcntl
 
