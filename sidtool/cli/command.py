@@ -66,6 +66,22 @@ class Command(TyperCommand):
         order = {panel: number for number, panel in enumerate(PANELS)}
         parameters.sort(key=lambda parameter: order.get(parameter.rich_help_panel, -1))
 
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Parse the words of the command line. Raises UsageError for an empty path, which would be
+        read as the working directory, and for an empty bundle, which would be the model's own."""
+        words = list(args)
+        rest = super().parse_args(ctx, args)
+        given = {} if ctx.resilient_parsing else self.make_parser(ctx).parse_args(args=words)[0]
+        parameters: list[Any] = self.params
+        for parameter in parameters:
+            values = _listed(ctx.params.get(parameter.name))
+            is_misread = parameter.name == "bundle" or Path() in values
+            if is_misread and "" in _listed(given.get(parameter.name)):
+                is_option = parameter.param_type_name == "option"
+                name = parameter.opts[0] if is_option else parameter.metavar
+                raise UsageError(f"{name} is empty")
+        return rest
+
     def describe(self) -> None:
         """Give options of groups their help."""
         texts = flag_meanings(self.callback) if self.callback is not None else {}
@@ -108,6 +124,10 @@ class Command(TyperCommand):
             raise typer.Exit(EXIT_INTERRUPTED) from None
         detail(f"{ctx.info_name} took {time.monotonic() - start:.1f} s")
         return result
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _resumption(out: Any, *, by_option: bool) -> str:
