@@ -192,7 +192,8 @@ def hub_url(name: str) -> str:
 def folder_or_url(name_or_path: str | Path) -> Path | str:
     """A folder of this machine, or else the URL of a hub repository."""
     path = Path(name_or_path)
-    return path if path.is_dir() else hub_url(str(name_or_path))
+    # an empty name is no folder, though Python reads it as the working directory
+    return path if name_or_path != "" and path.is_dir() else hub_url(str(name_or_path))
 
 
 def fetch_roots(source: Path | str, root: str, access: HubAccess) -> tuple[Path, list[str]]:

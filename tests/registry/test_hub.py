@@ -88,7 +88,9 @@ def test_what_is_in_the_cache_needs_no_server(
     assert Bundle.from_pretrained("org/shop", cache_dir=mine).digest == bundle.digest
 
 
-def test_bundle_and_memory_may_share_one_repository(server: FakeHub, tmp_path: Path) -> None:
+def test_bundle_and_memory_may_share_one_repository(
+    server: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle = small_bundle()
     memory = small_memory(bundle, KnnSettings())
     bundle.save(tmp_path / "repo/tokenizer.zarr")
@@ -102,6 +104,11 @@ def test_bundle_and_memory_may_share_one_repository(server: FakeHub, tmp_path: P
     shutil.copytree(tmp_path / "repo/tokenizer.zarr", tmp_path / "repo/older.zarr")
     with pytest.raises(DataError, match=r"each of the folders older\.zarr, tokenizer\.zarr"):
         Bundle.from_pretrained(tmp_path / "repo")
+    shutil.rmtree(tmp_path / "repo/older.zarr")
+    monkeypatch.chdir(tmp_path / "repo")
+    assert Bundle.from_pretrained(".").digest == bundle.digest
+    with pytest.raises(UsageError, match="is not a hub model"):
+        Bundle.from_pretrained("")
     shutil.rmtree(tmp_path / "repo/nightly.zarr")
     with pytest.raises(DataError, match="has no memory"):
         Memory.from_pretrained(tmp_path / "repo")
