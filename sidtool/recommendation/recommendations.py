@@ -68,7 +68,7 @@ def recommend(
     """
     options = options_from(RecommendOptions, options, keywords)
     is_history = isinstance(requests, list | tuple) and isinstance(next(iter(requests), None), str)
-    if is_history or isinstance(requests, Request | Mapping):
+    if is_history or isinstance(requests, Request | Mapping | str):
         requests = [requests]  # type: ignore[list-item]
     answers = answer_each(
         model, requests, options, candidates=candidates, stop=True, progress=progress
