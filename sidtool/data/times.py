@@ -128,7 +128,8 @@ def time_format_hint(cells: Sequence[str]) -> str | None:
     if not formats:
         return None
     either = " or ".join(map(repr, formats))
-    return f"the times look like {either}: --time-format {formats[0]!r} of check and split reads it"
+    flag = f"--time-format {formats[0]!r}"
+    return f"the times look like {either}: {flag} of check, fit, prepare and split reads it"
 
 
 def usual_formats(cells: Sequence[str]) -> list[str]:

@@ -68,7 +68,8 @@ def test_events_alone_name_all_flags_at_once(tmp_path: Path) -> None:
     assert "names it with --user-column, --item-column, --order-column" in error
     named = ("--user-column", "Kunde", "--item-column", "Artikelnummer", "--order-column")
     words = ("split", events, "-o", tmp_path / "split", *named, "Kaufdatum")
-    assert "--time-format '%d.%m.%Y' of check and split reads it" in refused(1, *words)
+    hint = "--time-format '%d.%m.%Y' of check, fit, prepare and split reads it"
+    assert hint in refused(1, *words)
     done(*words, "--time-format", "%d.%m.%Y")
 
 
