@@ -64,8 +64,9 @@ def serve(
 
 
 def example_call(url: str, token_file: Path | None, *, has_token: bool) -> str:
-    """A call of the service for a shell; the token itself is not shown."""
-    call = f"curl {url}/v1/recommend --data '{{\"history\": []}}'"
+    """A call of the service for a shell, with an item to name: many models answer an empty history
+    with nothing. The token itself is not shown."""
+    call = f'curl {url}/v1/recommend --data \'{{"history": ["ITEM"]}}\''
     if not has_token:
         return call
     token = f"${TOKEN_VARIABLE}" if token_file is None else f"$(cat {shlex.quote(str(token_file))})"

@@ -104,7 +104,7 @@ def test_the_call_that_is_shown_has_the_token_of_a_file(tmp_path: Path, has_toke
     token.write_text("sesame\n")
     call = example_call(URL, token, has_token=has_token)
     words = shell(call.replace("curl", "printf '%s\\n'"), tmp_path).splitlines()
-    assert words[0] == f"{URL}/v1/recommend"
+    assert words[:3] == [f"{URL}/v1/recommend", "--data", '{"history": ["ITEM"]}']
     assert words[3:] == ["-H", "Authorization: Bearer sesame"] * has_token
 
 
