@@ -81,6 +81,7 @@ from .registry import policy as policy
 from .registry import pull as pull
 from .registry import push as push
 from .registry import tag as tag
+from .registry import verify as verify
 from .tokenizer import BuildOptions as BuildOptions
 from .tokenizer import add_items as add_items
 from .tokenizer import align as align
@@ -91,7 +92,6 @@ from .tokenizer import diff as diff
 from .tokenizer import encode as encode
 from .tokenizer import explain as explain
 from .tokenizer.bundle import Bundle as Bundle
-from .tokenizer.bundle import verify as verify
 from .tokenizer.encoder import Encoder as Encoder
 from .tokenizer.quantize import FusionOptions as FusionOptions
 from .tokenizer.sid import SidSpace as SidSpace

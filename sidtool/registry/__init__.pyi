@@ -24,4 +24,5 @@ from .references import split_reference as split_reference
 from .transfer import broken_parts as broken_parts
 from .transfer import check_source as check_source
 from .transfer import published as published
+from .transfer import verify as verify
 from .version_log import log as log

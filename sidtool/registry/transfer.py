@@ -28,8 +28,9 @@ from sidtool.registry.kinds import (
     read_manifest,
 )
 from sidtool.registry.records import VersionRecord
-from sidtool.registry.references import check_published, locate, published_root
-from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.registry.references import check_published, check_signed, locate, published_root
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle import verify as verify_bundle
 
 BATCH = 16
 """Objects that are copied at once: the client's concurrency, and a bound on memory."""
@@ -97,7 +98,25 @@ def broken_parts(location: str, record: VersionRecord | None = None) -> list[tup
             return [(ROOTS[record.kind], str(error))]
     if is_model(location):
         return verify_model(location)
-    return verify_memory(location) if is_memory(location) else verify(location)
+    return verify_memory(location) if is_memory(location) else verify_bundle(location)
+
+
+def verify(artifact: str | Path, *, signed_by: str | Path | None = None) -> list[tuple[str, str]]:
+    """Everything that is wrong with a stored bundle, memory or model (a path, URL or reference):
+    (object, reason); empty if it is intact.
+
+    Checks every object against its SHA-256, the manifest against its own, and the values against
+    the rules of the format. `signed_by` is a file of public keys or certificates in PEM, or
+    `keyless:IDENTITY@ISSUER`. Raises DataError if there is no artifact, IntegrityError unless it is
+    signed so.
+
+    Examples:
+        >>> sidtool.verify("shop.zarr"), sidtool.verify("tuned")
+        ([], [])
+    """
+    if signed_by is not None:
+        check_signed(str(artifact), signed_by)
+    return broken_parts(*locate(str(artifact)))
 
 
 @dataclass(frozen=True)

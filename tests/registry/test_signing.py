@@ -22,7 +22,16 @@ from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.mixture.index import MemoryOptions
 from sidtool.recommendation.serve.serve_options import ServeOptions
 from sidtool.recommendation.serve.sources import Sources
-from sidtool.registry import check_signed, open_bundle, open_memory, open_parent, policy, pull, push
+from sidtool.registry import (
+    check_signed,
+    open_bundle,
+    open_memory,
+    open_parent,
+    policy,
+    pull,
+    push,
+    verify,
+)
 from sidtool.registry.references import located
 from sidtool.tokenizer.make.add import add_items
 from tests.bundles import small_bundle
@@ -88,7 +97,9 @@ def test_a_signed_version_is_pulled_with_its_signature(
     assert open_bundle(shop).digest == small_bundle().digest
     pull(shop, tmp_path / "out.zarr")
     for signed in (shop, str(tmp_path / "out.zarr")):
-        check_signed(signed, key.with_suffix(".pub"))
+        assert verify(signed, signed_by=key.with_suffix(".pub")) == []
+    with pytest.raises(IntegrityError, match="not signed"):
+        verify(bundle_path, signed_by=key.with_suffix(".pub"))
     # by the files themselves, without sidtool
     verifier = verifying.Config().use_elliptic_key_verifier(public_key=key.with_suffix(".pub"))
     verifier.verify(tmp_path / "out.zarr", tmp_path / "out.zarr.sig")
