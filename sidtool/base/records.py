@@ -180,7 +180,7 @@ def _typed(hint: Any, value: Any, key: str) -> Any:
         )
     if hasattr(hint, "from_json"):
         return _record(hint, value, key)
-    if origin is not None and issubclass(origin, Mapping):
+    if origin is not None:  # a mapping
         if not isinstance(value, Mapping):
             raise _mismatch(key, "an object", value)
         key_type, value_type = get_args(hint)

@@ -19,6 +19,7 @@ from sidtool.base import output
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.base.output import (
     cache_array,
+    cached_array,
     folder_beside,
     locked,
     new_dir,
@@ -73,6 +74,18 @@ def test_resumable_work_is_reused(tmp_path: Path) -> None:
         assert (folder / "step-1").read_text() == "done"
     assert (out / "step-1").exists()
     assert not partial_path(out).exists()
+    partial_path(out).mkdir()
+    (partial_path(out) / "step-1").touch()
+    with new_dir(out, force=True) as folder:
+        assert list(folder.iterdir()) == []
+
+
+def test_an_array_of_another_shape_or_type_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    cache_array(path, np.arange(3, dtype=np.float32))
+    assert cached_array(path, (3,), np.float32).tolist() == [0, 1, 2]  # type: ignore[union-attr]
+    assert cached_array(path, (2,), np.float32) is None
+    assert cached_array(path, (3,), np.int32) is None
 
 
 def test_a_run_killed_between_the_two_moves_is_completed(tmp_path: Path) -> None:
@@ -320,8 +333,10 @@ def test_state_is_written_whole_or_never(tmp_path: Path, monkeypatch: pytest.Mon
     write_whole(state, "old")
     if sys.platform == "linux":
         monkeypatch.setattr(os, "fsync", note_sync)
+        n_open = len(list(Path("/proc/self/fd").iterdir()))
         write_whole(state, "new")
         assert synced == ["run.json.partial", tmp_path.name]
+        assert len(list(Path("/proc/self/fd").iterdir())) == n_open
     monkeypatch.setattr(output, "publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         write_whole(state, "newest")

@@ -1,11 +1,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
-from sidtool.base.records import JsonRecord, is_number
+from sidtool.base.records import JsonRecord, ReadAs, Rule, is_number
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,18 @@ class Everything(JsonRecord):
     names: Mapping[str, str] = field(default_factory=lambda: {"a": "b"})
     free: Mapping[str, Any] = field(default_factory=lambda: {"a": [1, None, {}]})
     shape: Circle | Square = Circle(1.0)
+    level: Annotated[int, Rule("1 or 2", minimum=1, maximum=2)] = 1
+    round: Annotated[Mapping[str, Any], ReadAs(Circle, or_empty=True)] = field(default_factory=dict)
 
 
 SAMPLES: tuple[Any, ...] = (None, "x", True, 1, 1.5, [], {}, [1], ["a", 1], {"a": 1}, {"a": "b"})
-ACCEPTED: dict[str, tuple[Any, ...]] = {"text": ("x",), "flag": (True,), "count": (1,)}
-ACCEPTED |= {"share": (1, 1.5), "choice": (), "optional": (None, 1), "many": ([], [1])}
-ACCEPTED |= {"pair": (["a", 1],), "names": ({}, {"a": "b"}), "free": ({}, {"a": 1}, {"a": "b"})}
-ACCEPTED |= {"shape": ()}
+SAMPLES += (0, 2, 3, {"radius": 2})
+NUMBERS = (0, 1, 2, 3)
+OBJECTS = tuple(sample for sample in SAMPLES if isinstance(sample, dict))
+ACCEPTED: dict[str, tuple[Any, ...]] = {"text": ("x",), "flag": (True,), "count": NUMBERS}
+ACCEPTED |= {"share": (*NUMBERS, 1.5), "choice": (), "optional": (None, *NUMBERS)}
+ACCEPTED |= {"many": ([], [1]), "pair": (["a", 1],), "names": ({}, {"a": "b"}), "free": OBJECTS}
+ACCEPTED |= {"shape": (), "level": (1, 2), "round": ({}, {"radius": 2})}
 
 
 @pytest.mark.parametrize("key", ACCEPTED)
