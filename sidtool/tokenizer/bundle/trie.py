@@ -159,7 +159,7 @@ class Trie:
     def positions(self, rows: ItemRows) -> SidPositions:
         """The positions in SID order of those of the bundle's rows that are in the trie: sorted,
         without repeats."""
-        positions = self.positions_of(ItemRows(np.unique(rows[rows >= 0])))
+        positions = self.positions_of(ItemRows(np.unique(rows)))
         return SidPositions(positions[positions >= 0])
 
     def positions_of(self, rows: ItemRows) -> SidPositions:

@@ -97,6 +97,8 @@ def test_lookup_agrees_with_a_dict(ids: list[str], seed: int) -> None:
         first, stop = items.rows_under(prefix)
         is_under = (items.codes[:, : len(prefix)] == prefix).all(axis=1)
         assert list(range(first, stop)) == np.flatnonzero(is_under).tolist()
+    with pytest.raises(DataError, match="1 item ids are repeated"):
+        ItemMap.of(space, [*ids, ids[0]], np.concatenate([codes, codes[:1]]))
 
 
 def test_a_bundle_opens_without_a_deep_learning_stack(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import fsspec
 import numpy as np
 import pytest
 from fsspec.implementations.local import LocalFileSystem
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import IntegrityError
@@ -271,6 +271,7 @@ def test_hashes_do_not_depend_on_neighbors(texts: list[str], chunk: int) -> None
     assert together.tolist() == [int(StringArray.of([text]).hashes()[0]) for text in texts]
 
 
+@example("aé", [2], 4)
 @given(st.text("aé日", max_size=9), st.lists(st.integers(0, 27), max_size=9), st.integers(1, 4))
 def test_a_string_that_is_not_utf8_is_refused_in_any_chunk(
     text: str, cuts: list[int], chunk: int

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
@@ -83,6 +84,7 @@ WRONG_VALUES: dict[str, list[Any]] = {
     "space begin": [None, "", "<|sid_end|>", "<s_a_1>"],
     "collisions policy": ["overwrite", "append"],
     "collisions capacity": [6, 6.0],
+    "collisions": [{"policy": "append", "capacity": 6}],
     "identity space": [A],
     "identity items": [REMOVED],
     "identity digest": [A, A.upper()],
@@ -174,6 +176,18 @@ def test_what_readers_refuse_is_not_written(tmp_path: Path) -> None:
     other = Bundle.of(bundle.items, bundle.codebook, unknown, name="other")
     with pytest.raises(UsageError, match=r"'other' cannot be written: .* policy is 'drop'"):
         other.save(tmp_path / "other.zarr")
+
+
+def test_a_report_of_other_levels_is_refused() -> None:
+    vectors = np.random.default_rng(0).normal(size=(9, 2))
+    ids = [f"i{row}" for row in range(9)]
+    made = Bundle.from_vectors(ids, vectors, levels=(8, 2), collisions="append")
+    assert made.space.sizes[0] != made.space.sizes[-1]
+    stored = made.manifest.to_json()
+    assert Manifest.from_json(stored) == made.manifest
+    for path in (("levels",), ("neighbors", "jaccard")):
+        with pytest.raises(IntegrityError, match=f"{path[-1]} of the report has 0 entries for 3"):
+            Manifest.from_json(changed(stored, ("report", *path), []))
 
 
 def test_parameters_keep_what_they_do_not_know() -> None:

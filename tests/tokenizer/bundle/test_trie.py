@@ -13,7 +13,7 @@ from sidtool.tokenizer.bundle.trie import Trie
 @st.composite
 def catalogs(draw: st.DrawFn) -> tuple[np.ndarray[Any, Any], tuple[int, ...]]:
     """Sorted codes, with repeats, over a small space of uneven levels."""
-    sizes = tuple(draw(st.lists(st.sampled_from([1, 2, 3, 7, 300]), min_size=1, max_size=4)))
+    sizes = tuple(draw(st.lists(st.sampled_from([1, 2, 7, 300, 1 << 16]), min_size=1, max_size=4)))
     sid = st.tuples(*(st.integers(0, size - 1) for size in sizes))
     codes = sorted(draw(st.lists(sid, min_size=1, max_size=60)))
     return np.array(codes, dtype=np.uint16).reshape(len(codes), len(sizes)), sizes
@@ -45,14 +45,16 @@ def test_children_agree_with_a_dictionary(case: Any, chunk: int) -> None:
     assert trie.leaves(np.arange(len(rows))).tolist() == [leaves.index(row) for row in rows]
     counts = trie.items_per_leaf(np.arange(-1, len(leaves))).tolist()
     assert counts == [0, *(rows.count(sid) for sid in leaves)]
+    positions, n_items = trie.items(np.arange(len(leaves)))
+    assert (positions.tolist(), n_items.tolist()) == (list(range(len(rows))), counts[1:])
 
 
-@given(catalogs(), st.data())
-def test_row_ids_of_the_bundle_are_returned(case: Any, data: st.DataObject) -> None:
+@given(catalogs(), st.booleans(), st.data())
+def test_row_ids_of_the_bundle_are_returned(case: Any, all_: bool, data: st.DataObject) -> None:
     codes, sizes = case
     ids = st.sets(st.integers(0, 200), min_size=len(codes), max_size=len(codes))
-    active = np.array(sorted(data.draw(ids)))
-    trie = Trie.from_codes(codes, sizes, active)
+    active = np.arange(len(codes)) if all_ else np.array(sorted(data.draw(ids)))
+    trie = Trie.from_codes(codes, sizes, None if all_ else active)
     rows = np.array(data.draw(st.lists(st.integers(-1, 210), max_size=50)), dtype=np.int64)
     expected = sorted(set(rows.tolist()) & set(active.tolist()))
     positions = trie.positions(rows)
