@@ -222,7 +222,7 @@ def _renewed_content(
     assert settings is not None
     assert stored is not None
     is_same = memory.manifest.bundle.digest == bundle.identity.digest
-    if is_same and (vectors is None or settings.source == "codes"):
+    if is_same and vectors is None:
         memory.check_bundle(bundle)
         return ItemContent(stored.to_scipy(), settings)
     if settings.source == "codes":

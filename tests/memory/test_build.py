@@ -111,6 +111,20 @@ def test_items_that_never_co_occur_are_refused() -> None:
         build_memory(split_of([["i1"], ["x", "y"]]), BUNDLE)
 
 
+def test_of_equal_neighbors_the_first_items_stay() -> None:
+    histories = [["i0", f"i{number}"] for number in range(9, 1, -1)]
+    memory = build_memory(split_of(histories), BUNDLE, KnnSettings(neighbors=3))
+    similar = memory.neighbors.to_scipy()[BUNDLE.items.rows(["i0"])[0]]
+    expected = np.sort(BUNDLE.items.rows([item for _, item in histories]))[:3]
+    assert sorted(similar.indices.tolist()) == expected.tolist()
+
+
+def test_settings_are_given_in_one_way() -> None:
+    split = split_of(random_histories(0, 20, ITEMS))
+    with pytest.raises(UsageError, match="the keyword recency are both given"):
+        build_memory(split, BUNDLE, KnnSettings(), recency=0.5)
+
+
 NAN, INFINITY = float("nan"), float("inf")
 OUT_OF_RANGE = {
     "distance": (0.0, 1.5, NAN),

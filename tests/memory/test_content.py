@@ -13,8 +13,8 @@ from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.data.items import make_items
 from sidtool.data.vectors import Vectors
 from sidtool.memory import content as module
-from sidtool.memory.build import build_memory, verify_memory
-from sidtool.memory.content import ItemContent, nearest_items
+from sidtool.memory.build import build_memory, content_of, verify_memory
+from sidtool.memory.content import CONTENT_WEIGHT, ItemContent, nearest_items
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
 from sidtool.memory.mixture.index import MemoryIndex
@@ -125,7 +125,26 @@ def test_content_that_contradicts_the_rest_is_reported(tmp_path: Path, damage: s
     """Although digests and objects agree with it."""
     memory = build_memory(SPLIT, GROWN, content=ItemContent.of(GROWN))
     forged(memory, DAMAGES[damage]).save(tmp_path / "m.zarr")
-    assert len(verify_memory(tmp_path / "m.zarr")) == 1
+    ((name, _),) = verify_memory(tmp_path / "m.zarr")
+    assert name == "content/item" or damage != "item of its own row"
+
+
+def test_content_is_that_of_the_vectors_or_of_the_earlier_memory() -> None:
+    earlier = build_memory(SPLIT, GROWN, content=ItemContent.of(GROWN, weight=0.2))
+    for nothing in ((VECTORS, 0.0, earlier), (None, None, build_memory(SPLIT, GROWN)), [None] * 3):
+        assert content_of(GROWN, *nothing) is None
+    for values, source, weight in (
+        ((None, None, earlier), "codes", 0.2),
+        ((None, 0.9, earlier), "codes", 0.9),
+        ((None, 0.3, None), "codes", 0.3),
+        ((VECTORS, None, earlier), "vectors", 0.2),
+        ((VECTORS, None, None), "vectors", CONTENT_WEIGHT),
+    ):
+        settings = content_of(GROWN, *values).settings
+        assert (settings.source, settings.weight) == (source, weight)
+    by_vectors = build_memory(SPLIT, BUNDLE, content=ItemContent.of(BUNDLE, VECTORS[:ITEMS]))
+    with pytest.raises(UsageError, match="compares the items' vectors"):
+        content_of(GROWN, None, None, by_vectors)
 
 
 @pytest.mark.parametrize("weight", [-1.0, 101.0, float("nan"), float("inf"), 0.0])

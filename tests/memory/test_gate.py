@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import UsageError
 from sidtool.memory.build import build_memory
-from sidtool.memory.mixture.gate import GATE_FEATURES, LIMIT, Gate
-from sidtool.memory.mixture.index import MemoryIndex
+from sidtool.memory.mixture.gate import GATE_FEATURES, LIMIT, Gate, check_mixture
+from sidtool.memory.mixture.index import MemoryIndex, WeightedMemory
 from tests.bundles import small_bundle
 from tests.memory.cases import random_histories, slow_scores, split_of
 
@@ -63,6 +63,16 @@ def test_weights_are_a_logistic_function() -> None:
 def test_features_outside_of_those_of_validation_users_are_not_extrapolated() -> None:
     features = np.array([[0.0, 7.0, 0, 0, 1.0], [0.0, 1e9, 0, 0, 1.0]])
     np.testing.assert_allclose(gate().weights(features), 1 / (1 + math.exp(-3.5)))
+
+
+def test_a_memory_is_mixed_within_bounds() -> None:
+    check_mixture(0.0, 1e-9, 0.0)
+    check_mixture(1.0, 20.0, 1.0)
+    for wrong in ((-0.1, 1, 1), (1.1, 1, 1), (1, 0, 1), (1, 20.1, 1), (1, 1, -0.1), (1, 1, 1.1)):
+        with pytest.raises(UsageError, match=r"is from 0 to 1|is above 0, at most 20"):
+            check_mixture(*wrong)
+    assert not WeightedMemory(MEMORY, 0.0).is_used
+    assert WeightedMemory(MEMORY, 0.0, gate=gate()).is_used
 
 
 @pytest.mark.parametrize("size", [LIMIT, -LIMIT])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import CompatibilityError
 from sidtool.memory import ItemContent, KnnSettings, Memory, build_memory
-from sidtool.memory.mixture import ItemDistribution, MemoryIndex
+from sidtool.memory.mixture import ItemDistribution, MemoryIndex, Mixture, WeightedMemory
 from sidtool.memory.mixture import index as module
 from sidtool.tokenizer import align
 from tests.bundles import small_bundle
@@ -120,6 +120,22 @@ def test_the_sources_of_a_score_are_its_parts() -> None:
         total = sum(values.values())
         expected = {key: value / total for key, value in values.items() if value}
         assert parts == pytest.approx(expected)
+        assert list(parts.values()) == sorted(parts.values(), reverse=True)
+
+
+def test_an_item_that_one_of_the_two_lacks_has_no_events() -> None:
+    rows = np.append(np.arange(39), -1)  # the bundle lacks the last item of the memory
+    index = MemoryIndex.of_neighbors(MEMORY.neighbors, MEMORY.events, 1.0, BUNDLE, rows)
+    assert MEMORY.events[[0, 3]].all()
+    assert index.item_events(np.array([-1, 3, 39])).tolist() == [0, MEMORY.events[3], 0]
+
+
+def test_a_request_without_a_history_has_no_prior() -> None:
+    history = np.array([3, 7])
+    none, prior = Mixture.of(WeightedMemory(MEMORY, 0.4), BUNDLE).priors([None, history])
+    assert none is None
+    assert prior.weight == 0.4
+    assert prior.is_mixed
 
 
 @pytest.mark.parametrize("dense", [0, 1000])
