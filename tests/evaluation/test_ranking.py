@@ -7,7 +7,7 @@ import pytest
 
 from sidtool.data.split import Example
 from sidtool.evaluation import IndexedExamples, rank_examples
-from sidtool.evaluation.ranking import Ranking, first_items, item_ranks
+from sidtool.evaluation.ranking import COVERED, Ranking, first_items, item_ranks
 from sidtool.recommendation import RecommendOptions, Request, query, recommend
 from sidtool.tokenizer.bundle import Bundle
 from tests.evaluation.shop import random_leaves, shop, visits
@@ -29,6 +29,7 @@ def test_ranks_count_only_items_that_may_be_recommended(shared: bool, exclude_se
     _, examples = visits()
     indexed = IndexedExamples.of(bundle, examples, exclude_seen=exclude_seen)
     leaves = random_leaves(bundle, len(examples), K)
+    leaves[::4, 3:] = -1
     if exclude_seen and not shared:  # the decoder's filter takes these away
         for row, ranked in enumerate(leaves):
             eligible = ranked[~np.isin(ranked, indexed.denied_positions(row))]
@@ -104,6 +105,7 @@ def test_items_that_repeat_a_sid_count_once_among_sids() -> None:
     leaves = bundle.trie().leaves(positions)
     assert len(np.unique(leaves[0])) < 30
     ranking = Ranking.of_items(indexed, positions)
+    assert (ranking.first_items == positions[:, :COVERED]).all()
     for row, target in enumerate(indexed.target_leaves.tolist()):
         distinct = list(dict.fromkeys(leaves[row].tolist()))
         sid_rank = (ranking.sid_ranks.before[row], ranking.sid_ranks.group_size[row])

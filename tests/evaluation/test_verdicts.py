@@ -69,6 +69,9 @@ def test_a_model_alone_is_placed_beside_item_knn() -> None:
     )
     hopeless = verdict(evaluated(0.001, differences={"item-knn": gain(-0.059, -0.07, -0.05)}))
     assert "95% interval -100% to -83%" in str(hopeless)
+    for low, high in ((0.0, 0.006), (-0.006, 0.0)):
+        touching = evaluated(0.06, differences={"item-knn": gain(0.0, low, high)})
+        assert verdict(touching).standing == "level"
     ahead = verdict(evaluated(0.07, differences={"item-knn": gain(0.01, 0.006, 0.012)}))
     assert ahead.standing == "ahead"
     assert "17% ahead of item-kNN" in str(ahead)
@@ -120,7 +123,7 @@ def test_a_model_that_popular_items_beat_is_not_for_use() -> None:
 def test_what_limits_the_figures_is_said() -> None:
     differences = {"item-knn": gain(0.01, 0.007, 0.015), "other model": gain(-0.01, -0.02, -0.002)}
     evaluation = evaluated(
-        differences=differences, new=150, missing=15, seen=500, users=60, tied=0.34
+        differences=differences, new=100, missing=15, seen=20, users=60, tied=0.34
     )
     answer = verdict(evaluation)
     assert answer.sentences[2:] == (
@@ -128,9 +131,9 @@ def test_what_limits_the_figures_is_said() -> None:
         "item-kNN is not tuned",
         "34% of targets have the time of the event before them: the rows of the file order the "
         "two, and figures may be too high",
-        "15% of targets are new items",
+        "10% of targets are new items",
         "1.5% of targets cannot be recommended",
-        "50% of targets are seen items, which are never recommended",
+        "2% of targets are seen items, which are never recommended",
         "with 60 users only large differences show",
     )
     assert answer.advice == "give the memory content for new items: build-memory --items CATALOG"

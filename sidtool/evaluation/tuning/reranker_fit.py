@@ -113,7 +113,7 @@ class RankedUsers:
         stored = np.where(targets < 0, -1, index.memory_rows[targets])
         return cls(
             features,
-            np.where(positions < 0, -np.inf, log_mixture),
+            log_mixture,
             np.where(is_target.any(axis=1), is_target.argmax(axis=1), -1),
             candidates.has_memory,
             np.where(stored < 0, np.where(targets < 0, -1, 0), index.events[stored]),

@@ -1,6 +1,7 @@
 """What is chosen of a memory on validation users, against evaluations: weight, power, gate, and how
 far new items are let in."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -92,6 +93,19 @@ def users(seed: int, *, informative: bool) -> Candidates:
     )
 
 
+def test_a_cell_that_keeps_the_rare_targets_of_the_memory_goes_before_a_better_one() -> None:
+    candidates = users(0, informative=True)
+    rare, common = np.flatnonzero(candidates.is_rare), np.flatnonzero(~candidates.is_rare)
+    ranks = np.full((len(WEIGHTS), len(POWERS), USERS), K)
+    ranks[-1, POWERS.index(1.0), rare[:20]] = 0  # the memory alone
+    ranks[2, 1, [*rare[:18], *common[:9]]] = 0
+    ranks[3, 2, [*rare[:17], *common]] = 0
+    everyone = np.ones(USERS, dtype=np.bool_)
+    assert best_cell(ranks, candidates, everyone)[:2] == (WEIGHTS[2], POWERS[1])
+    others = np.arange(USERS) != rare[0]  # of whom the memory has too few to regard
+    assert best_cell(ranks, candidates, others)[:2] == (WEIGHTS[3], POWERS[2])
+
+
 def test_a_memory_of_new_items_alone_has_no_share_with_factor_0() -> None:
     candidates = replace(users(0, informative=True), is_new=np.ones(WIDTH, dtype=np.bool_))
     assert candidates.has_memory.all()
@@ -131,7 +145,7 @@ def test_a_gate_finds_the_feature_that_says_whom_to_trust() -> None:
 def test_a_gate_is_used_only_if_it_is_better_on_other_users(seed: int) -> None:
     candidates = users(seed, informative=False)
     gate, _, judged = choose_gate(candidates, grid_ranks(candidates))
-    better = judged["ndcg@10 gate, judged"] > judged["ndcg@10 constant, judged"]
+    better = judged["ndcg@10 gate, judged"] > judged["ndcg@10 constant, judged"] > 0
     # both keep the recall of rare targets, or there are too few of them
     assert (gate is not None) == better
 
@@ -263,6 +277,10 @@ def test_ranks_are_those_of_an_evaluation(shared: bool, exclude_seen: bool, fact
     assert (memory.events == 0).any()
     options = TuneMemoryOptions(num_beams=40, exclude_seen=exclude_seen)
     candidates = candidates_of(loaded, memory, examples, options).with_factor(factor)
+    n_events = Counter(item for user in few for item in user.items)
+    assert candidates.is_rare.tolist() == [1 <= n_events[user.item] <= 5 for user in examples]
+    is_seen = np.array([example.item in example.history for example in examples])
+    assert not exclude_seen or (candidates.targets[is_seen] == -1).all()
     everyone = np.ones(40, dtype=np.bool_)
     _, _, grid = best_cell(grid_ranks(candidates), candidates, everyone)
     assert (grid[0] == grid[0, 0]).all()

@@ -141,6 +141,8 @@ def test_lists_without_new_items_have_the_others_in_their_order() -> None:
     choice = MixtureChoice(0.3, 2.0, None, {})
     assert candidates.lists_new_items
     ranked = RankedUsers.of(candidates.without_new_items(), choice, indexed, index)
+    n_events = Counter(item for user in old for item in user.items)
+    assert ranked.target_events.tolist() == [n_events[example.item] for example in examples]
     is_new = np.array([example.item in without for example in examples])
     assert is_new.any()
     assert (ranked.targets[is_new] == -1).all()

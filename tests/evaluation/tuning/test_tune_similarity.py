@@ -82,10 +82,12 @@ def test_the_direction_is_used_where_it_matters_and_test_examples_are_not_read()
 
 @pytest.mark.parametrize("weight", [0.0, 0.8])
 def test_the_metric_is_that_of_the_built_memory(weight: float) -> None:
-    trial = _trials(SplitPairs(SPLIT), BUNDLE, SPLIT.valid, CONTENT, TuneSimilarityOptions())
-    settings = {"reverse": 0.3, "normalization": 0.2, "recency": 0.6, "content_weight": weight}
+    split = replace(split_of(random_histories(0, 60, ITEMS)), valid=SPLIT.valid)
+    trial = _trials(SplitPairs(split), BUNDLE, split.valid, CONTENT, TuneSimilarityOptions())
+    settings = {"reverse": 0.3, "normalization": 0.2, "recency": 0.6, "distance": 0.5}
+    settings["content_weight"] = weight
     values = {**DEFAULT.to_json(), **settings}
-    assert trial(values) == pytest.approx(ndcg(SPLIT, **settings), abs=1e-9)
+    assert trial(values) == pytest.approx(ndcg(split, **settings), abs=1e-9)
 
 
 def test_a_trial_reads_as_much_of_a_history_as_the_memory() -> None:
