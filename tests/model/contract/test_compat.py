@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.base.errors import CompatibilityError
-from sidtool.model.contract.compat import Verdict, check_bundle, compare
+from sidtool.base.errors import CompatibilityError, SidtoolWarning
+from sidtool.model.contract.compat import Verdict, check_bundle, compare, usable_items
+from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import Codes, SidSpace
@@ -96,6 +97,23 @@ def test_an_aligned_codebook_is_fine_and_names_what_moved() -> None:
     verdict = check_bundle(OLD, aligned)
     assert (verdict.kind, verdict.reassigned_share) == ("aligned", pytest.approx(0.15))
     assert "15.0% of the 20 common items" in verdict.message
+    others = [f"other{n}" for n in range(20)]
+    replaced = made(others, CODES[:20], seed=1, compatible_with=(OLD.identity.codebook,))
+    assert check_bundle(OLD, replaced).reassigned_share == 0
+
+
+def test_items_without_tokens_are_left_out_with_a_warning() -> None:
+    code = int(OLD.items.codes[0, 0])
+    ids = [-1 if place == code else 500 + place for place in range(len(OLD.space.tokens))]
+    tokens = SidTokens.of_ids(OLD.space, ids)
+    n_lacking = int((OLD.items.codes[:, 0] == code).sum())
+    with pytest.warns(SidtoolWarning, match=f"{n_lacking} of 20 items .* {OLD.items.ids[0]!r}"):
+        usable = usable_items(OLD, tokens)
+    assert usable.active.tolist() == np.flatnonzero(OLD.items.codes[:, 0] != code).tolist()
+    assert usable_items(usable, tokens) is usable
+    alone = made(IDS[:1], OLD.items.codes[:1])
+    with pytest.raises(CompatibilityError, match="no tokens for any item"):
+        usable_items(alone, tokens)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def test_a_contract_is_read_as_it_was_written(bundle: Bundle, tmp_path: Path) ->
 def test_a_contract_contains_the_token_ids_for_other_readers(stored: Path) -> None:
     value = json.loads((stored / "sid.json").read_text())
     assert (value["token_start"], value["token_stop"]) == (471, 471 + 8 + 4 + 6 + 2)
+    assert value["history_prompt"] == HISTORY.to_json()
 
 
 PLAIN = HistoryPrompt("next-item", "{history}\n", 10, 100)
@@ -73,6 +74,7 @@ PLAIN = HistoryPrompt("next-item", "{history}\n", 10, 100)
         ({"history_prompt": replace(PLAIN, template="{user.age}{history}")}, 2),
         ({"kind": "encoder-decoder"}, 2),
         ({"user_tokens": 5}, 2),
+        ({"field_tokens": {"event.rating": ("4", "5")}}, 2),
     ],
 )
 def test_readers_that_would_misuse_a_model_refuse_its_format(
@@ -116,6 +118,8 @@ def test_a_further_stage_is_appended(record: StageRecord, bundle: Bundle) -> Non
     assert (after.stages[-1], after.base_folder) == (record, TEACHER)
     assert Contract.from_json(json.loads(json.dumps(after.to_json()))) == after
     assert after.example_format == "plain"
+    assert after.training_of("sequence") == TRAINED
+    assert after.training_of("next-item") is None
 
 
 def test_a_stage_of_a_later_version_is_read_without_its_params(bundle: Bundle) -> None:
@@ -139,7 +143,7 @@ def test_a_token_table_is_stored_in_format_3(bundle: Bundle) -> None:
     value = json.loads(json.dumps(contract.to_json()))
     assert value["format"] == 3
     assert Contract.from_json(value) == contract
-    assert contract.added_ids == contract_of(bundle).added_ids
+    assert contract.added_ids == contract_of(bundle).added_ids == range(471, 471 + 8 + 4 + 6 + 2)
     assert "token_table" not in contract_of(bundle).to_json()
 
 
@@ -165,8 +169,11 @@ def test_an_impossible_token_table_is_malformed(
         Contract.from_json(value)
 
 
-def test_a_token_table_excludes_user_tokens(bundle: Bundle) -> None:
-    value = json.loads(json.dumps(with_table(bundle).to_json())) | {"user_tokens": 3}
+@pytest.mark.parametrize("more", [{"user_tokens": 3}, {"field_tokens": {"event.rating": ["4"]}}])
+def test_a_token_table_excludes_tokens_of_users_and_fields(
+    more: dict[str, Any], bundle: Bundle
+) -> None:
+    value = json.loads(json.dumps(with_table(bundle).to_json())) | more
     with pytest.raises(IntegrityError, match="tokens of users"):
         Contract.from_json(value)
 

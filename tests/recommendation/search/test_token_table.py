@@ -151,6 +151,8 @@ def test_the_constraint_allows_what_it_allows_of_a_block(
     blocks = BLOCK.ids(sids, begin_end_tokens=begin_end_tokens)
     to_table = np.arange(tokens.stop + 9)
     to_table[BLOCK.token_ids] = tokens.token_ids
+    between = np.setdiff1d(np.arange(tokens.start, tokens.stop), tokens.token_ids)
+    to_table[7] = [*between, 7][0]  # the prompt's last token is among those of the codes
     scores = torch.from_numpy(rng.normal(size=(len(sids), len(to_table))).astype(np.float32))
     at_table = torch.zeros_like(scores)
     at_table[:, tokens.token_ids] = scores[:, BLOCK.token_ids]
