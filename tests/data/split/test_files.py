@@ -89,6 +89,10 @@ def test_the_digest_depends_on_values_and_not_on_paths_or_order(tmp_path: Path) 
     shuffled = [line for user in users for line in LINES if line[0] == user]
     other = split_events(events(tmp_path, shuffled, "other.tsv"), tmp_path / "two")
     assert (other.digest, other.counts) == (first.digest, first.counts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sidtool.data.split.digests.RUN_EVENTS", 1)
+        in_runs = split_events(events(tmp_path, LINES), tmp_path / "runs")
+    assert in_runs.digest == first.digest
     for changed in range(6):
         lines = [(u, "new" if n == changed else i, t) for n, (u, i, t) in enumerate(LINES)]
         third = make_split(events(tmp_path, lines, "third.csv")).manifest({})

@@ -101,6 +101,7 @@ def check_no_leak(split: Split, events: list[Any]) -> None:
     """No event of a held-out session is a training event, nor in the history of its targets."""
     assert split.held_out.count(trained(split)) == 0
     assert len(split.held_out) == sum(len(e.items) for e in (*split.valid, *split.test))
+    left_out = 0
     for sequence in split.train:
         log = sorted((e for e in events if e[0] == sequence.user), key=lambda e: e[2])
         numbers = session_numbers([event[2] for event in log])
@@ -110,8 +111,12 @@ def check_no_leak(split: Split, events: list[Any]) -> None:
             if example.user == sequence.user:
                 held_out = {numbers[target.position] for target in example.targets}
                 assert len(held_out) == 1
+                if example in split.test:
+                    n_before = numbers.index(*held_out)
+                    left_out += len(log) - n_before - len(example.items)
                 assert held_out.isdisjoint(numbers[: len(example.history)])
                 assert example.history == tuple(e[1] for e in log[: len(example.history)])
+    assert split.counts.left_out == left_out  # no targets, and behind the last history
 
 
 SESSIONS = [

@@ -2,7 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +13,11 @@ from hypothesis import assume, settings
 from hypothesis import given as given_case
 from hypothesis import strategies as st
 
-from sidtool.base.errors import DataError, SidtoolWarning, UsageError
+from sidtool.base.errors import DataError, IntegrityError, SidtoolWarning, UsageError
 from sidtool.data.coded import ArrowCodes, Coded, Texts
 from sidtool.data.columns import EventColumns
 from sidtool.data.interactions import Interactions
+from sidtool.data.split.consistency import check_parts
 from sidtool.data.split.make import make_split
 from sidtool.data.split.protocols import given, leave_one_out, refuse_empty, temporal
 from sidtool.data.split.record import Cuts
@@ -108,6 +111,9 @@ def check_whole(split: Split, read: Interactions) -> None:
     repeated = [e.item for e in (*split.valid, *split.test) if e.item in e.history]
     assert counts.repeated_targets == len(repeated)
     assert split.reference.targets_repeat == bool(repeated)
+    log = of_users(read)
+    places = [(e.position, log[e.user]) for e in (*split.valid, *split.test)]
+    assert counts.tied_targets == sum(at > 0 and log[at][1] == log[at - 1][1] for at, log in places)
     assert split.windows is None
 
 
@@ -151,6 +157,36 @@ def test_validation_after_test_is_refused() -> None:
     read = interactions([("u", "a", moment) for moment in range(9)])
     with pytest.raises(UsageError, match=r"starts at 3\.0, after test, which starts at 2\.0"):
         temporal(read, Cuts(3.0, 2.0))
+
+
+SHARED = leave_one_out(interactions([(u, i, t) for u in "uv" for t, i in enumerate("abcdab")]))
+U_VALID, V_VALID = SHARED.valid
+U_TEST, V_TEST = SHARED.test
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": (SHARED.train[0],) * 2}, "train has user 'u' twice"),
+        (
+            {"train": (SHARED.train[0], replace(SHARED.train[1], positions=(1, 0, 2, 3)))},
+            "positions of user 'v' are not 0, 1, 2",
+        ),
+        (
+            {"valid": (U_TEST, V_VALID), "test": (U_VALID, V_TEST)},
+            "test: user 'u' has a target among the events of an earlier part, at position 4",
+        ),
+        ({"valid": (U_VALID, U_TEST, V_VALID), "test": (V_TEST,)}, "two examples of user 'u'"),
+        (
+            {"valid": (U_VALID, V_VALID, Example("w", (), "a", 0)), "protocol": "temporal"},
+            "valid: user 'w' has a target without a history",
+        ),
+    ],
+)
+def test_parts_that_no_protocol_makes_are_refused(changes: dict[str, Any], message: str) -> None:
+    assert check_parts(SHARED) is not None
+    with pytest.raises(IntegrityError, match=message):
+        check_parts(replace(SHARED, **changes))
 
 
 def test_a_split_with_an_empty_part_is_refused() -> None:
