@@ -182,17 +182,22 @@ def test_free_sids_are_counted_as_in_a_set(
     assert full_first.tolist() == np.flatnonzero(is_full).tolist()
 
 
-@given(st.integers(0, 99), st.sets(st.sampled_from(ALL_PREFIXES)))
+MORE_PREFIXES = Levels((2, CANDIDATES))
+EVERY_PREFIX = list(product(*map(range, MORE_PREFIXES.sizes)))
+
+
+@given(st.integers(0, 99), st.sets(st.sampled_from(EVERY_PREFIX)))
 def test_nearest_prefixes_equal_an_exhaustive_search(seed: int, full: set[tuple[int, int]]) -> None:
     rng = np.random.default_rng(seed)
-    centroids = tuple(rng.normal(size=(size, 4)).astype(np.float32) for size in LEVELS.sizes)
+    sizes = (*MORE_PREFIXES.sizes, 2)
+    centroids = tuple(rng.normal(size=(size, 4)).astype(np.float32) for size in sizes)
     vectors = rng.normal(size=(3, 4)).astype(np.float32)
     # no first code is excluded, so the beam contains both
-    full_keys = [np.zeros(0, dtype=np.uint64), keys_of(PREFIXES, sorted(full))]
+    full_keys = [np.zeros(0, dtype=np.uint64), keys_of(MORE_PREFIXES, sorted(full))]
     search = PrefixSearch(Codebook("rq-kmeans", centroids, {}))
     prefixes, distances = search.nearest(vectors, full_keys)
     assert prefixes.shape == distances.shape == (3, CANDIDATES)
-    candidates = [prefix for prefix in ALL_PREFIXES if prefix not in full]
+    candidates = [prefix for prefix in EVERY_PREFIX if prefix not in full]
     sums = np.array([centroids[0][one] + centroids[1][two] for one, two in candidates])
     for row, vector in enumerate(vectors):
         if not candidates:
@@ -200,7 +205,8 @@ def test_nearest_prefixes_equal_an_exhaustive_search(seed: int, full: set[tuple[
             continue
         expected = np.square(vector - sums).sum(axis=1)
         nearest_distances = distances[row, : len(candidates)]
-        np.testing.assert_allclose(nearest_distances, np.sort(expected), rtol=1e-4, atol=1e-5)
+        smallest = np.sort(expected)[:CANDIDATES]
+        np.testing.assert_allclose(nearest_distances, smallest, rtol=1e-4, atol=1e-5)
         assert np.isinf(distances[row, len(candidates) :]).all()
         nearest = candidates[int(expected.argmin())]
-        assert prefixes[row, 0] == keys_of(PREFIXES, [nearest])[0]
+        assert prefixes[row, 0] == keys_of(MORE_PREFIXES, [nearest])[0]
