@@ -134,7 +134,7 @@ class MemoryTeacher:
         numbers = np.arange(len(is_item))
         gaps = np.abs(numbers[:, None] - numbers)
         counts = settings.distance ** np.maximum(gaps - 1.0, 0.0)
-        counts[(gaps == 0) | (gaps > self._window)] = 0
+        counts[gaps > self._window] = 0
         counts[np.tril_indices_from(counts)] *= settings.reverse
         products = np.outer(self._events[distinct], self._events[distinct])
         contributed: NDArray[np.float64] = is_item.T @ counts @ is_item

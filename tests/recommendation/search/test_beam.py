@@ -10,6 +10,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.driver import batches, decoding_method
 from sidtool.recommendation.search.partial_head import DecodingHead
+from sidtool.recommendation.search.results import check_scores
 from tests.models import tiny_model
 from tests.search_cases import (
     EVERY_ARCHITECTURE,
@@ -176,6 +177,8 @@ def test_nan_logits_after_the_probe_are_refused() -> None:
     model.lm_head.weight.data.fill_(torch.nan)
     with pytest.raises(DataError, match="NaN"):
         beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=3, k=3)
+    with pytest.raises(DataError, match="NaN"):
+        check_scores(np.array([-0.5, np.nan]))
 
 
 def test_the_refusal_of_an_architecture_says_what_failed() -> None:

@@ -179,7 +179,7 @@ def test_a_model_without_positions_for_the_list_is_refused(
     trie, tokens, _ = _case()
     make_model = tiny_encoder_decoder if architecture == "bart" else tiny_model
     model = make_model(architecture, vocab_size=vocabulary(tokens), max_position_embeddings=16)
-    prompts = [[9] * prompt_length]
+    prompts = [[9], [9] * prompt_length]
     search_lists(model, prompts, trie, tokens, length=length, num_beams=2)
     with pytest.raises(DataError, match=message):
         search_lists(model, prompts, trie, tokens, length=length + 1, num_beams=2)

@@ -101,6 +101,11 @@ def test_both_layouts_contain_the_same_examples(batch: list[TokenizedExample]) -
     assert sorted(result) == sorted(expected)
 
 
+def test_a_line_is_filled_to_its_end() -> None:
+    packed = packed_batch([example_of(n) for n in (12, 10, 2)], pad=0)
+    assert packed["input_ids"].shape == (2, 12)
+
+
 @given(examples)
 def test_targets_have_the_ids_weights_and_tokens_before_them(batch: list[TokenizedExample]) -> None:
     inputs = padded_batch(batch, pad=0)
