@@ -10,7 +10,7 @@ import pytest
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError
 from sidtool.data.split.split import Split
 from sidtool.examples.lineage import read_lineage
-from sidtool.examples.parts import VALID, validation_users
+from sidtool.examples.parts import EMPTY, VALID, validation_users
 from tests.sealed import reseal
 from tests.training_fixtures import make_split
 
@@ -38,11 +38,16 @@ def test_copies_of_validation_users_last_beside_those_of_other_examples(made: Pa
     copies = []
     for name in ("first", "second"):
         data = f"{name}\n".encode()
-        fsspec.filesystem("memory").pipe_file(f"/{name}/part-0000/{VALID}", data)
-        files = {f"part-0000/{VALID}": hashlib.sha256(data).hexdigest()}
+        fsspec.filesystem("memory").pipe_file(f"/{name}/part-0001/{VALID}", data)
+        digest = hashlib.sha256(data).hexdigest()
+        files = {f"part-0000/{VALID}": EMPTY, f"part-0001/{VALID}": digest}
         lineage = replace(read_lineage(made), parts=({"part-0000/a": 1},), files=files)
         copies.append(validation_users(Path(f"memory://{name}"), lineage))
     assert [copy.read_text() for copy in copies] == ["first\n", "second\n"]
+    fsspec.filesystem("memory").pipe_file(f"/third/part-0001/{VALID}", b"first\n")
+    for name, problem in (("third", "was changed"), ("fourth", "is missing")):
+        with pytest.raises(DataError, match=problem):
+            validation_users(Path(f"memory://{name}"), lineage)
 
 
 @pytest.mark.parametrize("leaked", [5, -1])

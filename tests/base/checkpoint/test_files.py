@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from sidtool.base.checkpoint import check_folder, settings_digests
-from sidtool.base.checkpoint.files import read_header
+from sidtool.base.checkpoint.files import StoredWeights, read_gguf_size, read_header
 from sidtool.base.errors import DataError, RefusedError, SidtoolError
 
 
@@ -23,7 +23,24 @@ def folder(tmp_path: Path) -> Path:
 
 def test_an_ordinary_folder_passes(folder: Path) -> None:
     (folder / "training_args.bin").write_bytes(b"never read")
-    assert check_folder(folder).tensors == 1
+    assert check_folder(folder) == StoredWeights(1, 24)
+    save_file({"a": np.zeros(5, np.uint8)}, folder / "model.safetensors")
+    assert check_folder(folder) == StoredWeights(1, 8 * 5)  # may be quantized
+
+
+def test_a_gguf_file_is_measured_by_its_header(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    for content, tensors in (
+        (struct.pack("<4sIQ", b"GGUF", 3, 0), 0),
+        (struct.pack("<4sIQ184x", b"GGUF", 3, 2), 2),
+        (struct.pack("<4sIQ184x", b"GGUF", 3, 1 << 60), 8),
+    ):
+        path.write_bytes(content)
+        assert read_gguf_size(path) == StoredWeights(tensors, 8 * len(content))
+    for content in (b"GGUF" + bytes(11), b"GGUX" + bytes(12)):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="is not a GGUF file"):
+            read_gguf_size(path)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_model.bin"])
