@@ -55,7 +55,12 @@ class Everything(JsonRecord):
     free: Mapping[str, Any] = field(default_factory=lambda: {"a": [1, None, {}]})
     shape: Circle | Square = Circle(1.0)
     level: Annotated[int, Rule("1 or 2", minimum=1, maximum=2)] = 1
-    round: Annotated[Mapping[str, Any], ReadAs(Circle, or_empty=True)] = field(default_factory=dict)
+    round: Annotated[Mapping[str, Any], ReadAs(Circle)] = field(
+        default_factory=lambda: {"radius": 1}
+    )
+    circle: Annotated[Mapping[str, Any], ReadAs(Circle, or_empty=True)] = field(
+        default_factory=dict
+    )
 
 
 SAMPLES: tuple[Any, ...] = (None, "x", True, 1, 1.5, [], {}, [1], ["a", 1], {"a": 1}, {"a": "b"})
@@ -65,7 +70,8 @@ OBJECTS = tuple(sample for sample in SAMPLES if isinstance(sample, dict))
 ACCEPTED: dict[str, tuple[Any, ...]] = {"text": ("x",), "flag": (True,), "count": NUMBERS}
 ACCEPTED |= {"share": (*NUMBERS, 1.5), "choice": (), "optional": (None, *NUMBERS)}
 ACCEPTED |= {"many": ([], [1]), "pair": (["a", 1],), "names": ({}, {"a": "b"}), "free": OBJECTS}
-ACCEPTED |= {"shape": (), "level": (1, 2), "round": ({}, {"radius": 2})}
+ACCEPTED |= {"shape": (), "level": (1, 2)}
+ACCEPTED |= {"round": ({"radius": 2},), "circle": ({}, {"radius": 2})}
 
 
 @pytest.mark.parametrize("key", ACCEPTED)
