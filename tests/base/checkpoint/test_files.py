@@ -22,10 +22,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_an_ordinary_folder_passes(folder: Path) -> None:
-    (folder / "training_args.bin").write_bytes(b"never read")
+    for name in ("training_args.bin", "pytorch_model.bin"):
+        (folder / name).write_bytes(b"never read")
     assert check_folder(folder) == StoredWeights(1, 24)
     save_file({"a": np.zeros(5, np.uint8)}, folder / "model.safetensors")
     assert check_folder(folder) == StoredWeights(1, 8 * 5)  # may be quantized
+    save_file({}, folder / "model.safetensors")
+    assert check_folder(folder) == StoredWeights()
 
 
 def test_a_gguf_file_is_measured_by_its_header(tmp_path: Path) -> None:
