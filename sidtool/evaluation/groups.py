@@ -149,5 +149,5 @@ def _labels(values: Sequence[Value | None]) -> dict[Value | None, str]:
 
 def _spell(value: Value) -> str:
     if isinstance(value, float):
-        return repr(int(value) if value.is_integer() else value)
+        return repr(int(value) if value.is_integer() and abs(value) < 1e15 else value)
     return str(value)
