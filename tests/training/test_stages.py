@@ -119,6 +119,15 @@ def test_merged_adapters_give_the_same_logits(
         merge(tmp_path / "merged", tmp_path / "again")
 
 
+def test_all_weights_of_a_model_with_adapters_are_trained_afterwards(
+    tmp_path: Path, short_train: Train
+) -> None:
+    short_train("lora", "llama", **LORA, max_steps=1)
+    summary = short_train("whole", tmp_path / "lora", max_steps=1)
+    model = load_model_folder(tmp_path / "whole").model
+    assert summary.trained_parameters == model.num_parameters()
+
+
 def test_killed_adapters_have_the_losses_of_whole_runs(tmp_path: Path, short_train: Train) -> None:
     def run(out: str, stop: int | None = None) -> dict[int, Mapping[str, float]]:
         curve: dict[int, Mapping[str, float]] = {}

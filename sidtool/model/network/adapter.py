@@ -64,7 +64,7 @@ def merge_adapter(model: Any, folder: Path, added_ids: range, digests: Mapping[s
     with _stating_tied_head(model):
         merged = adapted.merge_and_unload()
     check_finite(merged, folder)
-    return merged
+    return merged.requires_grad_(True)  # PEFT froze what it merged into
 
 
 @contextmanager
