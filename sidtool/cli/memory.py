@@ -113,6 +113,8 @@ def build_memory(
         events = cluster.parts_manifest(split) if workers.on_cluster else open_split()
         opened.check_split("the split of the memory", events.reference)
         source.check(opened)
+        if building.content_weight:
+            opened.require_codebook()
     if writing.dry_run:
         return _say_plan(events, opened, out, settings, writing)
     with ExitStack() as works:

@@ -26,14 +26,19 @@ def test_export_and_import_are_inverse(road: Road, index: Path, tmp_path: Path) 
     assert tree(tmp_path / "again") == tree(index)
 
 
-def test_an_imported_map_supports_all_but_encode(road: Road, index: Path, tmp_path: Path) -> None:
+def test_an_imported_map_supports_all_that_encodes_nothing(
+    road: Road, index: Path, tmp_path: Path
+) -> None:
     done("import", index / "index.json", "-o", tmp_path / "m.zarr")
     done("verify", tmp_path / "m.zarr")
     assert "a map without a codebook" in done("inspect", tmp_path / "m.zarr").out
     sid = done("decode", tmp_path / "m.zarr", Bundle.open(road.bundle).sid("b007"), "--json").json
     assert sid["items"] == ["b007"]
     encode = ("encode", tmp_path / "m.zarr", "--embeddings", road.vectors)
-    assert "without a codebook" in refused(3, *encode)
+    memory = ("build-memory", road.split, tmp_path / "m.zarr", "-o", tmp_path / "memory.zarr")
+    content = (*memory, "--content-weight", 0.5)
+    for command in (encode, content, (*content, "--dry-run")):
+        assert "without a codebook" in refused(3, *command)
     done("extend-model", road.base, tmp_path / "m.zarr", "-o", tmp_path / "m+sid", "--init", "mean")
 
 
