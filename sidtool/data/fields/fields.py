@@ -186,7 +186,7 @@ def _object(value: Any, part: str) -> Mapping[str, Any]:
 
 
 def _list(value: Any, part: str, n_events: int) -> Sequence[Any]:
-    if not isinstance(value, list):
+    if not isinstance(value, list | tuple):
         raise DataError(f"{part} is {value!r:.60}, not a list")
     if len(value) != n_events:
         raise DataError(f"{part} has {len(value)} values for {n_events} items")

@@ -260,6 +260,7 @@ def test_fields_are_read_back(events: list[Any], data: st.DataObject) -> None:
         times=tuple(time for _, time in events) if data.draw(st.booleans()) else None,
         time=data.draw(st.none() | st.integers(0, 9)),
     )
+    assert Fields.from_json(fields.to_json(), len(events)) == fields
     assert Fields.from_json(json.loads(json.dumps(fields.to_json())), len(events)) == fields
     assert fields.over(NO_FIELDS) == NO_FIELDS.over(fields) == fields
 
