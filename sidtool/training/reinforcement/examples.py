@@ -26,7 +26,7 @@ from sidtool.tokenizer.sid import ItemRows
 from sidtool.training.reinforcement.rewards.reward import Groups
 
 TASKS = ("sequence", "next-item")
-"""Tasks whose examples show a history as SIDs, in order of preference."""
+"""Tasks whose examples `rl` takes events from, in order of preference."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +180,7 @@ def history_task(lineage: Lineage, path: Path) -> str:
         if task in lineage.tasks:
             return task
     raise UsageError(
-        f"{path} has no task that shows histories as SIDs, only {', '.join(lineage.tasks)}",
+        f"rl needs examples of task {' or '.join(TASKS)}, {path} has {', '.join(lineage.tasks)}",
         hint=f"make-sft --task {TASKS[0]}=1",
     )
 

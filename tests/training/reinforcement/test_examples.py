@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from sidtool.base.errors import DataError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.data.split.split import Split
 from sidtool.examples.lineage import read_lineage
 from sidtool.model.prompt.segments import prompt_encoder
@@ -92,6 +93,13 @@ def test_next_item_examples_have_their_target_in_the_completion(tmp_path: Path) 
     examples = read(path, "next-item")
     assert examples.history(0).tolist() == [2, 4]
     assert examples.targets.tolist() == [6]
+
+
+def test_other_tasks_that_show_histories_are_refused(made: Path) -> None:
+    lineage = read_lineage(made)
+    lineage = replace(lineage, tasks={"context-to-sid": lineage.tasks["sequence"]})
+    with pytest.raises(UsageError, match=r"sequence or next-item, .* has context-to-sid"):
+        history_task(lineage, made)
 
 
 def test_events_are_those_of_the_split(made: Path, bundle: Bundle, split: Split) -> None:
