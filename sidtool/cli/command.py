@@ -39,6 +39,8 @@ PANELS: Mapping[str, tuple[str, ...]] = {
 panel or "Options"."""
 
 _PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}
+_PATHS = ("against", "bundle", "earlier", "embeddings", "items", "memory", "out", "to")
+"""Options that name files, though some are no `Path`."""
 
 
 class Command(TyperCommand):
@@ -67,18 +69,18 @@ class Command(TyperCommand):
         parameters.sort(key=lambda parameter: order.get(parameter.rich_help_panel, -1))
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        """Parse the words of the command line. Raises UsageError for an empty path, which would be
-        read as the working directory, and for an empty bundle, which would be the model's own."""
-        words = list(args)
+        """Parse the words of the command line. Raises UsageError for an empty argument and an empty
+        path, which would be read as the working directory, or as the model's own bundle."""
+        parser = self.make_parser(ctx)
+        given = {} if ctx.resilient_parsing else parser.parse_args(args=list(args))[0]
         rest = super().parse_args(ctx, args)
-        given = {} if ctx.resilient_parsing else self.make_parser(ctx).parse_args(args=words)[0]
         parameters: list[Any] = self.params
         for parameter in parameters:
-            values = _listed(ctx.params.get(parameter.name))
-            is_misread = parameter.name == "bundle" or Path() in values
-            if is_misread and "" in _listed(given.get(parameter.name)):
-                is_option = parameter.param_type_name == "option"
-                name = parameter.opts[0] if is_option else parameter.metavar
+            is_argument = parameter.param_type_name == "argument"
+            is_path = is_argument and parameter.name != "texts"
+            is_path |= parameter.name in _PATHS or Path() in _listed(ctx.params.get(parameter.name))
+            if is_path and "" in _listed(given.get(parameter.name)):
+                name = parameter.metavar if is_argument else parameter.opts[0]
                 raise UsageError(f"{name} is empty")
         return rest
 
