@@ -12,7 +12,7 @@ from sidtool.base.documents import sealed_text
 from sidtool.base.errors import UsageError
 from sidtool.base.options import keywords_of, options_from
 from sidtool.base.output import locked, partial_path, publish, refuse_existing, remove
-from sidtool.base.output_name import JSON_LINES, check_suffix
+from sidtool.base.output_name import JSON_LINES, check_name, check_suffix
 from sidtool.base.progress import Progress
 from sidtool.base.threads import arrow_threads, in_threads, meanwhile, thread_count
 from sidtool.data import Items, Query, read_queries
@@ -260,6 +260,7 @@ def _refuse_outputs(out: Path, force: bool) -> None:
 
     A killed run leaves files that may be replaced: it had begun to move them, and the lineage comes
     last."""
+    check_name(out)
     check_suffix(out, JSON_LINES)
     side = side_files(out)
     killed_while_moving = partial_path(out).exists() and not side["meta"].exists()

@@ -121,6 +121,7 @@ CASES = [
     ("compare shop.zarr ''", 2, "BUNDLE... is empty"),
     ("build-codebook items.jsonl -o OUT --embeddings ''", 2, "--embeddings is empty"),
     ("encode shop.zarr --items '' -o OUT", 2, "--items is empty"),
+    ("SFT -o .", 2, "names no file or folder"),
     ("SPLIT --memory 1KiB", 2, "events do not fit a budget of 1024 bytes"),
     ("SPLIT --parts 1", 2, "--parts must be at least 2"),
     ("SPLIT --resume", 2, "--resume requires --parts"),
