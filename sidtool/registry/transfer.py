@@ -107,8 +107,8 @@ def verify(artifact: str | Path, *, signed_by: str | Path | None = None) -> list
 
     Checks every object against its SHA-256, the manifest against its own, and the values against
     the rules of the format. `signed_by` is a file of public keys or certificates in PEM, or
-    `keyless:IDENTITY@ISSUER`. Raises DataError if there is no artifact, IntegrityError unless it is
-    signed so.
+    `keyless:IDENTITY@ISSUER`. Raises DataError if there is no artifact, IntegrityError if it is not
+    signed by one of them.
 
     Examples:
         >>> sidtool.verify("shop.zarr"), sidtool.verify("tuned")
