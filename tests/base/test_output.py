@@ -336,7 +336,7 @@ def test_state_is_written_whole_or_never(tmp_path: Path, monkeypatch: pytest.Mon
         n_open = len(list(Path("/proc/self/fd").iterdir()))
         write_whole(state, "new")
         assert synced == ["run.json.partial", tmp_path.name]
-        assert len(list(Path("/proc/self/fd").iterdir())) == n_open
+        assert len(list(Path("/proc/self/fd").iterdir())) <= n_open
     monkeypatch.setattr(output, "publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         write_whole(state, "newest")

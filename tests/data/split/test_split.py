@@ -159,17 +159,17 @@ def test_validation_after_test_is_refused() -> None:
         temporal(read, Cuts(3.0, 2.0))
 
 
-SHARED = leave_one_out(interactions([(u, i, t) for u in "uv" for t, i in enumerate("abcdab")]))
-U_VALID, V_VALID = SHARED.valid
-U_TEST, V_TEST = SHARED.test
+TWO_USERS = leave_one_out(interactions([(u, i, t) for u in "uv" for t, i in enumerate("abcdab")]))
+U_VALID, V_VALID = TWO_USERS.valid
+U_TEST, V_TEST = TWO_USERS.test
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train": (SHARED.train[0],) * 2}, "train has user 'u' twice"),
+        ({"train": (TWO_USERS.train[0],) * 2}, "train has user 'u' twice"),
         (
-            {"train": (SHARED.train[0], replace(SHARED.train[1], positions=(1, 0, 2, 3)))},
+            {"train": (TWO_USERS.train[0], replace(TWO_USERS.train[1], positions=(1, 0, 2, 3)))},
             "positions of user 'v' are not 0, 1, 2",
         ),
         (
@@ -184,9 +184,9 @@ U_TEST, V_TEST = SHARED.test
     ],
 )
 def test_parts_that_no_protocol_makes_are_refused(changes: dict[str, Any], message: str) -> None:
-    assert check_parts(SHARED) is not None
+    assert check_parts(TWO_USERS) is not None
     with pytest.raises(IntegrityError, match=message):
-        check_parts(replace(SHARED, **changes))
+        check_parts(replace(TWO_USERS, **changes))
 
 
 def test_a_split_with_an_empty_part_is_refused() -> None:

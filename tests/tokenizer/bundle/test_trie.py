@@ -50,11 +50,11 @@ def test_children_agree_with_a_dictionary(case: Any, chunk: int) -> None:
 
 
 @given(catalogs(), st.booleans(), st.data())
-def test_row_ids_of_the_bundle_are_returned(case: Any, all_: bool, data: st.DataObject) -> None:
+def test_row_ids_of_the_bundle_are_returned(case: Any, is_whole: bool, data: st.DataObject) -> None:
     codes, sizes = case
     ids = st.sets(st.integers(0, 200), min_size=len(codes), max_size=len(codes))
-    active = np.arange(len(codes)) if all_ else np.array(sorted(data.draw(ids)))
-    trie = Trie.from_codes(codes, sizes, None if all_ else active)
+    active = np.arange(len(codes)) if is_whole else np.array(sorted(data.draw(ids)))
+    trie = Trie.from_codes(codes, sizes, None if is_whole else active)
     rows = np.array(data.draw(st.lists(st.integers(-1, 210), max_size=50)), dtype=np.int64)
     expected = sorted(set(rows.tolist()) & set(active.tolist()))
     positions = trie.positions(rows)
