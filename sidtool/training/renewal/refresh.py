@@ -208,14 +208,14 @@ def run_refresh(
             )
             if memory is not None and plan.contract.memory is not None:
                 before = plan.contract.memory
-                if before.reranker is not None:
+                if before.reranker is not None and plan.split.valid:
                     # it was fitted to the earlier model: all is chosen again
                     repeats = plan.contract.targets_repeat
                     seen = chosen_seen(before.reranker.exclude_seen, repeats)
                     choice = TuneMemoryOptions(exclude_seen=seen)
                     tune_memory(plan.trained, plan.split, memory, out, choice, force=force)
                 else:
-                    binding = replace(before, digest=memory.digest)
+                    binding = replace(before, digest=memory.digest, reranker=None)
                     bind_memory(plan.trained, memory, binding, out, force=force)
                 training = replace(training, model=str(out))  # it was trained in a folder beside
                 remove(plan.trained.parent)

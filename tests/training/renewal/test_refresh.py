@@ -284,11 +284,14 @@ def test_a_larger_bundle_keeps_every_row(tmp_path: Path, trained: Path, bundle: 
 
 
 def test_without_validation_users_the_training_runs_to_its_end(
-    tmp_path: Path, trained: Path, bundle: Bundle, later: Split
+    tmp_path: Path, trained: Path, remember: Make, split: Split, bundle: Bundle, later: Split
 ) -> None:
+    model = remember(reranker=random_reranker(build_memory(split, bundle).manifest))
     split = replace(later, valid=())
-    summary = refresh(trained, bundle, tmp_path / "out", split=split, options=QUICK)
+    summary = refresh(model, bundle, tmp_path / "out", split=split, options=QUICK)
     assert summary.training.metric is None
+    memory = read_contract(tmp_path / "out").memory
+    assert (memory.weight, memory.power, memory.reranker) == (0.4, 3.0, None)
     make_sft(bundle, bundle.catalog, split, tmp_path / "train.jsonl")
     stages = [StageSettings(TrainOptions(), {})]
     (run,) = plan_stages(trained, tmp_path / "train.jsonl", tmp_path / "next", stages)
