@@ -39,8 +39,8 @@ PANELS: Mapping[str, tuple[str, ...]] = {
 panel or "Options"."""
 
 _PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}
-_PATHS = ("against", "bundle", "earlier", "embeddings", "items", "memory", "out", "to")
-"""Options that name files, though some are no `Path`."""
+_TEXTS = ("history", "prompt", "query", "texts")
+"""Parameters that may be empty."""
 
 
 class Command(TyperCommand):
@@ -69,17 +69,18 @@ class Command(TyperCommand):
         parameters.sort(key=lambda parameter: order.get(parameter.rich_help_panel, -1))
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        """Parse the words of the command line. Raises UsageError for an empty argument and an empty
-        path, which would be read as the working directory, or as the model's own bundle."""
-        parser = self.make_parser(ctx)
-        given = {} if ctx.resilient_parsing else parser.parse_args(args=list(args))[0]
+        """Parse the words of the command line. Raises UsageError for a value that is empty, as that
+        of an unset variable: a path would be the working directory, a bundle the model's own."""
+        words: dict[str, Any] = {}
+        if not ctx.resilient_parsing:
+            words, *_ = self.make_parser(ctx).parse_args(args=list(args))
         rest = super().parse_args(ctx, args)
         parameters: list[Any] = self.params
         for parameter in parameters:
-            is_argument = parameter.param_type_name == "argument"
-            is_path = is_argument and parameter.name != "texts"
-            is_path |= parameter.name in _PATHS or Path() in _listed(ctx.params.get(parameter.name))
-            if is_path and "" in _listed(given.get(parameter.name)):
+            value = words.get(parameter.name)
+            is_empty = "" in value if isinstance(value, list | tuple) else value == ""
+            if is_empty and parameter.name not in _TEXTS:
+                is_argument = parameter.param_type_name == "argument"
                 name = parameter.metavar if is_argument else parameter.opts[0]
                 raise UsageError(f"{name} is empty")
         return rest
@@ -126,10 +127,6 @@ class Command(TyperCommand):
             raise typer.Exit(EXIT_INTERRUPTED) from None
         detail(f"{ctx.info_name} took {time.monotonic() - start:.1f} s")
         return result
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _resumption(out: Any, *, by_option: bool) -> str:

@@ -118,6 +118,7 @@ CASES = [
     ("ONE --bundle ''", 2, "--bundle is empty"),
     ("ONE --memory ''", 2, "--memory is empty"),
     ("verify ''", 2, "ARTIFACT is empty"),
+    ("inspect shop.zarr --prefix ''", 2, "--prefix is empty"),
     ("compare shop.zarr ''", 2, "BUNDLE... is empty"),
     ("build-codebook items.jsonl -o OUT --embeddings ''", 2, "--embeddings is empty"),
     ("encode shop.zarr --items '' -o OUT", 2, "--items is empty"),
