@@ -137,7 +137,9 @@ def test_tune_memory_binds_the_memory_and_changes_no_weight(
     assert {name for name in copied if after[name] != before.get(name)} == set()
     assert contract.memory.split == read_split(road.split).reference
     values = binding["validation"]
-    assert values["ndcg@10 mixture"] >= max(values["ndcg@10 model"], values["ndcg@10 memory"])
+    assert values["ndcg@10 mixture"] >= max(
+        values["ndcg@10 candidates by model"], values["ndcg@10 candidates by memory"]
+    )
     again = done("tune-memory", bound, road.split, memory, "-o", tmp_path / "again", "--json")
     assert again.json["digest"] == binding["digest"]
     assert "--force" in refused(2, "tune-memory", trie_model, road.split, memory, "-o", bound)

@@ -16,7 +16,7 @@ from sidtool.memory.build import build_memory
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
 from sidtool.memory.mixture.rerank_features import N_FEATURES
-from sidtool.memory.mixture.reranker import SHAPES, Network, Reranker
+from sidtool.memory.mixture.reranker import Network, Reranker, network_shapes
 from sidtool.model.contract.contract import Contract, MemoryBinding
 from sidtool.model.contract.stage_record import (
     AdoptParams,
@@ -180,7 +180,7 @@ def golden_contract_with_reranker() -> Contract:
     network = Network(
         *(
             (np.arange(np.prod(shape), dtype=np.float32) % 17 - 8).reshape(shape) / 64
-            for shape in SHAPES
+            for shape in network_shapes(N_FEATURES)
         )
     )
     reranker = Reranker.of(

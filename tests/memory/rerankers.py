@@ -7,7 +7,7 @@ import numpy as np
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.mixture.index import WeightedMemory
 from sidtool.memory.mixture.rerank_features import N_FEATURES
-from sidtool.memory.mixture.reranker import SHAPES, Network, Reranker
+from sidtool.memory.mixture.reranker import Network, Reranker, network_shapes
 from sidtool.model.load import LoadedModel
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
@@ -22,16 +22,18 @@ def random_reranker(
     scale: float = 1.0,
     strength: float = 0.3,
     new_item_bonus: float = 0.0,
+    n_features: int = N_FEATURES,
 ) -> Reranker:
     """A re-ranker of random weights; with strength 0 it adds nothing."""
+    shapes = network_shapes(n_features)
     rng = np.random.default_rng(seed)
     arrays = [
-        Network(*((strength * rng.normal(size=shape)).astype(np.float32) for shape in SHAPES))
+        Network(*((strength * rng.normal(size=shape)).astype(np.float32) for shape in shapes))
         for _ in range(networks)
     ]
     return Reranker.of(
-        rng.normal(size=N_FEATURES).tolist(),
-        rng.uniform(0.5, 2, size=N_FEATURES).tolist(),
+        rng.normal(size=n_features).tolist(),
+        rng.uniform(0.5, 2, size=n_features).tolist(),
         arrays,
         manifest,
         scale=scale,

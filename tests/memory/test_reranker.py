@@ -7,8 +7,8 @@ import pytest
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.memory.manifest import ContentSettings, KnnSettings
-from sidtool.memory.mixture.rerank_features import N_FEATURES, RERANK_FEATURES
-from sidtool.memory.mixture.reranker import PARAMETERS, Reranker
+from sidtool.memory.mixture.rerank_features import N_FEATURES, RERANK_FEATURES, TRAINING_EVENTS
+from sidtool.memory.mixture.reranker import Reranker
 from tests.memory.cases import small_memory
 from tests.memory.rerankers import random_reranker
 
@@ -23,7 +23,7 @@ def test_it_is_read_as_it_was_written() -> None:
     assert len(RERANK_FEATURES) == 22
     inputs = np.random.default_rng(1).normal(size=(5, N_FEATURES)).astype(np.float32)
     assert np.array_equal(read.scores(inputs), fitted.scores(inputs))
-    assert len(base64.b64decode(fitted.weights)) == 3 * 4 * PARAMETERS
+    assert len(base64.b64decode(fitted.weights)) == 3 * 14_104
 
 
 def test_another_value_than_that_of_its_digest_is_refused() -> None:
@@ -67,6 +67,24 @@ def test_a_contribution_is_what_the_score_loses_without_the_feature() -> None:
     assert values.contributions(inputs) == pytest.approx(np.tile(np.arange(N_FEATURES), (2, 1)))
 
 
+def test_features_that_came_after_it_was_fitted_change_nothing() -> None:
+    fitted = random_reranker(MANIFEST, n_features=20, new_item_bonus=0.5)
+    read = Reranker.from_json(fitted.to_json())
+    read.check()
+    features = np.random.default_rng(2).normal(size=(3, N_FEATURES)).astype(np.float32)
+    others = features.copy()
+    others[:, 20:] = 7.0
+    inputs = read.standardized(features)
+    assert inputs.shape == (3, 20)
+    assert np.array_equal(read.standardized(others), inputs)
+    assert np.array_equal(read.scores(inputs), fitted.scores(inputs))
+    assert read.contributions(inputs).shape == (3, 20)
+    names = {feature.name for feature in RERANK_FEATURES[:20]}
+    assert all(raised.keys() <= names for raised in read.raised_by(inputs, N_FEATURES))
+    features[1, TRAINING_EVENTS] = 0
+    assert read.bonuses(features).tolist() == [0.0, 0.5, 0.0]
+
+
 def read_sealed(value: dict[str, object], *, is_sealed: bool) -> None:
     """Read and check a stored re-ranker, perhaps with the digest of its values."""
     damaged = Reranker.from_json(value)
@@ -78,14 +96,16 @@ def read_sealed(value: dict[str, object], *, is_sealed: bool) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"means": (0.0,)}, "a re-ranker has 22 means, not 1"),
+        ({"means": (0.0,)}, "a re-ranker of 1 of the 22 features has 22 scales"),
+        ({"means": ()}, "a re-ranker of 0 of the 22 features has 0 means"),
+        ({"means": (0.0,) * 23, "scales": (1.0,) * 23}, "of 23 of the 22 features has 23 means"),
         ({"means": (1e9,) * 22}, "of a re-ranker's means is larger than 1e"),
         ({"scales": (0.0,) * 22}, "a scale of a re-ranker is at least 1e-06"),
         ({"scale": 0.0}, "scale is above 0 and at most 1, not 0"),
         ({"weights": "?"}, "not base64"),
         ({"weights": ""}, "1 to 16 networks of 14104 bytes, not 0 bytes"),
         ({"weights": "AAAA"}, "not 3 bytes"),
-        ({"weights": base64.b64encode(b"\xff" * 4 * PARAMETERS).decode()}, "larger than 1e"),
+        ({"weights": base64.b64encode(b"\xff" * 14_104).decode()}, "larger than 1e"),
         ({"exclude_seen": True}, "has digest"),
         ({"digest": "00"}, "has digest 00"),
     ],

@@ -30,6 +30,11 @@ chosen. On other users it keeps a little less; the aim is 0.85 there."""
 RARE_HITS = 20
 """With fewer rare targets among the memory's first ten, their recall is noise and not regarded."""
 
+CANDIDATES_BY_MODEL = "ndcg@10 candidates by model"
+"""Of the items that the even mixture found, in the order of the model. The model alone may find
+others, so it is not what the model reaches without a memory."""
+CANDIDATES_BY_MEMORY = "ndcg@10 candidates by memory"
+
 
 def best_cell(
     grid_ranks: NDArray[np.int64], candidates: Candidates, users: NDArray[np.bool_]
@@ -87,8 +92,8 @@ class MixtureChoice:
         everyone = np.ones(candidates.users, dtype=np.bool_)
         weight, power, values = best_cell(ranks, candidates, everyone)
         summary = {
-            "ndcg@10 model": float(values[0].max()),
-            "ndcg@10 memory": float(values[-1].max()),
+            CANDIDATES_BY_MODEL: float(values[0].max()),
+            CANDIDATES_BY_MEMORY: float(values[-1].max()),
             "ndcg@10 mixture": float(values[WEIGHTS.index(weight), POWERS.index(power)]),
         }
         gate, gated_power, judged = choose_gate(candidates, ranks)
@@ -303,7 +308,7 @@ def choose_for_new_items(
         for name, value in cautious.summary.items()
     }
     measured = {
-        **{name: choice.summary[name] for name in ("ndcg@10 model", "ndcg@10 memory")},
+        **{name: choice.summary[name] for name in (CANDIDATES_BY_MODEL, CANDIDATES_BY_MEMORY)},
         "ndcg@10 mixture": mixture,
         **judged_on_warm,
         f"{METRIC} of warm targets": float(hits_after.mean()),

@@ -86,7 +86,8 @@ RERANK_FEATURES = (
     Feature("events of last item x log p_model", lambda x: x.log_last * x.log_model, "product"),
     Feature("events of last item x log p_memory", lambda x: x.log_last * x.log_memory, "product"),
 )
-"""A stored re-ranker was fitted to all of them, so a new one needs a new format of contracts."""
+"""A stored re-ranker reads the first of them, as many as there were when it was fitted, so a new
+one goes last."""
 N_FEATURES = len(RERANK_FEATURES)
 TRAINING_EVENTS = [feature.name for feature in RERANK_FEATURES].index("training events")
 

@@ -16,7 +16,7 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.records import JsonRecord, Rule
 from sidtool.memory.manifest import ContentSettings, KnnSettings, MemoryManifest
 from sidtool.memory.mixture.gate import LIMIT
-from sidtool.memory.mixture.rerank_features import N_FEATURES, RERANK_FEATURES, TRAINING_EVENTS
+from sidtool.memory.mixture.rerank_features import RERANK_FEATURES, TRAINING_EVENTS
 
 HIDDEN = 48
 """Units of each of the two hidden layers."""
@@ -24,11 +24,14 @@ FARTHEST_FEATURE = 5.0
 """Standard deviations beyond which features count the same."""
 RERANKED = 100
 """Items of a list that are ordered again, the first ones."""
-SHAPES = ((N_FEATURES, HIDDEN), (HIDDEN,), (HIDDEN, HIDDEN), (HIDDEN,), (HIDDEN,), (N_FEATURES,))
-"""Of one network's arrays, as `Network` has them."""
-PARAMETERS = sum(int(np.prod(shape)) for shape in SHAPES)
 MAX_NETWORKS = 16
 MAX_BONUS = 10.0
+
+
+def network_shapes(n_features: int) -> tuple[tuple[int, ...], ...]:
+    """Of one network's arrays, as `Network` has them."""
+    first, second = (n_features, HIDDEN), (HIDDEN, HIDDEN)
+    return first, (HIDDEN,), second, (HIDDEN,), (HIDDEN,), (n_features,)
 
 
 class Network(NamedTuple):
@@ -43,7 +46,7 @@ class Network(NamedTuple):
     linear: NDArray[np.float32]
 
     def scores(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n,) for (n, N_FEATURES) standardized features."""
+        """(n,) for (n, features) standardized features."""
         hidden = gelu(inputs @ self.first + self.first_bias)
         hidden = gelu(hidden @ self.second + self.second_bias)
         return np.asarray(hidden @ self.output + inputs @ self.linear)
@@ -65,8 +68,9 @@ def gelu(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Reranker(JsonRecord):
-    """Networks on the standardized RERANK_FEATURES, the mean of whose scores is added to the log of
-    an item's mixed probability, times `scale`, with a bonus for items without training events.
+    """Networks on the first of the standardized RERANK_FEATURES, as many as there are means; the
+    mean of their scores is added to the log of an item's mixed probability, times `scale`, with a
+    bonus for items without training events.
 
     Raises UsageError for numbers that are out of range or not as many as the features."""
 
@@ -90,8 +94,11 @@ class Reranker(JsonRecord):
     def __post_init__(self) -> None:
         for name in ("means", "scales"):
             values = getattr(self, name)
-            if len(values) != N_FEATURES:
-                raise UsageError(f"a re-ranker has {N_FEATURES} {name}, not {len(values)}")
+            if not 0 < len(values) <= len(RERANK_FEATURES) or len(values) != len(self.means):
+                raise UsageError(
+                    f"a re-ranker of {len(self.means)} of the {len(RERANK_FEATURES)} features has "
+                    f"{len(values)} {name}"
+                )
             if not all(abs(value) <= LIMIT for value in values):
                 raise UsageError(f"a number of a re-ranker's {name} is larger than {LIMIT:g}")
         if min(self.scales) < 1 / LIMIT:
@@ -141,19 +148,21 @@ class Reranker(JsonRecord):
             data = base64.b64decode(self.weights, validate=True)
         except ValueError as error:
             raise UsageError("the weights of a re-ranker are not base64") from error
-        n_networks, remainder = divmod(len(data), 4 * PARAMETERS)
+        shapes = network_shapes(len(self.means))
+        sizes = [int(np.prod(shape)) for shape in shapes]
+        n_networks, remainder = divmod(len(data), 4 * sum(sizes))
         if remainder or not 1 <= n_networks <= MAX_NETWORKS:
             raise UsageError(
-                f"a re-ranker has 1 to {MAX_NETWORKS} networks of {4 * PARAMETERS} bytes, not "
+                f"a re-ranker has 1 to {MAX_NETWORKS} networks of {4 * sum(sizes)} bytes, not "
                 f"{len(data)} bytes"
             )
         weights = np.frombuffer(data, dtype="<f4").astype(np.float32)
         if not (np.abs(weights) <= LIMIT).all():
             raise UsageError(f"a weight of a re-ranker is larger than {LIMIT:g}")
-        ends = np.cumsum([int(np.prod(shape)) for shape in SHAPES])[:-1]
+        ends = np.cumsum(sizes)[:-1]
         networks = []
-        for row in weights.reshape(n_networks, PARAMETERS):
-            arrays = zip(np.split(row, ends), SHAPES, strict=True)
+        for row in weights.reshape(n_networks, -1):
+            arrays = zip(np.split(row, ends), shapes, strict=True)
             networks.append(Network(*(array.reshape(shape) for array, shape in arrays)))
         return tuple(networks)
 
@@ -179,28 +188,28 @@ class Reranker(JsonRecord):
                 )
 
     def bonuses(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """(...) what is added for items without training events, by (..., N_FEATURES) features that
-        are not standardized."""
+        """(...) what is added for items without training events, by (..., RERANK_FEATURES) features
+        that are not standardized."""
         return np.where(
             features[..., TRAINING_EVENTS] == 0, np.float32(self.new_item_bonus), np.float32(0)
         )
 
     def standardized(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """(..., N_FEATURES) features in standard deviations from their means."""
-        return standardized_features(features, self.means, self.scales)
+        """The first of (..., RERANK_FEATURES) features in standard deviations from their means."""
+        return standardized_features(features[..., : len(self.means)], self.means, self.scales)
 
     def scores(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n,) what is added to the logs of the mixed probabilities of n items, by their (n,
-        N_FEATURES) standardized features."""
+        features) standardized features."""
         total = sum(network.scores(inputs) for network in self.networks)
         return np.asarray(total * np.float32(self.scale / len(self.networks)))
 
     def contributions(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, N_FEATURES) by how much each feature raises the score of each of n items, against an
+        """(n, features) by how much each feature raises the score of each of n items, against an
         item of which this feature has its mean."""
         scores = self.scores(inputs)
         columns = []
-        for feature in range(N_FEATURES):
+        for feature in range(inputs.shape[1]):
             without = inputs.copy()
             without[:, feature] = 0
             columns.append(scores - self.scores(without))
@@ -209,7 +218,7 @@ class Reranker(JsonRecord):
     def raised_by(self, inputs: NDArray[np.float32], most: int) -> list[dict[str, float]]:
         """The names of the features that contribute most to the score of each of n items, at most
         so many, by how much they raise it; largest first."""
-        names = [feature.name for feature in RERANK_FEATURES]
+        names = [feature.name for feature in RERANK_FEATURES[: len(self.means)]]
         return [
             {
                 name: value
@@ -223,8 +232,8 @@ class Reranker(JsonRecord):
 def standardized_features(
     features: NDArray[np.floating[Any]], means: Sequence[float], scales: Sequence[float]
 ) -> NDArray[np.float32]:
-    """(..., N_FEATURES) features in standard deviations from their means, at most FARTHEST_FEATURE
-    in size."""
+    """(..., features) features in standard deviations from their means, at most FARTHEST_FEATURE in
+    size."""
     deviations = (features - np.array(means, np.float32)) / np.array(scales, np.float32)
     return np.clip(deviations, -FARTHEST_FEATURE, FARTHEST_FEATURE).astype(np.float32, copy=False)
 

@@ -167,7 +167,7 @@ class RankedItems:
     mixture_order: SidPositions | None = None
     """the best items by the mixture, best first, where a re-ranker ordered these; else None"""
     features: NDArray[np.float32] | None = None
-    """(r, N_FEATURES) standardized features of the first items, those that a re-ranker ordered"""
+    """(r, features) standardized features of the first items, those that a re-ranker ordered"""
 
     def take(self, places: NDArray[np.int64]) -> "RankedItems":
         """The items at these places, in their order."""

@@ -227,10 +227,15 @@ def test_users_with_warm_targets_lose_less_than_the_noise(new_score: float) -> N
     assert choice.summary["ndcg@10 mixture"] == pytest.approx(gains(ranks).mean())
     assert choice.summary["hr@10 of warm targets, without new items"] == before.mean()
     # the memory's own figure is of all users, beside the one that the factor was chosen with
-    all_users_ndcg = MixtureChoice.of(candidates).summary["ndcg@10 memory"]
-    assert choice.summary["ndcg@10 memory"] == all_users_ndcg
-    warm_targets_ndcg = MixtureChoice.of(without.select(without.is_warm)).summary["ndcg@10 memory"]
-    assert choice.summary["ndcg@10 memory of warm targets, without new items"] == warm_targets_ndcg
+    all_users_ndcg = MixtureChoice.of(candidates).summary["ndcg@10 candidates by memory"]
+    assert choice.summary["ndcg@10 candidates by memory"] == all_users_ndcg
+    warm_targets_ndcg = MixtureChoice.of(without.select(without.is_warm)).summary[
+        "ndcg@10 candidates by memory"
+    ]
+    assert (
+        choice.summary["ndcg@10 candidates by memory of warm targets, without new items"]
+        == warm_targets_ndcg
+    )
 
 
 def test_new_items_that_hurt_nobody_keep_their_scores() -> None:
@@ -285,7 +290,7 @@ def test_ranks_are_those_of_an_evaluation(shared: bool, exclude_seen: bool, fact
     _, _, grid = best_cell(grid_ranks(candidates), candidates, everyone)
     assert (grid[0] == grid[0, 0]).all()
     summary = MixtureChoice.of(candidates).summary
-    measured = [summary[f"ndcg@10 {system}"] for system in ("model", "memory")]
+    measured = [summary[f"ndcg@10 candidates by {system}"] for system in ("model", "memory")]
     assert measured == [grid[0].max(), grid[-1].max()]
     settings = EvaluationOptions(ks=(10,), exclude_seen=exclude_seen, baselines=False, num_beams=40)
     fitted = fit_gate(candidates, candidates.raised(1.5), everyone, 0.5, 1.0)
