@@ -7,6 +7,7 @@ beside the record of its command is whole: commands write outputs whole or not a
 
 import hashlib
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -71,6 +72,13 @@ class Step:
             "".join(map(str, word)) if isinstance(word, tuple) else str(word)
             for word in self.command
         ]
+
+    @property
+    def variables(self) -> list[str]:
+        """NAME=VALUE of each variable of the environment that stands for an option of the
+        command."""
+        prefix = f"SIDTOOL_{self.command[0]}_".replace("-", "_").upper()
+        return sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith(prefix))
 
 
 def run_process(arguments: list[str], stdout: TextIO) -> Ran:
@@ -173,9 +181,10 @@ class Steps:
             partial.replace(output)
 
     def fingerprint(self, step: Step) -> list[Any]:
-        """The command of a step as JSON, with the digest of every input, and sidtool's version."""
+        """The command of a step as JSON, with the digest of every input, sidtool's version and the
+        variables that stand for options."""
         output = step.output.resolve()
-        parts: list[Any] = [f"sidtool {__version__}"]
+        parts: list[Any] = [f"sidtool {__version__}", *step.variables]
         words = (word if isinstance(word, tuple) else (word,) for word in step.command)
         for word in chain.from_iterable(words):
             if not isinstance(word, Path):
@@ -248,6 +257,8 @@ def shell_script(steps: Sequence[Step], title: str) -> str:
             lines.append(f"mkdir -p {shlex.quote(str(folder))}")
             made.add(folder)
         command = shlex.join(["sidtool", *step.arguments])
+        if step.variables:
+            command = f"{shlex.join(['env', *step.variables])} {command}"
         if step.saves_stdout:
             lines += [f"{command} > {output}.partial", f"mv {output}.partial {output}"]
         else:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.base.errors import DataError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.base.storage.conditional import take_snapshot, write_if_unchanged
 from sidtool.base.storage.storage import Storage
 from sidtool.base.storage.zips import write_zip, zip_directory
@@ -95,3 +95,9 @@ def test_a_zip_of_a_server_without_ranges_is_not_called_damaged(tmp_path: Path) 
             storage.names()
         server.shutdown()
     assert caught.value.hint == "download it and use the copy"
+
+
+def test_an_empty_location_is_refused() -> None:
+    with pytest.raises(UsageError, match="the location of an artifact is empty"):
+        Storage("")
+    assert Storage(".").local_path == Path.cwd()

@@ -6,7 +6,7 @@ import fsspec
 import pytest
 
 from sidtool.recipes import Ran, StepError, Steps
-from sidtool.recipes.steps import run_process
+from sidtool.recipes.steps import Step, run_process, shell_script
 
 
 @pytest.fixture
@@ -106,6 +106,25 @@ def test_changed_urls_and_patterns_repeat_their_step(tmp_path: Path, ran: list[l
     assert commands() == 2
     local.write_text("changed")
     assert commands() == 3
+
+
+def test_a_variable_of_a_step_counts_as_its_option(
+    tmp_path: Path, ran: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    step = Step("make", ("make-it", output), output)
+    plain = shell_script([step], "fit")
+    monkeypatch.setenv("SIDTOOL_MAKE_SEED", "1")  # of the command `make`
+    monkeypatch.setenv("SIDTOOL_TOKEN", "secret")
+    assert shell_script([step], "fit") == plain
+    make_steps(tmp_path, ran).do(step)
+    monkeypatch.setenv("SIDTOOL_MAKE_IT_SEED", "7 8")
+    assert f"env 'SIDTOOL_MAKE_IT_SEED=7 8' sidtool make-it {output}" in shell_script([step], "fit")
+    with pytest.raises(StepError, match=r"this run has \['SIDTOOL_MAKE_IT_SEED=7 8'\]"):
+        make_steps(tmp_path, ran).do(step)
+    monkeypatch.delenv("SIDTOOL_MAKE_IT_SEED")
+    make_steps(tmp_path, ran).do(step)
+    assert len(ran) == 1
 
 
 def test_a_failed_step_runs_again_and_its_time_counts(tmp_path: Path, ran: list[list[str]]) -> None:

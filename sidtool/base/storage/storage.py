@@ -42,11 +42,13 @@ _MISSING = (FileNotFoundError, NotADirectoryError)
 class Storage:
     """The objects at a path or URL. Nothing is read or written before a method is called.
 
-    Methods raise DataError if the store fails. The constructor raises UsageError if the URL's
-    protocol is unknown, MissingPackageError if an extra of sidtool has its client and is not
+    Methods raise DataError if the store fails. The constructor raises UsageError if the location
+    is empty or the URL's protocol unknown, MissingPackageError if an extra of sidtool has its client and is not
     installed."""
 
     def __init__(self, location: str | Path) -> None:
+        if not str(location):
+            raise UsageError("the location of an artifact is empty")
         self.location = str(location).rstrip("/") or str(location)
         self._filesystem, self._root = _connect(self.location)
 
