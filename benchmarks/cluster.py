@@ -2,7 +2,7 @@
 are joined to a file, or left in parts.
 
     python benchmarks/cluster.py 100000 1000000 [10000000] [-o RESULT.json]
-    python benchmarks/cluster.py 100000000 --workers 0 2 --memory 1GiB [-o RESULT.json]
+    python benchmarks/cluster.py 100000000 --workers 0 2 --memory-limit 1GiB [-o RESULT.json]
     python benchmarks/cluster.py 10000000 100000000 --items 250000 --workers 2
 
 The nodes are two raylets on this machine, each with an object store of its own and one core that
@@ -12,7 +12,8 @@ what grows with the events alone. Each run is a process of its own: the command,
 CPU seconds and memory do not contain. Those of the workers contain their imports. Bytes shuffled
 are the files that one worker writes for another: events by part, pairs by block, examples to be
 joined. The digests of all runs of a step are the same, or the benchmark ends with an error. One
-process (0 workers) keeps to `--memory` if it is given (10^8 events need about 16 GB without)."""
+process (0 workers) keeps to `--memory-limit` if it is given (10^8 events need about 16 GB
+without)."""
 
 import argparse
 import json
@@ -94,7 +95,7 @@ class Means:
 
     workers: int
     """0 is one process"""
-    memory: int | None
+    memory_limit: int | None
     """bytes, for one process"""
 
 
@@ -107,7 +108,7 @@ def split(folder: Path, out: Path, means: Means, exchange: Exchange) -> str:
     from sidtool import PartOptions, split_events, split_in_parts
 
     if not means.workers:
-        return split_events(folder / "events.parquet", out, memory=means.memory).digest
+        return split_events(folder / "events.parquet", out, memory_limit=means.memory_limit).digest
     run = PartOptions(engine="ray", workers=means.workers, progress=exchange)
     return split_in_parts(str(folder / "events"), out, run=run).digest
 
@@ -152,7 +153,7 @@ def build_memory(folder: Path, out: Path, means: Means, exchange: Exchange) -> s
     place = str(folder / "shop.zarr")
     bundle = open_bundle(place)
     if not means.workers:
-        budget = means.memory
+        budget = means.memory_limit
         with nullcontext() if budget is None else Shards.beside(out, budget) as shards:
             memory = build(open_split(folder / "split"), bundle, shards=shards)
             memory.save(out)
@@ -280,7 +281,7 @@ def measure(
 
 
 def measure_size(
-    events: int, items: int, workers: Sequence[int], memory: int | None, address: str
+    events: int, items: int, workers: Sequence[int], memory_limit: int | None, address: str
 ) -> list[Measured]:
     """Every step, by one process and by workers. Exits if their digests differ."""
     results = []
@@ -290,7 +291,7 @@ def measure_size(
         for step, files in STEPS.items():
             digests = set()
             for number in workers:
-                means = Means(number, memory)
+                means = Means(number, memory_limit)
                 results.append(measure(step, events, items, folder, means, address))
                 print(json.dumps(asdict(results[-1])), file=sys.stderr, flush=True)
                 digests.add(results[-1].command.digest)
@@ -356,7 +357,9 @@ def main() -> None:
     parser.add_argument(
         "--workers", type=int, nargs="+", default=WORKERS, help="0: one process without a cluster"
     )
-    parser.add_argument("--memory", type=parse_bytes, help="budget of one process, such as 1GiB")
+    parser.add_argument(
+        "--memory-limit", type=parse_bytes, help="budget of one process, such as 1GiB"
+    )
     parser.add_argument("-o", "--out", type=Path, help="write the results to this file")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -370,7 +373,7 @@ def main() -> None:
             one
             for events in args.events
             for one in measure_size(
-                events, args.items or item_count(events), args.workers, args.memory, address
+                events, args.items or item_count(events), args.workers, args.memory_limit, address
             )
         ]
     print(table(results))

@@ -405,10 +405,10 @@ def scale(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     yield step("write vectors", lambda: write_vectors(work, n))[1]
     items, row = step("read catalog", lambda: read_items(work / "items.csv"))
     yield row
-    budget = arguments.memory << 30
+    budget = arguments.memory_limit << 30
     source, row = step(
         "open vectors",
-        lambda: open_vectors(work / "vectors.npy", items.ids, memory=budget, by_row=True),
+        lambda: open_vectors(work / "vectors.npy", items.ids, memory_limit=budget, by_row=True),
     )
     yield row
     plan = BuildOptions((256,) * 4)
@@ -537,7 +537,7 @@ def main() -> None:
         "--patience", type=int, default=600, help="CPU seconds that one balanced k-means may take"
     )
     parser.add_argument("--items", type=int, default=10_000_000)
-    parser.add_argument("--memory", type=int, default=4, metavar="GIB")
+    parser.add_argument("--memory-limit", type=int, default=4, metavar="GIB")
     parser.add_argument("--work", type=Path, default=Path("benchmarks/work/scale"))
     arguments = parser.parse_args()
     print(json.dumps(environment()))

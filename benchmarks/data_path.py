@@ -1,7 +1,7 @@
 """Measure the way from events to training examples and a memory, beside engines that users have.
 
     pip install duckdb polars
-    python benchmarks/data_path.py 100000 1000000 [10000000] [--memory 1GiB] [--threads 2]
+    python benchmarks/data_path.py 100000 1000000 [10000000] [--memory-limit 1GiB] [--threads 2]
         [--steps STEP ...]
 
 Random users with 10 events each on items of Zipf-like popularity, one item per 40 events (at most
@@ -11,7 +11,7 @@ those of the work: imports are not counted, what a command reads and writes is. 
 the process's own memory (RssAnon; pages of mapped files are the system's cache). `duckdb` and
 `polars` read the same file, sort it by user, time and row, and write the same three parts; `scipy
 pairs` counts the pairs that `build-memory` counts. An engine that is not installed is left out.
-With `--memory`, steps that have a budget run within it."""
+With `--memory-limit`, steps that have a budget run within it."""
 
 import argparse
 import json
@@ -97,22 +97,22 @@ def write_bundle(path: Path, n_items: int) -> None:
     Bundle.of(item_map, None, "reassign", name="scale").save(path)
 
 
-def split(folder: Path, memory: int | None) -> Callable[[], Any]:
+def split(folder: Path, memory_limit: int | None) -> Callable[[], Any]:
     """`sidtool split`: leave-one-out."""
     from sidtool import split_events
 
     def work() -> None:
-        split_events(folder / "events.csv", folder / "split", memory=memory, force=True)
+        split_events(folder / "events.csv", folder / "split", memory_limit=memory_limit, force=True)
 
     return work
 
 
-def duckdb(folder: Path, memory: int | None) -> Callable[[], Any]:
+def duckdb(folder: Path, memory_limit: int | None) -> Callable[[], Any]:
     """The same three parts by SQL."""
     engine: Any = import_module("duckdb")
     config = {"threads": 1, "temp_directory": str(folder)}
-    if memory is not None:
-        config["memory_limit"] = f"{memory}B"
+    if memory_limit is not None:
+        config["memory_limit"] = f"{memory_limit}B"
 
     def work() -> None:
         connection = engine.connect(config=config)
@@ -135,7 +135,7 @@ def duckdb(folder: Path, memory: int | None) -> Callable[[], Any]:
     return work
 
 
-def polars(folder: Path, memory: int | None) -> Callable[[], Any]:
+def polars(folder: Path, memory_limit: int | None) -> Callable[[], Any]:
     """The same three parts by data frames."""
     pl: Any = import_module("polars")
 
@@ -155,19 +155,19 @@ def polars(folder: Path, memory: int | None) -> Callable[[], Any]:
     return work
 
 
-def open_split(folder: Path, memory: int | None) -> Callable[[], Any]:
+def open_split(folder: Path, memory_limit: int | None) -> Callable[[], Any]:
     """Opening a split, with all checks."""
     from sidtool import open_split as open_folder
 
     return lambda: open_folder(folder / "split")
 
 
-def sequences(folder: Path, memory: int | None) -> Callable[[], Any]:
+def sequences(folder: Path, memory_limit: int | None) -> Callable[[], Any]:
     """`sidtool make-sft --task sequence=1`"""
     return _examples(folder, "sequence")
 
 
-def next_items(folder: Path, memory: int | None) -> Callable[[], Any]:
+def next_items(folder: Path, memory_limit: int | None) -> Callable[[], Any]:
     """`sidtool make-sft` with histories of titles."""
     return _examples(folder, "title-history-to-sid")
 
@@ -324,7 +324,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("events", type=int, nargs="*", default=[100_000, 1_000_000])
-    parser.add_argument("--memory", type=parse_bytes)
+    parser.add_argument("--memory-limit", type=parse_bytes)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
     parser.add_argument("-o", "--out", type=Path, help="write the results to this file")
@@ -336,7 +336,7 @@ def main() -> None:
     results = [
         result
         for events in args.events
-        for result in measure_size(events, args.memory, args.threads, args.steps)
+        for result in measure_size(events, args.memory_limit, args.threads, args.steps)
     ]
     header = ["events", "step", "CPU seconds", "events per CPU second", "ratio", "peak, MiB"]
     print(markdown(header, map(result_row, results)))

@@ -139,7 +139,7 @@ DISAGREEMENTS = {
     r"|the space|token_start i|begin and end token|codebook levels|quantizer is missing|parent is"
     r"|one number per level|capacity is|give either --session|split has no sessions"
     r"|the fields (None|FieldTypes)|the labels of|its values",
-    "the length of a list": r"has \d+ \w+, not \d+|it has no stage|1 to 26 levels"
+    "the length of a list": r"of the \d+ features has \d+|it has no stage|1 to 26 levels"
     r"|a level has no token",
     "the spelling of a token or a template": r"must contain|bytes, not 1 to 64|has no id",
     "bounds that the code has beside its own types": r"a level has 1 to|not from 1 to|more than 64"

@@ -24,7 +24,7 @@ unless() { [ -e "$1" ] || "${@:2}"; }
 
 unless "$out/split" sidtool split "$events" -o "$out/split" --resume "${parts[@]}" "${ray[@]}"
 unless "$out/vectors" sidtool embed "$items" --encoder "$encoder" -o "$out/vectors" --resume "${ray[@]}"
-unless "$out/shop.zarr" sidtool build-codebook "$items" --embeddings "$out/vectors" -o "$out/shop.zarr" --memory 4GiB "${ray[@]}"
+unless "$out/shop.zarr" sidtool build-codebook "$items" --embeddings "$out/vectors" -o "$out/shop.zarr" --memory-limit 4GiB "${ray[@]}"
 unless "$out/model+sid" sidtool extend-model "$model" "$out/shop.zarr" -o "$out/model+sid"
 unless "$out/examples" sidtool make-sft "$out/shop.zarr" "$items" "$out/split" --model "$out/model+sid" -o "$out/examples/" --resume "${ray[@]}"
 unless "$out/memory.zarr" sidtool build-memory "$out/split" "$out/shop.zarr" -o "$out/memory.zarr" --resume "${ray[@]}"

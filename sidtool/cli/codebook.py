@@ -33,7 +33,7 @@ class VectorInputs:
     interactions: Path | None = option(None, metavar="SPLIT")
     """Split folder, or events (split by leave-one-out). Item co-occurrence in the training part is
     used to build the codebook."""
-    memory: int = option(
+    memory_limit: int = option(
         parse_bytes("4GiB"), reads=parse_bytes, default_text="4GiB", panel="Quantizer"
     )
     """Memory for vectors, like 4GiB, in each worker. Codes and their order need about 60 bytes per
@@ -116,7 +116,7 @@ def build_codebook(
         "embeddings": [path for path, _ in sources],
         "by_row": inputs.by_row,
         "interactions": inputs.interactions,
-        "memory": inputs.memory,
+        "memory_limit": inputs.memory_limit,
     }
     refuse_existing(out, writing.force, BUNDLE)  # before workers start
     if writing.dry_run:

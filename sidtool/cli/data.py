@@ -156,7 +156,7 @@ def split(
     ],
     out: options.Out,
     rules: SplitOptions,
-    memory: Annotated[
+    memory_limit: Annotated[
         int | None,
         typer.Option(
             parser=parse_bytes,
@@ -172,8 +172,10 @@ def split(
 ) -> None:
     """Split user events into training, validation and test, for all later commands."""
     if run.is_divided:
-        if memory is not None:
-            raise UsageError("--memory is for one process without --parts: more parts take less")
+        if memory_limit is not None:
+            raise UsageError(
+                "--memory-limit is for one process without --parts: more parts take less"
+            )
         if threads is not None:
             raise UsageError("--threads is for one process without --parts: leave it out")
         with progress("split") as reports:
@@ -186,7 +188,7 @@ def split(
             events,
             out,
             rules,
-            memory=memory,
+            memory_limit=memory_limit,
             threads=threads,
             dry_run=writing.dry_run,
             force=writing.force,

@@ -65,7 +65,7 @@ def evaluate(
         "Print also the metrics by training events of the target, the mean over items, the "
         "survival of prefixes in the beam, and coverage. --json always has them.",
     ] = False,
-    baseline_memory: Annotated[
+    memory_limit: Annotated[
         int | None,
         typer.Option(
             parser=parse_bytes,
@@ -93,7 +93,7 @@ def evaluate(
             split,
             settings,
             against=compared.load(model_options),
-            baseline_memory=baseline_memory,
+            memory_limit=memory_limit,
             ranker=ranker,
             progress=reports.get("evaluate"),
         )

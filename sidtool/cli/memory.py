@@ -73,7 +73,7 @@ class Building:
     them, the items' codes are compared, which is less exact."""
     tune: bool = option(False)
     """Choose the settings that are not given on validation users, by NDCG@10."""
-    memory: int | None = option(None, reads=parse_bytes, metavar="SIZE")
+    memory_limit: int | None = option(None, reads=parse_bytes, metavar="SIZE")
     """Memory for pairs, like 4GiB: more than fits is put into files beside the output. Events and
     ids need more on top. Default: no limit."""
     threads: int | None = option(None, minimum=1)
@@ -83,8 +83,8 @@ class Building:
         check_options(self)
         if self.tune and self.earlier is not None:
             raise UsageError("--tune chooses other settings than those of the --earlier memory")
-        if self.tune and self.memory is not None:
-            raise UsageError("--tune holds all pairs in memory: it takes no --memory")
+        if self.tune and self.memory_limit is not None:
+            raise UsageError("--tune holds all pairs in memory: it takes no --memory-limit")
 
 
 def build_memory(
@@ -100,7 +100,7 @@ def build_memory(
 ) -> None:
     """Build a memory: which items co-occur in the training events of a split."""
     refuse_existing(out, writing.force, MEMORY)
-    for flag, value in (("--memory", building.memory), ("--threads", building.threads)):
+    for flag, value in (("--memory-limit", building.memory_limit), ("--threads", building.threads)):
         if workers.on_cluster and value is not None:
             raise UsageError(f"{flag} is for one process: leave out --engine")
     if not building.tune and search != TuneSimilarityOptions():
@@ -131,8 +131,8 @@ def build_memory(
             events = counter.manifest
         else:
             files = None
-            if building.memory is not None:
-                files = works.enter_context(memories.Shards.beside(out, building.memory))
+            if building.memory_limit is not None:
+                files = works.enter_context(memories.Shards.beside(out, building.memory_limit))
             events = open_split()
             counter = memories.SplitPairs(events, files, building.threads)
         opened.check_split("the split of the memory", events.reference)

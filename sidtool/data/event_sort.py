@@ -112,7 +112,7 @@ def _user_ranges(codes: Sequence[NDArray[np.int32]], budget: int | None, threads
         raise UsageError(
             f"{ends[-1]} events do not fit a budget of {budget} bytes: a user has {largest} of "
             "them",
-            hint=f"--memory of at least {largest * EVENT_BYTES} bytes",
+            hint=f"--memory-limit of at least {largest * EVENT_BYTES} bytes",
         )
     if threads > 1:  # so many are sorted, or wait to be written
         most = max(largest, most // (threads + 2))

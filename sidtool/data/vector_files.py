@@ -52,7 +52,7 @@ def open_vectors(
     path: Path,
     ids: Sequence[str] | None = None,
     *,
-    memory: int | None = None,
+    memory_limit: int | None = None,
     by_row: bool | None = None,
 ) -> VectorSource:
     """n vectors of a file, one for each of `ids` in their order; all rows if `ids` is None.
@@ -63,15 +63,15 @@ def open_vectors(
     Vectors of other items are skipped. With `by_row`, row i of a file without ids is that of id i;
     None: the caller has no option for this.
 
-    `memory` is a budget in bytes for the vectors that are in memory at once (None: no limit). It
-    covers neither ids nor codes.
+    `memory_limit` is a budget in bytes for the vectors that are in memory at once (None: no limit).
+    It covers neither ids nor codes.
 
     Raises DataError if one of `ids` has no vector or an id of the file has two, and, on reading, if
     a vector is not finite; UsageError if the budget is too small."""
     stored, read_ids, chunk = _open_matrix(path)
     with library_errors(path, "vectors"):
         stored_ids = read_ids()
-    limit = rows_within(stored, memory)
+    limit = rows_within(stored, memory_limit)
     if ids is not None and stored_ids is None and not by_row:
         hint = "write the ids of its rows to a file NAME.ids.txt beside it, one per line"
         if by_row is not None:

@@ -205,15 +205,16 @@ def require_matrix(name: str, stored: Stored) -> None:
         )
 
 
-def rows_within(stored: Stored, memory: int | None) -> int:
+def rows_within(stored: Stored, memory_limit: int | None) -> int:
     """Rows of vectors that a memory budget in bytes allows at once. Raises UsageError if that is
     too few."""
-    if memory is None:
+    if memory_limit is None:
         return max(stored.shape[0], 1)
     row = COPIES * 4 * max(stored.shape[1], 1)
-    if memory < MIN_ROWS * row:
+    if memory_limit < MIN_ROWS * row:
         message = (
-            f"{memory} bytes of memory are not enough for vectors of {stored.shape[1]} dimensions"
+            f"{memory_limit} bytes of memory are not enough for vectors of {stored.shape[1]} "
+            "dimensions"
         )
         raise UsageError(message, hint=f"give at least {MIN_ROWS * row} bytes")
-    return memory // row
+    return memory_limit // row

@@ -73,7 +73,7 @@ def evaluate(
     options: EvaluationOptions | None = None,
     *,
     against: LoadedModel | str | Path | None = None,
-    baseline_memory: int | None = None,
+    memory_limit: int | None = None,
     ranker: Ranker | None = None,
     progress: Progress | None = None,
     **keywords: Any,
@@ -82,8 +82,8 @@ def evaluate(
     events (as `open_split`). The options may also be given as keywords, like `limit=100`.
 
     `against` is another model for the same items, of whatever bundle, that the model is compared
-    with. With `baseline_memory`, a number of bytes, more pairs of item-kNN than fit are put into
-    temporary files. `ranker` searches in place of this process
+    with. With `memory_limit`, a number of bytes, more pairs of item-kNN than fit are put
+    into temporary files. `ranker` searches in place of this process
     (`cluster.ClusterRanker`), for the model. Raises UsageError for a keyword that is no option,
     CompatibilityError if a model, its bundle or its memory may have learned from held-out events,
     RefusedError if the bundle lacks too many targets, unless `options` allow unknown ones, and as
@@ -97,7 +97,7 @@ def evaluate(
         5
     """
     options = options_from(EvaluationOptions, options, keywords)
-    with Shards.temporary(baseline_memory) as shards:
+    with Shards.temporary(memory_limit) as shards:
         held_out = HeldOut.open(model, split, options.on, against)
         repeats = held_out.split.reference.targets_repeat
         reason = seen_reason(options.exclude_seen, repeats)

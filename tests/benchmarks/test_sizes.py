@@ -66,7 +66,7 @@ def test_the_data_path_has_every_step(script: Run, out: Path) -> None:
     import data_path
 
     steps = [step for step in data_path.STEPS if step not in ("duckdb split", "polars split")]
-    printed = script("data_path", 3000, "--memory", "512KiB", "-o", out, "--steps", *steps)
+    printed = script("data_path", 3000, "--memory-limit", "512KiB", "-o", out, "--steps", *steps)
     results = results_of(out)
     assert [result["step"] for result in results] == steps
     assert printed.count("| 3,000 |") == len(results)

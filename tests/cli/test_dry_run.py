@@ -126,14 +126,14 @@ def test_a_codebook_that_cannot_be_built_is_not_planned(
     command = (*build, "--embeddings", inputs / "vectors.npy")
     none = both_refuse(1, *build, "--embeddings", tmp_path / "none.npy", "--levels", "4x4x8")
     assert "none.npy does not exist" in none
-    both_refuse(2, *command, "--levels", "4x4x8", "--memory", "1B")
+    both_refuse(2, *command, "--levels", "4x4x8", "--memory-limit", "1B")
     both_refuse(2, *build, "--embeddings", f"{inputs / 'vectors.npy'}=-1", "--levels", "4x4x8")
     assert "2x2x2" in both_refuse(2, *command, "--levels", "2x2x2")
     allowed = (*command, "--levels", "2x2x2", "--collisions", "allow")
     assert plan_of(*allowed)["items"] == 60
     monkeypatch.setattr("sidtool.data.vectors.MIN_ROWS", 1)
     two = (*command, *command[-2:], "--levels", "4x4x8")
-    assert "60 vectors are fused in memory" in both_refuse(2, *two, "--memory", "4kB")
+    assert "60 vectors are fused in memory" in both_refuse(2, *two, "--memory-limit", "4kB")
 
 
 def test_a_memory_that_cannot_be_built_is_not_planned(inputs: Path, tmp_path: Path) -> None:

@@ -247,4 +247,4 @@ def test_a_budget_below_the_events_of_one_user_is_refused(tmp_path: Path) -> Non
     path = write_table(tmp_path / "x.parquet", table)
     with pytest.raises(UsageError, match="31 events do not fit") as refusal:
         read_interactions(path, spill=Spill(tmp_path, 29 * EVENT_BYTES))
-    assert f"--memory of at least {30 * EVENT_BYTES} bytes" in str(refusal.value.shell_hint)
+    assert f"--memory-limit of at least {30 * EVENT_BYTES} bytes" in str(refusal.value.shell_hint)

@@ -137,7 +137,7 @@ def test_vectors_read_in_parts_equal_those_read_at_once(
     vectors = many(tmp_path / name, rows, dim, ids)
     wanted = rng.permutation(rows)[:3500] if asked == "mixed" else np.arange(rows)
     items = None if asked is None else [ids[row] for row in wanted]
-    source = open_vectors(tmp_path / name, items, memory=1500 * dim * 32)
+    source = open_vectors(tmp_path / name, items, memory_limit=1500 * dim * 32)
     expected = vectors[wanted]
     assert (source.shape, source.limit, len(source)) == (expected.shape, 1500, len(expected))
     result = np.full(expected.shape, np.nan, dtype=np.float32)
@@ -155,7 +155,7 @@ def test_a_value_that_is_not_finite_is_named_in_any_part(tmp_path: Path) -> None
     vectors[3456, 2] = np.nan
     np.save(tmp_path / "x.npy", vectors)
     ids = [f"i{row}" for row in range(4000)]
-    source = open_vectors(tmp_path / "x.npy", ids, memory=1024 * 4 * 32, by_row=True)
+    source = open_vectors(tmp_path / "x.npy", ids, memory_limit=1024 * 4 * 32, by_row=True)
     with pytest.raises(DataError, match=r"like item 'i3456' \(row 3456\)"):
         source.read(source.spans[3])
     with pytest.raises(DataError, match="'i3456'"):
@@ -166,7 +166,7 @@ def test_a_value_that_is_not_finite_is_named_in_any_part(tmp_path: Path) -> None
 def test_a_file_is_not_read_into_memory_at_once(tmp_path: Path) -> None:
     rows, dim = 40_000, 32
     np.save(tmp_path / "x.npy", np.ones((rows, dim), dtype=np.float32))
-    source = open_vectors(tmp_path / "x.npy", memory=2048 * dim * 32)
+    source = open_vectors(tmp_path / "x.npy", memory_limit=2048 * dim * 32)
     tracemalloc.start()
     total = sum(float(source.read(span).sum()) for span in source.spans)
     peak = tracemalloc.get_traced_memory()[1]
@@ -179,9 +179,9 @@ def test_too_little_memory_is_refused_with_the_amount_that_suffices(tmp_path: Pa
     np.save(tmp_path / "x.npy", np.ones((10, 64), dtype=np.float32))
     message = "1000000 bytes of memory are not enough for vectors of 64"
     with pytest.raises(UsageError, match=message) as caught:
-        open_vectors(tmp_path / "x.npy", memory=1_000_000)
+        open_vectors(tmp_path / "x.npy", memory_limit=1_000_000)
     assert "2097152" in str(caught.value.shell_hint)
-    assert len(open_vectors(tmp_path / "x.npy", memory=2_097_152)) == 10
+    assert len(open_vectors(tmp_path / "x.npy", memory_limit=2_097_152)) == 10
 
 
 def test_a_changed_file_has_another_fingerprint(tmp_path: Path) -> None:

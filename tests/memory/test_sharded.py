@@ -141,8 +141,8 @@ def test_the_command_takes_a_budget(tmp_path: Path) -> None:
     inputs = ("build-memory", tmp_path / "events.csv", tmp_path / "bundle.zarr")
     plain = done(*inputs, "-o", tmp_path / "plain.zarr", "--json").json
     out = tmp_path / "sharded.zarr"
-    sharded = done(*inputs, "-o", out, "--memory", "20kB", "--json").json
+    sharded = done(*inputs, "-o", out, "--memory-limit", "20kB", "--json").json
     assert sharded["digest"] == plain["digest"]
-    assert "20 bytes" in refused(2, *inputs, "-o", tmp_path / "out.zarr", "--memory", "20")
+    assert "20 bytes" in refused(2, *inputs, "-o", tmp_path / "out.zarr", "--memory-limit", "20")
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"events.csv", "bundle.zarr", "plain.zarr", "sharded.zarr"}

@@ -43,8 +43,8 @@ class Storage:
     """The objects at a path or URL. Nothing is read or written before a method is called.
 
     Methods raise DataError if the store fails. The constructor raises UsageError if the location
-    is empty or the URL's protocol unknown, MissingPackageError if an extra of sidtool has its client and is not
-    installed."""
+    is empty or the URL's protocol unknown, MissingPackageError if an extra of sidtool has its
+    client and is not installed."""
 
     def __init__(self, location: str | Path) -> None:
         if not str(location):

@@ -54,7 +54,7 @@ def split_events(
     out: str | Path,
     options: SplitOptions | None = None,
     *,
-    memory: int | None = None,
+    memory_limit: int | None = None,
     threads: int | None = None,
     dry_run: bool = False,
     force: bool = False,
@@ -63,9 +63,9 @@ def split_events(
     """Split a file of events and write the split folder `out`. Returns its manifest. The options
     may also be given as keywords.
 
-    With `memory`, a number of bytes, events are sorted within it, in files beside the output; the
-    split is the same, byte for byte, for any number of `threads` (default: one per core), too. Ids
-    come on top (`Spill`).
+    With `memory_limit`, a number of bytes, events are sorted within it, in files beside the output;
+    the split is the same, byte for byte, for any number of `threads` (default: one per core), too.
+    Ids come on top (`Spill`).
 
     A dry run writes nothing; the manifest then lists no files. Raises UsageError if the output
     exists or options contradict each other, DataError for malformed events or an empty part,
@@ -79,12 +79,12 @@ def split_events(
     out = Path(out)
     refuse_existing(out, force, FOLDER)
     options = options_from(SplitOptions, options, given)
-    if memory is not None and options.protocol == "given":
+    if memory_limit is not None and options.protocol == "given":
         raise UsageError("a memory budget is for events: windows are held in memory")
     n_threads = thread_count(threads)
-    beside = nullcontext() if memory is None else folder_beside(out)
+    beside = nullcontext() if memory_limit is None else folder_beside(out)
     with beside as folder, arrow_threads(n_threads):
-        spill = None if folder is None or memory is None else Spill(folder, memory)
+        spill = None if folder is None or memory_limit is None else Spill(folder, memory_limit)
         earlier = []
         for number, path in enumerate(options.extends):
             aside = None

@@ -69,7 +69,7 @@ class MemoryBinding(JsonRecord):
     weight: float
     power: float
     validation: Mapping[str, float]
-    """NDCG@10 of model, memory and mixture, and the number of users"""
+    """NDCG@10 of the candidates by model, by memory and by both, and the number of users"""
     gate: Gate | None = None
     """gives each request its own weight, in place of `weight`"""
     new_item_factor: float = 1.0

@@ -108,7 +108,7 @@ def build_codebook(
     embeddings: Source | Sequence[Source] | None = None,
     interactions: Split | str | Path | None = None,
     by_row: bool = False,
-    memory: int | None = None,
+    memory_limit: int | None = None,
     run: RunJob = run_here,
     force: bool = False,
     progress: Mapping[str, Progress] | None = None,
@@ -121,12 +121,12 @@ def build_codebook(
     `encoder`, settings or a model's name; or `embeddings` are their vectors (`open_vectors`), one
     or several sources. With `by_row`, row i of a file without ids is that of item i. The
     co-occurrence of items in the training part of `interactions` (a split folder, or a file of
-    events) is used as set by `options.fusion`. `memory` limits the bytes of vectors held at once;
-    if it is given with `embeddings`, ids and titles are in unnamed files beside `out`, too. `run`
-    runs what reads one file of vectors, by workers (`integrations.cluster.connected`). `progress`
-    maps the stages "embed", "quantize" and "encode" to functions of finished and total steps. Warns
-    of a level whose codes are hardly used (SidtoolWarning). Raises UsageError and DataError for
-    input that does not fit together.
+    events) is used as set by `options.fusion`. `memory_limit` limits the bytes of vectors held at
+    once; if it is given with `embeddings`, ids and titles are in unnamed files beside `out`, too.
+    `run` runs what reads one file of vectors, by workers (`integrations.cluster.connected`).
+    `progress` maps the stages "embed", "quantize" and "encode" to functions of finished and total
+    steps. Warns of a level whose codes are hardly used (SidtoolWarning). Raises UsageError and
+    DataError for input that does not fit together.
 
     Examples:
         >>> data = {"embeddings": "vectors.npy", "interactions": "split"}
@@ -144,9 +144,9 @@ def build_codebook(
     progress = progress or {}
     with locked(out) as work:
         refuse_existing(out, force)
-        folder = None if memory is None else work.parent
+        folder = None if memory_limit is None else work.parent
         items, sources, split = _opened(
-            items, options, catalog, encoder, embeddings, interactions, memory, by_row, folder
+            items, options, catalog, encoder, embeddings, interactions, memory_limit, by_row, folder
         )
         options = replace(options, sizes=options.sizes_for(len(items)))
         made_by: Mapping[str, Any]
@@ -191,12 +191,14 @@ def plan_build(
     embeddings: Sequence[Source] = (),
     interactions: Path | None = None,
     by_row: bool = False,
-    memory: int | None = None,
+    memory_limit: int | None = None,
 ) -> Items:
     """The catalog of a build. Raises what `build_codebook` would raise for these arguments before
     it counts co-occurrence, and reads or makes vectors; and its UsageError for more items than
     SIDs, of which some always collide."""
-    items = _opened(items, options, catalog, encoder, embeddings, interactions, memory, by_row)[0]
+    items = _opened(
+        items, options, catalog, encoder, embeddings, interactions, memory_limit, by_row
+    )[0]
     levels = Levels(options.sizes_for(len(items)))
     if options.collisions == "reassign" and len(items) > levels.capacity:
         require_capacity(len(items), levels)
@@ -210,7 +212,7 @@ def _opened(
     encoder: Encoder | None,
     embeddings: Sequence[Source] | None,
     interactions: Split | str | Path | None,
-    memory: int | None,
+    memory_limit: int | None,
     by_row: bool,
     folder: Path | None = None,
 ) -> tuple[Items, list[VectorSource], Split | None]:
@@ -231,7 +233,7 @@ def _opened(
     if isinstance(interactions, str | Path):
         interactions = open_split(interactions)
     sources = [
-        open_vectors(Path(source), items.ids, memory=memory, by_row=by_row)
+        open_vectors(Path(source), items.ids, memory_limit=memory_limit, by_row=by_row)
         if isinstance(source, str | Path)
         else VectorSource.of(source)
         for source in embeddings or ()
@@ -242,7 +244,7 @@ def _opened(
             raise UsageError(
                 f"{len(source)} vectors are fused in memory, and the memory limit holds "
                 f"{source.limit}",
-                hint="a larger --memory",
+                hint="a larger --memory-limit",
             )
     return items, sources, interactions
 

@@ -355,10 +355,10 @@ def test_an_extension_is_the_same_within_a_memory_budget(tmp_path: Path, kind: s
     options = SplitOptions(extends=(extends,))
     for memory in (None, 1 << 30):
         out = tmp_path / f"grown-{memory}"
-        manifest = split_events(tmp_path / "grown.csv", out, options, memory=memory)
+        manifest = split_events(tmp_path / "grown.csv", out, options, memory_limit=memory)
         assert manifest.extends == open_split(out).reference.extends == (digest,)
         leaks = tmp_path / f"leaks-{memory}"
         with pytest.warns(SidtoolWarning, match="1 users have no validation target, and 1 of"):
-            manifest = split_events(tmp_path / "leaks.csv", leaks, options, memory=memory)
+            manifest = split_events(tmp_path / "leaks.csv", leaks, options, memory_limit=memory)
         assert (manifest.counts.valid, manifest.counts.test) == (4, 4)
         assert read_split(leaks).reference.extends == (digest,)

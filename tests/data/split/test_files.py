@@ -62,7 +62,7 @@ def test_a_written_split_is_read_back(tmp_path: Path) -> None:
 def test_windows_have_no_memory_budget(tmp_path: Path) -> None:
     train, options = windows(tmp_path)
     with pytest.raises(UsageError, match="a memory budget is for events"):
-        split_events(train, tmp_path / "split", options, memory=1 << 30)
+        split_events(train, tmp_path / "split", options, memory_limit=1 << 30)
 
 
 def test_a_split_of_lines_is_read_with_its_digests(tmp_path: Path) -> None:

@@ -129,7 +129,9 @@ def test_any_budget_and_number_of_threads_give_the_same_bytes(
         patch.setattr("sidtool.data.tables.parquet.BATCH_ROWS", 7)
         patch.setattr("sidtool.data.interactions.RUN_EVENTS", 10)
         patch.setattr("sidtool.data.event_sort.RANGE_EVENTS", 10)
-        again = split_events(events, folder / "again", options, memory=memory, threads=threads)
+        again = split_events(
+            events, folder / "again", options, memory_limit=memory, threads=threads
+        )
     assert again == manifest
     assert contents(folder / "again") == contents(folder / "plain")
     assert read_split(folder / "plain") == make_split(events, options)

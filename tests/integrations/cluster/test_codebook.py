@@ -48,7 +48,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def inputs(shop: Path) -> dict[str, Any]:
     """What the codebooks are built from."""
-    return {"embeddings": shop / "vectors", "memory": MEMORY, "sizes": (32, 32, 32)}
+    return {"embeddings": shop / "vectors", "memory_limit": MEMORY, "sizes": (32, 32, 32)}
 
 
 def same(one: Path, other: Path) -> bool:
@@ -133,7 +133,7 @@ def test_refusals(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.usefixtures("ray_of_two")
 def test_the_command_with_workers(shop: Path, tmp_path: Path) -> None:
     out = tmp_path / "shop.zarr"
-    vectors = ("--embeddings", shop / "vectors", "--memory", MEMORY, "--levels", "32x32x32")
+    vectors = ("--embeddings", shop / "vectors", "--memory-limit", MEMORY, "--levels", "32x32x32")
     done("build-codebook", shop / "items.csv", *vectors, "-o", out, *WORKERS)
     assert same(shop / "one.zarr", out)
 

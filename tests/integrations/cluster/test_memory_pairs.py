@@ -230,7 +230,7 @@ def test_one_display_shows_all_stages(
 def test_options_and_inputs_workers_do_not_take_are_refused(shop: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     words = (shop / "shop.zarr", "-o", tmp_path / "m.zarr", "--engine", "ray")
-    for flag, value in (("--memory", "1GiB"), ("--threads", 1)):
+    for flag, value in (("--memory-limit", "1GiB"), ("--threads", 1)):
         said = refused(2, "build-memory", shop / "split", *words, flag, value)
         assert f"{flag} is for one process" in said
     table = shop / "events" / "0.parquet"

@@ -210,7 +210,7 @@ def in_parts(tmp_path, vectors) -> VectorSource:
     path = tmp_path / "v.npy"
     if not path.exists():
         np.save(path, vectors)
-    return open_vectors(path, memory=1024 * vectors.shape[1] * 32)
+    return open_vectors(path, memory_limit=1024 * vectors.shape[1] * 32)
 
 
 def test_encoding_in_parts_equals_encoding_at_once(tmp_path):
