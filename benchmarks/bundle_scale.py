@@ -156,7 +156,7 @@ def build(folder: Path, n: int) -> dict[str, Any]:
             folder / "scale.zarr",
             embeddings=folder / "vectors",
             levels="x".join(map(str, LEVELS)),
-            memory=256 << 20,
+            memory_limit=256 << 20,
         )
     return {
         "items": n,

@@ -29,5 +29,5 @@ unless "$out/model+sid" sidtool extend-model "$model" "$out/shop.zarr" -o "$out/
 unless "$out/examples" sidtool make-sft "$out/shop.zarr" "$items" "$out/split" --model "$out/model+sid" -o "$out/examples/" --resume "${ray[@]}"
 unless "$out/memory.zarr" sidtool build-memory "$out/split" "$out/shop.zarr" -o "$out/memory.zarr" --resume "${ray[@]}"
 unless "$out/tuned" sidtool train "$out/model+sid" "$out/examples" --set softmax_over=trie -o "$out/tuned"
-sidtool evaluate "$out/tuned" "$out/split" --baseline-memory 4GiB "${ray[@]}"
+sidtool evaluate "$out/tuned" "$out/split" --memory-limit 4GiB "${ray[@]}"
 unless "$out/recommended" sidtool recommend "$out/tuned" --file "$requests" -o "$out/recommended" --resume "${ray[@]}"

@@ -76,7 +76,7 @@ def test_a_memory_budget_changes_no_byte(
         ("tokenizer.bundle.item_map", "CHUNK"),
     ]:
         monkeypatch.setattr(f"sidtool.{module}.{name}", 7)
-    assert built("other", memory=1 << 22) == in_memory
+    assert built("other", memory_limit=1 << 22) == in_memory
 
 
 def test_texts_within_a_memory_budget_take_none(tmp_path: Path) -> None:
