@@ -19,7 +19,9 @@ from sidtool.data.split import open_split
 from sidtool.evaluation import evaluate
 from sidtool.evaluation.bootstrap import paired_differences
 from sidtool.evaluation.metrics import averages
+from sidtool.evaluation.tuning import tune_memory
 from sidtool.model.contract import TrainParams, read_contract
+from sidtool.registry import open_memory
 from sidtool.training import trainer_setup
 from sidtool.training.settings_file import read_stages
 from sidtool.training.training import train_stages
@@ -51,9 +53,14 @@ def train_recipe(
 
 
 def compare(
-    args: Namespace, trained: Callable[[Namespace, int], Path], change: str
+    args: Namespace,
+    trained: Callable[[Namespace, int], Path],
+    change: str,
+    *,
+    is_served: bool = False,
 ) -> dict[str, Any]:
-    """The metrics of each seed with and without a change, and the difference of their means."""
+    """The metrics of each seed with and without a change, and the difference of their means; with
+    `is_served` also of both models served with WORK/memory.zarr."""
     examples = open_split(args.work / "split").valid
     changed: list[NDArray[np.float64]] = []
     without: list[NDArray[np.float64]] = []
@@ -64,6 +71,13 @@ def compare(
         ):
             scores = item_scores(folder, examples, exclude_seen=not args.seen)
             values.append(metrics_of(scores, examples))
+    served = {}
+    if is_served:
+        pairs = [(trained(args, seed), args.work / f"seed-{seed}" / "model") for seed in args.seeds]
+        served["served"] = [
+            served_metrics(args, with_memory(args, model), with_memory(args, recipe))
+            for model, recipe in pairs
+        ]
     users = [example.user for example in examples]
     gains = paired_differences(NAMES, np.mean(changed, 0), np.mean(without, 0), users)["all"]
     return {
@@ -72,6 +86,7 @@ def compare(
         change: [averages(NAMES, values) for values in changed],
         "recipe": [averages(NAMES, values) for values in without],
         "gain": {name: gain.to_json() for name, gain in gains.items()},
+        **served,
         "command": command_line(Path(sys.argv[0]).name, sys.argv[1:]),
         **environment(),
     }
@@ -86,6 +101,15 @@ def comparison_parser(description: str | None) -> ArgumentParser:
     parser.add_argument("--seeds", type=parse_seeds, default=(0, 1, 2))
     parser.add_argument("--seen", action="store_true")
     return parser
+
+
+def with_memory(args: Namespace, model: Path) -> Path:
+    """A copy of a model with the memory, tuned on validation users."""
+    out = model.with_name("model+memory")
+    if not out.exists():
+        split, memory = open_split(args.work / "split"), open_memory(str(args.work / "memory.zarr"))
+        tune_memory(model, split, memory, out, exclude_seen=not args.seen)
+    return out
 
 
 def served_metrics(args: Namespace, served: Path, other: Path) -> dict[str, Any]:
@@ -107,3 +131,5 @@ def store(args: Namespace, result: dict[str, Any], change: str) -> None:
     ]
     print(markdown(["model", "R@10", "N@10"], rows))
     print(result["gain"]["ndcg@10"])
+    for of_seed in result.get("served", ()):
+        print({name: values["ndcg@10"] for name, values in of_seed["differences"].items()})

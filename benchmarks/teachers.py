@@ -11,11 +11,7 @@ served with WORK/memory.zarr, tuned on the same users."""
 from argparse import Namespace
 from pathlib import Path
 
-from changed_training import compare, comparison_parser, served_metrics, store, train_recipe
-
-from sidtool.data.split import open_split
-from sidtool.evaluation.tuning import tune_memory
-from sidtool.registry import open_memory
+from changed_training import compare, comparison_parser, store, train_recipe
 
 CHANGES = {
     "memory": "memory as teacher",
@@ -32,15 +28,6 @@ def trained(args: Namespace, seed: int) -> Path:
     return train_recipe(args.work, seed, out, [f"distill_weight={args.weight}"], teachers=teachers)
 
 
-def served(args: Namespace, model: Path) -> Path:
-    """A copy of a model with the memory, tuned on validation users."""
-    out = model.with_name("model+memory")
-    if not out.exists():
-        split, memory = open_split(args.work / "split"), open_memory(str(args.work / "memory.zarr"))
-        tune_memory(model, split, memory, out, exclude_seen=not args.seen)
-    return out
-
-
 def main() -> None:
     """Measure the teachers."""
     parser = comparison_parser(__doc__)
@@ -48,18 +35,7 @@ def main() -> None:
     parser.add_argument("--weight", type=float, default=0.5)
     args = parser.parse_args()
     change = CHANGES[args.of]
-    result = compare(args, trained, change)
-    result["served"] = [
-        served_metrics(
-            args,
-            served(args, trained(args, seed)),
-            served(args, args.work / f"seed-{seed}" / "model"),
-        )
-        for seed in args.seeds
-    ]
-    store(args, result, change)
-    for seed_metrics in result["served"]:
-        print({name: values["ndcg@10"] for name, values in seed_metrics["differences"].items()})
+    store(args, compare(args, trained, change, is_served=True), change)
 
 
 if __name__ == "__main__":
