@@ -60,7 +60,8 @@ def compare(
     is_served: bool = False,
 ) -> dict[str, Any]:
     """The metrics of each seed with and without a change, and the difference of their means; with
-    `is_served` also of both models served with WORK/memory.zarr."""
+    `is_served` also of both models served with WORK/memory.zarr. Those of a model alone are stored
+    beside it."""
     examples = open_split(args.work / "split").valid
     changed: list[NDArray[np.float64]] = []
     without: list[NDArray[np.float64]] = []
@@ -69,8 +70,11 @@ def compare(
             (trained(args, seed), changed),
             (args.work / f"seed-{seed}" / "model", without),
         ):
-            scores = item_scores(folder, examples, exclude_seen=not args.seen)
-            values.append(metrics_of(scores, examples))
+            stored = folder.with_name("alone-seen.npy" if args.seen else "alone.npy")
+            if not stored.exists():
+                scores = item_scores(folder, examples, exclude_seen=not args.seen)
+                np.save(stored, metrics_of(scores, examples))
+            values.append(np.load(stored))
     served = {}
     if is_served:
         pairs = [(trained(args, seed), args.work / f"seed-{seed}" / "model") for seed in args.seeds]

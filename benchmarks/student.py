@@ -1,7 +1,7 @@
 """One student of two teachers with different codebooks, on validation users.
 
     python benchmarks/student.py WORK OTHER -o FILE.json --name NAME [--seeds 0,1,2] [--weight 0.8]
-        [--beams 20] [--seen]
+        [--beams 20] [--seen] [--served]
 
 WORK and OTHER are folders that `recipe.py --teachers ""` filled from the same data, such as OTHER
 with `--no-cooccurrence`. The models of a seed in WORK and in OTHER each recommend items before
@@ -9,8 +9,8 @@ every training event but a user's first. The mean of the two distributions over 
 teacher: the student, which has the codebook of WORK, learns code by code the sum of the items
 behind each code, as from a memory (`train --teacher`). Events are recognized by their item and the
 two before it, so an example whose items are reversed or left out there learns its targets alone.
-The student is compared with the model of WORK that has its seed, examples and settings; each is
-also served with WORK/memory.zarr, tuned on the same users."""
+The student is compared with the model of WORK that has its seed, examples and settings; with
+`--served` each is also served with WORK/memory.zarr, tuned on the same users."""
 
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -145,9 +145,10 @@ def main() -> None:
     parser.add_argument("other", type=Path)
     parser.add_argument("--weight", type=float, default=0.8)
     parser.add_argument("--beams", type=int, default=20)
+    parser.add_argument("--served", action="store_true")
     args = parser.parse_args()
     change = "student of two codebooks"
-    store(args, compare(args, trained, change, is_served=True), change)
+    store(args, compare(args, trained, change, is_served=args.served), change)
 
 
 if __name__ == "__main__":
