@@ -34,7 +34,11 @@ class VectorInputs:
     """Split folder, or events (split by leave-one-out). Item co-occurrence in the training part is
     used to build the codebook."""
     memory_limit: int = option(
-        parse_bytes("4GiB"), reads=parse_bytes, default_text="4GiB", panel="Quantizer"
+        parse_bytes("4GiB"),
+        reads=parse_bytes,
+        default_text="4GiB",
+        panel="Quantizer",
+        metavar="SIZE",
     )
     """Memory for vectors, like 4GiB, in each worker. Codes and their order need about 60 bytes per
     item on top; ids and titles of --embeddings are in files beside the output."""
