@@ -121,12 +121,12 @@ def build_codebook(
     `encoder`, settings or a model's name; or `embeddings` are their vectors (`open_vectors`), one
     or several sources. With `by_row`, row i of a file without ids is that of item i. The
     co-occurrence of items in the training part of `interactions` (a split folder, or a file of
-    events) is used as set by `options.fusion`. `memory_limit` limits the bytes of vectors held at
-    once; if it is given with `embeddings`, ids and titles are in unnamed files beside `out`, too.
-    `run` runs what reads one file of vectors, by workers (`integrations.cluster.connected`).
-    `progress` maps the stages "embed", "quantize" and "encode" to functions of finished and total
-    steps. Warns of a level whose codes are hardly used (SidtoolWarning). Raises UsageError and
-    DataError for input that does not fit together.
+    events) is used as set by `options.fusion`. At most `memory_limit` bytes of vectors are held at
+    once; with it and `embeddings`, ids and titles are in unnamed files beside `out`, too. `run`
+    runs what reads one file of vectors, by workers (`integrations.cluster.connected`). `progress`
+    maps the stages "embed", "quantize" and "encode" to functions of finished and total steps. Warns
+    of a level whose codes are hardly used (SidtoolWarning). Raises UsageError and DataError for
+    input that does not fit together.
 
     Examples:
         >>> data = {"embeddings": "vectors.npy", "interactions": "split"}
