@@ -182,6 +182,8 @@ def _yaml_loader() -> Any:
 
 @cache
 def _decoder(parse_number: Callable[[str], Any] | None) -> json.JSONDecoder:
+    """Refuses keys that repeat, and NaN and infinities unless there is a `parse_number`, which gets
+    the digits of a number and is as in `parse_json_row`."""
     if parse_number is not None:
         return json.JSONDecoder(
             object_pairs_hook=_without_repeats, parse_float=parse_number, parse_int=parse_number

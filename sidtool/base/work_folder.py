@@ -38,7 +38,8 @@ def check_work_folder(
     work: Path, fingerprint: Mapping[str, Any], *, restart: str, partly: bool = False
 ) -> None:
     """Raise UsageError if an unfinished work folder belongs to a different run, DataError if its
-    record is damaged. `fingerprint` may be `partly` known: what both have is compared then."""
+    record is damaged; `restart` is the hint that says how to start again. `fingerprint` may be
+    `partly` known: what both have is compared then."""
     path = work / RUN_FILE
     try:
         old = flat(dict(parse_json(path.read_bytes())))
