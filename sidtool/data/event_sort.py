@@ -100,27 +100,28 @@ def _sorted_ranges(runs: Sequence[Any], budget: int | None, threads: int) -> Ite
     return in_threads(sort, range(len(ranges) - 1), threads)
 
 
-def _user_ranges(codes: Sequence[NDArray[np.int32]], budget: int | None, threads: int) -> list[int]:
-    """(ranges + 1,) codes of users: range i has those from the i-th on, and no more events than the
-    budget allows if threads sort several. Raises UsageError if there cannot be."""
-    users = 1 + max(int(run.max()) for run in codes)
-    events_of_user = sum(np.bincount(run, minlength=users) for run in codes)
+def _user_ranges(runs: Sequence[NDArray[np.int32]], budget: int | None, threads: int) -> list[int]:
+    """(ranges + 1,) bounds of ranges of user codes: range i has the users bounds[i]:bounds[i + 1].
+    `runs` are the user codes of the events of each run. Threads share the budget, but a range has
+    room for the events of any user. Raises UsageError if those of one do not fit the budget."""
+    n_users = 1 + max(int(run.max()) for run in runs)
+    events_of_user = sum(np.bincount(run, minlength=n_users) for run in runs)
     ends = np.cumsum(events_of_user)
     largest = int(np.max(events_of_user))
-    most = max(RANGE_EVENTS, largest) if budget is None else budget // EVENT_BYTES
-    if largest > most:
+    max_events = max(RANGE_EVENTS, largest) if budget is None else budget // EVENT_BYTES
+    if largest > max_events:
         raise UsageError(
             f"{ends[-1]} events do not fit a budget of {budget} bytes: a user has {largest} of "
             "them",
             hint=f"--memory-limit of at least {largest * EVENT_BYTES} bytes",
         )
-    if threads > 1:  # so many are sorted, or wait to be written
-        most = max(largest, most // (threads + 2))
-    starts = [0]
-    while starts[-1] < users:
-        before = int(ends[starts[-1] - 1]) if starts[-1] else 0
-        starts.append(int(np.searchsorted(ends, before + most, side="right")))
-    return starts
+    if threads > 1:  # threads + 2 ranges are sorted, or wait to be written
+        max_events = max(largest, max_events // (threads + 2))
+    bounds = [0]
+    while bounds[-1] < n_users:
+        n_before = int(ends[bounds[-1] - 1]) if bounds[-1] else 0
+        bounds.append(int(np.searchsorted(ends, n_before + max_events, side="right")))
+    return bounds
 
 
 def _joined_in_files(parts: Iterable[Arrays], folder: Path) -> Arrays:
