@@ -228,19 +228,21 @@ def render(template: str, values: Mapping[str, str]) -> str:
     {brand} ({year})" gives "T (1999)" for an empty brand. A full stop is not doubled: "Wow!" and
     "B" give "Wow! B"."""
     text = ""
-    previous = ""
+    value = ""
     for index, (literal, name) in enumerate(_parts(template)):
         opening = literal.lstrip(CLOSING)
-        if previous:
-            text += literal[: len(literal) - len(opening)]
-        previous = values[name] if name is not None else previous
-        if not previous:
+        closing = literal[: len(literal) - len(opening)]
+        if value:  # of the field before
+            text += closing
+        if name is not None:  # the final text belongs to the last field
+            value = values[name]
+        if not value:
             continue
         if text and text[-1] in ".!?":
             opening = opening.removeprefix(".")
         elif not text and index > 0:
             opening = opening.lstrip(SEPARATORS)
-        text += opening + (previous if name is not None else "")
+        text += opening + (value if name is not None else "")
     return " ".join(text.split())
 
 
