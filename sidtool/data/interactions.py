@@ -295,7 +295,8 @@ def _with_first_rows(tables: Iterable[Any]) -> Iterator[tuple[Any, int]]:
 
 
 def runs_of_cells(batches: Iterable[Mapping[str, Column]], run_events: int) -> Iterator[Any]:
-    """Tables of at least so many rows, and what is left."""
+    """The batches, joined to pyarrow tables of at least `run_events` rows; the last one may have
+    fewer."""
     import pyarrow as pa
 
     tables: list[Any] = []

@@ -133,12 +133,12 @@ class Fields:
     def over(self, other: "Fields") -> "Fields":
         """These fields, and those of `other` where these have none."""
         return Fields(
-            {**other.user, **self.user},
-            {**other.event, **self.event},
-            {**other.context, **self.context},
-            other.times if self.times is None else self.times,
-            other.time if self.time is None else self.time,
-            {**other.feedback, **self.feedback},
+            user={**other.user, **self.user},
+            event={**other.event, **self.event},
+            context={**other.context, **self.context},
+            times=other.times if self.times is None else self.times,
+            time=other.time if self.time is None else self.time,
+            feedback={**other.feedback, **self.feedback},
         )
 
     def to_json(self) -> dict[str, Any]:
