@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -120,11 +120,17 @@ def clean_catalog(catalog: CatalogTable) -> tuple[CatalogTable, dict[str, int], 
     return CatalogTable(catalog.path, columns, cells), dict(+dropped), respelled
 
 
-def clean_events(
-    events: EventTable, catalog: CatalogTable
-) -> tuple[EventTable, dict[str, int], int, int]:
-    """The events of the catalog's items by user and time, events left out by reason, events that
-    were respelled, and times that were converted."""
+class CleanedEvents(NamedTuple):
+    """The events of a catalog's items by user and time, and counts as in `Cleaned`."""
+
+    events: EventTable
+    dropped: dict[str, int]
+    respelled: int
+    converted_times: int
+
+
+def clean_events(events: EventTable, catalog: CatalogTable) -> CleanedEvents:
+    """Clean events as `clean` says, by a catalog that was cleaned before."""
     users = tuple(map(normal_form, events.users))
     items = tuple(map(normal_form, events.items))
     catalog_ids = set(catalog.ids)
@@ -132,7 +138,7 @@ def clean_events(
     items = tuple(spellings.get(item, item) for item in items)
     written_times = events.times or tuple(map(str, range(len(users))))
     moments = parse_moments(written_times)
-    ratios = moments.ratios
+    ratios = moments.ratios  # 1000 for milliseconds among seconds, 1 in one unit
     times = tuple(
         _divided(cell, int(ratio))
         for cell, ratio in zip(written_times, ratios.tolist(), strict=True)
@@ -149,9 +155,9 @@ def clean_events(
         rows = np.delete(rows, repeated)
     # by user, in the order of the file, then by time; events at one time stay in that order, too
     seconds = moments.seconds / ratios
-    first_seen = {user: place for place, user in enumerate(dict.fromkeys(users))}
-    place_of_user = np.array([first_seen[users[row]] for row in rows], dtype=np.int64)
-    rows = rows[np.lexsort((seconds[rows], place_of_user))]
+    place_of_user = {user: place for place, user in enumerate(dict.fromkeys(users))}
+    user_places = np.array([place_of_user[users[row]] for row in rows], dtype=np.int64)
+    rows = rows[np.lexsort((seconds[rows], user_places))]
     respelled = sum(
         (users[row], items[row]) != (events.users[row], events.items[row]) for row in rows.tolist()
     )
@@ -165,8 +171,9 @@ def clean_events(
     order_column = columns.order or "timestamp"
     cells = {**events.cells, columns.user: users, columns.item: items, order_column: times}
     names = {"user_id": columns.user, "item_id": columns.item, "timestamp": order_column}
-    table = _renamed(events.path, cells, names, rows.tolist())
-    return EventTable(events.path, EVENT_COLUMNS, table), dict(+dropped), respelled, converted
+    cells = _renamed(events.path, cells, names, rows.tolist())
+    cleaned = EventTable(events.path, EVENT_COLUMNS, cells)
+    return CleanedEvents(cleaned, dict(+dropped), respelled, converted)
 
 
 def _divided(cell: str, ratio: int) -> str:
