@@ -81,12 +81,12 @@ class PrepareOptions(CatalogNames):
 
     @property
     def format(self) -> Format:
-        """The readers."""
+        """How the files of `source` are read."""
         if self.source == "table":
             return Format(
-                None,
-                partial(read_events, names=self.columns, rating=self.rating_column),
-                partial(read_items, id_column=self.id_column, title=self.title_column),
+                find=None,
+                read_events=partial(read_events, names=self.columns, rating=self.rating_column),
+                read_items=partial(read_items, id_column=self.id_column, title=self.title_column),
             )
         return FORMATS[self.source]
 
@@ -222,13 +222,13 @@ def prepare(
 
 def _files(source: Path, options: PrepareOptions) -> tuple[list[Path], Path | None]:
     """The files of events, and the file of items if there is one."""
-    find = options.format.find
-    if find is None:
+    find_files = options.format.find
+    if find_files is None:
         return [source], options.items
     if not source.exists():
         raise DataError(f"{source} does not exist")
-    events, items = find(source if source.is_dir() else source.parent)
-    if not source.is_dir():
+    events, items = find_files(source if source.is_dir() else source.parent)
+    if not source.is_dir():  # the file of events, with that of items beside it
         events = [source]
         items = [path for path in items if path != source]
     if not events:

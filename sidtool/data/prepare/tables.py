@@ -171,14 +171,17 @@ def read_items(
 def renamed(path: Path, cells: Mapping[str, Cells], names: Mapping[str, str]) -> dict[str, Cells]:
     """The columns in their order, by the new names of some: `names` are new -> old, and two may be
     of one column. Raises UsageError if another column has a new name."""
-    taken = names.keys() & cells.keys() - set(names.values())
-    if taken:
+    other_columns = cells.keys() - set(names.values())
+    if clashes := names.keys() & other_columns:
         raise UsageError(
-            f"{path} has a column {min(taken)!r} beside the one that gets this name",
+            f"{path} has a column {min(clashes)!r} beside the one that gets this name",
             hint="rename it in the file",
         )
-    new_names = {name: [new for new, old in names.items() if old == name] for name in cells}
-    return {new: cells[name] for name, news in new_names.items() for new in news or [name]}
+    new_cells: dict[str, Cells] = {}
+    for name, column in cells.items():
+        new_names = [new for new, old in names.items() if old == name] or [name]
+        new_cells |= dict.fromkeys(new_names, column)
+    return new_cells
 
 
 def guess_flags(items: Path, events: Path | None) -> str | None:
