@@ -81,20 +81,22 @@ def read_windows(folder: Path) -> PackedParts:
     """The parts of a split by `given`. Raises IntegrityError as `read_logs` does."""
     files = [read_part([folder / file_name(part)], WINDOW_COLUMNS) for part in PARTS]
     users, row_users = _coded_users([file["user"] for file in files])
-    names, items = coded_columns([file[name] for file in files for name in ("history", "item")])
-    columns = [joined_arrays(list(chunks)) for chunks in items]
-    store = EventStore(users, Texts(names), np.concatenate(columns))
+    # the store has, file by file, the items of all histories, then those of all targets
+    columns = [file[name] for file in files for name in ("history", "item")]
+    names, codes_of_columns = coded_columns(columns)
+    codes = [joined_arrays(list(chunks)) for chunks in codes_of_columns]
+    store = EventStore(users, Texts(names), np.concatenate(codes))
     parts = []
     first = 0
-    for number, file in enumerate(files):
-        n_shown, n_windows = len(columns[2 * number]), len(columns[2 * number + 1])
+    for file, user_codes in zip(files, row_users, strict=True):
         lengths = file["history"].lengths
         stops = first + np.cumsum(lengths, dtype=np.int64)
         histories = Ragged(store.items, stops - lengths, stops)
-        targets = Ragged.single(np.arange(first + n_shown, first + n_shown + n_windows))
+        first_target = first + int(lengths.sum())
+        first = first_target + len(user_codes)  # a window has one target
+        targets = Ragged.single(np.arange(first_target, first))
         positions = file["position"].numbers
-        parts.append(PackedExamples(store, row_users[number], histories, targets, positions))
-        first += n_shown + n_windows
+        parts.append(PackedExamples(store, user_codes, histories, targets, positions))
     return parts_of_windows(*parts)
 
 

@@ -102,22 +102,20 @@ def join_windows(
 
 
 def _check_agreement(trained: Sequence[Window], held_out: Sequence[Window], longest: int) -> None:
-    """Check that the histories of a user that were not cut are the beginnings of one sequence."""
+    """Raise DataError unless the histories of a user that were not cut, those shorter than the
+    `longest` ones of the files, are the beginnings of one sequence."""
     trained_items = {item for window in trained for item in window.events}
-    # where no training window has a held-out item, the order is of no importance
+    # where no training window has a held-out item, the order of held-out ones does not matter
     is_leak_possible = any(target.item in trained_items for target in held_out)
-    begun = [
-        window
-        for window in (*trained, *(held_out if is_leak_possible else ()))
-        if len(window.history) < longest
-    ]
-    whole = max((window.events for window in begun), key=len, default=())
-    for window in begun:
-        for place, (item, other) in enumerate(zip(window.events, whole, strict=False), 1):
-            if item != other:
+    compared = [*trained, *held_out] if is_leak_possible else trained
+    uncut = [window for window in compared if len(window.history) < longest]
+    sequence = max((window.events for window in uncut), key=len, default=())
+    for window in uncut:
+        for place, (item, expected) in enumerate(zip(window.events, sequence, strict=False), 1):
+            if item != expected:
                 raise DataError(
                     f"the windows of user {window.user!r} are not of one sequence: event {place} "
-                    f"is {item!r} in one history that was not cut and {other!r} in another",
+                    f"is {item!r} in one history that was not cut and {expected!r} in another",
                     hint="cut the histories of all files to one length, and give each sequence a "
                     "user id of its own",
                 )

@@ -44,16 +44,16 @@ def folder_name(number: int) -> str:
 
 
 def write_logs(folder: Path, split: Split, logs: UserLogs, threads: int = 1) -> None:
-    """The three files of a split whose events are ordered. One without rows has a group without
-    rows, which names the columns."""
+    """Write the three files of a split whose events are ordered."""
 
     def write(part: int) -> None:
-        first, lengths = logs.events_of(part)
+        firsts, lengths = logs.events_of(part)  # (k,) each, for all users of the logs
         users = np.flatnonzero(lengths)
         part_columns = _part_columns(split, part)
+        # a file without users has a group without rows, which names the columns
         groups = list(ranges(lengths[users], GROUP_EVENTS)) or [(0, 0)]
         tables = (
-            _table(logs, users[start:stop], first, lengths, part_columns) for start, stop in groups
+            _table(logs, users[start:stop], firsts, lengths, part_columns) for start, stop in groups
         )
         write_tables(folder / file_name(PARTS[part]), tables, distinct=("user",))
 
