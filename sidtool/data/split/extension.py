@@ -89,17 +89,20 @@ def _seen(split: Split, earlier: Split) -> Iterator[_Seen]:
     """The events that `split` holds out and `earlier` may have seen: for each user, the first one
     of test that may be a training event, of validation that may be one, and of test that may be a
     training or validation event."""
-    learners = ((split.valid, [earlier.train]), (split.test, [earlier.train, earlier.valid]))
-    repeated = np.unique(np.concatenate([_repeated(split, *pair) for pair in learners]))
-    users = split.valid.store.users[repeated].tolist()
+    # users who hold out an item that they have in an earlier part: of others none was seen
+    user_codes = np.union1d(
+        _repeated(split, split.valid, [earlier.train]),
+        _repeated(split, split.test, [earlier.train, earlier.valid]),
+    )
+    users = split.valid.store.users[user_codes].tolist()
     have_windows = split.windows is not None or earlier.windows is not None
     in_order = not have_windows and split.reference.order == earlier.reference.order
     timed = _are_timed(split, earlier)
-    logs, earlier_logs = (_logs(one, users, timed) for one in (split, earlier))
+    new_logs, old_logs = _logs(split, users, timed), _logs(earlier, users, timed)
     # what follows the last target of a user is in no part
     shows_all = not split.fields.target
-    for code, user in zip(repeated.tolist(), users, strict=True):
-        new, old = logs[user], earlier_logs[user]
+    for code, user in zip(user_codes.tolist(), users, strict=True):
+        new, old = new_logs[user], old_logs[user]
         for parts, learned, held_out in (
             ("training", old.train, new.test),
             ("training", old.train, new.valid),

@@ -124,30 +124,30 @@ def make_split(
         refuse_empty(split.protocol, split.counts)
         return split
     options.cuts()  # refused before the events are read
-    rule = options.sessions
+    session_rule = options.sessions
     further = options.further_columns
     interactions = read_interactions(
         events, options.columns, recorded=recorded, further=further, spill=spill, threads=threads
     )
     release_arrow_memory()
-    repeated = 0 if is_subset else interactions.n_repeated
-    if repeated > max(MAX_REPEATED, MAX_REPEATED_SHARE * len(interactions)):
+    n_repeated = 0 if is_subset else interactions.n_repeated
+    if n_repeated > max(MAX_REPEATED, MAX_REPEATED_SHARE * len(interactions)):
         warnings.warn(
-            f"{repeated / len(interactions):.0%} of events repeat user, item and time of another "
+            f"{n_repeated / len(interactions):.0%} of events repeat user, item and time of another "
             "one: if files hold events twice, next items are easy to guess; `sidtool check ITEMS "
             "EVENTS --fix OUT` leaves repeats out",
             SidtoolWarning,
             stacklevel=2,
         )
-    table = None
+    field_table = None
     if options.fields.any:
-        table = read_fields(events, interactions, options.fields, is_subset=is_subset)
-    sessions = read_sessions(events, interactions, rule) if rule else None
+        field_table = read_fields(events, interactions, options.fields, is_subset=is_subset)
+    sessions = read_sessions(events, interactions, session_rule) if session_rule else None
     if options.protocol == "temporal":
         unit = common_unit(interactions.order) or 1
-        split = temporal(interactions, options.cuts(unit), table, sessions)
+        split = temporal(interactions, options.cuts(unit), field_table, sessions)
     else:
-        split = _without_last(interactions, table, sessions, options.protocol, earlier)
+        split = _without_last(interactions, field_table, sessions, options.protocol, earlier)
     if not is_subset:
         refuse_empty(split.protocol, split.counts)
     return split

@@ -125,9 +125,9 @@ def temporal(
 
     Without cuts, they are placed so that 80%, 10% and 10% of all events are training, validation
     and test; events of one moment stay together. The history of an example is everything of the
-    user before its target; `table` and `sessions` are as in `leave_one_out`. A target without a
-    history is in no part, and is counted (`SplitCounts.left_out`). Raises UsageError if validation
-    would start after test."""
+    user before its target; `table` and `sessions` are as in `leave_one_out`. The first event of a
+    user without training events has no history, so it is in no part; such users are counted
+    (`SplitCounts.left_out`). Raises UsageError if validation would start after test."""
     if cuts is None:
         moments = np.sort(interactions.order)
         # rounded before the floor, or 0.8 + 0.1 of ten events would be 8.999...
@@ -155,8 +155,8 @@ def temporal(
         logs.examples(target_users[is_in_part], logs.targets[is_in_part])
         for is_in_part in (is_held_out & ~is_test, is_held_out & is_test)
     )
-    left_out = len(starts) - len(trained)
-    return logs.split("temporal", train, valid, test, left_out, cuts)
+    n_untrained = len(starts) - len(trained)
+    return logs.split("temporal", train, valid, test, left_out=n_untrained, cuts=cuts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -153,13 +153,14 @@ def check_orders(source: str, files: Sequence[tuple[str, GroupedRows]]) -> None:
     """Raise DataError if the files of events have times in several units, or numbers in some and
     dates in others."""
     units: Counter[float] = Counter()
-    first: tuple[str, str] | None = None
+    first: tuple[str, str] | None = None  # the first file with orders, and its first order
     for name, rows in files:
         units += Counter({float(unit): count for unit, count in rows.units.items()})
         if rows.first_order is not None:
             first = first or (name, rows.first_order)
-            both = Path(f"{first[0]} and {name}")
-            check_same_kind(both, (0, first[1]), (0, rows.first_order))
+            first_name, first_order = first
+            both_names = Path(f"{first_name} and {name}")
+            check_same_kind(both_names, (0, first_order), (0, rows.first_order))
     check_one_unit(Path(source), units)
 
 
