@@ -295,15 +295,17 @@ class PackedExamples(_Packed[Example]):
     @property
     def repeated_targets(self) -> int:
         """How many targets are items of their own history."""
+        # (targets,): the history and the item of each
         histories = self.histories.take(np.repeat(np.arange(len(self)), self.targets.lengths))
         items = self.event_items
-        repeated = 0
+        n_repeated = 0
         for start, stop in ranges(histories.lengths, COMPARED):
             block = histories.take(slice(start, stop))
             is_target = block.joined == np.repeat(items[start:stop], block.lengths)
-            seen = np.flatnonzero(is_target)
-            repeated += len(np.unique(np.searchsorted(np.cumsum(block.lengths), seen, "right")))
-        return repeated
+            ends = np.cumsum(block.lengths)
+            owners = np.searchsorted(ends, np.flatnonzero(is_target), "right")
+            n_repeated += len(np.unique(owners))  # a history may have its target several times
+        return n_repeated
 
     def take(self, rows: Any) -> "PackedExamples":
         """The examples at some rows, or of a slice of them."""

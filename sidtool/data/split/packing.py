@@ -40,24 +40,25 @@ def pack_parts(
     train_rows = packer.sequences(train)
     rows_of_parts = [packer.examples(part) for part in (valid, test, windows or ())]
     store = packer.store()
-    items = train_rows.lists(store)
-    is_counted = all(
-        numbers == tuple(range(length))
-        for numbers, length in zip(train_rows.positions, items.lengths.tolist(), strict=True)
+    train_items = train_rows.lists(store)
+    lengths = train_items.lengths.tolist()
+    count_from_zero = all(
+        positions == tuple(range(length))
+        for positions, length in zip(train_rows.positions, lengths, strict=True)
     )
     sequences = PackedSequences(
         store,
         np.array(train_rows.users, dtype=np.int32),
-        items,
-        None if is_counted else _ragged(train_rows.positions),
-        _ragged(train_rows.sessions) if any(train_rows.sessions) else None,
+        train_items,
+        positions=None if count_from_zero else _ragged(train_rows.positions),
+        sessions=_ragged(train_rows.sessions) if any(train_rows.sessions) else None,
     )
     parts = []
     for rows in rows_of_parts:
         histories, positions = rows.lists(store), _ragged(rows.positions)
         # the targets of an example lie behind its history
-        events = consecutive(histories.stops, positions.lengths)
-        targets = Ragged(events, positions.starts, positions.stops)
+        target_events = consecutive(histories.stops, positions.lengths)
+        targets = Ragged(target_events, positions.starts, positions.stops)
         users = np.array(rows.users, dtype=np.int32)
         parts.append(PackedExamples(store, users, histories, targets, positions.values))
     return PackedParts(sequences, parts[0], parts[1], None if windows is None else parts[2])

@@ -70,12 +70,13 @@ def _named_begins(
 
 
 def are_divisions(sessions: Ragged, n_events: NDArray[np.integer[Any]]) -> bool:
-    """Whether (n,) lists are the starts of sessions of (n,) numbers of events, each."""
+    """Whether list i of n divides `n_events[i]` events into sessions: it begins with 0, ascends,
+    and stays below the number of events."""
     starts = sessions.joined
-    firsts = np.cumsum(sessions.lengths) - sessions.lengths
+    firsts = np.cumsum(sessions.lengths) - sessions.lengths  # where each list begins in `starts`
     if not sessions.lengths.all() or (starts >= np.repeat(n_events, sessions.lengths)).any():
         return False
-    ascends = np.ones(len(starts), dtype=np.bool_)
-    ascends[1:] = np.diff(starts) > 0
-    ascends[firsts] = starts[firsts] == 0
-    return bool(ascends.all())
+    is_valid = np.ones(len(starts), dtype=np.bool_)
+    is_valid[1:] = np.diff(starts) > 0
+    is_valid[firsts] = starts[firsts] == 0
+    return bool(is_valid.all())

@@ -71,11 +71,12 @@ class Split:
     origin: SplitOrigin = field(default_factory=SplitOrigin)
 
     def __post_init__(self) -> None:
+        """Pack the parts, unless they are packed and refer to one store of events."""
         parts = [self.train, self.valid, self.test]
         parts += [] if self.windows is None else [self.windows]
-        stores = {id(getattr(part, "store", None)) for part in parts}
-        if len(stores) == 1 and isinstance(self.train, PackedSequences):
-            return  # packed, and together
+        store_ids = {id(getattr(part, "store", None)) for part in parts}
+        if len(store_ids) == 1 and isinstance(self.train, PackedSequences):
+            return
         packed = pack_parts(self.train, self.valid, self.test, self.windows, self.origin.fields)
         for name in ("train", "valid", "test", "windows"):
             object.__setattr__(self, name, getattr(packed, name))
