@@ -80,16 +80,18 @@ class UnknownIds(JsonRecord):
 def guess_spelling(
     known_ids: Iterable[str], unknown_ids: Iterable[str], known_name: str, unknown_name: str
 ) -> str | None:
-    """How ids differ, if `known_spellings` finds any: "ids of the catalog look like '0034', those
-    of events like '34'"."""
-    for unknown_id, known_id in known_spellings(known_ids, unknown_ids).items():
-        # of one composed form they look equal
-        spell = ascii if _composed(known_id) == _composed(unknown_id) else repr
-        return (
-            f"ids of {known_name} look like {spell(known_id)}, those of {unknown_name} like "
-            f"{spell(unknown_id)}"
-        )
-    return None
+    """How ids differ, by the first one that `known_spellings` finds: "ids of the catalog look like
+    '0034', those of events like '34'"; None if it finds none."""
+    spellings = known_spellings(known_ids, unknown_ids)
+    if not spellings:
+        return None
+    unknown_id, known_id = next(iter(spellings.items()))
+    # ids that differ in their Unicode form alone look equal unless they are escaped
+    spell = ascii if _composed(known_id) == _composed(unknown_id) else repr
+    return (
+        f"ids of {known_name} look like {spell(known_id)}, those of {unknown_name} like "
+        f"{spell(unknown_id)}"
+    )
 
 
 def known_spellings(known_ids: Iterable[str], unknown_ids: Iterable[str]) -> dict[str, str]:

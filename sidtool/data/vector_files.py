@@ -266,22 +266,22 @@ class _ParquetColumn:
 
         self._path = path
         self._name = name
-        self._dim = 0
-        self._groups: list[tuple[str, int, int]] = []  # file, group, rows
+        self._dim = 0  # until a block is read
+        self._group_sizes: dict[tuple[str, int], int] = {}  # (file, row group) -> rows
         for file in open_dataset(path).files:
             with pq.ParquetFile(file) as opened:
                 kind = opened.schema_arrow.field(name).type
                 footer = opened.metadata
-            member = getattr(kind, "value_type", kind)
-            if member is kind or not (pa.types.is_floating(member) or pa.types.is_integer(member)):
+            value = getattr(kind, "value_type", None)  # of a list
+            if value is None or not (pa.types.is_floating(value) or pa.types.is_integer(value)):
                 raise DataError(f"{path}: the column {name!r} is of type {kind}, not of vectors")
-            sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
-            self._groups += [(file, group, size) for group, size in enumerate(sizes)]
-        self._next = 0
-        first = next(self._forward(0), np.zeros((0, 0), dtype=np.float32))
-        self._dim = first.shape[1]
-        self.shape = (sum(size for *_, size in self._groups), self._dim)
-        self.dtype = first.dtype
+            for group in range(footer.num_row_groups):
+                self._group_sizes[file, group] = footer.row_group(group).num_rows
+        first_block = next(self._forward(0), np.zeros((0, 0), dtype=np.float32))
+        self._dim = first_block.shape[1]
+        self.shape = (sum(self._group_sizes.values()), self._dim)
+        self.dtype = first_block.dtype
+        self._next = 0  # the row that `_blocks` yields next
         self._blocks = self._forward(0)
 
     def __getitem__(self, key: slice) -> NDArray[Any]:
@@ -300,7 +300,7 @@ class _ParquetColumn:
     def _forward(self, first: int) -> Iterator[NDArray[Any]]:
         import pyarrow.parquet as pq
 
-        for file, group, size in self._groups:
+        for (file, group), size in self._group_sizes.items():
             if first >= size:
                 first -= size
                 continue
