@@ -234,21 +234,22 @@ class CatalogSpans:
     def parts(
         self, sizes: Numbers, starts: Numbers, stops: Numbers, answers: Numbers
     ) -> list[LinePart]:
-        """The parts of n lines: (n,) spans of each prompt, where these start and stop, one prompt
-        after the other, and (n,) characters of each answer, 0 for one that is no catalog text."""
-        numbers = np.empty(2 * len(starts), dtype=np.int64)
-        numbers[::2] = self._starts + starts
-        numbers[1::2] = self._stops + stops
+        """The parts of n lines. (n,) `sizes` are the spans of each prompt, `starts` and `stops`
+        where these start and stop, one prompt after the other; (n,) `answers` the characters of
+        each answer, 0 for one that is no catalog text. A line with neither has no text."""
+        span_texts = np.empty(2 * len(starts), dtype=np.int64)  # two of each span
+        span_texts[::2] = self._starts + starts
+        span_texts[1::2] = self._stops + stops
         has_spans = sizes > 0
-        last = np.cumsum(sizes)[has_spans] - 1
-        numbers[2 * last + 1] = self._last_stops + stops[last]
+        last_spans = np.cumsum(sizes)[has_spans] - 1
+        span_texts[2 * last_spans + 1] = self._last_stops + stops[last_spans]
+        openings = np.full(len(last_spans), self._opening)
         ends = np.where(has_spans, self._answers, self._only_answers) + answers
         ends[answers == 0] = self._closing
         has_end = has_spans | (answers > 0)
-        opening = np.full(len(last), self._opening)
         return [
-            LinePart(has_spans, opening),
-            LinePart(2 * sizes, numbers),
+            LinePart(has_spans, openings),
+            LinePart(2 * sizes, span_texts),
             LinePart(has_end, ends[has_end]),
         ]
 

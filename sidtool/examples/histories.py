@@ -86,13 +86,13 @@ class Histories:
         event last, at most `history_length` events before it.
 
         A split by given windows has one such event per window."""
-        size = self.history_length + 1
+        max_events = self.history_length + 1
         if split.windows is None:
             for sequence in split.train:
                 history = self.of_user(sequence)
                 for stop in range(2, len(history) + 1):
                     if history.fields.is_target(stop - 1) or not only_targets:
-                        yield history.cut(max(0, stop - size), stop)
+                        yield history.cut(max(0, stop - max_events), stop)
             return
         for window in split.windows:
             item_ids = (*window.history, window.item)
@@ -100,9 +100,9 @@ class Histories:
             first = window.position + 1 - len(item_ids)
             positions = range(first, window.position + 1)
             history = self._slice(window.user, item_ids, positions, window.all_fields)
-            has_target = len(history) > 1 and history.positions[-1] == window.position
-            if has_target:
-                yield history.cut(max(0, len(history) - size), len(history))
+            # the bundle may lack the target's item, or all items before it
+            if len(history) > 1 and history.positions[-1] == window.position:
+                yield history.newest(min(len(history), max_events))
 
     def _slice(
         self, user: str, item_ids: Sequence[str], positions: Sequence[int], fields: Fields

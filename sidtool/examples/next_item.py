@@ -182,7 +182,7 @@ def event_examples(context: ExampleContext, copies: Copies) -> Iterator[Training
     histories = context.histories.with_target(context.split)
     for number, history in enumerate(histories, start=context.first_number):
         *earlier, target = history.indexes
-        if not context.completion(target, context.frames[0]):
+        if not context.completion(target, context.frames[0]):  # the item lacks that text
             continue
         fields = NO_FIELDS
         if has_slots:
@@ -203,14 +203,15 @@ def event_examples(context: ExampleContext, copies: Copies) -> Iterator[Training
 def event_blocks(
     context: ExampleContext, events: TrainEvents, users: range, copies: BlockCopies
 ) -> Iterator[MakeBlock]:
-    """The examples of `event_examples` without fields."""
+    """What makes the examples of `event_examples` without fields, block by block."""
     lines = EventLines(context, events)
     first_number = context.first_number
     for block in events.blocks(users, context.history_length + 1):
         answers, numbers = lines.answers(block)
         n_copies = copies(len(answers))
         yield partial(lines.block, block, answers, first_number + numbers, n_copies)
-        first_number += int(np.maximum(block.sizes - 1, 0).sum())
+        n_with_history = np.maximum(block.sizes - 1, 0)  # (users,) events of each
+        first_number += int(n_with_history.sum())
 
 
 def feedback_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:
@@ -220,6 +221,7 @@ def feedback_examples(context: ExampleContext, copies: Copies) -> Iterator[Train
         label = history.last_value(context.task.feedback)
         if label is None:
             continue
+        # of the event itself, the last one shown, only its context and time are known
         fields = history.known_before_last(tuple(context.types.context)).with_next()
         newest = history.newest(min(len(history), context.history_length))
         for copy in range(copies()):

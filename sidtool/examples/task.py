@@ -154,12 +154,12 @@ class ItemTexts:
         self.catalog_rows = ids.places_in(items.ids)
         """(items,): the row of each in the catalog, -1 if it lacks the item"""
         to_hide = sorted(hide_text_of)
-        hidden = bundle.items.rows(to_hide)
-        self.unknown = [to_hide[place] for place in np.flatnonzero(hidden < 0)]
+        rows_to_hide = bundle.items.rows(to_hide)
+        self.unknown = [to_hide[place] for place in np.flatnonzero(rows_to_hide < 0)]
         """Those of `hide_text_of` that the bundle lacks, sorted"""
         self.hidden = np.zeros(len(ids), dtype=np.bool_)
-        """(items,)"""
-        self.hidden[hidden[hidden >= 0]] = True
+        """(items,): whether the text of each is left out"""
+        self.hidden[rows_to_hide[rows_to_hide >= 0]] = True
 
     def text(self, column: str, index: int) -> str:
         """The title or a column of an item, shortened; "" if it has none or its text is hidden."""

@@ -153,8 +153,8 @@ def token_budgets(weights: Mapping[str, float], max_tokens: int | None) -> dict[
 
 
 def tokens_of_mix(weights: Mapping[str, float], budgets: Mapping[str, int]) -> int | None:
-    """The tokens of a mix that give its tasks these budgets, None for none. Raises UsageError if
-    there are no such."""
+    """The `max_tokens` by which `token_budgets` gives the tasks of a mix these budgets; None
+    without budgets. Raises UsageError if no number gives them."""
     if not budgets:
         return None
     total_weight = sum(weights.values())

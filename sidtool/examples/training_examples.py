@@ -84,7 +84,7 @@ class ExampleMaker:
 
     def events(self, split: Split) -> TrainEvents:
         """The training events of a split as columns. Raises DataError if the bundle has none of
-        their items, unless they are those of some of the users."""
+        their items, unless the split is a part of another one: some of its users."""
         events = TrainEvents(split, self._histories_of(split).rows)
         is_whole = split.origin.whole is None
         if is_whole and events.n_events and events.n_dropped == events.n_events:
