@@ -246,7 +246,7 @@ def age_weights(lengths: Sequence[int] | NDArray[np.int64], recency: float) -> N
 
 
 def largest(values: NDArray[np.float64], count: int) -> slice | NDArray[np.int64]:
-    """The indexes of the largest values, ascending; of equal ones the first."""
+    """The indexes of the `count` largest values, ascending; of equal ones the first."""
     if len(values) <= count:
         return slice(None)
     threshold = np.partition(values, len(values) - count)[len(values) - count]
@@ -254,7 +254,8 @@ def largest(values: NDArray[np.float64], count: int) -> slice | NDArray[np.int64
     if len(indexes) == count:
         return indexes
     ties = np.flatnonzero(values[indexes] == threshold)
-    return np.delete(indexes, ties[len(ties) - (len(indexes) - count) :])
+    n_surplus = len(indexes) - count
+    return np.delete(indexes, ties[-n_surplus:])
 
 
 def _nearest(similarity: Any, neighbors: int) -> Any:

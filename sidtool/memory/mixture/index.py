@@ -79,18 +79,20 @@ class MemoryIndex:
         bundle: Bundle,
         rows: ItemRows,
     ) -> "MemoryIndex":
-        """The index of n items with their neighbors and events; `rows` are those of the items in
-        the bundle, -1 if it has none."""
+        """The index of the n items of a memory, given by row their neighbors, their events, and
+        their `rows` in the bundle, -1 if it has none."""
+        in_bundle = rows >= 0
         memory_rows = np.full(len(bundle.items), -1, dtype=np.int64)
-        memory_rows[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
-        is_new = np.append(events, 0)[memory_rows[bundle.active]] == 0
+        memory_rows[rows[in_bundle]] = np.flatnonzero(in_bundle)
+        is_new = np.append(events, 0)[memory_rows[bundle.active]] == 0  # row -1 has 0 events
         positions = bundle.trie().positions_of(rows)
         if not np.array_equal(positions, np.arange(len(positions))):
-            items = positions[neighbors.items]
-            present = items >= 0
-            n_before = np.concatenate([[0], np.cumsum(present)])
-            columns = items[present].astype(np.uint32)
-            weights = neighbors.weights[present]
+            # neighbors by position, not by the memory's row, and without those not active
+            neighbor_positions = positions[neighbors.items]
+            is_active = neighbor_positions >= 0
+            n_before = np.concatenate([[0], np.cumsum(is_active)])
+            columns = neighbor_positions[is_active].astype(np.uint32)
+            weights = neighbors.weights[is_active]
             neighbors = SparseRows(n_before[neighbors.offsets], columns, weights)
         return cls(neighbors, recency, memory_rows, events, len(bundle.active), is_new)
 
@@ -101,6 +103,7 @@ class MemoryIndex:
         factor leaves."""
         distributions = []
         for history in histories:
+            # a position may occur for several items of the history: its values are summed
             positions, values, _ = self._entries(history)
             if not len(positions):
                 distributions.append(NO_ITEMS)
@@ -120,14 +123,17 @@ class MemoryIndex:
                 scores = sums.astype(np.float64, copy=False)
             log_mass = float(np.log(scores.sum()))
             best = largest(scores, ITEMS)
-            logs = np.log(scores[best])
-            log_best = float(logs.max())
-            # relative to the best item, so that a high power does not underflow
+            log_scores = np.log(scores[best])
+            log_best = float(log_scores.max())
             raised = ItemDistribution(
-                SidPositions(items[best]), power * (logs - log_best), log_mass, log_best - log_mass
+                positions=SidPositions(items[best]),
+                # relative to the best item, so that a high power does not underflow
+                log_probs=power * (log_scores - log_best),
+                log_mass=log_mass,
+                log_peak=log_best - log_mass,
             )
             is_new = self.is_new[raised.positions]
-            distributions.append(raised.with_factor(is_new, self.new_item_factor))
+            distributions.append(raised.with_factor(is_new, self.new_item_factor))  # normalizes
         return distributions
 
     def features(

@@ -46,20 +46,20 @@ class FeatureIndex:
 
     @classmethod
     def of(cls, memory: Memory, index: MemoryIndex, bundle: Bundle) -> "FeatureIndex":
-        """Of a memory and its index in a bundle."""
+        """What a memory knows, and where the `index` of it found its items in the bundle."""
         from scipy import sparse
 
-        later = memory.pairs.to_scipy().astype(np.complex64) * UNIT
-        content = memory.content
-        above = sparse.csr_matrix(later.shape, dtype=np.float32)
-        if content is not None:
-            above = content.to_scipy()
-        settings = memory.manifest.content
+        # the row is the earlier item of a pair, so the column follows it
+        followed = memory.pairs.to_scipy().astype(np.complex64) * UNIT
+        above_diagonal = sparse.csr_matrix(followed.shape, dtype=np.float32)
+        if memory.content is not None:
+            above_diagonal = memory.content.to_scipy()
+        content_settings = memory.manifest.content
         positions = SidPositions(np.arange(index.n_active))
         return cls(
-            pairs=(later + 1j * later.T).tocsr(),
-            cosines=(above + above.T).tocsr(),
-            content_weight=0.0 if settings is None else settings.weight,
+            pairs=(followed + 1j * followed.T).tocsr(),
+            cosines=(above_diagonal + above_diagonal.T).tocsr(),
+            content_weight=0.0 if content_settings is None else content_settings.weight,
             settings=memory.manifest.settings,
             events=memory.events,
             memory_rows=index.memory_rows,
