@@ -138,10 +138,10 @@ def clean_events(events: EventTable, catalog: CatalogTable) -> CleanedEvents:
     items = tuple(spellings.get(item, item) for item in items)
     written_times = events.times or tuple(map(str, range(len(users))))
     moments = parse_moments(written_times)
-    ratios = moments.ratios  # 1000 for milliseconds among seconds, 1 in one unit
+    ratios = moments.ratios  # divide times: 1000 for milliseconds among seconds
     times = tuple(
-        _divided(cell, int(ratio))
-        for cell, ratio in zip(written_times, ratios.tolist(), strict=True)
+        format(Decimal(cell) / int(ratio), "f") if ratio > 1 else cell
+        for cell, ratio in zip(map(str.strip, written_times), ratios.tolist(), strict=True)
     )
     is_dropped = np.zeros(len(users), dtype=np.bool_)
     dropped = Counter[str]()
@@ -174,11 +174,6 @@ def clean_events(events: EventTable, catalog: CatalogTable) -> CleanedEvents:
     cells = _renamed(events.path, cells, names, rows.tolist())
     cleaned = EventTable(events.path, EVENT_COLUMNS, cells)
     return CleanedEvents(cleaned, dict(+dropped), respelled, converted)
-
-
-def _divided(cell: str, ratio: int) -> str:
-    """A time in a unit that is so many times as large."""
-    return format(Decimal(cell.strip()) / ratio, "f") if ratio > 1 else cell.strip()
 
 
 def _renamed(

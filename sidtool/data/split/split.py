@@ -72,9 +72,8 @@ class Split:
 
     def __post_init__(self) -> None:
         """Pack the parts, unless they are packed and refer to one store of events."""
-        parts = [self.train, self.valid, self.test]
-        parts += [] if self.windows is None else [self.windows]
-        store_ids = {id(getattr(part, "store", None)) for part in parts}
+        parts = (self.train, self.valid, self.test, self.windows)
+        store_ids = {id(getattr(part, "store", None)) for part in parts if part is not None}
         if len(store_ids) == 1 and isinstance(self.train, PackedSequences):
             return
         packed = pack_parts(self.train, self.valid, self.test, self.windows, self.origin.fields)
