@@ -180,20 +180,20 @@ class Trie:
 
 
 def _chunks(codes: Codes) -> Iterator[tuple[int, Codes, Starts]]:
-    """The first row, the codes and the starts of each chunk. Raises UsageError if rows are not in
-    order."""
-    last_row = codes[:1]
+    """Of each chunk the number of its first row, its codes and its `Starts`. Raises UsageError if
+    rows are not in order."""
+    row_before = codes[:1]
     for first in range(0, len(codes), CHUNK):
         chunk = codes[first : first + CHUNK]
         starts = []
-        # whether the prefix of each row differs from that of the row before
+        # (rows,): whether the prefix up to the level differs from that of the row before
         is_new = np.zeros(len(chunk), dtype=np.bool_)
         is_new[0] = first == 0
         for level, column in enumerate(np.ascontiguousarray(chunk.T)):
-            before = np.concatenate([last_row[:, level], column[:-1]])
-            if ((column < before) & ~is_new).any():
+            codes_before = np.concatenate([row_before[:, level], column[:-1]])
+            if ((column < codes_before) & ~is_new).any():
                 raise UsageError(f"codes are not in lexicographic order near row {first}")
-            is_new = is_new | (column != before)
+            is_new = is_new | (column != codes_before)
             starts.append(is_new)
         yield first, chunk, starts
-        last_row = chunk[-1:]
+        row_before = chunk[-1:]

@@ -172,16 +172,17 @@ def nearest(similarity: NDArray[Any], queries: NDArray[np.intp], k: int) -> NDAr
 def prefix_similarity(
     codes: Codes, queries: NDArray[np.intp], codebook: Codebook | None
 ) -> NDArray[np.float64]:
-    """(q, n) similarity by prefix: shared levels, less a share of one level for the distance."""
+    """(q, n) similarity of q of n items to all: the levels of their common prefix, and with a
+    codebook less a share of one level that grows with the distance of their vectors."""
     similarity = shared_levels(codes, queries)
     if codebook is not None:
         # squared distances between summed centroids; equal codes have exactly equal distances
         distinct, inverse = np.unique(codes[:, : len(codebook.levels)], axis=0, return_inverse=True)
         sums = codebook.latent_vectors(distinct).astype(np.float64)
         norms = np.square(sums).sum(axis=1)
-        rows = inverse[queries]
-        distances = norms[rows, None] + norms - 2 * sums[rows] @ sums.T
-        distances = np.maximum(distances, 0)[:, inverse]
+        query_rows = inverse[queries]  # in `distinct`
+        distances = norms[query_rows, None] + norms - 2 * sums[query_rows] @ sums.T  # (q, distinct)
+        distances = np.maximum(distances, 0)[:, inverse]  # (q, n)
         similarity -= distances / (1 + distances.max())
     return similarity
 

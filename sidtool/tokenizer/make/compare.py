@@ -209,7 +209,7 @@ def describe(bundle: Bundle, evidence: Evidence, *, seed: int = 0) -> BundleFigu
         neighbors = neighbor_preservation(vectors, codes, codebook, seed=seed).jaccard
     elif report is not None:
         neighbors = report.neighbors.jaccard
-    event_figures: Sequence[Figures] = [[None] * len(sizes)] * 6
+    event_figures: Sequence[Figures] = [[None] * len(sizes)] * 6  # two of each measure
     if evidence.behavior is not None:
         steps = evidence.behavior.steps
         event_figures = (
@@ -217,6 +217,7 @@ def describe(bundle: Bundle, evidence: Evidence, *, seed: int = 0) -> BundleFigu
             *prefix_alignment(codes, sizes, steps),
             *prefix_spread(codes, sizes, evidence.behavior.events),
         )
+    # in the order of the fields of LevelFigures
     columns = zip(level_use(codes, sizes), neighbors, purity[1:], *event_figures, strict=True)
     return BundleFigures(
         name=bundle.manifest.name,

@@ -72,31 +72,30 @@ def diff(old: Bundle, new: Bundle) -> Diff:
         flat_record({key: value for key, value in record.items() if key not in _NOT_COMPARED})
         for record in (old.manifest.to_json(), new.manifest.to_json())
     )
-    rows = new.items.rows(list(old.items.ids))
-    old_rows = np.flatnonzero(rows >= 0)  # of the common items
-    new_rows = rows[old_rows]
-    is_new = np.ones(len(new.items), dtype=np.bool_)
-    is_new[new_rows] = False
+    row_in_new = new.items.rows(list(old.items.ids))  # (old items,), -1 for those that are gone
+    # (n,) each, from here to `depths`: of the n items of both bundles
+    old_rows = np.flatnonzero(row_in_new >= 0)
+    new_rows = row_in_new[old_rows]
     was_retired = old.items.retired[old_rows]
     is_retired = new.items.retired[new_rows]
     depths = _first_difference(old.items.codes[old_rows], new.items.codes[new_rows])
-    moved = np.flatnonzero(depths)
+    moved = np.flatnonzero(depths)  # indexes into those arrays
     pairs = zip(old_rows.tolist(), new_rows.tolist(), strict=True)
-    retitled = [row for row, other in pairs if old.items.title(row) != new.items.title(other)]
+    retitled = [row for row, new_row in pairs if old.items.title(row) != new.items.title(new_row)]
     return Diff(
         same=old.identity == new.identity,
-        added=_ids(new.items, np.flatnonzero(is_new & ~new.items.retired)),
+        added=_ids(new.items, np.setdiff1d(new.active, new_rows)),
         retired=_ids(old.items, old_rows[~was_retired & is_retired]),
-        gone=_ids(old.items, np.flatnonzero((rows < 0) & ~old.items.retired)),
+        gone=_ids(old.items, np.flatnonzero((row_in_new < 0) & ~old.items.retired)),
         restored=_ids(old.items, old_rows[was_retired & ~is_retired]),
         moved=tuple(
             Move(
-                old.items.ids[int(old_rows[row])],
-                old.space.spell(old.items.codes[old_rows[row]]),
-                new.space.spell(new.items.codes[new_rows[row]]),
-                int(depths[row]),
+                old.items.ids[int(old_rows[index])],
+                old.space.spell(old.items.codes[old_rows[index]]),
+                new.space.spell(new.items.codes[new_rows[index]]),
+                int(depths[index]),
             )
-            for row in moved
+            for index in moved
         ),
         retitled=_ids(old.items, retitled),
         kept=len(old_rows) - len(moved),

@@ -68,11 +68,11 @@ class Autoencoder(nn.Module):
         zero = np.float32(0)
         if self.skip:
             # centroids lie in the space of the unscaled embeddings, and corrections have no mean
-            encoder = _layers("in", self.encoder, scale, scale.deviation, zero)
-            decoder = _layers("out", self.decoder, scale, scale.deviation, zero)
+            encoder = _layers("in", self.encoder, scale, factor=scale.deviation, shift=zero)
+            decoder = _layers("out", self.decoder, scale, factor=scale.deviation, shift=zero)
         else:
-            encoder = _layers("in", self.encoder, scale, 1.0, zero)
-            decoder = _layers("out", self.decoder, None, scale.deviation, scale.mean)
+            encoder = _layers("in", self.encoder, scale, factor=1.0, shift=zero)
+            decoder = _layers("out", self.decoder, None, factor=scale.deviation, shift=scale.mean)
         return encoder | decoder
 
 
