@@ -77,44 +77,18 @@ def _append(
 
 def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequence[str]) -> Codes:
     order, runs = equal_rows(raw)
-    colliding = np.flatnonzero(np.repeat(runs, runs) > 1)  # positions in `order`
-    if not len(colliding):
+    if runs.max(initial=1) == 1:
         return raw
     require_capacity(len(raw), Levels(codebook.sizes))
-    # a group has the items of one prefix, if some of them collide: those that do, sorted by id, are
-    # colliding_rows[firsts[g] : firsts[g + 1]], all of them order[bounds[p] : bounds[p + 1]] with
-    # p = groups[g]
-    prefixes = raw[order, :-1]
-    changes = (prefixes[1:] != prefixes[:-1]).any(axis=1)
-    bounds = np.flatnonzero(np.concatenate([[True], changes, [True]]))
-    prefix = np.searchsorted(bounds, colliding, side="right") - 1
-    firsts = np.flatnonzero(np.diff(prefix, prepend=-1))
-    groups = prefix[firsts]
-    firsts = np.append(firsts, len(colliding))
-    colliding_rows = order[colliding]
-    for first, stop in pairwise(firsts.tolist()):
-        colliding_rows[first:stop] = sorted(
-            colliding_rows[first:stop].tolist(), key=lambda row: ids[row]
-        )
-    parts = []
-    start = 0
-    while start < len(groups):
-        # groups whose colliding items' vectors may be held at once, at least one
-        stop = int(np.searchsorted(firsts, firsts[start] + source.limit, side="right")) - 1
-        stop = max(stop, start + 1)
-        rows = colliding_rows[firsts[start] : firsts[stop]]
-        members = [order[bounds[p] : bounds[p + 1]] for p in groups[start:stop].tolist()]
-        last_codes = raw[np.concatenate(members), -1]
-        sizes = np.diff(firsts[start : stop + 1])
-        parts.append(Groups(rows, raw[rows], sizes, last_codes, np.array([*map(len, members)])))
-        start = stop
-    new_codes = np.empty(len(colliding_rows), dtype=np.int64)  # -1: the prefix is full
+    parts = _colliding_groups(raw, order, runs, ids, source.limit)
+    rows = np.concatenate([part.rows for part in parts])
     ends = np.cumsum([len(part.rows) for part in parts])
-    for index, last in source.run(partial(_open_choosing, codebook, source), parts):
-        new_codes[ends[index] - len(last) : ends[index]] = last
+    last_codes = np.empty(len(rows), dtype=np.int64)  # -1: the prefix is full
+    for index, part_codes in source.run(partial(_open_choosing, codebook, source), parts):
+        last_codes[ends[index] - len(part_codes) : ends[index]] = part_codes
     codes = raw.copy()
-    codes[colliding_rows, -1] = np.maximum(new_codes, 0)
-    overflow = sorted(colliding_rows[new_codes < 0].tolist(), key=lambda row: ids[row])
+    codes[rows, -1] = np.maximum(last_codes, 0)
+    overflow = sorted(rows[last_codes < 0].tolist(), key=lambda row: ids[row])
     if overflow:
         settled = np.ones(len(codes), dtype=np.bool_)
         settled[overflow] = False
@@ -131,24 +105,57 @@ class Groups:
     """(m,) by prefix, then by id"""
     raw: Codes
     """(m, levels) their nearest codes"""
-    sizes: NDArray[np.intp]
+    n_colliding: NDArray[np.intp]
     """(g,) colliding items of each prefix"""
     last_codes: NDArray[np.uint16]
     """The nearest last codes of all items of each prefix"""
-    lengths: NDArray[np.intp]
+    n_items: NDArray[np.intp]
     """(g,) items of each prefix"""
 
 
+def _colliding_groups(
+    raw: Codes, order: NDArray[np.intp], runs: NDArray[np.intp], ids: Sequence[str], limit: int
+) -> list[Groups]:
+    """The colliding items by `order` and `runs` of `equal_rows`: of as many prefixes at once as
+    have `limit` colliding items, at least one."""
+    # all items of prefix p are order[bounds[p] : bounds[p + 1]]
+    prefixes = raw[order, :-1]
+    changes = (prefixes[1:] != prefixes[:-1]).any(axis=1)
+    bounds = np.flatnonzero(np.concatenate([[True], changes, [True]]))
+    # the colliding ones of prefix group_prefixes[g] are rows[firsts[g] : firsts[g + 1]], by id
+    colliding = np.flatnonzero(np.repeat(runs, runs) > 1)  # positions in `order`
+    row_prefixes = np.searchsorted(bounds, colliding, side="right") - 1
+    firsts = np.flatnonzero(np.diff(row_prefixes, prepend=-1))
+    group_prefixes = row_prefixes[firsts]
+    firsts = np.append(firsts, len(colliding))
+    rows = order[colliding]
+    for first, stop in pairwise(firsts.tolist()):
+        rows[first:stop] = sorted(rows[first:stop].tolist(), key=lambda row: ids[row])
+    parts = []
+    start = 0
+    while start < len(group_prefixes):
+        first_beyond = np.searchsorted(firsts, firsts[start] + limit, side="right") - 1
+        stop = max(int(first_beyond), start + 1)
+        part_rows = rows[firsts[start] : firsts[stop]]
+        members = [order[bounds[p] : bounds[p + 1]] for p in group_prefixes[start:stop].tolist()]
+        n_colliding = np.diff(firsts[start : stop + 1])
+        n_items = np.array([*map(len, members)])
+        last_codes = raw[np.concatenate(members), -1]
+        parts.append(Groups(part_rows, raw[part_rows], n_colliding, last_codes, n_items))
+        start = stop
+    return parts
+
+
 def _open_choosing(codebook: Codebook, source: VectorSource) -> Callable[[Groups], NDArray[Any]]:
-    """Reads the vectors of the colliding items of some prefixes, and chooses their last codes."""
+    """What reads the vectors of the colliding items of groups, and chooses their last codes."""
 
     def choose(groups: Groups) -> NDArray[np.int64]:
         vectors = source.take(groups.rows)
         residuals = codebook.transform(vectors) - codebook.decode(groups.raw[:, :-1])
-        last_codes = np.split(groups.last_codes, np.cumsum(groups.lengths)[:-1])
+        last_codes = np.split(groups.last_codes, np.cumsum(groups.n_items)[:-1])
         centroids = codebook.levels[-1]
         nearest = groups.raw[:, -1]
-        return _choose_last_codes(nearest, residuals, groups.sizes, last_codes, centroids)
+        return _choose_last_codes(nearest, residuals, groups.n_colliding, last_codes, centroids)
 
     return choose
 
