@@ -105,11 +105,12 @@ class _Compared:
         difference = self.difference(system)
         return "unknown" if difference is None else _standing(difference)
 
-    def place(self, system: str, other: str = "", figures: str = "") -> str:
-        """Like "11% behind item-kNN (95% interval -18% to -4%)"."""
+    def place(self, system: str, name: str, figures: str = "") -> str:
+        """Like "11% behind item-kNN (95% interval -18% to -4%)", where `name` is "item-kNN";
+        `figures` precede the interval within the brackets."""
         difference = self.difference(system)
         assert difference is not None
-        return _place(difference, self.evaluation.baselines[system][self.metric], other, figures)
+        return _place(difference, self.evaluation.baselines[system][self.metric], name, figures)
 
     def answer(self) -> str:
         """Whether to use the model, in a few words."""
@@ -198,22 +199,21 @@ def _standing(difference: Difference) -> Standing:
     return "behind" if difference.high < 0 else "level"
 
 
-def _place(difference: Difference, base: float, other: str = "", figures: str = "") -> str:
-    """Where a model stands beside a system of the mean `base`, named `other` unless it was just
-    before; with more `figures` before the interval."""
-    form = "+.4f" if base == 0 else "+z.0%"
+def _place(difference: Difference, base: float, name: str = "", figures: str = "") -> str:
+    """As `_Compared.place`, for a system with the mean `base`: differences are shares of `base`,
+    or differences of the metric where `base` is 0."""
+    distance = _number(abs(difference.mean)) if base == 0 else _share(abs(difference.mean) / base)
+    place, preposition = {
+        "ahead": (f"{distance} ahead", " of "),
+        "behind": (f"{distance} behind", " "),
+        "level": ("level", " with "),
+    }[_standing(difference)]
+    if name:
+        place += preposition + name
     # no metric is below 0, so nothing is behind by more than all of it
     low, high = (max(-1.0, end / (base or 1)) for end in (difference.low, difference.high))
-    size = _number(abs(difference.mean)) if base == 0 else _share(abs(difference.mean) / base)
-    place, between = {
-        "ahead": (f"{size} ahead", " of "),
-        "behind": (f"{size} behind", " "),
-        "level": ("level", " with "),
-        "unknown": ("", ""),
-    }[_standing(difference)]
-    if other:
-        place += between + other
-    interval = f"95% interval {low:{form}} to {high:{form}}"
+    number_format = "+.4f" if base == 0 else "+z.0%"
+    interval = f"95% interval {low:{number_format}} to {high:{number_format}}"
     return f"{place} ({figures}, {interval})" if figures else f"{place} ({interval})"
 
 
