@@ -122,13 +122,16 @@ def _gain(gain: Any, decimals: int = max(DECIMALS)) -> tuple[str, str, str]:
 
 
 def _groups(evaluation: Evaluation) -> Mapping[str, Averages]:
-    """The groups that have examples, by a label that says what they are."""
+    """The groups that have examples, by a label like "all" or "popular, 100+" (training events)."""
     groups: dict[str, Averages] = {"all": evaluation, "mean over items": evaluation.macro}
     for name, averages in evaluation.slices.items():
-        first, last = averages.events
-        until = "+" if last is None else f"-{last}" if last > first else ""
+        fewest, most = averages.events
+        if most is None:
+            events = f"{fewest}+"
+        else:
+            events = f"{fewest}-{most}" if most > fewest else str(fewest)
         if averages.n:
-            groups[f"{name}, {first}{until}"] = averages
+            groups[f"{name}, {events}"] = averages
     return groups
 
 
@@ -159,10 +162,11 @@ def say_task(evaluation: TaskEvaluation, *, json: bool) -> None:
         say_json(evaluation.to_json())
     rows = []
     for name, value in evaluation.metrics.items():
-        model, interval = _figure(value, max(DECIMALS)), "-"
         if name in evaluation.confidence_interval:
-            model, interval = _with_interval(evaluation, name)
-        rows.append((name, model, evaluation.chance.get(name, "-"), interval))
+            figure, interval = _with_interval(evaluation, name)
+        else:
+            figure, interval = _figure(value, max(DECIMALS)), "-"
+        rows.append((name, figure, evaluation.chance.get(name, "-"), interval))
     title = f"{evaluation.task}: {evaluation.n} questions"
     say_table(["", "model", "chance", "95% interval"], rows, title=title, aside=json)
 
