@@ -96,34 +96,37 @@ def evaluate_task(
         )
     has_examples = False
     if source is not None and not source.is_dir() and suffix(source) in (".jsonl", ".ndjson"):
-        has_examples = any("task" in value for _, value in islice(json_lines(source), 1))
+        # a split may be such a file, too, but its lines are events, which have no task
+        has_examples = any("task" in line for _, line in islice(json_lines(source), 1))
     reads_split = source is not None and not has_examples and per_user
     if options.on != "test" and not reads_split:
         raise UsageError(f"--on {options.on} has no effect without a split")
-    others: Sequence[Question] = []
+    also_correct: Sequence[Question] = []
     if source is not None and has_examples:
-        sampled = read_questions(loaded, source, options)
-    elif (source is not None) != per_user:  # tasks of users are about a split, no others are
-        needed = "needs a split" if per_user else "is about items or queries and takes no split"
-        raise UsageError(f"task {task} {needed}", hint="or give a file of training examples")
-    elif source is None:
-        sampled, others = make_questions(loaded, (), options, FieldTypes())
-    else:
+        questions = read_questions(loaded, source, options)
+    elif source is not None and per_user:
         if options.only_items is not None:
             raise UsageError(f"task {task} is about users", hint="leave out --only-items")
         held_out = HeldOut.open(loaded, source, options.on)
-        sampled, others = make_questions(loaded, held_out.part, options, held_out.split.fields)
-    if options.limit is not None and options.limit < len(sampled):
-        # at random, in their order; the answers of the others stay correct for their groups
+        fields = held_out.split.fields
+        questions, also_correct = make_questions(loaded, held_out.part, options, fields)
+    elif source is None and not per_user:
+        questions, also_correct = make_questions(loaded, (), options, FieldTypes())
+    else:
+        needed = "needs a split" if per_user else "is about items or queries and takes no split"
+        raise UsageError(f"task {task} {needed}", hint="or give a file of training examples")
+    if options.limit is not None and options.limit < len(questions):
+        # drawn at random, kept in their order; what is not drawn stays correct for its group
         rng = np.random.default_rng(options.seed)
-        drawn = set(rng.choice(len(sampled), options.limit, replace=False).tolist())
-        others = [*others, *(question for n, question in enumerate(sampled) if n not in drawn)]
-        sampled = [sampled[n] for n in sorted(drawn)]
+        drawn = set(rng.choice(len(questions), options.limit, replace=False).tolist())
+        not_drawn = [question for n, question in enumerate(questions) if n not in drawn]
+        also_correct = [*also_correct, *not_drawn]
+        questions = [questions[n] for n in sorted(drawn)]
     return evaluate_questions(
         loaded,
         task,
-        sampled,
-        also_correct=others,
+        questions,
+        also_correct=also_correct,
         are_labels=named_task(task).target == "feedback",
         search=options,
         seed=options.seed,
