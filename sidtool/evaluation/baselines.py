@@ -188,12 +188,13 @@ def _seen(histories: Sequence[PopularityRanks], exclude_seen: bool) -> ItemSeque
 
 def _best(scores: Any, count: int) -> NDArray[np.int64]:
     """(n, count or fewer): the items of the highest positive scores of (n, items) CSR, compared in
-    float32, best first, ties by popularity; -1 where there are no more."""
+    float32, best first, ties by popularity; -1 where there are no more. Items are columns of
+    `scores`, which are popularity ranks."""
     values = scores.data.astype(np.float32)
-    # positive floats sort as their bits do: these are the high half of a key whose low half is the
-    # complement of the popularity rank
-    high = values.view(np.uint32).astype(np.uint64) << np.uint64(32)
-    keys = high | (~scores.indices.astype(np.uint32)).astype(np.uint64)
+    # one number per score sorts by score, then by popularity: its high half are the bits of the
+    # score, which sort as positive floats do, its low half is the complement of the rank
+    score_bits = values.view(np.uint32).astype(np.uint64) << np.uint64(32)
+    keys = score_bits | (~scores.indices.astype(np.uint32)).astype(np.uint64)
     keys[values == 0] = 0
     n = scores.shape[0]
     width = min(count, int(np.diff(scores.indptr).max(initial=0)))
@@ -202,9 +203,9 @@ def _best(scores: Any, count: int) -> NDArray[np.int64]:
         return best
     for rows, block in padded_rows(keys, scores.indptr, np.arange(n), 0, width):
         block.partition(block.shape[1] - width, axis=1)
-        first = np.sort(block[:, -width:], axis=1)[:, ::-1]
-        ranks = (~first.astype(np.uint32)).astype(np.int64)
-        best[rows] = np.where(first > 0, ranks, -1)
+        best_keys = np.sort(block[:, -width:], axis=1)[:, ::-1]
+        ranks = (~best_keys.astype(np.uint32)).astype(np.int64)  # of the low half
+        best[rows] = np.where(best_keys > 0, ranks, -1)
     return best
 
 
