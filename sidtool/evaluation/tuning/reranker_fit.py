@@ -264,17 +264,17 @@ def fit_network(
     *,
     seed: int,
 ) -> Network:
-    """A network for (m, c, N_FEATURES) standardized features, (m, c) logs of mixed probabilities,
-    minus infinity where there is no item, the (m,) columns of the targets, and how much each user
-    counts. Unfitted, it scores every item 0."""
+    """(m, c, N_FEATURES) standardized features, (m, c) logs of mixed probabilities, minus infinity
+    where there is no item, (m,) columns of the targets, (m,) weights of users -> a network whose
+    scores, 0 before it is fitted, are added to these logs."""
     import torch
     from torch import nn
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = _module()
-        users = len(inputs)
-        steps = EPOCHS * -(-users // BATCH_USERS)
+        n_users = len(inputs)
+        steps = EPOCHS * -(-n_users // BATCH_USERS)
         optimizer = torch.optim.AdamW(
             module.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY
         )
@@ -289,24 +289,27 @@ def fit_network(
         )
         module.train()
         for _ in range(EPOCHS):
-            for rows in torch.randperm(users).split(BATCH_USERS):
-                features, scores, target, weight = (tensor[rows] for tensor in tensors)
+            for batch in torch.randperm(n_users).split(BATCH_USERS):
+                features, log_probs, target_columns, weights = (tensor[batch] for tensor in tensors)
                 added = module["linear"](features) + module["deep"](features)  # (b, c, 1)
-                loss = (weight * _losses(scores + added[..., 0], target)).mean()
+                loss = (weights * _losses(log_probs + added[..., 0], target_columns)).mean()
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
                 schedule.step()
     first, second, output = (layer for layer in module["deep"] if isinstance(layer, nn.Linear))
-    arrays = (
-        first.weight.T,
-        first.bias,
-        second.weight.T,
-        second.bias,
-        output.weight[0],
-        module["linear"].weight[0],
+
+    def array(weight: torch.Tensor) -> Any:
+        return weight.detach().numpy().copy()
+
+    return Network(
+        first=array(first.weight.T),
+        first_bias=array(first.bias),
+        second=array(second.weight.T),
+        second_bias=array(second.bias),
+        output=array(output.weight[0]),
+        linear=array(module["linear"].weight[0]),
     )
-    return Network(*(array.detach().numpy().copy() for array in arrays))
 
 
 def _module() -> Any:
