@@ -44,41 +44,47 @@ def plan_training(
     before: TrainingRun | None = None,
 ) -> TrainingRun:
     """The run of a call of `train`, with everything checked that needs no weights; writes nothing.
-    `before` is the run that will write the model. Raises as `train`."""
-    trust, location = trust_remote_code, as_url(examples)
+    `before` is the stage whose output replaces `model` and `bundle`. Raises as `train`."""
+    trust = trust_remote_code
+    location = as_url(examples)  # as errors name the examples
     lineage = read_any_lineage(examples)
     seen = SeenOptions(exclude_seen=options.eval_exclude_seen)
     seen = seen.with_seen(lineage.split.targets_repeat)
     options = replace(options, eval_exclude_seen=seen.exclude_seen)
+
+    # the model, its contract and its bundle
     if before is None:
         model_dir = model_folder(model, trust_remote_code=trust)
         contract, bundle, _ = check_model_folder(model_dir, bundle)
     else:
         model_dir, bundle = before.out, before.bundle
         contract = replace(before.contract, history_prompt=before.history_prompt)
-        made_from = before.lineage.split
-        check_split(as_url(before.examples), made_from, location, lineage.split)
+        earlier_split = before.lineage.split
+        check_split(as_url(before.examples), earlier_split, location, lineage.split)
+
+    # teachers are memories or models
     memories = {Path(path): Memory.open_verified(path) for path in teachers if is_memory(path)}
     teacher_dirs = tuple(
         Path(path) if Path(path) in memories else model_folder(path, trust_remote_code=trust)
         for path in teachers
     )
+
     if options.stage == "lora":
         refuse_base_as_output(out, contract, model_dir)
     if options.stage != "full":
-        _ = contract.added_ids  # raises if other tokens are between them
+        _ = contract.added_ids  # raises if their rows cannot be trained alone
     lineage.check_bundle(bundle, location)
     _check_field_tokens(lineage, contract, location)
-    models = [folder for folder in teacher_dirs if folder not in memories]
-    by_name = {f"model {folder}": read_contract(folder) for folder in models}
-    learned_from = further_splits(bundle, by_name.values())
+    teacher_models = [folder for folder in teacher_dirs if folder not in memories]
+    contracts = {f"model {folder}": read_contract(folder) for folder in teacher_models}
+    learned_from = further_splits(bundle, contracts.values())
     _check_kind(contract.kind, options, lineage)
-    if models:
+    if teacher_models:
         from sidtool.training.loss.loss import check_teachers
 
-        check_teachers(models, contract, bundle)
-    by_name[f"model {model_dir}"] = contract
-    for name, model_contract in by_name.items():
+        check_teachers(teacher_models, contract, bundle)
+    contracts[f"model {model_dir}"] = contract
+    for name, model_contract in contracts.items():
         check_model_split(model_contract, bundle, location, lineage.split, model=name)
     check_fields(contract.kind, sft_fields)
     run = TrainingRun(
