@@ -103,21 +103,21 @@ def _cut_offs(evaluation: StoredEvaluation) -> tuple[int, ...]:
 
 
 def evaluation_page(evaluations: Evaluations, titles: Titles | None = None) -> Page:
-    """The page of evaluations by name; item titles come before those that these have."""
+    """The page of evaluations by name. `titles` replace those that the evaluations have stored."""
     first = next(iter(evaluations.values()))
-    nearest = min(_cut_offs(first), key=lambda k: abs(k - NEAR))
+    cut_off = min(_cut_offs(first), key=lambda k: abs(k - NEAR))
     systems = _systems(evaluations)
     sections = [
         Section("Verdict", tuple(_verdicts(evaluations))),
-        Section("Metrics", tuple(_metrics(evaluations, systems, nearest))),
+        Section("Metrics", tuple(_metrics(evaluations, systems, cut_off))),
     ]
     if any(evaluation.slices for evaluation in evaluations.values()):
-        blocks = tuple(_slices(evaluations, f"ndcg@{nearest}"))
+        blocks = tuple(_slices(evaluations, f"ndcg@{cut_off}"))
         sections.append(Section("Slices by training events of the target", blocks))
-    levels = {
+    survival = {
         name: _points("survival", evaluation.metrics) for name, evaluation in evaluations.items()
     }
-    lines = tuple(Series(name, points) for name, points in levels.items() if points)
+    lines = tuple(Series(name, points) for name, points in survival.items() if points)
     if lines:
         text = (
             "Share of examples whose target's first codes are still in the beam after each level: "
@@ -131,8 +131,7 @@ def evaluation_page(evaluations: Evaluations, titles: Titles | None = None) -> P
         for system, share in evaluation.coverage.items()
     )
     columns = ("system", "share of items in a first ten", "effective items")
-    coverage = Table("Items that are recommended", columns, rows)
-    sections.append(Section("Coverage", (coverage,)))
+    sections.append(Section("Coverage", (Table("Items that are recommended", columns, rows),)))
     samples = tuple(sample_blocks(evaluations, titles))
     if samples:
         sections.append(Section("Users and their recommendations", samples))
@@ -142,11 +141,10 @@ def evaluation_page(evaluations: Evaluations, titles: Titles | None = None) -> P
     }
     table = facts_table("Counts, settings and digests", facts)
     sections.append(Section("What was evaluated", (table,)))
-    names = ", ".join(evaluations)
     summary = (
         f"{first.n:,} held-out examples over the full catalog; intervals are 95% by bootstrap."
     )
-    return Page(f"Evaluation: {names}", summary, tuple(sections))
+    return Page(f"Evaluation: {', '.join(evaluations)}", summary, tuple(sections))
 
 
 def _verdicts(evaluations: Evaluations) -> Iterator[Block]:
@@ -188,25 +186,27 @@ def _systems(evaluations: Evaluations) -> dict[str, System]:
 
 
 def _metrics(
-    evaluations: Evaluations, systems: Mapping[str, System], nearest: int
+    evaluations: Evaluations, systems: Mapping[str, System], cut_off: int
 ) -> Iterator[Block]:
+    """Charts at one cut-off and by cut-off, a table of all metrics, and paired differences."""
     for kind in ("ndcg", "hr"):
-        metric = f"{kind}@{nearest}"
+        metric = f"{kind}@{cut_off}"
         estimates = tuple(
             system.estimate(metric, name)
             for name, system in systems.items()
             if metric in system.metrics
         )
-        yield IntervalChart(f"{SPELLED[kind]} at {nearest}", metric, estimates)
+        yield IntervalChart(f"{SPELLED[kind]} at {cut_off}", metric, estimates)
     for kind in KINDS:
-        lines = {name: _points(kind, system.metrics) for name, system in systems.items()}
-        series = tuple(Series(name, points) for name, points in lines.items())
+        series = tuple(
+            Series(name, _points(kind, system.metrics)) for name, system in systems.items()
+        )
         yield LineChart(f"{SPELLED[kind]} by cut-off", "cut-off", SPELLED[kind], series)
-    names = dict.fromkeys(name for system in systems.values() for name in system.metrics)
+    metrics = dict.fromkeys(metric for system in systems.values() for metric in system.metrics)
     rows = tuple(
-        (name, *(system.spelled(name) for system in systems.values()))
-        for name in names
-        if not name.startswith("survival@")
+        (metric, *(system.spelled(metric) for system in systems.values()))
+        for metric in metrics
+        if not metric.startswith("survival@")
     )
     yield Table("All metrics", ("metric", *systems), rows)
     for name, evaluation in evaluations.items():
@@ -216,7 +216,7 @@ def _metrics(
             (f"{metric} less that of {system}", gain.mean, gain.low, gain.high, gain.p_value)
             for system, gains in evaluation.differences.items()
             for metric, gain in gains.items()
-            if metric.endswith(f"@{nearest}")
+            if metric.endswith(f"@{cut_off}")
         )
         columns = ("difference", "mean", "95% from", "95% to", "p-value")
         yield Table(f"Paired differences of {name}", columns, differences)
