@@ -85,22 +85,24 @@ def progress(*stages: str) -> Iterator[Mapping[str, Progress]]:
 
 def _reporter(stage: str, bars: Any, reported: dict[str, float]) -> Progress:
     """The reporter of a stage on `bars`, or by lines if they are None. `reported` has the time of
-    the last report of each stage: one starts where those before it ended."""
+    the last report of each stage ("" is the start): one starts where those before it ended."""
     hidden: dict[str, Any] = {"total": None, "start": False, "visible": False, "figures": ""}
     task = None if bars is None else bars.add_task(visible(stage), **hidden)
     pace = Pace()
-    start = last_line = -1.0
+    start: float | None = None
+    last_line = 0.0
 
     def report(done: int, total: int, figures: str = "") -> None:
         nonlocal start, last_line
         now = time.monotonic()
-        if start < 0:
+        if start is None:
             start, last_line = max(reported.values()), now
         if now - reported[""] > LOG_SECONDS:
             warn_early()
         pace.report(done, total)
         if bars is not None:
             bars.start_task(task)
+            # a report without figures leaves those of the report before
             fields = {"figures": visible(figures)} if figures else {}
             bars.update(task, completed=done, total=total or None, visible=True, **fields)
         elif now - last_line >= LOG_SECONDS:
