@@ -101,8 +101,7 @@ def prepare(
 def _say_report(report: Report) -> None:
     title = report.item_columns.title or "none"
     lines = [f"{report.items} items: id {report.item_columns.id!r}, title {title!r}"]
-    if report.event_columns is not None:
-        columns = report.event_columns
+    if (columns := report.event_columns) is not None:
         order = f"time {columns.order!r}" if columns.order else "in the order of the rows"
         lines.append(
             f"{report.events} events of {report.users} users: user {columns.user!r}, item "
@@ -111,8 +110,9 @@ def _say_report(report: Report) -> None:
     say(*lines)
     rows = []
     for problem in report.problems:
-        stops = "stops" if problem.stops else ""
-        rows.append((problem.count, problem.table, problem.meaning, stops, problem.examples[0]))
+        stops_build = "stops" if problem.stops else ""
+        first = problem.examples[0]
+        rows.append((problem.count, problem.table, problem.meaning, stops_build, first))
     if rows:
         say_table(["", "in", "problem", "a build", "first"], rows)
     else:
