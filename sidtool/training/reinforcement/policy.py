@@ -58,7 +58,7 @@ class Policy:
 
     @classmethod
     def of(cls, model: Any, tokens: SidTokens, trie: Trie, normalize: Normalize) -> Self:
-        """Install a partial head in the model; outside of `scores` it behaves as before.
+        """Install a partial head in the model, which behaves as before outside of the methods here.
 
         Raises UsageError if the model's attention cannot be steered."""
         require_mask(model, "it cannot be trained on groups")
@@ -66,14 +66,14 @@ class Policy:
         has_encoder = is_encoder_decoder(model)
         decoder = model.get_decoder() if has_encoder else model.base_model
         return cls(
-            tokens,
-            trie,
-            head,
-            normalize,
-            narrows_exactly(model, head, token_columns(tokens, model.device).all_codes),
-            decoder_start_id(model) if has_encoder else None,
-            TreePositions(decoder),
-            model,
+            tokens=tokens,
+            trie=trie,
+            head=head,
+            normalize=normalize,
+            narrow=narrows_exactly(model, head, token_columns(tokens, model.device).all_codes),
+            decoder_start=decoder_start_id(model) if has_encoder else None,
+            positions=TreePositions(decoder),
+            network=model,
         )
 
     def codes(self, ids: torch.Tensor) -> torch.Tensor:
@@ -87,7 +87,7 @@ class Policy:
         prompt_mask: torch.Tensor,
         codes: torch.Tensor,
     ) -> GroupScores:
-        """The scores of (n, C, L) codes, each of a SID in the trie.
+        """The scores of n groups of C SIDs with (n, C, L) codes; every SID is in the trie.
 
         `prompt_ids` are (n, P) token ids padded on the left, `prompt_mask` (n, P) has 1 for a token
         and 0 for padding. `model` is the model itself or a wrapper of it that distributes it."""
@@ -96,10 +96,11 @@ class Policy:
             inputs = self._inputs(prompt_ids, prompt_mask, codes)
             parts = self._parts(prompt_ids.shape[1], codes)
         else:
+            # the decoder reads the trees, on its start token in place of the prompt
             starts = torch.full_like(prompt_ids[:, :1], self.decoder_start)
             trees = self._inputs(starts, torch.ones_like(starts), codes)
             parts = self._parts(1, codes)
-            depths = trees["position_ids"][0].tolist()
+            depths = trees["position_ids"][0].tolist()  # those of every tree
             # the encoder's absolute positions count from the first token: padding goes to the right
             order = prompt_mask.sort(dim=1, descending=True, stable=True).indices
             inputs = {
@@ -111,24 +112,24 @@ class Policy:
             if "decoder_position_ids" in signature(self.network.forward).parameters:
                 inputs["decoder_position_ids"] = trees["position_ids"]
 
-        with ExitStack() as positions:
+        with ExitStack() as contexts:
             if depths is not None:
-                positions.enter_context(self.positions.in_recomputation(self.network, depths))
-                positions.enter_context(self.positions.at(depths, depths))
-            blocks = part_logits(model, self.head, inputs, parts, narrow=self.narrow)
-        return self._walk(blocks, codes)
+                contexts.enter_context(self.positions.in_recomputation(self.network, depths))
+                contexts.enter_context(self.positions.at(depths, depths))
+            level_logits = part_logits(model, self.head, inputs, parts, narrow=self.narrow)
+        return self._walk(level_logits, codes)
 
-    def _walk(self, blocks: Sequence[torch.Tensor], codes: torch.Tensor) -> GroupScores:
+    def _walk(self, level_logits: Sequence[torch.Tensor], codes: torch.Tensor) -> GroupScores:
         """The scores of (n, C, L) codes by the logits of each level, from the root."""
-        n, chains, levels = codes.shape
+        n, chains, _ = codes.shape
         arrays = trie_arrays(self.trie, codes.device)
         columns = token_columns(self.tokens, codes.device)
         nodes = torch.zeros(n, 1, dtype=torch.long, device=codes.device)  # the root
         log_probs = []
         entropies = []
-        for level in range(levels):
+        for level, flat_logits in enumerate(level_logits):
             # what all chains share has 1 in place of C: the nodes and the logits of the first level
-            logits = blocks[level].float().view(n, -1, blocks[level].shape[-1])  # (n, C, columns)
+            logits = flat_logits.float().view(n, -1, flat_logits.shape[-1])  # (n, C, columns)
             children, child_codes, valid = arrays.candidates(level, nodes)  # (n, C, fan-out)
             matches = valid & (child_codes == codes[..., level].unsqueeze(-1))
             place = matches.int().argmax(-1, keepdim=True)  # (n, C, 1)
@@ -177,7 +178,7 @@ class Policy:
         }
 
     def _parts(self, prompt_length: int, codes: torch.Tensor) -> list[Part]:
-        """The positions, in the flattened batch, whose logits are needed at each level."""
+        """The positions in the flattened batch, and the columns, of the logits of each level."""
         n, chains, levels = codes.shape
         device = codes.device
         total = prompt_length + chains * (levels - 1)
@@ -209,12 +210,12 @@ class Policy:
         items = columns.ids(codes)  # (n, m, L)
         between = [token for token in (self.tokens.end, self.tokens.begin) if token is not None]
         if between:
-            fixed = torch.tensor(between, device=device).expand(n, length, -1)
-            items = torch.cat([items, fixed], dim=-1)  # (n, m, L + 2)
-        n_item = items.shape[-1]
-        # nothing follows the last code
-        ids = items.flatten(1)[:, : (length - 1) * n_item + levels - 1]
-        in_list = valid.long().repeat_interleave(n_item, dim=1)[:, : ids.shape[1]]
+            separators = torch.tensor(between, device=device).expand(n, length, -1)
+            items = torch.cat([items, separators], dim=-1)  # (n, m, L + 2)
+        item_tokens = items.shape[-1]
+        # nothing is predicted from the last code, nor from what follows it
+        ids = items.flatten(1)[:, : (length - 1) * item_tokens + levels - 1]
+        in_list = valid.long().repeat_interleave(item_tokens, dim=1)[:, : ids.shape[1]]
         mask = torch.cat([prompt_mask, in_list], dim=1)
         inputs = {
             "input_ids": torch.cat([prompt_ids, ids], dim=1),
@@ -222,15 +223,17 @@ class Policy:
             "position_ids": (mask.cumsum(-1) - 1).clamp_min(0),
         }
 
-        # the tokens before the first code of each item, in the flattened batch
-        rows = torch.arange(n, device=device)[:, None] * mask.shape[1]
-        before = rows + prompt_ids.shape[1] + torch.arange(length, device=device) * n_item - 1
+        # a code is predicted from the token before it: (n, m) positions, in the flattened batch, of
+        # the tokens before the first code of each item
+        list_starts = torch.arange(n, device=device)[:, None] * mask.shape[1] + prompt_ids.shape[1]
+        before_items = list_starts + torch.arange(length, device=device) * item_tokens - 1
         parts: list[Part] = [
-            ((before + level).flatten(), columns.levels[level].columns) for level in range(levels)
+            ((before_items + level).flatten(), columns.levels[level].columns)
+            for level in range(levels)
         ]
-        # each item of a list is a chain of its own
-        blocks = part_logits(model, self.head, inputs, parts, narrow=self.narrow)
-        log_probs = self._walk(blocks, codes.reshape(n * length, 1, levels)).log_probs
+        level_logits = part_logits(model, self.head, inputs, parts, narrow=self.narrow)
+        # each item of a list is a group of one SID
+        log_probs = self._walk(level_logits, codes.reshape(n * length, 1, levels)).log_probs
         return log_probs.view(n, length, levels).masked_fill(~valid.unsqueeze(-1), 0.0)
 
 

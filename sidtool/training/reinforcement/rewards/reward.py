@@ -117,7 +117,7 @@ class RewardTerm:
 
 
 def reward_sum(terms: Sequence[RewardTerm], groups: Groups, context: RewardContext) -> Matrix:
-    """The weighted sum of the rewards of every answer.
+    """(n, G): the weighted sum of the rewards of every answer.
 
     Raises DataError if a function of the user raises, returns another shape, or NaN or infinity."""
     total: Matrix = np.zeros(groups.items.shape[:2])
@@ -125,10 +125,10 @@ def reward_sum(terms: Sequence[RewardTerm], groups: Groups, context: RewardConte
         if term.kind.function is not None:
             rewards = term.kind.function(groups, context)
         else:
-            rows = groups.items.reshape(len(groups.items), -1)  # (n, G or G * m)
-            flat = context.scores[term.name](groups.histories, groups.fields, rows)
-            rewards = flat.reshape(groups.items.shape)
-            if groups.has_lists:
+            items = groups.items.reshape(len(groups.items), -1)  # (n, G or G * m)
+            item_scores = context.scores[term.name](groups.histories, groups.fields, items)
+            rewards = item_scores.reshape(groups.items.shape)
+            if groups.has_lists:  # the mean over a list; places behind its end have the score 0
                 n_items = (groups.items >= 0).sum(axis=-1)  # (n, G)
                 rewards = rewards.sum(axis=-1) / np.maximum(n_items, 1)
         total += term.weight * rewards
