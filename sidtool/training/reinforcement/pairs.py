@@ -144,9 +144,9 @@ def stack_pairs(pairs: Sequence[ListPair], rows: int) -> dict[str, torch.Tensor]
 
 
 def save_pairs(pairs: Mapping[int, ListPair], path: Path) -> None:
-    """Store at least one pair by the number of its example."""
+    """Store at least one pair by the number of its example; prompts are joined, not padded."""
     prompts = [pair.prompt for pair in pairs.values()]
-    tensors = stack_pairs(list(pairs.values()), 1)
+    tensors = stack_pairs(list(pairs.values()), rows=1)
     del tensors["prompt_ids"], tensors["prompt_mask"]
     tensors["prompt"] = torch.cat(prompts)
     tensors["length"] = torch.tensor([len(prompt) for prompt in prompts])
