@@ -114,17 +114,17 @@ def _discounts(size: int) -> NDArray[np.float64]:
     return discounts
 
 
-def function_reward(name: str, names: Iterable[str]) -> Reward:
+def function_reward(name: str, built_in: Iterable[str]) -> Reward:
     """The reward of MODULE:FUNCTION, of an importable module or a file MODULE.py in the current
     folder: `function(prompts, items, targets, context)` with item ids, where a prompt has G items
     and a target, or G lists and a list of targets.
 
-    Raises UsageError for a name that is none of these and not among `names`, and if it cannot be
-    imported."""
+    Raises UsageError for a name of another form, with the names of rewards that are `built_in`, and
+    for a function that cannot be imported."""
     module, colon, function_name = name.partition(":")
     if not (module and colon and function_name):
         raise UsageError(
-            f"no reward {name!r}", hint=f"choose from {', '.join(names)}, or MODULE:FUNCTION"
+            f"no reward {name!r}", hint=f"choose from {', '.join(built_in)}, or MODULE:FUNCTION"
         )
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
