@@ -100,6 +100,7 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
         self.n_seen = torch.zeros(2, dtype=torch.int64, device=args.device)
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """TRL's sampler, a prompt for each item of a group, in an order that a resumed run has."""
         return EpochSampler(
             self,
             data_source=self.train_dataset,
