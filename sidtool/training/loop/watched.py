@@ -96,21 +96,21 @@ class WatchedTrainer(Trainer):
             super().save_model(output_dir, _internal_call)
 
     def whole_state(self) -> dict[str, torch.Tensor] | None:
-        """The whole tensors to save by name, on processes that save; every process must call this.
-        None stands for the weights as the model has them."""
+        """The tensors to save by name, whole, on processes that save; every process must call this.
+        None where the model itself has all of its weights, whole."""
         keep = self.args.should_save
         sharded = is_sharded(self.model)
         if self.lora:
-            state = self.lora.state()
-            return gathered(state, keep=keep) if sharded else state
+            adapters = self.lora.state()
+            return gathered(adapters, keep=keep) if sharded else adapters
         if not sharded:
             return None
-        # by `keep_vars` tied weights are one tensor
-        state = gathered(self.model.state_dict(keep_vars=True), keep=keep)
+        # with `keep_vars` tied weights are one tensor, which is gathered once
+        weights = gathered(self.model.state_dict(keep_vars=True), keep=keep)
         if self.token_embeddings:
-            rows = gathered(self.token_embeddings.named(self.model), keep=keep)
-            self.token_embeddings.write_rows_to(state, rows)
-        return state
+            trained_rows = gathered(self.token_embeddings.named(self.model), keep=keep)
+            self.token_embeddings.write_rows_to(weights, trained_rows)
+        return weights
 
     def write_model(self, folder: Path) -> None:
         """Write a complete model folder: weights or adapters, tokenizer, contract and bundle. Every
@@ -252,13 +252,13 @@ class WatchedTrainer(Trainer):
         if not is_sharded(self.model):
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        stored = self.optimizer.state_dict()
-        states = {}  # as one process has them
-        for number, values in stored["state"].items():
+        state_dict = self.optimizer.state_dict()
+        whole_states = {}  # number of a weight -> what the optimizer keeps for it, undivided
+        for number, values in state_dict["state"].items():
             tensors = {key: value for key, value in values.items() if torch.is_tensor(value)}
-            states[number] = {**values, **gathered(tensors, keep=self.args.should_save)}
+            whole_states[number] = values | gathered(tensors, keep=self.args.should_save)
         if self.args.should_save:
-            torch.save({**stored, "state": states}, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save({**state_dict, "state": whole_states}, Path(output_dir) / OPTIMIZER_NAME)
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
