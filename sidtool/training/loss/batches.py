@@ -60,13 +60,14 @@ def encoder_decoder_batch(
     shape float32. The first label belongs to the start token, which is no target."""
     prompts, answers = [], []
     for ids, targets, weights, *_ in batch:
-        split = int(targets.argmax())
-        prompts.append(TokenizedExample(ids[:split], targets[:split], weights[:split]))
-        # the start token, then the tokens up to the last target
-        answer = slice(split, len(ids) - int(targets[::-1].argmax()))
-        answer_ids = np.insert(ids[answer], 0, start)
-        are_targets = np.insert(targets[answer], 0, False)
-        answers.append(TokenizedExample(answer_ids, are_targets, np.insert(weights[answer], 0, 0)))
+        first = int(targets.argmax())  # the first target
+        stop = len(ids) - int(targets[::-1].argmax())  # behind the last target
+        prompts.append(TokenizedExample(ids[:first], targets[:first], weights[:first]))
+        # the start token, then the tokens from the first target to the last
+        answer_ids = np.insert(ids[first:stop], 0, start)
+        are_targets = np.insert(targets[first:stop], 0, False)
+        answer_weights = np.insert(weights[first:stop], 0, 0)
+        answers.append(TokenizedExample(answer_ids, are_targets, answer_weights))
     encoder = padded_batch(prompts, pad=pad)
     decoder, _ = _lay_out([[answer] for answer in answers], pad)
     # nothing is predicted from the last token
