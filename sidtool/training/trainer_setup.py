@@ -131,11 +131,12 @@ def build_trainer(
 def _contract_writer(
     run: TrainingRun, trainer: SidTrainer, check: ForgettingCheck | None
 ) -> Callable[[Path, Selection | None], object]:
+    """What writes the contract and the bundle of a trained model into a folder."""
     planned = run.new_contract()
 
     def write(folder: Path, best: Selection | None) -> None:
         contract = planned
-        if trainer.stop_step != run.options.stop_step:
+        if trainer.stop_step != run.options.stop_step:  # a time limit ended it
             options = replace(run.options, stop_step=trainer.stop_step)
             contract = replace(run, options=options).new_contract()
         forgetting = None if check is None else check.result
@@ -231,10 +232,13 @@ def _examples(
 def _varied(
     run: TrainingRun, loaded: LoadedModel, examples: TokenizedExamples | PartExamples
 ) -> TokenizedExamples | PartExamples | AugmentedExamples:
-    """The examples as they vary from epoch to epoch, if they do."""
+    """The examples, or what epochs draw from them: prefixes of sequences, augmented sequences."""
     tokens, options = loaded.tokens, run.options
     augmentation = Augmentation(
-        options.item_dropout, options.reverse_prob, options.shuffle_span, run.item_fields
+        item_dropout=options.item_dropout,
+        reverse_prob=options.reverse_prob,
+        shuffle_span=options.shuffle_span,
+        item_fields=run.item_fields,
     )
     windows = sliding_windows(options, run.contract.kind)
     if windows != "none" and isinstance(examples, TokenizedExamples):
