@@ -221,8 +221,9 @@ def decoding_method(model: Any) -> DecodingMethod | None:
 
 @torch.no_grad()
 def _probe(model: Any) -> DecodingMethod | None:
-    methods: tuple[DecodingMethod, ...] = ("sliced", "full")
-    for method in methods:
+    """The first method whose log-probabilities are those of the model's ordinary forward."""
+    fastest_first: tuple[DecodingMethod, ...] = ("sliced", "full")
+    for method in fastest_first:
         try:
             if _agrees(model, DecodingHead(model, sliced=method == "sliced")):
                 return method
