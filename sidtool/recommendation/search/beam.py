@@ -93,24 +93,26 @@ class _BeamSearch:
 
     def __init__(
         self,
-        catalog: Trie,
-        trie: TrieArrays,
+        trie: Trie,
+        arrays: TrieArrays,
         filters: Sequence[LeafFilter | None],
         priors: Sequence[Prior | None] | None,
         targets: Sequence[int],
         device: Any,
     ) -> None:
-        self._trie = trie
-        self._filters = FilterArrays(filters, trie, device) if any(filters) else None
+        self._arrays = arrays
+        self._filters = FilterArrays(filters, arrays, device) if any(filters) else None
         self._mixture = None
+        # (batch, beams) log of the model's probability of each beam, times its weight in a mixture
         self._scores = torch.zeros(len(filters), 1, device=device)
         if priors is not None:
-            self._mixture = MixtureArrays(priors, filters, catalog, trie, device)
+            self._mixture = MixtureArrays(priors, filters, trie, arrays, device)
             self._scores = self._mixture.log_model
         self._target_nodes = None
-        if max(targets) >= 0:
-            paths = catalog.leaf_nodes(Leaves(np.array(targets, dtype=np.int64)))
+        if max(targets) >= 0:  # -1 stands for no target
+            paths = trie.leaf_nodes(Leaves(np.array(targets, dtype=np.int64)))
             self._target_nodes = torch.from_numpy(paths).to(device)  # (batch, levels)
+        # (batch,) the number of levels after which the target's prefix was among the beams
         self._survived = torch.zeros(len(filters), dtype=torch.long, device=device)
 
     def rank(
@@ -123,10 +125,10 @@ class _BeamSearch:
         totals = totals.masked_fill_(~valid, -torch.inf)
         if self._mixture is None:
             return totals
-        if level == self._trie.levels - 1 and self._trie.log_size is not None:
+        if level == self._arrays.levels - 1 and self._arrays.log_size is not None:
             # items share the probability of their SID, where a memory distinguishes them
             is_mixed = self._mixture.is_mixed[:, None, None]
-            totals -= self._trie.log_size[nodes] * is_mixed
+            totals -= self._arrays.log_size[nodes] * is_mixed
         self._totals = totals.flatten(1)
         return self._mixture.add_to(self._totals, level, totals.shape[-1])
 
@@ -138,7 +140,7 @@ class _BeamSearch:
         self._scores = ranks
         if self._mixture is not None:
             self._scores = self._totals.gather(1, best)
-            if level < self._trie.levels - 1:
+            if level < self._arrays.levels - 1:
                 self._mixture.follow(best)
         if self._target_nodes is not None:
             # a prefix that is lost never comes back; a beam of rank minus infinity is a dead end
@@ -173,18 +175,22 @@ class MixtureArrays:
         arrays: TrieArrays,
         device: torch.device,
     ) -> None:
-        present = [NO_PRIOR if prior is None else prior for prior in priors]
-        most = max(len(prior.distribution) for prior in present)
+        every_prior = [NO_PRIOR if prior is None else prior for prior in priors]
+        most = max(len(prior.distribution) for prior in every_prior)
         # (batch, most): rows are filled up with items of share 0, which change no score
-        leaves = np.zeros((len(present), most), dtype=np.int64)
-        shares = np.full((len(present), most), -np.inf, dtype=np.float32)
-        for row, (prior, leaf_filter) in enumerate(zip(present, filters, strict=True)):
+        leaves = np.zeros((len(priors), most), dtype=np.int64)
+        shares = np.full((len(priors), most), -np.inf, dtype=np.float32)
+        log_model_weights = []
+        for row, (prior, leaf_filter) in enumerate(zip(every_prior, filters, strict=True)):
+            log_model_weight, log_memory_weight = prior.log_shares
+            log_model_weights.append(log_model_weight)
             distribution = prior.distribution
             if leaf_filter is not None:
                 distribution = distribution.select(leaf_filter.passes(distribution.positions))
             leaves[row, : len(distribution)] = trie.leaves(distribution.positions)
-            shares[row, : len(distribution)] = distribution.log_probs + prior.log_shares[1]
+            shares[row, : len(distribution)] = distribution.log_probs + log_memory_weight
         self._shares = torch.from_numpy(shares).to(device)
+        """(batch, most) log of what the memory adds to the probability of each item"""
         paths = arrays.paths[torch.from_numpy(leaves).to(device)]
         self._slots = paths.permute(2, 0, 1).long()  # (levels, batch, most)
         self._places = torch.zeros_like(self._slots[0])
@@ -192,10 +198,10 @@ class MixtureArrays:
         self._beams = self._places
         """(batch, most) the beam that has each item's prefix; any one if none has it, and then the
         share is 0"""
-        self.is_mixed = torch.tensor([prior.is_mixed for prior in present], device=device)
+        self.is_mixed = torch.tensor([prior.is_mixed for prior in every_prior], device=device)
         """(batch,): whether the memory has a share; elsewhere the model alone ranks"""
-        log_models = [prior.log_shares[0] for prior in present]
-        self.log_model = torch.tensor(log_models, device=device).unsqueeze(1)
+        self.log_model = torch.tensor(log_model_weights, device=device).unsqueeze(1)
+        """(batch, 1) log of the model's weight in the mixture"""
 
     def add_to(self, totals: torch.Tensor, level: int, fan_out: int) -> torch.Tensor:
         """(batch, beams * fan-out) logs of the model's part for the candidates of a level -> the
