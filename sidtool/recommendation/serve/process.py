@@ -149,12 +149,13 @@ def _max_connections(wanted: int) -> int:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    n_files = wanted + SPARE_FILES
+    n_files = wanted + SPARE_FILES  # a connection is an open file
     if hard != resource.RLIM_INFINITY:
         n_files = min(n_files, hard)
     if soft != resource.RLIM_INFINITY and soft < n_files:
         with suppress(ValueError):  # macOS has another limit besides
             resource.setrlimit(resource.RLIMIT_NOFILE, (n_files, hard))
+    # of fewer files than twice the spare ones, half are for connections
     return min(wanted, max(n_files - SPARE_FILES, n_files // 2))
 
 
