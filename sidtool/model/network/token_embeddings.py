@@ -115,15 +115,16 @@ class TokenEmbeddings:
         return joined if self._head.bias is None else joined + self._head.bias[first:stop]
 
     def _embed(self, layer: nn.Embedding, lookup: Any, ids: torch.Tensor) -> torch.Tensor:
-        """A layer's own forward on a table with one row for each token of the batch."""
-        rows = layer.get_parameter(PARAMETER)
-        flat = ids.reshape(-1)  # (tokens,)
-        row_numbers = (flat - self._start).clamp(0, len(rows) - 1)
-        sid_rows = embedding(row_numbers, rows)  # (tokens, width)
-        is_sid = ((flat >= self._start) & (flat < self._stop)).unsqueeze(-1)
-        table = torch.where(is_sid, sid_rows, embedding(flat, layer.weight))
-        positions = torch.arange(len(flat), device=ids.device).view_as(ids)
-        looked_up: torch.Tensor = functional_call(lookup, {"weight": table}, (positions,))
+        """The layer's output for token ids, with a gradient for the trained rows alone: `lookup`, a
+        copy of the layer, reads a table of this batch with one row per token."""
+        parameter = layer.get_parameter(PARAMETER)
+        flat_ids = ids.reshape(-1)  # (tokens,)
+        rows = (flat_ids - self._start).clamp(0, len(parameter) - 1)  # any for frozen tokens
+        trained = embedding(rows, parameter)  # (tokens, width)
+        is_trained = ((flat_ids >= self._start) & (flat_ids < self._stop)).unsqueeze(-1)
+        table = torch.where(is_trained, trained, embedding(flat_ids, layer.weight))
+        table_rows = torch.arange(len(flat_ids), device=ids.device).view_as(ids)
+        looked_up: torch.Tensor = functional_call(lookup, {"weight": table}, (table_rows,))
         return looked_up
 
 
