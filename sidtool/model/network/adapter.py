@@ -50,13 +50,13 @@ def merge_adapter(model: Any, folder: Path, added_ids: range, digests: Mapping[s
     if not path.is_file():
         raise DataError(f"{folder} has no {ADAPTER}")
     config = read_lora_config(folder, added_ids, peft_task(model))
-    # base weights are missing, too, and the rows of a head that is tied to the embeddings
     rows = {f"{PREFIX}{name}{TOKEN_ADAPTER}" for name in config.trainable_token_indices}
     with _stating_tied_head(model), loading(folder, "as an adapter of its base", stored):
-        state = read_weights(path, digests.get(ADAPTER))
-        missing = rows - state.keys()
+        weights = read_weights(path, digests.get(ADAPTER))
+        missing = rows - weights.keys()
         adapted = get_peft_model(model, config)
-        result = set_peft_model_state_dict(adapted, state)
+        result = set_peft_model_state_dict(adapted, weights)
+    # PEFT also misses base weights, and the rows of a head that is tied to the embeddings
     missing |= {name for name in result.missing_keys if ".lora_" in name}
     for problem, names in (("lacks", missing), ("has unknown", result.unexpected_keys)):
         if names:
@@ -87,8 +87,9 @@ def peft_task(model: Any) -> str:
     return "SEQ_2_SEQ_LM" if is_encoder_decoder(model) else "CAUSAL_LM"
 
 
-def read_lora_config(folder: Path, added: range, task: str) -> Any:
-    """The LoraConfig of a folder that `Lora.save` wrote, for a model that does `task`.
+def read_lora_config(folder: Path, added_ids: range, task: str) -> Any:
+    """The LoraConfig of a folder that `Lora.save` wrote, with the embedding rows of `added_ids`,
+    for a model that does `task` (`peft_task`).
 
     Raises DataError for a setting that `Lora` does not make: some of PEFT's import modules, fetch
     files or allocate memory. CompatibilityError if the adapter has the rows of other tokens."""
@@ -101,16 +102,18 @@ def read_lora_config(folder: Path, added: range, task: str) -> Any:
         # an empty value is a setting's default in any version of PEFT
         if key not in (*_READ, *_NOT_READ) and value and value != defaults.get(key):
             raise DataError(f"{path} has {key} = {value!r:.80}, which sidtool does not support")
-    rank, alpha, targets, rows = (settings.get(key) for key in _READ)
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    targets = settings.get("target_modules")
+    rows = settings.get("trainable_token_indices")  # name of a layer -> token ids
     if type(rank) is not int or not 0 < rank <= MAX_RANK or type(alpha) not in (int, float):
         raise DataError(f"{path} has r = {rank!r:.80} and lora_alpha = {alpha!r:.80}")
     if not isinstance(targets, list) or not all(isinstance(name, str) for name in targets):
         raise DataError(f"{path} has target_modules = {targets!r:.80}, not a list of names")
     if settings.get("peft_type") != "LORA" or not isinstance(rows, dict) or not rows:
         raise DataError(f"{path} is not a LoRA adapter with the rows of SID tokens")
-    if any(ids != list(added) for ids in rows.values()):
+    if any(ids != list(added_ids) for ids in rows.values()):
         raise CompatibilityError(
-            f"{path} has the rows of other tokens than {added.start} to {added.stop - 1}"
+            f"{path} has the rows of other tokens than {added_ids.start} to {added_ids.stop - 1}"
         )
     return LoraConfig(
         r=rank,
