@@ -90,22 +90,24 @@ def value_text(value: Value | None) -> str:
 
 
 def parse_field_tokens(texts: list[str]) -> FieldValues:
-    """The values with tokens of "FIELD=VALUE,VALUE" and of "gap" and "ago", whose values are spans
-    of time; numbers as prompts show them, so "4.0" is "4". Raises UsageError for another text or a
-    repeated field."""
+    """Field -> the values that get a token, of "FIELD=VALUE,VALUE" texts, and of "gap" and "ago",
+    whose values are spans of time; numbers as prompts show them, so "4.0" is "4". Raises UsageError
+    for another text or a repeated field."""
     values: dict[str, tuple[str, ...]] = {}
     for text in texts:
         name, equals, listed = text.partition("=")
-        if (name in TIMES) == bool(equals):
+        has_values = bool(equals)
+        if has_values == (name in TIMES):  # a time has no values of its own, any other field does
             raise UsageError(
                 f"{text!r} is no field with its values",
                 hint="--field-token user.FIELD=VALUE,VALUE, or --field-token gap",
             )
         if name in values:
             raise UsageError(f"the tokens of {name} are given twice")
-        spans = [span_name for _, span_name in SPANS]
-        named = tuple(value_of_token(value.strip()) for value in listed.split(","))
-        values[name] = named if equals else (*spans, LONGEST_SPAN)
+        if has_values:
+            values[name] = tuple(value_of_token(value.strip()) for value in listed.split(","))
+        else:
+            values[name] = (*(span_name for _, span_name in SPANS), LONGEST_SPAN)
     return values
 
 
