@@ -37,7 +37,7 @@ class TaskShard:
 
 
 def share_catalog(inputs: SftInputs, job: SftJob, folder: PartFolder) -> SftInputs:
-    """Write the catalog of a job to a work folder -> the inputs of workers, which map that file."""
+    """Write a job's catalog into `folder`. Returns the inputs of workers, which map that file."""
     items = job.items
     columns = {"id": items.ids, "title": items.titles}
     columns |= {f"{FIELD}{name}": cells for name, cells in items.fields.items()}
@@ -45,8 +45,8 @@ def share_catalog(inputs: SftInputs, job: SftJob, folder: PartFolder) -> SftInpu
         name: column if isinstance(column, Texts) else Texts.packed(column)
         for name, column in columns.items()
     }
-    with temporary_folder() as place:
-        path = place / CATALOG
+    with temporary_folder() as local_folder:
+        path = local_folder / CATALOG
         Texts.write_columns(path, texts)
         folder.put(CATALOG, path)
     return replace(inputs, items=f"{folder.url}/{CATALOG}", options=job.options)

@@ -83,13 +83,14 @@ class PartFolder:
         return PartFolder(f"{self.url}/{name}")
 
     def finish(self, text: str, name: str = LINEAGE) -> None:
-        """Remove the reports and what killed workers left, and write the lineage, or what a folder
-        of this kind has in its place."""
+        """Keep nothing but the parts, and write the lineage, or what a folder of this kind has in
+        its place."""
         filesystem, root = open_store(self.url)
         with _write_errors(self.url):
             for path in filesystem.ls(root, detail=False):
-                file = path.rstrip("/").rpartition("/")[2]
-                if file.startswith(".") or file == RUN_FILE:
+                name_in_folder = path.rstrip("/").rpartition("/")[2]
+                # reports, subfolders of the run, and what killed workers left begin with a dot
+                if name_in_folder.startswith(".") or name_in_folder == RUN_FILE:
                     filesystem.rm(path, recursive=True)
         self.put(name, text.encode())
 
