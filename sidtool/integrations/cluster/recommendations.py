@@ -62,12 +62,12 @@ class ModelSource(ModelOptions):
         )
 
     def record(self) -> dict[str, Any]:
-        """What a lineage says of it: the digest of its contract, which has those of its files, that
-        of the bundle, and that of another memory than the model's own. Reads no weights; raises as
-        `check_model_folder` and `Memory.open` do."""
-        bundle = open_bundle(self.bundle) if self.bundle else None
-        contract, bundle, _ = check_model_folder(self.model, bundle)
-        text = json.dumps(contract.to_json(), sort_keys=True, ensure_ascii=False)
+        """What a lineage says of it: the digests of the contract, which has those of the model's
+        files, of the bundle, and of a memory that is used in place of the model's own. Reads no
+        weights; raises as `check_model_folder` and `Memory.open` do."""
+        given_bundle = open_bundle(self.bundle) if self.bundle else None
+        contract, bundle, _ = check_model_folder(self.model, given_bundle)
+        contract_text = json.dumps(contract.to_json(), sort_keys=True, ensure_ascii=False)
         memory = {
             name: None if value is None else str(value)
             for name, value in asdict(self.memory).items()
@@ -75,7 +75,7 @@ class ModelSource(ModelOptions):
         if (location := located(self.memory).location) is not None:
             memory["digest"] = Memory.open(location).digest
         return {
-            "model": hashlib.sha256(text.encode()).hexdigest(),
+            "model": hashlib.sha256(contract_text.encode()).hexdigest(),
             "bundle": bundle.identity.digest,
             "dtype": self.dtype,
             "memory": memory,
