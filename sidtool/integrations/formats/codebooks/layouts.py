@@ -73,17 +73,16 @@ def read_codebook(path: Path) -> ForeignCodebook:
             f"{path}: no known codebook has the suffix {path.suffix!r}",
             hint=f"known suffixes are {', '.join(SUFFIXES)}",
         )
-    if path.suffix == ".npz":
-        arrays = read_npz(path)
-        names = _level_names(path, arrays, _NPZ)
-        if not names:
-            raise _unknown(path, list(arrays))
-        with library_errors(path, "a codebook"):
-            codebook = Codebook("rq-kmeans", _levels(arrays, names), {}, QuantizerParams())
-        foreign = ForeignCodebook("rq-kmeans", codebook, may_count_from_one=True)
-    else:
-        foreign = _read_torch(path)
     with library_errors(path, "a codebook"):
+        if path.suffix == ".npz":
+            arrays = read_npz(path)
+            names = _level_names(path, arrays, _NPZ)
+            if not names:
+                raise _unknown(path, list(arrays))
+            codebook = Codebook("rq-kmeans", levels=_levels(arrays, names), encoder={})
+            foreign = ForeignCodebook("rq-kmeans", codebook, may_count_from_one=True)
+        else:
+            foreign = _read_torch(path)
         if len(foreign.codebook.levels) > len(LETTERS):
             raise ValueError(f"it has {len(foreign.codebook.levels)} levels")
         for number, level in enumerate(foreign.codebook.levels):
@@ -95,18 +94,17 @@ def read_codebook(path: Path) -> ForeignCodebook:
 
 def _read_torch(path: Path) -> ForeignCodebook:
     file = TorchFile(path)
-    with library_errors(path, "a codebook"):
-        tensors = _tensors(file.value)
-        if names := _level_names(path, tensors, _RESKMEANS):
-            levels = _levels(file.arrays({name: tensors[name] for name in names}), names)
-            is_openonerec = levels[0].shape[1] == OPENONEREC_DIM
-            encoder = OPENONEREC_ENCODER if is_openonerec else None
-            codebook = Codebook("rq-kmeans", levels, {}, QuantizerParams())
-            return ForeignCodebook("openonerec", codebook, encoder=encoder)
-        if names := _level_names(path, tensors, _RQVAE):
-            return _rqvae(file, tensors, names)
-        if names := _level_names(path, tensors, _GRID):
-            return _grid(file, tensors, names)
+    tensors = _tensors(file.value)
+    if names := _level_names(path, tensors, _RESKMEANS):
+        levels = _levels(file.arrays({name: tensors[name] for name in names}), names)
+        is_openonerec = levels[0].shape[1] == OPENONEREC_DIM
+        encoder = OPENONEREC_ENCODER if is_openonerec else None
+        codebook = Codebook("rq-kmeans", levels, encoder={})
+        return ForeignCodebook("openonerec", codebook, encoder=encoder)
+    if names := _level_names(path, tensors, _RQVAE):
+        return _rqvae(file, tensors, names)
+    if names := _level_names(path, tensors, _GRID):
+        return _grid(file, tensors, names)
     raise _unknown(path, list(tensors))
 
 
