@@ -119,7 +119,7 @@ class TorchFile:
             if len(pickles) != 1:
                 raise _no_pickle(path)
             root = pickles[0].removesuffix("data.pkl")
-            small = {"byteorder": b"little"}
+            contents = {"byteorder": b"little"}  # where the entry is missing
             for name in ("byteorder", "data.pkl"):
                 if root + name not in entries:
                     continue
@@ -128,15 +128,15 @@ class TorchFile:
                     raise ValueError(
                         f"{name} has {entry.file_size} bytes, the limit is {MAX_BYTES}"
                     )
-                small[name] = archive.read(entry)
-            if small["byteorder"] != b"little":
+                contents[name] = archive.read(entry)
+            if contents["byteorder"] != b"little":
                 raise ValueError("its numbers are not little-endian")
-            self.value: Any = read_pickle(small["data.pkl"])
-            data = f"{root}data/"
+            self.value: Any = read_pickle(contents["data.pkl"])
+            data_folder = f"{root}data/"
             self._storages = {
-                name.removeprefix(data): entry
+                name.removeprefix(data_folder): entry
                 for name, entry in entries.items()
-                if name.startswith(data)
+                if name.startswith(data_folder)
             }
 
     def arrays(self, tensors: Mapping[str, StoredTensor]) -> dict[str, NDArray[Any]]:
