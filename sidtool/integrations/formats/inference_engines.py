@@ -174,18 +174,18 @@ def write_xllm(bundle: Bundle, path: Path, export: Export) -> Exported:
 
 
 def xllm_rows(bundle: Bundle, export: Export) -> NDArray[np.int64]:
-    """The rows that `write_xllm` writes. Raises UsageError unless SIDs have three levels, DataError
-    for an id that is no number."""
+    """(n,) rows of the items that `write_xllm` writes. Raises UsageError unless SIDs have three
+    levels, DataError for an id that is no number."""
     assert export.tokens is not None  # "must" in FORMATS
     if bundle.space.levels != XLLM_LEVELS:
         raise UsageError(
             f"xLLM needs semantic IDs of {XLLM_LEVELS} levels, and these have {bundle.space.levels}"
         )
     rows = rows_with_tokens(bundle, export.tokens)
-    for row in rows:
-        item = bundle.items.ids[int(row)]
-        if not are_numbers([item]):
-            raise DataError(f"xLLM needs item ids that are numbers, not {item[:60]!r}")
+    for row in rows:  # a list of them would grow with the catalog
+        item_id = bundle.items.ids[int(row)]
+        if not are_numbers([item_id]):
+            raise DataError(f"xLLM needs item ids that are numbers, not {item_id[:60]!r}")
     return rows
 
 
