@@ -216,7 +216,7 @@ class VllmSearch:
         )
 
     def _next_tokens(self, requests: Sequence[tuple[list[int], Any]]) -> list[LogProbs]:
-        """The best tokens behind each request's token ids, as its parameters say."""
+        """The best next tokens of each request, which is token ids and what `_params` returns."""
         from vllm import TokensPrompt
 
         outputs = self.llm.generate(
@@ -224,8 +224,8 @@ class VllmSearch:
             [params for _, params in requests],
             use_tqdm=False,
         )
-        answers = [output.outputs[0].logprobs for output in outputs]
-        return [dict(zip(answer.token_ids, answer.logprobs, strict=True)) for answer in answers]
+        best_tokens = [output.outputs[0].logprobs for output in outputs]
+        return [dict(zip(best.token_ids, best.logprobs, strict=True)) for best in best_tokens]
 
 
 def best_beams(

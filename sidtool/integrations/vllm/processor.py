@@ -113,6 +113,7 @@ class SidConstraint(*_bases):  # type: ignore[misc]
     def _add(
         self, place: int, sampling_params: Any, prompt: Sequence[int], output: Sequence[int]
     ) -> bool:
+        """Note a request at a place of the batch, if it is constrained. Returns whether it is."""
         settings = RequestSettings.of(sampling_params.extra_args)
         self._requests.pop(place, None)  # of a request that has left the place
         if settings.constrained:
