@@ -259,12 +259,13 @@ def _remarks(plan: Plan, profile: DataProfile, budget: Budget | None) -> Iterato
     """What limits the result: time, and events of low ratings."""
     choices = plan.choices
     if budget is not None and choices.epochs is not None:
-        enough, stopped = budget.work.epochs, ""
+        enough_epochs = budget.work.epochs
+        stopped = ""
         if choices.stop_step is not None:
             stopped = f", and was stopped at step {choices.stop_step}, slower than measured before"
-        if stopped or choices.epochs < enough:
+        if stopped or choices.epochs < enough_epochs:
             yield (
-                f"the model had {choices.epochs:g} of {enough:g} epochs{stopped}: "
+                f"the model had {choices.epochs:g} of {enough_epochs:g} epochs{stopped}: "
                 "--minutes gives it more time"
             )
     if profile.rating is not None and not plan.recipe.settings("split").get("target"):
