@@ -197,8 +197,7 @@ def recommend(
             )
     _report(outcome, choices.k, output.out)
     if output.candidates is None or choices.exclude_seen is not None:
-        repeat = loaded.contract.targets_repeat
-        note(seen_reason(choices.exclude_seen, repeat))
+        note(seen_reason(choices.exclude_seen, loaded.contract.targets_repeat))
 
 
 def _check_shown(fields: Fields, loaded: LoadedModel, *, is_list: bool) -> None:

@@ -184,8 +184,7 @@ def merge(
     loaded = load_model_folder(folder, device="cpu", dtype=dtype)
     record = StageRecord("merge", MergeParams(base))
     # merging changes nothing that the model computes, so its memory stays
-    memory = loaded.contract.memory
-    contract = loaded.contract.with_stage(record, base_folder=None, memory=memory)
+    contract = loaded.contract.with_stage(record, base_folder=None, memory=loaded.contract.memory)
     with new_dir(out, force=force) as target:
         save_pretrained(target, loaded.model, loaded.tokenizer)
         if loaded.memory is not None:

@@ -142,8 +142,7 @@ def _application(
         become_worker(folder, n_threads)
         start_log(verbose=verbose)
         # opened here, since Ray does not report why a lifespan ends
-        service = Service.open(options, Path(tempfile.mkdtemp()))
-        return make_app(options, service)
+        return make_app(options, Service.open(options, Path(tempfile.mkdtemp())))
 
     limits = options.limits
     deployment = serve.deployment(
