@@ -193,12 +193,11 @@ def plan_build(
     by_row: bool = False,
     memory_limit: int | None = None,
 ) -> Items:
-    """The catalog of a build. Raises what `build_codebook` would raise for these arguments before
-    it counts co-occurrence, and reads or makes vectors; and its UsageError for more items than
-    SIDs, of which some always collide."""
-    items = _opened(
+    """The catalog of a build. Raises what `build_codebook` would raise before it counts
+    co-occurrence and has vectors; and its UsageError for more items than SIDs: some collide."""
+    items, *_ = _opened(
         items, options, catalog, encoder, embeddings, interactions, memory_limit, by_row
-    )[0]
+    )
     levels = Levels(options.sizes_for(len(items)))
     if options.collisions == "reassign" and len(items) > levels.capacity:
         require_capacity(len(items), levels)
