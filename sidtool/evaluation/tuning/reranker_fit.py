@@ -278,9 +278,7 @@ def fit_network(
         optimizer = torch.optim.AdamW(
             module.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=LEARNING_RATE, total_steps=steps
-        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
         tensors = (
             torch.from_numpy(inputs),
             torch.from_numpy(log_mixture.astype(np.float32)),
