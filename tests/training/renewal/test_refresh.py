@@ -9,11 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
+from sidtool.base.errors import (
+    CompatibilityError,
+    DataError,
+    RefusedError,
+    SidtoolWarning,
+    UsageError,
+)
 from sidtool.base.output import locked
 from sidtool.data import Items, Vectors
 from sidtool.data.split.extension import extended
 from sidtool.data.split.split import Split, SplitOrigin
+from sidtool.data.split.values import UserSequence
 from sidtool.examples import SftOptions, WeightOptions, make_sft
 from sidtool.memory import ItemContent, KnnSettings, build_memory, verify_memory
 from sidtool.model import bind_memory, load_model_folder
@@ -30,7 +37,11 @@ from sidtool.model.prompt import Templates
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training import StageSettings, TrainOptions, plan_stages, train
 from sidtool.training.renewal import RefreshOptions, training_settings
-from sidtool.training.renewal.last_training import last_training
+from sidtool.training.renewal.last_training import (
+    last_sft_options,
+    last_training,
+    refuse_other_template,
+)
 from sidtool.training.renewal.refresh import plan_refresh, refresh
 from tests.bundles import small_bundle
 from tests.memory.rerankers import random_reranker
@@ -287,12 +298,15 @@ def test_without_validation_users_the_training_runs_to_its_end(
     tmp_path: Path, trained: Path, remember: Make, split: Split, bundle: Bundle, later: Split
 ) -> None:
     model = remember(reranker=random_reranker(build_memory(split, bundle).manifest))
-    split = replace(later, valid=())
-    summary = refresh(model, bundle, tmp_path / "out", split=split, options=QUICK)
+    # new events may be ahead of the catalog
+    unknown = UserSequence("new", ("unknown",) * 500, tuple(range(500)))
+    ahead = replace(later, train=(*later.train, unknown), valid=())
+    with pytest.warns(SidtoolWarning, match="events are of items that the bundle lacks"):
+        summary = refresh(model, bundle, tmp_path / "out", split=ahead, options=QUICK)
     assert summary.training.metric is None
     memory = read_contract(tmp_path / "out").memory
     assert (memory.weight, memory.power, memory.reranker) == (0.4, 3.0, None)
-    make_sft(bundle, bundle.catalog, split, tmp_path / "train.jsonl")
+    make_sft(bundle, bundle.catalog, replace(later, valid=()), tmp_path / "train.jsonl")
     stages = [StageSettings(TrainOptions(), {})]
     (run,) = plan_stages(trained, tmp_path / "train.jsonl", tmp_path / "next", stages)
     assert run.valid is None
@@ -365,6 +379,8 @@ def test_label_prediction_needs_no_catalog(
     out = tmp_path / "out"
     plan = plan_refresh(tmp_path / "model", bundle, out, split=rated_split(later), options=QUICK)
     assert plan.last.task_weights == {"predict-rating": 1.0}
+    # a contract before 0.3 has no length but that of the prompt
+    assert last_sft_options(contract, replace(plan.last, sft=None), 0).history_length == 6
 
 
 def test_a_split_without_the_fields_is_refused(
@@ -382,22 +398,30 @@ def test_a_split_without_the_fields_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("sft", "option"),
+    ("sft", "changes", "option"),
     [
-        (None, "--weight-clip"),
-        ({"hidden_items": 3}, "--hide-text-of"),
-        ({"general": True}, "--general"),
+        (None, {}, "--weight-clip"),
+        (None, {"weights": None}, "--template"),
+        ({"hidden_items": 3}, {}, "--hide-text-of"),
+        ({"general": True}, {}, "--general"),
+        ({}, {"task_weights": {"query-to-sid": 1.0}}, "--queries"),
     ],
 )
 def test_what_a_contract_does_not_record_is_refused(
-    tmp_path: Path, weighted: Path, bundle: Bundle, split: Split, sft: Any, option: str
+    tmp_path: Path,
+    weighted: Path,
+    bundle: Bundle,
+    split: Split,
+    sft: Any,
+    changes: Any,
+    option: str,
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(weighted, model)
     contract = read_contract(model)
-    params = contract.params
-    recorded = None if sft is None else replace(params.sft, **sft)
-    stages = (*contract.stages[:-1], StageRecord("full", replace(params, sft=recorded)))
+    recorded = None if sft is None else replace(contract.params.sft, **sft)
+    params = replace(contract.params, sft=recorded, **changes)
+    stages = (*contract.stages[:-1], StageRecord("full", params))
     write_contract(model, replace(contract, stages=stages), bundle)
     with pytest.raises(UsageError, match=f"it does not record {option}") as error:
         refresh(model, bundle, tmp_path / "out", split=rated_split(split))
@@ -413,9 +437,16 @@ def test_another_template_than_the_models_is_refused(
     contract = read_contract(model)
     prompt = replace(contract.history_prompt, template="Bought: {history}")
     write_contract(model, replace(contract, history_prompt=prompt), bundle)
-    with pytest.raises(UsageError, match=r"is 'Bought: \{history\}', a template that refresh has"):
+    message = r"is 'Bought: \{history\}', a template that refresh has"
+    with pytest.raises(UsageError, match=message):
         refresh(model, bundle, tmp_path / "out", split=later)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    made, labels = tmp_path / "train.jsonl", SftOptions({"predict-rating": 1.0})
+    (label,) = make_sft(bundle, bundle.catalog, rated_split(later), made, labels).label_prompts
+    refuse_other_template(replace(contract, label_prompts=(label,)), made, model)
+    contract = replace(contract, label_prompts=(replace(label, template="Bought: {history}"),))
+    with pytest.raises(UsageError, match=message):
+        refuse_other_template(contract, made, model)
 
 
 def test_other_levels_and_untrained_models_are_refused(
@@ -504,8 +535,8 @@ def test_a_stage_of_adapters_needs_a_rate_for_all_weights() -> None:
     adapters = replace(TRAINED, options={"stage": "lora", "forgotten": 1})
     with pytest.raises(UsageError, match="learning rate is too large for all weights"):
         training_settings(adapters, RefreshOptions())
-    options, fields = training_settings(adapters, RefreshOptions(learning_rate=1e-4))
-    assert (options.stage, fields["learning_rate"]) == ("full", 1e-4)
+    options, fields = training_settings(adapters, RefreshOptions(learning_rate=1e-4, seed=7))
+    assert (options.stage, fields["learning_rate"], fields["seed"]) == ("full", 1e-4, 7)
     # an earlier version took settings that cannot be set any more
     rows = replace(TRAINED, options={"stage": "embeddings"}, sft_fields={"shuffle_dataset": True})
     options, fields = training_settings(rows, RefreshOptions())
