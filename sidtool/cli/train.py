@@ -134,12 +134,12 @@ def refresh(
     items: Annotated[
         Path | None,
         "Catalog, if the model's tasks show text of items, or if its memory compares vectors and "
-        "the new bundle has other items, whose texts are embedded then.",
+        "was built for another bundle: the texts of the items are embedded then.",
     ] = None,
     embeddings: Annotated[
         list[Path] | None,
-        "Vectors of the items, if the model's memory compares them and the new bundle has other "
-        "items.",
+        "Vectors of the items, if the model's memory compares them and was built for another "
+        "bundle.",
     ] = None,
     trust_remote_code: options.Trust = False,
     writing: options.Writing = options.Writing(),

@@ -91,7 +91,7 @@ class MemoryManifest(JsonRecord):
 
     @property
     def compares_vectors(self) -> bool:
-        """Whether items are similar by their vectors, which a memory of other items needs too."""
+        """Whether items are similar by their vectors, needed for another bundle, too."""
         return self.content is not None and self.content.source == "vectors"
 
     def needs_vectors(self, bundle: Identity) -> bool:
@@ -108,7 +108,7 @@ class MemoryManifest(JsonRecord):
             )
         if not are_given and self.needs_vectors(bundle):
             raise UsageError(
-                "the earlier memory compares the items' vectors, and the bundle has other items",
+                "the earlier memory compares the items' vectors, and was built for another bundle",
                 hint="--items CATALOG if the bundle has an encoder, or --embeddings FILE, once per "
                 "source of the bundle",
             )

@@ -124,8 +124,8 @@ def refresh(
     `items`. Intermediate files are in OUT.refresh.partial during the call, and a call that was
     killed resumes its training. A memory of the model is built again from the split and the bundle,
     with its settings, weight and power; if the model has a re-ranker, weight, power and re-ranker
-    are chosen on the validation users again. A memory that compares the items' vectors needs those
-    of other items, from the files `embeddings` or by the texts of `items`. Without a split the
+    are chosen on the validation users again. A memory that compares the items' vectors needs them
+    for another bundle, from the files `embeddings` or by the texts of `items`. Without a split the
     memory is left out. Teachers of the last stage are not used, of which `notify` receives a line.
 
     Raises UsageError if `out` exists without `force`, for a model of adapters, if a catalog or

@@ -160,7 +160,7 @@ def test_a_memory_by_vectors_needs_them(
 ) -> None:
     vectors = np.random.default_rng(0).normal(size=(len(bundle.items), 8)).astype(np.float32)
     model = remember(content=ItemContent.of(bundle, vectors))
-    with pytest.raises(UsageError, match="compares the items' vectors") as caught:
+    with pytest.raises(UsageError, match="vectors, and was built for another bundle") as caught:
         plan_refresh(model, retrained, tmp_path / "out", split=later, options=QUICK)
     assert caught.value.shell_hint.startswith("--items CATALOG")
     with pytest.raises(UsageError, match="has no memory"):
