@@ -201,6 +201,8 @@ def test_the_spread_of_head_and_tail() -> None:
     spread = measure.prefix_spread(codes, (2, 2), np.array([4, 4, 1, 1, 0]))
     assert spread == ([1 / 2, 1.0], [1 / 3, 1 / 3])
     assert measure.prefix_spread(codes[:1], (2, 2), np.array([3])) == ([1.0, 1.0], [None, None])
+    half = measure.prefix_spread(codes[2:], (2, 2), np.array([2, 1, 1]))  # the first one has it
+    assert half == ([1.0, 1.0], [1 / 2, 1 / 2])
 
 
 SIZES = (8, 8, 64)

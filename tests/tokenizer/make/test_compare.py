@@ -19,6 +19,7 @@ from sidtool.tokenizer.codes.measure import (
     prefix_alignment,
     prefix_spread,
 )
+from sidtool.tokenizer.make.add import add_items
 from sidtool.tokenizer.make.compare import (
     Behavior,
     Evidence,
@@ -115,6 +116,7 @@ def test_bundles_of_different_items_cannot_be_compared() -> None:
     assert common_ids([one, small_bundle(40, seed=1)]) == tuple(sorted(f"i{n}" for n in range(40)))
     with pytest.raises(DataError, match=r"differ in 1 items? \(first: 'i40'\)"):
         common_ids([one, other])
+    assert common_ids([one, add_items(other, remove=["i40"])]) == common_ids([one])
 
 
 @pytest.mark.parametrize("by_row", [False, True])

@@ -52,6 +52,9 @@ def test_diff_agrees_with_dictionaries(
     depths = {item: 1 if one // 4 != other // 4 else 2 for item, (one, other) in moved.items()}
     assert {move.item: move.depth for move in result.moved} == depths
     assert result.kept == len(common) - len(moved)
+    n_moved = [sum(depth <= level for depth in depths.values()) for level in (1, 2)]
+    shares = [(1 - moved_so_far / len(common) if common else 0) for moved_so_far in n_moved]
+    assert result.same_prefix == pytest.approx(shares)
     for move in result.moved:
         places = tuple(SPACE.spell(divmod(place, 4)) for place in moved[move.item])
         assert (move.old, move.new) == places

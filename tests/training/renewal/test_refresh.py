@@ -102,7 +102,10 @@ def test_a_refreshed_model_learns_the_new_codes_in_a_fraction_of_the_steps(
 ) -> None:
     out = tmp_path / "refreshed"
     before = read_contract(trained).params
-    summary = refresh(trained, retrained, out, split=later, options=RefreshOptions(share=0.5))
+    lines: list[str] = []
+    options = RefreshOptions(share=0.5)
+    summary = refresh(trained, retrained, out, split=later, options=options, notify=lines.append)
+    assert f"starts from {trained} " in lines[0]
     assert (summary.verdict.kind, summary.training.epochs) == ("aligned", pytest.approx(3))
     assert summary.training.best > 0.2  # random: .05
     contract = read_contract(out)
@@ -369,16 +372,18 @@ def test_a_model_is_refreshed_on_examples_as_those_it_was_trained_on(
     assert read_contract(again).params == replace(params, run=ANY, best=ANY)
 
 
-def test_label_prediction_needs_no_catalog(
+def test_label_prediction_and_lists_need_no_catalog(
     tmp_path: Path, weighted: Path, bundle: Bundle, later: Split
 ) -> None:
     shutil.copytree(weighted, tmp_path / "model")
     contract = read_contract(weighted)
-    stage = StageRecord("full", replace(contract.params, task_weights={"predict-rating": 1.0}))
+    stage = StageRecord(
+        "full", replace(contract.params, task_weights={"predict-rating": 1.0, "list": 1.0})
+    )
     write_contract(tmp_path / "model", contract.with_stage(stage), bundle)
     out = tmp_path / "out"
     plan = plan_refresh(tmp_path / "model", bundle, out, split=rated_split(later), options=QUICK)
-    assert plan.last.task_weights == {"predict-rating": 1.0}
+    assert plan.last.task_weights == {"predict-rating": 1.0, "list": 1.0}
     # a contract before 0.3 has no length but that of the prompt
     assert last_sft_options(contract, replace(plan.last, sft=None), 0).history_length == 6
 
@@ -472,6 +477,15 @@ def test_tasks_that_show_text_need_a_catalog(
     model, items = tmp_path / "model", tmp_path / "missing.csv"
     with pytest.raises(DataError, match="does not exist"):
         plan_refresh(model, bundle, tmp_path / "out", split=split, items=items, options=QUICK)
+    # the columns are those that its examples showed
+    contract = read_contract(model)
+    shown = replace(contract.params.sft, columns=("brand",))
+    tasks = {"item-text": 1.0}
+    stage = StageRecord("full", replace(contract.params, sft=shown, task_weights=tasks))
+    write_contract(model, contract.with_stage(stage), bundle)
+    items.write_text("item_id,title,brand,color\n" + "i0,lamp,Acme,red\n")
+    plan = plan_refresh(model, bundle, tmp_path / "out", split=split, items=items, options=QUICK)
+    assert list(plan.catalog.fields) == ["brand"]
 
 
 def test_an_interrupted_refresh_resumes_to_the_same_weights(
@@ -508,6 +522,23 @@ def test_an_interrupted_refresh_resumes_to_the_same_weights(
     assert fields["num_train_epochs"] == pytest.approx(0.4 * 6)
     names = ["resumed", "resumed-refresh", "whole"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_a_killed_refresh_of_a_token_budget_resumes(
+    tmp_path: Path, trained: Path, bundle: Bundle, later: Split
+) -> None:
+    model = shutil.copytree(trained, tmp_path / "model")
+    contract = read_contract(trained)
+    params = replace(contract.params, options=contract.params.options | {"token_budget": 20000})
+    write_contract(model, contract.with_stage(StageRecord("full", params)), bundle)
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        refresh(model, bundle, tmp_path / "out", split=later, options=QUICK, progress=stop)
+    assert (tmp_path / "out.partial").exists()
+    plan_refresh(model, bundle, tmp_path / "out", split=later, options=QUICK)
 
 
 def test_a_plan_refuses_a_model_of_adapters(tmp_path: Path, trained: Path, bundle: Bundle) -> None:
