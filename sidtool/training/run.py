@@ -24,7 +24,7 @@ from sidtool.model.prompt import HistoryPrompt
 from sidtool.recommendation.search import seen_reason
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.loss.item_fields import ItemFields
-from sidtool.training.settings import DEFAULTS, SoftmaxOver, TrainOptions
+from sidtool.training.settings import DEFAULTS, SHARDING, SoftmaxOver, TrainOptions
 
 HISTORY_FILE = "training.jsonl"
 """The log lines and validations of a run, in its output."""
@@ -146,7 +146,7 @@ class TrainingRun(Run):
         settings = dict(self.fingerprint["settings"])
         batch_size = settings.pop("per_device_train_batch_size")
         batches = settings.pop("gradient_accumulation_steps", 1)
-        for name in ("fsdp", "fsdp_config"):
+        for name in SHARDING:
             settings.pop(name, None)
         step = batch_size * batches * processes
         if self.lineage.parts:  # their order follows from these

@@ -132,6 +132,9 @@ models."""
 MACHINE_DEFAULTS = ("bf16", "use_cpu", "dataloader_pin_memory")
 """Fields of SFTConfig whose default depends on the machine."""
 
+SHARDING = ("fsdp", "fsdp_config")
+"""Fields of SFTConfig that divide weights among processes."""
+
 COMMON_DECIDED: dict[str, str] = {
     "output_dir": "-o names the output",
     "greater_is_better": "every metric of metric_for_best_model is better when greater",

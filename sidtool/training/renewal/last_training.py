@@ -18,7 +18,7 @@ from sidtool.model.prompt import HistoryPrompt
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.execution import RESTART
 from sidtool.training.run import json_values
-from sidtool.training.settings import DEFAULTS, TrainOptions
+from sidtool.training.settings import DEFAULTS, SHARDING, TrainOptions
 from sidtool.training.settings_file import TRAINING, typed_fields
 
 
@@ -170,8 +170,8 @@ def training_settings(
     last: TrainParams, options: RefreshOptions
 ) -> tuple[TrainOptions, Mapping[str, Any]]:
     """The settings of the model's last training stage, shortened, without those that cannot be set
-    any more; adapters are merged by now, so all weights are trained in their place. Raises
-    UsageError for those without a learning rate for that."""
+    any more or divide weights among processes, as this is one; adapters are merged by now, so all
+    weights are trained in their place. Raises UsageError without a learning rate for that."""
     last = _with_length(last, options.share)
     recorded = {key: value for key, value in last.options.items() if key in TRAINING.option_types}
     train_options = TrainOptions(**recorded)
@@ -184,7 +184,11 @@ def training_settings(
                 hint="--learning-rate 1e-4",
             )
         train_options = replace(train_options, stage="full")
-    sft_fields = {key: value for key, value in last.sft_fields.items() if not TRAINING.refusal(key)}
+    sft_fields = {
+        key: value
+        for key, value in last.sft_fields.items()
+        if not TRAINING.refusal(key) and key not in SHARDING
+    }
     if sft_fields.get("save_strategy") == "no":  # of a training without validation
         del sft_fields["save_strategy"]
     sft_fields["seed"] = options.seed
