@@ -103,6 +103,8 @@ def test_whole_report_is_json_and_repeatable(policy):
     variances = first.residual_variance
     assert list(variances) == sorted(variances, reverse=True)
     assert first.residual_variance_assigned >= variances[-1] - 1e-9
+    final = measure.neighbor_preservation(vectors, assigned.codes, codebook)
+    assert first.neighbors == final
     preserved = first.neighbors.jaccard
     assert all(0 <= value <= 1 and math.isfinite(value) for value in preserved)
     assert preserved[2] > preserved[0]
