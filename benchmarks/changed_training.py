@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from recipe import parse_seeds
 from table import markdown
 
+from sidtool.base.digests import file_digest
 from sidtool.data.split import open_split
 from sidtool.evaluation import evaluate
 from sidtool.evaluation.bootstrap import paired_differences
 from sidtool.evaluation.metrics import averages
 from sidtool.evaluation.tuning import tune_memory
-from sidtool.model.contract import TrainParams, read_contract
+from sidtool.model.contract import CONTRACT, TrainParams, read_contract
 from sidtool.registry import open_memory
 from sidtool.training import trainer_setup
 from sidtool.training.settings_file import read_stages
@@ -70,7 +71,8 @@ def compare(
             (trained(args, seed), changed),
             (args.work / f"seed-{seed}" / "model", without),
         ):
-            stored = folder.with_name("alone-seen.npy" if args.seen else "alone.npy")
+            kind = "alone-seen" if args.seen else "alone"
+            stored = folder.with_name(f"{kind}-{file_digest(folder / CONTRACT)[:12]}.npy")
             if not stored.exists():
                 scores = item_scores(folder, examples, exclude_seen=not args.seen)
                 np.save(stored, metrics_of(scores, examples))

@@ -255,7 +255,7 @@ def largest(values: NDArray[np.float64], count: int) -> slice | NDArray[np.int64
         return indexes
     ties = np.flatnonzero(values[indexes] == threshold)
     n_surplus = len(indexes) - count
-    return np.delete(indexes, ties[-n_surplus:])
+    return np.delete(indexes, ties[len(ties) - n_surplus :])
 
 
 def _nearest(similarity: Any, neighbors: int) -> Any:

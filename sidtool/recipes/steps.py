@@ -75,10 +75,12 @@ class Step:
 
     @property
     def variables(self) -> list[str]:
-        """NAME=VALUE of each variable of the environment that stands for an option of the
-        command."""
+        """NAME=VALUE of each variable that may stand for an option of the command and change its
+        output. A file that one names counts by its path."""
         prefix = f"SIDTOOL_{self.command[0]}_".replace("-", "_").upper()
-        return sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith(prefix))
+        names = [name for name in os.environ if name.startswith(prefix) and os.environ[name]]
+        unrecorded = (f"{prefix}QUIET", f"{prefix}VERBOSE")
+        return sorted(f"{name}={os.environ[name]}" for name in names if name not in unrecorded)
 
 
 def run_process(arguments: list[str], stdout: TextIO) -> Ran:

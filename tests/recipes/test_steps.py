@@ -116,6 +116,8 @@ def test_a_variable_of_a_step_counts_as_its_option(
     plain = shell_script([step], "fit")
     monkeypatch.setenv("SIDTOOL_MAKE_SEED", "1")  # of the command `make`
     monkeypatch.setenv("SIDTOOL_TOKEN", "secret")
+    monkeypatch.setenv("SIDTOOL_MAKE_IT_RATE", "")  # as if it were not set
+    monkeypatch.setenv("SIDTOOL_MAKE_IT_VERBOSE", "1")
     assert shell_script([step], "fit") == plain
     make_steps(tmp_path, ran).do(step)
     monkeypatch.setenv("SIDTOOL_MAKE_IT_SEED", "7 8")

@@ -77,7 +77,7 @@ class Reranker(JsonRecord):
     means: tuple[float, ...]
     scales: tuple[float, ...]
     weights: str
-    """base64 of float32, little-endian: the arrays of SHAPES of one network after the other"""
+    """base64 of float32, little-endian: the arrays of `Network`, of one network after the other"""
     scale: float
     """of the networks' scores, above 0 and at most 1"""
     new_item_bonus: Annotated[float, Rule("a number from 0 to 10", minimum=0, maximum=MAX_BONUS)]
