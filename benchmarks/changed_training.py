@@ -54,15 +54,10 @@ def train_recipe(
 
 
 def compare(
-    args: Namespace,
-    trained: Callable[[Namespace, int], Path],
-    change: str,
-    *,
-    is_served: bool = False,
+    args: Namespace, trained: Callable[[Namespace, int], Path], change: str
 ) -> dict[str, Any]:
-    """The metrics of each seed with and without a change, and the difference of their means; with
-    `is_served` also of both models served with WORK/memory.zarr. Those of a model alone are stored
-    beside it."""
+    """The metrics of each seed with and without a change, and the difference of their means. Those
+    of a model are stored beside it."""
     examples = open_split(args.work / "split").valid
     changed: list[NDArray[np.float64]] = []
     without: list[NDArray[np.float64]] = []
@@ -77,13 +72,6 @@ def compare(
                 scores = item_scores(folder, examples, exclude_seen=not args.seen)
                 np.save(stored, metrics_of(scores, examples))
             values.append(np.load(stored))
-    served = {}
-    if is_served:
-        pairs = [(trained(args, seed), args.work / f"seed-{seed}" / "model") for seed in args.seeds]
-        served["served"] = [
-            served_metrics(args, with_memory(args, model), with_memory(args, recipe))
-            for model, recipe in pairs
-        ]
     users = [example.user for example in examples]
     gains = paired_differences(NAMES, np.mean(changed, 0), np.mean(without, 0), users)["all"]
     return {
@@ -92,7 +80,6 @@ def compare(
         change: [averages(NAMES, values) for values in changed],
         "recipe": [averages(NAMES, values) for values in without],
         "gain": {name: gain.to_json() for name, gain in gains.items()},
-        **served,
         "command": command_line(Path(sys.argv[0]).name, sys.argv[1:]),
         **environment(),
     }
@@ -116,6 +103,17 @@ def with_memory(args: Namespace, model: Path) -> Path:
         split, memory = open_split(args.work / "split"), open_memory(str(args.work / "memory.zarr"))
         tune_memory(model, split, memory, out, exclude_seen=not args.seen)
     return out
+
+
+def compare_served(
+    args: Namespace, trained: Callable[[Namespace, int], Path]
+) -> list[dict[str, Any]]:
+    """`served_metrics` of each seed, of the changed model beside that of the recipe."""
+    pairs = [(trained(args, seed), args.work / f"seed-{seed}" / "model") for seed in args.seeds]
+    return [
+        served_metrics(args, with_memory(args, model), with_memory(args, recipe))
+        for model, recipe in pairs
+    ]
 
 
 def served_metrics(args: Namespace, served: Path, other: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from changed_training import compare, comparison_parser, store, train_recipe
+from changed_training import compare, compare_served, comparison_parser, store, train_recipe
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -148,7 +148,10 @@ def main() -> None:
     parser.add_argument("--served", action="store_true")
     args = parser.parse_args()
     change = "student of two codebooks"
-    store(args, compare(args, trained, change, is_served=args.served), change)
+    result = compare(args, trained, change)
+    if args.served:
+        result["served"] = compare_served(args, trained)
+    store(args, result, change)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ served with WORK/memory.zarr, tuned on the same users."""
 from argparse import Namespace
 from pathlib import Path
 
-from changed_training import compare, comparison_parser, store, train_recipe
+from changed_training import compare, compare_served, comparison_parser, store, train_recipe
 
 CHANGES = {
     "memory": "memory as teacher",
@@ -35,7 +35,8 @@ def main() -> None:
     parser.add_argument("--weight", type=float, default=0.5)
     args = parser.parse_args()
     change = CHANGES[args.of]
-    store(args, compare(args, trained, change, is_served=True), change)
+    result = {**compare(args, trained, change), "served": compare_served(args, trained)}
+    store(args, result, change)
 
 
 if __name__ == "__main__":

@@ -272,6 +272,11 @@ UNITS = {"": 1, **_DECIMAL, **_BINARY}
 """Bytes by unit."""
 
 
+def variable_name(command: str, flag: str) -> str:
+    """The variable of the environment that stands for a flag, like SIDTOOL_BUILD_MEMORY_OUT."""
+    return f"SIDTOOL_{command}_{flag.removeprefix('--')}".replace("-", "_").upper()
+
+
 def parse_bytes(text: str) -> int:
     """A size in bytes: "4GiB" -> 4294967296. Raises UsageError."""
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]+)?) ?([A-Za-z]*)", text.strip())

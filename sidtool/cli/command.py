@@ -15,6 +15,7 @@ from typer.core import TyperCommand
 
 from sidtool.base.artifact import describe
 from sidtool.base.errors import EXIT_INTERRUPTED, SidtoolError, UsageError
+from sidtool.base.options import variable_name
 from sidtool.cli.groups import flag_meanings
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import detail, joined_lines, note, set_verbosity
@@ -59,8 +60,7 @@ class Command(TyperCommand):
             if flag is None or self.name is None:
                 parameter.envvar = None
             else:
-                variable = f"SIDTOOL_{self.name}_{flag[2:]}"
-                parameter.envvar = variable.replace("-", "_").upper()
+                parameter.envvar = variable_name(self.name, flag)
             if parameter.param_type_name == "argument":
                 parameter.metavar = parameter.metavar or parameter.name.upper()
             elif not parameter.rich_help_panel:

@@ -23,6 +23,7 @@ from sidtool import __version__
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import SidtoolError
+from sidtool.base.options import variable_name
 from sidtool.base.output import remove, write_whole
 from sidtool.data.tables import table_files
 
@@ -77,10 +78,14 @@ class Step:
     def variables(self) -> list[str]:
         """NAME=VALUE of each variable that may stand for an option of the command and change its
         output. A file that one names counts by its path."""
-        prefix = f"SIDTOOL_{self.command[0]}_".replace("-", "_").upper()
-        names = [name for name in os.environ if name.startswith(prefix) and os.environ[name]]
-        unrecorded = (f"{prefix}QUIET", f"{prefix}VERBOSE")
-        return sorted(f"{name}={os.environ[name]}" for name in names if name not in unrecorded)
+        command = str(self.command[0])
+        prefix = variable_name(command, "")
+        verbosity = {variable_name(command, flag) for flag in ("--quiet", "--verbose")}
+        return sorted(
+            f"{name}={value}"
+            for name, value in os.environ.items()
+            if value and name.startswith(prefix) and name not in verbosity
+        )
 
 
 def run_process(arguments: list[str], stdout: TextIO) -> Ran:
