@@ -53,12 +53,12 @@ class CodebookTree:
     @cached_property
     def _labels(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
         """The distinct values, and (n_active,) the position of each item's value; -1 without."""
-        numbers: dict[str, int] = {}
-        labels = []
+        position_of: dict[str, int] = {}
+        positions = []
         for row in self.bundle.active.tolist():
             value = (self.values or {}).get(self.bundle.items.ids[row], "")
-            labels.append(numbers.setdefault(value, len(numbers)) if value else -1)
-        return tuple(numbers), np.array(labels, dtype=np.int64)
+            positions.append(position_of.setdefault(value, len(position_of)) if value else -1)
+        return tuple(position_of), np.array(positions, dtype=np.int64)
 
     @property
     def is_whole(self) -> bool:
@@ -78,14 +78,15 @@ class CodebookTree:
         is_start = np.concatenate([[True], codes[1:] != codes[:-1]])
         starts = first + np.flatnonzero(is_start)  # (children,)
         stops = np.append(starts[1:], stop)
-        most_first = np.argsort(starts - stops, kind="stable")
+        sizes = stops - starts
+        most_first = np.argsort(-sizes, kind="stable")
         width = len(starts) if self.is_whole else WIDTHS[min(depth, len(WIDTHS) - 1)]
         nodes = tuple(
             self._node(int(starts[child]), int(stops[child]), depth + 1)
             for child in most_first[:width]
         )
         hidden = most_first[width:]
-        n_items = int((stops[hidden] - starts[hidden]).sum())
+        n_items = int(sizes[hidden].sum())
         left_out = f"and {len(hidden):,} more codes with {n_items:,} items" if n_items else ""
         return nodes, left_out
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 from sidtool.cli.reports.blocks import IntervalChart, LineChart, Point, Scatter
 
@@ -57,7 +58,8 @@ class Axis:
         """Round numbers along the axis, at most about so many."""
         span = self.high - self.low
         power = 10.0 ** math.floor(math.log10(span / most))
-        step = next(step * power for step in (*STEPS, 20.0) if span / (step * power) <= most)
+        steps = [factor * power for factor in (*STEPS, 20.0)]  # 20 where the logarithm is rounded
+        step = next(step for step in steps if span / step <= most)
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return tuple(
@@ -75,23 +77,26 @@ def axis(values: Iterable[float], start: float, stop: float, *, zero: bool = Tru
     return Axis(low, high, start, stop)
 
 
-def draw_lines(chart: LineChart) -> tuple[list[Line], list[Tick], tuple[Tick, ...]]:
+def draw_lines(chart: LineChart) -> tuple[list[Line], tuple[Tick, ...], tuple[Tick, ...]]:
     """The lines of a chart, the ticks of its x axis and those of its y axis."""
-    points = [point for series in chart.series for point in series.points]
-    x_axis = axis((x for x, _ in points), LEFT, WIDTH - RIGHT, zero=False)
-    ends = [end for series in chart.series for pair in series.intervals for end in pair]
-    y_axis = axis((*(y for _, y in points), *ends), HEIGHT - BOTTOM, TOP, zero=chart.zero)
+    xs = [x for series in chart.series for x, _ in series.points]
+    ys = [y for series in chart.series for _, y in series.points]
+    intervals = [interval for series in chart.series for interval in series.intervals]
+    x_axis = axis(xs, LEFT, WIDTH - RIGHT, zero=False)
+    y_axis = axis([*ys, *chain(*intervals)], HEIGHT - BOTTOM, TOP, zero=chart.zero)
     lines = []
     for series in chart.series:
         placed = tuple((x_axis.at(x), y_axis.at(y)) for x, y in series.points)
         dots = placed if len(placed) <= 24 else ()
-        point_intervals = list(zip(series.points, series.intervals, strict=False))
-        low = [(x_axis.at(x), y_axis.at(end)) for (x, _), (end, _) in point_intervals]
-        high = [(x_axis.at(x), y_axis.at(end)) for (x, _), (_, end) in point_intervals]
-        band = _spell([*low, *reversed(high)])  # along the low ends, and back along the high ones
-        lines.append(Line(_spell(placed), dots, band))
-    whole = all(float(x).is_integer() for x, _ in points)
-    x_ticks = [(x, label) for x, label in x_axis.ticks(8) if not whole or "." not in label]
+        lows, highs = [], []
+        for (x, _), (low, high) in zip(placed, series.intervals, strict=False):
+            lows.append((x, y_axis.at(low)))
+            highs.append((x, y_axis.at(high)))
+        band = [*lows, *reversed(highs)]  # along the low ends, and back along the high ones
+        lines.append(Line(_spell(placed), dots, _spell(band)))
+    x_ticks = x_axis.ticks(8)
+    if all(float(x).is_integer() for x in xs):  # such as steps: no tick is at a fraction
+        x_ticks = tuple((x, label) for x, label in x_ticks if "." not in label)
     return lines, x_ticks, y_axis.ticks()
 
 
@@ -114,15 +119,17 @@ def row_axis(chart: IntervalChart) -> Axis:
 def draw_points(chart: Scatter) -> tuple[tuple[Point, ...], ...]:
     """Per series: where its points are; one unit is as long on both axes."""
     points = [point for series in chart.series for point in series.points]
-    sides = [[point[side] for point in points] or [0.0] for side in (0, 1)]
-    longest = max(max(values) - min(values) for values in sides) or 1.0
+    xs = [x for x, _ in points] or [0.0]
+    ys = [y for _, y in points] or [0.0]
+    longest = max(max(xs) - min(xs), max(ys) - min(ys)) or 1.0
     margin = 8
     scale = (SIDE - 2 * margin) / longest
-    middles = [(min(values) + max(values)) / 2 for values in sides]
+    x_middle = (min(xs) + max(xs)) / 2
+    y_middle = (min(ys) + max(ys)) / 2
 
     def place(point: Point) -> Point:
-        x = SIDE / 2 + (point[0] - middles[0]) * scale
-        y = SIDE / 2 - (point[1] - middles[1]) * scale
+        x = SIDE / 2 + (point[0] - x_middle) * scale
+        y = SIDE / 2 - (point[1] - y_middle) * scale
         return round(x, 1), round(y, 1)
 
     return tuple(tuple(map(place, series.points)) for series in chart.series)

@@ -214,7 +214,8 @@ def _settings(trainings: Mapping[str, Training]) -> Table:
         name: flat_record(stage.to_json()) if stage else {} for name, stage in stages.items()
     }
     table = facts_table("Settings of the last stage", settings, "setting")
-    rows = sorted(table.rows, key=lambda row: all(cell == row[1] for cell in row[1:]))
+    # a row is a name, then the values; False, for values that differ, comes before True
+    rows = sorted(table.rows, key=lambda row: all(value == row[1] for value in row[1:]))
     return replace(table, rows=tuple(rows))
 
 
