@@ -211,27 +211,34 @@ def _best(scores: Any, count: int) -> NDArray[np.int64]:
 
 def _filled(best: NDArray[np.int64], seen: ItemSequences, items: int, k: int) -> PopularityRanks:
     """(n, k), the first k of: the (n, m) best items, then all others by popularity, without those
-    seen; -1 where there are no more items."""
+    seen; -1 where there are no more items. Items are popularity ranks, 0 the most popular."""
     ranked = np.full((len(best), k), -1, dtype=np.int64)
-    width = min(items, 2 * k + int(seen.lengths.max(initial=0)))  # no more popular ones are needed
+    # among the `width` most popular, k are left even without the k best and all that are seen
+    width = min(items, 2 * k + int(seen.lengths.max(initial=0)))
     for start, stop in ranges(np.full(len(best), width + best.shape[1]), FILLED):
-        seen_block, best_block = seen[start:stop], best[start:stop]
-        row_numbers = np.arange(len(best_block))
-        rows = np.repeat(row_numbers, seen_block.lengths)
-        numbers = row_numbers[:, None] * items + best_block
-        is_left = (best_block >= 0) & ~np.isin(numbers, rows * items + seen_block.items)
-        order = np.argsort(~is_left, axis=1, kind="stable")[:, :k]
-        first = np.take_along_axis(np.where(is_left, best_block, -1), order, axis=1)
-        ranked[start:stop, : first.shape[1]] = first
+        block = ranked[start:stop]
+        best_block = best[start:stop]
+        seen_block = seen[start:stop]
+        rows = np.arange(len(block))
+        seen_rows = np.repeat(rows, seen_block.lengths)
+        # a row and an item as one number, to look for the pair among those seen
+        best_pairs = rows[:, None] * items + best_block
+        seen_pairs = seen_rows * items + seen_block.items
+        is_unseen = (best_block >= 0) & ~np.isin(best_pairs, seen_pairs)
+        unseen_first = np.argsort(~is_unseen, axis=1, kind="stable")[:, :k]
+        first = np.take_along_axis(np.where(is_unseen, best_block, -1), unseen_first, axis=1)
+        block[:, : first.shape[1]] = first
         # (block, width): the popular items that are neither seen nor among the first
-        is_free = np.ones((len(best_block), width), dtype=np.bool_)
+        is_free = np.ones((len(block), width), dtype=np.bool_)
         is_popular = seen_block.items < width
-        is_free[rows[is_popular], seen_block.items[is_popular]] = False
+        is_free[seen_rows[is_popular], seen_block.items[is_popular]] = False
         first_rows, columns = np.nonzero((first >= 0) & (first < width))
         is_free[first_rows, first[first_rows, columns]] = False
-        places = (first >= 0).sum(axis=1)[:, None] + is_free.cumsum(axis=1) - 1
-        free_rows, popular = np.nonzero(is_free & (places < k))
-        ranked[start + free_rows, places[free_rows, popular]] = popular
+        # where each free item would stand: behind the first, in the order of popularity
+        n_first = (first >= 0).sum(axis=1, keepdims=True)
+        places = n_first + is_free.cumsum(axis=1) - 1
+        free_rows, free_items = np.nonzero(is_free & (places < k))
+        block[free_rows, places[free_rows, free_items]] = free_items
     return PopularityRanks(ranked)
 
 

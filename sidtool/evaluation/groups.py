@@ -4,8 +4,7 @@ context, and how the event went."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import groupby
-from operator import itemgetter
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,20 +129,20 @@ def _labels(values: Sequence[Value | None]) -> dict[Value | None, str]:
     """Value -> the name of its group: numbers by size, then texts by name, and None."""
     counts = Counter(value for value in values if value is not None)
     numbers = sorted(value for value in counts if not isinstance(value, str))
-    distinct = [*numbers, *sorted(value for value in counts if isinstance(value, str))]
-    labels: dict[Value | None, str] = {value: _spell(value) for value in distinct}
-    if len(counts) > MOST_GROUPS and len(numbers) < len(counts):
+    texts = sorted(value for value in counts if isinstance(value, str))
+    labels: dict[Value | None, str] = {value: _spell(value) for value in [*numbers, *texts]}
+    if len(counts) > MOST_GROUPS and texts:
         common = [value for value, _ in counts.most_common(MOST_GROUPS - 1)]
         labels |= {value: OTHERS for value in counts if value not in common}
     elif len(counts) > MOST_GROUPS:
-        present_values = [value for value in values if value is not None]
-        limits = np.quantile(np.array(present_values, dtype=np.float64), [0.25, 0.5, 0.75])
-        quarters = np.searchsorted(limits, np.array(distinct, dtype=np.float64)).tolist()
+        example_numbers = np.array(list(counts.elements()), dtype=np.float64)
+        limits = np.quantile(example_numbers, [0.25, 0.5, 0.75])
         # a limit belongs to the quarter below
-        for _, group in groupby(zip(quarters, distinct, strict=True), key=itemgetter(0)):
-            group_values = [value for _, value in group]
-            ends = dict.fromkeys(map(_spell, (group_values[0], group_values[-1])))
-            labels |= dict.fromkeys(group_values, " to ".join(ends))
+        stops = np.searchsorted(np.array(numbers, dtype=np.float64), limits, side="right")
+        for start, stop in pairwise([0, *stops.tolist(), len(numbers)]):
+            if quarter := numbers[start:stop]:
+                ends = dict.fromkeys([_spell(quarter[0]), _spell(quarter[-1])])
+                labels |= dict.fromkeys(quarter, " to ".join(ends))
     return labels | {None: UNKNOWN} if None in values else labels
 
 
