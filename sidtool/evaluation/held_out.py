@@ -45,13 +45,13 @@ class HeldOut:
         name = "the split" if isinstance(split, Split) else str(split)
         if not isinstance(split, Split):
             split = open_split(split, recorded=loaded.contract.event_columns(loaded.bundle))
-        others = [] if other is None else [(other, f"the {OTHER_MODEL}")]
-        for checked, label in [(loaded, "the model"), *others]:
-            reference = split.reference
-            check_model_split(checked.contract, checked.bundle, name, reference, model=label)
-            if checked.memory is not None:
-                memory = "the memory" if checked is loaded else f"the memory of {label}"
-                check_split(memory, checked.memory.memory.manifest.split, name, reference)
+        checked = [(loaded, "the model", "the memory")]
+        if other is not None:
+            checked.append((other, f"the {OTHER_MODEL}", f"the memory of the {OTHER_MODEL}"))
+        for opened, label, memory in checked:
+            check_model_split(opened.contract, opened.bundle, name, split.reference, model=label)
+            if opened.memory is not None:
+                check_split(memory, opened.memory.memory.manifest.split, name, split.reference)
         return cls(loaded, other, split, split.test if on == "test" else split.valid)
 
 

@@ -67,6 +67,7 @@ class Validator:
         of their squares, and number of users; loss of targets, and number of such users."""
         share = slice(rank, None, ranks)
         queries = self._queries[share]
+        # `item_ranks` takes all users: the rows of other shares stay empty
         ranked = Leaves(np.full((len(self._queries), self.k), -1, dtype=np.int64))
         ranked[share] = self._session.rank(
             model, queries, k=self.k, num_beams=self._num_beams, window=max(1, len(queries))

@@ -325,8 +325,8 @@ def differences(
     """By how much one system is better than another, as `paired_differences`, over the examples
     where a metric is defined for both."""
     by_metric: dict[str, Difference] = {}
-    both = np.where(np.isfinite(others), values, np.nan)
-    for columns, defined in _by_definition(both):
+    where_both = np.where(np.isfinite(others), values, np.nan)  # NaN where either is
+    for columns, defined in _by_definition(where_both):
         metrics = [names[column] for column in columns]
         one, other = (np.nan_to_num(scores[:, columns]) for scores in (values, others))
         by_group = paired_differences(metrics, one, other, users, {"all": defined}, seed=seed)

@@ -134,7 +134,7 @@ def recommendable_rows(
     seen = bundle.items.rows(example.history if exclude_seen else ())
     is_illegal = (rows < 0) | ~bundle.is_active[rows] | np.isin(rows, seen)
     for place in np.flatnonzero(is_illegal).tolist():
-        rows[place] = -1 - ids.index(ids[place])
+        rows[place] = -1 - ids.index(ids[place])  # the same where an id comes again
     return rows
 
 

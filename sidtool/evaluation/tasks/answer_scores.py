@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,7 @@ def answer_probabilities(
 def _by_trees(
     decoder: Decoder, prompts: Sequence[SharedPrompt], answers: Sequence[Sequence[int]]
 ) -> list[NDArray[np.float64]]:
-    """The same with a tree on the start of each prompt."""
+    """As `answer_probabilities`, with a tree on the start of each prompt."""
     results: list[NDArray[np.float64]] = [np.zeros((0, len(answers)))] * len(prompts)
     n_tokens = max((len(prompt.ends[0]) for prompt in prompts if prompt.ends), default=0)
     n_ends = min(ENDS, max((len(prompt.ends) for prompt in prompts), default=0))
@@ -174,11 +175,11 @@ def _score_ends(
 def _by_whole_sequences(
     model: Any, prompts: Sequence[SharedPrompt], answers: Sequence[Sequence[int]]
 ) -> list[NDArray[np.float64]]:
-    """The same, with every prompt read whole for every answer."""
-    whole = [[*prompt.start, *end] for prompt in prompts for end in prompt.ends]
-    repeated = [sequence for sequence in whole for _ in answers]
-    losses, _ = answer_losses(model, repeated, [*answers] * len(whole))
-    scores = torch.from_numpy(-losses.reshape(len(whole), len(answers)))
+    """As `answer_probabilities`, with every prompt read whole for every answer."""
+    whole_prompts = [[*prompt.start, *end] for prompt in prompts for end in prompt.ends]
+    pairs = list(product(whole_prompts, answers))
+    losses, _ = answer_losses(model, [prompt for prompt, _ in pairs], [end for _, end in pairs])
+    scores = torch.from_numpy(-losses.reshape(len(whole_prompts), len(answers)))
     probabilities = _softmax(scores)  # (ends of all prompts, answers)
     stops = np.cumsum([len(prompt.ends) for prompt in prompts])
     return np.split(probabilities, stops[:-1])

@@ -302,12 +302,13 @@ def _trials(
         return MemoryIndex.of_neighbors(neighbors, events, 1.0, bundle, rows)
 
     def ndcg(values: Settings) -> float:
-        weight = values[CONTENT]
         settings = KnnSettings(**{name: values[name] for name in values if name != CONTENT})
-        index = index_of(weight, replace(settings, recency=1.0))
+        # recency weights histories, not similarities: any value of it has the index of 1
+        index = index_of(values[CONTENT], replace(settings, recency=1.0))
         index = replace(index, recency=settings.recency)
         ranked = rank_index(index, examples, power=1.0, k=K)
-        return float(metric_values(find_targets(ranked, targets), [K])[:, 1].mean())
+        ndcg_values = metric_values(find_targets(ranked, targets), [K])[:, 1]
+        return float(ndcg_values.mean())
 
     return ndcg
 

@@ -124,13 +124,14 @@ class Candidates:
         return len(self.targets)
 
     def raised(self, power: float) -> NDArray[np.float64]:
-        """(n, c) logs of the memory's probabilities with a power, and the factor of new items."""
-        totals = np.zeros(self.users)
+        """(n, c) logs of the memory's probabilities, raised to a power, those of new items times
+        the factor; over all items that the memory has for a user they sum to 1."""
+        log_sums = np.zeros(self.users)
         for row, distribution in enumerate(self.distributions):
             scaled = self._scaled(distribution.positions, power * distribution.log_probs)
-            total = np.logaddexp.reduce(scaled) if len(scaled) else 0.0
-            totals[row] = 0.0 if np.isneginf(total) else total  # the factor may leave no item
-        return self._scaled(self.positions, power * self.memory_scores) - totals[:, None]
+            log_sums[row] = np.logaddexp.reduce(scaled)
+        log_sums[np.isneginf(log_sums)] = 0.0  # the memory has no item, or the factor leaves none
+        return self._scaled(self.positions, power * self.memory_scores) - log_sums[:, None]
 
     def _scaled(
         self, positions: NDArray[np.int64], logs: NDArray[np.float64]

@@ -42,12 +42,10 @@ def best_cell(
     """The best weight and power of (weights, powers, n) ranks for a part of the n users, of equal
     ones the smallest weight; and the (weights, powers) NDCG@10 of all."""
     cells = grid_ranks.reshape(-1, len(users))
-    keeps_rare, values = np.array(
-        [quality(cell, grid_ranks, candidates, users) for cell in cells]
-    ).T
-    eligible = np.where(keeps_rare == keeps_rare.max(), values, -1.0)
-    weight, power = divmod(int(eligible.argmax()), len(POWERS))
-    return WEIGHTS[weight], POWERS[power], values.reshape(-1, len(POWERS))
+    qualities = [quality(cell, grid_ranks, candidates, users) for cell in cells]
+    weight, power = divmod(qualities.index(max(qualities)), len(POWERS))
+    ndcg = np.array([cell.ndcg for cell in qualities]).reshape(-1, len(POWERS))
+    return WEIGHTS[weight], POWERS[power], ndcg
 
 
 class Quality(NamedTuple):
@@ -67,7 +65,7 @@ def quality(
 ) -> Quality:
     """The quality of (n,) ranks over a part of the users."""
     rare = users & candidates.is_rare
-    memory_ranks = grid_ranks[-1, POWERS.index(1.0)]
+    memory_ranks = grid_ranks[-1, POWERS.index(1.0)]  # weight 1: the memory alone
     memory_hits = int((memory_ranks[rare] < K).sum())
     hits = int((ranks[rare] < K).sum())
     keeps_rare = memory_hits < RARE_HITS or hits >= RARE_SHARE * memory_hits
@@ -90,11 +88,11 @@ class MixtureChoice:
         """The best for these users."""
         ranks = grid_ranks(candidates)
         everyone = np.ones(candidates.users, dtype=np.bool_)
-        weight, power, values = best_cell(ranks, candidates, everyone)
+        weight, power, ndcg = best_cell(ranks, candidates, everyone)
         summary = {
-            CANDIDATES_BY_MODEL: float(values[0].max()),
-            CANDIDATES_BY_MEMORY: float(values[-1].max()),
-            "ndcg@10 mixture": float(values[WEIGHTS.index(weight), POWERS.index(power)]),
+            CANDIDATES_BY_MODEL: float(ndcg[0].max()),
+            CANDIDATES_BY_MEMORY: float(ndcg[-1].max()),
+            "ndcg@10 mixture": float(ndcg[WEIGHTS.index(weight), POWERS.index(power)]),
         }
         gate, gated_power, judged = choose_gate(candidates, ranks)
         if gate is not None:
@@ -295,13 +293,10 @@ def choose_for_new_items(
     lowest = float(hits_before.mean()) - LOSS * (high - low) / 2
     if _hits(choice.ranks(warm)).mean() >= lowest:
         return choice, 1.0
-    # factor 0 loses nothing
-    factor = next(
-        factor
-        for factor in FACTORS
-        if _hits(cautious.ranks(warm.with_factor(factor))).mean() >= lowest
-    )
-    hits_after = _hits(cautious.ranks(warm.with_factor(factor)))
+    for factor in FACTORS:
+        hits_after = _hits(cautious.ranks(warm.with_factor(factor)))
+        if hits_after.mean() >= lowest:  # at the latest with 0, which loses nothing
+            break
     mixture = float(gains(cautious.ranks(candidates.with_factor(factor))).mean())
     judged_on_warm = {
         f"{name} of warm targets, without new items": value
