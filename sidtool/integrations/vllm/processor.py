@@ -126,8 +126,9 @@ class SidConstraint(*_bases):  # type: ignore[misc]
         """(rows, levels) int64: the last tokens of requests, from the second runner's history,
         (slots, length) on the device."""
         device = context.pos.device
-        back = torch.arange(self._constraint.levels - 1, -1, -1, device=device)
-        positions = context.pos[rows].unsqueeze(1) - back  # (rows, levels)
+        n_back = torch.arange(self._constraint.levels - 1, -1, -1, device=device)
+        # (rows, levels): from the last token of each request, which is at `pos`, backward
+        positions = context.pos[rows].unsqueeze(1) - n_back
         slots = context.expanded_idx_mapping[rows].long().unsqueeze(1)
         tails = self._history.all_token_ids.gpu[slots, positions.clamp_min(0)].long()
         return tails.masked_fill(positions < 0, NO_TOKEN)

@@ -48,20 +48,20 @@ class LevelColumns:
 
     def __init__(self, ids: NDArray[np.int64], device: Any, *, is_block: bool) -> None:
         """`ids` (size,) are those of the codes, -1 for a code without a token."""
-        used = ids[ids != NO_TOKEN]
-        first = int(used.min())
-        stop = int(used.max()) + 1
+        codes = np.flatnonzero(ids != NO_TOKEN)
+        first = int(ids[codes].min())
+        stop = int(ids[codes].max()) + 1
         self.columns: Columns = (first, stop)
         self._place_of_code: torch.Tensor | None = None
         self._code_of_place: torch.Tensor | None = None
         if is_block:
             return
-        ascending = np.sort(used)
-        if len(used) < stop - first:
-            self.columns = torch.from_numpy(ascending).to(device)
-        code_of_place = np.argsort(np.where(ids == NO_TOKEN, stop, ids), kind="stable")[: len(used)]
+        code_of_place = codes[np.argsort(ids[codes])]
+        if len(codes) < stop - first:  # other tokens stand between those of the codes
+            self.columns = torch.from_numpy(ids[code_of_place]).to(device)
         # -1 is no index: nothing may gather the logit of a code without a token
-        place_of_code = np.where(ids == NO_TOKEN, -1, np.searchsorted(ascending, ids))
+        place_of_code = np.full(len(ids), -1, dtype=np.int64)
+        place_of_code[code_of_place] = np.arange(len(codes))
         self._place_of_code = torch.from_numpy(place_of_code).to(device)
         self._code_of_place = torch.from_numpy(code_of_place).to(device)
 
@@ -98,7 +98,9 @@ class TokenColumns:
         self._start = tokens.start
         edges = [*tokens.space.offsets.tolist(), tokens.space.n_codes]
         self._edges = torch.tensor(edges, device=device)
+        """(levels + 1,): the index of each level's first code among all tokens of the space"""
         self._index_of_id: torch.Tensor | None = None
+        """(stop - start,): the index of each token id from `start` on, -1 for other tokens"""
         if tokens.table is not None:
             index_of_id = np.full(tokens.stop - tokens.start, -1, dtype=np.int64)
             used = np.flatnonzero(tokens.token_ids != NO_TOKEN)
@@ -122,7 +124,7 @@ class TokenColumns:
     def locate(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(...) any token ids -> (...) the level of each, -1 or the number of levels where it is no
         code, and (...) its code there."""
-        indexes = ids - self._start
+        indexes = ids - self._start  # among all tokens of the space, if they are a block
         if self._index_of_id is not None:
             is_inside = (indexes >= 0) & (indexes < len(self._index_of_id))
             code_indexes = self._index_of_id[torch.where(is_inside, indexes, 0)]

@@ -140,12 +140,14 @@ class SidLogitsProcessor(LogitsProcessor):
     def _prefixes(
         self, input_ids: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
-        """Per row: the length of the prefix that it ends with, the prefix's node for each such
-        length, and whether the prefix is invalid."""
+        """(rows,): the length of the prefix that each row ends with; for each length below
+        `levels`, (rows,) nodes of the prefixes of that length, 0 for other rows; and (rows,)
+        whether the prefix is invalid."""
         levels = self._trie.levels
         device = input_ids.device
         arrays = trie_arrays(self._trie, device)
         token_levels, codes = token_columns(self._tokens, device).locate(input_ids[:, -levels:])
+        # the prefix ends with the last token; -1 and `levels` are no levels: there is no prefix
         depth = torch.where(token_levels[:, -1] < levels, token_levels[:, -1] + 1, 0)
         nodes = [torch.zeros_like(depth) for _ in range(levels)]
         invalid = depth > codes.shape[1]

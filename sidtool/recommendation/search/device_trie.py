@@ -32,7 +32,8 @@ class TrieArrays:
     def __init__(self, trie: Trie, device: Any) -> None:
         self.codes = [torch.from_numpy(array).to(device) for array in trie.codes]
         self.children = [torch.from_numpy(array).to(device) for array in trie.children]
-        self.fan_out = [torch.arange(fan_out, device=device) for fan_out in trie.fan_out]
+        self.child_offsets = [torch.arange(fan_out, device=device) for fan_out in trie.fan_out]
+        """Per level (fan-out,): 0, 1 ... up to the most children that a node has"""
         self.sizes = trie.sizes
         self.n_leaves = trie.n_leaves
         self.n_items = trie.n_items
@@ -55,14 +56,15 @@ class TrieArrays:
     def paths(self) -> torch.Tensor:
         """(leaves, levels) uint8 or uint16: the path from the root to each leaf, as indexes among
         the children of each node."""
-        dtype = np.min_scalar_type(max(map(len, self.fan_out)) - 1)
+        dtype = np.min_scalar_type(max(map(len, self.child_offsets)) - 1)
         paths = np.zeros((self.n_leaves, self.levels), dtype=dtype)
-        leaves = np.ones(self.n_leaves, dtype=np.int64)  # below each node of a level
+        n_leaves = np.ones(self.n_leaves, dtype=np.int64)  # below each node of a level
         for level in reversed(range(self.levels)):
             pointers = self.children[level].cpu().numpy()
-            indexes = np.arange(len(leaves)) - pointers[:-1].repeat(np.diff(pointers))
-            paths[:, level] = indexes.repeat(leaves)
-            leaves = np.add.reduceat(leaves, pointers[:-1])
+            first_children = pointers[:-1]  # of each parent
+            indexes = np.arange(len(n_leaves)) - first_children.repeat(np.diff(pointers))
+            paths[:, level] = indexes.repeat(n_leaves)
+            n_leaves = np.add.reduceat(n_leaves, first_children)
         return torch.from_numpy(paths).to(self.children[0].device)
 
     @cached_property
@@ -84,7 +86,7 @@ class TrieArrays:
         each."""
         first = self.children[level][nodes]
         stop = self.children[level][nodes + 1]
-        children = first.unsqueeze(-1) + self.fan_out[level]
+        children = first.unsqueeze(-1) + self.child_offsets[level]
         valid = children < stop.unsqueeze(-1)
         children = children.clamp_max(len(self.codes[level]) - 1)
         return children, self.codes[level][children].long(), valid
@@ -92,13 +94,14 @@ class TrieArrays:
     def child(
         self, level: int, nodes: torch.Tensor, codes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The child by its code of each of (n,) prefixes, and whether there is one."""
+        """The child by its code of each of (n,) prefixes, the first child where none has the code,
+        and whether one has it."""
         keys = self._keys[level]
         child_keys = nodes * self.sizes[level] + codes
-        places = torch.searchsorted(keys, child_keys).clamp_max(len(keys) - 1)
+        children = torch.searchsorted(keys, child_keys).clamp_max(len(keys) - 1)
         # a code that the level lacks may make the key of another prefix
-        exists = (keys[places] == child_keys) & (self.codes[level][places] == codes)
-        return torch.where(exists, places, self.children[level][nodes].long()), exists
+        exists = (keys[children] == child_keys) & (self.codes[level][children] == codes)
+        return torch.where(exists, children, self.children[level][nodes].long()), exists
 
     def descend(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The node of each of (n, depth) prefixes, and whether there is one; depth 0 is the root,

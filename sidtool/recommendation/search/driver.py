@@ -235,12 +235,27 @@ def _probe(model: Any) -> DecodingMethod | None:
     return None
 
 
+def _ordinary_logits(model: Any, prompt: Sequence[int], tails: torch.Tensor) -> torch.Tensor:
+    """(1 + n, vocabulary) float32: the logits behind a prompt, and behind each of its (n, 2) tails,
+    all read as whole sequences."""
+    starts = torch.tensor([prompt]).expand(len(tails), -1)
+    inputs = {"input_ids": torch.cat([starts, tails], dim=1)}
+    if is_encoder_decoder(model):
+        before = torch.full((len(tails), 1), decoder_start_id(model))
+        inputs = {"input_ids": starts, "decoder_input_ids": torch.cat([before, tails], dim=1)}
+    inputs = {name: ids.to(model.device) for name, ids in inputs.items()}
+    logits = model(**inputs, use_cache=False).logits  # (n, tokens, vocabulary)
+    behind_prompt = logits[:1, -3]  # the same with every tail
+    return torch.cat([behind_prompt, logits[:, -1]]).float()
+
+
 def _agrees(model: Any, head: DecodingHead) -> bool:
     """Grow two small trees and compare the next logits of each path with those of the same path run
     as an ordinary prompt. Raises DataError if these are NaN."""
     windows = []
     if not is_encoder_decoder(model):  # whose prompts are not behind the decoder's windows
         windows = [window for window in attention_windows(model.config) if window]
+    # longer than the smallest window, which then hides something
     length = 6 + min((window for window in windows if window <= PROBED_WINDOW), default=0)
     is_exact = model.dtype in (torch.float32, torch.float64)
     is_exact = is_exact and not torch.is_autocast_enabled(model.device.type)
@@ -256,20 +271,12 @@ def _agrees(model: Any, head: DecodingHead) -> bool:
     at_ends = tree.prefill()  # (prompts, 1, dim)
     tree.step(first_step.to(model.device), torch.zeros_like(first_step).to(model.device))
     hidden = tree.step(second_step.to(model.device), parents.to(model.device))
-    whole = (0, head.vocab_size)
-    hidden = torch.cat([at_ends, hidden], dim=1)
-    log_probs = head.log_probs(hidden, whole, "vocabulary")  # (prompts, 4, vocabulary)
+    hidden = torch.cat([at_ends, hidden], dim=1)  # (prompts, 4, dim)
+    log_probs = head.log_probs(hidden, (0, head.vocab_size), "vocabulary")
     for row, prompt in enumerate(prompts):
         # (3, 2): each path from its prompt on
         tails = torch.stack([first_step[row][parents[row]], second_step[row]], dim=1)
-        starts = torch.tensor([prompt]).expand(3, -1)
-        inputs = {"input_ids": torch.cat([starts, tails], dim=1)}
-        if is_encoder_decoder(model):
-            before = torch.full((3, 1), decoder_start_id(model))
-            inputs = {"input_ids": starts, "decoder_input_ids": torch.cat([before, tails], dim=1)}
-        inputs = {name: ids.to(model.device) for name, ids in inputs.items()}
-        logits = model(**inputs, use_cache=False).logits  # (3, tokens, vocabulary)
-        expected = torch.cat([logits[:1, -3], logits[:, -1]]).float()  # (4, vocabulary)
+        expected = _ordinary_logits(model, prompt, tails)
         check_scores(expected.cpu().numpy())
         spread = max(float(expected.std()), 1e-3)
         error = float((log_probs[row] - expected.log_softmax(-1)).abs().max())

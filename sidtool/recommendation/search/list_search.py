@@ -144,13 +144,13 @@ class _ListSearch:
         self, level: int, nodes: torch.Tensor, ranks: torch.Tensor, best: torch.Tensor
     ) -> None:
         """As `Search.follow`."""
-        parents = best // self._fan_out
-        parent_index = (torch.arange(len(parents), device=parents.device).unsqueeze(1), parents)
-        self._items = self._items[parent_index]
-        self._current = torch.cat([self._current[parent_index], nodes.unsqueeze(-1)], dim=-1)
-        self._ends = self._ends[parent_index]
+        parents = best // self._fan_out  # (batch, new beams)
+        rows = torch.arange(len(parents), device=parents.device).unsqueeze(1)  # (batch, 1)
+        self._items = self._items[rows, parents]
+        self._current = torch.cat([self._current[rows, parents], nodes.unsqueeze(-1)], dim=-1)
+        self._ends = self._ends[rows, parents]
         self._scores = ranks
-        if level == self._levels - 1:
+        if level == self._levels - 1:  # the item is whole
             self._items = torch.cat([self._items, self._current.unsqueeze(2)], dim=2)
             self._current = self._current[..., :0]
             self._ends = torch.cat([self._ends, self._scores.unsqueeze(-1)], dim=-1)

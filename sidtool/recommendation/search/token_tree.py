@@ -63,6 +63,7 @@ class TokenTree:
         if len(self._prompts) > 1:
             # the lexicographically first and last prompt differ where any two do
             lowest, highest = min(map(tuple, self._prompts)), max(map(tuple, self._prompts))
+            # the last token of each prompt is read with its suffix
             limit = min(len(prompt) for prompt in self._prompts) - 1
             pairs = enumerate(zip(lowest, highest, strict=False))
             prefix_length = next((place for place, (one, other) in pairs if one != other), limit)
@@ -96,7 +97,9 @@ class TokenTree:
         batch, beams = parents.shape
         chain = 1 if ids.ndim == 2 else ids.shape[2]
         keys = self._visible.shape[-1]
+        # (batch, beams * chain, keys): what the parent of each token attends to
         ancestors = self._visible.gather(1, parents.unsqueeze(-1).expand(-1, -1, keys))
+        # (beams * chain, beams * chain): itself, and the tokens before it in its chain
         same_chain = torch.eye(beams, dtype=torch.bool, device=self._device)
         if chain > 1:
             ancestors = ancestors.repeat_interleave(chain, dim=1)
