@@ -210,13 +210,14 @@ def encode_example(
     if codes_only or is_sequence:
         targets &= tokens.is_code(ids)
     weight = example.get("weight", 1.0)
-    weights = np.full(len(ids), 1.0 if isinstance(weight, list) else weight, dtype=np.float32)
     if isinstance(weight, list):  # of each SID at its tokens and at text that follows it
         starts = np.flatnonzero(tokens.is_code(ids, 0)) - int(tokens.space.has_begin_end_tokens)
         if len(weight) != len(starts):
             raise DataError(f"an example has {len(weight)} weights and {len(starts)} SIDs")
         sid_of_token = np.searchsorted(starts, np.arange(len(ids)), side="right") - 1
         weights = np.array(weight, dtype=np.float32)[np.maximum(sid_of_token, 0)]
+    else:
+        weights = np.full(len(ids), weight, dtype=np.float32)
     return TokenizedExample(ids, targets, weights, is_sequence=is_sequence)
 
 

@@ -60,9 +60,9 @@ class EventLines:
         self._after = self._texts.add([f'{text}", "completion": "' for text in after])
         self._close = self._texts.add([f'{text}"' for text in close])
         self._before_characters = np.array([len(frame.before) for frame in frames])
-        literal = [(frame.before, frame.after, frame.close) for frame in frames]
-        n_tokens = [context.length([*map(template, texts), *context.ending]) for texts in literal]
-        self._frame_tokens = np.array(n_tokens)
+        literals = [map(template, (frame.before, frame.after, frame.close)) for frame in frames]
+        n_tokens = [context.length([*segments, *context.ending]) for segments in literals]
+        self._frame_tokens = np.array(n_tokens)  # (frames,) of an example without its items
         task, rows = context.task, events.used_rows
         separator = context.frames[0].separator
         self._separator = separator if task.history_source == "title" else ""
@@ -104,7 +104,7 @@ class EventLines:
     def answers(self, events: EventBlock) -> tuple[Numbers, Numbers]:
         """The events of a block that are answers: (answers,) their indexes, and the number of each
         among the block's events with a history."""
-        first_events = np.repeat(events.starts[:-1], events.sizes)
+        first_events = np.repeat(events.starts[:-1], events.sizes)  # (events,) of the same user
         targets = np.flatnonzero(first_events < np.arange(len(first_events)))
         numbers = np.arange(len(targets))
         if self._context.task.target == "sid":
@@ -115,24 +115,30 @@ class EventLines:
     def block(
         self, events: EventBlock, answers: Numbers, numbers: Numbers, n_copies: Numbers
     ) -> ExampleBlock:
-        """The examples of a block, with (answers,) numbers and copies."""
-        first_events = np.repeat(events.starts[:-1], events.sizes)
+        """The examples of a block: (answers,) the events, as `answers` has them, their numbers, and
+        how many copies there are of each."""
+        targets = np.repeat(answers, n_copies)  # (examples,) events
+        # the copies of an answer have the frames in turn; the first one follows from its number
         turns = consecutive(np.zeros_like(n_copies), n_copies)
-        targets = np.repeat(answers, n_copies)
         if not self._context.same_frame:
             turns += np.repeat(numbers, n_copies)
         frames = turns % len(self._context.frames)
-        # the tokens of the items before each event
-        before = np.cumsum(self._items.tokens[events.rows] + self._separator_tokens)
-        before = np.concatenate([[0], before])
+        # (events + 1,): the tokens of the items before each event, with a separator behind each
+        item_tokens = self._items.tokens[events.rows] + self._separator_tokens
+        tokens_before = np.concatenate([[0], np.cumsum(item_tokens)])
+        # the tokens of each example without its history
         fixed = self._frame_tokens[frames] + self._answers.tokens[events.rows[targets]]
+        first_events = np.repeat(events.starts[:-1], events.sizes)  # (events,) of the same user
         starts = np.maximum(first_events[targets], targets - self._context.history_length)
         if self._context.encoder is not None:
+            # no separator is behind the last item
             room = self._context.max_length - fixed + self._separator_tokens
-            starts = np.maximum(starts, np.searchsorted(before, before[targets] - room))
+            first_that_fits = np.searchsorted(tokens_before, tokens_before[targets] - room)
+            starts = np.maximum(starts, first_that_fits)
         if (starts >= targets).any():
             raise self._context.too_long()
-        lengths = fixed + before[targets] - before[starts] - self._separator_tokens
+        history_tokens = tokens_before[targets] - tokens_before[starts] - self._separator_tokens
+        lengths = fixed + history_tokens
         parts = self._parts(events, starts, targets, frames)
         lines = self._texts.joined(line_by_line(parts))
         return ExampleBlock(lines, lengths, events.count_held_out(starts, targets + 1))

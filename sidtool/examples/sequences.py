@@ -93,9 +93,10 @@ def sequence_windows(lengths: Numbers, history_length: int) -> Windows:
     first example has at least half of `history_length` before it."""
     size = history_length + 1
     stride = max(1, history_length // 2)
-    n_windows = (lengths > 0) + np.maximum(0, -((size - lengths) // stride))
+    # the first one, and one more for every `stride` items that are left, or fewer
+    n_windows = (lengths > 0) + np.maximum(0, -(-(lengths - size) // stride))
     owners = np.repeat(np.arange(len(lengths)), n_windows)
-    place = consecutive(np.zeros_like(n_windows), n_windows)
+    place = consecutive(np.zeros_like(n_windows), n_windows)  # among the windows of its history
     n_later = n_windows[owners] - 1 - place
     stops = lengths[owners] - stride * n_later
     is_first = place == 0

@@ -66,8 +66,8 @@ class Augmentation:
         are_adjacent = self.item_fields.fit(ids, spans)
         order, is_reversed = self._order(len(spans), rng)
         if are_adjacent and n_answers and order is not None:
-            sources, places = self.item_fields.in_order(len(ids), spans, order)
-            ids, targets, weights = ids[sources], targets[places], weights[sources]
+            sources, flag_sources = self.item_fields.in_order(len(ids), spans, order)
+            ids, targets, weights = ids[sources], targets[flag_sources], weights[sources]
             spans = item_spans(ids, tokens)
             example = example._replace(is_reversed=is_reversed)
         if n_history < 2:

@@ -31,10 +31,12 @@ class ItemFields:
         slots = prompt.item_slots
         if slots is None or not all(slot.as_token or slot.part == "sid" for slot in slots):
             return None
-        n_before = [slot.part for slot in slots].index("sid")
-        gap_before = tuple(slot.part == "gap" for slot in slots[:n_before])
+        parts = [slot.part for slot in slots]
+        n_before = parts.index("sid")
+        gap_before = tuple(part == "gap" for part in parts[:n_before])
+        n_after = len(parts) - n_before - 1
         ids = range(tokens.start, tokens.stop) if tokens else range(0)
-        return cls(gap_before, len(slots) - n_before - 1, ids)
+        return cls(gap_before, n_after, ids)
 
     @property
     def before(self) -> int:
@@ -42,8 +44,8 @@ class ItemFields:
         return len(self.gap_before)
 
     def fit(self, ids: NDArray[np.int32], spans: NDArray[np.int64]) -> bool:
-        """Whether (items, 2) `spans` are the SIDs of a sequence of such items: nothing but their
-        fields stands between two of them."""
+        """Whether (items, 2) `spans`, starts and stops, are the SIDs of a sequence of such items:
+        nothing but their fields stands between two of them."""
         if len(spans) < 2 or spans[0, 0] < self.before:
             return False
         n_between = self.before + self.after
@@ -51,41 +53,41 @@ class ItemFields:
         if (spans[1:, 0] - stops != n_between).any():
             return False
         between = ids[stops[:, None] + np.arange(n_between)]  # (items - 1, n_between)
-        first = ids[spans[0, 0] - self.before : spans[0, 0]]
-        others = np.concatenate([first, between.ravel()])
-        return bool(((others >= self.ids.start) & (others < self.ids.stop)).all())
+        before_first = ids[spans[0, 0] - self.before : spans[0, 0]]
+        field_ids = np.concatenate([before_first, between.ravel()])
+        return bool(((field_ids >= self.ids.start) & (field_ids < self.ids.stop)).all())
 
     def in_order(
         self, n_tokens: int, spans: NDArray[np.int64], order: NDArray[np.intp]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where the m tokens of an example come from when its items stand in another order: (m,)
-        int64 positions in the example of `n_tokens`, and (m,) int64 positions of what says whether
-        they are targets, since places are targets, not items.
+        int64 positions in the example of `n_tokens`; and (m,) int64 positions of the flags that say
+        whether each is a target. Those of SIDs stay: the last item is the answer, whichever it is.
 
         An item takes its fields along, but for a gap: it stays between the two items that it lies
         between, if these are neighbors in the new order, too. The item that was last has no field
         behind it, and the one that is last loses it."""
-        later = np.maximum(order, np.concatenate([[0], order[:-1]]))  # (items,)
-        later[0] = 0
-        before = [
-            spans[later if is_gap else order, 0] - self.before + column
-            for column, is_gap in enumerate(self.gap_before)
-        ]
         width = int(spans[0, 1] - spans[0, 0])
-        sids = [spans[order, 0] + column for column in range(width)]
-        after = [spans[order, 1] + column for column in range(self.after)]
-        sources = np.stack(before + sids + after, axis=1)  # (items, tokens per item)
-        places = sources.copy()
-        places[:, self.before : self.before + width] = spans[:, :1] + np.arange(width)
-        is_stored = np.ones(sources.shape, dtype=np.bool_)
+        starts = spans[:, :1] - self.before  # (items, 1): with the fields before
+        columns = np.arange(self.before + width + self.after)
+        sources = starts[order] + columns  # (items, tokens per item)
+        # the gap between two neighbors stands before the later one, also where they are reversed
+        gap_owners = np.maximum(order, np.concatenate([[0], order[:-1]]))  # (items,)
+        gap_owners[0] = 0
+        gaps = np.flatnonzero(self.gap_before)
+        sources[:, gaps] = starts[gap_owners] + gaps
+        flag_sources = sources.copy()
+        sid = slice(self.before, self.before + width)
+        flag_sources[:, sid] = starts + columns[sid]
+        exists = np.ones(sources.shape, dtype=np.bool_)
         if self.after:
-            is_stored[order == len(order) - 1, -self.after :] = False
-            is_stored[-1, -self.after :] = False
-        head = np.arange(spans[0, 0] - self.before)
+            exists[order == len(order) - 1, -self.after :] = False
+            exists[-1, -self.after :] = False
+        head = np.arange(starts[0, 0])
         tail = np.arange(spans[-1, 1], n_tokens)
         return (
-            np.concatenate([head, sources[is_stored], tail]),
-            np.concatenate([head, places[is_stored], tail]),
+            np.concatenate([head, sources[exists], tail]),
+            np.concatenate([head, flag_sources[exists], tail]),
         )
 
 

@@ -78,13 +78,14 @@ class Loss:
         width = batch.get("decoder_input_ids", batch["input_ids"]).shape[1]
         columns, arrays = token_columns(self.tokens, "cpu"), trie_arrays(self.trie, "cpu")
         for level, (indexes, _) in enumerate(self.parts(targets.ids)):
-            levels, codes = columns.locate(ids[indexes, -1 - level :])
+            # (targets, level + 1): the prefix of each target of the level, and the target
+            token_levels, codes = columns.locate(ids[indexes, -1 - level :])
             _, exists = arrays.descend(codes)
-            exists &= (levels == torch.arange(level + 1)).all(-1)
-            before = targets.positions[indexes[~exists]]
-            dropped = before // width, before % width + 1
-            counted["labels"][dropped] = IGNORED
-            counted["weights"][dropped] = 0
+            exists &= (token_levels == torch.arange(level + 1)).all(-1)
+            before = targets.positions[indexes[~exists]]  # in the flat batch
+            lines, places = before // width, before % width + 1
+            counted["labels"][lines, places] = IGNORED
+            counted["weights"][lines, places] = 0
         return counted
 
     def total(

@@ -133,25 +133,28 @@ class MemoryTeacher:
         settings = self._settings
         numbers = np.arange(len(is_item))
         gaps = np.abs(numbers[:, None] - numbers)
+        # (items, items): what the pair of two items counts; below the diagonal it is reversed
         counts = settings.distance ** np.maximum(gaps - 1.0, 0.0)
         counts[gaps > self._window] = 0
         counts[np.tril_indices_from(counts)] *= settings.reverse
-        products = np.outer(self._events[distinct], self._events[distinct])
+        event_products = np.outer(self._events[distinct], self._events[distinct])
         contributed: NDArray[np.float64] = is_item.T @ counts @ is_item
-        contributed /= products**settings.normalization + settings.shrinkage
+        contributed /= event_products**settings.normalization + settings.shrinkage
         np.fill_diagonal(contributed, 0)
         return contributed
 
     def _logits(self, scores: Any, answers: NDArray[np.int64], level: int) -> torch.Tensor:
-        """(n, columns) float32: logarithms of the sums of scores behind each code that follows the
-        answers' prefixes; where there are none, of the answer's code alone."""
+        """(n, columns) float32: logarithms of the sums of (n, leaves) CSR scores behind each code
+        that follows the answers' prefixes; where there are none, of the answer's code alone."""
+        # of each score in the CSR matrix: the row, and whether its leaf has the answer's prefix
         rows = np.repeat(np.arange(len(answers)), np.diff(scores.indptr))
         prefixes = self._codes[answers[rows], :level]
-        inside = scores.copy()
-        inside.data *= (self._codes[scores.indices, :level] == prefixes).all(1)
-        sums = (inside @ self._places[level]).toarray()
-        none = sums.sum(1) == 0
-        sums[none] = self._places[level][answers[none]].toarray()
+        has_prefix = (self._codes[scores.indices, :level] == prefixes).all(1)
+        below_prefix = scores.copy()
+        below_prefix.data *= has_prefix
+        sums = (below_prefix @ self._places[level]).toarray()  # (n, columns)
+        is_empty = sums.sum(1) == 0
+        sums[is_empty] = self._places[level][answers[is_empty]].toarray()
         return torch.from_numpy(np.log(sums + NO_MASS)).float()
 
 

@@ -93,16 +93,17 @@ class PartExamples(Sequence[TokenizedExample]):
         each shuffled. The order begins again at its end."""
         sizes = np.array(self._parts.sizes)
         order = np.random.default_rng([self._seed, epoch]).permutation(len(sizes))
-        stops = np.cumsum(sizes[order])
+        stops = np.cumsum(sizes[order])  # where the first part of the order stops, the second ...
         slices: list[Slice] = []
         done = 0
         while done < self.per_process:
-            place = (self._first + done) % int(stops[-1])
-            at = int(np.searchsorted(stops, place, side="right"))
-            begin = int(stops[at] - sizes[order[at]])
-            stop = min(int(stops[at]), place + self.per_process - done)
-            slices.append(Slice(done, int(order[at]), place - begin, stop - begin))
-            done += stop - place
+            first = (self._first + done) % int(stops[-1])
+            place = int(np.searchsorted(stops, first, side="right"))
+            part = int(order[place])
+            part_start = int(stops[place] - sizes[part])
+            stop = min(int(stops[place]), first + self.per_process - done)
+            slices.append(Slice(done, part, first - part_start, stop - part_start))
+            done += stop - first
         return slices
 
 
@@ -122,9 +123,10 @@ class PartOrder(Sampler[int]):
         return len(self._examples)
 
     def __iter__(self) -> Iterator[int]:
-        size, per_process = self._examples.batch_size, self._examples.per_process
-        first = self._epoch * len(self)
-        for start in range(0, per_process, size):
+        batch_size, per_process = self._examples.batch_size, self._examples.per_process
+        first_of_epoch = self._epoch * len(self)
+        for start in range(0, per_process, batch_size):
+            stop = min(start + batch_size, per_process)
             for rank in range(self._examples.processes):
-                batch = range(start, min(start + size, per_process))
-                yield from (first + rank * per_process + place for place in batch)
+                first_of_process = first_of_epoch + rank * per_process
+                yield from range(first_of_process + start, first_of_process + stop)
