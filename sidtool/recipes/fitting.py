@@ -113,10 +113,11 @@ class _Road:
     def do(self, step: Step) -> None:
         """Run a step unless it is done, and say which one it is."""
         self.done += 1
-        end = self.minutes * 60 if self.expected_end is None else self.expected_end
-        at_most = "at most" if self.expected_end is None else "about"
-        left = max(0.0, end - self.spent) / 60
-        self.notify(f"step {self.done} of {self.total}: {step.name}; {at_most} {left:.1f} min left")
+        end, qualifier = self.minutes * 60, "at most"
+        if self.expected_end is not None:
+            end, qualifier = self.expected_end, "about"
+        left = f"{qualifier} {max(0.0, end - self.spent) / 60:.1f} min left"
+        self.notify(f"step {self.done} of {self.total}: {step.name}; {left}")
         self.steps.do(step)
 
 

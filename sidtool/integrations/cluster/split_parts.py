@@ -132,13 +132,13 @@ def _grouped(
     """Group the rows of each file -> the parts that have some. Raises DataError without any."""
     grouped = folder.subfolder(GROUPED)
     reports = list(parts_in_order(partial(_open_grouping, plan, columns), urls, grouped, run))
-    rows = [GroupedRows.from_json(report.facts) for report in reports]
-    check_orders(source, list(zip(urls, rows, strict=True)))
+    by_file = [GroupedRows.from_json(report.facts) for report in reports]
+    check_orders(source, list(zip(urls, by_file, strict=True)))
     paths = tuple(Path(grouped.url) / report.name for report in reports)
-    totals = np.sum([file_rows.counts for file_rows in rows], axis=0).tolist()
-    if not any(totals):
+    part_rows = np.sum([file_rows.counts for file_rows in by_file], axis=0).tolist()
+    if not any(part_rows):
         raise DataError(f"{source} holds no events")
-    return [UserPart(part, total, paths) for part, total in enumerate(totals) if total]
+    return [UserPart(part, n_rows, paths) for part, n_rows in enumerate(part_rows) if n_rows]
 
 
 def _open_grouping(plan: PartPlan, columns: EventColumns) -> Work[str]:

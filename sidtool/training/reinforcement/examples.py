@@ -305,9 +305,10 @@ def find_items(
         raise DataError(f"{path} has an example whose codes are not in the order of the levels")
     first, stop = bundle.items.rows_at(tokens.codes(by_item))
     rows = np.where(first < stop, first, -1)
+    # the first active row from `first` on, which has another SID if it is not before `stop`
     places = np.searchsorted(bundle.active, first)
-    active = np.append(bundle.active, len(bundle.items))[places]
-    return rows, np.where(active < stop, active, -1)
+    next_active = np.append(bundle.active, len(bundle.items))[places]
+    return rows, np.where(next_active < stop, next_active, -1)
 
 
 def _items_of_list(
@@ -316,12 +317,15 @@ def _items_of_list(
     """The items of a list of m SIDs, given by the first active item of each: a SID that is there
     for the i-th time stands for the i-th of its active items, as in lists that a model writes. (m,)
     rows, and (m,) whether there is one."""
-    n_before = np.tril(first_active[:, None] == first_active, -1).sum(axis=1)
+    is_same_sid = first_active[:, None] == first_active  # (m, m)
+    n_before = np.tril(is_same_sid, -1).sum(axis=1)
+    # active items are ordered by SID: those of one SID stand behind its first
     places = np.searchsorted(bundle.active, first_active) + n_before
-    rows = bundle.active[np.minimum(places, len(bundle.active) - 1)]
+    is_inside = places < len(bundle.active)
+    rows = bundle.active[np.where(is_inside, places, -1)]
     codes = bundle.items.codes
     has_sid = (codes[rows] == codes[first_active]).all(axis=1)
-    return rows, has_sid & (places < len(bundle.active))
+    return rows, has_sid & is_inside
 
 
 def _codes_of(

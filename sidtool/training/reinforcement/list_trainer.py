@@ -61,6 +61,7 @@ class ListTrainer(GroupTrainer):
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         """A batch of pairs, made once per example and round, whose rewards are logged."""
+        # each example has `num_generations` rows, and its number in place of a prompt
         numbers = [int(row["prompt"]) for row in inputs[:: self.num_generations]]
         new = [number for number in dict.fromkeys(numbers) if number not in self.of_round]
         if new:

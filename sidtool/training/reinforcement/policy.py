@@ -132,7 +132,7 @@ class Policy:
             logits = flat_logits.float().view(n, -1, flat_logits.shape[-1])  # (n, C, columns)
             children, child_codes, valid = arrays.candidates(level, nodes)  # (n, C, fan-out)
             matches = valid & (child_codes == codes[..., level].unsqueeze(-1))
-            place = matches.int().argmax(-1, keepdim=True)  # (n, C, 1)
+            place = matches.int().argmax(-1, keepdim=True)  # (n, C, 1): of the child with the code
             if self.normalize == "trie":
                 places = columns.levels[level].places(child_codes)
                 competing = logits.gather(-1, places).masked_fill(~valid, -torch.inf)
@@ -163,13 +163,15 @@ class Policy:
         prompt_positions = (prompt_mask.cumsum(-1) - 1).clamp_min(0)  # (n, P)
         chain_positions = prompt_mask.sum(-1, keepdim=True) + depth
         positions = torch.cat([prompt_positions, chain_positions], dim=1)  # (n, T)
-        before = torch.ones(prompt_ids.shape[1], prompt_ids.shape[1], device=device).tril().bool()
+        width = prompt_ids.shape[1]
+        not_later = torch.ones(width, width, device=device).tril().bool()
         same_chain = (chain[:, None] == chain) & (depth[:, None] >= depth)
-        total = prompt_ids.shape[1] + chains * length
+        total = width + chains * length
+        # (n, T, T): the prompt attends to itself, chains to the prompt and each to itself
         visible = torch.zeros(n, total, total, dtype=torch.bool, device=device)
-        visible[:, : len(before), : len(before)] = before & prompt_mask[:, None, :]
-        visible[:, len(before) :, : len(before)] = prompt_mask[:, None, :]
-        visible[:, len(before) :, len(before) :] = same_chain
+        visible[:, :width, :width] = not_later & prompt_mask[:, None, :]
+        visible[:, width:, :width] = prompt_mask[:, None, :]
+        visible[:, width:, width:] = same_chain
         distances = positions[:, :, None] - positions[:, None, :]
         return {
             "input_ids": torch.cat([prompt_ids, chain_ids], dim=1),
@@ -178,17 +180,19 @@ class Policy:
         }
 
     def _parts(self, prompt_length: int, codes: torch.Tensor) -> list[Part]:
-        """The positions in the flattened batch, and the columns, of the logits of each level."""
+        """The positions in the flattened batch, and the columns, of the logits of each level: those
+        of the first one behind the prompt, those of others behind the code before."""
         n, chains, levels = codes.shape
         device = codes.device
-        total = prompt_length + chains * (levels - 1)
-        rows = torch.arange(n, device=device) * total
-        first = rows + prompt_length  # the first token of the first chain
+        length = levels - 1  # of a chain: nothing follows its last code
+        total = prompt_length + chains * length
+        first = torch.arange(n, device=device) * total + prompt_length  # token of the first chain
+        chain_starts = first[:, None] + torch.arange(chains, device=device) * length  # (n, C)
         level_columns = token_columns(self.tokens, device).levels
         parts: list[Part] = [(first - 1, level_columns[0].columns)]
         for level in range(1, levels):
-            offsets = torch.arange(chains, device=device) * (levels - 1) + level - 1
-            parts.append(((first[:, None] + offsets).flatten(), level_columns[level].columns))
+            positions = (chain_starts + level - 1).flatten()
+            parts.append((positions, level_columns[level].columns))
         return parts
 
     def list_log_probs(
