@@ -5,12 +5,13 @@ import glob
 import inspect
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import typer
+from rich.markup import escape
 from typer.core import TyperCommand
 
 from sidtool.base.artifact import describe
@@ -85,16 +86,16 @@ class Command(TyperCommand):
                 raise UsageError(f"{name} is empty")
         return rest
 
-    def describe(self) -> None:
-        """Give options of groups their help."""
+    def describe(self, spell: Callable[[str], str] = str) -> None:
+        """Give options of groups their help, as `spell` spells it."""
         texts = flag_meanings(self.callback) if self.callback is not None else {}
         for parameter in self.params:
             if parameter.name in texts:
-                parameter.help = texts[parameter.name]  # type: ignore[attr-defined]
+                parameter.help = spell(texts[parameter.name])  # type: ignore[attr-defined]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help."""
-        self.describe()
+        self.describe(escape)  # typer prints help as markup, where [minilm] is a style
         super().format_help(ctx, formatter)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:

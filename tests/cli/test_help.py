@@ -35,6 +35,15 @@ def test_the_help_fits_into_80_columns_with_nothing_cut_off(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_every_option_is_shown_whole(name: str) -> None:
+    shown = set(help_of(name).split())
+    command = GROUP.commands[name]  # type: ignore[attr-defined]
+    command.describe()
+    for parameter in command.params:
+        assert set((parameter.help or "").split()) <= shown, parameter.name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_the_example_of_a_command_parses(name: str) -> None:
     command = GROUP.commands[name]  # type: ignore[attr-defined]
     example = Text.from_markup(command.epilog).plain
