@@ -155,6 +155,7 @@ def _max_connections(wanted: int) -> int:
     if soft != resource.RLIM_INFINITY and soft < n_files:
         with suppress(ValueError):  # macOS has another limit besides
             resource.setrlimit(resource.RLIMIT_NOFILE, (n_files, hard))
+        n_files = min(n_files, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     # of fewer files than twice the spare ones, half are for connections
     return min(wanted, max(n_files - SPARE_FILES, n_files // 2))
 

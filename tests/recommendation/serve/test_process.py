@@ -2,6 +2,7 @@ import asyncio
 import io
 import json
 import os
+import resource
 import shlex
 import signal
 import socket
@@ -358,3 +359,26 @@ def test_the_folder_of_a_killed_service_is_removed_by_the_next(
             assert {path for path in tmp_path.iterdir() if path.is_dir()} == {running, other}
             assert other.stat().st_mode & 0o777 == 0o700
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "is_refused", "expected"),
+    [
+        (1024, 100_000, False, 3000),
+        (1024, 4096, False, 2048),  # half of what may be open
+        (1024, 100_000, True, 512),  # the limit stays what it was
+    ],
+)
+def test_connections_are_as_many_as_files_may_be_open(
+    soft: int, hard: int, is_refused: bool, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = [(soft, hard)]
+
+    def setrlimit(kind: int, pair: tuple[int, int]) -> None:
+        if is_refused:
+            raise ValueError("as macOS does beyond its own limit")
+        limits.append(pair)
+
+    monkeypatch.setattr(resource, "setrlimit", setrlimit)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: limits[-1])
+    assert process._max_connections(3000) == expected
