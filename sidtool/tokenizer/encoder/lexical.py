@@ -8,7 +8,7 @@ import hashlib
 import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -66,21 +66,21 @@ class LexicalEncoder:
         randomized with a fixed seed (Halko, Martinsson and Tropp 2011, algorithm 4.4). Raises
         DataError if no text has a letter or a number."""
         if len(texts) > MAX_FITTED:
-            rows = np.random.default_rng(0).choice(len(texts), MAX_FITTED, replace=False)
-            texts = [texts[row] for row in np.sort(rows).tolist()]
+            sample = np.random.default_rng(0).choice(len(texts), MAX_FITTED, replace=False)
+            texts = [texts[row] for row in np.sort(sample).tolist()]
         blocks = list(_feature_blocks(texts))
-        all_hashes = [kind.hashes for block in blocks for kind in block]
+        all_hashes = [kind.hashes for block in blocks for kind in block]  # words, n-grams
         if not any(map(len, all_hashes)):
             raise DataError("no text has a letter or a number: the lexical encoder needs words")
-        hashes, items = np.unique(np.concatenate(all_hashes), return_counts=True)
-        least = 2 if len(texts) > DIM and items.max() > 1 else 1
-        frequent = np.flatnonzero(items >= least)
-        most = np.argsort(-items[frequent], kind="stable")[:MAX_FEATURES]
-        rows = np.sort(frequent[most])
-        idf = np.log((1 + len(texts)) / (1 + items[rows])) + 1
-        unfitted = cls(hashes[rows], idf.astype(np.float32), np.empty((len(rows), 0), np.float16))
+        hashes, n_items = np.unique(np.concatenate(all_hashes), return_counts=True)
+        min_items = 2 if len(texts) > DIM and n_items.max() > 1 else 1
+        candidates = np.flatnonzero(n_items >= min_items)
+        by_n_items = np.argsort(-n_items[candidates], kind="stable")
+        features = np.sort(candidates[by_n_items[:MAX_FEATURES]])
+        idf = (np.log((1 + len(texts)) / (1 + n_items[features])) + 1).astype(np.float32)
+        unfitted = cls(hashes[features], idf, np.empty((len(features), 0), np.float16))
         components = _right_singular_vectors(unfitted._matrix(blocks), DIM)
-        return cls(unfitted.feature_hash, unfitted.idf, components.astype(np.float16))
+        return replace(unfitted, components=components.astype(np.float16))
 
     @property
     def dim(self) -> int:
@@ -178,7 +178,7 @@ class _Features:
 
     @classmethod
     def of(cls, n_texts: int, texts: Any, hashes: Any) -> "_Features":
-        """Count equal hashes of one text."""
+        """Mix the polynomial hashes, and count equal ones of one text."""
         hashes = (hashes ^ (hashes >> np.uint64(32))) * _MULTIPLIER
         order = np.lexsort((hashes, texts))
         texts, hashes = texts[order], hashes[order]
@@ -230,17 +230,19 @@ def _feature_blocks(texts: Sequence[str]) -> Iterator[tuple[_Features, _Features
 
 
 def _words(n_texts: int, letters: NDArray[np.uint32], letter_texts: NDArray[np.int64]) -> _Features:
+    """The words. Their hashes are those of words with a "#" in front, unlike any n-gram's."""
     is_space = letters == _SPACE
     starts = np.flatnonzero(is_space[:-1] & ~is_space[1:]) + 1
     stops = np.flatnonzero(~is_space[:-1] & is_space[1:]) + 1
-    inside = np.flatnonzero(~is_space)
-    if not len(starts):
-        return _Features.of(n_texts, letter_texts[:0], np.empty(0, dtype=np.uint64))
-    places = inside - np.repeat(starts, stops - starts)  # of each letter in its word
-    powers = np.cumprod(np.full(int(places.max()) + 2, _MULTIPLIER, dtype=np.uint64))
-    terms = (letters[inside].astype(np.uint64) + np.uint64(1)) * powers[places + 1]
-    firsts = np.concatenate([[0], np.cumsum(stops - starts)[:-1]])
-    hashes = np.add.reduceat(terms, firsts) + powers[:1] * _WORD_MARK
+    lengths = stops - starts
+    word_letters = letters[~is_space]
+    firsts = np.cumsum(lengths) - lengths  # of each word in `word_letters`
+    positions = np.arange(len(word_letters)) - np.repeat(firsts, lengths)  # within the word
+    longest = int(lengths.max(initial=0))
+    powers = np.cumprod(np.full(1 + longest, _MULTIPLIER, dtype=np.uint64))  # M, M^2, M^3 ...
+    terms = (word_letters.astype(np.uint64) + np.uint64(1)) * powers[1 + positions]
+    # powers[:1] is an array: the product of two scalars warns of overflow
+    hashes = np.add.reduceat(terms, firsts) + _WORD_MARK * powers[:1]
     return _Features.of(n_texts, letter_texts[starts], hashes)
 
 
@@ -250,19 +252,21 @@ def _n_grams(
     """Three characters without a space in the middle, and two of a script without spaces."""
     is_space = letters == _SPACE
     is_unspaced = letters >= _FIRST_WITHOUT_SPACES
-    powers = np.cumprod(np.full(3, _MULTIPLIER, dtype=np.uint64))
-    terms = [(letters.astype(np.uint64) + np.uint64(1)) * power for power in powers]
-    threes = np.flatnonzero(~is_space[1:-1])
-    twos = np.flatnonzero(is_unspaced[:-1] & is_unspaced[1:])
-    hash_of_two = terms[0][:-1] + terms[1][1:]
-    hashes = np.concatenate([hash_of_two[threes] + terms[2][threes + 2], hash_of_two[twos]])
-    return _Features.of(n_texts, letter_texts[np.concatenate([threes, twos])], hashes)
+    powers = np.cumprod(np.full(3, _MULTIPLIER, dtype=np.uint64))  # M, M^2, M^3
+    values = letters.astype(np.uint64) + np.uint64(1)
+    first, second, third = (values * power for power in powers)  # terms of each place in an n-gram
+    pair_hashes = first[:-1] + second[1:]
+    triples = np.flatnonzero(~is_space[1:-1])  # their first letters
+    pairs = np.flatnonzero(is_unspaced[:-1] & is_unspaced[1:])
+    triple_hashes = pair_hashes[triples] + third[triples + 2]
+    hashes = np.concatenate([triple_hashes, pair_hashes[pairs]])
+    return _Features.of(n_texts, letter_texts[np.concatenate([triples, pairs])], hashes)
 
 
-def _right_singular_vectors(matrix: Any, most: int) -> Vectors:
-    """(n, F) CSR -> (F, k) of the k <= `most` largest singular values that are not rounding
+def _right_singular_vectors(matrix: Any, n_components: int) -> Vectors:
+    """(n, F) CSR -> (F, k) of the k <= `n_components` largest singular values that are not rounding
     errors, largest first."""
-    width = min(most + _OVERSAMPLING, *matrix.shape)
+    width = min(n_components + _OVERSAMPLING, *matrix.shape)
     start = np.random.default_rng(0).standard_normal((matrix.shape[1], width), dtype=np.float32)
     basis = matrix @ start
     for _ in range(_ITERATIONS):
@@ -270,8 +274,11 @@ def _right_singular_vectors(matrix: Any, most: int) -> Vectors:
         basis = matrix @ (matrix.T @ orthogonal)
     basis, _ = np.linalg.qr(basis)  # (n, width)
     reduced = (matrix.T @ basis).astype(np.float64)  # (F, width)
-    values, vectors = np.linalg.eigh(reduced.T @ reduced)
-    order = np.argsort(-values, kind="stable")[:most]
-    order = order[values[order] > _MIN_SHARE**2 * values.max(initial=0)]
-    components = fix_signs(reduced @ (vectors[:, order] / np.sqrt(values[order])))
-    return components.astype(np.float32)
+    # the eigenvalues are the squares of the singular values
+    eigenvalues, eigenvectors = np.linalg.eigh(reduced.T @ reduced)
+    largest = np.argsort(-eigenvalues, kind="stable")[:n_components]
+    least = _MIN_SHARE**2 * eigenvalues.max(initial=0)
+    largest = largest[eigenvalues[largest] > least]
+    singular_values = np.sqrt(eigenvalues[largest])
+    components = reduced @ (eigenvectors[:, largest] / singular_values)  # (F, k), of length 1
+    return fix_signs(components).astype(np.float32)
