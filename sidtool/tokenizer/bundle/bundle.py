@@ -280,9 +280,10 @@ class Bundle(StoredBundle):
         codes = np.array([self.space.parse(sid) for sid in sids], dtype=np.uint16)
         codes = codes.reshape(-1, self.space.levels)
         items = self.items_for(len(codes))
+        first_rows, stop_rows = items.rows_at(codes)
         return [
             [items.ids[row] for row in range(first, stop) if not items.retired[row]]
-            for first, stop in zip(*map(np.ndarray.tolist, items.rows_at(codes)), strict=True)
+            for first, stop in zip(first_rows.tolist(), stop_rows.tolist(), strict=True)
         ]
 
     def to_arrow(self) -> Any:

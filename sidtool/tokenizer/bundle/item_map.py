@@ -134,17 +134,17 @@ class IdIndex:
     def rows_of(self, hashes: NDArray[np.uint64]) -> list[list[int]]:
         """The rows of the ids with each of (m,) hashes: several if hashes collide."""
         if self.firsts is None:
-            starts = np.searchsorted(self.hashes, hashes, side="left").tolist()
-            stops = np.searchsorted(self.hashes, hashes, side="right").tolist()
-            return [self.rows[a:b].tolist() for a, b in zip(starts, stops, strict=True)]
+            starts, stops = (np.searchsorted(self.hashes, hashes, side) for side in SIDES)
+            bounds = zip(starts.tolist(), stops.tolist(), strict=True)
+            return [self.rows[start:stop].tolist() for start, stop in bounds]
         rows = []
         # equal hashes may begin in the block before the first one that begins with them
-        low = np.maximum(np.searchsorted(self.firsts, hashes, side="left") - 1, 0) * BLOCK
-        high = np.searchsorted(self.firsts, hashes, side="right") * BLOCK
-        for value, first, end in zip(hashes, low.tolist(), high.tolist(), strict=True):
-            block = self.hashes[first:end]
-            start, stop = (int(np.searchsorted(block, value, side)) for side in SIDES)
-            rows.append(self.rows[first + start : first + stop].tolist())
+        starts = np.maximum(np.searchsorted(self.firsts, hashes, side="left") - 1, 0) * BLOCK
+        stops = np.searchsorted(self.firsts, hashes, side="right") * BLOCK
+        for value, start, stop in zip(hashes, starts.tolist(), stops.tolist(), strict=True):
+            block = self.hashes[start:stop]
+            first, last = (start + int(np.searchsorted(block, value, side)) for side in SIDES)
+            rows.append(self.rows[first:last].tolist())
         return rows
 
 

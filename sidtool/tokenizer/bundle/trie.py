@@ -122,8 +122,9 @@ class Trie:
         nodes = np.empty((len(leaves), self.levels), dtype=np.int64)
         nodes[:, -1] = leaves
         for level in reversed(range(1, self.levels)):
-            children = nodes[:, level]
-            nodes[:, level - 1] = np.searchsorted(self.children[level], children, side="right") - 1
+            # the parent of a node is the last one whose children start at it or before
+            first_children = self.children[level]
+            nodes[:, level - 1] = np.searchsorted(first_children, nodes[:, level], side="right") - 1
         return nodes
 
     def leaf_positions(self, leaf: int) -> SidPositions:

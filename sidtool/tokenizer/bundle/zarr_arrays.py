@@ -199,13 +199,12 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
         layout = self.layout(name)
         rows = (0, layout.shape[0])
         ranges = layout.byte_ranges(name, rows)
-        chunks = self._read(name, [(key, 0, layout.chunk_bytes) for key, _, _ in ranges])
-        pieces = [
-            (byte_range, data[: byte_range[2]])
-            for byte_range, data in zip(ranges, chunks, strict=True)
-        ]
-        array = _assemble(name, layout, rows, pieces)
-        self._check_digests({key: data for (key, _, _), data in zip(ranges, chunks, strict=True)})
+        keys = [key for key, _, _ in ranges]
+        # read whole for the digests, also what fills up the last one
+        chunks = self._read(name, [(key, 0, layout.chunk_bytes) for key in keys])
+        stored_rows = [data[:end] for (_, _, end), data in zip(ranges, chunks, strict=True)]
+        array = _assemble(name, layout, rows, zip(ranges, stored_rows, strict=True))
+        self._check_digests(dict(zip(keys, chunks, strict=True)))
         return array
 
     def __contains__(self, name: object) -> bool:
@@ -298,7 +297,7 @@ class ArrayInParts:
             start = rows.start // self.ROWS * self.ROWS
             stop = min(max(rows.stop, start + self.ROWS), len(self))
             block = self._arrays.part(self._name, (start, max(start, stop)))
-            if len(block) <= 4 * self.ROWS:
+            if len(block) <= 4 * self.ROWS:  # a larger one is not worth its memory
                 self._last = start, block
         part = block[rows.start - start : rows.stop - start]
         return part if isinstance(key, slice) else part[0]
@@ -307,6 +306,7 @@ class ArrayInParts:
 def _assemble(
     name: str, layout: Layout, rows: RowRange, pieces: Iterable[tuple[ByteRange, bytes]]
 ) -> NDArray[Any]:
+    """The rows, from the bytes that were read for each range."""
     parts = []
     for (_, start, end), data in pieces:
         missing = end - start - len(data)
