@@ -99,7 +99,9 @@ class VectorSource:
     @property
     def spans(self) -> list[tuple[int, int]]:
         """Start and stop of the stored rows that each step of a pass reads."""
-        size = max(min(BLOCK, self.limit) // MIN_ROWS * MIN_ROWS, min(MIN_ROWS, self.limit))
+        size = min(BLOCK, self.limit)
+        if size > MIN_ROWS:
+            size -= size % MIN_ROWS
         if self.chunk:
             whole_chunks = -(-size // self.chunk) * self.chunk  # rounded up
             size = max(min(whole_chunks, self.limit), 1)
@@ -123,19 +125,22 @@ class VectorSource:
 
     def take(self, rows: NDArray[np.integer[Any]]) -> Vectors:
         """(m,) indices of vectors -> (m, dim) float32 in that order."""
-        at = rows if self.stored_rows is None else self.stored_rows[rows]
-        order = np.argsort(at, kind="stable")
-        at = at[order]  # ascending, so that a file is read forwards
+        stored_rows = rows if self.stored_rows is None else self.stored_rows[rows]
+        order = np.argsort(stored_rows, kind="stable")
+        ascending = stored_rows[order]  # so that a file is read forwards
         vectors = np.empty((len(rows), self.shape[1]), dtype=np.float32)
         if not self.chunk:
-            for first in range(0, len(at), GATHERED):
-                vectors[order[first : first + GATHERED]] = self.stored[at[first : first + GATHERED]]
+            for first in range(0, len(ascending), GATHERED):
+                places = slice(first, first + GATHERED)
+                vectors[order[places]] = self.stored[ascending[places]]
         else:
-            bounds = [np.searchsorted(at, span) for span in self.spans]
-            needed = [number for number, (first, last) in enumerate(bounds) if first < last]
-            parts = [(self.spans[number], at[slice(*bounds[number])]) for number in needed]
+            spans = self.spans
+            places_of_spans = [slice(*np.searchsorted(ascending, span)) for span in spans]
+            needed = [n for n, places in enumerate(places_of_spans) if places.start < places.stop]
+            parts = [(spans[n], ascending[places_of_spans[n]]) for n in needed]
             for index, part in self.run(partial(_open_gathering, self.stored), parts):
-                vectors[order[slice(*bounds[needed[index]])]] = part
+                places = places_of_spans[needed[index]]
+                vectors[order[places]] = part
         self._check(rows, vectors)
         return vectors
 
@@ -158,12 +163,11 @@ class VectorSource:
 
     @cached_property
     def _vector_of_row(self) -> NDArray[Any]:
-        """(stored rows,) the index of the vector in each row, -1 for a row that is not used."""
+        """(stored rows,) the index of the vector in each row, -1 for a row that is not used. Only
+        for a source with `stored_rows`."""
         dtype = np.int32 if len(self) < 1 << 31 else np.int64
         indexes: NDArray[Any] = np.full(self.stored.shape[0], -1, dtype=dtype)
-        indexes[slice(None) if self.stored_rows is None else self.stored_rows] = np.arange(
-            len(self)
-        )
+        indexes[self.stored_rows] = np.arange(len(self))
         return indexes
 
     def _check(self, rows: NDArray[Any], vectors: Vectors) -> None:
