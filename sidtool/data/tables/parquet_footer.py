@@ -18,6 +18,13 @@ DELTA_BYTE_ARRAY = 7
 """The encoding in which a text repeats the beginning of the one before it."""
 _COLUMN = (4, 1, 3)
 """FileMetaData.row_groups, RowGroup.columns, ColumnChunk.meta_data."""
+_N_VALUES, _STORED_SIZE, _DATA_OFFSET, _DICTIONARY_OFFSET = (5,), (7,), (9,), (11,)
+"""Fields of ColumnMetaData."""
+_PAGE_TYPE, _PAGE_SIZE, _STORED_PAGE_SIZE = (1,), (2,), (3,)
+"""Fields of PageHeader."""
+_DICTIONARY = 2
+_VALUES_AND_ENCODING = {0: ((5, 1), (5, 2)), _DICTIONARY: ((7, 1), (7, 2)), 3: ((8, 1), (8, 4))}
+"""Type of a page (3: data of version 2) -> fields of the PageHeader's header of this type."""
 _TRUE, _FALSE, _BYTE = 1, 2, 3
 _I32, _I64, _DOUBLE, _BINARY = 5, 6, 7, 8
 _LIST, _SET, _MAP, _STRUCT = 9, 10, 11, 12
@@ -59,30 +66,32 @@ def column_chunks(path: Path) -> list[Chunk]:
     except IndexError as error:
         raise ValueError("its footer ends early") from error
     try:
-        return [
-            Chunk(chunk[(5,)], min(chunk[(9,)], chunk.get((11,)) or chunk[(9,)]), chunk[(7,)])
-            for chunk in footer.structs
-        ]
+        chunks = []
+        for column in footer.structs:
+            data_offset = column[_DATA_OFFSET]
+            first = min(data_offset, column.get(_DICTIONARY_OFFSET) or data_offset)
+            chunks.append(Chunk(column[_N_VALUES], first, column[_STORED_SIZE]))
     except KeyError as error:
         raise ValueError("a column of its footer has no number of values") from error
+    return chunks
 
 
 def read_pages(stream: BinaryIO, chunk: Chunk) -> Iterator[Page]:
     """The pages of a chunk in their order, as pyarrow reads them. Raises ValueError for a malformed
     header."""
     position = chunk.first
-    values = 0
-    while values < chunk.values and position < chunk.first + chunk.size:
-        header, length = _page_header(stream, position)
-        size, stored = header.get((2,), -1), header.get((3,), -1)
-        # of a data page, of one of version 2, or of a dictionary
-        place, encoding = {0: (5, 2), 3: (8, 4), 2: (7, 2)}.get(header.get((1,), -1), (0, 0))
-        page = Page(header.get((place, 1), 0), size, place == 7, header.get((place, encoding), 0))
-        if min(size, stored, page.values, position) < 0:
+    n_values = 0
+    while n_values < chunk.values and position < chunk.first + chunk.size:
+        header, header_size = _page_header(stream, position)
+        page_type = header.get(_PAGE_TYPE, -1)
+        values, encoding = _VALUES_AND_ENCODING.get(page_type, ((), ()))
+        size, stored_size = header.get(_PAGE_SIZE, -1), header.get(_STORED_PAGE_SIZE, -1)
+        page = Page(header.get(values, 0), size, page_type == _DICTIONARY, header.get(encoding, 0))
+        if min(size, stored_size, page.values, position) < 0:
             raise ValueError(f"a page header at byte {position} has a size below zero")
         yield page
-        values += 0 if page.is_dictionary else page.values
-        position += length + stored
+        n_values += 0 if page.is_dictionary else page.values
+        position += header_size + stored_size
 
 
 def _page_header(stream: BinaryIO, position: int) -> tuple[dict[tuple[int, ...], int], int]:
