@@ -76,7 +76,6 @@ def delimited_batches(
     Raises DataError, with the line, for a malformed row."""
     import pyarrow as pa
 
-    has_header = available is None
     place_by_name = {name: place for place, name in enumerate(available or header(path, kind))}
     places = {name: place_by_name[name] for name in names}
     quotes = "none" if kind in RECBOLE else _quotes(path, delimiter(path, kind))
@@ -89,7 +88,8 @@ def delimited_batches(
             return
         except pa.ArrowInvalid:
             pass  # Python's parser names the line, and reads rows of any length
-    columns = _read_strictly(path, kind, places, None if has_header else len(place_by_name))
+    width = None if available is None else len(place_by_name)
+    columns = _read_strictly(path, kind, places, width)
     yield {name: column.slice(done) for name, column in columns.items()}
 
 
@@ -102,9 +102,7 @@ def _fast_batches(
 
     cells = available or _first_row(path, kind)
     used = [cells[place] for place in places.values()]
-    read_options = arrow_csv.ReadOptions(
-        block_size=BLOCK_BYTES, encoding="utf-8", column_names=available
-    )
+    read_options = arrow_csv.ReadOptions(block_size=BLOCK_BYTES, column_names=available)
     parse_options = arrow_csv.ParseOptions(
         delimiter=delimiter(path, kind),
         quote_char='"' if has_quotes else False,
@@ -135,8 +133,8 @@ def _quotes(path: Path, delimiter: str) -> Literal["none", "usual", "unusual"]:
     splits_line = False
 
     def quoted_blocks() -> Iterator[tuple[bytes, int]]:
-        """The blocks with quotes, each behind the last byte before it, and whether a quote is open
-        there."""
+        """The blocks with quotes, each behind the last byte before it, and 1 if a quote is open
+        before that byte, else 0."""
         nonlocal n_quotes, size, splits_line
         last = b"\n"
         with open_file(path, skip_mark=False) as stream:
@@ -146,29 +144,31 @@ def _quotes(path: Path, delimiter: str) -> Literal["none", "usual", "unusual"]:
                     block = block.removeprefix(BOM_UTF8)
                 n_in_block = block.count(b'"')
                 if n_in_block or last == b'"':
-                    yield last + block, (n_quotes - (last == b'"')) % 2
+                    n_before_last = n_quotes - (last == b'"')
+                    yield last + block, n_before_last % 2
                 n_quotes += n_in_block
                 last = block[-1:]
                 # pyarrow drops a line feed at the start of its next block
                 splits_line |= n_quotes % 2 == 1 and last == b"\r" and size % BLOCK_BYTES == 0
 
-    is_usual = partial(_are_usual, is_border)
-    blocks = in_threads(is_usual, quoted_blocks(), arrow_thread_count())
-    if not all(blocks) or splits_line or n_quotes % 2:
+    are_usual = in_threads(partial(_are_usual, is_border), quoted_blocks(), arrow_thread_count())
+    if not all(are_usual) or splits_line or n_quotes % 2:
         return "unusual"
     return "usual" if n_quotes else "none"
 
 
 def _are_usual(is_border: NDArray[np.bool_], block: tuple[bytes, int]) -> bool:
-    """Whether the quotes of bytes stand where they may; the first byte is only a neighbor of the
-    second one, unless it is a quote that lacked its own."""
-    values, is_open = np.frombuffer(block[0], dtype=np.uint8), block[1]
-    places = np.flatnonzero(values == QUOTE)
-    opening = places[is_open::2]
+    """Whether a border stands before each quote that opens and behind each that closes. `block` has
+    bytes, and 1 if a quote is open before them, else 0. A neighbor outside of them is not checked:
+    it stands beside the quote in another block, or the file ends."""
+    data, is_open = block
+    values = np.frombuffer(data, dtype=np.uint8)
+    quotes = np.flatnonzero(values == QUOTE)
+    opening = quotes[is_open::2]
+    closing = quotes[1 - is_open :: 2]
     before = values[opening[opening > 0] - 1]
-    closing_quotes = places[1 - is_open :: 2]
-    after = values[closing_quotes[closing_quotes + 1 < len(values)] + 1]
-    return bool(is_border[before].all() and is_border[after].all())
+    behind = values[closing[closing < len(values) - 1] + 1]
+    return bool(is_border[before].all() and is_border[behind].all())
 
 
 def _read_strictly(
@@ -186,10 +186,9 @@ def _read_strictly(
         for line, cells in rows:
             if not cells:  # a blank line
                 continue
-            if len(cells) != width and has_header:
-                raise DataError(f"{path}, line {line}: {len(cells)} cells, the header has {width}")
             if len(cells) != width:
-                raise DataError(f"{path}, line {line}: {len(cells)} cells, other rows have {width}")
+                expected = f"the header has {width}" if has_header else f"other rows have {width}"
+                raise DataError(f"{path}, line {line}: {len(cells)} cells, {expected}")
             for name, place in places.items():
                 columns[name].append(_unicode(path, line, cells[place]))
     return {
