@@ -79,8 +79,9 @@ class Interactions:
         columns = (self.users.codes, self.items.codes, self.order)
         count = 0
         for start in range(0, len(self), DIGEST_VALUES):
-            parts = [column[start : start + DIGEST_VALUES + 1] for column in columns]
-            count += int(np.all([part[1:] == part[:-1] for part in parts], axis=0).sum())
+            # and the first event of the next block, which may repeat the last one of this
+            blocks = [column[start : start + DIGEST_VALUES + 1] for column in columns]
+            count += int(np.all([block[1:] == block[:-1] for block in blocks], axis=0).sum())
         return count
 
 

@@ -101,8 +101,11 @@ def known_spellings(known_ids: Iterable[str], unknown_ids: Iterable[str]) -> dic
     ids_by_plain_id: dict[str, set[str]] = {}
     for item in known_ids if unknown_ids else ():
         ids_by_plain_id.setdefault(plain_id(item), set()).add(item)
-    pairs = {item: ids_by_plain_id.get(plain_id(item), set()) for item in unknown_ids}
-    spellings = {item: next(iter(ids)) for item, ids in pairs.items() if len(ids) == 1}
+    spellings = {}
+    for item in unknown_ids:
+        matches = ids_by_plain_id.get(plain_id(item), set())
+        if len(matches) == 1:
+            (spellings[item],) = matches
     return spellings if len(spellings) >= MIN_ALIKE_SHARE * len(unknown_ids) else {}
 
 

@@ -317,9 +317,9 @@ class _ParquetColumn:
         import pyarrow.compute as pc
 
         lengths = pc.unique(pc.list_value_length(column)).to_pylist()
-        if len(lengths) != 1 or not lengths[0] or lengths[0] != (self._dim or lengths[0]):
-            several = [*([self._dim] if self._dim else []), *lengths][:5]
-            spelled = ", ".join(map(str, several))
+        all_lengths = [self._dim, *lengths] if self._dim else lengths  # of earlier blocks, too
+        if not lengths or not all(lengths) or len(set(all_lengths)) > 1:
+            spelled = ", ".join(map(str, all_lengths[:5]))
             raise DataError(f"{self._path}: vectors have different lengths: {spelled}")
         flat: NDArray[Any] = pc.list_flatten(column).to_numpy(zero_copy_only=False)
         return flat.reshape(-1, lengths[0])  # (n * dim,) -> (n, dim)

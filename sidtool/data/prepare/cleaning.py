@@ -105,19 +105,21 @@ def _check_loss(events: EventTable, dropped: Mapping[str, int]) -> None:
 def clean_catalog(catalog: CatalogTable) -> tuple[CatalogTable, dict[str, int], int]:
     """The catalog with one row per id, rows left out by reason, and ids that were respelled."""
     ids = tuple(map(normal_form, catalog.ids))
-    best: dict[str, int] = {}
+    has_title = [bool(title.strip()) for title in catalog.titles]
+    row_by_id: dict[str, int] = {}
     for row, item in enumerate(ids):
-        title = catalog.titles[row].strip()
-        if item and (item not in best or (title and not catalog.titles[best[item]].strip())):
-            best[item] = row
-    rows = sorted(best.values())
+        earlier = row_by_id.get(item)
+        if item and (earlier is None or (has_title[row] and not has_title[earlier])):
+            row_by_id[item] = row
+    rows = sorted(row_by_id.values())
     empty = ids.count("")
     dropped = Counter(empty_item_id=empty, duplicate_item_id=len(ids) - empty - len(rows))
     respelled = sum(ids[row] != catalog.ids[row] for row in rows)
     cells = {**catalog.cells, catalog.columns.id: ids}
     cells = _renamed(catalog.path, cells, catalog.usual_names, rows)
     columns = replace(ITEM_COLUMNS, title="title" if "title" in cells else None)
-    return CatalogTable(catalog.path, columns, cells), dict(+dropped), respelled
+    counts = dict(+dropped)  # without reasons that no row has
+    return CatalogTable(catalog.path, columns, cells), counts, respelled
 
 
 class CleanedEvents(NamedTuple):

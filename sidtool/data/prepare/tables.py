@@ -258,10 +258,12 @@ def _are_times(cells: Sequence[str]) -> bool:
 def _user(cells: CellsByName, names: Sequence[str], items: Sequence[str] | None) -> str | None:
     """The column with the most values of those that most rows repeat; what an item determines, like
     its title, is no user."""
-    distinct = {}
+    n_values_by_name = {}
     for name in names:
-        n_values = len(set(cells[name]))
-        is_of_item = items and len(set(zip(items, cells[name], strict=True))) == len(set(items))
-        if n_values <= MIN_SHARE * len(cells[name]) and (n_values == 1 or not is_of_item):
-            distinct[name] = n_values
-    return max(distinct, key=lambda name: distinct[name], default=None)
+        values = cells[name]
+        n_values = len(set(values))
+        # each item has one value
+        is_of_item = items and len(set(zip(items, values, strict=True))) == len(set(items))
+        if n_values <= MIN_SHARE * len(values) and (n_values == 1 or not is_of_item):
+            n_values_by_name[name] = n_values
+    return max(n_values_by_name, key=lambda name: n_values_by_name[name], default=None)
