@@ -4,7 +4,8 @@ Memory grows with the pairs that occur, not with the square of the number of ite
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,10 +124,10 @@ class ItemSequences(Sequence[NDArray[np.integer[Any]]]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             start, stop, _ = index.indices(len(self))
-            offsets = self.offsets[start : max(start, stop) + 1]
+            offsets = self.offsets[start : max(start, stop) + 1]  # one more than users
             return ItemSequences(self.items[offsets[0] : offsets[-1]], offsets - offsets[0])
-        place = range(len(self))[index]
-        return self.items[self.offsets[place] : self.offsets[place + 1]]
+        user = range(len(self))[index]  # also of an index from the end
+        return self.items[self.offsets[user] : self.offsets[user + 1]]
 
 
 def _offsets(lengths: Any) -> NDArray[np.int64]:
@@ -175,41 +176,45 @@ def count_blocks(
     events, whose sums cannot overflow. Only a matrix that is the only one may be empty."""
     from scipy import sparse
 
-    def count(block: tuple[NDArray[np.integer[Any]], NDArray[np.int64], int]) -> Any:
-        return _count_block(*block, n_items, decay)
-
+    count = partial(_count_block, n_items=n_items, decay=decay)
     blocks = _event_blocks(sequences, window, limit)
     matrices = (counts for counts in in_threads(count, blocks, threads) if counts.nnz)
     yield next(matrices, sparse.csr_matrix((n_items, n_items), dtype=np.int64))
     yield from matrices
 
 
+class _EventBlock(NamedTuple):
+    """e consecutive events, each of which makes a pair with each later one of its user within the
+    window."""
+
+    items: NDArray[np.integer[Any]]
+    """of these events and of others before and behind them"""
+    n_later: NDArray[np.int64]
+    """(e,): the pairs of each event"""
+    first: int
+    """the place of the first of the events in `items`"""
+
+
 def _event_blocks(
     sequences: Sequence[NDArray[np.integer[Any]]], window: int, limit: int
-) -> Iterator[tuple[NDArray[np.integer[Any]], NDArray[np.int64], int]]:
-    """Consecutive events with about `limit` pairs with later ones: items, the number of later
-    events of each that are within the window, and the place of the first one among the items."""
+) -> Iterator[_EventBlock]:
+    """All events, in blocks of about `limit` pairs."""
     joined = ItemSequences.of(sequences)
     for first_user, last_user in ranges(joined.lengths, BLOCK_EVENTS):
         users = joined[first_user:last_user]
-        ends = np.repeat(users.offsets[1:], users.lengths)
-        # (events,): later events of the user within the window
+        ends = np.repeat(users.offsets[1:], users.lengths)  # (events,): where its user's events end
         n_later = np.minimum(ends - np.arange(1, len(ends) + 1), window)
-        most = int(LARGEST * UNIT) - int(n_later.max(initial=0))  # a range may be one event larger
-        for start, stop in ranges(n_later, min(limit, most)):
-            yield users.items, n_later[start:stop], start
+        # each pair weighs at most 1 / UNIT; a range may be one event larger
+        max_pairs = int(LARGEST * UNIT) - int(n_later.max(initial=0))
+        for start, stop in ranges(n_later, min(limit, max_pairs)):
+            yield _EventBlock(users.items, n_later[start:stop], start)
 
 
-def _count_block(
-    items: NDArray[np.integer[Any]],
-    n_later: NDArray[np.int64],
-    first: int,
-    n_items: int,
-    decay: float,
-) -> Any:
-    """As `count_pairs`, of the pairs whose earlier event is one of some consecutive events."""
+def _count_block(block: _EventBlock, n_items: int, decay: float) -> Any:
+    """As `count_pairs`, of the pairs of a block."""
     from scipy import sparse
 
+    items, n_later, first = block
     gaps = range(1, int(n_later.max(initial=0)) + 1)
     units = [round(decay ** (gap - 1) / UNIT) for gap in gaps]
     earlier = np.flatnonzero(n_later)
@@ -227,8 +232,7 @@ def _count_block(
     if not rows:
         return sparse.csr_matrix((n_items, n_items), dtype=np.int64)
     coordinates = (np.concatenate(rows), np.concatenate(columns))
-    entries = (np.concatenate(weights), coordinates)
-    return sparse.csr_matrix(entries, shape=(n_items, n_items))
+    return sparse.csr_matrix((np.concatenate(weights), coordinates), shape=(n_items, n_items))
 
 
 def sum_pairs(parts: Sequence[Any]) -> Any:
