@@ -65,20 +65,23 @@ class BucketDigests(JsonRecord):
         n_users = RUN_EVENTS * len(order) // max(n_events, 1) + 1
 
         def digests(run: tuple[int, int]) -> list[list[str]]:
-            """Those of consecutive buckets, for each part."""
-            ends = bounds[run[0] : run[1] + 1]
-            users, ends = order[ends[0] : ends[-1]], ends - ends[0]
-            states = _Utf8.of(store.users, users).states(ends)
+            """Those of the consecutive buckets of a run, for each part."""
+            first, stop = run
+            run_bounds = bounds[first : stop + 1]
+            users = order[run_bounds[0] : run_bounds[-1]]
+            run_bounds = run_bounds - run_bounds[0]
+            states = _Utf8.of(store.users, users).states(run_bounds)
             run_digests = []
             for part in parts:
                 rows = users if part.user_rows is None else part.user_rows[users]
-                is_there = rows >= 0
-                if is_there.all():  # parts that have the same users begin with the same bytes
-                    run_digests.append(part.digests(rows, ends, [state.copy() for state in states]))
+                has_events = rows >= 0
+                if has_events.all():  # parts that have the same users begin with the same bytes
+                    copies = [state.copy() for state in states]
+                    run_digests.append(part.digests(rows, run_bounds, copies))
                     continue
-                part_ends = np.concatenate([[0], np.cumsum(is_there)])[ends]
-                part_states = _Utf8.of(store.users, users[is_there]).states(part_ends)
-                run_digests.append(part.digests(rows[is_there], part_ends, part_states))
+                part_bounds = np.concatenate([[0], np.cumsum(has_events)])[run_bounds]
+                part_states = _Utf8.of(store.users, users[has_events]).states(part_bounds)
+                run_digests.append(part.digests(rows[has_events], part_bounds, part_states))
             return run_digests
 
         runs = in_threads(digests, ranges(np.diff(bounds), n_users), arrow_thread_count())
@@ -87,9 +90,7 @@ class BucketDigests(JsonRecord):
     @classmethod
     def joined(cls, ranges: Sequence["BucketDigests"]) -> "BucketDigests":
         """Those of all buckets, given as consecutive ranges."""
-        columns = [
-            (bucket_range.train, bucket_range.valid, bucket_range.test) for bucket_range in ranges
-        ]
+        columns = [(digests.train, digests.valid, digests.test) for digests in ranges]
         return cls(*(tuple(chain.from_iterable(part)) for part in zip(*columns, strict=True)))
 
     @property
@@ -142,21 +143,23 @@ class _UserEvents:
 
     @classmethod
     def of_sequences(cls, train: PackedSequences) -> "_UserEvents":
+        """The training events of each user by position."""
         starts, lengths = train.items.starts, train.items.lengths.astype("<u4")
         if train.positions is None:
             return cls(train.store, train.user_codes, starts, lengths, train.store.items, None)
         starts = np.cumsum(lengths, dtype=np.int64) - lengths
-        columns = (train.items.joined, train.positions.joined)
-        return cls(train.store, train.user_codes, starts, lengths, *columns)
+        items, positions = train.items.joined, train.positions.joined
+        return cls(train.store, train.user_codes, starts, lengths, items, positions)
 
     @classmethod
     def of_targets(cls, part: PackedExamples) -> "_UserEvents":
         """The targets of each user by position, then by item."""
         items, positions, event_users = part.event_items, part.event_positions, part.event_users
-        if (event_users[1:] > event_users[:-1]).all():
-            ones = np.broadcast_to(np.ones(1, dtype="<u4"), event_users.shape)
-            return cls(part.store, event_users, np.arange(len(event_users)), ones, items, positions)
-        # windows may disagree on an item
+        if (event_users[1:] > event_users[:-1]).all():  # in order, one target per user
+            starts = np.arange(len(event_users))
+            lengths = np.broadcast_to(np.ones(1, dtype="<u4"), event_users.shape)
+            return cls(part.store, event_users, starts, lengths, items, positions)
+        # by item too: windows may disagree on the item of a position
         order = np.lexsort((part.names.ranks[items], positions, event_users))
         users, counts = np.unique(event_users, return_counts=True)
         starts, lengths = np.cumsum(counts) - counts, counts.astype("<u4")
@@ -176,8 +179,9 @@ class _UserEvents:
     def digests(
         self, rows: NDArray[np.integer[Any]], bounds: NDArray[np.int64], states: Iterable[Any]
     ) -> list[str]:
-        """The digests of consecutive buckets, which have these rows, with the (buckets + 1,) bounds
-        of those of each; `states` are hashes of their users."""
+        """The digests of consecutive buckets. `rows` are the users of all of them; those of bucket
+        b are from bounds[b] to bounds[b + 1]. `states` are hashes of the users' names, one per
+        bucket, which are updated."""
         import pyarrow as pa
 
         lengths = self.lengths[rows]

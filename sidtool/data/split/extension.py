@@ -300,9 +300,10 @@ class _EventRows:
         """(n,): equal numbers for equal events."""
         events = self.users * (int(self.items.max(initial=0)) + 1) + self.items
         if self.times.any():
-            events = np.unique(events, return_inverse=True)[1]
-            moments, moment_codes = np.unique(self.times, return_inverse=True)
-            events = events * len(moments) + moment_codes
+            # codes below n: their product with the number of times is an int64
+            _, event_codes = np.unique(events, return_inverse=True)
+            times, time_codes = np.unique(self.times, return_inverse=True)
+            events = event_codes * len(times) + time_codes
         return np.unique(events, return_inverse=True)[1]
 
 

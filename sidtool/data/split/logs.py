@@ -82,6 +82,7 @@ def user_logs(split: Split) -> UserLogs:
     lists += [(part.user_codes, part.histories) for part in (valid, split.test)]
     n_train = np.zeros(n_users, dtype=np.int64)
     n_train[train.user_codes] = train.items.lengths
+    # how long the longest list of each user is, and where it begins in the store
     lengths = n_train.copy()
     for users, items in lists[1:]:
         np.maximum.at(lengths, users, items.lengths)
@@ -92,31 +93,36 @@ def user_logs(split: Split) -> UserLogs:
     for name, (users, items) in zip(PARTS, lists, strict=True):
         _compare(split, name, users, items, starts[users])
     users, positions, events = _later_targets(split, starts, lengths)
-    n_later = np.bincount(users, minlength=n_users)
-    stops = n_train.copy()  # the position behind the last validation target
+    later = Ragged.of_lengths(events, np.bincount(users, minlength=n_users))
+    # the position behind the last validation target, or the last training event
+    stops = n_train.copy()
     np.maximum.at(stops, valid.event_users, valid.event_positions.astype(np.int64) + 1)
-    n_before = np.minimum(stops, lengths)
-    n_before += np.bincount(users[positions < stops[users]], minlength=n_users)
-    later = Ragged.of_lengths(events, n_later)
-    return UserLogs(train.store, starts, lengths, later, positions, n_train, n_before - n_train)
+    n_valid = np.minimum(stops, lengths) - n_train
+    n_valid += np.bincount(users[positions < stops[users]], minlength=n_users)
+    return UserLogs(train.store, starts, lengths, later, positions, n_train, n_valid)
 
 
 def _compare(
     split: Split, name: str, users: NDArray[Any], items: Ragged, starts: NDArray[np.int64]
 ) -> None:
-    """Raise IntegrityError unless each list begins as the longest one of its user does, which
-    begins at `starts`."""
-    others = np.flatnonzero(items.starts != starts)
-    lists, store = items.take(others), split.train.store
-    places, longest = lists.places, consecutive(starts[others], lists.lengths)
-    wrong = np.flatnonzero(store.items[places] != store.items[longest])
-    if not len(wrong):
+    """Raise IntegrityError unless each list of items is the beginning of the longest one of its
+    user, which begins at `starts` in the store."""
+    store = split.train.store
+    rows = np.flatnonzero(items.starts != starts)  # the others are the longest themselves
+    lists = items.take(rows)
+    events = lists.places
+    longest_events = consecutive(starts[rows], lists.lengths)
+    differing = np.flatnonzero(store.items[events] != store.items[longest_events])
+    if not len(differing):
         return
-    row = others[np.searchsorted(np.cumsum(lists.lengths), wrong[0], side="right")]
-    one, other = (store.names[store.items[events[wrong[0]]]] for events in (places, longest))
+    first = differing[0]
+    row = rows[np.searchsorted(np.cumsum(lists.lengths), first, side="right")]
+    position = events[first] - items.starts[row]
+    item = store.names[store.items[events[first]]]
+    other_item = store.names[store.items[longest_events[first]]]
     raise IntegrityError(
-        f"{name}: user {store.users[users[row]]!r} has item {one!r} at position "
-        f"{places[wrong[0]] - items.starts[row]}, another part has item {other!r}"
+        f"{name}: user {store.users[users[row]]!r} has item {item!r} at position "
+        f"{position}, another part has item {other_item!r}"
     )
 
 

@@ -56,12 +56,12 @@ def leave_one_out(
     valid, test = last[evaluated] - 2, last[evaluated] - 1
     if targets is not None:
         valid, test = targets[valid], targets[test]
-    trained, is_valid, is_test = _held_out(stops, evaluated, valid, test, learned)
-    left_out = int((stops[evaluated] - test - 1)[is_test].sum())
-    users = np.arange(len(starts))
-    train = logs.sequences(users, trained)
-    valid_part = logs.examples(evaluated[is_valid], valid[is_valid])
-    test_part = logs.examples(evaluated[is_test], test[is_test])
+    train_stops, has_valid, has_test = _held_out(stops, evaluated, valid, test, learned)
+    n_after_test = stops[evaluated] - test - 1
+    left_out = int(n_after_test[has_test].sum())
+    train = logs.sequences(np.arange(len(starts)), train_stops)
+    valid_part = logs.examples(evaluated[has_valid], valid[has_valid])
+    test_part = logs.examples(evaluated[has_test], test[has_test])
     return logs.split("leave-one-out", train, valid_part, test_part, left_out)
 
 
@@ -73,13 +73,14 @@ def _held_out(
     learned: NDArray[np.int64] | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
     """(users,): where the training events of each user end, and (evaluated,) whether each evaluated
-    user has a validation and a test example, which begin at the events `valid` and `test`."""
+    user has a validation and a test example, which begin at the events `valid` and `test`. With 1
+    in `learned` the first is trained on instead, with 2 both are."""
     n_learned = np.zeros(len(evaluated)) if learned is None else learned[evaluated]
-    is_valid, is_test = n_learned == 0, n_learned < 2
-    trained = stops.copy()
-    trained[evaluated[is_test]] = test[is_test]
-    trained[evaluated[is_valid]] = valid[is_valid]
-    return trained, is_valid, is_test
+    has_valid, has_test = n_learned == 0, n_learned < 2
+    train_stops = stops.copy()
+    train_stops[evaluated[has_test]] = test[has_test]
+    train_stops[evaluated[has_valid]] = valid[has_valid]
+    return train_stops, has_valid, has_test
 
 
 def last_session(
@@ -103,15 +104,16 @@ def last_session(
     evaluated = np.flatnonzero(last - np.searchsorted(first_events, starts) >= MIN_LENGTH)
     valid = with_targets[last[evaluated] - 2]
     test = with_targets[last[evaluated] - 1]
-    firsts = (sessions.starts[valid], sessions.starts[test])
-    trained, is_valid, is_test = _held_out(stops, evaluated, *firsts, learned)
-    n_targets = np.searchsorted(logs.targets, sessions.stops) - np.searchsorted(
-        logs.targets, sessions.starts
-    )
-    left_out = int((stops[evaluated] - sessions.starts[test] - n_targets[test])[is_test].sum())
-    train = logs.sequences(np.arange(len(starts)), trained)
-    valid_part = logs.session_examples(evaluated[is_valid], sessions, valid[is_valid])
-    test_part = logs.session_examples(evaluated[is_test], sessions, test[is_test])
+    valid_starts, test_starts = sessions.starts[valid], sessions.starts[test]
+    held_out = _held_out(stops, evaluated, valid_starts, test_starts, learned)
+    train_stops, has_valid, has_test = held_out
+    first_targets = np.searchsorted(logs.targets, test_starts)
+    n_targets = np.searchsorted(logs.targets, sessions.stops[test]) - first_targets
+    n_others = stops[evaluated] - test_starts - n_targets  # from the test session on
+    left_out = int(n_others[has_test].sum())
+    train = logs.sequences(np.arange(len(starts)), train_stops)
+    valid_part = logs.session_examples(evaluated[has_valid], sessions, valid[has_valid])
+    test_part = logs.session_examples(evaluated[has_test], sessions, test[has_test])
     return logs.split("last-session", train, valid_part, test_part, left_out)
 
 

@@ -63,9 +63,10 @@ def _named_begins(
     _, session_codes = np.unique(keys, return_inverse=True)
     last_events = np.zeros(len(keys), dtype=np.int64)
     last_events[session_codes] = np.arange(len(keys))  # a later event replaces an earlier one
-    end = np.maximum.accumulate(last_events[session_codes])  # of all sessions begun so far
+    # the last event of all sessions that have begun
+    ends = np.maximum.accumulate(last_events[session_codes])
     begins = np.ones(len(keys), dtype=np.bool_)
-    begins[1:] = end[:-1] < np.arange(1, len(keys))
+    begins[1:] = ends[:-1] < np.arange(1, len(keys))
     return begins
 
 

@@ -198,8 +198,7 @@ class HeldOutEvents:
     """A set of held-out events that takes 12 bytes for each."""
 
     def __init__(self, parts: Sequence[PackedExamples]) -> None:
-        store = parts[0].store
-        self._store = store
+        self._store = parts[0].store
         keys = np.concatenate([_keys(part.event_users, part.event_positions) for part in parts])
         items = np.concatenate([part.event_items for part in parts])
         order = np.argsort(keys, kind="stable")
@@ -220,7 +219,7 @@ class HeldOutEvents:
         keys = _keys(users, positions)
         first = np.searchsorted(self._keys, keys)
         is_held_out = np.zeros(len(keys), dtype=np.bool_)
-        for offset in range(self._most_at_position):
+        for offset in range(self._most_at_position):  # equal keys lie behind one another
             places = np.minimum(first + offset, len(self) - 1)
             is_held_out |= (self._keys[places] == keys) & (self._items[places] == items)
         return is_held_out

@@ -149,18 +149,18 @@ class JoinedWindows:
         cut = [events for events in distinct if len(events) > longest]
         uncut = [events for events in distinct if len(events) <= longest]
         # other windows that are not cut are the beginning of the longest one
-        chains = _chains([max(uncut, key=len), *cut] if uncut else cut, longest, bool(uncut))
+        joinable = [max(uncut, key=len), *cut] if uncut else cut
+        chains = _chains(joinable, longest, is_first_fixed=bool(uncut))
         sequence: list[str] = []
         positions = {distinct[events]: len(events) - 1 for events in uncut}
         for events, overlap in chains:
             sequence += events[overlap:]
             positions[distinct[events]] = len(sequence) - 1
+        # of each event but the first, with up to `longest` events before it
         spans = [(max(0, end - longest - 1), end) for end in range(2, len(sequence) + 1)]
         is_complete = all(tuple(sequence[start:end]) in distinct for start, end in spans)
-        is_cut = {distinct[events] for events in cut}
-        return cls(
-            longest, positions, is_complete, is_cut if is_complete else may_be_cut, distinct.keys()
-        )
+        cut_windows = {distinct[events] for events in cut} if is_complete else may_be_cut
+        return cls(longest, positions, is_complete, cut_windows, distinct.keys())
 
     def may_show(self, window: Window, target: Window) -> bool:
         """Whether a window may show the event that is the target of another one: where both have
