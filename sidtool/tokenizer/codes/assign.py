@@ -82,10 +82,9 @@ def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequenc
     require_capacity(len(raw), Levels(codebook.sizes))
     parts = _colliding_groups(raw, order, runs, ids, source.limit)
     rows = np.concatenate([part.rows for part in parts])
-    ends = np.cumsum([len(part.rows) for part in parts])
-    last_codes = np.empty(len(rows), dtype=np.int64)  # -1: the prefix is full
-    for index, part_codes in source.run(partial(_open_choosing, codebook, source), parts):
-        last_codes[ends[index] - len(part_codes) : ends[index]] = part_codes
+    codes_of_parts = dict(source.run(partial(_open_choosing, codebook, source), parts))
+    # -1: the prefix is full
+    last_codes = np.concatenate([codes_of_parts[index] for index in range(len(parts))])
     codes = raw.copy()
     codes[rows, -1] = np.maximum(last_codes, 0)
     overflow = sorted(rows[last_codes < 0].tolist(), key=lambda row: ids[row])
@@ -116,13 +115,14 @@ class Groups:
 def _colliding_groups(
     raw: Codes, order: NDArray[np.intp], runs: NDArray[np.intp], ids: Sequence[str], limit: int
 ) -> list[Groups]:
-    """The colliding items by `order` and `runs` of `equal_rows`: of as many prefixes at once as
-    have `limit` colliding items, at least one."""
+    """The colliding items: of as many prefixes at once as have up to `limit` of them, at least one.
+    `order` sorts all items by their raw codes, and `runs` are how many have equal ones there
+    (`equal_rows`)."""
     # all items of prefix p are order[bounds[p] : bounds[p + 1]]
     prefixes = raw[order, :-1]
     changes = (prefixes[1:] != prefixes[:-1]).any(axis=1)
     bounds = np.flatnonzero(np.concatenate([[True], changes, [True]]))
-    # the colliding ones of prefix group_prefixes[g] are rows[firsts[g] : firsts[g + 1]], by id
+    # group g is the colliding items of prefix group_prefixes[g]: rows[firsts[g] : firsts[g + 1]]
     colliding = np.flatnonzero(np.repeat(runs, runs) > 1)  # positions in `order`
     row_prefixes = np.searchsorted(bounds, colliding, side="right") - 1
     firsts = np.flatnonzero(np.diff(row_prefixes, prepend=-1))
@@ -132,17 +132,17 @@ def _colliding_groups(
     for first, stop in pairwise(firsts.tolist()):
         rows[first:stop] = sorted(rows[first:stop].tolist(), key=lambda row: ids[row])
     parts = []
-    start = 0
-    while start < len(group_prefixes):
-        first_beyond = np.searchsorted(firsts, firsts[start] + limit, side="right") - 1
-        stop = max(int(first_beyond), start + 1)
-        part_rows = rows[firsts[start] : firsts[stop]]
-        members = [order[bounds[p] : bounds[p + 1]] for p in group_prefixes[start:stop].tolist()]
-        n_colliding = np.diff(firsts[start : stop + 1])
+    group = 0
+    while group < len(group_prefixes):
+        within_limit = np.searchsorted(firsts, firsts[group] + limit, side="right") - 1
+        stop = max(int(within_limit), group + 1)
+        part_rows = rows[firsts[group] : firsts[stop]]
+        members = [order[bounds[p] : bounds[p + 1]] for p in group_prefixes[group:stop].tolist()]
+        n_colliding = np.diff(firsts[group : stop + 1])
         n_items = np.array([*map(len, members)])
         last_codes = raw[np.concatenate(members), -1]
         parts.append(Groups(part_rows, raw[part_rows], n_colliding, last_codes, n_items))
-        start = stop
+        group = stop
     return parts
 
 
@@ -150,11 +150,12 @@ def _open_choosing(codebook: Codebook, source: VectorSource) -> Callable[[Groups
     """What reads the vectors of the colliding items of groups, and chooses their last codes."""
 
     def choose(groups: Groups) -> NDArray[np.int64]:
-        vectors = source.take(groups.rows)
-        residuals = codebook.transform(vectors) - codebook.decode(groups.raw[:, :-1])
+        prefixes, nearest = groups.raw[:, :-1], groups.raw[:, -1]
+        latent = codebook.transform(source.take(groups.rows))
+        residuals = latent - codebook.decode(prefixes)
+        # one array per prefix, of all its items
         last_codes = np.split(groups.last_codes, np.cumsum(groups.n_items)[:-1])
         centroids = codebook.levels[-1]
-        nearest = groups.raw[:, -1]
         return _choose_last_codes(nearest, residuals, groups.n_colliding, last_codes, centroids)
 
     return choose
@@ -220,18 +221,18 @@ def assign_pairs(
     groups = np.arange(len(nearest))
     distances = squared_distances(residuals.reshape(2 * len(nearest), -1), centroids)
     costs = np.maximum(distances, 0).reshape(len(nearest), 2, -1)  # (g, 2, K)
-    stay = costs[groups, :, nearest]  # (g, 2)
+    stay_costs = costs[groups, :, nearest]  # (g, 2)
     # both rows of a pair see the same codes as taken
     costs[np.broadcast_to(in_use[:, None], costs.shape)] = np.inf
-    target = costs.argmin(axis=2)
-    move = costs.min(axis=2)
-    is_full = np.isinf(move[:, 0])
-    move[is_full] = 0
+    free_codes = costs.argmin(axis=2)  # (g, 2): the nearest one of each
+    move_costs = costs.min(axis=2)
+    is_full = np.isinf(move_costs[:, 0])
+    move_costs[is_full] = 0  # no code is free: the nearer item stays
     is_equal = (residuals[:, 0] == residuals[:, 1]).all(axis=1)
-    second_moves = stay[:, 0] + move[:, 1] <= stay[:, 1] + move[:, 0]
+    second_moves = stay_costs[:, 0] + move_costs[:, 1] <= stay_costs[:, 1] + move_costs[:, 0]
     mover = np.where(is_equal | second_moves, 1, 0)
     codes = np.repeat(nearest.astype(np.int64)[:, None], 2, axis=1)
-    codes[groups, mover] = np.where(is_full, -1, target[groups, mover])
+    codes[groups, mover] = np.where(is_full, -1, free_codes[groups, mover])
     return codes
 
 

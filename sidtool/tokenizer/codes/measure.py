@@ -61,30 +61,31 @@ def level_use(codes: Codes, sizes: tuple[int, ...]) -> tuple[LevelUse, ...]:
     levels = []
     for column, size in zip(codes.T, sizes, strict=True):
         counts = np.sort(np.bincount(column, minlength=size))
-        share = counts[counts > 0] / max(len(codes), 1)
-        entropy = float(-(share * np.log2(share)).sum()) + 0.0  # no negative zero
+        shares = counts[counts > 0] / max(len(codes), 1)
+        entropy = float(-(shares * np.log2(shares)).sum()) + 0.0  # no negative zero
         # Gini coefficient of the sorted counts
         ranks = np.arange(1, size + 1)
         gini = ((2 * ranks - size - 1) * counts).sum() / max(size * len(codes), 1)
-        utilization = np.count_nonzero(counts) / size
-        levels.append(LevelUse(size, float(utilization), entropy, 2.0**entropy, float(gini)))
+        utilization = len(shares) / size
+        levels.append(LevelUse(size, utilization, entropy, 2.0**entropy, float(gini)))
     return tuple(levels)
 
 
 def residual_variance(vectors: Vectors, codebook: Codebook, codes: Codes) -> tuple[float, ...]:
     """Per depth: the squared error of (n, depth) codes as a share of the vectors' variance."""
-    depth = min(codes.shape[1], len(codebook.levels))
-    error = np.zeros(depth)
+    depths = min(codes.shape[1], len(codebook.levels))
+    errors = np.zeros(depths)
     total = 0.0
     prepared = codebook.prepare(vectors)
     mean = prepared.mean(axis=0, dtype=np.float64)
     for start in range(0, len(codes), ROWS):
         rows = prepared[start : start + ROWS]
+        row_codes = codes[start : start + ROWS]
         total += float(np.square(rows - mean).sum())
-        for level in range(depth):
-            approximation = codebook.reconstruct(codes[start : start + ROWS, : level + 1])
-            error[level] += np.square(rows - approximation, dtype=np.float64).sum()
-    return tuple(float(share) for share in error / (total or 1.0))
+        for depth in range(1, depths + 1):
+            approximation = codebook.reconstruct(row_codes[:, :depth])
+            errors[depth - 1] += np.square(rows - approximation, dtype=np.float64).sum()
+    return tuple(float(share) for share in errors / (total or 1.0))
 
 
 def neighbor_preservation(
@@ -112,8 +113,8 @@ def neighbor_preservation(
         by_embedding = nearest(directions[chunk] @ directions.T, chunk, k)
         for depth in range(1, depths + 1):
             by_prefix = nearest(prefix_similarity(codes[:, :depth], chunk, codebook), chunk, k)
-            common = (by_embedding & by_prefix).sum(axis=1)
-            overlaps[depth - 1] += (common / (2 * k - common)).sum()
+            n_common = (by_embedding & by_prefix).sum(axis=1)
+            overlaps[depth - 1] += (n_common / (2 * k - n_common)).sum()
     jaccard = tuple((overlaps / len(queries)).tolist())
     return Neighbors(k, len(queries), len(pool), jaccard)
 

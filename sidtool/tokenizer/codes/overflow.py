@@ -39,7 +39,7 @@ class FreeSids:
     def count(self, prefixes: Keys) -> NDArray[np.intp]:
         """(n,) prefixes -> (n,) free SIDs under each."""
         position = np.searchsorted(self._prefixes, prefixes)
-        listed = position < len(self._prefixes)
+        listed = position < len(self._prefixes)  # the others are above all that are listed
         listed[listed] = self._prefixes[position[listed]] == prefixes[listed]
         free = np.full(len(prefixes), self._sizes[-1])
         free[listed] = self._free[position[listed]]
@@ -57,9 +57,8 @@ class FreeSids:
         """Per depth from 1 to that of a prefix: sorted keys under which no SID is free."""
         full = [self._prefixes[self._free == 0]]
         for level in range(len(self._sizes) - 2, 0, -1):
-            parents, full_children = np.unique(
-                full[0] >> np.uint64(self._bits[level]), return_counts=True
-            )
+            parents = full[0] >> np.uint64(self._bits[level])
+            parents, full_children = np.unique(parents, return_counts=True)
             full.insert(0, parents[full_children == self._sizes[level]])
         return full
 
@@ -88,27 +87,27 @@ class PrefixSearch:
         beam = np.zeros((len(rows), 1), dtype=np.uint64)
         costs = np.square(x).sum(axis=1)[:, None]  # (n, beam)
         for depth, level in enumerate(self._levels):
-            nodes, node = np.unique(beam, return_inverse=True)
-            table = self._costs_below(nodes, depth, full[depth])  # (nodes, K)
-            extended = table[node.reshape(beam.shape)]  # (n, beam, K)
+            nodes, node_indexes = np.unique(beam, return_inverse=True)
+            costs_below = self._costs_below(nodes, depth, full[depth])  # (nodes, K)
+            extended = costs_below[node_indexes.reshape(beam.shape)]  # (n, beam, K)
             extended += (-2 * x @ level.T)[:, None]  # (n, 1, K)
             extended += costs[:, :, None]  # (n, beam, 1)
             is_last = depth == len(self._levels) - 1
             width = CANDIDATES if is_last else BEAM
-            costs = extended.reshape(len(rows), -1)
+            costs = extended.reshape(len(rows), -1)  # (n, beam * K)
             best = np.broadcast_to(np.arange(costs.shape[1]), costs.shape)
             if width < costs.shape[1]:
                 best = np.argpartition(costs, width, axis=1)[:, :width]
-            costs = np.take_along_axis(costs, best, axis=1)
-            parent, code = np.divmod(best, len(level))  # columns are (beam, K) flattened
-            parents = np.take_along_axis(beam, parent, axis=1)
-            beam = (parents << np.uint64(self._bits[depth])) | code.astype(np.uint64)
+            costs = np.take_along_axis(costs, best, axis=1)  # (n, the next beam)
+            parent_columns, codes = np.divmod(best, len(level))
+            parents = np.take_along_axis(beam, parent_columns, axis=1)
+            beam = (parents << np.uint64(self._bits[depth])) | codes.astype(np.uint64)
         order = np.lexsort((beam, costs.astype(np.float32)))
         beam = np.take_along_axis(beam, order, axis=1)
         costs = np.maximum(np.take_along_axis(costs, order, axis=1), 0)
-        missing = ((0, 0), (0, CANDIDATES - beam.shape[1]))
-        distances = np.pad(costs, missing, constant_values=np.inf)
-        return np.pad(beam, missing), distances.astype(np.float32)
+        missing_columns = ((0, 0), (0, CANDIDATES - beam.shape[1]))
+        distances = np.pad(costs, missing_columns, constant_values=np.inf)
+        return np.pad(beam, missing_columns), distances.astype(np.float32)
 
     def _costs_below(self, nodes: Keys, depth: int, full: Keys) -> NDArray[np.float64]:
         """(nodes, K): what each next code adds to the distances of all rows; inf if it is full."""
@@ -117,9 +116,8 @@ class PrefixSearch:
         table[:, : self._first_code] = np.inf
         prefixes = nodes
         for earlier in reversed(range(depth)):
-            codes, inverse = np.unique(
-                prefixes & low_bits(self._bits[earlier]), return_inverse=True
-            )
+            last_codes = prefixes & low_bits(self._bits[earlier])
+            codes, inverse = np.unique(last_codes, return_inverse=True)
             products = 2 * self._levels[earlier][codes] @ level.T
             table += products[inverse]
             prefixes = prefixes >> np.uint64(self._bits[earlier])
@@ -219,31 +217,33 @@ def _choose_last_codes(
     """(n, levels) codes: under each prefix the nearest row takes its nearest free last code first.
     `taken` are sorted keys, `distances` those of the rows to their prefixes; ties go by row."""
     levels = Levels(codebook.sizes)
-    last = codebook.levels[-1].astype(np.float64)
+    bits = levels.key_bits[-1]
+    last_level = codebook.levels[-1].astype(np.float64)
     order = np.lexsort((distances, prefixes))
-    groups, counts = np.unique(prefixes[order], return_counts=True)
+    # a group is the rows with one prefix
+    group_prefixes, group_sizes = np.unique(prefixes[order], return_counts=True)
+    group_starts = np.cumsum(group_sizes) - group_sizes  # in `order`
     codes = np.empty((len(latent), levels.levels), dtype=np.uint16)
-    codes[order] = levels.unpack(prefixes[order] << np.uint64(levels.key_bits[-1]))
-    # runs of groups with about ENTRIES distances each
-    batch = (np.cumsum(counts) - counts) * len(last) // ENTRIES
-    bounds = [*np.flatnonzero(np.diff(batch, prepend=-1)).tolist(), len(counts)]
-    for span in itertools.starmap(slice, itertools.pairwise(bounds)):
-        size = counts[span]
-        start = counts[: span.start].sum()
-        rows = order[start : start + size.sum()]
+    codes[order] = levels.unpack(prefixes[order] << np.uint64(bits))
+    # consecutive groups with about ENTRIES distances are resolved at once
+    batch = group_starts * len(last_level) // ENTRIES
+    bounds = [*np.flatnonzero(np.diff(batch, prepend=-1)).tolist(), len(group_sizes)]
+    for first_group, stop_group in itertools.pairwise(bounds):
+        sizes = group_sizes[first_group:stop_group]
+        start = group_starts[first_group]
+        rows = order[start : start + sizes.sum()]
         residuals = latent[rows].astype(np.float64) - codebook.decode(codes[rows, :-1])
         # squared distances without |residual|^2, which is equal for all codes: (rows, K)
-        costs = np.square(last).sum(axis=1) - 2 * residuals @ last.T
-        # (g, K): which last codes occur under each prefix in the sorted keys
-        bits = levels.key_bits[-1]
-        smallest = groups[span] << np.uint64(bits)
+        costs = np.square(last_level).sum(axis=1) - 2 * residuals @ last_level.T
+        # the keys in use under each prefix lie behind one another in `taken`
+        smallest = group_prefixes[first_group:stop_group] << np.uint64(bits)
         first_key = np.searchsorted(taken, smallest)
         n_keys = np.searchsorted(taken, smallest + low_bits(bits), side="right") - first_key
-        keys = taken[consecutive(first_key, n_keys)]
-        in_use = np.zeros((len(size), len(last)), dtype=np.bool_)
-        in_use[np.repeat(np.arange(len(size)), n_keys), keys & low_bits(bits)] = True
+        last_codes = taken[consecutive(first_key, n_keys)] & low_bits(bits)
+        in_use = np.zeros((len(sizes), len(last_level)), dtype=np.bool_)  # (groups, K)
+        in_use[np.repeat(np.arange(len(sizes)), n_keys), last_codes] = True
         in_use[:, : codebook.params.first_code] = True
-        codes[rows, -1] = _nearest_free(costs, size, in_use)
+        codes[rows, -1] = _nearest_free(costs, sizes, in_use)
     return codes
 
 
@@ -254,7 +254,7 @@ def _nearest_free(
     is (n, K), group by group; `counts` (g,) are the rows per group; `in_use` (g, K) marks the codes
     that are not free, and is updated."""
     group = np.repeat(np.arange(len(counts)), counts)
-    turn = consecutive(np.zeros_like(counts), counts)
+    turn = consecutive(np.zeros_like(counts), counts)  # place of each row in its group
     codes = np.empty(len(costs), dtype=np.intp)
     for step in range(int(counts.max())):
         rows = np.flatnonzero(turn == step)  # at most one row per group

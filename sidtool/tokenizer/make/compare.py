@@ -43,12 +43,11 @@ class Behavior:
         """The training events of items `ids`. Raises DataError if no two of them are
         consecutive."""
         packed = packed_sequences(users)
-        number_by_id = {item: number for number, item in enumerate(ids)}
-        numbers = np.array([number_by_id.get(name, -1) for name in packed.names], dtype=np.int64)
-        items = numbers[packed.items.joined]
-        positions = packed.event_positions
+        index_of_name = packed.names.places_in(ids).astype(np.int64)  # -1 for items without an id
+        items = index_of_name[packed.items.joined]
         event_users = np.repeat(np.arange(len(packed)), packed.items.lengths)
-        follows = (np.diff(event_users) == 0) & (np.diff(positions) == 1)
+        # whether each event but the first is the next one of the same user
+        follows = (np.diff(event_users) == 0) & (np.diff(packed.event_positions) == 1)
         follows &= (items[:-1] >= 0) & (items[1:] >= 0)
         if not follows.any():
             raise DataError("no user has two consecutive training events with items of the bundles")
@@ -250,7 +249,10 @@ def prefix_purity(codes: Codes, sizes: Sequence[int], labels: Sequence[str]) -> 
     for group in (whole_catalog, *prefix_groups(codes[labeled], sizes)):
         group_and_label = group * (label_numbers.max(initial=0) + 1) + label_numbers
         _, pair, counts = np.unique(group_and_label, return_inverse=True, return_counts=True)
-        others = np.bincount(group)[group] - 1
-        shares = (counts[pair] - 1)[others > 0] / others[others > 0]
+        # (labeled,): other items with the same prefix, and those of them with the same label
+        n_others = np.bincount(group)[group] - 1
+        n_same_label = counts[pair] - 1
+        has_others = n_others > 0
+        shares = n_same_label[has_others] / n_others[has_others]
         purity.append(float(shares.mean()) if len(shares) else None)
     return purity
