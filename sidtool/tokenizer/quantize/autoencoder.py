@@ -97,6 +97,7 @@ def _layers(
     weights = [layer.weight.detach().double().numpy().T.copy() for layer in linear]  # (from, to)
     biases = [layer.bias.detach().double().numpy().copy() for layer in linear]
     if scale is not None:
+        # ((x - mean) / deviation) @ W + b, as one layer
         weights[0] /= scale.deviation
         biases[0] -= scale.mean @ weights[0]
     weights[-1] *= factor

@@ -135,11 +135,13 @@ def plus_plus(vectors: Vectors, size: int, rng: np.random.Generator) -> Vectors:
     closest = _distances_to_rows(vectors, norms, center_rows[:1])[0]
     for step in range(1, size):
         cumulated = np.cumsum(closest, dtype=np.float64)
-        drawn = np.searchsorted(cumulated, rng.random(n_candidates) * cumulated[-1], side="right")
-        drawn = np.minimum(drawn, len(vectors) - 1)
-        lowered = np.minimum(closest, _distances_to_rows(vectors, norms, drawn))  # (candidates, n)
+        drawn = rng.random(n_candidates) * cumulated[-1]
+        candidates = np.searchsorted(cumulated, drawn, side="right")
+        candidates = np.minimum(candidates, len(vectors) - 1)
+        # (candidates, n): the distances to the nearest center, if each becomes one
+        lowered = np.minimum(closest, _distances_to_rows(vectors, norms, candidates))
         best = int(lowered.sum(axis=1, dtype=np.float64).argmin())
-        center_rows[step] = drawn[best]
+        center_rows[step] = candidates[best]
         closest = lowered[best]
     return vectors[center_rows]
 
@@ -171,6 +173,7 @@ def nearest(
     codes = np.empty(len(vectors), dtype=np.intp)
     distances = np.empty(len(vectors), dtype=np.float32)
     transposed = np.ascontiguousarray(centroids.T)
+    # |x - c|^2 + price = |x|^2 - 2 (x.c - bias)
     bias = 0.5 * (np.einsum("ij,ij->i", centroids, centroids) + (0 if prices is None else prices))
     for start in range(0, len(vectors), CHUNK):  # a chunk's scores stay in the cache
         rows = vectors[start : start + CHUNK]

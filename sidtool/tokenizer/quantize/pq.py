@@ -89,8 +89,7 @@ def fit_rotated(
         "out_0_weight": np.ascontiguousarray(rotation.T),
         "out_0_bias": center,
     }
-    record = {"seed": seed, "sample": len(rows)}
-    params = QuantizerParams(dim=dim, normalize=normalize, fit=record)
+    params = QuantizerParams(dim=dim, normalize=normalize, fit={"seed": seed, "sample": len(rows)})
     return Codebook("opq", tuple(levels), encoder, params)
 
 
@@ -111,14 +110,13 @@ def _principal_axes(rows: Vectors, parts: Parts) -> NDArray[np.float32]:
     """(dim, dim) rotation: each axis, widest first, goes to the part with the least product of
     variances so far."""
     covariance = rows.T.astype(np.float64) @ rows / len(rows)  # rows are centered
-    variances, axes = np.linalg.eigh(covariance)
+    variances, axes = np.linalg.eigh(covariance)  # ascending
     largest = variances.max() or 1.0  # equal rows have no variance
     relative = np.maximum(variances, 1e-12 * largest) / largest
-    logs = np.log(relative + 1e-12) + 30  # positive
-    axes_of_part: list[list[int]] = [[] for _ in parts]
+    logs = np.log(relative + 1e-12) + 30  # positive, so that each axis adds to its part
+    axes_of_parts: list[list[int]] = [[] for _ in parts]
     for axis in reversed(range(len(variances))):
-        open_parts = [n for n, part in enumerate(parts) if len(axes_of_part[n]) < len(part)]
-        best = min(open_parts, key=lambda n: sum(logs[axis] for axis in axes_of_part[n]))
-        axes_of_part[best].append(axis)
-    order = np.concatenate([np.array(part_axes) for part_axes in axes_of_part]).astype(np.intp)
-    return axes[:, order].astype(np.float32)
+        open_parts = [n for n, part in enumerate(parts) if len(axes_of_parts[n]) < len(part)]
+        least_variance = min(open_parts, key=lambda n: sum(logs[axes_of_parts[n]]))
+        axes_of_parts[least_variance].append(axis)
+    return axes[:, np.concatenate(axes_of_parts)].astype(np.float32)

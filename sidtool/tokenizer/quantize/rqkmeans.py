@@ -166,6 +166,7 @@ def _reassign(
     Returns the sums of the residuals over the rows of each code, (K_l, dim) per level, and the
     total squared residual. Without `old` nothing is updated. Each row passes through the cache
     once: memory is the bottleneck."""
+    # code k of level l has row starts[l] + k of the sums
     starts = np.cumsum([0, *(len(level) for level in new)])
     sums = np.zeros((starts[-1], residual.shape[1]), dtype=np.float32)
     error = 0.0
@@ -273,10 +274,11 @@ def even_codes(priced: Distances) -> Labels:
         rows = np.flatnonzero((counts > capacity)[codes])
         costs = priced[np.ix_(rows, with_room)]
         cheapest = costs.argmin(axis=1)
-        regret = costs[np.arange(len(rows)), cheapest] - priced[rows, codes[rows]]
-        leaving = _first_of_each(codes[rows], regret, counts - capacity)
+        added_costs = costs[np.arange(len(rows)), cheapest] - priced[rows, codes[rows]]
+        # of each code, surplus rows leave; of those that a code attracts, as many arrive as fit
+        leaving = _first_of_each(codes[rows], added_costs, counts - capacity)
         targets = with_room[cheapest[leaving]]
-        arriving = _first_of_each(targets, regret[leaving], capacity - counts)
+        arriving = _first_of_each(targets, added_costs[leaving], capacity - counts)
         codes[rows[leaving[arriving]]] = targets[arriving]
         counts = np.bincount(codes, minlength=size)
     return codes
