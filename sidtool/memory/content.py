@@ -68,25 +68,26 @@ class Cells:
         rows = self.order[first:stop]
         width = min(NEIGHBORS, len(self.order) - 1)
         nearest = np.zeros((len(rows), width), dtype=np.uint64)
-        cells = self.probed[rows]
-        by_cell = np.argsort(cells, axis=None, kind="stable")
+        cells = self.probed[rows]  # (rows, cells compared)
+        by_cell = np.argsort(cells, axis=None, kind="stable")  # places in the flattened cells
         bounds = np.searchsorted(cells.ravel()[by_cell], np.arange(len(self.starts)))
         for cell in np.unique(cells).tolist() if width else ():
+            # places in `rows` of the vectors that are compared with the members of the cell
             visitors = by_cell[bounds[cell] : bounds[cell + 1]] // cells.shape[1]
-            inside = self.order[self.starts[cell] : self.starts[cell + 1]]
-            if not len(inside):
+            members = self.order[self.starts[cell] : self.starts[cell + 1]]
+            if not len(members):
                 continue
-            # a product with one vector depends on the number of threads
-            sides = [np.resize(side, max(2, len(side))) for side in (rows[visitors], inside)]
-            block = self.directions[sides[0]] @ self.directions[sides[1]].T
-            block = block[: len(visitors), : len(inside)]
-            block[rows[visitors, None] == inside] = -np.inf
-            n_neighbors = min(width, len(inside))
+            # twice the same, as a product with one vector depends on the number of threads
+            left, right = (np.resize(side, max(2, len(side))) for side in (rows[visitors], members))
+            block = self.directions[left] @ self.directions[right].T
+            block = block[: len(visitors), : len(members)]
+            block[rows[visitors, None] == members] = -np.inf
+            n_neighbors = min(width, len(members))
             columns = np.argpartition(block, -n_neighbors, axis=1)[:, -n_neighbors:]
             cosines = np.take_along_axis(block, columns, axis=1)
             cosines[cosines < MIN_COSINE] = 0  # bits of positive numbers are ordered as these
             keys = cosines.view(np.uint32).astype(np.uint64) << np.uint64(32)
-            keys |= (NO_COLUMN - inside[columns]).astype(np.uint64)
+            keys |= (NO_COLUMN - members[columns]).astype(np.uint64)
             keys = np.hstack([keys, nearest[visitors]])
             nearest[visitors] = np.partition(keys, -width, axis=1)[:, -width:]
         return nearest
@@ -133,9 +134,11 @@ def _nearest_cells(directions: Vectors, n_cells: int) -> NDArray[np.int32]:
     cells = np.empty((n, probed), dtype=np.int32)
     step = max(1, BLOCK_VALUES // n_cells)
     for start in range(0, n, step):
+        # x.c - |c|^2 / 2 is largest for the nearest centroid
         scores = directions[start : start + step] @ centroids.T - half_norms
         best = np.argpartition(-scores, probed - 1, axis=1)[:, :probed]
-        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
+        best_scores = np.take_along_axis(scores, best, axis=1)
+        order = np.argsort(-best_scores, axis=1, kind="stable")
         cells[start : start + step] = np.take_along_axis(best, order, axis=1)
     return cells
 

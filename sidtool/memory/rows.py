@@ -100,10 +100,9 @@ def row_entries(
     one's row among these, and its place among all entries."""
     starts = offsets[rows]
     sizes = np.where(rows < 0, 0, offsets[rows + 1] - starts)
-    ends = sizes.cumsum()
-    numbers = np.arange(len(rows)).repeat(sizes)
-    # the entries of row i are starts[i] ... starts[i] + sizes[i]
-    return numbers, np.arange(len(numbers)) + (starts - (ends - sizes))[numbers]
+    firsts = sizes.cumsum() - sizes  # of each row in the arrays that are returned
+    indexes = np.arange(len(rows)).repeat(sizes)
+    return indexes, np.arange(len(indexes)) + (starts - firsts)[indexes]
 
 
 @dataclass(frozen=True)

@@ -265,19 +265,20 @@ def _nearest(similarity: Any, neighbors: int) -> Any:
     similarity.sort_indices()
     values = similarity.data
     offsets = similarity.indptr
-    smallest = np.full(len(offsets) - 1, -np.inf)  # that each row keeps
+    smallest = np.full(len(offsets) - 1, -np.inf)  # value that each row keeps
     long = np.flatnonzero(np.diff(offsets) > neighbors)
     for rows, block in padded_rows(values, offsets, long, -np.inf, neighbors):
         block.partition(block.shape[1] - neighbors, axis=1)
         smallest[rows] = block[:, -neighbors]
     near = np.flatnonzero(values >= np.repeat(smallest, np.diff(offsets)))
     near_offsets = np.searchsorted(near, offsets)
+    # of the entries that equal the smallest value of a row, those at its end are too many
     surplus = np.diff(near_offsets) - neighbors
-    # of equal ones, those at the end of a row are too many
     full = np.flatnonzero(surplus > 0)
-    numbers, places = row_entries(near_offsets, full)
-    is_tie = values[near[places]] == smallest[full][numbers]
-    ties, tie_rows = places[is_tie], numbers[is_tie]
+    full_rows, places = row_entries(near_offsets, full)  # as indexes into `full` and `near`
+    is_tie = values[near[places]] == smallest[full][full_rows]
+    ties, tie_rows = places[is_tie], full_rows[is_tie]
+    # 1 for the last tie of its row, 2 for the one before it ...
     from_end = np.searchsorted(tie_rows, tie_rows, side="right") - np.arange(len(ties))
     near = np.delete(near, ties[from_end <= surplus[full][tie_rows]])
     nearest = (values[near], similarity.indices[near], np.searchsorted(near, offsets))

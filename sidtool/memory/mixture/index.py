@@ -177,16 +177,17 @@ class MemoryIndex:
     def _entries(
         self, history: ItemRows
     ) -> tuple[NDArray[np.uint32], NDArray[np.float64], NDArray[np.int64]]:
-        """(e,) each: every neighbor of every item of a history, by its position, its weighted
-        similarity, and the index of the item among those that are read."""
+        """(e,) each: every neighbor of every item of a history, by its position; its similarity,
+        weighted by the item's age; and the index of the item among the last HISTORY known ones."""
         items = history[history >= 0][-HISTORY:]
         events, entries = row_entries(self.neighbors.offsets, self.memory_rows[items])
         positions = self.neighbors.items[entries]
-        values = self.neighbors.weights[entries] * age_weights([len(items)], self.recency)[events]
-        present = values > 0  # a weight of an old item may be too small
-        if present.all():
+        item_weights = age_weights([len(items)], self.recency)
+        values = self.neighbors.weights[entries] * item_weights[events]
+        is_positive = values > 0  # the weight of an old item may be too small
+        if is_positive.all():
             return positions, values, events
-        return positions[present], values[present], events[present]
+        return positions[is_positive], values[is_positive], events[is_positive]
 
 
 DEFAULT_NEW_ITEM_FACTOR = 0.8

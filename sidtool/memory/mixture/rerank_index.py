@@ -110,15 +110,15 @@ class FeatureIndex:
         self, items: ListedItems, request: int, history: NDArray[np.int64], slots: NDArray[np.int64]
     ) -> None:
         """Fill in what follows from the pairs of a request's items with those of its history, which
-        has the memory's rows, -1 for items that it lacks. `slots` has -1 for every row, before and
-        after."""
+        has the memory's rows, -1 for items that it lacks. `slots` has room for the place of each of
+        the memory's items among the request's: -1 for all, before and after."""
         rows = items.rows[request]
         n = len(rows)
-        candidates = np.flatnonzero(rows >= 0)
-        slots[rows[candidates]] = candidates
+        in_memory = np.flatnonzero(rows >= 0)
+        slots[rows[in_memory]] = in_memory
         ages = age_weights([len(history)], self.settings.recency)
         last = len(history) - 1
-        # (m,) each: the event, the candidate and the value of each pair that is there
+        # pairs that co-occur, (m,) each: the place in the history, that among the items, the counts
         event, candidate, counts = _matches(self.pairs, history, slots)
         after, before = counts.real.astype(np.float64), counts.imag
         history_events, item_events = self.events[history[event]], self.events[rows[candidate]]
@@ -129,10 +129,12 @@ class FeatureIndex:
         is_last = event == last
         items.followed[request, candidate[is_last]] = after[is_last]
         items.preceded[request, candidate[is_last]] = before[is_last]
+        # pairs that are near by content, with their cosine ** POWER
         event, candidate, powers = _matches(self.cosines, history, slots)
-        fewer = np.minimum(self.events[history[event]], self.events[rows[candidate]])
-        similarities = self.content_weight * powers * content_gain(fewer)
+        fewer_events = np.minimum(self.events[history[event]], self.events[rows[candidate]])
+        similarities = self.content_weight * powers * content_gain(fewer_events)
         items.content_scores[request] = np.bincount(candidate, similarities * ages[event], n)
+        # of these, pairs with one of the last items of the history
         is_compared = event > last - COMPARED
         event, candidate = event[is_compared], candidate[is_compared]
         cosines = np.sqrt(powers[is_compared])  # POWER is 2
@@ -141,7 +143,7 @@ class FeatureIndex:
         np.maximum.at(items.largest_cosine[request], candidate, cosines)
         sums = np.bincount(candidate, cosines * ages[event], n)
         items.mean_cosine[request] = sums / ages[-COMPARED:].sum()
-        slots[rows[candidates]] = -1
+        slots[rows[in_memory]] = -1
 
 
 def _matches(
@@ -150,9 +152,9 @@ def _matches(
     """(m,) each: the entries of the rows of a history's items in columns that have a slot: the
     index of the item in the history, the slot, and the value."""
     events, entries = row_entries(matrix.indptr, history)
-    columns = slots[matrix.indices[entries]]
-    matches = np.flatnonzero(columns >= 0)
-    return events[matches], columns[matches], matrix.data[entries[matches]]
+    entry_slots = slots[matrix.indices[entries]]
+    matches = np.flatnonzero(entry_slots >= 0)
+    return events[matches], entry_slots[matches], matrix.data[entries[matches]]
 
 
 def _ranks(scores: NDArray[np.float64], present: NDArray[np.bool_]) -> NDArray[np.int64]:
