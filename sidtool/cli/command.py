@@ -87,7 +87,8 @@ class Command(TyperCommand):
         return rest
 
     def describe(self, spell: Callable[[str], str] = str) -> None:
-        """Give options of groups their help, as `spell` spells it."""
+        """Give options of groups their help, as `spell` spells it: in rich's markup, [minilm] would
+        be a style."""
         texts = flag_meanings(self.callback) if self.callback is not None else {}
         for parameter in self.params:
             if parameter.name in texts:
@@ -95,12 +96,12 @@ class Command(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help."""
-        self.describe(escape)  # typer prints help as markup, where [minilm] is a style
+        self.describe(escape if typer.core.HAS_RICH else str)
         super().format_help(ctx, formatter)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """What a shell offers."""
-        self.describe()
+        self.describe(escape)
         return super().shell_complete(ctx, incomplete)
 
     def get_help_option(self, ctx: Any) -> Any:

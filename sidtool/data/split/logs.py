@@ -108,7 +108,7 @@ def _compare(
     """Raise IntegrityError unless each list of items is the beginning of the longest one of its
     user, which begins at `starts` in the store."""
     store = split.train.store
-    rows = np.flatnonzero(items.starts != starts)  # the others are the longest themselves
+    rows = np.flatnonzero(items.starts != starts)  # the others begin at the same event
     lists = items.take(rows)
     events = lists.places
     longest_events = consecutive(starts[rows], lists.lengths)

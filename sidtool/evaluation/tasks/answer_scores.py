@@ -178,7 +178,9 @@ def _by_whole_sequences(
     """As `answer_probabilities`, with every prompt read whole for every answer."""
     whole_prompts = [[*prompt.start, *end] for prompt in prompts for end in prompt.ends]
     pairs = list(product(whole_prompts, answers))
-    losses, _ = answer_losses(model, [prompt for prompt, _ in pairs], [end for _, end in pairs])
+    losses, _ = answer_losses(
+        model, [prompt for prompt, _ in pairs], [answer for _, answer in pairs]
+    )
     scores = torch.from_numpy(-losses.reshape(len(whole_prompts), len(answers)))
     probabilities = _softmax(scores)  # (ends of all prompts, answers)
     stops = np.cumsum([len(prompt.ends) for prompt in prompts])

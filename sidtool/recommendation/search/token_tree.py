@@ -97,13 +97,13 @@ class TokenTree:
         batch, beams = parents.shape
         chain = 1 if ids.ndim == 2 else ids.shape[2]
         keys = self._visible.shape[-1]
-        # (batch, beams * chain, keys): what the parent of each token attends to
+        # (batch, beams, keys): what the parent of each token or chain attends to
         ancestors = self._visible.gather(1, parents.unsqueeze(-1).expand(-1, -1, keys))
-        # (beams * chain, beams * chain): itself, and the tokens before it in its chain
         same_chain = torch.eye(beams, dtype=torch.bool, device=self._device)
         if chain > 1:
             ancestors = ancestors.repeat_interleave(chain, dim=1)
             not_later = torch.ones(chain, chain, dtype=torch.bool, device=self._device).tril()
+            # (beams * chain, beams * chain): itself, and the tokens before it in its chain
             same_chain = torch.kron(same_chain, not_later)
         # (batch, beams * chain, keys + beams * chain)
         visible = torch.cat([ancestors, same_chain.expand(batch, -1, -1)], dim=-1)

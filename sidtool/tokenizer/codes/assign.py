@@ -85,6 +85,7 @@ def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequenc
     codes_of_parts = dict(source.run(partial(_open_choosing, codebook, source), parts))
     # -1: the prefix is full
     last_codes = np.concatenate([codes_of_parts[index] for index in range(len(parts))])
+    del codes_of_parts
     codes = raw.copy()
     codes[rows, -1] = np.maximum(last_codes, 0)
     overflow = sorted(rows[last_codes < 0].tolist(), key=lambda row: ids[row])
