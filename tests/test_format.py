@@ -1,11 +1,14 @@
-"""docs/format.md is sufficient: readers written from that page, without sidtool, read each artifact
-and recompute its digests."""
+"""docs/format.md is sufficient: readers written from that page, without sidtool, read each
+artifact, recompute its digests and encode items."""
 
+import ast
 import hashlib
 import json
+import re
 import unicodedata
 import zlib
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,18 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 
-from sidtool.tokenizer.bundle import Bundle
+import sidtool
+from sidtool.data.items import make_items
+from sidtool.data.split.make import SplitOptions
+from sidtool.data.vectors import Vectors
+from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.codes import Policy
+from sidtool.tokenizer.quantize import Codebook, QuantizerParams
+from sidtool.tokenizer.quantize.fusion import FusedSource, Fusion
+from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import small_bundle
-from tests.golden.make import EVENTS
+from tests.golden.make import EVENTS, split_of
+from tests.tokenizer.quantize.material import QUICK, codebook_of, mixture, vectors_of
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests/golden"
@@ -193,6 +205,276 @@ def test_the_page_suffices_to_embed_with_a_lexical_encoder() -> None:
     ]
     expected = [lexical_vector(arrays, text) for text in texts]
     np.testing.assert_allclose(lexical.vectors(texts), expected, atol=2e-6)
+
+
+def pieces_of(field: str) -> list[str] | None:
+    """The pieces of a field that spells a list, None if it is a text."""
+
+    def flat(members: list[Any]) -> list[str]:
+        lists = [flat(one) if isinstance(one, list) else [str(one)] for one in members]
+        return [piece for pieces in lists for piece in pieces]
+
+    for read in (json.loads, ast.literal_eval):
+        try:
+            members = read(field.strip())
+        except (ValueError, SyntaxError):
+            continue
+        if isinstance(members, list):
+            return flat(members) if all(isinstance(one, str | list) for one in members) else None
+    if len(field) > 3 and field[:2] in ("['", '["') and field[-2:] in ("']", '"]'):
+        return re.split("['\"], ['\"]", field[2:-2].replace("\\n", " "))
+    return None
+
+
+def field_text(value: Any) -> str:
+    """The trimmed text of a field of JSON."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = "" if value is None else text
+    pieces = pieces_of(text) if text.startswith("[") and text.rstrip().endswith("]") else None
+    if pieces is not None:
+        text = ""
+        for piece in filter(None, (" ".join(piece.split()) for piece in pieces)):
+            text += ("" if not text else " " if text[-1] in ".!?:;," else ", ") + piece
+    return " ".join(text.split())
+
+
+def item_text(manifest: dict[str, Any], item: dict[str, Any]) -> str:
+    """The text of an item with the fields `item`."""
+    columns = manifest["source"]["columns"]
+    template = manifest["recipe"]["text_template"]
+    literals = re.split(r"(?<!{){(?!{)(.+?)}", "{title}" if template is None else template)
+    names = [columns["title"] or "title" if name == "title" else name for name in literals[1::2]]
+    fields = [field_text(item.get(name)) for name in names]
+    text = ""
+    for place, literal in enumerate(literals[::2]):
+        literal = literal.replace("{{", "{").replace("}}", "}")
+        behind = literal.lstrip(")]}>»”’")
+        if place > 0 and fields[place - 1]:
+            text += literal[: len(literal) - len(behind)]
+        is_last = place == len(fields)
+        if not fields or not fields[place - is_last]:
+            continue
+        if text.endswith((".", "!", "?")):
+            behind = behind.removeprefix(".")
+        elif not text and place > 0:
+            behind = behind.lstrip(" .,;:|/-–—")
+        text += behind + ("" if is_last else fields[place])
+    return " ".join(text.split()) or item[columns["id"]]
+
+
+def unit(vector: Any) -> Any:
+    return vector / (np.linalg.norm(vector) or 1.0)
+
+
+def network(arrays: dict[str, Any], name: str, vector: Any) -> Any:
+    layer = 0
+    while (weight := arrays.get(f"codebook/encoder/{name}_{layer}_weight")) is not None:
+        vector = (np.maximum(vector, 0) if layer else vector) @ weight.astype(np.float64)
+        vector = vector + arrays[f"codebook/encoder/{name}_{layer}_bias"]
+        layer += 1
+    return vector
+
+
+def fused(fusion: dict[str, Any], arrays: dict[str, Any], vector: Any) -> Any:
+    parts = []
+    start = 0
+    for number, source in enumerate(fusion["sources"]):
+        part = unit(vector[start : start + source["dim"]])
+        part = unit(network(arrays, f"source{number}", part)) * np.sqrt(source["weight"])
+        assert len(part) == source["width"]
+        parts.append(part)
+        start += source["dim"]
+    assert start == len(vector)
+    together = np.concatenate(parts)
+    if "codebook/encoder/collaborative_0_weight" not in arrays:
+        return together
+    return np.concatenate([together, network(arrays, "collaborative", together)])
+
+
+def in_centroid_space(manifest: dict[str, Any], arrays: dict[str, Any], vector: Any) -> Any:
+    """Steps 1 to 6."""
+    parameters = manifest["recipe"]["quantizer"]["parameters"]
+    width = arrays["codebook/level_0"].shape[1]
+    x = vector.astype(np.float64)
+    if parameters.get("fusion"):
+        x = fused(parameters["fusion"], arrays, x)
+    assert len(x) == (parameters.get("dim") or width)
+    if "codebook/encoder/scale" in arrays:
+        x = x * arrays["codebook/encoder/scale"] + arrays["codebook/encoder/shift"]
+    x = unit(x) if parameters.get("normalize") else x
+    z = network(arrays, "in", x)
+    z = z + x if parameters.get("skip") else z
+    z = np.tanh(z) if parameters.get("bound") == "tanh" else z
+    return np.concatenate([z, np.zeros(width - len(z))])
+
+
+def check_codes(
+    manifest: dict[str, Any], arrays: dict[str, Any], vectors: Any, expected: Any
+) -> None:
+    """Steps 1 to 7 give the expected codes of (n, dim) vectors, within the tolerance of the page;
+    98 of 100 exactly."""
+    parameters = manifest["recipe"]["quantizer"]["parameters"]
+    first = parameters.get("first_code") or 0
+    n_equal = 0
+    for vector, codes in zip(vectors, expected, strict=True):
+        residual = in_centroid_space(manifest, arrays, vector)
+        squared = float(residual @ residual)
+        for level, code in enumerate(codes):
+            centroids = arrays[f"codebook/level_{level}"].astype(np.float64)
+            residual = unit(residual) if parameters.get("normalize_residuals") else residual
+            distances = np.square(residual - centroids).sum(axis=1)
+            distances[:first] = np.inf
+            nearest = int(distances.argmin())
+            if nearest != code:
+                excess = distances[code] - distances[nearest]
+                assert excess <= 1e-5 * (squared + np.square(centroids).sum(axis=1).max())
+                break
+            residual = residual - centroids[nearest]
+        else:
+            assert len(codes) == len([name for name in arrays if "codebook/level_" in name])
+            n_equal += 1
+    assert n_equal >= 0.98 * len(vectors) > 0
+
+
+def check_encoding(bundle: Bundle, path: Path, vectors: Vectors) -> None:
+    bundle.save(path)
+    manifest, arrays = read_bundle(path)
+    encodings = sidtool.encode(Bundle.open(path), vectors=vectors)
+    check_codes(manifest, arrays, vectors, [encoding.codes for encoding in encodings])
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("rq-kmeans", {"balanced": False}),
+        ("rq-kmeans", {"balanced": True, "collisions": "append"}),
+        ("rq-kmeans+", QUICK["rq-kmeans+"]),
+        ("rq-vae", {**QUICK["rq-vae"], "normalize": True}),
+        ("pq", {"normalize": True, "collisions": "allow"}),
+        ("opq", {}),
+    ],
+)
+def test_the_page_suffices_to_encode_by_each_method(
+    tmp_path: Path, method: str, options: dict[str, Any]
+) -> None:
+    vectors = 1 + mixture(0, 200, 12)
+    ids = [str(row) for row in range(200)]
+    bundle = Bundle.from_vectors(ids, vectors, levels="8x8x12", method=method, **options)
+    new = np.concatenate([1 + mixture(1, 200, 12), np.zeros((1, 12), dtype=np.float32)])
+    check_encoding(bundle, tmp_path / "shop.zarr", new)
+
+
+def test_the_page_suffices_to_encode_with_fused_co_occurrence(tmp_path: Path) -> None:
+    sources = [mixture(0, 60, 9), mixture(1, 60, 4)]
+    ids = tuple(f"i{row}" for row in range(60))
+    lines = ["user_id,item_id,timestamp"]
+    lines += [f"u{at % 30},i{at * at % 59},{at}" for at in range(600)]
+    bundle = sidtool.build_codebook(
+        make_items(ids, ids, ids, fields={}, template="{title}"),
+        tmp_path / "fused.zarr",
+        embeddings=sources,
+        interactions=split_of(lines, SplitOptions()),
+        levels="8x8x12",
+        weights=(2, 1),
+    )
+    assert bundle.codebook is not None
+    assert "collaborative_0_weight" in bundle.codebook.encoder
+    check_encoding(bundle, tmp_path / "again.zarr", np.concatenate(sources, axis=1))
+
+
+NETWORK = {"in_0_weight": vectors_of(5, 6, 9), "in_0_bias": vectors_of(6, 1, 9)[0]} | {
+    "in_1_weight": vectors_of(7, 9, 6) / 4,
+    "in_1_bias": vectors_of(8, 1, 6)[0],
+}
+SOURCE = {"source0_0_weight": vectors_of(9, 5, 4), "source0_0_bias": vectors_of(10, 1, 4)[0]}
+SCALE = {"scale": vectors_of(11, 1, 6)[0], "shift": vectors_of(12, 1, 6)[0]}
+FUSION = Fusion((FusedSource(5, 4, 0.3), FusedSource(2, 2, 0.7)))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "networks"),
+    [
+        (QuantizerParams(dim=6, skip=True, bound="tanh", first_code=2), NETWORK),
+        (QuantizerParams(normalize=True, normalize_residuals=True, first_code=1), SCALE),
+        (QuantizerParams(normalize_residuals=True), NETWORK | SCALE),
+        (QuantizerParams(dim=6, normalize=True, fusion=FUSION), SOURCE | NETWORK),
+    ],
+)
+@pytest.mark.parametrize("columns", [0, 2])  # beyond those that the networks give
+def test_the_page_suffices_to_encode_with_each_parameter(
+    tmp_path: Path, parameters: QuantizerParams, networks: dict[str, Any], columns: int
+) -> None:
+    levels = codebook_of(0, (7, 8, 9), 6 + columns).levels
+    parameters = replace(parameters, dim=6)
+    book = Codebook("of another system", levels, networks, parameters)
+    book.check()
+    items = ItemMap.of(SidSpace((7, 8, 9)), ["a"], np.array([[2, 2, 2]], dtype=np.uint16), None)
+    bundle = Bundle.of(items, book, "reassign", name="shop")
+    check_encoding(bundle, tmp_path / "shop.zarr", vectors_of(1, 300, book.dim))
+
+
+CATALOG: list[dict[str, Any]] = [
+    {"title": "Red  lamp", "brand": "Lux", "year": 1999},
+    {"title": "", "brand": "Lux", "year": None},
+    {"title": "Wow!", "brand": ["Lux", "Lamps & Co.", [" of ", "Ulm"]], "year": "[1999]"},
+    {"title": "['Blue', 'lamp.', \"it's\"]", "brand": '["a", 1]', "year": True},
+    {"title": "['the rack's feet.\\\\n', 'a 5\" knob']", "brand": "[Live] at Leeds", "year": 1.5},
+    {"title": "[]", "brand": "", "year": ""},
+    {"title": ".NET (2nd)", "brand": {"name": "漢字 と"}, "year": "\u2003 two\nlines "},
+    {"title": None, "brand": "«Lux»", "year": "?"},
+]
+
+
+@pytest.mark.filterwarnings("ignore:.* have no text")
+@pytest.mark.parametrize(
+    "template", [None, "{title}. {brand} ({year}).", "<{brand}> {{x}}: {title}"]
+)
+def test_the_page_suffices_to_encode_the_texts_of_items(
+    tmp_path: Path, template: str | None
+) -> None:
+    path = tmp_path / "items.jsonl"
+    lines = [json.dumps({"sku": f"lamp {row}", **item}) for row, item in enumerate(CATALOG)]
+    path.write_text("\n".join(lines).replace("1.5", "1.50"))
+    names = sidtool.TextNames(text_template=template)
+    bundle = sidtool.build_codebook(
+        path, tmp_path / "shop.zarr", catalog=names, encoder="lexical", levels="3x4"
+    )
+    manifest, arrays = read_bundle(tmp_path / "shop.zarr")
+    catalog = [json.loads(line, parse_float=str) for line in path.read_bytes().splitlines()]
+    texts = [item_text(manifest, item) for item in catalog]
+    assert texts == list(sidtool.read_items(path, text_template=template).texts)
+    vectors = [lexical_vector(arrays, text) for text in texts]
+    encodings = sidtool.encode(bundle, texts)
+    check_codes(manifest, arrays, vectors, [encoding.codes for encoding in encodings])
+
+
+@pytest.mark.parametrize("policy", ["reassign", "append", "allow"])
+def test_the_page_suffices_to_place_new_items(policy: Policy) -> None:
+    old = mixture(0, 30, 6)
+    old_ids = [f"old{row}" for row in range(30)]
+    bundle = Bundle.from_vectors(old_ids, old, levels="6x8", collisions=policy)
+    new = np.concatenate([old[:3], mixture(1, 5, 6), old[:3], mixture(1, 5, 6)])
+    new_ids = [f"new{row:02d}" for row in range(16)]
+    items = make_items(new_ids, new_ids, new_ids, fields={}, template="{title}")
+    newer = sidtool.add_items(bundle, items, new)
+
+    sids = dict(zip(newer.items.ids, map(tuple, newer.items.codes.tolist()), strict=True))
+    of_old = dict(zip(bundle.items.ids, map(tuple, bundle.items.codes.tolist()), strict=True))
+    assert {item: sids[item] for item in old_ids} == of_old
+    taken = set(of_old.values())
+    n_nearest = 0
+    for item, encoding in zip(new_ids, sidtool.encode(bundle, vectors=new), strict=True):
+        if policy == "append":
+            last = 0
+            while (*encoding.codes, last) in taken:
+                last += 1
+            assert sids[item] == (*encoding.codes, last)
+        elif policy == "allow" or encoding.codes not in taken:
+            assert sids[item] == encoding.codes
+            n_nearest += 1
+        assert policy == "allow" or sids[item] not in taken
+        taken.add(sids[item])
+    assert n_nearest > 0 or policy == "append"
 
 
 def test_the_objects_of_a_bundle_are_those_of_the_page(tmp_path: Path) -> None:
