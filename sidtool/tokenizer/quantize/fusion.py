@@ -85,7 +85,7 @@ def fuse(arrays: Arrays, fusion: Fusion, vectors: Vectors) -> Vectors:
     there is one, is predicted for every row."""
     width = sum(source.width for source in fusion.sources)
     if has(arrays, COLLABORATIVE):
-        width += len(arrays[f"{COLLABORATIVE}_0_bias"])
+        width += check_network(arrays, COLLABORATIVE, width)
 
     def fuse_block(rows: Vectors) -> Vectors:
         parts = []

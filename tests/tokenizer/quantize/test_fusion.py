@@ -13,6 +13,7 @@ from sidtool.tokenizer.quantize.fusion import (
     Fusion,
     FusionOptions,
     add_collaborative,
+    check_fusion,
     factors,
     fuse,
     fuse_sources,
@@ -42,6 +43,19 @@ def collaborative_of(vectors: np.ndarray, events: np.ndarray) -> np.ndarray:
     """Collaborative vectors of the items with events, partly predictable from the vectors."""
     correlated = vectors[:, :3] + 0.3 * vectors_of(9, len(vectors), 3)
     return (correlated * (events > 0)[:, None]).astype(np.float32)
+
+
+def test_a_stored_prediction_of_several_layers_is_applied() -> None:
+    fusion = fuse_sources([np.zeros((1, 2), dtype=np.float32)])
+    arrays = {
+        "collaborative_0_weight": np.array([[1, 0, -1], [0, 1, 0]], dtype=np.float32),
+        "collaborative_0_bias": np.zeros(3, dtype=np.float32),
+        "collaborative_1_weight": np.array([[2], [3], [5]], dtype=np.float32),
+        "collaborative_1_bias": np.array([7], dtype=np.float32),
+    }
+    check_fusion(arrays, fusion, 3)
+    fused = fuse(arrays, fusion, np.array([[0, 4], [-9, 0]], dtype=np.float32))
+    assert fused.tolist() == [[0, 1, 10], [-1, 0, 12]]
 
 
 def test_an_item_gets_a_mixture_of_its_factors_and_the_predicted_ones() -> None:
