@@ -22,6 +22,7 @@ from sidtool.data.columns import EventColumns, EventNames, choose_column, choose
 from sidtool.data.event_sort import ORDER, REST, USER, Spill, sort_events
 from sidtool.data.tables.tables import column_batches, column_names
 from sidtool.data.times import (
+    LEAVE_OUT,
     check_one_unit,
     check_same_kind,
     count_units,
@@ -283,7 +284,8 @@ def filled_ids(path: Path, content: str, column: Column, first: int) -> Column:
     column = pc.fill_null(column, "")
     empty = pc.index(column, "").as_py()
     if empty >= 0:
-        raise DataError(f"{path}, row {first + empty + 1}: the {content} id is empty")
+        message = f"{path}, row {first + empty + 1}: the {content} id is empty"
+        raise DataError(message, hint=LEAVE_OUT)
     return column
 
 

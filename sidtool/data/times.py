@@ -36,6 +36,9 @@ TIME_FORMATS = tuple(day + clock for day in DAY_FORMATS for clock in ("", " %H:%
 """Formats that are guessed, for a hint only."""
 GUESSED_CELLS = 1000
 """The first cells, of which a format is guessed."""
+LEAVE_OUT = "`sidtool check ITEMS EVENTS --fix OUT` leaves out such events"
+"""The hint for cells that cannot be used."""
+OTHER_FORMAT = "--time-format FORMAT reads times of another format, like '%b %d, %Y'"
 
 
 def units_per_second(number: float) -> float | None:
@@ -175,7 +178,8 @@ def read_order(
     if len(wrong):
         row = int(wrong[0])
         cell = column[row].as_py()
-        raise DataError(f"{path}, row {first_row + row + 1}: the order is {cell!r}")
+        message = f"{path}, row {first_row + row + 1}: the order is {cell!r}"
+        raise DataError(message, hint=LEAVE_OUT)
     longest = pc.max(pc.binary_length(column)).as_py() or 0
     remainders = _remainders(column, numbers) if longest > FLOAT_DIGITS else np.zeros(len(numbers))
     return numbers, remainders
@@ -203,10 +207,11 @@ def _parse_cells(path: Path, cells: Sequence[str], first_row: int) -> NDArray[np
         try:
             numbers[row] = parse_time(cell)
         except (ValueError, OverflowError) as error:
+            hint = f"{LEAVE_OUT}; {OTHER_FORMAT}" if cell else LEAVE_OUT
             raise DataError(
                 f"{path}, row {first_row + row + 1}: the order {cell!r} is neither a number nor an "
                 "ISO date",
-                hint=time_format_hint(cells),
+                hint=time_format_hint(cells) or hint,
             ) from error
         if _kind(cell) != _kind(cells[0]):
             check_same_kind(path, (first_row, cells[0]), (first_row + row, cell))

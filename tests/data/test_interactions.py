@@ -179,13 +179,17 @@ def test_recorded_columns_come_before_guesses_and_after_names(tmp_path: Path) ->
         ("movieId", "", "row 3: the item id is empty"),
         ("timestamp", "", "row 3: the order '' is neither"),
         ("timestamp", "soon", "row 3: the order 'soon' is neither"),
+        ("timestamp", "Jan 5, 2024", "row 3: the order 'Jan 5, 2024' is neither"),
         ("timestamp", "nan", "row 3: the order is 'nan'"),
     ],
 )
 def test_a_malformed_cell_is_named(tmp_path: Path, column: str, value: str, message: str) -> None:
     broken = TABLE | {column: [*TABLE[column][:2], value, *TABLE[column][3:]]}
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as refusal:
         read_interactions(write_table(tmp_path / "x.csv", broken))
+    hint = str(refusal.value.shell_hint)
+    assert "--fix OUT` leaves out such events" in hint
+    assert ("--time-format FORMAT" in hint) == (value in ("soon", "Jan 5, 2024"))
 
 
 def test_a_file_of_windows_is_refused(tmp_path: Path) -> None:
@@ -221,7 +225,7 @@ def test_empty_times_have_no_format(tmp_path: Path) -> None:
     path = write_table(tmp_path / "x.csv", TABLE | {"timestamp": [""] * 5})
     with pytest.raises(DataError, match="row 1: the order '' is neither") as refusal:
         read_interactions(path)
-    assert refusal.value.shell_hint is None
+    assert "--time-format" not in str(refusal.value.shell_hint)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 16])
