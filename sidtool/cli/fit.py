@@ -4,15 +4,16 @@ import io
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 
-from sidtool import recipes
-from sidtool.base.errors import EXIT_INTERRUPTED
+from sidtool import recipes, training
+from sidtool.base.errors import EXIT_INTERRUPTED, UsageError
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import as_step, is_verbose, next_step, note, say, say_json, warn
-from sidtool.recipes import Example, FitOptions, Ran, StepError
+from sidtool.recipes import PARTS, RECIPES, Example, FitOptions, Ran, Recipe, StepError
+from sidtool.training.reinforcement import RL_SETTINGS
 
 
 def fit(
@@ -31,6 +32,7 @@ def fit(
     The steps are check, split, build-codebook, init-model, extend-model, make-sft, build-memory,
     train, tune-memory, evaluate and report; OUT/run.sh has them afterwards. A killed call continues
     when it is called again; a changed file or option repeats what depends on it."""
+    check_keys(Recipe.named(fitting.recipe))
     if dry_run:
         steps = recipes.plan_fit(items, events, out, fitting)
         if json:
@@ -52,6 +54,32 @@ def fit(
     took = f"{fitted.seconds / 60:.1f} of {fitting.minutes:g} min"
     note(f"{fitted.script} has the commands; they took {took}")
     return next_step(fitted.next)
+
+
+def check_keys(recipe: Recipe) -> None:
+    """Raise UsageError for a key of a recipe's file that the command of the file does not take."""
+    # the recipes of the package are tested, and libraries that know the keys take seconds to load
+    parts = PARTS if recipe.folder.parent != RECIPES else {}
+    for part, command in parts.items():
+        if recipe.has(part):
+            _check_config(command, recipe.config(part))
+
+
+def _check_config(command: str, config: Path) -> None:
+    """Raise UsageError for a key of a file that is no `--config` of a command."""
+    from sidtool.cli.main import make_app
+
+    if command not in ("train", "rl"):
+        commands: Any = typer.main.get_command(make_app(command))
+        options.read_config(typer.Context(commands.commands[command], info_name=command), config)
+        return
+    try:
+        if command == "train":
+            training.read_stages(config)
+        else:
+            training.read_settings(RL_SETTINGS, config, ())
+    except UsageError as error:
+        raise UsageError(f"{config}: {error}", hint=error.shell_hint) from error
 
 
 def run_here(arguments: list[str], stdout: TextIO) -> Ran:

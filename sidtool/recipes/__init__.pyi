@@ -5,6 +5,7 @@ from .example import write_example as write_example
 from .fitting import FitOptions as FitOptions
 from .fitting import fit as fit
 from .fitting import plan_fit as plan_fit
+from .recipe import PARTS as PARTS
 from .recipe import RECIPES as RECIPES
 from .recipe import Commands as Commands
 from .recipe import Inputs as Inputs

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sidtool.base.errors import UsageError
 from sidtool.recipes.profile import Choices
-from sidtool.recipes.recipe import Commands, Inputs, Recipe, flag, given_words, step
+from sidtool.recipes.recipe import COOCCURRENCE, Commands, Inputs, Recipe, flag, given_words, step
 from sidtool.recipes.steps import Step
 
 
@@ -78,7 +78,7 @@ class Plan:
         the recipe is for a language model and none was named, or makes its own and one was."""
         recipe, commands = self.recipe, self._commands
         yield commands.split(self.split, *recipe.options("split"))
-        has_cooccurrence = recipe.settings("recipe").get("cooccurrence", True)
+        has_cooccurrence = recipe.settings("recipe").get(COOCCURRENCE, True)
         yield commands.codebook(
             self.bundle,
             *("--encoder", _path_or_word(self.encoder)),

@@ -6,6 +6,7 @@ outputs and further options."""
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,25 @@ from sidtool.training import DEFAULTS
 
 RECIPES = Path(__file__).parent / "configs"
 """The recipes of the package, a folder each."""
+PARTS: Mapping[str, str] = {
+    "split": "split",
+    "codebook": "build-codebook",
+    "model": "init-model",
+    "extend": "extend-model",
+    **dict.fromkeys(("sft", "cpt", "labels"), "make-sft"),
+    "memory": "build-memory",
+    **dict.fromkeys(("train", "pretrain", "reward"), "train"),
+    **dict.fromkeys(("rl", "reinforce"), "rl"),
+    "evaluate": "evaluate",
+    "lists": "evaluate-lists",
+}
+"""The command whose `--config` a file is; `reinforce` is of benchmarks/reinforce.py."""
+COOCCURRENCE = "cooccurrence"
+"""The key of recipe.yaml: whether the codebook is also of co-occurrence."""
+_FILES = (
+    *("recipe.yaml", *(f"{part}.yaml" for part in PARTS)),
+    *(f"{part}.template.json" for part, command in PARTS.items() if command == "make-sft"),
+)
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -34,18 +54,32 @@ class Recipe:
 
     @classmethod
     def named(cls, name: str) -> "Recipe":
-        """A recipe of the package, or a folder. Raises UsageError for anything else, and for a
-        folder without one of the files that every recipe has."""
+        """A recipe of the package, or a folder. Raises UsageError for anything else, for a folder
+        without one of the files that every recipe has, and for a file or key that none has."""
         folder = RECIPES / name if name in recipe_names() else Path(name)
         if not folder.is_dir():
             raise UsageError(
                 f"no recipe {name!r}: use {', '.join(recipe_names())} or a folder of YAML files"
             )
         recipe = cls(folder)
+        recipe._check_files()
         for part in ("codebook", "sft", "train"):
             if not recipe.has(part):
                 raise UsageError(f"recipe {folder} has no {part}.yaml")
+        for key in recipe.settings("recipe"):
+            if key != COOCCURRENCE:
+                message = f"{recipe.config('recipe')} has no key {key!r}"
+                raise UsageError(message, hint=f"it has {COOCCURRENCE}")
         return recipe
+
+    def _check_files(self) -> None:
+        """Raise UsageError for a file that no step reads."""
+        for path in sorted(self.folder.iterdir()):
+            is_beside = path.name.startswith((".", "README", "LICENSE")) or path.is_dir()
+            if path.name not in _FILES and not is_beside:
+                close = get_close_matches(path.name.lower(), _FILES, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(_FILES)}"
+                raise UsageError(f"{path}: a recipe has no such file", hint=hint)
 
     @property
     def name(self) -> str:

@@ -15,7 +15,7 @@ import sidtool.recipes.steps
 from sidtool.base.errors import RefusedError, UsageError
 from sidtool.recipes import FitOptions, Ran, fit, plan_fit, shell_script
 from sidtool.recipes.fitting import Fitted
-from tests.cli.road import done, run
+from tests.cli.road import done, refused, run
 from tests.recipes.conftest import Finished, Shop
 from tests.sealed import reseal
 
@@ -277,14 +277,36 @@ def test_a_dry_run_prints_a_script_and_writes_nothing(shop: Shop, tmp_path: Path
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("sft", "sft.yaml: make-sft has no option 'histry_length'"),
+        ("evaluate", "evaluate.yaml: evaluate has no option 'histry_length'"),
+        ("train", "train.yaml: no setting 'histry_length'"),
+        ("rl", "rl.yaml: no setting 'histry_length'"),
+    ],
+)
+def test_an_unknown_key_of_a_recipe_is_refused_before_any_step(
+    shop: Shop, tmp_path: Path, part: str, message: str
+) -> None:
+    recipe = tmp_path / "recipe"
+    shutil.copytree(shop.recipe, recipe)
+    (recipe / f"{part}.yaml").write_text("histry_length: 1\n")
+    words = ("fit", shop.items, shop.events, "-o", tmp_path / "out", "--recipe", recipe)
+    for more in ((), ("--dry-run",)):
+        assert message in refused(2, *words, *more)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_step_that_fails_has_its_exit_code_and_names_itself(shop: Shop, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe"
     recipe.mkdir()
     for name in ("codebook", "sft", "train", "model"):
-        (recipe / f"{name}.yaml").write_text("unknown: 1\n")
+        (recipe / f"{name}.yaml").touch()
+    (recipe / "codebook.yaml").write_text("levels: none\n")
     words = ("fit", shop.items, shop.events, "-o", tmp_path / "out", "--recipe", recipe)
     ran = run(*words, "--encoder", shop.encoder)
     assert (ran.code, ran.out) == (2, "")
-    assert "has no option 'unknown'" in ran.err
+    assert "'none'" in ran.err
     assert "build-codebook " in ran.err.splitlines()[-1]
     assert ran.err.splitlines()[-1].endswith("ended with exit code 2")

@@ -189,6 +189,32 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:
         Recipe(tmp_path).settings("train")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("Split.yml", "target: [rating>=4]", r"Split\.yml: a recipe has no such file"),
+        ("notes.txt", "", r"notes\.txt: a recipe has no such file"),
+        ("recipe.yaml", "coocurrence: false", r"recipe\.yaml has no key 'coocurrence'"),
+        ("README.md", "", None),
+        ("LICENSE", "", None),
+        (".DS_Store", "", None),
+        ("cpt.template.json", "", None),
+    ],
+)
+def test_a_file_or_key_that_no_recipe_has_is_refused(
+    shop: Shop, tmp_path: Path, name: str, content: str, message: str | None
+) -> None:
+    recipe = tmp_path / "recipe"
+    shutil.copytree(shop.recipe, recipe)
+    (recipe / name).write_text(content)
+    if message is None:
+        assert Recipe.named(str(recipe)).has("train")
+        return
+    with pytest.raises(UsageError, match=message) as refusal:
+        Recipe.named(str(recipe))
+    assert name != "Split.yml" or refusal.value.shell_hint == "did you mean split.yaml?"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("tables", [garden, parts, library], ids=lambda tables: tables.__name__)
 def test_messy_tables_end_in_a_verdict(tables: Any, shop: Shop, tmp_path: Path) -> None:
