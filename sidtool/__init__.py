@@ -8,7 +8,7 @@ from typing import Any
 
 import lazy_loader
 
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"
 
 _import, _, _names = lazy_loader.attach_stub(__name__, __file__)
 

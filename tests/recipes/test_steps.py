@@ -63,7 +63,7 @@ def test_what_something_else_made_is_refused(tmp_path: Path, ran: list[list[str]
 
 
 def test_steps_that_replace_repeat_what_depends_on_a_change(
-    tmp_path: Path, ran: list[list[str]]
+    tmp_path: Path, ran: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, other = tmp_path / "config.yaml", tmp_path / "other.yaml"
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
@@ -89,6 +89,8 @@ def test_steps_that_replace_repeat_what_depends_on_a_change(
     assert run() == ["make-second"]
     third.unlink()
     assert run() == ["make-third"]
+    monkeypatch.setattr("sidtool.recipes.steps.__version__", "another")
+    assert run() == ["make-first", "make-second", "make-third"]
 
 
 def test_changed_urls_and_patterns_repeat_their_step(tmp_path: Path, ran: list[list[str]]) -> None:
