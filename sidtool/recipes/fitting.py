@@ -38,6 +38,8 @@ from sidtool.recipes.recipe import Inputs, Recipe
 from sidtool.recipes.steps import RECORDS, RunCommand, Step, Steps, shell_script
 
 SCRIPT = "run.sh"
+COPY = "recipe"
+"""The folder of the recipe's files, as the script reads them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,16 +154,18 @@ def fit(
     raw = _inputs(items, events, out, options)
     # what a build would refuse is refused before anything is written, unless it is cleaned first
     profile = None if options.fix else _measured(raw)
+    recipe = Recipe.named(options.recipe)
     first = check_step(raw, out, fixes=options.fix)
     inputs = raw.cleaned(first.output) if options.fix else raw
-    total = 1 + len(_plan(options, inputs, profile, out).steps())
+    total = 1 + len(_plan(options, recipe, inputs, profile, out).steps())
     (out / RECORDS).mkdir(parents=True, exist_ok=True)
     with hold_lock(out):
         steps = Steps(out, run_command, replaces=True, clock=clock)
         road = _Road(steps, options.minutes, notify, clock, clock(), total=total)
         road.do(first)
         profile = profile or _measured(inputs)
-        plan = _plan(options, inputs, profile, out)
+        # the script needs no file of the installation
+        plan = _plan(options, recipe.copied(out / COPY), inputs, profile, out)
         road.total = 1 + len(plan.steps())
         for step in plan.before_training():
             road.do(step)
@@ -188,7 +192,7 @@ def fit(
             model=str(plan.model),
             report=str(plan.page),
             script=str(script),
-            recipe=plan.recipe.name,
+            recipe=recipe.name,
             profile=profile,
             choices=plan.choices,
             seconds=round(road.spent, 1),
@@ -204,14 +208,15 @@ def plan_fit(
     options = options or FitOptions()
     out = Path(out)
     raw = _inputs(items, events, out, options)
+    recipe = Recipe.named(options.recipe)
     first = check_step(raw, out, fixes=options.fix)
     if not options.fix:
-        return [first, *_plan(options, raw, _measured(raw), out).steps()]
+        return [first, *_plan(options, recipe, raw, _measured(raw), out).steps()]
     with TemporaryDirectory(prefix="sidtool-") as scratch:
         catalog, table = read_tables(raw.items, raw.events, raw.columns, raw.names)
         clean(catalog, table, Path(scratch, "data"))
         profile = _measured(raw.cleaned(Path(scratch, "data")))
-    return [first, *_plan(options, raw.cleaned(first.output), profile, out).steps()]
+    return [first, *_plan(options, recipe, raw.cleaned(first.output), profile, out).steps()]
 
 
 def _inputs(items: str | Path, events: str | Path, out: Path, options: FitOptions) -> Inputs:
@@ -247,9 +252,10 @@ def _measured(inputs: Inputs) -> DataProfile:
     return measure(catalog, table, checked)
 
 
-def _plan(options: FitOptions, inputs: Inputs, profile: DataProfile | None, out: Path) -> Plan:
+def _plan(
+    options: FitOptions, recipe: Recipe, inputs: Inputs, profile: DataProfile | None, out: Path
+) -> Plan:
     """The plan for data, or one of as many steps for data that is not cleaned yet."""
-    recipe = Recipe.named(options.recipe)
     choices = Choices() if profile is None else choose(profile, recipe, options.minutes)
     if options.text_template is not None:
         choices = replace(choices, text_template=options.text_template)

@@ -4,6 +4,7 @@ recipe on one data set are steps: `Plan` puts them in order for `fit`; others na
 outputs and further options."""
 
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -14,6 +15,7 @@ from typing import Any
 from sidtool.base.documents import parse_yaml, read_document
 from sidtool.base.errors import UsageError
 from sidtool.base.options import given_flags
+from sidtool.base.output import remove
 from sidtool.data import CatalogNames, EventNames
 from sidtool.recipes.steps import Step
 from sidtool.training import DEFAULTS
@@ -80,6 +82,15 @@ class Recipe:
                 close = get_close_matches(path.name.lower(), _FILES, n=1)
                 hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(_FILES)}"
                 raise UsageError(f"{path}: a recipe has no such file", hint=hint)
+
+    def copied(self, folder: Path) -> "Recipe":
+        """A copy of its files in a folder, which has no others afterwards."""
+        if folder.resolve() != self.folder.resolve():
+            remove(folder)
+            folder.mkdir()
+            for path in filter(Path.is_file, map(self.folder.joinpath, _FILES)):
+                shutil.copyfile(path, folder / path.name)
+        return Recipe(folder)
 
     @property
     def name(self) -> str:

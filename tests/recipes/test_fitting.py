@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TextIO
@@ -196,6 +197,23 @@ def test_a_changed_option_repeats_its_steps(finished: Finished, shop: Shop, tmp_
     assert commands(options) == ["build-memory"]
     (recipe / "train.yaml").write_text((shop.recipe / "train.yaml").read_text() + "dropout: 0.2\n")
     assert commands(options) == ["train", "train"]
+    (recipe / "evaluate.yaml").write_text("num_beams: 8\n")
+    assert commands(options) == ["evaluate"]
+    (recipe / "evaluate.yaml").unlink()
+    assert commands(options) == ["evaluate"]
+    assert _files(out / "recipe") == _files(recipe)
+    # the copy is a recipe, too
+    copy = replace(options, recipe=str(out / "recipe"))
+    assert commands(copy) == []
+    assert _files(out / "recipe") == _files(recipe)
+    # wherever the folder is
+    shutil.move(out, out.with_name("moved"))
+    out = out.with_name("moved")
+    assert commands(options) == []
+
+
+def _files(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
 
 
 def test_files_that_stop_a_build_are_refused_before_any_step(shop: Shop, tmp_path: Path) -> None:
@@ -225,13 +243,17 @@ def test_a_folder_with_other_files_is_refused(shop: Shop, tmp_path: Path) -> Non
 def test_with_enough_time_the_printed_script_is_what_ran(finished: Finished, shop: Shop) -> None:
     steps = plan_fit(shop.items, shop.events, finished.folder, shop.options)
     printed = shell_script(steps, f"sidtool fit {shop.items} {shop.events}")
-    assert printed == (finished.folder / "run.sh").read_text()
+    # what ran has the copies of the recipe's files
+    copied = printed.replace(f"{shop.recipe}/", f"{finished.folder}/recipe/")
+    assert copied == (finished.folder / "run.sh").read_text()
 
 
 @pytest.mark.slow
 def test_the_script_makes_the_same_files(finished: Finished, shop: Shop, tmp_path: Path) -> None:
     out = tmp_path / "again"
     script = (finished.folder / "run.sh").read_text().replace(str(finished.folder), str(out))
+    assert str(shop.recipe) not in script
+    shutil.copytree(finished.folder / "recipe", out / "recipe")
     command = f'sidtool() {{ {sys.executable} -m sidtool "$@"; }}\n{script}'
     subprocess.run(["bash", "-c", command], check=True)
     for name in ("split/split.json", "sft/train.jsonl", "model+memory/model.safetensors"):
