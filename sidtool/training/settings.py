@@ -80,8 +80,8 @@ class TrainOptions(StageOptions):
     eval_num_beams: int = option(20, minimum=1)
     """Beam width in validation."""
     eval_exclude_seen: bool | None = option(None)
-    """Exclude the items of a user's history from the recommendations in validation. Default: on if
-    no held-out target of the split is an item of its own history."""
+    """Exclude the items of a user's history from the recommendations in validation. Default: on
+    unless more than 1 of 100 held-out targets of the split are items of their own history."""
     early_stopping_patience: int | None = option(None, minimum=1)
     """Stop after this many validations without a better metric. Default: train to the end."""
     stop_step: int | None = option(None, minimum=1)

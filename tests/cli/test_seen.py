@@ -6,8 +6,8 @@ import pytest
 from sidtool.recommendation.search.search_options import SeenOptions, seen_reason
 from tests.cli.road import TRAINING, Road, done, write_lines
 
-REMOVED = "seen items removed: no target of the split repeats an item of its history"
-KEPT = "seen items kept: targets of the split repeat items of their history"
+REMOVED = "seen items removed: at most 1 of 100 targets of the split repeats a seen item"
+KEPT = "seen items kept: more than 1 of 100 targets of the split repeat a seen item"
 UNKNOWN = "seen items kept: no split records whether targets repeat"
 
 

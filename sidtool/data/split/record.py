@@ -16,7 +16,9 @@ from sidtool.data.times import NUMBER, units_per_second
 SPLIT_FORMAT = 4
 """The newest format of a split folder that this version reads, and the one that it writes."""
 Protocol = Literal["leave-one-out", "last-session", "temporal", "given"]
-
+MAX_REPEATED_PERCENT = 1
+"""Repeated targets per 100 held-out examples up to which seen items are removed by default: a
+target that is seen and removed can never be found, and removing gains everywhere else."""
 
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DURATION = re.compile(r"(?P<number>.+?)(?P<unit>[smhd]?)")
@@ -88,8 +90,8 @@ class SplitReference(JsonRecord):
     columns: EventColumns | None = field(default=None, compare=False)
     """Columns of the events, so that a later command reads events without a question."""
     targets_repeat: bool | None = field(default=None, compare=False)
-    """Whether a held-out target is an item of its own history: if none is, commands exclude seen
-    items by default. None where it is not recorded."""
+    """Whether more held-out targets than `MAX_REPEATED_PERCENT` are items of their own history:
+    if not, commands exclude seen items by default. None where it is not recorded."""
 
     @property
     def order(self) -> str | None:
@@ -224,7 +226,8 @@ class SplitManifest(JsonRecord):
     def reference(self) -> SplitReference:
         """The reference that everything made from this split carries."""
         repeated = self.counts.repeated_targets
-        targets_repeat = None if repeated is None else repeated > 0
+        limit = MAX_REPEATED_PERCENT * (self.counts.valid + self.counts.test)
+        targets_repeat = None if repeated is None else 100 * repeated > limit
         return SplitReference(
             self.protocol, self.digest, self.cuts, self.extends, self.columns, targets_repeat
         )

@@ -221,8 +221,8 @@ class Contract(JsonRecord):
 
     @property
     def targets_repeat(self) -> bool | None:
-        """Whether a held-out target of the newest split that records it repeats an item of its
-        history; None if no split does."""
+        """`SplitReference.targets_repeat` of the newest split that records it; None if no split
+        does."""
         facts = (reference.targets_repeat for reference in reversed(self.splits))
         return next((fact for fact in facts if fact is not None), None)
 

@@ -26,8 +26,8 @@ class SeenOptions:
     """Whether items of a history are recommended."""
 
     exclude_seen: bool | None = option(None, panel="Seen items")
-    """Never recommend an item of the history. Default: on if no held-out target of the split is an
-    item of its own history."""
+    """Never recommend an item of the history. Default: on unless more than 1 of 100 held-out
+    targets of the split are items of their own history."""
 
     def with_seen(self, targets_repeat: bool | None) -> Self:
         """The options with this choice made, by `SplitReference.targets_repeat`."""
@@ -43,8 +43,8 @@ def seen_reason(exclude_seen: bool | None, targets_repeat: bool | None) -> str:
     if targets_repeat is None:
         return "seen items kept: no split records whether targets repeat"
     if targets_repeat:
-        return "seen items kept: targets of the split repeat items of their history"
-    return "seen items removed: no target of the split repeats an item of its history"
+        return "seen items kept: more than 1 of 100 targets of the split repeat a seen item"
+    return "seen items removed: at most 1 of 100 targets of the split repeats a seen item"
 
 
 @dataclass(frozen=True, kw_only=True)

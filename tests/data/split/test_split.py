@@ -45,7 +45,7 @@ def coded(values: Sequence[str]) -> Coded[str]:
 
 def interactions(events: list[tuple[str, str, int]]) -> Interactions:
     """Events in the order of `read_interactions`."""
-    ordered = sorted(events, key=lambda e: ("uvwxy".index(e[0]), e[2]))
+    ordered = sorted(events, key=lambda e: (e[0], e[2]))
     users, items, order = zip(*ordered, strict=True)
     return Interactions(
         coded(users),
@@ -110,7 +110,8 @@ def check_whole(split: Split, read: Interactions) -> None:
     assert (counts.valid, counts.test) == (len(split.valid), len(split.test))
     repeated = [e.item for e in (*split.valid, *split.test) if e.item in e.history]
     assert counts.repeated_targets == len(repeated)
-    assert split.reference.targets_repeat == bool(repeated)
+    held_out = counts.valid + counts.test
+    assert split.reference.targets_repeat == (len(repeated) > held_out / 100)
     log = of_users(read)
     places = [(e.position, log[e.user]) for e in (*split.valid, *split.test)]
     assert counts.tied_targets == sum(at > 0 and log[at][1] == log[at - 1][1] for at, log in places)
@@ -157,6 +158,17 @@ def test_validation_after_test_is_refused() -> None:
     read = interactions([("u", "a", moment) for moment in range(9)])
     with pytest.raises(UsageError, match=r"starts at 3\.0, after test, which starts at 2\.0"):
         temporal(read, Cuts(3.0, 2.0))
+
+
+@pytest.mark.parametrize(("repeating_users", "repeats"), [(0, False), (1, False), (2, True)])
+def test_one_repeated_target_of_a_hundred_changes_no_default(
+    repeating_users: int, repeats: bool
+) -> None:
+    histories = {f"u{n:02}": "aba" if n < repeating_users else "abc" for n in range(50)}
+    events = [(user, item, t) for user, items in histories.items() for t, item in enumerate(items)]
+    split = leave_one_out(interactions(events))  # 100 targets
+    assert split.counts.repeated_targets == repeating_users
+    assert split.reference.targets_repeat is repeats
 
 
 TWO_USERS = leave_one_out(interactions([(u, i, t) for u in "uv" for t, i in enumerate("abcdab")]))

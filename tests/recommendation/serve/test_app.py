@@ -318,7 +318,7 @@ def test_seen_items_are_left_out_where_the_model_says_that_targets_never_repeat(
 
     client = make_client(loaded)
     assert client.get("/readyz").json()["exclude_seen"] is True
-    assert client.get("/readyz").json()["seen"].startswith("seen items removed: no target")
+    assert client.get("/readyz").json()["seen"].startswith("seen items removed: at most 1")
     assert seen(client) == {"i3"}
     assert seen(client, exclude_seen=False) == {"i1", "i2", "i3"}
     named = {"path": "/v1/score", "candidates": ["i1", "i3"], "k": 2}
