@@ -78,6 +78,7 @@ from .recommendation.serve import serve as serve
 from .registry import log as log
 from .registry import open_bundle as open_bundle
 from .registry import policy as policy
+from .registry import published_versions as published_versions
 from .registry import pull as pull
 from .registry import push as push
 from .registry import tag as tag

@@ -80,6 +80,7 @@ def add_items(
             encoder=encoder,
             trust_remote_code=trust_remote_code,
             remove=retired,
+            published=registry.published_versions(bundle),
             progress=stages.get("embed"),
         )
     grown.save(out, force=writing.force)
@@ -123,7 +124,10 @@ def align(
 ) -> None:
     """Rename the codes of a retrained codebook so that most items keep their old codes."""
     refuse_existing(out, writing.force, BUNDLE)
-    aligned = tokenizer.align(registry.open_source(new), registry.open_source(to))
+    published = registry.published_versions(to)
+    aligned = tokenizer.align(
+        registry.open_source(new), registry.open_source(to), published=published
+    )
     change = aligned.manifest.change
     assert isinstance(change, AlignChange)
     counts = {name: getattr(change, name) for name in ("common", "before", "after")}

@@ -26,3 +26,4 @@ from .transfer import check_source as check_source
 from .transfer import published as published
 from .transfer import verify as verify
 from .version_log import log as log
+from .version_log import published_versions as published_versions

@@ -130,8 +130,9 @@ def refuse_other(registry: Storage, published: VersionRecord, record: VersionRec
         raise RefusedError(
             f"{registry.location} already has version {record.version} with digest "
             f"{published.digest[:12]}; this bundle's digest is {record.digest[:12]}",
-            hint="published versions never change: run add-items or align on "
-            f"{registry.location}, or push to another NAME",
+            hint="published versions never change: make the bundle from a published one "
+            f"(add-items or align on {registry.location}@VERSION), which gives it a free number, "
+            "or push to another NAME",
         )
 
 

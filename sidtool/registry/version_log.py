@@ -8,7 +8,13 @@ from sidtool.base.storage import Storage
 from sidtool.memory import MemoryManifest
 from sidtool.model.contract import StoredModel
 from sidtool.registry.kinds import parse_manifest, read_manifest
-from sidtool.registry.records import LATEST, VersionRecord, list_records, read_pointer
+from sidtool.registry.records import (
+    LATEST,
+    VersionRecord,
+    list_records,
+    list_versions,
+    read_pointer,
+)
 from sidtool.registry.references import check_published, locate, published_root, split_reference
 from sidtool.tokenizer.bundle import Manifest, Version
 
@@ -111,6 +117,19 @@ def log(reference: str | Path) -> VersionLog:
         if not isinstance(stored, Manifest):
             versions.append(LoggedVersion(_version(stored, name, version.version), version_names))
     return VersionLog(tuple(versions), True)
+
+
+def published_versions(reference: str | Path) -> list[str]:
+    """The numbers of the versions of URL/NAME, newest first; none for a path or URL of an
+    artifact itself. `add_items` and `align` take them as `published`.
+
+    Examples:
+        >>> sidtool.published_versions("shop.zarr")
+        []
+    """
+    if locate(str(reference))[1] is None:
+        return []
+    return list_versions(Storage(split_reference(str(reference))[0]))
 
 
 def _version(manifest: MemoryManifest | StoredModel, name: str, version: str) -> AnyVersion:

@@ -117,6 +117,7 @@ def in_shop(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     link(tmp_path, {path.name: path for path in shop.iterdir()})
     catalog(Path("items-new.jsonl"), n=70)
     Path("items-all.jsonl").symlink_to("items-new.jsonl")
+    catalog(Path("items-corrected.jsonl"), n=75)
     rows = list(csv.reader(Path("interactions.csv").read_text(encoding="utf-8").splitlines()))
     last = {row[0]: int(row[2]) for row in rows[1:]}
     rows.extend([user, "b001", str(time + 1)] for user, time in last.items())
@@ -152,10 +153,13 @@ def test_the_pages_on_refreshing_and_migrating_run(road: Road, encoder: Path) ->
 def test_the_page_on_a_nightly_rebuild_runs() -> None:
     run_commands("nightly.md", {"hr@10=0.01": "hr@10=0"}, {})
     assert verify_memory(Path("tonight/memory.zarr")) == []
-    assert len(open_bundle("registry/shop")) == 70
-    assert len(open_bundle("registry/shop@prod")) == 60  # as the page ends: the version before
+    assert len(open_bundle("registry/shop@1.1")) == 70
+    corrected = open_bundle("registry/shop@prod")  # as the page ends
+    assert (corrected.manifest.version, len(corrected)) == ("1.2", 75)
+    assert corrected.manifest.parent == open_bundle("registry/shop@1.0").digest
+    assert corrected.digest == open_bundle("registry/shop").digest
     served = ("--bundle", "registry/shop@prod", "--memory", "registry/memory@prod")
-    done("recommend", "weekly+memory", *served, "--history", "b001")
+    done("recommend", "tuned+memory", *served, "--history", "b001")
     assert len(open_bundle("weekly/sid.zarr")) == 70
 
 

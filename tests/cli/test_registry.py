@@ -1,9 +1,10 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from sidtool.registry.references import open_bundle
+from sidtool.registry.references import open_bundle, open_parent
 from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import N_ITEMS, Road, done, refused, run, tree, write_lines
 from tests.s3 import BUCKET, Wire
@@ -70,6 +71,51 @@ def test_log_and_tag(road: Road, shop: Path) -> None:
     assert "is not a valid tag" in refused(2, "tag", f"{shop}@1.0", "1.1")
     (shop / "versions/1.0.json").unlink()
     assert "has no version 1.0 for 'old': it has 1.1, old" in refused(1, "inspect", f"{shop}@old")
+
+
+def test_a_bad_version_is_left_behind(road: Road, tmp_path: Path) -> None:
+    shop, made = tmp_path / "shop", tmp_path / "made.zarr"
+    rows = ({"item_id": item, "title": "new lamp"} for item in ("b060", "b061"))
+    new = write_lines(tmp_path / "new.jsonl", rows)
+    vectors = np.random.default_rng(0).normal(size=(3, 2, 8)).astype(np.float32)
+    for name, values in zip(("bad", "good", "better"), vectors, strict=True):
+        np.save(tmp_path / f"{name}.npy", values)
+
+    def add_items(bundle: object, name: str) -> str:
+        by_row = ("--embeddings", tmp_path / f"{name}.npy", "--by-row", "--force")
+        made_now = done("add-items", bundle, new, "-o", made, *by_row, "--json").json
+        return str(made_now["version"])
+
+    done("push", road.bundle, shop, "--tag", "prod")
+    assert add_items(road.bundle, "bad") == "1.1"
+    done("push", made, shop, "--tag", "prod")
+    bad = open_bundle(shop)
+    done("tag", f"{shop}@1.0", "prod")
+    assert add_items(road.bundle, "good") == "1.1"  # what is published cannot be known
+    assert f"align on {shop}@VERSION" in refused(3, "push", made, shop)
+    assert add_items(f"{shop}@prod", "good") == "1.2"
+    done("push", made, shop, "--tag", "prod")
+    good, first = open_bundle(f"{shop}@prod"), Bundle.open(road.bundle)
+    assert good.digest == open_bundle(shop).digest != bad.digest
+    assert [version.version for version in good.manifest.history] == ["1.0", "1.2"]
+    parent = open_parent(f"{shop}@1.2", good)
+    assert parent is not None
+    assert parent.digest == good.manifest.parent == first.digest
+    logged = done("log", f"{shop}@prod", "--json")
+    names = [(version["version"], version["published"]) for version in logged.lines]
+    assert names == [("1.2", ["1.2", "latest", "prod"]), ("1.0", ["1.0"])]
+    assert "not in this lineage: 1.1" in done("log", shop).err
+    assert "models of the old bundle: works" in done("diff", f"{shop}@1.0", shop).out
+    done("recommend", road.tuned, "--bundle", f"{shop}@prod", "--history", "b061")
+    assert add_items(shop, "better") == "1.2"  # all items are there: nothing changed
+
+
+def test_a_version_is_made_of_an_earlier_codebook(road: Road, shop: Path, tmp_path: Path) -> None:
+    for number in ("2.0", "3.0"):
+        out = tmp_path / f"{number}.zarr"
+        done("align", road.other, "--to", f"{shop}@1.0", "-o", out)
+        assert Bundle.open(out).manifest.version == number
+        done("push", out, shop)
 
 
 def test_verify_finds_another_bundle_in_place_of_the_published_one(road: Road, shop: Path) -> None:

@@ -114,8 +114,9 @@ def test_a_version_is_never_replaced_by_another_bundle(
 ) -> None:
     push(str(first), shop)
     before = everything(shop)
-    with pytest.raises(RefusedError, match=r"already has version 1\.0 with digest"):
+    with pytest.raises(RefusedError, match=r"already has version 1\.0 with digest") as error:
         push(str(version(tmp_path / "other.zarr", "1.0")), shop)
+    assert "@VERSION), which gives it a free number" in str(error.value.hint)
     assert everything(shop) == before
 
 

@@ -4,7 +4,7 @@ fields of the next version."""
 import datetime
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self, TypedDict
 
@@ -265,13 +265,18 @@ class Manifest(JsonRecord):
         """The report of the build; None for an imported map, or a version after the built one."""
         return CodebookReport.from_json(self.report) if self.report else None
 
-    def next_version(self, change: Change, *, new_codebook: bool = False) -> Provenance:
-        """The provenance of the version after this one, made by the same recipe. Another codebook
-        increments the major version ("1.4" -> "2.0"), other items the minor one ("1.4" -> "1.5").
-        The report is left out: it describes the built version only."""
-        major, minor = map(int, self.version.split("."))
+    def next_version(
+        self, change: Change, *, published: Sequence[str] = (), new_codebook: bool = False
+    ) -> Provenance:
+        """The provenance of a version after this one, made by the same recipe. Another codebook
+        increments the major version ("1.4" -> "2.0"), other items the minor one ("1.4" -> "1.5"),
+        past those of the `published` versions. The report is left out: it describes the built
+        version only."""
+        numbers = [tuple(map(int, version.split("."))) for version in (self.version, *published)]
+        major, minor = max(number for number in numbers if number[0] == numbers[0][0])
+        newest_major, _ = max(numbers)
         return {
-            "version": f"{major + 1}.0" if new_codebook else f"{major}.{minor + 1}",
+            "version": f"{newest_major + 1}.0" if new_codebook else f"{major}.{minor + 1}",
             "parent": self.identity.digest,
             "lineage": self.history,
             "change": change,

@@ -95,6 +95,7 @@ def add_items(
     encoder: str | None = None,
     trust_remote_code: bool = False,
     remove: Sequence[str] = (),
+    published: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Bundle:
     """The next minor version of a bundle: with these items active, and the items `remove` retired.
@@ -104,7 +105,8 @@ def add_items(
     `items`; with `by_row` also files without ids, in their order), or made from the texts by the
     bundle's encoder, whose present location is `encoder`.
     An item that the bundle contains keeps its SID, takes the given title and, if it was retired,
-    comes back. If nothing changes, the result is `bundle`.
+    comes back. If nothing changes, the result is `bundle`. Its number is past those of the
+    `published` versions, which `sidtool.published_versions` lists.
 
     Raises DataError for a repeated id, an id in `remove` that the bundle does not contain and for
     vectors that do not fit, UsageError for an id both added and removed, RefusedError without a
@@ -165,7 +167,7 @@ def add_items(
         bundle.manifest.collisions.policy,
         name=bundle.manifest.name,
         lexical=bundle.lexical,
-        **bundle.manifest.next_version(change),
+        **bundle.manifest.next_version(change, published=published),
     )
 
 

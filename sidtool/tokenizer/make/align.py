@@ -1,6 +1,7 @@
 """Alignment: the codes of a retrained codebook renamed to those of an older bundle, so that models
 of the older one can use it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -54,7 +55,7 @@ def check_alignable(new: Bundle, old: Bundle) -> tuple[Codebook, Codebook]:
     return new.codebook, old.codebook
 
 
-def align(new: Bundle, old: Bundle) -> Bundle:
+def align(new: Bundle, old: Bundle, *, published: Sequence[str] = ()) -> Bundle:
     """`new` with its codes renamed so that as many common items as possible keep their codes of
     `old`. The AlignChange of its manifest counts them.
 
@@ -62,8 +63,9 @@ def align(new: Bundle, old: Bundle) -> Bundle:
     first those that agree at all earlier levels (the Hungarian method on co-assignment counts);
     codes without common items are matched by the distance of their centroids. Placeholders (codes
     below `first_code`) keep their names. Residuals do not depend on names, so encoding and decoding
-    do not change. The result has the SID space of `old`, is its next major version, and names its
-    codebook in `compatible_with`. Raises RefusedError as `check_alignable` does.
+    do not change. The result has the SID space of `old`, is its next major version past the
+    `published` ones, and names its codebook in `compatible_with`. Raises RefusedError as
+    `check_alignable` does.
 
     Examples:
         >>> new, old = sidtool.open_bundle("other.zarr"), sidtool.open_bundle("shop.zarr")
@@ -90,7 +92,7 @@ def align(new: Bundle, old: Bundle) -> Bundle:
     )
     titles = list(items.titles) if items.titles is not None else None
     compatible_with = dict.fromkeys((old.identity.codebook, *old.manifest.compatible_with))
-    provenance = old.manifest.next_version(change, new_codebook=True)
+    provenance = old.manifest.next_version(change, published=published, new_codebook=True)
     provenance["compatible_with"] = tuple(compatible_with)
     provenance["recipe"] = new.manifest.recipe
     provenance["source"] = new.manifest.source

@@ -99,6 +99,25 @@ def test_versions_count_up_and_the_history_grows() -> None:
     assert Manifest.from_json(third.to_json()) == third
 
 
+@pytest.mark.parametrize(
+    ("published", "items", "codebook"),
+    [
+        ([], "1.1", "2.0"),
+        (["1.0"], "1.1", "2.0"),
+        (["1.1", "1.0"], "1.2", "2.0"),
+        (["2.1", "2.0", "1.10", "1.9", "1.0"], "1.11", "3.0"),
+    ],
+)
+def test_the_next_number_is_past_the_published_ones(
+    published: list[str], items: str, codebook: str
+) -> None:
+    manifest, change = small_bundle().manifest, ItemsChange(added=2)
+    made = manifest.next_version(change, published=published)
+    assert (made["version"], made["parent"]) == (items, manifest.digest)
+    made = manifest.next_version(change, published=published, new_codebook=True)
+    assert made["version"] == codebook
+
+
 def shop(
     vectors: Vectors, seed: int, policy: str = "reassign", space: SidSpace | None = None
 ) -> Bundle:
