@@ -114,11 +114,13 @@ class _Compared:
 
     def answer(self) -> str:
         """Whether to use the model, in a few words."""
-        as_good = self.standing(MEMORY_ALONE) in ("level", "behind")
+        use = "Yes: use it"
+        if self.standing(MEMORY_ALONE) in ("level", "behind"):
+            use = "Yes: use its memory alone, to which the model adds nothing measurable"
         if self.standing(ITEM_KNN) == "ahead" and self.standing(POPULARITY) in ("level", "behind"):
             return "No: it is not measurably better than popular items"
         return {
-            "ahead": "Yes: use it" + (", though its memory alone is as good" if as_good else ""),
+            "ahead": use,
             "level": "No: it is not measurably better than item-kNN",
             "behind": "No: item-kNN is better",
             "unknown": "Unknown: item-kNN was not measured beside it",
@@ -184,7 +186,7 @@ def _advice(compared: _Compared) -> str:
     if compared.standing(POPULARITY) in ("level", "behind"):
         return "train longer (fit --minutes), or show popular items: they are hard to beat here"
     if over_memory == "behind" or over_memory == "level":
-        return "train longer, or serve the memory alone: the model adds nothing measurable to it"
+        return "train longer (fit --minutes), or serve the memory alone: --memory-weight 1"
     if compared.answer().startswith("No"):
         return (
             "train longer (fit --minutes); where validation has stopped improving, look for "
