@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+from sidtool import evaluation, registry, tokenizer
 from sidtool import memory as memories
-from sidtool import registry, tokenizer
 from sidtool.base.errors import UsageError
 from sidtool.base.options import check_options, option, parse_bytes
 from sidtool.base.output import refuse_existing
@@ -23,7 +23,6 @@ from sidtool.evaluation.tuning import TuneMemoryOptions, TuneSimilarityOptions
 from sidtool.integrations import cluster
 from sidtool.integrations.cluster import ResumableWorkers
 from sidtool.memory import DEFAULT
-from sidtool.model.contract import model_folder, open_bundle_copy, read_contract
 from sidtool.recommendation.search import seen_reason
 from sidtool.tokenizer.bundle import Bundle
 
@@ -169,10 +168,7 @@ def tune_memory(
     """Choose the weight and power of a memory on validation users, fit a re-ranker to them, and
     bind them to a copy of a model."""
     opened = registry.open_memory(memory)
-    folder = model_folder(model)
-    contract = read_contract(folder)
-    columns = contract.event_columns(open_bundle_copy(folder, contract))
-    events = splits.open_split(split, recorded=columns)
+    events = evaluation.open_model_split(model, split)
     if writing.dry_run:
         examples = tuning.plan_tune_memory(model, events, opened, out, search, force=writing.force)
         return writing.plan(

@@ -3,6 +3,7 @@ from .bootstrap import Interval as Interval
 from .evaluation import evaluate as evaluate
 from .groups import SLICES as SLICES
 from .held_out import OTHER_MODEL as OTHER_MODEL
+from .held_out import open_model_split as open_model_split
 from .judge import Judge as Judge
 from .judge import Measurement as Measurement
 from .metrics import KINDS as KINDS

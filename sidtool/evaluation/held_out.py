@@ -12,7 +12,7 @@ from sidtool.base.errors import CompatibilityError
 from sidtool.data import UnknownOptions
 from sidtool.data.split import Example, Split, check_split, open_split
 from sidtool.model import LoadedModel, load_model_folder
-from sidtool.model.contract import check_model_split
+from sidtool.model.contract import check_model_split, model_folder, open_bundle_copy, read_contract
 from sidtool.tokenizer.bundle import Bundle
 
 Part = Literal["test", "valid"]
@@ -53,6 +53,17 @@ class HeldOut:
             if opened.memory is not None:
                 check_split(memory, opened.memory.memory.manifest.split, name, split.reference)
         return cls(loaded, other, split, split.test if on == "test" else split.valid)
+
+
+def open_model_split(model: str | Path, split: Split | str | Path) -> Split:
+    """A split, or that of a folder or of a file of events, which has the columns that a model was
+    made from. Raises as `open_split` does."""
+    if isinstance(split, Split):
+        return split
+    folder = model_folder(model)
+    contract = read_contract(folder)
+    columns = contract.event_columns(open_bundle_copy(folder, contract))
+    return open_split(split, recorded=columns)
 
 
 def check_targets(

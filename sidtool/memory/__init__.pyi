@@ -4,7 +4,6 @@ from .build import SplitPairs as SplitPairs
 from .build import build_memory as build_memory
 from .build import content_of as content_of
 from .build import rebuild_memory as rebuild_memory
-from .build import verify_memory as verify_memory
 from .content import Cells as Cells
 from .content import ItemContent as ItemContent
 from .manifest import KnnSettings as KnnSettings
@@ -21,3 +20,4 @@ from .similarity import count_events as count_events
 from .similarity import history_scores as history_scores
 from .similarity import item_similarity as item_similarity
 from .similarity import similar_block as similar_block
+from .verification import verify_memory as verify_memory

@@ -1,4 +1,4 @@
-"""Builds a memory of a split's training events, and verifies a stored one."""
+"""Builds a memory of a split's training events."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.base.extras import library_versions
+from sidtool.base.locations import opened
 from sidtool.base.options import options_from
 from sidtool.base.threads import thread_count
 from sidtool.data import Texts, Vectors
-from sidtool.data.split import Example, Split, SplitManifest, check_split, evenly_spaced
+from sidtool.data.split import Example, Split, SplitManifest, check_split, evenly_spaced, open_split
 from sidtool.data.split.pairs import WINDOW, item_sequences
 from sidtool.memory.content import ItemContent, nearest_items
 from sidtool.memory.manifest import CONTENT_WEIGHT, KnnSettings, MemoryManifest
@@ -25,10 +26,6 @@ from sidtool.tokenizer.bundle import Bundle, now
 DEFAULT = KnnSettings(reverse=0.3, normalization=0.3, neighbors=100)
 """Settings of a memory, a compromise over the validation users of four data sets (docs/memory.md);
 more neighbors cost time at inference."""
-
-
-ROUNDING = 1e-6
-"""Relative difference of two equal similarities."""
 
 
 class PairCounter(Protocol):
@@ -96,11 +93,11 @@ class SplitPairs:
 
 
 def build_memory(
-    split: Split | SplitManifest,
-    bundle: Bundle,
+    split: Split | SplitManifest | str | Path,
+    bundle: Bundle | str | Path,
     settings: KnnSettings | None = None,
     *,
-    earlier: Memory | None = None,
+    earlier: Memory | str | Path | None = None,
     content: ItemContent | None = None,
     tuned_on: int | None = None,
     shards: Shards | None = None,
@@ -108,7 +105,9 @@ def build_memory(
     counter: PairCounter | None = None,
     **given: Any,
 ) -> Memory:
-    """The memory of a split's training events, by the items of a bundle.
+    """The memory of a split's training events, by the items of a bundle. Each may be a value, or
+    where it is: `split` a folder or a file of events (`open_split`), `bundle` and `earlier` a path,
+    URL or reference.
 
     Single `settings` may be given as keywords; the others are those of an `earlier` memory.
     With `content`, items are also similar by content, new ones too; the content of the earlier
@@ -127,6 +126,9 @@ def build_memory(
         >>> memory = sidtool.build_memory(split, sidtool.open_bundle("shop.zarr"))
         >>> memory.save("memory.zarr")
     """
+    bundle, earlier = opened(bundle, "open_source"), opened(earlier, "open_memory")
+    if isinstance(split, str | Path):
+        split = open_split(split, recorded=bundle.manifest.made_from.event_columns)
     bundle.check_split("the split of the memory", split.reference)
     before = None if earlier is None else earlier.manifest
     options_from(KnnSettings, settings, given)  # refuses unknown keywords, and both
@@ -230,38 +232,3 @@ def _renewed_content(
     memory.manifest.check_vectors(bundle.identity, are_given=vectors is not None)
     assert vectors is not None
     return ItemContent.of(bundle, vectors, settings.weight, compare)
-
-
-def verify_memory(location: str | Path) -> list[tuple[str, str]]:
-    """Everything that is wrong with a stored memory: (object, reason); empty if it is intact.
-
-    Raises DataError if there is no memory."""
-    return Memory.broken(location) or broken_derived(Memory.open(location))
-
-
-def broken_derived(memory: Memory) -> list[tuple[str, str]]:
-    """What contradicts other values of a memory whose arrays are each intact."""
-    broken = []
-    if len(set(memory.ids)) < len(memory.ids):
-        broken.append(("items/id", "an id is repeated"))
-    pairs = memory.pairs
-    rows = pairs.rows
-    if (pairs.items == rows).any():
-        return [*broken, ("pairs/item", "an item has a pair with itself")]
-    if memory.content is not None and (memory.content.items <= memory.content.rows).any():
-        return [*broken, ("content/item", "an item does not come after that of its row")]
-    if (memory.events[rows] == 0).any() or (memory.events[pairs.items] == 0).any():
-        return [*broken, ("items/events", "an item of a pair has no events")]
-    settings = memory.manifest.settings
-    content = None
-    if memory.content is not None and memory.manifest.content is not None:
-        weight = memory.manifest.content.weight
-        content = content_similarity(memory.content.to_scipy(), weight, memory.events)
-    expected = similar_items(CountedPairs.of(pairs), memory.events, settings, content)
-    stored = memory.neighbors
-    same_items = np.array_equal(expected.offsets, stored.offsets)
-    same_items = same_items and np.array_equal(expected.items, stored.items)
-    # powers differ by a last digit between machines
-    if not same_items or not np.allclose(expected.weights, stored.weights, rtol=ROUNDING, atol=0):
-        return [*broken, ("neighbors", "are not the similarities that pairs and events imply")]
-    return broken

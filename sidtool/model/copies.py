@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sidtool.base.checkpoint import check_finite_files, weight_digests
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.base.extras import require
+from sidtool.base.locations import opened
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.memory import Memory
@@ -67,14 +68,14 @@ def outlook(old: Bundle, new: Bundle) -> Outlook:
 
 def rebind(
     folder: str | Path,
-    bundle: Bundle,
+    bundle: Bundle | str | Path,
     out: str | Path,
     *,
     dry_run: bool = False,
     force: bool = False,
 ) -> Verdict:
-    """Write a copy of the model in `folder` with `bundle` inside; returns the verdict on it. A dry
-    run loads no weights and writes nothing.
+    """Write a copy of the model in `folder` with `bundle`, a value or where it is, inside;
+    returns the verdict on it. A dry run loads no weights and writes nothing.
 
     Weights and tokenizer are copied unchanged; the contract records the replacement as a stage. A
     model that another program saved gets its contract and the bundle that it was made for back; its
@@ -91,6 +92,7 @@ def rebind(
     out = Path(out)
     refuse_existing(out, force, FOLDER)
     require("models")
+    bundle = opened(bundle, "open_source")
     folder = model_folder(folder)
     embedded = None if (folder / CONTRACT).exists() else read_embedded(folder)
     if embedded is not None:

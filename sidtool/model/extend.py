@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sidtool.base.checkpoint import CONFIG
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
+from sidtool.base.locations import opened
 from sidtool.base.options import MAX_SEED, check_options, option, options_from
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
@@ -166,7 +167,7 @@ class ExtendOptions:
 
 def extend_model(
     model: str | Path,
-    bundle: Bundle,
+    bundle: Bundle | str | Path,
     out: str | Path,
     options: ExtendOptions | None = None,
     *,
@@ -177,7 +178,8 @@ def extend_model(
     """Write `model` with the bundle's tokens to folder `out`. The options may also be given as
     keywords.
 
-    `model` is a folder, a .gguf file or `hf://ORG/NAME`. `field_tokens` of the options are values
+    `model` is a folder, a .gguf file or `hf://ORG/NAME`; `bundle` is a value, a path, a URL or a
+    reference. `field_tokens` of the options are values
     of fields, as texts: {"user.age": ("18", "25")}.
 
     Raises UsageError if `out` exists without `force`, the bundle lacks the codebook that `init`
@@ -193,6 +195,7 @@ def extend_model(
     model = str(model)
     out = Path(out)
     options = options_from(ExtendOptions, options, given)
+    bundle = opened(bundle, "open_source")
     check_extension(bundle, out, options, force=force)
     checkpoint = locate_base(model, revision=options.revision, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)

@@ -19,6 +19,7 @@ from sidtool.base.errors import (
 )
 from sidtool.base.extras import require
 from sidtool.base.hub import HubAccess, HubCommit, HubPush, Pushable, folder_or_url
+from sidtool.base.locations import opened
 from sidtool.base.options import option
 from sidtool.memory import Memory
 from sidtool.memory.mixture import DEFAULT_NEW_ITEM_FACTOR, MemoryOptions, WeightedMemory
@@ -64,7 +65,7 @@ def choose_memory(
                 hint="give --memory, or bind one with tune-memory",
             )
         return None
-    memory = Memory.open_verified(options.location or folder / MEMORY_COPY)
+    memory: Memory = opened(options.location or folder / MEMORY_COPY, "open_memory")
     if options.location is None and binding is not None and memory.digest != binding.digest:
         raise CompatibilityError(
             f"{folder / MEMORY_COPY} is memory {memory.digest[:12]}, the contract says "
@@ -220,7 +221,7 @@ def check_model_folder(
 def load_model_folder(
     folder: str | Path,
     *,
-    bundle: Bundle | None = None,
+    bundle: Bundle | str | Path | None = None,
     device: str | None = None,
     dtype: Dtype | None = None,
     trust_remote_code: bool = False,
@@ -229,6 +230,7 @@ def load_model_folder(
 ) -> LoadedModel:
     """Load a model that `extend-model` or a later stage wrote, a folder or `hf://ORG/NAME`, with
     the memory that its contract or `memory` names; `sidtool.MemoryOptions(weight=0)` leaves it out.
+    `bundle` and `memory` may be values, paths, URLs or references.
 
     `device` defaults to the GPU if there is one, `dtype` to float32 on a CPU and bfloat16
     elsewhere. A folder that is replaced meanwhile is loaded again, once; `contract` is the one that
@@ -241,6 +243,7 @@ def load_model_folder(
     check_device(device)
     if isinstance(memory, str | Path):
         memory = MemoryOptions(str(memory))
+    bundle = opened(bundle, "open_bundle")
     name = str(folder).rstrip("/").rpartition("/")[2]
     folder = model_folder(folder, trust_remote_code=trust_remote_code)
     if device is None:

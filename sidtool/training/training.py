@@ -11,6 +11,7 @@ from typing import Any
 
 from sidtool.base.errors import UsageError
 from sidtool.base.extras import offline, require
+from sidtool.base.locations import opened
 from sidtool.base.options import settings_from
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
@@ -79,7 +80,7 @@ def train(
     options: TrainOptions | None = None,
     sft_fields: Mapping[str, Any] | None = None,
     valid: str | Path | None = None,
-    bundle: Bundle | None = None,
+    bundle: Bundle | str | Path | None = None,
     teachers: Sequence[str | Path] = (),
     force: bool = False,
     reuse: bool = False,
@@ -130,7 +131,7 @@ def train(
         train_options,
         sft_settings,
         valid=None if valid is None else Path(valid),
-        bundle=bundle,
+        bundle=opened(bundle, "open_source"),
         teachers=teachers,
         trust_remote_code=trust_remote_code,
     )

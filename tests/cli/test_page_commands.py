@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidtool.memory.build import verify_memory
+from sidtool.memory import verify_memory
 from sidtool.registry.references import open_bundle
 from tests.cli.road import Road, catalog, done, link, rated, write_lines
 from tests.doc_blocks import ENCODER, ROOT, blocks, commands, page

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.memory import ItemContent, Memory, MemoryManifest, build_memory, verify_memory
-from sidtool.memory.build import broken_derived
 from sidtool.memory.memory import _digest, _layout
 from sidtool.memory.mixture import MemoryIndex
+from sidtool.memory.verification import broken_derived
 from tests.bundles import small_bundle
 from tests.hostile.documents import changed
 from tests.hostile.harness import call, cases

@@ -13,7 +13,8 @@ from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.data.items import make_items
 from sidtool.data.vectors import Vectors
 from sidtool.memory import content as module
-from sidtool.memory.build import build_memory, content_of, verify_memory
+from sidtool.memory import verify_memory
+from sidtool.memory.build import build_memory, content_of
 from sidtool.memory.content import CONTENT_WEIGHT, ItemContent, nearest_items
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory

@@ -4,7 +4,7 @@ import pytest
 
 from sidtool.base.errors import DataError
 from sidtool.base.storage.storage import Storage
-from sidtool.memory.build import verify_memory
+from sidtool.memory import verify_memory
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
 from sidtool.memory.mixture.index import MemoryOptions

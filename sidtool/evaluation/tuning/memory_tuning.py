@@ -20,6 +20,7 @@ import numpy as np
 
 from sidtool.base.errors import DataError
 from sidtool.base.extras import require
+from sidtool.base.locations import opened
 from sidtool.base.options import check_options, option, options_from
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
@@ -32,7 +33,9 @@ from sidtool.data.split import (
     SplitReference,
     check_split,
     evenly_spaced,
+    open_split,
 )
+from sidtool.evaluation.held_out import open_model_split
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.ranking import IndexedExamples, example_queries, rank_index
 from sidtool.evaluation.tuning.mixture_candidates import Candidates
@@ -73,8 +76,8 @@ class TuneMemoryOptions(SeenOptions):
 
 def tune_memory(
     model: str | Path,
-    split: Split,
-    memory: Memory,
+    split: Split | str | Path,
+    memory: Memory | str | Path,
     out: str | Path,
     options: TuneMemoryOptions | None = None,
     *,
@@ -84,8 +87,8 @@ def tune_memory(
 ) -> MemoryBinding:
     """Write a copy of a model folder that is bound to a memory, with the weight and the power that
     are best on the validation examples of a split, and a gate and a re-ranker if they are better on
-    users that they were not fitted to. The model's weights are not changed. The options may also be
-    given as keywords.
+    users that they were not fitted to. The model's weights are not changed. `split` and `memory`
+    may be values, or where they are. The options may also be given as keywords.
 
     Raises CompatibilityError if the model, its bundle or the memory may have learned from held-out
     events or the memory is of another bundle, UsageError if `out` exists without `force` or the
@@ -102,6 +105,7 @@ def tune_memory(
         True
     """
     options = options_from(TuneMemoryOptions, options, keywords)
+    memory, split = opened(memory, "open_memory"), open_model_split(model, split)
     options = options.with_seen(split.reference.targets_repeat)
     examples = plan_tune_memory(model, split, memory, out, options, force=force)
     loaded = load_model_folder(model)
@@ -241,8 +245,8 @@ class TunedSimilarity:
 
 
 def tune_similarity(
-    split: Split | SplitManifest,
-    bundle: Bundle,
+    split: Split | SplitManifest | str | Path,
+    bundle: Bundle | str | Path,
     content: ItemContent | None = None,
     options: TuneSimilarityOptions | None = None,
     *,
@@ -251,12 +255,15 @@ def tune_similarity(
     **keywords: Any,
 ) -> TunedSimilarity:
     """The settings of a memory with the best NDCG@10 on validation examples of a split. The options
-    may also be given as keywords. A `counter` reads the events, as in `build_memory`.
+    may also be given as keywords. `split`, `bundle` and a `counter` are as in `build_memory`.
 
     Test examples are not read. Raises DataError without validation examples, CompatibilityError if
     the bundle's codebook may have learned from held-out events, RefusedError if a held-out event is
     among the training events."""
     options = options_from(TuneSimilarityOptions, options, keywords)
+    bundle = opened(bundle, "open_source")
+    if isinstance(split, str | Path):
+        split = open_split(split, recorded=bundle.manifest.made_from.event_columns)
     options = options.with_seen(split.reference.targets_repeat)
     bundle.check_split("the split of the memory", split.reference)
     counter = counter or SplitPairs(split)

@@ -54,11 +54,11 @@ class ModelSource(ModelOptions):
         """Load the model. Raises as `load_model_folder` does."""
         return load_model_folder(
             self.model,
-            bundle=open_bundle(self.bundle) if self.bundle else None,
+            bundle=self.bundle or None,
             device=self.device,
             dtype=self.dtype,
             trust_remote_code=self.trust_remote_code,
-            memory=located(self.memory),
+            memory=self.memory,
         )
 
     def record(self) -> dict[str, Any]:

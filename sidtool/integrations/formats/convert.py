@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import SidtoolWarning, UsageError
+from sidtool.base.locations import opened
 from sidtool.base.options import Option, option
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import (
@@ -195,7 +196,7 @@ def read_map(
 
 
 def export_map(
-    bundle: Bundle,
+    bundle: Bundle | str | Path,
     out: str | Path,
     to: System,
     *,
@@ -204,7 +205,7 @@ def export_map(
     tokens: SidTokens | None = None,
     force: bool = False,
 ) -> Exported:
-    """Write the map of a bundle's active items for another system.
+    """Write the map of the active items of a bundle, a value or where it is, for another system.
 
     `out` is a file or folder as FORMATS says. `items` and `keys` apply to minionerec. `tokens`, the
     token ids of a model (`model_tokens`), apply to flashrec, which may need them for its --sid
@@ -218,6 +219,7 @@ def export_map(
         ['sids.json']
     """
     out, items = Path(out), _catalog_file(items)
+    bundle = opened(bundle, "open_source")
     check_export_options(to, items=items, keys=keys, has_model=tokens is not None)
     form = FORMATS[to]
     assert form.write is not None  # checked above

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.checkpoint import CONFIG, MAX_TOKEN_ID, read_object
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
+from sidtool.base.locations import opened
 from sidtool.base.output import new_file
 from sidtool.integrations.formats.maps import Export, Exported, are_numbers
 from sidtool.model import check_model_folder
@@ -198,7 +199,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def model_tokens(model: str | Path, bundle: Bundle) -> SidTokens:
+def model_tokens(model: str | Path, bundle: Bundle | str | Path) -> SidTokens:
     """The token ids of a bundle's codes in a model; reads no weights.
 
     Raises CompatibilityError unless bundle and model belong together, DataError if the model's
@@ -211,7 +212,7 @@ def model_tokens(model: str | Path, bundle: Bundle) -> SidTokens:
         (3, True)
     """
     folder = model_folder(model)
-    contract, _, _ = check_model_folder(folder, bundle)
+    contract, _, _ = check_model_folder(folder, opened(bundle, "open_bundle"))
     config = folder / CONFIG
     if not config.is_file():
         raise DataError(

@@ -62,11 +62,11 @@ class Sources:
         options = self.options
         return load_model_folder(
             self._model_folder(),
-            bundle=self._bundle(),
+            bundle=options.bundle,
             device=options.device,
             dtype=options.dtype,
             trust_remote_code=options.trust_remote_code,
-            memory=located(options.memory),
+            memory=options.memory,
         )
 
     def reload(self, loaded: LoadedModel, old: Version, new: Version) -> LoadedModel:

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
+from sidtool.base.locations import opened
 from sidtool.base.progress import Progress
-from sidtool.data import Items, Vectors, VectorSource
+from sidtool.data import Items, TextNames, Vectors, VectorSource
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import ItemsChange
@@ -22,6 +23,7 @@ from sidtool.tokenizer.make.encode import (
     check_texts,
     embed_texts,
     open_sources,
+    read_new_items,
     read_sources,
 )
 from sidtool.tokenizer.sid import Codes
@@ -86,10 +88,11 @@ def item_change(bundle: Bundle, items: Items, remove: Sequence[str]) -> ItemsCha
 
 
 def add_items(
-    bundle: Bundle,
-    items: Items = NO_ITEMS,
+    bundle: Bundle | str | Path,
+    items: Items | str | Path = NO_ITEMS,
     vectors: Vectors | None = None,
     *,
+    catalog: TextNames | None = None,
     embeddings: Sequence[str | Path] = (),
     by_row: bool = False,
     encoder: str | None = None,
@@ -98,7 +101,9 @@ def add_items(
     published: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Bundle:
-    """The next minor version of a bundle: with these items active, and the items `remove` retired.
+    """The next minor version of a bundle, a value or where it is: with these items active, and the
+    items `remove` retired. A file of items is read with the columns `catalog`, or those that the
+    bundle records, and with its text template.
 
     `vectors` is (m, dim), one for each item that the bundle does not contain, in the order of
     `unknown`. Without them they are read from `embeddings` (one file per fused source, rows of all
@@ -118,6 +123,9 @@ def add_items(
         >>> len(bundle.sids()), len(newer.sids())
         (60, 59)
     """
+    bundle = opened(bundle, "open_source")
+    if isinstance(items, str | Path):
+        items = read_new_items(bundle, Path(items), catalog)
     remove = list(remove)  # a pandas Series is indexed by labels, not by places
     change = item_change(bundle, items, remove)
     old = bundle.items

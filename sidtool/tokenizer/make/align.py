@@ -3,11 +3,13 @@ of the older one can use it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import RefusedError
+from sidtool.base.locations import opened
 from sidtool.data import Vectors
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
@@ -55,7 +57,9 @@ def check_alignable(new: Bundle, old: Bundle) -> tuple[Codebook, Codebook]:
     return new.codebook, old.codebook
 
 
-def align(new: Bundle, old: Bundle, *, published: Sequence[str] = ()) -> Bundle:
+def align(
+    new: Bundle | str | Path, old: Bundle | str | Path, *, published: Sequence[str] = ()
+) -> Bundle:
     """`new` with its codes renamed so that as many common items as possible keep their codes of
     `old`. The AlignChange of its manifest counts them.
 
@@ -73,6 +77,7 @@ def align(new: Bundle, old: Bundle, *, published: Sequence[str] = ()) -> Bundle:
         >>> old.digest == aligned.digest
         False
     """
+    new, old = opened(new, "open_source"), opened(old, "open_source")
     codebook, old_codebook = check_alignable(new, old)
     items = new.items
     old_codes, new_codes = common_codes(old, new)

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
+from sidtool.base.locations import opened
 from sidtool.base.records import JsonRecord
-from sidtool.data import Items, Vectors, read_vectors, rows_in
+from sidtool.data import Items, Vectors, read_items, read_vectors, rows_in
 from sidtool.data.split import UserSequence, open_split
 from sidtool.data.split.pairs import packed_sequences
 from sidtool.tokenizer.bundle.bundle import Bundle
@@ -131,21 +132,22 @@ class BundleFigures(JsonRecord):
 
 
 def compare_bundles(
-    bundles: Sequence[Bundle],
+    bundles: Sequence[Bundle | str | Path],
     *,
     embeddings: str | Path | None = None,
-    items: Items | None = None,
+    items: Items | str | Path | None = None,
     field: str | None = None,
     interactions: str | Path | None = None,
     by_row: bool = False,
     seed: int = 0,
 ) -> list[BundleFigures]:
-    """Measure bundles of one catalog on the same evidence.
+    """Measure bundles of one catalog, values or where they are, on the same evidence.
 
     `embeddings` are vectors of the items: with `by_row`, rows without ids follow the catalog
-    `items`. `field` is a column of `items` that labels them; `interactions` is a split folder or a
-    file of events (as `open_split`), whose training events give the steps from item to item. Raises
-    DataError if the bundles have different items, or evidence does not cover them.
+    `items`, a value or a file. `field` is a column of `items` that labels them; `interactions` is a
+    split folder or a file of events (as `open_split`), whose training events give the steps from
+    item to item. Raises DataError if the bundles have different items, or evidence does not cover
+    them.
 
     Examples:
         >>> bundles = [sidtool.open_bundle(name) for name in ("shop.zarr", "other.zarr")]
@@ -153,7 +155,12 @@ def compare_bundles(
         >>> [(each.name, each.after.items) for each in figures]
         [('shop', 0), ('other', 0)]
     """
-    ids = common_ids(bundles)
+    opened_bundles = [opened(bundle, "open_bundle") for bundle in bundles]
+    ids = common_ids(opened_bundles)
+    made_from = opened_bundles[0].manifest.made_from
+    if isinstance(items, str | Path):  # its texts are not used
+        fields = [] if field is None else [field]
+        items = read_items(items, fields=fields, text_template="", recorded=made_from.columns)
     vectors = labels = behavior = None
     if field is not None:
         if items is None or field not in items.fields:
@@ -170,10 +177,10 @@ def compare_bundles(
         stored = read_vectors(Path(embeddings), stored_ids, by_row=by_row)
         vectors = stored[rows_in(stored_ids, ids)]
     if interactions is not None:
-        columns = bundles[0].manifest.made_from.event_columns
-        behavior = Behavior.of(open_split(interactions, recorded=columns).train, ids)
+        split = open_split(interactions, recorded=made_from.event_columns)
+        behavior = Behavior.of(split.train, ids)
     evidence = Evidence(ids, vectors, labels, behavior)
-    return [describe(bundle, evidence, seed=seed) for bundle in bundles]
+    return [describe(bundle, evidence, seed=seed) for bundle in opened_bundles]
 
 
 def common_ids(bundles: Sequence[Bundle]) -> tuple[str, ...]:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.locations import opened
 from sidtool.base.records import JsonRecord
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
@@ -60,7 +62,7 @@ class Diff(JsonRecord):
         return f"<Diff: {self.kept} with the same SID, {counts}>"
 
 
-def diff(old: Bundle, new: Bundle) -> Diff:
+def diff(old: Bundle | str | Path, new: Bundle | str | Path) -> Diff:
     """Compare two bundles item by item; codes are compared level by level, whatever the sizes.
 
     Examples:
@@ -68,6 +70,7 @@ def diff(old: Bundle, new: Bundle) -> Diff:
         >>> sidtool.diff(old, sidtool.add_items(old, remove=["b007"])).retired
         ('b007',)
     """
+    old, new = opened(old, "open_bundle"), opened(new, "open_bundle")
     before, after = (
         flat_record({key: value for key, value in record.items() if key not in _NOT_COMPARED})
         for record in (old.manifest.to_json(), new.manifest.to_json())

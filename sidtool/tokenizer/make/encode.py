@@ -11,6 +11,7 @@ import numpy as np
 
 from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.base.hub import HubAccess, download, is_hub_url
+from sidtool.base.locations import opened
 from sidtool.base.progress import Progress
 from sidtool.data import Items, TextNames, Vectors, VectorSource, open_vectors, read_items, rows_in
 from sidtool.tokenizer.bundle.bundle import Bundle
@@ -36,7 +37,7 @@ class Encoding:
 
 
 def encode(
-    bundle: Bundle,
+    bundle: Bundle | str | Path,
     texts: Sequence[str] = (),
     *,
     embeddings: Sequence[str | Path] = (),
@@ -56,6 +57,7 @@ def encode(
         >>> len(encodings), encodings[0].sid.startswith("<s_a_")
         (60, True)
     """
+    bundle = opened(bundle, "open_bundle")
     # a pandas Series is indexed by labels, not by places
     texts = [texts] if isinstance(texts, str) else list(texts)
     if not isinstance(embeddings, str | Path | list | tuple):  # as build_codebook takes them
@@ -265,7 +267,7 @@ class Decoded:
     titles: tuple[str, ...] = ()
 
 
-def decode(bundle: Bundle, text: str) -> list[Decoded]:
+def decode(bundle: Bundle | str | Path, text: str) -> list[Decoded]:
     """Every SID in a text, in order. A piece that is not a complete SID of the space is
     `malformed`.
 
@@ -275,6 +277,7 @@ def decode(bundle: Bundle, text: str) -> list[Decoded]:
         >>> [(piece.status, piece.items) for piece in sidtool.decode(bundle, text)]
         [('item', ('b007',)), ('malformed', ())]
     """
+    bundle = opened(bundle, "open_bundle")
     pieces = list(bundle.space.find(text))
     items = bundle.items_for(len(pieces))
     decoded = []

@@ -6,10 +6,12 @@ import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.locations import opened
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 
@@ -45,7 +47,7 @@ class PrefixGroup:
 
 
 def explain(
-    bundle: Bundle, prefix: str | Sequence[int], *, examples: int = 5, terms: int = 8
+    bundle: Bundle | str | Path, prefix: str | Sequence[int], *, examples: int = 5, terms: int = 8
 ) -> PrefixGroup:
     """The group under a prefix (text or codes), with the words of largest log-likelihood ratio.
 
@@ -59,6 +61,7 @@ def explain(
         >>> group.items, group.examples[0].title
         (1, 'blue kettle 7')
     """
+    bundle = opened(bundle, "open_bundle")
     if isinstance(prefix, str):
         prefix = bundle.space.parse_prefix(prefix)
     items = bundle.items

@@ -1,0 +1,84 @@
+"""Public functions take a bundle, a split, a catalog, a memory or a model by where it is."""
+
+import inspect
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import numpy as np
+import pytest
+
+import sidtool
+from sidtool.data import Items
+from sidtool.data.split import Split
+from tests.cli.road import Road, link, write_lines
+from tests.test_imports import members
+
+OPENED = (sidtool.Bundle, Items, sidtool.LoadedModel, sidtool.Memory, Split)
+
+
+def test_every_exported_function_takes_what_it_opens_by_its_location() -> None:
+    for name in set(sidtool.__all__) - {"__version__"}:
+        exported = getattr(sidtool, name)
+        hints = get_type_hints(exported) if inspect.isfunction(exported) else {}
+        for parameter, hint in hints.items():
+            kinds = list(members(hint))
+            if parameter != "return" and any(kind in OPENED for kind in kinds):
+                assert str in kinds, f"{name}({parameter})"
+                assert Path in kinds, f"{name}({parameter})"
+
+
+@pytest.fixture
+def shop(road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link(tmp_path, {path.name: path for path in road.folder.iterdir()})
+    monkeypatch.chdir(tmp_path)
+    sidtool.push("shop.zarr", "registry/shop", tag="prod")
+
+
+NEW_VECTORS = np.eye(2, 8, dtype=np.float32)
+
+
+@pytest.mark.usefixtures("shop")
+def test_a_bundle_may_be_a_reference() -> None:
+    reference: str | Path
+    bundle = sidtool.open_bundle("shop.zarr")
+    write_lines(Path("new.jsonl"), [{"sku": "n1", "name": "a"}, {"sku": "n2", "name": "b"}])
+    columns = sidtool.TextNames(id_column="sku", title_column="name")
+    for reference in ("registry/shop@prod", Path("shop.zarr")):
+        added = sidtool.add_items(reference, "new.jsonl", NEW_VECTORS, catalog=columns)
+        assert added.title("n2") == "b"
+        assert sidtool.align("other.zarr", reference).space == bundle.space
+        assert sidtool.diff(reference, "other.zarr").kept < len(bundle)
+        figures = sidtool.compare_bundles([reference], items="items.jsonl", field="description")
+        assert figures[0].purity_by_chance == pytest.approx(0.25, abs=0.02)
+        assert sidtool.decode(reference, bundle.sid("b007"))[0].items == ("b007",)
+        assert sidtool.explain(reference, bundle.sid("b007")).items == 1
+        assert len(sidtool.encode(reference, vectors=NEW_VECTORS)) == 2
+        assert sidtool.model_tokens("base+sid", reference).level_ids
+
+
+@pytest.mark.usefixtures("shop")
+def test_what_is_written_takes_references(road: Road) -> None:
+    reference = "registry/shop@prod"
+    sidtool.export_map(reference, "sids.json", "flashrec")
+    assert sidtool.rebind("tuned", reference, "rebound").kind == "same"
+    sidtool.extend_model("base", reference, "extended")
+    training: dict[str, Any] = {"max_steps": 1, "eval_strategy": "no", "softmax_over": "trie"}
+    sidtool.train("base+sid", "train.jsonl", "model", bundle=reference, **training)
+    memory = sidtool.build_memory("split", reference)
+    assert memory.digest == sidtool.build_memory("events.csv", "shop.zarr", earlier=memory).digest
+    memory.save("memory.zarr")
+    sidtool.push("memory.zarr", "registry/memory")
+    again = sidtool.build_memory("split", reference, earlier="registry/memory")
+    assert again.digest == memory.digest
+    assert sidtool.tune_similarity("split", reference, users=5).users == 5
+    binding = sidtool.tune_memory("model", "split", "registry/memory", "mixed", users=5)
+    assert binding.digest == memory.digest
+    loaded = sidtool.load_model_folder("mixed", bundle=reference, memory="registry/memory@1.0")
+    assert loaded.memory is not None
+    assert loaded.memory.memory.digest == memory.digest
+
+
+def test_a_location_without_a_bundle_is_an_error_of_sidtool() -> None:
+    for function in (sidtool.explain, sidtool.decode, sidtool.encode):
+        with pytest.raises(sidtool.SidtoolError, match=r"nothing\.zarr"):
+            function("nothing.zarr", "x")
