@@ -17,7 +17,7 @@ from sidtool.cli.terminal.pace import progress
 from sidtool.data import CatalogNames, EventNames, UnknownOptions, tables
 from sidtool.data import prepare as preparing
 from sidtool.data import split as splits
-from sidtool.data.prepare import MEANINGS, Cleaned, PrepareOptions, Report
+from sidtool.data.prepare import MEANINGS, CheckReport, Cleaned, PrepareOptions
 from sidtool.data.split import SplitManifest, SplitOptions
 from sidtool.integrations import cluster
 from sidtool.integrations.cluster import PartOptions
@@ -98,7 +98,7 @@ def prepare(
     return next_step("sidtool split {out}/events.parquet -o SPLIT", out=out)
 
 
-def _say_report(report: Report) -> None:
+def _say_report(report: CheckReport) -> None:
     title = report.item_columns.title or "none"
     lines = [f"{report.items} items: id {report.item_columns.id!r}, title {title!r}"]
     if (columns := report.event_columns) is not None:

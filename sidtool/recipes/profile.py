@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sidtool.base.records import JsonRecord
-from sidtool.data.prepare import CatalogTable, EventTable, Report
+from sidtool.data.prepare import CatalogTable, CheckReport, EventTable
 from sidtool.recipes.recipe import Recipe
 from sidtool.training import DEFAULTS
 
@@ -38,7 +38,7 @@ class DataProfile(JsonRecord):
     """The column of the events that has ratings, if there is one."""
 
 
-def measure(catalog: CatalogTable, table: EventTable, checked: Report) -> DataProfile:
+def measure(catalog: CatalogTable, table: EventTable, checked: CheckReport) -> DataProfile:
     """The profile of a catalog and its events, whose problems were reported."""
     text_columns = [
         name

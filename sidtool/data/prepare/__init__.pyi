@@ -1,5 +1,5 @@
 from .check import MEANINGS as MEANINGS
-from .check import Report as Report
+from .check import CheckReport as CheckReport
 from .check import check as check
 from .check import report as report
 from .cleaning import Cleaned as Cleaned

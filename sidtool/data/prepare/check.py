@@ -82,7 +82,7 @@ class Problem(JsonRecord):
 
 
 @dataclass(frozen=True)
-class Report(JsonRecord):
+class CheckReport(JsonRecord):
     """Everything that was checked, and every problem."""
 
     items: int
@@ -152,7 +152,7 @@ def check(
     title_column: str | None = None,
     event_names: EventNames | None = None,
     allow_unknown: bool = False,
-) -> Report:
+) -> CheckReport:
     """Check a catalog, and events on its items, in any format that the other commands read.
 
     Columns are chosen as `read_items` and `read_interactions` choose them; with `allow_unknown`, no
@@ -172,7 +172,7 @@ def check(
 
 def report(
     catalog: CatalogTable, events: EventTable | None, *, allow_unknown: bool = False
-) -> Report:
+) -> CheckReport:
     """The report of tables in memory."""
     problems = list(_item_problems(catalog))
     unknown = None
@@ -188,7 +188,7 @@ def report(
             if problem.kind == "unknown_item":
                 problem = replace(problem, stops=is_stopped)
             problems.append(problem)
-    return Report(
+    return CheckReport(
         items=len(catalog.ids),
         item_columns=catalog.columns,
         events=None if events is None else len(events.users),

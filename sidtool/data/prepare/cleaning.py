@@ -15,7 +15,7 @@ from sidtool.base.records import JsonRecord
 from sidtool.data.columns import CatalogColumns, EventColumns
 from sidtool.data.prepare.check import (
     MEANINGS,
-    Report,
+    CheckReport,
     normal_form,
     repeated_rows,
     report,
@@ -48,7 +48,7 @@ class Cleaned(JsonRecord):
     catalog."""
     converted_times: int
     """Times that were divided: milliseconds or smaller units among seconds."""
-    left: Report
+    left: CheckReport
     """The report of the cleaned tables."""
 
 
