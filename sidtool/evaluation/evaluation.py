@@ -59,9 +59,10 @@ from sidtool.evaluation.results import (
     titles_of,
 )
 from sidtool.memory import Shards
-from sidtool.memory.mixture import MemoryIndex
+from sidtool.memory.mixture import MemoryIndex, MemoryOptions
 from sidtool.model import LoadedModel
 from sidtool.recommendation.search import Normalize, check_normalize, seen_reason
+from sidtool.tokenizer.bundle import Bundle
 
 WEIGHTED = "weighted"
 """The group of all examples, weighted by a feedback."""
@@ -72,6 +73,8 @@ def evaluate(
     split: Split | str | Path,
     options: EvaluationOptions | None = None,
     *,
+    bundle: Bundle | str | Path | None = None,
+    memory: MemoryOptions | str | Path | None = None,
     against: LoadedModel | str | Path | None = None,
     memory_limit: int | None = None,
     ranker: Ranker | None = None,
@@ -81,13 +84,13 @@ def evaluate(
     """Evaluate a model on the held-out examples of a split: a `Split`, its folder, or a file of
     events (as `open_split`). The options may also be given as keywords, like `limit=100`.
 
-    `against` is another model for the same items, of whatever bundle, that the model is compared
-    with. With `memory_limit`, a number of bytes, more pairs of item-kNN than fit are put
-    into temporary files. `ranker` searches in place of this process
-    (`cluster.ClusterRanker`), for the model. Raises UsageError for a keyword that is no option,
-    CompatibilityError if a model, its bundle or its memory may have learned from held-out events,
-    RefusedError if the bundle lacks too many targets, unless `options` allow unknown ones, and as
-    `evaluate_examples`.
+    `bundle` and `memory` are used in place of those of a model's folder. `against` is another
+    model for the same items, of whatever bundle, that the model is compared with. With
+    `memory_limit`, a number of bytes, more pairs of item-kNN than fit are put into temporary files.
+    `ranker` searches in place of this process (`cluster.ClusterRanker`), for the model. Raises
+    UsageError for a keyword that is no option, CompatibilityError if a model, its bundle or its
+    memory may have learned from held-out events, RefusedError if the bundle lacks too many targets,
+    unless `options` allow unknown ones, and as `evaluate_examples`.
 
     Examples:
         >>> evaluation = sidtool.evaluate("tuned", "split")
@@ -98,7 +101,7 @@ def evaluate(
     """
     options = options_from(EvaluationOptions, options, keywords)
     with Shards.temporary(memory_limit) as shards:
-        held_out = HeldOut.open(model, split, options.on, against)
+        held_out = HeldOut.open(model, split, options.on, against, bundle, memory)
         repeats = held_out.split.reference.targets_repeat
         reason = seen_reason(options.exclude_seen, repeats)
         options = options.with_seen(repeats)
@@ -106,8 +109,8 @@ def evaluate(
         if options.target:
             part = fulfilling(part, options.target, held_out.split.fields)
         examples = evenly_spaced(part, options.limit)
-        targets = [example.item for example in examples]
-        check_targets(held_out.loaded.bundle, targets, options)
+        bundle = held_out.loaded.bundle
+        check_targets(bundle, [example.item for example in examples], options)
         evaluation = evaluate_examples(
             held_out.loaded,
             examples,
@@ -168,17 +171,15 @@ def evaluate_examples(
         if against.contract.history_prompt is None:
             raise DataError(f"the {OTHER_MODEL} was not trained to recommend")
         theirs = IndexedExamples.of(against.bundle, examples, exclude_seen=indexed.exclude_seen)
-        ranking = Ranking.of(
+        ranked_by_other = rank_examples(
+            against,
             theirs,
-            rank_examples(
-                against,
-                theirs,
-                k=options.depth,
-                num_beams=num_beams,
-                is_mixed=uses_memory(against),
-                progress=next(passes),
-            ),
+            k=options.depth,
+            num_beams=num_beams,
+            is_mixed=uses_memory(against),
+            progress=next(passes),
         )
+        ranking = Ranking.of(theirs, ranked_by_other)
         # bundles number the same items differently
         first_items = positions_in(against.bundle, loaded.bundle, ranking.first_items)
         others[OTHER_MODEL] = replace(ranking, first_items=first_items)

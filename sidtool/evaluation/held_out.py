@@ -11,7 +11,8 @@ import numpy as np
 from sidtool.base.errors import CompatibilityError
 from sidtool.data import UnknownOptions
 from sidtool.data.split import Example, Split, check_split, open_split
-from sidtool.model import LoadedModel, load_model_folder
+from sidtool.memory.mixture import MemoryOptions
+from sidtool.model import LoadedModel, load_model_folder, loaded_model
 from sidtool.model.contract import check_model_split, model_folder, open_bundle_copy, read_contract
 from sidtool.tokenizer.bundle import Bundle
 
@@ -37,10 +38,13 @@ class HeldOut:
         split: Split | str | Path,
         on: Part,
         against: LoadedModel | str | Path | None = None,
+        bundle: Bundle | str | Path | None = None,
+        memory: MemoryOptions | str | Path | None = None,
     ) -> "HeldOut":
-        """Load the models and open the split, both unless they are. Raises CompatibilityError if a
+        """Load the models and open the split, both unless they are; `bundle` and `memory` are used
+        with the model in place of its own. Raises as `loaded_model`, and CompatibilityError if a
         model, its bundle or its memory may have learned from held-out events."""
-        loaded = load_model_folder(model) if isinstance(model, str | Path) else model
+        loaded = loaded_model(model, bundle, memory)
         other = load_model_folder(against) if isinstance(against, str | Path) else against
         name = "the split" if isinstance(split, Split) else str(split)
         if not isinstance(split, Split):
@@ -48,10 +52,10 @@ class HeldOut:
         checked = [(loaded, "the model", "the memory")]
         if other is not None:
             checked.append((other, f"the {OTHER_MODEL}", f"the memory of the {OTHER_MODEL}"))
-        for opened, label, memory in checked:
+        for opened, label, memory_name in checked:
             check_model_split(opened.contract, opened.bundle, name, split.reference, model=label)
             if opened.memory is not None:
-                check_split(memory, opened.memory.memory.manifest.split, name, split.reference)
+                check_split(memory_name, opened.memory.memory.manifest.split, name, split.reference)
         return cls(loaded, other, split, split.test if on == "test" else split.valid)
 
 

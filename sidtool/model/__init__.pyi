@@ -12,6 +12,7 @@ from .load import ModelOptions as ModelOptions
 from .load import check_model_folder as check_model_folder
 from .load import load_model_folder as load_model_folder
 from .load import load_without_weights as load_without_weights
+from .load import loaded_model as loaded_model
 from .presets import DEFAULT_PRESET as DEFAULT_PRESET
 from .presets import MIN_VOCABULARY as MIN_VOCABULARY
 from .presets import Preset as Preset

@@ -263,6 +263,23 @@ def load_model_folder(
     return replace(loaded, name=name, folder=folder)
 
 
+def loaded_model(
+    model: LoadedModel | str | Path,
+    bundle: Bundle | str | Path | None = None,
+    memory: MemoryOptions | str | Path | None = None,
+) -> LoadedModel:
+    """A model, or that of a folder, with another bundle and memory if they are given. Raises as
+    `load_model_folder`, and UsageError for a loaded model, which has its own."""
+    if isinstance(model, str | Path):
+        return load_model_folder(model, bundle=bundle, memory=memory)
+    if bundle is not None or memory is not None:
+        raise UsageError(
+            "a bundle and a memory are for a model that is given by its path",
+            hint="sidtool.load_model_folder takes them, too",
+        )
+    return model
+
+
 def _load(
     folder: Path,
     bundle: Bundle | None,

@@ -14,7 +14,8 @@ from sidtool.base.output_name import RESULTS
 from sidtool.base.progress import Progress
 from sidtool.data import EventColumns
 from sidtool.data.split import user_histories
-from sidtool.model import LoadedModel, load_model_folder
+from sidtool.memory.mixture import MemoryOptions
+from sidtool.model import LoadedModel, loaded_model
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommender import Recommender
 from sidtool.recommendation.requests import (
@@ -28,6 +29,7 @@ from sidtool.recommendation.requests import (
 )
 from sidtool.recommendation.result_file import result_file, run_fingerprint
 from sidtool.recommendation.windows import WINDOW, LiveRequests, in_windows, reporting
+from sidtool.tokenizer.bundle import Bundle
 
 
 def recommend(
@@ -36,6 +38,8 @@ def recommend(
     options: RecommendOptions | None = None,
     *,
     candidates: Sequence[str] | None = None,
+    bundle: Bundle | str | Path | None = None,
+    memory: MemoryOptions | str | Path | None = None,
     progress: Progress | None = None,
     **keywords: Any,
 ) -> "Recommendations":
@@ -52,7 +56,8 @@ def recommend(
     are what it may contain. Ids that the bundle lacks are skipped in histories and have no effect
     in deny lists; a SidtoolWarning counts them. A request whose prompt is empty without them gets
     no items.
-    `progress` is called with a total of 0 if `requests` has no length.
+    `bundle` and `memory` are used in place of those of a model's folder, which is then loaded at
+    once. `progress` is called with a total of 0 if `requests` has no length.
 
     Raises UsageError at once for a keyword that is no option, and for keywords beside `options`. As
     the answers are read, raises DataError if the allow or deny list names no item of the bundle, if
@@ -67,6 +72,8 @@ def recommend(
         ('u1', 3)
     """
     options = options_from(RecommendOptions, options, keywords)
+    if bundle is not None or memory is not None:
+        model = loaded_model(model, bundle, memory)
     is_history = isinstance(requests, list | tuple) and isinstance(next(iter(requests), None), str)
     if is_history or isinstance(requests, Request | Mapping | str):
         requests = [requests]  # type: ignore[list-item]
@@ -208,7 +215,7 @@ def recommend_to_file(
     requests."""
     out = Path(out)
     refuse_existing(out, force, RESULTS)
-    loaded = load_model_folder(model) if isinstance(model, str | Path) else model
+    loaded = loaded_model(model)
     options = options or RecommendOptions()
     fingerprint = run_fingerprint(loaded, options, candidates)
     with result_file(out, fingerprint, resume=resume, force=force) as file:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.errors import DataError, SidtoolError, SidtoolWarning, UsageError
-from sidtool.model import LoadedModel, load_model_folder
+from sidtool.model import LoadedModel, loaded_model
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Answer, BadRequest, Explanation, Recommendation, Request
@@ -41,7 +41,7 @@ class Recommender:
         """Look up the lists of items; `session` is one of this model with these scores, if there
         is one already. Raises DataError as `recommend` does, UsageError as `QuerySession.of`
         and for an explanation without a memory."""
-        loaded = load_model_folder(model) if isinstance(model, str | Path) else model
+        loaded = loaded_model(model)
         list_length = options.k if options.list else None
         session = session or QuerySession.of(loaded, options.normalize, list_length=list_length)
         prompt = loaded.contract.list_prompt

@@ -78,6 +78,29 @@ def test_what_is_written_takes_references(road: Road) -> None:
     assert loaded.memory.memory.digest == memory.digest
 
 
+@pytest.mark.usefixtures("shop")
+def test_a_model_is_used_with_another_bundle_and_memory() -> None:
+    newer = sidtool.add_items("shop.zarr", remove=["b007"])
+    newer.save("newer.zarr")
+    sidtool.build_memory("split", newer).save("memory.zarr")
+    training: dict[str, Any] = {"max_steps": 1, "eval_strategy": "no", "softmax_over": "trie"}
+    sidtool.train("base+sid", "train.jsonl", "model", **training)
+    tonight: dict[str, Any] = {"bundle": "newer.zarr", "memory": "memory.zarr"}
+    options: dict[str, Any] = {"limit": 3, "allow_unknown": True}
+    loaded = sidtool.load_model_folder("model", **tonight)
+    evaluation = sidtool.evaluate("model", "split", **tonight, **options)
+    assert evaluation.metrics == sidtool.evaluate(loaded, "split", **options).metrics
+    assert evaluation.settings["memory"]
+    lists = sidtool.evaluate_lists("model", "split", **tonight, **options)
+    assert lists.settings["bundle"] == newer.identity.digest
+    task = sidtool.evaluate_task("model", "split", task="next-item", bundle="newer.zarr", **options)
+    assert task.n == 3
+    (answer,) = sidtool.recommend("model", ["b001"], **tonight, explain=True, k=3)
+    assert answer.explanations
+    with pytest.raises(sidtool.SidtoolError, match="for a model that is given by its path"):
+        sidtool.recommend(loaded, ["b001"], **tonight)
+
+
 def test_a_location_without_a_bundle_is_an_error_of_sidtool() -> None:
     for function in (sidtool.explain, sidtool.decode, sidtool.encode):
         with pytest.raises(sidtool.SidtoolError, match=r"nothing\.zarr"):

@@ -164,6 +164,12 @@ def test_the_page_on_a_nightly_rebuild_runs() -> None:
     served = ("--bundle", "registry/shop@prod", "--memory", "registry/memory@prod")
     done("recommend", "tuned+memory", *served, "--history", "b001")
     assert len(open_bundle("weekly/sid.zarr")) == 70
+    (gate,) = blocks(page("nightly.md"), "python")
+    with pytest.raises(SystemExit, match="nothing is published"):
+        exec(gate.replace("< 0.01", "< 2"), {})
+    assert len(open_bundle("registry/shop@prod")) == 60
+    exec(gate.replace("< 0.01", "< 0"), {})
+    assert len(open_bundle("registry/shop@prod")) == 70
 
 
 @pytest.mark.slow

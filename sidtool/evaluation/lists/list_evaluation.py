@@ -28,6 +28,7 @@ from sidtool.evaluation.lists.list_metrics import (
 )
 from sidtool.evaluation.metrics import coverage
 from sidtool.evaluation.options import HeldOutOptions
+from sidtool.memory.mixture import MemoryOptions
 from sidtool.model import LoadedModel
 from sidtool.model.contract import TrainParams
 from sidtool.recommendation import RecommendOptions, Request, recommend
@@ -109,6 +110,8 @@ def evaluate_lists(
     split: Split | str | Path,
     options: ListEvaluationOptions | None = None,
     *,
+    bundle: Bundle | str | Path | None = None,
+    memory: MemoryOptions | str | Path | None = None,
     against: LoadedModel | str | Path | None = None,
     progress: Progress | None = None,
     **keywords: Any,
@@ -118,11 +121,11 @@ def evaluate_lists(
     out. The options may also be given as keywords.
 
     A model that was not trained on lists is evaluated by the first items of its ranking, and a
-    model that was by both. `against` is another model for the same items. Raises CompatibilityError
-    if a model, its bundle or its memory may have learned from held-out events or `against`
-    recommends other items, RefusedError if the bundle lacks too many targets, UsageError if the
-    split lacks the feedback of the order or a model of lists has a memory, DataError without
-    examples.
+    model that was by both. `bundle` and `memory` are as in `evaluate`; `against` is another model
+    for the same items. Raises CompatibilityError if a model, its bundle or its memory may have
+    learned from held-out events or `against` recommends other items, RefusedError if the bundle
+    lacks too many targets, UsageError if the split lacks the feedback of the order or a model of
+    lists has a memory, DataError without examples.
 
     Examples:
         >>> evaluation = sidtool.evaluate_lists("tuned", "split", length=3, num_beams=5)
@@ -130,7 +133,7 @@ def evaluate_lists(
         ['top items', 'popularity', 'item-knn']
     """
     options = options_from(ListEvaluationOptions, options, keywords)
-    held_out = HeldOut.open(model, split, options.on, against)
+    held_out = HeldOut.open(model, split, options.on, against, bundle, memory)
     repeats = held_out.split.reference.targets_repeat
     reason = seen_reason(options.exclude_seen, repeats)
     options = options.with_seen(repeats)
@@ -257,15 +260,11 @@ def _evaluation(
         for example in examples
     ]
     # (n, metrics) of each system
-    values = {
-        system: np.stack(
-            [
-                list_values(items, truth, facts, length)
-                for items, truth in zip(system_lists, truths, strict=True)
-            ]
-        )
-        for system, system_lists in lists.items()
-    }
+    values = {}
+    for system, system_lists in lists.items():
+        pairs = zip(system_lists, truths, strict=True)
+        rows = [list_values(items, truth, facts, length) for items, truth in pairs]
+        values[system] = np.stack(rows)
     first, *others = values
     targets = [truth.targets for truth in truths]
     n_active = len(bundle.active)

@@ -36,10 +36,11 @@ from sidtool.evaluation.tasks.questions import (
     read_questions,
 )
 from sidtool.examples import named_task
-from sidtool.model import LoadedModel, load_model_folder
+from sidtool.model import LoadedModel, loaded_model
 from sidtool.model.prompt import Segment, prompt_encoder, sorted_labels
 from sidtool.recommendation import Query, QuerySession
 from sidtool.recommendation.search import BeamOptions, Normalize
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import Leaves, SidSpace
 
 SidCodes = tuple[int, ...]
@@ -67,10 +68,12 @@ def evaluate_task(
     source: str | Path | None,
     options: TaskEvaluationOptions | None = None,
     *,
+    bundle: Bundle | str | Path | None = None,
     progress: Progress | None = None,
     **keywords: Any,
 ) -> TaskEvaluation:
-    """Evaluate a model on one task. The options may also be given as keywords.
+    """Evaluate a model on one task. The options may also be given as keywords; `bundle` is used in
+    place of that of a model's folder.
 
     `source` is a file of training examples, or for a task about histories a split (as
     `open_split`); a task about items or queries needs none. Users whose item the bundle lacks are
@@ -84,8 +87,7 @@ def evaluate_task(
         4
     """
     options = options_from(TaskEvaluationOptions, options, keywords)
-    loaded = load_model_folder(model) if isinstance(model, str | Path) else model
-    loaded = replace(loaded, memory=None)  # it has no part in an answer
+    loaded = replace(loaded_model(model, bundle), memory=None)  # it has no part in an answer
     source = None if source is None else Path(source)
     task = options.task
     per_user = named_task(task).of_users
