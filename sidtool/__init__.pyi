@@ -14,9 +14,11 @@ from .data import TextNames as TextNames
 from .data import read_items as read_items
 from .data.event_sort import Spill as Spill
 from .data.prepare import CheckReport as CheckReport
+from .data.prepare import Cleaned as Cleaned
 from .data.prepare import FilterOptions as FilterOptions
 from .data.prepare import PrepareOptions as PrepareOptions
 from .data.prepare import check as check
+from .data.prepare import clean as clean
 from .data.prepare import prepare as prepare
 from .data.prepare.preparation import Prepared as Prepared
 from .data.split import ListTargets as ListTargets

@@ -63,7 +63,7 @@ def check(
         cleaning = "--fix OUT writes cleaned copies"
         hint = before.mending_hint(items, events, table, cleaning)
         return before.refuse_stops(hint, allow_unknown=checks.allow_unknown)
-    cleaned = preparing.clean(catalog, table, out, force=force)
+    cleaned = preparing.clean_tables(catalog, table, out, force=force)
     if json:
         say_json({"before": before.to_json(), **cleaned.to_json()})
     else:

@@ -19,7 +19,7 @@ from sidtool.base.output_lock import hold_lock
 from sidtool.base.output_name import check_name
 from sidtool.base.records import JsonRecord
 from sidtool.data import CatalogNames, EventNames, UnknownOptions
-from sidtool.data.prepare import clean, read_tables, report
+from sidtool.data.prepare import clean_tables, read_tables, report
 from sidtool.evaluation import EvaluationVerdict, StoredEvaluation
 from sidtool.recipes.budget import (
     FILE,
@@ -214,7 +214,7 @@ def plan_fit(
         return [first, *_plan(options, recipe, raw, _measured(raw), out).steps()]
     with TemporaryDirectory(prefix="sidtool-") as scratch:
         catalog, table = read_tables(raw.items, raw.events, raw.columns, raw.names)
-        clean(catalog, table, Path(scratch, "data"))
+        clean_tables(catalog, table, Path(scratch, "data"))
         profile = _measured(raw.cleaned(Path(scratch, "data")))
     return [first, *_plan(options, recipe, raw.cleaned(first.output), profile, out).steps()]
 

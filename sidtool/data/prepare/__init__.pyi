@@ -4,6 +4,7 @@ from .check import check as check
 from .check import report as report
 from .cleaning import Cleaned as Cleaned
 from .cleaning import clean as clean
+from .cleaning import clean_tables as clean_tables
 from .preparation import PrepareOptions as PrepareOptions
 from .preparation import prepare as prepare
 from .raw import FilterOptions as FilterOptions

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import RefusedError, SidtoolWarning
+from sidtool.base.options import options_from
 from sidtool.base.records import JsonRecord
 from sidtool.data.columns import CatalogColumns, EventColumns, EventNames
 from sidtool.data.items import CatalogNames
@@ -152,12 +153,14 @@ def check(
     title_column: str | None = None,
     event_names: EventNames | None = None,
     allow_unknown: bool = False,
+    **given: Any,
 ) -> CheckReport:
     """Check a catalog, and events on its items, in any format that the other commands read.
 
-    Columns are chosen as `read_items` and `read_interactions` choose them; with `allow_unknown`, no
-    share of events of unknown items stops a build. Raises UsageError for a
-    missing column, DataError for a file that cannot be read at all.
+    Columns are chosen as `read_items` and `read_interactions` choose them; those of events may also
+    be given as keywords, like `user_column="customer"`. With `allow_unknown`, no share of events of
+    unknown items stops a build. `clean` writes cleaned copies. Raises UsageError for a missing
+    column, DataError for a file that cannot be read at all.
 
     Examples:
         >>> report = sidtool.check("items.jsonl", "events.csv")
@@ -166,7 +169,8 @@ def check(
     """
     columns = CatalogNames(id_column=id_column, title_column=title_column)
     path = None if events is None else Path(events)
-    catalog, table = read_tables(Path(items), path, columns, event_names or EventNames())
+    names = options_from(EventNames, event_names, given)
+    catalog, table = read_tables(Path(items), path, columns, names)
     return report(catalog, table, allow_unknown=allow_unknown)
 
 

@@ -10,9 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sidtool.base.errors import RefusedError, UsageError
-from sidtool.base.output import new_dir
+from sidtool.base.options import options_from
+from sidtool.base.output import new_dir, refuse_existing
+from sidtool.base.output_name import FOLDER
 from sidtool.base.records import JsonRecord
-from sidtool.data.columns import CatalogColumns, EventColumns
+from sidtool.data.columns import CatalogColumns, EventColumns, EventNames
+from sidtool.data.items import CatalogNames
 from sidtool.data.prepare.check import (
     MEANINGS,
     CheckReport,
@@ -21,7 +24,7 @@ from sidtool.data.prepare.check import (
     report,
     unusable_events,
 )
-from sidtool.data.prepare.tables import CatalogTable, Cells, EventTable, renamed
+from sidtool.data.prepare.tables import CatalogTable, Cells, EventTable, read_tables, renamed
 from sidtool.data.times import parse_moments, time_format_hint
 from sidtool.data.unknown_ids import known_spellings
 
@@ -53,6 +56,35 @@ class Cleaned(JsonRecord):
 
 
 def clean(
+    items: str | Path,
+    events: str | Path | None,
+    out: str | Path,
+    *,
+    id_column: str | None = None,
+    title_column: str | None = None,
+    event_names: EventNames | None = None,
+    force: bool = False,
+    **given: Any,
+) -> Cleaned:
+    """Write cleaned copies of a catalog and events on its items to the folder `out`, as `sidtool
+    check --fix` does; docs/data.md says what is cleaned. The files and the columns are those of
+    `check`. `left` of the result has the problems that cleaning cannot mend, and `left.stops` those
+    that would stop a build. Raises as `check` and `clean_tables`.
+
+    Examples:
+        >>> cleaned = sidtool.clean("items.jsonl", "events.csv", "cleaned")
+        >>> cleaned.dropped_events, cleaned.left.stops
+        ({}, ())
+    """
+    out = Path(out)
+    refuse_existing(out, force, FOLDER)
+    columns = CatalogNames(id_column=id_column, title_column=title_column)
+    path = None if events is None else Path(events)
+    names = options_from(EventNames, event_names, given)
+    return clean_tables(*read_tables(Path(items), path, columns, names), out, force=force)
+
+
+def clean_tables(
     catalog: CatalogTable, events: EventTable | None, out: Path, *, force: bool = False
 ) -> Cleaned:
     """Write `items.parquet`, and `events.parquet` if there are events, to the folder `out`.
@@ -132,7 +164,7 @@ class CleanedEvents(NamedTuple):
 
 
 def clean_events(events: EventTable, catalog: CatalogTable) -> CleanedEvents:
-    """Clean events as `clean` says, by a catalog that was cleaned before."""
+    """Clean events as `clean_tables` says, by a catalog that was cleaned before."""
     users = tuple(map(normal_form, events.users))
     items = tuple(map(normal_form, events.items))
     catalog_ids = set(catalog.ids)

@@ -20,7 +20,7 @@ from sidtool.data.prepare.check import (
     tied_rows,
     unordered_rows,
 )
-from sidtool.data.prepare.cleaning import clean, clean_catalog, clean_events
+from sidtool.data.prepare.cleaning import clean, clean_catalog, clean_events, clean_tables
 from sidtool.data.prepare.tables import (
     CatalogTable,
     EventTable,
@@ -103,7 +103,7 @@ def test_what_the_report_calls_a_stop_stops_the_readers(tmp_path: Path) -> None:
 
 
 def test_cleaning_leaves_no_problem_that_stops(tmp_path: Path) -> None:
-    cleaned = clean(*tables(tmp_path), tmp_path / "out", force=True)
+    cleaned = clean_tables(*tables(tmp_path), tmp_path / "out", force=True)
     assert cleaned.left.stops == ()
     assert cleaned.dropped_items == {"empty_item_id": 1, "duplicate_item_id": 3}
     assert cleaned.respelled_items == 1  # the decomposed form of café comes first
@@ -170,7 +170,7 @@ def test_a_catalog_without_titles_and_events_of_short_users(tmp_path: Path) -> N
     hint = report.mending_hint(items, events, read_event_table(events), "clean them")
     assert "--user-column names the column of users" in hint
     assert "clean them" not in hint  # which mends neither
-    cleaned = clean(read_catalog_table(items), read_event_table(events), tmp_path / "out")
+    cleaned = clean_tables(read_catalog_table(items), read_event_table(events), tmp_path / "out")
     assert {problem.kind for problem in cleaned.left.stops} == kinds
     assert pq.read_table(tmp_path / "out/items.parquet").column_names == ["item_id", "price"]
 
@@ -180,7 +180,7 @@ def test_blanks_inside_ids_are_reported_and_stay(tmp_path: Path) -> None:
     catalog = read_catalog_table(write_table(tmp_path / "items.csv", items))
     events = {"user": ["u"] * 3, "sku": ["A  1", "A 1", "A  1"], "ts": list("123")}
     table = read_event_table(write_table(tmp_path / "events.csv", events))
-    cleaned = clean(catalog, table, tmp_path / "out")
+    cleaned = clean_tables(catalog, table, tmp_path / "out")
     assert read_items(tmp_path / "out/items.parquet").ids == ("A  1", "A 1", "A\u00a01")
     assert set(read_interactions(tmp_path / "out/events.parquet").items) == {"A  1", "A 1"}
     counts = {problem.kind: problem.count for problem in cleaned.left.problems}
@@ -215,13 +215,31 @@ def test_unordered_and_repeated_rows_by_brute_force(events: list[tuple[str, int]
     assert repeated_rows(pairs) == [r for r, pair in enumerate(pairs) if pair in pairs[:r]]
 
 
+def test_files_are_cleaned_as_their_tables(tmp_path: Path) -> None:
+    expected = clean_tables(*tables(tmp_path), tmp_path / "by-tables", force=True)
+    files = (str(tmp_path / "items.csv"), str(tmp_path / "events.csv"))
+    cleaned = clean(*files, str(tmp_path / "out"), user_column="customer", force=True)
+    assert cleaned == expected
+    assert check(*files, user_column="customer") == check(
+        *files, event_names=EventNames(user="customer")
+    )
+    for name in ("items.parquet", "events.parquet"):
+        written = (tmp_path / "out" / name).read_bytes()
+        assert written == (tmp_path / "by-tables" / name).read_bytes()
+    for function, paths in ((clean, (*files, tmp_path / "x")), (check, files)):
+        with pytest.raises(UsageError, match="there is no option column"):
+            function(*paths, column="customer")
+    with pytest.raises(UsageError, match="exists already"):
+        clean(*files, tmp_path / "out")
+
+
 def test_the_order_of_rows_replaces_no_column(tmp_path: Path) -> None:
     table = {"user_id": ["u", "u"], "item_id": ["a", "a"], "timestamp": ["5", "4"]}
     source = write_table(tmp_path / "events.csv", table)
     events = read_event_table(source, EventNames(order_by="row"))
     catalog = read_catalog_table(write_table(tmp_path / "items.csv", {"item_id": ["a"]}))
     with pytest.raises(UsageError, match="a column 'timestamp', which the number of each row"):
-        clean(catalog, events, tmp_path / "out")
+        clean_tables(catalog, events, tmp_path / "out")
 
 
 @pytest.mark.parametrize(("times", "is_warned"), [("123456", False), ("112345", True)])
