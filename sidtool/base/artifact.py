@@ -2,6 +2,8 @@
 
 from contextlib import suppress
 from pathlib import Path
+from zipfile import BadZipFile
+from zipfile import Path as ZipPath
 
 from sidtool.base.documents import parse_json
 
@@ -30,21 +32,26 @@ def describe(location: str | Path) -> str | None:
     """The kind of artifact at a path with an article, like "a split"; None if it is none. Reads
     names of files, and the attributes of a Zarr group."""
     path = Path(location)
-    with suppress(OSError, ValueError):  # no path
+    with suppress(OSError, ValueError, BadZipFile):  # no path
         if path.name.endswith(".partial"):
             return "the work folder of an unfinished run"
         if path.is_file():
             if path.with_name(path.name + LINEAGE_SUFFIX).is_file():
                 return EXAMPLES
-            return None if path.suffix == ".zip" else "a file"
+            return _stored_kind(path) if path.suffix == ".zip" else "a file"
         for name, kind in MARKERS.items():
             if not (path / name).is_file():
                 continue
-            if name == "zarr.json":
-                with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-                    manifest = parse_json((path / name).read_bytes())["attributes"]["sidtool"]
-                    kind = GROUPS[manifest.get("kind", "bundle")]
-            return kind
+            return (_stored_kind(path) or kind) if name == "zarr.json" else kind
         if any(path.glob(f"*{LINEAGE_SUFFIX}")):
             return "a folder of training examples"
+    return None
+
+
+def _stored_kind(path: Path) -> str | None:
+    """The kind of Zarr group in a folder or zip, None if it is not of sidtool."""
+    place = ZipPath(path) if path.is_file() else path
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        root = parse_json((place / "zarr.json").read_bytes())
+        return GROUPS[root["attributes"]["sidtool"].get("kind", "bundle")]
     return None

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from sidtool import tokenizer
 from sidtool.base.errors import UsageError
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import assignments, option, parse_bytes
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import BUNDLE
@@ -94,6 +95,7 @@ class QuantizerSettings:
         return build
 
 
+@keeps_inputs("a bundle")
 def build_codebook(
     items: Annotated[
         Path, "Catalog: JSONL, CSV, TSV, Parquet, RecBole .item or MiniOneRec item.json."

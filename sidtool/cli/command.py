@@ -1,12 +1,10 @@
-"""What every command has beside its own options: a help in panels, -q, -v and --config, and a check
-that its output replaces no input."""
+"""What every command has beside its own options: a help in panels, -q, -v and --config."""
 
 import glob
 import inspect
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,7 @@ import typer
 from rich.markup import escape
 from typer.core import TyperCommand
 
-from sidtool.base.artifact import describe
-from sidtool.base.errors import EXIT_INTERRUPTED, SidtoolError, UsageError
+from sidtool.base.errors import EXIT_INTERRUPTED, UsageError
 from sidtool.base.options import variable_name
 from sidtool.cli.groups import flag_meanings
 from sidtool.cli.terminal import options
@@ -46,8 +43,7 @@ _TEXTS = ("history", "prompt", "query", "texts")
 
 
 class Command(TyperCommand):
-    """A command whose help has panels, and that compares an output that it may replace with its
-    inputs before it runs."""
+    """A command whose help has panels."""
 
     def __init__(self, *words: Any, **settings: Any) -> None:
         super().__init__(*words, **settings)
@@ -118,9 +114,6 @@ class Command(TyperCommand):
             quiet=parameters.get("quiet", False), verbose=parameters.get("verbose", False)
         )
         out = parameters.get("out")
-        if out is not None and parameters.get("force"):
-            inputs = [value for name, value in parameters.items() if name != "out"]
-            check_inputs_survive(self.name, Path(out), inputs)
         start = time.monotonic()
         try:
             result = super().invoke(ctx)
@@ -160,58 +153,3 @@ SHARED = tuple(
     )
 )
 """The options of every command, which it does not see; a command may have its own --config."""
-
-_HINT = "write to another path"
-_WRITES = {
-    **dict.fromkeys(("build-codebook", "import", "add-items", "align"), "a bundle"),
-    "build-memory": "a memory",
-    "split": "a split",
-    **dict.fromkeys(("init-model", "extend-model", "adopt", "merge", "rebind"), "a model"),
-    **dict.fromkeys(("train", "rl", "refresh", "tune-memory"), "a model"),
-}
-"""The kind of artifact that a command writes, if it writes one."""
-
-
-def check_inputs_survive(command: str | None, out: Path, inputs: list[Any]) -> None:
-    """Raise UsageError if replacing `out` would remove an input, or the folder of this process. An
-    artifact (bundle, memory, model, split) may be replaced by its own next version, which only a
-    command that writes its kind makes."""
-    if out.name in ("", "..") or out.is_symlink() or not out.exists():
-        return  # refused elsewhere, or only a link is replaced, or nothing
-    replaced = out.resolve()
-    folder = Path.cwd()
-    if folder == replaced or replaced in folder.parents:
-        raise UsageError(f"{out} is the working directory, or contains it", hint=_HINT)
-    for path in _paths(inputs):
-        if replaced in path.parents:
-            raise UsageError(f"{out} contains the input {path}", hint=_HINT)
-        written = _WRITES.get(command or "")
-        if path == replaced and not (written and _kind(out).startswith(written)):
-            raise UsageError(f"{out} is an input of this command", hint=_HINT)
-
-
-def _kind(path: Path) -> str:
-    """The kind of artifact at a path, as `describe` names it; "" if it is none."""
-    if path.suffix != ".zip":
-        return describe(path) or ""
-    from sidtool.registry import kind_of, read_manifest
-
-    with suppress(SidtoolError):
-        return f"a {kind_of(read_manifest(str(path)))}"
-    return ""
-
-
-def _paths(values: Any) -> Iterator[Path]:
-    """Every existing file and folder that the values of parameters name, by a pattern, too, without
-    a version (PATH@VERSION) or a weight (PATH=WEIGHT)."""
-    if isinstance(values, list | tuple):
-        for value in values:
-            yield from _paths(value)
-    elif isinstance(values, str | Path):
-        for text in (str(values), *(str(values).rpartition(sign)[0] for sign in "@=")):
-            with suppress(OSError, ValueError):  # no path
-                # Path.glob takes no absolute pattern
-                matches = glob.glob(text, recursive=True, include_hidden=True)  # noqa: PTH207
-                for path in (text, *matches):
-                    if path and Path(path).exists():
-                        yield Path(path).resolve()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sidtool.base.errors import UsageError
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import given_flags, parse_bytes
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
@@ -24,6 +25,7 @@ from sidtool.integrations.cluster import PartOptions
 from sidtool.recommendation.search import seen_reason
 
 
+@keeps_inputs()
 def check(
     items: Annotated[Path, "Catalog, in any format of build-codebook."],
     columns: CatalogNames,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from sidtool import registry
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import option
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import BUNDLE
@@ -32,6 +33,7 @@ class MapOptions:
     """Keys of index.json: item ids, or line numbers of --items from 0."""
 
 
+@keeps_inputs("a bundle")
 def import_(
     source: Annotated[
         Path,
@@ -118,6 +120,7 @@ class ExportOptions:
     """Model that the inference engine serves, if the map has token ids or depends on them."""
 
 
+@keeps_inputs()
 def export(
     bundle: options.Bundle,
     out: Annotated[Path, typer.Option("-o", "--out", help=f"For {formats.outputs()}.")],

@@ -9,6 +9,7 @@ import typer
 from sidtool import model as models
 from sidtool import registry, tokenizer
 from sidtool.base.errors import EXIT_REFUSED, UsageError
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import read_ids
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import BUNDLE
@@ -23,6 +24,7 @@ MAX_LISTED = 5
 """Items that a table lists."""
 
 
+@keeps_inputs("a bundle")
 def add_items(
     bundle: options.Bundle,
     out: options.Out,
@@ -116,6 +118,7 @@ def diff(
         raise typer.Exit(EXIT_REFUSED)
 
 
+@keeps_inputs("a bundle")
 def align(
     new: Annotated[str, "The bundle with the retrained codebook."],
     out: options.Out,
@@ -154,6 +157,7 @@ def align(
     return next_step("sidtool recommend MODEL --bundle {out} --history ...", out=out)
 
 
+@keeps_inputs("a model")
 def rebind(
     model: options.Model,
     newer: Annotated[str, "The compatible bundle to put into the model."],

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from sidtool import evaluation, registry, tokenizer
 from sidtool import memory as memories
 from sidtool.base.errors import UsageError
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import check_options, option, parse_bytes
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import MEMORY
@@ -86,6 +87,7 @@ class Building:
             raise UsageError("--tune holds all pairs in memory: it takes no --memory-limit")
 
 
+@keeps_inputs("a memory")
 def build_memory(
     split: options.Split,
     bundle: options.Bundle,
@@ -157,6 +159,7 @@ def build_memory(
     return next_step("sidtool tune-memory MODEL {split} {out} -o OUT", split=split, out=out)
 
 
+@keeps_inputs("a model")
 def tune_memory(
     model: options.Model,
     split: options.Split,

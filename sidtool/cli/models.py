@@ -9,6 +9,7 @@ import typer
 from sidtool import data, registry
 from sidtool import model as models
 from sidtool.base.hub import is_hub_url
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import MAX_SEED, assignments, option
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
@@ -38,6 +39,7 @@ class ModelDesign:
     """Seed of all random numbers."""
 
 
+@keeps_inputs("a model")
 def init_model(
     items: Annotated[Path, "Catalog on whose text the tokenizer is trained."],
     out: options.Out,
@@ -78,6 +80,7 @@ def init_model(
     return next_step("sidtool extend-model {out} BUNDLE -o {out}+sid", out=out)
 
 
+@keeps_inputs("a model")
 def extend_model(
     model: Annotated[str, "Causal or encoder-decoder model: folder, .gguf file or hf://ORG/NAME."],
     bundle: options.Bundle,
@@ -121,6 +124,7 @@ def extend_model(
     )
 
 
+@keeps_inputs("a model")
 def adopt(
     model: Annotated[str, "Model that has SID tokens already: folder or hf://ORG/NAME."],
     source: Annotated[

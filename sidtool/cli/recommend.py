@@ -8,6 +8,7 @@ from typing import Any
 from sidtool import recommendation
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError, UsageError
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import option, read_ids
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import RESULTS
@@ -143,6 +144,7 @@ def model_source(
     return cluster.ModelSource(model, memory, **asdict(model_options))
 
 
+@keeps_inputs()
 def recommend(
     model: options.Model,
     source: RequestSource,

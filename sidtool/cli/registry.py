@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from sidtool import registry as registries
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.signatures import Signer
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_plan, say_table
@@ -129,6 +130,7 @@ def push(
     return next_step("sidtool pull {version} -o DIR", version=f"{target}@{tag or pushed.version}")
 
 
+@keeps_inputs()
 def pull(
     reference: Reference, out: options.Out, writing: options.Writing = options.Writing()
 ) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from sidtool import training
 from sidtool.base.errors import UsageError
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import option
 from sidtool.cli.groups import Given
 from sidtool.cli.settings_table import Configurable, list_settings
@@ -26,6 +27,7 @@ from sidtool.training.reinforcement import ObjectiveOptions
 from sidtool.training.renewal import RefreshOptions
 
 
+@keeps_inputs("a model")
 def train(
     model: options.Model,
     examples: Annotated[
@@ -119,6 +121,7 @@ def settings(
         say("")
 
 
+@keeps_inputs("a model")
 def refresh(
     model: options.Model,
     bundle: Annotated[str, "The newer bundle: other items, or retrained."],
@@ -205,6 +208,7 @@ class RlInputs:
     """Run a model's own code and load pickled weights."""
 
 
+@keeps_inputs("a model")
 def rl(
     model: options.Model,
     examples: Annotated[

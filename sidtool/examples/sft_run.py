@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import sealed_text
 from sidtool.base.errors import UsageError
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import keywords_of, options_from
 from sidtool.base.output import locked, partial_path, publish, refuse_existing, remove
 from sidtool.base.output_name import JSON_LINES, check_name, check_suffix
@@ -122,6 +123,7 @@ class SftInputs:
         return items, self.queries or queries, options.fields
 
 
+@keeps_inputs()
 def make_sft(
     bundle: Bundle | str | Path,
     items: Items | str | Path,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sidtool.base.checkpoint import check_finite_files, weight_digests
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.base.extras import require
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.locations import opened
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
@@ -66,6 +67,7 @@ def outlook(old: Bundle, new: Bundle) -> Outlook:
     return Outlook("works", verdict.message)
 
 
+@keeps_inputs("a model")
 def rebind(
     folder: str | Path,
     bundle: Bundle | str | Path,
@@ -152,6 +154,7 @@ def _restored(folder: Path, contract: Contract, bundle: Bundle) -> tuple[Contrac
     return restored, Verdict("same", message)
 
 
+@keeps_inputs("a model")
 def merge(
     folder: str | Path,
     out: str | Path,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sidtool.base.checkpoint import CONFIG
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.locations import opened
 from sidtool.base.options import MAX_SEED, check_options, option, options_from
 from sidtool.base.output import new_dir, refuse_existing
@@ -165,6 +166,7 @@ class ExtendOptions:
         check_options(self)
 
 
+@keeps_inputs("a model")
 def extend_model(
     model: str | Path,
     bundle: Bundle | str | Path,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sidtool.base.errors import IntegrityError, RefusedError, UsageError
 from sidtool.base.hub import HubPush
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.markdown import with_dataset
 from sidtool.base.output import new_dir, refuse_existing, whole_file
 from sidtool.base.output_name import check_parents
@@ -186,6 +187,7 @@ def push(
     )
 
 
+@keeps_inputs()
 def pull(
     reference: str | Path, out: str | Path, *, force: bool = False, progress: Progress | None = None
 ) -> VersionRecord:

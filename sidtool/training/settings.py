@@ -101,7 +101,7 @@ class StageSettings:
     options: TrainOptions
     sft_fields: Mapping[str, Any]
     """fields of SFTConfig by name"""
-    examples: str | Path | None = None
+    examples: str | Path | None = option(None)
     """training examples of this stage, if not those of the run"""
 
 

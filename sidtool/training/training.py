@@ -11,6 +11,7 @@ from typing import Any
 
 from sidtool.base.errors import UsageError
 from sidtool.base.extras import offline, require
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.locations import opened
 from sidtool.base.options import settings_from
 from sidtool.base.output import refuse_existing
@@ -72,6 +73,7 @@ class TrainingSummary:
         return asdict(self)
 
 
+@keeps_inputs("a model")
 def train(
     model_dir: str | Path,
     examples: str | Path,
@@ -261,6 +263,7 @@ def check_stages(planned: Sequence[TrainingRun], *, force: bool = False) -> None
                 check_unfinished(run, processes)
 
 
+@keeps_inputs("a model")
 def train_stages(
     model_dir: str | Path,
     examples: str | Path,

@@ -1,4 +1,5 @@
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -26,6 +27,9 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "zarr" / "zarr.json").write_text('{"attributes": {"sidtool": {"kind": "memory"}}}')
     for name in ("train.jsonl", "train.jsonl.meta.json", "events.csv"):
         (tmp_path / name).write_text("")
+    with ZipFile(tmp_path / "shop.zarr.zip", "w") as archive:
+        archive.writestr("zarr.json", '{"attributes": {"sidtool": {}}}')
+    (tmp_path / "damaged.zip").write_text("")
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "empty").mkdir()
     return tmp_path
@@ -38,6 +42,7 @@ KINDS = {
     "refs": "a registry",
     "modules": "an encoder of sentence-transformers",
     "config": "a model without a SID vocabulary",
+    "shop.zarr.zip": "a bundle",
     "train.jsonl": "a file of training examples",
     "events.csv": "a file",
     "out.partial": "the work folder of an unfinished run",
@@ -55,7 +60,7 @@ def test_a_group_of_another_program_is_a_zarr_group(folder: Path, manifest: str)
     assert describe(folder / "zarr") == "a Zarr group"
 
 
-@pytest.mark.parametrize("name", ["empty", "nothing", "\0", "s3://bucket/x.zarr"])
+@pytest.mark.parametrize("name", ["empty", "nothing", "damaged.zip", "\0", "s3://bucket/x.zarr"])
 def test_no_kind(folder: Path, name: str) -> None:
     assert describe(folder / name) is None
     assert describe(name) is None

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from sidtool.base.artifact import describe
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import require
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import option, options_from
 from sidtool.base.output import new_file, refuse_existing
 from sidtool.base.output_name import HTML_FILE
@@ -56,6 +57,7 @@ class ReportOptions:
             )
 
 
+@keeps_inputs()
 def report(
     what: str | Path | Sequence[str | Path],
     out: str | Path,

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sidtool.base.errors import DataError, UsageError, without_credentials
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import check_options, given_flags, group, option, options_from
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
@@ -146,6 +147,7 @@ FORMATS: dict[str, Format] = {
 }
 
 
+@keeps_inputs()
 def prepare(
     source: str | Path,
     out: str | Path,

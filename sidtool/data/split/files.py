@@ -14,6 +14,7 @@ from sidtool.base.artifact import describe
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import check_seal, parse_json, sealed_text
 from sidtool.base.errors import DataError, IntegrityError, UsageError
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import options_from
 from sidtool.base.output import folder_beside, new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
@@ -49,6 +50,7 @@ History = tuple[tuple[str, ...], Fields]
 """Item ids, oldest first, and the fields of these events and their user."""
 
 
+@keeps_inputs("a split")
 def split_events(
     events: str | Path,
     out: str | Path,

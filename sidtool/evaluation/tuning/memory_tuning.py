@@ -20,6 +20,7 @@ import numpy as np
 
 from sidtool.base.errors import DataError
 from sidtool.base.extras import require
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.locations import opened
 from sidtool.base.options import check_options, option, options_from
 from sidtool.base.output import refuse_existing
@@ -74,6 +75,7 @@ class TuneMemoryOptions(SeenOptions):
         check_options(self)
 
 
+@keeps_inputs("a model")
 def tune_memory(
     model: str | Path,
     split: Split | str | Path,

@@ -11,6 +11,7 @@ from typing import Any
 from sidtool.base.checkpoint import model_digests
 from sidtool.base.errors import CompatibilityError, SidtoolWarning, UsageError
 from sidtool.base.extras import require
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import options_from
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
@@ -118,6 +119,7 @@ class Adoption:
         }
 
 
+@keeps_inputs("a model")
 def adopt(
     model: str | Path,
     source: str | Path,

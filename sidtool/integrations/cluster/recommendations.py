@@ -13,6 +13,7 @@ from typing import Any
 
 from sidtool.base.digests import digest_strings, file_digest
 from sidtool.base.errors import DataError, SidtoolWarning
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import options_from
 from sidtool.base.progress import Progress
 from sidtool.data.split import Example
@@ -82,6 +83,7 @@ class ModelSource(ModelOptions):
         }
 
 
+@keeps_inputs()
 def recommend_folder(
     model: ModelSource | str | Path,
     requests: str | Path,

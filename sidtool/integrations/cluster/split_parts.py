@@ -11,6 +11,7 @@ import numpy as np
 
 from sidtool.base.documents import sealed_text
 from sidtool.base.errors import DataError, UsageError, without_credentials
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import option, options_from
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
@@ -66,6 +67,7 @@ class UserPart:
     files: tuple[Path, ...]
 
 
+@keeps_inputs("a split")
 def split_in_parts(
     events: str | Path,
     out: str | Path,

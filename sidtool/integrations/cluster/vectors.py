@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.digests import file_digest
+from sidtool.base.inputs import keeps_inputs
 from sidtool.data import Items, TextNames, read_items
 from sidtool.integrations.cluster.output import (
     PartReport,
@@ -45,6 +46,7 @@ class ItemColumns(TextNames):
             )
 
 
+@keeps_inputs()
 def embed_folder(
     items: str | Path,
     out: str | Path,
@@ -80,6 +82,7 @@ def embed_folder(
     return run_over_folder(work, str(items), out, made_from, run, shard_rows=shard_rows)
 
 
+@keeps_inputs()
 def encode_folder(
     bundle: str | Path,
     items: str | Path,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import SidtoolWarning, UsageError
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.locations import opened
 from sidtool.base.options import Option, option
 from sidtool.base.output import refuse_existing
@@ -122,6 +123,7 @@ def outputs() -> str:
     )
 
 
+@keeps_inputs("a bundle")
 def import_map(
     source: str | Path,
     out: str | Path,
@@ -195,6 +197,7 @@ def read_map(
     return with_codebook(bundle, codebook, sizes=sizes, catalog_ids=catalog_ids)
 
 
+@keeps_inputs()
 def export_map(
     bundle: Bundle | str | Path,
     out: str | Path,

@@ -88,6 +88,11 @@ class StoredGroup(Pushable):
         self.manifest = manifest
         self.arrays = arrays
 
+    @property
+    def location(self) -> str | None:
+        """Where it is stored; None if it was made in memory."""
+        return getattr(self.arrays, "location", None)
+
     @staticmethod
     @abstractmethod
     def parse(value: Mapping[str, Any]) -> tuple[GroupManifest, Mapping[str, Expected]]:

@@ -188,6 +188,7 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
     def __init__(
         self, storage: Storage, manifest: GroupManifest, expected: Mapping[str, Expected]
     ) -> None:
+        self.location = storage.location
         self._storage = storage
         self._manifest = manifest
         self._expected = expected

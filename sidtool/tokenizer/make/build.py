@@ -13,6 +13,7 @@ import numpy as np
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import library_versions
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.jobs import RunJob, run_here
 from sidtool.base.options import MAX_SEED, check_options, option, options_from, plain
 from sidtool.base.output import locked, publish, refuse_existing, remove
@@ -98,6 +99,7 @@ class BuildOptions:
         return SidSpace.of_spelling(sizes, self.spelling, begin_end_tokens=self.begin_end_tokens)
 
 
+@keeps_inputs("a bundle")
 def build_codebook(
     items: Items | str | Path,
     out: str | Path,
@@ -125,8 +127,7 @@ def build_codebook(
     once; with it and `embeddings`, ids and titles are in unnamed files beside `out`, too. `run`
     runs what reads one file of vectors, by workers (`integrations.cluster.connected`). `progress`
     maps the stages "embed", "quantize" and "encode" to functions of finished and total steps. Warns
-    of a level whose codes are hardly used (SidtoolWarning). Raises UsageError and DataError for
-    input that does not fit together.
+    of a level whose codes are hardly used. Raises UsageError and DataError for unfit input.
 
     Examples:
         >>> data = {"embeddings": "vectors.npy", "interactions": "split"}
@@ -157,8 +158,7 @@ def build_codebook(
                 lexical = LexicalEncoder.fit(items.texts)
             text_encoder = lexical or load_encoder(encoder)
             cache, embed = work / "vectors", progress.get("embed")
-            embedded = text_encoder.vectors(items.texts, cache=cache, devices=None, progress=embed)
-            vectors = [embedded]
+            vectors = [text_encoder.vectors(items.texts, cache=cache, devices=None, progress=embed)]
             made_by = text_encoder.record
         else:
             made_by = {"vectors": "given", "dim": sum(source.shape[1] for source in sources)}

@@ -7,6 +7,7 @@ from typing import Any
 
 from sidtool.base.errors import RefusedError, UsageError
 from sidtool.base.extras import offline
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import settings_from
 from sidtool.base.progress import Log, Progress
 from sidtool.base.records import JsonRecord
@@ -48,6 +49,7 @@ class RlSummary(JsonRecord):
     """name of the checkpoint"""
 
 
+@keeps_inputs("a model")
 def rl(
     model_dir: str | Path,
     examples: str | Path,

@@ -11,6 +11,7 @@ from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import options_from
 from sidtool.base.output import locked, refuse_existing, remove
 from sidtool.base.output_name import FOLDER
@@ -98,6 +99,7 @@ class RefreshSummary:
         return value | (self.training.to_json() if self.training else {})
 
 
+@keeps_inputs("a model")
 def refresh(
     model_dir: str | Path,
     bundle: Bundle | str | Path,

@@ -1,0 +1,111 @@
+"""The check that an output replaces no input of the call that makes it."""
+
+import functools
+import glob
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
+
+from sidtool.base.artifact import describe
+from sidtool.base.errors import UsageError
+from sidtool.base.options import options_of, required
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+_HINT = "write to another path"
+_NO_INPUTS = ("out", "candidates", "history", "prompt", "query", "texts")
+"""Parameters and options that are texts or ids, and no paths of inputs."""
+
+
+def keeps_inputs(
+    written: str | None = None,
+) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+    """Decorates a function that has `out` and `force`, as parameters or in options: a call that
+    would replace one of its inputs raises UsageError before it does anything.
+
+    A bundle, memory, model or split may be replaced by its own next version, which only a function
+    makes that has `written` its kind: "a bundle"."""
+
+    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        @functools.wraps(function)
+        def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+            try:
+                arguments = inspect.signature(function).bind(*args, **kwargs).arguments
+            except TypeError:  # which the call raises, too
+                return function(*args, **kwargs)
+            _check(list(_values(arguments, _hints(function))), written)
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
+def _check(values: list[tuple[str, Any]], written: str | None) -> None:
+    """Raise UsageError if replacing `out` would remove an input."""
+    named = dict(values)
+    out = Path(named.get("out") or "")
+    if not named.get("force") or out.name in ("", "..") or out.is_symlink() or not out.exists():
+        return  # refused elsewhere, or only a link is replaced, or nothing
+    replaced = out.resolve()
+    for path in (path for name, value in values for path in _paths(name, value)):
+        if replaced in path.parents:
+            raise UsageError(f"{out} contains the input {path}", hint=_HINT)
+        if path == replaced and not (written and (describe(out) or "").startswith(written)):
+            raise UsageError(f"{out} is an input of this command", hint=_HINT)
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The types of the parameters of a function, and of its options, which may be keywords."""
+    hints = get_type_hints(function)
+    options = required(hints.get("options"))
+    return {**(get_type_hints(options) if is_dataclass(options) else {}), **hints}
+
+
+def _values(values: Mapping[str, Any], hints: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The switches, texts and paths among values, by name: also those in lists, in mappings and in
+    dataclasses of options. Where an opened bundle or memory is stored stands for it."""
+    for name, value in values.items():
+        location = getattr(value, "location", None)
+        if isinstance(location, str | Path):
+            yield name, location
+        elif isinstance(value, Mapping):
+            yield from _values(value, hints)
+        elif isinstance(value, list | tuple):
+            for member in value:
+                yield from _values({name: member}, hints)
+        elif is_dataclass(value) and (declared := dict(options_of(type(value)))):
+            # what an option reads is no path any more
+            kept = {
+                field.name: getattr(value, field.name)
+                for field in fields(value)
+                if field not in declared or declared[field].reads is None
+            }
+            yield from _values(kept, get_type_hints(type(value)))
+        elif isinstance(value, bool) or (
+            isinstance(value, str | Path) and _takes_text(hints.get(name, Any))
+        ):
+            yield name, value
+
+
+def _takes_text(hint: Any) -> bool:
+    """Whether a type is of any texts or paths, not of a few words."""
+    return hint in (Any, str, Path) or any(_takes_text(part) for part in get_args(hint))
+
+
+def _paths(name: str, value: Any) -> Iterator[Path]:
+    """Every existing file and folder that a value names, by a pattern, too, without a version
+    (PATH@VERSION) or a weight (PATH=WEIGHT)."""
+    if isinstance(value, bool) or name in _NO_INPUTS:
+        return
+    for text in (str(value), *(str(value).rpartition(sign)[0] for sign in "@=")):
+        with suppress(OSError, ValueError):  # no path
+            # Path.glob takes no absolute pattern
+            matches = glob.glob(text, recursive=True, include_hidden=True)  # noqa: PTH207
+            for path in (text, *matches):
+                if path and Path(path).exists():
+                    yield Path(path).resolve()

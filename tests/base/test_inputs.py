@@ -1,0 +1,129 @@
+import inspect
+import pickle
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+
+import sidtool
+from sidtool.base.errors import UsageError
+from sidtool.base.inputs import keeps_inputs
+from sidtool.base.options import required
+from sidtool.data import CatalogNames
+from sidtool.integrations.cluster import PartOptions, RunOptions
+from sidtool.integrations.formats import CatalogFile
+from sidtool.training import StageSettings, TrainOptions
+from tests.cli.road import tree
+
+WITHOUT_INPUTS = ("init_model", "write_example")
+"""Functions that take texts, and the name of a data set."""
+
+
+def has_force(function: Callable[..., Any]) -> bool:
+    """Whether a function replaces an output, by its own parameter or by one of its options."""
+    hints = {name: required(hint) for name, hint in get_type_hints(function).items()}
+    kinds = [hint for name, hint in hints.items() if name != "return" and is_dataclass(hint)]
+    return "force" in hints or any(hasattr(kind, "force") for kind in kinds)
+
+
+FORCED = [
+    function
+    for name in dir(sidtool)
+    if inspect.isfunction(function := getattr(sidtool, name))
+    and has_force(function)
+    and name not in WITHOUT_INPUTS
+]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """An input alone in a folder."""
+    source = tmp_path / "data" / "input"
+    source.parent.mkdir()
+    source.touch()
+    return source
+
+
+@pytest.mark.parametrize("function", FORCED, ids=lambda function: function.__name__)
+def test_no_function_replaces_a_folder_that_contains_an_input(
+    source: Path, function: Callable[..., Any]
+) -> None:
+    parameters = inspect.signature(function).parameters
+    needed = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    arguments: dict[str, Any] = {name: str(source) for name in needed if name != "to"}
+    if "force" in parameters:
+        arguments["force"] = True
+    else:
+        kind = PartOptions if function is sidtool.split_in_parts else RunOptions
+        arguments["run"] = kind(force=True)
+    if function is sidtool.export_map:  # which takes an opened bundle
+        arguments |= {"to": "minionerec", "items": str(source)}
+    arguments["out"] = str(source.parent)
+    with pytest.raises(UsageError, match="contains the input"):
+        function(**arguments)
+    assert source.exists()
+
+
+def test_a_function_stays_what_it_is() -> None:
+    assert len(FORCED) > 15
+    for function in FORCED:
+        assert pickle.loads(pickle.dumps(function)) is function
+        assert function.__doc__
+        assert "out" in inspect.signature(function).parameters
+    with pytest.raises(TypeError, match=r"split_events\(\) missing 2 required"):
+        sidtool.split_events(force=True)  # type: ignore[call-arg]
+
+
+@keeps_inputs()
+def write(out: str, *given: Any, force: bool, **others: Any) -> str:
+    return out
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "{source}",
+        "{source}=2",
+        "{source}@1.0",
+        "{folder}/*",
+        ["other", ("{source}",)],
+        {"label": "{source}"},
+        lambda source: CatalogFile(path=source),
+        lambda source: [StageSettings(TrainOptions(), {}, examples=str(source))],
+    ],
+)
+def test_inputs_in_lists_mappings_and_options_are_kept(source: Path, given: Any) -> None:
+    def spelled(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.format(source=source, folder=source.parent)
+        if isinstance(value, dict):
+            return {key: spelled(member) for key, member in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(map(spelled, value))
+        return value(source)
+
+    with pytest.raises(UsageError, match=f"contains the input {source}"):
+        write(str(source.parent), spelled(given), force=True)
+    with pytest.raises(UsageError, match=f"contains the input {source}"):
+        write(str(source.parent), later=spelled(given), force=True)
+    assert write(str(source.parent), spelled(given), force=False)
+    assert write(str(source.parent.parent / "new"), spelled(given), force=True)
+
+
+def test_an_opened_bundle_is_an_input(tmp_path: Path) -> None:
+    bundle = sidtool.Bundle.open(Path(__file__).parents[1] / "golden/bundle.zarr.zip")
+    bundle.save(tmp_path / "data" / "shop.zarr")
+    opened = sidtool.open_bundle(tmp_path / "data" / "shop.zarr")
+    before = tree(tmp_path)
+    with pytest.raises(UsageError, match="contains the input"):
+        sidtool.export_map(opened, tmp_path / "data", "minionerec", force=True)
+    with pytest.raises(UsageError, match="is an input"):
+        sidtool.export_map(opened, tmp_path / "data" / "shop.zarr", "minionerec", force=True)
+    assert tree(tmp_path) == before
+    assert write(str(tmp_path / "data"), bundle, CatalogNames(), force=True)
