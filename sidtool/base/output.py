@@ -20,7 +20,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from sidtool.base.errors import DataError, SidtoolError, SidtoolWarning, UsageError
 from sidtool.base.output_lock import hold_lock
-from sidtool.base.output_name import OutputKind, check_name, check_place, check_suffix
+from sidtool.base.output_name import (
+    OutputKind,
+    check_name,
+    check_place,
+    check_replaced,
+    check_suffix,
+)
 from sidtool.base.threads import run_in_threads
 
 SYNC_THREADS = 16
@@ -68,8 +74,9 @@ def _removed_paths(path: Path) -> list[Path]:
 
 
 def refuse_existing(path: Path, force: bool, kind: OutputKind | None = None) -> None:
-    """Raise UsageError if the output exists without `force`, cannot be one, or has the name of
-    another kind. Restores first what a killed run moved aside."""
+    """Raise UsageError if the output exists without `force` or is a folder that sidtool did not
+    write, cannot be one, or has the name of another kind. Restores first what a killed run moved
+    aside."""
     check_name(path)
     if kind is not None:
         check_suffix(path, kind)
@@ -84,6 +91,10 @@ def refuse_existing(path: Path, force: bool, kind: OutputKind | None = None) -> 
             pass  # restores it, unless its writer is alive and just replaces it
     if os.path.lexists(path) and not force:
         raise UsageError(f"{path} exists already", hint="--force replaces it")
+    if _is_folder(path):
+        with disk_errors(path):
+            names = [item.name for item in path.iterdir()]
+        check_replaced(path, names, kind)
 
 
 @contextmanager
@@ -101,30 +112,33 @@ def locked(path: Path) -> Iterator[Path]:
 
 def new_file(path: Path, *, force: bool = False) -> AbstractContextManager[Path]:
     """A path to write a file at; it becomes `path` if the block succeeds, and is removed if not."""
-    return _new_output(path, force, is_folder=False, resume=False)
+    return _new_output(path, force, None, is_folder=False, resume=False)
 
 
 def new_dir(
-    path: Path, *, force: bool = False, resume: bool = False
+    path: Path, *, force: bool = False, resume: bool = False, kind: OutputKind | None = None
 ) -> AbstractContextManager[Path]:
     """A folder to write into; it becomes `path` if the block succeeds, and is removed if not. With
     `resume`, the folder has the content of an earlier unfinished run, and is kept if the block
     fails."""
-    return _new_output(path, force, is_folder=True, resume=resume)
+    return _new_output(path, force, kind, is_folder=True, resume=resume)
 
 
 @contextmanager
-def _new_output(path: Path, force: bool, *, is_folder: bool, resume: bool) -> Iterator[Path]:
-    refuse_existing(path, force)
+def _new_output(
+    path: Path, force: bool, kind: OutputKind | None, *, is_folder: bool, resume: bool
+) -> Iterator[Path]:
+    refuse_existing(path, force, kind)
     with locked(path) as partial:
-        refuse_existing(path, force)  # another process may have made it until the lock was held
+        # another process may have made it until the lock was held
+        refuse_existing(path, force, kind)
         if not resume:
             remove(partial)
         if is_folder:
             partial.mkdir(exist_ok=True)
         try:
             yield partial
-            refuse_existing(path, force)
+            refuse_existing(path, force, kind)
             publish(partial, path)
         finally:
             if not resume:

@@ -1,8 +1,10 @@
 """Which paths can be outputs: no URL, no name of unfinished work or of another file type, no place
-where the output would change what is published, no device."""
+where the output would change what is published, no device, no folder of another program."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from sidtool.base.errors import UsageError
@@ -26,6 +28,8 @@ class OutputKind:
 
     content: str
     suffixes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    """In a folder that no other command replaces, because users make such folders, too."""
 
     @property
     def spelled(self) -> str:
@@ -39,6 +43,8 @@ class OutputKind:
 
 
 FOLDER = OutputKind("a folder")
+CSV_FOLDER = OutputKind("a folder", files=("items.csv", "events.csv"))
+PARQUET_FOLDER = OutputKind("a folder", files=("items.parquet", "events.parquet"))
 BUNDLE = OutputKind("a bundle", (".zarr", ".zip"))
 MEMORY = OutputKind("a memory", (".zarr", ".zip"))
 JSON_LINES = OutputKind("JSON Lines", (".jsonl", ".ndjson", ".json"))
@@ -47,6 +53,20 @@ PARQUET_FILE = OutputKind("Parquet", (".parquet", ".pq"))
 JSON_FILE = OutputKind("JSON", (".json",))
 HTML_FILE = OutputKind("an HTML page", (".html", ".htm"))
 BINARY_FILE = OutputKind("a binary vocabulary", (".bin",))
+
+FOLDERS = (
+    ("split.json", "*"),
+    ("sid.json", "*"),
+    ("_lineage.json", "*"),
+    ("prepare.json", *PARQUET_FOLDER.files),
+    ("zarr.json", "items", "codebook", "encoder", "index", "pairs", "neighbors", "content"),
+    ("index.json", "info.txt"),
+    (
+        *("config.json", "generation_config.json", "model*.safetensors"),
+        *("model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json"),
+    ),
+)
+"""The names in each kind of folder that commands write. The first is in every one."""
 
 
 def check_suffix(path: Path, kind: OutputKind) -> None:
@@ -87,6 +107,22 @@ def check_place(path: Path) -> None:
     if is_folder and ((path / ".git").exists() or _has_working_folder(path)):
         raise UsageError(
             f"{path} is a git checkout or has the working folder in it: no output replaces it"
+        )
+
+
+def check_replaced(path: str | Path, names: Iterable[str], kind: OutputKind | None = None) -> None:
+    """Raise UsageError unless a folder with these names is empty or an output of sidtool."""
+    names = sorted(names)
+    own = [kind.files] if kind is not None and kind.files else []
+    are_written = any(
+        layout[0] in names
+        and all(any(fnmatchcase(name, pattern) for pattern in layout) for name in names)
+        for layout in (*FOLDERS, *own)
+    )
+    if names and not are_written:
+        raise UsageError(
+            f"{path} is no output of sidtool: it has {names[0]}",
+            hint="--force replaces no other folder: write to another path, or remove it",
         )
 
 

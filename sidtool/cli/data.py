@@ -11,7 +11,7 @@ from sidtool.base.errors import UsageError
 from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import given_flags, parse_bytes
 from sidtool.base.output import refuse_existing
-from sidtool.base.output_name import FOLDER
+from sidtool.base.output_name import PARQUET_FOLDER
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
@@ -54,7 +54,7 @@ def check(
     if force and out is None:
         raise UsageError("--force requires --fix OUT, the folder to replace")
     if out is not None:
-        refuse_existing(out, force, FOLDER)
+        refuse_existing(out, force, PARQUET_FOLDER)
     catalog, table = preparing.read_tables(items, events, columns, names)
     before = preparing.report(catalog, table, allow_unknown=checks.allow_unknown)
     if out is None:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from sidtool.base.errors import SidtoolError, UsageError
 from sidtool.base.output import new_dir, refuse_existing
-from sidtool.base.output_name import FOLDER
+from sidtool.base.output_name import CSV_FOLDER
 from sidtool.data.prepare import read_catalog_table, read_event_table
 
 WHEELS = Path(__file__).with_name("wheels.txt")
@@ -77,12 +77,12 @@ def write_example(name: Example, out: str | Path, *, force: bool = False) -> Wri
     if name != "movielens":
         raise UsageError(f"no example {name!r}: use movielens")
     out = Path(out)
-    refuse_existing(out, force, FOLDER)
+    refuse_existing(out, force, CSV_FOLDER)
     with tempfile.TemporaryDirectory(prefix="sidtool-") as scratch:
         source = unpack_wheels(WHEELS, Path(scratch, "wheels"), only=("recbole",)) / SOURCE
         films = read_catalog_table(source / "ml-100k.item").cells
         ratings = read_event_table(source / "ml-100k.inter").cells
-        with new_dir(out, force=force) as folder:
+        with new_dir(out, force=force, kind=CSV_FOLDER) as folder:
             _write(folder / "items.csv", films)
             _write(folder / "events.csv", ratings)
     n_items, n_events = len(films["item_id"]), len(ratings["item_id"])

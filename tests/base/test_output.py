@@ -58,24 +58,24 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     out = tmp_path / "model"
     with new_dir(out) as folder:
-        (folder / "a").write_text("old")
+        (folder / "sid.json").write_text("old")
     with pytest.raises(OSError), new_dir(out, force=True) as folder:
-        half_written(folder / "a")
-    assert (out / "a").read_text() == "old"
+        half_written(folder / "sid.json")
+    assert (out / "sid.json").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_resumable_work_is_reused(tmp_path: Path) -> None:
     out = tmp_path / "model"
     with pytest.raises(OSError), new_dir(out, resume=True) as folder:
-        half_written(folder / "step-1", "done")
+        half_written(folder / "sid.json", "done")
     assert not out.exists()
     with new_dir(out, resume=True) as folder:
-        assert (folder / "step-1").read_text() == "done"
-    assert (out / "step-1").exists()
+        assert (folder / "sid.json").read_text() == "done"
+    assert (out / "sid.json").exists()
     assert not partial_path(out).exists()
     partial_path(out).mkdir()
-    (partial_path(out) / "step-1").touch()
+    (partial_path(out) / "sid.json").touch()
     with new_dir(out, force=True) as folder:
         assert list(folder.iterdir()) == []
 
@@ -267,17 +267,17 @@ def test_a_replaced_output_that_is_half_removed_never_comes_back(
     out = tmp_path / "model"
     for content in ("old", "new"):
         with monkeypatch.context() as patched, new_dir(out, force=True) as folder:
-            (folder / "a").write_text(content)
+            (folder / "sid.json").write_text(content)
             (folder / "b").write_text(content)
             if content == "new":
-                patched.setattr(shutil, "rmtree", lambda path: (path / "a").unlink())
-    assert (out / "a").read_text() == "new"
+                patched.setattr(shutil, "rmtree", lambda path: (path / "sid.json").unlink())
+    assert (out / "sid.json").read_text() == "new"
     shutil.rmtree(out)
     refuse_existing(out, force=False)
     assert not out.exists()
     with new_dir(out) as folder:
-        (folder / "a").write_text("third")
-    assert (names(tmp_path), names(out)) == (["model"], ["a"])
+        (folder / "sid.json").write_text("third")
+    assert (names(tmp_path), names(out)) == (["model"], ["sid.json"])
 
 
 def test_unfinished_work_that_is_half_removed_is_not_resumed(
@@ -306,7 +306,7 @@ def test_any_output_replaces_any_older_one(tmp_path: Path, old: str, new: str) -
         out.write_text("old")
     elif old == "folder":
         out.mkdir()
-        (out / "a").write_text("old")
+        (out / "split.json").write_text("old")
     elif old.endswith("link"):
         out.symlink_to(target if old == "link" else tmp_path / "nowhere")
     if old != "none":
@@ -375,7 +375,7 @@ def test_a_file_that_cannot_be_written_whole_is_one_line(tmp_path: Path, save: o
 
     out = tmp_path / "model"
     with new_dir(out) as folder:
-        (folder / "a").write_text("old")
+        (folder / "sid.json").write_text("old")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
     try:
@@ -385,7 +385,7 @@ def test_a_file_that_cannot_be_written_whole_is_one_line(tmp_path: Path, save: o
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     reason = r"(file too large|a file was not written whole)"
     assert re.fullmatch(f"{re.escape(str(out))} cannot be written: {reason}", str(failed.value))
-    assert (names(tmp_path), (out / "a").read_text()) == (["model"], "old")
+    assert (names(tmp_path), (out / "sid.json").read_text()) == (["model"], "old")
 
 
 FULL = "no space left on device"

@@ -10,6 +10,7 @@ from sidtool.base.output_name import (
     FOLDER,
     JSON_LINES,
     PARQUET_FILE,
+    PARQUET_FOLDER,
     RESULTS,
     OutputKind,
     check_suffix,
@@ -62,6 +63,47 @@ def test_other_work_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(UsageError, match=r"is a folder, and JSON Lines or Parquet is a file"):
         refuse_existing(checkout, True, RESULTS)
     refuse_existing(Path("new"), True, RESULTS)
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (("precious.txt", "sub"), FOLDER),
+        (("split.csv",), FOLDER),
+        (("config.json", "model.safetensors", "README.md"), FOLDER),
+        (("zarr.json", "vectors"), FOLDER),
+        (("items", "codebook"), FOLDER),
+        (("items.csv", "events.csv"), FOLDER),
+        (("items.csv", "events.csv"), PARQUET_FOLDER),
+        (("items.parquet", "events.parquet", "notes.txt"), PARQUET_FOLDER),
+        (("events.parquet",), PARQUET_FOLDER),
+    ],
+)
+def test_a_folder_that_sidtool_did_not_write_is_not_replaced(
+    tmp_path: Path, names: tuple[str, ...], kind: OutputKind
+) -> None:
+    out = tmp_path / "precious"
+    out.mkdir()
+    refuse_existing(out, True, kind)
+    for name in names:
+        (out / name).touch()
+    message = f"precious is no output of sidtool: it has {min(names)}"
+    with pytest.raises(UsageError, match=message):
+        refuse_existing(out, True, kind)
+    with pytest.raises(UsageError, match="exists already"):
+        refuse_existing(out, False, kind)
+    for writer in (new_dir, new_file):
+        with pytest.raises(UsageError, match=message), writer(out, force=True):
+            pass
+    assert {path.name for path in out.iterdir()} == {*names}
+
+
+def test_a_folder_that_gets_other_files_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    out.mkdir()
+    with pytest.raises(UsageError, match="no output"), new_dir(out, force=True):
+        (out / "precious").touch()
+    assert [path.name for path in out.iterdir()] == ["precious"]
 
 
 def test_a_link_is_replaced_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

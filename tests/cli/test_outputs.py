@@ -83,6 +83,38 @@ def test_no_command_replaces_a_folder_that_contains_an_input(
     assert f"{source.parent} contains the input {source}" in said
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "split events.csv",
+        "prepare events.csv",
+        "check items.jsonl events.csv",
+        "init-model items.jsonl",
+        "extend-model base shop.zarr",
+        "build-codebook items.jsonl --embeddings vectors.npy",
+        "add-items shop.zarr --remove gone.txt",
+        "build-memory events.csv shop.zarr",
+        "export shop.zarr --to minionerec",
+        "make-sft shop.zarr items.jsonl events.csv",
+        "pull registry/shop@1.0",
+        "example movielens",
+        "train base train.jsonl",
+        "report shop.zarr",
+    ],
+)
+def test_a_folder_that_sidtool_did_not_write_is_not_replaced(
+    data: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(data)
+    for name in ("precious/thesis.txt", "precious/sub/x"):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        write_lines(data / name, ["years of work"])
+    before = tree(data)
+    said = refused(2, *command.split(), "-o", "precious", "--force")
+    assert "precious is no output of sidtool: it has sub" in said or "precious is a folder" in said
+    assert tree(data) == before
+
+
 def test_an_option_that_is_spelled_like_the_output_is_no_input(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

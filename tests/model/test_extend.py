@@ -247,12 +247,12 @@ def test_a_model_is_extended_once(bundle: Bundle, made: Path, tmp_path: Path) ->
 def test_an_output_is_replaced_only_with_force(bundle: Bundle, base: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / "precious").write_text("old")
+    (out / "sid.json").write_text("old")
     with pytest.raises(UsageError, match="exists already"):
         extend_model(str(base), bundle, out)
-    assert (out / "precious").exists()
+    assert (out / "sid.json").read_text() == "old"
     extend_model(str(base), bundle, out, force=True)
-    assert not (out / "precious").exists()
+    assert (out / "sid.json").read_text() != "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out"]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from sidtool.base.errors import RefusedError, UsageError
 from sidtool.base.options import options_from
 from sidtool.base.output import new_dir, refuse_existing
-from sidtool.base.output_name import FOLDER
+from sidtool.base.output_name import PARQUET_FOLDER
 from sidtool.base.records import JsonRecord
 from sidtool.data.columns import CatalogColumns, EventColumns, EventNames
 from sidtool.data.items import CatalogNames
@@ -77,7 +77,7 @@ def clean(
         ({}, ())
     """
     out = Path(out)
-    refuse_existing(out, force, FOLDER)
+    refuse_existing(out, force, PARQUET_FOLDER)
     columns = CatalogNames(id_column=id_column, title_column=title_column)
     path = None if events is None else Path(events)
     names = options_from(EventNames, event_names, given)
@@ -104,7 +104,7 @@ def clean_tables(
         cleaned, dropped_events, respelled_events, converted = clean_events(events, items)
         if not force:
             _check_loss(events, dropped_events)
-    with new_dir(out, force=force) as folder:
+    with new_dir(out, force=force, kind=PARQUET_FOLDER) as folder:
         _write(folder / ITEMS_FILE, items.cells)
         if cleaned is not None:
             _write(folder / EVENTS_FILE, cleaned.cells)

@@ -16,6 +16,7 @@ from typing import Any
 
 from sidtool.base.errors import DataError, SidtoolError, UsageError, first_line
 from sidtool.base.output import disk_errors, locked, publish, refuse_existing, remove
+from sidtool.base.output_name import check_replaced
 from sidtool.base.work_folder import RUN_FILE, open_work_folder
 from sidtool.data.tables import library_errors
 from sidtool.integrations.cluster.shards import is_local, open_store
@@ -134,14 +135,14 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def refuse_existing_folder(out: str, *, force: bool) -> None:
-    """Raise UsageError if an output exists, without `force`."""
+    """Raise UsageError if an output exists, without `force`, or is no output of sidtool."""
     filesystem, root = open_store(out)
     if is_local(filesystem):
         refuse_existing(Path(root), force)
         return
     with library_errors(Path(out)):
-        if not force and _names(filesystem, root) and not _is_half_moved(filesystem, root):
-            raise _exists_already(out)
+        if not _is_half_moved(filesystem, root):
+            _refuse_stored(filesystem, root, out, force=force)
 
 
 def refuse_input(out: str, location: str) -> None:
@@ -164,8 +165,12 @@ def _steps(filesystem: Any, path: str) -> tuple[str, ...]:
     )
 
 
-def _exists_already(out: str) -> UsageError:
-    return UsageError(f"{out} exists already", hint="--force replaces it")
+def _refuse_stored(filesystem: Any, root: str, out: str, *, force: bool) -> None:
+    names = _names(filesystem, root)
+    if names and not force:
+        raise UsageError(f"{out} exists already", hint="--force replaces it")
+    if not filesystem.isfile(root):
+        check_replaced(out, names)
 
 
 def _names(filesystem: Any, root: str) -> set[str]:
@@ -246,8 +251,7 @@ def _remote(
         filesystem.pipe_file(stored, text)
     yield PartFolder(f"{url}.partial")
     with _write_errors(url):
-        if not force and _names(filesystem, root):
-            raise _exists_already(url)
+        _refuse_stored(filesystem, root, url, force=force)
         if filesystem.exists(root):
             filesystem.rm(root, recursive=True)
         names = [path.removeprefix(work).lstrip("/") for path in filesystem.find(work)]

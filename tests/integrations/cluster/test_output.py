@@ -57,8 +57,10 @@ def numbers_at(url: str, folder: Path) -> list[int]:
     return read_numbers(folder)
 
 
-@pytest.mark.parametrize("name", ["data/notes.txt", "data/nested/deep/notes.txt", "data"])
-def test_what_somebody_else_wrote_is_replaced_by_force_alone(
+@pytest.mark.parametrize(
+    "name", ["data/_lineage.json", "data/notes.txt", "data/deep/notes", "data"]
+)
+def test_what_sidtool_wrote_is_replaced_by_force_alone(
     store: str, numbers: Path, tmp_path: Path, name: str
 ) -> None:
     put(f"{store}/{name}")
@@ -66,7 +68,11 @@ def test_what_somebody_else_wrote_is_replaced_by_force_alone(
     for options in (RunOptions(), RunOptions(resume=True), RunOptions(dry_run=True)):
         with pytest.raises(UsageError, match="data exists already"):
             double(numbers, f"{store}/data", options)
-    assert content(store) == before
+    if "/" in name and "_lineage" not in name:
+        with pytest.raises(UsageError, match="data is no output of sidtool"):
+            double(numbers, f"{store}/data", RunOptions(force=True))
+        assert content(store) == before
+        return
     double(numbers, f"{store}/data", RunOptions(force=True))
     assert numbers_at(f"{store}/data", tmp_path / "copy") == [2 * n for n in range(20)]
 

@@ -327,9 +327,9 @@ def test_a_folder_of_parts_continues_and_names_a_lost_file(
         make(inputs, out)
     split_in_parts(str(events), tmp_path / "in-parts", run=PartOptions(parts=16))
     inputs = replace(inputs, split=tmp_path / "in-parts")
-    with pytest.raises(UsageError, match="or contains it"):
+    with pytest.raises(UsageError, match="contains the input"):
         make(inputs, f"{tmp_path}/", ClusterExamples(inputs, RunOptions()), force=True)
-    with pytest.raises(UsageError, match=r"shop\.zarr, or contains it"):
+    with pytest.raises(UsageError, match=r"shop\.zarr is an input"):
         make(inputs, f"{inputs.bundle}/", ClusterExamples(inputs, RunOptions()), force=True)
     whole = make(inputs, f"{tmp_path}/whole/", ClusterExamples(inputs, RunOptions()))
     failing = failing_at_the_third(WRITE_SHARD, [])
