@@ -43,6 +43,9 @@ def check(
             help="Folder to write cleaned items.parquet and events.parquet to.",
         ),
     ] = None,
+    allow_losses: Annotated[
+        bool, "Write cleaned copies although more than a fifth of the events are left out."
+    ] = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
@@ -53,6 +56,8 @@ def check(
         raise UsageError(f"{flag} requires EVENTS")
     if force and out is None:
         raise UsageError("--force requires --fix OUT, the folder to replace")
+    if allow_losses and out is None:
+        raise UsageError("--allow-losses requires --fix OUT")
     if out is not None:
         refuse_existing(out, force, PARQUET_FOLDER)
     catalog, table = preparing.read_tables(items, events, columns, names)
@@ -65,7 +70,7 @@ def check(
         cleaning = "--fix OUT writes cleaned copies"
         hint = before.mending_hint(items, events, table, cleaning)
         return before.refuse_stops(hint, allow_unknown=checks.allow_unknown)
-    cleaned = preparing.clean_tables(catalog, table, out, force=force)
+    cleaned = preparing.clean_tables(catalog, table, out, allow_losses=allow_losses, force=force)
     if json:
         say_json({"before": before.to_json(), **cleaned.to_json()})
     else:

@@ -45,16 +45,22 @@ def test_check_warns_of_a_fifth_of_the_events_below_its_report(tmp_path: Path) -
     assert run("check", *shop(tmp_path, IDS, bad=3)).code == 3
 
 
-def test_a_fix_that_loses_more_than_a_fifth_of_the_events_needs_force(tmp_path: Path) -> None:
+def test_a_fix_that_loses_more_than_a_fifth_of_the_events_is_refused(tmp_path: Path) -> None:
     tables = shop(tmp_path, IDS, bad=10)
     write_table(tables[0], {"item_id": ["x", "y"], "title": ["X", "Y"]})
     out = tmp_path / "clean"
     message = refused(3, "check", *tables, "--fix", out)
     assert "cleaning would lose 200 of 200 events: 200 events of items that the" in message
     assert not out.exists()
-    ran = run("check", *tables, "--fix", out, "--force")
+    ran = run("check", *tables, "--fix", out, "--allow-losses")
     assert ran.code == 3  # nothing is left to evaluate
-    assert (out / "events.parquet").exists()
+    before = tree(out)
+    message = refused(3, "check", *tables, "--fix", out, "--force")
+    assert message.endswith("hint: `sidtool check --allow-losses` writes the others")
+    assert tree(out) == before
+    assert "requires --fix OUT" in refused(2, "check", *tables, "--allow-losses")
+    run("check", *tables, "--fix", out, "--allow-losses", "--force")
+    assert tree(out) == before
     done("check", *shop(tmp_path, IDS, bad=2), "--fix", tmp_path / "other")
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sidtool.base.errors import RefusedError, UsageError
+from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import options_from
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import PARQUET_FOLDER
@@ -55,6 +56,7 @@ class Cleaned(JsonRecord):
     """The report of the cleaned tables."""
 
 
+@keeps_inputs()
 def clean(
     items: str | Path,
     events: str | Path | None,
@@ -63,6 +65,7 @@ def clean(
     id_column: str | None = None,
     title_column: str | None = None,
     event_names: EventNames | None = None,
+    allow_losses: bool = False,
     force: bool = False,
     **given: Any,
 ) -> Cleaned:
@@ -81,11 +84,17 @@ def clean(
     columns = CatalogNames(id_column=id_column, title_column=title_column)
     path = None if events is None else Path(events)
     names = options_from(EventNames, event_names, given)
-    return clean_tables(*read_tables(Path(items), path, columns, names), out, force=force)
+    tables = read_tables(Path(items), path, columns, names)
+    return clean_tables(*tables, out, allow_losses=allow_losses, force=force)
 
 
 def clean_tables(
-    catalog: CatalogTable, events: EventTable | None, out: Path, *, force: bool = False
+    catalog: CatalogTable,
+    events: EventTable | None,
+    out: Path,
+    *,
+    allow_losses: bool = False,
+    force: bool = False,
 ) -> Cleaned:
     """Write `items.parquet`, and `events.parquet` if there are events, to the folder `out`.
 
@@ -95,14 +104,14 @@ def clean_tables(
     items, and repeated ones are left out. Columns get the names item_id, title, user_id and
     timestamp; others are kept as text. Raises UsageError if the output exists without `force`, or
     if another column has one of these names; RefusedError if more than a fifth of the events would
-    be lost, without `force`."""
+    be lost, without `allow_losses`."""
     items, dropped_items, respelled = clean_catalog(catalog)
     dropped_events: dict[str, int] = {}
     respelled_events = converted = 0
     cleaned = None
     if events is not None:
         cleaned, dropped_events, respelled_events, converted = clean_events(events, items)
-        if not force:
+        if not allow_losses:
             _check_loss(events, dropped_events)
     with new_dir(out, force=force, kind=PARQUET_FOLDER) as folder:
         _write(folder / ITEMS_FILE, items.cells)
@@ -130,7 +139,7 @@ def _check_loss(events: EventTable, dropped: Mapping[str, int]) -> None:
         guess = time_format_hint(events.times or ())
     raise RefusedError(
         f"cleaning would lose {n_lost} of {len(events.users)} events: {reasons}",
-        hint=guess or "--force writes the others",
+        hint=guess or "`sidtool check --allow-losses` writes the others",
     )
 
 

@@ -103,7 +103,7 @@ def test_what_the_report_calls_a_stop_stops_the_readers(tmp_path: Path) -> None:
 
 
 def test_cleaning_leaves_no_problem_that_stops(tmp_path: Path) -> None:
-    cleaned = clean_tables(*tables(tmp_path), tmp_path / "out", force=True)
+    cleaned = clean_tables(*tables(tmp_path), tmp_path / "out", allow_losses=True)
     assert cleaned.left.stops == ()
     assert cleaned.dropped_items == {"empty_item_id": 1, "duplicate_item_id": 3}
     assert cleaned.respelled_items == 1  # the decomposed form of café comes first
