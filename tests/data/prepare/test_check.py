@@ -216,9 +216,9 @@ def test_unordered_and_repeated_rows_by_brute_force(events: list[tuple[str, int]
 
 
 def test_files_are_cleaned_as_their_tables(tmp_path: Path) -> None:
-    expected = clean_tables(*tables(tmp_path), tmp_path / "by-tables", force=True)
+    expected = clean_tables(*tables(tmp_path), tmp_path / "by-tables", allow_losses=True)
     files = (str(tmp_path / "items.csv"), str(tmp_path / "events.csv"))
-    cleaned = clean(*files, str(tmp_path / "out"), user_column="customer", force=True)
+    cleaned = clean(*files, str(tmp_path / "out"), user_column="customer", allow_losses=True)
     assert cleaned == expected
     assert check(*files, user_column="customer") == check(
         *files, event_names=EventNames(user="customer")
