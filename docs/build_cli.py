@@ -20,7 +20,7 @@ Results go to stdout, everything else to stderr; `--json` prints one object (JSO
 Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused (integrity, compatibility, a threshold not
 met), 130 interrupted. Options come from flags, then the environment (`SIDTOOL_EVALUATE_NUM_BEAMS` is `sidtool evaluate
 --num-beams`), then `--config FILE.yaml`, then defaults; an unknown key is an error. `SIDTOOL_DEBUG=1` shows tracebacks.
-`--force` replaces an existing output, but no input of the command, and no folder that sidtool did not write.
+`--force` replaces an existing output, but no input of the command, and no folder but an empty one, an output of sidtool or a plain checkpoint of a model.
 
 Text from data is shown literally: control characters, changes of the direction of writing and lone surrogates appear as
 escapes like `\\x1b`. In JSON they are escapes of JSON, so that its values are exact.

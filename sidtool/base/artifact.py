@@ -4,6 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 from zipfile import BadZipFile
 from zipfile import Path as ZipPath
+from zlib import error as ZlibError
 
 from sidtool.base.documents import parse_json
 
@@ -20,6 +21,9 @@ MARKERS = {
 
 GROUPS = {"bundle": "a bundle", "memory": "a memory"}
 """Kinds of Zarr groups by the `kind` in their manifest; without one it is a bundle."""
+
+MAX_ROOT_BYTES = 8 << 20
+"""A longer zarr.json is not read."""
 
 LINEAGE_SUFFIX = ".meta.json"
 """What training examples have beside them, after their own name."""
@@ -51,7 +55,10 @@ def describe(location: str | Path) -> str | None:
 def _stored_kind(path: Path) -> str | None:
     """The kind of Zarr group in a folder or zip, None if it is not of sidtool."""
     place = ZipPath(path) if path.is_file() else path
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        root = parse_json((place / "zarr.json").read_bytes())
+    not_read = (OSError, EOFError, RuntimeError, ZlibError)
+    with suppress(*not_read, ValueError, KeyError, TypeError, AttributeError):
+        with (place / "zarr.json").open("rb") as stream:
+            data = stream.read(MAX_ROOT_BYTES + 1)
+        root = parse_json(data if len(data) <= MAX_ROOT_BYTES else b"")
         return GROUPS[root["attributes"]["sidtool"].get("kind", "bundle")]
     return None

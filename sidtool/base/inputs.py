@@ -17,8 +17,10 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 _HINT = "write to another path"
-_NO_INPUTS = ("out", "candidates", "history", "prompt", "query", "texts")
-"""Parameters and options that are texts or ids, and no paths of inputs."""
+_TEXTS = ("out", "history", "prompt", "query", "texts", "user", "text_template", "fields")
+"""Parameters and options that are texts, and no paths of inputs."""
+_IDS = ("candidates", "allow", "deny")
+"""Those that are ids in Python; on the command line they are files."""
 
 
 def keeps_inputs(
@@ -37,7 +39,8 @@ def keeps_inputs(
                 arguments = inspect.signature(function).bind(*args, **kwargs).arguments
             except TypeError:  # which the call raises, too
                 return function(*args, **kwargs)
-            _check(list(_values(arguments, _hints(function))), written)
+            values = {name: value for name, value in arguments.items() if name not in _IDS}
+            _check(list(_values(values, _hints(function))), written)
             return function(*args, **kwargs)
 
         return checked
@@ -57,6 +60,22 @@ def _check(values: list[tuple[str, Any]], written: str | None) -> None:
             raise UsageError(f"{out} contains the input {path}", hint=_HINT)
         if path == replaced and not (written and (describe(out) or "").startswith(written)):
             raise UsageError(f"{out} is an input of this command", hint=_HINT)
+
+
+def check_read_files(out: Path, parameters: Mapping[str, Any]) -> None:
+    """Raise UsageError if replacing `out` would remove a file that parameters of a command line
+    name, also one that is read before the command's function is called. Whether an artifact may be
+    replaced by its next version is left to that function."""
+    if out.name in ("", "..") or out.is_symlink() or not out.exists():
+        return
+    replaced = out.resolve()
+    for name, value in parameters.items():
+        for text in value if isinstance(value, list | tuple) else [value]:
+            for path in _paths(name, text) if isinstance(text, str | Path) else ():
+                if replaced in path.parents:
+                    raise UsageError(f"{out} contains the input {path}", hint=_HINT)
+                if path == replaced and describe(out) == "a file":
+                    raise UsageError(f"{out} is an input of this command", hint=_HINT)
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
@@ -100,7 +119,7 @@ def _takes_text(hint: Any) -> bool:
 def _paths(name: str, value: Any) -> Iterator[Path]:
     """Every existing file and folder that a value names, by a pattern, too, without a version
     (PATH@VERSION) or a weight (PATH=WEIGHT)."""
-    if isinstance(value, bool) or name in _NO_INPUTS:
+    if isinstance(value, bool) or name in _TEXTS:
         return
     for text in (str(value), *(str(value).rpartition(sign)[0] for sign in "@=")):
         with suppress(OSError, ValueError):  # no path

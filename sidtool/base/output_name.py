@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from sidtool.base.artifact import describe
 from sidtool.base.errors import UsageError
 
 RESERVED = (".partial", ".partial.d", ".partial.lock", ".removed", ".replaced")
@@ -110,16 +111,20 @@ def check_place(path: Path) -> None:
         )
 
 
+_BESIDE = (".DS_Store", "Thumbs.db", ".nfs*")
+"""What systems put into folders."""
+
+
 def check_replaced(path: str | Path, names: Iterable[str], kind: OutputKind | None = None) -> None:
     """Raise UsageError unless a folder with these names is empty or an output of sidtool."""
-    names = sorted(names)
+    names = sorted(name for name in names if not any(fnmatchcase(name, own) for own in _BESIDE))
     own = [kind.files] if kind is not None and kind.files else []
     are_written = any(
         layout[0] in names
         and all(any(fnmatchcase(name, pattern) for pattern in layout) for name in names)
         for layout in (*FOLDERS, *own)
     )
-    if names and not are_written:
+    if names and (not are_written or describe(path) == "a Zarr group"):
         raise UsageError(
             f"{path} is no output of sidtool: it has {names[0]}",
             hint="--force replaces no other folder: write to another path, or remove it",

@@ -13,6 +13,7 @@ from rich.markup import escape
 from typer.core import TyperCommand
 
 from sidtool.base.errors import EXIT_INTERRUPTED, UsageError
+from sidtool.base.inputs import check_read_files
 from sidtool.base.options import variable_name
 from sidtool.cli.groups import flag_meanings
 from sidtool.cli.terminal import options
@@ -114,6 +115,8 @@ class Command(TyperCommand):
             quiet=parameters.get("quiet", False), verbose=parameters.get("verbose", False)
         )
         out = parameters.get("out")
+        if out is not None and parameters.get("force"):
+            check_read_files(Path(out), parameters)
         start = time.monotonic()
         try:
             result = super().invoke(ctx)

@@ -15,7 +15,6 @@ from typing import Any
 from sidtool.base.documents import parse_yaml, read_document
 from sidtool.base.errors import UsageError
 from sidtool.base.options import given_flags
-from sidtool.base.output import remove
 from sidtool.data import CatalogNames, EventNames
 from sidtool.recipes.steps import Step
 from sidtool.training import DEFAULTS
@@ -84,12 +83,13 @@ class Recipe:
                 raise UsageError(f"{path}: a recipe has no such file", hint=hint)
 
     def copied(self, folder: Path) -> "Recipe":
-        """A copy of its files in a folder, which has no others afterwards."""
+        """A copy of its files in a folder, which has no other files of recipes afterwards."""
+        folder.mkdir(exist_ok=True)
         if folder.resolve() != self.folder.resolve():
-            remove(folder)
-            folder.mkdir()
-            for path in filter(Path.is_file, map(self.folder.joinpath, _FILES)):
-                shutil.copyfile(path, folder / path.name)
+            for name in _FILES:
+                (folder / name).unlink(missing_ok=True)
+                if (self.folder / name).is_file():
+                    shutil.copyfile(self.folder / name, folder / name)
         return Recipe(folder)
 
     @property

@@ -1,5 +1,5 @@
 from pathlib import Path
-from zipfile import ZipFile
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 
@@ -89,3 +89,9 @@ def test_the_bundle_of_a_model_is_named(folder: Path) -> None:
     (folder / "sid" / "sid.zarr").mkdir()
     message = refused(1, "decode", folder / "sid", "<s_a_0>")
     assert f"the model's bundle is {folder / 'sid' / 'sid.zarr'}" in message
+
+
+def test_a_zip_is_described_by_as_much_as_a_root_may_have(tmp_path: Path) -> None:
+    with ZipFile(tmp_path / "large.zip", "w", ZIP_DEFLATED) as file:
+        file.writestr("zarr.json", b'{"attributes": {"sidtool": {}}}' + b" " * (9 << 20))
+    assert describe(tmp_path / "large.zip") is None

@@ -9,7 +9,7 @@ import pytest
 
 import sidtool
 from sidtool.base.errors import UsageError
-from sidtool.base.inputs import keeps_inputs
+from sidtool.base.inputs import check_read_files, keeps_inputs
 from sidtool.base.options import required
 from sidtool.data import CatalogNames
 from sidtool.integrations.cluster import PartOptions, RunOptions
@@ -127,3 +127,16 @@ def test_an_opened_bundle_is_an_input(tmp_path: Path) -> None:
         sidtool.export_map(opened, tmp_path / "data" / "shop.zarr", "minionerec", force=True)
     assert tree(tmp_path) == before
     assert write(str(tmp_path / "data"), bundle, CatalogNames(), force=True)
+
+
+def test_a_file_that_an_option_reads_is_kept(tmp_path: Path) -> None:
+    ids, folder = tmp_path / "ids.jsonl", tmp_path / "out"
+    ids.write_text('{"item_id": "b001"}\n', encoding="utf-8")
+    folder.mkdir()
+    config = folder / "mine.yaml"
+    config.write_text("seed: 1\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="is an input of this command"):
+        check_read_files(ids, {"out": str(ids), "allow": str(ids)})
+    with pytest.raises(UsageError, match="contains the input"):
+        check_read_files(folder, {"out": str(folder), "config": config})
+    check_read_files(folder, {"out": "out", "to": str(folder), "history": [str(config)]})

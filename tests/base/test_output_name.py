@@ -32,13 +32,18 @@ def test_a_name_of_unfinished_work_is_no_output(tmp_path: Path, suffix: str) -> 
 def test_no_output_is_inside_of_what_is_published(tmp_path: Path, name: str, force: bool) -> None:
     for folder in ("bundle.zarr/items", "shop/versions"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "bundle.zarr" / "zarr.json").touch()
+    root = tmp_path / "bundle.zarr" / "zarr.json"
+    root.write_text('{"attributes": {"sidtool": {}}}')
+    (tmp_path / "bundle.zarr" / ".DS_Store").touch()
     (tmp_path / "shop" / "refs.json").touch()
     with pytest.raises(UsageError, match="is inside of the"):
         refuse_existing(tmp_path / name, force)
     with pytest.raises(UsageError, match="never replaced"):
         refuse_existing(tmp_path / "shop", True)
     refuse_existing(tmp_path / "bundle.zarr", True)
+    root.write_text('{"attributes": {}}')  # of another program
+    with pytest.raises(UsageError, match="is no output of sidtool"):
+        refuse_existing(tmp_path / "bundle.zarr", True)
 
 
 def test_a_device_or_a_pipe_is_not_replaced(tmp_path: Path) -> None:

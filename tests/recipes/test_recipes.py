@@ -225,3 +225,12 @@ def test_messy_tables_end_in_a_verdict(tables: Any, shop: Shop, tmp_path: Path) 
     assert ran["verdict"]["standing"] in ("ahead", "level", "behind")
     assert ran["profile"]["items"] == 40
     assert Path(ran["report"]).exists()
+
+
+def test_a_recipe_inside_the_folder_of_its_copy_is_kept(tmp_path: Path) -> None:
+    mine = Recipe.named("default").copied(tmp_path / "mine").folder
+    (tmp_path / "rl.yaml").write_text("", encoding="utf-8")  # of an earlier copy
+    copy = Recipe(mine).copied(tmp_path)
+    names = {path.name for path in mine.iterdir()}
+    assert names == {path.name for path in copy.folder.iterdir() if path.is_file()}
+    assert "train.yaml" in names
