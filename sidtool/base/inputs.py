@@ -3,7 +3,7 @@
 import functools
 import glob
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -51,31 +51,36 @@ def keeps_inputs(
 def _check(values: list[tuple[str, Any]], written: str | None) -> None:
     """Raise UsageError if replacing `out` would remove an input."""
     named = dict(values)
-    out = Path(named.get("out") or "")
-    if not named.get("force") or out.name in ("", "..") or out.is_symlink() or not out.exists():
-        return  # refused elsewhere, or only a link is replaced, or nothing
-    replaced = out.resolve()
-    for path in (path for name, value in values for path in _paths(name, value)):
-        if replaced in path.parents:
-            raise UsageError(f"{out} contains the input {path}", hint=_HINT)
-        if path == replaced and not (written and (describe(out) or "").startswith(written)):
-            raise UsageError(f"{out} is an input of this command", hint=_HINT)
+    if named.get("force"):
+        out = Path(named.get("out") or "")
+        _refuse_inputs(out, values, lambda kind: written is not None and kind.startswith(written))
 
 
 def check_read_files(out: Path, parameters: Mapping[str, Any]) -> None:
     """Raise UsageError if replacing `out` would remove a file that parameters of a command line
     name, also one that is read before the command's function is called. Whether an artifact may be
     replaced by its next version is left to that function."""
+    lists = {
+        name: value if isinstance(value, list | tuple) else [value]
+        for name, value in parameters.items()
+    }
+    values = [(name, member) for name, members in lists.items() for member in members]
+    _refuse_inputs(out, values, lambda kind: kind != "a file")
+
+
+def _refuse_inputs(
+    out: Path, values: Iterable[tuple[str, Any]], may_replace: Callable[[str], bool]
+) -> None:
+    """Raise UsageError if one of the values names a path inside of an existing `out`, or `out`
+    itself, unless what it is (`describe`) may be replaced by its next version."""
     if out.name in ("", "..") or out.is_symlink() or not out.exists():
-        return
+        return  # refused elsewhere, or only a link is replaced, or nothing
     replaced = out.resolve()
-    for name, value in parameters.items():
-        for text in value if isinstance(value, list | tuple) else [value]:
-            for path in _paths(name, text) if isinstance(text, str | Path) else ():
-                if replaced in path.parents:
-                    raise UsageError(f"{out} contains the input {path}", hint=_HINT)
-                if path == replaced and describe(out) == "a file":
-                    raise UsageError(f"{out} is an input of this command", hint=_HINT)
+    for path in (path for name, value in values for path in _paths(name, value)):
+        if replaced in path.parents:
+            raise UsageError(f"{out} contains the input {path}", hint=_HINT)
+        if path == replaced and not may_replace(describe(out) or ""):
+            raise UsageError(f"{out} is an input of this command", hint=_HINT)
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
@@ -99,12 +104,12 @@ def _values(values: Mapping[str, Any], hints: Mapping[str, Any]) -> Iterator[tup
                 yield from _values({name: member}, hints)
         elif is_dataclass(value) and (declared := dict(options_of(type(value)))):
             # what an option reads is no path any more
-            kept = {
+            unread = {
                 field.name: getattr(value, field.name)
                 for field in fields(value)
                 if field not in declared or declared[field].reads is None
             }
-            yield from _values(kept, get_type_hints(type(value)))
+            yield from _values(unread, get_type_hints(type(value)))
         elif isinstance(value, bool) or (
             isinstance(value, str | Path) and _takes_text(hints.get(name, Any))
         ):
@@ -119,7 +124,7 @@ def _takes_text(hint: Any) -> bool:
 def _paths(name: str, value: Any) -> Iterator[Path]:
     """Every existing file and folder that a value names, by a pattern, too, without a version
     (PATH@VERSION) or a weight (PATH=WEIGHT)."""
-    if isinstance(value, bool) or name in _TEXTS:
+    if not isinstance(value, str | Path) or name in _TEXTS:
         return
     for text in (str(value), *(str(value).rpartition(sign)[0] for sign in "@=")):
         with suppress(OSError, ValueError):  # no path

@@ -115,14 +115,17 @@ _BESIDE = (".DS_Store", "Thumbs.db", ".nfs*")
 """What systems put into folders."""
 
 
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
 def check_replaced(path: str | Path, names: Iterable[str], kind: OutputKind | None = None) -> None:
     """Raise UsageError unless a folder with these names is empty or an output of sidtool."""
-    names = sorted(name for name in names if not any(fnmatchcase(name, own) for own in _BESIDE))
-    own = [kind.files] if kind is not None and kind.files else []
+    names = sorted(name for name in names if not _matches(name, _BESIDE))
+    of_kind = [kind.files] if kind is not None and kind.files else []
     are_written = any(
-        layout[0] in names
-        and all(any(fnmatchcase(name, pattern) for pattern in layout) for name in names)
-        for layout in (*FOLDERS, *own)
+        layout[0] in names and all(_matches(name, layout) for name in names)
+        for layout in (*FOLDERS, *of_kind)
     )
     if names and (not are_written or describe(path) == "a Zarr group"):
         raise UsageError(

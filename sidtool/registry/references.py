@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from sidtool.base.artifact import MAX_ROOT_BYTES
 from sidtool.base.checkpoint import MAX_JSON
 from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.base.hub import DEFAULT_ACCESS, HubAccess, download, fetch_roots, is_hub_repository
@@ -41,7 +42,7 @@ from sidtool.registry.records import (
     record_name,
     spell,
 )
-from sidtool.tokenizer.bundle import MAX_ROOT_BYTES, ROOT, Bundle, Manifest, download_group
+from sidtool.tokenizer.bundle import ROOT, Bundle, Manifest, download_group
 
 MAX_LISTED = 20
 """Names that an error lists."""

@@ -121,6 +121,7 @@ def test_an_option_that_is_spelled_like_the_output_is_no_input(
     monkeypatch.chdir(data)
     for _ in range(2):
         done("export", "shop.zarr", "--to", "minionerec", "-o", "minionerec", "--force")
+    assert (data / "minionerec" / "index.json").is_file()
 
 
 def test_an_input_file_is_not_replaced(data: Path) -> None:

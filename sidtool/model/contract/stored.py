@@ -5,20 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from sidtool.base.artifact import MAX_ROOT_BYTES
 from sidtool.base.checkpoint import MAX_JSON
 from sidtool.base.documents import check_seal, parse_json
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, RefusedError
 from sidtool.base.storage import Storage
 from sidtool.memory import MemoryManifest
 from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT, MEMORY_COPY, Contract
-from sidtool.tokenizer.bundle import (
-    MAX_ROOT_BYTES,
-    ROOT,
-    GroupManifest,
-    Manifest,
-    check_names,
-    parse_root,
-)
+from sidtool.tokenizer.bundle import ROOT, GroupManifest, Manifest, check_names, parse_root
 
 REPOSITORY = "model"
 """The name under which the files of a model in a hub repository are signed."""

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from sidtool.base.artifact import MAX_ROOT_BYTES
 from sidtool.base.checkpoint import MAX_JSON
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.hub import is_hub_url
@@ -21,7 +22,7 @@ from sidtool.registry import (
     pull,
     split_reference,
 )
-from sidtool.tokenizer.bundle import MAX_ROOT_BYTES, Bundle
+from sidtool.tokenizer.bundle import Bundle
 
 
 @dataclass(frozen=True)

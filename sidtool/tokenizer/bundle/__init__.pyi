@@ -16,7 +16,6 @@ from .trie import Trie as Trie
 from .zarr_arrays import Expected as Expected
 from .zarr_arrays import GroupManifest as GroupManifest
 from .zarr_arrays import check_names as check_names
-from .zarr_group import MAX_ROOT_BYTES as MAX_ROOT_BYTES
 from .zarr_group import ROOT as ROOT
 from .zarr_group import new_zip as new_zip
 from .zarr_group import parse_root as parse_root

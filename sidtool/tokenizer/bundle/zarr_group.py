@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from numpy.typing import NDArray
 
-from sidtool.base.artifact import describe
+from sidtool.base.artifact import MAX_ROOT_BYTES, describe
 from sidtool.base.documents import canonical, parse_json
 from sidtool.base.errors import DataError, IntegrityError
 from sidtool.base.hub import hub_hint
@@ -25,9 +25,6 @@ from sidtool.tokenizer.bundle.zarr_arrays import GroupManifest, array_objects
 
 ROOT = "zarr.json"
 """The root document. Its presence means that the bundle is complete."""
-
-MAX_ROOT_BYTES = 1 << 23
-"""A larger root document is refused: about 70,000 objects."""
 
 Kind = Literal["bundle", "memory"]
 """What a group is: its manifest has the key `kind` unless it is a bundle."""

@@ -117,6 +117,6 @@ def _principal_axes(rows: Vectors, parts: Parts) -> NDArray[np.float32]:
     axes_of_parts: list[list[int]] = [[] for _ in parts]
     for axis in reversed(range(len(variances))):
         open_parts = [n for n, part in enumerate(parts) if len(axes_of_parts[n]) < len(part)]
-        best_part = min(open_parts, key=lambda n: sum(logs[own] for own in axes_of_parts[n]))
+        best_part = min(open_parts, key=lambda n: sum(logs[member] for member in axes_of_parts[n]))
         axes_of_parts[best_part].append(axis)
     return axes[:, np.concatenate(axes_of_parts)].astype(np.float32)
