@@ -1,27 +1,31 @@
 """Write docs/settings.md from the code; `--check` fails if the committed page is stale."""
 
 import sys
+from collections.abc import Iterable
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 
 import trl
+from trl import SFTConfig
 
-from sidtool.cli.settings_table import Configurable, Setting, list_settings
+from sidtool.cli.settings_table import AUTO, Configurable, Setting, list_settings
 from sidtool.training.reinforcement import settings as rl
 from sidtool.training.settings import DECIDED
 
 PAGE = Path(__file__).with_name("settings.md")
 HEAD = """# Settings
 
-Written by `make docs` from the code; do not edit. `sidtool settings COMMAND` prints the same.
+The keys of `--set key=value`, with defaults and meanings. Written by `make docs`; do not edit. `sidtool settings
+COMMAND` prints all of them, the fields of libraries too.
 
-Commands take these keys by `--set key=value`; an unknown key is an error. `sidtool train` and `sidtool rl` also take
-them in the YAML file of `--config`, at the top level or, for `train`, for one stage of its `stages` list, where
-`examples: FILE` is accepted too. Fields of libraries keep their name and their meaning, and their defaults are those
-of TRL {version} and of the transformers release beside it, except where a default of the library is given in
-parentheses. "auto" is chosen for the machine: bfloat16 on a GPU that supports it, the CPU if there is no GPU.
-`bf16=auto` also selects bfloat16 on a CPU that is faster in it (AMX, Arm).
+* An unknown key is an error. `train` and `rl` also take the keys in the YAML file of `--config`; `train` takes them for
+  one stage of its `stages` list, too, where `examples: FILE` is also a key.
+* Of SFTConfig and GRPOConfig of TRL {version} this page describes the fields with another default in sidtool (TRL's is
+  in parentheses), and those of GRPOConfig that SFTConfig lacks. The others are named only: they mean what the
+  [documentation of TRL](https://huggingface.co/docs/trl) says.
+* "auto" is chosen for the machine: bfloat16 on a GPU that supports it, the CPU if there is no GPU. `bf16=auto` also
+  selects bfloat16 on a CPU that is faster in it (AMX, Arm).
 """
 FIXED = """
 ### Fields of {config} that sidtool decides
@@ -49,18 +53,36 @@ def code(text: str) -> str:
     return f"`{text}`" if text else ""
 
 
+def is_described(setting: Setting) -> bool:
+    """Whether a setting has a row: a field in which sidtool follows the library has none, unless
+    it belongs to GRPOConfig alone."""
+    if setting.group not in DECIDED_FIELDS or setting.default == AUTO:
+        return True
+    shared = setting.key in SFTConfig.__dataclass_fields__
+    return setting.library_default is not None or not shared
+
+
 def section(command: Configurable) -> str:
     """The tables of one command."""
     parts = [f"\n## `sidtool {command}`\n"]
     for group, settings in groupby(list_settings(command), attrgetter("group")):
-        rows = "\n".join(map(row, settings))
+        named, rows = partition(settings)
         parts.append(f"\n### {group}\n\n| key | type | default | meaning |\n")
-        parts.append(f"| --- | --- | --- | --- |\n{rows}\n")
+        parts.append("\n".join(["| --- | --- | --- | --- |", *map(row, rows), ""]))
         if group in DECIDED_FIELDS:
+            parts.append(f"\nAs in {group}: {', '.join(f'`{entry.key}`' for entry in named)}.\n")
             fixed = [f"| `{key}` | {text} |" for key, text in DECIDED_FIELDS[group].items()]
             parts.append(FIXED.format(config=group) + "\n".join(fixed) + "\n")
             parts.append(f"| other fields that {group} adds | sidtool has no use for them |\n")
     return "".join(parts)
+
+
+def partition(settings: Iterable[Setting]) -> tuple[list[Setting], list[Setting]]:
+    """The settings that are named only, and those that have a row."""
+    parts: tuple[list[Setting], list[Setting]] = ([], [])
+    for setting in settings:
+        parts[is_described(setting)].append(setting)
+    return parts
 
 
 def page() -> str:
