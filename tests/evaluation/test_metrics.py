@@ -1,11 +1,7 @@
-"""Metrics against every order of the items of a shared SID, values computed by hand, and the
-example of docs/metrics.md."""
+"""Metrics against every order of the items of a shared SID, and values computed by hand."""
 
-import re
 from itertools import permutations
 from math import log2
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import UsageError
+from sidtool.data.split.split import Example, UserSequence
 from sidtool.evaluation import check_names
+from sidtool.evaluation.groups import example_groups
 from sidtool.evaluation.metrics import (
     TargetRanks,
     averages,
@@ -92,17 +90,28 @@ def test_effective_items_of_equal_and_unequal_shares() -> None:
     assert effective_items(np.full((2, 2), -1)) == 0
 
 
-PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
-CHECKED = re.compile(r"^(?P<expression>\S.*\))  # (?P<value>[\d.]+)", flags=re.MULTILINE)
-"""An expression on a line of its own, and the value in the comment behind it."""
-
-
-def test_the_example_has_the_values_of_its_comments() -> None:
-    block = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL))
-    names: dict[str, Any] = {}
-    exec(block, names)
-    checked = list(CHECKED.finditer(block))
-    assert len(checked) == 6
-    for line in checked:
-        value = eval(line["expression"], names)
-        assert value == pytest.approx(float(line["value"])), line["expression"]
+def test_groups_and_coverage_of_an_example_computed_by_hand() -> None:
+    """Item a has four training events, b one and c none; all users are shown a first, and the
+    target of Cleo is c, which is second for her."""
+    events = [
+        UserSequence("ann", ("a", "a", "b"), (0, 1, 2)),
+        UserSequence("bob", ("a", "a"), (0, 1)),
+    ]
+    examples = [
+        Example("ann", ("b",), "a", 3),
+        Example("bob", ("a",), "a", 2),
+        Example("cleo", ("a",), "c", 1),
+    ]
+    ranked = np.array([[0, 1], [0, 1], [0, 2]])  # items a, b, c are 0, 1, 2
+    values = metric_values(find_targets(ranked, np.array([0, 0, 2])), (1, 2))
+    means = {
+        group: averages(metric_names((1, 2)), values, weights)["ndcg@2"]
+        for group, weights in example_groups(examples, events).items()
+    }
+    assert means["all"] == pytest.approx((1 + 1 + 1 / log2(3)) / 3)
+    assert means["macro"] == pytest.approx((1 + 1 / log2(3)) / 2)  # item a, item c
+    assert means["rare"] == pytest.approx(1)  # item a
+    assert means["cold"] == pytest.approx(1 / log2(3))  # item c
+    assert coverage(ranked, 3) == 1  # a, b and c
+    # shares 1/2, 1/3 and 1/6
+    assert effective_items(ranked) == pytest.approx(2**0.5 * 3 ** (1 / 3) * 6 ** (1 / 6))
