@@ -1,2 +1,2 @@
-"""What every house stands on: errors, records, outputs that appear whole, stored objects, and
+"""What all other packages use: errors, records, outputs that appear whole, stored objects, and
 checkpoints of others."""

@@ -1,4 +1,4 @@
-"""Is it better: metrics, baselines, intervals and slices, and what is tuned on validation users."""
+"""Metrics, baselines, intervals and slices, and what is tuned on validation users."""
 
 import lazy_loader
 

@@ -1,1 +1,1 @@
-"""What is not ours: files of other systems, their models, vLLM, Ray."""
+"""Other systems: their files and models, vLLM, Ray."""

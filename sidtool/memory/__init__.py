@@ -1,4 +1,4 @@
-"""The memory: which items users interacted with together, as a sparse item-item matrix."""
+"""The memory: which items co-occur and which have similar content, and its mixture with a model."""
 
 import lazy_loader
 

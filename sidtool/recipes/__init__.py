@@ -1,4 +1,4 @@
-"""The road from two files to a verdict: recipes as data, and steps that resume."""
+"""From two files to a verdict: recipes as data, and steps that resume."""
 
 import lazy_loader
 

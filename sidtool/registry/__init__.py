@@ -1,4 +1,4 @@
-"""Names and versions of bundles and memories at any URL: references, publishing, tags and cards."""
+"""Versions of bundles, memories and models at any URL: references, publishing, tags and cards."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Which SID has an item: SID space, quantizers, assignment, texts to vectors, bundles."""
+"""Which SID an item has: texts to vectors, quantizers, assignment, SID space, bundles."""
 
 import lazy_loader
 
