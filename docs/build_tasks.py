@@ -10,23 +10,21 @@ from sidtool.model.prompt.frames import Templates
 PAGE = Path(__file__).with_name("tasks.md")
 HEAD = """# Training tasks
 
-Written by `make docs` from the code; do not edit.
+What `sidtool make-sft --task NAME=WEIGHT` makes training examples of; the option may be repeated. Written by `make docs`;
+do not edit.
 
-`sidtool make-sft --task NAME=WEIGHT` makes training examples of a task; the option may be repeated. A weight of 1 takes
-every example once, 0.5 half of them, 3 each in three templates. With `--max-tokens` weights are the tasks' shares of a
-token budget. In `FIELD-to-sid`, `sid-to-FIELD` and `prefix-to-FIELD`, FIELD is any column of the catalog, as in `brand-to-sid`. The last
-three tasks need [fields of the split](feedback.md#tasks); their FIELD is a feedback.
-
-A model recommends from a history by one task of its mix: by `sequence` or `next-item`, whichever has the larger weight.
-Without these it uses `context-to-sid` or `next-item-by-FIELD`, whichever is named first, then `list`, then
-`title-history-to-sid`. It recommends lists by `list` ([lists.md](lists.md)), and from a text by the first of these:
-{text_tasks}.
-
-Examples with a prompt train the completion only. `sequence` trains every SID of a history; `item-text` and
-`history-text` are running text in which every token is trained (continued pre-training). A history that exceeds
-`--max-length` loses its oldest items. Titles, columns and queries are cut between words at 400 characters, and are never
-tokenized as SID or special tokens, whatever they contain. `--general FILE` adds examples of the task `general-text`, documents of
-a general corpus, as a share of all tokens ([training.md](training.md#choosing-tasks)).
+* **WEIGHT** 1 takes every example once, 0.5 half of them, 3 each in three templates. With `--max-tokens` weights are the
+  tasks' shares of a token budget.
+* **FIELD** in `FIELD-to-sid`, `sid-to-FIELD` and `prefix-to-FIELD` is any column of the catalog, as in `brand-to-sid`. The
+  last three tasks need [fields of the split](feedback.md#tasks); their FIELD is a feedback.
+* **A model recommends** from a history by `sequence` or `next-item`, whichever has the larger weight. Without these it
+  uses `context-to-sid` or `next-item-by-FIELD`, whichever is named first, then `list`, then `title-history-to-sid`. It
+  writes lists by `list` ([lists](lists.md)), and answers a text by the first of these: {text_tasks}.
+* **The loss** is over the completion. `sequence` trains every SID of a history; `item-text` and `history-text` are running
+  text in which every token is trained (continued pre-training).
+* **Texts**: a history that exceeds `--max-length` loses its oldest items. Titles, columns and queries are cut between
+  words at 400 characters, and are never tokenized as SID or special tokens, whatever they contain.
+* **`--general FILE`** adds examples of the task `general-text` ([training](training.md#choosing-tasks)).
 
 | task | one example per | prompt | completion | needs |
 | --- | --- | --- | --- | --- |
@@ -34,10 +32,12 @@ a general corpus, as a share of all tokens ([training.md](training.md#choosing-t
 TEMPLATES = """
 ## Templates
 
-The files are in `sidtool/model/prompt/templates`. `⏎` is a line break. A model recommends, writes lists and predicts labels
-with the first template of the task, so each example of such a task is made with it. Further copies, and the examples of
-other tasks, take the templates in turn.
+The first template of each task, with `⏎` for a line break; the others are in `sidtool/model/prompt/templates`. A model
+recommends, writes lists and predicts labels with the first template of the task, so each example of such a task is made
+with it. Further copies, and the examples of other tasks, take the templates in turn.
 
+| task | prompt | an item in it |
+| --- | --- | --- |
 """
 PER = {"event": "training event", "item": "item", "query": "query"}
 SHOWN = {
@@ -80,22 +80,20 @@ def line(name: str, task: Task) -> str:
     return f"| {' | '.join((f'`{name}`', *cells, needs))} |"
 
 
-def templates(name: str) -> str:
-    """The templates of a task, as a list."""
-    task_templates = Templates.of_task(name.lower())
-    lines = [f"* `{prompt}`".replace("\n", "⏎") for prompt in task_templates.prompts]
-    if task_templates.items:
-        items = [f"`{item}`".replace("\n", "⏎") for item in task_templates.items]
-        lines.append(f"* an item: {', '.join(items)}")
-    return "\n".join([f"### {name}\n", *lines, ""])
+def template(name: str) -> str:
+    """The first template of a task, as a row."""
+    of_task = Templates.of_task(name.lower())
+    texts = (of_task.prompts[0], *of_task.items[:1])
+    cells = [f"`{text}`".replace("\n", "⏎") for text in texts]
+    return f"| `{name}` | {' | '.join((*cells, '')[:2])} |"
 
 
 def page() -> str:
     """The whole page."""
     head = HEAD.format(text_tasks=", ".join(f"`{name}`" for name in TEXT_PROMPT_TASKS))
     table = "\n".join(line(name, task) for name, task in TASKS.items())
-    sections = "\n".join(templates(name) for name in TASKS)
-    return f"{head}{table}\n{TEMPLATES}{sections}"
+    templates = "\n".join(map(template, TASKS))
+    return f"{head}{table}\n{TEMPLATES}{templates}\n"
 
 
 if __name__ == "__main__":
