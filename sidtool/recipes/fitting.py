@@ -50,7 +50,7 @@ class FitOptions:
     """A recipe of the package (docs/fit.md lists them), or a folder of YAML files, each the
     --config of one command."""
     minutes: float = option(10.0, above=0)
-    """Time for everything. Fewer epochs, and fewer users to evaluate on, keep it."""
+    """Time for all steps; if it is short, there are fewer epochs and fewer users to evaluate on."""
     model: str | None = option(None)
     """Language model, for a recipe that makes none of its own: hf://ORG/NAME, or a folder."""
     encoder: str = option("lexical")

@@ -35,9 +35,9 @@ class SplitOptions:
     same with whole sessions. temporal: two moments divide all events. given: the files are already
     split."""
     valid: Path | None = option(None, panel="Options")
-    """Validation windows (given)."""
+    """Validation windows (protocol given)."""
     test: Path | None = option(None)
-    """Test windows (given)."""
+    """Test windows (protocol given)."""
     valid_from: str | float | None = option(None)
     """Time or date where validation starts (temporal). Default: after 80% of the events."""
     test_from: str | float | None = option(None)

@@ -43,8 +43,8 @@ class EngineOptions:
     installed."""
 
     engine: EngineName = option("local", panel="Workers")
-    """Where the work is done: in this process, or by workers of the Ray cluster of RAY_ADDRESS, of
-    this machine if it is not set."""
+    """Where the work is done: in this process, or by workers of a Ray cluster, which is that of
+    RAY_ADDRESS or else one on this machine."""
 
     def __post_init__(self) -> None:
         check_options(self)
