@@ -47,6 +47,7 @@ def test_the_page_on_feedback_runs_as_written(
         done(*words)
     contract = json.loads(Path("tuned/sid.json").read_text(encoding="utf-8"))
     assert [contract["history_prompt"]["item"]] == json.loads(templates)["items"]
+    assert Path("weighted/model/sid.json").exists()
     assert json.loads(sequence)["items"] == ["{gap}{sid}{event.rating}"]
 
 

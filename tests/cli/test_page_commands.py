@@ -195,7 +195,7 @@ def test_the_page_on_reinforcement_runs() -> None:
     words = {**FILES, "LISTS": "list-model"}
     rl = (*STEP, "--set", "eval_num_beams=4", "--allow-worse-slices")
     run_commands("reinforcement.md", words, {"train": STEP, "rl": rl})
-    assert Path("weighted/model/sid.json").exists()
+    assert Path("liked/sid.json").exists()
 
 
 @pytest.mark.slow
