@@ -32,9 +32,9 @@ Every command with its options, as `sidtool COMMAND --help` prints them. Generat
 Each command names those that it takes.
 """
 TABLE = "| | | default |\n| --- | --- | --- |"
-MANY = 4
-"""An option that so many commands share is described once."""
-USUAL = 2 / 3
+MIN_COMMANDS = 4
+"""An option of at least so many commands is described once ..."""
+MIN_SHARE = 2 / 3
 """... if it means the same in this share of the commands that have it."""
 
 
@@ -69,8 +69,11 @@ def command_rows(command: Any, callback: Any) -> dict[str, str]:
     """The parameters of a command: flag or argument -> row of its table."""
     command.describe()
     hints = get_type_hints(callback)
-    parameters = [parameter for parameter in command.params if parameter.name != "help"]
-    return {each.opts[-1]: table_row(each, hints[each.name]) for each in parameters}
+    return {
+        parameter.opts[-1]: table_row(parameter, hints[parameter.name])
+        for parameter in command.params
+        if parameter.name != "help"
+    }
 
 
 def common_rows(rows: Collection[Mapping[str, str]]) -> dict[str, str]:
@@ -80,7 +83,7 @@ def common_rows(rows: Collection[Mapping[str, str]]) -> dict[str, str]:
     return {
         flag: row
         for (flag, row), count in counts.most_common()
-        if count >= max(MANY, USUAL * flags[flag])
+        if count >= max(MIN_COMMANDS, MIN_SHARE * flags[flag])
         if flag.startswith("-") and "required" not in row
     }
 
