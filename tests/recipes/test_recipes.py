@@ -66,6 +66,8 @@ def test_every_command_of_a_recipe_has_its_options(name: str, shop: Shop, tmp_pa
     for step in steps:
         word, *arguments = step.arguments
         commands[word].make_context(word, arguments)  # raises for an unknown key of a file
+    # a share of the steps: a budget may leave fewer than any number
+    assert Recipe.named(name).number("train", "warmup_steps", 0) < 1
     has_memory = "tune-memory" in [step.arguments[0] for step in steps]
     assert has_memory == Recipe.named(name).has("memory")
 
