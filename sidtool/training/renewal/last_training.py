@@ -163,6 +163,8 @@ def _with_length(params: TrainParams, share: float) -> TrainParams:
     else:
         epochs = sft_fields.get("num_train_epochs", DEFAULTS["num_train_epochs"])
         sft_fields["num_train_epochs"] = epochs * share
+    if (warmup := sft_fields.get("warmup_steps", 0)) >= 1:  # steps, not a share of them
+        sft_fields["warmup_steps"] = max(1, round(warmup * share))
     return replace(params, options=options, sft_fields=sft_fields)
 
 

@@ -581,6 +581,8 @@ def test_a_stage_of_adapters_needs_a_rate_for_all_weights() -> None:
     [
         ({"num_train_epochs": 4}, "num_train_epochs", 0.8),
         ({"max_steps": 44}, "max_steps", 9),
+        ({"max_steps": 44, "warmup_steps": 20}, "warmup_steps", 4),
+        ({"num_train_epochs": 4, "warmup_steps": 0.1}, "warmup_steps", 0.1),
         ({"token_budget": 1000}, "token_budget", 200),
         ({"token_budget": 1000, "stop_step": 44}, "max_steps", 9),
         ({"num_train_epochs": 4, "stop_step": 44}, "max_steps", 9),
