@@ -309,10 +309,10 @@ def clip_early(
     """(n, L): old log-probabilities by which no importance ratio exceeds `bound` where the
     advantage is negative: max(pi / bound, pi_old), without a gradient.
 
-    ECPO (arXiv:2508.20900) so keeps the gradient of an item that the policy already moved away
-    from, but bounds its size; plain clipping does not bound ratios at negative advantages.
-    `advantages` are (n, 1), `mask` is (n, L). At the level "sequence", where TRL's ratio
-    is that of the mean log-probability, all codes of a sequence are shifted alike."""
+    ECPO (arXiv:2506.13695) so keeps the gradient of such an item that has become more likely, but
+    bounds its size; plain clipping does not bound ratios at negative advantages. `advantages` are
+    (n, 1), `mask` is (n, L). At the level "sequence", where TRL's ratio is that of the mean
+    log-probability, all codes of a sequence are shifted alike."""
     log_probs = log_probs.detach()
     log_ratio = log_probs - old_log_probs
     if level == "sequence":
