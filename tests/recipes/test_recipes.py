@@ -146,6 +146,7 @@ def test_minionerec_is_trained_by_rewards_at_last(shop: Shop, tmp_path: Path) ->
     contract = read_contract(tmp_path / "out" / "aligned")
     assert [record.stage for record in contract.stages] == ["extend", "full", "rl"]
     assert isinstance(contract.params, RlParams)
+    assert (contract.params.grpo_fields["beta"], contract.params.options["sft_weight"]) == (1e-3, 0)
 
 
 @pytest.mark.parametrize(
