@@ -25,7 +25,7 @@ WARM_UP = 0.1
 @dataclass(frozen=True)
 class Scale:
     """A shift to mean 0 in each dimension, and a factor for all of them: the standard deviation of
-    all values before the shift."""
+    all values after the shift."""
 
     mean: NDArray[np.float32]
     deviation: float
@@ -33,7 +33,8 @@ class Scale:
     @classmethod
     def of(cls, rows: Vectors) -> "Scale":
         """The scale of (n, dim) rows."""
-        return cls(rows.mean(axis=0), float(rows.std()) or 1.0)
+        mean = rows.mean(axis=0)
+        return cls(mean, float((rows - mean).std()) or 1.0)
 
     def apply(self, rows: Vectors) -> Vectors:
         """Scaled rows."""

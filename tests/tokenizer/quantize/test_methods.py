@@ -104,6 +104,16 @@ def test_training_lowers_the_error_of_the_k_means_initialization():
     assert lost[1] < lost[0]
 
 
+def test_an_autoencoder_learns_vectors_with_a_common_offset_as_well():
+    vectors = mixture(8, 1500, 12)
+    lost = []
+    for length in (0, 30):
+        moved = vectors + length * vectors_of(9, 1, 12)  # another offset in each dimension
+        codebook = fit(moved, (16, 16), method="rq-vae", epochs=10)
+        lost.append(residual_variance(moved, codebook, codebook.encode(moved))[-1])
+    assert lost[1] < 1.1 * lost[0]
+
+
 @pytest.mark.slow
 def test_learned_codes_do_not_collapse():
     vectors = mixture(8, 2000, 16)
