@@ -168,11 +168,12 @@ def train(
     weights = [*model.parameters()]
     if quantizer is not None:
         weights += quantizer.parameters()
-    steps = epochs * -(-len(data) // BATCH)  # at least 1
+    n_batches = -(-len(data) // BATCH)  # at least 1
     optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * n_batches)
     for epoch in range(epochs):
-        for batch in torch.randperm(len(data), generator=generator).split(BATCH):
+        # of equal size: a step on a few rows is as large, and restarts codes at these rows alone
+        for batch in torch.randperm(len(data), generator=generator).tensor_split(n_batches):
             latent = model.encode(data[batch])
             quantized, loss = (latent, 0.0) if quantizer is None else quantizer(latent)
             loss = loss + _error(model.decode(quantized), data[batch])

@@ -114,6 +114,15 @@ def test_an_autoencoder_learns_vectors_with_a_common_offset_as_well():
     assert lost[1] < 1.1 * lost[0]
 
 
+def test_one_vector_more_than_whole_batches_costs_nothing():
+    vectors = mixture(8, 2 * autoencoder.BATCH + 1, 12)
+    lost = []
+    for rows in (vectors[:-1], vectors):
+        codebook = fit(rows, (32, 32), method="rq-vae", epochs=20)
+        lost.append(residual_variance(rows, codebook, codebook.encode(rows))[-1])
+    assert lost[1] < 1.1 * lost[0]
+
+
 @pytest.mark.slow
 def test_learned_codes_do_not_collapse():
     vectors = mixture(8, 2000, 16)
