@@ -58,10 +58,10 @@ class TrainOptions(StageOptions):
     """Probability that an item is left out of a history."""
     reverse_prob: float = option(0.0, minimum=0, maximum=1)
     """Probability that an item sequence is reversed in the first epoch. It falls linearly to 0 in
-    the last epoch."""
+    the last epoch; a training of one epoch keeps it."""
     shuffle_span: float = option(0.0, minimum=0, maximum=1)
     """Distance that items may move in a sequence in the first epoch, as a share of its length. It
-    falls linearly to 0 in the last epoch."""
+    falls linearly to 0 in the last epoch; a training of one epoch keeps it."""
     sliding_windows: Literal["auto", "none", "drawn", "all"] = option("auto")
     """How an item sequence becomes examples. `none` is one example with every item a target, which
     causal models can learn. Otherwise an example is a prefix whose last item is the target: one per
