@@ -202,7 +202,7 @@ def guess_flags(items: Path, events: Path | None) -> str | None:
             "`sidtool prepare --from movielens` reads u.data and ratings.dat",
         )
     others = [name for name in others if name != order and not _are_times(first[name])]
-    user = _user(cells, others, cells.get(item or ""))
+    user, session_users = _users(cells, others, cells.get(item or ""))
     named = {
         "--id-column": item_id,
         "--title-column": title,
@@ -212,7 +212,10 @@ def guess_flags(items: Path, events: Path | None) -> str | None:
         "--time-format": next(iter(usual_formats(first[order])), None) if order else None,
     }
     flags = [f"{flag} {shlex.quote(value)}" for flag, value in named.items() if value]
-    return " ".join(flags) or None
+    sessions = [
+        f", or --user-column {shlex.quote(name)} if {user!r} is a session" for name in session_users
+    ]
+    return "".join([" ".join(flags), *sessions]) or None
 
 
 def _trimmed_cells(path: Path) -> CellsByName:
@@ -255,9 +258,12 @@ def _are_times(cells: Sequence[str]) -> bool:
     return sum(unit is not None for unit in units) >= MIN_SHARE * len(cells)
 
 
-def _user(cells: CellsByName, names: Sequence[str], items: Sequence[str] | None) -> str | None:
-    """The column with the most values of those that most rows repeat; what an item determines, like
-    its title, is no user."""
+def _users(
+    cells: CellsByName, names: Sequence[str], items: Sequence[str] | None
+) -> tuple[str | None, list[str]]:
+    """The column with the most values of those that most rows repeat, then those that are users if
+    it is a session: nearly all its values have one of theirs, which are at least a tenth as many.
+    What an item determines, like its title, is no user."""
     n_values_by_name = {}
     for name in names:
         values = cells[name]
@@ -266,4 +272,13 @@ def _user(cells: CellsByName, names: Sequence[str], items: Sequence[str] | None)
         is_of_item = items and len(set(zip(items, values, strict=True))) == len(set(items))
         if n_values <= MIN_SHARE * len(values) and (n_values == 1 or not is_of_item):
             n_values_by_name[name] = n_values
-    return max(n_values_by_name, key=lambda name: n_values_by_name[name], default=None)
+    first = max(n_values_by_name, key=lambda name: n_values_by_name[name], default=None)
+    if first is None:
+        return None, []
+    n_first = n_values_by_name.pop(first)
+    return first, [
+        name
+        for name, n_values in n_values_by_name.items()
+        if 1 < n_values < n_first <= 10 * n_values
+        and len(set(zip(cells[first], cells[name], strict=True))) <= 1.1 * n_first
+    ]

@@ -275,3 +275,14 @@ def test_the_user_is_the_column_with_the_most_values_in_shuffled_events(tmp_path
     flags = guess_flags(items, events)
     assert flags is not None
     assert "--user-column Reviewer --item-column 'Product ID' --order-column Day" in flags
+
+
+def test_a_column_of_sessions_is_no_user_unasked(tmp_path: Path) -> None:
+    items = write_table(tmp_path / "items.csv", {"Nr": list("abc"), "Name": ["A", "B", "C"]})
+    rows = [(f"k{n // 8}", f"s{n // 4}", f"c{n // 100}", "abc"[n % 3]) for n in range(400)]
+    cells = dict(zip(("Kunde", "Sitzung", "Land", "Nr"), zip(*rows, strict=True), strict=True))
+    table = {name: list(column) for name, column in cells.items()}
+    flags = guess_flags(items, write_table(tmp_path / "events.csv", table))
+    assert flags is not None
+    assert flags.endswith("--item-column Nr, or --user-column Kunde if 'Sitzung' is a session")
+    assert "--user-column Sitzung" in flags
