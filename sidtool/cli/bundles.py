@@ -49,7 +49,7 @@ def inspect(
     is_model = (Path(bundle) / contracts.CONTRACT).is_file()
     is_probed = probe != ProbeInputs() or catalog is not None
     if is_probed and prefix is not None:
-        raise UsageError("--prefix shows items, and no figures of --split, --field or --against")
+        raise UsageError("--prefix excludes --split, --items, --field and --against")
     if is_model and prefix is None and not is_probed:
         return _say_model(bundle, json=json)
     opened = registry.open_bundle(f"{bundle}/{contracts.BUNDLE_COPY}" if is_model else bundle)

@@ -112,7 +112,7 @@ def build_memory(
     events: splits.Split | splits.SplitManifest
     if workers.on_cluster or writing.dry_run:  # what is refused starts no cluster
         events = cluster.parts_manifest(split) if workers.on_cluster else open_split()
-        opened.check_split("the split of the memory", events.reference)
+        opened.check_split("the memory", events.reference)
         source.check(opened)
         if building.content_weight:
             opened.require_codebook()
@@ -136,7 +136,7 @@ def build_memory(
                 files = works.enter_context(memories.Shards.beside(out, building.memory_limit))
             events = open_split()
             counter = memories.SplitPairs(events, files, building.threads)
-        opened.check_split("the split of the memory", events.reference)
+        opened.check_split("the memory", events.reference)
         weight = building.content_weight
         vectors = source.read(opened, reports.get("embed"))
         content = memories.content_of(opened, vectors, weight, previous, counter.nearest_items)

@@ -80,7 +80,7 @@ class SftInputs:
         (items, queries, columns), split = in_threads(lambda read: read(bundle), reads, threads)
         if options.columns is None:
             options = replace(options, columns=columns)
-        bundle.check_split("the split of the training examples", split.reference)
+        bundle.check_split("the training examples", split.reference)
         maker = ExampleMaker(
             bundle, items, options, tokenizer, queries, split.fields, prompt, field_tokens
         )

@@ -129,7 +129,7 @@ def build_memory(
     bundle, earlier = opened(bundle, "open_source"), opened(earlier, "open_memory")
     if isinstance(split, str | Path):
         split = open_split(split, recorded=bundle.manifest.made_from.event_columns)
-    bundle.check_split("the split of the memory", split.reference)
+    bundle.check_split("the memory", split.reference)
     before = None if earlier is None else earlier.manifest
     options_from(KnnSettings, settings, given)  # refuses unknown keywords, and both
     if settings is None:
@@ -137,7 +137,7 @@ def build_memory(
     if before is not None and before.settings == settings:
         tuned_on = before.tuned_on
         if tuned_on is not None:
-            used = "the split of the memory"
+            used = "the memory"
             check_split("the tuned earlier memory", before.split, used, split.reference)
     stored_ids = bundle.items.whole_ids()
     ids = Texts.of_utf8(stored_ids.data, stored_ids.offsets)

@@ -267,7 +267,7 @@ def tune_similarity(
     if isinstance(split, str | Path):
         split = open_split(split, recorded=bundle.manifest.made_from.event_columns)
     options = options.with_seen(split.reference.targets_repeat)
-    bundle.check_split("the split of the memory", split.reference)
+    bundle.check_split("the memory", split.reference)
     counter = counter or SplitPairs(split)
     examples = counter.validation_examples(options.users)
     if not examples:
