@@ -148,6 +148,16 @@ def options_from(
     return options or _from_keywords(kind, keywords)
 
 
+def take_options(
+    kind: type[Options], options: Options | None, keywords: dict[str, Any]
+) -> Options | None:
+    """As `options_from`, for a function with several kinds of options: the keywords of this kind
+    are taken out of `keywords`. Without any, `options` as they are."""
+    names = keywords.keys() & set(keywords_of(kind))
+    values = {name: keywords.pop(name) for name in names}
+    return options_from(kind, options, values) if values else options
+
+
 def keywords_of(kind: type) -> Iterator[str]:
     """The keywords of the fields of a dataclass and of its groups."""
     for entry in fields(kind):

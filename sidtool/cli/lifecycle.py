@@ -17,7 +17,7 @@ from sidtool.cli.reports.bundle_tables import difference_tables
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
-from sidtool.data import CatalogNames, TextNames
+from sidtool.data import CatalogNames
 from sidtool.tokenizer.bundle import AlignChange
 
 MAX_LISTED = 5
@@ -52,7 +52,7 @@ def add_items(
         raise UsageError("options for vectors, encoder and columns need ITEMS")
     refuse_existing(out, writing.force, BUNDLE)
     opened = registry.open_source(bundle)
-    catalog = tokenizer.read_new_items(opened, items, TextNames(**asdict(columns)))
+    catalog = tokenizer.read_new_items(opened, items, columns)
     retired = () if remove is None else read_ids(remove)
     if writing.dry_run:
         change = tokenizer.planned_change(

@@ -11,7 +11,7 @@ from sidtool.base.digests import file_digest
 from sidtool.base.documents import sealed_text
 from sidtool.base.errors import UsageError
 from sidtool.base.inputs import keeps_inputs
-from sidtool.base.options import keywords_of, options_from
+from sidtool.base.options import options_from, take_options
 from sidtool.base.output import locked, partial_path, publish, refuse_existing, remove
 from sidtool.base.output_name import JSON_LINES, check_name, check_suffix
 from sidtool.base.progress import Progress
@@ -175,10 +175,7 @@ def make_sft(
         (0, ['sequence'])
     """
     in_folder = "://" in str(out) or str(out).endswith("/")
-    names = set(keywords_of(TaskCatalogOptions))
-    catalog_values = {name: given.pop(name) for name in given.keys() & names}
-    if catalog_values:
-        catalog_options = options_from(TaskCatalogOptions, catalog_options, catalog_values)
+    catalog_options = take_options(TaskCatalogOptions, catalog_options, given)
     options = options_from(SftOptions, options, given)
     if in_folder and writer is None:
         raise UsageError(f"{out} is a folder of parts, which a writer makes (ClusterExamples)")

@@ -6,14 +6,16 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.base.locations import opened
+from sidtool.base.options import options_from
 from sidtool.base.progress import Progress
-from sidtool.data import Items, TextNames, Vectors, VectorSource
+from sidtool.data import CatalogNames, Items, Vectors, VectorSource
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import ItemsChange
@@ -92,7 +94,7 @@ def add_items(
     items: Items | str | Path = NO_ITEMS,
     vectors: Vectors | None = None,
     *,
-    catalog: TextNames | None = None,
+    catalog: CatalogNames | None = None,
     embeddings: Sequence[str | Path] = (),
     by_row: bool = False,
     encoder: str | None = None,
@@ -100,10 +102,11 @@ def add_items(
     remove: Sequence[str] = (),
     published: Sequence[str] = (),
     progress: Progress | None = None,
+    **given: Any,
 ) -> Bundle:
     """The next minor version of a bundle, a value or where it is: with these items active, and the
-    items `remove` retired. A file of items is read with the columns `catalog`, or those that the
-    bundle records, and with its text template.
+    items `remove` retired. A file of items is read with the columns `catalog`, also given as
+    keywords, or those that the bundle records, and with its text template.
 
     `vectors` is (m, dim), one for each item that the bundle does not contain, in the order of
     `unknown`. Without them they are read from `embeddings` (one file per fused source, rows of all
@@ -125,7 +128,7 @@ def add_items(
     """
     bundle = opened(bundle, "open_source")
     if isinstance(items, str | Path):
-        items = read_new_items(bundle, Path(items), catalog)
+        items = read_new_items(bundle, Path(items), options_from(CatalogNames, catalog, given))
     remove = list(remove)  # a pandas Series is indexed by labels, not by places
     change = item_change(bundle, items, remove)
     old = bundle.items

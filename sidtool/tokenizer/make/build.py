@@ -15,7 +15,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import library_versions
 from sidtool.base.inputs import keeps_inputs
 from sidtool.base.jobs import RunJob, run_here
-from sidtool.base.options import MAX_SEED, check_options, option, options_from, plain
+from sidtool.base.options import MAX_SEED, check_options, option, options_from, plain, take_options
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.output_name import BUNDLE
 from sidtool.base.progress import Progress
@@ -117,17 +117,17 @@ def build_codebook(
     **given: Any,
 ) -> Bundle:
     """Build a codebook and the item map of a catalog, and write them to `out` as one bundle. The
-    options may also be given as keywords, like `levels="256x256x256"`.
+    options and those of `catalog` may also be given as keywords, like `levels="256x256x256"`.
 
     `items` is a catalog or its file, read with the options `catalog`. Its texts are embedded by
     `encoder`, settings or a model's name; or `embeddings` are their vectors (`open_vectors`), one
     or several sources. With `by_row`, row i of a file without ids is that of item i. The
-    co-occurrence of items in the training part of `interactions` (a split folder, or a file of
-    events) is used as set by `options.fusion`. At most `memory_limit` bytes of vectors are held at
-    once; with it and `embeddings`, ids and titles are in unnamed files beside `out`, too. `run`
-    runs what reads one file of vectors, by workers (`integrations.cluster.connected`). `progress`
-    maps the stages "embed", "quantize" and "encode" to functions of finished and total steps. Warns
-    of a level whose codes are hardly used. Raises UsageError and DataError for unfit input.
+    co-occurrence of items in the training part of `interactions` (a split, or a file of events) is
+    used as set by `options.fusion`. At most `memory_limit` bytes of vectors are held at once; with
+    it and `embeddings`, ids and titles are in unnamed files beside `out`, too. `run` runs what
+    reads one file of vectors, by workers (`integrations.cluster.connected`). `progress` maps the
+    stages "embed", "quantize" and "encode" to functions of finished and total steps. Warns of a
+    level whose codes are hardly used. Raises UsageError and DataError for unfit input.
 
     Examples:
         >>> data = {"embeddings": "vectors.npy", "interactions": "split"}
@@ -141,6 +141,7 @@ def build_codebook(
         embeddings = [embeddings]  # type: ignore[list-item]  # or what `VectorSource.of` takes
     if isinstance(encoder, str):
         encoder = Encoder(encoder)
+    catalog = take_options(TextNames, catalog, given)
     options = options_from(BuildOptions, options, given)
     progress = progress or {}
     with locked(out) as work:
@@ -216,9 +217,8 @@ def _opened(
     folder: Path | None = None,
 ) -> tuple[Items, list[VectorSource], Split | None]:
     """The catalog, the sources of vectors and the split of a build. Raises UsageError unless there
-    is an encoder or embeddings, but not both, for weights that do not fit, and for sources that are
-    fused and larger than the memory limit; MissingPackageError or DataError if the encoder's
-    packages or its folder are missing."""
+    is either an encoder or embeddings, for unfit weights, and for fused sources above the memory
+    limit; MissingPackageError or DataError if the encoder's packages or its folder are missing."""
     if (encoder is None) == (not embeddings):
         raise UsageError(
             "give either --encoder or --embeddings", hint="--encoder lexical needs no model"

@@ -2,7 +2,7 @@
 in a text -> items."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,15 @@ from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.base.hub import HubAccess, download, is_hub_url
 from sidtool.base.locations import opened
 from sidtool.base.progress import Progress
-from sidtool.data import Items, TextNames, Vectors, VectorSource, open_vectors, read_items, rows_in
+from sidtool.data import (
+    CatalogNames,
+    Items,
+    Vectors,
+    VectorSource,
+    open_vectors,
+    read_items,
+    rows_in,
+)
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.encoder.lexical import LEXICAL
 from sidtool.tokenizer.encoder.model import TextEncoder, check_location, load_encoder
@@ -159,14 +167,20 @@ def check_not_empty(texts: Sequence[str]) -> None:
         raise DataError("an empty text has no semantic ID")
 
 
-def read_new_items(bundle: Bundle, path: Path | None, catalog: TextNames | None = None) -> Items:
+def read_new_items(bundle: Bundle, path: Path | None, catalog: CatalogNames | None = None) -> Items:
     """Read a catalog with the columns and the text template that a bundle records; no items without
     a path."""
     if path is None:
         return NO_ITEMS
     template = bundle.manifest.made_by.text_template
-    names = replace(catalog or TextNames(), text_template=template)
-    return read_items(path, **asdict(names), recorded=bundle.manifest.made_from.columns)
+    names = catalog or CatalogNames()
+    return read_items(
+        path,
+        text_template=template,
+        id_column=names.id_column,
+        title_column=names.title_column,
+        recorded=bundle.manifest.made_from.columns,
+    )
 
 
 def check_item_vectors(

@@ -7,8 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from sidtool.base.errors import UsageError
 from sidtool.data import TextNames, read_items
 from sidtool.tokenizer.bundle import ItemMap
+from sidtool.tokenizer.make.add import add_items
 from sidtool.tokenizer.make.build import build_codebook
 from sidtool.tokenizer.sid import SidSpace
 from tests.data.tables.files import write_table
@@ -94,3 +96,19 @@ def test_texts_within_a_memory_budget_take_none(tmp_path: Path) -> None:
     assert ordered.title(0) == items.titles[199] == ("film " * 5000).strip()
     assert held < 1 << 18  # of two copies of 5 MB
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_columns_of_a_catalog_are_keywords(tmp_path: Path) -> None:
+    vectors = mixture(0, N + 1, DIM)
+    items = write_table(tmp_path / "items.csv", {"Nr": IDS, "Wort": TITLES})
+    names = {"id_column": "Nr", "title_column": "Wort", "text_template": "{Nr}: {Wort}"}
+    out, levels = tmp_path / "shop.zarr", {"levels": "4x4x8"}
+    bundle = build_codebook(items, out, embeddings=vectors[:N], **levels, **names)
+    assert bundle.title(IDS[13]) == "film 13 of 日"
+    assert bundle.manifest.made_by.text_template == "{Nr}: {Wort}"
+    with pytest.raises(UsageError, match="there is no option columns"):
+        build_codebook(items, tmp_path / "x.zarr", embeddings=vectors[:N], columns="Nr")
+    later = write_table(tmp_path / "new.csv", {"Code": ["new"], "Wort": ["film"], "Nr": ["7"]})
+    assert add_items(bundle, later, vectors[N:], id_column="Code").title("new") == "film"
+    with pytest.raises(UsageError, match="there is no option text_template"):
+        add_items(bundle, later, vectors[N:], text_template="{Code}")
