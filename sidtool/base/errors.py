@@ -56,7 +56,9 @@ class SidtoolError(Exception):
         self.shell_hint = hint
         self.hint: str | None = None
         if hint is not None:
-            parts = re.split(r"(?<=[,;]) ", re.sub(r"^-o (?=\S+$)", "out=", hint))
+            hint = re.sub(r"^-o (?=\S+$)", "out=", hint)
+            # a list of flags stays whole: a command may come before its first
+            parts = re.split(r"(?<=;) |(?<=,) (?!(?:or with )?--)", hint)
             self.hint = " ".join(
                 part if _COMMAND.search(part) else _FLAG.sub(_keyword, part) for part in parts
             )

@@ -105,7 +105,9 @@ def read_interactions(
     Raises UsageError for a missing column or a file of windows, DataError for malformed or empty
     cells."""
     available = column_names(path)
-    columns = choose_event_columns(path, available, names or EventNames(), recorded)
+    columns = choose_event_columns(
+        path, available, names or EventNames(), recorded, has_options=names is not None
+    )
     for name in further:
         choose_column(path, available, name, (), "events")
     coder = EventCoder(threads)

@@ -18,6 +18,8 @@ from sidtool.base.errors import DataError, SidtoolError, without_credentials
         ("-o names the output", "-o names the output"),
         ("give --items FILE", "give items=FILE"),
         ("sidtool split --times", "sidtool split --times"),
+        ("`sidtool split` has --a, --b, or with --c", "`sidtool split` has --a, --b, or with --c"),
+        ("name it with --a, --b, or with --c", "name it with a, b, or with c"),
         (
             "make-sft --model measures; raise --max-length",
             "make-sft --model measures; raise max_length",

@@ -65,7 +65,7 @@ def test_events_alone_name_all_flags_at_once(tmp_path: Path) -> None:
     error = refused(2, "split", events, "-o", tmp_path / "split")
     contents = "the user id, the item id, the time or order of an event"
     assert f"no column that looks like {contents}: Kunde, Artikelnummer, Kaufdatum" in error
-    assert "names it with --user-column, --item-column, --order-column" in error
+    assert "hint: name it with --user-column, --item-column, --order-column, or with" in error
     named = ("--user-column", "Kunde", "--item-column", "Artikelnummer", "--order-column")
     words = ("split", events, "-o", tmp_path / "split", *named, "Kaufdatum")
     hint = "--time-format '%d.%m.%Y' of check, fit, prepare and split reads it"

@@ -150,6 +150,9 @@ def test_columns_are_selected_by_flag(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="looks like the user id") as caught:
         read_interactions(write_table(tmp_path / "y.csv", {"item": ["i"], "b": ["1"]}))
     assert "y.csv -o SPLIT` names it with --user-column" in str(caught.value.shell_hint)
+    with pytest.raises(UsageError, match="looks like the user id") as caught:
+        read_interactions(tmp_path / "y.csv", EventNames())
+    assert str(caught.value.shell_hint).startswith("name it with --user-column, --order-column")
 
 
 def test_events_without_an_order_are_refused_unless_the_rows_are_meant(tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ def make_split(
     counts their users, and another one says that many events repeat others.
 
     Raises UsageError, DataError as the readers and the protocols do."""
+    names = None if options is None else options.columns
     options = options or SplitOptions()
     if options.valid is not None and options.test is not None:
         split = given(events, options.valid, options.test)
@@ -127,7 +128,7 @@ def make_split(
     session_rule = options.sessions
     further = options.further_columns
     interactions = read_interactions(
-        events, options.columns, recorded=recorded, further=further, spill=spill, threads=threads
+        events, names, recorded=recorded, further=further, spill=spill, threads=threads
     )
     release_arrow_memory()
     n_repeated = 0 if is_subset else interactions.n_repeated

@@ -67,7 +67,7 @@ class PartPlan:
         available = column_names(path)
         for name in self.options.further_columns:
             choose_column(path, available, name, (), "events")
-        return choose_event_columns(path, available, self.options.columns)
+        return choose_event_columns(path, available, self.options.columns, has_options=True)
 
     def buckets(self, part: int) -> range:
         """The buckets of a part."""
