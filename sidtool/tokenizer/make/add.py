@@ -15,7 +15,7 @@ from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageEr
 from sidtool.base.locations import opened
 from sidtool.base.options import options_from
 from sidtool.base.progress import Progress
-from sidtool.data import CatalogNames, Items, Vectors, VectorSource
+from sidtool.data import CatalogNames, Items, TextNames, Vectors, VectorSource
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import ItemsChange
@@ -94,7 +94,7 @@ def add_items(
     items: Items | str | Path = NO_ITEMS,
     vectors: Vectors | None = None,
     *,
-    catalog: CatalogNames | None = None,
+    catalog: TextNames | None = None,
     embeddings: Sequence[str | Path] = (),
     by_row: bool = False,
     encoder: str | None = None,
