@@ -130,6 +130,7 @@ from .tokenizer import decode as decode
 from .tokenizer import diff as diff
 from .tokenizer import encode as encode
 from .tokenizer import explain as explain
+from .tokenizer import item_vectors as item_vectors
 from .tokenizer.bundle import Bundle as Bundle
 from .tokenizer.encoder import Encoder as Encoder
 from .tokenizer.make.encode import Decoded as Decoded

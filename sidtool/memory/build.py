@@ -110,7 +110,8 @@ def build_memory(
     URL or reference.
 
     Single `settings` may be given as keywords; the others are those of an `earlier` memory.
-    With `content`, items are also similar by content, new ones too; the content of the earlier
+    With `content`, as `ItemContent.of(bundle, item_vectors(bundle, "items.csv"))`, items are also
+    similar by content, new ones too, as by `build-memory --items`; the content of the earlier
     memory is used only if it is given here. `tuned_on` is the number of validation users that chose
     the settings, if they did. With `shards`, the arrays of the memory lie in files of their folder;
     the values are the same, as for any number of `threads` (default: one per core). A `counter`

@@ -161,8 +161,8 @@ class ItemContent:
         compare: Callable[[Vectors], Any] = nearest_items,
     ) -> "ItemContent":
         """The content by (n, dim) vectors as the codebook encodes them, in the order of the
-        bundle's rows; without them by the sums of the centroids of the items' codes. `compare` is
-        `nearest_items`, by whatever processes.
+        bundle's rows (`item_vectors`); without them by the sums of the centroids of the items'
+        codes. `compare` is `nearest_items`, by whatever processes.
 
         Raises RefusedError if the bundle has no codebook, DataError for vectors that do not fit or
         are not finite."""

@@ -198,8 +198,8 @@ def check_item_vectors(
 
 
 def item_vectors(
-    bundle: Bundle,
-    items: Path | None = None,
+    bundle: Bundle | str | Path,
+    items: str | Path | None = None,
     *,
     embeddings: Sequence[str | Path] = (),
     model: str | None = None,
@@ -207,10 +207,17 @@ def item_vectors(
 ) -> Vectors:
     """(n, dim) float32: the vectors of a bundle's n items, in the order of its rows, from the files
     `embeddings` or by the texts of the catalog `items`. Raises as `read_sources` and `embed_texts`,
-    and DataError if the catalog lacks an item."""
+    and DataError if the catalog lacks an item.
+
+    Examples:
+        >>> sidtool.item_vectors("shop.zarr", embeddings=["vectors.npy"]).shape
+        (60, 8)
+    """
+    bundle = opened(bundle, "open_source")
     if embeddings:
         return read_sources(bundle, embeddings, list(bundle.items.ids))
-    return embed_texts(bundle, _item_texts(bundle, items), model=model, progress=progress)
+    path = None if items is None else Path(items)
+    return embed_texts(bundle, _item_texts(bundle, path), model=model, progress=progress)
 
 
 def _item_texts(bundle: Bundle, path: Path | None) -> list[str]:
