@@ -106,7 +106,11 @@ class CheckReport(JsonRecord):
     def refuse_stops(self, hint: str, *, allow_unknown: bool) -> None:
         """Raise RefusedError if a problem would stop a build; a SidtoolWarning says that events are
         of unknown items, or that many have equal times."""
-        others = [str(problem) for problem in self.stops if problem.kind != "unknown_item"]
+        others = [
+            f"{problem} ({problem.examples[0]})"
+            for problem in self.stops
+            if problem.kind != "unknown_item"
+        ]
         if self.unknown is not None:
             self.unknown.check(allow_unknown=allow_unknown or bool(others))
         if others:
