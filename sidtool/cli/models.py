@@ -77,7 +77,8 @@ def init_model(
         {"model": str(out), "preset": design.preset, "parameters": parameters},
         f"{out}: {design.preset}, {parameters:,} parameters",
     )
-    return next_step("sidtool extend-model {out} BUNDLE -o {out}+sid", out=out)
+    bundle = design.bundle or "BUNDLE"
+    return next_step("sidtool extend-model {out} {bundle} -o {out}+sid", out=out, bundle=bundle)
 
 
 @keeps_inputs("a model")
