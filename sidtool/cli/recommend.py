@@ -115,14 +115,17 @@ class RequestSource:
         if self.events is not None:
             users = self.users if self.users is not None else self.user or None
             columns = loaded.contract.event_columns(loaded.bundle)
-            return recommendation.user_requests(self.events, users, recorded=columns)
+            of_users = recommendation.user_requests(self.events, users, recorded=columns)
+            histories = [one.history for one in of_users if isinstance(one, Request)]
+            _check_histories("--events", histories, loaded.bundle)
+            return of_users
         if self.file == "-":
             return recommendation.arriving_requests(standard_input().buffer)
         if self.file is not None:
             return recommendation.read_request_file(Path(self.file))
         if self.query is not None:
             return iter([Request(text=self.query)])
-        _check_history(self.items, loaded.bundle)
+        _check_histories("--history", [self.items], loaded.bundle)
         return iter([Request(history=self.items)])
 
 
@@ -227,18 +230,21 @@ def _field_names(fields: Fields) -> Iterator[str]:
             yield part
 
 
-def _check_history(items: Sequence[str], bundle: Bundle) -> None:
-    """Raise DataError if the bundle has no item of a history that has some: the answer would be
+def _check_histories(flag: str, histories: Iterable[Sequence[str]], bundle: Bundle) -> None:
+    """Raise DataError if the bundle has no item of histories that have some: each answer would be
     that of a user without events."""
-    if not items or (bundle.items.rows(items) >= 0).any():
+    filled = [items for items in histories if items]
+    if not filled or any((bundle.items.rows(items) >= 0).any() for items in filled):
         return
+    items = filled[0]
     active = bundle.active.tolist()
     named = next((row for row in active if bundle.items.title(row) in items), None)
     example = bundle.items.ids[next(iter(active), 0) if named is None else named]
     meaning = "" if named is None else f", the id of {bundle.items.title(named)!r}"
+    which = "the history, which" if len(filled) == 1 else f"{len(filled)} histories; the first"
     raise DataError(
-        f"the bundle has no item of the history, which begins with {items[0][:80]!r}",
-        hint=f"--history takes item ids, like {example}{meaning}",
+        f"the bundle has no item of {which} begins with {items[0][:80]!r}",
+        hint=f"{flag} takes item ids, like {example}{meaning}",
     )
 
 

@@ -76,7 +76,7 @@ def test_unknown_ids_of_a_history_are_counted(road: Road) -> None:
     assert "warning: 2 ids" in ran.err
 
 
-def test_a_history_without_any_item_of_the_bundle_is_refused(road: Road) -> None:
+def test_a_history_without_any_item_of_the_bundle_is_refused(road: Road, tmp_path: Path) -> None:
     bundle = Bundle.open(road.bundle)
     title = bundle.items.title(7)
     error = refused(1, "recommend", road.tuned, "--history", title)
@@ -85,6 +85,11 @@ def test_a_history_without_any_item_of_the_bundle_is_refused(road: Road) -> None
     assert error.splitlines()[-1] == f"hint: --history takes item ids, like {example}"
     assert "like b0" in refused(1, "recommend", road.tuned, "--history", "The Hunger Games")
     assert len(done("recommend", road.tuned, "--history", "", "--json").json["items"]) == 10
+    lines = ["user_id,item_id,timestamp", "u,B1,1", "v,B2,1", "w,B3,1"]
+    events = write_lines(tmp_path / "events.csv", lines)
+    words = ("recommend", road.tuned, "--events", events)
+    assert "no item of 3 histories; the first begins with 'B1'" in refused(1, *words, "--all-users")
+    assert "hint: --events takes item ids, like b0" in refused(1, *words, "--user", "v")
 
 
 MIXED = ('\ufeff{"user": "[/b]", "history": ["b001"]}', "{", '{"history": ["b002"]}', "[]")
