@@ -97,5 +97,6 @@ def check_same_catalog(one: Bundle, other: Bundle) -> None:
                 f"({bundle.identity.digest[:12]}) has {is_missing.sum()} active items that bundle "
                 f"{without.manifest.name!r} ({without.identity.digest[:12]}) lacks, the first is "
                 f"{first!r}",
-                hint="only models of the same items compare: --bundle gives MODEL another bundle",
+                hint="only models of the same items compare: name the older model first, and give "
+                "it the newer bundle by --bundle",
             )

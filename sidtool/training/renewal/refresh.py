@@ -322,7 +322,7 @@ def plan_refresh(
         raise UsageError(f"{model_dir} has no memory, which --embeddings are for")
     if not isinstance(split, Split):
         split = open_split(split, recorded=contract.event_columns(model_bundle))
-    check_model_split(contract, bundle, "the split", split.reference, model=f"model {model_dir}")
+    check_model_split(contract, bundle, "the refresh", split.reference, model=f"model {model_dir}")
     last = last_training(contract, model_dir)
     check_fields(last, split.fields)
     for name in last.task_weights if items is None else ():
