@@ -62,7 +62,7 @@ CASES = [
     ("build-codebook items.jsonl -o OUT --encoder lexical --by-row", 2, "requires --embeddings"),
     ("inspect none.zarr", 1, "hint: a bundle is"),
     ("inspect shop.zarr --prefix <s_q_1>", 2, "is not a semantic ID of 4x4x8"),
-    ("inspect shop.zarr --prefix <s_a_1> --split split", 2, "--prefix shows items"),
+    ("inspect shop.zarr --prefix <s_a_1> --split split", 2, "--prefix excludes --split, --items"),
     ("inspect shop.zarr --field title", 2, "belong together"),
     ("inspect shop.zarr --items items.jsonl", 2, "belong together"),
     ("verify none.zarr", 1, "hint: a bundle is"),
