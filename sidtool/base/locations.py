@@ -8,7 +8,8 @@ Value = TypeVar("Value")
 
 
 def opened(
-    value: Value | str | Path, opener: Literal["open_bundle", "open_source", "open_memory"]
+    value: Value | str | Path,
+    opener: Literal["open_bundle", "open_source", "open_memory", "locate_model"],
 ) -> Value:
     """A value, or what this function of the registry opens at a path, URL or reference. Raises what
     that raises.

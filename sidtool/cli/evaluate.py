@@ -53,7 +53,7 @@ class Comparison(Thresholds):
 
 
 def evaluate(
-    model: options.Model,
+    model: options.LoadedModel,
     split: options.Split,
     settings: EvaluationOptions,
     compared: Comparison,
@@ -103,7 +103,7 @@ def evaluate(
 
 
 def evaluate_lists(
-    model: options.Model,
+    model: options.LoadedModel,
     split: options.Split,
     settings: ListEvaluationOptions,
     compared: Comparison,
@@ -130,7 +130,7 @@ def evaluate_lists(
 
 
 def evaluate_task(
-    model: options.Model,
+    model: options.LoadedModel,
     task: Annotated[
         str, typer.Argument(help="Task of make-sft.", autocompletion=options.complete_task)
     ],

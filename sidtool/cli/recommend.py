@@ -149,7 +149,7 @@ def model_source(
 
 @keeps_inputs()
 def recommend(
-    model: options.Model,
+    model: options.LoadedModel,
     source: RequestSource,
     choices: RecommendOptions,
     output: Output,

@@ -22,7 +22,7 @@ TOKEN_VARIABLE = "SIDTOOL_TOKEN"
 
 
 def serve(
-    model: Annotated[str, "A model folder, hf://ORG/NAME, or a published model URL/NAME@TAG."],
+    model: options.LoadedModel,
     items: ItemOptions,
     service: ServiceOptions,
     listening: Listening,

@@ -228,8 +228,9 @@ def load_model_folder(
     memory: MemoryOptions | str | Path | None = None,
     contract: Contract | None = None,
 ) -> LoadedModel:
-    """Load a model that `extend-model` or a later stage wrote, a folder or `hf://ORG/NAME`, with
-    the memory that its contract or `memory` names; `sidtool.MemoryOptions(weight=0)` leaves it out.
+    """Load a model that `extend-model` or a later stage wrote, a folder, `hf://ORG/NAME` or a
+    published one, URL/NAME[@VERSION|@TAG], with the memory that its contract or `memory` names;
+    `sidtool.MemoryOptions(weight=0)` leaves it out.
     `bundle` and `memory` may be values, paths, URLs or references.
 
     `device` defaults to the GPU if there is one, `dtype` to float32 on a CPU and bfloat16
@@ -245,7 +246,8 @@ def load_model_folder(
         memory = MemoryOptions(str(memory))
     bundle = opened(bundle, "open_bundle")
     name = str(folder).rstrip("/").rpartition("/")[2]
-    folder = model_folder(folder, trust_remote_code=trust_remote_code)
+    location: str | Path = opened(folder, "locate_model")
+    folder = model_folder(location, trust_remote_code=trust_remote_code)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype is None:

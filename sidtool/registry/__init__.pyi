@@ -7,6 +7,8 @@ from .publish import policy as policy
 from .publish import pull as pull
 from .publish import push as push
 from .publish import tag as tag
+from .published_models import locate_kind as locate_kind
+from .published_models import locate_model as locate_model
 from .records import POINTER as POINTER
 from .records import Kind as Kind
 from .records import VersionRecord as VersionRecord

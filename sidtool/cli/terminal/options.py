@@ -155,6 +155,7 @@ Bundle = Annotated[
 ]
 Artifact = Annotated[str, "A bundle, memory or model: a path, a URL or URL/NAME@VERSION."]
 Model = Annotated[str, "A model folder of extend-model or train, or hf://ORG/NAME."]
+LoadedModel = Annotated[str, "A model folder, hf://ORG/NAME, or a published model URL/NAME@TAG."]
 Split = Annotated[
     Path, "Folder that `sidtool split` wrote, or a file of events (split by leave-one-out)."
 ]

@@ -38,7 +38,7 @@ from sidtool.recommendation import (
     write_result_table,
 )
 from sidtool.recommendation.search import Normalize
-from sidtool.registry import located, open_bundle
+from sidtool.registry import locate_model, located, open_bundle
 
 EXAMPLES = 2 * WINDOW
 """Examples of a part: queries that run together are those of a single process."""
@@ -67,7 +67,7 @@ class ModelSource(ModelOptions):
         files, of the bundle, and of a memory that is used in place of the model's own. Reads no
         weights; raises as `check_model_folder` and `Memory.open` do."""
         given_bundle = open_bundle(self.bundle) if self.bundle else None
-        contract, bundle, _ = check_model_folder(self.model, given_bundle)
+        contract, bundle, _ = check_model_folder(locate_model(self.model), given_bundle)
         contract_text = json.dumps(contract.to_json(), sort_keys=True, ensure_ascii=False)
         memory = {
             name: None if value is None else str(value)

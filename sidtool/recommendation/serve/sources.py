@@ -7,21 +7,12 @@ from pathlib import Path
 
 from sidtool.base.artifact import MAX_ROOT_BYTES
 from sidtool.base.checkpoint import MAX_JSON
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError
 from sidtool.base.hub import is_hub_url
 from sidtool.base.storage import Storage
 from sidtool.model import LoadedModel, check_model_folder, load_model_folder
 from sidtool.recommendation.serve.serve_options import ServeOptions, Version
-from sidtool.registry import (
-    ROOTS,
-    Kind,
-    VersionRecord,
-    locate,
-    located,
-    open_bundle,
-    pull,
-    split_reference,
-)
+from sidtool.registry import ROOTS, Kind, locate_kind, locate_model, located, open_bundle
 from sidtool.tokenizer.bundle import Bundle
 
 
@@ -82,19 +73,7 @@ class Sources:
         return None if self.options.bundle is None else open_bundle(self.options.bundle)
 
     def _model_folder(self) -> str | Path:
-        """The folder or `hf://` location of the model; a published one of a remote registry is
-        copied."""
-        model = self.options.model
-        if is_hub_url(model):
-            return model
-        location, record = _located(model, "model")
-        if record is None or "://" not in location:
-            return Path(location)
-        copy = self.copies / record.root
-        if not copy.exists():
-            # the version, since the tag may have moved
-            pull(f"{split_reference(model)[0]}@{record.version}", copy)
-        return copy
+        return locate_model(self.options.model, self.copies)
 
     def remove_copies(self, version: Version) -> None:
         """Remove the copies of models that are not this version: what they have is in memory."""
@@ -106,7 +85,7 @@ class Sources:
 
 def _root_digest(reference: str, kind: Kind) -> str:
     """SHA-256 (hex) of the root document of what a reference or location names."""
-    location, record = _located(reference, kind)
+    location, record = locate_kind(reference, kind)
     if record is not None:
         return record.root
     limit, hint = MAX_ROOT_BYTES, None
@@ -116,12 +95,3 @@ def _root_digest(reference: str, kind: Kind) -> str:
     if root is None:
         raise DataError(f"there is no {kind} at {location}", hint=hint)
     return hashlib.sha256(root).hexdigest()
-
-
-def _located(reference: str, kind: Kind) -> tuple[str, VersionRecord | None]:
-    """The location of a model, bundle or memory. Raises UsageError if it is published as
-    another kind."""
-    location, record = locate(reference)
-    if record is not None and record.kind != kind:
-        raise UsageError(f"{reference} is a {record.kind}, not a {kind}")
-    return location, record

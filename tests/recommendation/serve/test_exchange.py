@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from sidtool.base.errors import RefusedError
+from sidtool.base.errors import RefusedError, UsageError
 from sidtool.data.split import Split, UserSequence
 from sidtool.memory import build_memory
 from sidtool.memory.mixture import MemoryOptions
@@ -53,7 +53,7 @@ class Shop:
         return list(answer.json()["items"])
 
 
-def offline(model: Path, bundle: str | Path | None = None, **more: Any) -> list[str]:
+def offline(model: str | Path, bundle: str | Path | None = None, **more: Any) -> list[str]:
     other = None if bundle is None else open_bundle(bundle)
     loaded = load_model_folder(model, bundle=other, **more)
     (answer,) = recommend(loaded, [Request(history=HISTORY)], K)
@@ -205,7 +205,12 @@ def test_a_tag_of_a_model_moves(models: tuple[Path, Path], tmp_path: Path, store
         for version, expected in (("1.1", second), ("1.0", first)):
             tag(f"{registry}@{version}", "prod")
             assert shop.look()
-            assert shop.items() == expected
+            assert shop.items() == expected == offline(f"{registry}@prod")
+    bundle = tmp_path / "shop.zarr"
+    catalog_bundle().save(bundle)
+    push(bundle, f"{registry}-bundle")
+    with pytest.raises(UsageError, match="is a bundle, not a model"):
+        offline(f"{registry}-bundle@1.0")
 
 
 def test_a_nightly_memory_is_taken(models: tuple[Path, Path], tmp_path: Path) -> None:
