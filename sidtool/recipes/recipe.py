@@ -71,6 +71,10 @@ class Recipe:
             if key != COOCCURRENCE:
                 message = f"{recipe.config('recipe')} has no key {key!r}"
                 raise UsageError(message, hint=f"it has {COOCCURRENCE}")
+        if not isinstance(value := recipe.settings("recipe").get(COOCCURRENCE, True), bool):
+            raise UsageError(
+                f"{recipe.config('recipe')}: {COOCCURRENCE} must be true or false, not {value!r}"
+            )
         return recipe
 
     def _check_files(self) -> None:

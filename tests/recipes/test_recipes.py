@@ -198,6 +198,8 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:
         ("Split.yml", "target: [rating>=4]", r"Split\.yml: a recipe has no such file"),
         ("notes.txt", "", r"notes\.txt: a recipe has no such file"),
         ("recipe.yaml", "coocurrence: false", r"recipe\.yaml has no key 'coocurrence'"),
+        ("recipe.yaml", 'cooccurrence: "no"', "cooccurrence must be true or false, not 'no'"),
+        ("recipe.yaml", "cooccurrence: no", None),
         ("README.md", "", None),
         ("LICENSE", "", None),
         (".DS_Store", "", None),
