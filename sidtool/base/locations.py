@@ -1,5 +1,6 @@
 """Values that the public functions also take as locations: paths, URLs and references."""
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -20,3 +21,12 @@ def opened(
         return value
     opened_value: Value = getattr(import_module("sidtool.registry"), opener)(value)
     return opened_value
+
+
+def published_beside(bundle: object, published: Sequence[str] | None) -> Sequence[str]:
+    """These numbers of published versions, or else those that the registry has of a bundle that a
+    reference names; none for a value. Raises as `locate` does."""
+    if published is not None or not isinstance(bundle, str | Path):
+        return published or ()
+    numbers: list[str] = import_module("sidtool.registry").published_versions(bundle)
+    return numbers

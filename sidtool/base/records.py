@@ -19,7 +19,7 @@ from typing import (
     get_type_hints,
 )
 
-from sidtool.base.errors import CompatibilityError
+from sidtool.base.errors import CompatibilityError, DataError
 
 _SCALARS: dict[type, str] = {
     str: "a text",
@@ -67,8 +67,18 @@ class ReadAs:
 Digest = Annotated[str, Rule("a SHA-256 in lowercase hexadecimal", "[0-9a-f]{64}")]
 Count = Annotated[int, Rule("a number from 0", minimum=0)]
 Number = Annotated[int, Rule("a number from 1", minimum=1)]
-VERSION = r"(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})"
-VersionNumber = Annotated[str, Rule("two numbers with a dot", VERSION)]
+VERSION = re.compile(r"(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})")
+VersionNumber = Annotated[str, Rule("two numbers with a dot", VERSION.pattern)]
+
+
+def version_key(version: str) -> tuple[int, int]:
+    """The sort key of a version: "1.10" -> (1, 10). Raises DataError if it is not two numbers in
+    the digits 0 to 9, without leading zeros, of at most 9 digits: equal versions have equal
+    spellings."""
+    if not VERSION.fullmatch(version):
+        raise DataError(f"{version[:40]!r} is not a version: two numbers separated by a dot")
+    major, _, minor = version.partition(".")
+    return int(major), int(minor)
 
 
 def is_number(value: object) -> bool:

@@ -127,10 +127,7 @@ def align(
 ) -> None:
     """Rename the codes of a retrained codebook so that most items keep their old codes."""
     refuse_existing(out, writing.force, BUNDLE)
-    published = registry.published_versions(to)
-    aligned = tokenizer.align(
-        registry.open_source(new), registry.open_source(to), published=published
-    )
+    aligned = tokenizer.align(new, to)
     change = aligned.manifest.change
     assert isinstance(change, AlignChange)
     counts = {name: getattr(change, name) for name in ("common", "before", "after")}

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 from sidtool.base.errors import RefusedError
 from sidtool.base.output_name import BUNDLE, FOLDER, MEMORY, OutputKind
+from sidtool.base.records import version_key
 from sidtool.base.storage import Storage, is_zip
 from sidtool.memory import MemoryManifest, is_memory, memory_card
 from sidtool.model.contract import CONTRACT, StoredModel, stored_card
-from sidtool.registry.records import Kind, VersionRecord, version_key
+from sidtool.registry.records import Kind, VersionRecord
 from sidtool.tokenizer.bundle import ROOT, Manifest, bundle_card, parse_root, read_root
 
 AnyManifest = Manifest | MemoryManifest | StoredModel

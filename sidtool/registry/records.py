@@ -18,7 +18,15 @@ from typing import Annotated, Literal, TypeVar
 
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageError
-from sidtool.base.records import VERSION, Digest, JsonRecord, Rule, VersionNumber, refuse_newer
+from sidtool.base.records import (
+    VERSION,
+    Digest,
+    JsonRecord,
+    Rule,
+    VersionNumber,
+    refuse_newer,
+    version_key,
+)
 from sidtool.base.storage import Snapshot, Storage
 
 Kind = Literal["bundle", "memory", "model"]
@@ -43,7 +51,6 @@ MAX_DOCUMENT = 1 << 20
 MAX_VERSIONS = 10_000
 """The most versions that a registry may have."""
 
-_VERSION = re.compile(VERSION)
 _TAG = re.compile(rf"(?!{LATEST}$)[A-Za-z][A-Za-z0-9._-]{{0,127}}")
 Tag = Annotated[str, Rule("the name of a tag", _TAG.pattern)]
 
@@ -95,7 +102,7 @@ def list_versions(registry: Storage) -> list[str]:
     many."""
     names = registry.folder(VERSIONS).child_names()
     numbers = [name.removesuffix(".json") for name in names if name.endswith(".json")]
-    versions = [number for number in numbers if _VERSION.fullmatch(number)]
+    versions = [number for number in numbers if VERSION.fullmatch(number)]
     if len(versions) > MAX_VERSIONS:
         raise DataError(
             f"{registry.location} has {len(versions)} versions, the limit is {MAX_VERSIONS}"
@@ -111,7 +118,7 @@ def list_records(registry: Storage) -> list[VersionRecord]:
 
 def read_record(registry: Storage, version: str) -> VersionRecord | None:
     """The record of a version, or None. Raises IntegrityError if it is damaged."""
-    if not _VERSION.fullmatch(version):
+    if not VERSION.fullmatch(version):
         return None
     name = record_name(version)
     return _parse(registry, name, VersionRecord, registry.snapshot(name, MAX_DOCUMENT))
@@ -177,16 +184,6 @@ def check_tag(tag: str) -> None:
             f"{tag!r} is not a valid tag",
             hint="a letter, then at most 127 letters, digits, '.', '_' or '-'; not 'latest'",
         )
-
-
-def version_key(version: str) -> tuple[int, int]:
-    """The sort key of a version: "1.10" -> (1, 10). Raises DataError if it is not two numbers in
-    the digits 0 to 9, without leading zeros, of at most 9 digits: equal versions have equal
-    spellings."""
-    if not _VERSION.fullmatch(version):
-        raise DataError(f"{version[:40]!r} is not a version: two numbers separated by a dot")
-    major, _, minor = version.partition(".")
-    return int(major), int(minor)
 
 
 def spell(document: VersionRecord | Pointer) -> bytes:

@@ -57,6 +57,25 @@ def test_a_bundle_may_be_a_reference() -> None:
 
 
 @pytest.mark.usefixtures("shop")
+def test_a_version_made_from_a_reference_has_a_free_number() -> None:
+    for item, version in (("b007", "1.1"), ("b008", "1.2")):
+        newer = sidtool.add_items("registry/shop@1.0", remove=[item])
+        assert newer.manifest.version == version
+        newer.save("newer.zarr", force=True)
+        sidtool.push("newer.zarr", "registry/shop")
+    aligned = sidtool.align("other.zarr", "registry/shop@1.0")
+    assert aligned.manifest.version == "2.0"
+    aligned.save("aligned.zarr")
+    sidtool.push("aligned.zarr", "registry/shop")
+    assert sidtool.align("other.zarr", "registry/shop@1.0").manifest.version == "3.0"
+    assert sidtool.add_items("shop.zarr", remove=["b007"]).manifest.version == "1.1"
+    numbers = sidtool.published_versions("registry/shop")
+    opened = sidtool.open_bundle("registry/shop@1.0")
+    newer = sidtool.add_items(opened, remove=["b009"], published=numbers)
+    assert newer.manifest.version == "1.3"
+
+
+@pytest.mark.usefixtures("shop")
 def test_what_is_written_takes_references(road: Road) -> None:
     reference = "registry/shop@prod"
     sidtool.export_map(reference, "sids.json", "flashrec")

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from sidtool.base.errors import DataError, IntegrityError, RefusedError
+from sidtool.base.records import version_key
 from sidtool.base.storage import Storage
 from sidtool.data import Vectors
 from sidtool.registry import open_bundle, pull, push, read_pointer, tag
-from sidtool.registry.records import list_records, version_key
+from sidtool.registry.records import list_records
 from sidtool.tokenizer import BuildOptions, add_items, align, build_codebook
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.make.add import unknown

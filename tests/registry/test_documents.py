@@ -9,15 +9,10 @@ from typing import Any
 import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
+from sidtool.base.records import version_key
 from sidtool.base.storage.storage import Storage
 from sidtool.registry import pull, push, tag
-from sidtool.registry.records import (
-    MAX_VERSIONS,
-    list_versions,
-    read_pointer,
-    read_record,
-    version_key,
-)
+from sidtool.registry.records import MAX_VERSIONS, list_versions, read_pointer, read_record
 from sidtool.registry.references import open_bundle
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.card import bundle_card

@@ -18,6 +18,7 @@ from sidtool.base.records import (
     VersionNumber,
     flat,
     refuse_newer,
+    version_key,
 )
 from sidtool.data import CatalogColumns, EventColumns
 from sidtool.data.split import SplitReference
@@ -271,8 +272,8 @@ class Manifest(JsonRecord):
         """The provenance of a version after this one, made by the same recipe. Another codebook
         increments the major version ("1.4" -> "2.0"), other items the minor one ("1.4" -> "1.5"),
         past those of the `published` versions. The report is left out: it describes the built
-        version only."""
-        numbers = [tuple(map(int, version.split("."))) for version in (self.version, *published)]
+        version only. Raises DataError if a published version is no number."""
+        numbers = [version_key(version) for version in (self.version, *published)]
         major, minor = max(number for number in numbers if number[0] == numbers[0][0])
         newest_major, _ = max(numbers)
         return {

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
-from sidtool.base.locations import opened
+from sidtool.base.locations import opened, published_beside
 from sidtool.base.options import options_from
 from sidtool.base.progress import Progress
 from sidtool.data import CatalogNames, Items, TextNames, Vectors, VectorSource
@@ -100,7 +100,7 @@ def add_items(
     encoder: str | None = None,
     trust_remote_code: bool = False,
     remove: Sequence[str] = (),
-    published: Sequence[str] = (),
+    published: Sequence[str] | None = None,
     progress: Progress | None = None,
     **given: Any,
 ) -> Bundle:
@@ -114,7 +114,8 @@ def add_items(
     bundle's encoder, whose present location is `encoder`.
     An item that the bundle contains keeps its SID, takes the given title and, if it was retired,
     comes back. If nothing changes, the result is `bundle`. Its number is past those of the
-    `published` versions, which `sidtool.published_versions` lists.
+    `published` versions: by default those of URL/NAME if `bundle` is a reference, else none;
+    `sidtool.published_versions` lists them.
 
     Raises DataError for a repeated id, an id in `remove` that the bundle does not contain and for
     vectors that do not fit, UsageError for an id both added and removed, RefusedError without a
@@ -126,6 +127,7 @@ def add_items(
         >>> len(bundle.sids()), len(newer.sids())
         (60, 59)
     """
+    published = published_beside(bundle, published)
     bundle = opened(bundle, "open_source")
     if isinstance(items, str | Path):
         items = read_new_items(bundle, Path(items), options_from(CatalogNames, catalog, given))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import RefusedError
-from sidtool.base.locations import opened
+from sidtool.base.locations import opened, published_beside
 from sidtool.data import Vectors
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
@@ -58,7 +58,7 @@ def check_alignable(new: Bundle, old: Bundle) -> tuple[Codebook, Codebook]:
 
 
 def align(
-    new: Bundle | str | Path, old: Bundle | str | Path, *, published: Sequence[str] = ()
+    new: Bundle | str | Path, old: Bundle | str | Path, *, published: Sequence[str] | None = None
 ) -> Bundle:
     """`new` with its codes renamed so that as many common items as possible keep their codes of
     `old`. The AlignChange of its manifest counts them.
@@ -68,8 +68,8 @@ def align(
     codes without common items are matched by the distance of their centroids. Placeholders (codes
     below `first_code`) keep their names. Residuals do not depend on names, so encoding and decoding
     do not change. The result has the SID space of `old`, is its next major version past the
-    `published` ones, and names its codebook in `compatible_with`. Raises RefusedError as
-    `check_alignable` does.
+    `published` ones (as of `add_items`), and names its codebook in `compatible_with`. Raises
+    RefusedError as `check_alignable` does.
 
     Examples:
         >>> new, old = sidtool.open_bundle("other.zarr"), sidtool.open_bundle("shop.zarr")
@@ -77,6 +77,7 @@ def align(
         >>> old.digest == aligned.digest
         False
     """
+    published = published_beside(old, published)
     new, old = opened(new, "open_source"), opened(old, "open_source")
     codebook, old_codebook = check_alignable(new, old)
     items = new.items

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.base.errors import RefusedError
+from sidtool.base.errors import DataError, RefusedError
 from sidtool.data.vectors import Vectors
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import AlignChange, BuildChange, ItemsChange, Manifest
 from sidtool.tokenizer.codes.assign import assign
+from sidtool.tokenizer.make.add import add_items
 from sidtool.tokenizer.make.align import align
 from sidtool.tokenizer.make.diff import diff
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
@@ -116,6 +117,12 @@ def test_the_next_number_is_past_the_published_ones(
     assert (made["version"], made["parent"]) == (items, manifest.digest)
     made = manifest.next_version(change, published=published, new_codebook=True)
     assert made["version"] == codebook
+
+
+def test_a_published_version_that_is_no_number_is_refused() -> None:
+    bundle = small_bundle()
+    with pytest.raises(DataError, match=r"'1\.x' is not a version: two numbers"):
+        add_items(bundle, remove=[bundle.items.ids[0]], published=["1.0", "1.x"])
 
 
 def shop(
