@@ -5,7 +5,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from sidtool.base.errors import UsageError
+
 Value = TypeVar("Value")
+
+
+def given_path(path: str | Path) -> Path:
+    """A path that a caller gave. Raises UsageError for "", which would be the working folder."""
+    if path == "":
+        raise UsageError("the path is empty")
+    return Path(path)
 
 
 def opened(

@@ -67,17 +67,18 @@ class Command(TyperCommand):
         parameters.sort(key=lambda parameter: order.get(parameter.rich_help_panel, -1))
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        """Parse the words of the command line. Raises UsageError for a value that is empty, as that
-        of an unset variable: a path would be the working directory, a bundle the model's own."""
+        """Parse the words of the command line. Raises UsageError for a value of it or of --config
+        that is empty, as that of an unset variable: a path would be the working directory, a bundle
+        the model's own."""
         words: dict[str, Any] = {}
         if not ctx.resilient_parsing:
             words, *_ = self.make_parser(ctx).parse_args(args=list(args))
         rest = super().parse_args(ctx, args)
         parameters: list[Any] = self.params
         for parameter in parameters:
-            value = words.get(parameter.name)
-            is_empty = "" in value if isinstance(value, list | tuple) else value == ""
-            if is_empty and parameter.name not in _TEXTS:
+            values = [given.get(parameter.name) for given in (words, ctx.default_map or {})]
+            lists = [value if isinstance(value, list | tuple) else [value] for value in values]
+            if any("" in members for members in lists) and parameter.name not in _TEXTS:
                 is_argument = parameter.param_type_name == "argument"
                 name = parameter.metavar if is_argument else parameter.opts[0]
                 raise UsageError(f"{name} is empty")

@@ -13,6 +13,7 @@ from typing import Any
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
+from sidtool.base.locations import given_path
 from sidtool.base.options import option
 from sidtool.data.coded import BLOCK, Column, Texts
 from sidtool.data.columns import (
@@ -117,7 +118,7 @@ def read_items(
 
     Raises UsageError for a missing column, DataError for malformed rows, empty and duplicate
     ids."""
-    path = Path(path)
+    path = given_path(path)
     template = DEFAULT_TEMPLATE if text_template is None else text_template
     available = column_names(path)
     columns = choose_catalog_columns(path, available, id_column, title_column, recorded)

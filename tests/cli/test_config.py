@@ -91,6 +91,8 @@ def test_a_file_names_options_as_the_flags_do(road: Road, tmp_path: Path) -> Non
         ("seed: 2021-13-45\n", "should be a valid integer"),
         ("[" * 3000, "too deep"),
         ("set: &a [*a]\n", "cannot be read"),
+        ('interactions: ""\n', "--interactions is empty"),
+        ('embeddings: ["", a.npy]\n', "--embeddings is empty"),
     ],
 )
 def test_unknown_options_are_exit_2(road: Road, tmp_path: Path, content: str, message: str) -> None:

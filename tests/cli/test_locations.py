@@ -120,6 +120,19 @@ def test_a_model_is_used_with_another_bundle_and_memory() -> None:
         sidtool.recommend(loaded, ["b001"], **tonight)
 
 
+@pytest.mark.parametrize("name", ["split", "shop.zarr", "tuned"])
+def test_an_empty_path_is_not_the_working_folder(
+    road: Road, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(road.folder / name)
+    openers = (sidtool.open_bundle, sidtool.open_split, sidtool.verify, sidtool.read_items)
+    for opener in openers:
+        with pytest.raises(sidtool.SidtoolError, match="empty"):
+            opener("")  # type: ignore[operator]
+    with pytest.raises(sidtool.SidtoolError):
+        sidtool.load_model_folder("")
+
+
 def test_a_location_without_a_bundle_is_an_error_of_sidtool() -> None:
     for function in (sidtool.explain, sidtool.decode, sidtool.encode):
         with pytest.raises(sidtool.SidtoolError, match=r"nothing\.zarr"):

@@ -15,6 +15,7 @@ from sidtool.base.digests import file_digest
 from sidtool.base.documents import check_seal, parse_json, sealed_text
 from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.base.inputs import keeps_inputs
+from sidtool.base.locations import given_path
 from sidtool.base.options import options_from
 from sidtool.base.output import folder_beside, new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
@@ -96,7 +97,7 @@ def split_events(
             earlier.append(open_split(path, spill=aside))
         recorded = earlier[0].origin.columns if earlier else None
         split = make_split(
-            Path(events),
+            given_path(events),
             options,
             recorded=recorded,
             spill=spill,
@@ -283,7 +284,7 @@ def open_split(
     A file of events is split by leave-one-out with `recorded` or guessed columns, which gives the
     same digest as `sidtool split FILE` without options. With `spill` a table is sorted within a
     memory budget. Raises as `read_split` or `make_split` does."""
-    path = Path(path)
+    path = given_path(path)
     if is_split_folder(path):
         return read_split(path)
     return make_split(path, recorded=recorded, spill=spill)
