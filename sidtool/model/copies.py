@@ -166,7 +166,7 @@ def merge(
     """Write the adapter model in `folder` as a model that needs no base; returns that base. A dry
     run loads and writes nothing.
 
-    Raises UsageError if `folder` has no adapters or `out` exists without `force`,
+    Raises UsageError if `folder` has no adapters or `out` exists without `force` or is their base,
     MissingPackageError without the packages of models, else as `load_model_folder`.
 
     Examples:
@@ -180,9 +180,12 @@ def merge(
     out = Path(out)
     refuse_existing(out, force, FOLDER)
     folder = model_folder(folder)
-    base = read_contract(folder).base_folder
+    contract = read_contract(folder)
+    base = contract.base_folder
     if base is None:
         raise UsageError(f"{folder} has no adapters to merge: it is a whole model")
+    if out.resolve() != folder.resolve():  # the adapters stay, and need their base
+        refuse_base_as_output(out, contract)
     require("models")
     if dry_run:
         return base

@@ -111,6 +111,8 @@ def test_stages_of_one_configuration_are_trained_and_merged(road: Road, tmp_path
     assert merged["base"] == str(tmp_path / "out-1-embeddings")
     refused(2, "merge", tmp_path / "out", "-o", plain)
     refused(2, "merge", road.tuned, "-o", tmp_path / "again")
+    over_base = ("merge", tmp_path / "out", "-o", tmp_path / "out-1-embeddings", "--force")
+    assert "is the base of adapters" in refused(2, *over_base)
     request = ("--history", "b001,b002", "--json", "-k", 5)
     one, other = (done("recommend", model, *request).json for model in (tmp_path / "out", plain))
     assert one["items"] == other["items"]

@@ -347,14 +347,14 @@ def test_adapters_never_replace_their_base_and_require_it_unchanged(
 ) -> None:
     base, adapters = tmp_path / "here/base", tmp_path / "here/out"
     shutil.copytree(models("llama"), base)
-    with pytest.raises(UsageError, match="is the base of the adapters that would replace it"):
+    with pytest.raises(UsageError, match="is the base of adapters"):
         short_train("here/base", base, **LORA, max_steps=1, force=True)
     short_train("here/out", base, **LORA, max_steps=1)
-    with pytest.raises(UsageError, match="is the base of the adapters"):
+    with pytest.raises(UsageError, match="is the base of adapters"):
         short_train("here/base", adapters, **LORA, max_steps=1, force=True)
     memory = build_memory(split, bundle)
     binding = MemoryBinding(memory.digest, 0.4, 3.0, {})
-    with pytest.raises(UsageError, match="is the base of the adapters"):
+    with pytest.raises(UsageError, match="is the base of adapters"):
         bind_memory(adapters, memory, binding, base, force=True)
     assert same(weights(base), weights(models("llama")))
     (tmp_path / "here").rename(tmp_path / "there")

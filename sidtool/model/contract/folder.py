@@ -264,8 +264,8 @@ def write_contract(folder: Path, contract: Contract, bundle: Bundle) -> Contract
 
 
 def refuse_base_as_output(out: Path, contract: Contract, *others: Path) -> None:
-    """Raise UsageError if a model with the bases of `contract`, and with `others`, would replace
-    one of them: nothing could load it then."""
+    """Raise UsageError if `out` is one of the bases of `contract`, or of `others`: nothing could
+    load a model with these bases then."""
     bases = [path.resolve() for path in others]
     seen: set[Path] = set()
     while contract.base_folder is not None:
@@ -279,7 +279,7 @@ def refuse_base_as_output(out: Path, contract: Contract, *others: Path) -> None:
             break  # a base that was moved or removed cannot be replaced
     if out.resolve() in (*bases, *seen):
         raise UsageError(
-            f"{out} is the base of the adapters that would replace it", hint="write to another path"
+            f"{out} is the base of adapters, which need it", hint="write to another path"
         )
 
 
