@@ -1,8 +1,8 @@
 """Publish versions of a bundle, a memory or a model at any fsspec URL: push, pull and tag.
 
-A version appears in this order: card, objects, root document, record, pointer. A push that is
-killed before the record leaves nothing that a reference resolves to; repeating it sends what is
-missing."""
+A version appears in this order: signatures, card, objects, root document, record, pointer. A push
+that is killed before the record leaves nothing that a reference resolves to; repeating it sends
+what is missing."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -321,16 +321,15 @@ def _registry_at(target: str) -> Storage:
 def _send_version(
     plan: PushPlan, dataset: str | None, signer: Signer | None, progress: Progress | None
 ) -> int:
-    """Send everything of a version except its record: card, objects, and the root document last;
-    and sign it. The objects that were sent."""
+    """Sign a version, and send everything of it except its record: card, objects, and the root
+    document last. The objects that were sent."""
     source, manifest = plan.source, plan.source.manifest
     # where a registry on this machine lies is nobody's business, and it may move
     local = plan.registry.local_path
     name = plan.registry.full_url if local is None else local.name
     reference = f"{name}@{plan.record.version}"
     card = published_card(source.storage.location, manifest, reference, source.license)
-    plan.registry.folder(plan.record.folder).put({CARD: with_dataset(card, dataset).encode()})
-    sent = upload(source, plan.registry.folder(plan.record.group), plan.record, progress)
-    if signer is not None:
+    if signer is not None:  # first: nothing of a version is stored whose signer is refused
         sign_version(plan.registry, plan.record, manifest, signer)
-    return sent
+    plan.registry.folder(plan.record.folder).put({CARD: with_dataset(card, dataset).encode()})
+    return upload(source, plan.registry.folder(plan.record.group), plan.record, progress)

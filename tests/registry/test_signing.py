@@ -122,6 +122,11 @@ def test_unsigned_and_wrongly_signed_versions_are_refused(
             refuse(shop)
     with pytest.raises(IntegrityError, match="Key mismatch"):
         push(bundle_path, shop, sign=str(tmp_path / "other.pem"))
+    empty = tmp_path / "registry/empty"
+    policy(empty, key.with_suffix(".pub"))
+    with pytest.raises(IntegrityError, match="Key mismatch"):
+        push(bundle_path, empty, sign=str(tmp_path / "other.pem"))
+    assert [path.name for path in empty.rglob("*")] == ["signed-by.pem"]
     push(bundle_path, shop, sign=str(key))
     open_bundle(shop)
     policy(shop, tmp_path / "other.pub")
