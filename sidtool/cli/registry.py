@@ -121,7 +121,7 @@ def push(
     elif pushed.new:
         say(f"{version}: pushed {pushed.sent} objects, {pushed.digest}")
     else:
-        sent = [f"{pushed.sent} lost or damaged objects were sent"] if pushed.sent else []
+        sent = [f"{pushed.sent} missing or damaged objects were sent"] if pushed.sent else []
         sent += ["its signature was written"] if sign is not None else []
         done = " and ".join(sent) or "nothing was sent"
         say(f"{version}: already published, {done}, {pushed.digest}")

@@ -36,7 +36,7 @@ def test_push_reports_the_objects_sent(road: Road, tmp_path: Path) -> None:
     next(shop.glob("versions/1.0-*/bundle.zarr/items/retired/c/0")).write_bytes(b"damaged")
     hint = "hint: push the same artifact again, as docs/registry.md#repair says"
     assert run("verify", shop).last == hint
-    repaired = f"{shop}@1.0: already published, 1 lost or damaged objects were sent, {digest}\n"
+    repaired = f"{shop}@1.0: already published, 1 missing or damaged objects were sent, {digest}\n"
     assert done("push", road.bundle, shop).out == repaired
     done("verify", shop)
     assert "hint: published versions never change" in refused(3, "push", road.other, shop)
