@@ -444,6 +444,12 @@ def test_a_learning_rate_falls_where_the_metric_does_not_rise(
     assert not all(falls[1:-1])
 
 
+def test_a_single_step_has_no_warmup(tmp_path: Path, models: Make, short_train: Train) -> None:
+    short_train("one", "gpt2", max_steps=1, warmup_steps=0.05)
+    before = weights(models("gpt2"))
+    assert not same(before, weights(tmp_path / "one"))
+
+
 def test_the_arguments_of_a_schedule_are_a_mapping(short_train: Train) -> None:
     settings = {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": "x"}
     with pytest.raises(UsageError, match="settings do not fit together"):

@@ -48,6 +48,12 @@ class WatchedTrainer(Trainer):
         self.start_clock()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
+    def create_scheduler(self, num_training_steps: int, *args: Any, **kwargs: Any) -> Any:
+        """The schedule of the parent class; a warmup of the only step would train at rate 0."""
+        if num_training_steps == 1:
+            self.args.warmup_steps = 0
+        return super().create_scheduler(num_training_steps, *args, **kwargs)
+
     def start_clock(self) -> None:
         """Count the time from here on, if it is not counted yet."""
         if self._started_at is None:
