@@ -170,8 +170,10 @@ def refresh(
         values["reassigned_share"] = plan.verdict.reassigned_share
         if plan.last is not None and plan.split is not None:
             train_options, sft_fields = renewal.training_settings(plan.last, plan.options)
-            tasks = ", ".join(plan.last.task_weights)
-            text += f"\nwould train {tasks} on split {plan.split.reference}, {sft_fields}"
+            tasks, settings = ", ".join(plan.last.task_weights), dict(sft_fields)
+            if train_options.token_budget is not None:
+                settings["token_budget"] = train_options.token_budget
+            text += f"\nwould train {tasks} on split {plan.split.reference}, {settings}"
             values["tasks"] = dict(plan.last.task_weights)
             values["split"] = plan.split.reference.digest
             values["options"] = asdict(train_options)

@@ -7,7 +7,7 @@ import pytest
 
 from sidtool.cli.main import app
 from sidtool.data.split.files import open_split
-from sidtool.model.contract.folder import read_contract, write_contract
+from sidtool.model.contract import StageRecord, read_contract, write_contract
 from sidtool.registry.references import open_bundle
 from tests.cli.road import Road, done, refused, tree
 from tests.hostile.writing_commands import light_commands, light_inputs, writing_command_names
@@ -94,7 +94,7 @@ def test_dry_runs_write_no_model(commands: dict[str, Words], tmp_path: Path, nam
 
 
 def test_a_plan_counts_what_would_be_read(
-    inputs: Path, commands: dict[str, Words], tmp_path: Path
+    road: Road, inputs: Path, commands: dict[str, Words], tmp_path: Path
 ) -> None:
     light = {name: case.line(tmp_path) for name, case in light_commands(inputs).items()}
     split = open_split(inputs / "split")
@@ -116,6 +116,13 @@ def test_a_plan_counts_what_would_be_read(
     assert (refreshed["bundle"], refreshed["tasks"]) == ("same", {"sequence": 1.0})
     assert refreshed["settings"]["num_train_epochs"] == pytest.approx(0.2)
     assert "would write" in done(*commands["refresh"], *out, "--dry-run").err
+    model = shutil.copytree(road.tuned, tmp_path / "budgeted")
+    contract = read_contract(model)
+    params = replace(contract.params, options=contract.params.options | {"token_budget": 20000})
+    stage = StageRecord("full", params)
+    write_contract(model, contract.with_stage(stage), open_bundle(road.bundle))
+    budgeted = done("refresh", model, road.bundle, road.split, *out, "--dry-run")
+    assert "'token_budget': 4000}" in budgeted.err
     assert plan_of(*commands["rebind"], *out)["kind"] == "same"
 
 
