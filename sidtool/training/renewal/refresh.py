@@ -217,7 +217,8 @@ def run_refresh(
                     choice = TuneMemoryOptions(exclude_seen=seen)
                     tune_memory(plan.trained, plan.split, memory, out, choice, force=force)
                 else:
-                    binding = replace(before, digest=memory.digest, reranker=None)
+                    # its metrics are those of the earlier model and split
+                    binding = replace(before, digest=memory.digest, validation={}, reranker=None)
                     bind_memory(plan.trained, memory, binding, out, force=force)
                 training = replace(training, model=str(out))  # it was trained in a folder beside
                 remove(plan.trained.parent)

@@ -71,7 +71,8 @@ def remember(tmp_path: Path, trained: Path, split: Split, bundle: Bundle) -> Mak
 
     def write(folder: Path = trained, reranker: Any = None, **build_options: Any) -> Path:
         memory = build_memory(split, bundle, **build_options)
-        binding = MemoryBinding(memory.digest, 0.4, 3.0, {}, reranker=reranker)
+        metrics = {"both ndcg@10": 0.1, "users": 20.0}
+        binding = MemoryBinding(memory.digest, 0.4, 3.0, metrics, reranker=reranker)
         bind_memory(folder, memory, binding, tmp_path / "model")
         return tmp_path / "model"
 
@@ -127,6 +128,7 @@ def test_the_memory_is_built_again(
     assert summary.to_json()["model"] == str(out)
     loaded = load_model_folder(out)
     assert (loaded.memory.weight, loaded.memory.power) == (0.4, 3.0)
+    assert loaded.contract.memory.validation == {}  # they were those of the earlier model
     content = ItemContent.of(loaded.bundle)
     expected = build_memory(later, loaded.bundle, settings, content=content)
     assert loaded.memory.memory.digest == expected.digest
