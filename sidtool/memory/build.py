@@ -17,7 +17,7 @@ from sidtool.data import Texts, Vectors
 from sidtool.data.split import Example, Split, SplitManifest, check_split, evenly_spaced, open_split
 from sidtool.data.split.pairs import WINDOW, item_sequences
 from sidtool.memory.content import ItemContent, nearest_items
-from sidtool.memory.manifest import CONTENT_WEIGHT, KnnSettings, MemoryManifest
+from sidtool.memory.manifest import CONTENT_WEIGHT, KnnSettings, MemoryManifest, with_floats
 from sidtool.memory.memory import Memory
 from sidtool.memory.rows import Shards, SparseRows
 from sidtool.memory.similarity import CountedPairs, content_similarity, count_events, similar_items
@@ -160,10 +160,10 @@ def build_memory(
         train_digest=split.train_digest,
         train_events=split.counts.train_events,
         window=WINDOW,
-        settings=settings,
+        settings=with_floats(settings),
         items=len(ids),
         digest="",
-        content=None if content is None else content.settings,
+        content=None if content is None else with_floats(content.settings),
         tuned_on=tuned_on,
         libraries=library_versions("sidtool", "numpy", "scipy"),
         created=now(),

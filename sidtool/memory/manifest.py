@@ -1,8 +1,8 @@
 """The manifest of a memory: its settings, and every other value that is not an array."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal, Self
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from sidtool.base.errors import IntegrityError, UsageError
 from sidtool.base.options import check_options, option
@@ -58,6 +58,16 @@ class ContentSettings(JsonRecord):
 
     def __post_init__(self) -> None:
         check_options(self)
+
+
+Settings = TypeVar("Settings", KnnSettings, ContentSettings)
+
+
+def with_floats(settings: Settings) -> Settings:
+    """The settings as they are stored: a weight of 1 as 1.0, or it would change the digest."""
+    names = [entry.name for entry in fields(settings) if entry.type is float]
+    weights: dict[str, Any] = {name: float(getattr(settings, name)) for name in names}
+    return replace(settings, **weights)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,15 @@ def test_the_order_of_users_changes_nothing() -> None:
     assert one.digest == other.digest
 
 
+def test_a_whole_number_is_stored_as_the_command_line_reads_it() -> None:
+    split = split_of(random_histories(2, 50, ITEMS))
+    whole, decimal = (
+        build_memory(split, BUNDLE, distance=one, content=ItemContent.of(BUNDLE, weight=one))
+        for one in (1, 1.0)
+    )
+    assert whole.digest == decimal.digest
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_blocks_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     split = split_of(random_histories(3, 60, ITEMS, 30))
