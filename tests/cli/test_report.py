@@ -182,6 +182,8 @@ def test_a_metric_missing_or_at_no_number_is_named(evaluation: Path, tmp_path: P
     assert "popularity has no hr@5" in error_of(fewer)
     for name in ("ndcg@x", "survival@", "hr@1e999"):
         assert f"popularity has {name!r}, which is at no number" in error_of(metrics | {name: 0.1})
+    far = dict.fromkeys(metrics, 1e308) | {"hr@5": -1e308}
+    assert "a chart cannot show values from -1e+308 to 1e+308" in error_of(far)
 
 
 def test_a_damaged_history_is_named(road: Road, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 
+from sidtool.base.errors import DataError
 from sidtool.cli.reports.blocks import IntervalChart, LineChart, Point, Scatter
 
 WIDTH = 720
@@ -68,12 +69,15 @@ class Axis:
 
 
 def axis(values: Iterable[float], start: float, stop: float, *, zero: bool = True) -> Axis:
-    """The scale that shows these values, and 0 if `zero`, from `start` to `stop`."""
+    """The scale that shows these values, and 0 if `zero`, from `start` to `stop`. Raises DataError
+    if they are too far apart for a float."""
     included = [*values, *([0.0] if zero else [])]
     low = min(included, default=0.0)
     high = max(included, default=1.0)
     if low == high:
         high = low + (abs(low) or 1.0)
+    if not math.isfinite(high - low):
+        raise DataError(f"a chart cannot show values from {low:g} to {high:g}")
     return Axis(low, high, start, stop)
 
 
