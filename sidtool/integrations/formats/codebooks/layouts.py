@@ -95,6 +95,11 @@ def read_codebook(path: Path) -> ForeignCodebook:
 def _read_torch(path: Path) -> ForeignCodebook:
     file = TorchFile(path)
     tensors = _tensors(file.value)
+    if not tensors:
+        raise DataError(
+            f"{path} has no tensors by name, like a module that was saved whole",
+            hint="load it with its own program, and save its state_dict()",
+        )
     if names := _level_names(path, tensors, _RESKMEANS):
         levels = _levels(file.arrays({name: tensors[name] for name in names}), names)
         is_openonerec = levels[0].shape[1] == OPENONEREC_DIM

@@ -42,8 +42,8 @@ def refused(path: Path, message: str) -> None:
         (hostile.claiming_storage, "claims the shape .1000000000, 4."),
         (lambda path: hostile.claiming_rows(path, 50), "claims the shape .50, 4."),
         (hostile.bomb, "is compressed, which torch.save never does"),
-        (hostile.deep_tuples, "has no known codebook"),
-        (hostile.far_memo, "has no known codebook"),
+        (hostile.deep_tuples, "has no tensors by name"),
+        (hostile.far_memo, "has no tensors by name"),
         (hostile.long_pickle, "has 1000005 bytes, the limit is 262144"),
         (hostile.wrong_checksum, "Bad CRC-32"),
         (lambda path: path.write_bytes(b""), "is not a zip file"),
@@ -90,7 +90,7 @@ def test_an_npz_that_claims_rows(tmp_path: Path) -> None:
 def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
     marker = tmp_path / MARKER
     hostile.pickle_with_code(tmp_path / "model.pth", marker)
-    refused(tmp_path / "model.pth", "has no known codebook; its tensors are none")
+    refused(tmp_path / "model.pth", "has no tensors by name")
     # beside tensors, code is skipped like any other object
     hostile.checkpoint_with_code(tmp_path / "whole.pth", marker)
     assert read_codebook(tmp_path / "whole.pth").codebook.sizes == (3,)

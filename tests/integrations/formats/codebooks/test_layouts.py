@@ -151,5 +151,8 @@ def test_files_without_a_known_codebook_are_named(tmp_path: Path) -> None:
     torch.save(levels, tmp_path / "g.pt")
     with pytest.raises(DataError, match=r"has the levels \[0, 2\], not 0, 1, 2"):
         read_codebook(tmp_path / "g.pt")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pt")
+    with pytest.raises(DataError, match="no tensors by name, like a module that was saved whole"):
+        read_codebook(tmp_path / "whole.pt")
     with pytest.raises(DataError, match=r"no known codebook has the suffix"):
         read_codebook(tmp_path / "model.safetensors")
