@@ -89,12 +89,12 @@ def refuse_existing(path: Path, force: bool, kind: OutputKind | None = None) -> 
     if os.path.lexists(_aside_path(path)) and not os.path.lexists(path):
         with locked(path):
             pass  # restores it, unless its writer is alive and just replaces it
-    if os.path.lexists(path) and not force:
-        raise UsageError(f"{path} exists already", hint="--force replaces it")
     if _is_folder(path):
         with disk_errors(path):
             names = [item.name for item in path.iterdir()]
         check_replaced(path, names, kind)
+    if os.path.lexists(path) and not force:
+        raise UsageError(f"{path} exists already", hint="--force replaces it")
 
 
 @contextmanager

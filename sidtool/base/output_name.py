@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from sidtool.base.artifact import describe
+from sidtool.base.artifact import MAX_ROOT_BYTES, describe
 from sidtool.base.errors import UsageError
 
 RESERVED = (".partial", ".partial.d", ".partial.lock", ".removed", ".replaced")
@@ -127,11 +127,19 @@ def check_replaced(path: str | Path, names: Iterable[str], kind: OutputKind | No
         layout[0] in names and all(_matches(name, layout) for name in names)
         for layout in (*FOLDERS, *of_kind)
     )
-    if names and (not are_written or describe(path) == "a Zarr group"):
+    if names and (not are_written or _is_foreign_group(path)):
         raise UsageError(
-            f"{path} is no output of sidtool: it has {names[0]}",
+            f"{path} exists already, and is no output of sidtool: it has {names[0]}",
             hint="--force replaces no other folder: write to another path, or remove it",
         )
+
+
+def _is_foreign_group(path: str | Path) -> bool:
+    """Whether there is a Zarr group of another program; a damaged one of sidtool has its name."""
+    if describe(path) != "a Zarr group":
+        return False
+    with (Path(path) / "zarr.json").open("rb") as stream:
+        return b'"sidtool"' not in stream.read(MAX_ROOT_BYTES)
 
 
 def check_parents(path: Path) -> None:

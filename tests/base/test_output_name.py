@@ -41,6 +41,8 @@ def test_no_output_is_inside_of_what_is_published(tmp_path: Path, name: str, for
     with pytest.raises(UsageError, match="never replaced"):
         refuse_existing(tmp_path / "shop", True)
     refuse_existing(tmp_path / "bundle.zarr", True)
+    root.write_text('{"attributes": {"sidtool": {"ki')  # damaged
+    refuse_existing(tmp_path / "bundle.zarr", True)
     root.write_text('{"attributes": {}}')  # of another program
     with pytest.raises(UsageError, match="is no output of sidtool"):
         refuse_existing(tmp_path / "bundle.zarr", True)
@@ -92,11 +94,11 @@ def test_a_folder_that_sidtool_did_not_write_is_not_replaced(
     refuse_existing(out, True, kind)
     for name in names:
         (out / name).touch()
-    message = f"precious is no output of sidtool: it has {min(names)}"
-    with pytest.raises(UsageError, match=message):
-        refuse_existing(out, True, kind)
-    with pytest.raises(UsageError, match="exists already"):
-        refuse_existing(out, False, kind)
+    message = f"precious exists already, and is no output of sidtool: it has {min(names)}"
+    for force in (True, False):
+        with pytest.raises(UsageError, match=message) as refusal:
+            refuse_existing(out, force, kind)
+        assert "--force replaces no other folder" in refusal.value.shell_hint
     for writer in (new_dir, new_file):
         with pytest.raises(UsageError, match=message), writer(out, force=True):
             pass

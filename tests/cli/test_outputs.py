@@ -111,7 +111,10 @@ def test_a_folder_that_sidtool_did_not_write_is_not_replaced(
         write_lines(data / name, ["years of work"])
     before = tree(data)
     said = refused(2, *command.split(), "-o", "precious", "--force")
-    assert "precious is no output of sidtool: it has sub" in said or "precious is a folder" in said
+    assert (
+        "precious exists already, and is no output of sidtool: it has sub" in said
+        or "precious is a folder" in said
+    )
     assert tree(data) == before
 
 

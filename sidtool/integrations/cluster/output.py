@@ -167,10 +167,10 @@ def _steps(filesystem: Any, path: str) -> tuple[str, ...]:
 
 def _refuse_stored(filesystem: Any, root: str, out: str, *, force: bool) -> None:
     names = _names(filesystem, root)
-    if names and not force:
-        raise UsageError(f"{out} exists already", hint="--force replaces it")
     if not filesystem.isfile(root):
         check_replaced(out, names)
+    if names and not force:
+        raise UsageError(f"{out} exists already", hint="--force replaces it")
 
 
 def _names(filesystem: Any, root: str) -> set[str]:

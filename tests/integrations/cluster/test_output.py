@@ -69,7 +69,7 @@ def test_what_sidtool_wrote_is_replaced_by_force_alone(
         with pytest.raises(UsageError, match="data exists already"):
             double(numbers, f"{store}/data", options)
     if "/" in name and "_lineage" not in name:
-        with pytest.raises(UsageError, match="data is no output of sidtool"):
+        with pytest.raises(UsageError, match="data exists already, and is no output of sidtool"):
             double(numbers, f"{store}/data", RunOptions(force=True))
         assert content(store) == before
         return
