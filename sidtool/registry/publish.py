@@ -1,4 +1,4 @@
-"""Publish versions of a bundle, a memory or a model at any fsspec URL: push, pull and tag.
+"""Publish versions of a bundle, a memory or a model at any fsspec URL: push and tag.
 
 A version appears in this order: signatures, card, objects, root document, record, pointer. A push
 that is killed before the record leaves nothing that a reference resolves to; repeating it sends
@@ -8,18 +8,16 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sidtool.base.errors import IntegrityError, RefusedError, UsageError
+from sidtool.base.errors import RefusedError, UsageError
 from sidtool.base.hub import HubPush
-from sidtool.base.inputs import keeps_inputs
 from sidtool.base.markdown import with_dataset
-from sidtool.base.output import new_dir, refuse_existing, whole_file
 from sidtool.base.output_name import check_parents
 from sidtool.base.progress import Progress
-from sidtool.base.signatures import SIGNATURE, Signer, Signers
-from sidtool.base.storage import Storage, is_zip
+from sidtool.base.signatures import Signer, Signers
+from sidtool.base.storage import Storage
 from sidtool.model.contract import CONTRACT
 from sidtool.registry import records
-from sidtool.registry.kinds import OUTPUTS, ROOTS, kind_of, published_card, read_manifest, record_of
+from sidtool.registry.kinds import ROOTS, kind_of, published_card, record_of
 from sidtool.registry.records import CARD, POINTER, UNKNOWN_LICENSE, VersionRecord
 from sidtool.registry.references import (
     POLICY,
@@ -27,20 +25,12 @@ from sidtool.registry.references import (
     find_version,
     is_flat_repository,
     read_policy,
-    read_signature,
     required_signers,
     sign_version,
     split_reference,
 )
-from sidtool.registry.transfer import (
-    Source,
-    broken_parts,
-    check_source,
-    download,
-    push_to_hub,
-    upload,
-)
-from sidtool.tokenizer.bundle import ROOT, new_zip
+from sidtool.registry.transfer import Source, check_source, push_to_hub, upload
+from sidtool.tokenizer.bundle import ROOT
 
 
 @dataclass(frozen=True)
@@ -185,55 +175,6 @@ def push(
         sent=sent,
         latest=pointer.latest,
     )
-
-
-@keeps_inputs()
-def pull(
-    reference: str | Path, out: str | Path, *, force: bool = False, progress: Progress | None = None
-) -> VersionRecord:
-    """Copy a published version to a folder or a .zip, byte for byte, and verify it. A model goes to
-    a folder, and gets its card. The signature of a signed version is written beside the copy.
-
-    An interrupted pull into a folder can be repeated and continues. Raises DataError if there is no
-    such version, IntegrityError if the copy differs from what was published, UsageError if `out`
-    exists and `force` is not given.
-
-    Examples:
-        >>> _ = sidtool.push("shop.zarr", "registry/shop")
-        >>> sidtool.pull("registry/shop@1.0", "copy.zarr").version
-        '1.0'
-    """
-    out = Path(out)
-    registry, record = plan_pull(str(reference), out, force=force)
-    source = registry.folder(record.group)
-    output = (
-        new_zip(out, force=force) if is_zip(out.name) else new_dir(out, force=force, resume=True)
-    )
-    with output as folder:
-        download(source, record, folder, progress)
-        for name, reason in broken_parts(str(folder)):
-            raise IntegrityError(f"{source.location}: {name}: {reason}")
-        manifest = read_manifest(str(folder))
-        signature = read_signature(registry, record, manifest)
-        beside = out.with_name(out.name + SIGNATURE)
-        if signature is not None:
-            with whole_file(beside) as partial:
-                partial.write_bytes(signature)
-        elif force and beside.is_file():
-            beside.unlink()  # that of the version that is replaced
-        if record.kind == "model":
-            license = None if record.license == UNKNOWN_LICENSE else record.license
-            text = published_card(str(folder), manifest, None, license)
-            (folder / CARD).write_text(text, encoding="utf-8")
-    return record
-
-
-def plan_pull(reference: str, out: Path, *, force: bool = False) -> tuple[Storage, VersionRecord]:
-    """The registry and the record of a version that can be pulled to `out`; writes nothing. Raises
-    as `pull` does before it copies."""
-    registry, record = find_version(reference)
-    refuse_existing(out, force, OUTPUTS[record.kind])
-    return registry, record
 
 
 def tag(reference: str, name: str) -> VersionRecord:
