@@ -125,8 +125,6 @@ PRESETS: Mapping[Preset, tuple[PromptPreset, ...]] = {
 
 def preset_for(name: Preset, kind: ModelKind) -> PromptPreset:
     """The prompt of a system for models of a kind. Raises UsageError if it trains none."""
-    if name not in PRESETS:
-        raise UsageError(f"there is no preset {name!r}", hint=f"one of {', '.join(PRESETS)}")
     for preset in PRESETS[name]:
         if preset.kind == kind:
             return preset

@@ -7,7 +7,6 @@ measured and recorded. It is below 1 where the other system resolved collisions 
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from sidtool.base.digests import file_digest
 from sidtool.base.errors import (
     CompatibilityError,
     DataError,
+    MissingPackageError,
     SidtoolWarning,
     ThresholdError,
     UsageError,
@@ -238,10 +238,8 @@ def _is_at_hand(encoder: Encoder) -> bool:
     """Whether an encoder is on this machine: a large one is not downloaded to record its name."""
     if not is_hub_url(encoder.model):
         return True
-    if find_spec("huggingface_hub") is None:
-        return False
     try:
         download(encoder.model, HubAccess(encoder.revision, local_files_only=True))
-    except DataError:
+    except (DataError, MissingPackageError):
         return False
     return True

@@ -240,6 +240,9 @@ def broken(name: str, tmp_path: Path) -> tuple[Path, Path, AdoptOptions]:
         path = tmp_path / "own.json"
         path.write_text(json.dumps({"prompts": ["{history}", "Items: {history}"]}))
         options = AdoptOptions(template_file=path)
+    if name == "gguf":
+        (model.folder / "model.gguf").touch()
+        return model.folder / "model.gguf", model.map, options
     if name == "no map":
         return model.folder, tmp_path / "none.json", options
     return model.folder, model.map, options
@@ -258,6 +261,7 @@ def broken(name: str, tmp_path: Path) -> tuple[Path, Path, AdoptOptions]:
         ("few positions", UsageError, "no item of a history fits into a prompt of 62 tokens"),
         ("two prompts", UsageError, "has 2 prompts"),
         ("no map", DataError, "none.json"),
+        ("gguf", UsageError, "is a GGUF file: adopt copies a folder of safetensors"),
     ],
 )
 def test_what_cannot_be_adopted_is_refused_before_anything_is_written(

@@ -42,6 +42,8 @@ def table_of(folder: Path) -> pa.Table:
 def test_embed(inputs: Path, tmp_path: Path) -> None:
     encoder, run = Encoder(str(inputs / "encoder")), RunOptions()
     items = sidtool.read_items(inputs / "items.jsonl")
+    embed_folder(inputs / "items", tmp_path / "none", encoder.model, run=RunOptions(dry_run=True))
+    assert not (tmp_path / "none").exists()
     for name, rows in (("whole", 100), ("shards", 16)):
         embed_folder(inputs / "items", tmp_path / name, encoder.model, run=run, shard_rows=rows)
     whole = table_of(tmp_path / "whole")

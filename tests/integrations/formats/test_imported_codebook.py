@@ -14,6 +14,7 @@ from sidtool.base.errors import (
     UsageError,
 )
 from sidtool.data.items import Items, make_items
+from sidtool.integrations.formats.codebooks.layouts import OPENONEREC_DIM, OPENONEREC_ENCODER
 from sidtool.integrations.formats.convert import CatalogFile, import_map
 from sidtool.integrations.formats.imported_codebook import CodebookFile, Encoded, encoded_share
 from sidtool.tokenizer.bundle import Bundle, verify
@@ -151,6 +152,8 @@ def test_grid_with_its_map_and_its_appended_level(tmp_path: Path, is_vae: bool) 
     assert bundle.sid("0").startswith("<s_a_")
     larger = add_items(bundle, new_items("new"), rows.numpy()[:1])
     assert larger.items.codes[larger.items.row("new")][:3].tolist() == codes[0].tolist()
+    alone = import_map(index(tmp_path, codes[:1]), tmp_path / "one.zarr", codebook=source)
+    assert alone.manifest.collisions.policy == "allow"  # such residuals have no free SIDs
     # the codebook does not say how many codes the appended level has
     out = tmp_path / "wide.zarr"
     wide = import_map(tmp_path / "map.pt", out, sizes=(7, 5, 6, 99), codebook=source)
@@ -160,8 +163,15 @@ def test_grid_with_its_map_and_its_appended_level(tmp_path: Path, is_vae: bool) 
 def test_a_map_of_grid_alone(tmp_path: Path) -> None:
     torch.save(torch.tensor([[3, 1], [0, 2], [0, 0]]).T, tmp_path / "flat.pt")
     torch.save(torch.zeros(30, 40, dtype=torch.long), tmp_path / "wide.pt")
-    with pytest.raises(DataError, match=r"has 30 levels: it must be .levels, items."):
-        import_map(tmp_path / "wide.pt", tmp_path / "wide.zarr")
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save(torch.zeros(3, 4), tmp_path / "floats.pt")
+    for file, message in (
+        ("wide", r"has 30 levels: it must be .levels, items."),
+        ("list", r"it has no tensor of codes, but another value"),
+        ("floats", r"has the shape .3, 4. and the type float32"),
+    ):
+        with pytest.raises(DataError, match=message):
+            import_map(tmp_path / f"{file}.pt", tmp_path / "wide.zarr")
     bundle = import_map(tmp_path / "flat.pt", tmp_path / "map.zarr")
     assert (bundle.space.sizes, bundle.codebook) == ((4, 4), None)
     assert bundle.sids() == {"2": "<s_a_0><s_b_0>", "1": "<s_a_0><s_b_2>", "0": "<s_a_3><s_b_1>"}
@@ -224,6 +234,11 @@ def test_an_encoder_that_is_not_at_hand_is_recorded_by_name(tmp_path: Path) -> N
     assert (recorded["prompt"], recorded["dim"]) == ("item: ", DIM)
     assert bundle.manifest.recipe["text_template"] == "{title} {description}"
     assert encoded_share(bundle) is None
+    # the width of its vectors says that it is OpenOneRec's
+    torch.save(ResKmeans(OPENONEREC_DIM).state_dict(), tmp_path / "wide.pt")
+    with pytest.warns(SidtoolWarning, match=r"gives back the map is not measured"):
+        wide = import_map(path, tmp_path / "wide.zarr", codebook=tmp_path / "wide.pt")
+    assert wide.manifest.recipe["encoder"]["model"] == OPENONEREC_ENCODER
     with pytest.raises(DataError, match=r"is not on this machine"):
         embed_texts(bundle, ["red lamp"])
 

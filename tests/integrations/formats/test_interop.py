@@ -220,6 +220,8 @@ def test_a_key_that_is_no_line_number_is_refused(tmp_path: Path, key: str) -> No
         (pa.array([1, 2]), [1.5, 2.5], "not lists of codes"),
         (pa.array([1, 2]), ["<s_a_1>", "<s_b_1>"], "not a token of level 'a'"),
         (pa.array([1, 2]), ["<s_a_1>", "lamp"], "spelled like"),
+        (pa.array([1, 1]), ["<s_a_1>", "<s_a_2>"], "every pid needs one row, with a sid"),
+        (pa.array([1, 2]), ["<s_a_1>", "<s_a_1><s_b_1>"], "every pid needs one row, with a sid"),
         (pa.array([1, 2]), ["<a_1>", "<a_2>"], "'<a_1>', not a sid spelled like <s_a_1>"),
     ],
 )

@@ -29,7 +29,7 @@ from sidtool.integrations.formats.codebooks.torch_file import (
 )
 from sidtool.integrations.formats.codebooks.zip_entries import read_npz
 from sidtool.tokenizer.quantize import Codebook, QuantizerParams
-from sidtool.tokenizer.sid import LETTERS, MAX_CODES
+from sidtool.tokenizer.sid import MAX_CODES
 
 Layout = Literal["openonerec", "rq-vae", "rq-kmeans+", "rq-kmeans", "grid"]
 """Whose codebook it is, by how it is stored."""
@@ -83,10 +83,8 @@ def read_codebook(path: Path) -> ForeignCodebook:
             foreign = ForeignCodebook("rq-kmeans", codebook, may_count_from_one=True)
         else:
             foreign = _read_torch(path)
-        if len(foreign.codebook.levels) > len(LETTERS):
-            raise ValueError(f"it has {len(foreign.codebook.levels)} levels")
         for number, level in enumerate(foreign.codebook.levels):
-            if not 0 < len(level) < MAX_CODES:
+            if len(level) >= MAX_CODES:
                 raise ValueError(f"level {number} has {len(level)} codes, not 1 to {MAX_CODES - 1}")
         foreign.codebook.check()
     return foreign

@@ -9,8 +9,6 @@ import pickletools
 from dataclasses import dataclass, field
 from typing import Any
 
-MAX_BYTES = 1 << 18
-"""The pickle of a checkpoint with its optimizer has some 50,000 bytes; tensors are stored apart."""
 ORDERED_DICT = "collections.OrderedDict"
 
 _LITERALS = (
@@ -48,18 +46,15 @@ def read_pickle(data: bytes) -> Any:
     """The value of a pickle, in which objects are `Name`, `Call` and `Stored`.
 
     Pairs of a mapping are kept if their key is a text or a number. Raises ValueError for a pickle
-    that is malformed, larger than MAX_BYTES, or has operations that PyTorch does not write."""
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"its pickle has {len(data)} bytes, the limit is {MAX_BYTES}")
+    that is malformed, or has operations that PyTorch does not write."""
     reader = _Reader()
     try:
-        for operation, argument, _ in pickletools.genops(data):
-            if operation.name == "STOP":
-                return reader.stack.pop()
-            reader.apply(operation.name, argument)
-    except IndexError as error:
+        for operation, argument, _ in pickletools.genops(data):  # raises ValueError without a STOP
+            if operation.name != "STOP":
+                reader.apply(operation.name, argument)
+        return reader.stack.pop()
+    except LookupError as error:
         raise ValueError("its pickle takes values that are not there") from error
-    raise ValueError("its pickle has no end")
 
 
 class _Reader:
@@ -72,7 +67,7 @@ class _Reader:
         self._memo: dict[int, Any] = {}
 
     def apply(self, name: str, argument: Any) -> None:
-        """One operation. Raises ValueError for an unknown one, IndexError if values are missing."""
+        """One operation. Raises ValueError for an unknown one, LookupError if values lack."""
         if name in ("PROTO", "FRAME"):
             return
         if name == "MARK":
@@ -123,8 +118,6 @@ class _Reader:
             case "TUPLE":
                 return tuple(self._above_mark())
             case "BINGET" | "LONG_BINGET":
-                if argument not in self._memo:
-                    raise IndexError
                 return self._memo[argument]
             case "GLOBAL":
                 return Name(argument.replace(" ", ".", 1))
@@ -137,9 +130,6 @@ class _Reader:
                 callee, args = self._take(2)
                 is_mapping = isinstance(callee, Name) and callee.name == ORDERED_DICT and args == ()
                 return {} if is_mapping else Call(callee, args)
-            case "NEWOBJ_EX":
-                callee, args, _ = self._take(3)
-                return Call(callee, args)
         raise ValueError(f"its pickle has the operation {name}, which PyTorch does not write")
 
     def _take(self, count: int) -> tuple[Any, ...]:

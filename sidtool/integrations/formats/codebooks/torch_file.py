@@ -17,13 +17,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.data.tables import library_errors, require_regular
-from sidtool.integrations.formats.codebooks.pickle_values import (
-    MAX_BYTES,
-    Call,
-    Name,
-    Stored,
-    read_pickle,
-)
+from sidtool.integrations.formats.codebooks.pickle_values import Call, Name, read_pickle
 from sidtool.integrations.formats.codebooks.zip_entries import open_zip, read_exactly, zip_entries
 
 BFLOAT16 = "torch.BFloat16Storage"
@@ -43,6 +37,8 @@ STORAGES = {
 _TENSOR = "torch._utils._rebuild_tensor_v2"
 _WRAPPERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 MAX_DIMENSIONS = 8
+MAX_BYTES = 1 << 18
+"""The pickle of a checkpoint with its optimizer has some 50,000 bytes; tensors are stored apart."""
 OLD_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How torch.save before PyTorch 1.6 begins a file, and later without its zip: a number, pickled."""
 
@@ -73,8 +69,6 @@ class StoredTensor:
             tensor = cls(str(key), storage.name, offset, tuple(shape), tuple(strides))
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError("its pickle has a tensor of another form") from error
-        if not isinstance(stored, Stored) or not isinstance(storage, Name):
-            raise ValueError("its pickle has a tensor of another form")
         numbers = (offset, *tensor.shape, *tensor.strides)
         if any(type(number) is not int or not 0 <= number < 1 << 48 for number in numbers):
             raise ValueError("its pickle has a tensor with impossible sizes")

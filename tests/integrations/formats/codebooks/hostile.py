@@ -2,11 +2,13 @@
 
 import io
 import pickle
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 MARKER = "executed.txt"
@@ -33,8 +35,21 @@ def rezip(path: Path, entries: dict[str, bytes], compression: int = zipfile.ZIP_
             archive.writestr(name, data)
 
 
-def checkpoint(path: Path, **changes: torch.Tensor) -> None:
-    """An RQ-VAE of LC-Rec in the smallest shapes, with some tensors changed."""
+class Tensor:
+    """What a pickle becomes that calls for a tensor with these arguments."""
+
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+
+    def __reduce__(self) -> Any:
+        return (torch._utils._rebuild_tensor_v2, self.args)
+
+
+STORAGE = torch.zeros(9)._typed_storage()
+
+
+def checkpoint(path: Path, **changes: Any) -> None:
+    """An RQ-VAE of LC-Rec in the smallest shapes, with some tensors changed; None removes one."""
     state = {
         "encoder.mlp_layers.1.weight": torch.randn(4, 6),
         "encoder.mlp_layers.1.bias": torch.randn(4),
@@ -129,6 +144,32 @@ def deep_tuples(path: Path) -> None:
     """A pickle whose keys are nested tuples: their hash takes 2^60 steps."""
     data = b"\x80\x02}" + b"K\x01\x85" + b"q\x00h\x00\x86" * 60 + b"K\x01s."
     rezip(path, {"archive/data.pkl": data, "archive/version": b"3\n"})
+
+
+def without_numbers(path: Path) -> None:
+    """A file that lacks the numbers of a tensor."""
+    checkpoint(path)
+    rezip(path, {name: data for name, data in members(path).items() if "/data/" not in name})
+
+
+def big_endian(path: Path) -> None:
+    """A file of a machine with the other order of bytes."""
+    checkpoint(path)
+    rezip(path, {name: data.replace(b"little", b"big") for name, data in members(path).items()})
+
+
+def odd_entries(path: Path, *, copies: int = 1, flags: int = 0, claims: int = 0) -> None:
+    """An .npz with a level of 12 numbers, whose entry is stored several times, has other flags in
+    the directory, or claims more bytes there, and in its header."""
+    array = np.zeros((3, 4), dtype=np.float32)
+    np.savez(path, codebook_0=array)
+    rows = f"({3 + claims // 16}, 4)".encode()
+    data = members(path)["codebook_0.npy"].replace(b"(3, 4)", rows)
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings(action="ignore"):
+        for _ in range(copies):
+            archive.writestr("codebook_0.npy", data)
+        archive.infolist()[0].flag_bits |= flags
+        archive.infolist()[0].file_size += claims
 
 
 def far_memo(path: Path) -> None:

@@ -1,7 +1,9 @@
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from tests.hostile.harness import call, cases
 from tests.integrations.formats.codebooks import hostile
 from tests.integrations.formats.codebooks.hostile import MARKER, checkpoint
 
+MANY = torch.zeros(400, 4)
 FEW_BYTES = 24 << 20
 """Less than any of the claims below; a pickle of 256 kB makes some million bytes of records."""
 
@@ -44,6 +47,8 @@ def refused(path: Path, message: str) -> None:
         (hostile.bomb, "is compressed, which torch.save never does"),
         (hostile.deep_tuples, "has no tensors by name"),
         (hostile.far_memo, "has no tensors by name"),
+        (hostile.without_numbers, "the numbers of .* are not there"),
+        (hostile.big_endian, "its numbers are not little-endian"),
         (hostile.long_pickle, "has 1000005 bytes, the limit is 262144"),
         (hostile.wrong_checksum, "Bad CRC-32"),
         (lambda path: path.write_bytes(b""), "is not a zip file"),
@@ -61,9 +66,19 @@ def test_claims_and_bombs(tmp_path: Path, make: Callable[[Path], None], message:
     refused(path, message)
 
 
-def test_an_npz_bomb(tmp_path: Path) -> None:
-    hostile.npz_bomb(tmp_path / "x.npz")
-    refused(tmp_path / "x.npz", "expands from .* bytes to 41943168, the limit is")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (hostile.npz_bomb, "expands from .* bytes to 41943168, the limit is"),
+        (lambda path: hostile.rezip(path, {"x.npy": b""}, zipfile.ZIP_LZMA), "an unusual method"),
+        (lambda path: hostile.odd_entries(path, copies=2), "it has two entries of one name"),
+        (lambda path: hostile.odd_entries(path, flags=1), "'codebook_0.npy' is encrypted"),
+        (lambda path: hostile.odd_entries(path, claims=16), "it ends after 48 of 64 bytes"),
+    ],
+)
+def test_an_npz(tmp_path: Path, make: Callable[[Path], None], message: str) -> None:
+    make(tmp_path / "x.npz")
+    refused(tmp_path / "x.npz", message)
 
 
 def test_an_npz_is_refused_for_a_later_entry_before_one_is_read(
@@ -114,21 +129,39 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
         ({"encoder__mlp_layers__2__running_mean": torch.zeros(4)}, "is no BatchNorm1d"),
         ({"encoder__mlp_layers__2__gamma": torch.zeros(4)}, "is no linear layer"),
         ({"rq__vq_layers__3__embedding__weight": torch.zeros(3, 4)}, r"the levels \[0, 1, 3\]"),
+        ({"rq__vq_layers__0__embedding__weight": torch.zeros(1 << 16, 4)}, "not 1 to 65535"),
+        ({f"rq__vq_layers__{level}__embedding__weight": MANY for level in range(9)}, "claim 57"),
+        ({"rq__vq_layers__0__embedding__weight": MANY.to(torch.complex64)}, "ComplexFloatStorage"),
+        ({"encoder__mlp_layers__1__weight": None, "encoder__mlp_layers__1__bias": None}, "no line"),
+        ({"x": hostile.Tensor(1)}, "a tensor of another form"),
+        ({"x": hostile.Tensor(1, 0, (3, 3), (3, 1))}, "a tensor of another form"),
+        ({"x": hostile.Tensor(hostile.STORAGE, -1, (3, 3), (3, 1))}, "impossible sizes"),
+        ({"x": hostile.Tensor(hostile.STORAGE, 0, (1,) * 9, (1,) * 9)}, "with 9 dimensions"),
     ],
 )
 def test_tensors_of_other_shapes_and_values(
-    tmp_path: Path, changes: dict[str, torch.Tensor], message: str
+    tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     checkpoint(tmp_path / "model.pth", **changes)
     refused(tmp_path / "model.pth", message)
 
 
-def test_batch_statistics_that_cannot_be(tmp_path: Path) -> None:
-    parts = {name: torch.ones(4) for name in ("running_mean", "weight", "bias")}
-    names = {f"encoder__mlp_layers__2__{name}": part for name, part in parts.items()}
-    names["encoder__mlp_layers__2__running_var"] = -torch.ones(4)
-    checkpoint(tmp_path / "model.pth", **names)
-    refused(tmp_path / "model.pth", "variances below 0")
+@pytest.mark.parametrize(
+    ("module", "variances", "message"),
+    [
+        (2, -torch.ones(4), "variances below 0"),
+        (2, torch.ones(5), "has width .5,., the layer before it .4,."),
+        (0, torch.ones(4), "normalizes before the first linear layer"),
+    ],
+)
+def test_batch_statistics_that_cannot_be(
+    tmp_path: Path, module: int, variances: torch.Tensor, message: str
+) -> None:
+    names = ("running_mean", "weight", "bias", "running_var")
+    parts = {f"encoder__mlp_layers__{module}__{name}": abs(variances) for name in names}
+    parts[f"encoder__mlp_layers__{module}__running_var"] = variances
+    checkpoint(tmp_path / "model.pth", **parts)
+    refused(tmp_path / "model.pth", message)
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
@@ -174,6 +207,20 @@ def test_any_bytes_as_a_pickle_are_records_or_malformed(data: bytes) -> None:
     with suppress(ValueError):
         value = read_pickle(b"\x80\x02" + data + b".")
     assert type(value) in RECORDS
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"}", "exhausted before seeing STOP"),
+        (b"h\x00.", "takes values that are not there"),
+        (b"K\x01\x86.", "takes values that are not there"),
+        (b"K\x01K\x02K\x03s.", "sets items of what is no mapping"),
+    ],
+)
+def test_a_malformed_pickle_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_pickle(b"\x80\x02" + data)
 
 
 def test_objects_of_a_pickle_are_records() -> None:

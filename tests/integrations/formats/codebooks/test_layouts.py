@@ -1,11 +1,13 @@
 """Codebooks of other systems encode to the codes of a plain re-computation."""
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from sidtool.base.errors import DataError
 from sidtool.integrations.formats.codebooks.layouts import OPENONEREC_ENCODER, read_codebook
@@ -133,7 +135,8 @@ def test_other_precisions_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
 def test_views_of_a_storage_are_read(tmp_path: Path) -> None:
     big = torch.randn(40, 12)
     levels = [big[3:10, :DIM], big[20:25, 2 : 2 + DIM], torch.randn(DIM, 6).T]
-    state = {f"centroids.{number}": level for number, level in enumerate(levels)}
+    named = {f"centroids.{number}": nn.Parameter(level) for number, level in enumerate(levels)}
+    state = defaultdict(None, named)  # a mapping that a pickle makes by a call
     torch.save(state, tmp_path / "model.pt")
     read = read_codebook(tmp_path / "model.pt").codebook.levels
     for level, stored in zip(read, levels, strict=True):
