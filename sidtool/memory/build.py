@@ -182,8 +182,10 @@ def rebuild_memory(
     manifest = memory.manifest
     content = None
     manifest.check_vectors(bundle.identity, are_given=vectors is not None)
-    if manifest.content is not None:
-        content = _renewed_content(memory, bundle, vectors)
+    if manifest.content is not None and vectors is not None:
+        content = ItemContent.of(bundle, vectors, manifest.content.weight)
+    elif manifest.content is not None:
+        content = _renewed_content(memory, bundle)
     return build_memory(
         split, bundle, manifest.settings, content=content, tuned_on=manifest.tuned_on
     )
@@ -212,24 +214,17 @@ def content_of(
 
 
 def _renewed_content(
-    memory: Memory,
-    bundle: Bundle,
-    vectors: Vectors | None = None,
-    compare: Callable[[Vectors], Any] = nearest_items,
+    memory: Memory, bundle: Bundle, compare: Callable[[Vectors], Any] = nearest_items
 ) -> ItemContent:
     """The content of a bundle's items, compared as a memory that has content compared its own.
 
-    Raises UsageError if that needs the items' vectors, and they are not given."""
+    Raises UsageError if that needs the items' vectors."""
     settings = memory.manifest.content
     stored = memory.content
     assert settings is not None
     assert stored is not None
-    is_same = memory.manifest.bundle.digest == bundle.identity.digest
-    if is_same and vectors is None:
+    if memory.manifest.bundle.digest == bundle.identity.digest:
         memory.check_bundle(bundle)
         return ItemContent(stored.to_scipy(), settings)
-    if settings.source == "codes":
-        return ItemContent.of(bundle, weight=settings.weight, compare=compare)
-    memory.manifest.check_vectors(bundle.identity, are_given=vectors is not None)
-    assert vectors is not None
-    return ItemContent.of(bundle, vectors, settings.weight, compare)
+    memory.manifest.check_vectors(bundle.identity, are_given=False)
+    return ItemContent.of(bundle, weight=settings.weight, compare=compare)

@@ -90,3 +90,6 @@ def test_a_label_prompt_makes_the_questions(bundle: Bundle, catalog: Items, tmp_
         fields = example.fields.with_next()
         ids = label_prompt_ids(prompt, model.tokenizer, model.tokens, codes, fields)
         assert encoder.ids(question.prompt) == ids
+    short = dataclasses.replace(prompt, max_length=4)
+    with pytest.raises(DataError, match=r"of task .* does not fit 4 tokens"):
+        label_prompt_ids(short, model.tokenizer, model.tokens, codes, fields)

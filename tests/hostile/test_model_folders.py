@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from sidtool.base.checkpoint import check_encoder, check_folder
 from sidtool.base.checkpoint.files import read_header
+from sidtool.base.errors import DataError
 from sidtool.model import LoadedModel, extend_model, load_model_folder
 from sidtool.model.contract import Contract, read_contract
 from sidtool.model.network.adapter import read_lora_config
@@ -150,6 +151,23 @@ def test_an_adapter_names_no_module(tmp_path_factory: Any, config: bytes) -> Non
     if settings is not None:
         assert settings.megatron_config is None
         assert settings.init_lora_weights is True
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_dora": True}, "has use_dora = True, which sidtool does not support"),
+        ({"r": 0}, "has r = 0 and lora_alpha = 8"),
+        ({"lora_alpha": "8"}, "has r = 4 and lora_alpha = '8'"),
+    ],
+)
+def test_an_adapter_of_other_settings_is_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    adapter = {key: value for key, value in ADAPTER.items() if key != "megatron_core"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(adapter | changes))
+    with pytest.raises(DataError, match=message):
+        read_lora_config(tmp_path, range(TOKENS.start, TOKENS.stop), "CAUSAL_LM")
 
 
 LOADED_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")

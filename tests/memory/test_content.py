@@ -14,7 +14,7 @@ from sidtool.data.items import make_items
 from sidtool.data.vectors import Vectors
 from sidtool.memory import content as module
 from sidtool.memory import verify_memory
-from sidtool.memory.build import build_memory, content_of
+from sidtool.memory.build import build_memory, content_of, rebuild_memory
 from sidtool.memory.content import CONTENT_WEIGHT, ItemContent, nearest_items
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
@@ -146,6 +146,8 @@ def test_content_is_that_of_the_vectors_or_of_the_earlier_memory() -> None:
     by_vectors = build_memory(SPLIT, BUNDLE, content=ItemContent.of(BUNDLE, VECTORS[:ITEMS]))
     with pytest.raises(UsageError, match="compares the items' vectors"):
         content_of(GROWN, None, None, by_vectors)
+    renewed = rebuild_memory(by_vectors, SPLIT, GROWN, VECTORS).manifest.content
+    assert renewed == ItemContent.of(GROWN, VECTORS).settings
 
 
 @pytest.mark.parametrize("weight", [-1.0, 101.0, float("nan"), float("inf"), 0.0])

@@ -110,6 +110,20 @@ def test_adapters_are_checked_too(made: Path, bundle: Bundle, tmp_path: Path) ->
     assert {CONTRACT, BUNDLE_COPY} <= {path.name for path in folder.iterdir()}
     load_model_folder(folder)
     unsigned(folder)
+    path = folder / "adapter_model.safetensors"
+    weights = load_file(path)
+    first = next(name for name in weights if ".lora_" in name)
+    for problem, changed in (
+        (f"lacks weights: {first.removesuffix('.weight')}", weights.keys() - {first}),
+        ("has unknown weights: base_model.model.other", {*weights, "base_model.model.other"}),
+    ):
+        save_file({name: weights.get(name, torch.ones(2)) for name in changed}, path)
+        with pytest.raises(DataError, match=problem):
+            load_model_folder(folder)
+    path.unlink()
+    with pytest.raises(DataError, match=r"does not load as an adapter of its base: .*No such file"):
+        load_model_folder(folder)
+    save_file(weights, path, metadata={"format": "pt"})
     poison(folder, float("nan"), file="adapter_model.safetensors")
     for read in (
         lambda: load_model_folder(folder),

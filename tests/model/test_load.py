@@ -44,10 +44,12 @@ def test_a_loaded_model_does_not_follow_its_files(made: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
 def test_a_damaged_file_is_refused(made: Path, name: str) -> None:
-    load_model_folder(made)
+    loaded = load_model_folder(made)
     content = bytearray((made / name).read_bytes())
     content[-9] ^= 1
     (made / name).write_bytes(content)
+    with pytest.raises(IntegrityError, match=f"{name}: its SHA-256 differs from that in sid.json"):
+        loaded.push_to_hub("shop/model")
     with pytest.raises(IntegrityError, match=f"{name} has digest"):
         load_model_folder(made)
     (made / name).unlink()
@@ -120,9 +122,12 @@ def test_a_model_that_was_planned_with_must_still_be_there(
 ) -> None:
     planned = read_contract(made)
     assert load_model_folder(made, contract=planned).contract == planned
+    loaded = load_model_folder(another)
     replacing(made, another, 1, monkeypatch)()
     with pytest.raises(CompatibilityError, match="another model now"):
         load_model_folder(made, contract=planned)
+    with pytest.raises(CompatibilityError, match="has another model than the one that was loaded"):
+        loaded.with_bundle(another, None, None)
 
 
 def test_float32_is_the_default_on_a_cpu(made: Path) -> None:

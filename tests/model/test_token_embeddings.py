@@ -4,6 +4,7 @@ import torch
 from sidtool.base.errors import UsageError
 from sidtool.model.network.token_embeddings import TokenEmbeddings
 from sidtool.model.vocabulary.tokens import SidTokens
+from sidtool.recommendation.search.columns import Columns
 from sidtool.recommendation.search.partial_head import PartialHead
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.loss.probes import narrows_exactly, packs_exactly
@@ -49,9 +50,11 @@ def test_logits_and_gradients_are_those_of_the_whole_weight(architecture: str, t
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("columns", [None, (60, 81), (55, 90), (64, 70)])
+@pytest.mark.parametrize(
+    "columns", [None, (60, 81), (55, 90), (64, 70), torch.tensor([70, 61, 80])], ids=str
+)
 def test_a_step_changes_only_the_sid_block_and_partial_heads_use_it(
-    tied: bool, columns: tuple[int, int] | None
+    tied: bool, columns: Columns | None
 ) -> None:
     model = tiny_model("gemma3", vocab_size=90, tied=tied)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}

@@ -189,6 +189,9 @@ def test_a_weight_replaces_the_gate_of_a_contract(tmp_path: Path) -> None:
         weighted = choose_memory(tmp_path, binding, loaded.bundle, options)
         mixtures.append((weighted.gate, weighted.weight, weighted.power))
     assert mixtures == [(gate, 0.4, 2.0), (gate, 0.4, 3.0), (None, 0.1, 2.0)]
+    other = replace(binding, digest="0" * 64)
+    with pytest.raises(CompatibilityError, match=f"is memory {memory.digest[:12]}, the contract "):
+        choose_memory(tmp_path, other, loaded.bundle, MemoryOptions())
 
 
 def test_an_answer_does_not_depend_on_the_others_of_its_batch() -> None:

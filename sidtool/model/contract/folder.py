@@ -4,6 +4,7 @@ that makes one ends, and how one is verified and pushed to the Hugging Face hub.
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,9 +137,8 @@ def read_contract(folder: Path) -> Contract:
             f"{CONTRACT}",
             hint=pull if kind == "a registry" else extend,
         )
-    if path.stat().st_size > MAX_JSON:
-        raise IntegrityError(f"{path} is damaged: {path.stat().st_size} bytes")
-    return parse_contract(str(path), path.read_bytes())
+    with path.open("rb") as stream:
+        return parse_contract(str(path), stream.read(MAX_JSON + 1))
 
 
 def read_embedded(folder: Path) -> Contract | None:
@@ -268,15 +268,13 @@ def refuse_base_as_output(out: Path, contract: Contract, *others: Path) -> None:
     load a model with these bases then."""
     bases = [path.resolve() for path in others]
     seen: set[Path] = set()
-    while contract.base_folder is not None:
-        base = Path(contract.base_folder.path).resolve()
-        if base in seen:
-            break
-        seen.add(base)
-        try:
+    with suppress(SidtoolError):  # a base that was moved or removed cannot be replaced
+        while (reference := contract.base_folder) is not None:
+            base = Path(reference.path).resolve()
+            if base in seen:
+                break
+            seen.add(base)
             contract = read_contract(base)
-        except SidtoolError:
-            break  # a base that was moved or removed cannot be replaced
     if out.resolve() in (*bases, *seen):
         raise UsageError(
             f"{out} is the base of adapters, which need it", hint="write to another path"

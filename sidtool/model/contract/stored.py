@@ -43,8 +43,6 @@ class StoredModel:
         """The record of the model folder whose sid.json has these bytes. Raises IntegrityError if
         sid.json is damaged or the bundle or memory inside is not the recorded one,
         CompatibilityError if it records no digests, as contracts before 0.3."""
-        if len(root) > MAX_JSON:
-            raise IntegrityError(f"{location}/{CONTRACT} has more than {MAX_JSON} bytes")
         contract = parse_contract(f"{location}/{CONTRACT}", root)
         if not contract.files:
             raise CompatibilityError(
@@ -99,6 +97,8 @@ def parse_contract(location: str, data: bytes) -> Contract:
     """The contract in the bytes of a sid.json. Raises CompatibilityError for a newer format,
     IntegrityError if it is damaged; both name the location."""
     try:
+        if len(data) > MAX_JSON:
+            raise ValueError(f"it has more than {MAX_JSON} bytes")
         value = parse_json(data)
     except ValueError as error:
         raise IntegrityError(f"{location} is damaged: {error}") from error

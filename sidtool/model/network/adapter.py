@@ -47,8 +47,6 @@ def merge_adapter(model: Any, folder: Path, added_ids: range, digests: Mapping[s
 
     stored = check_folder(folder)
     path = folder / ADAPTER
-    if not path.is_file():
-        raise DataError(f"{folder} has no {ADAPTER}")
     config = read_lora_config(folder, added_ids, peft_task(model))
     rows = {f"{PREFIX}{name}{TOKEN_ADAPTER}" for name in config.trainable_token_indices}
     with _stating_tied_head(model), loading(folder, "as an adapter of its base", stored):

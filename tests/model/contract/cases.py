@@ -4,7 +4,13 @@ from pathlib import Path
 
 from sidtool.data.split.record import Cuts, SplitReference
 from sidtool.model.contract.folder import write_contract
-from sidtool.model.contract.stage_record import ModelReference, Selection, StageRecord, TrainParams
+from sidtool.model.contract.stage_record import (
+    Forgetting,
+    ModelReference,
+    Selection,
+    StageRecord,
+    TrainParams,
+)
 from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.tokenizer.bundle import Bundle
@@ -21,6 +27,7 @@ TRAINED = TrainParams(
     run="cd" * 32,
     teachers=(TEACHER,),
     best=Selection("ndcg@10", 0.0713, 400),
+    forgetting=Forgetting(12, 20.5, 21.25),
 )
 
 

@@ -110,6 +110,7 @@ def test_a_card_shows_recipe_data_and_metric(trained: Path) -> None:
         "| held out in stage 2 | validation from 3.0, test from 5.0 |",
         "| 2. full | ndcg@10 | 0.0713 | 400 |",
         "| items | 20 |",
+        "| perplexity on held-out general text, stage 2 | 20.5 before, 21.25 after |",
     ):
         assert row in card
     assert "/home/someone" not in card

@@ -8,8 +8,21 @@ import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.model.contract.contract import Contract, MemoryBinding
-from sidtool.model.contract.folder import open_bundle_copy, read_contract, write_contract
-from sidtool.model.contract.stage_record import ExtendParams, MergeParams, RebindParams, StageRecord
+from sidtool.model.contract.folder import (
+    open_bundle_copy,
+    read_contract,
+    refuse_base_as_output,
+    verify_model,
+    with_bases,
+    write_contract,
+)
+from sidtool.model.contract.stage_record import (
+    ExtendParams,
+    MergeParams,
+    ModelReference,
+    RebindParams,
+    StageRecord,
+)
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.bundle import Bundle, verify
@@ -189,6 +202,8 @@ def test_rows_with_others_between_them_are_not_trained_alone(bundle: Bundle) -> 
 def test_a_missing_folder_is_not_called_a_model_without_a_contract(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no model folder"):
         read_contract(tmp_path / "tuned")
+    with pytest.raises(DataError, match="there is no model at"):
+        verify_model(str(tmp_path / "tuned"))
 
 
 def test_a_published_model_is_to_be_pulled(tmp_path: Path) -> None:
@@ -205,6 +220,32 @@ def test_a_json_value_that_is_no_contract_is_refused(text: str, tmp_path: Path) 
     (tmp_path / "sid.json").write_text(text)
     with pytest.raises(IntegrityError, match="is damaged"):
         read_contract(tmp_path)
+
+
+def test_a_contract_has_a_largest_size(tmp_path: Path) -> None:
+    with (tmp_path / "sid.json").open("wb") as stream:
+        stream.truncate(1 << 30)
+    with pytest.raises(IntegrityError, match=r"sid\.json is damaged: it has more than 16777216"):
+        read_contract(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("base", "start", "message"),
+    [("stored", 471, "is an adapter whose base is itself"), ("base", 472, "from id 472, its base")],
+)
+def test_a_base_that_cannot_be_one_is_refused(
+    base: str, start: int, message: str, stored: Path
+) -> None:
+    shutil.copytree(stored, stored.with_name("base"))
+    reference = ModelReference(str(stored.with_name(base)), {})
+    bundle = shop()
+    contract = replace(contract_of(bundle), base_folder=reference, token_start=start)
+    write_contract(stored, contract, bundle)
+    with pytest.raises(CompatibilityError, match=message):
+        with_bases(stored, contract)
+    refuse_base_as_output(stored.with_name("out"), contract)
+    with pytest.raises(UsageError, match="is the base of the adapters that would replace it"):
+        refuse_base_as_output(Path(reference.path), contract)
 
 
 def test_a_folder_with_the_copy_of_another_bundle_is_refused(stored: Path) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from sidtool.base.errors import DataError
 from sidtool.model.prompt.segments import catalog, prompt_encoder, template
 from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace
@@ -23,14 +24,14 @@ from tests.model.prompt.cases import (
 def word_tokenizer() -> Any:
     """A tokenizer whose base vocabulary contains special tokens as whole words."""
     letters = "abcdefghijklmnopqrstuvwxyz<>|_/ 0123456789"
-    words = ["<unk>", "<eos>", "<|im_end|>", "<s_a_1>", *letters, "<|", "im", "end"]
+    words = ["<unk>", "<eos>", "<|im_end|>", "<s_a_1>", *letters, "<|", "im", "end", "~"]
     numbers = {word: index for index, word in enumerate(words)}
     backend = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, unk_token="<unk>", eos_token="<eos>"
     )
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>", "~"]})
     tokenizer.add_tokens(["<s_a_1>"])
     return tokenizer
 
@@ -51,6 +52,15 @@ def test_special_tokens_of_the_base_vocabulary_are_avoided_too(text: str) -> Non
     special = set(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id}
     assert not special & set(encoder.ids([catalog(text)]))
     assert encoder.ids([catalog("<|im_end|>")])
+    assert encoder.ids([catalog("~")]) == []  # no other token spells it
+
+
+def test_a_tokenizer_that_does_not_encode_is_named() -> None:
+    backend = Tokenizer(models.WordLevel({"a": 0}, unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    encoder = prompt_encoder(tokenizer, SidTokens(SidSpace((1,)), 1))
+    with pytest.raises(DataError, match=r"^the tokenizer of .* cannot encode a text: .*UNK"):
+        encoder.ids([catalog("b")])
 
 
 pieces = st.sampled_from(
