@@ -33,6 +33,9 @@ def test_packed_keys_sort_as_codes_do_and_unpack(sizes: tuple[int, ...], seed: i
     keys = levels.pack(codes)
     np.testing.assert_array_equal(levels.unpack(keys), codes)
     assert codes[np.argsort(keys, kind="stable")].tolist() == sorted(codes.tolist())
+    levels.check(codes)
+    with pytest.raises(UsageError, match=f"has {len(sizes)} levels"):
+        levels.check(codes[:, 1:])
 
 
 @given(sizes)

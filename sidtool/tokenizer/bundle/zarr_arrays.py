@@ -321,8 +321,6 @@ def _assemble(
     for data in parts:
         target[position : position + len(data)] = np.frombuffer(data, dtype=np.uint8)
         position += len(data)
-    if position != len(target):
-        raise _unreadable(name, f"rows {rows[0]} to {rows[1]} are not within the array")
     # NumPy takes other bytes for true, but computes with them as numbers
     if array.dtype == np.bool_ and (array.view(np.uint8) > 1).any():
         raise _unreadable(name, "a value is neither true nor false")

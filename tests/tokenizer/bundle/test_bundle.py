@@ -24,7 +24,7 @@ from sidtool.tokenizer.codes.measure import prefix_similarity
 from sidtool.tokenizer.make.build import BuildOptions, build_codebook
 from sidtool.tokenizer.make.encode import decode
 from sidtool.tokenizer.make.explain import explain
-from sidtool.tokenizer.sid import SidSpace
+from sidtool.tokenizer.sid import Levels, SidSpace
 from tests.bundles import small_bundle
 
 
@@ -246,6 +246,7 @@ def test_the_codes_are_those_of_the_command(tmp_path: Path) -> None:
     bundle.save(tmp_path / "again.zarr")
     assert verify(tmp_path / "again.zarr") == []
     assert Bundle.open(tmp_path / "again.zarr").digest == bundle.digest
+    assert Bundle.from_vectors(IDS, vectors()).space.sizes == Levels.for_items(60).sizes
 
 
 def test_a_level_is_appended() -> None:
@@ -253,6 +254,9 @@ def test_a_level_is_appended() -> None:
     bundle = Bundle.from_vectors(IDS, doubled, levels=(4, 8), collisions="append")
     assert (bundle.space.levels, bundle.manifest.collisions.capacity) == (3, bundle.space.sizes[-1])
     assert len(set(bundle.sids().values())) == 60
+
+
+MANY = {"ids": [f"i{row}" for row in range(16_385)], "vectors": np.ones((16_385, 2))}
 
 
 @pytest.mark.parametrize(
@@ -270,6 +274,9 @@ def test_a_level_is_appended() -> None:
         ({"seed": -1}, UsageError, "seed must be at least 0, not -1"),
         ({"method": "x"}, UsageError, "no method 'x'"),
         ({"depth": 3}, UsageError, "no option 'depth'"),
+        ({"sizes": (4, 4)}, UsageError, "no option sizes"),
+        ({"ids": ["", *IDS[1:]]}, DataError, "item 0 has an empty id"),
+        ({**MANY, "levels": (1,), "collisions": "append"}, UsageError, "16385 items share one SID"),
         ({"levels": (64,)}, DataError, "distinct"),
         ({"collisions": "drop"}, UsageError, "collisions must be one of reassign, append"),
         ({"spelling": "x"}, UsageError, "no spelling 'x'"),

@@ -103,6 +103,7 @@ WRONG_VALUES: dict[str, list[Any]] = {
     "source split": [{"protocol": "temporal", "digest": digest} for digest in (1, "abc")],
     "recipe encoder": [None],
     "recipe encoder probes 0 vector 0": ["?", True],
+    "recipe encoder probes": [[{"text": "x", "vector": [0.5] * width} for width in (2, 3)]],
     "recipe quantizer method": [REMOVED],
     "report": [{"items": 6}],
     "change": [
@@ -142,6 +143,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "deep nesting": lambda root: root.replace(b'"small"', b"[" * 10**5 + b"]" * 10**5),
     "no object": lambda root: b"[]",
     "attributes of another type": lambda root: b'{"attributes": []}',
+    "a manifest of another type": lambda root: root_document([]),
     "empty": lambda root: b"",
 }
 

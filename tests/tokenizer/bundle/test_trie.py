@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -6,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import UsageError
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle import trie as trie_module
 from sidtool.tokenizer.bundle.trie import Trie
+from tests.bundles import small_bundle
 
 
 @st.composite
@@ -76,6 +79,13 @@ def test_row_ids_of_the_bundle_are_returned(case: Any, is_whole: bool, data: st.
 def test_codes_that_make_no_trie_are_refused(codes: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Trie.from_codes(np.array(codes, dtype=np.uint16), (4, 4))
+
+
+def test_a_bundle_without_active_items_has_no_trie() -> None:
+    bundle = small_bundle(2)
+    items = replace(bundle.items, retired=np.ones(2, dtype=np.bool_))
+    with pytest.raises(UsageError, match="no items"):
+        Bundle.of(items, None, "reassign", name="retired").trie()
 
 
 def test_a_large_trie_uses_little_memory() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidtool.base.errors import SidtoolError
+from sidtool.base.errors import IntegrityError, SidtoolError
 from sidtool.tokenizer.bundle import Bundle, StringArray, verify
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from tests.bundles import small_bundle
@@ -204,6 +204,13 @@ def test_look_ups_in_parts_check_what_they_read(tmp_path: Path, rows: int) -> No
     path = made.write(tmp_path / "shop.zarr")
     with pytest.raises(SidtoolError, match=r"does not divide|no item"):
         Bundle.open(path).sid("i3")
+
+
+def test_rows_in_another_order_have_no_trie(tmp_path: Path) -> None:
+    made = draft()
+    reverse_rows(made)
+    with pytest.raises(IntegrityError, match=r"^items/sid: .*lexicographic order"):
+        Bundle.open(made.write(tmp_path / "shop.zarr")).trie()
 
 
 def test_a_codebook_that_every_method_fits_is_accepted() -> None:

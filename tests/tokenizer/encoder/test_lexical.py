@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -68,11 +71,20 @@ def test_a_catalog_without_words_is_refused(texts: list[str]) -> None:
         LexicalEncoder.fit(texts)
 
 
-def test_a_stored_encoder_without_features_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (lambda hashes, idf, parts: (hashes[:0], idf[:0], parts[:0]), "no features"),
+        (lambda hashes, idf, parts: (hashes[::-1], idf, parts), "feature_hash does not ascend"),
+        (lambda hashes, idf, parts: (hashes, idf * np.nan, parts), "is not finite"),
+    ],
+)
+def test_a_stored_encoder_of_other_values_is_refused(
+    changed: Callable[..., Any], message: str
+) -> None:
     whole = LexicalEncoder.fit(["one lamp"])
-    empty = LexicalEncoder(whole.feature_hash[:0], whole.idf[:0], whole.components[:0])
-    with pytest.raises(ValueError, match="no features"):
-        empty.check()
+    with pytest.raises(ValueError, match=message):
+        LexicalEncoder(*changed(whole.feature_hash, whole.idf, whole.components)).check()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from transformers.utils import logging
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.data import Vectors
 from sidtool.tokenizer.encoder import model as room
-from sidtool.tokenizer.encoder.model import PROBES, load_encoder
+from sidtool.tokenizer.encoder.model import PROBES, _set_pooling, load_encoder
 from sidtool.tokenizer.encoder.settings import Encoder, EncoderRecipe
 from tests.encoders import embed, tiny_encoder
 
@@ -101,6 +101,8 @@ def test_an_invalid_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no pooling 'best'") as caught:
         embed(["a"], Encoder(str(folder), pooling="best"), cache=tmp_path)
     assert "lasttoken" in str(caught.value.shell_hint)
+    with pytest.raises(UsageError, match="has no token pooling, so it cannot be 'mean'"):
+        _set_pooling([], Encoder(str(folder), pooling="mean"))
     for setting in ({"dtype": "int3"}, {"max_length": 0}):
         with pytest.raises(UsageError, match=r"not 'int3'|at least 1, not 0"):
             Encoder(str(folder), **setting)
@@ -141,6 +143,8 @@ def test_probes_accept_the_same_encoder_only(folder: Path, tmp_path: Path) -> No
     narrower = recipe | {"dim": 8, "probes": probes}
     with pytest.raises(CompatibilityError, match="16 dimensions, the recipe has 8"):
         load_encoder(encoder).check(EncoderRecipe.from_json(narrower))
+    with pytest.raises(CompatibilityError, match=r"probes are malformed: vectors \(0,\)"):
+        load_encoder(encoder).check(EncoderRecipe.from_json(recipe | {"probes": []}))
 
 
 def test_the_recipe_records_the_defaults_of_the_model(folder: Path, tmp_path: Path) -> None:

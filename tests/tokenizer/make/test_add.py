@@ -2,6 +2,7 @@ import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import ItemsChange
 from sidtool.tokenizer.codes.assign import assign
 from sidtool.tokenizer.codes.report import Policy
-from sidtool.tokenizer.make.add import add_items, item_change, unknown
+from sidtool.tokenizer.make.add import add_items, item_change, planned_change, unknown
 from sidtool.tokenizer.make.encode import embed_texts
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.sid import SidSpace
@@ -184,12 +185,17 @@ def test_a_new_version_records_its_parents() -> None:
     assert third.manifest.recipe == first.manifest.recipe
 
 
-def test_the_planned_change_is_that_of_the_new_version() -> None:
+def test_the_planned_change_is_that_of_the_new_version(tmp_path: Path) -> None:
     bundle = add_items(built(), remove=["old4", "old5"])
     items = listed(["old1", "a", "old4", "b"], "novel")
     remove = ["old2", "old2", "old5"]  # one twice, and one that is retired already
     planned = item_change(bundle, items, remove)
     assert planned == ItemsChange(added=2, restored=1, retitled=2, retired=1)
+    np.save(tmp_path / "vectors.npy", vectors_of(items.ids))
+    with_vectors = {"embeddings": [tmp_path / "vectors.npy"], "by_row": True}
+    assert planned_change(bundle, items, remove=remove, **with_vectors) == planned
+    with pytest.raises(RefusedError, match="built from given vectors"):
+        planned_change(bundle, items, remove=remove)
     with pytest.warns(SidtoolWarning, match="1 of 4 items are in the bundle"):
         after = add_items(bundle, items, vectors_of(["a", "b"]), remove=remove)
     assert after.manifest.change == replace(planned, catalog=items.digest)

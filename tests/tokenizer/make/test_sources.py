@@ -194,6 +194,11 @@ def test_several_sources_are_fused_and_all_required(tmp_path: Path) -> None:
     assert bundle.codebook.dims == (10, 4)
     assert (bundle.manifest.recipe or {})["encoder"] == {"vectors": "given", "dim": 14}
     assert "collaborative" not in (bundle.manifest.recipe or {})
+    for number, rows in enumerate((sources[0], sources[1], sources[1][1:])):
+        np.save(tmp_path / f"{number}.npy", rows)
+    for names, message in ((("0",), "have 10 dimensions.* from 10 and 4"), (("0", "2"), "60 and")):
+        with pytest.raises(UsageError, match=message):
+            encode(bundle, embeddings=[tmp_path / f"{name}.npy" for name in names])
     other = BuildOptions((8, 8, 4), weights=(3.0, 1.0))
     reweighted = build_codebook(listed(IDS), tmp_path / "o.zarr", other, embeddings=sources)
     assert reweighted.identity != bundle.identity

@@ -139,6 +139,9 @@ def test_vectors_are_scaled_and_shifted_before_their_length():
     assert (scaled.encode(vectors) == plain.encode(vectors * scale + shift)).all()
 
 
+DECODER = np.ones((4, 3), dtype=np.float32)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -146,6 +149,8 @@ def test_vectors_are_scaled_and_shifted_before_their_length():
         ({"encoder": dict.fromkeys(("scale", "shift"), np.ones(3, dtype=np.float32))}, "shape"),
         ({"encoder": dict.fromkeys(("scale", "shift"), np.ones(4))}, "not finite float32"),
         ({"encoder": {"unused": np.full(4, np.nan, dtype=np.float32)}}, "unused is not finite"),
+        ({"params": QuantizerParams(dim=0)}, "dim is 0, not a whole number from 1"),
+        ({"encoder": {"out_0_weight": DECODER, "out_0_bias": DECODER[0]}}, "'out' gives 3, dim is"),
         ({"params": QuantizerParams(first_code=8)}, "first_code is 8"),
         ({"params": QuantizerParams(first_code=-1)}, "first_code is -1"),
     ],

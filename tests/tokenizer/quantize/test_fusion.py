@@ -58,6 +58,23 @@ def test_a_stored_prediction_of_several_layers_is_applied() -> None:
     assert fused.tolist() == [[0, 1, 10], [-1, 0, 12]]
 
 
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ((), "a fusion has no sources"),
+        ((FusedSource(0, 3, 1.0),), "source 0 has dim 0 and weight 1.0"),
+        ((FusedSource(3, 3, -1.0),), "source 0 has dim 3 and weight -1.0"),
+        ((FusedSource(3, 2, 1.0),), "source 0 gives width 3, not 2"),
+        ((FusedSource(2, 2, 0.5), FusedSource(2, 2, 0.5)), "fused to width 4, not 3"),
+    ],
+)
+def test_a_fusion_that_cannot_be_computed_is_refused(
+    sources: tuple[FusedSource, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_fusion({}, Fusion(sources), 3)
+
+
 def test_an_item_gets_a_mixture_of_its_factors_and_the_predicted_ones() -> None:
     from sklearn.linear_model import Ridge
 

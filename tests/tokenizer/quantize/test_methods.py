@@ -40,7 +40,10 @@ def test_equal_vectors_have_principal_axes() -> None:
 @ways
 def test_same_seed_same_codebook(method, options):
     vectors = mixture(0, 400, 12)
+    reports = []
+    options = {**options, "progress": lambda *at: reports.append(at)}
     first, again, other = (quick(vectors, (16, 8), method, options, seed) for seed in (1, 1, 2))
+    assert reports[-1][0] == reports[-1][1]
     assert first.params == again.params
     assert all((a == b).all() for a, b in zip(first.levels, again.levels, strict=True))
     assert all((first.encoder[name] == again.encoder[name]).all() for name in first.encoder)
