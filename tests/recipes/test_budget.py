@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +17,9 @@ from sidtool.recipes.budget import (
     choose_within,
     expected_seconds,
     read_speed,
+    work_of,
 )
+from sidtool.recipes.budget import slowness as slowness_of
 from sidtool.recipes.profile import Choices
 from tests.recipes.conftest import Finished
 
@@ -64,6 +67,14 @@ def test_the_speed_leaves_out_the_start_and_the_validation(tmp_path: Path) -> No
     log.write_text('{"step": 1, "seconds": 1.0}\n')
     with pytest.raises(DataError, match="1 log lines"):
         read_speed(tmp_path, valid=40)
+
+
+def test_a_training_without_a_log_was_as_fast_as_planned(tmp_path: Path) -> None:
+    assert slowness_of(tmp_path, Choices(), WORK, Speed(0.01, 0.0001)) == 1.0
+
+
+def test_a_training_that_no_epochs_measure_has_no_budget() -> None:
+    assert work_of(SimpleNamespace(recipe=None, choices=Choices())) is None
 
 
 @pytest.mark.parametrize("slowness", [0.5, 1.0, 1.5, 2.0, 3.0])

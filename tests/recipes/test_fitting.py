@@ -237,6 +237,8 @@ def test_a_folder_with_other_files_is_refused(shop: Shop, tmp_path: Path) -> Non
             function(shop.items, shop.events, tmp_path, shop.options)
         with pytest.raises(UsageError, match="is a URL"):
             function(shop.items, shop.events, "s3://bucket/shop", shop.options)
+        with pytest.raises(UsageError, match=r"notes\.txt is no folder"):
+            function(shop.items, shop.events, tmp_path / "notes.txt", shop.options)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -296,6 +298,10 @@ def test_a_dry_run_prints_a_script_and_writes_nothing(shop: Shop, tmp_path: Path
     assert "sidtool train " in ran.out
     steps = done(*line(shop, out), "--dry-run", "--json").json["steps"]
     assert [words[0] for words in steps][:3] == ["check", "split", "build-codebook"]
+    options = replace(shop.options, text_template="{title}!")
+    assert any(
+        "{title}!" in step.arguments for step in plan_fit(shop.items, shop.events, out, options)
+    )
     assert not out.exists()
 
 

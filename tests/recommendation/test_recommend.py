@@ -1,3 +1,4 @@
+import io
 import itertools
 import json
 import sys
@@ -25,6 +26,7 @@ from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import answer_each, recommend, recommend_to_file
 from sidtool.recommendation.requests import BadRequest, Outcome, Recommendation, Request
 from sidtool.recommendation.search.driver import tree_tokens
+from sidtool.recommendation.windows import LiveRequests
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model, with_prompts
 
@@ -70,6 +72,9 @@ def test_answers_come_in_the_order_of_the_requests(any_shop: LoadedModel, monkey
             assert title == items.title(index)
         (alone,) = recommend(any_shop, [request], options)
         assert alone.items == answer.items
+    lines = [json.dumps({"user": one.user, "history": list(one.history)}) for one in requests]
+    live = answer_each(any_shop, LiveRequests(io.BytesIO("\n".join(lines).encode())), options)
+    assert [answer.items for answer in live] == [answer.items for answer in answers]
     assert json.loads(json.dumps(answers[0].to_json()))["items"] == list(answers[0].items)
 
 
@@ -350,6 +355,13 @@ def test_a_file_has_the_lines_of_the_recommendations(shop: LoadedModel, tmp_path
         recommend_to_file(shop, requests, out)
 
 
+def test_a_prompt_may_show_titles(shop: LoadedModel) -> None:
+    prompt = HistoryPrompt("next-item", "{history}.", 9, 90, history_as="title", separator=", ")
+    ids = QuerySession.of(with_prompts(shop, history_prompt=prompt)).from_history(np.array([3, 1]))
+    items = shop.bundle.items
+    assert shop.tokenizer.decode(ids).startswith(f"{items.title(3)}, {items.title(1)}.")
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "bart"])
 def test_a_prompt_fits_into_the_positions_of_the_model(architecture: str) -> None:
     shop = loaded_model(small_bundle(60), architecture)
@@ -365,6 +377,10 @@ def test_a_prompt_fits_into_the_positions_of_the_model(architecture: str) -> Non
     template = HistoryPrompt("next-item", "x " * 2 * positions + "{history}", 5, 1 << 20)
     with pytest.raises(DataError, match=f"the model has {positions} positions"):
         answers_to(with_prompts(shop, history_prompt=template), [Request("u", history)], k=5)
+    if architecture == "llama":
+        shop.model.config.max_position_embeddings = 2
+        with pytest.raises(DataError, match="no position before an answer of task next-item"):
+            QuerySession.of(shop)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,15 @@ def test_a_window_ends_where_the_input_pauses(pipe: Pipe) -> None:
     assert next(windows, None) is None
 
 
+def test_an_error_of_the_input_ends_the_windows() -> None:
+    class Broken(io.BytesIO):
+        def readline(self, size: int | None = -1, /) -> bytes:
+            raise OSError("the input is gone")
+
+    with pytest.raises(OSError, match="the input is gone"):
+        list(LiveRequests(Broken()).windows(3))
+
+
 def test_what_cannot_pause_is_read_as_a_file(tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
     path.write_bytes(LINE % 1)

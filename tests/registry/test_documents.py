@@ -114,11 +114,22 @@ def test_a_registry_has_a_limited_number_of_versions(monkeypatch: pytest.MonkeyP
         list_versions(Storage("memory://many/shop"))
 
 
+def test_a_document_that_others_change_without_end_is_named(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidtool.registry.records.ATTEMPTS", 2)
+    monkeypatch.setattr(Storage, "put_if_unchanged", lambda *_: False)
+    with pytest.raises(DataError, match=r"refs\.json was changed by other writers 2 times"):
+        tag(f"{shop}@1.0", "blue")
+
+
 def test_an_error_lists_few_names(shop: Path) -> None:
     changed(shop / "refs.json", tags={f"tag{n}": "1.0" for n in range(1000)})
     with pytest.raises(DataError, match=r"has no 'x+': it has 1\.0, .* and 981 more$") as caught:
         open_bundle(f"{shop}@{'x' * 200}")
     assert len(str(caught.value)) < 500
+    with pytest.raises(UsageError, match=r"^'x{80}' is not a path: File name too long"):
+        open_bundle("x" * 300)
 
 
 @pytest.mark.parametrize(("key", "value"), [("digest", DIGEST), ("version", "1.1")])

@@ -16,10 +16,12 @@ from sidtool.base.errors import (
     RefusedError,
     UsageError,
 )
+from sidtool.base.hub import HubPush
+from sidtool.base.storage import Storage
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
 from sidtool.registry import open_bundle, open_memory, push
-from sidtool.registry.transfer import broken_parts
+from sidtool.registry.transfer import broken_parts, check_source, push_to_hub
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.cli.road import done, refused, tree
@@ -245,6 +247,9 @@ def test_a_loaded_model_is_pushed_and_signed(server: FakeHub, model: Path, tmp_p
     by_another = {"SIDTOOL_SIGNED_BY": str(tmp_path / "other.pub")}
     assert "Key mismatch" in refused(3, *request, env=by_another)
     done(*request, env={"SIDTOOL_SIGNED_BY": str(signers)})
+    remote = replace(check_source(str(model), None), storage=Storage("memory://model"))
+    with pytest.raises(UsageError, match="memory://model is not a folder of this machine"):
+        push_to_hub(remote, "hf://org/model", HubPush())
     changed(model)
     with pytest.raises(CompatibilityError, match="another model than the one that was loaded"):
         loaded.push_to_hub("org/model")

@@ -157,7 +157,9 @@ def test_large_files_go_in_pieces(
         return data
 
     monkeypatch.setattr(Storage, "read_ranges", recorded)
-    push(str(model), shop)
+    reports: list[tuple[int, int]] = []
+    push(str(model), shop, progress=lambda *at: reports.append(at))
+    assert reports[-1] == (reports[-1][1],) * 2
     pull(shop, tmp_path / "out")
     assert max(longest) <= size // 3
     assert tree(tmp_path / "out") == published(model)
@@ -165,6 +167,10 @@ def test_large_files_go_in_pieces(
     weights = {"model.safetensors": b"\0" * size}
     registry.folder(record.group).put(weights)
     assert [name for name, _ in broken_parts(locate(shop)[0])] == ["model.safetensors"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "put_pieces", lambda *_: [None for _ in _[2]])
+        with pytest.raises(IntegrityError, match="did not arrive as it was sent"):
+            push(str(model), shop)
     assert push(str(model), shop).sent == 1
     assert broken_parts(locate(shop)[0]) == []
 

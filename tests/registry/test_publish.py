@@ -14,7 +14,7 @@ from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageEr
 from sidtool.base.output import remove
 from sidtool.base.storage.storage import Range, Storage
 from sidtool.registry import pull, push, tag, transfer
-from sidtool.registry.publish import Pushed
+from sidtool.registry.publish import Pushed, plan_push
 from sidtool.registry.records import CARD, POINTER, VERSIONS, list_records, read_pointer
 from sidtool.registry.references import find_version, locate, open_bundle, split_reference
 from sidtool.registry.version_log import published_names
@@ -324,6 +324,40 @@ def test_an_object_stored_incompletely_stops_the_push(
     assert list_records(Storage(shop)) == []
     push(str(first), shop)
     assert verify(locate(shop)[0]) == []
+
+
+@pytest.mark.parametrize("large", [transfer.BATCH_BYTES, 1])
+@pytest.mark.parametrize(
+    ("name", "data"), [("items/sid/c/0/0", None), ("items/sid/c/0/0", b"other"), (ROOT, b"other")]
+)
+def test_a_source_that_changes_during_a_push_stops_it(
+    first: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    data: bytes | None,
+    large: int,
+) -> None:
+    monkeypatch.setattr(transfer, "BATCH_BYTES", large)
+    plan = plan_push(str(first), str(tmp_path / "shop"))
+    (first / name).unlink()
+    if data is not None:
+        (first / name).write_bytes(data)
+    with pytest.raises(IntegrityError, match="changed during the push"):
+        transfer.upload(plan.source, Storage(tmp_path / "shop"), plan.record, None)
+
+
+def test_what_cannot_be_copied_is_named(first: Path, tmp_path: Path) -> None:
+    plan = plan_push(str(first), str(tmp_path / "shop"))
+    copy = (plan.source.storage, first / ROOT, {ROOT: 1}, plan.source.manifest)
+    with pytest.raises(DataError, match=r"zarr\.json/zarr\.json cannot be written: File exists"):
+        transfer._copy(*copy)
+    with pytest.raises(IntegrityError, match="lacks the object"):
+        transfer._copy(Storage(tmp_path), *copy[1:])
+    pushed = push(str(first), str(tmp_path / "shop"))
+    Path(pushed.url, "items/sid/c/0/0").unlink()
+    with pytest.raises(IntegrityError, match="lacks the object items/sid/c/0/0"):
+        pull(str(tmp_path / "shop"), tmp_path / "out.zarr")
 
 
 def test_an_object_changed_in_a_store_is_not_pulled(shop: str, first: Path, tmp_path: Path) -> None:

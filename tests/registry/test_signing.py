@@ -103,6 +103,8 @@ def test_a_signed_version_is_pulled_with_its_signature(
     # by the files themselves, without sidtool
     verifier = verifying.Config().use_elliptic_key_verifier(public_key=key.with_suffix(".pub"))
     verifier.verify(tmp_path / "out.zarr", tmp_path / "out.zarr.sig")
+    with pytest.raises(RefusedError, match="published with another root document or license"):
+        push(bundle_path, shop, sign=str(key), license="mit")
     push(bundle_path, shop, tag="prod")  # it is signed already
     pull(f"{shop}@prod", tmp_path / "out.zarr.zip")
     check_signed(str(tmp_path / "out.zarr.zip"), key.with_suffix(".pub"))
@@ -129,6 +131,12 @@ def test_unsigned_and_wrongly_signed_versions_are_refused(
     assert [path.name for path in empty.rglob("*")] == ["signed-by.pem"]
     push(bundle_path, shop, sign=str(key))
     open_bundle(shop)
+    record = tmp_path / "registry/shop/versions/1.0.json"
+    spelled = record.read_text()
+    record.write_text(spelled + "\n")
+    with pytest.raises(IntegrityError, match="is not spelled as this version spells it"):
+        open_bundle(shop)
+    record.write_text(spelled)
     policy(shop, tmp_path / "other.pub")
     with pytest.raises(IntegrityError, match=r"signature of version 1\.0 .* is not valid"):
         open_bundle(shop)

@@ -13,6 +13,7 @@ from trl import SFTConfig
 from sidtool.base.errors import DataError, MissingPackageError, UsageError
 from sidtool.cli.settings_table import list_settings
 from sidtool.model.network.structure import ModelKind
+from sidtool.training.run_checks import complete_fields
 from sidtool.training.settings import DECIDED, DEFAULTS, StageSettings, TrainOptions
 from sidtool.training.settings_file import TRAINING, read_stages, typed_fields
 from sidtool.training.trainer_config import made_config, run_config
@@ -32,6 +33,14 @@ def test_flags_override_the_file_and_are_typed(tmp_path: Path) -> None:
     assert stage.options == TrainOptions(eval_num_beams=9, eval_users=7)
     fields = {"learning_rate": 0.002, "num_train_epochs": 2.0, "optim_args": "a=1"}
     assert stage.sft_fields == {**fields, "gradient_checkpointing": True}
+    assert read_one(None, ["run_name=null"]).sft_fields == {"run_name": None}
+
+
+def test_options_and_fields_are_kept_apart() -> None:
+    with pytest.raises(UsageError, match="stage belongs to TrainOptions"):
+        typed_fields(TRAINING, {"stage": "lora"})
+    with pytest.raises(UsageError, match="token_budget requires training examples whose tokens"):
+        complete_fields(TrainOptions(token_budget=9), {}, SimpleNamespace(tokens=None))
 
 
 def test_stages_name_their_examples(tmp_path: Path) -> None:

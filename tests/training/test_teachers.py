@@ -12,7 +12,7 @@ from sidtool.data.split import Split
 from sidtool.examples import SftOptions, TokenizedExamples, make_sft
 from sidtool.memory import build_memory
 from sidtool.model import extend_model, load_model_folder
-from sidtool.model.contract import check_model_split, read_contract
+from sidtool.model.contract import MemoryBinding, check_model_split, read_contract, write_contract
 from sidtool.model.prompt import prompt_encoder
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training import TrainOptions
@@ -109,6 +109,10 @@ def test_incompatible_teachers_are_refused(
         assert not list(tmp_path.glob("pupil*"))
 
     contract = read_contract(base)
+    with_memory = replace(contract, memory=MemoryBinding("ab" * 32, 0.5, 2.0, {}))
+    write_contract(tmp_path / "mixed", with_memory, small_bundle(40))
+    with pytest.raises(UsageError, match="mixed contains a memory"):
+        short_train("pupil", teachers=(tmp_path / "mixed",))
     longer = tiny_tokenizer(chat=True)
     longer.add_tokens(["another"])
     shifted = extended("shifted", longer, load_model_folder(base).bundle)

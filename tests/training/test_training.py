@@ -15,13 +15,15 @@ import torch
 from trl import SFTConfig
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.examples import TokenizedExamples
+from sidtool.data import Items
+from sidtool.data.split import Split
+from sidtool.examples import TokenizedExamples, make_sft
 from sidtool.model import load_model_folder
 from sidtool.model.contract import read_contract
 from sidtool.model.vocabulary import SidTokens
 from sidtool.recommendation import RecommendOptions, Request, recommend
 from sidtool.recommendation.search import PartialHead
-from sidtool.tokenizer.bundle import Trie
+from sidtool.tokenizer.bundle import Bundle, Trie
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training import HISTORY_FILE, MACHINE_FILE
 from sidtool.training.loop.checkpoints import TOTALS_FILE, last_checkpoint
@@ -31,6 +33,7 @@ from sidtool.training.loss.augment import AugmentedExamples
 from sidtool.training.loss.loss import Loss, Teachers
 from sidtool.training.loss.probes import narrows_exactly, packs_exactly
 from sidtool.training.training import TrainingSummary, train
+from tests.cli.road import write_lines
 from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 from tests.pairs import all_pairs
 from tests.sealed import reseal
@@ -79,6 +82,19 @@ def test_training_lowers_the_loss_and_writes_a_complete_model(
     assert load_model_folder(tmp_path / "tuned").contract == contract
     with pytest.raises(UsageError, match="exists already"):
         short_train("tuned")
+
+
+def test_the_perplexity_on_general_text_is_measured_before_and_after(
+    tmp_path: Path, models: Make, bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    corpus = write_lines(tmp_path / "a.jsonl", ({"text": f"some words {n}"} for n in range(40)))
+    made, model = tmp_path / "train.jsonl", models("gpt2")
+    make_sft(bundle, catalog, split, made, general=corpus, model=model)
+    summary = train(model, made, tmp_path / "out", **FAST, max_steps=3)
+    measured = read_contract(tmp_path / "out").params.forgetting
+    summarized = (summary.perplexity_before, summary.perplexity_after)
+    assert (measured.examples, measured.before, measured.after) == (2, *summarized)
+    assert 1 < measured.after < measured.before
 
 
 def test_the_random_states_of_the_caller_are_restored(short_train: Train) -> None:

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import tracemalloc
+from concurrent.futures import Future
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from sidtool.base.errors import DataError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.data.split.record import SplitReference
 from sidtool.model.contract.contract import MemoryBinding
 from sidtool.model.load import LoadedModel
@@ -206,6 +207,8 @@ def test_a_token_is_required_everywhere_but_for_probes(make_client: MakeClient) 
     assert client.get("/metrics", headers=good).status_code == 200
     assert client.get("/healthz").json() == {"ok": True}
     assert client.get("/readyz").status_code == 200
+    with pytest.raises(UsageError, match="characters that are not ASCII"):
+        replace(OPTIONS, token="\u00e9")
 
 
 def test_a_full_queue_is_429_with_the_time_to_wait(
@@ -222,6 +225,8 @@ def test_a_full_queue_is_429_with_the_time_to_wait(
     answer = client.post("/v1/recommend", json=REQUESTS[0])
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
     assert "try again in 7 s" in answer.json()["error"]
+    monkeypatch.setattr(client.app.state.service, "_side_calls", [Future()] * 32)
+    assert client.post("/v1/decode", json={"texts": ["a"]}).status_code == 429
 
 
 def test_an_answer_that_takes_too_long_is_503(
@@ -289,11 +294,15 @@ def test_an_error_that_nobody_foresaw_says_nothing_of_the_body(
     assert client.post("/v1/recommend", json={"history": ["i1"]}).status_code == 200
 
 
-def test_readiness_names_what_is_served(client: TestClient, shop: LoadedModel) -> None:
+def test_readiness_names_what_is_served(
+    client: TestClient, shop: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     value = client.get("/readyz").json()
     assert value["ready"] is True
     assert (value["bundle"], value["items"]) == (shop.bundle.digest, N_ITEMS)
     assert value["not_taken"] is None
+    monkeypatch.setattr(client.app.state.service, "is_draining", True)
+    assert client.get("/readyz").json()["error"] == "the service is ending"
 
 
 def test_readiness_counts_no_retired_items(make_client: MakeClient, shop: LoadedModel) -> None:

@@ -75,13 +75,23 @@ def test_the_state_survives_a_checkpoint_and_a_schedule_applies_to_both() -> Non
     assert all(torch.equal(*pair) for pair in zip(before, stopped.parameters(), strict=True))
 
 
-def test_muon_requires_the_full_stage_and_no_other_optimizer() -> None:
+def test_muon_requires_the_full_stage_and_no_other_optimizer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with pytest.raises(UsageError, match="optimizer=muon requires stage=full"):
         TrainOptions(stage="lora", optimizer="muon")
     with pytest.raises(UsageError, match="optim cannot be set"):
         complete_fields(TrainOptions(optimizer="muon"), {"optim": "adafactor"}, {})
+    model = tiny_model("gpt2", vocab_size=40)
+    first = hidden_matrices(model)[0]
+    before = first.detach().clone()
+    MuonAdamW(model, lr=1e-2, weight_decay=0.1).step()  # no weight has a gradient yet
+    assert torch.equal(first, before)
     with pytest.raises(UsageError, match="has none to train"):
-        hidden_matrices(tiny_model("gpt2", vocab_size=40).requires_grad_(False))
+        hidden_matrices(model.requires_grad_(False))
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(UsageError, match=r"torch .* has no Muon"):
+        MuonAdamW(model, lr=1e-2, weight_decay=0.1)
 
 
 def test_without_bf16_a_step_is_similar_and_in_float32() -> None:

@@ -3,6 +3,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
@@ -10,7 +11,12 @@ from sidtool.data.split.split import Split
 from sidtool.examples.lineage import read_lineage
 from sidtool.model.prompt.segments import prompt_encoder
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.training.reinforcement.examples import RlExamples, history_task, read_rl_examples
+from sidtool.training.reinforcement.examples import (
+    RlExamples,
+    _places,
+    history_task,
+    read_rl_examples,
+)
 from tests.bundles import small_bundle
 from tests.model.prompt.cases import extended_tokenizer
 
@@ -102,6 +108,16 @@ def test_other_tasks_that_show_histories_are_refused(made: Path) -> None:
         history_task(lineage, made)
 
 
+def test_a_history_is_found_where_a_target_follows() -> None:
+    def places(history: list[int], targets: list[int]) -> tuple[int, int] | None:
+        return _places(np.array([1, 2, 3, 1, 2]), np.array(history), np.array(targets))
+
+    assert places([1], [2]) == (1, 1)
+    assert places([2, 3], [2]) == (3, 4)
+    assert places([3, 1], [3]) is None
+    assert places([1, 2, 3, 1, 2], [2]) is None
+
+
 def test_events_are_those_of_the_split(made: Path, bundle: Bundle, split: Split) -> None:
     """Sequence examples have every training event but a user's first once as a target."""
     lineage = read_lineage(made)
@@ -119,6 +135,10 @@ def test_events_are_those_of_the_split(made: Path, bundle: Bundle, split: Split)
     [
         ({"task": "sequence", "text": sid(3)}, "no event with a history"),
         ({"task": "sequence", "text": "".join(BUNDLE.space.tokens[:2]) + sid(1)}, "SID"),
+        (
+            {"task": "sequence", "text": "".join(BUNDLE.space.tokens[:3]) + sid(1)},
+            "in the order of",
+        ),
     ],
 )
 def test_unusable_examples_are_one_line(

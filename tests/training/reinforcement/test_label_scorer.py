@@ -71,6 +71,7 @@ def test_the_reward_is_the_probability_of_the_positive_labels(architecture: str)
     scorer = scorer_of("buy=yes", architecture)
     items = np.array([[5, 9, 5, -1], [11, -1, 30, 2]])
     scores = scorer(HISTORIES, None, items)
+    assert scorer(HISTORIES, None, np.full((2, 1), -1)).tolist() == [[0], [0]]
     for row, history in enumerate(HISTORIES):
         for place, item in enumerate(items[row].tolist()):
             expected = 0.0

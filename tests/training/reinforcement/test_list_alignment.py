@@ -129,6 +129,11 @@ def test_what_does_not_fit_lists_is_refused(
     contract = replace(read_contract(list_model), kind="encoder-decoder")
     with pytest.raises(UsageError, match="ipa trains causal models, model m is encoder-decoder"):
         _policy_prompt(contract, "model m", is_of_lists=True)
+    with pytest.raises(CompatibilityError, match="model m was not trained on lists"):
+        _policy_prompt(replace(contract, list_prompt=None), "model m", is_of_lists=True)
+    options = RlOptions(algorithm="ipa", reward="ndcg", candidate_lists=3)
+    run = plan_rl(list_model, made_lists, tmp_path / "out", options, {})
+    assert "pairs of 3 lists" in run.inheritance()
 
 
 def test_pairs_are_the_best_and_the_worst_list(
