@@ -275,11 +275,8 @@ def find_tokens(tokenizer: Any, space: SidSpace) -> SidTokens:
     }
     read = tokenizer(list(present), add_special_tokens=False)["input_ids"]
     for (text, token_id), text_ids in zip(present.items(), read, strict=True):
-        names = tokenizer.convert_ids_to_tokens(text_ids)
-        # some tokenizers put a space before every text, which SentencePiece spells so
-        if names[:1] == ["\u2581"]:
-            text_ids = text_ids[1:]
         if list(text_ids) != [token_id]:
+            names = tokenizer.convert_ids_to_tokens(text_ids)
             raise CompatibilityError(
                 f"the tokenizer reads {text} as {len(text_ids)} tokens ({', '.join(names)[:80]}), "
                 f"not as id {token_id}"
@@ -324,9 +321,7 @@ def _equal_rows(network: Any, tokens: SidTokens) -> int:
 
 def _sampling_settings(network: Any) -> tuple[str, ...]:
     """What of the model's generation settings removes or reweights tokens, as "top_k=20"."""
-    settings = network.generation_config
-    if settings is None:
-        return ()
+    settings = network.generation_config  # None for a model of its own code
     neutral = {"temperature": 1.0, "top_p": 1.0, "repetition_penalty": 1.0, "typical_p": 1.0}
     values = {"do_sample": getattr(settings, "do_sample", False) or None}
     for name in _SAMPLING:

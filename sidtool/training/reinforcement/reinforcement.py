@@ -178,12 +178,11 @@ def grpo_config(run: RlRun) -> Any:
 
 def _check_selection(trainer: Any) -> None:
     """Raise RefusedError if validation found every checkpoint to be worse on a slice."""
-    if trainer.state.best_model_checkpoint is not None or not trainer.refuses_worse_slices:
-        return
-    if not trainer.worse_slices():
-        return  # no validation was due
-    raise RefusedError(
-        f"every checkpoint is worse than the start on a slice of targets: {trainer.worse_slices()}",
-        hint="a smaller learning_rate, a larger beta or sft_weight; or the same command with "
-        "--allow-worse-slices, which writes the last checkpoint",
-    )
+    has_best = trainer.state.best_model_checkpoint is not None
+    worse = trainer.worse_slices()  # empty if no validation was due
+    if worse and trainer.refuses_worse_slices and not has_best:
+        raise RefusedError(
+            f"every checkpoint is worse than the start on a slice of targets: {worse}",
+            hint="a smaller learning_rate, a larger beta or sft_weight; or the same command with "
+            "--allow-worse-slices, which writes the last checkpoint",
+        )

@@ -23,7 +23,7 @@ from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.tokenizer.sid import SidSpace
 from tests.integrations.adopt import foreign
 from tests.integrations.adopt.foreign import Foreign
-from tests.models import tiny_tokenizer
+from tests.models import tiny_tokenizer, unsigned
 
 SYSTEMS: dict[str, tuple[Any, str]] = {
     "openonerec": (foreign.openonerec, "openonerec"),
@@ -74,6 +74,10 @@ def test_the_prompt_has_the_tokens_that_the_system_reads(name: str, adopted: Mak
     text = model.prompt(adoption.prompt.history)
     assert list(adoption.prompt.ids) == model.tokenizer(text)["input_ids"]
     assert adoption.prompt.as_text
+    apart = replace(adoption, prompt=replace(adoption.prompt, as_text=False))
+    assert [text[:52] for text in apart.warnings if text not in adoption.warnings] == [
+        "the tokenizer reads the text of the prompt as other "
+    ]
     assert not target.exists()
 
 
@@ -159,7 +163,7 @@ def test_a_bundle_is_adopted_as_its_map(tmp_path: Path, adopted: Make) -> None:
     assert adoption.bundle.identity == Bundle.open(tmp_path / "shop.zarr").identity
 
 
-def test_engines_get_the_ids_of_the_table(adopted: Make) -> None:
+def test_engines_get_the_ids_of_the_table(adopted: Make, tmp_path: Path) -> None:
     model, folder = adopted("minionerec")
     bundle = Bundle.open(folder / "sid.zarr")
     exported = model_tokens(folder, bundle)
@@ -168,6 +172,16 @@ def test_engines_get_the_ids_of_the_table(adopted: Make) -> None:
     named = [model.tokenizer.convert_ids_to_tokens(row) for row in ids]
     spelled = {tuple(sid) for sid in model.sids.values()}
     assert {tuple(sid) for sid in named} <= spelled
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    unsigned(other)
+    settings = json.loads((other / "config.json").read_text())
+    for size, message in ((5, "scores 5 tokens, but has the SID token"), (None, "no vocab_size")):
+        (other / "config.json").write_text(json.dumps(settings | {"vocab_size": size}))
+        with pytest.raises((CompatibilityError, DataError), match=message):
+            model_tokens(other, bundle)
+    (other / "config.json").unlink()
+    with pytest.raises(DataError, match="engines serve whole models, not adapters"):
+        model_tokens(other, bundle)
 
 
 def test_a_prompt_of_the_users_own(tmp_path: Path) -> None:

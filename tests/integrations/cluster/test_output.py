@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.integrations.cluster.output import refuse_input
+from sidtool.integrations.cluster.output import part_folder, refuse_input
 from sidtool.integrations.cluster.run import RunOptions
 from tests.integrations.cluster.jobs import double, read_numbers, write_numbers
 from tests.s3 import BUCKET
@@ -139,6 +139,15 @@ def test_a_foreign_file_beside_moved_parts_is_not_removed(store: str, numbers: P
     with pytest.raises(UsageError, match="exists already"):
         double(numbers, f"{store}/data", RunOptions())
     assert content(store) == before
+
+
+def test_parts_without_a_lineage_are_not_moved(store: str) -> None:
+    with (
+        pytest.raises(DataError, match=r"data\.partial has no _lineage\.json"),
+        part_folder(f"{store}/data", {}, resume=False, force=False) as folder,
+    ):
+        folder.put("part-0", b"rows")
+    assert content(f"{store}/data.partial").keys() == {"run.json", "part-0"}
 
 
 @pytest.mark.parametrize("out", ["data/in", "data", "data/in/"])

@@ -3,13 +3,19 @@ from pathlib import Path
 import boto3
 import pytest
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError, SidtoolError, UsageError
 from sidtool.data.split import SplitOptions
 from sidtool.data.split.parts import user_parts
 from sidtool.integrations.cluster import PartOptions, split_in_parts, split_parts
-from sidtool.integrations.cluster.shards import table_urls
+from sidtool.integrations.cluster.shards import (
+    TEXT_ROW,
+    count_events,
+    open_store,
+    part_count,
+    table_urls,
+)
 from tests.cli.road import tree
-from tests.data.split.test_user_parts import write_events
+from tests.data.split.test_user_parts import N_EVENTS, write_events
 from tests.integrations.cluster.jobs import failing_at_the_third
 from tests.s3 import BUCKET, Wire
 
@@ -51,6 +57,25 @@ def test_events_at_a_url(tmp_path: Path) -> None:
     assert divide(f"{hidden}/*.parquet", tmp_path / "three") == expected
     named = (hidden / "0.parquet").rename(hidden / "[0].parquet")  # a name, not a pattern
     assert table_urls(str(named)) == [str(named)]
+
+
+def test_parts_follow_from_the_events(tmp_path: Path) -> None:
+    urls = table_urls(str(write_events(tmp_path / "events")))
+    assert count_events(urls) == N_EVENTS
+    (tmp_path / "more.csv").write_bytes(bytes(TEXT_ROW * 7))
+    assert count_events([*urls, str(tmp_path / "more.csv")]) == N_EVENTS + 7
+    assert [part_count(events) for events in (0, 1 << 23, 1 << 40)] == [8, 16, 1024]
+
+
+def test_a_store_without_its_client_is_named() -> None:
+    with pytest.raises(SidtoolError, match="adlfs"):
+        open_store("abfs://container/events")
+
+
+def test_tables_without_rows_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "events.csv").write_text("user_id,item_id,timestamp\n")
+    with pytest.raises(DataError, match="holds no events"):
+        divide(tmp_path / "events.csv", tmp_path / "split")
 
 
 def test_events_at_a_url_that_were_replaced(tmp_path: Path, s3: Wire) -> None:

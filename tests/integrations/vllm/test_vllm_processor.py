@@ -77,6 +77,7 @@ def test_rows_follow_their_requests_through_the_batch(folder: Path) -> None:
             batch[first], batch[second] = batch[second], batch[first]
             moved.append((first, second, Direction.SWAP))
         processor.update_state(BatchUpdate(removed, added, moved))
+        processor.update_state(None)  # nothing changed
         if not batch:
             continue
         logits = torch.randn(len(batch), tokens.stop)
@@ -155,4 +156,7 @@ def test_an_engine_that_cannot_be_constrained_does_not_start(folder: Path) -> No
     # vLLM turns a ValueError into an answer to the client
     with pytest.raises(ValueError, match="no extra argument"):
         processor.validate_params(SamplingParams(extra_args={"sid_allowed": []}))
-    assert not processor_of(folder, "cpu").is_argmax_invariant()
+    processor = processor_of(folder, "cpu", **engine_arguments(folder))
+    assert not processor.is_argmax_invariant()
+    logits = torch.randn(2, 9)
+    assert processor.apply(logits) is logits  # no request is constrained

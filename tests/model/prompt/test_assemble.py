@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import NO_FIELDS, Fields
@@ -13,6 +15,7 @@ from sidtool.model.prompt.assemble import (
 )
 from sidtool.model.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.model.prompt.segments import PromptEncoder, sids, template
+from sidtool.model.vocabulary.tokens import SidTokens
 from tests.model.prompt.cases import BARE_SPACE, SPACE, extended_tokenizer, histories
 
 
@@ -50,6 +53,20 @@ def test_sids_alone_are_one_segment_for_all_items() -> None:
     codes = np.zeros((200, 3), dtype=np.uint16)
     (_, segment, _), n_items = assemble_history(frame, SPACE, codes, None, NO_FIELDS)
     assert (segment, n_items) == (sids(SPACE, codes), 200)
+
+
+def test_an_item_is_left_out_where_joined_texts_have_more_tokens_than_apart() -> None:
+    numbers = {text: number for number, text in enumerate(["a", "b", "c", "d", "ab", "bc", "cd"])}
+    merges = [("b", "c"), ("a", "b"), ("c", "d")]  # ab and cd are 2 tokens, abcd is 3
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(numbers, merges)))
+    tokenizer.add_tokens(list(BARE_SPACE.tokens))
+    tokens = SidTokens(BARE_SPACE, len(numbers))
+    codes = np.zeros((1, 3), dtype=np.uint16)
+    sid_ids = tokens.ids(codes).ravel().tolist()
+    for max_length, expected in ((6, [0, 5, 3, *sid_ids]), (5, [4])):
+        prompt = HistoryPrompt("next-item", "ab{history}", 9, max_length, item="cd{sid}{gap}")
+        fields = Fields(times=(1,), time=2)
+        assert history_prompt_ids(prompt, tokenizer, tokens, codes, None, fields) == expected
 
 
 def test_before_the_first_item_of_a_sequence_no_time_has_passed() -> None:

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import logging
 import tracemalloc
 from concurrent.futures import Future
 from dataclasses import asdict, replace
@@ -18,6 +19,7 @@ from sidtool.recommendation.recommendations import answer_each, recommend
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 from sidtool.recommendation.serve.batcher import Busy
 from sidtool.recommendation.serve.bodies import read_vectors
+from sidtool.recommendation.serve.log import log_to_stderr, log_warning
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.make.encode import decode, encode
 from tests.bundles import small_bundle
@@ -292,6 +294,21 @@ def test_an_error_that_nobody_foresaw_says_nothing_of_the_body(
         for message, record in zip(messages, caplog.records, strict=True)
     )
     assert client.post("/v1/recommend", json={"history": ["i1"]}).status_code == 200
+
+
+def test_a_line_of_the_log_says_nothing_of_an_error_but_its_place(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with log_to_stderr(verbose=False):
+        try:
+            raise RuntimeError("the secret history")
+        except RuntimeError:
+            logging.getLogger("uvicorn.error").exception("a call failed")
+        log_warning(UserWarning("be careful"))
+    first, second = capsys.readouterr().err.splitlines()
+    assert " error: a call failed: RuntimeError at test_app.py:" in first
+    assert "secret" not in first
+    assert second.endswith(" warning: be careful")
 
 
 def test_readiness_names_what_is_served(

@@ -1,4 +1,5 @@
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -6,12 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.base.errors import UsageError
 from sidtool.examples.example_file import TokenizedExample, TokenizedExamples, encode_example
+from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.prompt.segments import PromptEncoder
 from sidtool.model.vocabulary.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.loss.augment import Augmentation, AugmentedExamples, item_spans
 from sidtool.training.loss.item_fields import ItemFields
+from sidtool.training.run_checks import _item_fields
+from sidtool.training.settings import TrainOptions
 from tests.model.prompt.cases import extended_tokenizer
 
 SIDs = list[tuple[int, ...]]
@@ -368,6 +373,15 @@ def test_items_keep_their_fields_however_they_are_varied(
         assert varied.targets.sum() == before.targets.sum()
     if drop == 1:
         assert n_sids == 2
+
+
+def test_text_beside_items_keeps_a_sequence_in_order() -> None:
+    prompt = HistoryPrompt("sequence", "{history}", 5, 50, item="{event.rating}{sid}")
+    facts = (SimpleNamespace(history_prompt=prompt), SimpleNamespace(fields=None))
+    _item_fields(*facts, TrainOptions(item_dropout=0.5))
+    for options in ({"reverse_prob": 0.5}, {"shuffle_span": 0.5}):
+        with pytest.raises(UsageError, match="change the order of items"):
+            _item_fields(*facts, TrainOptions(**options))
 
 
 def test_other_tokens_between_items_keep_a_sequence_in_order() -> None:
