@@ -80,5 +80,6 @@ def test_a_limit_and_the_validation_part_are_evaluated(road: Road, tmp_path: Pat
     loaded = load_model_folder(road.tuned)
     by_library = evaluate_examples(loaded, split.valid, split.train, options)
     assert valid["metrics"] == by_library.metrics
-    assert done("evaluate", road.tuned, road.events, "--limit", 7, "--json").json == few
+    within = ("--limit", 7, "--memory-limit", "64kB", "--json")  # of item-kNN, in files
+    assert done("evaluate", road.tuned, road.events, *within).json == few
     refused(1, "evaluate", road.tuned, tmp_path / "none.jsonl")

@@ -10,6 +10,7 @@ from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, S
 from sidtool.model import ExtendOptions, check_model_folder, extend_model, load, load_model_folder
 from sidtool.model.contract import read_contract
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.training.loss.loss import check_teachers
 from tests.model.cases import distinct_codes, make_bundle, make_codebook
 from tests.model.conftest import shop
 from tests.models import tiny_tokenizer, unsigned
@@ -163,6 +164,12 @@ def test_an_aligned_bundle_warns(made: Path, bundle: Bundle) -> None:
     with pytest.warns(SidtoolWarning, match=r"10\.0% of the 20 common items"):
         _, _, verdict = check_model_folder(made, aligned)
     assert verdict.reassigned_share == pytest.approx(0.1)
+    student = read_contract(made)
+    with (
+        pytest.warns(SidtoolWarning),
+        pytest.raises(CompatibilityError, match=r"teacher .* has other SIDs: .* 20 common items"),
+    ):
+        check_teachers([made], student, aligned)
 
 
 def test_a_tokenizer_without_sid_tokens_is_refused(made: Path) -> None:

@@ -99,11 +99,6 @@ class Loss:
         weight, from the logits of each part and of each teacher."""
         total = torch.zeros((), device=targets.ids.device)
         for level, (block, (indexes, columns)) in enumerate(zip(blocks, parts, strict=True)):
-            if not len(indexes):
-                # an empty sum keeps the weights in the graph: under DDP every process needs
-                # gradients
-                total = total + block.sum()
-                continue
             # the column of each target in its block
             places = places_in(columns, targets.ids[indexes])
             preceding = targets.preceding[indexes]
@@ -122,6 +117,7 @@ class Loss:
                 )  # (teachers, n, competitors)
                 distilled = -(teacher_logs.exp().mean(0) * logs).sum(-1)
                 losses = torch.lerp(losses, distilled, self.distill_weight)
+            # an empty sum keeps the weights in the graph: under DDP every process needs gradients
             total = total + (targets.weights[indexes] * losses).sum()
         return total
 

@@ -1,6 +1,7 @@
 """The loss of an encoder-decoder is transformers' own over the vocabulary, and a direct computation
 over part of it; a teacher of another kind is read in its own layout."""
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from sidtool.examples.example_file import TokenizedExample
 from sidtool.model.vocabulary.tokens import SidTokens
+from sidtool.recommendation.search.columns import part_of
 from sidtool.recommendation.search.partial_head import full_blocks
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
@@ -92,6 +94,29 @@ def test_over_part_of_the_vocabulary_it_is_a_direct_computation(over: SoftmaxOve
             target = int(np.flatnonzero(competitors == answer[level])[0])
             expected -= float(example.weights[-1]) * float(logs[target].detach())
     assert float(value.detach()) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("over", ["vocabulary", "sid", "level", "trie"])
+@pytest.mark.parametrize("n_targets", [0, 1])
+def test_a_part_without_targets_keeps_the_weights_in_the_graph(
+    over: SoftmaxOver, n_targets: int
+) -> None:
+    trie = Trie.from_codes(CODES, SPACE.sizes) if over == "trie" else None
+    loss = Loss(over, TOKENS, trie, smoothing=0.1, distill_weight=0.5)
+    inputs = encoder_decoder_batch(some_examples(text=False), pad=0, start=START)
+    every = Targets.pop(dict(inputs), SPACE.levels)
+    values = {field.name: getattr(every, field.name)[:n_targets] for field in fields(Targets)}
+    targets = Targets(**values)  # none, or one of the first level
+    parts = loss.parts(targets.ids)
+    logits = [torch.randn(len(indexes), VOCAB, requires_grad=True) for indexes, _ in parts]
+    blocks = [
+        block if columns is None else block[:, part_of(columns)]
+        for block, (_, columns) in zip(logits, parts, strict=True)
+    ]
+    value = loss.total(blocks, parts, targets, [[block.detach() for block in blocks]])
+    value.backward()
+    assert (float(value.detach()) > 0) == (n_targets > 0)
+    assert all(block.grad is not None for block in logits)
 
 
 def test_codes_that_no_item_continues_are_no_targets() -> None:
