@@ -274,7 +274,7 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
 
 class ArrayInParts:
     """A stored array whose rows are read when they are asked for, together with those beside them,
-    and not checked against digests. numpy, and an index that is an array, read it whole."""
+    and not checked against digests. numpy reads it whole."""
 
     ROWS = 1 << 10
 
@@ -290,8 +290,6 @@ class ArrayInParts:
         return self._arrays[self._name]
 
     def __getitem__(self, key: Any) -> Any:
-        if not isinstance(key, slice | int | np.integer):
-            return self._arrays[self._name][key]
         rows = range(len(self))[key] if isinstance(key, slice) else range(key, key + 1)
         start, block = self._last
         if not start <= rows.start <= rows.stop <= start + len(block):

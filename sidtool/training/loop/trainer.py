@@ -106,11 +106,9 @@ class SidTrainer(WatchedTrainer):
         self.n_seen = torch.zeros(2, dtype=torch.int64, device=args.device)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """The optimizer of the parent class, or Muon with AdamW; created once."""
+        """The optimizer of the parent class, or Muon with AdamW."""
         if not self._muon:
             return super().create_optimizer(*args, **kwargs)
-        if isinstance(self.optimizer, Optimizer):
-            return self.optimizer
         self.optimizer: Optimizer | None = MuonAdamW(
             self.accelerator.unwrap_model(self.model),
             lr=self.args.learning_rate,
@@ -159,9 +157,7 @@ class SidTrainer(WatchedTrainer):
         return total * ranks / num_items_in_batch.clamp_min(smallest)
 
     def _get_num_items_in_batch(self, batch_samples: Any, device: torch.device) -> Any:
-        """The weight of the targets in all batches of a step."""
-        if not batch_samples:
-            return super()._get_num_items_in_batch(batch_samples, device)
+        """The weight of the targets in all batches of a step, which has one or more."""
         weight = torch.stack([batch["weights"][:, 1:].sum() for batch in batch_samples]).sum()
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             return self.accelerator.gather(weight.to(device)).sum()

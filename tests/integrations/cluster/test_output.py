@@ -8,7 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.integrations.cluster.output import part_folder, refuse_input
+from sidtool.integrations.cluster.output import (
+    PartFolder,
+    part_folder,
+    refuse_input,
+    temporary_folder,
+)
 from sidtool.integrations.cluster.run import RunOptions
 from tests.integrations.cluster.jobs import double, read_numbers, write_numbers
 from tests.s3 import BUCKET
@@ -139,6 +144,24 @@ def test_a_foreign_file_beside_moved_parts_is_not_removed(store: str, numbers: P
     with pytest.raises(UsageError, match="exists already"):
         double(numbers, f"{store}/data", RunOptions())
     assert content(store) == before
+
+
+def test_what_a_store_or_a_disk_refuses_is_one_line(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise FileNotFoundError("no room is left")
+
+    folder = PartFolder(f"{store}/data")
+    monkeypatch.setattr(type(fsspec.core.url_to_fs(store)[0]), "pipe_file", refuse)
+    with pytest.raises(DataError, match=r"/data cannot be written: no room is left"):
+        folder.put("part-0", b"rows")
+    monkeypatch.setattr("sidtool.integrations.cluster.output.gettempdir", refuse)
+    with (
+        pytest.raises(DataError, match=r"temporary files on .* cannot be written: no room is left"),
+        temporary_folder(),
+    ):
+        pass
 
 
 def test_parts_without_a_lineage_are_not_moved(store: str) -> None:

@@ -79,6 +79,12 @@ def test_what_an_engine_cannot_do_is_said(folder: Path, own: LoadedModel) -> Non
     ):
         with pytest.raises(UsageError, match=message):
             list(recommend(engine, [Request()], options))
+    for priors, targets, message in (
+        ([object()], None, "cannot be mixed with a memory"),
+        (None, [4], "follows no targets"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            engine.beam_search._check(9, "level", priors, targets)
     with pytest.raises(UsageError, match="does not score candidates"):
         list(recommend(engine, [Request()], RecommendOptions(k=3), candidates=["i1"]))
     with pytest.raises(UsageError, match="num_beams must be at least 1, not 0"):
