@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TextIO
 
 import pytest
@@ -15,7 +16,8 @@ import sidtool
 import sidtool.recipes.steps
 from sidtool.base.errors import RefusedError, UsageError
 from sidtool.recipes import FitOptions, Ran, fit, plan_fit, shell_script
-from sidtool.recipes.fitting import Fitted
+from sidtool.recipes.fitting import Fitted, _remarks
+from sidtool.recipes.profile import Choices
 from tests.cli.road import done, refused, run
 from tests.recipes.conftest import Finished, Shop
 from tests.sealed import reseal
@@ -289,6 +291,12 @@ def test_the_verdict_and_the_report_come_last(finished: Finished, shop: Shop) ->
         assert printed["next"] == printed["verdict"]["advice"]
     assert printed["verdict"]["sentences"]
     assert printed["profile"]["users"] == 40
+
+
+def test_a_remark_says_that_ratings_are_not_read() -> None:
+    plan = SimpleNamespace(choices=Choices(), recipe=SimpleNamespace(settings=lambda _: {}))
+    (remark,) = _remarks(plan, SimpleNamespace(rating="stars"), None)
+    assert remark.startswith("every event counts, whatever its stars: docs/fit.md says how")
 
 
 def test_a_dry_run_prints_a_script_and_writes_nothing(shop: Shop, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from sidtool.data.split import read_split
 from sidtool.examples import read_lineage
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import ModelReference, RlParams
-from sidtool.recipes import RECIPES, FitOptions, Recipe, fit, plan_fit
+from sidtool.recipes import RECIPES, FitOptions, Recipe, fit, plan_fit, write_example
 from sidtool.recipes.fitting import Fitted
 from sidtool.recipes.recipe import recipe_names
 from tests.cli.messy import garden, library, parts
@@ -230,6 +230,11 @@ def test_messy_tables_end_in_a_verdict(tables: Any, shop: Shop, tmp_path: Path) 
     assert ran["verdict"]["standing"] in ("ahead", "level", "behind")
     assert ran["profile"]["items"] == 40
     assert Path(ran["report"]).exists()
+
+
+def test_an_example_is_known_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no example 'films': use movielens"):
+        write_example("films", tmp_path / "out")  # type: ignore[arg-type]
 
 
 def test_a_recipe_inside_the_folder_of_its_copy_is_kept(tmp_path: Path) -> None:

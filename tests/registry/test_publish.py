@@ -24,6 +24,7 @@ from sidtool.tokenizer.make.add import add_items
 from tests.bundles import small_bundle
 from tests.cli.road import done
 from tests.registry.conftest import in_every_store
+from tests.tokenizer.bundle.test_values import draft, reverse_rows
 from tests.waiting import Start, run_concurrently
 
 
@@ -374,6 +375,22 @@ def test_an_object_changed_in_a_store_is_not_pulled(shop: str, first: Path, tmp_
         remove(tmp_path / "out.zarr.partial")  # complete objects are not fetched again
     pull(shop, tmp_path / "out.zarr")
     assert files(tmp_path / "out.zarr") == whole
+
+
+def test_what_its_publisher_did_not_check_is_not_pulled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = draft()
+    reverse_rows(made)
+    made.reindex()
+    made.identify()
+    path = made.write(tmp_path / "first.zarr")
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer, "broken_parts", lambda _: [])
+        push(str(path), str(tmp_path / "shop"))
+    with pytest.raises(IntegrityError, match="items/sid: rows are not in lexicographic SID order"):
+        pull(str(tmp_path / "shop"), tmp_path / "out.zarr")
+    assert not (tmp_path / "out.zarr").exists()
 
 
 def test_a_damaged_bundle_is_not_pushed(shop: str, first: Path) -> None:
