@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from sidtool.base.digests import file_digest
-from sidtool.base.documents import parse_json
+from sidtool.base.documents import parse_json, read_document
 from sidtool.base.errors import DataError, RefusedError, first_line
 
 TRUST = "--trust-remote-code allows it; the checkpoint can then run any code on this machine"
@@ -95,9 +95,7 @@ def check_file(path: Path, folder: Path, *, trust_remote_code: bool = False) -> 
 def read_json(path: Path) -> Any:
     """The value of a JSON file. Raises DataError if it is too large, damaged or missing."""
     try:
-        if path.stat().st_size > MAX_JSON:
-            raise DataError(f"{path} has {path.stat().st_size} bytes, the limit is {MAX_JSON}")
-        return parse_json(path.read_bytes())
+        return parse_json(read_document(path, MAX_JSON))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
@@ -165,10 +163,7 @@ def read_gguf_size(path: Path) -> StoredWeights:
 
 
 def _files(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if not path.is_dir())
-    except OSError as error:
-        raise DataError(f"cannot read the folder {folder}: {error.strerror}") from error
+    return sorted(path for path in folder.iterdir() if not path.is_dir())
 
 
 def _nested_templates(folder: Path, parts: Sequence[str]) -> Iterator[str]:

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from sidtool.base.checkpoint import check_folder, settings_digests
-from sidtool.base.checkpoint.files import StoredWeights, read_gguf_size, read_header
+from sidtool.base.checkpoint.files import MAX_JSON, StoredWeights, read_gguf_size, read_header
 from sidtool.base.errors import DataError, RefusedError, SidtoolError
 
 
@@ -29,6 +29,13 @@ def test_an_ordinary_folder_passes(folder: Path) -> None:
     assert check_folder(folder) == StoredWeights(1, 8 * 5)  # may be quantized
     save_file({}, folder / "model.safetensors")
     assert check_folder(folder) == StoredWeights()
+    save_file({"b": np.zeros(4, np.float32)}, folder / "b.safetensors")
+    write_index(folder, {"weight_map": {"b": "b.safetensors"}})
+    assert check_folder(folder) == StoredWeights(1, 16)
+
+
+def write_index(folder: Path, index: object) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def test_a_gguf_file_is_measured_by_its_header(tmp_path: Path) -> None:
@@ -56,22 +63,32 @@ def test_weights_that_are_only_pickled_need_trust(name: str, folder: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["w.bin", "../outside.safetensors", "/tmp/w.safetensors", "a/b.safetensors", "", 3, "..\\w"],
+    "name", ["w.bin", "../x.safetensors", "/x", "a/x.safetensors", "", 3, "..\\w", "w.safetensors"]
 )
 def test_an_index_names_only_safetensors_files_beside_it(name: object, folder: Path) -> None:
     (folder / "w.bin").write_bytes(b"x")
-    (folder.parent / "outside.safetensors").write_bytes(b"x")
-    index = {"metadata": {}, "weight_map": {"a": "model.safetensors", "b": name}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder.parent / "x.safetensors").write_bytes(b"x")
+    write_index(folder, {"metadata": {}, "weight_map": {"a": "model.safetensors", "b": name}})
     with pytest.raises(SidtoolError, match=r"index\.json reads b from"):
         check_folder(folder)
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja", "README.md"])
+@pytest.mark.parametrize("size", [2, MAX_JSON + 1])
+def test_an_index_is_an_object_of_some_size_with_the_weights(size: int, folder: Path) -> None:
+    write_index(folder, {})
+    os.truncate(folder / "model.safetensors.index.json", size)
+    reason = "has no weight_map" if size == 2 else "it has more than 16777216 bytes"
+    with pytest.raises(DataError, match=rf"index\.json.* {reason}"):
+        check_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "README.md", "additional_chat_templates/tools.jinja"]
+)
 def test_links_lead_nowhere_outside(name: str, folder: Path) -> None:
     outside = folder.parent / "secret"
     outside.write_text("{}")
+    (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).symlink_to(outside)
     with pytest.raises(RefusedError, match="outside of the model's folder"):
         check_folder(folder)
@@ -99,6 +116,10 @@ def test_only_regular_files_are_opened(trust: bool, folder: Path) -> None:
     (folder / "tokenizer.json").symlink_to("/dev/zero")
     with pytest.raises(DataError, match="is not a regular file"):
         check_folder(folder, trust_remote_code=trust)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"cannot read .*tokenizer\.json: No such file"):
+        check_folder(folder, trust_remote_code=trust)
 
 
 Entry = dict[str, object]
@@ -117,6 +138,7 @@ def entry(start: int, stop: int, **changes: object) -> Entry:
         *({"a": entry(0, 16, shape=shape)} for shape in ([2.0, 2], None)),
         *({"a": entry(0, 16, dtype=dtype)} for dtype in ("P64", [])),
         *({"a": value} for value in ([0, 16], {"dtype": "F32"})),
+        {"a": entry(0, 16, shape=[4]), "__metadata__": {"format": 1}},
         [],
     ],
     ids=str,
