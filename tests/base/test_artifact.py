@@ -32,6 +32,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "damaged.zip").write_text("")
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "empty").mkdir()
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / "train.meta.json").write_text("")
     return tmp_path
 
 
@@ -44,6 +46,7 @@ KINDS = {
     "config": "a model without a SID vocabulary",
     "shop.zarr.zip": "a bundle",
     "train.jsonl": "a file of training examples",
+    "examples": "a folder of training examples",
     "events.csv": "a file",
     "out.partial": "the work folder of an unfinished run",
 }

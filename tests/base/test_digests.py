@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from sidtool.base import digests
+from sidtool.base.errors import DataError
 
 
 def test_a_file_is_read_again_only_if_it_may_have_changed(
@@ -29,3 +30,5 @@ def test_a_file_is_read_again_only_if_it_may_have_changed(
     path.write_bytes(b"b" * 9)
     os.utime(path, ns=times)  # the same size, time and inode
     assert digests.cached_digest(path) != first
+    with pytest.raises(DataError, match="Is a directory"):
+        digests.file_digest(tmp_path)

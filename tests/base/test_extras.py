@@ -3,11 +3,12 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
 from sidtool.base.errors import MissingPackageError
-from sidtool.base.extras import EXTRAS, missing_package, require
+from sidtool.base.extras import EXTRAS, library_versions, missing_package, require
 
 PROJECT = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
 DECLARED = {
@@ -85,3 +86,7 @@ def test_the_cause_of_an_import_error_is_named() -> None:
 )
 def test_an_import_that_fails_for_another_reason_is_no_missing_package(error: ImportError) -> None:
     assert missing_package(error) is None
+
+
+def test_the_versions_are_those_of_the_packages_that_are_installed() -> None:
+    assert library_versions("numpy", "no-package") == {"numpy": np.__version__}

@@ -18,7 +18,7 @@ from sidtool import (
     RlOptions,
 )
 from sidtool.base.errors import UsageError
-from sidtool.base.options import options_from, settings_from
+from sidtool.base.options import assignments, options_from, settings_from
 from sidtool.data.split import SplitOptions
 from sidtool.evaluation import EvaluationOptions
 from sidtool.examples import SftOptions
@@ -103,3 +103,8 @@ def test_every_public_function_with_options_takes_keywords() -> None:
             parameters = inspect.signature(function).parameters
             kinds = [parameter.kind for parameter in parameters.values()]
             assert "options" not in parameters or inspect.Parameter.VAR_KEYWORD in kinds, name
+
+
+def test_a_value_that_is_no_yaml_is_a_text() -> None:
+    pairs = ["rate=1e-3", "run_name=one: two: three"]
+    assert assignments(pairs) == {"rate": "1e-3", "run_name": "one: two: three"}

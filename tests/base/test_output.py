@@ -257,6 +257,18 @@ def test_a_file_system_without_locks_is_a_warning(
     assert names(tmp_path) == ["out"]
 
 
+def test_a_lock_that_fails_otherwise_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    with pytest.raises(DataError, match="input/output error"), new_file(tmp_path / "out"):
+        pass
+    assert "out" not in names(tmp_path)
+
+
 # What a killed run leaves
 
 

@@ -1,9 +1,11 @@
 import io
+import sys
 import threading
 import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -12,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError, MissingPackageError, UsageError
+from sidtool.base.storage import conditional
 from sidtool.base.storage.conditional import take_snapshot, write_if_unchanged
 from sidtool.base.storage.storage import Storage
 from sidtool.base.storage.zips import write_zip, zip_directory
@@ -41,6 +44,29 @@ def test_an_object_is_written_only_as_it_was_read(target: tuple[Any, str]) -> No
     assert not filesystem.exists(path)
 
 
+def test_a_store_that_refuses_to_create_has_the_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    filesystem = fsspec.filesystem("memory")
+    path = f"/{uuid4()}"
+    filesystem.pipe_file(path, b"one")
+    monkeypatch.setattr(conditional, "take_snapshot", lambda *_: None)  # as before another write
+    assert not write_if_unchanged(filesystem, path, None, b"two")
+    assert filesystem.cat_file(path) == b"one"
+
+
+def test_an_error_of_s3_besides_a_failed_condition_passes() -> None:
+    def pipe_file(*_: Any, **__: Any) -> None:
+        raise PermissionError("Access Denied")
+
+    with pytest.raises(PermissionError, match="Access Denied"):
+        write_if_unchanged(SimpleNamespace(protocol="s3", pipe_file=pipe_file), "x", None, b"")
+
+
+def test_windows_has_no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with pytest.raises(MissingPackageError, match="on Windows, run it in WSL"):
+        conditional.file_locks()
+
+
 def test_a_store_in_memory_is_not_written_while_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Storage(f"memory://{uuid4()}")
     store.put({"one": b"1"})
@@ -57,6 +83,7 @@ def test_a_store_in_memory_is_not_written_while_listed(monkeypatch: pytest.Monke
     assert list(store.listing()) == ["one"]
     writer.join()
     assert store.read("two") == b"2"
+    assert store.info("three") is None
 
 
 names = st.text("ab/é", min_size=1, max_size=6).filter(lambda name: "//" not in name)

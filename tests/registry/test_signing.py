@@ -301,6 +301,13 @@ def test_keyless_needs_a_network_and_an_identity(
     assert "there is no identity to sign by" in error
     assert not list((tmp_path / "other").glob("versions/*.json"))
 
+    def not_permitted() -> None:
+        raise RuntimeError("insufficient permissions")
+
+    monkeypatch.setattr("sigstore.oidc.detect_credential", not_permitted)
+    error = refused(2, "push", bundle_path, tmp_path / "other", "--sign", "keyless")
+    assert "the identity cannot sign: insufficient permissions" in error
+
     def unreachable() -> None:
         raise OSError("Failed to refresh TUF metadata")
 
@@ -379,10 +386,15 @@ def test_what_is_no_key_is_refused(tmp_path: Path, key: Path, bundle_path: str) 
     for path in (tmp_path / "empty.pem", key.with_suffix(".pub")):
         with pytest.raises(UsageError, match="cannot sign"):
             push(bundle_path, shop, sign=str(path))
-    for path in (tmp_path / "empty.pem", key, Path(bundle_path) / "zarr.json"):
+    (tmp_path / "cut.pub").write_bytes(key.with_suffix(".pub").read_bytes()[:60])
+    shutil.copy(Path(bundle_path) / "zarr.json", tmp_path / "x.json")
+    for path in (*(tmp_path / name for name in ("empty.pem", "cut.pub", "x.json")), key):
         with pytest.raises(UsageError, match="is not a file of public keys"):
             policy(shop, path)
     (tmp_path / "many.pub").write_bytes(key.with_suffix(".pub").read_bytes() * 400)
+    (tmp_path / "key.der").write_bytes(b"\x30\x82")
+    with pytest.raises(UsageError, match=r"key\.der is not in PEM"):
+        policy(shop, tmp_path / "key.der")
     with pytest.raises(DataError, match=r"many\.pub cannot be read: it has more than 65536 bytes"):
         policy(shop, tmp_path / "many.pub")
     assert not (tmp_path / "shop/signed-by.pem").exists()
@@ -390,8 +402,14 @@ def test_what_is_no_key_is_refused(tmp_path: Path, key: Path, bundle_path: str) 
 
 @pytest.mark.parametrize(
     "signature",
-    [b"", b"{}", b'{"verificationMaterial": []}', b"[" * 100_000],
-    ids=["empty", "no material", "a list", "nested"],
+    [
+        b"",
+        b"{}",
+        b'{"verificationMaterial": []}',
+        b"[" * 100_000,
+        b'{"verificationMaterial": {"publicKey": {"hint": ""}}}',
+    ],
+    ids=["empty", "no material", "a list", "nested", "no key"],
 )
 def test_a_signature_of_another_form_is_not_valid(
     signature: bytes, key: Path, bundle_path: str

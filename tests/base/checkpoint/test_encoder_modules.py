@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sidtool.base.checkpoint import check_encoder
-from sidtool.base.errors import RefusedError, SidtoolError
+from sidtool.base.errors import DataError, RefusedError, SidtoolError
 from sidtool.tokenizer.encoder import Encoder
 from tests.encoders import embed, tiny_encoder
 
@@ -89,6 +89,13 @@ def test_settings_name_no_code(file: str, values: dict[str, Any], folder: Path) 
     path = folder / file
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
     with pytest.raises(RefusedError):
+        check_encoder(folder)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]"])
+def test_modules_are_a_list(text: str, folder: Path) -> None:
+    (folder / "modules.json").write_text(text)
+    with pytest.raises(DataError, match=r"modules\.json has no list of modules"):
         check_encoder(folder)
 
 

@@ -1,4 +1,5 @@
 import json
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sidtool.base import hub
-from sidtool.base.checkpoint import loading
+from sidtool.base.checkpoint import StoredWeights, loading
 from sidtool.base.errors import DataError, RefusedError, SidtoolError, SidtoolWarning, UsageError
 from sidtool.model import load_model, load_tokenizer
 from sidtool.model.pretrained import locate
@@ -55,6 +56,20 @@ def test_interrupts_and_own_errors_pass() -> None:
 def test_code_needs_trust() -> None:
     with pytest.raises(RefusedError, match="needs custom code"), loading("models/x"):
         raise ValueError("pass trust_remote_code=True")
+
+
+def test_only_layers_of_the_loading_thread_are_bounded() -> None:
+    large = torch.empty(1 << 30, device="meta")
+    layer = torch.nn.Module()
+    layer.register_buffer("earlier", large)
+    with loading("models/x", stored=StoredWeights()):
+        thread = threading.Thread(target=layer.register_buffer, args=("other", large))
+        thread.start()
+        thread.join()
+        layer.register_buffer("none", None)
+        with pytest.raises(DataError, match=r"more weights .* Module\.own"):
+            layer.register_buffer("own", large)
+    assert list(layer._buffers) == ["earlier", "other", "none"]
 
 
 def test_no_request_leaves_while_loading() -> None:
@@ -141,6 +156,15 @@ def test_weights_without_use_are_reported(folder: Path) -> None:
         load_model(locate(str(folder)))
 
 
+def test_the_precision_of_the_weights_is_that_of_a_configuration_without(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": None}))
+    weights = load_file(folder / "model.safetensors")
+    halves = {name: weight.bfloat16() for name, weight in weights.items()}
+    save_file(halves, folder / "model.safetensors", metadata={"format": "pt"})
+    assert load_model(locate(str(folder))).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("key", ["vocab", "added_tokens"])
 def test_a_token_id_that_no_vocabulary_has_is_refused(key: str, folder: Path) -> None:
     path = folder / "tokenizer.json"
@@ -154,10 +178,12 @@ def test_a_token_id_that_no_vocabulary_has_is_refused(key: str, folder: Path) ->
         load_tokenizer(locate(str(folder)))
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"model": {"type": "BPE"}}', "\xff" * 9])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"model": {"type": "BPE"}}', "\xff" * 9, '{"a": 12345678']
+)
 def test_a_damaged_tokenizer_is_one_line(text: str, folder: Path) -> None:
     (folder / "tokenizer.json").write_text(text)
-    with pytest.raises(DataError, match="does not load") as caught:
+    with pytest.raises(DataError, match=r"does not load|is not valid JSON") as caught:
         load_tokenizer(locate(str(folder)))
     assert str(caught.value).isprintable()
 
