@@ -57,9 +57,7 @@ def serve(
         note(f"serving {model}; {url}/openapi.json describes the endpoints, Ctrl-C or SIGTERM ends")
         next_step(example_call(url, token_file, has_token=token is not None))
 
-    run = {"local": serving.serve, "ray": cluster.serve_on_ray}.get(engine.engine)
-    if run is None:
-        raise UsageError(f"--engine {engine.engine} does not serve")
+    run = {"local": serving.serve, "ray": cluster.serve_on_ray}[engine.engine]
     run(served, listening, verbose=is_verbose(), started=say_started)
 
 

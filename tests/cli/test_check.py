@@ -74,6 +74,8 @@ def test_a_fix_writes_ids_as_the_catalog_does(tmp_path: Path) -> None:
     assert "lose 20 of 200" not in done("check", items, events, "--fix", tmp_path / "one").out
     left = done("check", items, events, "--fix", tmp_path / "two").out
     assert "left out: 20 events of items that the catalog lacks" in left  # 0034 or 034?
+    report = done("check", items, events, "--fix", tmp_path / "three", "--json").json
+    assert (report["before"]["events"], report["dropped_events"]) == (200, {"unknown_item": 20})
 
 
 def test_a_catalog_with_a_header_alone_is_refused(tmp_path: Path) -> None:

@@ -213,3 +213,9 @@ def test_files_of_vectors_have_weights(road: Road, tmp_path: Path) -> None:
     done(*build_words(road, out, "--embeddings", f"{road.vectors}=3"))
     sources = Bundle.open(out).codebook.params.fusion.sources
     assert [source.weight for source in sources] == [0.25, 0.75]
+    equals = tmp_path / "a=b.npy"
+    for path in (road.vectors, road.vectors.with_suffix(".ids.txt")):
+        shutil.copy(path, tmp_path / path.name.replace("vectors", "a=b"))
+    words = ("--embeddings", equals, "--levels", "4x4x8", "--normalize")
+    done("build-codebook", road.items, "-o", tmp_path / "one.zarr", *words)
+    assert Bundle.open(tmp_path / "one.zarr").codebook.params.normalize

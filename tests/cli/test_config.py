@@ -60,9 +60,10 @@ def test_options_that_repeat_are_lists_or_mappings_in_a_file(road: Road, tmp_pat
     lineage = done(*command, "--config", config, "--dry-run").json
     assert lineage["task_weights"] == {"next-item": 1.0, "title-to-sid": 0.5}
     assert lineage["history_length"] == 3
-    config.write_text("task: [next-item=1]\nformat: plain\n")
-    lineage = done(*command, "--config", config, "--dry-run").json
-    assert (lineage["task_weights"], lineage["example_format"]) == ({"next-item": 1.0}, "plain")
+    for task in ("[next-item=1]", "next-item=1"):
+        config.write_text(f"task: {task}\nformat: plain\n")
+        lineage = done(*command, "--config", config, "--dry-run").json
+        assert (lineage["task_weights"], lineage["example_format"]) == ({"next-item": 1.0}, "plain")
 
 
 def test_a_file_names_options_as_the_flags_do(road: Road, tmp_path: Path) -> None:

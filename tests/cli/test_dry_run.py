@@ -9,7 +9,7 @@ from sidtool.cli.main import app
 from sidtool.data.split.files import open_split
 from sidtool.model.contract import StageRecord, read_contract, write_contract
 from sidtool.registry.references import open_bundle
-from tests.cli.road import Road, done, refused, tree
+from tests.cli.road import TINY, Road, done, refused, tree
 from tests.hostile.writing_commands import light_commands, light_inputs, writing_command_names
 
 Words = tuple[object, ...]
@@ -91,6 +91,19 @@ def test_dry_runs_write_no_model(commands: dict[str, Words], tmp_path: Path, nam
     assert ran.err.startswith("would ")
     out.mkdir()
     assert "--force" in both_refuse(2, *commands[name], "-o", out)
+
+
+def test_models_are_planned(road: Road, tmp_path: Path) -> None:
+    out = ("-o", tmp_path / "out")
+    plan = plan_of("init-model", road.items, *out, *TINY)
+    assert (plan["vocab_size"], plan["configuration"]["n_layer"]) == (4096, 1)
+    plan = plan_of("extend-model", road.base, road.bundle, *out)
+    assert (plan["tokens"], plan["base"]) == (18, str(road.base))
+    foreign = shutil.copytree(road.foreign, tmp_path / "foreign")
+    (foreign / "generation_config.json").write_text('{"top_k": 3}')
+    adopt = ("adopt", foreign, road.foreign_map, *out, "--preset", "lc-rec", "--dry-run")
+    assert "warning: generation_config.json has top_k" in done(*adopt).err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_plan_counts_what_would_be_read(

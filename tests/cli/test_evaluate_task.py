@@ -51,6 +51,9 @@ def test_queries_are_read_or_composed(road: Road, tmp_path: Path) -> None:
     said = done(*made, "--queries", queries, "--json").json
     assert (said["tasks"]["query-to-sid"]["examples"], said["dropped_queries"]) == (1, 1)
     assert said["text_prompt"]["task"] == "query-to-sid"
+    hidden = ("--hide-text-of", write_lines(tmp_path / "hidden.txt", ["b002"]))
+    text = done(*made, "--queries", queries, *hidden, "--force").out
+    assert ", 1 queries left out, text of 1 items hidden\n" in text
     composed = done(*made, "--query-text", "looking for: {description}", "--json", "--force").json
     assert composed["tasks"]["query-to-sid"]["examples"] == N_ITEMS
     both = ("--queries", queries, "--query-text", "{title}", "--force")

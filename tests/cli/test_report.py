@@ -4,7 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sidtool.base.errors import UsageError
 from sidtool.cli.reports import bundle_parts
+from sidtool.cli.reports.evaluation_page import MAX_JSON
+from sidtool.cli.reports.report import report
 from tests.cli.reports.html_page import Parsed, parsed
 from tests.cli.road import Road, done, refused
 
@@ -84,6 +87,13 @@ def test_the_page_of_a_training(road: Road, tmp_path: Path) -> None:
     assert "Stages of tuned" in text
 
 
+def test_the_page_of_a_model_that_was_not_trained(road: Road, tmp_path: Path) -> None:
+    alone = page(tmp_path / "a.html", road.model).text
+    assert "base+sid has no training.jsonl: nothing is known of its course." in alone
+    assert "No validation is recorded." in alone
+    assert "ndcg@10 by step" in page(tmp_path / "b.html", road.model, road.tuned).text
+
+
 def test_the_page_of_an_evaluation(evaluation: Path, tmp_path: Path) -> None:
     text = page(tmp_path / "page.html", evaluation).text
     stored = json.loads(evaluation.read_text())
@@ -132,8 +142,11 @@ def test_an_evaluation_without_samples_has_no_users(road: Road, tmp_path: Path) 
     # files of earlier versions have neither
     for name in ("samples", "titles", "baseline_intervals"):
         del stored[name]
+    stored["differences"] = {}  # without baselines
     path.write_text(json.dumps(stored), encoding="utf-8")
-    assert "Users and their" not in page(tmp_path / "page.html", path).text
+    text = page(tmp_path / "page.html", path).text
+    assert "Users and their" not in text
+    assert "p-value" not in text
 
 
 def test_evaluations_side_by_side(evaluation: Path, tmp_path: Path) -> None:
@@ -150,7 +163,13 @@ def test_evaluations_side_by_side(evaluation: Path, tmp_path: Path) -> None:
     n_items = stored["counts"]["active_items"]
     stored["counts"]["active_items"] = n_items + 1  # an item more that could be recommended
     other.write_text(json.dumps(stored), encoding="utf-8")
-    assert "their numbers do not compare" in page(tmp_path / "b.html", evaluation, other).text
+    stored["samples"][0]["earlier"] = 1234
+    stored["settings"]["ks"] = [10]
+    del stored["metrics"]["hr@5"]
+    other.write_text(json.dumps(stored), encoding="utf-8")
+    text = page(tmp_path / "b.html", other, evaluation).text
+    assert "their numbers do not compare" in text
+    assert "1,234 earlier items are left out" in text
 
 
 @pytest.mark.parametrize(
@@ -159,6 +178,7 @@ def test_evaluations_side_by_side(evaluation: Path, tmp_path: Path) -> None:
         ("{", "is no evaluation"),
         ("{}", "n is missing"),
         ('{"n": 1, "metrics": []}', "metrics is [], not an object"),
+        (" " * (MAX_JSON + 1), f"cannot be read: it has more than {MAX_JSON} bytes"),
     ],
 )
 def test_another_file_is_refused(content: str, message: str, tmp_path: Path) -> None:
@@ -180,6 +200,9 @@ def test_a_metric_missing_or_at_no_number_is_named(evaluation: Path, tmp_path: P
     metrics = stored["baselines"]["popularity"]
     fewer = {name: value for name, value in metrics.items() if name != "hr@5"}
     assert "popularity has no hr@5" in error_of(fewer)
+    path.write_text(json.dumps(stored | {"settings": {"ks": "5"}}), encoding="utf-8")
+    error = refused(1, "report", path, "-o", tmp_path / "page.html")
+    assert "settings.ks is no list of whole numbers" in error
     for name in ("ndcg@x", "survival@", "hr@1e999"):
         assert f"popularity has {name!r}, which is at no number" in error_of(metrics | {name: 0.1})
     far = dict.fromkeys(metrics, 1e308) | {"hr@5": -1e308}
@@ -195,6 +218,11 @@ def test_a_damaged_history_is_named(road: Road, tmp_path: Path) -> None:
     (folder / "training.jsonl").write_text('{"step": 1}\n{"loss": 2}\n')
     error = refused(1, "report", folder, "-o", tmp_path / "page.html")
     assert "training.jsonl, line 2: a log line is an object with a step" in error
+
+
+def test_a_page_is_of_something(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is nothing to report on"):
+        report([], tmp_path / "page.html")
 
 
 def test_wrong_words_are_usage_errors(road: Road, evaluation: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import pytest
 import trl
 
+from sidtool.base.errors import UsageError
 from sidtool.cli.settings_table import (
     Setting,
     dataclass_settings,
@@ -96,3 +97,5 @@ def test_the_command_prints_a_table_per_group_or_json_lines() -> None:
     lines = done("settings", "build-codebook", "--json").lines
     listed = [setting.to_json() for setting in list_settings("build-codebook")]
     assert lines == json.loads(json.dumps(listed))
+    with pytest.raises(UsageError, match="'recommend' has no settings"):
+        list_settings("recommend")  # type: ignore[arg-type]

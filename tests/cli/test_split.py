@@ -4,7 +4,17 @@ from pathlib import Path
 import pytest
 
 from sidtool.data.split.files import read_split
-from tests.cli.road import N_USERS, TRAINING, Road, build_words, done, protocol_split, refused, tree
+from tests.cli.road import (
+    N_USERS,
+    TRAINING,
+    Road,
+    build_words,
+    done,
+    protocol_split,
+    rated,
+    refused,
+    tree,
+)
 
 PAIRS = [
     ("temporal", "temporal"),
@@ -37,6 +47,15 @@ def test_parts_have_the_digests_of_one_process(road: Road, tmp_path: Path) -> No
     assert different == {"events_digest", "files", "sha256"}
     examples = ("make-sft", road.bundle, road.items, tmp_path / "parts", "-o", tmp_path / "a.jsonl")
     assert done(*examples, "--json").json["split"]["digest"] == stored["digest"]
+
+
+def test_what_a_target_leaves_out_is_counted(road: Road, tmp_path: Path) -> None:
+    events = rated(road.events, tmp_path / "rated.csv")
+    said = done("split", events, "-o", tmp_path / "split", "--target", "rating>=4")
+    stored = json.loads((tmp_path / "split" / "split.json").read_text())
+    n_left_out = stored["counts"]["left_out"]
+    assert f"{n_left_out} events behind a user's last target" in said.out
+    assert "rating>=4" in said.out
 
 
 def test_a_dry_run_writes_nothing_and_force_replaces(road: Road, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TextIO
+from typing import Any, TextIO
 
 import pytest
 
@@ -274,7 +274,13 @@ def line(shop: Shop, out: Path) -> tuple[object, ...]:
     return (*words, "--encoder", shop.encoder)
 
 
-def test_the_verdict_and_the_report_come_last(finished: Finished, shop: Shop) -> None:
+def test_the_verdict_and_the_report_come_last(
+    finished: Finished, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_warning(*words: Any, **more: Any) -> Fitted:
+        return replace(fit(*words, **more), warnings=("careful",))
+
+    monkeypatch.setattr("sidtool.recipes.fit", with_warning)
     ran = done(*line(shop, finished.folder))
     verdict, report = ran.out.splitlines()
     assert verdict.startswith(("Yes: ", "No: "))
@@ -282,6 +288,7 @@ def test_the_verdict_and_the_report_come_last(finished: Finished, shop: Shop) ->
     assert report == f"report: {finished.folder}/report.html"
     said = ran.err.splitlines()
     assert said[0].startswith("step 1 of 11: check; ")
+    assert said[-3] == "warning: careful"
     assert f"{finished.folder}/run.sh has the commands" in said[-2]
     printed = done(*line(shop, finished.folder), "--json").json
     assert said[-1] == f"next: {printed['next']}"
@@ -346,3 +353,14 @@ def test_a_step_that_fails_has_its_exit_code_and_names_itself(shop: Shop, tmp_pa
     assert "'none'" in ran.err
     assert "build-codebook " in ran.err.splitlines()[-1]
     assert ran.err.splitlines()[-1].endswith("ended with exit code 2")
+
+
+def test_an_interrupted_step_ends_the_command_as_interrupted(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sidtool.data.prepare.read_tables", interrupted)
+    ran = run(*line(shop, tmp_path / "out"))
+    assert (ran.code, ran.out, ran.err.count("interrupted")) == (130, "", 1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sidtool.base.checkpoint import MAX_JSON
-from sidtool.base.documents import parse_json
+from sidtool.base.documents import parse_json, read_document
 from sidtool.base.errors import DataError
 from sidtool.cli.reports.blocks import (
     Block,
@@ -70,9 +70,7 @@ class System:
 def read_evaluation(path: Path) -> StoredEvaluation:
     """What `sidtool evaluate --json` printed. Raises DataError if the file has anything else."""
     try:
-        if path.stat().st_size > MAX_JSON:
-            raise ValueError(f"it is larger than {MAX_JSON} bytes")
-        evaluation = StoredEvaluation.from_json(parse_json(path.read_bytes()))
+        evaluation = StoredEvaluation.from_json(parse_json(read_document(path, MAX_JSON)))
         _cut_offs(evaluation)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error

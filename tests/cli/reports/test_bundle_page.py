@@ -52,6 +52,9 @@ def test_the_tree_counts_active_items() -> None:
     assert [example.item_id for example in lamps.examples] == ["a", "b"]
     assert [example.item_id for example in soap.examples] == ["c"]
     assert soap.terms == ()
+    assert (soap.common, soap.common_share) == ("y", 1.0)
+    _, soap = CodebookTree(four_items(), {"a": "x"}).nodes()
+    assert (soap.common, soap.common_share) == ("", 0.0)
 
 
 def test_a_bundle_of_retired_items_has_a_page(tmp_path: Path) -> None:
@@ -100,6 +103,8 @@ def test_the_plane_is_that_of_the_largest_variances() -> None:
     expected = left[:, :2] * singular[:2]
     np.testing.assert_allclose(np.abs(points), np.abs(expected), atol=1e-3)
     assert variance == pytest.approx((singular[:2] ** 2).sum() / (singular**2).sum(), rel=1e-5)
+    points, variance = principal_plane(vectors[:, :1].astype(np.float32))
+    assert (points.shape, points[:, 1].any(), variance) == ((50, 2), False, 1.0)
 
 
 def test_groups_of_points_are_the_most_frequent_ones() -> None:

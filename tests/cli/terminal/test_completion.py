@@ -28,6 +28,11 @@ def test_other_words_are_left_to_the_shell(word: str) -> None:
     assert complete_reference(word) == []
 
 
+def test_a_damaged_registry_completes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "refs.json").write_text("{")
+    assert complete_reference(str(tmp_path)) == []
+
+
 def test_tasks_and_settings_are_completed() -> None:
     assert complete_task("title-to") == [name for name in TASKS if name.startswith("title-to")]
     assert setting_pairs("train", "lora_a") == ["lora_alpha="]

@@ -1,6 +1,7 @@
 import io
 import json
 import re
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import sidtool
-from sidtool.base.errors import DataError, SidtoolError
+from sidtool.base.errors import DataError, SidtoolError, UsageError
 from sidtool.base.visible import visible
+from sidtool.cli.terminal import console
 from sidtool.cli.terminal.console import (
     as_step,
     detail,
@@ -28,7 +30,9 @@ from sidtool.cli.terminal.console import (
     say_json,
     say_table,
     set_verbosity,
+    standard_input,
     warn,
+    warn_early,
 )
 from sidtool.cli.terminal.pace import progress
 from tests.cli.road import done, refused, run, write_lines
@@ -176,6 +180,25 @@ def test_an_expected_error_is_one_line(error: Exception) -> None:
     assert re.fullmatch("error: .+\n", written(screen))
 
 
+@pytest.mark.parametrize(
+    ("error", "raised", "text"),
+    [(KeyboardInterrupt(), typer.Exit(130), "interrupted\n"), (BrokenPipeError(), None, "")],
+)
+def test_an_interrupt_has_its_own_code_and_a_closed_pipe_passes(
+    error: BaseException, raised: Exception | None, text: str
+) -> None:
+    with terminal() as screen, pytest.raises(type(raised or error)) as caught, one_line_errors():
+        raise error
+    assert getattr(caught.value, "exit_code", None) == getattr(raised, "exit_code", None)
+    assert written(screen) == text
+
+
+def test_a_closed_standard_input_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UsageError, match="standard input is closed"):
+        standard_input()
+
+
 def test_the_console_of_a_terminal_is_rich() -> None:
     # `screen` above would prove nothing if rich did not take it for a terminal
     assert Console(file=Screen()).is_terminal
@@ -230,12 +253,13 @@ def test_quiet_leaves_results_warnings_and_errors(
     note("a note")
     next_step("sidtool inspect x")
     detail("a detail")
+    say_table(["a column"], [], aside=True)
     warn("careful")
     with pytest.raises(typer.Exit), one_line_errors():
         raise DataError("wrong", hint="right")
     captured = capsys.readouterr()
     assert captured.out == "result\n"
-    notes = [] if quiet else ["a note", "next: sidtool inspect x"]
+    notes = [] if quiet else ["a note", "next: sidtool inspect x", "a column"]
     assert captured.err.splitlines() == [*notes, "warning: careful", "error: wrong", "hint: right"]
 
 
@@ -249,6 +273,17 @@ def test_steps_print_a_warning_once_and_record_each(capsys: pytest.CaptureFixtur
     warn("a")  # of all steps, below the result
     printed = capsys.readouterr().err.splitlines()
     assert printed == ["warning: a", "warning: b", "warning: c", "warning: a"]
+
+
+def test_a_warning_is_printed_early_once_and_below_the_result(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console._show_warning("slow")
+    for _ in range(2):
+        warn_early()
+    assert capsys.readouterr().err == "warning: slow\n"
+    next_step("sidtool inspect x")
+    assert capsys.readouterr().err == "warning: slow\nnext: sidtool inspect x\n"
 
 
 @pytest.mark.usefixtures("_normal")

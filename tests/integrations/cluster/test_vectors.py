@@ -11,7 +11,7 @@ import pytest
 import sidtool
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import RefusedError
-from sidtool.integrations.cluster import ItemColumns, RunOptions, embed_folder, encode_folder
+from sidtool.integrations.cluster import RunOptions, embed_folder, encode_folder
 from sidtool.registry import open_bundle
 from sidtool.tokenizer import encode
 from sidtool.tokenizer.encoder import Encoder
@@ -72,8 +72,11 @@ def test_encode(inputs: Path, tmp_path: Path) -> None:
     ]
     lineage = json.loads((out / "_lineage.json").read_text())
     assert (lineage["command"], lineage["bundle"]) == ("encode", bundle.identity.digest)
-    titles = ItemColumns(text_template="{title}")
-    encode_folder(inputs / "shop.zarr", inputs / "items", tmp_path / "titles", titles)
+    words = ("encode", inputs / "shop.zarr", "--items", inputs / "items", "-o", tmp_path / "titles")
+    plan = done(*words, "--dry-run", "--json").json
+    assert plan == {"dry_run": True, "items": 60, "out": str(tmp_path / "titles")}
+    ran = done(*words, "--text-template", "{title}", "--json")
+    assert (ran.json["items"], [*ran.json["files"]]) == (60, ["part-0000000.parquet"])
     assert table_of(tmp_path / "titles")["sid"].to_pylist() != table["sid"].to_pylist()
 
 

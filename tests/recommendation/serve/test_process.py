@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from sidtool.recommendation.serve import Service, process
 from sidtool.recommendation.serve.log import log_to_stderr
 from sidtool.recommendation.serve.serve_options import Listening
 from sidtool.recommendation.serve.start import serve, service_folder
-from tests.cli.road import refused
+from tests.cli.road import done, refused
 from tests.cli.test_columns import COMMANDS
 from tests.doc_blocks import ROOT, blocks, page
 from tests.recommendation.serve.conftest import OPTIONS, open_service
@@ -107,6 +108,17 @@ def test_the_call_that_is_shown_has_the_token_of_a_file(tmp_path: Path, has_toke
     words = shell(call.replace("curl", "printf '%s\\n'"), tmp_path).splitlines()
     assert words[:3] == [f"{URL}/v1/recommend", "--data", '{"history": ["ITEM"]}']
     assert words[3:] == ["-H", "Authorization: Bearer sesame"] * has_token
+
+
+def test_the_url_of_a_service_is_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    def serve(*_: object, started: Callable[[str], None], **__: object) -> None:
+        started(URL)
+
+    monkeypatch.setattr("sidtool.recommendation.serve.serve", serve)
+    ran = done("serve", "tuned", "--host", "0.0.0.0")
+    assert (ran.out, ran.last) == (f"{URL}\n", f"next: {example_call(URL, None, has_token=False)}")
+    assert "warning: 0.0.0.0 can be reached from other machines" in ran.err
+    assert done("serve", "tuned", "--json").json == {"url": URL}
 
 
 def check_page(service: Running, folder: Path) -> None:
