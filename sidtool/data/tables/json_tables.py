@@ -87,8 +87,6 @@ def as_text(value: Any) -> str | None:
         return None
     if isinstance(value, str):
         text = str(value)
-    elif isinstance(value, bytes):
-        text = _spell(value)
     else:
         text = json.dumps(_plain(value), ensure_ascii=False, default=_spell)
     check_strings(text)

@@ -127,3 +127,15 @@ def test_a_newer_copy_takes_the_place_of_an_older_one() -> None:
         folders += [table_files(url).folder, table_files(url).folder]
     assert folders[0] == folders[1] != folders[2] == folders[3]
     assert [Path(folder).exists() for folder in folders[1:3]] == [False, True]
+
+
+@pytest.mark.parametrize("method", ["find", "get_file"])
+def test_a_store_that_refuses_is_named(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError("Access Denied")
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/denied/x.parquet", b"")
+    monkeypatch.setattr(type(memory), method, denied)
+    with pytest.raises(DataError, match="memory://denied cannot be read: Access Denied"):
+        table_files(Path("memory://denied"))

@@ -61,13 +61,15 @@ def test_mixed_types_become_text(tmp_path: Path) -> None:
         {"id": 1, "price": 3.5},
         {"id": "2", "price": "$4"},
         {"id": "3", "price": None, "tags": ["a", ["b"]]},
+        {"price": 1},
     ]
     path = tmp_path / "x.jsonl"
     path.write_text("".join(json.dumps(row) + "\n\n" for row in rows))
     columns = read_columns(path, ["id", "price", "tags"])
-    assert columns["id"].to_pylist() == ["1", "2", "3"]
-    assert columns["price"].to_pylist() == ["3.5", "$4", None]
-    assert columns["tags"].to_pylist() == [None, None, '["a", ["b"]]']
+    assert columns["id"].to_pylist() == ["1", "2", "3", None]
+    assert columns["price"].to_pylist() == ["3.5", "$4", None, "1"]
+    assert columns["tags"].to_pylist() == [None, None, '["a", ["b"]]', None]
+    assert read_columns(path, ["id"], ids=["id"])["id"].to_pylist() == ["1", "2", "3", None]
 
 
 @pytest.mark.parametrize(
@@ -78,6 +80,7 @@ def test_mixed_types_become_text(tmp_path: Path) -> None:
         ("x.jsonl", b'{"id": "1"}\n{"id": "\xff"}\n', "line 2: not UTF-8"),
         ("x.json", b'{\n"0": {"id": "1"},\n"1": }\n', "line 3: not JSON"),
         ("x.json", b"[1, 2]", "neither a list of objects"),
+        ("x.json", b"[]", "holds no rows"),
         ("x.csv", b'id,b\n1,"x\ny"\n\n2,3,4\n', "line 5: 3 cells, the header has 2"),
         ("x.csv", b"b,id\n1,2\n3,\xff\n", "line 3: not UTF-8"),
         ("x.jsonl", b'{"id": "1"}\n' * 2000 + b'{"id": "\xff"}\n', "line 2001: not UTF-8"),
@@ -129,7 +132,7 @@ NO_LISTS = ["", "[", "[a]", "a]", "[1, 2", "[,]", "['a',,]", "['a' 'b']", "['a']
 
 
 @pytest.mark.parametrize(
-    "text", [*NO_LISTS, "[__import__('os')]", "[" * 5000 + "]" * 5000, "['\\ud800']"]
+    "text", [*NO_LISTS, "[__import__('os')]", "[" * 5000 + "]" * 5000, "['\\ud800']", "['\\x']"]
 )
 def test_text_that_is_no_list_gives_none(text: str) -> None:
     assert parse_list(text) is None
@@ -277,6 +280,18 @@ def test_parts_of_a_parquet_file_have_all_rows(
         cells = [cell for batch in batches for cell in batch[name].to_pylist()]
         assert cells == list(map(str, table[name].to_pylist()))
     assert list(parquet.parquet_rows(tmp_path / "x.parquet")) == table.to_pylist()
+    pq.write_table(pa.table({"text": ["a" * 5000]}), tmp_path / "long.parquet", **options)
+    with pytest.raises(DataError, match="has a row of more than 4096 bytes"):
+        list(column_batches(tmp_path / "long.parquet", ["text"]))
+
+
+def test_a_type_without_texts_is_spelled_as_json(tmp_path: Path) -> None:
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.eye(2))
+    pq.write_table(pa.table({"x": tensors}), tmp_path / "x.parquet")
+    assert read_columns(tmp_path / "x.parquet", ["x"])["x"].to_pylist() == [
+        "[1.0, 0.0]",
+        "[0.0, 1.0]",
+    ]
 
 
 def test_many_equal_values_of_a_parquet_file_are_read_in_batches(tmp_path: Path) -> None:
