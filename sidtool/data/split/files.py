@@ -4,7 +4,6 @@ in place of Parquet, and under `given` a fourth file of the training windows."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ from sidtool.data.split.logs import PARTS, user_logs
 from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.packing import PackedParts, pack_parts
 from sidtool.data.split.read_parts import read_logs, read_windows
-from sidtool.data.split.record import SPLIT_FORMAT, SplitManifest
+from sidtool.data.split.record import SplitManifest
 from sidtool.data.split.split import Split, SplitOrigin
 from sidtool.data.split.write_parts import file_name, folder_name, write_logs, write_windows
 from sidtool.data.tables.opening import PARQUET, parquet_files
@@ -114,8 +113,6 @@ def split_events(
 def write_split(split: Split, out: Path, *, force: bool = False, threads: int = 1) -> SplitManifest:
     """Write the folder of a split, whole or not at all. Raises IntegrityError if no protocol could
     have made its parts."""
-    if split.origin.format != SPLIT_FORMAT:
-        split = replace(split, origin=replace(split.origin, format=SPLIT_FORMAT))
     logs = check_parts(split)
     with new_dir(out, force=force) as folder:
 

@@ -5,6 +5,7 @@ The parts of a split refer to one store of events, so a history takes 16 bytes, 
 length."""
 
 import zlib
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -171,12 +172,13 @@ class _Packed(Sequence[T], Generic[T]):
         """What they are and how many; reads no array."""
         return f"<{type(self).__name__}: {len(self)}>"
 
+    @abstractmethod
     def _value(self, index: int) -> T:
-        raise NotImplementedError
+        """The value at an index from 0."""
 
+    @abstractmethod
     def take(self, rows: Any) -> Self:
         """The values at some rows, or of a slice of them, packed too."""
-        raise NotImplementedError
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):

@@ -200,8 +200,6 @@ class _Packer:
                 for value in values
             )
         self._times.extend(fields.times or ())
-        if has_times and len(self._times) != len(self._events):
-            raise _other_fields(user)
 
 
 def _other_fields(user: str) -> IntegrityError:

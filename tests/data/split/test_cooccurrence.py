@@ -44,6 +44,7 @@ def test_counting_agrees_with_loops() -> None:
                     expected[right, left] += 0.8**gap
     pairs = count_pairs(sequences, 9, 0.8, 4)
     np.testing.assert_allclose(pair_weights(pairs, pairs.T).toarray(), expected)
+    assert count_pairs(sequences, 9, 1e-20, 4).nnz == count_pairs(sequences, 9, 1.0, 1).nnz
 
 
 @given(

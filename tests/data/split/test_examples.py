@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
+from sidtool.data.fields.fields import Fields
 from sidtool.data.split.examples import read_events, read_examples, write_examples
 from sidtool.data.split.values import Example, UserSequence
 from tests.data.split.lines import write_events
@@ -30,6 +31,11 @@ def test_written_examples_are_read_back(
     write_events(tmp_path / "events.jsonl", known)
     assert list(read_examples(tmp_path / "test.jsonl")) == asked
     assert list(read_events(tmp_path / "events.jsonl")) == known
+
+
+def test_fields_of_an_example_without_times_end_with_its_target() -> None:
+    example = Example("u", ("a",), "b", 1, Fields(event={"rating": (5,)}), {"rating": 4})
+    assert example.all_fields == Fields(event={"rating": (5, 4)})
 
 
 def test_ids_may_be_numbers_and_the_position_is_optional(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, U
 from sidtool.data.columns import EventColumns, EventNames
 from sidtool.data.split.files import open_split, read_split, split_events, write_split
 from sidtool.data.split.make import SplitOptions, make_split
+from sidtool.data.split.packing import pack_parts, parts_of_windows
 from sidtool.data.split.record import Cuts, SessionRule, SplitManifest, SplitReference, check_split
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import UserSequence
@@ -257,6 +258,7 @@ def test_the_refusal_names_both_splits() -> None:
         *({key: ...} for key in ("format", "protocol", "digest", "counts", "cuts", "files")),
         *({"format": value} for value in ("1", True, 0, 1.0, None)),
         *({"protocol": value} for value in ("magic", "temporal", "given")),
+        {"protocol": "given", "parts": 2},
         *({key: "0" * 64} for key in ("train_digest", "held_out_digest")),
         {"digest": 1},
         {"counts": {"users": 9, "train_events": 36, "valid": 9, "test": 10}},
@@ -349,6 +351,24 @@ def test_a_window_that_contradicts_the_events_is_refused(
     rewritten(folder, f"{name}.jsonl", lambda rows: change(rows[0]["history"]))
     with pytest.raises(IntegrityError, match=message):
         read_split(folder)
+
+
+def test_a_window_that_shows_a_held_out_event_is_refused(tmp_path: Path) -> None:
+    split = splits(tmp_path)[2]
+    windows = (*(split.windows or ()), *split.valid)
+    packed = pack_parts((), split.valid, split.test, windows)
+    parts = parts_of_windows(packed.windows, packed.valid, packed.test)
+    with pytest.raises(IntegrityError, match="training events are held out"):
+        write_split(replace(split, **vars(parts)), tmp_path / "leaking")
+
+
+def test_an_example_with_other_fields_than_the_others_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "split"
+    write_lines(splits(tmp_path)[0], folder)
+    rewritten(folder, "test.jsonl", lambda rows: rows[0].update(fields={"user": {"age": 3}}))
+    with pytest.raises(IntegrityError, match=f"{folder}: user 'u0' has other fields") as caught:
+        read_split(folder)
+    assert caught.value.hint == "make the split again"
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2])

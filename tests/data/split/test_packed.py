@@ -37,6 +37,7 @@ def test_packed_parts_equal_what_was_packed() -> None:
     parts = pack_parts(iter(SEQUENCES), iter(EXAMPLES), iter(()), None, TYPES)
     assert (parts.train, parts.valid, parts.test) == (SEQUENCES, EXAMPLES, ())
     assert parts.train != SEQUENCES[:1]
+    assert parts.train != 2
     assert (parts.train[-1], parts.train[1:]) == (SEQUENCES[-1], SEQUENCES[1:])
     assert parts.train.take([1, 0]) == SEQUENCES[::-1]
     # equal values of different types stay what they are

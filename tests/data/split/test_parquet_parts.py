@@ -103,6 +103,7 @@ CHANGES: list[tuple[str, Callable[[pa.Table], pa.Table], str]] = [
     ("train", changed("sessions", lambda v: v[0].clear()), "do not divide"),
     ("train", changed("positions", swap, pa.list_(pa.int64())), "of type int64, not int32"),
     ("valid", changed("user_age", lambda v: v.__setitem__(0, 77)), "differs between two files"),
+    ("valid", changed("positions", lambda v: v[0].__setitem__(0, 0)), "do not ascend"),
     ("valid", changed("targets", lambda v: v[0].__setitem__(0, 0)), "not among the events"),
     ("valid", changed("targets", lambda v: v[0].clear()), "no target"),
     ("valid", changed("history", lambda v: v.__setitem__(0, -5)), "no history"),

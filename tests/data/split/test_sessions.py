@@ -141,6 +141,7 @@ def test_sessions_of_a_column_that_overlap_are_one(tmp_path: Path) -> None:
 def test_a_split_records_its_sessions(tmp_path: Path) -> None:
     path = write_events(tmp_path / "events.csv", SESSIONS)
     rule = SessionRule(column="session")
+    assert str(rule) == "by column session"
     for protocol in ("leave-one-out", "last-session"):
         options = SplitOptions(protocol, sessions=rule)
         manifest = split_events(path, tmp_path / protocol, options)
@@ -176,6 +177,7 @@ def test_what_contradicts_the_protocol_is_refused(tmp_path: Path) -> None:
         ({"valid": (elsewhere,)}, "history that does not end at its targets"),
         ({"train": sequences}, "has 0 sessions"),
         ({"protocol": "temporal"}, "malformed|several targets in one example"),
+        ({"protocol": "leave-one-out"}, "several targets in one example"),
         ({"origin": origin}, "last-session split has no sessions|has 2 sessions"),
         ({"test": ()}, "empty"),
     ):

@@ -43,6 +43,8 @@ def test_a_malformed_row_is_named(tmp_path: Path, row: tuple[str, str, str], mes
     for name in ("x.csv", "x.jsonl"):
         with pytest.raises(DataError, match=message):
             read_windows(write_table(tmp_path / name, table))
+    with pytest.raises(DataError, match="holds no rows"):
+        read_windows(write_table(tmp_path / "x.csv", {name: [] for name in names}))
 
 
 def test_a_file_of_events_is_refused(tmp_path: Path) -> None:
