@@ -136,12 +136,10 @@ class _Compared:
         base = evaluation.baselines[ITEM_KNN][metric]
         figures = f"{metric} {value} against {_number(base)}"
         alone = evaluation.differences_from_item_knn.get(MODEL_ALONE, {}).get(metric)
-        if MODEL_ALONE not in evaluation.baselines:
-            return f"the model is {self.place(ITEM_KNN, 'item-kNN', figures)}"
-        with_memory = f"with its memory the model is {self.place(ITEM_KNN, 'item-kNN', figures)}"
-        if alone is None:  # of a version that did not measure it
-            return with_memory
-        return f"{with_memory}, without {_place(alone, base)}"
+        memory = "with its memory " if MODEL_ALONE in evaluation.baselines else ""
+        text = f"{memory}the model is {self.place(ITEM_KNN, 'item-kNN', figures)}"
+        # earlier versions did not measure it
+        return text if alone is None else f"{text}, without {_place(alone, base)}"
 
 
 def _limits(evaluation: StoredEvaluation) -> list[str]:

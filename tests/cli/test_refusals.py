@@ -255,6 +255,7 @@ CASES = [
     ("evaluate-lists tuned split --details", 2, "No such option: --details"),
     ("evaluate-lists tuned split --length 0", 2, "length must be at least 1"),
     ("evaluate-lists tuned split --length 1025", 2, "length must be at most 1024"),
+    ("evaluate-lists base+sid split", 1, "its contract has no prompt of a history"),
     ("evaluate-lists tuned split --order mood", 2, "no feedback 'mood'"),
     ("TASK", 2, "Missing argument 'TASK'"),
     ("TASK guess", 2, "unknown task 'guess'"),

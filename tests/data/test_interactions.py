@@ -255,3 +255,5 @@ def test_a_budget_below_the_events_of_one_user_is_refused(tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="31 events do not fit") as refusal:
         read_interactions(path, spill=Spill(tmp_path, 29 * EVENT_BYTES))
     assert f"--memory-limit of at least {30 * EVENT_BYTES} bytes" in str(refusal.value.shell_hint)
+    with pytest.raises(DataError, match=r"none cannot be written: .*No such file"):
+        read_interactions(path, spill=Spill(tmp_path / "none", 30 * EVENT_BYTES))

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zarr
+from numcodecs import FixedScaleOffset
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.vector_files import open_vectors, read_vectors
@@ -100,6 +101,10 @@ def test_files_without_vectors_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"asin": ["a"], "x": [1]}), tmp_path / "x.parquet")
     ragged = pa.table({"asin": ["a", "b"], "vector": [[1.0], [1.0, 2.0]]})
     pq.write_table(ragged, tmp_path / "ragged.parquet")
+    pq.write_table(pa.table({"asin": ["a"], "vector": ["1 2"]}), tmp_path / "text.parquet")
+    unnamed = pa.table({"asin": ["a", ""], "vector": [[1.0], [2.0]]})
+    pq.write_table(unnamed, tmp_path / "unnamed.parquet")
+    (tmp_path / "x.txt").touch()
     zarr.open_group(tmp_path / "x.zarr", mode="w")
     for name, message in (
         ("one.npy", "not a matrix of numbers"),
@@ -111,6 +116,9 @@ def test_files_without_vectors_are_refused(tmp_path: Path) -> None:
         ("several.npy", "cannot be read"),
         ("x.parquet", "no column of vectors"),
         ("ragged.parquet", "different lengths"),
+        ("text.parquet", "the column 'vector' is of type string, not of vectors"),
+        ("unnamed.parquet", "an item id is empty"),
+        ("x.txt", "the name does not end in a known suffix"),
         ("x.zarr", "cannot be read"),
         ("gone.npy", "does not exist"),
         ("x.docx", "cannot tell|does not exist"),
@@ -336,6 +344,32 @@ def test_a_zarr_array_cannot_run_code(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (np.array([b"a", b"\xc3\xa4"]), ""),
+        (np.array([7, 8]), ""),
+        (np.array([7, 8.5]), "row 1 of ids: 7.0 is no id"),
+    ],
+)
+def test_the_ids_of_a_zarr_group_are_texts_or_whole_numbers(
+    tmp_path: Path, ids: np.ndarray, message: str
+) -> None:
+    group = zarr.open_group(tmp_path / "x.zarr", mode="w", zarr_format=2)
+    group.create_array("vectors", data=STORED[:2])
+    group.create_array("ids", data=ids)
+    if message:
+        return refused(tmp_path / "x.zarr", message)
+    texts = [item.decode() if isinstance(item, bytes) else str(item) for item in ids.tolist()]
+    np.testing.assert_array_equal(read_vectors(tmp_path / "x.zarr", texts[::-1]), STORED[1::-1])
+
+
+def test_a_codec_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    scale = FixedScaleOffset(offset=0, scale=10, dtype="<f8")
+    zarr.create_array(tmp_path / "x.zarr", data=STORED, zarr_format=2, filters=[scale])
+    refused(tmp_path / "x.zarr", "the codec 'fixedscaleoffset' of the array is not read")
+
+
 def test_a_zip_that_expands_without_end_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zarr.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("zarr.json", bytes(40 << 20))
@@ -393,6 +427,9 @@ def test_parquet_at_a_url(tmp_path: Path) -> None:
             assert copy.all().tolist() == [[6, 7, 8], [0, 1, 2]]
     before = open_vectors(Path("memory://shop/vectors")).fingerprint
     assert open_vectors(Path("memory://shop/vectors")).fingerprint == before
+    files.pipe_file("/shop/x.npy", b"")
+    with pytest.raises(DataError, match=r"memory://shop/x\.npy: vectors at a URL must be Parquet"):
+        open_vectors(Path("memory://shop/x.npy"))
     files.pipe_file("/shop/bad/part.parquet", b"no table")
     with pytest.raises(DataError, match=r"memory:/+shop/bad.* cannot be read"):
         open_vectors(Path("memory://shop/bad"))

@@ -297,6 +297,8 @@ def test_an_evaluation_is_a_table_and_a_line() -> None:
     assert rare.loc["model", "low"] == result.slices["rare"].confidence_interval["ndcg@10"][0]
     assert rare.loc["item-knn", "value"] == result.slices["rare"].baselines["item-knn"]["ndcg@10"]
     assert set(table.group) >= {"all", "macro", "warm"}
+    by = replace(result, by={"user.age": {"18": result.slices["rare"]}}).to_pandas()
+    assert set(by.group) == {*table.group, "user.age=18"}
     means = {name: f"{metrics['ndcg@10']:.4f}" for name, metrics in result.baselines.items()}
     assert repr(result) == (
         f"<Evaluation of 30 examples, ndcg@10: model {result.metrics['ndcg@10']:.4f}, "

@@ -3,6 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sidtool.base.errors import DataError
 from sidtool.data.split import Example
 from sidtool.evaluation import (
     IndexedExamples,
@@ -112,6 +113,8 @@ def test_item_knn_is_as_in_an_evaluation_on_the_same_users(monkeypatch: pytest.M
     sample = {"users": 12, "k": 10, "seed": 3, "exclude_seen": True}
     measured = item_knn_metrics(examples, catalog, **sample)
     drawn = sample_examples(examples, 12, 3)
+    with pytest.raises(DataError, match="the validation file has no users"):
+        sample_examples((), 12, 3)
     indexed = IndexedExamples.of(catalog, drawn, exclude_seen=True)
     expected = baseline_values(indexed, events, [10], k=10)["item-knn"]
     means = dict(zip(expected.names, expected.values.mean(axis=0), strict=True))

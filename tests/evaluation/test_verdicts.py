@@ -93,6 +93,9 @@ def test_a_model_with_a_memory_is_placed_with_and_without_it() -> None:
         "4% of targets are new items",
     )
     assert answer.standing == "ahead"
+    behind = {**differences, "item-knn": gain(-0.01, -0.02, -0.006)}
+    answer = verdict(evaluated(0.05, differences=behind, alone=alone))
+    assert answer.advice.startswith("train longer (fit --minutes); where validation has stopped")
     differences["mixture"] = gain(0.0024, 0.001, 0.003)
     alone = gain(-0.007, -0.01, -0.003)
     reranked = verdict(evaluated(0.0714, differences=differences, alone=alone))

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -5,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.base.errors import DataError
 from sidtool.examples.example_file import problem_of, segments_to_text, text_to_segments
+from sidtool.examples.parts import ExampleParts
 from sidtool.model.prompt.segments import PromptEncoder, Segment, catalog, sids, template
 from tests.model.prompt.cases import SPACE, catalog_texts, extended_tokenizer, histories
 
@@ -52,3 +55,16 @@ def test_a_line_that_is_no_training_example_says_why(
 ) -> None:
     said = problem_of({"task": "next-item", "prompt": "a", "completion": "b"} | change)
     assert said == "" if problem is None else said.startswith(problem)
+
+
+def test_a_text_like_a_token_is_a_text() -> None:
+    assert text_to_segments(SPACE, "a <s_a_999> b") == [template("a <s_a_999> b")]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"), [(b"[]", "is no JSON object"), (b"{", "Expecting property name")]
+)
+def test_a_line_of_a_part_that_is_no_example_is_shown(line: bytes, problem: str) -> None:
+    parts = ExampleParts(Path("folder"), lineage=None)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=f"an example of part 2 of folder {problem}.*: b'"):
+        parts.example(2, line)

@@ -107,6 +107,28 @@ def test_no_prompt_shows_the_feedback_of_its_target(
     assert n_targets == len(rated.train)
 
 
+@pytest.mark.parametrize("task", ["predict-rating", "next-item-by-rating"])
+def test_an_event_without_the_feedback_makes_no_example(
+    rated: Split, maker_of: Callable[..., ExampleMaker], task: str
+) -> None:
+    first, *others = rated.train
+    event = {**first.fields.event, "rating": (None,) * len(first.items)}
+    unrated = dataclasses.replace(first, fields=dataclasses.replace(first.fields, event=event))
+    examples = maker_of(task).examples(dataclasses.replace(rated, train=(unrated, *others)))
+    assert {example.events[-1][0] for example in examples} == {user.user for user in others}
+
+
+def test_a_sequence_whose_fields_do_not_fit_is_refused(
+    bundle: Bundle, catalog: Items, rated: Split
+) -> None:
+    templates = {"sequence": Templates(("{history}",), "", ("{sid} rated {event.rating};",))}
+    options = SftOptions({"sequence": 1.0}, "plain", 20, 2, templates=templates)
+    tokenizer, _ = extended_tokenizer(bundle.space)
+    maker = ExampleMaker(bundle, catalog, options, tokenizer, (), rated.fields)
+    with pytest.raises(DataError, match="items with fields does not fit 20 tokens"):
+        list(maker.examples(rated))
+
+
 @pytest.mark.parametrize("task", TASKS[:2])
 def test_the_prompt_is_served_as_it_was_trained(
     tmp_path: Path, bundle: Bundle, catalog: Items, task: str

@@ -38,6 +38,9 @@ def test_malformed_corpora_are_refused(tmp_path: Path, content: str, message: st
     path.write_text(content)
     with pytest.raises(DataError, match=message):
         GeneralText.read(path)
+    (tmp_path / "b.txt").write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"cannot read general text .*b\.txt as UTF-8"):
+        GeneralText.read(tmp_path / "b.txt")
 
 
 @given(st.text(min_size=1), st.integers(1, 9))

@@ -100,6 +100,15 @@ def test_lists_are_trained_as_they_are_served(
         assert encoded.ids[encoded.targets].tolist() == expected
 
 
+def test_lists_without_items_of_the_bundle_are_left_out(catalog: Items, sessions: Split) -> None:
+    bundle = small_bundle(12)
+    maker, _, _ = maker_of(bundle, catalog, sessions, ListTargets(1))
+    examples = list(maker.examples(sessions))
+    assert 0 < len(examples) <= len(lists_by_hand(sessions, bundle, 1))
+    assert all(shown_items(bundle, example.prompt) for example in examples)
+    assert all(shown_items(bundle, example.completion) for example in examples)
+
+
 @pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
 def test_an_event_of_weight_0_is_in_no_list_and_a_feedback_orders(
     tmp_path: Path, bundle: Bundle, catalog: Items, sessions: Split

@@ -6,7 +6,7 @@ from sidtool.base.errors import UsageError
 from sidtool.data import Items
 from sidtool.data.split import Split, UserSequence
 from sidtool.examples import ExampleMaker, SftOptions
-from sidtool.examples.tasks import token_budgets, tokens_of_mix
+from sidtool.examples.tasks import copies_within, task_rng, token_budgets, tokens_of_mix
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.models import tiny_tokenizer
@@ -70,3 +70,7 @@ def test_budgets_of_tasks_give_the_budget_of_the_mix(weights: list[float], token
         more = int((budgets["task 1"] + 2) * weights[0] / weights[1]) + 2
         with pytest.raises(UsageError, match="are no shares"):
             tokens_of_mix(mix, budgets | {"task 0": more})
+
+
+def test_a_task_without_examples_spends_no_tokens() -> None:
+    assert copies_within([], 100, task_rng("query-to-sid", 0)) == []

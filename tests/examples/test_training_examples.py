@@ -109,6 +109,13 @@ def test_running_text_has_every_event_once(bundle: Bundle, catalog: Items, split
             assert catalog.titles[int(item[1:])] in text
 
 
+def test_what_a_task_cannot_show_is_refused(bundle: Bundle, catalog: Items, split: Split) -> None:
+    with pytest.raises(UsageError, match="needs SIDs of two levels or more, these have 1"):
+        ExampleMaker(small_bundle(4, (4,)), catalog, SftOptions({"prefix-to-brand": 1.0}))
+    with pytest.raises(DataError, match="an example of task title-to-sid does not fit 12 tokens"):
+        make_examples(bundle, catalog, split, SftOptions({"title-to-sid": 1.0}, max_length=12))
+
+
 def test_item_text_shows_catalog_numbers(bundle: Bundle, split: Split, tmp_path: Path) -> None:
     rows = [
         {"item_id": item, "title": f"title {number}", "price": 9.5 + number, "rating": number % 5}

@@ -9,6 +9,7 @@ import torch
 
 from sidtool.base.errors import CompatibilityError, DataError, UsageError
 from sidtool.data.split import Split
+from sidtool.evaluation.tasks import evaluate_task
 from sidtool.examples import TokenizedExamples, read_training_examples
 from sidtool.model import ExtendOptions, extend_model, load_model_folder, merge
 from sidtool.model.contract import read_contract
@@ -176,4 +177,6 @@ def test_what_does_not_go_with_user_tokens_is_refused(
         )
     with pytest.raises(CompatibilityError, match="another tokenizer"):
         train(with_users, made, tmp_path / "out", **BRIEF, teachers=[models("t5")])
+    with pytest.raises(UsageError, match="questions of task next-item have none"):
+        evaluate_task(with_users, None, task="next-item")
     assert not (tmp_path / "out").exists()

@@ -95,9 +95,7 @@ class MixtureChoice:
             "ndcg@10 mixture": float(ndcg[WEIGHTS.index(weight), POWERS.index(power)]),
         }
         gate, gated_power, judged = choose_gate(candidates, ranks)
-        if gate is not None:
-            power = gated_power
-        return cls(weight, power, gate, summary | judged)
+        return cls(weight, power if gate is None else gated_power, gate, summary | judged)
 
     def ranks(self, candidates: Candidates) -> NDArray[np.int64]:
         """(n,) as `Candidates.ranks`."""

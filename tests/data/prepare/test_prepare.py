@@ -208,6 +208,8 @@ def test_events_at_a_url_without_a_catalog_give_ids(tmp_path: Path) -> None:
     [
         ("u.data", "u\ta\t5\tsoon\n", "u.data, row 1: the order 'soon' is neither"),
         ("u.data", "u\t\t5\t1\n", "u.data, row 1: the item id is empty"),
+        ("u.data", "u\ta\tgood\t1\n", "u.data, row 1: the rating 'good' is no number"),
+        ("ratings.csv", "userId,movieId,rating,timestamp\n", "there are no events"),
         ("u.data", "u\ta\n", "u.data, line 1: 2 cells, other rows have 4"),
         ("ratings.dat", "u::a::5\n", "ratings.dat, line 1: 3 cells, a rating has 4"),
         ("ratings.csv", "userId,movieId,rating\nu,a,5\n", "ratings.csv has no column 'timestamp'"),
@@ -216,7 +218,7 @@ def test_events_at_a_url_without_a_catalog_give_ids(tmp_path: Path) -> None:
         ("All_Beauty_5.json", "nothing\n", "line 1: not JSON"),
         ("meta_Beauty.jsonl", "os.system('x')\n", "line 1: neither a JSON object nor a Python"),
         ("meta_Beauty.jsonl", "{" * 5000 + "\n", "line 1: neither"),
-        ("meta_Beauty.jsonl", '{"title": "x"}\n', "line 1: an item has the key asin"),
+        ("meta_Beauty.jsonl", '\n{"title": "x"}\n', "line 2: an item has the key asin"),
     ],
 )
 def test_malformed_rows_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -228,6 +230,19 @@ def test_malformed_rows_are_named(tmp_path: Path, name: str, text: str, message:
     with pytest.raises(DataError, match=message):
         prepare(path if source == "movielens" else folder, tmp_path / "out", options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "u.item").touch()
+    options = PrepareOptions("movielens")
+    with pytest.raises(DataError, match="has no file of events of movielens"):
+        prepare(tmp_path, tmp_path / "out", options)
+    with pytest.raises(DataError, match="nothing does not exist"):
+        prepare(tmp_path / "nothing", tmp_path / "out", options)
+    write(tmp_path / "u.data", "u\ta\t5\t1\n")
+    write(tmp_path / "u.item", "a|A film\n")
+    with pytest.raises(DataError, match=r"u\.item, line 1: 2 cells are no film"):
+        prepare(tmp_path, tmp_path / "out", options)
 
 
 def test_two_versions_of_one_data_set_are_not_read_together(tmp_path: Path) -> None:

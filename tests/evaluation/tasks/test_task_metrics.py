@@ -14,7 +14,7 @@ from sidtool.evaluation.tasks.task_evaluation import evaluate_questions, evaluat
 from sidtool.evaluation.tasks.text_answers import exact_match, token_f1
 from sidtool.memory.mixture import WeightedMemory
 from sidtool.model import LoadedModel
-from sidtool.model.prompt import begin, catalog, prompt_encoder, sids, template
+from sidtool.model.prompt import Segment, begin, catalog, prompt_encoder, sids, template
 from sidtool.recommendation.search import BeamOptions, Normalize
 from sidtool.recommendation.search.score import score_sids
 from tests.bundles import small_bundle
@@ -203,3 +203,16 @@ def test_text_metrics_equal_values_computed_by_hand(
 ) -> None:
     assert exact_match(result, right) == exact
     assert token_f1(result, right) == pytest.approx(f1)
+
+
+def test_a_question_without_a_whole_sid_of_the_bundle_is_refused(loaded: LoadedModel) -> None:
+    question = to_sid(loaded, "film", 0)
+    tokens = question.answer[0].sid_tokens
+    for sid_tokens, message in (
+        ((), "a question has no SID of the model's bundle"),
+        (tokens[:1], "a question ends in an incomplete SID"),
+        ((tokens[1], tokens[0], *tokens[2:]), "or one that the model's bundle cannot have"),
+    ):
+        answer = (Segment("sid", sid_tokens=sid_tokens), template("<eos>"))
+        with pytest.raises(DataError, match=message):
+            evaluate_questions(loaded, "title-to-sid", [replace(question, answer=answer)])

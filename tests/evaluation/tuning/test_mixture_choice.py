@@ -133,7 +133,8 @@ def test_the_gradient_is_that_of_the_loss() -> None:
 def test_a_gate_finds_the_feature_that_says_whom_to_trust() -> None:
     candidates = users(2, informative=True)
     ranks = grid_ranks(candidates)
-    gate, power, judged = choose_gate(candidates, ranks)
+    choice = MixtureChoice.of(candidates)
+    gate, power, judged = choice.gate, choice.power, choice.summary
     assert judged["ndcg@10 gate, judged"] > judged["ndcg@10 constant, judged"] + 0.05
     assert np.abs(gate.coefficients).argmax() == 1
     assert gate.coefficients[1] > 0

@@ -176,6 +176,9 @@ def test_examples_are_read_and_malformed_lines_are_named(tmp_path: Path) -> None
             TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
     with pytest.raises(DataError, match="does not exist"):
         TokenizedExamples.read(tmp_path / "none", ENCODER, ENCODER.tokens, codes_only=False)
+    path.write_text(json.dumps({**lines[0], "weight": 0}) + "\n")
+    with pytest.raises(DataError, match=r"train\.jsonl has no training example with a target"):
+        TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
 
 
 PAD, START = 0, 9
