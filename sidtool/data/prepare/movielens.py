@@ -70,8 +70,6 @@ def _split_lines(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
 
 def find_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """The ratings and the films in a folder."""
-    ratings = next((folder / name for name in SIBLINGS if (folder / name).exists()), None)
-    if ratings is None:
-        return [], []
-    films = folder / SIBLINGS[ratings.name]
-    return [ratings], [films] if films.exists() else []
+    ratings = [folder / name for name in SIBLINGS if (folder / name).exists()][:1]
+    films = [folder / SIBLINGS[path.name] for path in ratings]
+    return ratings, [path for path in films if path.exists()]

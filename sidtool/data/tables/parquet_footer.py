@@ -61,16 +61,15 @@ def column_chunks(path: Path) -> list[Chunk]:
         length = int.from_bytes(stream.read(4), "little")
         stream.seek(max(size - TRAILER - length, 0))
         footer = _Reader(stream.read(length), _COLUMN, _I64)
+    chunks = []
     try:
         footer.skip_struct(())
-    except IndexError as error:
-        raise ValueError("its footer ends early") from error
-    try:
-        chunks = []
         for column in footer.structs:
             data_offset = column[_DATA_OFFSET]
             first = min(data_offset, column.get(_DICTIONARY_OFFSET) or data_offset)
             chunks.append(Chunk(column[_N_VALUES], first, column[_STORED_SIZE]))
+    except IndexError as error:
+        raise ValueError("its footer ends early") from error
     except KeyError as error:
         raise ValueError("a column of its footer has no number of values") from error
     return chunks
