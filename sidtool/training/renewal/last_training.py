@@ -163,8 +163,14 @@ def _with_length(params: TrainParams, share: float) -> TrainParams:
     else:
         epochs = sft_fields.get("num_train_epochs", DEFAULTS["num_train_epochs"])
         sft_fields["num_train_epochs"] = epochs * share
-    if (warmup := sft_fields.get("warmup_steps", 0)) >= 1:  # steps, not a share of them
-        sft_fields["warmup_steps"] = max(1, round(warmup * share))
+    steps = {
+        name: sft_fields.get(name) or 0 for name in ("warmup_steps", "eval_steps", "save_steps")
+    }
+    steps = {name: number for name, number in steps.items() if number >= 1}  # no share of them
+    sft_fields |= {name: max(1, round(number * share)) for name, number in steps.items()}
+    if {"eval_steps", "save_steps"} <= steps.keys():  # one stays a multiple of the other
+        evaluations = round(steps["save_steps"] / steps["eval_steps"])
+        sft_fields["save_steps"] = sft_fields["eval_steps"] * max(1, evaluations)
     return replace(params, options=options, sft_fields=sft_fields)
 
 
