@@ -9,7 +9,7 @@ from pathlib import Path
 import trl
 from trl import SFTConfig
 
-from sidtool.cli.settings_table import AUTO, Configurable, Setting, list_settings
+from sidtool.cli.settings_table import AUTO, Configurable, Setting, list_settings, setting_keys
 from sidtool.training.reinforcement import settings as rl
 from sidtool.training.settings import DECIDED
 
@@ -21,9 +21,9 @@ COMMAND` prints all of them, the fields of libraries too.
 
 * An unknown key is an error. `train` and `rl` also take the keys in the YAML file of `--config`; `train` takes them for
   one stage of its `stages` list, too, where `examples: FILE` is also a key.
-* Of SFTConfig and GRPOConfig of TRL {version} this page describes the fields with another default in sidtool (TRL's is
-  in parentheses), and those of GRPOConfig that SFTConfig lacks. The others are named only: they mean what the
-  [documentation of TRL](https://huggingface.co/docs/trl) says.
+* Of SFTConfig and GRPOConfig of TRL {version} this page describes the fields with a default of sidtool (in parentheses
+  that of TRL, if it has another one), and those of GRPOConfig that SFTConfig lacks. The others are named only: they mean
+  what the [documentation of TRL](https://huggingface.co/docs/trl) says.
 * "auto" is chosen for the machine: bfloat16 on a GPU that supports it, the CPU if there is no GPU. `bf16=auto` also
   selects bfloat16 on a CPU that is faster in it (AMX, Arm).
 """
@@ -53,20 +53,20 @@ def code(text: str) -> str:
     return f"`{text}`" if text else ""
 
 
-def is_described(setting: Setting) -> bool:
+def is_described(command: Configurable, setting: Setting) -> bool:
     """Whether a setting has a row: a field in which sidtool follows the library has none, unless
     it belongs to GRPOConfig alone."""
     if setting.group not in DECIDED_FIELDS or setting.default == AUTO:
         return True
-    shared = setting.key in SFTConfig.__dataclass_fields__
-    return setting.library_default is not None or not shared
+    own = setting.library_default is not None or setting.key in setting_keys(command)
+    return own or setting.key not in SFTConfig.__dataclass_fields__
 
 
 def section(command: Configurable) -> str:
     """The tables of one command."""
     parts = [f"\n## `sidtool {command}`\n"]
     for group, settings in groupby(list_settings(command), attrgetter("group")):
-        named, rows = partition(settings)
+        named, rows = partition(command, settings)
         parts.append(f"\n### {group}\n\n| key | type | default | meaning |\n")
         parts.append("\n".join(["| --- | --- | --- | --- |", *map(row, rows), ""]))
         if group in DECIDED_FIELDS:
@@ -77,11 +77,13 @@ def section(command: Configurable) -> str:
     return "".join(parts)
 
 
-def partition(settings: Iterable[Setting]) -> tuple[list[Setting], list[Setting]]:
+def partition(
+    command: Configurable, settings: Iterable[Setting]
+) -> tuple[list[Setting], list[Setting]]:
     """The settings that are named only, and those that have a row."""
     parts: tuple[list[Setting], list[Setting]] = ([], [])
     for setting in settings:
-        parts[is_described(setting)].append(setting)
+        parts[is_described(command, setting)].append(setting)
     return parts
 
 
