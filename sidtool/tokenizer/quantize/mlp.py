@@ -12,7 +12,10 @@ from numpy.typing import DTypeLike, NDArray
 Rows = NDArray[np.float32]
 """(rows, width): vectors, or what a layer makes of them."""
 HIDDEN = (512, 256, 128)
-Epochs = Annotated[int, "Passes over the vectors in training."]
+Epochs = Annotated[
+    int,
+    "Passes over the vectors in training, by batches of up to 512; few vectors need more passes.",
+]
 BLOCK = 1024
 """Rows computed at once. Shorter blocks are padded: a matrix product of another shape rounds
 differently, and codes must not depend on the other rows."""
