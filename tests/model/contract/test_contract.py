@@ -244,7 +244,7 @@ def test_a_base_that_cannot_be_one_is_refused(
     with pytest.raises(CompatibilityError, match=message):
         with_bases(stored, contract)
     refuse_base_as_output(stored.with_name("out"), contract)
-    with pytest.raises(UsageError, match="is the base of the adapters that would replace it"):
+    with pytest.raises(UsageError, match="is the base of adapters, which need it"):
         refuse_base_as_output(Path(reference.path), contract)
 
 
