@@ -75,7 +75,10 @@ def file_digest(path: Path) -> str:
 def cached_digest(path: Path) -> str:
     """As `file_digest`; a file with the size, times and inode of an earlier call is not read again
     in this process."""
-    stat = path.stat()
+    try:
+        stat = path.stat()
+    except OSError as error:  # it was replaced after it was listed
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
     changed = max(stat.st_mtime_ns, stat.st_ctime_ns)
     if time.time_ns() - changed < CLOCK_NS:
         return file_digest(path)

@@ -32,3 +32,5 @@ def test_a_file_is_read_again_only_if_it_may_have_changed(
     assert digests.cached_digest(path) != first
     with pytest.raises(DataError, match="Is a directory"):
         digests.file_digest(tmp_path)
+    with pytest.raises(DataError, match=r"cannot read .*gone"):  # a model is replaced meanwhile
+        digests.cached_digest(tmp_path / "gone")

@@ -163,7 +163,10 @@ def read_gguf_size(path: Path) -> StoredWeights:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.is_dir())
+    try:
+        return sorted(path for path in folder.iterdir() if not path.is_dir())
+    except OSError as error:
+        raise DataError(f"cannot read the folder {folder}: {error.strerror}") from error
 
 
 def _nested_templates(folder: Path, parts: Sequence[str]) -> Iterator[str]:

@@ -94,7 +94,7 @@ def tune_memory(
 
     Raises CompatibilityError if the model, its bundle or the memory may have learned from held-out
     events or the memory is of another bundle, UsageError if `out` exists without `force` or the
-    model's scores are not normalized over the trie.
+    model's scores are not normalized over the trie, DataError without validation examples.
 
     Examples:
         >>> split = sidtool.open_split("split")
@@ -170,6 +170,8 @@ def plan_tune_memory(
     name = f"split {split.reference}"
     check_model_split(contract, bundle, name, split.reference)
     check_split("the memory", memory.manifest.split, name, split.reference)
+    if not split.valid:
+        raise DataError("there are no validation examples to tune the memory on")
     return evenly_spaced(split.valid, options.users)
 
 

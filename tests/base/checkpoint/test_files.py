@@ -158,3 +158,5 @@ def test_every_file_that_determines_the_model_has_a_digest(folder: Path) -> None
     assert sorted(before) == ["chat_template.jinja", "config.json", "merges.txt", "tokenizer.json"]
     (folder / "chat_template.jinja").write_text("y")
     assert settings_digests(folder) != before
+    with pytest.raises(DataError, match=r"cannot read the folder .*gone: No such file"):
+        settings_digests(folder / "gone")

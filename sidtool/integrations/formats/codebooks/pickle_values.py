@@ -130,6 +130,9 @@ class _Reader:
                 callee, args = self._take(2)
                 is_mapping = isinstance(callee, Name) and callee.name == ORDERED_DICT and args == ()
                 return {} if is_mapping else Call(callee, args)
+            case "NEWOBJ_EX":
+                callee, args, _ = self._take(3)
+                return Call(callee, args)
         raise ValueError(f"its pickle has the operation {name}, which PyTorch does not write")
 
     def _take(self, count: int) -> tuple[Any, ...]:

@@ -132,6 +132,24 @@ def test_other_precisions_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
         assert np.array_equal(level, stored.float().numpy())
 
 
+class Settings:
+    """A value that newer pickle protocols make by __new__ with keywords."""
+
+    def __new__(cls, *, width: int = 1) -> "Settings":
+        return super().__new__(cls)
+
+    def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, int]]:
+        return (), {"width": 2}
+
+
+def test_other_values_beside_the_codebook_are_passed_over(tmp_path: Path) -> None:
+    level = torch.randn(4, DIM)
+    named = {"centroids.0": level, "settings": Settings()}
+    torch.save(named, tmp_path / "model.pt", pickle_protocol=4)
+    (read,) = read_codebook(tmp_path / "model.pt").codebook.levels
+    assert np.array_equal(read, level.numpy())
+
+
 def test_views_of_a_storage_are_read(tmp_path: Path) -> None:
     big = torch.randn(40, 12)
     levels = [big[3:10, :DIM], big[20:25, 2 : 2 + DIM], torch.randn(DIM, 6).T]
