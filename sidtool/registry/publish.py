@@ -1,8 +1,8 @@
 """Publish versions of a bundle, a memory or a model at any fsspec URL: push and tag.
 
-A version appears in this order: signatures, card, objects, root document, record, pointer. A push
-that is killed before the record leaves nothing that a reference resolves to; repeating it sends
-what is missing."""
+A version appears in this order: objects, root document, card and signatures, record, pointer. A
+push that is killed before the record leaves nothing that a reference resolves to; repeating it
+sends what is missing."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -24,9 +24,9 @@ from sidtool.registry.references import (
     check_version,
     find_version,
     is_flat_repository,
+    make_signatures,
     read_policy,
     required_signers,
-    sign_version,
     split_reference,
 )
 from sidtool.registry.transfer import Source, check_source, push_to_hub, upload
@@ -161,7 +161,7 @@ def push(
                 "so it is not signed",
                 hint="pull the version and push that, with the same license",
             )
-        sign_version(registry, published, plan.source.manifest, signer)
+        registry.put(make_signatures(registry, published, plan.source.manifest, signer))
     elif signer is None:
         check_version(registry, published)  # readers refuse one that is not signed
     pointer = records.update_pointer(
@@ -262,15 +262,19 @@ def _registry_at(target: str) -> Storage:
 def _send_version(
     plan: PushPlan, dataset: str | None, signer: Signer | None, progress: Progress | None
 ) -> int:
-    """Sign a version, and send everything of it except its record: card, objects, and the root
-    document last. The objects that were sent."""
-    source, manifest = plan.source, plan.source.manifest
+    """Send everything of a version except its record: objects, the root document, and then card and
+    signatures, which depend on the license, so that no push that fails leaves them to another. The
+    objects that were sent."""
+    source, registry, record = plan.source, plan.registry, plan.record
     # where a registry on this machine lies is nobody's business, and it may move
-    local = plan.registry.local_path
-    name = plan.registry.full_url if local is None else local.name
-    reference = f"{name}@{plan.record.version}"
-    card = published_card(source.storage.location, manifest, reference, source.license)
-    if signer is not None:  # first: nothing of a version is stored whose signer is refused
-        sign_version(plan.registry, plan.record, manifest, signer)
-    plan.registry.folder(plan.record.folder).put({CARD: with_dataset(card, dataset).encode()})
-    return upload(source, plan.registry.folder(plan.record.group), plan.record, progress)
+    local = registry.local_path
+    name = registry.full_url if local is None else local.name
+    reference = f"{name}@{record.version}"
+    card = published_card(source.storage.location, source.manifest, reference, source.license)
+    beside = {f"{record.folder}/{CARD}": with_dataset(card, dataset).encode()}
+    if signer is not None:  # before anything is stored: the signer may be refused
+        beside.update(make_signatures(registry, record, source.manifest, signer))
+    sent = upload(source, registry.folder(record.group), record, progress)
+    if records.read_record(registry, record.version) is None:  # else they are of the other push
+        registry.put(beside)
+    return sent

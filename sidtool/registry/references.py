@@ -277,17 +277,17 @@ def verify_record(registry: Storage, record: VersionRecord, signers: list[Signer
     _verify(registry, record, {name: _digest(record)}, signature, signers)
 
 
-def sign_version(
+def make_signatures(
     registry: Storage, record: VersionRecord, manifest: AnyManifest, signer: Signer
-) -> None:
-    """Write the signatures of a version. Raises IntegrityError if the registry requires another
-    signer, and as `Signer.sign`."""
+) -> dict[str, bytes]:
+    """The signatures of a version by their names in the registry; stores nothing. Raises
+    IntegrityError if the registry requires another signer, and as `Signer.sign`."""
     name = record_name(record.version)
     digests = {name: _digest(record)}
     signature = signer.sign(name, digests)
     _verify(registry, record, digests, signature, required_signers(registry))
     objects = signer.sign(record.group, signed_objects(manifest, record.root))
-    registry.put({f"{record.folder}/{_RECORD}": signature, record.group + SIGNATURE: objects})
+    return {f"{record.folder}/{_RECORD}": signature, record.group + SIGNATURE: objects}
 
 
 def _verify(

@@ -33,6 +33,7 @@ from sidtool.registry import (
     verify,
 )
 from sidtool.registry.references import located
+from sidtool.registry.transfer import upload
 from sidtool.tokenizer.make.add import add_items
 from tests.bundles import small_bundle
 from tests.cli.road import done, refused, tree
@@ -41,6 +42,7 @@ from tests.registry.test_models import made, model
 
 __all__ = ["made", "model"]
 PEM = serialization.Encoding.PEM
+UPLOAD = "sidtool.registry.publish.upload"
 Key = ec.EllipticCurvePrivateKey
 
 
@@ -147,6 +149,32 @@ def test_unsigned_and_wrongly_signed_versions_are_refused(
     assert not (tmp_path / "out.zarr").exists()
     assert policy(shop, allow_unsigned=True) is None
     open_bundle(shop)
+
+
+def test_a_push_that_fails_or_loses_leaves_no_signature_and_no_card(
+    tmp_path: Path, key: Path, bundle_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = tmp_path / "shop"
+    policy(shop, key.with_suffix(".pub"))
+
+    def fail(*_: object) -> int:
+        raise DataError("the disk is full")
+
+    def send_while_others_push(*arguments: Any) -> int:
+        monkeypatch.setattr(UPLOAD, fail)
+        with pytest.raises(DataError, match="the disk is full"):
+            push(bundle_path, shop, sign=str(key), license="mit")
+        assert not list(shop.rglob("*.sig")) + list(shop.rglob("README.md"))
+        monkeypatch.setattr(UPLOAD, upload)
+        push(bundle_path, shop, sign=str(key), license="apache-2.0")
+        return upload(*arguments)
+
+    monkeypatch.setattr(UPLOAD, send_while_others_push)
+    with pytest.raises(RefusedError, match="published with another root document or license"):
+        push(bundle_path, shop, sign=str(key), license="mit")
+    open_bundle(shop)
+    (card,) = shop.rglob("README.md")
+    assert "license: apache-2.0" in card.read_text()
 
 
 def test_a_certificate_that_leads_to_a_trusted_one_signs(tmp_path: Path, bundle_path: str) -> None:
