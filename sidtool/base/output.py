@@ -91,8 +91,7 @@ def refuse_existing(path: Path, force: bool, kind: OutputKind | None = None) -> 
             pass  # restores it, unless its writer is alive and just replaces it
     if _is_folder(path):
         with disk_errors(path):
-            names = [item.name for item in path.iterdir()]
-        check_replaced(path, names, kind)
+            check_replaced(path, [item.name for item in path.iterdir()], kind)
     if os.path.lexists(path) and not force:
         raise UsageError(f"{path} exists already", hint="--force replaces it")
 

@@ -139,7 +139,7 @@ def _is_foreign_group(path: str | Path) -> bool:
     if describe(path) != "a Zarr group":
         return False
     with (Path(path) / "zarr.json").open("rb") as stream:
-        return b'"sidtool"' not in stream.read(MAX_ROOT_BYTES)
+        return re.search(rb'"sidtool"\s*:\s*\{', stream.read(MAX_ROOT_BYTES)) is None
 
 
 def check_parents(path: Path) -> None:

@@ -1,9 +1,10 @@
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from sidtool.base.errors import UsageError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import locked, new_dir, new_file, partial_path, refuse_existing
 from sidtool.base.output_name import (
     BUNDLE,
@@ -43,9 +44,22 @@ def test_no_output_is_inside_of_what_is_published(tmp_path: Path, name: str, for
     refuse_existing(tmp_path / "bundle.zarr", True)
     root.write_text('{"attributes": {"sidtool": {"ki')  # damaged
     refuse_existing(tmp_path / "bundle.zarr", True)
-    root.write_text('{"attributes": {}}')  # of another program
-    with pytest.raises(UsageError, match="is no output of sidtool"):
-        refuse_existing(tmp_path / "bundle.zarr", True)
+    for attributes in ("{}", '{"source": "sidtool"}', '{"sidtool": 1}'):  # of another program
+        root.write_text(f'{{"attributes": {attributes}}}')
+        with pytest.raises(UsageError, match="is no output of sidtool"):
+            refuse_existing(tmp_path / "bundle.zarr", True)
+
+
+def test_an_unreadable_zarr_group_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "zarr.json").touch()
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError, match="cannot be written: permission denied"):
+        refuse_existing(tmp_path, True)
 
 
 def test_a_device_or_a_pipe_is_not_replaced(tmp_path: Path) -> None:
