@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 from sidtool.base.errors import IntegrityError, UsageError
 from sidtool.base.hub import is_hub_url
@@ -24,6 +25,9 @@ from sidtool.registry.references import (
 )
 from sidtool.registry.transfer import broken_parts, download
 from sidtool.tokenizer.bundle import new_zip
+
+_COPYING = Lock()
+"""Held by the thread that copies a model, which others may want, too."""
 
 
 @keeps_inputs()
@@ -77,8 +81,10 @@ def plan_pull(reference: str, out: Path, *, force: bool = False) -> tuple[Storag
 
 def locate_model(reference: str | Path, copies: Path | None = None) -> str | Path:
     """The folder of the model that a reference names; any other location is returned unchanged. A
-    model of a remote registry is copied into a folder of `copies`, or of one that is removed when
-    the process ends. Raises UsageError if it is no model, and as `open_bundle` and `pull` do."""
+    model of a remote registry is copied into a folder of `copies`, or of the process: that is
+    `sidtool-models-…` in the system's temporary folder, and removed when the process exits, but not
+    if a signal such as SIGTERM kills it. Raises UsageError if it is no model, and as `open_bundle`
+    and `pull` do."""
     if is_hub_url(str(reference)):
         return reference
     location, record = locate_kind(str(reference), "model")
@@ -87,10 +93,11 @@ def locate_model(reference: str | Path, copies: Path | None = None) -> str | Pat
     if "://" not in location:
         check_published(location, read_manifest(location), record)
         return Path(location)
-    copy = (copies or _copies_of_process()) / record.root
-    if not copy.exists():
-        # the version, since the tag may have moved
-        pull(f"{split_reference(str(reference))[0]}@{record.version}", copy)
+    with _COPYING:
+        copy = (copies or _copies_of_process()) / record.root
+        if not copy.exists():
+            # the version, since the tag may have moved
+            pull(f"{split_reference(str(reference))[0]}@{record.version}", copy)
     return copy
 
 

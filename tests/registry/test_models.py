@@ -2,6 +2,7 @@ import hashlib
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,7 @@ from sidtool.base.errors import (
     UsageError,
 )
 from sidtool.base.storage import storage
-from sidtool.base.storage.storage import Storage
+from sidtool.base.storage.storage import Range, Storage
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import UserSequence
 from sidtool.memory.build import build_memory
@@ -30,6 +31,7 @@ from sidtool.model.contract.folder import read_contract, write_contract
 from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.load import load_model_folder
 from sidtool.registry import pull, push, transfer
+from sidtool.registry.copies import locate_model
 from sidtool.registry.kinds import StoredModel, read_manifest
 from sidtool.registry.publish import plan_push
 from sidtool.registry.records import list_records
@@ -44,6 +46,7 @@ from tests.model.contract.cases import TRAINED, trained_model
 from tests.models import tiny_model, tiny_tokenizer
 from tests.registry.test_publish import stop_writing
 from tests.sealed import reseal
+from tests.waiting import Start, run_concurrently
 
 
 def catalog_bundle() -> Bundle:
@@ -140,6 +143,27 @@ def test_a_push_can_be_killed_between_any_two_writes(
         assert broken_parts(locate(place)[0]) == []
     assert published_by_kill == [0] * (len(published_by_kill) - 1) + [1]
     assert len(published_by_kill) > 5
+
+
+def test_threads_share_the_copy_of_a_remote_model(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = f"memory://{tmp_path.name}-threads/shop"
+    push(str(model), place)
+    start, read_ranges = Start(2), Storage.read_ranges
+
+    def slowly(self: Storage, ranges: list[Range]) -> list[bytes]:
+        time.sleep(0.1)  # the other thread looks for the copy meanwhile
+        return read_ranges(self, ranges)
+
+    def locate_at_once() -> Path:
+        start.wait()
+        return Path(locate_model(place, tmp_path / "copies"))
+
+    monkeypatch.setattr(Storage, "read_ranges", slowly)
+    paths = run_concurrently(locate_at_once, locate_at_once, start=start)
+    assert paths[0] == paths[1]
+    assert broken_parts(str(paths[0])) == []
 
 
 def test_large_files_go_in_pieces(
