@@ -84,6 +84,8 @@ def evaluate(
     if workers.on_cluster:
         source = model_source(model, model_options, memory)
         ranker = cluster.ClusterRanker(source, workers.engine, workers.workers)
+        model, memory = ranker.source.model, ranker.source.memory  # with the same versions
+        model_options = replace(model_options, bundle=ranker.source.bundle)
     loaded = load_model(model, model_options, memory)
     names = evaluation.model_metric_names(loaded.bundle.space.levels)
     evaluation.check_names(thresholds, names)

@@ -178,7 +178,7 @@ def tag(
     record = registries.tag(reference, name)
     if json:
         return say_json({"tag": name, "version": record.version, "digest": record.digest})
-    say(f"{registries.split_reference(reference)[0]}@{name} is now version {record.version}")
+    say(f"{reference.rpartition('@')[0]}@{name} is now version {record.version}")
     return None
 
 

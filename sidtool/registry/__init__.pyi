@@ -2,6 +2,7 @@ from .copies import locate_kind as locate_kind
 from .copies import locate_model as locate_model
 from .copies import plan_pull as plan_pull
 from .copies import pull as pull
+from .copies import with_version as with_version
 from .kinds import ROOTS as ROOTS
 from .kinds import read_manifest as read_manifest
 from .publish import plan_push as plan_push
@@ -21,7 +22,6 @@ from .references import open_bundle as open_bundle
 from .references import open_memory as open_memory
 from .references import open_parent as open_parent
 from .references import open_source as open_source
-from .references import split_reference as split_reference
 from .transfer import broken_parts as broken_parts
 from .transfer import check_source as check_source
 from .transfer import published as published

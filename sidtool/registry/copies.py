@@ -101,6 +101,14 @@ def locate_model(reference: str | Path, copies: Path | None = None) -> str | Pat
     return copy
 
 
+def with_version(reference: str) -> str:
+    """The reference with the number of the version that it names now, for processes that open it
+    when its tag may have moved; any other location, also one on the hub, is returned unchanged.
+    Raises as `locate` does."""
+    record = None if is_hub_url(reference) else locate(reference)[1]
+    return reference if record is None else f"{split_reference(reference)[0]}@{record.version}"
+
+
 def locate_kind(reference: str, kind: Kind) -> tuple[str, VersionRecord | None]:
     """As `locate`. Raises UsageError if what is published is of another kind."""
     location, record = locate(reference)

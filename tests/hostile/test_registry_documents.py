@@ -16,8 +16,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidtool.base.storage import Storage
-from sidtool.registry import POINTER, locate, open_bundle, push, read_pointer, split_reference
+from sidtool.registry import POINTER, locate, open_bundle, push, read_pointer
 from sidtool.registry.records import check_tag, list_records, read_record
+from sidtool.registry.references import split_reference
 from sidtool.tokenizer.bundle import ROOT, Bundle
 from sidtool.tokenizer.bundle.zarr_group import spell_root
 from tests.bundles import small_bundle

@@ -6,7 +6,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from sidtool.recommendation import (
     write_result_table,
 )
 from sidtool.recommendation.search import Normalize
-from sidtool.registry import locate_model, located, open_bundle
+from sidtool.registry import locate_model, located, open_bundle, with_version
 
 EXAMPLES = 2 * WINDOW
 """Examples of a part: queries that run together are those of a single process."""
@@ -50,6 +50,17 @@ class ModelSource(ModelOptions):
 
     model: str
     memory: MemoryOptions = field(default_factory=MemoryOptions)
+
+    def with_versions(self) -> "ModelSource":
+        """The same with the versions that the references name now, so that every process loads the
+        same if a tag moves. Raises as `locate` does."""
+        location = self.memory.location
+        return replace(
+            self,
+            model=with_version(self.model),
+            bundle=self.bundle and with_version(self.bundle),
+            memory=replace(self.memory, location=location and with_version(str(location))),
+        )
 
     def load(self) -> LoadedModel:
         """Load the model. Raises as `load_model_folder` does."""
@@ -114,6 +125,7 @@ def recommend_folder(
     """
     requests = str(requests)
     source = ModelSource(str(model)) if isinstance(model, str | Path) else model
+    source = source.with_versions()
     options = options_from(RecommendOptions, options, keywords)
     listed = None if candidates is None else tuple(candidates)
     settings = asdict(options)
@@ -178,6 +190,7 @@ class ClusterRanker:
 
     def __post_init__(self) -> None:
         WorkerOptions(self.engine, self.workers)  # raises
+        object.__setattr__(self, "source", self.source.with_versions())
 
     def __call__(
         self,

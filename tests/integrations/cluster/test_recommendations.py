@@ -14,6 +14,7 @@ from sidtool.data.split import Split, UserSequence
 from sidtool.evaluation import EvaluationOptions
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.integrations.cluster import ClusterRanker, ModelSource, recommend_folder
+from sidtool.integrations.cluster.run import RunReport
 from sidtool.memory import build_memory
 from sidtool.memory.mixture import MemoryOptions, WeightedMemory
 from sidtool.model import LoadedModel
@@ -24,6 +25,7 @@ from sidtool.recommendation import (
     write_result_table,
 )
 from sidtool.recommendation.search import Normalize
+from sidtool.registry import push
 from tests.bundles import small_bundle
 from tests.cli.road import write_lines
 from tests.evaluation.shop import shop, visits
@@ -139,11 +141,42 @@ def test_the_record_has_the_digest_of_a_memory(tmp_path: Path) -> None:
     assert "digest" not in ModelSource(model).record()["memory"]
 
 
+def test_every_worker_loads_the_versions_that_the_command_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shops = [str(tmp_path / name) for name in ("models", "memories", "bundles")]
+    user = UserSequence("u", ("b000", "b001"), (1, 2))
+    memory = build_memory(Split("leave-one-out", (user,), (), ()), catalog_bundle())
+    memory.save(tmp_path / "memory.zarr")
+    catalog_bundle().save(tmp_path / "bundle.zarr")
+    sources = (save_model(tmp_path / "model", seed=0), "memory.zarr", "bundle.zarr")
+    for source, folder in zip(sources, shops, strict=True):
+        push(tmp_path / source, folder, tag="prod")
+
+    def source_at(version: str) -> ModelSource:
+        model, memory, bundle = (f"{folder}@{version}" for folder in shops)
+        return ModelSource(model, MemoryOptions(memory), bundle=bundle)
+
+    assert ClusterRanker(source_at("prod"), engine="local").source == source_at("1.0")
+    loaded_sources = []
+
+    def run(work: Any, *_: Any, **__: Any) -> RunReport:
+        loaded_sources.append(work.args[0])
+        return RunReport(0, {}, ())
+
+    monkeypatch.setattr("sidtool.integrations.cluster.recommendations.run_over_folder", run)
+    recommend_folder(source_at("prod"), tmp_path, tmp_path / "out")
+    assert loaded_sources == [source_at("1.0")]
+
+
 @dataclass(frozen=True)
 class LoadedSource:
     """As `ModelSource`, in this process only."""
 
     loaded: LoadedModel
+
+    def with_versions(self) -> "LoadedSource":
+        return self
 
     def load(self) -> LoadedModel:
         return self.loaded
