@@ -5,7 +5,7 @@ import re
 import string
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
@@ -43,6 +43,13 @@ class CatalogNames:
     """Catalog column of item ids; guessed by default."""
     title_column: str | None = option(None)
     """Catalog column of titles; guessed by default."""
+
+    def require_path(self, items: object) -> None:
+        """Raise UsageError if an option is given but `items` is no path, so that nothing is read
+        with it."""
+        given = [name for name, value in asdict(self).items() if value is not None]
+        if given and not isinstance(items, str | Path):
+            raise UsageError(f"{given[0]} is for a catalog that is given by its path")
 
 
 @dataclass(frozen=True, kw_only=True)

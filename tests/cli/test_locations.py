@@ -1,6 +1,7 @@
 """Public functions take a bundle, a split, a catalog, a memory or a model by where it is."""
 
 import inspect
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -125,8 +126,9 @@ def test_an_empty_path_is_not_the_working_folder(
     road: Road, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(road.folder / name)
+    add_items = partial(sidtool.add_items, road.bundle)
     openers = (sidtool.open_bundle, sidtool.open_split, sidtool.verify, sidtool.read_items)
-    for opener in openers:
+    for opener in (*openers, add_items):
         with pytest.raises(sidtool.SidtoolError, match="empty"):
             opener("")  # type: ignore[operator]
     with pytest.raises(sidtool.SidtoolError):

@@ -118,8 +118,8 @@ def add_items(
     `sidtool.published_versions` lists them.
 
     Raises DataError for a repeated id, an id in `remove` that the bundle does not contain and for
-    vectors that do not fit, UsageError for an id both added and removed, RefusedError without a
-    codebook or without free SIDs.
+    vectors that do not fit, UsageError for an id both added and removed and for columns without
+    a file, RefusedError without a codebook or without free SIDs.
 
     Examples:
         >>> bundle = sidtool.open_bundle("shop.zarr")
@@ -127,10 +127,12 @@ def add_items(
         >>> len(bundle.sids()), len(newer.sids())
         (60, 59)
     """
+    names = options_from(CatalogNames, catalog, given)
+    names.require_path(items)
     published = published_beside(bundle, published)
     bundle = opened(bundle, "open_source")
     if isinstance(items, str | Path):
-        items = read_new_items(bundle, Path(items), options_from(CatalogNames, catalog, given))
+        items = read_new_items(bundle, items, names)
     remove = list(remove)  # a pandas Series is indexed by labels, not by places
     change = item_change(bundle, items, remove)
     old = bundle.items

@@ -225,10 +225,11 @@ def _opened(
         )
     if encoder is not None:
         check_location(encoder)
+    names = catalog or TextNames()
+    names.require_path(items)
     if not isinstance(items, Items):
         # an encoder reads all texts; vectors are read in parts, and so may ids and titles be
-        names = asdict(catalog or TextNames())
-        items = read_items(items, **names, packed=encoder is None, folder=folder)
+        items = read_items(items, **asdict(names), packed=encoder is None, folder=folder)
     if isinstance(interactions, str | Path):
         interactions = open_split(interactions)
     sources = [
@@ -241,8 +242,7 @@ def _opened(
     for source in sources if len(sources) > 1 or interactions is not None else ():
         if source.limit < len(source):
             raise UsageError(
-                f"{len(source)} vectors are fused in memory, and the memory limit holds "
-                f"{source.limit}",
+                f"{len(source)} vectors are fused in memory, the memory limit holds {source.limit}",
                 hint="a larger --memory-limit",
             )
     return items, sources, interactions

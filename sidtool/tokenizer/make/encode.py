@@ -167,7 +167,9 @@ def check_not_empty(texts: Sequence[str]) -> None:
         raise DataError("an empty text has no semantic ID")
 
 
-def read_new_items(bundle: Bundle, path: Path | None, catalog: CatalogNames | None = None) -> Items:
+def read_new_items(
+    bundle: Bundle, path: str | Path | None, catalog: CatalogNames | None = None
+) -> Items:
     """Read a catalog with the columns and the text template that a bundle records; no items without
     a path."""
     if path is None:

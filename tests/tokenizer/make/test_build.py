@@ -112,3 +112,10 @@ def test_the_columns_of_a_catalog_are_keywords(tmp_path: Path) -> None:
     assert add_items(bundle, later, vectors[N:], id_column="Code").title("new") == "film"
     with pytest.raises(UsageError, match="there is no option text_template"):
         add_items(bundle, later, vectors[N:], text_template="{Code}")
+    with pytest.raises(UsageError, match="there is no option removes"):
+        add_items(bundle, removes=[IDS[0]])
+    read = read_items(items, **names)
+    with pytest.raises(UsageError, match="id_column is for a catalog that is given by its path"):
+        add_items(bundle, read, id_column="Nr")
+    with pytest.raises(UsageError, match="text_template is for a catalog"):
+        build_codebook(read, tmp_path / "x.zarr", embeddings=vectors[:N], text_template="{Nr}")
