@@ -91,7 +91,7 @@ def run_adding(whole: Recipe, seed: int) -> Growth:
         split=read_split(part.split()),
         vectors=item_vectors(
             Bundle.open(str(child)),
-            whole.dataset.items,
+            whole.dataset.items if whole.run.embeddings is None else None,
             embeddings=[] if whole.run.embeddings is None else [whole.run.embeddings],
         ),
         exclude_seen=dataset.exclude_seen,

@@ -126,9 +126,9 @@ def test_an_empty_path_is_not_the_working_folder(
     road: Road, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(road.folder / name)
-    add_items = partial(sidtool.add_items, road.bundle)
+    by_items = [partial(make, road.bundle) for make in (sidtool.add_items, sidtool.item_vectors)]
     openers = (sidtool.open_bundle, sidtool.open_split, sidtool.verify, sidtool.read_items)
-    for opener in (*openers, add_items):
+    for opener in (*openers, *by_items):
         with pytest.raises(sidtool.SidtoolError, match="empty"):
             opener("")  # type: ignore[operator]
     with pytest.raises(sidtool.SidtoolError):

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.base.hub import HubAccess, download, is_hub_url
 from sidtool.base.locations import opened
+from sidtool.base.options import options_from
 from sidtool.base.progress import Progress
 from sidtool.data import (
     CatalogNames,
@@ -203,29 +204,37 @@ def item_vectors(
     bundle: Bundle | str | Path,
     items: str | Path | None = None,
     *,
+    catalog: CatalogNames | None = None,
     embeddings: Sequence[str | Path] = (),
     model: str | None = None,
     progress: Progress | None = None,
+    **given: Any,
 ) -> Vectors:
-    """(n, dim) float32: the vectors of a bundle's n items, in the order of its rows, from the files
-    `embeddings` or by the texts of the catalog `items`. Raises as `read_sources` and `embed_texts`,
-    and DataError if the catalog lacks an item.
+    """(n, dim) float32: the vectors of a bundle's n items, in the order of its rows, either from
+    the files `embeddings` or by the texts of the catalog `items`, which is read with the columns
+    `catalog`, also given as keywords, or those that the bundle records. Raises as `read_sources`
+    and `embed_texts`, UsageError unless there is one of the two, and DataError if the catalog lacks
+    an item.
 
     Examples:
         >>> sidtool.item_vectors("shop.zarr", embeddings=["vectors.npy"]).shape
         (60, 8)
     """
+    names = options_from(CatalogNames, catalog, given)
+    names.require_path(items)
+    if (items is None) == (not embeddings):
+        raise UsageError("give either items or embeddings")
     bundle = opened(bundle, "open_source")
-    if embeddings:
+    if items is None:
         return read_sources(bundle, embeddings, list(bundle.items.ids))
-    path = None if items is None else Path(items)
-    return embed_texts(bundle, _item_texts(bundle, path), model=model, progress=progress)
+    texts = _item_texts(bundle, items, names)
+    return embed_texts(bundle, texts, model=model, progress=progress)
 
 
-def _item_texts(bundle: Bundle, path: Path | None) -> list[str]:
+def _item_texts(bundle: Bundle, path: str | Path, catalog: CatalogNames | None = None) -> list[str]:
     """The texts of a bundle's items in a catalog, in the order of the bundle's rows; of a retired
     item that the catalog lacks, its title."""
-    items = read_new_items(bundle, path)
+    items = read_new_items(bundle, path, catalog)
     texts = dict(zip(items.ids, items.texts, strict=True))
     for item in compress(bundle.items.ids, bundle.items.retired):
         texts.setdefault(item, bundle.title(item) or item)

@@ -12,6 +12,7 @@ from sidtool.data import TextNames, read_items
 from sidtool.tokenizer.bundle import ItemMap
 from sidtool.tokenizer.make.add import add_items
 from sidtool.tokenizer.make.build import build_codebook
+from sidtool.tokenizer.make.encode import item_vectors
 from sidtool.tokenizer.sid import SidSpace
 from tests.data.tables.files import write_table
 from tests.tokenizer.quantize.material import mixture
@@ -117,5 +118,13 @@ def test_the_columns_of_a_catalog_are_keywords(tmp_path: Path) -> None:
     read = read_items(items, **names)
     with pytest.raises(UsageError, match="id_column is for a catalog that is given by its path"):
         add_items(bundle, read, id_column="Nr")
+    texts = build_codebook(read, tmp_path / "texts.zarr", encoder="lexical", **levels)
+    assert item_vectors(texts, items, id_column="Nr", title_column="Wort").shape[0] == N
+    with pytest.raises(UsageError, match="there is no option ids"):
+        item_vectors(texts, items, ids="Nr")
+    either: tuple[dict[str, Any], ...] = ({}, {"items": items, "embeddings": ["x.npy"]})
+    for inputs in either:
+        with pytest.raises(UsageError, match="give either items or embeddings"):
+            item_vectors(texts, **inputs)
     with pytest.raises(UsageError, match="text_template is for a catalog"):
         build_codebook(read, tmp_path / "x.zarr", embeddings=vectors[:N], text_template="{Nr}")
