@@ -68,20 +68,23 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """Parse the words of the command line. Raises UsageError for a value of it or of --config
-        that is empty, as that of an unset variable: a path would be the working directory, a bundle
-        the model's own."""
+        that is used and empty, as that of an unset variable: a path would be the working directory,
+        a bundle the model's own."""
         words: dict[str, Any] = {}
         if not ctx.resilient_parsing:
             words, *_ = self.make_parser(ctx).parse_args(args=list(args))
         rest = super().parse_args(ctx, args)
         parameters: list[Any] = self.params
         for parameter in parameters:
-            values = [given.get(parameter.name) for given in (words, ctx.default_map or {})]
-            lists = [value if isinstance(value, list | tuple) else [value] for value in values]
-            if any("" in members for members in lists) and parameter.name not in _TEXTS:
+            source = ctx.get_parameter_source(parameter.name)
+            is_of_file = source is not None and source.name == "DEFAULT_MAP"
+            value = (ctx.default_map if is_of_file else words).get(parameter.name)
+            values = value if isinstance(value, list | tuple) else [value]
+            if "" in values and parameter.name not in _TEXTS:
                 is_argument = parameter.param_type_name == "argument"
                 name = parameter.metavar if is_argument else parameter.opts[0]
-                raise UsageError(f"{name} is empty")
+                place = f"{ctx.params['config']}: " if is_of_file else ""
+                raise UsageError(f"{place}{name} is empty")
         return rest
 
     def describe(self, spell: Callable[[str], str] = str) -> None:

@@ -92,8 +92,7 @@ def test_a_file_names_options_as_the_flags_do(road: Road, tmp_path: Path) -> Non
         ("seed: 2021-13-45\n", "should be a valid integer"),
         ("[" * 3000, "too deep"),
         ("set: &a [*a]\n", "cannot be read"),
-        ('interactions: ""\n', "--interactions is empty"),
-        ('embeddings: ["", a.npy]\n', "--embeddings is empty"),
+        ('interactions: ""\n', "c.yaml: --interactions is empty"),
     ],
 )
 def test_unknown_options_are_exit_2(road: Road, tmp_path: Path, content: str, message: str) -> None:
@@ -101,6 +100,19 @@ def test_unknown_options_are_exit_2(road: Road, tmp_path: Path, content: str, me
     config.write_text(content)
     assert message in refused(2, *built(road, tmp_path / "b.zarr"), "--config", config)
     assert not (tmp_path / "b.zarr").exists()
+
+
+def test_an_empty_value_of_a_file_may_be_replaced(road: Road, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text('encoder: ""\nembeddings: ["", a.npy]\n')
+    command = ("build-codebook", road.items, "-o", tmp_path / "b.zarr", "--config", config)
+    words = (*command, "--levels", "4x4x8", "--dry-run")
+    assert "c.yaml: --embeddings is empty" in refused(2, *words, "--encoder", "lexical")
+    config.write_text('encoder: ""\n')
+    assert "c.yaml: --encoder is empty" in refused(2, *words)
+    assert done(*words, "--encoder", "lexical").code == 0
+    assert "--encoder is empty" in refused(2, *words, "--encoder", "")
+    assert done(*words, env={"SIDTOOL_BUILD_CODEBOOK_ENCODER": "lexical"}).code == 0
 
 
 def test_a_missing_options_file_is_an_error(road: Road, tmp_path: Path) -> None:
