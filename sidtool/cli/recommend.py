@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from sidtool.recommendation import (
 )
 from sidtool.recommendation.search import seen_reason
 from sidtool.tokenizer.bundle import Bundle
+
+BLOCK = 1 << 14
+"""Ids that are looked up at once."""
 
 
 @dataclass(frozen=True)
@@ -234,8 +238,12 @@ def _check_histories(flag: str, histories: Iterable[Sequence[str]], bundle: Bund
     """Raise DataError if the bundle has no item of histories that have some: each answer would be
     that of a user without events."""
     filled = [items for items in histories if items]
-    if not filled or any((bundle.items.rows(items) >= 0).any() for items in filled):
+    if not filled:
         return
+    ids = chain.from_iterable(filled)
+    while block := list(islice(ids, BLOCK)):
+        if (bundle.items.rows(block) >= 0).any():
+            return
     items = filled[0]
     active = bundle.active.tolist()
     named = next((row for row in active if bundle.items.title(row) in items), None)

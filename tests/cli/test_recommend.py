@@ -5,6 +5,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from sidtool.cli import recommend
 from sidtool.data.split.files import user_histories
 from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import N_ITEMS, N_USERS, Road, done, refused, run, write_lines
@@ -76,7 +77,9 @@ def test_unknown_ids_of_a_history_are_counted(road: Road) -> None:
     assert "warning: 2 ids" in ran.err
 
 
-def test_a_history_without_any_item_of_the_bundle_is_refused(road: Road, tmp_path: Path) -> None:
+def test_a_history_without_any_item_of_the_bundle_is_refused(
+    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle = Bundle.open(road.bundle)
     title = bundle.items.title(7)
     error = refused(1, "recommend", road.tuned, "--history", title)
@@ -90,6 +93,10 @@ def test_a_history_without_any_item_of_the_bundle_is_refused(road: Road, tmp_pat
     words = ("recommend", road.tuned, "--events", events)
     assert "no item of 3 histories; the first begins with 'B1'" in refused(1, *words, "--all-users")
     assert "hint: --events takes item ids, like b0" in refused(1, *words, "--user", "v")
+    monkeypatch.setattr(recommend, "BLOCK", 2)
+    assert "no item of 3 histories" in refused(1, *words, "--all-users")
+    write_lines(events, [*lines, "x,b001,1"])
+    assert "answers to 4 requests" in done(*words, "--all-users", "-o", tmp_path / "o.jsonl").err
 
 
 MIXED = ('\ufeff{"user": "[/b]", "history": ["b001"]}', "{", '{"history": ["b002"]}', "[]")
