@@ -17,6 +17,7 @@ from sidtool.base.progress import Progress
 from sidtool.data import (
     CatalogNames,
     Items,
+    TextNames,
     Vectors,
     VectorSource,
     open_vectors,
@@ -204,7 +205,7 @@ def item_vectors(
     bundle: Bundle | str | Path,
     items: str | Path | None = None,
     *,
-    catalog: CatalogNames | None = None,
+    catalog: TextNames | None = None,
     embeddings: Sequence[str | Path] = (),
     model: str | None = None,
     progress: Progress | None = None,
