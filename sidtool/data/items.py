@@ -47,9 +47,9 @@ class CatalogNames:
     def require_path(self, items: object) -> None:
         """Raise UsageError if an option is given but `items` is no path, so that nothing is read
         with it."""
-        given = [name for name, value in asdict(self).items() if value is not None]
-        if given and not isinstance(items, str | Path):
-            raise UsageError(f"{given[0]} is for a catalog that is given by its path")
+        set_names = [name for name, value in asdict(self).items() if value is not None]
+        if set_names and not isinstance(items, str | Path):
+            raise UsageError(f"{set_names[0]} is for a catalog that is given by its path")
 
 
 @dataclass(frozen=True, kw_only=True)

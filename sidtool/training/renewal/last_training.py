@@ -163,15 +163,19 @@ def _with_length(params: TrainParams, share: float) -> TrainParams:
     else:
         epochs = sft_fields.get("num_train_epochs", DEFAULTS["num_train_epochs"])
         sft_fields["num_train_epochs"] = epochs * share
-    steps = {
-        name: sft_fields.get(name) or 0 for name in ("warmup_steps", "eval_steps", "save_steps")
-    }
-    steps = {name: number for name, number in steps.items() if number >= 1}  # no share of them
-    sft_fields |= {name: max(1, round(number * share)) for name, number in steps.items()}
-    if {"eval_steps", "save_steps"} <= steps.keys():  # one stays a multiple of the other
-        evaluations = round(steps["save_steps"] / steps["eval_steps"])
-        sft_fields["save_steps"] = sft_fields["eval_steps"] * max(1, evaluations)
+    sft_fields |= _shortened_steps(sft_fields, share)
     return replace(params, options=options, sft_fields=sft_fields)
+
+
+def _shortened_steps(sft_fields: Mapping[str, Any], share: float) -> dict[str, int]:
+    """The settings that are numbers of steps, shortened; those below 1 are shares already."""
+    names = ("warmup_steps", "eval_steps", "save_steps")
+    numbers = {name: number for name in names if (number := sft_fields.get(name) or 0) >= 1}
+    shortened = {name: max(1, round(number * share)) for name, number in numbers.items()}
+    if {"eval_steps", "save_steps"} <= numbers.keys():  # one stays a multiple of the other
+        evaluations = round(numbers["save_steps"] / numbers["eval_steps"])
+        shortened["save_steps"] = shortened["eval_steps"] * max(1, evaluations)
+    return shortened
 
 
 def training_settings(
