@@ -14,7 +14,7 @@ from typing import Any, get_args, get_type_hints
 import sidtool
 
 HEAVY = ("torch", "transformers", "sentence_transformers", "trl", "datasets", "sklearn", "scipy")
-HEAVY += ("pyarrow", "zarr")
+HEAVY += ("pyarrow", "zarr", "pandas")
 
 
 def loaded_by(program: str) -> set[str]:
@@ -31,6 +31,12 @@ def test_rooms_that_recommend_evaluate_and_train_load_no_model() -> None:
     rooms += ["training.renewal.refresh", "training.reinforcement.reinforcement"]
     loaded = loaded_by("; ".join(f"import sidtool.{room}" for room in rooms))
     assert not loaded & {"torch", "transformers", "scipy"}
+
+
+def test_opening_a_split_loads_no_pandas() -> None:
+    """pyarrow imports it for most conversions, which takes half a second."""
+    split = Path(__file__).parent / "golden/split-4"
+    assert loaded_by(f"import sidtool; sidtool.open_split({str(split)!r})") == {"pyarrow"}
 
 
 def test_help_loads_nothing_heavy() -> None:

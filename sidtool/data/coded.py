@@ -100,16 +100,14 @@ class Texts(Sequence[str]):
     @cached_property
     def objects(self) -> NDArray[np.object_]:
         """(n,) the texts."""
-        objects: NDArray[np.object_] = self.arrow.to_numpy(zero_copy_only=False)
-        return objects
+        return object_array(self.tolist())
 
     @cached_property
     def order(self) -> NDArray[np.int32]:
         """(n,) the indexes of the texts by code points."""
         import pyarrow.compute as pc
 
-        order: NDArray[np.int32] = pc.sort_indices(self.arrow).to_numpy().astype(np.int32)
-        return order
+        return numpy_numbers(pc.sort_indices(self.arrow)).astype(np.int32)
 
     @cached_property
     def ranks(self) -> NDArray[np.int32]:
@@ -121,17 +119,14 @@ class Texts(Sequence[str]):
     @property
     def are_distinct(self) -> bool:
         """Whether no text occurs twice."""
-        import pyarrow as pa
         import pyarrow.compute as pc
 
-        ordered = self.arrow.take(pa.array(self.order))
+        ordered = self.arrow.take(arrow_numbers(self.order))
         return not pc.any(pc.equal(ordered[1:], ordered[:-1])).as_py()
 
     def take(self, rows: NDArray[np.int64]) -> Iterator[str]:
         """The texts at several indexes, a block of which are objects at a time."""
-        import pyarrow as pa
-
-        blocks = (pa.array(rows[at : at + BLOCK]) for at in range(0, len(rows), BLOCK))
+        blocks = (arrow_numbers(rows[at : at + BLOCK]) for at in range(0, len(rows), BLOCK))
         return chain.from_iterable(self.arrow.take(block).to_pylist() for block in blocks)
 
     def places_in(self, others: Sequence[str]) -> NDArray[np.int32]:
@@ -146,7 +141,9 @@ class Texts(Sequence[str]):
         span = max(LOOKED_UP, len(self))  # each makes the table anew, which takes as long as n
         for start in range(0, len(searched), span):
             matches = pc.index_in(searched.slice(start, span), value_set=table)
-            places[matches.drop_null()] = start + np.flatnonzero(matches.is_valid())
+            codes = numpy_codes(matches)
+            found = np.flatnonzero(codes >= 0)
+            places[codes[found]] = start + found
         return places
 
     def __len__(self) -> int:
@@ -206,7 +203,7 @@ class ArrowCodes:
     def __init__(self) -> None:
         import pyarrow as pa
 
-        self.values = pa.array([], pa.string())
+        self.values = pa.nulls(0, pa.string())
         """(distinct,) by code"""
 
     def add(self, columns: Sequence[Any]) -> list[NDArray[np.int32]]:
@@ -218,7 +215,34 @@ class ArrowCodes:
         # one table of hashes for all: the values that are known keep their codes
         coded = pa.chunked_array([self.values, *columns]).dictionary_encode()
         self.values = coded.chunk(coded.num_chunks - 1).dictionary
-        return [chunk.indices.to_numpy() for chunk in coded.chunks[-len(columns) :]]
+        return [numpy_numbers(chunk.indices) for chunk in coded.chunks[-len(columns) :]]
+
+
+def arrow_numbers(values: NDArray[Any]) -> Any:
+    """n numbers as an arrow array. As `pyarrow.array`, which would import pandas: half a second."""
+    import pyarrow as pa
+
+    values = np.ascontiguousarray(values)
+    kind = pa.from_numpy_dtype(values.dtype)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
+
+
+def numpy_numbers(array: Any) -> NDArray[Any]:
+    """(n,) the numbers of an arrow array that lacks none. As its `to_numpy`, which would import
+    pandas."""
+    dtype = array.type.to_pandas_dtype()
+    stop = array.offset + len(array)
+    numbers = np.frombuffer(array.buffers()[1] or b"", dtype, count=stop)
+    return numbers[array.offset :]
+
+
+def numpy_codes(array: Any) -> NDArray[np.int32]:
+    """(n,) the codes of an arrow array of int32, -1 for a missing one."""
+    import pyarrow.compute as pc
+
+    if array.null_count:
+        array = pc.fill_null(array, arrow_numbers(np.array([-1], dtype=np.int32))[0])
+    return numpy_numbers(array)
 
 
 def object_array(values: Iterable[Any]) -> NDArray[np.object_]:

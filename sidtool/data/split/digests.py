@@ -17,7 +17,7 @@ from sidtool.base.digests import digest_strings
 from sidtool.base.ranges import consecutive, ranges
 from sidtool.base.records import Digest, JsonRecord
 from sidtool.base.threads import arrow_thread_count, in_threads
-from sidtool.data.coded import Coded, Texts
+from sidtool.data.coded import Coded, Texts, arrow_numbers
 from sidtool.data.split.packed import BUCKETS, EventStore, PackedExamples, PackedSequences
 
 COLUMN_FORMAT = 4
@@ -70,7 +70,7 @@ class BucketDigests(JsonRecord):
             run_bounds = bounds[first : stop + 1]
             users = order[run_bounds[0] : run_bounds[-1]]
             run_bounds = run_bounds - run_bounds[0]
-            states = _Utf8.of(store.users, users).states(run_bounds)
+            states = _Utf8.of(store.users, arrow_numbers(users)).states(run_bounds)
             run_digests = []
             for part in parts:
                 rows = users if part.user_rows is None else part.user_rows[users]
@@ -80,7 +80,8 @@ class BucketDigests(JsonRecord):
                     run_digests.append(part.digests(rows, run_bounds, copies))
                     continue
                 part_bounds = np.concatenate([[0], np.cumsum(has_events)])[run_bounds]
-                part_states = _Utf8.of(store.users, users[has_events]).states(part_bounds)
+                selected = arrow_numbers(users[has_events])
+                part_states = _Utf8.of(store.users, selected).states(part_bounds)
                 run_digests.append(part.digests(rows[has_events], part_bounds, part_states))
             return run_digests
 
@@ -182,12 +183,10 @@ class _UserEvents:
         """The digests of consecutive buckets. `rows` are the users of all of them; those of bucket
         b are from bounds[b] to bounds[b + 1]. `states` are hashes of the users' names, one per
         bucket, which are updated."""
-        import pyarrow as pa
-
         lengths = self.lengths[rows]
         events, positions = self._events(rows, lengths)
         # arrow gathers codes from all over the memory in half of numpy's time
-        items = _Utf8.of(self.store.names, pa.array(self.items).take(pa.array(events)))
+        items = _Utf8.of(self.store.names, arrow_numbers(self.items).take(arrow_numbers(events)))
         positions = positions.astype("<u4", copy=False)
         event_bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[bounds]
         digests = []
@@ -231,10 +230,8 @@ class _Utf8:
 
     @classmethod
     def of(cls, texts: Texts, codes: Any) -> "_Utf8":
-        """Some of the texts, by an array of their codes."""
-        import pyarrow as pa
-
-        taken = texts.arrow.take(pa.array(codes))
+        """Some of the texts, by an arrow array of their codes."""
+        taken = texts.arrow.take(codes)
         _, buffer, data = taken.buffers()
         offsets = np.frombuffer(buffer, dtype=np.int32)[: len(taken) + 1]
         return cls(offsets, np.diff(offsets).astype("<u4"), memoryview(data or b""))

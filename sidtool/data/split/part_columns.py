@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import IntegrityError
+from sidtool.data.coded import numpy_codes, numpy_numbers
 from sidtool.data.tables import library_errors, row_groups
 
 NOTHING = np.zeros(0, dtype=np.int32)
@@ -30,7 +31,7 @@ class PartColumn:
     @property
     def numbers(self) -> NDArray[Any]:
         """The values as numbers."""
-        return joined_arrays([chunk.to_numpy() for chunk in self.chunks])
+        return joined_arrays([numpy_numbers(chunk) for chunk in self.chunks])
 
     @property
     def decoded(self) -> "PartColumn":
@@ -100,7 +101,7 @@ def _values_of(label: str, kind: str, chunks: Sequence[Any]) -> Sequence[Any]:
 
 def _lengths(chunks: Sequence[Any]) -> NDArray[np.int32]:
     """(n,): those of n lists."""
-    return joined_arrays([np.diff(chunk.offsets) for chunk in chunks])
+    return joined_arrays([np.diff(numpy_numbers(chunk.offsets)) for chunk in chunks])
 
 
 def _are_as_long(lists: Sequence[Any], others: Sequence[Any]) -> bool:
@@ -120,21 +121,20 @@ def coded_columns(columns: Sequence[PartColumn]) -> tuple[Any, list[Iterable[NDA
     """The distinct values of several columns as an arrow array, and for each column the codes of
     its chunks, which are made when they are read; that of a missing value is -1."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     # of a coded chunk the distinct values are hashed, not all of them
     chunks = [[(_distinct(chunk), chunk) for chunk in column.chunks] for column in columns]
     coded = pa.chunked_array(values for column_chunks in chunks for values, _ in column_chunks)
     coded = coded.dictionary_encode()
-    names = coded.chunk(0).dictionary if coded.num_chunks else pa.array([], coded.type.value_type)
+    names = coded.chunk(0).dictionary if coded.num_chunks else pa.nulls(0, coded.type.value_type)
     code_arrays = (chunk.indices for chunk in coded.chunks)  # none of an empty chunk
 
     def codes(value_codes: Any, chunk: Any) -> NDArray[np.int32]:
         if pa.types.is_dictionary(chunk.type):
             value_codes = value_codes.take(chunk.indices)
-        return (pc.fill_null(value_codes, -1) if value_codes.null_count else value_codes).to_numpy()
+        return numpy_codes(value_codes)
 
-    nothing = pa.array([], pa.int32())
+    nothing = pa.nulls(0, pa.int32())
     parts = [
         [(next(code_arrays) if len(values) else nothing, chunk) for values, chunk in column_chunks]
         for column_chunks in chunks

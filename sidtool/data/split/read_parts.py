@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import IntegrityError
 from sidtool.base.ranges import consecutive
 from sidtool.base.threads import release_arrow_memory
-from sidtool.data.coded import Coded, Texts, object_array
+from sidtool.data.coded import Coded, Texts, numpy_numbers, object_array
 from sidtool.data.fields.fields import FieldTypes, Value
 from sidtool.data.split.logs import PARTS
 from sidtool.data.split.packed import EventStore, PackedExamples, PackedSequences, Ragged
@@ -258,7 +258,7 @@ def _count_from_zero(chunks: Sequence[Any], lengths: NDArray[np.int32]) -> bool:
         n_before += len(chunk)
         stop = int(np.searchsorted(ends, n_before, side="right"))
         sizes = lengths[row:stop]
-        values = chunk.to_numpy()
+        values = numpy_numbers(chunk)
         firsts = np.cumsum(sizes, dtype=np.int64) - sizes
         rises = np.diff(values) == 1
         rises[firsts[1:] - 1] = True  # from one list to the next, a value may do anything
