@@ -172,6 +172,8 @@ def _from_keywords(kind: type[Options], keywords: Mapping[str, Any]) -> Options:
     for entry in fields(kind):  # type: ignore[arg-type]
         declared, flag = _declared(entry), _flag_keyword(entry)
         flag = entry.name if flag in names else flag  # `order` names a column, not what orders
+        if flag != entry.name and keywords.keys() >= {flag, entry.name}:
+            raise UsageError(f"{entry.name} and {flag} are one option: give one of them")
         value = keywords.get(entry.name, keywords.get(flag))
         field_type = required(entry.type)
         if declared.is_group and not isinstance(value, field_type):

@@ -80,6 +80,8 @@ def test_an_unknown_keyword_lists_the_known_ones() -> None:
         options_from(SplitOptions, None, {"protocl": "temporal"})
     with pytest.raises(UsageError, match="options and the keyword seed are both given"):
         options_from(SftOptions, SftOptions(), {"seed": 1})
+    with pytest.raises(UsageError, match="tasks and task are one option: give one of them"):
+        options_from(SftOptions, None, {"tasks": {"list": 2}, "task": {"sequence": 1}})
     for other in ({"seed": 1}, 5, FitOptions()):
         with pytest.raises(UsageError, match="options are SftOptions or keywords, not"):
             options_from(SftOptions, other, {})  # type: ignore[arg-type]
