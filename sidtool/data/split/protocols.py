@@ -56,31 +56,7 @@ def leave_one_out(
     valid, test = last[evaluated] - 2, last[evaluated] - 1
     if targets is not None:
         valid, test = targets[valid], targets[test]
-    train_stops, has_valid, has_test = _held_out(stops, evaluated, valid, test, learned)
-    n_after_test = stops[evaluated] - test - 1
-    left_out = int(n_after_test[has_test].sum())
-    train = logs.sequences(np.arange(len(starts)), train_stops)
-    valid_part = logs.examples(evaluated[has_valid], valid[has_valid])
-    test_part = logs.examples(evaluated[has_test], test[has_test])
-    return logs.split("leave-one-out", train, valid_part, test_part, left_out)
-
-
-def _held_out(
-    stops: NDArray[np.int64],
-    evaluated: NDArray[np.int64],
-    valid: NDArray[np.int64],
-    test: NDArray[np.int64],
-    learned: NDArray[np.int64] | None,
-) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """(users,): where the training events of each user end, and (evaluated,) whether each evaluated
-    user has a validation and a test example, which begin at the events `valid` and `test`. With 1
-    in `learned` the first is trained on instead, with 2 both are."""
-    n_learned = np.zeros(len(evaluated)) if learned is None else learned[evaluated]
-    has_valid, has_test = n_learned == 0, n_learned < 2
-    train_stops = stops.copy()
-    train_stops[evaluated[has_test]] = test[has_test]
-    train_stops[evaluated[has_valid]] = valid[has_valid]
-    return train_stops, has_valid, has_test
+    return logs.without_last("leave-one-out", evaluated, valid, test, learned)
 
 
 def last_session(
@@ -102,19 +78,8 @@ def last_session(
     # the sessions of each user are at places first:last of all those with targets
     last = np.searchsorted(first_events, stops)
     evaluated = np.flatnonzero(last - np.searchsorted(first_events, starts) >= MIN_LENGTH)
-    valid = with_targets[last[evaluated] - 2]
-    test = with_targets[last[evaluated] - 1]
-    valid_starts, test_starts = sessions.starts[valid], sessions.starts[test]
-    held_out = _held_out(stops, evaluated, valid_starts, test_starts, learned)
-    train_stops, has_valid, has_test = held_out
-    first_targets = np.searchsorted(logs.targets, test_starts)
-    n_targets = np.searchsorted(logs.targets, sessions.stops[test]) - first_targets
-    n_others = stops[evaluated] - test_starts - n_targets  # from the test session on
-    left_out = int(n_others[has_test].sum())
-    train = logs.sequences(np.arange(len(starts)), train_stops)
-    valid_part = logs.session_examples(evaluated[has_valid], sessions, valid[has_valid])
-    test_part = logs.session_examples(evaluated[has_test], sessions, test[has_test])
-    return logs.split("last-session", train, valid_part, test_part, left_out)
+    valid, test = first_events[last[evaluated] - 2], first_events[last[evaluated] - 1]
+    return logs.without_last("last-session", evaluated, valid, test, learned)
 
 
 def temporal(
@@ -209,13 +174,14 @@ class _UserLogs:
         return PackedExamples(self.store, users, histories, Ragged.single(events), positions)
 
     def session_examples(
-        self, users: NDArray[np.int64], sessions: SessionTable, numbers: NDArray[np.int64]
+        self, users: NDArray[np.int64], firsts: NDArray[np.int64]
     ) -> PackedExamples:
-        """(n,) sessions by their numbers, each with its targets, after all events of its user
-        before the session."""
-        starts = self.interactions.starts
-        firsts = sessions.starts[numbers]
-        bounds = (np.searchsorted(self.targets, ends) for ends in (firsts, sessions.stops[numbers]))
+        """(n,) sessions by the indexes of their first events, each with its targets, after all
+        events of its user before the session."""
+        starts, sessions = self.interactions.starts, self.session_table
+        assert sessions is not None  # which last-session has
+        stops = sessions.stops[np.searchsorted(sessions.starts, firsts)]
+        bounds = (np.searchsorted(self.targets, ends) for ends in (firsts, stops))
         return PackedExamples(
             self.store,
             users.astype(np.int32),
@@ -223,6 +189,31 @@ class _UserLogs:
             Ragged(self.targets, *bounds),
             self.targets - starts[self.interactions.users.codes[self.targets]],
         )
+
+    def without_last(
+        self,
+        protocol: Protocol,
+        evaluated: NDArray[np.int64],
+        valid: NDArray[np.int64],
+        test: NDArray[np.int64],
+        learned: NDArray[np.int64] | None,
+    ) -> Split:
+        """The split in which the last two examples of (evaluated,) users, which begin at the events
+        `valid` and `test`, are held out; what is before them is trained on. With 1 in `learned` the
+        first is trained on instead, with 2 both are."""
+        stops = self.interactions.stops
+        n_learned = np.zeros(len(evaluated)) if learned is None else learned[evaluated]
+        has_valid, has_test = n_learned == 0, n_learned < 2
+        train_stops = stops.copy()
+        train_stops[evaluated[has_test]] = test[has_test]
+        train_stops[evaluated[has_valid]] = valid[has_valid]
+        train = self.sequences(np.arange(len(stops)), train_stops)
+        examples = self.session_examples if protocol == "last-session" else self.examples
+        valid_part = examples(evaluated[has_valid], valid[has_valid])
+        test_part = examples(evaluated[has_test], test[has_test])
+        n_from_test_on = (stops[evaluated] - test)[has_test]
+        left_out = int(n_from_test_on.sum() - test_part.targets.lengths.sum())
+        return self.split(protocol, train, valid_part, test_part, left_out)
 
     def split(
         self,
