@@ -53,10 +53,8 @@ def check_seal(value: Mapping[str, Any]) -> None:
     """Raise ValueError if a document differs from its own digest; those of earlier versions have
     none."""
     unsealed = {key: member for key, member in value.items() if key != SEAL}
-    if (
-        len(unsealed) < len(value)
-        and value[SEAL] != hashlib.sha256(canonical(unsealed)).hexdigest()
-    ):
+    digest = hashlib.sha256(canonical(unsealed)).hexdigest()
+    if value.get(SEAL, digest) != digest:
         raise ValueError("it differs from its own SHA-256")
 
 
@@ -97,9 +95,7 @@ def parse_json(text: str | bytes) -> Any:
             containers = [
                 member for group in groups for member in group if isinstance(member, dict | list)
             ]
-            if not containers:
-                break
-        else:
+        if containers:
             raise ValueError("the nesting is too deep")
     if b"\\ud" in data or b"\\uD" in data or (isinstance(text, str) and not text.isascii()):
         check_strings(value)
@@ -182,12 +178,11 @@ def _yaml_loader() -> Any:
 def _decoder(parse_number: Callable[[str], Any] | None) -> json.JSONDecoder:
     """Refuses keys that repeat, and NaN and infinities unless there is a `parse_number`, which gets
     the digits of a number and is as in `parse_json_row`."""
-    if parse_number is not None:
-        return json.JSONDecoder(
-            object_pairs_hook=_without_repeats, parse_float=parse_number, parse_int=parse_number
-        )
     return json.JSONDecoder(
-        object_pairs_hook=_without_repeats, parse_float=_finite, parse_constant=_refuse
+        object_pairs_hook=_without_repeats,
+        parse_float=parse_number or _finite,
+        parse_int=parse_number,
+        parse_constant=None if parse_number else _refuse,
     )
 
 

@@ -1,7 +1,7 @@
 """Optional packages: the extra of sidtool that installs each, and the error when one is missing."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -86,10 +86,8 @@ def library_versions(*packages: str) -> dict[str, str]:
     """Versions of those of the packages that are installed."""
     versions = {}
     for package in packages:
-        try:
+        with suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return versions
 
 

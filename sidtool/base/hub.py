@@ -200,9 +200,8 @@ def fetch_roots(source: Path | str, root: str, access: HubAccess) -> tuple[Path,
     """A repository with nothing but its signatures and documents named `root`, or the folder that
     it is on this machine; and where the documents are: "" is the repository itself, a name that
     ends with a slash one of its folders. Raises as `download` does."""
-    copy = source
-    if not isinstance(copy, Path):
-        copy = download(copy, access, allow=[root, f"*/{root}", f"*{SIGNATURE}"])
+    allow = [root, f"*/{root}", f"*{SIGNATURE}"]
+    copy = source if isinstance(source, Path) else download(source, access, allow=allow)
     paths = [path for path in (copy / root, *sorted(copy.glob(f"*/{root}"))) if path.is_file()]
     return copy, ["" if path.parent == copy else f"{path.parent.name}/" for path in paths]
 

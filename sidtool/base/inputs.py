@@ -39,21 +39,17 @@ def keeps_inputs(
                 arguments = inspect.signature(function).bind(*args, **kwargs).arguments
             except TypeError:  # which the call raises, too
                 return function(*args, **kwargs)
-            values = {name: value for name, value in arguments.items() if name not in _IDS}
-            _check(list(_values(values, _hints(function))), written)
+            no_ids = {name: value for name, value in arguments.items() if name not in _IDS}
+            values = list(_values(no_ids, _hints(function)))
+            named = dict(values)
+            if named.get("force"):
+                out = Path(named.get("out") or "")
+                _refuse_inputs(out, values, lambda kind: bool(written and kind.startswith(written)))
             return function(*args, **kwargs)
 
         return checked
 
     return decorate
-
-
-def _check(values: list[tuple[str, Any]], written: str | None) -> None:
-    """Raise UsageError if replacing `out` would remove an input."""
-    named = dict(values)
-    if named.get("force"):
-        out = Path(named.get("out") or "")
-        _refuse_inputs(out, values, lambda kind: written is not None and kind.startswith(written))
 
 
 def check_read_files(out: Path, parameters: Mapping[str, Any]) -> None:

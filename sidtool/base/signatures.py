@@ -199,7 +199,7 @@ class Signers:
                 is_keyless or material.get("x509CertificateChain") or material["publicKey"]["hint"]
             ):
                 raise ValueError("it names no key")
-            with self._verifiers(is_keyless) as verifiers, TemporaryDirectory() as work:
+            with _verifiers(self.text, is_keyless) as verifiers, TemporaryDirectory() as work:
                 path = Path(work) / "signature"
                 path.write_bytes(signature)
                 for verifier in verifiers:
@@ -212,23 +212,6 @@ class Signers:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = first_line(error)
         raise IntegrityError(f"the signature of {what} is not valid: {reason}")
-
-    @contextmanager
-    def _verifiers(self, is_keyless: bool) -> Iterator[list[Any]]:
-        """What verifies a signature by an identity, or else by a key."""
-        if not is_keyless:
-            with _verifiers(self.text) as verifiers:
-                yield verifiers
-            return
-        from model_signing import verifying
-
-        identities = list(_identities(self.text))
-        if identities:
-            _reach_sigstore("verify")
-        yield [
-            verifying.Config().use_sigstore_verifier(identity=identity, oidc_issuer=issuer)
-            for identity, issuer in identities
-        ]
 
 
 def published_signers(signed_by: str | Path | None = None) -> list[Signers]:
@@ -268,12 +251,21 @@ def _given(name: str, digests: Mapping[str, str]) -> Any:
 
 
 @contextmanager
-def _verifiers(pem: str) -> Iterator[list[Any]]:
-    """What verifies a signature by each public key, and by all certificates together. Raises
-    ValueError if a block of the text is neither, or damaged."""
+def _verifiers(text: str, is_keyless: bool = False) -> Iterator[list[Any]]:
+    """What verifies a signature by each identity, or else by each public key, and by all
+    certificates together. Raises ValueError if a block of the text is neither, or damaged."""
     from model_signing import verifying
 
-    blocks = list(_blocks(pem))
+    if is_keyless:
+        identities = list(_identities(text))
+        if identities:
+            _reach_sigstore("verify")
+        yield [
+            verifying.Config().use_sigstore_verifier(identity=identity, oidc_issuer=issuer)
+            for identity, issuer in identities
+        ]
+        return
+    blocks = list(_blocks(text))
     certificates = "\n".join(block for kind, block in blocks if kind == "CERTIFICATE")
     verifiers = []
     with TemporaryDirectory() as work:
