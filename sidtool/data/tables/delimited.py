@@ -186,10 +186,9 @@ def _read_strictly(
         for line, cells in rows:
             if not cells:  # a blank line
                 continue
-            if len(cells) != width and has_header:
-                raise DataError(f"{path}, line {line}: {len(cells)} cells, the header has {width}")
             if len(cells) != width:
-                raise DataError(f"{path}, line {line}: {len(cells)} cells, other rows have {width}")
+                others = "the header has" if has_header else "other rows have"
+                raise DataError(f"{path}, line {line}: {len(cells)} cells, {others} {width}")
             for name, place in places.items():
                 columns[name].append(_unicode(path, line, cells[place]))
     return {

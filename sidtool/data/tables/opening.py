@@ -79,14 +79,14 @@ def read_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def library_errors(path: Path, content: str = "") -> Iterator[None]:
+def library_errors(path: str | Path, content: str = "") -> Iterator[None]:
     """The one place that turns what libraries raise on a damaged file into a DataError of one line,
     which names the file. `content` says as what it was read."""
     try:
         yield
     except SidtoolError:
         raise
-    except Exception as error:  # pyarrow, numpy, zarr, gzip and csv have no common class
+    except Exception as error:  # pyarrow, numpy, zarr, gzip, csv and stores have no common class
         purpose = f" as {content}" if content else ""
         raise DataError(f"{as_url(path)} cannot be read{purpose}: {first_line(error)}") from error
 
@@ -215,13 +215,11 @@ def _remote_files(url: str) -> tuple[Any, str, dict[str, str]]:
             f"{url} cannot be opened: {first_line(error)}",
             hint="pip install 'sidtool[s3]' for s3://",
         ) from error
-    try:
+    with library_errors(url):
         versions = {
             name: object_version(info if info.get("size") is not None else filesystem.info(name))
             for name, info in store_files(filesystem, root).items()
         }  # a page of links, as of http://, has no sizes
-    except Exception as error:  # clients of stores have no common class
-        raise DataError(f"{url} cannot be read: {first_line(error)}") from error
     if not versions:
         raise DataError(f"{url} does not exist, or holds no Parquet files")
     is_folder = all(name.startswith(f"{root}/") for name in versions)
@@ -241,12 +239,10 @@ def _copied(url: str) -> TableFiles:
         return _COPIES[url][1]
     folder = tempfile.TemporaryDirectory(prefix="sidtool-")
     files = tuple(Path(folder.name) / _below(name, common) for name in versions)
-    try:
+    with library_errors(url):
         for name, target in zip(versions, files, strict=True):
             target.parent.mkdir(parents=True, exist_ok=True)
             filesystem.get_file(name, str(target))
-    except Exception as error:  # clients of stores have no common class
-        raise DataError(f"{url} cannot be read: {first_line(error)}") from error
     source = filesystem.unstrip_protocol(common)
     copies = TableFiles(files, source, folder.name, tuple(versions.values()), folder)
     _COPIES[url] = versions, copies

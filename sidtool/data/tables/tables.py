@@ -99,7 +99,7 @@ def read_columns(
     """
     import pyarrow as pa
 
-    batches = _batches(path, names, ids, whole=True)
+    batches = column_batches(path, names, ids=ids, whole=True)
     if folder is not None:
         schema = pa.schema(dict.fromkeys(names, pa.string()))
         with TemporaryFile(dir=folder) as file:
@@ -117,11 +117,22 @@ def read_columns(
     }
 
 
-def column_batches(path: Path, names: Sequence[str], *, ids: Sequence[str] = ()) -> Batches:
+def column_batches(
+    path: Path, names: Sequence[str], *, ids: Sequence[str] = (), whole: bool = False
+) -> Batches:
     """As `read_columns`, some rows at a time: delimited files in blocks of 16 MiB, Parquet files in
     batches of rows. JSON files are read whole, one after the other, and so is a delimited file that
-    only the strict parser reads."""
-    return _batches(path, names, ids, whole=False)
+    only the strict parser reads. `whole`: the batches are held in memory together."""
+    names = list(dict.fromkeys(names))
+    table = table_files(path)
+    with table.named_errors():
+        for file in table.files:
+            kind = suffix(file)
+            _, read = CONTAINERS[kind]
+            if whole and kind in PARQUET:  # what is held in memory together has a limit
+                read = partial(parquet_batches, whole=True)
+            with read_errors(file):
+                yield from read(file, names, ids)
 
 
 def rows_by_id(path: Path, ids: Iterable[str], content: str) -> dict[str, int]:
@@ -138,16 +149,3 @@ def rows_by_id(path: Path, ids: Iterable[str], content: str) -> dict[str, int]:
             )
         row_by_id[member] = row
     return row_by_id
-
-
-def _batches(path: Path, names: Sequence[str], ids: Sequence[str], whole: bool) -> Batches:
-    names = list(dict.fromkeys(names))
-    table = table_files(path)
-    with table.named_errors():
-        for file in table.files:
-            kind = suffix(file)
-            _, read = CONTAINERS[kind]
-            if whole and kind in PARQUET:  # what is held in memory together has a limit
-                read = partial(parquet_batches, whole=True)
-            with read_errors(file):
-                yield from read(file, names, ids)
