@@ -239,9 +239,8 @@ class EventCoder:
         `most_events` at once. Raises DataError for a malformed or empty cell."""
         # threads hold as many events in runs ahead as wait to be coded
         run_events = min(RUN_EVENTS, most_events // (self._threads + 2))
-        tables = runs_of_cells(batches, run_events)
-        tables_with_rows = _with_first_rows(read_ahead(tables, self._threads))
-        runs = in_threads(lambda table: _Run.read(path, *table), tables_with_rows, self._threads)
+        tables = read_ahead(runs_of_cells(batches, run_events), self._threads)
+        runs = in_threads(lambda table: _Run.read(path, *table), tables, self._threads)
         waiting: list[_Run] = []
         for run in runs:
             if run.order is not None:
@@ -291,24 +290,20 @@ def filled_ids(path: Path, content: str, column: Column, first: int) -> Column:
     return column
 
 
-def _with_first_rows(tables: Iterable[Any]) -> Iterator[tuple[Any, int]]:
-    """The tables, each with the number of rows before it."""
-    row = 0
-    for table in tables:
-        yield table, row
-        row += len(table)
-
-
-def runs_of_cells(batches: Iterable[Mapping[str, Column]], run_events: int) -> Iterator[Any]:
-    """The batches, joined to pyarrow tables of at least `run_events` rows; the last one may have
-    fewer."""
+def runs_of_cells(
+    batches: Iterable[Mapping[str, Column]], run_events: int
+) -> Iterator[tuple[Any, int]]:
+    """The batches, joined to pyarrow tables of at least `run_events` rows, each with the number of
+    rows before it; the last one may have fewer."""
     import pyarrow as pa
 
     tables: list[Any] = []
+    n_before = n_rows = 0
     for batch in batches:
         tables.append(pa.table(dict(batch)))
-        if sum(map(len, tables)) >= run_events:
-            yield pa.concat_tables(tables)
-            tables = []
-    if any(map(len, tables)):
-        yield pa.concat_tables(tables)
+        n_rows += len(tables[-1])
+        if n_rows - n_before >= run_events:
+            yield pa.concat_tables(tables), n_before
+            tables, n_before = [], n_rows
+    if n_rows > n_before:
+        yield pa.concat_tables(tables), n_before

@@ -102,7 +102,7 @@ class BucketDigests(JsonRecord):
     @property
     def held_out_digest(self) -> str:
         """As `part_digests`, if these are all buckets."""
-        return _pair((_joined(self.valid), _joined(self.test)))
+        return pair_digest(_joined(self.valid), _joined(self.test))
 
 
 def _joined(digests: Iterable[str]) -> str:
@@ -110,13 +110,10 @@ def _joined(digests: Iterable[str]) -> str:
     return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
 
 
-def _pair(digests: Iterable[str]) -> str:
-    return hashlib.sha256(":".join(digests).encode()).hexdigest()
-
-
-def split_digest(train: str, held_out: str) -> str:
-    """The digest of a split, by those of its training and of its held-out events."""
-    return _pair((train, held_out))
+def pair_digest(first: str, second: str) -> str:
+    """SHA-256 over two digests: that of a split over those of its training and its held-out
+    events, which is itself over those of validation and test."""
+    return hashlib.sha256(f"{first}:{second}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

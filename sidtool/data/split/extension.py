@@ -39,18 +39,7 @@ def extended(split: Split, earlier: Split) -> Split:
     is_later = cuts is not None and (
         cuts[0].valid_from <= cuts[1].valid_from and cuts[0].test_from <= cuts[1].test_from
     )
-    if not is_later:
-        _check_seen(split, earlier)
-    # where `earlier` lacks events of a split before it, `split` may hold out one of them
-    before = () if earlier.origin.drops_events else reference.extends
-    origin = split.origin
-    extends = tuple(dict.fromkeys((*origin.extends, reference.digest, *before)))
-    drops_events = origin.drops_events or _drops_events(split, earlier)
-    return replace(split, origin=replace(origin, extends=extends, drops_events=drops_events))
-
-
-def _check_seen(split: Split, earlier: Split) -> None:
-    seen = next(_seen(split, earlier), None)
+    seen = None if is_later else next(_seen(split, earlier), None)
     if seen is not None:
         raise CompatibilityError(
             f"split {split.reference} holds out item {seen.event[0]!r} of user {seen.user!r}, "
@@ -59,6 +48,12 @@ def _check_seen(split: Split, earlier: Split) -> None:
             hint="an extending split needs later events of the same users, or new users; "
             "if both are made with --times, repeats of an item are distinguished",
         )
+    # where `earlier` lacks events of a split before it, `split` may hold out one of them
+    before = () if earlier.origin.drops_events else reference.extends
+    origin = split.origin
+    extends = tuple(dict.fromkeys((*origin.extends, reference.digest, *before)))
+    drops_events = origin.drops_events or _drops_events(split, earlier)
+    return replace(split, origin=replace(origin, extends=extends, drops_events=drops_events))
 
 
 def learned_targets(split: Split, earlier: Sequence[Split]) -> NDArray[np.int64]:

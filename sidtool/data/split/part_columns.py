@@ -122,15 +122,19 @@ def coded_columns(columns: Sequence[PartColumn]) -> tuple[Any, list[Iterable[NDA
     its chunks, which are made when they are read; that of a missing value is -1."""
     import pyarrow as pa
 
+    is_coded = pa.types.is_dictionary
     # of a coded chunk the distinct values are hashed, not all of them
-    chunks = [[(_distinct(chunk), chunk) for chunk in column.chunks] for column in columns]
+    chunks = [
+        [(chunk.dictionary if is_coded(chunk.type) else chunk, chunk) for chunk in column.chunks]
+        for column in columns
+    ]
     coded = pa.chunked_array(values for column_chunks in chunks for values, _ in column_chunks)
     coded = coded.dictionary_encode()
     names = coded.chunk(0).dictionary if coded.num_chunks else pa.nulls(0, coded.type.value_type)
     code_arrays = (chunk.indices for chunk in coded.chunks)  # none of an empty chunk
 
     def codes(value_codes: Any, chunk: Any) -> NDArray[np.int32]:
-        if pa.types.is_dictionary(chunk.type):
+        if is_coded(chunk.type):
             value_codes = value_codes.take(chunk.indices)
         return numpy_codes(value_codes)
 
@@ -140,10 +144,3 @@ def coded_columns(columns: Sequence[PartColumn]) -> tuple[Any, list[Iterable[NDA
         for column_chunks in chunks
     ]
     return names, [starmap(codes, part) for part in parts]
-
-
-def _distinct(chunk: Any) -> Any:
-    """The values of an array, those of a coded one once."""
-    import pyarrow as pa
-
-    return chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sidtool.data.columns import EventColumns
 from sidtool.data.fields.fields import FieldTypes
-from sidtool.data.split.digests import COLUMN_FORMAT, part_digests, split_digest
+from sidtool.data.split.digests import COLUMN_FORMAT, pair_digest, part_digests
 from sidtool.data.split.packed import PackedExamples, PackedSequences
 from sidtool.data.split.packing import pack_parts
 from sidtool.data.split.record import (
@@ -170,7 +170,7 @@ class Split:
         train_digest, held_out_digest = self.digests
         return SplitManifest(
             protocol=self.protocol,
-            digest=split_digest(train_digest, held_out_digest),
+            digest=pair_digest(train_digest, held_out_digest),
             train_digest=train_digest,
             held_out_digest=held_out_digest,
             events_digest=self.origin.events_digest,
@@ -226,23 +226,17 @@ class HeldOutEvents:
 
     def count(self, events: Iterable[Event]) -> int:
         """How many of the events are held out; they are read once, some at a time."""
+        user_code_by_id = {user: code for code, user in enumerate(self._store.users.tolist())}
+        item_code_by_id = {item: code for code, item in enumerate(self._store.names.tolist())}
         stream = iter(events)
         n_held_out = 0
         while block := list(islice(stream, COUNTED)):
             users, items, positions = zip(*block, strict=True)
-            user_codes = [self._user_codes.get(user, -1) for user in users]
-            item_codes = [self._item_codes.get(item, -1) for item in items]
+            user_codes = [user_code_by_id.get(user, -1) for user in users]
+            item_codes = [item_code_by_id.get(item, -1) for item in items]
             columns = (np.array(column) for column in (user_codes, item_codes, positions))
             n_held_out += int(self.are_held_out(*columns).sum())
         return n_held_out
-
-    @cached_property
-    def _user_codes(self) -> dict[str, int]:
-        return {user: code for code, user in enumerate(self._store.users.tolist())}
-
-    @cached_property
-    def _item_codes(self) -> dict[str, int]:
-        return {item: code for code, item in enumerate(self._store.names.tolist())}
 
 
 def _keys(users: NDArray[Any], positions: NDArray[Any]) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@ from sidtool.data.event_sort import ORDER, USER
 from sidtool.data.fields.fields import TARGET, TARGET_VALUES, FieldTypes, Value
 from sidtool.data.interactions import ITEM, EventCoder, filled_ids, runs_of_cells, with_iso_times
 from sidtool.data.split.consistency import check_parts
-from sidtool.data.split.digests import BucketDigests, split_digest
+from sidtool.data.split.digests import BucketDigests, pair_digest
 from sidtool.data.split.make import SplitOptions, make_split
 from sidtool.data.split.packed import BUCKETS, user_buckets
 from sidtool.data.split.protocols import refuse_empty
@@ -108,8 +108,7 @@ def group_rows(plan: PartPlan, columns: EventColumns, source: Path, out: Path) -
     schema = pa.schema([(name, pa.string()) for name in names])
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.OSFile(str(out), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as file:
-        for run in runs_of_cells(batches, GROUPED_ROWS):
-            first = int(counts.sum())
+        for run, first in runs_of_cells(batches, GROUPED_ROWS):
             for content, name in ((USER, columns.user), (ITEM, columns.item)):
                 filled_ids(source, content, run[name], first)
             if columns.order is not None:
@@ -242,7 +241,7 @@ def joined_manifest(
     events = ":".join(part.events_digest for part in made if part.events_digest)
     return SplitManifest(
         protocol=options.protocol,
-        digest=split_digest(digests.train_digest, digests.held_out_digest),
+        digest=pair_digest(digests.train_digest, digests.held_out_digest),
         train_digest=digests.train_digest,
         held_out_digest=digests.held_out_digest,
         events_digest=hashlib.sha256(events.encode()).hexdigest(),
