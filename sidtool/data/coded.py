@@ -156,8 +156,7 @@ class Texts(Sequence[str]):
         return self.objects[index]
 
     def __iter__(self) -> Iterator[str]:
-        blocks = range(0, len(self), BLOCK)
-        return chain.from_iterable(self.arrow.slice(at, BLOCK).to_pylist() for at in blocks)
+        return arrow_values(self.arrow)
 
     def tolist(self) -> list[str]:
         """The texts."""
@@ -216,6 +215,12 @@ class ArrowCodes:
         coded = pa.chunked_array([self.values, *columns]).dictionary_encode()
         self.values = coded.chunk(coded.num_chunks - 1).dictionary
         return [numpy_numbers(chunk.indices) for chunk in coded.chunks[-len(columns) :]]
+
+
+def arrow_values(array: Any) -> Iterator[Any]:
+    """The values of an arrow array, a block of which are objects at a time."""
+    blocks = range(0, len(array), BLOCK)
+    return chain.from_iterable(array.slice(at, BLOCK).to_pylist() for at in blocks)
 
 
 def arrow_numbers(values: NDArray[Any]) -> Any:

@@ -4,10 +4,10 @@ template."""
 import re
 import string
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import chain, repeat
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.base.locations import given_path
 from sidtool.base.options import option
-from sidtool.data.coded import BLOCK, Column, Texts
+from sidtool.data.coded import Texts, arrow_values
 from sidtool.data.columns import (
     ID_COLUMNS,
     TITLE_COLUMNS,
@@ -141,12 +141,12 @@ def read_items(
     hold: Callable[[Iterable[str]], Sequence[str]] = tuple
     if packed:
         hold = partial(Texts.packed, folder=place)
-    ids = hold(value or "" for value in _cells(table[id_name]))
+    ids = hold(value or "" for value in arrow_values(table[id_name]))
     if not ids:
         raise DataError(f"{path} holds no items")
     if not (isinstance(ids, Texts) and Texts(ids.arrow).are_distinct and all(ids)):
         rows_by_id(path, ids, "item")
-    plain = {name: hold(map(plain_text, _cells(table[name]))) for name in {*text_columns}}
+    plain = {name: hold(map(plain_text, arrow_values(table[name]))) for name in {*text_columns}}
     titles = plain[title_name] if title_name else hold(repeat("", len(ids)))
     columns_of_text = {name: plain[source] for name, source in sources.items()}
     texts: Sequence[str]
@@ -284,12 +284,6 @@ def _source(path: Path, available: Sequence[str], title_name: str | None, name: 
         )
         raise UsageError(f"{path} has no column {name!r}", hint=hint)
     return name
-
-
-def _cells(column: Column) -> Iterator[str | None]:
-    """The values of a pyarrow ChunkedArray, a block of which are objects at a time."""
-    blocks = range(0, len(column), BLOCK)
-    return chain.from_iterable(column.slice(first, BLOCK).to_pylist() for first in blocks)
 
 
 def _flatten(members: Sequence[Any]) -> list[str]:

@@ -121,14 +121,9 @@ class Fields:
 
     def take(self, indexes: Sequence[int]) -> "Fields":
         """The fields with only these of the events."""
-        return Fields(
-            self.user,
-            {name: tuple(values[i] for i in indexes) for name, values in self.event.items()},
-            self.context,
-            None if self.times is None else tuple(self.times[i] for i in indexes),
-            self.time,
-            self.feedback,
-        )
+        times = None if self.times is None else tuple(self.times[i] for i in indexes)
+        event = {name: tuple(values[i] for i in indexes) for name, values in self.event.items()}
+        return replace(self, event=event, times=times)
 
     def over(self, other: "Fields") -> "Fields":
         """These fields, and those of `other` where these have none."""

@@ -163,8 +163,8 @@ def filter_events(
         in_catalog = np.array([item in catalog for item in events.items], dtype=np.bool_)
         keep("catalog", in_catalog[events.columns["item"]])
     keep("repeated", _first_of_each(events))
-    if max(options.k_core, options.min_history) > 1:
-        user_min = max(options.k_core, options.min_history)
+    user_min = max(options.k_core, options.min_history)
+    if user_min > 1:
         keep("core", core(events.columns["user"], events.columns["item"], user_min, options.k_core))
     return events, tuple(steps)
 
