@@ -168,55 +168,44 @@ def with_iso_times(
         yield {**cells, ORDER: iso_times(cells[ORDER], time_format)}
 
 
-class _OrderCells(NamedTuple):
-    """The cells of an order as numbers."""
-
-    numbers: NDArray[np.float64]
-    remainders: NDArray[np.float64]
-    """The digits that a number leaves out"""
-    first: tuple[int, str]
-    """The first row, and what it has"""
-    units: Counter[float]
-    """How many times are in which unit"""
-
-    @classmethod
-    def read(cls, path: Path, cells: Column, row: int) -> "_OrderCells":
-        """Read cells, the first of which is in a row. Raises DataError for one that is no order."""
-        texts = trimmed(cells)
-        numbers, remainders = read_order(path, texts, row)
-        return cls(numbers, remainders, (row, texts[0].as_py()), count_units(texts, numbers))
-
-
 class _Run(NamedTuple):
     """Consecutive events of a file, whose texts are not coded yet."""
 
     rows: NDArray[np.int64]
-    order: _OrderCells | None
-    """None: the events are in order"""
     columns: dict[str, Any]
     """Arrays of texts"""
+    numbers: dict[str, NDArray[np.float64]]
+    """ORDER, and REST: the digits that it leaves out; none if the events are in order"""
+    first_order: tuple[int, str] | None
+    """The first row, and the order that it has"""
+    units: Counter[float]
+    """How many times are in which unit"""
 
     @classmethod
     def read(cls, path: Path, cells: Any, row: int) -> "_Run":
         """Check the cells of events, the first of which is in a row. Raises DataError for a
         malformed or empty one."""
-        columns, order = {}, None
+        columns, numbers = {}, {}
+        first_order, units = None, Counter[float]()
         for name in cells.column_names:
             if name == ORDER:
-                order = _OrderCells.read(path, cells[name], row)
+                texts = trimmed(cells[name])
+                numbers[ORDER], numbers[REST] = read_order(path, texts, row)
+                first_order = (row, texts[0].as_py())
+                units = count_units(texts, numbers[ORDER])
                 continue
             is_id = name in (USER, ITEM)
-            column = filled_ids(path, name, cells[name], row) if is_id else trimmed(cells[name])
+            column = _filled_ids(path, name, cells[name], row) if is_id else trimmed(cells[name])
             columns[name] = column.combine_chunks()
-        return cls(np.arange(row, row + len(cells)), order, columns)
+        rows = np.arange(row, row + len(cells))
+        return cls(rows, columns, numbers, first_order, units)
 
     def batch(self, codes: Mapping[str, NDArray[np.int32]]) -> Any:
         """The record batch of the events, with these codes of their columns."""
         import pyarrow as pa
 
-        numbers = {ORDER: self.rows.astype(np.float64), REST: np.zeros(len(self.rows))}
-        if self.order is not None:
-            numbers = {ORDER: self.order.numbers, REST: self.order.remainders}
+        by_row = {ORDER: self.rows.astype(np.float64), REST: np.zeros(len(self.rows))}
+        numbers = self.numbers or by_row
         return pa.record_batch({ROW: self.rows, **numbers, **codes})
 
 
@@ -243,8 +232,7 @@ class EventCoder:
         runs = in_threads(lambda table: _Run.read(path, *table), tables, self._threads)
         waiting: list[_Run] = []
         for run in runs:
-            if run.order is not None:
-                self._note(path, run.order)
+            self._note(path, run)
             waiting.append(run)
             n_values = max(len(self._codes[name].values) for name in run.columns)
             if sum(len(run.rows) for run in waiting) >= min(n_values, most_events):
@@ -262,22 +250,23 @@ class EventCoder:
         for number, run in enumerate(runs):
             yield run.batch({name: arrays[number] for name, arrays in columns.items()})
 
-    def check_order(self, path: Path, cells: Column, row: int) -> None:
-        """Read orders, the first of which is in a row. Raises DataError for one that is none, or of
-        another kind than earlier ones."""
-        self._note(path, _OrderCells.read(path, cells, row))
+    def check(self, path: Path, cells: Any, row: int) -> None:
+        """Read a table of events, the first of which is in a row, without coding them. Raises
+        DataError for a malformed or empty cell, or an order of another kind than earlier ones."""
+        self._note(path, _Run.read(path, cells, row))
 
-    def _note(self, path: Path, order: _OrderCells) -> None:
-        self.first_order = self.first_order or order.first
-        check_same_kind(path, self.first_order, order.first)
-        self.units += order.units
+    def _note(self, path: Path, run: _Run) -> None:
+        if run.first_order is not None:
+            self.first_order = self.first_order or run.first_order
+            check_same_kind(path, self.first_order, run.first_order)
+            self.units += run.units
 
     def texts(self, name: str) -> Texts:
         """What the codes of a column mean, as far as events were coded."""
         return Texts(self._codes[name].values)
 
 
-def filled_ids(path: Path, content: str, column: Column, first: int) -> Column:
+def _filled_ids(path: Path, content: str, column: Column, first: int) -> Column:
     """A column of ids, whose first row is `first`. Raises DataError for an empty one, with its
     row."""
     import pyarrow.compute as pc

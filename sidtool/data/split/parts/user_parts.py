@@ -20,7 +20,7 @@ from sidtool.data.coded import Coded, Texts
 from sidtool.data.columns import EventColumns, EventNames, choose_column, choose_event_columns
 from sidtool.data.event_sort import ORDER, USER
 from sidtool.data.fields.fields import TARGET, TARGET_VALUES, FieldTypes, Value
-from sidtool.data.interactions import ITEM, EventCoder, filled_ids, runs_of_cells, with_iso_times
+from sidtool.data.interactions import ITEM, EventCoder, runs_of_cells, with_iso_times
 from sidtool.data.split.consistency import check_parts
 from sidtool.data.split.digests import BucketDigests, pair_digest
 from sidtool.data.split.make import SplitOptions, make_split
@@ -109,13 +109,11 @@ def group_rows(plan: PartPlan, columns: EventColumns, source: Path, out: Path) -
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.OSFile(str(out), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as file:
         for run, first in runs_of_cells(batches, GROUPED_ROWS):
-            for content, name in ((USER, columns.user), (ITEM, columns.item)):
-                filled_ids(source, content, run[name], first)
-            if columns.order is not None:
-                cells = {ORDER: run[columns.order]}
-                if columns.time_format is not None:
-                    [cells] = with_iso_times([cells], columns.time_format)
-                coder.check_order(source, cells[ORDER], first)
+            contents = {USER: columns.user, ITEM: columns.item, ORDER: columns.order}
+            cells = {content: run[name] for content, name in contents.items() if name is not None}
+            if columns.time_format is not None:
+                [cells] = with_iso_times([cells], columns.time_format)
+            coder.check(source, pa.table(cells), first)
             coded = run[columns.user].combine_chunks().dictionary_encode()
             buckets = user_buckets(Texts(coded.dictionary)).astype(np.int64)
             row_parts = (buckets * plan.parts // BUCKETS)[coded.indices.to_numpy()]
