@@ -33,7 +33,7 @@ from sidtool.data.tables.opening import (
 )
 from sidtool.data.tables.parquet import open_dataset, parquet_column_names
 from sidtool.data.tables.tables import read_columns
-from sidtool.data.vectors import Stored, Vectors, VectorSource, require_matrix, rows_within
+from sidtool.data.vectors import Opened, Stored, Vectors, VectorSource, require_matrix, rows_within
 from sidtool.data.zarr_vectors import open_zarr
 
 MAX_NPY_HEADER = 10_000
@@ -84,10 +84,6 @@ def open_vectors(
     return VectorSource(stored, limit, str(path), stored_rows, ids, chunk, stamp)
 
 
-Opened = tuple[Stored, Callable[[], Sequence[str] | None], int]
-"""A stored matrix, what reads the ids of its rows, and the rows that can only be read together."""
-
-
 def _versions(path: Path) -> list[Any]:
     """What changes with a file, or with those of a folder."""
     if URL.match(str(path)):
@@ -114,8 +110,8 @@ def _open_matrix(path: Path) -> Opened:
         ".npy": lambda path: (_Npy(path), partial(_ids_beside, path), 0),
         ".parquet": _open_parquet,
         ".pq": _open_parquet,
-        ".zarr": _open_zarr,
-        ".zarr.zip": _open_zarr,
+        ".zarr": open_zarr,
+        ".zarr.zip": open_zarr,
     }
     opener = next((opener for suffix, opener in readers.items() if name.endswith(suffix)), None)
     if opener is None and parquet_files(path):
@@ -343,8 +339,3 @@ def _parquet_ids(path: Path, name: str) -> Texts:
     if column.null_count or not all(ids):
         raise DataError(f"{path}: an item id is empty")
     return ids
-
-
-def _open_zarr(path: Path) -> Opened:
-    vectors, ids = open_zarr(path)
-    return vectors, lambda: ids, max(vectors.chunks[0], 1)

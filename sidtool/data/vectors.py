@@ -38,6 +38,10 @@ class Stored(Protocol):
     def __getitem__(self, key: Any, /) -> Any: ...
 
 
+Opened = tuple[Stored, Callable[[], Sequence[str] | None], int]
+"""A stored matrix, what reads the ids of its rows, and the rows that can only be read together."""
+
+
 @dataclass(frozen=True, eq=False)
 class VectorSource:
     """n vectors that are read in parts, as float32. Reading raises DataError for a vector that is

@@ -14,6 +14,7 @@ import numpy as np
 from sidtool.base.errors import DataError
 from sidtool.data.tables.json_tables import is_id
 from sidtool.data.tables.opening import MAX_EXPANSION
+from sidtool.data.vectors import Opened
 
 CODECS = {
     *("bytes", "transpose", "crc32c", "sharding_indexed", "vlen-utf8", "vlen-bytes"),
@@ -25,19 +26,22 @@ FREE_BYTES = 1 << 24
 METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
 
-def open_zarr(path: Path) -> tuple[Any, list[str] | None]:
-    """The matrix of vectors, and the ids of its rows (None if it is an array and not a group of
-    `vectors` and `ids`). Raises DataError if an array claims more than is stored."""
+def open_zarr(path: Path) -> Opened:
+    """The matrix of vectors, its chunks, and the ids of its rows (None if it is an array and not a
+    group of `vectors` and `ids`). Raises DataError if an array claims more than is stored."""
     import zarr
     from zarr.storage import ZipStore
 
     sizes = _object_sizes(path)
     stored = zarr.open(ZipStore(path, mode="r") if path.suffix == ".zip" else path, mode="r")
+    ids = None
     if isinstance(stored, zarr.Array):
-        return _checked(path, stored, sizes), None
-    vectors = _checked(path, stored["vectors"], sizes)
-    ids = _checked(path, stored["ids"], sizes)
-    return vectors, [_id(path, row, value) for row, value in enumerate(ids[:].tolist(), 1)]
+        vectors = _checked(path, stored, sizes)
+    else:
+        vectors = _checked(path, stored["vectors"], sizes)
+        values = _checked(path, stored["ids"], sizes)[:].tolist()
+        ids = [_id(path, row, value) for row, value in enumerate(values, 1)]
+    return vectors, lambda: ids, max(vectors.chunks[0], 1)
 
 
 def _object_sizes(path: Path) -> dict[str, int]:

@@ -99,22 +99,18 @@ def read_columns(
     """
     import pyarrow as pa
 
+    schema = pa.schema(dict.fromkeys(names, pa.string()))
     batches = column_batches(path, names, ids=ids, whole=True)
-    if folder is not None:
-        schema = pa.schema(dict.fromkeys(names, pa.string()))
+    tables = (pa.table(batch, schema) for batch in batches)
+    if folder is None:
+        table = pa.concat_tables([schema.empty_table(), *tables])
+    else:
         with TemporaryFile(dir=folder) as file:
             with pa.ipc.new_file(file, schema) as written:
-                for batch in batches:
-                    written.write_table(pa.table(batch, schema))
+                for part in tables:
+                    written.write_table(part)
             table = pa.ipc.open_file(pa.py_buffer(read_back(file, np.uint8))).read_all()
-        return dict(zip(table.column_names, table.columns, strict=True))
-    parts = list(batches)
-    return {
-        name: pa.chunked_array(
-            [chunk for part in parts for chunk in part[name].chunks], pa.string()
-        )
-        for name in names
-    }
+    return dict(zip(table.column_names, table.columns, strict=True))
 
 
 def column_batches(
