@@ -16,7 +16,7 @@ from item_knn_tuning import tune_item_knn
 from table import METRICS, markdown
 
 from sidtool.data.interactions import read_interactions
-from sidtool.data.split.protocols import leave_one_out
+from sidtool.data.split.protocols import SplitEvents
 from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn, popularity
 from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
 from sidtool.memory.manifest import KnnSettings
@@ -31,7 +31,7 @@ parser.add_argument("--json", type=Path, help="write the results to this file")
 args = parser.parse_args()
 
 events = read_interactions(args.interactions)
-split = leave_one_out(events)
+split = SplitEvents(events).leave_one_out()
 catalog = Catalog.of(sorted(set(events.items.tolist())), split.train)
 histories = [catalog.index_of(example.history) for example in split.test]
 targets = catalog.targets([example.item for example in split.test])

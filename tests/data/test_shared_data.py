@@ -5,7 +5,7 @@ import pytest
 from sidtool.base.errors import SidtoolWarning
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import read_items
-from sidtool.data.split.protocols import given, leave_one_out
+from sidtool.data.split.protocols import SplitEvents, given
 from tests.data.split.cases import trained
 from tests.shared_data import DATA
 
@@ -16,7 +16,7 @@ def test_the_examples_of_beauty_are_valid() -> None:
     with pytest.warns(SidtoolWarning, match="7 of 12101 items have no text"):
         items = read_items(DATA / "beauty" / "items.jsonl")
     events = read_interactions(DATA / "beauty" / "interactions.csv")
-    split = leave_one_out(events)
+    split = SplitEvents(events).leave_one_out()
     counts = (len(items), len(events), len(split.train), len(split.test))
     assert counts == (12101, 198502, 22363, 22363)
     assert set(events.items) == set(items.ids)

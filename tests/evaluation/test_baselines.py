@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sidtool.data.interactions import read_interactions
 from sidtool.data.split import UserSequence
-from sidtool.data.split.protocols import leave_one_out
+from sidtool.data.split.protocols import SplitEvents
 from sidtool.evaluation import baselines
 from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn, popularity
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
@@ -159,7 +159,7 @@ def test_the_chunk_size_does_not_change_the_ranking(monkeypatch: pytest.MonkeyPa
 def test_the_figures_of_amazon_beauty_are_reproduced() -> None:
     """R@5, R@10, N@5, N@10 as measured by an independent script (histories: train and valid; seen
     items removed)."""
-    split = leave_one_out(read_interactions(BEAUTY / "interactions.csv"))
+    split = SplitEvents(read_interactions(BEAUTY / "interactions.csv")).leave_one_out()
     with (BEAUTY / "items.jsonl").open(encoding="utf-8") as stream:
         ids = [json.loads(line)["item_id"] for line in stream]
     catalog = Catalog.of(ids, split.train)

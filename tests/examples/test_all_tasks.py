@@ -16,7 +16,7 @@ import pytest
 from sidtool.data import Items, Query, compose_queries, read_items
 from sidtool.data.interactions import read_interactions
 from sidtool.data.split import Split
-from sidtool.data.split.protocols import leave_one_out
+from sidtool.data.split.protocols import SplitEvents
 from sidtool.examples import ExampleMaker, SftOptions
 from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import TASKS, history_prompt_task, named_task
@@ -55,7 +55,7 @@ def check_real(items: Items, events: Path, format_: Format) -> None:
     """The examples of every task for which a catalog has the columns."""
     weights = {task: 1.0 if named_task(task).of_users else 3.0 for task in possible_tasks(items)}
     queries = compose_queries(items, "something like {title}")
-    split = leave_one_out(read_interactions(events))
+    split = SplitEvents(read_interactions(events)).leave_one_out()
     check(bundle_of(items), items, split, SftOptions(weights, format=format_), queries)
 
 

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,12 @@ from sidtool.base.options import check_options, given_flags, group, option
 from sidtool.base.threads import release_arrow_memory
 from sidtool.data.columns import EventColumns, EventNames
 from sidtool.data.event_sort import Spill
-from sidtool.data.fields.field_columns import FieldOptions, FieldTable, read_fields
-from sidtool.data.interactions import Interactions, read_interactions
+from sidtool.data.fields.field_columns import FieldOptions, read_fields
+from sidtool.data.interactions import read_interactions
 from sidtool.data.split.extension import learned_targets
-from sidtool.data.split.protocols import given, last_session, leave_one_out, refuse_empty, temporal
+from sidtool.data.split.protocols import SplitEvents, given, refuse_empty
 from sidtool.data.split.record import Cuts, Protocol, SessionRule
-from sidtool.data.split.sessions import SessionTable, read_sessions
+from sidtool.data.split.sessions import read_sessions
 from sidtool.data.split.split import Split
 from sidtool.data.times import common_unit, parse_moment
 
@@ -144,33 +143,26 @@ def make_split(
     if options.fields.any:
         field_table = read_fields(events, interactions, options.fields, is_subset=is_subset)
     sessions = read_sessions(events, interactions, session_rule) if session_rule else None
+    split_events = SplitEvents(interactions, field_table, sessions)
     if options.protocol == "temporal":
         unit = common_unit(interactions.order) or 1
-        split = temporal(interactions, options.cuts(unit), field_table, sessions)
+        split = split_events.temporal(options.cuts(unit))
     else:
-        split = _without_last(interactions, field_table, sessions, options.protocol, earlier)
+        split = _without_last(split_events, options.protocol, earlier)
     if not is_subset:
         refuse_empty(split.protocol, split.counts)
     return split
 
 
-def _without_last(
-    interactions: Interactions,
-    table: FieldTable | None,
-    sessions: SessionTable | None,
-    protocol: Protocol,
-    earlier: Sequence[Split],
-) -> Split:
+def _without_last(events: SplitEvents, protocol: Protocol, earlier: Sequence[Split]) -> Split:
     """The split that holds out the last targets of each user, or sessions by that protocol, but for
     those that `earlier` splits may have learned from; a SidtoolWarning counts their users."""
-    hold_out = partial(leave_one_out, interactions, table, sessions)
-    if protocol == "last-session" and sessions is not None:
-        hold_out = partial(last_session, interactions, sessions, table)
+    hold_out = events.last_session if protocol == "last-session" else events.leave_one_out
     split = hold_out()
     learned = learned_targets(split, earlier)
     if not learned.any():
         return split
-    extending = hold_out(learned=learned)
+    extending = hold_out(learned)
     if not (extending.valid and extending.test):
         return split  # `extended` refuses it: nothing else is left to hold out
     warnings.warn(

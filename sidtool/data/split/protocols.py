@@ -34,117 +34,101 @@ VALID_SHARE = 0.1
 """Under temporal without cuts: share of the events between the two cuts."""
 
 
-def leave_one_out(
-    interactions: Interactions,
-    table: FieldTable | None = None,
-    sessions: SessionTable | None = None,
-    learned: NDArray[np.int64] | None = None,
-) -> Split:
-    """Split off the last target of each user for test and the one before it for validation.
-
-    Users with fewer than MIN_LENGTH targets are trained on and not evaluated. Every event is a
-    target, unless `table` says otherwise; it holds the fields of the events. `sessions` are
-    recorded. `learned` is (users,): as `learned_targets`, which are training events."""
-    logs = _UserLogs(interactions, table, sessions)
-    starts, stops = interactions.starts, interactions.stops
-    # the targets of each user are at places first:last of all targets
-    first, last, targets = starts, stops, None
-    if table is not None:
-        targets = logs.targets
-        first, last = np.searchsorted(targets, starts), np.searchsorted(targets, stops)
-    evaluated = np.flatnonzero(last - first >= MIN_LENGTH)
-    valid, test = last[evaluated] - 2, last[evaluated] - 1
-    if targets is not None:
-        valid, test = targets[valid], targets[test]
-    return logs.without_last("leave-one-out", evaluated, valid, test, learned)
-
-
-def last_session(
-    interactions: Interactions,
-    sessions: SessionTable,
-    table: FieldTable | None = None,
-    learned: NDArray[np.int64] | None = None,
-) -> Split:
-    """Split off the last session of each user for test and the one before it for validation.
-
-    Sessions without a target are not counted; users with fewer than MIN_LENGTH others are trained
-    on and not evaluated. All events before the validation session are training events. A history
-    ends where the session of its targets begins; the targets of the session are those that `table`
-    marks, all without it. `learned` is as in `leave_one_out`."""
-    logs = _UserLogs(interactions, table, sessions)
-    starts, stops = interactions.starts, interactions.stops
-    with_targets = np.unique(np.searchsorted(sessions.starts, logs.targets, side="right") - 1)
-    first_events = sessions.starts[with_targets]
-    # the sessions of each user are at places first:last of all those with targets
-    last = np.searchsorted(first_events, stops)
-    evaluated = np.flatnonzero(last - np.searchsorted(first_events, starts) >= MIN_LENGTH)
-    valid, test = first_events[last[evaluated] - 2], first_events[last[evaluated] - 1]
-    return logs.without_last("last-session", evaluated, valid, test, learned)
-
-
-def temporal(
-    interactions: Interactions,
-    cuts: Cuts | None = None,
-    table: FieldTable | None = None,
-    sessions: SessionTable | None = None,
-) -> Split:
-    """Divide the events of all users at two moments: `cuts.valid_from` and `cuts.test_from`.
-
-    Without cuts, they are placed so that 80%, 10% and 10% of all events are training, validation
-    and test; events of one moment stay together. The history of an example is everything of the
-    user before its target; `table` and `sessions` are as in `leave_one_out`. The first event of a
-    user without training events has no history, so it is in no part; such users are counted
-    (`SplitCounts.left_out`). Raises UsageError if validation would start after test."""
-    if cuts is None:
-        moments = np.sort(interactions.order)
-        # rounded before the floor, or 0.8 + 0.1 of ten events would be 8.999...
-        first_valid = int(round(TRAIN_SHARE * len(moments), 6))
-        first_test = int(round((TRAIN_SHARE + VALID_SHARE) * len(moments), 6))
-        cuts = Cuts(float(moments[first_valid]), float(moments[first_test]))
-    if cuts.valid_from > cuts.test_from:
-        raise UsageError(
-            f"validation starts at {cuts.valid_from}, after test, which starts at {cuts.test_from}"
-        )
-    logs = _UserLogs(interactions, table, sessions)
-    starts = interactions.starts
-    # the order of a user's events ascends, so those before a cut are the first ones
-    valid_start, test_start = (
-        starts + np.add.reduceat(interactions.order < cut, starts, dtype=np.int64)
-        for cut in (cuts.valid_from, cuts.test_from)
-    )
-    trained = np.flatnonzero(valid_start > starts)
-    train = logs.sequences(trained, valid_start[trained])
-    target_users = interactions.users.codes[logs.targets]
-    # the first event of a user is no example, which needs a history
-    is_held_out = logs.targets >= np.maximum(valid_start, starts + 1)[target_users]
-    is_test = logs.targets >= test_start[target_users]
-    valid, test = (
-        logs.examples(target_users[is_in_part], logs.targets[is_in_part])
-        for is_in_part in (is_held_out & ~is_test, is_held_out & is_test)
-    )
-    n_untrained = len(starts) - len(trained)
-    return logs.split("temporal", train, valid, test, left_out=n_untrained, cuts=cuts)
-
-
 @dataclass(frozen=True, eq=False)
-class _UserLogs:
+class SplitEvents:
     """All events of all users, and the parts of a split as arrays that refer to them."""
 
     interactions: Interactions
-    table: FieldTable | None
-    session_table: SessionTable | None
+    fields: FieldTable | None = None
+    """Their fields, and which of them are targets; None: all are"""
+    sessions: SessionTable | None = None
+    """Their sessions, if the split records them"""
+
+    def leave_one_out(self, learned: NDArray[np.int64] | None = None) -> Split:
+        """Split off the last target of each user for test and the one before it for validation.
+
+        Users with fewer than MIN_LENGTH targets are trained on and not evaluated. `learned` is
+        (users,): as `learned_targets`, which are training events."""
+        starts, stops = self.interactions.starts, self.interactions.stops
+        # the targets of each user are at places first:last of all targets
+        first, last, targets = starts, stops, None
+        if self.fields is not None:
+            targets = self.targets
+            first, last = np.searchsorted(targets, starts), np.searchsorted(targets, stops)
+        evaluated = np.flatnonzero(last - first >= MIN_LENGTH)
+        valid, test = last[evaluated] - 2, last[evaluated] - 1
+        if targets is not None:
+            valid, test = targets[valid], targets[test]
+        return self.without_last("leave-one-out", evaluated, valid, test, learned)
+
+    def last_session(self, learned: NDArray[np.int64] | None = None) -> Split:
+        """Split off the last session of each user for test and the one before it for validation.
+
+        Sessions without a target are not counted; users with fewer than MIN_LENGTH others are
+        trained on and not evaluated. All events before the validation session are training events.
+        A history ends where the session of its targets begins. `learned` is as in
+        `leave_one_out`."""
+        sessions = self.sessions
+        assert sessions is not None  # as `SplitOptions` requires
+        starts, stops = self.interactions.starts, self.interactions.stops
+        with_targets = np.unique(np.searchsorted(sessions.starts, self.targets, side="right") - 1)
+        first_events = sessions.starts[with_targets]
+        # the sessions of each user are at places first:last of all those with targets
+        last = np.searchsorted(first_events, stops)
+        evaluated = np.flatnonzero(last - np.searchsorted(first_events, starts) >= MIN_LENGTH)
+        valid, test = first_events[last[evaluated] - 2], first_events[last[evaluated] - 1]
+        return self.without_last("last-session", evaluated, valid, test, learned)
+
+    def temporal(self, cuts: Cuts | None = None) -> Split:
+        """Divide the events of all users at two moments: `cuts.valid_from` and `cuts.test_from`.
+
+        Without cuts, they are placed so that 80%, 10% and 10% of all events are training,
+        validation and test; events of one moment stay together. The history of an example is
+        everything of the user before its target. The first event of a user without training events
+        has no history, so it is in no part; such users are counted (`SplitCounts.left_out`). Raises
+        UsageError if validation would start after test."""
+        interactions = self.interactions
+        if cuts is None:
+            moments = np.sort(interactions.order)
+            # rounded before the floor, or 0.8 + 0.1 of ten events would be 8.999...
+            first_valid = int(round(TRAIN_SHARE * len(moments), 6))
+            first_test = int(round((TRAIN_SHARE + VALID_SHARE) * len(moments), 6))
+            cuts = Cuts(float(moments[first_valid]), float(moments[first_test]))
+        if cuts.valid_from > cuts.test_from:
+            raise UsageError(
+                f"validation starts at {cuts.valid_from}, after test, which starts at "
+                f"{cuts.test_from}"
+            )
+        starts, targets = interactions.starts, self.targets
+        # the order of a user's events ascends, so those before a cut are the first ones
+        valid_start, test_start = (
+            starts + np.add.reduceat(interactions.order < cut, starts, dtype=np.int64)
+            for cut in (cuts.valid_from, cuts.test_from)
+        )
+        trained = np.flatnonzero(valid_start > starts)
+        train = self.sequences(trained, valid_start[trained])
+        target_users = interactions.users.codes[targets]
+        # the first event of a user is no example, which needs a history
+        is_held_out = targets >= np.maximum(valid_start, starts + 1)[target_users]
+        is_test = targets >= test_start[target_users]
+        valid, test = (
+            self.examples(target_users[is_in_part], targets[is_in_part])
+            for is_in_part in (is_held_out & ~is_test, is_held_out & is_test)
+        )
+        n_untrained = len(starts) - len(trained)
+        return self.split("temporal", train, valid, test, left_out=n_untrained, cuts=cuts)
 
     @cached_property
     def targets(self) -> NDArray[np.int64]:
         """(targets,): indexes of the events that may be held out, ascending"""
-        if self.table is None:
+        if self.fields is None:
             return np.arange(len(self.interactions))
-        return np.flatnonzero(self.table.is_target)
+        return np.flatnonzero(self.fields.is_target)
 
     @cached_property
     def store(self) -> EventStore:
         """The events, to which all parts refer."""
-        events, table = self.interactions, self.table
+        events, table = self.interactions, self.fields
         parts = (events.users.names, events.items.names, events.items.codes)
         if table is None:
             return EventStore(*parts)
@@ -159,9 +143,9 @@ class _UserLogs:
 
     def _sessions(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Ragged | None:
         """The starts of the sessions in (n,) ranges of events, counted from the user's first."""
-        if self.session_table is None:
+        if self.sessions is None:
             return None
-        first_events = self.session_table.starts
+        first_events = self.sessions.starts
         user_starts = self.interactions.starts[self.interactions.users.codes[first_events]]
         bounds = (np.searchsorted(first_events, ends) for ends in (starts, stops))
         return Ragged(first_events - user_starts, *bounds)
@@ -178,8 +162,8 @@ class _UserLogs:
     ) -> PackedExamples:
         """(n,) sessions by the indexes of their first events, each with its targets, after all
         events of its user before the session."""
-        starts, sessions = self.interactions.starts, self.session_table
-        assert sessions is not None  # which last-session has
+        starts, sessions = self.interactions.starts, self.sessions
+        assert sessions is not None  # as in `last_session`
         stops = sessions.stops[np.searchsorted(sessions.starts, firsts)]
         bounds = (np.searchsorted(self.targets, ends) for ends in (firsts, stops))
         return PackedExamples(
@@ -236,8 +220,8 @@ class _UserLogs:
             left_out,
             valid.repeated_targets + test.repeated_targets,
             sum(int(is_tied[part.targets.joined].sum()) for part in (valid, test)),
-            fields=None if self.table is None else self.table.types,
-            sessions=None if self.session_table is None else self.session_table.rule,
+            fields=None if self.fields is None else self.fields.types,
+            sessions=None if self.sessions is None else self.sessions.rule,
         )
         return Split(protocol, train, valid, test, None, origin)
 

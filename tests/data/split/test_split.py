@@ -19,7 +19,7 @@ from sidtool.data.columns import EventColumns
 from sidtool.data.interactions import Interactions
 from sidtool.data.split.consistency import check_parts
 from sidtool.data.split.make import make_split
-from sidtool.data.split.protocols import given, leave_one_out, refuse_empty, temporal
+from sidtool.data.split.protocols import SplitEvents, given, refuse_empty
 from sidtool.data.split.record import Cuts
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import Event, Example
@@ -75,7 +75,7 @@ def test_leave_one_out_holds_out_two_events_per_user(events: list[tuple[str, str
     read = interactions(events)
     whole = {user: [item for item, _ in result] for user, result in of_users(read).items()}
     assume(any(len(items) > 2 for items in whole.values()))
-    split = leave_one_out(read)
+    split = SplitEvents(read).leave_one_out()
     valid, test = ({target.user: target for target in part} for part in (split.valid, split.test))
     assert [sequence.user for sequence in split.train] == list(whole)
     for sequence in split.train:
@@ -124,7 +124,7 @@ def test_a_temporal_cut_is_the_same_for_all_users(
 ) -> None:
     everywhere = [("u", "a", 0), ("u", "b", first), ("u", "b", second)]  # no part is empty
     read = interactions([*events, *everywhere])
-    split = temporal(read, Cuts(first, second))
+    split = SplitEvents(read).temporal(Cuts(first, second))
     whole = of_users(read)
     moments = {
         (user, at): result[at][1] for user, result in whole.items() for at in range(len(result))
@@ -143,21 +143,23 @@ def test_a_temporal_cut_is_the_same_for_all_users(
 def test_fractions_determine_the_cuts(n: int, random: object) -> None:
     moments = list(range(n))
     random.shuffle(moments)  # type: ignore[attr-defined]
-    split = temporal(interactions([("uvwxy"[moment % 5], "a", moment) for moment in moments]))
+    split = SplitEvents(
+        interactions([("uvwxy"[moment % 5], "a", moment) for moment in moments])
+    ).temporal()
     assert split.origin.cuts == Cuts(int(0.8 * n + 1e-9), int(0.9 * n + 1e-9))
     assert len(split.test) == n - int(0.9 * n + 1e-9)
 
 
 def test_events_with_equal_timestamps_stay_together() -> None:
     moments = (0, 1, 2, 3, 4, 5, 5, 5, 5, 9)
-    split = temporal(interactions([("u", "a", moment) for moment in moments]))
+    split = SplitEvents(interactions([("u", "a", moment) for moment in moments])).temporal()
     assert (len(split.train[0].items), len(split.valid), len(split.test)) == (5, 4, 1)
 
 
 def test_validation_after_test_is_refused() -> None:
     read = interactions([("u", "a", moment) for moment in range(9)])
     with pytest.raises(UsageError, match=r"starts at 3\.0, after test, which starts at 2\.0"):
-        temporal(read, Cuts(3.0, 2.0))
+        SplitEvents(read).temporal(Cuts(3.0, 2.0))
 
 
 @pytest.mark.parametrize(("repeating_users", "repeats"), [(0, False), (1, False), (2, True)])
@@ -166,12 +168,14 @@ def test_one_repeated_target_of_a_hundred_changes_no_default(
 ) -> None:
     histories = {f"u{n:02}": "aba" if n < repeating_users else "abc" for n in range(50)}
     events = [(user, item, t) for user, items in histories.items() for t, item in enumerate(items)]
-    split = leave_one_out(interactions(events))  # 100 targets
+    split = SplitEvents(interactions(events)).leave_one_out()  # 100 targets
     assert split.counts.repeated_targets == repeating_users
     assert split.reference.targets_repeat is repeats
 
 
-TWO_USERS = leave_one_out(interactions([(u, i, t) for u in "uv" for t, i in enumerate("abcdab")]))
+TWO_USERS = SplitEvents(
+    interactions([(u, i, t) for u in "uv" for t, i in enumerate("abcdab")])
+).leave_one_out()
 U_VALID, V_VALID = TWO_USERS.valid
 U_TEST, V_TEST = TWO_USERS.test
 
@@ -203,10 +207,10 @@ def test_parts_that_no_protocol_makes_are_refused(changes: dict[str, Any], messa
 
 def test_a_split_with_an_empty_part_is_refused() -> None:
     read = interactions([("u", "a", moment) for moment in range(9)])
-    without_test = temporal(read, Cuts(3, 99))
+    without_test = SplitEvents(read).temporal(Cuts(3, 99))
     with pytest.raises(DataError, match="0 test"):
         refuse_empty(without_test.protocol, without_test.counts)
-    short_users_split = leave_one_out(interactions([("u", "a", 0), ("v", "b", 0)]))
+    short_users_split = SplitEvents(interactions([("u", "a", 0), ("v", "b", 0)])).leave_one_out()
     with pytest.raises(DataError, match="0 valid"):
         refuse_empty(short_users_split.protocol, short_users_split.counts)
 

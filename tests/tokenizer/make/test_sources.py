@@ -9,7 +9,7 @@ import torch
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import Items, make_items
-from sidtool.data.split.protocols import given, leave_one_out, temporal
+from sidtool.data.split.protocols import SplitEvents, given
 from sidtool.data.split.record import Cuts
 from sidtool.data.split.split import Split
 from sidtool.tokenizer.bundle import Bundle, verify
@@ -42,8 +42,8 @@ def split_of(
         return given(*write_windows(folder, events))
     path = folder / "events.csv"
     path.write_text("user_id,item_id,timestamp\n" + "".join(f"{u},{i},{t}\n" for u, i, t in events))
-    read = read_interactions(path)
-    return leave_one_out(read) if protocol == "leave-one-out" else temporal(read, Cuts(4, 5))
+    read = SplitEvents(read_interactions(path))
+    return read.leave_one_out() if protocol == "leave-one-out" else read.temporal(Cuts(4, 5))
 
 
 def built(
