@@ -3,7 +3,7 @@
 Names are guessed in tiers. A column of an earlier tier wins, and two columns of one tier are
 ambiguous. Names are compared without case, `_`, `-` and blanks: `movieId` is `movie_id`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,55 +17,54 @@ Tiers = tuple[tuple[str, ...], ...]
 Order = Literal["column", "row"]
 """What orders events: a column, or the rows of the file."""
 
-ID_COLUMNS: Tiers = (
-    ("item_id",),
-    ("parent_asin",),
-    ("asin",),
-    (
-        *("sku", "item_sku", "product_sku", "product_id", "goods_id", "listing_id", "offer_id"),
-        *("movie_id", "video_id", "track_id", "song_id", "artist_id", "book_id", "isbn"),
-        *("news_id", "article_id", "business_id", "recipe_id", "game_id"),
-    ),
-    ("iid", "item", "product"),
-    ("id",),
-)
-"""Names of an item id column."""
-TITLE_COLUMNS: Tiers = (
-    ("title",),
-    (
-        *("movie_title", "item_title", "product_title", "item_name", "product_name", "headline"),
-        *("book_title", "track_title", "song_title", "game_title", "video_title", "movie_name"),
-        *("game_name", "book_name", "track_name", "song_name", "artist_name"),
-    ),
-    ("name",),
-)
-"""Names of a title column."""
-USER_COLUMNS: Tiers = (
-    ("user_id",),
-    ("reviewer_id", "customer_id", "client_id", "member_id", "account_id", "visitor_id"),
-    ("uid", "user", "customer", "client", "member", "visitor", "reviewer"),
-    ("session_id", "session"),
-)
-"""Names of a user column."""
-ORDER_COLUMNS: Tiers = (
-    ("timestamp",),
-    ("unix_review_time", "sort_timestamp", "time_ms", "event_time"),
-    (
-        *("bought_at", "purchased_at", "ordered_at", "viewed_at", "clicked_at", "rated_at"),
-        *("played_at", "watched_at", "reviewed_at", "happened_at"),
-    ),
-    ("time", "ts", "datetime"),
-    ("date", "purchase_date", "order_date", "event_date", "created_at"),
-    ("order", "position"),
-)
-"""Names of a timestamp or order column."""
 TIME = "time or order of an event"
-HISTORY_COLUMNS: Tiers = (
-    ("history_item_id",),
-    ("item_id_list",),
-    ("history_item_ids", "history_ids", "history_items", "history"),
-)
-"""Names of the history column of a windowed file."""
+GUESSES: Mapping[str, Tiers] = {
+    "item id": (
+        ("item_id",),
+        ("parent_asin",),
+        ("asin",),
+        (
+            *("sku", "item_sku", "product_sku", "product_id", "goods_id", "listing_id", "offer_id"),
+            *("movie_id", "video_id", "track_id", "song_id", "artist_id", "book_id", "isbn"),
+            *("news_id", "article_id", "business_id", "recipe_id", "game_id"),
+        ),
+        ("iid", "item", "product"),
+        ("id",),
+    ),
+    "title": (
+        ("title",),
+        (
+            *("movie_title", "item_title", "product_title", "item_name", "product_name"),
+            *("headline", "book_title", "track_title", "song_title", "game_title", "video_title"),
+            *("movie_name", "game_name", "book_name", "track_name", "song_name", "artist_name"),
+        ),
+        ("name",),
+    ),
+    "user id": (
+        ("user_id",),
+        ("reviewer_id", "customer_id", "client_id", "member_id", "account_id", "visitor_id"),
+        ("uid", "user", "customer", "client", "member", "visitor", "reviewer"),
+        ("session_id", "session"),
+    ),
+    TIME: (
+        ("timestamp",),
+        ("unix_review_time", "sort_timestamp", "time_ms", "event_time"),
+        (
+            *("bought_at", "purchased_at", "ordered_at", "viewed_at", "clicked_at", "rated_at"),
+            *("played_at", "watched_at", "reviewed_at", "happened_at"),
+        ),
+        ("time", "ts", "datetime"),
+        ("date", "purchase_date", "order_date", "event_date", "created_at"),
+        ("order", "position"),
+    ),
+    "history": (
+        ("history_item_id",),
+        ("item_id_list",),
+        ("history_item_ids", "history_ids", "history_items", "history"),
+    ),
+    "vector": (("vector", "embedding", "embeddings", "vectors", "emb"),),
+}
+"""What a column holds -> the names by which it is guessed."""
 
 
 @dataclass(frozen=True)
@@ -120,116 +119,123 @@ class EventNames:
             check_time_format(self.time_format)
 
 
-def choose_column(
-    path: Path,
-    available: Sequence[str],
-    named: str | None,
-    conventional: Tiers,
-    content: str,
-    hint: str = "rename one of them",
-    *,
-    recorded: str | None = None,
-) -> str | None:
-    """The column `named`, else the `recorded` one if the file has it, else a guess, else None.
+@dataclass(frozen=True)
+class Header:
+    """The names of a table's columns."""
 
-    `content` describes the column in errors, `hint` says how to name it. Raises UsageError if the
-    file lacks the named column, or two columns of one tier could be meant.
-    """
-    if named is not None:
-        if named not in available:
+    path: Path
+    names: Sequence[str]
+
+    def check(self, name: str, content: str) -> None:
+        """Raise UsageError unless the table has the column `name`, which holds some content."""
+        if name not in self.names:
             raise UsageError(
-                f"{path} has no column {named!r} for the {content}",
-                hint=f"it has {', '.join(available)}",
+                f"{self.path} has no column {name!r} for the {content}",
+                hint=f"it has {', '.join(self.names)}",
             )
-        return named
-    if recorded in available:
-        return recorded
-    for tier in conventional:
-        names = {_plain_name(name) for name in tier}
-        matches = [name for name in available if _plain_name(name) in names]
-        if len(matches) > 1:
+
+    def choose(
+        self, content: str, hint: str, *, named: str | None = None, recorded: str | None = None
+    ) -> str | None:
+        """The column `named`, else the `recorded` one if the table has it, else a guess, else None.
+
+        `content`, a key of GUESSES, describes the column in errors, `hint` says how to name it.
+        Raises UsageError if the table lacks the named column, or two columns of one tier could be
+        meant."""
+        if named is not None:
+            self.check(named, content)
+            return named
+        if recorded in self.names:
+            return recorded
+        for tier in GUESSES[content]:
+            plain_names = {_plain_name(name) for name in tier}
+            matches = [name for name in self.names if _plain_name(name) in plain_names]
+            if len(matches) > 1:
+                raise UsageError(
+                    f"{self.path} has two columns that look like the {content}: {matches[0]!r} and "
+                    f"{matches[1]!r}",
+                    hint=hint,
+                )
+            if matches:
+                return matches[0]
+        return None
+
+    def need(
+        self, content: str, hint: str, *, named: str | None = None, recorded: str | None = None
+    ) -> str:
+        """As `choose`, but raises UsageError if there is none."""
+        name = self.choose(content, hint, named=named, recorded=recorded)
+        if name is None:
+            raise self.lacking([content], hint)
+        return name
+
+    def lacking(self, contents: Iterable[str], hint: str) -> UsageError:
+        """The error for columns that are neither named nor guessed."""
+        return UsageError(
+            f"{self.path} has no column that looks like the {', the '.join(contents)}: "
+            f"{', '.join(self.names)}",
+            hint=hint,
+        )
+
+    def catalog(
+        self,
+        id_column: str | None = None,
+        title_column: str | None = None,
+        recorded: CatalogColumns | None = None,
+    ) -> CatalogColumns:
+        """The columns of ids and titles; arguments and errors as in `read_items`."""
+        past = recorded.id if recorded else None
+        item_id = self.need("item id", "name it with --id-column", named=id_column, recorded=past)
+        past = recorded.title if recorded else None
+        hint = "name it with --title-column"
+        title = self.choose("title", hint, named=title_column, recorded=past)
+        return CatalogColumns(item_id, title)
+
+    def events(
+        self, named: EventNames, recorded: EventColumns | None = None, *, has_options: bool = False
+    ) -> EventColumns:
+        """The columns of events; errors as in `read_interactions`. `has_options` says whether the
+        command itself has the options that name them, as `check` has."""
+        path = self.path
+        command = (
+            "name it with" if has_options else f"`sidtool split {path} -o SPLIT` names it with"
+        )
+        if named.user is named.item is None and self.choose("history", "rename one of them"):
             raise UsageError(
-                f"{path} has two columns that look like the {content}: {matches[0]!r} and "
-                f"{matches[1]!r}",
-                hint=hint,
+                f"{path} holds windows (histories and targets), not events",
+                hint=f"sidtool split {path} --protocol given --valid FILE --test FILE -o FOLDER",
             )
-        if matches:
-            return matches[0]
-    return None
-
-
-def need_column(
-    path: Path,
-    available: Sequence[str],
-    named: str | None,
-    conventional: Tiers,
-    content: str,
-    hint: str,
-    *,
-    recorded: str | None = None,
-) -> str:
-    """As `choose_column`, but raises UsageError if there is none."""
-    name = choose_column(path, available, named, conventional, content, hint, recorded=recorded)
-    if name is None:
-        raise UsageError(
-            f"{path} has no column that looks like the {content}: {', '.join(available)}", hint=hint
+        rows_ordered = recorded is not None and recorded.order is None and named.order is None
+        past = recorded or EventNames()
+        wanted = {
+            "--user-column": ("user id", named.user, past.user),
+            "--item-column": ("item id", named.item, past.item),
+            "--order-column": (TIME, named.order, past.order),
+        }
+        if named.order_by == "row" or rows_ordered:
+            del wanted["--order-column"]
+        column_by_flag = {}
+        missing = {}
+        for flag, (content, name, recorded_name) in wanted.items():
+            column = self.choose(content, f"{command} {flag}", named=name, recorded=recorded_name)
+            if column is None:
+                missing[flag] = content
+            else:
+                column_by_flag[flag] = column
+        if missing:
+            rows = ", or with --order row if the rows are in order"
+            hint = f"{command} {', '.join(missing)}{rows if '--order-column' in missing else ''}"
+            raise self.lacking(missing.values(), hint)
+        if len(set(column_by_flag.values())) < len(column_by_flag):
+            flags = ", ".join(f"{flag} {column}" for flag, column in column_by_flag.items())
+            raise UsageError(f"{path}: user, item and order need different columns, not {flags}")
+        order = column_by_flag.get("--order-column")
+        time_format = named.time_format
+        if recorded is not None and recorded.order == order:
+            time_format = time_format or recorded.time_format
+        return EventColumns(
+            column_by_flag["--user-column"], column_by_flag["--item-column"], order, time_format
         )
-    return name
-
-
-def choose_event_columns(
-    path: Path,
-    available: Sequence[str],
-    named: EventNames,
-    recorded: EventColumns | None = None,
-    *,
-    has_options: bool = False,
-) -> EventColumns:
-    """The columns of events among those of a file; errors as in `read_interactions`. `has_options`
-    says whether the command itself has the options that name them, as `check` has."""
-    command = "name it with" if has_options else f"`sidtool split {path} -o SPLIT` names it with"
-    if named.user is named.item is None and choose_column(
-        path, available, None, HISTORY_COLUMNS, "history"
-    ):
-        raise UsageError(
-            f"{path} holds windows (histories and targets), not events",
-            hint=f"sidtool split {path} --protocol given --valid FILE --test FILE -o FOLDER",
-        )
-    rows_ordered = recorded is not None and recorded.order is None and named.order is None
-    recorded_names = recorded or EventNames()
-    wanted: dict[str, tuple[str | None, Tiers, str, str | None]] = {
-        "--user-column": (named.user, USER_COLUMNS, "user id", recorded_names.user),
-        "--item-column": (named.item, ID_COLUMNS, "item id", recorded_names.item),
-        "--order-column": (named.order, ORDER_COLUMNS, TIME, recorded_names.order),
-    }
-    if named.order_by == "row" or rows_ordered:
-        del wanted["--order-column"]
-    column_by_flag = {}
-    missing = {}
-    for flag, (name, tiers, content, recorded_name) in wanted.items():
-        hint = f"{command} {flag}"
-        column = choose_column(path, available, name, tiers, content, hint, recorded=recorded_name)
-        if column is None:
-            missing[flag] = content
-        else:
-            column_by_flag[flag] = column
-    if missing:
-        rows = ", or with --order row if the rows are in order"
-        raise UsageError(
-            f"{path} has no column that looks like the {', the '.join(missing.values())}: "
-            f"{', '.join(available)}",
-            hint=f"{command} {', '.join(missing)}{rows if '--order-column' in missing else ''}",
-        )
-    if len(set(column_by_flag.values())) < len(column_by_flag):
-        flags = ", ".join(f"{flag} {column}" for flag, column in column_by_flag.items())
-        raise UsageError(f"{path}: user, item and order need different columns, not {flags}")
-    order = column_by_flag.get("--order-column")
-    time_format = named.time_format
-    if recorded is not None and recorded.order == order:
-        time_format = time_format or recorded.time_format
-    return EventColumns(
-        column_by_flag["--user-column"], column_by_flag["--item-column"], order, time_format
-    )
 
 
 def _plain_name(name: str) -> str:

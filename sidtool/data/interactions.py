@@ -18,7 +18,7 @@ from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError
 from sidtool.base.threads import in_threads, read_ahead
 from sidtool.data.coded import ArrowCodes, Coded, Column, Texts
-from sidtool.data.columns import EventColumns, EventNames, choose_column, choose_event_columns
+from sidtool.data.columns import EventColumns, EventNames, Header
 from sidtool.data.event_sort import ORDER, REST, USER, Spill, sort_events
 from sidtool.data.tables.tables import column_batches, column_names
 from sidtool.data.times import (
@@ -98,18 +98,16 @@ def read_interactions(
     """Read events from a file of any type (`CONTAINERS`), with the cells of `further` columns.
 
     Columns that are not named are those that a split has `recorded`, if the file has them, or
-    guessed from USER_COLUMNS, ID_COLUMNS and ORDER_COLUMNS. Order is a number in all rows, or an
+    guessed (`GUESSES`). Order is a number in all rows, or an
     ISO date in all; ties keep the file's order. With `spill` the same arrays are made within a
     memory budget, and lie in files. They are the same for any number of threads.
 
     Raises UsageError for a missing column or a file of windows, DataError for malformed or empty
     cells."""
-    available = column_names(path)
-    columns = choose_event_columns(
-        path, available, names or EventNames(), recorded, has_options=names is not None
-    )
+    header = Header(path, column_names(path))
+    columns = header.events(names or EventNames(), recorded, has_options=names is not None)
     for name in further:
-        choose_column(path, available, name, (), "events")
+        header.check(name, "events")
     coder = EventCoder(threads)
     most_events = CODED_EVENTS if spill is None else min(CODED_EVENTS, spill.coded_events)
     arrays = sort_events(_runs(path, columns, further, coder, most_events), spill, threads)

@@ -16,13 +16,7 @@ from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.base.locations import given_path
 from sidtool.base.options import option
 from sidtool.data.coded import Texts, arrow_values
-from sidtool.data.columns import (
-    ID_COLUMNS,
-    TITLE_COLUMNS,
-    CatalogColumns,
-    choose_column,
-    need_column,
-)
+from sidtool.data.columns import CatalogColumns, Header
 from sidtool.data.tables.json_tables import parse_list
 from sidtool.data.tables.tables import column_names, read_columns, rows_by_id
 
@@ -117,22 +111,22 @@ def read_items(
     """Read a catalog from a file of any type (`tables.CONTAINERS`).
 
     Columns that are not named are those that a bundle has `recorded`, if the file has them, or
-    guessed from ID_COLUMNS and TITLE_COLUMNS. In the template,
-    `{title}` is the title column, any other `{name}` a column of the file. An item with an empty
-    text gets its id as text, with a SidtoolWarning. With an empty template every text is the id.
-    `packed`: all columns are Texts, which take a fifth of the memory and are slower to index; with
-    a `folder` they are in unnamed files there, and take none.
+    guessed (`columns.GUESSES`). In the template, `{title}` is the title column, any other `{name}`
+    a column of the file. An item with an empty text gets its id as text, with a SidtoolWarning.
+    With an empty template every text is the id. `packed`: all columns are Texts, which take a fifth
+    of the memory and are slower to index; with a `folder` they are in unnamed files there, and take
+    none.
 
     Raises UsageError for a missing column, DataError for malformed rows, empty and duplicate
     ids."""
     path = given_path(path)
     template = DEFAULT_TEMPLATE if text_template is None else text_template
-    available = column_names(path)
-    columns = choose_catalog_columns(path, available, id_column, title_column, recorded)
+    header = Header(path, column_names(path))
+    columns = header.catalog(id_column, title_column, recorded)
     id_name = columns.id
     title_name = columns.title
     sources = {
-        name: _source(path, available, title_name, name)
+        name: _source(header, title_name, name)
         for name in (*(template_columns(template) if template else ()), *fields)
     }
     text_columns = [*sources.values(), *([title_name] if title_name else [])]
@@ -170,26 +164,6 @@ def read_items(
     item_fields = {name: plain[sources[name]] for name in fields}
     items = make_items(ids, titles, texts, fields=item_fields, template=template)
     return replace(items, columns=columns, folder=place)
-
-
-def choose_catalog_columns(
-    path: Path,
-    available: Sequence[str],
-    id_column: str | None = None,
-    title_column: str | None = None,
-    recorded: CatalogColumns | None = None,
-) -> CatalogColumns:
-    """The columns of ids and titles among those of a file; arguments and errors as in
-    `read_items`."""
-    past = recorded.id if recorded else None
-    hint = "name it with --id-column"
-    item_id = need_column(path, available, id_column, ID_COLUMNS, "item id", hint, recorded=past)
-    past = recorded.title if recorded else None
-    hint = "name it with --title-column"
-    title = choose_column(
-        path, available, title_column, TITLE_COLUMNS, "title", hint, recorded=past
-    )
-    return CatalogColumns(item_id, title)
 
 
 def make_items(
@@ -274,15 +248,15 @@ def _parts(template: str) -> list[tuple[str, str | None]]:
     return [*parts, (before, None)]
 
 
-def _source(path: Path, available: Sequence[str], title_name: str | None, name: str) -> str:
+def _source(header: Header, title_name: str | None, name: str) -> str:
     """The column of the file for a name in the template or in `fields`."""
     if name == "title" and title_name is not None:
         return title_name
-    if name not in available:
-        hint = f"it has {', '.join(available)}" + (
+    if name not in header.names:
+        hint = f"it has {', '.join(header.names)}" + (
             "; --title-column names the title" if name == "title" else ""
         )
-        raise UsageError(f"{path} has no column {name!r}", hint=hint)
+        raise UsageError(f"{header.path} has no column {name!r}", hint=hint)
     return name
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.columns import choose_column
+from sidtool.data.columns import Header
 from sidtool.data.items import Items, render, template_columns
 from sidtool.data.tables.json_tables import is_id, json_lines
 from sidtool.data.tables.tables import column_names, read_columns, suffix
@@ -75,10 +75,10 @@ def compose_queries(items: Items, template: str) -> tuple[Query, ...]:
 
 def _table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number and cells of each row; empty cells are left out."""
-    available = column_names(path)
-    names = ["item", "text", *(["user"] if "user" in available else [])]
+    header = Header(path, column_names(path))
+    names = ["item", "text", *(["user"] if "user" in header.names else [])]
     for name in names:
-        choose_column(path, available, name, (), "queries")
+        header.check(name, "queries")
     table = read_columns(path, names, ids=[name for name in names if name != "text"])
     columns = [table[name].to_pylist() for name in names]
     for number, cells in enumerate(zip(*columns, strict=True), start=1):

@@ -18,7 +18,7 @@ from sidtool.base.digests import digest_strings
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
 from sidtool.data.coded import LOOKED_UP, Texts
-from sidtool.data.columns import ID_COLUMNS, choose_column, need_column
+from sidtool.data.columns import Header
 from sidtool.data.tables.json_tables import is_id
 from sidtool.data.tables.opening import (
     PARQUET,
@@ -38,7 +38,6 @@ from sidtool.data.zarr_vectors import open_zarr
 
 MAX_NPY_HEADER = 10_000
 """NumPy's limit, which it checks after it has read the header."""
-VECTOR_COLUMNS = (("vector", "embedding", "embeddings", "vectors", "emb"),)
 
 
 def read_vectors(
@@ -322,12 +321,12 @@ class _ParquetColumn:
 
 
 def _open_parquet(path: Path) -> Opened:
-    names = parquet_column_names(path)
-    id_name = need_column(path, names, None, ID_COLUMNS, "item id", "name it item_id")
-    name = choose_column(path, names, None, VECTOR_COLUMNS, "vector")
+    header = Header(path, parquet_column_names(path))
+    id_name = header.need("item id", "name it item_id")
+    name = header.choose("vector", "rename one of them")
     if name is None:
         raise DataError(
-            f"{path} has no column of vectors: {', '.join(names)}",
+            f"{path} has no column of vectors: {', '.join(header.names)}",
             hint="name it 'vector' or 'embedding'",
         )
     return _ParquetColumn(path, name), partial(_parquet_ids, path, id_name), 1

@@ -4,44 +4,43 @@ from pathlib import Path
 import pytest
 
 from sidtool.base.errors import UsageError
-from sidtool.data import columns
-from sidtool.data.columns import CatalogColumns, choose_column
+from sidtool.data.columns import GUESSES, CatalogColumns, Header
 from sidtool.data.items import read_items
 from tests.data.tables.files import write_table
 
 PATH = Path("x.csv")
-TIERS = (("asin",), ("movie_id", "sku"))
+HINT = "name it with --id-column"
 
 
 def test_a_named_column_comes_first_then_a_recorded_one_then_a_guess() -> None:
     names = ("rating", "movieId", "asin")
-    assert choose_column(PATH, names, "rating", TIERS, "item id", recorded="asin") == "rating"
-    assert choose_column(PATH, names, None, TIERS, "item id", recorded="rating") == "rating"
-    assert choose_column(PATH, names, None, TIERS, "item id", recorded="gone") == "asin"
-    assert choose_column(PATH, ("rating", "Movie-ID"), None, TIERS, "item id") == "Movie-ID"
-    assert choose_column(PATH, ("rating",), None, TIERS, "item id") is None
+    header = Header(PATH, names)
+    assert header.choose("item id", HINT, named="rating", recorded="asin") == "rating"
+    assert header.choose("item id", HINT, recorded="rating") == "rating"
+    assert header.choose("item id", HINT, recorded="gone") == "asin"
+    assert Header(PATH, ("rating", "Movie-ID")).choose("item id", HINT) == "Movie-ID"
+    assert Header(PATH, ("rating",)).choose("item id", HINT) is None
     with pytest.raises(UsageError, match="no column 'x'") as caught:
-        choose_column(PATH, names, "x", TIERS, "item id")
+        header.choose("item id", HINT, named="x")
     assert "rating, movieId, asin" in str(caught.value.shell_hint)
 
 
 @pytest.mark.parametrize("names", [("SKU", "movie_id"), ("sku", "SKU"), ("movieId", "movie_id")])
 def test_two_columns_of_one_tier_are_ambiguous(names: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="two columns that look like the item id") as caught:
-        choose_column(PATH, names, None, TIERS, "item id", "name it with --id-column")
+        Header(PATH, names).choose("item id", HINT)
     assert all(repr(name) in str(caught.value) for name in names)
-    assert caught.value.shell_hint == "name it with --id-column"
-    assert choose_column(PATH, (*names, "asin"), None, TIERS, "item id") == "asin"
+    assert caught.value.shell_hint == HINT
+    assert Header(PATH, (*names, "asin")).choose("item id", HINT) == "asin"
 
 
-@pytest.mark.parametrize("content", ["ID", "TITLE", "USER", "ORDER", "HISTORY"])
+@pytest.mark.parametrize("content", GUESSES)
 def test_every_conventional_name_is_recognized_in_any_case(content: str) -> None:
-    tiers: columns.Tiers = getattr(columns, f"{content}_COLUMNS")
-    names = list(chain.from_iterable(tiers))
+    names = list(chain.from_iterable(GUESSES[content]))
     assert len(set(names)) == len(names)
     for name in names:
         spelled = name.title().replace("_", "")
-        assert choose_column(PATH, ("other", spelled), None, tiers, "it") == spelled
+        assert Header(PATH, ("other", spelled)).choose(content, HINT) == spelled
 
 
 def test_items_know_their_columns(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.base.options import Option, check_options, option
 from sidtool.data.coded import Coded, object_array
-from sidtool.data.columns import USER_COLUMNS, need_column
+from sidtool.data.columns import Header
 from sidtool.data.fields.fields import (
     TARGET,
     TARGET_VALUES,
@@ -246,14 +246,13 @@ def _read_users(
     path = options.users
     if path is None:
         return {}, {}
-    available = column_names(path)
+    header = Header(path, column_names(path))
     hint = f"call it {events.columns.user}, as in the events"
-    id_column = need_column(
-        path, available, None, USER_COLUMNS, "user id", hint, recorded=events.columns.user
-    )
-    names = options.user_fields or tuple(FieldName(name) for name in available if name != id_column)
+    id_column = header.need("user id", hint, recorded=events.columns.user)
+    others = [name for name in header.names if name != id_column]
+    names = options.user_fields or tuple(map(FieldName, others))
     for name in names:
-        need_column(path, available, name.name, (), "user field", "")
+        header.check(name.name, "user field")
         if name.name == id_column:
             raise UsageError(f"column {id_column!r} of {path} has the ids of users, it is no field")
     table = read_columns(path, [id_column, *(name.name for name in names)], ids=[id_column])

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.columns import CatalogColumns, EventColumns, EventNames, choose_event_columns
+from sidtool.data.columns import CatalogColumns, EventColumns, EventNames, Header
 from sidtool.data.interactions import with_iso_times
-from sidtool.data.items import CatalogNames, choose_catalog_columns
+from sidtool.data.items import CatalogNames
 from sidtool.data.prepare.raw import Cells as EventCells
 from sidtool.data.prepare.raw import table_batches
 from sidtool.data.tables.tables import column_names, read_columns
@@ -106,10 +106,8 @@ def read_tables(
 def _are_swapped(items: Path, events: Path) -> bool:
     """Whether the first file has the columns of events and no titles, and the second has titles."""
     try:
-        choose_event_columns(items, column_names(items), EventNames())
-        first, second = (
-            choose_catalog_columns(path, column_names(path)) for path in (items, events)
-        )
+        Header(items, column_names(items)).events(EventNames())
+        first, second = (Header(path, column_names(path)).catalog() for path in (items, events))
     except (UsageError, DataError):
         return False
     return first.title is None and second.title is not None
@@ -119,37 +117,39 @@ def read_catalog_table(
     path: Path, id_column: str | None = None, title_column: str | None = None
 ) -> CatalogTable:
     """Read every column of a catalog; errors as in `check.check`."""
-    names = column_names(path)
-    columns = choose_catalog_columns(path, names, id_column, title_column)
-    return CatalogTable(path, columns, _cells(path, names, (columns.id,)))
+    header = Header(path, column_names(path))
+    columns = header.catalog(id_column, title_column)
+    return CatalogTable(path, columns, _cells(header, (columns.id,)))
 
 
 def read_event_table(path: Path, names: EventNames | None = None) -> EventTable:
     """Read every column of a file of events; dates of a named format become ISO dates. Errors as in
     `check.check`."""
-    available = column_names(path)
-    columns = choose_event_columns(path, available, names or EventNames(), has_options=True)
-    return EventTable(path, columns, _cells(path, available, (columns.user, columns.item), columns))
+    header = Header(path, column_names(path))
+    columns = header.events(names or EventNames(), has_options=True)
+    return EventTable(path, columns, _cells(header, (columns.user, columns.item), columns))
 
 
 def _cells(
-    path: Path, names: tuple[str, ...], ids: tuple[str, ...], events: EventColumns | None = None
+    header: Header, ids: tuple[str, ...], events: EventColumns | None = None
 ) -> dict[str, Cells]:
-    table = dict(read_columns(path, names, ids=ids))
+    table = read_columns(header.path, header.names, ids=ids)
     if events is not None and events.order is not None and events.time_format is not None:
         table[events.order] = iso_times(table[events.order], events.time_format)
-    return {name: tuple(value or "" for value in table[name].to_pylist()) for name in names}
+    return {
+        name: tuple(value or "" for value in column.to_pylist()) for name, column in table.items()
+    }
 
 
 def read_events(
     path: Path, names: EventNames | None = None, rating: str | None = None
 ) -> Iterator[EventCells]:
     """The events of a table. The rating is the column of that name unless another one is named."""
-    available = column_names(path)
-    columns = choose_event_columns(path, available, names or EventNames(), has_options=True)
-    if rating is not None and rating not in available:
-        raise UsageError(f"{path} has no column {rating!r}", hint=f"it has {', '.join(available)}")
-    rating = rating or (RATING if RATING in available else None)
+    header = Header(path, column_names(path))
+    columns = header.events(names or EventNames(), has_options=True)
+    if rating is not None:
+        header.check(rating, "rating")
+    rating = rating or (RATING if RATING in header.names else None)
     used = {"user": columns.user, "item": columns.item, "order": columns.order, "rating": rating}
     batches = table_batches(path, {content: name for content, name in used.items() if name})
     return batches if columns.time_format is None else with_iso_times(batches, columns.time_format)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from sidtool.base.errors import DataError
-from sidtool.data.columns import HISTORY_COLUMNS, ID_COLUMNS, USER_COLUMNS, need_column
+from sidtool.data.columns import Header
 from sidtool.data.tables.json_tables import is_id, parse_list
 from sidtool.data.tables.tables import column_names, read_columns
 
@@ -37,12 +37,10 @@ def read_windows(path: Path) -> tuple[Window, ...]:
 
     A history is a list in JSON or as a Python literal, or ids with blanks between them (RecBole's
     `item_id_list`). Raises UsageError for a missing column, DataError for a malformed cell."""
-    available = column_names(path)
-    user = need_column(path, available, None, USER_COLUMNS, "user id", "name it user_id")
-    history = need_column(
-        path, available, None, HISTORY_COLUMNS, "history", "name it history_item_id"
-    )
-    item = need_column(path, available, None, ID_COLUMNS, "item id", "name it item_id")
+    header = Header(path, column_names(path))
+    user = header.need("user id", "name it user_id")
+    history = header.need("history", "name it history_item_id")
+    item = header.need("item id", "name it item_id")
     table = read_columns(path, [user, history, item], ids=[user, item])
     users, histories, items = (table[name].to_pylist() for name in (user, history, item))
     windows = []

@@ -1,7 +1,7 @@
 from pathlib import Path
 from typing import get_args
 
-from sidtool.data import columns
+from sidtool.data.columns import GUESSES, TIME, Tiers
 from sidtool.data.prepare.check import MEANINGS, STOPS
 from sidtool.data.prepare.preparation import Source
 from sidtool.data.tables.tables import CONTAINERS
@@ -9,14 +9,14 @@ from sidtool.data.tables.tables import CONTAINERS
 PAGE = (Path(__file__).resolve().parents[3] / "docs/data.md").read_text(encoding="utf-8")
 
 
-def rows(tiers: columns.Tiers) -> str:
+def rows(tiers: Tiers) -> str:
     tiers = [", ".join(f"`{name}`" for name in tier) for tier in tiers]
     return "\n".join(f"| {number} | {names} |" for number, names in enumerate(tiers, 1))
 
 
 def test_the_page_lists_every_guess_in_its_tier() -> None:
-    for content in ("ID", "TITLE", "USER", "ORDER"):
-        assert rows(getattr(columns, f"{content}_COLUMNS")) in PAGE
+    for content in ("item id", "title", "user id", TIME):
+        assert rows(GUESSES[content]) in PAGE
 
 
 def test_the_page_lists_every_problem_and_format() -> None:
