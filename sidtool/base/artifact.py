@@ -44,9 +44,8 @@ def describe(location: str | Path) -> str | None:
                 return EXAMPLES
             return _stored_kind(path) if path.suffix == ".zip" else "a file"
         for name, kind in MARKERS.items():
-            if not (path / name).is_file():
-                continue
-            return (_stored_kind(path) or kind) if name == "zarr.json" else kind
+            if (path / name).is_file():
+                return (_stored_kind(path) or kind) if name == "zarr.json" else kind
         if any(path.glob(f"*{LINEAGE_SUFFIX}")):
             return "a folder of training examples"
     return None

@@ -196,7 +196,7 @@ class Storage:
         with self._store_errors("written"):
             if self._is_local:
                 for name, data in objects.items():
-                    _replace_file(Path(self._path(name)), [data], beside=Path(self._root))
+                    self._replace(name, [data])
             elif objects:
                 self._filesystem.pipe({self._path(name): data for name, data in objects.items()})
 
@@ -204,11 +204,10 @@ class Storage:
         """Write an object of a folder piece by piece. It appears whole or not at all where the
         store's client sends a file so."""
         with self._store_errors("written"):
-            path = self._path(name)
             if self._is_local:
-                _replace_file(Path(path), pieces, beside=Path(self._root))
+                self._replace(name, pieces)
                 return
-            with self._filesystem.open(path, "wb") as stream:
+            with self._filesystem.open(self._path(name), "wb") as stream:
                 for piece in pieces:
                     stream.write(piece)
 
@@ -220,6 +219,21 @@ class Storage:
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+    def _replace(self, name: str, pieces: Iterable[bytes]) -> None:
+        """Write an object of a local folder."""
+        path, folder = Path(self._path(name)), Path(self._root)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # a killed process may leave this file, so it is beside the folder and not in it; its name
+        # is unique because another push may write the same object
+        partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.partial")
+        try:
+            with partial.open("wb") as stream:
+                for piece in pieces:
+                    stream.write(piece)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def _locate(self, name: str, start: int | None, stop: int | None) -> Range:
         """The file that holds a range of an object, and the range within that file."""
@@ -290,20 +304,6 @@ def _in_range(data: bytes, start: int | None, stop: int | None) -> bytes:
     the whole object."""
     first = start or 0
     return data[first:stop] if stop is not None and len(data) > stop - first else data
-
-
-def _replace_file(path: Path, pieces: Iterable[bytes], *, beside: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # a killed process may leave this file, so it is beside the folder and not in it; its name is
-    # unique because another push may write the same object
-    partial = beside.with_name(f"{beside.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("wb") as stream:
-            for piece in pieces:
-                stream.write(piece)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 SPARSE_BYTES = 64 << 20

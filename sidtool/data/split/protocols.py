@@ -164,7 +164,8 @@ class SplitEvents:
         events of its user before the session."""
         starts, sessions = self.interactions.starts, self.sessions
         assert sessions is not None  # as in `last_session`
-        stops = sessions.stops[np.searchsorted(sessions.starts, firsts)]
+        all_stops = np.append(sessions.starts[1:], len(self.interactions))
+        stops = all_stops[np.searchsorted(sessions.starts, firsts)]
         bounds = (np.searchsorted(self.targets, ends) for ends in (firsts, stops))
         return PackedExamples(
             self.store,

@@ -24,8 +24,6 @@ class SessionTable:
     rule: SessionRule
     starts: NDArray[np.int64]
     """(sessions,): the index of the first event of each session, ascending"""
-    stops: NDArray[np.int64]
-    """(sessions,): one more than the index of its last event"""
 
 
 def read_sessions(path: Path, events: Interactions, rule: SessionRule) -> SessionTable:
@@ -47,8 +45,7 @@ def read_sessions(path: Path, events: Interactions, rule: SessionRule) -> Sessio
             row = int(events.rows[empty].min())
             raise DataError(f"{path}, row {row + 1}: {rule.column} is empty")
         begins = _named_begins(events.users.codes, cells.codes)
-    starts = np.flatnonzero(begins)
-    return SessionTable(rule, starts, np.append(starts[1:], len(begins)))
+    return SessionTable(rule, np.flatnonzero(begins))
 
 
 def _named_begins(

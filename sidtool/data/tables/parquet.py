@@ -146,16 +146,14 @@ def _tables(path: Path, rows: int, names: Sequence[str] | None = None) -> Iterat
         with opened:
             batches = opened.iter_batches(min(rows, most), columns=stored)
             for part in chain.from_iterable(_parts(path, batch) for batch in batches):
-                table = pa.Table.from_batches([part])
-                for number, column in enumerate(part.columns):
+                columns = dict(zip(part.schema.names, part.columns, strict=True))
+                for name, column in columns.items():
                     if pa.types.is_dictionary(column.type):
-                        name = part.schema.names[number]
-                        table = table.set_column(number, name, column.dictionary_decode())
+                        columns[name] = column.dictionary_decode()
                 for name, value in values.items():
                     if names is None or name in names:
-                        column = pa.repeat(pa.scalar(value), part.num_rows)
-                        table = table.append_column(name, column)
-                yield table
+                        columns[name] = pa.repeat(pa.scalar(value), part.num_rows)
+                yield pa.table(columns)
 
 
 def _open_bounded(path: Path, names: Sequence[str] | None) -> tuple[Any, int]:

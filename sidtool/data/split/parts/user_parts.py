@@ -16,10 +16,10 @@ from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import Digest, JsonRecord
 from sidtool.base.threads import release_arrow_memory
-from sidtool.data.coded import Coded, Texts
-from sidtool.data.columns import EventColumns, EventNames, choose_column, choose_event_columns
+from sidtool.data.coded import Texts
+from sidtool.data.columns import EventColumns, EventNames, Header
 from sidtool.data.event_sort import ORDER, USER
-from sidtool.data.fields.fields import TARGET, TARGET_VALUES, FieldTypes, Value
+from sidtool.data.fields.fields import TARGET, TARGET_VALUES, FieldTypes
 from sidtool.data.interactions import ITEM, EventCoder, runs_of_cells, with_iso_times
 from sidtool.data.split.consistency import check_parts
 from sidtool.data.split.digests import BucketDigests, pair_digest
@@ -64,10 +64,10 @@ class PartPlan:
 
     def columns_of(self, path: Path) -> EventColumns:
         """The columns of a file of events; errors as in `read_interactions`."""
-        available = column_names(path)
+        header = Header(path, column_names(path))
         for name in self.options.further_columns:
-            choose_column(path, available, name, (), "events")
-        return choose_event_columns(path, available, self.options.columns, has_options=True)
+            header.check(name, "events")
+        return header.events(self.options.columns, has_options=True)
 
     def buckets(self, part: int) -> range:
         """The buckets of a part."""
@@ -189,16 +189,15 @@ def split_part(
     digests = BucketDigests.of(split.train, split.valid, split.test, plan.buckets(number))
     files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
     origin = split.origin
-    named_columns = split.train.store.fields.items()
-    empty = tuple(name for name, column in named_columns if _is_empty(name, column))
+    nothing = {TARGET: TARGET_VALUES[False]}
+    empty = tuple(
+        name
+        for name, column in split.train.store.fields.items()
+        if all(column.names[code] == nothing.get(name) for code in np.unique(column.codes))
+    )
     return SplitPart(
         split.counts, digests, origin.events_digest, files, origin.fields, origin.cuts, empty
     )
-
-
-def _is_empty(name: str, column: Coded[Value | None]) -> bool:
-    nothing = TARGET_VALUES[False] if name == TARGET else None
-    return all(column.names[code] == nothing for code in np.unique(column.codes))
 
 
 def empty_part(plan: PartPlan, number: int) -> SplitPart:
