@@ -2,12 +2,12 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,42 +19,16 @@ from sidtool.base.output_name import FOLDER
 from sidtool.base.records import JsonRecord
 from sidtool.data.columns import EventNames
 from sidtool.data.items import CatalogNames
-from sidtool.data.prepare import amazon, movielens
 from sidtool.data.prepare.cleaning import EVENTS_FILE, ITEMS_FILE
-from sidtool.data.prepare.raw import (
-    Cells,
-    FilterOptions,
-    RawEvents,
-    Step,
-    collect,
-    filter_events,
-    table_batches,
-)
+from sidtool.data.prepare.formats import FORMATS, Format, Source
+from sidtool.data.prepare.raw import FilterOptions, RawEvents, Step, collect, filter_events
 from sidtool.data.prepare.tables import read_events, read_items
 from sidtool.data.tables.opening import as_url
 
-Source = Literal[
-    "amazon-2014", "amazon-2018", "amazon-2023", "movielens", "recbole", "kuairand", "table"
-]
 CATALOG_FLAGS = ("--all-items", "--id-column", "--title-column")
 RECORD = "prepare.json"
 ROWS = 1 << 16
 """Rows of a table that are written at once."""
-
-
-@dataclass(frozen=True)
-class Format:
-    """How a public data set is read."""
-
-    find: Callable[[Path], tuple[list[Path], list[Path]]] | None
-    """The files of events and the files of items in a folder; None for tables, whose paths may be
-    patterns, folders and URLs."""
-    read_events: Callable[[Path], Iterator[Cells]]
-    read_items: Callable[[Path], Iterator[dict[str, str]]]
-    has_several_files: bool = False
-    """Whether the events of a data set are in more than one file."""
-    min_rating: float | None = None
-    """What is an event, unless the user says so."""
 
 
 @dataclass(frozen=True)
@@ -107,44 +81,6 @@ class Prepared(JsonRecord):
     one id, and items without events."""
     items: int
     """Items that were written."""
-
-
-def _amazon(year: amazon.Year) -> Format:
-    return Format(
-        amazon.find_files,
-        partial(amazon.read_reviews, year=year),
-        partial(amazon.read_metadata, year=year),
-    )
-
-
-def _kuairand_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The logs and the basic features in a folder, or in its folder `data`."""
-    inner = folder / "data"
-    place = inner if inner.is_dir() else folder
-    return sorted(place.glob("log_*.csv")), sorted(place.glob("video_features_basic*.csv"))
-
-
-KUAIRAND = {"user": "user_id", "item": "video_id", "order": "time_ms", "rating": "is_click"}
-"""Columns of its logs of shown videos; feedback serves as rating: 1 for a click, which is an
-event."""
-FORMATS: dict[str, Format] = {
-    "amazon-2014": _amazon("2014"),
-    "amazon-2018": _amazon("2018"),
-    "amazon-2023": _amazon("2023"),
-    "movielens": Format(movielens.find_files, movielens.read_ratings, movielens.read_films),
-    "recbole": Format(
-        lambda folder: (sorted(folder.glob("*.inter")), sorted(folder.glob("*.item"))),
-        read_events,
-        read_items,
-    ),
-    "kuairand": Format(
-        _kuairand_files,
-        partial(table_batches, columns=KUAIRAND),
-        partial(read_items, id_column="video_id"),
-        has_several_files=True,
-        min_rating=1.0,
-    ),
-}
 
 
 @keeps_inputs()

@@ -3,7 +3,7 @@ from typing import get_args
 
 from sidtool.data.columns import GUESSES, TIME, Tiers
 from sidtool.data.prepare.check import MEANINGS, STOPS
-from sidtool.data.prepare.preparation import Source
+from sidtool.data.prepare.formats import Source
 from sidtool.data.tables.tables import CONTAINERS
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs/data.md").read_text(encoding="utf-8")
