@@ -109,7 +109,7 @@ CHANGES: list[tuple[str, Callable[[pa.Table], pa.Table], str]] = [
     ("valid", changed("history", lambda v: v.__setitem__(0, -5)), "no history"),
     ("valid", changed("history", lambda v: v.__setitem__(0, 900)), "history lacks an event"),
     ("test", changed("history", lambda v: v.__setitem__(0, v[0] - 1)), "history"),
-    ("test", changed("items", lambda v: v[0].__setitem__(0, "other")), "holds split"),
+    ("test", changed("items", lambda v: v[0].__setitem__(0, "other")), "holds a split"),
 ]
 
 
