@@ -16,6 +16,8 @@ the words of Python.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -123,3 +125,15 @@ def first_line(error: BaseException) -> str:
     if isinstance(error, MemoryError | RecursionError):
         text = "it is too large or too deeply nested"
     return "".join(character if character.isprintable() else " " for character in text)[:300]
+
+
+@contextmanager
+def raised_as(kind: type[SidtoolError], problem: str, hint: str | None = None) -> Iterator[None]:
+    """Raise an error of this kind for any other error of a library, whose first line follows the
+    problem; for libraries whose errors have no common class."""
+    try:
+        yield
+    except SidtoolError:
+        raise
+    except Exception as error:
+        raise kind(f"{problem}: {first_line(error)}", hint=hint) from error

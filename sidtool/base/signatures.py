@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sidtool.base.documents import parse_json, read_document
-from sidtool.base.errors import DataError, IntegrityError, SidtoolError, UsageError, first_line
+from sidtool.base.errors import DataError, IntegrityError, UsageError, first_line, raised_as
 from sidtool.base.extras import require
 
 SIGNATURE = ".sig"
@@ -71,13 +71,9 @@ class Signer:
         does not sign."""
         with TemporaryDirectory() as work:
             out = Path(work) / "signature"
-            try:
+            with raised_as(UsageError, f"{self.name} cannot sign"):
                 config = self.configured()
                 config.set_hashing_config(_given(name, digests)).sign(name, out)
-            except SidtoolError:
-                raise
-            except Exception as error:  # the errors of the libraries have no common class
-                raise UsageError(f"{self.name} cannot sign: {first_line(error)}") from error
             return out.read_bytes()
 
 
@@ -86,17 +82,12 @@ def _key_config(key: Path) -> Any:
 
     text = _read_pem(key)
     config = signing.Config()
-    try:
-        with _decrypted(key, text) as private_key:
-            if "CERTIFICATE" in dict(_blocks(text)):
-                return config.use_certificate_signer(
-                    private_key=private_key, signing_certificate=key, certificate_chain=[key]
-                )
-            return config.use_elliptic_key_signer(private_key=private_key)
-    except SidtoolError:
-        raise
-    except Exception as error:  # the errors of cryptography have no common class
-        raise UsageError(f"{key} cannot sign: {first_line(error)}", hint=_KEYS) from error
+    with raised_as(UsageError, f"{key} cannot sign", _KEYS), _decrypted(key, text) as private_key:
+        if "CERTIFICATE" in dict(_blocks(text)):
+            return config.use_certificate_signer(
+                private_key=private_key, signing_certificate=key, certificate_chain=[key]
+            )
+        return config.use_elliptic_key_signer(private_key=private_key)
 
 
 @contextmanager
@@ -127,10 +118,8 @@ def _reach_sigstore(verb: str) -> None:
     """Raise DataError unless Sigstore's roots of trust can be fetched."""
     from sigstore.models import ClientTrustConfig
 
-    try:
+    with raised_as(DataError, f"cannot {verb} keyless", _OFFLINE):
         ClientTrustConfig.production()
-    except Exception as error:  # of several HTTP and TUF libraries
-        raise DataError(f"cannot {verb} keyless: {first_line(error)}", hint=_OFFLINE) from error
 
 
 def _identity_token() -> str:

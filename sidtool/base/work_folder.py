@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.documents import parse_json
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError, UsageError, raised_as
 from sidtool.base.output import remove, write_whole
 from sidtool.base.records import flat, shortened
 
@@ -41,11 +41,8 @@ def check_work_folder(
     record is damaged; `restart` is the hint that says how to start again. `fingerprint` may be
     `partly` known: what both have is compared then."""
     path = work / RUN_FILE
-    try:
+    with raised_as(DataError, f"{path} is damaged", hint=restart):
         old = flat(dict(parse_json(path.read_bytes())))
-    except (OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path} is damaged: {reason}", hint=restart) from error
     new = flat(fingerprint)
     keys = old.keys() & new.keys() if partly else old.keys() | new.keys()
     different = [

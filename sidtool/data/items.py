@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.digests import digest_strings
-from sidtool.base.errors import DataError, SidtoolWarning, UsageError
+from sidtool.base.errors import DataError, SidtoolWarning, UsageError, raised_as
 from sidtool.base.locations import given_path
 from sidtool.base.options import option
 from sidtool.data.coded import Texts, arrow_values
@@ -230,10 +230,8 @@ def render(template: str, values: Mapping[str, str]) -> str:
 
 def _parts(template: str) -> list[tuple[str, str | None]]:
     """Pairs of a column name and the text before it; the last one is the final text and None."""
-    try:
+    with raised_as(UsageError, f"text template {template!r} is malformed"):
         parsed = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise UsageError(f"text template {template!r} is malformed: {error}") from error
     if any(name == "" or spec or conversion for _, name, spec, conversion in parsed):
         raise UsageError(
             f"text template {template!r} is malformed: braces hold a column name and nothing else"

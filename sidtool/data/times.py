@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError, UsageError, raised_as
 from sidtool.data.coded import Column
 
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?", re.ASCII)
@@ -92,20 +92,15 @@ def parse_time(text: str) -> float:
 
 def parse_moment(text: str, unit: float = 1) -> float:
     """A number as it is, or a date in a unit of so many to a second. Raises UsageError."""
-    try:
+    with raised_as(UsageError, "a moment is a number or an ISO date"):
         return parse_time(text) * (1 if NUMBER.fullmatch(text) else unit)
-    except (ValueError, OverflowError) as error:
-        raise UsageError(f"a moment is a number or an ISO date: {error}") from error
 
 
 def check_time_format(time_format: str) -> None:
     """Raise UsageError unless a text is a format of dates (codes of strftime)."""
-    try:
+    problem = f"--time-format {time_format!r} is no format of dates"
+    with raised_as(UsageError, problem, hint="like %d/%m/%Y"):
         datetime.strptime(EPOCH.strftime(time_format), time_format)
-    except (ValueError, re.error) as error:
-        raise UsageError(
-            f"--time-format {time_format!r} is no format of dates: {error}", hint="like %d/%m/%Y"
-        ) from error
 
 
 def iso_times(column: Column, time_format: str) -> Column:

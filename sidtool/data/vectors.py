@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import DataError, UsageError, first_line
+from sidtool.base.errors import DataError, UsageError, raised_as
 from sidtool.base.jobs import RunJob, run_here
 
 Vectors = NDArray[np.float32]
@@ -71,15 +71,12 @@ class VectorSource:
         """Vectors as an array of numbers: those of a list of rows, a table or a column of vectors
         of pandas, or a tensor, too. Raises DataError for what has no numbers that NumPy can
         read."""
-        try:
+        problem = "the vectors are no numbers that NumPy can read"
+        hint = "like tensor.detach().cpu().float(), or matrix.toarray() of a sparse one"
+        with raised_as(DataError, problem, hint):
             array = np.asarray(vectors)
             if array.dtype.kind not in "fiu":  # rows in a column, nullable numbers
                 array = np.array(array.tolist(), dtype=np.float32)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise DataError(
-                f"the vectors are no numbers that NumPy can read: {first_line(error)}",
-                hint="like tensor.detach().cpu().float(), or matrix.toarray() of a sparse one",
-            ) from error
         return array
 
     @classmethod

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import parse_json, read_document
-from sidtool.base.errors import DataError, RefusedError, first_line
+from sidtool.base.errors import DataError, RefusedError, first_line, raised_as
 
 TRUST = "--trust-remote-code allows it; the checkpoint can then run any code on this machine"
 
@@ -195,10 +195,8 @@ def _check_token_ids(path: Path) -> None:
     entries as the largest."""
     if not path.is_file() or not _LONG_NUMBER.search(content := path.read_bytes()):
         return
-    try:
+    with raised_as(DataError, f"{path} is not valid JSON"):
         value = parse_json(content)
-    except ValueError as error:
-        raise DataError(f"{path} is not valid JSON: {first_line(error)}") from error
     value = value if isinstance(value, dict) else {}
     model = value.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None

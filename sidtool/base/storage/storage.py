@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.errors import DataError, IntegrityError, SidtoolError, UsageError
+from sidtool.base.errors import DataError, IntegrityError, SidtoolError, UsageError, raised_as
 from sidtool.base.extras import require
 from sidtool.base.storage.conditional import Snapshot, protocols, take_snapshot, write_if_unchanged
 from sidtool.base.storage.zips import Span, UnreadableError, is_zip, zip_directory
@@ -292,10 +292,8 @@ def _connect(location: str) -> tuple[Any, str]:
         require(_EXTRAS[protocol])
     local = protocol in ("file", "local")
     options = {"auto_mkdir": True} if local else {"use_listings_cache": False}
-    try:
+    with raised_as(UsageError, f"{location} cannot be opened"):
         filesystem, root = fsspec.core.url_to_fs(location, **options)
-    except (ImportError, ValueError) as error:
-        raise UsageError(f"{location} cannot be opened: {' '.join(str(error).split())}") from error
     return filesystem, root.rstrip("/")
 
 

@@ -60,10 +60,9 @@ class SplitOptions:
         flag = next(iter(given_flags(self.columns)), None)
         if self.protocol == "given" and flag is not None:
             raise UsageError(f"{flag} does not apply to windows, whose columns have fixed names")
-        if self.protocol == "given" and self.fields.any:
-            raise UsageError("windows have no fields: split the events to record some")
-        if self.protocol == "given" and self.sessions is not None:
-            raise UsageError("windows have no sessions: split the events to record some")
+        for content, is_given in (("fields", self.fields.any), ("sessions", self.sessions)):
+            if self.protocol == "given" and is_given:
+                raise UsageError(f"windows have no {content}: split the events to record some")
         if self.protocol == "last-session" and self.sessions is None:
             raise UsageError(
                 "--protocol last-session requires --session-gap or --session-column",

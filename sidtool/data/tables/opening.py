@@ -10,7 +10,7 @@ import re
 import tempfile
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from glob import has_magic
 from io import BufferedReader, RawIOBase
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from sidtool.base.artifact import describe
-from sidtool.base.errors import DataError, SidtoolError, UsageError, first_line
+from sidtool.base.errors import DataError, SidtoolError, UsageError, raised_as
 
 PARQUET = (".parquet", ".pq")
 _VERSION_KEYS = (
@@ -78,17 +78,11 @@ def read_errors(path: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def library_errors(path: str | Path, content: str = "") -> Iterator[None]:
-    """The one place that turns what libraries raise on a damaged file into a DataError of one line,
-    which names the file. `content` says as what it was read."""
-    try:
-        yield
-    except SidtoolError:
-        raise
-    except Exception as error:  # pyarrow, numpy, zarr, gzip, csv and stores have no common class
-        purpose = f" as {content}" if content else ""
-        raise DataError(f"{as_url(path)} cannot be read{purpose}: {first_line(error)}") from error
+def library_errors(path: str | Path, content: str = "") -> AbstractContextManager[None]:
+    """Turns what pyarrow, numpy, zarr, gzip, csv and clients of stores raise on a damaged file into
+    a DataError of one line, which names the file. `content` says as what it was read."""
+    purpose = f" as {content}" if content else ""
+    return raised_as(DataError, f"{as_url(path)} cannot be read{purpose}")
 
 
 def require_regular(path: Path) -> None:
@@ -208,13 +202,8 @@ def _remote_files(url: str) -> tuple[Any, str, dict[str, str]]:
     DataError, UsageError if the client is missing."""
     import fsspec
 
-    try:
+    with raised_as(UsageError, f"{url} cannot be opened", "pip install 'sidtool[s3]' for s3://"):
         filesystem, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
-    except (ImportError, ValueError) as error:
-        raise UsageError(
-            f"{url} cannot be opened: {first_line(error)}",
-            hint="pip install 'sidtool[s3]' for s3://",
-        ) from error
     with library_errors(url):
         versions = {
             name: object_version(info if info.get("size") is not None else filesystem.info(name))

@@ -10,7 +10,7 @@ import numpy as np
 from sidtool.base.errors import DataError
 from sidtool.data.coded import Column
 from sidtool.data.tables.json_tables import as_text
-from sidtool.data.tables.opening import MAX_EXPANSION, refuse_repeated
+from sidtool.data.tables.opening import MAX_EXPANSION, library_errors, refuse_repeated
 from sidtool.data.tables.parquet_footer import DELTA_BYTE_ARRAY, Page, column_chunks, read_pages
 
 ROWS_AT_ONCE = 1024
@@ -113,10 +113,8 @@ def _check_claims(path: Path) -> None:
         footer = opened.metadata
     if not 0 <= footer.num_rows <= FREE_ROWS + ROWS_PER_BYTE * size:
         raise DataError(f"{path} claims {footer.num_rows} rows in {size} bytes")
-    try:
+    with library_errors(path):
         values = [chunk.values for chunk in column_chunks(path)]
-    except ValueError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
     columns = footer.num_columns
     if len(values) != columns * footer.num_row_groups:
         raise DataError(f"{path} cannot be read: a column of its footer has no number of values")
