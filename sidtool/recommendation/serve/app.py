@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, NamedTuple
+from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from sidtool import tokenizer
@@ -32,106 +32,7 @@ FAILED = "the request failed, and the log of the service says where"
 
 log = logging.getLogger(__name__)
 
-
-async def recommend(request: Request) -> Response:
-    """A body is a request as a line of `sidtool recommend --file`, with options beside; or
-    {"requests": [...]} with options for all. The answer to one is the line that `recommend --json`
-    prints, the answer to several {"answers": [...]} in their order, in which a request that cannot
-    be answered has "error"."""
-    return await _answer(request, scores=False)
-
-
-async def score(request: Request) -> Response:
-    """As /v1/recommend, without a beam search: every item of `candidates` is scored, and no other
-    is returned. `k` is the number of candidates unless it is given."""
-    return await _answer(request, scores=True)
-
-
-async def _answer(request: Request, *, scores: bool) -> Response:
-    """One answer as `recommend --json` prints it, or a list of them; a header names the bundles
-    that they are from."""
-    service: Service = request.app.state.service
-    limits = service.options.limits
-    body, deadline = await read_body(request, limits)
-    call = read_call(body, limits, scores=scores)
-    results = await service.answer(call, deadline)
-    bundles = dict.fromkeys(result.served.loaded.bundle.digest[:12] for result in results)
-    headers = {"sidtool-bundle": ", ".join(bundles)}
-    answers = [result.answer for result in results]
-    if not call.is_one:
-        values = [{"error": FAILED} if answer is None else answer.to_json() for answer in answers]
-        return json_reply({"answers": values}, headers)
-    (answer,) = answers
-    if answer is None:
-        return refusal(500, FAILED)
-    if isinstance(answer, BadRequest):
-        return await _refuse(request, answer.error)
-    return json_reply(answer.to_json(), headers)
-
-
-async def encode(request: Request) -> Response:
-    """The body is {"texts": [...]}, which are embedded by the encoder that the bundle records, or
-    {"vectors": [[...]]}. Each answer has the SID and the items with that SID."""
-    service: Service = request.app.state.service
-    body, deadline = await read_body(request, service.options.limits)
-    inputs = read_vectors(body)
-    encodings = await service.aside(
-        lambda: [asdict(encoding) for encoding in service.encode(inputs)], deadline
-    )
-    return json_reply({"encodings": encodings})
-
-
-async def decode(request: Request) -> Response:
-    """The body is {"texts": [...]}. For each text, every SID in it with its status (item, retired,
-    unknown, malformed) and items."""
-    service: Service = request.app.state.service
-    body, deadline = await read_body(request, service.options.limits)
-    texts = read_texts(body)
-    bundle = service.batcher.served.loaded.bundle
-    decoded = await service.aside(
-        lambda: [[asdict(sid) for sid in tokenizer.decode(bundle, text)] for text in texts],
-        deadline,
-    )
-    return json_reply({"decoded": decoded})
-
-
-async def healthz(request: Request) -> Response:
-    """503 if the last batch failed."""
-    if not request.app.state.service.batcher.is_alive:
-        return refusal(503, "the last batch failed, and the log of the service says where")
-    return json_reply({"ok": True})
-
-
-async def readyz(request: Request) -> Response:
-    """What is served; 503 if the service is ending, or the last batch failed."""
-    service: Service = request.app.state.service
-    if service.is_draining:
-        return refusal(503, "the service is ending")
-    if not service.batcher.is_alive:
-        return await healthz(request)
-    not_taken = service.watcher.last_error or None
-    return json_reply({"ready": True, **service.batcher.served.to_json(), "not_taken": not_taken})
-
-
-async def metrics(request: Request) -> Response:
-    """Numbers in the text format of Prometheus."""
-    return Response(request.app.state.service.metrics.page(), media_type=METRICS_TYPE)
-
-
-async def _refuse(_: Request, error: Exception) -> Response:
-    """The answer to a call that raised an error: of sidtool's own, 400 for a wrong option, 501 for
-    a package that the service lacks, else 422."""
-    if isinstance(error, HTTPException):
-        return refusal(error.status_code, str(error.detail), headers=error.headers)
-    if isinstance(error, Busy):
-        return refusal(429, str(error), headers={"retry-after": str(error.seconds)})
-    if isinstance(error, TimeoutError):
-        message = "no answer within the time limit of the service"
-        return refusal(503, message, headers={"retry-after": "1"})
-    assert isinstance(error, SidtoolError)
-    kinds = ((UsageError, 400), (MissingPackageError, 501))
-    status = next((status for kind, status in kinds if isinstance(error, kind)), 422)
-    return refusal(status, str(error), hint=error.hint)
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 _IDS = {"type": "array", "items": {"type": "string"}}
@@ -197,72 +98,165 @@ _ANSWER = _object(
 _ANSWERS = {"oneOf": [_ANSWER, _object({"answers": {"type": "array", "items": _ANSWER}})]}
 
 
-class Route(NamedTuple):
-    """An endpoint: what answers it, and how OpenAPI describes it, with its docstring."""
-
-    path: str
-    handler: Callable[[Request], Awaitable[Response]]
-    summary: str
-    body: Mapping[str, Any] | None = None
-    """The JSON schema of the body that is sent; None for a path that is only read."""
-    answer: Mapping[str, Any] = {}
-    """The JSON schema of the answer."""
-    is_open: bool = False
-    """Whether it needs no token."""
+ROUTES = APIRouter()
+OPEN_PATHS = ("/healthz", "/readyz")
+"""Paths that need no token."""
 
 
-ROUTES = (
-    Route(
-        "/v1/recommend",
-        recommend,
-        "Recommend items for one or several requests",
-        _calls(_OPTIONS),
-        _ANSWERS,
+def _call(
+    path: str, summary: str, body: Mapping[str, Any], answer: Mapping[str, Any]
+) -> Callable[[Handler], Handler]:
+    """An endpoint that reads a body; OpenAPI describes it by its docstring and by these JSON
+    schemas of the body and of the answer."""
+    refusals = {
+        status: {"description": text, "content": _ERROR} for status, text in _REFUSALS.items()
+    }
+
+    def add(handler: Handler) -> Handler:
+        route = ROUTES.post(
+            path,
+            summary=summary,
+            description=" ".join((handler.__doc__ or "").split()),
+            openapi_extra={"requestBody": {"required": True, "content": _content(body)}},
+            responses={200: {"content": _content(answer)}, **refusals},
+        )
+        return route(handler)
+
+    return add
+
+
+@_call("/v1/recommend", "Recommend items for one or several requests", _calls(_OPTIONS), _ANSWERS)
+async def recommend(request: Request) -> Response:
+    """A body is a request as a line of `sidtool recommend --file`, with options beside; or
+    {"requests": [...]} with options for all. The answer to one is the line that `recommend --json`
+    prints, the answer to several {"answers": [...]} in their order, in which a request that cannot
+    be answered has "error"."""
+    return await _answer(request, scores=False)
+
+
+@_call(
+    "/v1/score",
+    "Score candidates exactly",
+    _calls(
+        {**_OPTIONS, "candidates": {**_IDS, "description": "items that are scored exactly"}},
+        "candidates",
     ),
-    Route(
-        "/v1/score",
-        score,
-        "Score candidates exactly",
-        _calls(
-            {**_OPTIONS, "candidates": {**_IDS, "description": "items that are scored exactly"}},
-            "candidates",
-        ),
-        _ANSWERS,
-    ),
-    Route(
-        "/v1/encode",
-        encode,
-        "Encode texts or vectors to semantic IDs",
-        {
-            "oneOf": [
-                _object({"texts": _IDS}, "texts"),
-                _object({"vectors": {"type": "array", "items": _NUMBERS}}, "vectors"),
-            ]
-        },
-        _object({"encodings": {"type": "array", "items": {"type": "object"}}}),
-    ),
-    Route(
-        "/v1/decode",
-        decode,
-        "Find the items of semantic IDs in texts",
-        _object({"texts": _IDS}, "texts"),
-        _object({"decoded": {"type": "array", "items": {"type": "array"}}}),
-    ),
-    Route(
-        "/healthz",
-        healthz,
-        "Whether the process can answer: 503 if the last batch failed",
-        is_open=True,
-    ),
-    Route(
-        "/readyz",
-        readyz,
-        "Whether the service takes calls, and which model, bundle and memory it serves",
-        is_open=True,
-    ),
-    Route("/metrics", metrics, "Numbers for Prometheus"),
+    _ANSWERS,
 )
-"""In the order of the page of OpenAPI."""
+async def score(request: Request) -> Response:
+    """As /v1/recommend, without a beam search: every item of `candidates` is scored, and no other
+    is returned. `k` is the number of candidates unless it is given."""
+    return await _answer(request, scores=True)
+
+
+async def _answer(request: Request, *, scores: bool) -> Response:
+    """One answer as `recommend --json` prints it, or a list of them; a header names the bundles
+    that they are from."""
+    service: Service = request.app.state.service
+    limits = service.options.limits
+    body, deadline = await read_body(request, limits)
+    call = read_call(body, limits, scores=scores)
+    results = await service.answer(call, deadline)
+    bundles = dict.fromkeys(result.served.loaded.bundle.digest[:12] for result in results)
+    headers = {"sidtool-bundle": ", ".join(bundles)}
+    answers = [result.answer for result in results]
+    if not call.is_one:
+        values = [{"error": FAILED} if answer is None else answer.to_json() for answer in answers]
+        return json_reply({"answers": values}, headers)
+    (answer,) = answers
+    if answer is None:
+        return refusal(500, FAILED)
+    if isinstance(answer, BadRequest):
+        return await _refuse(request, answer.error)
+    return json_reply(answer.to_json(), headers)
+
+
+@_call(
+    "/v1/encode",
+    "Encode texts or vectors to semantic IDs",
+    {
+        "oneOf": [
+            _object({"texts": _IDS}, "texts"),
+            _object({"vectors": {"type": "array", "items": _NUMBERS}}, "vectors"),
+        ]
+    },
+    _object({"encodings": {"type": "array", "items": {"type": "object"}}}),
+)
+async def encode(request: Request) -> Response:
+    """The body is {"texts": [...]}, which are embedded by the encoder that the bundle records, or
+    {"vectors": [[...]]}. Each answer has the SID and the items with that SID."""
+    service: Service = request.app.state.service
+    body, deadline = await read_body(request, service.options.limits)
+    inputs = read_vectors(body)
+    encodings = await service.aside(
+        lambda: [asdict(encoding) for encoding in service.encode(inputs)], deadline
+    )
+    return json_reply({"encodings": encodings})
+
+
+@_call(
+    "/v1/decode",
+    "Find the items of semantic IDs in texts",
+    _object({"texts": _IDS}, "texts"),
+    _object({"decoded": {"type": "array", "items": {"type": "array"}}}),
+)
+async def decode(request: Request) -> Response:
+    """The body is {"texts": [...]}. For each text, every SID in it with its status (item, retired,
+    unknown, malformed) and items."""
+    service: Service = request.app.state.service
+    body, deadline = await read_body(request, service.options.limits)
+    texts = read_texts(body)
+    bundle = service.batcher.served.loaded.bundle
+    decoded = await service.aside(
+        lambda: [[asdict(sid) for sid in tokenizer.decode(bundle, text)] for text in texts],
+        deadline,
+    )
+    return json_reply({"decoded": decoded})
+
+
+@ROUTES.get("/healthz", summary="Whether the process can answer: 503 if the last batch failed")
+async def healthz(request: Request) -> Response:
+    """503 if the last batch failed."""
+    if not request.app.state.service.batcher.is_alive:
+        return refusal(503, "the last batch failed, and the log of the service says where")
+    return json_reply({"ok": True})
+
+
+@ROUTES.get(
+    "/readyz",
+    summary="Whether the service takes calls, and which model, bundle and memory it serves",
+)
+async def readyz(request: Request) -> Response:
+    """What is served; 503 if the service is ending, or the last batch failed."""
+    service: Service = request.app.state.service
+    if service.is_draining:
+        return refusal(503, "the service is ending")
+    if not service.batcher.is_alive:
+        return await healthz(request)
+    not_taken = service.watcher.last_error or None
+    return json_reply({"ready": True, **service.batcher.served.to_json(), "not_taken": not_taken})
+
+
+@ROUTES.get("/metrics", summary="Numbers for Prometheus")
+async def metrics(request: Request) -> Response:
+    """Numbers in the text format of Prometheus."""
+    return Response(request.app.state.service.metrics.page(), media_type=METRICS_TYPE)
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    """The answer to a call that raised an error: of sidtool's own, 400 for a wrong option, 501 for
+    a package that the service lacks, else 422."""
+    if isinstance(error, HTTPException):
+        return refusal(error.status_code, str(error.detail), headers=error.headers)
+    if isinstance(error, Busy):
+        return refusal(429, str(error), headers={"retry-after": str(error.seconds)})
+    if isinstance(error, TimeoutError):
+        message = "no answer within the time limit of the service"
+        return refusal(503, message, headers={"retry-after": "1"})
+    assert isinstance(error, SidtoolError)
+    kinds = ((UsageError, 400), (MissingPackageError, 501))
+    status = next((status for kind, status in kinds if isinstance(error, kind)), 422)
+    return refusal(status, str(error), hint=error.hint)
 
 
 def make_app(
@@ -296,27 +290,13 @@ def make_app(
         title="sidtool",
         summary="Recommendations by semantic IDs",
         version=VERSION,
+        routes=ROUTES.routes,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # a redirection names the host that the client names
     )
-    open_paths = [route.path for route in ROUTES if route.is_open]
-    app.add_middleware(Guard, token=options.token, open_paths=open_paths)
+    app.add_middleware(Guard, token=options.token, open_paths=OPEN_PATHS)
     for kind in (HTTPException, SidtoolError, Busy, TimeoutError):
         app.add_exception_handler(kind, _refuse)
-    refusals = {
-        status: {"description": text, "content": _ERROR} for status, text in _REFUSALS.items()
-    }
-    for route in ROUTES:
-        if route.body is None:
-            app.get(route.path, summary=route.summary)(route.handler)
-            continue
-        app.post(
-            route.path,
-            summary=route.summary,
-            description=" ".join((route.handler.__doc__ or "").split()),
-            openapi_extra={"requestBody": {"required": True, "content": _content(route.body)}},
-            responses={200: {"content": _content(route.answer)}, **refusals},
-        )(route.handler)
     return app
