@@ -27,10 +27,9 @@ from table import markdown
 from sidtool.data.split import Split, evenly_spaced, open_split
 from sidtool.evaluation.bootstrap import paired_differences
 from sidtool.evaluation.groups import SLICES
-from sidtool.evaluation.metrics import metric_names, metric_values
 from sidtool.evaluation.ranking import (
     IndexedExamples,
-    Ranking,
+    SystemValues,
     example_queries,
     rank_examples,
     rank_index,
@@ -150,20 +149,13 @@ class Measured:
         }
 
 
-def values_of(ranking: Ranking) -> NDArray[np.float64]:
-    """(n, METRICS) of a ranking at item level."""
-    names = list(metric_names(KS))
-    values = metric_values(ranking.item_ranks, KS)
-    return values[:, [names.index(name) for name in METRICS]]
-
-
 def of_lists(examples: IndexedExamples, ranked: list[RankedItems]) -> NDArray[np.float64]:
     """(n, METRICS) of the first items of each list."""
     table = np.full((len(ranked), max(KS)), -1, dtype=np.int64)
     for row, items in zip(table, ranked, strict=True):
         first = items.positions[: max(KS)]
         row[: len(first)] = first
-    return values_of(Ranking.of_items(examples, SidPositions(table)))
+    return SystemValues.of_items(examples, SidPositions(table), KS).columns(METRICS)
 
 
 def tuned(
@@ -207,13 +199,14 @@ def measure(
     priors = session.mixture.priors(test.histories)
     measured = Measured.of(test, index)
     mixture = of_lists(test, ranked)
-    alone = values_of(Ranking.of_sids(test, bench.model_alone(test)))
+    alone = SystemValues.of_sids(test, bench.model_alone(test), KS).columns(METRICS)
     by_memory = rank_index(index, test, power=choice.power, k=max(KS))
+    memory_alone = SystemValues.of_items(test, by_memory, KS).columns(METRICS)
     systems = {
         "mixture": measured.means(mixture),
         "mixture without new items": measured.means(of_lists(test, without_new)),
         "model alone": measured.means(alone),
-        "memory alone": measured.means(values_of(Ranking.of_items(test, by_memory))),
+        "memory alone": measured.means(memory_alone),
     }
     features = FeatureIndex.of(bench.memory, index, bench.loaded.bundle)
     histories: list[ItemRows | None] = list(test.histories)

@@ -14,7 +14,7 @@ from sidtool.base.ranges import ranges
 from sidtool.base.threads import in_threads
 from sidtool.data.split import Example, UserSequence
 from sidtool.data.split.pairs import ItemSequences, packed_sequences
-from sidtool.evaluation.metrics import COVERED, Metrics, find_targets, metric_names, metric_values
+from sidtool.evaluation.metrics import Metrics
 from sidtool.evaluation.ranking import (
     ITEM_KNN,
     POPULARITY,
@@ -107,16 +107,11 @@ def baseline_values(
         shards=shards,
         threads=threads,
     )
-    targets = catalog.targets([example.item for example in examples.examples])
     rows = examples.bundle.items.rows(catalog.ids)
     # popularity rank -> position in SID order; the last entry is that of rank -1
     positions = np.append(examples.bundle.trie().positions_of(rows), -1)
     return {
-        system: SystemValues(
-            metric_names(ks),
-            metric_values(find_targets(items, targets), ks),
-            SidPositions(positions[items[:, :COVERED]]),
-        )
+        system: SystemValues.of_items(examples, SidPositions(positions[items]), ks)
         for system, items in ranked.items()
     }
 

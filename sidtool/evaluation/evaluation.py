@@ -40,10 +40,10 @@ from sidtool.evaluation.ranking import (
     ITEM_KNN,
     IndexedExamples,
     Ranker,
-    Ranking,
     SystemValues,
     rank_examples,
     rank_index,
+    sid_ranks,
 )
 from sidtool.evaluation.results import (
     MEMORY_ALONE,
@@ -63,6 +63,7 @@ from sidtool.memory.mixture import MemoryIndex, MemoryOptions
 from sidtool.model import LoadedModel
 from sidtool.recommendation.search import Normalize, check_normalize, seen_reason
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import Leaves
 
 WEIGHTED = "weighted"
 """The group of all examples, weighted by a feedback."""
@@ -109,8 +110,7 @@ def evaluate(
         if options.target:
             part = fulfilling(part, options.target, held_out.split.fields)
         examples = evenly_spaced(part, options.limit)
-        bundle = held_out.loaded.bundle
-        check_targets(bundle, [example.item for example in examples], options)
+        check_targets(held_out.loaded.bundle, [example.item for example in examples], options)
         evaluation = evaluate_examples(
             held_out.loaded,
             examples,
@@ -149,8 +149,6 @@ def evaluate_examples(
     if not examples:
         raise DataError("there are no examples to evaluate on")
     _groups_of_fields(examples, options)  # what is wrong with one is said before the model runs
-    if against is not None:
-        check_same_catalog(loaded.bundle, against.bundle)
     memory = loaded.memory if uses_memory(loaded) else None
     if memory is not None:
         check_normalize(options.normalize or loaded.contract.normalize)
@@ -168,6 +166,7 @@ def evaluate_examples(
     passes = iter(_reporters(progress, 1 + (against is not None) + (memory is not None)))
     if against is not None:
         # first, so that what is wrong with it is said before the model has run
+        check_same_catalog(loaded.bundle, against.bundle)
         if against.contract.history_prompt is None:
             raise DataError(f"the {OTHER_MODEL} was not trained to recommend")
         theirs = IndexedExamples.of(against.bundle, examples, exclude_seen=indexed.exclude_seen)
@@ -179,10 +178,10 @@ def evaluate_examples(
             is_mixed=uses_memory(against),
             progress=next(passes),
         )
-        ranking = Ranking.of(theirs, ranked_by_other)
+        values = SystemValues.of(theirs, ranked_by_other, options.ks)
         # bundles number the same items differently
-        first_items = positions_in(against.bundle, loaded.bundle, ranking.first_items)
-        others[OTHER_MODEL] = replace(ranking, first_items=first_items)
+        first_items = positions_in(against.bundle, loaded.bundle, values.first_items)
+        others[OTHER_MODEL] = replace(values, first_items=first_items)
         settings["against"] = _model_settings(against)
     rank = partial(
         ranker or partial(rank_examples, loaded),
@@ -193,15 +192,15 @@ def evaluate_examples(
     )
     if memory is not None:
         alone = rank(is_mixed=False, progress=next(passes))
-        others[MODEL_ALONE] = Ranking.of(indexed, alone)
+        others[MODEL_ALONE] = SystemValues.of(indexed, alone, options.ks)
         index = MemoryIndex.of(memory.memory, loaded.bundle, memory.new_item_factor)
         by_memory = rank_index(index, indexed, power=memory.power, k=options.depth)
-        others[MEMORY_ALONE] = Ranking.of_items(indexed, by_memory)
+        others[MEMORY_ALONE] = SystemValues.of_items(indexed, by_memory, options.ks)
     ranked = rank(is_mixed=memory is not None, progress=next(passes))
     if ranked.mixture is not None:
-        others = {MIXTURE: Ranking.of_items(indexed, ranked.mixture), **others}
-    ranking = Ranking.of(indexed, ranked)
-    evaluation = evaluation_of(indexed, ranking, others, events, options, shards)
+        others = {MIXTURE: SystemValues.of_items(indexed, ranked.mixture, options.ks), **others}
+    model = SystemValues.of(indexed, ranked, options.ks)
+    evaluation = evaluation_of(indexed, model, ranked.leaves, others, events, options, shards)
     return replace(evaluation, settings={**evaluation.settings, **settings})
 
 
@@ -236,16 +235,18 @@ def _model_settings(loaded: LoadedModel, normalize: Normalize | None = None) -> 
 
 def evaluation_of(
     examples: IndexedExamples,
-    ranking: Ranking,
-    others: Mapping[str, Ranking],
+    model: SystemValues,
+    leaves: Leaves,
+    others: Mapping[str, SystemValues],
     events: Sequence[UserSequence] | None,
     options: EvaluationOptions,
     shards: Shards | None = None,
 ) -> Evaluation:
-    """The evaluation of a ranking, which is compared with the other systems and the baselines."""
+    """The evaluation of a model that ranked (n, k) leaves, those of items too; it is compared with
+    the other systems and the baselines."""
     users = tuple(example.user for example in examples.examples)
-    model = SystemValues.of(ranking, options.ks)
-    systems = {name: SystemValues.of(other, options.ks) for name, other in others.items()}
+    sid_values = metric_values(sid_ranks(examples, leaves), options.ks)
+    systems = dict(others)
     if options.baselines and events:
         systems |= baseline_values(
             examples,
@@ -263,9 +264,8 @@ def evaluation_of(
         groups[WEIGHTED] = target
     by_group = group_averages(model, systems, users, groups, seed=options.seed)
     weighted = None
-    if options.weight is not None:
-        n_weighted = int(np.count_nonzero(groups[WEIGHTED]))
-        weighted = replace(by_group[WEIGHTED], n=n_weighted)
+    if target is not None:
+        weighted = replace(by_group[WEIGHTED], n=int(np.count_nonzero(target)))
     by = {
         name: {value: by_group[f"{name}={value}"] for value in value_weights}
         for name, value_weights in fields.items()
@@ -287,7 +287,7 @@ def evaluation_of(
     }
     return Evaluation(
         **vars(by_group["all"]),
-        sid_level=averages(metric_names(options.ks), metric_values(ranking.sid_ranks, options.ks)),
+        sid_level=averages(metric_names(options.ks), sid_values),
         macro=by_group["macro"],
         slices=slices,
         by=by,

@@ -25,7 +25,7 @@ from sidtool.evaluation.metrics import (
 from sidtool.memory.mixture import MemoryIndex
 from sidtool.model import LoadedModel
 from sidtool.recommendation import WINDOW, Query, QuerySession, RankedQueries
-from sidtool.recommendation.search import Normalize
+from sidtool.recommendation.search import Normalize, padded_lists
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows, Leaves, SidPositions
 
@@ -122,16 +122,16 @@ def rank_index(
 ) -> SidPositions:
     """(n, k) int64: the k best items of a memory alone for each example, by position in SID order;
     -1 where there are no more. Its scores are raised to a power."""
-    ranked = np.full((len(examples.histories), k), -1, dtype=np.int64)
-    for start in range(0, len(ranked), WINDOW):
+    ranked = []
+    for start in range(0, len(examples.histories), WINDOW):
         histories = examples.histories[start : start + WINDOW]
         distributions = index.distributions(histories, power)
         for row, distribution in enumerate(distributions, start=start):
             denied = examples.denied_positions(row)
             distribution = distribution.select(~np.isin(distribution.positions, denied))
-            order = np.lexsort((distribution.positions, -distribution.log_probs))[:k]
-            ranked[row, : len(order)] = distribution.positions[order]
-    return SidPositions(ranked)
+            order = np.lexsort((distribution.positions, -distribution.log_probs))
+            ranked.append(distribution.positions[order[:k]])
+    return SidPositions(padded_lists(ranked, k))
 
 
 def example_queries(
@@ -149,63 +149,6 @@ def example_queries(
 
 Ranker = Callable[..., RankedQueries]
 """Ranks in place of `rank_examples` of one model: takes examples and the same keywords."""
-
-
-@dataclass(frozen=True, eq=False)
-class Ranking:
-    """The recommendations of one system for n examples, and the ranks of the targets in them."""
-
-    item_ranks: TargetRanks
-    sid_ranks: TargetRanks
-    """where any item of a shared SID counts as correct"""
-    first_items: SidPositions
-    """(n, COVERED or fewer): the first items, -1 where there are no more"""
-    survived: NDArray[np.bool_]
-    """(n, levels): whether the target's prefix was in the beam after each level; (n, 0) for a
-    system without a beam"""
-
-    @classmethod
-    def of(cls, examples: IndexedExamples, ranked: RankedQueries) -> "Ranking":
-        """The ranking of the SIDs or items that a beam search found."""
-        if ranked.positions is None:
-            ranking = cls.of_sids(examples, ranked.leaves)
-        else:
-            ranking = cls.of_items(examples, ranked.positions)
-        levels = np.arange(1, examples.bundle.space.levels + 1)
-        return replace(ranking, survived=ranked.survived[:, None] >= levels)
-
-    @classmethod
-    def of_sids(cls, examples: IndexedExamples, leaves: Leaves) -> "Ranking":
-        """The ranking of (n, k) leaves."""
-        return cls(
-            item_ranks(examples, leaves),
-            find_targets(leaves, examples.target_leaves),
-            first_items(examples, leaves, COVERED),
-            np.zeros((len(leaves), 0), dtype=np.bool_),
-        )
-
-    @classmethod
-    def of_items(cls, examples: IndexedExamples, positions: SidPositions) -> "Ranking":
-        """The ranking of (n, k) items by position in SID order."""
-        leaves = examples.bundle.trie().leaves(positions)
-        return cls(
-            find_targets(positions, examples.target_positions),
-            find_targets(leaves, examples.target_leaves, _first_of_each(leaves)),
-            SidPositions(positions[:, :COVERED]),
-            np.zeros((len(leaves), 0), dtype=np.bool_),
-        )
-
-
-def _first_of_each(leaves: Leaves) -> NDArray[np.int64]:
-    """(n, k): 1 where a leaf of a row stands for the first time, else 0: items of one SID repeat
-    it."""
-    order = np.argsort(leaves, axis=1, kind="stable")
-    ordered = np.take_along_axis(leaves, order, axis=1)
-    is_new = np.ones(leaves.shape, dtype=np.bool_)
-    is_new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    first = np.empty_like(is_new)
-    np.put_along_axis(first, order, is_new, axis=1)
-    return (first & (leaves >= 0)).astype(np.int64)
 
 
 def item_ranks(examples: IndexedExamples, leaves: Leaves) -> TargetRanks:
@@ -238,6 +181,18 @@ def first_items(examples: IndexedExamples, leaves: Leaves, count: int) -> SidPos
     return SidPositions(items)
 
 
+def sid_ranks(examples: IndexedExamples, leaves: Leaves) -> TargetRanks:
+    """The targets' ranks among SIDs, where any item of a shared SID counts as correct, from (n, k)
+    leaves of ranked SIDs or items: items of one SID repeat it, and the first one counts."""
+    order = np.argsort(leaves, axis=1, kind="stable")
+    ordered = np.take_along_axis(leaves, order, axis=1)
+    is_new = np.ones(leaves.shape, dtype=np.bool_)
+    is_new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    first = np.empty_like(is_new)
+    np.put_along_axis(first, order, is_new, axis=1)
+    return find_targets(leaves, examples.target_leaves, (first & (leaves >= 0)).astype(np.int64))
+
+
 POPULARITY = "popularity"
 ITEM_KNN = "item-knn"
 """The baseline that a verdict is about."""
@@ -255,11 +210,31 @@ class SystemValues:
     more"""
 
     @classmethod
-    def of(cls, ranking: Ranking, ks: Sequence[int]) -> Self:
-        """The item-level metrics of a ranking, and the survival of prefixes in its beam."""
-        names = (*metric_names(ks), *survival_names(ranking.survived.shape[1]))
-        values = np.column_stack([metric_values(ranking.item_ranks, ks), ranking.survived])
-        return cls(names, values, ranking.first_items)
+    def of(cls, examples: IndexedExamples, ranked: RankedQueries, ks: Sequence[int]) -> Self:
+        """Those of the SIDs or items that a beam search found, at item level, and the survival of
+        the target's prefixes in its beam."""
+        if ranked.positions is None:
+            found = cls.of_sids(examples, ranked.leaves, ks)
+        else:
+            found = cls.of_items(examples, ranked.positions, ks)
+        levels = examples.bundle.space.levels
+        survived = ranked.survived[:, None] >= np.arange(1, levels + 1)  # (n, levels)
+        names = (*found.names, *survival_names(levels))
+        return cls(names, np.column_stack([found.values, survived]), found.first_items)
+
+    @classmethod
+    def of_sids(cls, examples: IndexedExamples, leaves: Leaves, ks: Sequence[int]) -> Self:
+        """Those of (n, k) leaves, at item level."""
+        values = metric_values(item_ranks(examples, leaves), ks)
+        return cls(metric_names(ks), values, first_items(examples, leaves, COVERED))
+
+    @classmethod
+    def of_items(
+        cls, examples: IndexedExamples, positions: SidPositions, ks: Sequence[int]
+    ) -> Self:
+        """Those of (n, k) items by position in SID order."""
+        values = metric_values(find_targets(positions, examples.target_positions), ks)
+        return cls(metric_names(ks), values, SidPositions(positions[:, :COVERED]))
 
     def columns(self, names: Sequence[str]) -> NDArray[np.float64]:
         """(n, names): the values of these metrics."""

@@ -9,7 +9,7 @@ import numpy as np
 from sidtool.data.split import Example, Split, UserSequence
 from sidtool.evaluation import Evaluation, EvaluationOptions, IndexedExamples
 from sidtool.evaluation.evaluation import evaluation_of
-from sidtool.evaluation.ranking import Ranking
+from sidtool.evaluation.ranking import SystemValues
 from sidtool.memory import ItemContent, Memory, build_memory
 from sidtool.model import LoadedModel
 from sidtool.tokenizer.bundle import Bundle
@@ -61,7 +61,8 @@ def evaluate_shop(
     """The evaluation of (n, k) ranked leaves, best first; -1 where there are no more."""
     made = EvaluationOptions(**options)
     indexed = IndexedExamples.of(bundle, examples, exclude_seen=bool(made.exclude_seen))
-    return evaluation_of(indexed, Ranking.of_sids(indexed, leaves), {}, events, made)
+    values = SystemValues.of_sids(indexed, leaves, made.ks)
+    return evaluation_of(indexed, values, leaves, {}, events, made)
 
 
 def trie_model(*, shared: bool) -> LoadedModel:

@@ -7,7 +7,7 @@ import pytest
 
 from sidtool.data.split import Example
 from sidtool.evaluation import IndexedExamples, rank_examples
-from sidtool.evaluation.ranking import COVERED, Ranking, first_items, item_ranks
+from sidtool.evaluation.ranking import COVERED, SystemValues, first_items, item_ranks, sid_ranks
 from sidtool.recommendation import RecommendOptions, Request, query, recommend
 from sidtool.tokenizer.bundle import Bundle
 from tests.evaluation.shop import random_leaves, shop, visits
@@ -34,7 +34,7 @@ def test_ranks_count_only_items_that_may_be_recommended(shared: bool, exclude_se
         for row, ranked in enumerate(leaves):
             eligible = ranked[~np.isin(ranked, indexed.denied_positions(row))]
             ranked[:] = [*eligible, *[-1] * (K - len(eligible))]
-    ranks, sids = item_ranks(indexed, leaves), Ranking.of_sids(indexed, leaves).sid_ranks
+    ranks, sids = item_ranks(indexed, leaves), sid_ranks(indexed, leaves)
     first = first_items(indexed, leaves, 10)
     hits = 0
     for row, example in enumerate(examples):
@@ -104,9 +104,10 @@ def test_items_that_repeat_a_sid_count_once_among_sids() -> None:
     positions = np.argsort(np.random.default_rng(0).random((len(examples), 30)), axis=1)
     leaves = bundle.trie().leaves(positions)
     assert len(np.unique(leaves[0])) < 30
-    ranking = Ranking.of_items(indexed, positions)
-    assert (ranking.first_items == positions[:, :COVERED]).all()
+    first = SystemValues.of_items(indexed, positions, [10]).first_items
+    assert (first == positions[:, :COVERED]).all()
+    ranks = sid_ranks(indexed, leaves)
     for row, target in enumerate(indexed.target_leaves.tolist()):
         distinct = list(dict.fromkeys(leaves[row].tolist()))
-        sid_rank = (ranking.sid_ranks.before[row], ranking.sid_ranks.group_size[row])
+        sid_rank = (ranks.before[row], ranks.group_size[row])
         assert sid_rank == ((distinct.index(target), 1) if target in distinct else (0, 0))

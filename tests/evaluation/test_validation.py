@@ -15,8 +15,7 @@ from sidtool.evaluation import (
     validation,
 )
 from sidtool.evaluation.baselines import baseline_values
-from sidtool.evaluation.metrics import metric_values
-from sidtool.evaluation.ranking import Ranking
+from sidtool.evaluation.ranking import SystemValues
 from sidtool.model.prompt import HistoryPrompt
 from sidtool.recommendation import QuerySession
 from sidtool.recommendation.search import Normalize
@@ -61,7 +60,7 @@ def test_shared_sids_are_measured_as_in_an_evaluation(exclude_seen: bool) -> Non
     loaded = loaded_model(catalog)
     indexed = IndexedExamples.of(catalog, examples, exclude_seen=exclude_seen)
     ranked = rank_examples(loaded, indexed, k=5, num_beams=N)
-    values = metric_values(Ranking.of(indexed, ranked).item_ranks, [5])
+    values = SystemValues.of(indexed, ranked, [5]).values
     figures = made.figures(made.sums(model))
     expected = values[:, :2].mean(axis=0)
     assert 0 < figures["hr@5"] == pytest.approx(expected[0])

@@ -20,6 +20,7 @@ from .results import Normalize as Normalize
 from .results import RankedItems as RankedItems
 from .results import check_normalize as check_normalize
 from .results import check_scores as check_scores
+from .results import padded_lists as padded_lists
 from .search_options import BeamOptions as BeamOptions
 from .search_options import SearchOptions as SearchOptions
 from .search_options import SeenOptions as SeenOptions
