@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sidtool.evaluation.groups import SLICES
 from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.memory.mixture import LOG_ZERO, ItemDistribution, MemoryIndex
-from sidtool.recommendation.search import RankedItems
+from sidtool.recommendation.search import RankedItems, padded_lists
 
 K = 10
 """Cut-off of the metrics."""
@@ -32,14 +32,12 @@ class Candidates:
     """(n,) the memory's, with power 1"""
     targets: NDArray[np.int64]
     """(n,) the target's column, -1 if it is not among the items"""
-    is_rare: NDArray[np.bool_]
-    """(n,) whether the target has few training events"""
+    target_events: NDArray[np.int64]
+    """(n,) training events of the target"""
     features: NDArray[np.float64]
     """(n, GATE_FEATURES) what a gate reads"""
     in_first_half: NDArray[np.bool_]
     """(n,) one of two halves of the users, by a hash of their ids"""
-    is_warm: NDArray[np.bool_]
-    """(n,) whether the target has training events"""
     is_new: NDArray[np.bool_]
     """(items,) by position, whether an item has no training events"""
     new_item_factor: float = 1.0
@@ -55,30 +53,22 @@ class Candidates:
     ) -> "Candidates":
         """Lay out the items of each example, and their probabilities."""
         width = max(1, *(len(items.positions) for items in ranked))
-        shape = (len(ranked), width)
-        positions = np.full(shape, -1, dtype=np.int64)
-        model_scores = np.full(shape, -np.inf)
-        memory_scores = np.full(shape, -np.inf)
-        for row, items in enumerate(ranked):
-            count = len(items.positions)
-            positions[row, :count] = items.positions
-            model_scores[row, :count] = items.model_scores
-            memory_scores[row, :count] = distributions[row].log_probs_at(items.positions)
+        positions = padded_lists([items.positions for items in ranked], width)
+        model_scores = [items.model_scores for items in ranked]
+        pairs = zip(ranked, distributions, strict=True)
+        memory_scores = [known.log_probs_at(items.positions) for items, known in pairs]
         is_target = positions == examples.target_positions[:, None]
         is_target &= positions >= 0
-        events = index.item_events(examples.targets)
-        first, last = SLICES["rare"]
         hashes = [sha256(example.user.encode()).digest()[0] for example in examples.examples]
         return cls(
             positions,
-            model_scores,
-            memory_scores,
+            padded_lists(model_scores, width, -np.inf, np.float64),
+            padded_lists(memory_scores, width, -np.inf, np.float64),
             tuple(distributions),
             np.where(is_target.any(axis=1), is_target.argmax(axis=1), -1),
-            (events >= first) & (events <= (last or 0)),
+            index.item_events(examples.targets),
             index.features(examples.histories, distributions),
             np.array(hashes) % 2 == 0,
-            events > 0,
             index.is_new,
         )
 
@@ -86,10 +76,21 @@ class Candidates:
         """Those of the users with a flag."""
         rows = np.flatnonzero(users)
         names = ("positions", "model_scores", "memory_scores", "targets", "features")
-        flags = ("is_rare", "in_first_half", "is_warm")
-        arrays = {name: getattr(self, name)[rows] for name in (*names, *flags)}
+        more = ("target_events", "in_first_half")
+        arrays = {name: getattr(self, name)[rows] for name in (*names, *more)}
         distributions = tuple(self.distributions[row] for row in rows.tolist())
         return replace(self, distributions=distributions, **arrays)
+
+    @property
+    def is_rare(self) -> NDArray[np.bool_]:
+        """(n,) whether the target has few training events."""
+        first, last = SLICES["rare"]
+        return (self.target_events >= first) & (self.target_events <= (last or 0))
+
+    @property
+    def is_warm(self) -> NDArray[np.bool_]:
+        """(n,) whether the target has training events."""
+        return self.target_events > 0
 
     def with_factor(self, new_item_factor: float) -> "Candidates":
         """The same items with another factor of new items."""

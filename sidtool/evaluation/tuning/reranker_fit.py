@@ -109,14 +109,12 @@ class RankedUsers:
                 raised[block],
                 log_mixture[block],
             )
-        targets = examples.targets
-        stored = np.where(targets < 0, -1, index.memory_rows[targets])
         return cls(
             features,
             log_mixture,
             np.where(is_target.any(axis=1), is_target.argmax(axis=1), -1),
             candidates.has_memory,
-            np.where(stored < 0, np.where(targets < 0, -1, 0), index.events[stored]),
+            np.where(examples.targets < 0, -1, candidates.target_events),
             candidates.in_first_half,
             tuple(example.user for example in examples.examples),
         )

@@ -85,10 +85,9 @@ def users(seed: int, *, informative: bool) -> Candidates:
         memory_scores,
         tuple(ItemDistribution(items, scores) for scores in memory_scores),
         targets,
-        rng.random(USERS) < 0.3,
+        np.where(rng.random(USERS) < 0.3, 5, 6),
         features,
         rng.random(USERS) < 0.5,
-        np.ones(USERS, dtype=np.bool_),
         np.zeros(WIDTH, dtype=np.bool_),
     )
 
@@ -190,10 +189,9 @@ def shop_candidates(seed: int, *, new_score: float, new_share: float) -> Candida
         logs,
         tuple(ItemDistribution(items, row) for row in logs),
         targets,
-        np.zeros(SHOPPERS, dtype=np.bool_),
+        np.where(wants_new, 0, 6),
         rng.normal(size=(SHOPPERS, 5)),
         np.zeros(SHOPPERS, dtype=np.bool_),  # no gate is fitted
-        ~wants_new,
         items >= ITEMS - NEW,
     )
 
