@@ -4,8 +4,6 @@ from .evaluation import evaluate as evaluate
 from .groups import SLICES as SLICES
 from .held_out import OTHER_MODEL as OTHER_MODEL
 from .held_out import open_model_split as open_model_split
-from .judge import Judge as Judge
-from .judge import Measurement as Measurement
 from .metrics import KINDS as KINDS
 from .metrics import LIST_METRICS as LIST_METRICS
 from .metrics import check_names as check_names
@@ -22,6 +20,8 @@ from .results import StoredEvaluation as StoredEvaluation
 from .validation import HIGH as HIGH
 from .validation import LOW as LOW
 from .validation import OF_ITEM_KNN as OF_ITEM_KNN
+from .validation import Judge as Judge
+from .validation import Measurement as Measurement
 from .validation import Validator as Validator
 from .verdicts import EvaluationVerdict as EvaluationVerdict
 from .verdicts import verdict as verdict

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sidtool.data.split.values import Example, UserSequence
-from sidtool.evaluation.judge import Judge, Measurement
+from sidtool.evaluation.validation import Judge, Measurement
 from sidtool.model.load import load_model_folder
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.search.results import RankedQueries
