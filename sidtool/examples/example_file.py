@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,35 +61,23 @@ def text_to_segments(space: SidSpace, text: str, spans: Sequence[Span] = ()) -> 
 
 def _split_markup(space: SidSpace, text: str) -> Iterator[Segment]:
     """Template text and runs of SID tokens, in order."""
-    token_indexes = _token_indexes(space)
-    position = 0
-    run: list[int] = []
-    for match in _sid_token_pattern(space).finditer(text):
-        token = match.group()
-        if token not in token_indexes:
-            continue  # looks like a SID token, but its level or code does not exist
-        if match.start() > position:
-            if run:
-                yield Segment("sid", sid_tokens=tuple(run))
-                run = []
-            yield template(text[position : match.start()])
-        run.append(token_indexes[token])
-        position = match.end()
-    if run:
-        yield Segment("sid", sid_tokens=tuple(run))
-    if position < len(text):
-        yield template(text[position:])
+    token_indexes, pattern = _sid_tokens(space)
+    # a text that looks like a SID token, but whose level or code does not exist, is template text
+    pieces_of_text = filter(None, pattern.split(text))
+    for is_sid, pieces in groupby(pieces_of_text, token_indexes.__contains__):
+        if is_sid:
+            yield Segment("sid", sid_tokens=tuple(token_indexes[piece] for piece in pieces))
+        else:
+            yield template("".join(pieces))
 
 
 @cache
-def _token_indexes(space: SidSpace) -> Mapping[str, int]:
-    return {token: index for index, token in enumerate(space.tokens)}
-
-
-@cache
-def _sid_token_pattern(space: SidSpace) -> re.Pattern[str]:
+def _sid_tokens(space: SidSpace) -> tuple[Mapping[str, int], re.Pattern[str]]:
+    """The index of each SID token, and what divides a text at what is spelled like one."""
     begin_and_end = [re.escape(token) for token in (space.begin, space.end) if token]
-    return re.compile("|".join([space.pattern.pattern, *begin_and_end]))
+    spelled = "|".join([space.pattern.pattern, *begin_and_end])
+    pattern = re.compile(f"({re.sub(r'[(][?]P<[a-z]+>', '(?:', spelled)})")  # one group: the whole
+    return {token: index for index, token in enumerate(space.tokens)}, pattern
 
 
 def example_json(
