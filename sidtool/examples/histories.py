@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data import NO_FIELDS, Fields, Texts, Value
+from sidtool.data import NO_FIELDS, Fields, Texts
 from sidtool.data.split import Event, Split, UserSequence
 from sidtool.tokenizer.bundle import Bundle
 
@@ -42,14 +42,6 @@ class HistorySlice:
     def last(self) -> int:
         """The index of the last event among all of the user."""
         return self.first + len(self) - 1
-
-    def known_before_last(self, context: Sequence[str]) -> Fields:
-        """The fields known before the last event, whose context has these names."""
-        return self.fields.before(self.last, context)
-
-    def last_value(self, name: str) -> Value | None:
-        """A field of the last event."""
-        return self.fields.event[name][self.last]
 
     @property
     def events(self) -> tuple[Event, ...]:

@@ -192,9 +192,9 @@ def event_examples(context: ExampleContext, copies: Copies) -> Iterator[Training
             continue
         fields = NO_FIELDS
         if has_slots:
-            fields = history.known_before_last(tuple(context.types.context))
+            fields = history.fields.before(history.last, tuple(context.types.context))
         if context.task.feedback:
-            label = history.last_value(context.task.feedback)
+            label = history.fields.event[context.task.feedback][history.last]
             if label is None:
                 continue
             fields = replace(fields, feedback={context.task.feedback: label})
@@ -224,11 +224,11 @@ def feedback_examples(context: ExampleContext, copies: Copies) -> Iterator[Train
     """Training events: the history with the event, and a feedback of it, which the prompt shows of
     earlier events only."""
     for history in context.histories.with_target(context.split, only_targets=False):
-        label = history.last_value(context.task.feedback)
+        label = history.fields.event[context.task.feedback][history.last]
         if label is None:
             continue
         # of the event itself, the last one shown, only its context and time are known
-        fields = history.known_before_last(tuple(context.types.context)).with_next()
+        fields = history.fields.before(history.last, tuple(context.types.context)).with_next()
         newest = history.newest(min(len(history), context.history_length))
         for copy in range(copies()):
             frame = context.frame(copy)

@@ -19,7 +19,7 @@ from sidtool.examples.blocks import TrainEvents, write_validation
 from sidtool.examples.event_weights import EventWeights
 from sidtool.examples.example_file import example_json
 from sidtool.examples.general_text import GeneralOptions, GeneralRecord, GeneralText
-from sidtool.examples.lineage import ExampleCounts, Lineage, TaskCounts, task_counts
+from sidtool.examples.lineage import ExampleCounts, Lineage, task_counts
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import GENERAL_TASK, copies_within, task_rng, token_budgets
@@ -123,16 +123,9 @@ class SftJob:
             total=totals.n_events,
         )
 
-    def write(self, path: Path | None) -> tuple[dict[str, TaskCounts], str]:
+    def write(self, path: Path | None) -> tuple[dict[str, ExampleCounts], str]:
         """Make the examples, write them if there is a path -> their counts by task, and SHA-256
-        (hex) of the file.
-
-        Raises RefusedError if one of them shows a held-out event."""
-        counts, digest = self.write_tasks(path)
-        return task_counts(counts), digest
-
-    def write_tasks(self, path: Path | None) -> tuple[dict[str, ExampleCounts], str]:
-        """As `write`, with all counts."""
+        (hex) of the file."""
         if path is None:
             return self._write_tasks(None), ""
         with path.open("wb") as stream:
@@ -205,9 +198,11 @@ class SftJob:
         leaked = self.split.held_out.count(events())
         return ExampleCounts(len(lengths), sum(lengths), max(lengths, default=0), leaked)
 
-    def lineage(self, tasks: Mapping[str, TaskCounts], files: Mapping[str, str]) -> Lineage:
-        """The lineage of the examples that were written. Raises DataError if there are none; a
-        SidtoolWarning names tasks without examples, whose prompts are not served."""
+    def lineage(self, counts: Mapping[str, ExampleCounts], files: Mapping[str, str]) -> Lineage:
+        """The lineage of the examples that were written. Raises RefusedError if one of them shows a
+        held-out event, DataError if there are none; a SidtoolWarning names tasks without examples,
+        whose prompts are not served."""
+        tasks = task_counts(counts)
         options = self.options
         missing = [task for task in options.tasks if task not in tasks]
         if len(missing) == len(options.tasks):

@@ -234,13 +234,13 @@ def _written(job: SftJob, out: Path, force: bool) -> Lineage:
                 digests[path.name] = file_digest(path)
 
             with meanwhile(write_valid, job.threads):
-                tasks, digests[out.name] = job.write(stage / out.name)
+                counts, digests[out.name] = job.write(stage / out.name)
             if job.general is not None:
                 general = stage / side["general"].name
                 with general.open("wb") as stream:
                     job.write_examples(stream, job.general.held_out)
                 digests[general.name] = file_digest(general)
-            lineage = job.lineage(tasks, dict(sorted(digests.items())))
+            lineage = job.lineage(counts, dict(sorted(digests.items())))
             text = sealed_text(lineage.to_json())
             (stage / side["meta"].name).write_text(text, encoding="utf-8")
             side["meta"].unlink(missing_ok=True)  # from here on an old output is no longer whole

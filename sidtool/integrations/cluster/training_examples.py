@@ -74,7 +74,7 @@ class ClusterJob(SftJob):
         """The reports of shards that are parts of the split."""
         return [report for report in self.reports if "totals" in report.facts]
 
-    def write_tasks(self, path: Path | None) -> tuple[dict[str, ExampleCounts], str]:
+    def write(self, path: Path | None) -> tuple[dict[str, ExampleCounts], str]:
         """As the parent class: move the joined examples to a path."""
         counts = {task: ExampleCounts() for task in self.options.tasks}
         for report in self.reports:
