@@ -16,7 +16,6 @@ import torch
 
 from sidtool.memory.mixture import NO_PRIOR, Prior
 from sidtool.model.vocabulary import SidTokens
-from sidtool.recommendation.search.columns import token_columns
 from sidtool.recommendation.search.device_trie import FilterArrays, TrieArrays, trie_arrays
 from sidtool.recommendation.search.driver import TOKEN_BUDGET, Decoder, evaluation_mode, tree_tokens
 from sidtool.recommendation.search.filters import LeafFilter
@@ -70,7 +69,6 @@ def beam_search(
     with evaluation_mode(model, prompts, trie.levels - 1) as model:
         decoder = Decoder.of(model, "SIDs cannot be searched with it")
         arrays = trie_arrays(trie, model.device)
-        columns = token_columns(tokens, model.device)
         widths = [min(num_beams, len(codes)) for codes in trie.codes]
         results = [EMPTY_RESULT] * len(prompts)
         for batch, tree in decoder.trees(prompts, capacity, token_budget):
@@ -80,9 +78,8 @@ def beam_search(
                 [filters[index] for index in batch],
                 None if priors is None else [priors[index] for index in batch],
                 [targets[index] for index in batch],
-                model.device,
             )
-            leaves = decoder.grow(tree, search, arrays, columns, normalize, widths)
+            leaves = decoder.grow(tree, search, arrays, tokens, normalize, widths)
             for index, result in zip(batch, search.results(leaves, k), strict=True):
                 results[index] = result
     return results
@@ -98,15 +95,15 @@ class _BeamSearch:
         filters: Sequence[LeafFilter | None],
         priors: Sequence[Prior | None] | None,
         targets: Sequence[int],
-        device: Any,
     ) -> None:
+        device = arrays.device
         self._arrays = arrays
-        self._filters = FilterArrays(filters, arrays, device) if any(filters) else None
+        self._filters = FilterArrays(filters, arrays) if any(filters) else None
         self._mixture = None
         # (batch, beams) log of the model's probability of each beam, times its weight in a mixture
         self._scores = torch.zeros(len(filters), 1, device=device)
         if priors is not None:
-            self._mixture = MixtureArrays(priors, filters, trie, arrays, device)
+            self._mixture = MixtureArrays(priors, filters, trie, arrays)
             self._scores = self._mixture.log_model
         self._target_nodes = None
         if max(targets) >= 0:  # -1 stands for no target
@@ -173,8 +170,8 @@ class MixtureArrays:
         filters: Sequence[LeafFilter | None],
         trie: Trie,
         arrays: TrieArrays,
-        device: torch.device,
     ) -> None:
+        device = arrays.device
         every_prior = [NO_PRIOR if prior is None else prior for prior in priors]
         most = max(len(prior.distribution) for prior in every_prior)
         # (batch, most): rows are filled up with items of share 0, which change no score

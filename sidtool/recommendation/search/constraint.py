@@ -129,7 +129,7 @@ class SidLogitsProcessor(LogitsProcessor):
             if self._filters is not None:
                 rows_per_prompt = len(scores) // len(self._filters)
                 filters = [self._filters[row // rows_per_prompt] for row in rows[:, 0].tolist()]
-                eligible = FilterArrays(filters, arrays, scores.device).eligible(level, children)
+                eligible = FilterArrays(filters, arrays).eligible(level, children)
                 valid &= eligible > 0
             child_scores = child_scores.masked_fill(~valid[:, 0], -torch.inf)
             # padding repeats a code that may be valid: the larger of the two scores wins

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sidtool.recommendation.search.filters import LeafFilter
+from sidtool.recommendation.search.filters import NO_POSITIONS, LeafFilter
 from sidtool.recommendation.search.results import BeamResult, best_leaves
 from sidtool.tokenizer.bundle import Trie
-from sidtool.tokenizer.sid import Codes, Leaves
+from sidtool.tokenizer.sid import Codes, Leaves, SidPositions
 
 _on_device: WeakKeyDictionary[Trie, dict[Any, "TrieArrays"]] = WeakKeyDictionary()
 
@@ -30,6 +30,7 @@ class TrieArrays:
     """The trie's codes and child pointers as tensors, one of each per level."""
 
     def __init__(self, trie: Trie, device: Any) -> None:
+        self.device = device
         self.codes = [torch.from_numpy(array).to(device) for array in trie.codes]
         self.children = [torch.from_numpy(array).to(device) for array in trie.children]
         self.child_offsets = [torch.arange(fan_out, device=device) for fan_out in trie.fan_out]
@@ -65,14 +66,14 @@ class TrieArrays:
             indexes = np.arange(len(n_leaves)) - first_children.repeat(np.diff(pointers))
             paths[:, level] = indexes.repeat(n_leaves)
             n_leaves = np.add.reduceat(n_leaves, first_children)
-        return torch.from_numpy(paths).to(self.children[0].device)
+        return torch.from_numpy(paths).to(self.device)
 
     @cached_property
     def _keys(self) -> list[torch.Tensor]:
         """Per level (n_l,) int64: the parent and the code of each node as one number, ascending."""
         keys = []
         for size, codes, children in zip(self.sizes, self.codes, self.children, strict=True):
-            parents = torch.arange(len(children) - 1, device=codes.device)
+            parents = torch.arange(len(children) - 1, device=self.device)
             keys.append(parents.repeat_interleave(children.diff()) * size + codes)
         return keys
 
@@ -139,25 +140,20 @@ class FilterArrays:
     All lists of items are in one sorted array, with the number of the list as the high part of the
     key, so that one binary search counts the items of a list in a range."""
 
-    def __init__(self, filters: Sequence[LeafFilter | None], trie: TrieArrays, device: Any) -> None:
+    def __init__(self, filters: Sequence[LeafFilter | None], trie: TrieArrays) -> None:
         self._trie = trie
         self.excludes = any(leaf_filter is not None for leaf_filter in filters)
-        allow_lists: dict[int, NDArray[np.int64]] = {}  # prompts often share a large one
-        list_numbers = []
-        denied = []
-        for leaf_filter in filters:
-            allowed = None if leaf_filter is None else leaf_filter.allowed
-            if allowed is not None:
-                allow_lists.setdefault(id(allowed), allowed)
-            list_numbers.append(-1 if allowed is None else list(allow_lists).index(id(allowed)))
-            denied.append(
-                np.zeros(0, dtype=np.int64) if leaf_filter is None else leaf_filter.denied
-            )
-        self.allowed_keys = self._keys(list(allow_lists.values()), device)
-        self._denied_keys = self._keys(denied, device)
+        allowed = [None if leaf_filter is None else leaf_filter.allowed for leaf_filter in filters]
+        # prompts often share a large one
+        allow_lists = {id(positions): positions for positions in allowed if positions is not None}
+        numbers = {key: number for number, key in enumerate(allow_lists)}
+        list_numbers = [numbers.get(id(positions), -1) for positions in allowed]
+        self.allowed_keys = self._keys(list(allow_lists.values()))
+        denied = [NO_POSITIONS if entry is None else entry.denied for entry in filters]
+        self._denied_keys = self._keys(denied)
         # (batch, 1, 1) each
-        self._allow_list = torch.tensor(list_numbers, device=device).view(-1, 1, 1)
-        self._prompt = torch.arange(len(filters), device=device).view(-1, 1, 1)
+        self._allow_list = torch.tensor(list_numbers, device=trie.device).view(-1, 1, 1)
+        self._prompt = torch.arange(len(filters), device=trie.device).view(-1, 1, 1)
 
     def eligible(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
         """(batch, beams, n) int64: how many items below nodes of a level pass."""
@@ -170,10 +166,10 @@ class FilterArrays:
         # only allowed items are on a filter's deny list
         return allowed - self._count(self._denied_keys, self._prompt, first, stop)
 
-    def _keys(self, lists: Sequence[NDArray[np.int64]], device: Any) -> torch.Tensor:
+    def _keys(self, lists: Sequence[SidPositions]) -> torch.Tensor:
         stride = self._trie.n_items + 1
         keys = [positions + number * stride for number, positions in enumerate(lists)]
-        return torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *keys])).to(device)
+        return torch.from_numpy(np.concatenate([NO_POSITIONS, *keys])).to(self._trie.device)
 
     def _count(
         self, keys: torch.Tensor, number: torch.Tensor, first: torch.Tensor, stop: torch.Tensor

@@ -15,8 +15,9 @@ import torch
 
 from sidtool.base.errors import SidtoolError, UsageError, first_line
 from sidtool.model.network import check_positions, decoder_start_id, is_encoder_decoder
+from sidtool.model.vocabulary import SidTokens
 from sidtool.recommendation.search.architectures import PATCHING, attention_windows
-from sidtool.recommendation.search.columns import TokenColumns
+from sidtool.recommendation.search.columns import token_columns
 from sidtool.recommendation.search.device_trie import TrieArrays, normalize_over_children
 from sidtool.recommendation.search.kernels import fast_linear, grouped_keys
 from sidtool.recommendation.search.partial_head import DecodingHead
@@ -94,7 +95,7 @@ class Decoder:
         tree: TokenTree,
         search: Search,
         trie: TrieArrays,
-        columns: TokenColumns,
+        tokens: SidTokens,
         normalize: Normalize,
         widths: Sequence[int],
         *,
@@ -103,6 +104,7 @@ class Decoder:
     ) -> torch.Tensor:
         """Grow the trees of a batch by one SID, or by `n_items` with the tokens `between` two of
         them; (batch, beams) leaves of the last. `widths` are the beams after each level."""
+        columns = token_columns(tokens, trie.device)
         hidden = tree.prefill()  # (batch, 1, dim)
         nodes = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)  # the root
         root = None  # hidden states whose normalizers are still to be subtracted

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from sidtool.model.vocabulary import SidTokens
-from sidtool.recommendation.search.columns import token_columns
 from sidtool.recommendation.search.device_trie import FilterArrays, TrieArrays, trie_arrays
 from sidtool.recommendation.search.driver import TOKEN_BUDGET, Decoder, evaluation_mode, tree_tokens
 from sidtool.recommendation.search.filters import LeafFilter
@@ -61,18 +60,14 @@ def search_lists(
     with evaluation_mode(model, prompts, chain) as model:
         decoder = Decoder.of(model, "it cannot write lists")
         arrays = trie_arrays(trie, model.device)
-        columns = token_columns(tokens, model.device)
         widths = [beams] * trie.levels
         for batch, tree in decoder.trees(prompts, capacity, token_budget):
             search = _ListSearch(
-                arrays,
-                [filters[index] for index in batch],
-                [lengths[index] for index in batch],
-                model.device,
+                arrays, [filters[index] for index in batch], [lengths[index] for index in batch]
             )
             n_items = max(lengths[index] for index in batch)
             decoder.grow(
-                tree, search, arrays, columns, normalize, widths, n_items=n_items, between=between
+                tree, search, arrays, tokens, normalize, widths, n_items=n_items, between=between
             )
             for row, index in enumerate(batch):
                 results[index] = search.results(row, n_lists, trie, filters[index])
@@ -87,17 +82,13 @@ class _ListSearch:
     list has. This is exact where items share a SID, which may then be written once per item."""
 
     def __init__(
-        self,
-        trie: TrieArrays,
-        filters: Sequence[LeafFilter | None],
-        lengths: Sequence[int],
-        device: Any,
+        self, trie: TrieArrays, filters: Sequence[LeafFilter | None], lengths: Sequence[int]
     ) -> None:
         """`lengths` are how many items the lists of each prompt have; behind them nothing
         counts."""
-        batch = len(lengths)
+        batch, device = len(lengths), trie.device
         self._levels = trie.levels
-        self._filters = FilterArrays(filters, trie, device)
+        self._filters = FilterArrays(filters, trie)
         self._lengths = torch.tensor(lengths, device=device)
         self._shortest = min(lengths)
         self._items = torch.zeros(batch, 1, 0, trie.levels, dtype=torch.long, device=device)

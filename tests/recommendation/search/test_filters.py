@@ -44,7 +44,7 @@ def test_the_items_below_a_node_that_pass_are_counted(trie: Trie, lists: Any) ->
         for allow, deny in lists
     ]
     arrays = trie_arrays(trie, torch.device("cpu"))
-    masks = FilterArrays([*filters, None], arrays, torch.device("cpu"))
+    masks = FilterArrays([*filters, None], arrays)
     codes = trie.leaf_codes(np.arange(trie.n_leaves))
     for level in range(trie.levels):
         nodes = torch.arange(len(trie.codes[level])).expand(len(filters) + 1, 1, -1)
@@ -92,7 +92,7 @@ def test_requests_share_an_allow_list() -> None:
     allowed = trie.positions(np.arange(20))
     filters = [LeafFilter.of(trie, allowed, np.array([row])) for row in range(3)]
     arrays = trie_arrays(trie, torch.device("cpu"))
-    assert len(FilterArrays(filters, arrays, torch.device("cpu")).allowed_keys) == 20
+    assert len(FilterArrays(filters, arrays).allowed_keys) == 20
 
 
 @settings(deadline=None)
