@@ -28,7 +28,7 @@ from sidtool.recommendation.requests import (
     as_request,
 )
 from sidtool.recommendation.result_file import result_file, run_fingerprint
-from sidtool.recommendation.windows import WINDOW, LiveRequests, in_windows, reporting
+from sidtool.recommendation.windows import WINDOW, LiveRequests, in_windows
 from sidtool.tokenizer.bundle import Bundle
 
 
@@ -180,11 +180,8 @@ def answer_each(
     run = Recommender.of(model, options or RecommendOptions(), candidates)
     total = len(requests) if isinstance(requests, Sequence) else 0
     unknown: Counter[str] = Counter()
-    if isinstance(requests, LiveRequests):
-        windows = reporting(requests.windows(WINDOW), total, progress)
-    else:
-        windows = in_windows(map(as_request, requests), WINDOW, total, progress)
-    for window in windows:
+    checked = requests if isinstance(requests, LiveRequests) else map(as_request, requests)
+    for window in in_windows(checked, WINDOW, total, progress):
         for answer in run.answer(window):
             if isinstance(answer, BadRequest):
                 if stop:

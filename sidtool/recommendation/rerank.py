@@ -60,30 +60,26 @@ class Reranking:
         ]
         if not reranked:
             return reordered
+        rows, distributions, their_histories = zip(*reranked, strict=True)
         # (n, c) the first items of n requests
-        lists = [ranked[row] for row, _, _ in reranked]
+        lists = [ranked[row] for row in rows]
         width = min(RERANKED, max(len(items.positions) for items in lists))
         positions = padded_lists([items.positions for items in lists], width)
         scores = padded_lists([items.scores for items in lists], width, -np.inf, np.float64)
         model_scores = padded_lists(
             [items.model_scores for items in lists], width, -np.inf, np.float64
         )
-        memory_scores = np.stack(
-            [
-                distribution.log_probs_at(SidPositions(candidates))
-                for (_, distribution, _), candidates in zip(reranked, positions, strict=True)
-            ]
-        )
-        reranked_histories = [history for _, _, history in reranked]
+        pairs = zip(distributions, positions, strict=True)
+        memory_scores = np.stack([known.log_probs_at(items) for known, items in pairs])
         features = self.index.features(
-            reranked_histories, positions, model_scores, memory_scores, scores
+            their_histories, positions, model_scores, memory_scores, scores
         )
         inputs = self.reranker.standardized(features)
         present = positions >= 0
         scores[present] += self.reranker.scores(inputs[present])
         scores[present] += self.reranker.bonuses(features[present])
         orders = np.argsort(-scores, axis=1, kind="stable")
-        for (row, _, _), request_inputs, order in zip(reranked, inputs, orders, strict=True):
+        for row, request_inputs, order in zip(rows, inputs, orders, strict=True):
             places = np.arange(len(ranked[row].positions))
             count = min(len(places), RERANKED)
             places[:count] = order[:count]

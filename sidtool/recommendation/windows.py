@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from queue import Empty, Queue
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 from sidtool.base.progress import Progress
 from sidtool.recommendation.requests import BadRequest, Request, read_request_stream
@@ -20,27 +20,6 @@ PAUSE = 0.02
 many lines is faster, so that windows are full where requests are many."""
 
 T = TypeVar("T")
-
-
-def in_windows(
-    values: Iterable[T], size: int, total: int, progress: Progress | None
-) -> Iterator[list[T]]:
-    """Lists of up to `size` values, read as they are needed; progress is reported after each."""
-    stream = iter(values)
-    windows = iter(lambda: list(islice(stream, size)), [])
-    yield from reporting(windows, total, progress)
-
-
-def reporting(
-    windows: Iterable[list[T]], total: int, progress: Progress | None
-) -> Iterator[list[T]]:
-    """Pass windows on, and report progress after each."""
-    done = 0
-    for window in windows:
-        yield window
-        done += len(window)
-        if progress is not None:
-            progress(done, total)
 
 
 @dataclass(frozen=True)
@@ -84,6 +63,24 @@ class LiveRequests:
                 window = []
             if request is None:
                 return
+
+
+def in_windows(
+    values: Iterable[T] | LiveRequests, size: int, total: int, progress: Progress | None
+) -> Iterator[list[T]]:
+    """Lists of up to `size` values, read as they are needed; progress is reported after each."""
+    windows: Any
+    if isinstance(values, LiveRequests):
+        windows = values.windows(size)
+    else:
+        stream = iter(values)
+        windows = iter(lambda: list(islice(stream, size)), [])
+    done = 0
+    for window in windows:
+        yield window
+        done += len(window)
+        if progress is not None:
+            progress(done, total)
 
 
 def arriving_requests(stream: IO[bytes]) -> LiveRequests | Iterator[Request | BadRequest]:

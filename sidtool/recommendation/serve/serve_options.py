@@ -8,10 +8,10 @@ from sidtool.base.errors import UsageError
 from sidtool.base.options import (
     check_options,
     group,
-    keywords_of,
     option,
     options_from,
     parse_bytes,
+    take_options,
 )
 from sidtool.memory.mixture import MemoryOptions
 from sidtool.model import ModelOptions
@@ -121,13 +121,11 @@ def serve_options(
     options: ServeOptions | str, listening: Listening | None, keywords: Mapping[str, Any]
 ) -> tuple[ServeOptions, Listening]:
     """What to serve and where, of the arguments and keywords of `serve`. Raises UsageError."""
-    names = set(keywords_of(Listening))
-    listening_keywords = {name: value for name, value in keywords.items() if name in names}
-    serve_keywords = {name: value for name, value in keywords.items() if name not in names}
-    listening = options_from(Listening, listening, listening_keywords)
+    others = dict(keywords)
+    listening = options_from(Listening, take_options(Listening, listening, others), {})
     if isinstance(options, str):
-        return options_from(ServeOptions, None, {"model": options, **serve_keywords}), listening
-    return options_from(ServeOptions, options, serve_keywords), listening
+        return options_from(ServeOptions, None, {"model": options, **others}), listening
+    return options_from(ServeOptions, options, others), listening
 
 
 @dataclass(frozen=True)
