@@ -112,6 +112,20 @@ class ExampleBlock(NamedTuple):
     """Held-out events that they show"""
 
 
+class LinePart(NamedTuple):
+    """A part of n lines, each of which has some texts of it, one after the other."""
+
+    sizes: NDArray[Any]
+    """(n,) texts of each line, as numbers or as booleans"""
+    numbers: NDArray[Any]
+    """(sum of sizes,) the numbers of the texts"""
+
+
+def line_part(numbers: NDArray[Any]) -> LinePart:
+    """A part of which each line has one text."""
+    return LinePart(np.ones_like(numbers), numbers)
+
+
 class LineTexts:
     """The texts that lines consist of, by number."""
 
@@ -146,42 +160,24 @@ class LineTexts:
         self._n_texts += len(texts)
         return first
 
-    def joined(self, numbers: Numbers) -> Any:
-        """The bytes of texts, one after the other, as a buffer."""
+    def joined(self, parts: Sequence[LinePart]) -> Any:
+        """The bytes of lines as a buffer: the texts of the first one part by part, then those of
+        the next."""
         import pyarrow as pa
 
-        if not len(numbers):
+        sizes = np.stack([part.sizes for part in parts], axis=1)  # (lines, parts)
+        if not sizes.any():
             return b""
+        stops = np.cumsum(sizes).reshape(sizes.shape)
+        starts = stops - sizes
+        numbers = np.empty(int(stops[-1, -1]), dtype=np.int64)
+        for place, part in enumerate(parts):
+            numbers[consecutive(starts[:, place], part.sizes)] = part.numbers
         if len(self._arrays) > 1:
             self._arrays = [pa.concat_arrays(self._arrays)]
         _, offsets, values = self._arrays[0].take(pa.array(numbers)).buffers()
         stop = np.frombuffer(offsets, dtype=np.int64)[len(numbers)]
         return values[: int(stop)]
-
-
-class LinePart(NamedTuple):
-    """A part of n lines, each of which has some texts of it, one after the other."""
-
-    sizes: NDArray[Any]
-    """(n,) texts of each line, as numbers or as booleans"""
-    numbers: NDArray[Any]
-    """(sum of sizes,) the numbers of the texts"""
-
-
-def line_part(numbers: NDArray[Any]) -> LinePart:
-    """A part of which each line has one text."""
-    return LinePart(np.ones_like(numbers), numbers)
-
-
-def line_by_line(parts: Sequence[LinePart]) -> Numbers:
-    """The numbers of all texts: those of the first line part by part, then those of the next."""
-    sizes = np.stack([part.sizes for part in parts], axis=1)  # (lines, parts)
-    stops = np.cumsum(sizes).reshape(sizes.shape)
-    starts = stops - sizes
-    numbers = np.empty(int(stops[-1, -1]) if len(stops) else 0, dtype=np.int64)
-    for place, part in enumerate(parts):
-        numbers[consecutive(starts[:, place], part.sizes)] = part.numbers
-    return numbers
 
 
 def write_validation(path: Path, examples: PackedExamples) -> None:
@@ -214,7 +210,7 @@ def write_validation(path: Path, examples: PackedExamples) -> None:
                 line_part(part.items + np.int64(targets)),
                 line_part(inverse[start:stop] + positions),
             ]
-            stream.write(texts.joined(line_by_line(parts)))
+            stream.write(texts.joined(parts))
 
 
 class CatalogSpans:

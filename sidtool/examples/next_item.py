@@ -21,7 +21,6 @@ from sidtool.examples.blocks import (
     TrainEvents,
     by_row,
     escaped,
-    line_by_line,
     line_part,
 )
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
@@ -140,7 +139,7 @@ class EventLines:
         history_tokens = tokens_before[targets] - tokens_before[starts] - self._separator_tokens
         lengths = fixed + history_tokens
         parts = self._parts(events, starts, targets, frames)
-        lines = self._texts.joined(line_by_line(parts))
+        lines = self._texts.joined(parts)
         return ExampleBlock(lines, lengths, events.count_held_out(starts, targets + 1))
 
     def _parts(

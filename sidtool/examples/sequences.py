@@ -23,7 +23,6 @@ from sidtool.examples.blocks import (
     TrainEvents,
     by_row,
     escaped,
-    line_by_line,
     line_part,
 )
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
@@ -138,7 +137,7 @@ class _SequenceLines:
             LinePart(stops - targets, items[consecutive(targets, stops - targets)]),
             line_part(one_each * self._end),
         ]
-        lines = self._texts.joined(line_by_line(parts))
+        lines = self._texts.joined(parts)
         lengths = self._n_before + self._tokens_of_item * (stops - starts)
         return ExampleBlock(lines, lengths, events.count_held_out(starts, stops))
 
