@@ -21,7 +21,7 @@ from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageEr
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.mixture.index import MemoryOptions
 from sidtool.recommendation.serve.serve_options import ServeOptions
-from sidtool.recommendation.serve.sources import Sources
+from sidtool.recommendation.serve.service import Sources
 from sidtool.registry import (
     check_signed,
     open_bundle,

@@ -158,23 +158,21 @@ def _example_maker(
     # the prompt of the task if it predicts labels, else that by which the model recommends
     label_prompts = (prompt for prompt in contract.label_prompts if prompt.task == task)
     prompt = next(label_prompts, contract.history_prompt)
+    columns = options.catalog.fields
+    max_length, sft = SftOptions.max_length, None
+    if (trained := contract.training_of(task)) is not None:
+        max_length, sft = trained.max_length or max_length, trained.sft
+    if sft is not None and named_task(task).target == "text":
+        columns = columns or sft.columns
+    templates = {} if sft is None else sft.templates
     sft_options = SftOptions(
         tasks={task: 1.0},
         format=cast(Format | None, contract.example_format) or "auto",
-        history_length=(prompt or SftOptions).history_length,
+        max_length=min(max_length, max_positions(loaded.model) or max_length),
+        history_length=(sft or prompt or SftOptions).history_length,
+        templates={name: template for name, template in templates.items() if name == task},
+        columns=columns or None,
     )
-    columns = options.catalog.fields
-    trained = contract.training_of(task)
-    if trained is not None and trained.max_length:
-        sft_options = replace(sft_options, max_length=trained.max_length)
-    if trained is not None and (sft := trained.sft) is not None:
-        templates = {name: template for name, template in sft.templates.items() if name == task}
-        sft_options = replace(sft_options, history_length=sft.history_length, templates=templates)
-        if named_task(task).target == "text":
-            columns = columns or sft.columns
-    positions = max_positions(loaded.model) or sft_options.max_length
-    max_length = min(sft_options.max_length, positions)
-    sft_options = replace(sft_options, max_length=max_length, columns=columns or None)
     bundle = loaded.bundle
     if options.items is not None:
         recorded = bundle.manifest.made_from.columns

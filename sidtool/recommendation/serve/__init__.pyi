@@ -14,5 +14,5 @@ from .serve_options import ServeOptions as ServeOptions
 from .serve_options import ServiceOptions as ServiceOptions
 from .serve_options import serve_options as serve_options
 from .service import Service as Service
-from .sources import Sources as Sources
+from .service import Sources as Sources
 from .start import serve as serve

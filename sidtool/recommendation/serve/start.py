@@ -47,8 +47,7 @@ def serve(
     _refuse_running_loop()
     from sidtool.recommendation.serve.log import log_to_stderr
     from sidtool.recommendation.serve.process import bound_socket, run_process, serve_with_workers
-    from sidtool.recommendation.serve.service import Service
-    from sidtool.recommendation.serve.sources import Sources
+    from sidtool.recommendation.serve.service import Service, Sources
 
     options, listening = serve_options(options, listening, keywords)
     with (
