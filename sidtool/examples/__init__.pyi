@@ -17,6 +17,7 @@ from .parts import read_any_lineage as read_any_lineage
 from .parts import validation_users as validation_users
 from .prompts import check_prompt as check_prompt
 from .prompts import templates_for as templates_for
+from .sft_job import EventTotals as EventTotals
 from .sft_job import SftJob as SftJob
 from .sft_options import SftOptions as SftOptions
 from .sft_options import TaskCatalogOptions as TaskCatalogOptions

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from sidtool.base.digests import HashedFile
 from sidtool.base.errors import DataError, SidtoolWarning
@@ -78,23 +78,9 @@ class SftJob:
         """The training events as columns."""
         return self.maker.events(self.split)
 
-    @property
-    def part_totals(self) -> Sequence[Mapping[str, Any]]:
-        """The figures of each part of the split, as JSON values, where parts are opened alone."""
-        return ()
-
     @cached_property
     def totals(self) -> EventTotals:
         """The figures of all events of the split."""
-        parts = [EventTotals(**part) for part in self.part_totals]
-        if parts:
-            unknown = dict.fromkeys(item for part in parts for item in part.unknown_items)
-            return EventTotals(
-                sum(part.n_events for part in parts),
-                sum(part.n_dropped for part in parts),
-                list(unknown),
-                sum(part.n_valid for part in parts),
-            )
         events = self.events
         n_valid = len(self.split.valid)
         return EventTotals(events.n_events, events.n_dropped, events.unknown_items, n_valid)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from sidtool.data.tables import as_url
 from sidtool.examples import (
     PARTS_LINEAGE,
     VALID,
+    EventTotals,
     ExampleCounts,
     Lineage,
     SftInputs,
@@ -64,10 +65,19 @@ class ClusterJob(SftJob):
     joined: str = ""
     """SHA-256 of the joined examples"""
 
-    @property
-    def part_totals(self) -> Sequence[Mapping[str, Any]]:
-        """As the parent class."""
-        return [report.facts["totals"] for report in self._parts]
+    @cached_property
+    def totals(self) -> EventTotals:
+        """As the parent class, of a split in parts by the figures of each part."""
+        parts = [EventTotals(**report.facts["totals"]) for report in self._parts]
+        if not parts:
+            return super().totals
+        unknown = dict.fromkeys(item for part in parts for item in part.unknown_items)
+        return EventTotals(
+            sum(part.n_events for part in parts),
+            sum(part.n_dropped for part in parts),
+            list(unknown),
+            sum(part.n_valid for part in parts),
+        )
 
     @property
     def _parts(self) -> list[PartReport]:
