@@ -32,7 +32,7 @@ from sidtool.memory import (
     padded_rows,
 )
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.sid import PopularityRanks, SidPositions
+from sidtool.tokenizer.sid import ItemRows, PopularityRanks
 
 CHUNK = 1024
 """Histories that are ranked together."""
@@ -64,11 +64,6 @@ class Catalog:
             sequences=ItemSequences(ranks[sequences.items], sequences.offsets),
         )
 
-    @classmethod
-    def of_bundle(cls, bundle: Bundle, users: Sequence[UserSequence]) -> "Catalog":
-        """The catalog of the active items of a bundle."""
-        return cls.of([bundle.items.ids[row] for row in bundle.active.tolist()], users)
-
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -98,43 +93,45 @@ def baseline_values(
     """Popularity and item-kNN, fitted on training events and applied to whole histories; k items
     are ranked. With `shards`, the similarities are computed within its budget, in files. The
     ranking is the same for any number of threads."""
-    catalog = Catalog.of_bundle(examples.bundle, events)
     ranked = rank_baselines(
-        catalog,
+        examples.bundle,
         examples.examples,
+        events,
         k=k,
         exclude_seen=examples.exclude_seen,
         shards=shards,
         threads=threads,
     )
-    rows = examples.bundle.items.rows(catalog.ids)
-    # popularity rank -> position in SID order; the last entry is that of rank -1
-    positions = np.append(examples.bundle.trie().positions_of(rows), -1)
+    positions_of = examples.bundle.trie().positions_of
     return {
-        system: SystemValues.of_items(examples, SidPositions(positions[items]), ks)
-        for system, items in ranked.items()
+        system: SystemValues.of_items(examples, positions_of(rows), ks)
+        for system, rows in ranked.items()
     }
 
 
 def rank_baselines(
-    catalog: Catalog,
+    bundle: Bundle,
     examples: Sequence[Example],
+    events: Sequence[UserSequence],
     *,
     k: int,
     exclude_seen: bool,
     shards: Shards | None = None,
     threads: int = 1,
-) -> dict[str, PopularityRanks]:
-    """By baseline: (n, k) items by popularity rank, best first, for the whole histories of n
-    examples; -1 where there are no more. `shards` and `threads` as in `baseline_values`."""
+) -> dict[str, ItemRows]:
+    """By baseline: (n, k) active items by their rows in a bundle, best first, for the whole
+    histories of n examples; -1 where there are no more. Other arguments as in `baseline_values`."""
+    catalog = Catalog.of([bundle.items.ids[row] for row in bundle.active.tolist()], events)
     histories = [catalog.index_of(example.history) for example in examples]
     similarity = item_similarity(catalog.sequences, len(catalog), UNTUNED, shards, threads)
-    return {
+    ranked = {
         POPULARITY: popularity(histories, len(catalog), k, exclude_seen=exclude_seen),
         ITEM_KNN: item_knn(
             similarity, histories, k, settings=UNTUNED, exclude_seen=exclude_seen, threads=threads
         ),
     }
+    rows = np.append(bundle.items.rows(catalog.ids), -1)  # the last one is that of rank -1
+    return {system: ItemRows(rows[ranks]) for system, ranks in ranked.items()}
 
 
 def popularity(

@@ -49,10 +49,9 @@ def group_averages(
     """The averages of each group, of a model and the systems that it is compared with.
 
     A difference covers the metrics that both systems have."""
-    ends = intervals(model.names, model.values, users, groups, seed=seed)
-    others_ends = {
-        system: intervals(other.names, other.values, users, groups, seed=seed)
-        for system, other in others.items()
+    ends = {
+        name: intervals(system.names, system.values, users, groups, seed=seed)
+        for name, system in (("model", model), *others.items())
     }
     differences = {
         system: system_differences(model, other, users, groups, seed=seed)
@@ -62,13 +61,13 @@ def group_averages(
         group: Averages(
             n=round(weights.sum()),
             metrics=averages(model.names, model.values, weights),
-            confidence_interval=ends[group],
+            confidence_interval=ends["model"][group],
             baselines={
                 system: averages(other.names, other.values, weights)
                 for system, other in others.items()
             },
             differences={system: by_group[group] for system, by_group in differences.items()},
-            baseline_intervals={system: of[group] for system, of in others_ends.items()},
+            baseline_intervals={system: ends[system][group] for system in others},
         )
         for group, weights in groups.items()
     }

@@ -188,11 +188,7 @@ class Judge:
         """The K best leaves for every `processes`-th user from `process` on."""
         queries = self._queries[process::processes]
         return self.session.rank(
-            model,
-            queries,
-            k=self.k,
-            num_beams=max(self.k, self.num_beams),
-            window=max(1, len(queries)),
+            model, queries, k=self.k, num_beams=self.num_beams, window=max(1, len(queries))
         )
 
     def measure(self, ranked: Sequence[RankedQueries]) -> Measurement:

@@ -15,7 +15,7 @@ from sidtool.base.progress import Progress
 from sidtool.base.records import JsonRecord
 from sidtool.data import UnknownOptions
 from sidtool.data.split import MAX_LENGTH, Example, Split, UserSequence, evenly_spaced
-from sidtool.evaluation.baselines import UNTUNED, Catalog, rank_baselines
+from sidtool.evaluation.baselines import UNTUNED, rank_baselines
 from sidtool.evaluation.bootstrap import RESAMPLES, Difference, intervals, paired_differences
 from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog, check_targets
 from sidtool.evaluation.lists.list_metrics import (
@@ -200,11 +200,11 @@ def evaluate_list_makers(
         for system, make in makers.items()
     }
     if options.baselines:
-        catalog = Catalog.of_bundle(bundle, events)
-        ranked = rank_baselines(catalog, examples, k=options.length, exclude_seen=exclude_seen)
-        rows = bundle.items.rows(catalog.ids)
+        ranked = rank_baselines(
+            bundle, examples, events, k=options.length, exclude_seen=exclude_seen
+        )
         for system, rankings in ranked.items():
-            lists[system] = [ItemRows(rows[items[items >= 0]]) for items in rankings]
+            lists[system] = [ItemRows(rows[rows >= 0]) for rows in rankings]
     return _evaluation(bundle, examples, lists, item_facts(bundle, events), options)
 
 

@@ -9,6 +9,7 @@ a rare target or one without training events. docs/ranking.md gives loss and rul
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -210,6 +211,7 @@ def fit_reranker(
     halves = (served.in_first_half, ~served.in_first_half)
     if any((half & fitted_to.is_informative).sum() < RERANK_USERS for half in halves):
         return None, {}
+    fit = partial(fit_part, fitted_to, manifest=manifest, exclude_seen=exclude_seen)
     before = served.ranks(0.0)
     events = served.target_events
     rare_and_new = [(events >= 1) & (events <= 5), events == 0]
@@ -219,8 +221,7 @@ def fit_reranker(
     for rarity in RARITY_WEIGHTS:
         added = np.zeros(served.log_mixture.shape, dtype=np.float32)
         for half in halves:
-            fit = fit_part(fitted_to, ~half, rarity, seeds[:1], manifest, exclude_seen=exclude_seen)
-            added += served.added(fit, half)
+            added += served.added(fit(~half, rarity, seeds[:1]), half)
         for scale, bonus in product(SCALES, bonuses):
             after = served.ranks(added * np.float32(scale) + np.float32(bonus) * served.is_new)
             ndcg = float(gains(after).mean())
@@ -241,17 +242,8 @@ def fit_reranker(
     record |= {"ndcg@10 gain, low": difference.low, "ndcg@10 gain, high": difference.high}
     if difference.low <= 0:
         return None, record
-    reranker = fit_part(
-        fitted_to,
-        np.ones(len(before), dtype=np.bool_),
-        rarity,
-        seeds,
-        manifest,
-        exclude_seen=exclude_seen,
-        scale=scale,
-        new_item_bonus=bonus,
-    )
-    return reranker, record
+    everyone = np.ones(len(before), dtype=np.bool_)
+    return fit(everyone, rarity, seeds, scale=scale, new_item_bonus=bonus), record
 
 
 def fit_network(
