@@ -113,14 +113,6 @@ class TokenColumns:
         ids = [level.ids(level_codes) for level, level_codes in columns]
         return torch.stack(ids, dim=-1) if ids else codes  # none precede the code of one level
 
-    def codes(self, ids: torch.Tensor) -> torch.Tensor:
-        """(..., depth) token ids of the first levels -> (..., depth) codes."""
-        codes = [
-            level.codes_at(places_in(level.columns, level_ids))
-            for level, level_ids in zip(self.levels, ids.unbind(-1), strict=False)
-        ]
-        return torch.stack(codes, dim=-1)
-
     def locate(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(...) any token ids -> (...) the level of each, -1 or the number of levels where it is no
         code, and (...) its code there."""

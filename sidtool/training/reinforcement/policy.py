@@ -78,7 +78,7 @@ class Policy:
 
     def codes(self, ids: torch.Tensor) -> torch.Tensor:
         """(..., levels) token ids of SIDs -> (..., levels) codes."""
-        return token_columns(self.tokens, ids.device).codes(ids)
+        return token_columns(self.tokens, ids.device).locate(ids)[1]
 
     def scores(
         self,
