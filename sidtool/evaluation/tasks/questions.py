@@ -29,8 +29,6 @@ from sidtool.model.network import max_positions
 from sidtool.model.prompt import Format, Segment
 from sidtool.recommendation.search import BeamOptions
 
-GroupKey = tuple[object, ...]
-
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionOptions(UnknownOptions, HeldOutOptions, BeamOptions):
@@ -64,7 +62,7 @@ class Question:
 
     prompt: tuple[Segment, ...]
     answer: tuple[Segment, ...]
-    group: GroupKey | None = None
+    group: tuple[Segment, ...] | None = None
     """Questions of one group show the model the same, so an answer that is correct for one of them
     is correct for all (items may share a title)."""
 
@@ -196,10 +194,6 @@ def _question(task: str, prompt: Iterable[Segment], answer: Iterable[Segment]) -
     """A question. Questions about items that show the same text are one group, whatever the
     template."""
     prompt = tuple(prompt)
-    catalog_text = tuple(
-        (segment.kind, segment.text, segment.sid_tokens)
-        for segment in prompt
-        if segment.kind == "catalog"
-    )
+    catalog_text = tuple(segment for segment in prompt if segment.kind == "catalog")
     grouped = not named_task(task).of_users and bool(catalog_text)
     return Question(prompt, tuple(answer), catalog_text if grouped else None)

@@ -29,7 +29,6 @@ from sidtool.evaluation.metrics import (
     metric_values,
 )
 from sidtool.evaluation.tasks.questions import (
-    GroupKey,
     Question,
     TaskEvaluationOptions,
     make_questions,
@@ -129,7 +128,6 @@ def evaluate_task(
         task,
         questions,
         also_correct=also_correct,
-        are_labels=named_task(task).target == "feedback",
         search=options,
         seed=options.seed,
         progress=progress,
@@ -142,7 +140,6 @@ def evaluate_questions(
     questions: Sequence[Question],
     *,
     also_correct: Sequence[Question] = (),
-    are_labels: bool = False,
     search: BeamOptions | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -150,10 +147,10 @@ def evaluate_questions(
     """Query a model with every question: by beam search for SIDs, greedily for texts.
 
     `also_correct` are further questions, not evaluated, whose answers are correct for the questions
-    of their group too. With `are_labels`, answers are labels, whose probabilities are measured if
-    there are few enough (`label_metrics`). Raises DataError without questions, or if some
-    are answered by a SID and others by a text, UsageError for a `search.normalize` where no answer
-    is a SID."""
+    of their group too. Answers that are feedback are labels, whose probabilities are measured if
+    there are few enough (`label_metrics`). Raises DataError without questions, or if some are
+    answered by a SID and others by a text, UsageError for a `search.normalize` where no answer is a
+    SID."""
     if not questions:
         raise DataError(f"there are no questions of task {task}")
     kinds = {question.ends_in_sid or ("text", bool(question.prompt)) for question in questions}
@@ -178,6 +175,7 @@ def evaluate_questions(
     else:
         from sidtool.evaluation.tasks.text_answers import label_metrics, text_answer_metrics
 
+        are_labels = named_task(task).target == "feedback"
         if are_labels and sorted_labels(question.text for question in questions):
             measured = label_metrics(loaded, questions)
         else:
@@ -224,7 +222,7 @@ def sid_answer_metrics(
         .leaves
     )
     # of each question every prefix, the whole SID included, of a correct answer
-    by_group: dict[GroupKey, set[SidCodes]] = defaultdict(set)
+    by_group: dict[tuple[Segment, ...], set[SidCodes]] = defaultdict(set)
     others = [split_last_sid(space, question)[1] for question in also_correct]
     for question, codes in zip([*questions, *also_correct], [*answers, *others], strict=True):
         if question.group is not None:

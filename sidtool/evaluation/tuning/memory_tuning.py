@@ -39,7 +39,7 @@ from sidtool.data.split import (
 from sidtool.evaluation.held_out import open_model_split
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.ranking import IndexedExamples, example_queries, rank_index
-from sidtool.evaluation.tuning.mixture_candidates import Candidates
+from sidtool.evaluation.tuning.mixture_candidates import Candidates, K
 from sidtool.evaluation.tuning.mixture_choice import choose_for_new_items
 from sidtool.evaluation.tuning.reranker_fit import choose_reranker
 from sidtool.memory import (
@@ -201,8 +201,6 @@ Settings = dict[str, Any]
 
 ROUNDS = 2
 """The second round sees the other settings' choices of the first."""
-K = 10
-"""Cut-off of the metric."""
 CONTENT = "content_weight"
 GRID: Grid = {
     "normalization": (0.5, 0.4, 0.3, 0.2, 0.1),

@@ -232,6 +232,6 @@ def test_a_single_label_measures_nothing() -> None:
 
 def test_many_labels_are_texts() -> None:
     many = [question(n, f"label {n}") for n in range(21)]
-    measured = evaluate_questions(MODEL, "predict-rating", many, are_labels=True)
+    measured = evaluate_questions(MODEL, "predict-rating", many)
     assert set(measured.metrics) == {"exact_match", "token_f1", "perplexity"}
     assert measured.chance == {}
