@@ -34,12 +34,12 @@ def _source(context: ExampleContext, index: int, number: int) -> list[Segment]:
     """What the prompt shows of an item, empty if it has no such text; `number` varies the length of
     a prefix."""
     if context.task.source == "sid":
-        return [context.sid(index)]
+        return [context.sids([index])]
     if context.task.source == "prefix":
         space = context.bundle.space
         n_codes = 1 + number % (space.levels - 1)
         n_tokens = space.has_begin_end_tokens + n_codes
-        return [Segment("sid", sid_tokens=context.sid(index).sid_tokens[:n_tokens])]
+        return [Segment("sid", sid_tokens=context.sids([index]).sid_tokens[:n_tokens])]
     text = context.text(index)
     return [catalog(text)] if text else []
 

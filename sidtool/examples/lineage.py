@@ -3,6 +3,7 @@
 It is stored beside the examples, as NAME.meta.json."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -230,11 +231,10 @@ def read_lineage(train: Path) -> Lineage:
         what = describe(as_url(train)) or "a folder of parts"
         raise UsageError(f"{as_url(train)} is {what}, not {EXAMPLES}", hint=WHAT_TO_NAME)
     path = side_files(train)["meta"]
-    try:
+    data = None
+    with suppress(OSError, DataError):
         require_regular(path)
         data = path.read_bytes()
-    except (OSError, DataError) as error:
-        raise _unreadable(path, train) from error
     lineage = parsed_lineage(data, path, train)
     if train.name not in lineage.files:
         raise DataError(
@@ -250,21 +250,17 @@ def read_lineage(train: Path) -> Lineage:
     return lineage
 
 
-def _unreadable(path: Path, train: Path) -> DataError:
-    what = describe(as_url(train))
-    problem = f"cannot read the lineage {as_url(path)} of {as_url(train)}"
-    if what not in (None, "a file", EXAMPLES):
-        problem = f"{as_url(train)} is {what}, not {EXAMPLES}"
-    return DataError(problem, hint=WHAT_TO_NAME)
-
-
 def parsed_lineage(data: bytes | None, path: Path, train: Path) -> Lineage:
-    """The lineage `path` of the training examples `train`, None if it is missing. Raises as
-    `read_lineage`."""
+    """The lineage `path` of the training examples `train`; `data` is None if it cannot be read.
+    Raises as `read_lineage`."""
     try:
         value = parse_json(data or b"")
     except ValueError as error:
-        raise _unreadable(path, train) from error
+        what = describe(as_url(train))
+        problem = f"cannot read the lineage {as_url(path)} of {as_url(train)}"
+        if what not in (None, "a file", EXAMPLES):
+            problem = f"{as_url(train)} is {what}, not {EXAMPLES}"
+        raise DataError(problem, hint=WHAT_TO_NAME) from error
     if not isinstance(value, dict) or value.get("format") != LINEAGE_FORMAT:
         raise DataError(
             f"{path} is no lineage of format {LINEAGE_FORMAT}",

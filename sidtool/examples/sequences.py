@@ -2,7 +2,7 @@
 items."""
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from sidtool.examples.blocks import (
     line_part,
 )
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
-from sidtool.model.prompt import Segment, assemble_history, sids, template
+from sidtool.model.prompt import assemble_history, template
 
 
 class Windows(NamedTuple):
@@ -166,16 +166,10 @@ def list_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingE
                 close = template(frame.close)
                 fields = prompt_fields.until(start) if frame.has_slots else NO_FIELDS
                 # a prompt is cut as when serving, where the length of the list is not known before
-                longest = (_sids(context, rows[:1] * context.lists.length), close)
+                longest = (context.sids(rows[:1] * context.lists.length, behind_begin=True), close)
                 prompt, n_items = context.history_prompt(
                     frame, prompt_history.indexes, longest, fields
                 )
                 events = (*prompt_history.newest(n_items).events, *target_events)
-                completion = (_sids(context, rows), close)
+                completion = (context.sids(rows, behind_begin=True), close)
                 yield TrainingExample(context.name, prompt, completion, events)
-
-
-def _sids(context: ExampleContext, indexes: Sequence[int]) -> Segment:
-    """The SIDs of items, which follow a prompt."""
-    codes = context.bundle.items.codes[list(indexes)]
-    return sids(context.bundle.space, codes, behind_begin=True)

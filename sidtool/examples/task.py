@@ -220,9 +220,10 @@ class ExampleContext:
         turn = copy if self.same_frame else copy + number
         return self.frames[turn % len(self.frames)]
 
-    def sid(self, index: int) -> Segment:
-        """The SID of an item."""
-        return sids(self.bundle.space, self.bundle.items.codes[index : index + 1])
+    def sids(self, indexes: Sequence[int], *, behind_begin: bool = False) -> Segment:
+        """The SIDs of items; `behind_begin`, they follow a prompt that ends with a begin token."""
+        codes = self.bundle.items.codes[list(indexes)]
+        return sids(self.bundle.space, codes, behind_begin=behind_begin)
 
     def sid_texts(self, rows: NDArray[np.int64], *, begin_token: bool = True) -> tuple[Texts, int]:
         """The SIDs of items as text, and their length in tokens; as answers without the begin
@@ -247,8 +248,7 @@ class ExampleContext:
         text."""
         close = template(frame.close)
         if self.task.target == "sid":
-            codes = self.bundle.items.codes[index : index + 1]
-            return (sids(self.bundle.space, codes, behind_begin=True), close)
+            return (self.sids([index], behind_begin=True), close)
         text = self.text(index)
         return (catalog(text), close) if text else ()
 
@@ -317,7 +317,7 @@ class ExampleContext:
             segments = []
             for piece in _SLOTS.split(frame.item):
                 if piece == "{sid}":
-                    segments.append(self.sid(index))
+                    segments.append(self.sids([index]))
                 elif piece == "{title}":
                     segments.append(catalog(self.texts.text("title", index)))
                 elif piece == "{columns}":  # by a line for each column
