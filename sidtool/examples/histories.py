@@ -1,12 +1,15 @@
-"""User histories: the training events of a split whose items are in the bundle."""
+"""User histories: the training events of a split whose items are in the bundle, and the windows of
+them that sequences show."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.ranges import consecutive
 from sidtool.data import NO_FIELDS, Fields, Texts
 from sidtool.data.split import Event, Split, UserSequence
 from sidtool.tokenizer.bundle import Bundle
@@ -105,3 +108,38 @@ class Histories:
         ids = [item_ids[place] for place in places]
         indexes = [self.item_index[item_id] for item_id in ids]
         return HistorySlice(user, indexes, ids, [positions[place] for place in places], fields)
+
+
+class Windows(NamedTuple):
+    """Parts of histories, one example each: an item is a target once, and all targets but those of
+    an earlier window are shown before the first target."""
+
+    owners: NDArray[np.int64]
+    """(windows,) the history of each"""
+    starts: NDArray[np.int64]
+    """(windows,) its first item"""
+    targets: NDArray[np.int64]
+    """(windows,) its first target"""
+    stops: NDArray[np.int64]
+    """(windows,) the end of its targets"""
+
+
+def sequence_windows(lengths: NDArray[np.int64], history_length: int) -> Windows:
+    """Cut (n,) histories of these lengths into examples, oldest first, so that every item is a
+    target once.
+
+    An example has `history_length` items and the next one, as a prompt has when serving. The last
+    example ends where the history ends. Examples overlap, so that every target but those of the
+    first example has at least half of `history_length` before it."""
+    size = history_length + 1
+    stride = max(1, history_length // 2)
+    # the first one, and one more for every `stride` items that are left, or fewer
+    n_windows = (lengths > 0) + np.maximum(0, -(-(lengths - size) // stride))
+    owners = np.repeat(np.arange(len(lengths)), n_windows)
+    place = consecutive(np.zeros_like(n_windows), n_windows)  # among the windows of its history
+    n_later = n_windows[owners] - 1 - place
+    stops = lengths[owners] - stride * n_later
+    is_first = place == 0
+    starts = np.where(is_first, 0, stops - size)
+    targets = np.where(is_first, 0, stops - stride)
+    return Windows(owners, starts, targets, stops)

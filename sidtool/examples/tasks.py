@@ -20,9 +20,14 @@ from sidtool.examples.items import (
     item_text_examples,
     query_examples,
 )
-from sidtool.examples.next_item import event_blocks, event_examples, feedback_examples
-from sidtool.examples.sequences import list_examples, sequence_blocks, sequence_examples
 from sidtool.examples.task import MakeBlocks, MakeExamples, Task
+from sidtool.examples.user_lines import event_blocks, sequence_blocks
+from sidtool.examples.user_tasks import (
+    event_examples,
+    feedback_examples,
+    list_examples,
+    sequence_examples,
+)
 
 TASKS: Mapping[str, Task] = {
     "sequence": Task(sequence_examples, "user", "sid", "sid"),

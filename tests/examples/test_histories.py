@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.examples.sequences import sequence_windows
+from sidtool.examples.histories import sequence_windows
 
 
 @given(st.lists(st.integers(0, 200), max_size=4), st.integers(1, 30))

@@ -1,14 +1,13 @@
-"""The tasks of training events: the next item of a history, and the feedback of its last one."""
+"""The examples of users without fields, as the functions of `user_tasks` make them, but as lines of
+a file and many at once: next items of histories, and sequences."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from sidtool.base.ranges import consecutive
-from sidtool.data import NO_FIELDS
 from sidtool.examples.blocks import (
     BlockCopies,
     CatalogSpans,
@@ -23,8 +22,9 @@ from sidtool.examples.blocks import (
     escaped,
     line_part,
 )
-from sidtool.examples.task import Copies, ExampleContext, TrainingExample
-from sidtool.model.prompt import catalog, template, value_text
+from sidtool.examples.histories import Windows, sequence_windows
+from sidtool.examples.task import ExampleContext
+from sidtool.model.prompt import catalog, template
 
 
 class ShownItems(NamedTuple):
@@ -181,30 +181,6 @@ class EventLines:
         ]
 
 
-def event_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:
-    """Training events: the history before an event, and its item."""
-    has_slots = any(frame.has_slots for frame in context.frames)
-    histories = context.histories.with_target(context.split)
-    for number, history in enumerate(histories, start=context.first_number):
-        *earlier, target = history.indexes
-        if not context.completion(target, context.frames[0]):  # the item lacks that text
-            continue
-        fields = NO_FIELDS
-        if has_slots:
-            fields = history.fields.before(history.last, tuple(context.types.context))
-        if context.task.feedback:
-            label = history.fields.event[context.task.feedback][history.last]
-            if label is None:
-                continue
-            fields = replace(fields, feedback={context.task.feedback: label})
-        for copy in range(copies()):
-            frame = context.frame(copy, number)
-            completion = context.completion(target, frame)
-            prompt, n_items = context.history_prompt(frame, earlier, completion, fields)
-            events = history.newest(n_items + 1).events
-            yield TrainingExample(context.name, prompt, completion, events, history.item_ids[-1])
-
-
 def event_blocks(
     context: ExampleContext, events: TrainEvents, users: range, copies: BlockCopies
 ) -> Iterator[MakeBlock]:
@@ -219,19 +195,51 @@ def event_blocks(
         first_number += int(n_with_history.sum())
 
 
-def feedback_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:
-    """Training events: the history with the event, and a feedback of it, which the prompt shows of
-    earlier events only."""
-    for history in context.histories.with_target(context.split, only_targets=False):
-        label = history.fields.event[context.task.feedback][history.last]
-        if label is None:
-            continue
-        # of the event itself, the last one shown, only its context and time are known
-        fields = history.fields.before(history.last, tuple(context.types.context)).with_next()
-        newest = history.newest(min(len(history), context.history_length))
-        for copy in range(copies()):
-            frame = context.frame(copy)
-            completion = (catalog(value_text(label)), template(frame.close))
-            prompt, n_items = context.history_prompt(frame, newest.indexes, completion, fields)
-            events = newest.newest(n_items).events
-            yield TrainingExample(context.name, prompt, completion, events, history.item_ids[-1])
+class _SequenceLines:
+    """The lines of sequences."""
+
+    def __init__(self, context: ExampleContext, events: TrainEvents) -> None:
+        before = template(context.frames[0].before)
+        self._n_before = context.length([before])
+        [text] = escaped([before.text])
+        self._texts = LineTexts()
+        sid_texts, n_tokens = context.sid_texts(events.used_rows)
+        self._items = by_row(self._texts.add_escaped(sid_texts), events.used_rows)
+        self._tokens_of_item = 0 if context.encoder is None else n_tokens
+        self._users = self._texts.add_escaped(events.user_ids)
+        self._head = self._texts.add([f'{{"task": "{context.name}", "user": "'])
+        self._opening = self._texts.add([f'", "text": "{text}', f'", "prompt": "{text}'])
+        self._completion = self._texts.add(['", "completion": "'])
+        self._end = self._texts.add(['"}\n'])
+
+    def block(self, events: EventBlock, windows: Windows) -> ExampleBlock:
+        """The examples of windows of the users of a block."""
+        first_events = events.starts[windows.owners]
+        starts, targets, stops = (first_events + column for column in windows[1:])
+        has_prompt = targets > starts
+        one_each = np.ones_like(starts)
+        items = self._items[events.rows]
+        parts = [
+            line_part(one_each * self._head),
+            line_part(self._users + events.users[windows.owners]),
+            line_part(self._opening + has_prompt),
+            LinePart(targets - starts, items[consecutive(starts, targets - starts)]),
+            LinePart(has_prompt, one_each[has_prompt] * self._completion),
+            LinePart(stops - targets, items[consecutive(targets, stops - targets)]),
+            line_part(one_each * self._end),
+        ]
+        lines = self._texts.joined(parts)
+        lengths = self._n_before + self._tokens_of_item * (stops - starts)
+        return ExampleBlock(lines, lengths, events.count_held_out(starts, stops))
+
+
+def sequence_blocks(
+    context: ExampleContext, events: TrainEvents, users: range, copies: BlockCopies
+) -> Iterator[MakeBlock]:
+    """The examples of `sequence_examples` without fields."""
+    lines = _SequenceLines(context, events)
+    for block in events.blocks(users):
+        windows = sequence_windows(block.sizes, context.history_length)
+        n_copies = copies(len(windows.owners))
+        copied = Windows(*(np.repeat(column, n_copies) for column in windows))
+        yield partial(lines.block, block, copied)
