@@ -85,11 +85,9 @@ def verify(
     artifact: options.Artifact,
     signed_by: Annotated[
         str | None,
-        typer.Option(
-            metavar="SIGNERS",
-            help="Also check its signature, by these public keys or certificates in PEM, or "
-            "keyless:IDENTITY@ISSUER.",
-        ),
+        "Also check its signature, by these public keys or certificates in PEM, or "
+        "keyless:IDENTITY@ISSUER.",
+        "SIGNERS",
     ] = None,
     json: options.Json = False,
 ) -> None:
@@ -118,10 +116,7 @@ def verify(
 
 def embed(
     catalog: Annotated[
-        str,
-        typer.Argument(
-            metavar="ITEMS", help="Catalog: a Parquet file or a folder of such, at a path or URL."
-        ),
+        str, "Catalog: a Parquet file or a folder of such, at a path or URL.", "ITEMS"
     ],
     out: options.Out,
     encoder: Encoder,

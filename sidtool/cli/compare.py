@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from sidtool import registry, tokenizer
 from sidtool.base.errors import UsageError
 from sidtool.base.options import option
@@ -58,9 +56,7 @@ class ProbeInputs:
 
 
 def compare(
-    bundles: Annotated[
-        list[str], typer.Argument(metavar="BUNDLE...", help="Bundles of one catalog.")
-    ],
+    bundles: Annotated[list[str], "Bundles of one catalog.", "BUNDLE..."],
     catalog: CatalogFile | None,
     embeddings: Annotated[Path | None, "Vectors of the items: .npy, Parquet or Zarr."] = None,
     field: Annotated[

@@ -160,12 +160,10 @@ def evaluate_task(
 def report(
     what: Annotated[
         list[str],
-        typer.Argument(
-            metavar="WHAT...",
-            help="A bundle, a model folder of train or rl, or the JSON of `evaluate --json`; "
-            "several of one kind are compared, bundles each with the one before (and a published "
-            "one with the version that it was made from).",
-        ),
+        "A bundle, a model folder of train or rl, or the JSON of `evaluate --json`; several of one "
+        "kind are compared, bundles each with the one before (and a published one with the version "
+        "that it was made from).",
+        "WHAT...",
     ],
     out: options.Out,
     shown: ReportOptions,

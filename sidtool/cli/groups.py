@@ -1,6 +1,6 @@
 """Groups of options: a parameter of a command that is a dataclass becomes the flags of its fields,
 and the command is called with the dataclass. Its body names no flag twice. A parameter of its own
-is `Annotated[type, help]`."""
+is `Annotated[type, help]`, or `Annotated[type, help, metavar]`."""
 
 import functools
 import inspect
@@ -157,16 +157,16 @@ def with_flags(
 
 
 def _declared(parameter: inspect.Parameter, hint: Any) -> Any:
-    """The annotation of a parameter. In `Annotated[type, text]` the text is the help: of an option
-    if there is a default, else of an argument."""
-    text = next((part for part in getattr(hint, "__metadata__", ()) if isinstance(part, str)), None)
-    if text is None:
+    """The annotation of a parameter. The texts in `Annotated[type, text, metavar]` are those of an
+    option if there is a default, else of an argument."""
+    texts = [part for part in getattr(hint, "__metadata__", ()) if isinstance(part, str)]
+    if not texts:
         return hint
+    text, metavar = (*texts, None)[:2]
     if parameter.default is inspect.Parameter.empty:
-        return Annotated[hint.__origin__, typer.Argument(help=text)]
-    return Annotated[
-        hint.__origin__, typer.Option(f"--{parameter.name.replace('_', '-')}", help=text)
-    ]
+        return Annotated[hint.__origin__, typer.Argument(help=text, metavar=metavar)]
+    flag = f"--{parameter.name.replace('_', '-')}"
+    return Annotated[hint.__origin__, typer.Option(flag, help=text, metavar=metavar)]
 
 
 def flag_meanings(command: Callable[..., Any]) -> dict[str, str]:

@@ -37,11 +37,9 @@ class MapOptions:
 def import_(
     source: Annotated[
         Path,
-        typer.Argument(
-            metavar="MAP",
-            help="index.json of MiniOneRec, LC-Rec or LETTER, pid2sid.parquet of OpenOneRec, or "
-            "the .pt map of GRID.",
-        ),
+        "index.json of MiniOneRec, LC-Rec or LETTER, pid2sid.parquet of OpenOneRec, or the .pt map "
+        "of GRID.",
+        "MAP",
     ],
     out: options.Out,
     catalog: CatalogFile | None,

@@ -4,8 +4,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from sidtool import data, registry
 from sidtool import model as models
 from sidtool.base.hub import is_hub_url
@@ -128,12 +126,7 @@ def extend_model(
 @keeps_inputs("a model")
 def adopt(
     model: Annotated[str, "Model that has SID tokens already: folder or hf://ORG/NAME."],
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="MAP", help="Its map of items: a bundle, or a file that `import` reads."
-        ),
-    ],
+    source: Annotated[str, "Its map of items: a bundle, or a file that `import` reads.", "MAP"],
     out: options.Out,
     origin: AdoptOptions,
     trust_remote_code: options.Trust = False,

@@ -1,6 +1,6 @@
 """The recommend command, and the loading of a model, which evaluation shares."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -13,6 +13,7 @@ from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import option, read_ids
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import RESULTS
+from sidtool.base.records import flat
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import note, say, say_json, say_table, standard_input, warn
 from sidtool.cli.terminal.pace import progress
@@ -214,8 +215,9 @@ def _check_shown(fields: Fields, loaded: LoadedModel, *, is_list: bool) -> None:
     shows none of them."""
     contract = loaded.contract
     prompt = contract.list_prompt if is_list else contract.history_prompt
-    named = set(_field_names(fields))
-    in_prompt = set() if prompt is None else set(_field_names(prompt.unknown_fields(1)))
+    # by their names in a prompt, like user.age
+    named = flat(fields.to_json()).keys()
+    in_prompt = set() if prompt is None else flat(prompt.unknown_fields(1).to_json()).keys()
     if not named - in_prompt:
         return
     listed = ", ".join(sorted(in_prompt)) or "no fields"
@@ -223,15 +225,6 @@ def _check_shown(fields: Fields, loaded: LoadedModel, *, is_list: bool) -> None:
     if not named & in_prompt:
         raise UsageError(message, hint=f"it shows {listed}")
     warn(f"{message}: it shows {listed}")
-
-
-def _field_names(fields: Fields) -> Iterator[str]:
-    """The fields by their names in a prompt, like user.age."""
-    for part, values in fields.to_json().items():
-        if isinstance(values, Mapping):
-            yield from (f"{part}.{name}" for name in values)
-        else:
-            yield part
 
 
 def _check_histories(flag: str, histories: Iterable[Sequence[str]], bundle: Bundle) -> None:

@@ -56,25 +56,20 @@ def push(
     artifact: options.Artifact,
     target: Annotated[
         str,
-        typer.Argument(
-            metavar="URL/NAME",
-            help="A folder of versions: a path, s3://, gs://. hf://ORG/NAME is a hub repository.",
-        ),
+        "A folder of versions: a path, s3://, gs://. hf://ORG/NAME is a hub repository.",
+        "URL/NAME",
     ],
     tag: Annotated[str | None, "A tag to point at this version."] = None,
     license: Annotated[
         str | None, "License, for the card. Default: the model's, or unknown."
     ] = None,
     dataset: Annotated[
-        str | None,
-        typer.Option(metavar="ORG/NAME", help="Data set that it was made from, for the card."),
+        str | None, "Data set that it was made from, for the card.", "ORG/NAME"
     ] = None,
     sign: Annotated[
         str | None,
-        typer.Option(
-            metavar="KEY",
-            help="Sign with this private key in PEM, and certificates; keyless: by an identity.",
-        ),
+        "Sign with this private key in PEM, and certificates; keyless: by an identity.",
+        "KEY",
     ] = None,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -169,9 +164,7 @@ def tag(
             autocompletion=options.complete_reference,
         ),
     ],
-    name: Annotated[
-        str, typer.Argument(metavar="TAG", help="A tag; it moves if it exists already.")
-    ],
+    name: Annotated[str, "A tag; it moves if it exists already.", "TAG"],
     json: options.Json = False,
 ) -> None:
     """Point a tag at a published version."""
@@ -183,15 +176,11 @@ def tag(
 
 
 def policy(
-    registry: Annotated[
-        str, typer.Argument(metavar="URL/NAME", help="A folder of versions of a registry.")
-    ],
+    registry: Annotated[str, "A folder of versions of a registry.", "URL/NAME"],
     signed_by: Annotated[
         str | None,
-        typer.Option(
-            metavar="SIGNERS",
-            help="Public keys or certificates in PEM, or keyless:IDENTITY@ISSUER; one must sign.",
-        ),
+        "Public keys or certificates in PEM, or keyless:IDENTITY@ISSUER; one must sign.",
+        "SIGNERS",
     ] = None,
     allow_unsigned: Annotated[bool, "Require no signature any more."] = False,
     json: options.Json = False,

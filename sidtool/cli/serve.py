@@ -5,8 +5,6 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from sidtool.base.documents import read_document
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import require
@@ -29,10 +27,8 @@ def serve(
     engine: EngineOptions,
     token_file: Annotated[
         Path | None,
-        typer.Option(
-            help="File of the bearer token that calls need. Default: the value of the variable "
-            f"{TOKEN_VARIABLE}, if it is set."
-        ),
+        "File of the bearer token that calls need. Default: the value of the variable "
+        f"{TOKEN_VARIABLE}, if it is set.",
     ] = None,
     json: options.Json = False,
 ) -> None:

@@ -215,11 +215,9 @@ def rl(
     model: options.Model,
     examples: Annotated[
         Path,
-        typer.Argument(
-            metavar="TRAIN",
-            help="Training examples that make-sft wrote: their histories are the prompts, and the "
-            "items that follow the targets.",
-        ),
+        "Training examples that make-sft wrote: their histories are the prompts, and the items "
+        "that follow the targets.",
+        "TRAIN",
     ],
     out: options.Out,
     objective: Annotated[Mapping[str, str], Given(ObjectiveOptions())],
