@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -63,12 +64,7 @@ def serve_on_ray(
     """
     require("serve")
     require("ray")
-    from sidtool.recommendation.serve import (
-        Sources,
-        bound_socket,
-        log_to_stderr,
-        threads_per_worker,
-    )
+    from sidtool.recommendation.serve import Sources, bound_socket, log_to_stderr
 
     options, listening = serve_options(options, listening, keywords)
     with tempfile.TemporaryDirectory(prefix="sidtool-serve-") as copies:
@@ -79,15 +75,13 @@ def serve_on_ray(
     except ImportError as error:  # Ray may be there without the packages of Ray Serve
         message = "ray[serve] is not installed: pip install 'sidtool[ray]'"
         raise MissingPackageError(message) from error
-    port = listening.port
     is_shared = "RAY_ADDRESS" in os.environ or ray.is_initialized()
     if not is_shared:
         with bound_socket(listening) as listener:  # finds a free port for 0
-            port = int(listener.getsockname()[1])
-    elif not port:  # other machines have other free ones
+            listening = replace(listening, port=int(listener.getsockname()[1]))
+    elif not listening.port:  # other machines have other free ones
         raise UsageError("--port 0 is for one machine: a cluster needs a port")
     folder = Path(tempfile.gettempdir()) / f"sidtool-serve-{uuid.uuid4().hex}"
-    n_threads = threads_per_worker(listening.workers)
     with log_to_stderr(verbose=verbose), ray_cluster(listening.workers) as cluster:
         try:
             n_cpus = int(cluster.cluster_resources().get("CPU", 0))
@@ -97,9 +91,9 @@ def serve_on_ray(
                 )
             resources = actor_resources(cluster, listening.workers)
             application = _application(
-                options, str(folder), resources, listening.workers, n_threads, verbose=verbose
+                options, listening.workers, resources, str(folder), verbose=verbose
             )
-            _serve(application, options.limits.seconds, listening, port, started)
+            _serve(application, options.limits.seconds, listening, started)
         finally:
             if is_shared:
                 _remove_elsewhere(cluster, folder)
@@ -119,10 +113,9 @@ class _HealthCheck:
 
 def _application(
     options: ServeOptions,
-    folder: str,
-    resources: dict[str, float],
     n_replicas: int,
-    n_threads: int | None,
+    resources: dict[str, float],
+    folder: str,
     *,
     verbose: bool,
 ) -> Any:
@@ -130,9 +123,15 @@ def _application(
     not exist yet; `resources` are those of a replica."""
     from ray import serve
 
-    from sidtool.recommendation.serve import DRAIN_SECONDS, FOLDER_VARIABLE, SPARE_CONNECTIONS
+    from sidtool.recommendation.serve import (
+        DRAIN_SECONDS,
+        FOLDER_VARIABLE,
+        SPARE_CONNECTIONS,
+        threads_per_worker,
+    )
 
     metrics = str(Path(folder) / "metrics")
+    n_threads = threads_per_worker(n_replicas)
 
     def build() -> Any:  # Ray calls it in the replica
         from sidtool.recommendation.serve import Service, become_worker, make_app, start_log
@@ -163,11 +162,7 @@ def _application(
 
 
 def _serve(
-    application: Any,
-    seconds: float,
-    listening: Listening,
-    port: int,
-    started: Callable[[str], None] | None,
+    application: Any, seconds: float, listening: Listening, started: Callable[[str], None] | None
 ) -> None:
     """Deploy, wait for SIGTERM or SIGINT, drain. Calls take `seconds` at most."""
     from ray import serve
@@ -184,7 +179,7 @@ def _serve(
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     http = {
         "host": listening.host,
-        "port": port,
+        "port": listening.port,
         # seconds of Ray's own, beyond those in which a replica refuses: of the body and the answer
         "request_timeout_s": 2 * seconds + DRAIN_SECONDS,
         "keep_alive_timeout_s": KEEP_ALIVE_SECONDS,
@@ -203,7 +198,7 @@ def _serve(
                 raise SidtoolError(f"no replica can start: {reason}") from error
             ending.is_immediate = False
             if started is not None:
-                started(listening.url(port))
+                started(listening.url(listening.port))
             _wait(ending)
         finally:
             _drain(seconds + DRAIN_SECONDS)

@@ -58,15 +58,6 @@ class PartOptions(RunOptions):
         return self.parts is not None or self.on_cluster
 
 
-@dataclass(frozen=True)
-class UserPart:
-    """A part that has events, and the files with its rows."""
-
-    number: int
-    rows: int
-    files: tuple[Path, ...]
-
-
 @keeps_inputs("a split")
 def split_in_parts(
     events: str | Path,
@@ -110,14 +101,13 @@ def split_in_parts(
         "parts": plan.parts,
     }
     with part_folder(str(out), fingerprint, resume=run.resume, force=run.force) as folder:
-        user_parts = _grouped(plan, columns, events, urls, folder, run)
-        work = partial(_open_split, plan, columns, events)
+        files, part_rows = _grouped(plan, columns, events, urls, folder, run)
+        user_parts = [(part, n_rows) for part, n_rows in enumerate(part_rows) if n_rows]
+        work = partial(_open_split, plan, columns, events, files)
+        parts = [empty_part(plan, number) for number in range(plan.parts)]
         reports = parts_in_order(work, user_parts, folder, run)
-        made = {
-            part.number: SplitPart.from_json(report.facts)
-            for part, report in zip(user_parts, reports, strict=True)
-        }
-        parts = [made.get(number) or empty_part(plan, number) for number in range(plan.parts)]
+        for (number, _), report in zip(user_parts, reports, strict=True):
+            parts[number] = SplitPart.from_json(report.facts)
         manifest = joined_manifest(plan, columns, parts)
         folder.finish(sealed_text(manifest.to_json()), MANIFEST)
     return manifest
@@ -130,17 +120,17 @@ def _grouped(
     urls: Sequence[str],
     folder: PartFolder,
     run: RunOptions,
-) -> list[UserPart]:
-    """Group the rows of each file -> the parts that have some. Raises DataError without any."""
+) -> tuple[list[Path], list[int]]:
+    """Group the rows of each file -> files of grouped rows, and how many each part has. Raises
+    DataError without any."""
     grouped = folder.subfolder(GROUPED)
     reports = list(parts_in_order(partial(_open_grouping, plan, columns), urls, grouped, run))
     by_file = [GroupedRows.from_json(report.facts) for report in reports]
     check_orders(source, list(zip(urls, by_file, strict=True)))
-    paths = tuple(Path(grouped.url) / report.name for report in reports)
     part_rows = np.sum([file_rows.counts for file_rows in by_file], axis=0).tolist()
     if not any(part_rows):
         raise DataError(f"{source} holds no events")
-    return [UserPart(part, n_rows, paths) for part, n_rows in enumerate(part_rows) if n_rows]
+    return [Path(grouped.url) / report.name for report in reports], part_rows
 
 
 def _open_grouping(plan: PartPlan, columns: EventColumns) -> Work[str]:
@@ -153,14 +143,17 @@ def _open_grouping(plan: PartPlan, columns: EventColumns) -> Work[str]:
     return group
 
 
-def _open_split(plan: PartPlan, columns: EventColumns, source: str) -> Work[UserPart]:
-    def split(_: int, part: UserPart, place: Path) -> PartReport:
+def _open_split(
+    plan: PartPlan, columns: EventColumns, source: str, grouped: Sequence[Path]
+) -> Work[tuple[int, int]]:
+    def split(_: int, part: tuple[int, int], place: Path) -> PartReport:
+        number, n_rows = part
         rows = place / "rows.parquet"
-        gather_rows(part.files, part.number, plan.parts, rows)
-        files = place / folder_name(part.number)
+        gather_rows(grouped, number, plan.parts, rows)
+        files = place / folder_name(number)
         files.mkdir()
-        with errors_at(rows, f"part {part.number} of {plan.parts} of {source}"):
-            made = split_part(plan, columns, part.number, rows, files)
-        return PartReport(files.name, part.rows, facts=made.to_json())
+        with errors_at(rows, f"part {number} of {plan.parts} of {source}"):
+            made = split_part(plan, columns, number, rows, files)
+        return PartReport(files.name, n_rows, facts=made.to_json())
 
     return split
