@@ -151,7 +151,7 @@ def measure(
 
 
 def _measure_once(name: str, run: Callable[[Path, Any], Any], folder: Path, count: int) -> Measured:
-    from sidtool.integrations.cluster.ray_actors import ray_cluster
+    from sidtool.integrations.cluster.engines import ray_cluster
     from sidtool.integrations.cluster.run import RunOptions
 
     now = time.perf_counter

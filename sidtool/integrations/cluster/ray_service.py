@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from sidtool.base.errors import DataError, MissingPackageError, SidtoolError, UsageError, first_line
 from sidtool.base.extras import require
-from sidtool.integrations.cluster.ray_actors import RESTARTS, actor_resources, ray_cluster
+from sidtool.integrations.cluster.engines import RESTARTS, actor_resources, ray_cluster
 from sidtool.recommendation.serve import Listening, ServeOptions, serve_options
 
 NAME = "sidtool"

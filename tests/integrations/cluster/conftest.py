@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sidtool.integrations.cluster.ray_actors import ray_cluster
+from sidtool.integrations.cluster.engines import ray_cluster
 
 
 @pytest.fixture(scope="module")

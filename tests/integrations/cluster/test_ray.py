@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.integrations.cluster.ray_actors import ray_cluster
+from sidtool.integrations.cluster.engines import ray_cluster
 from sidtool.integrations.cluster.run import RunOptions
 from tests.cli.road import Road, done, refused, tree, walk
 from tests.integrations.cluster.jobs import double, read_numbers, write_numbers

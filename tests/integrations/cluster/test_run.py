@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, UsageError
 from sidtool.integrations.cluster import run
+from sidtool.integrations.cluster.engines import ray_cluster
 from sidtool.integrations.cluster.output import PartFolder, PartReport
-from sidtool.integrations.cluster.ray_actors import ray_cluster
 from sidtool.integrations.cluster.run import RunOptions, parts_in_order
 from sidtool.integrations.cluster.shards import _pieces, list_shards
 from tests.cli.road import tree
