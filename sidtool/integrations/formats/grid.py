@@ -11,7 +11,7 @@ from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError
 from sidtool.data import Items
 from sidtool.data.tables import library_errors
-from sidtool.integrations.formats.codebooks.torch_file import StoredTensor, TorchFile
+from sidtool.integrations.formats.codebooks.tensor_files import StoredTensor, TorchFile
 from sidtool.integrations.formats.maps import level_sizes, map_bundle
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import LETTERS, SPELLINGS, SidSpace

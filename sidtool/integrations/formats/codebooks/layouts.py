@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError
 from sidtool.data import Vectors
 from sidtool.data.tables import library_errors
-from sidtool.integrations.formats.codebooks.torch_file import (
+from sidtool.integrations.formats.codebooks.tensor_files import (
     StoredTensor,
     TorchFile,
     items_of,
+    read_npz,
     tensors_of,
 )
-from sidtool.integrations.formats.codebooks.zip_entries import read_npz
 from sidtool.tokenizer.quantize import Codebook, QuantizerParams
 from sidtool.tokenizer.sid import MAX_CODES
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
-from sidtool.integrations.formats.codebooks import zip_entries
+from sidtool.integrations.formats.codebooks import tensor_files
 from sidtool.integrations.formats.codebooks.layouts import read_codebook
 from sidtool.integrations.formats.codebooks.pickle_values import Call, Name, Stored, read_pickle
 from tests.hostile.harness import call, cases
@@ -87,7 +87,7 @@ def test_an_npz_is_refused_for_a_later_entry_before_one_is_read(
     path = tmp_path / "x.npz"
     small, bomb = np.ones((3, 4), dtype=np.float32), np.zeros((2_621_440, 4), dtype=np.float32)
     np.savez_compressed(path, codebook_0=small, codebook_1=bomb)
-    monkeypatch.setattr(zip_entries, "npy_header", lambda stream: pytest.fail("an entry is read"))
+    monkeypatch.setattr(tensor_files, "npy_header", lambda stream: pytest.fail("an entry is read"))
     refused(path, "'codebook_1.npy' expands")
 
 

@@ -1,8 +1,8 @@
-"""The tensors of a file that `torch.save` wrote, without PyTorch.
+"""The tensors of zip files of others: of `torch.save`, without PyTorch, and of `numpy.savez`.
 
-The file is a zip of uncompressed entries (PyTorch 1.6 and later): ROOT/data.pkl, whose pickle names
-the tensors, and ROOT/data/KEY with the numbers of each storage. Sizes are compared with the stored
-bytes before anything is allocated.
+A file of `torch.save` has uncompressed entries (PyTorch 1.6 and later): ROOT/data.pkl, whose pickle
+names the tensors, and ROOT/data/KEY with the numbers of each storage. Sizes are compared with the
+stored bytes before anything is allocated.
 """
 
 import zipfile
@@ -10,15 +10,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
+from sidtool.base.storage import BoundedReader
+from sidtool.data import npy_header
 from sidtool.data.tables import library_errors, require_regular
 from sidtool.integrations.formats.codebooks.pickle_values import Call, Name, read_pickle
-from sidtool.integrations.formats.codebooks.zip_entries import open_zip, read_exactly, zip_entries
 
 BFLOAT16 = "torch.BFloat16Storage"
 STORAGES = {
@@ -41,6 +42,15 @@ MAX_BYTES = 1 << 18
 """The pickle of a checkpoint with its optimizer has some 50,000 bytes; tensors are stored apart."""
 OLD_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How torch.save before PyTorch 1.6 begins a file, and later without its zip: a number, pickled."""
+MAX_EXPANSION = 8
+"""Bytes beyond FREE_BYTES that each byte of a compressed entry may expand to: numbers hardly
+compress."""
+FREE_BYTES = 1 << 24
+"""Bytes that an entry of any size may expand to."""
+NUMBERS = "fiu"
+"""Kinds of types that an array may have."""
+PART = 1 << 20
+"""Bytes that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +150,7 @@ class TorchFile:
         file: each byte is used once in a checkpoint."""
         with library_errors(self.path, "tensors"):
             file_size = self.path.stat().st_size
-            claimed = 0
-            for name, tensor in tensors.items():
-                claimed += self._check(name, tensor)
+            claimed = sum(self._check(name, tensor) for name, tensor in tensors.items())
             if claimed > file_size:
                 raise ValueError(f"its tensors claim {claimed} bytes, it has {file_size}")
             with self.path.open("rb") as stream:
@@ -167,11 +175,9 @@ class TorchFile:
 
     def _read(self, archive: zipfile.ZipFile, tensor: StoredTensor) -> NDArray[Any]:
         dtype = np.dtype(STORAGES[tensor.storage])
-        flat = np.empty(tensor.span, dtype=dtype)
         with archive.open(self._storages[tensor.key]) as stream:
             stream.seek(tensor.offset * dtype.itemsize)
-            read_exactly(stream, flat)
-            stream.read(1)  # zipfile compares the checksum of an entry at its end
+            flat = read_numbers(stream, tensor.span, dtype)
         steps = [step * dtype.itemsize for step in tensor.strides]
         array = np.lib.stride_tricks.as_strided(flat, tensor.shape, steps)
         if tensor.storage == BFLOAT16:
@@ -201,3 +207,67 @@ def items_of(value: Any) -> Iterable[tuple[Any, Any]]:
 
 def _is_call(value: Any, *names: str) -> bool:
     return isinstance(value, Call) and isinstance(value.what, Name) and value.what.name in names
+
+
+def open_zip(stream: IO[bytes]) -> zipfile.ZipFile:
+    """A zip whose directory is bounded. Raises ValueError or what zipfile raises."""
+    return zipfile.ZipFile(BoundedReader(stream))
+
+
+def zip_entries(archive: zipfile.ZipFile, file_size: int) -> dict[str, zipfile.ZipInfo]:
+    """The entries by name. Raises ValueError if an entry is encrypted or larger than the file, or
+    there are two of one name."""
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    if len(entries) != len(archive.infolist()):
+        raise ValueError("it has two entries of one name")
+    for name, entry in entries.items():
+        if entry.compress_size > file_size or entry.flag_bits & 1:
+            raise ValueError(f"its entry {name[:60]!r} is encrypted or larger than the file")
+    return entries
+
+
+def read_numbers(stream: IO[bytes], count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The next numbers of an entry. Raises ValueError if there are fewer."""
+    array = np.empty(count, dtype=dtype)
+    view = array.view(np.uint8)
+    position = 0
+    while position < len(view):
+        part = stream.read(min(PART, len(view) - position))
+        if not part:
+            raise ValueError(f"it ends after {position} of {len(view)} bytes of numbers")
+        view[position : position + len(part)] = np.frombuffer(part, dtype=np.uint8)
+        position += len(part)
+    stream.read(1)  # zipfile compares the checksum of an entry at its end
+    return array
+
+
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of numbers by name. Raises DataError if the file is damaged, expands to many times
+    its size, or has an array of another type or of another size than its bytes."""
+    require_regular(path)
+    with library_errors(path, "an .npz"), path.open("rb") as stream:
+        archive = open_zip(stream)
+        entries = zip_entries(archive, path.stat().st_size)
+        for name, entry in entries.items():  # all of them before an array has memory
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"its entry {name[:60]!r} is compressed by an unusual method")
+            limit = FREE_BYTES + MAX_EXPANSION * entry.compress_size
+            if entry.file_size > limit:
+                raise ValueError(
+                    f"its entry {name[:60]!r} expands from {entry.compress_size} bytes to "
+                    f"{entry.file_size}, the limit is {limit}"
+                )
+        arrays = {}
+        for name, entry in entries.items():
+            with archive.open(entry) as member:
+                shape, order, dtype = npy_header(member)  # type: ignore[arg-type]
+                claimed = member.tell() + dtype.itemsize * prod(shape)
+                if dtype.kind not in NUMBERS or min(shape, default=0) < 0:
+                    raise ValueError(f"{name} has the shape {shape} and the type {dtype}")
+                if claimed != entry.file_size:
+                    raise ValueError(
+                        f"{name} claims {claimed} bytes of shape {shape}, it has {entry.file_size}"
+                    )
+                flat = read_numbers(member, prod(shape), dtype)
+            arrays[name.removesuffix(".npy")] = flat.reshape(shape, order=order)
+        return arrays
