@@ -19,7 +19,6 @@ from sidtool.cli.terminal.console import (
     say,
     say_cells,
     say_json,
-    say_plan,
     say_table,
     standard_input,
     warn,
@@ -211,9 +210,8 @@ def _say_parts(
 ) -> None:
     """Print what a run over a folder wrote, or would write."""
     if dry_run:
-        say_plan(
-            f"would {verb} {report.rows} items to {place}", json=json, items=report.rows, out=place
-        )
+        text = f"would {verb} {report.rows} items to {place}"
+        options.Writing(json=json).plan(text, items=report.rows, out=place)
     elif json:
         files = {part.name: part.digest for part in report.parts}
         say_json({"items": report.rows, "files": files})

@@ -2,7 +2,6 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,11 +107,13 @@ def build_memory(
         raise UsageError("--users and --exclude-seen require --tune")
     previous = None if building.earlier is None else registry.open_memory(building.earlier)
     opened = registry.open_source(bundle)
-    open_split = partial(splits.open_split, split, recorded=opened.manifest.made_from.event_columns)
     events: splits.Split | splits.SplitManifest
+    if workers.on_cluster:
+        events = cluster.parts_manifest(split)
+    else:
+        events = splits.open_split(split, recorded=opened.manifest.made_from.event_columns)
+    opened.check_split("the memory", events.reference)
     if workers.on_cluster or writing.dry_run:  # what is refused starts no cluster
-        events = cluster.parts_manifest(split) if workers.on_cluster else open_split()
-        opened.check_split("the memory", events.reference)
         source.check(opened)
         if building.content_weight:
             opened.require_codebook()
@@ -121,7 +122,7 @@ def build_memory(
     with ExitStack() as works:
         counter: cluster.ClusterPairs | memories.SplitPairs
         reports = works.enter_context(progress("embed", "build-memory", "tune"))
-        if workers.on_cluster:
+        if isinstance(events, splits.SplitManifest):
             run = cluster.RunOptions(
                 workers.engine,
                 workers.workers,
@@ -129,26 +130,32 @@ def build_memory(
                 progress=reports.get("build-memory"),
             )
             counter = works.enter_context(cluster.ClusterPairs.opened(split, bundle, out, run))
-            events = counter.manifest
         else:
             files = None
             if building.memory_limit is not None:
                 files = works.enter_context(memories.Shards.beside(out, building.memory_limit))
-            events = open_split()
             counter = memories.SplitPairs(events, files, building.threads)
-        opened.check_split("the memory", events.reference)
         weight = building.content_weight
         vectors = source.read(opened, reports.get("embed"))
         content = memories.content_of(opened, vectors, weight, previous, counter.nearest_items)
+        tuned_on = None
         if building.tune:
             fixed = settings if weight is None else {**settings, "content_weight": weight}
             search = replace(search, fixed=fixed)
-            report = reports.get("tune")
-            built = _build_tuned(events, opened, content, search, counter, report)
-        else:
-            built = memories.build_memory(
-                events, opened, earlier=previous, content=content, counter=counter, **settings
+            tuned = tuning.tune_similarity(
+                events, opened, content, search, counter=counter, progress=reports.get("tune")
             )
+            _note_tuned(tuned, seen_reason(search.exclude_seen, events.reference.targets_repeat))
+            settings, content, tuned_on = tuned.settings.to_json(), tuned.content, tuned.users
+        built = memories.build_memory(
+            events,
+            opened,
+            earlier=previous,
+            content=content,
+            tuned_on=tuned_on,
+            counter=counter,
+            **settings,
+        )
         built.save(out, force=writing.force, threads=building.threads)
     manifest = built.manifest
     writing.say(
@@ -226,24 +233,12 @@ def _say_plan(
     )
 
 
-def _build_tuned(
-    split: "splits.Split | splits.SplitManifest",
-    bundle: Bundle,
-    content: "memories.ItemContent | None",
-    search: TuneSimilarityOptions,
-    counter: "memories.PairCounter",
-    report: Progress | None,
-) -> "memories.Memory":
-    """A memory with the settings that are best on validation users; prints them."""
-    tuned = tuning.tune_similarity(split, bundle, content, search, counter=counter, progress=report)
+def _note_tuned(tuned: tuning.TunedSimilarity, seen: str) -> None:
+    """The settings that are best on validation users."""
     weight = 0 if tuned.content is None else tuned.content.settings.weight
     settings = {**tuned.settings.to_json(), "content_weight": weight}
     values = ", ".join(f"{name} {value}" for name, value in settings.items())
-    seen = seen_reason(search.exclude_seen, split.reference.targets_repeat)
     note(
         f"{values}: NDCG@10 {tuned.ndcg:.4f} on {tuned.users} validation examples, with the "
         f"defaults {tuned.start_ndcg:.4f}; {seen}"
-    )
-    return memories.build_memory(
-        split, bundle, tuned.settings, content=tuned.content, tuned_on=tuned.users, counter=counter
     )

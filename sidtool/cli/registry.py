@@ -10,7 +10,7 @@ from sidtool import registry as registries
 from sidtool.base.inputs import keeps_inputs
 from sidtool.base.signatures import Signer
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.console import next_step, note, say, say_json, say_plan, say_table
+from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
 
 Reference = Annotated[
@@ -81,19 +81,17 @@ def push(
     on_hub = registries.is_flat_repository(target)
     if dry_run and on_hub:
         checked = registries.check_source(artifact, license)
-        return say_plan(
+        return options.Writing(json=json).plan(
             f"would push {checked.n_objects} objects to {target}",
-            json=json,
             target=target,
             digest=checked.manifest.digest,
             objects=checked.n_objects,
         )
     if dry_run:
         plan = registries.plan_push(artifact, target, tag=tag, license=license, sign=sign)
-        return say_plan(
+        return options.Writing(json=json).plan(
             f"would push {plan.source.n_objects} objects as version {plan.record.version} "
             f"of {target}",
-            json=json,
             target=target,
             version=plan.record.version,
             digest=plan.record.digest,

@@ -218,15 +218,6 @@ def say_json(value: object) -> None:
     typer.echo(STEERING.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
-def say_plan(text: str, *, json: bool, **values: object) -> None:
-    """What a dry run would do: notes, or with `json` the plan's values as one object."""
-    if json:
-        say_json({"dry_run": True, **values})
-    else:
-        for line in text.splitlines():
-            note(line)
-
-
 def say_table(
     columns: Sequence[str],
     rows: Sequence[Sequence[object]],

@@ -15,7 +15,7 @@ from sidtool.base.documents import parse_yaml, read_document
 from sidtool.base.errors import SidtoolError, UsageError
 from sidtool.base.options import option
 from sidtool.base.storage import Storage
-from sidtool.cli.terminal.console import say, say_json, say_plan
+from sidtool.cli.terminal.console import note, say, say_json
 
 
 def complete_reference(incomplete: str) -> list[str]:
@@ -69,7 +69,11 @@ class Writing:
 
     def plan(self, text: str, **values: object) -> None:
         """Say what a dry run would do: notes, or the plan's values as one object."""
-        say_plan(text, json=self.json, **values)
+        if self.json:
+            say_json({"dry_run": True, **values})
+        else:
+            for line in text.splitlines():
+                note(line)
 
     def say(self, value: Mapping[str, object], *lines: str) -> None:
         """The result: one object, or lines."""
