@@ -50,6 +50,10 @@ READ_PAIRS = 1 << 14
 """Pairs of a part that are read together: a block reads up to two times so many that it does not
 need."""
 
+Block = tuple[tuple[int, int], Any]
+"""The first item of a block and the end of it, and the rows that its items have of the symmetric
+similarity by content, or None."""
+
 
 def parts_manifest(split: Path) -> SplitManifest:
     """The manifest of a split folder, whose parts workers read. Raises UsageError for what is no
@@ -180,17 +184,13 @@ def _open_counting(split: Path, ids_file: Path, distance: float) -> Work[str | N
     return count
 
 
-def _open_blocks(
-    parts: Sequence[Path], settings: KnnSettings, events_file: Path
-) -> Work[tuple[tuple[int, int], Any]]:
-    """Map the events of all items, to add up blocks, given with the content of their items."""
+def _open_blocks(parts: Sequence[Path], settings: KnnSettings, events_file: Path) -> Work[Block]:
+    """Map the events of all items, to add up blocks."""
     events = np.load(events_file, "r", allow_pickle=False)
 
-    def add(number: int, shard: tuple[tuple[int, int], Any], place: Path) -> PartReport:
+    def add(number: int, block: Block, place: Path) -> PartReport:
         name = f"{number:07d}.npz"
-        block, content = shard
-        rows = write_block(parts, block, events, settings, content, place / name)
-        return PartReport(name, rows)
+        return PartReport(name, write_block(parts, block, events, settings, place / name))
 
     return add
 
@@ -265,21 +265,14 @@ def item_blocks(sizes: NDArray[np.int64]) -> list[tuple[int, int]]:
 
 
 def write_block(
-    parts: Sequence[Path],
-    block: tuple[int, int],
-    events: NDArray[np.int64],
-    settings: KnnSettings,
-    content: Any,
-    out: Path,
+    parts: Sequence[Path], block: Block, events: NDArray[np.int64], settings: KnnSettings, out: Path
 ) -> int:
     """Write the counted pairs of a block of items with later ones, and the similar items of each:
     rows of what `CountedPairs` and `similar_items` have of all items -> the number of similar
-    pairs. `content` has the block's rows of the symmetric similarity by content.
-
-    Raises DataError for a pair that weighs too much."""
-    first, stop = block
+    pairs. Raises DataError for a pair that weighs too much."""
+    (first, stop), content = block
     n_items = len(events)
-    part_pairs = [_read_pairs(path, block, n_items) for path in parts]
+    part_pairs = [_read_pairs(path, first, stop, n_items) for path in parts]
     counted = sum_pairs(part_pairs)
     del part_pairs
     later, earlier = counted[:, :n_items], counted[:, n_items:]
@@ -299,21 +292,20 @@ def write_block(
     return len(neighbors.items)
 
 
-def _read_pairs(path: Path, block: tuple[int, int], n_items: int) -> Any:
-    """(items of the block, 2 * n_items) CSR: the pairs that a part has of a block of items."""
+def _read_pairs(path: Path, first: int, stop: int, n_items: int) -> Any:
+    """(stop - first, 2 * n_items) CSR: the pairs that a part has of a block of items."""
     import pyarrow as pa
     from scipy import sparse
 
-    first, stop = block
     with pa.memory_map(str(path)) as stored:
         file = pa.ipc.open_file(stored)
         first_items = np.frombuffer(file.schema.metadata[b"first_items"], dtype=np.uint32)
         # the batch before the first that begins within the block may end within it
-        begin, end = np.searchsorted(first_items, block).tolist()
+        begin, end = np.searchsorted(first_items, (first, stop)).tolist()
         batches = range(max(1, begin), 1 + end)
         table = pa.Table.from_batches(map(file.get_batch, batches), file.schema)
     items, others, weights = (column.to_numpy() for column in table.columns)
-    inside = slice(*np.searchsorted(items, block))
+    inside = slice(*np.searchsorted(items, (first, stop)))
     coordinates = (items[inside].astype(np.int64) - first, others[inside])
     return sparse.csr_matrix((weights[inside], coordinates), shape=(stop - first, 2 * n_items))
 
