@@ -16,6 +16,7 @@ _LITERALS = (
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "SHORT_BINSTRING", "BINSTRING"),
 )
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 
 
 @dataclass(frozen=True)
@@ -100,19 +101,15 @@ class _Reader:
         """The value that an operation puts on the stack."""
         if name in _LITERALS:
             return argument
+        if name in _CONSTANTS:
+            return _CONSTANTS[name]
         match name:
-            case "NONE":
-                return None
-            case "NEWTRUE" | "NEWFALSE":
-                return name == "NEWTRUE"
             case "EMPTY_DICT":
                 return {}
             case "EMPTY_LIST" | "EMPTY_SET":  # nothing that a pickle makes is hashed
                 return []
             case "FROZENSET":
                 return self._above_mark()
-            case "EMPTY_TUPLE":
-                return ()
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 return self._take(int(name[-1]))
             case "TUPLE":

@@ -111,8 +111,7 @@ class TorchFile:
         with library_errors(path, "a file of torch.save"), path.open("rb") as stream:
             if stream.read(len(OLD_START)) == OLD_START:
                 raise _no_pickle(path)
-            archive = open_zip(stream)
-            entries = zip_entries(archive, path.stat().st_size)
+            archive, entries = open_zip(stream, path.stat().st_size)
             for name, entry in entries.items():
                 is_stored = entry.compress_type == zipfile.ZIP_STORED
                 if not is_stored or entry.file_size != entry.compress_size:
@@ -154,7 +153,7 @@ class TorchFile:
             if claimed > file_size:
                 raise ValueError(f"its tensors claim {claimed} bytes, it has {file_size}")
             with self.path.open("rb") as stream:
-                archive = open_zip(stream)
+                archive, _ = open_zip(stream, file_size)
                 return {name: self._read(archive, tensor) for name, tensor in tensors.items()}
 
     def _check(self, name: str, tensor: StoredTensor) -> int:
@@ -209,21 +208,19 @@ def _is_call(value: Any, *names: str) -> bool:
     return isinstance(value, Call) and isinstance(value.what, Name) and value.what.name in names
 
 
-def open_zip(stream: IO[bytes]) -> zipfile.ZipFile:
-    """A zip whose directory is bounded. Raises ValueError or what zipfile raises."""
-    return zipfile.ZipFile(BoundedReader(stream))
-
-
-def zip_entries(archive: zipfile.ZipFile, file_size: int) -> dict[str, zipfile.ZipInfo]:
-    """The entries by name. Raises ValueError if an entry is encrypted or larger than the file, or
-    there are two of one name."""
+def open_zip(
+    stream: IO[bytes], file_size: int
+) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
+    """A zip whose directory is bounded, and its entries by name. Raises ValueError if an entry is
+    encrypted or larger than the file, or there are two of one name, and what zipfile raises."""
+    archive = zipfile.ZipFile(BoundedReader(stream))
     entries = {entry.filename: entry for entry in archive.infolist()}
     if len(entries) != len(archive.infolist()):
         raise ValueError("it has two entries of one name")
     for name, entry in entries.items():
         if entry.compress_size > file_size or entry.flag_bits & 1:
             raise ValueError(f"its entry {name[:60]!r} is encrypted or larger than the file")
-    return entries
+    return archive, entries
 
 
 def read_numbers(stream: IO[bytes], count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -246,8 +243,7 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     its size, or has an array of another type or of another size than its bytes."""
     require_regular(path)
     with library_errors(path, "an .npz"), path.open("rb") as stream:
-        archive = open_zip(stream)
-        entries = zip_entries(archive, path.stat().st_size)
+        archive, entries = open_zip(stream, path.stat().st_size)
         for name, entry in entries.items():  # all of them before an array has memory
             if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"its entry {name[:60]!r} is compressed by an unusual method")
