@@ -141,9 +141,8 @@ class Texts(Sequence[str]):
         span = max(LOOKED_UP, len(self))  # each makes the table anew, which takes as long as n
         for start in range(0, len(searched), span):
             matches = pc.index_in(searched.slice(start, span), value_set=table)
-            codes = numpy_codes(matches)
-            found = np.flatnonzero(codes >= 0)
-            places[codes[found]] = start + found
+            found = numpy_numbers(pc.indices_nonzero(matches.is_valid()))
+            places[numpy_numbers(matches.drop_null())] = start + found
         return places
 
     def __len__(self) -> int:
