@@ -199,12 +199,12 @@ def read_rl_examples(
 
     Raises DataError for a malformed example, and if nothing is left."""
     events = _FileEvents.read(path, task, encoder)
-    starts, stops, users = events.starts, events.stops, events.users
+    starts, stops, _ = events.bounds.T
     rows, first_active = find_items(events.codes, encoder.tokens, bundle, path)
     can_be_target = (first_active >= 0) & (events.values > 0)
     numbers = []  # of the events that are used
     list_targets, list_values = [], []
-    bounds = np.stack([starts, stops, events.ends], axis=1)
+    bounds = events.bounds
     if task is not None and not exclude_seen:  # no event depends on its history
         numbers = np.flatnonzero(can_be_target[stops]).tolist()
         bounds = bounds[:0]
@@ -229,8 +229,8 @@ def read_rl_examples(
         starts=starts[numbers],
         stops=stops[numbers],
         targets=ItemRows(np.array(targets, dtype=np.int64)),
-        users=tuple(users[number] for number in numbers),
-        left_out=len(users) - len(numbers),
+        users=tuple(events.users[number] for number in numbers),
+        left_out=len(events.users) - len(numbers),
         exclude_seen=exclude_seen,
         list_targets=tuple(list_targets) if task is None else None,
         list_values=tuple(list_values) if events.are_weighted else None,
@@ -245,12 +245,9 @@ class _FileEvents:
     """(items * levels,) token ids"""
     values: NDArray[np.float64]
     """(items,): the weight that each has as a target"""
-    starts: NDArray[np.int64]
-    """(n,): where each history starts"""
-    stops: NDArray[np.int64]
-    """(n,): where it stops, and what followed it starts"""
-    ends: NDArray[np.int64]
-    """(n,): where that ends"""
+    bounds: NDArray[np.int64]
+    """(n, 3): where each history starts; where it stops, and what followed it starts; where that
+    ends"""
     users: list[str]
     are_weighted: bool
     """whether lists have weights"""
@@ -258,8 +255,7 @@ class _FileEvents:
     @classmethod
     def read(cls, path: Path, task: str | None, encoder: PromptEncoder) -> "_FileEvents":
         """The events of a task, or without one the lists."""
-        codes, values = array("i"), array("f")
-        starts, stops, ends = array("q"), array("q"), array("q")
+        codes, values, bounds = array("i"), array("f"), array("q")
         users: list[str] = []
         are_weighted = False
         for example in read_training_examples(path):
@@ -278,16 +274,12 @@ class _FileEvents:
                 spans = [(place, place + 1) for place in places]
             are_weighted |= is_list and "weight" in example
             for stop, end in spans:
-                starts.append(first)
-                stops.append(first + stop)
-                ends.append(first + end)
+                bounds.extend((first, first + stop, first + end))
                 users.append(sys.intern(example.get("user", "")))
         return cls(
             np.frombuffer(codes, dtype=np.int32),
             np.frombuffer(values, dtype=np.float32).astype(np.float64),
-            np.frombuffer(starts, dtype=np.int64),
-            np.frombuffer(stops, dtype=np.int64),
-            np.frombuffer(ends, dtype=np.int64),
+            np.frombuffer(bounds, dtype=np.int64).reshape(-1, 3),
             users,
             are_weighted,
         )

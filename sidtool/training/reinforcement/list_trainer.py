@@ -6,7 +6,7 @@ policy is compared with. Settings, validation, checkpoints and resumption are th
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +18,6 @@ from safetensors.torch import load_model, save_model
 from transformers import TrainerCallback
 
 from sidtool.base.errors import DataError
-from sidtool.data import Fields
 from sidtool.data.split import Example
 from sidtool.evaluation import Measurement
 from sidtool.recommendation import Query, QuerySession
@@ -182,11 +181,9 @@ class ListValidation:
     """of lists"""
     users: tuple[str, ...]
     queries: tuple[Query, ...]
-    histories: tuple[ItemRows, ...]
-    targets: tuple[NDArray[np.int64], ...]
-    """the items of each user's held-out session, as bundle rows"""
-    fields: tuple[Fields, ...]
-    """what is known before each session"""
+    groups: Groups
+    """without answers; targets are the items of each user's held-out session, and fields what is
+    known before it"""
     reward: GroupReward
     length: int
     num_beams: int
@@ -221,18 +218,12 @@ class ListValidation:
                 entries.append((example.user, Query(prompt, denied), history, targets, item_fields))
         if not entries:
             raise DataError("no validation user has a held-out item that a list may have")
-        users, queries, histories, lists, fields = zip(*entries, strict=True)
-        return cls(
-            session,
-            users,
-            queries,
-            histories,
-            lists,
-            fields,
-            reward,
-            length,
-            options.eval_num_beams,
-        )
+        users, queries, histories, targets_of_users, fields = zip(*entries, strict=True)
+        # the weights of held-out items are not known: each counts alike
+        values = [np.ones(len(targets)) for targets in targets_of_users]
+        no_answers = np.empty((len(users), 0, length), dtype=np.int64)
+        groups = Groups(histories, no_answers, targets_of_users, fields, values)
+        return cls(session, users, queries, groups, reward, length, options.eval_num_beams)
 
     def lists(self, model: Any, process: int = 0, processes: int = 1) -> NDArray[np.int64]:
         """(n, m) bundle rows: the lists of every `processes`-th user from `process` on."""
@@ -247,8 +238,6 @@ class ListValidation:
         lists = np.empty((len(self.users), 1, self.length), dtype=np.int64)
         for process, share in enumerate(shares):
             lists[process :: len(shares), 0] = share
-        # the weights of held-out items are not known: each counts alike
-        values = [np.ones(len(rows)) for rows in self.targets]
-        groups = Groups(self.histories, lists, self.targets, self.fields, values)
+        groups = replace(self.groups, items=lists)
         recall = list_recall(groups, RewardContext(self.session.bundle))
         return np.concatenate([recall, self.reward(groups)], axis=1)

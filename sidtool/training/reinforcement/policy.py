@@ -15,6 +15,7 @@ from inspect import signature
 from typing import Any, NamedTuple, Self
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from sidtool.model.network import decoder_start_id, is_encoder_decoder
 from sidtool.model.vocabulary import SidTokens
@@ -243,10 +244,6 @@ class Policy:
 
 def pad_left(prompts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """n prompts -> (n, P) token ids, padded on the left with 0, and (n, P) 1 for a token."""
-    longest = max(map(len, prompts))
-    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = prompt
-        mask[row, longest - len(prompt) :] = 1
-    return ids, mask
+    ids = pad_sequence(list(prompts), batch_first=True, padding_side="left")
+    ones = [torch.ones_like(prompt) for prompt in prompts]
+    return ids, pad_sequence(ones, batch_first=True, padding_side="left")

@@ -37,7 +37,7 @@ HISTORIES = [np.array([3, 8, 21, 30, 2]), np.array([7])]
 def scorer_of(condition: str, architecture: str = "llama") -> LabelScores:
     loaded = loaded_model(BUNDLE, architecture)
     contract = dataclasses.replace(loaded.contract, label_prompts=(PLAIN, RATED))
-    return LabelScores.of(loaded, *positive_labels(contract, condition, "the model"))
+    return LabelScores(loaded, *positive_labels(contract, condition, "the model"))
 
 
 def by_hand(scorer: LabelScores, segments: list[Segment], labels: Any, positive: Any) -> float:

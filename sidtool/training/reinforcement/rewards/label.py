@@ -5,7 +5,6 @@ item as its newest event, as in its training examples of label prediction, and g
 probability."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +43,7 @@ def open_labels(path: str, facts: RunFacts) -> RewardInput:
         loaded = load_model_folder(
             folder, bundle=facts.bundle, device=device, trust_remote_code=trust
         )
-        return LabelScores.of(loaded, prompt, is_positive)
+        return LabelScores(loaded, prompt, is_positive)
 
     return RewardInput(
         load, lambda: ModelReference.of(folder).to_json(), name, contract=contract, prompt=prompt
@@ -87,30 +86,22 @@ def positive_labels(
     return prompt, is_positive
 
 
-@dataclass(frozen=True, eq=False)
 class LabelScores:
-    """Probabilities of the positive labels under a model."""
+    """Probabilities of the positive labels under a model; `is_positive` is for each of the prompt's
+    labels. The prompt is shortened to what the model reads. Raises DataError if it has no room for
+    a label."""
 
-    loaded: LoadedModel
-    prompt: LabelPrompt
-    is_positive: tuple[bool, ...]
-    """for each of the prompt's labels"""
-
-    @classmethod
-    def of(
-        cls, loaded: LoadedModel, prompt: LabelPrompt, is_positive: tuple[bool, ...]
-    ) -> "LabelScores":
-        """With the prompt shortened to what the model reads. Raises DataError if it has no room
-        for a label."""
-        longest = max(map(len, cls(loaded, prompt, is_positive).answers))
-        return cls(loaded, fit_prompt(prompt, loaded.model, longest - 1), is_positive)
-
-    @property
-    def answers(self) -> list[list[int]]:
+    def __init__(
+        self, loaded: LoadedModel, prompt: LabelPrompt, is_positive: tuple[bool, ...]
+    ) -> None:
+        encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
+        close = template(prompt.close)
+        self.answers = [encoder.ids([catalog(label), close]) for label in prompt.labels]
         """Token ids of each label with what closes the answer."""
-        encoder = prompt_encoder(self.loaded.tokenizer, self.loaded.tokens)
-        close = template(self.prompt.close)
-        return [encoder.ids([catalog(label), close]) for label in self.prompt.labels]
+        longest = max(map(len, self.answers))
+        self.loaded = loaded
+        self.prompt = fit_prompt(prompt, loaded.model, longest - 1)
+        self.is_positive = is_positive
 
     def __call__(
         self,
