@@ -46,17 +46,6 @@ MEMORY_COPY = "memory.zarr"
 
 MAX_TOKEN_ID = 1 << 31
 TokenId = Annotated[int, Rule("a possible token id", minimum=0, maximum=MAX_TOKEN_ID)]
-_OPTIONAL = (
-    "list_prompt",
-    "label_prompts",
-    "memory",
-    "license",
-    "files",
-    "field_tokens",
-    "token_table",
-    "user_tokens",
-)
-"""Keys that are left out where there is nothing."""
 
 ModelNormalize = Literal["level", "trie"]
 
@@ -90,6 +79,10 @@ class Contract(JsonRecord):
     """What a model stores about its tokenizer and its making."""
 
     REQUIRED = ("history_prompt", "text_prompt", "normalize", "base_folder")
+    OMITTED = (
+        *("list_prompt", "label_prompts", "memory", "license", "files", "kind"),
+        *("field_tokens", "token_table", "user_tokens"),
+    )
     identity: Identity
     """identity of the bundle that the model was made for"""
     space: SidSpace
@@ -255,21 +248,15 @@ class Contract(JsonRecord):
         """The JSON object that is stored; `token_stop` is written for other readers only."""
         value = {
             "format": self._format,
-            **asdict(self),
-            "space": self.space.to_json(),
+            **super().to_json(),
+            "identity": asdict(self.identity),
+            "stages": [asdict(record) for record in self.stages],
             "token_stop": self.tokens.stop,
         }
-        for name in ("history_prompt", "list_prompt"):
-            if (prompt := getattr(self, name)) is not None:
-                value[name] = prompt.to_json()
-        value["label_prompts"] = [prompt.to_json() for prompt in self.label_prompts]
-        for name in _OPTIONAL:
-            if not value[name]:
-                del value[name]
-        if self.kind == "causal":
-            del value["kind"]
-        if self.memory is not None and self.memory.reranker is None:
-            del value["memory"]["reranker"]
+        if self.memory is not None:
+            value["memory"] = asdict(self.memory)
+            if self.memory.reranker is None:
+                del value["memory"]["reranker"]
         return value
 
     @classmethod
