@@ -205,14 +205,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    if vocab_size < MIN_VOCABULARY:
+    if not MIN_VOCABULARY <= vocab_size <= MAX_VOCABULARY:
+        size = "too small" if vocab_size < MIN_VOCABULARY else "too large"
         raise UsageError(
-            f"a vocabulary of {vocab_size} tokens is too small: bytes and special tokens need "
-            f"{MIN_VOCABULARY}"
-        )
-    if vocab_size > MAX_VOCABULARY:
-        raise UsageError(
-            f"a vocabulary of {vocab_size} tokens is too large: at most {MAX_VOCABULARY} fit"
+            f"a vocabulary of {vocab_size} tokens is {size}: bytes and special tokens need "
+            f"{MIN_VOCABULARY}, and at most {MAX_VOCABULARY} fit"
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

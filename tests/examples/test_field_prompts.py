@@ -244,7 +244,7 @@ def test_templates_need_a_task_with_a_history(bundle: Bundle, catalog: Items) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[]", "no JSON object of"),
+        ("[]", "has a JSON list, not an object"),
         ('{"prompt": "x"}', "no JSON object of"),
         ('{"prompts": "x"}', "prompts is 'x', not a list"),
         ('{"prompts": []}', "has no prompts"),
@@ -258,7 +258,7 @@ def test_malformed_template_files_are_refused(tmp_path: Path, text: str, message
     path.write_text(text)
     with pytest.raises(DataError, match=message):
         Templates.read(path)
-    with pytest.raises(DataError, match="cannot read templates"):
+    with pytest.raises(DataError, match="cannot read"):
         Templates.read(tmp_path / "none.json")
     path.write_text('{"prompts": ["{history}"], "items": ["{sid}"], "separator": " "}')
     assert Templates.read(path) == Templates(("{history}",), " ", ("{sid}",))

@@ -4,8 +4,7 @@ There are three kinds, tokenized in different ways, so that data can never act a
 text (special tokens allowed), catalog text (never a special token) and SID tokens."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -75,7 +74,7 @@ class PromptEncoder:
         }
         self._true_ids = {copy: token_id for token_id, copy in copied.items() if copy != token_id}
         self._special_ids = _special_ids(tokenizer) - text_tokens.keys()
-        self._table_ids: list[int] = [] if tokens.table is None else tokens.table.ids
+        self._sid_token_ids: list[int] = tokens.token_ids.tolist()
         # Templates repeat in every prompt, titles in many histories.
         self._template_ids = lru_cache(4096)(self._encode_template)
         self._catalog_ids = lru_cache(1 << 16)(self._encode_catalog)
@@ -87,16 +86,15 @@ class PromptEncoder:
         for segment in segments:
             if segment.kind != "sid":
                 ids.extend(self._text_ids(segment))
-            elif self.tokens.table is None:
-                ids.extend([self.tokens.start + index for index in segment.sid_tokens])
-            else:
-                ids.extend([self._table_ids[index] for index in segment.sid_tokens])
-                if NO_TOKEN in ids:
-                    lacking = next(i for i in segment.sid_tokens if self._table_ids[i] == NO_TOKEN)
-                    raise DataError(
-                        f"the model has no token for {self.tokens.space.tokens[lacking]}",
-                        hint="leave out the items with this code: the model was made without them",
-                    )
+                continue
+            sid_ids = [self._sid_token_ids[index] for index in segment.sid_tokens]
+            if NO_TOKEN in sid_ids:
+                lacking = segment.sid_tokens[sid_ids.index(NO_TOKEN)]
+                raise DataError(
+                    f"the model has no token for {self.tokens.space.tokens[lacking]}",
+                    hint="leave out the items with this code: the model was made without them",
+                )
+            ids.extend(sid_ids)
         return ids
 
     def length(self, segments: Sequence[Segment]) -> int:
@@ -109,27 +107,20 @@ class PromptEncoder:
 
     def _text_ids(self, segment: Segment) -> tuple[int, ...]:
         encode = self._template_ids if segment.kind == "template" else self._catalog_ids
-        return encode(segment.text)
-
-    @contextmanager
-    def _one_line_errors(self) -> Iterator[None]:
-        """Turn what a damaged tokenizer raises for a text into one line."""
         try:
-            yield
-        except Exception as error:
+            return encode(segment.text)
+        except Exception as error:  # a damaged tokenizer raises anything
             name = getattr(self._tokenizer, "name_or_path", "")
             raise DataError(
                 f"the tokenizer of {name} cannot encode a text: {first_line(error)}"
             ) from error
 
     def _encode_template(self, text: str) -> tuple[int, ...]:
-        with self._one_line_errors():
-            return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _encode_catalog(self, text: str) -> tuple[int, ...]:
         """Ids of catalog text, none of them of a special token or of an added one with meaning."""
-        with self._one_line_errors():
-            encoding = self._plain_backend.encode(text, add_special_tokens=False)
+        encoding = self._plain_backend.encode(text, add_special_tokens=False)
         ids = tuple(encoding.ids)
         if self._true_ids:
             ids = tuple(self._true_ids.get(token_id, token_id) for token_id in ids)

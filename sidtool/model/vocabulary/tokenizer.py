@@ -5,6 +5,7 @@ them. They are not normalized and strip no space beside them, so text and tokens
 loss, and a prompt has the same tokens with and without its answer. A space right before a SID would
 therefore be a token (`Ġ`), so templates put none there."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sidtool.base.errors import CompatibilityError
@@ -17,18 +18,9 @@ def add_sid_tokens(tokenizer: Any, space: SidSpace) -> SidTokens:
 
     Raises CompatibilityError if the tokenizer has one of them already or does not number them
     consecutively after its other tokens."""
-    from transformers import AddedToken
-
     vocabulary = tokenizer.get_vocab()
-    present = [token for token in space.tokens if token in vocabulary]
-    if present:
-        raise CompatibilityError(
-            f"the tokenizer already has {len(present)} of the {len(space.tokens)} SID tokens: "
-            f"{present[0]} has id {vocabulary[present[0]]}",
-            hint="extend a model without them, or build the bundle with another token template",
-        )
-    added = [AddedToken(token, normalized=False, special=False) for token in space.tokens]
-    tokenizer.add_tokens(added)
+    remedy = "build the bundle with another token template"
+    _add_tokens(tokenizer, space.tokens, "SID tokens", remedy)
     tokens = SidTokens(space, int(tokenizer.convert_tokens_to_ids(space.tokens[0])))
     check_token_ids(tokenizer, tokens)
     last_token, last_id = max(vocabulary.items(), key=lambda pair: pair[1])
@@ -44,18 +36,25 @@ def add_block(tokenizer: Any, block: TokenBlock, option: str) -> None:
 
     They are special: no text of a catalog contains them, and decoding drops them. Raises
     CompatibilityError if the tokenizer has one of them already, which names the option."""
+    _add_tokens(tokenizer, block.texts, f"{block.KIND} tokens", f"leave {option} out", special=True)
+    check_token_ids(tokenizer, block)
+
+
+def _add_tokens(
+    tokenizer: Any, texts: Sequence[str], kind: str, remedy: str, *, special: bool = False
+) -> None:
     from transformers import AddedToken
 
     vocabulary = tokenizer.get_vocab()
-    for text in block.texts:
-        if text in vocabulary:
-            raise CompatibilityError(
-                f"the tokenizer already has the token {text}, with id {vocabulary[text]}",
-                hint=f"extend a model without it, or leave {option} out",
-            )
-    added = [AddedToken(text, normalized=False, special=True) for text in block.texts]
-    tokenizer.add_tokens(added, special_tokens=True)
-    check_token_ids(tokenizer, block)
+    present = [text for text in texts if text in vocabulary]
+    if present:
+        raise CompatibilityError(
+            f"the tokenizer already has {len(present)} of the {len(texts)} {kind}: "
+            f"{present[0]} has id {vocabulary[present[0]]}",
+            hint=f"extend a model without them, or {remedy}",
+        )
+    added = [AddedToken(text, normalized=False, special=special) for text in texts]
+    tokenizer.add_tokens(added, special_tokens=special)
 
 
 def check_token_ids(tokenizer: Any, *vocabularies: SidTokens | TokenBlock) -> None:

@@ -109,14 +109,12 @@ class SidTokens:
     def token_ids(self) -> NDArray[np.int64]:
         """(tokens,) int64: the id of each of `space.tokens`, -1 for a code without a token."""
         if self.table is None:
-            return np.arange(self.start, self.stop)
+            return self.start + np.arange(len(self.space.tokens))
         return np.array(self.table.ids, dtype=np.int64)
 
     @cached_property
     def stop(self) -> int:
         """One past the highest id, begin and end token included."""
-        if self.table is None:
-            return self.start + len(self.space.tokens)
         return int(self.token_ids.max()) + 1
 
     @property
@@ -127,7 +125,7 @@ class SidTokens:
     @property
     def is_contiguous(self) -> bool:
         """Whether the ids are those from `start` to `stop` - 1, in any order."""
-        return self.table is None or self.number == self.stop - self.start
+        return self.number == self.stop - self.start
 
     @cached_property
     def level_ids(self) -> list[NDArray[np.int64]]:

@@ -133,5 +133,5 @@ def test_text_of_a_catalog_never_becomes_a_user_token() -> None:
     ids = PromptEncoder(tokenizer, tokens).ids([catalog("<user_1> bought it")])
     assert not set(ids) & set(range(users.start, users.stop))
     assert tokenizer.decode(ids) == "<user_1> bought it"
-    with pytest.raises(CompatibilityError, match="already has the token <user_0>, with id"):
+    with pytest.raises(CompatibilityError, match="user tokens: <user_0> has id"):
         add_block(tokenizer, users, "--user-tokens")
