@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sidtool.base.checkpoint import check_finite_files, weight_digests
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
@@ -36,7 +35,7 @@ from sidtool.model.contract.stage_record import (
     RestoreParams,
     StageRecord,
 )
-from sidtool.model.extend import EmbeddingStatistics, initial_embeddings
+from sidtool.model.extend import EmbeddingStatistics, Matrix, initial_embeddings
 from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
 from sidtool.model.network.structure import vocabulary_weights
 from sidtool.model.pretrained import Dtype, save_pretrained
@@ -224,10 +223,6 @@ def bind_memory(
         write_contract(target, replace(contract, memory=binding), bundle)
 
 
-Rows = NDArray[np.float32]
-"""(tokens, width): the embedding rows of a SID vocabulary, in token order."""
-
-
 def carry_model(
     folder: str | Path,
     bundle: Bundle,
@@ -281,9 +276,10 @@ def _carry_embeddings(loaded: LoadedModel, new: Bundle, seed: int) -> None:
 
 
 def carried_rows(
-    rows: Rows, initial: Rows, old_codes: Codes, new_codes: Codes, space: SidSpace
-) -> Rows:
-    """The embedding rows of a new codebook from those of an old one with the same sizes.
+    rows: Matrix, initial: Matrix, old_codes: Codes, new_codes: Codes, space: SidSpace
+) -> Matrix:
+    """The embedding rows of a new codebook, in token order, from those of an old one with the same
+    sizes.
 
     `old_codes` and `new_codes` are the codes (n, levels) of common items. Begin and end tokens
     keep their rows. A mean is shorter than the rows that it is made of, and is scaled back to their
