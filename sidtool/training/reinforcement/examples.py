@@ -35,10 +35,8 @@ class RlExamples:
 
     items: NDArray[np.int64]
     """all histories behind one another, -1 for a SID that no item has any more"""
-    starts: NDArray[np.int64]
-    """(n,): where each history starts in `items`"""
-    stops: NDArray[np.int64]
-    """(n,): where it stops"""
+    bounds: NDArray[np.int64]
+    """(n, 2): where each history starts in `items`, and where it stops"""
     targets: ItemRows
     """(n,): the first active item with the target's SID"""
     users: tuple[str, ...]
@@ -59,7 +57,8 @@ class RlExamples:
 
     def history(self, number: int) -> ItemRows:
         """(m,) rows of the items before an event, oldest first, without unknown ones."""
-        rows = self.items[self.starts[number] : self.stops[number]]
+        start, stop = self.bounds[number]
+        rows = self.items[start:stop]
         return ItemRows(rows[rows >= 0])
 
     def groups(self, numbers: Sequence[int], answers: NDArray[np.int64]) -> Groups:
@@ -97,8 +96,8 @@ class RlExamples:
         shown: dict[str, set[int]] = {}
         anonymous: list[int] = []
         start = stop = -1
-        spans = zip(self.starts.tolist(), self.stops.tolist(), strict=True)
         shown_targets = self.list_targets or self.targets[:, None]
+        spans = self.bounds.tolist()
         for user, targets, span in zip(self.users, shown_targets, spans, strict=True):
             rows = targets.tolist()
             if not user:
@@ -199,7 +198,7 @@ def read_rl_examples(
 
     Raises DataError for a malformed example, and if nothing is left."""
     events = _FileEvents.read(path, task, encoder)
-    starts, stops, _ = events.bounds.T
+    stops = events.bounds[:, 1]
     rows, first_active = find_items(events.codes, encoder.tokens, bundle, path)
     can_be_target = (first_active >= 0) & (events.values > 0)
     numbers = []  # of the events that are used
@@ -226,8 +225,7 @@ def read_rl_examples(
     targets = [items[0] for items in list_targets] if task is None else first_active[stops[numbers]]
     return RlExamples(
         items=rows,
-        starts=starts[numbers],
-        stops=stops[numbers],
+        bounds=events.bounds[numbers, :2],
         targets=ItemRows(np.array(targets, dtype=np.int64)),
         users=tuple(events.users[number] for number in numbers),
         left_out=len(events.users) - len(numbers),
