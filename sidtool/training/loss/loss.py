@@ -102,18 +102,17 @@ class Loss:
             # the column of each target in its block
             places = places_in(columns, targets.ids[indexes])
             preceding = targets.preceding[indexes]
-            competitors = self._competitors(level, block.shape[1], places, preceding)
-            logs = competitors.log_probabilities(block.float())
-            losses = -logs.gather(-1, competitors.target[:, None])[:, 0]  # (n,)
+            log_probabilities, answers, n_competitors = self._competitors(
+                level, block.shape[1], places, preceding
+            )
+            logs = log_probabilities(block.float())
+            losses = -logs.gather(-1, answers[:, None])[:, 0]  # (n,)
             if self.smoothing:
-                uniform = -logs.sum(-1) / competitors.number
+                uniform = -logs.sum(-1) / n_competitors
                 losses = torch.lerp(losses, uniform, self.smoothing)
             if teacher_blocks:
                 teacher_logs = torch.stack(
-                    [
-                        competitors.log_probabilities(teacher[level].float())
-                        for teacher in teacher_blocks
-                    ]
+                    [log_probabilities(teacher[level].float()) for teacher in teacher_blocks]
                 )  # (teachers, n, competitors)
                 distilled = -(teacher_logs.exp().mean(0) * logs).sum(-1)
                 losses = torch.lerp(losses, distilled, self.distill_weight)
@@ -123,10 +122,13 @@ class Loss:
 
     def _competitors(
         self, level: int, width: int, places: torch.Tensor, preceding: torch.Tensor
-    ) -> "_Competitors":
-        """Of (n,) targets of a level, given by their columns, after (n, levels - 1) token ids."""
+    ) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor, torch.Tensor | int]:
+        """What (n,) targets of a level, given by their columns, compete with after (n, levels - 1)
+        token ids: what turns (n, columns) logits into (n, max competitors) log-probabilities, 0 in
+        unused slots; (n,) the index of the target among its competitors; and (n,) their number, the
+        target included."""
         if self.trie is None:
-            return _Competitors(lambda block: block.log_softmax(-1), places, width)
+            return lambda block: block.log_softmax(-1), places, width
         arrays = trie_arrays(self.trie, places.device)
         columns = token_columns(self.tokens, places.device)
         first = preceding.shape[1] - level
@@ -141,19 +143,7 @@ class Loss:
             logits = block.gather(-1, child_places)
             return normalize_over_children(logits, in_use).masked_fill(~in_use, 0.0)
 
-        return _Competitors(log_probabilities, target_nodes - children[:, 0], in_use.sum(-1))
-
-
-@dataclass(frozen=True)
-class _Competitors:
-    """What the n targets of a part compete with."""
-
-    log_probabilities: Callable[[torch.Tensor], torch.Tensor]
-    """(n, columns) logits -> (n, max competitors) log-probabilities, 0 in unused slots"""
-    target: torch.Tensor
-    """(n,) index of the target among its competitors"""
-    number: torch.Tensor | int
-    """(n,) number of competitors, the target included"""
+        return log_probabilities, target_nodes - children[:, 0], in_use.sum(-1)
 
 
 class Teachers:
