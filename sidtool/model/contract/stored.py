@@ -12,7 +12,7 @@ from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, R
 from sidtool.base.storage import Storage
 from sidtool.memory import MemoryManifest
 from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT, MEMORY_COPY, Contract
-from sidtool.tokenizer.bundle import ROOT, GroupManifest, Manifest, check_names, parse_root
+from sidtool.tokenizer.bundle import ROOT, Manifest, check_names, parse_root
 
 REPOSITORY = "model"
 """The name under which the files of a model in a hub repository are signed."""
@@ -51,22 +51,21 @@ class StoredModel:
                 hint=f"sidtool rebind {location} {location}/{BUNDLE_COPY} -o NEW records them",
             )
         bundle = Manifest.from_json(_root_of(location, BUNDLE_COPY, contract, "bundle"))
-        parts: list[tuple[str, GroupManifest]] = [(BUNDLE_COPY, bundle)]
-        pairs = [(BUNDLE_COPY, bundle.digest, contract.identity.digest)]
+        parts: list[tuple[str, Manifest | MemoryManifest, str]] = []
+        parts.append((BUNDLE_COPY, bundle, contract.identity.digest))
         if contract.memory is not None:
             memory = MemoryManifest.from_json(_root_of(location, MEMORY_COPY, contract, "memory"))
-            parts.append((MEMORY_COPY, memory))
-            pairs.append((MEMORY_COPY, memory.digest, contract.memory.digest))
-        for name, stored, recorded in pairs:
-            if stored != recorded:
+            parts.append((MEMORY_COPY, memory, contract.memory.digest))
+        objects = dict(contract.files)
+        for part, manifest, recorded in parts:
+            if manifest.digest != recorded:
                 raise IntegrityError(
-                    f"{location}/{name} has digest {stored[:12]}, the contract says {recorded[:12]}"
+                    f"{location}/{part} has digest {manifest.digest[:12]}, the contract says "
+                    f"{recorded[:12]}"
                 )
+            objects |= {f"{part}/{name}": digest for name, digest in manifest.objects.items()}
         if bundle.space != contract.space:
             raise IntegrityError(f"{location}/{BUNDLE_COPY} has another space than {CONTRACT}")
-        objects = dict(contract.files)
-        for part, manifest in parts:
-            objects |= {f"{part}/{name}": digest for name, digest in manifest.objects.items()}
         try:
             check_names(objects)
         except ValueError as error:
