@@ -180,12 +180,8 @@ def rebuild_memory(
     Raises UsageError if that compared the items' vectors, the bundle is another one, and (n, dim)
     `vectors` are not given, or if they are and it compared none."""
     manifest = memory.manifest
-    content = None
     manifest.check_vectors(bundle.identity, are_given=vectors is not None)
-    if manifest.content is not None and vectors is not None:
-        content = ItemContent.of(bundle, vectors, manifest.content.weight)
-    elif manifest.content is not None:
-        content = _renewed_content(memory, bundle)
+    content = content_of(bundle, vectors, None, memory)
     return build_memory(
         split, bundle, manifest.settings, content=content, tuned_on=manifest.tuned_on
     )
@@ -198,33 +194,19 @@ def content_of(
     earlier: Memory | None,
     compare: Callable[[Vectors], Any] = nearest_items,
 ) -> ItemContent | None:
-    """The content of a bundle's items; None if it is not used. Without vectors it is that of an
-    earlier memory, which a weight changes."""
-    if weight == 0:
-        return None
+    """The content of a bundle's items; None if it is not used. Without vectors it is compared as an
+    earlier memory that has content compared its own; a weight changes that of the earlier one.
+
+    Raises UsageError if that needs the items' vectors."""
     recorded = None if earlier is None else earlier.manifest.content
-    if vectors is None and earlier is not None and recorded is not None:
-        content = _renewed_content(earlier, bundle, compare=compare)
-        return content if weight is None else content.weighted(weight)
-    if vectors is None and weight is None:
+    if weight == 0 or (vectors is None and weight is None and recorded is None):
         return None
     if weight is None:
         weight = CONTENT_WEIGHT if recorded is None else recorded.weight
+    if vectors is None and earlier is not None and recorded is not None:
+        if earlier.manifest.bundle.digest == bundle.identity.digest:
+            earlier.check_bundle(bundle)
+            assert earlier.content is not None
+            return ItemContent(earlier.content.to_scipy(), recorded).weighted(weight)
+        earlier.manifest.check_vectors(bundle.identity, are_given=False)
     return ItemContent.of(bundle, vectors, weight, compare)
-
-
-def _renewed_content(
-    memory: Memory, bundle: Bundle, compare: Callable[[Vectors], Any] = nearest_items
-) -> ItemContent:
-    """The content of a bundle's items, compared as a memory that has content compared its own.
-
-    Raises UsageError if that needs the items' vectors."""
-    settings = memory.manifest.content
-    stored = memory.content
-    assert settings is not None
-    assert stored is not None
-    if memory.manifest.bundle.digest == bundle.identity.digest:
-        memory.check_bundle(bundle)
-        return ItemContent(stored.to_scipy(), settings)
-    memory.manifest.check_vectors(bundle.identity, are_given=False)
-    return ItemContent.of(bundle, weight=settings.weight, compare=compare)
