@@ -43,24 +43,6 @@ class SparseRows:
         offsets = matrix.indptr.astype(np.int64, copy=False)
         return cls(offsets, matrix.indices.astype(np.uint32), matrix.data)
 
-    @classmethod
-    def joined(
-        cls, parts: Iterable["SparseRows"], sizes: NDArray[np.int64], dtype: Any
-    ) -> "SparseRows":
-        """The rows of several parts, one part after the other, each added when it is made; together
-        (n,) rows of at most these sizes."""
-        offsets = np.zeros(len(sizes) + 1, dtype=np.int64)
-        items = np.empty(sizes.sum(), dtype=np.uint32)  # pages that are not written take no memory
-        weights = np.empty(len(items), dtype=dtype)
-        row = end = 0
-        for part in parts:
-            start, end = end, end + len(part.items)
-            items[start:end] = part.items
-            weights[start:end] = part.weights
-            offsets[row + 1 : row + 1 + len(part)] = part.offsets[1:] + start
-            row += len(part)
-        return cls(offsets, items[:end], weights[:end])
-
     @property
     def rows(self) -> NDArray[np.int64]:
         """(m,): the row of each entry"""
@@ -158,9 +140,19 @@ def store_rows(
     """The rows of several parts, one part after the other: in memory, or with shards as three files
     of their folder that are mapped. The (n,) rows have at most these sizes. Raises DataError if
     they cannot be written."""
-    if shards is None:
-        return SparseRows.joined(parts, sizes, dtype)
-    return rows_in_files(name, parts, dtype, shards.folder)
+    if shards is not None:
+        return rows_in_files(name, parts, dtype, shards.folder)
+    offsets = np.zeros(len(sizes) + 1, dtype=np.int64)
+    items = np.empty(sizes.sum(), dtype=np.uint32)  # pages that are not written take no memory
+    weights = np.empty(len(items), dtype=dtype)
+    row = end = 0
+    for part in parts:
+        start, end = end, end + len(part.items)
+        items[start:end] = part.items
+        weights[start:end] = part.weights
+        offsets[row + 1 : row + 1 + len(part)] = part.offsets[1:] + start
+        row += len(part)
+    return SparseRows(offsets, items[:end], weights[:end])
 
 
 def rows_in_files(name: str, parts: Iterable[SparseRows], dtype: Any, folder: Path) -> SparseRows:
