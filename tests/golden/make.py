@@ -15,8 +15,7 @@ from sidtool.data.split.values import UserSequence
 from sidtool.memory.build import build_memory
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
-from sidtool.memory.mixture.rerank_features import N_FEATURES
-from sidtool.memory.mixture.reranker import Network, Reranker, network_shapes
+from sidtool.memory.mixture.reranker import N_FEATURES, Network, Reranker, network_shapes
 from sidtool.model.contract.contract import Contract, MemoryBinding
 from sidtool.model.contract.stage_record import (
     AdoptParams,

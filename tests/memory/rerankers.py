@@ -6,8 +6,7 @@ import numpy as np
 
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.mixture.index import WeightedMemory
-from sidtool.memory.mixture.rerank_features import N_FEATURES
-from sidtool.memory.mixture.reranker import Network, Reranker, network_shapes
+from sidtool.memory.mixture.reranker import N_FEATURES, Network, Reranker, network_shapes
 from sidtool.model.load import LoadedModel
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model

@@ -7,8 +7,7 @@ import pytest
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.memory.manifest import ContentSettings, KnnSettings
-from sidtool.memory.mixture.rerank_features import N_FEATURES, RERANK_FEATURES, TRAINING_EVENTS
-from sidtool.memory.mixture.reranker import Reranker
+from sidtool.memory.mixture.reranker import N_FEATURES, RERANK_FEATURES, TRAINING_EVENTS, Reranker
 from tests.memory.cases import small_memory
 from tests.memory.rerankers import random_reranker
 

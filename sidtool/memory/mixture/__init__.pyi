@@ -11,11 +11,11 @@ from .index import MemoryIndex as MemoryIndex
 from .index import MemoryOptions as MemoryOptions
 from .index import Mixture as Mixture
 from .index import WeightedMemory as WeightedMemory
-from .rerank_features import N_FEATURES as N_FEATURES
-from .rerank_features import TRAINING_EVENTS as TRAINING_EVENTS
 from .rerank_index import FeatureIndex as FeatureIndex
 from .reranker import HIDDEN as HIDDEN
+from .reranker import N_FEATURES as N_FEATURES
 from .reranker import RERANKED as RERANKED
+from .reranker import TRAINING_EVENTS as TRAINING_EVENTS
 from .reranker import Network as Network
 from .reranker import Reranker as Reranker
 from .reranker import standardized_features as standardized_features

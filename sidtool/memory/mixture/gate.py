@@ -1,9 +1,8 @@
 """What a memory gives for one request: a distribution over items, and its weight in the mixture,
 which a gate may choose by features that are known before the search."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,34 +91,24 @@ class Prior:
 NO_PRIOR = Prior(NO_ITEMS, 1.0)
 
 
-@dataclass(frozen=True, eq=False)
-class GateInput:
-    """What is known of a request before its search."""
-
-    distribution: ItemDistribution
-    """the memory's, with at least one item"""
-    events: NDArray[np.int64]
-    """(n,) training events of the items of the history"""
-    neighbors: NDArray[np.int64]
-    """(n,) how many neighbors each of them has"""
-
-
-class GateFeature(NamedTuple):
-    """A number of a request."""
-
-    name: str
-    value: Callable[[GateInput], float]
-    meaning: str
-
-
-GATE_FEATURES = (
-    GateFeature("log mass", lambda x: x.distribution.log_mass, "sum of all scores"),
-    GateFeature("log peak", lambda x: x.distribution.log_peak, "share of the largest score in it"),
-    GateFeature("log history length", lambda x: float(np.log1p(len(x.events))), "number of items"),
-    GateFeature("log last item events", lambda x: float(np.log1p(x.events[-1])), "in training"),
-    GateFeature("coverage", lambda x: float(np.mean(x.neighbors > 0)), "share with neighbors"),
-)
+GATE_FEATURES = ("log mass", "log peak", "log history length", "log last item events", "coverage")
 """A new one is appended, as stored gates read the first ones."""
+
+
+def gate_features(
+    distribution: ItemDistribution, events: NDArray[np.int64], neighbors: NDArray[np.int64]
+) -> list[float]:
+    """The GATE_FEATURES of a request, known before its search: the memory's distribution, with at
+    least one item, and of each item of the history the training events, and how many neighbors it
+    has."""
+    return [
+        distribution.log_mass,  # sum of all scores
+        distribution.log_peak,  # share of the largest score in it
+        float(np.log1p(len(events))),  # number of items
+        float(np.log1p(events[-1])),  # in training
+        float(np.mean(neighbors > 0)),  # share with neighbors
+    ]
+
 
 LIMIT = 1e6
 """Size of the numbers of a gate, so that no weight overflows."""

@@ -15,10 +15,10 @@ from sidtool.memory.mixture.gate import (
     GATE_FEATURES,
     NO_ITEMS,
     Gate,
-    GateInput,
     ItemDistribution,
     Prior,
     check_mixture,
+    gate_features,
 )
 from sidtool.memory.mixture.reranker import Reranker
 from sidtool.memory.rows import SparseRows, row_entries
@@ -148,8 +148,7 @@ class MemoryIndex:
                 rows = ItemRows(history[history >= 0])
                 stored = self.memory_rows[rows]
                 neighbors = np.where(stored < 0, 0, offsets[stored + 1] - offsets[stored])
-                gate_input = GateInput(distribution, self.item_events(rows), neighbors)
-                features[row] = [feature.value(gate_input) for feature in GATE_FEATURES]
+                features[row] = gate_features(distribution, self.item_events(rows), neighbors)
         return features
 
     def item_events(self, rows: ItemRows) -> NDArray[np.int64]:

@@ -11,12 +11,7 @@ from sidtool.data.split.pairs import UNIT
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
 from sidtool.memory.mixture.index import HISTORY, MemoryIndex
-from sidtool.memory.mixture.rerank_features import (
-    LOG_FLOOR,
-    N_FEATURES,
-    RERANK_FEATURES,
-    ListedItems,
-)
+from sidtool.memory.mixture.reranker import LOG_FLOOR, N_FEATURES, RERANK_FEATURES, ListedItems
 from sidtool.memory.rows import row_entries
 from sidtool.memory.similarity import age_weights, content_gain
 from sidtool.tokenizer.bundle import Bundle

@@ -22,7 +22,7 @@ from sidtool.memory.mixture import (
     Reranker,
     WeightedMemory,
 )
-from sidtool.memory.mixture.rerank_features import RERANK_FEATURES
+from sidtool.memory.mixture.reranker import RERANK_FEATURES
 from tests.evaluation.shop import memory_of, trie_model, visits
 from tests.memory.cases import small_memory
 
