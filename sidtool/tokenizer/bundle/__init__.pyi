@@ -9,14 +9,14 @@ from .manifest import Manifest as Manifest
 from .manifest import Version as Version
 from .manifest import flat_record as flat_record
 from .manifest import now as now
-from .stored_group import StoredGroup as StoredGroup
-from .stored_group import download_group as download_group
-from .stored_group import signed_objects as signed_objects
 from .trie import Trie as Trie
 from .zarr_arrays import Expected as Expected
 from .zarr_arrays import GroupManifest as GroupManifest
 from .zarr_arrays import check_names as check_names
 from .zarr_group import ROOT as ROOT
+from .zarr_group import StoredGroup as StoredGroup
+from .zarr_group import download_group as download_group
 from .zarr_group import new_zip as new_zip
 from .zarr_group import parse_root as parse_root
 from .zarr_group import read_root as read_root
+from .zarr_group import signed_objects as signed_objects

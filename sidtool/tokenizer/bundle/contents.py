@@ -19,8 +19,8 @@ from sidtool.base.errors import IntegrityError, RefusedError
 from sidtool.base.output_name import BUNDLE
 from sidtool.tokenizer.bundle.item_map import BLOCK, LARGE, IdIndex, ItemMap, StringArray
 from sidtool.tokenizer.bundle.manifest import Identity, Manifest
-from sidtool.tokenizer.bundle.stored_group import StoredGroup
 from sidtool.tokenizer.bundle.zarr_arrays import Expected, StoredArrays
+from sidtool.tokenizer.bundle.zarr_group import StoredGroup
 from sidtool.tokenizer.encoder.lexical import ARRAYS, LEXICAL, LexicalEncoder
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import SidSpace
@@ -147,7 +147,8 @@ class StoredBundle(StoredGroup):
     def items(self) -> ItemMap:
         """The item map; ids, titles and index of a large one are read in parts, and checked no
         further. Raises IntegrityError if a stored array does not fit the manifest."""
-        return self._read_items(self._large_arrays())
+        is_large = self.manifest.items > LARGE
+        return self._read_items(self._indexed_arrays() if is_large else None)
 
     def items_for(self, n_lookups: int) -> ItemMap:
         """The item map for some look-ups. The first ones in a stored bundle read the blocks of rows
@@ -160,10 +161,6 @@ class StoredBundle(StoredGroup):
     def _items_in_parts(self) -> ItemMap:
         arrays = self._indexed_arrays()
         return self.items if arrays is None else self._read_items(arrays, codes_in_parts=True)
-
-    def _large_arrays(self) -> StoredArrays | None:
-        """The arrays if they are so large that `items` reads them in parts."""
-        return self._indexed_arrays() if self.manifest.items > LARGE else None
 
     def _indexed_arrays(self) -> StoredArrays | None:
         """The arrays if they are stored, with all that look-ups by block need."""
@@ -270,7 +267,7 @@ class StoredBundle(StoredGroup):
         """What is wrong with the values, the order of the rows and the index: (object, reason)."""
         manifest = self.manifest
         # read whole, so that every array is checked
-        items = self.items if self._large_arrays() is None else self._read_items(None)
+        items = self.items if manifest.items <= LARGE else self._read_items(None)
         identity = identify(
             manifest.space, items, self.codebook, manifest.recipe, manifest.collisions.policy
         )
