@@ -149,17 +149,7 @@ def _colliding_groups(
 
 def _open_choosing(codebook: Codebook, source: VectorSource) -> Callable[[Groups], NDArray[Any]]:
     """What reads the vectors of the colliding items of groups, and chooses their last codes."""
-
-    def choose(groups: Groups) -> NDArray[np.int64]:
-        prefixes, nearest = groups.raw[:, :-1], groups.raw[:, -1]
-        latent = codebook.transform(source.take(groups.rows))
-        residuals = latent - codebook.decode(prefixes)
-        # one array per prefix, of all its items
-        last_codes = np.split(groups.last_codes, np.cumsum(groups.n_items)[:-1])
-        centroids = codebook.levels[-1]
-        return _choose_last_codes(nearest, residuals, groups.n_colliding, last_codes, centroids)
-
-    return choose
+    return partial(_choose_last_codes, codebook, source)
 
 
 def require_capacity(items: int, levels: Levels) -> None:
@@ -181,15 +171,16 @@ def require_capacity(items: int, levels: Levels) -> None:
 
 
 def _choose_last_codes(
-    nearest: NDArray[np.uint16],
-    residuals: Vectors,
-    sizes: NDArray[np.intp],
-    last_codes: Sequence[NDArray[np.uint16]],
-    centroids: Vectors,
+    codebook: Codebook, source: VectorSource, groups: Groups
 ) -> NDArray[np.int64]:
-    """(m,) last codes for the m colliding items of some groups, by their `nearest` ones and their
-    residuals; -1 if the prefix has none left. `sizes` are the groups' numbers of colliding items,
-    `last_codes` the nearest ones of all their items."""
+    """(m,) last codes for the m colliding items of some groups, by their nearest ones and their
+    residuals; -1 if the prefix has none left."""
+    prefixes, nearest = groups.raw[:, :-1], groups.raw[:, -1]
+    residuals = codebook.transform(source.take(groups.rows)) - codebook.decode(prefixes)
+    centroids = codebook.levels[-1]
+    # one array per prefix, of all its items
+    last_codes = np.split(groups.last_codes, np.cumsum(groups.n_items)[:-1])
+    sizes = groups.n_colliding
     codes = np.empty(len(nearest), dtype=np.int64)
     starts = np.cumsum(sizes) - sizes
 

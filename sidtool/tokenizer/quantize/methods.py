@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from sidtool.base.errors import UsageError
 from sidtool.base.extras import require
-from sidtool.base.options import plain
+from sidtool.base.options import Option, plain
 from sidtool.base.progress import Progress
 from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.quantize import pq, rqkmeans, rqvae
@@ -72,15 +72,10 @@ def check_method(method: str, options: Mapping[str, Any]) -> None:
             raise UsageError(
                 f"method {method} has no option {name!r}", hint=f"choose from {', '.join(declared)}"
             )
-        kinds = (declared[name].type, *get_args(declared[name].type))
-        if type(value) is int and float in kinds:
-            continue
-        if type(value) not in kinds:
-            raise UsageError(f"option {name} of method {method} cannot be {value!r}")
-        if type(value) is int and value < 1:
-            raise UsageError(
-                f"option {name} of method {method} must be a whole number from 1, not {value}"
-            )
+        kind = declared[name].type
+        Option(minimum=1 if kind is int else None).check(
+            f"option {name} of method {method}", value, kind
+        )
     if quantizer.extra is not None:
         require(quantizer.extra)
 
