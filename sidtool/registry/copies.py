@@ -14,15 +14,9 @@ from sidtool.base.output import new_dir, refuse_existing, whole_file
 from sidtool.base.progress import Progress
 from sidtool.base.signatures import SIGNATURE
 from sidtool.base.storage import Storage, is_zip
+from sidtool.registry import references
 from sidtool.registry.kinds import OUTPUTS, published_card, read_manifest
 from sidtool.registry.records import CARD, UNKNOWN_LICENSE, Kind, VersionRecord
-from sidtool.registry.references import (
-    check_published,
-    find_version,
-    locate,
-    read_signature,
-    split_reference,
-)
 from sidtool.registry.transfer import broken_parts, download
 from sidtool.tokenizer.bundle import new_zip
 
@@ -57,7 +51,7 @@ def pull(
         for name, reason in broken_parts(str(folder)):
             raise IntegrityError(f"{source.location}: {name}: {reason}")
         manifest = read_manifest(str(folder))
-        signature = read_signature(registry, record, manifest)
+        signature = references.read_signature(registry, record, manifest)
         beside = out.with_name(out.name + SIGNATURE)
         if signature is not None:
             with whole_file(beside) as partial:
@@ -74,7 +68,7 @@ def pull(
 def plan_pull(reference: str, out: Path, *, force: bool = False) -> tuple[Storage, VersionRecord]:
     """The registry and the record of a version that can be pulled to `out`; writes nothing. Raises
     as `pull` does before it copies."""
-    registry, record = find_version(reference)
+    registry, record = references.find_version(reference)
     refuse_existing(out, force, OUTPUTS[record.kind])
     return registry, record
 
@@ -91,13 +85,13 @@ def locate_model(reference: str | Path, copies: Path | None = None) -> str | Pat
     if record is None:
         return reference
     if "://" not in location:
-        check_published(location, read_manifest(location), record)
+        references.check_published(location, read_manifest(location), record)
         return Path(location)
     with _COPYING:
         copy = (copies or _copies_of_process()) / record.root
         if not copy.exists():
             # the version, since the tag may have moved
-            pull(f"{split_reference(str(reference))[0]}@{record.version}", copy)
+            pull(f"{references.split_reference(str(reference))[0]}@{record.version}", copy)
     return copy
 
 
@@ -105,13 +99,15 @@ def with_version(reference: str) -> str:
     """The reference with the number of the version that it names now, for processes that open it
     when its tag may have moved; any other location, also one on the hub, is returned unchanged.
     Raises as `locate` does."""
-    record = None if is_hub_url(reference) else locate(reference)[1]
-    return reference if record is None else f"{split_reference(reference)[0]}@{record.version}"
+    record = None if is_hub_url(reference) else references.locate(reference)[1]
+    if record is None:
+        return reference
+    return f"{references.split_reference(reference)[0]}@{record.version}"
 
 
 def locate_kind(reference: str, kind: Kind) -> tuple[str, VersionRecord | None]:
     """As `locate`. Raises UsageError if what is published is of another kind."""
-    location, record = locate(reference)
+    location, record = references.locate(reference)
     if record is not None and record.kind != kind:
         raise UsageError(f"{reference} is a {record.kind}, not a {kind}")
     return location, record

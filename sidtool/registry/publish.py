@@ -16,19 +16,9 @@ from sidtool.base.progress import Progress
 from sidtool.base.signatures import Signer, Signers
 from sidtool.base.storage import Storage
 from sidtool.model.contract import CONTRACT
-from sidtool.registry import records
+from sidtool.registry import records, references
 from sidtool.registry.kinds import ROOTS, kind_of, published_card, record_of
 from sidtool.registry.records import CARD, POINTER, UNKNOWN_LICENSE, VersionRecord
-from sidtool.registry.references import (
-    POLICY,
-    check_version,
-    find_version,
-    is_flat_repository,
-    make_signatures,
-    read_policy,
-    required_signers,
-    split_reference,
-)
 from sidtool.registry.transfer import Source, check_source, push_to_hub, upload
 from sidtool.tokenizer.bundle import ROOT
 
@@ -93,7 +83,7 @@ def plan_push(
     published = records.read_record(registry, record.version)
     if published is not None:
         records.refuse_other(registry, published, record)
-    elif sign is None and required_signers(registry):
+    elif sign is None and references.required_signers(registry):
         raise RefusedError(
             f"versions of {registry.location} must be signed", hint="push with --sign KEY"
         )
@@ -126,7 +116,7 @@ def push(
     """
     source, target = str(source), str(target)
     signer = None if sign is None else Signer.of(sign)
-    if is_flat_repository(target):
+    if references.is_flat_repository(target):
         checked = check_source(source, license)
         commit = push_to_hub(checked, target, HubPush(tag=tag, dataset=dataset, signer=signer))
         return Pushed(
@@ -161,9 +151,9 @@ def push(
                 "so it is not signed",
                 hint="pull the version and push that, with the same license",
             )
-        registry.put(make_signatures(registry, published, plan.source.manifest, signer))
+        registry.put(references.make_signatures(registry, published, plan.source.manifest, signer))
     elif signer is None:
-        check_version(registry, published)  # readers refuse one that is not signed
+        references.check_version(registry, published)  # readers refuse one that is not signed
     pointer = records.update_pointer(
         registry, lambda current: current.with_version(record.version, tag)
     )
@@ -189,9 +179,9 @@ def tag(reference: str, name: str) -> VersionRecord:
         '1.0'
     """
     records.check_tag(name)
-    if split_reference(reference)[1] is None:
+    if references.split_reference(reference)[1] is None:
         raise UsageError(f"{reference} names no version", hint="sidtool tag URL/NAME@VERSION TAG")
-    registry, record = find_version(reference)
+    registry, record = references.find_version(reference)
     records.update_pointer(
         registry, lambda pointer: replace(pointer, tags={**pointer.tags, name: record.version})
     )
@@ -217,23 +207,23 @@ def policy(
         raise UsageError(
             "--signed-by requires a signature, --allow-unsigned none: give one of the two"
         )
-    if is_flat_repository(str(registry)):
+    if references.is_flat_repository(str(registry)):
         raise UsageError(
             f"{registry} is a repository of the hub, which has no policy",
             hint="SIDTOOL_SIGNED_BY names who must have signed what is read from the hub",
         )
     storage = _registry_at(str(registry))
     if signed_by is not None:
-        storage.put({POLICY: Signers.read(signed_by).text.encode()})
-    elif allow_unsigned and storage.has(POLICY):
-        storage.put({POLICY: b""})
-    stored = read_policy(storage)
+        storage.put({references.POLICY: Signers.read(signed_by).text.encode()})
+    elif allow_unsigned and storage.has(references.POLICY):
+        storage.put({references.POLICY: b""})
+    stored = references.read_policy(storage)
     return None if stored is None else stored.text
 
 
 def _registry_at(target: str) -> Storage:
     """The registry folder URL/NAME. Raises UsageError if it cannot be one."""
-    base, version = split_reference(target)
+    base, version = references.split_reference(target)
     if version is not None:
         raise UsageError(f"{target!r} names a version, not the folder", hint=f"give {base}")
     if base.endswith((".zarr", ".zip")):
@@ -273,7 +263,7 @@ def _send_version(
     card = published_card(source.storage.location, source.manifest, reference, source.license)
     beside = {f"{record.folder}/{CARD}": with_dataset(card, dataset).encode()}
     if signer is not None:  # before anything is stored: the signer may be refused
-        beside.update(make_signatures(registry, record, source.manifest, signer))
+        beside.update(references.make_signatures(registry, record, source.manifest, signer))
     sent = upload(source, registry.folder(record.group), record, progress)
     if records.read_record(registry, record.version) is None:  # else they are of the other push
         registry.put(beside)

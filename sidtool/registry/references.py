@@ -28,20 +28,9 @@ from sidtool.base.storage import Storage
 from sidtool.memory import Memory
 from sidtool.memory.mixture import MemoryOptions
 from sidtool.model.contract import BUNDLE_COPY, CONTRACT, model_folder
+from sidtool.registry import records
 from sidtool.registry.kinds import ROOTS, AnyManifest, kind_of, read_manifest
-from sidtool.registry.records import (
-    FOLDERS,
-    LATEST,
-    MAX_DOCUMENT,
-    POINTER,
-    VersionRecord,
-    list_records,
-    list_versions,
-    read_pointer,
-    read_record,
-    record_name,
-    spell,
-)
+from sidtool.registry.records import VersionRecord
 from sidtool.tokenizer.bundle import ROOT, Bundle, Manifest, download_group
 
 MAX_LISTED = 20
@@ -81,7 +70,7 @@ def open_parent(reference: str | Path, bundle: Bundle) -> Bundle | None:
     if bundle.manifest.parent is None or is_group(str(reference)):
         return None
     base = split_reference(str(reference))[0]
-    for record in list_records(Storage(base)):
+    for record in records.list_records(Storage(base)):
         if record.digest == bundle.manifest.parent:
             return open_bundle(f"{base}@{record.version}")
     return None
@@ -141,18 +130,18 @@ def find_version(reference: str) -> tuple[Storage, VersionRecord]:
     none, IntegrityError unless it is signed as the registry requires."""
     base, name = split_reference(reference)
     registry = Storage(base)
-    name = name or LATEST
-    record = read_record(registry, name)  # a version number needs no pointer
+    name = name or records.LATEST
+    record = records.read_record(registry, name)  # a version number needs no pointer
     if record is None:
-        pointer = read_pointer(registry)
-        version = pointer.latest if name == LATEST else pointer.tags.get(name)
-        record = read_record(registry, version) if version else None
+        pointer = records.read_pointer(registry)
+        version = pointer.latest if name == records.LATEST else pointer.tags.get(name)
+        record = records.read_record(registry, version) if version else None
     if record is not None:
         check_version(registry, record)
         return registry, record
-    available = [*list_versions(registry), *pointer.tags]
+    available = [*records.list_versions(registry), *pointer.tags]
     if not available and is_hub_repository(base):
-        download(base, allow=[POINTER])  # raises where the hub has no such repository
+        download(base, allow=[records.POINTER])  # raises where the hub has no such repository
         raise DataError(
             f"{base} has commits of the hub, not versions",
             hint="`hf download` copies its files, and `push --tag` sets a tag",
@@ -204,10 +193,10 @@ def is_flat_repository(location: str) -> bool:
     if not is_hub_repository(location):
         return False
     try:
-        copy = download(location.partition("@")[0], allow=[POINTER])
+        copy = download(location.partition("@")[0], allow=[records.POINTER])
     except DataError:
         return True  # there is none yet
-    return not (copy / POINTER).is_file()
+    return not (copy / records.POINTER).is_file()
 
 
 def is_group(location: str) -> bool:
@@ -231,7 +220,7 @@ def is_group(location: str) -> bool:
 
 def _is_registry(storage: Storage) -> bool:
     """Whether a folder has published versions; its pointer may be lost or not be written yet."""
-    return storage.has(POINTER) or bool(list_versions(storage))
+    return storage.has(records.POINTER) or bool(records.list_versions(storage))
 
 
 POLICY = "signed-by.pem"
@@ -270,8 +259,8 @@ def check_version(registry: Storage, record: VersionRecord) -> None:
 
 def verify_record(registry: Storage, record: VersionRecord, signers: list[Signers]) -> None:
     """Raise IntegrityError unless each of the signers signed the stored record."""
-    name = record_name(record.version)
-    if _read(registry, name, MAX_DOCUMENT) != spell(record):
+    name = records.record_name(record.version)
+    if _read(registry, name, records.MAX_DOCUMENT) != records.spell(record):
         raise IntegrityError(f"{registry.location}/{name} is not spelled as this version spells it")
     signature = _read(registry, f"{record.folder}/{_RECORD}", MAX_SIGNATURE)
     _verify(registry, record, {name: _digest(record)}, signature, signers)
@@ -282,7 +271,7 @@ def make_signatures(
 ) -> dict[str, bytes]:
     """The signatures of a version by their names in the registry; stores nothing. Raises
     IntegrityError if the registry requires another signer, and as `Signer.sign`."""
-    name = record_name(record.version)
+    name = records.record_name(record.version)
     digests = {name: _digest(record)}
     signature = signer.sign(name, digests)
     _verify(registry, record, digests, signature, required_signers(registry))
@@ -323,7 +312,7 @@ def verify_signature(location: str, signers: Signers) -> None:
     folder, _, name = location.rstrip("/").rpartition("/")
     signature = _read(Storage(folder or "."), name + SIGNATURE, MAX_SIGNATURE)
     if signature is None:  # a copy of a hub repository has it inside
-        inside = FOLDERS[kind_of(manifest)] + SIGNATURE
+        inside = records.FOLDERS[kind_of(manifest)] + SIGNATURE
         signature = _read(Storage(location), inside, MAX_SIGNATURE)
     digests = signed_objects(manifest, hashlib.sha256(root).hexdigest())
     signers.verify(location, digests, signature)
@@ -340,7 +329,7 @@ def published_root(location: str, record: VersionRecord) -> bytes:
 
 
 def _digest(record: VersionRecord) -> str:
-    return hashlib.sha256(spell(record)).hexdigest()
+    return hashlib.sha256(records.spell(record)).hexdigest()
 
 
 def _read(storage: Storage, name: str, limit: int) -> bytes | None:

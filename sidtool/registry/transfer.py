@@ -19,14 +19,8 @@ from sidtool.base.progress import Progress
 from sidtool.base.storage import Storage, is_zip
 from sidtool.memory import Memory, is_memory, verify_memory
 from sidtool.model.contract import StoredModel, check_license, push_model, verify_model
-from sidtool.registry.kinds import (
-    ROOTS,
-    AnyManifest,
-    is_model,
-    kind_of,
-    parse_manifest,
-    read_manifest,
-)
+from sidtool.registry import kinds
+from sidtool.registry.kinds import ROOTS, AnyManifest
 from sidtool.registry.records import VersionRecord
 from sidtool.registry.references import check_published, check_signed, locate, published_root
 from sidtool.tokenizer.bundle import Bundle
@@ -59,7 +53,7 @@ def check_source(source: str, license: str | None) -> Source:
     base."""
     check_license(license or "")
     location, record = locate(source)
-    manifest = read_manifest(location)
+    manifest = kinds.read_manifest(location)
     check_published(location, manifest, record)
     for name, reason in broken_parts(location):
         raise IntegrityError(
@@ -75,7 +69,7 @@ def push_to_hub(source: Source, url: str, push: HubPush) -> HubCommit:
     """Write a checked artifact with its card to `hf://ORG/NAME`, in one commit. Raises as
     `Bundle.push_to_hub`, UsageError for a model that is not on this machine."""
     storage = source.storage
-    kind = kind_of(source.manifest)
+    kind = kinds.kind_of(source.manifest)
     if kind != "model":
         opened = (Bundle if kind == "bundle" else Memory).open_verified(storage.location)
         return opened.upload_to(url, source.license, push)
@@ -93,10 +87,10 @@ def broken_parts(location: str, record: VersionRecord | None = None) -> list[tup
     if record is not None:
         try:
             published_root(location, record)
-            check_published(location, read_manifest(location), record)
+            check_published(location, kinds.read_manifest(location), record)
         except IntegrityError as error:
             return [(ROOTS[record.kind], str(error))]
-    if is_model(location):
+    if kinds.is_model(location):
         return verify_model(location)
     return verify_memory(location) if is_memory(location) else verify_bundle(location)
 
@@ -248,7 +242,7 @@ def published(source: Storage, record: VersionRecord) -> tuple[bytes, AnyManifes
     Raises IntegrityError if it is not what was published, or if an object cannot be read in bounded
     time and memory."""
     root = published_root(source.location, record)
-    manifest = parse_manifest(source.location, root, record.kind)
+    manifest = kinds.parse_manifest(source.location, root, record.kind)
     check_published(source.location, manifest, record)
     listing = source.listing()
     sizes = {}

@@ -7,14 +7,9 @@ from sidtool.base.records import JsonRecord
 from sidtool.base.storage import Storage
 from sidtool.memory import MemoryManifest
 from sidtool.model.contract import StoredModel
+from sidtool.registry import records
 from sidtool.registry.kinds import parse_manifest, read_manifest
-from sidtool.registry.records import (
-    LATEST,
-    VersionRecord,
-    list_records,
-    list_versions,
-    read_pointer,
-)
+from sidtool.registry.records import VersionRecord
 from sidtool.registry.references import check_published, locate, published_root, split_reference
 from sidtool.tokenizer.bundle import Manifest, Version
 
@@ -129,7 +124,7 @@ def published_versions(reference: str | Path) -> list[str]:
     """
     if locate(str(reference))[1] is None:
         return []
-    return list_versions(Storage(split_reference(str(reference))[0]))
+    return records.list_versions(Storage(split_reference(str(reference))[0]))
 
 
 def _version(manifest: MemoryManifest | StoredModel, name: str, version: str) -> AnyVersion:
@@ -145,12 +140,12 @@ def _version(manifest: MemoryManifest | StoredModel, name: str, version: str) ->
 def published_names(reference: str) -> dict[VersionRecord, tuple[str, ...]]:
     """Each published version of URL/NAME with its number, "latest" and tags, newest first."""
     registry = Storage(split_reference(reference)[0])
-    pointer = read_pointer(registry)
-    names = {LATEST: pointer.latest, **pointer.tags}
+    pointer = records.read_pointer(registry)
+    names = {records.LATEST: pointer.latest, **pointer.tags}
     return {
         record: (
             record.version,
             *(name for name, version in names.items() if version == record.version),
         )
-        for record in list_records(registry)
+        for record in records.list_records(registry)
     }
