@@ -278,12 +278,9 @@ class SidSpace(Levels, JsonRecord):
         follows or where the level does not rise by one."""
         run: list[re.Match[str]] = []
         for match in self.pattern.finditer(text):
-            if run:
-                adjacent = match.start() == run[-1].end()
-                next_level = _level(match) == _level(run[-1]) + 1
-                if not (adjacent and next_level):
-                    yield self._match(run)
-                    run = []
+            if run and (match.start() > run[-1].end() or _level(match) != _level(run[-1]) + 1):
+                yield self._match(run)
+                run = []
             run.append(match)
         if run:
             yield self._match(run)

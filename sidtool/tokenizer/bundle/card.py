@@ -6,15 +6,8 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from sidtool.base import markdown
 from sidtool.base.hub import HUB_PREFIX, is_hub_repository
-from sidtool.base.markdown import (
-    front_matter,
-    key_value_table,
-    literal,
-    model_index,
-    shell_word,
-    table,
-)
 from sidtool.base.storage import package
 from sidtool.tokenizer.bundle.manifest import Manifest, flat_record
 
@@ -26,7 +19,7 @@ def bundle_card(manifest: Manifest, reference: str, license: str | None) -> str:
     name = manifest.name
     on_hub = is_hub_repository(reference)
     # the name and the URL are in code that readers copy: they must stay one string each
-    pull = f"sidtool pull {shell_word(reference)} -o {shell_word(f'{name}.zarr')}"
+    pull = f"sidtool pull {markdown.shell_word(reference)} -o {markdown.shell_word(f'{name}.zarr')}"
     repository = json.dumps(reference.removeprefix(HUB_PREFIX))
     lineage = [
         (version.version, version.digest[:12], version.created or "-", version.change)
@@ -43,31 +36,31 @@ def bundle_card(manifest: Manifest, reference: str, license: str | None) -> str:
             ),
         ]
     return Template(template).substitute(
-        front=front_matter(
+        front=markdown.front_matter(
             license=license,
             base_model=manifest.made_by.encoder.model,
-            measured=model_index(name, "feature-extraction", metrics),
+            measured=markdown.model_index(name, "feature-extraction", metrics),
         ),
-        name=literal(name),
+        name=markdown.literal(name),
         version=manifest.version,
-        license=literal(license or "unknown"),
+        license=markdown.literal(license or "unknown"),
         items=manifest.items,
         sizes=manifest.space.spelled_sizes,
         example=manifest.space.spell([0] * manifest.space.levels),
         policy=manifest.collisions.policy,
         digest=manifest.identity.digest,
-        created=literal(manifest.created or "unknown"),
+        created=markdown.literal(manifest.created or "unknown"),
         package=package(reference),
-        command=f"sidtool verify {shell_word(reference)}" if on_hub else pull,
+        command=f"sidtool verify {markdown.shell_word(reference)}" if on_hub else pull,
         door="Bundle" if on_hub else "open_bundle",
         opening=f"Bundle.from_pretrained({repository})"
         if on_hub
         else f"open_bundle({json.dumps(reference)})",
         recipe=_record_table(manifest.recipe),
         report=_record_table(manifest.report),
-        lineage=table(("version", "digest", "created", "change"), lineage),
+        lineage=markdown.table(("version", "digest", "created", "change"), lineage),
     )
 
 
 def _record_table(record: Mapping[str, Any] | None) -> str:
-    return key_value_table(flat_record(record)) if record else "None."
+    return markdown.key_value_table(flat_record(record)) if record else "None."

@@ -12,15 +12,7 @@ from typing import Any, cast, get_args
 
 import numpy as np
 
-from sidtool.base.checkpoint import (
-    check_encoder,
-    check_file,
-    check_tokenizer,
-    loading,
-    module_folders,
-    private_weights,
-    settings_digests,
-)
+from sidtool.base import checkpoint
 from sidtool.base.digests import digest_strings, file_digest
 from sidtool.base.documents import canonical
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
@@ -98,14 +90,14 @@ def encoder_folder(encoder: Encoder) -> Path:
 
 def load_model(encoder: Encoder, folder: Path) -> tuple[Any, Encoder]:
     """The model in a folder, and the encoder with the model's own settings filled in."""
-    stored = check_encoder(folder, trust_remote_code=encoder.trust_remote_code)
+    stored = checkpoint.check_encoder(folder, trust_remote_code=encoder.trust_remote_code)
     from sentence_transformers import SentenceTransformer
 
     settings: dict[str, Any] = {} if encoder.trust_remote_code else {"use_safetensors": True}
     if encoder.dtype is not None:
         settings["dtype"] = encoder.dtype
-    load = loading(folder, PURPOSE, None if encoder.trust_remote_code else stored)
-    with load, private_weights(), hidden_bars():
+    load = checkpoint.loading(folder, PURPOSE, None if encoder.trust_remote_code else stored)
+    with load, checkpoint.private_weights(), hidden_bars():
         model = SentenceTransformer(
             str(folder),
             trust_remote_code=encoder.trust_remote_code,
@@ -117,7 +109,7 @@ def load_model(encoder: Encoder, folder: Path) -> tuple[Any, Encoder]:
             raise DataError(f"the encoder {encoder.model} has no weights")
         if encoder.max_length is not None:
             model.max_seq_length = encoder.max_length
-        check_tokenizer(folder, getattr(model, "tokenizer", None))
+        checkpoint.check_tokenizer(folder, getattr(model, "tokenizer", None))
         default_prompt = model.prompts.get(model.default_prompt_name)
         dtype = str(weight.dtype).removeprefix("torch.")
         if dtype not in get_args(Dtype):
@@ -160,7 +152,7 @@ def _set_pooling(model: Any, encoder: Encoder) -> str | None:
 def encode_texts(model: Any, encoder: Encoder, texts: list[str], pool: Any = None) -> Vectors:
     """(n, dim) vectors; with a pool, a block on each of its devices."""
     pool_options = {} if pool is None else {"pool": pool, "chunk_size": BLOCK}
-    with loading(encoder.model, PURPOSE):
+    with checkpoint.loading(encoder.model, PURPOSE):
         vectors = model.encode(
             texts,
             prompt=encoder.prompt,
@@ -309,7 +301,7 @@ def encoder_digests(encoder: Encoder) -> dict[str, dict[str, str]]:
     """SHA-256 of each file of an encoder, as its record has them; the weights are not loaded. A
     model of the hub is downloaded. Raises as `load_encoder`."""
     folder = encoder_folder(encoder)
-    check_encoder(folder, trust_remote_code=encoder.trust_remote_code)
+    checkpoint.check_encoder(folder, trust_remote_code=encoder.trust_remote_code)
     return _file_digests(folder, encoder.trust_remote_code)
 
 
@@ -341,8 +333,8 @@ def _file_digests(folder: Path, trust_remote_code: bool) -> dict[str, dict[str, 
     )
     for path in weights:
         # those of folders that no module reads were not checked before
-        check_file(path, folder, trust_remote_code=trust_remote_code)
+        checkpoint.check_file(path, folder, trust_remote_code=trust_remote_code)
     return {
         "weights": {path.relative_to(folder).as_posix(): file_digest(path) for path in weights},
-        "files": settings_digests(folder, module_folders(folder)),
+        "files": checkpoint.settings_digests(folder, checkpoint.module_folders(folder)),
     }

@@ -20,14 +20,7 @@ from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import ItemsChange
 from sidtool.tokenizer.codes.overflow import place_new_items, require_free
-from sidtool.tokenizer.make.encode import (
-    NO_ITEMS,
-    check_texts,
-    embed_texts,
-    open_sources,
-    read_new_items,
-    read_sources,
-)
+from sidtool.tokenizer.make import encode
 from sidtool.tokenizer.sid import Codes
 
 
@@ -38,7 +31,7 @@ def unknown(bundle: Bundle, ids: Sequence[str]) -> NDArray[np.int64]:
 
 def planned_change(
     bundle: Bundle,
-    items: Items = NO_ITEMS,
+    items: Items = encode.NO_ITEMS,
     *,
     embeddings: Sequence[str | Path] = (),
     by_row: bool = False,
@@ -48,10 +41,10 @@ def planned_change(
     """What `add_items` would change. Raises what it raises before it reads or makes vectors."""
     change = item_change(bundle, items, remove)
     if embeddings:
-        open_sources(bundle, embeddings, items.ids, by_row=by_row)
+        encode.open_sources(bundle, embeddings, items.ids, by_row=by_row)
     elif change.added:
         texts = [items.texts[row] for row in unknown(bundle, items.ids).tolist()]
-        check_texts(bundle, texts, model=encoder)
+        encode.check_texts(bundle, texts, model=encoder)
     return change
 
 
@@ -91,7 +84,7 @@ def item_change(bundle: Bundle, items: Items, remove: Sequence[str]) -> ItemsCha
 
 def add_items(
     bundle: Bundle | str | Path,
-    items: Items | str | Path = NO_ITEMS,
+    items: Items | str | Path = encode.NO_ITEMS,
     vectors: Vectors | None = None,
     *,
     catalog: TextNames | None = None,
@@ -132,7 +125,7 @@ def add_items(
     published = published_beside(bundle, published)
     bundle = opened(bundle, "open_source")
     if isinstance(items, str | Path):
-        items = read_new_items(bundle, items, names)
+        items = encode.read_new_items(bundle, items, names)
     remove = list(remove)  # a pandas Series is indexed by labels, not by places
     change = item_change(bundle, items, remove)
     old = bundle.items
@@ -140,13 +133,12 @@ def add_items(
     existing_rows = rows[rows >= 0]
     new_positions = np.flatnonzero(rows < 0)
     n_new = change.added
-    if vectors is None and n_new and embeddings:
-        vectors = read_sources(bundle, embeddings, items.ids, by_row=by_row)[new_positions]
-    elif vectors is None and embeddings:
-        open_sources(bundle, embeddings, items.ids, by_row=by_row)  # no new item: only checked
+    if vectors is None and embeddings:
+        sources = encode.open_sources(bundle, embeddings, items.ids, by_row=by_row)
+        vectors = encode.joined(sources)[new_positions] if n_new else None
     elif vectors is None and n_new:
         texts = [items.texts[position] for position in new_positions.tolist()]
-        vectors = embed_texts(
+        vectors = encode.embed_texts(
             bundle, texts, model=encoder, trust_remote_code=trust_remote_code, progress=progress
         )
     vectors = None if vectors is None else VectorSource.as_array(vectors)

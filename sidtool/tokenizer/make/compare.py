@@ -15,15 +15,7 @@ from sidtool.data import Items, Vectors, read_items, read_vectors, rows_in
 from sidtool.data.split import UserSequence, open_split
 from sidtool.data.split.pairs import packed_sequences
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.codes.measure import (
-    level_use,
-    mutual_information,
-    neighbor_preservation,
-    prefix_alignment,
-    prefix_groups,
-    prefix_spread,
-    residual_variance,
-)
+from sidtool.tokenizer.codes import measure
 from sidtool.tokenizer.codes.report import CollisionCounts, LevelUse
 from sidtool.tokenizer.sid import Codes
 
@@ -206,25 +198,27 @@ def describe(bundle: Bundle, evidence: Evidence, *, seed: int = 0) -> BundleFigu
     vectors, codebook = evidence.vectors, bundle.codebook
     variance = report.residual_variance_assigned if report else None
     if vectors is not None and codebook is not None and codebook.dim == vectors.shape[1]:
-        variance = residual_variance(vectors, codebook, codes)[-1]
+        variance = measure.residual_variance(vectors, codebook, codes)[-1]
     purity: Figures = [None] * (len(sizes) + 1)
     if evidence.labels is not None:
         purity = prefix_purity(codes, sizes, evidence.labels)
     neighbors: Figures = [None] * len(sizes)
     if vectors is not None:
-        neighbors = neighbor_preservation(vectors, codes, codebook, seed=seed).jaccard
+        neighbors = measure.neighbor_preservation(vectors, codes, codebook, seed=seed).jaccard
     elif report is not None:
         neighbors = report.neighbors.jaccard
     event_figures: Sequence[Figures] = [[None] * len(sizes)] * 6  # two of each measure
     if evidence.behavior is not None:
         steps = evidence.behavior.steps
         event_figures = (
-            *mutual_information(codes, steps, seed=seed),
-            *prefix_alignment(codes, sizes, steps),
-            *prefix_spread(codes, sizes, evidence.behavior.events),
+            *measure.mutual_information(codes, steps, seed=seed),
+            *measure.prefix_alignment(codes, sizes, steps),
+            *measure.prefix_spread(codes, sizes, evidence.behavior.events),
         )
     # in the order of the fields of LevelFigures
-    columns = zip(level_use(codes, sizes), neighbors, purity[1:], *event_figures, strict=True)
+    columns = zip(
+        measure.level_use(codes, sizes), neighbors, purity[1:], *event_figures, strict=True
+    )
     return BundleFigures(
         name=bundle.manifest.name,
         digest=bundle.identity.digest,
@@ -253,7 +247,7 @@ def prefix_purity(codes: Codes, sizes: Sequence[int], labels: Sequence[str]) -> 
     label_numbers = np.array(numbers, dtype=np.int64)
     purity: list[float | None] = []
     whole_catalog = np.zeros(len(labeled), dtype=np.int64)
-    for group in (whole_catalog, *prefix_groups(codes[labeled], sizes)):
+    for group in (whole_catalog, *measure.prefix_groups(codes[labeled], sizes)):
         group_and_label = group * (label_numbers.max(initial=0) + 1) + label_numbers
         _, pair, counts = np.unique(group_and_label, return_inverse=True, return_counts=True)
         # (labeled,): other items with the same prefix, and those of them with the same label

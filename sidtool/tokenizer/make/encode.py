@@ -59,7 +59,7 @@ def encode(
     (n, dim) `vectors`, of which texts are names.
 
     The codes are the nearest ones: collisions are not resolved. Arguments and errors are those of
-    `embed_texts` and `read_sources`.
+    `embed_texts`, `open_sources` and `joined`.
 
     Examples:
         >>> bundle = sidtool.open_bundle("shop.zarr")
@@ -73,7 +73,7 @@ def encode(
     if not isinstance(embeddings, str | Path | list | tuple):  # as build_codebook takes them
         vectors = VectorSource.as_array(embeddings)
     elif embeddings:
-        vectors = read_sources(bundle, embeddings)
+        vectors = joined(open_sources(bundle, embeddings))
     if vectors is None:
         vectors = embed_texts(bundle, texts, model=model, trust_remote_code=trust_remote_code)
     rows_of_codes = bundle.encode(vectors).tolist()
@@ -213,9 +213,9 @@ def item_vectors(
 ) -> Vectors:
     """(n, dim) float32: the vectors of a bundle's n items, in the order of its rows, either from
     the files `embeddings` or by the texts of the catalog `items`, which is read with the columns
-    `catalog`, also given as keywords, or those that the bundle records. Raises as `read_sources`
-    and `embed_texts`, UsageError unless there is one of the two, and DataError if the catalog lacks
-    an item.
+    `catalog`, also given as keywords, or those that the bundle records. Raises as `open_sources`,
+    `joined` and `embed_texts`, UsageError unless there is one of the two, and DataError if the
+    catalog lacks an item.
 
     Examples:
         >>> sidtool.item_vectors("shop.zarr", embeddings=["vectors.npy"]).shape
@@ -227,7 +227,7 @@ def item_vectors(
         raise UsageError("give either items or embeddings")
     bundle = opened(bundle, "open_source")
     if items is None:
-        return read_sources(bundle, embeddings, list(bundle.items.ids))
+        return joined(open_sources(bundle, embeddings, list(bundle.items.ids)))
     texts = _item_texts(bundle, items, names)
     return embed_texts(bundle, texts, model=model, progress=progress)
 
@@ -244,19 +244,6 @@ def _item_texts(bundle: Bundle, path: str | Path, catalog: CatalogNames | None =
     return [texts[item] for item in bundle.items.ids]
 
 
-def read_sources(
-    bundle: Bundle,
-    paths: Sequence[str | Path] | str | Path,
-    ids: Sequence[str] | None = None,
-    *,
-    by_row: bool | None = None,
-) -> Vectors:
-    """One file of vectors per source that a bundle was built from -> (n, sum of dims). `by_row` as
-    in `open_vectors`. Raises as `open_sources`, and DataError for a vector that is not finite."""
-    sources = open_sources(bundle, paths, ids, by_row=by_row)
-    return np.concatenate([source.all() for source in sources], axis=1)
-
-
 def open_sources(
     bundle: Bundle,
     paths: Sequence[str | Path] | str | Path,
@@ -264,9 +251,9 @@ def open_sources(
     *,
     by_row: bool | None = None,
 ) -> list[VectorSource]:
-    """The sources that `read_sources` reads; their vectors are not read. Raises RefusedError if the
-    bundle has no codebook, UsageError if the number of files, their widths or their lengths do not
-    fit, DataError as `open_vectors`."""
+    """One file of vectors per source that a bundle was built from; their vectors are not read.
+    `by_row` as in `open_vectors`. Raises RefusedError if the bundle has no codebook, UsageError if
+    the number of files, their widths or their lengths do not fit, DataError as `open_vectors`."""
     dims = bundle.require_codebook().dims
     paths = [paths] if isinstance(paths, str | Path) else paths
     sources = [open_vectors(Path(path), ids, by_row=by_row) for path in paths]
@@ -281,6 +268,12 @@ def open_sources(
     if len(set(lengths)) > 1:
         raise UsageError(f"the files of vectors have {_join(lengths)} rows")
     return sources
+
+
+def joined(sources: Sequence[VectorSource]) -> Vectors:
+    """The vectors of several sources side by side -> (n, sum of dims). Raises DataError for one
+    that is not finite."""
+    return np.concatenate([source.all() for source in sources], axis=1)
 
 
 def _join(numbers: Sequence[int]) -> str:

@@ -32,22 +32,17 @@ def fit(
     k-means does."""
     import torch
 
-    from sidtool.tokenizer.quantize.autoencoder import (
-        WARM_UP,
-        Autoencoder,
-        ResidualQuantizer,
-        Scale,
-        train,
-    )
+    from sidtool.tokenizer.quantize import autoencoder
 
     rng = np.random.default_rng(seed)
     rows = training_rows(vectors, sizes, rng, normalize)
-    scale = Scale.of(rows)
+    scale = autoencoder.Scale.of(rows)
     rows = scale.apply(rows)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Autoencoder((rows.shape[1], *HIDDEN, width))
-        train(model, rows, None, epochs=max(1, int(WARM_UP * epochs)), seed=seed)
+        model = autoencoder.Autoencoder((rows.shape[1], *HIDDEN, width))
+        warm_up = max(1, int(autoencoder.WARM_UP * epochs))
+        autoencoder.train(model, rows, None, epochs=warm_up, seed=seed)
         with torch.no_grad():
             residual: Vectors = model.encode(torch.from_numpy(rows)).numpy()
         start: list[Vectors] = []
@@ -55,8 +50,8 @@ def fit(
             centroids, _ = kmeans(residual, size, rng)
             residual = residual - centroids[nearest(residual, centroids)[0]]
             start.append(centroids)
-        quantizer = ResidualQuantizer(start)
-        train(model, rows, quantizer, epochs=epochs, seed=seed, progress=progress)
+        quantizer = autoencoder.ResidualQuantizer(start)
+        autoencoder.train(model, rows, quantizer, epochs=epochs, seed=seed, progress=progress)
     record = {"seed": seed, "sample": len(rows), "epochs": epochs}
     levels = tuple(level.detach().numpy().copy() for level in quantizer.levels)
     params = QuantizerParams(dim=int(rows.shape[1]), normalize=normalize, fit=record)
@@ -76,20 +71,20 @@ def fit_warm(
     Latents have the width of the embeddings. Raises DataError as residual k-means does."""
     import torch
 
-    from sidtool.tokenizer.quantize.autoencoder import Autoencoder, ResidualQuantizer, Scale, train
+    from sidtool.tokenizer.quantize import autoencoder
 
     start = rqkmeans.fit(vectors, sizes, seed=seed, normalize=normalize, balanced=False)
     rows = training_rows(vectors, sizes, np.random.default_rng(seed), normalize)
     dim = int(rows.shape[1])
-    scale = Scale.of(rows)
+    scale = autoencoder.Scale.of(rows)
     rows = scale.apply(rows)
     first = scale.apply(start.levels[0])
     later = [level / scale.deviation for level in start.levels[1:]]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Autoencoder((dim, HIDDEN[0], dim), skip=True)
-        quantizer = ResidualQuantizer([first, *later])
-        train(model, rows, quantizer, epochs=epochs, seed=seed, progress=progress)
+        model = autoencoder.Autoencoder((dim, HIDDEN[0], dim), skip=True)
+        quantizer = autoencoder.ResidualQuantizer([first, *later])
+        autoencoder.train(model, rows, quantizer, epochs=epochs, seed=seed, progress=progress)
     levels = [level.detach().numpy() * np.float32(scale.deviation) for level in quantizer.levels]
     levels[0] = levels[0] + scale.mean
     record = {"seed": seed, "sample": len(rows), "epochs": epochs}
