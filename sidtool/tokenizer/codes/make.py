@@ -148,11 +148,7 @@ def encode_all(
 
 def _open_encoding(codebook: Codebook, source: VectorSource) -> Callable[[tuple[int, int]], Codes]:
     """Encodes the vectors of a span."""
-
-    def encode(span: tuple[int, int]) -> Codes:
-        return codebook.encode(source.read(span))
-
-    return encode
+    return lambda span: codebook.encode(source.read(span))
 
 
 def code_table(

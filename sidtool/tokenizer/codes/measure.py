@@ -9,13 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.data import Vectors, VectorSource
-from sidtool.tokenizer.codes.report import (
-    Assigned,
-    CodebookReport,
-    CollisionReport,
-    LevelUse,
-    Neighbors,
-)
+from sidtool.tokenizer.codes import report
+from sidtool.tokenizer.codes.report import LevelUse, Neighbors
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.quantize.mlp import unit
 from sidtool.tokenizer.sid import Codes, Levels
@@ -34,20 +29,20 @@ def codebook_report(
     vectors: Vectors | VectorSource,
     codebook: Codebook,
     raw: Codes,
-    assigned: Assigned,
+    assigned: report.Assigned,
     *,
     seed: int = 0,
-) -> CodebookReport:
+) -> report.CodebookReport:
     """Measure a codebook on (n, dim) vectors, their (n, levels) raw codes and the final ones. The
     seed draws the items on which errors and neighbors are measured."""
     source = VectorSource.of(vectors)
     count = min(len(source), MAX_MEASURED, source.limit)
     rows = np.sort(np.random.default_rng(seed).permutation(len(source))[:count])
     sample = source.take(rows)
-    return CodebookReport(
+    return report.CodebookReport(
         items=len(raw),
         levels=level_use(assigned.codes, assigned.level_sizes),
-        collisions=CollisionReport(assigned.before, assigned.after),
+        collisions=report.CollisionReport(assigned.before, assigned.after),
         reassigned=int(assigned.reassigned.sum()),
         measured=len(rows),
         residual_variance=residual_variance(sample, codebook, raw[rows]),
