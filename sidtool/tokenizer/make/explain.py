@@ -1,7 +1,6 @@
 """What the items under a SID prefix have in common: examples, and distinctive words of their
 titles."""
 
-import math
 import re
 from array import array
 from collections.abc import Sequence
@@ -126,29 +125,21 @@ class TitleWords:
         overall = self.totals[present]
         # the same numbers as the shares that are compared, in whole numbers
         frequent = np.flatnonzero((times > 1) & (times * n > overall * n_rows))
-        ranked = sorted(
-            (
-                -_log_likelihood_ratio(int(times[at]), n_rows, int(overall[at]), n),
-                self.words[present[at]],
-                float(times[at] / n_rows),
-                float(overall[at] / n),
-            )
-            for at in frequent.tolist()
-        )
+        times, overall = times[frequent], overall[frequent]
+        ratios = _log_likelihood_ratios(times, n_rows, overall, n).tolist()
+        words = [self.words[number] for number in present[frequent].tolist()]
+        shares = (times / n_rows).tolist(), (overall / n).tolist()
+        ranked = sorted(zip((-ratio for ratio in ratios), words, *shares, strict=True))
         return tuple(Term(*term) for _, *term in ranked[:count])
 
 
-def _log_likelihood_ratio(inside: int, rows: int, overall: int, n: int) -> float:
-    """G2 of the 2 x 2 table (with the word or not, under the prefix or not)."""
-    observed = [inside, rows - inside, overall - inside, n - rows - overall + inside]
-    expected = [
-        rows * overall / n,
-        rows * (n - overall) / n,
-        (n - rows) * overall / n,
-        (n - rows) * (n - overall) / n,
-    ]
-    return 2 * sum(
-        seen * math.log(seen / due)
-        for seen, due in zip(observed, expected, strict=True)
-        if seen and due
-    )
+def _log_likelihood_ratios(
+    inside: NDArray[np.int64], rows: int, overall: NDArray[np.int64], n: int
+) -> NDArray[np.float64]:
+    """(words,): G2 of the 2 x 2 table (with the word or not, under the prefix or not)."""
+    from scipy.special import xlogy
+
+    observed = np.array([inside, rows - inside, overall - inside, n - rows - overall + inside])
+    totals = overall, n - overall
+    expected = [part * total / n for part in (rows, n - rows) for total in totals]
+    return np.asarray(2 * xlogy(observed, observed / expected).sum(axis=0))
