@@ -264,10 +264,10 @@ def test_both_models_of_plum_end_in_a_table(
     for name, config in TASKS_OF_PLUM.items():
         (recipe_folder / f"{name}.yaml").write_text(json.dumps(config))
     template = {"prompts": ["Of {user.age}:{history}"], "items": ["{sid} {event.rating}"]}
-    (recipe_folder / "sequence.json").write_text(json.dumps(template))
+    (tmp_path / "sequence.json").write_text(json.dumps(template))
     general = tmp_path / "general.txt"
     general.write_text("\n\n".join(f"General text {n}." for n in range(40)), encoding="utf-8")
-    shown = ("--template", recipe_folder / "sequence.json", "--column", "description")
+    shown = ("--template", tmp_path / "sequence.json", "--column", "description")
     fields = (*shown, "--feedback", "rating", "--users", "users.csv", "--user-field", "age")
     sizes = ("--model", base, "--tokens", 2000, "--limit", 6, "--general", general)
     out = finished("plum", *words, *fields, *sizes)
