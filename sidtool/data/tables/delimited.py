@@ -186,9 +186,10 @@ def _read_strictly(
         for line, cells in rows:
             if not cells:  # a blank line
                 continue
+            if len(cells) != width and has_header:
+                raise DataError(f"{path}, line {line}: {len(cells)} cells, the header has {width}")
             if len(cells) != width:
-                others = "the header has" if has_header else "other rows have"
-                raise DataError(f"{path}, line {line}: {len(cells)} cells, {others} {width}")
+                raise DataError(f"{path}, line {line}: {len(cells)} cells, other rows have {width}")
             for name, place in places.items():
                 columns[name].append(_unicode(path, line, cells[place]))
     return {

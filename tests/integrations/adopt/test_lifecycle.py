@@ -24,7 +24,7 @@ from sidtool.model.contract import read_contract
 from sidtool.recommendation import RecommendOptions, Request, recommend
 from sidtool.tokenizer import add_items
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.make.add import NO_ITEMS
+from sidtool.tokenizer.make.encode import NO_ITEMS
 from sidtool.training import TrainOptions, train
 from sidtool.training.reinforcement import RlOptions, rl
 from sidtool.training.reinforcement.policy import GroupScores, Policy
