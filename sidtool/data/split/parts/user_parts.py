@@ -124,7 +124,7 @@ def group_rows(plan: PartPlan, columns: EventColumns, source: Path, out: Path) -
             for start, size in zip(np.cumsum(sizes) - sizes, sizes, strict=True):
                 file.write_batch(rows.slice(start, size))
             counts += sizes
-            del run, coded, rows  # before the next run is read
+            del run, cells, coded, rows  # before the next run is read
             release_arrow_memory()  # else it grows with the runs
     in_units = {str(unit): count for unit, count in coder.units.items()}
     first_order = None if coder.first_order is None else coder.first_order[1]
