@@ -100,7 +100,7 @@ class Texts(Sequence[str]):
     @cached_property
     def objects(self) -> NDArray[np.object_]:
         """(n,) the texts."""
-        return object_array(self.tolist())
+        return np.fromiter(self, np.object_, len(self))
 
     @cached_property
     def order(self) -> NDArray[np.int32]:
