@@ -205,7 +205,8 @@ class Header:
                 f"{path} holds windows (histories and targets), not events",
                 hint=f"sidtool split {path} --protocol given --valid FILE --test FILE -o FOLDER",
             )
-        rows_ordered = recorded is not None and recorded.order is None and named.order is None
+        names_times = named.order is not None or named.time_format is not None
+        rows_ordered = recorded is not None and recorded.order is None and not names_times
         past = recorded or EventNames()
         wanted = {
             "--user-column": ("user id", named.user, past.user),

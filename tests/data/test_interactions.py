@@ -219,6 +219,12 @@ def test_dates_of_a_recorded_format_are_read(tmp_path: Path) -> None:
     assert EventColumns.from_json(read.columns.to_json()) == read.columns
     again = read_interactions(path, recorded=read.columns)
     assert (again.digest, again.columns) == (read.digest, read.columns)
+    recorded = EventColumns("user", "item", None)  # a split by rows, to which dates were added
+    path = write_table(
+        tmp_path / "z.csv", {"user": ["u"] * 3, "item": ["a", "b", "c"], "ts": dates}
+    )
+    named = EventNames(time_format="%d/%m/%Y")
+    assert read_interactions(path, named, recorded=recorded).columns.order == "ts"
     other = write_table(tmp_path / "y.csv", {**table, "ts": ["1", "2", "3"]})
     by_number = read_interactions(other, EventNames(order="ts"), recorded=read.columns)
     assert by_number.columns.time_format is None
