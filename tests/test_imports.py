@@ -39,6 +39,12 @@ def test_opening_a_split_loads_no_pandas() -> None:
     assert loaded_by(f"import sidtool; sidtool.open_split({str(split)!r})") == {"pyarrow"}
 
 
+def test_explaining_a_prefix_loads_nothing_heavy() -> None:
+    """scipy.special takes a quarter of a second."""
+    bundle = Path(__file__).parent / "golden/bundle.zarr.zip"
+    assert loaded_by(f"import sidtool; sidtool.explain({str(bundle)!r}, (0,))") == set()
+
+
 def test_help_loads_nothing_heavy() -> None:
     """Nor does `import sidtool`, which it begins with."""
     program = (

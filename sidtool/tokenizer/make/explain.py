@@ -137,9 +137,9 @@ def _log_likelihood_ratios(
     inside: NDArray[np.int64], rows: int, overall: NDArray[np.int64], n: int
 ) -> NDArray[np.float64]:
     """(words,): G2 of the 2 x 2 table (with the word or not, under the prefix or not)."""
-    from scipy.special import xlogy
-
     observed = np.array([inside, rows - inside, overall - inside, n - rows - overall + inside])
     totals = overall, n - overall
     expected = [part * total / n for part in (rows, n - rows) for total in totals]
-    return np.asarray(2 * xlogy(observed, observed / expected).sum(axis=0))
+    # a count of 0 adds 0
+    terms = observed * np.log(np.maximum(observed, 1) / expected)
+    return np.asarray(2 * terms.sum(axis=0))
