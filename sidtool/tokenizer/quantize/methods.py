@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from sidtool.base.errors import UsageError
 from sidtool.base.extras import require
-from sidtool.base.options import Option, plain
+from sidtool.base.options import Option, plain, required
 from sidtool.base.progress import Progress
 from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.quantize import pq, rqkmeans, rqvae
@@ -73,7 +73,7 @@ def check_method(method: str, options: Mapping[str, Any]) -> None:
                 f"method {method} has no option {name!r}", hint=f"choose from {', '.join(declared)}"
             )
         kind = declared[name].type
-        Option(minimum=1 if kind is int else None).check(
+        Option(minimum=1 if required(kind) is int else None).check(
             f"option {name} of method {method}", value, kind
         )
     if quantizer.extra is not None:

@@ -158,6 +158,16 @@ def test_a_whole_number_is_a_value_of_an_option_that_is_a_float(monkeypatch):
         fit(None, (4,), method="wide", spread=True)
 
 
+def test_a_whole_number_that_may_be_none_is_at_least_1(monkeypatch):
+    def fit_wide(vectors, sizes, *, seed, progress, width: Annotated[int | None, "Width."] = None):
+        return width
+
+    monkeypatch.setitem(METHODS, "wide", Quantizer(fit_wide))
+    assert [fit(None, (4,), method="wide", width=width) for width in (None, 3)] == [None, 3]
+    with pytest.raises(UsageError, match="option width of method wide must be at least 1, not 0"):
+        fit(None, (4,), method="wide", width=0)
+
+
 @pytest.mark.parametrize("skip", [False, True])
 def test_numpy_inference_equals_the_torch_networks(skip):
     vectors = 3 + 2 * mixture(0, 50, 6)
