@@ -86,7 +86,7 @@ class ItemLossTrainer(CausalTrainer):
         places = self.columns.levels[0].contains(targets.ids).nonzero()[:, 0]
         places = places[places + levels <= len(targets.ids)]
         sids = torch.stack([targets.ids[places + level] for level in range(levels)], dim=1)
-        items, exist = self.arrays.descend(self.columns.codes(sids))
+        items, exist = self.arrays.descend(self.columns.locate(sids)[1])
         places, items = places[exist], items[exist]
         n = len(places)
         if 0 < self.positions < n:
