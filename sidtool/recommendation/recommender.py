@@ -160,8 +160,11 @@ class Recommender:
         allowed = None if request.allow is None else rows(request.allow)
         try:
             if self.options.strict:
-                for name, ids in (("allow", request.allow or ()), ("deny", request.deny)):
-                    if unknown := _unknown_ids(ids, rows(ids)):
+                for name, ids, item_rows in (
+                    ("allow", request.allow or (), allowed),
+                    ("deny", request.deny, denied),
+                ):
+                    if item_rows is not None and (unknown := _unknown_ids(ids, item_rows)):
                         raise DataError(f"the {name} list of the request has {unknown}")
             positions = self.allowed
             if allowed is not None:
