@@ -170,14 +170,15 @@ def first_items(examples: IndexedExamples, leaves: Leaves, count: int) -> SidPos
     trie = examples.bundle.trie()
     if trie.leaf_start is None:
         return SidPositions(leaves[:, :count])
-    items = []
+    items = np.full((len(leaves), count), -1, dtype=np.int64)
     for row, ranked in enumerate(leaves):
         denied = examples.denied_positions(row)
         # each denied item hides at most one leaf, so this many are enough
         needed = ranked[: count + len(denied)]
         positions, _ = trie.items(Leaves(needed[needed >= 0]))
-        items.append(positions[~np.isin(positions, denied)])
-    return SidPositions(padded_lists(items, count))
+        eligible = positions[~np.isin(positions, denied)][:count]
+        items[row, : len(eligible)] = eligible
+    return SidPositions(items)
 
 
 def sid_ranks(examples: IndexedExamples, leaves: Leaves) -> TargetRanks:

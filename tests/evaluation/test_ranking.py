@@ -1,5 +1,6 @@
 """Ranks of items from ranked SIDs, against a slow count of the items before them."""
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,20 @@ def test_ranks_count_only_items_that_may_be_recommended(shared: bool, exclude_se
         assert ranks.group_size[row] == len(order[at])
         assert (sids.group_size[row], sids.before[row]) == (1, at)
     assert hits > 5
+
+
+def test_the_other_items_of_shared_sids_are_not_kept() -> None:
+    bundle = shop(shared=True, items=2000)
+    _, examples = visits(users=300, items=2000)
+    indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
+    leaves = random_leaves(bundle, len(examples), K)
+    first_items(indexed, leaves[:1], 10)
+    tracemalloc.start()
+    try:
+        first_items(indexed, leaves, 10)
+        assert tracemalloc.get_traced_memory()[1] < 300_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_targets_that_cannot_be_recommended_are_misses() -> None:
