@@ -223,7 +223,7 @@ def extend_model(
         user_tokens=options.user_tokens,
         field_tokens=options.field_tokens,
         stages=(StageRecord("extend", made),),
-        license=options.license,
+        license=options.license or None,
     )
     with new_dir(out, force=force) as folder:
         save_pretrained(folder, network, tokenizer)

@@ -140,9 +140,10 @@ def test_a_seed_that_torch_does_not_take_is_refused() -> None:
 def test_the_contract_names_bundle_and_base(bundle: Bundle, base: Path, tmp_path: Path) -> None:
     import hashlib
 
-    contract = extend_model(str(base), bundle, tmp_path / "out")
+    contract = extend_model(str(base), bundle, tmp_path / "out", ExtendOptions(license=""))
     assert contract == read_contract(tmp_path / "out")
     assert (contract.identity, contract.history_prompt) == (bundle.identity, None)
+    assert contract.license is None
     assert (contract.stages[-1].stage, contract.base_model) == ("extend", str(base))
     weights = hashlib.sha256((base / "model.safetensors").read_bytes()).hexdigest()
     assert contract.base_weights == {"model.safetensors": weights}

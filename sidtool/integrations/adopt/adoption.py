@@ -210,7 +210,7 @@ def check_adoption(
         kind=kind,
         stages=(StageRecord("adopt", params),),
         history_prompt=prompt,
-        license=options.license,
+        license=options.license or None,
     )
     n_rows = min(len(weight) for weight in vocabulary_weights(network))
     return Adoption(

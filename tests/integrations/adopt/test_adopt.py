@@ -188,8 +188,9 @@ def test_a_prompt_of_the_users_own(tmp_path: Path) -> None:
     model = foreign.minionerec(tmp_path / "model")
     text = "The user has interacted with items {history} in chronological order:\n"
     (tmp_path / "own.json").write_text(json.dumps({"prompts": [text], "separator": " | "}))
-    options = AdoptOptions(template_file=tmp_path / "own.json", history_length=2)
+    options = AdoptOptions(template_file=tmp_path / "own.json", history_length=2, license="")
     adoption = adopt(model.folder, model.map, tmp_path / "out", options)
+    assert adoption.contract.license is None
     prompt = adoption.contract.history_prompt
     assert (prompt.history_length, prompt.max_length, prompt.separator) == (2, 2048, " | ")
     shown = " | ".join("".join(model.sids[item]) for item in adoption.prompt.history)
