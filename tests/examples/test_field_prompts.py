@@ -244,7 +244,7 @@ def test_templates_need_a_task_with_a_history(bundle: Bundle, catalog: Items) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[]", "has a JSON list, not an object"),
+        ("[]", "no JSON object of prompts, separator and items"),
         ('{"prompt": "x"}', "no JSON object of"),
         ('{"prompts": "x"}', "prompts is 'x', not a list"),
         ('{"prompts": []}', "has no prompts"),

@@ -10,6 +10,7 @@ from .files import StoredWeights as StoredWeights
 from .files import check_file as check_file
 from .files import check_folder as check_folder
 from .files import model_digests as model_digests
+from .files import read_json as read_json
 from .files import read_object as read_object
 from .files import settings_digests as settings_digests
 from .files import weight_digests as weight_digests

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from sidtool.base.checkpoint import loading, read_object
+from sidtool.base.checkpoint import loading, read_json
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.process_setting import process_setting
 from sidtool.base.records import JsonRecord
@@ -93,8 +93,8 @@ class Templates(JsonRecord):
     def read(cls, path: str | Path) -> "Templates":
         """The templates of a JSON file {"prompts": [...], "separator": "", "items": [...]}, where
         `separator` and `items` may be missing. Raises DataError if it is no such file."""
-        value = read_object(Path(path))
-        if not value.keys() <= {"prompts", "separator", "items"}:
+        value = read_json(Path(path))
+        if not isinstance(value, dict) or not value.keys() <= {"prompts", "separator", "items"}:
             raise DataError(f"{path} is no JSON object of prompts, separator and items")
         try:
             templates = cls.from_json({"separator": "", **value})
