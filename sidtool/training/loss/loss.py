@@ -102,11 +102,11 @@ class Loss:
             # the column of each target in its block
             places = places_in(columns, targets.ids[indexes])
             preceding = targets.preceding[indexes]
-            log_probabilities, answers, n_competitors = self._competitors(
+            log_probabilities, target_slots, n_competitors = self._competitors(
                 level, block.shape[1], places, preceding
             )
             logs = log_probabilities(block.float())
-            losses = -logs.gather(-1, answers[:, None])[:, 0]  # (n,)
+            losses = -logs.gather(-1, target_slots[:, None])[:, 0]  # (n,)
             if self.smoothing:
                 uniform = -logs.sum(-1) / n_competitors
                 losses = torch.lerp(losses, uniform, self.smoothing)
