@@ -1,7 +1,7 @@
 """Commands for memories: build-memory, tune-memory."""
 
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -123,7 +123,12 @@ def build_memory(
         counter: cluster.ClusterPairs | memories.SplitPairs
         reports = works.enter_context(progress("embed", "build-memory", "tune"))
         if isinstance(events, splits.SplitManifest):
-            run = cluster.RunOptions(**asdict(workers), progress=reports.get("build-memory"))
+            run = cluster.RunOptions(
+                workers.engine,
+                workers.workers,
+                resume=workers.resume,
+                progress=reports.get("build-memory"),
+            )
             counter = works.enter_context(cluster.ClusterPairs.opened(split, bundle, out, run))
         else:
             files = None

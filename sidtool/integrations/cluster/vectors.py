@@ -1,7 +1,7 @@
 """Vectors and SIDs of the items of a folder."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,13 @@ class ItemColumns(TextNames):
         """The items of a shard, which is copied to a folder; errors as `read_items`."""
         path = shard.fetch(place)
         with errors_at(path, shard.source):
-            recorded = None if bundle is None else bundle.manifest.made_from.columns
-            return read_items(path, **asdict(self), recorded=recorded)
+            return read_items(
+                path,
+                id_column=self.id_column,
+                title_column=self.title_column,
+                text_template=self.text_template,
+                recorded=None if bundle is None else bundle.manifest.made_from.columns,
+            )
 
 
 @keeps_inputs()
