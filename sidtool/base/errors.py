@@ -128,12 +128,18 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def raised_as(kind: type[SidtoolError], problem: str, hint: str | None = None) -> Iterator[None]:
-    """Raise an error of this kind for any other error of a library, whose first line follows the
-    problem; for libraries whose errors have no common class."""
+def raised_as(
+    kind: type[SidtoolError],
+    problem: str,
+    hint: str | None = None,
+    *,
+    errors: tuple[type[Exception], ...] = (Exception,),
+) -> Iterator[None]:
+    """Raise an error of this kind for other `errors`, whose first line follows the problem; for any
+    of a library whose errors have no common class."""
     try:
         yield
     except SidtoolError:
         raise
-    except Exception as error:
+    except errors as error:
         raise kind(f"{problem}: {first_line(error)}", hint=hint) from error

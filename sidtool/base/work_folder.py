@@ -41,7 +41,9 @@ def check_work_folder(
     record is damaged; `restart` is the hint that says how to start again. `fingerprint` may be
     `partly` known: what both have is compared then."""
     path = work / RUN_FILE
-    with raised_as(DataError, f"{path} is damaged", hint=restart):
+    with raised_as(
+        DataError, f"{path} is damaged", restart, errors=(OSError, ValueError, TypeError)
+    ):
         old = flat(dict(parse_json(path.read_bytes())))
     new = flat(fingerprint)
     keys = old.keys() & new.keys() if partly else old.keys() | new.keys()

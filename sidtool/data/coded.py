@@ -141,8 +141,8 @@ class Texts(Sequence[str]):
         span = max(LOOKED_UP, len(self))  # each makes the table anew, which takes as long as n
         for start in range(0, len(searched), span):
             matches = pc.index_in(searched.slice(start, span), value_set=table)
-            found = numpy_numbers(pc.indices_nonzero(matches.is_valid()))
-            places[numpy_numbers(matches.drop_null())] = start + found
+            other_indexes = numpy_numbers(pc.indices_nonzero(matches.is_valid()))
+            places[numpy_numbers(matches.drop_null())] = start + other_indexes
         return places
 
     def __len__(self) -> int:

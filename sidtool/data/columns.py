@@ -208,16 +208,16 @@ class Header:
         names_times = named.order is not None or named.time_format is not None
         rows_ordered = recorded is not None and recorded.order is None and not names_times
         past = recorded or EventNames()
-        wanted = {
+        contents_by_flag = {
             "--user-column": ("user id", named.user, past.user),
             "--item-column": ("item id", named.item, past.item),
             "--order-column": (TIME, named.order, past.order),
         }
         if named.order_by == "row" or rows_ordered:
-            del wanted["--order-column"]
+            del contents_by_flag["--order-column"]
         column_by_flag = {}
         missing = {}
-        for flag, (content, name, recorded_name) in wanted.items():
+        for flag, (content, name, recorded_name) in contents_by_flag.items():
             column = self.choose(content, f"{command} {flag}", named=name, recorded=recorded_name)
             if column is None:
                 missing[flag] = content

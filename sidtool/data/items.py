@@ -230,7 +230,7 @@ def render(template: str, values: Mapping[str, str]) -> str:
 
 def _parts(template: str) -> list[tuple[str, str | None]]:
     """Pairs of a column name and the text before it; the last one is the final text and None."""
-    with raised_as(UsageError, f"text template {template!r} is malformed"):
+    with raised_as(UsageError, f"text template {template!r} is malformed", errors=(ValueError,)):
         parsed = list(string.Formatter().parse(template))
     if any(name == "" or spec or conversion for _, name, spec, conversion in parsed):
         raise UsageError(

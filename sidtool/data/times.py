@@ -92,14 +92,16 @@ def parse_time(text: str) -> float:
 
 def parse_moment(text: str, unit: float = 1) -> float:
     """A number as it is, or a date in a unit of so many to a second. Raises UsageError."""
-    with raised_as(UsageError, "a moment is a number or an ISO date"):
+    with raised_as(
+        UsageError, "a moment is a number or an ISO date", errors=(ValueError, OverflowError)
+    ):
         return parse_time(text) * (1 if NUMBER.fullmatch(text) else unit)
 
 
 def check_time_format(time_format: str) -> None:
     """Raise UsageError unless a text is a format of dates (codes of strftime)."""
     problem = f"--time-format {time_format!r} is no format of dates"
-    with raised_as(UsageError, problem, hint="like %d/%m/%Y"):
+    with raised_as(UsageError, problem, "like %d/%m/%Y", errors=(ValueError, re.error)):
         datetime.strptime(EPOCH.strftime(time_format), time_format)
 
 

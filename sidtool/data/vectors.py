@@ -73,7 +73,7 @@ class VectorSource:
         read."""
         problem = "the vectors are no numbers that NumPy can read"
         hint = "like tensor.detach().cpu().float(), or matrix.toarray() of a sparse one"
-        with raised_as(DataError, problem, hint):
+        with raised_as(DataError, problem, hint, errors=(TypeError, ValueError, RuntimeError)):
             array = np.asarray(vectors)
             if array.dtype.kind not in "fiu":  # rows in a column, nullable numbers
                 array = np.array(array.tolist(), dtype=np.float32)

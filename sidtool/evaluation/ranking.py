@@ -214,13 +214,13 @@ class SystemValues:
         """Those of the SIDs or items that a beam search found, at item level, and the survival of
         the target's prefixes in its beam."""
         if ranked.positions is None:
-            found = cls.of_sids(examples, ranked.leaves, ks)
+            item_level = cls.of_sids(examples, ranked.leaves, ks)
         else:
-            found = cls.of_items(examples, ranked.positions, ks)
+            item_level = cls.of_items(examples, ranked.positions, ks)
         levels = examples.bundle.space.levels
         survived = ranked.survived[:, None] >= np.arange(1, levels + 1)  # (n, levels)
-        names = (*found.names, *survival_names(levels))
-        return cls(names, np.column_stack([found.values, survived]), found.first_items)
+        names = (*item_level.names, *survival_names(levels))
+        return cls(names, np.column_stack([item_level.values, survived]), item_level.first_items)
 
     @classmethod
     def of_sids(cls, examples: IndexedExamples, leaves: Leaves, ks: Sequence[int]) -> Self:

@@ -195,7 +195,7 @@ def _check_token_ids(path: Path) -> None:
     entries as the largest."""
     if not path.is_file() or not _LONG_NUMBER.search(content := path.read_bytes()):
         return
-    with raised_as(DataError, f"{path} is not valid JSON"):
+    with raised_as(DataError, f"{path} is not valid JSON", errors=(ValueError,)):
         value = parse_json(content)
     value = value if isinstance(value, dict) else {}
     model = value.get("model")

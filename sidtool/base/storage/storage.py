@@ -292,7 +292,7 @@ def _connect(location: str) -> tuple[Any, str]:
         require(_EXTRAS[protocol])
     local = protocol in ("file", "local")
     options = {"auto_mkdir": True} if local else {"use_listings_cache": False}
-    with raised_as(UsageError, f"{location} cannot be opened"):
+    with raised_as(UsageError, f"{location} cannot be opened", errors=(ImportError, ValueError)):
         filesystem, root = fsspec.core.url_to_fs(location, **options)
     return filesystem, root.rstrip("/")
 

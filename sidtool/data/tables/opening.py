@@ -202,7 +202,8 @@ def _remote_files(url: str) -> tuple[Any, str, dict[str, str]]:
     DataError, UsageError if the client is missing."""
     import fsspec
 
-    with raised_as(UsageError, f"{url} cannot be opened", "pip install 'sidtool[s3]' for s3://"):
+    hint = "pip install 'sidtool[s3]' for s3://"
+    with raised_as(UsageError, f"{url} cannot be opened", hint, errors=(ImportError, ValueError)):
         filesystem, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
     with library_errors(url):
         versions = {

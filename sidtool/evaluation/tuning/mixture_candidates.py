@@ -56,7 +56,9 @@ class Candidates:
         positions = padded_lists([items.positions for items in ranked], width)
         model_scores = [items.model_scores for items in ranked]
         pairs = zip(ranked, distributions, strict=True)
-        memory_scores = [known.log_probs_at(items.positions) for items, known in pairs]
+        memory_scores = [
+            distribution.log_probs_at(items.positions) for items, distribution in pairs
+        ]
         is_target = positions == examples.target_positions[:, None]
         is_target &= positions >= 0
         hashes = [sha256(example.user.encode()).digest()[0] for example in examples.examples]
