@@ -54,14 +54,10 @@ def add_items(
     opened = registry.open_source(bundle)
     catalog = tokenizer.read_new_items(opened, items, columns)
     retired = () if remove is None else read_ids(remove)
+    vectors = embeddings or ()
     if writing.dry_run:
         change = tokenizer.planned_change(
-            opened,
-            catalog,
-            embeddings=embeddings or (),
-            by_row=by_row,
-            encoder=encoder,
-            remove=retired,
+            opened, catalog, embeddings=vectors, by_row=by_row, encoder=encoder, remove=retired
         )
         return writing.plan(
             f"would add {change.added} of {len(catalog)} items to {bundle}, restore "
@@ -77,7 +73,7 @@ def add_items(
         grown = tokenizer.add_items(
             opened,
             catalog,
-            embeddings=embeddings or (),
+            embeddings=vectors,
             by_row=by_row,
             encoder=encoder,
             trust_remote_code=trust_remote_code,

@@ -1,7 +1,8 @@
 """Commands for memories: build-memory, tune-memory."""
 
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,6 +86,17 @@ class Building:
         if self.tune and self.memory_limit is not None:
             raise UsageError("--tune holds all pairs in memory: it takes no --memory-limit")
 
+    @contextmanager
+    def counter(
+        self, events: splits.Split | splits.SplitManifest, out: Path
+    ) -> Iterator[memories.SplitPairs]:
+        """What counts pairs in this process, within the memory limit in files beside the output."""
+        with ExitStack() as works:
+            files = None
+            if self.memory_limit is not None:
+                files = works.enter_context(memories.Shards.beside(out, self.memory_limit))
+            yield memories.SplitPairs(events, files, self.threads)
+
 
 @keeps_inputs("a memory")
 def build_memory(
@@ -100,11 +112,7 @@ def build_memory(
 ) -> None:
     """Build a memory: which items co-occur in the training events of a split."""
     refuse_existing(out, writing.force, MEMORY)
-    for flag, value in (("--memory-limit", building.memory_limit), ("--threads", building.threads)):
-        if workers.on_cluster and value is not None:
-            raise UsageError(f"{flag} is for one process: leave out --engine")
-    if not building.tune and search != TuneSimilarityOptions():
-        raise UsageError("--users and --exclude-seen require --tune")
+    _check_building(building, search, workers)
     previous = None if building.earlier is None else registry.open_memory(building.earlier)
     opened = registry.open_source(bundle)
     events: splits.Split | splits.SplitManifest
@@ -120,21 +128,13 @@ def build_memory(
     if writing.dry_run:
         return _say_plan(events, opened, out, settings, writing)
     with ExitStack() as works:
-        counter: cluster.ClusterPairs | memories.SplitPairs
         reports = works.enter_context(progress("embed", "build-memory", "tune"))
-        if isinstance(events, splits.SplitManifest):
-            run = cluster.RunOptions(
-                workers.engine,
-                workers.workers,
-                resume=workers.resume,
-                progress=reports.get("build-memory"),
-            )
+        counter: cluster.ClusterPairs | memories.SplitPairs
+        if workers.on_cluster:
+            run = cluster.RunOptions(**asdict(workers), progress=reports.get("build-memory"))
             counter = works.enter_context(cluster.ClusterPairs.opened(split, bundle, out, run))
         else:
-            files = None
-            if building.memory_limit is not None:
-                files = works.enter_context(memories.Shards.beside(out, building.memory_limit))
-            counter = memories.SplitPairs(events, files, building.threads)
+            counter = works.enter_context(building.counter(events, out))
         weight = building.content_weight
         vectors = source.read(opened, reports.get("embed"))
         content = memories.content_of(opened, vectors, weight, previous, counter.nearest_items)
@@ -208,6 +208,17 @@ def tune_memory(
     order = "no re-ranker" if reranker is None else f"re-ranker {reranker.digest[:12]}"
     say(f"{out}: {weight}, power {binding.power:g}, memory {binding.digest[:12]}, {order}; {seen}")
     return next_step("sidtool evaluate {out} {split}", out=out, split=split)
+
+
+def _check_building(
+    building: Building, search: TuneSimilarityOptions, workers: ResumableWorkers
+) -> None:
+    """Raise UsageError for options that are for other workers, or for tuning alone."""
+    for flag, value in (("--memory-limit", building.memory_limit), ("--threads", building.threads)):
+        if workers.on_cluster and value is not None:
+            raise UsageError(f"{flag} is for one process: leave out --engine")
+    if not building.tune and search != TuneSimilarityOptions():
+        raise UsageError("--users and --exclude-seen require --tune")
 
 
 def _say_plan(

@@ -12,6 +12,7 @@ from sidtool.base.signatures import Signer
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
+from sidtool.registry.publish import Pushed
 
 Reference = Annotated[
     str,
@@ -107,17 +108,11 @@ def push(
             sign=sign,
             progress=report.get("push"),
         )
-    name = target.partition("@")[0] if on_hub else target
-    version = f"{name}@{pushed.version}"
+    version = f"{target.partition('@')[0] if on_hub else target}@{pushed.version}"
     if json:
         say_json(asdict(pushed))
-    elif pushed.new:
-        say(f"{version}: pushed {pushed.sent} objects, {pushed.digest}")
     else:
-        sent = [f"{pushed.sent} missing or damaged objects were sent"] if pushed.sent else []
-        sent += ["its signature was written"] if sign is not None else []
-        done = " and ".join(sent) or "nothing was sent"
-        say(f"{version}: already published, {done}, {pushed.digest}")
+        say(f"{version}: {_done(pushed, is_signed=sign is not None)}, {pushed.digest}")
     if on_hub:
         return next_step("sidtool verify {version}", version=version)
     return next_step("sidtool pull {version} -o DIR", version=f"{target}@{tag or pushed.version}")
@@ -193,3 +188,12 @@ def policy(
     for line in signers.splitlines():
         say(line)
     return None
+
+
+def _done(pushed: Pushed, *, is_signed: bool) -> str:
+    """What a push did."""
+    if pushed.new:
+        return f"pushed {pushed.sent} objects"
+    sent = [f"{pushed.sent} missing or damaged objects were sent"] if pushed.sent else []
+    sent += ["its signature was written"] if is_signed else []
+    return f"already published, {' and '.join(sent) or 'nothing was sent'}"

@@ -75,17 +75,16 @@ def plan_training(
         _ = contract.added_ids  # raises if their rows cannot be trained alone
     lineage.check_bundle(bundle, location)
     _check_field_tokens(lineage, contract, location)
+    _check_kind(contract.kind, options, lineage)
     teacher_models = [folder for folder in teacher_dirs if folder not in memories]
     contracts = {f"model {folder}": read_contract(folder) for folder in teacher_models}
     learned_from = further_splits(bundle, contracts.values())
-    _check_kind(contract.kind, options, lineage)
     if teacher_models:
         from sidtool.training.loss.loss import check_teachers
 
         check_teachers(teacher_models, contract, bundle)
-    contracts[f"model {model_dir}"] = contract
-    for name, model_contract in contracts.items():
-        check_model_split(model_contract, bundle, location, lineage.split, model=name)
+    for name, of_model in {**contracts, f"model {model_dir}": contract}.items():
+        check_model_split(of_model, bundle, location, lineage.split, model=name)
     check_fields(contract.kind, sft_fields)
     run = TrainingRun(
         model_dir=model_dir,
