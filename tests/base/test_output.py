@@ -55,16 +55,6 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert out.read_text() == "new"
 
 
-def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
-    out = tmp_path / "model"
-    with new_dir(out) as folder:
-        (folder / "sid.json").write_text("old")
-    with pytest.raises(OSError), new_dir(out, force=True) as folder:
-        half_written(folder / "sid.json")
-    assert (out / "sid.json").read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-
-
 def test_resumable_work_is_reused(tmp_path: Path) -> None:
     out = tmp_path / "model"
     with pytest.raises(OSError), new_dir(out, resume=True) as folder:
@@ -178,12 +168,6 @@ def test_the_lock_of_a_killed_writer_is_free(tmp_path: Path) -> None:
     assert (names(tmp_path), out.read_text()) == (["out"], "second")
 
 
-def write_both(partial: Path, out: Path) -> None:
-    """Write an output and, as another program, the path where it will be."""
-    (partial / "a" if partial.is_dir() else partial).write_text("mine")
-    out.write_text("another program's")
-
-
 def test_a_folder_beside_an_output_of_a_killed_run_is_removed_by_the_next(tmp_path: Path) -> None:
     out = tmp_path / "memory.zarr"
     child = os.fork()
@@ -198,6 +182,12 @@ def test_a_folder_beside_an_output_of_a_killed_run_is_removed_by_the_next(tmp_pa
         with pytest.raises(UsageError, match="is being written by"), folder_beside(out):
             pass
     assert list(tmp_path.iterdir()) == []
+
+
+def write_both(partial: Path, out: Path) -> None:
+    """Write an output and, as another program, the path where it will be."""
+    (partial / "a" if partial.is_dir() else partial).write_text("mine")
+    out.write_text("another program's")
 
 
 def test_an_output_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
@@ -248,25 +238,15 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
 def test_a_file_system_without_locks_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_locks(descriptor: int, operation: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(fcntl, "flock", raising(OSError(errno.ENOLCK, "No locks available")))
     with pytest.warns(SidtoolWarning, match="has no locks"), new_file(tmp_path / "out") as path:
         path.write_text("whole")
     assert names(tmp_path) == ["out"]
-
-
-def test_a_lock_that_fails_otherwise_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(descriptor: int, operation: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(fcntl, "flock", broken)
-    with pytest.raises(DataError, match="input/output error"), new_file(tmp_path / "out"):
+    # another failure is an error
+    monkeypatch.setattr(fcntl, "flock", raising(OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(DataError, match="input/output error"), new_file(tmp_path / "other"):
         pass
-    assert "out" not in names(tmp_path)
+    assert "other" not in names(tmp_path)
 
 
 # What a killed run leaves
@@ -349,7 +329,7 @@ def test_state_is_written_whole_or_never(tmp_path: Path, monkeypatch: pytest.Mon
         write_whole(state, "new")
         assert synced == ["run.json.partial", tmp_path.name]
         assert len(list(Path("/proc/self/fd").iterdir())) <= n_open
-    monkeypatch.setattr(output, "publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(output, "publish", raising(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         write_whole(state, "newest")
     assert state.read_text() in ("old", "new")
@@ -365,23 +345,20 @@ def torch_save(folder: Path) -> None:
     torch.save({"weight": torch.zeros(1 << 18)}, folder / "optimizer.pt")
 
 
-def rust_save(folder: Path) -> None:
-    """A large file of safetensors, which is written in Rust."""
-    save_file({"weight": np.zeros(1 << 18, dtype=np.float32)}, folder / "model.safetensors")
-
-
-def numpy_save(folder: Path) -> None:
-    """A large array of numpy."""
-    cache_array(folder / "a.npy", np.zeros(1 << 18, dtype=np.float32))
-
-
-def text_save(folder: Path) -> None:
-    (folder / "a.txt").write_text("x" * (1 << 20))
+LARGE = np.zeros(1 << 18, dtype=np.float32)
+SAVES: dict[str, Callable[[Path], object]] = {
+    "torch": torch_save,
+    "safetensors, in Rust": lambda folder: save_file({"a": LARGE}, folder / "model.safetensors"),
+    "numpy": lambda folder: cache_array(folder / "a.npy", LARGE),
+    "text": lambda folder: (folder / "a.txt").write_text("x" * (1 << 20)),
+}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits")
-@pytest.mark.parametrize("save", [torch_save, rust_save, numpy_save, text_save])
-def test_a_file_that_cannot_be_written_whole_is_one_line(tmp_path: Path, save: object) -> None:
+@pytest.mark.parametrize("save", SAVES.values(), ids=SAVES)
+def test_a_file_that_cannot_be_written_whole_leaves_the_old_output(
+    tmp_path: Path, save: Callable[[Path], object]
+) -> None:
     """A limit on the size of files makes the writes of all libraries fail, as a full disk does."""
     import resource
 
@@ -392,7 +369,7 @@ def test_a_file_that_cannot_be_written_whole_is_one_line(tmp_path: Path, save: o
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
     try:
         with pytest.raises(DataError) as failed, new_dir(out, force=True) as folder:
-            save(folder)  # type: ignore[operator]
+            save(folder)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     reason = r"(file too large|a file was not written whole)"
@@ -474,8 +451,8 @@ def test_a_folder_in_use_is_removed_later(tmp_path: Path, monkeypatch: pytest.Mo
             remove(work)
 
 
-def raising(error: OSError) -> Callable[..., None]:
-    def fail(_: Path, ignore_errors: bool = False) -> None:
+def raising(error: BaseException) -> Callable[..., None]:
+    def fail(*_: object, ignore_errors: bool = False) -> None:
         if not ignore_errors:
             raise error
 

@@ -31,12 +31,6 @@ def test_results_come_in_order_and_a_few_ahead(threads: int) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_an_error_of_a_thread_is_raised(threads: int) -> None:
-    with pytest.raises(ZeroDivisionError):
-        list(in_threads(lambda value: 1 // value, [1, 0, 2], threads))
-
-
-@pytest.mark.parametrize("threads", [1, 3])
 def test_an_error_of_a_value_waits_for_those_of_earlier_ones(threads: int) -> None:
     def values() -> Iterator[int]:
         yield 0

@@ -20,7 +20,6 @@ from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
 from sidtool.memory.mixture.index import MemoryIndex
 from sidtool.memory.similarity import content_similarity
-from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.make.add import add_items
 from sidtool.tokenizer.quantize.mlp import unit
 from tests.bundles import small_bundle
@@ -156,20 +155,15 @@ def test_weights_out_of_range_are_refused(weight: float) -> None:
         ItemContent.of(GROWN, weight=weight)
 
 
-def test_vectors_that_do_not_fit_are_refused() -> None:
+def test_vectors_that_do_not_fit_or_lack_a_codebook_are_refused() -> None:
     with pytest.raises(DataError, match="43 vectors for 44 items"):
         ItemContent.of(GROWN, VECTORS[:-1])
     with pytest.raises(DataError, match="expected"):
         ItemContent.of(GROWN, VECTORS[:, :-1])
     with pytest.raises(DataError, match="not finite"):
         ItemContent.of(GROWN, np.full_like(VECTORS, np.nan))
-
-
-def test_a_bundle_without_codebook_is_refused() -> None:
-    items = BUNDLE.items
-    bundle = Bundle.of(items, None, "reassign", name="map")
     with pytest.raises(RefusedError, match="without a codebook"):
-        ItemContent.of(bundle)
+        ItemContent.of(small_bundle(codebook=False))
 
 
 def mixture(n: int, clusters: int, seed: int) -> Vectors:

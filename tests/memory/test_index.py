@@ -25,7 +25,7 @@ histories = st.lists(st.lists(st.integers(-1, 39), max_size=12), min_size=1, max
 
 
 def slow(
-    memory: Memory, history: list[int], power: float, new_item_factor: float = 1.0
+    memory: Memory, history: list[int], power: float, new_item_factor: float
 ) -> dict[int, float]:
     """Probabilities of the active items by position in SID order."""
     raised = slow_scores(memory, [row for row in history if row >= 0]) ** power
@@ -35,24 +35,6 @@ def slow(
     return {position: value / active.sum() for position, value in values if value}
 
 
-@given(histories=histories, power=st.sampled_from([0.5, 1.0, 3.0]), dense=st.booleans())
-@settings(max_examples=60, deadline=None)
-def test_distributions_match_loops(histories: list[list[int]], power: float, dense: bool) -> None:
-    index = MemoryIndex.of(MEMORY, BUNDLE)
-    arrays = [np.array(history, dtype=np.int64) for history in histories]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "DENSE", 1000 if dense else 0)
-        results = index.distributions(arrays, power)
-        apart = [index.distributions([history], power)[0] for history in arrays]
-    for history, result, alone in zip(histories, results, apart, strict=True):
-        expected = slow(MEMORY, history, power)
-        assert result.positions.tolist() == sorted(expected)
-        probabilities = [expected[key] for key in sorted(expected)]
-        np.testing.assert_allclose(np.exp(result.log_probs), probabilities, rtol=1e-6)
-        np.testing.assert_array_equal(alone.positions, result.positions)
-        np.testing.assert_array_equal(alone.log_probs, result.log_probs)
-
-
 def test_a_retrained_bundle_without_an_item_of_the_memory_is_refused() -> None:
     retrained = align(small_bundle(39, seed=1), BUNDLE)
     with pytest.raises(CompatibilityError, match="lacks 1 of the 40 items of the memory") as caught:
@@ -60,25 +42,31 @@ def test_a_retrained_bundle_without_an_item_of_the_memory_is_refused() -> None:
     assert caught.value.hint == "build the memory with this bundle: sidtool build-memory"
 
 
+@pytest.mark.parametrize("dense", [0, 1000])
+@pytest.mark.parametrize("memory", [MEMORY, WITH_NEW_ITEMS], ids=["all old", "with new items"])
 @given(
     histories=histories,
     power=st.sampled_from([0.5, 1.0, 3.0]),
     factor=st.sampled_from([0.0, 1e-6, 0.1, 0.9, 1.0]),
 )
 @settings(max_examples=60, deadline=None)
-def test_the_scores_of_new_items_have_a_factor(
-    histories: list[list[int]], power: float, factor: float
+def test_distributions_match_loops_and_the_scores_of_new_items_have_a_factor(
+    memory: Memory, dense: int, histories: list[list[int]], power: float, factor: float
 ) -> None:
-    index = MemoryIndex.of(WITH_NEW_ITEMS, BUNDLE, factor)
-    plain = MemoryIndex.of(WITH_NEW_ITEMS, BUNDLE)
+    index, plain = (MemoryIndex.of(memory, BUNDLE, scale) for scale in (factor, 1.0))
     arrays = [np.array(history, dtype=np.int64) for history in histories]
-    results = index.distributions(arrays, power)
-    unscaled = plain.distributions(arrays, power)
-    for history, result, whole in zip(histories, results, unscaled, strict=True):
-        expected = slow(WITH_NEW_ITEMS, history, power, factor)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "DENSE", dense)
+        results = index.distributions(arrays, power)
+        apart = [index.distributions([history], power)[0] for history in arrays]
+        unscaled = plain.distributions(arrays, power)
+    for history, result, alone, whole in zip(histories, results, apart, unscaled, strict=True):
+        expected = slow(memory, history, power, factor)
         assert result.positions.tolist() == sorted(expected)
         probabilities = [expected[key] for key in sorted(expected)]
         np.testing.assert_allclose(np.exp(result.log_probs), probabilities, rtol=1e-6)
+        np.testing.assert_array_equal(alone.positions, result.positions)
+        np.testing.assert_array_equal(alone.log_probs, result.log_probs)
         # a gate reads the scores as they were
         if len(result):
             assert (result.log_mass, result.log_peak) == (whole.log_mass, whole.log_peak)

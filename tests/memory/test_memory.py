@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,8 @@ def test_a_memory_is_read_as_it_was_written(tmp_path: Path, name: str) -> None:
     for rows in ("pairs", "neighbors"):
         expected = getattr(memory, rows).to_scipy().toarray()
         np.testing.assert_array_equal(getattr(stored, rows).to_scipy().toarray(), expected)
-
-
-def test_an_existing_output_is_not_replaced(tmp_path: Path) -> None:
-    small_memory().save(tmp_path / "m.zarr")
     with pytest.raises(UsageError, match="exists already"):
-        small_memory(seed=1).save(tmp_path / "m.zarr")
+        small_memory(seed=1).save(tmp_path / name)
 
 
 @pytest.mark.parametrize("array", ["items/events", "pairs/weight", "neighbors/item"])
@@ -144,16 +141,6 @@ FORGERIES: dict[str, Callable[[dict[str, np.ndarray]], object]] = {
 }
 
 
-@pytest.mark.parametrize("change", FORGERIES.values(), ids=FORGERIES)
-def test_signed_values_that_break_a_rule_are_refused(
-    tmp_path: Path, change: Callable[[dict[str, np.ndarray]], object]
-) -> None:
-    forged(small_memory(), change).save(tmp_path / "m.zarr")
-    with pytest.raises(IntegrityError):
-        Memory.open_verified(tmp_path / "m.zarr")
-    assert verify_memory(tmp_path / "m.zarr")
-
-
 CONTRADICTIONS: dict[str, Callable[[dict[str, np.ndarray]], object]] = {
     "another similarity": lambda a: a["neighbors/weight"].__setitem__(0, 0.123),
     "another count": lambda a: a["pairs/weight"].__setitem__(0, 1),
@@ -163,11 +150,11 @@ CONTRADICTIONS: dict[str, Callable[[dict[str, np.ndarray]], object]] = {
 }
 
 
-@pytest.mark.parametrize("change", CONTRADICTIONS.values(), ids=CONTRADICTIONS)
-def test_verify_reports_values_that_contradict_each_other(
-    tmp_path: Path, change: Callable[[dict[str, np.ndarray]], object]
-) -> None:
-    forged(small_memory(), change).save(tmp_path / "m.zarr")
+@pytest.mark.parametrize("name", [*FORGERIES, *CONTRADICTIONS])
+def test_signed_values_that_break_a_rule_are_refused_or_reported(tmp_path: Path, name: str) -> None:
+    forged(small_memory(), {**FORGERIES, **CONTRADICTIONS}[name]).save(tmp_path / "m.zarr")
+    with pytest.raises(IntegrityError) if name in FORGERIES else nullcontext():
+        Memory.open_verified(tmp_path / "m.zarr")
     assert verify_memory(tmp_path / "m.zarr")
 
 
