@@ -2,6 +2,7 @@
 made in process, with weights large enough that logits differ clearly."""
 
 import json
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,25 @@ def tiny_encoder_decoder(
         if hasattr(model, "final_logits_bias"):
             model.final_logits_bias.normal_(std=0.5)
     return model.eval()
+
+
+@torch.no_grad()
+def greedy(model: Any, prompt: list[int], length: int, stops: Collection[int]) -> list[int]:
+    """The most likely tokens behind a prompt up to one of `stops`, one forward pass each and no
+    cache."""
+    written: list[int] = []
+    while len(written) < length:
+        if model.config.is_encoder_decoder:
+            start = model.config.decoder_start_token_id
+            inputs = {"input_ids": prompt, "decoder_input_ids": [start, *written]}
+        else:
+            inputs = {"input_ids": [*prompt, *written]}
+        tensors = {name: torch.tensor([ids]) for name, ids in inputs.items()}
+        token = int(model(**tensors).logits[0, -1].argmax())
+        if token in stops:
+            break
+        written.append(token)
+    return written
 
 
 def _scale_up(model: Any) -> None:

@@ -74,24 +74,17 @@ def test_every_group_has_the_metrics_of_every_system() -> None:
     assert KnnSettings(**value["settings"]["item-knn"]) == UNTUNED
 
 
-def test_the_baselines_count_training_events_only() -> None:
-    bundle = shop(shared=False)
-    events = [UserSequence("u", ("i1", "i2"), (0, 1))]
-    # i9 would be the most popular
-    examples = [Example(f"u{n}", ("i1", "i5"), "i9", 2) for n in range(4)]
-    leaves = random_leaves(bundle, 4, K)
-    result = evaluate_shop(bundle, examples, leaves, events, ks=(1, 3), exclude_seen=True)
-    assert result.baselines["popularity"]["hr@3"] == result.baselines["item-knn"]["hr@3"] == 0
-
-
-def test_slices_split_by_training_events() -> None:
+def test_slices_split_by_training_events_and_the_macro_mean_is_over_items() -> None:
     bundle = shop(shared=False)
     events = [UserSequence("a", ("i1",) * 6 + ("i2",) * 5, tuple(range(11)))]
     items = ["i1", "i2", "i3", "i1"]
     examples = [Example(f"u{n}", ("i4",), item, 1) for n, item in enumerate(items)]
     leaves = oracle_leaves(bundle, examples)
     leaves[2] = -1  # the cold one is missed
-    slices = evaluate_shop(bundle, examples, leaves, events).slices
+    result = evaluate_shop(bundle, examples, leaves, events)
+    assert (result.n, result.metrics["hr@1"]) == (4, 3 / 4)
+    assert (result.macro.n, result.macro.metrics["hr@1"]) == (3, pytest.approx(2 / 3))
+    slices = result.slices
     counts = {name: part.n for name, part in slices.items()}
     assert counts == {"cold": 1, "rare": 1, "occasional": 2, "frequent": 0, "popular": 0, "warm": 3}
     assert slices["popular"].metrics == slices["popular"].confidence_interval == {}
@@ -99,18 +92,6 @@ def test_slices_split_by_training_events() -> None:
     hits = {name: part.metrics["hr@1"] for name, part in slices.items() if part.n}
     assert hits == {"cold": 0, "rare": 1, "occasional": 1, "warm": 1}
     assert slices["warm"].baselines["popularity"]["hr@1"] == pytest.approx(2 / 3)
-
-
-def test_the_macro_mean_is_the_mean_over_items() -> None:
-    bundle = shop(shared=False)
-    targets = ["i1", "i1", "i1", "i2"]
-    examples = [Example(f"u{n}", ("i4",), item, 1) for n, item in enumerate(targets)]
-    leaves = oracle_leaves(bundle, examples)
-    leaves[:2] = -1  # i1 is missed twice of three times, i2 never
-    result = evaluate_shop(bundle, examples, leaves, None)
-    assert result.metrics["hr@1"] == pytest.approx(1 / 2)
-    assert result.macro.metrics["hr@1"] == pytest.approx((1 / 3 + 1) / 2)
-    assert (result.n, result.macro.n) == (4, 2)
 
 
 def test_targets_that_the_bundle_lacks_are_misses_and_counted() -> None:

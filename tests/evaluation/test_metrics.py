@@ -9,9 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import UsageError
-from sidtool.data.split.split import Example, UserSequence
 from sidtool.evaluation import check_names
-from sidtool.evaluation.groups import example_groups
 from sidtool.evaluation.metrics import (
     TargetRanks,
     averages,
@@ -88,30 +86,3 @@ def test_effective_items_of_equal_and_unequal_shares() -> None:
     # shares 3/4 and 1/4: exp(3/4 log(4/3) + 1/4 log 4) = 4 / 3**(3/4)
     assert effective_items(np.array([[0, 0], [0, 1]])) == pytest.approx(4 / 3**0.75)
     assert effective_items(np.full((2, 2), -1)) == 0
-
-
-def test_groups_and_coverage_of_an_example_computed_by_hand() -> None:
-    """Item a has four training events, b one and c none; all users are shown a first, and the
-    target of Cleo is c, which is second for her."""
-    events = [
-        UserSequence("ann", ("a", "a", "b"), (0, 1, 2)),
-        UserSequence("bob", ("a", "a"), (0, 1)),
-    ]
-    examples = [
-        Example("ann", ("b",), "a", 3),
-        Example("bob", ("a",), "a", 2),
-        Example("cleo", ("a",), "c", 1),
-    ]
-    ranked = np.array([[0, 1], [0, 1], [0, 2]])  # items a, b, c are 0, 1, 2
-    values = metric_values(find_targets(ranked, np.array([0, 0, 2])), (1, 2))
-    means = {
-        group: averages(metric_names((1, 2)), values, weights)["ndcg@2"]
-        for group, weights in example_groups(examples, events).items()
-    }
-    assert means["all"] == pytest.approx((1 + 1 + 1 / log2(3)) / 3)
-    assert means["macro"] == pytest.approx((1 + 1 / log2(3)) / 2)  # item a, item c
-    assert means["rare"] == pytest.approx(1)  # item a
-    assert means["cold"] == pytest.approx(1 / log2(3))  # item c
-    assert coverage(ranked, 3) == 1  # a, b and c
-    # shares 1/2, 1/3 and 1/6
-    assert effective_items(ranked) == pytest.approx(2**0.5 * 3 ** (1 / 3) * 6 ** (1 / 6))

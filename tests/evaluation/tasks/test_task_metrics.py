@@ -20,7 +20,7 @@ from sidtool.recommendation.search.score import score_sids
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 from tests.memory.cases import small_memory
-from tests.models import EOS
+from tests.models import EOS, greedy
 
 N = 30
 SEARCH = BeamOptions(num_beams=N)
@@ -126,16 +126,6 @@ def test_a_whole_history_is_evaluated_by_its_last_item(loaded: LoadedModel) -> N
     assert results[0].metrics == results[1].metrics
 
 
-def greedy(loaded: LoadedModel, ids: list[int], n: int) -> list[int]:
-    written: list[int] = []
-    while len(written) < n:
-        token = int(loaded.model(input_ids=torch.tensor([ids + written])).logits[0, -1].argmax())
-        if token == EOS:
-            break
-        written.append(token)
-    return written
-
-
 @torch.no_grad()
 def test_texts_are_written_greedily_and_perplexity_is_the_answers(loaded: LoadedModel) -> None:
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
@@ -146,7 +136,8 @@ def test_texts_are_written_greedily_and_perplexity_is_the_answers(loaded: Loaded
     assert "normalize" not in result.settings
     with pytest.raises(UsageError, match="no answer of task sid-to-title is a SID"):
         evaluate_questions(loaded, "sid-to-title", questions, search=BeamOptions(normalize="trie"))
-    answers = [greedy(loaded, encoder.ids(question.prompt), room) for question in questions]
+    prompts = [encoder.ids(question.prompt) for question in questions]
+    answers = [greedy(loaded.model, prompt, room, {EOS}) for prompt in prompts]
     written = [loaded.tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
     assert result.metrics["token_f1"] == pytest.approx(np.mean([*map(token_f1, written, texts)]))
     total, count = 0.0, 0
