@@ -1,4 +1,3 @@
-import dataclasses
 import hashlib
 import json
 import random
@@ -46,6 +45,20 @@ def splits(folder: Path) -> list[Split]:
         make_split(path, SplitOptions("temporal")),
         make_split(*windows(folder)),
     ]
+
+
+def lines(folder: Path, split: Split) -> Path:
+    """The folder of a split in JSON Lines."""
+    write_lines(split, folder / "split")
+    return folder / "split"
+
+
+def refused(folder: Path, message: str = ".") -> IntegrityError:
+    """Read a split, which must be refused in one line."""
+    with pytest.raises(IntegrityError, match=message) as caught:
+        read_split(folder)
+    assert "\n" not in str(caught.value)
+    return caught.value
 
 
 def test_a_written_split_is_read_back(tmp_path: Path) -> None:
@@ -108,16 +121,13 @@ def test_two_protocols_with_equal_parts_have_one_digest(tmp_path: Path) -> None:
 
 
 def test_a_changed_or_missing_file_is_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "split"
-    write_lines(splits(tmp_path)[2], folder)
+    folder = lines(tmp_path, splits(tmp_path)[2])
     for name in ("train.jsonl", "valid.jsonl", "test.jsonl", "windows.jsonl"):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content.replace(b"i1", b"i2", 1))
-        with pytest.raises(IntegrityError, match=f"{name} has digest"):
-            read_split(folder)
+        refused(folder, f"{name} has digest")
         (folder / name).unlink()
-        with pytest.raises(IntegrityError, match=f"{name} is missing"):
-            read_split(folder)
+        refused(folder, f"{name} is missing")
         (folder / name).write_bytes(content)
     read_split(folder)
 
@@ -130,18 +140,15 @@ def test_a_manifest_that_contradicts_the_files_is_refused(tmp_path: Path) -> Non
     path.write_text(json.dumps(stored | {"format": 99}))
     with pytest.raises(CompatibilityError, match="format 99"):
         read_split(folder)
-    reseal(folder / "split.json", {"format": 4, "digest": "0" * 64})
-    with pytest.raises(IntegrityError, match="says 000000000000"):
-        read_split(folder)
+    reseal(path, {"format": 4, "digest": "0" * 64})
+    refused(folder, "says 000000000000")
     path.write_text(json.dumps(stored | {"extends": ["0" * 64]}))
-    with pytest.raises(IntegrityError, match=r"split\.json is damaged: it differs from its own"):
-        read_split(folder)
+    refused(folder, r"split\.json is damaged: it differs from its own")
     for broken in ("{", "[]", "{}", json.dumps(stored | {"counts": {}})):
         path.write_text(broken)
-        with pytest.raises(IntegrityError):
-            read_split(folder)
+        refused(folder)
     path.write_text(json.dumps(stored))
-    reseal(folder / "split.json", {"later": "keys are ignored"})
+    reseal(path, {"later": "keys are ignored"})
     read_split(folder)
     path.unlink()
     with pytest.raises(DataError, match=r"it has no split\.json"):
@@ -194,7 +201,7 @@ def test_cuts_are_numbers_or_dates(tmp_path: Path) -> None:
     options = SplitOptions("temporal", valid_from="1970-01-01T00:00:03", test_from=4.0)
     assert make_split(events(tmp_path, LINES), options).origin.cuts == Cuts(3.0, 4.0)
     with pytest.raises(UsageError, match="someday"):
-        make_split(tmp_path / "none.csv", dataclasses.replace(options, valid_from="someday"))
+        make_split(tmp_path / "none.csv", replace(options, valid_from="someday"))
 
 
 @pytest.mark.parametrize(
@@ -220,7 +227,7 @@ def test_cuts_compare_in_one_unit_of_time_and_only_if_one_split_ends_first(
     early = SplitReference("temporal", "a", Cuts(*cuts), columns=columns)
     late = SplitReference("temporal", "b", Cuts(*other), columns=columns)
     assert early.excludes_held_out(late) == excluded
-    assert not dataclasses.replace(early, columns=None).excludes_held_out(late)
+    assert not replace(early, columns=None).excludes_held_out(late)
 
 
 def test_splits_of_other_protocols_exclude_each_other_by_their_digests() -> None:
@@ -272,12 +279,9 @@ def test_the_refusal_names_both_splits() -> None:
     ],
 )
 def test_a_manifest_that_lies_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
-    folder = tmp_path / "split"
-    write_split(splits(tmp_path)[0], folder)
-    reseal(folder / "split.json", changes)
-    with pytest.raises(IntegrityError) as caught:
-        read_split(folder)
-    assert "\n" not in str(caught.value)
+    write_split(splits(tmp_path)[0], tmp_path / "split")
+    reseal(tmp_path / "split" / "split.json", changes)
+    refused(tmp_path / "split")
 
 
 @pytest.mark.parametrize(
@@ -293,11 +297,9 @@ def test_a_manifest_that_lies_is_refused(tmp_path: Path, changes: dict[str, obje
     ],
 )
 def test_a_manifest_that_is_no_json_is_refused(tmp_path: Path, text: bytes) -> None:
-    folder = tmp_path / "split"
-    write_split(splits(tmp_path)[0], folder)
-    (folder / "split.json").write_bytes(text)
-    with pytest.raises(IntegrityError, match=r"split\.json is damaged"):
-        read_split(folder)
+    write_split(splits(tmp_path)[0], tmp_path / "split")
+    (tmp_path / "split" / "split.json").write_bytes(text)
+    refused(tmp_path / "split", r"split\.json is damaged")
 
 
 def rewritten(folder: Path, name: str, change: Callable[[list[dict[str, Any]]], Any]) -> None:
@@ -328,12 +330,9 @@ HISTORY_CHANGES: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
 def test_a_signed_history_that_the_events_contradict_is_refused(
     tmp_path: Path, name: str, change: str, protocol: int
 ) -> None:
-    folder = tmp_path / "split"
-    write_lines(splits(tmp_path)[protocol], folder)
+    folder = lines(tmp_path, splits(tmp_path)[protocol])
     rewritten(folder, name, HISTORY_CHANGES[change])
-    with pytest.raises(IntegrityError, match="user 'u") as caught:
-        read_split(folder)
-    assert "\n" not in str(caught.value)
+    refused(folder, "user 'u")
 
 
 @pytest.mark.parametrize(
@@ -346,11 +345,9 @@ def test_a_signed_history_that_the_events_contradict_is_refused(
 def test_a_window_that_contradicts_the_events_is_refused(
     tmp_path: Path, name: str, change: Callable[[list[str]], None], message: str
 ) -> None:
-    folder = tmp_path / "split"
-    write_lines(splits(tmp_path)[2], folder)
+    folder = lines(tmp_path, splits(tmp_path)[2])
     rewritten(folder, f"{name}.jsonl", lambda rows: change(rows[0]["history"]))
-    with pytest.raises(IntegrityError, match=message):
-        read_split(folder)
+    refused(folder, message)
 
 
 def test_a_window_that_shows_a_held_out_event_is_refused(tmp_path: Path) -> None:
@@ -363,38 +360,28 @@ def test_a_window_that_shows_a_held_out_event_is_refused(tmp_path: Path) -> None
 
 
 def test_an_example_with_other_fields_than_the_others_is_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "split"
-    write_lines(splits(tmp_path)[0], folder)
+    folder = lines(tmp_path, splits(tmp_path)[0])
     rewritten(folder, "test.jsonl", lambda rows: rows[0].update(fields={"user": {"age": 3}}))
-    with pytest.raises(IntegrityError, match=f"{folder}: user 'u0' has other fields") as caught:
-        read_split(folder)
-    assert caught.value.hint == "make the split again"
+    assert refused(folder, f"{folder}: user 'u0' has other fields").hint == "make the split again"
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2])
 def test_a_user_without_events_is_refused(tmp_path: Path, protocol: int) -> None:
-    folder = tmp_path / "split"
     split = splits(tmp_path)[protocol]
-    empty = UserSequence("u10", (), ())
-    write_lines(dataclasses.replace(split, train=(*split.train, empty)), folder)
-    with pytest.raises(IntegrityError, match="user 'u10'"):
-        read_split(folder)
+    with_empty = replace(split, train=(*split.train, UserSequence("u10", (), ())))
+    refused(lines(tmp_path, with_empty), "user 'u10'")
 
 
 def test_an_impossible_leave_one_out_is_refused(tmp_path: Path) -> None:
     split = splits(tmp_path)[0]
-    changed: list[tuple[str, dict[str, Any]]] = [
+    for message, parts in (
         ("'u0' twice", {"train": (*split.train, split.train[0])}),
         ("empty", {"test": ()}),
         ("one example of each user", {"test": split.test[1:]}),
         ("not all 2 events", {"valid": split.valid[1:]}),
         ("4 targets and no example", {"valid": split.valid[1:], "test": split.test[1:]}),
-    ]
-    for index, (message, parts) in enumerate(changed):
-        folder = tmp_path / f"split{index}"
-        write_lines(dataclasses.replace(split, **parts), folder)
-        with pytest.raises(IntegrityError, match=message):
-            read_split(folder)
+    ):
+        refused(lines(tmp_path, replace(split, **parts)), message)
 
 
 def test_a_temporal_split_without_some_first_events_is_read_back(tmp_path: Path) -> None:
