@@ -26,12 +26,6 @@ def test_chunks_do_not_change_the_interval(monkeypatch: pytest.MonkeyPatch) -> N
     assert (intervals(values, users(100)) == whole).all()
 
 
-def test_equal_systems_have_no_difference() -> None:
-    values = np.random.default_rng(0).random((50, 1))
-    same = bootstrap.paired_differences(["m"], values, values, users(50))["all"]["m"]
-    assert (same.mean, same.low, same.high, same.p_value) == (0.0, 0.0, 0.0, 1.0)
-
-
 def drawn_examples(users: list[str], seed: int, resamples: int) -> list[list[int]]:
     """The examples of each resample, one by one, a user's examples as often as the user."""
     distinct = sorted(set(users))

@@ -37,11 +37,8 @@ def test_the_number_of_training_events_decides_the_slice(name: str, counts: list
         groups = example_groups(examples_of(["i"]), events_of({"i": count, "other": 1}))
         warm = {"warm"} if count else set()
         assert groups.keys() == {"all", "macro", name, *warm}
-
-
-def test_without_training_events_there_are_no_slices() -> None:
-    for events in (None, []):
-        assert example_groups(examples_of(["i"]), events).keys() == {"all", "macro"}
+    for no_events in (None, []):
+        assert example_groups(examples_of(["i"]), no_events).keys() == {"all", "macro"}
 
 
 @given(st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=30), st.integers(0, 2**32 - 1))

@@ -53,16 +53,11 @@ def gate(**changes: Any) -> Gate:
     return Gate(**(values | changes))
 
 
-def test_weights_are_a_logistic_function() -> None:
-    features = np.array([[9.0, 3.0, 0, 0, 1.0], [0, 1.0, 0, 0, 5.0]])
-    expected = [1 / (1 + math.exp(-1.5)), 1 / (1 + math.exp(1.5))]
-    np.testing.assert_allclose(gate().weights(features), expected)
+def test_weights_are_a_logistic_function_of_features_within_those_of_validation_users() -> None:
+    rows = [[9.0, 3.0, 0, 0, 1.0], [0, 1.0, 0, 0, 5.0], [0, 7.0, 0, 0, 1.0], [0, 1e9, 0, 0, 1.0]]
+    expected = [1 / (1 + math.exp(-logit)) for logit in (1.5, -1.5, 3.5, 3.5)]  # 1e9 counts as 7
+    np.testing.assert_allclose(gate().weights(np.array(rows)), expected)
     assert Gate.from_json(gate().to_json()) == gate()
-
-
-def test_features_outside_of_those_of_validation_users_are_not_extrapolated() -> None:
-    features = np.array([[0.0, 7.0, 0, 0, 1.0], [0.0, 1e9, 0, 0, 1.0]])
-    np.testing.assert_allclose(gate().weights(features), 1 / (1 + math.exp(-3.5)))
 
 
 def test_a_memory_is_mixed_within_bounds() -> None:
