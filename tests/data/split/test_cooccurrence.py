@@ -60,8 +60,10 @@ def test_blocks_do_not_change_what_is_read_and_counted(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cooccurrence, "BLOCK_EVENTS", 3)
         if leaks:
-            with pytest.raises(RefusedError, match=f"{len(leaks)} held-out"):
-                item_sequences(split, "abcd")
+            with pytest.raises(
+                RefusedError, match=rf"{len(leaks)} held-out event.* among the training events"
+            ):
+                count_cooccurrence(split, "abcd", window=5, decay=0.5)
             return
         sequences = item_sequences(split, "abcd")
         blocks = list(count_blocks(sequences, 4, 0.5, 3, limit=2))
@@ -106,30 +108,25 @@ def test_the_record_is_that_of_the_training_part() -> None:
     assert records[2].train_digest != records[0].train_digest
 
 
-def test_a_held_out_event_among_the_training_ones_is_refused() -> None:
-    leaking = split_of(["abc"], (Example("u0", ("a", "b"), "c", 2),))
-    with pytest.raises(RefusedError, match=r"1 held-out event.* among the training events"):
-        count_cooccurrence(leaking, "abc", window=5, decay=0.5)
-
-
 def test_a_catalog_without_co_occurrences_is_refused() -> None:
     with pytest.raises(DataError, match="no two of the 2 items"):
         count_cooccurrence(split_of(["abc"]), "xy", window=5, decay=0.5)
 
 
-@pytest.mark.parametrize("users", [8, 12, 17])
-def test_a_weight_that_overflows_is_refused(monkeypatch: pytest.MonkeyPatch, users: int) -> None:
-    # an adjacent pair counts 2 ** 60; wrapped, those of 17 users would be one positive 2 ** 60
-    monkeypatch.setattr(cooccurrence, "UNIT", 2.0**-60)
-    pair = np.array([0, 1])
-    assert count_pairs([pair] * 7, 2, 1.0)[0, 1] == 7 * 2**60
+@pytest.mark.parametrize(
+    ("items", "pairs", "fitting", "overflowing"),
+    [
+        ([0, 1], 1, 7, 8),
+        ([0, 1], 1, 7, 12),
+        ([0, 1], 1, 7, 17),  # wrapped, those of 17 users would be one positive 2 ** 60
+        ([0, 1, 2, 1, 2], 3, 2, 3),  # over several distances: 0 and 2 are once 2 apart, once 4
+    ],
+)
+def test_a_weight_that_overflows_is_refused(
+    monkeypatch: pytest.MonkeyPatch, items: list[int], pairs: int, fitting: int, overflowing: int
+) -> None:
+    monkeypatch.setattr(cooccurrence, "UNIT", 2.0**-60)  # an adjacent pair counts 2 ** 60
+    sequence = np.array(items)
+    assert count_pairs([sequence] * fitting, 3, 1.0).max() == pairs * fitting * 2**60
     with pytest.raises(DataError, match="two items co-occur too often"):
-        count_pairs([pair] * users, 2, 1.0)
-
-
-def test_a_weight_that_overflows_over_distances_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cooccurrence, "UNIT", 2.0**-60)
-    both = np.array([0, 2, 1, 2, 1])  # 0 and 1: once 2 apart, once 4; 2 and 1: three times
-    assert count_pairs([both] * 2, 3, 1.0)[2, 1] == 6 * 2**60
-    with pytest.raises(DataError, match="two items co-occur too often"):
-        count_pairs([both] * 3, 3, 1.0)
+        count_pairs([sequence] * overflowing, 3, 1.0)

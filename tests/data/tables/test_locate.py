@@ -49,36 +49,33 @@ def test_a_folder_of_parquet_files_is_a_table(tmp_path: Path) -> None:
     assert open_split(tmp_path / "split").reference.digest == digest
 
 
-def test_hidden_files_are_no_part_of_a_table(tmp_path: Path) -> None:
-    for name in ("a", ".b", ".c/d", "e/f", "e/.g"):
-        file = tmp_path / "h" / f"{name}.parquet"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_table(file, TABLE)
-    tables = {
-        "h": ["a", "f"],
-        "h/*.parquet": ["a"],
-        "h/**/*.parquet": ["a", "f"],
-        "h/.b*.parquet": [".b"],
-        "h/.c": ["d"],
-        "h/.c/*.parquet": ["d"],
-        "h/*/.g*.parquet": [".g"],
-    }
-    for path, names in tables.items():
-        for located in (tmp_path / path, Path(f"file://{tmp_path}/{path}")):
-            assert [file.stem for file in table_files(located).files] == names
-        assert [Path(url).stem for url in table_urls(str(tmp_path / path))] == names
+HIDDEN = ("a.parquet", ".b.parquet", ".c/d.parquet", "e/f.parquet", "e/.g.parquet")
+LAKE = ("d/x.parquet/a.parquet", "d/e.parquet", "d-1/c.parquet", "d.2/b.pq", "z.PARQUET")
 
 
 @pytest.mark.parametrize(
-    ("path", "names"),
-    [("", "cbeaz"), ("**/*.parquet", "cea"), ("d/*.parquet", "ea"), ("d*/*.p*", "cbea")],
+    ("files", "path", "names"),
+    [
+        (HIDDEN, "", "af"),
+        (HIDDEN, "*.parquet", "a"),
+        (HIDDEN, "**/*.parquet", "af"),
+        (HIDDEN, ".b*.parquet", ".b"),
+        (HIDDEN, ".c", "d"),
+        (HIDDEN, ".c/*.parquet", "d"),
+        (HIDDEN, "*/.g*.parquet", ".g"),
+        (LAKE, "", "cbeaz"),
+        (LAKE, "**/*.parquet", "cea"),
+        (LAKE, "d/*.parquet", "ea"),
+        (LAKE, "d*/*.p*", "cbea"),
+    ],
 )
-def test_each_way_reads_the_same_files_in_one_order(tmp_path: Path, path: str, names: str) -> None:
+def test_each_way_reads_the_same_files_in_one_order(
+    tmp_path: Path, files: tuple[str, ...], path: str, names: str
+) -> None:
     folder = tmp_path / "lake"
-    for name in ("d/x.parquet/a.parquet", "d/e.parquet", "d-1/c.parquet", "d.2/b.pq", "z.PARQUET"):
-        file = folder / name
+    for file in (folder / name for name in files):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_table(folder / "file.parquet", {"user": [file.stem]}).rename(file)
+        write_table(tmp_path / "file.parquet", {"user": [file.stem]}).rename(file)
     for located in (folder / path, Path(f"file://{folder}/{path}")):
         assert "".join(read_columns(located, ["user"])["user"].to_pylist()) == names
     assert "".join(Path(url).stem for url in table_urls(str(folder / path))) == names
