@@ -19,19 +19,17 @@ from sidtool.data.tables.json_tables import parse_list
 from sidtool.data.tables.tables import column_batches, column_names, read_columns
 from tests.data.tables.files import CONTAINERS, write_table
 
-cells = st.text(
-    st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"], include_characters="\n\t"),
-    max_size=12,
-)
+cells = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=12)
 
 
-@settings(max_examples=30)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(cells, cells), min_size=1, max_size=6))
 def test_every_container_is_read_back(tmp_path: Path, rows: list[tuple[str, str]]) -> None:
     # a row of one empty cell would be a blank line, so there is always a third column
     numbers = [str(n) for n in range(len(rows))]
     table = {"a": [a for a, _ in rows], "b": [b for _, b in rows], "n": numbers}
-    for name in CONTAINERS:
+    is_recbole = not any("\n" in cell or "\t" in cell for row in rows for cell in row)  # no quotes
+    for name in (*CONTAINERS, "x.inter") if is_recbole else CONTAINERS:
         path = write_table(tmp_path / name, table)
         assert column_names(path) == ("a", "b", "n")
         read = read_columns(path, ["b", "a"])
@@ -88,7 +86,7 @@ def test_mixed_types_become_text(tmp_path: Path) -> None:
         ("x.csv", b"", "is empty"),
         ("x.csv", b"id,t\xef\n1,2\n", "line 1: not UTF-8"),
         ("x.csv", b"id,id\n1,2\n", "two columns named 'id'"),
-        ("x.inter", b"id:token\tb:token\n1\n", "line 2: 1 cells, the header has 2"),
+        ("x.inter", b'id:token\tb:token\n"1\n', "line 2: 1 cells, the header has 2"),
         ("x.parquet", b"PAR1", "cannot be read"),
         ("x.csv.gz", b"id\n1\n", "cannot be read"),
         ("x.jsonl.gz", gzip.compress(b'{"id": "1"}\n' * 99, mtime=0)[:-9], "cannot be read"),
