@@ -105,11 +105,6 @@ def test_a_malformed_member_is_named() -> None:
         Drawing.from_json({"title": "x"})
 
 
-@pytest.mark.parametrize("value", [0, -3, 1.5, 1.7e308, 10**308])
-def test_finite_numbers_are_numbers(value: float) -> None:
-    assert is_number(value)
-
-
-@pytest.mark.parametrize("value", [True, None, "1", float("nan"), float("inf"), 10**309, [1]])
-def test_other_values_are_none(value: object) -> None:
-    assert not is_number(value)
+def test_only_finite_numbers_are_numbers() -> None:
+    assert all(map(is_number, (0, -3, 1.5, 1.7e308, 10**308)))
+    assert not any(map(is_number, (True, None, "1", float("nan"), float("inf"), 10**309, [1])))

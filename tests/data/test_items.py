@@ -106,14 +106,12 @@ def test_a_full_template_is_filled_as_python_would(title: str, brand: str, year:
         ("{wow}. {brand}", "Wow! Lux"),
         ("{none}. {none}.", ""),
         ("{{{title}}}", "{Lamp}"),
+        ("{none}. {net}", ".NET (2nd)"),  # punctuation of a value stays
     ],
 )
 def test_an_empty_value_is_removed_with_its_separators(template: str, text: str) -> None:
-    assert render(template, {"title": "Lamp", "brand": "Lux", "none": "", "wow": "Wow!"}) == text
-
-
-def test_punctuation_of_values_is_never_trimmed() -> None:
-    assert render("{none}. {title}", {"none": "", "title": ".NET (2nd)"}) == ".NET (2nd)"
+    values = {"title": "Lamp", "brand": "Lux", "none": "", "wow": "Wow!", "net": ".NET (2nd)"}
+    assert render(template, values) == text
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,6 @@ def test_a_shared_sid_gives_the_mean_over_orders_of_items(before: int, group: in
     assert result[f"ndcg@{k}"] == pytest.approx(gains / len(ranks))
 
 
-def test_a_target_that_is_not_ranked_scores_zero() -> None:
-    assert not metric_values(TargetRanks(np.array([0]), np.array([0]))).any()
-
-
 @given(st.data())
 def test_find_targets_counts_the_items_before(data: st.DataObject) -> None:
     width, n = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 5))
@@ -56,9 +52,11 @@ def test_find_targets_counts_the_items_before(data: st.DataObject) -> None:
             assert group == 0
 
 
-def test_an_empty_ranking_has_no_hit() -> None:
+def test_an_empty_ranking_has_no_hit_and_averages_of_nothing_are_zero() -> None:
     ranks = find_targets(np.zeros((2, 0), dtype=np.int64), np.array([1, 2]))
     assert ranks.group_size.tolist() == [0, 0]
+    assert not metric_values(ranks).any()
+    assert averages(("a", "b"), np.zeros((0, 2))) == {"a": 0.0, "b": 0.0}
 
 
 def test_metric_names_are_parsed_and_unknown_ones_refused() -> None:
@@ -69,10 +67,6 @@ def test_metric_names_are_parsed_and_unknown_ones_refused() -> None:
     check_names(["hr@1"], metric_names())
     with pytest.raises(UsageError, match="'recall@10' is not a metric of this evaluation"):
         check_names(["hr@1", "recall@10"], metric_names())
-
-
-def test_averages_of_nothing_are_zero() -> None:
-    assert averages(("a", "b"), np.zeros((0, 2))) == {"a": 0.0, "b": 0.0}
 
 
 def test_coverage_is_the_share_of_items_that_anyone_sees() -> None:

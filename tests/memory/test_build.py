@@ -39,8 +39,7 @@ def test_neighbors_are_those_of_item_knn() -> None:
     knn = KnnSettings(distance=0.7, shrinkage=2.0, neighbors=3, reverse=0.3, normalization=0.2)
     histories = random_histories(1, 60, ITEMS)
     memory = build_memory(split_of(histories), BUNDLE, knn)
-    item_rows = {item: row for row, item in enumerate(BUNDLE.items.ids)}
-    sequences = [np.array([item_rows[item] for item in items]) for items in histories]
+    sequences = [BUNDLE.items.rows(items) for items in histories]
     expected = item_similarity(sequences, ITEMS, knn).to_scipy().toarray()
     actual = memory.neighbors.to_scipy().toarray()
     np.testing.assert_array_equal(actual, expected.astype(np.float32))

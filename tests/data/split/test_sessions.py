@@ -197,13 +197,9 @@ def test_a_gap_has_a_unit(text: str, seconds: float) -> None:
 def test_what_is_no_gap_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"is no time|gap must be"):
         SessionRule(gap=parse_duration(text))
-
-
-def test_both_or_no_rule_is_refused() -> None:
-    with pytest.raises(UsageError, match="either"):
-        SessionRule(5.0, "session")
-    with pytest.raises(UsageError, match="either"):
-        SessionRule()
+    for both_or_none in ((5.0, "session"), ()):
+        with pytest.raises(UsageError, match="either"):
+            SessionRule(*both_or_none)
 
 
 def test_events_without_a_session_or_a_time_are_refused(tmp_path: Path) -> None:
