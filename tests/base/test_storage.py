@@ -15,10 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, MissingPackageError, UsageError
-from sidtool.base.storage import conditional
+from sidtool.base.storage import Storage, conditional, write_zip
 from sidtool.base.storage.conditional import take_snapshot, write_if_unchanged
-from sidtool.base.storage.storage import Storage
-from sidtool.base.storage.zips import write_zip, zip_directory
+from sidtool.base.storage.zips import zip_directory
 
 
 @pytest.fixture(params=["file", "memory"])

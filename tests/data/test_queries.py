@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.items import Items
-from sidtool.data.queries import Query, compose_queries, read_queries
+from sidtool.data import Items, Query, compose_queries, read_queries
 from tests.data.tables.files import write_table
 
 ITEMS = Items(

@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from sidtool.memory.build import build_memory
-from sidtool.memory.manifest import KnnSettings
-from sidtool.memory.memory import Memory, _digest
+from sidtool.memory import KnnSettings, Memory, build_memory
+from sidtool.memory.memory import _digest
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.data.split.cases import split_of

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.data.items import make_items
+from sidtool.data.split import Example, Split
 from sidtool.data.split.pairs import cooccurrence
-from sidtool.data.split.split import Split
-from sidtool.data.split.values import Example
 from sidtool.evaluation.tuning.memory_tuning import tune_similarity
 from sidtool.memory import similarity
 from sidtool.memory.build import build_memory, rebuild_memory

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from sidtool.base.errors import DataError, RefusedError, UsageError
-from sidtool.data.items import make_items
-from sidtool.data.vectors import Vectors
+from sidtool.data import Vectors, make_items
 from sidtool.memory import content as module
 from sidtool.memory import verify_memory
 from sidtool.memory.build import build_memory, content_of, rebuild_memory

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import SidtoolWarning, UsageError
-from sidtool.data.columns import CatalogColumns, EventNames
+from sidtool.data import CatalogColumns, EventNames, read_items
 from sidtool.data.interactions import read_interactions
-from sidtool.data.items import read_items
 from sidtool.data.prepare.check import (
     check,
     normal_form,

@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.columns import EventNames
+from sidtool.data import EventNames, read_items
 from sidtool.data.interactions import read_interactions
-from sidtool.data.items import read_items
 from sidtool.data.prepare.formats import GENRES
 from sidtool.data.prepare.preparation import PrepareOptions, prepare
 from sidtool.data.prepare.raw import FilterOptions, collect, core, filter_events

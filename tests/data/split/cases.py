@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sidtool.data.split.split import Split
-from sidtool.data.split.values import Event, Example, UserSequence
+from sidtool.data.split import Event, Example, Split, UserSequence
 from sidtool.data.split.windows import Window
 from tests.data.tables.files import write_table
 

@@ -9,11 +9,8 @@ from typing import Any
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import sealed_text
 from sidtool.data.fields.fields import NO_FIELDS
-from sidtool.data.split.examples import write_examples
-from sidtool.data.split.files import read_split
-from sidtool.data.split.record import SplitManifest, line_format
-from sidtool.data.split.split import Split
-from sidtool.data.split.values import UserSequence
+from sidtool.data.split import Split, SplitManifest, UserSequence, read_split, write_examples
+from sidtool.data.split.record import line_format
 
 
 def of_lines(split: Split) -> Split:

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning
-from sidtool.data.columns import EventNames
-from sidtool.data.fields.field_columns import FieldName, FieldOptions
+from sidtool.data import EventNames, FieldName, FieldOptions
 from sidtool.data.split.extension import extended
 from sidtool.data.split.files import open_split, read_split, split_events, write_split
 from sidtool.data.split.make import SplitOptions, make_split

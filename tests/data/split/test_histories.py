@@ -5,10 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
-from sidtool.data.columns import EventColumns
-from sidtool.data.fields.fields import NO_FIELDS
-from sidtool.data.split.files import split_events, user_histories
-from sidtool.data.split.make import SplitOptions
+from sidtool.data import NO_FIELDS, EventColumns
+from sidtool.data.split import SplitOptions, split_events, user_histories
 from tests.data.split.cases import write_rows
 from tests.data.tables.files import write_table
 

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import UsageError
 from sidtool.data.fields.fields import TARGET, TARGET_VALUES, Fields, FieldTypes
-from sidtool.data.split.list_targets import ListTargets
-from sidtool.data.split.values import UserSequence
+from sidtool.data.split import ListTargets, UserSequence
 
 
 def sequence_of(

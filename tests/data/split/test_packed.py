@@ -9,14 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, IntegrityError
+from sidtool.data import NO_FIELDS, FieldName, FieldOptions, Fields, FieldTypes
 from sidtool.data.event_sort import EVENT_BYTES
-from sidtool.data.fields.field_columns import FieldName, FieldOptions
-from sidtool.data.fields.fields import NO_FIELDS, Fields, FieldTypes
-from sidtool.data.split.files import read_split, split_events
-from sidtool.data.split.make import SplitOptions, make_split
+from sidtool.data.split import Example, Split, SplitOptions, UserSequence, read_split, split_events
+from sidtool.data.split.make import make_split
 from sidtool.data.split.packing import pack_parts
-from sidtool.data.split.split import Split
-from sidtool.data.split.values import Example, FurtherTarget, UserSequence
+from sidtool.data.split.values import FurtherTarget
 from tests.data.tables.files import write_table
 
 TYPES = FieldTypes({"rating": "float"}, {"device": "str"}, {"age": "int"}, times=True)

@@ -12,11 +12,9 @@ import pytest
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, IntegrityError
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
-from sidtool.data.split import write_parts
-from sidtool.data.split.files import read_split, write_split
-from sidtool.data.split.make import SplitOptions, make_split
-from sidtool.data.split.record import SessionRule
-from sidtool.data.split.split import Split
+from sidtool.data.split import SessionRule, Split, SplitOptions, read_split, write_parts
+from sidtool.data.split.files import write_split
+from sidtool.data.split.make import make_split
 from tests.data.tables.files import write_table
 from tests.sealed import reseal
 

@@ -17,12 +17,11 @@ from sidtool.base.errors import DataError, IntegrityError, SidtoolWarning, Usage
 from sidtool.data.coded import ArrowCodes, Coded, Texts
 from sidtool.data.columns import EventColumns
 from sidtool.data.interactions import Interactions
+from sidtool.data.split import Event, Example, Split
 from sidtool.data.split.consistency import check_parts
 from sidtool.data.split.make import make_split
 from sidtool.data.split.protocols import SplitEvents, given, refuse_empty
 from sidtool.data.split.record import Cuts
-from sidtool.data.split.split import Split
-from sidtool.data.split.values import Event, Example
 from tests.data.split.cases import trained, windows_of, write_rows
 
 event = st.tuples(st.sampled_from("uvwxy"), st.sampled_from("abcd"), st.integers(0, 12))

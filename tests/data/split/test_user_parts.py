@@ -8,13 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from sidtool.base.errors import DataError, IntegrityError, UsageError
-from sidtool.data.columns import EventNames
-from sidtool.data.fields.field_columns import FieldName, FieldOptions
-from sidtool.data.split.files import read_manifest, read_split
-from sidtool.data.split.make import SplitOptions, make_split
-from sidtool.data.split.parts import user_parts
-from sidtool.data.split.parts.user_parts import PartPlan, group_rows
-from sidtool.data.split.record import SessionRule, SplitManifest
+from sidtool.data import EventNames, FieldName, FieldOptions
+from sidtool.data.split import SessionRule, SplitManifest, SplitOptions, read_manifest, read_split
+from sidtool.data.split.make import make_split
+from sidtool.data.split.parts import PartPlan, group_rows, user_parts
 from sidtool.integrations.cluster.split_parts import PartOptions, split_in_parts
 from tests.data.tables.files import write_table
 from tests.sealed import reseal
