@@ -157,40 +157,28 @@ def cells(value: str, usual: str, at: int = 500) -> list[str]:
     return [value if row == at else usual for row in range(N_EVENTS)]
 
 
+MIXED = ["7"] * 400 + ["2020-01-01"] * 200
+UNITS = ["1700000000"] * 400 + ["1700000000000"] * 200
+
+
 @pytest.mark.parametrize(
-    ("columns", "options", "message"),
+    ("columns", "fields", "message"),
     [
-        ({"user_id": cells("", "u")}, SplitOptions(), r"2\.parquet, row 101: the user id is empty"),
-        ({"timestamp": cells("soon", "7")}, SplitOptions(), r"row 101: the order 'soon'"),
-        (
-            {"timestamp": ["7"] * 400 + ["2020-01-01"] * 200},
-            SplitOptions(),
-            r"0\.parquet and .*2\.parquet: the order is the number '7'",
-        ),
-        (
-            {"timestamp": ["1700000000"] * 400 + ["1700000000000"] * 200},
-            SplitOptions(),
-            "several units: 400 in seconds, 200 in milliseconds",
-        ),
-        (
-            {"user_id": list("ab") * 300, "rating": ["2", "2.5"] * 300},
-            SplitOptions(fields=TIMES),
-            "in two parts",
-        ),
-        (
-            {"clicks": cells("", "")},
-            SplitOptions(fields=TIMES),
-            r"part \d of 7 of .*: clicks has no",
-        ),
-        ({"user_id": [f"u{row}" for row in range(N_EVENTS)]}, SplitOptions(), "0 valid"),
+        ({"user_id": cells("", "u")}, FieldOptions(), r"2\.parquet, row 101: the user id is empty"),
+        ({"timestamp": cells("soon", "7")}, FieldOptions(), r"row 101: the order 'soon'"),
+        ({"timestamp": MIXED}, FieldOptions(), r"0\.parquet and .*2\.parquet: .* the number '7'"),
+        ({"timestamp": UNITS}, FieldOptions(), "units: 400 in seconds, 200 in milliseconds"),
+        ({"user_id": list("ab") * 300, "rating": ["2", "2.5"] * 300}, TIMES, "in two parts"),
+        ({"clicks": cells("", "")}, TIMES, r"part \d of 7 of .*: clicks has no"),
+        ({"user_id": [f"u{row}" for row in range(N_EVENTS)]}, FieldOptions(), "0 valid"),
     ],
 )
 def test_malformed_events_leave_nothing_whole(
-    tmp_path: Path, columns: dict[str, Any], options: SplitOptions, message: str
+    tmp_path: Path, columns: dict[str, Any], fields: FieldOptions, message: str
 ) -> None:
     events = write_events(tmp_path / "events", **columns)
     with pytest.raises(DataError, match=message) as caught:
-        divide(events, tmp_path / "split", options)
+        divide(events, tmp_path / "split", SplitOptions(fields=fields))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "split").exists()
 
