@@ -235,6 +235,7 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
     assert victim.read_text() == "precious"
 
 
+@pytest.mark.filterwarnings("default::sidtool.base.errors.SidtoolWarning")
 def test_a_file_system_without_locks_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,12 +31,15 @@ def test_results_come_in_order_and_a_few_ahead(threads: int) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_an_error_of_a_value_waits_for_those_of_earlier_ones(threads: int) -> None:
+@pytest.mark.parametrize(("first", "error"), [(1, ValueError), (0, ZeroDivisionError)])
+def test_an_error_of_a_value_waits_for_those_of_earlier_ones(
+    threads: int, first: int, error: type[Exception]
+) -> None:
     def values() -> Iterator[int]:
-        yield 0
+        yield first
         raise ValueError("of the second value")
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(error):
         list(in_threads(lambda value: 1 // value, values(), threads))
 
 
