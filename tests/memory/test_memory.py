@@ -152,7 +152,7 @@ CONTRADICTIONS: dict[str, Callable[[dict[str, np.ndarray]], object]] = {
 
 @pytest.mark.parametrize("name", [*FORGERIES, *CONTRADICTIONS])
 def test_signed_values_that_break_a_rule_are_refused_or_reported(tmp_path: Path, name: str) -> None:
-    forged(small_memory(), {**FORGERIES, **CONTRADICTIONS}[name]).save(tmp_path / "m.zarr")
+    forged(small_memory(), (FORGERIES | CONTRADICTIONS)[name]).save(tmp_path / "m.zarr")
     with pytest.raises(IntegrityError) if name in FORGERIES else nullcontext():
         Memory.open_verified(tmp_path / "m.zarr")
     assert verify_memory(tmp_path / "m.zarr")

@@ -153,7 +153,9 @@ def question(number: int, label: str) -> Question:
 
 
 rows_of_labels = st.integers(1, 3).flatmap(
-    lambda last: st.lists(st.tuples(st.integers(0, 4), st.integers(0, last)), max_size=20)
+    lambda last: st.lists(
+        st.tuples(st.integers(0, 4), st.integers(0, last)), min_size=2, max_size=20
+    )
 )
 
 
