@@ -1,5 +1,5 @@
-"""Answers that are texts, against transformers: losses and probabilities by architecture, written
-answers and labels."""
+"""Answers that are texts, against transformers and scikit-learn: losses and probabilities by
+architecture, written answers and labels."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -150,6 +150,16 @@ MODEL = loaded_model(small_bundle(12))
 def question(number: int, label: str) -> Question:
     prompt = (template(f"Number {number}:"), catalog("a film"), template("?\n"))
     return Question(prompt, (catalog(label), template("<eos>")))
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=30))
+def test_two_labels_have_the_auc_of_scikit_learn(rows: list[tuple[int, bool]]) -> None:
+    from sklearn.metrics import roc_auc_score  # here, as it imports much of SciPy
+
+    scores, labels = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
+    assume(len(set(labels)) == 2)
+    expected = roc_auc_score(labels, scores)
+    assert concordance(scores, labels.astype(np.int64)) == pytest.approx(expected)
 
 
 rows_of_labels = st.integers(1, 3).flatmap(
