@@ -3,7 +3,6 @@ head, a start token. Parity with `generate` is in `test_beam.py`."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,16 +36,16 @@ def test_the_probe_detects_positions_that_are_not_by_depth(
 def test_threads_may_share_a_model(architecture: str) -> None:
     """Its positions are replaced for the forward pass of one of them."""
     trie, tokens = make((4, 5, 6), 60)
-    reference_model, shared_model = (model_of(architecture, tokens) for _ in range(2))
+    model = model_of(architecture, tokens)
     batches = [[PROMPTS[0][: 1 + n % 3] * (1 + n % 4)] for n in range(12)]
 
-    def search(model: Any, prompts: list[list[int]]) -> list[int]:
+    def search(prompts: list[list[int]]) -> list[int]:
         (result,) = beam_search(model, prompts, trie, tokens, num_beams=20, k=20)
         return result.leaves.tolist()
 
     with ThreadPoolExecutor(6) as pool:
-        results = list(pool.map(partial(search, shared_model), batches))
-    assert results == [search(reference_model, prompts) for prompts in batches]
+        results = list(pool.map(search, batches))
+    assert results == list(map(search, batches))
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bart"])
