@@ -33,7 +33,7 @@ def test_every_architecture_runs_as_a_tree(architecture: str, tied: bool) -> Non
 
 
 @pytest.mark.parametrize("architecture", SOME_ARCHITECTURES)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(
     sizes=st.sampled_from([(6, 6, 6), (3, 9, 4), (12, 5), (4, 3, 3, 6)]),
     items=st.integers(1, 40),

@@ -2,7 +2,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.model.vocabulary.tokens import SidTokens
@@ -34,7 +34,6 @@ def tries(draw: st.DrawFn) -> Trie:
     return Trie.from_codes(codes, (4, 3, 5), active)
 
 
-@settings(deadline=None)
 @given(
     tries(), st.lists(st.tuples(st.none() | rows_of_bundle, rows_of_bundle), min_size=1, max_size=4)
 )
@@ -64,7 +63,6 @@ def test_the_items_below_a_node_that_pass_are_counted(trie: Trie, lists: Any) ->
         assert one.n_eligible == len(passing)
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     tries(),
     st.lists(st.tuples(st.none() | rows_of_bundle, rows_of_bundle), min_size=1, max_size=3),
@@ -95,7 +93,6 @@ def test_requests_share_an_allow_list() -> None:
     assert len(FilterArrays(filters, arrays).allowed_keys) == 20
 
 
-@settings(deadline=None)
 @given(tries(), st.integers(0, 2), st.integers(-9, 9))
 def test_a_child_is_found_by_its_code_whatever_the_level_lacks(
     trie: Trie, level: int, code: int

@@ -76,7 +76,7 @@ def catalogs(draw: st.DrawFn, most: int) -> tuple[Trie, list[LeafFilter | None]]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "t5"])
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(
     case=catalogs(5),
     length=st.integers(1, 6),
@@ -108,7 +108,7 @@ def test_a_wide_beam_finds_every_list(
 
 
 @pytest.mark.parametrize("architecture", ["gemma3", "gpt2", "bart"])
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(
     case=catalogs(30),
     length=st.integers(1, 7),

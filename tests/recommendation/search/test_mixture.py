@@ -39,7 +39,7 @@ def brute_force(
     return order, mixture_scores[order]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     sizes=st.sampled_from([(6, 6, 6), (3, 9, 4), (12, 5), (9,), (4, 3, 3, 6)]),
     items=st.integers(1, 60),

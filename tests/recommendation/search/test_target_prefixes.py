@@ -48,7 +48,7 @@ def survival_of_all(
     return [result.survived for result in results]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     items=st.integers(1, 40),
     num_beams=st.integers(1, 12),

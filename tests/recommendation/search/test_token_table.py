@@ -64,7 +64,7 @@ PROMPTS = [prompt(np.random.default_rng(1), length) for length in (4, 11, 7)]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "t5"])
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(
     width=st.integers(2, 9),
     seed=st.integers(0, 999),

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.model import LoadedModel
@@ -26,7 +26,7 @@ BODIES = st.fixed_dictionaries(
 CALLS = st.lists(st.one_of(BODIES, st.lists(BODIES, min_size=1, max_size=4)), max_size=12)
 
 
-@settings(max_examples=3, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, derandomize=True)
 @given(calls=CALLS)
 def test_concurrent_calls_get_what_recommend_gives(
     client: TestClient, shop: LoadedModel, calls: list[Any]

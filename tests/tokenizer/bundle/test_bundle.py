@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import scipy.sparse
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, IntegrityError, UsageError
@@ -77,7 +77,6 @@ def test_an_unfinished_bundle_is_refused(tmp_path: Path) -> None:
         Bundle.open(tmp_path / "none.zarr")
 
 
-@settings(max_examples=40)
 @given(
     st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=30, unique=True),
     st.integers(0, 99),

@@ -7,7 +7,7 @@ import fsspec
 import numpy as np
 import pytest
 from fsspec.implementations.local import LocalFileSystem
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import IntegrityError
@@ -91,7 +91,6 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Bundle, 
     return {name: (bundle, folder / name) for name, bundle in made.items()}
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_look_ups_in_parts_equal_look_ups_in_the_whole(
     stored: dict[str, tuple[Bundle, Path]], data: st.DataObject

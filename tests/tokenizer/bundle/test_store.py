@@ -72,7 +72,7 @@ def same(one: Bundle, other: Bundle) -> None:
         np.testing.assert_array_equal(level, twin)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.data())
 def test_order_chunks_container_and_place_change_neither_values_nor_identity(
     data: st.DataObject,

@@ -3,7 +3,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import SidtoolError, UsageError
@@ -40,7 +40,6 @@ def settle(codebook, vectors, ids, policy) -> Assigned:
     return assign(codebook.encode(vectors), vectors, codebook, ids, policy)
 
 
-@settings(deadline=None)
 @given(cases)
 def test_reassign_leaves_no_duplicates_and_moves_the_fewest(case):
     codebook, vectors, ids = make(case)
@@ -60,7 +59,6 @@ def test_reassign_leaves_no_duplicates_and_moves_the_fewest(case):
         assert shares_prefix.sum() == codebook.sizes[-1]
 
 
-@settings(deadline=None)
 @given(cases, st.sampled_from(["reassign", "append", "allow"]), st.randoms(use_true_random=False))
 def test_the_order_of_items_does_not_matter(case, policy, random):
     codebook, vectors, ids = make(case)
@@ -71,7 +69,6 @@ def test_the_order_of_items_does_not_matter(case, policy, random):
     assert (first.before, first.after) == (second.before, second.after)
 
 
-@settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 5), copies=st.integers(0, 3))
 def test_reassign_equals_an_exhaustive_search(seed, n, copies):
     """One prefix, five codes, every injective map tried: fewest moves first, then least total
@@ -163,7 +160,6 @@ def test_following_the_hints_ends_in_a_codebook(n, distinct):
     assert len(np.unique(made.items.codes, axis=0)) == n
 
 
-@settings(deadline=None)
 @given(cases)
 def test_append_numbers_a_group_by_id_and_reserves_codes(case):
     codebook, vectors, ids = make(case)
@@ -188,7 +184,6 @@ def test_allow_changes_nothing_and_counts():
     assert not assigned.reassigned.any()
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), used=st.floats(0, 1), equal=st.booleans())
 def test_pairs_assigned_in_one_batch_equal_pairs_one_by_one(seed, used, equal):
     rng, size = np.random.default_rng(seed), 6

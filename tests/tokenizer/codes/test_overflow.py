@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import RefusedError
@@ -63,7 +63,6 @@ def slow_overflow(latent: Vectors, codebook: Codebook, taken: Codes) -> list[tup
     return result
 
 
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     sizes=st.sampled_from(SPACES),
@@ -111,7 +110,6 @@ def test_more_items_than_free_sids_are_refused():
         place_overflow(vectors_of(0, 3, 5), codebook, every((3, 4))[:10])
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 999), before=st.integers(0, 10), copies=st.integers(0, 5))
 def test_new_items_get_their_nearest_sid_if_it_is_free_and_else_follow_the_overflow_rule(
     seed, before, copies
@@ -135,7 +133,6 @@ def test_new_items_get_their_nearest_sid_if_it_is_free_and_else_follow_the_overf
     assert list(map(tuple, codes[~is_settled].tolist())) == expected
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 999), before=st.integers(0, 20), sizes=st.sampled_from(SPACES))
 def test_codes_below_the_first_one_are_given_to_no_item(seed, before, sizes):
     """Placing among shifted codes is placing among the plain ones, until the last is taken."""

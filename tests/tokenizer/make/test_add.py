@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
@@ -81,7 +81,6 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None)
 @given(policy=POLICIES, steps=STEPS)
 def test_no_sequence_of_adds_and_removes_moves_a_published_sid(
     policy: Policy, steps: list[tuple[bool, list[str]]]
@@ -100,7 +99,6 @@ def test_no_sequence_of_adds_and_removes_moves_a_published_sid(
         assert (np.diff(bundle.items.keys.astype(object)) >= 0).all()
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     policy=st.sampled_from(["append", "allow"]),
     ids=st.lists(st.sampled_from(NAMES), unique=True),
@@ -115,7 +113,6 @@ def test_one_batch_equals_many_batches(policy: Policy, ids: list[str], cuts: set
     assert bundle.identity.codebook == start.identity.codebook
 
 
-@settings(max_examples=40, deadline=None)
 @given(ids=st.lists(st.sampled_from(NAMES), unique=True, min_size=1), data=st.data())
 def test_a_retired_item_gets_its_sid_back(ids: list[str], data: st.DataObject) -> None:
     before = grown(built(), ids)

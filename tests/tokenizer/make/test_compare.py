@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
@@ -154,7 +154,6 @@ def by_hand(prefixes: list[tuple[int, ...]], labels: list[str]) -> float | None:
     return sum(shares) / len(shares) if shares else None
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.tuples(

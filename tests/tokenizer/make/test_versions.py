@@ -37,7 +37,6 @@ def made(items: dict[str, tuple[int, bool, str]]) -> Bundle:
     return Bundle.of(sorted_items, None, "allow", name="shop")
 
 
-@settings(max_examples=50, deadline=None)
 @given(old=held, new=held)
 def test_diff_agrees_with_dictionaries(
     old: dict[str, tuple[int, bool, str]], new: dict[str, tuple[int, bool, str]]
@@ -157,7 +156,7 @@ def renamed(bundle: Bundle, seed: int) -> Bundle:
     return Bundle.of(items, replace(bundle.codebook, levels=levels), "reassign", name="renamed")
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 1000), n=st.integers(1, 60))
 def test_aligning_shuffled_codes_restores_the_bundle(seed: int, n: int) -> None:
     """Codes without items are matched by their centroids."""

@@ -11,7 +11,7 @@ from sidtool.tokenizer.quantize.methods import fit
 from tests.tokenizer.quantize.material import mixture, vectors_of
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 1000), size=st.integers(2, 40))
 def test_every_code_of_the_first_level_is_used(seed, size):
     vectors = mixture(seed, 200, 6)
@@ -33,7 +33,7 @@ def test_the_error_is_that_of_scikit_learn():
     assert (np.array(ours) < np.array(expected) * (1.05, 1.02, 1.0)).all(), (ours, expected)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 1000), passes=st.integers(1, 6))
 def test_refining_levels_jointly_never_increases_the_error(seed, passes):
     vectors = mixture(seed, 300, 8)
@@ -161,7 +161,6 @@ def test_no_code_holds_most_vectors_of_data_without_clusters(seed):
         assert np.bincount(level).max() < len(noise) / 8
 
 
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     n=st.integers(1, 120),
