@@ -51,8 +51,9 @@ def test_same_seed_same_codebook(method, options):
 
 
 @ways
-def test_codes_are_the_nearest_and_every_level_reduces_the_error(method, options):
+def test_codes_are_the_nearest_reduce_the_error_and_are_made_unique(method, options):
     vectors = mixture(1, 500, 12)
+    vectors[:30] = vectors[0]  # more equal items than the last level has codes
     codebook = quick(vectors, (16, 8, 9), method, options)
     assert (codebook.method, codebook.sizes, codebook.dim) == (method, (16, 8, 9), 12)
     arrays = (*codebook.levels, *codebook.encoder.values())
@@ -67,16 +68,9 @@ def test_codes_are_the_nearest_and_every_level_reduces_the_error(method, options
     assert codebook.reconstruct(encoded).shape == vectors.shape
     left = residual_variance(vectors, codebook, encoded)
     assert left[-1] < left[0] < 1
-
-
-@ways
-def test_reassign_gives_each_item_a_unique_sid(method, options):
-    vectors = mixture(2, 400, 12)
-    vectors[:30] = vectors[0]  # more equal items than the last level has codes
-    codebook = quick(vectors, (16, 8, 8), method, options)
-    ids = [f"{row:03}" for row in range(400)]
-    result = assign(codebook.encode(vectors), vectors, codebook, ids, "reassign")
-    assert len(np.unique(result.codes, axis=0)) == 400
+    ids = [f"{row:03}" for row in range(500)]
+    result = assign(encoded, vectors, codebook, ids, "reassign")
+    assert len(np.unique(result.codes, axis=0)) == 500
 
 
 def test_product_quantization_encodes_each_part_separately():
@@ -148,22 +142,18 @@ def test_methods_options_and_sizes_that_make_no_sense_are_refused():
         fit(vectors, (2,) * 5, method="opq")
 
 
-def test_a_whole_number_is_a_value_of_an_option_that_is_a_float(monkeypatch):
-    def fit_wide(vectors, sizes, *, seed, progress, spread: Annotated[float, "Width."] = 2.0):
-        return spread
+def test_values_of_options_are_checked_by_their_types(monkeypatch):
+    fraction, whole = Annotated[float, "Spread."], Annotated[int | None, "Width."]
+
+    def fit_wide(vectors, sizes, *, seed, progress, spread: fraction = 2.0, width: whole = None):
+        return spread, width
 
     monkeypatch.setitem(METHODS, "wide", Quantizer(fit_wide))
-    assert [fit(None, (4,), method="wide", spread=spread) for spread in (0, 3, 0.5)] == [0, 3, 0.5]
+    made = [fit(None, (4,), method="wide", spread=spread) for spread in (0, 3, 0.5)]
+    made += [fit(None, (4,), method="wide", width=width) for width in (None, 3)]
+    assert made == [(0, None), (3, None), (0.5, None), (2.0, None), (2.0, 3)]
     with pytest.raises(UsageError, match="option spread of method wide must be a number"):
         fit(None, (4,), method="wide", spread=True)
-
-
-def test_a_whole_number_that_may_be_none_is_at_least_1(monkeypatch):
-    def fit_wide(vectors, sizes, *, seed, progress, width: Annotated[int | None, "Width."] = None):
-        return width
-
-    monkeypatch.setitem(METHODS, "wide", Quantizer(fit_wide))
-    assert [fit(None, (4,), method="wide", width=width) for width in (None, 3)] == [None, 3]
     with pytest.raises(UsageError, match="option width of method wide must be at least 1, not 0"):
         fit(None, (4,), method="wide", width=0)
 
