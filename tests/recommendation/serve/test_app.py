@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from starlette.requests import Request as HttpRequest
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.split.record import SplitReference
@@ -17,9 +18,11 @@ from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import answer_each, recommend
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request
+from sidtool.recommendation.serve.app import read_body
 from sidtool.recommendation.serve.batcher import Busy
 from sidtool.recommendation.serve.bodies import read_vectors
 from sidtool.recommendation.serve.log import log_to_stderr, log_warning
+from sidtool.recommendation.serve.serve_options import ServeLimits
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.make.encode import decode, encode
 from tests.bundles import small_bundle
@@ -248,11 +251,6 @@ def test_an_answer_that_takes_too_long_is_503(
 def test_a_body_that_does_not_end_in_time_is_refused(
     length: int, status: int, message: str
 ) -> None:
-    from starlette.requests import Request as HttpRequest
-
-    from sidtool.recommendation.serve.app import read_body
-    from sidtool.recommendation.serve.serve_options import ServeLimits
-
     pieces = [b"x" * length]
 
     async def receive() -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from sidtool.base.errors import RefusedError, UsageError
+from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.data.split import Split, UserSequence
 from sidtool.memory import build_memory
 from sidtool.memory.mixture import MemoryOptions
@@ -240,8 +240,6 @@ def test_a_nightly_memory_is_taken(models: tuple[Path, Path], tmp_path: Path) ->
 def test_what_is_no_model_is_refused_at_the_start(
     models: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    from sidtool.base.errors import CompatibilityError, DataError, UsageError
-
     path = tmp_path / "other.zarr"
     catalog_bundle(seed=5).save(path)
     cases: list[tuple[type[Exception], dict[str, Any], str]] = [

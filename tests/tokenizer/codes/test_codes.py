@@ -3,7 +3,6 @@ definitions, counts by hand or a known value. Quantizing in parts: the same code
 killed run resumes."""
 
 import json
-import math
 from collections import Counter
 from itertools import product
 from math import log2
@@ -103,11 +102,8 @@ def test_whole_report_is_json_and_repeatable(policy):
     variances = first.residual_variance
     assert list(variances) == sorted(variances, reverse=True)
     assert first.residual_variance_assigned >= variances[-1] - 1e-9
-    final = measure.neighbor_preservation(vectors, assigned.codes, codebook)
-    assert first.neighbors == final
-    preserved = first.neighbors.jaccard
-    assert all(0 <= value <= 1 and math.isfinite(value) for value in preserved)
-    assert preserved[2] > preserved[0]
+    assert first.neighbors == measure.neighbor_preservation(vectors, assigned.codes, codebook)
+    assert first.neighbors.jaccard[2] > first.neighbors.jaccard[0]
 
 
 def test_one_item_has_no_neighbor_preservation():

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -7,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Router
 from transformers.utils import logging
@@ -28,8 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "outside"])
 def test_weights_no_module_reads_are_regular_files(kind: str, folder: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "encoder"
-    shutil.copytree(folder, copy)
+    copy = shutil.copytree(folder, tmp_path / "encoder")
     (copy / "extra").mkdir()
     path = copy / "extra" / "weights.bin"
     if kind == "pipe":
@@ -43,8 +45,7 @@ def test_weights_no_module_reads_are_regular_files(kind: str, folder: Path, tmp_
 
 @pytest.mark.parametrize("module", ["Normalize", "Pooling"])
 def test_an_encoder_without_weights_is_one_line(module: str, folder: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "encoder"
-    shutil.copytree(folder, copy)
+    copy = shutil.copytree(folder, tmp_path / "encoder")
     kind = f"sentence_transformers.models.{module}"
     modules = [{"idx": 0, "name": "0", "path": f"1_{module}", "type": kind}]
     (copy / "modules.json").write_text(json.dumps(modules))
@@ -54,8 +55,7 @@ def test_an_encoder_without_weights_is_one_line(module: str, folder: Path, tmp_p
 
 def test_an_encoder_without_its_tokenizer_is_refused(folder: Path, tmp_path: Path) -> None:
     """transformers makes an empty one, which has the unknown token for every word."""
-    copy = tmp_path / "encoder"
-    shutil.copytree(folder, copy)
+    copy = shutil.copytree(folder, tmp_path / "encoder")
     for path in copy.glob("tokenizer*"):
         path.unlink()
     with pytest.raises(DataError, match="encoder has no tokenizer"):
@@ -109,19 +109,13 @@ def test_an_invalid_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
 
 
 def test_weights_of_another_precision_are_refused(folder: Path, tmp_path: Path) -> None:
-    from sentence_transformers import SentenceTransformer
-
     SentenceTransformer(str(folder)).double().save(str(tmp_path / "double"))
     with pytest.raises(DataError, match="are float64"):
         embed(["a"], Encoder(str(tmp_path / "double")), cache=tmp_path)
 
 
 def test_pickled_weights_load_only_when_trusted(folder: Path, tmp_path: Path) -> None:
-    import torch
-    from safetensors.torch import load_file
-
-    pickled = tmp_path / "pickled"
-    shutil.copytree(folder, pickled)
+    pickled = shutil.copytree(folder, tmp_path / "pickled")
     torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
     (pickled / "model.safetensors").unlink()
     with pytest.raises(RefusedError, match="only pickled weights") as caught:
@@ -148,8 +142,6 @@ def test_probes_accept_the_same_encoder_only(folder: Path, tmp_path: Path) -> No
 
 
 def test_the_recipe_records_the_defaults_of_the_model(folder: Path, tmp_path: Path) -> None:
-    import hashlib
-
     _, facts = embed(TEXTS[:1], Encoder(str(folder)), cache=tmp_path)
     recorded = {"pooling": "mean", "dtype": "float32", "max_length": 64, "prompt": None}
     assert recorded.items() <= facts.items()
@@ -170,8 +162,6 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_vectors_are_those_of_sentence_transformers(folder: Path, tmp_path: Path) -> None:
-    from sentence_transformers import SentenceTransformer
-
     reports: list[tuple[int, int]] = []
     encoder = Encoder(str(folder))
     vectors, facts = embed(TEXTS, encoder, cache=tmp_path, progress=lambda *at: reports.append(at))

@@ -6,6 +6,7 @@ from math import log, sqrt
 import numpy as np
 import pytest
 from scipy import sparse
+from sklearn.linear_model import Ridge
 
 from sidtool.base.errors import UsageError
 from sidtool.tokenizer.quantize.fusion import (
@@ -76,8 +77,6 @@ def test_a_fusion_that_cannot_be_computed_is_refused(
 
 
 def test_an_item_gets_a_mixture_of_its_factors_and_the_predicted_ones() -> None:
-    from sklearn.linear_model import Ridge
-
     vectors, events = mixture(1, 120, 8), np.arange(120) % 5
     collaborative = collaborative_of(vectors, events)
     plain = fuse_sources([vectors])
