@@ -35,24 +35,13 @@ class Counted(LocalFileSystem):
         stream = super()._open(path, mode, **options)
         read = stream.f.read
 
-        class Counting:
-            """A file that counts the bytes read from it."""
+        def counted(size: int = -1) -> Any:
+            data = read(size)
+            Counted.bytes += len(data)
+            return data
 
-            def read(self, size: int = -1) -> Any:
-                data = read(size)
-                Counted.bytes += len(data)
-                return data
-
-            def __getattr__(self, name: str) -> Any:
-                return getattr(stream, name)
-
-            def __enter__(self) -> "Counting":
-                return self
-
-            def __exit__(self, *_: object) -> None:
-                stream.close()
-
-        return Counting()
+        stream.read = counted
+        return stream
 
 
 @pytest.fixture
