@@ -60,9 +60,9 @@ class Running:
             text = answer.read().decode()
         return json.loads(text) if text.startswith("{") else text
 
-    def post(self, path: str, body: Any) -> Any:
+    def post(self, path: str, body: Any, **headers: str) -> Any:
         """The answer to a body."""
-        request = urllib.request.Request(self.url + path, json.dumps(body).encode())
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers)
         with urllib.request.urlopen(request, timeout=DEADLOCK) as answer:
             return json.loads(answer.read())
 

@@ -1,7 +1,6 @@
 import gc
 import queue
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +17,7 @@ from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Served
 from sidtool.recommendation.serve.bodies import Choices
 from sidtool.recommendation.serve.metrics import Metrics
 from sidtool.recommendation.serve.serve_options import ServeLimits, Version
+from sidtool.tokenizer.bundle import Bundle, StringArray
 from tests.recommendation.serve.conftest import OPTIONS
 from tests.waiting import DEADLOCK, wait_until
 
@@ -164,24 +164,19 @@ def test_an_exchange_is_seen_by_whole_requests_only(
 ) -> None:
     """Every answer is that of the value which it names, while values are exchanged all the time."""
     batcher = make_batcher(batch_seconds=0.0)
-    bundle = shop.bundle
     # the second value has the same items under other names
-    other_items = replace(
-        bundle.items,
-        ids=type(bundle.items.ids).of([f"i{59 - int(item[1:])}" for item in bundle.items.ids]),
-        stored_index=None,
-    )
-    other_bundle = type(bundle)(bundle.manifest, bundle.arrays)
-    other_bundle.__dict__["items"] = other_items
-    values = {"one": served(shop, "one"), "two": served(replace(shop, bundle=other_bundle), "two")}
+    ids = StringArray.of([f"i{59 - int(item[1:])}" for item in shop.bundle.items.ids])
+    items = replace(shop.bundle.items, ids=ids, stored_index=None)
+    other = replace(shop, bundle=Bundle.of(items, shop.bundle.codebook, "reassign", name="other"))
+    values = {name: served(loaded, name) for name, loaded in (("v1", shop), ("other", other))}
     expected = {
-        name: {
-            n: next(recommend(value.loaded, [waiting(n).request], OPTIONS.recommend)).items
+        name: [
+            next(recommend(value.loaded, [waiting(n).request], OPTIONS.recommend)).items
             for n in range(12)
-        }
+        ]
         for name, value in values.items()
     }
-    assert expected["one"] != expected["two"]
+    assert expected["v1"] != expected["other"]
     stopping = threading.Event()
 
     def exchange() -> None:
@@ -189,24 +184,26 @@ def test_an_exchange_is_seen_by_whole_requests_only(
             for value in values.values():
                 batcher.exchange(value)
 
-    thread = threading.Thread(target=exchange)
-    thread.start()
     seen = set()
-    end = time.monotonic() + DEADLOCK
-    while len(seen) < 2 and time.monotonic() < end:
+
+    def both_are_seen() -> bool:
         requests = [waiting(n) for n in range(12)]
         for request in requests:
             batcher.submit([request])
         for n, request in enumerate(requests):
             answered: Answered = request.future.result(timeout=DEADLOCK)
             name = answered.served.version.model
-            if name == "v1":
-                name = "one"
             seen.add(name)
             assert answered.answer.items == expected[name][n]
-    stopping.set()
-    thread.join()
-    assert seen == {"one", "two"}
+        return len(seen) == 2
+
+    thread = threading.Thread(target=exchange)
+    thread.start()
+    try:
+        wait_until(both_are_seen)
+    finally:
+        stopping.set()
+        thread.join()
 
 
 def test_a_value_that_cannot_answer_is_not_taken(
