@@ -1,5 +1,4 @@
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,14 +8,14 @@ from sidtool.memory import ItemContent, KnnSettings, Memory, SparseRows
 from sidtool.memory.mixture import FeatureIndex, MemoryIndex, Prior
 from sidtool.memory.similarity import CountedPairs, content_similarity, count_events, similar_items
 from sidtool.model import LoadedModel
-from sidtool.recommendation import Recommendation, RecommendOptions, Request, recommend
+from sidtool.recommendation import RecommendOptions, Request, recommend
 from sidtool.recommendation.rerank import Reranking
 from sidtool.recommendation.search.results import RankedItems, mix
 from sidtool.tokenizer.sid import ItemRows, SidPositions
 from tests.bundles import small_bundle
 from tests.memory.cases import small_memory
 from tests.memory.rerankers import random_reranker
-from tests.recommendation.test_recommend_memory import mixed, shop
+from tests.recommendation.test_recommend_memory import answer, mixed, shop
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*in the histories")
 
@@ -188,50 +187,45 @@ def reranked(loaded: LoadedModel) -> LoadedModel:
     return replace(loaded, memory=replace(loaded.memory, reranker=fitted))
 
 
-def answers(
-    loaded: LoadedModel, requests: Sequence[Request], **options: object
-) -> list[Recommendation]:
-    return list(recommend(loaded, requests, RecommendOptions(**{"num_beams": 60, **options})))
-
-
 @pytest.mark.parametrize("duplicates", [False, True])
 def test_recommendations_are_ranked_again_with_the_scores_of_the_mixture(duplicates: bool) -> None:
     plain = mixed(shop(duplicates=duplicates), 0.4)
     request = Request(history=("i3", "i17", "i5"))
-    (before,) = answers(plain, [request], k=60)
-    (after,) = answers(reranked(plain), [request], k=60)
+    before = answer(plain, request, k=60)
+    after = answer(reranked(plain), request, k=60)
     assert after.items != before.items
     scores = [dict(zip(answer.items, answer.scores, strict=True)) for answer in (before, after)]
     assert scores[0] == scores[1]
-    (first,) = answers(reranked(plain), [request], k=5)
+    first = answer(reranked(plain), request, k=5)
     assert first.items == after.items[:5]
 
 
 def test_filters_that_leave_three_items_and_candidates_are_ranked_again() -> None:
     loaded = reranked(mixed(shop(), 0.4))
     request = Request(history=("i3", "i17"))
-    (few,) = answers(loaded, [replace(request, allow=("i1", "i8", "i9"))], k=10)
+    few = answer(loaded, replace(request, allow=("i1", "i8", "i9")), k=10)
     assert (sorted(few.items), few.missing) == (["i1", "i8", "i9"], 7)
     candidates = [f"i{number}" for number in range(60)]
     options = RecommendOptions(num_beams=60, k=60)
     (exact,) = recommend(loaded, [request], options, candidates=candidates)
-    (beam,) = answers(loaded, [request], k=60)
+    beam = answer(loaded, request, k=60)
     assert exact.items == beam.items
 
 
 def test_without_a_history_or_a_known_item_the_model_alone_ranks() -> None:
     plain = mixed(shop(), 0.4)
-    requests = [Request(history=()), Request(history=("unknown",))]
-    assert answers(reranked(plain), requests) == answers(plain, requests)
+    for history in ((), ("unknown",)):
+        request = Request(history=history)
+        assert answer(reranked(plain), request) == answer(plain, request)
 
 
 def test_an_explanation_names_the_features_that_raised_an_item() -> None:
     loaded = reranked(mixed(shop(), 0.4))
-    (answer,) = answers(loaded, [Request(history=("i3", "i17"))], k=5, explain=True)
-    for explanation in answer.explanations:
+    result = answer(loaded, Request(history=("i3", "i17")), k=5, explain=True)
+    for explanation in result.explanations:
         values = list(explanation.raised_by.values())
         assert values == sorted(values, reverse=True)
         assert len(values) <= 3
         assert min(values, default=1.0) > 0
-    assert any(part.raised_by for part in answer.explanations)
-    assert answer.to_json()["explanations"][0].keys() >= {"memory_share", "because_of"}
+    assert any(part.raised_by for part in result.explanations)
+    assert result.to_json()["explanations"][0].keys() >= {"memory_share", "because_of"}
