@@ -193,17 +193,16 @@ def test_labels_and_steps_fill_the_columns() -> None:
     codes = bundle.items.codes[bundle.items.rows(ids)]
     purity = [figures.purity_by_chance, *(level.purity for level in figures.levels)]
     assert purity == prefix_purity(codes, bundle.space.sizes, labels)
-    information = (
-        [level.mutual_information for level in figures.levels],
-        [level.mutual_information_by_chance for level in figures.levels],
-    )
-    assert information == mutual_information(codes, steps, seed=4)
-    alignment = ([level.alignment for level in figures.levels],)
-    alignment += ([level.alignment_by_chance for level in figures.levels],)
-    assert alignment == prefix_alignment(codes, bundle.space.sizes, steps)
-    spread = ([level.head_spread for level in figures.levels],)
-    spread += ([level.tail_spread for level in figures.levels],)
-    assert spread == prefix_spread(codes, bundle.space.sizes, event_counts)
+
+    def columns(*names: str) -> tuple[list[float], ...]:
+        return tuple([getattr(level, name) for level in figures.levels] for name in names)
+
+    information = mutual_information(codes, steps, seed=4)
+    assert columns("mutual_information", "mutual_information_by_chance") == information
+    alignment = prefix_alignment(codes, bundle.space.sizes, steps)
+    assert columns("alignment", "alignment_by_chance") == alignment
+    spread = prefix_spread(codes, bundle.space.sizes, event_counts)
+    assert columns("head_spread", "tail_spread") == spread
     first = figures.levels[0]
     assert first.to_json()["alignment_lift"] == first.alignment / first.alignment_by_chance
-    assert figures.levels[0].purity > 0.6 > 0.3 > figures.purity_by_chance  # items lie by kind
+    assert first.purity > 0.6 > 0.3 > figures.purity_by_chance  # items lie by kind
