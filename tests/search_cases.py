@@ -68,6 +68,14 @@ def make(
     return trie, SidTokens(SidSpace(sizes), TEXT)
 
 
+def make_with_model(
+    sizes: tuple[int, ...], items: int, architecture: str = "llama", seed: int = 0, **catalog: Any
+) -> tuple[Trie, SidTokens, Any]:
+    """A random catalog as of `make`, and a model of its tokens, which no caller changes."""
+    trie, tokens = make(sizes, items, seed, **catalog)
+    return trie, tokens, model_of(architecture, tokens)
+
+
 def vocabulary(tokens: SidTokens) -> int:
     """A vocabulary size a little above the number of tokens, as Qwen's."""
     return tokens.stop + 5

@@ -18,6 +18,7 @@ from tests.search_cases import (
     assert_same,
     generate,
     make,
+    make_with_model,
     model_of,
     path_scores,
     prompt,
@@ -72,8 +73,7 @@ def test_scores_and_items_equal_those_of_generate(
 )
 @pytest.mark.parametrize("architecture", SOME_ARCHITECTURES)
 def test_a_wide_beam_ranks_the_whole_catalog(architecture: str, normalize: Any) -> None:
-    trie, tokens = make((5, 7, 6), 60)
-    model = model_of(architecture, tokens)
+    trie, tokens, model = make_with_model((5, 7, 6), 60, architecture)
     rng = np.random.default_rng(1)
     codes = trie.leaf_codes(np.arange(trie.n_leaves))
     prompts = [prompt(rng, length) for length in (3, 29, 11)]
@@ -111,8 +111,7 @@ def test_work_that_changes_no_result_is_left_out(monkeypatch: pytest.MonkeyPatch
     "architecture", ["gemma3", "t5", pytest.param("bart", marks=pytest.mark.slow)]
 )
 def test_scores_do_not_depend_on_the_batch(architecture: str) -> None:
-    trie, tokens = make((6, 6, 6), 80)
-    model = model_of(architecture, tokens)
+    trie, tokens, model = make_with_model((6, 6, 6), 80, architecture)
     rng = np.random.default_rng(2)
     start, first = prompt(rng, 18), prompt(rng, 5)
     behind = [start + prompt(rng, 3), start + prompt(rng, 9), start]
@@ -136,8 +135,7 @@ def test_scores_do_not_depend_on_the_batch(architecture: str) -> None:
     ],
 )
 def test_unusual_catalogs_are_ranked(sizes: tuple[int, ...], items: int, repeats: bool) -> None:
-    trie, tokens = make(sizes, items, repeats=repeats)
-    model = model_of("llama", tokens)
+    trie, tokens, model = make_with_model(sizes, items, repeats=repeats)
     result = beam_search(model, [[7, 8, 9], [10]], trie, tokens, num_beams=100, k=1000)
     for one in result:
         assert sorted(one.leaves.tolist()) == list(range(min(trie.n_leaves, 1000)))

@@ -11,7 +11,7 @@ from transformers import LogitsProcessorList
 from sidtool.base.errors import DataError
 from sidtool.model.network import decoder_start_id
 from sidtool.recommendation.search import LeafFilter, Normalize, SidLogitsProcessor
-from tests.search_cases import beam_config, catalog, generate, make, model_of, vocabulary
+from tests.search_cases import beam_config, catalog, generate, make, make_with_model, vocabulary
 
 SIZES = (4, 3, 5)
 
@@ -57,8 +57,7 @@ def test_tokens_that_continue_a_valid_sid_are_allowed(
 def test_generate_with_the_processor_equals_generate_with_the_prefix_function(
     architecture: str,
 ) -> None:
-    trie, tokens = make((6, 6, 6), 120)
-    model = model_of(architecture, tokens)
+    trie, tokens, model = make_with_model((6, 6, 6), 120, architecture)
     prompts = [[9, 8, 7], [20, 21, 22]]
     plain = copy.copy(model)
     plain.generation_config = beam_config(5, 3)

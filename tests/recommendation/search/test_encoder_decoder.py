@@ -16,7 +16,7 @@ from sidtool.recommendation.search.architectures import TreePositions
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.driver import decoding_method
 from tests.models import ENCODER_DECODERS, tiny_encoder_decoder
-from tests.search_cases import assert_same, generate, make, model_of, path_scores, vocabulary
+from tests.search_cases import assert_same, generate, make, make_with_model, path_scores, vocabulary
 
 PROMPTS = [[9, 8, 7], [20, 21, 22, 23, 24, 25], [30]]
 
@@ -25,8 +25,7 @@ PROMPTS = [[9, 8, 7], [20, 21, 22, 23, 24, 25], [30]]
 def test_the_probe_detects_positions_that_are_not_by_depth(
     monkeypatch: pytest.MonkeyPatch, architecture: str
 ) -> None:
-    _, tokens = make((4, 5, 6), 20)
-    model = model_of(architecture, tokens)
+    *_, model = make_with_model((4, 5, 6), 20, architecture)
     assert driver._probe(model) == "sliced"
     monkeypatch.setattr(TreePositions, "at", lambda *_: nullcontext())
     assert driver._probe(model) is None
@@ -35,8 +34,7 @@ def test_the_probe_detects_positions_that_are_not_by_depth(
 @pytest.mark.parametrize("architecture", ENCODER_DECODERS)
 def test_threads_may_share_a_model(architecture: str) -> None:
     """Its positions are replaced for the forward pass of one of them."""
-    trie, tokens = make((4, 5, 6), 60)
-    model = model_of(architecture, tokens)
+    trie, tokens, model = make_with_model((4, 5, 6), 60, architecture)
     batches = [[PROMPTS[0][: 1 + n % 3] * (1 + n % 4)] for n in range(12)]
 
     def search(prompts: list[list[int]]) -> list[int]:
@@ -50,8 +48,7 @@ def test_threads_may_share_a_model(architecture: str) -> None:
 
 @pytest.mark.parametrize("architecture", ["t5", "bart"])
 def test_prompts_are_encoded_once_and_beams_share_their_keys(architecture: str) -> None:
-    trie, tokens = make((4, 5, 6), 60)
-    model = model_of(architecture, tokens)
+    trie, tokens, model = make_with_model((4, 5, 6), 60, architecture)
     decoding_method(model)
     name = "EncDecAttention.k" if architecture == "t5" else "encoder_attn.k_proj"
     shapes: list[Any] = []
@@ -79,8 +76,7 @@ def test_prompts_are_encoded_once_and_beams_share_their_keys(architecture: str) 
     ],
 )
 def test_their_families_run_as_trees(architecture: str) -> None:
-    trie, tokens = make((5, 6, 4), 60)
-    model = model_of(architecture, tokens)
+    trie, tokens, model = make_with_model((5, 6, 4), 60, architecture)
     assert decoding_method(model) == "sliced"
     options: dict[str, Any] = {"num_beams": 7, "k": 7, "normalize": "vocabulary"}
     results = beam_search(model, PROMPTS, trie, tokens, **options)
@@ -111,9 +107,9 @@ def test_rotary_positions_of_a_decoder_are_given_to_it() -> None:
 
 def test_positions_that_no_tree_can_have_are_refused() -> None:
     """M2M100 counts positions by the tokens that are not padding."""
-    trie, tokens = make((5, 6, 4), 60)
+    trie, tokens, model = make_with_model((5, 6, 4), 60, "m2m_100")
     with pytest.raises(UsageError, match="does not support a 4-D attention mask"):
-        beam_search(model_of("m2m_100", tokens), PROMPTS[:1], trie, tokens, num_beams=7, k=7)
+        beam_search(model, PROMPTS[:1], trie, tokens, num_beams=7, k=7)
 
 
 def test_a_model_without_a_start_token_is_refused() -> None:

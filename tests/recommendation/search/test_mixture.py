@@ -9,7 +9,7 @@ from sidtool.memory.mixture.gate import NO_PRIOR, ItemDistribution, Prior
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.results import mix, rank_items
-from tests.search_cases import SOME_ARCHITECTURES, make, model_of, path_scores, prompt
+from tests.search_cases import SOME_ARCHITECTURES, make_with_model, path_scores, prompt
 
 
 def distribution(rng: np.random.Generator, items: int, share: float = 0.5) -> ItemDistribution:
@@ -60,8 +60,7 @@ def test_a_wide_beam_equals_brute_force(
     k: int,
     seed: int,
 ) -> None:
-    trie, tokens = make(sizes, items, seed, repeats=repeats)
-    model = model_of(architecture, tokens)
+    trie, tokens, model = make_with_model(sizes, items, architecture, seed=seed, repeats=repeats)
     rng = np.random.default_rng(seed)
     prompts = [prompt(rng, int(length)) for length in rng.integers(1, 20, len(weights))]
     shares = [0.5, 0.0, 1.0][: len(weights)]
@@ -94,8 +93,7 @@ def test_a_wide_beam_equals_brute_force(
 @pytest.mark.parametrize(("num_beams", "repeats"), [(1, False), (3, True), (10, False)])
 def test_weight_1_gives_the_ranking_of_the_memory(num_beams: int, repeats: bool) -> None:
     """A beam of any width: the best item of a memory may be alone below its prefix."""
-    trie, tokens = make((8, 8, 8), 200, 3, repeats=repeats)
-    model = model_of("qwen3", tokens)
+    trie, tokens, model = make_with_model((8, 8, 8), 200, "qwen3", seed=3, repeats=repeats)
     rng = np.random.default_rng(0)
     for _ in range(20):
         memory = distribution(rng, trie.n_items)
@@ -110,8 +108,7 @@ def test_weight_1_gives_the_ranking_of_the_memory(num_beams: int, repeats: bool)
 
 
 def test_weight_1_fills_up_with_the_model() -> None:
-    trie, tokens = make((6, 6, 6), 60)
-    model = model_of("llama", tokens)
+    trie, tokens, model = make_with_model((6, 6, 6), 60)
     memory = ItemDistribution(np.array([7, 31]), np.log([0.25, 0.75]))
     prior = Prior(memory, 1.0)
     options: dict[str, Any] = {"num_beams": 60, "k": 60, "normalize": "trie"}
@@ -124,8 +121,7 @@ def test_weight_1_fills_up_with_the_model() -> None:
 
 @pytest.mark.parametrize("architecture", SOME_ARCHITECTURES)
 def test_without_memory_mass_scores_are_those_of_the_model_to_the_bit(architecture: str) -> None:
-    trie, tokens = make((6, 6, 6), 100)
-    model = model_of(architecture, tokens)
+    trie, tokens, model = make_with_model((6, 6, 6), 100, architecture)
     rng = np.random.default_rng(1)
     prompts = [prompt(rng, 7), prompt(rng, 12)]
     empty = Prior(ItemDistribution(np.zeros(0, dtype=np.int64), np.zeros(0)), 0.7)
@@ -140,8 +136,7 @@ def test_without_memory_mass_scores_are_those_of_the_model_to_the_bit(architectu
 
 
 def test_mixtures_do_not_depend_on_the_batch() -> None:
-    trie, tokens = make((6, 6, 6), 150)
-    model = model_of("gemma3", tokens)
+    trie, tokens, model = make_with_model((6, 6, 6), 150, "gemma3")
     rng = np.random.default_rng(2)
     prompts = [prompt(rng, length) for length in (5, 18, 9, 40)]
     priors = [Prior(distribution(rng, 150, share), 0.4) for share in (0.2, 0.0, 0.9, 0.5)]

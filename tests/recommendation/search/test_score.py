@@ -6,16 +6,7 @@ import pytest
 from sidtool.recommendation.search import score as score_module
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.score import score_sids
-from tests.models import tiny_model
-from tests.search_cases import (
-    SOME_ARCHITECTURES,
-    catalog,
-    make,
-    model_of,
-    path_scores,
-    prompt,
-    vocabulary,
-)
+from tests.search_cases import SOME_ARCHITECTURES, catalog, make_with_model, path_scores, prompt
 
 
 @pytest.mark.parametrize("normalize", ["level", pytest.param("vocabulary", marks=pytest.mark.slow)])
@@ -25,8 +16,7 @@ def test_scores_equal_those_of_whole_sequences(
 ) -> None:
     monkeypatch.setattr(score_module, "CANDIDATES", 7)
     monkeypatch.setattr(score_module, "TOKEN_BUDGET", 120)
-    _, tokens = make((4, 5, 6), 3)
-    model = model_of(architecture, tokens)
+    _, tokens, model = make_with_model((4, 5, 6), 3, architecture)
     # most of them in no catalog, some of them twice
     candidates = catalog((4, 5, 6), 40, 9, repeats=True)
     candidates = candidates[np.random.default_rng(0).permutation(len(candidates))]
@@ -43,8 +33,7 @@ def test_over_the_trie_scores_are_those_of_the_beam_and_unknown_sids_are_impossi
     monkeypatch: Any,
 ) -> None:
     monkeypatch.setattr(score_module, "TOKEN_BUDGET", 120)
-    trie, tokens = make((4, 5, 6), 60)
-    model = tiny_model("qwen3", vocab_size=vocabulary(tokens))
+    trie, tokens, model = make_with_model((4, 5, 6), 60, "qwen3")
     all_codes = trie.leaf_codes(np.arange(trie.n_leaves))
     candidates = catalog((4, 5, 6), 40, 9, repeats=True)
     candidates = candidates[np.random.default_rng(0).permutation(len(candidates))]
@@ -62,8 +51,7 @@ def test_over_the_trie_scores_are_those_of_the_beam_and_unknown_sids_are_impossi
 
 
 def test_no_candidate_is_likely_after_a_prompt_without_a_token() -> None:
-    _, tokens = make((4, 5, 6), 60)
-    model = tiny_model("llama", vocab_size=vocabulary(tokens))
+    _, tokens, model = make_with_model((4, 5, 6), 60)
     candidates = catalog((4, 5, 6), 9, 1)
     result = score_sids(model, [[], [9]], candidates, tokens)
     assert (result[0] == -np.inf).all()

@@ -11,7 +11,7 @@ from sidtool.memory.mixture.gate import ItemDistribution, Prior
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.tokenizer.bundle.trie import Trie
-from tests.search_cases import make, model_of, path_log_probs, prompt
+from tests.search_cases import make_with_model, path_log_probs, prompt
 
 SIZES = (5, 6, 4)
 
@@ -60,8 +60,7 @@ def survival_of_all(
 def test_survival_equals_that_of_an_enumerated_beam(
     items: int, num_beams: int, normalize: Any, deny: bool, architecture: str, seed: int
 ) -> None:
-    trie, tokens = make(SIZES, items, seed)
-    model = model_of(architecture, tokens)
+    trie, tokens, model = make_with_model(SIZES, items, architecture, seed=seed)
     rng = np.random.default_rng(seed)
     ids = prompt(rng, 6)
     codes = trie.leaf_codes(np.arange(trie.n_leaves))
@@ -77,8 +76,7 @@ def test_survival_equals_that_of_an_enumerated_beam(
 
 @pytest.mark.parametrize(("num_beams", "weight"), [(1, 0.2), (3, 0.7), (8, 1.0)])
 def test_survival_with_a_memory(num_beams: int, weight: float) -> None:
-    trie, tokens = make(SIZES, 50, 4)
-    model = model_of("llama", tokens)
+    trie, tokens, model = make_with_model(SIZES, 50, seed=4)
     rng = np.random.default_rng(4)
     ids = prompt(rng, 6)
     codes = trie.leaf_codes(np.arange(trie.n_leaves))
@@ -104,8 +102,7 @@ def test_survival_with_a_memory(num_beams: int, weight: float) -> None:
 
 
 def test_following_a_target_changes_no_result() -> None:
-    trie, tokens = make(SIZES, 60, 1)
-    model = model_of("llama", tokens)
+    trie, tokens, model = make_with_model(SIZES, 60, seed=1)
     prompts = [[9, 8], [], [7, 6, 5]]
     plain = beam_search(model, prompts, trie, tokens, num_beams=4, k=4)
     targets = [int(plain[0].leaves[0]), 3, -1]
