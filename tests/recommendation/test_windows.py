@@ -2,7 +2,6 @@ import io
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,28 +12,7 @@ from hypothesis import strategies as st
 from sidtool.recommendation.requests import BadRequest, Request, read_request_stream
 from sidtool.recommendation.windows import LiveRequests, arriving_requests
 
-Pipe = tuple[LiveRequests, Callable[[bytes], None], Callable[[], None]]
 LINE = b'{"history": ["i%d"]}\n'
-
-
-@pytest.fixture
-def pipe() -> Iterator[Pipe]:
-    """The requests of a pipe, a function that writes to it and one that closes it."""
-    reading, writing = os.pipe()
-    closed = []
-
-    def write(content: bytes) -> None:
-        os.write(writing, content)
-
-    def close() -> None:
-        closed.append(True)
-        os.close(writing)
-
-    stream = os.fdopen(reading, "rb")
-    yield LiveRequests(stream), write, close
-    if not closed:
-        os.close(writing)
-    stream.close()
 
 
 def items(window: list[Request | BadRequest]) -> list[str]:
@@ -70,23 +48,25 @@ def test_a_pipe_has_the_requests_of_a_file(content: bytes, cuts: list[int], size
     assert [request.line for request in requests] == [request.line for request in expected]
 
 
-def test_a_window_ends_where_the_input_pauses(pipe: Pipe) -> None:
-    requests, write, close = pipe
-    windows = requests.windows(3)
-    write(LINE % 1)
-    assert items(next(windows)) == ["i1"]
-    # neither a blank line nor a part of one is a request to wait for
-    write(LINE % 2 + b"\n \n")
-    assert items(next(windows)) == ["i2"]
-    write(LINE % 3 + b'{"hist')
-    assert items(next(windows)) == ["i3"]
-    write(b'ory": ["i4"]}\n' + b"".join(LINE % number for number in range(5, 9)))
-    assert items(next(windows)) == ["i4", "i5", "i6"]
-    assert items(next(windows)) == ["i7", "i8"]
-    write(b"[")
-    close()
-    assert items(next(windows)) == ["bad"]
-    assert next(windows, None) is None
+def test_a_window_ends_where_the_input_pauses() -> None:
+    reading, writing = os.pipe()
+    # the writing end is closed first, so that nobody waits for it after a failure
+    with os.fdopen(reading, "rb") as stream, os.fdopen(writing, "wb", buffering=0) as pipe:
+        windows = LiveRequests(stream).windows(3)
+        pipe.write(LINE % 1)
+        assert items(next(windows)) == ["i1"]
+        # neither a blank line nor a part of one is a request to wait for
+        pipe.write(LINE % 2 + b"\n \n")
+        assert items(next(windows)) == ["i2"]
+        pipe.write(LINE % 3 + b'{"hist')
+        assert items(next(windows)) == ["i3"]
+        pipe.write(b'ory": ["i4"]}\n' + b"".join(LINE % number for number in range(5, 9)))
+        assert items(next(windows)) == ["i4", "i5", "i6"]
+        assert items(next(windows)) == ["i7", "i8"]
+        pipe.write(b"[")
+        pipe.close()
+        assert items(next(windows)) == ["bad"]
+        assert next(windows, None) is None
 
 
 def test_an_error_of_the_input_ends_the_windows() -> None:
