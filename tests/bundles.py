@@ -1,10 +1,11 @@
 """Small bundles for tests, made in memory."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.bundle import Bundle, ItemMap, verify
 from sidtool.tokenizer.quantize import Codebook, QuantizerParams
 from sidtool.tokenizer.sid import SidSpace
 
@@ -32,6 +33,13 @@ def small_bundle(
     ids, titles = ([f"{word}{row}" for row in range(items)] for word in ("i", "film "))
     policy = "allow" if duplicates else "reassign"
     return Bundle.of(ItemMap.of(space, ids, codes, titles), book, policy, name=name)
+
+
+def reopened(bundle: Bundle, path: Path) -> Bundle:
+    """The bundle as it is read from a path, where it is saved."""
+    bundle.save(path)
+    assert verify(path) == []
+    return Bundle.open(path)
 
 
 def renamed(bundle: Bundle, name: str) -> Bundle:

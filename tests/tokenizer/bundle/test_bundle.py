@@ -24,7 +24,7 @@ from sidtool.tokenizer.make.build import BuildOptions, build_codebook
 from sidtool.tokenizer.make.encode import decode
 from sidtool.tokenizer.make.explain import explain
 from sidtool.tokenizer.sid import Levels, SidSpace
-from tests.bundles import small_bundle
+from tests.bundles import reopened, small_bundle
 
 
 def test_identity_changes_with_each_part() -> None:
@@ -139,8 +139,7 @@ def test_sids_are_those_of_the_active_items_and_decode_to_them() -> None:
 
 def test_title_of_an_item(tmp_path: Path) -> None:
     bundle = small_bundle(40)
-    bundle.save(tmp_path / "shop.zarr")
-    opened = Bundle.open(tmp_path / "shop.zarr")
+    opened = reopened(bundle, tmp_path / "shop.zarr")
     for row in (0, 17, 39):
         assert opened.title(bundle.items.ids[row]) == bundle.items.title(row) != ""
     for look_up in (opened.sid, opened.title, opened.similar):
@@ -243,9 +242,7 @@ def test_the_codes_are_those_of_the_command(tmp_path: Path) -> None:
     assert bundle.identity.codebook != ""
     assert bundle.manifest.codebook_report is not None
     np.testing.assert_array_equal(bundle.encode(vectors()), built.encode(vectors()))
-    bundle.save(tmp_path / "again.zarr")
-    assert verify(tmp_path / "again.zarr") == []
-    assert Bundle.open(tmp_path / "again.zarr").digest == bundle.digest
+    assert reopened(bundle, tmp_path / "again.zarr").digest == bundle.digest
     assert Bundle.from_vectors(IDS, vectors()).space.sizes == Levels.for_items(60).sizes
 
 
@@ -311,8 +308,8 @@ def test_a_series_is_read_by_place_and_not_by_label() -> None:
 
 
 def test_an_id_that_no_bundle_can_hold_is_not_in_one(tmp_path: Path) -> None:
-    small_bundle(5000, (20, 20, 20)).save(tmp_path / "large.zarr")
-    for bundle in (small_bundle(), Bundle.open(tmp_path / "large.zarr")):
+    large = reopened(small_bundle(5000, (20, 20, 20)), tmp_path / "large.zarr")
+    for bundle in (small_bundle(), large):
         with pytest.raises(DataError, match="lone surrogate"):
             bundle.sid("\ud800")
 

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import IntegrityError
 from sidtool.base.output import new_dir
-from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle import item_map as module
 from sidtool.tokenizer.bundle.contents import MAX_LOOKUPS
 from sidtool.tokenizer.bundle.item_map import BLOCK, ItemMap, StringArray
 from sidtool.tokenizer.bundle.zarr_group import write_group
 from sidtool.tokenizer.make.encode import decode
 from sidtool.tokenizer.sid import SidSpace
+from tests.bundles import reopened
 
 
 class Counted(LocalFileSystem):
@@ -133,8 +134,7 @@ def test_ten_look_ups_read_a_twentieth_at_most(
 
 def test_many_look_ups_read_the_whole_once(tmp_path: Path) -> None:
     made = large_bundle(BLOCK + 1)
-    made.save(tmp_path / "shop.zarr")
-    bundle = Bundle.open(tmp_path / "shop.zarr")
+    bundle = reopened(made, tmp_path / "shop.zarr")
     for row in range(MAX_LOOKUPS):
         bundle.sid(made.items.ids[row])
     assert "items" not in vars(bundle)
@@ -177,9 +177,7 @@ def test_a_large_map_equals_one_that_is_held_in_memory(
     assert [items.ids[row] for row in range(len(names))] == names
     assert items.rows([*names[::-1], "absent"]).tolist() == [*range(len(names))[::-1], -1]
     assert opened.trie().rows.tolist() == whole.trie().rows.tolist()
-    opened.save(tmp_path / "copy.zarr")
-    assert Bundle.open(tmp_path / "copy.zarr").digest == whole.digest
-    assert verify(tmp_path / "copy.zarr") == []
+    assert reopened(opened, tmp_path / "copy.zarr").digest == whole.digest
 
 
 @pytest.mark.usefixtures("large")
@@ -237,8 +235,7 @@ def test_an_array_is_cut_into_even_chunks(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("sidtool.tokenizer.bundle.zarr_arrays.CHUNK_BYTES", 1000)
     made = large_bundle(BLOCK + 1)
     made = Bundle.of(replace(made.items, titles=None), None, "reassign", name="cut")
-    made.save(tmp_path / "cut.zarr")
-    opened = Bundle.open(tmp_path / "cut.zarr")
+    opened = reopened(made, tmp_path / "cut.zarr")
     chunks = (tmp_path / "cut.zarr/items/sid/c").rglob("*")
     sizes = {path.stat().st_size for path in chunks if path.is_file()}
     assert len(sizes) == 1

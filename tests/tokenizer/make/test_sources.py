@@ -12,12 +12,13 @@ from sidtool.data.items import Items, make_items
 from sidtool.data.split.protocols import SplitEvents, given
 from sidtool.data.split.record import Cuts
 from sidtool.data.split.split import Split
-from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.add import add_items
 from sidtool.tokenizer.make.build import BuildOptions, build, build_codebook, plan_build
 from sidtool.tokenizer.make.encode import check_not_empty, encode
 from sidtool.tokenizer.quantize.fusion import FusionOptions
+from tests.bundles import reopened
 from tests.data.split.cases import write_windows
 from tests.tokenizer.quantize.material import mixture
 
@@ -113,9 +114,7 @@ def test_the_same_seed_gives_the_same_bundle(tmp_path: Path) -> None:
 )
 def test_every_method_supports_co_occurrence_and_later_items(tmp_path: Path, method: str) -> None:
     made = built(split_of(tmp_path, EVENTS), method=method)
-    made.save(tmp_path / "shop.zarr")
-    assert verify(tmp_path / "shop.zarr") == []
-    opened = Bundle.open(tmp_path / "shop.zarr")
+    opened = reopened(made, tmp_path / "shop.zarr")
     fresh = mixture(5, 3, 10)
     grown = add_items(opened, listed(("n0", "n1", "n2")), fresh)
     assert len(np.unique(grown.items.codes, axis=0)) == N + 3
