@@ -12,6 +12,7 @@ from tests.search_cases import assert_same, make, path_scores, tiny_causal_model
 
 PROMPT = [9, 8, 7, 30, 31]
 TRIE, TOKENS = make((5, 6, 4), 60)
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
 
 
 def check(model: Any) -> None:
@@ -34,15 +35,7 @@ def check(model: Any) -> None:
         ("granite", {"logits_scaling": 0.3}),
         ("phi", {}),  # a head with bias
         ("starcoder2", {"sliding_window": 4}),
-        (
-            "qwen3_moe",
-            {
-                "num_experts": 4,
-                "num_experts_per_tok": 2,
-                "moe_intermediate_size": 16,
-                "head_dim": 8,
-            },
-        ),
+        ("qwen3_moe", EXPERTS),
     ],
 )
 def test_soft_caps_scales_and_biases_are_applied(name: str, config: dict[str, Any]) -> None:

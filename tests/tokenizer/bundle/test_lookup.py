@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -248,11 +249,9 @@ def test_an_array_is_cut_into_even_chunks(tmp_path: Path, monkeypatch: pytest.Mo
 @given(st.lists(st.text(min_size=1, max_size=9), max_size=30), st.integers(1, 7))
 def test_hashes_do_not_depend_on_neighbors(texts: list[str], chunk: int) -> None:
     texts = [text.encode("utf-8", "replace").decode() for text in texts]
-    before, module.CHUNK = module.CHUNK, chunk
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK", chunk)
         together = StringArray.of(texts).hashes()
-    finally:
-        module.CHUNK = before
     assert together.tolist() == [int(StringArray.of([text]).hashes()[0]) for text in texts]
 
 
@@ -265,12 +264,7 @@ def test_a_string_that_is_not_utf8_is_refused_in_any_chunk(
     offsets = np.array([0, *sorted(min(cut, len(data)) for cut in cuts), len(data)])
     strings = [data[start:stop] for start, stop in pairwise(offsets.tolist())]
     are_valid = all(string.decode("utf-8", "ignore").encode() == string for string in strings)
-    before, module.CHUNK = module.CHUNK, chunk
-    try:
+    refusal = nullcontext() if are_valid else pytest.raises(IntegrityError)
+    with pytest.MonkeyPatch.context() as patch, refusal:
+        patch.setattr(module, "CHUNK", chunk)
         StringArray.stored("items/title", np.frombuffer(data, dtype=np.uint8), offsets)
-    except IntegrityError:
-        assert not are_valid
-    else:
-        assert are_valid
-    finally:
-        module.CHUNK = before
