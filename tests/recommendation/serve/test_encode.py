@@ -39,12 +39,7 @@ def test_texts_are_encoded_as_by_the_library(
     expected = [asdict(encoding) for encoding in encode(bundle, TEXTS)]
     loads = []
     load = room.load_model
-
-    def counted(*arguments: Any) -> Any:
-        loads.append(arguments)
-        return load(*arguments)
-
-    monkeypatch.setattr(room, "load_model", counted)
+    monkeypatch.setattr(room, "load_model", lambda *named: loads.append(named) or load(*named))
     client = make_client(loaded_model(bundle))
     for _ in range(2):
         answer = client.post("/v1/encode", json={"texts": TEXTS})

@@ -260,31 +260,17 @@ def test_a_model_that_cannot_answer_is_refused(shop: LoadedModel) -> None:
         Served.of(untrained, Version("v1"), OPTIONS.recommend).warm_up()
 
 
-@pytest.mark.parametrize(
-    "prompts",
-    [
-        {"text_prompt": TextPrompt("title-to-sid", "{item}:", 100)},
-        {
-            "history_prompt": HistoryPrompt(
-                "sequence",
-                "{user.age}{history}",
-                5,
-                300,
-                separator=" ",
-                item="{gap}{event.device}{sid}{event.rating}",
-            )
-        },
-        {
-            "history_prompt": HistoryPrompt(
-                "next-item-by-rating",
-                "{context.place}{history}{feedback.rating}{gap}",
-                5,
-                300,
-                item="{ago}{sid}",
-            )
-        },
-    ],
-    ids=["text", "sequence with fields", "fields"],
-)
-def test_the_trial_is_a_request_that_the_model_can_answer(shop: LoadedModel, prompts: Any) -> None:
-    Served.of(with_prompts(shop, **prompts), Version("v1"), OPTIONS.recommend).warm_up()
+SEQUENCE = HistoryPrompt("sequence", "{user.age}{history}", 5, 300, separator=" ")
+SEQUENCE = replace(SEQUENCE, item="{gap}{event.device}{sid}{event.rating}")
+BY_RATING = "{context.place}{history}{feedback.rating}{gap}"
+PROMPTS: dict[str, dict[str, Any]] = {
+    "text": {"text_prompt": TextPrompt("title-to-sid", "{item}:", 100)},
+    "sequence with fields": {"history_prompt": SEQUENCE},
+    "fields": {"history_prompt": HistoryPrompt("by-rating", BY_RATING, 5, 300, item="{ago}{sid}")},
+}
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_the_trial_is_a_request_that_the_model_can_answer(shop: LoadedModel, prompt: str) -> None:
+    loaded = with_prompts(shop, **PROMPTS[prompt])
+    Served.of(loaded, Version("v1"), OPTIONS.recommend).warm_up()
