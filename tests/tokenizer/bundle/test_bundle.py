@@ -157,6 +157,7 @@ def test_a_bundle_is_a_collection_of_its_active_items() -> None:
     assert bundle.items.ids[4] in bundle
     assert "none" not in bundle
     assert list(bundle) == list(bundle.sids()) == bundle.to_pandas()["item_id"].tolist()
+    assert repr(bundle.items) == f"<ItemMap of 40 items, {bundle.space.spelled_sizes}>"
 
 
 @pytest.mark.parametrize("duplicates", [False, True])
