@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
@@ -201,6 +202,7 @@ def test_a_service_that_ends_closes_its_port_and_answers_its_calls(
             assert connection.recv(1 << 12).startswith(b"HTTP/1.1 100 ")
             service.process.send_signal(signal.SIGTERM)
             wait_until(lambda: not is_open(url.port))
+            time.sleep(0.5)  # in which a service that waits for no call would end
             connection.sendall(body)
             answer = b"".join(iter(lambda: connection.recv(1 << 12), b""))
         assert answer.startswith(b"HTTP/1.1 200 ")
