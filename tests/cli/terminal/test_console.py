@@ -60,6 +60,7 @@ class Screen(io.StringIO):
 def terminal() -> Iterator[Screen]:
     """Both streams on one screen. No fixture: pytest sets its own streams after them."""
     screen = Screen()
+    assert Console(file=screen).is_terminal  # for rich, or it would prove nothing
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "400")
         patch.setenv("TERM", "xterm")
@@ -97,31 +98,22 @@ def test_cells_and_titles_are_literal_on_terminals(rows: list[tuple[str, str]], 
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_notes_and_result_lines_are_literal(text: str) -> None:
+def test_lines_and_labels_are_literal_and_json_is_exact(text: str) -> None:
     with terminal() as screen:
         note(text, label="error:", style="bold red")
         say(text)
         say_cells(text, "second")
-    expected = visible(text)
-    assert written(screen) == f"error: {expected}\n{expected}\n{expected}\tsecond\n"
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-def test_json_is_exact_and_steers_no_terminal(text: str) -> None:
-    with terminal() as screen:
         say_json({"title": text, "é": "東京"})
-    line = written(screen)
+    expected = visible(text)
+    *lines, line, end = written(screen).split("\n")
+    assert lines == [f"error: {expected}", expected, f"{expected}\tsecond"]
     assert not STEERING.search(line)
-    assert json.loads(line) == {"title": text, "é": "東京"}
+    assert (json.loads(line), end) == ({"title": text, "é": "東京"}, "")
     assert "東京" in line
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-def test_progress_labels_are_literal(text: str) -> None:
     with terminal() as screen, progress(text) as report:
         report[text](1, 2)
         report[text](2, 2)
-    assert visible(text) in written(screen)
+    assert expected in written(screen)
 
 
 def test_only_the_modules_of_the_terminal_write_to_it() -> None:
@@ -172,25 +164,23 @@ def test_no_words_print_the_help() -> None:
     assert "Tokenizer" in ran.out + ran.err
 
 
-@pytest.mark.parametrize("error", [OSError(""), MemoryError(), SidtoolError("[/b]\x1b[2J")])
-def test_an_expected_error_is_one_line(error: Exception) -> None:
-    with terminal() as screen, pytest.raises(typer.Exit) as caught, one_line_errors():
-        raise error
-    assert caught.value.exit_code == 1
-    assert re.fullmatch("error: .+\n", written(screen))
-
-
 @pytest.mark.parametrize(
-    ("error", "raised", "text"),
-    [(KeyboardInterrupt(), typer.Exit(130), "interrupted\n"), (BrokenPipeError(), None, "")],
+    ("error", "code", "text"),
+    [
+        *((error, 1, "error: .+\n") for error in (OSError(""), MemoryError())),
+        (SidtoolError("[/b]\x1b[2J"), 1, "error: .+\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (BrokenPipeError(), None, ""),  # a closed pipe passes
+    ],
 )
-def test_an_interrupt_has_its_own_code_and_a_closed_pipe_passes(
-    error: BaseException, raised: Exception | None, text: str
+def test_an_expected_error_is_one_line_and_an_exit_code(
+    error: BaseException, code: int | None, text: str
 ) -> None:
-    with terminal() as screen, pytest.raises(type(raised or error)) as caught, one_line_errors():
+    expected = type(error) if code is None else typer.Exit
+    with terminal() as screen, pytest.raises(expected) as caught, one_line_errors():
         raise error
-    assert getattr(caught.value, "exit_code", None) == getattr(raised, "exit_code", None)
-    assert written(screen) == text
+    assert getattr(caught.value, "exit_code", None) == code
+    assert re.fullmatch(text, written(screen))
 
 
 def test_a_closed_standard_input_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,36 +189,36 @@ def test_a_closed_standard_input_is_named(monkeypatch: pytest.MonkeyPatch) -> No
         standard_input()
 
 
-def test_the_console_of_a_terminal_is_rich() -> None:
-    # `screen` above would prove nothing if rich did not take it for a terminal
-    assert Console(file=Screen()).is_terminal
-
-
-NUMBERS = [
-    ("beauty-rq-kmeans-balanced.zarr", "rq-kmeans", 12101, *(0.123456 * k for k in range(6)))
-]
-
-
-def test_a_table_folds_no_number_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ["bundle", "method", "items", *(f"residual variance {k}" for k in range(6))]
+@pytest.mark.parametrize(
+    ("width", "names", "row"),
+    [
+        (
+            80,
+            ["bundle", "method", "items", *(f"residual variance {k}" for k in range(6))],
+            (
+                "beauty-rq-kmeans-balanced.zarr",
+                "rq-kmeans",
+                12101,
+                *(0.123456 * k for k in range(6)),
+            ),
+        ),
+        (
+            40,
+            ["", "model", "95% interval", "gain", "coverage", "item-knn", "popularity"],
+            ("ndcg@10", "0.855", "0.728-0.946", "-0.018 to 0.055", "83.3%", "0.875", "0.075"),
+        ),
+    ],
+)
+def test_a_narrow_terminal_folds_no_number(
+    width: int, names: list[str], row: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with terminal() as screen:
-        monkeypatch.setenv("COLUMNS", "80")
-        say_table(names, NUMBERS)
+        monkeypatch.setenv("COLUMNS", str(width))
+        say_table(names, [row])
     text = written(screen)
-    assert max(map(len, text.split("\n"))) <= 80
-    for number in NUMBERS[0][3:]:
-        assert f"{number:.4f}" in text
-    assert " 12101 " in text
-
-
-def test_a_narrow_terminal_folds_no_number_that_is_spelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [("ndcg@10", "0.855", "0.728-0.946", "-0.018 to 0.055", "83.3%", "0.875", "0.075")]
-    with terminal() as screen:
-        monkeypatch.setenv("COLUMNS", "40")
-        say_table(["", "model", "95% interval", "gain", "coverage", "item-knn", "popularity"], rows)
-    words = written(screen).split()
-    for number in (*rows[0][:3], "-0.018", "0.055", *rows[0][4:]):
-        assert number in words
+    assert width == 40 or max(map(len, text.split("\n"))) <= width
+    words = " ".join(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row)
+    assert {word for word in words.split() if re.search(r"\d", word)} <= set(text.split())
 
 
 def test_the_floats_of_a_column_have_the_same_decimals(capsys: pytest.CaptureFixture[str]) -> None:
@@ -286,85 +276,49 @@ def test_a_warning_is_printed_early_once_and_below_the_result(
     assert capsys.readouterr().err == "warning: slow\nnext: sidtool inspect x\n"
 
 
-@pytest.mark.usefixtures("_normal")
-def test_verbose_adds_how_long_a_stage_took(capsys: pytest.CaptureFixture[str]) -> None:
-    set_verbosity(quiet=False, verbose=True)
-    with progress("embed") as report:
-        report["embed"](3, 3)
-    assert re.fullmatch(r"embed: 3 in \d+\.\d s\n", capsys.readouterr().err)
+LINES = {
+    "a line now and then": (
+        {"embed": [(0, 1, 11), (10, 2, 11), (31, 3, 11), (32, 4, 11), (62, 5, 11)]},
+        ["embed: 3 of 11, about 2 min left", "embed: 5 of 11, about 93 s left"],
+    ),
+    "a stream has no total": ({"embed": [(0, 512, 0), (40, 1024, 0)]}, ["embed: 1024"]),
+    "the time left is that of the present pass": (
+        {"eval": [(0, 32, 500), (40, 500, 500), (41, 32, 500), (75, 32, 500), (110, 101, 500)]},
+        [
+            "eval: 500 of 500, about 0 s left",
+            "eval: 32 of 500",
+            "eval: 101 of 500, about 7 min left",
+        ],
+    ),
+    "verbose: a stage starts where the one before it ended": (
+        {"embed": [(40, 2, 2)], "quantize": [(41, 1, 100), (72, 32, 100), (80, 100, 100)]},
+        ["embed: 2 in 40.0 s", "quantize: 32 of 100, about 68 s left", "quantize: 100 in 40.0 s"],
+    ),
+}
+"""What is seen -> the reports of each stage, as (seconds, done, total), and the lines."""
 
 
 @pytest.mark.usefixtures("_normal")
-def test_a_stage_starts_where_the_one_before_it_ended(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("case", LINES)
+def test_without_a_terminal_progress_is_lines(
+    case: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    stages, lines = LINES[case]
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    set_verbosity(quiet=False, verbose=True)
-    with progress("embed", "quantize") as report:
-        for now, stage, done, total in [
-            (40.0, "embed", 2, 2),
-            (41.0, "quantize", 1, 100),
-            (72.0, "quantize", 32, 100),
-            (80.0, "quantize", 100, 100),
-        ]:
-            clock[0] = now
-            report[stage](done, total)
-    assert capsys.readouterr().err.splitlines() == [
-        "embed: 2 in 40.0 s",
-        "quantize: 32 of 100, about 68 s left",
-        "quantize: 100 in 40.0 s",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("steps", "total", "lines"),
-    [
-        (
-            [(1, 0.0), (2, 10.0), (3, 31.0), (4, 32.0), (5, 62.0)],
-            11,
-            "embed: 3 of 11, about 2 min left\nembed: 5 of 11, about 93 s left\n",
-        ),
-        ([(512, 0.0), (1024, 40.0)], 0, "embed: 1024\n"),  # a stream has no total
-    ],
-)
-def test_without_a_terminal_progress_is_a_line_now_and_then(
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    steps: list[tuple[int, float]],
-    total: int,
-    lines: str,
-) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    with progress("embed") as report:
-        for done, now in steps:
-            clock[0] = now
-            report["embed"](done, total)
-    assert capsys.readouterr().err == lines
+    set_verbosity(quiet=False, verbose=case.startswith("verbose"))
+    with progress(*stages) as report:
+        for stage, reports in stages.items():
+            for now, done, total in reports:
+                clock[0] = now
+                report[stage](done, total)
+    assert capsys.readouterr().err.splitlines() == lines
 
 
 def test_a_stream_has_no_total_on_a_terminal() -> None:
     with terminal() as screen, progress("recommend") as report:
         report["recommend"](512, 0)
     assert "512/?" in written(screen)
-
-
-def test_the_time_left_is_that_of_the_present_pass(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    reports = [(0.0, 32), (40.0, 500), (41.0, 32), (75.0, 32), (110.0, 101)]
-    with progress("evaluate") as report:
-        for now, done in reports:
-            clock[0] = now
-            report["evaluate"](done, 500)
-    assert capsys.readouterr().err.splitlines() == [
-        "evaluate: 500 of 500, about 0 s left",
-        "evaluate: 32 of 500",
-        "evaluate: 101 of 500, about 7 min left",
-    ]
 
 
 def test_paths_in_the_next_command_are_quoted(capsys: pytest.CaptureFixture[str]) -> None:
