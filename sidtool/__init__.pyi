@@ -107,7 +107,7 @@ from .recommendation.serve import Listening as Listening
 from .recommendation.serve import ServeLimits as ServeLimits
 from .recommendation.serve import ServeOptions as ServeOptions
 from .recommendation.serve import serve as serve
-from .registry import VersionRecord as VersionRecord
+from .registry import Pushed as Pushed
 from .registry import log as log
 from .registry import open_bundle as open_bundle
 from .registry import policy as policy
@@ -116,7 +116,7 @@ from .registry import pull as pull
 from .registry import push as push
 from .registry import tag as tag
 from .registry import verify as verify
-from .registry.publish import Pushed as Pushed
+from .registry.records import VersionRecord as VersionRecord
 from .registry.version_log import VersionLog as VersionLog
 from .tokenizer import BuildOptions as BuildOptions
 from .tokenizer import BundleFigures as BundleFigures

@@ -19,8 +19,7 @@ from sidtool.examples import Lineage
 from sidtool.examples.lineage import LINEAGE_FORMAT
 from sidtool.memory import MemoryManifest
 from sidtool.model.contract import Contract
-from sidtool.registry import VersionRecord
-from sidtool.registry.records import Pointer
+from sidtool.registry.records import Pointer, VersionRecord
 from sidtool.tokenizer.bundle import Manifest
 
 GOLDEN = Path(__file__).with_name("golden")

@@ -12,7 +12,6 @@ from sidtool.base.signatures import Signer
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
-from sidtool.registry.publish import Pushed
 
 Reference = Annotated[
     str,
@@ -190,7 +189,7 @@ def policy(
     return None
 
 
-def _done(pushed: Pushed, *, is_signed: bool) -> str:
+def _done(pushed: "registries.Pushed", *, is_signed: bool) -> str:
     """What a push did."""
     if pushed.new:
         return f"pushed {pushed.sent} objects"

@@ -5,13 +5,13 @@ from .copies import pull as pull
 from .copies import with_version as with_version
 from .kinds import ROOTS as ROOTS
 from .kinds import read_manifest as read_manifest
+from .publish import Pushed as Pushed
 from .publish import plan_push as plan_push
 from .publish import policy as policy
 from .publish import push as push
 from .publish import tag as tag
 from .records import POINTER as POINTER
 from .records import Kind as Kind
-from .records import VersionRecord as VersionRecord
 from .records import list_versions as list_versions
 from .records import read_pointer as read_pointer
 from .references import check_signed as check_signed
