@@ -1,31 +1,14 @@
 """Public functions take a bundle, a split, a catalog, a memory or a model by where it is."""
 
-import inspect
 from functools import partial
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 import pytest
 
 import sidtool
-from sidtool.data import Items
-from sidtool.data.split import Split
 from tests.cli.road import Road, link, write_lines
-from tests.test_imports import members
-
-OPENED = (sidtool.Bundle, Items, sidtool.LoadedModel, sidtool.Memory, Split)
-
-
-def test_every_exported_function_takes_what_it_opens_by_its_location() -> None:
-    for name in set(sidtool.__all__) - {"__version__"}:
-        exported = getattr(sidtool, name)
-        hints = get_type_hints(exported) if inspect.isfunction(exported) else {}
-        for parameter, hint in hints.items():
-            kinds = list(members(hint))
-            if parameter != "return" and any(kind in OPENED for kind in kinds):
-                assert str in kinds, f"{name}({parameter})"
-                assert Path in kinds, f"{name}({parameter})"
 
 
 @pytest.fixture
