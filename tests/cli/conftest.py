@@ -19,6 +19,13 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
     return walk(tmp_path_factory.mktemp("road"))
 
 
+@pytest.fixture
+def in_road(road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder with the road's files."""
+    link(tmp_path, {path.name: path for path in road.folder.iterdir()})
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_encoder(tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("encoder"))

@@ -107,6 +107,13 @@ def write_lines(path: Path, lines: Iterable[Any]) -> Path:
     return path
 
 
+def retire(bundle: object, out: Path, *items: str) -> Path:
+    """The next version of a bundle, without these items."""
+    gone = write_lines(out.with_name(f"without-{items[0]}.txt"), items)
+    done("add-items", bundle, "-o", out, "--remove", gone)
+    return out
+
+
 def link(folder: Path, targets: Mapping[str, Path]) -> None:
     """Name other files and folders in a folder."""
     for name, target in targets.items():

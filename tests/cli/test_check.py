@@ -86,6 +86,13 @@ def test_a_catalog_with_a_header_alone_is_refused(tmp_path: Path) -> None:
         assert (ran.code, "a build would stop: no row below the header" in ran.err) == (3, True)
 
 
+def test_numbers_among_dates_are_counted(tmp_path: Path) -> None:
+    items, events = shop(tmp_path, IDS)
+    events.write_text(events.read_text().replace("2020-12-13", "1607817600"))
+    problems = run("check", items, events, "--json").json["problems"]
+    assert {problem["kind"]: problem["count"] for problem in problems} == {"mixed_time": 20}
+
+
 def test_dates_in_another_format_are_named_and_read(tmp_path: Path) -> None:
     items, events = shop(tmp_path, IDS, dates="{:02d}/12/2020")
     ran = run("check", items, events)

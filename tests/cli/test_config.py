@@ -115,18 +115,6 @@ def test_an_empty_value_of_a_file_may_be_replaced(road: Road, tmp_path: Path) ->
     assert done(*words, env={"SIDTOOL_BUILD_CODEBOOK_ENCODER": "lexical"}).code == 0
 
 
-def test_a_missing_options_file_is_an_error(road: Road, tmp_path: Path) -> None:
-    command = (*built(road, tmp_path / "b.zarr"), "--config", tmp_path / "none.yaml")
-    assert "none.yaml" in refused(2, *command)
-
-
-def test_the_environment_applies_to_every_command(road: Road) -> None:
-    ask = ("recommend", road.tuned, "--history", "b001,b002", "--json")
-    assert len(done(*ask, env={"SIDTOOL_RECOMMEND_K": "3"}).json["items"]) == 3
-    assert len(done(*ask, "-k", 4, env={"SIDTOOL_RECOMMEND_K": "3"}).json["items"]) == 4
-    assert len(done(*ask, env={"SIDTOOL_EVALUATE_K": "3"}).json["items"]) == 10
-
-
 def test_a_variable_of_the_name_version_does_not_stop_a_command(road: Road) -> None:
     assert done("verify", road.bundle, "--json", env={"SIDTOOL_VERSION": "1"}).json["ok"]
 

@@ -1,11 +1,9 @@
 import doctest
-from pathlib import Path
 
 import pytest
 
 import sidtool
 from sidtool.cli.main import app
-from tests.cli.road import Road, link
 
 COMMANDS = {
     "compare": "compare_bundles",
@@ -34,11 +32,8 @@ def test_every_command_has_an_example() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in sidtool.__all__ if examples_of(name)])
-def test_the_examples_of_a_docstring_run(
-    name: str, road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link(tmp_path, {path.name: path for path in road.folder.iterdir()})
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("in_road")
+def test_the_examples_of_a_docstring_run(name: str) -> None:
     runner = doctest.DocTestRunner(optionflags=FLAGS)
     said: list[str] = []
     for test in examples_of(name):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sidtool.tokenizer.bundle import Bundle, verify
-from tests.cli.road import COLORS, N_ITEMS, Road, done, refused, run, write_lines
+from tests.cli.road import COLORS, N_ITEMS, Road, done, refused, retire, run, write_lines
 
 
 def newcomers(folder: Path, n: int = 6) -> tuple[Path, Path]:
@@ -103,8 +103,7 @@ def test_the_exit_code_of_diff_depends_on_the_differences(road: Road, child: Pat
 
 
 def test_log_is_newest_first(road: Road, child: Path, tmp_path: Path) -> None:
-    gone = write_lines(tmp_path / "more.txt", ["b003"])
-    done("add-items", child, "--remove", gone, "-o", tmp_path / "third.zarr")
+    retire(child, tmp_path / "third.zarr", "b003")
     versions = done("log", tmp_path / "third.zarr", "--json").lines
     bundles = (tmp_path / "third.zarr", child, road.bundle)
     digests = [Bundle.open(path).identity.digest for path in bundles]

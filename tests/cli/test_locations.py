@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 
 import sidtool
-from tests.cli.road import Road, link, write_lines
+from tests.cli.road import Road, write_lines
 
 
 @pytest.fixture
-def shop(road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    link(tmp_path, {path.name: path for path in road.folder.iterdir()})
-    monkeypatch.chdir(tmp_path)
+def shop(in_road: None) -> None:
     sidtool.push("shop.zarr", "registry/shop", tag="prod")
 
 
@@ -60,7 +58,7 @@ def test_a_version_made_from_a_reference_has_a_free_number() -> None:
 
 
 @pytest.mark.usefixtures("shop")
-def test_what_is_written_takes_references(road: Road) -> None:
+def test_what_is_written_takes_references() -> None:
     reference = "registry/shop@prod"
     sidtool.export_map(reference, "sids.json", "flashrec")
     assert sidtool.rebind("tuned", reference, "rebound").kind == "same"

@@ -15,7 +15,7 @@ from sidtool.model.contract import MEMORY_COPY, read_contract
 from sidtool.registry import open_bundle
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.encoder import Encoder
-from tests.cli.road import TRAINING, Ran, Road, done, refused, run, tree, write_lines
+from tests.cli.road import TRAINING, Ran, Road, done, refused, retire, run, tree, write_lines
 from tests.encoders import embed
 from tests.memory.rerankers import random_reranker
 
@@ -93,9 +93,8 @@ def test_the_content_of_texts(road: Road, encoder: Path, tmp_path: Path) -> None
     error = refused(1, *few, "-o", tmp_path / "x")
     assert "the catalog lacks 1 of" in error
     assert "hint: give all items of the bundle, or retire these" in error
-    write_lines(tmp_path / "gone.txt", [json.loads(lines[-1])["item_id"]])
-    done("add-items", bundle, "--remove", tmp_path / "gone.txt", "-o", tmp_path / "later.zarr")
-    done("build-memory", road.split, tmp_path / "later.zarr", *few[3:], "-o", tmp_path / "l.zarr")
+    later = retire(bundle, tmp_path / "later.zarr", json.loads(lines[-1])["item_id"])
+    done("build-memory", road.split, later, *few[3:], "-o", tmp_path / "l.zarr")
     copy.rename(tmp_path / "moved")
     refused(1, *command, "-o", tmp_path / "x")
     done(*command, "-o", tmp_path / "again.zarr", "--encoder", tmp_path / "moved")
@@ -252,9 +251,7 @@ def test_a_re_ranker_orders_recommendations_unless_it_is_left_out(
 
 
 def test_a_plan_counts_the_items_that_the_memory_has(road: Road, tmp_path: Path) -> None:
-    gone = write_lines(tmp_path / "gone.txt", ["b000"])
-    bundle = tmp_path / "child.zarr"
-    done("add-items", road.bundle, "--remove", gone, "-o", bundle)
+    bundle = retire(road.bundle, tmp_path / "child.zarr", "b000")
     command = ("build-memory", road.split, bundle, "-o", tmp_path / "m.zarr", "--json")
     assert done(*command, "--dry-run").json["items"] == done(*command).json["items"]
 

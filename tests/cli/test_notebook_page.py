@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from tests.cli.road import Road, link
 from tests.doc_blocks import page
 
 SMALLER = {"K-": "b", "red soap no. 1": "blue soap 1", "sft/train.jsonl": "train.jsonl"}
@@ -29,11 +28,8 @@ def run_cell(code: str, names: dict[str, Any]) -> str:
     return printed.getvalue() + ("" if value is None else f"{value!r}\n")
 
 
-def test_every_block_shows_what_the_page_says(
-    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link(tmp_path, {path.name: path for path in road.folder.iterdir()})
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("in_road")
+def test_every_block_shows_what_the_page_says() -> None:
     names: dict[str, Any] = {}
     shown = []
     for code, expected in BLOCKS:

@@ -17,7 +17,7 @@ import pytest
 
 from sidtool.memory import verify_memory
 from sidtool.registry.references import open_bundle
-from tests.cli.road import Road, catalog, done, link, rated, write_lines
+from tests.cli.road import Road, catalog, done, link, rated, retire, write_lines
 from tests.doc_blocks import ENCODER, ROOT, blocks, commands, page
 from tests.hostile.writing_commands import own_codebook
 
@@ -226,10 +226,8 @@ def test_the_page_on_reports_runs(
     link(tmp_path, {"other": road.tuned, "tuned": road.tuned, "split": road.split})
     vectors = (road.vectors, road.vectors.with_suffix(".ids.txt"))
     link(tmp_path, {path.name: path for path in (road.bundle, *vectors)})
-    write_lines(Path("gone.txt"), ["b001"])
     done("push", "shop.zarr", "registry/shop")
-    done("add-items", "shop.zarr", "-o", "newer.zarr", "--remove", "gone.txt")
-    done("push", "newer.zarr", "registry/shop")
+    done("push", retire("shop.zarr", Path("newer.zarr"), "b001"), "registry/shop")
     run_page("reports.md", Path("none"))
     names = ("shop-1.1", "both", "training")
     texts = {name: Path(f"{name}.html").read_text("utf-8") for name in names}

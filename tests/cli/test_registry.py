@@ -6,18 +6,17 @@ import pytest
 
 from sidtool.registry.references import open_bundle, open_parent
 from sidtool.tokenizer.bundle import Bundle
-from tests.cli.road import N_ITEMS, Road, done, refused, run, tree, write_lines
+from tests.cli.road import N_ITEMS, Road, done, refused, retire, run, tree, write_lines
 from tests.s3 import BUCKET, Wire
 
 
 @pytest.fixture
 def shop(road: Road, tmp_path: Path) -> Path:
     """A registry with two versions: the shop's bundle, and a tagged one with one item removed."""
-    gone = write_lines(tmp_path / "gone.txt", ["b001"])
-    done("add-items", road.bundle, "--remove", gone, "-o", tmp_path / "second.zarr")
     shop = tmp_path / "published" / "shop"
     done("push", road.bundle, shop)
-    done("push", tmp_path / "second.zarr", shop, "--tag", "prod", "--license", "MIT")
+    second = retire(road.bundle, tmp_path / "second.zarr", "b001")
+    done("push", second, shop, "--tag", "prod", "--license", "MIT")
     return shop
 
 
@@ -138,8 +137,7 @@ def test_every_command_takes_a_reference(road: Road, shop: Path, tmp_path: Path)
     assert done("encode", old, "--embeddings", road.vectors).out.count("\n") == N_ITEMS
     assert done("diff", old, new, "--json").json["retired"] == ["b001"]
     assert done("compare", old, road.other, "--json").out
-    gone = write_lines(tmp_path / "more.txt", ["b002"])
-    done("add-items", new, "--remove", gone, "-o", tmp_path / "third.zarr")
+    retire(new, tmp_path / "third.zarr", "b002")
     done("export", new, "-o", tmp_path / "maps", "--to", "minionerec")
     done("align", road.other, "--to", old, "-o", tmp_path / "aligned.zarr")
     done("extend-model", road.base, new, "-o", tmp_path / "model")

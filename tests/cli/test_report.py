@@ -9,7 +9,7 @@ from sidtool.cli.reports import bundle_parts
 from sidtool.cli.reports.evaluation_page import MAX_JSON
 from sidtool.cli.reports.report import report
 from tests.cli.reports.html_page import Parsed, parsed
-from tests.cli.road import Road, done, refused
+from tests.cli.road import Road, done, refused, retire
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,7 @@ def test_a_published_bundle_is_compared_with_its_parent(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("gone.txt").write_text("b001\n")
-    done("add-items", road.bundle, "-o", "newer.zarr", "--remove", "gone.txt")
+    retire(road.bundle, Path("newer.zarr"), "b001")
     done("push", "newer.zarr", "registry/shop")
     assert "From version" not in page(tmp_path / "a.html", "registry/shop").text
     done("push", road.bundle, "registry/shop")

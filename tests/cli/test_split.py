@@ -13,6 +13,7 @@ from tests.cli.road import (
     protocol_split,
     rated,
     refused,
+    retire,
     tree,
 )
 
@@ -156,8 +157,7 @@ def test_the_split_record_survives_the_life_cycle_of_a_bundle(
     """Added items, alignment and publication keep the split; so does binding a model to another
     bundle."""
     bundle = folders["leave-one-out:bundle"]
-    (tmp_path / "gone.txt").write_text("b003\n")
-    done("add-items", bundle, "--remove", tmp_path / "gone.txt", "-o", tmp_path / "fewer.zarr")
+    retire(bundle, tmp_path / "fewer.zarr", "b003")
     done("align", bundle, "--to", road.bundle, "-o", tmp_path / "aligned.zarr")
     done("push", bundle, tmp_path / "registry/shop")
     made = (tmp_path / "fewer.zarr", tmp_path / "aligned.zarr", tmp_path / "registry/shop@latest")

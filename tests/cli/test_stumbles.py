@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.messy import garden, library, messy_shop, parts
-from tests.cli.road import TINY, TRAINING, done, refused, run, write_lines
+from tests.cli.messy import garden, library, parts
+from tests.cli.road import done, refused, run, write_lines
 from tests.data.tables.files import write_table
 
 Shop = Callable[[Path], tuple[Path, Path]]
@@ -105,34 +105,6 @@ def test_a_folder_that_holds_no_bundle_is_answered_with_what_one_is(tmp_path: Pa
     assert "hint: a bundle is a .zarr folder" in refused(3, "inspect", tmp_path)
 
 
-def test_a_messy_shop_goes_from_files_to_recommendations(tmp_path: Path, encoder: Path) -> None:
-    """Every command succeeds, and none needs a column flag."""
-    catalog, orders = messy_shop(tmp_path)
-    before = run("check", catalog, orders, "--json")
-    assert before.code == 3
-    kinds = {problem["kind"]: problem["count"] for problem in before.json["problems"]}
-    assert kinds.pop("unordered") > 0
-    once = ("empty_item_id", "duplicate_item_id", "item_id_spelling", "empty_title", "empty_user")
-    once += ("unreadable_time", "mixed_time", "duplicate_event", "single_event_user")
-    assert kinds == dict.fromkeys(once, 1) | {"unknown_item": 2}
-    clean = tmp_path / "clean"
-    assert "left out: 1 events without a user" in done("check", catalog, orders, "--fix", clean).out
-    items, events = clean / "items.parquet", clean / "events.parquet"
-    assert done("check", items, events).code == 0
-    split, bundle, base = tmp_path / "split", tmp_path / "shop.zarr", tmp_path / "base"
-    done("split", events, "-o", split)
-    build = ("build-codebook", items, "-o", bundle, "--encoder", encoder, "--levels", "4x4x8")
-    done(*build, "--interactions", split, "--set", "collaborative_dim=4")
-    done("init-model", items, "-o", base, "--vocab-size", 300, *TINY)
-    done("extend-model", base, bundle, "-o", tmp_path / "model")
-    sft = ("make-sft", bundle, items, split, "-o", tmp_path / "train.jsonl")
-    done(*sft, "--model", tmp_path / "model")
-    done("train", tmp_path / "model", tmp_path / "train.jsonl", "-o", tmp_path / "tuned", *TRAINING)
-    done("evaluate", tmp_path / "tuned", split)
-    recommend = ("recommend", tmp_path / "tuned", "--events", events, "--user", "c3", "-k", 3)
-    assert len(done(*recommend, "--json").json["items"]) == 3
-
-
 def test_check_of_good_data_says_so(tmp_path: Path) -> None:
     items = write_table(tmp_path / "i.csv", {"sku": ["a", "b"], "name": ["A", "B"]})
     table = {"customer": ["u"] * 3, "sku": ["a", "b", "a"], "ts": ["1", "2", "3"]}
@@ -154,8 +126,9 @@ def test_check_names_its_own_option_for_a_column(tmp_path: Path) -> None:
 
 
 def test_the_step_after_a_fix_of_items_alone_works(tmp_path: Path, encoder: Path) -> None:
-    catalog, _ = messy_shop(tmp_path)
-    last = done("check", catalog, "--fix", tmp_path / "clean").last
+    catalog, _ = garden(tmp_path)
+    flags = ("--id-column", "Artikelnummer", "--title-column", "Bezeichnung")
+    last = done("check", catalog, *flags, "--fix", tmp_path / "clean").last
     assert last.endswith("--encoder ENCODER")
     pasted = last.removeprefix("next: sidtool ").replace("ENCODER", str(encoder))
     words = pasted.replace("BUNDLE.zarr", str(tmp_path / "shop.zarr")).split()

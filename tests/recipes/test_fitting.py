@@ -184,8 +184,7 @@ def test_a_road_that_is_killed_anywhere_ends_with_the_same(
 
 def test_a_changed_option_repeats_its_steps(finished: Finished, shop: Shop, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    recipe = tmp_path / "recipe"
-    shutil.copytree(shop.recipe, recipe)
+    recipe = Path(shutil.copytree(shop.recipe, tmp_path / "recipe"))
     options = FitOptions(recipe=str(recipe), encoder=str(shop.encoder))
 
     def commands(options: FitOptions) -> list[str]:
@@ -332,8 +331,7 @@ def test_a_dry_run_prints_a_script_and_writes_nothing(shop: Shop, tmp_path: Path
 def test_an_unknown_key_of_a_recipe_is_refused_before_any_step(
     shop: Shop, tmp_path: Path, part: str, message: str
 ) -> None:
-    recipe = tmp_path / "recipe"
-    shutil.copytree(shop.recipe, recipe)
+    recipe = Path(shutil.copytree(shop.recipe, tmp_path / "recipe"))
     (recipe / f"{part}.yaml").write_text("histry_length: 1\n")
     words = ("fit", shop.items, shop.events, "-o", tmp_path / "out", "--recipe", recipe)
     for more in ((), ("--dry-run",)):

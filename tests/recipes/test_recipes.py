@@ -174,8 +174,7 @@ def test_only_a_recipe_for_a_language_model_takes_one(
 def test_a_setting_of_a_recipe_that_must_be_a_number_is_named(
     shop: Shop, tmp_path: Path, part: str, name: str, value: object
 ) -> None:
-    recipe = tmp_path / "recipe"
-    shutil.copytree(shop.recipe, recipe)
+    recipe = Path(shutil.copytree(shop.recipe, tmp_path / "recipe"))
     (recipe / f"{part}.yaml").write_text(yaml.safe_dump({name: value}))
     options = FitOptions(recipe=str(recipe), encoder=str(shop.encoder))
     with pytest.raises(UsageError, match=rf"{part}\.yaml: {name} must be a number of at least 0"):
@@ -209,8 +208,7 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:
 def test_a_file_or_key_that_no_recipe_has_is_refused(
     shop: Shop, tmp_path: Path, name: str, content: str, message: str | None
 ) -> None:
-    recipe = tmp_path / "recipe"
-    shutil.copytree(shop.recipe, recipe)
+    recipe = Path(shutil.copytree(shop.recipe, tmp_path / "recipe"))
     (recipe / name).write_text(content)
     if message is None:
         assert Recipe.named(str(recipe)).has("train")
