@@ -55,9 +55,10 @@ class FakeHub:
         for name in self.repositories:
             if path == f"/api/models/{name}":
                 return self._info(name, "main")
-            if path.startswith(f"/api/models/{name}/revision/"):
-                self.revisions.append(path.rpartition("/")[2])
-                return self._info(name, path.rpartition("/")[2])
+            revision = path.removeprefix(f"/api/models/{name}/revision/")
+            if revision != path:
+                self.revisions.append(revision)
+                return self._info(name, revision)
             tree = path.removeprefix(f"/api/models/{name}/tree/")
             if tree != path:
                 revision, _, below = tree.partition("/")
@@ -109,14 +110,12 @@ class FakeHub:
                 wanted = json.loads(body)["paths"]
                 return {}, json.dumps([file for file in stored if file["path"] in wanted]).encode()
             if action == "preupload":
-                return {}, json.dumps({"files": self._modes(name, revision, body)}).encode()
+                folder = self.files(name, self.commit_of(name, revision))
+                modes = [_mode(folder / file["path"], file) for file in json.loads(body)["files"]]
+                return {}, json.dumps({"files": modes}).encode()
             if action == "commit":
                 return {}, json.dumps(self._commit(name, revision, body)).encode()
         return None
-
-    def _modes(self, name: str, revision: str, body: bytes) -> list[dict[str, Any]]:
-        folder = self.files(name, self.commit_of(name, revision))
-        return [_mode(folder / file["path"], file) for file in json.loads(body)["files"]]
 
     def _transfers(self, objects: list[dict[str, Any]]) -> dict[str, Any]:
         """Where each object goes; one that was uploaded before goes nowhere."""
@@ -133,23 +132,20 @@ class FakeHub:
         shutil.copytree(self.files(name, before), folder)
         for line in body.splitlines():
             entry = json.loads(line)
-            path = folder / entry["value"].get("path", "")
+            value = entry["value"]
+            path = folder / value.get("path", "")
             if entry["key"] == "header":
-                assert entry["value"].get("parentCommit") == before
+                assert value.get("parentCommit") == before
             elif entry["key"] == "deletedFile":
                 path.unlink()
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(self._content(entry))
+                is_large = entry["key"] == "lfsFile"
+                stored = self.large[value["oid"]] if is_large else value["content"]
+                path.write_bytes(stored if is_large else base64.b64decode(stored))
         self.commits[name, commit] = folder
         self.references[name, revision] = commit
         return {"commitUrl": f"{self.endpoint}/{name}/commit/{commit}", "commitOid": commit}
-
-    def _content(self, entry: dict[str, Any]) -> bytes:
-        value = entry["value"]
-        if entry["key"] == "lfsFile":
-            return self.large[value["oid"]]
-        return base64.b64decode(value["content"])
 
 
 def _tree(folder: Path) -> Iterator[dict[str, object]]:

@@ -61,24 +61,17 @@ def tiny_model(
     shape |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     shape |= {"head_dim": 8, "max_position_embeddings": 512, "tie_word_embeddings": tied}
     shape |= {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
+    rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
     extras: dict[str, dict[str, Any]] = {
         "mistral": {"sliding_window": 8},
         "gemma3": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
-        "gpt_neox": {
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1e4,
-                "partial_rotary_factor": 0.5,
-            }
-        },
+        "gpt_neox": {"rope_parameters": rope},
         "gpt2": {"n_inner": 48, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
     }
-    if architecture == "gpt2":
-        del shape["num_key_value_heads"], shape["head_dim"], shape["intermediate_size"]
-    if architecture == "gpt_neox":
-        del shape["num_key_value_heads"], shape["head_dim"]
-    if architecture == "qwen2":
-        del shape["head_dim"]
+    unknown = {"qwen2": ["head_dim"], "gpt_neox": ["head_dim", "num_key_value_heads"]}
+    unknown["gpt2"] = [*unknown["gpt_neox"], "intermediate_size"]
+    for name in unknown.get(architecture, ()):
+        del shape[name]
     name = {"gemma3": "gemma3_text"}.get(architecture, architecture)
     config = AutoConfig.for_model(name, **{**shape, **extras.get(architecture, {}), **overrides})
     with torch.random.fork_rng(devices=[]):

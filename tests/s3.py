@@ -15,20 +15,15 @@ BUCKET = "bucket"
 
 @dataclass
 class Wire:
-    """Every request so far: method and path, with the bytes of its answer."""
+    """Every request so far, by method and path."""
 
     endpoint: str = ""
-    requests: list[tuple[str, str, int]] = field(default_factory=list)
+    requests: list[tuple[str, str]] = field(default_factory=list)
     lock: Any = field(default_factory=threading.Lock)
 
     def paths(self, method: str) -> list[str]:
         """The paths of the requests with a method."""
-        return [path for verb, path, _ in self.requests if verb == method]
-
-    @property
-    def bytes_read(self) -> int:
-        """Bytes of all answers to GET."""
-        return sum(size for verb, _, size in self.requests if verb == "GET")
+        return [path for verb, path in self.requests if verb == method]
 
 
 def watched(wire: Wire) -> Callable[[Any], Any]:
@@ -42,9 +37,7 @@ def watched(wire: Wire) -> Callable[[Any], Any]:
         def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             with wire.lock:
                 parts = [bytes(part) for part in app(environ, start_response)]
-                wire.requests.append(
-                    (environ["REQUEST_METHOD"], environ["PATH_INFO"], sum(map(len, parts)))
-                )
+                wire.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
                 return parts
 
         return answer

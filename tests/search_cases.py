@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,6 @@ SOME_ARCHITECTURES = [
 ]
 """One architecture of each kind of position and of head; `make test-slow` runs the others."""
 
-_models: dict[tuple[str, bool, int], Any] = {}
-
 
 def beam_config(num_beams: int, levels: int) -> GenerationConfig:
     """Beam search of transformers for exactly one SID, whose score is a sum."""
@@ -44,11 +43,13 @@ def beam_config(num_beams: int, levels: int) -> GenerationConfig:
 
 def model_of(architecture: str, tokens: SidTokens, *, tied: bool = False) -> Any:
     """A tiny model whose vocabulary fits the tokens, made once."""
-    key = architecture, tied, vocabulary(tokens)
-    if key not in _models:
-        make_model = tiny_model if architecture in ARCHITECTURES else tiny_encoder_decoder
-        _models[key] = make_model(architecture, vocab_size=key[2], tied=tied)
-    return _models[key]
+    return _made_once(architecture, vocabulary(tokens), tied)
+
+
+@cache
+def _made_once(architecture: str, vocab_size: int, tied: bool) -> Any:
+    make_model = tiny_model if architecture in ARCHITECTURES else tiny_encoder_decoder
+    return make_model(architecture, vocab_size=vocab_size, tied=tied)
 
 
 def catalog(sizes: tuple[int, ...], items: int, seed: int, *, repeats: bool = False) -> Any:
@@ -111,28 +112,22 @@ def generate(
         # a beam that is already at minus infinity has no prefix
         return following.get(tuple(ids[start:].tolist()), [0])
 
-    padding = [[0] * (longest - len(prompt)) for prompt in prompts]
-    pairs = list(zip(padding, prompts, strict=True))
-    ids = torch.tensor([[*prompt, *pad] if encodes else [*pad, *prompt] for pad, prompt in pairs])
-    ones = [[1] * len(prompt) for prompt in prompts]
-    pairs = list(zip(padding, ones, strict=True))
-    mask = torch.tensor([[*one, *pad] if encodes else [*pad, *one] for pad, one in pairs])
+    def padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        pairs = [([0] * (longest - len(row)), row) for row in rows]
+        return torch.tensor([[*row, *pad] if encodes else [*pad, *row] for pad, row in pairs])
+
+    ids, mask = padded(prompts), padded([[1] * len(prompt) for prompt in prompts])
     if encodes:  # BART's own settings force the last token to be the end
         model = copy.copy(model)
         first = model.config.decoder_start_token_id
         model.generation_config = GenerationConfig(decoder_start_token_id=first)
-    config = GenerationConfig(
-        num_beams=width,
-        num_return_sequences=width,
-        max_new_tokens=trie.levels,
-        do_sample=False,
-        length_penalty=0.0,
-        pad_token_id=0,
+    out = model.generate(
+        ids,
+        attention_mask=mask,
+        generation_config=beam_config(width, trie.levels),
+        prefix_allowed_tokens_fn=allowed,
         return_dict_in_generate=True,
         output_scores=True,
-    )
-    out = model.generate(
-        ids, attention_mask=mask, generation_config=config, prefix_allowed_tokens_fn=allowed
     )
     results = []
     for row in range(len(prompts)):
