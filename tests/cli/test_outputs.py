@@ -31,27 +31,12 @@ def data(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "data"))
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("split", "events.csv"),
-        ("build-codebook", "items.jsonl", "--levels", "4", "--embeddings", "vectors.npy"),
-        ("add-items", "shop.zarr", "--remove", "gone.txt"),
-        ("export", "shop.zarr", "--to", "flashrec"),
-        ("pull", "registry/shop@1.0"),
-        ("pull", "registry/shop"),
-    ],
-    ids=lambda command: " ".join(command[:2]),
-)
-def test_a_folder_that_contains_an_input_is_not_replaced(
-    data: Path, tmp_path: Path, command: tuple[str, ...]
-) -> None:
-    words = [data / word if (data / word).exists() or "@" in word else word for word in command]
-    before = tree(tmp_path)
-    (tmp_path / "link").symlink_to(tmp_path)
-    for out in (data, tmp_path / "link" / "data"):
-        assert "contains the input" in refused(2, *words, "-o", out, "--force")
-    assert tree(tmp_path) == before
+@pytest.mark.parametrize("version", ["", "@1.0"])
+def test_a_folder_that_contains_the_registry_is_not_replaced(data: Path, version: str) -> None:
+    before = tree(data)
+    pull = ("pull", f"{data / 'registry' / 'shop'}{version}", "-o", data, "--force")
+    assert "contains the input" in refused(2, *pull)
+    assert tree(data) == before
 
 
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
@@ -79,8 +64,11 @@ def test_no_command_replaces_a_folder_that_contains_an_input(
     words += ["--file", source] if name == "recommend" else []
     words += ["--items", source] if name == "encode" else []
     words += ["--to", "flashrec"] if name == "export" else []
-    said = refused(2, name, *words, "-o", source.parent, "--force")
-    assert f"{source.parent} contains the input {source}" in said
+    (tmp_path / "link").symlink_to(tmp_path)
+    for out in (source.parent, tmp_path / "link" / "data"):
+        said = refused(2, name, *words, "-o", out, "--force")
+        assert f"{out} contains the input {source}" in said
+    assert source.exists()
 
 
 @pytest.mark.parametrize(
@@ -127,14 +115,14 @@ def test_an_option_that_is_spelled_like_the_output_is_no_input(
     assert (data / "minionerec" / "index.json").is_file()
 
 
-def test_an_input_file_is_not_replaced(data: Path) -> None:
-    events = data / "events.csv"
-    before = events.read_bytes()
-    assert "is an input" in refused(2, "split", events, "-o", events, "--force")
-    for pattern in ("*.csv", "**/*.csv"):
-        words = ("split", data / pattern, "-o", data, "--force")
-        assert f"contains the input {events}" in refused(2, *words)
-    assert events.read_bytes() == before
+@pytest.mark.parametrize("pattern", ["*.csv", "**/*.csv"])
+def test_a_folder_that_contains_a_file_of_a_pattern_is_not_replaced(
+    data: Path, pattern: str
+) -> None:
+    before = tree(data)
+    said = refused(2, "split", data / pattern, "-o", data, "--force")
+    assert f"contains the input {data / 'events.csv'}" in said
+    assert tree(data) == before
 
 
 @pytest.mark.parametrize("name", ["shop.zarr", "shop.zarr.zip"])
@@ -149,6 +137,12 @@ def test_a_bundle_is_replaced_by_its_next_version(data: Path, name: str) -> None
 @pytest.mark.parametrize(
     "command",
     [
+        ("split", "events.csv", "-o", "events.csv"),
+        ("split", "tables", "-o", "tables"),
+        (
+            *("build-codebook", "items.jsonl", "--levels", "4"),
+            *("--embeddings", "vectors.npy=1", "-o", "vectors.npy"),
+        ),
         ("build-memory", "events", "shop.zarr", "-o", "shop.zarr"),
         ("build-memory", "events", "shop.zarr.zip", "-o", "shop.zarr.zip"),
         ("build-memory", "events", "shop.zarr", "-o", "events"),
@@ -162,13 +156,17 @@ def test_a_bundle_is_replaced_by_its_next_version(data: Path, name: str) -> None
     ],
     ids=lambda command: f"{command[0]} -o {command[-1]}",
 )
-def test_an_artifact_is_not_replaced_by_another_kind(data: Path, command: tuple[str, ...]) -> None:
-    done("split", data / "events.csv", "-o", data / "events")
-    done("pull", f"{data / 'registry' / 'shop'}@1.0", "-o", data / "shop.zarr.zip")
-    (data / "base").mkdir()
+def test_an_input_is_not_replaced(
+    data: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data)
+    done("split", "events.csv", "-o", "events")
+    done("pull", "registry/shop@1.0", "-o", "shop.zarr.zip")
+    for folder in ("base", "tables"):
+        (data / folder).mkdir()
+    shutil.copy("events.csv", "tables")
     before = tree(data)
-    words = [data / word if (data / word).exists() else word for word in command]
-    assert "is an input" in refused(2, *words, "--force")
+    assert "is an input" in refused(2, *command, "--force")
     assert tree(data) == before
 
 
@@ -187,18 +185,6 @@ def test_a_push_never_damages_a_bundle_or_a_registry(data: Path) -> None:
     for target in ("shop.zarr/sub", "registry/shop/versions", "registry/shop/versions/1.0"):
         assert "is inside of the" in refused(2, "push", data / "shop.zarr", data / target)
     assert tree(data) == before
-
-
-def test_a_folder_of_inputs_is_not_replaced(data: Path, tmp_path: Path) -> None:
-    events = tmp_path / "events"
-    events.mkdir()
-    (data / "events.csv").rename(events / "events.csv")
-    before = tree(tmp_path)
-    assert "is an input" in refused(2, "split", events, "-o", events, "--force")
-    weighted = f"{data / 'vectors.npy'}=1"
-    words = ("build-codebook", data / "items.jsonl", "--levels", 4, "--embeddings", weighted)
-    assert "is an input" in refused(2, *words, "-o", data / "vectors.npy", "--force")
-    assert tree(tmp_path) == before
 
 
 def test_one_process_divides_examples_in_parts_among_threads(data: Path) -> None:

@@ -19,6 +19,10 @@ def evaluation(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+EVENTS = "Prefixes and training events"
+"""The heading of what `--split` adds."""
+
+
 def page(out: Path, *words: object) -> Parsed:
     """The parsed page of `report`."""
     done("report", *words, "-o", out)
@@ -26,10 +30,12 @@ def page(out: Path, *words: object) -> Parsed:
 
 
 def test_the_page_of_a_bundle(road: Road, tmp_path: Path) -> None:
-    field = ("--items", road.items, "--field", "title")
-    text = page(tmp_path / "page.html", road.bundle, *field).text
-    for heading in ("Overview", "Levels", "Codebook", "Map", "Lineage"):
+    more = ("--items", road.items, "--field", "title", "--split", road.split)
+    text = page(tmp_path / "page.html", road.bundle, *more).text
+    for heading in ("Overview", "Levels", "Codebook", "Map", "Lineage", EVENTS):
         assert heading in text
+    command = ("report", road.tuned, "-o", tmp_path / "m.html", "--split", road.split)
+    assert "--split applies to bundles" in refused(2, *command)
     assert "red lamp 0" in text
     assert "the most frequent title" in text
     assert "Neighbors of" not in text
@@ -40,19 +46,12 @@ def test_the_neighbors_of_a_bundle(road: Road, tmp_path: Path) -> None:
     assert parts.text.count("of 10 neighbors kept") == bundle_parts.QUERIES
     assert "✓ kept" in parts.text
     assert "lost" in parts.text
+    assert EVENTS not in parts.text
     missing = tmp_path / "few.npy"
     np.save(missing, np.zeros((1, 8), dtype=np.float32))
     (tmp_path / "few.ids.txt").write_text("b001\n")
     command = ("report", road.bundle, "-o", tmp_path / "no.html", "--embeddings")
     assert "no vector" in refused(1, *command, missing)
-
-
-def test_training_events_beside_the_prefixes_of_a_bundle(road: Road, tmp_path: Path) -> None:
-    text = page(tmp_path / "page.html", road.bundle, "--split", road.split).text
-    assert "Prefixes and training events" in text
-    assert "Prefixes and training events" not in page(tmp_path / "no.html", road.bundle).text
-    command = ("report", road.tuned, "-o", tmp_path / "m.html", "--split", road.split)
-    assert "--split applies to bundles" in refused(2, *command)
 
 
 def test_a_published_bundle_is_compared_with_its_parent(
