@@ -107,10 +107,6 @@ def strings_of(arrays: dict[str, Any], name: str) -> list[str]:
     return [data[start:stop].decode() for start, stop in pairwise(offsets)]
 
 
-def id_hash(text: str) -> int:
-    return hash_of(text.encode())
-
-
 def hash_of(numbers: Iterable[int]) -> int:
     """Of the bytes of an id, or of the letters of a feature."""
     multiplier = 0x9E3779B97F4A7C15
@@ -144,7 +140,7 @@ def test_the_page_suffices_to_read_a_bundle(tmp_path: Path, name: str) -> None:
     assert list(rows) == sorted(
         rows, key=lambda row: (arrays["items/sid"][row].tolist(), ids[row].encode())
     )
-    by_hash = sorted((id_hash(text), row) for row, text in enumerate(ids))
+    by_hash = sorted((hash_of(text.encode()), row) for row, text in enumerate(ids))
     stored = zip(arrays["index/id_hash"].tolist(), arrays["index/id_row"].tolist(), strict=True)
     assert list(stored) == by_hash
     assert arrays["index/id_hash_first"].tolist() == arrays["index/id_hash"][::4096].tolist()

@@ -11,6 +11,8 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import pytest
+
 import sidtool
 from sidtool.data import Items
 from sidtool.data.split import Split
@@ -27,34 +29,31 @@ def loaded_by(program: str) -> set[str]:
     return set(filter(None, done.stdout.splitlines()[-1].split(",")))
 
 
-def test_rooms_that_recommend_evaluate_and_train_load_no_model() -> None:
-    """A base install lacks torch: what trains says so when it is called."""
-    rooms = ["recommendation.recommendations", "evaluation.evaluation", "training.training"]
-    rooms += ["training.renewal.refresh", "training.reinforcement.reinforcement"]
-    loaded = loaded_by("; ".join(f"import sidtool.{room}" for room in rooms))
-    assert not loaded & {"torch", "transformers", "scipy"}
+ROOMS = ("recommendation.recommendations", "evaluation.evaluation", "training.training")
+ROOMS += ("training.renewal.refresh", "training.reinforcement.reinforcement")
+GOLDEN = Path(__file__).parent / "golden"
+LINES = "['--help'], ['train', '--help'], ['evaluate', '--help'], ['--version']"
 
 
-def test_opening_a_split_loads_no_pandas() -> None:
-    """pyarrow imports it for most conversions, which takes half a second."""
-    split = Path(__file__).parent / "golden/split-4"
-    assert loaded_by(f"import sidtool; sidtool.open_split({str(split)!r})") == {"pyarrow"}
-
-
-def test_explaining_a_prefix_loads_nothing_heavy() -> None:
-    """scipy.special takes a quarter of a second."""
-    bundle = Path(__file__).parent / "golden/bundle.zarr.zip"
-    assert loaded_by(f"import sidtool; sidtool.explain({str(bundle)!r}, (0,))") == set()
-
-
-def test_help_loads_nothing_heavy() -> None:
-    """Nor does `import sidtool`, which it begins with."""
-    program = (
-        "from typer.testing import CliRunner; from sidtool.cli.main import app; "
-        "lines = ['--help'], ['train', '--help'], ['evaluate', '--help'], ['--version']; "
-        "assert not any(CliRunner().invoke(app, line).exit_code for line in lines)"
-    )
-    assert loaded_by(program) == set()
+@pytest.mark.parametrize(
+    ("program", "absent"),
+    [
+        # a base install lacks torch: what trains says so when it is called
+        (f"import sidtool.{', sidtool.'.join(ROOMS)}", {"torch", "transformers", "scipy"}),
+        # pyarrow imports pandas for most conversions, which takes half a second
+        (f"import sidtool; sidtool.open_split('{GOLDEN}/split-4')", {*HEAVY} - {"pyarrow"}),
+        # scipy.special takes a quarter of a second
+        (f"import sidtool; sidtool.explain('{GOLDEN}/bundle.zarr.zip', (0,))", {*HEAVY}),
+        (
+            "from typer.testing import CliRunner; from sidtool.cli.main import app; "
+            f"assert not any(CliRunner().invoke(app, line).exit_code for line in ({LINES}))",
+            {*HEAVY},
+        ),
+    ],
+    ids=["rooms that train", "open_split", "explain", "help"],
+)
+def test_a_program_loads_nothing_heavy_that_it_does_not_use(program: str, absent: set[str]) -> None:
+    assert loaded_by(program).isdisjoint(absent)
 
 
 def test_without_locks_of_files_sidtool_reads_and_does_not_write(tmp_path: Path) -> None:
@@ -66,7 +65,7 @@ def test_without_locks_of_files_sidtool_reads_and_does_not_write(tmp_path: Path)
         "assert sidtool.verify(bundle) == []; sys.argv = ['sidtool', 'split', *sys.argv[2:]]; "
         "from sidtool.__main__ import main; main()"
     )
-    bundle, events = Path(__file__).parent / "golden/bundle.zarr.zip", tmp_path / "events.csv"
+    bundle, events = GOLDEN / "bundle.zarr.zip", tmp_path / "events.csv"
     events.write_text("user_id,item_id,timestamp\n" + "".join(f"u,{n},{n}\n" for n in range(5)))
     command = [sys.executable, "-c", program, bundle, events, "-o", tmp_path / "split"]
     done = subprocess.run(command, capture_output=True, text=True)

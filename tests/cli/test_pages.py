@@ -85,9 +85,8 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
 
 
 def test_the_first_pages_need_no_choice_of_model_or_levels() -> None:
-    folder = Path(__file__).parents[2]
     for name in ("README.md", "docs/tutorial.md", "docs/fit.md", "Makefile"):
-        text = (folder / name).read_text(encoding="utf-8")
+        text = (ROOT / name).read_text(encoding="utf-8")
         assert not re.findall(r"--preset (?!neox-tiny)\S+|--levels \S+", text), name
 
 

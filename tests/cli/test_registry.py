@@ -109,14 +109,6 @@ def test_a_bad_version_is_left_behind(road: Road, tmp_path: Path) -> None:
     assert add_items(shop, "better") == "1.2"  # all items are there: nothing changed
 
 
-def test_a_version_is_made_of_an_earlier_codebook(road: Road, shop: Path, tmp_path: Path) -> None:
-    for number in ("2.0", "3.0"):
-        out = tmp_path / f"{number}.zarr"
-        done("align", road.other, "--to", f"{shop}@1.0", "-o", out)
-        assert Bundle.open(out).manifest.version == number
-        done("push", out, shop)
-
-
 def test_verify_finds_another_bundle_in_place_of_the_published_one(road: Road, shop: Path) -> None:
     (stored,) = shop.glob("versions/1.1-*/bundle.zarr")
     shutil.rmtree(stored)

@@ -59,16 +59,6 @@ def test_what_a_target_leaves_out_is_counted(road: Road, tmp_path: Path) -> None
     assert "rating>=4" in said.out
 
 
-def test_a_dry_run_writes_nothing_and_force_replaces(road: Road, tmp_path: Path) -> None:
-    out = tmp_path / "split"
-    assert done("split", road.events, "-o", out, "--dry-run", "--json").json["files"] == {}
-    assert not out.exists()
-    done("split", road.events, "-o", out)
-    assert "--force" in refused(2, "split", road.events, "-o", out)
-    done("split", road.events, "-o", out, "--protocol", "temporal", "--force")
-    assert json.loads((out / "split.json").read_text())["protocol"] == "temporal"
-
-
 def test_given_windows_are_counted(road: Road, tmp_path: Path) -> None:
     folder = protocol_split(road, tmp_path, "given")
     manifest = json.loads((folder / "split.json").read_text())

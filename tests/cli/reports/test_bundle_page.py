@@ -201,9 +201,7 @@ def test_kept_neighbors_are_near_both_ways(tmp_path: Path) -> None:
         codes = bundle.space.parse(sids[item])
         for neighbor, cosine, n_shared, _ in nearest.rows:
             np.testing.assert_allclose(cosine, cosines[ids.index(str(neighbor))], atol=1e-5)
-            others = bundle.space.parse(sids[str(neighbor)])
-            first = next(at for at in range(3) if codes[at] != others[at])
-            assert n_shared == first
+            assert n_shared == _shared(codes, bundle.space.parse(sids[str(neighbor)]))
         instead = [block.lines for block in detail.blocks[1:] if isinstance(block, Listing)]
         near_by_sid = {*near_both_ways, *(line for lines in instead for line in lines)}
         assert len(near_by_sid) == NEAREST
