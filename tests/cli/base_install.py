@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -127,7 +128,7 @@ def hide_optional_packages() -> None:
     hidden = {
         package
         for package, distributions in metadata.packages_distributions().items()
-        if not base.intersection(map(_canonical, distributions))
+        if not base.intersection(map(canonicalize_name, distributions))
     }
 
     class BaseFinder(PathFinder):
@@ -149,7 +150,7 @@ def _requirements(distribution: str) -> set[str]:
     names: set[str] = set()
     waiting = [distribution]
     while waiting:
-        name = _canonical(waiting.pop())
+        name = canonicalize_name(waiting.pop())
         if name in names:
             continue
         names.add(name)
@@ -157,10 +158,6 @@ def _requirements(distribution: str) -> set[str]:
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 waiting.append(requirement.name)
     return names
-
-
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def main(inputs: Path, outputs: Path) -> None:

@@ -82,6 +82,11 @@ def done(*arguments: object, **keywords: Any) -> Ran:
     return ran
 
 
+def interrupt(*_: object, **__: object) -> None:
+    """In place of a function that is interrupted."""
+    raise KeyboardInterrupt
+
+
 def refused(code: int, *arguments: object, **keywords: Any) -> str:
     """Run a command that must fail with this exit code, one error line, at most one hint line, and
     no result; returns these lines."""

@@ -10,7 +10,7 @@ from typer.main import get_command
 import sidtool
 from sidtool.cli.main import app
 from sidtool.tokenizer.bundle import Bundle
-from tests.cli.road import Road, done, make_sft, refused, run
+from tests.cli.road import Road, done, interrupt, make_sft, refused, run
 
 
 def built(road: Road, out: Path) -> tuple[object, ...]:
@@ -157,14 +157,10 @@ def test_ids_in_a_file_are_texts(road: Road, tmp_path: Path) -> None:
     assert [json.loads(line)["user"] for line in ran.out.splitlines()] == ["00123", "yes"]
 
 
-def interrupted(*_: object, **__: object) -> None:
-    raise KeyboardInterrupt
-
-
 def test_an_interrupted_training_says_that_the_same_command_goes_on(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidtool.training.train_stages", interrupted)
+    monkeypatch.setattr("sidtool.training.train_stages", interrupt)
     command = ("train", road.model, road.examples, "-o", tmp_path / "tuned")
     (tmp_path / "tuned2.partial").mkdir()  # of another output
     ran = run(*command)
@@ -179,7 +175,7 @@ def test_an_interrupted_training_says_that_the_same_command_goes_on(
 def test_an_interrupted_command_that_resumes_by_an_option_names_it(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidtool.recommendation.recommend_to_file", interrupted)
+    monkeypatch.setattr("sidtool.recommendation.recommend_to_file", interrupt)
     work = tmp_path / "out.jsonl.partial"
     work.mkdir()
     command = ("recommend", road.model, "--events", road.events, "--all-users", "-o")

@@ -97,7 +97,7 @@ LAST_LEVEL = {"exact", "prefix@1", "prefix@2"}
         for task in ALL
     ],
 )
-def test_every_task_is_measured(road: Road, spoken: Path, tmp_path: Path, task: str) -> None:
+def test_every_task_is_measured(road: Road, spoken: Path, task: str) -> None:
     kind = named_task(task)
     split_argument = (road.split,) if kind.of_users else ()
     query = ("--query-text", "looking for {title}") if kind.needs_queries else ()

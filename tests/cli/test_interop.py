@@ -16,7 +16,7 @@ def index(road: Road, tmp_path: Path) -> Path:
     return tmp_path / "mini"
 
 
-def test_export_and_import_are_inverse(road: Road, index: Path, tmp_path: Path) -> None:
+def test_export_and_import_are_inverse(index: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.zarr"
     info = ("--info", index / "info.txt", "--levels", "4x4x8")
     ran = done("import", index / "index.json", *info, "-o", out)

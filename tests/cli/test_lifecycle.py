@@ -8,27 +8,18 @@ from sidtool.tokenizer.bundle import Bundle, verify
 from tests.cli.road import COLORS, N_ITEMS, Road, done, refused, retire, run, write_lines
 
 
-def newcomers(folder: Path, n: int = 6) -> tuple[Path, Path]:
-    """New items, and their vectors in another order."""
-    ids = [f"n{row}" for row in range(n)]
-    items = write_lines(
-        folder / "new.jsonl",
-        ({"item_id": item, "title": f"{COLORS[0]} lamp {item}", "description": ""} for item in ids),
-    )
-    rows = np.random.default_rng(5).normal(size=(n, 8)).astype(np.float32)
-    np.save(folder / "new.npy", rows[::-1])
-    write_lines(folder / "new.ids.txt", ids[::-1])
-    return items, folder / "new.npy"
-
-
 @pytest.fixture
 def child(road: Road, tmp_path: Path) -> Path:
-    """The shop's bundle with six items added and two removed."""
-    items, vectors = newcomers(tmp_path)
+    """The shop's bundle with six items added, by vectors in another order, and two removed."""
+    ids = [f"n{row}" for row in range(6)]
+    rows = ({"item_id": item, "title": f"{COLORS[0]} lamp {item}"} for item in ids)
+    items = write_lines(tmp_path / "new.jsonl", rows)
+    np.save(tmp_path / "new.npy", np.random.default_rng(5).normal(size=(6, 8)).astype(np.float32))
+    write_lines(tmp_path / "new.ids.txt", ids[::-1])
     gone = write_lines(tmp_path / "gone.txt", ["b001", "b002"])
-    out = tmp_path / "child.zarr"
-    done("add-items", road.bundle, items, "-o", out, "--embeddings", vectors, "--remove", gone)
-    return out
+    add = ("add-items", road.bundle, items, "--embeddings", tmp_path / "new.npy", "--remove", gone)
+    done(*add, "-o", tmp_path / "child.zarr")
+    return tmp_path / "child.zarr"
 
 
 def sids(path: Path) -> dict[str, str]:

@@ -67,7 +67,7 @@ def test_a_model_of_lists_alone_recommends_items(folder: Path, road: Road, tmp_p
     assert done("evaluate", tuned, split, "--json", "--limit", 5).json["n"] == 5
 
 
-def test_lists_are_evaluated_on_sessions(folder: Path, tmp_path: Path) -> None:
+def test_lists_are_evaluated_on_sessions(folder: Path) -> None:
     evaluate = ("evaluate-lists", folder / "tuned", folder / "split", "--length", 3, "--limit", 6)
     evaluate = (*evaluate, "--num-beams", 4)
     said = done(*evaluate, "--json", "--against", folder / "tuned")

@@ -8,7 +8,7 @@ import pytest
 from sidtool.cli import recommend
 from sidtool.data.split.files import user_histories
 from sidtool.tokenizer.bundle import Bundle
-from tests.cli.road import N_ITEMS, N_USERS, Road, done, refused, run, write_lines
+from tests.cli.road import N_ITEMS, N_USERS, Road, done, interrupt, refused, run, write_lines
 
 ITEMS = {f"b{n:03d}" for n in range(N_ITEMS)}
 
@@ -29,10 +29,6 @@ def test_one_history_is_the_same_request_as_a_line_of_a_file(
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     """Run a command with `-o` that is interrupted when all lines are written."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patched:
         patched.setattr("sidtool.recommendation.result_file.publish", interrupt)
         assert run(*arguments).code == 130
@@ -164,23 +160,15 @@ def test_only_a_compatible_bundle_is_accepted(road: Road) -> None:
     assert "sidtool extend-model" in refused(3, "recommend", road.base, "--history", "b001")
 
 
-def by_requests(road: Road, folder: Path, users: list[str], *more: object) -> list[Any]:
-    """The answers to requests with the histories of users, as a script would write them."""
-    histories = user_histories(road.events)
-    requests = [{"user": user, "history": histories[user][0]} for user in users]
-    path = write_lines(folder / "requests.jsonl", requests)
-    return done("recommend", road.tuned, "--file", path, "-k", 3, *more, "--json").lines
-
-
 def test_users_are_answered_as_their_histories_are(road: Road, tmp_path: Path) -> None:
-    expected = by_requests(road, tmp_path, ["u3", "u1"], "--exclude-seen")
     common = ("recommend", road.tuned, "-k", 3, "--exclude-seen", "--json")
-    user_flags = ("--user", "u3", "--user", "u1")
+    histories = user_histories(road.events)
+    requests = [{"user": user, "history": histories[user][0]} for user in ("u3", "u1")]
+    expected = done(*common, "--file", write_lines(tmp_path / "requests.jsonl", requests)).lines
     for events in (road.events, road.split):
-        assert done(*common, "--events", events, *user_flags).lines == expected
+        assert done(*common, "--events", events, "--user", "u3", "--user", "u1").lines == expected
     users = write_lines(tmp_path / "users.txt", ["u3", "u1"])
     assert done(*common, "--events", road.events, "--users", users).lines == expected
-    histories = user_histories(road.events)
     for answer in expected:
         assert not set(answer["items"]) & set(histories[answer["user"]][0])
 

@@ -25,14 +25,6 @@ def repeating(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "split"
 
 
-def trained(road: Road, split: Path, folder: Path) -> Path:
-    """A model that is trained on the examples of a split."""
-    examples = folder / "train.jsonl"
-    done("make-sft", road.bundle, road.items, split, "-o", examples, "--model", road.model)
-    done("train", road.model, examples, "-o", folder / "tuned", *TRAINING)
-    return folder / "tuned"
-
-
 def history_of(split: Path, events: Path) -> list[str]:
     """The items of the first user of some events."""
     rows = [line.split(",") for line in events.read_text(encoding="utf-8").splitlines()[1:]]
@@ -70,7 +62,9 @@ def test_seen_items_are_removed_where_no_target_repeats(road: Road, tmp_path: Pa
 
 
 def test_seen_items_stay_where_targets_repeat(road: Road, repeating: Path, tmp_path: Path) -> None:
-    tuned = trained(road, repeating, tmp_path)
+    examples, tuned = tmp_path / "train.jsonl", tmp_path / "tuned"
+    done("make-sft", road.bundle, road.items, repeating, "-o", examples, "--model", road.model)
+    done("train", road.model, examples, "-o", tuned, *TRAINING)
     evaluation = done("evaluate", tuned, repeating, "--json").json
     assert evaluation["settings"]["exclude_seen"] is False
     assert evaluation["settings"]["seen"] == KEPT

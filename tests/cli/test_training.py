@@ -145,7 +145,6 @@ def test_rl_prints_validations_its_summary_and_the_next_command(road: Road, tmp_
     for name in ("hr@10", "coverage@10", "reward", "dead groups", "kl", "worse slices"):
         assert f"{name} " in validation
     assert ran.last == f"next: sidtool evaluate {out} SPLIT"
-    assert "--force" in refused(2, *command)
     # the result is a model like any other
     done("recommend", out, "--history", "b001", "-k", "3")
 

@@ -18,7 +18,7 @@ from sidtool.base.errors import RefusedError, UsageError
 from sidtool.recipes import FitOptions, Ran, fit, plan_fit, shell_script
 from sidtool.recipes.fitting import Fitted, _remarks
 from sidtool.recipes.profile import Choices
-from tests.cli.road import done, refused, run
+from tests.cli.road import done, interrupt, refused, run
 from tests.recipes.conftest import Finished, Shop
 from tests.sealed import reseal
 
@@ -79,7 +79,7 @@ def result(fitted: Fitted) -> object:
     return fitted.verdict, fitted.choices, fitted.profile, fitted.warnings
 
 
-def test_two_files_end_in_a_verdict(finished: Finished, shop: Shop) -> None:
+def test_two_files_end_in_a_verdict(finished: Finished) -> None:
     fitted = finished.fitted
     assert "of targets are new items" in str(fitted.verdict)
     assert Path(fitted.report).read_text().lower().startswith("<!doctype html>")
@@ -356,9 +356,6 @@ def test_a_step_that_fails_has_its_exit_code_and_names_itself(shop: Shop, tmp_pa
 def test_an_interrupted_step_ends_the_command_as_interrupted(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("sidtool.data.prepare.read_tables", interrupted)
+    monkeypatch.setattr("sidtool.data.prepare.read_tables", interrupt)
     ran = run(*line(shop, tmp_path / "out"))
     assert (ran.code, ran.out, ran.err.count("interrupted")) == (130, "", 1)
