@@ -11,10 +11,14 @@ import pytest
 import yaml
 
 from tests.cli.road import catalog, interactions, run
+from tests.cli.test_feedback import rated_events
 from tests.encoders import tiny_encoder
 from tests.model.cases import save_base
 from tests.models import tiny_model, tiny_tokenizer
 from tests.recipes.conftest import CONFIGS as SMALLEST
+
+Run = Callable[..., str]
+Words = tuple[object, ...]
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -40,35 +44,25 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def script(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., str]:
+    commands: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
     """Run the main function of a script with these words; returns what it printed, or its error
-    where another exit code than 0 is expected."""
+    where another exit code than 0 is expected. With `twice` it runs again, which runs no command;
+    `commands` has those of all runs."""
 
-    def run_script(name: str, *words: object, code: int = 0) -> str:
+    def run_script(name: str, *words: object, code: int = 0, twice: bool = False) -> str:
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, words)])
-        assert (importlib.import_module(name).main() or 0) == code
+        main = importlib.import_module(name).main
+        assert (main() or 0) == code
         printed = capsys.readouterr()
+        if twice:
+            first = commands.copy()
+            assert not main()
+            assert commands == first
+            capsys.readouterr()
         return printed.err if code else printed.out
 
     return run_script
-
-
-@pytest.fixture
-def finished(script: Callable[..., str], commands: list[str]) -> Callable[..., str]:
-    """Run a script to its end, and again, which runs no command; `commands` has those of the first
-    run."""
-
-    def run_twice(name: str, *words: object) -> str:
-        printed = script(name, *words)
-        first = commands.copy()
-        commands.clear()
-        script(name, *words)
-        assert commands == []
-        commands.extend(first)
-        return printed
-
-    return run_twice
 
 
 TRAIN = {"num_train_epochs": 1, "softmax_over": "trie", "distill_weight": 0.8, "eval_users": 8}
@@ -89,17 +83,8 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def rated_data(data: Path) -> Path:
     """The data set with real times and a rating of each event, and a table of its users' ages."""
-    path = data / "interactions.csv"
-    header, *rows = path.read_text(encoding="utf-8").splitlines()
-    lines = []
-    for number, row in enumerate(rows):
-        user, item, time = row.split(",")
-        lines.append(f"{user},{item},{880_000_000 + 40 * int(time)},{number % 5 + 1}")
-    path.write_text("\n".join([f"{header},rating", *lines]) + "\n", encoding="utf-8")
-    users = sorted({row.split(",")[0] for row in rows})
-    table = [f"{user},{18 + number}" for number, user in enumerate(users)]
-    (data / "users.csv").write_text("\n".join(["user_id,age", *table]) + "\n", encoding="utf-8")
-    return data
+    events, _ = rated_events(data / "interactions.csv", data)
+    return events.rename(data / "interactions.csv").parent
 
 
 @pytest.fixture
@@ -112,7 +97,7 @@ def recipe_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def words(data: Path, recipe_folder: Path, tmp_path: Path) -> tuple[object, ...]:
+def words(data: Path, recipe_folder: Path, tmp_path: Path) -> Words:
     """The words that the scripts which compare recipes share; their work is in "work"."""
     options = ("--recipe", recipe_folder, "--encoder", tmp_path / "encoder")
     return (data, "-o", tmp_path / "work", *options)

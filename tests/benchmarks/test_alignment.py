@@ -1,18 +1,14 @@
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.conftest import Run
+
 
 def test_both_mixes_have_points_and_a_paired_difference(
-    script: Callable[..., str],
-    data: Path,
-    recipe_folder: Path,
-    base: Path,
-    tmp_path: Path,
-    commands: list[str],
+    script: Run, data: Path, recipe_folder: Path, base: Path, tmp_path: Path, commands: list[str]
 ) -> None:
     work = tmp_path / "work"
     sizes = ("--tokens", 600, "--users", 6, "--valid-users", 4, "--levels", "4x4x8")

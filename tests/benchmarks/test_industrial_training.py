@@ -1,6 +1,7 @@
 import csv
-from collections.abc import Callable
 from pathlib import Path
+
+from tests.benchmarks.conftest import Run
 
 HEADER = "user_id,history_item_title,item_title,history_item_id,item_id,history_item_sid,item_sid"
 
@@ -12,7 +13,7 @@ def row(user: str, items: list[int]) -> str:
     return f'{user},"{lists[0]}",title {last},"{items[:-1]}",{last},"{lists[1]}",<a_{last}>'
 
 
-def test_windows_are_those_of_the_first_history(tmp_path: Path, script: Callable[..., str]) -> None:
+def test_windows_are_those_of_the_first_history(tmp_path: Path, script: Run) -> None:
     cut = list(range(20, 31))
     valid = [row("u", [1, 2, 3, 4]), row("u", [1, 2, 3, 4, 5])]
     test = [row("u", [1, 2, 3, 4, 5, 6]), row("v", [7, 8]), row("w", cut)]

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TextIO
@@ -12,17 +11,14 @@ import pytest
 
 from sidtool import Bundle
 from sidtool.recipes import Ran, steps
+from tests.benchmarks.conftest import Run, Words
 from tests.cli.test_lists import session_events
-
-Run = Callable[..., str]
-Words = tuple[object, ...]
 
 
 def result_of(folder: Path, name: str = "result.json") -> Any:
     return json.loads((folder / "work" / name).read_text())
 
 
-@pytest.mark.usefixtures("commands")
 def test_the_ablation_ends_with_a_table(script: Run, words: Words, tmp_path: Path) -> None:
     names = ("recipe", "dropout-0.2", "text-only")
     options = ("--only", ",".join(names), "--epochs", 1, "--result", tmp_path / "ablation.json")
@@ -32,7 +28,6 @@ def test_the_ablation_ends_with_a_table(script: Run, words: Words, tmp_path: Pat
         assert f"| {name} | 1 | 0." in out
 
 
-@pytest.mark.usefixtures("commands")
 def test_the_methods_benchmark_ends_with_a_table(
     script: Run, data: Path, recipe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -47,9 +42,9 @@ def test_the_methods_benchmark_ends_with_a_table(
 
 
 def test_the_lifecycle_benchmark_ends_with_a_table(
-    finished: Run, words: Words, tmp_path: Path, commands: list[str]
+    script: Run, words: Words, tmp_path: Path, commands: list[str]
 ) -> None:
-    out = finished("lifecycle", *words)
+    out = script("lifecycle", *words, twice=True)
     result = result_of(tmp_path)
     added = result["items_added"]
     assert (added["moved"], added["added"], added["training_events_of_new_items"]) == (0, 12, 0)
@@ -63,7 +58,6 @@ def test_the_lifecycle_benchmark_ends_with_a_table(
     assert commands.count("train") == commands.count("build-memory") == 2
 
 
-@pytest.mark.usefixtures("commands")
 def test_the_refresh_benchmark_ends_with_a_table(script: Run, words: Words, tmp_path: Path) -> None:
     out = script("refresh", *words, "--seeds", 0, "--shares", 0.5)
     systems = result_of(tmp_path)["seeds"][0]["systems"]
@@ -82,7 +76,6 @@ def test_the_results_table_reads_stored_results() -> None:
         assert "95% interval" in lines[-1]
 
 
-@pytest.mark.usefixtures("commands")
 def test_sasrec_reads_the_split_of_a_recipe(
     script: Run, data: Path, recipe_folder: Path, tmp_path: Path
 ) -> None:
@@ -100,7 +93,7 @@ def test_sasrec_reads_the_split_of_a_recipe(
 
 
 def test_late_events_end_with_a_table(
-    finished: Run, words: Words, data: Path, tmp_path: Path, commands: list[str]
+    script: Run, words: Words, data: Path, tmp_path: Path, commands: list[str]
 ) -> None:
     import late_events
 
@@ -109,7 +102,7 @@ def test_late_events_end_with_a_table(
     cells = [row.split(",") for row in rows]
     cells = [[user, item, f"{time}{int(user[1:]):04d}"] for user, item, time in cells]
     (data / "interactions.csv").write_text("\n".join([header, *map(",".join, cells)]) + "\n")
-    out = finished("late_events", *words, "--seeds", 0)
+    out = script("late_events", *words, "--seeds", 0, twice=True)
     for name in (late_events.OLD, late_events.REFRESHED, late_events.RETRAINED):
         assert f"| {name} | 0." in out
     assert "a new training" in out
@@ -120,10 +113,12 @@ def test_late_events_end_with_a_table(
 
 
 def test_the_comparison_of_reinforcement_ends_with_tables(
-    finished: Run, words: Words, commands: list[str]
+    script: Run, words: Words, commands: list[str]
 ) -> None:
     rates = ("--seeds", 0, "--rl-rates", "1e-3", "--sft-rates", "1e-3")
-    out = finished("reinforce", *words, *rates, "--set", "max_steps=2", "--set", "eval_users=8")
+    out = script(
+        "reinforce", *words, *rates, "--set", "max_steps=2", "--set", "eval_users=8", twice=True
+    )
     assert commands.count("rl") >= 4
     for name in ("start", "GRPO", "GSPO", "weighted SFT", "teacher"):
         assert f"| {name}" in out
@@ -131,13 +126,13 @@ def test_the_comparison_of_reinforcement_ends_with_tables(
 
 @pytest.mark.usefixtures("rated_data")
 def test_all_variants_of_fields_end_with_a_table(
-    script: Run, finished: Run, words: Words, tmp_path: Path, commands: list[str]
+    script: Run, words: Words, tmp_path: Path, commands: list[str]
 ) -> None:
     from feedback import VARIANTS
 
     fields = ("--feedback", "rating", "--users", "users.csv", "--user-field", "age:str")
     arguments = (*words, *fields, "--seeds", 0, "--positive", "rating>=4")
-    assert "| feedback in history |" in finished("feedback", *arguments)
+    assert "| feedback in history |" in script("feedback", *arguments, twice=True)
     result = result_of(tmp_path, "result-test.json")
     assert list(result["variants"]) == list(VARIANTS)
     assert 0 < result["n"]["rating>=4"] < result["n"]["all"]
@@ -157,7 +152,6 @@ def test_all_variants_of_fields_end_with_a_table(
 
 def test_losses_of_first_rows_end_in_tables(
     script: Run,
-    finished: Run,
     data: Path,
     recipe_folder: Path,
     base: Path,
@@ -171,7 +165,7 @@ def test_losses_of_first_rows_end_in_tables(
     rows = ("--inits", "codebook:1,random:0.1", "--stages", "embeddings,lora")
     codebook = ("--codebook", recipe_folder / "codebook.yaml")
     arguments = ("-o", tmp_path / "work", *inputs, *sizes, *options, *rows, *codebook)
-    assert "| random:0.1 | lora |" in finished("init_scale", *arguments)
+    assert "| random:0.1 | lora |" in script("init_scale", *arguments, twice=True)
     result = result_of(tmp_path)
     (first,) = result["first"].values()
     assert list(first) == ["codebook:1", "random:0.1"]
@@ -202,7 +196,6 @@ def test_losses_of_first_rows_end_in_tables(
 
 def test_models_of_lists_end_with_a_table(
     script: Run,
-    finished: Run,
     words: Words,
     data: Path,
     tmp_path: Path,
@@ -214,7 +207,7 @@ def test_models_of_lists_end_with_a_table(
     session_events(data / "interactions.csv", data / "interactions.csv")
     sizes = ("--length", 3, "--session-gap", "30m", "--num-beams", 4, "--timed", 3)
     arguments = (*words, *sizes, "--seeds", 0)
-    assert "| lists: greedy lists |" in finished("lists", *arguments)
+    assert "| lists: greedy lists |" in script("lists", *arguments, twice=True)
     systems = result_of(tmp_path, "result-test.json")["systems"]
     list_systems = [
         f"{name}: {search}"
@@ -240,7 +233,7 @@ def test_models_of_lists_end_with_a_table(
 
     monkeypatch.setattr(steps, "run_process", refuse)
     shutil.rmtree(tmp_path / "work" / "aligned")
-    assert "worse on a slice after alignment: seeds [0]" in finished("lists", *arguments)
+    assert "worse on a slice after alignment: seeds [0]" in script("lists", *arguments, twice=True)
     assert "no variant 'magic'" in script("lists", *arguments, "--only", "magic", code=1)
 
 
@@ -254,12 +247,7 @@ TASKS_OF_PLUM = {
 
 @pytest.mark.usefixtures("rated_data")
 def test_both_models_of_plum_end_in_a_table(
-    finished: Run,
-    words: Words,
-    recipe_folder: Path,
-    base: Path,
-    tmp_path: Path,
-    commands: list[str],
+    script: Run, words: Words, recipe_folder: Path, base: Path, tmp_path: Path, commands: list[str]
 ) -> None:
     for name, config in TASKS_OF_PLUM.items():
         (recipe_folder / f"{name}.yaml").write_text(json.dumps(config))
@@ -270,7 +258,7 @@ def test_both_models_of_plum_end_in_a_table(
     shown = ("--template", tmp_path / "sequence.json", "--column", "description")
     fields = (*shown, "--feedback", "rating", "--users", "users.csv", "--user-field", "age")
     sizes = ("--model", base, "--tokens", 2000, "--limit", 6, "--general", general)
-    out = finished("plum", *words, *fields, *sizes)
+    out = script("plum", *words, *fields, *sizes, twice=True)
     assert "| PLUM |" in out
     assert "continued pre-training gains R@10" in out
     assert commands.count("train") == 3

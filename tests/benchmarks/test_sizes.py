@@ -3,16 +3,15 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.benchmarks.conftest import Run
 from tests.encoders import tiny_encoder
 
 ROOT = Path(__file__).resolve().parents[2]
-Run = Callable[..., str]
 
 
 def run_alone(name: str, *words: object) -> "subprocess.CompletedProcess[str]":

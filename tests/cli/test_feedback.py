@@ -17,18 +17,17 @@ TEMPLATES = {
 COLUMNS = ("--feedback", "rating", "--context", "device", "--times")
 
 
-def rated_events(road: Road, folder: Path) -> tuple[Path, Path]:
-    """The shop's events with ratings, devices and real times, and a table of its users."""
-    rows = road.events.read_text(encoding="utf-8").splitlines()[1:]
-    cells = [row.split(",") for row in rows]
+def rated_events(events: Path, folder: Path) -> tuple[Path, Path]:
+    """Events of a file with ratings, devices and real times, and a table of its users."""
+    cells = [row.split(",") for row in events.read_text(encoding="utf-8").splitlines()[1:]]
     lines = [
         f"{user},{item},{880_000_000 + 3600 * int(at)},{n % 5 + 1},{('tv', 'web')[n % 2]}"
         for n, (user, item, at) in enumerate(cells)
     ]
-    events = folder / "events.csv"
-    write_lines(events, ["user_id,item_id,timestamp,rating,device", *lines])
+    header = "user_id,item_id,timestamp,rating,device"
     ages = [f"{user},{20 + n % 3}" for n, user in enumerate(dict.fromkeys(c[0] for c in cells))]
-    return events, write_lines(folder / "users.csv", ["user_id,age", *ages])
+    users = write_lines(folder / "users.csv", ["user_id,age", *ages])
+    return write_lines(folder / "events.csv", [header, *lines]), users
 
 
 @pytest.mark.slow
@@ -36,7 +35,7 @@ def test_the_page_on_feedback_runs_as_written(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    rated_events(road, tmp_path)
+    rated_events(road.events, tmp_path)
     made = {"items.jsonl": road.items, "shop.zarr": road.bundle, "base+sid": road.model}
     link(tmp_path, made)
     text = page("feedback.md")
@@ -52,7 +51,7 @@ def test_the_page_on_feedback_runs_as_written(
 
 
 def test_fields_reach_the_prompt_and_the_evaluation(road: Road, tmp_path: Path) -> None:
-    events, users = rated_events(road, tmp_path)
+    events, users = rated_events(road.events, tmp_path)
     split, examples = tmp_path / "split", tmp_path / "train.jsonl"
     said = done("split", events, "-o", split, "--users", users, *COLUMNS)
     for line in ("rating:int", "device:str", "age:int"):
@@ -106,7 +105,7 @@ def test_fields_reach_the_prompt_and_the_evaluation(road: Road, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_values_are_shown_by_tokens_of_their_own(road: Road, tmp_path: Path) -> None:
-    events, users = rated_events(road, tmp_path)
+    events, users = rated_events(road.events, tmp_path)
     split, model, examples = tmp_path / "split", tmp_path / "base+sid", tmp_path / "train.jsonl"
     done("split", events, "-o", split, "--users", users, *COLUMNS)
     tokens = ("--field-token", "user.age=20,21", "--field-token", "gap")
@@ -139,7 +138,7 @@ def test_values_are_shown_by_tokens_of_their_own(road: Road, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_only_tokens_beside_an_item_move_with_it(road: Road, tmp_path: Path) -> None:
-    events, users = rated_events(road, tmp_path)
+    events, users = rated_events(road.events, tmp_path)
     split, model, out = tmp_path / "split", tmp_path / "base+sid", ("-o", tmp_path / "tuned")
     done("split", events, "-o", split, "--users", users, *COLUMNS)
     tokens = ("--field-token", "event.rating=1,2,3", "--field-token", "gap")
