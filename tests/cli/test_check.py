@@ -86,15 +86,17 @@ def test_a_catalog_with_a_header_alone_is_refused(tmp_path: Path) -> None:
         assert (ran.code, "a build would stop: no row below the header" in ran.err) == (3, True)
 
 
-def test_problems_of_times_are_counted(tmp_path: Path) -> None:
+def test_problems_of_ids_and_times_are_counted(tmp_path: Path) -> None:
     items, events = shop(tmp_path, IDS)
+    write_table(items, {"item_id": [*IDS, f"{IDS[0]} "], "title": [*IDS, "with a blank"]})
     header, *rows = events.read_text().splitlines()
     text = "\n".join([header, *reversed(rows)]).replace("2020-12-13", "1607817600")
     events.write_text(text.replace("2020-12-14", "soon", 1))
     problems = run("check", items, events, "--json").json["problems"]
     counts = {problem["kind"]: problem["count"] for problem in problems}
     # every event but the last one of each of 20 users stands below a later one
-    assert counts == {"mixed_time": 20, "unreadable_time": 1, "unordered": 179}
+    times = {"mixed_time": 20, "unreadable_time": 1, "unordered": 179}
+    assert counts == times | {"item_id_spelling": 1}
 
 
 def test_dates_in_another_format_are_named_and_read(tmp_path: Path) -> None:

@@ -114,3 +114,9 @@ def test_an_empty_path_is_not_the_working_folder(
             opener("")  # type: ignore[operator]
     with pytest.raises(sidtool.SidtoolError):
         sidtool.load_model_folder("")
+
+
+def test_a_location_without_a_bundle_is_an_error_of_sidtool() -> None:
+    for function in (sidtool.explain, sidtool.decode, sidtool.encode):
+        with pytest.raises(sidtool.SidtoolError, match=r"nothing\.zarr"):
+            function("nothing.zarr", "x")
