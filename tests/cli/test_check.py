@@ -88,7 +88,7 @@ def test_a_catalog_with_a_header_alone_is_refused(tmp_path: Path) -> None:
 
 def test_problems_of_ids_and_times_are_counted(tmp_path: Path) -> None:
     items, events = shop(tmp_path, IDS)
-    write_table(items, {"item_id": [*IDS, f"{IDS[0]} "], "title": [*IDS, "with a blank"]})
+    write_table(items, {"item_id": [*IDS, f"{IDS[0]} ", ""], "title": [*IDS, "blank", "none"]})
     header, *rows = events.read_text().splitlines()
     text = "\n".join([header, *reversed(rows)]).replace("2020-12-13", "1607817600")
     events.write_text(text.replace("2020-12-14", "soon", 1))
@@ -96,7 +96,7 @@ def test_problems_of_ids_and_times_are_counted(tmp_path: Path) -> None:
     counts = {problem["kind"]: problem["count"] for problem in problems}
     # every event but the last one of each of 20 users stands below a later one
     times = {"mixed_time": 20, "unreadable_time": 1, "unordered": 179}
-    assert counts == times | {"item_id_spelling": 1}
+    assert counts == times | {"item_id_spelling": 1, "empty_item_id": 1}
 
 
 def test_dates_in_another_format_are_named_and_read(tmp_path: Path) -> None:
