@@ -2,7 +2,9 @@
 test gets a copy of the folder."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +36,20 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made_folder(base_folder: Path) -> Path:
     extend_model(base_folder, shop(), base_folder.parent / "made")
     return base_folder.parent / "made"
+
+
+@pytest.fixture
+def refusal(bundle: Bundle, tmp_path: Path) -> Callable[..., Any]:
+    """The error of one line by which a base is refused before anything is written."""
+
+    def of(error: type[Exception], message: str, base: Path | str, bundle: Bundle = bundle) -> Any:
+        with pytest.raises(error, match=message) as caught:
+            extend_model(str(base), bundle, tmp_path / "out")
+        assert "\n" not in str(caught.value)
+        assert not list(tmp_path.glob("out*"))
+        return caught.value
+
+    return of
 
 
 @pytest.fixture

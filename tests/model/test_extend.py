@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from sidtool.tokenizer.sid import SPELLINGS, SidSpace
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
 from tests.models import ARCHITECTURES, tiny_encoder_decoder, tiny_model, tiny_tokenizer
 
+Refusal = Callable[..., Any]
 TEXT = "Which item comes next? Toy Story (1995) is a film"
 
 
@@ -205,12 +207,9 @@ def test_the_checkpoint_sets_the_dtype(asked: str | None, bundle: Bundle, tmp_pa
     assert len(np.unique(rows, axis=0)) == len(bundle.space.tokens)
 
 
-def test_codebook_init_needs_a_codebook(base: Path, tmp_path: Path) -> None:
+def test_codebook_init_needs_a_codebook(base: Path, refusal: Refusal) -> None:
     bare = make_bundle(["a", "b"], distinct_codes(2), codebook=None)
-    with pytest.raises(UsageError, match="no codebook") as caught:
-        extend_model(str(base), bare, tmp_path / "out")
-    assert "--init random" in str(caught.value.shell_hint)
-    assert not (tmp_path / "out").exists()
+    assert "--init random" in refusal(UsageError, "no codebook", base, bare).shell_hint
     assert extended(base, bare, ExtendOptions(init="random")).bundle.codebook is None
 
 
@@ -225,7 +224,9 @@ def test_an_appended_level_gets_embedding_rows(base: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["added", "vocabulary"])
-def test_a_token_that_exists_already_is_refused(where: str, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_token_that_exists_already_is_refused(
+    where: str, refusal: Refusal, tmp_path: Path
+) -> None:
     tokenizer = tiny_tokenizer()
     if where == "added":
         tokenizer.add_tokens(["<s_b_2>"])
@@ -235,14 +236,11 @@ def test_a_token_that_exists_already_is_refused(where: str, bundle: Bundle, tmp_
         backend = tokenizer.backend_tokenizer.from_str(json.dumps(state))
         tokenizer = type(tokenizer)(tokenizer_object=backend)
     message = "already has 1 of the 20 SID tokens: <s_b_2> has id"
-    with pytest.raises(CompatibilityError, match=message):
-        extended(saved(tmp_path, tokenizer), bundle)
-    assert not (tmp_path / "out").exists()
+    refusal(CompatibilityError, message, saved(tmp_path, tokenizer))
 
 
-def test_a_model_is_extended_once(bundle: Bundle, made: Path, tmp_path: Path) -> None:
-    with pytest.raises(CompatibilityError, match="already"):
-        extend_model(made, bundle, tmp_path / "again")
+def test_a_model_is_extended_once(made: Path, refusal: Refusal) -> None:
+    refusal(CompatibilityError, "already", made)
 
 
 def test_an_output_is_replaced_only_with_force(bundle: Bundle, base: Path, tmp_path: Path) -> None:
@@ -271,10 +269,8 @@ def test_a_head_with_a_bias_is_extended(bundle: Bundle, tmp_path: Path) -> None:
 
 
 class TestWhatIsRefused:
-    """One line, the right class, and nothing left behind."""
-
     def test_a_model_that_is_not_there(
-        self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         for name, problem in (
@@ -283,22 +279,22 @@ class TestWhatIsRefused:
             ("no-such.gguf", "is not a folder"),
             ("hf://nobody/has-this-model", "is not in the hub's cache"),
         ):
-            with pytest.raises(DataError, match=problem) as caught:
-                extend_model(name, bundle, tmp_path / "out")
-            assert "\n" not in str(caught.value)
+            refusal(DataError, problem, name)
 
-    def test_pickled_weights(self, bundle: Bundle, base: Path, tmp_path: Path) -> None:
+    def test_pickled_weights(
+        self, bundle: Bundle, base: Path, refusal: Refusal, tmp_path: Path
+    ) -> None:
         model = AutoModelForCausalLM.from_pretrained(base)
         (base / "model.safetensors").unlink()
         torch.save(model.state_dict(), base / "pytorch_model.bin")
-        with pytest.raises(RefusedError, match="pickled") as caught:
-            extend_model(str(base), bundle, tmp_path / "out")
-        assert "--trust-remote-code" in str(caught.value.shell_hint)
+        assert "--trust-remote-code" in refusal(RefusedError, "pickled", base).shell_hint
         contract = extend_model(str(base), bundle, tmp_path / "out", trust_remote_code=True)
         assert list(contract.base_weights) == ["pytorch_model.bin"]
         assert (tmp_path / "out" / "model.safetensors").exists()
 
-    def test_code_of_its_own(self, bundle: Bundle, base: Path, tmp_path: Path) -> None:
+    def test_code_of_its_own(
+        self, bundle: Bundle, base: Path, refusal: Refusal, tmp_path: Path
+    ) -> None:
         mark = tmp_path / "ran"
         (base / "own.py").write_text(
             f"from pathlib import Path\nPath({str(mark)!r}).touch()\n"
@@ -310,63 +306,51 @@ class TestWhatIsRefused:
         auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
         config |= {"model_type": "own", "auto_map": auto_map}
         (base / "config.json").write_text(json.dumps(config))
-        with pytest.raises(RefusedError, match="needs custom code") as caught:
-            extend_model(str(base), bundle, tmp_path / "out")
-        assert "--trust-remote-code" in str(caught.value.shell_hint)
+        assert "--trust-remote-code" in refusal(RefusedError, "needs custom code", base).shell_hint
         assert not mark.exists()
         extend_model(str(base), bundle, tmp_path / "out", trust_remote_code=True)
         assert mark.exists()
         assert load_model_folder(tmp_path / "out", trust_remote_code=True).tokens.start > 0
 
-    def test_missing_and_damaged_weights(self, bundle: Bundle, base: Path, tmp_path: Path) -> None:
+    def test_missing_and_damaged_weights(self, base: Path, refusal: Refusal) -> None:
         from safetensors.torch import load_file, save_file
 
         settings = (base / "config.json").read_text()
         vocab_size = json.loads(settings)["vocab_size"]
         smaller = json.loads(settings) | {"vocab_size": vocab_size - 3}
         (base / "config.json").write_text(json.dumps(smaller))
-        with pytest.raises(DataError, match=rf"has .*weight of shape \({vocab_size}, 32\), its"):
-            extend_model(str(base), bundle, tmp_path / "out")
+        refusal(DataError, rf"has .*weight of shape \({vocab_size}, 32\), its", base)
         (base / "config.json").write_text(settings)
         weights = load_file(base / "model.safetensors")
         weights.pop("model.layers.0.mlp.up_proj.weight")
         save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
-        with pytest.raises(DataError, match=r"lacks weights .*up_proj"):
-            extend_model(str(base), bundle, tmp_path / "out")
+        refusal(DataError, r"lacks weights .*up_proj", base)
         (base / "model.safetensors").write_bytes(b"\x00" * 100)
-        with pytest.raises(DataError, match="does not load"):
-            extend_model(str(base), bundle, tmp_path / "out")
-        assert [path.name for path in tmp_path.iterdir()] == ["base"]
+        refusal(DataError, "does not load", base)
 
-    def test_folders_that_are_no_model(self, bundle: Bundle, base: Path, tmp_path: Path) -> None:
+    def test_folders_that_are_no_model(self, base: Path, refusal: Refusal, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
-        with pytest.raises(DataError, match="has neither"):
-            extend_model(str(tmp_path / "empty"), bundle, tmp_path / "out")
+        refusal(DataError, "has neither", tmp_path / "empty")
         for name in ("a.gguf", "b.gguf"):
             (tmp_path / "empty" / name).touch()
-        with pytest.raises(UsageError, match=r"2 GGUF files: a\.gguf, b\.gguf"):
-            extend_model(str(tmp_path / "empty"), bundle, tmp_path / "out")
+        refusal(UsageError, r"2 GGUF files: a\.gguf, b\.gguf", tmp_path / "empty")
         shutil.copytree(base, tmp_path / "adapter")
         (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-        with pytest.raises(UsageError, match="adapter"):
-            extend_model(str(tmp_path / "adapter"), bundle, tmp_path / "out")
+        refusal(UsageError, "adapter", tmp_path / "adapter")
 
     @pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])
-    def test_a_missing_tokenizer(self, architecture: str, bundle: Bundle, tmp_path: Path) -> None:
+    def test_a_missing_tokenizer(self, architecture: str, refusal: Refusal, tmp_path: Path) -> None:
         """transformers makes an empty one, whose new tokens would take the rows of the others."""
         tiny_model(architecture, vocab_size=512).save_pretrained(tmp_path / "bare")
-        with pytest.raises(DataError, match="bare has no tokenizer") as caught:
-            extend_model(str(tmp_path / "bare"), bundle, tmp_path / "out")
-        assert "save_pretrained" in (caught.value.hint or "")
+        error = refusal(DataError, "bare has no tokenizer", tmp_path / "bare")
+        assert "save_pretrained" in error.hint
 
-    def test_a_slow_tokenizer(self, bundle: Bundle, tmp_path: Path) -> None:
+    def test_a_slow_tokenizer(self, refusal: Refusal, tmp_path: Path) -> None:
         tiny_encoder_decoder("t5", vocab_size=384).save_pretrained(tmp_path / "byt5")
         ByT5Tokenizer().save_pretrained(tmp_path / "byt5")
-        with pytest.raises(UsageError, match="ByT5Tokenizer is a slow tokenizer"):
-            extend_model(str(tmp_path / "byt5"), bundle, tmp_path / "out")
-        assert not (tmp_path / "out").exists()
+        refusal(UsageError, "ByT5Tokenizer is a slow tokenizer", tmp_path / "byt5")
 
-    def test_a_gguf_file_without_a_tokenizer(self, bundle: Bundle, tmp_path: Path) -> None:
+    def test_a_gguf_file_without_a_tokenizer(self, refusal: Refusal, tmp_path: Path) -> None:
         writer = GGUFWriter(tmp_path / "small.gguf", "llama")
         writer.add_block_count(1)
         writer.add_tensor("token_embd.weight", np.zeros((4, 32), dtype=np.float32))
@@ -374,17 +358,16 @@ class TestWhatIsRefused:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        with pytest.raises(DataError, match=r"small\.gguf does not load as a language model"):
-            extend_model(str(tmp_path / "small.gguf"), bundle, tmp_path / "out")
+        message = r"small\.gguf does not load as a language model"
+        refusal(DataError, message, tmp_path / "small.gguf")
 
 
-def test_a_damaged_bundle_is_refused_before_writing(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_damaged_bundle_is_refused(bundle: Bundle, refusal: Refusal, tmp_path: Path) -> None:
     bundle.save(tmp_path / "shop.zarr")
     chunk = tmp_path / "shop.zarr/codebook/level_0/c/0/0"
     content = bytearray(chunk.read_bytes())
     content[7] ^= 1
     chunk.write_bytes(content)
     damaged = Bundle.open(tmp_path / "shop.zarr")
-    with pytest.raises(IntegrityError, match=r"codebook/level_0/c/0/0 .* its SHA-256 differs"):
-        extended(saved(tmp_path, tiny_tokenizer()), damaged)
-    assert not (tmp_path / "out").exists()
+    message = r"codebook/level_0/c/0/0 .* its SHA-256 differs"
+    refusal(IntegrityError, message, saved(tmp_path, tiny_tokenizer()), damaged)
