@@ -27,17 +27,20 @@ def existing(width: int = 64, seed: int = 0) -> np.ndarray:
     width=st.sampled_from([2, DIM // 2, DIM, 80]),
     seed=st.integers(0, 2**32 - 1),
     constant=st.booleans(),
+    sizes=st.sampled_from([SIZES, (1, 4)]),
 )
 @settings(max_examples=20, deadline=None)
-def test_rows_differ_and_are_finite(init: Init, width: int, seed: int, constant: bool) -> None:
-    """Also where every centroid of a level is the same, as after clusters became empty, and where
-    the codebook is wider than the model."""
-    codebook = make_codebook(seed % 100)
+def test_rows_differ_and_are_finite(
+    init: Init, width: int, seed: int, constant: bool, sizes: tuple[int, ...]
+) -> None:
+    """Also where every centroid of a level is the same, as after clusters became empty, where the
+    codebook is wider than the model, and where a level has one code."""
+    codebook, space = make_codebook(seed % 100, sizes), SidSpace(sizes)
     if constant:
         levels = tuple(np.ones_like(level) for level in codebook.levels)
         codebook = Codebook("rq-kmeans", levels, {}, {})
-    rows = initial_embeddings(SPACE, codebook, init, EmbeddingStatistics.of(existing(width)), seed)
-    assert (rows.dtype, rows.shape) == (np.float32, (len(SPACE.tokens), width))
+    rows = initial_embeddings(space, codebook, init, EmbeddingStatistics.of(existing(width)), seed)
+    assert (rows.dtype, rows.shape) == (np.float32, (len(space.tokens), width))
     assert np.isfinite(rows).all()
     assert len(np.unique(rows, axis=0)) == len(rows)
 
@@ -86,14 +89,6 @@ def test_mean_rows_stay_near_the_mean() -> None:
     rows = initial_embeddings(SPACE, None, "mean", EmbeddingStatistics.of(old), 1)
     expected = np.linalg.norm(old - old.mean(axis=0), axis=1).mean()
     assert np.linalg.norm(rows - old.mean(axis=0), axis=1).max() < 0.2 * expected
-
-
-def test_a_level_with_one_code_is_initialized() -> None:
-    codebook = make_codebook(sizes=(1, 4))
-    old = EmbeddingStatistics.of(existing())
-    rows = initial_embeddings(SidSpace((1, 4)), codebook, "codebook", old, 0)
-    assert np.isfinite(rows).all()
-    assert len(np.unique(rows, axis=0)) == 7
 
 
 @pytest.mark.parametrize("init", get_args(Init))
