@@ -58,13 +58,13 @@ def test_chat_frames_need_a_template_that_renders_both_messages() -> None:
 
 
 @pytest.mark.parametrize(
-    "tasks",
+    ("tasks", "message"),
     [
-        *({task: 1.0} for task in ("nonsense", "query-to-title", "prefix-to-sid")),
-        *({"sequence": weight} for weight in (0.0, float("nan"), float("inf"))),
-        {},
+        *(({task: 1.0}, f"'{task}'") for task in ("nonsense", "query-to-title", "prefix-to-sid")),
+        *(({"sequence": weight}, "positive") for weight in (0.0, float("nan"), float("inf"))),
+        ({}, "tasks need positive weights"),
     ],
 )
-def test_unknown_tasks_and_weights_are_refused(tasks: dict[str, float]) -> None:
-    with pytest.raises(UsageError):
+def test_unknown_tasks_and_weights_are_refused(tasks: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         SftOptions(tasks)

@@ -96,20 +96,20 @@ def test_fields_and_their_values_are_given_as_texts() -> None:
     assert parse_field_tokens(["gap"])["gap"][:2] == ("seconds", "minutes")
     assert parse_field_tokens(["ago"])["ago"][-1] == "years"
     for texts in (["user.job"], ["gap=days"], ["user.job=a", "user.job=b"]):
-        with pytest.raises(UsageError):
+        with pytest.raises(UsageError, match=r"no field with its values|job are given twice"):
             parse_field_tokens(texts)
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("bad", "message"),
     [
-        *({name: ("a",)} for name in ("job", "user.", "user.a:token")),
-        *({"user.a": values} for values in ((), ("b", "b"), ("",), (1, 2), "ab")),
-        {"user.a": tuple(map(str, range(1 << 16)))},
+        *(({name: ("a",)}, f"'{name}' is no field") for name in ("job", "user.", "user.a:token")),
+        *(({"user.a": bad}, "different texts") for bad in ((), ("b", "b"), ("",), (1, 2), "ab")),
+        ({"user.a": tuple(map(str, range(1 << 16)))}, "fields have 65537 tokens, at most 65536"),
     ],
 )
-def test_impossible_tokens_are_refused(bad: dict[str, tuple[str, ...]]) -> None:
-    with pytest.raises(UsageError):
+def test_impossible_tokens_are_refused(bad: dict[str, tuple[str, ...]], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         FieldTokens.of(0, bad)
 
 
