@@ -97,14 +97,6 @@ def test_every_target_has_the_weight_of_its_event(
     assert read_lineage(plain).weights is None
 
 
-def test_a_column_is_a_weight_as_it_is(bundle: Bundle, events: Path) -> None:
-    split = rated_split(events)
-    weights = EventWeights.read(WeightOptions("rating"), split)
-    event_ratings = ratings(events)
-    trained = [(sequence.user, item) for sequence in split.train for item in sequence.items]
-    assert weights.values.tolist() == [event_ratings[event] for event in trained]
-
-
 @pytest.mark.parametrize(
     ("expression", "clip", "message"),
     [

@@ -193,6 +193,9 @@ def test_sequences_end_with_the_last_target(tmp_path: Path, bundle: Bundle, cata
         ("sequence", "{gap}{history}", "", "differs from item to item"),
         ("sequence", "{history}", "{sid}{ago}", "needs a single target"),
         ("sequence", "{history}", "{event.rating}{sid}", "known only after its event"),
+        ("predict-rating", "{gap}{history}", "", "the one in question"),
+        ("predict-rating", "{feedback.rating}{history}", "", "known only after the event"),
+        ("next-item", "{feedback.rating}{history}", "", "known only after the event"),
     ],
 )
 def test_templates_that_do_not_fit_are_refused(

@@ -179,16 +179,9 @@ def test_splits_without_the_field_are_refused(
     assert message in str(error.value)
 
 
-def test_templates_of_these_tasks(
+def test_a_template_of_a_question_shows_no_feedback_of_its_item(
     bundle: Bundle, rated: Split, maker_of: Callable[..., ExampleMaker]
 ) -> None:
-    for task, prompt, message in (
-        ("predict-rating", "{gap}{history}", "the one in question"),
-        ("predict-rating", "{feedback.rating}{history}", "known only after the event"),
-        ("next-item", "{feedback.rating}{history}", "known only after the event"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            maker_of(task, templates={task: Templates((prompt,), "")})
     task = "predict-rating"
     mine = Templates(("{user.age}{history} {field}:",), "", ("{event.device}{sid}{event.rating}",))
     example = next(maker_of(task, templates={task: mine}).examples(rated))

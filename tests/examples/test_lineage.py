@@ -12,7 +12,6 @@ from sidtool.base.errors import CompatibilityError, DataError, RefusedError
 from sidtool.data.split.split import Split
 from sidtool.examples.lineage import read_lineage
 from sidtool.examples.parts import EMPTY, VALID, validation_users
-from sidtool.tokenizer.bundle import Bundle
 from tests.sealed import reseal
 from tests.training_fixtures import make_split
 
@@ -67,15 +66,9 @@ def test_a_lineage_of_another_format_is_refused(made: Path, other: object) -> No
         read_lineage(made)
 
 
-def test_examples_of_another_split_or_bundle_are_refused(
-    made: Path, split: Split, bundle: Bundle
-) -> None:
+def test_examples_of_another_split_are_refused(made: Path, split: Split) -> None:
     lineage = read_lineage(made)
     assert lineage.digest_of(made) == file_digest(made)
-    lineage.check_bundle(bundle, made)
-    other = replace(lineage, bundle=replace(lineage.bundle, items="0" * 64))
-    with pytest.raises(CompatibilityError, match="with a bundle whose items digest is 000"):
-        other.check_bundle(bundle, made)
     lineage.check_split(split)
     with pytest.raises(CompatibilityError, match="the training examples were made from"):
         lineage.check_split(make_split(seed=1))

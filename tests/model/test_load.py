@@ -2,7 +2,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -11,7 +10,7 @@ from sidtool.model import ExtendOptions, check_model_folder, extend_model, load,
 from sidtool.model.contract import read_contract
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.loss.loss import check_teachers
-from tests.model.cases import distinct_codes, make_bundle, make_codebook
+from tests.model.cases import make_bundle, make_codebook
 from tests.model.conftest import shop
 from tests.models import tiny_tokenizer, unsigned
 
@@ -134,17 +133,6 @@ def test_a_model_that_was_planned_with_must_still_be_there(
 def test_float32_is_the_default_on_a_cpu(made: Path) -> None:
     assert load_model_folder(made, device="cpu").model.dtype == torch.float32
     assert load_model_folder(made, device="cpu", dtype="bfloat16").model.dtype == torch.bfloat16
-
-
-def test_a_newer_bundle_is_used_with_a_notice(made: Path, bundle: Bundle) -> None:
-    ids = [*bundle.items.ids, "new"]
-    taken = bundle.items.codes
-    free = next(row for row in distinct_codes(40) if not (taken == row).all(axis=1).any())
-    newer = make_bundle(ids, np.concatenate([taken, free[None]]), codebook=make_codebook())
-    served = load_model_folder(made, bundle=newer)
-    assert served.bundle is newer
-    assert served.verdict.kind == "refreshed"
-    assert served.verdict.message
 
 
 def test_another_bundle_is_refused_before_weights_are_read(made: Path, bundle: Bundle) -> None:

@@ -2,17 +2,18 @@
 
 from pathlib import Path
 
-from sidtool.data.split.record import Cuts, SplitReference
-from sidtool.model.contract.folder import write_contract
-from sidtool.model.contract.stage_record import (
+from sidtool.data.split import SplitReference
+from sidtool.data.split.record import Cuts
+from sidtool.model import ExtendOptions, extend_model
+from sidtool.model.contract import (
     Forgetting,
     ModelReference,
     Selection,
     StageRecord,
     TrainParams,
+    write_contract,
 )
-from sidtool.model.extend import ExtendOptions, extend_model
-from sidtool.model.prompt.prompts import HistoryPrompt
+from sidtool.model.prompt import HistoryPrompt
 from sidtool.tokenizer.bundle import Bundle
 
 HISTORY = HistoryPrompt("sequence", 'Seen "é":\n{history}\nNext: ', 20, 256)

@@ -1,6 +1,5 @@
 import re
 import shlex
-import shutil
 from contextlib import redirect_stdout
 from dataclasses import replace
 from io import StringIO
@@ -88,16 +87,13 @@ def test_the_command_of_a_card_has_the_fields_of_the_prompt(
     item: str,
     trained: Path,
     bundle: Bundle,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(trained, folder)
     prompt = HistoryPrompt(task, template, 5, 200, item=item)
-    write_contract(folder, replace(read_contract(trained), history_prompt=prompt), bundle)
-    assert "```python" not in card_of(folder)  # its prompt would lack the fields
-    monkeypatch.chdir(folder)
-    check_command(folder)
+    write_contract(trained, replace(read_contract(trained), history_prompt=prompt), bundle)
+    assert "```python" not in card_of(trained)  # its prompt would lack the fields
+    monkeypatch.chdir(trained)
+    check_command(trained)
 
 
 def test_a_card_shows_recipe_data_and_metric(trained: Path) -> None:

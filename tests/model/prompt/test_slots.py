@@ -143,10 +143,10 @@ def random_values(rng: np.random.Generator, n_values: int) -> list[str]:
     ]
 
 
-def check_random_values(n_values: int, seed: int) -> None:
-    """Show random values in prompts, most of them as the many fields of few items, which costs less
-    than as many items."""
-    rng = np.random.default_rng(seed)
+@pytest.mark.parametrize("n_values", [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_random_values_smuggle_no_token_in(n_values: int) -> None:
+    """Most of them are the many fields of few items, which costs less than as many items."""
+    rng = np.random.default_rng(n_values)
     tokenizer, tokens = extended_tokenizer(SPACE)
     n_items, n_fields = 8, 250
     names = [f"f{number}" for number in range(n_fields)]
@@ -159,15 +159,6 @@ def check_random_values(n_values: int, seed: int) -> None:
         around = fields_of([age, city, device], n_items)
         fields = dataclasses.replace(around, event=columns)
         check_prompt(fields, n_items, tokenizer, tokens, prompt)
-
-
-def test_thousands_of_values_smuggle_no_token_in() -> None:
-    check_random_values(20_000, seed=0)
-
-
-@pytest.mark.slow
-def test_a_million_values_smuggle_no_token_in() -> None:
-    check_random_values(1_000_000, seed=1)
 
 
 @settings(deadline=None, max_examples=40)
