@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.kinds import list_recall
 from sidtool.training.reinforcement.rewards.reward import RewardContext
 from sidtool.training.reinforcement.rollouts import GroupMaker
+from tests.cli.road import write_lines
 from tests.training.runs import Make, short_rl
 
 BRIEF = {"num_train_epochs": 1, "per_device_train_batch_size": 64, "learning_rate": 3e-3}
@@ -92,13 +92,12 @@ def test_a_query_has_no_user_token_and_no_example_is_without_a_weight(
 ) -> None:
     loaded = load_model_folder(with_users)
     sid = loaded.bundle.space.spell((0,) * loaded.bundle.space.levels)
-    path = tmp_path / "train.jsonl"
     examples = [
         {"task": "query-to-sid", "user": "u0", "prompt": "a lamp", "completion": sid},
         {"task": "next-item", "user": "u0", "prompt": sid, "completion": sid},
         {"task": "next-item", "user": "u0", "prompt": sid, "completion": sid, "weight": 0.0},
     ]
-    path.write_text("".join(json.dumps(example) + "\n" for example in examples))
+    path = write_lines(tmp_path / "train.jsonl", examples)
     users = loaded.contract.users
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     made = {"codes_only": True, "user_tokens": users}

@@ -18,6 +18,7 @@ from sidtool.training.loss.batches import (
     padded_batch,
     parts_by_length,
 )
+from tests.cli.road import write_lines
 from tests.model.prompt.cases import extended_tokenizer
 
 SPACE = SidSpace((4, 3))
@@ -151,17 +152,15 @@ def test_a_malformed_weight_is_named(tmp_path: Path, weight: str) -> None:
 def test_a_sequence_whose_first_item_alone_counts_has_no_prefix(
     tmp_path: Path, weight: list[int], number: int
 ) -> None:
-    path = tmp_path / "train.jsonl"
     whole = {"task": "sequence", "text": SID * 2}
-    path.write_text("".join(json.dumps(row) + "\n" for row in (whole, whole | {"weight": weight})))
+    path = write_lines(tmp_path / "train.jsonl", [whole, whole | {"weight": weight}])
     options = {"codes_only": True, "after_prompts": True}
     assert len(TokenizedExamples.read(path, ENCODER, ENCODER.tokens, **options)) == 1 + number
 
 
 def test_examples_are_read_and_malformed_lines_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "train.jsonl"
     lines = [{"task": "sequence", "text": SID}, {"task": "mine", "prompt": "a", "completion": "b"}]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path = write_lines(tmp_path / "train.jsonl", lines)
     tokenized = TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
     assert (len(tokenized), tokenized.lengths.tolist()) == (2, [4, 2])
     assert tokenized[1][1].tolist() == [False, True]
@@ -171,12 +170,12 @@ def test_examples_are_read_and_malformed_lines_are_named(tmp_path: Path) -> None
         ('{"task": "x"}', "not prompt and completion"),
         (json.dumps({**lines[0], "weight": [1, 2]}), r":2: an example has 2 weights and 1 S"),
     ):
-        path.write_text(json.dumps(lines[0]) + "\n" + broken + "\n")
+        write_lines(path, [lines[0], broken])
         with pytest.raises(DataError, match=said):
             TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
     with pytest.raises(DataError, match="does not exist"):
         TokenizedExamples.read(tmp_path / "none", ENCODER, ENCODER.tokens, codes_only=False)
-    path.write_text(json.dumps({**lines[0], "weight": 0}) + "\n")
+    write_lines(path, [{**lines[0], "weight": 0}])
     with pytest.raises(DataError, match=r"train\.jsonl has no training example with a target"):
         TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
 

@@ -1,15 +1,18 @@
 """The distributions of a memory that teaches, against loops."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from sidtool.examples.example_file import TokenizedExample
+from sidtool.memory import Memory
 from sidtool.memory.build import build_memory
 from sidtool.memory.manifest import KnnSettings
 from sidtool.model.vocabulary.tokens import SidTokens
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.loss.batches import Targets, packed_batch, padded_batch
 from sidtool.training.loss.loss import Loss
 from sidtool.training.loss.memory_teacher import MemoryTeacher
@@ -35,6 +38,17 @@ def similarity_without(user: int, histories: list[list[int]]) -> np.ndarray:
     return counts / (products**SETTINGS.normalization + SETTINGS.shrinkage)
 
 
+def taught(memory: Memory, bundle: Bundle, inputs: Any) -> tuple[Targets, Any, Any]:
+    """Targets of a batch, their parts, and what the memory teaches of each part."""
+    loss = Loss("trie", SidTokens(bundle.space, 10), bundle.trie())
+    targets = Targets.pop(inputs, len(SIZES))
+    parts = loss.parts(targets.ids)
+    places = [(targets.positions[indexes], columns) for indexes, columns in parts]
+    is_reversed = [targets.is_reversed[indexes] for indexes, _ in parts]
+    teacher = MemoryTeacher(memory, loss.tokens, bundle.trie())
+    return targets, parts, teacher.blocks(inputs, places, is_reversed)
+
+
 @pytest.mark.parametrize("make_batch", [packed_batch, padded_batch])
 @pytest.mark.parametrize("backward", [False, True])
 def test_a_memory_teaches_what_it_counted_of_other_users(
@@ -44,7 +58,6 @@ def test_a_memory_teaches_what_it_counted_of_other_users(
     names = random_histories(3, 25, N_ITEMS)
     histories = [bundle.items.rows(items).tolist() for items in names]
     memory = build_memory(split_of(names), bundle, SETTINGS)
-    loss = Loss("trie", SidTokens(bundle.space, 10), bundle.trie())
     firsts = 10 + np.cumsum([0, *SIZES[:-1]])
     codes = np.asarray(bundle.items.codes).astype(np.int64)
     users = [number for number, items in enumerate(histories) if len(items) > 2][:6]
@@ -68,12 +81,7 @@ def test_a_memory_teaches_what_it_counted_of_other_users(
                 sums[answer[level]] += not sums.any()
                 distributions.append(sums / sums.sum())
     inputs = make_batch(batch, pad=0)
-    targets = Targets.pop(inputs, len(SIZES))
-    parts = loss.parts(targets.ids)
-    places = [(targets.positions[indexes], columns) for indexes, columns in parts]
-    is_reversed = [targets.is_reversed[indexes] for indexes, _ in parts]
-    teacher = MemoryTeacher(memory, loss.tokens, bundle.trie())
-    blocks = teacher.blocks(inputs, places, is_reversed)
+    targets, parts, blocks = taught(memory, bundle, inputs)
     lines = inputs["input_ids"].shape
     flat = inputs["input_ids"].ravel()
     positions = inputs.get("position_ids", torch.arange(lines[1]).expand(lines)).reshape(-1)
@@ -101,15 +109,9 @@ def test_a_memory_teaches_what_it_counted_of_other_users(
 def test_a_memory_teaches_what_an_example_has(ids: list[int], n_targets: tuple[int, ...]) -> None:
     bundle = small_bundle(N_ITEMS, SIZES, begin_end_tokens=False, duplicates=True)
     memory = build_memory(split_of(random_histories(3, 25, N_ITEMS)), bundle, SETTINGS)
-    loss = Loss("trie", SidTokens(bundle.space, 10), bundle.trie())
     array = np.array(ids, dtype=np.int32)
     is_target = (array >= 10) & (np.arange(len(ids)) > 0)
     example = TokenizedExample(array, is_target, np.ones(len(ids), dtype=np.float32))
-    inputs = packed_batch([example], pad=0)
-    targets = Targets.pop(inputs, len(SIZES))
-    parts = loss.parts(targets.ids)
-    places = [(targets.positions[indexes], columns) for indexes, columns in parts]
-    is_reversed = [targets.is_reversed[indexes] for indexes, _ in parts]
-    blocks = MemoryTeacher(memory, loss.tokens, bundle.trie()).blocks(inputs, places, is_reversed)
+    _, _, blocks = taught(memory, bundle, packed_batch([example], pad=0))
     assert [block.shape for block in blocks] == [(n, 3) for n in n_targets]
     assert all(torch.isfinite(block).all() for block in blocks)

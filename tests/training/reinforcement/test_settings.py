@@ -6,17 +6,11 @@ from transformers import TrainingArguments
 from trl import GRPOConfig
 
 from sidtool.base.errors import UsageError
+from sidtool.training import read_settings
+from sidtool.training.reinforcement import ALGORITHM_DEFAULTS, RL_DEFAULTS, RL_SETTINGS, RlOptions
 from sidtool.training.reinforcement.rl_run import complete_fields
-from sidtool.training.reinforcement.settings import (
-    ALGORITHM_DEFAULTS,
-    CHOICES,
-    DECIDED,
-    RL_DEFAULTS,
-    RL_SETTINGS,
-    SETTABLE,
-    RlOptions,
-)
-from sidtool.training.settings_file import read_settings, typed_fields
+from sidtool.training.reinforcement.settings import CHOICES, DECIDED, SETTABLE
+from sidtool.training.settings_file import typed_fields
 
 FIELDS = {field.name for field in dataclasses.fields(GRPOConfig)}
 
