@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +17,7 @@ from sidtool.training.reinforcement.examples import (
     read_rl_examples,
 )
 from tests.bundles import small_bundle
+from tests.cli.road import write_lines
 from tests.model.prompt.cases import extended_tokenizer
 
 BUNDLE = small_bundle(12)
@@ -35,19 +35,13 @@ def read(
     return read_rl_examples(path, task, encoder, bundle, **options)
 
 
-def write(path: Path, *examples: dict[str, object]) -> Path:
-    path.write_text("".join(json.dumps(example) + "\n" for example in examples))
-    return path
-
-
 def test_every_target_of_a_sequence_becomes_an_event(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "train.jsonl",
+    rows = [
         {"task": "sequence", "text": sid(3) + sid(5) + sid(3)},
         {"task": "title-to-sid", "prompt": "x", "completion": sid(1)},
         {"task": "sequence", "prompt": sid(7) + sid(8), "completion": sid(9), "weight": [1, 1, 4]},
-    )
-    examples = read(path)
+    ]
+    examples = read(path := write_lines(tmp_path / "train.jsonl", rows))
     histories = [examples.history(number).tolist() for number in range(len(examples))]
     assert histories == [[3], [3, 5], [7, 8]]
     assert (examples.targets.tolist(), examples.left_out) == ([5, 3, 9], 0)
@@ -59,14 +53,14 @@ def test_every_target_of_a_sequence_becomes_an_event(tmp_path: Path) -> None:
 
 
 def test_events_are_counted_once_per_user_and_item(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "train.jsonl",
+    rows = [
         {"task": "sequence", "user": "a", "text": sid(1) + sid(2) + sid(3)},
         # a later window of the same user
         {"task": "sequence", "user": "a", "prompt": sid(2) + sid(3), "completion": sid(4)},
         {"task": "sequence", "user": "b", "text": sid(4) + sid(1)},
         {"task": "sequence", "text": sid(5) + sid(6)},
-    )
+    ]
+    path = write_lines(tmp_path / "train.jsonl", rows)
     events = {sequence.user: set(sequence.items) for sequence in read(path).events(BUNDLE)}
     assert events == {"a": {IDS[1], IDS[2], IDS[3], IDS[4]}, "b": {IDS[1], IDS[4]}, "": {IDS[6]}}
 
@@ -80,23 +74,15 @@ def test_items_of_a_list_that_share_a_sid_are_different_targets(tmp_path: Path) 
     # as often as it has items, and once more
     answer = sids[other] + shared_sid * (len(rows) + 1)
     example = {"task": "list", "prompt": sids[other], "completion": answer}
-    [targets] = read(write(tmp_path / "train.jsonl", example), None, bundle).list_targets or ()
+    path = write_lines(tmp_path / "train.jsonl", [example])
+    [targets] = read(path, None, bundle).list_targets or ()
     assert targets.tolist() == [other, *rows]
-
-
-def test_no_target_that_counts_is_one_line(tmp_path: Path) -> None:
-    example = {"task": "sequence", "text": sid(3) + sid(5), "weight": [0, 0]}
-    path = write(tmp_path / "train.jsonl", example)
-    for exclude_seen in (False, True):
-        with pytest.raises(DataError, match="no event with a history"):
-            read(path, exclude_seen=exclude_seen)
 
 
 def test_next_item_examples_have_their_target_in_the_completion(tmp_path: Path) -> None:
     prompt = f"bought {sid(2)}{sid(4)} next:"
     example = {"task": "next-item", "prompt": prompt, "completion": sid(6)}
-    path = write(tmp_path / "train.jsonl", example)
-    examples = read(path, "next-item")
+    examples = read(write_lines(tmp_path / "train.jsonl", [example]), "next-item")
     assert examples.history(0).tolist() == [2, 4]
     assert examples.targets.tolist() == [6]
 
@@ -134,7 +120,8 @@ def test_events_are_those_of_the_split(made: Path, bundle: Bundle, split: Split)
     ("example", "message"),
     [
         ({"task": "sequence", "text": sid(3)}, "no event with a history"),
-        ({"task": "sequence", "text": "".join(BUNDLE.space.tokens[:2]) + sid(1)}, "SID"),
+        ({"task": "sequence", "text": sid(3) + sid(5), "weight": [0, 0]}, "no event with a hist"),
+        ({"task": "sequence", "text": "".join(BUNDLE.space.tokens[:2]) + sid(1)}, "not whole"),
         (
             {"task": "sequence", "text": "".join(BUNDLE.space.tokens[:3]) + sid(1)},
             "in the order of",
@@ -144,5 +131,8 @@ def test_events_are_those_of_the_split(made: Path, bundle: Bundle, split: Split)
 def test_unusable_examples_are_one_line(
     tmp_path: Path, example: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(DataError, match=message):
-        read(write(tmp_path / "train.jsonl", example))
+    path = write_lines(tmp_path / "train.jsonl", [example])
+    for exclude_seen in (False, True):
+        with pytest.raises(DataError, match=message) as caught:
+            read(path, exclude_seen=exclude_seen)
+        assert "\n" not in str(caught.value)
