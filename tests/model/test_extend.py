@@ -240,7 +240,7 @@ def test_a_token_that_exists_already_is_refused(
 
 
 def test_a_model_is_extended_once(made: Path, refusal: Refusal) -> None:
-    refusal(CompatibilityError, "already", made)
+    refusal(CompatibilityError, r"has a SID vocabulary already \(sid\.json\)", made)
 
 
 def test_an_output_is_replaced_only_with_force(bundle: Bundle, base: Path, tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ class TestWhatIsRefused:
         refusal(UsageError, r"2 GGUF files: a\.gguf, b\.gguf", tmp_path / "empty")
         shutil.copytree(base, tmp_path / "adapter")
         (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-        refusal(UsageError, "adapter", tmp_path / "adapter")
+        refusal(UsageError, "is a PEFT adapter, not a whole model", tmp_path / "adapter")
 
     @pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])
     def test_a_missing_tokenizer(self, architecture: str, refusal: Refusal, tmp_path: Path) -> None:

@@ -120,10 +120,10 @@ def test_an_unquoted_no_is_a_strategy() -> None:
 
 
 def test_unreadable_files_are_data_errors(tmp_path: Path) -> None:
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match=r"cannot read configuration .*No such file"):
         read_one(tmp_path / "none.yaml")
     (tmp_path / "list.yaml").write_text("- 1")
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="must be a mapping of settings"):
         read_one(tmp_path / "list.yaml")
 
 
