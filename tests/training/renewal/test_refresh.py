@@ -1,5 +1,6 @@
 import shutil
 from dataclasses import asdict, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ from sidtool.training.renewal.refresh import plan_refresh, refresh
 from tests.bundles import small_bundle
 from tests.memory.rerankers import random_reranker
 from tests.model.contract.cases import TRAINED
-from tests.training.runs import FAST, Make, same, valid_of, weights
+from tests.training.runs import FAST, Make, Train, same, valid_of, weights
 from tests.training_fixtures import N_ITEMS, make_split, rated_split
 
 refresh_module = import_module("sidtool.training.renewal.refresh")
@@ -66,11 +67,47 @@ def trained(tmp_path_factory: pytest.TempPathFactory, models: Make, examples: Ma
 
 
 @pytest.fixture
-def remember(tmp_path: Path, trained: Path, split: Split, bundle: Bundle) -> Make:
-    """Writes a copy of a model with a memory, built from the split with these arguments."""
+def renew(tmp_path: Path, trained: Path, retrained: Bundle, later: Split) -> Make:
+    """Refreshes the trained model with another bundle and later events to "out"; the arguments
+    replace these."""
 
-    def write(folder: Path = trained, reranker: Any = None, **build_options: Any) -> Path:
+    def run(
+        model: Path = trained, bundle: Bundle = retrained, call: Any = refresh, **more: Any
+    ) -> Any:
+        return call(model, bundle, **{"out": tmp_path / "out", "split": later, **more})
+
+    return run
+
+
+@pytest.fixture
+def plan(renew: Make) -> Make:
+    """As `renew`, without more than a plan."""
+    return partial(renew, call=plan_refresh, options=QUICK)
+
+
+@pytest.fixture
+def recording(tmp_path: Path, bundle: Bundle) -> Make:
+    """Writes a copy of a model whose contract, or whose last stage, records something else."""
+
+    def write(folder: Path, stage: str = "full", contract: Any = None, **params: Any) -> Path:
+        changed = replace(read_contract(folder), **(contract or {}))
+        record = StageRecord(stage, replace(changed.params, **params))
+        changed = replace(changed, stages=(*changed.stages[:-1], record))
+        shutil.copytree(folder, tmp_path / "model")
+        write_contract(tmp_path / "model", changed, bundle)
+        return tmp_path / "model"
+
+    return write
+
+
+@pytest.fixture
+def remember(tmp_path: Path, trained: Path, split: Split, bundle: Bundle) -> Make:
+    """Writes a copy of a model with a memory, built from the split with these arguments, and with a
+    re-ranker if it `reranks`."""
+
+    def write(folder: Path = trained, *, reranks: bool = False, **build_options: Any) -> Path:
         memory = build_memory(split, bundle, **build_options)
+        reranker = random_reranker(memory.manifest) if reranks else None
         metrics = {"both ndcg@10": 0.1, "users": 20.0}
         binding = MemoryBinding(memory.digest, 0.4, 3.0, metrics, reranker=reranker)
         bind_memory(folder, memory, binding, tmp_path / "model")
@@ -99,33 +136,29 @@ def retrained() -> Bundle:
 
 
 def test_a_refreshed_model_learns_the_new_codes_in_a_fraction_of_the_steps(
-    tmp_path: Path, trained: Path, retrained: Bundle, later: Split
+    tmp_path: Path, trained: Path, renew: Make, later: Split
 ) -> None:
-    out = tmp_path / "refreshed"
     before = read_contract(trained).params
     lines: list[str] = []
-    options = RefreshOptions(share=0.5)
-    summary = refresh(trained, retrained, out, split=later, options=options, notify=lines.append)
+    summary = renew(options=RefreshOptions(share=0.5), notify=lines.append)
     assert f"starts from {trained} " in lines[0]
     assert (summary.verdict.kind, summary.training.epochs) == ("aligned", pytest.approx(3))
     assert summary.training.best > 0.2  # random: .05
-    contract = read_contract(out)
+    contract = read_contract(tmp_path / "out")
     assert [record.stage for record in contract.stages] == ["extend", "full", "rebind", "full"]
     params = contract.params
     assert (params.split, params.task_weights) == (later.reference, before.task_weights)
-    assert len(load_model_folder(out).bundle.items) == N_ITEMS + 5
-    assert not list(tmp_path.glob("refreshed?*"))
+    assert len(load_model_folder(tmp_path / "out").bundle.items) == N_ITEMS + 5
+    assert not list(tmp_path.glob("out?*"))
 
 
 def test_the_memory_is_built_again(
-    tmp_path: Path, remember: Make, retrained: Bundle, bundle: Bundle, later: Split
+    tmp_path: Path, remember: Make, renew: Make, bundle: Bundle, later: Split
 ) -> None:
     """With its settings, its weight and its power; without a split it is left out."""
-    settings = KnnSettings(recency=0.5)
+    settings, out = KnnSettings(recency=0.5), tmp_path / "out"
     model = remember(settings=settings, content=ItemContent.of(bundle))
-    out = tmp_path / "refreshed"
-    summary = refresh(model, retrained, out, split=later, options=RefreshOptions(share=0.05))
-    assert summary.to_json()["model"] == str(out)
+    assert renew(model, options=QUICK).to_json()["model"] == str(out)
     loaded = load_model_folder(out)
     assert (loaded.memory.weight, loaded.memory.power) == (0.4, 3.0)
     assert loaded.contract.memory.validation == {}  # they were those of the earlier model
@@ -133,43 +166,35 @@ def test_the_memory_is_built_again(
     expected = build_memory(later, loaded.bundle, settings, content=content)
     assert loaded.memory.memory.digest == expected.digest
     assert verify_memory(out / MEMORY_COPY) == []
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "refreshed"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
     lines: list[str] = []
-    refresh(model, retrained, tmp_path / "aligned", notify=lines.append)
+    renew(model, out=tmp_path / "aligned", split=None, notify=lines.append)
     assert read_contract(tmp_path / "aligned").memory is None
     assert "memory is left out" in lines[0]
 
 
 @pytest.mark.slow
 def test_a_re_ranker_is_fitted_to_the_new_model_or_left_out(
-    tmp_path: Path,
-    models: Make,
-    examples: Make,
-    remember: Make,
-    split: Split,
-    bundle: Bundle,
-    later: Split,
+    tmp_path: Path, short_train: Train, remember: Make, renew: Make, bundle: Bundle, later: Split
 ) -> None:
-    trained, made = tmp_path / "trained", examples(sequence=1.0)
-    settings = {**FAST, **SMALL, "softmax_over": "trie", "save_strategy": "epoch"}
-    train(models("gpt2"), made, trained, valid=valid_of(made), **settings)
-    model = remember(trained, random_reranker(build_memory(split, bundle).manifest))
-    refresh(model, bundle, tmp_path / "out", split=later, options=RefreshOptions(share=1.0))
+    short_train("trained", validates=True, softmax_over="trie", **SMALL)
+    model = remember(tmp_path / "trained", reranks=True)
+    renew(model, bundle, options=RefreshOptions(share=1.0))
     renewed = read_contract(tmp_path / "out").memory
     assert (renewed.split, renewed.validation["users"]) == (later.reference, len(later.valid))
     assert renewed.reranker is None  # too few users
 
 
 def test_a_memory_by_vectors_needs_them(
-    tmp_path: Path, trained: Path, remember: Make, retrained: Bundle, bundle: Bundle, later: Split
+    tmp_path: Path, remember: Make, plan: Make, bundle: Bundle
 ) -> None:
     vectors = np.random.default_rng(0).normal(size=(len(bundle.items), 8)).astype(np.float32)
     model = remember(content=ItemContent.of(bundle, vectors))
     with pytest.raises(UsageError, match="vectors, and was built for another bundle") as caught:
-        plan_refresh(model, retrained, tmp_path / "out", split=later, options=QUICK)
+        plan(model)
     assert caught.value.shell_hint.startswith("--items CATALOG")
     with pytest.raises(UsageError, match="has no memory"):
-        refresh(trained, retrained, tmp_path / "out", split=later, embeddings=[tmp_path / "v.npy"])
+        plan(embeddings=[tmp_path / "v.npy"])
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -177,6 +202,7 @@ def test_a_memory_by_vectors_needs_them(
 def test_a_memory_by_vectors_is_built_again_from_the_texts_of_the_catalog(
     tmp_path: Path,
     remember: Make,
+    renew: Make,
     retrained: Bundle,
     bundle: Bundle,
     later: Split,
@@ -189,7 +215,7 @@ def test_a_memory_by_vectors_is_built_again_from_the_texts_of_the_catalog(
     rows = [f"{item},Item {item},A thing,b,c" for item in retrained.items.ids]
     items.write_text("\n".join(["item_id,title,description,brand,category", *rows]))
     with pytest.raises(RefusedError, match="was built from given vectors"):
-        plan_refresh(model, retrained, tmp_path / "out", split=later, items=items, options=QUICK)
+        renew(model, items=items)
     texts = generator.normal(size=(len(retrained.items), 8)).astype(np.float32)
 
     def embedded(bundle: Bundle, catalog: Path | None, **options: object) -> Vectors:
@@ -198,7 +224,7 @@ def test_a_memory_by_vectors_is_built_again_from_the_texts_of_the_catalog(
 
     monkeypatch.setattr(refresh_module, "check_item_vectors", embedded)
     monkeypatch.setattr(refresh_module, "item_vectors", embedded)
-    refresh(model, retrained, tmp_path / "out", split=later, items=items, options=QUICK)
+    renew(model, items=items, options=QUICK)
     loaded = load_model_folder(tmp_path / "out")
     content = ItemContent.of(loaded.bundle, texts)
     expected = build_memory(later, loaded.bundle, content=content)
@@ -206,9 +232,7 @@ def test_a_memory_by_vectors_is_built_again_from_the_texts_of_the_catalog(
 
 
 @pytest.fixture
-def interrupted(
-    tmp_path: Path, remember: Make, retrained: Bundle, later: Split, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def interrupted(remember: Make, renew: Make, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model with a memory, whose QUICK refresh to "out" was killed when it had trained."""
     model = remember()
 
@@ -218,50 +242,42 @@ def interrupted(
     with monkeypatch.context() as patch:
         patch.setattr(refresh_module, "bind_memory", fail)
         with pytest.raises(KeyboardInterrupt):
-            refresh(model, retrained, tmp_path / "out", split=later, options=QUICK)
+            renew(model, options=QUICK)
     return model
 
 
 @pytest.mark.slow
 def test_a_refresh_with_a_memory_resumes_after_training(
-    tmp_path: Path, interrupted: Path, retrained: Bundle, later: Split
+    tmp_path: Path, interrupted: Path, renew: Make
 ) -> None:
     assert not (tmp_path / "out").exists()
     before = weights(tmp_path / "out.trained.partial" / "model")
-    refresh(interrupted, retrained, tmp_path / "out", split=later, options=QUICK)
+    renew(interrupted, options=QUICK)
     assert same(weights(tmp_path / "out"), before)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
 
 
 @pytest.mark.slow
 def test_what_a_killed_refresh_left_is_replaced_by_force(
-    tmp_path: Path, interrupted: Path, retrained: Bundle, later: Split
+    tmp_path: Path, interrupted: Path, renew: Make, plan: Make
 ) -> None:
-    out = tmp_path / "out"
     other = replace(QUICK, learning_rate=1e-4)
-    plan_refresh(interrupted, retrained, out, split=later, options=QUICK)
+    plan(interrupted)
     with pytest.raises(UsageError, match="exists already"):
-        plan_refresh(interrupted, retrained, out, split=later, options=other)
-    refresh(interrupted, retrained, out, split=later, options=other, force=True)
-    assert read_contract(out).params.sft_fields["learning_rate"] == 1e-4
+        plan(interrupted, options=other)
+    renew(interrupted, options=other, force=True)
+    assert read_contract(tmp_path / "out").params.sft_fields["learning_rate"] == 1e-4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
 
 
 @pytest.mark.slow
 def test_a_line_says_that_teachers_are_not_used(
-    tmp_path: Path, trained: Path, retrained: Bundle, bundle: Bundle, later: Split
+    tmp_path: Path, trained: Path, recording: Make, renew: Make
 ) -> None:
-    contract = read_contract(trained)
     teachers = (ModelReference("teacher", {"model.safetensors": "0" * 64}),)
-    stage = StageRecord("full", replace(contract.params, teachers=teachers))
-    contract = replace(contract, stages=(*contract.stages[:-1], stage))
-    shutil.copytree(trained, tmp_path / "student")
-    write_contract(tmp_path / "student", contract, bundle)
-    line = "the model was distilled: refresh trains it without its teachers"
     lines: list[str] = []
-    arguments: Any = {"split": later, "options": QUICK, "notify": lines.append}
-    refresh(tmp_path / "student", retrained, tmp_path / "out", **arguments)
-    assert line in lines
+    renew(recording(trained, teachers=teachers), options=QUICK, notify=lines.append)
+    assert "the model was distilled: refresh trains it without its teachers" in lines
     assert read_contract(tmp_path / "out").params.teachers == ()
 
 
@@ -275,19 +291,18 @@ def test_a_line_says_that_teachers_are_not_used(
     ],
 )
 def test_what_only_training_needs_is_refused_without_a_split(
-    tmp_path: Path, trained: Path, retrained: Bundle, given: Any, option: str
+    tmp_path: Path, renew: Make, given: Any, option: str
 ) -> None:
     with pytest.raises(UsageError, match=f"{option} has no effect without a split"):
-        refresh(trained, retrained, tmp_path / "out", **given)
+        renew(split=None, **given)
     assert not list(tmp_path.iterdir())
 
 
 def test_without_a_split_only_bundle_and_rows_change(
-    tmp_path: Path, trained: Path, retrained: Bundle
+    tmp_path: Path, trained: Path, renew: Make
 ) -> None:
-    summary = refresh(trained, retrained, tmp_path / "aligned")
-    assert summary.training is None
-    before, after = weights(trained), weights(tmp_path / "aligned")
+    assert renew(split=None).training is None
+    before, after = weights(trained), weights(tmp_path / "out")
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     assert changed == ["transformer.wte.weight"]
     start = read_contract(trained).token_start
@@ -300,14 +315,14 @@ def test_a_larger_bundle_keeps_every_row(tmp_path: Path, trained: Path, bundle: 
 
 
 def test_without_validation_users_the_training_runs_to_its_end(
-    tmp_path: Path, trained: Path, remember: Make, split: Split, bundle: Bundle, later: Split
+    tmp_path: Path, trained: Path, remember: Make, renew: Make, bundle: Bundle, later: Split
 ) -> None:
-    model = remember(reranker=random_reranker(build_memory(split, bundle).manifest))
+    model = remember(reranks=True)
     # new events may be ahead of the catalog
     unknown = UserSequence("new", ("unknown",) * 500, tuple(range(500)))
     ahead = replace(later, train=(*later.train, unknown), valid=())
     with pytest.warns(SidtoolWarning, match="events are of items that the bundle lacks"):
-        summary = refresh(model, bundle, tmp_path / "out", split=ahead, options=QUICK)
+        summary = renew(model, bundle, split=ahead, options=QUICK)
     assert summary.training.metric is None
     memory = read_contract(tmp_path / "out").memory
     assert (memory.weight, memory.power, memory.reranker) == (0.4, 3.0, None)
@@ -318,11 +333,11 @@ def test_without_validation_users_the_training_runs_to_its_end(
 
 
 def test_a_split_that_does_not_extend_the_models_is_refused(
-    tmp_path: Path, trained: Path, retrained: Bundle, later: Split
+    tmp_path: Path, renew: Make, later: Split
 ) -> None:
     unrelated = replace(later, origin=replace(later.origin, extends=()))
     with pytest.raises(CompatibilityError, match="may have learned"):
-        refresh(trained, retrained, tmp_path / "out", split=unrelated)
+        renew(split=unrelated)
     assert not list(tmp_path.iterdir())
 
 
@@ -375,23 +390,19 @@ def test_a_model_is_refreshed_on_examples_as_those_it_was_trained_on(
 
 
 def test_label_prediction_and_lists_need_no_catalog(
-    tmp_path: Path, weighted: Path, bundle: Bundle, later: Split
+    weighted: Path, recording: Make, plan: Make, bundle: Bundle, later: Split
 ) -> None:
-    shutil.copytree(weighted, tmp_path / "model")
-    contract = read_contract(weighted)
-    stage = StageRecord(
-        "full", replace(contract.params, task_weights={"predict-rating": 1.0, "list": 1.0})
-    )
-    write_contract(tmp_path / "model", contract.with_stage(stage), bundle)
-    out = tmp_path / "out"
-    plan = plan_refresh(tmp_path / "model", bundle, out, split=rated_split(later), options=QUICK)
-    assert plan.last.task_weights == {"predict-rating": 1.0, "list": 1.0}
+    tasks = {"predict-rating": 1.0, "list": 1.0}
+    model = recording(weighted, task_weights=tasks)
+    last = plan(model, bundle, split=rated_split(later)).last
+    assert last.task_weights == tasks
     # a contract before 0.3 has no length but that of the prompt
-    assert last_sft_options(contract, replace(plan.last, sft=None), 0).history_length == 6
+    options = last_sft_options(read_contract(model), replace(last, sft=None), 0)
+    assert options.history_length == 6
 
 
 def test_a_split_without_the_fields_is_refused(
-    tmp_path: Path, weighted: Path, bundle: Bundle, split: Split
+    tmp_path: Path, weighted: Path, renew: Make, bundle: Bundle, split: Split
 ) -> None:
     rated = rated_split(split)
     for lacking, message in (
@@ -400,7 +411,7 @@ def test_a_split_without_the_fields_is_refused(
     ):
         origin = SplitOrigin(fields=replace(rated.fields, **lacking))
         with pytest.raises(UsageError, match=message):
-            refresh(weighted, bundle, tmp_path / "out", split=replace(rated, origin=origin))
+            renew(weighted, bundle, split=replace(rated, origin=origin))
     assert not list(tmp_path.iterdir())
 
 
@@ -417,36 +428,30 @@ def test_a_split_without_the_fields_is_refused(
 def test_what_a_contract_does_not_record_is_refused(
     tmp_path: Path,
     weighted: Path,
-    bundle: Bundle,
+    recording: Make,
+    renew: Make,
     split: Split,
     sft: Any,
     changes: Any,
     option: str,
 ) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(weighted, model)
-    contract = read_contract(model)
-    recorded = None if sft is None else replace(contract.params.sft, **sft)
-    params = replace(contract.params, sft=recorded, **changes)
-    stages = (*contract.stages[:-1], StageRecord("full", params))
-    write_contract(model, replace(contract, stages=stages), bundle)
+    made = None if sft is None else replace(read_contract(weighted).params.sft, **sft)
+    model = recording(weighted, sft=made, **changes)
     with pytest.raises(UsageError, match=f"it does not record {option}") as error:
-        refresh(model, bundle, tmp_path / "out", split=rated_split(split))
+        renew(model, split=rated_split(split))
     assert error.value.shell_hint == f"sidtool make-sft {option}, then sidtool train"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_another_template_than_the_models_is_refused(
-    tmp_path: Path, trained: Path, bundle: Bundle, later: Split
+    tmp_path: Path, trained: Path, recording: Make, renew: Make, bundle: Bundle, later: Split
 ) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(trained, model)
-    contract = read_contract(model)
+    contract = read_contract(trained)
     prompt = replace(contract.history_prompt, template="Bought: {history}")
-    write_contract(model, replace(contract, history_prompt=prompt), bundle)
+    model = recording(trained, contract={"history_prompt": prompt})
     message = r"is 'Bought: \{history\}', a template that refresh has"
     with pytest.raises(UsageError, match=message):
-        refresh(model, bundle, tmp_path / "out", split=later)
+        renew(model, bundle)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     made, labels = tmp_path / "train.jsonl", SftOptions({"predict-rating": 1.0})
     (label,) = make_sft(bundle, bundle.catalog, rated_split(later), made, labels).label_prompts
@@ -457,111 +462,93 @@ def test_another_template_than_the_models_is_refused(
 
 
 def test_other_levels_and_untrained_models_are_refused(
-    tmp_path: Path, trained: Path, models: Make, later: Split, bundle: Bundle
+    tmp_path: Path, models: Make, renew: Make, bundle: Bundle
 ) -> None:
     with pytest.raises(RefusedError, match="levels"):
-        refresh(trained, small_bundle(N_ITEMS, (5, 5, 6)), tmp_path / "out", split=later)
+        renew(bundle=small_bundle(N_ITEMS, (5, 5, 6)))
     with pytest.raises(CompatibilityError, match="was not trained by sidtool"):
-        refresh(models("gpt2"), bundle, tmp_path / "out", split=later)
+        renew(models("gpt2"), bundle)
     with pytest.raises(UsageError, match="share must be more than 0"):
         RefreshOptions(share=0)
     assert not list(tmp_path.iterdir())
 
 
 def test_tasks_that_show_text_need_a_catalog(
-    tmp_path: Path, models: Make, examples: Make, bundle: Bundle, split: Split
+    tmp_path: Path, trained: Path, recording: Make, plan: Make, bundle: Bundle
 ) -> None:
-    made = examples(sequence=1.0, title_to_sid=1.0)
-    train(models("gpt2"), made, tmp_path / "model", max_steps=2)
-    with pytest.raises(UsageError, match="title-to-sid shows text") as error:
-        refresh(tmp_path / "model", bundle, tmp_path / "out", split=split)
-    assert error.value.shell_hint == "--items CATALOG"
-    model, items = tmp_path / "model", tmp_path / "missing.csv"
-    with pytest.raises(DataError, match="does not exist"):
-        plan_refresh(model, bundle, tmp_path / "out", split=split, items=items, options=QUICK)
     # the columns are those that its examples showed
-    contract = read_contract(model)
-    shown = replace(contract.params.sft, columns=("brand",))
-    tasks = {"item-text": 1.0}
-    stage = StageRecord("full", replace(contract.params, sft=shown, task_weights=tasks))
-    write_contract(model, contract.with_stage(stage), bundle)
+    shown = replace(read_contract(trained).params.sft, columns=("brand",))
+    model, items = (
+        recording(trained, sft=shown, task_weights={"item-text": 1.0}),
+        tmp_path / "i.csv",
+    )
+    with pytest.raises(UsageError, match="item-text shows text") as error:
+        plan(model, bundle)
+    assert error.value.shell_hint == "--items CATALOG"
+    with pytest.raises(DataError, match="does not exist"):
+        plan(model, bundle, items=items)
     items.write_text("item_id,title,brand,color\n" + "i0,lamp,Acme,red\n")
-    plan = plan_refresh(model, bundle, tmp_path / "out", split=split, items=items, options=QUICK)
-    assert list(plan.catalog.fields) == ["brand"]
+    assert list(plan(model, bundle, items=items).catalog.fields) == ["brand"]
 
 
 def test_an_interrupted_refresh_resumes_to_the_same_weights(
-    tmp_path: Path, trained: Path, retrained: Bundle, later: Split
+    tmp_path: Path, renew: Make, plan: Make
 ) -> None:
-    options = RefreshOptions(share=0.4)
-    refresh(trained, retrained, tmp_path / "whole", split=later, options=options)
+    out, options = tmp_path / "out", RefreshOptions(share=0.4)
+    renew(out=tmp_path / "whole", options=options)
 
     def stop_after_two_epochs(done: int, total: int) -> None:
         if done > total / 2:
             raise KeyboardInterrupt
 
-    out = tmp_path / "resumed"
-    other_output = tmp_path / "resumed-refresh"
-    other_output.mkdir()
-    arguments = {"split": later, "options": options}
+    (tmp_path / "out-refresh").mkdir()  # another output
     with locked(out), pytest.raises(UsageError, match="is being written"):
-        refresh(trained, retrained, out, **arguments)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["resumed-refresh", "whole"]
+        renew(options=options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out-refresh", "whole"]
     with pytest.raises(KeyboardInterrupt):
-        refresh(trained, retrained, out, progress=stop_after_two_epochs, **arguments)
+        renew(options=options, progress=stop_after_two_epochs)
     assert not out.exists()
-    plan_refresh(trained, retrained, out, **arguments)
-    other = replace(options, share=0.2)
+    plan(options=options)
     with pytest.raises(UsageError, match=r"different settings\.num_train_epochs"):
-        plan_refresh(trained, retrained, out, split=later, options=other)
-    plan_refresh(trained, retrained, out, split=later, options=other, force=True)
-    summary = refresh(trained, retrained, out, **arguments)
-    assert summary.training.resumed_from is not None
+        plan()
+    plan(force=True)
+    assert renew(options=options).training.resumed_from is not None
     assert same(weights(tmp_path / "whole"), weights(out))
     # the next refresh is as long
-    plan = plan_refresh(out, retrained, tmp_path / "next", **arguments)
-    _, fields = training_settings(plan.last, options)
+    _, fields = training_settings(plan(out, out=tmp_path / "next", options=options).last, options)
     assert fields["num_train_epochs"] == pytest.approx(0.4 * 6)
-    names = ["resumed", "resumed-refresh", "whole"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out-refresh", "whole"]
 
 
 def test_a_killed_refresh_of_a_token_budget_resumes(
-    tmp_path: Path, trained: Path, bundle: Bundle, later: Split
+    tmp_path: Path, trained: Path, recording: Make, renew: Make, plan: Make, bundle: Bundle
 ) -> None:
-    model = shutil.copytree(trained, tmp_path / "model")
-    contract = read_contract(trained)
-    params = replace(contract.params, options=contract.params.options | {"token_budget": 20000})
-    write_contract(model, contract.with_stage(StageRecord("full", params)), bundle)
+    recorded = read_contract(trained).params.options
+    model = recording(trained, options=recorded | {"token_budget": 20000})
 
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        refresh(model, bundle, tmp_path / "out", split=later, options=QUICK, progress=stop)
+        renew(model, bundle, options=QUICK, progress=stop)
     assert (tmp_path / "out.partial").exists()
-    plan_refresh(model, bundle, tmp_path / "out", split=later, options=QUICK)
+    plan(model, bundle)
 
 
-def test_a_plan_refuses_a_model_of_adapters(tmp_path: Path, trained: Path, bundle: Bundle) -> None:
-    shutil.copytree(trained, tmp_path / "model")
-    contract = replace(read_contract(trained), base_folder=ModelReference.of(trained))
-    write_contract(tmp_path / "model", contract, bundle)
+def test_a_plan_refuses_a_model_of_adapters(trained: Path, recording: Make, plan: Make) -> None:
+    model = recording(trained, contract={"base_folder": ModelReference.of(trained)})
     with pytest.raises(UsageError, match="has adapters"):
-        plan_refresh(tmp_path / "model", bundle, tmp_path / "out", options=QUICK)
+        plan(model)
 
 
 def test_a_plan_needs_a_rate_for_merged_adapters(
-    tmp_path: Path, trained: Path, bundle: Bundle, later: Split
+    trained: Path, recording: Make, plan: Make
 ) -> None:
-    model = shutil.copytree(trained, tmp_path / "model")
-    contract = read_contract(trained)
-    options = contract.params.options | {"stage": "lora"}
-    stage = StageRecord("lora", replace(contract.params, options=options))
-    write_contract(model, contract.with_stage(stage), bundle)
+    options = read_contract(trained).params.options | {"stage": "lora"}
+    model = recording(trained, "lora", options=options)
     for force in (False, True):
         with pytest.raises(UsageError, match="learning rate is too large for all weights"):
-            plan_refresh(model, bundle, tmp_path / "out", split=later, options=QUICK, force=force)
+            plan(model, force=force)
 
 
 def test_a_stage_of_adapters_needs_a_rate_for_all_weights() -> None:
