@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,26 +75,12 @@ def reward_model(trained: Make) -> Path:
     return trained(4, "{sid}{event.rating};")
 
 
-@pytest.fixture(scope="module")
-def made_from_rated(
-    bundle: Bundle, catalog: Items, rated: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
-    """Training examples of a task, whose validation users beside them have ratings."""
-
-    def make(task: str) -> Path:
-        made = tmp_path_factory.mktemp("made") / "train.jsonl"
-        options = SftOptions({task: 1.0}, max_length=256, history_length=6)
-        make_sft(bundle, catalog, rated, made, options, tokenizer=tiny_tokenizer())
-        return made
-
-    return make
-
-
 @pytest.mark.slow
 def test_lists_are_rewarded_by_the_model_of_labels(
     tmp_path: Path,
+    bundle: Bundle,
+    catalog: Items,
     list_model: Path,
-    made_from_rated: Callable[[str], Path],
     rated: Path,
     reward_model: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -109,7 +94,11 @@ def test_lists_are_rewarded_by_the_model_of_labels(
         return scores
 
     monkeypatch.setattr(label.LabelScores, "__call__", record)
-    made = made_from_rated("list")
+    # the validation users beside the examples have ratings
+    made = tmp_path / "made" / "train.jsonl"
+    made.parent.mkdir()
+    options = SftOptions({"list": 1.0}, max_length=256, history_length=6)
+    make_sft(bundle, catalog, rated, made, options, tokenizer=tiny_tokenizer())
     logs: list[dict[str, float]] = []
     settings = {"algorithm": "ipa", "num_generations": 2, "candidate_lists": 4, **SHORT, **LABEL}
     settings |= {"reward_inputs": {"label": reward_model}, "split": rated}
