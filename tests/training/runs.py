@@ -1,16 +1,15 @@
 """What tests of whole runs share: their weights, and how they are stopped."""
 
+import json
 import os
-import signal
-import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
+from sidtool.training import HISTORY_FILE
 from sidtool.training.reinforcement.reinforcement import RlSummary, rl
 from sidtool.training.training import TrainingSummary
 from tests.doc_blocks import ROOT
@@ -60,16 +59,6 @@ def valid_of(examples: Path) -> Path:
     return examples.with_name("valid.jsonl")
 
 
-def kill_at(
-    checkpoints: Sequence[str], command: Sequence[str], out: Path, environment: Mapping[str, str]
-) -> None:
-    """Run a training that writes the folder `out` once for each checkpoint, and kill it as soon as
-    the checkpoint is there."""
-    for checkpoint in checkpoints:
-        process = subprocess.Popen(command, env=environment)
-        written = out.with_name(f"{out.name}.partial") / checkpoint
-        while process.poll() is None and not written.exists():
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not out.exists()
+def history(folder: Path, name: str = HISTORY_FILE) -> list[dict[str, Any]]:
+    """The entries of a log beside a model."""
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from sidtool.base.errors import UsageError
+from sidtool.base.options import settings_from
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.copies import merge
 from sidtool.model.load import load_model_folder
@@ -122,33 +123,6 @@ def test_adapters_are_those_that_were_trained_and_merge(
     torch.testing.assert_close(logits(tmp_path / "merged"), adapted, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "tied"),
-    [
-        ("bart", False),
-        *(pytest.param("t5", tied, marks=pytest.mark.slow) for tied in (True, False)),
-    ],
-)
-def test_only_the_rows_of_sid_tokens_are_trained(
-    architecture: str, tied: bool, tmp_path: Path, models: Make, short_train: Train
-) -> None:
-    base = models(architecture, tied=tied)
-    short_train("rows", base, {"next_item": 1.0}, max_steps=4, stage="embeddings")
-    start = read_contract(base).token_start
-    before, after = weights(base), weights(tmp_path / "rows")
-    assert before.keys() == after.keys()
-    shared_name = next((name for name in before if name.endswith("shared.weight")), "")
-    n_rows = len(before["lm_head.weight" if "lm_head.weight" in before else shared_name])
-    changed = set()
-    for name, weight in before.items():
-        if torch.equal(weight, after[name]):
-            continue
-        changed.add(name)
-        assert len(weight) == n_rows
-        assert torch.equal(weight[:start], after[name][:start])
-    assert len(changed) == (1 if tied else 3 if architecture == "bart" else 2)
-
-
 @pytest.mark.slow
 def test_an_encoder_decoder_can_teach(tmp_path: Path, models: Make, short_train: Train) -> None:
     settings = {"softmax_over": "level", "max_steps": 2}
@@ -160,34 +134,23 @@ def test_an_encoder_decoder_can_teach(tmp_path: Path, models: Make, short_train:
 
 
 @pytest.mark.parametrize(
-    ("base", "tasks", "options", "fields", "teachers", "message"),
+    ("task", "settings", "message"),
     [
-        ("t5", {"sequence": 1.0}, {"batching": "packed"}, {}, (), "cannot be packed for an enc"),
-        ("t5", {"sequence": 1.0}, {"sliding_windows": "none"}, {}, (), "sliding_windows=none"),
-        ("t5", {"sequence": 1.0}, {"token_budget": 9999}, {}, (), "token_budget counts tokens of"),
-        ("gpt2", {"sequence": 1.0}, {}, {}, ("t5",), "is encoder-decoder, the model causal"),
-        ("t5", {"item_text": 1.0}, {}, {}, (), "task item-text is running text"),
-        ("t5", {"sequence": 1.0}, {}, {"pad_token": "x"}, (), "pad_token is a setting of TRL"),
+        ("sequence", {"batching": "packed"}, "cannot be packed for an enc"),
+        ("sequence", {"sliding_windows": "none"}, "sliding_windows=none"),
+        ("sequence", {"token_budget": 9999}, "token_budget counts tokens of"),
+        ("item_text", {}, "task item-text is running text"),
+        ("sequence", {"pad_token": "x"}, "pad_token is a setting of TRL"),
     ],
 )
 def test_what_an_encoder_decoder_cannot_do_is_refused_in_one_line(
-    tmp_path: Path,
-    models: Make,
-    examples: Make,
-    base: str,
-    tasks: dict[str, float],
-    options: dict[str, Any],
-    fields: dict[str, Any],
-    teachers: tuple[str, ...],
-    message: str,
+    tmp_path: Path, models: Make, examples: Make, task: str, settings: Any, message: str
 ) -> None:
-    made, out = examples(**tasks), tmp_path / "out"
-    others = [models(name) for name in teachers]
-    settings = TrainOptions(**options)
+    run = (models("t5"), examples(**{task: 1.0}), tmp_path / "out")
     with pytest.raises(UsageError, match=message) as refusal:
-        train(models(base), made, out, options=settings, sft_fields=fields, teachers=others)
+        train(*run, **settings)
     assert "\n" not in str(refusal.value)
     # a plan, as --dry-run prints it, is refused too
     with pytest.raises(UsageError, match=message):
-        plan_stages(models(base), made, out, [StageSettings(settings, fields)], teachers=others)
+        plan_stages(*run, [StageSettings(*settings_from(TrainOptions, None, None, settings))])
     assert list(tmp_path.iterdir()) == []

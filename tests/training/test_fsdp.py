@@ -19,9 +19,8 @@ from sidtool.base.documents import parse_yaml
 from sidtool.base.errors import UsageError
 from sidtool.model.contract.folder import read_contract, verify_model
 from sidtool.training.loop.machine import check_active, check_fsdp, wants_fsdp
-from sidtool.training.run import HISTORY_FILE
 from tests.doc_blocks import ROOT
-from tests.training.runs import ENVIRONMENT, OFTEN, Make
+from tests.training.runs import ENVIRONMENT, OFTEN, Make, history
 
 PROGRAM = """
 import json
@@ -148,9 +147,8 @@ def outputs(tmp_path_factory: pytest.TempPathFactory, models: Make, examples: Ma
 
 def curve(folder: Path) -> dict[str, list[float]]:
     """Losses, norms of gradients and metrics of a training, in their order."""
-    entries = [json.loads(line) for line in (folder / HISTORY_FILE).read_text().splitlines()]
     keys = ("loss", "grad_norm", "eval_hr@10", "eval_ndcg@10")
-    return {key: [entry[key] for entry in entries if key in entry] for key in keys}
+    return {key: [entry[key] for entry in history(folder) if key in entry] for key in keys}
 
 
 def values(folder: Path) -> dict[str, torch.Tensor]:

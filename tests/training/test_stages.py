@@ -29,6 +29,8 @@ STRONG = {"learning_rate": 3e-2, "weight_decay": 0.5}
 OFTEN_3 = {**OFTEN, "save_steps": 3, "eval_steps": 3}
 SMALL = {"eval_users": 8, "eval_num_beams": 10}
 LORA = {"stage": "lora", "lora_r": 4, **SMALL, **STRONG}
+LLAMA_EMBEDDINGS = "model.embed_tokens.weight"
+BART_EMBEDDINGS = {f"model.{part}.embed_tokens.weight" for part in ("encoder", "decoder")}
 IDS = torch.randint(5, 400, (2, 20), generator=torch.Generator().manual_seed(0))
 BEST_10 = RecommendOptions(k=10, num_beams=40)
 
@@ -47,32 +49,48 @@ def test_merged_adapters_keep_their_memory(
     load_model_folder(tmp_path / "merged")
 
 
+SLOW_ROWS = [
+    ("llama", False, {"next_item": 0.3, "sid_to_title": 1.0}, {LLAMA_EMBEDDINGS, "lm_head.weight"}),
+    ("t5", True, {"next_item": 1.0}, {"shared.weight"}),
+    ("t5", False, {"next_item": 1.0}, {"shared.weight", "lm_head.weight"}),
+]
+
+
 @pytest.mark.parametrize(
-    ("tied", "mix"),
+    ("architecture", "tied", "mix", "moving"),
     [
-        (True, {"sequence": 1.0}),
-        pytest.param(False, {"next_item": 0.3, "sid_to_title": 1.0}, marks=pytest.mark.slow),
+        ("llama", True, {"sequence": 1.0}, {LLAMA_EMBEDDINGS}),
+        ("bart", False, {"next_item": 1.0}, {*BART_EMBEDDINGS, "lm_head.weight"}),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW_ROWS),
     ],
 )
 def test_only_the_new_embedding_rows_are_trained(
-    tmp_path: Path, models: Make, short_train: Train, tied: bool, mix: dict[str, float]
+    tmp_path: Path,
+    models: Make,
+    short_train: Train,
+    architecture: str,
+    tied: bool,
+    mix: dict[str, float],
+    moving: set[str],
 ) -> None:
-    base = models("llama", tied=tied)
+    base = models(architecture, tied=tied)
     logs: list[dict[str, float]] = []
     settings = {"stage": "embeddings", "logging_steps": 1, **SMALL, **STRONG}
     summary = short_train("out", base, mix, validates=True, log=logs.append, **settings)
+    assert summary.softmax_over == ("vocabulary" if "sid_to_title" in mix else "sid")
     before, after = weights(base), weights(tmp_path / "out")
     tokens = read_contract(base).tokens
     assert before.keys() == after.keys()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
-    assert moved == {"model.embed_tokens.weight"} | (set() if tied else {"lm_head.weight"})
+    assert moved == moving
     for name in moved:
         assert torch.equal(before[name][: tokens.start], after[name][: tokens.start])
         assert torch.equal(before[name][tokens.stop :], after[name][tokens.stop :])
     losses = [entry["loss"] for entry in logs if "loss" in entry]
     assert losses[-1] < losses[0]
-    assert summary.trained_parameters == (tokens.stop - tokens.start) * 32 * (1 if tied else 2)
+    assert summary.trained_parameters == (tokens.stop - tokens.start) * 32 * len(moved)
     contract = read_contract(tmp_path / "out")
+    assert contract.history_prompt.task == next(iter(mix)).replace("_", "-")
     assert [record.stage for record in contract.stages] == ["extend", "embeddings"]
     assert load_model_folder(tmp_path / "out").contract == contract
 

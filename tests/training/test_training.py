@@ -44,7 +44,7 @@ from tests.training.runs import (
     Make,
     Stopped,
     Train,
-    kill_at,
+    history,
     same,
     valid_of,
     weights,
@@ -52,8 +52,6 @@ from tests.training.runs import (
 
 SMALL = {"eval_users": 20, "eval_num_beams": 10}
 SGD = {"max_steps": 4, "optim": "sgd", "learning_rate": 0.3}
-
-
 ONE_OF_EACH = {("llama", True), ("gemma3", False), ("gpt2", True)}
 
 
@@ -154,9 +152,9 @@ def test_a_training_stops_after_its_time_and_records_the_step(
     assert short_train("repeated", **settings, stop_step=1).steps == 1
     assert read_contract(tmp_path / "repeated").params == params
     assert same(weights(tmp_path / "repeated"), weights(tmp_path / "limited"))
-    logs = [(tmp_path / name / HISTORY_FILE).read_text() for name in ("limited", "repeated")]
-    assert logs[0] == logs[1]
-    assert "eval_ndcg@10" in logs[0]
+    logged = history(tmp_path / "limited")
+    assert history(tmp_path / "repeated") == logged
+    assert any("eval_ndcg@10" in entry for entry in logged)
 
 
 def test_eager_attention_is_not_packed(tmp_path: Path) -> None:
@@ -338,16 +336,6 @@ def test_a_weight_of_two_is_two_examples(tmp_path: Path, batching: str, accumula
         torch.testing.assert_close(weight, trained[1][name], atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.slow
-def test_every_task_trains_together(tmp_path: Path, short_train: Train) -> None:
-    mix = {"next_item": 0.3, "title_to_sid": 1.0, "sid_to_title": 1.0, "history_to_title": 0.2}
-    summary = short_train(
-        "tuned", "llama", mix, validates=True, **SMALL, max_steps=4, gradient_accumulation_steps=2
-    )
-    assert summary.softmax_over == "vocabulary"
-    assert read_contract(tmp_path / "tuned").history_prompt.task == "next-item"
-
-
 def test_examples_of_another_bundle_are_refused_before_weights_load(
     tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -418,9 +406,8 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     # what is said of a resumed run covers the whole run
     for name in ("steps", "epochs", "loss", "tokens", "targets"):
         assert getattr(resumed, name) == getattr(whole, name), name
-    history = (tmp_path / "whole" / HISTORY_FILE).read_text()
-    assert (tmp_path / "killed" / HISTORY_FILE).read_text() == history
-    entries = [json.loads(line) for line in history.splitlines()]
+    entries = history(tmp_path / "whole")
+    assert history(tmp_path / "killed") == entries
     name = "eval_ndcg@10"
     validated = {entry["step"]: entry[name] for entry in entries if name in entry}
     params = read_contract(tmp_path / "killed").params
@@ -429,8 +416,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     logged = [entry for entry in entries if "loss" in entry]
     assert [entry["step"] for entry in logged][-1] == whole.steps
     assert logged[-1]["tokens"] == whole.tokens
-    machine = (tmp_path / "killed" / MACHINE_FILE).read_text().splitlines()
-    measured = [json.loads(line) for line in machine]
+    measured = history(tmp_path / "killed", MACHINE_FILE)
     assert [entry["step"] for entry in measured] == [entry["step"] for entry in logged]
     assert all(entry["memory_gib"] > 0 for entry in measured)
     # the seconds are those of all calls, so they go on where the one before was killed
@@ -448,9 +434,7 @@ def test_a_learning_rate_falls_where_the_metric_does_not_rise(
     steps = {"eval_steps": 1, "save_steps": 1, "logging_steps": 1, "learning_rate": 0.01}
     settings = {"lr_scheduler_type": scheduler, "lr_scheduler_kwargs": kwargs, "max_steps": 8}
     short_train("tuned", "llama", validates=True, **SMALL | OFTEN | steps | settings)
-    entries = [
-        json.loads(line) for line in (tmp_path / "tuned" / HISTORY_FILE).read_text().splitlines()
-    ]
+    entries = history(tmp_path / "tuned")
     metrics = [entry["eval_ndcg@10"] for entry in entries if "eval_ndcg@10" in entry]
     rates = [entry["learning_rate"] for entry in entries if "loss" in entry]
     bests = np.maximum.accumulate([-1.0, *metrics])
@@ -646,22 +630,6 @@ options = TrainOptions(eval_users=10, eval_num_beams=10)
 valid = examples.with_name("valid.jsonl")
 train(base, examples, out, options=options, sft_fields=fields, valid=valid)
 """
-
-
-@pytest.mark.slow
-def test_a_killed_run_leaves_no_output_and_the_same_command_finishes_it(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
-    base, made = models("gpt2", resid_pdrop=0.1), examples(sequence=1.0)
-
-    def command(out: str) -> list[str]:
-        paths = (str(base), str(made), str(tmp_path / out))
-        return [sys.executable, "-c", SCRIPT, *paths, "16", "{}"]
-
-    subprocess.run(command("whole"), check=True, env=ENVIRONMENT)
-    kill_at(("checkpoint-4", "checkpoint-12"), command("killed"), tmp_path / "killed", ENVIRONMENT)
-    subprocess.run(command("killed"), check=True, env=ENVIRONMENT)
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
 
 
 TORCHRUN = ["torch.distributed.run", "--nproc-per-node=2", "--standalone"]
