@@ -2,6 +2,7 @@
 codes that those systems compute."""
 
 import argparse
+from collections import OrderedDict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -38,23 +39,17 @@ def residual_codes(rows: Tensor, levels: list[Tensor], *, normalize: bool = Fals
     return torch.stack(codes, dim=1).numpy()
 
 
-class MLPLayers(nn.Module):
+def mlp_layers(widths: list[int], *, bn: bool = False, bn_at_end: bool = False) -> nn.Module:
     """Dropout, linear, perhaps BatchNorm1d, ReLU: the perceptron of LC-Rec."""
-
-    def __init__(self, widths: list[int], *, bn: bool = False, bn_at_end: bool = False) -> None:
-        super().__init__()
-        modules: list[nn.Module] = []
-        for at, (width_in, width_out) in enumerate(pairwise(widths)):
-            modules += [nn.Dropout(0.1), nn.Linear(width_in, width_out)]
-            is_last = at == len(widths) - 2
-            if bn and (bn_at_end or not is_last):
-                modules.append(nn.BatchNorm1d(width_out))
-            if not is_last:
-                modules.append(nn.ReLU())
-        self.mlp_layers = nn.Sequential(*modules)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return self.mlp_layers(rows)
+    modules: list[nn.Module] = []
+    for at, (width_in, width_out) in enumerate(pairwise(widths)):
+        modules += [nn.Dropout(0.1), nn.Linear(width_in, width_out)]
+        is_last = at == len(widths) - 2
+        if bn and (bn_at_end or not is_last):
+            modules.append(nn.BatchNorm1d(width_out))
+        if not is_last:
+            modules.append(nn.ReLU())
+    return nn.Sequential(OrderedDict(mlp_layers=nn.Sequential(*modules)))
 
 
 class AddsInput(nn.Module):
@@ -68,33 +63,22 @@ class AddsInput(nn.Module):
         return rows + self.mlp(rows)
 
 
-class Quantizer(nn.Module):
-    def __init__(self, size: int, width: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(size, width)
-
-
-class ResidualQuantizer(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.vq_layers = nn.ModuleList(Quantizer(size, width) for size in SIZES)
-
-
 class RQVAE(nn.Module):
     """The model of LC-Rec, LETTER and MiniOneRec."""
 
     def __init__(self, dim: int, width: int, *, plus: bool = False, **bn: bool) -> None:
         super().__init__()
         widths = [dim, 16, 12, width]
-        self.encoder: nn.Module = MLPLayers(widths, **bn)
+        self.encoder = mlp_layers(widths, **bn)
         if plus:
             self.encoder = AddsInput(self.encoder)
-        self.rq = ResidualQuantizer(width)
-        self.decoder = MLPLayers(widths[::-1], **bn)
+        layers = (nn.ModuleDict({"embedding": nn.Embedding(size, width)}) for size in SIZES)
+        self.rq = nn.ModuleDict({"vq_layers": nn.ModuleList(layers)})
+        self.decoder = mlp_layers(widths[::-1], **bn)
 
     @property
     def levels(self) -> list[Tensor]:
-        return [layer.embedding.weight for layer in self.rq.vq_layers]
+        return [layer["embedding"].weight for layer in self.rq["vq_layers"]]
 
     @torch.no_grad()
     def codes(self, rows: Tensor) -> NDArray[Any]:
@@ -114,29 +98,17 @@ class ResKmeans(nn.Module):
         return residual_codes(rows, [centroids.data for centroids in self.centroids])
 
 
-class GridMLP(nn.Module):
+def grid_mlp(widths: list[int], *, bias: bool) -> nn.Module:
     """Linear, then ReLU, linear, dropout ...: GRID's perceptron."""
-
-    def __init__(self, widths: list[int], *, bias: bool = True) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [nn.Linear(widths[0], widths[1], bias=bias)]
-        for width_in, width_out in pairwise(widths[1:]):
-            layers += [nn.ReLU(), nn.Linear(width_in, width_out, bias=bias), nn.Dropout(0.0)]
-        self.model = nn.Sequential(*layers)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return self.model(rows)
+    layers: list[nn.Module] = [nn.Linear(widths[0], widths[1], bias=bias)]
+    for width_in, width_out in pairwise(widths[1:]):
+        layers += [nn.ReLU(), nn.Linear(width_in, width_out, bias=bias), nn.Dropout(0.0)]
+    return nn.Sequential(OrderedDict(model=nn.Sequential(*layers)))
 
 
 class UnitLength(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         return F.normalize(rows, dim=-1)
-
-
-class Centroids(nn.Module):
-    def __init__(self, size: int, width: int) -> None:
-        super().__init__()
-        self.centroids = nn.Parameter(torch.randn(size, width))
 
 
 class Grid(nn.Module):
@@ -151,13 +123,14 @@ class Grid(nn.Module):
         self.decoder: nn.Module = nn.Identity()
         if is_vae:
             self.normalization_layer = nn.Sequential(nn.BatchNorm1d(dim), UnitLength())
-            self.encoder = GridMLP([dim, 14, 10, width], bias=bias)
-            self.decoder = GridMLP([width, 10, 14, dim], bias=bias)
-        self.quantization_layer_list = nn.ModuleList(Centroids(size, width) for size in SIZES)
+            self.encoder = grid_mlp([dim, 14, 10, width], bias=bias)
+            self.decoder = grid_mlp([width, 10, 14, dim], bias=bias)
+        levels = (nn.ParameterDict({"centroids": torch.randn(size, width)}) for size in SIZES)
+        self.quantization_layer_list = nn.ModuleList(levels)
 
     @property
     def levels(self) -> list[Tensor]:
-        return [layer.centroids for layer in self.quantization_layer_list]
+        return [layer["centroids"] for layer in self.quantization_layer_list]
 
     @torch.no_grad()
     def codes(self, rows: Tensor) -> NDArray[Any]:

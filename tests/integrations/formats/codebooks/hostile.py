@@ -1,10 +1,7 @@
 """Files that pretend to be codebooks."""
 
-import io
-import pickle
 import warnings
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +45,9 @@ class Tensor:
 STORAGE = torch.zeros(9)._typed_storage()
 
 
-def checkpoint(path: Path, **changes: Any) -> None:
-    """An RQ-VAE of LC-Rec in the smallest shapes, with some tensors changed; None removes one."""
+def checkpoint(path: Path, *, beside: dict[str, Any] | None = None, **changes: Any) -> None:
+    """An RQ-VAE of LC-Rec in the smallest shapes, with some tensors changed, and other values
+    beside them; None removes a tensor."""
     state = {
         "encoder.mlp_layers.1.weight": torch.randn(4, 6),
         "encoder.mlp_layers.1.bias": torch.randn(4),
@@ -57,62 +55,44 @@ def checkpoint(path: Path, **changes: Any) -> None:
         "rq.vq_layers.1.embedding.weight": torch.randn(3, 4),
     }
     state |= {name.replace("__", "."): tensor for name, tensor in changes.items()}
-    torch.save({"state_dict": state, "epoch": 1}, path)
+    torch.save({"state_dict": state, "epoch": 1, **(beside or {})}, path)
 
 
-def with_pickle(path: Path, change: Any) -> None:
-    """Replace the pickle of a file of `torch.save`; the entries stay those that torch wrote."""
+def bare_pickle(path: Path, data: bytes) -> None:
+    """A file of nothing but a pickle of protocol 2."""
+    rezip(path, {"archive/data.pkl": b"\x80\x02" + data, "archive/version": b"3\n"})
+
+
+THOUSAND = b"M\xe8\x03"
+"""1,000 in a pickle: BININT2, little-endian."""
+
+
+def replace_in_pickle(path: Path, changes: dict[bytes, bytes]) -> None:
+    """Replace what stands once in the pickle of a file of `torch.save`; the entries stay those that
+    torch wrote."""
     entries = members(path)
     name = next(name for name in entries if name.endswith("data.pkl"))
-    entries[name] = change(entries[name])
+    for before, after in changes.items():
+        assert entries[name].count(before) == 1
+        entries[name] = entries[name].replace(before, after)
     rezip(path, entries)
-
-
-def pickle_with_code(path: Path, marker: Path) -> None:
-    """A file whose pickle runs code besides naming its tensors."""
-    checkpoint(path)
-    state = {"args": RunsCode(marker), "state_dict": {}}
-    code = pickle.dumps(state, protocol=2)
-
-    def change(_: bytes) -> bytes:
-        return code
-
-    with_pickle(path, change)
-
-
-def checkpoint_with_code(path: Path, marker: Path) -> None:
-    """A whole checkpoint, with an object that runs code beside its tensors."""
-    state = {
-        "rq.vq_layers.0.embedding.weight": torch.randn(3, 4),
-        "encoder.mlp_layers.1.weight": torch.randn(4, 6),
-        "encoder.mlp_layers.1.bias": torch.randn(4),
-    }
-    torch.save({"args": RunsCode(marker), "state_dict": state}, path)
 
 
 def claiming_rows(path: Path, count: int) -> None:
     """A file whose first level claims `count` rows of a storage of 12 numbers, by its strides."""
     level = torch.randn(1, 4).expand(1_000, 4)  # rows with a stride of 0
     checkpoint(path, rq__vq_layers__0__embedding__weight=level)
-
-    def change(data: bytes) -> bytes:
-        # BININT2 1000, little-endian
-        assert data.count(b"M\xe8\x03") == 1
-        return data.replace(b"M\xe8\x03", b"J" + count.to_bytes(4, "little"))
-
-    with_pickle(path, change)
+    replace_in_pickle(path, {THOUSAND: b"J" + count.to_bytes(4, "little")})
 
 
 def claiming_storage(path: Path) -> None:
     """A file whose tensor claims 10^9 rows, in its storage too."""
     checkpoint(path, rq__vq_layers__0__embedding__weight=torch.randn(1_000, 4))
-
-    def change(data: bytes) -> bytes:
-        rows = b"J" + (10**9).to_bytes(4, "little")
-        numbers = b"\x8a\x05" + (4 * 10**9).to_bytes(5, "little")
-        return data.replace(b"M\xe8\x03", rows).replace(b"M\xa0\x0f", numbers)
-
-    with_pickle(path, change)
+    rows, numbers = (
+        b"J" + (10**9).to_bytes(4, "little"),
+        b"\x8a\x05" + (4 * 10**9).to_bytes(5, "little"),
+    )
+    replace_in_pickle(path, {THOUSAND: rows, b"M\xa0\x0f": numbers})
 
 
 def bomb(path: Path) -> None:
@@ -122,28 +102,6 @@ def bomb(path: Path) -> None:
     name = next(name for name in entries if name.endswith("/data/2"))
     entries[name] = bytes(40 << 20)
     rezip(path, entries, zipfile.ZIP_DEFLATED)
-
-
-def npz_bomb(path: Path) -> None:
-    """An .npz whose level is 40 MB of zeros in 40 kB."""
-    header = io.BytesIO()
-    shape = (10 << 20, 1)
-    description = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
-    text = description.encode().ljust(118 - 1) + b"\n"
-    header.write(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
-    with (
-        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
-        archive.open("codebook_0.npy", "w") as entry,
-    ):
-        entry.write(header.getvalue())
-        for _ in range(40):
-            entry.write(bytes(1 << 20))
-
-
-def deep_tuples(path: Path) -> None:
-    """A pickle whose keys are nested tuples: their hash takes 2^60 steps."""
-    data = b"\x80\x02}" + b"K\x01\x85" + b"q\x00h\x00\x86" * 60 + b"K\x01s."
-    rezip(path, {"archive/data.pkl": data, "archive/version": b"3\n"})
 
 
 def without_numbers(path: Path) -> None:
@@ -172,27 +130,10 @@ def odd_entries(path: Path, *, copies: int = 1, flags: int = 0, claims: int = 0)
         archive.infolist()[0].file_size += claims
 
 
-def far_memo(path: Path) -> None:
-    """A pickle that stores a value at the place 2^32 - 1 of its memo, a table in CPython."""
-    data = b"\x80\x02}r\xff\xff\xff\xff."
-    rezip(path, {"archive/data.pkl": data, "archive/version": b"3\n"})
-
-
-def long_pickle(path: Path) -> None:
-    """A pickle of a million empty lists."""
-    data = b"\x80\x02(" + b"]" * 1_000_000 + b"t."
-    rezip(path, {"archive/data.pkl": data, "archive/version": b"3\n"})
-
-
 def wrong_checksum(path: Path) -> None:
     """A file with one byte of a tensor changed."""
     checkpoint(path)
-    data = bytearray(path.read_bytes())
-    with zipfile.ZipFile(path) as archive:
-        entry = next(e for e in archive.infolist() if e.filename.endswith("/data/2"))
-        start = entry.header_offset + 30
-    content = members(path)[entry.filename]
-    place = data.index(content, start)
-    data[place] ^= 1
-    assert zlib.crc32(bytes(data[place : place + len(content)])) != entry.CRC
-    path.write_bytes(bytes(data))
+    content = next(data for name, data in members(path).items() if name.endswith("/data/2"))
+    data = path.read_bytes()
+    assert data.count(content) == 1
+    path.write_bytes(data.replace(content, bytes([content[0] ^ 1]) + content[1:]))

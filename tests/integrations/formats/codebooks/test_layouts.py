@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sidtool.base.errors import DataError
-from sidtool.integrations.formats.codebooks.layouts import OPENONEREC_ENCODER, read_codebook
+from sidtool.integrations.formats.codebooks.layouts import read_codebook
 from tests.integrations.formats.codebooks.foreign import (
     RQVAE,
     SIZES,
@@ -50,12 +50,6 @@ def test_openonerec(tmp_path: Path, under: str | None) -> None:
     state = model.state_dict()
     torch.save(state if under is None else {under: state}, tmp_path / "model.pt")
     check(tmp_path / "model.pt", model.codes(rows()), layout="openonerec", encoder=None)
-
-
-def test_openonerec_names_its_encoder_by_the_width_of_its_vectors(tmp_path: Path) -> None:
-    state = {f"centroids.{level}": torch.randn(2, 4096) for level in range(3)}
-    torch.save(state, tmp_path / "model.pt")
-    assert read_codebook(tmp_path / "model.pt").encoder == OPENONEREC_ENCODER
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
