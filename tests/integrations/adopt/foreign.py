@@ -53,7 +53,7 @@ class Foreign:
             paths[path] = sid
             for depth, token in enumerate(path):
                 following.setdefault(path[:depth], set()).add(token)
-        written = GenerationConfig(
+        model.generation_config = GenerationConfig(
             num_beams=k,
             num_return_sequences=k,
             max_new_tokens=len(sid),
@@ -64,12 +64,9 @@ class Foreign:
             return_dict_in_generate=True,
             output_scores=True,
         )
-        first = config.get("decoder_start_token_id")
-        model.generation_config = GenerationConfig(decoder_start_token_id=first)
         out = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
-            generation_config=written,
             prefix_allowed_tokens_fn=lambda _, row: sorted(
                 following.get(tuple(row[start:].tolist()), {0})
             ),

@@ -238,9 +238,7 @@ def broken(name: str, tmp_path: Path) -> tuple[Path, Path, AdoptOptions]:
     if name == "no prompt":
         options = AdoptOptions()
     if name == "encoder":
-        options = AdoptOptions(preset="letter")
         model = foreign.letter(tmp_path / "model")
-        options = AdoptOptions(preset="minionerec")
     if name == "no start":
         options = AdoptOptions(preset="letter")
         model = foreign.letter(tmp_path / "model")

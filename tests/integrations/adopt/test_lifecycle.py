@@ -32,6 +32,7 @@ from sidtool.training.run_checks import plan_training
 from tests.integrations.adopt import foreign
 from tests.integrations.adopt.foreign import Foreign
 from tests.models import tiny_model, tiny_tokenizer
+from tests.search_cases import path_log_probs
 from tests.shared_data import DATA
 
 INDUSTRIAL = DATA / "minionerec-industrial"
@@ -166,47 +167,17 @@ GRPO_FIELDS |= {"eval_strategy": "steps", "save_strategy": "steps"}
 GRPO_FIELDS |= {"eval_steps": 3, "save_steps": 3}
 
 
-class Oracle:
-    """Scores SIDs one by one, by ordinary forward passes over the whole vocabulary. A code competes
-    with the tokens of its level, or with those that continue its prefix in the map."""
-
-    def __init__(self, system: Foreign, normalize: str) -> None:
-        self.normalize = normalize
-        vocabulary = system.tokenizer.get_vocab()
-        paths = ((tuple(vocabulary[token] for token in sid), sid) for sid in system.sids.values())
-        self.paths = dict(paths)
-        texts = vocabulary.items()
-        self.of_level = [
-            sorted(number for text, number in texts if text.startswith(f"<{level}_"))
-            for level in "abc"
-        ]
-
-    def log_probs(self, model: Any, prompt: list[int], path: list[int]) -> list[float]:
-        """Of each token of a path of token ids behind a prompt."""
-        assert tuple(path) in self.paths
-        logits = model(torch.tensor([prompt + path])).logits[0].double()
-        scores = []
-        for level, token_id in enumerate(path):
-            competing = self.of_level[level]
-            if self.normalize == "trie":
-                before = tuple(path[:level])
-                competing = sorted({leaf[level] for leaf in self.paths if leaf[:level] == before})
-            at = logits[len(prompt) + level - 1]
-            scores.append(float(at[token_id] - at[competing].logsumexp(0)))
-        return scores
-
-
 @pytest.mark.parametrize("normalize", ["level", pytest.param("trie", marks=pytest.mark.slow)])
 def test_log_probabilities_are_those_over_the_table(
     shops: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, normalize: str
 ) -> None:
-    system, start, examples = shops("minionerec")
+    _, start, examples = shops("minionerec")
     if normalize == "trie":
         options = TrainOptions(softmax_over="trie")
         train(start, examples, tmp_path / "tuned", options=options, sft_fields=SHORT)
         start = tmp_path / "tuned"
-    oracle = Oracle(system, normalize)
-    table = read_contract(start).token_table
+    contract = read_contract(start)
+    table, catalog = contract.token_table, Bundle.open(start / "sid.zarr").items.codes.tolist()
     assert -1 in table.ids  # of codes that are not used
     scored = 0
     plain = Policy.scores
@@ -218,14 +189,12 @@ def test_log_probabilities_are_those_over_the_table(
         nonlocal scored
         scores = plain(policy, model, prompts, mask, codes)
         for row, (ids, is_token) in enumerate(zip(prompts, mask, strict=True)):
-            prompt = ids[is_token.bool()].tolist()
-            for column, sid in enumerate(codes[row].tolist()):
-                path = [table.codes[level][code] for level, code in enumerate(sid)]
-                with torch.no_grad():
-                    expected = oracle.log_probs(policy.network, prompt, path)
-                actual = scores.log_probs[row, column].detach()
-                np.testing.assert_allclose(actual, expected, atol=2e-3)
-                scored += 1
+            path = (ids[is_token.bool()].tolist(), codes[row], contract.tokens)
+            expected = path_log_probs(policy.network, *path, normalize, catalog)
+            actual = scores.log_probs[row].detach()
+            np.testing.assert_allclose(actual, expected, atol=2e-3)
+            assert all(sid in catalog for sid in codes[row].tolist())
+            scored += len(expected)
         return scores
 
     monkeypatch.setattr(Policy, "scores", checked)

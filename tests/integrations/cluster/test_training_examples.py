@@ -13,7 +13,6 @@ import pytest
 
 from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.base.jobs import run_here
-from sidtool.base.progress import Progress
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.items import Items
 from sidtool.data.split.files import read_split, stored_manifest, write_split
@@ -84,13 +83,9 @@ def in_parts(
 
 
 def make(
-    inputs: SftInputs,
-    out: Path | str,
-    writer: ClusterExamples | None = None,
-    progress: Progress | None = None,
-    *,
-    force: bool = False,
+    inputs: SftInputs, out: Path | str, writer: ClusterExamples | None = None, **more: Any
 ) -> dict[str, Any]:
+    """Make the examples of inputs -> their lineage."""
     lineage = make_sft(
         inputs.bundle,
         inputs.items,
@@ -100,8 +95,7 @@ def make(
         catalog_options=inputs.catalog_options,
         weights=inputs.weights,
         writer=writer,
-        progress=progress,
-        force=force,
+        **more,
     )
     return lineage.to_json()
 
@@ -317,12 +311,9 @@ def test_a_folder_of_parts_continues_and_names_a_lost_file(
     tasks = {"sequence": 1.0, "sid-to-title": 1.0}
     inputs = inputs_of(tmp_path, bundle, catalog, make_split(events), tasks=tasks)
     out = f"{tmp_path}/made/"
-    with pytest.raises(UsageError, match="the parts of a split in parts"):
-        make(inputs, out, ClusterExamples(inputs, RunOptions()))
-    writer = ClusterExamples(inputs, RunOptions())
-    arguments = (inputs.bundle, inputs.items, inputs.split, out, inputs.options)
-    with pytest.raises(UsageError, match="the parts of a split in parts"):
-        make_sft(*arguments, writer=writer, dry_run=True)
+    for is_dry in (False, True):
+        with pytest.raises(UsageError, match="the parts of a split in parts"):
+            make(inputs, out, ClusterExamples(inputs, RunOptions()), dry_run=is_dry)
     with pytest.raises(UsageError, match="is a folder of parts, which a writer makes"):
         make(inputs, out)
     split_in_parts(str(events), tmp_path / "in-parts", run=PartOptions(parts=16))
@@ -434,14 +425,13 @@ def test_general_text_threads_and_leaks_are_refused(
     inputs = inputs_of(tmp_path, bundle, catalog, split)
     writer = ClusterExamples(inputs, RunOptions(), 7)
     (tmp_path / "general.txt").write_text("One.\n\nTwo.\n\nThree.\n")
-    arguments = (inputs.bundle, inputs.items, inputs.split, tmp_path / "train.jsonl")
-    options: dict[str, Any] = {"catalog_options": inputs.catalog_options, "writer": writer}
+    out = tmp_path / "train.jsonl"
     general = GeneralOptions(tmp_path / "general.txt")
     with pytest.raises(UsageError, match="--general"):
-        make_sft(*arguments, general=general, tokenizer=tiny_tokenizer(), **options)
+        make(inputs, out, writer, general=general, tokenizer=tiny_tokenizer())
     with pytest.raises(UsageError, match="--threads is for one process"):
-        make_sft(*arguments, threads=2, **options)
+        make(inputs, out, writer, threads=2)
     monkeypatch.setattr(EventBlock, "count_held_out", lambda *_: 1)
     with pytest.raises(RefusedError, match="held-out events are in"):
-        make_sft(*arguments, **options)
+        make(inputs, out, writer)
     assert [path.name for path in tmp_path.glob("*train*")] == ["train.jsonl.parts.partial"]
